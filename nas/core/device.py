@@ -1,0 +1,126 @@
+"""Devices, the measurement protocol, and what a measurement is. No number exists here without its protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from nas.core.arch import Floats
+
+Status = Literal["unverified", "verified", "violated"]
+
+
+@dataclass(frozen=True)
+class MeasurementProtocol:
+    """How latency is measured. All durations in milliseconds unless named otherwise.
+
+    One *round* times a block of consecutive inferences of each network in random order, the canary network among them;
+    a network's sample of a round is divided by the canary's drift of that round.
+    """
+
+    version: int = 1
+    threads: int = 1
+    batch: int = 1
+    precision: Literal["float32", "int8"] = "float32"
+    warmup_ms: float = 30.0
+    rounds: int = 9
+    block_ms: float = 12.0
+    max_variation: float = 0.10
+    max_drift: float = 0.35
+    retries: int = 2
+
+    @property
+    def id(self) -> str:
+        """Content id of the protocol."""
+        return _content_id(asdict(self))
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """What a device is, frozen: the machine, the runtime and the protocol. A change of any makes another profile."""
+
+    name: str
+    machine: str
+    processor: str
+    cores: int
+    runtime: str
+    runtime_version: str
+    os: str
+    protocol: MeasurementProtocol = field(default_factory=MeasurementProtocol)
+    affinity: tuple[int, ...] = ()
+    canary_ms: float | None = None
+
+    @property
+    def id(self) -> str:
+        """Content id over everything but the canary's own speed."""
+        record = asdict(self)
+        record.pop("canary_ms")
+        return _content_id(record)
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-ready record; ``DeviceProfile.from_json`` reads it back."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(record: dict[str, Any]) -> DeviceProfile:
+        """Inverse of ``as_json``."""
+        return DeviceProfile(
+            **{
+                **record,
+                "protocol": MeasurementProtocol(**record["protocol"]),
+                "affinity": tuple(record.get("affinity", ())),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One network, measured: medians over rounds with a 95 % confidence interval, all in ms, drift divided out.
+
+    ``refused`` holds the reason when the device was too unsteady; the three numbers are then None.
+    ``drift`` is the canary's median time now over its time in the device profile.
+    """
+
+    protocol: str
+    profile: str
+    median_ms: float | None
+    low_ms: float | None
+    high_ms: float | None
+    runs: int
+    variation: float
+    drift: float
+    refused: str | None = None
+    samples_ms: tuple[float, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-ready record."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(record: dict[str, Any]) -> Measurement:
+        """Inverse of ``as_json``."""
+        return Measurement(**{**record, "samples_ms": tuple(record.get("samples_ms", ()))})
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Predicted latency of N networks: ``mean_ms`` and the calibrated 95 % upper bound ``upper_ms``, each shape (N,)."""
+
+    mean_ms: Floats
+    upper_ms: Floats
+
+
+def verdict(measurement: Measurement, claim_ms: float) -> Status:
+    """``verified`` if the measured median is at or below what was claimed, ``violated`` if above.
+
+    The claim is the bound the user set, or else the predictor's own upper bound. A refused measurement verifies nothing.
+    """
+    if measurement.median_ms is None:
+        return "unverified"
+    return "verified" if measurement.median_ms <= claim_ms else "violated"
+
+
+def _content_id(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,78 @@
+"""The one error tree. Messages say what was expected, what came, and the nearest valid names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HwnasError(Exception):
+    """Base of every error this project raises on purpose. ``code`` is stable and travels over REST."""
+
+    code = "error"
+
+
+class InvalidInput(HwnasError):
+    """A value from outside is not what it should be."""
+
+    code = "invalid_input"
+
+
+class InvalidSpec(InvalidInput):
+    """A specification cannot be run as written."""
+
+    code = "invalid_spec"
+
+
+class UnknownName(InvalidInput):
+    """A name that is not registered."""
+
+    code = "unknown_name"
+
+    def __init__(self, what: str, got: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(got, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"unknown {what} {got!r}: expected one of {', '.join(names) or '(none)'}.{hint}")
+
+
+class InvalidData(InvalidInput):
+    """A data set that cannot be used: corrupt, pickled, an empty class, a wrong shape."""
+
+    code = "invalid_data"
+
+
+class InfeasibleBound(InvalidSpec):
+    """No network of the space can meet the bound. The message names the lowest reachable value."""
+
+    code = "infeasible_bound"
+
+
+class NotFound(HwnasError):
+    """The thing asked for does not exist."""
+
+    code = "not_found"
+
+
+class Conflict(HwnasError):
+    """The request contradicts the present state."""
+
+    code = "conflict"
+
+
+class MeasurementRefused(HwnasError):
+    """The device was too unsteady to measure, so no number is reported."""
+
+    code = "measurement_refused"
+
+
+class ExportMismatch(HwnasError):
+    """The exported model and the torch network disagree, so no model is released."""
+
+    code = "export_mismatch"
+
+
+class StorageError(HwnasError):
+    """Bytes could not be written or read back intact (full disk, torn file)."""
+
+    code = "storage"

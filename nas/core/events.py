@@ -1,0 +1,271 @@
+"""A search is an iterator of events, and its state is a fold over them. Resuming is folding what was kept.
+
+Events are frozen values; ``encode`` and ``decode`` carry them as JSON through the database and to every screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from nas.core.arch import Arch
+from nas.core.device import Measurement, Status, verdict
+from nas.core.errors import InvalidInput
+
+Origin = Literal["search", "baseline"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluated network. ``metrics`` maps names of ``nas.core.metrics.METRICS`` to values.
+
+    ``measured_ms`` enters only through a ``Measured`` event, together with its protocol.
+    """
+
+    arch: Arch
+    origin: Origin
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    status: Status = "unverified"
+    claim_ms: float | None = None
+    measurement: Measurement | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Identity inside a search: where it came from and which network it is."""
+        return (self.origin, self.arch.id)
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage begins. ``position`` counts from 0 of ``total``."""
+
+    kind: ClassVar[str] = "stage_started"
+    stage: str
+    position: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``done`` of ``total`` units of a stage; ``values`` are live readings such as a loss, by name."""
+
+    kind: ClassVar[str] = "progress"
+    stage: str
+    done: int
+    total: int
+    unit: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """New or updated points. Metrics of a point that is known already are merged."""
+
+    kind: ClassVar[str] = "evaluated"
+    points: tuple[Point, ...]
+
+    def __post_init__(self) -> None:
+        for p in self.points:
+            if "measured_ms" in p.metrics or p.measurement is not None:
+                raise InvalidInput("a measured latency needs its protocol: yield Measured, not Evaluated")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network was measured on the device; ``claim_ms`` is what the search had promised for it."""
+
+    kind: ClassVar[str] = "measured"
+    arch: Arch
+    origin: Origin
+    measurement: Measurement
+    claim_ms: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The stage can go on from ``blob`` (sha256). Only the latest of a stage counts."""
+
+    kind: ClassVar[str] = "checkpoint"
+    stage: str
+    step: int
+    blob: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An artifact of a network lies in the blob store under ``blob`` (sha256)."""
+
+    kind: ClassVar[str] = "exported"
+    arch: Arch
+    name: str
+    blob: str
+    size_bytes: int
+    media_type: str
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HypervolumeAt:
+    """Hypervolume of search and baseline after ``evaluations`` subnets each, of *estimated* points; 0 to 1."""
+
+    kind: ClassVar[str] = "hypervolume"
+    evaluations: int
+    search: float
+    baseline: float
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something the user should know; the search goes on."""
+
+    kind: ClassVar[str] = "warned"
+    stage: str
+    message: str
+
+
+@dataclass(frozen=True)
+class StageFinished:
+    """A stage ended after ``seconds`` of this attempt; ``result`` is small JSON that later stages and screens read."""
+
+    kind: ClassVar[str] = "stage_finished"
+    stage: str
+    seconds: float
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+
+Event = (
+    StageStarted
+    | Progress
+    | Evaluated
+    | Measured
+    | Checkpoint
+    | Exported
+    | HypervolumeAt
+    | Warned
+    | StageFinished
+)
+
+_TYPES: dict[str, type[Any]] = {
+    t.kind: t
+    for t in (
+        StageStarted,
+        Progress,
+        Evaluated,
+        Measured,
+        Checkpoint,
+        Exported,
+        HypervolumeAt,
+        Warned,
+        StageFinished,
+    )
+}
+
+
+def encode(event: Event) -> dict[str, Any]:
+    """The event as a JSON-ready record with its ``kind``."""
+    return {"kind": event.kind, **asdict(event)}
+
+
+def decode(record: Mapping[str, Any]) -> Event:
+    """Inverse of ``encode``. Raises InvalidInput for an unknown kind."""
+    body = dict(record)
+    kind = body.pop("kind", None)
+    if kind not in _TYPES:
+        raise InvalidInput(f"unknown event kind {kind!r}: expected one of {', '.join(_TYPES)}")
+    if "arch" in body:
+        body["arch"] = _arch(body["arch"])
+    if "points" in body:
+        body["points"] = tuple(point_from_json(p) for p in body["points"])
+    if kind == Measured.kind:
+        body["measurement"] = Measurement.from_json(body["measurement"])
+    event: Event = _TYPES[kind](**body)
+    return event
+
+
+def point_from_json(record: Mapping[str, Any]) -> Point:
+    """A point from the JSON form of ``dataclasses.asdict``."""
+    m = record.get("measurement")
+    return Point(
+        **{**record, "arch": _arch(record["arch"]), "measurement": Measurement.from_json(m) if m else None}
+    )
+
+
+@dataclass(frozen=True)
+class SearchState:
+    """Everything a search knows about its own past. Treat as a value: ``fold`` returns the next one."""
+
+    stage: str | None = None
+    finished: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
+    points: Mapping[tuple[str, str], Point] = field(default_factory=dict)
+    exports: tuple[Exported, ...] = ()
+    hypervolume: tuple[HypervolumeAt, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def of(self, origin: Origin) -> list[Point]:
+        """The points of one origin, in the order they were first evaluated."""
+        return [p for p in self.points.values() if p.origin == origin]
+
+
+def fold(state: SearchState, event: Event) -> SearchState:
+    """The state after one more event."""
+    match event:
+        case StageStarted():
+            return replace(state, stage=event.stage)
+        case Evaluated():
+            points = dict(state.points)
+            for p in event.points:
+                old = points.get(p.key)
+                if old is not None:
+                    p = replace(old, metrics={**old.metrics, **p.metrics})
+                points[p.key] = p
+            return replace(state, points=points)
+        case Measured():
+            points = dict(state.points)
+            key = (event.origin, event.arch.id)
+            old = points.get(key, Point(event.arch, event.origin))
+            metrics = {k: v for k, v in old.metrics.items() if k != "measured_ms"}
+            if event.measurement.median_ms is not None:
+                metrics["measured_ms"] = event.measurement.median_ms
+            points[key] = replace(
+                old,
+                metrics=metrics,
+                status=verdict(event.measurement, event.claim_ms),
+                claim_ms=event.claim_ms,
+                measurement=event.measurement,
+            )
+            return replace(state, points=points)
+        case Checkpoint():
+            return replace(state, checkpoints={**state.checkpoints, event.stage: event})
+        case Exported():
+            kept = tuple(e for e in state.exports if (e.arch.id, e.name) != (event.arch.id, event.name))
+            return replace(state, exports=(*kept, event))
+        case HypervolumeAt():
+            kept_hv = tuple(h for h in state.hypervolume if h.evaluations < event.evaluations)
+            return replace(state, hypervolume=(*kept_hv, event))
+        case Warned():
+            return replace(state, warnings=(*state.warnings, event.message))
+        case StageFinished():
+            before = state.seconds.get(event.stage, 0.0)
+            return replace(
+                state,
+                finished={**state.finished, event.stage: event.result},
+                seconds={**state.seconds, event.stage: before + event.seconds},
+            )
+        case Progress():
+            return state
+
+
+def fold_all(events: Iterable[Event], state: SearchState | None = None) -> SearchState:
+    """The state after many events."""
+    state = state or SearchState()
+    for event in events:
+        state = fold(state, event)
+    return state
+
+
+def _arch(record: Mapping[str, Any]) -> Arch:
+    return Arch(record["space"], tuple(record["genes"]))

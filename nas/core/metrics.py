@@ -1,0 +1,98 @@
+"""The metrics, each with its unit, its kind and its goal. A kind never changes: a predicted latency and a measured
+latency are two metrics, so they cannot share a column.
+
+Kinds: *exact* (counted), *estimated* (with inherited supernet weights, on validation data, steers the search),
+*predicted* (by a learned predictor), *trained* (a network trained alone), *measured* (on the device, or on test data
+with exactly the weights that are exported).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from nas.core.arch import Floats
+from nas.core.errors import UnknownName
+
+Kind = Literal["exact", "estimated", "predicted", "trained", "measured"]
+Goal = Literal["min", "max"]
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What a metric is: ``unit`` as printed, ``kind`` of evidence, ``goal`` if optimised, ``label`` for people."""
+
+    name: str
+    unit: str
+    kind: Kind
+    goal: Goal
+    label: str
+
+
+METRICS: dict[str, MetricInfo] = {
+    m.name: m
+    for m in (
+        MetricInfo("params", "", "exact", "min", "Parameters"),
+        MetricInfo("macs", "", "exact", "min", "MACs"),
+        MetricInfo("val_accuracy", "%", "estimated", "max", "Validation accuracy"),
+        MetricInfo("val_loss", "nats", "estimated", "min", "Validation loss"),
+        MetricInfo("test_accuracy", "%", "measured", "max", "Test accuracy"),
+        MetricInfo("predicted_ms", "ms", "predicted", "min", "Predicted latency"),
+        MetricInfo("upper_ms", "ms", "predicted", "min", "95 % upper bound"),
+        MetricInfo("measured_ms", "ms", "measured", "min", "Measured latency"),
+        MetricInfo("int8_test_accuracy", "%", "measured", "max", "int8 test accuracy"),
+        MetricInfo("int8_measured_ms", "ms", "measured", "min", "int8 measured latency"),
+    )
+}
+
+# An objective, as a spec names it, reads one metric while the search runs and another once networks were verified.
+OBJECTIVES: dict[str, tuple[str, str]] = {
+    "accuracy": ("val_accuracy", "test_accuracy"),
+    "latency": ("predicted_ms", "measured_ms"),
+    "params": ("params", "params"),
+    "macs": ("macs", "macs"),
+}
+
+
+def metric_info(name: str) -> MetricInfo:
+    """Raises UnknownName for a metric that is not in the table."""
+    if name not in METRICS:
+        raise UnknownName("metric", name, METRICS)
+    return METRICS[name]
+
+
+def mape(truth: Floats, guess: Floats) -> float:
+    """Mean absolute percentage error of ``guess``, in %."""
+    return float(np.mean(np.abs(guess - truth) / np.abs(truth)) * 100.0)
+
+
+def spearman(a: Floats, b: Floats) -> float:
+    """Spearman rank correlation with mid-ranks for ties; NaN when either side is constant."""
+    return float(_pearson(_midranks(a), _midranks(b)))
+
+
+def kendall(a: Floats, b: Floats) -> float:
+    """Kendall's tau-b; O(n^2), meant for up to a few thousand values."""
+    sa = np.sign(a[:, None] - a[None, :])
+    sb = np.sign(b[:, None] - b[None, :])
+    norm = np.sqrt((sa**2).sum() * (sb**2).sum())
+    return float((sa * sb).sum() / norm) if norm > 0 else float("nan")
+
+
+def coverage(truth: Floats, upper: Floats) -> float:
+    """Share of values at or below their upper bound, 0 to 1."""
+    return float(np.mean(truth <= upper))
+
+
+def _midranks(x: Floats) -> Floats:
+    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2.0)[inverse], dtype=np.float64)
+
+
+def _pearson(a: Floats, b: Floats) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm > 0 else float("nan")

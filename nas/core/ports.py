@@ -1,0 +1,204 @@
+"""The ports: what the engine asks of the world. Implementations are final and live in the layers above."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.core.arch import Arch, Decision, Floats, Genes
+from nas.core.device import DeviceProfile, Latency, Measurement
+from nas.core.events import Event, SearchState
+from nas.core.spec import SearchSpec
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """Input of a data set: channels, height and width of the stored images, number of classes."""
+
+    channels: int
+    height: int
+    width: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images as stored: ``images_NCHW`` uint8, ``labels_N`` int64."""
+
+    images_NCHW: NDArray[np.uint8]
+    labels_N: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three disjoint splits: ``train`` fits weights, ``val`` steers the search, ``test`` is only reported."""
+
+    name: str
+    shape: ImageShape
+    train: Split
+    val: Split
+    test: Split
+    class_names: tuple[str, ...]
+    content_hash: str
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a subnet, for drawing and reports. Shapes are (channels, height, width)."""
+
+    name: str
+    op: str
+    in_shape: tuple[int, int, int]
+    out_shape: tuple[int, int, int]
+    params: int
+    macs: int
+    detail: str = ""
+
+
+class SearchSpace(Protocol):
+    """What can be chosen, and what it costs; knows no torch until ``supernet`` is called.
+
+    The plug-in object of a space is a class or function called as ``build(params, shape)``.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def id(self) -> str:
+        """Name plus a hash of everything that changes the networks; two spaces with one id are equal."""
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]: ...
+    @property
+    def params(self) -> Mapping[str, Any]: ...
+    @property
+    def shape(self) -> ImageShape: ...
+
+    def canonical(self, genes_NG: Genes) -> Genes:
+        """Inactive genes set to 0, so that equal networks have equal genes. Idempotent."""
+
+    def costs(self, genes_NG: Genes) -> dict[str, Floats]:
+        """Exact ``params`` and ``macs``, each shape (N,)."""
+
+    def features(self, genes_NG: Genes) -> Floats:
+        """What latency is learned from, shape (N, F)."""
+
+    def layers(self, arch: Arch) -> list[Layer]:
+        """The layers of one network, in order."""
+
+    def input_shape(self, arch: Arch) -> tuple[int, int, int]:
+        """(channels, height, width) that this network takes."""
+
+    def supernet(self, seed: int) -> Any:
+        """A fresh ``nas.supernet.Supernet``; imports torch."""
+
+
+class LatencyPredictor(Protocol):
+    """A value made by its family's ``fit``. Saved without pickle through ``to_arrays`` / the family's ``from_arrays``."""
+
+    @property
+    def family(self) -> str: ...
+    def predict(self, features_NF: Floats) -> Latency: ...
+    def to_arrays(self) -> dict[str, NDArray[Any]]: ...
+
+
+@dataclass(frozen=True)
+class History:
+    """Evaluated networks, in order: canonical ``genes_NG``, objective values to *minimise* ``losses_NM`` and the
+    constraint violation ``violation_N`` (0 where every bound is met)."""
+
+    genes_NG: Genes
+    losses_NM: Floats
+    violation_N: Floats
+
+
+Explorer = Callable[[SearchSpace, History, np.random.Generator, int], Genes]
+
+
+class BlobStore(Protocol):
+    """Bytes by their sha256. ``put`` is atomic: a torn file is never seen."""
+
+    def put(self, data: bytes) -> str:
+        """Stores and returns the sha256. Raises StorageError."""
+
+    def get(self, sha256: str) -> bytes:
+        """Raises NotFound, or StorageError when the bytes do not match their name."""
+
+    def open(self, sha256: str) -> BinaryIO: ...
+
+
+class Measurer(Protocol):
+    """Measures ONNX models on the device of ``profile``, in one session with the canary between them."""
+
+    def __call__(self, models: Sequence[bytes], profile: DeviceProfile) -> Iterator[Measurement]:
+        """One measurement per model, in order, yielded in batches as they are ready."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A spec with everything it names resolved. ``supernet_blob``: trained weights to reuse, no training.
+
+    ``inherited``: estimated points of the parent search whose supernet is reused.
+    """
+
+    spec: SearchSpec
+    space: SearchSpace
+    data: Dataset
+    profile: DeviceProfile
+    predictor: LatencyPredictor
+    supernet_blob: str | None = None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a stage may use. ``torch_device`` such as ``cpu`` or ``cuda:0``; ``clock`` gives seconds, monotonic."""
+
+    blobs: BlobStore
+    measure: Measurer
+    clock: Callable[[], float]
+    torch_device: str = "cpu"
+    versions: Mapping[str, str] | None = None
+
+
+class Stage(Protocol):
+    """One step of a strategy."""
+
+    @property
+    def name(self) -> str: ...
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """Yields events; goes on from ``state`` after a restart. Its last words are the engine's business."""
+
+
+Strategy = Callable[[Problem], tuple[Stage, ...]]
+
+JobKind = Literal["search", "device"]
+Verdict = Literal["continue", "cancel", "lost"]
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A claimed job. ``token`` grows with every claim of the job; an append with an older token writes nothing."""
+
+    job_id: str
+    kind: JobKind
+    spec: Mapping[str, Any]
+    token: int
+    expires_at: float
+    events: tuple[Mapping[str, Any], ...] = ()
+
+
+class JobStore(Protocol):
+    """The queue and the log. The answer to ``append`` carries cancellation and fencing; there is no other channel."""
+
+    def submit(self, kind: JobKind, spec: Mapping[str, Any], key: str | None) -> str: ...
+    def claim(self, worker: str, seconds: float) -> Lease | None: ...
+    def append(self, lease: Lease, events: Sequence[Mapping[str, Any]], seconds: float) -> Verdict: ...
+    def cancel(self, job_id: str) -> None: ...

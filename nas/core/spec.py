@@ -1,0 +1,157 @@
+"""What people submit: pydantic models for searches and device onboarding, in YAML or JSON, unknown keys refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from nas.core.errors import InvalidSpec
+from nas.core.metrics import OBJECTIVES
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SpaceSpec(_Strict):
+    """A search space by name, and its parameters."""
+
+    name: str = "mobilenet_v3"
+    params: dict[str, Any] = Field(default_factory=lambda: {"preset": "digits"})
+
+
+class StrategySpec(_Strict):
+    """A strategy by name, and its parameters."""
+
+    name: str = "once_for_all"
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class DataSpec(_Strict):
+    """A data set by name. ``path`` lies on the machine that runs the search; ``digits`` needs none."""
+
+    name: str = "digits"
+    path: str | None = None
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class ObjectiveSpec(_Strict):
+    """One objective. ``bound`` is an upper bound for what is minimised, a lower bound for what is maximised."""
+
+    name: Literal["accuracy", "latency", "params", "macs"]
+    bound: float | None = Field(default=None, gt=0)
+
+
+class BudgetSpec(_Strict):
+    """How much may be spent. ``evaluations``: subnets whose accuracy is estimated with the supernet, by the search and
+    by its random-search baseline each. ``verified``: the most front members that are re-measured on the device."""
+
+    evaluations: int = Field(default=240, ge=8, le=1_000_000)
+    verified: int = Field(default=24, ge=1, le=1_000)
+
+
+class ExportSpec(_Strict):
+    """What is exported: every front member, or only the best few by accuracy; int8 beside float32."""
+
+    count: int | None = Field(default=None, ge=1, description="None: every front member")
+    int8: bool = True
+
+
+class ResourceSpec(_Strict):
+    """What one search takes of a worker."""
+
+    cpus: int = Field(default=1, ge=1, le=1024)
+    gpus: int = Field(default=0, ge=0, le=64)
+
+
+class SearchSpec(_Strict):
+    """A search. Frozen; ``content_hash`` names it.
+
+    ``supernet``: the id of a finished search of the same space and data whose trained supernet is used; no training.
+    """
+
+    name: str = Field(default="search", min_length=1, max_length=120)
+    space: SpaceSpec = Field(default_factory=SpaceSpec)
+    strategy: StrategySpec = Field(default_factory=StrategySpec)
+    data: DataSpec = Field(default_factory=DataSpec)
+    device: str = "this-machine"
+    objectives: tuple[ObjectiveSpec, ...] = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency"))
+    budget: BudgetSpec = Field(default_factory=BudgetSpec)
+    export: ExportSpec = Field(default_factory=ExportSpec)
+    resources: ResourceSpec = Field(default_factory=ResourceSpec)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    supernet: str | None = None
+
+    @field_validator("objectives")
+    @classmethod
+    def _objectives_make_sense(cls, value: tuple[ObjectiveSpec, ...]) -> tuple[ObjectiveSpec, ...]:
+        names = [o.name for o in value]
+        if len(set(names)) != len(names):
+            raise ValueError(f"each objective once, got {', '.join(names)}")
+        if "accuracy" not in names or not 2 <= len(names) <= len(OBJECTIVES):
+            raise ValueError(f"expected accuracy and 1 to 3 more of {', '.join(OBJECTIVES)}, got {', '.join(names)}")
+        return value
+
+    @property
+    def content_hash(self) -> str:
+        """sha256 over the canonical JSON of the spec."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def bound(self, objective: str) -> float | None:
+        """The bound of an objective, or None."""
+        return next((o.bound for o in self.objectives if o.name == objective), None)
+
+
+class DeviceSpec(_Strict):
+    """A device to add: a profile plus a latency predictor for one space, from ``samples`` measured subnets.
+
+    ``space`` and ``data`` must equal those of the searches that will use the predictor: the data give the input shape
+    and the number of classes.
+    """
+
+    name: Name = "this-machine"
+    space: SpaceSpec = Field(default_factory=SpaceSpec)
+    data: DataSpec = Field(default_factory=DataSpec)
+    predictor: str = "bayesian_linear"
+    samples: int = Field(default=96, ge=24, le=100_000)
+    threads: int = Field(default=1, ge=1, le=1024)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+def parse_spec(model: type[T], record: object) -> T:
+    """``record`` as ``model``. Raises InvalidSpec whose message lists every wrong key with expected and got."""
+    if not isinstance(record, dict):
+        raise InvalidSpec(f"expected a mapping of keys for a {model.__name__}, got {type(record).__name__}")
+    try:
+        return model.model_validate(record)
+    except ValidationError as error:
+        known = ", ".join(model.model_fields)
+        lines = []
+        for e in error.errors():
+            where = ".".join(str(p) for p in e["loc"]) or "spec"
+            if e["type"] == "extra_forbidden":
+                lines.append(f"unknown key {where!r}" + (f": expected {known}" if len(e["loc"]) == 1 else ""))
+            else:
+                lines.append(f"{where}: {e['msg']}, got {e['input']!r}")
+        raise InvalidSpec("; ".join(lines)) from error
+
+
+def read_spec(model: type[T], path: Path) -> T:
+    """The spec in a YAML or JSON file. Raises InvalidSpec if it cannot be read as such."""
+    try:
+        record = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InvalidSpec(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidSpec(f"{path} is neither YAML nor JSON: {error}") from error
+    return parse_spec(model, record if record is not None else {})

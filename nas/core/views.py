@@ -1,0 +1,291 @@
+"""The REST contract: what the API returns and the client reads. One word per concept, the same on every screen."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from nas.core.metrics import Goal, Kind
+from nas.core.spec import DeviceSpec, SearchSpec
+
+JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class MetricView(BaseModel):
+    """A value that carries its unit and its kind of evidence."""
+
+    value: float
+    unit: str
+    kind: Kind
+
+
+class StageView(BaseModel):
+    """One stage of the bar: ``done`` of ``total`` units, ``seconds`` spent, ``values`` such as a loss."""
+
+    name: str
+    status: Literal["waiting", "running", "finished"]
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    seconds: float = 0.0
+    values: dict[str, float] = {}
+    message: str = ""
+    result: dict[str, Any] = {}
+
+
+class JobView(BaseModel):
+    """What searches and device onboardings have in common. ``eta_s`` is an estimate, None until one can be made."""
+
+    id: str
+    status: JobStatus
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempts: int = 0
+    error: str | None = None
+    stages: list[StageView] = []
+    warnings: list[str] = []
+    eta_s: float | None = None
+    last_event: int = 0
+
+
+class HypervolumeView(BaseModel):
+    """Normalised hypervolumes (0 to 1) of search and random baseline after so many evaluations each."""
+
+    evaluations: int
+    search: float
+    baseline: float
+
+
+class SearchView(JobView):
+    """A search, short of its points."""
+
+    spec: SearchSpec
+    parent: str | None = None
+    front_size: int = 0
+    verified: int = 0
+    evaluations: int = 0
+    hypervolume: float | None = None
+    baseline_hypervolume: float | None = None
+    hypervolume_history: list[HypervolumeView] = []
+
+
+class ArtifactView(BaseModel):
+    """A file of a network. ``url`` is relative to the server."""
+
+    arch: str
+    name: str
+    size_bytes: int
+    sha256: str
+    media_type: str
+    url: str
+    report: dict[str, Any] = {}
+
+
+class MeasurementView(BaseModel):
+    """Where a measured latency came from."""
+
+    protocol: str
+    profile: str
+    median_ms: float | None
+    low_ms: float | None
+    high_ms: float | None
+    runs: int
+    variation: float
+    drift: float
+    refused: str | None = None
+
+
+class PointView(BaseModel):
+    """One network of a search. ``claim_ms`` is what the search promised before measuring."""
+
+    arch: str
+    origin: Literal["search", "baseline"]
+    genes: list[int]
+    metrics: dict[str, MetricView]
+    status: Literal["unverified", "verified", "violated"]
+    claim_ms: float | None = None
+    measurement: MeasurementView | None = None
+    on_front: bool = False
+
+
+class LayerView(BaseModel):
+    """One layer of a network, for drawing."""
+
+    name: str
+    op: str
+    in_shape: tuple[int, int, int]
+    out_shape: tuple[int, int, int]
+    params: int
+    macs: int
+    detail: str = ""
+
+
+class SubnetView(BaseModel):
+    """Everything about one network."""
+
+    point: PointView
+    choices: dict[str, int | float | str]
+    input_shape: tuple[int, int, int]
+    layers: list[LayerView]
+    artifacts: list[ArtifactView]
+
+
+class ObjectiveView(BaseModel):
+    """An axis of a front."""
+
+    objective: str
+    metric: str
+    label: str
+    unit: str
+    kind: Kind
+    goal: Goal
+    bound: float | None = None
+
+
+class FrontView(BaseModel):
+    """Fronts of the search and of its random baseline over the same axes.
+
+    ``final`` is False while the search has not verified its front: the axes are then estimated and predicted metrics.
+    Hypervolumes are normalised to 0..1 by ``reference`` (one value per axis) and comparable inside one answer only.
+    """
+
+    search: str
+    final: bool
+    objectives: list[ObjectiveView]
+    points: list[PointView]
+    baseline: list[PointView]
+    hypervolume: float | None
+    baseline_hypervolume: float | None
+    reference: list[float]
+
+
+class Page(BaseModel):
+    """A cursor for the next page, None on the last."""
+
+    next: str | None = None
+
+
+class SearchPage(Page):
+    """Searches, newest first."""
+
+    items: list[SearchView]
+
+
+class PointPage(Page):
+    """Evaluated networks."""
+
+    items: list[PointView]
+    total: int
+
+
+class EventView(BaseModel):
+    """An event with its number in the search's log; ``body`` is ``nas.core.events.encode``'s record."""
+
+    seq: int
+    at: datetime
+    body: dict[str, Any]
+
+
+class EventPage(BaseModel):
+    """Events after a number, oldest first. ``last`` is where to go on from."""
+
+    items: list[EventView]
+    last: int
+
+
+class DryRunView(BaseModel):
+    """What a search would meet, before anything is spent. Ranges come from ``sampled`` random networks and the extreme
+    ones; latencies are predicted; counts are exact."""
+
+    feasible: bool
+    problems: list[str]
+    space_size: float
+    ranges: dict[str, tuple[float, float]]
+    lowest_reachable_ms: float | None
+    feasible_share: float | None
+    sampled: int
+    stages: list[str]
+    spec_hash: str
+
+
+class CardView(BaseModel):
+    """A predictor's card: every figure is over ``held_out`` subnets that took no part in fitting or calibration."""
+
+    id: str
+    device: str
+    profile: str
+    space: str
+    space_name: str
+    family: str
+    protocol: dict[str, Any]
+    n: int
+    calibration: int
+    held_out: int
+    mape: float
+    spearman: float
+    kendall: float
+    coverage: float
+    range_ms: tuple[float, float]
+    measured_ms: list[float] = []
+    predicted_ms: list[float] = []
+    upper_ms: list[float] = []
+    created_at: datetime
+
+
+class DeviceView(JobView):
+    """A device: its profile, its onboarding job, and its predictors."""
+
+    name: str
+    spec: DeviceSpec
+    profile_id: str | None = None
+    profile: dict[str, Any] | None = None
+    predictors: list[CardView] = []
+
+
+class SpaceView(BaseModel):
+    """A search space a spec can name, with the parameters it takes."""
+
+    name: str
+    summary: str
+    presets: list[str] = []
+
+
+class StrategyView(BaseModel):
+    """A strategy a spec can name, with its parameters' defaults."""
+
+    name: str
+    summary: str
+    params: dict[str, Any] = {}
+
+
+class HealthView(BaseModel):
+    """Is the service able to take and run searches?"""
+
+    status: Literal["ok", "degraded"]
+    version: str
+    database: str
+    workers: int
+    queued: int
+    running: int
+    detail: str = ""
+
+
+class ProblemView(BaseModel):
+    """An error over REST: a stable ``code`` and a message for people."""
+
+    code: str
+    message: str
+
+
+class ExtendBody(BaseModel):
+    """How a finished search goes on: more evaluations, other bounds or another device; never any training."""
+
+    model_config = {"extra": "forbid"}
+    name: str | None = None
+    evaluations: int | None = None
+    bounds: dict[str, float] | None = None
+    device: str | None = None
+    seed: int | None = None
