@@ -106,7 +106,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Latency:
-    """Predicted latency of N networks: ``mean_ms`` and the calibrated 95 % upper bound ``upper_ms``, each shape (N,)."""
+    """Predicted latency of N networks: ``mean_ms`` and the calibrated 95 % bound ``upper_ms``, each shape (N,)."""
 
     mean_ms: Floats
     upper_ms: Floats
@@ -115,7 +115,8 @@ class Latency:
 def verdict(measurement: Measurement, claim_ms: float) -> Status:
     """``verified`` if the measured median is at or below what was claimed, ``violated`` if above.
 
-    The claim is the bound the user set, or else the predictor's own upper bound. A refused measurement verifies nothing.
+    The claim is the bound the user set, or else the predictor's own upper bound. A refused measurement verifies
+    nothing.
     """
     if measurement.median_ms is None:
         return "unverified"

@@ -135,17 +135,7 @@ class StageFinished:
     result: Mapping[str, Any] = field(default_factory=dict)
 
 
-Event = (
-    StageStarted
-    | Progress
-    | Evaluated
-    | Measured
-    | Checkpoint
-    | Exported
-    | HypervolumeAt
-    | Warned
-    | StageFinished
-)
+Event = StageStarted | Progress | Evaluated | Measured | Checkpoint | Exported | HypervolumeAt | Warned | StageFinished
 
 _TYPES: dict[str, type[Any]] = {
     t.kind: t
@@ -187,9 +177,7 @@ def decode(record: Mapping[str, Any]) -> Event:
 def point_from_json(record: Mapping[str, Any]) -> Point:
     """A point from the JSON form of ``dataclasses.asdict``."""
     m = record.get("measurement")
-    return Point(
-        **{**record, "arch": _arch(record["arch"]), "measurement": Measurement.from_json(m) if m else None}
-    )
+    return Point(**{**record, "arch": _arch(record["arch"]), "measurement": Measurement.from_json(m) if m else None})
 
 
 @dataclass(frozen=True)

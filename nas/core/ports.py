@@ -102,7 +102,7 @@ class SearchSpace(Protocol):
 
 
 class LatencyPredictor(Protocol):
-    """A value made by its family's ``fit``. Saved without pickle through ``to_arrays`` / the family's ``from_arrays``."""
+    """A value made by its family's ``fit``. Saved without pickle: ``to_arrays``, and the family's ``from_arrays``."""
 
     @property
     def family(self) -> str: ...

@@ -1,0 +1,31 @@
+"""What a supernet is: one module that holds the weights of every network of a space."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import nn
+
+from nas.core.arch import Arch
+
+
+class Supernet(nn.Module):
+    """Called *with* an architecture, ``net(x_BCHW, arch) -> logits_BK``, and never set to one, so that threads with
+    different architectures do not disturb each other.
+
+    Batch-norm statistics belong to a subnet, not to shared weights: in training mode the batch's own statistics
+    normalise and nothing is recorded; a subnet is recalibrated before it is evaluated
+    (``nas.training.calibration.recalibrate``).
+    """
+
+    @abstractmethod
+    def forward(self, x_BCHW: torch.Tensor, arch: Arch) -> torch.Tensor:
+        """Logits of shape (B, classes), by the weights of ``arch`` alone."""
+
+    @abstractmethod
+    def subnet(self, arch: Arch) -> nn.Module:
+        """A stand-alone module with copied weights: ``subnet(arch)(x)`` equals ``net(x, arch)``."""
+
+    def sort_channels(self) -> None:
+        """Orders elastic channels by importance, leaving the largest network's function unchanged; default: nothing."""

@@ -1,0 +1,185 @@
+"""Elastic layers: each holds the weights of its largest form and computes with a part of them.
+
+A part is always the *first* channels. ``cut`` copies the part into a plain torch module, which computes the same.
+Kernel transformation: Once-for-all (Cai et al., ICLR 2020), section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class ElasticConv(nn.Module):
+    """Pointwise or dense convolution ``c_in -> c_out`` without bias; uses the first channels on both sides."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+        self.weight = nn.Parameter(torch.empty(c_out, c_in, kernel, kernel))
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x_BCHW: torch.Tensor, c_out: int) -> torch.Tensor:
+        """(B, c_in', H, W) -> (B, c_out, H/stride, W/stride)."""
+        weight = self.weight[:c_out, : x_BCHW.shape[1]]
+        return F.conv2d(x_BCHW, weight, stride=self.stride, padding=self.kernel // 2)
+
+    @torch.no_grad()
+    def cut(self, c_in: int, c_out: int) -> nn.Conv2d:
+        """The part as a plain convolution."""
+        conv = _bare(nn.Conv2d, c_in, c_out, self.kernel, self.stride, self.kernel // 2, bias=False)
+        conv.weight.copy_(self.weight[:c_out, :c_in])
+        return conv
+
+
+class ElasticDepthwise(nn.Module):
+    """Depthwise convolution with elastic kernel size and channels.
+
+    Kernels are nested: the next smaller kernel is the centre of the larger one times a learned matrix that is shared by
+    all channels, starting as identity (7 -> 5 -> 3 in a chain).
+    """
+
+    def __init__(self, channels: int, kernels: Sequence[int], stride: int) -> None:
+        super().__init__()
+        self.kernels = tuple(sorted(kernels, reverse=True))
+        self.stride = stride
+        largest = self.kernels[0]
+        self.weight = nn.Parameter(torch.empty(channels, 1, largest, largest))
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        self.transforms = nn.ParameterList([nn.Parameter(torch.eye(k * k)) for k in self.kernels[1:]])
+
+    def kernel(self, size: int, channels: int) -> torch.Tensor:
+        """The filter of ``size`` for the first ``channels``, shape (channels, 1, size, size)."""
+        weight = self.weight[:channels]
+        for smaller, matrix in zip(self.kernels[1:], self.transforms, strict=True):
+            if weight.shape[-1] == size:
+                break
+            crop = (weight.shape[-1] - smaller) // 2
+            centre = weight[:, :, crop : crop + smaller, crop : crop + smaller]
+            weight = F.linear(centre.reshape(channels, smaller * smaller), matrix)
+            weight = weight.view(channels, 1, smaller, smaller)
+        return weight
+
+    def forward(self, x_BCHW: torch.Tensor, size: int) -> torch.Tensor:
+        """(B, C', H, W) -> (B, C', H/stride, W/stride) with a kernel of ``size``."""
+        channels = x_BCHW.shape[1]
+        weight = self.kernel(size, channels)
+        return F.conv2d(x_BCHW, weight, stride=self.stride, padding=size // 2, groups=channels)
+
+    @torch.no_grad()
+    def cut(self, channels: int, size: int) -> nn.Conv2d:
+        """The part as a plain depthwise convolution."""
+        conv = _bare(nn.Conv2d, channels, channels, size, self.stride, size // 2, groups=channels, bias=False)
+        conv.weight.copy_(self.kernel(size, channels))
+        return conv
+
+
+class ElasticBatchNorm(nn.Module):
+    """Batch norm over the first channels. In training mode it records nothing (see ``nas.supernet.Supernet``)."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.running_mean: torch.Tensor
+        self.running_var: torch.Tensor
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Same shape."""
+        c = x_BCHW.shape[1]
+        if self.training:
+            return F.batch_norm(x_BCHW, None, None, self.weight[:c], self.bias[:c], training=True, eps=self.eps)
+        return F.batch_norm(
+            x_BCHW, self.running_mean[:c], self.running_var[:c], self.weight[:c], self.bias[:c], eps=self.eps
+        )
+
+    @torch.no_grad()
+    def cut(self, channels: int) -> nn.BatchNorm2d:
+        """The part as a plain batch norm."""
+        norm = nn.BatchNorm2d(channels, eps=self.eps)
+        norm.weight.copy_(self.weight[:channels])
+        norm.bias.copy_(self.bias[:channels])
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean.copy_(self.running_mean[:channels])
+        norm.running_var.copy_(self.running_var[:channels])
+        return norm
+
+
+class ElasticLinear(nn.Module):
+    """Fully connected layer with bias over the first inputs and outputs."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        dense = nn.Linear(c_in, c_out)
+        self.weight, self.bias = dense.weight, dense.bias
+
+    def forward(self, x_BC: torch.Tensor, c_out: int) -> torch.Tensor:
+        """(B, c_in') -> (B, c_out)."""
+        return F.linear(x_BC, self.weight[:c_out, : x_BC.shape[1]], self.bias[:c_out])
+
+    @torch.no_grad()
+    def cut(self, c_in: int, c_out: int) -> nn.Linear:
+        """The part as a plain linear layer."""
+        linear = _bare(nn.Linear, c_in, c_out)
+        linear.weight.copy_(self.weight[:c_out, :c_in])
+        linear.bias.copy_(self.bias[:c_out])
+        return linear
+
+
+class SqueezeExcite(nn.Module):
+    """Squeeze-excite with ReLU and h-sigmoid (MobileNetV3, section 5.3), as 1x1 convolutions on the pooled map."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.reduce = _bare(nn.Conv2d, channels, squeezed, 1)
+        self.expand = _bare(nn.Conv2d, squeezed, channels, 1)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Same shape, each channel scaled by 0 to 1."""
+        s_BC11 = F.adaptive_avg_pool2d(x_BCHW, 1)
+        s_BC11 = F.hardsigmoid(self.expand(F.relu(self.reduce(s_BC11))))
+        return x_BCHW * s_BC11
+
+
+class ElasticSqueezeExcite(nn.Module):
+    """Squeeze-excite over the first channels; ``squeezed`` follows from the active width."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(channels, squeezed)
+        self.expand = nn.Linear(squeezed, channels)
+
+    def forward(self, x_BCHW: torch.Tensor, squeezed: int) -> torch.Tensor:
+        """Same shape."""
+        c = x_BCHW.shape[1]
+        s_BC = x_BCHW.mean((2, 3))
+        s_BC = F.relu(F.linear(s_BC, self.reduce.weight[:squeezed, :c], self.reduce.bias[:squeezed]))
+        s_BC = F.hardsigmoid(F.linear(s_BC, self.expand.weight[:c, :squeezed], self.expand.bias[:c]))
+        return x_BCHW * s_BC[:, :, None, None]
+
+    @torch.no_grad()
+    def cut(self, channels: int, squeezed: int) -> SqueezeExcite:
+        """The part as a plain squeeze-excite."""
+        se = SqueezeExcite(channels, squeezed)
+        se.reduce.weight.copy_(self.reduce.weight[:squeezed, :channels, None, None])
+        assert se.reduce.bias is not None
+        se.reduce.bias.copy_(self.reduce.bias[:squeezed])
+        se.expand.weight.copy_(self.expand.weight[:channels, :squeezed, None, None])
+        assert se.expand.bias is not None
+        se.expand.bias.copy_(self.expand.bias[:channels])
+        return se
+
+
+def _bare(cls: type[M], *args: object, **kwargs: object) -> M:
+    """A module whose weights are about to be overwritten: skips their random initialisation."""
+    return cast(M, torch.nn.utils.skip_init(cls, *args, **kwargs))  # type: ignore[no-untyped-call]

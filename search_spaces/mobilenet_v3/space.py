@@ -1,0 +1,449 @@
+"""The once-for-all MobileNetV3 space: what can be chosen and what it costs. No torch here; the supernet is in
+``network.py``.
+
+Sources: MobileNetV3 (Howard et al., ICCV 2019) for the blocks, Once-for-all (Cai et al., ICLR 2020) for the elastic
+dimensions. The presets size the same space from 8x8 digits to the published ImageNet space.
+
+A network is: stem 3x3 convolution, one fixed depthwise-separable block, stages of inverted-residual blocks, a 1x1
+convolution, global pooling, a hidden layer, the classifier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nas.core.arch import Arch, Decision, Floats, Genes
+from nas.core.errors import InvalidSpec, UnknownName
+from nas.core.ports import ImageShape, Layer
+
+Activation = Literal["relu", "hswish"]
+
+
+def divisible(channels: float, by: int = 8) -> int:
+    """The nearest multiple of ``by`` that is not more than 10 % below ``channels`` (MobileNet's rounding rule)."""
+    rounded = max(by, int(channels + by / 2) // by * by)
+    return rounded + by if rounded < 0.9 * channels else rounded
+
+
+class StageParams(BaseModel):
+    """One stage: output ``width`` at multiplier 1, ``stride`` of its first block, activation, squeeze-excite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    width: int = Field(ge=8, le=2048)
+    stride: Literal[1, 2]
+    act: Activation
+    se: bool
+
+
+class SpaceParams(BaseModel):
+    """Everything that sizes the space. Choices are sorted, smallest network first."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    resolutions: tuple[int, ...]
+    stem: int = Field(ge=8, le=512)
+    stem_stride: Literal[1, 2]
+    stages: tuple[StageParams, ...] = Field(min_length=1, max_length=8)
+    depths: tuple[int, ...] = (2, 3, 4)
+    kernels: tuple[int, ...] = (3, 5, 7)
+    expands: tuple[float, ...] = (3, 4, 6)
+    widths: tuple[float, ...] = (1.0,)
+    final: int = Field(ge=8, le=4096)
+    hidden: int = Field(ge=8, le=8192)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _choices_are_sane(self) -> SpaceParams:
+        for name in ("resolutions", "depths", "kernels", "expands", "widths"):
+            value = getattr(self, name)
+            if not value or list(value) != sorted(set(value)) or value[0] <= 0:
+                raise ValueError(f"{name}: expected distinct positive choices in rising order, got {value}")
+        if any(k % 2 == 0 for k in self.kernels):
+            raise ValueError(f"kernels: expected odd sizes, got {self.kernels}")
+        if self.resolutions[0] < 4:
+            raise ValueError(f"resolutions: expected at least 4 pixels, got {self.resolutions[0]}")
+        return self
+
+
+def _stages(*rows: tuple[int, Literal[1, 2], Activation, bool]) -> tuple[StageParams, ...]:
+    return tuple(StageParams(width=w, stride=s, act=a, se=se) for w, s, a, se in rows)
+
+
+def _imagenet(multiplier: float) -> SpaceParams:
+    def width(channels: int) -> int:
+        return divisible(channels * multiplier)
+
+    return SpaceParams(
+        resolutions=tuple(range(128, 225, 4)),
+        stem=width(16),
+        stem_stride=2,
+        stages=_stages(
+            (width(24), 2, "relu", False),
+            (width(40), 2, "relu", True),
+            (width(80), 2, "hswish", False),
+            (width(112), 1, "hswish", True),
+            (width(160), 2, "hswish", True),
+        ),
+        final=width(960),
+        hidden=width(1280),
+    )
+
+
+PRESETS: dict[str, SpaceParams] = {
+    "digits": SpaceParams(
+        resolutions=(8, 12, 16),
+        stem=16,
+        stem_stride=1,
+        stages=_stages((24, 2, "relu", False), (32, 2, "hswish", True), (48, 1, "hswish", True)),
+        depths=(1, 2, 3),
+        kernels=(3, 5),
+        expands=(2, 3, 4),
+        widths=(0.5, 0.75, 1.0),
+        final=128,
+        hidden=128,
+    ),
+    "cifar": SpaceParams(
+        resolutions=(24, 28, 32),
+        stem=16,
+        stem_stride=1,
+        stages=_stages(
+            (24, 1, "relu", False),
+            (40, 2, "relu", True),
+            (80, 2, "hswish", False),
+            (112, 1, "hswish", True),
+            (160, 2, "hswish", True),
+        ),
+        final=480,
+        hidden=640,
+    ),
+    "imagenet": _imagenet(1.0),
+    "imagenet-w1.2": _imagenet(1.2),
+}
+
+
+def build(params: Mapping[str, Any], shape: ImageShape) -> MobileNetV3:
+    """The space for ``params`` (``preset`` plus overrides, or all keys) and the data's channels and classes.
+
+    Raises UnknownName for a preset, InvalidSpec for unknown or impossible parameters.
+    """
+    given = dict(params)
+    preset = given.pop("preset", None)
+    base: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in PRESETS:
+            raise UnknownName("preset of mobilenet_v3", str(preset), PRESETS)
+        base = PRESETS[preset].model_dump()
+    try:
+        return MobileNetV3(SpaceParams.model_validate({**base, **given}), shape)
+    except ValidationError as error:
+        known = ", ".join(["preset", *SpaceParams.model_fields])
+        details = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'params'}: {e['msg']}" for e in error.errors())
+        raise InvalidSpec(
+            f"parameters of mobilenet_v3: {details} (known: {known}; presets: {', '.join(PRESETS)})"
+        ) from error
+
+
+build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
+
+# What latency is learned from, per stage and for the rest: counts, work and traffic by kind of operation.
+_KINDS = ("dense", "depthwise", "pointwise", "se", "linear")
+
+
+class Choices(BaseModel):
+    """An architecture in words: what each part of the network is."""
+
+    resolution: int
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    kernels: tuple[tuple[int, ...], ...]
+    expands: tuple[tuple[float, ...], ...]
+
+
+class MobileNetV3:
+    """The space as the engine sees it (``nas.core.ports.SearchSpace``).
+
+    Genes in order: resolution; then per stage width, depth, and per block kernel, expand.
+    """
+
+    name = "mobilenet_v3"
+
+    def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
+        self.config = params
+        self.shape = shape
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """All parameters, presets resolved."""
+        return self.config.model_dump(mode="json")
+
+    @cached_property
+    def id(self) -> str:
+        """Name plus a hash over parameters, input channels and classes."""
+        record = [self.config.model_dump(mode="json"), self.shape.channels, self.shape.classes]
+        return f"{self.name}-{hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]}"
+
+    @cached_property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What can be chosen."""
+        c = self.config
+        out = [Decision("resolution", c.resolutions)]
+        for s in range(len(c.stages)):
+            out += [Decision(f"stage{s + 1}.width", c.widths), Decision(f"stage{s + 1}.depth", c.depths)]
+            for b in range(c.depths[-1]):
+                out += [Decision(f"stage{s + 1}.block{b + 1}.kernel", c.kernels)]
+                out += [Decision(f"stage{s + 1}.block{b + 1}.expand", c.expands)]
+        return tuple(out)
+
+    # Positions of genes: resolution 0; stage s starts at 1 + s * (2 + 2 * blocks).
+    def _start(self, stage: int) -> int:
+        return 1 + stage * (2 + 2 * self.config.depths[-1])
+
+    def canonical(self, genes_NG: Genes) -> Genes:
+        """Kernel and expand genes of blocks beyond a stage's depth set to 0."""
+        out = genes_NG.copy()
+        depths = np.array(self.config.depths)
+        for s in range(len(self.config.stages)):
+            start = self._start(s)
+            depth_N = depths[genes_NG[:, start + 1]]
+            for b in range(self.config.depths[-1]):
+                out[depth_N <= b, start + 2 + 2 * b : start + 4 + 2 * b] = 0
+        return out
+
+    def choices(self, arch: Arch) -> Choices:
+        """The architecture in words; lists per stage hold active blocks only."""
+        c, g = self.config, arch.genes
+        starts = [self._start(s) for s in range(len(c.stages))]
+        depths = tuple(c.depths[g[i + 1]] for i in starts)
+        return Choices(
+            resolution=c.resolutions[g[0]],
+            widths=tuple(divisible(st.width * c.widths[g[i]]) for st, i in zip(c.stages, starts, strict=True)),
+            depths=depths,
+            kernels=tuple(
+                tuple(c.kernels[g[i + 2 + 2 * b]] for b in range(d)) for i, d in zip(starts, depths, strict=True)
+            ),
+            expands=tuple(
+                tuple(c.expands[g[i + 3 + 2 * b]] for b in range(d)) for i, d in zip(starts, depths, strict=True)
+            ),
+        )
+
+    def input_shape(self, arch: Arch) -> tuple[int, int, int]:
+        """(channels, height, width) of the input this network takes."""
+        resolution = self.config.resolutions[arch.genes[0]]
+        return (self.shape.channels, resolution, resolution)
+
+    def layers(self, arch: Arch) -> list[Layer]:
+        """Every layer with its shapes, parameters and MACs, in order."""
+        c, ch = self.config, self.choices(arch)
+        out = self._stem(ch.resolution)
+        size = out[-1].out_shape[1]
+        c_in = c.stem
+        for s, stage in enumerate(c.stages):
+            for b in range(ch.depths[s]):
+                stride = stage.stride if b == 0 else 1
+                out += block_layers(
+                    f"stage{s + 1}.block{b + 1}",
+                    c_in,
+                    ch.widths[s],
+                    size,
+                    stride,
+                    ch.kernels[s][b],
+                    ch.expands[s][b],
+                    stage,
+                )
+                c_in, size = ch.widths[s], out[-1].out_shape[1]
+        return out + self._head(c_in, size)
+
+    def _stem(self, resolution: int) -> list[Layer]:
+        c = self.config
+        stem = conv_layer("stem", self.shape.channels, c.stem, resolution, c.stem_stride, 3, "h-swish")
+        size = stem.out_shape[1]
+        return [
+            stem,
+            depthwise_layer("first.depthwise", c.stem, size, 1, 3, "ReLU"),
+            conv_layer("first.project", c.stem, c.stem, size, 1, 1, "+ input"),
+        ]
+
+    def _head(self, c_in: int, size: int) -> list[Layer]:
+        c = self.config
+        return [
+            conv_layer("final", c_in, c.final, size, 1, 1, "h-swish"),
+            Layer("pool", "pool", (c.final, size, size), (c.final, 1, 1), 0, 0, "global average"),
+            linear_layer("hidden", c.final, c.hidden, "h-swish", bias=False),
+            linear_layer("classifier", c.hidden, self.shape.classes, "", bias=True),
+        ]
+
+    def costs(self, genes_NG: Genes) -> dict[str, Floats]:
+        """Exact ``params`` and ``macs`` of N networks, each shape (N,)."""
+        totals = self._totals(genes_NG, self._cost_tables)
+        return {"params": totals[:, 0], "macs": totals[:, 1]}
+
+    def features(self, genes_NG: Genes) -> Floats:
+        """What latency is learned from, shape (N, F): per stage and for the rest, operations, MACs (millions) and
+        elements moved (thousands) by kind of operation. Latency is nearly additive over layers, so linear models
+        fit."""
+        return self._totals(genes_NG, self._feature_tables)[:, self._live_features]
+
+    def supernet(self, seed: int) -> Any:
+        """A fresh supernet, weights drawn from ``seed``."""
+        from search_spaces.mobilenet_v3.network import MobileNetV3Supernet
+
+        return MobileNetV3Supernet(self, seed)
+
+    # Costs and features are sums over parts, and a part depends on a few genes only; so each part has a table over
+    # those genes, computed once from ``layers``, and a population is summed by indexing.
+    def _totals(self, genes_NG: Genes, tables: Sequence[Floats]) -> Floats:
+        c = self.config
+        resolution = genes_NG[:, 0]
+        total = tables[0][resolution].copy()
+        previous = np.zeros(len(genes_NG), dtype=np.int64)
+        depths = np.array(c.depths)
+        part = 1
+        for s in range(len(c.stages)):
+            start = self._start(s)
+            width, depth = genes_NG[:, start], depths[genes_NG[:, start + 1]]
+            for b in range(c.depths[-1]):
+                kernel, expand = genes_NG[:, start + 2 + 2 * b], genes_NG[:, start + 3 + 2 * b]
+                c_in = previous if b == 0 else width
+                rows = tables[part][resolution, c_in, width, kernel, expand]
+                total += rows if b < c.depths[0] else np.where((depth > b)[:, None], rows, 0.0)
+                part += 1
+            previous = width
+        total += tables[part][resolution, previous]
+        return total
+
+    def _tables(self, values: Callable[[Sequence[Layer], int], Any], size: int) -> list[Floats]:
+        c = self.config
+        n_res, n_width = len(c.resolutions), len(c.widths)
+        stem = np.zeros((n_res, size))
+        maps = []
+        for r, resolution in enumerate(c.resolutions):
+            layers = self._stem(resolution)
+            stem[r] = values(layers, 0)
+            maps.append(layers[-1].out_shape[1])
+        tables: list[Floats] = [stem]
+        for s, stage in enumerate(c.stages):
+            for b in range(c.depths[-1]):
+                first = b == 0
+                table = np.zeros((n_res, n_width, n_width, len(c.kernels), len(c.expands), size))
+                for r, i, o, k, e in np.ndindex(*table.shape[:-1]):
+                    c_out = divisible(stage.width * c.widths[o])
+                    before = c.stem if s == 0 else divisible(c.stages[s - 1].width * c.widths[i])
+                    layers = block_layers(
+                        "",
+                        before if first else c_out,
+                        c_out,
+                        maps[r],
+                        stage.stride if first else 1,
+                        c.kernels[k],
+                        c.expands[e],
+                        stage,
+                    )
+                    table[r, i, o, k, e] = values(layers, s + 1)
+                tables.append(table)
+                if first:
+                    maps = [-(-m // stage.stride) for m in maps]
+        head = np.zeros((n_res, n_width, size))
+        for r, i in np.ndindex(n_res, n_width):
+            head[r, i] = values(self._head(divisible(c.stages[-1].width * c.widths[i]), maps[r]), 0)
+        return [*tables, head]
+
+    @cached_property
+    def _cost_tables(self) -> list[Floats]:
+        return self._tables(lambda layers, _: [sum(x.params for x in layers), sum(x.macs for x in layers)], 2)
+
+    @cached_property
+    def _feature_tables(self) -> list[Floats]:
+        groups = len(self.config.stages) + 1
+
+        def values(layers: Sequence[Layer], group: int) -> Floats:
+            out = np.zeros((groups, len(_KINDS), 3))
+            for layer in layers:
+                if layer.op in _KINDS:
+                    moved = np.prod(layer.in_shape) + np.prod(layer.out_shape) + layer.params
+                    out[group, _KINDS.index(layer.op)] += (1.0, layer.macs / 1e6, moved / 1e3)
+            return out.reshape(-1)
+
+        return self._tables(values, groups * len(_KINDS) * 3)
+
+    @cached_property
+    def _live_features(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        rng = np.random.default_rng(0)
+        counts = np.array([len(d.choices) for d in self.decisions])
+        genes = self.canonical(rng.integers(0, counts, size=(512, len(counts))))
+        return np.flatnonzero(np.ptp(self._totals(genes, self._feature_tables), axis=0) > 0)
+
+
+def conv_layer(name: str, c_in: int, c_out: int, size: int, stride: int, kernel: int, detail: str) -> Layer:
+    """A convolution with batch norm; 1x1 is *pointwise*, else *dense*."""
+    out = -(-size // stride)
+    weights = c_in * c_out * kernel * kernel
+    op = "pointwise" if kernel == 1 else "dense"
+    return Layer(
+        name,
+        op,
+        (c_in, size, size),
+        (c_out, out, out),
+        weights + 2 * c_out,
+        weights * out * out,
+        f"{kernel}x{kernel} {detail}".strip(),
+    )
+
+
+def depthwise_layer(name: str, channels: int, size: int, stride: int, kernel: int, detail: str) -> Layer:
+    """A depthwise convolution with batch norm."""
+    out = -(-size // stride)
+    weights = channels * kernel * kernel
+    text = f"{kernel}x{kernel} {detail}" + (f", stride {stride}" if stride > 1 else "")
+    return Layer(
+        name,
+        "depthwise",
+        (channels, size, size),
+        (channels, out, out),
+        weights + 2 * channels,
+        weights * out * out,
+        text,
+    )
+
+
+def linear_layer(name: str, c_in: int, c_out: int, detail: str, *, bias: bool) -> Layer:
+    """A fully connected layer."""
+    weights = c_in * c_out
+    return Layer(name, "linear", (c_in, 1, 1), (c_out, 1, 1), weights + (c_out if bias else 0), weights, detail)
+
+
+def squeezed(channels: int) -> int:
+    """Width of a squeeze-excite's bottleneck: a quarter, rounded."""
+    return divisible(channels / 4)
+
+
+def expanded(c_in: int, expand: float) -> int:
+    """Width inside an inverted-residual block."""
+    return divisible(c_in * expand)
+
+
+def block_layers(
+    name: str, c_in: int, c_out: int, size: int, stride: int, kernel: int, expand: float, stage: StageParams
+) -> list[Layer]:
+    """One inverted-residual block: expand, depthwise, squeeze-excite, project."""
+    act = "ReLU" if stage.act == "relu" else "h-swish"
+    inner = expanded(c_in, expand)
+    out = [
+        conv_layer(f"{name}.expand", c_in, inner, size, 1, 1, act),
+        depthwise_layer(f"{name}.depthwise", inner, size, stride, kernel, act),
+    ]
+    small = out[-1].out_shape[1]
+    if stage.se:
+        narrow = squeezed(inner)
+        shape = (inner, small, small)
+        weights = 2 * inner * narrow
+        out.append(
+            Layer(f"{name}.se", "se", shape, shape, weights + inner + narrow, weights, f"squeeze-excite {narrow}")
+        )
+    skip = "+ input" if stride == 1 and c_in == c_out else ""
+    return [*out, conv_layer(f"{name}.project", inner, c_out, small, 1, 1, skip)]
