@@ -53,6 +53,8 @@ def _list(spec: DataSpec) -> tuple[dict[str, _Files], tuple[str, ...]]:
     else:
         parts["train"] = root
     names = tuple(sorted({f.name for part in parts.values() for f in _folders(part)}))
+    if not names:
+        raise InvalidData(f"{root}: expected one sub-folder per class, got none")
     extensions = frozenset(Image.registered_extensions())
     listed: dict[str, _Files] = {}
     for part, folder in parts.items():
@@ -76,10 +78,7 @@ def _files(folder: Path, extensions: frozenset[str]) -> list[Path]:
 
 
 def _decoder(spec: DataSpec, parts: dict[str, _Files]) -> tuple[Decode, Path]:
-    classes = list(parts["train"].values())
-    if not classes:
-        raise InvalidData(f"{spec.path}: expected one sub-folder per class, got none")
-    first = classes[0][0]
+    first = next(iter(parts["train"].values()))[0]
     return decoder(first, str(first), parse_params(ImageParams, spec)), first
 
 
