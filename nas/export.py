@@ -1,0 +1,126 @@
+"""From a trained torch network to files that run without this project, checked against the network on the way.
+
+The exported graph takes pixel values: ``image`` is float32 of shape (batch, C, H, W) with values 0 to 255, at the
+network's own resolution; normalisation is the graph's first step, since wrong preprocessing is the most common reason
+why a model disappoints elsewhere. Latency is measured on this very graph: measure ``to_onnx(Normalised(...), ...)``.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import platform
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from torch import nn
+
+from nas import exported_run
+from nas.core.arch import Arch
+from nas.core.device import DeviceProfile, Measurement
+from nas.core.errors import ExportMismatch, InvalidInput
+from nas.core.metrics import metric_info
+from nas.core.ports import Dataset, SearchSpace
+
+OPSET = 17
+TOLERANCE = 1e-4
+Images = NDArray[np.float32]
+Logits = NDArray[np.float32]
+
+# torch's exporter of this kind is deprecated; the newer one needs a further package and takes several times as long.
+_DEPRECATED = ("You are using the legacy TorchScript-based ONNX export", "The feature will be removed")
+
+
+class Normalised(nn.Module):
+    """A network behind its normalisation: takes pixel values 0 to 255. ``mean`` and ``std`` are pixel values too."""
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.mean: torch.Tensor
+        self.scale: torch.Tensor
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("scale", 1.0 / torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+        self.train(network.training)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Logits of shape (B, classes)."""
+        logits: torch.Tensor = self.network((x_BCHW - self.mean) * self.scale)
+        return logits
+
+
+def to_onnx(module: nn.Module, input_shape: tuple[int, int, int]) -> bytes:
+    """The module as an ONNX model: float32, evaluation mode, batch norm folded into convolutions, any batch size.
+
+    ``input_shape`` is (C, H, W). Input ``image``, output ``logits``. Equal modules give equal bytes.
+    Raises ExportMismatch if a batch norm that follows a convolution was not folded.
+    """
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        for message in _DEPRECATED:
+            warnings.filterwarnings("ignore", message=message, category=DeprecationWarning)
+        torch.onnx.export(
+            _frozen(module),
+            (torch.zeros(1, *input_shape),),
+            buffer,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    model = onnx.load_model_from_string(buffer.getvalue())
+    _inline_shared_weights(model.graph)
+    convolved = {name for node in model.graph.node if node.op_type == "Conv" for name in node.output}
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization" and node.input[0] in convolved:
+            raise ExportMismatch(f"expected batch norm {node.name!r} to be folded into its convolution, got it apart")
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def onnx_predict(onnx_bytes: bytes, x_NCHW: Images, batch: int = 256) -> Logits:
+    """Logits of shape (N, classes), by onnxruntime on one thread."""
+    return _run(_session(onnx_bytes), x_NCHW, batch)
+
+
+def check_parity(onnx_bytes: bytes, module: nn.Module, x_NCHW: Images, tolerance: float = TOLERANCE) -> float:
+    """The largest absolute difference between the logits of both.
+
+    Raises ExportMismatch if it exceeds ``tolerance`` times the largest logit, or if anything is not finite.
+    """
+    return _max_abs_err(_torch_logits(_frozen(module), x_NCHW), onnx_predict(onnx_bytes, x_NCHW), tolerance)
+
+
+def quantise_int8(onnx_bytes: bytes, calibration_images: Images) -> bytes:
+    """The model in int8: weights per output channel, activations by the range they have on ``calibration_images``.
+
+    The images are training images as the model takes them, shape (N, C, H, W). Input and output stay float32.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        quantize_static(
+            onnx.load_model_from_string(onnx_bytes),
+            str(path),
+            _Calibration(calibration_images),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return path.read_bytes()
