@@ -13,8 +13,8 @@ from server.settings import Settings
 from server.store.store import Store
 
 MAX_BODY = 1024 * 1024
-_ABOUT = """Hardware-aware neural architecture search: submit a search, watch its events, read its Pareto front of networks
-whose latency was measured on the device, download each as a model that runs on its own.
+_ABOUT = """Hardware-aware neural architecture search: submit a search, watch its events, read its Pareto front of
+networks whose latency was measured on the device, download each as a model that runs on its own.
 
 Every error is a `ProblemView`: a stable `code` and a message that says what was expected."""
 

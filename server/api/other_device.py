@@ -15,7 +15,8 @@ from server.store.store import Store
 def seen_from(device: str, spec: SearchSpec, state: SearchState, store: Store) -> tuple[SearchSpec, SearchState]:
     """Spec and state with latencies predicted for ``device`` and nothing measured, since nothing was measured there.
 
-    The search's own bound on latency does not hold there, and the reference becomes the slowest network's. Raises NotFound if the device has no predictor for the space.
+    The search's own bound on latency does not hold there, and the reference becomes the slowest network's.
+    Raises NotFound if the device has no predictor for the space.
     """
     space = validate.space_of(spec.space, spec.data)
     predictor = validate.predictor_for(device, space, store)

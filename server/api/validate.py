@@ -19,6 +19,7 @@ from nas.core.errors import Conflict, HwnasError, InfeasibleBound, InvalidSpec, 
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.views import DryRunView
+from server.store.jobs import spec_hash
 from server.store.queries import Queries
 from server.store.store import Store
 
@@ -43,6 +44,7 @@ class Report:
 def examine(spec: SearchSpec, store: Store) -> Report:
     """Checks a search in full. Raises UnknownName, InvalidSpec or InvalidData for a spec that means nothing; what
     would mean something elsewhere or later is among the report's problems."""
+    spec_hash(spec.model_dump(mode="json"))  # refuses what could not be stored
     strategy = registry.load("nas.strategies", spec.strategy.name)
     _check_params(strategy, spec)
     space = space_of(spec.space, spec.data)
@@ -95,6 +97,7 @@ def examine(spec: SearchSpec, store: Store) -> Report:
 
 def check_device(spec: DeviceSpec) -> None:
     """Raises UnknownName, InvalidSpec or InvalidData for an onboarding that cannot run."""
+    spec_hash(spec.model_dump(mode="json"))  # refuses what could not be stored
     if spec.predictor not in registry.names("nas.predictors"):
         raise UnknownName("predictor", spec.predictor, registry.names("nas.predictors"))
     space_of(spec.space, spec.data)
