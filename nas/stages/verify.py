@@ -6,9 +6,9 @@ measuring: the user's bound, or else the predictor's own 95 % upper bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nas.core.arch import Arch
 from nas.core.events import (
@@ -116,5 +116,5 @@ def _estimates(point: Point) -> dict[str, float]:
     return {k: v for k, v in point.metrics.items() if k not in ("measured_ms", "test_accuracy")}
 
 
-def _before(state: SearchState) -> dict[str, object]:
+def _before(state: SearchState) -> dict[str, Mapping[str, Any]]:
     return {k: v for k, v in state.finished.items() if k != "verify"}
