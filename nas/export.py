@@ -124,3 +124,59 @@ def quantise_int8(onnx_bytes: bytes, calibration_images: Images) -> bytes:
             weight_type=QuantType.QInt8,
         )
         return path.read_bytes()
+
+
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, images: Images) -> None:
+        self._batches: Iterator[Images] = (images[i : i + 64] for i in range(0, len(images), 64))
+
+    def get_next(self) -> dict[str, Images] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {"image": batch}
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    """A copy for inference on the processor; the caller's module stays as it is."""
+    return copy.deepcopy(module).to("cpu", torch.float32).eval().requires_grad_(False)
+
+
+def _inline_shared_weights(graph: onnx.GraphProto) -> None:
+    """Removes the Identity nodes through which the exporter lets equal weights share one tensor."""
+    weights = {w.name for w in graph.initializer}
+    alias = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Identity" and n.input[0] in weights}
+    kept = [n for n in graph.node if n.output[0] not in alias]
+    for node in kept:
+        node.input[:] = [alias.get(name, name) for name in node.input]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _session(onnx_bytes: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: onnxruntime.InferenceSession, x_NCHW: Images, batch: int = 256) -> Logits:
+    chunks = [session.run(["logits"], {"image": x_NCHW[i : i + batch]})[0] for i in range(0, len(x_NCHW), batch)]
+    return np.concatenate(chunks)
+
+
+def _torch_logits(frozen: nn.Module, x_NCHW: Images) -> Logits:
+    with torch.inference_mode():
+        chunks = [frozen(chunk).numpy() for chunk in torch.from_numpy(x_NCHW).split(256)]
+    return np.concatenate(chunks)
+
+
+def _max_abs_err(expected: Logits, got: Logits, tolerance: float) -> float:
+    if expected.shape != got.shape:
+        raise ExportMismatch(f"expected logits of shape {expected.shape} as torch gives, got {got.shape}")
+    if not (np.isfinite(expected).all() and np.isfinite(got).all()):
+        raise ExportMismatch("expected finite logits, got NaN or infinity")
+    error = float(np.abs(expected - got).max())
+    limit = tolerance * max(float(np.abs(expected).max()), 1e-2)
+    if error > limit:
+        raise ExportMismatch(
+            f"the exported model and the torch network disagree: expected logits within {limit:.3g}, got {error:.3g}"
+        )
+    return error

@@ -28,6 +28,11 @@ class Decision:
     name: str
     choices: tuple[Choice, ...]
 
+    @property
+    def axis(self) -> str:
+        """The elastic dimension this decision belongs to: the last part of its dotted name, such as ``kernel``."""
+        return self.name.rpartition(".")[2]
+
 
 @dataclass(frozen=True)
 class Arch:

@@ -42,8 +42,6 @@ METRICS: dict[str, MetricInfo] = {
         MetricInfo("predicted_ms", "ms", "predicted", "min", "Predicted latency"),
         MetricInfo("upper_ms", "ms", "predicted", "min", "95 % upper bound"),
         MetricInfo("measured_ms", "ms", "measured", "min", "Measured latency"),
-        MetricInfo("int8_test_accuracy", "%", "measured", "max", "int8 test accuracy"),
-        MetricInfo("int8_measured_ms", "ms", "measured", "min", "int8 measured latency"),
     )
 }
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.device import DeviceProfile, Latency, Measurement
-from nas.core.events import Event, SearchState
+from nas.core.events import Event, Point, SearchState
 from nas.core.spec import SearchSpec
 
 
@@ -155,6 +155,7 @@ class Problem:
     profile: DeviceProfile
     predictor: LatencyPredictor
     supernet_blob: str | None = None
+    inherited: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True)

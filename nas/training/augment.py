@@ -7,23 +7,11 @@ Pixel values are 0 to 255 throughout, also in ``mean`` and ``std``; exported mod
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How far an image may be moved: ``shift`` as a share of its side, ``rotate_deg`` to either side, ``scale`` as a
-    share of its size to either side. A moved image is continued by its border pixels."""
-
-    shift: float = 0.125
-    rotate_deg: float = 0.0
-    scale: float = 0.0
-    flip: bool = False
 
 
 def channel_stats(images_NCHW: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -60,22 +48,31 @@ def resize(x_BCHW: torch.Tensor, resolution: int) -> torch.Tensor:
     return F.interpolate(x_BCHW, size=(resolution, resolution), mode="bilinear", antialias=True)
 
 
-def augment(x_BCHW: torch.Tensor, how: Augmentation, generator: torch.Generator) -> torch.Tensor:
-    """Every image moved by its own random shift, turn, scale and flip; same shape.
+def augment(
+    x_BCHW: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    flip: bool,
+    shift: float = 0.1,
+    rotate_degrees: float = 10.0,
+    zoom: float = 0.1,
+) -> torch.Tensor:
+    """Every image moved by its own random shift (share of its side), rotation, zoom and, if ``flip``, mirroring.
 
-    Shifts are whole pixels, so that an image that is only shifted or flipped keeps its pixels unblurred.
+    Same shape; border pixels continue the image. Shifts are whole pixels, so that an image that is neither turned nor
+    zoomed keeps its pixels unblurred.
     """
     b, _, h, w = x_BCHW.shape
 
-    def uniform(extent: float) -> torch.Tensor:
+    def uniform(limit: float) -> torch.Tensor:
         draw = torch.rand(b, generator=generator, device=generator.device)
-        return ((draw * 2 - 1) * extent).to(x_BCHW.device)
+        return ((draw * 2 - 1) * limit).to(x_BCHW.device)
 
-    angle, zoom = torch.deg2rad(uniform(how.rotate_deg)), 1 + uniform(how.scale)
-    mirror = torch.where(uniform(1.0) < 0, -1.0, 1.0) if how.flip else torch.ones_like(zoom)
-    right = torch.round(uniform(how.shift * w)) * 2 / w  # the grid spans -1 to 1
-    down = torch.round(uniform(how.shift * h)) * 2 / h
-    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    rows = (torch.stack([cos * mirror, -sin, right], dim=1), torch.stack([sin * mirror, cos, down], dim=1))
-    grid = F.affine_grid(torch.stack(rows, dim=1), [b, 1, h, w], align_corners=False)
+    angle, scale = torch.deg2rad(uniform(rotate_degrees)), 1 + uniform(zoom)
+    mirror = torch.where(uniform(1.0) < 0, -1.0, 1.0) if flip else torch.ones_like(scale)
+    right = torch.round(uniform(shift * w)) * 2 / w  # the grid spans -1 to 1
+    down = torch.round(uniform(shift * h)) * 2 / h
+    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+    theta_B23 = torch.stack([cos * mirror, -sin, right, sin * mirror, cos, down], dim=1).view(b, 2, 3)
+    grid = F.affine_grid(theta_B23, [b, 1, h, w], align_corners=False)
     return F.grid_sample(x_BCHW, grid.to(x_BCHW.dtype), padding_mode="border", align_corners=False)

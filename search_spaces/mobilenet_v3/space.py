@@ -97,7 +97,7 @@ def _imagenet(multiplier: float) -> SpaceParams:
 
 PRESETS: dict[str, SpaceParams] = {
     "digits": SpaceParams(
-        resolutions=(8, 12, 16),
+        resolutions=(4, 6, 8, 12),
         stem=16,
         stem_stride=1,
         stages=_stages((24, 2, "relu", False), (32, 2, "hswish", True), (48, 1, "hswish", True)),

@@ -1,0 +1,124 @@
+"""The front of a search, and of its random baseline, over the objectives of its spec.
+
+While a search runs, the axes are estimated and predicted metrics. Once networks have been verified, *membership* is
+decided by validation accuracy and measured latency, and *values* are test accuracy and measured latency: test data never
+choose a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from nas.core.arch import Floats
+from nas.core.errors import InvalidInput, UnknownName
+from nas.core.events import Point, SearchState
+from nas.core.metrics import METRICS, OBJECTIVES
+from nas.core.pareto import hypervolume, non_dominated
+from nas.core.spec import SearchSpec
+
+
+@dataclass(frozen=True)
+class Front:
+    """Fronts of search and baseline over the same axes, best accuracy first.
+
+    ``reference`` is the worst value per axis that counts; hypervolumes are shares of the box between it and the ideal
+    (100 % accuracy, zero cost), None before anything was evaluated. Networks that break a bound of the spec are no part
+    of a front once measured; the ``violated`` mark without a bound means that the predictor's upper bound was broken.
+    """
+
+    objectives: tuple[str, ...]
+    metrics: tuple[str, ...]
+    points: tuple[Point, ...]
+    baseline: tuple[Point, ...]
+    hypervolume: float | None
+    baseline_hypervolume: float | None
+    reference: tuple[float, ...]
+    final: bool
+
+
+def front_of(
+    spec: SearchSpec,
+    state: SearchState,
+    objectives: Sequence[str] | None = None,
+    bound_ms: float | None = None,
+) -> Front:
+    """The front as far as the search has come. ``bound_ms`` further limits latency.
+
+    Raises UnknownName or InvalidInput for objectives that cannot span a front.
+    """
+    names = tuple(objectives or (o.name for o in spec.objectives))
+    for name in names:
+        if name not in OBJECTIVES:
+            raise UnknownName("objective", name, OBJECTIVES)
+    if len(set(names)) != len(names) or not 2 <= len(names) <= 4:
+        raise InvalidInput(f"expected 2 to 4 different objectives of {', '.join(OBJECTIVES)}, got {', '.join(names)}")
+    final = "verify" in state.finished or any(p.measurement is not None for p in state.points.values())
+    stage: Literal[0, 1] = 1 if final else 0
+    metrics = tuple(OBJECTIVES[n][stage] for n in names)
+    choose = tuple("val_accuracy" if m == "test_accuracy" else m for m in metrics)
+    bounds = {n: spec.bound(n) for n in names}
+    if bound_ms is not None and "latency" in names:
+        bounds["latency"] = min(bound_ms, bounds["latency"] or bound_ms)
+    reference = reference_of(state, names)
+
+    def members(points: Sequence[Point]) -> tuple[Point, ...]:
+        known = [p for p in points if all(m in p.metrics for m in (*metrics, *choose))]
+        known = [p for p in known if _meets(p, names, choose, bounds)]
+        if not known:
+            return ()
+        kept = np.flatnonzero(non_dominated(_losses(known, choose)))
+        distinct = {_losses([known[i]], choose).tobytes(): known[i] for i in kept[::-1]}
+        return tuple(sorted(distinct.values(), key=lambda p: [_loss(p, m) for m in choose]))
+
+    search, baseline = members(state.of("search")), members(state.of("baseline"))
+
+    def volume(points: Sequence[Point]) -> float | None:
+        if reference is None or not state.points:
+            return None
+        return relative_hypervolume(points, metrics, reference)
+
+    return Front(
+        names, metrics, search, baseline, volume(search), volume(baseline), reference or (), final
+    )
+
+
+def reference_of(state: SearchState, objectives: Sequence[str]) -> tuple[float, ...] | None:
+    """The reference values per objective that the estimate stage recorded, or None before it has ended."""
+    result = state.finished.get("estimate")
+    return tuple(float(result["reference"][n]) for n in objectives) if result is not None else None
+
+
+def relative_hypervolume(points: Sequence[Point], metrics: Sequence[str], reference: Sequence[float]) -> float:
+    """Dominated share (0 to 1) of the box between ``reference`` and the ideal point."""
+    if not points:
+        return 0.0
+    scaled = np.empty((len(points), len(metrics)))
+    for j, (metric, worst) in enumerate(zip(metrics, reference, strict=True)):
+        value = np.array([p.metrics[metric] for p in points])
+        scaled[:, j] = (100.0 - value) / (100.0 - worst) if METRICS[metric].goal == "max" else value / worst
+    return hypervolume(scaled, np.ones(len(metrics)))
+
+
+def _loss(point: Point, metric: str) -> float:
+    value = point.metrics[metric]
+    return -value if METRICS[metric].goal == "max" else value
+
+
+def _losses(points: Sequence[Point], metrics: Sequence[str]) -> Floats:
+    return np.array([[_loss(p, m) for m in metrics] for p in points], dtype=np.float64)
+
+
+def _meets(point: Point, names: Sequence[str], metrics: Sequence[str], bounds: dict[str, float | None]) -> bool:
+    for name, metric in zip(names, metrics, strict=True):
+        bound = bounds[name]
+        if bound is None:
+            continue
+        # Before it is measured, a latency is held to its calibrated upper bound.
+        value = point.metrics["upper_ms"] if metric == "predicted_ms" else point.metrics[metric]
+        if value < bound if METRICS[metric].goal == "max" else value > bound:
+            return False
+    return True

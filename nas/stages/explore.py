@@ -1,0 +1,198 @@
+"""Looking for the front: NSGA-II over learned surrogates proposes, the supernet disposes, random search stands beside.
+
+In each round a surrogate of accuracy is fitted to every subnet scored so far; NSGA-II searches it together with the
+latency predictor; its front's least crowded unseen members are scored with the supernet. The random-search baseline
+scores as many subnets of the same supernet in the same round, so both curves share their x axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from nas.core.arch import Floats, Genes, as_archs, as_genes, choice_counts, one_hot, sample
+from nas.core.events import (
+    Evaluated,
+    Event,
+    HypervolumeAt,
+    Origin,
+    Point,
+    Progress,
+    SearchState,
+    StageFinished,
+    fold,
+)
+from nas.core.fronts import front_of
+from nas.core.ports import History, Problem, Resources, SearchSpace
+from nas.explorers import nsga2, random
+from nas.objectives import cheap_metrics, losses, violation
+from nas.stages.subnets import Subnets, load_subnets
+
+
+@dataclass(frozen=True)
+class ExploreStage:
+    """Scores ``spec.budget.evaluations`` subnets by search and as many by random search, in ``rounds``."""
+
+    rounds: int = 8
+    population: int = 96
+    generations: int = 60
+    name: ClassVar[str] = "explore"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """One ``Evaluated`` per round holds both origins, so a restart repeats at most one round, and repeats it
+        exactly."""
+        budget = problem.spec.budget.evaluations
+        subnets = load_subnets(problem, resources, state)
+        inherited = len(problem.inherited)
+        if inherited and not state.points:
+            event = Evaluated(tuple(_refresh(problem, problem.inherited)))
+            state = fold(state, event)
+            yield event
+        known = {o: len([p for p in problem.inherited if p.origin == o]) for o in ("search", "baseline")}
+        sizes = [len(part) for part in np.array_split(np.arange(budget), min(self.rounds, budget))]
+        for number, size in enumerate(sizes):
+            done = sum(sizes[:number])
+            if len(state.of("search")) - known["search"] > done:
+                continue  # this round was kept before a restart
+            rng = np.random.default_rng((problem.spec.seed, 4, number, inherited))
+            batch: list[Point] = []
+            proposals: tuple[tuple[Origin, Genes], ...] = (
+                ("search", self._propose(problem, state, rng, size)),
+                ("baseline", random.propose(problem.space, _history(problem, state.of("baseline")), rng, size)),
+            )
+            for origin, genes_NG in proposals:
+                for point in _score(problem, subnets, origin, genes_NG):
+                    batch.append(point)
+                    if len(batch) % 4 == 0:
+                        yield Progress(self.name, 2 * done + len(batch), 2 * budget, "subnets")
+            event = Evaluated(tuple(batch))
+            state = fold(state, event)
+            yield event
+            front = front_of(problem.spec, state)
+            assert front.hypervolume is not None
+            assert front.baseline_hypervolume is not None
+            yield HypervolumeAt(len(state.of("search")), front.hypervolume, front.baseline_hypervolume)
+            yield Progress(self.name, 2 * (done + size), 2 * budget, "subnets", {"hypervolume": front.hypervolume})
+        front = front_of(problem.spec, state)
+        yield StageFinished(
+            self.name,
+            0.0,
+            {
+                "evaluations": len(state.of("search")),
+                "inherited": known["search"],
+                "hypervolume": front.hypervolume,
+                "baseline_hypervolume": front.baseline_hypervolume,
+                "front_size": len(front.points),
+            },
+        )
+
+    def _propose(self, problem: Problem, state: SearchState, rng: np.random.Generator, n: int) -> Genes:
+        space = problem.space
+        points = state.of("search")
+        history = _history(problem, points)
+        if not points:
+            counts = choice_counts(space.decisions)
+            extremes = space.canonical(np.stack([np.zeros_like(counts), counts - 1]))
+            return np.concatenate([extremes, random.propose(space, history, rng, n)])[:n]
+        genes_NG = as_genes([p.arch for p in points])
+        surrogate = AccuracySurrogate.fit(
+            space, genes_NG, np.array([p.metrics["val_accuracy"] for p in points])
+        )
+
+        def evaluate(candidates_NG: Genes) -> tuple[Floats, Floats]:
+            cheap = cheap_metrics(problem, candidates_NG)
+            accuracy = surrogate.predict(candidates_NG)
+            return losses(problem, cheap, accuracy), violation(problem, cheap, accuracy)
+
+        found = nsga2.minimise(
+            space.decisions,
+            space.canonical,
+            evaluate,
+            rng,
+            population=self.population,
+            generations=self.generations,
+            start=genes_NG,
+        )
+        picked = spread(found.genes_NG, found.losses_NM, genes_NG, n)
+        missing = n - len(picked)
+        if missing > 0:
+            taken = History(
+                np.concatenate([history.genes_NG, picked]),
+                np.concatenate([history.losses_NM, evaluate(picked)[0]]) if len(picked) else history.losses_NM,
+                np.concatenate([history.violation_N, np.zeros(len(picked))]),
+            )
+            picked = np.concatenate([picked, nsga2.propose(space, taken, rng, missing)])
+        return picked
+
+
+@dataclass(frozen=True)
+class AccuracySurrogate:
+    """Ridge regression of the log error rate on one-hot genes and log MACs: quick, smooth, and never asked to be more
+    than a guide, since every network it favours is scored with the supernet."""
+
+    space: SearchSpace
+    weights_F: Floats
+    mean_F: Floats
+    offset: float
+
+    @staticmethod
+    def fit(space: SearchSpace, genes_NG: Genes, accuracy_N: Floats, ridge: float = 3.0) -> AccuracySurrogate:
+        """Least squares with an L2 penalty in closed form; ``accuracy_N`` in %."""
+        x = AccuracySurrogate._encode(space, genes_NG)
+        y = np.log(100.0 - accuracy_N + 0.3)
+        mean = x.mean(0)
+        centred = x - mean
+        gram = centred.T @ centred + ridge * np.eye(x.shape[1])
+        weights = np.linalg.solve(gram, centred.T @ (y - y.mean()))
+        return AccuracySurrogate(space, weights, mean, float(y.mean()))
+
+    def predict(self, genes_NG: Genes) -> Floats:
+        """Accuracy in %, shape (N,)."""
+        x = AccuracySurrogate._encode(self.space, genes_NG)
+        log_error = (x - self.mean_F) @ self.weights_F + self.offset
+        return 100.3 - np.exp(np.minimum(log_error, np.log(100.3)))
+
+    @staticmethod
+    def _encode(space: SearchSpace, genes_NG: Genes) -> Floats:
+        macs = np.log(space.costs(genes_NG)["macs"])[:, None]
+        return np.concatenate([one_hot(space.decisions, genes_NG), macs], axis=1)
+
+
+def spread(genes_NG: Genes, losses_NM: Floats, seen_NG: Genes, n: int) -> Genes:
+    """Up to ``n`` of the candidates that were not seen, evenly spaced along the first cost objective."""
+    seen = {row.tobytes() for row in np.ascontiguousarray(seen_NG)}
+    fresh = [i for i, row in enumerate(np.ascontiguousarray(genes_NG)) if row.tobytes() not in seen]
+    order = sorted(fresh, key=lambda i: tuple(losses_NM[i, 1:]))
+    if len(order) > n:
+        order = [order[i] for i in np.unique(np.linspace(0, len(order) - 1, n).round().astype(int))]
+    return genes_NG[order]
+
+
+def _score(problem: Problem, subnets: Subnets, origin: Origin, genes_NG: Genes) -> Iterator[Point]:
+    cheap = cheap_metrics(problem, genes_NG)
+    for i, arch in enumerate(as_archs(problem.space.id, genes_NG)):
+        result = subnets.score(subnets.cut(arch), arch, problem.data.val)
+        metrics = {name: float(column[i]) for name, column in cheap.items()}
+        yield Point(arch, origin, {**metrics, "val_accuracy": result.accuracy, "val_loss": result.loss})
+
+
+def _refresh(problem: Problem, points: tuple[Point, ...]) -> Iterator[Point]:
+    """Inherited estimates keep their accuracy; what depends on the device is predicted anew."""
+    cheap = cheap_metrics(problem, as_genes([p.arch for p in points]))
+    for i, p in enumerate(points):
+        estimates = {k: v for k, v in p.metrics.items() if k in ("val_accuracy", "val_loss")}
+        yield Point(p.arch, p.origin, {**{k: float(v[i]) for k, v in cheap.items()}, **estimates})
+
+
+def _history(problem: Problem, points: list[Point]) -> History:
+    width = len(problem.spec.objectives)
+    if not points:
+        empty = sample(problem.space.decisions, np.random.default_rng(0), 0)
+        return History(empty, np.zeros((0, width)), np.zeros(0))
+    genes = as_genes([p.arch for p in points])
+    cheap = cheap_metrics(problem, genes)
+    accuracy = np.array([p.metrics["val_accuracy"] for p in points])
+    return History(genes, losses(problem, cheap, accuracy), violation(problem, cheap, accuracy))

@@ -1,0 +1,56 @@
+"""Subnets of a trained supernet, recalibrated and scored."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from nas.core.arch import Arch
+from nas.core.errors import InvalidSpec
+from nas.core.events import SearchState
+from nas.core.ports import Problem, Resources, Split
+from nas.supernet import Supernet
+from nas.training.calibration import Score, recalibrate, score
+from nas.training.pipeline import Pipeline
+from nas.training.progressive import TrainState
+
+
+class Subnets:
+    """Cuts subnets from trained weights. Everything is deterministic: the same architecture scores the same."""
+
+    def __init__(self, problem: Problem, net: Supernet, device: str, calibration_images: int = 512) -> None:
+        self.problem = problem
+        self.net = net.eval()
+        self.pipeline = Pipeline(problem.data, device)
+        size = len(problem.data.train)
+        rows = np.random.default_rng((problem.spec.seed, 3)).permutation(size)[:calibration_images]
+        train = problem.data.train
+        self.calibration = Split(train.images_NCHW[rows], train.labels_N[rows])
+
+    def cut(self, arch: Arch) -> nn.Module:
+        """A stand-alone module in eval mode, its batch norms recalibrated on training images."""
+        module = self.net.subnet(arch)
+        batches = (x for x, _ in self.pipeline.plain(self.calibration, self.resolution(arch), batch=256))
+        recalibrate(module, batches)
+        return module
+
+    def resolution(self, arch: Arch) -> int:
+        """Input height and width of this network."""
+        return self.problem.space.input_shape(arch)[1]
+
+    def score(self, module: nn.Module, arch: Arch, split: Split) -> Score:
+        """Accuracy and loss of a cut subnet over a split."""
+        return score(module, self.pipeline.plain(split, self.resolution(arch)))
+
+
+def load_subnets(problem: Problem, resources: Resources, state: SearchState) -> Subnets:
+    """The subnets of the supernet this search trained or reuses. Raises InvalidSpec when there is none."""
+    blob = problem.supernet_blob or state.finished.get("train", {}).get("supernet")
+    if blob is None:
+        raise InvalidSpec("expected a trained supernet: train one, or name a finished search under 'supernet'")
+    weights = TrainState.from_bytes(resources.blobs.get(blob), resources.torch_device).weights
+    assert weights is not None
+    net = problem.space.supernet(problem.spec.seed)
+    net.load_state_dict(weights["net"])
+    return Subnets(problem, net.to(torch.device(resources.torch_device)), resources.torch_device)

@@ -1,0 +1,74 @@
+"""Training the supernet, with checkpoints at every phase and at intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from nas.core.errors import StorageError
+from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Warned
+from nas.core.ports import Problem, Resources
+from nas.stages.subnets import Subnets
+from nas.training import samplers
+from nas.training.pipeline import Pipeline
+from nas.training.progressive import Recipe, Step, TrainState, train
+
+
+@dataclass(frozen=True)
+class TrainStage:
+    """Trains by ``recipe``; a checkpoint at least every ``checkpoint_s`` seconds. Skipped when a supernet is reused."""
+
+    recipe: Recipe
+    checkpoint_s: float = 15.0
+    name: ClassVar[str] = "train"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """Ends with the blob of the trained supernet. Raises StorageError when the last checkpoint cannot be kept."""
+        if problem.supernet_blob is not None:
+            yield StageFinished(self.name, 0.0, {"supernet": problem.supernet_blob, "reused": True, "steps": 0})
+            return
+        net = problem.space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
+        start, done = TrainState(), 0
+        last = state.checkpoints.get(self.name)
+        if last is not None:
+            start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
+            done = last.step
+        saved_at = reported_at = resources.clock()
+        begun, images = resources.clock(), 0
+        blob = last.blob if last is not None else ""
+        due = lambda: resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
+        pipeline = Pipeline(problem.data, resources.torch_device)
+        phases = self.recipe.phases
+        for news in train(
+            net, problem.space, problem.data, pipeline, self.recipe, problem.spec.seed, start, due
+        ):
+            if isinstance(news, Step):
+                images += news.images
+                done = news.done
+                if (now := resources.clock()) - reported_at >= 0.25 or news.done == news.total:
+                    reported_at = now
+                    values = {"loss": news.loss, "images_per_s": images / max(now - begun, 1e-9)}
+                    message = f"phase {phases[news.phase].name} ({news.phase + 1} of {len(phases)})"
+                    yield Progress(self.name, news.done, news.total, "steps", values, message)
+                continue
+            finished = news.phase == len(phases)
+            try:
+                blob = resources.blobs.put(news.to_bytes())
+            except StorageError as error:
+                if finished:
+                    raise
+                yield Warned(self.name, f"checkpoint at step {done} was not kept, training goes on: {error}")
+            else:
+                yield Checkpoint(self.name, done, blob)
+            saved_at = resources.clock()
+        subnets = Subnets(problem, net, resources.torch_device)
+        reached = {}
+        for name, arch in (
+            ("largest", samplers.largest(problem.space)),
+            ("smallest", samplers.smallest(problem.space)),
+        ):
+            reached[f"{name}_val_accuracy"] = subnets.score(subnets.cut(arch), arch, problem.data.val).accuracy
+        yield StageFinished(self.name, 0.0, {"supernet": blob, "reused": False, "steps": done, **reached})

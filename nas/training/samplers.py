@@ -1,0 +1,49 @@
+"""Which architectures a training step trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from nas.core.arch import Arch, Decision, Genes, as_archs, choice_counts
+from nas.core.ports import SearchSpace
+
+
+def largest(space: SearchSpace) -> Arch:
+    """The largest network: the last choice of every decision."""
+    return _arch(space, choice_counts(space.decisions) - 1)
+
+
+def smallest(space: SearchSpace) -> Arch:
+    """The smallest network: the first choice of every decision."""
+    return _arch(space, np.zeros(len(space.decisions), dtype=np.int64))
+
+
+def with_resolution(space: SearchSpace, arch: Arch, resolution: Arch) -> Arch:
+    """``arch`` with the input-resolution genes of another architecture: one batch has one resolution."""
+    genes = [
+        r if d.axis == "resolution" else g
+        for d, g, r in zip(space.decisions, arch.genes, resolution.genes, strict=True)
+    ]
+    return _arch(space, np.array(genes, dtype=np.int64))
+
+
+def sample_elastic(space: SearchSpace, elastic: Mapping[str, int], rng: np.random.Generator, n: int) -> list[Arch]:
+    """``n`` architectures that share one resolution; each decision is drawn among its ``elastic[axis]`` largest choices
+    and stays at the largest where the axis is not elastic yet (progressive shrinking)."""
+    counts = choice_counts(space.decisions)
+    free = np.array([min(elastic.get(d.axis, 1), len(d.choices)) for d in space.decisions])
+    genes_NG: Genes = counts - 1 - rng.integers(0, free, size=(n, len(free)), dtype=np.int64)
+    shared = [i for i, d in enumerate(space.decisions) if d.axis == "resolution"]
+    genes_NG[:, shared] = genes_NG[:1, shared]
+    return as_archs(space.id, space.canonical(genes_NG))
+
+
+def axes(decisions: Sequence[Decision]) -> set[str]:
+    """The elastic dimensions of a space that leave something to choose."""
+    return {d.axis for d in decisions if len(d.choices) > 1}
+
+
+def _arch(space: SearchSpace, genes_G: Genes) -> Arch:
+    return as_archs(space.id, space.canonical(genes_G[None]))[0]
