@@ -112,4 +112,5 @@ class ParetoFront:
 
     def _losses(self, values: list[tuple[float, ...]]) -> Floats:
         signs = np.array([1.0 if goal == "min" else -1.0 for goal in self.goals])
-        return np.array(values, dtype=np.float64) * signs
+        losses: Floats = np.array(values, dtype=np.float64) * signs
+        return losses
