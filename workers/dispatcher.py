@@ -122,7 +122,7 @@ class Dispatcher:
         except HwnasError as error:
             how, message = "failed", str(error)
             self._jobs.finish(lease, "failed", message)
-        except Exception as error:  # noqa: BLE001 the outermost loop of a job: whatever it is, the job ends with it
+        except Exception as error:
             log.exception("job %s: an error of the dispatcher", lease.job_id)
             how, message = "failed", f"{type(error).__name__}: {error}"
             self._jobs.finish(lease, "failed", message)

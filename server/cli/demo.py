@@ -170,5 +170,3 @@ def _member(point: PointView) -> dict[str, Any]:
     names = ("test_accuracy", "predicted_ms", "upper_ms", "measured_ms", "params", "macs")
     values = {n: point.metrics[n].value if n in point.metrics else None for n in names}
     return {"arch": point.arch, **values, "status": point.status}
-
-
