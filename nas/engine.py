@@ -8,9 +8,7 @@ from nas.core.events import Event, SearchState, StageFinished, StageStarted, fol
 from nas.core.ports import Problem, Resources, Stage
 
 
-def run_search(
-    problem: Problem, stages: Sequence[Stage], resources: Resources, state: SearchState
-) -> Iterator[Event]:
+def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, state: SearchState) -> Iterator[Event]:
     """Yields the events of every stage that ``state`` does not know as finished.
 
     A stage that ends without a ``StageFinished`` of its own gets one with an empty result.

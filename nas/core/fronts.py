@@ -1,8 +1,8 @@
 """The front of a search, and of its random baseline, over the objectives of its spec.
 
 While a search runs, the axes are estimated and predicted metrics. Once networks have been verified, *membership* is
-decided by validation accuracy and measured latency, and *values* are test accuracy and measured latency: test data never
-choose a network.
+decided by validation accuracy and measured latency, and *values* are test accuracy and measured latency: test data
+never choose a network.
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ def front_of(
             return None
         return relative_hypervolume(points, metrics, reference)
 
-    return Front(
-        names, metrics, search, baseline, volume(search), volume(baseline), reference or (), final
-    )
+    return Front(names, metrics, search, baseline, volume(search), volume(baseline), reference or (), final)
 
 
 def reference_of(state: SearchState, objectives: Sequence[str]) -> tuple[float, ...] | None:

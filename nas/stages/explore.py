@@ -98,9 +98,7 @@ class ExploreStage:
             extremes = space.canonical(np.stack([np.zeros_like(counts), counts - 1]))
             return np.concatenate([extremes, random.propose(space, history, rng, n)])[:n]
         genes_NG = as_genes([p.arch for p in points])
-        surrogate = AccuracySurrogate.fit(
-            space, genes_NG, np.array([p.metrics["val_accuracy"] for p in points])
-        )
+        surrogate = AccuracySurrogate.fit(space, genes_NG, np.array([p.metrics["val_accuracy"] for p in points]))
 
         def evaluate(candidates_NG: Genes) -> tuple[Floats, Floats]:
             cheap = cheap_metrics(problem, candidates_NG)

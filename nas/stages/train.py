@@ -42,9 +42,7 @@ class TrainStage:
         due = lambda: resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
         pipeline = Pipeline(problem.data, resources.torch_device)
         phases = self.recipe.phases
-        for news in train(
-            net, problem.space, problem.data, pipeline, self.recipe, problem.spec.seed, start, due
-        ):
+        for news in train(net, problem.space, problem.data, pipeline, self.recipe, problem.spec.seed, start, due):
             if isinstance(news, Step):
                 images += news.images
                 done = news.done

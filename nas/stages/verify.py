@@ -6,9 +6,11 @@ measuring: the user's bound, or else the predictor's own 95 % upper bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from torch import nn
 
 from nas.core.arch import Arch
 from nas.core.events import (
@@ -51,7 +53,7 @@ class VerifyStage:
             for p in group:
                 module, test = self._test(problem, subnets, p.arch)
                 tested.append(Point(p.arch, p.origin, {"test_accuracy": test}))
-                models.append(to_onnx(module, problem.space.input_shape(p.arch)))
+                models.append(to_onnx(subnets.with_normalisation(module), problem.space.input_shape(p.arch)))
                 yield Progress(self.name, done, len(chosen), "networks", message="exporting")
             event: Event = Evaluated(tuple(tested))
             state = fold(state, event)
@@ -80,7 +82,7 @@ class VerifyStage:
             },
         )
 
-    def _test(self, problem: Problem, subnets: Subnets, arch: Arch) -> tuple[object, float]:
+    def _test(self, problem: Problem, subnets: Subnets, arch: Arch) -> tuple[nn.Module, float]:
         module = subnets.cut(arch)
         return module, subnets.score(module, arch, problem.data.test).accuracy
 
@@ -116,5 +118,5 @@ def _estimates(point: Point) -> dict[str, float]:
     return {k: v for k, v in point.metrics.items() if k not in ("measured_ms", "test_accuracy")}
 
 
-def _before(state: SearchState) -> dict[str, object]:
+def _before(state: SearchState) -> dict[str, Mapping[str, Any]]:
     return {k: v for k, v in state.finished.items() if k != "verify"}

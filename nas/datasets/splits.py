@@ -1,0 +1,207 @@
+"""From what a source holds to three disjoint, validated splits: every data set ends here and keeps its promises."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nas.core.errors import InvalidData, InvalidSpec, UnknownName
+from nas.core.ports import Dataset, ImageShape, Split
+from nas.core.spec import DataSpec, parse_spec
+
+
+class SplitParams(BaseModel):
+    """Parameters every data set takes.
+
+    Fractions are shares of the images that the source itself has not put into a split. ``max_*`` keep a stratified
+    sample of a split; ``flip`` allows horizontal flips in augmentation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    val_fraction: float = Field(default=0.2, gt=0, lt=1)
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    max_train: int | None = Field(default=None, ge=2)
+    max_val: int | None = Field(default=None, ge=2)
+    max_test: int | None = Field(default=None, ge=2)
+    flip: bool = True
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> SplitParams:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("expected val_fraction + test_fraction below 1, so that training images are left")
+        return self
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a source holds: its undivided images, the splits it defines itself, and the names of its classes."""
+
+    images: Split
+    class_names: tuple[str, ...]
+    val: Split | None = None
+    test: Split | None = None
+
+
+P = TypeVar("P", bound=SplitParams)
+
+
+def parse_params(model: type[P], spec: DataSpec) -> P:
+    """The data set's parameters. Raises UnknownName for an unknown one and InvalidSpec for a wrong value."""
+    for key in spec.params:
+        if key not in model.model_fields:
+            raise UnknownName(f"parameter of data set {spec.name!r}", key, model.model_fields)
+    return parse_spec(model, spec.params)
+
+
+def existing_path(spec: DataSpec) -> Path:
+    """The path of the spec. Raises InvalidSpec if there is none and InvalidData if nothing lies there."""
+    if spec.path is None:
+        raise InvalidSpec(f"data set {spec.name!r} needs a path on the machine that runs the search, got none")
+    path = Path(spec.path).expanduser()
+    if not path.exists():
+        raise InvalidData(f"{path} does not exist (the path is read on the machine that runs the search)")
+    return path
+
+
+def check_images(where: str, images: NDArray[np.generic], labels: NDArray[np.generic]) -> Split:
+    """A split of ``images`` in NCHW and their labels. Raises InvalidData for a wrong type, shape or length."""
+    if images.dtype != np.uint8:
+        raise InvalidData(f"{where}: expected images of type uint8 (0 to 255), got {images.dtype}")
+    if images.ndim != 4 or 0 in images.shape[1:]:
+        raise InvalidData(f"{where}: expected images of shape (N, C, H, W) without empty axes, got {images.shape}")
+    check_labels(where, labels)
+    if len(images) != len(labels):
+        raise InvalidData(f"{where}: expected as many labels as images, got {len(images)} images, {len(labels)} labels")
+    return Split(images.astype(np.uint8, copy=False), labels.astype(np.int64))
+
+
+def check_labels(where: str, labels: NDArray[np.generic]) -> None:
+    """Raises InvalidData unless ``labels`` are class numbers from 0, shape (N,)."""
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise InvalidData(f"{where}: expected integer labels of shape (N,), got {labels.dtype} of shape {labels.shape}")
+    if labels.size and int(labels.min()) < 0:
+        raise InvalidData(f"{where}: expected labels from 0, got {int(labels.min())} (unlabelled images?)")
+
+
+def numbered_classes(labels: Sequence[NDArray[np.generic]]) -> tuple[str, ...]:
+    """Names ``0`` to ``K-1`` for unnamed labels. Raises InvalidData naming the first class without images."""
+    present = np.unique(np.concatenate([np.asarray(x, dtype=np.int64) for x in labels]))
+    gaps = np.flatnonzero(present != np.arange(len(present)))
+    if gaps.size:
+        raise InvalidData(f"class {gaps[0]} has no images: expected labels 0 to {present[-1]} without gaps")
+    return tuple(str(k) for k in present)
+
+
+def check_class_count(class_names: Sequence[str]) -> int:
+    """The number of classes. Raises InvalidData if there are fewer than 2 or two share a name."""
+    if len(class_names) < 2:
+        raise InvalidData(f"expected at least 2 classes, got {len(class_names)} ({', '.join(class_names) or 'none'})")
+    if len(set(class_names)) != len(class_names):
+        twice = next(n for n in class_names if list(class_names).count(n) > 1)
+        raise InvalidData(f"expected distinct class names, got {twice!r} more than once")
+    return len(class_names)
+
+
+def build(name: str, source: Source, params: SplitParams, seed: int) -> Dataset:
+    """The data set with every missing split drawn from the undivided images, stratified and shuffled by ``seed``.
+
+    The content hash covers the three splits as used: equal hashes mean equal splits, so weights trained on one are
+    never validated on images they have seen. Raises InvalidData if a class is empty in any split.
+    """
+    classes = check_class_count(source.class_names)
+    parts = {"training": source.images, "validation": source.val, "test": source.test}
+    for where, part in parts.items():
+        if part is not None:
+            _check_part(where, part, source)
+    rng = np.random.default_rng(seed)
+    wanted = [
+        0.0 if source.val is not None else params.val_fraction,
+        0.0 if source.test is not None else params.test_fraction,
+    ]
+    train_at, val_at, test_at = stratified(source.images.labels_N, wanted, source.class_names, rng)
+    splits = (
+        _take(source.images, train_at, params.max_train, rng),
+        _own_or_drawn(source.val, source.images, val_at, params.max_val, rng),
+        _own_or_drawn(source.test, source.images, test_at, params.max_test, rng),
+    )
+    for where, split in zip(parts, splits, strict=True):
+        counts = np.bincount(split.labels_N, minlength=classes)
+        if not counts.all():
+            missing = source.class_names[int(np.argmin(counts))]
+            raise InvalidData(f"class {missing!r} has no images in the {where} split of {len(split)} images")
+    _, channels, height, width = splits[0].images_NCHW.shape
+    shape = ImageShape(channels, height, width, classes)
+    return Dataset(name, shape, *splits, source.class_names, _content_hash(splits, source.class_names), params.flip)
+
+
+def stratified(
+    labels_N: NDArray[np.int64], fractions: Sequence[float], class_names: Sequence[str], rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Shuffled indices of the rest and of one part per fraction; disjoint, together everything.
+
+    Every class gets its share of every part, at least one image where the fraction is above 0.
+    Raises InvalidData naming a class with too few images.
+    """
+    parts: list[list[NDArray[np.int64]]] = [[] for _ in range(len(fractions) + 1)]
+    for k, name in enumerate(class_names):
+        members = rng.permutation(np.flatnonzero(labels_N == k))
+        needed = 1 + sum(f > 0 for f in fractions)
+        if len(members) < needed:
+            raise InvalidData(
+                f"class {name!r} has too few images to split: expected at least {needed}, got {len(members)}"
+            )
+        sizes = [max(1, round(f * len(members))) if f > 0 else 0 for f in fractions]
+        while sum(sizes) >= len(members):  # rounding up left nothing for the rest
+            sizes[sizes.index(max(sizes))] -= 1
+        cuts = np.cumsum(sizes)
+        for part, chunk in zip(parts, [members[cuts[-1] :], *np.split(members[: cuts[-1]], cuts[:-1])], strict=True):
+            part.append(chunk)
+    return [rng.permutation(np.concatenate(part)) for part in parts]
+
+
+def _own_or_drawn(
+    own: Split | None, images: Split, drawn_at: NDArray[np.int64], limit: int | None, rng: np.random.Generator
+) -> Split:
+    if own is None:
+        return _take(images, drawn_at, limit, rng)
+    return _take(own, rng.permutation(len(own)), limit, rng)
+
+
+def _take(split: Split, at: NDArray[np.int64], limit: int | None, rng: np.random.Generator) -> Split:
+    """The images at ``at``; a stratified sample of ``limit`` of them (to within rounding, one per class at least)."""
+    if limit is not None and limit < len(at):
+        labels = split.labels_N[at]
+        chosen = []
+        for k in np.unique(labels):
+            members = np.flatnonzero(labels == k)
+            chosen.append(members[: max(1, round(limit * len(members) / len(at)))])
+        at = at[rng.permutation(np.concatenate(chosen))]
+    return Split(np.ascontiguousarray(split.images_NCHW[at]), split.labels_N[at])
+
+
+def _check_part(where: str, part: Split, source: Source) -> None:
+    expected, got = source.images.images_NCHW.shape[1:], part.images_NCHW.shape[1:]
+    if got != expected:
+        raise InvalidData(f"{where} images: expected the shape of the training images {expected}, got {got}")
+    if len(part) and int(part.labels_N.max()) >= len(source.class_names):
+        raise InvalidData(
+            f"{where} labels: expected 0 to {len(source.class_names) - 1} for {len(source.class_names)} classes, "
+            f"got {int(part.labels_N.max())}"
+        )
+
+
+def _content_hash(splits: Sequence[Split], class_names: Sequence[str]) -> str:
+    digest = hashlib.sha256("\0".join(class_names).encode())
+    for split in splits:
+        digest.update(f"{split.images_NCHW.shape}".encode())
+        digest.update(split.images_NCHW.data)
+        digest.update(split.labels_N.astype("<i8").data)
+    return digest.hexdigest()

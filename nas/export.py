@@ -1,0 +1,168 @@
+"""From a trained torch network to files that run without this project, checked against the network on the way.
+
+The exported graph takes pixel values: ``image`` is float32 of shape (batch, C, H, W) with values 0 to 255, at the
+network's own resolution; normalisation is the graph's first step, since wrong preprocessing is the most common reason
+why a model disappoints elsewhere. Latency is measured on this very graph: measure ``to_onnx(Normalised(...), ...)``.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from torch import nn
+
+from nas.core.errors import ExportMismatch
+
+OPSET = 17
+TOLERANCE = 1e-4
+Images = NDArray[np.float32]
+Logits = NDArray[np.float32]
+
+# torch's exporter of this kind is deprecated; the newer one needs a further package and takes several times as long.
+_DEPRECATED = ("You are using the legacy TorchScript-based ONNX export", "The feature will be removed")
+
+
+class Normalised(nn.Module):
+    """A network behind its normalisation: takes pixel values 0 to 255. ``mean`` and ``std`` are pixel values too."""
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.mean: torch.Tensor
+        self.scale: torch.Tensor
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("scale", 1.0 / torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+        self.train(network.training)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Logits of shape (B, classes)."""
+        logits: torch.Tensor = self.network((x_BCHW - self.mean) * self.scale)
+        return logits
+
+
+def to_onnx(module: nn.Module, input_shape: tuple[int, int, int]) -> bytes:
+    """The module as an ONNX model: float32, evaluation mode, batch norm folded into convolutions, any batch size.
+
+    ``input_shape`` is (C, H, W). Input ``image``, output ``logits``. Equal modules give equal bytes.
+    Raises ExportMismatch if a batch norm that follows a convolution was not folded.
+    """
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        for message in _DEPRECATED:
+            warnings.filterwarnings("ignore", message=message, category=DeprecationWarning)
+        torch.onnx.export(
+            _frozen(module),
+            (torch.zeros(1, *input_shape),),
+            buffer,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    model = onnx.load_model_from_string(buffer.getvalue())
+    _inline_shared_weights(model.graph)
+    convolved = {name for node in model.graph.node if node.op_type == "Conv" for name in node.output}
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization" and node.input[0] in convolved:
+            raise ExportMismatch(f"expected batch norm {node.name!r} to be folded into its convolution, got it apart")
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def onnx_predict(onnx_bytes: bytes, x_NCHW: Images, batch: int = 256) -> Logits:
+    """Logits of shape (N, classes), by onnxruntime on one thread."""
+    return _run(_session(onnx_bytes), x_NCHW, batch)
+
+
+def check_parity(onnx_bytes: bytes, module: nn.Module, x_NCHW: Images, tolerance: float = TOLERANCE) -> float:
+    """The largest absolute difference between the logits of both.
+
+    Raises ExportMismatch if it exceeds ``tolerance`` times the largest logit, or if anything is not finite.
+    """
+    return _max_abs_err(_torch_logits(_frozen(module), x_NCHW), onnx_predict(onnx_bytes, x_NCHW), tolerance)
+
+
+def quantise_int8(onnx_bytes: bytes, calibration_images: Images) -> bytes:
+    """The model in int8: weights per output channel, activations by the range they have on ``calibration_images``.
+
+    The images are training images as the model takes them, shape (N, C, H, W). Input and output stay float32.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        quantize_static(
+            onnx.load_model_from_string(onnx_bytes),
+            str(path),
+            _Calibration(calibration_images),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return path.read_bytes()
+
+
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, images: Images) -> None:
+        self._batches: Iterator[Images] = (images[i : i + 64] for i in range(0, len(images), 64))
+
+    def get_next(self) -> dict[str, Images] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {"image": batch}
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    """A copy for inference on the processor; the caller's module stays as it is."""
+    return copy.deepcopy(module).to("cpu", torch.float32).eval().requires_grad_(False)
+
+
+def _inline_shared_weights(graph: onnx.GraphProto) -> None:
+    """Removes the Identity nodes through which the exporter lets equal weights share one tensor."""
+    weights = {w.name for w in graph.initializer}
+    alias = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Identity" and n.input[0] in weights}
+    kept = [n for n in graph.node if n.output[0] not in alias]
+    for node in kept:
+        node.input[:] = [alias.get(name, name) for name in node.input]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _session(onnx_bytes: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: onnxruntime.InferenceSession, x_NCHW: Images, batch: int = 256) -> Logits:
+    chunks = [session.run(["logits"], {"image": x_NCHW[i : i + batch]})[0] for i in range(0, len(x_NCHW), batch)]
+    return np.concatenate(chunks)
+
+
+def _torch_logits(frozen: nn.Module, x_NCHW: Images) -> Logits:
+    with torch.inference_mode():
+        chunks = [frozen(chunk).numpy() for chunk in torch.from_numpy(x_NCHW).split(256)]
+    return np.concatenate(chunks)
+
+
+def _max_abs_err(expected: Logits, got: Logits, tolerance: float) -> float:
+    if expected.shape != got.shape:
+        raise ExportMismatch(f"expected logits of shape {expected.shape} as torch gives, got {got.shape}")
+    if not (np.isfinite(expected).all() and np.isfinite(got).all()):
+        raise ExportMismatch("expected finite logits, got NaN or infinity")
+    error = float(np.abs(expected - got).max())
+    limit = tolerance * max(float(np.abs(expected).max()), 1e-2)
+    if error > limit:
+        raise ExportMismatch(
+            f"the exported model and the torch network disagree: expected logits within {limit:.3g}, got {error:.3g}"
+        )
+    return error

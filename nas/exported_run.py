@@ -1,0 +1,114 @@
+"""Classifies images with the exported model beside this file. Needs Python, numpy and onnxruntime, nothing else.
+
+    python run.py images.npy                     # an uint8 array, or an .npz archive that holds one
+    python run.py images.npz --key x_test --int8 --logits logits.npy
+
+Images may be of any size, grey or RGB as the model was trained, laid out as NHWC, NCHW, NHW, HWC or HW.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def as_NCHW(images: NDArray[Any], channels: int) -> NDArray[np.uint8]:
+    """One image or many as (N, C, H, W). Raises ValueError for another type, channel count or unclear layout."""
+    if images.dtype != np.uint8:
+        raise ValueError(f"expected pixel values of type uint8 (0 to 255), got {images.dtype}")
+    if images.ndim == 2 and channels == 1:
+        return images[None, None]
+    if images.ndim == 3:
+        single = images.shape[2] == channels
+        if single or channels != 1:
+            return as_NCHW(images[None], channels)
+        return images[:, None]
+    if images.ndim == 4:
+        first, last = images.shape[1] == channels, images.shape[3] == channels
+        if first != last:
+            return images if first else images.transpose(0, 3, 1, 2)
+    raise ValueError(f"expected images with {channels} channel(s) first or last, got an array of shape {images.shape}")
+
+
+def resize(images_NCHW: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
+    """Pixel values 0 to 255 as float32 at ``height`` x ``width``: bilinear, averaging where it shrinks."""
+    rows, columns = _filter(images_NCHW.shape[2], height), _filter(images_NCHW.shape[3], width)
+    x = images_NCHW.astype(np.float32)
+    return np.ascontiguousarray(rows @ x @ columns.T)
+
+
+def _filter(size: int, out: int) -> NDArray[np.float32]:
+    """A row of triangle-filter weights per output pixel, shape (out, size)."""
+    scale = size / out
+    support = max(scale, 1.0)
+    centres = (np.arange(out)[:, None] + 0.5) * scale
+    weights = np.maximum(0.0, 1.0 - np.abs(np.arange(size)[None] + 0.5 - centres) / support)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def read_images(path: Path, key: str | None) -> NDArray[Any]:
+    """The array in ``path``; of an archive the one named ``key``, which may be left out if there is only one."""
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded:
+        names = list(loaded.keys())
+        if key is None and len(names) == 1:
+            key = names[0]
+        if key not in names:
+            raise ValueError(f"expected --key to be one of {', '.join(names)}, got {key}")
+        array: NDArray[Any] = loaded[key]
+        return array
+
+
+def main() -> None:
+    """The command line."""
+    import onnxruntime
+
+    parser = argparse.ArgumentParser(description="Classify images with the exported model.")
+    parser.add_argument("images", type=Path, help="a .npy or .npz file with a uint8 array")
+    parser.add_argument("--key", help="name of the array in an .npz archive")
+    parser.add_argument("--int8", action="store_true", help="use model.int8.onnx")
+    parser.add_argument("--logits", type=Path, help="also write the logits to this .npy file")
+    arguments = parser.parse_args()
+
+    here = Path(__file__).resolve().parent
+    manifest = json.loads((here / "manifest.json").read_text(encoding="utf-8"))
+    name = "model.int8.onnx" if arguments.int8 else "model.onnx"
+    if name not in manifest["files"]:
+        parser.error(f"this package holds no {name}")
+    model = (here / name).read_bytes()
+    if hashlib.sha256(model).hexdigest() != manifest["files"][name]["sha256"]:
+        parser.error(f"{name} is not the file that manifest.json names: it was changed or damaged")
+    wanted = manifest["preprocessing"]
+    try:
+        images = as_NCHW(read_images(arguments.images, arguments.key), wanted["channels"])
+    except (OSError, ValueError) as error:
+        parser.error(f"{arguments.images}: {error}")
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    chunks = []
+    for start in range(0, len(images), 64):
+        x = resize(images[start : start + 64], wanted["height"], wanted["width"])
+        chunks.append(session.run(["logits"], {"image": x})[0])
+    logits = np.concatenate(chunks) if chunks else np.empty((0, len(wanted["class_names"])), np.float32)
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    for n, share in enumerate(shares):
+        k = int(share.argmax())
+        sys.stdout.write(f"{n}\t{wanted['class_names'][k]}\t{share[k]:.3f}\n")
+    if arguments.logits is not None:
+        np.save(arguments.logits, logits)
+
+
+if __name__ == "__main__":
+    main()

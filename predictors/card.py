@@ -1,0 +1,40 @@
+"""The predictor card: how good a latency predictor is, on networks that took no part in making it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nas.core.arch import Floats
+from nas.core.device import DeviceProfile, Latency
+from nas.core.metrics import coverage, kendall, mape, spearman
+from nas.core.ports import LatencyPredictor, SearchSpace
+
+
+def make_card(
+    predictor: LatencyPredictor,
+    profile: DeviceProfile,
+    space: SearchSpace,
+    n: int,
+    measured_ms: Floats,
+    predicted: Latency,
+) -> dict[str, Any]:
+    """The fields of ``nas.core.views.CardView`` that do not name a database row. ``n``: networks fitted to; every figure
+    is over the held-out ``measured_ms`` (H,)."""
+    return {
+        "profile": profile.id,
+        "space": space.id,
+        "space_name": space.name,
+        "family": predictor.family,
+        "protocol": {"id": profile.protocol.id, **vars(profile.protocol)},
+        "n": n,
+        "calibration": n,
+        "held_out": len(measured_ms),
+        "mape": mape(measured_ms, predicted.mean_ms),
+        "spearman": spearman(measured_ms, predicted.mean_ms),
+        "kendall": kendall(measured_ms, predicted.mean_ms),
+        "coverage": coverage(measured_ms, predicted.upper_ms),
+        "range_ms": [float(measured_ms.min()), float(measured_ms.max())],
+        "measured_ms": measured_ms.tolist(),
+        "predicted_ms": predicted.mean_ms.tolist(),
+        "upper_ms": predicted.upper_ms.tolist(),
+    }

@@ -1,0 +1,121 @@
+"""Adding a device: profile the machine, measure a stratified sample of subnets, learn and check a predictor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.core import registry
+from nas.core.arch import Arch, Genes, as_archs, choice_counts, sample
+from nas.core.device import DeviceProfile, Measurement
+from nas.core.errors import MeasurementRefused
+from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, StageStarted, Warned
+from nas.core.ports import BlobStore, Measurer, SearchSpace
+from nas.core.spec import DeviceSpec
+from predictors.card import make_card
+from predictors.storage import dump_predictor
+
+HELD_OUT = 0.25
+MOST_REFUSED = 0.2
+GROUP = 16
+
+
+def onboard(
+    spec: DeviceSpec,
+    space: SearchSpace,
+    export_onnx: Callable[[Arch], bytes],
+    measure: Measurer,
+    profile_machine: Callable[[str, int], DeviceProfile],
+    blobs: BlobStore,
+    state: SearchState,
+    clock: Callable[[], float],
+) -> Iterator[Event]:
+    """Yields the stages profile, measure and fit; goes on from ``state``. Networks once measured are kept in a
+    checkpoint and never measured again.
+
+    Raises UnknownName for the predictor's family and MeasurementRefused when the machine is too unsteady.
+    """
+    family = registry.load("nas.predictors", spec.predictor)
+    begun = clock()
+    if "profile" in state.finished:
+        profile = DeviceProfile.from_json(dict(state.finished["profile"]["profile"]))
+    else:
+        yield StageStarted("profile", 0, 3)
+        profile = profile_machine(spec.name, spec.threads)
+        yield StageFinished("profile", clock() - begun, {"profile": profile.as_json()})
+
+    genes, held_out = stratified(space, spec.samples, spec.seed)
+    kept: list[Measurement] = []
+    last = state.checkpoints.get("measure")
+    if last is not None:
+        kept = [Measurement.from_json(m) for m in json.loads(blobs.get(last.blob))]
+    begun = clock()
+    if "measure" not in state.finished:
+        yield StageStarted("measure", 1, 3)
+        archs = as_archs(space.id, genes)
+        for i in range(len(kept), len(archs), GROUP):
+            models = []
+            for arch in archs[i : i + GROUP]:
+                models.append(export_onnx(arch))
+                yield Progress("measure", len(kept), len(archs), "networks", message="exporting")
+            for measurement in measure(models, profile):
+                kept.append(measurement)
+                yield Progress("measure", len(kept), len(archs), "networks", message="measuring")
+            yield Checkpoint("measure", len(kept), blobs.put(json.dumps([m.as_json() for m in kept]).encode()))
+        refused = [m.refused for m in kept if m.refused is not None]
+        if len(refused) > MOST_REFUSED * len(kept):
+            raise MeasurementRefused(
+                f"{spec.name} is too unsteady: {len(refused)} of {len(kept)} networks could not be measured "
+                f"(for example: {refused[0]}). Stop other work on the machine and add the device again"
+            )
+        if refused:
+            yield Warned("measure", f"{len(refused)} of {len(kept)} networks were left out: {refused[0]}")
+        yield StageFinished("measure", clock() - begun, {"measured": len(kept) - len(refused), "refused": len(refused)})
+
+    begun = clock()
+    yield StageStarted("fit", 2, 3)
+    usable = np.array([m.median_ms is not None for m in kept])
+    latency_ms = np.array([m.median_ms if m.median_ms is not None else np.nan for m in kept])
+    features = space.features(genes)
+    train, test = usable & ~held_out, usable & held_out
+    predictor = family.fit(features[train], latency_ms[train])
+    card = make_card(predictor, profile, space, int(train.sum()), latency_ms[test], predictor.predict(features[test]))
+    blob = blobs.put(dump_predictor(predictor))
+    result = {"card": card, "blob": blob, "space_id": space.id, "family": predictor.family, "profile": profile.id}
+    yield StageFinished("fit", clock() - begun, result)
+
+
+def stratified(space: SearchSpace, n: int, seed: int) -> tuple[Genes, NDArray[np.bool_]]:
+    """``n`` distinct networks spread over the logarithm of MACs, from the smallest to the largest network, shuffled; and
+    which of them are held out: a random one of every four neighbours in MACs, never an extreme one."""
+    rng = np.random.default_rng((seed, 5))
+    counts = choice_counts(space.decisions)
+    extremes = np.stack([np.zeros_like(counts), counts - 1])
+    pool = space.canonical(np.concatenate([extremes, _draw(space, rng, 50 * n)]))
+    pool = pool[np.sort(np.unique(pool, axis=0, return_index=True)[1])]
+    work = np.log(space.costs(pool)["macs"])
+    order = np.argsort(work, kind="stable")
+    # Half in even steps along the range, which takes the sparse ends; the rest at random.
+    targets = np.linspace(work.min(), work.max(), n // 2)
+    taken = {int(order[min(np.searchsorted(work[order], t), len(order) - 1)]) for t in targets}
+    remaining = np.setdiff1d(np.arange(len(pool)), list(taken))
+    taken |= set(rng.choice(remaining, size=min(n - len(taken), len(remaining)), replace=False).tolist())
+    chosen = np.array(sorted(taken, key=lambda i: work[i]))
+    held_out = np.zeros(len(chosen), dtype=bool)
+    size = round(1 / HELD_OUT)
+    for start in range(1, len(chosen) - 1, size):
+        held_out[rng.integers(start, min(start + size, len(chosen) - 1))] = True
+    shuffle = rng.permutation(len(chosen))
+    return pool[chosen][shuffle], held_out[shuffle]
+
+
+def _draw(space: SearchSpace, rng: np.random.Generator, n: int) -> Genes:
+    """Random networks, half of them with a common tendency to small or large choices, so that the ends are reached."""
+    plain = sample(space.decisions, rng, n // 2)
+    counts = choice_counts(space.decisions)
+    tendency = rng.random((n - len(plain), 1))
+    pull = np.clip(rng.normal(tendency, 0.3, size=(n - len(plain), len(counts))), 0.0, 0.999)
+    return np.concatenate([plain, (pull * counts).astype(np.int64)])

@@ -1,0 +1,106 @@
+"""What a worker does with a claimed job: resolve what the spec names, run it, hand out its events in batches.
+
+A worker holds no database credentials: everything it needs came with the lease, and blobs come from the blob store.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from server.store.blobs import open_blobs
+
+from nas.core import registry
+from nas.core.arch import Arch
+from nas.core.device import DeviceProfile
+from nas.core.errors import InvalidSpec, UnknownName
+from nas.core.events import Event, SearchState, decode, encode, fold_all, point_from_json
+from nas.core.ports import BlobStore, Dataset, JobKind, Problem, Resources, SearchSpace
+from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
+from nas.engine import run_search
+from nas.export import Normalised, to_onnx
+from predictors.measure import measure_isolated, profile_machine
+from predictors.onboarding import onboard
+from predictors.storage import load_predictor
+
+Batch = list[dict[str, Any]]
+
+
+def run_job(
+    kind: JobKind, job: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
+) -> Iterator[Batch]:
+    """Goes on from ``events`` and yields batches of encoded events; ``job`` is ``Lease.spec``.
+
+    Raises the error of what cannot be run as HwnasError.
+    """
+    blobs = open_blobs(blobs_url)
+    state = fold_all(decode(e) for e in events)
+    if kind == "search":
+        stream = _search(job, blobs, state)
+    elif kind == "device":
+        stream = _device(job, blobs, state)
+    else:
+        raise UnknownName("kind of job", kind, ("search", "device"))
+    for event in stream:
+        yield [encode(event)]
+
+
+def _search(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Iterator[Event]:
+    spec = parse_spec(SearchSpec, job["spec"])
+    resolved = job["resolved"]
+    torch.set_num_threads(spec.resources.cpus)
+    data, space = _load(spec.space, spec.data, spec.seed)
+    problem = Problem(
+        spec=spec,
+        space=space,
+        data=data,
+        profile=DeviceProfile.from_json(resolved["profile"]),
+        predictor=load_predictor(resolved["predictor"]["family"], blobs.get(resolved["predictor"]["blob"])),
+        supernet_blob=resolved["supernet"],
+        inherited=tuple(point_from_json(p) for p in resolved["inherited"]),
+    )
+    resources = Resources(
+        blobs=blobs,
+        measure=measure_isolated,
+        clock=time.monotonic,
+        torch_device=_torch_device(spec.resources.gpus),
+        versions={
+            "python": platform.python_version(),
+            **{p: version(p) for p in ("hwnas", "torch", "onnx", "onnxruntime", "numpy")},
+        },
+    )
+    stages = registry.load("nas.strategies", spec.strategy.name)(problem)
+    yield from run_search(problem, stages, resources, state)
+
+
+def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Iterator[Event]:
+    spec = parse_spec(DeviceSpec, job["spec"])
+    torch.set_num_threads(1)
+    shape = registry.load("nas.datasets", spec.data.name).describe(spec.data)
+    space: SearchSpace = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, shape)
+    net = space.supernet(spec.seed).eval()
+
+    def export(arch: Arch) -> bytes:
+        # Latency depends on the graph, not on the values of weights and normalisation.
+        return to_onnx(
+            Normalised(net.subnet(arch), [0.0] * shape.channels, [1.0] * shape.channels), space.input_shape(arch)
+        )
+
+    yield from onboard(spec, space, export, measure_isolated, profile_machine, blobs, state, time.monotonic)
+
+
+def _load(space: SpaceSpec, data: DataSpec, seed: int) -> tuple[Dataset, SearchSpace]:
+    loaded: Dataset = registry.load("nas.datasets", data.name)(data, seed)
+    return loaded, registry.load("nas.search_spaces", space.name)(space.params, loaded.shape)
+
+
+def _torch_device(gpus: int) -> str:
+    if gpus == 0:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise InvalidSpec(f"expected {gpus} CUDA devices on the worker, got none")
+    return "cuda:0"
