@@ -76,16 +76,18 @@ def _predicted_series(
         fronts = {"search": front.points, "baseline": front.baseline}
     line = joined and not front.final
     return [
-        _points("baseline.predicted.points", "Random search", clouds["baseline"], xm, ym, "diamond", BASELINE, faint=True),
+        _points(
+            "baseline.predicted.points", "Random search", clouds["baseline"], xm, ym, "diamond", BASELINE, faint=True
+        ),
         _points("search.predicted.points", "Search", clouds["search"], xm, ym, "circle", SEARCH, faint=True),
-        _line("baseline.predicted.front", "Random search, front", fronts["baseline"], xm, ym, BASELINE, line, "diamond"),
+        _line(
+            "baseline.predicted.front", "Random search, front", fronts["baseline"], xm, ym, BASELINE, line, "diamond"
+        ),
         _line("search.predicted.front", "Search, front", fronts["search"], xm, ym, SEARCH, line, "circle"),
     ]
 
 
-def _measured_series(
-    front: FrontView, candidates: Sequence[PointView], xm: str, ym: str, joined: bool
-) -> list[Series]:
+def _measured_series(front: FrontView, candidates: Sequence[PointView], xm: str, ym: str, joined: bool) -> list[Series]:
     """Measured networks by status, the measured fronts, and faint where the search had believed its own to be."""
     known = {(p.origin, p.arch): p for p in (*candidates, *front.points, *front.baseline)}
     measured = [p for p in known.values() if xm in p.metrics and ym in p.metrics and p.measurement is not None]
@@ -125,7 +127,9 @@ def _measured_series(
 def hypervolume(history: Sequence[HypervolumeView]) -> Options:
     """Hypervolume of search and random baseline after equally many evaluations each."""
     series = [
-        _curve("search.estimated.hypervolume", "Search", [(h.evaluations, h.search) for h in history], SEARCH, "circle"),
+        _curve(
+            "search.estimated.hypervolume", "Search", [(h.evaluations, h.search) for h in history], SEARCH, "circle"
+        ),
         _curve(
             "baseline.estimated.hypervolume",
             "Random search",
@@ -407,7 +411,7 @@ def _axis(
 
 
 def nice_range(values: Sequence[float], floor: float, ceiling: float) -> tuple[float, float, float]:
-    """Round ends around ``values`` and the step between ticks: four to eight of them, 1, 2 or 5 times a power of ten."""
+    """Round ends around ``values`` and the step between their few ticks: 1, 2 or 5 times a power of ten."""
     if not values:
         values = (max(floor, 0.0), min(ceiling, 1.0))
     lo, hi = min(values), max(values)

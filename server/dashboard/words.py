@@ -6,7 +6,7 @@ import math
 from datetime import datetime
 
 from nas.core.metrics import METRICS
-from nas.core.views import JobView, MetricView, SearchView, StageView
+from nas.core.views import JobView, MetricView, StageView
 
 NONE = "–"
 
@@ -95,7 +95,7 @@ def active_stage(job: JobView) -> StageView | None:
     """The stage that runs, or the last that did."""
     running = [s for s in job.stages if s.status == "running"]
     finished = [s for s in job.stages if s.status == "finished"]
-    return (running or finished or [None])[-1]
+    return next(iter((running or finished)[-1:]), None)
 
 
 def fraction(stage: StageView) -> float:
@@ -110,8 +110,12 @@ def is_over(job: JobView) -> bool:
     return job.status not in ("queued", "running")
 
 
-def gain(search: SearchView) -> str:
-    """How the search's hypervolume stands to the random baseline's."""
-    if search.hypervolume is None or not search.baseline_hypervolume:
-        return ""
-    return f"{(search.hypervolume / search.baseline_hypervolume - 1) * 100:+.1f} %"
+def gain(search: float | None, baseline: float | None) -> str:
+    """How the search's hypervolume stands to the random baseline's, in percent."""
+    return f"{(search / baseline - 1) * 100:+.1f} %" if search is not None and baseline else ""
+
+
+def unit_and_kind(name: str) -> tuple[str, str]:
+    """Unit and kind of a metric; none for a name that is no metric."""
+    info = METRICS.get(name)
+    return ("", "") if info is None else (info.unit, info.kind)
