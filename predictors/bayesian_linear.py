@@ -1,7 +1,7 @@
 """Bayesian linear regression of latency on layer features.
 
-Latency is nearly additive over layers, so a linear model with a Gaussian prior needs few measurements. Rows are weighted
-by 1/latency, which makes squared error relative; noise and prior scale are chosen by the marginal likelihood.
+Latency is nearly additive over layers, so a linear model with a Gaussian prior needs few measurements. Rows are
+weighted by 1/latency, which makes squared error relative; noise and prior scale are chosen by the marginal likelihood.
 Source: Bishop, Pattern Recognition and Machine Learning, sections 3.3 and 3.5.
 """
 

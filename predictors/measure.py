@@ -1,8 +1,8 @@
 """Measuring latency with onnxruntime, by the protocol of ``docs/measurement-protocol.md``.
 
 Needs onnxruntime, onnx, numpy and ``nas.core`` alone. Two halves: *timing*, which knows no runtime and is tested on a
-synthetic device, and the onnxruntime session, which runs in a process of its own (``measure_isolated``), so that neither
-torch's threads nor a worker's disturb it.
+synthetic device, and the onnxruntime session, which runs in a process of its own (``measure_isolated``), so that
+neither torch's threads nor a worker's disturb it.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def profile_machine(name: str, threads: int = 1) -> DeviceProfile:
 
 
 def measure_isolated(models: Sequence[bytes], profile: DeviceProfile) -> Iterator[Measurement]:
-    """``measure`` in a child process that imports no more than it needs. Raises MeasurementRefused if the child dies."""
+    """``measure`` in a child process that imports no more than it needs. Raises MeasurementRefused if it dies."""
     with tempfile.TemporaryDirectory(prefix="hwnas-measure-") as folder:
         job = Path(folder)
         (job / "profile.json").write_text(json.dumps(profile.as_json()))
@@ -184,7 +184,8 @@ def measure_isolated(models: Sequence[bytes], profile: DeviceProfile) -> Iterato
         if child.returncode != 0 or done != len(models):
             tail = errors.read_text(errors="replace").strip().splitlines()[-3:]
             raise MeasurementRefused(
-                f"the measuring process ended with {child.returncode} after {done} of {len(models)} networks: {' '.join(tail)}"
+                f"the measuring process ended with {child.returncode} after {done} of {len(models)} networks: "
+                + " ".join(tail)
             )
 
 

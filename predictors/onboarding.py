@@ -89,8 +89,8 @@ def onboard(
 
 
 def stratified(space: SearchSpace, n: int, seed: int) -> tuple[Genes, NDArray[np.bool_]]:
-    """``n`` distinct networks spread over the logarithm of MACs, from the smallest to the largest network, shuffled; and
-    which of them are held out: a random one of every four neighbours in MACs, never an extreme one."""
+    """``n`` distinct networks spread over the logarithm of MACs, from the smallest to the largest network, shuffled;
+    and which of them are held out: a random one of every four neighbours in MACs, never an extreme one."""
     rng = np.random.default_rng((seed, 5))
     counts = choice_counts(space.decisions)
     extremes = np.stack([np.zeros_like(counts), counts - 1])

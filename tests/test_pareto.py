@@ -121,7 +121,8 @@ def named(values_NM: Floats) -> Points:
 
 @given(clouds(most=25), st.randoms(use_true_random=False), st.integers(1, 7))
 def test_any_order_and_any_batches_give_an_equal_front(values_NM: Floats, random: object, batch: int) -> None:
-    goals: tuple[Goal, ...] = ("max", "min", "min", "max")[: values_NM.shape[1]]
+    cycle: tuple[Goal, ...] = ("max", "min", "min", "max")
+    goals = cycle[: values_NM.shape[1]]
     points = named(values_NM)
     whole = ParetoFront(goals).insert(points)
     shuffled = list(points)

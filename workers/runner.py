@@ -22,7 +22,7 @@ from nas.core.events import Event, SearchState, decode, encode, fold_all, point_
 from nas.core.ports import BlobStore, Dataset, JobKind, Problem, Resources, SearchSpace
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.engine import run_search
-from nas.export import to_onnx
+from nas.export import Normalised, to_onnx
 from predictors.measure import measure_isolated, profile_machine
 from predictors.onboarding import onboard
 from predictors.storage import load_predictor
@@ -85,7 +85,10 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
     net = space.supernet(spec.seed).eval()
 
     def export(arch: Arch) -> bytes:
-        return to_onnx(net.subnet(arch), space.input_shape(arch))  # latency does not depend on the weights' values
+        # Latency depends on the graph, not on the values of weights and normalisation.
+        return to_onnx(
+            Normalised(net.subnet(arch), [0.0] * shape.channels, [1.0] * shape.channels), space.input_shape(arch)
+        )
 
     yield from onboard(spec, space, export, measure_isolated, profile_machine, blobs, state, time.monotonic)
 

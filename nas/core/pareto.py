@@ -30,7 +30,7 @@ def non_dominated(losses_NM: Floats) -> Mask:
     n, m = losses_NM.shape
     if np.isnan(losses_NM).any():
         raise InvalidInput("losses: expected numbers, got NaN")
-    keep = np.zeros(n, dtype=bool)
+    keep: Mask = np.zeros(n, dtype=bool)
     if n == 0:
         return keep
     order = np.lexsort(losses_NM.T[::-1])
@@ -58,8 +58,7 @@ def _dominated(rows_BM: Floats, others_KM: Floats) -> Mask:
     for row, other in zip(rows_BM.T[:, :, None], others_KM.T[:, None], strict=True):
         below &= other <= row
         better |= other < row
-    dominated: Mask = (below & better).any(axis=1)
-    return dominated
+    return np.asarray((below & better).any(axis=1))
 
 
 def hypervolume(losses_NM: Floats, reference_M: Floats) -> float:

@@ -10,6 +10,7 @@ from nas.core.arch import Arch
 from nas.core.errors import InvalidSpec
 from nas.core.events import SearchState
 from nas.core.ports import Problem, Resources, Split
+from nas.export import Normalised
 from nas.supernet import Supernet
 from nas.training.calibration import Score, recalibrate, score
 from nas.training.pipeline import Pipeline
@@ -34,6 +35,10 @@ class Subnets:
         batches = (x for x, _ in self.pipeline.plain(self.calibration, self.resolution(arch), batch=256))
         recalibrate(module, batches)
         return module
+
+    def with_normalisation(self, module: nn.Module) -> nn.Module:
+        """The network as it is exported and measured: it takes pixel values 0 to 255."""
+        return Normalised(module, self.pipeline.mean, self.pipeline.std)
 
     def resolution(self, arch: Arch) -> int:
         """Input height and width of this network."""

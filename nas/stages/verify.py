@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from torch import nn
+
 from nas.core.arch import Arch
 from nas.core.events import (
     Evaluated,
@@ -51,7 +53,7 @@ class VerifyStage:
             for p in group:
                 module, test = self._test(problem, subnets, p.arch)
                 tested.append(Point(p.arch, p.origin, {"test_accuracy": test}))
-                models.append(to_onnx(module, problem.space.input_shape(p.arch)))
+                models.append(to_onnx(subnets.with_normalisation(module), problem.space.input_shape(p.arch)))
                 yield Progress(self.name, done, len(chosen), "networks", message="exporting")
             event: Event = Evaluated(tuple(tested))
             state = fold(state, event)
@@ -80,7 +82,7 @@ class VerifyStage:
             },
         )
 
-    def _test(self, problem: Problem, subnets: Subnets, arch: Arch) -> tuple[object, float]:
+    def _test(self, problem: Problem, subnets: Subnets, arch: Arch) -> tuple[nn.Module, float]:
         module = subnets.cut(arch)
         return module, subnets.score(module, arch, problem.data.test).accuracy
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from nas.core.ports import Dataset, Split
-from nas.training.augment import Augmentation, augment, channel_stats, to_float
+from nas.training.augment import augment, channel_stats, to_float
 
 Index = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -22,7 +22,7 @@ class Pipeline:
 
     def __init__(self, data: Dataset, device: str) -> None:
         self.device = device
-        self.augmentation = Augmentation(shift=0.1, rotate_deg=10.0, scale=0.1, flip=data.flip)
+        self.flip = data.flip
         self.mean, self.std = channel_stats(data.train.images_NCHW)
         self._splits: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -41,7 +41,7 @@ class Pipeline:
         rows = torch.from_numpy(index_B).to(self.device)
         generator = torch.Generator(self.device).manual_seed(seed)
         x = to_float(images[rows], self.mean, self.std, resolution)
-        return augment(x, self.augmentation, generator), labels[rows]
+        return augment(x, generator, flip=self.flip), labels[rows]
 
     def plain(self, split: Split, resolution: int, batch: int = 500) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The whole split in order, normalised, not augmented."""

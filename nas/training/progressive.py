@@ -136,8 +136,8 @@ def train(
     save_due: Callable[[], bool],
 ) -> Iterator[Step | TrainState]:
     """Trains ``net`` in place, yielding a ``Step`` per optimiser step and a ``TrainState`` whenever ``save_due()`` and
-    at each phase's end. Everything random derives from (seed, phase, step), so resuming from a state repeats nothing and
-    ends in the same weights. Raises HwnasError when the loss is no longer finite.
+    at each phase's end. Everything random derives from (seed, phase, step), so resuming from a state repeats nothing
+    and ends in the same weights. Raises HwnasError when the loss is no longer finite.
     """
     per_epoch = max(1, len(data.train) // recipe.batch_size)
     lengths = [p.epochs * per_epoch for p in recipe.phases]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -151,8 +152,9 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> MobileNetV3:
 
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
 
-# What latency is learned from, per stage and for the rest: counts, work and traffic by kind of operation.
-_KINDS = ("dense", "depthwise", "pointwise", "se", "linear")
+# Latency is learned from sums over layers by kind of operation; depthwise layers are apart by kernel size.
+_FEATURES_PER_KIND = 6
+_VECTOR = 16  # channels that a CPU's vector unit holds; narrower layers cost as much
 
 
 class Choices(BaseModel):
@@ -284,9 +286,8 @@ class MobileNetV3:
         return {"params": totals[:, 0], "macs": totals[:, 1]}
 
     def features(self, genes_NG: Genes) -> Floats:
-        """What latency is learned from, shape (N, F): per stage and for the rest, operations, MACs (millions) and
-        elements moved (thousands) by kind of operation. Latency is nearly additive over layers, so linear models
-        fit."""
+        """What latency is learned from, shape (N, F): per kind of operation the number of layers, MACs, elements moved,
+        parameters, and work in whole vector blocks. Latency is nearly additive over layers, so linear models fit."""
         return self._totals(genes_NG, self._feature_tables)[:, self._live_features]
 
     def supernet(self, seed: int) -> Any:
@@ -317,14 +318,14 @@ class MobileNetV3:
         total += tables[part][resolution, previous]
         return total
 
-    def _tables(self, values: Callable[[Sequence[Layer], int], Any], size: int) -> list[Floats]:
+    def _tables(self, values: Callable[[Sequence[Layer]], Any], size: int) -> list[Floats]:
         c = self.config
         n_res, n_width = len(c.resolutions), len(c.widths)
         stem = np.zeros((n_res, size))
         maps = []
         for r, resolution in enumerate(c.resolutions):
             layers = self._stem(resolution)
-            stem[r] = values(layers, 0)
+            stem[r] = values(layers)
             maps.append(layers[-1].out_shape[1])
         tables: list[Floats] = [stem]
         for s, stage in enumerate(c.stages):
@@ -344,32 +345,32 @@ class MobileNetV3:
                         c.expands[e],
                         stage,
                     )
-                    table[r, i, o, k, e] = values(layers, s + 1)
+                    table[r, i, o, k, e] = values(layers)
                 tables.append(table)
                 if first:
                     maps = [-(-m // stage.stride) for m in maps]
         head = np.zeros((n_res, n_width, size))
         for r, i in np.ndindex(n_res, n_width):
-            head[r, i] = values(self._head(divisible(c.stages[-1].width * c.widths[i]), maps[r]), 0)
+            head[r, i] = values(self._head(divisible(c.stages[-1].width * c.widths[i]), maps[r]))
         return [*tables, head]
 
     @cached_property
     def _cost_tables(self) -> list[Floats]:
-        return self._tables(lambda layers, _: [sum(x.params for x in layers), sum(x.macs for x in layers)], 2)
+        return self._tables(lambda layers: [sum(x.params for x in layers), sum(x.macs for x in layers)], 2)
 
     @cached_property
     def _feature_tables(self) -> list[Floats]:
-        groups = len(self.config.stages) + 1
+        kinds = ("dense", *(f"depthwise{k}" for k in {3, *self.config.kernels}), "pointwise", "se", "linear")
 
-        def values(layers: Sequence[Layer], group: int) -> Floats:
-            out = np.zeros((groups, len(_KINDS), 3))
+        def values(layers: Sequence[Layer]) -> Floats:
+            out = np.zeros((len(kinds), _FEATURES_PER_KIND))
             for layer in layers:
-                if layer.op in _KINDS:
-                    moved = np.prod(layer.in_shape) + np.prod(layer.out_shape) + layer.params
-                    out[group, _KINDS.index(layer.op)] += (1.0, layer.macs / 1e6, moved / 1e3)
+                kind = layer.op + (layer.detail.partition("x")[0] if layer.op == "depthwise" else "")
+                if kind in kinds:
+                    out[kinds.index(kind)] += _work(layer)
             return out.reshape(-1)
 
-        return self._tables(values, groups * len(_KINDS) * 3)
+        return self._tables(values, len(kinds) * _FEATURES_PER_KIND)
 
     @cached_property
     def _live_features(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -415,6 +416,23 @@ def linear_layer(name: str, c_in: int, c_out: int, detail: str, *, bias: bool) -
     """A fully connected layer."""
     weights = c_in * c_out
     return Layer(name, "linear", (c_in, 1, 1), (c_out, 1, 1), weights + (c_out if bias else 0), weights, detail)
+
+
+def _work(layer: Layer) -> tuple[float, ...]:
+    """Number, MACs (1e6), elements moved (1e3), parameters (1e3), MACs and outputs in whole vector blocks."""
+    c_in, _, _ = layer.in_shape
+    c_out, height, width = layer.out_shape
+    moved = math.prod(layer.in_shape) + math.prod(layer.out_shape)
+    blocks_in, blocks_out = math.ceil(c_in / _VECTOR), math.ceil(c_out / _VECTOR)
+    pixels = height * width
+    return (
+        1.0,
+        layer.macs / 1e6,
+        moved / 1e3,
+        layer.params / 1e3,
+        blocks_in * blocks_out * pixels / 1e2,
+        blocks_out * math.ceil(pixels / 6) / 1e1,
+    )
 
 
 def squeezed(channels: int) -> int:

@@ -1,0 +1,85 @@
+"""Devices and their latency predictors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query, Response
+
+from nas.core.spec import DeviceSpec
+from nas.core.views import CardView, DeviceView, EventPage
+from server.api import sse, validate
+from server.api.errors import responses
+from server.api.parameters import EVENT_RESPONSES, Accept, After, IdempotencyKey, LastEventId
+from server.store.store import Store
+
+STAGES = ("profile", "measure", "fit")
+_EXAMPLE = {"name": "this-machine", "samples": 96}
+
+
+def routes(store: Store, streams: sse.Streams) -> APIRouter:
+    """The routes of devices and predictors."""
+    router = APIRouter(tags=["devices"])
+
+    @router.get("/devices", summary="All devices")
+    def devices() -> list[DeviceView]:
+        """All devices by name, each with its latest onboarding and its predictors."""
+        return store.queries.devices()
+
+    @router.post(
+        "/devices",
+        status_code=201,
+        summary="Add a device",
+        responses={200: {"model": DeviceView, "description": "The key was known"}, **responses(400, 409, 413, 507)},
+    )
+    def add(
+        spec: Annotated[DeviceSpec, Body(examples=[_EXAMPLE])],
+        response: Response,
+        idempotency_key: IdempotencyKey = None,
+    ) -> DeviceView:
+        """Profiles the device, measures networks of the space on it and fits a latency predictor.
+
+        A device that exists is measured again, or gets a predictor for a further space.
+        """
+        record = spec.model_dump(mode="json")
+        if idempotency_key is not None and store.jobs.find("device", record, idempotency_key) is not None:
+            response.status_code = 200
+        else:
+            validate.check_device(spec)
+            store.jobs.submit("device", record, idempotency_key, stages=STAGES)
+        return store.queries.device(spec.name)
+
+    @router.get("/devices/{name}", summary="One device", responses=responses(404))
+    def device(name: str) -> DeviceView:
+        """A device with its profile, its latest onboarding and its predictors."""
+        return store.queries.device(name)
+
+    @router.get(
+        "/devices/{name}/events",
+        summary="The events of a device's onboarding",
+        response_model=EventPage,
+        responses=EVENT_RESPONSES,
+    )
+    def events(
+        name: str,
+        after: After = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+        accept: Accept = "",
+        last_event_id: LastEventId = None,
+    ) -> Any:
+        """The log of the latest onboarding, oldest first."""
+        job = store.queries.device_job(name)
+        start = after if last_event_id is None else last_event_id
+        return sse.events(streams, lambda n, size: store.queries.events(job, n, size), accept, start, limit)
+
+    @router.get("/predictors", summary="The cards of latency predictors", responses=responses(404))
+    def predictors(device: str | None = None) -> list[CardView]:
+        """All cards, newest first; with `device`, of that device only."""
+        return store.queries.predictors(device)
+
+    @router.get("/predictors/{id}", summary="One predictor's card", responses=responses(404))
+    def predictor(id: str) -> CardView:
+        """How good the predictor was on networks that took no part in fitting or calibrating it."""
+        return store.queries.predictor(id)
+
+    return router

@@ -1,0 +1,33 @@
+"""Parameters that several routes share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Header, Query
+
+from nas.core.views import ProblemView
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=200,
+        description="Any text of your own. A repeated request with the same key and spec returns what the first made.",
+    ),
+]
+Cursor = Annotated[str | None, Query(max_length=400, description="`next` of the page before")]
+After = Annotated[int, Query(ge=0, le=2**31 - 1, description="Only events with a greater number")]
+Accept = Annotated[str, Header(include_in_schema=False)]
+LastEventId = Annotated[
+    int | None, Header(alias="Last-Event-ID", ge=0, le=2**31 - 1, description="Of a stream: goes before `after`")
+]
+
+EVENT_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A page of events; or a stream of them, if `Accept` asks for `text/event-stream`",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    404: {"model": ProblemView, "description": "Not Found"},
+    429: {"model": ProblemView, "description": "Too many streams are open"},
+}

@@ -1,0 +1,244 @@
+"""Searches: submitting, watching, and what comes out of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi.responses import JSONResponse
+
+from nas.core.arch import Arch
+from nas.core.errors import UnknownName
+from nas.core.events import Origin
+from nas.core.fronts import Front, front_of
+from nas.core.metrics import METRICS
+from nas.core.spec import SearchSpec, parse_spec
+from nas.core.views import (
+    ArtifactView,
+    DryRunView,
+    EventPage,
+    ExtendBody,
+    FrontView,
+    JobStatus,
+    LayerView,
+    ObjectiveView,
+    PointPage,
+    SearchPage,
+    SearchView,
+    SubnetView,
+)
+from server.api import sse, validate
+from server.api.errors import responses
+from server.api.other_device import seen_from
+from server.api.parameters import EVENT_RESPONSES, Accept, After, Cursor, IdempotencyKey, LastEventId
+from server.store.queries import front_keys, point_view
+from server.store.store import Store
+
+_EXAMPLE = {
+    "name": "digits under 0.2 ms",
+    "objectives": [{"name": "accuracy"}, {"name": "latency", "bound": 0.2}],
+    "budget": {"evaluations": 240},
+}
+
+
+def routes(store: Store, streams: sse.Streams) -> APIRouter:
+    """The routes of searches."""
+    router = APIRouter(tags=["searches"])
+    known: dict[int | str, dict[str, Any]] = {200: {"model": SearchView, "description": "The key was known"}}
+
+    def submit(spec: SearchSpec, key: str | None, parent: str | None, response: Response) -> SearchView:
+        record = spec.model_dump(mode="json")
+        search_id = store.jobs.find("search", record, key) if key is not None else None
+        if search_id is not None:
+            response.status_code = 200
+        else:
+            report = validate.examine(spec, store)
+            report.require_feasible()
+            search_id = store.jobs.submit(
+                "search", record, key, space_id=report.space.id, parent=parent, stages=report.stages
+            )
+        return store.queries.search(search_id)
+
+    @router.post(
+        "/searches",
+        status_code=201,
+        response_model=SearchView,
+        summary="Submit a search",
+        responses={
+            200: {"model": SearchView | DryRunView, "description": "The key was known; or a dry run"},
+            **responses(400, 409, 413, 507),
+        },
+    )
+    def submit_search(
+        spec: Annotated[SearchSpec, Body(examples=[_EXAMPLE])],
+        response: Response,
+        dry_run: Annotated[bool, Query(description="Only say what the search would meet; nothing is kept")] = False,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Any:
+        """Queues a search after checking everything that can be known beforehand: names, parameters, the device's
+        predictor, and whether the bounds can be met."""
+        if dry_run:
+            return JSONResponse(validate.examine(spec, store).view.model_dump(mode="json"))
+        return submit(spec, idempotency_key, None, response)
+
+    @router.get("/searches", summary="All searches")
+    def searches(
+        status: JobStatus | None = None, limit: Annotated[int, Query(ge=1, le=200)] = 50, cursor: Cursor = None
+    ) -> SearchPage:
+        """Searches, newest first."""
+        return store.queries.searches(status, limit, cursor)
+
+    @router.get("/searches/{id}", summary="One search", responses=responses(404))
+    def search(id: str) -> SearchView:
+        """A search with its stages, short of its networks."""
+        return store.queries.search(id)
+
+    @router.post("/searches/{id}/cancel", summary="Cancel a search", responses=responses(404, 409))
+    def cancel(id: str) -> SearchView:
+        """Ends a search at once if it waits, else as soon as its worker hears of it. What it found is kept."""
+        store.jobs.cancel(store.queries.search(id).id)
+        return store.queries.search(id)
+
+    @router.post(
+        "/searches/{id}/extend",
+        status_code=201,
+        summary="Go on from a trained search",
+        responses={**known, **responses(400, 404, 409, 413, 507)},
+    )
+    def extend(id: str, body: ExtendBody, response: Response, idempotency_key: IdempotencyKey = None) -> SearchView:
+        """A new search on the same trained supernet: another budget, device, seed or other bounds, and no training."""
+        parent = store.queries.search(id)
+        return submit(_extended(parent.id, parent.spec, body), idempotency_key, parent.id, response)
+
+    @router.get("/searches/{id}/front", summary="The Pareto front", responses=responses(404))
+    def front(
+        id: str,
+        device: Annotated[str | None, Query(description="As predicted for another device")] = None,
+        bound_ms: Annotated[float | None, Query(gt=0, description="A further bound on latency")] = None,
+        objectives: Annotated[
+            str | None, Query(description="2 to 4 of accuracy, latency, params, macs, with commas between")
+        ] = None,
+    ) -> FrontView:
+        """The front of the search and that of its random baseline, over the same axes."""
+        spec, state = store.queries.state(id)
+        names = objectives.split(",") if objectives is not None else None
+        if device is not None and device != spec.device:
+            spec, state = seen_from(device, spec, state, store)
+        return _front_view(id, spec, front_of(spec, state, names, bound_ms))
+
+    @router.get("/searches/{id}/candidates", summary="All evaluated networks", responses=responses(404))
+    def candidates(
+        id: str,
+        origin: Origin | None = None,
+        status: Literal["unverified", "verified", "violated"] | None = None,
+        order: Annotated[str, Query(description="`position` or a metric; `-` in front: falling")] = "-val_accuracy",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        cursor: Cursor = None,
+    ) -> PointPage:
+        """Evaluated networks of the search and its baseline; those without the metric come last."""
+        return store.queries.candidates(id, origin, status, order, limit, cursor)
+
+    @router.get("/searches/{id}/subnets/{arch}", summary="One network", responses=responses(404))
+    def subnet(id: str, arch: str, origin: Origin = "search") -> SubnetView:
+        """A network in full: its choices, layers, metrics and files."""
+        point = store.queries.point(id, arch, origin)
+        spec = store.queries.search(id).spec
+        space = validate.space_of(spec.space, spec.data)
+        which = Arch(space.name, tuple(point.genes))
+        return SubnetView(
+            point=point,
+            choices={d.name: d.choices[g] for d, g in zip(space.decisions, point.genes, strict=True)},
+            input_shape=space.input_shape(which),
+            layers=[LayerView(**vars(layer)) for layer in space.layers(which)],
+            artifacts=store.queries.artifacts(id, arch),
+        )
+
+    @router.get("/searches/{id}/artifacts", summary="All files of a search", responses=responses(404))
+    def artifacts(id: str) -> list[ArtifactView]:
+        """Models, weights, manifests and cards of exported networks."""
+        return store.queries.artifacts(id)
+
+    @router.get(
+        "/searches/{id}/artifacts/{arch}/{name}",
+        summary="Download a file",
+        response_class=Response,
+        responses={
+            200: {"content": {"application/octet-stream": {}}, "description": "The file; its ETag is its sha256"},
+            304: {"description": "Not changed since the ETag in If-None-Match"},
+            **responses(404, 507),
+        },
+    )
+    def download(
+        id: str, arch: str, name: str, if_none_match: Annotated[str | None, Header(include_in_schema=False)] = None
+    ) -> Response:
+        """The file, verified against its sha256 before it is sent."""
+        view = store.queries.artifact(id, arch, name)
+        headers = {"ETag": f'"{view.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
+        if if_none_match is not None and view.sha256 in if_none_match:
+            return Response(status_code=304, headers=headers)
+        headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(f'{arch}-{name}', safe='')}"
+        headers["X-Content-Type-Options"] = "nosniff"
+        return Response(store.blobs.get(view.sha256), media_type=view.media_type, headers=headers)
+
+    @router.get(
+        "/searches/{id}/events",
+        summary="The events of a search",
+        response_model=EventPage,
+        responses=EVENT_RESPONSES,
+    )
+    def events(
+        id: str,
+        after: After = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+        accept: Accept = "",
+        last_event_id: LastEventId = None,
+    ) -> Any:
+        """The log, oldest first. Old progress events are thinned out; all others stay."""
+        job = store.queries.search_job(id)
+        start = after if last_event_id is None else last_event_id
+        return sse.events(streams, lambda n, size: store.queries.events(job, n, size), accept, start, limit)
+
+    return router
+
+
+def _extended(search_id: str, spec: SearchSpec, body: ExtendBody) -> SearchSpec:
+    """The child's spec. Raises UnknownName for a bound on something that is no objective, InvalidSpec otherwise."""
+    record = spec.model_dump(mode="json")
+    bounds = body.bounds or {}
+    objectives: list[str] = [o.name for o in spec.objectives]
+    for name in bounds:
+        if name not in objectives:
+            raise UnknownName("objective", name, objectives)
+    record["supernet"] = search_id
+    record["name"] = body.name if body.name is not None else f"{spec.name[:109]}, extended"
+    record["objectives"] = [{**o, "bound": bounds.get(o["name"], o["bound"])} for o in record["objectives"]]
+    if body.evaluations is not None:
+        record["budget"]["evaluations"] = body.evaluations
+    record |= {k: v for k, v in {"device": body.device, "seed": body.seed}.items() if v is not None}
+    return parse_spec(SearchSpec, record)
+
+
+def _front_view(search_id: str, spec: SearchSpec, front: Front) -> FrontView:
+    members = front_keys(front)
+    return FrontView(
+        search=search_id,
+        final=front.final,
+        objectives=[
+            ObjectiveView(
+                objective=objective,
+                metric=metric,
+                label=METRICS[metric].label,
+                unit=METRICS[metric].unit,
+                kind=METRICS[metric].kind,
+                goal=METRICS[metric].goal,
+                bound=spec.bound(objective),
+            )
+            for objective, metric in zip(front.objectives, front.metrics, strict=True)
+        ],
+        points=[point_view(p, p.key in members) for p in front.points],
+        baseline=[point_view(p, p.key in members) for p in front.baseline],
+        hypervolume=front.hypervolume,
+        baseline_hypervolume=front.baseline_hypervolume,
+        reference=list(front.reference),
+    )

@@ -1,0 +1,40 @@
+"""Where the service keeps things and how it runs. The environment variable ``HWNAS_<FIELD>`` sets a field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Defaults are the embedded service: one machine, one folder.
+
+    ``database_url`` and ``blobs_url`` default to an SQLite file and a folder in ``home``; PostgreSQL and any fsspec URL
+    serve more than one machine. ``ray_address`` joins a Ray cluster instead of starting a local one.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="HWNAS_", extra="forbid", frozen=True)
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".hwnas")
+    database_url: str = ""
+    blobs_url: str = ""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8765, ge=0, le=65535)
+    ray_address: str | None = None
+    lease_seconds: float = Field(default=15.0, gt=0)
+    poll_seconds: float = Field(default=0.2, gt=0)
+    parallel_jobs: int = Field(default=1, ge=1)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def database(self) -> str:
+        """The database to use."""
+        return self.database_url or f"sqlite:///{(self.home / 'hwnas.db').as_posix()}"
+
+    @property
+    def blobs(self) -> str:
+        """The blob store to use."""
+        return self.blobs_url or str(self.home / "blobs")

@@ -1,0 +1,87 @@
+"""One engine for SQLite and PostgreSQL, and the two ways to use it: ``reading`` and ``writing``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DataError, OperationalError
+from sqlalchemy.orm import Session
+
+from nas.core.errors import InvalidInput, StorageError
+
+BUSY_MS = 20_000
+_POOL: dict[str, Any] = {"pool_size": 16, "max_overflow": 32}  # no fewer than the server's request threads
+
+
+def connect(url: str) -> Engine:
+    """An engine for a database URL. Raises InvalidInput for a URL that is neither SQLite nor PostgreSQL."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise InvalidInput(f"not a database URL: {url!r}") from error
+    match parsed.get_backend_name():
+        case "sqlite":
+            if not parsed.database or parsed.database == ":memory:":
+                raise InvalidInput(f"expected an SQLite file such as sqlite:///hwnas.db, got {url!r}")
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            engine = create_engine(parsed, **_POOL)
+            event.listen(engine, "connect", _prepare_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+            return engine
+        case "postgresql" | "postgres":
+            return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **_POOL)
+        case other:
+            raise InvalidInput(f"unknown database {other!r}: expected sqlite or postgresql")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """A session that sees one snapshot. Raises StorageError when the database cannot be used."""
+    snapshot = engine.execution_options(isolation_level="REPEATABLE READ") if _is_pg(engine) else engine
+    with errors_as_ours(), Session(snapshot) as session:
+        yield session
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Session]:
+    """A session in one write transaction, committed at the end. Raises StorageError when it cannot be written.
+
+    SQLite takes its single write lock at the beginning: a transaction that first reads and then wants to write would
+    otherwise fail instead of waiting.
+    """
+    with (
+        errors_as_ours(),
+        Session(engine.execution_options(hwnas_write=True), expire_on_commit=False) as session,
+        session.begin(),
+    ):
+        yield session
+
+
+@contextmanager
+def errors_as_ours() -> Iterator[None]:
+    """Raises StorageError for a database that cannot be used, InvalidInput for a value that it cannot hold."""
+    try:
+        yield
+    except OperationalError as error:
+        raise StorageError(f"the database cannot be used: {error.orig}") from error
+    except DataError as error:  # a NUL character, or a number beyond the column's range
+        raise InvalidInput(f"the database cannot hold a value: {error.orig}") from error
+
+
+def _is_pg(engine: Engine) -> bool:
+    return engine.dialect.name == "postgresql"
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver begins no transactions of its own; _begin_sqlite does
+    for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+    write = connection.get_execution_options().get("hwnas_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,0 +1,148 @@
+"""The tables. ``events`` is the truth of a job; everything else about its progress is a projection of its events."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, MetaData, String, Text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class Base(DeclarativeBase):
+    """Base of all tables. Times are seconds since 1970, UTC."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar = {dict[str, Any]: Json, list[dict[str, Any]]: Json, list[int]: Json, float: Double()}
+
+
+class Job(Base):
+    """A search or a device onboarding: what was asked, who works on it, and how far it is.
+
+    ``lease_token`` grows with every claim. ``stalled`` counts the claims since the job last made durable progress.
+    ``state`` is the search state short of points and artifacts; ``stages`` is what progress bars show.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index(None, "status", "created_at"), Index(None, "kind", "created_at", "id"))
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(120))
+    spec: Mapped[dict[str, Any]]
+    spec_hash: Mapped[str] = mapped_column(String(64))
+    space_id: Mapped[str | None] = mapped_column(String(120))
+    status: Mapped[str] = mapped_column(String(16), default="queued")
+    idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(default=0)
+    stalled: Mapped[int] = mapped_column(default=0)
+    last_crash: Mapped[str | None] = mapped_column(Text)
+    lease_owner: Mapped[str | None] = mapped_column(String(200))
+    lease_token: Mapped[int] = mapped_column(default=0)
+    lease_expires_at: Mapped[float | None]
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    last_seq: Mapped[int] = mapped_column(default=0)
+    point_count: Mapped[int] = mapped_column(default=0)
+    stages: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
+    state: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class EventRow(Base):
+    """One event of a job's log. Progress events are thinned out over time; all others stay."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[float]
+    body: Mapped[dict[str, Any]]
+
+
+class PointRow(Base):
+    """An evaluated network. ``position`` is the order of first evaluation."""
+
+    __tablename__ = "points"
+    __table_args__ = (Index(None, "job_id", "position", unique=True),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    origin: Mapped[str] = mapped_column(String(16), primary_key=True)
+    arch_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    position: Mapped[int]
+    space: Mapped[str] = mapped_column(String(120))
+    genes: Mapped[list[int]]
+    metrics: Mapped[dict[str, Any]]
+    status: Mapped[str] = mapped_column(String(16))
+    claim_ms: Mapped[float | None]
+    measurement: Mapped[dict[str, Any] | None] = mapped_column(Json)
+
+
+class ArtifactRow(Base):
+    """A file of a network in the blob store. ``seq`` is the event that last exported it."""
+
+    __tablename__ = "artifacts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    arch_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    seq: Mapped[int]
+    space: Mapped[str] = mapped_column(String(120))
+    genes: Mapped[list[int]]
+    blob: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    media_type: Mapped[str] = mapped_column(String(120))
+    report: Mapped[dict[str, Any]]
+
+
+class DeviceRow(Base):
+    """A device. ``job_id`` is its latest onboarding; ``profile`` is None until that has found one."""
+
+    __tablename__ = "devices"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    profile_id: Mapped[str | None] = mapped_column(String(16))
+    profile: Mapped[dict[str, Any] | None] = mapped_column(Json)
+
+
+class PredictorRow(Base):
+    """A latency predictor for one device and one space, named after the onboarding that fitted it.
+
+    It keeps the profile it was fitted under: its predictions hold for that profile only.
+    """
+
+    __tablename__ = "predictors"
+    __table_args__ = (Index(None, "device", "space_id", "created_at"),)
+
+    id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    device: Mapped[str] = mapped_column(ForeignKey("devices.name"))
+    profile_id: Mapped[str] = mapped_column(String(16))
+    profile: Mapped[dict[str, Any]]
+    space_id: Mapped[str] = mapped_column(String(120))
+    family: Mapped[str] = mapped_column(String(64))
+    card: Mapped[dict[str, Any]]
+    blob: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[float]
+
+
+class WorkerRow(Base):
+    """A dispatcher that is, or lately was, connected."""
+
+    __tablename__ = "workers"
+
+    owner: Mapped[str] = mapped_column(String(200), primary_key=True)
+    slots: Mapped[int]
+    seen_at: Mapped[float]

@@ -1,0 +1,400 @@
+"""What the API shows: rows and folded states as the views of ``nas.core.views``. Reads only."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Engine, SQLColumnExpression, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from nas.core.errors import InvalidInput, NotFound, UnknownName
+from nas.core.events import Point, SearchState
+from nas.core.fronts import Front, front_of
+from nas.core.metrics import METRICS
+from nas.core.ports import JobKind
+from nas.core.spec import DeviceSpec, SearchSpec
+from nas.core.views import (
+    ArtifactView,
+    CardView,
+    DeviceView,
+    EventPage,
+    EventView,
+    HypervolumeView,
+    MeasurementView,
+    MetricView,
+    PointPage,
+    PointView,
+    SearchPage,
+    SearchView,
+    StageView,
+)
+from server.store.database import reading
+from server.store.models import ArtifactRow, DeviceRow, EventRow, Job, PointRow, PredictorRow, WorkerRow
+from server.store.projections import load_state, point_of, state_from_json
+from server.store.resolve import find_predictor, supernet_of
+
+_KEPT_FRONTS = 512
+_ENDED = ("succeeded", "failed", "cancelled")
+
+
+class Queries:
+    """Reads over one database. ``clock`` gives seconds since 1970."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._fronts: dict[tuple[str, int], Front] = {}
+
+    def search(self, search_id: str) -> SearchView:
+        """One search. Raises NotFound."""
+        with reading(self._engine) as session:
+            return self._search_view(session, _job(session, search_id, "search"))
+
+    def searches(self, status: str | None, limit: int, cursor: str | None) -> SearchPage:
+        """Searches, newest first. Raises InvalidInput for a cursor that is none."""
+        query = select(Job).where(Job.kind == "search").order_by(Job.created_at.desc(), Job.id.desc())
+        if status is not None:
+            query = query.where(Job.status == status)
+        if cursor is not None:
+            at, last = _read_cursor(cursor, float, str)
+            query = query.where(or_(Job.created_at < at, and_(Job.created_at == at, Job.id < last)))
+        with reading(self._engine) as session:
+            jobs = session.scalars(query.limit(limit + 1)).all()
+            shown = jobs[:limit]
+            following = _cursor(shown[-1].created_at, shown[-1].id) if len(jobs) > limit else None
+            return SearchPage(items=[self._search_view(session, job) for job in shown], next=following)
+
+    def state(self, search_id: str) -> tuple[SearchSpec, SearchState]:
+        """The spec and the whole folded state of a search. Raises NotFound."""
+        with reading(self._engine) as session:
+            job = _job(session, search_id, "search")
+            return SearchSpec.model_validate(job.spec), load_state(session, job)
+
+    def find_search(self, search_id: str) -> tuple[SearchSpec, str | None] | None:
+        """The spec of a search and the id of its space, or None if there is no such search."""
+        with reading(self._engine) as session:
+            job = session.get(Job, search_id)
+            if job is None or job.kind != "search":
+                return None
+            return SearchSpec.model_validate(job.spec), job.space_id
+
+    def candidates(
+        self, search_id: str, origin: str | None, status: str | None, order: str, limit: int, cursor: str | None
+    ) -> PointPage:
+        """Evaluated networks in the order of a metric (``-`` in front: falling; those without it last) or of
+        ``position``, the order of first evaluation. Raises NotFound, UnknownName or InvalidInput."""
+        name, falling = order.removeprefix("-"), order.startswith("-")
+        if name != "position" and name not in METRICS:
+            raise UnknownName("order", name, ["position", *METRICS])
+        where = [PointRow.job_id == search_id]
+        where += [PointRow.origin == origin] if origin is not None else []
+        where += [PointRow.status == status] if status is not None else []
+        value: SQLColumnExpression[Any] = PointRow.position
+        if name != "position":
+            value = PointRow.metrics[name].as_float()
+        query = select(PointRow, value).where(*where)
+        if cursor is not None:
+            last, position = _read_cursor(cursor, float | int | None, int)
+            query = query.where(_after(value, falling, last, position))
+        ordered = (value.desc() if falling else value.asc()).nulls_last()
+        with reading(self._engine) as session:
+            job = _job(session, search_id, "search")
+            total = session.scalar(select(func.count()).select_from(PointRow).where(*where)) or 0
+            rows = session.execute(query.order_by(ordered, PointRow.position).limit(limit + 1)).all()
+            on_front = front_keys(self._front(session, job))
+        points = [point_of(row) for row, _ in rows[:limit]]
+        following = _cursor(rows[limit - 1][1], rows[limit - 1][0].position) if len(rows) > limit else None
+        items = [point_view(p, p.key in on_front) for p in points]
+        return PointPage(items=items, total=total, next=following)
+
+    def point(self, search_id: str, arch: str, origin: str) -> PointView:
+        """One evaluated network. Raises NotFound."""
+        with reading(self._engine) as session:
+            job = _job(session, search_id, "search")
+            row = session.get(PointRow, (search_id, origin, arch))
+            if row is None:
+                raise NotFound(f"search {search_id} has no network {arch!r} of origin {origin!r}")
+            point = point_of(row)
+            return point_view(point, point.key in front_keys(self._front(session, job)))
+
+    def artifacts(self, search_id: str, arch: str | None = None) -> list[ArtifactView]:
+        """The files of a search, or of one of its networks, in the order of their export. Raises NotFound."""
+        query = select(ArtifactRow).where(ArtifactRow.job_id == search_id).order_by(ArtifactRow.seq)
+        if arch is not None:
+            query = query.where(ArtifactRow.arch_id == arch)
+        with reading(self._engine) as session:
+            _job(session, search_id, "search")
+            return [_artifact_view(row) for row in session.scalars(query)]
+
+    def artifact(self, search_id: str, arch: str, name: str) -> ArtifactView:
+        """One file of a network. Raises NotFound with the names that exist."""
+        found = self.artifacts(search_id, arch)
+        for view in found:
+            if view.name == name:
+                return view
+        names = ", ".join(sorted(v.name for v in found)) or "none"
+        raise NotFound(f"network {arch!r} of search {search_id} has no file {name!r}; its files: {names}")
+
+    def events(self, job_id: str, after: int, limit: int) -> tuple[EventPage, str | None]:
+        """Events after a number, oldest first, and the job's status if it has ended with them. Raises NotFound."""
+        with reading(self._engine) as session:
+            job = session.get(Job, job_id)
+            if job is None:
+                raise NotFound(f"no job {job_id!r}")
+            rows = session.scalars(
+                select(EventRow)
+                .where(EventRow.job_id == job_id, EventRow.seq > after)
+                .order_by(EventRow.seq)
+                .limit(limit + 1)
+            ).all()
+            items = [EventView(seq=row.seq, at=_time(row.at), body=row.body) for row in rows[:limit]]
+            ended = job.status if job.status in _ENDED and len(rows) <= limit else None
+            return EventPage(items=items, last=items[-1].seq if items else after), ended
+
+    def search_job(self, search_id: str) -> str:
+        """The job id of a search, which is its own. Raises NotFound."""
+        with reading(self._engine) as session:
+            return _job(session, search_id, "search").id
+
+    def device_job(self, name: str) -> str:
+        """The id of a device's latest onboarding job. Raises NotFound."""
+        with reading(self._engine) as session:
+            return _device(session, name).job_id
+
+    def devices(self) -> list[DeviceView]:
+        """All devices by name."""
+        with reading(self._engine) as session:
+            rows = session.scalars(select(DeviceRow).order_by(DeviceRow.name)).all()
+            return [self._device_view(session, row) for row in rows]
+
+    def device(self, name: str) -> DeviceView:
+        """One device. Raises NotFound."""
+        with reading(self._engine) as session:
+            return self._device_view(session, _device(session, name))
+
+    def device_names(self) -> list[str]:
+        """The names of all devices."""
+        with reading(self._engine) as session:
+            return list(session.scalars(select(DeviceRow.name).order_by(DeviceRow.name)))
+
+    def predictors(self, device: str | None) -> list[CardView]:
+        """The cards of all predictors, or of one device's, newest first. Raises NotFound for an unknown device."""
+        with reading(self._engine) as session:
+            if device is not None:
+                _device(session, device)
+            return _cards(session, device)
+
+    def predictor(self, predictor_id: str) -> CardView:
+        """One predictor's card. Raises NotFound."""
+        with reading(self._engine) as session:
+            row = session.get(PredictorRow, predictor_id)
+            if row is None:
+                raise NotFound(f"no predictor {predictor_id!r}")
+            return _card(row)
+
+    def predictor_for(self, device: str, space_id: str) -> tuple[str, str] | None:
+        """(family, blob) of the predictor that a search on this device and space would use, or None."""
+        with reading(self._engine) as session:
+            row = find_predictor(session, device, space_id)
+            return (row.family, row.blob) if row is not None else None
+
+    def supernet(self, search_id: str) -> str | None:
+        """The blob of a search's trained supernet, or of the search's that it reused; None while there is none."""
+        with reading(self._engine) as session:
+            return supernet_of(session, search_id)
+
+    def counts(self, worker_seconds: float) -> tuple[int, int, int]:
+        """Dispatchers seen within ``worker_seconds``, queued jobs and running jobs."""
+        with reading(self._engine) as session:
+            recent = select(func.count()).where(WorkerRow.seen_at > self._clock() - worker_seconds)
+            jobs = {row[0]: row[1] for row in session.execute(select(Job.status, func.count()).group_by(Job.status))}
+            return session.scalar(recent) or 0, jobs.get("queued", 0), jobs.get("running", 0)
+
+    @property
+    def database(self) -> str:
+        """The kind of database: ``sqlite`` or ``postgresql``."""
+        return self._engine.dialect.name
+
+    def _front(self, session: Session, job: Job) -> Front:
+        """The front of a search. It takes every point to find, and stays the same until the next event."""
+        key = (job.id, job.last_seq)
+        front = self._fronts.get(key)
+        if front is None:
+            front = front_of(SearchSpec.model_validate(job.spec), load_state(session, job))
+            if len(self._fronts) >= _KEPT_FRONTS:
+                self._fronts.clear()
+            self._fronts[key] = front
+        return front
+
+    def _search_view(self, session: Session, job: Job) -> SearchView:
+        front = self._front(session, job)
+        state = state_from_json(job.state)
+        evaluations = select(func.count()).where(PointRow.job_id == job.id, PointRow.origin == "search")
+        return SearchView(
+            **self._job_fields(job, state),
+            spec=SearchSpec.model_validate(job.spec),
+            parent=job.parent_id,
+            front_size=len(front.points),
+            verified=sum(p.status == "verified" for p in front.points),
+            evaluations=session.scalar(evaluations) or 0,
+            hypervolume=front.hypervolume,
+            baseline_hypervolume=front.baseline_hypervolume,
+            hypervolume_history=[
+                HypervolumeView(evaluations=h.evaluations, search=h.search, baseline=h.baseline)
+                for h in state.hypervolume
+            ],
+        )
+
+    def _device_view(self, session: Session, device: DeviceRow) -> DeviceView:
+        job = session.get_one(Job, device.job_id)
+        return DeviceView(
+            **self._job_fields(job, state_from_json(job.state)),
+            name=device.name,
+            spec=DeviceSpec.model_validate(job.spec),
+            profile_id=device.profile_id,
+            profile=device.profile,
+            predictors=_cards(session, device.name),
+        )
+
+    def _job_fields(self, job: Job, state: SearchState) -> dict[str, Any]:
+        now = self._clock()
+        return {
+            "id": job.id,
+            "status": job.status,
+            "created_at": _time(job.created_at),
+            "started_at": _time(job.started_at) if job.started_at is not None else None,
+            "finished_at": _time(job.finished_at) if job.finished_at is not None else None,
+            "attempts": job.attempts,
+            "error": job.error,
+            "stages": [_stage_view(job, bar, state, now) for bar in job.stages],
+            "warnings": list(state.warnings),
+            "eta_s": _eta_s(job, now),
+            "last_event": job.last_seq,
+        }
+
+
+def front_keys(front: Front) -> set[tuple[str, str]]:
+    """The keys of all points on a front or on its baseline's."""
+    return {p.key for p in (*front.points, *front.baseline)}
+
+
+def point_view(point: Point, on_front: bool) -> PointView:
+    """A point with units and kinds of evidence."""
+    m = point.measurement
+    return PointView(
+        arch=point.arch.id,
+        origin=point.origin,
+        genes=list(point.arch.genes),
+        metrics={
+            name: MetricView(value=value, unit=METRICS[name].unit, kind=METRICS[name].kind)
+            for name, value in point.metrics.items()
+        },
+        status=point.status,
+        claim_ms=point.claim_ms,
+        measurement=MeasurementView.model_validate(m, from_attributes=True) if m is not None else None,
+        on_front=on_front,
+    )
+
+
+def _job(session: Session, job_id: str, kind: JobKind) -> Job:
+    job = session.get(Job, job_id)
+    if job is None or job.kind != kind:
+        raise NotFound(f"no {kind} {job_id!r}")
+    return job
+
+
+def _device(session: Session, name: str) -> DeviceRow:
+    row = session.get(DeviceRow, name)
+    if row is None:
+        known = session.scalars(select(DeviceRow.name).order_by(DeviceRow.name)).all()
+        raise NotFound(f"no device {name!r}; the devices: {', '.join(known) or 'none'}")
+    return row
+
+
+def _cards(session: Session, device: str | None) -> list[CardView]:
+    query = select(PredictorRow).order_by(PredictorRow.created_at.desc(), PredictorRow.id)
+    if device is not None:
+        query = query.where(PredictorRow.device == device)
+    return [_card(row) for row in session.scalars(query)]
+
+
+def _card(row: PredictorRow) -> CardView:
+    own = {"id": row.id, "device": row.device, "profile": row.profile_id, "space": row.space_id, "family": row.family}
+    return CardView.model_validate({**row.card, **own, "created_at": _time(row.created_at)})
+
+
+def _artifact_view(row: ArtifactRow) -> ArtifactView:
+    return ArtifactView(
+        arch=row.arch_id,
+        name=row.name,
+        size_bytes=row.size_bytes,
+        sha256=row.blob,
+        media_type=row.media_type,
+        url=f"/v1/searches/{row.job_id}/artifacts/{row.arch_id}/{row.name}",
+        report=row.report,
+    )
+
+
+def _stage_view(job: Job, bar: Mapping[str, Any], state: SearchState, now: float) -> StageView:
+    active = bar["status"] == "running"
+    seconds = state.seconds.get(bar["name"], 0.0)
+    if active:
+        seconds += (now if job.status == "running" else bar["latest"]) - bar["begun"]
+    status = "waiting" if active and job.status != "running" else bar["status"]
+    return StageView(
+        name=bar["name"],
+        status=status,
+        done=bar["done"],
+        total=bar["total"],
+        unit=bar["unit"],
+        seconds=seconds,
+        values=bar["values"],
+        message=bar["message"],
+        result=dict(state.finished.get(bar["name"], {})),
+    )
+
+
+def _eta_s(job: Job, now: float) -> float | None:
+    """Seconds until the running stage is done, at the rate of its present attempt."""
+    if job.status != "running":
+        return None
+    for bar in job.stages:
+        if bar["status"] == "running" and bar["anchor"] is not None:
+            at, done = bar["anchor"]
+            if bar["done"] > done and bar["latest"] > at:
+                rate = (bar["done"] - done) / (bar["latest"] - at)
+                return max(0.0, float((bar["total"] - bar["done"]) / rate - (now - bar["latest"])))
+    return None
+
+
+def _after(value: SQLColumnExpression[Any], falling: bool, last: float | None, position: int) -> ColumnElement[bool]:
+    """Rows behind (``last``, ``position``) in an order with missing values at the end."""
+    tie = PointRow.position > position
+    if last is None:
+        return and_(value.is_(None), tie)
+    return or_(value < last if falling else value > last, and_(value == last, tie), value.is_(None))
+
+
+def _cursor(*parts: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
+
+
+def _read_cursor(text: str, *types: Any) -> list[Any]:
+    try:
+        parts = json.loads(base64.urlsafe_b64decode(text.encode()))
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput(f"not a cursor: {text!r}") from error
+    if not isinstance(parts, list) or len(parts) != len(types):
+        raise InvalidInput(f"not a cursor: {text!r}")
+    if not all(isinstance(part, kind) for part, kind in zip(parts, types, strict=True)):
+        raise InvalidInput(f"not a cursor: {text!r}")
+    return parts
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,81 @@
+"""What a worker needs beside the spec, looked up when a job is claimed, so that a worker needs no database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from nas.core.errors import InvalidSpec
+from nas.core.metrics import METRICS
+from nas.core.spec import SearchSpec
+from server.store.models import DeviceRow, Job, PointRow, PredictorRow
+
+
+def resolve(session: Session, job: Job) -> dict[str, Any]:
+    """Profile, predictor, trained supernet and inherited points of a search; nothing for a device.
+
+    Raises InvalidSpec for what is not there (any more).
+    """
+    if job.kind == "device":
+        return {}
+    spec = SearchSpec.model_validate(job.spec)
+    predictor = find_predictor(session, spec.device, job.space_id)
+    if predictor is None:
+        raise InvalidSpec(f"device {spec.device!r} has no latency predictor for the space {job.space_id}")
+    return {
+        "profile": predictor.profile,
+        "predictor": {"blob": predictor.blob, "family": predictor.family, "id": predictor.id},
+        "supernet": _required_supernet(session, spec.supernet) if spec.supernet is not None else None,
+        "inherited": _estimates(session, spec.supernet) if spec.supernet is not None else [],
+    }
+
+
+def find_predictor(session: Session, device: str, space_id: str | None) -> PredictorRow | None:
+    """The newest predictor of a device for a space, preferring those of the device's present profile."""
+    current = select(DeviceRow.profile_id).where(DeviceRow.name == device).scalar_subquery()
+    return session.scalars(
+        select(PredictorRow)
+        .where(PredictorRow.device == device, PredictorRow.space_id == space_id)
+        .order_by((PredictorRow.profile_id == current).desc(), PredictorRow.created_at.desc())
+        .limit(1)
+    ).first()
+
+
+def supernet_of(session: Session, search_id: str) -> str | None:
+    """The blob with the trained supernet of a search, or of the search that it reused; None while there is none."""
+    job: Job | None = session.get(Job, search_id)
+    while job is not None and job.kind == "search":
+        trained: Mapping[str, Any] | None = job.state.get("finished", {}).get("train")
+        if trained is not None and trained.get("supernet"):
+            return str(trained["supernet"])
+        if job.spec["supernet"] is None:
+            checkpoint = job.state.get("checkpoints", {}).get("train")
+            return str(checkpoint["blob"]) if trained is not None and checkpoint is not None else None
+        job = session.get(Job, job.spec["supernet"])
+    return None
+
+
+def _required_supernet(session: Session, search_id: str) -> str:
+    blob = supernet_of(session, search_id)
+    if blob is None:
+        raise InvalidSpec(f"search {search_id!r} has no trained supernet")
+    return blob
+
+
+def _estimates(session: Session, search_id: str) -> list[dict[str, Any]]:
+    """The points of a search as JSON, with their estimated metrics only: all else belongs to its device and bounds."""
+    rows = session.scalars(select(PointRow).where(PointRow.job_id == search_id).order_by(PointRow.position))
+    return [
+        {
+            "arch": {"space": row.space, "genes": row.genes},
+            "origin": row.origin,
+            "metrics": {k: v for k, v in row.metrics.items() if METRICS[k].kind == "estimated"},
+            "status": "unverified",
+            "claim_ms": None,
+            "measurement": None,
+        }
+        for row in rows
+    ]
