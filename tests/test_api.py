@@ -97,9 +97,7 @@ def test_health_says_whether_searches_would_run(api: TestClient, store: Store, c
     assert (health.status, health.workers, health.queued, health.running) == ("ok", 1, 1, 0)
 
 
-def test_health_says_when_the_database_is_gone(
-    api: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_health_says_when_the_database_is_gone(api: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_seconds: float) -> Any:
         raise StorageError("the database cannot be used: disk I/O error")
 
@@ -297,7 +295,10 @@ def test_what_has_ended_cannot_be_cancelled(api: TestClient, done: str) -> None:
 def test_the_front(api: TestClient, done: str) -> None:
     front = FrontView.model_validate(api.get(f"/v1/searches/{done}/front").json())
     assert front.final
-    assert [(o.metric, o.kind) for o in front.objectives] == [("test_accuracy", "measured"), ("measured_ms", "measured")]
+    assert [(o.metric, o.kind) for o in front.objectives] == [
+        ("test_accuracy", "measured"),
+        ("measured_ms", "measured"),
+    ]
     assert {p.arch for p in front.points} == {fakes.arch(3, 3, 3).id, fakes.arch(1, 1, 1).id}
     assert all(p.on_front and p.measurement is not None for p in front.points)
     bounded = FrontView.model_validate(api.get(f"/v1/searches/{done}/front?bound_ms=6").json())
@@ -564,7 +565,9 @@ def test_every_operation_is_described(app: FastAPI) -> None:
             assert operation["summary"], (method, path)
             assert operation["tags"], (method, path)
             assert operation["description"], (method, path)
-            assert operation["responses"]["422"]["content"]["application/json"]["schema"]["$ref"].endswith("ProblemView")
+            assert operation["responses"]["422"]["content"]["application/json"]["schema"]["$ref"].endswith(
+                "ProblemView"
+            )
 
 
 def test_every_operation_keeps_its_promises(app: FastAPI, done: str) -> None:

@@ -12,7 +12,6 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from server.store.blobs import open_blobs
 
 from nas.core import registry
 from nas.core.arch import Arch
@@ -26,6 +25,7 @@ from nas.export import Normalised, to_onnx
 from predictors.measure import measure_isolated, profile_machine
 from predictors.onboarding import onboard
 from predictors.storage import load_predictor
+from server.store.blobs import open_blobs
 
 Batch = list[dict[str, Any]]
 

@@ -8,13 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.ports import Problem, Stage
 from nas.core.spec import parse_spec
-from nas.stages.estimate import EstimateStage
-from nas.stages.explore import ExploreStage
-from nas.stages.export import ExportStage
-from nas.stages.train import TrainStage
-from nas.stages.verify import VerifyStage
-from nas.training import samplers
-from nas.training.progressive import Recipe, progressive_shrinking, sandwich
 
 
 class OnceForAllParams(BaseModel):
@@ -36,6 +29,15 @@ class OnceForAllParams(BaseModel):
 
 def once_for_all(problem: Problem) -> tuple[Stage, ...]:
     """Estimate, train (largest, kernel, depth, width), explore, verify, export."""
+    # Stages need torch; a server that only checks parameters does not.
+    from nas.stages.estimate import EstimateStage
+    from nas.stages.explore import ExploreStage
+    from nas.stages.export import ExportStage
+    from nas.stages.train import TrainStage
+    from nas.stages.verify import VerifyStage
+    from nas.training import samplers
+    from nas.training.progressive import Recipe, progressive_shrinking, sandwich
+
     params = parse_spec(OnceForAllParams, problem.spec.strategy.params)
     axes = samplers.axes(problem.space.decisions)
     schedule = progressive_shrinking if params.schedule == "progressive" else sandwich
