@@ -27,7 +27,7 @@ def ray_cluster(address: str | None, cpus: int | None = None) -> Iterator[Mappin
         with tempfile.TemporaryDirectory(prefix="nas-", ignore_cleanup_errors=True) as folder:
             _start_local(folder, cpus or os.cpu_count() or 1)
             try:
-                yield ray.cluster_resources()
+                yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
             finally:
                 ray.shutdown()
         return
