@@ -57,18 +57,26 @@ def minimise(
     """The non-dominated feasible networks among all that were evaluated (the least violating one if none is feasible).
 
     ``evaluate`` maps canonical genes to losses and violation. ``start`` seeds the first population. Evaluates
-    ``population * (generations + 1)`` networks.
+    ``population * (generations + 1)`` networks. The population breeds with its inactive genes kept: what a block was
+    before it was cut off is worth inheriting when a child is deeper again. What is returned is canonical.
     """
+
+    def evaluated(genes_NG: Genes) -> tuple[Population, Population]:
+        canonical_NG = canonical(genes_NG)
+        losses_NM, violation_N = evaluate(canonical_NG)
+        return Population(genes_NG, losses_NM, violation_N), Population(canonical_NG, losses_NM, violation_N)
+
     first = sample(decisions, rng, population)
     if start is not None and len(start):
         chosen = start if len(start) <= population else start[rng.permutation(len(start))[:population]]
         first[: len(chosen)] = chosen
-    parents = _evaluated(canonical(first), evaluate)
-    archive = _best(parents)
+    parents, networks = evaluated(first)
+    archive = _best(networks)
     ranks, crowding = rank_and_crowd(parents.losses_NM, parents.violation_N, population)
     for _ in range(generations):
-        children = _evaluated(canonical(_offspring(decisions, parents, ranks, crowding, rng, population)), evaluate)
-        archive = _best(archive.join(children))
+        drawn = _offspring(decisions, parents, ranks, crowding, rng, 2 * population)
+        children, networks = evaluated(_new_first(drawn, parents.genes_NG)[:population])
+        archive = _best(archive.join(networks))
         pool = parents.join(children)
         pool = pool.take(_first_of_each(pool.genes_NG))
         ranks, crowding = rank_and_crowd(pool.losses_NM, pool.violation_N, population)
@@ -154,17 +162,20 @@ def _offspring(
     return np.where(hit, (children + step) % counts, children)
 
 
-def _evaluated(genes_NG: Genes, evaluate: Evaluate) -> Population:
-    losses_NM, violation_N = evaluate(genes_NG)
-    return Population(genes_NG, losses_NM, violation_N)
-
-
 def _best(pool: Population) -> Population:
     feasible = np.flatnonzero(pool.violation_N <= 0)
     if feasible.size == 0:
         return pool.take(np.array([int(np.argmin(pool.violation_N))]))
     front = pool.take(feasible[non_dominated(pool.losses_NM[feasible])])
     return front.take(_first_of_each(front.genes_NG))
+
+
+def _new_first(drawn_NG: Genes, known_NG: Genes) -> Genes:
+    """The drawn rows that are neither known nor drawn before, in order; then the repeats."""
+    first = _first_of_each(np.concatenate([known_NG, drawn_NG])) - len(known_NG)
+    new = np.zeros(len(drawn_NG), dtype=bool)
+    new[first[first >= 0]] = True
+    return np.concatenate([drawn_NG[new], drawn_NG[~new]])
 
 
 def _first_of_each(genes_NG: Genes) -> NDArray[np.int64]:
