@@ -1,14 +1,17 @@
 """NSGA-II (Deb, Pratap, Agarwal, Meyarivan, 2002), on whole populations at once, with constraint handling.
 
 Constrained domination (section VI of the paper): feasible before infeasible, infeasible by total violation, feasible by
-Pareto domination. Two things are added. No network is evaluated twice. And a mother mates with a father that lies near
-her on one objective (Ishibuchi and Shibata, EMO 2003): a child of the two ends of a long front is rarely on it.
+Pareto domination. Three things are added. No network is evaluated twice. The population breeds with its inactive genes
+kept: what a block was before it was cut off is worth inheriting when a child is deeper again. And a mother mates with a
+father that lies near her on one objective (Ishibuchi and Shibata, EMO 2003): a child of the two ends of a long front is
+rarely on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,24 +65,40 @@ def minimise(
     population. Evaluates at most ``population * (generations + 1)`` networks: fewer where no more are found.
     """
     seen: set[int] = set()
-    first = sample(decisions, rng, 2 * population)
-    if start is not None and len(start):
-        first = np.concatenate([start[rng.permutation(len(start))[:population]], first])
-    parents = _evaluated(_unseen(canonical(first), seen, population), evaluate)
-    archive = _best(parents)
+
+    def evaluated(genes_NG: Genes, networks_NG: Genes) -> tuple[Population, Population]:
+        losses_NM, violation_N = evaluate(networks_NG)
+        return Population(genes_NG, losses_NM, violation_N), Population(networks_NG, losses_NM, violation_N)
+
+    def unseen(draw: Callable[[int], Genes]) -> tuple[Genes, Genes]:
+        """Up to ``population`` new networks, as drawn and canonical. Some are known, so more are drawn than needed."""
+        genes_NG = networks_NG = draw(0)
+        for _ in range(4):
+            missing = population - len(genes_NG)
+            drawn_NG = draw(2 * missing)
+            canonical_NG = canonical(drawn_NG)
+            new = _new_rows(canonical_NG, seen, missing)
+            genes_NG = np.concatenate([genes_NG, drawn_NG[new]])
+            networks_NG = np.concatenate([networks_NG, canonical_NG[new]])
+            if len(genes_NG) == population:
+                break
+        return genes_NG, networks_NG
+
+    def first(size: int) -> Genes:
+        random_NG = sample(decisions, rng, size)
+        if start is None or seen:
+            return random_NG
+        return np.concatenate([start[rng.permutation(len(start))[:size]], random_NG])
+
+    parents, networks = evaluated(*unseen(first))
+    archive = _best(networks)
     ranks, crowding = rank_and_crowd(parents.losses_NM, parents.violation_N, population)
     for _ in range(generations):
-        found = parents.genes_NG[:0]
-        for _ in range(4):
-            # Some children are known already, so more are made than are missing.
-            drawn = _offspring(decisions, parents, ranks, crowding, rng, 2 * (population - len(found)))
-            found = np.concatenate([found, _unseen(canonical(drawn), seen, population - len(found))])
-            if len(found) == population:
-                break
-        if len(found) == 0:
+        new = unseen(partial(_offspring, decisions, parents, ranks, crowding, rng))
+        if len(new[0]) == 0:
             break
-        children = _evaluated(found, evaluate)
-        archive = _best(archive.join(children))
+        children, networks = evaluated(*new)
+        archive = _best(archive.join(networks))
         pool = parents.join(children)
         ranks, crowding = rank_and_crowd(pool.losses_NM, pool.violation_N, population)
         survivors = np.lexsort((-crowding, ranks))[:population]
@@ -174,11 +193,6 @@ def _offspring(
     return children
 
 
-def _evaluated(genes_NG: Genes, evaluate: Evaluate) -> Population:
-    losses_NM, violation_N = evaluate(genes_NG)
-    return Population(genes_NG, losses_NM, violation_N)
-
-
 def _best(pool: Population) -> Population:
     feasible = np.flatnonzero(pool.violation_N <= 0)
     if feasible.size == 0:
@@ -186,13 +200,13 @@ def _best(pool: Population) -> Population:
     return pool.take(feasible[non_dominated(pool.losses_NM[feasible])])
 
 
-def _unseen(genes_NG: Genes, seen: set[int], n: int) -> Genes:
-    """The first ``n`` rows that are not in ``seen``, each once, in order; ``seen`` takes them in."""
+def _new_rows(genes_NG: Genes, seen: set[int], most: int) -> list[int]:
+    """The first rows that are not in ``seen``, each network once; ``seen`` takes them in."""
     weights = np.random.default_rng(0).integers(1, 2**62, size=genes_NG.shape[1], dtype=np.int64)
     keys = (genes_NG @ weights).tolist()  # a random linear hash modulo 2**64: far cheaper than comparing rows
     rows: list[int] = []
     for row, key in enumerate(keys):
-        if key not in seen and len(rows) < n:
+        if key not in seen and len(rows) < most:
             seen.add(key)
             rows.append(row)
-    return genes_NG[rows]
+    return rows
