@@ -1,169 +1,154 @@
-"""Fronts and hypervolume, against second implementations and by their defining properties."""
+"""Fronts and hypervolumes, each against a second implementation, and their laws as Hypothesis properties."""
 
 from __future__ import annotations
 
-from itertools import chain, combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from pymoo.indicators.hv import HV
+from hypothesis.extra.numpy import arrays
 
 from nas.core.arch import Floats
 from nas.core.errors import InvalidInput
 from nas.core.metrics import Goal
-from nas.core.pareto import ParetoFront, hypervolume, non_dominated
-
-# Few distinct values, so that ties and equal points are common.
-values = st.integers(0, 6).map(float)
+from nas.core.pareto import Mask, ParetoFront, hypervolume, non_dominated
 
 
-def losses(low: int = 1, high: int = 4, points: int = 24) -> st.SearchStrategy[Floats]:
-    """Small loss matrices full of ties."""
-    shapes = st.tuples(st.integers(0, points), st.integers(low, high))
-    return shapes.flatmap(lambda shape: hnp.arrays(np.float64, shape, elements=values))
-
-
-def brute_force(losses_NM: Floats) -> list[bool]:
+def brute_force(losses_NM: Floats) -> Mask:
     """The definition, pair by pair."""
-
-    def dominates(a: Floats, b: Floats) -> bool:
-        return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
-
-    return [not any(dominates(other, row) for other in losses_NM) for row in losses_NM]
+    return np.array([not any((q <= p).all() and (q < p).any() for q in losses_NM) for p in losses_NM], dtype=bool)
 
 
 def inclusion_exclusion(losses_NM: Floats, reference_M: Floats) -> float:
-    """The volume of a union of boxes, by alternating sums over all subsets. Exponential: few points only."""
-    rows = range(len(losses_NM))
-    subsets = chain.from_iterable(combinations(rows, k) for k in range(1, len(losses_NM) + 1))
+    """Volume of a union of boxes by inclusion and exclusion over all subsets: slow, and hard to get wrong."""
+    boxes = losses_NM[(losses_NM < reference_M).all(axis=1)]
     total = 0.0
-    for subset in subsets:
-        sides = np.maximum(reference_M - losses_NM[list(subset)].max(axis=0), 0.0)
-        total += (-1) ** (len(subset) + 1) * float(sides.prod())
+    for k in range(1, len(boxes) + 1):
+        for subset in combinations(boxes, k):
+            total += (-1) ** (k + 1) * float(np.prod(reference_M - np.max(subset, axis=0)))
     return total
 
 
-@given(losses())
-def test_non_dominated_equals_the_definition(losses_NM: Floats) -> None:
-    assert non_dominated(losses_NM).tolist() == brute_force(losses_NM)
+# A coarse grid brings ties, duplicates and points on the reference; floats bring the general case.
+coarse = st.integers(0, 5).map(float)
+fine = st.floats(-1e3, 1e3, allow_nan=False, width=32)
 
 
-@pytest.mark.parametrize("m", [2, 3, 4])
-def test_non_dominated_of_many_points(m: int) -> None:
-    rng = np.random.default_rng(m)
-    losses_NM = np.round(rng.random((400, m)), 2)
-    assert non_dominated(losses_NM).tolist() == brute_force(losses_NM)
+@st.composite
+def clouds(draw: st.DrawFn, most: int = 40, least: int = 0, objectives: tuple[int, int] = (2, 4)) -> Floats:
+    n, m = draw(st.integers(least, most)), draw(st.integers(*objectives))
+    points: Floats = draw(arrays(np.float64, (n, m), elements=draw(st.sampled_from([coarse, fine]))))
+    return points
 
 
-def test_equal_points_are_all_kept() -> None:
-    assert non_dominated(np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 1.0], [2.0, 2.0]])).tolist() == [True] * 3 + [False]
+@given(clouds(objectives=(1, 5)))
+def test_non_dominated_is_the_definition(losses_NM: Floats) -> None:
+    assert non_dominated(losses_NM).tolist() == brute_force(losses_NM).tolist()
 
 
-@settings(deadline=None)
-@given(losses(low=2, points=7), values)
-def test_hypervolume_equals_inclusion_exclusion(losses_NM: Floats, worst: float) -> None:
-    reference = np.full(losses_NM.shape[1], worst)
-    assert hypervolume(losses_NM, reference) == pytest.approx(inclusion_exclusion(losses_NM, reference))
+@pytest.mark.parametrize("objectives", [2, 3, 4])
+def test_non_dominated_over_many_chunks(objectives: int) -> None:
+    rng = np.random.default_rng(objectives)
+    for losses_NM in (rng.normal(size=(400, objectives)), rng.integers(0, 9, size=(400, objectives)).astype(float)):
+        assert non_dominated(losses_NM).tolist() == brute_force(losses_NM).tolist()
 
 
-@pytest.mark.parametrize(("m", "n"), [(2, 200), (3, 60), (4, 25)])
-def test_hypervolume_equals_pymoo(m: int, n: int) -> None:
-    losses_NM = np.random.default_rng(m).random((n, m)) * 1.1
-    reference = np.ones(m)
-    assert hypervolume(losses_NM, reference) == pytest.approx(float(HV(ref_point=reference)(losses_NM)), rel=1e-9)
+def test_equal_points_all_stay_and_infinite_losses_count() -> None:
+    assert non_dominated(np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 2.0]])).tolist() == [True, True, False]
+    assert non_dominated(np.array([[0.0, np.inf], [0.0, np.inf], [1.0, np.inf], [2.0, 5.0]])).tolist() == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    with pytest.raises(InvalidInput, match="NaN"):
+        non_dominated(np.array([[np.nan, 1.0]]))
 
 
-def test_hypervolume_by_hand() -> None:
-    assert hypervolume(np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([3.0, 3.0])) == 3.0
-    assert hypervolume(np.array([[1.0, 1.0, 1.0]]), np.array([2.0, 3.0, 4.0])) == 6.0
-    assert hypervolume(np.array([[3.0, 0.0]]), np.array([3.0, 3.0])) == 0.0  # on the border: no volume
+@given(clouds(most=9))
+@settings(max_examples=60)
+def test_hypervolume_is_inclusion_and_exclusion(losses_NM: Floats) -> None:
+    reference_M = np.full(losses_NM.shape[1], 4.0)
+    expected = inclusion_exclusion(losses_NM, reference_M)
+    assert hypervolume(losses_NM, reference_M) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-@settings(deadline=None)
-@given(losses(low=2, points=10))
-def test_hypervolume_ignores_dominated_points_and_order(losses_NM: Floats) -> None:
-    reference = np.full(losses_NM.shape[1], 7.0)
-    whole = hypervolume(losses_NM, reference)
-    assert hypervolume(losses_NM[::-1], reference) == pytest.approx(whole)
-    assert hypervolume(losses_NM[non_dominated(losses_NM)], reference) == pytest.approx(whole)
+@pytest.mark.parametrize(("objectives", "points"), [(2, 500), (3, 300), (4, 60)])
+def test_hypervolume_is_that_of_another_library(objectives: int, points: int) -> None:
+    from pymoo.indicators.hv import HV
+
+    rng = np.random.default_rng(objectives)
+    cloud = rng.random((points, objectives))
+    sphere = np.abs(rng.normal(size=(points, objectives)))
+    sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
+    for losses_NM in (cloud, sphere, 1.0 - sphere):
+        reference_M = np.full(objectives, 0.9)
+        expected = HV(ref_point=reference_M)(losses_NM)
+        assert hypervolume(losses_NM, reference_M) == pytest.approx(expected, rel=1e-9)
+        assert expected > 0
 
 
-@settings(deadline=None)
-@given(losses(low=2, points=10))
-def test_hypervolume_grows_exactly_with_points_that_are_not_covered(losses_NM: Floats) -> None:
-    reference = np.full(losses_NM.shape[1], 7.0)
-    before = 0.0
-    for i in range(len(losses_NM)):
-        after = hypervolume(losses_NM[: i + 1], reference)
-        covered = bool((losses_NM[:i] <= losses_NM[i]).all(axis=1).any())
-        assert after == pytest.approx(before) if covered else after > before
-        before = after
+@given(clouds(most=15, least=1))
+@settings(max_examples=60)
+def test_hypervolume_grows_with_points_and_ignores_order(losses_NM: Floats) -> None:
+    reference_M = np.full(losses_NM.shape[1], 4.0)
+    volumes = [hypervolume(losses_NM[:k], reference_M) for k in range(len(losses_NM) + 1)]
+    assert volumes[0] == 0.0
+    for before, after in pairwise(volumes):
+        assert after >= before * (1 - 1e-12)
+    assert hypervolume(losses_NM[::-1], reference_M) == pytest.approx(volumes[-1], rel=1e-12)
 
 
-@pytest.mark.parametrize(("m", "sizes"), [(1, 1), (5, 5), (2, 3)])
-def test_hypervolume_refuses_what_it_cannot_compute(m: int, sizes: int) -> None:
-    with pytest.raises(InvalidInput, match="2 to 4 objectives"):
-        hypervolume(np.zeros((3, m)), np.ones(sizes))
+def test_hypervolume_counts_only_what_is_better_than_the_reference() -> None:
+    reference_M = np.array([1.0, 1.0, 1.0])
+    assert hypervolume(np.array([[0.5, 0.5, 1.0], [2.0, 0.0, 0.0]]), reference_M) == 0.0
+    assert hypervolume(np.array([[0.5, 0.5, 0.5], [2.0, 0.0, 0.0]]), reference_M) == 0.125
+    for wrong in (np.zeros((1, 1)), np.zeros((1, 5))):
+        with pytest.raises(InvalidInput, match="2 to 4 objectives"):
+            hypervolume(wrong, np.ones(wrong.shape[1]))
+    with pytest.raises(InvalidInput, match="a reference for each"):
+        hypervolume(np.zeros((1, 2)), np.ones(3))
 
 
-GOALS: tuple[Goal, ...] = ("max", "min", "min")
-points = st.lists(st.tuples(values, values, values), max_size=20).map(
-    lambda rows: [(str(i), r) for i, r in enumerate(rows)]
-)
+Points = list[tuple[str, tuple[float, ...]]]
 
 
-@given(points, st.randoms(use_true_random=False), st.integers(1, 5))
-def test_a_front_does_not_depend_on_order_or_batches(named: list[tuple[str, tuple[float, ...]]], rnd, size) -> None:  # type: ignore[no-untyped-def]
-    whole = ParetoFront(GOALS).insert(named)
-    rnd.shuffle(named)
-    front = ParetoFront(GOALS)
-    for i in range(0, len(named), size):
-        front = front.insert(named[i : i + size])
+def named(values_NM: Floats) -> Points:
+    return [(f"n{i}", tuple(float(v) for v in row)) for i, row in enumerate(values_NM)]
+
+
+@given(clouds(most=25), st.randoms(use_true_random=False), st.integers(1, 7))
+def test_any_order_and_any_batches_give_an_equal_front(values_NM: Floats, random: object, batch: int) -> None:
+    cycle: tuple[Goal, ...] = ("max", "min", "min", "max")
+    goals = cycle[: values_NM.shape[1]]
+    points = named(values_NM)
+    whole = ParetoFront(goals).insert(points)
+    shuffled = list(points)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    front = ParetoFront(goals)
+    for start in range(0, len(shuffled), batch):
+        front = front.insert(shuffled[start : start + batch])
     assert front == whole
+    assert hash(front) == hash(whole)
+    assert front.insert(points) == whole  # idempotent
+    signs = np.array([-1.0 if g == "max" else 1.0 for g in goals])
+    expected = {name for (name, _), keep in zip(points, brute_force(values_NM * signs), strict=True) if keep}
+    assert set(front.members) == expected
+    assert dict(zip(front.members, front.values, strict=True)) == {n: v for n, v in points if n in expected}
 
 
-@given(points)
-def test_inserting_again_changes_nothing(named: list[tuple[str, tuple[float, ...]]]) -> None:
-    front = ParetoFront(GOALS).insert(named)
-    assert front.insert(named) == front
-    assert front.insert([]) == front
-
-
-@given(points)
-def test_members_are_those_of_the_definition(named: list[tuple[str, tuple[float, ...]]]) -> None:
-    front = ParetoFront(GOALS).insert(named)
-    signed = np.array([r for _, r in named]).reshape(-1, 3) * [-1.0, 1.0, 1.0]
-    assert set(front.members) == {name for (name, _), kept in zip(named, brute_force(signed), strict=True) if kept}
-    assert list(zip(front.values, front.members, strict=True)) == sorted(zip(front.values, front.members, strict=True))
-
-
-@given(points)
-def test_a_fronts_hypervolume_never_falls(named: list[tuple[str, tuple[float, ...]]]) -> None:
-    front, before = ParetoFront(GOALS), 0.0
-    for point in named:
-        front = front.insert([point])
-        after = front.hypervolume((-1.0, 7.0, 7.0))
-        assert after >= before - 1e-9
-        before = after
-    assert before > 0 or not named
-
-
-def test_goals_set_the_direction() -> None:
-    front = ParetoFront(("max", "min")).insert([("a", (90.0, 2.0)), ("b", (80.0, 1.0)), ("c", (79.0, 1.5))])
-    assert front.members == ("b", "a")
-    assert front.hypervolume((70.0, 3.0)) == pytest.approx(20.0 * 1.0 + 10.0 * 1.0)
-
-
-@pytest.mark.parametrize("bad", [(1.0,), (1.0, 2.0, 3.0), (1.0, float("nan")), (float("inf"), 1.0)])
-def test_points_that_are_not_points_are_refused(bad: tuple[float, ...]) -> None:
-    with pytest.raises(InvalidInput, match="point a: expected 2 finite values"):
-        ParetoFront(("max", "min")).insert([("a", bad)])
-
-
-def test_a_point_cannot_change() -> None:
-    front = ParetoFront(("max", "min")).insert([("a", (90.0, 2.0))])
+def test_a_front_keeps_equal_values_and_refuses_nonsense() -> None:
+    front = ParetoFront(("max", "min")).insert([("b", (90.0, 2.0)), ("a", (90.0, 2.0)), ("c", (80.0, 3.0))])
+    assert front.members == ("a", "b")
+    assert front.hypervolume((50.0, 4.0)) == 80.0
+    assert ParetoFront(("max", "min")).hypervolume((50.0, 4.0)) == 0.0
+    with pytest.raises(InvalidInput, match="expected 2 finite values"):
+        front.insert([("d", (1.0, float("nan")))])
+    with pytest.raises(InvalidInput, match="expected 2 finite values"):
+        front.insert([("d", (1.0,))])
     with pytest.raises(InvalidInput, match="inserted before"):
         front.insert([("a", (91.0, 2.0))])
+    with pytest.raises(InvalidInput, match="reference"):
+        front.hypervolume((50.0,))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
 from collections.abc import Callable, Iterator
@@ -16,9 +15,10 @@ from nas.core import registry
 from nas.core.arch import Floats, Genes, neighbours, sample, space_size
 from nas.core.device import Latency
 from nas.core.errors import Conflict, HwnasError, InfeasibleBound, InvalidSpec, UnknownName
-from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
+from nas.core.ports import LatencyPredictor, SearchSpace
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.views import DryRunView
+from predictors.storage import load_predictor
 from server.store.jobs import spec_hash
 from server.store.queries import Queries
 from server.store.store import Store
@@ -114,14 +114,10 @@ def space_of(space: SpaceSpec, data: DataSpec) -> SearchSpace:
 def predictor_for(device: str, space: SearchSpace, store: Store) -> LatencyPredictor | None:
     """The latency predictor of a device for a space, or None. Raises StorageError if its blob is lost."""
     found = store.queries.predictor_for(device, space.id)
-    return load_predictor(*found, store.blobs) if found is not None else None
-
-
-def load_predictor(family: str, blob: str, blobs: BlobStore) -> LatencyPredictor:
-    """A predictor from its arrays."""
-    with np.load(io.BytesIO(blobs.get(blob)), allow_pickle=False) as arrays:
-        loaded: LatencyPredictor = registry.load("nas.predictors", family).from_arrays(dict(arrays))
-        return loaded
+    if found is None:
+        return None
+    family, blob = found
+    return load_predictor(family, store.blobs.get(blob))
 
 
 def predict(predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes) -> Latency:

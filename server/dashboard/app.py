@@ -1,0 +1,81 @@
+"""The dashboard's entry: puts its pages on a FastAPI app. Nothing is loaded from outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from nicegui import Client as Page
+from nicegui import app as pages
+from nicegui import ui
+from nicegui.page import page as Route
+
+from nas.client import Client
+from nas.core.errors import NotFound
+from nas.core.views import ProblemView
+from server.dashboard.device_pages import device_page, devices_page
+from server.dashboard.frame import LOGO, framed
+from server.dashboard.search_page import search_page
+from server.dashboard.searches_page import searches_page
+from server.dashboard.submit_page import submit_page
+from server.dashboard.subnet_page import subnet_page
+
+_STATIC = Path(__file__).parent / "static"
+_TIMEOUT_S = 20.0
+
+
+def mount(app: FastAPI, api_url: str) -> None:
+    """Adds the dashboard to ``app`` under ``/``, reading the REST service at ``api_url``.
+
+    Call it once per process, after every other route was added: what no route before answers goes to the dashboard.
+    """
+    client = Client(api_url, timeout_s=_TIMEOUT_S)
+    pages.on_shutdown(client.close)
+    pages.add_static_files("/_dashboard", _STATIC)
+    version = int((_STATIC / "dashboard.css").stat().st_mtime)
+    ui.add_head_html(f'<link rel="stylesheet" href="/_dashboard/dashboard.css?v={version}">', shared=True)
+
+    @ui.page("/")
+    async def searches(status: str = "") -> None:
+        await searches_page(client, status)
+
+    @ui.page("/searches/{search_id}")
+    async def search(search_id: str) -> None:
+        await search_page(client, search_id)
+
+    @ui.page("/searches/{search_id}/subnets/{arch}")
+    async def subnet(search_id: str, arch: str, origin: str = "search") -> None:
+        await subnet_page(client, search_id, arch, origin)
+
+    @ui.page("/devices")
+    async def devices() -> None:
+        await devices_page(client)
+
+    @ui.page("/devices/{name}")
+    async def device(name: str) -> None:
+        await device_page(client, name)
+
+    @ui.page("/submit")
+    async def submit(supernet: str = "", device: str = "") -> None:
+        await submit_page(client, supernet, device)
+
+    @pages.exception_handler(404)
+    async def unknown(request: Request, _: Exception) -> Response:
+        message = f"There is nothing at {request.url.path}."
+        if request.url.path.startswith("/v1/"):
+            return JSONResponse(ProblemView(code=NotFound.code, message=message).model_dump(), 404)
+        with Page(Route(""), request=request) as page, framed(client, "Not found", "") as frame:
+            frame.not_found(message)
+        return page.build_response(request, 404)
+
+    ui.run_with(
+        app,
+        title="hwnas",
+        favicon=LOGO,
+        dark=None,
+        language="en-US",
+        tailwind=False,
+        show_welcome_message=False,
+        reconnect_timeout=10.0,
+    )

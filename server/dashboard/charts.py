@@ -1,0 +1,423 @@
+"""The charts as plain data (Apache ECharts options), computed from views of the API and from nothing else.
+
+Every series holds values of one kind of evidence and says which in its ``id``: ``search.predicted.points``,
+``search.measured.verified``. Series differ by symbol and line style as well as by colour. Colours are the style sheet's
+variables, so a chart follows the light or dark theme without being drawn again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any, Literal
+
+from nas.core.metrics import METRICS
+from nas.core.views import CardView, FrontView, HypervolumeView, ObjectiveView, PointView
+from server.dashboard import words
+
+Options = dict[str, Any]
+Series = dict[str, Any]
+Evidence = Literal["predicted", "measured"]
+
+SEARCH, BASELINE, BAD, INK, FAINT, GRID, SURFACE = (
+    f"var(--{name})" for name in ("c-search", "c-random", "c-bad", "ink", "ink-2", "grid", "surface")
+)
+_SYMBOLS = {"verified": "circle", "unverified": "rect", "violated": "triangle"}
+# Before anything is measured, an objective reads this metric.
+_PREDICTED = {"test_accuracy": "val_accuracy", "measured_ms": "predicted_ms"}
+
+
+def pareto(
+    front: FrontView,
+    candidates: Sequence[PointView],
+    x: str = "",
+    evidence: Evidence = "measured",
+    focus: bool = False,
+) -> Options:
+    """Accuracy over objective ``x`` (default: the first that is not accuracy).
+
+    A front that is not ``final`` is drawn with predicted values whatever ``evidence`` says. ``focus`` frames the fronts
+    rather than every point. Only fronts of two objectives are joined by a line: of more, a drawing is a projection.
+    """
+    y_axis = next(o for o in front.objectives if o.objective == "accuracy")
+    x_axis = next((o for o in front.objectives if o.objective == x), None) or next(
+        o for o in front.objectives if o.objective != "accuracy"
+    )
+    measured = front.final and evidence == "measured"
+    xm, ym = (x_axis.metric, y_axis.metric)
+    if not measured:
+        xm, ym = _PREDICTED.get(xm, xm), _PREDICTED.get(ym, ym)
+    joined = len(front.objectives) == 2
+    draw = _measured_series if measured else _predicted_series
+    series = draw(front, candidates, xm, ym, joined)
+    bounds = [_bound(x_axis, "xAxis"), _bound(y_axis, "yAxis")]
+    series.append(_bounds_series([b for b in bounds if b is not None]))
+    framed = [s for s in series if not focus or ".front" in s["id"] or ".measured" in s["id"]]
+    cells = [d["value"] for s in framed for d in s["data"]]
+    return {
+        **_frame(),
+        "legend": _legend(series),
+        "tooltip": _tooltip(),
+        "xAxis": _axis(_title(x_axis, xm), [c[0] for c in cells] + _values(x_axis), floor=0.0),
+        "yAxis": _axis(_title(y_axis, ym), [c[1] for c in cells] + _values(y_axis), floor=0.0, ceiling=100.0, gap=44),
+        "series": series,
+    }
+
+
+def _predicted_series(
+    front: FrontView, candidates: Sequence[PointView], xm: str, ym: str, joined: bool
+) -> list[Series]:
+    """Clouds of evaluated networks and the fronts through them; nothing here was measured."""
+    clouds = {o: [p for p in candidates if p.origin == o] for o in ("search", "baseline")}
+    if front.final:
+        fronts = {o: [p for p in clouds[o] if p.on_front] for o in clouds}
+    else:
+        fronts = {"search": front.points, "baseline": front.baseline}
+    line = joined and not front.final
+    return [
+        _points(
+            "baseline.predicted.points", "Random search", clouds["baseline"], xm, ym, "diamond", BASELINE, faint=True
+        ),
+        _points("search.predicted.points", "Search", clouds["search"], xm, ym, "circle", SEARCH, faint=True),
+        _line(
+            "baseline.predicted.front", "Random search, front", fronts["baseline"], xm, ym, BASELINE, line, "diamond"
+        ),
+        _line("search.predicted.front", "Search, front", fronts["search"], xm, ym, SEARCH, line, "circle"),
+    ]
+
+
+def _measured_series(front: FrontView, candidates: Sequence[PointView], xm: str, ym: str, joined: bool) -> list[Series]:
+    """Measured networks by status, the measured fronts, and faint where the search had believed its own to be."""
+    known = {(p.origin, p.arch): p for p in (*candidates, *front.points, *front.baseline)}
+    measured = [p for p in known.values() if xm in p.metrics and ym in p.metrics and p.measurement is not None]
+    mine = [p for p in measured if p.origin == "search"]
+    theirs = [p for p in measured if p.origin == "baseline"]
+    believed_x, believed_y = _PREDICTED.get(xm, xm), _PREDICTED.get(ym, ym)
+    out = [
+        _points(
+            "search.predicted.positions", "As predicted", mine, believed_x, believed_y, "circle", SEARCH, hollow=True
+        ),
+        _line("baseline.measured.front", "Random search, front", front.baseline, xm, ym, BASELINE, joined, "none"),
+        _line("search.measured.front", "Search, front", front.points, xm, ym, SEARCH, joined, "none"),
+    ]
+    for origin, points, symbol, colour in (
+        ("baseline", theirs, "diamond", BASELINE),
+        ("search", mine, "", SEARCH),
+    ):
+        who = "Search" if origin == "search" else "Random search"
+        for status, mark in _SYMBOLS.items():
+            shape = symbol if symbol and status != "violated" else mark
+            out.append(
+                _points(
+                    f"{origin}.measured.{status}",
+                    f"{who}, {status}",
+                    [p for p in points if p.status == status],
+                    xm,
+                    ym,
+                    shape,
+                    BAD if status == "violated" else colour,
+                    size=11 if origin == "search" else 10,
+                    hollow=status == "unverified",
+                )
+            )
+    return out
+
+
+def hypervolume(history: Sequence[HypervolumeView]) -> Options:
+    """Hypervolume of search and random baseline after equally many evaluations each."""
+    series = [
+        _curve(
+            "search.estimated.hypervolume", "Search", [(h.evaluations, h.search) for h in history], SEARCH, "circle"
+        ),
+        _curve(
+            "baseline.estimated.hypervolume",
+            "Random search",
+            [(h.evaluations, h.baseline) for h in history],
+            BASELINE,
+            "diamond",
+            dashed=True,
+        ),
+    ]
+    return {
+        **_frame(),
+        "legend": _legend(series),
+        "tooltip": _tooltip(),
+        "xAxis": _axis("Evaluated networks, each", [0.0] + [h.evaluations for h in history], floor=0.0),
+        "yAxis": _axis(
+            "Hypervolume (estimated)",
+            [v for h in history for v in (h.search, h.baseline)],
+            floor=0.0,
+            ceiling=1.0,
+            gap=44,
+        ),
+        "series": series,
+    }
+
+
+def predictor(card: CardView) -> Options:
+    """Measured over predicted latency of held-out networks, with the line of equality and the calibrated bound."""
+    rows = sorted(zip(card.predicted_ms, card.measured_ms, card.upper_ms, strict=True))
+    inside = [r for r in rows if r[1] <= r[2]]
+    outside = [r for r in rows if r[1] > r[2]]
+    lo, hi = min([r[0] for r in rows], default=0.0), max([r[0] for r in rows], default=1.0)
+
+    def dots(kind: str, name: str, some: list[tuple[float, float, float]], symbol: str, colour: str) -> Series:
+        data = [
+            {
+                "value": [p, m],
+                "tip": _tip(
+                    "Held-out network",
+                    [("Predicted", words.quantity(p, "ms")), ("Measured", words.quantity(m, "ms"))]
+                    + [("Upper bound", words.quantity(u, "ms"))],
+                ),
+            }
+            for p, m, u in some
+        ]
+        return _scatter(kind, name, data, symbol, colour, size=9)
+
+    series = [
+        _plain_line("equality", "Predicted = measured", [(lo, lo), (hi, hi)], FAINT, "dotted"),
+        _plain_line("bound", "95 % upper bound", [(p, u) for p, _, u in rows], INK, "dashed"),
+        dots("measured.inside", "At or below its bound", inside, "circle", SEARCH),
+        dots("measured.outside", "Above its bound", outside, "triangle", BAD),
+    ]
+    return {
+        **_frame(),
+        "legend": _legend(series),
+        "tooltip": _tooltip(),
+        "xAxis": _axis("Predicted latency (ms)", [lo, hi], floor=0.0),
+        "yAxis": _axis("Measured latency (ms)", [v for r in rows for v in r[1:]] + [lo], floor=0.0, gap=44),
+        "series": series,
+    }
+
+
+# Parts
+
+
+def _points(
+    ident: str,
+    name: str,
+    points: Iterable[PointView],
+    xm: str,
+    ym: str,
+    symbol: str,
+    colour: str,
+    *,
+    size: int = 8,
+    faint: bool = False,
+    hollow: bool = False,
+) -> Series:
+    data = [_datum(p, xm, ym) for p in points if xm in p.metrics and ym in p.metrics]
+    out = _scatter(ident, name, data, symbol, colour, size=5 if faint else size)
+    if faint:
+        out["itemStyle"]["opacity"] = 0.42
+    if hollow:
+        out["itemStyle"] = {"color": SURFACE, "borderColor": colour, "borderWidth": 1.4, "opacity": 0.55}
+        if "positions" not in ident:
+            out["itemStyle"]["opacity"] = 1.0
+    return out
+
+
+def _scatter(ident: str, name: str, data: list[dict[str, Any]], symbol: str, colour: str, *, size: int) -> Series:
+    return {
+        "id": ident,
+        "name": name,
+        "type": "scatter",
+        "symbol": symbol,
+        "symbolSize": size,
+        "itemStyle": {"color": colour, "borderColor": SURFACE, "borderWidth": 1 if size > 6 else 0},
+        "emphasis": {"scale": 1.5, "itemStyle": {"opacity": 1.0, "color": "inherit"}},
+        "data": data,
+        "animation": False,
+    }
+
+
+def _line(
+    ident: str, name: str, points: Sequence[PointView], xm: str, ym: str, colour: str, joined: bool, symbol: str
+) -> Series:
+    """A front: the best accuracy reachable within so much cost holds until the next member."""
+    data = sorted((_datum(p, xm, ym) for p in points if xm in p.metrics and ym in p.metrics), key=lambda d: d["value"])
+    return {
+        "id": ident,
+        "name": name,
+        "type": "line",
+        "step": "end",
+        "symbol": symbol,
+        "symbolSize": 9,
+        "showAllSymbol": True,
+        "lineStyle": {
+            "color": colour,
+            "width": 2 if joined else 0,
+            "type": "dashed" if ident.startswith("baseline") else "solid",
+        },
+        "itemStyle": {"color": colour, "borderColor": SURFACE, "borderWidth": 1},
+        "emphasis": {"scale": 1.4, "lineStyle": {"width": 2 if joined else 0, "color": colour}},
+        "data": data,
+        "animation": False,
+        "z": 3 if symbol == "none" else 4,
+    }
+
+
+def _curve(
+    ident: str, name: str, cells: list[tuple[float, float]], colour: str, symbol: str, *, dashed: bool = False
+) -> Series:
+    data = [
+        {"value": [x, y], "tip": _tip(name, [("Evaluations", words.count(x)), ("Hypervolume", words.share(y))])}
+        for x, y in cells
+    ]
+    return {
+        "id": ident,
+        "name": name,
+        "type": "line",
+        "symbol": symbol,
+        "symbolSize": 7,
+        "lineStyle": {"color": colour, "width": 2, "type": "dashed" if dashed else "solid"},
+        "itemStyle": {"color": colour},
+        "emphasis": {"lineStyle": {"width": 2, "color": colour}, "itemStyle": {"color": colour}},
+        "data": data,
+        "animation": False,
+    }
+
+
+def _plain_line(ident: str, name: str, cells: list[tuple[float, float]], colour: str, style: str) -> Series:
+    return {
+        "id": ident,
+        "name": name,
+        "type": "line",
+        "symbol": "none",
+        "silent": True,
+        "lineStyle": {"color": colour, "width": 1.5, "type": style},
+        "itemStyle": {"color": colour},
+        "data": [{"value": list(c)} for c in cells],
+        "animation": False,
+    }
+
+
+def _bound(axis: ObjectiveView, key: str) -> dict[str, Any] | None:
+    if axis.bound is None:
+        return None
+    text = f"bound {words.quantity(axis.bound, axis.unit)}"
+    return {key: axis.bound, "label": {"formatter": text, "position": "insideEndTop", "color": BAD}}
+
+
+def _bounds_series(marks: list[dict[str, Any]]) -> Series:
+    return {
+        "id": "bound",
+        "name": "Bound",
+        "type": "line",
+        "data": [],
+        "silent": True,
+        "itemStyle": {"color": BAD},
+        "markLine": {
+            "symbol": "none",
+            "silent": True,
+            "animation": False,
+            "lineStyle": {"color": BAD, "type": [7, 4], "width": 1.5},
+            "data": marks,
+        },
+    }
+
+
+def _datum(point: PointView, xm: str, ym: str) -> dict[str, Any]:
+    shown = [n for n in dict.fromkeys((ym, xm, "upper_ms", "params", "macs", *point.metrics)) if n in point.metrics]
+    rows = [
+        (f"{words.label(n)} <i>{point.metrics[n].kind}</i>", words.metric(point.metrics, n))
+        for n in shown
+        if n != "val_loss"
+    ]
+    return {
+        "value": [point.metrics[xm].value, point.metrics[ym].value],
+        "arch": point.arch,
+        "origin": point.origin,
+        "tip": _tip(f"{point.arch} · {point.origin} · {point.status}", rows),
+    }
+
+
+def _tip(title: str, rows: Iterable[tuple[str, str]]) -> str:
+    """A hover's HTML. Titles and values are escaped; labels are ours."""
+    cells = "".join(f"<tr><td>{label}</td><td>{escape(value)}</td></tr>" for label, value in rows)
+    return f'<div class="tip"><b>{escape(title)}</b><table>{cells}</table></div>'
+
+
+def _title(axis: ObjectiveView, metric: str) -> str:
+    kind = METRICS[metric].kind if metric in METRICS else axis.kind
+    name = words.label(metric)
+    parts = [axis.unit] if axis.unit else []
+    if kind not in name.lower():
+        parts.append(kind)
+    return f"{name} ({', '.join(parts)})" if parts else name
+
+
+def _values(axis: ObjectiveView) -> list[float]:
+    return [] if axis.bound is None else [axis.bound]
+
+
+def _frame() -> Options:
+    return {
+        "grid": {"left": 62, "right": 22, "top": 46, "bottom": 48},
+        "textStyle": {"fontFamily": "inherit", "color": INK},
+        "animation": False,
+    }
+
+
+def _legend(series: Sequence[Series]) -> Options:
+    """Names of the series that have something to show."""
+    return {
+        "data": [s["name"] for s in series if s["data"]],
+        "top": 0,
+        "left": 0,
+        "type": "scroll",
+        "itemWidth": 18,
+        "itemHeight": 10,
+        "textStyle": {"color": INK},
+        "inactiveColor": FAINT,
+        "pageIconColor": INK,
+        "pageTextStyle": {"color": FAINT},
+    }
+
+
+def _tooltip() -> Options:
+    return {
+        "trigger": "item",
+        "confine": True,
+        ":formatter": "p => p.data && p.data.tip ? p.data.tip : ''",
+        "backgroundColor": SURFACE,
+        "borderColor": GRID,
+        "textStyle": {"color": INK, "fontSize": 12},
+        "extraCssText": "box-shadow: 0 6px 24px rgb(0 0 0 / .18); border-radius: 8px;",
+    }
+
+
+def _axis(
+    title: str, values: Iterable[float], *, floor: float = -math.inf, ceiling: float = math.inf, gap: int = 28
+) -> Options:
+    """A value axis that holds all ``values`` between round ends, never beyond ``floor`` and ``ceiling``."""
+    lo, hi, step = nice_range(list(values), floor, ceiling)
+    return {
+        "type": "value",
+        "name": title,
+        "nameLocation": "middle",
+        "nameGap": gap,
+        "nameTextStyle": {"color": FAINT, "fontSize": 12},
+        "min": lo,
+        "max": hi,
+        "interval": step,
+        "axisLabel": {"color": FAINT, ":formatter": "v => +v.toPrecision(6)"},
+        "axisLine": {"show": True, "lineStyle": {"color": GRID}},
+        "axisTick": {"show": False},
+        "splitLine": {"lineStyle": {"color": GRID}},
+    }
+
+
+def nice_range(values: Sequence[float], floor: float, ceiling: float) -> tuple[float, float, float]:
+    """Round ends around ``values`` and the step between their few ticks: 1, 2 or 5 times a power of ten."""
+    if not values:
+        values = (max(floor, 0.0), min(ceiling, 1.0))
+    lo, hi = min(values), max(values)
+    pad = (hi - lo) * 0.05 or abs(hi) * 0.05 or 0.5
+    lo, hi = max(lo - pad, floor), min(hi + pad, ceiling)
+    rough = (hi - lo) / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
+    return max(math.floor(lo / step) * step, floor), min(math.ceil(hi / step) * step, ceiling), step

@@ -1,0 +1,259 @@
+"""``/devices`` and ``/devices/{name}``: the machines that latency is measured on, and their predictors."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from nicegui import ui
+from pydantic import ValidationError
+
+from nas.client import Client
+from nas.core.errors import HwnasError
+from nas.core.spec import DeviceSpec, parse_spec
+from nas.core.views import CardView, DeviceView, SpaceView
+from server.dashboard import charts, words
+from server.dashboard.frame import (
+    Part,
+    ask,
+    badge,
+    bar,
+    crumbs,
+    div,
+    facts,
+    figure,
+    framed,
+    heading,
+    live,
+    notice,
+    text,
+)
+from server.dashboard.stages import draw_stages
+
+
+async def devices_page(client: Client) -> None:
+    """All devices, and a form to add one."""
+    form: list[AddForm] = []
+
+    def fetch() -> tuple[list[DeviceView], list[SpaceView], list[str]]:
+        return client.devices(), client.spaces(), client.datasets()
+
+    with framed(client, "Devices", "/devices") as frame:
+        heading("Devices")
+        text(
+            "A device is a machine with a measuring protocol. Adding one measures a few dozen networks on it and fits "
+            "a latency predictor, with a card that says how good it is.",
+            "muted",
+        )
+        listing = Part(_draw_devices)
+        place = div()
+
+        def draw(found: tuple[list[DeviceView], list[SpaceView], list[str]]) -> None:
+            devices, spaces, datasets = found
+            listing.show(devices)
+            if not form:
+                with place:
+                    form.append(AddForm(client, spaces, datasets))
+
+        await live(frame, fetch, draw, lambda found: any(not words.is_over(d) for d in found[0]))
+
+
+def _draw_devices(devices: list[DeviceView]) -> None:
+    if not devices:
+        with div("card empty"):
+            heading("No devices yet", 2)
+            text("Add the machine that runs the worker with the form below: about a minute of measuring.", "muted")
+        return
+    with div("card flush"):
+        for device in devices:
+            with ui.link(target=f"/devices/{device.name}").classes("row device-row"):
+                with div():
+                    with div("flow"):
+                        text(device.name, "name", "span")
+                        badge(device.status)
+                    text(_processor(device), "small muted")
+                with div("small"):
+                    _draw_progress(device)
+                with div("small num").style("grid-column: span 2"):
+                    text("Runtime", "cap")
+                    text(_runtime(device))
+                with div("small num").style("grid-column: span 2"):
+                    count = len(device.predictors)
+                    text(f"{count} predictor{'' if count == 1 else 's'}")
+                    if device.predictors:
+                        best = min(device.predictors, key=lambda c: c.mape)
+                        text(f"mean error {best.mape:.1f} % on held-out networks", "muted")
+
+
+def _draw_progress(device: DeviceView) -> None:
+    stage = words.active_stage(device)
+    if device.status == "failed":
+        text((device.error or "failed").splitlines()[0][:160]).style("color: var(--c-bad)")
+    elif device.status == "queued":
+        text("waiting for a worker", "muted")
+    elif device.status == "running" and stage is not None:
+        done = f" {stage.done} of {stage.total} {stage.unit}" if stage.total else ""
+        eta = f", about {words.duration(device.eta_s)} left" if device.eta_s is not None else ""
+        text(f"{stage.name}{done}{eta}", "num")
+        bar(words.fraction(stage))
+    elif device.finished_at is not None:
+        text(f"ready, added {words.age(device.finished_at, datetime.now(UTC))}", "muted")
+
+
+def _processor(device: DeviceView) -> str:
+    if device.profile is None:
+        return "not profiled yet"
+    return f"{device.profile['processor']}, {device.profile['cores']} cores"
+
+
+def _runtime(device: DeviceView) -> str:
+    return words.NONE if device.profile is None else f"{device.profile['runtime']} {device.profile['runtime_version']}"
+
+
+class AddForm:
+    """Adds the machine the worker runs on as a device."""
+
+    def __init__(self, client: Client, spaces: list[SpaceView], datasets: list[str]) -> None:
+        self._client = client
+        presets = {s.name: s.presets for s in spaces}
+        names = list(presets) or ["mobilenet_v3"]
+        with div("card stack"):
+            heading("Add this machine", 2)
+            text("Space and data must be those of the searches that will use the predictor.", "small muted")
+            with div("form"):
+                self._name = _field(ui.input("Name", value="this-machine"))
+                self._samples = _field(
+                    ui.number("Networks to measure", value=96, min=24, step=8, format="%d"), "at least 24"
+                )
+                self._space = _field(ui.select(names, value=names[0], label="Search space"))
+                known = presets.get(names[0]) or ["digits"]
+                self._preset = _field(ui.select(known, value=known[0], label="Space preset"))
+                self._data = _field(ui.select(datasets or ["digits"], value=(datasets or ["digits"])[0], label="Data"))
+                if "digits" in datasets:
+                    self._data.value = "digits"
+                self._path = _field(ui.input("Path of the data"), "on the machine that runs the worker")
+                self._threads = _field(ui.number("Threads", value=1, min=1, format="%d"))
+            self._space.on_value_change(
+                lambda e: self._preset.set_options(presets.get(e.value) or [], value=next(iter(presets[e.value]), None))
+            )
+            self._problem = Part(lambda message: notice("bad", "Not accepted", message) if message else None)
+            with div("flow"):
+                div("grow")
+                self._button = ui.button("Add device", on_click=self._send).props("unelevated no-caps")
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "name": self._name.value,
+            "space": {
+                "name": self._space.value,
+                "params": {"preset": self._preset.value} if self._preset.value else {},
+            },
+            "data": {"name": self._data.value, "path": self._path.value or None},
+            "samples": self._samples.value,
+            "threads": self._threads.value,
+        }
+
+    async def _send(self) -> None:
+        self._button.props("loading")
+        try:
+            spec = parse_spec(DeviceSpec, self._record())
+            device = await ask(self._client.add_device, spec)
+            ui.navigate.to(f"/devices/{device.name}")
+        except (HwnasError, ValidationError) as error:
+            self._problem.show(str(error))
+        finally:
+            self._button.props(remove="loading")
+
+
+def _field(control: Any, hint: str = "") -> Any:
+    return control.props(f'outlined dense hint="{hint}"' if hint else "outlined dense")
+
+
+async def device_page(client: Client, name: str) -> None:
+    """One device: its profile, its onboarding, its predictors' cards."""
+    with framed(client, name, "/devices") as frame:
+        head = Part(_draw_head)
+        error = Part(lambda message: notice("bad", "Adding this device failed", message) if message else None)
+        warnings = Part(lambda lines: notice("warn", "You should know", list(lines)) if lines else None)
+        stages = Part(_draw_onboarding)
+        cards = Part(_draw_cards)
+        profile = Part(_draw_profile)
+
+        def draw(device: DeviceView) -> None:
+            head.show(device.name, device.status, _processor(device))
+            error.show(device.error if device.status == "failed" else None)
+            warnings.show(tuple(device.warnings))
+            stages.show(device)
+            cards.show(device.predictors, device.status)
+            profile.show(device.profile, device.profile_id)
+
+        await live(frame, lambda: client.device(name), draw, lambda d: not words.is_over(d))
+
+
+def _draw_head(name: str, status: str, processor: str) -> None:
+    crumbs(("Devices", "/devices"), (name, ""))
+    with div("flow").style("margin-top: .35rem"):
+        heading(name)
+        badge(status)
+        div("grow")
+        ui.button("Search for it", icon="add", on_click=lambda: ui.navigate.to(f"/submit?device={name}")).props(
+            "outline no-caps"
+        )
+    text(processor, "small muted")
+
+
+def _draw_onboarding(device: DeviceView) -> None:
+    if not words.is_over(device) or device.status == "failed":
+        draw_stages(tuple(device.stages), device.eta_s, device.status)
+
+
+def _draw_cards(predictors: list[CardView], status: str) -> None:
+    if not predictors:
+        with div("card empty"):
+            heading("No predictor yet", 2)
+            text(
+                "It is fitted at the end of the onboarding." if status != "failed" else "Add the device again.", "muted"
+            )
+        return
+    with div("stack"):
+        for card in predictors:
+            _draw_card(card)
+
+
+def _draw_card(card: CardView) -> None:
+    with div("card stack"):
+        with div("card-head").style("margin: 0"):
+            heading(f"Predictor for {card.space_name}", 2)
+            text(card.id, "mono small muted", "span")
+            div("grow")
+            text(f"{card.family}, fitted {words.age(card.created_at, datetime.now(UTC))}", "small muted")
+        text(
+            f"All figures are over {card.held_out} held-out networks that took no part in fitting ({card.n}) or "
+            f"calibration ({card.calibration}).",
+            "small muted",
+        )
+        with div("figures"):
+            figure("Mean absolute error (MAPE)", f"{card.mape:.1f} %")
+            figure("Spearman rank correlation", f"{card.spearman:.3f}")
+            figure("Kendall rank correlation", f"{card.kendall:.3f}")
+            figure("Coverage of the 95 % bound", f"{card.coverage * 100:.1f} %")
+            low, high = card.range_ms
+            figure("Fitted range", f"{words.significant(low)} to {words.significant(high)} ms")
+        if card.measured_ms:
+            ui.echart(charts.predictor(card), renderer="svg").classes("chart predictor").props(
+                'role="img" aria-label="Measured over predicted latency of held-out networks"'
+            )
+        with div("fold", "details"):
+            text("Measuring protocol", tag="summary")
+            facts([(k.replace("_", " "), str(v)) for k, v in card.protocol.items()])
+
+
+def _draw_profile(profile: dict[str, Any] | None, profile_id: str | None) -> None:
+    if profile is None:
+        return
+    with div("card stack"):
+        heading("Profile", 2)
+        rows = [
+            (k.replace("_", " "), str(v)) for k, v in profile.items() if not isinstance(v, dict | list | tuple) and v
+        ]
+        facts([("profile id", profile_id or words.NONE), *rows])

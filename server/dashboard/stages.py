@@ -1,0 +1,41 @@
+"""The bar of stages, the same for searches and for the onboarding of devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nas.core.views import StageView
+from server.dashboard import words
+from server.dashboard.frame import bar, div, notice, text
+
+
+def draw_stages(stages: tuple[StageView, ...], eta_s: float | None, status: str) -> None:
+    """Every stage with its progress; the running one with its live readings."""
+    if not stages:
+        if status == "queued":
+            notice("good", "Waiting for a worker", "The search starts as soon as one is free.")
+        return
+    with div("card"):
+        with div("stages"):
+            for stage in stages:
+                with div(f"stage {stage.status}"):
+                    bar(words.fraction(stage))
+                    with div("title"):
+                        text({"finished": "✓", "running": "▸", "waiting": "·"}[stage.status], tag="span")
+                        text(stage.name, tag="span")
+                    for line in _stage_lines(stage):
+                        text(line, "note")
+        if eta_s is not None and status == "running":
+            text(f"About {words.duration(eta_s)} left (an estimate)", "small muted").style("margin-top: .8rem")
+
+
+def _stage_lines(stage: StageView) -> Iterable[str]:
+    if stage.status == "running" and stage.total:
+        yield f"{stage.done} of {stage.total} {stage.unit}".strip()
+    if stage.seconds and stage.status != "waiting":
+        yield words.duration(stage.seconds)
+    if stage.status == "running":
+        for name, value in stage.values.items():
+            yield f"{words.label(name)} {words.reading(name, value)}"
+        if stage.message:
+            yield stage.message

@@ -1,0 +1,278 @@
+"""``/submit``: a form that shows the spec it sends while it is filled in."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import yaml
+from nicegui import ui
+
+from nas.client import Client
+from nas.core.errors import HwnasError, InvalidSpec
+from nas.core.spec import SearchSpec, parse_spec
+from nas.core.views import DeviceView, DryRunView, SearchView, SpaceView, StrategyView
+from server.dashboard import words
+from server.dashboard.frame import Part, ask, copy_button, div, facts, framed, heading, live, notice, text
+from server.dashboard.spec_text import spec_text
+
+Catalog = tuple[list[SpaceView], list[StrategyView], list[str], list[DeviceView], list[SearchView]]
+
+
+async def submit_page(client: Client, supernet: str, device: str) -> None:
+    """A new search; ``supernet`` and ``device`` fill in what the page before knew."""
+    forms: list[SubmitForm] = []
+
+    def fetch() -> Catalog:
+        finished = client.searches(status="succeeded", limit=100).items
+        return client.spaces(), client.strategies(), client.datasets(), client.devices(), finished
+
+    with framed(client, "New search", "/submit") as frame:
+        heading("New search")
+        place = div()
+
+        def draw(catalog: Catalog) -> None:
+            if not forms:
+                with place:
+                    forms.append(SubmitForm(client, catalog, supernet, device))
+
+        await live(frame, fetch, draw, lambda _: False)
+
+
+class SubmitForm:
+    """The form. What is typed stays, whatever the service answers."""
+
+    def __init__(self, client: Client, catalog: Catalog, supernet: str, device: str) -> None:
+        self._client = client
+        self._key = uuid.uuid4().hex  # with the spec's hash: a double click submits once
+        with div("cols"):
+            with div("stack"):
+                self._draw_fields(catalog, supernet, device)
+            with div("stack"):
+                self._draw_preview()
+        self._changed()
+
+    def _draw_fields(self, catalog: Catalog, supernet: str, device: str) -> None:
+        spaces, strategies, datasets, devices, finished = catalog
+        self._spaces = {s.name: s for s in spaces}
+        default = SearchSpec()
+        self._parents = {s.id: s for s in finished}
+        parent = self._parents.get(supernet)
+        start = parent.spec if parent is not None else default
+        ready = [d.name for d in devices if d.predictors]
+        chosen = device or (start.device if start.device in ready or not ready else ready[0])
+        with div("card"), div("form"):
+            text("What to search", "form-title")
+            self._name = self._add(ui.input("Name", value=start.name if parent else "my first search"), wide=True)
+            self._space = self._add(
+                ui.select(_with(list(self._spaces), start.space.name), label="Search space", value=start.space.name)
+            )
+            presets = self._presets(start.space.name)
+            preset = start.space.params.get("preset")
+            self._preset = self._add(ui.select(_with(presets, preset), label="Space preset", value=preset))
+            self._data = self._add(ui.select(_with(datasets, start.data.name), label="Data set", value=start.data.name))
+            self._path = self._add(
+                ui.input("Path of the data", value=start.data.path or ""), "on the machine that runs the search"
+            )
+            text("For which device", "form-title")
+            self._device = self._add(
+                ui.select(_with(ready, chosen), label="Device", value=chosen, with_input=False),
+                "" if ready else "no device has a predictor yet: add one under Devices",
+            )
+            bound = start.bound("latency")
+            self._bound = self._add(
+                ui.number("Latency bound (ms)", value=bound, min=0, step=0.1, format="%g").props("clearable"),
+                "optional; held to the calibrated upper bound",
+            )
+            text("How much", "form-title")
+            self._evaluations = self._add(
+                ui.number("Evaluations", value=start.budget.evaluations, min=8, step=40, format="%d"),
+                "estimated subnets, by the search and by random search each",
+            )
+            self._verified = self._add(
+                ui.number("Networks to verify", value=start.budget.verified, min=1, format="%d"),
+                "front members measured on the device at most",
+            )
+            parents = {"": "Train a new supernet"} | {s.id: f"{s.spec.name} ({s.id[:8]})" for s in finished}
+            self._supernet = self._add(
+                ui.select(parents, label="Supernet", value=supernet if parent else ""),
+                "one that is trained already saves the training",
+                wide=True,
+            )
+            self._int8 = ui.checkbox("Export int8 beside float32", value=start.export.int8).props("dense")
+            self._int8.on_value_change(self._changed)
+        with div("card"), div("fold", "details"):
+            text("More", tag="summary")
+            with div("form"):
+                self._strategy = self._add(
+                    ui.select(
+                        _with([s.name for s in strategies], start.strategy.name),
+                        label="Strategy",
+                        value=start.strategy.name,
+                    )
+                )
+                self._seed = self._add(ui.number("Seed", value=start.seed, min=0, format="%d"))
+                self._cpus = self._add(ui.number("Processor cores", value=start.resources.cpus, min=1, format="%d"))
+                self._gpus = self._add(ui.number("GPUs", value=start.resources.gpus, min=0, format="%d"))
+                self._params_bound = self._add(
+                    ui.number("Parameter bound", min=1, format="%d", value=start.bound("params")).props("clearable"),
+                    "makes parameters an objective",
+                )
+                self._macs_bound = self._add(
+                    ui.number("MACs bound", min=1, format="%d", value=start.bound("macs")).props("clearable"),
+                    "makes MACs an objective",
+                )
+                self._export = self._add(
+                    ui.number("Networks to export", min=1, format="%d", value=start.export.count).props("clearable"),
+                    "empty: every front member",
+                )
+                div()
+                defaults = next((s.params for s in strategies if s.name == start.strategy.name), {})
+                shown = ", ".join(f"{k}: {v}" for k, v in defaults.items())
+                self._strategy_params = self._add(
+                    ui.textarea("Strategy parameters (YAML)", value=_yaml(start.strategy.params)),
+                    f"defaults: {shown}" if shown else "",
+                    wide=True,
+                )
+                rest = {k: v for k, v in start.space.params.items() if k != "preset"}
+                self._space_params = self._add(
+                    ui.textarea("Further space parameters (YAML)", value=_yaml(rest)), "beside the preset", wide=True
+                )
+        self._space.on_value_change(self._space_chosen)
+        self._problem = Part(lambda title, message: notice("bad", title, message) if message else None)
+        with div("flow"):
+            div("grow")
+            self._dry = ui.button("Dry run", icon="straighten", on_click=self._dry_run).props("outline no-caps")
+            self._go = ui.button("Submit", icon="send", on_click=self._submit).props("unelevated no-caps")
+        self._found = Part(_draw_dry_run)
+
+    def _draw_preview(self) -> None:
+        with div("card stack"):
+            with div("card-head").style("margin: 0"):
+                heading("What is sent", 2)
+                div("grow")
+                self._format = ui.toggle(["YAML", "JSON"], value="YAML", on_change=lambda _: self._changed()).props(
+                    "no-caps unelevated dense padding='2px 10px'"
+                )
+                copy_button(lambda: self._preview.text)
+            self._preview = text("", "code mono spec-preview", "pre")
+            text("Keep it in a file, and submit it again from the command line or the Python client.", "small muted")
+
+    def _add(self, control: Any, hint: str = "", wide: bool = False) -> Any:
+        control.props(f'outlined dense hint="{hint}"' if hint else "outlined dense")
+        if wide:
+            control.classes("wide")
+        control.on_value_change(self._changed)
+        return control
+
+    def _presets(self, space: str) -> list[str]:
+        return list(self._spaces[space].presets) if space in self._spaces else []
+
+    def _space_chosen(self) -> None:
+        presets = self._presets(self._space.value)
+        self._preset.set_options(presets, value=presets[0] if presets else None)
+
+    def _record(self) -> dict[str, Any]:
+        """The form as a spec's record. Raises InvalidSpec for YAML that is none."""
+        objectives: list[dict[str, Any]] = [{"name": "accuracy"}, {"name": "latency", "bound": self._bound.value}]
+        for name, bound in (("params", self._params_bound.value), ("macs", self._macs_bound.value)):
+            if bound:
+                objectives.append({"name": name, "bound": bound})
+        preset = {"preset": self._preset.value} if self._preset.value else {}
+        return {
+            "name": self._name.value,
+            "space": {
+                "name": self._space.value,
+                "params": preset | _mapping("space parameters", self._space_params.value),
+            },
+            "strategy": {
+                "name": self._strategy.value,
+                "params": _mapping("strategy parameters", self._strategy_params.value),
+            },
+            "data": {"name": self._data.value, "path": self._path.value or None},
+            "device": self._device.value,
+            "objectives": objectives,
+            "budget": {"evaluations": self._evaluations.value, "verified": self._verified.value},
+            "export": {"count": self._export.value, "int8": self._int8.value},
+            "resources": {"cpus": self._cpus.value, "gpus": self._gpus.value},
+            "seed": self._seed.value,
+            "supernet": self._supernet.value or None,
+        }
+
+    def _spec(self) -> SearchSpec:
+        return parse_spec(SearchSpec, self._record())
+
+    def _changed(self) -> None:
+        """Shows the spec as it would be sent now, or what is wrong with it."""
+        if not hasattr(self, "_preview"):
+            return
+        try:
+            self._preview.text = spec_text(self._spec(), self._format.value)
+        except InvalidSpec as error:
+            self._preview.text = f"# not complete yet\n# {error}"
+
+    async def _dry_run(self) -> None:
+        self._dry.props("loading")
+        try:
+            found = await ask(self._client.dry_run, self._spec())
+            self._problem.show("", "")
+            self._found.show(found)
+        except HwnasError as error:
+            self._problem.show("The dry run was refused", str(error))
+        finally:
+            self._dry.props(remove="loading")
+
+    async def _submit(self) -> None:
+        self._go.props("loading")
+        try:
+            spec = self._spec()
+            search = await ask(self._client.submit, spec, f"{self._key}-{spec.content_hash[:16]}")
+            ui.navigate.to(f"/searches/{search.id}")
+        except HwnasError as error:
+            self._problem.show("The search was not accepted", str(error))
+        finally:
+            self._go.props(remove="loading")
+
+
+def _draw_dry_run(found: DryRunView) -> None:
+    with div("card stack"):
+        heading("Dry run", 2)
+        if found.feasible:
+            notice("good", "Feasible: networks of this space can meet every bound")
+        else:
+            notice("bad", "Not feasible as written", found.problems or "No network can meet the bounds.")
+        rows = [("Size of the space", f"{found.space_size:.3g} networks"), ("Stages", ", ".join(found.stages))]
+        if found.lowest_reachable_ms is not None:
+            rows.append(
+                ("Lowest reachable latency", f"{words.quantity(found.lowest_reachable_ms, 'ms')} (upper bound)")
+            )
+        if found.feasible_share is not None:
+            rows.append(
+                ("Networks within the bounds", f"{found.feasible_share * 100:.1f} % of {found.sampled} sampled")
+            )
+        for name, (low, high) in found.ranges.items():
+            unit, kind = words.unit_and_kind(name)
+            rows.append(
+                (f"{words.label(name)} ({kind})", f"{words.quantity(low, unit)} to {words.quantity(high, unit)}")
+            )
+        rows.append(("Spec", found.spec_hash[:16]))
+        facts(rows)
+
+
+def _with(options: list[str], value: str | None) -> list[str]:
+    """The options, and the present value if it is none of them."""
+    return options if value is None or value in options else [value, *options]
+
+
+def _yaml(params: dict[str, Any]) -> str:
+    return str(yaml.safe_dump(params, sort_keys=False)) if params else ""
+
+
+def _mapping(what: str, content: str | None) -> dict[str, Any]:
+    try:
+        record = yaml.safe_load(content or "") or {}
+    except yaml.YAMLError as error:
+        raise InvalidSpec(f"{what}: not YAML: {error}") from error
+    if not isinstance(record, dict):
+        raise InvalidSpec(f"{what}: expected lines like 'name: value', got {content!r}")
+    return record

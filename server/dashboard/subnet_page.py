@@ -1,0 +1,209 @@
+"""``/searches/{id}/subnets/{arch}``: one network, what it is and what is known about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nicegui import ui
+
+from nas.client import Client
+from nas.core.errors import NotFound
+from nas.core.metrics import METRICS
+from nas.core.views import DeviceView, MeasurementView, PointView, SearchView, SubnetView
+from server.dashboard import drawing, words
+from server.dashboard.frame import (
+    Part,
+    badge,
+    crumbs,
+    div,
+    facts,
+    framed,
+    heading,
+    live,
+    metric_figure,
+    notice,
+    text,
+)
+from server.dashboard.search_page import download
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows, as the API gave it."""
+
+    search: SearchView
+    subnet: SubnetView
+    device: DeviceView | None
+
+
+async def subnet_page(client: Client, search_id: str, arch: str, origin: str) -> None:
+    """A network of a search."""
+
+    def fetch() -> Shown:
+        search = client.search(search_id)
+        subnet = client.subnet(search_id, arch, origin)
+        try:
+            device = client.device(search.spec.device)
+        except NotFound:  # removed since; the measurement still names its protocol
+            device = None
+        return Shown(search, subnet, device)
+
+    with framed(client, f"Network {arch}", "") as frame:
+        page = Part(_draw)
+
+        def draw(shown: Shown) -> None:
+            page.show(shown.search.spec.name, shown.search.id, shown.subnet, _protocol(shown))
+
+        await live(frame, fetch, draw, lambda _: False)
+
+
+def _protocol(shown: Shown) -> dict[str, Any] | None:
+    """The protocol in words, if the device's profile is still the one that was measured with."""
+    measured, device = shown.subnet.point.measurement, shown.device
+    if measured is None or device is None or device.profile is None or device.profile_id != measured.profile:
+        return None
+    protocol: dict[str, Any] = device.profile["protocol"]
+    return protocol
+
+
+def _draw(name: str, search_id: str, subnet: SubnetView, protocol: dict[str, Any] | None) -> None:
+    point = subnet.point
+    with div("stack"):
+        with div():
+            crumbs(("Searches", "/"), (name, f"/searches/{search_id}"), (point.arch, ""))
+            with div("flow").style("margin-top: .35rem"):
+                heading(f"Network {point.arch}")
+                badge(point.status)
+            origin = "found by the search" if point.origin == "search" else "drawn by the random baseline"
+            on_front = "on the front" if point.on_front else "not on the front"
+            text(f"{origin}, {on_front}; input {drawing.shape(subnet.input_shape)}", "small muted")
+        with div("card"), div("figures"):
+            for metric in [m for m in METRICS if m in point.metrics and m != "val_loss"]:
+                metric_figure(metric, point.metrics[metric])
+        drawn = drawing.blocks(subnet.layers, subnet.choices)
+        _draw_architecture(drawn, subnet)
+        with div("cols even"):
+            _draw_measurement(point, protocol)
+            _draw_downloads(subnet)
+        _draw_choices(drawn, subnet)
+
+
+def _draw_architecture(drawn: list[drawing.Block], subnet: SubnetView) -> None:
+    if not drawn:
+        return
+    heaviest = max(b.macs for b in drawn) or 1
+    with div("card"):
+        with div("card-head"):
+            heading("Architecture", 2)
+            text("height: resolution · width: channels · shade: MACs", "small muted", "span")
+        with div("scroll"):
+            ui.html(drawing.svg(drawn, subnet.input_shape), sanitize=False)
+        with div("flow small muted").style("margin: .9rem 0 .5rem"):
+            used = {x.op for x in subnet.layers if x.macs}
+            for op in [o for o in drawing.OPS if o in used] + sorted(used - set(drawing.OPS)):
+                with div("flow tight"):
+                    div(f"swatch {drawing.op_class(op)}")
+                    text("squeeze-excite" if op == "se" else op, tag="span")
+        with div("block head"):
+            for title in ("Block", "MACs by operation", "Output shape", "Parameters", "MACs"):
+                text(title)
+        for block in drawn:
+            with div("block"):
+                with div():
+                    text(block.name)
+                    with div("flow tight"):
+                        for tag in block.tags:
+                            text(tag, "op-tag", "span")
+                with div(), div("macs"):
+                    for layer in block.layers:
+                        if layer.macs:
+                            with div(drawing.op_class(layer.op)).style(f"width: {100 * layer.macs / heaviest:.2f}%"):
+                                ui.tooltip(
+                                    f"{layer.name}: {layer.op} {layer.detail}, {drawing.shape(layer.in_shape)} to "
+                                    f"{drawing.shape(layer.out_shape)}, {words.count(layer.macs)} MACs"
+                                )
+                text(drawing.shape(block.out_shape))
+                text(words.count(block.params))
+                text(words.count(block.macs))
+
+
+def _draw_measurement(point: PointView, protocol: dict[str, Any] | None) -> None:
+    with div("card stack"):
+        heading("Measurement", 2)
+        m = point.measurement
+        if m is None:
+            text(
+                "Not measured. Only front members are measured on the device; what is shown above is predicted or "
+                "estimated.",
+                "muted",
+            )
+            return
+        if m.refused is not None:
+            notice("warn", "The device was too unsteady, so no latency is reported", m.refused)
+        elif m.median_ms is not None and m.low_ms is not None and m.high_ms is not None:
+            _draw_interval(point, m, m.low_ms, m.median_ms, m.high_ms)
+        facts(
+            [
+                ("Runs", f"{m.runs:,}"),
+                ("Variation between rounds", f"{m.variation * 100:.1f} %"),
+                ("Drift of the device", f"{m.drift:.3f} × its speed when profiled, divided out"),
+                *_protocol_facts(protocol),
+                ("Protocol id", m.protocol),
+                ("Device profile id", m.profile),
+            ]
+        )
+
+
+def _draw_interval(point: PointView, m: MeasurementView, low: float, median: float, high: float) -> None:
+    with div():
+        ui.html(drawing.interval_svg(low, median, high, point.claim_ms), sanitize=False)
+        text(
+            f"Median {words.significant(median, 4)} ms, 95 % interval {words.significant(low, 4)} to "
+            f"{words.significant(high, 4)} ms",
+            "strong num",
+        )
+        if point.claim_ms is not None:
+            kept = "kept" if median <= point.claim_ms else "broken"
+            text(f"Claimed before measuring: at most {words.significant(point.claim_ms, 4)} ms, {kept}", "small muted")
+
+
+def _protocol_facts(protocol: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if protocol is None:
+        return []
+    p = protocol
+    return [
+        ("Batch, threads, precision", f"{p['batch']}, {p['threads']}, {p['precision']}"),
+        ("Rounds", f"{p['rounds']} of {p['block_ms']:g} ms each after {p['warmup_ms']:g} ms of warm-up"),
+        ("Refused beyond", f"{p['max_variation'] * 100:g} % variation, {p['max_drift'] * 100:g} % drift"),
+    ]
+
+
+def _draw_downloads(subnet: SubnetView) -> None:
+    with div("card stack"):
+        heading("Downloads", 2)
+        if not subnet.artifacts:
+            text("No files: front members are exported once they are verified.", "muted")
+            return
+        with div("scroll"), div("plain", "table"):
+            for a in subnet.artifacts:
+                with div("", "tr"):
+                    with div("", "td"):
+                        download(a)
+                    text(a.media_type, "muted", "td")
+                    with text(f"sha256 {a.sha256[:12]}…", "muted mono", "td"):
+                        ui.tooltip(a.sha256)
+
+
+def _draw_choices(drawn: list[drawing.Block], subnet: SubnetView) -> None:
+    with div("card"), div("fold", "details"):
+        text(f"Choices ({len(subnet.choices)})", tag="summary")
+        with div("scroll"), div("plain", "table"):
+            with div("", "tr"):
+                text("Decision", tag="th")
+                text("Choice", tag="th")
+            for name, value in subnet.choices.items():
+                used = drawing.active(name, drawn, subnet.choices)
+                with div("" if used else "muted", "tr"):
+                    text(name, "mono", "td")
+                    text(str(value) if used else f"{value} (not used at this depth)", "", "td")

@@ -1,0 +1,121 @@
+"""Numbers, times and names as people read them. No drawing here."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+
+from nas.core.metrics import METRICS
+from nas.core.views import JobView, MetricView, StageView
+
+NONE = "–"
+
+
+def count(value: float) -> str:
+    """A count with three significant digits: ``1.23 M``."""
+    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{significant(value / size)} {suffix}"
+    return f"{value:.0f}"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """``value`` with so many significant digits, never in exponents."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+
+
+def quantity(value: float, unit: str) -> str:
+    """A value with its unit: percent with two decimals, durations with three significant digits, counts short."""
+    match unit:
+        case "%":
+            return f"{value:.2f} %"
+        case "":
+            return count(value)
+        case _:
+            return f"{significant(value)} {unit}"
+
+
+def metric(metrics: dict[str, MetricView], name: str) -> str:
+    """A metric of a network, or a dash when it has none."""
+    view = metrics.get(name)
+    return NONE if view is None else quantity(view.value, view.unit)
+
+
+def share(value: float | None) -> str:
+    """A number from 0 to 1 with three decimals."""
+    return NONE if value is None else f"{value:.3f}"
+
+
+def size(size_bytes: int) -> str:
+    """A file's size in decimal units."""
+    if size_bytes < 1000:
+        return f"{size_bytes} B"
+    value, unit = next((size_bytes / s, u) for s, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if size_bytes >= s)
+    return f"{significant(value)} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """A duration, to two units at most."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def age(at: datetime, now: datetime) -> str:
+    """How long ago, to one unit."""
+    seconds = (now - at).total_seconds()
+    for size_s, word in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size_s:
+            return f"{int(seconds // size_s)} {word} ago"
+    return "just now"
+
+
+def label(name: str) -> str:
+    """A metric's name for people."""
+    return METRICS[name].label if name in METRICS else name.replace("_", " ")
+
+
+def reading(name: str, value: float) -> str:
+    """A live reading of a stage, such as a loss or an accuracy in percent."""
+    if name in METRICS:
+        return quantity(value, METRICS[name].unit)
+    return f"{value:.2f} %" if "accuracy" in name else significant(value, 4)
+
+
+def active_stage(job: JobView) -> StageView | None:
+    """The stage that runs, or the last that did."""
+    running = [s for s in job.stages if s.status == "running"]
+    finished = [s for s in job.stages if s.status == "finished"]
+    return next(iter((running or finished)[-1:]), None)
+
+
+def fraction(stage: StageView) -> float:
+    """How far a stage is, 0 to 1."""
+    if stage.status == "finished":
+        return 1.0
+    return min(1.0, stage.done / stage.total) if stage.total else 0.0
+
+
+def is_over(job: JobView) -> bool:
+    """Nothing more will come of this job."""
+    return job.status not in ("queued", "running")
+
+
+def gain(search: float | None, baseline: float | None) -> str:
+    """How the search's hypervolume stands to the random baseline's, in percent."""
+    return f"{(search / baseline - 1) * 100:+.1f} %" if search is not None and baseline else ""
+
+
+def unit_and_kind(name: str) -> tuple[str, str]:
+    """Unit and kind of a metric; none for a name that is no metric."""
+    info = METRICS.get(name)
+    return ("", "") if info is None else (info.unit, info.kind)
