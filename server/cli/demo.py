@@ -148,7 +148,7 @@ def _wait_until_ready(child: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def _dataset(search: SearchView) -> Dataset:
-    dataset: Dataset = registry.load("nas.datasets", search.spec.data.name)(search.spec.data, search.spec.seed)
+    dataset: Dataset = registry.load("nas.datasets", search.spec.data.name)(search.spec.data, search.spec.data.seed)
     return dataset
 
 
