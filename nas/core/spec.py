@@ -37,8 +37,8 @@ class StrategySpec(_Strict):
 
 
 class DataSpec(_Strict):
-    """A data set by name. ``path`` lies on the machine that runs the search; ``digits`` needs none. ``seed`` decides the
-    splits, whatever the search's own seed is, so that a reused supernet never meets its training images as test."""
+    """A data set by name. ``path`` lies on the machine that runs the search; ``digits`` needs none. ``seed`` decides
+    the splits, whatever the search's own seed is, so that a reused supernet never meets its training images as test."""
 
     name: str = "digits"
     path: str | None = None
