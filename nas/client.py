@@ -89,6 +89,8 @@ class Client:
             )
         except httpx.InvalidURL as error:
             raise errors.InvalidInput(f"expected an address such as {DEFAULT_URL}, got {url!r}: {error}") from error
+        if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:
+            raise errors.InvalidInput(f"expected an address such as {DEFAULT_URL}, got {url!r}")
 
     def __enter__(self) -> Client:
         return self
