@@ -146,13 +146,14 @@ def package(
     profile: DeviceProfile | None = None,
     int8: bool = True,
     calibration_images: int = 128,
+    versions: Mapping[str, str] | None = None,
 ) -> tuple[bytes, dict[str, Any]]:
     """Everything a user needs of one network as a zip file, and a report of the checks it passed.
 
     ``module`` takes images normalised by ``mean`` and ``std`` (pixel values); the exported graph normalises itself.
     Every test image goes through torch, and through the preprocessing and the models of the zip file. Report:
     ``max_abs_err`` (logits), ``accuracy_torch``, ``accuracy_onnx``, ``int8_accuracy`` (%, None without int8) and
-    ``sizes`` (bytes by file name). Equal arguments give equal bytes.
+    ``sizes`` (bytes by file name). ``versions`` are further ones to record. Equal arguments give equal bytes.
 
     Raises ExportMismatch if torch and ONNX disagree, InvalidInput for a measured latency without its measurement.
     """
@@ -210,7 +211,7 @@ def package(
             "class_names": list(data.class_names),
         },
         "onnx": {"opset": OPSET, "output": "logits", "max_abs_err": report["max_abs_err"]},
-        "versions": {name: version(name) for name in _VERSIONED},
+        "versions": {name: version(name) for name in _VERSIONED} | dict(versions or {}),
     }
     files["model_card.md"] = _model_card(manifest, {name: len(content) for name, content in files.items()}).encode()
     manifest["files"] = {
