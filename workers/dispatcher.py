@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 Records = list[dict[str, Any]]
 Ended = Literal["succeeded", "failed", "cancelled"]
-Outcome = Ended | Literal["events", "crashed", "lost", "stopped"]
+Outcome = Ended | Literal["crashed", "lost", "stopped"]
 
 FLUSH_S = 0.2  # progress alone is written no more often than this
 LISTEN_S = 1.0  # how soon a silent job hears of its cancellation
@@ -99,6 +99,8 @@ class Dispatcher:
                     self._threads.append(thread)
             except StorageError as error:
                 log.error("jobs cannot be claimed: %s", error)
+            except Exception:
+                log.exception("jobs cannot be claimed")
             self._stopping.wait(self._poll_seconds)
         for thread in self._threads:
             thread.join()
@@ -110,22 +112,22 @@ class Dispatcher:
     def _work(self, lease: Lease) -> None:
         log.info("job %s: claimed with token %d", lease.job_id, lease.token)
         try:
-            how, message = self._run(lease)
-            if how == "stopped":
-                self._jobs.release(lease)
-            elif how == "crashed":
-                self._jobs.release(lease, crash=message)
-            elif how != "lost":
-                self._jobs.finish(lease, how, message)
+            self._end(lease, *self._run(lease))
         except StorageError as error:  # the lease runs out, and the job goes on from what was written
-            how, message = "given up", f"events cannot be kept: {error}"
+            log.error("job %s: given up, since its events cannot be kept: %s", lease.job_id, error)
         except HwnasError as error:
-            how, message = "failed", str(error)
-            self._jobs.finish(lease, "failed", message)
+            self._end(lease, "failed", str(error))
         except Exception as error:
             log.exception("job %s: an error of the dispatcher", lease.job_id)
-            how, message = "failed", f"{type(error).__name__}: {error}"
-            self._jobs.finish(lease, "failed", message)
+            self._end(lease, "failed", f"{type(error).__name__}: {error}")
+
+    def _end(self, lease: Lease, how: Outcome, message: str | None) -> None:
+        if how == "stopped":
+            self._jobs.release(lease)
+        elif how == "crashed":
+            self._jobs.release(lease, crash=message)
+        elif how != "lost":
+            self._jobs.finish(lease, how, message)
         log.info("job %s: %s%s", lease.job_id, how, f": {message}" if message else "")
 
     def _run(self, lease: Lease) -> tuple[Outcome, str | None]:
@@ -144,9 +146,12 @@ class Dispatcher:
         while True:
             due = written + (FLUSH_S if waiting else listen_s)
             ready, _ = ray.wait([stream], timeout=max(0.0, due - self._clock()))
-            how, found = _next(stream) if ready else ("events", [])
+            how: Outcome | None = None
+            found: Any = []
+            if ready:
+                how, found = _next(stream)
             stopping = self._stopping.is_set()
-            if how == "events":
+            if how is None:
                 waiting = coalesce([*waiting, *found])
                 if not stopping and self._clock() < due and not _urgent(waiting):
                     continue
@@ -154,7 +159,7 @@ class Dispatcher:
             waiting, written = [], self._clock()
             if verdict == "lost":
                 return "lost", None
-            if how != "events":
+            if how is not None:
                 return how, found
             if verdict == "cancel":
                 return "cancelled", None
@@ -184,10 +189,10 @@ def _urgent(events: Records) -> bool:
     return any(event["kind"] != Progress.kind for event in events)
 
 
-def _next(stream: Any) -> tuple[Outcome, Any]:
-    """What comes next out of a stream: events, or how it ended."""
+def _next(stream: Any) -> tuple[Outcome | None, Any]:
+    """What comes next out of a stream: None and events, or how it ended and why."""
     try:
-        outcome: tuple[Outcome, Any] = ray.get(next(stream))
+        outcome: tuple[Outcome | None, Any] = ray.get(next(stream))
         return outcome
     except StopIteration:
         return "succeeded", None
@@ -201,10 +206,10 @@ def _next(stream: Any) -> tuple[Outcome, Any]:
 @ray.remote(max_retries=0)
 def _stream(
     run_job: str, kind: JobKind, spec: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
-) -> Iterator[tuple[Outcome, Any]]:
+) -> Iterator[tuple[Outcome | None, Any]]:
     """Runs on a Ray worker. An error of ours travels as text: what it was made from may not survive the journey."""
     try:
         for batch in pkgutil.resolve_name(run_job)(kind, spec, blobs_url, events):
-            yield "events", batch
+            yield None, batch
     except HwnasError as error:
         yield "failed", str(error)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from nas.core import registry
@@ -127,15 +128,22 @@ def predict(predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes) ->
 
 def add_device_command(spec: SearchSpec) -> str:
     """The command that gives ``spec``'s device a predictor for its space."""
-    words = ["nas", "devices", "add", spec.device, "--space", spec.space.name]
-    if spec.space.params:
-        words += ["--space-params", json.dumps(spec.space.params)]
-    words += ["--data", spec.data.name]
-    if spec.data.path is not None:
-        words += ["--data-path", spec.data.path]
-    if spec.data.params:
-        words += ["--data-params", json.dumps(spec.data.params)]
+    words = ["nas", "devices", "add", spec.device]
+    if spec.space != SpaceSpec():
+        words += ["--space", spec.space.name, *_pairs("--param", spec.space.params)]
+    if spec.data != DataSpec():
+        words += ["--data", spec.data.name, *_pairs("--data-param", spec.data.params)]
+        words += ["--data-path", spec.data.path] if spec.data.path is not None else []
     return shlex.join(words)
+
+
+def _pairs(option: str, params: Mapping[str, Any]) -> list[str]:
+    """Parameters as options ``key=value``, where the command line reads a value as YAML."""
+    words = []
+    for key, value in params.items():
+        plain = isinstance(value, str) and yaml.safe_load(value) == value
+        words += [option, f"{key}={value if plain else json.dumps(value)}"]
+    return words
 
 
 def _check_params(strategy: Any, spec: SearchSpec) -> None:
