@@ -8,7 +8,7 @@ WORKDIR /src
 ARG TORCH_INDEX=
 COPY constraints.txt ./
 RUN /opt/hwnas/bin/pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep '^torch==' constraints.txt)"
-COPY pyproject.toml LICENSE ./
+COPY pyproject.toml LICENSE README.md ./
 COPY nas ./nas
 COPY search_spaces ./search_spaces
 COPY predictors ./predictors
