@@ -13,7 +13,7 @@ from nas.core.errors import HwnasError, InvalidSpec
 from nas.core.spec import SearchSpec, parse_spec
 from nas.core.views import DeviceView, DryRunView, SearchView, SpaceView, StrategyView
 from server.dashboard import words
-from server.dashboard.frame import Part, ask, copy_button, div, facts, framed, heading, live, notice, text
+from server.dashboard.frame import Live, Part, ask, copy_button, div, facts, framed, heading, notice, text
 from server.dashboard.spec_text import spec_text
 
 Catalog = tuple[list[SpaceView], list[StrategyView], list[str], list[DeviceView], list[SearchView]]
@@ -36,7 +36,7 @@ async def submit_page(client: Client, supernet: str, device: str) -> None:
                 with place:
                     forms.append(SubmitForm(client, catalog, supernet, device))
 
-        await live(frame, fetch, draw, lambda _: False)
+        await Live(frame, fetch, draw, lambda _: False).start()
 
 
 class SubmitForm:
