@@ -50,7 +50,7 @@ def _filter(size: int, out: int) -> NDArray[np.float32]:
     support = max(scale, 1.0)
     centres = (np.arange(out)[:, None] + 0.5) * scale
     weights = np.maximum(0.0, 1.0 - np.abs(np.arange(size)[None] + 0.5 - centres) / support)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def read_images(path: Path, key: str | None) -> NDArray[Any]:

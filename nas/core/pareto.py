@@ -5,6 +5,7 @@ Loss matrices ``losses_NM`` hold N points of M objectives, all to be minimised.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,42 +17,56 @@ from nas.core.errors import InvalidInput
 from nas.core.metrics import Goal
 
 Mask = NDArray[np.bool_]
+_CHUNK = 64  # rows compared at once: bounds memory
 
 
 def non_dominated(losses_NM: Floats) -> Mask:
-    """True for points that no other point dominates; equal points do not dominate each other. Shape (N,)."""
+    """True for points that no other point dominates; equal points do not dominate each other. Shape (N,).
+
+    In lexicographic order a point can only be dominated by an earlier one. Two objectives then take one pass (Kung,
+    Luccio, Preparata, 1975); more are compared with the survivors so far, a chunk of rows at a time.
+    Raises InvalidInput for losses that are not a number.
+    """
     n, m = losses_NM.shape
-    keep = np.zeros(n, dtype=bool)
+    if np.isnan(losses_NM).any():
+        raise InvalidInput("losses: expected numbers, got NaN")
+    keep: Mask = np.zeros(n, dtype=bool)
     if n == 0:
         return keep
     order = np.lexsort(losses_NM.T[::-1])
     ranked = losses_NM[order]
     if m == 2:
-        # In order of the first objective, a point survives if its second is below all before it, or equals a survivor.
+        # A point survives if its second loss is below all before it, or if it equals a survivor.
         second = ranked[:, 1]
-        before = np.concatenate([[np.inf], np.minimum.accumulate(second)[:-1]])
-        alive = second < before
-        same = np.concatenate([[False], (ranked[1:] == ranked[:-1]).all(axis=1)])
-        group = np.cumsum(~same) - 1
-        keep[order] = alive[np.flatnonzero(~same)][group]
+        alive = np.concatenate([[True], second[1:] < np.minimum.accumulate(second)[:-1]])
+        new = np.concatenate([[True], (ranked[1:] != ranked[:-1]).any(axis=1)])
+        keep[order] = alive[new][np.cumsum(new) - 1]
         return keep
-    # In lexicographic order a point can only be dominated by an earlier one, and then also by an earlier survivor.
-    survivors = np.empty_like(ranked)
-    count = 0
-    for i, row in enumerate(ranked):
-        kept = survivors[:count]
-        if not ((kept <= row).all(axis=1) & (kept < row).any(axis=1)).any():
-            survivors[count] = row
-            count += 1
-            keep[order[i]] = True
+    survivors = ranked[:0]
+    for start in range(0, n, _CHUNK):
+        rows = ranked[start : start + _CHUNK]
+        survive = ~_dominated(rows, np.concatenate([survivors, rows]))
+        survivors = np.concatenate([survivors, rows[survive]])
+        keep[order[start : start + _CHUNK]] = survive
     return keep
+
+
+def _dominated(rows_BM: Floats, others_KM: Floats) -> Mask:
+    """Which rows some other point dominates, shape (B,)."""
+    below = np.ones((len(rows_BM), len(others_KM)), dtype=bool)
+    better = np.zeros_like(below)
+    for row, other in zip(rows_BM.T[:, :, None], others_KM.T[:, None], strict=True):
+        below &= other <= row
+        better |= other < row
+    return np.asarray((below & better).any(axis=1))
 
 
 def hypervolume(losses_NM: Floats, reference_M: Floats) -> float:
     """Exact volume dominated by the points and bounded by the reference, for 2 to 4 objectives.
 
-    Two objectives by a sweep; more by slicing along the last objective. Points that are not better than the reference
-    in every objective contribute nothing. Raises InvalidInput for other numbers of objectives.
+    Two objectives by a sweep, three by a sweep that keeps the staircase of the first two, four by slicing along the
+    last. Points that are not better than the reference in every objective contribute nothing. Raises InvalidInput for
+    other numbers of objectives.
     """
     m = losses_NM.shape[1]
     if not 2 <= m <= 4 or reference_M.shape != (m,):
@@ -59,23 +74,46 @@ def hypervolume(losses_NM: Floats, reference_M: Floats) -> float:
             f"hypervolume: expected 2 to 4 objectives and a reference for each, got {m} and {reference_M.shape}"
         )
     inside = losses_NM[(losses_NM < reference_M).all(axis=1)]
-    return _volume(inside[non_dominated(inside)], reference_M)
-
-
-def _volume(losses_NM: Floats, reference_M: Floats) -> float:
-    if len(losses_NM) == 0:
+    front = inside[non_dominated(inside)]
+    front = front[np.argsort(front[:, -1], kind="stable")]
+    if len(front) == 0:
         return 0.0
-    if losses_NM.shape[1] == 2:
-        front = losses_NM[np.argsort(losses_NM[:, 0])]
-        ceilings = np.concatenate([[reference_M[1]], np.minimum.accumulate(front[:, 1])[:-1]])
-        return float(((reference_M[0] - front[:, 0]) * np.maximum(ceilings - front[:, 1], 0.0)).sum())
-    levels = np.unique(losses_NM[:, -1])
-    tops = np.concatenate([levels[1:], reference_M[-1:]])
+    if m == 2:
+        tops = np.concatenate([front[1:, 1], reference_M[1:]])
+        return float(((reference_M[0] - front[:, 0]) * (tops - front[:, 1])).sum())
+    if m == 3:
+        return _sweep(front.tolist(), reference_M.tolist())
+    tops = np.concatenate([front[1:, -1], reference_M[-1:]])
+    by_third = np.argsort(front[:, 2], kind="stable")  # position of every point in a sweep
     total = 0.0
-    for level, top in zip(levels, tops, strict=True):
-        below = losses_NM[losses_NM[:, -1] <= level, :-1]
-        total += _volume(below[non_dominated(below)], reference_M[:-1]) * float(top - level)
+    for i in np.flatnonzero(tops > front[:, -1]):
+        slab = front[by_third[by_third <= i], :-1]
+        total += _sweep(slab.tolist(), reference_M[:-1].tolist()) * float(tops[i] - front[i, -1])
     return total
+
+
+def _sweep(points: list[list[float]], reference: list[float]) -> float:
+    """Volume under three objectives of points sorted by the third (Beume et al., 2009).
+
+    ``xs`` rise and ``ys`` fall: the staircase of the points so far, between two sentinels.
+    """
+    xs, ys = [-np.inf, reference[0]], [reference[1], -np.inf]
+    area = volume = 0.0
+    level = reference[2]
+    for x, y, z in points:
+        volume += area * (z - level)
+        level = z
+        first = last = bisect_right(xs, x)
+        left, ceiling = x, ys[first - 1]
+        if ceiling <= y:
+            continue  # nothing of it sticks out
+        while ys[last] >= y:  # steps that the point covers
+            area += (xs[last] - left) * (ceiling - y)
+            left, ceiling = xs[last], ys[last]
+            last += 1
+        area += (xs[last] - left) * (ceiling - y)
+        xs[first:last], ys[first:last] = [x], [y]
+    return volume + area * (reference[2] - level)
 
 
 @dataclass(frozen=True)
@@ -105,12 +143,12 @@ class ParetoFront:
         return ParetoFront(self.goals, names, tuple(pool[name] for name in names))
 
     def hypervolume(self, reference: tuple[float, ...]) -> float:
-        """Exact hypervolume in the objectives' own units, by the goals' directions."""
-        if not self.members:
-            return 0.0
+        """Exact hypervolume in the objectives' own units, by the goals' directions. Raises InvalidInput."""
+        if len(reference) != len(self.goals) or not np.isfinite(reference).all():
+            raise InvalidInput(f"reference: expected {len(self.goals)} finite values, got {reference}")
         return hypervolume(self._losses(list(self.values)), self._losses([reference])[0])
 
     def _losses(self, values: list[tuple[float, ...]]) -> Floats:
         signs = np.array([1.0 if goal == "min" else -1.0 for goal in self.goals])
-        losses: Floats = np.array(values, dtype=np.float64) * signs
+        losses: Floats = np.array(values, dtype=np.float64).reshape(-1, len(signs)) * signs
         return losses

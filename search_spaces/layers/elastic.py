@@ -6,6 +6,7 @@ Kernel transformation: Once-for-all (Cai et al., ICLR 2020), section 3.3.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TypeVar, cast
 
@@ -14,6 +15,35 @@ import torch.nn.functional as F
 from torch import nn
 
 M = TypeVar("M", bound=nn.Module)
+
+# Up to this many pixels, a depthwise convolution is faster as matrix products (see benchmarks/depthwise.py).
+SMALL_MAP = 36
+
+
+def depthwise_by_matmul(x_BCHW: torch.Tensor, weight_C1KK: torch.Tensor, stride: int) -> torch.Tensor:
+    """The same as a depthwise ``conv2d`` with "same" padding, as one matrix product per channel.
+
+    On maps of a few pixels the CPU's convolution kernels, backward above all, cost tens of times their arithmetic.
+    """
+    b, c, h, w = x_BCHW.shape
+    taps_OI, h_out, w_out = _taps(h, w, weight_C1KK.shape[-1], stride)
+    flat_CT = F.pad(weight_C1KK.reshape(c, -1), (0, 1))  # the extra tap is the zero of the padding
+    matrix_COI = flat_CT[:, taps_OI.to(weight_C1KK.device)]
+    y_CBO = torch.bmm(x_BCHW.reshape(b, c, h * w).transpose(0, 1), matrix_COI.transpose(1, 2))
+    return y_CBO.transpose(0, 1).reshape(b, c, h_out, w_out)
+
+
+@functools.cache
+def _taps(h: int, w: int, kernel: int, stride: int) -> tuple[torch.Tensor, int, int]:
+    """For every output and input pixel the kernel tap that joins them, ``kernel**2`` where none does; and the output
+    size."""
+    pad = kernel // 2
+    h_out, w_out = (h - 1) // stride + 1, (w - 1) // stride + 1
+    y = torch.arange(h)[None] - torch.arange(h_out)[:, None] * stride + pad
+    x = torch.arange(w)[None] - torch.arange(w_out)[:, None] * stride + pad
+    tap = y[:, None, :, None] * kernel + x[None, :, None, :]
+    inside = ((y >= 0) & (y < kernel))[:, None, :, None] & ((x >= 0) & (x < kernel))[None, :, None, :]
+    return torch.where(inside, tap, kernel * kernel).reshape(h_out * w_out, h * w), h_out, w_out
 
 
 class ElasticConv(nn.Module):
@@ -70,6 +100,8 @@ class ElasticDepthwise(nn.Module):
         """(B, C', H, W) -> (B, C', H/stride, W/stride) with a kernel of ``size``."""
         channels = x_BCHW.shape[1]
         weight = self.kernel(size, channels)
+        if x_BCHW.shape[-2] * x_BCHW.shape[-1] <= SMALL_MAP:
+            return depthwise_by_matmul(x_BCHW, weight, self.stride)
         return F.conv2d(x_BCHW, weight, stride=self.stride, padding=size // 2, groups=channels)
 
     @torch.no_grad()

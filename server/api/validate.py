@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from nas.core import registry
 from nas.core.arch import Floats, Genes, neighbours, sample, space_size
 from nas.core.device import Latency
 from nas.core.errors import Conflict, HwnasError, InfeasibleBound, InvalidSpec, UnknownName
-from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
+from nas.core.ports import LatencyPredictor, SearchSpace
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.views import DryRunView
+from predictors.storage import load_predictor
 from server.store.jobs import spec_hash
 from server.store.queries import Queries
 from server.store.store import Store
@@ -114,14 +115,10 @@ def space_of(space: SpaceSpec, data: DataSpec) -> SearchSpace:
 def predictor_for(device: str, space: SearchSpace, store: Store) -> LatencyPredictor | None:
     """The latency predictor of a device for a space, or None. Raises StorageError if its blob is lost."""
     found = store.queries.predictor_for(device, space.id)
-    return load_predictor(*found, store.blobs) if found is not None else None
-
-
-def load_predictor(family: str, blob: str, blobs: BlobStore) -> LatencyPredictor:
-    """A predictor from its arrays."""
-    with np.load(io.BytesIO(blobs.get(blob)), allow_pickle=False) as arrays:
-        loaded: LatencyPredictor = registry.load("nas.predictors", family).from_arrays(dict(arrays))
-        return loaded
+    if found is None:
+        return None
+    family, blob = found
+    return load_predictor(family, store.blobs.get(blob))
 
 
 def predict(predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes) -> Latency:
@@ -131,15 +128,22 @@ def predict(predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes) ->
 
 def add_device_command(spec: SearchSpec) -> str:
     """The command that gives ``spec``'s device a predictor for its space."""
-    words = ["nas", "devices", "add", spec.device, "--space", spec.space.name]
-    if spec.space.params:
-        words += ["--space-params", json.dumps(spec.space.params)]
-    words += ["--data", spec.data.name]
-    if spec.data.path is not None:
-        words += ["--data-path", spec.data.path]
-    if spec.data.params:
-        words += ["--data-params", json.dumps(spec.data.params)]
+    words = ["nas", "devices", "add", spec.device]
+    if spec.space != SpaceSpec():
+        words += ["--space", spec.space.name, *_pairs("--param", spec.space.params)]
+    if spec.data != DataSpec():
+        words += ["--data", spec.data.name, *_pairs("--data-param", spec.data.params)]
+        words += ["--data-path", spec.data.path] if spec.data.path is not None else []
     return shlex.join(words)
+
+
+def _pairs(option: str, params: Mapping[str, Any]) -> list[str]:
+    """Parameters as options ``key=value``, where the command line reads a value as YAML."""
+    words = []
+    for key, value in params.items():
+        plain = isinstance(value, str) and yaml.safe_load(value) == value
+        words += [option, f"{key}={value if plain else json.dumps(value)}"]
+    return words
 
 
 def _check_params(strategy: Any, spec: SearchSpec) -> None:

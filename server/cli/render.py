@@ -131,8 +131,8 @@ def device(d: DeviceView) -> RenderableType:
         lines.append(f"[red]{d.error}[/]")
     if d.profile:
         lines.append(
-            f"{d.profile['processor']}, {d.profile['cores']} cores, {d.profile['runtime']} {d.profile['runtime_version']}, "
-            f"{d.profile['protocol']['threads']} thread(s)"
+            f"{d.profile['processor']}, {d.profile['cores']} cores, {d.profile['runtime']} "
+            f"{d.profile['runtime_version']}, {d.profile['protocol']['threads']} thread(s)"
         )
     lines += [card(c) for c in d.predictors]
     return Group(*lines)

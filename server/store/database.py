@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DataError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from nas.core.errors import InvalidInput, StorageError
@@ -66,8 +67,10 @@ def errors_as_ours() -> Iterator[None]:
     """Raises StorageError for a database that cannot be used, InvalidInput for a value that it cannot hold."""
     try:
         yield
-    except OperationalError as error:
+    except (OperationalError, InterfaceError) as error:
         raise StorageError(f"the database cannot be used: {error.orig}") from error
+    except PoolTimeout as error:
+        raise StorageError(f"the database is too busy: {error}") from error
     except DataError as error:  # a NUL character, or a number beyond the column's range
         raise InvalidInput(f"the database cannot hold a value: {error.orig}") from error
 

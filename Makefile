@@ -1,0 +1,58 @@
+# Everything a contributor or a curious visitor needs; `make help` lists it.
+# Installation writes to stderr only, so that `make demo ARGS=--json` prints JSON and nothing else.
+
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test check bench lock clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP) ## Everything into .venv, pinned by constraints.txt
+
+# torch goes first: once the pinned CPU build is there, nothing pulls in another one.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) >&2
+	@echo "Installing into $(VENV) (about two minutes the first time)" >&2
+	@$(PIP) install -c constraints.txt torch >&2
+	@$(PIP) install -c constraints.txt -e '.[dev,postgres]' >&2
+	@touch $@
+
+demo: install ## A whole search on this machine in minutes; ARGS=--json for machines
+	@$(BIN)/nas demo $(ARGS)
+
+serve: install ## The service with API and dashboard; ARGS="--port 8000"
+	@$(BIN)/nas serve $(ARGS)
+
+test: install ## All tests; ARGS="-k pareto" to choose
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: install ## Format, lint, types, import rules, compose file
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/yamllint --strict docker/compose.yaml
+
+bench: install ## The benchmarks; results into benchmarks/results
+	@$(BIN)/python -m benchmarks.explorer --json > benchmarks/results/explorer.json.new
+	@mv benchmarks/results/explorer.json.new benchmarks/results/explorer.json
+
+lock: ## Newest versions that pyproject.toml allows into constraints.txt
+	@rm -rf $(VENV)-lock
+	@$(PYTHON) -m venv $(VENV)-lock
+	@$(VENV)-lock/bin/python -m pip --quiet --disable-pip-version-check install -e '.[dev,postgres]'
+	@$(VENV)-lock/bin/python -m pip freeze --exclude-editable \
+		| sed -E '/^(nvidia-|triton)/d; s/\+[a-z0-9.]+$$//' > constraints.txt
+	@rm -rf $(VENV)-lock
+
+clean: ## Removes .venv and everything that was built
+	@rm -rf $(VENV) $(VENV)-lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,278 @@
+"""Our NSGA-II beside pymoo's: evaluations per second and hypervolume at equal evaluations.
+
+    python -m benchmarks.explorer [--json] [--latency planted|DEVICE] [--shared DIR]
+
+The space is the published once-for-all MobileNetV3 space. Latency is a linear model on the space's features, either
+with planted weights or fitted to measured latencies of a device of ``ofa.npz``; accuracy is a planted surrogate with
+interactions; latency is bounded at the median of random networks. Every contestant gets the same evaluate function,
+population, generations and seeds, and is judged by the feasible front of all it has evaluated.
+"""
+
+from __future__ import annotations
+
+import os
+
+# One thread for everybody, before numpy starts its pool.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.core.mutation import Mutation
+from pymoo.core.problem import Problem as PymooProblem
+from pymoo.operators.crossover.sbx import SBX
+from pymoo.operators.crossover.ux import UniformCrossover
+from pymoo.operators.mutation.pm import PM
+from pymoo.operators.repair.rounding import RoundingRepair
+from pymoo.operators.sampling.rnd import IntegerRandomSampling
+from pymoo.optimize import minimize
+
+from benchmarks._cli import parser, report, shared_file
+from nas.core.arch import Floats, Genes, choice_counts, one_hot, sample
+from nas.core.pareto import hypervolume
+from nas.core.ports import ImageShape, SearchSpace
+from nas.explorers import nsga2
+from predictors.bayesian_linear import BayesianLinear
+from search_spaces.mobilenet_v3.space import build
+
+Latency = Callable[[Genes], Floats]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The problem: ``evaluate`` maps canonical genes to losses (negative accuracy in %, latency in ms) and violation.
+
+    Hypervolume is the share of the box between ``ideal`` and ``reference``.
+    """
+
+    space: SearchSpace
+    evaluate: nsga2.Evaluate
+    reference: Floats
+    ideal: Floats
+
+    def hypervolume(self, losses_NM: Floats) -> float:
+        """Share of the box that the points dominate, 0 to 1."""
+        return hypervolume((losses_NM - self.ideal) / (self.reference - self.ideal), np.ones(len(self.ideal)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One contestant's run with one seed."""
+
+    seconds: float
+    evaluations: int
+    hypervolume: float
+
+
+def contest(space: SearchSpace, latency_ms: Latency) -> Contest:
+    """Everything but latency is planted from a fixed seed."""
+    rng = np.random.default_rng(20)
+    # Each further choice of a decision adds accuracy, with falling returns; pairs of choices add or take a little.
+    gains = [np.cumsum(rng.gamma(2.0, 1.0, len(d.choices)) * 0.6 ** np.arange(len(d.choices))) for d in space.decisions]
+    gain_F = np.concatenate([g - g[0] for g in gains])
+    pairs_FF = rng.normal(scale=0.03, size=(len(gain_F), len(gain_F)))
+
+    def accuracy(genes_NG: Genes) -> Floats:
+        x_NF = one_hot(space.decisions, genes_NG)
+        quality_N = x_NF @ gain_F + np.einsum("nf,nf->n", x_NF @ pairs_FF, x_NF)
+        return 80.0 - 25.0 * np.exp(-quality_N / 30.0)
+
+    random_NG = space.canonical(sample(space.decisions, rng, 4000))
+    random_ms = latency_ms(random_NG)
+    bound_ms = float(np.median(random_ms))
+
+    def evaluate(genes_NG: Genes) -> tuple[Floats, Floats]:
+        ms = latency_ms(genes_NG)
+        return np.stack([-accuracy(genes_NG), ms], axis=1), np.maximum(0.0, ms / bound_ms - 1.0)
+
+    extremes = space.canonical(
+        np.stack([np.zeros(len(space.decisions)), choice_counts(space.decisions) - 1]).astype(int)
+    )
+    known = np.concatenate([random_NG, extremes])
+    fastest_ms = float(latency_ms(known).min())
+    worst = float(accuracy(known).min())
+    return Contest(space, evaluate, np.array([-worst, bound_ms]), np.array([-80.0, fastest_ms]))
+
+
+def planted_latency(space: SearchSpace) -> Latency:
+    """A linear predictor whose weights are drawn from a fixed seed, positive as time is; in ms."""
+    rng = np.random.default_rng(21)
+    scale_F = space.features(space.canonical(sample(space.decisions, rng, 512))).mean(axis=0)
+    weights_F = rng.gamma(1.0, 1.0, len(scale_F)) / scale_F
+    return lambda genes_NG: space.features(genes_NG) @ weights_F
+
+
+def fitted_latency(space: SearchSpace, path: Path, device: str) -> Latency:
+    """Our latency predictor, fitted to 400 measured networks of ``device``; in ms."""
+    with np.load(path, allow_pickle=False) as table:
+        names = [str(n) for n in table["latency_device"]]
+        if device not in names:
+            raise SystemExit(f"unknown device {device!r}: expected planted or one of {', '.join(names)}")
+        latency_N = table["latency_ms"][:400, names.index(device)].astype(np.float64)
+        resolution_N1, depth_NS = table["r"][:400, None], table["d"][:400]
+        kernel_NSB, expand_NSB = (table[k][:400].reshape(400, 5, 4) for k in ("ks", "e"))
+    width_NS1 = np.ones((400, 5, 1))
+    blocks_NSP = np.stack([kernel_NSB, expand_NSB], axis=3).reshape(400, 5, 8)
+    stages_NP = np.concatenate([width_NS1, depth_NS[:, :, None], blocks_NSP], axis=2).reshape(400, 50)
+    values_NG = np.concatenate([resolution_N1, stages_NP], axis=1)
+    choices = [np.array(d.choices, dtype=float) for d in space.decisions]
+    genes_NG = np.stack([np.abs(v[:, None] - c).argmin(axis=1) for v, c in zip(values_NG.T, choices, strict=True)], 1)
+    predictor = BayesianLinear.fit(space.features(space.canonical(genes_NG)), latency_N)
+    return lambda genes_NG: predictor.predict(space.features(genes_NG)).mean_ms
+
+
+class Counted:
+    """Evaluates canonical networks for a contestant and keeps what the judge needs."""
+
+    def __init__(self, problem: Contest) -> None:
+        self.problem = problem
+        self.losses: list[Floats] = []
+        self.evaluations = 0
+
+    def __call__(self, genes_NG: Genes) -> tuple[Floats, Floats]:
+        losses_NM, violation_N = self.problem.evaluate(genes_NG)
+        self.losses.append(losses_NM[violation_N <= 0])
+        self.evaluations += len(genes_NG)
+        return losses_NM, violation_N
+
+    def run(self, seconds: float) -> Run:
+        """The finished run, judged by everything feasible that was evaluated."""
+        return Run(seconds, self.evaluations, self.problem.hypervolume(np.concatenate(self.losses)))
+
+
+def ours(problem: Contest, seed: int, population: int, generations: int) -> Run:
+    """``nas.explorers.nsga2.minimise``; judged by what it returns, its archive's front."""
+    space, counted = problem.space, Counted(problem)
+    start = time.perf_counter()
+    found = nsga2.minimise(
+        space.decisions, space.canonical, counted, np.random.default_rng(seed), population, generations
+    )
+    seconds = time.perf_counter() - start
+    return Run(seconds, counted.evaluations, problem.hypervolume(found.losses_NM[found.violation_N <= 0]))
+
+
+class ResetMutation(Mutation):  # type: ignore[misc]
+    """The mutation of ours as a pymoo operator: each gene takes another choice with probability 1 / G."""
+
+    def _do(self, problem: PymooProblem, X: Genes, *args: Any, random_state: Any = None, **kwargs: Any) -> Genes:
+        counts = problem.xu + 1
+        hit = random_state.random(X.shape) < 1.0 / X.shape[1]
+        return np.where(hit, (X + random_state.integers(1, np.maximum(counts, 2), size=X.shape)) % counts, X)
+
+
+def pymoo_documented(problem: Contest, seed: int, population: int, generations: int) -> Run:
+    """pymoo's NSGA-II with the operators that its documentation gives for integers."""
+    return _pymoo(
+        problem,
+        seed,
+        population,
+        generations,
+        SBX(prob=1.0, eta=3.0, vtype=float, repair=RoundingRepair()),
+        PM(prob=1.0, eta=3.0, vtype=float, repair=RoundingRepair()),
+    )
+
+
+def pymoo_same_operators(problem: Contest, seed: int, population: int, generations: int) -> Run:
+    """pymoo's NSGA-II with the operators of ours: the strongest opponent that we know how to make of it."""
+    return _pymoo(problem, seed, population, generations, UniformCrossover(prob=0.9), ResetMutation())
+
+
+def _pymoo(problem: Contest, seed: int, population: int, generations: int, crossover: Any, mutation: Any) -> Run:
+    space, counted = problem.space, Counted(problem)
+
+    class Wrapped(PymooProblem):  # type: ignore[misc]
+        def __init__(self) -> None:
+            counts = choice_counts(space.decisions)
+            super().__init__(n_var=len(counts), n_obj=2, n_ieq_constr=1, xl=0 * counts, xu=counts - 1, vtype=int)
+
+        def _evaluate(self, x: Genes, out: dict[str, Floats], *args: Any, **kwargs: Any) -> None:
+            losses_NM, violation_N = counted(space.canonical(x.astype(np.int64)))
+            out["F"], out["G"] = losses_NM, violation_N[:, None]
+
+    algorithm = NSGA2(
+        pop_size=population,
+        sampling=IntegerRandomSampling(),
+        crossover=crossover,
+        mutation=mutation,
+        eliminate_duplicates=True,
+    )
+    wrapped = Wrapped()
+    start = time.perf_counter()
+    minimize(wrapped, algorithm, ("n_gen", generations + 1), seed=seed, copy_algorithm=False)
+    return counted.run(time.perf_counter() - start)
+
+
+def random_search(problem: Contest, seed: int, population: int, generations: int) -> Run:
+    """As many random networks."""
+    space, counted = problem.space, Counted(problem)
+    rng = np.random.default_rng(seed)
+    start = time.perf_counter()
+    for _ in range(generations + 1):
+        counted(space.canonical(sample(space.decisions, rng, population)))
+    return counted.run(time.perf_counter() - start)
+
+
+CONTESTANTS = {
+    "ours": ours,
+    "pymoo": pymoo_documented,
+    "pymoo_same_operators": pymoo_same_operators,
+    "random": random_search,
+}
+
+
+def main() -> None:
+    """Runs every contestant with every seed, taking turns, and prints medians over the seeds."""
+    arguments = parser("Our NSGA-II beside pymoo's at equal evaluations.", seeds=9)
+    arguments.add_argument("--latency", default="planted", help="'planted', or a device of ofa.npz such as 2080ti_1")
+    arguments.add_argument("--population", type=int, default=96)
+    arguments.add_argument("--generations", type=int, default=100)
+    args = arguments.parse_args()
+    space = build({"preset": "imagenet"}, ImageShape(3, 224, 224, 1000))
+    if args.latency == "planted":
+        latency_ms = planted_latency(space)
+    else:
+        latency_ms = fitted_latency(space, shared_file(args.shared, "ofa.npz"), args.latency)
+    problem = contest(space, latency_ms)
+    runs: dict[str, list[Run]] = {name: [] for name in CONTESTANTS}
+    for run in CONTESTANTS.values():
+        run(problem, 0, 16, 2)  # imports and caches are paid before the clock starts
+    for seed in range(args.seeds):
+        for name, run in CONTESTANTS.items():
+            runs[name].append(run(problem, seed, args.population, args.generations))
+
+    def summary(name: str) -> dict[str, Any]:
+        return {
+            "evaluations_per_s": round(float(np.median([r.evaluations / r.seconds for r in runs[name]]))),
+            "hypervolume": round(float(np.median([r.hypervolume for r in runs[name]])), 5),
+            "evaluations": int(np.median([r.evaluations for r in runs[name]])),
+            "hypervolumes": [round(r.hypervolume, 5) for r in runs[name]],
+        }
+
+    pairs = zip(runs["ours"], runs["pymoo"], strict=True)
+    speedups = [(a.evaluations / a.seconds) / (b.evaluations / b.seconds) for a, b in pairs]
+    record = {
+        "benchmark": "explorer",
+        "space": problem.space.id,
+        "latency": args.latency,
+        "population": args.population,
+        "generations": args.generations,
+        "seeds": args.seeds,
+        **summary("ours"),
+        "speedup_over_pymoo": round(float(np.median(speedups)), 2),
+        **{name: summary(name) for name in CONTESTANTS if name != "ours"},
+    }
+    rows = [
+        {"explorer": name, **{k: v for k, v in summary(name).items() if k != "hypervolumes"}} for name in CONTESTANTS
+    ]
+    title = f"Explorers: latency {args.latency}, population {args.population}, {args.generations} generations"
+    report(args.json, f"{title}, medians over {args.seeds} seeds", record, rows)
+
+
+if __name__ == "__main__":
+    main()

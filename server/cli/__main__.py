@@ -1,0 +1,8 @@
+"""So that ``python -m server.cli`` is the command line."""
+
+from __future__ import annotations
+
+from server.cli import main
+
+if __name__ == "__main__":
+    main()

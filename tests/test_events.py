@@ -1,0 +1,185 @@
+"""Events and their fold: what survives the database is what was yielded, and a cut log goes on to the same state."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.core.arch import Arch
+from nas.core.device import Measurement, verdict
+from nas.core.errors import InvalidInput
+from nas.core.events import (
+    Checkpoint,
+    Evaluated,
+    Event,
+    Exported,
+    HypervolumeAt,
+    Measured,
+    Point,
+    Progress,
+    SearchState,
+    StageFinished,
+    StageStarted,
+    Warned,
+    decode,
+    encode,
+    fold,
+    fold_all,
+)
+
+archs = st.builds(Arch, st.sampled_from(["s-1", "s-2"]), st.tuples(st.integers(0, 1), st.integers(0, 1)))
+origins = st.sampled_from(["search", "baseline"])
+stages = st.sampled_from(["estimate", "train", "explore", "verify"])
+numbers = st.floats(0.0, 1e6)
+# Names that a fold may merge; a measured latency has no place among them.
+metrics = st.dictionaries(st.sampled_from(["params", "val_accuracy", "predicted_ms", "upper_ms"]), numbers)
+texts = st.text(max_size=8)
+documents = st.dictionaries(texts, st.none() | st.integers() | texts | st.lists(numbers, max_size=2), max_size=3)
+good = st.builds(
+    Measurement,
+    protocol=st.just("p"),
+    profile=st.just("d"),
+    median_ms=numbers,
+    low_ms=numbers,
+    high_ms=numbers,
+    runs=st.integers(1, 100),
+    variation=numbers,
+    drift=numbers,
+    samples_ms=st.lists(numbers, max_size=3).map(tuple),
+)
+refused = good.map(lambda m: replace(m, median_ms=None, low_ms=None, high_ms=None, refused="unsteady"))
+events: st.SearchStrategy[Event] = st.one_of(
+    st.builds(StageStarted, stages, st.integers(0, 5), st.integers(1, 6)),
+    st.builds(Progress, stages, st.integers(0, 9), st.integers(1, 9), texts, st.dictionaries(texts, numbers), texts),
+    st.builds(Evaluated, st.lists(st.builds(Point, archs, origins, metrics), max_size=3).map(tuple)),
+    st.builds(Measured, archs, origins, good | refused, numbers),
+    st.builds(Checkpoint, stages, st.integers(0, 9), texts),
+    st.builds(Exported, archs, st.sampled_from(["a.onnx", "b.json"]), texts, st.integers(0, 9), texts, documents),
+    st.builds(HypervolumeAt, st.integers(0, 9), numbers, numbers),
+    st.builds(Warned, stages, texts),
+    st.builds(StageFinished, stages, st.integers(0, 100).map(float), documents),
+)
+logs = st.lists(events, max_size=12)
+
+ARCH = Arch("s-1", (0, 1))
+MEASUREMENT = Measurement("p", "d", 2.0, 1.9, 2.1, 90, 0.02, 1.0, samples_ms=(2.0, 1.9, 2.1))
+
+
+@given(events)
+def test_an_event_comes_back_from_json_as_it_was(event: Event) -> None:
+    assert decode(json.loads(json.dumps(encode(event)))) == event
+
+
+def test_every_kind_of_event_is_generated_and_has_its_own_name() -> None:
+    kinds = [t.kind for t in get_args(Event)]
+    assert len(set(kinds)) == len(kinds) == 9
+
+
+@given(logs)
+def test_a_log_cut_anywhere_goes_on_to_the_same_state(log: list[Event]) -> None:
+    whole = fold_all(log)
+    stored = [json.dumps(encode(e)) for e in log]
+    for cut in range(len(log) + 1):
+        resumed = fold_all(decode(json.loads(s)) for s in stored[:cut])
+        assert fold_all(log[cut:], resumed) == whole
+
+
+@given(logs, events)
+def test_folding_changes_no_earlier_state(log: list[Event], event: Event) -> None:
+    before = fold_all(log)
+    fold(before, event)
+    assert before == fold_all(log)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [Point(ARCH, "search", {"measured_ms": 1.0}), Point(ARCH, "search", measurement=MEASUREMENT)],
+    ids=["metric", "measurement"],
+)
+def test_a_measured_latency_without_its_protocol_is_refused(point: Point) -> None:
+    with pytest.raises(InvalidInput, match="needs its protocol"):
+        Evaluated((point,))
+    stored = {"arch": {"space": "s-1", "genes": [0, 1]}, "origin": "search", "metrics": {"measured_ms": 1.0}}
+    with pytest.raises(InvalidInput, match="needs its protocol"):
+        decode({"kind": "evaluated", "points": [stored]})
+
+
+@pytest.mark.parametrize("record", [{"kind": "evaluted", "points": []}, {"points": []}])
+def test_an_unknown_kind_is_named(record: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput, match=r"unknown event kind .* expected one of stage_started, progress"):
+        decode(record)
+
+
+def test_metrics_of_a_known_point_are_merged_and_origins_stay_apart() -> None:
+    state = fold_all(
+        [
+            Evaluated((Point(ARCH, "search", {"val_accuracy": 80.0, "macs": 10.0}),)),
+            Evaluated((Point(ARCH, "baseline", {"val_accuracy": 81.0}),)),
+            Evaluated((Point(ARCH, "search", {"val_accuracy": 82.0}),)),
+        ]
+    )
+    assert [p.metrics for p in state.of("search")] == [{"val_accuracy": 82.0, "macs": 10.0}]
+    assert [p.metrics for p in state.of("baseline")] == [{"val_accuracy": 81.0}]
+
+
+@pytest.mark.parametrize(
+    ("median_ms", "claim_ms", "status"), [(2.0, 2.0, "verified"), (2.0, 1.99, "violated"), (None, 9.0, "unverified")]
+)
+def test_the_mark_follows_from_measurement_and_claim(median_ms: float | None, claim_ms: float, status: str) -> None:
+    measurement = replace(MEASUREMENT, median_ms=median_ms)
+    assert verdict(measurement, claim_ms) == status
+    [point] = fold_all([Measured(ARCH, "search", measurement, claim_ms)]).of("search")
+    assert (point.status, point.claim_ms, point.measurement) == (status, claim_ms, measurement)
+    assert point.metrics.get("measured_ms") == median_ms
+
+
+def test_a_refused_measurement_takes_an_earlier_value_back() -> None:
+    unsteady = replace(MEASUREMENT, median_ms=None, refused="unsteady")
+    state = fold_all([Measured(ARCH, "search", MEASUREMENT, 3.0), Measured(ARCH, "search", unsteady, 3.0)])
+    [point] = state.of("search")
+    assert "measured_ms" not in point.metrics
+    assert point.status == "unverified"
+
+
+def test_an_estimate_after_measuring_keeps_the_mark() -> None:
+    state = fold_all(
+        [Measured(ARCH, "search", MEASUREMENT, 3.0), Evaluated((Point(ARCH, "search", {"test_accuracy": 90.0}),))]
+    )
+    [point] = state.of("search")
+    assert point.status == "verified"
+    assert point.metrics == {"measured_ms": 2.0, "test_accuracy": 90.0}
+
+
+def test_seconds_add_up_over_attempts_and_the_latest_checkpoint_and_export_count() -> None:
+    exported = Exported(ARCH, "model.onnx", "a", 1, "application/octet-stream")
+    state = fold_all(
+        [
+            StageFinished("train", 2.0, {"a": 1}),
+            StageFinished("train", 3.0, {"a": 2}),
+            Checkpoint("train", 1, "x"),
+            Checkpoint("train", 2, "y"),
+            exported,
+            replace(exported, name="card.md"),
+            replace(exported, blob="b"),
+            Warned("train", "slow"),
+        ]
+    )
+    assert state.seconds == {"train": 5.0}
+    assert state.finished == {"train": {"a": 2}}
+    assert state.checkpoints["train"].blob == "y"
+    assert [(e.name, e.blob) for e in state.exports] == [("card.md", "a"), ("model.onnx", "b")]
+    assert state.warnings == ("slow",)
+
+
+def test_a_repeated_hypervolume_replaces_what_came_after_it() -> None:
+    curve = [HypervolumeAt(10, 0.1, 0.1), HypervolumeAt(20, 0.2, 0.1), HypervolumeAt(10, 0.15, 0.1)]
+    assert fold_all(curve).hypervolume == (curve[2],)
+
+
+def test_progress_is_not_part_of_the_state() -> None:
+    assert fold(SearchState(), Progress("train", 1, 2)) == SearchState()

@@ -1,0 +1,218 @@
+"""Explorers: contracts of proposals, and quality against random search on an oracle with planted weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+
+from nas.core.arch import Decision, Floats, Genes, check_genes, one_hot, sample
+from nas.core.errors import InvalidInput
+from nas.core.pareto import hypervolume, non_dominated
+from nas.core.ports import Explorer, History, ImageShape
+from nas.explorers import nsga2, random
+from search_spaces.mobilenet_v3.space import MobileNetV3, build
+
+EXPLORERS = [pytest.param(nsga2.propose, id="nsga2"), pytest.param(random.propose, id="random")]
+Evaluate = Callable[[Genes], tuple[Floats, Floats]]
+
+
+@cache
+def space_of() -> MobileNetV3:
+    return build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
+
+
+def planted(space: MobileNetV3, bound: float = np.inf) -> Evaluate:
+    """Latency (1 on average) linear in features, error linear in choices and log MACs, both scaled to about 1."""
+    rng = np.random.default_rng(7)
+    probe = sample(space.decisions, rng, 500)
+    features = space.features(probe)
+    latency_weights = rng.gamma(1.0, size=features.shape[1]) / features.mean(axis=0) / features.shape[1]
+    choice_weights = rng.normal(scale=0.04, size=one_hot(space.decisions, probe).shape[1])
+    log_macs = np.log(space.costs(probe)["macs"])
+
+    def evaluate(genes_NG: Genes) -> tuple[Floats, Floats]:
+        latency = space.features(genes_NG) @ latency_weights
+        gain = one_hot(space.decisions, genes_NG) @ choice_weights
+        error = 1.0 - gain - 0.15 * (np.log(space.costs(genes_NG)["macs"]) - log_macs.mean()) / log_macs.std()
+        return np.stack([error, latency], axis=1), np.maximum(latency - bound, 0.0)
+
+    return evaluate
+
+
+def feasible_volume(losses_NM: Floats, violation_N: Floats) -> float:
+    return hypervolume(losses_NM[violation_N <= 0], np.array([1.6, 2.5]))
+
+
+def no_history(space: MobileNetV3) -> History:
+    return History(np.zeros((0, len(space.decisions)), dtype=np.int64), np.zeros((0, 2)), np.zeros(0))
+
+
+def explored(explorer: Explorer, evaluate: Evaluate, seed: int, rounds: int = 10, n: int = 24) -> History:
+    """Ask and tell, as the explore stage does."""
+    space, history = space_of(), no_history(space_of())
+    for i in range(rounds):
+        genes = explorer(space, history, np.random.default_rng((seed, i)), n)
+        losses, violation = evaluate(genes)
+        history = History(
+            np.concatenate([history.genes_NG, genes]),
+            np.concatenate([history.losses_NM, losses]),
+            np.concatenate([history.violation_N, violation]),
+        )
+    return history
+
+
+@pytest.mark.parametrize("explorer", EXPLORERS)
+def test_proposals_are_valid_canonical_distinct_and_new(explorer: Explorer) -> None:
+    space = space_of()
+    genes = explored(explorer, planted(space, bound=0.9), seed=1).genes_NG
+    check_genes(space.decisions, genes)
+    assert (space.canonical(genes) == genes).all()
+    assert len(np.unique(genes, axis=0)) == len(genes) == 240
+
+
+@pytest.mark.parametrize("explorer", EXPLORERS)
+def test_proposals_are_a_function_of_history_and_generator(explorer: Explorer) -> None:
+    evaluate = planted(space_of())
+    first, again, other = (explored(explorer, evaluate, seed, rounds=3) for seed in (5, 5, 6))
+    assert (first.genes_NG == again.genes_NG).all()
+    assert (first.genes_NG != other.genes_NG).any()
+
+
+@pytest.mark.parametrize("explorer", EXPLORERS)
+def test_a_space_that_is_used_up_is_named(explorer: Explorer) -> None:
+    tiny = {"preset": "digits", "resolutions": [8], "depths": [1], "kernels": [3], "expands": [2], "widths": [0.5, 1.0]}
+    space = build(tiny, ImageShape(1, 8, 8, 10))
+    genes = explorer(space, no_history(space), np.random.default_rng(0), 8)
+    assert len(np.unique(genes, axis=0)) == 8  # two widths for each of three stages: all there are
+    history = History(genes, space.features(genes)[:, :2], np.zeros(8))
+    with pytest.raises(InvalidInput, match=r"too few networks left: expected 1 unseen ones, found 0"):
+        explorer(space, history, np.random.default_rng(0), 1)
+
+
+@pytest.mark.parametrize("bound", [np.inf, 0.8])
+def test_nsga2_proposals_beat_random_search_at_equal_evaluations(bound: float) -> None:
+    evaluate = planted(space_of(), bound)
+
+    def volume(explorer: Explorer, seed: int) -> float:
+        history = explored(explorer, evaluate, seed)
+        return feasible_volume(history.losses_NM, history.violation_N)
+
+    ours = [volume(nsga2.propose, seed) for seed in range(7)]
+    theirs = [volume(random.propose, seed) for seed in range(7)]
+    assert np.median(ours) > 1.03 * np.median(theirs)
+    assert sum(a > b for a, b in zip(ours, theirs, strict=True)) >= 6
+
+
+def run(evaluate: Evaluate, seed: int, population: int = 60, generations: int = 39) -> nsga2.Population:
+    space, rng = space_of(), np.random.default_rng(seed)
+    return nsga2.minimise(space.decisions, space.canonical, evaluate, rng, population, generations)
+
+
+@pytest.mark.parametrize("bound", [np.inf, 0.7])
+def test_minimise_beats_random_search_at_equal_evaluations(bound: float) -> None:
+    space = space_of()
+    evaluate = planted(space, bound)
+    ours, theirs = [], []
+    for seed in range(7):
+        front = run(evaluate, seed)
+        ours.append(feasible_volume(front.losses_NM, front.violation_N))
+        genes = space.canonical(sample(space.decisions, np.random.default_rng(seed), 60 * 40))
+        theirs.append(feasible_volume(*evaluate(genes)))
+    assert np.median(ours) > 1.05 * np.median(theirs)
+
+
+def test_minimise_returns_a_front_of_distinct_feasible_canonical_networks() -> None:
+    space = space_of()
+    evaluate = planted(space, bound=0.7)
+    front = run(evaluate, seed=0)
+    losses, violation = evaluate(front.genes_NG)
+    assert losses == pytest.approx(front.losses_NM)
+    assert (violation == 0).all()
+    assert non_dominated(losses).all()
+    assert (space.canonical(front.genes_NG) == front.genes_NG).all()
+    assert len(np.unique(front.genes_NG, axis=0)) == len(front) >= 10
+
+
+def test_minimise_returns_the_front_of_everything_it_evaluated() -> None:
+    evaluate = planted(space_of(), bound=0.7)
+    seen: list[Floats] = []
+
+    def watched(genes_NG: Genes) -> tuple[Floats, Floats]:
+        losses, violation = evaluate(genes_NG)
+        seen.append(losses[violation <= 0])
+        return losses, violation
+
+    front = run(watched, seed=3, population=30, generations=10)
+    everything = np.unique(np.concatenate(seen), axis=0)
+    assert len(seen) == 11
+    expected = everything[non_dominated(everything)]
+    assert (np.unique(front.losses_NM, axis=0) == expected).all()
+
+
+def test_minimise_repeats_with_its_generator() -> None:
+    evaluate = planted(space_of())
+    first, again, other = (run(evaluate, seed, generations=5).genes_NG for seed in (1, 1, 2))
+    assert first.tolist() == again.tolist() != other.tolist()
+
+
+def test_minimise_finds_the_whole_front_of_a_small_space() -> None:
+    decisions = tuple(Decision(f"d{i}", tuple(range(3))) for i in range(6))
+    weights = np.array([[3.0, 1.0, 4.0, 1.5, 9.0, 2.6], [-5.0, -3.0, -5.8, -9.7, -9.3, -2.3]])
+
+    def evaluate(genes_NG: Genes) -> tuple[Floats, Floats]:
+        losses = (genes_NG + 0.1 * genes_NG**2) @ weights.T
+        return losses, np.maximum(losses[:, 0] - 30.0, 0.0)
+
+    everything = np.array(list(np.ndindex(*[3] * 6)))
+    losses, violation = evaluate(everything)
+    feasible = losses[violation == 0]
+    truth = np.unique(feasible[non_dominated(feasible)], axis=0)
+    front = nsga2.minimise(decisions, lambda g: g, evaluate, np.random.default_rng(0), 60, 40)
+    assert np.unique(front.losses_NM, axis=0).tolist() == truth.tolist()
+
+
+def test_nothing_feasible_gives_the_least_violating_network() -> None:
+    space = space_of()
+    smallest = float(space.costs(np.zeros((1, len(space.decisions)), dtype=np.int64))["macs"][0])
+
+    def evaluate(genes_NG: Genes) -> tuple[Floats, Floats]:
+        macs = space.costs(genes_NG)["macs"]
+        return np.stack([macs, -macs], axis=1), macs / smallest - 0.5
+
+    front = run(evaluate, seed=0)
+    assert len(front) == 1
+    assert front.violation_N[0] == pytest.approx(0.5, abs=0.05)  # close to the smallest network of all
+
+
+def test_a_good_start_is_kept() -> None:
+    space = space_of()
+    evaluate = planted(space, bound=0.7)
+    good = run(evaluate, seed=0)
+    rng = np.random.default_rng(9)
+    again = nsga2.minimise(space.decisions, space.canonical, evaluate, rng, 200, 1, start=good.genes_NG)
+    assert feasible_volume(again.losses_NM, again.violation_N) >= feasible_volume(good.losses_NM, good.violation_N)
+
+
+def test_ranks_are_repeated_fronts_and_infeasible_come_last_by_violation() -> None:
+    rng = np.random.default_rng(0)
+    losses, violation = rng.random((60, 2)), np.maximum(rng.normal(size=60), 0.0)
+    ranks, crowding = nsga2.rank_and_crowd(losses, violation, 60)
+    rest = violation <= 0
+    for rank in range(int(ranks[rest].max()) + 1):
+        rows = np.flatnonzero(rest)
+        peeled = rows[non_dominated(losses[rows])]
+        assert sorted(peeled) == np.flatnonzero(ranks == rank).tolist()
+        rest[peeled] = False
+    bad = np.flatnonzero(violation > 0)
+    assert ranks[bad].min() > ranks[violation <= 0].max()
+    assert (np.argsort(ranks[bad]) == np.argsort(violation[bad])).all()
+    assert (crowding[violation <= 0] > 0).all()
+
+
+def test_crowding_distance_by_hand() -> None:
+    losses = np.array([[0.0, 4.0], [1.0, 2.0], [4.0, 0.0], [2.0, 1.0]])
+    assert nsga2.crowding_distance(losses).tolist() == [np.inf, 2 / 4 + 3 / 4, np.inf, 3 / 4 + 2 / 4]
+    assert nsga2.crowding_distance(np.ones((2, 2))).tolist() == [np.inf, np.inf]

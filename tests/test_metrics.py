@@ -1,0 +1,67 @@
+"""Metrics: the table, and the statistics against second implementations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.stats import kendalltau, spearmanr
+
+from nas.core.errors import UnknownName
+from nas.core.metrics import METRICS, OBJECTIVES, coverage, kendall, mape, metric_info, spearman
+
+# Few distinct values, so that ties are common.
+pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=30).map(
+    lambda rows: np.array(rows, dtype=np.float64).T
+)
+
+
+@given(pairs)
+def test_rank_correlations_equal_scipys(ab: np.ndarray) -> None:
+    assume(len(set(ab[0])) > 1 and len(set(ab[1])) > 1)
+    assert spearman(*ab) == pytest.approx(spearmanr(*ab).statistic)
+    assert kendall(*ab) == pytest.approx(kendalltau(*ab).statistic)
+
+
+@given(pairs)
+def test_rank_correlations_see_order_only(ab: np.ndarray) -> None:
+    assume(len(set(ab[0])) > 1 and len(set(ab[1])) > 1)
+    a, b = ab
+    for correlation in (spearman, kendall):
+        assert correlation(a, b) == pytest.approx(correlation(b, a))
+        assert correlation(np.exp(a), b**3) == pytest.approx(correlation(a, b))
+        assert correlation(-a, b) == pytest.approx(-correlation(a, b))
+        assert correlation(a, a) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("correlation", [spearman, kendall])
+def test_a_constant_side_has_no_rank_correlation(correlation) -> None:  # type: ignore[no-untyped-def]
+    assert math.isnan(correlation(np.ones(5), np.arange(5.0)))
+    assert math.isnan(correlation(np.arange(5.0), np.ones(5)))
+
+
+def test_mape_and_coverage_by_hand() -> None:
+    truth = np.array([1.0, 2.0, 4.0])
+    assert mape(truth, np.array([1.1, 1.8, 4.0])) == pytest.approx(20.0 / 3)
+    assert coverage(truth, np.array([1.0, 1.9, 5.0])) == pytest.approx(2 / 3)  # at the bound is covered
+
+
+def test_the_table_names_every_metric_once_and_keeps_kinds_apart() -> None:
+    assert all(name == info.name for name, info in METRICS.items())
+    assert metric_info("predicted_ms").kind == "predicted"
+    assert metric_info("measured_ms").kind == "measured"
+    assert len({info.label for info in METRICS.values()}) == len(METRICS)
+
+
+def test_an_objective_reads_metrics_of_one_goal_and_ends_on_evidence() -> None:
+    for running, final in OBJECTIVES.values():
+        assert METRICS[running].goal == METRICS[final].goal
+        assert METRICS[final].kind in ("measured", "exact")
+
+
+def test_an_unknown_metric_is_named_with_the_nearest() -> None:
+    with pytest.raises(UnknownName, match=r"unknown metric 'mac'.*Did you mean 'macs'\?"):
+        metric_info("mac")
