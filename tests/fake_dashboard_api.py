@@ -1,12 +1,13 @@
 """A service with rich, made-up contents for the dashboard's tests: the REST contract's views, and nothing behind them.
 
-Run it with a dashboard on top:  python -m tests.fake_dashboard_api PORT [full|empty|down]
+Run it with a dashboard on top:  python -m tests.fake_dashboard_api PORT|fd=N [full|empty|down]
 ``down`` mounts the dashboard on a service that does not answer.
 """
 
 from __future__ import annotations
 
 import hashlib
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -136,15 +137,28 @@ def measured(point: PointView, seed: int, bound: float | None) -> PointView:
     protocol, profile = PROFILE.protocol.id, PROFILE.id
     if seed % 13 == 5:
         refused = MeasurementView(
-            protocol=protocol, profile=profile, median_ms=None, low_ms=None, high_ms=None, runs=412, variation=0.31,
-            drift=1.52, refused="variation between rounds was 31 %, expected at most 10 %, in each of 3 attempts",
-        )  # fmt: skip
+            protocol=protocol,
+            profile=profile,
+            median_ms=None,
+            low_ms=None,
+            high_ms=None,
+            runs=412,
+            variation=0.31,
+            drift=1.52,
+            refused="variation between rounds was 31 %, expected at most 10 %, in each of 3 attempts",
+        )
         return point.model_copy(update={"measurement": refused, "claim_ms": claim})
     median = float(predicted * rng.normal(1.0, 0.045))
     view = MeasurementView(
-        protocol=protocol, profile=profile, median_ms=median, low_ms=median * 0.985, high_ms=median * 1.012,
-        runs=int(rng.integers(300, 900)), variation=float(rng.uniform(0.008, 0.03)), drift=float(rng.uniform(0.99, 1.04)),
-    )  # fmt: skip
+        protocol=protocol,
+        profile=profile,
+        median_ms=median,
+        low_ms=median * 0.985,
+        high_ms=median * 1.012,
+        runs=int(rng.integers(300, 900)),
+        variation=float(rng.uniform(0.008, 0.03)),
+        drift=float(rng.uniform(0.99, 1.04)),
+    )
     test = point.metrics["val_accuracy"].value - abs(float(rng.normal(0.4, 0.3)))
     extra = {
         "measured_ms": metric("measured_ms", median),
@@ -221,9 +235,14 @@ class FakeSearch:
             info = METRICS[names.get(o.name, (o.name, o.name))[self.final]]
             axes.append(
                 ObjectiveView(
-                    objective=o.name, metric=info.name, label=info.label, unit=info.unit, kind=info.kind,
-                    goal=info.goal, bound=o.bound,
-                )  # fmt: skip
+                    objective=o.name,
+                    metric=info.name,
+                    label=info.label,
+                    unit=info.unit,
+                    kind=info.kind,
+                    goal=info.goal,
+                    bound=o.bound,
+                )
             )
         x, y = ("measured_ms", "test_accuracy") if self.final else ("predicted_ms", "val_accuracy")
         mark = {"on_front": True}
@@ -253,24 +272,34 @@ class FakeSearch:
             elif name == "train":
                 out.append(
                     StageView(
-                        name=name, status="running", done=140 * self.step, total=900, unit="steps", seconds=48 * self.step,
+                        name=name,
+                        status="running",
+                        done=140 * self.step,
+                        total=900,
+                        unit="steps",
+                        seconds=48 * self.step,
                         values={"loss": 0.9 / (1 + self.step), "accuracy": 90.0 + self.step},
                         message="shrinking depth, phase 1 of 2",
-                    )  # fmt: skip
+                    )
                 )
             else:
                 values = {"hypervolume": 0.6 + 0.2 * self.shown / EVALUATIONS}
                 out.append(
                     StageView(
-                        name=name, status="running", done=2 * self.shown, total=2 * EVALUATIONS, unit="subnets",
-                        seconds=20 + self.step, values=values,
-                    )  # fmt: skip
+                        name=name,
+                        status="running",
+                        done=2 * self.shown,
+                        total=2 * EVALUATIONS,
+                        unit="subnets",
+                        seconds=20 + self.step,
+                        values=values,
+                    )
                 )
         return out
 
     def view(self) -> SearchView:
         if self.status == "running":
-            self.step = min(self.step + 1, 12)
+            self.step += 1
         created = NOW - self.age
         history = []
         for n in range(16, self.shown + 1, 16):
@@ -310,9 +339,13 @@ class FakeSearch:
         )
         return [
             ArtifactView(
-                arch=p.arch, name=name, size_bytes=size, sha256=hashlib.sha256(f"{p.arch}{name}".encode()).hexdigest(),
-                media_type=media, url=f"/v1/searches/{self.id}/artifacts/{p.arch}/{name}",
-            )  # fmt: skip
+                arch=p.arch,
+                name=name,
+                size_bytes=size,
+                sha256=hashlib.sha256(f"{p.arch}{name}".encode()).hexdigest(),
+                media_type=media,
+                url=f"/v1/searches/{self.id}/artifacts/{p.arch}/{name}",
+            )
             for p in (self._members(self.search) if self.final else [])
             for name, size, media in files
         ]
@@ -336,29 +369,44 @@ def make_searches() -> list[FakeSearch]:
     bounded = (accuracy, ObjectiveSpec(name="latency", bound=0.5))
     finished = FakeSearch(
         SearchSpec(name="digits under half a millisecond", objectives=bounded, budget=BudgetSpec(evaluations=160)),
-        "succeeded", timedelta(hours=5), 11,
-        warnings=["verify: 1 network was measured above the bound and is no part of the front",
-                  "verify: the device was too unsteady for 1 network, so it has no measured latency"],
-    )  # fmt: skip
+        "succeeded",
+        timedelta(hours=5),
+        11,
+        warnings=[
+            "verify: 1 network was measured above the bound and is no part of the front",
+            "verify: the device was too unsteady for 1 network, so it has no measured latency",
+        ],
+    )
     three = (accuracy, ObjectiveSpec(name="latency"), ObjectiveSpec(name="macs"))
     return [
         FakeSearch(SearchSpec(name="waiting for its turn", seed=4), "queued", timedelta(seconds=20), 1),
         FakeSearch(SearchSpec(name="digits, no bound", seed=2), "running", timedelta(minutes=6), 21),
         FakeSearch(
-            SearchSpec(name="three objectives, extended", objectives=three, supernet=finished.id), "succeeded",
-            timedelta(hours=2), 31, parent=finished.id,
-        ),  # fmt: skip
+            SearchSpec(name="three objectives, extended", objectives=three, supernet=finished.id),
+            "succeeded",
+            timedelta(hours=2),
+            31,
+            parent=finished.id,
+        ),
         finished,
         FakeSearch(
-            SearchSpec(name="a bound too tight", data=DataSpec(name="npz", path="/data/cells.npz"),
-                       objectives=(accuracy, ObjectiveSpec(name="latency", bound=0.02))),
-            "failed", timedelta(days=1, hours=3), 41,
+            SearchSpec(
+                name="a bound too tight",
+                data=DataSpec(name="npz", path="/data/cells.npz"),
+                objectives=(accuracy, ObjectiveSpec(name="latency", bound=0.02)),
+            ),
+            "failed",
+            timedelta(days=1, hours=3),
+            41,
             error="latency: no network meets the bound of 0.02 ms; the lowest reachable upper bound is 0.071 ms",
-        ),  # fmt: skip
-        FakeSearch(
-            SearchSpec(name="stopped by hand", space=SpaceSpec(params={"preset": "cifar"})), "cancelled", timedelta(days=9), 51
         ),
-    ]  # fmt: skip
+        FakeSearch(
+            SearchSpec(name="stopped by hand", space=SpaceSpec(params={"preset": "cifar"})),
+            "cancelled",
+            timedelta(days=9),
+            51,
+        ),
+    ]
 
 
 # Devices
@@ -369,13 +417,26 @@ def make_card(device: str, seed: int) -> CardView:
     predicted = np.sort(rng.uniform(0.09, 0.82, 48))
     true = predicted * rng.normal(1.0, 0.03, 48)
     return CardView(
-        id=hashlib.sha256(device.encode()).hexdigest()[:12], device=device, profile=PROFILE.id,
-        space="mobilenet_v3-1a2b3c4d", space_name="mobilenet_v3", family="bayesian_linear",
-        protocol=asdict(PROFILE.protocol), n=64, calibration=16, held_out=48,
-        mape=float(np.mean(np.abs(predicted - true) / true) * 100), spearman=0.994, kendall=0.947,
-        coverage=float(np.mean(true <= predicted * 1.05)), range_ms=(0.088, 0.83), measured_ms=true.tolist(),
-        predicted_ms=predicted.tolist(), upper_ms=(predicted * 1.05).tolist(), created_at=NOW - timedelta(days=2),
-    )  # fmt: skip
+        id=hashlib.sha256(device.encode()).hexdigest()[:12],
+        device=device,
+        profile=PROFILE.id,
+        space="mobilenet_v3-1a2b3c4d",
+        space_name="mobilenet_v3",
+        family="bayesian_linear",
+        protocol=asdict(PROFILE.protocol),
+        n=64,
+        calibration=16,
+        held_out=48,
+        mape=float(np.mean(np.abs(predicted - true) / true) * 100),
+        spearman=0.994,
+        kendall=0.947,
+        coverage=float(np.mean(true <= predicted * 1.05)),
+        range_ms=(0.088, 0.83),
+        measured_ms=true.tolist(),
+        predicted_ms=predicted.tolist(),
+        upper_ms=(predicted * 1.05).tolist(),
+        created_at=NOW - timedelta(days=2),
+    )
 
 
 def make_device(name: str, status: str, spec: DeviceSpec | None = None, **more: Any) -> DeviceView:
@@ -388,13 +449,20 @@ def make_device(name: str, status: str, spec: DeviceSpec | None = None, **more: 
         StageView(name="fit", status="finished" if ready else "waiting", seconds=1.1 * ready),
     ]
     return DeviceView(
-        id=hashlib.sha256(name.encode()).hexdigest()[:32], name=name, status=status, created_at=NOW - timedelta(days=2),
-        started_at=NOW - timedelta(days=2), finished_at=NOW - timedelta(days=2) if status != "running" else None,
-        stages=[] if status == "queued" else stages, eta_s=34.0 if status == "running" else None,
-        spec=spec or DeviceSpec(name=name), profile_id=PROFILE.id if status in ("succeeded", "running") else None,
+        id=hashlib.sha256(name.encode()).hexdigest()[:32],
+        name=name,
+        status=status,
+        created_at=NOW - timedelta(days=2),
+        started_at=NOW - timedelta(days=2),
+        finished_at=NOW - timedelta(days=2) if status != "running" else None,
+        stages=[] if status == "queued" else stages,
+        eta_s=34.0 if status == "running" else None,
+        spec=spec or DeviceSpec(name=name),
+        profile_id=PROFILE.id if status in ("succeeded", "running") else None,
         profile=PROFILE.as_json() if status in ("succeeded", "running") else None,
-        predictors=[make_card(name, 7)] if ready else [], **more,
-    )  # fmt: skip
+        predictors=[make_card(name, 7)] if ready else [],
+        **more,
+    )
 
 
 def create_api(full: bool = True) -> FastAPI:
@@ -405,7 +473,11 @@ def create_api(full: bool = True) -> FastAPI:
         [
             make_device("this-machine", "succeeded"),
             make_device("board-4", "running"),
-            make_device("old-laptop", "failed", error="measure: the device was too unsteady: variation 38 %, expected at most 10 %"),
+            make_device(
+                "old-laptop",
+                "failed",
+                error="measure: the device was too unsteady: variation 38 %, expected at most 10 %",
+            ),
         ]
         if full
         else []
@@ -447,7 +519,11 @@ def create_api(full: bool = True) -> FastAPI:
     @app.get("/v1/searches")
     def list_searches(status: str | None = None, limit: int = 50, cursor: str | None = None) -> SearchPage:
         chosen = [s for s in searches if status is None or s.status == status]
-        return SearchPage(items=[s.view() for s in chosen[:limit]], next="more" if len(chosen) > limit else None)
+        start = int(cursor or 0)
+        after = start + limit
+        return SearchPage(
+            items=[s.view() for s in chosen[start:after]], next=str(after) if after < len(chosen) else None
+        )
 
     @app.post("/v1/searches", status_code=201, response_model=None)
     def submit(
@@ -458,11 +534,16 @@ def create_api(full: bool = True) -> FastAPI:
         why = f"latency: no network meets the bound of {bound} ms; the lowest reachable upper bound is 0.071 ms"
         if dry_run:
             view = DryRunView(
-                feasible=not tight, problems=[why] if tight else [], space_size=2.9e11,
+                feasible=not tight,
+                problems=[why] if tight else [],
+                space_size=2.9e11,
                 ranges={"params": (9_800, 236_000), "macs": (31_000, 2_410_000), "predicted_ms": (0.066, 0.87)},
-                lowest_reachable_ms=0.071, feasible_share=0.0 if tight else 0.42, sampled=512, stages=list(STAGES),
+                lowest_reachable_ms=0.071,
+                feasible_share=0.0 if tight else 0.42,
+                sampled=512,
+                stages=list(STAGES),
                 spec_hash=spec.content_hash,
-            )  # fmt: skip
+            )
             return JSONResponse(view.model_dump(mode="json"))
         if tight:
             raise Problem(422, "infeasible_bound", why)
@@ -497,9 +578,7 @@ def create_api(full: bool = True) -> FastAPI:
         points = sorted(find(search_id).points(), key=lambda p: -p.metrics["val_accuracy"].value)
         start = int(cursor or 0)
         after = start + limit
-        return PointPage(
-            items=points[start:after], total=len(points), next=str(after) if after < len(points) else None
-        )
+        return PointPage(items=points[start:after], total=len(points), next=str(after) if after < len(points) else None)
 
     @app.get("/v1/searches/{search_id}/subnets/{arch}")
     def subnet(search_id: str, arch: str, origin: str = "search") -> SubnetView:
@@ -546,10 +625,15 @@ def main() -> None:
     """Serves until it is ended."""
     from server.dashboard.app import mount
 
-    port, contents = int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "full"
+    where, contents = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "full"
+    if where.startswith("fd="):  # a socket that the parent listens on already
+        listener = socket.socket(fileno=int(where[3:]))
+    else:
+        listener = socket.create_server(("127.0.0.1", int(where)))
+    port = listener.getsockname()[1]
     app = create_api(contents == "full") if contents != "down" else FastAPI()
     mount(app, f"http://127.0.0.1:{port if contents != 'down' else 9}")
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
 
 
 if __name__ == "__main__":

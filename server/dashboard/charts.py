@@ -260,7 +260,9 @@ def _line(
         "emphasis": {"scale": 1.4, "lineStyle": {"width": 2 if joined else 0, "color": colour}},
         "data": data if joined or symbol != "none" else [],
         "animation": False,
-        "z": 3 if symbol == "none" else 4,
+        # A line without symbols lies under the points and leaves the pointer to them.
+        "silent": symbol == "none",
+        "z": 1 if symbol == "none" else 4,
     }
 
 

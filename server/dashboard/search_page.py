@@ -34,7 +34,7 @@ from server.dashboard.spec_text import spec_text
 from server.dashboard.stages import draw_stages
 
 _MOST_POINTS = 2000  # drawn and listed; the best by validation accuracy
-_PAGE = 500
+_PAGE = 1000
 # In this order; a metric that no network of the search has gets no column.
 _COLUMNS = ("val_accuracy", "test_accuracy", "predicted_ms", "upper_ms", "measured_ms", "params", "macs")
 
@@ -58,7 +58,7 @@ async def search_page(client: Client, search_id: str) -> None:
         search = client.search(search_id)
         if last and last[0].search.last_event == search.last_event:
             return Shown(search, last[0].front, last[0].points, last[0].total, last[0].artifacts)
-        points, total = _points(client, search_id)
+        points, total = _points(client, search_id) if search.evaluations else ((), 0)
         artifacts = tuple(client.artifacts(search_id))
         last[:] = [Shown(search, client.front(search_id), points, total, artifacts)]
         return last[0]

@@ -33,10 +33,17 @@ async def searches_page(client: Client, status: str) -> None:
 
     def fetch() -> tuple[list[SearchView], bool]:
         chosen = None if state.status == "all" else state.status
-        page = client.searches(status=chosen, limit=state.limit)
-        for s in [s for s in page.items if _unknown(s)][:_FRONTS]:
+        items: list[SearchView] = []
+        cursor: str | None = None
+        while len(items) < state.limit:
+            page = client.searches(status=chosen, limit=_STEP, cursor=cursor)
+            items += page.items
+            cursor = page.next
+            if cursor is None:
+                break
+        for s in [s for s in items if _unknown(s)][:_FRONTS]:
             best[s.id, s.last_event] = _best(client.front(s.id))
-        return page.items, page.next is not None
+        return items, cursor is not None
 
     def _unknown(s: SearchView) -> bool:
         return s.status == "succeeded" and (s.id, s.last_event) not in best
