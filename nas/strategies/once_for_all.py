@@ -52,3 +52,4 @@ def once_for_all(problem: Problem) -> tuple[Stage, ...]:
 
 
 once_for_all.params_model = OnceForAllParams  # type: ignore[attr-defined]
+once_for_all.stage_names = ("estimate", "train", "explore", "verify", "export")  # type: ignore[attr-defined]
