@@ -57,7 +57,7 @@ class BudgetSpec(_Strict):
     """How much may be spent. ``evaluations``: subnets whose accuracy is estimated with the supernet, by the search and
     by its random-search baseline each. ``verified``: the most front members that are re-measured on the device."""
 
-    evaluations: int = Field(default=240, ge=8, le=1_000_000)
+    evaluations: int = Field(default=160, ge=8, le=1_000_000)
     verified: int = Field(default=24, ge=1, le=1_000)
 
 
