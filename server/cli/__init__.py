@@ -136,7 +136,7 @@ def submit(
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     device: Annotated[str | None, typer.Option(help="Device to search for.", show_default="this-machine")] = None,
     bound_ms: BoundMs = None,
-    evaluations: Annotated[int | None, typer.Option(min=8, help="Subnets to score.", show_default="240")] = None,
+    evaluations: Annotated[int | None, typer.Option(min=8, help="Subnets to score.", show_default="160")] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     supernet: Annotated[str | None, typer.Option(help="Reuse this search's trained supernet: no training.")] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same key submits once.")] = None,
