@@ -28,5 +28,5 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 6379
 HEALTHCHECK --interval=10s --timeout=10s --start-period=60s --retries=6 \
-    CMD ["ray", "health-check", "--address", "ray-head:6379"]
+    CMD ["python", "-c", "import socket; socket.create_connection(('ray-head', 6379), 5).close()"]
 CMD ["ray", "start", "--address", "ray-head:6379", "--block"]

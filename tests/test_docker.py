@@ -127,6 +127,7 @@ def test_ports_and_addresses_agree() -> None:
     assert worker is not None
     assert given["HWNAS_RAY_ADDRESS"] in arguments(worker, "CMD")[0]
     assert arguments(worker, "EXPOSE") == [ray_port]
+    assert f"('{head}', {ray_port})" in arguments(worker, "HEALTHCHECK")[0]
     database = re.search(r"@([\w-]+):(\d+)/(\w+)$", given["HWNAS_DATABASE_URL"])
     assert database is not None
     assert database[1] in SERVICES
