@@ -252,11 +252,11 @@ def test_recalibration_is_the_plain_mean_and_forgets_what_was_there() -> None:
 
 
 def test_bad_parameters_are_named() -> None:
-    with pytest.raises(UnknownName, match="digit.*Did you mean 'digits'"):
+    with pytest.raises(UnknownName, match=r"digit.*Did you mean 'digits'"):
         build({"preset": "digit"}, SHAPE)
-    with pytest.raises(InvalidSpec, match="dephts.*depths"):
+    with pytest.raises(InvalidSpec, match=r"dephts.*depths"):
         build({"preset": "digits", "dephts": [1]}, SHAPE)
-    with pytest.raises(InvalidSpec, match="kernels.*odd"):
+    with pytest.raises(InvalidSpec, match=r"kernels.*odd"):
         build({"preset": "digits", "kernels": [4]}, SHAPE)
     with pytest.raises(InvalidSpec, match="rising"):
         build({"preset": "digits", "depths": [3, 1]}, SHAPE)

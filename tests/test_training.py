@@ -42,7 +42,7 @@ def weights_after(
 ) -> TrainState:
     """Trains until ``stop_at`` steps were done in all (None: to the end); saves after every step."""
     net = space.supernet(0)
-    last = start
+    last, done = start, 0
     for news in train(net, space, data, Pipeline(data, "cpu"), recipe, 3, start, lambda: True):
         if isinstance(news, TrainState):
             last = TrainState.from_bytes(news.to_bytes(), "cpu")
@@ -116,7 +116,7 @@ def test_gradients_of_a_step_are_summed(space: SearchSpace, data: Dataset) -> No
 def test_divergence_is_an_error_that_names_the_learning_rate(space: SearchSpace, data: Dataset) -> None:
     phase = Phase("x", 20, 1e12, 1, {}, "none")
     recipe = Recipe((phase,), batch_size=64, clip_norm=1e30)
-    with pytest.raises(HwnasError, match="diverged.*learning rate"):
+    with pytest.raises(HwnasError, match=r"diverged.*learning rate"):
         for _ in train(space.supernet(0), space, data, Pipeline(data, "cpu"), recipe, 0, TrainState(), lambda: False):
             pass
 

@@ -37,10 +37,12 @@ class StrategySpec(_Strict):
 
 
 class DataSpec(_Strict):
-    """A data set by name. ``path`` lies on the machine that runs the search; ``digits`` needs none."""
+    """A data set by name. ``path`` lies on the machine that runs the search; ``digits`` needs none. ``seed`` decides
+    the splits, whatever the search's own seed is, so that a reused supernet never meets its training images as test."""
 
     name: str = "digits"
     path: str | None = None
+    seed: int = Field(default=0, ge=0, lt=2**63)
     params: dict[str, Any] = Field(default_factory=dict)
 
 
