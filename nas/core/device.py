@@ -30,6 +30,7 @@ class MeasurementProtocol:
     block_ms: float = 12.0
     chunk_ms: float = 0.1
     quantile: float = 0.1
+    good_variation: float = 0.03
     max_variation: float = 0.10
     max_drift: float = 0.35
     retries: int = 3
