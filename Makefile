@@ -38,7 +38,7 @@ check: install ## Format, lint, types, import rules, compose file
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/yamllint --strict docker/compose.yaml
+	@$(BIN)/yamllint --strict docker/compose.yaml .yamllint.yaml
 
 bench: install ## The benchmarks; results into benchmarks/results
 	@$(BIN)/python -m benchmarks.explorer --json > benchmarks/results/explorer.json.new

@@ -1,4 +1,4 @@
-"""What every benchmark's command line shares: ``--json``, ``--shared``, ``--seeds``, and where a result came from."""
+"""What all benchmarks share: their options, and one JSON object on standard output with machine, commit and date."""
 
 from __future__ import annotations
 
@@ -7,59 +7,94 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def parser(summary: str, seeds: int) -> argparse.ArgumentParser:
-    """A parser with the options of every benchmark; ``seeds`` is how many seeds run by default."""
-    out = argparse.ArgumentParser(description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    out.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    out.add_argument(
-        "--shared", type=Path, default=ROOT.parent / "shared", metavar="DIR", help="folder that holds data/*.npz"
+@dataclass(frozen=True)
+class Options:
+    """``shared``: the folder of data sets and tables that do not belong into the repository. ``seeds``: 0 to n-1."""
+
+    shared: Path
+    seeds: tuple[int, ...]
+    json: bool
+
+
+def main(
+    name: str, bench: Callable[[Options], Mapping[str, Any]], about: str, packages: tuple[str, ...], seeds: int = 5
+) -> None:
+    """Parses the command line, runs ``bench`` and prints its result. ``packages`` are those whose versions matter."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument(
+        "--shared", type=Path, default=ROOT.parent / "shared", help="folder of shared data (%(default)s)"
     )
-    out.add_argument("--seeds", type=int, default=seeds, metavar="N", help="how many seeds to run")
-    return out
+    parser.add_argument("--seeds", type=int, default=seeds, help="number of seeds (%(default)s)")
+    given = parser.parse_args()
+    if given.seeds < 1:
+        parser.error(f"--seeds: expected at least 1, got {given.seeds}")
+    result = {
+        "benchmark": name,
+        **bench(Options(given.shared, tuple(range(given.seeds)), given.json)),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": {p: version(p) for p in packages},
+    }
+    if given.json:
+        print(json.dumps(result, indent=2))
+    else:
+        for key, value in flat(result):
+            print(f"{key:44} {value:.6g}" if isinstance(value, float) else f"{key:44} {value}")
 
 
-def shared_file(shared: Path, name: str) -> Path:
-    """``DIR/data/name``. Ends the program with a clear message where it is absent."""
-    path = shared / "data" / name
-    if not path.is_file():
-        raise SystemExit(f"this benchmark needs {name}: expected it at {path}, found nothing (see --shared)")
+def shared_file(options: Options, *parts: str) -> Path:
+    """A file or folder under ``--shared``. Ends the program, saying what is missing, if it is not there."""
+    path = options.shared.joinpath(*parts)
+    if not path.exists():
+        sys.exit(f"this benchmark needs {path}: expected {'/'.join(parts)} in the folder given by --shared")
     return path
 
 
-def origin() -> dict[str, Any]:
-    """The machine, the commit and the date of a result."""
-    git = ["git", "-C", str(ROOT)]
-    commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
-    dirty = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, check=False).returncode == 1
+def commit() -> str:
+    """The commit that was measured, with ``+changes`` if the working tree differs from it in more than results."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--", ":/", ":!/benchmarks/results", ":!/benchmarks/README.md")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+changes" if changed else "")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores that this process may use, system and Python."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "machine": f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "commit": (commit.stdout.strip() + (" with changes" if dirty else "")) or "unknown",
-        "date": datetime.now(UTC).date().isoformat(),
+        "processor": models[0] if models else platform.processor() or platform.machine(),
+        "cores": cores,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
     }
 
 
-def report(as_json: bool, title: str, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints ``record`` as one line of JSON, or ``rows`` as a Markdown table with title and origin."""
-    source = origin()
-    if as_json:
-        print(json.dumps({**record, **source}))
-        return
-    columns = list(rows[0])
-    print(f"# {title}\n\n{source['machine']}; commit {source['commit']}; {source['date']}\n")
-    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
-    for row in rows:
-        print("| " + " | ".join(str(row[c]) for c in columns) + " |")
+def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """The leaves of nested mappings by dotted names."""
+    out: list[tuple[str, Any]] = []
+    for key, value in record.items():
+        name = f"{prefix}{key}"
+        out += flat(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
+    return out
 
 
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.exists() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()

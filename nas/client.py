@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from nas.core import errors
 from nas.core.spec import DeviceSpec, SearchSpec
@@ -37,6 +37,7 @@ from nas.core.views import (
     FrontView,
     HealthView,
     PointPage,
+    ProblemView,
     SearchPage,
     SearchView,
     SpaceView,
@@ -45,6 +46,9 @@ from nas.core.views import (
 )
 
 DEFAULT_URL = "http://127.0.0.1:8765"
+# A server that restarts is back within seconds; a watch waits about a minute and a half for it.
+PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
+T = TypeVar("T")
 V = TypeVar("V", bound=BaseModel)
 
 
@@ -54,16 +58,18 @@ class Unreachable(errors.HwnasError):
     code = "unreachable"
 
 
-def _by_code(root: type[errors.HwnasError]) -> dict[str, type[errors.HwnasError]]:
-    found = {root.code: root}
-    for child in root.__subclasses__():
-        found |= _by_code(child)
-    return found
+class UnexpectedAnswer(errors.HwnasError):
+    """Something answers at the address, but not as this service does."""
+
+    code = "unexpected_answer"
 
 
 class Client:
-    """A connection to one server. Raises the errors of ``nas.core.errors`` by their code, ``Unreachable`` if no server
-    answers."""
+    """A connection to one server. Every method raises the errors of ``nas.core.errors`` by the code that the server
+    gives, ``Unreachable`` if no server answers, and ``UnexpectedAnswer`` if it is another kind of server.
+
+    ``transport`` replaces the network and ``sleep`` the waiting between reconnections, for tests.
+    """
 
     def __init__(
         self,
@@ -71,10 +77,20 @@ class Client:
         token: str | None = None,
         timeout_s: float = 30.0,
         transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.url = url.rstrip("/")
+        self._sleep = sleep
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s, transport=transport)
+        direct = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))  # never through a proxy
+        try:
+            self._http = httpx.Client(
+                base_url=self.url, headers=headers, timeout=timeout_s, transport=transport, mounts=direct
+            )
+        except httpx.InvalidURL as error:
+            raise errors.InvalidInput(f"expected an address such as {DEFAULT_URL}, got {url!r}: {error}") from error
+        if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:
+            raise errors.InvalidInput(f"expected an address such as {DEFAULT_URL}, got {url!r}")
 
     def __enter__(self) -> Client:
         return self
@@ -104,7 +120,7 @@ class Client:
 
     def datasets(self) -> list[str]:
         """Data sets a spec can name."""
-        return [str(name) for name in self._request("GET", "/v1/datasets").json()]
+        return self._read(TypeAdapter(list[str]), self._request("GET", "/v1/datasets"))
 
     # Searches
 
@@ -123,15 +139,15 @@ class Client:
 
     def search(self, search_id: str) -> SearchView:
         """One search, with its stages."""
-        return self._get(SearchView, f"/v1/searches/{search_id}")
+        return self._get(SearchView, f"/v1/searches/{_part(search_id)}")
 
     def cancel(self, search_id: str) -> SearchView:
         """Stops a search now; what it found stays."""
-        return self._post(SearchView, f"/v1/searches/{search_id}/cancel")
+        return self._post(SearchView, f"/v1/searches/{_part(search_id)}/cancel")
 
     def extend(self, search_id: str, body: ExtendBody) -> SearchView:
         """A new search on the same supernet: more evaluations, other bounds or another device, no training."""
-        return self._post(SearchView, f"/v1/searches/{search_id}/extend", body)
+        return self._post(SearchView, f"/v1/searches/{_part(search_id)}/extend", body)
 
     def front(
         self,
@@ -143,7 +159,7 @@ class Client:
         """The fronts of a search and of its random baseline."""
         axes = ",".join(objectives) if objectives else None
         query = {"device": device, "bound_ms": bound_ms, "objectives": axes}
-        return self._get(FrontView, f"/v1/searches/{search_id}/front", query)
+        return self._get(FrontView, f"/v1/searches/{_part(search_id)}/front", query)
 
     def candidates(
         self,
@@ -156,25 +172,27 @@ class Client:
     ) -> PointPage:
         """A page of evaluated networks; ``order`` is a metric, with ``-`` for descending."""
         query = {"origin": origin, "status": status, "order": order, "limit": limit, "cursor": cursor}
-        return self._get(PointPage, f"/v1/searches/{search_id}/candidates", query)
+        return self._get(PointPage, f"/v1/searches/{_part(search_id)}/candidates", query)
 
     def subnet(self, search_id: str, arch: str, origin: str = "search") -> SubnetView:
         """Everything about one network."""
-        return self._get(SubnetView, f"/v1/searches/{search_id}/subnets/{arch}", {"origin": origin})
+        return self._get(SubnetView, f"/v1/searches/{_part(search_id)}/subnets/{_part(arch)}", {"origin": origin})
 
     def artifacts(self, search_id: str) -> list[ArtifactView]:
         """The exported files of a search."""
-        return self._list(ArtifactView, f"/v1/searches/{search_id}/artifacts")
+        return self._list(ArtifactView, f"/v1/searches/{_part(search_id)}/artifacts")
 
     def download(self, artifact: ArtifactView, path: Path) -> Path:
-        """Writes the file to ``path`` at once or not at all. Raises StorageError when its sha256 is another."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        partial = Path(name)
+        """Writes the file to ``path`` at once or not at all.
+
+        Raises StorageError when its sha256 is another, or when it cannot be written.
+        """
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        digest = hashlib.sha256()
         try:
-            digest = hashlib.sha256()
-            with os.fdopen(handle, "wb") as file, self._reaching(), self._http.stream("GET", artifact.url) as response:
-                _raise_for(response)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("xb") as file, self._reaching(), self._http.stream("GET", artifact.url) as response:
+                self._check(response)
                 for chunk in response.iter_bytes():
                     digest.update(chunk)
                     file.write(chunk)
@@ -183,17 +201,20 @@ class Client:
                     f"{artifact.name} came damaged: expected sha256 {artifact.sha256}, got {digest.hexdigest()}"
                 )
             partial.replace(path)
+        except OSError as error:
+            raise errors.StorageError(f"cannot write {path}: {error.strerror or error}") from error
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # whatever kept it from being written has been raised already
+                partial.unlink(missing_ok=True)
         return path
 
     def events(self, search_id: str, after: int = 0, limit: int = 500) -> EventPage:
         """Events of a search after a number, oldest first."""
-        return self._get(EventPage, f"/v1/searches/{search_id}/events", {"after": after, "limit": limit})
+        return self._get(EventPage, f"/v1/searches/{_part(search_id)}/events", {"after": after, "limit": limit})
 
     def watch(self, search_id: str, after: int = 0) -> Iterator[EventView]:
         """Events as they come, until the search has ended; reconnects when the connection is lost."""
-        return self._watch(f"/v1/searches/{search_id}/events", after)
+        return self._watch(f"/v1/searches/{_part(search_id)}/events", after)
 
     # Devices
 
@@ -203,7 +224,7 @@ class Client:
 
     def device(self, name: str) -> DeviceView:
         """One device with its predictors."""
-        return self._get(DeviceView, f"/v1/devices/{name}")
+        return self._get(DeviceView, f"/v1/devices/{_part(name)}")
 
     def add_device(self, spec: DeviceSpec) -> DeviceView:
         """Starts measuring a device."""
@@ -211,7 +232,7 @@ class Client:
 
     def watch_device(self, name: str, after: int = 0) -> Iterator[EventView]:
         """Events of a device's onboarding, until it has ended."""
-        return self._watch(f"/v1/devices/{name}/events", after)
+        return self._watch(f"/v1/devices/{_part(name)}/events", after)
 
     def predictors(self, device: str | None = None) -> list[CardView]:
         """Predictor cards, newest first."""
@@ -219,86 +240,133 @@ class Client:
 
     def predictor(self, predictor_id: str) -> CardView:
         """One predictor card."""
-        return self._get(CardView, f"/v1/predictors/{predictor_id}")
+        return self._get(CardView, f"/v1/predictors/{_part(predictor_id)}")
 
     # Plumbing
 
     def _get(self, view: type[V], path: str, query: Mapping[str, Any] | None = None) -> V:
-        return view.model_validate(self._request("GET", path, params=_given(query)).json())
+        return self._read(TypeAdapter(view), self._request("GET", path, params=_given(query)))
 
     def _list(self, view: type[V], path: str, query: Mapping[str, Any] | None = None) -> list[V]:
         adapter: TypeAdapter[list[V]] = TypeAdapter(list[view])  # type: ignore[valid-type]
-        return adapter.validate_python(self._request("GET", path, params=_given(query)).json())
+        return self._read(adapter, self._request("GET", path, params=_given(query)))
 
     def _post(self, view: type[V], path: str, body: BaseModel | None = None, **kwargs: Any) -> V:
         payload = body.model_dump(mode="json", exclude_none=isinstance(body, ExtendBody)) if body is not None else None
-        return view.model_validate(self._request("POST", path, json=payload, **kwargs).json())
+        return self._read(TypeAdapter(view), self._request("POST", path, json=payload, **kwargs))
 
     def _request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         with self._reaching():
             response = self._http.request(method, path, **kwargs)
-        _raise_for(response)
+        self._check(response)
         return response
+
+    def _read(self, adapter: TypeAdapter[T], response: httpx.Response) -> T:
+        try:
+            return adapter.validate_json(response.content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the body"
+            raise UnexpectedAnswer(
+                f"what answers at {self.url} is no hwnas service of this version: {where}: {first['msg']}"
+            ) from error
 
     @contextlib.contextmanager
     def _reaching(self) -> Iterator[None]:
         try:
             yield
+        except httpx.TimeoutException as error:
+            raise Unreachable(f"the server at {self.url} took too long to answer") from error
         except httpx.TransportError as error:
             raise Unreachable(
-                f"no server answers at {self.url} ({error or type(error).__name__}); start one with `nas serve`"
+                f"no server answers at {self.url} ({error or type(error).__name__}); start one with: nas serve"
             ) from error
 
+    def _check(self, response: httpx.Response) -> None:
+        """Raises the error that the server gave, if it did."""
+        if response.is_success:
+            return
+        try:
+            problem = ProblemView.model_validate_json(response.read())
+        except ValidationError as error:
+            raise UnexpectedAnswer(
+                f"{self.url} answered {response.status_code} {response.reason_phrase} to {response.request.method} "
+                f"{response.request.url.path}, and not as an hwnas service would"
+            ) from error
+        kind = _by_code(errors.HwnasError).get(problem.code, errors.HwnasError)
+        raised = kind.__new__(kind)  # constructors differ, and the message is complete
+        Exception.__init__(raised, problem.message)
+        raised.code = problem.code
+        raise raised
+
     def _watch(self, path: str, after: int) -> Iterator[EventView]:
-        failures = 0
+        reached, failures = False, 0
         while True:
             try:
-                for kind, view in self._stream(path, after):
-                    if kind == "end":
+                for sign in self._stream(path, after):
+                    if sign == "end":
                         return
-                    failures = 0
-                    if view is not None and view.seq > after:
-                        after = view.seq
-                        yield view
-            except httpx.TransportError as error:
+                    reached = True
+                    if sign != "open":
+                        failures = 0
+                    if isinstance(sign, EventView) and sign.seq > after:
+                        after = sign.seq
+                        yield sign
+            except httpx.TransportError:
+                if not reached or failures == len(PAUSES_S):
+                    with self._reaching():
+                        raise
+                self._sleep(PAUSES_S[failures])
                 failures += 1
-                if failures > 5:
-                    raise Unreachable(f"lost the connection to {self.url} and could not get it back") from error
 
-    def _stream(self, path: str, after: int) -> Iterator[tuple[str, EventView | None]]:
+    def _stream(self, path: str, after: int) -> Iterator[EventView | Literal["open", "alive", "end"]]:
+        """Server-sent events. Raises httpx.TransportError when the stream breaks off before its end."""
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
         timeout = httpx.Timeout(30.0, read=60.0)
         with self._http.stream("GET", path, params={"after": after}, headers=headers, timeout=timeout) as response:
-            _raise_for(response)
-            kind, data = "message", ""
-            for line in response.iter_lines():
-                if line.startswith("event:"):
-                    kind = line[6:].strip()
-                elif line.startswith("data:"):
-                    data += line[5:].strip()
-                elif not line:
-                    if kind == "end":
-                        yield "end", None
-                    elif data:
-                        yield kind, EventView.model_validate_json(data)
-                    kind, data = "message", ""
-        raise httpx.RemoteProtocolError("the stream ended before the job did")
+            self._check(response)
+            yield "open"
+            kind, data = "message", b""
+            for line in _lines(response.iter_bytes()):
+                field, _, value = line.partition(b":")
+                match field:
+                    case b"event":
+                        kind = value.decode().strip()
+                    case b"data":
+                        data += value
+                    case b"" if line:
+                        yield "alive"
+                    case b"" if kind == "end":
+                        yield "end"
+                    case b"":
+                        if data:
+                            yield EventView.model_validate_json(data)
+                        kind, data = "message", b""
+        raise httpx.RemoteProtocolError("the stream ended before the job did", request=response.request)
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Lines that were completed. Only line feeds part them: text may hold what else Unicode counts as a line's end."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r")
+
+
+def _by_code(root: type[errors.HwnasError]) -> dict[str, type[errors.HwnasError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found |= _by_code(child)
+    return found
+
+
+def _part(name: str) -> str:
+    """A name as one part of a path. Raises NotFound for an empty one, whose path would be another's."""
+    if not name:
+        raise errors.NotFound("expected a name or an id, got nothing")
+    return quote(name, safe="")
 
 
 def _given(query: Mapping[str, Any] | None) -> dict[str, Any]:
     return {k: v for k, v in (query or {}).items() if v is not None}
-
-
-def _raise_for(response: httpx.Response) -> None:
-    if response.is_success:
-        return
-    response.read()
-    try:
-        problem = response.json()
-    except json.JSONDecodeError:
-        problem = {}
-    code, message = str(problem.get("code", "error")), str(problem.get("message", response.text[:500]))
-    kind = _by_code(errors.HwnasError).get(code, errors.HwnasError)
-    error = kind.__new__(kind)
-    Exception.__init__(error, message or f"the server answered {response.status_code}")
-    raise error

@@ -88,7 +88,7 @@ def test_a_space_that_is_used_up_is_named(explorer: Explorer) -> None:
     genes = explorer(space, no_history(space), np.random.default_rng(0), 8)
     assert len(np.unique(genes, axis=0)) == 8  # two widths for each of three stages: all there are
     history = History(genes, space.features(genes)[:, :2], np.zeros(8))
-    with pytest.raises(InvalidInput, match=r"too few networks left: expected 1 unseen ones, found 0"):
+    with pytest.raises(InvalidInput, match=r"exhausted: expected 1 unseen networks, found 0"):
         explorer(space, history, np.random.default_rng(0), 1)
 
 
@@ -122,6 +122,31 @@ def test_minimise_beats_random_search_at_equal_evaluations(bound: float) -> None
         genes = space.canonical(sample(space.decisions, np.random.default_rng(seed), 60 * 40))
         theirs.append(feasible_volume(*evaluate(genes)))
     assert np.median(ours) > 1.05 * np.median(theirs)
+
+
+def test_minimise_is_no_worse_than_another_library_at_equal_evaluations() -> None:
+    from benchmarks.explorer import contest, ours, planted_latency, pymoo_documented, pymoo_same_operators
+
+    problem = contest(space_of(), planted_latency(space_of()))
+    volumes = {
+        run: np.median([run(problem, seed, 48, 30).hypervolume for seed in range(5)])
+        for run in (ours, pymoo_documented, pymoo_same_operators)
+    }
+    assert volumes[ours] >= max(volumes.values())
+
+
+def test_minimise_evaluates_no_network_twice() -> None:
+    seen: list[Genes] = []
+    evaluate = planted(space_of())
+
+    def watched(genes_NG: Genes) -> tuple[Floats, Floats]:
+        seen.append(genes_NG)
+        return evaluate(genes_NG)
+
+    run(watched, seed=0, population=50, generations=30)
+    everything = np.concatenate(seen)
+    assert len(np.unique(everything, axis=0)) == len(everything)
+    assert 50 * 30 <= len(everything) <= 50 * 31
 
 
 def test_minimise_returns_a_front_of_distinct_feasible_canonical_networks() -> None:
@@ -210,6 +235,37 @@ def test_ranks_are_repeated_fronts_and_infeasible_come_last_by_violation() -> No
     assert ranks[bad].min() > ranks[violation <= 0].max()
     assert (np.argsort(ranks[bad]) == np.argsort(violation[bad])).all()
     assert (crowding[violation <= 0] > 0).all()
+
+
+@pytest.mark.parametrize("explorer", EXPLORERS)
+def test_a_small_space_is_proposed_to_its_last_network(explorer: Explorer) -> None:
+    space = build({"preset": "digits", "resolutions": [8], "depths": [1]}, ImageShape(1, 8, 8, 10))
+    every = np.unique(space.canonical(np.array(list(np.ndindex(*[len(d.choices) for d in space.decisions])))), axis=0)
+    known, missing = every[:-3], every[-3:]
+    history = History(known, space.features(known)[:, :2], np.zeros(len(known)))
+    found = explorer(space, history, np.random.default_rng(0), 3)
+    assert np.unique(found, axis=0).tolist() == missing.tolist()
+
+
+def test_three_objectives_are_ranked_and_searched() -> None:
+    space = space_of()
+    evaluate = planted(space)
+
+    def three(genes_NG: Genes) -> tuple[Floats, Floats]:
+        losses, violation = evaluate(genes_NG)
+        macs = space.costs(genes_NG)["macs"]
+        return np.column_stack([losses, macs / 1e6]), violation
+
+    def volume(losses_NM: Floats) -> float:
+        return hypervolume(losses_NM, np.array([1.6, 2.5, 10.0]))
+
+    ours, theirs = [], []
+    for seed in range(5):
+        front = run(three, seed)
+        assert non_dominated(front.losses_NM).all()
+        ours.append(volume(front.losses_NM))
+        theirs.append(volume(three(sample(space.decisions, np.random.default_rng(seed), 60 * 40))[0]))
+    assert np.median(ours) > 1.02 * np.median(theirs)
 
 
 def test_crowding_distance_by_hand() -> None:

@@ -23,6 +23,7 @@ def ray_cluster(address: str | None, cpus: int | None = None) -> Iterator[Mappin
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default Ray lets every other program go first
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of tasks that were cancelled, which nobody waits for
     if address is None:
         with tempfile.TemporaryDirectory(prefix="nas-", ignore_cleanup_errors=True) as folder:

@@ -53,7 +53,7 @@ def _search(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
     spec = parse_spec(SearchSpec, job["spec"])
     resolved = job["resolved"]
     torch.set_num_threads(spec.resources.cpus)
-    data, space = _load(spec.space, spec.data, spec.seed)
+    data, space = _load(spec.space, spec.data)
     problem = Problem(
         spec=spec,
         space=space,
@@ -92,8 +92,8 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
     yield from onboard(spec, space, export, measure_isolated, profile_machine, blobs, state, time.monotonic)
 
 
-def _load(space: SpaceSpec, data: DataSpec, seed: int) -> tuple[Dataset, SearchSpace]:
-    loaded: Dataset = registry.load("nas.datasets", data.name)(data, seed)
+def _load(space: SpaceSpec, data: DataSpec) -> tuple[Dataset, SearchSpace]:
+    loaded: Dataset = registry.load("nas.datasets", data.name)(data, data.seed)
     return loaded, registry.load("nas.search_spaces", space.name)(space.params, loaded.shape)
 
 

@@ -37,10 +37,12 @@ class StrategySpec(_Strict):
 
 
 class DataSpec(_Strict):
-    """A data set by name. ``path`` lies on the machine that runs the search; ``digits`` needs none."""
+    """A data set by name. ``path`` lies on the machine that runs the search; ``digits`` needs none. ``seed`` decides
+    the splits, whatever the search's own seed is, so that a reused supernet never meets its training images as test."""
 
     name: str = "digits"
     path: str | None = None
+    seed: int = Field(default=0, ge=0, lt=2**63)
     params: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -55,7 +57,7 @@ class BudgetSpec(_Strict):
     """How much may be spent. ``evaluations``: subnets whose accuracy is estimated with the supernet, by the search and
     by its random-search baseline each. ``verified``: the most front members that are re-measured on the device."""
 
-    evaluations: int = Field(default=240, ge=8, le=1_000_000)
+    evaluations: int = Field(default=160, ge=8, le=1_000_000)
     verified: int = Field(default=24, ge=1, le=1_000)
 
 

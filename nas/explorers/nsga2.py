@@ -1,21 +1,26 @@
 """NSGA-II (Deb, Pratap, Agarwal, Meyarivan, 2002), on whole populations at once, with constraint handling.
 
 Constrained domination (section VI of the paper): feasible before infeasible, infeasible by total violation, feasible by
-Pareto domination.
+Pareto domination. Three things are added. No network is evaluated twice. The population breeds with its inactive genes
+kept: what a block was before it was cut off is worth inheriting when a child is deeper again. And a mother mates with a
+father that lies near her on one objective (Ishibuchi and Shibata, EMO 2003): a child of the two ends of a long front is
+rarely on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.core.arch import Decision, Floats, Genes, choice_counts, crossover, sample
+from nas.core.arch import Decision, Floats, Genes, choice_counts, sample
 from nas.core.pareto import non_dominated
 from nas.core.ports import History, SearchSpace
 from nas.explorers.random import fresh
+from nas.explorers.random import propose as propose_random
 
 Evaluate = Callable[[Genes], tuple[Floats, Floats]]
 Canonical = Callable[[Genes], Genes]
@@ -56,21 +61,45 @@ def minimise(
 ) -> Population:
     """The non-dominated feasible networks among all that were evaluated (the least violating one if none is feasible).
 
-    ``evaluate`` maps canonical genes to losses and violation. ``start`` seeds the first population. Evaluates
-    ``population * (generations + 1)`` networks.
+    ``evaluate`` maps canonical genes to losses and violation, and sees every network once. ``start`` seeds the first
+    population. Evaluates at most ``population * (generations + 1)`` networks: fewer where no more are found.
     """
-    first = sample(decisions, rng, population)
-    if start is not None and len(start):
-        chosen = start if len(start) <= population else start[rng.permutation(len(start))[:population]]
-        first[: len(chosen)] = chosen
-    parents = _evaluated(canonical(first), evaluate)
-    archive = _best(parents)
+    seen: set[int] = set()
+
+    def evaluated(genes_NG: Genes, networks_NG: Genes) -> tuple[Population, Population]:
+        losses_NM, violation_N = evaluate(networks_NG)
+        return Population(genes_NG, losses_NM, violation_N), Population(networks_NG, losses_NM, violation_N)
+
+    def unseen(draw: Callable[[int], Genes]) -> tuple[Genes, Genes]:
+        """Up to ``population`` new networks, as drawn and canonical. Some are known, so more are drawn than needed."""
+        genes_NG = networks_NG = draw(0)
+        for _ in range(4):
+            missing = population - len(genes_NG)
+            drawn_NG = draw(2 * missing)
+            canonical_NG = canonical(drawn_NG)
+            new = _new_rows(canonical_NG, seen, missing)
+            genes_NG = np.concatenate([genes_NG, drawn_NG[new]])
+            networks_NG = np.concatenate([networks_NG, canonical_NG[new]])
+            if len(genes_NG) == population:
+                break
+        return genes_NG, networks_NG
+
+    def first(size: int) -> Genes:
+        random_NG = sample(decisions, rng, size)
+        if start is None or seen:
+            return random_NG
+        return np.concatenate([start[rng.permutation(len(start))[:size]], random_NG])
+
+    parents, networks = evaluated(*unseen(first))
+    archive = _best(networks)
     ranks, crowding = rank_and_crowd(parents.losses_NM, parents.violation_N, population)
     for _ in range(generations):
-        children = _evaluated(canonical(_offspring(decisions, parents, ranks, crowding, rng, population)), evaluate)
-        archive = _best(archive.join(children))
+        new = unseen(partial(_offspring, decisions, parents, ranks, crowding, rng))
+        if len(new[0]) == 0:
+            break
+        children, networks = evaluated(*new)
+        archive = _best(archive.join(networks))
         pool = parents.join(children)
-        pool = pool.take(_first_of_each(pool.genes_NG))
         ranks, crowding = rank_and_crowd(pool.losses_NM, pool.violation_N, population)
         survivors = np.lexsort((-crowding, ranks))[:population]
         parents, ranks, crowding = pool.take(survivors), ranks[survivors], crowding[survivors]
@@ -78,19 +107,21 @@ def minimise(
 
 
 def propose(space: SearchSpace, history: History, rng: np.random.Generator, n: int) -> Genes:
-    """One generation of unseen children of the networks evaluated so far; random networks before there are any."""
+    """One generation of unseen children of the best networks evaluated so far, shape (n, G); random networks where
+    there are no parents or no more children. Raises InvalidInput when the space has too few networks left."""
     if len(history.genes_NG) < 2:
-        return fresh(space, lambda size: sample(space.decisions, rng, size), history.genes_NG, n)
+        return propose_random(space, history, rng, n)
     parents = Population(history.genes_NG, history.losses_NM, history.violation_N)
-    ranks, crowding = rank_and_crowd(parents.losses_NM, parents.violation_N, len(parents))
-    best = np.lexsort((-crowding, ranks))[: max(n, 16)]
+    needed = max(n, 16)
+    ranks, crowding = rank_and_crowd(parents.losses_NM, parents.violation_N, needed)
+    best = np.lexsort((-crowding, ranks))[:needed]
     parents, ranks, crowding = parents.take(best), ranks[best], crowding[best]
-    return fresh(
-        space,
-        lambda size: _offspring(space.decisions, parents, ranks, crowding, rng, size),
-        history.genes_NG,
-        n,
-    )
+
+    def draw(size: int) -> Genes:
+        children = _offspring(space.decisions, parents, ranks, crowding, rng, size)
+        return np.concatenate([children, sample(space.decisions, rng, size)])
+
+    return fresh(space, history, rng, n, draw)
 
 
 def rank_and_crowd(losses_NM: Floats, violation_N: Floats, needed: int) -> tuple[NDArray[np.int64], Floats]:
@@ -142,34 +173,40 @@ def _offspring(
     rng: np.random.Generator,
     n: int,
 ) -> Genes:
-    """Binary tournaments, uniform crossover with probability 0.9, mutation of each gene with probability 1/G."""
-    duel = rng.integers(0, len(parents), size=(2, n, 2))
-    a, b = duel[..., 0], duel[..., 1]
-    better = (ranks[a] < ranks[b]) | ((ranks[a] == ranks[b]) & (crowding[a] > crowding[b]))
-    mothers, fathers = parents.genes_NG[np.where(better, a, b)]
-    children = np.where(rng.random((n, 1)) < 0.9, crossover(mothers, fathers, rng), mothers)
+    """Mothers by binary tournament, fathers near them, uniform crossover with probability 0.9, mutation of each gene
+    with probability 1/G."""
+    duel = rng.integers(0, len(parents), size=(2, n))
+    a, b = duel
+    mothers = np.where((ranks[a] < ranks[b]) | ((ranks[a] == ranks[b]) & (crowding[a] > crowding[b])), a, b)
+    by_loss = np.argsort(parents.losses_NM[:, rng.integers(parents.losses_NM.shape[1])])
+    place = np.empty_like(by_loss)
+    place[by_loss] = np.arange(len(parents))
+    reach = max(2, len(parents) // 10)
+    shifted = place[mothers] + rng.integers(-reach, reach + 1, size=n)
+    fathers = by_loss[np.clip(shifted, 0, len(parents) - 1)]
+    keep = (rng.random((n, 1)) < 0.1) | (rng.random((n, len(decisions)), dtype=np.float32) < 0.5)
+    children: Genes = np.where(keep, parents.genes_NG[mothers], parents.genes_NG[fathers])
     counts = choice_counts(decisions)
-    hit = rng.random(children.shape) < 1.0 / len(decisions)
-    step = rng.integers(1, np.maximum(counts, 2), size=children.shape)
-    return np.where(hit, (children + step) % counts, children)
-
-
-def _evaluated(genes_NG: Genes, evaluate: Evaluate) -> Population:
-    losses_NM, violation_N = evaluate(genes_NG)
-    return Population(genes_NG, losses_NM, violation_N)
+    hit, gene = np.nonzero(rng.random(children.shape, dtype=np.float32) < 1.0 / len(decisions))
+    step = rng.integers(1, np.maximum(counts, 2)[gene])
+    children[hit, gene] = (children[hit, gene] + step) % counts[gene]
+    return children
 
 
 def _best(pool: Population) -> Population:
     feasible = np.flatnonzero(pool.violation_N <= 0)
     if feasible.size == 0:
         return pool.take(np.array([int(np.argmin(pool.violation_N))]))
-    front = pool.take(feasible[non_dominated(pool.losses_NM[feasible])])
-    return front.take(_first_of_each(front.genes_NG))
+    return pool.take(feasible[non_dominated(pool.losses_NM[feasible])])
 
 
-def _first_of_each(genes_NG: Genes) -> NDArray[np.int64]:
-    """Rows of the first occurrence of every distinct gene vector, in order."""
+def _new_rows(genes_NG: Genes, seen: set[int], most: int) -> list[int]:
+    """The first rows that are not in ``seen``, each network once; ``seen`` takes them in."""
     weights = np.random.default_rng(0).integers(1, 2**62, size=genes_NG.shape[1], dtype=np.int64)
-    keys = genes_NG @ weights  # a random linear hash modulo 2**64: far cheaper than comparing rows
-    _, index = np.unique(keys, return_index=True)
-    return np.sort(index)
+    keys = (genes_NG @ weights).tolist()  # a random linear hash modulo 2**64: far cheaper than comparing rows
+    rows: list[int] = []
+    for row, key in enumerate(keys):
+        if key not in seen and len(rows) < most:
+            seen.add(key)
+            rows.append(row)
+    return rows

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nas.core.arch import Genes, sample
+from nas.core.arch import Genes, choice_counts, sample, space_size
 from nas.core.errors import InvalidInput
 from nas.core.ports import History, SearchSpace
+
+_LISTABLE = 100_000  # gene vectors; a space up to this size is searched to its last network
 
 
 def propose(space: SearchSpace, history: History, rng: np.random.Generator, n: int) -> Genes:
@@ -16,18 +18,29 @@ def propose(space: SearchSpace, history: History, rng: np.random.Generator, n: i
 
     Raises InvalidInput when the space has too few networks left.
     """
-    return fresh(space, lambda size: sample(space.decisions, rng, size), history.genes_NG, n)
+    return fresh(space, history, rng, n, lambda size: sample(space.decisions, rng, size))
 
 
-def fresh(space: SearchSpace, draw: Callable[[int], Genes], seen_NG: Genes, n: int, tries: int = 50) -> Genes:
-    """``n`` distinct unseen canonical rows from ``draw(size)``, in the order drawn."""
-    seen = {row.tobytes() for row in np.ascontiguousarray(seen_NG)}
+def fresh(
+    space: SearchSpace, history: History, rng: np.random.Generator, n: int, draw: Callable[[int], Genes]
+) -> Genes:
+    """``n`` distinct unseen canonical rows from ``draw(size)``, in the order drawn; where a small space runs out, the
+    last of its networks. Raises InvalidInput when there are not enough."""
+    seen = {row.tobytes() for row in np.ascontiguousarray(history.genes_NG)}
     rows: list[Genes] = []
-    for _ in range(tries):
-        for row in np.ascontiguousarray(space.canonical(draw(max(2 * n, 16)))):
-            if row.tobytes() not in seen and len(rows) < n:
+
+    def take(genes_NG: Genes) -> None:
+        for row in np.ascontiguousarray(space.canonical(genes_NG)):
+            if len(rows) < n and row.tobytes() not in seen:
                 seen.add(row.tobytes())
                 rows.append(row)
-        if len(rows) == n:
-            return np.array(rows, dtype=np.int64).reshape(n, len(space.decisions))
-    raise InvalidInput(f"space {space.id} has too few networks left: expected {n} unseen ones, found {len(rows)}")
+
+    for _ in range(20):
+        if len(rows) < n:
+            take(draw(max(2 * n, 16)))
+    size = space_size(space.decisions)
+    if len(rows) < n and size <= _LISTABLE:
+        take(np.stack(np.unravel_index(rng.permutation(size), choice_counts(space.decisions)), axis=1))
+    if len(rows) < n:
+        raise InvalidInput(f"space {space.id} is exhausted: expected {n} unseen networks, found {len(rows)}")
+    return np.array(rows, dtype=np.int64).reshape(n, len(space.decisions))

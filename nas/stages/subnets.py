@@ -25,7 +25,7 @@ class Subnets:
         self.net = net.eval()
         self.pipeline = Pipeline(problem.data, device)
         size = len(problem.data.train)
-        rows = np.random.default_rng((problem.spec.seed, 3)).permutation(size)[:calibration_images]
+        rows = np.random.default_rng((problem.spec.data.seed, 3)).permutation(size)[:calibration_images]
         train = problem.data.train
         self.calibration = Split(train.images_NCHW[rows], train.labels_N[rows])
 

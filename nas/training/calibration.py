@@ -29,46 +29,43 @@ def recalibrate(module: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     What the statistics were before has no influence. Leaves the module in eval mode. ``batches`` of (B, C, H, W).
     """
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    sums: list[tuple[torch.Tensor, torch.Tensor]] = [
-        (torch.zeros_like(m.weight, dtype=torch.float64), torch.zeros_like(m.weight, dtype=torch.float64))
-        for m in norms
+    sums = [
+        (torch.zeros_like(m.bias, dtype=torch.float64), torch.zeros_like(m.bias, dtype=torch.float64)) for m in norms
     ]
-    count = 0
+    pixels: dict[nn.Module, int] = {}
 
-    def record(index: int) -> None:
-        def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            var, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
-            sums[index][0].add_(mean)
-            sums[index][1].add_(var)
+    def count_pixels(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        pixels[norm] = inputs[0].numel() // inputs[0].shape[1]
 
-        handles.append(norms[index].register_forward_pre_hook(hook))
-
-    handles: list[torch.utils.hooks.RemovableHandle] = []
-    for i, norm in enumerate(norms):
-        record(i)
-        norm.train()
-        norm.track_running_stats = False  # normalise by the batch, record nothing
-    saved = [(m.running_mean, m.running_var) for m in norms]
+    hooks = [norm.register_forward_pre_hook(count_pixels) for norm in norms]
+    usual = [norm.momentum for norm in norms]
+    module.eval()
     for norm in norms:
-        norm.running_mean = norm.running_var = None
+        norm.train()
+        norm.momentum = 1.0  # the statistics of the last batch and nothing else; torch records the unbiased variance
+    batch_count = 0
     try:
-        module.eval()
         for batch in batches:
             module(batch)
-            count += 1
+            batch_count += 1
+            for norm, (mean_sum, var_sum) in zip(norms, sums, strict=True):
+                mean, var, n = norm.running_mean, norm.running_var, pixels[norm]
+                assert mean is not None
+                assert var is not None
+                mean_sum += mean
+                var_sum += var * ((n - 1) / n)
     finally:
-        for handle in handles:
-            handle.remove()
-        for norm, (mean, var) in zip(norms, saved, strict=True):
-            norm.track_running_stats = True
-            norm.running_mean, norm.running_var = mean, var
-    if count == 0:
+        for norm, hook, momentum in zip(norms, hooks, usual, strict=True):
+            hook.remove()
+            norm.momentum = momentum
+            norm.eval()
+    if batch_count == 0:
         raise ValueError("recalibration needs at least one batch, got none")
     for norm, (mean_sum, var_sum) in zip(norms, sums, strict=True):
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        norm.running_mean.copy_(mean_sum / count)
-        norm.running_var.copy_(var_sum / count)
+        norm.running_mean.copy_(mean_sum / batch_count)
+        norm.running_var.copy_(var_sum / batch_count)
 
 
 @torch.no_grad()

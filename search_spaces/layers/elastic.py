@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -63,9 +63,9 @@ class ElasticConv(nn.Module):
     @torch.no_grad()
     def cut(self, c_in: int, c_out: int) -> nn.Conv2d:
         """The part as a plain convolution."""
-        conv = _bare(nn.Conv2d, c_in, c_out, self.kernel, self.stride, self.kernel // 2, bias=False)
-        conv.weight.copy_(self.weight[:c_out, :c_in])
-        return conv
+        with torch.device("meta"):
+            conv = nn.Conv2d(c_in, c_out, self.kernel, self.stride, self.kernel // 2, bias=False)
+        return _filled(conv, weight=self.weight[:c_out, :c_in])
 
 
 class ElasticDepthwise(nn.Module):
@@ -107,9 +107,9 @@ class ElasticDepthwise(nn.Module):
     @torch.no_grad()
     def cut(self, channels: int, size: int) -> nn.Conv2d:
         """The part as a plain depthwise convolution."""
-        conv = _bare(nn.Conv2d, channels, channels, size, self.stride, size // 2, groups=channels, bias=False)
-        conv.weight.copy_(self.kernel(size, channels))
-        return conv
+        with torch.device("meta"):
+            conv = nn.Conv2d(channels, channels, size, self.stride, size // 2, groups=channels, bias=False)
+        return _filled(conv, weight=self.kernel(size, channels))
 
 
 class ElasticBatchNorm(nn.Module):
@@ -137,14 +137,16 @@ class ElasticBatchNorm(nn.Module):
     @torch.no_grad()
     def cut(self, channels: int) -> nn.BatchNorm2d:
         """The part as a plain batch norm."""
-        norm = nn.BatchNorm2d(channels, eps=self.eps)
-        norm.weight.copy_(self.weight[:channels])
-        norm.bias.copy_(self.bias[:channels])
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        norm.running_mean.copy_(self.running_mean[:channels])
-        norm.running_var.copy_(self.running_var[:channels])
-        return norm
+        with torch.device("meta"):
+            norm = nn.BatchNorm2d(channels, eps=self.eps)
+        return _filled(
+            norm,
+            weight=self.weight[:channels],
+            bias=self.bias[:channels],
+            running_mean=self.running_mean[:channels],
+            running_var=self.running_var[:channels],
+            num_batches_tracked=torch.zeros((), dtype=torch.long, device=self.weight.device),
+        )
 
 
 class ElasticLinear(nn.Module):
@@ -162,10 +164,9 @@ class ElasticLinear(nn.Module):
     @torch.no_grad()
     def cut(self, c_in: int, c_out: int) -> nn.Linear:
         """The part as a plain linear layer."""
-        linear = _bare(nn.Linear, c_in, c_out)
-        linear.weight.copy_(self.weight[:c_out, :c_in])
-        linear.bias.copy_(self.bias[:c_out])
-        return linear
+        with torch.device("meta"):
+            linear = nn.Linear(c_in, c_out)
+        return _filled(linear, weight=self.weight[:c_out, :c_in], bias=self.bias[:c_out])
 
 
 class SqueezeExcite(nn.Module):
@@ -173,8 +174,8 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
-        self.reduce = _bare(nn.Conv2d, channels, squeezed, 1)
-        self.expand = _bare(nn.Conv2d, squeezed, channels, 1)
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.expand = nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """Same shape, each channel scaled by 0 to 1."""
@@ -202,16 +203,17 @@ class ElasticSqueezeExcite(nn.Module):
     @torch.no_grad()
     def cut(self, channels: int, squeezed: int) -> SqueezeExcite:
         """The part as a plain squeeze-excite."""
-        se = SqueezeExcite(channels, squeezed)
-        se.reduce.weight.copy_(self.reduce.weight[:squeezed, :channels, None, None])
-        assert se.reduce.bias is not None
-        se.reduce.bias.copy_(self.reduce.bias[:squeezed])
-        se.expand.weight.copy_(self.expand.weight[:channels, :squeezed, None, None])
-        assert se.expand.bias is not None
-        se.expand.bias.copy_(self.expand.bias[:channels])
+        with torch.device("meta"):
+            se = SqueezeExcite(channels, squeezed)
+        reduce, expand = self.reduce, self.expand
+        _filled(se.reduce, weight=reduce.weight[:squeezed, :channels, None, None], bias=reduce.bias[:squeezed])
+        _filled(se.expand, weight=expand.weight[:channels, :squeezed, None, None], bias=expand.bias[:channels])
         return se
 
 
-def _bare(cls: type[M], *args: object, **kwargs: object) -> M:
-    """A module whose weights are about to be overwritten: skips their random initialisation."""
-    return cast(M, torch.nn.utils.skip_init(cls, *args, **kwargs))  # type: ignore[no-untyped-call]
+def _filled(module: M, **tensors: torch.Tensor) -> M:
+    """The module, built on the meta device so that nothing was drawn or computed for it, with copies of ``tensors``."""
+    for name, tensor in tensors.items():
+        copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+        setattr(module, name, nn.Parameter(copy) if name in ("weight", "bias") else copy)
+    return module

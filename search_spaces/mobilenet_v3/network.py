@@ -5,6 +5,7 @@ Every part has the form ``part(x, how)``, where ``how`` comes from the architect
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -197,9 +198,7 @@ class MobileNetV3Supernet(Supernet):
                 assert isinstance(block, ElasticBlock)
                 parts[f"stage{s + 1}_block{b + 1}"] = block.cut(c_in, ch.widths[s], ch.kernels[s][b], ch.expands[s][b])
                 c_in = ch.widths[s]
-        hidden = nn.Linear(c.final, c.hidden, bias=False)
-        with torch.no_grad():
-            hidden.weight.copy_(self.hidden.weight)
+        hidden = copy.deepcopy(self.hidden)
         parts |= OrderedDict(
             final=self.final.cut(c_in, c.final),
             final_norm=self.final_norm.cut(c.final),

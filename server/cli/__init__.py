@@ -4,57 +4,99 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from collections.abc import Callable
+from importlib.metadata import version as version_of
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypeVar
 
 import typer
 import yaml
+from rich.markup import escape
+from typer.core import TyperGroup
 
 from nas.client import DEFAULT_URL, Client
-from nas.core.errors import HwnasError, InvalidSpec, NotFound
-from nas.core.spec import DeviceSpec, SearchSpec, parse_spec, read_spec
-from nas.core.views import ArtifactView, ExtendBody
-from server.cli import render
+from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec, NotFound, StorageError
+from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
+from nas.core.views import ArtifactView, ExtendBody, JobStatus
+from server.cli import progress, render
 
-JOB_FAILED, BAD_INPUT = 1, 2
+V = TypeVar("V")
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+class Commands(TyperGroup):
+    """Commands whose errors are one line on standard error: exit status 2 for what was asked, 1 for what went wrong."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except HwnasError as error:
+            sys.stderr.write(f"nas: {error}\n")
+            raise typer.Exit(BAD_INPUT if isinstance(error, InvalidInput | NotFound | Conflict) else FAILED) from error
+
 
 app = typer.Typer(
     name="nas",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="""Hardware-aware neural architecture search.
 
-Start a service with `nas serve`, measure your machine with `nas devices add this-machine`, and search with
-`nas submit --watch`. Or see it all at once: `nas demo`.""",
+See it all at once with `nas demo`. Or step by step:
+
+- `nas serve` starts the service and its dashboard, in a terminal of its own
+- `nas devices add this-machine` measures this machine and learns its latency
+- `nas submit --bound-ms 0.2 --watch` searches
+- `nas front SEARCH` prints what was found
+- `nas pull SEARCH best` downloads the most accurate network
+
+Every command has its own `--help`. Exit status: 0 done, 1 the job or the service failed, 2 wrong input.""",
 )
-devices_app = typer.Typer(no_args_is_help=True, help="Devices, their profiles and their latency predictors.")
+devices_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Devices, their profiles and their latency predictors.",
+)
 app.add_typer(devices_app, name="devices")
 
-Url = Annotated[str, typer.Option("--url", envvar="HWNAS_URL", help="Address of the service.")]
+_URL_HELP = f"Address of the service; without it HWNAS_URL, or {DEFAULT_URL}."
+Url = Annotated[str, typer.Option("--url", help=_URL_HELP, show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else there.")]
-Id = Annotated[str, typer.Argument(help="The search's id, as `nas list` shows it.")]
+Id = Annotated[str, typer.Argument(help="The search's id, as `nas list` shows it.", metavar="SEARCH")]
 BoundMs = Annotated[float | None, typer.Option("--bound-ms", min=1e-6, help="Latency bound in milliseconds.")]
 Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress until it ends.")]
 
 
 def main() -> None:
-    """Runs the command line; errors are one line on standard error."""
-    try:
-        app()
-    except HwnasError as error:
-        _fail(error)
+    """Runs the command line."""
+    app()
+
+
+@app.callback()
+def nas(
+    ctx: typer.Context,
+    url: Annotated[
+        str, typer.Option("--url", envvar="HWNAS_URL", help="Address of the service.", show_default=True)
+    ] = DEFAULT_URL,
+) -> None:
+    """What is given before a command holds for it, unless the command says otherwise."""
+    ctx.default_map = _for_every_command(ctx.command, {"url": url})
 
 
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind.", show_default="127.0.0.1")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to bind.", show_default="8765")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind; 0 takes a free one.", show_default="8765")] = None,
     home: Annotated[Path | None, typer.Option(help="Folder for database and models.", show_default="~/.hwnas")] = None,
 ) -> None:
     """Start the service: API, dashboard, queue and workers, in one command.
 
-    Settings are read from `HWNAS_...` environment variables; options win over them.
+    It runs until Ctrl-C; searches that were interrupted go on at the next start. Settings are read from `HWNAS_...`
+    environment variables, and options win over them.
+
+    Example: `nas serve --port 8000 --home /data/hwnas`
     """
     from server.cli.serve import serve as run
 
@@ -68,10 +110,13 @@ def demo(
     home: Annotated[
         Path | None, typer.Option(help="Folder to keep everything in.", show_default="a new folder")
     ] = None,
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 0,
     quick: Annotated[bool, typer.Option("--quick", hidden=True)] = False,
 ) -> None:
-    """The whole way in minutes: this machine as a device, a search on digits, its front, a model that runs alone."""
+    """The whole way in minutes: this machine as a device, a search on digits, its front, a model that runs alone.
+
+    It starts a service of its own and stops it at the end; what was found stays in its folder.
+    """
     from server.cli.demo import run_demo
 
     result = run_demo(home, port, quick=quick)
@@ -80,12 +125,18 @@ def demo(
 
 
 @app.command()
+def version(json_output: Json = False) -> None:
+    """Print the version."""
+    render.out({"version": version_of("hwnas")}, json_output, lambda v: f"hwnas {v['version']}")
+
+
+@app.command()
 def submit(
     spec: Annotated[Path | None, typer.Argument(help="A YAML or JSON file; without one, a search on digits.")] = None,
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     device: Annotated[str | None, typer.Option(help="Device to search for.", show_default="this-machine")] = None,
     bound_ms: BoundMs = None,
-    evaluations: Annotated[int | None, typer.Option(min=8, help="Subnets to score.", show_default="240")] = None,
+    evaluations: Annotated[int | None, typer.Option(min=8, help="Subnets to score.", show_default="160")] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     supernet: Annotated[str | None, typer.Option(help="Reuse this search's trained supernet: no training.")] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same key submits once.")] = None,
@@ -96,7 +147,11 @@ def submit(
 ) -> None:
     """Submit a search, from a file, from options, or both (options win).
 
-    Example: `nas submit examples/digits.yaml --bound-ms 0.1 --watch`
+    Examples:
+
+    - `nas submit --dry-run --bound-ms 0.2`: can the bound be met? Nothing is spent
+    - `nas submit examples/digits.yaml --bound-ms 0.2 --watch`
+    - `nas submit --supernet SEARCH --device another --watch`: no training
     """
     base = read_spec(SearchSpec, spec) if spec is not None else SearchSpec(name="digits")
     record = base.model_dump(mode="json")
@@ -125,8 +180,8 @@ def submit(
 
 @app.command(name="list")
 def list_searches(
-    status: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed or cancelled.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
+    status: Annotated[JobStatus | None, typer.Option(help="Only searches of this status.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="How many at most.")] = 50,
     url: Url = DEFAULT_URL,
     json_output: Json = False,
 ) -> None:
@@ -145,7 +200,7 @@ def show(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> No
 
 @app.command()
 def watch(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> None:
-    """Follow a search until it ends."""
+    """Follow a search until it ends, then print its front. Ctrl-C stops the watching, not the search."""
     with Client(url) as nas:
         _follow(nas, search_id, json_output)
 
@@ -154,13 +209,18 @@ def watch(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> N
 def front(
     search_id: Id,
     bound_ms: BoundMs = None,
-    objectives: Annotated[str | None, typer.Option(help="Axes, such as accuracy,latency,params.")] = None,
+    objectives: Annotated[str | None, typer.Option(help="Axes: 2 to 4 of accuracy,latency,params,macs.")] = None,
+    device: Annotated[str | None, typer.Option(help="As predicted for another device.")] = None,
     url: Url = DEFAULT_URL,
     json_output: Json = False,
 ) -> None:
-    """Print the Pareto front of a search, and of its random baseline."""
+    """Print the Pareto front of a search, beside that of random search at the same budget.
+
+    Example: `nas front SEARCH --bound-ms 0.2 --objectives accuracy,latency,params`
+    """
+    axes = [name.strip() for name in objectives.split(",")] if objectives else None
     with Client(url) as nas:
-        found = nas.front(search_id, bound_ms=bound_ms, objectives=objectives.split(",") if objectives else None)
+        found = nas.front(search_id, device, bound_ms, axes)
     render.out(found, json_output, render.front)
 
 
@@ -172,10 +232,13 @@ def pull(
     url: Url = DEFAULT_URL,
     json_output: Json = False,
 ) -> None:
-    """Download exported models. Each zip holds ONNX models, weights, manifest, card and a runner."""
+    """Download exported models. Each zip holds ONNX models, weights, manifest, card and a runner.
+
+    Example: `nas pull SEARCH fastest --to models`
+    """
     with Client(url) as nas:
-        paths = [nas.download(a, to / a.name) for a in choose_artifacts(nas, search_id, arch)]
-    render.out([str(p) for p in paths], json_output, lambda names: "\n".join(names))
+        paths = [nas.download(a, to / _file_name(a)) for a in choose_artifacts(nas, search_id, arch)]
+    render.out([str(p) for p in paths], json_output, lambda names: escape("\n".join(names)))
 
 
 @app.command()
@@ -188,7 +251,7 @@ def cancel(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> 
 @app.command()
 def extend(
     search_id: Id,
-    evaluations: Annotated[int | None, typer.Option(min=8, help="Further subnets to score.")] = None,
+    evaluations: Annotated[int | None, typer.Option(min=8, help="Subnets to score.")] = None,
     bound_ms: BoundMs = None,
     device: Annotated[str | None, typer.Option(help="Another device with a predictor for this space.")] = None,
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
@@ -196,7 +259,10 @@ def extend(
     url: Url = DEFAULT_URL,
     json_output: Json = False,
 ) -> None:
-    """Go on with a finished search on its trained supernet: more evaluations, another bound or device. No training."""
+    """Go on with a finished search on its trained supernet: more evaluations, another bound or device. No training.
+
+    Example: `nas extend SEARCH --bound-ms 0.1 --watch`
+    """
     bounds = {"latency": bound_ms} if bound_ms is not None else None
     body = ExtendBody(name=name, evaluations=evaluations, bounds=bounds, device=device)
     with Client(url) as nas:
@@ -212,11 +278,20 @@ def extend(
 @devices_app.command("add")
 def devices_add(
     name: Annotated[str, typer.Argument(help="A name for the machine the worker runs on.")] = "this-machine",
-    space: Annotated[str, typer.Option(help="Search space to learn latencies for.")] = "mobilenet_v3",
-    param: Annotated[list[str] | None, typer.Option(help="A space parameter, key=value; may be repeated.")] = None,
-    data: Annotated[str, typer.Option(help="Data set: gives input channels and classes.")] = "digits",
+    space: Annotated[
+        str | None, typer.Option(help="Search space to learn latencies for.", show_default="mobilenet_v3")
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(help="A space parameter, key=value; may be repeated. Without --space: preset=digits."),
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="Data set; it gives the input's shape and the number of classes.")
+    ] = DataSpec().name,
     data_path: Annotated[str | None, typer.Option(help="Where the data set lies.")] = None,
-    data_param: Annotated[list[str] | None, typer.Option(help="A data-set parameter, key=value.")] = None,
+    data_param: Annotated[
+        list[str] | None, typer.Option(help="A data-set parameter, key=value; may be repeated.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=24, help="Subnets to measure.")] = 96,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -226,12 +301,19 @@ def devices_add(
 ) -> None:
     """Measure this machine and learn a latency predictor for a search space.
 
-    Example: `nas devices add this-machine --param preset=digits`
+    Space and data must be those of the searches that will use the predictor. While it measures, leave the machine
+    alone.
+
+    Examples:
+
+    - `nas devices add this-machine`
+    - `nas devices add big-box --space mobilenet_v3 --param preset=digits --samples 200`
     """
-    params = _pairs(param) if param else {"preset": "digits"}
+    default = SpaceSpec()
+    given = {"name": space or default.name, "params": _pairs(param or [])}
     record = {
         "name": name,
-        "space": {"name": space, "params": params},
+        "space": default.model_dump() if space is None and not param else given,
         "data": {"name": data, "path": data_path, "params": _pairs(data_param or [])},
         "samples": samples,
         "threads": threads,
@@ -240,10 +322,10 @@ def devices_add(
     with Client(url) as nas:
         device = nas.add_device(parse_spec(DeviceSpec, record))
         if watch:
-            device = render.follow_device(nas, device.name)
+            device = _until_interrupted(progress.follow_device, nas, name, f"nas devices show {name}")
         render.out(device, json_output, render.device)
     if watch and device.status != "succeeded":
-        raise typer.Exit(JOB_FAILED)
+        raise typer.Exit(FAILED)
 
 
 @devices_app.command("list")
@@ -260,6 +342,17 @@ def devices_show(
     """Show a device with its predictor cards."""
     with Client(url) as nas:
         render.out(nas.device(name), json_output, render.device)
+
+
+@app.command()
+def predictors(
+    device: Annotated[str | None, typer.Option(help="Only of this device.")] = None,
+    url: Url = DEFAULT_URL,
+    json_output: Json = False,
+) -> None:
+    """List the cards of latency predictors."""
+    with Client(url) as nas:
+        render.out(nas.predictors(device), json_output, render.predictors)
 
 
 @app.command()
@@ -301,12 +394,33 @@ def choose_artifacts(nas: Client, search_id: str, which: str) -> list[ArtifactVi
 
 
 def _follow(nas: Client, search_id: str, json_output: bool) -> None:
-    search = render.follow_search(nas, search_id)
+    search = _until_interrupted(progress.follow_search, nas, search_id, f"nas watch {search_id}")
     render.out(search, json_output, render.search)
-    if search.status == "succeeded" and not json_output:
-        render.out(nas.front(search_id), json_output, render.front)
     if search.status != "succeeded":
-        raise typer.Exit(JOB_FAILED)
+        raise typer.Exit(FAILED)
+    if not json_output:
+        render.out(nas.front(search_id), json_output, render.front)
+
+
+def _until_interrupted(follow: Callable[[Client, str], V], nas: Client, name: str, again: str) -> V:
+    try:
+        return follow(nas, name)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\nno longer watching, the work goes on; to look again: {again}\n")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _for_every_command(command: Any, defaults: dict[str, Any]) -> dict[str, Any]:
+    """Defaults of options, in the shape in which a group hands them down."""
+    children: dict[str, Any] = getattr(command, "commands", {})
+    return defaults if not children else {name: _for_every_command(c, defaults) for name, c in children.items()}
+
+
+def _file_name(artifact: ArtifactView) -> str:
+    """Raises StorageError for a name that would lead out of the folder that was asked for."""
+    if PurePosixPath(artifact.name).name != artifact.name or "\\" in artifact.name:
+        raise StorageError(f"expected a plain file name from the server, got {artifact.name!r}")
+    return artifact.name
 
 
 def _bound_latency(record: dict[str, Any], bound_ms: float) -> None:
@@ -325,8 +439,3 @@ def _pairs(texts: list[str]) -> dict[str, Any]:
             raise InvalidSpec(f"expected key=value, got {text!r}")
         pairs[key] = yaml.safe_load(value)
     return pairs
-
-
-def _fail(error: HwnasError) -> NoReturn:
-    sys.stderr.write(f"nas: {error}\n")
-    sys.exit(BAD_INPUT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,18 +12,21 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 
 from nas.client import Client, Unreachable
 from nas.core import registry
-from nas.core.errors import HwnasError
+from nas.core.errors import HwnasError, StorageError
 from nas.core.ports import Dataset
 from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
 from nas.core.views import PointView, SearchView
-from server.cli import choose_artifacts, render
+from server.cli import choose_artifacts, progress, render
 
 START_S = 90.0
 # Runs a script in an interpreter that cannot import torch or anything of this project.
@@ -44,22 +48,28 @@ class DemoFailed(HwnasError):
 def run_demo(home: Path | None, port: int, *, quick: bool) -> dict[str, Any]:
     """Serves, adds this machine, searches on digits, pulls a model and runs it without us. Progress on standard error.
 
-    ``quick`` shrinks every budget; for trying the way, not the result. Raises DemoFailed with what went wrong.
+    ``quick`` shrinks every budget; for trying the way, not the result. Raises DemoFailed with what went wrong, and
+    StorageError for a folder that cannot be written.
     """
     begun = time.monotonic()
-    say = render.progress_console().print
-    home = home or Path(tempfile.mkdtemp(prefix="hwnas-demo-"))
-    home.mkdir(parents=True, exist_ok=True)
+    console = progress.progress_console()
+    say = partial(console.print, soft_wrap=True)
+    home = (home or Path(tempfile.mkdtemp(prefix="hwnas-demo-"))).resolve()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot use {home} as home: {error.strerror}") from error
+    signal.signal(signal.SIGTERM, _leave)  # the service has to be stopped then, too
     wall: dict[str, float] = {}
     with _service(home, port) as url, Client(url) as nas:
         wall["serve"] = time.monotonic() - begun
-        say(f"[bold]hwnas is running at {url}[/], everything is kept in {home}")
+        say(f"[bold]hwnas is running at {url}[/], everything is kept in {escape(str(home))}")
 
         at = time.monotonic()
         say("\nThis machine becomes a device: measuring subnets, learning a latency predictor")
         device_spec = DeviceSpec(samples=32 if quick else 96)
         nas.add_device(device_spec)
-        device = render.follow_device(nas, device_spec.name)
+        device = progress.follow_device(nas, device_spec.name)
         if device.status != "succeeded":
             raise DemoFailed(f"adding this machine as a device ended as {device.status}: {device.error}")
         wall["device"] = time.monotonic() - at
@@ -68,7 +78,7 @@ def run_demo(home: Path | None, port: int, *, quick: bool) -> dict[str, Any]:
 
         say("\nSearching on digits: once-for-all, this machine, accuracy against latency")
         search = nas.submit(_search_spec(quick))
-        search = render.follow_search(nas, search.id)
+        search = progress.follow_search(nas, search.id)
         if search.status != "succeeded":
             raise DemoFailed(f"the search ended as {search.status}: {search.error}")
         wall |= {stage.name: stage.seconds for stage in search.stages}
@@ -80,9 +90,11 @@ def run_demo(home: Path | None, port: int, *, quick: bool) -> dict[str, Any]:
         path = nas.download(artifact, home / "models" / artifact.name)
         accuracy = _run_alone(path, home / "models" / artifact.arch, _dataset(search))
         wall["pull"] = time.monotonic() - at
-        say(f"\npulled {path}\nrun by onnxruntime and numpy alone: {accuracy:.2f} % on the test images")
-        say(f"look at it: nas serve --home {home} and open {url}/searches/{search.id}")
+        say(f"\npulled {escape(str(path))}\nrun by onnxruntime and numpy alone: {accuracy:.2f} % on the test images")
     wall["total"] = time.monotonic() - begun
+    again = shlex.join(["nas", "serve", "--home", str(home), "--port", url.rpartition(":")[2]])
+    say(f"\nThe service has stopped. To look around, start it again:\n    {escape(again)}")
+    say(f"and open {url}/searches/{search.id}")
     return {
         "search_id": search.id,
         "front": [_member(p) for p in front.points],
@@ -97,6 +109,10 @@ def run_demo(home: Path | None, port: int, *, quick: bool) -> dict[str, Any]:
         "predictor": {"n": card.n, "mape": card.mape, "spearman": card.spearman, "coverage": card.coverage},
         "wall_s": {k: round(v, 2) for k, v in wall.items()},
     }
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _search_spec(quick: bool) -> SearchSpec:
@@ -115,8 +131,9 @@ def _service(home: Path, port: int) -> Iterator[str]:
     """A server of our own as a child process, stopped at the end. Raises DemoFailed when it does not come up."""
     log = home / "serve.log"
     command = [sys.executable, "-m", "server.cli", "serve", "--home", str(home), "--port", str(port)]
+    own = {k: v for k, v in os.environ.items() if not k.startswith("HWNAS_")}  # never somebody's real database
     with log.open("wb") as file:
-        child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=own)
         try:
             yield _wait_until_ready(child, log)
         finally:
@@ -148,7 +165,7 @@ def _wait_until_ready(child: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def _dataset(search: SearchView) -> Dataset:
-    dataset: Dataset = registry.load("nas.datasets", search.spec.data.name)(search.spec.data, search.spec.seed)
+    dataset: Dataset = registry.load("nas.datasets", search.spec.data.name)(search.spec.data, search.spec.data.seed)
     return dataset
 
 

@@ -23,6 +23,12 @@ Evidence = Literal["predicted", "measured"]
 SEARCH, BASELINE, BAD, INK, FAINT, GRID, SURFACE = (
     f"var(--{name})" for name in ("c-search", "c-random", "c-bad", "ink", "ink-2", "grid", "surface")
 )
+# A legend's icon for a line without symbols.
+_DASHES = {
+    "solid": "path://M0 4h18v2H0z",
+    "dashed": "path://M0 4h5v2H0z M7 4h5v2H7z M14 4h4v2H14z",
+    "dotted": "path://M0 4h2v2H0z M4 4h2v2H4z M8 4h2v2H8z M12 4h2v2H12z M16 4h2v2H16z",
+}
 _SYMBOLS = {"verified": "circle", "unverified": "rect", "violated": "triangle"}
 # Before anything is measured, an objective reads this metric.
 _PREDICTED = {"test_accuracy": "val_accuracy", "measured_ms": "predicted_ms"}
@@ -76,13 +82,9 @@ def _predicted_series(
         fronts = {"search": front.points, "baseline": front.baseline}
     line = joined and not front.final
     return [
-        _points(
-            "baseline.predicted.points", "Random search", clouds["baseline"], xm, ym, "diamond", BASELINE, faint=True
-        ),
+        _points("baseline.predicted.points", "Random", clouds["baseline"], xm, ym, "diamond", BASELINE, faint=True),
         _points("search.predicted.points", "Search", clouds["search"], xm, ym, "circle", SEARCH, faint=True),
-        _line(
-            "baseline.predicted.front", "Random search, front", fronts["baseline"], xm, ym, BASELINE, line, "diamond"
-        ),
+        _line("baseline.predicted.front", "Random, front", fronts["baseline"], xm, ym, BASELINE, line, "diamond"),
         _line("search.predicted.front", "Search, front", fronts["search"], xm, ym, SEARCH, line, "circle"),
     ]
 
@@ -98,14 +100,14 @@ def _measured_series(front: FrontView, candidates: Sequence[PointView], xm: str,
         _points(
             "search.predicted.positions", "As predicted", mine, believed_x, believed_y, "circle", SEARCH, hollow=True
         ),
-        _line("baseline.measured.front", "Random search, front", front.baseline, xm, ym, BASELINE, joined, "none"),
+        _line("baseline.measured.front", "Random, front", front.baseline, xm, ym, BASELINE, joined, "none"),
         _line("search.measured.front", "Search, front", front.points, xm, ym, SEARCH, joined, "none"),
     ]
     for origin, points, symbol, colour in (
         ("baseline", theirs, "diamond", BASELINE),
         ("search", mine, "", SEARCH),
     ):
-        who = "Search" if origin == "search" else "Random search"
+        who = "Search" if origin == "search" else "Random"
         for status, mark in _SYMBOLS.items():
             shape = symbol if symbol and status != "violated" else mark
             out.append(
@@ -132,7 +134,7 @@ def hypervolume(history: Sequence[HypervolumeView]) -> Options:
         ),
         _curve(
             "baseline.estimated.hypervolume",
-            "Random search",
+            "Random",
             [(h.evaluations, h.baseline) for h in history],
             BASELINE,
             "diamond",
@@ -209,13 +211,14 @@ def _points(
     hollow: bool = False,
 ) -> Series:
     data = [_datum(p, xm, ym) for p in points if xm in p.metrics and ym in p.metrics]
+    if ".measured." in ident:
+        data = [d if d["front"] else {**d, "symbolSize": 0.65 * size} for d in data]
     out = _scatter(ident, name, data, symbol, colour, size=5 if faint else size)
     if faint:
         out["itemStyle"]["opacity"] = 0.42
-    if hollow:
-        out["itemStyle"] = {"color": SURFACE, "borderColor": colour, "borderWidth": 1.4, "opacity": 0.55}
-        if "positions" not in ident:
-            out["itemStyle"]["opacity"] = 1.0
+    elif hollow:
+        faded = 0.55 if ".predicted." in ident else 1.0
+        out["itemStyle"] = {"color": SURFACE, "borderColor": colour, "borderWidth": 1.4, "opacity": faded}
     return out
 
 
@@ -226,7 +229,7 @@ def _scatter(ident: str, name: str, data: list[dict[str, Any]], symbol: str, col
         "type": "scatter",
         "symbol": symbol,
         "symbolSize": size,
-        "itemStyle": {"color": colour, "borderColor": SURFACE, "borderWidth": 1 if size > 6 else 0},
+        "itemStyle": {"color": colour, "borderColor": SURFACE, "borderWidth": 1 if size > 6 else 0, "opacity": 1.0},
         "emphasis": {"scale": 1.5, "itemStyle": {"opacity": 1.0, "color": "inherit"}},
         "data": data,
         "animation": False,
@@ -236,13 +239,15 @@ def _scatter(ident: str, name: str, data: list[dict[str, Any]], symbol: str, col
 def _line(
     ident: str, name: str, points: Sequence[PointView], xm: str, ym: str, colour: str, joined: bool, symbol: str
 ) -> Series:
-    """A front: the best accuracy reachable within so much cost holds until the next member."""
+    """The members of a front. While it is predicted, a step shows what is reachable within so much cost; the members of
+    a measured front were chosen on validation data, so their test accuracies need not rise, and are merely joined."""
+    stepped = ".predicted." in ident
     data = sorted((_datum(p, xm, ym) for p in points if xm in p.metrics and ym in p.metrics), key=lambda d: d["value"])
     return {
         "id": ident,
         "name": name,
         "type": "line",
-        "step": "end",
+        "step": "end" if stepped else False,
         "symbol": symbol,
         "symbolSize": 9,
         "showAllSymbol": True,
@@ -251,11 +256,13 @@ def _line(
             "width": 2 if joined else 0,
             "type": "dashed" if ident.startswith("baseline") else "solid",
         },
-        "itemStyle": {"color": colour, "borderColor": SURFACE, "borderWidth": 1},
+        "itemStyle": {"color": colour, "borderColor": SURFACE, "borderWidth": 0 if symbol == "none" else 1},
         "emphasis": {"scale": 1.4, "lineStyle": {"width": 2 if joined else 0, "color": colour}},
-        "data": data,
+        "data": data if joined or symbol != "none" else [],
         "animation": False,
-        "z": 3 if symbol == "none" else 4,
+        # A line without symbols lies under the points and leaves the pointer to them.
+        "silent": symbol == "none",
+        "z": 1 if symbol == "none" else 4,
     }
 
 
@@ -297,8 +304,8 @@ def _plain_line(ident: str, name: str, cells: list[tuple[float, float]], colour:
 def _bound(axis: ObjectiveView, key: str) -> dict[str, Any] | None:
     if axis.bound is None:
         return None
-    text = f"bound {words.quantity(axis.bound, axis.unit)}"
-    return {key: axis.bound, "label": {"formatter": text, "position": "insideEndTop", "color": BAD}}
+    text = f"bound {axis.bound:g} {axis.unit}".strip()
+    return {key: axis.bound, "label": {"formatter": text, "position": "end", "color": BAD}}
 
 
 def _bounds_series(marks: list[dict[str, Any]]) -> Series:
@@ -330,6 +337,7 @@ def _datum(point: PointView, xm: str, ym: str) -> dict[str, Any]:
         "value": [point.metrics[xm].value, point.metrics[ym].value],
         "arch": point.arch,
         "origin": point.origin,
+        "front": point.on_front,
         "tip": _tip(f"{point.arch} · {point.origin} · {point.status}", rows),
     }
 
@@ -356,7 +364,7 @@ def _values(axis: ObjectiveView) -> list[float]:
 def _frame() -> Options:
     return {
         "grid": {"left": 62, "right": 22, "top": 46, "bottom": 48},
-        "textStyle": {"fontFamily": "inherit", "color": INK},
+        "textStyle": {"fontFamily": "Roboto, system-ui, sans-serif", "color": INK},
         "animation": False,
     }
 
@@ -364,7 +372,11 @@ def _frame() -> Options:
 def _legend(series: Sequence[Series]) -> Options:
     """Names of the series that have something to show."""
     return {
-        "data": [s["name"] for s in series if s["data"]],
+        "data": [
+            {"name": s["name"]} | ({"icon": _DASHES[s["lineStyle"]["type"]]} if s["symbol"] == "none" else {})
+            for s in sorted(series, key=lambda s: not s["id"].startswith("search"))
+            if s["data"]
+        ],
         "top": 0,
         "left": 0,
         "type": "scroll",

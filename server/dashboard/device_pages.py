@@ -14,6 +14,7 @@ from nas.core.spec import DeviceSpec, parse_spec
 from nas.core.views import CardView, DeviceView, SpaceView
 from server.dashboard import charts, words
 from server.dashboard.frame import (
+    Live,
     Part,
     ask,
     badge,
@@ -24,7 +25,6 @@ from server.dashboard.frame import (
     figure,
     framed,
     heading,
-    live,
     notice,
     text,
 )
@@ -55,7 +55,7 @@ async def devices_page(client: Client) -> None:
                 with place:
                     form.append(AddForm(client, spaces, datasets))
 
-        await live(frame, fetch, draw, lambda found: any(not words.is_over(d) for d in found[0]))
+        await Live(frame, fetch, draw, lambda found: any(not words.is_over(d) for d in found[0])).start()
 
 
 def _draw_devices(devices: list[DeviceView]) -> None:
@@ -66,7 +66,7 @@ def _draw_devices(devices: list[DeviceView]) -> None:
         return
     with div("card flush"):
         for device in devices:
-            with ui.link(target=f"/devices/{device.name}").classes("row device-row"):
+            with ui.link(target=f"/devices/{device.name}").classes("lrow"):
                 with div():
                     with div("flow"):
                         text(device.name, "name", "span")
@@ -187,7 +187,7 @@ async def device_page(client: Client, name: str) -> None:
             cards.show(device.predictors, device.status)
             profile.show(device.profile, device.profile_id)
 
-        await live(frame, lambda: client.device(name), draw, lambda d: not words.is_over(d))
+        await Live(frame, lambda: client.device(name), draw, lambda d: not words.is_over(d)).start()
 
 
 def _draw_head(name: str, status: str, processor: str) -> None:
@@ -227,25 +227,27 @@ def _draw_card(card: CardView) -> None:
             text(card.id, "mono small muted", "span")
             div("grow")
             text(f"{card.family}, fitted {words.age(card.created_at, datetime.now(UTC))}", "small muted")
-        text(
-            f"All figures are over {card.held_out} held-out networks that took no part in fitting ({card.n}) or "
-            f"calibration ({card.calibration}).",
-            "small muted",
-        )
-        with div("figures"):
-            figure("Mean absolute error (MAPE)", f"{card.mape:.1f} %")
-            figure("Spearman rank correlation", f"{card.spearman:.3f}")
-            figure("Kendall rank correlation", f"{card.kendall:.3f}")
-            figure("Coverage of the 95 % bound", f"{card.coverage * 100:.1f} %")
-            low, high = card.range_ms
-            figure("Fitted range", f"{words.significant(low)} to {words.significant(high)} ms")
-        if card.measured_ms:
-            ui.echart(charts.predictor(card), renderer="svg").classes("chart predictor").props(
-                'role="img" aria-label="Measured over predicted latency of held-out networks"'
-            )
+        text("All figures are over held-out networks that took no part in fitting or calibration.", "small muted")
+        with div("fit"):
+            if card.measured_ms:
+                ui.echart(charts.predictor(card), renderer="svg").classes("chart predictor").props(
+                    'role="img" aria-label="Measured over predicted latency of held-out networks"'
+                )
+            _draw_quality(card)
         with div("fold", "details"):
             text("Measuring protocol", tag="summary")
             facts([(k.replace("_", " "), str(v)) for k, v in card.protocol.items()])
+
+
+def _draw_quality(card: CardView) -> None:
+    low, high = card.range_ms
+    with div("figures"):
+        figure("Mean absolute error (MAPE)", f"{card.mape:.1f} %")
+        figure("Coverage of the 95 % bound", f"{card.coverage * 100:.1f} %")
+        figure("Spearman rank correlation", f"{card.spearman:.3f}")
+        figure("Kendall rank correlation", f"{card.kendall:.3f}")
+        figure("Held-out networks", str(card.held_out), note=f"fitted on {card.n}, calibrated on {card.calibration}")
+        figure("Range", f"{words.significant(low)} to {words.significant(high)} ms")
 
 
 def _draw_profile(profile: dict[str, Any] | None, profile_id: str | None) -> None:

@@ -55,13 +55,18 @@ def blocks(layers: Sequence[LayerView], choices: Mapping[str, int | float | str]
 
 def _tags(name: str, layers: Sequence[LayerView], choices: Mapping[str, int | float | str]) -> tuple[str, ...]:
     chosen = {key.rpartition(".")[2]: value for key, value in choices.items() if key.rpartition(".")[0] == name}
-    tags = [f"{_LETTERS.get(key, key + ' ')}{value}" for key, value in chosen.items()]
+    tags = [f"{_LETTERS.get(key, key + ' ')}{plain(value)}" for key, value in chosen.items()]
     if not tags:
         kernels = [m.group(1) for x in layers if (m := re.match(r"(\d+)x\1\b", x.detail))]
-        tags = [f"k{max(kernels, key=int)}"] if kernels else [layers[0].op]
+        tags = [f"k{max(kernels, key=int)}"] if kernels else [layers[0].op] if layers[0].op != name else []
     if any(x.op == "se" for x in layers):
         tags.append("SE")
     return tuple(tags)
+
+
+def plain(value: int | float | str) -> str:
+    """A choice as people write it: ``4`` for 4.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def active(choice: str, drawn: Sequence[Block], choices: Mapping[str, int | float | str]) -> bool:
@@ -86,7 +91,7 @@ def svg(drawn: Sequence[Block], input_shape: tuple[int, int, int]) -> str:
 
     Everything from outside is escaped.
     """
-    top, room = 34, 120
+    top, room = 10, 120
     tallest = max(input_shape[1], *(b.out_shape[1] for b in drawn))
     widest = max(b.out_shape[0] for b in drawn)
     heaviest = max(b.macs for b in drawn) or 1
@@ -105,15 +110,15 @@ def svg(drawn: Sequence[Block], input_shape: tuple[int, int, int]) -> str:
             f"<g><title>{escape(title)}</title>"
             f'<rect x="{x:.1f}" y="{middle - height / 2:.1f}" width="{width:.1f}" height="{height:.1f}" rx="4" '
             f'fill="var(--c-search)" fill-opacity="{strength:.2f}" stroke="var(--c-search)" stroke-width="1"/>'
-            f'<text x="{centre:.1f}" y="{top + room + 16}" class="tag">{escape(" ".join(tags) or "in")}</text>'
+            f'<text x="{centre:.1f}" y="{top + room + 16}" class="tag">{escape(" ".join(tags) or name)}</text>'
             f'<text x="{centre:.1f}" y="{top + room + 31}" class="dim">{out[0]}×{out[1]}</text></g>'
         )
-        x += max(width, 46) + 6 if width < 46 else width + 12
+        x += max(width + 12, 60)
     total = x + 6
     return (
         f'<svg class="shape" viewBox="0 0 {total:.0f} {top + room + 42}" role="img" '
         f'aria-label="The network from input to output in {len(drawn)} blocks" '
-        f'style="min-width:{min(total, 900):.0f}px">'
+        f'style="min-width:{min(total, 900):.0f}px; max-width:{total * 1.25:.0f}px">'
         f'<line x1="0" x2="{total:.0f}" y1="{middle}" y2="{middle}" stroke="var(--grid)" stroke-width="2"/>'
         f"{''.join(parts)}</svg>"
     )
@@ -123,22 +128,25 @@ def interval_svg(low: float, median: float, high: float, claim: float | None) ->
     """A measured median in its 95 % interval, beside what had been promised."""
     values = [low, median, high] + ([claim] if claim is not None else [])
     lo, hi = min(values), max(values)
-    pad = (hi - lo) * 0.12 or hi * 0.05
+    pad = (hi - lo) * 0.16 or hi * 0.05
     lo, hi = lo - pad, hi + pad
 
     def at(value: float) -> float:
         return 10 + 380 * (value - lo) / (hi - lo)
 
-    promised = (
-        f'<line x1="{at(claim):.1f}" x2="{at(claim):.1f}" y1="6" y2="44" stroke="var(--c-bad)" stroke-width="2" '
-        f'stroke-dasharray="5 3"/>'
-        if claim is not None
-        else ""
-    )
+    promised = ""
+    if claim is not None:
+        promised = (
+            f'<line x1="{at(claim):.1f}" x2="{at(claim):.1f}" y1="16" y2="44" stroke="var(--c-bad)" stroke-width="2" '
+            f'stroke-dasharray="5 3"/><text x="{at(claim):.1f}" y="11" class="dim">claim {claim:.3g} ms</text>'
+        )
+    left, width = at(low), max(at(high) - at(low), 4.0)
     return (
-        '<svg class="shape" viewBox="0 0 400 50" role="img" aria-label="Median and 95 % interval, and the claim">'
-        '<line x1="10" x2="390" y1="25" y2="25" stroke="var(--grid)" stroke-width="2"/>'
-        f'<line x1="{at(low):.1f}" x2="{at(high):.1f}" y1="25" y2="25" stroke="var(--c-search)" stroke-width="7" '
-        f'stroke-opacity="0.4"/>{promised}'
-        f'<circle cx="{at(median):.1f}" cy="25" r="6" fill="var(--c-search)"/></svg>'
+        '<svg class="shape" viewBox="0 0 400 62" role="img" aria-label="Median and 95 % interval, and the claim" '
+        'style="max-width:520px">'
+        '<line x1="10" x2="390" y1="30" y2="30" stroke="var(--grid)" stroke-width="2"/>'
+        f'<rect x="{left:.1f}" width="{width:.1f}" y="22" height="16" rx="3" fill="var(--c-search)" '
+        f'fill-opacity="0.35"/>{promised}'
+        f'<circle cx="{at(median):.1f}" cy="30" r="5" fill="var(--c-search)"/>'
+        f'<text x="{at(median):.1f}" y="56">{median:.4g} ms</text></svg>'
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from nicegui import Client as Page
-from nicegui import run, ui
+from nicegui import background_tasks, run, ui
 from nicegui.elements.mixins.text_element import TextElement
 
 from nas.client import Client
@@ -98,9 +98,9 @@ def framed(client: Client, title: str, here: str) -> Iterator[Frame]:
             health.show(None)
             frame.problem(str(error))
 
-    ui.timer(5.0, look)
     with content:
         yield frame
+    ui.timer(5.0, look)
 
 
 async def ask(call: Callable[..., T], *args: Any) -> T:
@@ -111,43 +111,69 @@ async def ask(call: Callable[..., T], *args: Any) -> T:
     return answer
 
 
-async def live(
-    frame: Frame, fetch: Callable[[], T], draw: Callable[[T], None], active: Callable[[T], bool]
-) -> Callable[[], Awaitable[None]]:
+class Live(Generic[T]):
     """Fetches in a thread and draws, at once and then every so often: oftener while the result is ``active``.
 
-    ``draw`` is called with the page's context set and must only change what changed. Returns the function that
-    refreshes at once.
+    ``draw`` is called in the page's context and changes only what has changed. Make it after the page's parts and
+    handlers, then ``await live.start()`` last: a page that answers quickly is complete on its first paint, a slow one
+    shows a skeleton first.
     """
-    page: Page = ui.context.client
-    loading = ui.element("div").classes("stack").props('aria-label="loading" role="status"')
-    with loading:
-        for _ in range(3):
-            div("skeleton")
 
-    async def refresh() -> None:
+    def __init__(
+        self, frame: Frame, fetch: Callable[[], T], draw: Callable[[T], None], active: Callable[[T], bool]
+    ) -> None:
+        self._frame, self._fetch, self._draw, self._active = frame, fetch, draw, active
+        self._page: Page = ui.context.client
+        self._loading = div("stack").props('aria-label="loading" role="status"')
+        with self._loading:
+            for _ in range(3):
+                div("skeleton")
+        self._interval = ACTIVE_S
+        self._timer: ui.timer | None = None
+        self._gone = False
+        self._one_at_a_time = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Fetches and draws for the first time, waiting a moment at most, then keeps refreshing.
+
+        Raises what drawing raises, so that a broken page is an error and not a skeleton.
+        """
+        first = background_tasks.create(self.refresh(), name="first fetch")
+        await asyncio.wait({first}, timeout=_PATIENCE_S)
+        if first.done():
+            first.result()
+        if not self._gone:  # a timer sends the page off to the browser, so it comes last
+            self._timer = ui.timer(self._interval, self.refresh, immediate=False)
+
+    async def refresh(self) -> None:
+        """Fetches and draws now."""
+        async with self._one_at_a_time:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         try:
-            view = await ask(fetch)
+            view = await ask(self._fetch)
         except NotFound as error:
-            timer.cancel()
-            if not page.is_deleted:
-                frame.not_found(str(error))
+            self._gone = True
+            if self._timer is not None:
+                self._timer.cancel()
+            if not self._page.is_deleted:
+                self._frame.not_found(str(error))
             return
         except HwnasError as error:
-            if not page.is_deleted:
-                frame.problem(str(error))
+            if not self._page.is_deleted:
+                self._loading.set_visibility(False)
+                self._frame.problem(str(error))
             return
-        if page.is_deleted:
+        if self._page.is_deleted:
             return
-        with frame.content:
-            frame.problem(None)
-            loading.set_visibility(False)
-            draw(view)
-            timer.interval = ACTIVE_S if active(view) else IDLE_S
-
-    timer = ui.timer(ACTIVE_S, refresh, immediate=False)
-    await asyncio.wait({asyncio.create_task(refresh())}, timeout=_PATIENCE_S)
-    return refresh
+        with self._frame.content:
+            self._frame.problem(None)
+            self._loading.set_visibility(False)
+            self._draw(view)
+            self._interval = ACTIVE_S if self._active(view) else IDLE_S
+            if self._timer is not None:
+                self._timer.interval = self._interval
 
 
 class Part:

@@ -16,6 +16,7 @@ from nas.core.views import ArtifactView, ExtendBody, FrontView, PointView, Searc
 from server.dashboard import charts, words
 from server.dashboard.frame import (
     Frame,
+    Live,
     Part,
     ask,
     badge,
@@ -26,7 +27,6 @@ from server.dashboard.frame import (
     framed,
     heading,
     kind_chip,
-    live,
     notice,
     text,
 )
@@ -34,18 +34,9 @@ from server.dashboard.spec_text import spec_text
 from server.dashboard.stages import draw_stages
 
 _MOST_POINTS = 2000  # drawn and listed; the best by validation accuracy
-_PAGE = 500
-_COLUMNS = (
-    "val_accuracy",
-    "test_accuracy",
-    "predicted_ms",
-    "upper_ms",
-    "measured_ms",
-    "params",
-    "macs",
-    "int8_test_accuracy",
-    "int8_measured_ms",
-)
+_PAGE = 1000
+# In this order; a metric that no network of the search has gets no column.
+_COLUMNS = ("val_accuracy", "test_accuracy", "predicted_ms", "upper_ms", "measured_ms", "params", "macs")
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ async def search_page(client: Client, search_id: str) -> None:
         search = client.search(search_id)
         if last and last[0].search.last_event == search.last_event:
             return Shown(search, last[0].front, last[0].points, last[0].total, last[0].artifacts)
-        points, total = _points(client, search_id)
+        points, total = _points(client, search_id) if search.evaluations else ((), 0)
         artifacts = tuple(client.artifacts(search_id))
         last[:] = [Shown(search, client.front(search_id), points, total, artifacts)]
         return last[0]
@@ -77,14 +68,14 @@ async def search_page(client: Client, search_id: str) -> None:
         error = Part(_draw_error)
         stages = Part(draw_stages)
         figures = Part(_draw_figures)
-        fronts = FrontCard(search_id)
-        nets = NetworkTable(search_id)
-        with div("cols even") as below:
+        warnings = Part(_draw_warnings)
+        with div("cols same") as drawings:
+            fronts = FrontCard(search_id)
             curve = CurveCard()
-            warnings = Part(_draw_warnings)
+        nets = NetworkTable(search_id)
         files = Part(_draw_files)
         spec = Part(_draw_spec)
-        below.set_visibility(False)
+        drawings.set_visibility(False)
 
         def draw(shown: Shown) -> None:
             s = shown.search
@@ -95,13 +86,13 @@ async def search_page(client: Client, search_id: str) -> None:
             figures.show(_Figures.of(shown))
             fronts.show(shown)
             nets.show(shown)
-            below.set_visibility(bool(s.hypervolume_history or s.warnings))
+            drawings.set_visibility(bool(shown.points))
             curve.show(s)
             warnings.show(tuple(s.warnings))
             files.show(shown.artifacts, search_id)
             spec.show(s.spec)
 
-        await live(frame, fetch, draw, lambda shown: not words.is_over(shown.search))
+        await Live(frame, fetch, draw, lambda shown: not words.is_over(shown.search)).start()
 
 
 def _points(client: Client, search_id: str) -> tuple[tuple[PointView, ...], int]:
@@ -357,7 +348,9 @@ class FrontCard:
 
 def _caption(front: FrontView, evidence: str) -> str:
     if front.final and evidence == "measured":
-        out = "Solid: measured on the device and on test data. Hollow: where the search had predicted its networks."
+        out = (
+            "Solid: measured on the device and on test data, front members larger. Hollow: as the search had predicted."
+        )
     elif front.final:
         out = "Every evaluated network where the search believed it to be; larger marks are on the final front."
     else:
@@ -397,18 +390,17 @@ class CurveCard:
             return
         with self._box:
             with div("card-head"):
-                heading("Search against random search", 2)
+                heading("Against random search", 2)
                 kind_chip("estimated")
-            self._chart = ui.echart(options, renderer="svg").classes("chart low curve")
+            self._chart = ui.echart(options, renderer="svg").classes("chart curve")
             text("Share of the ideal area that is dominated, after equally many evaluated networks.", "small muted")
 
 
 def _draw_warnings(warnings: tuple[str, ...]) -> None:
     if not warnings:
         return
-    with div("card stack"):
-        heading(f"Warnings ({len(warnings)})", 2)
-        notice("warn", "The search went on, but you should know", list(warnings))
+    title = "1 warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
+    notice("warn", f"{title}; the search went on", list(warnings))
 
 
 # Table of networks
@@ -444,7 +436,7 @@ class NetworkTable:
                     rows=[],
                     columns=[],
                     row_key="key",
-                    pagination={"rowsPerPage": 15, "sortBy": "val_accuracy", "descending": True},
+                    pagination=15,
                 )
                 .classes("nets w-full")
                 .props(
@@ -466,7 +458,8 @@ class NetworkTable:
         if names != self._columns:
             self._columns = names
             self._table.columns = _columns(names)
-        self._rows = [_row(p, self._search_id) for p in shown.points]
+        first = sorted(shown.points, key=lambda p: (not p.on_front, p.origin != "search" and p.on_front))
+        self._rows = [_row(p, self._search_id) for p in first]
         part = f"the best {len(shown.points)} of {shown.total}" if shown.total > len(shown.points) else f"{shown.total}"
         self._count.text = f"{part} evaluated"
         self._filter()
@@ -492,7 +485,9 @@ _HEADER_CELL = """<q-th :props="props">{{ props.col.label }}<template v-if="prop
 <span :class="'kind ' + props.col.kind">{{ props.col.kind }}</span></template></q-th>"""
 _ARCH_CELL = """<q-td :props="props"><a class="mono" :href="props.row.url" @click.stop>{{ props.value }}</a>
 <span v-if="props.row.front" title="on the front"> ★</span></q-td>"""
-_STATUS_CELL = """<q-td :props="props"><span :class="'badge ' + props.value">{{ props.row.mark }}</span></q-td>"""
+_STATUS_CELL = """<q-td :props="props">
+<span v-if="props.row.measured" :class="'badge ' + props.value">{{ props.row.mark }}</span>
+<span v-else class="muted">not measured</span></q-td>"""
 _FORMATS = {
     "%": "v => v == null ? '–' : v.toFixed(2)",
     "ms": "v => v == null ? '–' : v.toPrecision(3)",
@@ -524,6 +519,7 @@ def _row(point: PointView, search_id: str) -> dict[str, Any]:
         "origin": point.origin,
         "status": point.status,
         "mark": marks[point.status],
+        "measured": point.measurement is not None,
         "front": point.on_front,
         **{name: view.value for name, view in point.metrics.items()},
     }

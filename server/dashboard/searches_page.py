@@ -10,12 +10,12 @@ from nicegui import ui
 from nas.client import Client
 from nas.core.views import FrontView, SearchView
 from server.dashboard import words
-from server.dashboard.frame import Part, badge, bar, code, div, framed, heading, live, text
+from server.dashboard.frame import Live, Part, badge, bar, code, div, framed, heading, text
 
 _STATUSES = ("all", "running", "queued", "succeeded", "failed", "cancelled")
 _STEP = 25  # searches shown at first, and added by each "more"
 _FRONTS = 5  # fronts asked for in one refresh, so that the list is not kept waiting
-FIRST_STEPS = "nas devices add this-machine\nnas submit search.yaml"
+FIRST_STEPS = "nas devices add\nnas submit"
 
 
 @dataclass
@@ -33,10 +33,17 @@ async def searches_page(client: Client, status: str) -> None:
 
     def fetch() -> tuple[list[SearchView], bool]:
         chosen = None if state.status == "all" else state.status
-        page = client.searches(status=chosen, limit=state.limit)
-        for s in [s for s in page.items if _unknown(s)][:_FRONTS]:
+        items: list[SearchView] = []
+        cursor: str | None = None
+        while len(items) < state.limit:
+            page = client.searches(status=chosen, limit=_STEP, cursor=cursor)
+            items += page.items
+            cursor = page.next
+            if cursor is None:
+                break
+        for s in [s for s in items if _unknown(s)][:_FRONTS]:
             best[s.id, s.last_event] = _best(client.front(s.id))
-        return page.items, page.next is not None
+        return items, cursor is not None
 
     def _unknown(s: SearchView) -> bool:
         return s.status == "succeeded" and (s.id, s.last_event) not in best
@@ -63,19 +70,20 @@ async def searches_page(client: Client, status: str) -> None:
                 rows[s.id].show(s, words.age(s.created_at, now), best.get((s.id, s.last_event), ""))
             more.set_visibility(has_more)
 
-        refresh = await live(frame, fetch, draw, lambda r: any(not words.is_over(s) or _unknown(s) for s in r[0]))
+        refresher = Live(frame, fetch, draw, lambda r: any(not words.is_over(s) or _unknown(s) for s in r[0]))
 
         async def choose() -> None:
             state.status = chips.value
             ui.navigate.history.replace("/" if chips.value == "all" else f"/?status={chips.value}")
-            await refresh()
+            await refresher.refresh()
 
         async def extend() -> None:
             state.limit += _STEP
-            await refresh()
+            await refresher.refresh()
 
         chips.on_value_change(choose)
         more.on_click(extend)
+        await refresher.start()
 
 
 def _best(front: FrontView) -> str:
@@ -93,7 +101,7 @@ def _draw_list(ids: tuple[str, ...], status: str, rows: dict[str, Part]) -> None
         _draw_empty(status)
         return
     with div("card flush"):
-        with div("row head"):
+        with div("lrow head"):
             for name in ("Search", "Progress", "Front", "Verified", "Hypervolume", "Created"):
                 text(name)
         for i in ids:
@@ -113,7 +121,7 @@ def _draw_empty(status: str) -> None:
 
 
 def _draw_row(search: SearchView, age: str, best: str) -> None:
-    with ui.link(target=f"/searches/{search.id}").classes("row"):
+    with ui.link(target=f"/searches/{search.id}").classes("lrow"):
         with div():
             with div("flow"):
                 text(search.spec.name, "name", "span")

@@ -8,6 +8,8 @@ from nas.core.views import StageView
 from server.dashboard import words
 from server.dashboard.frame import bar, div, notice, text
 
+_GLYPHS = {"finished": "✓", "running": "▸", "waiting": "·"}
+
 
 def draw_stages(stages: tuple[StageView, ...], eta_s: float | None, status: str) -> None:
     """Every stage with its progress; the running one with its live readings."""
@@ -21,7 +23,8 @@ def draw_stages(stages: tuple[StageView, ...], eta_s: float | None, status: str)
                 with div(f"stage {stage.status}"):
                     bar(words.fraction(stage))
                     with div("title"):
-                        text({"finished": "✓", "running": "▸", "waiting": "·"}[stage.status], tag="span")
+                        stopped = stage.status == "running" and status != "running"
+                        text("✕" if stopped else _GLYPHS[stage.status], tag="span")
                         text(stage.name, tag="span")
                     for line in _stage_lines(stage):
                         text(line, "note")

@@ -13,7 +13,7 @@ from nas.core.errors import HwnasError, InvalidSpec
 from nas.core.spec import SearchSpec, parse_spec
 from nas.core.views import DeviceView, DryRunView, SearchView, SpaceView, StrategyView
 from server.dashboard import words
-from server.dashboard.frame import Part, ask, copy_button, div, facts, framed, heading, live, notice, text
+from server.dashboard.frame import Live, Part, ask, copy_button, div, facts, framed, heading, notice, text
 from server.dashboard.spec_text import spec_text
 
 Catalog = tuple[list[SpaceView], list[StrategyView], list[str], list[DeviceView], list[SearchView]]
@@ -36,7 +36,7 @@ async def submit_page(client: Client, supernet: str, device: str) -> None:
                 with place:
                     forms.append(SubmitForm(client, catalog, supernet, device))
 
-        await live(frame, fetch, draw, lambda _: False)
+        await Live(frame, fetch, draw, lambda _: False).start()
 
 
 class SubmitForm:
@@ -130,13 +130,15 @@ class SubmitForm:
                 defaults = next((s.params for s in strategies if s.name == start.strategy.name), {})
                 shown = ", ".join(f"{k}: {v}" for k, v in defaults.items())
                 self._strategy_params = self._add(
-                    ui.textarea("Strategy parameters (YAML)", value=_yaml(start.strategy.params)),
+                    ui.textarea("Strategy parameters (YAML)", value=_yaml(start.strategy.params)).props("rows=3"),
                     f"defaults: {shown}" if shown else "",
                     wide=True,
                 )
                 rest = {k: v for k, v in start.space.params.items() if k != "preset"}
                 self._space_params = self._add(
-                    ui.textarea("Further space parameters (YAML)", value=_yaml(rest)), "beside the preset", wide=True
+                    ui.textarea("Further space parameters (YAML)", value=_yaml(rest)).props("rows=3"),
+                    "beside the preset",
+                    wide=True,
                 )
         self._space.on_value_change(self._space_chosen)
         self._problem = Part(lambda title, message: notice("bad", title, message) if message else None)
@@ -144,7 +146,7 @@ class SubmitForm:
             div("grow")
             self._dry = ui.button("Dry run", icon="straighten", on_click=self._dry_run).props("outline no-caps")
             self._go = ui.button("Submit", icon="send", on_click=self._submit).props("unelevated no-caps")
-        self._found = Part(_draw_dry_run)
+        self._found = Part(lambda found: _draw_dry_run(found) if found is not None else None)
 
     def _draw_preview(self) -> None:
         with div("card stack"):
@@ -206,6 +208,7 @@ class SubmitForm:
         """Shows the spec as it would be sent now, or what is wrong with it."""
         if not hasattr(self, "_preview"):
             return
+        self._found.show(None)
         try:
             self._preview.text = spec_text(self._spec(), self._format.value)
         except InvalidSpec as error:
@@ -241,7 +244,7 @@ def _draw_dry_run(found: DryRunView) -> None:
             notice("good", "Feasible: networks of this space can meet every bound")
         else:
             notice("bad", "Not feasible as written", found.problems or "No network can meet the bounds.")
-        rows = [("Size of the space", f"{found.space_size:.3g} networks"), ("Stages", ", ".join(found.stages))]
+        rows = [("Size of the space", f"{words.huge(found.space_size)} networks"), ("Stages", ", ".join(found.stages))]
         if found.lowest_reachable_ms is not None:
             rows.append(
                 ("Lowest reachable latency", f"{words.quantity(found.lowest_reachable_ms, 'ms')} (upper bound)")
@@ -252,9 +255,8 @@ def _draw_dry_run(found: DryRunView) -> None:
             )
         for name, (low, high) in found.ranges.items():
             unit, kind = words.unit_and_kind(name)
-            rows.append(
-                (f"{words.label(name)} ({kind})", f"{words.quantity(low, unit)} to {words.quantity(high, unit)}")
-            )
+            title = words.label(name) if kind in words.label(name).lower() else f"{words.label(name)} ({kind})"
+            rows.append((title, f"{words.quantity(low, unit)} to {words.quantity(high, unit)}"))
         rows.append(("Spec", found.spec_hash[:16]))
         facts(rows)
 

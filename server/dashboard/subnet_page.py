@@ -13,6 +13,7 @@ from nas.core.metrics import METRICS
 from nas.core.views import DeviceView, MeasurementView, PointView, SearchView, SubnetView
 from server.dashboard import drawing, words
 from server.dashboard.frame import (
+    Live,
     Part,
     badge,
     crumbs,
@@ -20,7 +21,6 @@ from server.dashboard.frame import (
     facts,
     framed,
     heading,
-    live,
     metric_figure,
     notice,
     text,
@@ -55,7 +55,7 @@ async def subnet_page(client: Client, search_id: str, arch: str, origin: str) ->
         def draw(shown: Shown) -> None:
             page.show(shown.search.spec.name, shown.search.id, shown.subnet, _protocol(shown))
 
-        await live(frame, fetch, draw, lambda _: False)
+        await Live(frame, fetch, draw, lambda _: False).start()
 
 
 def _protocol(shown: Shown) -> dict[str, Any] | None:
@@ -105,11 +105,11 @@ def _draw_architecture(drawn: list[drawing.Block], subnet: SubnetView) -> None:
                 with div("flow tight"):
                     div(f"swatch {drawing.op_class(op)}")
                     text("squeeze-excite" if op == "se" else op, tag="span")
-        with div("block head"):
+        with div("lblock head"):
             for title in ("Block", "MACs by operation", "Output shape", "Parameters", "MACs"):
                 text(title)
         for block in drawn:
-            with div("block"):
+            with div("lblock"):
                 with div():
                     text(block.name)
                     with div("flow tight"):
@@ -206,4 +206,5 @@ def _draw_choices(drawn: list[drawing.Block], subnet: SubnetView) -> None:
                 used = drawing.active(name, drawn, subnet.choices)
                 with div("" if used else "muted", "tr"):
                     text(name, "mono", "td")
-                    text(str(value) if used else f"{value} (not used at this depth)", "", "td")
+                    shown = drawing.plain(value)
+                    text(shown if used else f"{shown} (not used at this depth)", "", "td")

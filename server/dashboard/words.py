@@ -56,6 +56,14 @@ def size(size_bytes: int) -> str:
     return f"{significant(value)} {unit}"
 
 
+def huge(value: float) -> str:
+    """A number that may have many digits: ``2.9 × 10¹¹``."""
+    if value < 1e6:
+        return f"{value:,.0f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
 def duration(seconds: float) -> str:
     """A duration, to two units at most."""
     if seconds < 10:

@@ -1,0 +1,47 @@
+"""A front as a small chart of characters, for terminals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nas.core.views import FrontView, PointView
+
+SEARCH, BASELINE = "o", "x"
+
+
+def scatter(front: FrontView, width: int = 64, height: int = 14) -> str:
+    """Accuracy upwards over the first cost to the right: the search's members as ``o``, its random baseline's as ``x``.
+
+    Empty when there are fewer than two networks to set apart.
+    """
+    y = next(o for o in front.objectives if o.objective == "accuracy")
+    x = next(o for o in front.objectives if o.objective != "accuracy")
+
+    def positions(points: Sequence[PointView]) -> list[tuple[float, float]]:
+        return [(p.metrics[x.metric].value, p.metrics[y.metric].value) for p in points]
+
+    baseline, search = positions(front.baseline), positions(front.points)
+    values = baseline + search
+    if len(set(values)) < 2:
+        return ""
+    (left, right), (low, high) = [(min(v), max(v)) for v in zip(*values, strict=True)]
+    grid = [[" "] * width for _ in range(height)]
+    for mark, some in ((BASELINE, baseline), (SEARCH, search)):  # the search's on top
+        for cost, accuracy in some:
+            column = round((cost - left) / (right - left or 1.0) * (width - 1))
+            row = round((high - accuracy) / (high - low or 1.0) * (height - 1))
+            grid[row][column] = mark
+    names = [f"{value:.2f}" for value in (high, low)]
+    margin = max(map(len, names))
+    lines = [f"{y.label} ({y.kind}, {y.unit}): {SEARCH} search, {BASELINE} random search"]
+    for n, cells in enumerate(grid):
+        name = names[0] if n == 0 else names[1] if n == height - 1 else ""
+        lines.append(f"{name:>{margin}} |{''.join(cells)}".rstrip())
+    ends = f"{left:.4g}", f"{right:.4g}"
+    unit = f", {x.unit}" if x.unit else ""
+    lines += [
+        f"{'':>{margin}} +{'-' * width}",
+        f"{'':>{margin}}  {ends[0]}{ends[1]:>{width - len(ends[0])}}",
+        f"{'':>{margin}}  {x.label + f' ({x.kind}{unit})':^{width}}".rstrip(),
+    ]
+    return "\n".join(lines)

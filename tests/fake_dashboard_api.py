@@ -1,0 +1,640 @@
+"""A service with rich, made-up contents for the dashboard's tests: the REST contract's views, and nothing behind them.
+
+Run it with a dashboard on top:  python -m tests.fake_dashboard_api PORT|fd=N [full|empty|down]
+``down`` mounts the dashboard on a service that does not answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import uvicorn
+from fastapi import FastAPI, Header, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from nas.core.arch import Arch, as_archs, mutate, sample
+from nas.core.device import DeviceProfile
+from nas.core.metrics import METRICS
+from nas.core.ports import ImageShape
+from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, ObjectiveSpec, SearchSpec, SpaceSpec
+from nas.core.views import (
+    ArtifactView,
+    CardView,
+    DeviceView,
+    DryRunView,
+    EventPage,
+    ExtendBody,
+    FrontView,
+    HealthView,
+    HypervolumeView,
+    LayerView,
+    MeasurementView,
+    MetricView,
+    ObjectiveView,
+    PointPage,
+    PointView,
+    ProblemView,
+    SearchPage,
+    SearchView,
+    SpaceView,
+    StageView,
+    StrategyView,
+    SubnetView,
+)
+from search_spaces.mobilenet_v3.space import build
+
+SPACE = build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
+NOW = datetime.now(UTC)
+STAGES = ("estimate", "train", "explore", "verify", "export")
+EVALUATIONS = 160
+PROFILE = DeviceProfile(
+    name="this-machine",
+    machine="x86_64",
+    processor="Example Processor 7 at 3.4 GHz",
+    cores=8,
+    runtime="onnxruntime",
+    runtime_version="1.31.0",
+    os="Linux 6.8",
+    affinity=(2,),
+    canary_ms=0.213,
+)
+
+
+class Problem(Exception):
+    """An error as the service answers it."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+# Networks with made-up values
+
+
+def metric(name: str, value: float) -> MetricView:
+    return MetricView(value=value, unit=METRICS[name].unit, kind=METRICS[name].kind)
+
+
+def make_points(seed: int, n: int, origin: str) -> list[PointView]:
+    rng = np.random.default_rng(seed)
+    genes = sample(SPACE.decisions, rng, n)
+    if origin == "search":
+        parents = genes[rng.integers(0, n // 8, n - n // 3)]
+        genes[n // 3 :] = mutate(SPACE.decisions, parents, rng, 0.3)
+    genes = np.unique(SPACE.canonical(genes), axis=0)
+    rng.shuffle(genes)
+    costs = SPACE.costs(genes)
+    true_ms = 0.06 + costs["macs"] / 2.2e6 + costs["params"] / 6e5 + rng.normal(0, 0.006, len(genes))
+    lift = 1.2 if origin == "search" else 0.0
+    accuracy = 98.9 + lift - 26 * np.exp(-true_ms * 7.5) - rng.gamma(1.2, 1.1, len(genes)) * (1.0 - 0.25 * lift)
+    out = []
+    for i, arch in enumerate(as_archs(SPACE.name, genes)):
+        predicted = float(true_ms[i] * rng.normal(1.0, 0.035))
+        values = {
+            "params": float(costs["params"][i]),
+            "macs": float(costs["macs"][i]),
+            "val_accuracy": float(np.clip(accuracy[i], 12, 99.4)),
+            "val_loss": float(0.06 + (100 - accuracy[i]) / 30),
+            "predicted_ms": predicted,
+            "upper_ms": predicted * 1.09,
+        }
+        metrics = {k: metric(k, v) for k, v in values.items()}
+        out.append(PointView(arch=arch.id, origin=origin, genes=list(arch.genes), metrics=metrics, status="unverified"))
+    return out
+
+
+def front(points: Sequence[PointView], x: str, y: str) -> list[PointView]:
+    """Members by value, cheapest first."""
+    best, out = -np.inf, []
+    for p in sorted((p for p in points if x in p.metrics), key=lambda p: (p.metrics[x].value, -p.metrics[y].value)):
+        if p.metrics[y].value > best:
+            best = p.metrics[y].value
+            out.append(p)
+    return out
+
+
+def volume(points: Sequence[PointView], x: str, y: str, worst_ms: float) -> float:
+    cells = [(p.metrics[x].value / worst_ms, (100 - p.metrics[y].value) / 90) for p in front(points, x, y)]
+    area, height = 0.0, 1.0
+    for cost, loss in cells:
+        area += max(0.0, 1 - cost) * max(0.0, height - loss)
+        height = min(height, loss)
+    return area
+
+
+def measured(point: PointView, seed: int, bound: float | None) -> PointView:
+    rng = np.random.default_rng(seed)
+    predicted, upper = point.metrics["predicted_ms"].value, point.metrics["upper_ms"].value
+    claim = bound or upper
+    protocol, profile = PROFILE.protocol.id, PROFILE.id
+    if seed % 13 == 5:
+        refused = MeasurementView(
+            protocol=protocol,
+            profile=profile,
+            median_ms=None,
+            low_ms=None,
+            high_ms=None,
+            runs=412,
+            variation=0.31,
+            drift=1.52,
+            refused="variation between rounds was 31 %, expected at most 10 %, in each of 3 attempts",
+        )
+        return point.model_copy(update={"measurement": refused, "claim_ms": claim})
+    median = float(predicted * rng.normal(1.0, 0.045))
+    view = MeasurementView(
+        protocol=protocol,
+        profile=profile,
+        median_ms=median,
+        low_ms=median * 0.985,
+        high_ms=median * 1.012,
+        runs=int(rng.integers(300, 900)),
+        variation=float(rng.uniform(0.008, 0.03)),
+        drift=float(rng.uniform(0.99, 1.04)),
+    )
+    test = point.metrics["val_accuracy"].value - abs(float(rng.normal(0.4, 0.3)))
+    extra = {
+        "measured_ms": metric("measured_ms", median),
+        "test_accuracy": metric("test_accuracy", test),
+    }
+    return point.model_copy(
+        update={
+            "measurement": view,
+            "claim_ms": claim,
+            "status": "verified" if median <= claim else "violated",
+            "metrics": {**point.metrics, **extra},
+        }
+    )
+
+
+# Searches
+
+
+class FakeSearch:
+    """One search. ``step`` moves a running one on; it rises with every look at it."""
+
+    def __init__(self, spec: SearchSpec, status: str, age: timedelta, seed: int, **more: Any) -> None:
+        self.id = hashlib.sha256(f"{spec.name}{seed}".encode()).hexdigest()[:32]
+        self.spec, self.status, self.age, self.seed, self.more = spec, status, age, seed, more
+        self.step = 3 if status == "running" else 0
+        self.search, self.baseline = [], []
+        if status in ("running", "succeeded", "cancelled"):
+            self.search = make_points(seed, EVALUATIONS, "search")
+            self.baseline = make_points(seed + 1, EVALUATIONS, "baseline")
+        if status == "succeeded":
+            self._verify()
+
+    def _verify(self) -> None:
+        bound = self.spec.bound("latency")
+        for points in (self.search, self.baseline):
+            fit = [p for p in points if bound is None or p.metrics["upper_ms"].value <= bound]
+            members = {p.arch for p in front(fit, "predicted_ms", "val_accuracy")}
+            points[:] = [measured(p, int(p.arch[:6], 16), bound) if p.arch in members else p for p in points]
+        for points in (self.search, self.baseline):
+            on = {p.arch for p in self._members(points)}
+            points[:] = [p.model_copy(update={"on_front": p.arch in on}) for p in points]
+
+    def _members(self, points: Sequence[PointView]) -> list[PointView]:
+        bound = self.spec.bound("latency")
+        x = "measured_ms" if self.final else "predicted_ms"
+        held = "measured_ms" if self.final else "upper_ms"
+        fit = [p for p in points if held in p.metrics and (bound is None or p.metrics[held].value <= bound)]
+        return front(fit, x, "val_accuracy")
+
+    @property
+    def final(self) -> bool:
+        return self.status == "succeeded"
+
+    @property
+    def shown(self) -> int:
+        """Evaluated networks so far, of each origin."""
+        if self.status == "running":
+            return min(EVALUATIONS - 8, 16 * max(0, self.step - 4))
+        return {"succeeded": EVALUATIONS, "cancelled": 64}.get(self.status, 0)
+
+    def points(self) -> list[PointView]:
+        out = []
+        for points in (self.search[: self.shown], self.baseline[: self.shown]):
+            on = {p.arch for p in self._members(points)}
+            out += [p.model_copy(update={"on_front": p.arch in on}) for p in points]
+        return out
+
+    def front(self) -> FrontView:
+        search, baseline = self.search[: self.shown], self.baseline[: self.shown]
+        mine, theirs = self._members(search), self._members(baseline)
+        names = {"accuracy": ("val_accuracy", "test_accuracy"), "latency": ("predicted_ms", "measured_ms")}
+        axes = []
+        for o in self.spec.objectives:
+            info = METRICS[names.get(o.name, (o.name, o.name))[self.final]]
+            axes.append(
+                ObjectiveView(
+                    objective=o.name,
+                    metric=info.name,
+                    label=info.label,
+                    unit=info.unit,
+                    kind=info.kind,
+                    goal=info.goal,
+                    bound=o.bound,
+                )
+            )
+        x, y = ("measured_ms", "test_accuracy") if self.final else ("predicted_ms", "val_accuracy")
+        mark = {"on_front": True}
+        return FrontView(
+            search=self.id,
+            final=self.final,
+            objectives=axes,
+            points=[p.model_copy(update=mark) for p in mine],
+            baseline=[p.model_copy(update=mark) for p in theirs],
+            hypervolume=volume(mine, x, y, 0.9) if mine else None,
+            baseline_hypervolume=volume(theirs, x, y, 0.9) if theirs else None,
+            reference=[10.0, 0.9],
+        )
+
+    def stages(self) -> list[StageView]:
+        if self.status == "queued":
+            return []
+        done = {"running": 1 if self.step < 5 else 2, "failed": 0, "cancelled": 2}.get(self.status, len(STAGES))
+        out = []
+        for i, name in enumerate(STAGES):
+            if i < done:
+                out.append(StageView(name=name, status="finished", seconds=(0.8, 214, 61, 38, 12)[i]))
+            elif i > done:
+                out.append(StageView(name=name, status="waiting"))
+            elif name == "estimate":
+                out.append(StageView(name=name, status="running"))
+            elif name == "train":
+                out.append(
+                    StageView(
+                        name=name,
+                        status="running",
+                        done=140 * self.step,
+                        total=900,
+                        unit="steps",
+                        seconds=48 * self.step,
+                        values={"loss": 0.9 / (1 + self.step), "accuracy": 90.0 + self.step},
+                        message="shrinking depth, phase 1 of 2",
+                    )
+                )
+            else:
+                values = {"hypervolume": 0.6 + 0.2 * self.shown / EVALUATIONS}
+                out.append(
+                    StageView(
+                        name=name,
+                        status="running",
+                        done=2 * self.shown,
+                        total=2 * EVALUATIONS,
+                        unit="subnets",
+                        seconds=20 + self.step,
+                        values=values,
+                    )
+                )
+        return out
+
+    def view(self) -> SearchView:
+        if self.status == "running":
+            self.step += 1
+        created = NOW - self.age
+        history = []
+        for n in range(16, self.shown + 1, 16):
+            cells = [volume(p[:n], "predicted_ms", "val_accuracy", 0.9) for p in (self.search, self.baseline)]
+            history.append(HypervolumeView(evaluations=n, search=cells[0], baseline=cells[1]))
+        f = self.front()
+        over = self.status not in ("queued", "running")
+        return SearchView(
+            id=self.id,
+            status=self.status,
+            created_at=created,
+            started_at=None if self.status == "queued" else created + timedelta(seconds=4),
+            finished_at=created + timedelta(seconds=330) if over else None,
+            attempts=0 if self.status == "queued" else 1,
+            error=self.more.get("error"),
+            stages=self.stages(),
+            warnings=self.more.get("warnings", []),
+            eta_s=max(20.0, 260.0 - 20 * self.step) if self.status == "running" else None,
+            last_event=self.step + 100 * (self.status != "queued"),
+            spec=self.spec,
+            parent=self.more.get("parent"),
+            front_size=len(f.points),
+            verified=sum(p.status == "verified" and p.origin == "search" for p in self.points()),
+            evaluations=self.shown,
+            hypervolume=f.hypervolume,
+            baseline_hypervolume=f.baseline_hypervolume,
+            hypervolume_history=history,
+        )
+
+    def artifacts(self) -> list[ArtifactView]:
+        files = (
+            ("model.onnx", 183_204, "application/octet-stream"),
+            ("model.int8.onnx", 61_877, "application/octet-stream"),
+            ("weights.safetensors", 176_400, "application/octet-stream"),
+            ("manifest.json", 4_120, "application/json"),
+            ("card.md", 2_804, "text/markdown"),
+        )
+        return [
+            ArtifactView(
+                arch=p.arch,
+                name=name,
+                size_bytes=size,
+                sha256=hashlib.sha256(f"{p.arch}{name}".encode()).hexdigest(),
+                media_type=media,
+                url=f"/v1/searches/{self.id}/artifacts/{p.arch}/{name}",
+            )
+            for p in (self._members(self.search) if self.final else [])
+            for name, size, media in files
+        ]
+
+    def subnet(self, arch: str, origin: str) -> SubnetView:
+        point = next((p for p in self.points() if p.arch == arch and p.origin == origin), None)
+        if point is None:
+            raise Problem(404, "not_found", f"no network {arch!r} of origin {origin!r} in search {self.id}")
+        net = Arch(SPACE.name, tuple(point.genes))
+        return SubnetView(
+            point=point,
+            choices={d.name: d.choices[g] for d, g in zip(SPACE.decisions, point.genes, strict=True)},
+            input_shape=SPACE.input_shape(net),
+            layers=[LayerView(**asdict(x)) for x in SPACE.layers(net)],
+            artifacts=[a for a in self.artifacts() if a.arch == arch],
+        )
+
+
+def make_searches() -> list[FakeSearch]:
+    accuracy = ObjectiveSpec(name="accuracy")
+    bounded = (accuracy, ObjectiveSpec(name="latency", bound=0.5))
+    finished = FakeSearch(
+        SearchSpec(name="digits under half a millisecond", objectives=bounded, budget=BudgetSpec(evaluations=160)),
+        "succeeded",
+        timedelta(hours=5),
+        11,
+        warnings=[
+            "verify: 1 network was measured above the bound and is no part of the front",
+            "verify: the device was too unsteady for 1 network, so it has no measured latency",
+        ],
+    )
+    three = (accuracy, ObjectiveSpec(name="latency"), ObjectiveSpec(name="macs"))
+    return [
+        FakeSearch(SearchSpec(name="waiting for its turn", seed=4), "queued", timedelta(seconds=20), 1),
+        FakeSearch(SearchSpec(name="digits, no bound", seed=2), "running", timedelta(minutes=6), 21),
+        FakeSearch(
+            SearchSpec(name="three objectives, extended", objectives=three, supernet=finished.id),
+            "succeeded",
+            timedelta(hours=2),
+            31,
+            parent=finished.id,
+        ),
+        finished,
+        FakeSearch(
+            SearchSpec(
+                name="a bound too tight",
+                data=DataSpec(name="npz", path="/data/cells.npz"),
+                objectives=(accuracy, ObjectiveSpec(name="latency", bound=0.02)),
+            ),
+            "failed",
+            timedelta(days=1, hours=3),
+            41,
+            error="latency: no network meets the bound of 0.02 ms; the lowest reachable upper bound is 0.071 ms",
+        ),
+        FakeSearch(
+            SearchSpec(name="stopped by hand", space=SpaceSpec(params={"preset": "cifar"})),
+            "cancelled",
+            timedelta(days=9),
+            51,
+        ),
+    ]
+
+
+# Devices
+
+
+def make_card(device: str, seed: int) -> CardView:
+    rng = np.random.default_rng(seed)
+    predicted = np.sort(rng.uniform(0.09, 0.82, 48))
+    true = predicted * rng.normal(1.0, 0.03, 48)
+    return CardView(
+        id=hashlib.sha256(device.encode()).hexdigest()[:12],
+        device=device,
+        profile=PROFILE.id,
+        space="mobilenet_v3-1a2b3c4d",
+        space_name="mobilenet_v3",
+        family="bayesian_linear",
+        protocol=asdict(PROFILE.protocol),
+        n=64,
+        calibration=16,
+        held_out=48,
+        mape=float(np.mean(np.abs(predicted - true) / true) * 100),
+        spearman=0.994,
+        kendall=0.947,
+        coverage=float(np.mean(true <= predicted * 1.05)),
+        range_ms=(0.088, 0.83),
+        measured_ms=true.tolist(),
+        predicted_ms=predicted.tolist(),
+        upper_ms=(predicted * 1.05).tolist(),
+        created_at=NOW - timedelta(days=2),
+    )
+
+
+def make_device(name: str, status: str, spec: DeviceSpec | None = None, **more: Any) -> DeviceView:
+    ready = status == "succeeded"
+    stages = [
+        StageView(name="profile", status="finished", seconds=3.2),
+        StageView(name="measure", status="running", done=37, total=96, unit="networks", seconds=21)
+        if status == "running"
+        else StageView(name="measure", status="finished" if ready else "waiting", seconds=60 * ready),
+        StageView(name="fit", status="finished" if ready else "waiting", seconds=1.1 * ready),
+    ]
+    return DeviceView(
+        id=hashlib.sha256(name.encode()).hexdigest()[:32],
+        name=name,
+        status=status,
+        created_at=NOW - timedelta(days=2),
+        started_at=NOW - timedelta(days=2),
+        finished_at=NOW - timedelta(days=2) if status != "running" else None,
+        stages=[] if status == "queued" else stages,
+        eta_s=34.0 if status == "running" else None,
+        spec=spec or DeviceSpec(name=name),
+        profile_id=PROFILE.id if status in ("succeeded", "running") else None,
+        profile=PROFILE.as_json() if status in ("succeeded", "running") else None,
+        predictors=[make_card(name, 7)] if ready else [],
+        **more,
+    )
+
+
+def create_api(full: bool = True) -> FastAPI:
+    """The fake service: ``full`` of everything, or empty."""
+    app = FastAPI()
+    searches = make_searches() if full else []
+    devices = (
+        [
+            make_device("this-machine", "succeeded"),
+            make_device("board-4", "running"),
+            make_device(
+                "old-laptop",
+                "failed",
+                error="measure: the device was too unsteady: variation 38 %, expected at most 10 %",
+            ),
+        ]
+        if full
+        else []
+    )
+
+    @app.exception_handler(Problem)
+    async def problem(_: Request, error: Problem) -> Response:
+        return JSONResponse(ProblemView(code=error.code, message=str(error)).model_dump(), error.status)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        return JSONResponse(ProblemView(code="invalid_spec", message=str(error.errors())).model_dump(), 422)
+
+    def find(search_id: str) -> FakeSearch:
+        found = next((s for s in searches if s.id == search_id), None)
+        if found is None:
+            raise Problem(404, "not_found", f"no search {search_id!r}")
+        return found
+
+    @app.get("/v1/health")
+    def health() -> HealthView:
+        running = sum(s.status == "running" for s in searches)
+        return HealthView(status="ok", version="0.1.0", database="sqlite", workers=1, queued=1, running=running)
+
+    @app.get("/v1/spaces")
+    def spaces() -> list[SpaceView]:
+        presets = ["digits", "cifar", "imagenet", "imagenet-w1.2"]
+        return [SpaceView(name="mobilenet_v3", summary="Once-for-all MobileNetV3", presets=presets)]
+
+    @app.get("/v1/strategies")
+    def strategies() -> list[StrategyView]:
+        params = {"steps": 900, "batch": 64, "rule": "progressive"}
+        return [StrategyView(name="once_for_all", summary="Train once, specialise", params=params)]
+
+    @app.get("/v1/datasets")
+    def datasets() -> list[str]:
+        return ["digits", "folder", "npz", "parquet"]
+
+    @app.get("/v1/searches")
+    def list_searches(status: str | None = None, limit: int = 50, cursor: str | None = None) -> SearchPage:
+        chosen = [s for s in searches if status is None or s.status == status]
+        start = int(cursor or 0)
+        after = start + limit
+        return SearchPage(
+            items=[s.view() for s in chosen[start:after]], next=str(after) if after < len(chosen) else None
+        )
+
+    @app.post("/v1/searches", status_code=201, response_model=None)
+    def submit(
+        spec: SearchSpec, dry_run: bool = False, idempotency_key: str | None = Header(default=None)
+    ) -> SearchView | Response:
+        bound = spec.bound("latency")
+        tight = bound is not None and bound < 0.071
+        why = f"latency: no network meets the bound of {bound} ms; the lowest reachable upper bound is 0.071 ms"
+        if dry_run:
+            view = DryRunView(
+                feasible=not tight,
+                problems=[why] if tight else [],
+                space_size=2.9e11,
+                ranges={"params": (9_800, 236_000), "macs": (31_000, 2_410_000), "predicted_ms": (0.066, 0.87)},
+                lowest_reachable_ms=0.071,
+                feasible_share=0.0 if tight else 0.42,
+                sampled=512,
+                stages=list(STAGES),
+                spec_hash=spec.content_hash,
+            )
+            return JSONResponse(view.model_dump(mode="json"))
+        if tight:
+            raise Problem(422, "infeasible_bound", why)
+        made = FakeSearch(spec, "queued", timedelta(), 1000 + len(searches))
+        searches.insert(0, made)
+        return made.view()
+
+    @app.get("/v1/searches/{search_id}")
+    def search(search_id: str) -> SearchView:
+        return find(search_id).view()
+
+    @app.post("/v1/searches/{search_id}/cancel")
+    def cancel(search_id: str) -> SearchView:
+        find(search_id).status = "cancelled"
+        return find(search_id).view()
+
+    @app.post("/v1/searches/{search_id}/extend", status_code=201)
+    def extend(search_id: str, body: ExtendBody) -> SearchView:
+        if body.evaluations is not None and body.evaluations < 8:
+            raise Problem(422, "invalid_spec", f"evaluations: expected at least 8, got {body.evaluations}")
+        spec = find(search_id).spec.model_copy(update={"name": body.name or "child", "supernet": search_id})
+        made = FakeSearch(spec, "queued", timedelta(), 2000 + len(searches), parent=search_id)
+        searches.insert(0, made)
+        return made.view()
+
+    @app.get("/v1/searches/{search_id}/front")
+    def get_front(search_id: str) -> FrontView:
+        return find(search_id).front()
+
+    @app.get("/v1/searches/{search_id}/candidates")
+    def candidates(search_id: str, limit: int = 100, cursor: str | None = None) -> PointPage:
+        points = sorted(find(search_id).points(), key=lambda p: -p.metrics["val_accuracy"].value)
+        start = int(cursor or 0)
+        after = start + limit
+        return PointPage(items=points[start:after], total=len(points), next=str(after) if after < len(points) else None)
+
+    @app.get("/v1/searches/{search_id}/subnets/{arch}")
+    def subnet(search_id: str, arch: str, origin: str = "search") -> SubnetView:
+        return find(search_id).subnet(arch, origin)
+
+    @app.get("/v1/searches/{search_id}/artifacts")
+    def artifacts(search_id: str) -> list[ArtifactView]:
+        return find(search_id).artifacts()
+
+    @app.get("/v1/searches/{search_id}/artifacts/{arch}/{name}")
+    def artifact(search_id: str, arch: str, name: str) -> Response:
+        return Response(b"bytes of " + name.encode(), media_type="application/octet-stream")
+
+    @app.get("/v1/searches/{search_id}/events")
+    def events(search_id: str) -> EventPage:
+        return EventPage(items=[], last=0)
+
+    @app.get("/v1/devices")
+    def list_devices() -> list[DeviceView]:
+        return devices
+
+    @app.post("/v1/devices", status_code=201)
+    def add_device(spec: DeviceSpec) -> DeviceView:
+        if any(d.name == spec.name for d in devices):
+            raise Problem(409, "conflict", f"there is a device {spec.name!r} already")
+        devices.append(make_device(spec.name, "running", spec))
+        return devices[-1]
+
+    @app.get("/v1/devices/{name}")
+    def device(name: str) -> DeviceView:
+        found = next((d for d in devices if d.name == name), None)
+        if found is None:
+            raise Problem(404, "not_found", f"no device {name!r}: expected one of {', '.join(d.name for d in devices)}")
+        return found
+
+    @app.get("/v1/predictors")
+    def predictors(device: str | None = None) -> list[CardView]:
+        return [c for d in devices for c in d.predictors if device in (None, d.name)]
+
+    return app
+
+
+def main() -> None:
+    """Serves until it is ended."""
+    from server.dashboard.app import mount
+
+    where, contents = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "full"
+    if where.startswith("fd="):  # a socket that the parent listens on already
+        listener = socket.socket(fileno=int(where[3:]))
+    else:
+        listener = socket.create_server(("127.0.0.1", int(where)))
+    port = listener.getsockname()[1]
+    app = create_api(contents == "full") if contents != "down" else FastAPI()
+    mount(app, f"http://127.0.0.1:{port if contents != 'down' else 9}")
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Training a supernet: schedules, the sum of gradients, resuming, and that shrinking does what it is for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from nas.core import registry
+from nas.core.errors import HwnasError
+from nas.core.ports import Dataset, SearchSpace
+from nas.core.spec import DataSpec
+from nas.training import samplers
+from nas.training.calibration import recalibrate, score
+from nas.training.pipeline import Pipeline
+from nas.training.progressive import Phase, Recipe, Step, TrainState, progressive_shrinking, sandwich, train
+
+SMALL = {"preset": "digits", "resolutions": [6, 8], "depths": [1, 2], "final": 32, "hidden": 32, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    loaded: Dataset = registry.load("nas.datasets", "digits")(DataSpec(params={"max_train": 320}), 0)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def space(data: Dataset) -> SearchSpace:
+    built: SearchSpace = registry.load("nas.search_spaces", "mobilenet_v3")(SMALL, data.shape)
+    return built
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def weights_after(
+    space: SearchSpace, data: Dataset, recipe: Recipe, start: TrainState, stop_at: int | None
+) -> TrainState:
+    """Trains until ``stop_at`` steps were done in all (None: to the end); saves after every step."""
+    net = space.supernet(0)
+    last, done = start, 0
+    for news in train(net, space, data, Pipeline(data, "cpu"), recipe, 3, start, lambda: True):
+        if isinstance(news, TrainState):
+            last = TrainState.from_bytes(news.to_bytes(), "cpu")
+            if stop_at is not None and done >= stop_at:
+                break
+        else:
+            done = news.done
+    return last
+
+
+@pytest.mark.parametrize("schedule", [progressive_shrinking, sandwich])
+def test_resuming_at_any_step_ends_in_the_same_weights(schedule: object, space: SearchSpace, data: Dataset) -> None:
+    assert callable(schedule)
+    phases = schedule(2 if schedule is sandwich else 1, 0.05, samplers.axes(space.decisions))
+    recipe = Recipe(phases, batch_size=80)
+    whole = weights_after(space, data, recipe, TrainState(), None)
+    assert whole.weights is not None
+    for stop in (1, 4, 6):
+        resumed = weights_after(space, data, recipe, weights_after(space, data, recipe, TrainState(), stop), None)
+        assert resumed.weights is not None
+        assert all(torch.equal(v, resumed.weights["net"][k]) for k, v in whole.weights["net"].items()), stop
+
+
+def test_progressive_shrinking_opens_one_dimension_after_the_other(space: SearchSpace) -> None:
+    phases = progressive_shrinking(100, 0.1, samplers.axes(space.decisions))
+    assert [p.name for p in phases] == ["largest", "kernel", "depth 1", "depth 2", "width 1", "width 2"]
+    assert sum(p.epochs for p in phases) == 100
+    assert [p.teacher for p in phases] == ["none"] + ["frozen"] * 5
+    assert [p.subnets for p in phases] == [1, 1, 2, 2, 4, 4]
+    counts = np.array([len(d.choices) for d in space.decisions])
+    for phase in phases:
+        drawn = samplers.sample_elastic(space, phase.elastic, np.random.default_rng(0), 400)
+        genes = np.array([a.genes for a in drawn])
+        for axis in ("kernel", "depth", "expand", "width"):
+            at = [i for i, d in enumerate(space.decisions) if d.axis == axis]
+            if axis not in phase.elastic and axis not in ("kernel", "expand"):
+                assert (genes[:, at] == counts[at] - 1).all(), (phase.name, axis)
+    everything = samplers.sample_elastic(space, phases[-1].elastic, np.random.default_rng(0), 2000)
+    assert {a.genes[1] for a in everything} == {0, 1, 2}
+
+
+def test_a_space_without_depth_skips_its_phases() -> None:
+    phases = progressive_shrinking(50, 0.1, {"resolution", "kernel"})
+    assert [p.name for p in phases] == ["largest", "kernel", "width 2"]
+    assert sum(p.epochs for p in phases) == 50
+
+
+def test_all_subnets_of_a_step_share_the_resolution(space: SearchSpace) -> None:
+    for seed in range(20):
+        drawn = samplers.sample_elastic(space, {"resolution": 9, "depth": 9}, np.random.default_rng(seed), 4)
+        assert len({space.input_shape(a) for a in drawn}) == 1
+
+
+def test_gradients_of_a_step_are_summed(space: SearchSpace, data: Dataset) -> None:
+    """With one phase of two equal subnets, momentum free, the step is twice as long as with one subnet."""
+
+    def moved(subnets: int) -> torch.Tensor:
+        phase = Phase("x", 1, 1e-3, subnets, {}, "none")
+        recipe = Recipe((phase,), batch_size=len(data.train), momentum=0.0, weight_decay=0.0, clip_norm=1e9)
+        recipe = dataclasses.replace(recipe, momentum=1e-9)
+        net = space.supernet(0)
+        before = net.classifier.weight.detach().clone()  # type: ignore[union-attr]
+        for _ in train(net, space, data, Pipeline(data, "cpu"), recipe, 0, TrainState(), lambda: False):
+            pass
+        return (net.classifier.weight.detach() - before).clone()  # type: ignore[union-attr]
+
+    one, two = moved(1), moved(2)
+    torch.testing.assert_close(two, 2 * one, rtol=1e-3, atol=1e-7)
+
+
+def test_divergence_is_an_error_that_names_the_learning_rate(space: SearchSpace, data: Dataset) -> None:
+    phase = Phase("x", 20, 1e12, 1, {}, "none")
+    recipe = Recipe((phase,), batch_size=64, clip_norm=1e30)
+    with pytest.raises(HwnasError, match=r"diverged.*learning rate"):
+        for _ in train(space.supernet(0), space, data, Pipeline(data, "cpu"), recipe, 0, TrainState(), lambda: False):
+            pass
+
+
+@pytest.mark.slow
+def test_shrinking_makes_small_networks_good(data: Dataset, space: SearchSpace) -> None:
+    """The smallest network of a shrunk supernet beats the same part of weights trained for the largest one alone."""
+    pipeline = Pipeline(data, "cpu")
+    small = samplers.smallest(space)
+
+    def accuracy(phases: tuple[Phase, ...]) -> float:
+        net = space.supernet(0)
+        for news in train(net, space, data, pipeline, Recipe(phases, 32), 0, TrainState(), lambda: False):
+            assert isinstance(news, Step | TrainState)
+        module = net.subnet(small)
+        resolution = space.input_shape(small)[1]
+        recalibrate(module, (x for x, _ in pipeline.plain(data.train, resolution)))
+        return score(module, pipeline.plain(data.val, resolution)).accuracy
+
+    axes = samplers.axes(space.decisions)
+    shrunk = accuracy(progressive_shrinking(24, 0.1, axes))
+    largest_only = accuracy((Phase("largest", 24, 0.1, 1, {"resolution": 9}, "none"),))
+    assert shrunk > largest_only + 5.0
+    assert shrunk > 60.0
