@@ -14,54 +14,100 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from nas.core.arch import Floats
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
-from nas.core.errors import MeasurementRefused
+from nas.core.errors import HwnasError, MeasurementRefused
 
-GROUP = 16
+GROUP = 16  # networks that share their rounds
+PROFILING = 6  # canaries that are timed side by side to learn a machine's usual speed
 Run = Callable[[], object]
-Clock = Callable[[], int]
+Clock = Callable[[], int]  # nanoseconds, monotonic
+
+# onnxruntime's errors share no base class.
+_CANNOT_LOAD = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Per-round samples of one network in ms, the canary's drift per round, and how many inferences were timed."""
+    """One network's sample and the canary's drift in every round, shape (R,) each; ``runs`` inferences were timed."""
 
     samples_ms: Floats
     drift: Floats
     runs: int
 
 
-def time_group(
-    runs: Sequence[Run], canary: Run, canary_ms: float | None, protocol: MeasurementProtocol, clock: Clock
-) -> list[Timing]:
-    """Times a group of networks in rounds, the canary before and after each network. ``clock`` counts nanoseconds.
+def measure_runs(
+    runs: Sequence[Run], canary: Run, profile: DeviceProfile, clock: Clock, rng: np.random.Generator
+) -> list[Measurement]:
+    """Measures networks, each given as a function that runs it once. What was unsteady is measured again, all of it
+    anew, and the steadiest attempt counts."""
+    protocol = profile.protocol
+    best: dict[int, Measurement] = {}
+    for _ in range(protocol.retries + 1):
+        todo = [i for i in range(len(runs)) if i not in best or not _settled(best[i], protocol)]
+        if not todo:
+            break
+        timings = time_group([runs[i] for i in todo], canary, profile.canary_ms, protocol, clock, rng)
+        for i, timing in zip(todo, timings, strict=True):
+            again = judge(timing, profile)
+            if i not in best or _unsteadiness(again) < _unsteadiness(best[i]):
+                best[i] = again
+    return [best[i] for i in range(len(runs))]
 
-    A sample is the median of one block's inferences. The drift of a sample is the mean of the two canary samples around
-    it over ``canary_ms`` (over the group's own median canary when the profile has none yet).
+
+def _settled(measurement: Measurement, protocol: MeasurementProtocol) -> bool:
+    return measurement.refused is None and measurement.variation <= protocol.good_variation
+
+
+def _unsteadiness(measurement: Measurement) -> tuple[bool, float]:
+    return measurement.refused is not None, measurement.variation
+
+
+def time_group(
+    runs: Sequence[Run],
+    canary: Run,
+    canary_ms: float | None,
+    protocol: MeasurementProtocol,
+    clock: Clock,
+    rng: np.random.Generator,
+) -> list[Timing]:
+    """Times a group of networks in rounds, in a fresh random order each, with the canary before, between and after.
+
+    The drift of a sample is the median of the four canary blocks nearest to it over ``canary_ms`` (over the group's own
+    median when the profile has none yet): one disturbed canary block does not spoil the networks beside it.
     """
-    repeats = [_warm(run, protocol, clock) for run in runs]
-    canary_repeats = _warm(canary, protocol, clock)
+    chunks = [_warm(run, protocol, clock) for run in runs]
+    canary_chunk = _warm(canary, protocol, clock)
     samples = np.zeros((len(runs), protocol.rounds))
-    around = np.zeros((len(runs), protocol.rounds))
-    rng = np.random.default_rng(0)
+    after = np.zeros((len(runs), protocol.rounds), dtype=np.int64)  # index of the canary block before each sample
+    counts = np.zeros(len(runs), dtype=np.int64)
+    canaries: list[float] = []
     for r in range(protocol.rounds):
-        before = _block(canary, canary_repeats, clock)
         for i in rng.permutation(len(runs)):
-            samples[i, r] = _block(runs[i], repeats[i], clock)
-            after = _block(canary, canary_repeats, clock)
-            around[i, r] = (before + after) / 2
-            before = after
-    base = canary_ms if canary_ms is not None else float(np.median(around))
-    return [Timing(samples[i], around[i] / base, repeats[i] * protocol.rounds) for i in range(len(runs))]
+            canaries.append(_block(canary, canary_chunk, protocol.block_ms / 2, protocol, clock)[0])
+            after[i, r] = len(canaries)
+            samples[i, r], count = _block(runs[i], chunks[i], protocol.block_ms, protocol, clock)
+            counts[i] += count
+    canaries.append(_block(canary, canary_chunk, protocol.block_ms / 2, protocol, clock)[0])
+    around = np.array([float(np.median(canaries[max(0, k - 2) : k + 2])) for k in range(len(canaries))])
+    base = canary_ms if canary_ms is not None else float(np.median(canaries))
+    return [Timing(samples[i], around[after[i]] / base, int(counts[i])) for i in range(len(runs))]
 
 
 def judge(timing: Timing, profile: DeviceProfile) -> Measurement:
@@ -74,11 +120,13 @@ def judge(timing: Timing, profile: DeviceProfile) -> Measurement:
     corrected = timing.samples_ms / timing.drift
     median = float(np.median(corrected))
     low_q, high_q = np.quantile(corrected, [0.25, 0.75])
-    variation = float((high_q - low_q) / median)
+    variation = float((high_q - low_q) / median) if median > 0 else float("inf")
     drift = float(np.median(timing.drift))
     low, high = median_interval(corrected)
     refused = None
-    if variation > protocol.max_variation:
+    if not timing.samples_ms.min() > 0:
+        refused = "the clock of this machine is too coarse to time the network"
+    elif variation > protocol.max_variation:
         refused = f"samples vary by {variation:.0%}, expected at most {protocol.max_variation:.0%}"
     elif not 1 / (1 + protocol.max_drift) <= drift <= 1 + protocol.max_drift:
         refused = f"the canary network takes {drift:.2f} times its usual time, expected within {protocol.max_drift:.0%}"
@@ -98,12 +146,13 @@ def judge(timing: Timing, profile: DeviceProfile) -> Measurement:
 
 
 def median_interval(samples: Floats) -> tuple[float, float]:
-    """Distribution-free confidence interval of the median by order statistics, at least 95 % where enough samples."""
+    """Distribution-free confidence interval of the median by order statistics, at least 95 % from six samples on;
+    with fewer, the range."""
     ordered = np.sort(samples)
     n = len(ordered)
     # Largest k with P(Binomial(n, 1/2) < k) <= 2.5 %: the interval is from the k-th smallest to the k-th largest.
     tail, k, term = 0.0, 0, 0.5**n
-    while tail + term <= 0.025 and k < (n - 1) // 2:
+    while tail + term <= 0.025:
         tail += term
         term *= (n - k) / (k + 1)
         k += 1
@@ -112,55 +161,26 @@ def median_interval(samples: Floats) -> tuple[float, float]:
 
 
 def measure(
-    models: Sequence[bytes], profile: DeviceProfile, clock: Clock = time.perf_counter_ns
+    models: Iterable[bytes], profile: DeviceProfile, clock: Clock = time.perf_counter_ns
 ) -> Iterator[Measurement]:
-    """Measures ONNX models in this process, whose affinity it sets, in groups; refused ones are tried again.
+    """Measures ONNX models in this process, whose affinity it sets, in groups that share their rounds.
 
-    Raises MeasurementRefused when onnxruntime cannot load a model.
+    Raises MeasurementRefused when this is not the profile's machine or a model cannot be loaded.
     """
-    if profile.affinity and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, profile.affinity)
+    _require_machine(profile)
+    _pin(profile.affinity)
+    rng = np.random.default_rng(0)
     canary = _session(canary_model(), profile.protocol)
-    for i in range(0, len(models), GROUP):
-        runs = [_session(m, profile.protocol) for m in models[i : i + GROUP]]
-        results: list[Measurement | None] = [None] * len(runs)
-        for _ in range(profile.protocol.retries + 1):
-            todo = [j for j, m in enumerate(results) if m is None or m.refused is not None]
-            if not todo:
-                break
-            timings = time_group([runs[j] for j in todo], canary, profile.canary_ms, profile.protocol, clock)
-            for j, timing in zip(todo, timings, strict=True):
-                results[j] = judge(timing, profile)
-        for result in results:
-            assert result is not None
-            yield result
-
-
-def profile_machine(name: str, threads: int = 1) -> DeviceProfile:
-    """The profile of this machine, its canary measured in a process of its own."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    profile = DeviceProfile(
-        name=name,
-        machine=platform.machine(),
-        processor=_processor(),
-        cores=os.cpu_count() or 1,
-        runtime="onnxruntime CPUExecutionProvider",
-        runtime_version=onnxruntime.__version__,
-        os=f"{platform.system()} {platform.release()}",
-        protocol=MeasurementProtocol(threads=threads),
-        affinity=tuple(cores[-threads:]),
-    )
-    [canary] = measure_isolated([canary_model()], profile)
-    if canary.median_ms is None:
-        raise MeasurementRefused(
-            f"{name} is too unsteady to be profiled: {canary.refused}; stop other work and try again"
-        )
-    # The canary's own samples are not corrected by itself: without canary_ms its drift is relative to the session.
-    return replace(profile, canary_ms=float(np.median(canary.samples_ms)))
+    waiting = iter(models)
+    while group := list(islice(waiting, GROUP)):
+        yield from measure_runs([_session(m, profile.protocol) for m in group], canary, profile, clock, rng)
 
 
 def measure_isolated(models: Sequence[bytes], profile: DeviceProfile) -> Iterator[Measurement]:
-    """``measure`` in a child process that imports no more than it needs. Raises MeasurementRefused if it dies."""
+    """``measure`` in a child process that imports no more than it needs (``nas.core.ports.Measurer``).
+
+    Raises MeasurementRefused with the child's last words if it dies.
+    """
     with tempfile.TemporaryDirectory(prefix="hwnas-measure-") as folder:
         job = Path(folder)
         (job / "profile.json").write_text(json.dumps(profile.as_json()))
@@ -179,7 +199,7 @@ def measure_isolated(models: Sequence[bytes], profile: DeviceProfile) -> Iterato
                     yield Measurement.from_json(json.loads(line))
                     done += 1
             finally:
-                if child.poll() is None and done < len(models):
+                if done < len(models):
                     child.kill()
         if child.returncode != 0 or done != len(models):
             tail = errors.read_text(errors="replace").strip().splitlines()[-3:]
@@ -187,6 +207,38 @@ def measure_isolated(models: Sequence[bytes], profile: DeviceProfile) -> Iterato
                 f"the measuring process ended with {child.returncode} after {done} of {len(models)} networks: "
                 + " ".join(tail)
             )
+
+
+def describe_machine(name: str, protocol: MeasurementProtocol) -> DeviceProfile:
+    """This machine and runtime as a profile, its canary not yet measured. The last allowed cores are chosen: the first
+    ones serve most interrupts."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return DeviceProfile(
+        name=name,
+        machine=platform.machine(),
+        processor=_processor(),
+        cores=os.cpu_count() or 1,
+        runtime="onnxruntime CPUExecutionProvider",
+        runtime_version=onnxruntime.__version__,
+        os=f"{platform.system()} {platform.release()}",
+        protocol=protocol,
+        affinity=tuple(cores[-protocol.threads :]),
+    )
+
+
+def profile_machine(name: str, threads: int = 1) -> DeviceProfile:
+    """The profile of this machine with its canary's time, measured in a process of its own.
+
+    Raises MeasurementRefused when the machine is too unsteady to learn its usual speed.
+    """
+    profile = describe_machine(name, MeasurementProtocol(threads=threads))
+    canaries = list(measure_isolated([canary_model()] * PROFILING, profile))
+    steady = [c for c in canaries if c.refused is None]
+    if len(steady) < PROFILING // 2:
+        refused = next(c.refused for c in canaries if c.refused is not None)
+        raise MeasurementRefused(f"{name} is too unsteady to be profiled: {refused}. Stop other work and try again")
+    # Raw samples: while the profile has no canary_ms, drift is relative to the session itself.
+    return replace(profile, canary_ms=float(np.median([c.samples_ms for c in steady])))
 
 
 def canary_model() -> bytes:
@@ -227,38 +279,79 @@ def _session(model: bytes, protocol: MeasurementProtocol) -> Run:
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
+    except _CANNOT_LOAD as error:
         raise MeasurementRefused(f"onnxruntime cannot load the model: {error}") from error
-    entry = session.get_inputs()[0]
-    shape = [protocol.batch if not isinstance(d, int) else d for d in entry.shape]
-    dtype = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}[entry.type]
-    image = (np.random.default_rng(0).random(shape) * (255 if dtype == np.uint8 else 1)).astype(dtype)
     binding = session.io_binding()
-    binding.bind_cpu_input(entry.name, image)
+    for entry in session.get_inputs():
+        binding.bind_cpu_input(entry.name, _input(entry, protocol.batch))
     for output in session.get_outputs():
         binding.bind_output(output.name)
     return lambda: session.run_with_iobinding(binding)
 
 
+def _input(entry: onnxruntime.NodeArg, batch: int) -> np.ndarray:
+    types = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+    first, *rest = entry.shape
+    if entry.type not in types or not all(isinstance(d, int) for d in rest):
+        raise MeasurementRefused(
+            f"expected inputs of {' or '.join(types)} where only the batch size is free, "
+            f"got {entry.name!r} of {entry.type} and shape {entry.shape}"
+        )
+    shape = (first if isinstance(first, int) else batch, *rest)
+    return (np.random.default_rng(0).random(shape) * 255).astype(types[entry.type])
+
+
 def _warm(run: Run, protocol: MeasurementProtocol, clock: Clock) -> int:
-    """Runs until ``warmup_ms`` have passed; returns how many inferences fill a block of ``block_ms``."""
-    begun, count, fastest = clock(), 0, float("inf")
-    while count < 3 or clock() - begun < protocol.warmup_ms * 1e6:
+    """Runs for at least ``warmup_ms``; returns how many inferences make a chunk of at least ``chunk_ms``."""
+    begun, count = clock(), 1
+    while True:
         at = clock()
-        run()
-        fastest = min(fastest, clock() - at)
-        count += 1
-    return max(3, round(protocol.block_ms * 1e6 / max(fastest, 1.0)))
+        for _ in range(count):
+            run()
+        now = clock()
+        if now - begun >= protocol.warmup_ms * 1e6 and now > at:
+            return max(1, round(protocol.chunk_ms * 1e6 * count / (now - at)))
+        if now - at < protocol.warmup_ms * 1e6 / 4:
+            count *= 2
 
 
-def _block(run: Run, repeats: int, clock: Clock) -> float:
-    """Median time of ``repeats`` consecutive inferences, in ms."""
-    marks: NDArray[np.int64] = np.empty(repeats + 1, dtype=np.int64)
-    marks[0] = clock()
-    for i in range(repeats):
-        run()
-        marks[i + 1] = clock()
-    return float(np.median(np.diff(marks))) / 1e6
+def _block(run: Run, chunk: int, lasting_ms: float, protocol: MeasurementProtocol, clock: Clock) -> tuple[float, int]:
+    """Time per inference in ms and the number of inferences of a block that lasts about ``lasting_ms``.
+
+    Inferences are timed in chunks, which are long against the clock's tick and short against the pauses in which
+    something else has the core; the lower quantile over at least three of them leaves those pauses out.
+    """
+    times = []
+    begun = at = clock()
+    while len(times) < 3 or at - begun < lasting_ms * 1e6:
+        for _ in range(chunk):
+            run()
+        now = clock()
+        times.append(now - at)
+        at = now
+    return float(np.quantile(times, protocol.quantile)) / chunk / 1e6, chunk * len(times)
+
+
+def _require_machine(profile: DeviceProfile) -> None:
+    here = describe_machine(profile.name, profile.protocol)
+    for what in ("machine", "processor", "runtime", "runtime_version"):
+        expected, got = getattr(profile, what), getattr(here, what)
+        if expected != got:
+            raise MeasurementRefused(
+                f"this is not the device {profile.name!r} as it was profiled: expected {what} {expected!r}, "
+                f"got {got!r}. Add the device again"
+            )
+
+
+def _pin(affinity: Sequence[int]) -> None:
+    if affinity and hasattr(os, "sched_setaffinity"):
+        try:
+            os.sched_setaffinity(0, affinity)
+        except OSError as error:
+            allowed = sorted(os.sched_getaffinity(0))
+            raise MeasurementRefused(
+                f"expected to run on cores {list(affinity)}, allowed are {allowed}. Add the device again"
+            ) from error
 
 
 def _processor() -> str:
@@ -274,11 +367,13 @@ def main(folder: str) -> None:
     """Measures every model in ``folder`` and prints one JSON line each; the child's half of ``measure_isolated``."""
     job = Path(folder)
     profile = DeviceProfile.from_json(json.loads((job / "profile.json").read_text()))
-    models = [p.read_bytes() for p in sorted(job.glob("*.onnx"))]
-    for measurement in measure(models, profile):
-        sys.stdout.write(json.dumps(asdict(measurement)) + "\n")
+    for measurement in measure((p.read_bytes() for p in sorted(job.glob("*.onnx"))), profile):
+        sys.stdout.write(json.dumps(measurement.as_json()) + "\n")
         sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except HwnasError as error:
+        sys.exit(str(error))

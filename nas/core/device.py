@@ -16,8 +16,9 @@ Status = Literal["unverified", "verified", "violated"]
 class MeasurementProtocol:
     """How latency is measured. All durations in milliseconds unless named otherwise.
 
-    One *round* times a block of consecutive inferences of each network in random order, the canary network among them;
-    a network's sample of a round is divided by the canary's drift of that round.
+    One *round* times a block of consecutive inferences of each network in random order, with a block of the canary
+    network between any two. A block's sample is the lower ``quantile`` of its inferences, so that what else runs on the
+    machine does not enter; it is divided by the drift of the canary blocks around it. See docs/measurement-protocol.md.
     """
 
     version: int = 1
@@ -27,9 +28,12 @@ class MeasurementProtocol:
     warmup_ms: float = 30.0
     rounds: int = 9
     block_ms: float = 12.0
+    chunk_ms: float = 0.1
+    quantile: float = 0.1
+    good_variation: float = 0.03
     max_variation: float = 0.10
     max_drift: float = 0.35
-    retries: int = 2
+    retries: int = 3
 
     @property
     def id(self) -> str:
