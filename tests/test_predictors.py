@@ -18,7 +18,7 @@ from nas.core.events import Event, SearchState, fold_all
 from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import DeviceSpec
 from predictors.calibration import upper_factor
-from predictors.measure import canary_model, judge, measure_isolated, median_interval, profile_machine, time_group
+from predictors.measure import canary_model, measure_isolated, measure_runs, median_interval, profile_machine
 from predictors.onboarding import onboard, stratified
 from predictors.storage import dump_predictor, load_predictor
 from server.store.blobs import open_blobs
@@ -58,8 +58,8 @@ class SyntheticDevice:
         return go
 
     def measure(self, costs_ms: Sequence[float]) -> list[Measurement]:
-        timings = time_group([self.run(c) for c in costs_ms], self.run(0.2), 0.2, PROTOCOL, self.clock)
-        return [judge(t, profile()) for t in timings]
+        runs = [self.run(c) for c in costs_ms]
+        return measure_runs(runs, self.run(0.2), profile(), self.clock, np.random.default_rng(0))
 
 
 TRUTH = [0.05, 0.2, 1.0, 3.0]
