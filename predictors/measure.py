@@ -321,7 +321,7 @@ def _block(run: Run, chunk: int, lasting_ms: float, protocol: MeasurementProtoco
     Inferences are timed in chunks, which are long against the clock's tick and short against the pauses in which
     something else has the core; the lower quantile over at least three of them leaves those pauses out.
     """
-    times = []
+    times: list[int] = []
     begun = at = clock()
     while len(times) < 3 or at - begun < lasting_ms * 1e6:
         for _ in range(chunk):
