@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,7 @@ def onboard(
     if "measure" not in state.finished:
         yield StageStarted("measure", 1, 3)
         archs = as_archs(space.id, genes)
+        _require_steady(spec.name, kept, len(archs))
         for i in range(len(kept), len(archs), GROUP):
             models = []
             for arch in archs[i : i + GROUP]:
@@ -65,12 +66,8 @@ def onboard(
                 kept.append(measurement)
                 yield Progress("measure", len(kept), len(archs), "networks", message="measuring")
             yield Checkpoint("measure", len(kept), blobs.put(json.dumps([m.as_json() for m in kept]).encode()))
+            _require_steady(spec.name, kept, len(archs))
         refused = [m.refused for m in kept if m.refused is not None]
-        if len(refused) > MOST_REFUSED * len(kept):
-            raise MeasurementRefused(
-                f"{spec.name} is too unsteady: {len(refused)} of {len(kept)} networks could not be measured "
-                f"(for example: {refused[0]}). Stop other work on the machine and add the device again"
-            )
         if refused:
             yield Warned("measure", f"{len(refused)} of {len(kept)} networks were left out: {refused[0]}")
         yield StageFinished("measure", clock() - begun, {"measured": len(kept) - len(refused), "refused": len(refused)})
@@ -110,6 +107,15 @@ def stratified(space: SearchSpace, n: int, seed: int) -> tuple[Genes, NDArray[np
         held_out[rng.integers(start, min(start + size, len(chosen) - 1))] = True
     shuffle = rng.permutation(len(chosen))
     return pool[chosen][shuffle], held_out[shuffle]
+
+
+def _require_steady(name: str, kept: Sequence[Measurement], total: int) -> None:
+    refused = [m.refused for m in kept if m.refused is not None]
+    if len(refused) > MOST_REFUSED * total:
+        raise MeasurementRefused(
+            f"{name} is too unsteady: {len(refused)} of {len(kept)} networks could not be measured "
+            f"(for example: {refused[0]}). Stop other work on the machine and add the device again"
+        )
 
 
 def _draw(space: SearchSpace, rng: np.random.Generator, n: int) -> Genes:

@@ -18,7 +18,15 @@ from nas.core.events import Event, SearchState, fold_all
 from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import DeviceSpec
 from predictors.calibration import upper_factor
-from predictors.measure import canary_model, measure_isolated, measure_runs, median_interval, profile_machine
+from predictors.measure import (
+    canary_model,
+    describe_machine,
+    measure,
+    measure_isolated,
+    measure_runs,
+    median_interval,
+    profile_machine,
+)
 from predictors.onboarding import onboard, stratified
 from predictors.storage import dump_predictor, load_predictor
 from server.store.blobs import open_blobs
@@ -40,10 +48,12 @@ class SyntheticDevice:
         spikes: float = 0.0,
         drift: Callable[[float], float] = lambda _: 1.0,
         granularity_ns: int = 1,
+        pauses: bool = False,
     ) -> None:
         self.now = 0.0
         self.rng = np.random.default_rng(0)
         self.noise, self.spikes, self.drift, self.granularity_ns = noise, spikes, drift, granularity_ns
+        self.pauses = pauses
 
     def clock(self) -> int:
         return int(self.now) // self.granularity_ns * self.granularity_ns
@@ -53,7 +63,10 @@ class SyntheticDevice:
             factor = self.drift(self.now / 1e6) * (1 + self.noise * abs(self.rng.standard_normal()))
             if self.rng.random() < self.spikes:
                 factor *= 10
-            self.now += cost_ms * factor * 1e6
+            end = self.now + cost_ms * factor * 1e6
+            if self.pauses:
+                end += 4e6 * (end // 8e6 - self.now // 8e6)
+            self.now = end
 
         return go
 
@@ -72,10 +85,11 @@ TRUTH = [0.05, 0.2, 1.0, 3.0]
         SyntheticDevice(noise=0.01),
         SyntheticDevice(spikes=0.1),
         SyntheticDevice(granularity_ns=1000),
+        SyntheticDevice(pauses=True),  # another program has the core for 4 of every 8 ms
         SyntheticDevice(drift=lambda ms: 1.25),  # slower throughout, as after a clock-rate change
         SyntheticDevice(drift=lambda ms: 1.0 + 0.2 * min(ms / 5000, 1.0)),  # slower and slower
     ],
-    ids=["calm", "noise", "spikes", "coarse timer", "slow", "drifting"],
+    ids=["calm", "noise", "spikes", "coarse timer", "shared", "slow", "drifting"],
 )
 def test_the_truth_is_recovered(device: SyntheticDevice) -> None:
     for measured, truth in zip(device.measure(TRUTH), TRUTH, strict=True):
@@ -101,6 +115,22 @@ def test_a_restless_device_is_refused_with_the_reason() -> None:
     assert all(m.median_ms is None and "vary" in str(m.refused) for m in refused)
     slow = SyntheticDevice(drift=lambda ms: 2.0).measure(TRUTH)
     assert all(m.median_ms is None and "canary" in str(m.refused) for m in slow)
+    with pytest.raises(MeasurementRefused, match="too coarse"):
+        SyntheticDevice(granularity_ns=100_000_000).measure([0.05])
+
+
+def test_what_was_unsteady_is_measured_again() -> None:
+    """A storm of a second spoils the first attempt; networks that were steady are left as they were."""
+    rng = np.random.default_rng(1)
+    level: dict[int, float] = {}
+
+    def storm(ms: float) -> float:
+        return level.setdefault(int(ms // 7), float(rng.uniform(1.0, 3.0))) if 100 < ms < 900 else 1.0
+
+    for measured, truth in zip(SyntheticDevice(drift=storm).measure(TRUTH), TRUTH, strict=True):
+        assert measured.refused is None
+        assert measured.variation <= PROTOCOL.good_variation
+        assert measured.median_ms == pytest.approx(truth, rel=0.02)
 
 
 def test_a_refused_measurement_verifies_nothing() -> None:
@@ -282,5 +312,5 @@ def test_onboarding_goes_on_without_measuring_twice(space: SearchSpace, tmp_path
 
 
 def test_a_restless_machine_is_not_added(space: SearchSpace, tmp_path: Path) -> None:
-    with pytest.raises(MeasurementRefused, match="too unsteady: 48 of 48"):
+    with pytest.raises(MeasurementRefused, match="too unsteady: 16 of 16"):
         list(run_onboarding(space, FakeDevice(refuses=True), tmp_path, SearchState()))
