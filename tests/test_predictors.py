@@ -20,8 +20,6 @@ from nas.core.spec import DeviceSpec
 from predictors.calibration import upper_factor
 from predictors.measure import (
     canary_model,
-    describe_machine,
-    measure,
     measure_isolated,
     measure_runs,
     median_interval,
