@@ -45,7 +45,7 @@ def test_the_hash_names_the_content() -> None:
         {"data": {"name": "npz", "path": "x"}},
     ]
     assert len({parse_spec(SearchSpec, s).content_hash for s in specs}) == len(specs)
-    defaults = {"seed": 0, "budget": {"evaluations": 240}}
+    defaults = {"seed": 0, "budget": {"evaluations": 160}}
     assert parse_spec(SearchSpec, defaults).content_hash == parse_spec(SearchSpec, {}).content_hash
 
 
