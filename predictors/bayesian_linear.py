@@ -20,7 +20,6 @@ from nas.core.device import Latency
 from nas.core.errors import InvalidInput
 from predictors.calibration import upper_factor
 
-
 FEWEST = 20  # networks to fit and calibrate on
 _OFFSET = 30.0  # how much wider the prior of the offset is than that of a standardised feature
 
