@@ -41,8 +41,10 @@ check: install ## Format, lint, types, import rules, compose file
 	@$(BIN)/yamllint --strict docker/compose.yaml .yamllint.yaml
 
 bench: install ## The benchmarks; results into benchmarks/results
-	@$(BIN)/python -m benchmarks.explorer --json > benchmarks/results/explorer.json.new
-	@mv benchmarks/results/explorer.json.new benchmarks/results/explorer.json
+	@for name in depthwise explorer; do \
+		$(BIN)/python -m benchmarks.$$name --json > benchmarks/results/$$name.json.new || exit 1; \
+		mv benchmarks/results/$$name.json.new benchmarks/results/$$name.json; \
+	done
 
 lock: ## Newest versions that pyproject.toml allows into constraints.txt
 	@rm -rf $(VENV)-lock

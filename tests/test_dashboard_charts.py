@@ -108,10 +108,12 @@ def test_series_differ_by_more_than_colour() -> None:
 
 def test_violated_networks_are_marked() -> None:
     points = THREE.points()
-    broken = {p.arch for p in points if p.status == "violated" and p.origin == "search"}
+    broken = {(p.origin, p.arch) for p in points if p.status == "violated"}
+    assert broken
     drawn = series(charts.pareto(THREE.front(), points))
-    assert {d["arch"] for d in drawn["search.measured.violated"]["data"]} == broken
-    assert drawn["search.measured.violated"]["itemStyle"]["color"] == charts.BAD
+    marked = [drawn[f"{origin}.measured.violated"] for origin in ("search", "baseline")]
+    assert {(d["origin"], d["arch"]) for s in marked for d in s["data"]} == broken
+    assert all(s["itemStyle"]["color"] == charts.BAD and s["symbol"] == "triangle" for s in marked)
 
 
 def test_bound_is_a_line_and_lies_within_the_axis() -> None:

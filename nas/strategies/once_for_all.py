@@ -18,7 +18,7 @@ class OnceForAllParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     schedule: Literal["progressive", "sandwich"] = "progressive"
-    epochs: int = Field(default=50, ge=1, le=100_000)
+    epochs: int = Field(default=45, ge=1, le=100_000)
     batch_size: int = Field(default=64, ge=2, le=65_536)
     lr: float = Field(default=0.1, gt=0, le=10)
     weight_decay: float = Field(default=3e-5, ge=0, le=1)

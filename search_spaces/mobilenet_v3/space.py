@@ -98,11 +98,11 @@ def _imagenet(multiplier: float) -> SpaceParams:
 
 PRESETS: dict[str, SpaceParams] = {
     "digits": SpaceParams(
-        resolutions=(4, 6, 8, 12),
+        resolutions=(4, 8, 12, 16),
         stem=16,
         stem_stride=1,
-        stages=_stages((24, 2, "relu", False), (32, 2, "hswish", True), (48, 1, "hswish", True)),
-        depths=(1, 2, 3),
+        stages=_stages((24, 2, "relu", False), (32, 2, "relu", False), (48, 1, "hswish", True)),
+        depths=(1, 2, 3, 4),
         kernels=(3, 5),
         expands=(2, 3, 4),
         widths=(0.5, 0.75, 1.0),

@@ -13,7 +13,7 @@ from nas.core.errors import UnknownName
 from nas.core.events import Origin
 from nas.core.fronts import Front, front_of
 from nas.core.metrics import METRICS
-from nas.core.spec import SearchSpec, parse_spec
+from nas.core.spec import BudgetSpec, SearchSpec, parse_spec
 from nas.core.views import (
     ArtifactView,
     DryRunView,
@@ -202,6 +202,9 @@ def routes(store: Store, streams: sse.Streams) -> APIRouter:
     return router
 
 
+EXTENSION = BudgetSpec(evaluations=24, verified=12)
+
+
 def _extended(search_id: str, spec: SearchSpec, body: ExtendBody) -> SearchSpec:
     """The child's spec. Raises UnknownName for a bound on something that is no objective, InvalidSpec otherwise."""
     record = spec.model_dump(mode="json")
@@ -213,8 +216,10 @@ def _extended(search_id: str, spec: SearchSpec, body: ExtendBody) -> SearchSpec:
     record["supernet"] = search_id
     record["name"] = body.name if body.name is not None else f"{spec.name[:109]}, extended"
     record["objectives"] = [{**o, "bound": bounds.get(o["name"], o["bound"])} for o in record["objectives"]]
-    if body.evaluations is not None:
-        record["budget"]["evaluations"] = body.evaluations
+    # Inherited estimates count too, so a child that only moves a bound needs few more: it answers in seconds.
+    budget = record["budget"]
+    budget["evaluations"] = body.evaluations or min(EXTENSION.evaluations, budget["evaluations"])
+    budget["verified"] = min(EXTENSION.verified, budget["verified"])
     record |= {k: v for k, v in {"device": body.device, "seed": body.seed}.items() if v is not None}
     return parse_spec(SearchSpec, record)
 

@@ -329,7 +329,7 @@ def _bounds_series(marks: list[dict[str, Any]]) -> Series:
 def _datum(point: PointView, xm: str, ym: str) -> dict[str, Any]:
     shown = [n for n in dict.fromkeys((ym, xm, "upper_ms", "params", "macs", *point.metrics)) if n in point.metrics]
     rows = [
-        (f"{words.label(n)} <i>{point.metrics[n].kind}</i>", words.metric(point.metrics, n))
+        (f"{escape(words.label(n))} <i>{point.metrics[n].kind}</i>", words.metric(point.metrics, n))
         for n in shown
         if n != "val_loss"
     ]

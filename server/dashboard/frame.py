@@ -60,7 +60,9 @@ class Frame:
         self._banner.clear()
         if message is not None:
             with self._banner:
-                notice("bad", "The service does not answer as it should", f"{message} This page keeps trying.")
+                notice(
+                    "bad", "The service does not answer as it should", f"{message.rstrip('.')}. This page keeps trying."
+                )
 
     def not_found(self, message: str) -> None:
         """Replaces the page by one that says so."""

@@ -7,13 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nicegui import ui
-from nicegui.events import EChartPointClickEventArguments, GenericEventArguments
 
 from nas.client import Client
 from nas.core.errors import HwnasError
-from nas.core.metrics import METRICS
-from nas.core.views import ArtifactView, ExtendBody, FrontView, PointView, SearchView
-from server.dashboard import charts, words
+from nas.core.views import ArtifactView, DeviceView, ExtendBody, PointView, SearchView
+from server.dashboard import words
 from server.dashboard.frame import (
     Frame,
     Live,
@@ -26,28 +24,17 @@ from server.dashboard.frame import (
     figure,
     framed,
     heading,
-    kind_chip,
     notice,
     text,
 )
+from server.dashboard.front_cards import CurveCard, FrontCard
+from server.dashboard.network_table import NetworkTable
+from server.dashboard.shown import Shown, subnet_url
 from server.dashboard.spec_text import spec_text
 from server.dashboard.stages import draw_stages
 
 _MOST_POINTS = 2000  # drawn and listed; the best by validation accuracy
 _PAGE = 1000
-# In this order; a metric that no network of the search has gets no column.
-_COLUMNS = ("val_accuracy", "test_accuracy", "predicted_ms", "upper_ms", "measured_ms", "params", "macs")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What the page shows, as the API gave it."""
-
-    search: SearchView
-    front: FrontView
-    points: tuple[PointView, ...]
-    total: int
-    artifacts: tuple[ArtifactView, ...]
 
 
 async def search_page(client: Client, search_id: str) -> None:
@@ -158,10 +145,12 @@ async def _confirm_cancel(client: Client, frame: Frame, search: SearchView) -> N
 
 async def _extend_dialog(client: Client, search: SearchView) -> None:
     """A child search on the same supernet."""
+    trouble = ""
+    devices: list[DeviceView] = []
     try:
         devices = await ask(client.devices)
-    except HwnasError:
-        devices = []
+    except HwnasError as error:
+        trouble = str(error)
     names = sorted({search.spec.device, *(d.name for d in devices if d.predictors)})
     with ui.dialog() as dialog, div("card stack"):
         heading("Extend this search", 2)
@@ -174,7 +163,8 @@ async def _extend_dialog(client: Client, search: SearchView) -> None:
             "outlined dense clearable hint='empty: as before'"
         )
         device = ui.select(names, value=search.spec.device, label="Device").props("outlined dense")
-        problem = Part(lambda message: notice("bad", "Not accepted", message))
+        problem = Part(lambda message: notice("bad", "Not accepted", message) if message else None)
+        problem.show(trouble)
 
         async def send() -> None:
             button.props("loading")
@@ -267,262 +257,11 @@ def _draw_figures(f: _Figures) -> None:
             )
 
 
-# Charts
-
-
-class FrontCard:
-    """The Pareto chart. It is made anew only when what its axes mean changes; otherwise its data are replaced."""
-
-    def __init__(self, search_id: str) -> None:
-        self._search_id = search_id
-        self._shown: Shown | None = None
-        self._focus = False
-        self._evidence: charts.Evidence = "measured"
-        self._x = ""
-        self._box = div("part card")
-        self._made: tuple[Any, ...] | None = None
-        self._chart: ui.echart | None = None
-        self._box.set_visibility(False)
-
-    def show(self, shown: Shown) -> None:
-        """Draws the fronts and points."""
-        if self._shown == shown:
-            return
-        self._shown = shown
-        if not shown.points:
-            return
-        self._box.set_visibility(True)
-        self._draw()
-
-    def _draw(self) -> None:
-        shown = self._shown
-        assert shown is not None
-        options = charts.pareto(shown.front, shown.points, self._x, self._evidence, self._focus)
-        shape = (shown.front.final, self._evidence, self._x, tuple(o.objective for o in shown.front.objectives))
-        if self._made == shape and self._chart is not None:
-            self._chart.options.clear()
-            self._chart.options.update(options)
-            self._chart.update()
-            return
-        self._made = shape
-        self._box.clear()
-        with self._box:
-            self._draw_head(shown.front)
-            label = "Accuracy over cost of every network found by the search and by random search"
-            self._chart = (
-                ui.echart(options, on_point_click=self._open, renderer="svg")
-                .classes("chart pareto")
-                .props(f'role="img" aria-label="{label}"')
-            )
-            text(_caption(shown.front, self._evidence), "small muted")
-
-    def _draw_head(self, front: FrontView) -> None:
-        with div("card-head"):
-            heading("Pareto front", 2)
-            if not front.final:
-                kind_chip("predicted")
-                text("nothing here has been measured yet", "small muted", "span")
-            div("grow")
-            others = {o.objective: o.objective for o in front.objectives if o.objective != "accuracy"}
-            if len(others) > 1:
-                ui.toggle(others, value=self._x or next(iter(others)), on_change=lambda e: self._set(x=e.value)).props(
-                    "no-caps unelevated dense padding='2px 10px'"
-                )
-            if front.final:
-                ui.toggle(
-                    {"measured": "Measured", "predicted": "As predicted"},
-                    value=self._evidence,
-                    on_change=lambda e: self._set(evidence=e.value),
-                ).props("no-caps unelevated dense padding='2px 10px'")
-            ui.switch("Zoom to fronts", value=self._focus, on_change=lambda e: self._set(focus=e.value)).props("dense")
-
-    def _set(self, **values: Any) -> None:
-        for name, value in values.items():
-            setattr(self, f"_{name}", value)
-        self._draw()
-
-    def _open(self, event: EChartPointClickEventArguments) -> None:
-        if isinstance(event.data, dict) and "arch" in event.data:
-            ui.navigate.to(subnet_url(self._search_id, event.data["arch"], event.data["origin"]))
-
-
-def _caption(front: FrontView, evidence: str) -> str:
-    if front.final and evidence == "measured":
-        out = (
-            "Solid: measured on the device and on test data, front members larger. Hollow: as the search had predicted."
-        )
-    elif front.final:
-        out = "Every evaluated network where the search believed it to be; larger marks are on the final front."
-    else:
-        out = "Latency is predicted and accuracy estimated with shared weights; front members will be measured."
-    extra = len(front.objectives) - 2
-    if extra > 0:
-        out += f" The front has {extra + 2} objectives: this is a projection on two of them."
-    return f"{out} Click a point for its network."
-
-
-def subnet_url(search_id: str, arch: str, origin: str) -> str:
-    """The page of a network."""
-    return f"/searches/{search_id}/subnets/{arch}" + ("" if origin == "search" else f"?origin={origin}")
-
-
-class CurveCard:
-    """Hypervolume of search and random baseline at equal evaluations."""
-
-    def __init__(self) -> None:
-        self._box = div("part card")
-        self._chart: ui.echart | None = None
-        self._shown: tuple[Any, ...] = ()
-        self._box.set_visibility(False)
-
-    def show(self, search: SearchView) -> None:
-        """Draws the history."""
-        history = tuple(search.hypervolume_history)
-        if history == self._shown:
-            return
-        self._shown = history
-        self._box.set_visibility(bool(history))
-        options = charts.hypervolume(history)
-        if self._chart is not None:
-            self._chart.options.clear()
-            self._chart.options.update(options)
-            self._chart.update()
-            return
-        with self._box:
-            with div("card-head"):
-                heading("Against random search", 2)
-                kind_chip("estimated")
-            self._chart = ui.echart(options, renderer="svg").classes("chart curve")
-            text("Share of the ideal area that is dominated, after equally many evaluated networks.", "small muted")
-
-
 def _draw_warnings(warnings: tuple[str, ...]) -> None:
     if not warnings:
         return
     title = "1 warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
     notice("warn", f"{title}; the search went on", list(warnings))
-
-
-# Table of networks
-
-
-class NetworkTable:
-    """Every evaluated network; columns never mix kinds of evidence."""
-
-    def __init__(self, search_id: str) -> None:
-        self._search_id = search_id
-        self._rows: list[dict[str, Any]] = []
-        self._points: tuple[PointView, ...] = ()
-        self._box = div("part card")
-        self._box.set_visibility(False)
-        self._columns: list[str] = []
-        with self._box:
-            with div("card-head"):
-                heading("Networks", 2)
-                self._count = text("", "small muted", "span")
-                div("grow")
-                self._origin = ui.select(
-                    {"": "Any origin", "search": "Search", "baseline": "Random baseline"}, value=""
-                ).props("outlined dense aria-label='origin'")
-                self._status = ui.select(
-                    {"": "Any status", **{s: s for s in ("verified", "unverified", "violated")}}, value=""
-                ).props("outlined dense aria-label='status'")
-                self._front = ui.checkbox("Front only").props("dense")
-                self._text = ui.input(placeholder="Find by id").props("outlined dense clearable aria-label='find'")
-            for control in (self._origin, self._status, self._front, self._text):
-                control.on_value_change(self._filter)
-            self._table = (
-                ui.table(
-                    rows=[],
-                    columns=[],
-                    row_key="key",
-                    pagination=15,
-                )
-                .classes("nets w-full")
-                .props(
-                    "flat dense :rows-per-page-options='[15, 50, 100, 0]' no-data-label='No network fits the filter'"
-                )
-            )
-            self._table.add_slot("header-cell", _HEADER_CELL)
-            self._table.add_slot("body-cell-arch", _ARCH_CELL)
-            self._table.add_slot("body-cell-status", _STATUS_CELL)
-            self._table.on("row-click", self._open, [[], ["arch", "origin"], None])
-
-    def show(self, shown: Shown) -> None:
-        """Lists the networks."""
-        if shown.points == self._points:
-            return
-        self._points = shown.points
-        self._box.set_visibility(bool(shown.points))
-        names = [n for n in _COLUMNS if any(n in p.metrics for p in shown.points)]
-        if names != self._columns:
-            self._columns = names
-            self._table.columns = _columns(names)
-        first = sorted(shown.points, key=lambda p: (not p.on_front, p.origin != "search" and p.on_front))
-        self._rows = [_row(p, self._search_id) for p in first]
-        part = f"the best {len(shown.points)} of {shown.total}" if shown.total > len(shown.points) else f"{shown.total}"
-        self._count.text = f"{part} evaluated"
-        self._filter()
-
-    def _filter(self) -> None:
-        wanted = (self._text.value or "").strip().lower()
-        self._table.rows = [
-            r
-            for r in self._rows
-            if (not self._origin.value or r["origin"] == self._origin.value)
-            and (not self._status.value or r["status"] == self._status.value)
-            and (not self._front.value or r["front"])
-            and wanted in r["arch"]
-        ]
-
-    def _open(self, event: GenericEventArguments) -> None:
-        row = event.args[1]
-        ui.navigate.to(subnet_url(self._search_id, row["arch"], row["origin"]))
-
-
-_HEADER_CELL = """<q-th :props="props">{{ props.col.label }}<template v-if="props.col.kind"><br>
-<span v-if="props.col.unit" class="muted small">{{ props.col.unit }}&nbsp;</span>
-<span :class="'kind ' + props.col.kind">{{ props.col.kind }}</span></template></q-th>"""
-_ARCH_CELL = """<q-td :props="props"><a class="mono" :href="props.row.url" @click.stop>{{ props.value }}</a>
-<span v-if="props.row.front" title="on the front"> ★</span></q-td>"""
-_STATUS_CELL = """<q-td :props="props">
-<span v-if="props.row.measured" :class="'badge ' + props.value">{{ props.row.mark }}</span>
-<span v-else class="muted">not measured</span></q-td>"""
-_FORMATS = {
-    "%": "v => v == null ? '–' : v.toFixed(2)",
-    "ms": "v => v == null ? '–' : v.toPrecision(3)",
-    "": "v => v == null ? '–' : v >= 1e9 ? (v / 1e9).toPrecision(3) + ' G' : v >= 1e6 ? (v / 1e6).toPrecision(3) + ' M'"
-    " : v >= 1e3 ? (v / 1e3).toPrecision(3) + ' k' : v",
-}
-
-
-def _columns(names: list[str]) -> list[dict[str, Any]]:
-    common = {"sortable": True, "align": "left"}
-    out: list[dict[str, Any]] = [
-        {"name": "arch", "label": "Network", "field": "arch", **common},
-        {"name": "origin", "label": "Origin", "field": "origin", **common},
-        {"name": "status", "label": "Status", "field": "status", **common},
-    ]
-    for name in names:
-        info = METRICS[name]
-        column = {"name": name, "label": info.label, "field": name, "unit": info.unit, "kind": info.kind}
-        out.append({**column, "sortable": True, "align": "right", ":format": _FORMATS[info.unit]})
-    return out
-
-
-def _row(point: PointView, search_id: str) -> dict[str, Any]:
-    marks = {"verified": "✓ verified", "unverified": "□ unverified", "violated": "▲ violated"}
-    return {
-        "key": f"{point.origin}:{point.arch}",
-        "arch": point.arch,
-        "url": subnet_url(search_id, point.arch, point.origin),
-        "origin": point.origin,
-        "status": point.status,
-        "mark": marks[point.status],
-        "measured": point.measurement is not None,
-        "front": point.on_front,
-        **{name: view.value for name, view in point.metrics.items()},
-    }
 
 
 # Files and spec
@@ -550,9 +289,7 @@ def _draw_files(artifacts: tuple[ArtifactView, ...], search_id: str) -> None:
 
 def download(artifact: ArtifactView) -> None:
     """A link to the file, with its size."""
-    ui.link(f"{artifact.name} ({words.size(artifact.size_bytes)})", artifact.url).props(
-        f'download="{artifact.arch}-{artifact.name}"'
-    )
+    ui.link(f"{artifact.name} ({words.size(artifact.size_bytes)})", artifact.url).props("download")
 
 
 def _draw_spec(spec: Any) -> None:

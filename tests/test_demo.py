@@ -1,0 +1,164 @@
+"""The whole way as a newcomer goes it, small: real service, real measurements, a model that runs alone; then killed in
+the middle of a training, started again, and ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from nas.client import Client, Unreachable
+from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
+from nas.core.views import ExtendBody, SearchView
+
+pytestmark = pytest.mark.slow
+T = TypeVar("T")
+
+
+def test_the_demo_ends_with_one_json_object(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "server.cli", "demo", "--quick", "--json", "--home", str(tmp_path / "home")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout)
+    assert set(result) == {"search_id", "front", "hypervolume", "baseline", "export", "predictor", "wall_s"}
+    fields = {"arch", "test_accuracy", "predicted_ms", "upper_ms", "measured_ms", "status", "params", "macs"}
+    assert result["front"]
+    assert result["baseline"]["front"]
+    for member in [*result["front"], *result["baseline"]["front"]]:
+        assert set(member) == fields
+        assert member["status"] in ("verified", "violated")
+        assert 0 < member["predicted_ms"] <= member["upper_ms"]
+        assert 0 < member["measured_ms"] < 100
+    assert 0 < result["hypervolume"] < 1
+    assert result["export"]["accuracy_onnx"] == pytest.approx(result["export"]["accuracy_torch"], abs=0.1)
+    assert result["export"]["max_abs_err"] < 1e-3
+    assert Path(result["export"]["path"]).is_file()
+    assert result["predictor"]["spearman"] > 0.9
+    assert {"serve", "device", "train", "explore", "verify", "export", "total"} <= set(result["wall_s"])
+
+
+class Service:
+    """``nas serve`` as a child in a process group of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.log = home / "serve.log"
+        home.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "server.cli", "serve", "--home", str(home), "--port", "0"]
+        with self.log.open("ab") as log:
+            self.start = log.tell()
+            self.child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        self.client = Client(self._wait_for_url())
+
+    def _wait_for_url(self) -> str:
+        def url() -> str | None:
+            assert self.child.poll() is None, self.log.read_text()
+            with self.log.open() as log:
+                log.seek(self.start)
+                words = [w for line in log if "is ready" in line for w in line.split()]
+            return next((w for w in words if w.startswith("http://")), None)
+
+        return wait_for(url, 90)
+
+    def kill(self) -> None:
+        """Everything at once, as when the power goes."""
+        self.client.close()
+        os.killpg(self.child.pid, signal.SIGKILL)
+        self.child.wait()
+
+    def stop(self) -> None:
+        self.client.close()
+        self.child.send_signal(signal.SIGTERM)
+        self.child.wait(timeout=60)
+
+
+def wait_for(look: Callable[[], T | None], seconds: float) -> T:
+    """The first answer that is not None; polls, since another process is waited for."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if (found := look()) is not None:
+                return found
+        except Unreachable:
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f"nothing happened within {seconds} s")
+
+
+def test_a_search_survives_kill_9_of_the_whole_service(tmp_path: Path) -> None:
+    service = Service(tmp_path)
+    spec = SearchSpec(
+        name="survivor",
+        strategy=StrategySpec(params={"epochs": 8, "checkpoint_s": 0.5}),
+        budget=BudgetSpec(evaluations=8, verified=3),
+        export=ExportSpec(count=1, int8=False),
+    )
+    try:
+        service.client.add_device(DeviceSpec(samples=32))
+        for _ in service.client.watch_device("this-machine"):
+            pass
+        search = service.client.submit(spec)
+
+        def halfway() -> int | None:
+            train = {s.name: s for s in service.client.search(search.id).stages}["train"]
+            kinds = [e.body["kind"] for e in service.client.events(search.id).items]
+            return train.done if "checkpoint" in kinds and train.done >= 10 else None
+
+        done = wait_for(halfway, 120)
+        service.kill()
+        service = Service(tmp_path)
+
+        def ended() -> SearchView | None:
+            view = service.client.search(search.id)
+            return view if view.status not in ("queued", "running") else None
+
+        view = wait_for(ended, 240)
+        assert view.status == "succeeded", view.error
+        assert view.attempts == 2
+        steps = [
+            e.body["done"]
+            for e in service.client.events(search.id, limit=1000).items
+            if e.body["kind"] == "progress" and e.body["stage"] == "train"
+        ]
+        assert max(steps) > done
+        started = [
+            e.body["stage"]
+            for e in service.client.events(search.id, limit=1000).items
+            if e.body["kind"] == "stage_started"
+        ]
+        assert started.count("estimate") == 1
+        front = service.client.front(search.id)
+        assert front.final
+        assert front.points
+        assert service.client.artifacts(search.id)
+
+        # A child on the same supernet, with a bound: verified without any training.
+        middle = sorted(p.metrics["measured_ms"].value for p in front.points)[-1] * 1.2
+        child = service.client.extend(search.id, ExtendBody(evaluations=8, bounds={"latency": middle}))
+        wait_for(lambda: True if service.client.search(child.id).status not in ("queued", "running") else None, 240)
+        trained = {s.name: s for s in service.client.search(child.id).stages}["train"]
+        assert trained.result["steps"] == 0
+        assert all(p.metrics["measured_ms"].value <= middle for p in service.client.front(child.id).points)
+    finally:
+        service.stop()
+
+
+def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "server.cli", "serve", "--home", str(tmp_path / "home"), "--port", str(port)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert str(port) in done.stderr
+    assert "--port" in done.stderr
+    assert not (tmp_path / "home").exists()

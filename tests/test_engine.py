@@ -1,0 +1,182 @@
+"""A whole search in one process, on a device whose latency is a rule: it ends well, and it ends the same however often
+it is cut."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from nas.core import registry
+from nas.core.device import DeviceProfile, Latency, Measurement
+from nas.core.errors import InfeasibleBound, StorageError
+from nas.core.events import Checkpoint, Event, Measured, Progress, SearchState, Warned, decode, encode, fold_all
+from nas.core.fronts import front_of
+from nas.core.ports import Problem, Resources
+from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.engine import run_search
+from server.store.blobs import FolderBlobs
+
+SPACE = {"preset": "digits", "resolutions": [4, 6], "depths": [1, 2], "final": 32, "hidden": 32}
+SPEC = SearchSpec(
+    space=SpaceSpec(params=SPACE),
+    data=DataSpec(params={"max_train": 160, "max_val": 120, "max_test": 120}),
+    strategy=StrategySpec(params={"epochs": 2, "batch_size": 40, "checkpoint_s": 1e-9}),
+    budget=BudgetSpec(evaluations=16, verified=4),
+    export=ExportSpec(count=2, int8=False),
+)
+
+
+class RulePredictor:
+    """Knows the device's rule: a millionth of a millisecond per multiplication, and a bound 10 % above."""
+
+    family = "rule"
+
+    def predict(self, features_NF: np.ndarray) -> Latency:
+        mean = 0.01 + features_NF.sum(axis=1) * 1e-4
+        return Latency(mean, 1.1 * mean)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        return {}
+
+
+class RuleDevice:
+    """Latency by the number of weights in the ONNX file; counts what it measured."""
+
+    def __init__(self) -> None:
+        self.measured = 0
+
+    def __call__(self, models: Sequence[bytes], profile: DeviceProfile) -> Iterator[Measurement]:
+        for model in models:
+            self.measured += 1
+            weights = onnx.load_model_from_string(model).graph.initializer
+            ms = 0.01 + 1e-6 * sum(int(np.prod(w.dims)) for w in weights)
+            yield Measurement("protocol", profile.id, ms, ms, ms, 9, 0.0, 1.0)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def problem(spec: SearchSpec = SPEC, supernet: str | None = None, parent: SearchState | None = None) -> Problem:
+    data = registry.load("nas.datasets", spec.data.name)(spec.data, spec.data.seed)
+    space = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, data.shape)
+    profile = DeviceProfile("rule", "m", "p", 1, "r", "1", "os")
+    inherited = tuple(parent.points.values()) if parent is not None else ()
+    return Problem(spec, space, data, profile, RulePredictor(), supernet, inherited)  # type: ignore[arg-type]
+
+
+def run(folder: Path, p: Problem, events: Sequence[Event] = (), device: RuleDevice | None = None) -> Iterator[Event]:
+    ticks = count()
+    resources = Resources(FolderBlobs(folder), device or RuleDevice(), lambda: float(next(ticks)))
+    stages = registry.load("nas.strategies", p.spec.strategy.name)(p)
+    return run_search(p, stages, resources, fold_all(events))
+
+
+def kept(events: Sequence[Event]) -> list[Event]:
+    """As a database would give them back."""
+    return [decode(json.loads(json.dumps(encode(e)))) for e in events]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
+    folder = tmp_path_factory.mktemp("blobs")
+    torch.set_num_threads(1)
+    return kept(list(run(folder, problem()))), folder
+
+
+def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
+    events, folder = whole
+    state = fold_all(events)
+    assert list(state.finished) == ["estimate", "train", "explore", "verify", "export"]
+    assert len(state.of("search")) == len(state.of("baseline")) == 16
+    front = front_of(SPEC, state)
+    assert front.final
+    assert front.points
+    assert all(p.status in ("verified", "violated") and p.measurement is not None for p in front.points)
+    assert all({"test_accuracy", "measured_ms", "val_accuracy"} <= set(p.metrics) for p in front.points)
+    assert [h.evaluations for h in state.hypervolume] == list(range(2, 17, 2))
+    exported = state.exports[0]
+    with zipfile.ZipFile(io.BytesIO(FolderBlobs(folder).get(exported.blob))) as archive:
+        assert {"model.onnx", "manifest.json", "run.py"} <= set(archive.namelist())
+    assert exported.report["accuracy_torch"] == pytest.approx(exported.report["accuracy_onnx"], abs=0.1)
+    assert len(state.exports) == 2
+
+
+@pytest.mark.slow
+def test_a_search_that_is_cut_anywhere_ends_the_same(whole: tuple[list[Event], Path]) -> None:
+    events, folder = whole
+    expected = fold_all(events)
+    marks = [i for i, e in enumerate(events) if not isinstance(e, Progress)]
+    for cut in marks[:: max(1, len(marks) // 9)]:
+        device = RuleDevice()
+        before = events[: cut + 1]
+        state = fold_all(run(folder, problem(), before, device), fold_all(before))
+        assert state.points == expected.points, f"cut after event {cut}: {events[cut]}"
+        assert state.exports == expected.exports
+        assert state.finished["train"]["supernet"] == expected.finished["train"]["supernet"]
+        done = sum(isinstance(e, Measured) for e in before)
+        assert device.measured == sum(isinstance(e, Measured) for e in events) - done
+
+
+def test_another_bound_on_the_same_supernet_trains_nothing(whole: tuple[list[Event], Path]) -> None:
+    events, folder = whole
+    parent = fold_all(events)
+    latencies = sorted(p.metrics["upper_ms"] for p in parent.points.values())
+    bound = latencies[len(latencies) // 2]
+    child = SPEC.model_copy(
+        update={
+            "objectives": (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency", bound=bound)),
+            "budget": BudgetSpec(evaluations=8, verified=3),
+        }
+    )
+    supernet = parent.finished["train"]["supernet"]
+    got = list(run(folder, problem(child, supernet, parent)))
+    state = fold_all(got)
+    assert state.finished["train"] == {"supernet": supernet, "reused": True, "steps": 0}
+    assert not any(isinstance(e, Checkpoint) for e in got)
+    assert len(state.of("search")) == 16 + 8
+    front = front_of(child, state)
+    assert front.points
+    assert all(p.metrics["measured_ms"] <= bound for p in front.points)
+    assert all(p.claim_ms == bound for p in front.points)
+
+
+def test_a_bound_that_nothing_meets_is_refused_with_the_lowest_reachable(tmp_path: Path) -> None:
+    impossible = SPEC.model_copy(
+        update={"objectives": (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency", bound=1e-6))}
+    )
+    with pytest.raises(InfeasibleBound, match="lowest reachable"):
+        list(run(tmp_path, problem(impossible)))
+
+
+def test_a_full_disk_is_said_and_training_goes_on_until_nothing_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints on the way only warn; the last one must be kept, or the search says that it could not."""
+
+    def full(*_: object) -> str:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(FolderBlobs, "put", full)
+    seen: list[Event] = []
+    with pytest.raises(StorageError, match="disk is full"):
+        _note(run(tmp_path, problem()), seen)
+    assert any(isinstance(e, Warned) and "disk is full" in e.message for e in seen)
+    monkeypatch.undo()
+    state = fold_all(run(tmp_path, problem(), seen), fold_all(seen))
+    assert "export" in state.finished
+
+
+def _note(stream: Iterator[Event], seen: list[Event]) -> None:
+    for event in stream:
+        seen.append(event)
