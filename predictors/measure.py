@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -30,11 +31,11 @@ from nas.core.errors import HwnasError, MeasurementRefused
 
 if sys.platform != "win32":
     import fcntl
+    import resource
 
 GROUP = 16  # networks that share their rounds
 PROFILING = 6  # canaries that are timed side by side to learn a machine's usual speed
 Run = Callable[[], object]
-Clock = Callable[[], int]  # nanoseconds, monotonic
 
 # onnxruntime's errors share no base class.
 _CANNOT_LOAD = (
@@ -48,8 +49,17 @@ _CANNOT_LOAD = (
 
 
 @dataclass(frozen=True)
+class Stopwatch:
+    """``now_ns`` is monotonic; ``interruptions`` counts how often the process has lost its core to another."""
+
+    now_ns: Callable[[], int]
+    interruptions: Callable[[], int]
+
+
+@dataclass(frozen=True)
 class Timing:
-    """One network's sample and the canary's drift in every round, shape (R,) each; ``runs`` inferences were timed."""
+    """One network's sample and the canary's drift in every round, shape (R,) each, NaN where every inference was
+    interrupted; ``runs`` inferences were timed."""
 
     samples_ms: Floats
     drift: Floats
@@ -57,7 +67,7 @@ class Timing:
 
 
 def measure_runs(
-    runs: Sequence[Run], canary: Run, profile: DeviceProfile, clock: Clock, rng: np.random.Generator
+    runs: Sequence[Run], canary: Run, profile: DeviceProfile, watch: Stopwatch, rng: np.random.Generator
 ) -> list[Measurement]:
     """Measures networks, each given as a function that runs it once. What was unsteady is measured again, all of it
     anew, and the steadiest attempt counts."""
@@ -67,7 +77,7 @@ def measure_runs(
         todo = [i for i in range(len(runs)) if i not in best or not _settled(best[i], protocol)]
         if not todo:
             break
-        timings = time_group([runs[i] for i in todo], canary, profile.canary_ms, protocol, clock, rng)
+        timings = time_group([runs[i] for i in todo], canary, profile.canary_ms, protocol, watch, rng)
         for i, timing in zip(todo, timings, strict=True):
             again = judge(timing, profile)
             if i not in best or _unsteadiness(again) < _unsteadiness(best[i]):
@@ -88,7 +98,7 @@ def time_group(
     canary: Run,
     canary_ms: float | None,
     protocol: MeasurementProtocol,
-    clock: Clock,
+    watch: Stopwatch,
     rng: np.random.Generator,
 ) -> list[Timing]:
     """Times a group of networks in rounds, in a fresh random order each, with the canary before, between and after.
@@ -96,42 +106,50 @@ def time_group(
     The drift of a sample is the median of the four canary blocks nearest to it over ``canary_ms`` (over the group's own
     median when the profile has none yet): one disturbed canary block does not spoil the networks beside it.
     """
-    chunks = [_warm(run, protocol, clock) for run in runs]
-    canary_chunk = _warm(canary, protocol, clock)
+    chunks = [_warm(run, protocol, watch) for run in runs]
+    canary_chunk = _warm(canary, protocol, watch)
     samples = np.zeros((len(runs), protocol.rounds))
-    after = np.zeros((len(runs), protocol.rounds), dtype=np.int64)  # index of the canary block before each sample
+    place = np.zeros((len(runs), protocol.rounds), dtype=np.int64)  # how many canary blocks came before each sample
     counts = np.zeros(len(runs), dtype=np.int64)
     canaries: list[float] = []
     for r in range(protocol.rounds):
         for i in rng.permutation(len(runs)):
-            canaries.append(_block(canary, canary_chunk, protocol.block_ms / 2, protocol, clock)[0])
-            after[i, r] = len(canaries)
-            samples[i, r], count = _block(runs[i], chunks[i], protocol.block_ms, protocol, clock)
+            canaries.append(_block(canary, canary_chunk, protocol.block_ms / 2, protocol, watch)[0])
+            place[i, r] = len(canaries)
+            samples[i, r], count = _block(runs[i], chunks[i], protocol.block_ms, protocol, watch)
             counts[i] += count
-    canaries.append(_block(canary, canary_chunk, protocol.block_ms / 2, protocol, clock)[0])
-    around = np.array([float(np.median(canaries[max(0, k - 2) : k + 2])) for k in range(len(canaries))])
-    base = canary_ms if canary_ms is not None else float(np.median(canaries))
-    return [Timing(samples[i], around[after[i]] / base, int(counts[i])) for i in range(len(runs))]
+    canaries.append(_block(canary, canary_chunk, protocol.block_ms / 2, protocol, watch)[0])
+    around = np.array([_median(canaries[max(0, k - 2) : k + 2]) for k in range(len(canaries))])
+    base = canary_ms if canary_ms is not None else _median(canaries)
+    return [Timing(samples[i], around[place[i]] / base, int(counts[i])) for i in range(len(runs))]
 
 
 def judge(timing: Timing, profile: DeviceProfile) -> Measurement:
     """A measurement from raw timings: drift divided out, median and its 95 % confidence interval, or a refusal.
 
     Variation is the interquartile range of the corrected samples over their median, a spread that single spikes do not
-    move.
+    move; 1 when there are too few samples to tell.
     """
     protocol = profile.protocol
-    corrected = timing.samples_ms / timing.drift
-    median = float(np.median(corrected))
-    low_q, high_q = np.quantile(corrected, [0.25, 0.75])
-    variation = float((high_q - low_q) / median)
-    drift = float(np.median(timing.drift))
-    low, high = median_interval(corrected)
-    refused = None
-    if variation > protocol.max_variation:
-        refused = f"samples vary by {variation:.0%}, expected at most {protocol.max_variation:.0%}"
-    elif not 1 / (1 + protocol.max_drift) <= drift <= 1 + protocol.max_drift:
-        refused = f"the canary network takes {drift:.2f} times its usual time, expected within {protocol.max_drift:.0%}"
+    valid = np.isfinite(timing.samples_ms) & np.isfinite(timing.drift)
+    corrected = timing.samples_ms[valid] / timing.drift[valid]
+    drift = _median(timing.drift[valid])
+    median = low = high = None
+    variation, refused = 1.0, None
+    if len(corrected) < 2 / 3 * protocol.rounds:
+        refused = (
+            f"another program took the processor during {protocol.rounds - len(corrected)} of {protocol.rounds} rounds"
+        )
+    else:
+        median = _median(corrected)
+        low, high = median_interval(corrected)
+        variation = float(np.subtract(*np.quantile(corrected, [0.75, 0.25])) / median)
+        if variation > protocol.max_variation:
+            refused = f"samples vary by {variation:.0%}, expected at most {protocol.max_variation:.0%}"
+        elif not 1 / (1 + protocol.max_drift) <= drift <= 1 + protocol.max_drift:
+            refused = (
+                f"the canary network takes {drift:.2f} times its usual time, expected within {protocol.max_drift:.0%}"
+            )
     kept = refused is None
     return Measurement(
         protocol=protocol.id,
@@ -141,10 +159,15 @@ def judge(timing: Timing, profile: DeviceProfile) -> Measurement:
         high_ms=high if kept else None,
         runs=timing.runs,
         variation=variation,
-        drift=drift,
+        drift=drift if math.isfinite(drift) else 1.0,
         refused=refused,
-        samples_ms=tuple(round(float(s), 7) for s in timing.samples_ms),
+        samples_ms=tuple(round(float(s), 7) for s in timing.samples_ms[valid]),
     )
+
+
+def _median(values: Sequence[float] | Floats) -> float:
+    finite = np.asarray(values)[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else math.nan
 
 
 def median_interval(samples: Floats) -> tuple[float, float]:
@@ -162,9 +185,7 @@ def median_interval(samples: Floats) -> tuple[float, float]:
     return float(ordered[k - 1]), float(ordered[n - k])
 
 
-def measure(
-    models: Iterable[bytes], profile: DeviceProfile, clock: Clock = time.perf_counter_ns
-) -> Iterator[Measurement]:
+def measure(models: Iterable[bytes], profile: DeviceProfile, watch: Stopwatch | None = None) -> Iterator[Measurement]:
     """Measures ONNX models in this process, whose affinity it sets, in groups that share their rounds.
 
     Raises MeasurementRefused when this is not the profile's machine or a model cannot be loaded.
@@ -175,7 +196,9 @@ def measure(
     canary = _session(canary_model(), profile.protocol)
     waiting = iter(models)
     while group := list(islice(waiting, GROUP)):
-        yield from measure_runs([_session(m, profile.protocol) for m in group], canary, profile, clock, rng)
+        yield from measure_runs(
+            [_session(m, profile.protocol) for m in group], canary, profile, watch or machine_stopwatch(), rng
+        )
 
 
 def measure_isolated(models: Sequence[bytes], profile: DeviceProfile) -> Iterator[Measurement]:
@@ -192,7 +215,7 @@ def measure_isolated(models: Sequence[bytes], profile: DeviceProfile) -> Iterato
         errors = job / "stderr.txt"
         with (
             errors.open("wb") as log,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as child,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True) as child,
         ):
             assert child.stdout is not None
             done = 0
@@ -303,38 +326,54 @@ def _input(entry: onnxruntime.NodeArg, batch: int) -> np.ndarray:
     return (np.random.default_rng(0).random(shape) * 255).astype(types[entry.type])
 
 
-def _warm(run: Run, protocol: MeasurementProtocol, clock: Clock) -> int:
+def _warm(run: Run, protocol: MeasurementProtocol, watch: Stopwatch) -> int:
     """Runs for at least ``warmup_ms``; returns how many inferences make a chunk of at least ``chunk_ms``."""
-    begun, count = clock(), 1
+    begun, count = watch.now_ns(), 1
     while True:
-        at = clock()
+        at = watch.now_ns()
         for _ in range(count):
             run()
-        now = clock()
+        now = watch.now_ns()
         if now - begun >= protocol.warmup_ms * 1e6 and now > at:
             return max(1, round(protocol.chunk_ms * 1e6 * count / (now - at)))
         if now - at < protocol.warmup_ms * 1e6 / 4:
             count *= 2
 
 
-def _block(run: Run, chunk: int, lasting_ms: float, protocol: MeasurementProtocol, clock: Clock) -> tuple[float, int]:
+def _block(
+    run: Run, chunk: int, lasting_ms: float, protocol: MeasurementProtocol, watch: Stopwatch
+) -> tuple[float, int]:
     """Time per inference in ms and the number of inferences of a block that lasts about ``lasting_ms``.
 
-    Inferences are timed in chunks, which are long against the clock's tick and short against the pauses in which
-    something else has the core; the lower quantile over at least three of them leaves those pauses out.
+    Inferences are timed in chunks, long against the clock's tick; those during which the process lost its core do not
+    count. The block goes on until three chunks do, up to four times its length; NaN if none does.
     """
     times: list[int] = []
-    begun = at = clock()
-    while len(times) < 3 or at - begun < lasting_ms * 1e6:
+    begun = now = watch.now_ns()
+    tries = 0
+    while len(times) < 3 or now - begun < lasting_ms * 1e6:
+        if tries >= 6 and now - begun > 4 * lasting_ms * 1e6:
+            break
+        tries += 1
+        before, at = watch.interruptions(), watch.now_ns()
         for _ in range(chunk):
             run()
-        now = clock()
-        times.append(now - at)
-        at = now
+        now = watch.now_ns()
+        if watch.interruptions() == before:
+            times.append(now - at)
+    if not times:
+        return math.nan, 0
     typical = float(np.quantile(times, protocol.quantile, method="lower"))
     if typical == 0:
         raise MeasurementRefused(f"the clock of this machine is too coarse: it did not move during {chunk} inferences")
     return typical / chunk / 1e6, chunk * len(times)
+
+
+def machine_stopwatch() -> Stopwatch:
+    """This process's stopwatch. An interruption is an involuntary context switch of any of its threads."""
+    if sys.platform == "win32":
+        raise MeasurementRefused("measuring needs Linux or macOS")
+    return Stopwatch(time.perf_counter_ns, lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw)
 
 
 def _require_machine(profile: DeviceProfile) -> None:
@@ -349,17 +388,19 @@ def _require_machine(profile: DeviceProfile) -> None:
 
 
 def _prioritise() -> None:
-    """Ahead of other programs where the system allows it, which is for administrators; unsteadiness shows elsewhere."""
-    if hasattr(os, "setpriority"):
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, -20)
+    """Ahead of other programs, where the system allows that; where it does not, interruptions tell."""
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
+    # With autogroups, Linux shares cores among sessions first, and the line above counts within this session only.
+    autogroup = Path("/proc/self/autogroup")
+    if autogroup.exists() and os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            autogroup.write_text("-20")
 
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
     """Waits until no other measuring process of this user runs on the machine; two would spoil both."""
-    if sys.platform == "win32":
-        raise MeasurementRefused("measuring needs Linux or macOS")
     path = Path(tempfile.gettempdir()) / f"hwnas-measure-{os.getuid()}.lock"
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -390,9 +431,10 @@ def main(folder: str) -> None:
     """Measures every model in ``folder`` and prints one JSON line each; the child's half of ``measure_isolated``."""
     job = Path(folder)
     profile = DeviceProfile.from_json(json.loads((job / "profile.json").read_text()))
+    watch = machine_stopwatch()
     _prioritise()
     with _alone():
-        for measurement in measure((p.read_bytes() for p in sorted(job.glob("*.onnx"))), profile):
+        for measurement in measure((p.read_bytes() for p in sorted(job.glob("*.onnx"))), profile, watch):
             sys.stdout.write(json.dumps(measurement.as_json()) + "\n")
             sys.stdout.flush()
 
