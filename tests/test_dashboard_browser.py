@@ -31,7 +31,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 10_000
+PATIENCE_MS = 30_000
 SEARCHES = {s.spec.name: s for s in make_searches()}
 FINISHED = SEARCHES["digits under half a millisecond"]
 RUNNING = SEARCHES["digits, no bound"]
@@ -42,6 +42,7 @@ pytestmark = [
 ]
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 expect = sync_api.expect
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @contextmanager
