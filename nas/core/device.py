@@ -17,9 +17,9 @@ class MeasurementProtocol:
     """How latency is measured. All durations in milliseconds unless named otherwise.
 
     One *round* times a block of consecutive inferences of each network in random order, with a block of the canary
-    network between any two. A block's sample is the lower ``quantile`` of its uninterrupted inferences: what the network
-    takes when nothing disturbs it. It is divided by the drift of the canary blocks around it. The value reported is the
-    median over rounds. See docs/measurement-protocol.md.
+    network between any two. A block's sample is the lower ``quantile`` of its uninterrupted inferences: what the
+    network takes when nothing disturbs it. It is divided by the drift of the canary blocks around it. The value that is
+    reported is the median over rounds. See docs/measurement-protocol.md.
     """
 
     version: int = 1
