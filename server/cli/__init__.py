@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from nas.client import DEFAULT_URL, Client
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec, NotFound, StorageError
-from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
+from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
 from nas.core.views import ArtifactView, ExtendBody, JobStatus
 from server.cli import progress, render
 
@@ -136,7 +136,9 @@ def submit(
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     device: Annotated[str | None, typer.Option(help="Device to search for.", show_default="this-machine")] = None,
     bound_ms: BoundMs = None,
-    evaluations: Annotated[int | None, typer.Option(min=8, help="Subnets to score.", show_default="160")] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(min=8, help="Subnets to score.", show_default=str(BudgetSpec().evaluations))
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     supernet: Annotated[str | None, typer.Option(help="Reuse this search's trained supernet: no training.")] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same key submits once.")] = None,
@@ -292,8 +294,8 @@ def devices_add(
     data_param: Annotated[
         list[str] | None, typer.Option(help="A data-set parameter, key=value; may be repeated.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=24, help="Subnets to measure.")] = 96,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    samples: Annotated[int, typer.Option(help="Subnets to measure.")] = DeviceSpec().samples,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = DeviceSpec().threads,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress.")] = True,
     url: Url = DEFAULT_URL,
@@ -418,7 +420,7 @@ def _for_every_command(command: Any, defaults: dict[str, Any]) -> dict[str, Any]
 
 def _file_name(artifact: ArtifactView) -> str:
     """Raises StorageError for a name that would lead out of the folder that was asked for."""
-    if PurePosixPath(artifact.name).name != artifact.name or "\\" in artifact.name:
+    if PurePosixPath(artifact.name).name != artifact.name or artifact.name in ("", "..") or "\\" in artifact.name:
         raise StorageError(f"expected a plain file name from the server, got {artifact.name!r}")
     return artifact.name
 
@@ -437,5 +439,8 @@ def _pairs(texts: list[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise InvalidSpec(f"expected key=value, got {text!r}")
-        pairs[key] = yaml.safe_load(value)
+        try:
+            pairs[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InvalidSpec(f"expected a value such as 3, true, text or [1, 2] for {key}, got {value!r}") from error
     return pairs
