@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import socket
@@ -22,10 +23,11 @@ import server.cli
 from nas.client import Client
 from nas.core.errors import Conflict, InvalidInput, StorageError
 from nas.core.events import Progress, encode
+from nas.core.metrics import METRICS
 from nas.core.spec import BudgetSpec, DeviceSpec, SearchSpec
 from nas.core.views import DeviceView, FrontView, SearchView
 from server.api.validate import add_device_command
-from server.cli import progress
+from server.cli import progress, render
 from server.cli.scatter import scatter
 from server.cli.serve import _listen, _url, serve
 from tests.fake_service import BASELINE, END, FAILED, MEMBERS, SEARCH, FakeService, event, frames, make_front
@@ -121,19 +123,56 @@ def test_a_failed_search_shows_why(run: Run) -> None:
 
 
 def test_the_front_names_the_evidence_of_every_column(run: Run) -> None:
-    table = run("front", SEARCH).stdout
-    for header in ("Predicted latency", "95 % upper bound", "Measured latency", "Test accuracy"):
-        assert header in table
-    for kind in ("(measured)", "(predicted)", "(estimated)", "(exact)"):
-        assert kind in table
-    for arch, accuracy, measured_ms in MEMBERS:
-        [row] = [line for line in table.splitlines() if arch in line]
-        cells = [c.strip() for c in row.replace("┃", "│").split("│")]
-        assert f"{accuracy:.2f}" in cells
-        assert f"{measured_ms:.4f}" in cells
-        assert {"40,000", "1,200,000", "verified"} <= set(cells)
-    assert "0.8100" in table
-    assert "0.7500" in table
+    lines = [line.rstrip() for line in run("front", SEARCH).stdout.splitlines()]
+    assert lines[0] == "Pareto front"
+    assert lines[1].split() == ["test", "acc.", "latency", "95%", "bound", "latency", "params", "MACs"]
+    kinds = lines[3].split()
+    assert kinds == [
+        "network",
+        "measured",
+        *["predicted"] * 2,
+        "measured",
+        "exact",
+        "exact",
+        "status",
+    ]
+    for arch, accuracy, ms in MEMBERS:
+        [row] = [line for line in lines if line.startswith(arch)]
+        numbers = [f"{accuracy:.2f}", f"{0.98 * ms:.4f}", f"{1.1 * ms:.4f}", f"{ms:.4f}"]
+        assert row.split() == [arch, *numbers, "40", "k", "1.2", "M", "verified"]
+    assert "0.8100" in lines[-1]
+    assert "0.7500" in lines[-1]
+
+
+def test_an_early_front_claims_no_measurement(run: Run, fake: FakeService) -> None:
+    early = make_front()
+    for p in early.points:
+        p.status = "unverified"
+        del p.metrics["measured_ms"], p.metrics["test_accuracy"]
+    for axis, metric in zip(early.objectives, ("val_accuracy", "predicted_ms"), strict=True):
+        axis.metric, axis.kind = metric, METRICS[metric].kind
+    early.final, early.baseline = False, []
+    fake.answers = {f"GET /v1/searches/{SEARCH}/front": httpx.Response(200, json=early.model_dump(mode="json"))}
+    shown = run("front", SEARCH).stdout
+    assert "nothing measured yet" in shown
+    assert "estimated" in shown
+    assert "unverified" in shown
+    assert "measured" not in shown.replace("nothing measured yet", "")
+
+
+@pytest.mark.parametrize("scale", [1.0, 1234.5])
+def test_eighty_columns_hold_a_front(scale: float) -> None:
+    found = make_front()
+    for p in found.points:
+        p.status = "unverified"
+        for metric in p.metrics.values():
+            metric.value *= 1.0 if metric.unit == "%" else scale
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(render.front(found))
+    text = console.export_text()
+    assert "…" not in text
+    for arch, _, _ in MEMBERS:
+        assert any(line.startswith(arch) and line.endswith("unverified") for line in map(str.rstrip, text.splitlines()))
 
 
 def test_the_front_asks_for_axes_bound_and_device(run: Run, fake: FakeService) -> None:

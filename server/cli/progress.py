@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -13,11 +14,12 @@ from rich.text import Text
 
 from nas.client import Client
 from nas.core.views import DeviceView, EventView, JobView, SearchView
+from server.cli.render import console
 
 
 def progress_console() -> Console:
     """Where progress goes: standard error, so that standard output holds results only."""
-    return Console(stderr=True, highlight=False)
+    return console(sys.stderr)
 
 
 def follow_search(nas: Client, search_id: str) -> SearchView:
@@ -36,7 +38,7 @@ def follow_device(nas: Client, name: str) -> DeviceView:
 
 def follow(job: JobView, events: Iterable[EventView]) -> None:
     """Shows what has become of ``job``, and then what ``events`` after it say."""
-    console = progress_console()
+    screen = progress_console()
     columns = (
         TextColumn("{task.description:>9}"),
         BarColumn(),
@@ -44,7 +46,7 @@ def follow(job: JobView, events: Iterable[EventView]) -> None:
         _TimeLeft(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
 
         def task_of(stage: str) -> TaskID:
@@ -63,17 +65,17 @@ def follow(job: JobView, events: Iterable[EventView]) -> None:
             match body["kind"]:
                 case "stage_started":
                     task_of(body["stage"])
-                    if not console.is_terminal:
-                        console.print(f"{body['stage']}: started ({body['position'] + 1} of {body['total']})")
+                    if not screen.is_terminal:
+                        screen.print(f"{body['stage']}: started ({body['position'] + 1} of {body['total']})")
                 case "progress":
                     note = _note(body["message"], body["values"])
                     _move(bars, task_of(body["stage"]), body["done"], body["total"], body["unit"], note)
                 case "stage_finished":
                     _finish(bars, task_of(body["stage"]), body["seconds"])
-                    if not console.is_terminal:
-                        console.print(f"{body['stage']}: finished after {body['seconds']:.1f} s")
+                    if not screen.is_terminal:
+                        screen.print(f"{body['stage']}: finished after {body['seconds']:.1f} s")
                 case "warned":
-                    console.print(f"[yellow]warning:[/] {escape(body['message'])}", soft_wrap=True)
+                    screen.print(f"[yellow]warning:[/] {escape(body['message'])}", soft_wrap=True)
                 case _:
                     pass
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from pydantic import BaseModel
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -27,7 +28,22 @@ from server.cli.scatter import scatter
 
 V = TypeVar("V")
 PIPED_WIDTH = 200  # a table takes what it needs of it; a terminal has its own width
+# The front has to fit into 80 columns with its networks' names in full, since those are what one copies.
+_HEADS = {
+    "test_accuracy": "test acc.",
+    "val_accuracy": "val. acc.",
+    "predicted_ms": "latency",
+    "upper_ms": "95% bound",
+    "measured_ms": "latency",
+    "params": "params",
+    "macs": "MACs",
+}
 _MARKS = {"verified": "[green]verified[/]", "violated": "[red]violated[/]", "unverified": "[yellow]unverified[/]"}
+
+
+def console(file: TextIO) -> Console:
+    """Where tables and lines are drawn, as wide as the terminal, or as they need to be where there is none."""
+    return Console(file=file, highlight=False, width=None if file.isatty() else PIPED_WIDTH)
 
 
 def out(value: V, as_json: bool, draw: Callable[[V], RenderableType]) -> None:
@@ -35,22 +51,20 @@ def out(value: V, as_json: bool, draw: Callable[[V], RenderableType]) -> None:
     if as_json:
         sys.stdout.write(json.dumps(_plain(value)) + "\n")
         return
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
     drawn = draw(value)
-    console.print(drawn, soft_wrap=isinstance(drawn, str))
+    console(sys.stdout).print(drawn, soft_wrap=isinstance(drawn, str))
 
 
 def searches(items: Sequence[SearchView]) -> RenderableType:
     """A table of searches."""
     if not items:
         return "No searches yet. Begin with: nas devices add this-machine, and then: nas submit --watch"
-    table = Table("id", "name", "device", "status", "stage", "front", "verified", "hypervolume", "random")
+    table = _table("id", "name", "device", "status", "stage", "verified", "volume", "random")
     for s in items:
         stage = next((x.name for x in s.stages if x.status == "running"), "")
         volumes = ["" if v is None else f"{v:.4f}" for v in (s.hypervolume, s.baseline_hypervolume)]
-        table.add_row(
-            s.id, escape(s.spec.name), s.spec.device, s.status, stage, str(s.front_size), str(s.verified), *volumes
-        )
+        verified = f"{s.verified}/{s.front_size}" if s.front_size else ""
+        table.add_row(s.id, escape(s.spec.name), s.spec.device, s.status, stage, verified, *volumes)
     return table
 
 
@@ -63,7 +77,7 @@ def search(s: SearchView) -> RenderableType:
         lines.append(f"about {s.eta_s:.0f} s left")
     if s.error:
         lines.append(f"[red]{escape(s.error)}[/]")
-    table = Table("stage", "status", "done", "seconds")
+    table = _table("stage", "status", "done", "seconds")
     for x in s.stages:
         table.add_row(x.name, x.status, f"{x.done}/{x.total} {x.unit}" if x.total else "", f"{x.seconds:.1f}")
     lines.append(table)
@@ -78,13 +92,13 @@ def front(f: FrontView) -> RenderableType:
     if not f.points:
         return "No front yet."
     title = "Pareto front" if f.final else "Pareto front so far (nothing measured yet)"
-    names = ["test_accuracy", "val_accuracy", "predicted_ms", "upper_ms", "measured_ms", "params", "macs"]
-    shown = [n for n in names if any(n in p.metrics for p in f.points)]
-    table = Table("network", title=title)
+    accuracy = "test_accuracy" if f.final else "val_accuracy"
+    names = [n for n in _HEADS if any(n in p.metrics for p in f.points)]
+    shown = [n for n in names if n == accuracy or not n.endswith("accuracy")]
+    table = _table("\n\nnetwork", title=title, padding=0)
     for n in shown:
-        info = METRICS[n]
-        table.add_column("\n".join(x for x in (info.label, info.unit, f"({info.kind})") if x), justify="right")
-    table.add_column("status")
+        table.add_column(f"{_HEADS[n]}\n{METRICS[n].unit}\n{METRICS[n].kind}", justify="right", no_wrap=True)
+    table.add_column("\n\nstatus", no_wrap=True)
     for p in f.points:
         table.add_row(p.arch, *(_number(p, n) for n in shown), _MARKS[p.status])
     lines: list[RenderableType] = [table]
@@ -103,7 +117,7 @@ def dry_run(d: DryRunView) -> RenderableType:
     """Feasibility and ranges."""
     lines: list[RenderableType] = ["[green]feasible[/]" if d.feasible else "[red]not feasible[/]"]
     lines += [f"[red]{escape(p)}[/]" for p in d.problems]
-    table = Table("metric", "lowest", "highest", title=f"{d.space_size:.3g} networks, {d.sampled} looked at")
+    table = _table("metric", "lowest", "highest", title=f"{d.space_size:.3g} networks, {d.sampled} looked at")
     for name, (low, high) in d.ranges.items():
         info = METRICS.get(name)
         label = name if info is None else f"{info.label}{f', {info.unit}' if info.unit else ''} ({info.kind})"
@@ -120,7 +134,7 @@ def devices(items: Sequence[DeviceView]) -> RenderableType:
     """A table of devices."""
     if not items:
         return "No devices yet. Add the machine the service runs on with: nas devices add this-machine"
-    table = Table("name", "status", "processor", "runtime", "predictors")
+    table = _table("name", "status", "processor", "runtime", "predictors")
     for d in items:
         profile = d.profile or {}
         runtime = f"{profile.get('runtime', '')} {profile.get('runtime_version', '')}"
@@ -150,10 +164,10 @@ def predictors(items: Sequence[CardView]) -> RenderableType:
     """A table of predictor cards."""
     if not items:
         return "No latency predictors yet. Adding a device fits one: nas devices add this-machine"
-    table = Table("id", "device", "space", "family", "networks", "MAPE %", "Spearman", "coverage", "range ms")
+    table = _table("id", "device", "space", "family", "networks", "MAPE", "Spearman", "coverage", "range ms")
     for c in items:
         low, high = c.range_ms
-        figures = f"{c.mape:.2f}", f"{c.spearman:.4f}", f"{c.coverage:.1%}", f"{low:.4g} to {high:.4g}"
+        figures = f"{c.mape:.2f} %", f"{c.spearman:.4f}", f"{c.coverage:.1%}", f"{low:.3g} to {high:.3g}"
         table.add_row(c.id, c.device, c.space, c.family, str(c.n), *figures)
     return table
 
@@ -171,7 +185,7 @@ def card(c: CardView) -> RenderableType:
 
 def spaces(items: Sequence[SpaceView]) -> RenderableType:
     """A table of search spaces."""
-    table = Table("name", "presets", "summary")
+    table = _table("name", "presets", "summary")
     for s in items:
         table.add_row(s.name, ", ".join(s.presets), escape(s.summary))
     return table
@@ -179,9 +193,20 @@ def spaces(items: Sequence[SpaceView]) -> RenderableType:
 
 def strategies(items: Sequence[StrategyView]) -> RenderableType:
     """A table of strategies."""
-    table = Table("name", "parameters", "summary")
+    table = _table("name", "parameters", "summary")
     for s in items:
         table.add_row(s.name, escape("\n".join(f"{k} = {v}" for k, v in s.params.items())), escape(s.summary))
+    return table
+
+
+def _table(first: str, *others: str, title: str | None = None, padding: int = 1) -> Table:
+    """A narrow table. The first column names things and is never cut."""
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, padding, 0, 0)
+    )
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, overflow="fold")
     return table
 
 
@@ -189,9 +214,21 @@ def _number(point: PointView, name: str) -> str:
     metric = point.metrics.get(name)
     if metric is None:
         return ""
-    if metric.unit == "%":
-        return f"{metric.value:.2f}"
-    return f"{metric.value:.4f}" if metric.unit == "ms" else f"{metric.value:,.0f}"
+    match metric.unit:
+        case "%":
+            return f"{metric.value:.2f}"
+        case "ms":
+            return f"{metric.value:.4f}" if metric.value < 100 else f"{metric.value:.1f}"
+        case _:
+            return _count(metric.value)
+
+
+def _count(value: float) -> str:
+    """``4.24 M``; JSON has it exactly."""
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {suffix}" if value < 999.5 * size else f"{value / size:.0f} {suffix}"
+    return f"{value:.0f}"
 
 
 def _plain(value: object) -> Any:
