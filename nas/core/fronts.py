@@ -7,7 +7,7 @@ never choose a network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,14 +60,16 @@ def front_of(
     stage: Literal[0, 1] = 1 if final else 0
     metrics = tuple(OBJECTIVES[n][stage] for n in names)
     choose = tuple("val_accuracy" if m == "test_accuracy" else m for m in metrics)
-    bounds = {n: spec.bound(n) for n in names}
-    if bound_ms is not None and "latency" in names:
-        bounds["latency"] = min(bound_ms, bounds["latency"] or bound_ms)
+    # Bounds hold whether or not their objective is an axis of this front.
+    limits = {o: spec.bound(o) for o in OBJECTIVES}
+    if bound_ms is not None:
+        limits["latency"] = min(bound_ms, limits["latency"] or bound_ms)
+    bounds = {OBJECTIVES[o][stage]: limit for o, limit in limits.items() if limit is not None}
     reference = reference_of(state, names)
 
     def members(points: Sequence[Point]) -> tuple[Point, ...]:
         known = [p for p in points if all(m in p.metrics for m in (*metrics, *choose))]
-        known = [p for p in known if _meets(p, names, choose, bounds)]
+        known = [p for p in known if _meets(p, bounds)]
         if not known:
             return ()
         kept = np.flatnonzero(non_dominated(_losses(known, choose)))
@@ -110,13 +112,11 @@ def _losses(points: Sequence[Point], metrics: Sequence[str]) -> Floats:
     return np.array([[_loss(p, m) for m in metrics] for p in points], dtype=np.float64)
 
 
-def _meets(point: Point, names: Sequence[str], metrics: Sequence[str], bounds: dict[str, float | None]) -> bool:
-    for name, metric in zip(names, metrics, strict=True):
-        bound = bounds[name]
-        if bound is None:
-            continue
-        # Before it is measured, a latency is held to its calibrated upper bound.
-        value = point.metrics["upper_ms"] if metric == "predicted_ms" else point.metrics[metric]
-        if value < bound if METRICS[metric].goal == "max" else value > bound:
+def _meets(point: Point, bounds: Mapping[str, float]) -> bool:
+    for metric, bound in bounds.items():
+        # Test data choose nothing, and before it is measured a latency is held to its calibrated upper bound.
+        held = {"test_accuracy": "val_accuracy", "predicted_ms": "upper_ms"}.get(metric, metric)
+        value = point.metrics.get(held)
+        if value is None or (value < bound if METRICS[metric].goal == "max" else value > bound):
             return False
     return True
