@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) >&2
 	@echo "Installing into $(VENV) (about two minutes the first time)" >&2
 	@$(PIP) install -c constraints.txt torch >&2
-	@$(PIP) install -c constraints.txt -e '.[dev,postgres]' >&2
+	@$(PIP) install -c constraints.txt -e '.[dev,postgres,s3]' >&2
 	@touch $@
 
 demo: install ## A whole search on this machine in minutes; ARGS=--json for machines
@@ -49,7 +49,7 @@ bench: install ## The benchmarks; results into benchmarks/results
 lock: ## Newest versions that pyproject.toml allows into constraints.txt
 	@rm -rf $(VENV)-lock
 	@$(PYTHON) -m venv $(VENV)-lock
-	@$(VENV)-lock/bin/python -m pip --quiet --disable-pip-version-check install -e '.[dev,postgres]'
+	@$(VENV)-lock/bin/python -m pip --quiet --disable-pip-version-check install -e '.[dev,postgres,s3]'
 	@$(VENV)-lock/bin/python -m pip freeze --exclude-editable \
 		| sed -E '/^(nvidia-|triton)/d; s/\+[a-z0-9.]+$$//' > constraints.txt
 	@rm -rf $(VENV)-lock

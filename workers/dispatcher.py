@@ -142,6 +142,7 @@ class Dispatcher:
         """Appends what the stream yields until it ends, the store says otherwise, or the dispatcher stops."""
         listen_s = min(LISTEN_S, self._lease_seconds / 3)
         waiting: Records = []
+        batch = 0
         written = self._clock()
         while True:
             due = written + (FLUSH_S if waiting else listen_s)
@@ -155,14 +156,15 @@ class Dispatcher:
                 waiting = coalesce([*waiting, *found])
                 if not stopping and self._clock() < due and not _urgent(waiting):
                     continue
-            verdict = self._jobs.append(lease, waiting, self._lease_seconds)
+            batch += 1
+            verdict = self._jobs.append(lease, batch, waiting, self._lease_seconds)
             waiting, written = [], self._clock()
             if verdict == "lost":
                 return "lost", None
             if how is not None:
                 return how, found
-            if verdict == "cancel":
-                return "cancelled", None
+            if verdict == "stop":
+                return "lost", None
             if stopping:
                 return "stopped", None
 

@@ -76,3 +76,21 @@ class StorageError(HwnasError):
     """Bytes could not be written or read back intact (full disk, torn file)."""
 
     code = "storage"
+
+
+class Unauthorised(HwnasError):
+    """No token came with the request, or none that is valid."""
+
+    code = "unauthorised"
+
+
+class Forbidden(HwnasError):
+    """The token does not allow this."""
+
+    code = "forbidden"
+
+
+class QuotaExceeded(HwnasError):
+    """The owner's quota is used up. The message names the quota, what it is and what is used."""
+
+    code = "quota_exceeded"

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from nas.core.arch import Arch
 from nas.core.device import Measurement, Status, verdict
 from nas.core.errors import InvalidInput
+from nas.core.lifecycle import JobStatus
 
 Origin = Literal["search", "baseline"]
 
@@ -135,7 +136,32 @@ class StageFinished:
     result: Mapping[str, Any] = field(default_factory=dict)
 
 
-Event = StageStarted | Progress | Evaluated | Measured | Checkpoint | Exported | HypervolumeAt | Warned | StageFinished
+@dataclass(frozen=True)
+class StatusChanged:
+    """The job went from ``before`` to ``after``. Written by the store alone, in the transaction that changed it.
+
+    ``by`` names who asked for it, empty where the service itself decided; ``reason`` is for people.
+    """
+
+    kind: ClassVar[str] = "status"
+    before: JobStatus | None
+    after: JobStatus
+    reason: str = ""
+    by: str = ""
+
+
+Event = (
+    StageStarted
+    | Progress
+    | Evaluated
+    | Measured
+    | Checkpoint
+    | Exported
+    | HypervolumeAt
+    | Warned
+    | StageFinished
+    | StatusChanged
+)
 
 _TYPES: dict[str, type[Any]] = {
     t.kind: t
@@ -149,6 +175,7 @@ _TYPES: dict[str, type[Any]] = {
         HypervolumeAt,
         Warned,
         StageFinished,
+        StatusChanged,
     )
 }
 
@@ -243,7 +270,7 @@ def fold(state: SearchState, event: Event) -> SearchState:
                 finished={**state.finished, event.stage: event.result},
                 seconds={**state.seconds, event.stage: before + event.seconds},
             )
-        case Progress():
+        case Progress() | StatusChanged():
             return state
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
@@ -180,8 +180,8 @@ class Stage(Protocol):
 
 Strategy = Callable[[Problem], tuple[Stage, ...]]
 
-JobKind = Literal["search", "device"]
-Verdict = Literal["continue", "cancel", "lost"]
+JobKind = Literal["search", "device", "dry_run"]
+Verdict = Literal["continue", "stop", "lost"]
 
 
 @dataclass(frozen=True)
@@ -196,10 +196,25 @@ class Lease:
     events: tuple[Mapping[str, Any], ...] = ()
 
 
+@dataclass(frozen=True)
+class Room:
+    """What one node of the cluster has: amounts by ``cpus``, ``gpus`` and ``memory_gb``, and its labels."""
+
+    cpus: float
+    gpus: float = 0.0
+    memory_gb: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
 class JobStore(Protocol):
-    """The queue and the log. The answer to ``append`` carries cancellation and fencing; there is no other channel."""
+    """The queue and the log. The answer to ``append`` carries pausing and fencing; there is no other channel."""
 
     def submit(self, kind: JobKind, spec: Mapping[str, Any], key: str | None) -> str: ...
-    def claim(self, worker: str, seconds: float) -> Lease | None: ...
-    def append(self, lease: Lease, events: Sequence[Mapping[str, Any]], seconds: float) -> Verdict: ...
+    def claim(self, worker: str, seconds: float, free: Sequence[Room] | None = None) -> Lease | None:
+        """The next job in fair order that fits into one of the ``free`` rooms (None: anything fits)."""
+
+    def append(self, lease: Lease, batch: int, events: Sequence[Mapping[str, Any]], seconds: float) -> Verdict:
+        """Writes the ``batch``-th batch (from 1) of this lease and renews it. A batch that was written already, by a
+        call whose answer was lost, is not written again. ``stop``: the job is parked now, the lease is over."""
+
     def cancel(self, job_id: str) -> None: ...

@@ -69,10 +69,13 @@ class ExportSpec(_Strict):
 
 
 class ResourceSpec(_Strict):
-    """What one search takes of a worker."""
+    """What one search takes of a single node. ``labels`` are those of the nodes that it may run on, such as
+    ``{"gpu": "a100"}``; ``memory_gb`` is set aside for it, None: not counted."""
 
     cpus: int = Field(default=1, ge=1, le=1024)
     gpus: int = Field(default=0, ge=0, le=64)
+    memory_gb: float | None = Field(default=None, gt=0, le=65536, allow_inf_nan=False)
+    labels: dict[Name, Name] = Field(default_factory=dict, max_length=16)
 
 
 class SearchSpec(_Strict):

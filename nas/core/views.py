@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from nas.core.access import Scope
+from nas.core.lifecycle import JobStatus
 from nas.core.metrics import Goal, Kind
-from nas.core.spec import DeviceSpec, SearchSpec
-
-JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, ObjectiveSpec, ResourceSpec, SearchSpec
 
 
 class MetricView(BaseModel):
@@ -36,10 +36,18 @@ class StageView(BaseModel):
 
 
 class JobView(BaseModel):
-    """What searches and device onboardings have in common. ``eta_s`` is an estimate, None until one can be made."""
+    """What searches and device onboardings have in common. ``eta_s`` is an estimate, None until one can be made.
+
+    ``waiting`` says what a queued job waits for, such as "waiting for 1 GPU, position 3 of 12". ``busy_seconds`` is
+    how long workers held it in all.
+    """
 
     id: str
     status: JobStatus
+    owner: str = "local"
+    priority: int = 0
+    waiting: str | None = None
+    busy_seconds: float = 0.0
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -196,9 +204,43 @@ class EventPage(BaseModel):
     last: int
 
 
+class StageCostView(BaseModel):
+    """What one stage will take, from ``timed`` steps of it that were really run on a worker, of ``steps`` in all.
+
+    ``low_s`` to ``high_s`` is the range that the timed steps and unknown repetitions leave open.
+    """
+
+    stage: str
+    seconds: float
+    low_s: float
+    high_s: float
+    steps: int
+    timed: int
+    unit: str = ""
+    memory_bytes: int | None = None
+    note: str = ""
+
+
+class CostView(BaseModel):
+    """What a search will take on the worker that timed it. ``confidence``: ``measured`` where every stage's steps were
+    timed, ``partial`` where some stage had to be assumed (its ``note`` says what)."""
+
+    worker: str
+    seconds: float
+    low_s: float
+    high_s: float
+    gpu_hours: float
+    cpu_hours: float
+    memory_bytes: int
+    evaluations: int
+    confidence: Literal["measured", "partial"]
+    stages: list[StageCostView]
+
+
 class DryRunView(BaseModel):
     """What a search would meet, before anything is spent. Ranges come from ``sampled`` random networks and the extreme
-    ones; latencies are predicted; counts are exact."""
+    ones; latencies are predicted; counts are exact. ``cost`` was timed on a worker; where it is None, ``cost_missing``
+    says why."""
 
     feasible: bool
     problems: list[str]
@@ -209,6 +251,8 @@ class DryRunView(BaseModel):
     sampled: int
     stages: list[str]
     spec_hash: str
+    cost: CostView | None = None
+    cost_missing: str | None = None
 
 
 class CardView(BaseModel):
@@ -289,3 +333,100 @@ class ExtendBody(BaseModel):
     bounds: dict[str, float] | None = None
     device: str | None = None
     seed: int | None = None
+
+
+class ForkBody(BaseModel):
+    """A new search on the trained supernet of another: what is given replaces the parent's, whole; no training."""
+
+    model_config = {"extra": "forbid"}
+    name: str | None = None
+    device: str | None = None
+    objectives: list[ObjectiveSpec] | None = None
+    budget: BudgetSpec | None = None
+    export: ExportSpec | None = None
+    resources: ResourceSpec | None = None
+    seed: int | None = None
+
+
+class PriorityBody(BaseModel):
+    """Where a search stands among its owner's: higher goes first."""
+
+    model_config = {"extra": "forbid"}
+    priority: int = Field(ge=-100, le=100)
+
+
+class MeView(BaseModel):
+    """Who the service takes you for, what you may do, and what is left of your quota."""
+
+    owner: str
+    scopes: list[Scope]
+    token: str | None
+    quota: QuotaView
+
+
+class QuotaView(BaseModel):
+    """Limits of one owner, None: no limit; and what is used of them."""
+
+    owner: str
+    max_queued: int | None
+    max_running: int | None
+    gpu_hours: float | None
+    queued: int = 0
+    running: int = 0
+    gpu_hours_used: float = 0.0
+
+
+class QuotaBody(BaseModel):
+    """New limits of an owner, all three; None: no limit."""
+
+    model_config = {"extra": "forbid"}
+    max_queued: int | None = Field(default=None, ge=0)
+    max_running: int | None = Field(default=None, ge=0)
+    gpu_hours: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+
+class TokenView(BaseModel):
+    """An API token, short of its secret."""
+
+    id: str
+    owner: str
+    name: str
+    scopes: list[Scope]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+class AuditView(BaseModel):
+    """Who did what to what, and from where."""
+
+    id: int
+    at: datetime
+    owner: str
+    token: str | None
+    address: str | None
+    action: str
+    target: str
+    detail: dict[str, Any] = {}
+
+
+class AuditPage(Page):
+    """Audit records, newest first."""
+
+    items: list[AuditView]
+
+
+class CheckView(BaseModel):
+    """One thing that readiness and ``nas doctor`` look at."""
+
+    name: str
+    status: Literal["ok", "warning", "failed"]
+    detail: str
+
+
+class ReadyView(BaseModel):
+    """Whether requests and searches can be served now, and what was looked at."""
+
+    ready: bool
+    checks: list[CheckView]

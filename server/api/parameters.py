@@ -12,7 +12,7 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         min_length=1,
-        max_length=200,
+        max_length=120,
         description="Any text of your own. A repeated request with the same key and spec returns what the first made.",
     ),
 ]

@@ -12,6 +12,7 @@ from nas.core.arch import Arch
 from nas.core.errors import UnknownName
 from nas.core.events import Origin
 from nas.core.fronts import Front, front_of
+from nas.core.lifecycle import JobStatus
 from nas.core.metrics import METRICS
 from nas.core.spec import BudgetSpec, SearchSpec, parse_spec
 from nas.core.views import (
@@ -20,7 +21,6 @@ from nas.core.views import (
     EventPage,
     ExtendBody,
     FrontView,
-    JobStatus,
     LayerView,
     ObjectiveView,
     PointPage,

@@ -16,8 +16,9 @@ from typer.core import TyperGroup
 
 from nas.client import DEFAULT_URL, Client
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec, NotFound, StorageError
+from nas.core.lifecycle import JobStatus
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
-from nas.core.views import ArtifactView, ExtendBody, JobStatus
+from nas.core.views import ArtifactView, ExtendBody
 from server.cli import progress, render
 
 V = TypeVar("V")

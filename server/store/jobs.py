@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec, NotFound
 from nas.core.events import Evaluated, Event, Progress, decode
 from nas.core.metrics import metric_info
-from nas.core.ports import JobKind, Lease, Verdict
+from nas.core.ports import JobKind, Lease, Room, Verdict
 from server.store.database import reading, writing
 from server.store.models import DeviceRow, EventRow, Job, WorkerRow
 from server.store.projections import new_stage, project, surplus_progress
@@ -71,7 +71,7 @@ class SqlJobStore:
                     spec=dict(spec),
                     spec_hash=digest,
                     space_id=space_id,
-                    idempotency_key=key,
+                    idempotency_key=f"local/{key}" if key is not None else None,
                     parent_id=parent,
                     created_at=self._clock(),
                     stages=[new_stage(name) for name in stages],
@@ -88,14 +88,11 @@ class SqlJobStore:
                 raise Conflict(f"device {spec['name']!r} is being added already") from None
             raise
 
-    def claim(self, worker: str, seconds: float) -> Lease | None:
+    def claim(self, worker: str, seconds: float, free: Sequence[Room] | None = None) -> Lease | None:
         """The oldest job that waits or whose lease has passed, or None. Gives up on jobs that only ever crash."""
         with writing(self._engine) as session:
             while (job := self._next(session)) is not None:
                 now = self._clock()
-                if job.cancel_requested:
-                    _end(job, "cancelled", None, now)
-                    continue
                 if job.stalled >= MAX_STALLED:
                     reason = f"; the last one: {job.last_crash}" if job.last_crash else ""
                     _end(job, "failed", f"{MAX_STALLED} attempts ended without any progress{reason}", now)
@@ -108,7 +105,7 @@ class SqlJobStore:
                 return _lease(session, job, worker, now, seconds, resolved)
         return None
 
-    def append(self, lease: Lease, events: Sequence[Mapping[str, Any]], seconds: float) -> Verdict:
+    def append(self, lease: Lease, batch: int, events: Sequence[Mapping[str, Any]], seconds: float) -> Verdict:
         """Writes events and their projections if the lease still holds, and renews it.
 
         Returns ``lost``, having written nothing, when it does not. Raises InvalidInput for events that are none.
@@ -120,6 +117,9 @@ class SqlJobStore:
             job = _held(session, lease, now)
             if job is None:
                 return "lost"
+            if batch <= job.lease_batch:
+                return "continue"
+            job.lease_batch = batch
             numbered = list(enumerate(decoded, start=job.last_seq + 1))
             rows = zip(numbered, bodies, strict=True)
             session.add_all(EventRow(job_id=job.id, seq=seq, at=now, body=body) for (seq, _), body in rows)
@@ -131,7 +131,7 @@ class SqlJobStore:
                     session.flush()
                     session.execute(delete(EventRow).where(EventRow.job_id == job.id, EventRow.seq.in_(surplus)))
             job.lease_expires_at = now + seconds
-            return "cancel" if job.cancel_requested else "continue"
+            return "continue"
 
     def finish(
         self, lease: Lease, status: Literal["succeeded", "failed", "cancelled"], error: str | None = None
@@ -169,7 +169,7 @@ class SqlJobStore:
             return len(gone)
 
     def cancel(self, job_id: str) -> None:
-        """Cancels a job: at once if it waits, else its worker is told with its next append.
+        """Cancels a job, now: a worker that has it writes nothing any more and is told so.
 
         Raises NotFound, or Conflict when it has ended otherwise.
         """
@@ -179,8 +179,7 @@ class SqlJobStore:
                 raise NotFound(f"no job {job_id!r}")
             if job.status in ("succeeded", "failed"):
                 raise Conflict(f"job {job_id} has {job.status} already, so it cannot be cancelled")
-            job.cancel_requested = True
-            if job.status == "queued":
+            if job.status != "cancelled":
                 _end(job, "cancelled", None, self._clock())
 
     def beat(self, worker: str, slots: int) -> None:
@@ -219,7 +218,7 @@ def spec_hash(spec: Mapping[str, Any]) -> str:
 
 
 def _known(session: Session, kind: JobKind, digest: str, key: str) -> str | None:
-    job = session.scalars(select(Job).where(Job.idempotency_key == key)).first()
+    job = session.scalars(select(Job).where(Job.idempotency_key == f"local/{key}")).first()
     if job is None:
         return None
     if (job.kind, job.spec_hash) != (kind, digest):
@@ -251,6 +250,7 @@ def _lease(session: Session, job: Job, worker: str, now: float, seconds: float, 
     job.attempts += 1
     job.stalled += 1
     job.lease_owner, job.lease_token, job.lease_expires_at = worker, job.lease_token + 1, now + seconds
+    job.lease_batch = 0
     kind: JobKind = "device" if job.kind == "device" else "search"
     spec = {"spec": job.spec, "resolved": dict(resolved)}
     return Lease(job.id, kind, spec, job.lease_token, job.lease_expires_at, _log(session, job.id))

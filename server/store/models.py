@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, MetaData, String, Text
+from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, Integer, MetaData, String, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -22,21 +22,36 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map: ClassVar = {dict[str, Any]: Json, list[dict[str, Any]]: Json, list[int]: Json, float: Double()}
+    type_annotation_map: ClassVar = {
+        dict[str, Any]: Json,
+        list[dict[str, Any]]: Json,
+        list[int]: Json,
+        list[str]: Json,
+        float: Double(),
+    }
 
 
 class Job(Base):
     """A search or a device onboarding: what was asked, who works on it, and how far it is.
 
-    ``lease_token`` grows with every claim. ``stalled`` counts the claims since the job last made durable progress.
+    ``lease_token`` grows with every claim; ``lease_batch`` counts the batches written under it, so that a batch whose
+    answer was lost is not written twice. ``busy_seconds`` counts the time under leases, up to ``busy_until``.
+    ``idempotency_key`` is ``owner/key``, so that owners do not meet in it.
+    ``stalled`` counts the claims since the job last made durable progress.
     ``state`` is the search state short of points and artifacts; ``stages`` is what progress bars show.
     """
 
     __tablename__ = "jobs"
-    __table_args__ = (Index(None, "status", "created_at"), Index(None, "kind", "created_at", "id"))
+    __table_args__ = (
+        Index(None, "status", "created_at"),
+        Index(None, "kind", "created_at", "id"),
+        Index(None, "owner", "created_at", "id"),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16))
+    owner: Mapped[str] = mapped_column(String(120), default="local")
+    priority: Mapped[int] = mapped_column(default=0)
     name: Mapped[str] = mapped_column(String(120))
     spec: Mapped[dict[str, Any]]
     spec_hash: Mapped[str] = mapped_column(String(64))
@@ -54,7 +69,10 @@ class Job(Base):
     lease_owner: Mapped[str | None] = mapped_column(String(200))
     lease_token: Mapped[int] = mapped_column(default=0)
     lease_expires_at: Mapped[float | None]
-    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    lease_batch: Mapped[int] = mapped_column(default=0)
+    busy_seconds: Mapped[float] = mapped_column(default=0.0)
+    busy_until: Mapped[float | None]
+    resources: Mapped[dict[str, Any]] = mapped_column(default=dict)
     last_seq: Mapped[int] = mapped_column(default=0)
     point_count: Mapped[int] = mapped_column(default=0)
     stages: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
@@ -73,15 +91,16 @@ class EventRow(Base):
 
 
 class PointRow(Base):
-    """An evaluated network. ``position`` is the order of first evaluation."""
+    """An evaluated network. ``position`` is the order of first evaluation, ``seq`` the last event that changed it."""
 
     __tablename__ = "points"
-    __table_args__ = (Index(None, "job_id", "position", unique=True),)
+    __table_args__ = (Index(None, "job_id", "position", unique=True), Index(None, "job_id", "seq"))
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     origin: Mapped[str] = mapped_column(String(16), primary_key=True)
     arch_id: Mapped[str] = mapped_column(String(16), primary_key=True)
     position: Mapped[int]
+    seq: Mapped[int] = mapped_column(default=0)
     space: Mapped[str] = mapped_column(String(120))
     genes: Mapped[list[int]]
     metrics: Mapped[dict[str, Any]]
@@ -139,10 +158,58 @@ class PredictorRow(Base):
 
 
 class WorkerRow(Base):
-    """A dispatcher that is, or lately was, connected."""
+    """A dispatcher that is, or lately was, connected. ``nodes`` is what its cluster has, and ``free`` what is left of
+    it, as lists of ``nas.core.ports.Room``; ``elastic``: more nodes may come."""
 
     __tablename__ = "workers"
 
     owner: Mapped[str] = mapped_column(String(200), primary_key=True)
     slots: Mapped[int]
     seen_at: Mapped[float]
+    nodes: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
+    free: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
+    elastic: Mapped[bool] = mapped_column(default=False)
+
+
+class TokenRow(Base):
+    """An API token. Only the sha256 of its secret is kept; the secret has 256 random bits, so it needs no salt."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(120))
+    name: Mapped[str] = mapped_column(String(120))
+    secret_hash: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[list[str]]
+    created_at: Mapped[float]
+    expires_at: Mapped[float | None]
+    revoked_at: Mapped[float | None]
+    last_used_at: Mapped[float | None]
+
+
+class OwnerRow(Base):
+    """The limits of an owner (None: none), and the GPU time that deleted searches took with them."""
+
+    __tablename__ = "owners"
+
+    name: Mapped[str] = mapped_column(String(120), primary_key=True)
+    max_queued: Mapped[int | None]
+    max_running: Mapped[int | None]
+    gpu_hours: Mapped[float | None]
+    gpu_seconds_deleted: Mapped[float] = mapped_column(default=0.0)
+
+
+class AuditRow(Base):
+    """Who did what. Written in the transaction that did it, and never changed."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index(None, "owner", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
+    at: Mapped[float]
+    owner: Mapped[str] = mapped_column(String(120))
+    token_id: Mapped[str | None] = mapped_column(String(16))
+    address: Mapped[str | None] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(64))
+    target: Mapped[str] = mapped_column(String(200))
+    detail: Mapped[dict[str, Any]] = mapped_column(default=dict)
