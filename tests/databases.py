@@ -54,7 +54,7 @@ def postgres_server() -> Iterator[str]:
 def postgres_url(folder: str, name: str) -> str:
     """The URL of a new, empty database of a server."""
     with psycopg.connect(host=folder, user="postgres", dbname="postgres", autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
+        connection.execute(f'CREATE DATABASE "{name}"')
     return f"postgresql://postgres@/{name}?host={folder}"
 
 
