@@ -1,9 +1,10 @@
 """Zero-cost proxies: how promising is a network before any training? One mini-batch each, larger is better.
 
 They are hints, never a verdict: parameters and MACs rank about as well (Krishnakumar et al., NAS-Bench-Suite-Zero,
-2022) and belong beside them in every comparison. A proxy leaves the network bitwise as it was, its batch-norm statistics and
-its mode included. Sources: snip, synflow, grad_norm, jacob_cov as in Abdelfattah et al., Zero-Cost Proxies for
-Lightweight NAS (ICLR 2021); naswot: Mellor et al., ICML 2021; zen: Lin et al., ICCV 2021; near: Husistein et al., 2024.
+2022) and belong beside them in every comparison. A proxy leaves the network bitwise as it was, its batch-norm
+statistics and its mode included. Sources: snip, synflow, grad_norm, jacob_cov as in Abdelfattah et al., Zero-Cost
+Proxies for Lightweight NAS (ICLR 2021); naswot: Mellor et al., ICML 2021; zen: Lin et al., ICCV 2021; near: Husistein
+et al., 2024.
 """
 
 from __future__ import annotations
