@@ -398,6 +398,44 @@ class TokenView(BaseModel):
     last_used_at: datetime | None
 
 
+class TokenBody(BaseModel):
+    """A token to make. It acts for ``owner`` within ``scopes`` until ``expires_at`` (None: until it is revoked)."""
+
+    model_config = {"extra": "forbid"}
+    owner: str = Field(min_length=1, max_length=120)
+    name: str = Field(min_length=1, max_length=120)
+    scopes: list[Scope] = Field(min_length=1)
+    expires_at: datetime | None = None
+
+
+class NewTokenView(TokenView):
+    """A token just made, with its secret: the only time that it is shown."""
+
+    secret: str
+
+
+class RoomView(BaseModel):
+    """What a node has, and what of it is free."""
+
+    cpus: float
+    gpus: float
+    memory_gb: float
+    labels: dict[str, str] = {}
+    free_cpus: float
+    free_gpus: float
+    free_memory_gb: float
+
+
+class WorkerView(BaseModel):
+    """A dispatcher that is connected, with the nodes of its cluster; ``elastic``: more nodes may come."""
+
+    name: str
+    slots: int
+    seen_at: datetime
+    elastic: bool
+    nodes: list[RoomView]
+
+
 class AuditView(BaseModel):
     """Who did what to what, and from where."""
 
