@@ -18,6 +18,7 @@ from server.dashboard.device_pages import device_page, devices_page
 from server.dashboard.frame import LOGO, framed
 from server.dashboard.search_page import search_page
 from server.dashboard.searches_page import searches_page
+from server.dashboard.service_page import service_page
 from server.dashboard.submit_page import submit_page
 from server.dashboard.subnet_page import subnet_page
 
@@ -37,8 +38,8 @@ def mount(app: FastAPI, api_url: str) -> None:
     ui.add_head_html(f'<link rel="stylesheet" href="/_dashboard/dashboard.css?v={version}">', shared=True)
 
     @ui.page("/")
-    async def searches(status: str = "") -> None:
-        await searches_page(client, status)
+    async def searches(status: str = "", owner: str = "") -> None:
+        await searches_page(client, status, owner)
 
     @ui.page("/searches/{search_id}")
     async def search(search_id: str) -> None:
@@ -55,6 +56,10 @@ def mount(app: FastAPI, api_url: str) -> None:
     @ui.page("/devices/{name}")
     async def device(name: str) -> None:
         await device_page(client, name)
+
+    @ui.page("/service")
+    async def service() -> None:
+        await service_page(client)
 
     @ui.page("/submit")
     async def submit(supernet: str = "", device: str = "") -> None:
