@@ -1,7 +1,8 @@
 """A service with rich, made-up contents for the dashboard's tests: the REST contract's views, and nothing behind them.
 
 Run it with a dashboard on top:  python -m tests.fake_dashboard_api PORT|fd=N [full|reader|many|empty|down]
-``reader`` is ``full`` seen by somebody who may only read, and ``many`` has a thousand searches more. ``down`` mounts the dashboard on a service that does not answer.
+``reader`` is ``full`` seen by somebody who may only read, and ``many`` has a thousand searches more.
+``down`` mounts the dashboard on a service that does not answer.
 """
 
 from __future__ import annotations
@@ -519,7 +520,7 @@ def make_searches() -> list[FakeSearch]:
 
 
 def make_many(count: int) -> list[FakeSearch]:
-    """Searches that were cancelled long ago, an hour apart."""
+    """Searches that wait, submitted an hour apart."""
     return [
         FakeSearch(SearchSpec(name=f"sweep {i}", seed=i), "queued", timedelta(days=20, hours=i), 10_000 + i)
         for i in range(count)

@@ -80,7 +80,7 @@ class AuditCard:
 
 def _draw_record(record: AuditView) -> None:
     with div("", "tr"):
-        text(words.moment(record.at), "num", "td")
+        text(words.moment(record.at), "num whole", "td")
         with div("", "td"):
             text(record.owner)
             if record.token:
@@ -88,7 +88,7 @@ def _draw_record(record: AuditView) -> None:
         text(record.action, tag="td")
         with div("", "td"):
             if _SEARCH.fullmatch(record.target) and "delete" not in record.action:
-                ui.link(record.target, f"/searches/{record.target}").classes("mono small")
+                ui.link(record.target[:12], f"/searches/{record.target}").classes("mono small")
             else:
                 text(record.target, "mono small")
             if record.detail:

@@ -140,10 +140,8 @@ def _draw_amount(name: str, used: float, limit: float | None, unit: str = "") ->
     full = limit is not None and used >= limit
     with div("amount"):
         text(name, "small muted")
-        if limit:
-            bar(used / limit, "full" if full else "")
-        else:
-            div("bar")
+        if limit is not None:
+            bar(used / limit if limit else 1.0, "full" if full else "")
         of = f"{_short(used)} of {_short(limit)}" if limit is not None else f"{_short(used)}, no limit"
         text(f"{of} {unit}".strip(), "small num")
 
