@@ -361,8 +361,9 @@ def _lease(session: Session, job: Job, worker: str, now: float, seconds: float, 
 
 
 def _log(session: Session, job_id: str) -> tuple[Mapping[str, Any], ...]:
-    """All events of a job, but of the progress in each stage only the latest."""
-    bodies = session.scalars(select(EventRow.body).where(EventRow.job_id == job_id).order_by(EventRow.seq)).all()
+    """What workers wrote about a job, but of the progress in each stage only the latest."""
+    rows = session.scalars(select(EventRow.body).where(EventRow.job_id == job_id).order_by(EventRow.seq))
+    bodies = [body for body in rows if body["kind"] != StatusChanged.kind]
     newest = {body["stage"]: i for i, body in enumerate(bodies) if body["kind"] == Progress.kind}
     return tuple(b for i, b in enumerate(bodies) if b["kind"] != Progress.kind or newest[b["stage"]] == i)
 
