@@ -402,7 +402,7 @@ def test_adding_a_device(api: TestClient, store: Store) -> None:
     assert DeviceView.model_validate(api.get("/v1/devices").json()[0]) == view
     card = CardView.model_validate(api.get("/v1/predictors?device=bench").json()[0])
     assert card == CardView.model_validate(api.get(f"/v1/predictors/{card.id}").json())
-    assert EventPage.model_validate(api.get("/v1/devices/bench/events").json()).last == 7
+    assert EventPage.model_validate(api.get("/v1/devices/bench/events").json()).last == 10
 
 
 @pytest.mark.parametrize(
@@ -432,7 +432,7 @@ def test_pages_of_events(api: TestClient, done: str) -> None:
     assert [e.seq for e in first.items] == list(range(1, 11))
     rest = EventPage.model_validate(api.get(f"/v1/searches/{done}/events?after={first.last}").json())
     assert first.items + rest.items == EventPage.model_validate(api.get(f"/v1/searches/{done}/events").json()).items
-    assert rest.items[-1].body["kind"] == "stage_finished"
+    assert rest.items[-1].body == {"kind": "status", "before": "running", "after": "succeeded", "reason": "", "by": ""}
     assert EventPage.model_validate(api.get(f"/v1/searches/{done}/events?after=99").json()).last == 99
 
 
@@ -446,11 +446,11 @@ def test_a_stream_of_events_ends_with_the_job_and_resumes(api: TestClient, done:
     assert answer.headers["content-type"].startswith("text/event-stream")
     retry, *events, end = blocks(answer.text)
     assert "retry" in retry
-    assert [int(e["id"]) for e in events] == list(range(1, 29))
-    assert json.loads(events[0]["data"])["body"]["kind"] == "stage_started"
+    assert [int(e["id"]) for e in events] == list(range(1, 32))
+    assert json.loads(events[0]["data"])["body"]["after"] == "queued"
     assert end == {"event": "end", "data": '{"status": "succeeded"}'}
-    again = api.get(f"/v1/searches/{done}/events?after=3", headers={**headers, "Last-Event-ID": "26"})
-    assert [e.get("id") for e in blocks(again.text)] == [None, "27", "28", None]
+    again = api.get(f"/v1/searches/{done}/events?after=3", headers={**headers, "Last-Event-ID": "29"})
+    assert [e.get("id") for e in blocks(again.text)] == [None, "30", "31", None]
     refused(api.get(f"/v1/searches/{done}/events", headers={"Last-Event-ID": "x"}), 422, "invalid_input")
 
 
@@ -464,10 +464,10 @@ def test_a_stream_follows_a_running_job(store: Store) -> None:
     lease = store.jobs.claim("worker", 1e9)
     assert lease is not None
     steps: list[Callable[[], Any]] = [
-        lambda: store.jobs.append(lease, fakes.records([StageStarted("train", 0, 1)]), 1e9),
-        lambda: store.jobs.append(lease, fakes.records([Progress("train", 1, 2)]), 1e9),
+        lambda: fakes.append(store, lease, [StageStarted("train", 0, 1)], 1e9),
+        lambda: fakes.append(store, lease, [Progress("train", 1, 2)], 1e9),
         *[lambda: None] * 70,  # 17.5 s without events
-        lambda: store.jobs.append(lease, fakes.records([StageFinished("train", 1.0)]), 1e9),
+        lambda: fakes.append(store, lease, [StageFinished("train", 1.0)], 1e9),
         lambda: store.jobs.finish(lease, "failed", "a reason"),
     ]
     waited: list[float] = []
@@ -478,7 +478,7 @@ def test_a_stream_follows_a_running_job(store: Store) -> None:
 
     text = asyncio.run(collect(sse.stream(lambda n: store.queries.events(search, n, sse.PAGE), 0, sleep)))
     found = text.split("\n\n")
-    assert [b.split("\n")[0] for b in found if b.startswith("id")] == ["id: 1", "id: 2", "id: 3"]
+    assert [b.split("\n")[0] for b in found if b.startswith("id")] == [f"id: {n}" for n in range(1, 7)]
     assert found.count(": still here") == 1
     assert '"failed"' in found[-2]
     assert waited == [sse.POLL_S] * 74

@@ -86,8 +86,8 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._jobs, name)
 
-    def append(self, lease: Lease, events: Sequence[Mapping[str, Any]], seconds: float) -> Verdict:
-        verdict = self._jobs.append(lease, events, seconds)
+    def append(self, lease: Lease, batch: int, events: Sequence[Mapping[str, Any]], seconds: float) -> Verdict:
+        verdict = self._jobs.append(lease, batch, events, seconds)
         self.appends += 1
         self.on_append(lease, events)
         return verdict

@@ -8,19 +8,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from nas.core.ports import BlobStore
+from server.store.audit import Audit
 from server.store.blobs import open_blobs
 from server.store.database import connect
 from server.store.jobs import SqlJobStore
 from server.store.migrate import migrate_engine
 from server.store.queries import Queries
+from server.store.quotas import Quotas
 
 
 @dataclass(frozen=True)
 class Store:
-    """The database through two doors, one that writes and one that reads, and the blobs."""
+    """The jobs and what can be read about them, owners' limits, the audit trail, and the blobs."""
 
     jobs: SqlJobStore
     queries: Queries
+    quotas: Quotas
+    audit: Audit
     blobs: BlobStore
 
 
@@ -33,6 +37,12 @@ def open_store(database: str, blobs: str, clock: Callable[[], float] = time.time
     engine = connect(database)
     try:
         migrate_engine(engine)
-        yield Store(SqlJobStore(engine, clock), Queries(engine, clock), open_blobs(blobs))
+        yield Store(
+            jobs=SqlJobStore(engine, clock),
+            queries=Queries(engine, clock),
+            quotas=Quotas(engine, clock),
+            audit=Audit(engine),
+            blobs=open_blobs(blobs),
+        )
     finally:
         engine.dispose()
