@@ -549,9 +549,9 @@ def make_audit(count: int) -> list[AuditView]:
     rows = []
     for i in range(count):
         owner, action, target = (
-            ("ada", "search.pause", SEARCH_OF_ADA),
-            ("ci", "search.submit", "b" * 32),
-            ("local", "quota.set", "ada"),
+            ("ada", "pause search", SEARCH_OF_ADA),
+            ("ci", "submit search", "b" * 32),
+            ("local", "set quota", "ada"),
         )[i % 3]
         rows.append(
             AuditView(
@@ -562,7 +562,7 @@ def make_audit(count: int) -> list[AuditView]:
                 address="127.0.0.1",
                 action=action,
                 target=target,
-                detail={"max_running": 2} if action == "quota.set" else {},
+                detail={"max_running": 2} if action == "set quota" else {},
             )
         )
     return rows
@@ -575,12 +575,8 @@ WORKERS = [
         slots=4,
         seen_at=NOW,
         elastic=True,
-        nodes=[
-            RoomView(
-                cpus=16, gpus=2, memory_gb=128, free_cpus=9, free_gpus=0, free_memory_gb=71.5, labels={"gpu": "a100"}
-            ),
-            RoomView(cpus=8, gpus=0, memory_gb=32, free_cpus=8, free_gpus=0, free_memory_gb=32),
-        ],
+        nodes=[RoomView(cpus=16, gpus=2, memory_gb=128, labels={"gpu": "a100"}), RoomView(cpus=8, memory_gb=32)],
+        free=[RoomView(cpus=9, memory_gb=71.5, labels={"gpu": "a100"}), RoomView(cpus=8, memory_gb=32)],
     )
 ]
 CHECKS = [

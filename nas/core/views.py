@@ -415,25 +415,24 @@ class NewTokenView(TokenView):
 
 
 class RoomView(BaseModel):
-    """What a node has, and what of it is free."""
+    """What a node has, or what of it is free."""
 
     cpus: float
-    gpus: float
-    memory_gb: float
+    gpus: float = 0.0
+    memory_gb: float = 0.0
     labels: dict[str, str] = {}
-    free_cpus: float
-    free_gpus: float
-    free_memory_gb: float
 
 
 class WorkerView(BaseModel):
-    """A dispatcher that is connected, with the nodes of its cluster; ``elastic``: more nodes may come."""
+    """A dispatcher that is connected, with the ``nodes`` of its cluster and what of each is ``free``, in the same
+    order; ``elastic``: more nodes may come."""
 
     name: str
     slots: int
     seen_at: datetime
     elastic: bool
     nodes: list[RoomView]
+    free: list[RoomView]
 
 
 class AuditView(BaseModel):

@@ -84,10 +84,14 @@ def routes(store: Store, streams: sse.Streams) -> APIRouter:
 
     @router.get("/searches", summary="All searches")
     def searches(
-        status: JobStatus | None = None, limit: Annotated[int, Query(ge=1, le=200)] = 50, cursor: Cursor = None
+        status: JobStatus | None = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+        cursor: Cursor = None,
+        owner: Annotated[str | None, Query(description="Only searches of this owner")] = None,
+        parent: Annotated[str | None, Query(description="Only searches that go on from this one")] = None,
     ) -> SearchPage:
         """Searches, newest first."""
-        return store.queries.searches(status, limit, cursor)
+        return store.queries.searches(status, limit, cursor, owner, parent)
 
     @router.get("/searches/{id}", summary="One search", responses=responses(404))
     def search(id: str) -> SearchView:
@@ -191,13 +195,14 @@ def routes(store: Store, streams: sse.Streams) -> APIRouter:
         id: str,
         after: After = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+        kind: Annotated[str | None, Query(description="Only events of this kind, such as `status`")] = None,
         accept: Accept = "",
         last_event_id: LastEventId = None,
     ) -> Any:
         """The log, oldest first. Old progress events are thinned out; all others stay."""
         job = store.queries.search_job(id)
         start = after if last_event_id is None else last_event_id
-        return sse.events(streams, lambda n, size: store.queries.events(job, n, size), accept, start, limit)
+        return sse.events(streams, lambda n, size: store.queries.events(job, n, size, kind), accept, start, limit)
 
     return router
 

@@ -124,26 +124,30 @@ def _draw_worker(worker: WorkerView) -> None:
             text(worker.name, "strong", "span")
             slots = f"{words.counted(worker.slots, 'search', 'searches')} at a time"
             text(slots + (", more nodes can come" if worker.elastic else ""), "small muted", "span")
-        for node in worker.nodes:
+        for i, node in enumerate(worker.nodes):
+            free = worker.free[i] if len(worker.free) == len(worker.nodes) else None
             with div("node"):
-                _draw_amount("CPUs", node.cpus - node.free_cpus, node.cpus)
+                _draw_amount("CPUs", free and node.cpus - free.cpus, node.cpus)
                 if node.gpus:
-                    _draw_amount("GPUs", node.gpus - node.free_gpus, node.gpus)
+                    _draw_amount("GPUs", free and node.gpus - free.gpus, node.gpus)
                 if node.memory_gb:
-                    _draw_amount("Memory", node.memory_gb - node.free_memory_gb, node.memory_gb, "GB")
+                    _draw_amount("Memory", free and node.memory_gb - free.memory_gb, node.memory_gb, "GB")
             if node.labels:
                 text(", ".join(f"{k}: {v}" for k, v in node.labels.items()), "small muted mono")
 
 
-def _draw_amount(name: str, used: float, limit: float | None, unit: str = "") -> None:
-    """How much of something is used, as a bar where there is a limit."""
-    full = limit is not None and used >= limit
+def _draw_amount(name: str, used: float | None, limit: float | None, unit: str = "") -> None:
+    """How much of something is used (None: not known), as a bar where there is a limit."""
     with div("amount"):
         text(name, "small muted")
-        if limit is not None:
-            bar(used / limit if limit else 1.0, "full" if full else "")
-        of = f"{_short(used)} of {_short(limit)}" if limit is not None else f"{_short(used)}, no limit"
-        text(f"{of} {unit}".strip(), "small num")
+        if used is None:
+            told = _short(limit or 0.0)
+        elif limit is None:
+            told = f"{_short(used)}, no limit"
+        else:
+            bar(used / limit if limit else 1.0, "full" if used >= limit else "")
+            told = f"{_short(used)} of {_short(limit)}"
+        text(f"{told} {unit}".strip(), "small num")
 
 
 def _short(amount: float) -> str:

@@ -26,9 +26,11 @@ from nas.core.views import (
     MetricView,
     PointPage,
     PointView,
+    RoomView,
     SearchPage,
     SearchView,
     StageView,
+    WorkerView,
 )
 from server.store.cursors import read_cursor, utc, write_cursor
 from server.store.database import reading
@@ -59,13 +61,23 @@ class Queries:
         with reading(self._engine) as session:
             return _job(session, search_id, "search").owner
 
-    def searches(self, status: str | None, limit: int, cursor: str | None, owner: str | None = None) -> SearchPage:
-        """Searches, newest first; of one owner, if given. Raises InvalidInput for a cursor that is none."""
+    def searches(
+        self,
+        status: str | None,
+        limit: int,
+        cursor: str | None,
+        owner: str | None = None,
+        parent: str | None = None,
+    ) -> SearchPage:
+        """Searches, newest first; of one owner, or the children of one, if given. Raises InvalidInput for a cursor
+        that is none."""
         query = select(Job).where(Job.kind == "search").order_by(Job.created_at.desc(), Job.id.desc())
         if status is not None:
             query = query.where(Job.status == status)
         if owner is not None:
             query = query.where(Job.owner == owner)
+        if parent is not None:
+            query = query.where(Job.parent_id == parent)
         if cursor is not None:
             at, last = read_cursor(cursor, float, str)
             query = query.where(or_(Job.created_at < at, and_(Job.created_at == at, Job.id < last)))
@@ -147,18 +159,16 @@ class Queries:
         names = ", ".join(sorted(v.name for v in found)) or "none"
         raise NotFound(f"network {arch!r} of search {search_id} has no file {name!r}; its files: {names}")
 
-    def events(self, job_id: str, after: int, limit: int) -> tuple[EventPage, str | None]:
-        """Events after a number, oldest first, and the job's status if it has ended with them. Raises NotFound."""
+    def events(self, job_id: str, after: int, limit: int, kind: str | None = None) -> tuple[EventPage, str | None]:
+        """Events after a number, oldest first, of one kind, if given; and the job's status if it has ended with them.
+        Raises NotFound."""
+        where = [EventRow.job_id == job_id, EventRow.seq > after]
+        where += [EventRow.body["kind"].as_string() == kind] if kind is not None else []
         with reading(self._engine) as session:
             job = session.get(Job, job_id)
             if job is None:
                 raise NotFound(f"no job {job_id!r}")
-            rows = session.scalars(
-                select(EventRow)
-                .where(EventRow.job_id == job_id, EventRow.seq > after)
-                .order_by(EventRow.seq)
-                .limit(limit + 1)
-            ).all()
+            rows = session.scalars(select(EventRow).where(*where).order_by(EventRow.seq).limit(limit + 1)).all()
             items = [EventView(seq=row.seq, at=utc(row.at), body=row.body) for row in rows[:limit]]
             ended = job.status if job.status in ENDED and len(rows) <= limit else None
             return EventPage(items=items, last=items[-1].seq if items else after), ended
@@ -221,6 +231,22 @@ class Queries:
             recent = select(func.count()).where(WorkerRow.seen_at > self._clock() - worker_seconds)
             jobs = {row[0]: row[1] for row in session.execute(select(Job.status, func.count()).group_by(Job.status))}
             return session.scalar(recent) or 0, jobs.get("queued", 0), sum(jobs.get(status, 0) for status in LEASED)
+
+    def workers(self, worker_seconds: float) -> list[WorkerView]:
+        """Dispatchers seen within ``worker_seconds``, by name."""
+        recent = select(WorkerRow).where(WorkerRow.seen_at > self._clock() - worker_seconds).order_by(WorkerRow.owner)
+        with reading(self._engine) as session:
+            return [
+                WorkerView(
+                    name=row.owner,
+                    slots=row.slots,
+                    seen_at=utc(row.seen_at),
+                    elastic=row.elastic,
+                    nodes=[RoomView(**room) for room in row.nodes],
+                    free=[RoomView(**room) for room in row.free],
+                )
+                for row in session.scalars(recent)
+            ]
 
     @property
     def database(self) -> str:
