@@ -84,6 +84,6 @@ def _run(settings: Settings, leave: threading.Event, told: Any) -> None:
 
 
 def _wait_for_end(leave: threading.Event) -> None:
-    while sys.stdin.buffer.read(4096):
+    while os.read(0, 4096):  # not sys.stdin, whose lock would be held when the interpreter ends
         pass
     leave.set()

@@ -22,7 +22,8 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
         raise InvalidInput(f"settings: {details}") from error
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # One line per request belongs to debugging: the dashboard asks every second or two.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "alembic.runtime.plugins"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     return settings
 
 
