@@ -13,7 +13,9 @@ class Settings(BaseSettings):
     """Defaults are the embedded service: one machine, one folder.
 
     ``database_url`` and ``blobs_url`` default to an SQLite file and a folder in ``home``; PostgreSQL and any fsspec URL
-    serve more than one machine. ``ray_address`` joins a Ray cluster instead of starting a local one.
+    serve more than one machine. ``ray_address`` joins a Ray cluster instead of starting a local one. ``dispatch`` runs
+    a dispatcher beside the server; a replica that only answers does without. A worker that is silent for
+    ``stuck_seconds`` has its stack written to the log.
     """
 
     model_config = SettingsConfigDict(env_prefix="HWNAS_", extra="forbid", frozen=True)
@@ -27,6 +29,8 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=15.0, gt=0)
     poll_seconds: float = Field(default=0.2, gt=0)
     parallel_jobs: int = Field(default=1, ge=1)
+    stuck_seconds: float = Field(default=600.0, gt=0)
+    dispatch: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

@@ -86,11 +86,17 @@ def nas(
     ctx.default_map = _for_every_command(ctx.command, {"url": url})
 
 
+Home = Annotated[Path | None, typer.Option(help="Folder for database and models.", show_default="~/.hwnas")]
+
+
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port to bind; 0 takes a free one.", show_default="8765")] = None,
-    home: Annotated[Path | None, typer.Option(help="Folder for database and models.", show_default="~/.hwnas")] = None,
+    home: Home = None,
+    dispatch: Annotated[
+        bool | None, typer.Option("--dispatch/--no-dispatch", help="Run searches here, too.", show_default="dispatch")
+    ] = None,
 ) -> None:
     """Start the service: API, dashboard, queue and workers, in one command.
 
@@ -101,8 +107,23 @@ def serve(
     """
     from server.cli.serve import serve as run
 
-    given = {"host": host, "port": port, "home": home}
+    given = {"host": host, "port": port, "home": home, "dispatch": dispatch}
     run({k: v for k, v in given.items() if v is not None})
+
+
+@app.command()
+def dispatch(
+    home: Home = None,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+) -> None:
+    """Run searches for a service that is started elsewhere with `nas serve --no-dispatch`.
+
+    Both need the same database and the same place for models: see `HWNAS_DATABASE_URL` and `HWNAS_BLOBS_URL`. It runs
+    until Ctrl-C; what it was running goes on elsewhere.
+    """
+    from server.cli.dispatch import dispatch as run
+
+    run({"home": home} if home is not None else {}, supervised=supervised)
 
 
 @app.command()

@@ -1,20 +1,17 @@
-"""``nas serve``: everything in one process tree. The only place that knows every part."""
+"""``nas serve``: API and dashboard, and beside them a dispatcher in a process of its own."""
 
 from __future__ import annotations
 
 import errno
-import logging
-import os
 import signal
 import socket
-import sys
 from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
-from pydantic import ValidationError
-
-from nas.core.errors import Conflict, InvalidInput, StorageError
+from nas.core.errors import Conflict
+from server.cli.start import prepare_home, read_settings, say
+from server.cli.supervise import Supervisor
 from server.settings import Settings
 
 
@@ -25,67 +22,43 @@ def serve(given: Mapping[str, Any]) -> None:
     cannot be written; all before anything is started.
     """
     _leave_when_told()
-    try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
-        raise InvalidInput(f"settings: {details}") from error
+    settings = read_settings(given)
     with _listen(settings.host, settings.port) as listener:
-        try:
-            settings.home.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot use {settings.home} as home: {error.strerror}") from error
+        prepare_home(settings)
         _run(settings, listener)
 
 
 def _run(settings: Settings, listener: socket.socket) -> None:
-    # Imported here, since it takes seconds: whoever finds the port taken hears of it at once.
+    # Imported here, since it takes a while: whoever finds the port taken hears of it at once.
     import uvicorn
 
     from server.api.app import create_app
     from server.api.sse import Streams
     from server.dashboard.app import mount
     from server.store.store import open_store
-    from workers.dispatcher import Dispatcher
-    from workers.processes import is_dead, owner_name
-    from workers.ray_cluster import ray_cluster
 
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # One line per request belongs to debugging: the dashboard asks every second or two.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    # Workers decide their own thread counts; idle threads must not spin beside a measurement.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     url = _url(settings.host, listener.getsockname()[1])
+    ready = f"hwnas is ready: {url} (dashboard), {url}/docs (API); everything is kept in {settings.home}"
     with open_store(settings.database, settings.blobs) as store:
-        app = create_app(settings, store, Streams())
-        mount(app, url)
-        released = store.jobs.release_dead(is_dead)
-        if released:
-            _say(f"{released} interrupted job(s) go on from their last checkpoint")
-        with ray_cluster(settings.ray_address) as capacity:
-            _leave_when_told()  # Ray has put a handler of its own, with another exit status
-            dispatcher = Dispatcher(
-                store.jobs,
-                settings.blobs,
-                owner_name(),
-                capacity=capacity,
-                lease_seconds=settings.lease_seconds,
-                poll_seconds=settings.poll_seconds,
-                parallel_jobs=settings.parallel_jobs,
+        supervisor = Supervisor(settings, lambda: say(ready))
+        if settings.dispatch:
+            supervisor.start()
+        try:
+            app = create_app(settings, store, Streams())
+            mount(app, url)
+            if not settings.dispatch:
+                say(f"{ready}; searches wait for a dispatcher elsewhere")
+            config = uvicorn.Config(
+                app,
+                log_level=settings.log_level,
+                access_log=settings.log_level == "debug",
+                timeout_graceful_shutdown=2,
             )
-            dispatcher.start()
-            _say(f"hwnas is ready: {url} (dashboard), {url}/docs (API); everything is kept in {settings.home}")
-            try:
-                config = uvicorn.Config(
-                    app,
-                    log_level=settings.log_level,
-                    access_log=settings.log_level == "debug",
-                    timeout_graceful_shutdown=3,
-                )
-                uvicorn.Server(config).run(sockets=[listener])
-            finally:
-                _say("stopping; what is running goes on at the next start")
-                dispatcher.stop()
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            if settings.dispatch:
+                say("stopping; what is running goes on at the next start")
+                supervisor.stop()
 
 
 def _leave_when_told() -> None:
@@ -118,8 +91,3 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port}: {why}. Choose another with --port PORT, or --port 0 for a free one"
         ) from error
     return listener
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
