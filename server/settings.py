@@ -15,7 +15,8 @@ class Settings(BaseSettings):
     ``database_url`` and ``blobs_url`` default to an SQLite file and a folder in ``home``; PostgreSQL and any fsspec URL
     serve more than one machine. ``ray_address`` joins a Ray cluster instead of starting a local one. ``dispatch`` runs
     a dispatcher beside the server; a replica that only answers does without. A worker that is silent for
-    ``stuck_seconds`` has its stack written to the log.
+    ``stuck_seconds`` has its stack written to the log. ``require_tokens`` asks for tokens on loopback, too, as behind a
+    proxy. Where tokens are needed, data sets of specs may lie below ``data_roots`` only.
     """
 
     model_config = SettingsConfigDict(env_prefix="HWNAS_", extra="forbid", frozen=True)
@@ -31,6 +32,8 @@ class Settings(BaseSettings):
     parallel_jobs: int = Field(default=1, ge=1)
     stuck_seconds: float = Field(default=600.0, gt=0)
     dispatch: bool = True
+    require_tokens: bool = False
+    data_roots: tuple[Path, ...] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

@@ -61,7 +61,7 @@ def app(store: Store, tmp_path: Path) -> FastAPI:
 
 @pytest.fixture
 def api(app: FastAPI) -> TestClient:
-    return TestClient(app, raise_server_exceptions=False)
+    return TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
 
 
 def body(**changes: Any) -> dict[str, Any]:
@@ -486,7 +486,7 @@ def test_a_stream_follows_a_running_job(store: Store) -> None:
 
 def test_streams_are_bounded_and_counted(store: Store, tmp_path: Path, done: str) -> None:
     streams = sse.Streams(limit=1)
-    api = TestClient(create_app(Settings(home=tmp_path), store, streams))
+    api = TestClient(create_app(Settings(home=tmp_path), store, streams), "http://127.0.0.1")
     headers = {"Accept": "text/event-stream"}
     streams.open = 1
     refused(api.get(f"/v1/searches/{done}/events", headers=headers), 429, "too_many_streams")

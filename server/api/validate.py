@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from nas.core.ports import LatencyPredictor, SearchSpace
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.views import DryRunView
 from predictors.storage import load_predictor
+from server.api.access import tokens_needed
+from server.settings import Settings
 from server.store.jobs import spec_hash
 from server.store.queries import Queries
 from server.store.store import Store
@@ -94,6 +97,17 @@ def examine(spec: SearchSpec, store: Store) -> Report:
         spec_hash=spec.content_hash,
     )
     return Report(space, stages, tuple(problems), view)
+
+
+def check_data_path(data: DataSpec, settings: Settings) -> None:
+    """Raises InvalidSpec for a path that the service may not read for whoever asks. On an open service on loopback that
+    is whoever sits at the machine, who may read it anyway."""
+    if data.path is None or not tokens_needed(settings):
+        return
+    path = Path(data.path).resolve()
+    if not any(path.is_relative_to(root.resolve()) for root in settings.data_roots):
+        roots = ", ".join(map(str, settings.data_roots)) or "none: the service has no `data_roots`"
+        raise InvalidSpec(f"data.path: expected a path below one of the folders for data ({roots}), got {data.path!r}")
 
 
 def check_device(spec: DeviceSpec) -> None:

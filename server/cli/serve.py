@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
-from nas.core.errors import Conflict
+from nas.core.errors import Conflict, InvalidInput
 from server.cli.start import prepare_home, read_settings, say
 from server.cli.supervise import Supervisor
 from server.settings import Settings
@@ -32,6 +32,7 @@ def _run(settings: Settings, listener: socket.socket) -> None:
     # Imported here, since it takes a while: whoever finds the port taken hears of it at once.
     import uvicorn
 
+    from server.api.access import tokens_needed
     from server.api.app import create_app
     from server.api.sse import Streams
     from server.dashboard.app import mount
@@ -40,6 +41,11 @@ def _run(settings: Settings, listener: socket.socket) -> None:
     url = _url(settings.host, listener.getsockname()[1])
     ready = f"hwnas is ready: {url} (dashboard), {url}/docs (API); everything is kept in {settings.home}"
     with open_store(settings.database, settings.blobs) as store:
+        if tokens_needed(settings) and not store.tokens.any_valid():
+            raise InvalidInput(
+                f"expected a token before the service listens on {settings.host}, where everybody can reach it; there "
+                "is none. Make one: nas tokens create --owner YOU --name first --scope admin"
+            )
         supervisor = Supervisor(settings, lambda: say(ready))
         if settings.dispatch:
             supervisor.start()

@@ -15,16 +15,18 @@ from server.store.jobs import SqlJobStore
 from server.store.migrate import migrate_engine
 from server.store.queries import Queries
 from server.store.quotas import Quotas
+from server.store.tokens import Tokens
 
 
 @dataclass(frozen=True)
 class Store:
-    """The jobs and what can be read about them, owners' limits, the audit trail, and the blobs."""
+    """The jobs and what can be read about them, owners' limits, tokens, the audit trail, and the blobs."""
 
     jobs: SqlJobStore
     queries: Queries
     quotas: Quotas
     audit: Audit
+    tokens: Tokens
     blobs: BlobStore
 
 
@@ -42,6 +44,7 @@ def open_store(database: str, blobs: str, clock: Callable[[], float] = time.time
             queries=Queries(engine, clock),
             quotas=Quotas(engine, clock),
             audit=Audit(engine),
+            tokens=Tokens(engine, clock),
             blobs=open_blobs(blobs),
         )
     finally:
