@@ -334,7 +334,6 @@ def _draw_health(view: HealthView | None) -> None:
 def _draw_who(owner: str, scopes: tuple[Scope, ...], token: str | None) -> None:
     """Whom the service takes the reader for; the way out where a token let them in."""
     with ui.button(icon="account_circle").props(f'flat round dense size=sm aria-label="you are {owner}"'):
-        ui.tooltip(f"You are {owner}")
         with ui.menu(), div("who stack tight"):
             text(owner, "strong")
             text(f"May: {', '.join(scopes)}", "small muted")
