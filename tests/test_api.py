@@ -15,11 +15,14 @@ import pytest
 import schemathesis
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
+from pydantic import TypeAdapter
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.testclient import TestClient
 
+from nas.core.access import Principal
 from nas.core.errors import Conflict, HwnasError, InfeasibleBound, MeasurementRefused, NotFound, StorageError
 from nas.core.events import Progress, StageFinished, StageStarted
+from nas.core.ports import Room
 from nas.core.spec import DataSpec, SearchSpec, SpaceSpec
 from nas.core.views import (
     ArtifactView,
@@ -33,6 +36,7 @@ from nas.core.views import (
     SearchPage,
     SearchView,
     SubnetView,
+    WorkerView,
 )
 from server.api import errors, sse
 from server.api.app import MAX_BODY, create_app
@@ -303,6 +307,31 @@ def test_listing_and_cancelling(api: TestClient, store: Store, clock: fakes.Cloc
     assert [s["id"] for s in api.get("/v1/searches?status=cancelled").json()["items"]] == [ids[0]]
 
 
+def test_children_and_searches_of_an_owner_are_listed(api: TestClient, store: Store, done: str) -> None:
+    other = fakes.add_search(store, by=Principal("ada", frozenset({"submit"})))
+    child = api.post(f"/v1/searches/{done}/extend", json={"seed": 5}).json()["id"]
+
+    def listed(query: str) -> list[str]:
+        return [s["id"] for s in api.get(f"/v1/searches?{query}").json()["items"]]
+
+    assert listed(f"parent={done}") == [child]
+    assert listed(f"parent={child}") == []
+    assert listed("owner=ada") == [other]
+    assert set(listed("owner=local")) == {done, child}
+
+
+def test_workers_are_listed_while_they_are_heard_of(api: TestClient, store: Store, clock: fakes.Clock) -> None:
+    assert api.get("/v1/workers").json() == []
+    nodes = [Room(cpus=8, gpus=2, memory_gb=64, labels={"gpu": "a100"}), Room(cpus=4)]
+    store.jobs.beat("node-a", 3, nodes, [Room(cpus=6, memory_gb=40, labels={"gpu": "a100"}), Room(cpus=4)], True)
+    (worker,) = TypeAdapter(list[WorkerView]).validate_json(api.get("/v1/workers").content)
+    assert (worker.name, worker.slots, worker.elastic) == ("node-a", 3, True)
+    assert [(n.cpus, n.gpus, n.labels) for n in worker.nodes] == [(8, 2, {"gpu": "a100"}), (4, 0, {})]
+    assert [(n.cpus, n.memory_gb) for n in worker.free] == [(6, 40), (4, 0)]
+    clock.pass_(1000.0)
+    assert api.get("/v1/workers").json() == []
+
+
 def test_what_has_ended_cannot_be_cancelled(api: TestClient, done: str) -> None:
     refused(api.post(f"/v1/searches/{done}/cancel"), 409, "conflict", "succeeded")
 
@@ -434,6 +463,15 @@ def test_pages_of_events(api: TestClient, done: str) -> None:
     assert first.items + rest.items == EventPage.model_validate(api.get(f"/v1/searches/{done}/events").json()).items
     assert rest.items[-1].body == {"kind": "status", "before": "running", "after": "succeeded", "reason": "", "by": ""}
     assert EventPage.model_validate(api.get(f"/v1/searches/{done}/events?after=99").json()).last == 99
+
+
+def test_events_of_one_kind(api: TestClient, done: str) -> None:
+    everything = EventPage.model_validate(api.get(f"/v1/searches/{done}/events").json()).items
+    expected = [e for e in everything if e.body["kind"] == "status"]
+    assert [e.body["after"] for e in expected] == ["queued", "running", "succeeded"]
+    first = EventPage.model_validate(api.get(f"/v1/searches/{done}/events?kind=status&limit=2").json())
+    rest = EventPage.model_validate(api.get(f"/v1/searches/{done}/events?kind=status&after={first.last}").json())
+    assert (first.items, rest.items) == (expected[:2], expected[2:])
 
 
 def blocks(text: str) -> list[dict[str, str]]:

@@ -252,7 +252,7 @@ def test_a_token_is_made_shown_once_and_revoked(page: Any, full: str) -> None:
     dialog.get_by_label("Name").fill("bench")
     dialog.get_by_role("checkbox", name="device").click()
     button(dialog, "Create token").click()
-    secret = dialog.locator(".secret")
+    secret = dialog.locator(".card .secret")
     expect(secret).to_have_text(re.compile(r"^hwnas_\w+_s{43}$"))
     expect(dialog.get_by_text("it is shown only this once")).to_be_visible()
     expect(button(dialog, "Copy")).to_be_visible()

@@ -333,16 +333,15 @@ def _draw_health(view: HealthView | None) -> None:
 
 def _draw_who(owner: str, scopes: tuple[Scope, ...], token: str | None) -> None:
     """Whom the service takes the reader for; the way out where a token let them in."""
-    with ui.button(icon="account_circle").props(f'flat round dense size=sm aria-label="you are {owner}"'):
-        ui.tooltip(f"You are {owner}")
-        with ui.menu(), div("who stack tight"):
-            text(owner, "strong")
-            text(f"May: {', '.join(scopes)}", "small muted")
-            if token is not None:
-                text(f"Token {token}", "small muted mono")
-                ui.link("Log out", "/logout")
-            else:
-                text("No token needed at this address", "small muted")
+    button = ui.button(icon="account_circle").props(f'flat round dense size=sm aria-label="you are {owner}"')
+    with button, ui.menu(), div("who stack tight"):
+        text(owner, "strong")
+        text(f"May: {', '.join(scopes)}", "small muted")
+        if token is not None:
+            text(f"Token {token}", "small muted mono")
+            ui.link("Log out", "/logout")
+        else:
+            text("No token needed at this address", "small muted")
 
 
 def _theme_button() -> None:

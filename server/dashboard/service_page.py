@@ -124,14 +124,16 @@ def _draw_worker(worker: WorkerView) -> None:
             text(worker.name, "strong", "span")
             slots = f"{words.counted(worker.slots, 'search', 'searches')} at a time"
             text(slots + (", more nodes can come" if worker.elastic else ""), "small muted", "span")
-        for i, node in enumerate(worker.nodes):
-            free = worker.free[i] if len(worker.free) == len(worker.nodes) else None
+        known = len(worker.free) == len(worker.nodes)
+        for node, free in zip(worker.nodes, worker.free if known else worker.nodes, strict=True):
             with div("node"):
-                _draw_amount("CPUs", free and node.cpus - free.cpus, node.cpus)
-                if node.gpus:
-                    _draw_amount("GPUs", free and node.gpus - free.gpus, node.gpus)
-                if node.memory_gb:
-                    _draw_amount("Memory", free and node.memory_gb - free.memory_gb, node.memory_gb, "GB")
+                for name, has, left, unit in (
+                    ("CPUs", node.cpus, free.cpus, ""),
+                    ("GPUs", node.gpus, free.gpus, ""),
+                    ("Memory", node.memory_gb, free.memory_gb, "GB"),
+                ):
+                    if has:
+                        _draw_amount(name, has - left if known else None, has, unit)
             if node.labels:
                 text(", ".join(f"{k}: {v}" for k, v in node.labels.items()), "small muted mono")
 

@@ -84,7 +84,7 @@ class TokenCard:
             await self._refresh()
 
     def _create(self, owners: tuple[str, ...]) -> None:
-        with self._frame.content, ui.dialog().props("persistent") as dialog, div("card stack new-token"):
+        with self._frame.content, ui.dialog().props("persistent") as dialog, div("card") as card:
             form = div("stack")
             with form:
                 heading("New token", 2)
@@ -118,7 +118,8 @@ class TokenCard:
                     finally:
                         button.props(remove="loading")
                     form.delete()
-                    self._show_secret(dialog, token)
+                    with card:
+                        _show_secret(dialog, token)
                     await self._refresh()
 
                 with div("flow"):
@@ -127,16 +128,17 @@ class TokenCard:
                     button = ui.button("Create token", on_click=send).props("unelevated no-caps")
         dialog.open()
 
-    def _show_secret(self, dialog: ui.dialog, token: NewTokenView) -> None:
-        """The only time that a secret is on a screen."""
-        with dialog, div("stack"):
-            heading(f"Token for {token.owner}", 2)
-            text("Copy it now: it is shown only this once, and the service does not keep it.")
-            text(token.secret, "code mono secret", "pre")
-            with div("flow"):
-                copy_button(lambda: token.secret)
-                div("grow")
-                ui.button("Done", on_click=dialog.delete).props("unelevated no-caps")
+
+def _show_secret(dialog: ui.dialog, token: NewTokenView) -> None:
+    """The only time that a secret is on a screen."""
+    with div("stack"):
+        heading(f"Token for {token.owner}", 2)
+        text("Copy it now: it is shown only this once, and the service does not keep it.")
+        text(token.secret, "code mono secret", "pre")
+        with div("flow"):
+            copy_button(lambda: token.secret)
+            div("grow")
+            ui.button("Done", on_click=dialog.delete).props("unelevated no-caps")
 
 
 def _revoke(client: Client, token_id: str) -> bool:
