@@ -51,7 +51,7 @@ def _run(settings: Settings, listener: socket.socket) -> None:
             supervisor.start()
         try:
             app = create_app(settings, store, Streams())
-            mount(app, url)
+            mount(app, url, closed=tokens_needed(settings))
             if not settings.dispatch:
                 say(f"{ready}; searches wait for a dispatcher elsewhere")
             config = uvicorn.Config(
