@@ -12,6 +12,7 @@ from typing import Any
 from nas.core.errors import Conflict, InvalidInput
 from server.cli.start import prepare_home, read_settings, say
 from server.cli.supervise import Supervisor
+from server.logs import set_up
 from server.settings import Settings
 
 
@@ -23,6 +24,7 @@ def serve(given: Mapping[str, Any]) -> None:
     """
     _leave_when_told()
     settings = read_settings(given)
+    set_up(settings.log_level, settings.log_format)
     with _listen(settings.host, settings.port) as listener:
         prepare_home(settings)
         _run(settings, listener)
