@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -94,6 +95,20 @@ def audit(
     """Who did what, newest first."""
     with connect(url) as nas:
         render.out(nas.audit(limit=limit, owner=owner).items, json_output, _audit)
+
+
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    grace_hours: Annotated[float, typer.Option(min=0, help="Younger blobs stay, whoever points at them.")] = 24.0,
+    home: Home = None,
+    json_output: Json = False,
+) -> None:
+    """Remove checkpoints and models that no search points at any more. A running service does so every hour."""
+    with _store(home) as store:
+        done = store.collect(grace_s=3600 * grace_hours, dry_run=dry_run)
+    verb = "would be removed" if dry_run else "removed"
+    text = f"{done.removed} blobs ({done.removed_bytes / 1e6:.1f} MB) {verb}, {done.kept} in use"
+    render.out(asdict(done), json_output, lambda _: text)
 
 
 @contextmanager
