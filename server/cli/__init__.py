@@ -66,7 +66,8 @@ app.add_typer(devices_app, name="devices")
 app.add_typer(admin.tokens_app, name="tokens")
 app.add_typer(admin.quotas_app, name="quotas")
 app.command("audit")(admin.audit)
-app.command("gc")(admin.gc)
+for command in (admin.gc, admin.doctor, admin.backup, admin.restore):
+    app.command()(command)
 
 Id = Annotated[str, typer.Argument(help="The search's id, as `nas list` shows it.", metavar="SEARCH")]
 BoundMs = Annotated[float | None, typer.Option("--bound-ms", min=1e-6, help="Latency bound in milliseconds.")]
