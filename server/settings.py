@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     require_tokens: bool = False
     data_roots: tuple[Path, ...] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
 
     @property
     def database(self) -> str:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, Depends, FastAPI, HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api import administration, catalog, devices, errors, searches
+from server.api import administration, catalog, devices, errors, health, searches
 from server.api.access import Gate, Guard
 from server.api.sse import Streams
 from server.settings import Settings
@@ -34,6 +34,9 @@ def create_app(settings: Settings, store: Store, streams: Streams | None = None)
     v1.include_router(devices.routes(settings, store, streams))
     v1.include_router(administration.routes(store))
     app.include_router(v1)
+    figures = health.Figures(store, streams)
+    app.add_middleware(health.Timed, figures=figures)
+    app.include_router(health.routes(settings, store, streams, guard, figures))
     return app
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version as version_of
@@ -20,7 +19,8 @@ from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec, Not
 from nas.core.lifecycle import JobStatus
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
 from nas.core.views import ArtifactView, ExtendBody, ForkBody
-from server.cli import progress, render
+from server.cli import admin, progress, render
+from server.cli.words import Home, Json, Url, connect
 
 V = TypeVar("V")
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -63,18 +63,14 @@ devices_app = typer.Typer(
     help="Devices, their profiles and their latency predictors.",
 )
 app.add_typer(devices_app, name="devices")
+app.add_typer(admin.tokens_app, name="tokens")
+app.add_typer(admin.quotas_app, name="quotas")
+app.command("audit")(admin.audit)
+app.command("gc")(admin.gc)
 
-_URL_HELP = f"Address of the service; without it HWNAS_URL, or {DEFAULT_URL}."
-Url = Annotated[str, typer.Option("--url", help=_URL_HELP, show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else there.")]
 Id = Annotated[str, typer.Argument(help="The search's id, as `nas list` shows it.", metavar="SEARCH")]
 BoundMs = Annotated[float | None, typer.Option("--bound-ms", min=1e-6, help="Latency bound in milliseconds.")]
 Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress until it ends.")]
-
-
-def connect(url: str) -> Client:
-    """A client with the token in the environment, if there is one."""
-    return Client(url, token=os.environ.get("HWNAS_TOKEN"))
 
 
 def main() -> None:
@@ -91,9 +87,6 @@ def nas(
 ) -> None:
     """What is given before a command holds for it, unless the command says otherwise."""
     ctx.default_map = _for_every_command(ctx.command, {"url": url})
-
-
-Home = Annotated[Path | None, typer.Option(help="Folder for database and models.", show_default="~/.hwnas")]
 
 
 @app.command()

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from server.cli.start import prepare_home, read_settings, say
+from server.logs import set_up
 from server.settings import Settings
 
 READY = "the dispatcher is ready"
@@ -37,6 +38,7 @@ def dispatch(given: Mapping[str, Any], *, supervised: bool) -> None:
     if supervised:
         threading.Thread(target=_wait_for_end, args=(leave,), name="parent", daemon=True).start()
     settings = read_settings(given)
+    set_up(settings.log_level, settings.log_format)
     prepare_home(settings)
     _run(settings, leave, told)
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 import socket
+import threading
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nas.core.errors import Conflict, InvalidInput
+from nas.core.errors import Conflict, HwnasError, InvalidInput
 from server.cli.start import prepare_home, read_settings, say
 from server.cli.supervise import Supervisor
+from server.logs import set_up
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.store.store import Store
+
+log = logging.getLogger(__name__)
 
 
 def serve(given: Mapping[str, Any]) -> None:
@@ -23,6 +31,7 @@ def serve(given: Mapping[str, Any]) -> None:
     """
     _leave_when_told()
     settings = read_settings(given)
+    set_up(settings.log_level, settings.log_format)
     with _listen(settings.host, settings.port) as listener:
         prepare_home(settings)
         _run(settings, listener)
@@ -47,6 +56,8 @@ def _run(settings: Settings, listener: socket.socket) -> None:
                 "is none. Make one: nas tokens create --owner YOU --name first --scope admin"
             )
         supervisor = Supervisor(settings, lambda: say(ready))
+        stopping = threading.Event()
+        threading.Thread(target=_keep_house, args=(store, stopping), name="house", daemon=True).start()
         if settings.dispatch:
             supervisor.start()
         try:
@@ -62,9 +73,20 @@ def _run(settings: Settings, listener: socket.socket) -> None:
             )
             uvicorn.Server(config).run(sockets=[listener])
         finally:
+            stopping.set()
             if settings.dispatch:
                 say("stopping; what is running goes on at the next start")
                 supervisor.stop()
+
+
+def _keep_house(store: Store, stopping: threading.Event) -> None:
+    """Collects blobs that nobody points at, every hour."""
+    while not stopping.wait(3600.0):
+        try:
+            done = store.collect()
+            log.info("%d blobs collected, %d in use", done.removed, done.kept)
+        except HwnasError as error:
+            log.error("blobs cannot be collected: %s", error)
 
 
 def _leave_when_told() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -20,10 +19,6 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
     except ValidationError as error:
         details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
         raise InvalidInput(f"settings: {details}") from error
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # One line per request belongs to debugging: the dashboard asks every second or two.
-    for name in ("httpx", "alembic.runtime.plugins"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     return settings
 
 

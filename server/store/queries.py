@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, SQLColumnExpression, and_, func, or_, select
+from sqlalchemy import ColumnElement, Engine, SQLColumnExpression, and_, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from nas.core.errors import NotFound, UnknownName
@@ -34,12 +36,30 @@ from nas.core.views import (
 )
 from server.store.cursors import read_cursor, utc, write_cursor
 from server.store.database import reading
+from server.store.migrate import head
 from server.store.models import ArtifactRow, DeviceRow, EventRow, Job, PointRow, PredictorRow, WorkerRow
 from server.store.projections import load_state, point_of, state_from_json
-from server.store.queue import waiting_texts
+from server.store.queue import SEEN_S, waiting_texts
 from server.store.resolve import find_predictor, supernet_of
 
 _KEPT_FRONTS = 512
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Sums over all jobs. Ages are in seconds, 0 where there is nothing to have one."""
+
+    jobs: Mapping[tuple[str, str], int]
+    oldest_queued_s: float
+    leases: int
+    oldest_lease_s: float
+    event_lag_s: float
+    workers: int
+    slots: int
+    events: int
+    evaluations: int
+    busy_s: float
+    gpu_s: float
 
 
 class Queries:
@@ -247,6 +267,48 @@ class Queries:
                 )
                 for row in session.scalars(recent)
             ]
+
+    def figures(self) -> Figures:
+        """What monitoring wants to know, in a few sums."""
+        now = self._clock()
+        with reading(self._engine) as session:
+            jobs = session.execute(select(Job.kind, Job.status, func.count()).group_by(Job.kind, Job.status))
+            oldest = session.scalar(select(func.min(Job.created_at)).where(Job.status == "queued"))
+            leased = Job.status.in_(LEASED)
+            leases, renewed = session.execute(select(func.count(), func.min(Job.busy_until)).where(leased)).one()
+            newest = select(func.max(EventRow.at)).join(Job, Job.id == EventRow.job_id).where(leased)
+            heard = session.scalar(newest)
+            seen = select(func.count(), func.sum(WorkerRow.slots)).where(WorkerRow.seen_at > now - SEEN_S)
+            workers, slots = session.execute(seen).one()
+            gpus = Job.resources["gpus"].as_float()
+            sums = select(
+                func.sum(Job.last_seq), func.sum(Job.busy_seconds), func.sum(Job.busy_seconds * func.coalesce(gpus, 0))
+            )
+            events, busy_s, gpu_s = session.execute(sums).one()
+            searched = select(func.sum(Job.point_count)).where(Job.kind == "search")
+            return Figures(
+                jobs={(row[0], row[1]): row[2] for row in jobs},
+                oldest_queued_s=now - oldest if oldest is not None else 0.0,
+                leases=leases,
+                oldest_lease_s=now - renewed if renewed is not None else 0.0,
+                event_lag_s=now - heard if heard is not None else 0.0,
+                workers=workers,
+                slots=slots or 0,
+                events=events or 0,
+                evaluations=session.scalar(searched) or 0,
+                busy_s=busy_s or 0.0,
+                gpu_s=gpu_s or 0.0,
+            )
+
+    def revision(self) -> str:
+        """The revision of the database's schema."""
+        with reading(self._engine) as session:
+            return str(session.scalar(text("SELECT version_num FROM alembic_version")))
+
+    @cached_property
+    def newest(self) -> str:
+        """The revision of the schema that this version works with."""
+        return head()
 
     @property
     def database(self) -> str:
