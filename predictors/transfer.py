@@ -29,7 +29,7 @@ from nas.core.errors import InvalidInput
 FEWEST = 3  # networks measured on the new device
 FEWEST_DEVICES = 3
 
-# Chosen by leaving out one known device at a time (benchmarks/latency_transfer.py).
+# Set by leaving out one known device at a time; flat around these values (benchmarks/latency_transfer.py).
 _FREEDOM = 4.0  # degrees of freedom of the noise
 _SPREADS = np.geomspace(0.1, 30.0, 6)  # variance of the new device's deviation, over that among the known devices
 _SHARES = np.array([0.1, 0.3])  # of it, in directions in which no known device deviates
@@ -146,7 +146,7 @@ def calibrate(relatives: Relatives, n: int, level: float = 0.95, draws: int = 6,
     ratio_M, share_M = np.concatenate(ratios), np.concatenate(shares)
     order = ratio_M.argsort()
     reached_M = share_M[order].cumsum() / share_M.sum()
-    return max(0.0, float(ratio_M[order][min(np.searchsorted(reached_M, level), len(order) - 1)]))
+    return max(0.0, float(ratio_M[order][min(int(np.searchsorted(reached_M, level)), len(order) - 1)]))
 
 
 def choose(relatives: Relatives, features_NF: Floats, n: int) -> NDArray[np.int64]:
@@ -245,7 +245,7 @@ def _heavy_tailed(grams_HNN: Floats, rest_N: Floats) -> tuple[Floats, Floats]:
     )
     bound_HQ = (0.5 * (log_precision_HQN - np.log(precision_HQN)) - divergence_HQN).sum(-1)
     log_det_HQ = np.linalg.slogdet(covariance_HQNN)[1]
-    return inverse_HQNN, bound_HQ - 0.5 * (solved_HQN @ rest_N) - 0.5 * log_det_HQ
+    return np.asarray(inverse_HQNN, dtype=np.float64), bound_HQ - 0.5 * (solved_HQN @ rest_N) - 0.5 * log_det_HQ
 
 
 def _own_weights(x_NF: Floats, y_N: Floats, scale_F: Floats) -> Floats:
