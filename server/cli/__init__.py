@@ -165,7 +165,15 @@ def submit(
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     supernet: Annotated[str | None, typer.Option(help="Reuse this search's trained supernet: no training.")] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same key submits once.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what could be met; spend nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what could be met and what it would take; search nothing.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Of a dry run: time a few steps of it on a worker.")
+    ] = True,
+    wait_s: Annotated[
+        float, typer.Option("--wait", min=0, max=600, help="Of a dry run: seconds to wait for the worker.")
+    ] = 60.0,
     watch: Watch = False,
     url: Url = DEFAULT_URL,
     json_output: Json = False,
@@ -174,7 +182,7 @@ def submit(
 
     Examples:
 
-    - `nas submit --dry-run --bound-ms 0.2`: can the bound be met? Nothing is spent
+    - `nas submit --dry-run --bound-ms 0.2`: can the bound be met, and how long will it take?
     - `nas submit examples/digits.yaml --bound-ms 0.2 --watch`
     - `nas submit --supernet SEARCH --device another --watch`: no training
     """
@@ -189,7 +197,7 @@ def submit(
     complete = parse_spec(SearchSpec, record)
     with connect(url) as nas:
         if dry_run:
-            answer = nas.dry_run(complete)
+            answer = nas.dry_run(complete, measure, wait_s)
             render.out(answer, json_output, render.dry_run)
             raise typer.Exit(0 if answer.feasible else BAD_INPUT)
         search = nas.submit(complete, key)
