@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,7 +48,7 @@ from server.store.store import Store, open_store
 from tests.databases import postgres_missing, postgres_server, postgres_url
 
 READY_S = 120.0  # for the server to start
-FRONT_QUERIES = (
+FRONT_QUERIES: tuple[dict[str, str | float], ...] = (
     {},
     {"bound_ms": 0.12},
     {"objectives": "accuracy,params"},
@@ -201,9 +202,9 @@ def ingests(size: Size, settings: Settings, store: Store, world: World) -> dict[
 
     def write(writer: Writer, mine: Sequence[Sequence[Any]]) -> None:
         for batch in mine:
-            seconds.append(clocked(lambda batch=batch: writer.append(batch)))
+            seconds.append(clocked(partial(writer.append, batch)))
 
-    elapsed = clocked(lambda: _all([lambda w=w, b=b: write(w, b) for w, b in zip(writers, batches, strict=True)]))
+    elapsed = clocked(lambda: _all([partial(write, w, b) for w, b in zip(writers, batches, strict=True)]))
     for writer in writers:
         writer.finish()
     return {"events_per_s": sum(len(b) for mine in batches for b in mine) / elapsed, **percentiles("append", seconds)}
@@ -215,12 +216,12 @@ def fronts(size: Size, url: str, store: Store, world: World) -> dict[str, Any]:
     most = size.candidates + 60 * arriving
     points = world.points(most, seed=2)
     [writer] = _running(store, 1, world)
-    filled = clocked(
-        lambda: [
+
+    def fill() -> None:
+        for i in range(0, size.candidates, 250):
             writer.append([evaluated(points[i : i + 250]), encode(Progress("explore", i, size.candidates, "subnets"))])
-            for i in range(0, size.candidates, 250)
-        ]
-    )
+
+    filled = clocked(fill)
     path = f"/v1/searches/{writer.lease.job_id}/front"
     lengths: list[int] = []
     later = iter(range(size.candidates, most, arriving))
@@ -311,7 +312,7 @@ def _write_streams(writers: Sequence[Writer], events: int) -> None:
         for writer in some:
             writer.finish()
 
-    _all([lambda some=writers[i::4]: write(some) for i in range(4)])
+    _all([partial(write, writers[i::4]) for i in range(4)])
 
 
 async def _follow(
