@@ -49,7 +49,11 @@ class World:
         """The worst values per objective, as the estimate stage records them."""
         top = np.array([[len(d.choices) - 1 for d in self.space.decisions]])
         costs = {name: float(value[0]) for name, value in self.space.costs(top).items()}
-        return {"accuracy": 10.0, "latency": float(self.predictor.predict(self.space.features(top)).mean_ms[0]), **costs}
+        return {
+            "accuracy": 10.0,
+            "latency": float(self.predictor.predict(self.space.features(top)).mean_ms[0]),
+            **costs,
+        }
 
     def points(self, n: int, seed: int) -> list[Record]:
         """``n`` different networks with every metric that a search knows before it measures; origins in turn.
@@ -70,7 +74,9 @@ class World:
             "upper_ms": latency.upper_ms.tolist(),
         }
         rows = zip(genes_NG.tolist(), *columns.values(), strict=True)
-        return [self._point(genes, dict(zip(columns, values, strict=True)), i) for i, (genes, *values) in enumerate(rows)]
+        return [
+            self._point(genes, dict(zip(columns, values, strict=True)), i) for i, (genes, *values) in enumerate(rows)
+        ]
 
     def _point(self, genes: list[int], metrics: dict[str, float], i: int) -> Record:
         return {
@@ -92,7 +98,9 @@ def add_device(store: Store, world: World) -> None:
     """The device of the default spec, as it is after its onboarding."""
     spec = DeviceSpec(name=SearchSpec().device)
     profile = DeviceProfile(spec.name, "x86_64", "a processor", 4, "onnxruntime", "1.0", "linux")
-    features_NF = world.space.features(world.space.canonical(sample(world.space.decisions, np.random.default_rng(1), 40)))
+    features_NF = world.space.features(
+        world.space.canonical(sample(world.space.decisions, np.random.default_rng(1), 40))
+    )
     measured_ms = features_NF @ world.weights_F + 0.02
     card = make_card(world.predictor, profile, world.space, 96, measured_ms, world.predictor.predict(features_NF))
     fitted = {
@@ -210,4 +218,3 @@ def percentiles(name: str, seconds: Sequence[float]) -> Mapping[str, float]:
         f"{name}_p99_ms": float(np.percentile(ms, 99)),
         f"{name}_max_ms": float(ms.max()),
     }
-
