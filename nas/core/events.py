@@ -230,28 +230,9 @@ def fold(state: SearchState, event: Event) -> SearchState:
     match event:
         case StageStarted():
             return replace(state, stage=event.stage)
-        case Evaluated():
+        case Evaluated() | Measured():
             points = dict(state.points)
-            for p in event.points:
-                old = points.get(p.key)
-                if old is not None:
-                    p = replace(old, metrics={**old.metrics, **p.metrics})
-                points[p.key] = p
-            return replace(state, points=points)
-        case Measured():
-            points = dict(state.points)
-            key = (event.origin, event.arch.id)
-            old = points.get(key, Point(event.arch, event.origin))
-            metrics = {k: v for k, v in old.metrics.items() if k != "measured_ms"}
-            if event.measurement.median_ms is not None:
-                metrics["measured_ms"] = event.measurement.median_ms
-            points[key] = replace(
-                old,
-                metrics=metrics,
-                status=verdict(event.measurement, event.claim_ms),
-                claim_ms=event.claim_ms,
-                measurement=event.measurement,
-            )
+            _place(points, event)
             return replace(state, points=points)
         case Checkpoint():
             return replace(state, checkpoints={**state.checkpoints, event.stage: event})
@@ -275,11 +256,38 @@ def fold(state: SearchState, event: Event) -> SearchState:
 
 
 def fold_all(events: Iterable[Event], state: SearchState | None = None) -> SearchState:
-    """The state after many events."""
+    """The state after many events. Points are copied once, not once for every event."""
     state = state or SearchState()
+    points = dict(state.points)
+    state = replace(state, points=points)
     for event in events:
-        state = fold(state, event)
+        if isinstance(event, Evaluated | Measured):
+            _place(points, event)
+        else:
+            state = fold(state, event)
     return state
+
+
+def _place(points: dict[tuple[str, str], Point], event: Evaluated | Measured) -> None:
+    """Puts what an event says of networks among the points."""
+    if isinstance(event, Evaluated):
+        for p in event.points:
+            key = p.key
+            old = points.get(key)
+            points[key] = replace(old, metrics={**old.metrics, **p.metrics}) if old is not None else p
+        return
+    key = (event.origin, event.arch.id)
+    old = points.get(key, Point(event.arch, event.origin))
+    metrics = {k: v for k, v in old.metrics.items() if k != "measured_ms"}
+    if event.measurement.median_ms is not None:
+        metrics["measured_ms"] = event.measurement.median_ms
+    points[key] = replace(
+        old,
+        metrics=metrics,
+        status=verdict(event.measurement, event.claim_ms),
+        claim_ms=event.claim_ms,
+        measurement=event.measurement,
+    )
 
 
 def _arch(record: Mapping[str, Any]) -> Arch:

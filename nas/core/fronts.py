@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from nas.core.arch import Floats
 from nas.core.errors import InvalidInput, UnknownName
-from nas.core.events import Point, SearchState
+from nas.core.events import Origin, Point, SearchState
 from nas.core.metrics import METRICS, OBJECTIVES
-from nas.core.pareto import hypervolume, non_dominated
+from nas.core.pareto import Mask, hypervolume, non_dominated
+from nas.core.points import PointTable
 from nas.core.spec import SearchSpec
+
+Finished = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,19 @@ def front_of(
     objectives: Sequence[str] | None = None,
     bound_ms: float | None = None,
 ) -> Front:
-    """The front as far as the search has come. ``bound_ms`` further limits latency.
+    """The front as far as the search has come; as ``front_in``."""
+    return front_in(spec, PointTable.of(state.points.values()), state.finished, objectives, bound_ms)
+
+
+def front_in(
+    spec: SearchSpec,
+    table: PointTable,
+    finished: Finished,
+    objectives: Sequence[str] | None = None,
+    bound_ms: float | None = None,
+) -> Front:
+    """The front of the networks in ``table``; ``finished`` holds the results of stages. ``bound_ms`` further limits
+    latency.
 
     Raises UnknownName or InvalidInput for objectives that cannot span a front.
     """
@@ -56,7 +71,7 @@ def front_of(
             raise UnknownName("objective", name, OBJECTIVES)
     if len(set(names)) != len(names) or not 2 <= len(names) <= 4:
         raise InvalidInput(f"expected 2 to 4 different objectives of {', '.join(OBJECTIVES)}, got {', '.join(names)}")
-    final = "verify" in state.finished or any(p.measurement is not None for p in state.points.values())
+    final = "verify" in finished or bool(table.measurements)
     stage: Literal[0, 1] = 1 if final else 0
     metrics = tuple(OBJECTIVES[n][stage] for n in names)
     choose = tuple("val_accuracy" if m == "test_accuracy" else m for m in metrics)
@@ -65,30 +80,33 @@ def front_of(
     if bound_ms is not None:
         limits["latency"] = min(bound_ms, limits["latency"] or bound_ms)
     bounds = {OBJECTIVES[o][stage]: limit for o, limit in limits.items() if limit is not None}
-    reference = reference_of(state, names)
+    reference = reference_of(finished, names)
+    known_N = _meets(table, bounds)
+    for metric in {*metrics, *choose}:
+        known_N &= ~np.isnan(table.metric(metric))
 
-    def members(points: Sequence[Point]) -> tuple[Point, ...]:
-        known = [p for p in points if all(m in p.metrics for m in (*metrics, *choose))]
-        known = [p for p in known if _meets(p, bounds)]
-        if not known:
-            return ()
-        kept = np.flatnonzero(non_dominated(_losses(known, choose)))
-        distinct = {_losses([known[i]], choose).tobytes(): known[i] for i in kept[::-1]}
-        return tuple(sorted(distinct.values(), key=lambda p: [_loss(p, m) for m in choose]))
+    def members(origin: Origin) -> tuple[Point, ...]:
+        rows = table.of_origin(origin)
+        rows = rows[known_N[rows]]
+        losses = np.stack([_losses(table, m)[rows] for m in choose], axis=1)
+        kept = np.flatnonzero(non_dominated(losses))
+        # Of equal networks the first; sorted by their losses.
+        _, first = np.unique(losses[kept], axis=0, return_index=True)
+        return tuple(table.point(int(row)) for row in rows[kept[first]])
 
-    search, baseline = members(state.of("search")), members(state.of("baseline"))
+    search, baseline = members("search"), members("baseline")
 
     def volume(points: Sequence[Point]) -> float | None:
-        if reference is None or not state.points:
+        if reference is None or len(table) == 0:
             return None
         return relative_hypervolume(points, metrics, reference)
 
     return Front(names, metrics, search, baseline, volume(search), volume(baseline), reference or (), final)
 
 
-def reference_of(state: SearchState, objectives: Sequence[str]) -> tuple[float, ...] | None:
+def reference_of(finished: Finished, objectives: Sequence[str]) -> tuple[float, ...] | None:
     """The reference values per objective that the estimate stage recorded, or None before it has ended."""
-    result = state.finished.get("estimate")
+    result = finished.get("estimate")
     return tuple(float(result["reference"][n]) for n in objectives) if result is not None else None
 
 
@@ -103,20 +121,17 @@ def relative_hypervolume(points: Sequence[Point], metrics: Sequence[str], refere
     return hypervolume(scaled, np.ones(len(metrics)))
 
 
-def _loss(point: Point, metric: str) -> float:
-    value = point.metrics[metric]
+def _losses(table: PointTable, metric: str) -> Floats:
+    value = table.metric(metric)
     return -value if METRICS[metric].goal == "max" else value
 
 
-def _losses(points: Sequence[Point], metrics: Sequence[str]) -> Floats:
-    return np.array([[_loss(p, m) for m in metrics] for p in points], dtype=np.float64)
-
-
-def _meets(point: Point, bounds: Mapping[str, float]) -> bool:
+def _meets(table: PointTable, bounds: Mapping[str, float]) -> Mask:
+    """Which networks keep every bound; one that lacks what is bounded keeps none. Shape (N,)."""
+    meets_N = np.ones(len(table), dtype=bool)
     for metric, bound in bounds.items():
         # Test data choose nothing, and before it is measured a latency is held to its calibrated upper bound.
         held = {"test_accuracy": "val_accuracy", "predicted_ms": "upper_ms"}.get(metric, metric)
-        value = point.metrics.get(held)
-        if value is None or (value < bound if METRICS[metric].goal == "max" else value > bound):
-            return False
-    return True
+        value = table.metric(held)
+        meets_N &= value >= bound if METRICS[metric].goal == "max" else value <= bound
+    return meets_N

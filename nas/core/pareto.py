@@ -18,18 +18,52 @@ from nas.core.metrics import Goal
 
 Mask = NDArray[np.bool_]
 _CHUNK = 64  # rows compared at once: bounds memory
+_MANY = 1024  # points beyond which a sample's front first weeds out most of them
+_PIVOTS = 16  # members of that front that are used
 
 
 def non_dominated(losses_NM: Floats) -> Mask:
     """True for points that no other point dominates; equal points do not dominate each other. Shape (N,).
 
-    In lexicographic order a point can only be dominated by an earlier one. Two objectives then take one pass (Kung,
-    Luccio, Preparata, 1975); more are compared with the survivors so far, a chunk of rows at a time.
+    Of many points, most go at once: those that a member of the front of a sample dominates.
     Raises InvalidInput for losses that are not a number.
     """
-    n, m = losses_NM.shape
     if np.isnan(losses_NM).any():
         raise InvalidInput("losses: expected numbers, got NaN")
+    keep: Mask = np.zeros(len(losses_NM), dtype=bool)
+    if len(losses_NM) <= _MANY:
+        left = np.arange(len(losses_NM))
+    else:
+        sample = losses_NM[:: len(losses_NM) // _MANY]
+        left = _weeded(losses_NM, sample[_survivors(sample)])
+    keep[left] = _survivors(losses_NM[left])
+    return keep
+
+
+def _weeded(losses_NM: Floats, pivots_PM: Floats) -> NDArray[np.intp]:
+    """The rows that none of the pivots with the least (normalised) sum of losses dominates."""
+    finite = np.where(np.isfinite(pivots_PM), pivots_PM, 0.0)
+    scale = np.ptp(finite, axis=0)
+    order = (finite / np.where(scale > 0, scale, 1.0)).sum(axis=1).argsort(kind="stable")
+    left, columns_MN = np.arange(len(losses_NM)), np.ascontiguousarray(losses_NM.T)
+    for pivot in pivots_PM[order[:_PIVOTS]]:
+        better = np.zeros(len(left), dtype=bool)
+        equal = np.ones(len(left), dtype=bool)
+        for column, value in zip(columns_MN, pivot, strict=True):
+            better |= column < value
+            equal &= column == value
+        stays = better | equal
+        left, columns_MN = left[stays], columns_MN[:, stays]
+    return left
+
+
+def _survivors(losses_NM: Floats) -> Mask:
+    """Which points no other dominates.
+
+    In lexicographic order a point can only be dominated by an earlier one. Two objectives then take one pass (Kung,
+    Luccio, Preparata, 1975); more are compared with the survivors so far, a chunk of rows at a time.
+    """
+    n, m = losses_NM.shape
     keep: Mask = np.zeros(n, dtype=bool)
     if n == 0:
         return keep

@@ -13,7 +13,7 @@ from nas.core.access import Principal
 from nas.core.arch import Arch
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.events import Origin
-from nas.core.fronts import Front, front_of
+from nas.core.fronts import Front, front_in
 from nas.core.lifecycle import JobStatus
 from nas.core.metrics import METRICS
 from nas.core.spec import BudgetSpec, SearchSpec, parse_spec
@@ -205,11 +205,11 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         ] = None,
     ) -> FrontView:
         """The front of the search and that of its random baseline, over the same axes."""
-        spec, state = store.queries.state(id)
+        spec, table, finished = store.queries.evaluated(id)
         names = objectives.split(",") if objectives is not None else None
         if device is not None and device != spec.device:
-            spec, state = seen_from(device, spec, state, store)
-        return _front_view(id, spec, front_of(spec, state, names, bound_ms))
+            spec, table, finished = seen_from(device, spec, table, finished, store)
+        return _front_view(id, spec, front_in(spec, table, finished, names, bound_ms))
 
     @router.get("/searches/{id}/candidates", summary="All evaluated networks", responses=responses(404))
     def candidates(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,10 @@ BUSY_MS = 20_000
 _POOL: dict[str, Any] = {"pool_size": 16, "max_overflow": 32}  # no fewer than the server's request threads
 
 
+class JsonText(str):
+    """Text that is JSON already: it goes into a JSON column as it is."""
+
+
 def connect(url: str) -> Engine:
     """An engine for a database URL. Raises InvalidInput for a URL that is neither SQLite nor PostgreSQL."""
     try:
@@ -29,12 +34,13 @@ def connect(url: str) -> Engine:
             if not parsed.database or parsed.database == ":memory:":
                 raise InvalidInput(f"expected an SQLite file such as sqlite:///hwnas.db, got {url!r}")
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-            engine = create_engine(parsed, **_POOL)
+            engine = create_engine(parsed, json_serializer=_as_json, **_POOL)
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
         case "postgresql" | "postgres":
-            return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **_POOL)
+            parsed = parsed.set(drivername="postgresql+psycopg")
+            return create_engine(parsed, json_serializer=_as_json, pool_pre_ping=True, **_POOL)
         case other:
             raise InvalidInput(f"unknown database {other!r}: expected sqlite or postgresql")
 
@@ -77,6 +83,10 @@ def errors_as_ours() -> Iterator[None]:
 
 def _is_pg(engine: Engine) -> bool:
     return engine.dialect.name == "postgresql"
+
+
+def _as_json(value: Any) -> str:
+    return value if isinstance(value, JsonText) else json.dumps(value)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

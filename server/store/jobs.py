@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, delete, insert, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from nas.core.access import LOCAL, LOCAL_OWNER, Principal
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec
@@ -28,7 +28,7 @@ from nas.core.metrics import metric_info
 from nas.core.ports import JobKind, Lease, Room, Verdict
 from nas.core.spec import ResourceSpec
 from server.store import audit, verbs
-from server.store.database import reading, writing
+from server.store.database import JsonText, reading, writing
 from server.store.models import DeviceRow, EventRow, Job, WorkerRow
 from server.store.projections import new_stage, project, surplus_progress
 from server.store.queue import candidates, cluster, impossible
@@ -41,6 +41,7 @@ DRY_RUN_KEPT_S = 3600.0  # of a dry run that nobody came back for
 MAX_EVENTS = 10_000  # of one append
 MAX_EVENT_BYTES = 16 * 1024 * 1024  # of one event as JSON
 _FORGET_WORKER_S = 24 * 3600.0
+_UNREAD = (defer(Job.spec), defer(Job.state), defer(Job.resources))  # by most appends
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")  # as JSON writes it; PostgreSQL cannot store it
 
 
@@ -194,8 +195,8 @@ class SqlJobStore:
         """
         if len(events) > MAX_EVENTS:
             raise InvalidInput(f"expected at most {MAX_EVENTS} events in one batch, got {len(events)}")
-        bodies = [_storable(event) for event in events]
-        decoded = [_decoded(body) for body in bodies]
+        texts = [_storable(event) for event in events]
+        decoded = [_decoded(text) for text in texts]
         with writing(self._engine) as session:
             now = self._clock()
             job = _held(session, lease, now)
@@ -209,15 +210,18 @@ class SqlJobStore:
                 return "continue"
             job.lease_batch = batch
             numbered = list(enumerate(decoded, start=job.last_seq + 1))
-            rows = zip(numbered, bodies, strict=True)
-            session.add_all(EventRow(job_id=job.id, seq=seq, at=now, body=body) for (seq, _), body in rows)
             if not numbered:
                 return "continue"
+            rows = [
+                {"job_id": job.id, "seq": seq, "at": now, "body": text}
+                for (seq, _), text in zip(numbered, texts, strict=True)
+            ]
+            session.execute(insert(EventRow), rows)
             job.last_seq = numbered[-1][0]
             moved = project(session, job, numbered, now)
-            job.stages, surplus = surplus_progress(job.stages)
+            thinned, surplus = surplus_progress(job.stages)
             if surplus:
-                session.flush()
+                job.stages = thinned
                 session.execute(delete(EventRow).where(EventRow.job_id == job.id, EventRow.seq.in_(surplus)))
             if moved and job.status == "pausing":
                 change(session, job, "paused", now, "reached its next durable result")
@@ -334,7 +338,7 @@ def _register_device(session: Session, job: Job) -> None:
 
 def _held(session: Session, lease: Lease, now: float) -> Job | None:
     """The job, locked, if the lease on it still holds."""
-    job = session.get(Job, lease.job_id, with_for_update=True)
+    job = session.get(Job, lease.job_id, with_for_update=True, options=_UNREAD)
     if job is None or job.status not in LEASED or job.lease_token != lease.token or job.lease_expires_at is None:
         return None
     return job if now < job.lease_expires_at else None
@@ -376,7 +380,7 @@ def _log(session: Session, job_id: str) -> tuple[Mapping[str, Any], ...]:
     return tuple(b for i, b in enumerate(bodies) if b["kind"] != Progress.kind or newest[b["stage"]] == i)
 
 
-def _storable(event: Mapping[str, Any]) -> dict[str, Any]:
+def _storable(event: Mapping[str, Any]) -> JsonText:
     """The event as it is kept. A live reading that is not finite is left out; anywhere else it is refused.
 
     Raises InvalidInput.
@@ -392,11 +396,11 @@ def _storable(event: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidInput(
             f"expected an event of at most {MAX_EVENT_BYTES} bytes, got {len(text)} ({body.get('kind')})"
         )
-    kept: dict[str, Any] = json.loads(_NUL.sub(r"\1", text))
-    return kept
+    return JsonText(_NUL.sub(r"\1", text))
 
 
-def _decoded(body: Mapping[str, Any]) -> Event:
+def _decoded(text: str) -> Event:
+    body = json.loads(text)
     try:
         event = decode(body)
     except (TypeError, KeyError, AttributeError) as error:

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, TypeVar, cast
+from typing import Any
 
-from sqlalchemy import select
+import numpy as np
+from sqlalchemy import Text, bindparam, cast, insert, select, update
 from sqlalchemy.orm import Session
 
 from nas.core.arch import Arch
@@ -29,37 +31,50 @@ from nas.core.events import (
     StageStarted,
     fold_all,
 )
-from server.store.models import ArtifactRow, DeviceRow, Job, PointRow, PredictorRow
+from nas.core.points import ORIGINS, PointTable, Rows
+from server.store.models import ArtifactRow, Base, DeviceRow, Job, PointRow, PredictorRow
 
-R = TypeVar("R", PointRow, ArtifactRow)
+Key = tuple[str, str]  # origin and architecture, as ``Point.key``
 KEPT_PROGRESS = 200  # progress events kept per stage, enough for a curve; beyond it every second one is dropped
+_AT_ONCE = 500  # databases limit the parameters of one statement
+_OWN_TABLES = (Evaluated, Measured, Exported)  # what changes these rows and nothing in ``jobs.state``
+_BARS = (StageStarted, Progress, StageFinished)
+
+_points = Base.metadata.tables["points"]
+_SOME_POINTS = select(_points).where(
+    _points.c.job_id == bindparam("job"),
+    _points.c.origin == bindparam("origin"),  # without it, the key's index would be read for the whole job
+    _points.c.arch_id.in_(bindparam("archs", expanding=True)),
+)
+_CHANGE_POINT = (
+    update(_points)
+    .where(_points.c.job_id == bindparam("job"), _points.c.position == bindparam("place"))
+    .values({name: bindparam(f"new_{name}") for name in ("seq", "metrics", "status", "claim_ms", "measurement")})
+)
 
 
 def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], at: float) -> bool:
     """Folds new events into the rows of ``job``; whether they hold durable progress, with which it counts as moving."""
     events = [event for _, event in numbered]
-    point_rows = {(row.origin, row.arch_id): row for row in _rows(session, PointRow, job.id, _evaluated(events))}
-    export_rows = {(row.arch_id, row.name): row for row in _rows(session, ArtifactRow, job.id, _exported(events))}
+    stateful = not all(isinstance(event, (Progress, *_OWN_TABLES)) for event in events)
+    rows = _rows_of(session, job.id, _touched(numbered))
+    export_rows = _export_rows(session, job.id, events)
     before = replace(
-        state_from_json(job.state),
-        points={key: point_of(row) for key, row in point_rows.items()},
-        exports=tuple(_export(row) for row in export_rows.values()),
+        state_from_json(job.state) if stateful else SearchState(),
+        points={key: point_of(row) for key, row in rows.items()},
+        exports=tuple(_export(row) for row in export_rows),
     )
     after = fold_all(events, before)
 
-    last = numbered[-1][0]
-    for key, point in after.points.items():
-        if key not in point_rows:
-            point_rows[key] = _new_point_row(job, point)
-            session.add(point_rows[key])
-        if point != before.points.get(key):
-            _write_point(point_rows[key], point, last)
+    _write_points(session, job, before, after, rows, _touched(numbered))
     seqs = {(e.arch.id, e.name): seq for seq, e in numbered if isinstance(e, Exported)}
     for export in after.exports:
         if (seq := seqs.get((export.arch.id, export.name))) is not None:
             session.merge(_export_row(job.id, seq, export))
-    job.state = state_to_json(after)
-    job.stages = _advance(job.stages, numbered, at)
+    if stateful:
+        job.state = state_to_json(after)
+    if any(isinstance(event, _BARS) for event in events):
+        job.stages = _advance(job.stages, numbered, at)
     if job.kind == "device":
         _project_device(session, job, events, after, at)
     moved = _durable(after) != _durable(before)
@@ -68,15 +83,34 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
     return moved
 
 
-def load_state(session: Session, job: Job) -> SearchState:
-    """The whole state of a job, as folding its log would give."""
-    points = session.scalars(select(PointRow).where(PointRow.job_id == job.id).order_by(PointRow.position))
-    exports = session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job.id).order_by(ArtifactRow.seq))
-    return replace(
-        state_from_json(job.state),
-        points={(row.origin, row.arch_id): point_of(row) for row in points},
-        exports=tuple(_export(row) for row in exports),
+def load_points(session: Session, job_id: str, after: int) -> tuple[Rows, PointTable]:
+    """The networks that changed after event ``after``: their rows in the job's table, and what they are now."""
+    p = PointRow
+    columns = (p.position, p.space, p.origin, p.status, p.claim_ms, *(cast(c, Text) for c in (p.genes, p.metrics)))
+    changed = (p.job_id == job_id, p.seq > after)
+    found = session.execute(select(*columns).where(*changed).order_by(p.position)).all()
+    if not found:
+        return np.empty(0, dtype=np.intp), PointTable()
+    positions, spaces, origins, statuses, claims_ms, genes, metrics = zip(*found, strict=True)
+    rows = np.array(positions, dtype=np.intp) - 1
+    row_of = {position: i for i, position in enumerate(positions)}
+    measured = session.execute(select(p.position, p.measurement).where(*changed, p.measurement.is_not(None)))
+    table = PointTable.from_columns(
+        spaces=spaces,
+        genes=_all_json(genes),
+        origins=origins,
+        statuses=statuses,
+        metrics=_all_json(metrics),
+        claims_ms=claims_ms,
+        measurements={row_of[row[0]]: Measurement.from_json(row[1]) for row in measured},
     )
+    return rows, table
+
+
+def load_exports(session: Session, job: Job) -> tuple[Exported, ...]:
+    """All files of a job, in the order in which they came."""
+    rows = session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job.id).order_by(ArtifactRow.seq))
+    return tuple(_export(row) for row in rows)
 
 
 def surplus_progress(stages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[int]]:
@@ -85,8 +119,9 @@ def surplus_progress(stages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]]
     for stage in stages:
         kept: list[int] = stage["kept"]
         if len(kept) > KEPT_PROGRESS:
-            surplus += kept[1:-1:2]
-            stage = {**stage, "kept": [seq for seq in kept if seq not in set(kept[1:-1:2])]}
+            gone = set(kept[1:-1:2])
+            surplus += sorted(gone)
+            stage = {**stage, "kept": [seq for seq in kept if seq not in gone]}
         thinned.append(stage)
     return thinned, surplus
 
@@ -142,57 +177,96 @@ def _durable(state: SearchState) -> tuple[object, ...]:
     return state.finished, state.checkpoints, set(state.points), measured, exports
 
 
-def _evaluated(events: Iterable[Event]) -> list[str]:
-    ids: set[str] = set()
-    for event in events:
+def _touched(numbered: Iterable[tuple[int, Event]]) -> dict[Key, int]:
+    """The networks that events say something of, each with the last of these events."""
+    last: dict[Key, int] = {}
+    for seq, event in numbered:
         if isinstance(event, Evaluated):
-            ids.update(p.arch.id for p in event.points)
+            last |= {p.key: seq for p in event.points}
         elif isinstance(event, Measured):
-            ids.add(event.arch.id)
-    return sorted(ids)
+            last[event.origin, event.arch.id] = seq
+    return last
 
 
-def _exported(events: Iterable[Event]) -> list[str]:
-    return sorted({e.arch.id for e in events if isinstance(e, Exported)})
+def _rows_of(session: Session, job_id: str, keys: Iterable[Key]) -> dict[Key, Any]:
+    """The rows of those networks that are known."""
+    found: dict[Key, Any] = {}
+    for origin in ORIGINS:
+        archs = sorted(arch for o, arch in keys if o == origin)
+        for start in range(0, len(archs), _AT_ONCE):
+            some = {"job": job_id, "origin": origin, "archs": archs[start : start + _AT_ONCE]}
+            found |= {(row.origin, row.arch_id): row for row in session.execute(_SOME_POINTS, some)}
+    return found
 
 
-def _rows(session: Session, table: type[R], job_id: str, archs: list[str]) -> list[R]:
-    rows: list[R] = []
-    for start in range(0, len(archs), 500):  # databases limit the parameters of one statement
-        some = archs[start : start + 500]
-        rows += session.scalars(select(table).where(table.job_id == job_id, table.arch_id.in_(some)))
+def _export_rows(session: Session, job_id: str, events: Iterable[Event]) -> list[ArtifactRow]:
+    archs = sorted({e.arch.id for e in events if isinstance(e, Exported)})
+    rows: list[ArtifactRow] = []
+    for start in range(0, len(archs), _AT_ONCE):
+        some = archs[start : start + _AT_ONCE]
+        rows += session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job_id, ArtifactRow.arch_id.in_(some)))
     return rows
 
 
-def point_of(row: PointRow) -> Point:
+def _write_points(
+    session: Session,
+    job: Job,
+    before: SearchState,
+    after: SearchState,
+    rows: Mapping[Key, Any],
+    seqs: Mapping[Key, int],
+) -> None:
+    """Writes the networks that are new or changed. They pass by the session's objects: there may be thousands."""
+    new, changed = [], []
+    for key, point in after.points.items():
+        if key in rows:
+            if point != before.points[key]:
+                values = {f"new_{name}": value for name, value in {"seq": seqs[key], **_values(point)}.items()}
+                changed.append({"job": job.id, "place": rows[key].position, **values})
+            continue
+        job.point_count += 1
+        new.append(
+            {
+                "job_id": job.id,
+                "origin": point.origin,
+                "arch_id": point.arch.id,
+                "position": job.point_count,
+                "seq": seqs[key],
+                "space": point.arch.space,
+                "genes": list(point.arch.genes),
+                **_values(point),
+            }
+        )
+    if new:
+        session.execute(insert(_points), new)
+    if changed:
+        session.execute(_CHANGE_POINT, changed)
+
+
+def _values(point: Point) -> dict[str, Any]:
+    return {
+        "metrics": dict(point.metrics),
+        "status": point.status,
+        "claim_ms": point.claim_ms,
+        "measurement": point.measurement.as_json() if point.measurement is not None else None,
+    }
+
+
+def point_of(row: Any) -> Point:
+    """The point in a row of ``points``."""
     return Point(
         arch=Arch(row.space, tuple(row.genes)),
-        origin=cast(Any, row.origin),
+        origin=row.origin,
         metrics=row.metrics,
-        status=cast(Any, row.status),
+        status=row.status,
         claim_ms=row.claim_ms,
         measurement=Measurement.from_json(row.measurement) if row.measurement else None,
     )
 
 
-def _new_point_row(job: Job, point: Point) -> PointRow:
-    job.point_count += 1
-    return PointRow(
-        job_id=job.id,
-        origin=point.origin,
-        arch_id=point.arch.id,
-        position=job.point_count,
-        space=point.arch.space,
-        genes=list(point.arch.genes),
-    )
-
-
-def _write_point(row: PointRow, point: Point, seq: int) -> None:
-    row.seq = seq
-    row.metrics = dict(point.metrics)
-    row.status = point.status
-    row.claim_ms = point.claim_ms
-    row.measurement = point.measurement.as_json() if point.measurement else None
+def _all_json(texts: Sequence[str]) -> Any:
+    """Many JSON texts, read at once."""
+    return json.loads(f"[{','.join(texts)}]")
 
 
 def _export(row: ArtifactRow) -> Exported:
@@ -217,9 +291,9 @@ def _export_row(job_id: str, seq: int, export: Exported) -> ArtifactRow:
 
 def _advance(stages: list[dict[str, Any]], numbered: Sequence[tuple[int, Event]], at: float) -> list[dict[str, Any]]:
     """The progress bars after more events."""
-    bars = {stage["name"]: dict(stage) for stage in stages}
+    bars = {stage["name"]: {**stage, "kept": list(stage["kept"])} for stage in stages}
     for seq, event in numbered:
-        if not isinstance(event, StageStarted | Progress | StageFinished):
+        if not isinstance(event, _BARS):
             continue
         if event.stage not in bars:
             position = event.position if isinstance(event, StageStarted) else len(bars)
@@ -231,7 +305,8 @@ def _advance(stages: list[dict[str, Any]], numbered: Sequence[tuple[int, Event]]
                 bar |= {"status": "running", "begun": at, "anchor": None, "latest": at}
             case Progress():
                 bar |= {"done": event.done, "total": event.total, "unit": event.unit, "message": event.message}
-                bar |= {"values": {**bar["values"], **event.values}, "kept": [*bar["kept"], seq]}
+                bar |= {"values": {**bar["values"], **event.values}}
+                bar["kept"].append(seq)
                 bar |= {"anchor": bar["anchor"] or [at, event.done], "latest": at}
             case StageFinished():
                 bar |= {"status": "finished", "done": bar["total"]}

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Engine, SQLColumnExpression, and_, func, or_, select, text
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine, and_, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from nas.core.errors import NotFound, UnknownName
 from nas.core.events import Point, SearchState
-from nas.core.fronts import Front, front_of
+from nas.core.fronts import Finished, Front, front_in
 from nas.core.lifecycle import ENDED, LEASED, JobStatus
 from nas.core.metrics import METRICS
+from nas.core.points import ORIGINS, STATUSES, PointTable, Rows
 from nas.core.ports import JobKind
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.core.views import (
@@ -39,11 +43,26 @@ from server.store.cursors import read_cursor, utc, write_cursor
 from server.store.database import reading
 from server.store.migrate import head
 from server.store.models import ArtifactRow, DeviceRow, EventRow, Job, PointRow, PredictorRow, WorkerRow
-from server.store.projections import load_state, point_of, state_from_json
+from server.store.point_cache import PointCache
+from server.store.projections import load_exports, point_of, state_from_json
 from server.store.queue import SEEN_S, waiting_texts
 from server.store.resolve import find_predictor, supernet_of
 
-_KEPT_FRONTS = 512
+_KEPT_SUMMARIES = 20_000  # a few megabytes
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a list shows of a search's networks."""
+
+    front_size: int
+    verified: int
+    evaluations: int
+    hypervolume: float | None
+    baseline_hypervolume: float | None
+
+
+_NOTHING = Summary(0, 0, 0, None, None)
 
 
 @dataclass(frozen=True)
@@ -80,7 +99,8 @@ class Queries:
     def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
         self._engine = engine
         self._clock = clock
-        self._fronts: dict[tuple[str, int], Front] = {}
+        self._points = PointCache()
+        self._summaries: dict[tuple[str, int], Summary] = {}
 
     def search(self, search_id: str) -> SearchView:
         """One search. Raises NotFound."""
@@ -124,7 +144,20 @@ class Queries:
         """The spec and the whole folded state of a search. Raises NotFound."""
         with reading(self._engine) as session:
             job = _job(session, search_id, "search")
-            return SearchSpec.model_validate(job.spec), load_state(session, job)
+            table = self._points.table(session, job)
+            points = map(table.point, range(len(table)))
+            state = state_from_json(job.state)
+            exports = load_exports(session, job)
+            return SearchSpec.model_validate(job.spec), replace(
+                state, points={p.key: p for p in points}, exports=exports
+            )
+
+    def evaluated(self, search_id: str) -> tuple[SearchSpec, PointTable, Finished]:
+        """The spec of a search, its networks and the results of its stages. Raises NotFound."""
+        with reading(self._engine) as session:
+            job = _job(session, search_id, "search")
+            finished = state_from_json(job.state).finished
+            return SearchSpec.model_validate(job.spec), self._points.table(session, job), finished
 
     def find_search(self, search_id: str) -> tuple[SearchSpec, str | None] | None:
         """The spec of a search and the id of its space, or None if there is no such search."""
@@ -142,26 +175,30 @@ class Queries:
         name, falling = order.removeprefix("-"), order.startswith("-")
         if name != "position" and name not in METRICS:
             raise UnknownName("order", name, ["position", *METRICS])
-        where = [PointRow.job_id == search_id]
-        where += [PointRow.origin == origin] if origin is not None else []
-        where += [PointRow.status == status] if status is not None else []
-        value: SQLColumnExpression[Any] = PointRow.position
-        if name != "position":
-            value = PointRow.metrics[name].as_float()
-        query = select(PointRow, value).where(*where)
+        spec, table, finished = self.evaluated(search_id)
+        chosen_N = np.ones(len(table), dtype=bool)
+        if origin is not None:
+            chosen_N &= table.origin_N == ORIGINS.index(origin)
+        if status is not None:
+            chosen_N &= table.status_N == STATUSES.index(status)
+        rows = np.flatnonzero(chosen_N)
+        value = rows + 1.0 if name == "position" else table.metric(name)[rows]
+        value = -value if falling else value
+        order_of_rows = value.argsort(kind="stable")  # those without a value last, ties by position
+        rows, value = rows[order_of_rows], value[order_of_rows]
+        start = 0
         if cursor is not None:
             last, position = read_cursor(cursor, float | int | None, int)
-            query = query.where(_after(value, falling, last, position))
-        ordered = (value.desc() if falling else value.asc()).nulls_last()
-        with reading(self._engine) as session:
-            job = _job(session, search_id, "search")
-            total = session.scalar(select(func.count()).select_from(PointRow).where(*where)) or 0
-            rows = session.execute(query.order_by(ordered, PointRow.position).limit(limit + 1)).all()
-            on_front = front_keys(self._front(session, job))
-        points = [point_of(row) for row, _ in rows[:limit]]
-        following = write_cursor(rows[limit - 1][1], rows[limit - 1][0].position) if len(rows) > limit else None
+            start = _behind(rows, value, None if last is None else -last if falling else last, position)
+        shown = rows[start : start + limit].tolist()
+        on_front = front_keys(front_in(spec, table, finished))
+        points = [table.point(row) for row in shown]
+        following = None
+        if start + limit < len(rows):
+            final = float(value[start + limit - 1])
+            following = write_cursor(None if math.isnan(final) else -final if falling else final, shown[-1] + 1)
         items = [point_view(p, p.key in on_front) for p in points]
-        return PointPage(items=items, total=total, next=following)
+        return PointPage(items=items, total=len(rows), next=following)
 
     def point(self, search_id: str, arch: str, origin: str) -> PointView:
         """One evaluated network. Raises NotFound."""
@@ -341,29 +378,36 @@ class Queries:
         return self._engine.dialect.name
 
     def _front(self, session: Session, job: Job) -> Front:
-        """The front of a search. It takes every point to find, and stays the same until the next event."""
+        spec = SearchSpec.model_validate(job.spec)
+        return front_in(spec, self._points.table(session, job), state_from_json(job.state).finished)
+
+    def _summary(self, session: Session, job: Job) -> Summary:
+        """The summary of a search, which stays the same until the next event."""
+        if job.point_count == 0:
+            return _NOTHING
         key = (job.id, job.last_seq)
-        front = self._fronts.get(key)
-        if front is None:
-            front = front_of(SearchSpec.model_validate(job.spec), load_state(session, job))
-            if len(self._fronts) >= _KEPT_FRONTS:
-                self._fronts.clear()
-            self._fronts[key] = front
-        return front
+        summary = self._summaries.get(key)
+        if summary is None:
+            front = self._front(session, job)
+            summary = Summary(
+                front_size=len(front.points),
+                verified=sum(p.status == "verified" for p in front.points),
+                evaluations=len(self._points.table(session, job).of_origin("search")),
+                hypervolume=front.hypervolume,
+                baseline_hypervolume=front.baseline_hypervolume,
+            )
+            if len(self._summaries) >= _KEPT_SUMMARIES:
+                self._summaries.clear()
+            self._summaries[key] = summary
+        return summary
 
     def _search_view(self, session: Session, job: Job, waiting: Mapping[str, str]) -> SearchView:
-        front = self._front(session, job)
         state = state_from_json(job.state)
-        evaluations = select(func.count()).where(PointRow.job_id == job.id, PointRow.origin == "search")
         return SearchView(
             **self._job_fields(job, state, waiting),
+            **vars(self._summary(session, job)),
             spec=SearchSpec.model_validate(job.spec),
             parent=job.parent_id,
-            front_size=len(front.points),
-            verified=sum(p.status == "verified" for p in front.points),
-            evaluations=session.scalar(evaluations) or 0,
-            hypervolume=front.hypervolume,
-            baseline_hypervolume=front.baseline_hypervolume,
             hypervolume_history=[
                 HypervolumeView(evaluations=h.evaluations, search=h.search, baseline=h.baseline)
                 for h in state.hypervolume
@@ -496,9 +540,10 @@ def _eta_s(job: Job, now: float) -> float | None:
     return None
 
 
-def _after(value: SQLColumnExpression[Any], falling: bool, last: float | None, position: int) -> ColumnElement[bool]:
-    """Rows behind (``last``, ``position``) in an order with missing values at the end."""
-    tie = PointRow.position > position
-    if last is None:
-        return and_(value.is_(None), tie)
-    return or_(value < last if falling else value > last, and_(value == last, tie), value.is_(None))
+def _behind(rows: Rows, value: NDArray[np.floating[Any]], last: float | None, position: int) -> int:
+    """How many of the ordered rows come before or at (``last``, ``position``); None is last in the order."""
+    missing = np.isnan(value)
+    behind_value = ~missing if last is None else value < last
+    tied = missing if last is None else value == last
+    before = behind_value | (tied & (rows < position))
+    return int(np.count_nonzero(before))

@@ -1,0 +1,142 @@
+"""Evaluated networks as columns: a hundred thousand fit into a few megabytes, and fronts are found on arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.core.arch import Arch, Floats
+from nas.core.device import Latency, Measurement, Status
+from nas.core.errors import InvalidInput
+from nas.core.events import Origin, Point
+from nas.core.metrics import METRICS
+
+ORIGINS: tuple[Origin, ...] = get_args(Origin)
+STATUSES: tuple[Status, ...] = get_args(Status)
+_COLUMN = {name: i for i, name in enumerate(METRICS)}
+_MEASUREMENT_BYTES = 2048  # about what one takes in memory
+
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class PointTable:
+    """N networks of one space. ``origin_N`` and ``status_N`` index ``ORIGINS`` and ``STATUSES``; the columns of
+    ``metrics_NM`` are those of ``METRICS``, NaN where a network has no such metric or, in ``claim_ms_N``, no claim.
+    ``measurements`` are by row. Never changed in place."""
+
+    space: str = ""
+    genes_NG: NDArray[np.int16] = field(default_factory=lambda: np.empty((0, 0), np.int16))
+    origin_N: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
+    status_N: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
+    metrics_NM: Floats = field(default_factory=lambda: np.empty((0, len(METRICS))))
+    claim_ms_N: Floats = field(default_factory=lambda: np.empty(0))
+    measurements: Mapping[int, Measurement] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, points: Iterable[Point]) -> PointTable:
+        """Points as columns, in their order. Raises InvalidInput for networks of several spaces."""
+        points = list(points)
+        return cls.from_columns(
+            spaces=[p.arch.space for p in points],
+            genes=[p.arch.genes for p in points],
+            origins=[p.origin for p in points],
+            statuses=[p.status for p in points],
+            metrics=[p.metrics for p in points],
+            claims_ms=[p.claim_ms for p in points],
+            measurements={i: p.measurement for i, p in enumerate(points) if p.measurement is not None},
+        )
+
+    @classmethod
+    def from_columns(
+        cls,
+        spaces: Sequence[str],
+        genes: Sequence[Sequence[int]],
+        origins: Sequence[str],
+        statuses: Sequence[str],
+        metrics: Sequence[Mapping[str, float]],
+        claims_ms: Sequence[float | None],
+        measurements: Mapping[int, Measurement],
+    ) -> PointTable:
+        """A table from lists of equal length. Raises InvalidInput for networks of several spaces."""
+        if not spaces:
+            return cls()
+        if len(found := set(spaces)) > 1 or len({len(g) for g in genes}) > 1:
+            raise InvalidInput(f"expected networks of one space, with equal numbers of genes, got {sorted(found)}")
+        values = [[m.get(name, np.nan) for name in _COLUMN] for m in metrics]
+        return cls(
+            space=spaces[0],
+            genes_NG=np.array(genes, dtype=np.int16),
+            origin_N=np.array([ORIGINS.index(o) for o in origins], dtype=np.int8),
+            status_N=np.array([STATUSES.index(s) for s in statuses], dtype=np.int8),
+            metrics_NM=np.array(values, dtype=np.float64),
+            claim_ms_N=np.array([np.nan if c is None else c for c in claims_ms], dtype=np.float64),
+            measurements=measurements,
+        )
+
+    def __len__(self) -> int:
+        return len(self.origin_N)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the table takes, about."""
+        arrays = (getattr(self, f.name) for f in fields(self) if f.name.endswith(("_N", "_NG", "_NM")))
+        return int(sum(a.nbytes for a in arrays)) + _MEASUREMENT_BYTES * len(self.measurements)
+
+    def metric(self, name: str) -> Floats:
+        """One metric of all networks, NaN where it is missing, shape (N,)."""
+        return self.metrics_NM[:, _COLUMN[name]]
+
+    def of_origin(self, origin: Origin) -> Rows:
+        """The rows of one origin."""
+        return np.flatnonzero(self.origin_N == ORIGINS.index(origin))
+
+    def point(self, row: int) -> Point:
+        """One network."""
+        values = self.metrics_NM[row].tolist()
+        claim_ms = float(self.claim_ms_N[row])
+        return Point(
+            arch=Arch(self.space, tuple(self.genes_NG[row].tolist())),
+            origin=ORIGINS[self.origin_N[row]],
+            metrics={name: value for name, value in zip(_COLUMN, values, strict=True) if value == value},
+            status=STATUSES[self.status_N[row]],
+            claim_ms=claim_ms if claim_ms == claim_ms else None,
+            measurement=self.measurements.get(row),
+        )
+
+    def updated(self, rows: Rows, changed: PointTable) -> PointTable:
+        """A table whose ``rows`` are those of ``changed``; rows beyond the end are new ones. Raises InvalidInput for
+        networks of another space."""
+        if len(rows) == 0:
+            return self
+        if len(self) and (self.space, self.genes_NG.shape[1]) != (changed.space, changed.genes_NG.shape[1]):
+            raise InvalidInput(f"expected networks of the space {self.space}, got one of {changed.space}")
+        n = max(len(self), int(rows.max()) + 1)
+        columns = {}
+        for name in ("genes_NG", "origin_N", "status_N", "metrics_NM", "claim_ms_N"):
+            old, new = getattr(self, name), getattr(changed, name)
+            columns[name] = np.empty((n, *new.shape[1:]), new.dtype)
+            columns[name][: len(self)] = old if len(self) else new[:0]
+            columns[name][rows] = new
+        places = rows.tolist()
+        gone = set(places)
+        kept = {row: m for row, m in self.measurements.items() if row not in gone}
+        moved = {places[i]: m for i, m in changed.measurements.items()}
+        return PointTable(space=changed.space, measurements={**kept, **moved}, **columns)
+
+    def with_latency(self, latency: Latency) -> PointTable:
+        """The same networks with other predictions, N of them, and nothing claimed or measured."""
+        metrics_NM = self.metrics_NM.copy()
+        for name, value in (("predicted_ms", latency.mean_ms), ("upper_ms", latency.upper_ms), ("measured_ms", np.nan)):
+            metrics_NM[:, _COLUMN[name]] = value
+        return replace(
+            self,
+            metrics_NM=metrics_NM,
+            status_N=np.full(len(self), STATUSES.index("unverified"), dtype=np.int8),
+            claim_ms_N=np.full(len(self), np.nan),
+            measurements={},
+        )

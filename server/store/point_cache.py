@@ -1,0 +1,55 @@
+"""The networks of searches in memory, as columns, brought up to date by the rows that changed since.
+
+A snapshot of the database gives the job's last event; every row that a later event than the cached one changed is read.
+Tables are values, so a reader with an older snapshot is never disturbed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from sqlalchemy.orm import Session
+
+from nas.core.points import PointTable
+from server.store.models import Job
+from server.store.projections import load_points
+
+CACHE_BYTES = 256 * 1024 * 1024
+_LOCKS = 64
+
+
+class PointCache:
+    """Tables of networks by search, the latest used, up to ``budget`` bytes in all."""
+
+    def __init__(self, budget: int = CACHE_BYTES) -> None:
+        self.nbytes = 0
+        self._budget = budget
+        self._kept: OrderedDict[str, tuple[int, PointTable]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._loading = [threading.Lock() for _ in range(_LOCKS)]
+
+    def table(self, session: Session, job: Job) -> PointTable:
+        """The networks of a search, as of the session's snapshot or later. What several ask for is read once."""
+        with self._loading[hash(job.id) % _LOCKS]:
+            seq, table = self._find(job.id)
+            if seq < job.last_seq:
+                table = table.updated(*load_points(session, job.id, seq))
+                self._keep(job.id, job.last_seq, table)
+            return table
+
+    def _find(self, job_id: str) -> tuple[int, PointTable]:
+        with self._lock:
+            if job_id in self._kept:
+                self._kept.move_to_end(job_id)
+            return self._kept.get(job_id, (-1, PointTable()))
+
+    def _keep(self, job_id: str, seq: int, table: PointTable) -> None:
+        with self._lock:
+            if job_id in self._kept:
+                self.nbytes -= self._kept[job_id][1].nbytes
+            self._kept[job_id] = (seq, table)
+            self._kept.move_to_end(job_id)
+            self.nbytes += table.nbytes
+            while self.nbytes > self._budget:
+                self.nbytes -= self._kept.popitem(last=False)[1][1].nbytes
