@@ -29,7 +29,7 @@ from nas.core.errors import InvalidInput
 FEWEST = 3  # networks measured on the new device
 FEWEST_DEVICES = 3
 
-# Set by leaving out one known device at a time; flat around these values (benchmarks/latency_transfer.py).
+# Guided by leaving out one known device at a time; see benchmarks/latency_transfer.py for what that is worth.
 _FREEDOM = 4.0  # degrees of freedom of the noise
 _SPREADS = np.geomspace(0.1, 30.0, 6)  # variance of the new device's deviation, over that among the known devices
 _SHARES = np.array([0.1, 0.3])  # of it, in directions in which no known device deviates
