@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.dry_run import compare
+from benchmarks.dry_run import compare, prepare
 from nas.core.arch import every
 from nas.core.cost import Span, StageCost, average, repeated
-from nas.core.errors import MeasurementRefused
+from nas.core.errors import MeasurementRefused, UnknownName
 from nas.core.events import Event, Progress, SearchState, StageFinished, fold_all
 from nas.core.ports import Problem, Resources
 from nas.core.spec import BudgetSpec, ObjectiveSpec, SearchSpec, StrategySpec
@@ -24,9 +25,11 @@ from nas.memory import forget_peak, peak_bytes
 from nas.stages.estimate import EstimateStage, most_inherited, survey, too_few_networks
 from nas.stages.explore import ExploreStage
 from nas.strategies.once_for_all import once_for_all
+from predictors.storage import dump_predictor
 from server.store.blobs import FolderBlobs
 from tests import fakes
 from tests.test_engine import SPEC, RuleDevice, problem
+from workers.runner import run_job
 
 
 @pytest.fixture(autouse=True)
@@ -210,6 +213,20 @@ def test_bounds_leave_open_how_many_networks_will_be_verified(tmp_path: Path) ->
     )
     held = priced(tmp_path, problem(bounded), once_for_all(problem())[3:4])
     assert (held.low_s or 0.0) < 0.5 * (free.low_s or 0.0)
+
+
+def test_a_worker_prices_a_search_as_it_would_run_it(tmp_path: Path) -> None:
+    p, _, resources = prepare(SPEC, tmp_path)
+    predictor = {"family": "bayesian_linear", "blob": resources.blobs.put(dump_predictor(p.predictor))}
+    resolved = {"profile": p.profile.as_json(), "predictor": predictor, "supernet": None, "inherited": []}
+    job = {"spec": SPEC.model_dump(mode="json"), "resolved": resolved}
+    *before, [last] = run_job("dry_run", job, str(tmp_path), [])
+    assert {event["kind"] for batch in before for event in batch} == {"stage_started", "progress"}
+    cost = CostView.model_validate(last["result"])
+    assert (last["stage"], cost.worker, cost.confidence) == ("price", platform.node(), "measured")
+    assert 0.3 < cost.stages[3].low_s < cost.stages[3].seconds  # type: ignore[operator]
+    with pytest.raises(UnknownName, match="dry_run"):
+        next(run_job("dryrun", job, str(tmp_path), []))  # type: ignore[arg-type]
 
 
 # What a survey tells about a small space
