@@ -149,9 +149,10 @@ class Client:
         ``wait_s``. No search is queued.
         """
         params = {"dry_run": "true", "measure": str(measure).lower(), "wait_s": f"{wait_s:g}"}
-        usual = self._http.timeout
-        longer = httpx.Timeout(usual, read=(usual.read or 0.0) + wait_s) if measure else usual
-        return self._post(DryRunView, "/v1/searches", spec, params=params, timeout=longer)
+        patience = httpx.Timeout(self._http.timeout)
+        if measure and patience.read is not None:
+            patience.read += wait_s
+        return self._post(DryRunView, "/v1/searches", spec, params=params, timeout=patience)
 
     def searches(
         self,

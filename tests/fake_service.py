@@ -21,6 +21,7 @@ from nas.core.spec import DeviceSpec, SearchSpec
 from nas.core.views import (
     ArtifactView,
     CardView,
+    CostView,
     DeviceView,
     DryRunView,
     EventPage,
@@ -37,6 +38,7 @@ from nas.core.views import (
     SearchPage,
     SearchView,
     SpaceView,
+    StageCostView,
     StageView,
     StrategyView,
     SubnetView,
@@ -109,7 +111,7 @@ class FakeService:
         def submit(request: httpx.Request) -> httpx.Response:
             spec = SearchSpec.model_validate_json(request.content)
             if request.url.params.get("dry_run") == "true":
-                return _json(make_dry_run(self.feasible))
+                return _json(make_dry_run(self.feasible, request.url.params["measure"] == "true"))
             return _json(self.search.model_copy(update={"spec": spec, "status": "queued"}), 201)
 
         one, two = f"/v1/searches/{SEARCH}", f"/v1/searches/{FAILED}"
@@ -256,8 +258,8 @@ def make_subnet() -> SubnetView:
     )
 
 
-def make_dry_run(feasible: bool) -> DryRunView:
-    """What a spec would meet."""
+def make_dry_run(feasible: bool, measured: bool = True) -> DryRunView:
+    """What a spec would meet, and what it would take if that was ``measured``."""
     return DryRunView(
         feasible=feasible,
         problems=[] if feasible else ["no network meets the bound [0.01 ms]"],
@@ -268,6 +270,33 @@ def make_dry_run(feasible: bool) -> DryRunView:
         sampled=20_000,
         stages=["train", "export"],
         spec_hash="0" * 64,
+        cost=make_cost() if feasible and measured else None,
+        cost_missing=None if feasible and measured else "it was not asked for",
+    )
+
+
+def make_cost() -> CostView:
+    """Two stages that were timed, and one that cannot say what it takes."""
+
+    def stage(name: str, seconds: float | None, **more: Any) -> StageCostView:
+        low_s, high_s = (None, None) if seconds is None else (0.7 * seconds, 1.6 * seconds)
+        return StageCostView(stage=name, seconds=seconds, low_s=low_s, high_s=high_s, **more)
+
+    return CostView(
+        worker="node-a",
+        seconds=108.0,
+        low_s=75.6,
+        high_s=172.8,
+        gpu_hours=0.0,
+        cpu_hours=0.03,
+        memory_bytes=741_000_000,
+        evaluations=160,
+        confidence="partial",
+        stages=[
+            stage("train", 96.0, steps=720, timed=4, unit="steps", memory_bytes=741_000_000),
+            stage("novel", None, steps=0, timed=0, note="cannot say [yet]"),
+            stage("export", 12.0, steps=24, timed=2, unit="models", memory_bytes=512_000_000),
+        ],
     )
 
 

@@ -19,7 +19,7 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-import server.cli
+import server.cli.words
 from nas.client import Client
 from nas.core.errors import Conflict, InvalidInput, StorageError
 from nas.core.events import Progress, encode
@@ -44,7 +44,7 @@ def fake() -> FakeService:
 @pytest.fixture
 def run(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs the command line against the fake service."""
-    monkeypatch.setattr(server.cli, "Client", partial(Client, transport=fake.transport, sleep=pytest.fail))
+    monkeypatch.setattr(server.cli.words, "Client", partial(Client, transport=fake.transport, sleep=pytest.fail))
     monkeypatch.delenv("HWNAS_URL", raising=False)
 
     def call(*words: str) -> Result:
@@ -240,10 +240,26 @@ def test_a_dry_run_tells_and_spends_nothing(run: Run, fake: FakeService) -> None
     assert "feasible" in done.stdout
     assert "0.05 ms" in done.stdout
     assert [r.url.params.get("dry_run") for r in fake.requests] == ["true"]
+    lines = done.stdout.splitlines()
+    assert any("6 steps timed on node-a" in line for line in lines)
+    train = next(line for line in lines if line.startswith("train"))
+    assert all(part in train for part in ("1 min 36 s", "1 min 7 s", "2 min 34 s", "720 steps", "741 MB"))
+    assert next(line for line in lines if line.startswith("novel")).split()[1:4] == ["?", "?", "?"]
+    assert "novel: cannot say [yet]" in lines
+    assert next(line for line in lines if line.startswith("total")).split()[1:3] == ["1", "min"]
+    assert "not every stage could be timed" in done.stdout
+    assert max(map(len, lines)) <= 80
     fake.feasible = False
     done = run("submit", "--dry-run")
     assert done.exit_code == 2
     assert "no network meets the bound [0.01 ms]" in done.stdout
+
+
+def test_a_dry_run_without_costs_says_why(run: Run, fake: FakeService) -> None:
+    done = run("submit", "--dry-run", "--no-measure", "--wait", "5")
+    assert fake.last.url.params["measure"] == "false"
+    assert fake.last.url.params["wait_s"] == "5"
+    assert "how long it takes is not known: it was not asked for" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from math import ceil
+from statistics import fmean
+
+import numpy as np
+from numpy.polynomial.legendre import leggauss
 
 # Between two minutes, a machine that others use as well is this much faster or slower.
 UNSTEADY = 1.25
@@ -77,28 +79,25 @@ class Timed:
 
 
 def average(
-    sizes: Sequence[float], seconds_of: Callable[[int], float], points: int = 4, patience_s: float = 3.0
+    sizes: Sequence[float], seconds_of: Callable[[int], float], inner: int = 2, patience_s: float = 3.0
 ) -> Timed:
     """The time of an average piece of work, where larger pieces take longer.
 
-    ``seconds_of(i)`` does the i-th piece, of size ``sizes[i]``, and says how long it took. The largest goes first,
+    ``seconds_of(i)`` does the i-th piece, of size ``sizes[i]``, and says how long it took. The smallest goes first,
     untimed, to warm up; then the smallest and the largest are timed, and, if those took no more than ``patience_s``,
-    so many others that ``points`` are spread evenly over all pieces by size. Time over rank is then a curve of which
-    ``points`` values are known: the range is its lower and upper sum, the middle the trapezoid rule.
+    ``inner`` others: time over rank is a curve, whose mean they give by Gauss-Legendre quadrature. The range takes each
+    part of the curve at the value before and at the value after it.
     """
     order = sorted(range(len(sizes)), key=lambda i: sizes[i])
-    seconds_of(order[-1])
+    seconds_of(order[0])
     smallest_s, largest_s = seconds_of(order[0]), seconds_of(order[-1])
-    inner = points - 2 if smallest_s + largest_s <= patience_s else 0
-    places = [ceil(k * (len(order) - 1) / (inner + 1)) for k in range(1, inner + 1)]
-    curve = [smallest_s, *(seconds_of(order[p]) for p in places), largest_s]
-    pairs = list(pairwise(curve))
-    span = Span(
-        sum(min(p) for p in pairs) / len(pairs),
-        sum(sum(p) for p in pairs) / 2 / len(pairs),
-        sum(max(p) for p in pairs) / len(pairs),
-    )
-    return Timed(span, len(curve), smallest_s, largest_s)
+    if smallest_s + largest_s > patience_s:
+        return Timed(Span(smallest_s, (smallest_s + largest_s) / 2, largest_s), 2, smallest_s, largest_s)
+    nodes, weights = leggauss(inner)  # over -1 to 1
+    ranks = np.rint((nodes + 1) / 2 * (len(order) - 1)).astype(int)
+    curve = sorted([smallest_s, *(seconds_of(order[r]) for r in ranks), largest_s])
+    middle_s = float(np.dot(curve[1:-1], weights / 2))
+    return Timed(Span(fmean(curve[:-2]), middle_s, fmean(curve[2:])), len(curve), smallest_s, largest_s)
 
 
 def repeated(clock: Callable[[], float], work: Callable[[], object], at_least_s: float = 0.1, most: int = 50) -> float:

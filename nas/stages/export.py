@@ -81,7 +81,7 @@ class ExportStage:
                 quantised[:] = [*quantised[-1:], zipfile.ZipFile(io.BytesIO(archive)).read("model.int8.onnx")]
             return times * (clock() - begun)
 
-        packed = average(macs.tolist(), seconds_of, points=2)
+        packed = average(macs.tolist(), seconds_of, inner=1)
         each = packed.span
         if int8:
             protocol = replace(problem.profile.protocol, precision="int8")

@@ -97,7 +97,8 @@ class TrainStage:
             total += found.span * length
             timed += found.count
         kept_s = repeated(clock, lambda: resources.blobs.put(training.state(0, 0).to_bytes()))
-        total += Span.exactly(kept_s) * (len(training.lengths) + total.seconds / self.checkpoint_s)
+        kept = min(total.seconds / self.checkpoint_s, sum(training.lengths)) + len(training.lengths)
+        total += Span.exactly(kept_s) * kept
         subnets = Subnets(problem, net, resources.torch_device)
         for arch in (samplers.largest(space), samplers.smallest(space)):
             total += Span.exactly(scoring_s(subnets, arch, problem.data.val, clock)[0])

@@ -99,8 +99,8 @@ class VerifyStage:
             models[i] = to_onnx(subnets.with_normalisation(module), problem.space.input_shape(archs[i]))
             return tested_s + clock() - begun
 
-        tested = average(macs.tolist(), seconds_of, points=3)
-        measured = measuring(list(models.values()), problem.profile, resources.measure, clock)
+        tested = average(macs.tolist(), seconds_of)
+        measured = measuring([*models.values()][:3], problem.profile, resources.measure, clock)
         fewest, most = (len(ORIGINS) * n for n in verified(problem))
         each = tested.span + measured.each + Span.exactly(measured.begin_s / self.group)
         total += Span(each.low_s * fewest, each.seconds * most, each.high_s * most)
