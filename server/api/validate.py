@@ -104,8 +104,9 @@ def check_data_path(data: DataSpec, settings: Settings) -> None:
     is whoever sits at the machine, who may read it anyway."""
     if data.path is None or not tokens_needed(settings):
         return
-    path = Path(data.path).resolve()
-    if not any(path.is_relative_to(root.resolve()) for root in settings.data_roots):
+    path = Path(data.path)
+    inside = path.is_absolute() and "\0" not in data.path  # relative ones mean something else to every worker
+    if not inside or not any(path.resolve().is_relative_to(root.resolve()) for root in settings.data_roots):
         roots = ", ".join(map(str, settings.data_roots)) or "none: the service has no `data_roots`"
         raise InvalidSpec(f"data.path: expected a path below one of the folders for data ({roots}), got {data.path!r}")
 

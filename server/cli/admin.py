@@ -19,7 +19,7 @@ from nas.core.errors import InvalidInput
 from nas.core.views import AuditView, QuotaBody, QuotaView, TokenView
 from server.cli import render
 from server.cli.start import prepare_home, read_settings
-from server.cli.words import Home, Json, Url, connect
+from server.cli.words import Home, Json, Token, Url, connect
 from server.store.store import Store, open_store
 
 tokens_app = typer.Typer(no_args_is_help=True, help="API tokens: who is let in, and for what.")
@@ -56,18 +56,19 @@ def list_tokens(home: Home = None, json_output: Json = False) -> None:
 
 @tokens_app.command("revoke")
 def revoke_token(
-    token: Annotated[str, typer.Argument(help="Its id, as `nas tokens list` shows it.")], home: Home = None
+    token_id: Annotated[str, typer.Argument(help="Its id, as `nas tokens list` shows it.", metavar="TOKEN")],
+    home: Home = None,
 ) -> None:
     """Make a token worthless, at once and for good."""
     with _store(home) as store:
-        store.tokens.revoke(token, LOCAL)
-    typer.echo(f"token {token}: revoked")
+        store.tokens.revoke(token_id, LOCAL)
+    typer.echo(f"token {token_id}: revoked")
 
 
 @quotas_app.command("list")
-def list_quotas(url: Url = DEFAULT_URL, json_output: Json = False) -> None:
+def list_quotas(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
     """Limits and use of all owners; `*` holds the limits of everybody who has none of their own."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.quotas(), json_output, _quotas)
 
 
@@ -78,11 +79,12 @@ def set_quota(
     max_running: Annotated[int | None, typer.Option(min=0, show_default="no limit")] = None,
     gpu_hours: Annotated[float | None, typer.Option(min=0, show_default="no limit")] = None,
     url: Url = DEFAULT_URL,
+    token: Token = None,
     json_output: Json = False,
 ) -> None:
     """Set an owner's limits, all three: one that is not given is lifted."""
     body = QuotaBody(max_queued=max_queued, max_running=max_running, gpu_hours=gpu_hours)
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.set_quota(owner, body), json_output, lambda q: _quotas([q]))
 
 
@@ -90,10 +92,11 @@ def audit(
     owner: Annotated[str | None, typer.Option(help="Only what this owner did.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
     url: Url = DEFAULT_URL,
+    token: Token = None,
     json_output: Json = False,
 ) -> None:
     """Who did what, newest first."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.audit(limit=limit, owner=owner).items, json_output, _audit)
 
 
