@@ -152,9 +152,16 @@ class Client:
         headers = {"Idempotency-Key": key} if key else {}
         return self._post(SearchView, "/v1/searches", spec, headers=headers)
 
-    def dry_run(self, spec: SearchSpec) -> DryRunView:
-        """Can the bounds be met, and where do the networks lie? Queues nothing."""
-        return self._post(DryRunView, "/v1/searches", spec, params={"dry_run": "true"})
+    def dry_run(self, spec: SearchSpec, measure: bool = True, wait_s: float = 60.0) -> DryRunView:
+        """Can the bounds be met, where do the networks lie, and, if it is to ``measure``, what will the search take?
+
+        For the last, a worker runs a few steps of each stage; ``cost_missing`` says why that was not to be had within
+        ``wait_s``. No search is queued.
+        """
+        params = {"dry_run": "true", "measure": str(measure).lower(), "wait_s": f"{wait_s:g}"}
+        usual = self._http.timeout
+        longer = httpx.Timeout(usual, read=(usual.read or 0.0) + wait_s) if measure else usual
+        return self._post(DryRunView, "/v1/searches", spec, params=params, timeout=longer)
 
     def searches(
         self,

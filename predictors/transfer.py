@@ -29,13 +29,13 @@ from nas.core.errors import InvalidInput
 FEWEST = 3  # networks measured on the new device
 FEWEST_DEVICES = 3
 
-# Chosen by leaving out one known device at a time (benchmarks/latency_transfer.py).
+# Guided by leaving out one known device at a time; see benchmarks/latency_transfer.py for what that is worth.
 _FREEDOM = 4.0  # degrees of freedom of the noise
 _SPREADS = np.geomspace(0.1, 30.0, 6)  # variance of the new device's deviation, over that among the known devices
 _SHARES = np.array([0.1, 0.3])  # of it, in directions in which no known device deviates
-_NOISES = np.geomspace(3e-5, 0.1, 9)  # variance of relative latency
+_NOISES = np.geomspace(1e-6, 0.1, 9)  # variance of relative latency
 _LEVEL = 0.1  # prior variance of the offset, and of the scale, beyond the plain fit of scale
-_ROUNDS = 5  # of reweighting
+_ROUNDS = 4  # of reweighting
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Relatives:
         centre_F = np.mean([t.features_NF.mean(0) for t in tables], axis=0)
         spread_F = np.mean([t.features_NF.std(0) for t in tables], axis=0)
         scale_F = 1.0 / np.where(spread_F > 0, spread_F, np.inf)
-        # Twice: the second time, features that mattered little to all devices are held back on each.
-        for _ in range(4):
+        # Features that mattered little to all devices are held back on each, the next time.
+        for _ in range(6):
             weights_DF = np.array([_own_weights(t.features_NF - centre_F, t.latency_ms_N, scale_F) for t in tables])
             scale_F = np.sqrt((weights_DF**2).mean(0))
         return cls(centre_F, weights_DF, tuple(tables))
@@ -79,56 +79,74 @@ class Relatives:
 
 @dataclass(frozen=True)
 class Transfer:
-    """``mean = weights . (1, features - centre)`` in ms; ``upper`` lies ``width`` predictive standard deviations above.
-
-    ``covariance_PP`` of the P = F + 1 weights in ms^2; ``noise_ms`` the standard deviation of one measurement.
-    """
+    """``mean = weights . (features - centre, 1)`` in ms, and ``upper`` a margin in ms above it."""
 
     family: ClassVar[str] = "transfer"
     centre_F: Floats
     weights_P: Floats
-    covariance_PP: Floats
-    noise_ms: float
-    width: float
+    margin_ms: float
     floor_ms: float
 
     @classmethod
     def fit(
-        cls, features_NF: Floats, latency_ms_N: Floats, relatives: Relatives, level: float = 0.95, seed: int = 0
+        cls, features_NF: Floats, latency_ms_N: Floats, relatives: Relatives, multiple: float | None = None
     ) -> Transfer:
-        """Adapts to a device on which N networks were measured, from 3. The bound holds at ``level`` on average over
-        devices like the known ones. Raises InvalidInput for fewer networks, other features, or unusable numbers."""
+        """Adapts to a device on which N networks were measured, from 3.
+
+        The margin is ``multiple`` times the root mean square of the leave-one-out errors on them: that of ``calibrate``
+        for N networks, unless given. Raises InvalidInput for fewer networks, other features, or unusable numbers.
+        """
         _check(features_NF, latency_ms_N, len(relatives.centre_F), FEWEST)
-        width = _width(relatives, len(latency_ms_N), level, np.random.default_rng(seed))
-        return replace(_adapt(_prior(relatives), features_NF, latency_ms_N), width=width)
+        if multiple is None:
+            multiple = calibrate(relatives, len(latency_ms_N))
+        weights_P, error_ms = _adapt(_prior(relatives), features_NF, latency_ms_N)
+        return cls(relatives.centre_F, weights_P, multiple * error_ms, 0.5 * float(latency_ms_N.min()))
 
     def predict(self, features_NF: Floats) -> Latency:
         """Latency in ms of N networks; never below half of the fastest network that was measured."""
-        mean_ms, deviation_ms = self.moments(features_NF)
-        return Latency(mean_ms, mean_ms + self.width * deviation_ms)
-
-    def moments(self, features_NF: Floats) -> tuple[Floats, Floats]:
-        """Mean and standard deviation in ms of one measurement of each network."""
-        x_NP = _with_one(features_NF - self.centre_F)
-        variance_N = np.einsum("np,np->n", x_NP @ self.covariance_PP, x_NP)
-        deviation_ms = np.sqrt(np.maximum(variance_N, 0.0) + self.noise_ms**2)
-        return np.maximum(x_NP @ self.weights_P, self.floor_ms), deviation_ms
+        mean_ms = np.maximum((features_NF - self.centre_F) @ self.weights_P[:-1] + self.weights_P[-1], self.floor_ms)
+        return Latency(mean_ms, mean_ms + self.margin_ms)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as plain arrays."""
         return {
             "centre_F": self.centre_F,
             "weights_P": self.weights_P,
-            "covariance_PP": self.covariance_PP,
-            "scalars": np.array([self.noise_ms, self.width, self.floor_ms]),
+            "scalars": np.array([self.margin_ms, self.floor_ms]),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Transfer:
         """Inverse of ``to_arrays``."""
-        noise, width, floor = (float(v) for v in arrays["scalars"])
-        vectors = (np.asarray(arrays[k], dtype=np.float64) for k in ("centre_F", "weights_P", "covariance_PP"))
-        return cls(*vectors, noise, width, floor)
+        margin, floor = (float(v) for v in arrays["scalars"])
+        centre_F, weights_P = (np.asarray(arrays[k], dtype=np.float64) for k in ("centre_F", "weights_P"))
+        return cls(centre_F, weights_P, margin, floor)
+
+
+def calibrate(relatives: Relatives, n: int, level: float = 0.95, draws: int = 6, seed: int = 0) -> float:
+    """By how many root mean square errors the bound of a fit to ``n`` networks must lie above the mean, so that it
+    holds at ``level`` on average over the known devices: each in turn is new, and ``draws`` times ``n`` of its networks
+    are measured; the quantile of the errors on its others, all devices weighing alike.
+
+    Raises InvalidInput where a table has no more than ``n`` networks.
+    """
+    rng = np.random.default_rng((seed, n))
+    fewest = min(len(t.latency_ms_N) for t in relatives.tables)
+    if fewest <= n:
+        raise InvalidInput(f"expected tables of more networks than the {n} of the new device, got one of {fewest}")
+    ratios, shares = [], []
+    for device, table in enumerate(relatives.tables):
+        prior = _prior(relatives.without(device))
+        x_NP = _with_one(table.features_NF - prior.centre_F)
+        for _ in range(draws):
+            few, rest = np.split(rng.permutation(len(x_NP)), [n])
+            weights_P, error_ms = _adapt(prior, table.features_NF[few], table.latency_ms_N[few])
+            ratios.append((table.latency_ms_N[rest] - x_NP[rest] @ weights_P) / max(error_ms, 1e-12))
+            shares.append(np.full(len(rest), 1.0 / len(rest)))
+    ratio_M, share_M = np.concatenate(ratios), np.concatenate(shares)
+    order = ratio_M.argsort()
+    reached_M = share_M[order].cumsum() / share_M.sum()
+    return max(0.0, float(ratio_M[order][min(int(np.searchsorted(reached_M, level)), len(order) - 1)]))
 
 
 def choose(relatives: Relatives, features_NF: Floats, n: int) -> NDArray[np.int64]:
@@ -183,35 +201,21 @@ def _prior(relatives: Relatives) -> _Prior:
     return _Prior(relatives.centre_F, np.append(mean_F, 1.0), np.hstack([known_DF, constant]), np.append(other_F, 0.0))
 
 
-def _adapt(prior: _Prior, features_NF: Floats, y_N: Floats) -> Transfer:
-    """The posterior given the networks of the new device, averaged over spread, share and noise by their evidence."""
+def _adapt(prior: _Prior, features_NF: Floats, y_N: Floats) -> tuple[Floats, float]:
+    """Posterior mean of the weights in ms, averaged over spread, share and noise by their evidence; and the root mean
+    square in ms of the errors on the N networks, each predicted from the others."""
     x_NP = _with_one(features_NF - prior.centre_F)
     expected_N = x_NP @ prior.mean_P
     unit_ms = float(y_N @ expected_N / (expected_N @ expected_N))
     rest_N = y_N / unit_ms - expected_N
-    priors_HPP = [prior.covariance(a, s) for s in _SHARES for a in _SPREADS]
-    cross_HPN = np.array([c_PP @ x_NP.T for c_PP in priors_HPP])
-    grams_HNN = x_NP @ cross_HPN
-    inverse_HQNN, log_evidence_HQ = _heavy_tailed(grams_HNN, rest_N)
+    cross_HPN = np.array([prior.covariance(a, s) @ x_NP.T for s in _SHARES for a in _SPREADS])
+    inverse_HQNN, log_evidence_HQ = _heavy_tailed(x_NP @ cross_HPN, rest_N)
     p_HQ = np.exp(log_evidence_HQ - log_evidence_HQ.max())
     p_HQ /= p_HQ.sum()
-    steps_HQP = np.einsum("hpn,hqn->hqp", cross_HPN, inverse_HQNN @ rest_N)
-    step_P = np.einsum("hq,hqp->p", p_HQ, steps_HQP)
-    apart_HQP = (steps_HQP - step_P) * np.sqrt(p_HQ)[:, :, None]
-    apart_P = apart_HQP.reshape(-1, len(step_P))
-    covariance_PP = apart_P.T @ apart_P
-    for c_PP, cross_PN, inverse_QNN, p_Q in zip(priors_HPP, cross_HPN, inverse_HQNN, p_HQ, strict=True):
-        known_NN = np.einsum("q,qnm->nm", p_Q, inverse_QNN)
-        covariance_PP += p_Q.sum() * c_PP - cross_PN @ known_NN @ cross_PN.T
-    noise = float(p_HQ.sum(0) @ _NOISES) * _FREEDOM / (_FREEDOM - 2)
-    return Transfer(
-        prior.centre_F,
-        (prior.mean_P + step_P) * unit_ms,
-        covariance_PP * unit_ms**2,
-        float(np.sqrt(noise)) * unit_ms,
-        0.0,
-        0.5 * float(y_N.min()),
-    )
+    solved_HQN = inverse_HQNN @ rest_N
+    step_P = np.einsum("hpn,hq,hqn->p", cross_HPN, p_HQ, solved_HQN, optimize=True)
+    error_N = np.einsum("hq,hqn->n", p_HQ, solved_HQN / np.einsum("hqnn->hqn", inverse_HQNN))
+    return (prior.mean_P + step_P) * unit_ms, float(np.sqrt((error_N**2).mean())) * unit_ms
 
 
 def _heavy_tailed(grams_HNN: Floats, rest_N: Floats) -> tuple[Floats, Floats]:
@@ -241,32 +245,7 @@ def _heavy_tailed(grams_HNN: Floats, rest_N: Floats) -> tuple[Floats, Floats]:
     )
     bound_HQ = (0.5 * (log_precision_HQN - np.log(precision_HQN)) - divergence_HQN).sum(-1)
     log_det_HQ = np.linalg.slogdet(covariance_HQNN)[1]
-    return inverse_HQNN, bound_HQ - 0.5 * (solved_HQN @ rest_N) - 0.5 * log_det_HQ
-
-
-def _width(relatives: Relatives, n: int, level: float, rng: np.random.Generator, draws: int = 4) -> float:
-    """How many predictive standard deviations the bound must lie above the mean: each known device in turn is new, and
-    meets ``draws`` times ``n`` of its networks; the quantile of its other networks' errors, all devices weighing alike.
-    """
-    errors: list[Floats] = []
-    shares: list[Floats] = []
-    for device, table in enumerate(relatives.tables):
-        others = relatives.without(device)
-        prior = _prior(others)
-        for _ in range(draws):
-            order = rng.permutation(len(table.latency_ms_N))
-            few, rest = order[:n], order[n:]
-            if not len(rest):
-                raise InvalidInput(f"expected tables of more than {n} networks, got one of {len(order)}")
-            mean_ms, deviation_ms = _adapt(prior, table.features_NF[few], table.latency_ms_N[few]).moments(
-                table.features_NF[rest]
-            )
-            errors.append((table.latency_ms_N[rest] - mean_ms) / deviation_ms)
-            shares.append(np.full(len(rest), 1.0 / len(rest)))
-    error_M, share_M = np.concatenate(errors), np.concatenate(shares)
-    order = error_M.argsort()
-    reached_M = share_M[order].cumsum() / share_M.sum()
-    return max(0.0, float(error_M[order][min(np.searchsorted(reached_M, level), len(order) - 1)]))
+    return np.asarray(inverse_HQNN, dtype=np.float64), bound_HQ - 0.5 * (solved_HQN @ rest_N) - 0.5 * log_det_HQ
 
 
 def _own_weights(x_NF: Floats, y_N: Floats, scale_F: Floats) -> Floats:
@@ -274,7 +253,7 @@ def _own_weights(x_NF: Floats, y_N: Floats, scale_F: Floats) -> Floats:
     penalty chosen by the evidence, measurements far off (by their median) weighing less, as under Student's t."""
     design_NF = x_NF * scale_F
     weight_N = np.ones(len(y_N))
-    for _ in range(4):
+    for _ in range(6):
         share_N = weight_N / weight_N.sum()
         centre_F, level = share_N @ design_NF, float(share_N @ y_N)
         root_N = np.sqrt(weight_N)

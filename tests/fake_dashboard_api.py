@@ -36,6 +36,7 @@ from nas.core.views import (
     AuditView,
     CardView,
     CheckView,
+    CostView,
     DeviceView,
     DryRunView,
     EventPage,
@@ -61,6 +62,7 @@ from nas.core.views import (
     SearchPage,
     SearchView,
     SpaceView,
+    StageCostView,
     StageView,
     StrategyView,
     SubnetView,
@@ -109,6 +111,27 @@ class Problem(Exception):
 
 
 # Networks with made-up values
+
+
+def _cost(spec: SearchSpec) -> CostView:
+    seconds = dict(zip(STAGES, (0.4, 0.0 if spec.supernet else 96.0, 31.0, 12.0, 9.0), strict=True))
+    stages = [
+        StageCostView(stage=name, seconds=s, low_s=0.7 * s, high_s=1.6 * s, steps=720, timed=2, unit="steps")
+        for name, s in seconds.items()
+    ]
+    total = sum(seconds.values())
+    return CostView(
+        worker="node-a",
+        seconds=total,
+        low_s=0.7 * total,
+        high_s=1.6 * total,
+        gpu_hours=0.0,
+        cpu_hours=total / 3600,
+        memory_bytes=741_000_000,
+        evaluations=spec.budget.evaluations,
+        confidence="measured",
+        stages=stages,
+    )
 
 
 def metric(name: str, value: float) -> MetricView:
@@ -795,7 +818,10 @@ def create_api(contents: str = "full") -> FastAPI:
 
     @app.post("/v1/searches", status_code=201, response_model=None)
     def submit(
-        spec: SearchSpec, dry_run: bool = False, idempotency_key: str | None = Header(default=None)
+        spec: SearchSpec,
+        dry_run: bool = False,
+        measure: bool = True,
+        idempotency_key: str | None = Header(default=None),
     ) -> SearchView | Response:
         bound = spec.bound("latency")
         tight = bound is not None and bound < 0.071
@@ -811,6 +837,8 @@ def create_api(contents: str = "full") -> FastAPI:
                 sampled=512,
                 stages=list(STAGES),
                 spec_hash=spec.content_hash,
+                cost=_cost(spec) if measure and not tight else None,
+                cost_missing=None if measure and not tight else "it was not asked for",
             )
             return JSONResponse(view.model_dump(mode="json"))
         if tight:

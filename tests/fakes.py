@@ -33,7 +33,7 @@ from nas.core.events import (
     encode,
 )
 from nas.core.ports import ImageShape, Layer, Lease, Verdict
-from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, StrategySpec
 from server.store.blobs import open_blobs
 from server.store.store import Store
 
@@ -155,6 +155,7 @@ def search_spec(**changes: Any) -> SearchSpec:
         strategy=StrategySpec(name="plain"),
         data=DataSpec(name="blank"),
         device="bench",
+        budget=BudgetSpec(evaluations=24),  # of 52 networks
     )
     return SearchSpec.model_validate({**base.model_dump(), **changes})
 

@@ -250,12 +250,12 @@ def test_a_dry_run_lists_problems_instead_of_refusing(api: TestClient) -> None:
 
 
 def test_extending_reuses_the_supernet(api: TestClient, store: Store, done: str) -> None:
-    change = {"evaluations": 500, "bounds": {"latency": 7.0}, "seed": 3, "name": "more"}
+    change = {"evaluations": 40, "bounds": {"latency": 7.0}, "seed": 3, "name": "more"}
     answer = api.post(f"/v1/searches/{done}/extend", json=change)
     assert answer.status_code == 201
     child = SearchView.model_validate(answer.json())
     assert (child.parent, child.spec.supernet, child.spec.name, child.spec.seed) == (done, done, "more", 3)
-    assert child.spec.budget.evaluations == 500
+    assert child.spec.budget.evaluations == 40
     assert (child.spec.bound("latency"), child.spec.space) == (7.0, fakes.search_spec().space)
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None

@@ -61,7 +61,12 @@ VERBS: list[tuple[Callable[[Client], Any], type, str, dict[str, str]]] = [
     (lambda n: n.strategies()[0], StrategyView, "GET /v1/strategies", {}),
     (lambda n: n.datasets()[0], str, "GET /v1/datasets", {}),
     (lambda n: n.submit(SearchSpec()), SearchView, "POST /v1/searches", {}),
-    (lambda n: n.dry_run(SearchSpec()), DryRunView, "POST /v1/searches", {"dry_run": "true"}),
+    (
+        lambda n: n.dry_run(SearchSpec()),
+        DryRunView,
+        "POST /v1/searches",
+        {"dry_run": "true", "measure": "true", "wait_s": "60"},
+    ),
     (lambda n: n.searches(), SearchPage, "GET /v1/searches", {"limit": "50"}),
     (
         lambda n: n.searches("failed", 3, "more"),

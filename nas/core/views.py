@@ -207,13 +207,14 @@ class EventPage(BaseModel):
 class StageCostView(BaseModel):
     """What one stage will take, from ``timed`` steps of it that were really run on a worker, of ``steps`` in all.
 
-    ``low_s`` to ``high_s`` is the range that the timed steps and unknown repetitions leave open.
+    ``low_s`` to ``high_s`` is the range that the timed steps and unknown repetitions leave open. All three are None for
+    a stage that cannot say what it takes; the ``note`` then says so.
     """
 
     stage: str
-    seconds: float
-    low_s: float
-    high_s: float
+    seconds: float | None
+    low_s: float | None
+    high_s: float | None
     steps: int
     timed: int
     unit: str = ""
@@ -223,7 +224,7 @@ class StageCostView(BaseModel):
 
 class CostView(BaseModel):
     """What a search will take on the worker that timed it. ``confidence``: ``measured`` where every stage's steps were
-    timed, ``partial`` where some stage had to be assumed (its ``note`` says what)."""
+    timed, ``partial`` where some stage cannot say what it takes (its ``note`` says why): sums are then without it."""
 
     worker: str
     seconds: float

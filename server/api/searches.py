@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 
 from nas.core.access import Principal
 from nas.core.arch import Arch
@@ -33,6 +34,7 @@ from nas.core.views import (
 )
 from server.api import sse, validate
 from server.api.access import By
+from server.api.dry_runs import time_on_worker
 from server.api.errors import responses
 from server.api.other_device import seen_from
 from server.api.parameters import EVENT_RESPONSES, Accept, After, Cursor, IdempotencyKey, LastEventId
@@ -93,20 +95,28 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
             **responses(400, 409, 413, 429, 507),
         },
     )
-    def submit_search(
+    async def submit_search(
+        request: Request,
         spec: Annotated[SearchSpec, Body(examples=[_EXAMPLE])],
         response: Response,
         by: By,
         dry_run: Annotated[bool, Query(description="Only say what the search would meet; nothing is kept")] = False,
+        measure: Annotated[bool, Query(description="Of a dry run: have a worker time some steps of it, too")] = True,
+        wait_s: Annotated[float, Query(ge=0, le=600, description="How long a dry run may wait for its worker")] = 60.0,
         priority: Annotated[int, Query(ge=-100, le=100, description="Higher goes first among your searches")] = 0,
         idempotency_key: IdempotencyKey = None,
     ) -> Any:
         """Queues a search after checking everything that can be known beforehand: names, parameters, the device's
         predictor, and whether the bounds can be met."""
-        if dry_run:
-            check(spec, by)
-            return JSONResponse(validate.examine(spec, store).view.model_dump(mode="json"))
-        return submit(spec, idempotency_key, None, response, by, priority)
+        if not dry_run:
+            return await run_in_threadpool(submit, spec, idempotency_key, None, response, by, priority)
+        await run_in_threadpool(check, spec, by)
+        report = await run_in_threadpool(validate.examine, spec, store)
+        view = report.view.model_copy(update={"cost_missing": "it was not asked for"})
+        if measure:
+            heard_s = 2 * settings.lease_seconds
+            view = await time_on_worker(spec, report, store, by, wait_s, heard_s, request.is_disconnected)
+        return JSONResponse(view.model_dump(mode="json"))
 
     @router.get("/searches", summary="All searches")
     def searches(

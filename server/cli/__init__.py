@@ -66,7 +66,8 @@ app.add_typer(devices_app, name="devices")
 app.add_typer(admin.tokens_app, name="tokens")
 app.add_typer(admin.quotas_app, name="quotas")
 app.command("audit")(admin.audit)
-app.command("gc")(admin.gc)
+for command in (admin.gc, admin.doctor, admin.backup, admin.restore):
+    app.command()(command)
 
 Id = Annotated[str, typer.Argument(help="The search's id, as `nas list` shows it.", metavar="SEARCH")]
 BoundMs = Annotated[float | None, typer.Option("--bound-ms", min=1e-6, help="Latency bound in milliseconds.")]
@@ -167,7 +168,15 @@ def submit(
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     supernet: Annotated[str | None, typer.Option(help="Reuse this search's trained supernet: no training.")] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same key submits once.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what could be met; spend nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what could be met and what it would take; search nothing.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Of a dry run: time a few steps of it on a worker.")
+    ] = True,
+    wait_s: Annotated[
+        float, typer.Option("--wait", min=0, max=600, help="Of a dry run: seconds to wait for the worker.")
+    ] = 60.0,
     watch: Watch = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -177,7 +186,7 @@ def submit(
 
     Examples:
 
-    - `nas submit --dry-run --bound-ms 0.2`: can the bound be met? Nothing is spent
+    - `nas submit --dry-run --bound-ms 0.2`: can the bound be met, and how long will it take?
     - `nas submit examples/digits.yaml --bound-ms 0.2 --watch`
     - `nas submit --supernet SEARCH --device another --watch`: no training
     """
@@ -192,7 +201,7 @@ def submit(
     complete = parse_spec(SearchSpec, record)
     with connect(url, token) as nas:
         if dry_run:
-            answer = nas.dry_run(complete)
+            answer = nas.dry_run(complete, measure, wait_s)
             render.out(answer, json_output, render.dry_run)
             raise typer.Exit(0 if answer.feasible else BAD_INPUT)
         search = nas.submit(complete, key)

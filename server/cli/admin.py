@@ -12,14 +12,17 @@ from typing import Annotated, cast
 
 import typer
 from rich.console import RenderableType
+from rich.markup import escape
 
 from nas.client import DEFAULT_URL
 from nas.core.access import LOCAL, SCOPES, Scope
 from nas.core.errors import InvalidInput
-from nas.core.views import AuditView, QuotaBody, QuotaView, TokenView
+from nas.core.views import AuditView, CheckView, QuotaBody, QuotaView, TokenView
 from server.cli import render
 from server.cli.start import prepare_home, read_settings
 from server.cli.words import Home, Json, Token, Url, connect
+from server.store.backup import back_up
+from server.store.backup import restore as unpack
 from server.store.store import Store, open_store
 
 tokens_app = typer.Typer(no_args_is_help=True, help="API tokens: who is let in, and for what.")
@@ -112,6 +115,49 @@ def gc(
     verb = "would be removed" if dry_run else "removed"
     text = f"{done.removed} blobs ({done.removed_bytes / 1e6:.1f} MB) {verb}, {done.kept} in use"
     render.out(asdict(done), json_output, lambda _: text)
+
+
+def doctor(home: Home = None, json_output: Json = False) -> None:
+    """Look at everything the service stands on: database, storage, disk, memory, clock, Ray, tokens, noise.
+
+    Works while the service runs and while it is stopped. Exit status 1 when something failed.
+    """
+    from server.cli.doctor import examine
+
+    checks = list(examine(read_settings({"home": home} if home is not None else {})))
+    render.out(checks, json_output, _checks)
+    if any(check.status == "failed" for check in checks):
+        raise typer.Exit(1)
+
+
+def backup(
+    archive: Annotated[Path, typer.Argument(help="The file to write, such as hwnas.tar.gz.")],
+    home: Home = None,
+    json_output: Json = False,
+) -> None:
+    """Copy an embedded service, its searches and models, into one file. It may go on running meanwhile."""
+    settings = read_settings({"home": home} if home is not None else {})
+    manifest = back_up(settings.database, settings.blobs, archive)
+    lost = f", {len(manifest['missing'])} were lost before" if manifest["missing"] else ""
+    render.out(manifest, json_output, lambda m: f"{archive}: the database and {m['blobs']} blobs{lost}")
+
+
+def restore(
+    archive: Annotated[Path, typer.Argument(help="A file that `nas backup` wrote.")],
+    home: Annotated[Path, typer.Option(help="An empty folder, or one that is not there yet.")],
+    json_output: Json = False,
+) -> None:
+    """Unpack a backup into a new home, every byte checked. Then: `nas serve --home FOLDER`."""
+    manifest = unpack(archive, home)
+    render.out(manifest, json_output, lambda m: f"{home}: the database and {m['blobs']} blobs")
+
+
+def _checks(checks: list[CheckView]) -> RenderableType:
+    colours = {"ok": "green", "warning": "yellow", "failed": "red"}
+    table = render.grid("check", "status", "detail")
+    for c in checks:
+        table.add_row(c.name, f"[{colours[c.status]}]{c.status}[/]", escape(c.detail))
+    return table
 
 
 @contextmanager

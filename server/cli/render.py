@@ -16,6 +16,7 @@ from rich.table import Table
 from nas.core.metrics import METRICS
 from nas.core.views import (
     CardView,
+    CostView,
     DeviceView,
     DryRunView,
     FrontView,
@@ -25,6 +26,7 @@ from nas.core.views import (
     StrategyView,
 )
 from server.cli.scatter import scatter
+from server.dashboard import words
 
 V = TypeVar("V")
 PIPED_WIDTH = 200  # a table takes what it needs of it; a terminal has its own width
@@ -114,7 +116,7 @@ def front(f: FrontView) -> RenderableType:
 
 
 def dry_run(d: DryRunView) -> RenderableType:
-    """Feasibility and ranges."""
+    """Feasibility, ranges and costs."""
     lines: list[RenderableType] = ["[green]feasible[/]" if d.feasible else "[red]not feasible[/]"]
     lines += [f"[red]{escape(p)}[/]" for p in d.problems]
     table = grid("metric", "lowest", "highest", title=f"{d.space_size:.3g} networks, {d.sampled} looked at")
@@ -127,7 +129,33 @@ def dry_run(d: DryRunView) -> RenderableType:
         lines.append(f"the lowest latency bound that can be met is {d.lowest_reachable_ms:.4g} ms")
     if d.feasible_share is not None:
         lines.append(f"{d.feasible_share:.1%} of random networks meet the bounds")
+    if d.cost is not None:
+        lines.append(cost(d.cost))
+    elif d.feasible and d.cost_missing:
+        lines.append(f"[yellow]how long it takes is not known:[/] {escape(d.cost_missing)}")
     return Group(*lines)
+
+
+def cost(c: CostView) -> RenderableType:
+    """What each stage will take, and all together."""
+    timed = sum(s.timed for s in c.stages)
+    table = grid("stage", "time", "from", "to", "steps", "memory", title=f"{timed} steps timed on {c.worker}")
+    for s in c.stages:
+        steps = f"{s.steps} {s.unit}" if s.unit else ""
+        memory = words.size(s.memory_bytes) if s.memory_bytes is not None else ""
+        table.add_row(s.stage, *map(_seconds, (s.seconds, s.low_s, s.high_s)), steps, memory)
+    table.add_section()
+    table.add_row("[bold]total[/]", *map(_seconds, (c.seconds, c.low_s, c.high_s)), "", words.size(c.memory_bytes))
+    lines: list[RenderableType] = ["", table]
+    lines += [f"{s.stage}: {escape(s.note)}" for s in c.stages if s.note]
+    hours = f"{c.gpu_hours:.2g} GPU-hours, " if c.gpu_hours else ""
+    how = "every stage was timed" if c.confidence == "measured" else "[yellow]not every stage could be timed[/]"
+    lines.append(f"{hours}{c.cpu_hours:.2g} CPU-hours, {c.evaluations} evaluations; {how}")
+    return Group(*lines)
+
+
+def _seconds(value: float | None) -> str:
+    return "?" if value is None else words.duration(value)
 
 
 def devices(items: Sequence[DeviceView]) -> RenderableType:

@@ -11,9 +11,9 @@ from nicegui import ui
 from nas.client import Client
 from nas.core.errors import HwnasError, InvalidSpec
 from nas.core.spec import SearchSpec, parse_spec, parse_yaml
-from nas.core.views import DeviceView, DryRunView, SearchView, SpaceView, StrategyView
+from nas.core.views import CostView, DeviceView, DryRunView, SearchView, SpaceView, StageCostView, StrategyView
 from server.dashboard import words
-from server.dashboard.frame import Live, Part, ask, copy_button, div, facts, framed, heading, notice, text
+from server.dashboard.frame import Live, Part, ask, bar, copy_button, div, facts, framed, heading, notice, text
 from server.dashboard.spec_text import spec_text
 
 Catalog = tuple[list[SpaceView], list[StrategyView], list[str], list[DeviceView], list[SearchView]]
@@ -144,9 +144,10 @@ class SubmitForm:
         self._problem = Part(lambda title, message: notice("bad", title, message) if message else None)
         with div("flow"):
             div("grow")
-            self._dry = ui.button("Dry run", icon="straighten", on_click=self._dry_run).props("outline no-caps")
+            self._dry = ui.button("Dry run", icon="straighten", on_click=self._check).props("outline no-caps")
+            self._time = ui.button("Time it on a worker", icon="timer", on_click=self._price).props("outline no-caps")
             self._go = ui.button("Submit", icon="send", on_click=self._submit).props("unelevated no-caps")
-        self._found = Part(lambda found: _draw_dry_run(found) if found is not None else None)
+        self._found = Part(lambda found, timed: _draw_dry_run(found, timed) if found is not None else None)
 
     def _draw_preview(self) -> None:
         with div("card stack"):
@@ -208,22 +209,30 @@ class SubmitForm:
         """Shows the spec as it would be sent now, or what is wrong with it."""
         if not hasattr(self, "_preview"):
             return
-        self._found.show(None)
+        self._found.show(None, False)
         try:
             self._preview.text = spec_text(self._spec(), self._format.value)
         except InvalidSpec as error:
             self._preview.text = f"# not complete yet\n# {error}"
 
-    async def _dry_run(self) -> None:
-        self._dry.props("loading")
+    async def _check(self) -> None:
+        await self._dry_run(self._dry, measure=False)
+
+    async def _price(self) -> None:
+        await self._dry_run(self._time, measure=True)
+
+    async def _dry_run(self, button: ui.button, *, measure: bool) -> None:
+        button.props("loading")
         try:
-            found = await ask(self._client.dry_run, self._spec())
+            spec = self._spec()
+            found = await ask(self._client.dry_run, spec, measure)
             self._problem.show("", "")
-            self._found.show(found)
+            if spec == self._spec():  # what was typed meanwhile would have another answer
+                self._found.show(found, measure)
         except HwnasError as error:
             self._problem.show("The dry run was refused", str(error))
         finally:
-            self._dry.props(remove="loading")
+            button.props(remove="loading")
 
     async def _submit(self) -> None:
         self._go.props("loading")
@@ -237,7 +246,7 @@ class SubmitForm:
             self._go.props(remove="loading")
 
 
-def _draw_dry_run(found: DryRunView) -> None:
+def _draw_dry_run(found: DryRunView, timed: bool) -> None:
     with div("card stack"):
         heading("Dry run", 2)
         if found.feasible:
@@ -259,6 +268,40 @@ def _draw_dry_run(found: DryRunView) -> None:
             rows.append((title, f"{words.quantity(low, unit)} to {words.quantity(high, unit)}"))
         rows.append(("Spec", found.spec_hash[:16]))
         facts(rows)
+        if found.cost is not None:
+            _draw_cost(found.cost)
+        elif timed and found.feasible:
+            notice("warn", "How long it takes is not known", found.cost_missing or "")
+
+
+def _draw_cost(cost: CostView) -> None:
+    """What each stage will take, with the range, and what is not known about it."""
+    heading(f"About {words.duration(cost.seconds)} on {cost.worker}", 2)
+    whole = f"{words.duration(cost.low_s)} to {words.duration(cost.high_s)}"
+    text(
+        f"{whole}; {words.size(cost.memory_bytes)} of memory. Timed with a few real steps of each stage.", "small muted"
+    )
+    for stage in cost.stages:
+        with div("stages"), div("stage finished"):
+            bar((stage.seconds or 0.0) / max(cost.seconds, 1e-9))
+            with div("title"):
+                text(f"{stage.stage}: {_time(stage)}", tag="span")
+            if stage.note:
+                text(stage.note, "note")
+    used = f"{cost.cpu_hours:.2g} CPU-hours" + (f" and {cost.gpu_hours:.2g} GPU-hours" if cost.gpu_hours else "")
+    rows = [("Computing time", used), ("Evaluations", f"{cost.evaluations} by the search, as many by random search")]
+    facts(rows)
+    if cost.confidence == "partial":
+        notice("warn", "Some stages cannot say what they take; sums are without them")
+
+
+def _time(stage: StageCostView) -> str:
+    if stage.seconds is None or stage.low_s is None or stage.high_s is None:
+        return "not known"
+    if stage.high_s == 0:
+        return "nothing"
+    steps = f", {stage.steps} {stage.unit}" if stage.unit else ""
+    return f"{words.duration(stage.seconds)} ({words.duration(stage.low_s)} to {words.duration(stage.high_s)}{steps})"
 
 
 def _with(options: list[str], value: str | None) -> list[str]:

@@ -37,6 +37,7 @@ from server.store.resolve import resolve
 from server.store.transitions import account, change, log
 
 MAX_STALLED = 5
+DRY_RUN_KEPT_S = 3600.0  # of a dry run that nobody came back for
 MAX_EVENTS = 10_000  # of one append
 MAX_EVENT_BYTES = 16 * 1024 * 1024  # of one event as JSON
 _FORGET_WORKER_S = 24 * 3600.0
@@ -86,6 +87,8 @@ class SqlJobStore:
                     raise InvalidSpec(f"resources: {reason}")
                 if kind == "search":
                     require_room_in_queue(session, by.owner)
+                if kind == "dry_run":
+                    verbs.discard_older(session, now - DRY_RUN_KEPT_S, now)
                 job = Job(
                     id=secrets.token_hex(6),
                     kind=kind,
@@ -146,6 +149,11 @@ class SqlJobStore:
         one that has not ended needs its supernet."""
         with writing(self._engine) as session:
             verbs.delete(session, job_id, by, self._clock())
+
+    def discard(self, job_id: str) -> None:
+        """Removes a dry run, running or not; nothing happens if it is gone already."""
+        with writing(self._engine) as session:
+            verbs.discard(session, job_id, self._clock())
 
     def set_priority(self, job_id: str, priority: int, by: Principal = LOCAL) -> None:
         """Moves a job among its owner's others. Raises NotFound, or Conflict when it has ended."""

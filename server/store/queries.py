@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import ColumnElement, Engine, SQLColumnExpression, and_, func, or_, select, text
 from sqlalchemy.orm import Session
@@ -13,13 +13,14 @@ from sqlalchemy.orm import Session
 from nas.core.errors import NotFound, UnknownName
 from nas.core.events import Point, SearchState
 from nas.core.fronts import Front, front_of
-from nas.core.lifecycle import ENDED, LEASED
+from nas.core.lifecycle import ENDED, LEASED, JobStatus
 from nas.core.metrics import METRICS
 from nas.core.ports import JobKind
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.core.views import (
     ArtifactView,
     CardView,
+    CostView,
     DeviceView,
     EventPage,
     EventView,
@@ -60,6 +61,17 @@ class Figures:
     evaluations: int
     busy_s: float
     gpu_s: float
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """A dry run on its way: its cost once it is known, what it waits for, or what is being timed now."""
+
+    status: JobStatus
+    cost: CostView | None
+    error: str | None
+    waiting: str
+    doing: str
 
 
 class Queries:
@@ -251,6 +263,19 @@ class Queries:
             recent = select(func.count()).where(WorkerRow.seen_at > self._clock() - worker_seconds)
             jobs = {row[0]: row[1] for row in session.execute(select(Job.status, func.count()).group_by(Job.status))}
             return session.scalar(recent) or 0, jobs.get("queued", 0), sum(jobs.get(status, 0) for status in LEASED)
+
+    def dry_run(self, job_id: str) -> DryRun:
+        """How far a dry run is. Raises NotFound."""
+        with reading(self._engine) as session:
+            job = _job(session, job_id, "dry_run")
+            cost = job.state.get("finished", {}).get("price")
+            return DryRun(
+                status=cast(JobStatus, job.status),
+                cost=CostView.model_validate(cost) if cost is not None else None,
+                error=job.error,
+                waiting=waiting_texts(session, [job], self._clock()).get(job_id, ""),
+                doing=next((bar["message"] for bar in job.stages), ""),
+            )
 
     def workers(self, worker_seconds: float) -> list[WorkerView]:
         """Dispatchers seen within ``worker_seconds``, by name."""

@@ -13,7 +13,7 @@ from nas.core.lifecycle import ENDED, JobStatus, Verb, check_verb
 from server.store import audit
 from server.store.models import Job, OwnerRow
 from server.store.quotas import require_room_in_queue
-from server.store.transitions import change
+from server.store.transitions import account, change
 
 
 def pause(session: Session, job_id: str, by: Principal, now: float) -> None:
@@ -53,6 +53,25 @@ def delete(session: Session, job_id: str, by: Principal, now: float) -> None:
     if waiting:
         raise Conflict(f"search {job_id} cannot be deleted yet: {', '.join(waiting)} uses its supernet")
     session.execute(update(Job).where(Job.parent_id == job_id).values(parent_id=None))
+    _remove(session, job)
+
+
+def discard(session: Session, job_id: str, now: float) -> None:
+    """Removes a dry run, whatever its status: the lease of its worker, if any, is over with this."""
+    job = session.get(Job, job_id, with_for_update=True)
+    if job is not None and job.kind == "dry_run":
+        account(job, now)
+        _remove(session, job)
+
+
+def discard_older(session: Session, than: float, now: float) -> None:
+    """Removes dry runs whose server has died before it could."""
+    for job_id in session.scalars(select(Job.id).where(Job.kind == "dry_run", Job.created_at < than)).all():
+        discard(session, job_id, now)
+
+
+def _remove(session: Session, job: Job) -> None:
+    """Deletes the rows of a job; the GPU time that it took stays on its owner's account."""
     if gpu_seconds := job.busy_seconds * job.resources.get("gpus", 0):
         row = session.get(OwnerRow, job.owner, with_for_update=True) or OwnerRow(
             name=job.owner, gpu_seconds_deleted=0.0
