@@ -160,7 +160,7 @@ class Client:
         """
         params = {"dry_run": "true", "measure": str(measure).lower(), "wait_s": f"{wait_s:g}"}
         usual = self._http.timeout
-        longer = httpx.Timeout(usual, read=(usual.read or 0.0) + wait_s) if measure else usual
+        longer = httpx.Timeout(**{**usual.as_dict(), "read": (usual.read or 0.0) + wait_s}) if measure else usual
         return self._post(DryRunView, "/v1/searches", spec, params=params, timeout=longer)
 
     def searches(

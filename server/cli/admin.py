@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import RenderableType
@@ -21,9 +21,9 @@ from nas.core.views import AuditView, CheckView, QuotaBody, QuotaView, TokenView
 from server.cli import render
 from server.cli.start import prepare_home, read_settings
 from server.cli.words import Home, Json, Token, Url, connect
-from server.store.backup import back_up
-from server.store.backup import restore as unpack
-from server.store.store import Store, open_store
+
+if TYPE_CHECKING:
+    from server.store.store import Store
 
 tokens_app = typer.Typer(no_args_is_help=True, help="API tokens: who is let in, and for what.")
 quotas_app = typer.Typer(no_args_is_help=True, help="How much each owner may queue, run and use.")
@@ -136,6 +136,8 @@ def backup(
     json_output: Json = False,
 ) -> None:
     """Copy an embedded service, its searches and models, into one file. It may go on running meanwhile."""
+    from server.store.backup import back_up  # as below: the database takes a second to import, and --help needs none
+
     settings = read_settings({"home": home} if home is not None else {})
     manifest = back_up(settings.database, settings.blobs, archive)
     lost = f", {len(manifest['missing'])} were lost before" if manifest["missing"] else ""
@@ -148,6 +150,8 @@ def restore(
     json_output: Json = False,
 ) -> None:
     """Unpack a backup into a new home, every byte checked. Then: `nas serve --home FOLDER`."""
+    from server.store.backup import restore as unpack
+
     manifest = unpack(archive, home)
     render.out(manifest, json_output, lambda m: f"{home}: the database and {m['blobs']} blobs")
 
@@ -162,6 +166,8 @@ def _checks(checks: list[CheckView]) -> RenderableType:
 
 @contextmanager
 def _store(home: Path | None) -> Iterator[Store]:
+    from server.store.store import open_store
+
     settings = read_settings({"home": home} if home is not None else {})
     prepare_home(settings)
     with open_store(settings.database, settings.blobs) as store:
@@ -182,8 +188,8 @@ def _tokens(items: list[TokenView]) -> RenderableType:
     for t in items:
         table.add_row(
             t.id,
-            t.owner,
-            t.name,
+            escape(t.owner),
+            escape(t.name),
             ", ".join(t.scopes),
             f"{t.expires_at:%Y-%m-%d}" if t.expires_at else "never",
             f"{t.last_used_at:%Y-%m-%d %H:%M}" if t.last_used_at else "never",
@@ -200,7 +206,7 @@ def _quotas(items: list[QuotaView]) -> RenderableType:
     table = render.grid("owner", "queued", "running", "GPU-hours")
     for q in items:
         table.add_row(
-            q.owner,
+            escape(q.owner),
             _of(q.queued, q.max_queued),
             _of(q.running, q.max_running),
             _of(round(q.gpu_hours_used, 2), q.gpu_hours),
@@ -216,5 +222,5 @@ def _audit(items: list[AuditView]) -> RenderableType:
     table = render.grid("when (UTC)", "who", "did", "to", "from")
     for a in items:
         who = a.owner if a.token is None else f"{a.owner} ({a.token})"
-        table.add_row(f"{a.at:%Y-%m-%d %H:%M:%S}", who, a.action, a.target, a.address or "")
+        table.add_row(f"{a.at:%Y-%m-%d %H:%M:%S}", escape(who), a.action, escape(a.target), a.address or "")
     return table
