@@ -28,7 +28,7 @@ from typing import Any
 from benchmarks._cli import ROOT, Options, main
 
 REQUESTS = 10_000
-WARM_UP = 1_000  # memory is compared after so many, when caches and pools have filled
+PARTS = 10  # memory is looked at after each
 AT_A_TIME = 8
 PATIENCE_S = 60.0  # an answer that takes longer counts as missing
 _END = b"\r\n\r\n"
@@ -47,7 +47,6 @@ def bench(requests: int, seed: int) -> dict[str, Any]:
     """Sends ``requests`` requests and tells what came back."""
     with service() as (port, pid, search):
         rng = random.Random(seed)
-        warm = min(WARM_UP, requests // 4)
         kinds: Counter[str] = Counter()
         counted: Counter[str] = Counter()
         wrong: list[str] = []
@@ -59,11 +58,12 @@ def bench(requests: int, seed: int) -> dict[str, Any]:
                 yield case
 
         begun = time.monotonic()
-        asyncio.run(_send_all(cases(warm), port, counted, wrong))
-        before = resident_mb(pid)
-        asyncio.run(_send_all(cases(requests - warm), port, counted, wrong))
+        memory_mb = []
+        for part in range(PARTS):
+            n = requests * (part + 1) // PARTS - requests * part // PARTS
+            asyncio.run(_send_all(cases(n), port, counted, wrong))
+            memory_mb.append(round(resident_mb(pid), 1))
         seconds = time.monotonic() - begun
-        after = resident_mb(pid)
         answering = _works(port, search)
     return {
         "requests": kinds.total(),
@@ -72,8 +72,9 @@ def bench(requests: int, seed: int) -> dict[str, Any]:
         "server_errors": sum(n for name, n in counted.items() if name.startswith("5")),
         "unanswered": counted["unanswered"],
         "answering": answering,
-        "rss_before_mb": round(before, 1),
-        "rss_after_mb": round(after, 1),
+        "rss_before_mb": memory_mb[len(memory_mb) // 4],  # caches, pools and threads have filled by then
+        "rss_after_mb": memory_mb[-1],
+        "rss_mb": memory_mb,
         "seconds": round(seconds, 1),
         "wrong": wrong[:20],
     }

@@ -147,10 +147,14 @@ class Client:
 
     # Searches
 
-    def submit(self, spec: SearchSpec, key: str | None = None) -> SearchView:
-        """Queues a search. The same ``key`` with the same spec gives the same search, however often it is sent."""
+    def submit(self, spec: SearchSpec, key: str | None = None, priority: int = 0) -> SearchView:
+        """Queues a search. The same ``key`` with the same spec gives the same search, however often it is sent.
+
+        ``priority``: higher goes first among your searches.
+        """
         headers = {"Idempotency-Key": key} if key else {}
-        return self._post(SearchView, "/v1/searches", spec, headers=headers)
+        params = {"priority": priority} if priority else {}
+        return self._post(SearchView, "/v1/searches", spec, headers=headers, params=params)
 
     def dry_run(self, spec: SearchSpec, measure: bool = True, wait_s: float = 60.0) -> DryRunView:
         """Can the bounds be met, where do the networks lie, and, if it is to ``measure``, what will the search take?

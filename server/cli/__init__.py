@@ -65,6 +65,7 @@ devices_app = typer.Typer(
 app.add_typer(devices_app, name="devices")
 app.add_typer(admin.tokens_app, name="tokens")
 app.add_typer(admin.quotas_app, name="quotas")
+app.command("me")(admin.me)
 app.command("audit")(admin.audit)
 for command in (admin.gc, admin.doctor, admin.backup, admin.restore):
     app.command()(command)
@@ -168,6 +169,9 @@ def submit(
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     supernet: Annotated[str | None, typer.Option(help="Reuse this search's trained supernet: no training.")] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same key submits once.")] = None,
+    first: Annotated[
+        int, typer.Option("--priority", min=-100, max=100, help="Among your searches: higher goes first.")
+    ] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what could be met and what it would take; search nothing.")
     ] = False,
@@ -204,7 +208,7 @@ def submit(
             answer = nas.dry_run(complete, measure, wait_s)
             render.out(answer, json_output, render.dry_run)
             raise typer.Exit(0 if answer.feasible else BAD_INPUT)
-        search = nas.submit(complete, key)
+        search = nas.submit(complete, key, first)
         if not watch:
             render.out(
                 search,
@@ -534,7 +538,7 @@ def _until_interrupted(follow: Callable[[Client, str], V], nas: Client, name: st
 def _for_every_command(command: Any, defaults: dict[str, Any]) -> dict[str, Any]:
     """Defaults of options, in the shape in which a group hands them down."""
     children: dict[str, Any] = getattr(command, "commands", {})
-    return defaults if not children else {name: _for_every_command(c, defaults) for name, c in children.items()}
+    return defaults | {name: _for_every_command(c, defaults) for name, c in children.items()}
 
 
 def _file_name(artifact: ArtifactView) -> str:

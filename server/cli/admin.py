@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 
 from nas.client import DEFAULT_URL
 from nas.core.access import LOCAL, SCOPES, Scope
 from nas.core.errors import InvalidInput
-from nas.core.views import AuditView, CheckView, QuotaBody, QuotaView, TokenView
+from nas.core.views import AuditView, CheckView, MeView, QuotaBody, QuotaView, TokenView
 from server.cli import render
 from server.cli.start import prepare_home, read_settings
 from server.cli.words import Home, Json, Token, Url, connect
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from server.store.store import Store
 
 tokens_app = typer.Typer(no_args_is_help=True, help="API tokens: who is let in, and for what.")
-quotas_app = typer.Typer(no_args_is_help=True, help="How much each owner may queue, run and use.")
+quotas_app = typer.Typer(help="How much each owner may queue, run and use.")
 _DAYS = re.compile(r"(\d{1,5})([dhw])")
 _SECONDS = {"h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
@@ -68,6 +68,13 @@ def revoke_token(
     typer.echo(f"token {token_id}: revoked")
 
 
+@quotas_app.callback(invoke_without_command=True)
+def quotas(ctx: typer.Context, url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
+    """Limits and use of all owners; `set` changes them."""
+    if ctx.invoked_subcommand is None:
+        list_quotas(url, token, json_output)
+
+
 @quotas_app.command("list")
 def list_quotas(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
     """Limits and use of all owners; `*` holds the limits of everybody who has none of their own."""
@@ -89,6 +96,17 @@ def set_quota(
     body = QuotaBody(max_queued=max_queued, max_running=max_running, gpu_hours=gpu_hours)
     with connect(url, token) as nas:
         render.out(nas.set_quota(owner, body), json_output, lambda q: _quotas([q]))
+
+
+def me(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
+    """Whom the service takes you for, what you may do, and your quota."""
+
+    def draw(m: MeView) -> RenderableType:
+        how = f"token {m.token}" if m.token is not None else "no token: you sit at the machine"
+        return Group(f"[bold]{escape(m.owner)}[/] ({how}) may: {', '.join(m.scopes)}", _quotas([m.quota]))
+
+    with connect(url, token) as nas:
+        render.out(nas.me(), json_output, draw)
 
 
 def audit(
