@@ -12,6 +12,7 @@ with Client() as nas:
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import secrets
 import time
@@ -94,12 +95,10 @@ class Client:
     ) -> None:
         self.url = url.rstrip("/")
         self._sleep = sleep
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._identify(token)
         direct = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))  # never through a proxy
         try:
-            self._http = httpx.Client(
-                base_url=self.url, headers=headers, timeout=timeout_s, transport=transport, mounts=direct
-            )
+            self._http = httpx.Client(base_url=self.url, timeout=timeout_s, transport=transport, mounts=direct)
         except httpx.InvalidURL as error:
             raise errors.InvalidInput(f"expected an address such as {DEFAULT_URL}, got {url!r}: {error}") from error
         if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:
@@ -116,6 +115,17 @@ class Client:
     def close(self) -> None:
         """Closes the connections."""
         self._http.close()
+
+    def using(self, token: str | None) -> Client:
+        """A client that shares these connections and sends another token. Raises InvalidInput for what is none."""
+        other = copy.copy(self)
+        other._identify(token)
+        return other
+
+    def _identify(self, token: str | None) -> None:
+        if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
+            raise errors.InvalidInput("expected a token such as hwnas_..., got one with characters that no token has")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     # What the service is
 
@@ -137,10 +147,14 @@ class Client:
 
     # Searches
 
-    def submit(self, spec: SearchSpec, key: str | None = None) -> SearchView:
-        """Queues a search. The same ``key`` with the same spec gives the same search, however often it is sent."""
+    def submit(self, spec: SearchSpec, key: str | None = None, priority: int = 0) -> SearchView:
+        """Queues a search. The same ``key`` with the same spec gives the same search, however often it is sent.
+
+        ``priority``: higher goes first among your searches.
+        """
         headers = {"Idempotency-Key": key} if key else {}
-        return self._post(SearchView, "/v1/searches", spec, headers=headers)
+        params = {"priority": priority} if priority else {}
+        return self._post(SearchView, "/v1/searches", spec, headers=headers, params=params)
 
     def dry_run(self, spec: SearchSpec, measure: bool = True, wait_s: float = 60.0) -> DryRunView:
         """Can the bounds be met, where do the networks lie, and, if it is to ``measure``, what will the search take?
@@ -244,7 +258,11 @@ class Client:
         digest = hashlib.sha256()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("xb") as file, self._reaching(), self._http.stream("GET", artifact.url) as response:
+            with (
+                partial.open("xb") as file,
+                self._reaching(),
+                self._http.stream("GET", artifact.url, headers=self._headers) as response,
+            ):
                 self._check(response)
                 for chunk in response.iter_bytes():
                     digest.update(chunk)
@@ -358,9 +376,11 @@ class Client:
     def _put(self, view: type[V], path: str, body: BaseModel) -> V:
         return self._read(TypeAdapter(view), self._request("PUT", path, json=body.model_dump(mode="json")))
 
-    def _request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+    def _request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, **kwargs: Any
+    ) -> httpx.Response:
         with self._reaching():
-            response = self._http.request(method, path, **kwargs)
+            response = self._http.request(method, path, headers={**self._headers, **(headers or {})}, **kwargs)
         self._check(response)
         return response
 
@@ -424,7 +444,7 @@ class Client:
 
     def _stream(self, path: str, after: int) -> Iterator[EventView | Literal["open", "alive", "end"]]:
         """Server-sent events. Raises httpx.TransportError when the stream breaks off before its end."""
-        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+        headers = {**self._headers, "Accept": "text/event-stream", "Last-Event-ID": str(after)}
         timeout = httpx.Timeout(30.0, read=60.0)
         with self._http.stream("GET", path, params={"after": after}, headers=headers, timeout=timeout) as response:
             self._check(response)

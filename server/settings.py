@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
@@ -16,7 +17,9 @@ class Settings(BaseSettings):
     serve more than one machine. ``ray_address`` joins a Ray cluster instead of starting a local one. ``dispatch`` runs
     a dispatcher beside the server; a replica that only answers does without. A worker that is silent for
     ``stuck_seconds`` has its stack written to the log. ``require_tokens`` asks for tokens on loopback, too, as behind a
-    proxy. Where tokens are needed, data sets of specs may lie below ``data_roots`` only.
+    proxy. Where tokens are needed, data sets of specs may lie below ``data_roots`` only (in the environment, separated
+    as in PATH). At most ``streams`` event streams are open at a time; where tokens are needed, one client gets an
+    eighth of them.
     """
 
     model_config = SettingsConfigDict(env_prefix="HWNAS_", extra="forbid", frozen=True)
@@ -33,9 +36,15 @@ class Settings(BaseSettings):
     stuck_seconds: float = Field(default=600.0, gt=0)
     dispatch: bool = True
     require_tokens: bool = False
-    data_roots: tuple[Path, ...] = ()
+    data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    streams: int = Field(default=512, ge=8)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
+
+    @field_validator("data_roots", mode="before")
+    @classmethod
+    def _folders(cls, value: Any) -> Any:
+        return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
 
     @property
     def database(self) -> str:

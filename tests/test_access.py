@@ -179,9 +179,9 @@ def test_websockets_of_foreign_pages_are_closed(store: Store, tmp_path: Path) ->
     async def send(message: Any) -> None:
         sent.append(message["type"])
 
-    gate = access.Gate(app, Settings(home=tmp_path))
+    gate = access.Gate(app, access.Guard(Settings(home=tmp_path), store))
     for origin in (b"http://evil.example", b"http://localhost:8765"):
-        scope = {"type": "websocket", "headers": [(b"host", b"localhost:8765"), (b"origin", origin)]}
+        scope = {"type": "websocket", "path": "/_ws", "headers": [(b"host", b"localhost:8765"), (b"origin", origin)]}
         asyncio.run(gate(scope, None, send))  # type: ignore[arg-type]
     assert sent == ["websocket.close", "reached"]
 

@@ -523,14 +523,27 @@ def test_a_stream_follows_a_running_job(store: Store) -> None:
 
 
 def test_streams_are_bounded_and_counted(store: Store, tmp_path: Path, done: str) -> None:
-    streams = sse.Streams(limit=1)
+    streams = sse.Streams(limit=2, per_client=1)
     api = TestClient(create_app(Settings(home=tmp_path), store, streams), "http://127.0.0.1")
-    headers = {"Accept": "text/event-stream"}
-    streams.open = 1
-    refused(api.get(f"/v1/searches/{done}/events", headers=headers), 429, "too_many_streams")
-    streams.open = 0
+    url, headers = f"/v1/searches/{done}/events", {"Accept": "text/event-stream"}
+
+    async def held(*clients: str) -> None:
+        """Opens a stream for each client, and asks for one more over HTTP."""
+        opened = [
+            aiter(streams.response(lambda _: (EventPage(items=[], last=0), None), 0, c).body_iterator) for c in clients
+        ]
+        for stream in opened:
+            await anext(stream)
+        assert streams.open == len(clients)
+        answer = await asyncio.to_thread(api.get, url, headers=headers)
+        refused(answer, 429, "too_many_streams", "of yours" if len(clients) < 2 else "2 event streams")
+        for stream in opened:
+            await stream.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(held("testclient"))
+    asyncio.run(held("another", "a third"))
     for _ in range(2):
-        assert api.get(f"/v1/searches/{done}/events", headers=headers).status_code == 200
+        assert api.get(url, headers=headers).status_code == 200
     assert streams.open == 0
 
 

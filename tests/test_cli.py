@@ -28,6 +28,7 @@ from nas.core.spec import BudgetSpec, DeviceSpec, SearchSpec
 from nas.core.views import DeviceView, FrontView, SearchView
 from server.api.validate import add_device_command
 from server.cli import progress, render
+from server.cli import words as options
 from server.cli.scatter import scatter
 from server.cli.serve import _listen, _url, serve
 from tests.fake_service import BASELINE, END, FAILED, MEMBERS, SEARCH, FakeService, event, frames, make_front
@@ -44,8 +45,9 @@ def fake() -> FakeService:
 @pytest.fixture
 def run(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs the command line against the fake service."""
-    monkeypatch.setattr(server.cli.words, "Client", partial(Client, transport=fake.transport, sleep=pytest.fail))
-    monkeypatch.delenv("HWNAS_URL", raising=False)
+    monkeypatch.setattr(options, "Client", partial(Client, transport=fake.transport, sleep=pytest.fail))
+    for name in ("HWNAS_URL", "HWNAS_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
 
     def call(*words: str) -> Result:
         result = CliRunner().invoke(server.cli.app, list(words))

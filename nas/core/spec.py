@@ -151,6 +151,17 @@ def parse_spec(model: type[T], record: object) -> T:
         raise InvalidSpec("; ".join(lines)) from error
 
 
+def parse_yaml(text: str) -> Any:
+    """YAML of somebody else as plain values. Raises InvalidSpec for what is none, and for aliases: a few lines of them
+    stand for more than any memory holds."""
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise InvalidSpec("YAML aliases (*name) are not taken here: write out what they stand for")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date that is none
+        raise InvalidSpec(f"not YAML: {error}") from error
+
+
 def read_spec(model: type[T], path: Path) -> T:
     """The spec in a YAML or JSON file. Raises InvalidSpec if it cannot be read as such."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from nas.core.access import Scope
 from nas.core.lifecycle import JobStatus
@@ -406,7 +406,7 @@ class TokenBody(BaseModel):
     owner: str = Field(min_length=1, max_length=120)
     name: str = Field(min_length=1, max_length=120)
     scopes: list[Scope] = Field(min_length=1)
-    expires_at: datetime | None = None
+    expires_at: AwareDatetime | None = None
 
 
 class NewTokenView(TokenView):

@@ -65,9 +65,14 @@ def existing_path(spec: DataSpec) -> Path:
     """The path of the spec. Raises InvalidSpec if there is none and InvalidData if nothing lies there."""
     if spec.path is None:
         raise InvalidSpec(f"data set {spec.name!r} needs a path on the machine that runs the search, got none")
-    path = Path(spec.path).expanduser()
-    if not path.exists():
-        raise InvalidData(f"{path} does not exist (the path is read on the machine that runs the search)")
+    try:
+        path = Path(spec.path).expanduser()
+        if not path.exists():
+            raise InvalidData(f"{path} does not exist (the path is read on the machine that runs the search)")
+        if not (path.is_file() or path.is_dir()):
+            raise InvalidData(f"{path}: expected a file or a folder, got a device, a pipe or a socket")
+    except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be read, a home that nobody has
+        raise InvalidData(f"{spec.path} cannot be read: {error}") from error
     return path
 
 

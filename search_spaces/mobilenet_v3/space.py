@@ -43,6 +43,11 @@ class StageParams(BaseModel):
     se: bool
 
 
+# What a decision can hold: a space beyond this would exhaust whoever looks at it, long before anything is trained.
+_CHOICES = 64
+_LARGEST = {"resolutions": 2048, "depths": 16, "kernels": 31, "expands": 16, "widths": 8}
+
+
 class SpaceParams(BaseModel):
     """Everything that sizes the space. Choices are sorted, smallest network first."""
 
@@ -61,10 +66,14 @@ class SpaceParams(BaseModel):
 
     @model_validator(mode="after")
     def _choices_are_sane(self) -> SpaceParams:
-        for name in ("resolutions", "depths", "kernels", "expands", "widths"):
+        for name, most in _LARGEST.items():
             value = getattr(self, name)
-            if not value or list(value) != sorted(set(value)) or value[0] <= 0:
-                raise ValueError(f"{name}: expected distinct positive choices in rising order, got {value}")
+            if not 0 < len(value) <= _CHOICES or not all(0 < v <= most for v in value):
+                raise ValueError(
+                    f"{name}: expected 1 to {_CHOICES} choices above 0 and up to {most}, got {value[:4]}..."
+                )
+            if list(value) != sorted(set(value)):
+                raise ValueError(f"{name}: expected distinct choices in rising order, got {value}")
         if any(k % 2 == 0 for k in self.kernels):
             raise ValueError(f"kernels: expected odd sizes, got {self.kernels}")
         if self.resolutions[0] < 4:
@@ -137,7 +146,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> MobileNetV3:
     preset = given.pop("preset", None)
     base: dict[str, Any] = {}
     if preset is not None:
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise UnknownName("preset of mobilenet_v3", str(preset), PRESETS)
         base = PRESETS[preset].model_dump()
     try:

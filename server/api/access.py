@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from nas.core.access import LOCAL_OWNER, Principal, Scope
-from nas.core.errors import Forbidden, NotFound, Unauthorised
-from nas.core.views import ProblemView
+from nas.core.errors import Forbidden, HwnasError, NotFound, Unauthorised
+from server.api import errors
 from server.settings import Settings
 from server.store.store import Store
 
@@ -81,22 +81,21 @@ class Guard:
         self._store = store
 
     def __call__(self, request: Request) -> None:
-        """Sets ``request.state.principal``. Raises Unauthorised, Forbidden, or NotFound for what is somebody else's."""
+        """Holds ``request.state.principal`` to the route. Raises Forbidden, or NotFound for what is somebody else's."""
         route = request.scope["route"].path
         scope = SCOPES.get((request.method if request.method != "HEAD" else "GET", route))
         if scope is None:
             raise Forbidden(f"nobody may {request.method} {route}")
-        principal = self.principal(request)
+        principal: Principal = request.state.principal
         principal.require(scope)
         if "/searches/{id}" in route and not principal.is_admin:
             search = request.path_params["id"]
             if self._store.queries.owner_of(search) != principal.owner:
                 raise NotFound(f"no search {search!r}")
-        request.state.principal = principal
 
     def principal(self, request: Request) -> Principal:
         """Who asks. Raises Unauthorised."""
-        address = request.client.host if request.client is not None else None
+        address = request.client.host[:64] if request.client is not None else None
         kind, _, text = request.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and text:
             return self._store.tokens.check(text.strip(), address)
@@ -115,63 +114,89 @@ By = Annotated[Principal, Depends(principal_of)]
 
 
 class Gate:
-    """What holds for every request, dashboard and websockets included.
+    """What holds for every request, dashboard and websockets included, before any of its body is read.
 
     An open service on loopback answers to loopback names only, so that no foreign name can be made to point here (DNS
-    rebinding). What changes something, and every websocket, must come from a page of our own, if from a page at all.
-    Every answer says that it is not to be framed, sniffed or leaked.
+    rebinding), and to nobody whom a proxy brings in. What changes something, and every websocket, must come from a page
+    of our own, if from a page at all. Whoever asks anything below /v1 has to be known. Every answer says that it is not
+    to be framed, sniffed or leaked.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, guard: Guard) -> None:
         self._app = app
-        self._open = not tokens_needed(settings)
+        self._guard = guard
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        """Refuses with 403, or passes on and adds headers."""
+        """Refuses with 401 or 403, or notes who asks, passes on and adds headers."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        reason = self._refusal(scope, headers)
-        if reason is not None:
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008, "reason": reason[:120]})
-                return
-            body = ProblemView(code=Forbidden.code, message=reason).model_dump()
-            await JSONResponse(body, 403)(scope, receive, send)
             return
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 present = {name.lower() for name, _ in message["headers"]}
-                added = [(k, v) for k, v in _HEADERS if k not in present]
+                added = [(k, v) for k, v in _headers(scope["path"]) if k not in present]
                 message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
+        try:
+            self._check_origin(scope, Headers(scope=scope))
+            if scope["path"].startswith("/v1/"):
+                scope.setdefault("state", {})["principal"] = await self._principal(scope)
+        except HwnasError as error:
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008, "reason": str(error)[:120]})
+            else:
+                await errors.problem(error)(scope, receive, guarded)
+            return
         await self._app(scope, receive, guarded)
 
-    def _refusal(self, scope: AsgiScope, headers: Headers) -> str | None:
+    async def _principal(self, scope: AsgiScope) -> Principal:
+        request = Request(scope)
+        if "authorization" in request.headers:  # to be looked up in the database
+            return await run_in_threadpool(self._guard.principal, request)
+        return self._guard.principal(request)
+
+    def _check_origin(self, scope: AsgiScope, headers: Headers) -> None:
+        """Raises Forbidden."""
         host = headers.get("host", "")
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if self._open and not is_loopback(name):
-            return f"expected a loopback name in Host, such as localhost, got {name!r}; see `require_tokens`"
+        if not self._guard.closed:
+            if not is_loopback(name):
+                raise Forbidden(
+                    f"expected a loopback name in Host, such as localhost, got {name[:100]!r}; see `require_tokens`"
+                )
+            if proxy := next((known for known in _PROXIES if known in headers), None):
+                raise Forbidden(f"expected a request from this machine, got one with {proxy!r}; see `require_tokens`")
         origin = headers.get("origin")
         changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD", "OPTIONS")
         if changes and origin is not None and origin.partition("://")[2] != host:
-            return f"expected a request from a page of this service, got one from {origin!r}"
-        return None
+            raise Forbidden(f"expected a request from a page of this service, got one from {origin[:100]!r}")
 
 
-# NiceGUI's pages need inline scripts and styles; nothing is ever loaded from elsewhere.
-_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+_PROXIES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")  # what they add
+_POLICIES = {
+    # Answers of the API are no pages.
+    "/v1/": "default-src 'none'; frame-ancestors 'none'",
+    # FastAPI's page about the API takes its script and its style from there.
+    "/docs": "default-src 'none'; script-src https://cdn.jsdelivr.net 'unsafe-inline'; connect-src 'self'; "
+    "style-src https://cdn.jsdelivr.net 'unsafe-inline'; img-src https://fastapi.tiangolo.com data:; "
+    "frame-ancestors 'none'",
+    # NiceGUI's pages need inline scripts and styles; nothing is ever loaded from elsewhere.
+    "/": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' ws: wss:; worker-src 'self' blob:; "
-    "frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
-)
+    "object-src 'none'; frame-ancestors 'none'; base-uri 'self'; form-action 'self'",
+}
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
+    (b"referrer-policy", b"same-origin"),  # with no-referrer, the Origin of our own forms would be null
     (b"cross-origin-opener-policy", b"same-origin"),
-    (b"content-security-policy", _POLICY.encode()),
+    (b"cross-origin-resource-policy", b"same-origin"),
 ]
+
+
+def _headers(path: str) -> list[tuple[bytes, bytes]]:
+    policy = next(policy for start, policy in _POLICIES.items() if path.startswith(start) or start == "/")
+    kept = [(b"cache-control", b"no-store")] if path.startswith("/v1/") else []
+    return [*_HEADERS, (b"content-security-policy", policy.encode()), *kept]

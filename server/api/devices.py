@@ -66,6 +66,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
     )
     def events(
         name: str,
+        by: By,
         after: After = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 500,
         accept: Accept = "",
@@ -74,7 +75,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         """The log of the latest onboarding, oldest first."""
         job = store.queries.device_job(name)
         start = after if last_event_id is None else last_event_id
-        return sse.events(streams, lambda n, size: store.queries.events(job, n, size), accept, start, limit)
+        return sse.events(streams, lambda n, size: store.queries.events(job, n, size), accept, start, limit, by)
 
     @router.get("/predictors", summary="The cards of latency predictors", responses=responses(404))
     def predictors(device: str | None = None) -> list[CardView]:

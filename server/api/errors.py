@@ -39,7 +39,18 @@ STATUSES: dict[type[HwnasError], int] = {
     StorageError: 507,
     HwnasError: 500,
 }
-_CODES = {400: "invalid_input", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 429: "too_many_streams"}
+_CODES = {
+    400: "invalid_input",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "too_slow",
+    413: "too_large",
+    414: "too_large",
+    415: "unsupported",
+    422: "invalid_input",
+    429: "too_many_streams",
+    431: "too_large",
+}
 _SHOWN = 200  # characters of a wrong value that are repeated in a message
 
 
@@ -60,6 +71,11 @@ def problem(error: HwnasError) -> JSONResponse:
     """The answer for an error of ours; its class, or the nearest base in the table, gives the status."""
     status = next(STATUSES[c] for c in type(error).__mro__ if c in STATUSES)
     return _answer(status, error.code, str(error), {"WWW-Authenticate": "Bearer"} if status == 401 else None)
+
+
+def answer(status: int, message: str) -> JSONResponse:
+    """The answer for a request that is refused before it reaches a route."""
+    return _answer(status, _CODES.get(status, "error"), message)
 
 
 def _answer(status: int, code: str, message: str, headers: Any = None) -> JSONResponse:

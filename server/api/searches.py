@@ -273,6 +273,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
     )
     def events(
         id: str,
+        by: By,
         after: After = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 500,
         kind: Annotated[str | None, Query(description="Only events of this kind, such as `status`")] = None,
@@ -282,7 +283,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         """The log, oldest first. Old progress events are thinned out; all others stay."""
         job = store.queries.search_job(id)
         start = after if last_event_id is None else last_event_id
-        return sse.events(streams, lambda n, size: store.queries.events(job, n, size, kind), accept, start, limit)
+        return sse.events(streams, lambda n, size: store.queries.events(job, n, size, kind), accept, start, limit, by)
 
     return router
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from nas.core import registry
 from nas.core.arch import Genes, space_size
 from nas.core.device import Latency
-from nas.core.errors import Conflict, HwnasError, InvalidSpec, UnknownName
+from nas.core.errors import Conflict, HwnasError, InvalidData, InvalidSpec, UnknownName
 from nas.core.events import Origin
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
@@ -99,8 +99,9 @@ def check_data_path(data: DataSpec, settings: Settings) -> None:
     is whoever sits at the machine, who may read it anyway."""
     if data.path is None or not tokens_needed(settings):
         return
-    path = Path(data.path).resolve()
-    if not any(path.is_relative_to(root.resolve()) for root in settings.data_roots):
+    path = Path(data.path)
+    inside = path.is_absolute() and "\0" not in data.path  # relative ones mean something else to every worker
+    if not inside or not any(path.resolve().is_relative_to(root.resolve()) for root in settings.data_roots):
         roots = ", ".join(map(str, settings.data_roots)) or "none: the service has no `data_roots`"
         raise InvalidSpec(f"data.path: expected a path below one of the folders for data ({roots}), got {data.path!r}")
 
@@ -117,7 +118,11 @@ def space_of(space: SpaceSpec, data: DataSpec) -> SearchSpace:
     """The search space that two parts of a spec name. Raises UnknownName, InvalidSpec or InvalidData."""
     load = registry.load("nas.datasets", data.name)
     build = registry.load("nas.search_spaces", space.name)
-    built: SearchSpace = build(space.params, load.describe(data))
+    try:
+        shape = load.describe(data)
+    except OSError as error:  # a folder that may not be read, a file that is gone by now
+        raise InvalidData(f"the data at {data.path!r} cannot be read: {error.strerror or error}") from error
+    built: SearchSpace = build(space.params, shape)
     return built
 
 

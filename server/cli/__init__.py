@@ -20,7 +20,7 @@ from nas.core.lifecycle import JobStatus
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
 from nas.core.views import ArtifactView, ExtendBody, ForkBody
 from server.cli import admin, progress, render
-from server.cli.words import Home, Json, Url, connect
+from server.cli.words import Home, Json, Token, Url, connect
 
 V = TypeVar("V")
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -65,6 +65,7 @@ devices_app = typer.Typer(
 app.add_typer(devices_app, name="devices")
 app.add_typer(admin.tokens_app, name="tokens")
 app.add_typer(admin.quotas_app, name="quotas")
+app.command("me")(admin.me)
 app.command("audit")(admin.audit)
 for command in (admin.gc, admin.doctor, admin.backup, admin.restore):
     app.command()(command)
@@ -85,9 +86,12 @@ def nas(
     url: Annotated[
         str, typer.Option("--url", envvar="HWNAS_URL", help="Address of the service.", show_default=True)
     ] = DEFAULT_URL,
+    token: Annotated[
+        str | None, typer.Option("--token", envvar="HWNAS_TOKEN", help="API token.", show_default=False)
+    ] = None,
 ) -> None:
     """What is given before a command holds for it, unless the command says otherwise."""
-    ctx.default_map = _for_every_command(ctx.command, {"url": url})
+    ctx.default_map = _for_every_command(ctx.command, {"url": url, "token": token})
 
 
 @app.command()
@@ -165,6 +169,9 @@ def submit(
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     supernet: Annotated[str | None, typer.Option(help="Reuse this search's trained supernet: no training.")] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same key submits once.")] = None,
+    first: Annotated[
+        int, typer.Option("--priority", min=-100, max=100, help="Among your searches: higher goes first.")
+    ] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what could be met and what it would take; search nothing.")
     ] = False,
@@ -176,6 +183,7 @@ def submit(
     ] = 60.0,
     watch: Watch = False,
     url: Url = DEFAULT_URL,
+    token: Token = None,
     json_output: Json = False,
 ) -> None:
     """Submit a search, from a file, from options, or both (options win).
@@ -195,12 +203,12 @@ def submit(
     if bound_ms is not None:
         _bound_latency(record, bound_ms)
     complete = parse_spec(SearchSpec, record)
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         if dry_run:
             answer = nas.dry_run(complete, measure, wait_s)
             render.out(answer, json_output, render.dry_run)
             raise typer.Exit(0 if answer.feasible else BAD_INPUT)
-        search = nas.submit(complete, key)
+        search = nas.submit(complete, key, first)
         if not watch:
             render.out(
                 search,
@@ -216,25 +224,26 @@ def list_searches(
     status: Annotated[JobStatus | None, typer.Option(help="Only searches of this status.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="How many at most.")] = 50,
     url: Url = DEFAULT_URL,
+    token: Token = None,
     json_output: Json = False,
 ) -> None:
     """List searches, newest first."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         page = nas.searches(status, limit)
     render.out(page.items, json_output, render.searches)
 
 
 @app.command()
-def show(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> None:
+def show(search_id: Id, url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
     """Show one search with its stages."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.search(search_id), json_output, render.search)
 
 
 @app.command()
-def watch(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> None:
+def watch(search_id: Id, url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
     """Follow a search until it ends, then print its front. Ctrl-C stops the watching, not the search."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         _follow(nas, search_id, json_output)
 
 
@@ -245,6 +254,7 @@ def front(
     objectives: Annotated[str | None, typer.Option(help="Axes: 2 to 4 of accuracy,latency,params,macs.")] = None,
     device: Annotated[str | None, typer.Option(help="As predicted for another device.")] = None,
     url: Url = DEFAULT_URL,
+    token: Token = None,
     json_output: Json = False,
 ) -> None:
     """Print the Pareto front of a search, beside that of random search at the same budget.
@@ -252,7 +262,7 @@ def front(
     Example: `nas front SEARCH --bound-ms 0.2 --objectives accuracy,latency,params`
     """
     axes = [name.strip() for name in objectives.split(",")] if objectives else None
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         found = nas.front(search_id, device, bound_ms, axes)
     render.out(found, json_output, render.front)
 
@@ -263,42 +273,43 @@ def pull(
     arch: Annotated[str, typer.Argument(help="A network's id, `best` (accuracy), `fastest`, or `all`.")] = "best",
     to: Annotated[Path, typer.Option("--to", help="Folder to write to.")] = Path(),
     url: Url = DEFAULT_URL,
+    token: Token = None,
     json_output: Json = False,
 ) -> None:
     """Download exported models. Each zip holds ONNX models, weights, manifest, card and a runner.
 
     Example: `nas pull SEARCH fastest --to models`
     """
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         paths = [nas.download(a, to / _file_name(a)) for a in choose_artifacts(nas, search_id, arch)]
     render.out([str(p) for p in paths], json_output, lambda names: escape("\n".join(names)))
 
 
 @app.command()
-def pause(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> None:
+def pause(search_id: Id, url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
     """Park a search at its next result; its worker is free then. `nas resume` lets it go on."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.pause(search_id), json_output, lambda s: f"search {s.id}: {s.status}")
 
 
 @app.command()
-def resume(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> None:
+def resume(search_id: Id, url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
     """Let a paused search go on where it was parked."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.resume(search_id), json_output, lambda s: f"search {s.id}: {s.status}")
 
 
 @app.command()
-def cancel(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> None:
+def cancel(search_id: Id, url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
     """Cancel a search, now; what it found stays."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.cancel(search_id), json_output, lambda s: f"search {s.id}: {s.status}")
 
 
 @app.command()
-def retry(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> None:
+def retry(search_id: Id, url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
     """Let a search that failed, was cancelled or quarantined go on from its last checkpoint."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.retry(search_id), json_output, lambda s: f"search {s.id}: {s.status}")
 
 
@@ -307,10 +318,11 @@ def priority(
     search_id: Id,
     value: Annotated[int, typer.Argument(help="Higher goes first among your searches.", min=-100, max=100)],
     url: Url = DEFAULT_URL,
+    token: Token = None,
     json_output: Json = False,
 ) -> None:
     """Move a search in the queue, among those of its owner."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.set_priority(search_id, value), json_output, lambda s: f"search {s.id}: priority {s.priority}")
 
 
@@ -319,9 +331,10 @@ def delete(
     search_id: Id,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     url: Url = DEFAULT_URL,
+    token: Token = None,
 ) -> None:
     """Delete a search that is paused or has ended, with all it found. There is no way back."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         name = nas.search(search_id).spec.name
         if not yes and not typer.confirm(f"Delete {name} ({search_id}) with all it found?"):
             raise typer.Exit(FAILED)
@@ -338,6 +351,7 @@ def fork(
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     watch: Watch = False,
     url: Url = DEFAULT_URL,
+    token: Token = None,
     json_output: Json = False,
 ) -> None:
     """Start a new search on the trained supernet of another, with other settings. No training.
@@ -346,7 +360,7 @@ def fork(
     """
     body = read_spec(ForkBody, spec) if spec is not None else ForkBody()
     given = {k: v for k, v in {"device": device, "name": name, "seed": seed}.items() if v is not None}
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         child = nas.fork(search_id, body.model_copy(update=given))
         if watch:
             child = progress.follow_search(nas, child.id)
@@ -362,6 +376,7 @@ def extend(
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     watch: Watch = False,
     url: Url = DEFAULT_URL,
+    token: Token = None,
     json_output: Json = False,
 ) -> None:
     """Go on with a finished search on its trained supernet: more evaluations, another bound or device. No training.
@@ -370,7 +385,7 @@ def extend(
     """
     bounds = {"latency": bound_ms} if bound_ms is not None else None
     body = ExtendBody(name=name, evaluations=evaluations, bounds=bounds, device=device)
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         search = nas.extend(search_id, body)
         if watch:
             _follow(nas, search.id, json_output)
@@ -402,6 +417,7 @@ def devices_add(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress.")] = True,
     url: Url = DEFAULT_URL,
+    token: Token = None,
     json_output: Json = False,
 ) -> None:
     """Measure this machine and learn a latency predictor for a search space.
@@ -424,7 +440,7 @@ def devices_add(
         "threads": threads,
         "seed": seed,
     }
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         device = nas.add_device(parse_spec(DeviceSpec, record))
         if watch:
             device = _until_interrupted(progress.follow_device, nas, name, f"nas devices show {name}")
@@ -434,18 +450,21 @@ def devices_add(
 
 
 @devices_app.command("list")
-def devices_list(url: Url = DEFAULT_URL, json_output: Json = False) -> None:
+def devices_list(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
     """List devices."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.devices(), json_output, render.devices)
 
 
 @devices_app.command("show")
 def devices_show(
-    name: Annotated[str, typer.Argument()] = "this-machine", url: Url = DEFAULT_URL, json_output: Json = False
+    name: Annotated[str, typer.Argument()] = "this-machine",
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
 ) -> None:
     """Show a device with its predictor cards."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.device(name), json_output, render.device)
 
 
@@ -453,24 +472,25 @@ def devices_show(
 def predictors(
     device: Annotated[str | None, typer.Option(help="Only of this device.")] = None,
     url: Url = DEFAULT_URL,
+    token: Token = None,
     json_output: Json = False,
 ) -> None:
     """List the cards of latency predictors."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.predictors(device), json_output, render.predictors)
 
 
 @app.command()
-def spaces(url: Url = DEFAULT_URL, json_output: Json = False) -> None:
+def spaces(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
     """List search spaces."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.spaces(), json_output, render.spaces)
 
 
 @app.command()
-def strategies(url: Url = DEFAULT_URL, json_output: Json = False) -> None:
+def strategies(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
     """List strategies and their parameters."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.strategies(), json_output, render.strategies)
 
 
@@ -518,7 +538,7 @@ def _until_interrupted(follow: Callable[[Client, str], V], nas: Client, name: st
 def _for_every_command(command: Any, defaults: dict[str, Any]) -> dict[str, Any]:
     """Defaults of options, in the shape in which a group hands them down."""
     children: dict[str, Any] = getattr(command, "commands", {})
-    return defaults if not children else {name: _for_every_command(c, defaults) for name, c in children.items()}
+    return defaults | {name: _for_every_command(c, defaults) for name, c in children.items()}
 
 
 def _file_name(artifact: ArtifactView) -> str:

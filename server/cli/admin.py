@@ -8,25 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 
 from nas.client import DEFAULT_URL
 from nas.core.access import LOCAL, SCOPES, Scope
 from nas.core.errors import InvalidInput
-from nas.core.views import AuditView, CheckView, QuotaBody, QuotaView, TokenView
+from nas.core.views import AuditView, CheckView, MeView, QuotaBody, QuotaView, TokenView
 from server.cli import render
 from server.cli.start import prepare_home, read_settings
-from server.cli.words import Home, Json, Url, connect
-from server.store.backup import back_up
-from server.store.backup import restore as unpack
-from server.store.store import Store, open_store
+from server.cli.words import Home, Json, Token, Url, connect
+
+if TYPE_CHECKING:
+    from server.store.store import Store
 
 tokens_app = typer.Typer(no_args_is_help=True, help="API tokens: who is let in, and for what.")
-quotas_app = typer.Typer(no_args_is_help=True, help="How much each owner may queue, run and use.")
+quotas_app = typer.Typer(help="How much each owner may queue, run and use.")
 _DAYS = re.compile(r"(\d{1,5})([dhw])")
 _SECONDS = {"h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
@@ -59,18 +59,26 @@ def list_tokens(home: Home = None, json_output: Json = False) -> None:
 
 @tokens_app.command("revoke")
 def revoke_token(
-    token: Annotated[str, typer.Argument(help="Its id, as `nas tokens list` shows it.")], home: Home = None
+    token_id: Annotated[str, typer.Argument(help="Its id, as `nas tokens list` shows it.", metavar="TOKEN")],
+    home: Home = None,
 ) -> None:
     """Make a token worthless, at once and for good."""
     with _store(home) as store:
-        store.tokens.revoke(token, LOCAL)
-    typer.echo(f"token {token}: revoked")
+        store.tokens.revoke(token_id, LOCAL)
+    typer.echo(f"token {token_id}: revoked")
+
+
+@quotas_app.callback(invoke_without_command=True)
+def quotas(ctx: typer.Context, url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
+    """Limits and use of all owners; `set` changes them."""
+    if ctx.invoked_subcommand is None:
+        list_quotas(url, token, json_output)
 
 
 @quotas_app.command("list")
-def list_quotas(url: Url = DEFAULT_URL, json_output: Json = False) -> None:
+def list_quotas(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
     """Limits and use of all owners; `*` holds the limits of everybody who has none of their own."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.quotas(), json_output, _quotas)
 
 
@@ -81,22 +89,35 @@ def set_quota(
     max_running: Annotated[int | None, typer.Option(min=0, show_default="no limit")] = None,
     gpu_hours: Annotated[float | None, typer.Option(min=0, show_default="no limit")] = None,
     url: Url = DEFAULT_URL,
+    token: Token = None,
     json_output: Json = False,
 ) -> None:
     """Set an owner's limits, all three: one that is not given is lifted."""
     body = QuotaBody(max_queued=max_queued, max_running=max_running, gpu_hours=gpu_hours)
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.set_quota(owner, body), json_output, lambda q: _quotas([q]))
+
+
+def me(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
+    """Whom the service takes you for, what you may do, and your quota."""
+
+    def draw(m: MeView) -> RenderableType:
+        how = f"token {m.token}" if m.token is not None else "no token: you sit at the machine"
+        return Group(f"[bold]{escape(m.owner)}[/] ({how}) may: {', '.join(m.scopes)}", _quotas([m.quota]))
+
+    with connect(url, token) as nas:
+        render.out(nas.me(), json_output, draw)
 
 
 def audit(
     owner: Annotated[str | None, typer.Option(help="Only what this owner did.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
     url: Url = DEFAULT_URL,
+    token: Token = None,
     json_output: Json = False,
 ) -> None:
     """Who did what, newest first."""
-    with connect(url) as nas:
+    with connect(url, token) as nas:
         render.out(nas.audit(limit=limit, owner=owner).items, json_output, _audit)
 
 
@@ -133,6 +154,8 @@ def backup(
     json_output: Json = False,
 ) -> None:
     """Copy an embedded service, its searches and models, into one file. It may go on running meanwhile."""
+    from server.store.backup import back_up  # as below: the database takes a second to import, and --help needs none
+
     settings = read_settings({"home": home} if home is not None else {})
     manifest = back_up(settings.database, settings.blobs, archive)
     lost = f", {len(manifest['missing'])} were lost before" if manifest["missing"] else ""
@@ -145,6 +168,8 @@ def restore(
     json_output: Json = False,
 ) -> None:
     """Unpack a backup into a new home, every byte checked. Then: `nas serve --home FOLDER`."""
+    from server.store.backup import restore as unpack
+
     manifest = unpack(archive, home)
     render.out(manifest, json_output, lambda m: f"{home}: the database and {m['blobs']} blobs")
 
@@ -159,6 +184,8 @@ def _checks(checks: list[CheckView]) -> RenderableType:
 
 @contextmanager
 def _store(home: Path | None) -> Iterator[Store]:
+    from server.store.store import open_store
+
     settings = read_settings({"home": home} if home is not None else {})
     prepare_home(settings)
     with open_store(settings.database, settings.blobs) as store:
@@ -179,8 +206,8 @@ def _tokens(items: list[TokenView]) -> RenderableType:
     for t in items:
         table.add_row(
             t.id,
-            t.owner,
-            t.name,
+            escape(t.owner),
+            escape(t.name),
             ", ".join(t.scopes),
             f"{t.expires_at:%Y-%m-%d}" if t.expires_at else "never",
             f"{t.last_used_at:%Y-%m-%d %H:%M}" if t.last_used_at else "never",
@@ -197,7 +224,7 @@ def _quotas(items: list[QuotaView]) -> RenderableType:
     table = render.grid("owner", "queued", "running", "GPU-hours")
     for q in items:
         table.add_row(
-            q.owner,
+            escape(q.owner),
             _of(q.queued, q.max_queued),
             _of(q.running, q.max_running),
             _of(round(q.gpu_hours_used, 2), q.gpu_hours),
@@ -213,5 +240,5 @@ def _audit(items: list[AuditView]) -> RenderableType:
     table = render.grid("when (UTC)", "who", "did", "to", "from")
     for a in items:
         who = a.owner if a.token is None else f"{a.owner} ({a.token})"
-        table.add_row(f"{a.at:%Y-%m-%d %H:%M:%S}", who, a.action, a.target, a.address or "")
+        table.add_row(f"{a.at:%Y-%m-%d %H:%M:%S}", escape(who), a.action, escape(a.target), a.address or "")
     return table

@@ -43,7 +43,7 @@ def _run(settings: Settings, listener: socket.socket) -> None:
 
     from server.api.access import tokens_needed
     from server.api.app import create_app
-    from server.api.sse import Streams
+    from server.api.http import server_config
     from server.dashboard.app import mount
     from server.store.store import open_store
 
@@ -61,17 +61,11 @@ def _run(settings: Settings, listener: socket.socket) -> None:
         if settings.dispatch:
             supervisor.start()
         try:
-            app = create_app(settings, store, Streams())
+            app = create_app(settings, store)
             mount(app, url, closed=tokens_needed(settings))
             if not settings.dispatch:
                 say(f"{ready}; searches wait for a dispatcher elsewhere")
-            config = uvicorn.Config(
-                app,
-                log_level=settings.log_level,
-                access_log=settings.log_level == "debug",
-                timeout_graceful_shutdown=2,
-            )
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(server_config(app, settings)).run(sockets=[listener])
         finally:
             stopping.set()
             if settings.dispatch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +10,13 @@ import typer
 from nas.client import DEFAULT_URL, Client
 
 _URL_HELP = f"Address of the service; without it HWNAS_URL, or {DEFAULT_URL}."
+_TOKEN_HELP = "API token; without it HWNAS_TOKEN, which no list of processes shows."
 Url = Annotated[str, typer.Option("--url", help=_URL_HELP, show_default=False)]
+Token = Annotated[str | None, typer.Option("--token", help=_TOKEN_HELP, show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else there.")]
 Home = Annotated[Path | None, typer.Option(help="Folder for database and models.", show_default="~/.hwnas")]
 
 
-def connect(url: str) -> Client:
-    """A client with the token in the environment, if there is one."""
-    return Client(url, token=os.environ.get("HWNAS_TOKEN"))
+def connect(url: str, token: str | None) -> Client:
+    """A client of the service, as the holder of a token if there is one."""
+    return Client(url, token=token or None)

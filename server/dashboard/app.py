@@ -80,7 +80,7 @@ def mount(app: FastAPI, api_url: str, *, closed: bool = False) -> None:
         message = f"There is nothing at {request.url.path}."
         if request.url.path.startswith("/v1/"):
             return JSONResponse(ProblemView(code=NotFound.code, message=message).model_dump(), 404)
-        client = sessions.client(request.cookies.get(COOKIE))
+        client = await sessions.admitted(request.cookies.get(COOKIE))
         if client is None:
             return RedirectResponse("/login", 303)
         with Page(Route(""), request=request) as page, framed(client, "Not found", "") as frame:

@@ -10,7 +10,7 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.errors import HwnasError, InvalidSpec
-from nas.core.spec import SearchSpec, parse_spec
+from nas.core.spec import SearchSpec, parse_spec, parse_yaml
 from nas.core.views import CostView, DeviceView, DryRunView, SearchView, SpaceView, StageCostView, StrategyView
 from server.dashboard import words
 from server.dashboard.frame import Live, Part, ask, bar, copy_button, div, facts, framed, heading, notice, text
@@ -315,9 +315,9 @@ def _yaml(params: dict[str, Any]) -> str:
 
 def _mapping(what: str, content: str | None) -> dict[str, Any]:
     try:
-        record = yaml.safe_load(content or "") or {}
-    except yaml.YAMLError as error:
-        raise InvalidSpec(f"{what}: not YAML: {error}") from error
+        record = parse_yaml(content or "") or {}
+    except InvalidSpec as error:
+        raise InvalidSpec(f"{what}: {error}") from error
     if not isinstance(record, dict):
         raise InvalidSpec(f"{what}: expected lines like 'name: value', got {content!r}")
     return record

@@ -79,6 +79,8 @@ def errors_as_ours() -> Iterator[None]:
         raise StorageError(f"the database is too busy: {error}") from error
     except DataError as error:  # a NUL character, or a number beyond the column's range
         raise InvalidInput(f"the database cannot hold a value: {error.orig}") from error
+    except (OverflowError, UnicodeEncodeError) as error:  # SQLite's driver says the same in its own way
+        raise InvalidInput(f"the database cannot hold a value: {error}") from error
 
 
 def _is_pg(engine: Engine) -> bool:

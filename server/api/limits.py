@@ -1,0 +1,137 @@
+"""How much a request may be: its URL, its headers, its body, and the JSON in it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+
+import numpy as np
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.api import errors
+
+MAX_BODY = 1024 * 1024
+MAX_URL = 8 * 1024
+MAX_HEADERS = 32 * 1024
+MAX_DEPTH = 32  # of arrays and objects in JSON
+MAX_INTEGER = 2**63  # what a column and an array can hold
+BODY_S = 30.0
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_OPENING, _CLOSING = (ord("["), ord("{")), (ord("]"), ord("}"))
+
+
+class Limits:
+    """Refuses requests that are too large or whose JSON no spec could hold, before anything else reads them."""
+
+    def __init__(self, app: ASGIApp, max_body: int = MAX_BODY, body_s: float = BODY_S) -> None:
+        self._app = app
+        self._max_body = max_body
+        self._body_s = body_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Reads the body whole, which is small, and hands it on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refused = _too_large_before_its_body(scope) or self._body_announced(headers)
+        body: bytes | None = b""
+        if refused is None and _has_body(headers):
+            try:
+                async with asyncio.timeout(self._body_s):
+                    body = await self._read(receive)
+            except TimeoutError:
+                refused = (408, f"the request's body took longer than {self._body_s:g} s to arrive")
+            else:
+                if body is None:
+                    return  # the client has gone
+                if len(body) > self._max_body:
+                    refused = self._body_too_large()
+                elif body and scope["path"].startswith("/v1/"):
+                    problem = json_problem(body)
+                    refused = (422, problem) if problem is not None else None
+        if refused is not None:
+            await errors.answer(*refused)(scope, receive, send)
+            return
+        await self._app(scope, _replayed(body or b"", receive), send)
+
+    def _body_announced(self, headers: Headers) -> tuple[int, str] | None:
+        length = headers.get("content-length", "0")
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            return 415, f"expected a body as it is, got one with Content-Encoding {headers['content-encoding'][:100]!r}"
+        if not length.isascii() or not length.isdigit():
+            return 400, f"expected a number as Content-Length, got {length[:100]!r}"
+        return self._body_too_large() if len(length) > 12 or int(length) > self._max_body else None
+
+    def _body_too_large(self) -> tuple[int, str]:
+        return 413, f"the request's body is larger than {self._max_body} bytes"
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        """The body, or so much of it that it is known to be too large; None if the client left meanwhile."""
+        chunks, size = [], 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if not message.get("more_body", False) or size > self._max_body:
+                return b"".join(chunks)
+
+
+def json_problem(body: bytes) -> str | None:
+    """Why this JSON is refused although it may be well formed; None for what is fine, or no JSON at all.
+
+    Nesting is counted without a parser, so that it cannot exhaust one.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return f"expected JSON in UTF-8: {error}"
+    if "\0" in text:  # UTF-16 and UTF-32, which a parser would take, have them
+        return "expected JSON in UTF-8, got NUL characters"
+    marks = np.frombuffer(_STRING.sub(b"", body), dtype=np.uint8)
+    steps = np.isin(marks, _OPENING).astype(np.int32) - np.isin(marks, _CLOSING)
+    if len(steps) and int(np.cumsum(steps).max()) > MAX_DEPTH:
+        return f"expected JSON of at most {MAX_DEPTH} levels, got more"
+    try:
+        json.loads(text, parse_int=_integer)
+    except _TooLarge as error:
+        return str(error)
+    except ValueError:
+        return None  # the route says what is wrong with it
+    return None
+
+
+class _TooLarge(Exception):
+    pass
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or abs(int(text)) >= MAX_INTEGER:
+        raise _TooLarge(f"expected integers below 2^63, got {text[:24]}{'...' if len(text) > 24 else ''}")
+    return int(text)
+
+
+def _too_large_before_its_body(scope: Scope) -> tuple[int, str] | None:
+    if len(scope.get("raw_path") or scope["path"].encode()) + len(scope["query_string"]) > MAX_URL:
+        return 414, f"the request's URL is longer than {MAX_URL} bytes"
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
+        return 431, f"the request's headers are larger than {MAX_HEADERS} bytes"
+    return None
+
+
+def _has_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return first.pop() if first else await receive()
+
+    return replay
