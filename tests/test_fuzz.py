@@ -84,6 +84,7 @@ def test_what_one_answer_links_to_the_next_request_finds(store: Store, tmp_path:
             phases=[Phase.generate],
         )
     )
+    assert {path for _, path, status in walked if status == 200 and "{" in path}  # links were followed, and held
 
 
 def test_malformed_requests_are_refused_and_harm_nothing() -> None:

@@ -18,7 +18,7 @@ from nas.core.errors import InvalidInput, UnknownName
 from nas.core.events import Origin, Point, SearchState
 from nas.core.metrics import METRICS, OBJECTIVES
 from nas.core.pareto import Mask, hypervolume, non_dominated
-from nas.core.points import PointTable
+from nas.core.points import ORIGINS, PointTable, Rows
 from nas.core.spec import SearchSpec
 
 Finished = Mapping[str, Mapping[str, Any]]
@@ -81,14 +81,15 @@ def front_in(
         limits["latency"] = min(bound_ms, limits["latency"] or bound_ms)
     bounds = {OBJECTIVES[o][stage]: limit for o, limit in limits.items() if limit is not None}
     reference = reference_of(finished, names)
-    known_N = _meets(table, bounds)
+    possible = np.arange(len(table)) if final or table.unbeaten is None else table.unbeaten
+    known = _meets(table, possible, bounds)
     for metric in {*metrics, *choose}:
-        known_N &= ~np.isnan(table.metric(metric))
+        known &= ~np.isnan(table.metric(metric)[possible])
+    possible = possible[known]
 
     def members(origin: Origin) -> tuple[Point, ...]:
-        rows = table.of_origin(origin)
-        rows = rows[known_N[rows]]
-        losses = np.stack([_losses(table, m)[rows] for m in choose], axis=1)
+        rows = possible[table.origin_N[possible] == ORIGINS.index(origin)]
+        losses = np.stack([_losses(table, m, rows) for m in choose], axis=1)
         kept = np.flatnonzero(non_dominated(losses))
         # Of equal networks the first; sorted by their losses.
         _, first = np.unique(losses[kept], axis=0, return_index=True)
@@ -121,17 +122,17 @@ def relative_hypervolume(points: Sequence[Point], metrics: Sequence[str], refere
     return hypervolume(scaled, np.ones(len(metrics)))
 
 
-def _losses(table: PointTable, metric: str) -> Floats:
-    value = table.metric(metric)
+def _losses(table: PointTable, metric: str, rows: Rows) -> Floats:
+    value = table.metric(metric)[rows]
     return -value if METRICS[metric].goal == "max" else value
 
 
-def _meets(table: PointTable, bounds: Mapping[str, float]) -> Mask:
-    """Which networks keep every bound; one that lacks what is bounded keeps none. Shape (N,)."""
-    meets_N = np.ones(len(table), dtype=bool)
+def _meets(table: PointTable, rows: Rows, bounds: Mapping[str, float]) -> Mask:
+    """Which of the rows keep every bound; a network that lacks what is bounded keeps none."""
+    meets: Mask = np.ones(len(rows), dtype=bool)
     for metric, bound in bounds.items():
         # Test data choose nothing, and before it is measured a latency is held to its calibrated upper bound.
         held = {"test_accuracy": "val_accuracy", "predicted_ms": "upper_ms"}.get(metric, metric)
-        value = table.metric(held)
-        meets_N &= value >= bound if METRICS[metric].goal == "max" else value <= bound
-    return meets_N
+        value = table.metric(held)[rows]
+        meets &= value >= bound if METRICS[metric].goal == "max" else value <= bound
+    return meets

@@ -18,8 +18,9 @@ from nas.core.metrics import Goal
 
 Mask = NDArray[np.bool_]
 _CHUNK = 64  # rows compared at once: bounds memory
-_MANY = 1024  # points beyond which a sample's front first weeds out most of them
-_PIVOTS = 16  # members of that front that are used
+_MANY = 1024  # points of a sample whose front weeds out most of many more points
+_PIVOTS = 48  # members of that front at most
+_WORTH = 1 / 128  # share of the sample that each of them must dominate beyond the others
 
 
 def non_dominated(losses_NM: Floats) -> Mask:
@@ -31,22 +32,34 @@ def non_dominated(losses_NM: Floats) -> Mask:
     if np.isnan(losses_NM).any():
         raise InvalidInput("losses: expected numbers, got NaN")
     keep: Mask = np.zeros(len(losses_NM), dtype=bool)
-    if len(losses_NM) <= _MANY:
+    if len(losses_NM) <= 4 * _MANY:
         left = np.arange(len(losses_NM))
     else:
         sample = losses_NM[:: len(losses_NM) // _MANY]
-        left = _weeded(losses_NM, sample[_survivors(sample)])
+        left = _weeded(losses_NM, _pivots(sample[_survivors(sample)], sample))
     keep[left] = _survivors(losses_NM[left])
     return keep
 
 
+def _pivots(candidates_KM: Floats, sample_SM: Floats) -> Floats:
+    """Those candidates that between them dominate most of a sample: in each turn the one that dominates most of what is
+    left of it, as long as that is worth a pass over all points."""
+    covers = np.array([_dominated(sample_SM, candidate[None]) for candidate in candidates_KM])
+    chosen: list[int] = []
+    while len(chosen) < _PIVOTS:
+        counts = covers.sum(axis=1)
+        best = int(counts.argmax())
+        if counts[best] < _WORTH * len(sample_SM):
+            break
+        chosen.append(best)
+        covers[:, covers[best]] = False
+    return candidates_KM[chosen]
+
+
 def _weeded(losses_NM: Floats, pivots_PM: Floats) -> NDArray[np.intp]:
-    """The rows that none of the pivots with the least (normalised) sum of losses dominates."""
-    finite = np.where(np.isfinite(pivots_PM), pivots_PM, 0.0)
-    scale = np.ptp(finite, axis=0)
-    order = (finite / np.where(scale > 0, scale, 1.0)).sum(axis=1).argsort(kind="stable")
+    """The rows that no pivot dominates."""
     left, columns_MN = np.arange(len(losses_NM)), np.ascontiguousarray(losses_NM.T)
-    for pivot in pivots_PM[order[:_PIVOTS]]:
+    for pivot in pivots_PM:
         better = np.zeros(len(left), dtype=bool)
         equal = np.ones(len(left), dtype=bool)
         for column, value in zip(columns_MN, pivot, strict=True):
@@ -95,11 +108,43 @@ def _dominated(rows_BM: Floats, others_KM: Floats) -> Mask:
     return np.asarray((below & better).any(axis=1))
 
 
+def beaten(losses_NM: Floats, kept_KM: Floats) -> Mask:
+    """Which points an earlier one equals or betters in every objective, shape (N,). ``kept_KM`` come before all of them.
+
+    What is left may hold points that later ones dominate. But the front of any of these objectives, under any bounds on
+    them, is the same without the beaten points (of equal ones it keeps the first), and more points can be added without
+    another look at the old ones.
+    """
+    out: Mask = np.ones(len(losses_NM), dtype=bool)
+    start, size = 0, _MANY
+    while start < len(losses_NM):
+        rows = losses_NM[start : start + size]
+        left = np.arange(len(rows))
+        if len(rows) > _MANY and len(kept_KM):
+            left = _weeded(rows, _pivots(kept_KM[non_dominated(kept_KM)], rows[:: len(rows) // _MANY]))
+        for chunk in range(0, len(left), _CHUNK):
+            some = left[chunk : chunk + _CHUNK]
+            lost = _beaten(rows[some], kept_KM)
+            kept_KM = np.concatenate([kept_KM, rows[some[~lost]]])
+            out[start + some] = lost
+        start, size = start + size, 2 * size
+    return out
+
+
+def _beaten(rows_BM: Floats, kept_KM: Floats) -> Mask:
+    others_M = np.concatenate([kept_KM, rows_BM]).T
+    reached = np.ones((len(rows_BM), others_M.shape[1]), dtype=bool)
+    for row, other in zip(rows_BM.T[:, :, None], others_M[:, None], strict=True):
+        reached &= other <= row
+    earlier = np.tri(*reached.shape, k=len(kept_KM) - 1, dtype=bool)
+    return np.asarray((reached & earlier).any(axis=1))
+
+
 def hypervolume(losses_NM: Floats, reference_M: Floats) -> float:
     """Exact volume dominated by the points and bounded by the reference, for 2 to 4 objectives.
 
-    Two objectives by a sweep, three by a sweep that keeps the staircase of the first two, four by slicing along the
-    last. Points that are not better than the reference in every objective contribute nothing. Raises InvalidInput for
+    Two objectives by a sweep, three by a sweep that keeps the staircase of the first two, four by slicing along the one
+    with the fewest values. Points that are not better than the reference in every objective contribute nothing. Raises InvalidInput for
     other numbers of objectives.
     """
     m = losses_NM.shape[1]
@@ -109,9 +154,13 @@ def hypervolume(losses_NM: Floats, reference_M: Floats) -> float:
         )
     inside = losses_NM[(losses_NM < reference_M).all(axis=1)]
     front = inside[non_dominated(inside)]
-    front = front[np.argsort(front[:, -1], kind="stable")]
     if len(front) == 0:
         return 0.0
+    if m == 4:
+        distinct = [len(np.unique(column)) for column in front.T]
+        axes = np.argsort(distinct, kind="stable")[::-1]
+        front, reference_M = front[:, axes], reference_M[axes]
+    front = front[np.argsort(front[:, -1], kind="stable")]
     if m == 2:
         tops = np.concatenate([front[1:, 1], reference_M[1:]])
         return float(((reference_M[0] - front[:, 0]) * (tops - front[:, 1])).sum())

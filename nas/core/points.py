@@ -14,9 +14,11 @@ from nas.core.device import Latency, Measurement, Status
 from nas.core.errors import InvalidInput
 from nas.core.events import Origin, Point
 from nas.core.metrics import METRICS
+from nas.core.pareto import Mask, beaten
 
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
 STATUSES: tuple[Status, ...] = get_args(Status)
+STEERING = ("val_accuracy", "predicted_ms", "upper_ms", "params", "macs")
 _COLUMN = {name: i for i, name in enumerate(METRICS)}
 _MEASUREMENT_BYTES = 2048  # about what one takes in memory
 
@@ -27,7 +29,8 @@ Rows = NDArray[np.intp]
 class PointTable:
     """N networks of one space. ``origin_N`` and ``status_N`` index ``ORIGINS`` and ``STATUSES``; the columns of
     ``metrics_NM`` are those of ``METRICS``, NaN where a network has no such metric or, in ``claim_ms_N``, no claim.
-    ``measurements`` are by row. Never changed in place."""
+    ``measurements`` are by row. ``unbeaten``: the rows that a front of exact, estimated and predicted metrics can hold,
+    rising; None where nobody has looked. Never changed in place."""
 
     space: str = ""
     genes_NG: NDArray[np.int16] = field(default_factory=lambda: np.empty((0, 0), np.int16))
@@ -36,6 +39,7 @@ class PointTable:
     metrics_NM: Floats = field(default_factory=lambda: np.empty((0, len(METRICS))))
     claim_ms_N: Floats = field(default_factory=lambda: np.empty(0))
     measurements: Mapping[int, Measurement] = field(default_factory=dict)
+    unbeaten: Rows | None = None
 
     @classmethod
     def of(cls, points: Iterable[Point]) -> PointTable:
@@ -85,7 +89,8 @@ class PointTable:
     def nbytes(self) -> int:
         """Memory that the table takes, about."""
         arrays = (getattr(self, f.name) for f in fields(self) if f.name.endswith(("_N", "_NG", "_NM")))
-        return int(sum(a.nbytes for a in arrays)) + _MEASUREMENT_BYTES * len(self.measurements)
+        unbeaten = self.unbeaten.nbytes if self.unbeaten is not None else 0
+        return int(sum(a.nbytes for a in arrays)) + unbeaten + _MEASUREMENT_BYTES * len(self.measurements)
 
     def metric(self, name: str) -> Floats:
         """One metric of all networks, NaN where it is missing, shape (N,)."""
@@ -109,8 +114,8 @@ class PointTable:
         )
 
     def updated(self, rows: Rows, changed: PointTable) -> PointTable:
-        """A table whose ``rows`` are those of ``changed``; rows beyond the end are new ones. Raises InvalidInput for
-        networks of another space."""
+        """A table whose ``rows`` are those of ``changed``, with the unbeaten rows; rows beyond the end are new ones.
+        Raises InvalidInput for networks of another space."""
         if len(rows) == 0:
             return self
         if len(self) and (self.space, self.genes_NG.shape[1]) != (changed.space, changed.genes_NG.shape[1]):
@@ -119,14 +124,42 @@ class PointTable:
         columns = {}
         for name in ("genes_NG", "origin_N", "status_N", "metrics_NM", "claim_ms_N"):
             old, new = getattr(self, name), getattr(changed, name)
-            columns[name] = np.empty((n, *new.shape[1:]), new.dtype)
+            columns[name] = np.empty((n, *new.shape[1:]), new.dtype, order="F")
             columns[name][: len(self)] = old if len(self) else new[:0]
             columns[name][rows] = new
         places = rows.tolist()
         gone = set(places)
         kept = {row: m for row, m in self.measurements.items() if row not in gone}
         moved = {places[i]: m for i, m in changed.measurements.items()}
-        return PointTable(space=changed.space, measurements={**kept, **moved}, **columns)
+        table = PointTable(space=changed.space, measurements={**kept, **moved}, **columns)
+        known = rows[rows < len(self)]
+        same = np.array_equal(self._steering(known), table._steering(known), equal_nan=True)
+        start = len(self) if self.unbeaten is not None and same else 0
+        return replace(table, unbeaten=table._unbeaten(start, self.unbeaten if start else None))
+
+    def _steering(self, rows: Rows) -> Floats:
+        """What fronts of unmeasured networks are made of, and bounded by, to be minimised; shape (N, 5)."""
+        return np.stack(
+            [-self.metric(m)[rows] if METRICS[m].goal == "max" else self.metric(m)[rows] for m in STEERING], axis=1
+        )
+
+    def _unbeaten(self, start: int, before: Rows | None) -> Rows:
+        """The unbeaten rows, given those ``before`` row ``start``. Rows that lack a metric beat none and stay."""
+        found = [before] if before is not None else []
+        for origin in ORIGINS:
+            rows = self.of_origin(origin)
+            rows = rows[rows >= start]
+            losses, full = self._full(rows)
+            older = before[self.origin_N[before] == ORIGINS.index(origin)] if before is not None else rows[:0]
+            kept, kept_full = self._full(older)
+            stays = np.ones(len(rows), dtype=bool)
+            stays[full] = ~beaten(losses[full], kept[kept_full])
+            found.append(rows[stays])
+        return np.sort(np.concatenate(found))
+
+    def _full(self, rows: Rows) -> tuple[Floats, Mask]:
+        losses = self._steering(rows)
+        return losses, ~np.isnan(losses).any(axis=1)
 
     def with_latency(self, latency: Latency) -> PointTable:
         """The same networks with other predictions, N of them, and nothing claimed or measured."""
@@ -139,4 +172,5 @@ class PointTable:
             status_N=np.full(len(self), STATUSES.index("unverified"), dtype=np.int8),
             claim_ms_N=np.full(len(self), np.nan),
             measurements={},
+            unbeaten=None,
         )

@@ -197,7 +197,7 @@ class SqlJobStore:
             raise InvalidInput(f"expected at most {MAX_EVENTS} events in one batch, got {len(events)}")
         texts = [_storable(event) for event in events]
         decoded = [_decoded(text) for text in texts]
-        with writing(self._engine) as session:
+        with writing(self._engine) as session, session.no_autoflush:  # one UPDATE of the job, at the end
             now = self._clock()
             job = _held(session, lease, now)
             if job is None:
@@ -396,7 +396,7 @@ def _storable(event: Mapping[str, Any]) -> JsonText:
         raise InvalidInput(
             f"expected an event of at most {MAX_EVENT_BYTES} bytes, got {len(text)} ({body.get('kind')})"
         )
-    return JsonText(_NUL.sub(r"\1", text))
+    return JsonText(_NUL.sub(r"\1", text) if "\\u0000" in text else text)
 
 
 def _decoded(text: str) -> Event:
