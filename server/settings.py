@@ -13,7 +13,8 @@ class Settings(BaseSettings):
     """Defaults are the embedded service: one machine, one folder.
 
     ``database_url`` and ``blobs_url`` default to an SQLite file and a folder in ``home``; PostgreSQL and any fsspec URL
-    serve more than one machine. ``ray_address`` joins a Ray cluster instead of starting a local one.
+    serve more than one machine. ``ray_address`` joins a Ray cluster instead of starting a local one. ``dispatch``:
+    whether ``nas serve`` runs jobs itself. A job without news for ``stuck_seconds`` is reported.
     """
 
     model_config = SettingsConfigDict(env_prefix="HWNAS_", extra="forbid", frozen=True)
@@ -23,10 +24,12 @@ class Settings(BaseSettings):
     blobs_url: str = ""
     host: str = "127.0.0.1"
     port: int = Field(default=8765, ge=0, le=65535)
+    dispatch: bool = True
     ray_address: str | None = None
     lease_seconds: float = Field(default=15.0, gt=0)
     poll_seconds: float = Field(default=0.2, gt=0)
     parallel_jobs: int = Field(default=1, ge=1)
+    stuck_seconds: float = Field(default=600.0, gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

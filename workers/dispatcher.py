@@ -1,217 +1,270 @@
-"""Claims jobs and runs them on Ray. The database decides everything; Ray lends the hands.
+"""Claims jobs and runs them on a cluster. The database decides everything; the cluster lends the hands.
 
-Each claimed job has a thread here that appends what its Ray worker yields and does what the answer says: go on, cancel,
-or forget it, since somebody else has the job now.
+Each claimed job has a thread here that appends what its task yields and does what the answer says. What the database
+says is ours and what really runs are compared every few seconds, by the names of jobs and leases.
 """
 
 from __future__ import annotations
 
 import logging
-import pkgutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
-
-import ray
-from ray.exceptions import RayError, RayTaskError
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from nas.core.errors import HwnasError, InvalidSpec, StorageError
-from nas.core.events import Progress
-from nas.core.ports import JobKind, JobStore, Lease
+from nas.core.ports import JobStore, Lease, Room
+from nas.core.spec import ResourceSpec
+from workers.following import RETRY_S, Ended, Follower, Task
+from workers.placing import Node, described, fits, less, place, room_in_words, wanted
 
 log = logging.getLogger(__name__)
 
-Records = list[dict[str, Any]]
-Ended = Literal["succeeded", "failed", "cancelled"]
-Outcome = Ended | Literal["crashed", "lost", "stopped"]
-
-FLUSH_S = 0.2  # progress alone is written no more often than this
-LISTEN_S = 1.0  # how soon a silent job hears of its cancellation
+RECONCILE_S = 5.0
+SHUN_S = 30.0  # a cluster takes that long to notice that a node is gone
+GRACE_S = 12.0
+_ERRORS_S = 10.0  # an error of the loop is said no more often than this
 
 
 class DispatchStore(JobStore, Protocol):
-    """A job store with the ends of a job."""
+    """A job store with the ends of a job, and a place to say who is here."""
 
-    def finish(self, lease: Lease, status: Ended, error: str | None = None) -> bool: ...
+    def finish(
+        self, lease: Lease, status: Literal["succeeded", "failed", "cancelled"], error: str | None = None
+    ) -> bool: ...
     def release(self, lease: Lease, crash: str | None = None) -> bool: ...
-    def beat(self, worker: str, slots: int) -> None: ...
+    def held(self, worker: str) -> Sequence[tuple[str, int]]: ...
+    def beat(
+        self, worker: str, slots: int, nodes: Sequence[Room] = (), free: Sequence[Room] = (), elastic: bool = False
+    ) -> None: ...
     def leave(self, worker: str) -> None: ...
 
 
-class Dispatcher:
-    """Runs up to ``parallel_jobs`` jobs at a time until it is stopped. Ray must be there already.
+class Cluster(Protocol):
+    """Where jobs run."""
 
-    ``owner`` names this process in leases. ``capacity`` is what Ray has for jobs, None if that can grow. ``run_job``
-    names the function that runs a job on a worker, so that what it imports is imported there only. ``clock`` gives
-    seconds, monotonic.
+    @property
+    def elastic(self) -> bool: ...
+    def nodes(self) -> list[Node]: ...
+    def run(self, lease: Lease, want: ResourceSpec, node: Node) -> Task: ...
+
+
+@dataclass(frozen=True)
+class Hand:
+    """A job that runs: where, on what, and who follows it."""
+
+    lease: Lease
+    want: ResourceSpec
+    node_id: str
+    follower: Follower
+    thread: threading.Thread
+
+
+class Dispatcher:
+    """Runs up to ``parallel_jobs`` jobs at a time, as far as they fit, until it is stopped.
+
+    ``owner`` names this process in leases. ``clock`` gives seconds, monotonic.
     """
 
     def __init__(
         self,
         jobs: DispatchStore,
-        blobs_url: str,
+        cluster: Cluster,
         owner: str,
         *,
-        capacity: Mapping[str, float] | None = None,
-        run_job: str = "workers.runner:run_job",
         lease_seconds: float = 15.0,
         poll_seconds: float = 0.2,
         parallel_jobs: int = 1,
+        stuck_seconds: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._jobs = jobs
-        self._blobs_url = blobs_url
+        self._cluster = cluster
         self._owner = owner
-        self._capacity = capacity
-        self._run_job = run_job
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
         self._parallel_jobs = parallel_jobs
+        self._stuck_seconds = stuck_seconds
         self._clock = clock
         self._stopping = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._abandoned = threading.Event()
+        self._grace_seconds = GRACE_S
+        self._hands: dict[tuple[str, int], Hand] = {}
+        self._shunned: dict[str, float] = {}  # nodes on which a job crashed, and until when
+        self._beaten = self._reconciled = self._complained = -1e9
         self._loop = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)
 
     def start(self) -> None:
         """Begins to claim jobs, in a thread of its own."""
         self._loop.start()
 
-    def stop(self) -> None:
-        """Puts running jobs back into the queue, from where they go on later, and waits until all is quiet."""
+    def stop(self, grace_seconds: float = GRACE_S) -> None:
+        """Lets each job reach its next durable result, for ``grace_seconds`` at most, puts all back into the queue,
+        from where they go on later, and waits until all is quiet."""
+        self._grace_seconds = grace_seconds
         self._stopping.set()
         self._loop.join()
 
+    def abandon(self, why: str, seconds: float = 3.0) -> None:
+        """The cluster is gone: its jobs go back into the queue with ``why``. Touches the cluster no more."""
+        self._abandoned.set()
+        for hand in list(self._hands.values()):
+            hand.follower.give_up("crashed", why)
+        self._stopping.set()
+        self._loop.join(seconds)
+
     def _dispatch(self) -> None:
-        beaten = -self._lease_seconds
         while not self._stopping.is_set():
             try:
-                if self._clock() - beaten >= self._lease_seconds / 3:
-                    self._jobs.beat(self._owner, self._parallel_jobs)
-                    beaten = self._clock()
-                self._threads = [t for t in self._threads if t.is_alive()]
-                while len(self._threads) < self._parallel_jobs:
-                    lease = self._jobs.claim(self._owner, self._lease_seconds)
-                    if lease is None:
-                        break
-                    thread = threading.Thread(target=self._work, args=(lease,), name=f"job {lease.job_id}", daemon=True)
-                    thread.start()
-                    self._threads.append(thread)
+                self._turn()
             except StorageError as error:
-                log.error("jobs cannot be claimed: %s", error)
+                if self._may_complain():
+                    log.error("jobs cannot be claimed: %s", error)
             except Exception:
-                log.exception("jobs cannot be claimed")
+                if self._may_complain():
+                    log.exception("jobs cannot be claimed")
             self._stopping.wait(self._poll_seconds)
-        for thread in self._threads:
-            thread.join()
+        hands = list(self._hands.values())
+        for hand in hands:
+            hand.follower.leave(self._grace_seconds)
+        for hand in hands:
+            hand.thread.join()
         try:
             self._jobs.leave(self._owner)
         except StorageError as error:
             log.error("the dispatcher could not sign off: %s", error)
 
-    def _work(self, lease: Lease) -> None:
-        log.info("job %s: claimed with token %d", lease.job_id, lease.token)
+    def _turn(self) -> None:
+        now = self._clock()
+        self._hands = {name: hand for name, hand in self._hands.items() if hand.thread.is_alive()}
+        self._shunned = {node: until for node, until in self._shunned.items() if until > now}
+        beat = now - self._beaten >= self._lease_seconds / 3
+        if beat or len(self._hands) < self._parallel_jobs:
+            nodes = self._nodes()
+        if beat:
+            total, free = [n.total for n in nodes], [n.free for n in nodes]
+            self._jobs.beat(self._owner, self._parallel_jobs, total, free, self._cluster.elastic)
+            self._beaten = now
+        if now - self._reconciled >= RECONCILE_S:
+            self._reconcile()
+            self._reconciled = now
+        while len(self._hands) < self._parallel_jobs:
+            began = self._clock()
+            lease = self._jobs.claim(self._owner, self._lease_seconds, [n.free for n in nodes])
+            if lease is None or not self._take(lease, nodes, began + self._lease_seconds):
+                break
+            nodes = less(nodes, self._taken())
+
+    def _nodes(self) -> list[Node]:
+        return less(self._cluster.nodes(), self._taken())
+
+    def _taken(self) -> dict[str, list[ResourceSpec]]:
+        taken: dict[str, list[ResourceSpec]] = {}
+        for hand in self._hands.values():
+            taken.setdefault(hand.node_id, []).append(hand.want)
+        return taken
+
+    def _reconcile(self) -> None:
+        """A lease that nothing runs for is given back: the answer to its claim was lost. A task without a lease is
+        killed: somebody else may run its job."""
+        running = set(self._hands)
+        held = set(self._jobs.held(self._owner))
+        for job_id, token in held - running:
+            log.warning("job %s: nothing runs under token %d; back into the queue", job_id, token)
+            self._jobs.release(Lease(job_id, "search", {}, token, 0.0))
+        for name in running - held:
+            self._hands[name].follower.give_up("lost", "its lease is over")
+
+    def _take(self, lease: Lease, nodes: Sequence[Node], held_until: float) -> bool:
+        """Starts a claimed job; False if it has no place now, so that the next one should not be asked for yet."""
         try:
-            self._end(lease, *self._run(lease))
-        except StorageError as error:  # the lease runs out, and the job goes on from what was written
-            log.error("job %s: given up, since its events cannot be kept: %s", lease.job_id, error)
+            want = wanted(lease)
+            node = place(want, nodes, self._shunned)
+            if node is None:
+                self._settle(lease, self._misfit(want, nodes), held_until)
+                return False
+            task = self._cluster.run(lease, want, node)
         except HwnasError as error:
-            self._end(lease, "failed", str(error))
+            self._settle(lease, Ended("failed", str(error)), held_until)
+            return True
+        except Exception as error:
+            log.exception("job %s could not be started", lease.job_id)
+            self._settle(lease, Ended("crashed", f"{type(error).__name__}: {error}"), held_until)
+            return False
+        log.info("job %s: claimed with token %d, on node %s", lease.job_id, lease.token, node.id)
+        follower = Follower(
+            self._jobs,
+            lease,
+            task,
+            held_until=held_until,
+            lease_seconds=self._lease_seconds,
+            stuck_seconds=self._stuck_seconds,
+            clock=self._clock,
+            pause=self._abandoned.wait,
+            stuck=lambda: self._look(lease, task),
+        )
+        thread = threading.Thread(
+            target=self._work, args=(lease, task, follower, node.id), name=f"job {lease.job_id}", daemon=True
+        )
+        self._hands[lease.job_id, lease.token] = Hand(lease, want, node.id, follower, thread)
+        thread.start()
+        return True
+
+    def _misfit(self, want: ResourceSpec, nodes: Sequence[Node]) -> Ended:
+        """What happens to a job that no node has room for. Where none ever will, it fails."""
+        if self._cluster.elastic or any(fits(want, n.total) for n in nodes):
+            return Ended("stopped", f"no node has {described(want)} free at the moment")
+        largest = max((n.total for n in nodes), key=lambda r: (r.gpus, r.cpus, r.memory_gb), default=Room(0.0))
+        raise InvalidSpec(
+            f"expected at most what the largest node has: {room_in_words(largest)}; got {described(want)}"
+        )
+
+    def _work(self, lease: Lease, task: Task, follower: Follower, node_id: str) -> None:
+        try:
+            ended = follower.run()
+        except HwnasError as error:
+            ended = Ended("failed", str(error))
         except Exception as error:
             log.exception("job %s: an error of the dispatcher", lease.job_id)
-            self._end(lease, "failed", f"{type(error).__name__}: {error}")
+            ended = Ended("failed", f"{type(error).__name__}: {error}")
+        if not self._abandoned.is_set():
+            task.kill()
+        if ended.how == "crashed":
+            self._shunned[node_id] = self._clock() + SHUN_S
+        self._settle(lease, ended, follower.held_until)
 
-    def _end(self, lease: Lease, how: Outcome, message: str | None) -> None:
-        if how == "stopped":
-            self._jobs.release(lease)
-        elif how == "crashed":
-            self._jobs.release(lease, crash=message)
-        elif how != "lost":
-            self._jobs.finish(lease, how, message)
-        log.info("job %s: %s%s", lease.job_id, how, f": {message}" if message else "")
-
-    def _run(self, lease: Lease) -> tuple[Outcome, str | None]:
-        task = _stream.options(**resources(lease, self._capacity))
-        stream = task.remote(self._run_job, lease.kind, dict(lease.spec), self._blobs_url, list(lease.events))
-        try:
-            return self._follow(lease, stream)
-        finally:
-            ray.cancel(stream, force=True)  # nothing happens to a task that has ended
-
-    def _follow(self, lease: Lease, stream: Any) -> tuple[Outcome, str | None]:
-        """Appends what the stream yields until it ends, the store says otherwise, or the dispatcher stops."""
-        listen_s = min(LISTEN_S, self._lease_seconds / 3)
-        waiting: Records = []
-        batch = 0
-        written = self._clock()
+    def _settle(self, lease: Lease, ended: Ended, held_until: float) -> None:
+        """Tells the store how it ended. While the database is away that is tried again until the lease has passed."""
+        log.info("job %s: %s%s", lease.job_id, ended.how, f": {ended.message}" if ended.message else "")
         while True:
-            due = written + (FLUSH_S if waiting else listen_s)
-            ready, _ = ray.wait([stream], timeout=max(0.0, due - self._clock()))
-            how: Outcome | None = None
-            found: Any = []
-            if ready:
-                how, found = _next(stream)
-            stopping = self._stopping.is_set()
-            if how is None:
-                waiting = coalesce([*waiting, *found])
-                if not stopping and self._clock() < due and not _urgent(waiting):
-                    continue
-            batch += 1
-            verdict = self._jobs.append(lease, batch, waiting, self._lease_seconds)
-            waiting, written = [], self._clock()
-            if verdict == "lost":
-                return "lost", None
-            if how is not None:
-                return how, found
-            if verdict == "stop":
-                return "lost", None
-            if stopping:
-                return "stopped", None
+            try:
+                match ended.how:
+                    case "succeeded" | "failed":
+                        self._jobs.finish(lease, ended.how, ended.message)
+                    case "crashed":
+                        self._jobs.release(lease, crash=ended.message)
+                    case "stopped":
+                        self._jobs.release(lease)
+                    case "parked" | "lost":
+                        pass
+                return
+            except StorageError as error:
+                if self._stopping.is_set() or self._clock() + RETRY_S >= held_until:
+                    log.error("job %s: its end could not be kept: %s", lease.job_id, error)
+                    return
+            self._abandoned.wait(RETRY_S)
 
+    def _look(self, lease: Lease, task: Task) -> None:
+        """Logs where a silent job is. In a thread of its own: its node may not answer."""
 
-def coalesce(events: Records) -> Records:
-    """The events without progress that later progress of the same stage replaces."""
-    newest = {e["stage"]: i for i, e in enumerate(events) if e["kind"] == Progress.kind}
-    return [e for i, e in enumerate(events) if e["kind"] != Progress.kind or newest[e["stage"]] == i]
+        def look() -> None:
+            log.warning("job %s has been silent for %g s: %s", lease.job_id, self._stuck_seconds, task.dump())
 
+        threading.Thread(target=look, name=f"look at {lease.job_id}", daemon=True).start()
 
-def resources(lease: Lease, capacity: Mapping[str, float] | None) -> dict[str, float]:
-    """What Ray sets aside for a job. Raises InvalidSpec for more than there is; Ray would wait for it for ever."""
-    spec = lease.spec["spec"]
-    wanted = spec.get("resources", {"cpus": spec.get("threads", 1), "gpus": 0})
-    for name, key, what in (("CPU", "cpus", "CPU cores"), ("GPU", "gpus", "GPUs")):
-        if capacity is not None and wanted[key] > capacity.get(name, 0.0):
-            raise InvalidSpec(
-                f"expected at most {capacity.get(name, 0.0):g} {what}, which there are; got {wanted[key]}"
-            )
-    return {"num_cpus": wanted["cpus"], "num_gpus": wanted["gpus"]}
-
-
-def _urgent(events: Records) -> bool:
-    return any(event["kind"] != Progress.kind for event in events)
-
-
-def _next(stream: Any) -> tuple[Outcome | None, Any]:
-    """What comes next out of a stream: None and events, or how it ended and why."""
-    try:
-        outcome: tuple[Outcome | None, Any] = ray.get(next(stream))
-        return outcome
-    except StopIteration:
-        return "succeeded", None
-    except RayTaskError as error:
-        log.error("a job failed with an error that was not foreseen\n%s", error)
-        return "failed", f"{type(error.cause).__name__}: {error.cause}"
-    except RayError as error:
-        return "crashed", f"{type(error).__name__}: {str(error).splitlines()[0]}"
-
-
-@ray.remote(max_retries=0)
-def _stream(
-    run_job: str, kind: JobKind, spec: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
-) -> Iterator[tuple[Outcome | None, Any]]:
-    """Runs on a Ray worker. An error of ours travels as text: what it was made from may not survive the journey."""
-    try:
-        for batch in pkgutil.resolve_name(run_job)(kind, spec, blobs_url, events):
-            yield None, batch
-    except HwnasError as error:
-        yield "failed", str(error)
+    def _may_complain(self) -> bool:
+        now = self._clock()
+        due = now - self._complained >= _ERRORS_S
+        self._complained = now if due else self._complained
+        return due

@@ -1,4 +1,4 @@
-"""The command line. Every command but ``serve`` and ``demo`` speaks only REST, through ``nas.client``."""
+"""The command line. Every command but ``serve``, ``dispatch`` and ``demo`` speaks only REST, through ``nas.client``."""
 
 from __future__ import annotations
 
@@ -91,6 +91,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port to bind; 0 takes a free one.", show_default="8765")] = None,
     home: Annotated[Path | None, typer.Option(help="Folder for database and models.", show_default="~/.hwnas")] = None,
+    dispatch: Annotated[
+        bool | None, typer.Option("--dispatch/--no-dispatch", help="Run jobs, too.", show_default="dispatch")
+    ] = None,
 ) -> None:
     """Start the service: API, dashboard, queue and workers, in one command.
 
@@ -101,8 +104,23 @@ def serve(
     """
     from server.cli.serve import serve as run
 
-    given = {"host": host, "port": port, "home": home}
+    given = {"host": host, "port": port, "home": home, "dispatch": dispatch}
     run({k: v for k, v in given.items() if v is not None})
+
+
+@app.command()
+def dispatch(
+    home: Annotated[Path | None, typer.Option(help="Folder for database and models.", show_default="~/.hwnas")] = None,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run queued jobs on Ray, without API and dashboard. `nas serve` does it by itself unless told otherwise.
+
+    For a dispatcher on a host of its own: give it the server's `HWNAS_DATABASE_URL` and `HWNAS_BLOBS_URL`, and a
+    cluster with `HWNAS_RAY_ADDRESS`. It runs until Ctrl-C; what is running goes on elsewhere, or at the next start.
+    """
+    from server.cli.dispatch import dispatch as run
+
+    run({} if home is None else {"home": home}, parent)
 
 
 @app.command()

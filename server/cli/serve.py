@@ -1,4 +1,4 @@
-"""``nas serve``: everything in one process tree. The only place that knows every part."""
+"""``nas serve``: API and dashboard, and a dispatcher as a child process. The only place that knows every part."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -24,21 +24,43 @@ def serve(given: Mapping[str, Any]) -> None:
     Raises InvalidInput for settings that make no sense, Conflict for a port in use, StorageError for a folder that
     cannot be written; all before anything is started.
     """
-    _leave_when_told()
-    try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
-        raise InvalidInput(f"settings: {details}") from error
+    leave_when_told()
+    settings = read_settings(given)
     with _listen(settings.host, settings.port) as listener:
-        try:
-            settings.home.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot use {settings.home} as home: {error.strerror}") from error
-        _run(settings, listener)
+        use_home(settings)
+        _run(settings, listener, given)
 
 
-def _run(settings: Settings, listener: socket.socket) -> None:
+def _run(settings: Settings, listener: socket.socket, given: Mapping[str, Any]) -> None:
+    from server.cli.supervisor import Supervisor
+
+    url = _url(settings.host, listener.getsockname()[1])
+    announce = Announcement(
+        f"hwnas is ready: {url} (dashboard), {url}/docs (API); everything is kept in {settings.home}",
+        {"server", "dispatcher"} if settings.dispatch else {"server"},
+    )
+    environment = {**os.environ, **{f"HWNAS_{k.upper()}": str(v) for k, v in given.items()}}
+    supervisor = Supervisor(
+        "dispatcher",
+        [sys.executable, "-m", "server.cli", "dispatch", "--parent"],
+        environment,
+        say=say,
+        ready=lambda: announce("dispatcher"),
+    )
+    if settings.dispatch:
+        supervisor.start()  # first, since it takes longer than the server does
+    try:
+        _serve(settings, listener, url, started=lambda: announce("server"), told=supervisor.begin_stop)
+    finally:
+        if settings.dispatch:
+            say("stopping; what is running goes on at the next start")
+            supervisor.stop()
+
+
+def _serve(
+    settings: Settings, listener: socket.socket, url: str, started: Callable[[], None], told: Callable[[], None]
+) -> None:
+    """API and dashboard until a signal. ``told`` is called by the signal handler, so that nobody waits for the other."""
     # Imported here, since it takes seconds: whoever finds the port taken hears of it at once.
     import uvicorn
 
@@ -46,49 +68,69 @@ def _run(settings: Settings, listener: socket.socket) -> None:
     from server.api.sse import Streams
     from server.dashboard.app import mount
     from server.store.store import open_store
-    from workers.dispatcher import Dispatcher
-    from workers.processes import is_dead, owner_name
-    from workers.ray_cluster import ray_cluster
 
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # One line per request belongs to debugging: the dashboard asks every second or two.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    # Workers decide their own thread counts; idle threads must not spin beside a measurement.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    url = _url(settings.host, listener.getsockname()[1])
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            started()
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            told()
+            super().handle_exit(sig, frame)
+
+    start_logging(settings)
     with open_store(settings.database, settings.blobs) as store:
         app = create_app(settings, store, Streams())
         mount(app, url)
-        released = store.jobs.release_dead(is_dead)
-        if released:
-            _say(f"{released} interrupted job(s) go on from their last checkpoint")
-        with ray_cluster(settings.ray_address) as capacity:
-            _leave_when_told()  # Ray has put a handler of its own, with another exit status
-            dispatcher = Dispatcher(
-                store.jobs,
-                settings.blobs,
-                owner_name(),
-                capacity=capacity,
-                lease_seconds=settings.lease_seconds,
-                poll_seconds=settings.poll_seconds,
-                parallel_jobs=settings.parallel_jobs,
-            )
-            dispatcher.start()
-            _say(f"hwnas is ready: {url} (dashboard), {url}/docs (API); everything is kept in {settings.home}")
-            try:
-                config = uvicorn.Config(
-                    app,
-                    log_level=settings.log_level,
-                    access_log=settings.log_level == "debug",
-                    timeout_graceful_shutdown=3,
-                )
-                uvicorn.Server(config).run(sockets=[listener])
-            finally:
-                _say("stopping; what is running goes on at the next start")
-                dispatcher.stop()
+        config = uvicorn.Config(
+            app,
+            log_level=settings.log_level,
+            access_log=settings.log_level == "debug",
+            timeout_graceful_shutdown=3,
+        )
+        Server(config).run(sockets=[listener])
 
 
-def _leave_when_told() -> None:
+class Announcement:
+    """Says a text once, when every part has reported."""
+
+    def __init__(self, text: str, parts: set[str]) -> None:
+        self._text = text
+        self._missing = parts
+
+    def __call__(self, part: str) -> None:
+        """``part`` is ready."""
+        if part in self._missing:
+            self._missing.remove(part)
+            if not self._missing:
+                say(self._text)
+
+
+def read_settings(given: Mapping[str, Any]) -> Settings:
+    """The settings, of which ``given`` wins over the environment. Raises InvalidInput."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
+        raise InvalidInput(f"settings: {details}") from error
+
+
+def use_home(settings: Settings) -> None:
+    """Makes the folder that everything is kept in. Raises StorageError."""
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot use {settings.home} as home: {error.strerror}") from error
+
+
+def start_logging(settings: Settings) -> None:
+    """The log on standard error."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # One line per request belongs to debugging: the dashboard asks every second or two.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def leave_when_told() -> None:
     """SIGINT and SIGTERM unwind the stack. Once uvicorn has stopped, it raises the signal that stopped it again."""
 
     def leave(_number: int, _frame: FrameType | None) -> None:
@@ -96,6 +138,12 @@ def _leave_when_told() -> None:
 
     signal.signal(signal.SIGINT, leave)
     signal.signal(signal.SIGTERM, leave)
+
+
+def say(text: str) -> None:
+    """A line for the operator, on standard error."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def _url(host: str, port: int) -> str:
@@ -118,8 +166,3 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port}: {why}. Choose another with --port PORT, or --port 0 for a free one"
         ) from error
     return listener
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()

@@ -182,7 +182,15 @@ class SqlJobStore:
             if job.status != "cancelled":
                 _end(job, "cancelled", None, self._clock())
 
-    def beat(self, worker: str, slots: int) -> None:
+    def held(self, worker: str) -> list[tuple[str, int]]:
+        """The jobs whose lease a dispatcher has, with their tokens."""
+        with reading(self._engine) as session:
+            mine = (Job.status == "running") & (Job.lease_owner == worker) & (Job.lease_expires_at > self._clock())
+            return [(row.id, row.lease_token) for row in session.execute(select(Job.id, Job.lease_token).where(mine))]
+
+    def beat(
+        self, worker: str, slots: int, nodes: Sequence[Room] = (), free: Sequence[Room] = (), elastic: bool = False
+    ) -> None:
         """A dispatcher says that it is there, ready for ``slots`` jobs at a time."""
         with writing(self._engine) as session:
             now = self._clock()

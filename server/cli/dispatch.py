@@ -1,0 +1,112 @@
+"""``nas dispatch``: claims jobs and runs them on Ray, beside a server or on a host of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from server.cli.serve import leave_when_told, read_settings, say, start_logging, use_home
+from server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 1.0
+END_S = 17.0  # whatever does not end hangs
+
+
+def dispatch(given: Mapping[str, Any], parent: int | None) -> None:
+    """Runs until SIGINT or SIGTERM. ``parent`` is a socket of the process that supervises this one: it is told when
+    jobs are taken, and when it is gone, this process ends too.
+
+    Raises InvalidInput for settings that make no sense, StorageError for a folder or database that cannot be used.
+    Leaves with exit status 1 when its Ray cluster is gone; a fresh process starts or joins another.
+    """
+    ends: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    leave_when_told()
+    settings = read_settings(given)
+    use_home(settings)
+    channel = socket.socket(fileno=parent) if parent is not None else None
+    ready = threading.Event()
+    if channel is not None:
+        channel.set_inheritable(False)
+        threading.Thread(target=_follow_parent, args=(channel, ends, ready), daemon=True, name="parent").start()
+    start_logging(settings)
+    # Workers decide their own thread counts; idle threads must not spin beside a measurement.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _run(settings, ends, ready, channel)
+
+
+def _run(
+    settings: Settings, ends: queue.SimpleQueue[str | None], ready: threading.Event, channel: socket.socket | None
+) -> None:
+    # Imported here, since it takes seconds: wrong settings are said at once.
+    from server.store.store import open_store
+    from workers.dispatcher import GRACE_S, Dispatcher
+    from workers.processes import is_dead, owner_name, sweep
+    from workers.ray_cluster import ray_cluster
+
+    records = settings.home / "ray"
+    with open_store(settings.database, settings.blobs) as store:
+        if left := sweep(records):
+            log.warning("ended %d process(es) that an interrupted dispatcher had left behind", left)
+        if released := store.jobs.release_dead(is_dead):
+            say(f"{released} interrupted job(s) go on from their last checkpoint")
+        with ray_cluster(settings.ray_address, records, blobs_url=settings.blobs) as cluster:
+            dispatcher = Dispatcher(
+                store.jobs,
+                cluster,
+                owner_name(),
+                lease_seconds=settings.lease_seconds,
+                poll_seconds=settings.poll_seconds,
+                parallel_jobs=settings.parallel_jobs,
+                stuck_seconds=settings.stuck_seconds,
+            )
+            for number in (signal.SIGINT, signal.SIGTERM):  # Ray has put handlers of its own
+                signal.signal(number, lambda *_: ends.put("told"))
+            dispatcher.start()
+            rooms = [node.total for node in cluster.nodes()]
+            cores, gpus = sum(r.cpus for r in rooms), sum(r.gpus for r in rooms)
+            say(f"hwnas dispatcher is ready: {len(rooms)} node(s), {cores:g} CPU cores, {gpus:g} GPUs")
+            ready.set()
+            if channel is not None:
+                channel.sendall(b"ready\n")
+            gone: list[str] = []
+
+            def watch() -> None:
+                while (why := cluster.gone()) is None:
+                    time.sleep(WATCH_S)
+                gone.append(why)
+                ends.put("gone")
+
+            threading.Thread(target=watch, daemon=True, name="is Ray there").start()
+            how = ends.get()
+            threading.Thread(target=_force, daemon=True, name="force").start()
+            if how == "gone":
+                say(f"{gone[0]}; the dispatcher ends, its jobs go back into the queue")
+                dispatcher.abandon(gone[0])
+                cluster.clear()
+                logging.shutdown()
+                os._exit(1)  # nothing that waits for Ray may hold this up
+            dispatcher.stop(GRACE_S if how == "told" else 0.0)
+
+
+def _follow_parent(channel: socket.socket, ends: queue.SimpleQueue[str | None], ready: threading.Event) -> None:
+    while channel.recv(64):
+        pass
+    if not ready.is_set():
+        os._exit(1)
+    ends.put("orphan")
+
+
+def _force() -> None:
+    time.sleep(END_S)
+    log.error("the dispatcher did not end within %g s", END_S)
+    logging.shutdown()
+    os._exit(1)
