@@ -292,7 +292,7 @@ def run_log(store: Store, events: Sequence[Event]) -> None:
     """Claims the oldest job and runs it to its end with these events."""
     lease = store.jobs.claim("tests", 100.0)
     assert lease is not None
-    assert store.jobs.append(lease, records(events), 100.0) == "continue"
+    assert store.jobs.append(lease, 1, records(events), 100.0) == "continue"
     assert store.jobs.finish(lease, "succeeded")
 
 

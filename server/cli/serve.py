@@ -60,7 +60,7 @@ def _run(settings: Settings, listener: socket.socket, given: Mapping[str, Any]) 
 def _serve(
     settings: Settings, listener: socket.socket, url: str, started: Callable[[], None], told: Callable[[], None]
 ) -> None:
-    """API and dashboard until a signal. ``told`` is called by the signal handler, so that nobody waits for the other."""
+    """API and dashboard until a signal, whose handler calls ``told``: server and dispatcher stop at the same time."""
     # Imported here, since it takes seconds: whoever finds the port taken hears of it at once.
     import uvicorn
 

@@ -48,6 +48,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
+        self._told_at: float | None = None
         self._thread = threading.Thread(target=self._keep, name=f"supervisor of {name}", daemon=True)
 
     def start(self) -> None:
@@ -56,6 +57,7 @@ class Supervisor:
 
     def begin_stop(self) -> None:
         """Asks the child to end, without waiting for it; safe in a signal handler."""
+        self._told_at = self._told_at or self._clock()
         self._stopping.set()
         child = self._child
         if child is not None and child.poll() is None:
@@ -67,8 +69,9 @@ class Supervisor:
             self.begin_stop()
         child = self._child
         if child is not None:
+            since_told = self._clock() - (self._told_at or 0.0)
             try:
-                child.wait(self._kill_s)
+                child.wait(max(0.0, self._kill_s - since_told))
             except subprocess.TimeoutExpired:
                 self._say(f"the {self._name} did not end within {self._kill_s:g} s and is killed")
                 os.killpg(child.pid, signal.SIGKILL)
