@@ -29,6 +29,7 @@ from pymoo.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from benchmarks._cli import Options, main
+from benchmarks._ofa import load_ofa
 from nas.core.arch import Floats, Genes, choice_counts, one_hot, sample
 from nas.core.pareto import hypervolume
 from nas.core.ports import ImageShape, SearchSpace
@@ -104,18 +105,9 @@ def planted_latency(space: SearchSpace) -> Latency:
 
 def fitted_latency(space: SearchSpace, path: Path) -> Latency:
     """Our latency predictor, fitted to 400 networks measured on ``DEVICE``; in ms."""
-    with np.load(path, allow_pickle=False) as table:
-        column = [str(n) for n in table["latency_device"]].index(DEVICE)
-        latency_N = table["latency_ms"][:400, column].astype(np.float64)
-        resolution_N1, depth_NS = table["r"][:400, None], table["d"][:400]
-        kernel_NSB, expand_NSB = (table[k][:400].reshape(400, 5, 4) for k in ("ks", "e"))
-    width_NS1 = np.ones((400, 5, 1))
-    blocks_NSP = np.stack([kernel_NSB, expand_NSB], axis=3).reshape(400, 5, 8)
-    stages_NP = np.concatenate([width_NS1, depth_NS[:, :, None], blocks_NSP], axis=2).reshape(400, 50)
-    values_NG = np.concatenate([resolution_N1, stages_NP], axis=1)
-    choices = [np.array(d.choices, dtype=float) for d in space.decisions]
-    genes_NG = np.stack([np.abs(v[:, None] - c).argmin(axis=1) for v, c in zip(values_NG.T, choices, strict=True)], 1)
-    predictor = BayesianLinear.fit(space.features(space.canonical(genes_NG)), latency_N)
+    genes_NG, names, latency_ms_ND = load_ofa(space, path)
+    latency_ms_N = latency_ms_ND[:400, names.index(DEVICE)]
+    predictor = BayesianLinear.fit(space.features(genes_NG[:400]), latency_ms_N)
     return lambda genes_NG: predictor.predict(space.features(genes_NG)).mean_ms
 
 

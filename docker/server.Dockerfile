@@ -30,5 +30,5 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 8765
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 \
-    CMD ["python", "-c", "import httpx; httpx.get('http://127.0.0.1:8765/v1/health').raise_for_status()"]
+    CMD ["python", "-c", "import httpx; httpx.get('http://127.0.0.1:8765/readyz').raise_for_status()"]
 CMD ["nas", "serve"]

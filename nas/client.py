@@ -16,6 +16,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -25,24 +26,36 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from nas.core import errors
+from nas.core.access import Scope
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.core.views import (
     ArtifactView,
+    AuditPage,
     CardView,
     DeviceView,
     DryRunView,
     EventPage,
     EventView,
     ExtendBody,
+    ForkBody,
     FrontView,
     HealthView,
+    MeView,
+    NewTokenView,
     PointPage,
+    PriorityBody,
     ProblemView,
+    QuotaBody,
+    QuotaView,
+    ReadyView,
     SearchPage,
     SearchView,
     SpaceView,
     StrategyView,
     SubnetView,
+    TokenBody,
+    TokenView,
+    WorkerView,
 )
 
 DEFAULT_URL = "http://127.0.0.1:8765"
@@ -133,9 +146,17 @@ class Client:
         """Can the bounds be met, and where do the networks lie? Queues nothing."""
         return self._post(DryRunView, "/v1/searches", spec, params={"dry_run": "true"})
 
-    def searches(self, status: str | None = None, limit: int = 50, cursor: str | None = None) -> SearchPage:
-        """A page of searches, newest first."""
-        return self._get(SearchPage, "/v1/searches", {"status": status, "limit": limit, "cursor": cursor})
+    def searches(
+        self,
+        status: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        owner: str | None = None,
+        parent: str | None = None,
+    ) -> SearchPage:
+        """A page of searches, newest first; ``parent`` keeps the children of one."""
+        query = {"status": status, "limit": limit, "cursor": cursor, "owner": owner, "parent": parent}
+        return self._get(SearchPage, "/v1/searches", query)
 
     def search(self, search_id: str) -> SearchView:
         """One search, with its stages."""
@@ -148,6 +169,30 @@ class Client:
     def extend(self, search_id: str, body: ExtendBody) -> SearchView:
         """A new search on the same supernet: more evaluations, other bounds or another device, no training."""
         return self._post(SearchView, f"/v1/searches/{_part(search_id)}/extend", body)
+
+    def fork(self, search_id: str, body: ForkBody) -> SearchView:
+        """A new search on the same supernet, with whatever ``body`` replaces; no training."""
+        return self._post(SearchView, f"/v1/searches/{_part(search_id)}/fork", body)
+
+    def pause(self, search_id: str) -> SearchView:
+        """Parks a search: at once if it waits, else after its next durable result."""
+        return self._post(SearchView, f"/v1/searches/{_part(search_id)}/pause")
+
+    def resume(self, search_id: str) -> SearchView:
+        """Lets a paused search go on."""
+        return self._post(SearchView, f"/v1/searches/{_part(search_id)}/resume")
+
+    def retry(self, search_id: str) -> SearchView:
+        """Queues a search again that failed, was cancelled or quarantined; it goes on from its checkpoints."""
+        return self._post(SearchView, f"/v1/searches/{_part(search_id)}/retry")
+
+    def delete(self, search_id: str) -> None:
+        """Removes a search that is paused or has ended, with everything it found."""
+        self._request("DELETE", f"/v1/searches/{_part(search_id)}")
+
+    def set_priority(self, search_id: str, priority: int) -> SearchView:
+        """Moves a search among its owner's: higher goes first."""
+        return self._put(SearchView, f"/v1/searches/{_part(search_id)}/priority", PriorityBody(priority=priority))
 
     def front(
         self,
@@ -208,9 +253,10 @@ class Client:
                 partial.unlink(missing_ok=True)
         return path
 
-    def events(self, search_id: str, after: int = 0, limit: int = 500) -> EventPage:
-        """Events of a search after a number, oldest first."""
-        return self._get(EventPage, f"/v1/searches/{_part(search_id)}/events", {"after": after, "limit": limit})
+    def events(self, search_id: str, after: int = 0, limit: int = 500, kind: str | None = None) -> EventPage:
+        """Events of a search after a number, oldest first; all kinds, or one such as ``status``."""
+        query = {"after": after, "limit": limit, "kind": kind}
+        return self._get(EventPage, f"/v1/searches/{_part(search_id)}/events", query)
 
     def watch(self, search_id: str, after: int = 0) -> Iterator[EventView]:
         """Events as they come, until the search has ended; reconnects when the connection is lost."""
@@ -242,6 +288,51 @@ class Client:
         """One predictor card."""
         return self._get(CardView, f"/v1/predictors/{_part(predictor_id)}")
 
+    # Who may do what, and what they did
+
+    def me(self) -> MeView:
+        """Who the service takes this client for."""
+        return self._get(MeView, "/v1/me")
+
+    def tokens(self) -> list[TokenView]:
+        """All tokens, short of their secrets."""
+        return self._list(TokenView, "/v1/tokens")
+
+    def create_token(
+        self, owner: str, name: str, scopes: Sequence[Scope], expires_at: datetime | None = None
+    ) -> NewTokenView:
+        """A new token. Its secret is in this answer and nowhere else."""
+        body = TokenBody(owner=owner, name=name, scopes=list(scopes), expires_at=expires_at)
+        return self._post(NewTokenView, "/v1/tokens", body)
+
+    def revoke_token(self, token_id: str) -> None:
+        """Makes a token worthless, for good."""
+        self._request("DELETE", f"/v1/tokens/{_part(token_id)}")
+
+    def quotas(self) -> list[QuotaView]:
+        """Every owner's limits and use."""
+        return self._list(QuotaView, "/v1/quotas")
+
+    def set_quota(self, owner: str, body: QuotaBody) -> QuotaView:
+        """New limits of an owner."""
+        return self._put(QuotaView, f"/v1/quotas/{_part(owner)}", body)
+
+    def audit(self, limit: int = 50, cursor: str | None = None, owner: str | None = None) -> AuditPage:
+        """A page of who did what, newest first."""
+        return self._get(AuditPage, "/v1/audit", {"limit": limit, "cursor": cursor, "owner": owner})
+
+    def workers(self) -> list[WorkerView]:
+        """The workers that are connected, with what their nodes have and what of it is free."""
+        return self._list(WorkerView, "/v1/workers")
+
+    def ready(self) -> ReadyView:
+        """Whether the service can serve requests and run searches now, with every check it made."""
+        with self._reaching():
+            response = self._http.get("/readyz")
+        if response.status_code != 503:  # which says "not ready" with the same body
+            self._check(response)
+        return self._read(TypeAdapter(ReadyView), response)
+
     # Plumbing
 
     def _get(self, view: type[V], path: str, query: Mapping[str, Any] | None = None) -> V:
@@ -252,8 +343,12 @@ class Client:
         return self._read(adapter, self._request("GET", path, params=_given(query)))
 
     def _post(self, view: type[V], path: str, body: BaseModel | None = None, **kwargs: Any) -> V:
-        payload = body.model_dump(mode="json", exclude_none=isinstance(body, ExtendBody)) if body is not None else None
+        sparse = isinstance(body, ExtendBody | ForkBody)
+        payload = body.model_dump(mode="json", exclude_none=sparse) if body is not None else None
         return self._read(TypeAdapter(view), self._request("POST", path, json=payload, **kwargs))
+
+    def _put(self, view: type[V], path: str, body: BaseModel) -> V:
+        return self._read(TypeAdapter(view), self._request("PUT", path, json=body.model_dump(mode="json")))
 
     def _request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         with self._reaching():

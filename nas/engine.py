@@ -1,11 +1,17 @@
-"""Running a search: its stages in order, as one iterator of events."""
+"""Running a search: its stages in order, as one iterator of events; or only telling what that will take."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 
-from nas.core.events import Event, SearchState, StageFinished, StageStarted, fold
+from nas.core.cost import StageCost
+from nas.core.events import Event, Progress, SearchState, StageFinished, StageStarted, fold
 from nas.core.ports import Problem, Resources, Stage
+from nas.core.views import CostView, StageCostView
+from nas.memory import forget_peak, peak_bytes
+
+PRICE = "price"  # the one stage of a dry run
 
 
 def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -30,3 +36,50 @@ def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, 
         finished = StageFinished(stage.name, resources.clock() - begun, result)
         state = fold(state, finished)
         yield finished
+
+
+def price_search(
+    problem: Problem, stages: Sequence[Stage], resources: Resources, state: SearchState
+) -> Iterator[Event]:
+    """Times a few steps of every stage that ``state`` does not know as finished. Yields the events of a stage
+    ``price``, whose result is a ``nas.core.views.CostView`` as JSON. Nothing of the search is done or kept.
+
+    Raises what the stages raise: what cannot be timed here could not be run here either.
+    """
+    begun = resources.clock()
+    yield StageStarted(PRICE, 0, 1)
+    costs: list[StageCost] = []
+    for stage in stages:
+        yield Progress(PRICE, len(costs), len(stages), "stages", message=f"timing {stage.name}")
+        costs.append(_price(stage, problem, resources, state))
+    yield Progress(PRICE, len(costs), len(stages), "stages")
+    result = cost_view(problem, resources.worker, costs).model_dump(mode="json")
+    yield StageFinished(PRICE, resources.clock() - begun, result)
+
+
+def cost_view(problem: Problem, worker: str, costs: Sequence[StageCost]) -> CostView:
+    """All stages together. Sums leave out the stages that cannot say what they take."""
+    wanted = problem.spec.resources
+    seconds = sum(c.seconds or 0.0 for c in costs)
+    return CostView(
+        worker=worker,
+        seconds=seconds,
+        low_s=sum(c.low_s or 0.0 for c in costs),
+        high_s=sum(c.high_s or 0.0 for c in costs),
+        gpu_hours=seconds * wanted.gpus / 3600,
+        cpu_hours=seconds * wanted.cpus / 3600,
+        memory_bytes=max((c.memory_bytes or 0 for c in costs), default=0),
+        evaluations=problem.spec.budget.evaluations,
+        confidence="partial" if any(c.seconds is None for c in costs) else "measured",
+        stages=[StageCostView(**asdict(c)) for c in costs],
+    )
+
+
+def _price(stage: Stage, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    if stage.name in state.finished:
+        return StageCost.nothing(stage.name, "finished already")
+    if not hasattr(stage, "price"):
+        return StageCost.unknown(stage.name, "this stage cannot say what it takes, so sums leave it out")
+    forget_peak(resources.torch_device)
+    cost = stage.price(problem, resources, state)
+    return replace(cost, memory_bytes=cost.memory_bytes or peak_bytes(resources.torch_device))

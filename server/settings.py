@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +14,10 @@ class Settings(BaseSettings):
     """Defaults are the embedded service: one machine, one folder.
 
     ``database_url`` and ``blobs_url`` default to an SQLite file and a folder in ``home``; PostgreSQL and any fsspec URL
-    serve more than one machine. ``ray_address`` joins a Ray cluster instead of starting a local one. ``dispatch``:
-    whether ``nas serve`` runs jobs itself. A job without news for ``stuck_seconds`` is reported.
+    serve more than one machine. ``ray_address`` joins a Ray cluster instead of starting a local one. ``dispatch`` runs
+    a dispatcher beside the server; a replica that only answers does without. A worker that is silent for
+    ``stuck_seconds`` has its stack written to the log. ``require_tokens`` asks for tokens on loopback, too, as behind a
+    proxy. Where tokens are needed, data sets of specs may lie below ``data_roots`` only.
     """
 
     model_config = SettingsConfigDict(env_prefix="HWNAS_", extra="forbid", frozen=True)
@@ -24,13 +27,16 @@ class Settings(BaseSettings):
     blobs_url: str = ""
     host: str = "127.0.0.1"
     port: int = Field(default=8765, ge=0, le=65535)
-    dispatch: bool = True
     ray_address: str | None = None
     lease_seconds: float = Field(default=15.0, gt=0)
     poll_seconds: float = Field(default=0.2, gt=0)
     parallel_jobs: int = Field(default=1, ge=1)
     stuck_seconds: float = Field(default=600.0, gt=0)
+    dispatch: bool = True
+    require_tokens: bool = False
+    data_roots: tuple[Path, ...] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
 
     @property
     def database(self) -> str:
@@ -41,3 +47,11 @@ class Settings(BaseSettings):
     def blobs(self) -> str:
         """The blob store to use."""
         return self.blobs_url or str(self.home / "blobs")
+
+    def as_environment(self) -> dict[str, str]:
+        """The environment variables that make another process have these settings."""
+        fields = self.model_dump(mode="json", exclude_none=True)
+        return {
+            f"{self.model_config['env_prefix']}{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in fields.items()
+        }

@@ -25,8 +25,9 @@ def postgres_missing() -> str | None:
 
 
 @contextmanager
-def postgres_server() -> Iterator[str]:
-    """A fresh server on a socket of its own, no network; gives its folder, which ``postgres_url`` takes."""
+def postgres_server(durable: bool = False, connections: int = 40) -> Iterator[str]:
+    """A fresh server on a socket of its own, no network; gives its folder, which ``postgres_url`` takes. ``durable``
+    as a real one: each commit waits for the disk."""
     home = _binaries()
     assert home is not None
     folder = Path(tempfile.mkdtemp(prefix="hwnas-pg-"))
@@ -39,7 +40,8 @@ def postgres_server() -> Iterator[str]:
     data = folder / "data"
     run = [*prefix, str(home / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8"]
     _run([*run, "--locale=C"], folder)
-    options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off -c max_connections=40"
+    options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections={connections}"
+    options += "" if durable else " -c fsync=off"
     try:
         _run(
             [*prefix, str(home / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start"],
@@ -54,7 +56,7 @@ def postgres_server() -> Iterator[str]:
 def postgres_url(folder: str, name: str) -> str:
     """The URL of a new, empty database of a server."""
     with psycopg.connect(host=folder, user="postgres", dbname="postgres", autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
+        connection.execute(f'CREATE DATABASE "{name}"')
     return f"postgresql://postgres@/{name}?host={folder}"
 
 

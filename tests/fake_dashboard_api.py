@@ -1,6 +1,7 @@
 """A service with rich, made-up contents for the dashboard's tests: the REST contract's views, and nothing behind them.
 
-Run it with a dashboard on top:  python -m tests.fake_dashboard_api PORT|fd=N [full|empty|down]
+Run it with a dashboard on top:  python -m tests.fake_dashboard_api PORT|fd=N [full|reader|many|empty|down]
+``reader`` is ``full`` seen by somebody who may only read, and ``many`` has a thousand searches more.
 ``down`` mounts the dashboard on a service that does not answer.
 """
 
@@ -20,34 +21,52 @@ from fastapi import FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
+from nas.core.access import Scope
 from nas.core.arch import Arch, as_archs, mutate, sample
 from nas.core.device import DeviceProfile
+from nas.core.errors import Conflict
+from nas.core.events import StatusChanged, encode
+from nas.core.lifecycle import ENDED, LEASED, Verb, check_transition, check_verb
 from nas.core.metrics import METRICS
 from nas.core.ports import ImageShape
-from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, ObjectiveSpec, SearchSpec, SpaceSpec
+from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, ObjectiveSpec, ResourceSpec, SearchSpec, SpaceSpec
 from nas.core.views import (
     ArtifactView,
+    AuditPage,
+    AuditView,
     CardView,
+    CheckView,
     DeviceView,
     DryRunView,
     EventPage,
-    ExtendBody,
+    EventView,
+    ForkBody,
     FrontView,
     HealthView,
     HypervolumeView,
     LayerView,
     MeasurementView,
     MetricView,
+    MeView,
+    NewTokenView,
     ObjectiveView,
     PointPage,
     PointView,
+    PriorityBody,
     ProblemView,
+    QuotaBody,
+    QuotaView,
+    ReadyView,
+    RoomView,
     SearchPage,
     SearchView,
     SpaceView,
     StageView,
     StrategyView,
     SubnetView,
+    TokenBody,
+    TokenView,
+    WorkerView,
 )
 from search_spaces.mobilenet_v3.space import build
 
@@ -196,13 +215,66 @@ class FakeSearch:
     def __init__(self, spec: SearchSpec, status: str, age: timedelta, seed: int, **more: Any) -> None:
         self.id = hashlib.sha256(f"{spec.name}{seed}".encode()).hexdigest()[:32]
         self.spec, self.status, self.age, self.seed, self.more = spec, status, age, seed, more
-        self.step = 3 if status == "running" else 0
+        self.owner, self.priority = more.get("owner", "local"), more.get("priority", 0)
+        self.error = more.get("error")
+        self.attempts = more.get("attempts", 0 if status == "queued" else 1)
+        self.looks = 0  # while it is pausing
+        self.events: list[EventView] = []
+        self._begin()
+        self.contents = "running" if status in ("paused", "quarantined") else status
+        self.step = {"running": 3, "paused": 9, "quarantined": 3}.get(status, 0)
         self.search, self.baseline = [], []
-        if status in ("running", "succeeded", "cancelled"):
+        if self.contents in ("running", "succeeded", "cancelled"):
             self.search = make_points(seed, EVALUATIONS, "search")
             self.baseline = make_points(seed + 1, EVALUATIONS, "baseline")
         if status == "succeeded":
             self._verify()
+
+    def _begin(self) -> None:
+        """The history that leads to the first status."""
+        at = NOW - self.age
+        self._log(None, "queued", "", self.owner, at)
+        if self.status == "queued":
+            return
+        for crash in range(1, self.attempts):
+            self._log("queued", "running", "claimed by worker-1", "", at + timedelta(seconds=40 * crash - 36))
+            why = "the worker was lost: its machine ran out of memory"
+            self._log("running", "queued", why, "", at + timedelta(seconds=40 * crash))
+        self._log("queued", "running", "claimed by worker-1", "", at + timedelta(seconds=40 * self.attempts - 36))
+        if self.status == "quarantined":
+            self._log("running", "quarantined", self.error or "", "", at + timedelta(seconds=40 * self.attempts))
+        elif self.status == "paused":
+            self._log("running", "pausing", "", self.owner, at + timedelta(seconds=200))
+            self._log("pausing", "paused", "its result was saved", "", at + timedelta(seconds=212))
+        elif self.status != "running":
+            self._log("running", self.status, self.error or "", "", at + timedelta(seconds=330))
+
+    def _log(self, before: str | None, after: str, reason: str, by: str, at: datetime) -> None:
+        body = encode(StatusChanged(before, after, reason, by))
+        self.events.append(EventView(seq=len(self.events) + 1, at=at, body=body))
+
+    def move(self, after: str, reason: str = "", by: str = "local") -> None:
+        """A transition, as the store would make it."""
+        check_transition(self.id, self.status, after)
+        self._log(self.status, after, reason, by, datetime.now(UTC))
+        self.status, self.looks = after, 0
+        if after == "cancelled" and self.contents == "running":
+            self.contents = "cancelled"
+
+    def act(self, verb: Verb) -> None:
+        """A verb over REST; raises Conflict where it makes no sense."""
+        if not check_verb(self.id, verb, self.status):
+            return
+        match verb:
+            case "pause":
+                self.move("pausing" if self.status == "running" else "paused")
+            case "resume":
+                self.move("running" if self.status == "pausing" else "queued")
+            case "cancel":
+                self.move("cancelled")
+            case "retry":
+                self.error = None
+                self.move("queued")
 
     def _verify(self) -> None:
         bound = self.spec.bound("latency")
@@ -228,9 +300,9 @@ class FakeSearch:
     @property
     def shown(self) -> int:
         """Evaluated networks so far, of each origin."""
-        if self.status == "running":
+        if self.contents == "running":
             return min(EVALUATIONS - 8, 16 * max(0, self.step - 4))
-        return {"succeeded": EVALUATIONS, "cancelled": 64}.get(self.status, 0)
+        return {"succeeded": EVALUATIONS, "cancelled": 64}.get(self.contents, 0)
 
     def points(self) -> list[PointView]:
         out = []
@@ -271,9 +343,9 @@ class FakeSearch:
         )
 
     def stages(self) -> list[StageView]:
-        if self.status == "queued":
+        if self.contents == "queued":
             return []
-        done = {"running": 1 if self.step < 5 else 2, "failed": 0, "cancelled": 2}.get(self.status, len(STAGES))
+        done = {"running": 1 if self.step < 5 else 2, "failed": 0, "cancelled": 2}.get(self.contents, len(STAGES))
         out = []
         for i, name in enumerate(STAGES):
             if i < done:
@@ -311,27 +383,35 @@ class FakeSearch:
         return out
 
     def view(self) -> SearchView:
-        if self.status == "running":
+        if self.status in ("running", "pausing"):
             self.step += 1
+        if self.status == "pausing":
+            self.looks += 1
+            if self.looks > 2:
+                self.move("paused", "its result was saved", "")
         created = NOW - self.age
         history = []
         for n in range(16, self.shown + 1, 16):
             cells = [volume(p[:n], "predicted_ms", "val_accuracy", 0.9) for p in (self.search, self.baseline)]
             history.append(HypervolumeView(evaluations=n, search=cells[0], baseline=cells[1]))
         f = self.front()
-        over = self.status not in ("queued", "running")
+        over = self.status in ENDED
         return SearchView(
             id=self.id,
             status=self.status,
             created_at=created,
             started_at=None if self.status == "queued" else created + timedelta(seconds=4),
             finished_at=created + timedelta(seconds=330) if over else None,
-            attempts=0 if self.status == "queued" else 1,
-            error=self.more.get("error"),
+            owner=self.owner,
+            priority=self.priority,
+            waiting=self.more.get("waiting") if self.status == "queued" else None,
+            busy_seconds=330.0 * (self.attempts > 0),
+            attempts=self.attempts,
+            error=self.error,
             stages=self.stages(),
             warnings=self.more.get("warnings", []),
             eta_s=max(20.0, 260.0 - 20 * self.step) if self.status == "running" else None,
-            last_event=self.step + 100 * (self.status != "queued"),
+            last_event=self.step + 100 * len(self.events),
             spec=self.spec,
             parent=self.more.get("parent"),
             front_size=len(f.points),
@@ -392,7 +472,14 @@ def make_searches() -> list[FakeSearch]:
     )
     three = (accuracy, ObjectiveSpec(name="latency"), ObjectiveSpec(name="macs"))
     return [
-        FakeSearch(SearchSpec(name="waiting for its turn", seed=4), "queued", timedelta(seconds=20), 1),
+        FakeSearch(
+            SearchSpec(name="waiting for its turn", seed=4, resources=ResourceSpec(gpus=1)),
+            "queued",
+            timedelta(seconds=20),
+            1,
+            waiting="position 3 of 12; waiting for 1 GPU",
+            priority=5,
+        ),
         FakeSearch(SearchSpec(name="digits, no bound", seed=2), "running", timedelta(minutes=6), 21),
         FakeSearch(
             SearchSpec(name="three objectives, extended", objectives=three, supernet=finished.id),
@@ -419,7 +506,84 @@ def make_searches() -> list[FakeSearch]:
             timedelta(days=9),
             51,
         ),
+        FakeSearch(SearchSpec(name="parked over night", seed=6), "paused", timedelta(days=10), 61, owner="ada"),
+        FakeSearch(
+            SearchSpec(name="too big for its machine", seed=7),
+            "quarantined",
+            timedelta(days=11),
+            71,
+            owner="ada",
+            attempts=4,
+            error="the worker was lost 4 times without progress: its machine ran out of memory",
+        ),
     ]
+
+
+def make_many(count: int) -> list[FakeSearch]:
+    """Searches that wait, submitted an hour apart."""
+    return [
+        FakeSearch(SearchSpec(name=f"sweep {i}", seed=i), "queued", timedelta(days=20, hours=i), 10_000 + i)
+        for i in range(count)
+    ]
+
+
+# Who uses the service, and what runs it
+
+
+def make_tokens() -> list[TokenView]:
+    def token(ident: str, owner: str, name: str, scopes: list[Scope], days: float, **more: Any) -> TokenView:
+        fields = {"expires_at": None, "revoked_at": None, "last_used_at": None} | more
+        return TokenView(
+            id=ident, owner=owner, name=name, scopes=scopes, created_at=NOW - timedelta(days=days), **fields
+        )
+
+    return [
+        token("k3f8a1", "ada", "laptop", ["read", "submit"], 12, last_used_at=NOW - timedelta(minutes=4)),
+        token("p0d2c7", "ci", "nightly", ["read", "submit", "device"], 40, expires_at=NOW + timedelta(days=50)),
+        token("z9e4b5", "grace", "old laptop", ["read"], 90, revoked_at=NOW - timedelta(days=3)),
+    ]
+
+
+def make_audit(count: int) -> list[AuditView]:
+    """Records, newest first, of three owners by turns."""
+    rows = []
+    for i in range(count):
+        owner, action, target = (
+            ("ada", "pause search", SEARCH_OF_ADA),
+            ("ci", "submit search", "b" * 32),
+            ("local", "set quota", "ada"),
+        )[i % 3]
+        rows.append(
+            AuditView(
+                id=count - i,
+                at=NOW - timedelta(minutes=7 * i),
+                owner=owner,
+                token={"ada": "k3f8a1", "ci": "p0d2c7"}.get(owner),
+                address="127.0.0.1",
+                action=action,
+                target=target,
+                detail={"max_running": 2} if action == "set quota" else {},
+            )
+        )
+    return rows
+
+
+SEARCH_OF_ADA = hashlib.sha256(b"parked over night61").hexdigest()[:32]
+WORKERS = [
+    WorkerView(
+        name="dispatcher on node-a",
+        slots=4,
+        seen_at=NOW,
+        elastic=True,
+        nodes=[RoomView(cpus=16, gpus=2, memory_gb=128, labels={"gpu": "a100"}), RoomView(cpus=8, memory_gb=32)],
+        free=[RoomView(cpus=9, memory_gb=71.5, labels={"gpu": "a100"}), RoomView(cpus=8, memory_gb=32)],
+    )
+]
+CHECKS = [
+    CheckView(name="database", status="ok", detail="sqlite answers in 0.4 ms, schema 0002"),
+    CheckView(name="blobs", status="ok", detail="412 GB free"),
+    CheckView(name="workers", status="warning", detail="1 connected; no GPU is free"),
+]
 
 
 # Devices
@@ -478,10 +642,16 @@ def make_device(name: str, status: str, spec: DeviceSpec | None = None, **more: 
     )
 
 
-def create_api(full: bool = True) -> FastAPI:
-    """The fake service: ``full`` of everything, or empty."""
+def create_api(contents: str = "full") -> FastAPI:
+    """The fake service with everything, or ``empty``."""
     app = FastAPI()
+    full = contents != "empty"
     searches = make_searches() if full else []
+    searches += make_many(1000) if contents == "many" else []
+    tokens = make_tokens() if full else []
+    audit = make_audit(40) if full else []
+    scopes: list[Scope] = ["read"] if contents == "reader" else ["admin"]
+    limits = {"ada": QuotaBody(max_queued=10, max_running=2, gpu_hours=40.0), "ci": QuotaBody(max_queued=4)}
     devices = (
         [
             make_device("this-machine", "succeeded"),
@@ -510,6 +680,81 @@ def create_api(full: bool = True) -> FastAPI:
             raise Problem(404, "not_found", f"no search {search_id!r}")
         return found
 
+    def quota(owner: str) -> QuotaView:
+        mine = [s.status for s in searches if s.owner == owner]
+        limit = limits.get(owner, QuotaBody())
+        return QuotaView(
+            owner=owner,
+            **limit.model_dump(),
+            queued=mine.count("queued"),
+            running=sum(mine.count(s) for s in LEASED),
+            gpu_hours_used={"ada": 31.5}.get(owner, 0.0),
+        )
+
+    @app.exception_handler(Conflict)
+    async def conflict(_: Request, error: Conflict) -> Response:
+        return JSONResponse(ProblemView(code=error.code, message=str(error)).model_dump(), 409)
+
+    @app.get("/readyz")
+    def readyz() -> Response:
+        if not full:
+            return JSONResponse(ProblemView(code="not_found", message="no such route").model_dump(), 404)
+        return JSONResponse(ReadyView(ready=True, checks=CHECKS).model_dump())
+
+    @app.get("/v1/me")
+    def me() -> MeView:
+        token = "k3f8a1" if contents == "reader" else None
+        owner = "ada" if contents == "reader" else "local"
+        return MeView(owner=owner, scopes=scopes, token=token, quota=quota(owner))
+
+    def administer() -> None:
+        if "admin" not in scopes:
+            raise Problem(403, "forbidden", "expected a token with the scope 'admin'")
+
+    @app.get("/v1/tokens")
+    def list_tokens() -> list[TokenView]:
+        administer()
+        return tokens
+
+    @app.post("/v1/tokens", status_code=201)
+    def create_token(body: TokenBody) -> NewTokenView:
+        administer()
+        if any(t.name == body.name and t.owner == body.owner for t in tokens):
+            raise Problem(409, "conflict", f"{body.owner} has a token {body.name!r} already")
+        fields = body.model_dump() | {"created_at": datetime.now(UTC), "revoked_at": None, "last_used_at": None}
+        made = TokenView(id=f"new{len(tokens)}", **fields)
+        tokens.append(made)
+        return NewTokenView(**made.model_dump(), secret=f"hwnas_{made.id}_{'s' * 43}")
+
+    @app.delete("/v1/tokens/{token_id}", status_code=204)
+    def revoke_token(token_id: str) -> None:
+        administer()
+        tokens[:] = [t.model_copy(update={"revoked_at": NOW}) if t.id == token_id else t for t in tokens]
+
+    @app.get("/v1/quotas")
+    def quotas() -> list[QuotaView]:
+        administer()
+        return [quota(owner) for owner in sorted({s.owner for s in searches} | set(limits))]
+
+    @app.put("/v1/quotas/{owner}")
+    def set_quota(owner: str, body: QuotaBody) -> QuotaView:
+        administer()
+        limits[owner] = body
+        return quota(owner)
+
+    @app.get("/v1/audit")
+    def get_audit(limit: int = 50, cursor: str | None = None, owner: str | None = None) -> AuditPage:
+        administer()
+        rows = [r for r in audit if owner in (None, r.owner)]
+        start = int(cursor or 0)
+        return AuditPage(
+            items=rows[start : start + limit], next=str(start + limit) if start + limit < len(rows) else None
+        )
+
+    @app.get("/v1/workers")
+    def workers() -> list[WorkerView]:
+        return WORKERS if full else []
+
     @app.get("/v1/health")
     def health() -> HealthView:
         running = sum(s.status == "running" for s in searches)
@@ -530,8 +775,18 @@ def create_api(full: bool = True) -> FastAPI:
         return ["digits", "folder", "npz", "parquet"]
 
     @app.get("/v1/searches")
-    def list_searches(status: str | None = None, limit: int = 50, cursor: str | None = None) -> SearchPage:
-        chosen = [s for s in searches if status is None or s.status == status]
+    def list_searches(
+        status: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        owner: str | None = None,
+        parent: str | None = None,
+    ) -> SearchPage:
+        chosen = [
+            s
+            for s in searches
+            if status in (None, s.status) and owner in (None, s.owner) and parent in (None, s.more.get("parent"))
+        ]
         start = int(cursor or 0)
         after = start + limit
         return SearchPage(
@@ -568,19 +823,36 @@ def create_api(full: bool = True) -> FastAPI:
     def search(search_id: str) -> SearchView:
         return find(search_id).view()
 
-    @app.post("/v1/searches/{search_id}/cancel")
-    def cancel(search_id: str) -> SearchView:
-        find(search_id).status = "cancelled"
-        return find(search_id).view()
-
-    @app.post("/v1/searches/{search_id}/extend", status_code=201)
-    def extend(search_id: str, body: ExtendBody) -> SearchView:
-        if body.evaluations is not None and body.evaluations < 8:
-            raise Problem(422, "invalid_spec", f"evaluations: expected at least 8, got {body.evaluations}")
-        spec = find(search_id).spec.model_copy(update={"name": body.name or "child", "supernet": search_id})
-        made = FakeSearch(spec, "queued", timedelta(), 2000 + len(searches), parent=search_id)
+    @app.post("/v1/searches/{search_id}/fork", status_code=201)
+    def fork(search_id: str, body: ForkBody) -> SearchView:
+        tight = next((o.bound for o in body.objectives or [] if o.name == "latency" and o.bound), 1.0)
+        if tight < 0.071:
+            raise Problem(422, "infeasible_bound", f"latency: no network meets the bound of {tight} ms")
+        record = find(search_id).spec.model_dump() | body.model_dump(exclude_none=True) | {"supernet": search_id}
+        made = FakeSearch(SearchSpec(**record), "queued", timedelta(), 2000 + len(searches), parent=search_id)
         searches.insert(0, made)
         return made.view()
+
+    @app.post("/v1/searches/{search_id}/{verb}")
+    def act(search_id: str, verb: Verb) -> SearchView:
+        if "admin" not in scopes:
+            raise Problem(403, "forbidden", "expected a token with the scope 'submit'")
+        found = find(search_id)
+        found.act(verb)
+        return found.view()
+
+    @app.put("/v1/searches/{search_id}/priority")
+    def set_priority(search_id: str, body: PriorityBody) -> SearchView:
+        find(search_id).priority = body.priority
+        return find(search_id).view()
+
+    @app.delete("/v1/searches/{search_id}", status_code=204)
+    def delete(search_id: str) -> None:
+        found = find(search_id)
+        check_verb(search_id, "delete", found.status)
+        if any(s.more.get("parent") == search_id and s.contents == "queued" for s in searches):
+            raise Problem(409, "conflict", f"search {search_id} has a child that still needs its supernet")
+        searches.remove(found)
 
     @app.get("/v1/searches/{search_id}/front")
     def get_front(search_id: str) -> FrontView:
@@ -606,8 +878,9 @@ def create_api(full: bool = True) -> FastAPI:
         return Response(b"bytes of " + name.encode(), media_type="application/octet-stream")
 
     @app.get("/v1/searches/{search_id}/events")
-    def events(search_id: str) -> EventPage:
-        return EventPage(items=[], last=0)
+    def events(search_id: str, after: int = 0, limit: int = 500, kind: str | None = None) -> EventPage:
+        items = [e for e in find(search_id).events if e.seq > after and kind in (None, e.body["kind"])][:limit]
+        return EventPage(items=items, last=items[-1].seq if items else after)
 
     @app.get("/v1/devices")
     def list_devices() -> list[DeviceView]:
@@ -644,7 +917,7 @@ def main() -> None:
     else:
         listener = socket.create_server(("127.0.0.1", int(where)))
     port = listener.getsockname()[1]
-    app = create_api(contents == "full") if contents != "down" else FastAPI()
+    app = create_api(contents) if contents != "down" else FastAPI()
     mount(app, f"http://127.0.0.1:{port if contents != 'down' else 9}")
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
 

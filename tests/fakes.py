@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -31,8 +32,8 @@ from nas.core.events import (
     Warned,
     encode,
 )
-from nas.core.ports import ImageShape, Layer
-from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.core.ports import ImageShape, Layer, Lease, Verdict
+from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, StrategySpec
 from server.store.blobs import open_blobs
 from server.store.store import Store
 
@@ -154,6 +155,7 @@ def search_spec(**changes: Any) -> SearchSpec:
         strategy=StrategySpec(name="plain"),
         data=DataSpec(name="blank"),
         device="bench",
+        budget=BudgetSpec(evaluations=24),  # of 52 networks
     )
     return SearchSpec.model_validate({**base.model_dump(), **changes})
 
@@ -288,11 +290,23 @@ def add_search(store: Store, spec: SearchSpec | None = None, **submit: Any) -> s
     return store.jobs.submit("search", spec.model_dump(mode="json"), None, space_id=space_id, **submit)
 
 
+_batches: Counter[tuple[str, int]] = Counter()
+
+
+def append(
+    store: Store, lease: Lease, events: Sequence[Event | Mapping[str, Any]] = (), seconds: float = 10.0
+) -> Verdict:
+    """Appends the next batch of a lease."""
+    _batches[lease.job_id, lease.token] += 1
+    bodies = [dict(e) if isinstance(e, Mapping) else encode(e) for e in events]
+    return store.jobs.append(lease, _batches[lease.job_id, lease.token], bodies, seconds)
+
+
 def run_log(store: Store, events: Sequence[Event]) -> None:
     """Claims the oldest job and runs it to its end with these events."""
     lease = store.jobs.claim("tests", 100.0)
     assert lease is not None
-    assert store.jobs.append(lease, 1, records(events), 100.0) == "continue"
+    assert append(store, lease, events, 100.0) == "continue"
     assert store.jobs.finish(lease, "succeeded")
 
 

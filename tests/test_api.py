@@ -15,11 +15,14 @@ import pytest
 import schemathesis
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
+from pydantic import TypeAdapter
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.testclient import TestClient
 
+from nas.core.access import Principal
 from nas.core.errors import Conflict, HwnasError, InfeasibleBound, MeasurementRefused, NotFound, StorageError
 from nas.core.events import Progress, StageFinished, StageStarted
+from nas.core.ports import Room
 from nas.core.spec import DataSpec, SearchSpec, SpaceSpec
 from nas.core.views import (
     ArtifactView,
@@ -33,6 +36,7 @@ from nas.core.views import (
     SearchPage,
     SearchView,
     SubnetView,
+    WorkerView,
 )
 from server.api import errors, sse
 from server.api.app import MAX_BODY, create_app
@@ -61,7 +65,7 @@ def app(store: Store, tmp_path: Path) -> FastAPI:
 
 @pytest.fixture
 def api(app: FastAPI) -> TestClient:
-    return TestClient(app, raise_server_exceptions=False)
+    return TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
 
 
 def body(**changes: Any) -> dict[str, Any]:
@@ -246,12 +250,12 @@ def test_a_dry_run_lists_problems_instead_of_refusing(api: TestClient) -> None:
 
 
 def test_extending_reuses_the_supernet(api: TestClient, store: Store, done: str) -> None:
-    change = {"evaluations": 500, "bounds": {"latency": 7.0}, "seed": 3, "name": "more"}
+    change = {"evaluations": 40, "bounds": {"latency": 7.0}, "seed": 3, "name": "more"}
     answer = api.post(f"/v1/searches/{done}/extend", json=change)
     assert answer.status_code == 201
     child = SearchView.model_validate(answer.json())
     assert (child.parent, child.spec.supernet, child.spec.name, child.spec.seed) == (done, done, "more", 3)
-    assert child.spec.budget.evaluations == 500
+    assert child.spec.budget.evaluations == 40
     assert (child.spec.bound("latency"), child.spec.space) == (7.0, fakes.search_spec().space)
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
@@ -301,6 +305,31 @@ def test_listing_and_cancelling(api: TestClient, store: Store, clock: fakes.Cloc
     answer = api.post(f"/v1/searches/{ids[0]}/cancel")
     assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
     assert [s["id"] for s in api.get("/v1/searches?status=cancelled").json()["items"]] == [ids[0]]
+
+
+def test_children_and_searches_of_an_owner_are_listed(api: TestClient, store: Store, done: str) -> None:
+    other = fakes.add_search(store, by=Principal("ada", frozenset({"submit"})))
+    child = api.post(f"/v1/searches/{done}/extend", json={"seed": 5}).json()["id"]
+
+    def listed(query: str) -> list[str]:
+        return [s["id"] for s in api.get(f"/v1/searches?{query}").json()["items"]]
+
+    assert listed(f"parent={done}") == [child]
+    assert listed(f"parent={child}") == []
+    assert listed("owner=ada") == [other]
+    assert set(listed("owner=local")) == {done, child}
+
+
+def test_workers_are_listed_while_they_are_heard_of(api: TestClient, store: Store, clock: fakes.Clock) -> None:
+    assert api.get("/v1/workers").json() == []
+    nodes = [Room(cpus=8, gpus=2, memory_gb=64, labels={"gpu": "a100"}), Room(cpus=4)]
+    store.jobs.beat("node-a", 3, nodes, [Room(cpus=6, memory_gb=40, labels={"gpu": "a100"}), Room(cpus=4)], True)
+    (worker,) = TypeAdapter(list[WorkerView]).validate_json(api.get("/v1/workers").content)
+    assert (worker.name, worker.slots, worker.elastic) == ("node-a", 3, True)
+    assert [(n.cpus, n.gpus, n.labels) for n in worker.nodes] == [(8, 2, {"gpu": "a100"}), (4, 0, {})]
+    assert [(n.cpus, n.memory_gb) for n in worker.free] == [(6, 40), (4, 0)]
+    clock.pass_(1000.0)
+    assert api.get("/v1/workers").json() == []
 
 
 def test_what_has_ended_cannot_be_cancelled(api: TestClient, done: str) -> None:
@@ -402,7 +431,7 @@ def test_adding_a_device(api: TestClient, store: Store) -> None:
     assert DeviceView.model_validate(api.get("/v1/devices").json()[0]) == view
     card = CardView.model_validate(api.get("/v1/predictors?device=bench").json()[0])
     assert card == CardView.model_validate(api.get(f"/v1/predictors/{card.id}").json())
-    assert EventPage.model_validate(api.get("/v1/devices/bench/events").json()).last == 7
+    assert EventPage.model_validate(api.get("/v1/devices/bench/events").json()).last == 10
 
 
 @pytest.mark.parametrize(
@@ -432,8 +461,17 @@ def test_pages_of_events(api: TestClient, done: str) -> None:
     assert [e.seq for e in first.items] == list(range(1, 11))
     rest = EventPage.model_validate(api.get(f"/v1/searches/{done}/events?after={first.last}").json())
     assert first.items + rest.items == EventPage.model_validate(api.get(f"/v1/searches/{done}/events").json()).items
-    assert rest.items[-1].body["kind"] == "stage_finished"
+    assert rest.items[-1].body == {"kind": "status", "before": "running", "after": "succeeded", "reason": "", "by": ""}
     assert EventPage.model_validate(api.get(f"/v1/searches/{done}/events?after=99").json()).last == 99
+
+
+def test_events_of_one_kind(api: TestClient, done: str) -> None:
+    everything = EventPage.model_validate(api.get(f"/v1/searches/{done}/events").json()).items
+    expected = [e for e in everything if e.body["kind"] == "status"]
+    assert [e.body["after"] for e in expected] == ["queued", "running", "succeeded"]
+    first = EventPage.model_validate(api.get(f"/v1/searches/{done}/events?kind=status&limit=2").json())
+    rest = EventPage.model_validate(api.get(f"/v1/searches/{done}/events?kind=status&after={first.last}").json())
+    assert (first.items, rest.items) == (expected[:2], expected[2:])
 
 
 def blocks(text: str) -> list[dict[str, str]]:
@@ -446,11 +484,11 @@ def test_a_stream_of_events_ends_with_the_job_and_resumes(api: TestClient, done:
     assert answer.headers["content-type"].startswith("text/event-stream")
     retry, *events, end = blocks(answer.text)
     assert "retry" in retry
-    assert [int(e["id"]) for e in events] == list(range(1, 29))
-    assert json.loads(events[0]["data"])["body"]["kind"] == "stage_started"
+    assert [int(e["id"]) for e in events] == list(range(1, 32))
+    assert json.loads(events[0]["data"])["body"]["after"] == "queued"
     assert end == {"event": "end", "data": '{"status": "succeeded"}'}
-    again = api.get(f"/v1/searches/{done}/events?after=3", headers={**headers, "Last-Event-ID": "26"})
-    assert [e.get("id") for e in blocks(again.text)] == [None, "27", "28", None]
+    again = api.get(f"/v1/searches/{done}/events?after=3", headers={**headers, "Last-Event-ID": "29"})
+    assert [e.get("id") for e in blocks(again.text)] == [None, "30", "31", None]
     refused(api.get(f"/v1/searches/{done}/events", headers={"Last-Event-ID": "x"}), 422, "invalid_input")
 
 
@@ -464,10 +502,10 @@ def test_a_stream_follows_a_running_job(store: Store) -> None:
     lease = store.jobs.claim("worker", 1e9)
     assert lease is not None
     steps: list[Callable[[], Any]] = [
-        lambda: store.jobs.append(lease, fakes.records([StageStarted("train", 0, 1)]), 1e9),
-        lambda: store.jobs.append(lease, fakes.records([Progress("train", 1, 2)]), 1e9),
+        lambda: fakes.append(store, lease, [StageStarted("train", 0, 1)], 1e9),
+        lambda: fakes.append(store, lease, [Progress("train", 1, 2)], 1e9),
         *[lambda: None] * 70,  # 17.5 s without events
-        lambda: store.jobs.append(lease, fakes.records([StageFinished("train", 1.0)]), 1e9),
+        lambda: fakes.append(store, lease, [StageFinished("train", 1.0)], 1e9),
         lambda: store.jobs.finish(lease, "failed", "a reason"),
     ]
     waited: list[float] = []
@@ -478,7 +516,7 @@ def test_a_stream_follows_a_running_job(store: Store) -> None:
 
     text = asyncio.run(collect(sse.stream(lambda n: store.queries.events(search, n, sse.PAGE), 0, sleep)))
     found = text.split("\n\n")
-    assert [b.split("\n")[0] for b in found if b.startswith("id")] == ["id: 1", "id: 2", "id: 3"]
+    assert [b.split("\n")[0] for b in found if b.startswith("id")] == [f"id: {n}" for n in range(1, 7)]
     assert found.count(": still here") == 1
     assert '"failed"' in found[-2]
     assert waited == [sse.POLL_S] * 74
@@ -486,7 +524,7 @@ def test_a_stream_follows_a_running_job(store: Store) -> None:
 
 def test_streams_are_bounded_and_counted(store: Store, tmp_path: Path, done: str) -> None:
     streams = sse.Streams(limit=1)
-    api = TestClient(create_app(Settings(home=tmp_path), store, streams))
+    api = TestClient(create_app(Settings(home=tmp_path), store, streams), "http://127.0.0.1")
     headers = {"Accept": "text/event-stream"}
     streams.open = 1
     refused(api.get(f"/v1/searches/{done}/events", headers=headers), 429, "too_many_streams")
@@ -589,12 +627,13 @@ def test_every_operation_keeps_its_promises(app: FastAPI, done: str) -> None:
     # A valid body may name what does not exist, so not every valid body is accepted.
     unpromised = [positive_data_acceptance]
 
-    for found in schemathesis.openapi.from_asgi("/openapi.json", app).get_all_operations():
+    here = {"Host": "127.0.0.1"}
+    for found in schemathesis.openapi.from_asgi("/openapi.json", app, headers=here).get_all_operations():
         operation = found.ok()
 
         @settings(max_examples=5, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy())
         def keeps(case: schemathesis.Case) -> None:
-            case.call_and_validate(excluded_checks=unpromised)
+            case.call_and_validate(excluded_checks=unpromised, headers=here)
 
         keeps()

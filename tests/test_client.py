@@ -17,6 +17,7 @@ from nas.core.spec import DeviceSpec, SearchSpec
 from nas.core.views import (
     ArtifactView,
     CardView,
+    CheckView,
     DeviceView,
     DryRunView,
     EventPage,
@@ -24,6 +25,7 @@ from nas.core.views import (
     FrontView,
     HealthView,
     PointPage,
+    ReadyView,
     SearchPage,
     SearchView,
     SpaceView,
@@ -128,6 +130,14 @@ def test_bodies_arrive_as_they_were(
 ) -> None:
     call(nas)
     assert type(sent).model_validate_json(fake.last.content) == sent
+
+
+@pytest.mark.parametrize(("status", "ready"), [(200, True), (503, False)])
+def test_readiness_is_an_answer_whatever_it_says(status: int, ready: bool) -> None:
+    view = ReadyView(ready=ready, checks=[CheckView(name="database", status="failed", detail="gone")])
+    answer = httpx.Response(status, content=view.model_dump_json())
+    with Client(transport=httpx.MockTransport(lambda _: answer)) as nas:
+        assert nas.ready() == view
 
 
 def test_an_extension_leaves_out_what_was_not_asked(nas: Client, fake: FakeService) -> None:

@@ -2,62 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from nas.core.spec import SearchSpec, parse_spec
+from tests.browsing import MARKS, browsing, served, watched
 from tests.fake_dashboard_api import make_searches
 
-ROOT = Path(__file__).parents[1]
-CHROMIUM = next((p for p in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(p).exists()), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PATIENCE_MS = 30_000
 SEARCHES = {s.spec.name: s for s in make_searches()}
 FINISHED = SEARCHES["digits under half a millisecond"]
 RUNNING = SEARCHES["digits, no bound"]
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium at /usr/bin/chromium"),
-]
+pytestmark = MARKS
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 expect = sync_api.expect
-expect.set_options(timeout=PATIENCE_MS)
-
-
-@contextmanager
-def served(contents: str) -> Iterator[str]:
-    """The fake service with the dashboard on it, in a process of its own: NiceGUI keeps its pages per process."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:  # waits for the server, so nobody need poll for it
-        port = listener.getsockname()[1]
-        command = [sys.executable, "-m", "tests.fake_dashboard_api", f"fd={listener.fileno()}", contents]
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        server = subprocess.Popen(command, cwd=ROOT, env=env, pass_fds=[listener.fileno()])
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait(timeout=15)
 
 
 @pytest.fixture(scope="module")
@@ -80,45 +42,14 @@ def down() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def context() -> Iterator[Any]:
-    """One browser profile for all tests, so that scripts are fetched once."""
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        context = browser.new_context(viewport={"width": 1280, "height": 1000}, color_scheme="light")
-        context.set_default_timeout(PATIENCE_MS)
+    with browsing(sync_api) as context:
         yield context
-        browser.close()
-
-
-@dataclass
-class Watched:
-    """A page whose console and requests are watched."""
-
-    page: Any
-    errors: list[str] = field(default_factory=list)
-    outside: list[str] = field(default_factory=list)
-
-    def console(self, message: Any) -> None:
-        # Chromium reports the page's own 404 status, which the not-found pages mean to have.
-        if message.type in ("error", "warning") and "404 (Not Found)" not in message.text:
-            self.errors.append(message.text)
-
-    def request(self, request: Any) -> None:
-        if request.url.startswith(("http", "ws")) and urlsplit(request.url).hostname != "127.0.0.1":
-            self.outside.append(request.url)
 
 
 @pytest.fixture
 def page(context: Any) -> Iterator[Any]:
-    """A fresh page; whatever a test does, no error may reach the console and no request may leave the machine."""
-    context.clear_cookies()
-    watched = Watched(context.new_page())
-    watched.page.on("console", watched.console)
-    watched.page.on("pageerror", lambda error: watched.errors.append(str(error)))
-    watched.page.on("request", watched.request)
-    yield watched.page
-    watched.page.close()
-    assert watched.errors == []
-    assert watched.outside == []
+    with watched(context) as page:
+        yield page
 
 
 def chart_point(page: Any, series: str, index: int) -> tuple[float, float, str]:
@@ -150,6 +81,7 @@ def chart_point(page: Any, series: str, index: int) -> tuple[float, float, str]:
         ("/devices", "board-4"),
         ("/devices/this-machine", "Spearman rank correlation"),
         ("/submit", "What is sent"),
+        ("/service", "Audit trail"),
     ],
 )
 def test_pages_open_and_fit_laptop_and_phone(page: Any, full: str, path: str, shown: str) -> None:
@@ -228,19 +160,6 @@ def test_table_filters_sorts_and_opens_a_network(page: Any, full: str) -> None:
     page.wait_for_url(f"**/subnets/{arch}*")
 
 
-def test_extend_refuses_in_place_and_then_opens_the_child(page: Any, full: str) -> None:
-    page.goto(f"{full}/searches/{FINISHED.id}")
-    page.get_by_role("button", name="Extend").click()
-    dialog = page.get_by_role("dialog")
-    dialog.get_by_label("Evaluations").fill("3")
-    dialog.get_by_role("button", name="Extend").click()
-    expect(dialog.get_by_text("expected at least 8")).to_be_visible()
-    dialog.get_by_label("Evaluations").fill("400")
-    dialog.get_by_role("button", name="Extend").click()
-    expect(page.get_by_role("heading", name="digits under half a millisecond, extended")).to_be_visible()
-    expect(page.get_by_role("link", name="extends another search")).to_be_visible()
-
-
 def test_form_shows_the_spec_keeps_what_was_typed_and_submits(page: Any, full: str) -> None:
     page.goto(f"{full}/submit")
     page.get_by_label("Name").fill("from the form")
@@ -288,13 +207,6 @@ def test_device_is_added_and_its_progress_shown(page: Any, full: str) -> None:
 def test_failed_search_tells_why(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{SEARCHES['a bound too tight'].id}")
     expect(page.get_by_role("alert")).to_contain_text("the lowest reachable upper bound is 0.071 ms")
-
-
-def test_cancel_asks_first(page: Any, full: str) -> None:
-    page.goto(f"{full}/searches/{SEARCHES['waiting for its turn'].id}")
-    page.get_by_role("button", name="Cancel").click()
-    page.get_by_role("button", name="Cancel search").click()
-    expect(page.get_by_text("This search was cancelled")).to_be_visible()
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
+from nas.core.lifecycle import ALLOWED, STATUSES, JobStatus
 from nas.core.metrics import METRICS
 from nas.core.spec import SearchSpec, parse_spec
 from nas.core.views import FrontView, PointView
-from server.dashboard import charts, drawing, words
+from server.dashboard import charts, drawing, states, words
+from server.dashboard.actions import ACTIONS
 from server.dashboard.spec_text import spec_text
 from tests.fake_dashboard_api import FakeSearch, make_card, make_searches
 
@@ -261,3 +263,38 @@ def test_shown_spec_reads_back_as_the_same_spec(how: Any) -> None:
 )
 def test_words(shown: str, expected: str) -> None:
     assert shown == expected
+
+
+# Statuses
+
+
+def test_every_status_but_the_plain_ones_is_explained() -> None:
+    view = FINISHED.view()
+    told = {
+        status: states.explain(view.model_copy(update={"status": status, "error": "it broke"})) for status in STATUSES
+    }
+    assert {status for status, text in told.items() if text is None} == {"running", "succeeded"}
+    assert "It broke." in told["failed"].message
+    assert "It broke." in told["quarantined"].message
+    waiting = view.model_copy(update={"status": "queued", "waiting": "waiting for 1 GPU, position 3 of 12"})
+    assert (
+        states.explain(waiting).message == "Waiting for 1 GPU, position 3 of 12. It goes on from its last checkpoint."
+    )
+    assert states.explain(waiting.model_copy(update={"attempts": 0})).message == "Waiting for 1 GPU, position 3 of 12."
+
+
+def test_the_history_is_newest_first_with_durations_and_the_last_crash() -> None:
+    events = SEARCHES["too big for its machine"].events
+    found = states.changes(events)
+    assert [c.after for c in found] == ["quarantined", *["running", "queued"] * 4]
+    assert [c.seconds for c in found[:3]] == [None, 36.0, 4.0]
+    assert found[-1].by == "ada"
+    assert "lost 4 times" in states.last_interruption(events)
+    assert states.last_interruption(FINISHED.events) == ""
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_every_status_offers_what_the_lifecycle_allows(status: JobStatus) -> None:
+    offered = {a.verb for a in ACTIONS if a.fits([status])}
+    assert offered == {verb for verb, allowed in ALLOWED.items() if status in allowed}
+    assert {a.verb for a in ACTIONS if a.consequence} == {"cancel", "delete"}

@@ -24,6 +24,7 @@ from server.store.store import Store, open_store
 from tests import fakes
 from workers import dispatcher
 from workers.processes import is_dead, owner_name
+from workers.ray_cluster import Cluster, ray_cluster
 
 ray = pytest.importorskip("ray")
 
@@ -48,14 +49,15 @@ def lease(spec: Mapping[str, Any]) -> Lease:
     return Lease("id", "search", {"spec": spec, "resolved": {}}, 1, 0.0)
 
 
-def test_resources_come_from_the_spec_and_must_exist() -> None:
-    two = lease({"resources": {"cpus": 2, "gpus": 1}})
-    assert dispatcher.resources(two, None) == {"num_cpus": 2, "num_gpus": 1}
-    assert dispatcher.resources(lease({"threads": 3}), {"CPU": 4.0}) == {"num_cpus": 3, "num_gpus": 0}
-    with pytest.raises(InvalidSpec, match="at most 1 CPU cores"):
-        dispatcher.resources(two, {"CPU": 1.0, "GPU": 1.0})
-    with pytest.raises(InvalidSpec, match="at most 0 GPUs"):
-        dispatcher.resources(two, {"CPU": 4.0})
+def test_placement_comes_from_the_spec() -> None:
+    wanted = {"cpus": 2, "gpus": 1, "memory_gb": 1.5, "labels": {"gpu": "a100"}}
+    assert dispatcher.placement(lease({"resources": wanted})) == {
+        "num_cpus": 2,
+        "num_gpus": 1,
+        "memory": 1.5e9,
+        "label_selector": {"gpu": "a100"},
+    }
+    assert dispatcher.placement(lease({"threads": 3})) == {"num_cpus": 3, "num_gpus": 0}
 
 
 def test_a_process_is_known_dead_only_when_it_is() -> None:
@@ -81,14 +83,17 @@ class Watched:
         self._jobs = jobs
         self.on_append: Callable[[Lease, Sequence[Mapping[str, Any]]], None] = lambda *_: None
         self.ends = threading.Semaphore(0)
+        self.lost = threading.Semaphore(0)
         self.appends = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._jobs, name)
 
-    def append(self, lease: Lease, events: Sequence[Mapping[str, Any]], seconds: float) -> Verdict:
-        verdict = self._jobs.append(lease, events, seconds)
+    def append(self, lease: Lease, batch: int, events: Sequence[Mapping[str, Any]], seconds: float) -> Verdict:
+        verdict = self._jobs.append(lease, batch, events, seconds)
         self.appends += 1
+        if verdict == "lost":
+            self.lost.release()
         self.on_append(lease, events)
         return verdict
 
@@ -105,13 +110,12 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Mapping[str, float] | None]:
-    from workers.ray_cluster import ray_cluster
+def cluster() -> Iterator[Cluster]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Ray does not wait for its own processes
-        with ray_cluster(None, cpus=2) as capacity:
-            yield capacity
+        with ray_cluster(None, cpus=2) as started:
+            yield started
         gc.collect()
 
 
@@ -128,12 +132,12 @@ def watched(store: Store) -> Watched:
 
 
 @pytest.fixture
-def running(watched: Watched, cluster: Mapping[str, float] | None, tmp_path: Path) -> Iterator[dispatcher.Dispatcher]:
+def running(watched: Watched, cluster: Cluster, tmp_path: Path) -> Iterator[dispatcher.Dispatcher]:
     started = dispatcher.Dispatcher(
         watched,
+        cluster,
         str(tmp_path / "blobs"),
         owner_name(),
-        capacity=cluster,
         run_job="tests.fakes:run_fake_job",
         lease_seconds=30.0,
         poll_seconds=0.05,
@@ -155,7 +159,7 @@ def ended(store: Store, watched: Watched, search: str) -> SearchView:
 
 def kinds(store: Store, search: str) -> list[str]:
     page, _ = store.queries.events(search, 0, 1000)
-    return [e.body["kind"] for e in page.items if e.body["kind"] != "progress"]
+    return [e.body["kind"] for e in page.items if e.body["kind"] not in ("progress", "status")]
 
 
 @pytest.mark.slow
@@ -194,7 +198,6 @@ def test_a_job_goes_on_after_its_worker_was_killed(store: Store, watched: Watche
     [
         ("refuse", {}, "unknown colour 'blu': expected one of blue. Did you mean 'blue'?"),
         ("bug", {}, "ZeroDivisionError: a bug"),
-        ("end", {"resources": {"cpus": 64}}, "at most 2 CPU cores"),
     ],
 )
 def test_a_job_fails_once_with_its_reason(
@@ -214,9 +217,18 @@ def test_a_silent_job_is_cancelled(store: Store, watched: Watched) -> None:
 
     watched.on_append = cancel
     search = submit(store, "forever")
-    view = ended(store, watched, search)
+    assert watched.lost.acquire(timeout=SECONDS)
+    view = store.queries.search(search)
     assert (view.status, view.error) == ("cancelled", None)
     assert kinds(store, search) == ["stage_started", "checkpoint"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("running")
+def test_what_no_node_can_hold_is_refused_at_once(store: Store, watched: Watched) -> None:
+    ended(store, watched, submit(store, "end"))  # by now the dispatcher has said what there is
+    with pytest.raises(InvalidSpec, match=r"expected at most 2 CPU cores.*got a request for 64 CPU cores"):
+        submit(store, "end", resources={"cpus": 64})
 
 
 @pytest.mark.slow
@@ -255,7 +267,8 @@ def test_a_job_that_was_lost_is_forgotten(store: Store, watched: Watched) -> Non
 
 
 @pytest.mark.slow
-def test_the_local_cluster_listens_on_loopback_only(cluster: Mapping[str, float] | None) -> None:
-    assert cluster is not None
-    assert cluster["CPU"] == 2.0
+def test_the_local_cluster_listens_on_loopback_only(cluster: Cluster) -> None:
+    assert [(room.cpus, room.labels) for room in cluster.nodes()] == [(2.0, {})]
+    assert [room.cpus <= 2.0 for room in cluster.free()] == [True]
+    assert cluster.alive()
     assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]

@@ -117,7 +117,7 @@ def test_ports_and_addresses_agree() -> None:
     assert dockerfile is not None
     assert arguments(dockerfile, "EXPOSE") == [port] == [environment(dockerfile)["HWNAS_PORT"]]
     assert port == str(Settings.model_fields["port"].default)
-    assert f":{port}/v1/health" in arguments(dockerfile, "HEALTHCHECK")[0]
+    assert f":{port}/readyz" in arguments(dockerfile, "HEALTHCHECK")[0]
     assert server["ports"] == [f"127.0.0.1:{port}:{port}"]  # nobody but this host, until somebody decides otherwise
 
     head, ray_port = given["HWNAS_RAY_ADDRESS"].split(":")

@@ -25,12 +25,14 @@ from nas.core.events import (
     SearchState,
     StageFinished,
     StageStarted,
+    StatusChanged,
     Warned,
     decode,
     encode,
     fold,
     fold_all,
 )
+from nas.core.lifecycle import STATUSES
 
 archs = st.builds(Arch, st.sampled_from(["s-1", "s-2"]), st.tuples(st.integers(0, 1), st.integers(0, 1)))
 origins = st.sampled_from(["search", "baseline"])
@@ -62,6 +64,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Exported, archs, st.sampled_from(["a.onnx", "b.json"]), texts, st.integers(0, 9), texts, documents),
     st.builds(HypervolumeAt, st.integers(0, 9), numbers, numbers),
     st.builds(Warned, stages, texts),
+    st.builds(StatusChanged, st.sampled_from([None, *STATUSES]), st.sampled_from(STATUSES), texts, texts),
     st.builds(StageFinished, stages, st.integers(0, 100).map(float), documents),
 )
 logs = st.lists(events, max_size=12)
@@ -77,7 +80,7 @@ def test_an_event_comes_back_from_json_as_it_was(event: Event) -> None:
 
 def test_every_kind_of_event_is_generated_and_has_its_own_name() -> None:
     kinds = [t.kind for t in get_args(Event)]
-    assert len(set(kinds)) == len(kinds) == 9
+    assert len(set(kinds)) == len(kinds) == 10
 
 
 @given(logs)

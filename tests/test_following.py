@@ -17,7 +17,7 @@ from server.store.store import Store, open_store
 from tests import fakes
 from workers import following
 from workers.following import Ended, Follower, Records
-from workers.worker import THIN_S, thin
+from workers.stream import THIN_S, thin
 
 Step = tuple[float, Sequence[Event] | Ended]
 LEASE_S = 15.0
@@ -25,6 +25,8 @@ LEASE_S = 15.0
 
 class Script:
     """A task that yields what it is told to, at seconds since its start, on a clock that it moves."""
+
+    begun = True
 
     def __init__(self, clock: fakes.Clock, steps: Sequence[Step], do: Mapping[int, Callable[[], None]] | None = None):
         self.clock = clock
@@ -108,7 +110,7 @@ def follower(kept: Log, lease: Lease, task: Script, **changes: Any) -> Follower:
 
 def written(store: Store, lease: Lease) -> list[str]:
     page, _ = store.queries.events(lease.job_id, 0, 1000)
-    return [e.body["kind"] for e in page.items if e.body["kind"] != "status_changed"]
+    return [e.body["kind"] for e in page.items if e.body["kind"] != "status"]
 
 
 def checkpoint(step: int) -> Checkpoint:

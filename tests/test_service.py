@@ -58,17 +58,17 @@ def test_a_search_from_submission_to_download(tmp_path: Path, monkeypatch: pytes
         assert lease is not None
         log = fakes.records(fakes.search_log(store.blobs.put(b"abc")))
         left = iter([*[log[i : i + 5] for i in range(5, len(log), 5)], None])
-        store.jobs.append(lease, log[:5], 60.0)
+        fakes.append(store, lease, log[:5], 60.0)
+        written = 2 + 5
         seen = []
         for event in nas.watch(search.id):  # each event seen makes the worker go on: it is a live stream
             seen.append(event.seq)
-            if event.seq % 5 == 0 or event.seq == len(log):
-                batch = next(left)
-                if batch is None:
-                    store.jobs.finish(lease, "succeeded")
-                else:
-                    store.jobs.append(lease, batch, 60.0)
-        assert seen == list(range(1, len(log) + 1))
+            if event.seq == written and (batch := next(left)) is not None:
+                fakes.append(store, lease, batch, 60.0)
+                written += len(batch)
+            elif event.seq == written:
+                store.jobs.finish(lease, "succeeded")
+        assert seen == list(range(1, len(log) + 4))  # queued, running, the worker's, succeeded
 
         assert nas.search(search.id).status == "succeeded"
         assert nas.front(search.id).final

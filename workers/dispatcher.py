@@ -15,9 +15,10 @@ from typing import Literal, Protocol
 
 from nas.core.errors import HwnasError, InvalidSpec, StorageError
 from nas.core.ports import JobStore, Lease, Room
+from nas.core.queueing import fits, largest, nearest_lack
 from nas.core.spec import ResourceSpec
 from workers.following import RETRY_S, Ended, Follower, Task
-from workers.placing import Node, described, fits, less, place, room_in_words, wanted
+from workers.placing import Node, less, place, wanted
 
 log = logging.getLogger(__name__)
 
@@ -213,12 +214,11 @@ class Dispatcher:
 
     def _misfit(self, want: ResourceSpec, nodes: Sequence[Node]) -> Ended:
         """What happens to a job that no node has room for. Where none ever will, it fails."""
-        if self._cluster.elastic or any(fits(want, n.total) for n in nodes):
-            return Ended("stopped", f"no node has {described(want)} free at the moment")
-        largest = max((n.total for n in nodes), key=lambda r: (r.gpus, r.cpus, r.memory_gb), default=Room(0.0))
-        raise InvalidSpec(
-            f"expected at most what the largest node has: {room_in_words(largest)}; got {described(want)}"
-        )
+        rooms = [n.total for n in nodes]
+        if self._cluster.elastic or any(fits(want, room) for room in rooms):
+            return Ended("stopped", "there is no room for it at the moment")
+        lack = nearest_lack(want, rooms)
+        raise InvalidSpec(f"expected at most what one node has, the largest {largest(rooms)}; it lacks {lack}")
 
     def _work(self, lease: Lease, task: Task, follower: Follower, node_id: str) -> None:
         try:

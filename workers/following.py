@@ -27,6 +27,7 @@ URGENT_S = 0.1  # appends of one job are never closer than this,
 CALM_S = 0.25  # and those that bring progress alone no closer than this
 LISTEN_S = 1.0  # how soon a silent job hears that it was cancelled
 RETRY_S = 1.0  # between two tries while the database is away
+START_S = 120.0  # a task that has not begun by then is given back
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class Ended:
 
 
 class Task(Protocol):
-    """A job that runs somewhere."""
+    """A job that runs somewhere, once its node has ``begun`` it."""
 
+    @property
+    def begun(self) -> bool: ...
     def next(self, seconds: float) -> Records | Ended | None:
         """Waits up to ``seconds`` for more events, or the end."""
 
@@ -88,7 +91,7 @@ class Follower:
         self._sending: Records | None = None  # written already or not: the answer is not there
         self._batch = 0
         self._ended: Ended | None = None
-        self._heard = self._tried = clock()
+        self._heard = self._tried = self._claimed = clock()
         self._away = self._told = False
         self._stage = next((str(e["stage"]) for e in reversed(lease.events) if "stage" in e), "")
         self._leave_at: float | None = None
@@ -108,6 +111,8 @@ class Follower:
         """Follows the task to its end, the lease's, or this process's. Raises InvalidInput for events that are none."""
         while not self._given_up.is_set():
             due = self._due() - self._clock()
+            if not self._task.begun and self._clock() - self._claimed >= START_S and self._ended is None:
+                return Ended("stopped", f"its node has not begun it within {START_S:g} s")
             if due <= 0:
                 if (ended := self._append()) is not None:
                     return ended
@@ -164,7 +169,7 @@ class Follower:
             return Ended("parked")
         if self._ended is not None and not self._waiting:
             return self._ended
-        if self._leave_at is not None and (durable or self._clock() >= self._leave_at):
+        if self._leave_at is not None and (durable or not self._task.begun or self._clock() >= self._leave_at):
             return Ended("stopped")
         return None
 

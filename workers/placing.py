@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nas.core.ports import Lease, Room
+from nas.core.queueing import fits
 from nas.core.spec import ResourceSpec
 
 
@@ -24,16 +25,6 @@ def wanted(lease: Lease) -> ResourceSpec:
     if "resources" in spec:
         return ResourceSpec.model_validate(spec["resources"])
     return ResourceSpec(cpus=spec.get("threads", 1))
-
-
-def fits(want: ResourceSpec, room: Room) -> bool:
-    """Whether a job has room there."""
-    return (
-        want.cpus <= room.cpus
-        and want.gpus <= room.gpus
-        and (want.memory_gb or 0.0) <= room.memory_gb
-        and all(room.labels.get(name) == value for name, value in want.labels.items())
-    )
 
 
 def less(nodes: Iterable[Node], taken: Mapping[str, Sequence[ResourceSpec]]) -> list[Node]:
@@ -61,23 +52,3 @@ def place(want: ResourceSpec, nodes: Iterable[Node], shunned: Collection[str] = 
         fitting,
         key=lambda n: (n.id in shunned, n.total.gpus if not want.gpus else 0, len(n.total.labels), -n.free.cpus, n.id),
     )
-
-
-def described(want: ResourceSpec) -> str:
-    """In words: ``2 CPU cores, 1 GPU, label gpu=a100``."""
-    words = [_counted(want.cpus, "CPU core")]
-    words += [_counted(want.gpus, "GPU")] if want.gpus else []
-    words += [f"{want.memory_gb:g} GB of memory"] if want.memory_gb else []
-    words += [f"label {name}={value}" for name, value in sorted(want.labels.items())]
-    return ", ".join(words)
-
-
-def _counted(number: float, what: str) -> str:
-    return f"{number:g} {what}" + ("" if number == 1 else "s")
-
-
-def room_in_words(room: Room) -> str:
-    """As ``described``, of what there is."""
-    words = [_counted(room.cpus, "CPU core"), _counted(room.gpus, "GPU"), f"{room.memory_gb:.1f} GB of memory"]
-    words += [f"label {name}={value}" for name, value in sorted(room.labels.items())]
-    return ", ".join(words)

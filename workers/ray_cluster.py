@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.core.ports import Lease, Room
 from nas.core.spec import ResourceSpec
-from workers import worker
+from workers import stream
 from workers.following import Ended, Records
 from workers.placing import Node
 from workers.processes import Record
@@ -38,11 +38,16 @@ _PARTS = ("gcs_server", "raylet")
 class RayTask:
     """A job on a Ray worker."""
 
-    def __init__(self, stream: Any, node_id: str) -> None:
-        self._stream = stream
+    def __init__(self, started: Any, node_id: str) -> None:
+        self._stream = started
         self._node_id = node_id
-        self._worker: worker.WorkerProcess | None = None
+        self._hello: stream.Hello | None = None
         self._over = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether a worker has said that it runs it."""
+        return self._hello is not None
 
     def next(self, seconds: float) -> Records | Ended | None:
         """Waits up to ``seconds`` for more events, or the end."""
@@ -50,7 +55,7 @@ class RayTask:
         if not ready:
             return None
         try:
-            found: worker.WorkerProcess | Records | Ended = ray.get(next(self._stream))
+            found: stream.Hello | Records | Ended = ray.get(next(self._stream))
         except StopIteration:
             found = Ended("succeeded")
         except RayTaskError as error:
@@ -58,8 +63,8 @@ class RayTask:
             found = Ended("failed", f"{type(error.cause).__name__}: {error.cause}")
         except RayError as error:
             found = Ended("crashed", f"{type(error).__name__}: {str(error).splitlines()[0]}")
-        if isinstance(found, worker.WorkerProcess):
-            self._worker = found
+        if isinstance(found, stream.Hello):
+            self._hello = found
             return []
         self._over = isinstance(found, Ended)
         return found
@@ -71,21 +76,21 @@ class RayTask:
         self._over = True
         ray.cancel(self._stream, force=True)
         done, _ = ray.wait([self._stream.completed()], timeout=_END_S)
-        if self._worker is not None and (not done or worker.runs_here(self._worker)):
-            self._there(worker.end)
+        if self._hello is not None and (not done or stream.runs_here(self._hello)):
+            self._there(stream.end)
 
     def dump(self) -> str:
         """The stacks of its worker."""
-        if self._worker is None:
+        if self._hello is None:
             return f"it has not begun: it waits for node {self._node_id}"
-        return str(self._there(worker.dump) or "its node does not answer")
+        return str(self._there(stream.dump) or "its node does not answer")
 
     def _there(self, do: Any) -> object:
         """What ``do`` says about the worker, asked on its own host; None when there is no answer."""
-        if self._worker is None or worker.runs_here(self._worker):
-            return do(self._worker)
+        if self._hello is None or stream.runs_here(self._hello):
+            return do(self._hello)
         strategy = NodeAffinitySchedulingStrategy(self._node_id, soft=False)
-        answer = ray.remote(do).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(self._worker)
+        answer = ray.remote(do).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(self._hello)
         try:
             return ray.get(answer, timeout=30.0)
         except RayError as error:
@@ -93,7 +98,7 @@ class RayTask:
             return None
 
 
-class RayCluster:
+class Cluster:
     """The cluster that this process is connected to. ``elastic``: more nodes may come."""
 
     def __init__(self, *, elastic: bool, run_job: str, blobs_url: str, record: Record | None) -> None:
@@ -113,7 +118,7 @@ class RayCluster:
 
     def run(self, lease: Lease, want: ResourceSpec, node: Node) -> RayTask:
         """Starts a job on a node."""
-        stream = _stream.options(
+        started = _stream_job.options(
             name=f"{lease.job_id}:{lease.token}",
             num_cpus=want.cpus,
             num_gpus=want.gpus,
@@ -121,7 +126,7 @@ class RayCluster:
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
             _generator_backpressure_num_objects=_AHEAD,
         ).remote(self._run_job, lease.kind, dict(lease.spec), self._blobs_url, list(lease.events))
-        return RayTask(stream, node.id)
+        return RayTask(started, node.id)
 
     def gone(self) -> str | None:
         """Why this cluster is of no more use, or None. Takes a few seconds when it does not answer."""
@@ -148,7 +153,7 @@ def ray_cluster(
     blobs_url: str,
     cpus: int | None = None,
     run_job: str = "workers.runner:run_job",
-) -> Iterator[RayCluster]:
+) -> Iterator[Cluster]:
     """Joins the cluster at ``address``, or runs a local one for as long as the block lasts.
 
     ``run_job`` names the function that runs a job on a worker, so that what it imports is imported there only.
@@ -161,7 +166,7 @@ def ray_cluster(
     if address is not None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         try:
-            yield RayCluster(elastic=True, run_job=run_job, blobs_url=blobs_url, record=None)
+            yield Cluster(elastic=True, run_job=run_job, blobs_url=blobs_url, record=None)
         finally:
             ray.shutdown()
         return
@@ -170,7 +175,7 @@ def ray_cluster(
     try:
         _start_local(folder, cpus or os.cpu_count() or 1)
         record.update()
-        yield RayCluster(elastic=False, run_job=run_job, blobs_url=blobs_url, record=record)
+        yield Cluster(elastic=False, run_job=run_job, blobs_url=blobs_url, record=record)
     finally:
         ray.shutdown()
         record.close()
@@ -223,5 +228,5 @@ def _answers() -> bool:
 
 
 @ray.remote(max_retries=0)
-def _stream(*arguments: Any) -> Iterator[Any]:
-    yield from worker.stream(*arguments)
+def _stream_job(*arguments: Any) -> Iterator[Any]:
+    yield from stream.stream_job(*arguments)

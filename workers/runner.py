@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -18,9 +18,9 @@ from nas.core.arch import Arch
 from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.events import Event, SearchState, decode, encode, fold_all, point_from_json
-from nas.core.ports import BlobStore, Dataset, JobKind, Problem, Resources, SearchSpace
+from nas.core.ports import BlobStore, Dataset, JobKind, Problem, Resources, SearchSpace, Stage
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
-from nas.engine import run_search
+from nas.engine import price_search, run_search
 from nas.export import Normalised, to_onnx
 from predictors.measure import measure_isolated, profile_machine
 from predictors.onboarding import onboard
@@ -41,15 +41,27 @@ def run_job(
     state = fold_all(decode(e) for e in events)
     if kind == "search":
         stream = _search(job, blobs, state)
+    elif kind == "dry_run":
+        stream = _dry_run(job, blobs, state)
     elif kind == "device":
         stream = _device(job, blobs, state)
     else:
-        raise UnknownName("kind of job", kind, ("search", "device"))
+        raise UnknownName("kind of job", kind, get_args(JobKind))
     for event in stream:
         yield [encode(event)]
 
 
 def _search(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Iterator[Event]:
+    problem, stages, resources = _resolved(job, blobs)
+    yield from run_search(problem, stages, resources, state)
+
+
+def _dry_run(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Iterator[Event]:
+    problem, stages, resources = _resolved(job, blobs)
+    yield from price_search(problem, stages, resources, state)
+
+
+def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequence[Stage], Resources]:
     spec = parse_spec(SearchSpec, job["spec"])
     resolved = job["resolved"]
     torch.set_num_threads(spec.resources.cpus)
@@ -72,9 +84,9 @@ def _search(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
             "python": platform.python_version(),
             **{p: version(p) for p in ("hwnas", "torch", "onnx", "onnxruntime", "numpy")},
         },
+        worker=platform.node(),
     )
-    stages = registry.load("nas.strategies", spec.strategy.name)(problem)
-    yield from run_search(problem, stages, resources, state)
+    return problem, registry.load("nas.strategies", spec.strategy.name)(problem), resources
 
 
 def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Iterator[Event]:

@@ -20,6 +20,8 @@ Genes = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Choice = int | float | str
 
+LISTABLE = 100_000  # gene vectors; a space up to this size can be gone through to its last network
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -56,6 +58,12 @@ def choice_counts(decisions: Sequence[Decision]) -> NDArray[np.int64]:
 def space_size(decisions: Sequence[Decision]) -> int:
     """Number of gene vectors (an upper bound of the number of distinct networks)."""
     return prod(len(d.choices) for d in decisions)
+
+
+def every(decisions: Sequence[Decision]) -> Genes:
+    """All gene vectors, shape (space_size, G); for spaces of at most ``LISTABLE``."""
+    counts = choice_counts(decisions)
+    return np.stack(np.unravel_index(np.arange(space_size(decisions)), counts), axis=1).astype(np.int64)
 
 
 def check_genes(decisions: Sequence[Decision], genes_NG: Genes) -> None:

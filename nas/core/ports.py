@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.arch import Arch, Decision, Floats, Genes
+from nas.core.cost import StageCost
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.events import Event, Point, SearchState
 from nas.core.spec import SearchSpec
@@ -160,13 +161,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a stage may use. ``torch_device`` such as ``cpu`` or ``cuda:0``; ``clock`` gives seconds, monotonic."""
+    """What a stage may use. ``torch_device`` such as ``cpu`` or ``cuda:0``; ``clock`` gives seconds, monotonic;
+    ``worker`` is a name for the machine."""
 
     blobs: BlobStore
     measure: Measurer
     clock: Callable[[], float]
     torch_device: str = "cpu"
     versions: Mapping[str, str] | None = None
+    worker: str = ""
 
 
 class Stage(Protocol):
@@ -176,6 +179,12 @@ class Stage(Protocol):
     def name(self) -> str: ...
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Yields events; goes on from ``state`` after a restart. Its last words are the engine's business."""
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """What ``run`` will take, from a few of its steps that are really run on real data, after one untimed step.
+
+        Nothing is kept, and no stage before has to have run. A plug-in's stage may lack this: it is reported as such.
+        """
 
 
 Strategy = Callable[[Problem], tuple[Stage, ...]]

@@ -207,13 +207,14 @@ class EventPage(BaseModel):
 class StageCostView(BaseModel):
     """What one stage will take, from ``timed`` steps of it that were really run on a worker, of ``steps`` in all.
 
-    ``low_s`` to ``high_s`` is the range that the timed steps and unknown repetitions leave open.
+    ``low_s`` to ``high_s`` is the range that the timed steps and unknown repetitions leave open. All three are None for
+    a stage that cannot say what it takes; the ``note`` then says so.
     """
 
     stage: str
-    seconds: float
-    low_s: float
-    high_s: float
+    seconds: float | None
+    low_s: float | None
+    high_s: float | None
     steps: int
     timed: int
     unit: str = ""
@@ -223,7 +224,7 @@ class StageCostView(BaseModel):
 
 class CostView(BaseModel):
     """What a search will take on the worker that timed it. ``confidence``: ``measured`` where every stage's steps were
-    timed, ``partial`` where some stage had to be assumed (its ``note`` says what)."""
+    timed, ``partial`` where some stage cannot say what it takes (its ``note`` says why): sums are then without it."""
 
     worker: str
     seconds: float
@@ -396,6 +397,43 @@ class TokenView(BaseModel):
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+
+
+class TokenBody(BaseModel):
+    """A token to make. It acts for ``owner`` within ``scopes`` until ``expires_at`` (None: until it is revoked)."""
+
+    model_config = {"extra": "forbid"}
+    owner: str = Field(min_length=1, max_length=120)
+    name: str = Field(min_length=1, max_length=120)
+    scopes: list[Scope] = Field(min_length=1)
+    expires_at: datetime | None = None
+
+
+class NewTokenView(TokenView):
+    """A token just made, with its secret: the only time that it is shown."""
+
+    secret: str
+
+
+class RoomView(BaseModel):
+    """What a node has, or what of it is free."""
+
+    cpus: float
+    gpus: float = 0.0
+    memory_gb: float = 0.0
+    labels: dict[str, str] = {}
+
+
+class WorkerView(BaseModel):
+    """A dispatcher that is connected, with the ``nodes`` of its cluster and what of each is ``free``, in the same
+    order; ``elastic``: more nodes may come."""
+
+    name: str
+    slots: int
+    seen_at: datetime
+    elastic: bool
+    nodes: list[RoomView]
+    free: list[RoomView]
 
 
 class AuditView(BaseModel):

@@ -6,11 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nas.core.arch import Genes, choice_counts, sample, space_size
+from nas.core.arch import LISTABLE, Genes, every, sample, space_size
 from nas.core.errors import InvalidInput
 from nas.core.ports import History, SearchSpace
-
-_LISTABLE = 100_000  # gene vectors; a space up to this size is searched to its last network
 
 
 def propose(space: SearchSpace, history: History, rng: np.random.Generator, n: int) -> Genes:
@@ -39,8 +37,8 @@ def fresh(
         if len(rows) < n:
             take(draw(max(2 * n, 16)))
     size = space_size(space.decisions)
-    if len(rows) < n and size <= _LISTABLE:
-        take(np.stack(np.unravel_index(rng.permutation(size), choice_counts(space.decisions)), axis=1))
+    if len(rows) < n and size <= LISTABLE:
+        take(every(space.decisions)[rng.permutation(size)])
     if len(rows) < n:
         raise InvalidInput(f"space {space.id} is exhausted: expected {n} unseen networks, found {len(rows)}")
     return np.array(rows, dtype=np.int64).reshape(n, len(space.decisions))

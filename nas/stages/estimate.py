@@ -1,64 +1,117 @@
-"""Know before you pay: can the bounds be met, and between which values do the networks of this space lie?"""
+"""Know before you pay: can the bounds be met, and between which values do the networks of this space lie?
+
+The same answer is given when a search is submitted and when it begins: both take a ``survey``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from nas.core.arch import Floats, choice_counts, sample
-from nas.core.errors import InfeasibleBound
-from nas.core.events import Event, SearchState, StageFinished
+from nas.core.arch import LISTABLE, Floats, Genes, choice_counts, every, neighbours, sample, space_size
+from nas.core.cost import Span, StageCost
+from nas.core.errors import HwnasError, InfeasibleBound, InvalidSpec
+from nas.core.events import Event, Point, SearchState, StageFinished
 from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace
 from nas.core.spec import SearchSpec
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """Ranges of cheap metrics over sampled networks and the two extreme ones; ``feasible_share`` of the sampled ones
-    meets all bounds on cheap metrics; ``problems`` says which bound no network met."""
-
-    ranges: dict[str, tuple[float, float]]
-    feasible_share: float
-    problems: tuple[str, ...]
-    sampled: int
+SAMPLED = 20_000
+# What bounds are held to before anything is measured, and its unit.
+_HELD = {"latency": ("upper_ms", " ms"), "params": ("params", ""), "macs": ("macs", "")}
 
 
-def estimate(spec: SearchSpec, space: SearchSpace, predictor: LatencyPredictor, samples: int = 20_000) -> Estimate:
-    """Looks at ``samples`` random networks (seeded by the spec) and at the smallest and the largest one."""
-    rng = np.random.default_rng((spec.seed, 0))
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What is known of the networks of a space without training; latencies only if there is a predictor.
+
+    ``values``: of ``SAMPLED`` random networks, shape (SAMPLED,) per metric. ``ranges``: over these and the two extreme
+    ones. ``lowest``: reached from the best of them by changing one decision at a time. ``networks``: how many distinct
+    ones there are, None where they are too many to count.
+    """
+
+    space: str
+    values: Mapping[str, Floats]
+    ranges: Mapping[str, tuple[float, float]]
+    lowest: Mapping[str, float]
+    networks: int | None
+
+
+def survey(space: SearchSpace, predictor: LatencyPredictor | None) -> Survey:
+    """Looks at random networks, always the same ones, and at the smallest and the largest one."""
+
+    def values_of(genes_NG: Genes) -> dict[str, Floats]:
+        values = dict(space.costs(genes_NG))
+        if predictor is not None:
+            latency = predictor.predict(space.features(genes_NG))
+            values |= {"predicted_ms": latency.mean_ms, "upper_ms": latency.upper_ms}
+        return values
+
     counts = choice_counts(space.decisions)
     extremes = np.stack([np.zeros_like(counts), counts - 1])
-    genes = space.canonical(np.concatenate([extremes, sample(space.decisions, rng, samples)]))
-    latency = predictor.predict(space.features(genes))
-    metrics: dict[str, Floats] = {
-        **space.costs(genes),
-        "predicted_ms": latency.mean_ms,
-        "upper_ms": latency.upper_ms,
-    }
-    held = {"latency": "upper_ms", "params": "params", "macs": "macs"}
-    feasible = np.ones(len(genes), dtype=bool)
-    problems = []
-    for o in spec.objectives:
-        if o.bound is None or o.name not in held:
-            continue
-        value = metrics[held[o.name]]
-        if value.min() > o.bound:
-            what = "95 % upper bound of the predicted latency" if o.name == "latency" else o.name
-            unit = " ms" if o.name == "latency" else ""
-            problems.append(
-                f"no network can meet {o.name} <= {o.bound:g}{unit} on {spec.device}: "
-                f"the lowest reachable {what} is {value.min():.4g}{unit} (of {len(genes)} networks tried)"
-            )
-        feasible &= value <= o.bound
-    return Estimate(
-        {name: (float(v.min()), float(v.max())) for name, v in metrics.items()},
-        float(feasible.mean()),
-        tuple(problems),
-        len(genes),
+    random_NG = sample(space.decisions, np.random.default_rng(0), SAMPLED)
+    genes_NG = space.canonical(np.concatenate([random_NG, extremes]))
+    values = values_of(genes_NG)
+    lowest = {}
+    for metric, _ in _HELD.values():
+        if metric in values:
+            start_G = genes_NG[int(values[metric].argmin())]
+            lowest[metric] = _lowest(space, lambda some_NG, m=metric: values_of(some_NG)[m], start_G)  # type: ignore[misc]
+    networks = None
+    if space_size(space.decisions) <= LISTABLE:
+        networks = len(np.unique(space.canonical(every(space.decisions)), axis=0))
+    return Survey(
+        space=space.name,
+        values={name: v[:SAMPLED] for name, v in values.items()},
+        ranges={name: (float(v.min()), float(v.max())) for name, v in values.items()},
+        lowest=lowest,
+        networks=networks,
     )
+
+
+def out_of_reach(spec: SearchSpec, found: Survey) -> list[HwnasError]:
+    """Why no network can meet the bounds, naming the lowest reachable values; empty if some can."""
+    problems: list[HwnasError] = []
+    for objective, (metric, unit) in _HELD.items():
+        bound, lowest = spec.bound(objective), found.lowest.get(metric)
+        if bound is not None and lowest is not None and lowest > bound:
+            where = f" on {spec.device}" if objective == "latency" else ""
+            problems.append(
+                InfeasibleBound(
+                    f"no network of {found.space} meets the bound {bound:g}{unit} on {objective}: the lowest reachable "
+                    f"value{where} is {lowest:.6g}{unit}"
+                )
+            )
+    if (least := spec.bound("accuracy")) is not None and least > 100:
+        problems.append(InfeasibleBound(f"no network is {least:g} % accurate: the highest reachable value is 100 %"))
+    return problems
+
+
+def too_few_networks(spec: SearchSpec, found: Survey, inherited: int) -> list[HwnasError]:
+    """Why the budget cannot be spent in a small space. ``inherited``: networks of one origin that are scored already;
+    none is scored twice."""
+    budget = spec.budget.evaluations
+    if found.networks is None or budget <= (left := max(0, found.networks - inherited)):
+        return []
+    known = f", of which {inherited} are scored already" if inherited else ""
+    return [
+        InvalidSpec(
+            f"budget.evaluations: expected at most {left}, since {found.space} has {found.networks} networks{known}; "
+            f"got {budget}"
+        )
+    ]
+
+
+def feasible_share(spec: SearchSpec, found: Survey) -> float:
+    """Share of random networks that meet all bounds on what is known of them."""
+    feasible_N = np.ones(SAMPLED, dtype=bool)
+    for objective, (metric, _) in _HELD.items():
+        bound = spec.bound(objective)
+        if bound is not None and metric in found.values:
+            feasible_N &= found.values[metric] <= bound
+    return float(feasible_N.mean())
 
 
 @dataclass(frozen=True)
@@ -68,17 +121,18 @@ class EstimateStage:
     name: ClassVar[str] = "estimate"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
-        """Raises InfeasibleBound, naming the lowest reachable value."""
-        found = estimate(problem.spec, problem.space, problem.predictor)
-        if found.problems:
-            raise InfeasibleBound("; ".join(found.problems))
+        """Raises InfeasibleBound, naming the lowest reachable value, or InvalidSpec for a budget beyond the space."""
+        found = survey(problem.space, problem.predictor)
+        inherited = most_inherited(problem.inherited)
+        for error in [*out_of_reach(problem.spec, found), *too_few_networks(problem.spec, found, inherited)]:
+            raise error
         yield StageFinished(
             self.name,
             0.0,
             {
                 "ranges": {k: list(v) for k, v in found.ranges.items()},
-                "feasible_share": found.feasible_share,
-                "sampled": found.sampled,
+                "feasible_share": feasible_share(problem.spec, found),
+                "sampled": SAMPLED,
                 "reference": {
                     "accuracy": 100.0 / problem.data.shape.classes,
                     "latency": found.ranges["upper_ms"][1],
@@ -87,3 +141,25 @@ class EstimateStage:
                 },
             },
         )
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """It is run in full, without a warm-up, since the search has none either."""
+        begun = resources.clock()
+        survey(problem.space, problem.predictor)
+        return StageCost.of(self.name, Span.exactly(resources.clock() - begun), 1, 1)
+
+
+def most_inherited(points: Sequence[Point]) -> int:
+    """How many networks are known of the origin of which most are."""
+    origins = [p.origin for p in points]
+    return max((origins.count(origin) for origin in set(origins)), default=0)
+
+
+def _lowest(space: SearchSpace, value: Callable[[Genes], Floats], start_G: Genes) -> float:
+    lowest = float(value(start_G[None])[0])
+    while True:
+        near_NG = space.canonical(neighbours(space.decisions, start_G.tolist()))
+        values = value(near_NG)
+        if len(values) == 0 or values.min() >= lowest:
+            return lowest
+        lowest, start_G = float(values.min()), near_NG[int(values.argmin())]

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from nas.core.arch import Floats, Genes, as_archs, as_genes, choice_counts, one_hot, sample
+from nas.core.cost import Span, StageCost, average, repeated
 from nas.core.events import (
     Evaluated,
     Event,
@@ -29,6 +30,7 @@ from nas.core.fronts import front_of
 from nas.core.ports import History, Problem, Resources, SearchSpace
 from nas.explorers import nsga2, random
 from nas.objectives import cheap_metrics, losses, violation
+from nas.stages.pricing import networks, scoring_s
 from nas.stages.subnets import Subnets, load_subnets
 
 
@@ -88,6 +90,23 @@ class ExploreStage:
                 "front_size": len(front.points),
             },
         )
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """Candidates from the smallest to the largest, and one proposal in the middle of the budget."""
+        clock, budget = resources.clock, problem.spec.budget.evaluations
+        begun = clock()
+        subnets = load_subnets(problem, resources, state, untrained_will_do=True)
+        total = Span.exactly(clock() - begun)
+        archs, macs = networks(problem.space)
+        found = average(macs.tolist(), lambda i: scoring_s(subnets, archs[i], problem.data.val, clock)[0])
+        # Where along the front the search will look is not known beforehand; the baseline draws as we did.
+        total += Span(found.smallest_s, found.span.seconds, found.largest_s) * budget + found.span * budget
+        rounds = min(self.rounds, budget)
+        history = _made_up(problem, min(len(problem.inherited) + budget // 2, 2_000))
+        rng = np.random.default_rng(0)
+        propose_s = repeated(clock, lambda: self._propose(problem, history, rng, max(1, budget // rounds)))
+        total += Span.exactly(propose_s) * (rounds if problem.inherited else rounds - 1)
+        return StageCost.of(self.name, total, 2 * budget, found.count, "subnets")
 
     def _propose(self, problem: Problem, state: SearchState, rng: np.random.Generator, n: int) -> Genes:
         space = problem.space
@@ -175,6 +194,18 @@ def _score(problem: Problem, subnets: Subnets, origin: Origin, genes_NG: Genes) 
         result = subnets.score(subnets.cut(arch), arch, problem.data.val)
         metrics = {name: float(column[i]) for name, column in cheap.items()}
         yield Point(arch, origin, {**metrics, "val_accuracy": result.accuracy, "val_loss": result.loss})
+
+
+def _made_up(problem: Problem, n: int) -> SearchState:
+    """``n`` networks with accuracies that grow with their MACs, for telling how long a proposal takes."""
+    archs, macs = networks(problem.space, n)
+    cheap = cheap_metrics(problem, as_genes(archs))
+    accuracy = 50.0 + 45.0 * np.argsort(np.argsort(macs)) / len(macs)
+    points = [
+        Point(arch, "search", {**{k: float(v[i]) for k, v in cheap.items()}, "val_accuracy": float(accuracy[i])})
+        for i, arch in enumerate(archs)
+    ]
+    return SearchState(points={p.key: p for p in points})
 
 
 def _refresh(problem: Problem, points: tuple[Point, ...]) -> Iterator[Point]:

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
+from nas.core.cost import Span, StageCost, average
 from nas.core.events import Event, Exported, Point, Progress, SearchState, StageFinished
 from nas.core.fronts import front_of
 from nas.core.ports import Problem, Resources
 from nas.export import package
+from nas.stages.pricing import measuring, networks, part_of, verified
 from nas.stages.subnets import load_subnets
 from nas.stages.verify import thin
 
@@ -56,3 +58,37 @@ class ExportStage:
             name = f"{p.arch.id}.zip"
             yield Exported(p.arch, name, resources.blobs.put(archive), len(archive), "application/zip", report)
         yield StageFinished(self.name, 0.0, {"models": len(chosen)})
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """The smallest and the largest network as packages. How many networks the front will have is not known."""
+        clock, int8 = resources.clock, problem.spec.export.int8
+        begun = clock()
+        subnets = load_subnets(problem, resources, state, untrained_will_do=True)
+        total = Span.exactly(clock() - begun)
+        archs, macs = networks(problem.space)
+        test, times = part_of(problem.data.test)
+        few = replace(problem.data, test=test)
+        quantised: list[bytes] = []
+
+        def seconds_of(i: int) -> float:
+            begun = clock()
+            module = subnets.cut(archs[i])
+            mean, std, seed = subnets.pipeline.mean, subnets.pipeline.std, problem.spec.seed
+            archive, _ = package(
+                module, archs[i], problem.space, few, mean=mean, std=std, seed=seed, metrics={}, int8=int8
+            )
+            if int8:
+                quantised[:] = [*quantised[-1:], zipfile.ZipFile(io.BytesIO(archive)).read("model.int8.onnx")]
+            return times * (clock() - begun)
+
+        packed = average(macs.tolist(), seconds_of, points=2)
+        each = packed.span
+        if int8:
+            protocol = replace(problem.profile.protocol, precision="int8")
+            measured = measuring(quantised, replace(problem.profile, protocol=protocol), resources.measure, clock)
+            total += Span.exactly(measured.begin_s)
+            each += measured.each
+        most = min(problem.spec.export.count or verified(problem)[1], verified(problem)[1])
+        total += Span(each.low_s, each.seconds * (1 + most) / 2, each.high_s * most)
+        note = f"how many networks the front will have is not known beforehand: between 1 and {most}"
+        return StageCost.of(self.name, total, most, packed.count, "models", note)

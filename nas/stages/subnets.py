@@ -49,13 +49,17 @@ class Subnets:
         return score(module, self.pipeline.plain(split, self.resolution(arch)))
 
 
-def load_subnets(problem: Problem, resources: Resources, state: SearchState) -> Subnets:
-    """The subnets of the supernet this search trained or reuses. Raises InvalidSpec when there is none."""
+def load_subnets(
+    problem: Problem, resources: Resources, state: SearchState, untrained_will_do: bool = False
+) -> Subnets:
+    """The subnets of the supernet this search trained or reuses; of a fresh one if there is none and that will do, as
+    for telling how long something takes. Raises InvalidSpec when there is none."""
     blob = problem.supernet_blob or state.finished.get("train", {}).get("supernet")
-    if blob is None:
-        raise InvalidSpec("expected a trained supernet: train one, or name a finished search under 'supernet'")
-    weights = TrainState.from_bytes(resources.blobs.get(blob), resources.torch_device).weights
-    assert weights is not None
     net = problem.space.supernet(problem.spec.seed)
-    net.load_state_dict(weights["net"])
+    if blob is not None:
+        weights = TrainState.from_bytes(resources.blobs.get(blob), resources.torch_device).weights
+        assert weights is not None
+        net.load_state_dict(weights["net"])
+    elif not untrained_will_do:
+        raise InvalidSpec("expected a trained supernet: train one, or name a finished search under 'supernet'")
     return Subnets(problem, net.to(torch.device(resources.torch_device)), resources.torch_device)

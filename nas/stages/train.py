@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 
+from nas.core.arch import as_genes
+from nas.core.cost import Span, StageCost, average, repeated
 from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Warned
 from nas.core.ports import Problem, Resources
+from nas.stages.pricing import NETWORKS, scoring_s
 from nas.stages.subnets import Subnets
 from nas.training import samplers
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Recipe, Step, TrainState, train
+from nas.training.progressive import Recipe, Step, Training, TrainState, train
 
 
 @dataclass(frozen=True)
@@ -70,3 +74,31 @@ class TrainStage:
         ):
             reached[f"{name}_val_accuracy"] = subnets.score(subnets.cut(arch), arch, problem.data.val).accuracy
         yield StageFinished(self.name, 0.0, {"supernet": blob, "reused": False, "steps": done, **reached})
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """Steps of each phase: the smallest and the largest of those that training will draw, and some between."""
+        if problem.supernet_blob is not None:
+            return StageCost.nothing(self.name, "the supernet is trained already")
+        clock, space = resources.clock, problem.space
+        begun = clock()
+        net = space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
+        pipeline = Pipeline(problem.data, resources.torch_device)
+        # At a learning rate of 0 nothing is learned and nothing diverges, in the same time.
+        still = replace(self.recipe, phases=tuple(replace(p, lr=0.0) for p in self.recipe.phases))
+        training = Training(net, space, problem.data, pipeline, still, problem.spec.seed)
+        total, timed = Span.exactly(clock() - begun), 0
+        for p, length in enumerate(training.lengths):
+            begun = clock()
+            training.begin(p)
+            total += Span.exactly(clock() - begun)
+            steps = np.linspace(0, length - 1, min(length, NETWORKS)).astype(int).tolist()
+            macs = [float(space.costs(as_genes(training.archs(p, step)))["macs"].sum()) for step in steps]
+            found = average(macs, lambda i, p=p, s=steps: repeated(clock, lambda: training.step(p, s[i])))  # type: ignore[misc]
+            total += found.span * length
+            timed += found.count
+        kept_s = repeated(clock, lambda: resources.blobs.put(training.state(0, 0).to_bytes()))
+        total += Span.exactly(kept_s) * (len(training.lengths) + total.seconds / self.checkpoint_s)
+        subnets = Subnets(problem, net, resources.torch_device)
+        for arch in (samplers.largest(space), samplers.smallest(space)):
+            total += Span.exactly(scoring_s(subnets, arch, problem.data.val, clock)[0])
+        return StageCost.of(self.name, total, sum(training.lengths), timed, "steps")

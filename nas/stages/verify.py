@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from nas.core.arch import Arch
+from nas.core.cost import Span, StageCost, average
 from nas.core.events import (
     Evaluated,
     Event,
@@ -28,6 +29,7 @@ from nas.core.events import (
 from nas.core.fronts import front_of
 from nas.core.ports import Problem, Resources
 from nas.export import to_onnx
+from nas.stages.pricing import measuring, networks, scoring_s, verified
 from nas.stages.subnets import Subnets, load_subnets
 
 ORIGINS: tuple[Origin, ...] = ("search", "baseline")
@@ -81,6 +83,29 @@ class VerifyStage:
                 "baseline_hypervolume": front.baseline_hypervolume,
             },
         )
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """Networks that are tested and exported, and a small group that is measured."""
+        clock = resources.clock
+        begun = clock()
+        subnets = load_subnets(problem, resources, state, untrained_will_do=True)
+        total = Span.exactly(clock() - begun)
+        archs, macs = networks(problem.space)
+        models: dict[int, bytes] = {}
+
+        def seconds_of(i: int) -> float:
+            tested_s, module = scoring_s(subnets, archs[i], problem.data.test, clock)
+            begun = clock()
+            models[i] = to_onnx(subnets.with_normalisation(module), problem.space.input_shape(archs[i]))
+            return tested_s + clock() - begun
+
+        tested = average(macs.tolist(), seconds_of, points=3)
+        measured = measuring(list(models.values()), problem.profile, resources.measure, clock)
+        fewest, most = (len(ORIGINS) * n for n in verified(problem))
+        each = tested.span + measured.each + Span.exactly(measured.begin_s / self.group)
+        total += Span(each.low_s * fewest, each.seconds * most, each.high_s * most)
+        note = "an unsteady device measures networks again; the range is from one to all attempts"
+        return StageCost.of(self.name, total, most, tested.count, "networks", note)
 
     def _test(self, problem: Problem, subnets: Subnets, arch: Arch) -> tuple[nn.Module, float]:
         module = subnets.cut(arch)

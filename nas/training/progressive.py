@@ -125,6 +125,81 @@ def sandwich(epochs: int, lr: float, axes: set[str]) -> tuple[Phase, ...]:
     return (Phase("sandwich", epochs, lr, 4, dict.fromkeys(axes, 10**6), "in_place", min(2.0, 0.1 * epochs)),)
 
 
+class Training:
+    """A supernet that is being trained in place, with its optimiser and its teacher.
+
+    Everything random derives from (seed, phase, step).
+    """
+
+    def __init__(
+        self, net: Supernet, space: SearchSpace, data: Dataset, pipeline: Pipeline, recipe: Recipe, seed: int
+    ) -> None:
+        self.space, self.recipe = space, recipe
+        self._net, self._data, self._pipeline, self._seed = net, data, pipeline, seed
+        self._per_epoch = max(1, len(data.train) // recipe.batch_size)
+        self.lengths = [p.epochs * self._per_epoch for p in recipe.phases]  # optimiser steps of each phase
+        self._top = samplers.largest(space)
+        self._teacher: Supernet | None = None
+        self._optimiser = _optimiser(net, recipe)
+
+    def restore(self, weights: Mapping[str, Any]) -> None:
+        """Goes back to what a ``TrainState`` holds."""
+        self._net.load_state_dict(weights["net"])
+        self._optimiser.load_state_dict(weights["optimiser"])
+        if "teacher" in weights:
+            self._teacher = _freeze(self._net)
+            self._teacher.load_state_dict(weights["teacher"])
+
+    def state(self, phase: int, step: int) -> TrainState:
+        """What it takes to go on from a position."""
+        weights = {"net": self._net.state_dict(), "optimiser": self._optimiser.state_dict()}
+        if self._teacher is not None:
+            weights["teacher"] = self._teacher.state_dict()
+        return TrainState(phase, step, weights)
+
+    def begin(self, phase: int) -> None:
+        """Each phase has an optimiser of its own. The first that narrows the network finds its channels sorted, and a
+        teacher frozen."""
+        self._optimiser = _optimiser(self._net, self.recipe)
+        if self.recipe.phases[phase].teacher == "frozen" and self._teacher is None:
+            self._net.sort_channels()  # once, before the first phase that narrows; the teacher keeps its function
+            self._teacher = _freeze(self._net)
+
+    def archs(self, phase: int, step: int) -> list[Arch]:
+        """The networks that a step trains."""
+        return self._drawn(phase, step)[0]
+
+    def step(self, p: int, step: int) -> Step:
+        """One optimiser step. Raises HwnasError when the loss is no longer finite."""
+        phase, steps = self.recipe.phases[p], self.lengths[p]
+        archs, dropout_seed, augment_seed = self._drawn(p, step)
+        torch.manual_seed(dropout_seed)  # dropout only; augmentation has its own generator
+        index_B = _batch(len(self._data.train), self.recipe.batch_size, self._seed, p, step, self._per_epoch)
+        resolution = self.space.input_shape(archs[0])[1]
+        x, y = self._pipeline.augmented(self._data.train, index_B, resolution, augment_seed)
+        for group in self._optimiser.param_groups:
+            group["lr"] = _rate(phase, step, steps, self._per_epoch)
+        self._optimiser.zero_grad(set_to_none=True)
+        self._net.train()
+        loss = _backward(self._net, self.space, phase, self.recipe, archs, self._top, self._teacher, x, y)
+        if not math.isfinite(loss):
+            raise HwnasError(
+                f"training diverged in phase {phase.name!r} at step {step}: loss is {loss}; "
+                f"expected a finite value. A smaller learning rate than {phase.lr:g} may help"
+            )
+        nn.utils.clip_grad_norm_(self._net.parameters(), self.recipe.clip_norm)
+        self._optimiser.step()
+        done = sum(self.lengths[:p]) + step + 1
+        return Step(p, step + 1, steps, done, sum(self.lengths), loss, len(y) * len(archs))
+
+    def _drawn(self, p: int, step: int) -> tuple[list[Arch], int, int]:
+        rng = np.random.default_rng((self._seed, 1, p, step))
+        phase = self.recipe.phases[p]
+        dropout_seed = int(rng.integers(2**62))
+        archs = samplers.sample_elastic(self.space, phase.elastic, rng, phase.subnets)
+        return archs, dropout_seed, int(rng.integers(2**62))
+
+
 def train(
     net: Supernet,
     space: SearchSpace,
@@ -135,60 +210,23 @@ def train(
     start: TrainState,
     save_due: Callable[[], bool],
 ) -> Iterator[Step | TrainState]:
-    """Trains ``net`` in place, yielding a ``Step`` per optimiser step and a ``TrainState`` whenever ``save_due()`` and
-    at each phase's end. Everything random derives from (seed, phase, step), so resuming from a state repeats nothing
-    and ends in the same weights. Raises HwnasError when the loss is no longer finite.
+    """Trains ``net`` from ``start`` to the end, yielding a ``Step`` per optimiser step and a ``TrainState`` whenever
+    ``save_due()`` and at each phase's end. Resuming from a state repeats nothing and ends in the same weights.
+
+    Raises HwnasError when the loss is no longer finite.
     """
-    per_epoch = max(1, len(data.train) // recipe.batch_size)
-    lengths = [p.epochs * per_epoch for p in recipe.phases]
-    teacher: Supernet | None = None
-    optimiser = _optimiser(net, recipe)
+    training = Training(net, space, data, pipeline, recipe, seed)
     if start.weights is not None:
-        net.load_state_dict(start.weights["net"])
-        optimiser.load_state_dict(start.weights["optimiser"])
-        if "teacher" in start.weights:
-            teacher = _freeze(net)
-            teacher.load_state_dict(start.weights["teacher"])
-
-    def state(phase: int, step: int) -> TrainState:
-        weights = {"net": net.state_dict(), "optimiser": optimiser.state_dict()}
-        if teacher is not None:
-            weights["teacher"] = teacher.state_dict()
-        return TrainState(phase, step, weights)
-
-    top = samplers.largest(space)
-    for p in range(start.phase, len(recipe.phases)):
-        phase, steps = recipe.phases[p], lengths[p]
+        training.restore(start.weights)
+    for p in range(start.phase, len(training.lengths)):
         first = start.step if p == start.phase else 0
         if first == 0:
-            optimiser = _optimiser(net, recipe)
-            if phase.teacher == "frozen" and teacher is None:
-                net.sort_channels()  # once, before the first phase that narrows; the teacher keeps its function
-                teacher = _freeze(net)
-        for step in range(first, steps):
-            rng = np.random.default_rng((seed, 1, p, step))
-            torch.manual_seed(int(rng.integers(2**62)))  # dropout only; augmentation has its own generator
-            archs = samplers.sample_elastic(space, phase.elastic, rng, phase.subnets)
-            index_B = _batch(len(data.train), recipe.batch_size, seed, p, step, per_epoch)
-            resolution = space.input_shape(archs[0])[1]
-            x, y = pipeline.augmented(data.train, index_B, resolution, int(rng.integers(2**62)))
-            for group in optimiser.param_groups:
-                group["lr"] = _rate(phase, step, steps, per_epoch)
-            optimiser.zero_grad(set_to_none=True)
-            net.train()
-            loss = _backward(net, space, phase, recipe, archs, top, teacher, x, y)
-            if not math.isfinite(loss):
-                raise HwnasError(
-                    f"training diverged in phase {phase.name!r} at step {step}: loss is {loss}; "
-                    f"expected a finite value. A smaller learning rate than {phase.lr:g} may help"
-                )
-            nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm)
-            optimiser.step()
-            done = sum(lengths[:p]) + step + 1
-            yield Step(p, step + 1, steps, done, sum(lengths), loss, len(y) * len(archs))
-            if step + 1 < steps and save_due():
-                yield state(p, step + 1)
-        yield state(p + 1, 0)
+            training.begin(p)
+        for step in range(first, training.lengths[p]):
+            yield training.step(p, step)
+            if step + 1 < training.lengths[p] and save_due():
+                yield training.state(p, step + 1)
+        yield training.state(p + 1, 0)
 
 
 def _backward(

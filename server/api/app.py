@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from fastapi import APIRouter, FastAPI, HTTPException
+from fastapi import APIRouter, Depends, FastAPI, HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api import catalog, devices, errors, searches
+from server.api import administration, catalog, devices, errors, health, searches
+from server.api.access import Gate, Guard
 from server.api.sse import Streams
 from server.settings import Settings
 from server.store.store import Store
@@ -25,11 +26,17 @@ def create_app(settings: Settings, store: Store, streams: Streams | None = None)
     errors.install(app)
     app.add_middleware(BodyLimit, limit=MAX_BODY)
     streams = streams or Streams()
-    v1 = APIRouter(prefix="/v1")
+    app.add_middleware(Gate, settings=settings)
+    guard = Guard(settings, store)
+    v1 = APIRouter(prefix="/v1", dependencies=[Depends(guard)], responses=errors.responses(401, 403))
     v1.include_router(catalog.routes(settings, store))
-    v1.include_router(searches.routes(store, streams))
-    v1.include_router(devices.routes(store, streams))
+    v1.include_router(searches.routes(settings, store, streams))
+    v1.include_router(devices.routes(settings, store, streams))
+    v1.include_router(administration.routes(store))
     app.include_router(v1)
+    figures = health.Figures(store, streams)
+    app.add_middleware(health.Timed, figures=figures)
+    app.include_router(health.routes(settings, store, streams, guard, figures))
     return app
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 
 from nas.core import registry
 from nas.core.errors import StorageError
-from nas.core.views import HealthView, SpaceView, StrategyView
+from nas.core.views import HealthView, SpaceView, StrategyView, WorkerView
 from server.settings import Settings
 from server.store.store import Store
 
@@ -37,6 +37,11 @@ def routes(settings: Settings, store: Store) -> APIRouter:
             running=running,
             detail="" if workers else "no worker is connected, so searches wait",
         )
+
+    @router.get("/workers", summary="The workers that are connected")
+    def workers() -> list[WorkerView]:
+        """What their nodes have, and what of it is free."""
+        return store.queries.workers(2 * settings.lease_seconds)
 
     @router.get("/spaces", summary="The search spaces")
     def spaces() -> list[SpaceView]:

@@ -9,15 +9,17 @@ from fastapi import APIRouter, Body, Query, Response
 from nas.core.spec import DeviceSpec
 from nas.core.views import CardView, DeviceView, EventPage
 from server.api import sse, validate
+from server.api.access import By
 from server.api.errors import responses
 from server.api.parameters import EVENT_RESPONSES, Accept, After, IdempotencyKey, LastEventId
+from server.settings import Settings
 from server.store.store import Store
 
 STAGES = ("profile", "measure", "fit")
 _EXAMPLE = {"name": "this-machine", "samples": 96}
 
 
-def routes(store: Store, streams: sse.Streams) -> APIRouter:
+def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
     """The routes of devices and predictors."""
     router = APIRouter(tags=["devices"])
 
@@ -35,6 +37,7 @@ def routes(store: Store, streams: sse.Streams) -> APIRouter:
     def add(
         spec: Annotated[DeviceSpec, Body(examples=[_EXAMPLE])],
         response: Response,
+        by: By,
         idempotency_key: IdempotencyKey = None,
     ) -> DeviceView:
         """Profiles the device, measures networks of the space on it and fits a latency predictor.
@@ -42,11 +45,12 @@ def routes(store: Store, streams: sse.Streams) -> APIRouter:
         A device that exists is measured again, or gets a predictor for a further space.
         """
         record = spec.model_dump(mode="json")
-        if idempotency_key is not None and store.jobs.find("device", record, idempotency_key) is not None:
+        if idempotency_key is not None and store.jobs.find("device", record, idempotency_key, by.owner) is not None:
             response.status_code = 200
         else:
+            validate.check_data_path(spec.data, settings)
             validate.check_device(spec)
-            store.jobs.submit("device", record, idempotency_key, stages=STAGES)
+            store.jobs.submit("device", record, idempotency_key, stages=STAGES, by=by)
         return store.queries.device(spec.name)
 
     @router.get("/devices/{name}", summary="One device", responses=responses(404))

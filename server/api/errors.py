@@ -13,12 +13,15 @@ from starlette.exceptions import HTTPException
 
 from nas.core.errors import (
     Conflict,
+    Forbidden,
     HwnasError,
     InvalidInput,
     InvalidSpec,
     MeasurementRefused,
     NotFound,
+    QuotaExceeded,
     StorageError,
+    Unauthorised,
 )
 from nas.core.spec import parse_spec
 from nas.core.views import ProblemView
@@ -27,7 +30,10 @@ log = logging.getLogger(__name__)
 
 STATUSES: dict[type[HwnasError], int] = {
     InvalidInput: 422,  # and all its kinds: invalid_spec, invalid_data, unknown_name, infeasible_bound
+    Unauthorised: 401,
+    Forbidden: 403,
     NotFound: 404,
+    QuotaExceeded: 429,
     Conflict: 409,
     MeasurementRefused: 503,
     StorageError: 507,
@@ -53,7 +59,7 @@ def install(app: FastAPI) -> None:
 def problem(error: HwnasError) -> JSONResponse:
     """The answer for an error of ours; its class, or the nearest base in the table, gives the status."""
     status = next(STATUSES[c] for c in type(error).__mro__ if c in STATUSES)
-    return _answer(status, error.code, str(error))
+    return _answer(status, error.code, str(error), {"WWW-Authenticate": "Bearer"} if status == 401 else None)
 
 
 def _answer(status: int, code: str, message: str, headers: Any = None) -> JSONResponse:

@@ -8,8 +8,9 @@ from urllib.parse import quote
 from fastapi import APIRouter, Body, Header, Query, Response
 from fastapi.responses import JSONResponse
 
+from nas.core.access import Principal
 from nas.core.arch import Arch
-from nas.core.errors import UnknownName
+from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.events import Origin
 from nas.core.fronts import Front, front_of
 from nas.core.lifecycle import JobStatus
@@ -20,18 +21,22 @@ from nas.core.views import (
     DryRunView,
     EventPage,
     ExtendBody,
+    ForkBody,
     FrontView,
     LayerView,
     ObjectiveView,
     PointPage,
+    PriorityBody,
     SearchPage,
     SearchView,
     SubnetView,
 )
 from server.api import sse, validate
+from server.api.access import By
 from server.api.errors import responses
 from server.api.other_device import seen_from
 from server.api.parameters import EVENT_RESPONSES, Accept, After, Cursor, IdempotencyKey, LastEventId
+from server.settings import Settings
 from server.store.queries import front_keys, point_view
 from server.store.store import Store
 
@@ -42,23 +47,41 @@ _EXAMPLE = {
 }
 
 
-def routes(store: Store, streams: sse.Streams) -> APIRouter:
+def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
     """The routes of searches."""
     router = APIRouter(tags=["searches"])
     known: dict[int | str, dict[str, Any]] = {200: {"model": SearchView, "description": "The key was known"}}
 
-    def submit(spec: SearchSpec, key: str | None, parent: str | None, response: Response) -> SearchView:
+    def submit(
+        spec: SearchSpec, key: str | None, parent: str | None, response: Response, by: Principal, priority: int = 0
+    ) -> SearchView:
         record = spec.model_dump(mode="json")
-        search_id = store.jobs.find("search", record, key) if key is not None else None
+        search_id = store.jobs.find("search", record, key, by.owner) if key is not None else None
         if search_id is not None:
             response.status_code = 200
         else:
+            check(spec, by)
             report = validate.examine(spec, store)
             report.require_feasible()
             search_id = store.jobs.submit(
-                "search", record, key, space_id=report.space.id, parent=parent, stages=report.stages
+                "search",
+                record,
+                key,
+                space_id=report.space.id,
+                parent=parent,
+                stages=report.stages,
+                by=by,
+                priority=priority,
             )
         return store.queries.search(search_id)
+
+    def check(spec: SearchSpec, by: Principal) -> None:
+        """Nobody reads a file or another's supernet by naming it in a spec."""
+        validate.check_data_path(spec.data, settings)
+        if spec.supernet is not None and not by.is_admin:
+            known = store.queries.find_search(spec.supernet) is not None
+            if known and store.queries.owner_of(spec.supernet) != by.owner:
+                raise InvalidSpec(f"supernet: no search {spec.supernet!r}")
 
     @router.post(
         "/searches",
@@ -67,49 +90,100 @@ def routes(store: Store, streams: sse.Streams) -> APIRouter:
         summary="Submit a search",
         responses={
             200: {"model": SearchView | DryRunView, "description": "The key was known; or a dry run"},
-            **responses(400, 409, 413, 507),
+            **responses(400, 409, 413, 429, 507),
         },
     )
     def submit_search(
         spec: Annotated[SearchSpec, Body(examples=[_EXAMPLE])],
         response: Response,
+        by: By,
         dry_run: Annotated[bool, Query(description="Only say what the search would meet; nothing is kept")] = False,
+        priority: Annotated[int, Query(ge=-100, le=100, description="Higher goes first among your searches")] = 0,
         idempotency_key: IdempotencyKey = None,
     ) -> Any:
         """Queues a search after checking everything that can be known beforehand: names, parameters, the device's
         predictor, and whether the bounds can be met."""
         if dry_run:
+            check(spec, by)
             return JSONResponse(validate.examine(spec, store).view.model_dump(mode="json"))
-        return submit(spec, idempotency_key, None, response)
+        return submit(spec, idempotency_key, None, response, by, priority)
 
     @router.get("/searches", summary="All searches")
     def searches(
-        status: JobStatus | None = None, limit: Annotated[int, Query(ge=1, le=200)] = 50, cursor: Cursor = None
+        by: By,
+        status: JobStatus | None = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+        cursor: Cursor = None,
+        owner: Annotated[str | None, Query(description="Only searches of this owner")] = None,
+        parent: Annotated[str | None, Query(description="Only searches that go on from this one")] = None,
     ) -> SearchPage:
-        """Searches, newest first."""
-        return store.queries.searches(status, limit, cursor)
+        """Your searches, newest first; an administrator's answer holds those of all owners."""
+        return store.queries.searches(status, limit, cursor, owner if by.is_admin else by.owner, parent)
 
     @router.get("/searches/{id}", summary="One search", responses=responses(404))
     def search(id: str) -> SearchView:
         """A search with its stages, short of its networks."""
         return store.queries.search(id)
 
-    @router.post("/searches/{id}/cancel", summary="Cancel a search", responses=responses(404, 409))
-    def cancel(id: str) -> SearchView:
-        """Ends a search at once if it waits, else as soon as its worker hears of it. What it found is kept."""
-        store.jobs.cancel(store.queries.search(id).id)
+    @router.post("/searches/{id}/pause", summary="Pause a search", responses=responses(404, 409, 507))
+    def pause(id: str, by: By) -> SearchView:
+        """Parks a search: at once if it waits, else as soon as its next result is kept. Its worker is free then."""
+        store.jobs.pause(store.queries.search_job(id), by)
         return store.queries.search(id)
+
+    @router.post("/searches/{id}/resume", summary="Resume a search", responses=responses(404, 409, 507))
+    def resume(id: str, by: By) -> SearchView:
+        """Lets a paused search go on where it was parked."""
+        store.jobs.resume(store.queries.search_job(id), by)
+        return store.queries.search(id)
+
+    @router.post("/searches/{id}/cancel", summary="Cancel a search", responses=responses(404, 409, 507))
+    def cancel(id: str, by: By) -> SearchView:
+        """Ends a search now. What it found is kept."""
+        store.jobs.cancel(store.queries.search_job(id), by)
+        return store.queries.search(id)
+
+    @router.post("/searches/{id}/retry", summary="Retry a search", responses=responses(404, 409, 429, 507))
+    def retry(id: str, by: By) -> SearchView:
+        """Lets a search that failed, was cancelled or quarantined go on from its last checkpoint."""
+        store.jobs.retry(store.queries.search_job(id), by)
+        return store.queries.search(id)
+
+    @router.put("/searches/{id}/priority", summary="Move in the queue", responses=responses(404, 409, 413, 507))
+    def prioritise(id: str, body: PriorityBody, by: By) -> SearchView:
+        """Higher goes first among the searches of one owner; between owners the queue is fair."""
+        store.jobs.set_priority(store.queries.search_job(id), body.priority, by)
+        return store.queries.search(id)
+
+    @router.delete("/searches/{id}", status_code=204, summary="Delete a search", responses=responses(404, 409, 507))
+    def delete(id: str, by: By) -> Response:
+        """Removes a search that is paused or has ended, with everything it found."""
+        store.jobs.delete(store.queries.search_job(id), by)
+        return Response(status_code=204)
 
     @router.post(
         "/searches/{id}/extend",
         status_code=201,
         summary="Go on from a trained search",
-        responses={**known, **responses(400, 404, 409, 413, 507)},
+        responses={**known, **responses(400, 404, 409, 413, 429, 507)},
     )
-    def extend(id: str, body: ExtendBody, response: Response, idempotency_key: IdempotencyKey = None) -> SearchView:
+    def extend(
+        id: str, body: ExtendBody, response: Response, by: By, idempotency_key: IdempotencyKey = None
+    ) -> SearchView:
         """A new search on the same trained supernet: another budget, device, seed or other bounds, and no training."""
         parent = store.queries.search(id)
-        return submit(_extended(parent.id, parent.spec, body), idempotency_key, parent.id, response)
+        return submit(_extended(parent.id, parent.spec, body), idempotency_key, parent.id, response, by)
+
+    @router.post(
+        "/searches/{id}/fork",
+        status_code=201,
+        summary="A new search on the same supernet",
+        responses={**known, **responses(400, 404, 409, 413, 429, 507)},
+    )
+    def fork(id: str, body: ForkBody, response: Response, by: By, idempotency_key: IdempotencyKey = None) -> SearchView:
+        """Whatever the body gives replaces the parent's; the rest stays, and nothing is trained."""
+        parent = store.queries.search(id)
+        return submit(_forked(parent.id, parent.spec, body), idempotency_key, parent.id, response, by)
 
     @router.get("/searches/{id}/front", summary="The Pareto front", responses=responses(404))
     def front(
@@ -191,13 +265,14 @@ def routes(store: Store, streams: sse.Streams) -> APIRouter:
         id: str,
         after: After = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+        kind: Annotated[str | None, Query(description="Only events of this kind, such as `status`")] = None,
         accept: Accept = "",
         last_event_id: LastEventId = None,
     ) -> Any:
         """The log, oldest first. Old progress events are thinned out; all others stay."""
         job = store.queries.search_job(id)
         start = after if last_event_id is None else last_event_id
-        return sse.events(streams, lambda n, size: store.queries.events(job, n, size), accept, start, limit)
+        return sse.events(streams, lambda n, size: store.queries.events(job, n, size, kind), accept, start, limit)
 
     return router
 
@@ -222,6 +297,12 @@ def _extended(search_id: str, spec: SearchSpec, body: ExtendBody) -> SearchSpec:
     budget["verified"] = min(EXTENSION.verified, budget["verified"])
     record |= {k: v for k, v in {"device": body.device, "seed": body.seed}.items() if v is not None}
     return parse_spec(SearchSpec, record)
+
+
+def _forked(search_id: str, spec: SearchSpec, body: ForkBody) -> SearchSpec:
+    given = body.model_dump(mode="json", exclude_none=True)
+    name = {"name": f"{spec.name[:111]}, forked"}
+    return parse_spec(SearchSpec, {**spec.model_dump(mode="json"), **name, **given, "supernet": search_id})
 
 
 def _front_view(search_id: str, spec: SearchSpec, front: Front) -> FrontView:

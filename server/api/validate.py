@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from nas.core import registry
-from nas.core.arch import Floats, Genes, neighbours, sample, space_size
+from nas.core.arch import Genes, space_size
 from nas.core.device import Latency
-from nas.core.errors import Conflict, HwnasError, InfeasibleBound, InvalidSpec, UnknownName
-from nas.core.ports import LatencyPredictor, SearchSpace
+from nas.core.errors import Conflict, HwnasError, InvalidSpec, UnknownName
+from nas.core.events import Origin
+from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.views import DryRunView
+from nas.stages.estimate import SAMPLED, Survey, feasible_share, out_of_reach, survey, too_few_networks
 from predictors.storage import load_predictor
+from server.api.access import tokens_needed
+from server.settings import Settings
 from server.store.jobs import spec_hash
 from server.store.queries import Queries
 from server.store.store import Store
-
-SAMPLED = 20_000
 
 
 @dataclass(frozen=True)
@@ -49,51 +52,57 @@ def examine(spec: SearchSpec, store: Store) -> Report:
     strategy = registry.load("nas.strategies", spec.strategy.name)
     _check_params(strategy, spec)
     space = space_of(spec.space, spec.data)
-    problems: list[HwnasError] = [*_device_problems(spec, space, store.queries)]
+    predictor = store.queries.predictor_for(spec.device, space.id)
+    problems: list[HwnasError] = []
+    if predictor is None:
+        problems.append(_no_predictor(spec, space, store.queries))
     problems += _supernet_problems(spec, space, store.queries)
-    predictor = predictor_for(spec.device, space, store)
-
-    extremes = np.array([[0] * len(space.decisions), [len(d.choices) - 1 for d in space.decisions]], dtype=np.int64)
-    random_NG = sample(space.decisions, np.random.default_rng(0), SAMPLED)
-    genes_NG = space.canonical(np.concatenate([random_NG, extremes]))
-    values = _values(space, predictor, genes_NG)
-    lowest_ms = None
-    feasible_N = np.ones(len(random_NG), dtype=bool)
-    for objective, metric, unit in (("latency", "upper_ms", " ms"), ("params", "params", ""), ("macs", "macs", "")):
-        bound = spec.bound(objective)
-        if metric not in values:
-            continue
-
-        def of(some_NG: Genes, metric: str = metric) -> Floats:
-            return _values(space, predictor, some_NG)[metric]
-
-        lowest = _lowest(space, of, genes_NG[int(values[metric].argmin())])
-        lowest_ms = lowest if objective == "latency" else lowest_ms
-        if bound is not None:
-            feasible_N &= values[metric][:SAMPLED] <= bound
-            if lowest > bound:
-                problems.append(
-                    InfeasibleBound(
-                        f"no network of {space.name} meets the bound {bound:g}{unit} on {objective}: the lowest "
-                        f"reachable value{' on ' + spec.device if objective == 'latency' else ''} is {lowest:.6g}{unit}"
-                    )
-                )
-    if (least := spec.bound("accuracy")) is not None and least > 100:
-        problems.append(InfeasibleBound(f"no network is {least:g} % accurate: the highest reachable value is 100 %"))
-    known_share = predictor is not None or spec.bound("latency") is None
+    known = _survey(_Surveyed(space.id, predictor, space, store.blobs))
+    problems += out_of_reach(spec, known)
+    if known.networks is not None:
+        problems += too_few_networks(spec, known, _inherited(spec, store.queries))
     stages = tuple(getattr(strategy, "stage_names", ()))
     view = DryRunView(
         feasible=not problems,
         problems=[str(p) for p in problems],
         space_size=float(space_size(space.decisions)),
-        ranges={name: (float(v.min()), float(v.max())) for name, v in values.items()},
-        lowest_reachable_ms=lowest_ms,
-        feasible_share=float(feasible_N.mean()) if known_share else None,
+        ranges=dict(known.ranges),
+        lowest_reachable_ms=known.lowest.get("upper_ms"),
+        feasible_share=feasible_share(spec, known) if predictor is not None or spec.bound("latency") is None else None,
         sampled=SAMPLED,
         stages=list(stages),
         spec_hash=spec.content_hash,
     )
     return Report(space, stages, tuple(problems), view)
+
+
+@dataclass(frozen=True)
+class _Surveyed:
+    """What a survey is of, by content: the space's id, and family and blob of the predictor."""
+
+    space_id: str
+    predictor: tuple[str, str] | None
+    space: SearchSpace = field(compare=False)
+    blobs: BlobStore = field(compare=False)
+
+
+@lru_cache(maxsize=32)  # it takes a fifth of a second, and depends on nothing but content that never changes
+def _survey(of: _Surveyed) -> Survey:
+    if of.predictor is None:
+        return survey(of.space, None)
+    family, blob = of.predictor
+    return survey(of.space, load_predictor(family, of.blobs.get(blob)))
+
+
+def check_data_path(data: DataSpec, settings: Settings) -> None:
+    """Raises InvalidSpec for a path that the service may not read for whoever asks. On an open service on loopback that
+    is whoever sits at the machine, who may read it anyway."""
+    if data.path is None or not tokens_needed(settings):
+        return
+    path = Path(data.path).resolve()
+    if not any(path.is_relative_to(root.resolve()) for root in settings.data_roots):
+        roots = ", ".join(map(str, settings.data_roots)) or "none: the service has no `data_roots`"
+        raise InvalidSpec(f"data.path: expected a path below one of the folders for data ({roots}), got {data.path!r}")
 
 
 def check_device(spec: DeviceSpec) -> None:
@@ -158,21 +167,18 @@ def _check_params(strategy: Any, spec: SearchSpec) -> None:
         raise InvalidSpec(f"parameters of {spec.strategy.name}: {'; '.join(lines)} (known: {known})") from error
 
 
-def _device_problems(spec: SearchSpec, space: SearchSpace, queries: Queries) -> Iterator[HwnasError]:
-    if queries.predictor_for(spec.device, space.id) is not None:
-        return
+def _no_predictor(spec: SearchSpec, space: SearchSpace, queries: Queries) -> HwnasError:
     command = add_device_command(spec)
     known = queries.device_names()
     if spec.device not in known:
         error = UnknownName("device", spec.device, known)
-        yield InvalidSpec(f"{error} To add it, run: {command}")
-    else:
-        view = queries.device(spec.device)
-        busy = " yet: it is still being added" if view.status in ("queued", "running") else ""
-        yield InvalidSpec(
-            f"device {spec.device!r} has no latency predictor for this space and data ({space.id}){busy}. "
-            f"To fit one, run: {command}"
-        )
+        return InvalidSpec(f"{error} To add it, run: {command}")
+    view = queries.device(spec.device)
+    busy = " yet: it is still being added" if view.status in ("queued", "running") else ""
+    return InvalidSpec(
+        f"device {spec.device!r} has no latency predictor for this space and data ({space.id}){busy}. "
+        f"To fit one, run: {command}"
+    )
 
 
 def _supernet_problems(spec: SearchSpec, space: SearchSpace, queries: Queries) -> Iterator[HwnasError]:
@@ -191,21 +197,9 @@ def _supernet_problems(spec: SearchSpec, space: SearchSpace, queries: Queries) -
         yield Conflict(f"supernet: search {spec.supernet} has not finished its training")
 
 
-def _values(space: SearchSpace, predictor: LatencyPredictor | None, genes_NG: Genes) -> dict[str, Floats]:
-    """What is known of N networks without training: exact costs and, with a predictor, latencies."""
-    values = dict(space.costs(genes_NG))
-    if predictor is not None:
-        latency = predict(predictor, space, genes_NG)
-        values |= {"predicted_ms": latency.mean_ms, "upper_ms": latency.upper_ms}
-    return values
-
-
-def _lowest(space: SearchSpace, value: Callable[[Genes], Floats], start_G: Genes) -> float:
-    """The lowest value reached from ``start_G`` by changing one decision at a time."""
-    lowest = float(value(start_G[None])[0])
-    while True:
-        near_NG = space.canonical(neighbours(space.decisions, start_G.tolist()))
-        values = value(near_NG)
-        if len(values) == 0 or values.min() >= lowest:
-            return lowest
-        lowest, start_G = float(values.min()), near_NG[int(values.argmin())]
+def _inherited(spec: SearchSpec, queries: Queries) -> int:
+    """How many networks the search inherits of the origin of which it inherits most."""
+    if spec.supernet is None or queries.find_search(spec.supernet) is None:
+        return 0
+    origins: tuple[Origin, ...] = ("search", "baseline")
+    return max(queries.candidates(spec.supernet, o, None, "position", 1, None).total for o in origins)

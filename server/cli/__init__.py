@@ -1,4 +1,4 @@
-"""The command line. Every command but ``serve``, ``dispatch`` and ``demo`` speaks only REST, through ``nas.client``."""
+"""The command line. Every command but ``serve`` and ``demo`` speaks only REST, through ``nas.client``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from nas.client import DEFAULT_URL, Client
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec, NotFound, StorageError
 from nas.core.lifecycle import JobStatus
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
-from nas.core.views import ArtifactView, ExtendBody
-from server.cli import progress, render
+from nas.core.views import ArtifactView, ExtendBody, ForkBody
+from server.cli import admin, progress, render
+from server.cli.words import Home, Json, Url, connect
 
 V = TypeVar("V")
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -53,7 +54,8 @@ See it all at once with `nas demo`. Or step by step:
 - `nas front SEARCH` prints what was found
 - `nas pull SEARCH best` downloads the most accurate network
 
-Every command has its own `--help`. Exit status: 0 done, 1 the job or the service failed, 2 wrong input.""",
+Every command has its own `--help`. A service that asks for a token finds it in
+`HWNAS_TOKEN`. Exit status: 0 done, 1 the job or the service failed, 2 wrong input.""",
 )
 devices_app = typer.Typer(
     no_args_is_help=True,
@@ -61,10 +63,12 @@ devices_app = typer.Typer(
     help="Devices, their profiles and their latency predictors.",
 )
 app.add_typer(devices_app, name="devices")
+app.add_typer(admin.tokens_app, name="tokens")
+app.add_typer(admin.quotas_app, name="quotas")
+app.command("audit")(admin.audit)
+for command in (admin.gc, admin.doctor, admin.backup, admin.restore):
+    app.command()(command)
 
-_URL_HELP = f"Address of the service; without it HWNAS_URL, or {DEFAULT_URL}."
-Url = Annotated[str, typer.Option("--url", help=_URL_HELP, show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else there.")]
 Id = Annotated[str, typer.Argument(help="The search's id, as `nas list` shows it.", metavar="SEARCH")]
 BoundMs = Annotated[float | None, typer.Option("--bound-ms", min=1e-6, help="Latency bound in milliseconds.")]
 Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress until it ends.")]
@@ -90,9 +94,9 @@ def nas(
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port to bind; 0 takes a free one.", show_default="8765")] = None,
-    home: Annotated[Path | None, typer.Option(help="Folder for database and models.", show_default="~/.hwnas")] = None,
+    home: Home = None,
     dispatch: Annotated[
-        bool | None, typer.Option("--dispatch/--no-dispatch", help="Run jobs, too.", show_default="dispatch")
+        bool | None, typer.Option("--dispatch/--no-dispatch", help="Run searches here, too.", show_default="dispatch")
     ] = None,
 ) -> None:
     """Start the service: API, dashboard, queue and workers, in one command.
@@ -110,17 +114,17 @@ def serve(
 
 @app.command()
 def dispatch(
-    home: Annotated[Path | None, typer.Option(help="Folder for database and models.", show_default="~/.hwnas")] = None,
-    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+    home: Home = None,
+    supervised: Annotated[int | None, typer.Option("--supervised", hidden=True)] = None,
 ) -> None:
-    """Run queued jobs on Ray, without API and dashboard. `nas serve` does it by itself unless told otherwise.
+    """Run searches for a service that is started elsewhere with `nas serve --no-dispatch`.
 
-    For a dispatcher on a host of its own: give it the server's `HWNAS_DATABASE_URL` and `HWNAS_BLOBS_URL`, and a
-    cluster with `HWNAS_RAY_ADDRESS`. It runs until Ctrl-C; what is running goes on elsewhere, or at the next start.
+    Both need the same database and the same place for models: see `HWNAS_DATABASE_URL` and `HWNAS_BLOBS_URL`. It runs
+    until Ctrl-C; what it was running goes on elsewhere.
     """
     from server.cli.dispatch import dispatch as run
 
-    run({} if home is None else {"home": home}, parent)
+    run({"home": home} if home is not None else {}, supervised=supervised)
 
 
 @app.command()
@@ -183,7 +187,7 @@ def submit(
     if bound_ms is not None:
         _bound_latency(record, bound_ms)
     complete = parse_spec(SearchSpec, record)
-    with Client(url) as nas:
+    with connect(url) as nas:
         if dry_run:
             answer = nas.dry_run(complete)
             render.out(answer, json_output, render.dry_run)
@@ -207,7 +211,7 @@ def list_searches(
     json_output: Json = False,
 ) -> None:
     """List searches, newest first."""
-    with Client(url) as nas:
+    with connect(url) as nas:
         page = nas.searches(status, limit)
     render.out(page.items, json_output, render.searches)
 
@@ -215,14 +219,14 @@ def list_searches(
 @app.command()
 def show(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> None:
     """Show one search with its stages."""
-    with Client(url) as nas:
+    with connect(url) as nas:
         render.out(nas.search(search_id), json_output, render.search)
 
 
 @app.command()
 def watch(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> None:
     """Follow a search until it ends, then print its front. Ctrl-C stops the watching, not the search."""
-    with Client(url) as nas:
+    with connect(url) as nas:
         _follow(nas, search_id, json_output)
 
 
@@ -240,7 +244,7 @@ def front(
     Example: `nas front SEARCH --bound-ms 0.2 --objectives accuracy,latency,params`
     """
     axes = [name.strip() for name in objectives.split(",")] if objectives else None
-    with Client(url) as nas:
+    with connect(url) as nas:
         found = nas.front(search_id, device, bound_ms, axes)
     render.out(found, json_output, render.front)
 
@@ -257,16 +261,88 @@ def pull(
 
     Example: `nas pull SEARCH fastest --to models`
     """
-    with Client(url) as nas:
+    with connect(url) as nas:
         paths = [nas.download(a, to / _file_name(a)) for a in choose_artifacts(nas, search_id, arch)]
     render.out([str(p) for p in paths], json_output, lambda names: escape("\n".join(names)))
 
 
 @app.command()
+def pause(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> None:
+    """Park a search at its next result; its worker is free then. `nas resume` lets it go on."""
+    with connect(url) as nas:
+        render.out(nas.pause(search_id), json_output, lambda s: f"search {s.id}: {s.status}")
+
+
+@app.command()
+def resume(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> None:
+    """Let a paused search go on where it was parked."""
+    with connect(url) as nas:
+        render.out(nas.resume(search_id), json_output, lambda s: f"search {s.id}: {s.status}")
+
+
+@app.command()
 def cancel(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> None:
-    """Cancel a search; what it found stays."""
-    with Client(url) as nas:
-        render.out(nas.cancel(search_id), json_output, lambda s: f"search {s.id}: cancelling ({s.status})")
+    """Cancel a search, now; what it found stays."""
+    with connect(url) as nas:
+        render.out(nas.cancel(search_id), json_output, lambda s: f"search {s.id}: {s.status}")
+
+
+@app.command()
+def retry(search_id: Id, url: Url = DEFAULT_URL, json_output: Json = False) -> None:
+    """Let a search that failed, was cancelled or quarantined go on from its last checkpoint."""
+    with connect(url) as nas:
+        render.out(nas.retry(search_id), json_output, lambda s: f"search {s.id}: {s.status}")
+
+
+@app.command()
+def priority(
+    search_id: Id,
+    value: Annotated[int, typer.Argument(help="Higher goes first among your searches.", min=-100, max=100)],
+    url: Url = DEFAULT_URL,
+    json_output: Json = False,
+) -> None:
+    """Move a search in the queue, among those of its owner."""
+    with connect(url) as nas:
+        render.out(nas.set_priority(search_id, value), json_output, lambda s: f"search {s.id}: priority {s.priority}")
+
+
+@app.command()
+def delete(
+    search_id: Id,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Delete a search that is paused or has ended, with all it found. There is no way back."""
+    with connect(url) as nas:
+        name = nas.search(search_id).spec.name
+        if not yes and not typer.confirm(f"Delete {name} ({search_id}) with all it found?"):
+            raise typer.Exit(FAILED)
+        nas.delete(search_id)
+    typer.echo(f"search {search_id}: deleted")
+
+
+@app.command()
+def fork(
+    search_id: Id,
+    spec: Annotated[Path | None, typer.Argument(help="A YAML or JSON file with what replaces the parent's.")] = None,
+    device: Annotated[str | None, typer.Option(help="Another device with a predictor for this space.")] = None,
+    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    watch: Watch = False,
+    url: Url = DEFAULT_URL,
+    json_output: Json = False,
+) -> None:
+    """Start a new search on the trained supernet of another, with other settings. No training.
+
+    The file may give `name`, `device`, `objectives`, `budget`, `export`, `resources` and `seed`; options win.
+    """
+    body = read_spec(ForkBody, spec) if spec is not None else ForkBody()
+    given = {k: v for k, v in {"device": device, "name": name, "seed": seed}.items() if v is not None}
+    with connect(url) as nas:
+        child = nas.fork(search_id, body.model_copy(update=given))
+        if watch:
+            child = progress.follow_search(nas, child.id)
+        render.out(child, json_output, render.search)
 
 
 @app.command()
@@ -286,7 +362,7 @@ def extend(
     """
     bounds = {"latency": bound_ms} if bound_ms is not None else None
     body = ExtendBody(name=name, evaluations=evaluations, bounds=bounds, device=device)
-    with Client(url) as nas:
+    with connect(url) as nas:
         search = nas.extend(search_id, body)
         if watch:
             _follow(nas, search.id, json_output)
@@ -340,7 +416,7 @@ def devices_add(
         "threads": threads,
         "seed": seed,
     }
-    with Client(url) as nas:
+    with connect(url) as nas:
         device = nas.add_device(parse_spec(DeviceSpec, record))
         if watch:
             device = _until_interrupted(progress.follow_device, nas, name, f"nas devices show {name}")
@@ -352,7 +428,7 @@ def devices_add(
 @devices_app.command("list")
 def devices_list(url: Url = DEFAULT_URL, json_output: Json = False) -> None:
     """List devices."""
-    with Client(url) as nas:
+    with connect(url) as nas:
         render.out(nas.devices(), json_output, render.devices)
 
 
@@ -361,7 +437,7 @@ def devices_show(
     name: Annotated[str, typer.Argument()] = "this-machine", url: Url = DEFAULT_URL, json_output: Json = False
 ) -> None:
     """Show a device with its predictor cards."""
-    with Client(url) as nas:
+    with connect(url) as nas:
         render.out(nas.device(name), json_output, render.device)
 
 
@@ -372,21 +448,21 @@ def predictors(
     json_output: Json = False,
 ) -> None:
     """List the cards of latency predictors."""
-    with Client(url) as nas:
+    with connect(url) as nas:
         render.out(nas.predictors(device), json_output, render.predictors)
 
 
 @app.command()
 def spaces(url: Url = DEFAULT_URL, json_output: Json = False) -> None:
     """List search spaces."""
-    with Client(url) as nas:
+    with connect(url) as nas:
         render.out(nas.spaces(), json_output, render.spaces)
 
 
 @app.command()
 def strategies(url: Url = DEFAULT_URL, json_output: Json = False) -> None:
     """List strategies and their parameters."""
-    with Client(url) as nas:
+    with connect(url) as nas:
         render.out(nas.strategies(), json_output, render.strategies)
 
 

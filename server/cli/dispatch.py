@@ -1,4 +1,4 @@
-"""``nas dispatch``: claims jobs and runs them on Ray, beside a server or on a host of its own."""
+"""``nas dispatch``: the process that holds leases and the connection to Ray. ``nas serve`` runs one as its child."""
 
 from __future__ import annotations
 
@@ -10,43 +10,45 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from server.cli.serve import leave_when_told, read_settings, say, start_logging, use_home
+from server.cli.start import leave_when_told, prepare_home, read_settings, say
+from server.logs import set_up
 from server.settings import Settings
 
 log = logging.getLogger(__name__)
 
+LOST_RAY = 70  # exit status: start me anew
 WATCH_S = 1.0
-END_S = 17.0  # whatever does not end hangs
+END_S = 16.0  # what has not ended by then hangs
+
+Ends = queue.SimpleQueue[Literal["told", "orphan", "gone"]]
 
 
-def dispatch(given: Mapping[str, Any], parent: int | None) -> None:
-    """Runs until SIGINT or SIGTERM. ``parent`` is a socket of the process that supervises this one: it is told when
-    jobs are taken, and when it is gone, this process ends too.
+def dispatch(given: Mapping[str, Any], *, supervised: int | None) -> None:
+    """Runs until SIGINT or SIGTERM, then leaves with exit status 0; with 70 when Ray is gone.
 
-    Raises InvalidInput for settings that make no sense, StorageError for a folder or database that cannot be used.
-    Leaves with exit status 1 when its Ray cluster is gone; a fresh process starts or joins another.
+    ``supervised`` is a socket of whoever started this process: it is told when jobs are taken, and when its other side
+    is closed, this process leaves. Raises InvalidInput for settings that make no sense, StorageError for a folder or
+    database that cannot be used.
     """
-    ends: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     leave_when_told()
-    settings = read_settings(given)
-    use_home(settings)
-    channel = socket.socket(fileno=parent) if parent is not None else None
+    ends: Ends = queue.SimpleQueue()
     ready = threading.Event()
+    channel = socket.socket(fileno=supervised) if supervised is not None else None
     if channel is not None:
         channel.set_inheritable(False)
         threading.Thread(target=_follow_parent, args=(channel, ends, ready), daemon=True, name="parent").start()
-    start_logging(settings)
+    settings = read_settings(given)
+    set_up(settings.log_level, settings.log_format)
+    prepare_home(settings)
     # Workers decide their own thread counts; idle threads must not spin beside a measurement.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _run(settings, ends, ready, channel)
 
 
-def _run(
-    settings: Settings, ends: queue.SimpleQueue[str | None], ready: threading.Event, channel: socket.socket | None
-) -> None:
-    # Imported here, since it takes seconds: wrong settings are said at once.
+def _run(settings: Settings, ends: Ends, ready: threading.Event, channel: socket.socket | None) -> None:
+    # Imported here, since it takes seconds and wrong settings should be heard of at once.
     from server.store.store import open_store
     from workers.dispatcher import GRACE_S, Dispatcher
     from workers.processes import is_dead, owner_name, sweep
@@ -93,11 +95,11 @@ def _run(
                 dispatcher.abandon(gone[0])
                 cluster.clear()
                 logging.shutdown()
-                os._exit(1)  # nothing that waits for Ray may hold this up
+                os._exit(LOST_RAY)  # nothing that waits for Ray may hold this up
             dispatcher.stop(GRACE_S if how == "told" else 0.0)
 
 
-def _follow_parent(channel: socket.socket, ends: queue.SimpleQueue[str | None], ready: threading.Event) -> None:
+def _follow_parent(channel: socket.socket, ends: Ends, ready: threading.Event) -> None:
     while channel.recv(64):
         pass
     if not ready.is_set():

@@ -59,7 +59,7 @@ def searches(items: Sequence[SearchView]) -> RenderableType:
     """A table of searches."""
     if not items:
         return "No searches yet. Begin with: nas devices add this-machine, and then: nas submit --watch"
-    table = _table("id", "name", "device", "status", "stage", "verified", "volume", "random")
+    table = grid("id", "name", "device", "status", "stage", "verified", "volume", "random")
     for s in items:
         stage = next((x.name for x in s.stages if x.status == "running"), "")
         volumes = ["" if v is None else f"{v:.4f}" for v in (s.hypervolume, s.baseline_hypervolume)]
@@ -77,7 +77,7 @@ def search(s: SearchView) -> RenderableType:
         lines.append(f"about {s.eta_s:.0f} s left")
     if s.error:
         lines.append(f"[red]{escape(s.error)}[/]")
-    table = _table("stage", "status", "done", "seconds")
+    table = grid("stage", "status", "done", "seconds")
     for x in s.stages:
         table.add_row(x.name, x.status, f"{x.done}/{x.total} {x.unit}" if x.total else "", f"{x.seconds:.1f}")
     lines.append(table)
@@ -95,7 +95,7 @@ def front(f: FrontView) -> RenderableType:
     accuracy = "test_accuracy" if f.final else "val_accuracy"
     names = [n for n in _HEADS if any(n in p.metrics for p in f.points)]
     shown = [n for n in names if n == accuracy or not n.endswith("accuracy")]
-    table = _table("\n\nnetwork", title=title, padding=0)
+    table = grid("\n\nnetwork", title=title, padding=0)
     for n in shown:
         table.add_column(f"{_HEADS[n]}\n{METRICS[n].unit}\n{METRICS[n].kind}", justify="right", no_wrap=True)
     table.add_column("\n\nstatus", no_wrap=True)
@@ -117,7 +117,7 @@ def dry_run(d: DryRunView) -> RenderableType:
     """Feasibility and ranges."""
     lines: list[RenderableType] = ["[green]feasible[/]" if d.feasible else "[red]not feasible[/]"]
     lines += [f"[red]{escape(p)}[/]" for p in d.problems]
-    table = _table("metric", "lowest", "highest", title=f"{d.space_size:.3g} networks, {d.sampled} looked at")
+    table = grid("metric", "lowest", "highest", title=f"{d.space_size:.3g} networks, {d.sampled} looked at")
     for name, (low, high) in d.ranges.items():
         info = METRICS.get(name)
         label = name if info is None else f"{info.label}{f', {info.unit}' if info.unit else ''} ({info.kind})"
@@ -134,7 +134,7 @@ def devices(items: Sequence[DeviceView]) -> RenderableType:
     """A table of devices."""
     if not items:
         return "No devices yet. Add the machine the service runs on with: nas devices add this-machine"
-    table = _table("name", "status", "processor", "runtime", "predictors")
+    table = grid("name", "status", "processor", "runtime", "predictors")
     for d in items:
         profile = d.profile or {}
         runtime = f"{profile.get('runtime', '')} {profile.get('runtime_version', '')}"
@@ -164,7 +164,7 @@ def predictors(items: Sequence[CardView]) -> RenderableType:
     """A table of predictor cards."""
     if not items:
         return "No latency predictors yet. Adding a device fits one: nas devices add this-machine"
-    table = _table("id", "device", "space", "family", "networks", "MAPE", "Spearman", "coverage", "range ms")
+    table = grid("id", "device", "space", "family", "networks", "MAPE", "Spearman", "coverage", "range ms")
     for c in items:
         low, high = c.range_ms
         figures = f"{c.mape:.2f} %", f"{c.spearman:.4f}", f"{c.coverage:.1%}", f"{low:.3g} to {high:.3g}"
@@ -185,7 +185,7 @@ def card(c: CardView) -> RenderableType:
 
 def spaces(items: Sequence[SpaceView]) -> RenderableType:
     """A table of search spaces."""
-    table = _table("name", "presets", "summary")
+    table = grid("name", "presets", "summary")
     for s in items:
         table.add_row(s.name, ", ".join(s.presets), escape(s.summary))
     return table
@@ -193,13 +193,13 @@ def spaces(items: Sequence[SpaceView]) -> RenderableType:
 
 def strategies(items: Sequence[StrategyView]) -> RenderableType:
     """A table of strategies."""
-    table = _table("name", "parameters", "summary")
+    table = grid("name", "parameters", "summary")
     for s in items:
         table.add_row(s.name, escape("\n".join(f"{k} = {v}" for k, v in s.params.items())), escape(s.summary))
     return table
 
 
-def _table(first: str, *others: str, title: str | None = None, padding: int = 1) -> Table:
+def grid(first: str, *others: str, title: str | None = None, padding: int = 1) -> Table:
     """A narrow table. The first column names things and is never cut."""
     table = Table(
         title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, padding, 0, 0)

@@ -1,21 +1,27 @@
-"""``nas serve``: API and dashboard, and a dispatcher as a child process. The only place that knows every part."""
+"""``nas serve``: API and dashboard, and beside them a dispatcher in a process of its own."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import os
-import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Mapping
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from nas.core.errors import Conflict, InvalidInput, StorageError
+from nas.core.errors import Conflict, HwnasError, InvalidInput
+from server.cli.start import leave_when_told, prepare_home, read_settings, say
+from server.cli.supervise import Supervisor
+from server.logs import set_up
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.store.store import Store
+
+log = logging.getLogger(__name__)
 
 
 def serve(given: Mapping[str, Any]) -> None:
@@ -26,69 +32,69 @@ def serve(given: Mapping[str, Any]) -> None:
     """
     leave_when_told()
     settings = read_settings(given)
+    set_up(settings.log_level, settings.log_format)
     with _listen(settings.host, settings.port) as listener:
-        use_home(settings)
-        _run(settings, listener, given)
+        prepare_home(settings)
+        _run(settings, listener)
 
 
-def _run(settings: Settings, listener: socket.socket, given: Mapping[str, Any]) -> None:
-    from server.cli.supervisor import Supervisor
-
-    url = _url(settings.host, listener.getsockname()[1])
-    announce = Announcement(
-        f"hwnas is ready: {url} (dashboard), {url}/docs (API); everything is kept in {settings.home}",
-        {"server", "dispatcher"} if settings.dispatch else {"server"},
-    )
-    environment = {**os.environ, **{f"HWNAS_{k.upper()}": str(v) for k, v in given.items()}}
-    supervisor = Supervisor(
-        "dispatcher",
-        [sys.executable, "-m", "server.cli", "dispatch", "--parent"],
-        environment,
-        say=say,
-        ready=lambda: announce("dispatcher"),
-    )
-    if settings.dispatch:
-        supervisor.start()  # first, since it takes longer than the server does
-    try:
-        _serve(settings, listener, url, started=lambda: announce("server"), told=supervisor.begin_stop)
-    finally:
-        if settings.dispatch:
-            say("stopping; what is running goes on at the next start")
-            supervisor.stop()
-
-
-def _serve(
-    settings: Settings, listener: socket.socket, url: str, started: Callable[[], None], told: Callable[[], None]
-) -> None:
-    """API and dashboard until a signal, whose handler calls ``told``: server and dispatcher stop at the same time."""
-    # Imported here, since it takes seconds: whoever finds the port taken hears of it at once.
+def _run(settings: Settings, listener: socket.socket) -> None:
+    # Imported here, since it takes a while: whoever finds the port taken hears of it at once.
     import uvicorn
 
+    from server.api.access import tokens_needed
     from server.api.app import create_app
     from server.api.sse import Streams
     from server.dashboard.app import mount
     from server.store.store import open_store
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets=sockets)
-            started()
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            told()
-            super().handle_exit(sig, frame)
-
-    start_logging(settings)
+    url = _url(settings.host, listener.getsockname()[1])
+    ready = f"hwnas is ready: {url} (dashboard), {url}/docs (API); everything is kept in {settings.home}"
+    if not settings.dispatch:
+        ready += "; searches wait for a dispatcher elsewhere"
     with open_store(settings.database, settings.blobs) as store:
-        app = create_app(settings, store, Streams())
-        mount(app, url)
-        config = uvicorn.Config(
-            app,
-            log_level=settings.log_level,
-            access_log=settings.log_level == "debug",
-            timeout_graceful_shutdown=3,
+        if tokens_needed(settings) and not store.tokens.any_valid():
+            raise InvalidInput(
+                f"expected a token before the service listens on {settings.host}, where everybody can reach it; there "
+                "is none. Make one: nas tokens create --owner YOU --name first --scope admin"
+            )
+        announce = Announcement(ready, {"server", "dispatcher"} if settings.dispatch else {"server"})
+        supervisor = Supervisor(
+            "dispatcher",
+            [sys.executable, "-m", "server.cli", "dispatch", "--supervised"],
+            {**os.environ, **settings.as_environment()},
+            say=say,
+            ready=lambda: announce("dispatcher"),
         )
-        Server(config).run(sockets=[listener])
+        stopping = threading.Event()
+        threading.Thread(target=_keep_house, args=(store, stopping), name="house", daemon=True).start()
+        if settings.dispatch:
+            supervisor.start()
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets=sockets)
+                announce("server")
+
+            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+                supervisor.begin_stop()  # at once: neither waits for the other
+                super().handle_exit(sig, frame)
+
+        try:
+            app = create_app(settings, store, Streams())
+            mount(app, url, closed=tokens_needed(settings))
+            config = uvicorn.Config(
+                app,
+                log_level=settings.log_level,
+                access_log=settings.log_level == "debug",
+                timeout_graceful_shutdown=2,
+            )
+            Server(config).run(sockets=[listener])
+        finally:
+            stopping.set()
+            if settings.dispatch:
+                say("stopping; what is running goes on at the next start")
+                supervisor.stop()
 
 
 class Announcement:
@@ -106,44 +112,14 @@ class Announcement:
                 say(self._text)
 
 
-def read_settings(given: Mapping[str, Any]) -> Settings:
-    """The settings, of which ``given`` wins over the environment. Raises InvalidInput."""
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
-        raise InvalidInput(f"settings: {details}") from error
-
-
-def use_home(settings: Settings) -> None:
-    """Makes the folder that everything is kept in. Raises StorageError."""
-    try:
-        settings.home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot use {settings.home} as home: {error.strerror}") from error
-
-
-def start_logging(settings: Settings) -> None:
-    """The log on standard error."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # One line per request belongs to debugging: the dashboard asks every second or two.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-
-
-def leave_when_told() -> None:
-    """SIGINT and SIGTERM unwind the stack. Once uvicorn has stopped, it raises the signal that stopped it again."""
-
-    def leave(_number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(0)
-
-    signal.signal(signal.SIGINT, leave)
-    signal.signal(signal.SIGTERM, leave)
-
-
-def say(text: str) -> None:
-    """A line for the operator, on standard error."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+def _keep_house(store: Store, stopping: threading.Event) -> None:
+    """Collects blobs that nobody points at, every hour."""
+    while not stopping.wait(3600.0):
+        try:
+            done = store.collect()
+            log.info("%d blobs collected, %d in use", done.removed, done.kept)
+        except HwnasError as error:
+            log.error("blobs cannot be collected: %s", error)
 
 
 def _url(host: str, port: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from nicegui import Client as Page
 from nicegui import app as pages
 from nicegui import ui
@@ -16,8 +16,10 @@ from nas.core.errors import NotFound
 from nas.core.views import ProblemView
 from server.dashboard.device_pages import device_page, devices_page
 from server.dashboard.frame import LOGO, framed
+from server.dashboard.login import COOKIE, Sessions, add_routes
 from server.dashboard.search_page import search_page
 from server.dashboard.searches_page import searches_page
+from server.dashboard.service_page import service_page
 from server.dashboard.submit_page import submit_page
 from server.dashboard.subnet_page import subnet_page
 
@@ -25,39 +27,52 @@ _STATIC = Path(__file__).parent / "static"
 _TIMEOUT_S = 20.0
 
 
-def mount(app: FastAPI, api_url: str) -> None:
-    """Adds the dashboard to ``app`` under ``/``, reading the REST service at ``api_url``.
+def mount(app: FastAPI, api_url: str, *, closed: bool = False) -> None:
+    """Adds the dashboard to ``app`` under ``/``, reading the REST service at ``api_url``; ``closed``: with the token of
+    whoever has logged in.
 
     Call it once per process, after every other route was added: what no route before answers goes to the dashboard.
     """
-    client = Client(api_url, timeout_s=_TIMEOUT_S)
-    pages.on_shutdown(client.close)
+    sessions = Sessions(api_url, _TIMEOUT_S, closed=closed)
+    pages.on_shutdown(sessions.close)
+    add_routes(app, sessions)
     pages.add_static_files("/_dashboard", _STATIC)
     version = int((_STATIC / "dashboard.css").stat().st_mtime)
     ui.add_head_html(f'<link rel="stylesheet" href="/_dashboard/dashboard.css?v={version}">', shared=True)
 
     @ui.page("/")
-    async def searches(status: str = "") -> None:
-        await searches_page(client, status)
+    @sessions.page
+    async def searches(client: Client, status: str = "", owner: str = "") -> None:
+        await searches_page(client, status, owner)
 
     @ui.page("/searches/{search_id}")
-    async def search(search_id: str) -> None:
+    @sessions.page
+    async def search(client: Client, search_id: str) -> None:
         await search_page(client, search_id)
 
     @ui.page("/searches/{search_id}/subnets/{arch}")
-    async def subnet(search_id: str, arch: str, origin: str = "search") -> None:
+    @sessions.page
+    async def subnet(client: Client, search_id: str, arch: str, origin: str = "search") -> None:
         await subnet_page(client, search_id, arch, origin)
 
     @ui.page("/devices")
-    async def devices() -> None:
+    @sessions.page
+    async def devices(client: Client) -> None:
         await devices_page(client)
 
     @ui.page("/devices/{name}")
-    async def device(name: str) -> None:
+    @sessions.page
+    async def device(client: Client, name: str) -> None:
         await device_page(client, name)
 
+    @ui.page("/service")
+    @sessions.page
+    async def service(client: Client) -> None:
+        await service_page(client)
+
     @ui.page("/submit")
-    async def submit(supernet: str = "", device: str = "") -> None:
+    @sessions.page
+    async def submit(client: Client, supernet: str = "", device: str = "") -> None:
         await submit_page(client, supernet, device)
 
     @pages.exception_handler(404)
@@ -65,6 +80,9 @@ def mount(app: FastAPI, api_url: str) -> None:
         message = f"There is nothing at {request.url.path}."
         if request.url.path.startswith("/v1/"):
             return JSONResponse(ProblemView(code=NotFound.code, message=message).model_dump(), 404)
+        client = sessions.client(request.cookies.get(COOKIE))
+        if client is None:
+            return RedirectResponse("/login", 303)
         with Page(Route(""), request=request) as page, framed(client, "Not found", "") as frame:
             frame.not_found(message)
         return page.build_response(request, 404)

@@ -55,7 +55,7 @@ async def devices_page(client: Client) -> None:
                 with place:
                     form.append(AddForm(client, spaces, datasets))
 
-        await Live(frame, fetch, draw, lambda found: any(not words.is_over(d) for d in found[0])).start()
+        await Live(frame, fetch, draw, lambda found: any(words.is_moving(d) for d in found[0])).start()
 
 
 def _draw_devices(devices: list[DeviceView]) -> None:
@@ -90,7 +90,7 @@ def _draw_progress(device: DeviceView) -> None:
     if device.status == "failed":
         text((device.error or "failed").splitlines()[0][:160]).style("color: var(--c-bad)")
     elif device.status == "queued":
-        text("waiting for a worker", "muted")
+        text(device.waiting or "waiting for a worker", "muted")
     elif device.status == "running" and stage is not None:
         done = f" {stage.done} of {stage.total} {stage.unit}" if stage.total else ""
         eta = f", about {words.duration(device.eta_s)} left" if device.eta_s is not None else ""
@@ -187,7 +187,7 @@ async def device_page(client: Client, name: str) -> None:
             cards.show(device.predictors, device.status)
             profile.show(device.profile, device.profile_id)
 
-        await Live(frame, lambda: client.device(name), draw, lambda d: not words.is_over(d)).start()
+        await Live(frame, lambda: client.device(name), draw, words.is_moving).start()
 
 
 def _draw_head(name: str, status: str, processor: str) -> None:
@@ -203,6 +203,10 @@ def _draw_head(name: str, status: str, processor: str) -> None:
 
 
 def _draw_onboarding(device: DeviceView) -> None:
+    if device.status == "queued":
+        notice(
+            "info", "Waiting for a worker", words.sentence(device.waiting or "the device is measured once one is free")
+        )
     if not words.is_over(device) or device.status == "failed":
         draw_stages(tuple(device.stages), device.eta_s, device.status)
 

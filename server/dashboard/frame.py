@@ -12,6 +12,7 @@ from nicegui import background_tasks, run, ui
 from nicegui.elements.mixins.text_element import TextElement
 
 from nas.client import Client
+from nas.core.access import Scope
 from nas.core.errors import HwnasError, NotFound
 from nas.core.metrics import Kind
 from nas.core.views import HealthView, MetricView
@@ -19,13 +20,16 @@ from server.dashboard import words
 
 T = TypeVar("T")
 
-_NAVIGATION = (("Searches", "/"), ("Devices", "/devices"), ("New search", "/submit"))
+_NAVIGATION = (("Searches", "/"), ("Devices", "/devices"), ("New search", "/submit"), ("Service", "/service"))
 _GLYPHS = {
     "queued": "○",
     "running": "◐",
+    "pausing": "◑",
+    "paused": "‖",
     "succeeded": "✓",
     "failed": "✕",
     "cancelled": "–",
+    "quarantined": "⊘",
     "verified": "✓",
     "violated": "▲",
     "unverified": "□",
@@ -81,12 +85,14 @@ def framed(client: Client, title: str, here: str) -> Iterator[Frame]:
         with ui.link(target="/").classes("brand").props('aria-label="hwnas, all searches"'):
             ui.html(LOGO, sanitize=False)
             text("hwnas", "words")
-        for name, target in _NAVIGATION:
-            link = ui.link(name, target).classes("nav" + (" here" if target == here else ""))
-            if target == here:
-                link.props('aria-current="page"')
+        with div("navs", "nav"):
+            for name, target in _NAVIGATION:
+                link = ui.link(name, target).classes("nav" + (" here" if target == here else ""))
+                if target == here:
+                    link.props('aria-current="page"')
         div("grow")
         health = Part(_draw_health, "health")
+        who = Part(_draw_who)
         _theme_button()
     with div("page"):
         banner = div()
@@ -96,6 +102,8 @@ def framed(client: Client, title: str, here: str) -> Iterator[Frame]:
     async def look() -> None:
         try:
             health.show(await ask(client.health))
+            me = await ask(client.me)
+            who.show(me.owner, tuple(me.scopes), me.token)
         except HwnasError as error:
             health.show(None)
             frame.problem(str(error))
@@ -195,6 +203,10 @@ class Part:
         with self.box:
             self._draw(*values)
 
+    def forget(self) -> None:
+        """Draws again next time, whatever is shown then."""
+        self._shown = None
+
 
 # Pieces
 
@@ -256,9 +268,9 @@ def bar(fraction: float, classes: str = "") -> None:
 
 
 def notice(tone: str, title: str, message: str | list[str] = "") -> None:
-    """A message box; ``tone`` is bad, warn or good."""
+    """A message box; ``tone`` is bad, warn, good or info."""
     with div(f"banner {tone}").props('role="alert"' if tone == "bad" else 'role="status"'):
-        text({"bad": "✕", "warn": "!", "good": "✓"}[tone], "strong", "span")
+        text({"bad": "✕", "warn": "!", "good": "✓", "info": "…"}[tone], "strong", "span")
         with div("grow"):
             text(title, "strong")
             if isinstance(message, str):
@@ -317,6 +329,19 @@ def _draw_health(view: HealthView | None) -> None:
         text(f"{workers} · {view.running} running · {view.queued} queued", "words", "span")
     waiting = "Ready." if view.workers else "No worker is connected: searches wait in the queue."
     ui.tooltip(f"hwnas {view.version}, {view.database}. {view.detail or waiting}")
+
+
+def _draw_who(owner: str, scopes: tuple[Scope, ...], token: str | None) -> None:
+    """Whom the service takes the reader for; the way out where a token let them in."""
+    button = ui.button(icon="account_circle").props(f'flat round dense size=sm aria-label="you are {owner}"')
+    with button, ui.menu(), div("who stack tight"):
+        text(owner, "strong")
+        text(f"May: {', '.join(scopes)}", "small muted")
+        if token is not None:
+            text(f"Token {token}", "small muted mono")
+            ui.link("Log out", "/logout")
+        else:
+            text("No token needed at this address", "small muted")
 
 
 def _theme_button() -> None:

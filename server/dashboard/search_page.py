@@ -2,57 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nicegui import ui
 
 from nas.client import Client
-from nas.core.errors import HwnasError
-from nas.core.views import ArtifactView, DeviceView, ExtendBody, PointView, SearchView
+from nas.core.errors import NotFound
+from nas.core.events import StatusChanged
+from nas.core.views import ArtifactView, EventView, PointView, SearchView
 from server.dashboard import words
-from server.dashboard.frame import (
-    Frame,
-    Live,
-    Part,
-    ask,
-    badge,
-    copy_button,
-    crumbs,
-    div,
-    figure,
-    framed,
-    heading,
-    notice,
-    text,
-)
+from server.dashboard.frame import Live, Part, copy_button, div, figure, framed, notice, text
 from server.dashboard.front_cards import CurveCard, FrontCard
 from server.dashboard.network_table import NetworkTable
-from server.dashboard.shown import Shown, subnet_url
+from server.dashboard.search_head import Head
+from server.dashboard.shown import Relative, Shown, subnet_url
 from server.dashboard.spec_text import spec_text
 from server.dashboard.stages import draw_stages
+from server.dashboard.states import Explanation, explain
+from server.dashboard.timeline import draw_family, draw_timeline
 
 _MOST_POINTS = 2000  # drawn and listed; the best by validation accuracy
 _PAGE = 1000
+_CHILDREN = 50
 
 
 async def search_page(client: Client, search_id: str) -> None:
-    """Status, stages, fronts, networks and files of a search."""
-    last: list[Shown] = []
-
-    def fetch() -> Shown:
-        search = client.search(search_id)
-        if last and last[0].search.last_event == search.last_event:
-            return Shown(search, last[0].front, last[0].points, last[0].total, last[0].artifacts)
-        points, total = _points(client, search_id) if search.evaluations else ((), 0)
-        artifacts = tuple(client.artifacts(search_id))
-        last[:] = [Shown(search, client.front(search_id), points, total, artifacts)]
-        return last[0]
+    """Status, what can be done, stages, fronts, networks, files, history and relatives of a search."""
+    look = Look(client, search_id)
 
     with framed(client, "Search", "") as frame:
-        head = Part(lambda s: _draw_head(client, frame, s))
-        error = Part(_draw_error)
+        head = Head(client, frame, lambda: live.refresh())
+        state = Part(_draw_explanation)
         stages = Part(draw_stages)
         figures = Part(_draw_figures)
         warnings = Part(_draw_warnings)
@@ -60,15 +41,19 @@ async def search_page(client: Client, search_id: str) -> None:
             fronts = FrontCard(search_id)
             curve = CurveCard()
         nets = NetworkTable(search_id)
-        files = Part(_draw_files)
-        spec = Part(_draw_spec)
+        with div("cols"):
+            with div("stack"):
+                files = Part(_draw_files)
+                spec = Part(_draw_spec)
+                family = Part(draw_family)
+            history = Part(draw_timeline)
         drawings.set_visibility(False)
 
         def draw(shown: Shown) -> None:
             s = shown.search
             ui.page_title(f"{s.spec.name} · hwnas")
-            head.show(s.model_copy(update={"stages": [], "eta_s": None, "last_event": 0, "hypervolume_history": []}))
-            error.show(s.error, s.status)
+            head.show(shown)
+            state.show(explain(s))
             stages.show(tuple(s.stages), s.eta_s, s.status)
             figures.show(_Figures.of(shown))
             fronts.show(shown)
@@ -78,8 +63,66 @@ async def search_page(client: Client, search_id: str) -> None:
             warnings.show(tuple(s.warnings))
             files.show(shown.artifacts, search_id)
             spec.show(s.spec)
+            family.show(shown.children)
+            history.show(shown.changes, s.attempts, s.busy_seconds if words.is_over(s) else None)
 
-        await Live(frame, fetch, draw, lambda shown: not words.is_over(shown.search)).start()
+        live = Live(frame, look.fetch, draw, lambda shown: words.is_moving(shown.search))
+        await live.start()
+
+
+class Look:
+    """Fetches what the page shows: a search without news costs three small questions."""
+
+    def __init__(self, client: Client, search_id: str) -> None:
+        self._client, self._id = client, search_id
+        self._last: Shown | None = None
+
+    def fetch(self) -> Shown:
+        """The search as it is now."""
+        client, last = self._client, self._last
+        search = client.search(self._id)
+        children = tuple(_relative(s) for s in client.searches(parent=self._id, limit=_CHILDREN).items)
+        if last is not None and last.search.last_event == search.last_event:
+            self._last = replace(last, search=search, children=children)
+            return self._last
+        points, total = _points(client, self._id) if search.evaluations else ((), 0)
+        self._last = Shown(
+            search=search,
+            front=client.front(self._id),
+            points=points,
+            total=total,
+            artifacts=tuple(client.artifacts(self._id)),
+            changes=self._changes(last.changes if last is not None else ()),
+            parent=last.parent if last is not None else self._parent(search.parent or search.spec.supernet),
+            children=children,
+            me=last.me if last is not None else client.me(),
+        )
+        return self._last
+
+    def _changes(self, known: tuple[EventView, ...]) -> tuple[EventView, ...]:
+        found = list(known)
+        while True:
+            page = self._client.events(self._id, found[-1].seq if found else 0, _PAGE, StatusChanged.kind)
+            found += page.items
+            if len(page.items) < _PAGE:
+                return tuple(found)
+
+    def _parent(self, parent_id: str | None) -> Relative | None:
+        if parent_id is None:
+            return None
+        try:
+            return _relative(self._client.search(parent_id))
+        except NotFound:  # deleted, or another owner's
+            return None
+
+
+def _relative(search: SearchView) -> Relative:
+    return Relative(search.id, search.spec.name, search.status)
+
+
+def _draw_explanation(explanation: Explanation | None) -> None:
+    if explanation is not None:
+        notice(explanation.tone, explanation.title, explanation.message)
 
 
 def _points(client: Client, search_id: str) -> tuple[tuple[PointView, ...], int]:
@@ -91,109 +134,6 @@ def _points(client: Client, search_id: str) -> tuple[tuple[PointView, ...], int]
         cursor = page.next
         if cursor is None or len(points) >= _MOST_POINTS:
             return tuple(points), page.total
-
-
-# Head: title, actions
-
-
-def _draw_head(client: Client, frame: Frame, search: SearchView) -> None:
-    crumbs(("Searches", "/"), (search.spec.name, ""))
-    with div("flow").style("margin-top: .35rem"):
-        heading(search.spec.name)
-        badge(search.status)
-        div("grow")
-        if search.status in ("queued", "running"):
-            ui.button("Cancel", icon="stop", on_click=lambda: _confirm_cancel(client, frame, search)).props(
-                "outline no-caps color=negative"
-            )
-        if search.status == "succeeded":
-            ui.button("Extend", icon="playlist_add", on_click=lambda: _extend_dialog(client, search)).props(
-                "outline no-caps"
-            )
-            ui.button(
-                "Reuse supernet", icon="content_copy", on_click=lambda: ui.navigate.to(f"/submit?supernet={search.id}")
-            ).props("outline no-caps")
-    with div("flow small muted").style("margin-top: .4rem"):
-        text(search.id, "mono", "span")
-        text(f"{search.spec.strategy.name} in {search.spec.space.name} on {search.spec.data.name}", tag="span")
-        ui.link(f"device {search.spec.device}", f"/devices/{search.spec.device}")
-        text(f"created {words.age(search.created_at, datetime.now(UTC))}", tag="span")
-        if search.parent:
-            ui.link("extends another search", f"/searches/{search.parent}")
-        elif search.spec.supernet:
-            ui.link("reuses a trained supernet", f"/searches/{search.spec.supernet}")
-        if search.attempts > 1:
-            text(f"attempt {search.attempts}", tag="span")
-
-
-async def _confirm_cancel(client: Client, frame: Frame, search: SearchView) -> None:
-    with ui.dialog() as dialog, div("card stack"):
-        heading("Cancel this search?", 2)
-        text("It stops now. What it has found so far stays, and cannot be continued.", "muted")
-        with div("flow"):
-            div("grow")
-            ui.button("Keep running", on_click=lambda: dialog.submit(False)).props("flat no-caps")
-            ui.button("Cancel search", on_click=lambda: dialog.submit(True)).props("unelevated no-caps color=negative")
-    if await dialog:
-        try:
-            await ask(client.cancel, search.id)
-            ui.notify("Cancelling")
-        except HwnasError as error:
-            frame.problem(str(error))
-    dialog.delete()
-
-
-async def _extend_dialog(client: Client, search: SearchView) -> None:
-    """A child search on the same supernet."""
-    trouble = ""
-    devices: list[DeviceView] = []
-    try:
-        devices = await ask(client.devices)
-    except HwnasError as error:
-        trouble = str(error)
-    names = sorted({search.spec.device, *(d.name for d in devices if d.predictors)})
-    with ui.dialog() as dialog, div("card stack"):
-        heading("Extend this search", 2)
-        text("A new search on the supernet that is trained already: seconds to minutes, no training.", "muted small")
-        name = ui.input("Name", value=f"{search.spec.name}, extended").props("outlined dense")
-        evaluations = ui.number(
-            "Evaluations", value=search.spec.budget.evaluations * 2, min=8, step=8, format="%d"
-        ).props("outlined dense hint='estimated subnets, search and baseline each'")
-        bound = ui.number("Latency bound (ms)", value=search.spec.bound("latency"), min=0, format="%g").props(
-            "outlined dense clearable hint='empty: as before'"
-        )
-        device = ui.select(names, value=search.spec.device, label="Device").props("outlined dense")
-        problem = Part(lambda message: notice("bad", "Not accepted", message) if message else None)
-        problem.show(trouble)
-
-        async def send() -> None:
-            button.props("loading")
-            body = ExtendBody(
-                name=name.value or None,
-                evaluations=int(evaluations.value) if evaluations.value else None,
-                bounds={"latency": float(bound.value)} if bound.value else None,
-                device=device.value if device.value != search.spec.device else None,
-            )
-            try:
-                child = await ask(client.extend, search.id, body)
-                ui.navigate.to(f"/searches/{child.id}")
-            except HwnasError as error:
-                problem.show(str(error))
-            finally:
-                button.props(remove="loading")
-
-        with div("flow"):
-            div("grow")
-            ui.button("Close", on_click=dialog.close).props("flat no-caps")
-            button = ui.button("Extend", on_click=send).props("unelevated no-caps")
-    dialog.open()
-
-
-def _draw_error(error: str | None, status: str) -> None:
-    if status == "failed":
-        notice("bad", "This search failed", error or "No reason was recorded.")
-    elif status == "cancelled":
-        notice("warn", "This search was cancelled", "What it had found until then is below.")
 
 
 # Figures

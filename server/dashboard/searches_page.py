@@ -2,88 +2,216 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from urllib.parse import urlencode
 
 from nicegui import ui
 
 from nas.client import Client
-from nas.core.views import FrontView, SearchView
+from nas.core.lifecycle import STATUSES, JobStatus
+from nas.core.views import FrontView, MeView, SearchView
 from server.dashboard import words
-from server.dashboard.frame import Live, Part, badge, bar, code, div, framed, heading, text
+from server.dashboard.actions import Action, ActionBar
+from server.dashboard.frame import Live, Part, badge, bar, code, div, framed, heading, notice, text
+from server.dashboard.search_head import may_submit
 
-_STATUSES = ("all", "running", "queued", "succeeded", "failed", "cancelled")
-_STEP = 25  # searches shown at first, and added by each "more"
+_STEP = 25  # searches on a page
 _FRONTS = 5  # fronts asked for in one refresh, so that the list is not kept waiting
+_ALL = "all"
+_EVERYBODY = "everybody"
 FIRST_STEPS = "nas devices add\nnas submit"
 
 
 @dataclass
 class _Chosen:
-    """What one open page shows."""
+    """What one open page shows: ``cursors`` lead to its present page, and to those before it."""
 
     status: str
-    limit: int
+    owner: str | None
+    cursors: list[str | None] = field(default_factory=lambda: [None])
+    following: str | None = None
+    marked: dict[str, JobStatus] = field(default_factory=dict)
+
+    def rewind(self) -> None:
+        """Back to the first page, with nothing marked."""
+        self.cursors = [None]
+        self.marked.clear()
 
 
-async def searches_page(client: Client, status: str) -> None:
-    """The list, refreshed while anything runs; ``status`` filters."""
-    state = _Chosen(status if status in _STATUSES else "all", _STEP)
-    best: dict[tuple[str, int], str] = {}  # finished searches do not change: their front is asked for once
+@dataclass(frozen=True)
+class _Listed:
+    """One look at the list. ``owners`` are those an administrator may choose from."""
 
-    def fetch() -> tuple[list[SearchView], bool]:
-        chosen = None if state.status == "all" else state.status
-        items: list[SearchView] = []
-        cursor: str | None = None
-        while len(items) < state.limit:
-            page = client.searches(status=chosen, limit=_STEP, cursor=cursor)
-            items += page.items
-            cursor = page.next
-            if cursor is None:
-                break
-        for s in [s for s in items if _unknown(s)][:_FRONTS]:
-            best[s.id, s.last_event] = _best(client.front(s.id))
-        return items, cursor is not None
+    searches: tuple[SearchView, ...]
+    following: str | None
+    me: MeView
+    owners: tuple[str, ...]
 
-    def _unknown(s: SearchView) -> bool:
-        return s.status == "succeeded" and (s.id, s.last_event) not in best
 
-    with framed(client, "Searches", "/") as frame:
-        with div("flow"):
-            heading("Searches").classes("grow")
-            ui.button("New search", icon="add", on_click=lambda: ui.navigate.to("/submit")).props("no-caps unelevated")
-        with div("flow"):
-            chips = ui.toggle(list(_STATUSES), value=state.status).props(
-                "no-caps unelevated dense padding='4px 12px' toggle-color=primary aria-label='filter by status'"
+async def searches_page(client: Client, status: str, owner: str) -> None:
+    """The list, refreshed while anything runs; ``status`` and ``owner`` filter."""
+    await SearchList(client, status, owner).open()
+
+
+class SearchList:
+    """One open list."""
+
+    def __init__(self, client: Client, status: str, owner: str) -> None:
+        self._client = client
+        self._state = _Chosen(status if status in STATUSES else _ALL, owner or None)
+        self._best: dict[tuple[str, int], str] = {}  # finished searches do not change: their front is asked for once
+        self._rows: dict[str, Part] = {}
+        self._statuses: dict[str, JobStatus] = {}
+        self._me: MeView | None = None
+        self._owners: tuple[str, ...] = ()
+
+    async def open(self) -> None:
+        """Draws the page and keeps it fresh."""
+        state = self._state
+        with framed(self._client, "Searches", "/") as frame:
+            with div("flow"):
+                heading("Searches").classes("grow")
+                ui.button("New search", icon="add", on_click=lambda: ui.navigate.to("/submit")).props(
+                    "no-caps unelevated"
+                )
+            with div("flow"):
+                chips = ui.toggle([_ALL, *STATUSES], value=state.status).props(
+                    "no-caps unelevated dense padding='4px 12px' toggle-color=primary aria-label='filter by status'"
+                )
+                self._owner_box = div("part")
+            self._selection = Part(self._draw_selection)
+            self._trouble = Part(lambda message: notice("bad", "The service refused", message) if message else None)
+            self._bar = ActionBar(self._client, frame, self._acted, self._trouble.show)
+            self._listing = Part(self._draw_list)
+            with div("flow") as pager:
+                newer = ui.button("Newer", icon="chevron_left", on_click=self._newer).props("flat no-caps")
+                page = text("", "small muted num")
+                older = ui.button("Older", on_click=self._older).props("flat no-caps icon-right=chevron_right")
+            pager.set_visibility(False)
+
+            def draw(listed: _Listed) -> None:
+                self._show(listed)
+                pager.set_visibility(listed.following is not None or len(state.cursors) > 1)
+                newer.set_enabled(len(state.cursors) > 1)
+                older.set_enabled(listed.following is not None)
+                page.text = f"Page {len(state.cursors)}"
+
+            self._live = Live(
+                frame,
+                self._fetch,
+                draw,
+                lambda listed: any(words.is_moving(s) or self._unknown(s) for s in listed.searches),
             )
-        rows: dict[str, Part] = {}
-        listing = Part(lambda ids, chosen: _draw_list(ids, chosen, rows))
-        more = ui.button("Show more").props("flat no-caps")
-        more.set_visibility(False)
 
-        def draw(result: tuple[list[SearchView], bool]) -> None:
-            searches, has_more = result
-            ids = tuple(s.id for s in searches)
-            listing.show(ids, state.status)
-            now = datetime.now(UTC)
-            for s in searches:
-                rows[s.id].show(s, words.age(s.created_at, now), best.get((s.id, s.last_event), ""))
-            more.set_visibility(has_more)
+            async def choose() -> None:
+                state.status = chips.value
+                await self._restart()
 
-        refresher = Live(frame, fetch, draw, lambda r: any(not words.is_over(s) or _unknown(s) for s in r[0]))
+            chips.on_value_change(choose)
+            await self._live.start()
 
-        async def choose() -> None:
-            state.status = chips.value
-            ui.navigate.history.replace("/" if chips.value == "all" else f"/?status={chips.value}")
-            await refresher.refresh()
+    def _fetch(self) -> _Listed:
+        state, client = self._state, self._client
+        if self._me is None:
+            self._me = client.me()
+            self._owners = tuple(q.owner for q in client.quotas()) if "admin" in self._me.scopes else ()
+        chosen = None if state.status == _ALL else state.status
+        page = client.searches(status=chosen, limit=_STEP, cursor=state.cursors[-1], owner=state.owner)
+        for s in [s for s in page.items if self._unknown(s)][:_FRONTS]:
+            self._best[s.id, s.last_event] = _best(client.front(s.id))
+        return _Listed(tuple(page.items), page.next, self._me, self._owners)
 
-        async def extend() -> None:
-            state.limit += _STEP
-            await refresher.refresh()
+    def _unknown(self, s: SearchView) -> bool:
+        return s.status == "succeeded" and (s.id, s.last_event) not in self._best
 
-        chips.on_value_change(choose)
-        more.on_click(extend)
-        await refresher.start()
+    def _show(self, listed: _Listed) -> None:
+        state = self._state
+        state.following = listed.following
+        if len(listed.owners) > 1 and not self._owner_box.default_slot.children:
+            with self._owner_box:
+                ui.select(
+                    [_EVERYBODY, *listed.owners],
+                    value=state.owner if state.owner in listed.owners else _EVERYBODY,
+                    label="Owner",
+                    on_change=lambda e: self._choose_owner(e.value),
+                ).props("outlined dense options-dense").classes("owner")
+        self._statuses = {s.id: s.status for s in listed.searches}
+        state.marked = {i: self._statuses[i] for i in state.marked if i in self._statuses}
+        self._listing.show(tuple(self._statuses), may_submit(listed.me))
+        now = datetime.now(UTC)
+        for s in listed.searches:
+            mine = s.owner == listed.me.owner
+            best = self._best.get((s.id, s.last_event), "")
+            self._rows[s.id].show(s, words.age(s.created_at, now), best, "" if mine else s.owner)
+        self._selection.show(dict(state.marked))
+
+    async def _restart(self) -> None:
+        state = self._state
+        state.rewind()
+        query = {"status": state.status if state.status != _ALL else None, "owner": state.owner}
+        given = urlencode({k: v for k, v in query.items() if v is not None})
+        ui.navigate.history.replace(f"/?{given}" if given else "/")
+        await self._live.refresh()
+
+    async def _choose_owner(self, owner: str) -> None:
+        self._state.owner = None if owner == _EVERYBODY else owner
+        await self._restart()
+
+    async def _older(self) -> None:
+        if self._state.following is not None:
+            self._state.cursors.append(self._state.following)
+            self._state.marked.clear()
+            await self._live.refresh()
+
+    async def _newer(self) -> None:
+        if len(self._state.cursors) > 1:
+            self._state.cursors.pop()
+            self._state.marked.clear()
+            await self._live.refresh()
+
+    async def _acted(self, _: Action) -> None:
+        self._state.marked.clear()
+        self._listing.forget()
+        await self._live.refresh()
+
+    def _mark(self, search_id: str, on: bool) -> None:
+        marked = self._state.marked
+        marked.pop(search_id, None)
+        if on:
+            marked[search_id] = self._statuses[search_id]
+        self._selection.show(dict(marked))
+
+    def _draw_selection(self, marked: dict[str, JobStatus]) -> None:
+        if not marked:
+            return
+        with div("card flow selection"):
+            text(f"{len(marked)} chosen", "strong grow")
+            self._bar.draw(marked)
+
+    def _draw_list(self, ids: tuple[str, ...], markable: bool) -> None:
+        self._rows.clear()
+        if not ids:
+            _draw_empty(self._state.status, self._state.owner)
+            return
+        with div("card flush"):
+            with div("line" + (" markable" if markable else "")):
+                if markable:
+                    div()
+                with div("lrow head"):
+                    for name in ("Search", "Progress", "Front", "Verified", "Hypervolume", "Created"):
+                        text(name)
+            for i in ids:
+                with div("line" + (" markable" if markable else "")):
+                    if markable:
+                        self._draw_mark(i)
+                    self._rows[i] = Part(_draw_row)
+
+    def _draw_mark(self, search_id: str) -> None:
+        marked = search_id in self._state.marked
+        ui.checkbox(value=marked, on_change=lambda e: self._mark(search_id, e.value)).props(
+            'dense aria-label="choose this search"'
+        )
 
 
 def _best(front: FrontView) -> str:
@@ -95,23 +223,11 @@ def _best(front: FrontView) -> str:
     return f"{words.quantity(top, axis.unit)} {axis.label.lower()}"
 
 
-def _draw_list(ids: tuple[str, ...], status: str, rows: dict[str, Part]) -> None:
-    rows.clear()
-    if not ids:
-        _draw_empty(status)
-        return
-    with div("card flush"):
-        with div("lrow head"):
-            for name in ("Search", "Progress", "Front", "Verified", "Hypervolume", "Created"):
-                text(name)
-        for i in ids:
-            rows[i] = Part(_draw_row)
-
-
-def _draw_empty(status: str) -> None:
+def _draw_empty(status: str, owner: str | None) -> None:
     with div("card empty"):
-        if status != "all":
-            heading(f"No {status} searches", 2)
+        if status != _ALL or owner is not None:
+            of = "" if owner is None else f" of {owner}"
+            heading(f"No {'' if status == _ALL else status + ' '}searches{of}", 2)
             ui.link("Show all searches", "/")
             return
         heading("No searches yet", 2)
@@ -120,14 +236,16 @@ def _draw_empty(status: str) -> None:
         ui.button("Fill in a form instead", on_click=lambda: ui.navigate.to("/submit")).props("no-caps unelevated")
 
 
-def _draw_row(search: SearchView, age: str, best: str) -> None:
+def _draw_row(search: SearchView, age: str, best: str, owner: str) -> None:
     with ui.link(target=f"/searches/{search.id}").classes("lrow"):
         with div():
             with div("flow"):
                 text(search.spec.name, "name", "span")
                 badge(search.status)
             with div("small muted"):
-                text(f"{search.spec.data.name} · {search.spec.device}" + (f" · {best}" if best else ""))
+                priority = f"priority {search.priority}" if search.priority else ""
+                known = (search.spec.data.name, search.spec.device, owner, priority, best)
+                text(" · ".join(k for k in known if k))
         with div("small"):
             _draw_progress(search)
         with div("num"):
@@ -146,15 +264,19 @@ def _draw_row(search: SearchView, age: str, best: str) -> None:
 
 def _draw_progress(search: SearchView) -> None:
     stage = words.active_stage(search)
-    if search.status == "failed":
-        text((search.error or "failed").splitlines()[0][:140]).style("color: var(--c-bad)")
-    elif search.status == "running" and stage is not None:
+    if search.status in ("failed", "quarantined"):
+        text((search.error or search.status).splitlines()[0][:140]).style("color: var(--c-bad)")
+    elif search.status in ("running", "pausing", "paused") and stage is not None:
         number = next(i for i, s in enumerate(search.stages) if s.name == stage.name) + 1
         eta = f", about {words.duration(search.eta_s)} left" if search.eta_s is not None else ""
         text(f"{stage.name} ({number} of {len(search.stages)}){eta}")
         bar(words.fraction(stage))
+        if search.status == "pausing":
+            text("until its next result is saved", "muted")
     elif search.status == "queued":
-        text("waiting for a worker", "muted")
+        text(search.waiting or "waiting for a worker", "muted")
+    elif search.status == "paused":
+        text("before it began", "muted")
     elif search.finished_at is not None and search.started_at is not None:
         text(f"{search.evaluations} evaluated", "num")
         text(f"in {words.duration((search.finished_at - search.started_at).total_seconds())}", "muted")

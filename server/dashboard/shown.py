@@ -4,18 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nas.core.views import ArtifactView, FrontView, PointView, SearchView
+from nas.core.lifecycle import JobStatus
+from nas.core.views import ArtifactView, EventView, FrontView, MeView, PointView, SearchView
+
+
+@dataclass(frozen=True)
+class Relative:
+    """A search on the same supernet, as a link shows it."""
+
+    id: str
+    name: str
+    status: JobStatus
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One look at a search. ``points`` are the best of ``total`` evaluated networks."""
+    """One look at a search. ``points`` are the best of ``total`` evaluated networks, ``changes`` its StatusChanged
+    events; ``parent`` is None if it has none or that was deleted."""
 
     search: SearchView
     front: FrontView
     points: tuple[PointView, ...]
     total: int
     artifacts: tuple[ArtifactView, ...]
+    changes: tuple[EventView, ...]
+    parent: Relative | None
+    children: tuple[Relative, ...]
+    me: MeView
 
 
 def subnet_url(search_id: str, arch: str, origin: str) -> str:

@@ -6,16 +6,15 @@ from collections.abc import Iterable
 
 from nas.core.views import StageView
 from server.dashboard import words
-from server.dashboard.frame import bar, div, notice, text
+from server.dashboard.frame import bar, div, text
 
 _GLYPHS = {"finished": "✓", "running": "▸", "waiting": "·"}
+_STOPPED = {"running": "▸", "pausing": "▸", "paused": "‖", "queued": "○"}  # a stage under way, by the job's status
 
 
 def draw_stages(stages: tuple[StageView, ...], eta_s: float | None, status: str) -> None:
     """Every stage with its progress; the running one with its live readings."""
     if not stages:
-        if status == "queued":
-            notice("good", "Waiting for a worker", "The search starts as soon as one is free.")
         return
     with div("card"):
         with div("stages"):
@@ -23,8 +22,8 @@ def draw_stages(stages: tuple[StageView, ...], eta_s: float | None, status: str)
                 with div(f"stage {stage.status}"):
                     bar(words.fraction(stage))
                     with div("title"):
-                        stopped = stage.status == "running" and status != "running"
-                        text("✕" if stopped else _GLYPHS[stage.status], tag="span")
+                        glyph = _STOPPED.get(status, "✕") if stage.status == "running" else _GLYPHS[stage.status]
+                        text(glyph, tag="span")
                         text(stage.name, tag="span")
                     for line in _stage_lines(stage):
                         text(line, "note")

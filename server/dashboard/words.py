@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from datetime import datetime
+from datetime import UTC, datetime
 
+from nas.core.lifecycle import ENDED
 from nas.core.metrics import METRICS
 from nas.core.views import JobView, MetricView, StageView
 
@@ -87,6 +88,22 @@ def age(at: datetime, now: datetime) -> str:
     return "just now"
 
 
+def moment(at: datetime) -> str:
+    """A time to the second, in UTC."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def counted(n: int, what: str, plural: str = "") -> str:
+    """A number of things: ``1 search``, ``3 searches``."""
+    return f"{n} {what if n == 1 else plural or what + 's'}"
+
+
+def sentence(fragment: str) -> str:
+    """A reason as the service gives it, as a sentence of its own."""
+    fragment = fragment.strip().rstrip(".")
+    return f"{fragment[:1].upper()}{fragment[1:]}." if fragment else ""
+
+
 def label(name: str) -> str:
     """A metric's name for people."""
     return METRICS[name].label if name in METRICS else name.replace("_", " ")
@@ -114,8 +131,13 @@ def fraction(stage: StageView) -> float:
 
 
 def is_over(job: JobView) -> bool:
-    """Nothing more will come of this job."""
-    return job.status not in ("queued", "running")
+    """Nothing more will come of this job, unless somebody retries it."""
+    return job.status in ENDED
+
+
+def is_moving(job: JobView) -> bool:
+    """This job may change by itself at any moment."""
+    return not is_over(job) and job.status != "paused"
 
 
 def gain(search: float | None, baseline: float | None) -> str:

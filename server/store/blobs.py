@@ -17,12 +17,11 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from nas.core.errors import InvalidInput, NotFound, StorageError
-from nas.core.ports import BlobStore
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def open_blobs(url: str) -> BlobStore:
+def open_blobs(url: str) -> FolderBlobs | RemoteBlobs:
     """The blob store at ``url``: a path or any fsspec URL. Raises InvalidInput for a protocol that is not known."""
     try:
         fs, root = fsspec.core.url_to_fs(url)
@@ -43,6 +42,7 @@ class FolderBlobs:
         path = self._path(sha256)
         with _storing(sha256):
             if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+                path.touch()  # young again: no collection may take it now
                 return sha256
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f".{sha256}.{secrets.token_hex(4)}.part")
@@ -66,6 +66,19 @@ class FolderBlobs:
         """The verified bytes as a file. Raises as ``get``."""
         return io.BytesIO(self.get(sha256))
 
+    def list(self) -> Iterator[tuple[str, int, float]]:
+        """(sha256, size in bytes, when it was last put, in seconds since 1970) of every blob. Raises StorageError."""
+        with _storing("list"):
+            for path in self.root.glob("??/*"):
+                if _SHA256.fullmatch(path.name):
+                    info = path.stat()
+                    yield path.name, info.st_size, info.st_mtime
+
+    def delete(self, sha256: str) -> None:
+        """Forgets a blob; nothing happens if it is not there."""
+        with _storing(sha256):
+            self._path(sha256).unlink(missing_ok=True)
+
     def _path(self, sha256: str) -> Path:
         return self.root / _checked(sha256)[:2] / sha256
 
@@ -82,9 +95,8 @@ class RemoteBlobs:
         sha256 = hashlib.sha256(data).hexdigest()
         path = self._path(sha256)
         with _storing(sha256):
-            if not (self.fs.exists(path) and self.fs.size(path) == len(data)):
-                self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-                self.fs.pipe_file(path, data)
+            self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self.fs.pipe_file(path, data)  # even if it is there: that makes it young, so no collection takes it now
         return sha256
 
     def get(self, sha256: str) -> bytes:
@@ -95,6 +107,23 @@ class RemoteBlobs:
     def open(self, sha256: str) -> BinaryIO:
         """The verified bytes as a file. Raises as ``get``."""
         return io.BytesIO(self.get(sha256))
+
+    def list(self) -> Iterator[tuple[str, int, float]]:
+        """(sha256, size in bytes, when it was last put, in seconds since 1970) of every blob. Raises StorageError."""
+        with _storing("list"):
+            self.fs.invalidate_cache()
+            found = self.fs.find(self.root, detail=True) if self.fs.exists(self.root) else {}
+            for path, info in found.items():
+                name = path.rpartition("/")[2]
+                if _SHA256.fullmatch(name):
+                    yield name, int(info["size"]), self.fs.modified(path).timestamp()
+
+    def delete(self, sha256: str) -> None:
+        """Forgets a blob; nothing happens if it is not there."""
+        with _storing(sha256):
+            path = self._path(sha256)
+            if self.fs.exists(path):
+                self.fs.rm_file(path)
 
     def _path(self, sha256: str) -> str:
         return f"{self.root}/{_checked(sha256)[:2]}/{sha256}"

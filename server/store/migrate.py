@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, text
 
@@ -34,6 +35,14 @@ def migrate_engine(engine: Engine) -> None:
             command.upgrade(alembic_config(connection), "head")
         except CommandError as error:
             raise StorageError(f"the database's schema is not known to this version of hwnas: {error}") from error
+
+
+def head() -> str:
+    """The newest revision that this version knows."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    config.set_main_option("path_separator", "os")
+    return str(ScriptDirectory.from_config(config).get_current_head())
 
 
 def alembic_config(connection: Connection) -> Config:

@@ -35,8 +35,8 @@ R = TypeVar("R", PointRow, ArtifactRow)
 KEPT_PROGRESS = 200  # progress events kept per stage, enough for a curve; beyond it every second one is dropped
 
 
-def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], at: float) -> None:
-    """Folds new events into the rows of ``job``. Counts the job as moving again if they hold durable progress."""
+def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], at: float) -> bool:
+    """Folds new events into the rows of ``job``; whether they hold durable progress, with which it counts as moving."""
     events = [event for _, event in numbered]
     point_rows = {(row.origin, row.arch_id): row for row in _rows(session, PointRow, job.id, _evaluated(events))}
     export_rows = {(row.arch_id, row.name): row for row in _rows(session, ArtifactRow, job.id, _exported(events))}
@@ -47,12 +47,13 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
     )
     after = fold_all(events, before)
 
+    last = numbered[-1][0]
     for key, point in after.points.items():
         if key not in point_rows:
             point_rows[key] = _new_point_row(job, point)
             session.add(point_rows[key])
         if point != before.points.get(key):
-            _write_point(point_rows[key], point)
+            _write_point(point_rows[key], point, last)
     seqs = {(e.arch.id, e.name): seq for seq, e in numbered if isinstance(e, Exported)}
     for export in after.exports:
         if (seq := seqs.get((export.arch.id, export.name))) is not None:
@@ -61,8 +62,10 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
     job.stages = _advance(job.stages, numbered, at)
     if job.kind == "device":
         _project_device(session, job, events, after, at)
-    if _durable(after) != _durable(before):
+    moved = _durable(after) != _durable(before)
+    if moved:
         job.stalled = 0
+    return moved
 
 
 def load_state(session: Session, job: Job) -> SearchState:
@@ -184,7 +187,8 @@ def _new_point_row(job: Job, point: Point) -> PointRow:
     )
 
 
-def _write_point(row: PointRow, point: Point) -> None:
+def _write_point(row: PointRow, point: Point, seq: int) -> None:
+    row.seq = seq
     row.metrics = dict(point.metrics)
     row.status = point.status
     row.claim_ms = point.claim_ms

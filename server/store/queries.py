@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, SQLColumnExpression, and_, func, or_, select
+from sqlalchemy import ColumnElement, Engine, SQLColumnExpression, and_, func, or_, select, text
 from sqlalchemy.orm import Session
 
-from nas.core.errors import InvalidInput, NotFound, UnknownName
+from nas.core.errors import NotFound, UnknownName
 from nas.core.events import Point, SearchState
 from nas.core.fronts import Front, front_of
+from nas.core.lifecycle import ENDED, LEASED
 from nas.core.metrics import METRICS
 from nas.core.ports import JobKind
 from nas.core.spec import DeviceSpec, SearchSpec
@@ -29,17 +28,38 @@ from nas.core.views import (
     MetricView,
     PointPage,
     PointView,
+    RoomView,
     SearchPage,
     SearchView,
     StageView,
+    WorkerView,
 )
+from server.store.cursors import read_cursor, utc, write_cursor
 from server.store.database import reading
+from server.store.migrate import head
 from server.store.models import ArtifactRow, DeviceRow, EventRow, Job, PointRow, PredictorRow, WorkerRow
 from server.store.projections import load_state, point_of, state_from_json
+from server.store.queue import SEEN_S, waiting_texts
 from server.store.resolve import find_predictor, supernet_of
 
 _KEPT_FRONTS = 512
-_ENDED = ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Sums over all jobs. Ages are in seconds, 0 where there is nothing to have one."""
+
+    jobs: Mapping[tuple[str, str], int]
+    oldest_queued_s: float
+    leases: int
+    oldest_lease_s: float
+    event_lag_s: float
+    workers: int
+    slots: int
+    events: int
+    evaluations: int
+    busy_s: float
+    gpu_s: float
 
 
 class Queries:
@@ -53,21 +73,40 @@ class Queries:
     def search(self, search_id: str) -> SearchView:
         """One search. Raises NotFound."""
         with reading(self._engine) as session:
-            return self._search_view(session, _job(session, search_id, "search"))
+            job = _job(session, search_id, "search")
+            return self._search_view(session, job, waiting_texts(session, [job], self._clock()))
 
-    def searches(self, status: str | None, limit: int, cursor: str | None) -> SearchPage:
-        """Searches, newest first. Raises InvalidInput for a cursor that is none."""
+    def owner_of(self, search_id: str) -> str:
+        """Whose search it is. Raises NotFound."""
+        with reading(self._engine) as session:
+            return _job(session, search_id, "search").owner
+
+    def searches(
+        self,
+        status: str | None,
+        limit: int,
+        cursor: str | None,
+        owner: str | None = None,
+        parent: str | None = None,
+    ) -> SearchPage:
+        """Searches, newest first; of one owner, or the children of one, if given. Raises InvalidInput for a cursor
+        that is none."""
         query = select(Job).where(Job.kind == "search").order_by(Job.created_at.desc(), Job.id.desc())
         if status is not None:
             query = query.where(Job.status == status)
+        if owner is not None:
+            query = query.where(Job.owner == owner)
+        if parent is not None:
+            query = query.where(Job.parent_id == parent)
         if cursor is not None:
-            at, last = _read_cursor(cursor, float, str)
+            at, last = read_cursor(cursor, float, str)
             query = query.where(or_(Job.created_at < at, and_(Job.created_at == at, Job.id < last)))
         with reading(self._engine) as session:
             jobs = session.scalars(query.limit(limit + 1)).all()
             shown = jobs[:limit]
-            following = _cursor(shown[-1].created_at, shown[-1].id) if len(jobs) > limit else None
-            return SearchPage(items=[self._search_view(session, job) for job in shown], next=following)
+            following = write_cursor(shown[-1].created_at, shown[-1].id) if len(jobs) > limit else None
+            waiting = waiting_texts(session, shown, self._clock())
+            return SearchPage(items=[self._search_view(session, job, waiting) for job in shown], next=following)
 
     def state(self, search_id: str) -> tuple[SearchSpec, SearchState]:
         """The spec and the whole folded state of a search. Raises NotFound."""
@@ -99,7 +138,7 @@ class Queries:
             value = PointRow.metrics[name].as_float()
         query = select(PointRow, value).where(*where)
         if cursor is not None:
-            last, position = _read_cursor(cursor, float | int | None, int)
+            last, position = read_cursor(cursor, float | int | None, int)
             query = query.where(_after(value, falling, last, position))
         ordered = (value.desc() if falling else value.asc()).nulls_last()
         with reading(self._engine) as session:
@@ -108,7 +147,7 @@ class Queries:
             rows = session.execute(query.order_by(ordered, PointRow.position).limit(limit + 1)).all()
             on_front = front_keys(self._front(session, job))
         points = [point_of(row) for row, _ in rows[:limit]]
-        following = _cursor(rows[limit - 1][1], rows[limit - 1][0].position) if len(rows) > limit else None
+        following = write_cursor(rows[limit - 1][1], rows[limit - 1][0].position) if len(rows) > limit else None
         items = [point_view(p, p.key in on_front) for p in points]
         return PointPage(items=items, total=total, next=following)
 
@@ -140,20 +179,18 @@ class Queries:
         names = ", ".join(sorted(v.name for v in found)) or "none"
         raise NotFound(f"network {arch!r} of search {search_id} has no file {name!r}; its files: {names}")
 
-    def events(self, job_id: str, after: int, limit: int) -> tuple[EventPage, str | None]:
-        """Events after a number, oldest first, and the job's status if it has ended with them. Raises NotFound."""
+    def events(self, job_id: str, after: int, limit: int, kind: str | None = None) -> tuple[EventPage, str | None]:
+        """Events after a number, oldest first, of one kind, if given; and the job's status if it has ended with them.
+        Raises NotFound."""
+        where = [EventRow.job_id == job_id, EventRow.seq > after]
+        where += [EventRow.body["kind"].as_string() == kind] if kind is not None else []
         with reading(self._engine) as session:
             job = session.get(Job, job_id)
             if job is None:
                 raise NotFound(f"no job {job_id!r}")
-            rows = session.scalars(
-                select(EventRow)
-                .where(EventRow.job_id == job_id, EventRow.seq > after)
-                .order_by(EventRow.seq)
-                .limit(limit + 1)
-            ).all()
-            items = [EventView(seq=row.seq, at=_time(row.at), body=row.body) for row in rows[:limit]]
-            ended = job.status if job.status in _ENDED and len(rows) <= limit else None
+            rows = session.scalars(select(EventRow).where(*where).order_by(EventRow.seq).limit(limit + 1)).all()
+            items = [EventView(seq=row.seq, at=utc(row.at), body=row.body) for row in rows[:limit]]
+            ended = job.status if job.status in ENDED and len(rows) <= limit else None
             return EventPage(items=items, last=items[-1].seq if items else after), ended
 
     def search_job(self, search_id: str) -> str:
@@ -213,7 +250,65 @@ class Queries:
         with reading(self._engine) as session:
             recent = select(func.count()).where(WorkerRow.seen_at > self._clock() - worker_seconds)
             jobs = {row[0]: row[1] for row in session.execute(select(Job.status, func.count()).group_by(Job.status))}
-            return session.scalar(recent) or 0, jobs.get("queued", 0), jobs.get("running", 0)
+            return session.scalar(recent) or 0, jobs.get("queued", 0), sum(jobs.get(status, 0) for status in LEASED)
+
+    def workers(self, worker_seconds: float) -> list[WorkerView]:
+        """Dispatchers seen within ``worker_seconds``, by name."""
+        recent = select(WorkerRow).where(WorkerRow.seen_at > self._clock() - worker_seconds).order_by(WorkerRow.owner)
+        with reading(self._engine) as session:
+            return [
+                WorkerView(
+                    name=row.owner,
+                    slots=row.slots,
+                    seen_at=utc(row.seen_at),
+                    elastic=row.elastic,
+                    nodes=[RoomView(**room) for room in row.nodes],
+                    free=[RoomView(**room) for room in row.free],
+                )
+                for row in session.scalars(recent)
+            ]
+
+    def figures(self) -> Figures:
+        """What monitoring wants to know, in a few sums."""
+        now = self._clock()
+        with reading(self._engine) as session:
+            jobs = session.execute(select(Job.kind, Job.status, func.count()).group_by(Job.kind, Job.status))
+            oldest = session.scalar(select(func.min(Job.created_at)).where(Job.status == "queued"))
+            leased = Job.status.in_(LEASED)
+            leases, renewed = session.execute(select(func.count(), func.min(Job.busy_until)).where(leased)).one()
+            newest = select(func.max(EventRow.at)).join(Job, Job.id == EventRow.job_id).where(leased)
+            heard = session.scalar(newest)
+            seen = select(func.count(), func.sum(WorkerRow.slots)).where(WorkerRow.seen_at > now - SEEN_S)
+            workers, slots = session.execute(seen).one()
+            gpus = Job.resources["gpus"].as_float()
+            sums = select(
+                func.sum(Job.last_seq), func.sum(Job.busy_seconds), func.sum(Job.busy_seconds * func.coalesce(gpus, 0))
+            )
+            events, busy_s, gpu_s = session.execute(sums).one()
+            searched = select(func.sum(Job.point_count)).where(Job.kind == "search")
+            return Figures(
+                jobs={(row[0], row[1]): row[2] for row in jobs},
+                oldest_queued_s=now - oldest if oldest is not None else 0.0,
+                leases=leases,
+                oldest_lease_s=now - renewed if renewed is not None else 0.0,
+                event_lag_s=now - heard if heard is not None else 0.0,
+                workers=workers,
+                slots=slots or 0,
+                events=events or 0,
+                evaluations=session.scalar(searched) or 0,
+                busy_s=busy_s or 0.0,
+                gpu_s=gpu_s or 0.0,
+            )
+
+    def revision(self) -> str:
+        """The revision of the database's schema."""
+        with reading(self._engine) as session:
+            return str(session.scalar(text("SELECT version_num FROM alembic_version")))
+
+    @cached_property
+    def newest(self) -> str:
+        """The revision of the schema that this version works with."""
+        return head()
 
     @property
     def database(self) -> str:
@@ -231,12 +326,12 @@ class Queries:
             self._fronts[key] = front
         return front
 
-    def _search_view(self, session: Session, job: Job) -> SearchView:
+    def _search_view(self, session: Session, job: Job, waiting: Mapping[str, str]) -> SearchView:
         front = self._front(session, job)
         state = state_from_json(job.state)
         evaluations = select(func.count()).where(PointRow.job_id == job.id, PointRow.origin == "search")
         return SearchView(
-            **self._job_fields(job, state),
+            **self._job_fields(job, state, waiting),
             spec=SearchSpec.model_validate(job.spec),
             parent=job.parent_id,
             front_size=len(front.points),
@@ -253,7 +348,7 @@ class Queries:
     def _device_view(self, session: Session, device: DeviceRow) -> DeviceView:
         job = session.get_one(Job, device.job_id)
         return DeviceView(
-            **self._job_fields(job, state_from_json(job.state)),
+            **self._job_fields(job, state_from_json(job.state), waiting_texts(session, [job], self._clock())),
             name=device.name,
             spec=DeviceSpec.model_validate(job.spec),
             profile_id=device.profile_id,
@@ -261,14 +356,18 @@ class Queries:
             predictors=_cards(session, device.name),
         )
 
-    def _job_fields(self, job: Job, state: SearchState) -> dict[str, Any]:
+    def _job_fields(self, job: Job, state: SearchState, waiting: Mapping[str, str]) -> dict[str, Any]:
         now = self._clock()
         return {
             "id": job.id,
             "status": job.status,
-            "created_at": _time(job.created_at),
-            "started_at": _time(job.started_at) if job.started_at is not None else None,
-            "finished_at": _time(job.finished_at) if job.finished_at is not None else None,
+            "owner": job.owner,
+            "priority": job.priority,
+            "waiting": waiting.get(job.id),
+            "busy_seconds": job.busy_seconds,
+            "created_at": utc(job.created_at),
+            "started_at": utc(job.started_at) if job.started_at is not None else None,
+            "finished_at": utc(job.finished_at) if job.finished_at is not None else None,
             "attempts": job.attempts,
             "error": job.error,
             "stages": [_stage_view(job, bar, state, now) for bar in job.stages],
@@ -325,7 +424,7 @@ def _cards(session: Session, device: str | None) -> list[CardView]:
 
 def _card(row: PredictorRow) -> CardView:
     own = {"id": row.id, "device": row.device, "profile": row.profile_id, "space": row.space_id, "family": row.family}
-    return CardView.model_validate({**row.card, **own, "created_at": _time(row.created_at)})
+    return CardView.model_validate({**row.card, **own, "created_at": utc(row.created_at)})
 
 
 def _artifact_view(row: ArtifactRow) -> ArtifactView:
@@ -344,8 +443,8 @@ def _stage_view(job: Job, bar: Mapping[str, Any], state: SearchState, now: float
     active = bar["status"] == "running"
     seconds = state.seconds.get(bar["name"], 0.0)
     if active:
-        seconds += (now if job.status == "running" else bar["latest"]) - bar["begun"]
-    status = "waiting" if active and job.status != "running" else bar["status"]
+        seconds += (now if job.status in LEASED else bar["latest"]) - bar["begun"]
+    status = "waiting" if active and job.status not in LEASED else bar["status"]
     return StageView(
         name=bar["name"],
         status=status,
@@ -361,7 +460,7 @@ def _stage_view(job: Job, bar: Mapping[str, Any], state: SearchState, now: float
 
 def _eta_s(job: Job, now: float) -> float | None:
     """Seconds until the running stage is done, at the rate of its present attempt."""
-    if job.status != "running":
+    if job.status not in LEASED:
         return None
     for bar in job.stages:
         if bar["status"] == "running" and bar["anchor"] is not None:
@@ -378,23 +477,3 @@ def _after(value: SQLColumnExpression[Any], falling: bool, last: float | None, p
     if last is None:
         return and_(value.is_(None), tie)
     return or_(value < last if falling else value > last, and_(value == last, tie), value.is_(None))
-
-
-def _cursor(*parts: object) -> str:
-    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
-
-
-def _read_cursor(text: str, *types: Any) -> list[Any]:
-    try:
-        parts = json.loads(base64.urlsafe_b64decode(text.encode()))
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInput(f"not a cursor: {text!r}") from error
-    if not isinstance(parts, list) or len(parts) != len(types):
-        raise InvalidInput(f"not a cursor: {text!r}")
-    if not all(isinstance(part, kind) for part, kind in zip(parts, types, strict=True)):
-        raise InvalidInput(f"not a cursor: {text!r}")
-    return parts
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

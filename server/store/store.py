@@ -7,21 +7,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from nas.core.ports import BlobStore
-from server.store.blobs import open_blobs
+from server.store.audit import Audit
+from server.store.blobs import FolderBlobs, RemoteBlobs, open_blobs
 from server.store.database import connect
+from server.store.garbage import Collected, collect
 from server.store.jobs import SqlJobStore
 from server.store.migrate import migrate_engine
 from server.store.queries import Queries
+from server.store.quotas import Quotas
+from server.store.tokens import Tokens
 
 
 @dataclass(frozen=True)
 class Store:
-    """The database through two doors, one that writes and one that reads, and the blobs."""
+    """The jobs and what can be read about them, owners' limits, tokens, the audit trail, the blobs, and how to collect
+    those that nobody points at (``server.store.garbage.collect``)."""
 
     jobs: SqlJobStore
     queries: Queries
-    blobs: BlobStore
+    quotas: Quotas
+    audit: Audit
+    tokens: Tokens
+    blobs: FolderBlobs | RemoteBlobs
+    collect: Callable[..., Collected]
 
 
 @contextmanager
@@ -33,6 +41,15 @@ def open_store(database: str, blobs: str, clock: Callable[[], float] = time.time
     engine = connect(database)
     try:
         migrate_engine(engine)
-        yield Store(SqlJobStore(engine, clock), Queries(engine, clock), open_blobs(blobs))
+        kept = open_blobs(blobs)
+        yield Store(
+            jobs=SqlJobStore(engine, clock),
+            queries=Queries(engine, clock),
+            quotas=Quotas(engine, clock),
+            audit=Audit(engine),
+            tokens=Tokens(engine, clock),
+            blobs=kept,
+            collect=lambda **options: collect(engine, kept, clock(), **options),
+        )
     finally:
         engine.dispose()

@@ -27,16 +27,16 @@ _LOOK_S = 2.0
 
 
 @dataclass(frozen=True)
-class WorkerProcess:
-    """A process that runs a job, and the file that its stacks go into."""
+class Hello:
+    """The first thing that a job says: which process runs it, and the file that its stacks go into on SIGUSR1."""
 
     name: str
     stacks: str
 
 
-def stream(
+def stream_job(
     run_job: str, kind: JobKind, spec: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
-) -> Iterator[WorkerProcess | Records | Ended]:
+) -> Iterator[Hello | Records | Ended]:
     """Yields first who runs it, then the events of a job. ``run_job`` names the function, which is imported here.
 
     An error of ours travels as text: what it was made from may not survive the journey.
@@ -45,7 +45,7 @@ def stream(
         # In C and on a signal, so that it works while a call that never ends holds the interpreter's lock.
         faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
         try:
-            yield WorkerProcess(owner_name(), stacks.name)
+            yield Hello(owner_name(), stacks.name)
             yield from thin(pkgutil.resolve_name(run_job)(kind, spec, blobs_url, events), time.monotonic)
         except HwnasError as error:
             yield Ended("failed", str(error))
@@ -69,7 +69,7 @@ def thin(batches: Iterable[Records], clock: Callable[[], float]) -> Iterator[Rec
         yield list(held.values())
 
 
-def dump(worker: WorkerProcess) -> str:
+def dump(worker: Hello) -> str:
     """The stacks of all threads of a worker on this host, and what the system says about the process."""
     if not is_here(worker.name):
         return f"the worker {worker.name} runs no more"
@@ -87,12 +87,12 @@ def dump(worker: WorkerProcess) -> str:
     return f"the worker {worker.name} is {_state(worker.name)}\n{text or 'it does not answer with its stacks'}"
 
 
-def end(worker: WorkerProcess) -> None:
+def end(worker: Hello) -> None:
     """Kills a worker on this host that does not listen to Ray."""
     send(worker.name, signal.SIGKILL)
 
 
-def runs_here(worker: WorkerProcess) -> bool:
+def runs_here(worker: Hello) -> bool:
     """Whether a worker's host is this one."""
     return worker.name.partition(":")[0] == socket.gethostname()
 

@@ -1,0 +1,88 @@
+"""The form for a new search on the trained supernet of another."""
+
+from __future__ import annotations
+
+from nicegui import ui
+
+from nas.client import Client
+from nas.core.errors import HwnasError
+from nas.core.spec import SearchSpec, parse_spec
+from nas.core.views import ForkBody, SearchView
+from server.dashboard.frame import Frame, Part, ask, div, heading, notice, text
+
+_BOUNDS = {
+    "latency": "Latency bound (ms)",
+    "accuracy": "Least accuracy (%)",
+    "params": "Parameter bound",
+    "macs": "MACs bound",
+}
+
+
+def can_fork(search: SearchView) -> bool:
+    """Whether the search has a trained supernet to go on from."""
+    trained = any(s.name == "train" and s.status == "finished" for s in search.stages)
+    return search.status == "succeeded" or search.spec.supernet is not None or trained
+
+
+async def fork_dialog(client: Client, frame: Frame, search: SearchView) -> None:
+    """A form filled in with the parent's values; the child's page opens once it is accepted."""
+    trouble = ""
+    names = {search.spec.device}
+    try:
+        names |= {d.name for d in await ask(client.devices) if d.predictors}
+    except HwnasError as error:
+        trouble = str(error)
+    spec = search.spec
+    with frame.content, ui.dialog() as dialog, div("card stack"):
+        heading("Fork this search", 2)
+        text("A new search on the supernet that is trained already: seconds to minutes, no training.", "muted small")
+        with div("form"):
+            name = ui.input("Name", value=f"{spec.name[:113]}, fork").props("outlined dense").classes("wide")
+            device = ui.select(sorted(names), value=spec.device, label="Device").props("outlined dense")
+            seed = ui.number("Seed", value=spec.seed, min=0, format="%d").props("outlined dense")
+            evaluations = ui.number("Evaluations", value=spec.budget.evaluations, min=8, step=8, format="%d")
+            evaluations.props("outlined dense hint='by search and by random search each'")
+            verified = ui.number("Networks to verify", value=spec.budget.verified, min=1, format="%d")
+            verified.props("outlined dense hint='measured on the device at most'")
+            bounds = {
+                o.name: ui.number(_BOUNDS[o.name], value=o.bound, min=0, format="%g").props(
+                    "outlined dense clearable hint='empty: no bound'"
+                )
+                for o in spec.objectives
+            }
+        problem = Part(lambda message: notice("bad", "Not accepted", message) if message else None)
+        problem.show(trouble)
+
+        def body() -> ForkBody:
+            """What differs from the parent. Raises InvalidSpec."""
+            record = spec.model_dump(mode="json") | {
+                "name": name.value,
+                "device": device.value,
+                "seed": seed.value,
+                "budget": {"evaluations": evaluations.value, "verified": verified.value},
+                "objectives": [{"name": o.name, "bound": bounds[o.name].value} for o in spec.objectives],
+            }
+            child = parse_spec(SearchSpec, record)
+            return ForkBody(
+                name=child.name,
+                device=child.device if child.device != spec.device else None,
+                objectives=list(child.objectives) if child.objectives != spec.objectives else None,
+                budget=child.budget if child.budget != spec.budget else None,
+                seed=child.seed if child.seed != spec.seed else None,
+            )
+
+        async def send() -> None:
+            button.props("loading")
+            try:
+                child = await ask(client.fork, search.id, body())
+                ui.navigate.to(f"/searches/{child.id}")
+            except HwnasError as error:
+                problem.show(str(error))
+            finally:
+                button.props(remove="loading")
+
+        with div("flow"):
+            div("grow")
+            ui.button("Close", on_click=dialog.close).props("flat no-caps")
+            button = ui.button("Fork", on_click=send).props("unelevated no-caps")
+    dialog.open()

@@ -1,0 +1,137 @@
+"""The head of a search's page: its name and state, whose it is, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from nicegui import ui
+
+from nas.client import Client
+from nas.core.access import Principal
+from nas.core.errors import HwnasError
+from nas.core.lifecycle import JobStatus
+from nas.core.views import MeView, SearchView
+from server.dashboard import words
+from server.dashboard.actions import Action, ActionBar
+from server.dashboard.fork_dialog import can_fork, fork_dialog
+from server.dashboard.frame import Frame, Part, ask, badge, crumbs, div, heading, notice, text
+from server.dashboard.shown import Relative, Shown
+
+
+def may_submit(me: MeView) -> bool:
+    """Whether the reader may change searches."""
+    return Principal(me.owner, frozenset(me.scopes)).may("submit")
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What the head depends on: it is drawn again when one of these has changed, so no click meets a moving button."""
+
+    status: JobStatus
+    priority: int
+    attempts: int
+    forkable: bool
+    allowed: bool
+    parent: Relative | None
+
+
+class Head:
+    """Title, facts and actions. ``refresh`` looks at the search again."""
+
+    def __init__(self, client: Client, frame: Frame, refresh: Callable[[], Awaitable[None]]) -> None:
+        self._client, self._frame, self._refresh = client, frame, refresh
+        self._search: SearchView | None = None
+        self._part = Part(self._draw)
+        self._trouble = Part(lambda message: notice("bad", "The service refused", message) if message else None)
+        self._bar = ActionBar(client, frame, self._acted, self._trouble.show)
+
+    def show(self, shown: Shown) -> None:
+        """Draws the head of what the page shows."""
+        s = self._search = shown.search
+        self._part.show(
+            _Shown(s.status, s.priority, s.attempts, can_fork(s), may_submit(shown.me), shown.parent),
+        )
+
+    def _draw(self, shown: _Shown) -> None:
+        search = self._search
+        assert search is not None
+        crumbs(("Searches", "/"), (search.spec.name, ""))
+        with div("flow").style("margin-top: .35rem"):
+            heading(search.spec.name)
+            badge(search.status)
+            div("grow")
+            if shown.allowed:
+                self._draw_actions(search, shown.forkable)
+        with div("flow small muted").style("margin-top: .4rem"):
+            text(search.id, "mono", "span")
+            text(f"{search.spec.strategy.name} in {search.spec.space.name} on {search.spec.data.name}", tag="span")
+            ui.link(f"device {search.spec.device}", f"/devices/{search.spec.device}")
+            text(f"created {words.age(search.created_at, datetime.now(UTC))}", tag="span")
+            text(f"owner {search.owner}", tag="span")
+            self._draw_priority(search, shown.allowed)
+            if search.attempts > 1:
+                text(f"attempt {search.attempts}", tag="span")
+            if shown.parent is not None:
+                what = "forked from" if search.parent else "on the supernet of"
+                ui.link(f"{what} {shown.parent.name}", f"/searches/{shown.parent.id}")
+
+    def _draw_actions(self, search: SearchView, forkable: bool) -> None:
+        if forkable:
+            ui.button("Fork", icon="call_split", on_click=self._fork).props("outline no-caps").tooltip(
+                "A new search on the same trained supernet"
+            )
+        if search.status == "succeeded":
+            ui.button(
+                "Reuse supernet", icon="content_copy", on_click=lambda: ui.navigate.to(f"/submit?supernet={search.id}")
+            ).props("outline no-caps")
+        self._bar.draw({search.id: search.status})
+
+    def _draw_priority(self, search: SearchView, allowed: bool) -> None:
+        if allowed and not words.is_over(search):
+            ui.button(f"priority {search.priority}", icon="swap_vert", on_click=self._prioritise).props(
+                'flat dense no-caps size=sm padding="0 4px" aria-label="change priority"'
+            )
+        elif search.priority:
+            text(f"priority {search.priority}", tag="span")
+
+    async def _acted(self, action: Action) -> None:
+        if action.verb == "delete":
+            ui.navigate.to("/")
+        else:
+            await self._refresh()
+
+    async def _fork(self) -> None:
+        assert self._search is not None
+        await fork_dialog(self._client, self._frame, self._search)
+
+    async def _prioritise(self) -> None:
+        search = self._search
+        assert search is not None
+        with self._frame.content:
+            with ui.dialog() as dialog, div("card stack"):
+                heading("Priority", 2)
+                text(
+                    f"Among the searches of {search.owner}, higher goes first; others are not affected.", "muted small"
+                )
+                number = ui.number("From -100 to 100", value=search.priority, min=-100, max=100, precision=0)
+                number.props("outlined dense")
+                problem = Part(lambda message: notice("bad", "Not accepted", message) if message else None)
+
+                async def send() -> None:
+                    button.props("loading")
+                    try:
+                        await ask(self._client.set_priority, search.id, int(number.value or 0))
+                        dialog.close()
+                        await self._refresh()
+                    except HwnasError as error:
+                        problem.show(str(error))
+                    finally:
+                        button.props(remove="loading")
+
+                with div("flow"):
+                    div("grow")
+                    ui.button("Close", on_click=dialog.close).props("flat no-caps")
+                    button = ui.button("Set priority", on_click=send).props("unelevated no-caps")
+            dialog.open()
