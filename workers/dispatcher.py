@@ -113,7 +113,8 @@ class Dispatcher:
         for hand in list(self._hands.values()):
             hand.follower.give_up("crashed", why)
         self._stopping.set()
-        self._loop.join(seconds)
+        if self._loop.is_alive():
+            self._loop.join(seconds)
 
     def _dispatch(self) -> None:
         while not self._stopping.is_set():
