@@ -54,17 +54,19 @@ def stream_job(
 
 
 def thin(batches: Iterable[Records], clock: Callable[[], float]) -> Iterator[Records]:
-    """The batches, but progress that comes within ``THIN_S`` of the last batch waits for the next one, and is dropped
-    if that has newer progress of the stage. All other events go at once."""
+    """The batches, but progress that comes within ``THIN_S`` of the last progress waits for what comes next, and is
+    dropped if that is newer progress of its stage. All other events go at once."""
     last = clock() - THIN_S
     held: dict[str, dict[str, Any]] = {}
     for batch in batches:
+        calm = all(event["kind"] == Progress.kind for event in batch)
         now = clock()
-        if now - last < THIN_S and all(event["kind"] == Progress.kind for event in batch):
+        if calm and now - last < THIN_S:
             held.update((event["stage"], event) for event in batch)
             continue
         yield [*held.values(), *batch]
-        held, last = {}, now
+        held = {}
+        last = now if calm else last
     if held:
         yield list(held.values())
 
