@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -55,3 +56,12 @@ class Settings(BaseSettings):
     def blobs(self) -> str:
         """The blob store to use."""
         return self.blobs_url or str(self.home / "blobs")
+
+    def as_environment(self) -> dict[str, str]:
+        """The environment variables that make another process have these settings."""
+        fields = self.model_dump(mode="json", exclude_none=True)
+        fields["data_roots"] = os.pathsep.join(fields["data_roots"])
+        return {
+            f"{self.model_config['env_prefix']}{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in fields.items()
+        }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -329,7 +330,9 @@ def run_fake_job(
 ) -> Iterator[list[dict[str, Any]]]:
     """A job whose strategy parameter ``act`` says how it goes; runs on a Ray worker.
 
-    ``hang`` hangs after its first checkpoint, but not when it goes on from one; ``forever`` always hangs.
+    ``hang`` hangs after its first checkpoint, but not when it goes on from one; ``forever`` always hangs; ``spin``
+    spends some seconds in C, where it holds the interpreter's lock; ``chatty`` yields 50,000 events; ``slow`` takes a
+    second for each of ten steps.
     """
     act = spec["spec"]["strategy"]["params"].get("act", "end")
     steps = sum(e["kind"] == "checkpoint" for e in events)
@@ -339,7 +342,22 @@ def run_fake_job(
     if act == "bug":
         raise ZeroDivisionError("a bug")
     yield [encode(StageStarted("train", 0, 1))]
-    for step in range(steps, 3):
+    if act == "chatty":
+        for i in range(50_000):
+            yield [encode(Checkpoint("train", i, "0" * 64) if i % 1000 == 0 else Progress("train", i, 50_000))]
+    if act == "sleep":
+        yield [encode(Progress("train", 0, 3, values={"pid": os.getpid()}))]
+        for _ in range(40):
+            time.sleep(0.05)
+    if act == "spin":
+        until = time.monotonic() + 7.0
+        while time.monotonic() < until:
+            sum(range(10**8))
+    if act in ("chatty", "sleep", "spin"):
+        yield [encode(StageFinished("train", 1.0))]
+        return
+    for step in range(steps, 10 if act == "slow" else 3):
+        time.sleep(1.0 if act == "slow" else 0.0)
         yield [encode(Progress("train", step, 3, values={"pid": os.getpid()}))]
         yield [encode(Checkpoint("train", step, blobs.put(str(step).encode())))]
         if act == "forever" or (act == "hang" and steps == 0):

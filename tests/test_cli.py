@@ -544,7 +544,7 @@ def test_wrong_use_is_wrong_input(run: Run, words: tuple[str, ...]) -> None:
 
 def test_a_port_that_is_taken_is_named_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("server.cli.serve._run", lambda *_: pytest.fail("something was started"))
-    monkeypatch.setattr("server.cli.serve._leave_when_told", lambda: None)
+    monkeypatch.setattr("server.cli.serve.leave_when_told", lambda: None)
     with _listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         done = CliRunner().invoke(server.cli.app, ["serve", "--port", str(port), "--home", str(tmp_path / "home")])
@@ -560,7 +560,7 @@ def test_a_port_that_is_taken_is_named_at_once(monkeypatch: pytest.MonkeyPatch, 
 
 def test_settings_and_a_home_that_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("server.cli.serve._run", lambda *_: pytest.fail("something was started"))
-    monkeypatch.setattr("server.cli.serve._leave_when_told", lambda: None)
+    monkeypatch.setattr("server.cli.serve.leave_when_told", lambda: None)
     with pytest.raises(InvalidInput, match="port"):
         serve({"port": 70_000})
     (tmp_path / "file").touch()

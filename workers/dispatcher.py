@@ -1,8 +1,7 @@
-"""Claims jobs and runs them on Ray. The database decides everything; Ray lends the hands.
+"""Claims jobs and runs them on a cluster. The database decides everything; the cluster lends the hands.
 
-Each claimed job has a thread here that appends what its Ray worker yields and does what the answer says: go on, stop
-since the job is parked, or forget it, since somebody else has it now. These threads also keep the lease alive: nothing
-that trains runs in this process.
+Each claimed job has a thread here that appends what its task yields and does what the answer says. What the database
+says is ours and what really runs are compared every few seconds, by the names of jobs and leases.
 """
 
 from __future__ import annotations
@@ -12,310 +11,261 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
-import ray
-from ray.exceptions import RayError, RayTaskError
-
-from nas.core.errors import HwnasError, StorageError
-from nas.core.events import Checkpoint, Evaluated, Exported, Measured, Progress, StageFinished, Warned, encode
-from nas.core.ports import JobStore, Lease, Room, Verdict
+from nas.core.errors import HwnasError, InvalidSpec, StorageError
+from nas.core.ports import JobStore, Lease, Room
+from nas.core.queueing import fits, largest, nearest_lack
 from nas.core.spec import ResourceSpec
-from workers.ray_cluster import GB
-from workers.stream import AHEAD, Hello, Outcome, Records, dump_stack, stream_job
+from workers.following import RETRY_S, Ended, Follower, Task
+from workers.placing import Node, less, place, wanted
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
-FLUSH_S = 0.2  # progress alone is written no more often than this
-URGENT_S = 0.1  # nor anything else than this: at most ten appends a second, however chatty a job is
-MOST_EVENTS = 2_000  # that are kept back for one append; the worker waits meanwhile
-LISTEN_S = 1.0  # how soon a silent job hears that it was cancelled
-RETRY_S = 0.5  # between two tries to reach a database that is away
-WATCH_S = 0.5  # between two looks at whether Ray still lives
-START_S = 120.0  # a task that Ray has not begun by then is given back
-GRACE_S = 12.0  # for a job to reach its next durable result when the dispatcher stops
-DURABLE = {t.kind for t in (Checkpoint, Evaluated, Exported, Measured, StageFinished)}
+RECONCILE_S = 5.0
+SHUN_S = 30.0  # a cluster takes that long to notice that a node is gone
+GRACE_S = 12.0
+_ERRORS_S = 10.0  # an error of the loop is said no more often than this
 
 
 class DispatchStore(JobStore, Protocol):
-    """A job store with the ends of a job, and what a dispatcher says of itself."""
+    """A job store with the ends of a job, and a place to say who is here."""
 
     def finish(
         self, lease: Lease, status: Literal["succeeded", "failed", "cancelled"], error: str | None = None
     ) -> bool: ...
     def release(self, lease: Lease, crash: str | None = None) -> bool: ...
-    def held(self, worker: str) -> list[tuple[str, int]]: ...
+    def held(self, worker: str) -> Sequence[tuple[str, int]]: ...
     def beat(
         self, worker: str, slots: int, nodes: Sequence[Room] = (), free: Sequence[Room] = (), elastic: bool = False
     ) -> None: ...
     def leave(self, worker: str) -> None: ...
 
 
-class Hands(Protocol):
-    """The cluster that jobs run on (``workers.ray_cluster.Cluster``)."""
+class Cluster(Protocol):
+    """Where jobs run."""
 
-    elastic: bool
+    @property
+    def elastic(self) -> bool: ...
+    def nodes(self) -> list[Node]: ...
+    def run(self, lease: Lease, want: ResourceSpec, node: Node) -> Task: ...
 
-    def nodes(self) -> list[Room]: ...
-    def free(self) -> list[Room]: ...
-    def alive(self) -> bool: ...
 
-
-@dataclass
-class Run:
-    """A job at work: its lease, until when that surely holds, and whether Ray has begun with it."""
+@dataclass(frozen=True)
+class Hand:
+    """A job that runs: where, on what, and who follows it."""
 
     lease: Lease
-    holds_until: float
-    thread: threading.Thread | None = None
-    begun: bool = False
-    batch: int = 0
+    want: ResourceSpec
+    node_id: str
+    follower: Follower
+    thread: threading.Thread
 
 
 class Dispatcher:
-    """Runs up to ``parallel_jobs`` jobs at a time until it is stopped. Ray must be there already.
+    """Runs up to ``parallel_jobs`` jobs at a time, as far as they fit, until it is stopped.
 
-    ``owner`` names this process in leases. ``run_job`` names the function that runs a job on a worker, so that what it
-    imports is imported there only. ``lost_ray`` is called once, from a thread, when Ray is gone. A worker that is
-    silent for ``stuck_seconds`` has its stack written to the log. ``clock`` gives seconds, monotonic.
+    ``owner`` names this process in leases. ``clock`` gives seconds, monotonic.
     """
 
     def __init__(
         self,
         jobs: DispatchStore,
-        cluster: Hands,
-        blobs_url: str,
+        cluster: Cluster,
         owner: str,
         *,
-        run_job: str = "workers.runner:run_job",
         lease_seconds: float = 15.0,
         poll_seconds: float = 0.2,
         parallel_jobs: int = 1,
         stuck_seconds: float = 600.0,
-        lost_ray: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._jobs = jobs
         self._cluster = cluster
-        self._blobs_url = blobs_url
         self._owner = owner
-        self._run_job = run_job
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
         self._parallel_jobs = parallel_jobs
         self._stuck_seconds = stuck_seconds
-        self._lost_ray = lost_ray
         self._clock = clock
-        self._sleep = sleep
         self._stopping = threading.Event()
-        self._stop_by = float("inf")
-        self._runs: list[Run] = []
+        self._abandoned = threading.Event()
+        self._grace_seconds = GRACE_S
+        self._hands: dict[tuple[str, int], Hand] = {}
+        self._shunned: dict[str, float] = {}  # nodes on which a job crashed, and until when
+        self._beaten = self._reconciled = self._complained = -1e9
         self._loop = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)
-        self._watch = threading.Thread(target=self._watch_ray, name="watch Ray", daemon=True)
 
     def start(self) -> None:
         """Begins to claim jobs, in a thread of its own."""
         self._loop.start()
-        self._watch.start()
 
-    def stop(self, grace_s: float = GRACE_S) -> None:
-        """Lets running jobs reach their next durable result, at most for ``grace_s``, puts them back into the queue,
+    def stop(self, grace_seconds: float = GRACE_S) -> None:
+        """Lets each job reach its next durable result, for ``grace_seconds`` at most, puts all back into the queue,
         from where they go on later, and waits until all is quiet."""
-        self._stop_by = self._clock() + grace_s
+        self._grace_seconds = grace_seconds
         self._stopping.set()
         self._loop.join()
 
-    # The loop
+    def abandon(self, why: str, seconds: float = 3.0) -> None:
+        """The cluster is gone: its jobs go back into the queue with ``why``. Touches the cluster no more."""
+        self._abandoned.set()
+        for hand in list(self._hands.values()):
+            hand.follower.give_up("crashed", why)
+        self._stopping.set()
+        if self._loop.is_alive():
+            self._loop.join(seconds)
 
     def _dispatch(self) -> None:
-        beaten = -self._lease_seconds
         while not self._stopping.is_set():
             try:
-                self._runs = [run for run in self._runs if run.thread is not None and run.thread.is_alive()]
-                if self._clock() - beaten >= self._lease_seconds / 3:
-                    self._jobs.beat(
-                        self._owner,
-                        self._parallel_jobs,
-                        self._cluster.nodes(),
-                        self._cluster.free(),
-                        self._cluster.elastic,
-                    )
-                    self._reconcile()
-                    beaten = self._clock()
-                self._claim()
+                self._turn()
             except StorageError as error:
-                log.error("jobs cannot be claimed: %s", error)
+                if self._may_complain():
+                    log.error("jobs cannot be claimed: %s", error)
             except Exception:
-                log.exception("jobs cannot be claimed")
+                if self._may_complain():
+                    log.exception("jobs cannot be claimed")
             self._stopping.wait(self._poll_seconds)
-        for run in self._runs:
-            if run.thread is not None:
-                run.thread.join()
+        hands = list(self._hands.values())
+        for hand in hands:
+            hand.follower.leave(self._grace_seconds)
+        for hand in hands:
+            hand.thread.join()
         try:
             self._jobs.leave(self._owner)
         except StorageError as error:
             log.error("the dispatcher could not sign off: %s", error)
 
-    def _watch_ray(self) -> None:
-        """A thread of its own, since a call to a Ray that is gone may hang for a minute."""
-        while self._cluster.alive():
-            if self._stopping.wait(WATCH_S):
-                return
-        log.critical("Ray is gone: one of its vital processes has ended, or does not answer")
-        self._lost_ray()
+    def _turn(self) -> None:
+        now = self._clock()
+        self._hands = {name: hand for name, hand in self._hands.items() if hand.thread.is_alive()}
+        self._shunned = {node: until for node, until in self._shunned.items() if until > now}
+        beat = now - self._beaten >= self._lease_seconds / 3
+        if beat or len(self._hands) < self._parallel_jobs:
+            nodes = self._nodes()
+        if beat:
+            total, free = [n.total for n in nodes], [n.free for n in nodes]
+            self._jobs.beat(self._owner, self._parallel_jobs, total, free, self._cluster.elastic)
+            self._beaten = now
+        if now - self._reconciled >= RECONCILE_S:
+            self._reconcile()
+            self._reconciled = now
+        while len(self._hands) < self._parallel_jobs:
+            began = self._clock()
+            lease = self._jobs.claim(self._owner, self._lease_seconds, [n.free for n in nodes])
+            if lease is None or not self._take(lease, nodes, began + self._lease_seconds):
+                break
+            nodes = less(nodes, self._taken())
 
-    def _claim(self) -> None:
-        """Claims what fits. What Ray has not begun yet still counts as free there, so one at a time."""
-        if len(self._runs) >= self._parallel_jobs or not all(run.begun for run in self._runs):
-            return
-        lease = self._jobs.claim(self._owner, self._lease_seconds, self._cluster.free())
-        if lease is not None:
-            run = Run(lease, self._clock() + self._lease_seconds)
-            run.thread = threading.Thread(target=self._work, args=(run,), name=f"job {lease.job_id}", daemon=True)
-            self._runs.append(run)
-            run.thread.start()
+    def _nodes(self) -> list[Node]:
+        return less(self._cluster.nodes(), self._taken())
+
+    def _taken(self) -> dict[str, list[ResourceSpec]]:
+        taken: dict[str, list[ResourceSpec]] = {}
+        for hand in self._hands.values():
+            taken.setdefault(hand.node_id, []).append(hand.want)
+        return taken
 
     def _reconcile(self) -> None:
-        """A lease of ours that nobody here works on, as when the answer to its claim was lost, is given back."""
-        mine = {(run.lease.job_id, run.lease.token) for run in self._runs}
-        for job_id, token in self._jobs.held(self._owner):
-            if (job_id, token) not in mine:
-                log.warning("job %s: its lease %d was held but not worked on", job_id, token)
-                orphan = Lease(job_id, "search", {}, token, 0.0)
-                self._jobs.release(orphan, crash="its dispatcher lost track of it")
+        """A lease that nothing runs for is given back: the answer to its claim was lost. A task without a lease is
+        killed: somebody else may run its job."""
+        running = set(self._hands)
+        held = set(self._jobs.held(self._owner))
+        for job_id, token in held - running:
+            log.warning("job %s: nothing runs under token %d; back into the queue", job_id, token)
+            self._jobs.release(Lease(job_id, "search", {}, token, 0.0))
+        for name in running - held:
+            self._hands[name].follower.give_up("lost", "its lease is over")
 
-    # One job
-
-    def _work(self, run: Run) -> None:
-        lease = run.lease
-        log.info("job %s: claimed with token %d", lease.job_id, lease.token)
+    def _take(self, lease: Lease, nodes: Sequence[Node], held_until: float) -> bool:
+        """Starts a claimed job; False if it has no place now, so that the next one should not be asked for yet."""
         try:
-            self._end(run, *self._run(run))
-        except StorageError as error:  # the lease runs out, and the job goes on from what was written
-            log.error("job %s: given up, since its events cannot be kept: %s", lease.job_id, error)
+            want = wanted(lease)
+            node = place(want, nodes, self._shunned)
+            if node is None:
+                self._settle(lease, self._misfit(want, nodes), held_until)
+                return False
+            task = self._cluster.run(lease, want, node)
         except HwnasError as error:
-            self._end(run, "failed", str(error))
+            self._settle(lease, Ended("failed", str(error)), held_until)
+            return True
+        except Exception as error:
+            log.exception("job %s could not be started", lease.job_id)
+            self._settle(lease, Ended("crashed", f"{type(error).__name__}: {error}"), held_until)
+            return False
+        log.info("job %s: claimed with token %d, on node %s", lease.job_id, lease.token, node.id)
+        follower = Follower(
+            self._jobs,
+            lease,
+            task,
+            held_until=held_until,
+            lease_seconds=self._lease_seconds,
+            stuck_seconds=self._stuck_seconds,
+            clock=self._clock,
+            pause=self._abandoned.wait,
+            stuck=lambda: self._look(lease, task),
+        )
+        thread = threading.Thread(
+            target=self._work, args=(lease, task, follower, node.id), name=f"job {lease.job_id}", daemon=True
+        )
+        self._hands[lease.job_id, lease.token] = Hand(lease, want, node.id, follower, thread)
+        thread.start()
+        return True
+
+    def _misfit(self, want: ResourceSpec, nodes: Sequence[Node]) -> Ended:
+        """What happens to a job that no node has room for. Where none ever will, it fails."""
+        rooms = [n.total for n in nodes]
+        if self._cluster.elastic or any(fits(want, room) for room in rooms):
+            return Ended("stopped", "there is no room for it at the moment")
+        lack = nearest_lack(want, rooms)
+        raise InvalidSpec(f"expected at most what one node has, the largest {largest(rooms)}; it lacks {lack}")
+
+    def _work(self, lease: Lease, task: Task, follower: Follower, node_id: str) -> None:
+        try:
+            ended = follower.run()
+        except HwnasError as error:
+            ended = Ended("failed", str(error))
         except Exception as error:
             log.exception("job %s: an error of the dispatcher", lease.job_id)
-            self._end(run, "failed", f"{type(error).__name__}: {error}")
+            ended = Ended("failed", f"{type(error).__name__}: {error}")
+        if not self._abandoned.is_set():
+            task.kill()
+        if ended.how == "crashed":
+            self._shunned[node_id] = self._clock() + SHUN_S
+        self._settle(lease, ended, follower.held_until)
 
-    def _end(self, run: Run, how: Outcome, message: str | None) -> None:
-        lease = run.lease
-        if how in ("stopped", "crashed"):
-            crash = message if how == "crashed" else None
-            self._insist(run, lambda: self._jobs.release(lease, crash=crash))
-        elif how in ("succeeded", "failed"):
-            self._insist(run, lambda: self._jobs.finish(lease, how, message))
-        log.info("job %s: %s%s", lease.job_id, how, f": {message}" if message else "")
-
-    def _run(self, run: Run) -> tuple[Outcome, str | None]:
-        lease = run.lease
-        task = stream_job.options(
-            name=f"{lease.job_id}:{lease.token}", _generator_backpressure_num_objects=AHEAD, **placement(lease)
-        )
-        stream = task.remote(self._run_job, lease.kind, dict(lease.spec), self._blobs_url, list(lease.events))
-        try:
-            return self._follow(run, stream)
-        finally:
-            ray.cancel(stream, force=True)  # nothing happens to a task that has ended
-
-    def _follow(self, run: Run, stream: Any) -> tuple[Outcome, str | None]:
-        """Appends what the stream yields until it ends, the store says otherwise, or the dispatcher stops."""
-        listen_s = min(LISTEN_S, self._lease_seconds / 3)
-        waiting: Records = []
-        hello: Hello | None = None
-        asked = written = heard = self._clock()
+    def _settle(self, lease: Lease, ended: Ended, held_until: float) -> None:
+        """Tells the store how it ended. While the database is away that is tried again until the lease has passed."""
+        log.info("job %s: %s%s", lease.job_id, ended.how, f": {ended.message}" if ended.message else "")
         while True:
-            urgent = any(event["kind"] != Progress.kind for event in waiting)
-            due = written + (URGENT_S if urgent else FLUSH_S if waiting else listen_s)
-            ready, _ = ray.wait([stream], timeout=max(0.0, due - self._clock()))
-            how: Outcome | None = None
-            found: Any = []
-            if ready:
-                heard = self._clock()
-                how, found = _next(stream)
-            if isinstance(found, Hello):
-                hello, found, run.begun = found, [], True
-            if hello is None and how is None and self._clock() - asked > START_S:
-                return "stopped", None
-            if hello is not None and self._clock() - heard > self._stuck_seconds:
-                found = [self._stuck(run.lease, hello, self._clock() - heard)]
-                heard = float("inf")  # told once until it moves again
-            stopping = self._stopping.is_set()
-            if how is None:
-                waiting = coalesce([*waiting, *found])
-                if self._clock() < due and len(waiting) < MOST_EVENTS and not stopping:
-                    continue
-            verdict = self._append(run, waiting)
-            durable = any(event["kind"] in DURABLE for event in waiting)
-            waiting, written = [], self._clock()
-            if verdict != "continue":
-                return ("lost" if verdict == "lost" else "parked"), None
-            if how is not None:
-                return how, found
-            if stopping and (durable or hello is None or self._clock() >= self._stop_by):
-                return "stopped", None
-            if stopping:
-                self._sleep(URGENT_S)
-
-    def _append(self, run: Run, events: Records) -> Verdict:
-        run.batch += 1
-        return self._insist(
-            run, lambda: self._jobs.append(run.lease, run.batch, events, self._lease_seconds), renews=True
-        )
-
-    def _insist(self, run: Run, call: Callable[[], T], *, renews: bool = False) -> T:
-        """Repeats a call while the database is away and the lease may still hold. Raises StorageError after that."""
-        while True:
-            begun = self._clock()
             try:
-                answer = call()
+                match ended.how:
+                    case "succeeded" | "failed":
+                        self._jobs.finish(lease, ended.how, ended.message)
+                    case "crashed":
+                        self._jobs.release(lease, crash=ended.message)
+                    case "stopped":
+                        self._jobs.release(lease)
+                    case "parked" | "lost":
+                        pass
+                return
             except StorageError as error:
-                if self._clock() + RETRY_S >= run.holds_until:
-                    raise
-                log.warning("job %s: %s; trying again", run.lease.job_id, error)
-                self._sleep(RETRY_S)
-                continue
-            if renews:
-                run.holds_until = begun + self._lease_seconds
-            return answer
+                if self._stopping.is_set() or self._clock() + RETRY_S >= held_until:
+                    log.error("job %s: its end could not be kept: %s", lease.job_id, error)
+                    return
+            self._abandoned.wait(RETRY_S)
 
-    def _stuck(self, lease: Lease, hello: Hello, silent_s: float) -> dict[str, Any]:
-        """Writes the stack of a silent worker to the log; the event that tells the user."""
-        stack = dump_stack(hello)
-        log.warning("job %s: no event for %.0f s; its worker (pid %d):\n%s", lease.job_id, silent_s, hello.pid, stack)
-        return encode(Warned("", f"no sign of progress for {silent_s:.0f} s; its worker's stack is in the log"))
+    def _look(self, lease: Lease, task: Task) -> None:
+        """Logs where a silent job is. In a thread of its own: its node may not answer."""
 
+        def look() -> None:
+            log.warning("job %s has been silent for %g s: %s", lease.job_id, self._stuck_seconds, task.dump())
 
-def coalesce(events: Records) -> Records:
-    """The events without progress that later progress of the same stage replaces."""
-    newest = {e["stage"]: i for i, e in enumerate(events) if e["kind"] == Progress.kind}
-    return [e for i, e in enumerate(events) if e["kind"] != Progress.kind or newest[e["stage"]] == i]
+        threading.Thread(target=look, name=f"look at {lease.job_id}", daemon=True).start()
 
-
-def placement(lease: Lease) -> dict[str, Any]:
-    """What Ray sets aside for a job, and the labels of the nodes that it may use."""
-    spec = lease.spec["spec"]
-    wanted = ResourceSpec.model_validate(spec.get("resources") or {"cpus": spec.get("threads", 1)})
-    options: dict[str, Any] = {"num_cpus": wanted.cpus, "num_gpus": wanted.gpus}
-    if wanted.memory_gb is not None:
-        options["memory"] = wanted.memory_gb * GB
-    if wanted.labels:
-        options["label_selector"] = dict(wanted.labels)
-    return options
-
-
-def _next(stream: Any) -> tuple[Outcome | None, Any]:
-    """What comes next out of a stream: None and events, or how it ended and why."""
-    try:
-        outcome: tuple[Outcome | None, Any] = ray.get(next(stream))
-        return outcome
-    except StopIteration:
-        return "succeeded", None
-    except RayTaskError as error:
-        log.error("a job failed with an error that was not foreseen\n%s", error)
-        return "failed", f"{type(error.cause).__name__}: {error.cause}"
-    except RayError as error:
-        return "crashed", f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    def _may_complain(self) -> bool:
+        now = self._clock()
+        due = now - self._complained >= _ERRORS_S
+        self._complained = now if due else self._complained
+        return due

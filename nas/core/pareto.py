@@ -109,7 +109,7 @@ def _dominated(rows_BM: Floats, others_KM: Floats) -> Mask:
 
 
 def beaten(losses_NM: Floats, kept_KM: Floats) -> Mask:
-    """Which points an earlier one equals or betters in every objective, shape (N,). ``kept_KM`` come before all of them.
+    """Which points an earlier one equals or betters in every objective, shape (N,). ``kept_KM`` come before all.
 
     What is left may hold points that later ones dominate. But the front of any of these objectives, under any bounds on
     them, is the same without the beaten points (of equal ones it keeps the first), and more points can be added without
@@ -144,8 +144,8 @@ def hypervolume(losses_NM: Floats, reference_M: Floats) -> float:
     """Exact volume dominated by the points and bounded by the reference, for 2 to 4 objectives.
 
     Two objectives by a sweep, three by a sweep that keeps the staircase of the first two, four by slicing along the one
-    with the fewest values. Points that are not better than the reference in every objective contribute nothing. Raises InvalidInput for
-    other numbers of objectives.
+    with the fewest values. Points that are not better than the reference in every objective contribute nothing. Raises
+    InvalidInput for other numbers of objectives.
     """
     m = losses_NM.shape[1]
     if not 2 <= m <= 4 or reference_M.shape != (m,):

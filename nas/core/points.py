@@ -159,7 +159,7 @@ class PointTable:
 
     def _full(self, rows: Rows) -> tuple[Floats, Mask]:
         losses = self._steering(rows)
-        return losses, ~np.isnan(losses).any(axis=1)
+        return losses, np.asarray(~np.isnan(losses).any(axis=1))
 
     def with_latency(self, latency: Latency) -> PointTable:
         """The same networks with other predictions, N of them, and nothing claimed or measured."""

@@ -26,7 +26,7 @@ class TrainStage:
     """Trains by ``recipe``; a checkpoint at least every ``checkpoint_s`` seconds. Skipped when a supernet is reused."""
 
     recipe: Recipe
-    checkpoint_s: float = 15.0
+    checkpoint_s: float = 10.0
     name: ClassVar[str] = "train"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:

@@ -24,7 +24,7 @@ class OnceForAllParams(BaseModel):
     weight_decay: float = Field(default=3e-5, ge=0, le=1)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     distillation: float = Field(default=1.0, ge=0, le=100)
-    checkpoint_s: float = Field(default=15.0, gt=0)
+    checkpoint_s: float = Field(default=10.0, gt=0)
 
 
 def once_for_all(problem: Problem) -> tuple[Stage, ...]:

@@ -119,7 +119,7 @@ def serve(
 @app.command()
 def dispatch(
     home: Home = None,
-    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+    supervised: Annotated[int | None, typer.Option("--supervised", hidden=True)] = None,
 ) -> None:
     """Run searches for a service that is started elsewhere with `nas serve --no-dispatch`.
 

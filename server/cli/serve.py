@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import logging
-import signal
+import os
 import socket
+import sys
 import threading
 from collections.abc import Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nas.core.errors import Conflict, HwnasError, InvalidInput
-from server.cli.start import prepare_home, read_settings, say
+from server.cli.start import leave_when_told, prepare_home, read_settings, say
 from server.cli.supervise import Supervisor
 from server.logs import set_up
 from server.settings import Settings
@@ -29,7 +30,7 @@ def serve(given: Mapping[str, Any]) -> None:
     Raises InvalidInput for settings that make no sense, Conflict for a port in use, StorageError for a folder that
     cannot be written; all before anything is started.
     """
-    _leave_when_told()
+    leave_when_told()
     settings = read_settings(given)
     set_up(settings.log_level, settings.log_format)
     with _listen(settings.host, settings.port) as listener:
@@ -49,28 +50,60 @@ def _run(settings: Settings, listener: socket.socket) -> None:
 
     url = _url(settings.host, listener.getsockname()[1])
     ready = f"hwnas is ready: {url} (dashboard), {url}/docs (API); everything is kept in {settings.home}"
+    if not settings.dispatch:
+        ready += "; searches wait for a dispatcher elsewhere"
     with open_store(settings.database, settings.blobs) as store:
         if tokens_needed(settings) and not store.tokens.any_valid():
             raise InvalidInput(
                 f"expected a token before the service listens on {settings.host}, where everybody can reach it; there "
                 "is none. Make one: nas tokens create --owner YOU --name first --scope admin"
             )
-        supervisor = Supervisor(settings, lambda: say(ready))
+        announce = Announcement(ready, {"server", "dispatcher"} if settings.dispatch else {"server"})
+        supervisor = Supervisor(
+            "dispatcher",
+            [sys.executable, "-m", "server.cli", "dispatch", "--supervised"],
+            {**os.environ, **settings.as_environment()},
+            say=say,
+            ready=lambda: announce("dispatcher"),
+        )
         stopping = threading.Event()
         threading.Thread(target=_keep_house, args=(store, stopping), name="house", daemon=True).start()
         if settings.dispatch:
             supervisor.start()
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets=sockets)
+                announce("server")
+
+            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+                supervisor.begin_stop()  # at once: neither waits for the other
+                super().handle_exit(sig, frame)
+
         try:
             app = create_app(settings, store)
             mount(app, url, closed=tokens_needed(settings))
-            if not settings.dispatch:
-                say(f"{ready}; searches wait for a dispatcher elsewhere")
-            uvicorn.Server(server_config(app, settings)).run(sockets=[listener])
+            Server(server_config(app, settings)).run(sockets=[listener])
         finally:
             stopping.set()
             if settings.dispatch:
                 say("stopping; what is running goes on at the next start")
                 supervisor.stop()
+
+
+class Announcement:
+    """Says a text once, when every part has reported."""
+
+    def __init__(self, text: str, parts: set[str]) -> None:
+        self._text = text
+        self._missing = parts
+
+    def __call__(self, part: str) -> None:
+        """``part`` is ready."""
+        if part in self._missing:
+            self._missing.remove(part)
+            if not self._missing:
+                say(self._text)
 
 
 def _keep_house(store: Store, stopping: threading.Event) -> None:
@@ -81,16 +114,6 @@ def _keep_house(store: Store, stopping: threading.Event) -> None:
             log.info("%d blobs collected, %d in use", done.removed, done.kept)
         except HwnasError as error:
             log.error("blobs cannot be collected: %s", error)
-
-
-def _leave_when_told() -> None:
-    """SIGINT and SIGTERM unwind the stack. Once uvicorn has stopped, it raises the signal that stopped it again."""
-
-    def leave(_number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(0)
-
-    signal.signal(signal.SIGINT, leave)
-    signal.signal(signal.SIGTERM, leave)
 
 
 def _url(host: str, port: int) -> str:

@@ -1,87 +1,123 @@
-"""Keeps a ``nas dispatch`` alive beside the server."""
+"""Keeps a child process running: starts it anew when it ends, and ends it when it is told to."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
+import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-from server.cli.dispatch import READY
-from server.settings import Settings
-
-STOP_S = 16.0  # for the child to put its jobs back and leave; then it is killed
-LONGEST_PAUSE_S = 30.0
 log = logging.getLogger(__name__)
+
+KILL_S = 18.0  # after SIGTERM
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+STEADY_S = 60.0  # a child that was ready for so long had a good start
 
 
 class Supervisor:
-    """Starts the dispatcher in a process group of its own and starts it anew when it dies, after a growing pause.
+    """Runs ``command`` plus the number of a socket: the child writes ``ready`` there, and ends when the other side of
+    it is closed, which also happens when this process dies. The child has a process group of its own.
 
-    The child's standard input stays open as long as this process lives: when it ends, the child leaves.
+    ``say`` takes what an operator should read; ``ready`` is called whenever a child is.
     """
 
-    def __init__(self, settings: Settings, on_ready: Callable[[], None]) -> None:
-        fields = settings.model_dump(mode="json", exclude_none=True)
-        self._environment = {**os.environ, **{f"HWNAS_{k.upper()}": str(v) for k, v in fields.items()}}
-        self._on_ready = on_ready
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        say: Callable[[str], None],
+        ready: Callable[[], None],
+        first_pause_s: float = FIRST_PAUSE_S,
+        kill_s: float = KILL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._command = list(command)
+        self._environment = dict(environment)
+        self._say = say
+        self._ready = ready
+        self._first_pause_s = first_pause_s
+        self._kill_s = kill_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
-        self._child: subprocess.Popen[str] | None = None
-        self._thread = threading.Thread(target=self._keep, name="supervisor", daemon=True)
+        self._told_at: float | None = None
+        self._thread = threading.Thread(target=self._keep, name=f"supervisor of {name}", daemon=True)
 
     def start(self) -> None:
-        """Begins, in a thread of its own; ``on_ready`` is called once, when the first child is ready."""
+        """Starts the first child."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Lets the dispatcher leave, then makes sure that it has."""
+    def begin_stop(self) -> None:
+        """Asks the child to end, without waiting for it; safe in a signal handler."""
+        self._told_at = self._told_at or self._clock()
         self._stopping.set()
         child = self._child
+        if child is not None and child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        """Asks the child to end and waits. What has not ended after ``kill_s`` is killed with its process group."""
+        with self._lock:
+            self.begin_stop()
+        child = self._child
         if child is not None:
-            with contextlib.suppress(ProcessLookupError):
-                child.terminate()
+            since_told = self._clock() - (self._told_at or 0.0)
             try:
-                child.wait(STOP_S)
+                child.wait(max(0.0, self._kill_s - since_told))
             except subprocess.TimeoutExpired:
-                log.error("the dispatcher did not leave within %.0f s and is killed", STOP_S)
-            self._kill_group(child)
-        self._thread.join(2.0)
+                self._say(f"the {self._name} did not end within {self._kill_s:g} s and is killed")
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+        self._thread.join()
 
     def _keep(self) -> None:
-        pause_s = 1.0
-        told = False
+        pause_s = self._first_pause_s
         while not self._stopping.is_set():
-            begun = time.monotonic()
-            with subprocess.Popen(
-                [sys.executable, "-m", "server.cli", "dispatch", "--supervised"],
-                env=self._environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            ) as child:
-                self._child = child
-                if self._stopping.is_set():  # stopped while it was being started
-                    child.terminate()
-                assert child.stdout is not None
-                for line in child.stdout:
-                    if line.strip() == READY and not told:
-                        told = True
-                        self._on_ready()
-                child.wait()
-                self._kill_group(child)
+            status, ready_s = self._once()
             if self._stopping.is_set():
                 return
-            pause_s = 1.0 if time.monotonic() - begun > 2 * LONGEST_PAUSE_S else min(2 * pause_s, LONGEST_PAUSE_S)
-            log.error("the dispatcher ended with status %s; starting it anew in %.0f s", child.returncode, pause_s)
+            if ready_s >= STEADY_S:
+                pause_s = self._first_pause_s
+            how = f"was killed by signal {-status}" if status < 0 else f"has ended with status {status}"
+            text = f"the {self._name} {how}; it is started anew in {pause_s:g} s"
+            log.error(text)
+            self._say(text)
             self._stopping.wait(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    def _kill_group(self, child: subprocess.Popen[str]) -> None:
-        """What the dispatcher left behind, such as the processes of its Ray."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
+    def _once(self) -> tuple[int, float]:
+        """Runs one child to its end: its exit status, and for how many seconds it was ready."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs, self._lock:
+                if self._stopping.is_set():
+                    return 0, 0.0
+                self._child = child = subprocess.Popen(
+                    [*self._command, str(theirs.fileno())],
+                    env=self._environment,
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    process_group=0,
+                )
+            since = None
+            while words := _read(ours):
+                if b"ready" in words and since is None:
+                    since = self._clock()
+                    self._ready()
+            status = child.wait()
+        return status, 0.0 if since is None else self._clock() - since
+
+
+def _read(channel: socket.socket) -> bytes:
+    try:
+        return channel.recv(64)
+    except ConnectionResetError:
+        return b""

@@ -1,0 +1,174 @@
+"""The supervisor with small children, and what is left of dead processes. No Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from server.cli.serve import Announcement
+from server.cli.supervise import Supervisor
+from workers.processes import Record, descendants, is_dead, is_here, name_of, owner_name, sweep
+
+SECONDS = 30.0
+PRELUDE = "import os, signal, socket, sys, time\nchannel = socket.socket(fileno=int(sys.argv[1]))\n"
+WAITS = PRELUDE + "channel.sendall(b'ready')\nwhile channel.recv(9): pass\n"
+
+
+class Said:
+    """What a supervisor said and when its children were ready."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.ready = threading.Semaphore(0)
+        self.heard = threading.Semaphore(0)
+
+    def say(self, text: str) -> None:
+        self.texts.append(text)
+        self.heard.release()
+
+
+@contextmanager
+def supervising(code: str, said: Said, **changes: float) -> Iterator[Supervisor]:
+    given = {"first_pause_s": 0.01, **changes}
+    command = [sys.executable, "-S", "-c", code]
+    one = Supervisor("child", command, dict(os.environ), say=said.say, ready=said.ready.release, **given)  # type: ignore[arg-type]
+    one.start()
+    try:
+        yield one
+    finally:
+        one.stop()
+
+
+def child_of(one: Supervisor) -> subprocess.Popen[bytes]:
+    assert one._child is not None
+    return one._child
+
+
+def test_a_child_is_started_anew_after_a_growing_pause() -> None:
+    said = Said()
+    with supervising(WAITS, said) as one:
+        for _ in range(3):
+            assert said.ready.acquire(timeout=SECONDS)
+            os.kill(child_of(one).pid, signal.SIGKILL)
+            assert said.heard.acquire(timeout=SECONDS)
+        assert said.ready.acquire(timeout=SECONDS)
+    pauses = [float(text.rsplit(" ", 2)[1]) for text in said.texts]
+    assert pauses == [0.01, 0.02, 0.04]
+    assert said.texts[0].startswith("the child was killed by signal 9; it is started anew in")
+    assert child_of(one).poll() is not None
+
+
+def test_a_child_that_was_told_to_stop_is_not_started_anew() -> None:
+    said = Said()
+    with supervising(WAITS + "time.sleep(60)", said) as one:
+        assert said.ready.acquire(timeout=SECONDS)
+        one.stop()
+        assert child_of(one).returncode == -signal.SIGTERM
+    assert said.texts == []
+
+
+def test_a_child_that_does_not_listen_is_killed_with_its_group() -> None:
+    said = Said()
+    deaf = (
+        PRELUDE
+        + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        + "pid = os.fork()\n"
+        + "if pid: channel.sendall(f'ready {pid}'.encode())\n"
+        + "time.sleep(600)\n"
+    )
+    with supervising(deaf, said, kill_s=0.2) as one:
+        assert said.ready.acquire(timeout=SECONDS)
+        [grandchild] = descendants(child_of(one).pid)
+        one.stop()
+    assert child_of(one).returncode == -signal.SIGKILL
+    assert is_dead(grandchild) or wait_dead(grandchild)
+    assert said.texts == ["the child did not end within 0.2 s and is killed"]
+
+
+def wait_dead(name: str) -> bool:
+    done = threading.Event()
+    for _ in range(100):
+        if is_dead(name):
+            return True
+        done.wait(0.05)
+    return False
+
+
+def test_a_child_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, threading\nfrom server.cli.supervise import Supervisor\n"
+        "ready = threading.Event()\n"
+        f"one = Supervisor('child', [sys.executable, '-S', '-c', {WAITS!r}], dict(os.environ), say=print,"
+        " ready=ready.set)\n"
+        "one.start(); ready.wait(); print(one._child.pid, flush=True); ready.clear(); ready.wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = name_of(int(parent.stdout.readline()))
+        assert is_here(child)
+        parent.kill()
+        parent.wait()
+    assert wait_dead(child)
+
+
+def test_ready_is_said_once_and_only_when_every_part_is(capsys: pytest.CaptureFixture[str]) -> None:
+    announce = Announcement("all is ready", {"a", "b"})
+    announce("a")
+    announce("a")
+    assert capsys.readouterr().err == ""
+    announce("b")
+    announce("b")
+    assert capsys.readouterr().err == "all is ready\n"
+
+
+def test_what_a_dead_process_left_behind_is_ended_by_identity(tmp_path: Path) -> None:
+    records, folder, others = tmp_path / "ray", tmp_path / "session", tmp_path / "others"
+    code = (
+        "import subprocess, sys\nfrom pathlib import Path\nfrom workers.processes import Record\n"
+        f"folder = Path({str(folder)!r}); folder.mkdir()\n"
+        f"record = Record(Path({str(records)!r}) / 'one.json', folder)\n"
+        "child = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(600)'])\n"
+        "record.update()\nprint(child.pid, flush=True)\nsys.stdin.read()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        left = name_of(int(owner.stdout.readline()))
+        assert sweep(records) == 0  # its owner lives
+        assert is_here(left)
+        owner.kill()
+        owner.wait()
+    assert is_here(left)
+    others.mkdir()
+    record = json.loads((records / "one.json").read_text())
+    assert record["processes"] == [left]
+    host, _, start = left.split(":")
+    mine = {"owner": f"{host}:1:0", "folder": str(tmp_path / "none"), "processes": [f"{host}:{os.getpid()}:{start}"]}
+    (records / "two.json").write_text(json.dumps(mine))  # its number is used by another process now: by us
+    far = {"owner": "elsewhere:1:0", "folder": str(others), "processes": []}
+    (records / "far.json").write_text(json.dumps(far))
+    assert sweep(records) == 1
+    assert wait_dead(left)
+    assert not folder.exists()
+    assert others.exists()
+    assert [path.name for path in records.iterdir()] == ["far.json"]  # another host cleans up after itself
+
+
+def test_a_record_is_forgotten_when_its_process_ends_in_order(tmp_path: Path) -> None:
+    folder = tmp_path / "session"
+    folder.mkdir()
+    record = Record(tmp_path / "ray" / "one.json", folder)
+    assert json.loads((tmp_path / "ray" / "one.json").read_text())["owner"] == owner_name()
+    record.close()
+    assert not folder.exists()
+    assert list((tmp_path / "ray").iterdir()) == []
+    assert socket.gethostname() in owner_name()
