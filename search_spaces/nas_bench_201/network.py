@@ -13,7 +13,7 @@ from torch import nn
 from nas.core.arch import Arch
 from nas.supernet import Supernet
 from search_spaces.layers.elastic import ElasticBatchNorm, ElasticConv, ElasticLinear
-from search_spaces.nas_bench_201.space import CONV1, EDGES, NODES, NONE, OPERATIONS
+from search_spaces.nas_bench_201.space import CONV1, EDGES, NODES, NONE, OPERATIONS, POOL, SKIP
 
 if TYPE_CHECKING:
     from search_spaces.nas_bench_201.space import NasBench201
@@ -79,17 +79,13 @@ class SuperCell(nn.Module):
 
     def operation(self, edge: int, op: int, x_BCHW: torch.Tensor) -> torch.Tensor:
         """What an operation makes of its input; same shape."""
-        match op:
-            case 0:
-                return torch.zeros_like(x_BCHW)
-            case 1:
-                return x_BCHW
-            case 2:
-                out: torch.Tensor = self.conv1[edge](x_BCHW)
-            case 3:
-                out = self.conv3[edge](x_BCHW)
-            case _:
-                out = _pool(x_BCHW)
+        if op == NONE:
+            return torch.zeros_like(x_BCHW)
+        if op == SKIP:
+            return x_BCHW
+        if op == POOL:
+            return _pool(x_BCHW)
+        out: torch.Tensor = (self.conv1 if op == CONV1 else self.conv3)[edge](x_BCHW)
         return out
 
     def forward(self, x_BCHW: torch.Tensor, genes: Sequence[int]) -> torch.Tensor:
@@ -120,16 +116,15 @@ class SuperCell(nn.Module):
         """One cell as plain modules; ``genes`` are canonical."""
         made: dict[str, nn.Module] = {}
         for e, (a, b) in enumerate(EDGES):
-            name = f"edge{a}{b}"
-            match genes[e]:
-                case 1:
-                    made[name] = nn.Identity()
-                case 2 | 3 as op:
-                    part = (self.conv1 if op == CONV1 else self.conv3)[e]
-                    assert isinstance(part, ConvNorm)
-                    made[name] = part.cut()
-                case 4:
-                    made[name] = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+            name, op = f"edge{a}{b}", genes[e]
+            if op == SKIP:
+                made[name] = nn.Identity()
+            elif op == POOL:
+                made[name] = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+            elif op != NONE:
+                part = (self.conv1 if op == CONV1 else self.conv3)[e]
+                assert isinstance(part, ConvNorm)
+                made[name] = part.cut()
         return Cell(made)
 
 

@@ -22,8 +22,8 @@ from nas.core.errors import InvalidInput, UnknownName
 from nas.core.ports import ImageShape, Layer
 from nas.core.spec import parse_spec
 
-OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-NONE, SKIP, CONV1, CONV3, POOL = range(5)
+OPERATIONS = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3")  # cheapest first
+NONE, SKIP, POOL, CONV1, CONV3 = range(5)
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node; in the order of the official strings
 NODES = 4
 STAGES = 3
