@@ -1,0 +1,212 @@
+"""The supernet of the NAS-Bench-201 space: every edge of every cell holds all five operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nas.core.arch import Arch
+from nas.supernet import Supernet
+from search_spaces.layers.elastic import ElasticBatchNorm, ElasticConv, ElasticLinear
+from search_spaces.nas_bench_201.space import CONV1, EDGES, NODES, NONE, OPERATIONS, POOL, SKIP
+
+if TYPE_CHECKING:
+    from search_spaces.nas_bench_201.space import NasBench201
+
+
+class ConvNorm(nn.Module):
+    """(ReLU,) convolution, batch norm; ``norm`` and ``relu`` can be left out."""
+
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, stride: int = 1, *, relu: bool = True, norm: bool = True
+    ) -> None:
+        super().__init__()
+        self.c_in, self.c_out, self.relu = c_in, c_out, relu
+        self.conv = ElasticConv(c_in, c_out, kernel, stride)
+        self.norm = ElasticBatchNorm(c_out) if norm else None
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H/stride, W/stride)."""
+        y: torch.Tensor = self.conv(F.relu(x_BCHW) if self.relu else x_BCHW, self.c_out)
+        return y if self.norm is None else self.norm(y)
+
+    def cut(self) -> nn.Sequential:
+        """The same as plain modules."""
+        parts: list[nn.Module] = [nn.ReLU()] if self.relu else []
+        parts.append(self.conv.cut(self.c_in, self.c_out))
+        if self.norm is not None:
+            parts.append(self.norm.cut(self.c_out))
+        return nn.Sequential(*parts)
+
+
+class Reduction(nn.Module):
+    """Residual block of stride 2 between two stages."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.body, self.shortcut = body, shortcut
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, 2C, H/2, W/2)."""
+        pooled = F.avg_pool2d(x_BCHW, 2, 2, ceil_mode=True, count_include_pad=False)
+        out: torch.Tensor = self.body(x_BCHW) + self.shortcut(pooled)
+        return out
+
+    def cut(self) -> Reduction:
+        """The same as plain modules."""
+        assert isinstance(self.body, nn.Sequential)
+        assert isinstance(self.shortcut, ConvNorm)
+        plain = [part.cut() for part in self.body if isinstance(part, ConvNorm)]
+        return Reduction(nn.Sequential(*plain), self.shortcut.cut())
+
+
+def _pool(x_BCHW: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(x_BCHW, 3, 1, 1, count_include_pad=False)
+
+
+class SuperCell(nn.Module):
+    """A cell with all operations on every edge; computes one of them, or a mixture."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.ModuleList(ConvNorm(channels, channels, 1) for _ in EDGES)
+        self.conv3 = nn.ModuleList(ConvNorm(channels, channels, 3) for _ in EDGES)
+
+    def operation(self, edge: int, op: int, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """What an operation makes of its input; same shape."""
+        if op == NONE:
+            return torch.zeros_like(x_BCHW)
+        if op == SKIP:
+            return x_BCHW
+        if op == POOL:
+            return _pool(x_BCHW)
+        out: torch.Tensor = (self.conv1 if op == CONV1 else self.conv3)[edge](x_BCHW)
+        return out
+
+    def forward(self, x_BCHW: torch.Tensor, genes: Sequence[int]) -> torch.Tensor:
+        """Same shape; ``genes`` are canonical."""
+        nodes: list[torch.Tensor | None] = [x_BCHW, *[None] * (NODES - 1)]
+        for e, (a, b) in enumerate(EDGES):
+            source = nodes[a]
+            if genes[e] != NONE and source is not None:
+                made, before = self.operation(e, genes[e], source), nodes[b]
+                nodes[b] = made if before is None else before + made
+        last = nodes[-1]
+        return torch.zeros_like(x_BCHW) if last is None else last
+
+    def mix(self, x_BCHW: torch.Tensor, weights_EO: torch.Tensor) -> torch.Tensor:
+        """Same shape: every edge is the sum of all its operations by weights of shape (6, 5)."""
+        nodes: list[torch.Tensor] = [x_BCHW]
+        for b in range(1, NODES):
+            made = [
+                weights_EO[e, op] * self.operation(e, op, nodes[a])
+                for e, (a, end) in enumerate(EDGES)
+                if end == b
+                for op in range(1, len(OPERATIONS))  # none adds zeros
+            ]
+            nodes.append(torch.stack(made).sum(0))
+        return nodes[-1]
+
+    def cut(self, genes: Sequence[int]) -> Cell:
+        """One cell as plain modules; ``genes`` are canonical."""
+        made: dict[str, nn.Module] = {}
+        for e, (a, b) in enumerate(EDGES):
+            name, op = f"edge{a}{b}", genes[e]
+            if op == SKIP:
+                made[name] = nn.Identity()
+            elif op == POOL:
+                made[name] = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+            elif op != NONE:
+                part = (self.conv1 if op == CONV1 else self.conv3)[e]
+                assert isinstance(part, ConvNorm)
+                made[name] = part.cut()
+        return Cell(made)
+
+
+class Cell(nn.Module):
+    """A plain cell: the operations that are there, by the name of their edge."""
+
+    def __init__(self, operations: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.operations = nn.ModuleDict(operations)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Same shape."""
+        nodes: dict[int, torch.Tensor] = {0: x_BCHW}
+        for a, b in EDGES:
+            if (name := f"edge{a}{b}") in self.operations:
+                made = self.operations[name](nodes[a])
+                nodes[b] = nodes[b] + made if b in nodes else made
+        return nodes[NODES - 1] if NODES - 1 in nodes else x_BCHW * 0.0
+
+
+class NasBench201Supernet(Supernet):
+    """Weights of every network of ``space``; see ``nas.supernet.Supernet`` for the contract."""
+
+    def __init__(self, space: NasBench201, seed: int) -> None:
+        super().__init__()
+        self.space = space
+        widths = space.widths
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.stem = ConvNorm(space.shape.channels, widths[0], 3, relu=False)
+            self.stages = nn.ModuleList(nn.ModuleList(SuperCell(c) for _ in range(space.config.cells)) for c in widths)
+            self.reductions = nn.ModuleList(
+                Reduction(
+                    nn.Sequential(ConvNorm(c, 2 * c, 3, 2), ConvNorm(2 * c, 2 * c, 3)),
+                    ConvNorm(c, 2 * c, 1, relu=False, norm=False),
+                )
+                for c in widths[:-1]
+            )
+            self.norm = ElasticBatchNorm(widths[-1])
+            self.classifier = ElasticLinear(widths[-1], space.shape.classes)
+
+    def forward(self, x_BCHW: torch.Tensor, arch: Arch) -> torch.Tensor:
+        """(B, C, H, W) -> (B, classes), by the weights of ``arch`` alone."""
+        genes = self._genes(arch)
+        return self._through(x_BCHW, lambda cell, x: cell(x, genes))
+
+    def mix(self, x_BCHW: torch.Tensor, weights_EO: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, classes): every edge of every cell is mixed by ``weights_EO`` of shape (6, 5)."""
+        return self._through(x_BCHW, lambda cell, x: cell.mix(x, weights_EO))
+
+    def subnet(self, arch: Arch) -> nn.Module:
+        """A stand-alone network with copied weights."""
+        genes = self._genes(arch)
+        parts: list[nn.Module] = [self.stem.cut()]
+        for s, cells in enumerate(self.stages):
+            assert isinstance(cells, nn.ModuleList)
+            if s > 0:
+                reduction = self.reductions[s - 1]
+                assert isinstance(reduction, Reduction)
+                parts.append(reduction.cut())
+            for cell in cells:
+                assert isinstance(cell, SuperCell)
+                parts.append(cell.cut(genes))
+        width = self.space.widths[-1]
+        head = [self.norm.cut(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        classifier = self.classifier.cut(width, self.space.shape.classes)
+        return nn.Sequential(*parts, *head, classifier).train(self.training)
+
+    def _genes(self, arch: Arch) -> tuple[int, ...]:
+        return tuple(int(g) for g in self.space.canonical(np.array([arch.genes]))[0])
+
+    def _through(
+        self, x_BCHW: torch.Tensor, compute: Callable[[SuperCell, torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        y = self.stem(x_BCHW)
+        for s, cells in enumerate(self.stages):
+            assert isinstance(cells, nn.ModuleList)
+            if s > 0:
+                y = self.reductions[s - 1](y)
+            for cell in cells:
+                assert isinstance(cell, SuperCell)
+                y = compute(cell, y)
+        y_BC = F.relu(self.norm(y)).mean((2, 3))
+        logits: torch.Tensor = self.classifier(y_BC, self.space.shape.classes)
+        return logits

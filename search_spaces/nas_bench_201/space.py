@@ -1,0 +1,221 @@
+"""The topology space of NAS-Bench-201 (Dong and Yang, ICLR 2020). No torch here; the supernet is in ``network.py``.
+
+A cell has four nodes; each of its six edges carries one of five operations, and a node sums its edges. The network is:
+stem 3x3 convolution, three stages of equal cells with a residual block of stride 2 between them, batch norm, global
+pooling, classifier. Edges on no path from input to output do nothing: they are inactive, and neither counted nor built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from nas.core.arch import Arch, Decision, Floats, Genes, one_hot
+from nas.core.errors import InvalidInput, UnknownName
+from nas.core.ports import ImageShape, Layer
+from nas.core.spec import parse_spec
+
+OPERATIONS = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3")  # cheapest first
+NONE, SKIP, POOL, CONV1, CONV3 = range(5)
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node; in the order of the official strings
+NODES = 4
+STAGES = 3
+
+
+class SpaceParams(BaseModel):
+    """``channels`` of the first stage, doubled by each of the two after it; ``cells`` in each stage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    channels: int = Field(default=16, ge=4, le=512, multiple_of=2)
+    cells: int = Field(default=5, ge=1, le=20)
+
+
+PRESETS: dict[str, SpaceParams] = {
+    "digits": SpaceParams(channels=8, cells=1),
+    "small": SpaceParams(channels=8, cells=2),
+    "benchmark": SpaceParams(channels=16, cells=5),
+}
+
+
+def build(params: Mapping[str, Any], shape: ImageShape) -> NasBench201:
+    """The cell space of NAS-Bench-201: 15,625 cells of six edges with five operations each.
+
+    Raises UnknownName for a preset, InvalidSpec for unknown or impossible parameters.
+    """
+    given = dict(params)
+    preset = given.pop("preset", "benchmark")
+    if preset not in PRESETS:
+        raise UnknownName("preset of nas_bench_201", str(preset), PRESETS)
+    return NasBench201(parse_spec(SpaceParams, {**PRESETS[preset].model_dump(), **given}), shape)
+
+
+build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
+
+
+def active_edges(genes_NG: Genes) -> NDArray[np.bool_]:
+    """Which edges carry an operation and lie on a path from the input to the output, shape (N, 6)."""
+    carries = genes_NG != NONE
+    reached = np.zeros((len(genes_NG), NODES), dtype=bool)
+    needed = np.zeros((len(genes_NG), NODES), dtype=bool)
+    reached[:, 0] = needed[:, NODES - 1] = True
+    for e, (a, b) in enumerate(EDGES):  # ordered by where they end
+        reached[:, b] |= reached[:, a] & carries[:, e]
+    for e, (a, b) in sorted(enumerate(EDGES), key=lambda edge: -edge[1][0]):  # by where they begin, last first
+        needed[:, a] |= needed[:, b] & carries[:, e]
+    ends = np.array(EDGES)
+    active: NDArray[np.bool_] = carries & reached[:, ends[:, 0]] & needed[:, ends[:, 1]]
+    return active
+
+
+def to_string(arch: Arch) -> str:
+    """The official name of a cell, such as ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|...|``."""
+    groups = [
+        "".join(f"|{OPERATIONS[g]}~{a}" for g, (a, b) in zip(arch.genes, EDGES, strict=True) if b == node) + "|"
+        for node in range(1, NODES)
+    ]
+    return "+".join(groups)
+
+
+def from_string(name: str) -> tuple[int, ...]:
+    """The genes of a cell by its official name, not made canonical. Raises InvalidInput."""
+    parts = [part for group in name.split("+") for part in group.strip("|").split("|")]
+    expected = [str(a) for a, _ in EDGES]
+    pairs = [part.partition("~") for part in parts]
+    if [where for _, _, where in pairs] != expected or any(op not in OPERATIONS for op, _, _ in pairs):
+        raise InvalidInput(f"not the name of a cell of NAS-Bench-201: {name!r}")
+    return tuple(OPERATIONS.index(op) for op, _, _ in pairs)
+
+
+class NasBench201:
+    """The space as the engine sees it (``nas.core.ports.SearchSpace``). One gene per edge, ordered as ``EDGES``."""
+
+    name = "nas_bench_201"
+    decisions = tuple(Decision(f"edge{a}{b}.operation", OPERATIONS) for a, b in EDGES)
+
+    def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
+        self.config = params
+        self.shape = shape
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """All parameters, presets resolved."""
+        return self.config.model_dump(mode="json")
+
+    @cached_property
+    def id(self) -> str:
+        """Name plus a hash over parameters, input shape and classes."""
+        s = self.shape
+        record = [self.config.model_dump(mode="json"), s.channels, s.height, s.width, s.classes]
+        return f"{self.name}-{hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]}"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return tuple(self.config.channels * 2**s for s in range(STAGES))
+
+    def canonical(self, genes_NG: Genes) -> Genes:
+        """Edges on no path from input to output set to ``none``."""
+        return np.where(active_edges(genes_NG), genes_NG, NONE)
+
+    def input_shape(self, arch: Arch) -> tuple[int, int, int]:
+        """(channels, height, width), the data's own for every network."""
+        return (self.shape.channels, self.shape.height, self.shape.width)
+
+    def layers(self, arch: Arch) -> list[Layer]:
+        """Every layer of the canonical network with its shapes, parameters and MACs, in order."""
+        genes = self.canonical(np.array([arch.genes]))[0]
+        h, w = self.shape.height, self.shape.width
+        out = [_conv("stem", self.shape.channels, self.widths[0], h, w, 3, 1, norm=True)]
+        for s, c in enumerate(self.widths):
+            if s > 0:
+                out += _residual(f"stage{s + 1}.reduce", self.widths[s - 1], c, h, w)
+                h, w = -(-h // 2), -(-w // 2)
+            for cell in range(self.config.cells):
+                for (a, b), op in zip(EDGES, genes, strict=True):
+                    name, shape = f"stage{s + 1}.cell{cell + 1}.edge{a}{b}", (c, h, w)
+                    if op in (CONV1, CONV3):
+                        out.append(_conv(name, c, c, h, w, 3 if op == CONV3 else 1, 1, norm=True))
+                    elif op in (SKIP, POOL):
+                        detail = "identity" if op == SKIP else "3x3 average"
+                        out.append(Layer(name, "skip" if op == SKIP else "pool", shape, shape, 0, 0, detail))
+        c = self.widths[-1]
+        shape = (c, h, w)
+        return [
+            *out,
+            Layer("norm", "norm", shape, shape, 2 * c, 0, "batch norm, ReLU"),
+            Layer("pool", "pool", shape, (c, 1, 1), 0, 0, "global average"),
+            Layer(
+                "classifier",
+                "linear",
+                (c, 1, 1),
+                (self.shape.classes, 1, 1),
+                (c + 1) * self.shape.classes,
+                c * self.shape.classes,
+            ),
+        ]
+
+    def costs(self, genes_NG: Genes) -> dict[str, Floats]:
+        """Exact ``params`` and ``macs`` of N networks, each shape (N,)."""
+        canonical = self.canonical(genes_NG)
+        base, by_operation = self._cost_table
+        total = base + sum(by_operation[canonical[:, e]] for e in range(len(EDGES)))
+        return {"params": total[:, 0], "macs": total[:, 1]}
+
+    @cached_property
+    def _cost_table(self) -> tuple[Floats, Floats]:
+        """Parameters and MACs without any edge, shape (2,), and of each operation on one edge, shape (5, 2)."""
+
+        def totals(genes: tuple[int, ...]) -> Floats:
+            layers = self.layers(Arch(self.name, genes))
+            return np.array([sum(x.params for x in layers), sum(x.macs for x in layers)], dtype=np.float64)
+
+        base = totals((NONE,) * len(EDGES))
+        # The edge from input to output alone keeps itself alive.
+        alone = [totals((NONE, NONE, NONE, op, NONE, NONE)) - base for op in range(len(OPERATIONS))]
+        return base, np.stack(alone)
+
+    def features(self, genes_NG: Genes) -> Floats:
+        """What latency is learned from, shape (N, 110): the operation on each edge, how often each occurs, and pairs of
+        operations on consecutive edges, which a runtime may fuse or must wait between."""
+        canonical = self.canonical(genes_NG)
+        edges = one_hot(self.decisions, canonical)
+        counts = edges.reshape(len(edges), len(EDGES), len(OPERATIONS)).sum(axis=1)
+        pairs = np.zeros((len(edges), len(OPERATIONS), len(OPERATIONS)))
+        for first, (_, middle) in enumerate(EDGES):
+            for second, (start, _) in enumerate(EDGES):
+                if middle == start:
+                    np.add.at(pairs, (np.arange(len(edges)), canonical[:, first], canonical[:, second]), 1.0)
+        return np.concatenate([edges, counts, pairs.reshape(len(edges), -1)], axis=1)
+
+    def supernet(self, seed: int) -> Any:
+        """A fresh supernet, weights drawn from ``seed``."""
+        from search_spaces.nas_bench_201.network import NasBench201Supernet
+
+        return NasBench201Supernet(self, seed)
+
+
+def _conv(name: str, c_in: int, c_out: int, h: int, w: int, kernel: int, stride: int, *, norm: bool) -> Layer:
+    h_out, w_out = -(-h // stride), -(-w // stride)
+    weights = c_in * c_out * kernel * kernel
+    op = "pointwise" if kernel == 1 else "dense"
+    detail = f"{kernel}x{kernel}" + (f", stride {stride}" if stride > 1 else "")
+    params = weights + (2 * c_out if norm else 0)
+    return Layer(name, op, (c_in, h, w), (c_out, h_out, w_out), params, weights * h_out * w_out, detail)
+
+
+def _residual(name: str, c_in: int, c_out: int, h: int, w: int) -> list[Layer]:
+    """ResNet's basic block with stride 2; its shortcut pools 2x2 and has a 1x1 convolution without batch norm."""
+    half = (-(-h // 2), -(-w // 2))
+    return [
+        _conv(f"{name}.conv1", c_in, c_out, h, w, 3, 2, norm=True),
+        _conv(f"{name}.conv2", c_out, c_out, *half, 3, 1, norm=True),
+        Layer(f"{name}.pool", "pool", (c_in, h, w), (c_in, *half), 0, 0, "2x2 average"),
+        _conv(f"{name}.shortcut", c_in, c_out, *half, 1, 1, norm=False),
+    ]
