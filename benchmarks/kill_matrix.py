@@ -326,8 +326,9 @@ def _kill(service: Service, case: Case, here: int) -> None:
 
 def _stall(service: Service, search_id: str, folder: Path) -> int:
     """Stops the dispatcher until another one has ended its search; how many events it writes when it wakes up."""
-    victims = service.pids("dispatcher")
-    first = [p for p in victims if os.getpgid(p) == os.getpgid(service.child.pid)] or victims[:1]
+    first = [p for p in service.pids("dispatcher") if "--supervised" in command_line(p)]
+    if len(first) != 1:
+        raise RuntimeError(f"expected one dispatcher to stop, found {len(first)}")
     for pid in first:
         os.kill(pid, signal.SIGSTOP)
     (folder / "go").touch()
@@ -454,8 +455,7 @@ def bench(options: _cli.Options, chosen: str = "", parallel: int = 2) -> dict[st
 
         def one(case: Case) -> Verdict:
             verdict, _ = run_case(case, fresh(case), expected, _free_port())
-            if not options.json or verdict.wrong:
-                print(f"{case.name}: {verdict.wrong or 'survived'} ({verdict.seconds:.0f} s)", file=sys.stderr)
+            print(f"{case.name}: {verdict.wrong or 'survived'} ({verdict.seconds:.0f} s)", file=sys.stderr)
             return verdict
 
         with ThreadPoolExecutor(parallel) as pool:
