@@ -289,7 +289,7 @@ def test_figures_count_what_happened(store: Store, tmp_path: Path, clock: fakes.
     assert figures["hwnas_oldest_queued_seconds",] == 7.0
     assert figures["hwnas_worker_slots",] == 3
     assert figures["hwnas_evaluations_total",] == 5  # those of the baseline, too
-    assert figures["hwnas_http_request_seconds_count", "/searches/{id}", "404", "GET"] == 1
+    assert figures["hwnas_http_request_seconds_count", "/v1/searches/{id}", "404", "GET"] == 1
     assert not any("nothing" in str(key) for key in figures)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.api.health import Figures
+from server.api.figures import Figures
 from server.api.sse import Streams
 from server.settings import Settings
 from server.store.store import open_store

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, Depends, FastAPI
 
-from server.api import administration, catalog, devices, errors, health, searches
+from server.api import administration, catalog, devices, errors, figures, health, searches
 from server.api.access import Gate, Guard
 from server.api.limits import MAX_BODY, Limits
 from server.api.sse import Streams
@@ -39,7 +39,7 @@ def create_app(settings: Settings, store: Store, streams: Streams | None = None)
     v1.include_router(devices.routes(settings, store, streams))
     v1.include_router(administration.routes(store))
     app.include_router(v1)
-    figures = health.Figures(store, streams)
-    app.add_middleware(health.Timed, figures=figures)
-    app.include_router(health.routes(settings, store, streams, guard, figures))
+    counted = figures.Figures(store, streams)
+    app.add_middleware(figures.Timed, figures=counted)
+    app.include_router(health.routes(settings, store, guard, counted))
     return app

@@ -74,6 +74,7 @@ class Figures:
     leases: int
     oldest_lease_s: float
     event_lag_s: float
+    silence_s: float
     workers: int
     slots: int
     events: int
@@ -338,8 +339,9 @@ class Queries:
             oldest = session.scalar(select(func.min(Job.created_at)).where(Job.status == "queued"))
             leased = Job.status.in_(LEASED)
             leases, renewed = session.execute(select(func.count(), func.min(Job.busy_until)).where(leased)).one()
-            newest = select(func.max(EventRow.at)).join(Job, Job.id == EventRow.job_id).where(leased)
-            heard = session.scalar(newest)
+            last = and_(EventRow.job_id == Job.id, EventRow.seq == Job.last_seq)  # one row of each job
+            spoken = select(func.max(EventRow.at), func.min(EventRow.at)).join(Job, last).where(leased)
+            newest, quietest = session.execute(spoken).one()
             seen = select(func.count(), func.sum(WorkerRow.slots)).where(WorkerRow.seen_at > now - SEEN_S)
             workers, slots = session.execute(seen).one()
             gpus = Job.resources["gpus"].as_float()
@@ -353,7 +355,8 @@ class Queries:
                 oldest_queued_s=now - oldest if oldest is not None else 0.0,
                 leases=leases,
                 oldest_lease_s=now - renewed if renewed is not None else 0.0,
-                event_lag_s=now - heard if heard is not None else 0.0,
+                event_lag_s=now - newest if newest is not None else 0.0,
+                silence_s=now - quietest if quietest is not None else 0.0,
                 workers=workers,
                 slots=slots or 0,
                 events=events or 0,
