@@ -20,7 +20,7 @@ class Settings(BaseSettings):
     ``stuck_seconds`` has its stack written to the log. ``require_tokens`` asks for tokens on loopback, too, as behind a
     proxy. Where tokens are needed, data sets of specs may lie below ``data_roots`` only (in the environment, separated
     as in PATH). At most ``streams`` event streams are open at a time; where tokens are needed, one client gets an
-    eighth of them.
+    eighth of them. The head of a request, and then its body, have to arrive within ``request_seconds``.
     """
 
     model_config = SettingsConfigDict(env_prefix="HWNAS_", extra="forbid", frozen=True)
@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     require_tokens: bool = False
     data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     streams: int = Field(default=512, ge=8)
+    request_seconds: float = Field(default=20.0, gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 

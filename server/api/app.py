@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, FastAPI
 
 from server.api import administration, catalog, devices, errors, figures, health, searches
 from server.api.access import Gate, Guard
-from server.api.limits import MAX_BODY, Limits
+from server.api.limits import Limits
 from server.api.sse import Streams
 from server.settings import Settings
 from server.store.store import Store
@@ -31,7 +31,7 @@ def create_app(settings: Settings, store: Store, streams: Streams | None = None)
     errors.install(app)
     guard = Guard(settings, store)
     streams = streams or Streams(settings.streams, settings.streams // 8 if guard.closed else settings.streams)
-    app.add_middleware(Limits, max_body=MAX_BODY)  # what is added last sees a request first
+    app.add_middleware(Limits, body_s=settings.request_seconds)  # what is added last sees a request first
     app.add_middleware(Gate, guard=guard)
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(guard)], responses=errors.responses(401, 403))
     v1.include_router(catalog.routes(settings, store))

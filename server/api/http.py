@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import h11
@@ -13,12 +14,12 @@ from server.api.limits import MAX_BODY, MAX_HEADERS, MAX_URL
 from server.settings import Settings
 
 CONNECTIONS = 2048
-HEAD_S = 20.0
 
 
 class Impatient(H11Protocol):
-    """Closes connections whose request's head does not arrive within ``HEAD_S``. h11 bounds the head's size."""
+    """Closes connections whose request's head does not arrive within ``head_s``. h11 bounds the head's size."""
 
+    head_s = math.inf
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -40,7 +41,7 @@ class Impatient(H11Protocol):
     def _watch(self) -> None:
         unsaid = self.conn.their_state is h11.IDLE
         if unsaid and self._timer is None:
-            self._timer = self.loop.call_later(HEAD_S, self.transport.close)
+            self._timer = self.loop.call_later(self.head_s, self.transport.close)
         elif not unsaid and self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -48,9 +49,10 @@ class Impatient(H11Protocol):
 
 def server_config(app: Any, settings: Settings) -> uvicorn.Config:
     """How the service is served."""
+    protocol = type("Protocol", (Impatient,), {"head_s": settings.request_seconds})
     return uvicorn.Config(
         app,
-        http=Impatient,
+        http=protocol,
         h11_max_incomplete_event_size=MAX_URL + 2 * MAX_HEADERS,
         ws_max_size=MAX_BODY,
         limit_concurrency=CONNECTIONS + settings.streams,

@@ -17,7 +17,6 @@ MAX_URL = 8 * 1024
 MAX_HEADERS = 32 * 1024
 MAX_DEPTH = 32  # of arrays and objects in JSON
 MAX_INTEGER = 2**63  # what a column and an array can hold
-BODY_S = 30.0
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _OPENING, _CLOSING = (ord("["), ord("{")), (ord("]"), ord("}"))
@@ -26,7 +25,7 @@ _OPENING, _CLOSING = (ord("["), ord("{")), (ord("]"), ord("}"))
 class Limits:
     """Refuses requests that are too large or whose JSON no spec could hold, before anything else reads them."""
 
-    def __init__(self, app: ASGIApp, max_body: int = MAX_BODY, body_s: float = BODY_S) -> None:
+    def __init__(self, app: ASGIApp, body_s: float, max_body: int = MAX_BODY) -> None:
         self._app = app
         self._max_body = max_body
         self._body_s = body_s
