@@ -284,11 +284,11 @@ def add_device(store: Store, spec: DeviceSpec | None = None, space_id: str = "ti
     return job
 
 
-def add_search(store: Store, spec: SearchSpec | None = None, **submit: Any) -> str:
+def add_search(store: Store, spec: SearchSpec | None = None, key: str | None = None, **submit: Any) -> str:
     """A queued search over the tiny space; its id."""
     spec = spec or search_spec()
     space_id = TinySpace(spec.space.params, _describe(spec.data)).id
-    return store.jobs.submit("search", spec.model_dump(mode="json"), None, space_id=space_id, **submit)
+    return store.jobs.submit("search", spec.model_dump(mode="json"), key, space_id=space_id, **submit)
 
 
 _batches: Counter[tuple[str, int]] = Counter()

@@ -39,7 +39,8 @@ from nas.core.views import (
     WorkerView,
 )
 from server.api import errors, sse
-from server.api.app import MAX_BODY, create_app
+from server.api.app import create_app
+from server.api.limits import MAX_BODY
 from server.api.validate import add_device_command
 from server.settings import Settings
 from server.store.store import Store, open_store
