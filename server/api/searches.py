@@ -195,9 +195,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         parent = store.queries.search(id)
         return submit(_forked(parent.id, parent.spec, body), idempotency_key, parent.id, response, by)
 
-    @router.get(
-        "/searches/{id}/front", summary="The Pareto front", response_model=FrontView, responses=responses(404)
-    )
+    @router.get("/searches/{id}/front", summary="The Pareto front", response_model=FrontView, responses=responses(404))
     def front(
         id: str,
         device: Annotated[str | None, Query(description="As predicted for another device")] = None,
