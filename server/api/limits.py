@@ -37,7 +37,6 @@ class Limits:
             return
         headers = Headers(scope=scope)
         refused = _too_large_before_its_body(scope) or self._body_announced(headers)
-        body: bytes | None = b""
         if refused is None and _has_body(headers):
             try:
                 async with asyncio.timeout(self._body_s):
@@ -47,6 +46,7 @@ class Limits:
             else:
                 if body is None:
                     return  # the client has gone
+                receive = _replayed(body, receive)
                 if len(body) > self._max_body:
                     refused = self._body_too_large()
                 elif body and scope["path"].startswith("/v1/"):
@@ -55,7 +55,7 @@ class Limits:
         if refused is not None:
             await errors.answer(*refused)(scope, receive, send)
             return
-        await self._app(scope, _replayed(body or b"", receive), send)
+        await self._app(scope, receive, send)
 
     def _body_announced(self, headers: Headers) -> tuple[int, str] | None:
         length = headers.get("content-length", "0")
