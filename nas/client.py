@@ -30,6 +30,7 @@ from nas.core import errors
 from nas.core.access import Scope
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.core.views import (
+    AgentView,
     ArtifactView,
     AuditPage,
     CardView,
@@ -305,6 +306,10 @@ class Client:
     def watch_device(self, name: str, after: int = 0) -> Iterator[EventView]:
         """Events of a device's onboarding, until it has ended."""
         return self._watch(f"/v1/devices/{_part(name)}/events", after)
+
+    def agents(self) -> list[AgentView]:
+        """All agents, and when they were last heard of."""
+        return self._list(AgentView, "/v1/agents")
 
     def predictors(self, device: str | None = None) -> list[CardView]:
         """Predictor cards, newest first."""

@@ -64,8 +64,11 @@ def measure(models: Iterable[bytes], profile: DeviceProfile, watch: Stopwatch | 
             yield replace(timing, cold_load_ms=cold_ms, warm_load_ms=warm_ms)
 
 
-def measure_isolated(models: Sequence[bytes], profile: DeviceProfile) -> Iterator[Measurement]:
-    """Measures ONNX models on this machine, in a child process. Raises as ``time_isolated``."""
+def measure_isolated(
+    models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str] = ()
+) -> Iterator[Measurement]:
+    """Measures ONNX models on this machine, in a child process (``nas.core.ports.Measurer``). Raises as
+    ``time_isolated``."""
     for timing in time_isolated(models, profile):
         yield judge(timing, profile)
 
@@ -130,8 +133,7 @@ def profile_machine(name: str, threads: int = 1, source: Source = "worker") -> D
     ``threads``.
     """
     profile = describe_machine(name, MeasurementProtocol(threads=threads), source)
-    if profile.affinity and len(profile.affinity) < threads:
-        raise MeasurementRefused(f"expected at most {len(profile.affinity)} threads, one for each core, got {threads}")
+    require_cores(profile)
     canaries = list(measure_isolated([canary_model()] * PROFILING, profile))
     steady = [c for c in canaries if c.refused is None]
     if len(steady) < PROFILING // 2:
@@ -139,6 +141,13 @@ def profile_machine(name: str, threads: int = 1, source: Source = "worker") -> D
         raise MeasurementRefused(f"{name} is too unsteady to be profiled: {refused}. Stop other work and try again")
     # Raw samples: while the profile has no canary_ms, drift is relative to the session itself.
     return replace(profile, canary_ms=float(np.median([c.samples_ms for c in steady])))
+
+
+def require_cores(profile: DeviceProfile) -> None:
+    """Raises MeasurementRefused for more threads than this machine has cores for."""
+    cores, threads = len(profile.affinity), profile.protocol.threads
+    if profile.affinity and cores < threads:
+        raise MeasurementRefused(f"expected at most {cores} threads, one for each core, got {threads}")
 
 
 def canary_model() -> bytes:

@@ -160,7 +160,9 @@ class FakeDevice:
         self.dies_after = dies_after
         self.refuses = refuses
 
-    def __call__(self, models: Sequence[bytes], device: DeviceProfile) -> Iterator[Measurement]:
+    def __call__(
+        self, models: Sequence[bytes], device: DeviceProfile, networks: Sequence[str]
+    ) -> Iterator[Measurement]:
         for model in models:
             if self.dies_after is not None and self.measured >= self.dies_after:
                 raise KeyboardInterrupt

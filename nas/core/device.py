@@ -69,6 +69,11 @@ class DeviceProfile:
     driver: str = ""
 
     @property
+    def measurable(self) -> bool:
+        """Whether networks can be measured on it: not on one that is known by a table or by peak figures only."""
+        return self.source in ("worker", "agent")
+
+    @property
     def id(self) -> str:
         """Content id over everything but the canary's own speed."""
         record = asdict(self)

@@ -121,10 +121,12 @@ class DeviceSpec(_Strict):
     """A device to add: a profile plus a latency predictor for one space, from ``samples`` measured subnets.
 
     ``space`` and ``data`` must equal those of the searches that will use the predictor: the data give the input shape
-    and the number of classes.
+    and the number of classes. ``source`` says who measures: the machine of a ``worker``, or the ``agent`` that has
+    registered under the device's name, with the threads that it was started with.
     """
 
     name: Name = "this-machine"
+    source: Literal["worker", "agent"] = "worker"
     space: SpaceSpec = Field(default_factory=SpaceSpec)
     data: DataSpec = Field(default_factory=DataSpec)
     predictor: str = "bayesian_linear"

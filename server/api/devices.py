@@ -49,7 +49,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
             response.status_code = 200
         else:
             validate.check_data_path(spec.data, settings)
-            validate.check_device(spec)
+            validate.check_device(spec, store.queries)
             store.jobs.submit("device", record, idempotency_key, stages=STAGES, by=by)
         return store.queries.device(spec.name)
 

@@ -106,8 +106,13 @@ def check_data_path(data: DataSpec, settings: Settings) -> None:
         raise InvalidSpec(f"data.path: expected a path below one of the folders for data ({roots}), got {data.path!r}")
 
 
-def check_device(spec: DeviceSpec) -> None:
+def check_device(spec: DeviceSpec, queries: Queries) -> None:
     """Raises UnknownName, InvalidSpec or InvalidData for an onboarding that cannot run."""
+    if spec.source == "agent" and spec.name not in (known := [agent.name for agent in queries.agents()]):
+        raise InvalidSpec(
+            f"{UnknownName('agent', spec.name, known)} Start it on the machine that is to be measured: "
+            f"nas-agent --server ADDRESS --token TOKEN --name {spec.name}"
+        )
     spec_hash(spec.model_dump(mode="json"))  # refuses what could not be stored
     if spec.predictor not in registry.names("nas.predictors"):
         raise UnknownName("predictor", spec.predictor, registry.names("nas.predictors"))

@@ -397,7 +397,10 @@ def extend(
 
 @devices_app.command("add")
 def devices_add(
-    name: Annotated[str, typer.Argument(help="A name for the machine the worker runs on.")] = "this-machine",
+    name: Annotated[str, typer.Argument(help="A name for the device.")] = "this-machine",
+    agent: Annotated[
+        bool, typer.Option("--agent", help="Measure where `nas-agent --name NAME` runs, not on this service's worker.")
+    ] = False,
     space: Annotated[
         str | None, typer.Option(help="Search space to learn latencies for.", show_default="mobilenet_v3")
     ] = None,
@@ -420,20 +423,22 @@ def devices_add(
     token: Token = None,
     json_output: Json = False,
 ) -> None:
-    """Measure this machine and learn a latency predictor for a search space.
+    """Measure a machine and learn a latency predictor for a search space.
 
-    Space and data must be those of the searches that will use the predictor. While it measures, leave the machine
+    Without `--agent` it is the machine that the service's worker runs on. Space and data must be those of the searches that will use the predictor. While it measures, leave the machine
     alone.
 
     Examples:
 
     - `nas devices add this-machine`
     - `nas devices add big-box --space mobilenet_v3 --param preset=digits --samples 200`
+    - `nas devices add pi --agent`, once `nas-agent --server URL --name pi` runs on the machine called pi
     """
     default = SpaceSpec()
     given = {"name": space or default.name, "params": _pairs(param or [])}
     record = {
         "name": name,
+        "source": "agent" if agent else "worker",
         "space": default.model_dump() if space is None and not param else given,
         "data": {"name": data, "path": data_path, "params": _pairs(data_param or [])},
         "samples": samples,

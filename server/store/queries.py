@@ -22,6 +22,7 @@ from nas.core.points import ORIGINS, STATUSES, PointTable, Rows
 from nas.core.ports import JobKind
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.core.views import (
+    AgentView,
     ArtifactView,
     CardView,
     CostView,
@@ -41,8 +42,10 @@ from nas.core.views import (
 )
 from server.store.cursors import read_cursor, utc, write_cursor
 from server.store.database import reading
+from server.store.measurements import SEEN_S as AWAY_S
+from server.store.measurements import agents, queue_of
 from server.store.migrate import head
-from server.store.models import ArtifactRow, DeviceRow, EventRow, Job, PointRow, PredictorRow, WorkerRow
+from server.store.models import AgentRow, ArtifactRow, DeviceRow, EventRow, Job, PointRow, PredictorRow, WorkerRow
 from server.store.point_cache import PointCache
 from server.store.projections import load_exports, point_of, state_from_json
 from server.store.queue import SEEN_S, waiting_texts
@@ -269,6 +272,11 @@ class Queries:
         with reading(self._engine) as session:
             return list(session.scalars(select(DeviceRow.name).order_by(DeviceRow.name)))
 
+    def agents(self) -> list[AgentView]:
+        """All agents by name."""
+        with reading(self._engine) as session:
+            return [self._agent_view(session, row) for row in agents(session)]
+
     def predictors(self, device: str | None) -> list[CardView]:
         """The cards of all predictors, or of one device's, newest first. Raises NotFound for an unknown device."""
         with reading(self._engine) as session:
@@ -419,13 +427,29 @@ class Queries:
 
     def _device_view(self, session: Session, device: DeviceRow) -> DeviceView:
         job = session.get_one(Job, device.job_id)
+        agent = session.get(AgentRow, device.name)
         return DeviceView(
+            agent=self._agent_view(session, agent) if agent is not None else None,
             **self._job_fields(job, state_from_json(job.state), waiting_texts(session, [job], self._clock())),
             name=device.name,
             spec=DeviceSpec.model_validate(job.spec),
             profile_id=device.profile_id,
             profile=device.profile,
             predictors=_cards(session, device.name),
+        )
+
+    def _agent_view(self, session: Session, row: AgentRow) -> AgentView:
+        waiting, measuring = queue_of(session, row.name)
+        return AgentView(
+            name=row.name,
+            owner=row.owner,
+            profile_id=row.profile_id,
+            profile=row.profile,
+            versions=row.versions,
+            seen_at=utc(row.seen_at),
+            away=self._clock() - row.seen_at > AWAY_S,
+            waiting=waiting,
+            measuring=measuring,
         )
 
     def _job_fields(self, job: Job, state: SearchState, waiting: Mapping[str, str]) -> dict[str, Any]:
