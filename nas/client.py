@@ -55,6 +55,7 @@ from nas.core.views import (
     SpaceView,
     StrategyView,
     SubnetView,
+    TableView,
     TokenBody,
     TokenView,
     WorkerView,
@@ -63,6 +64,11 @@ from nas.core.views import (
 DEFAULT_URL = "http://127.0.0.1:8765"
 # A server that restarts is back within seconds; a watch waits about a minute and a half for it.
 PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
+TABLE_TYPES = {
+    ".csv": "text/csv",
+    ".json": "application/json",
+    ".parquet": "application/vnd.apache.parquet",
+}
 T = TypeVar("T")
 V = TypeVar("V", bound=BaseModel)
 
@@ -302,6 +308,21 @@ class Client:
     def add_device(self, spec: DeviceSpec) -> DeviceView:
         """Starts measuring a device."""
         return self._post(DeviceView, "/v1/devices", spec)
+
+    def upload_table(self, path: Path) -> TableView:
+        """Uploads a CSV, JSON or Parquet file of latencies.
+
+        Raises InvalidInput for a file of another kind, StorageError for one that cannot be read.
+        """
+        media = TABLE_TYPES.get(path.suffix.lower())
+        if media is None:
+            raise errors.InvalidInput(f"expected a table in a file {', '.join(TABLE_TYPES)}, got {str(path)!r}")
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise errors.StorageError(f"cannot read {path}: {error.strerror or error}") from error
+        headers = {"Content-Type": media}
+        return self._read(TypeAdapter(TableView), self._request("POST", "/v1/tables", headers=headers, content=data))
 
     def watch_device(self, name: str, after: int = 0) -> Iterator[EventView]:
         """Events of a device's onboarding, until it has ended."""

@@ -31,6 +31,7 @@ from nas.core.ports import BlobStore, Dataset, JobKind, Measurer, Problem, Resou
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.engine import price_search, run_search
 from nas.export import Normalised, to_onnx
+from predictors.figures import onboard_figures
 from predictors.measure import measure_isolated, profile_machine
 from predictors.onboarding import onboard
 from predictors.storage import load_predictor
@@ -110,6 +111,9 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
     torch.set_num_threads(1)
     shape = registry.load("nas.datasets", spec.data.name).describe(spec.data)
     space: SearchSpace = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, shape)
+    if spec.source in ("table", "roofline"):
+        yield from onboard_figures(spec, space, blobs, state, time.monotonic)
+        return
     net = space.supernet(spec.seed).eval()
 
     def export(arch: Arch) -> bytes:

@@ -262,8 +262,19 @@ class DryRunView(BaseModel):
     cost_missing: str | None = None
 
 
+class TableView(BaseModel):
+    """An uploaded table of latencies. ``blob`` names it in a ``DeviceSpec``; one without device names has one."""
+
+    blob: str
+    rows: int
+    devices: list[str]
+
+
 class CardView(BaseModel):
-    """A predictor's card: every figure is over ``held_out`` subnets that took no part in fitting or calibration."""
+    """A predictor's card: every figure is over ``held_out`` subnets that took no part in fitting or calibration.
+
+    ``kind``: what its values are, ``estimated`` where nobody has measured what it was fitted to.
+    """
 
     id: str
     device: str
@@ -283,6 +294,7 @@ class CardView(BaseModel):
     measured_ms: list[float] = []
     predicted_ms: list[float] = []
     upper_ms: list[float] = []
+    kind: Literal["predicted", "estimated"] = "predicted"
     created_at: datetime
 
 

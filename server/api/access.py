@@ -54,6 +54,7 @@ SCOPES: Mapping[tuple[str, str], Scope] = {
     ("POST", "/agents/{name}/tasks/{id}/beat"): "device",
     ("POST", "/agents/{name}/tasks/{id}/release"): "device",
     ("POST", "/agents/{name}/tasks/{id}/result"): "device",
+    ("POST", "/tables"): "device",
     ("GET", "/predictors"): "read",
     ("GET", "/predictors/{id}"): "read",
     ("GET", "/tokens"): "admin",

@@ -57,6 +57,8 @@ def referenced(session: Session) -> set[str]:
     """Every blob that a row points at: artifacts, predictors, and whatever a job's state names."""
     used = {*session.scalars(select(ArtifactRow.blob)), *session.scalars(select(PredictorRow.blob))}
     used.update(session.scalars(select(MeasurementRow.blob).where(MeasurementRow.status.in_(OPEN))))
+    for table in session.scalars(select(Job.spec["table"]).where(Job.kind == "device")):
+        used.update(_hashes(table))
     for state in session.scalars(select(Job.state)):
         used.update(_hashes(state))
     return used

@@ -22,7 +22,7 @@ def resolve(session: Session, job: Job) -> dict[str, Any]:
     """
     measured = {"measurements": results(session, job.id)}
     if job.kind == "device":
-        if DeviceSpec.model_validate(job.spec).source == "worker":
+        if DeviceSpec.model_validate(job.spec).source != "agent":
             return {}
         agent = session.get(AgentRow, job.name)
         if agent is None:
