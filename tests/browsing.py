@@ -49,8 +49,9 @@ def served(contents: str) -> Iterator[str]:
 
 
 @contextmanager
-def browsing(sync_api: Any) -> Iterator[Any]:
+def browsing() -> Iterator[Any]:
     """One browser profile, so that scripts are fetched once."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     sync_api.expect.set_options(timeout=PATIENCE_MS)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)

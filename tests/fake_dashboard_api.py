@@ -410,7 +410,7 @@ class FakeSearch:
             self.step += 1
         if self.status == "pausing":
             self.looks += 1
-            if self.looks > 2:
+            if self.looks > 6:
                 self.move("paused", "its result was saved", "")
         created = NOW - self.age
         history = []

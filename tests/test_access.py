@@ -23,7 +23,6 @@ from server.api.app import create_app
 from server.settings import Settings
 from server.store.store import Store, open_store
 from tests import fakes
-from tests.databases import postgres_missing, postgres_server, postgres_url
 
 DAY = 86_400.0
 PUBLIC = {("GET", "/healthz"), ("GET", "/readyz")}
@@ -211,16 +210,10 @@ def test_data_lie_below_the_folders_for_data(store: Store, tmp_path: Path) -> No
         assert "data.path: expected a path below" in answer.json()["message"]
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def tokens(request: pytest.FixtureRequest, tmp_path: Path, clock: fakes.Clock) -> Iterator[Store]:
-    if request.param == "sqlite":
-        with open_store(f"sqlite:///{tmp_path}/t", str(tmp_path), clock) as opened:
-            yield opened
-    else:
-        if (missing := postgres_missing()) is not None:
-            pytest.skip(missing)
-        with postgres_server() as server, open_store(postgres_url(server, "t"), str(tmp_path), clock) as opened:
-            yield opened
+@pytest.fixture
+def tokens(url: str, tmp_path: Path, clock: fakes.Clock) -> Iterator[Store]:
+    with open_store(url, str(tmp_path), clock) as opened:
+        yield opened
 
 
 def test_tokens_are_made_used_and_revoked(tokens: Store, clock: fakes.Clock) -> None:

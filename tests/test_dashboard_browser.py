@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from nas.core.spec import SearchSpec, parse_spec
-from tests.browsing import MARKS, browsing, served, watched
+from tests.browsing import MARKS, served
 from tests.fake_dashboard_api import make_searches
 
 SEARCHES = {s.spec.name: s for s in make_searches()}
@@ -23,12 +23,6 @@ expect = sync_api.expect
 
 
 @pytest.fixture(scope="module")
-def full() -> Iterator[str]:
-    with served("full") as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
 def empty() -> Iterator[str]:
     with served("empty") as url:
         yield url
@@ -38,18 +32,6 @@ def empty() -> Iterator[str]:
 def down() -> Iterator[str]:
     with served("down") as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[Any]:
-    with browsing(sync_api) as context:
-        yield context
-
-
-@pytest.fixture
-def page(context: Any) -> Iterator[Any]:
-    with watched(context) as page:
-        yield page
 
 
 def chart_point(page: Any, series: str, index: int) -> tuple[float, float, str]:

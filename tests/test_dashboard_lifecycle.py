@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.browsing import MARKS, browsing, served, watched
+from tests.browsing import MARKS, served
 from tests.fake_dashboard_api import make_searches
 
 SEARCHES = {s.spec.name: s.id for s in make_searches()}
@@ -21,27 +21,9 @@ expect = sync_api.expect
 
 
 @pytest.fixture(scope="module")
-def full() -> Iterator[str]:
-    with served("full") as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
 def reader() -> Iterator[str]:
     with served("reader") as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[Any]:
-    with browsing(sync_api) as context:
-        yield context
-
-
-@pytest.fixture
-def page(context: Any) -> Iterator[Any]:
-    with watched(context) as page:
-        yield page
 
 
 def button(place: Any, name: str) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +14,6 @@ from server.store.database import connect
 from server.store.migrate import alembic_config, head
 from server.store.store import Store, open_store
 from tests import fakes
-from tests.databases import postgres_missing, postgres_server, postgres_url
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    if reason := postgres_missing():
-        pytest.skip(reason)
-    with postgres_server() as folder:
-        yield folder
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'test.db'}"
-    return postgres_url(request.getfixturevalue("postgres"), uuid.uuid4().hex)
 
 
 def filled(url: str, folder: Path) -> tuple[str, str]:

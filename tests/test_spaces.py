@@ -15,7 +15,7 @@ from nas.core.ports import ImageShape, SearchSpace
 from nas.supernet import Supernet
 from nas.training.calibration import recalibrate
 from search_spaces.layers.elastic import ElasticDepthwise, depthwise_by_matmul
-from search_spaces.mobilenet_v3.space import MobileNetV3, SpaceParams, StageParams, block_layers, build
+from search_spaces.mobilenet_v3.space import PRESETS, MobileNetV3, SpaceParams, StageParams, block_layers, build
 
 PRESET = {"mobilenet_v3": "digits", "nas_bench_201": "digits"}
 SHAPE = ImageShape(1, 8, 8, 10)
@@ -269,3 +269,13 @@ def test_the_id_tells_spaces_apart() -> None:
     assert plain.id == build(SpaceParams.model_dump(plain.config), SHAPE).id
     assert plain.id != build({"preset": "digits", "final": 64}, SHAPE).id
     assert plain.id != build({"preset": "digits"}, ImageShape(1, 8, 8, 11)).id
+
+
+def test_presets_never_change_their_meaning() -> None:
+    # Stored searches name them. One that is resized would orphan their supernets: make a new preset instead.
+    assert {name: build({"preset": name}, ImageShape(3, 32, 32, 10)).id for name in PRESETS} == {
+        "digits": "mobilenet_v3-84fc9e4b",
+        "cifar": "mobilenet_v3-be497eb1",
+        "imagenet": "mobilenet_v3-9a2381ab",
+        "imagenet-w1.2": "mobilenet_v3-24171fc1",
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -41,24 +40,6 @@ from server.store.models import ArtifactRow, Base, EventRow, Job, PointRow
 from server.store.projections import KEPT_PROGRESS
 from server.store.store import Store, open_store
 from tests import fakes
-from tests.databases import postgres_missing, postgres_server, postgres_url
-
-PG = pytest.param("postgresql", marks=pytest.mark.postgres)
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    if reason := postgres_missing():
-        pytest.skip(reason)
-    with postgres_server() as folder:
-        yield folder
-
-
-@pytest.fixture(params=["sqlite", PG])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'test.db'}"
-    return postgres_url(request.getfixturevalue("postgres"), uuid.uuid4().hex)
 
 
 @pytest.fixture
@@ -310,7 +291,10 @@ def test_leases_of_dead_owners_are_released(store: Store, search: str, clock: fa
     alive = store.jobs.claim("host:2:2", 1000.0)
     assert dead is not None
     assert alive is not None
+    for dispatcher in ("host:1:1", "host:2:2"):
+        store.jobs.beat(dispatcher, 1)
     assert store.jobs.release_dead(lambda owner: owner == "host:1:1") == 1
+    assert [worker.name for worker in store.queries.workers(60.0)] == ["host:2:2"]
     assert claim(store).job_id == search
     assert append(store, dead, StageStarted("train", 0, 1)) == "lost"
     assert append(store, alive, StageStarted("train", 0, 1)) == "continue"

@@ -195,7 +195,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         parent = store.queries.search(id)
         return submit(_forked(parent.id, parent.spec, body), idempotency_key, parent.id, response, by)
 
-    @router.get("/searches/{id}/front", summary="The Pareto front", responses=responses(404))
+    @router.get("/searches/{id}/front", summary="The Pareto front", response_model=FrontView, responses=responses(404))
     def front(
         id: str,
         device: Annotated[str | None, Query(description="As predicted for another device")] = None,
@@ -203,13 +203,14 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         objectives: Annotated[
             str | None, Query(description="2 to 4 of accuracy, latency, params, macs, with commas between")
         ] = None,
-    ) -> FrontView:
+    ) -> Response:
         """The front of the search and that of its random baseline, over the same axes."""
         spec, table, finished = store.queries.evaluated(id)
         names = objectives.split(",") if objectives is not None else None
         if device is not None and device != spec.device:
             spec, table, finished = seen_from(device, spec, table, finished, store)
-        return _front_view(id, spec, front_in(spec, table, finished, names, bound_ms))
+        view = _front_view(id, spec, front_in(spec, table, finished, names, bound_ms))
+        return Response(view.model_dump_json(), media_type="application/json")  # as it is: a front may be long
 
     @router.get("/searches/{id}/candidates", summary="All evaluated networks", responses=responses(404))
     def candidates(

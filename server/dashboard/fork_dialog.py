@@ -8,7 +8,8 @@ from nas.client import Client
 from nas.core.errors import HwnasError
 from nas.core.spec import SearchSpec, parse_spec
 from nas.core.views import ForkBody, SearchView
-from server.dashboard.frame import Frame, Part, ask, div, heading, notice, text
+from server.dashboard.dialogs import ending
+from server.dashboard.frame import Frame, ask, div, heading, text
 
 _BOUNDS = {
     "latency": "Latency bound (ms)",
@@ -50,8 +51,6 @@ async def fork_dialog(client: Client, frame: Frame, search: SearchView) -> None:
                 )
                 for o in spec.objectives
             }
-        problem = Part(lambda message: notice("bad", "Not accepted", message) if message else None)
-        problem.show(trouble)
 
         def body() -> ForkBody:
             """What differs from the parent. Raises InvalidSpec."""
@@ -72,17 +71,8 @@ async def fork_dialog(client: Client, frame: Frame, search: SearchView) -> None:
             )
 
         async def send() -> None:
-            button.props("loading")
-            try:
-                child = await ask(client.fork, search.id, body())
-                ui.navigate.to(f"/searches/{child.id}")
-            except HwnasError as error:
-                problem.show(str(error))
-            finally:
-                button.props(remove="loading")
+            child = await ask(client.fork, search.id, body())
+            ui.navigate.to(f"/searches/{child.id}")
 
-        with div("flow"):
-            div("grow")
-            ui.button("Close", on_click=dialog.close).props("flat no-caps")
-            button = ui.button("Fork", on_click=send).props("unelevated no-caps")
+        ending(dialog, "Fork", send, trouble)
     dialog.open()

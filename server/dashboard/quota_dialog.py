@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from nicegui import ui
 
 from nas.client import Client
-from nas.core.errors import HwnasError
 from nas.core.spec import parse_spec
 from nas.core.views import QuotaBody, QuotaView
-from server.dashboard.frame import Frame, Part, ask, div, heading, notice, text
+from server.dashboard.dialogs import ending
+from server.dashboard.frame import Frame, ask, div, heading, text
 
 
 async def quota_dialog(client: Client, frame: Frame, quota: QuotaView, after: Callable[[], Awaitable[None]]) -> None:
@@ -23,22 +23,11 @@ async def quota_dialog(client: Client, frame: Frame, quota: QuotaView, after: Ca
         hours = ui.number("GPU hours in all", value=quota.gpu_hours, min=0, format="%g")
         for field in (queued, running, hours):
             field.props("outlined dense clearable")
-        problem = Part(lambda message: notice("bad", "Not accepted", message) if message else None)
 
         async def send() -> None:
-            button.props("loading")
             record = {"max_queued": queued.value, "max_running": running.value, "gpu_hours": hours.value}
-            try:
-                await ask(client.set_quota, quota.owner, parse_spec(QuotaBody, record))
-                dialog.close()
-                await after()
-            except HwnasError as error:
-                problem.show(str(error))
-            finally:
-                button.props(remove="loading")
+            await ask(client.set_quota, quota.owner, parse_spec(QuotaBody, record))
+            await after()
 
-        with div("flow"):
-            div("grow")
-            ui.button("Close", on_click=dialog.close).props("flat no-caps")
-            button = ui.button("Set limits", on_click=send).props("unelevated no-caps")
+        ending(dialog, "Set limits", send)
     dialog.open()

@@ -10,11 +10,11 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.access import Principal
-from nas.core.errors import HwnasError
 from nas.core.lifecycle import JobStatus
 from nas.core.views import MeView, SearchView
 from server.dashboard import words
 from server.dashboard.actions import Action, ActionBar
+from server.dashboard.dialogs import ending
 from server.dashboard.fork_dialog import can_fork, fork_dialog
 from server.dashboard.frame import Frame, Part, ask, badge, crumbs, div, heading, notice, text
 from server.dashboard.shown import Relative, Shown
@@ -117,21 +117,10 @@ class Head:
                 )
                 number = ui.number("From -100 to 100", value=search.priority, min=-100, max=100, precision=0)
                 number.props("outlined dense")
-                problem = Part(lambda message: notice("bad", "Not accepted", message) if message else None)
 
                 async def send() -> None:
-                    button.props("loading")
-                    try:
-                        await ask(self._client.set_priority, search.id, int(number.value or 0))
-                        dialog.close()
-                        await self._refresh()
-                    except HwnasError as error:
-                        problem.show(str(error))
-                    finally:
-                        button.props(remove="loading")
+                    await ask(self._client.set_priority, search.id, int(number.value or 0))
+                    await self._refresh()
 
-                with div("flow"):
-                    div("grow")
-                    ui.button("Close", on_click=dialog.close).props("flat no-caps")
-                    button = ui.button("Set priority", on_click=send).props("unelevated no-caps")
+                ending(dialog, "Set priority", send)
             dialog.open()

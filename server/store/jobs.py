@@ -261,8 +261,10 @@ class SqlJobStore:
             return True
 
     def release_dead(self, dead: Callable[[str], bool]) -> int:
-        """Gives every job back whose dispatcher is ``dead``; how many. For use at a restart."""
+        """Forgets every dispatcher that is ``dead`` and gives its jobs back; how many. For use at a restart."""
         with writing(self._engine) as session:
+            names = [name for name in session.scalars(select(WorkerRow.owner)) if dead(name)]
+            session.execute(delete(WorkerRow).where(WorkerRow.owner.in_(names)))
             jobs = session.scalars(select(Job).where(Job.status.in_(LEASED)).with_for_update()).all()
             gone = [job for job in jobs if job.lease_owner is not None and dead(job.lease_owner)]
             for job in gone:

@@ -1,0 +1,51 @@
+"""Fixtures that several files of tests share: databases, and a browser."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browsing import browsing, served, watched
+from tests.databases import postgres_missing, postgres_server, postgres_url
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The folder of a PostgreSQL server."""
+    if reason := postgres_missing():
+        pytest.skip(reason)
+    with postgres_server() as folder:
+        yield folder
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    return postgres_url(request.getfixturevalue("postgres"), uuid.uuid4().hex)
+
+
+@pytest.fixture(scope="module")
+def full() -> Iterator[str]:
+    """Where the dashboard shows searches and devices of every kind."""
+    with served("full") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def context() -> Iterator[Any]:
+    """A browser."""
+    with browsing() as context:
+        yield context
+
+
+@pytest.fixture
+def page(context: Any) -> Iterator[Any]:
+    """A page of it that is watched."""
+    with watched(context) as page:
+        yield page
