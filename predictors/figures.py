@@ -49,6 +49,8 @@ def onboard_figures(
         table = check_table(RawTable.load(blobs.get(spec.table.blob)), space, spec.table.unit)
         predictor, n, truth, guess = _fit_table(spec, table, space)
         how = {"table": spec.table.model_dump()}
+    if float(np.ptp(truth)) == 0.0:
+        raise InvalidData(f"every network takes {truth[0]:g} ms on device {spec.name!r}: there is nothing to learn")
     card = make_card(predictor, profile, space, n, truth, guess)
     card |= {"protocol": how, "kind": "estimated" if spec.roofline is not None else "predicted"}
     blob = blobs.put(dump_predictor(predictor))

@@ -25,7 +25,7 @@ from agent import main as agent_main
 from agent.main import Agent
 from agent.service import Refused, Service
 from nas.core.access import LOCAL, Principal
-from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
+from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, changes
 from nas.core.errors import Conflict, Forbidden, InvalidInput, MeasurementRefused, NotFound, NotMeasuredYet
 from nas.core.events import MeasurementsWanted, StageStarted
 from nas.core.ports import Lease
@@ -337,6 +337,40 @@ def test_a_machine_keeps_the_usual_time_of_its_canary(store: Store) -> None:
     assert store.measurements.register("pi", "two", newer, {}, LOCAL) is None
     [agent] = store.queries.agents()
     assert (agent.profile["runtime_version"], agent.away, agent.waiting, agent.measuring) == ("1.0", False, 0, None)
+
+
+# What has changed
+
+
+def test_a_profile_says_that_it_is_stale_and_why(store: Store, clock: fakes.Clock) -> None:
+    register(store)
+    onboarding(store)
+    fakes.run_log(store, fakes.device_log(store.blobs.put(fakes.predictor_bytes()), profile=PI))
+    assert store.queries.device("pi").stale == []
+    newer = replace(PI, runtime_version="2.0", driver="microcode 0x2")
+    store.measurements.register("pi", "two", newer, {}, LOCAL)
+    assert store.queries.device("pi").stale == ["runtime version: 1.0, now 2.0", "driver: unknown, now microcode 0x2"]
+
+    assert store.queries.device("bench").stale == []
+    here = replace(fakes.PROFILE, name="host", protocol=MeasurementProtocol())
+    store.jobs.beat("elsewhere", 1, machine=replace(here, processor="another", runtime_version="3.0"))
+    assert store.queries.device("bench").stale == []  # nobody is there who knows
+    store.jobs.beat("worker", 1, machine=replace(here, os="linux 7"))
+    assert store.queries.device("bench").stale == ["os: linux, now linux 7"]
+    store.jobs.beat("other", 1, machine=here)
+    assert store.queries.device("bench").stale == []
+    clock.pass_(3600.0)
+    assert store.queries.device("bench").stale == []
+
+
+def test_a_profile_of_the_protocol_before_is_stale(store: Store) -> None:
+    record = PI.as_json()
+    for added in ("loads", "window_ms", "windows", "steady"):
+        record["protocol"].pop(added)
+    record["protocol"]["version"] = 1
+    record.pop("driver")
+    old = DeviceProfile.from_json({**record, "source": "agent"})
+    assert changes(old, PI) == ["protocol version: 1, now 2"]
 
 
 # The measurer of a worker

@@ -139,6 +139,18 @@ class Latency:
     upper_ms: Floats
 
 
+def changes(profiled: DeviceProfile, now: DeviceProfile) -> list[str]:
+    """What has changed on a machine since it was profiled, such as ``runtime version: 1.22.0, now 1.23.1``; nothing if
+    the profile still holds."""
+    what = ("machine", "processor", "cores", "runtime", "runtime_version", "driver", "os")
+    pairs = [(name.replace("_", " "), getattr(profiled, name), getattr(now, name)) for name in what]
+    for name in ("version", "threads"):
+        pairs.append((f"protocol {name}", getattr(profiled.protocol, name), getattr(now.protocol, name)))
+    return [
+        f"{name}: {before or 'unknown'}, now {after or 'unknown'}" for name, before, after in pairs if before != after
+    ]
+
+
 def verdict(measurement: Measurement, claim_ms: float) -> Status:
     """``verified`` if the measured median is at or below what was claimed, ``violated`` if above.
 

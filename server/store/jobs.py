@@ -21,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
 from nas.core.access import LOCAL, LOCAL_OWNER, Principal
+from nas.core.device import DeviceProfile
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec
 from nas.core.events import Evaluated, Event, MeasurementsWanted, Progress, StatusChanged, decode
 from nas.core.lifecycle import ENDED, LEASED
@@ -278,9 +279,16 @@ class SqlJobStore:
             return [(row[0], row[1]) for row in session.execute(query)]
 
     def beat(
-        self, worker: str, slots: int, nodes: Sequence[Room] = (), free: Sequence[Room] = (), elastic: bool = False
+        self,
+        worker: str,
+        slots: int,
+        nodes: Sequence[Room] = (),
+        free: Sequence[Room] = (),
+        elastic: bool = False,
+        machine: DeviceProfile | None = None,
     ) -> None:
-        """A dispatcher says that it is there, ready for ``slots`` jobs at a time, and what its cluster has."""
+        """A dispatcher says that it is there, ready for ``slots`` jobs at a time, what its cluster has, and what
+        ``machine`` it runs on itself."""
         with writing(self._engine) as session:
             now = self._clock()
             session.execute(delete(WorkerRow).where(WorkerRow.seen_at < now - _FORGET_WORKER_S))
@@ -292,6 +300,7 @@ class SqlJobStore:
                     nodes=[asdict(room) for room in nodes],
                     free=[asdict(room) for room in free],
                     elastic=elastic,
+                    machine=machine.as_json() if machine is not None else None,
                 )
             )
 
