@@ -40,7 +40,6 @@ class Limits:
         headers = Headers(scope=scope)
         most = MAX_FILE if scope["path"] in FILES else self._max_body
         refused = _too_large_before_its_body(scope) or self._body_announced(headers, most)
-        body: bytes | None = b""
         if refused is None and _has_body(headers):
             try:
                 async with asyncio.timeout(self._body_s):
@@ -50,6 +49,7 @@ class Limits:
             else:
                 if body is None:
                     return  # the client has gone
+                receive = _replayed(body, receive)
                 if len(body) > most:
                     refused = _body_too_large(most)
                 elif body and scope["path"].startswith("/v1/") and not _is_file(scope["path"], headers):
@@ -58,7 +58,7 @@ class Limits:
         if refused is not None:
             await errors.answer(*refused)(scope, receive, send)
             return
-        await self._app(scope, _replayed(body or b"", receive), send)
+        await self._app(scope, receive, send)
 
     def _body_announced(self, headers: Headers, most: int) -> tuple[int, str] | None:
         length = headers.get("content-length", "0")
