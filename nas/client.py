@@ -309,18 +309,11 @@ class Client:
         """Starts measuring a device."""
         return self._post(DeviceView, "/v1/devices", spec)
 
-    def upload_table(self, path: Path) -> TableView:
-        """Uploads a CSV, JSON or Parquet file of latencies.
-
-        Raises InvalidInput for a file of another kind, StorageError for one that cannot be read.
-        """
-        media = TABLE_TYPES.get(path.suffix.lower())
+    def upload_table(self, data: bytes, name: str) -> TableView:
+        """Uploads a file of latencies, which is CSV, JSON or Parquet by its name. Raises InvalidInput for another."""
+        media = TABLE_TYPES.get(Path(name).suffix.lower())
         if media is None:
-            raise errors.InvalidInput(f"expected a table in a file {', '.join(TABLE_TYPES)}, got {str(path)!r}")
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise errors.StorageError(f"cannot read {path}: {error.strerror or error}") from error
+            raise errors.InvalidInput(f"expected a table in a file {', '.join(TABLE_TYPES)}, got {name!r}")
         headers = {"Content-Type": media}
         return self._read(TypeAdapter(TableView), self._request("POST", "/v1/tables", headers=headers, content=data))
 

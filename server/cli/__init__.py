@@ -469,7 +469,11 @@ def devices_add(
         record["roofline"] = {"flops_per_s": flops, "bytes_per_s": bandwidth}
     with connect(url, token) as nas:
         if table is not None:
-            record["table"] = {"blob": nas.upload_table(table).blob, "device": column, "unit": unit}
+            record["table"] = {
+                "blob": nas.upload_table(_bytes_of(table), table.name).blob,
+                "device": column,
+                "unit": unit,
+            }
         device = nas.add_device(parse_spec(DeviceSpec, record))
         if watch:
             device = _until_interrupted(progress.follow_device, nas, name, f"nas devices show {name}")
@@ -583,6 +587,13 @@ def _bound_latency(record: dict[str, Any], bound_ms: float) -> None:
             objective["bound"] = bound_ms
             return
     raise InvalidSpec("--bound-ms needs latency among the objectives of the spec")
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _pairs(texts: list[str]) -> dict[str, Any]:
