@@ -36,7 +36,8 @@ def onboard(
     """Yields the stages profile, measure and fit; goes on from ``state``. Networks once measured are kept in a
     checkpoint and never measured again.
 
-    Raises UnknownName for the predictor's family and MeasurementRefused when the machine is too unsteady.
+    Raises UnknownName for the predictor's family, MeasurementRefused when the machine is too unsteady, and
+    NotMeasuredYet as ``measure`` does.
     """
     family = registry.load("nas.predictors", spec.predictor)
     begun = clock()
@@ -57,12 +58,13 @@ def onboard(
         yield StageStarted("measure", 1, 3)
         archs = as_archs(space.id, genes)
         _require_steady(spec.name, kept, len(archs))
-        for i in range(len(kept), len(archs), GROUP):
+        group = GROUP if profile.source == "worker" else len(archs)  # a device elsewhere is asked for all at once
+        for i in range(len(kept), len(archs), group):
             models = []
-            for arch in archs[i : i + GROUP]:
+            for arch in archs[i : i + group]:
                 models.append(export_onnx(arch))
                 yield Progress("measure", len(kept), len(archs), "networks", message="exporting")
-            for measurement in measure(models, profile):
+            for measurement in measure(models, profile, [arch.id for arch in archs[i : i + group]]):
                 kept.append(measurement)
                 yield Progress("measure", len(kept), len(archs), "networks", message="measuring")
             yield Checkpoint("measure", len(kept), blobs.put(json.dumps([m.as_json() for m in kept]).encode()))

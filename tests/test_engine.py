@@ -54,7 +54,9 @@ class RuleDevice:
     def __init__(self) -> None:
         self.measured = 0
 
-    def __call__(self, models: Sequence[bytes], profile: DeviceProfile) -> Iterator[Measurement]:
+    def __call__(
+        self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]
+    ) -> Iterator[Measurement]:
         for model in models:
             self.measured += 1
             weights = onnx.load_model_from_string(model).graph.initializer

@@ -20,6 +20,7 @@ from nas.core.events import (
     Exported,
     HypervolumeAt,
     Measured,
+    MeasurementsWanted,
     Point,
     Progress,
     SearchState,
@@ -60,6 +61,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Progress, stages, st.integers(0, 9), st.integers(1, 9), texts, st.dictionaries(texts, numbers), texts),
     st.builds(Evaluated, st.lists(st.builds(Point, archs, origins, metrics), max_size=3).map(tuple)),
     st.builds(Measured, archs, origins, good | refused, numbers),
+    st.builds(MeasurementsWanted, stages, documents, st.dictionaries(texts, texts, max_size=3)),
     st.builds(Checkpoint, stages, st.integers(0, 9), texts),
     st.builds(Exported, archs, st.sampled_from(["a.onnx", "b.json"]), texts, st.integers(0, 9), texts, documents),
     st.builds(HypervolumeAt, st.integers(0, 9), numbers, numbers),
@@ -80,7 +82,7 @@ def test_an_event_comes_back_from_json_as_it_was(event: Event) -> None:
 
 def test_every_kind_of_event_is_generated_and_has_its_own_name() -> None:
     kinds = [t.kind for t in get_args(Event)]
-    assert len(set(kinds)) == len(kinds) == 10
+    assert len(set(kinds)) == len(kinds) == 11
 
 
 @given(logs)

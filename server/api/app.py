@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, Depends, FastAPI
 
-from server.api import administration, catalog, devices, errors, figures, health, searches
+from server.api import administration, agents, catalog, devices, errors, figures, health, searches, tables
 from server.api.access import Gate, Guard
 from server.api.limits import Limits
 from server.api.sse import Streams
@@ -37,6 +37,8 @@ def create_app(settings: Settings, store: Store, streams: Streams | None = None)
     v1.include_router(catalog.routes(settings, store))
     v1.include_router(searches.routes(settings, store, streams))
     v1.include_router(devices.routes(settings, store, streams))
+    v1.include_router(agents.routes(store))
+    v1.include_router(tables.routes(store))
     v1.include_router(administration.routes(store))
     app.include_router(v1)
     counted = figures.Figures(store, streams)

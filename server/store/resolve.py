@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from nas.core.errors import InvalidSpec
 from nas.core.metrics import METRICS
-from nas.core.spec import SearchSpec
-from server.store.models import DeviceRow, Job, PointRow, PredictorRow
+from nas.core.spec import DeviceSpec, SearchSpec
+from server.store.measurements import results
+from server.store.models import AgentRow, DeviceRow, Job, PointRow, PredictorRow
 
 
 def resolve(session: Session, job: Job) -> dict[str, Any]:
@@ -19,13 +20,21 @@ def resolve(session: Session, job: Job) -> dict[str, Any]:
 
     Raises InvalidSpec for what is not there (any more).
     """
+    measured = {"measurements": results(session, job.id)}
     if job.kind == "device":
-        return {}
+        if DeviceSpec.model_validate(job.spec).source != "agent":
+            return {}
+        agent = session.get(AgentRow, job.name)
+        if agent is None:
+            raise InvalidSpec(f"no agent has registered as {job.name!r}")
+        started = job.state.get("finished", {}).get("profile")
+        return {"profile": started["profile"] if started else agent.profile, **measured}
     spec = SearchSpec.model_validate(job.spec)
     predictor = find_predictor(session, spec.device, job.space_id)
     if predictor is None:
         raise InvalidSpec(f"device {spec.device!r} has no latency predictor for the space {job.space_id}")
     return {
+        **measured,
         "profile": predictor.profile,
         "predictor": {"blob": predictor.blob, "family": predictor.family, "id": predictor.id},
         "supernet": _required_supernet(session, spec.supernet) if spec.supernet is not None else None,
