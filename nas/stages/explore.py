@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from nas.core.arch import Floats, Genes, as_archs, as_genes, choice_counts, one_hot, sample
+from nas.core.arch import Floats, Genes, as_archs, as_genes, choice_counts, neighbours, one_hot, sample
 from nas.core.cost import Span, StageCost, average, repeated
 from nas.core.events import (
     Evaluated,
@@ -36,7 +36,10 @@ from nas.stages.subnets import Subnets, load_subnets
 
 @dataclass(frozen=True)
 class ExploreStage:
-    """Scores ``spec.budget.evaluations`` subnets by search and as many by random search, in ``rounds``."""
+    """Scores ``spec.budget.evaluations`` subnets by search and as many by random search, in ``rounds``.
+
+    Networks that a stage ``derive`` has found are the first that the search scores.
+    """
 
     rounds: int = 8
     population: int = 96
@@ -112,6 +115,9 @@ class ExploreStage:
         space = problem.space
         points = state.of("search")
         history = _history(problem, points)
+        derived_NG = _derived(state)
+        if len(derived_NG) and not {a.genes for a in as_archs("", derived_NG)} <= {p.arch.genes for p in points}:
+            return _around(space, history, derived_NG, rng, n)
         if not points:
             counts = choice_counts(space.decisions)
             extremes = space.canonical(np.stack([np.zeros_like(counts), counts - 1]))
@@ -186,6 +192,24 @@ def spread(genes_NG: Genes, losses_NM: Floats, seen_NG: Genes, n: int) -> Genes:
     if len(order) > n:
         order = [order[i] for i in np.unique(np.linspace(0, len(order) - 1, n).round().astype(int))]
     return genes_NG[order]
+
+
+def _derived(state: SearchState) -> Genes:
+    """The networks that a stage before has found, shape (N, G)."""
+    return np.array(state.finished.get("derive", {}).get("networks", []), dtype=np.int64)
+
+
+def _around(space: SearchSpace, history: History, derived_NG: Genes, rng: np.random.Generator, n: int) -> Genes:
+    """``n`` networks that are not in ``history``: the derived, the two extreme ones, neighbours of the derived, and
+    beyond these random ones."""
+    counts = choice_counts(space.decisions)
+    near = [rng.permutation(neighbours(space.decisions, genes_G.tolist())) for genes_G in derived_NG]
+    lead = iter([np.concatenate([derived_NG, np.stack([np.zeros_like(counts), counts - 1]), *near])])
+
+    def draw(size: int) -> Genes:
+        return next(lead, sample(space.decisions, rng, size))
+
+    return random.fresh(space, history, rng, n, draw)
 
 
 def _score(problem: Problem, subnets: Subnets, origin: Origin, genes_NG: Genes) -> Iterator[Point]:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes, one_hot
 from nas.core.errors import InvalidInput, UnknownName
+from nas.core.mixture import Mixture
 from nas.core.ports import ImageShape, Layer
 from nas.core.spec import parse_spec
 
@@ -98,6 +99,14 @@ class NasBench201:
 
     name = "nas_bench_201"
     decisions = tuple(Decision(f"edge{a}{b}.operation", OPERATIONS) for a, b in EDGES)
+    mixture = Mixture(
+        edges=tuple(f"edge{a}{b}" for a, b in EDGES),
+        operations=OPERATIONS,
+        nodes=tuple(b for _, b in EDGES),
+        none=NONE,
+        skip=SKIP,
+        bare=(NONE, SKIP, POOL),
+    )
 
     def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
         self.config = params
@@ -123,6 +132,15 @@ class NasBench201:
     def canonical(self, genes_NG: Genes) -> Genes:
         """Edges on no path from input to output set to ``none``."""
         return np.where(active_edges(genes_NG), genes_NG, NONE)
+
+    def discretise(self, scores_EO: Floats) -> Genes:
+        """The best operation of every edge, ``none`` included, shape (6,)."""
+        genes: Genes = self.canonical(scores_EO.argmax(axis=1)[None])[0]
+        return genes
+
+    def table(self, genes_G: Genes) -> Floats:
+        """One-hot rows, shape (6, 5)."""
+        return one_hot(self.decisions, genes_G[None]).reshape(len(EDGES), len(OPERATIONS))
 
     def input_shape(self, arch: Arch) -> tuple[int, int, int]:
         """(channels, height, width), the data's own for every network."""
