@@ -8,25 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nas.core import registry
-from nas.core.arch import Floats, as_archs
-from nas.core.device import DeviceProfile, Latency, MeasurementProtocol
+from nas.core.arch import Floats, Genes, as_archs
+from nas.core.device import DeviceProfile, MeasurementProtocol
 from nas.core.errors import InvalidData
 from nas.core.events import Event, SearchState, StageFinished, StageStarted
-from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
+from nas.core.ports import BlobStore, SearchSpace
 from nas.core.spec import DeviceSpec, RooflineSpec
 from predictors.bayesian_linear import FEWEST as FEWEST_ALONE
-from predictors.card import make_card
-from predictors.onboarding import HELD_OUT, stratified
+from predictors.fitting import Fitted, fit_family, fit_transfer
+from predictors.onboarding import HELD_OUT, fit_result, stratified
 from predictors.roofline import roofline_ms
-from predictors.storage import dump_predictor
 from predictors.tables import LatencyTable, RawTable, check_table
-from predictors.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer, calibrate
+from predictors.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
 
 STAGES = ("profile", "fit")
-MOST_LEFT_OUT = 40  # networks that are each predicted from the others
 _ENOUGH = round(FEWEST_ALONE / (1 - HELD_OUT)) + 1
 
 
@@ -42,19 +38,18 @@ def onboard_figures(
     begun = clock()
     yield StageStarted("fit", 1, 2)
     if spec.roofline is not None:
-        predictor, n, truth, guess = _fit_roofline(spec, spec.roofline, space)
+        fitted, genes_NG, known_ms_N = _fit_roofline(spec, spec.roofline, space)
         how = {"roofline": spec.roofline.model_dump()}
     else:
         assert spec.table is not None
         table = check_table(RawTable.load(blobs.get(spec.table.blob)), space, spec.table.unit)
-        predictor, n, truth, guess = _fit_table(spec, table, space)
+        fitted, genes_NG, known_ms_N = _fit_table(spec, table, space)
         how = {"table": spec.table.model_dump()}
-    if float(np.ptp(truth)) == 0.0:
-        raise InvalidData(f"every network takes {truth[0]:g} ms on device {spec.name!r}: there is nothing to learn")
-    card = make_card(predictor, profile, space, n, truth, guess)
-    card |= {"protocol": how, "kind": "estimated" if spec.roofline is not None else "predicted"}
-    blob = blobs.put(dump_predictor(predictor))
-    result = {"card": card, "blob": blob, "space_id": space.id, "family": predictor.family, "profile": profile.id}
+    if float(np.ptp(known_ms_N)) == 0.0:
+        raise InvalidData(f"every network takes {known_ms_N[0]:g} ms on {spec.name!r}: there is nothing to learn")
+    estimated = spec.roofline is not None
+    result = fit_result(fitted, profile, space, genes_NG, known_ms_N, blobs, relative=not estimated)
+    result["card"] |= {"protocol": how, "kind": "estimated" if estimated else "predicted"}
     yield StageFinished("fit", clock() - begun, result)
 
 
@@ -76,52 +71,27 @@ def require_usable(spec: DeviceSpec, raw: RawTable, space: SearchSpace) -> None:
     _require_enough(spec, *_split(spec, check_table(raw, space, spec.table.unit)))
 
 
-def _fit_roofline(
-    spec: DeviceSpec, roofline: RooflineSpec, space: SearchSpace
-) -> tuple[LatencyPredictor, int, Floats, Latency]:
+def _fit_roofline(spec: DeviceSpec, roofline: RooflineSpec, space: SearchSpace) -> tuple[Fitted, Genes, Floats]:
     """The family learns what the roofline says of a sample of networks, so that its bound covers what it misses."""
     genes_NG, held_out_N = stratified(space, spec.samples, spec.seed)
     known_ms_N = roofline_ms(space, as_archs(space.id, genes_NG), roofline.flops_per_s, roofline.bytes_per_s)
-    return _fit_family(spec.predictor, space.features(genes_NG), known_ms_N, held_out_N)
+    fitted = fit_family(spec.predictor, space.features(genes_NG), known_ms_N, held_out_N)
+    return fitted, genes_NG, known_ms_N
 
 
-def _fit_table(
-    spec: DeviceSpec, table: LatencyTable, space: SearchSpace
-) -> tuple[LatencyPredictor, int, Floats, Latency]:
+def _fit_table(spec: DeviceSpec, table: LatencyTable, space: SearchSpace) -> tuple[Fitted, Genes, Floats]:
     own, relatives = _split(spec, table)
     _require_enough(spec, own, relatives)
     known_N = np.isfinite(own)
-    x_NF, y_N = space.features(table.genes_NG[known_N]), own[known_N]
+    genes_NG, y_N = table.genes_NG[known_N], own[known_N]
+    x_NF = space.features(genes_NG)
     if len(y_N) >= _ENOUGH and spec.predictor != Transfer.family:
         held_out_N = np.zeros(len(y_N), dtype=bool)
         few = np.random.default_rng((spec.seed, 7)).choice(len(y_N), round(HELD_OUT * len(y_N)), replace=False)
         held_out_N[few] = True
-        return _fit_family(spec.predictor, x_NF, y_N, held_out_N)
+        return fit_family(spec.predictor, x_NF, y_N, held_out_N), genes_NG, y_N
     tables = [Table(space.features(table.genes_NG[np.isfinite(o)]), o[np.isfinite(o)]) for o in relatives]
-    return _fit_transfer(Relatives.learn(tables), x_NF, y_N, spec.seed)
-
-
-def _fit_family(
-    name: str, x_NF: Floats, y_N: Floats, held_out_N: NDArray[np.bool_]
-) -> tuple[LatencyPredictor, int, Floats, Latency]:
-    family = registry.load("nas.predictors", name)
-    predictor: LatencyPredictor = family.fit(x_NF[~held_out_N], y_N[~held_out_N])
-    return predictor, int((~held_out_N).sum()), y_N[held_out_N], predictor.predict(x_NF[held_out_N])
-
-
-def _fit_transfer(
-    relatives: Relatives, x_NF: Floats, y_N: Floats, seed: int
-) -> tuple[LatencyPredictor, int, Floats, Latency]:
-    """A handful of networks, all of them fitted to; for the card each is predicted from the others."""
-    n = len(y_N)
-    multiple = calibrate(relatives, n)
-    out = np.random.default_rng((seed, 7)).permutation(n)[:MOST_LEFT_OUT]
-    mean_ms, upper_ms = np.empty(len(out)), np.empty(len(out))
-    for i, left in enumerate(out):
-        rest = np.delete(np.arange(n), left)
-        guess = Transfer.fit(x_NF[rest], y_N[rest], relatives, multiple).predict(x_NF[left : left + 1])
-        mean_ms[i], upper_ms[i] = guess.mean_ms[0], guess.upper_ms[0]
-    return Transfer.fit(x_NF, y_N, relatives, multiple), n, y_N[out], Latency(mean_ms, upper_ms)
+    return fit_transfer(Relatives.learn(tables), x_NF, y_N, spec.seed), genes_NG, y_N
 
 
 def _split(spec: DeviceSpec, table: LatencyTable) -> tuple[Floats, list[Floats]]:

@@ -25,13 +25,23 @@ from agent import main as agent_main
 from agent.main import Agent
 from agent.service import Refused, Service
 from nas.core.access import LOCAL, Principal
+from nas.core.arch import Arch
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, changes
-from nas.core.errors import Conflict, Forbidden, InvalidInput, MeasurementRefused, NotFound, NotMeasuredYet
+from nas.core.errors import (
+    Conflict,
+    Forbidden,
+    HwnasError,
+    InvalidInput,
+    MeasurementRefused,
+    NotFound,
+    NotMeasuredYet,
+)
 from nas.core.events import MeasurementsWanted, StageStarted
-from nas.core.ports import Lease
+from nas.core.ports import Lease, Room
 from nas.core.views import DeviceView
+from predictors.bayesian_linear import BayesianLinear
 from predictors.measure import canary_model
-from predictors.protocol import Timing
+from predictors.protocol import Timing, judge
 from server.api.app import create_app
 from server.settings import Settings
 from server.store.database import reading
@@ -41,6 +51,10 @@ from server.store.store import Store, open_store
 from tests import fakes
 from tests.databases import postgres_missing, postgres_server, postgres_url
 from tests.test_service import serving
+from workers import runner
+from workers.dispatcher import Dispatcher
+from workers.following import Ended
+from workers.placing import Node
 from workers.remote import RemoteMeasurer
 
 PI = DeviceProfile("pi", "aarch64", "a small one", 4, "onnxruntime", "1.0", "linux", canary_ms=0.2, source="agent")
@@ -337,6 +351,97 @@ def test_a_machine_keeps_the_usual_time_of_its_canary(store: Store) -> None:
     assert store.measurements.register("pi", "two", newer, {}, LOCAL) is None
     [agent] = store.queries.agents()
     assert (agent.profile["runtime_version"], agent.away, agent.waiting, agent.measuring) == ("1.0", False, 0, None)
+
+
+# A whole onboarding, from the queue through the dispatcher and the runner
+
+
+class Inline:
+    """A cluster that runs the real runner in the dispatcher's own thread."""
+
+    elastic = False
+
+    def __init__(self, blobs: str) -> None:
+        self.blobs = blobs
+        self.runs = 0
+
+    def nodes(self) -> list[Node]:
+        return [Node("here", Room(8), Room(8))]
+
+    def run(self, lease: Lease, want: Any, node: Node) -> InlineTask:
+        self.runs += 1
+        return InlineTask(runner.run_job(lease.kind, lease.spec, self.blobs, lease.events))
+
+
+class InlineTask:
+    begun = True
+
+    def __init__(self, batches: Iterator[list[dict[str, Any]]]) -> None:
+        self.batches = batches
+
+    def next(self, seconds: float) -> list[dict[str, Any]] | Ended:
+        try:
+            return next(self.batches, None) or Ended("succeeded")
+        except HwnasError as error:
+            return Ended("failed", str(error))
+
+    def kill(self) -> None:
+        pass
+
+    def dump(self) -> str:
+        return ""
+
+
+class Tiny:
+    """A supernet whose subnets are their architectures."""
+
+    def eval(self) -> Tiny:
+        return self
+
+    def subnet(self, arch: Arch) -> Arch:
+        return arch
+
+
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+def test_an_onboarding_waits_without_a_worker_and_exports_nothing_twice(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[Arch] = []
+
+    def export(module: Arch, *_: object) -> bytes:
+        exported.append(module)
+        return bytes(module.genes)
+
+    monkeypatch.setattr(fakes.TinySpace, "supernet", lambda *_: Tiny())
+    monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "bayesian_linear", BayesianLinear)
+    monkeypatch.setattr(runner, "Normalised", lambda module, *_: module)
+    monkeypatch.setattr(runner, "to_onnx", export)
+    register(store)
+    spec = fakes.device_spec(name="pi", source="agent", predictor="bayesian_linear", samples=40)
+    job = store.jobs.submit("device", spec.model_dump(mode="json"), None, stages=("profile", "measure", "fit"))
+    cluster = Inline(str(tmp_path / "blobs"))
+    dispatcher = Dispatcher(store.jobs, cluster, "d", poll_seconds=0.01, lease_seconds=100.0)
+    dispatcher.start()
+    try:
+        until(lambda: store.queries.agents()[0].waiting == 40)
+        until(lambda: store.jobs.held("d") == [])  # nobody holds anything meanwhile
+        assert store.queries.device("pi").waiting == "waiting for device pi: 0 of 40 networks measured"
+        for _ in range(40):
+            task = claim(store)
+            genes = list(store.blobs.get(store.measurements.model("pi", task.id, task.lease, LOCAL)))
+            timing = Timing(((1.0 + sum(genes),) * 3,) * 9, (1.0,) * 9, 27)
+            store.measurements.finish("pi", task.id, task.lease, judge(timing, PI), timing.as_json(), LOCAL)
+        until(lambda: store.queries.device("pi").status == "succeeded")
+    finally:
+        dispatcher.stop()
+    view = store.queries.device("pi")
+    assert (view.id, view.attempts, cluster.runs) == (job, 2, 2)
+    assert len(exported) == len(set(exported)) == 40
+    [card] = view.predictors
+    assert (card.n + card.held_out, card.profile) == (40, PI.id)
+    assert card.mape < 0.1
+    states = [e.body["after"] for e in store.queries.events(job, 0, 1000, "status")[0].items]
+    assert states == ["queued", "running", "queued", "running", "succeeded"]
 
 
 # What has changed

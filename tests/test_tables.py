@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ from nas.core.spec import DeviceSpec, RooflineSpec, TableSpec, parse_spec
 from nas.core.views import DeviceView
 from predictors.bayesian_linear import BayesianLinear
 from predictors.figures import onboard_figures
+from predictors.onboarding import onboard
 from predictors.roofline import roofline_ms
-from predictors.storage import load_predictor
+from predictors.storage import dump_measured, load_measured, load_predictor
 from predictors.tables import RawTable, check_table, read_table
 from predictors.transfer import Transfer
 from server.api.app import create_app
@@ -316,6 +318,97 @@ def test_a_virtual_device_is_estimated_and_never_measured(plugins: None, tmp_pat
 def test_a_spec_that_gives_the_wrong_figures_is_refused(record: dict[str, Any], word: str) -> None:
     with pytest.raises(InvalidSpec, match=word):
         parse_spec(DeviceSpec, record)
+
+
+# Ten measurements beside devices that are known
+
+
+class Rule:
+    """Measures a device's own weights; counts what it measured."""
+
+    def __init__(self, ms_of: Mapping[bytes, float]) -> None:
+        self.ms_of = ms_of
+        self.measured: list[bytes] = []
+
+    def __call__(self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]) -> Iterator[Any]:
+        for model in models:
+            self.measured.append(model)
+            yield replace(fakes.measurement(self.ms_of[model]), profile=profile.id)
+
+
+def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(plugins: None, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    mean = rng.gamma(2.0, 0.1, 198)
+    weights = mean * np.abs(1.0 + 0.3 * rng.standard_normal((9, 2)) @ rng.standard_normal((2, 198)))
+    blobs = FolderBlobs(tmp_path)
+    genes = np.unique(sample(WIDE.decisions, rng, 300), axis=0)
+    relatives = [blobs.put(dump_measured(genes, 1.0 + WIDE.features(genes) @ w)) for w in weights[:8]]
+
+    class Mine(dict[bytes, float]):
+        def __missing__(self, model: bytes) -> float:
+            row = np.frombuffer(model, dtype=np.uint8).astype(np.int64)[None]
+            return float(1.0 + WIDE.features(row)[0] @ weights[8])
+
+    def add(spec: DeviceSpec, state: SearchState, known: Sequence[str]) -> tuple[Rule, list[Event]]:
+        device, ticks = Rule(Mine()), count()
+        events = onboard(
+            spec,
+            WIDE,
+            lambda arch: bytes(arch.genes),
+            device,
+            lambda *_: fakes.PROFILE,
+            blobs,
+            state,
+            lambda: float(next(ticks)),
+            known,
+        )
+        return device, list(events)
+
+    spec = DeviceSpec(name="mine", predictor="transfer", samples=10)
+    device, events = add(spec, SearchState(), relatives)
+    fit = fold_all(events).finished["fit"]
+    assert len(set(device.measured)) == len(device.measured) == 10
+    assert (fit["family"], fit["card"]["n"], fit["card"]["held_out"], fit["networks"]) == ("transfer", 10, 10, 10)
+    others = sample(WIDE.decisions, rng, 300)
+    guess = load_predictor("transfer", blobs.get(fit["blob"])).predict(WIDE.features(others))
+    truth = 1.0 + WIDE.features(others) @ weights[8]
+    assert spearman(truth, guess.mean_ms) > 0.9
+    known_genes, known_ms = load_measured(blobs.get(fit["known"]))
+    assert np.allclose(known_ms, 1.0 + WIDE.features(known_genes) @ weights[8])
+
+    # After a restart the same networks are measured, whatever devices have become known meanwhile.
+    begun = fold_all(events[:3])
+    again, _ = add(spec, begun, relatives[:5])
+    assert again.measured == device.measured
+    with pytest.raises(InvalidInput, match="at least 3 known devices, got 2"):
+        add(spec, SearchState(), relatives[:2])
+
+
+def test_which_devices_are_relatives_of_another(api: TestClient, store: Store) -> None:
+    rng = np.random.default_rng(0)
+    genes = np.unique(TINY.canonical(sample(TINY.decisions, rng, 200)), axis=0)
+    spec = fakes.device_spec(name="new", predictor="transfer", samples=10)
+    for i in range(3):
+        answer = api.post("/v1/devices", json=spec.model_dump(mode="json"))
+        assert answer.status_code == 422
+        there = ", ".join(f"d{k} ({len(genes)})" for k in range(i)) or "none"
+        assert f"more than 10 networks each; there are: {there}" in answer.json()["message"]
+        rows = [("arch", "ms"), *(("-".join(map(str, g)), 1.0 + (i + 1) * g.sum()) for g in genes)]
+        table = {"blob": upload(api, csv_of(rows)).json()["blob"]}
+        known = fakes.device_spec(name=f"d{i}", source="table", table=table, predictor="bayesian_linear")
+        assert api.post("/v1/devices", json=known.model_dump(mode="json")).status_code == 201
+        lease = store.jobs.claim("worker", 10.0)
+        assert lease is not None
+        fakes.append(store, lease, list(onboard_figures(known, TINY, store.blobs, SearchState(), fakes.Clock())))
+        store.jobs.finish(lease, "succeeded")
+    other_data = fakes.device_spec(name="new", predictor="transfer", samples=10, data={"name": "blank", "seed": 1})
+    assert api.post("/v1/devices", json=other_data.model_dump(mode="json")).status_code == 422
+    assert api.post("/v1/devices", json=spec.model_dump(mode="json")).status_code == 201
+    lease = store.jobs.claim("worker", 10.0)
+    assert lease is not None
+    store.collect(grace_s=-1e12)
+    known_of = [load_measured(store.blobs.get(blob))[1] for blob in lease.spec["resolved"]["relatives"]]
+    assert [len(ms) for ms in known_of] == [len(genes)] * 3
 
 
 # Over REST

@@ -121,8 +121,9 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
         module = Normalised(net.subnet(arch), [127.5] * shape.channels, [63.0] * shape.channels)
         return to_onnx(module, space.input_shape(arch))
 
+    kin = job["resolved"].get("relatives", ())
     if spec.source == "worker":
-        yield from onboard(spec, space, export, measure_isolated, profile_machine, blobs, state, time.monotonic)
+        yield from onboard(spec, space, export, measure_isolated, profile_machine, blobs, state, time.monotonic, kin)
         return
     profile = DeviceProfile.from_json(job["resolved"]["profile"])
     measure = RemoteMeasurer(job["resolved"]["measurements"], blobs)
@@ -130,7 +131,7 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
     def export_unless_known(arch: Arch) -> bytes:
         return b"" if measure.knows(arch.id, profile) else export(arch)
 
-    yield from onboard(spec, space, export_unless_known, measure, lambda *_: profile, blobs, state, time.monotonic)
+    yield from onboard(spec, space, export_unless_known, measure, lambda *_: profile, blobs, state, time.monotonic, kin)
 
 
 def _measurer(profile: DeviceProfile, resolved: Mapping[str, Any], blobs: BlobStore) -> Measurer:

@@ -117,6 +117,9 @@ class SearchSpec(_Strict):
         return next((o.bound for o in self.objectives if o.name == objective), None)
 
 
+FEWEST_ALONE = 32  # networks from which a device can be learned that nothing else is known of
+
+
 class RooflineSpec(_Strict):
     """Peak figures of a machine: floating-point operations and bytes of memory traffic per second."""
 
@@ -149,7 +152,7 @@ class DeviceSpec(_Strict):
     space: SpaceSpec = Field(default_factory=SpaceSpec)
     data: DataSpec = Field(default_factory=DataSpec)
     predictor: str = "bayesian_linear"
-    samples: int = Field(default=96, ge=32, le=100_000)
+    samples: int = Field(default=96, ge=4, le=100_000)
     threads: int = Field(default=1, ge=1, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**63)
 
@@ -158,6 +161,11 @@ class DeviceSpec(_Strict):
         for name in ("table", "roofline"):
             if (getattr(self, name) is not None) != (self.source == name):
                 raise ValueError(f"expected {name} exactly where source is {name!r}, which is {self.source!r}")
+        if self.samples < FEWEST_ALONE and self.predictor != "transfer":
+            raise ValueError(
+                f"expected samples of at least {FEWEST_ALONE}, got {self.samples}; fewer will do with the predictor "
+                "'transfer', which learns from other devices"
+            )
         return self
 
 

@@ -25,6 +25,7 @@ from nas.stages.estimate import SAMPLED, Survey, feasible_share, out_of_reach, s
 from predictors.figures import require_usable
 from predictors.storage import load_predictor
 from predictors.tables import RawTable
+from predictors.transfer import FEWEST_DEVICES, Transfer
 from server.api.access import tokens_needed
 from server.settings import Settings
 from server.store.jobs import spec_hash
@@ -120,6 +121,16 @@ def check_device(spec: DeviceSpec, store: Store) -> None:
         raise UnknownName("predictor", spec.predictor, registry.names("nas.predictors"))
     space = space_of(spec.space, spec.data)
     _check_profiled_alike(spec, store.queries)
+    if spec.predictor == Transfer.family and spec.source == "roofline":
+        raise InvalidSpec("predictor: 'transfer' learns from measured devices, and peak figures are none")
+    if spec.predictor == Transfer.family and spec.source in ("worker", "agent"):
+        relatives = store.queries.relatives(spec)
+        if sum(networks > spec.samples for _, networks in relatives) < FEWEST_DEVICES:
+            there = ", ".join(f"{name} ({networks})" for name, networks in relatives) or "none"
+            raise InvalidSpec(
+                f"predictor: {spec.predictor!r} expects {FEWEST_DEVICES} other devices for this space and data with "
+                f"more than {spec.samples} networks each; there are: {there}"
+            )
     if spec.table is not None:
         try:
             raw = RawTable.load(store.blobs.get(spec.table.blob))

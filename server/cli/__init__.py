@@ -427,6 +427,9 @@ def devices_add(
         list[str] | None, typer.Option(help="A data-set parameter, key=value; may be repeated.")
     ] = None,
     samples: Annotated[int, typer.Option(help="Subnets to measure.")] = DeviceSpec().samples,
+    predictor: Annotated[
+        str, typer.Option(help="Predictor family; `transfer` needs ten subnets, and three devices that are known.")
+    ] = DeviceSpec().predictor,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = DeviceSpec().threads,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress.")] = True,
@@ -446,6 +449,7 @@ def devices_add(
 
     - `nas devices add this-machine`
     - `nas devices add big-box --space mobilenet_v3 --param preset=digits --samples 200`
+    - `nas devices add pi-2 --agent --predictor transfer --samples 10`: from three devices or more that are known
     - `nas devices add phone --table phone.csv`: columns `arch` and `ms`, or a column for every decision
     - `nas devices add chip --flops 2e12 --bandwidth 5e10`: a prior, before there is anything to measure on
     - `nas devices add pi --agent`, once `nas-agent --server URL --name pi` runs on the machine called pi
@@ -461,6 +465,7 @@ def devices_add(
         "source": source,
         "space": default.model_dump() if space is None and not param else given,
         "data": {"name": data, "path": data_path, "params": _pairs(data_param or [])},
+        "predictor": predictor,
         "samples": samples,
         "threads": threads,
         "seed": seed,

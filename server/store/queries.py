@@ -50,7 +50,7 @@ from server.store.models import AgentRow, ArtifactRow, DeviceRow, EventRow, Job,
 from server.store.point_cache import PointCache
 from server.store.projections import load_exports, point_of, state_from_json
 from server.store.queue import SEEN_S, waiting_texts
-from server.store.resolve import find_predictor, supernet_of
+from server.store.resolve import find_predictor, relatives_of, supernet_of
 
 _KEPT_SUMMARIES = 20_000  # a few megabytes
 
@@ -275,6 +275,11 @@ class Queries:
         """The names of all devices."""
         with reading(self._engine) as session:
             return list(session.scalars(select(DeviceRow.name).order_by(DeviceRow.name)))
+
+    def relatives(self, spec: DeviceSpec) -> list[tuple[str, int]]:
+        """Other devices from which this one could be learned, with how many networks are known of each."""
+        with reading(self._engine) as session:
+            return [(name, networks) for name, _, networks in relatives_of(session, spec)]
 
     def is_virtual(self, device: str) -> bool:
         """Whether a device is known by peak figures alone; not if there is none of the name."""
