@@ -248,7 +248,9 @@ def test_a_refused_measurement_verifies_nothing() -> None:
     refused = Measurement("p", "d", None, None, None, 10, 0.5, 1.0, refused="samples vary")
     assert verdict(refused, 100.0) == "unverified"
     measured = Measurement("p", "d", 1.0, 0.9, 1.1, 10, 0.01, 1.0)
-    assert verdict(measured, 1.0) == "verified"
+    assert verdict(measured, 1.1) == "verified"
+    assert verdict(measured, 1.099) == "unverified"  # too close to call
+    assert verdict(measured, 1.0) == "unverified"
     assert verdict(measured, 0.999) == "violated"
 
 

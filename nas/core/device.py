@@ -154,14 +154,16 @@ def changes(profiled: DeviceProfile, now: DeviceProfile) -> list[str]:
 
 
 def verdict(measurement: Measurement, claim_ms: float) -> Status:
-    """``verified`` if the measured median is at or below what was claimed, ``violated`` if above.
+    """``verified`` if the whole 95 % interval lies at or below what was claimed, ``violated`` if the median lies above.
 
-    The claim is the bound the user set, or else the predictor's own upper bound. A refused measurement verifies
-    nothing.
+    The claim is the bound the user set, or else the predictor's own upper bound. What is too close to call is neither,
+    and a refused measurement verifies nothing: ``unverified``.
     """
-    if measurement.median_ms is None:
+    if measurement.median_ms is None or measurement.high_ms is None:
         return "unverified"
-    return "verified" if measurement.median_ms <= claim_ms else "violated"
+    if measurement.median_ms > claim_ms:
+        return "violated"
+    return "verified" if measurement.high_ms <= claim_ms else "unverified"
 
 
 def _content_id(record: dict[str, Any]) -> str:
