@@ -68,7 +68,7 @@ class Norm(nn.Module):
 
 def normalised(x_BCHW: Tensor, scale: Tensor | None = None) -> Tensor:
     """By the statistics of the batch; times ``scale``, a scalar."""
-    weight = None if scale is None else scale.expand(x_BCHW.shape[1])
+    weight = None if scale is None else scale.expand(x_BCHW.shape[1]).contiguous()  # else its gradient is wrong
     return F.batch_norm(x_BCHW, None, None, weight, None, training=True)
 
 
