@@ -2,10 +2,10 @@
 
 The process works on what a space tells of a network's structure (``accuracy_features``, an optional method of a space)
 or on its genes and costs, with a Matérn 5/2 kernel; length scale and noise maximise the posterior. One objective is
-searched by expected improvement; two, of which one is known beforehand, by expected hypervolume improvement (Emmerich et
-al., 2006; the known one makes it a sum over the steps of the front); others by optimistic random scalarisations (after
-ParEGO, Knowles, 2006). Networks of one batch are chosen one after the other, each as if those before had come out as
-expected. An evaluation is noisy, so what is ``believed`` of a network judges it better than its own evaluation.
+searched by expected improvement; two, of which one is known beforehand, by expected hypervolume improvement (Emmerich
+et al., 2006; the known one makes it a sum over the steps of the front); others by optimistic random scalarisations
+(after ParEGO, Knowles, 2006). Networks of one batch are chosen one after the other, each as if those before had come
+out as expected. An evaluation is noisy, so what is ``believed`` of a network judges it better than its own evaluation.
 """
 
 from __future__ import annotations
@@ -54,10 +54,14 @@ def propose(
 
 
 def believed(space: SearchSpace, history: History, known: Known | None = None) -> Floats:
-    """The losses of the evaluated networks without the noise of their evaluation, as believed, shape (N, M)."""
+    """The losses of the evaluated networks without the noise of their evaluation, as believed, shape (N, M).
+
+    This is a second opinion, from genes and costs alone: the process that proposed the networks looked where it erred
+    on the bright side.
+    """
     if len(history.genes_NG) < FEWEST:
         return history.losses_NM
-    return _believed(Beliefs.fit(space, history, known))
+    return _believed(Beliefs.fit(space, history, known, structure=False))
 
 
 @dataclass(frozen=True)
@@ -126,16 +130,17 @@ class Beliefs:
     known: Known | None
     surfaces: dict[int, Surface]
     violation: Surface | None
+    structure: bool
 
     @staticmethod
-    def fit(space: SearchSpace, history: History, known: Known | None) -> Beliefs:
+    def fit(space: SearchSpace, history: History, known: Known | None, structure: bool = True) -> Beliefs:
         """From the whole history, or of a long one from the later half of ``MOST`` and as many of those before."""
         n = len(history.genes_NG)
         rows = np.arange(n)
         if n > MOST:
             older = np.linspace(0, n - MOST // 2 - 1, MOST // 2).round().astype(np.int64)
             rows = np.concatenate([older, np.arange(n - MOST // 2, n)])
-        features_NF = _encode(space, history.genes_NG[rows])
+        features_NF = _encode(space, history.genes_NG[rows], structure)
         if known is None:
             unknown = list(range(history.losses_NM.shape[1]))
         else:
@@ -143,11 +148,11 @@ class Beliefs:
         surfaces = {c: Surface.fit(features_NF, history.losses_NM[rows, c]) for c in unknown}
         broken = known is None and bool((history.violation_N > 0).any())
         violation = Surface.fit(features_NF, history.violation_N[rows]) if broken else None
-        return Beliefs(space, history, known, surfaces, violation)
+        return Beliefs(space, history, known, surfaces, violation, structure)
 
     def encode(self, genes_NG: Genes) -> Float32s:
         """What the surfaces are functions of."""
-        return _encode(self.space, genes_NG)
+        return _encode(self.space, genes_NG, self.structure)
 
     def certain(self, genes_NG: Genes) -> tuple[Floats, Floats]:
         """Known losses, NaN where unknown, and violation as known or believed."""
@@ -277,7 +282,7 @@ def _volume_gain(outlook: _Outlook, row_K: Rows, cost_K: Floats, evaluated_N2: F
 
 
 def _listed_pool(space: SearchSpace, history: History) -> Pool:
-    genes_KG, features_UF, row_K, keys_K, weights_G = _listed(space)
+    genes_KG, features_UF, row_K, keys_K, weights_G = _listed(space)  # type: ignore[arg-type]
     new = ~np.isin(keys_K, history.genes_NG @ weights_G)
     return Pool(genes_KG[new], features_UF, row_K[new])
 
@@ -290,7 +295,7 @@ def _listed(space: SearchSpace) -> tuple[Genes, Float32s, Rows, Rows, Rows]:
     canonical_KG = space.canonical(every(space.decisions))
     _, first = np.unique(canonical_KG @ weights_G, return_index=True)
     genes_KG = canonical_KG[first]
-    features_UF, row_K = np.unique(_encode(space, genes_KG), axis=0, return_inverse=True)
+    features_UF, row_K = np.unique(_encode(space, genes_KG, True), axis=0, return_inverse=True)
     return genes_KG, features_UF, row_K.reshape(-1), genes_KG @ weights_G, weights_G
 
 
@@ -333,32 +338,33 @@ def _top(beliefs: Beliefs, pool: Pool, evaluated_NM: Floats, rng: np.random.Gene
     return pool.genes_KG[np.unique(np.concatenate(shares))]
 
 
-def _encode(space: SearchSpace, genes_NG: Genes) -> Float32s:
-    """The space's own features of accuracy, or one-hot genes and logarithmic costs; a typical squared distance is 1."""
-    centre_F, spread_F, typical = _measures(space)
-    return np.asarray((_raw(space, genes_NG) - centre_F) / spread_F / np.sqrt(typical), dtype=np.float32)
+def _encode(space: SearchSpace, genes_NG: Genes, structure: bool) -> Float32s:
+    """The space's own features of accuracy if it has any and they are wanted, or one-hot genes and logarithmic costs;
+    the typical squared distance of two networks is 1."""
+    centre_F, spread_F = _measures(space, structure)  # type: ignore[arg-type]
+    return np.asarray((_raw(space, genes_NG, structure) - centre_F) / spread_F, dtype=np.float32)
 
 
-def _raw(space: SearchSpace, genes_NG: Genes) -> Floats:
+def _raw(space: SearchSpace, genes_NG: Genes, structure: bool) -> Floats:
     own = getattr(space, "accuracy_features", None)
-    if own is not None:
+    if structure and own is not None:
         return np.asarray(own(genes_NG), dtype=np.float64)
     costs = space.costs(genes_NG)
     logs = np.log(np.stack([costs["macs"], costs["params"]], axis=1) + 1.0)
-    return np.concatenate([one_hot(space.decisions, genes_NG), logs], axis=1)
+    return np.concatenate([one_hot(space.decisions, space.canonical(genes_NG)), logs], axis=1)
 
 
-@lru_cache(maxsize=16)
-def _measures(space: SearchSpace) -> tuple[Floats, Floats, float]:
-    """Centre and spread of each feature (1 where it is the space's own or one-hot), and the median squared distance of
-    two random networks."""
-    raw_NF = _raw(space, space.canonical(sample(space.decisions, np.random.default_rng(0), 1000)))
+@lru_cache(maxsize=16)  # of a space that never changes
+def _measures(space: SearchSpace, structure: bool) -> tuple[Floats, Floats]:
+    """Centre and spread of each feature. Costs are made standard, and all of them divided by the square root of the
+    median squared distance of two random networks."""
+    raw_NF = _raw(space, space.canonical(sample(space.decisions, np.random.default_rng(0), 1000)), structure)
     centre_F, spread_F = np.zeros(raw_NF.shape[1]), np.ones(raw_NF.shape[1])
-    if not hasattr(space, "accuracy_features"):
+    if not (structure and hasattr(space, "accuracy_features")):
         centre_F[-2:], spread_F[-2:] = raw_NF[:, -2:].mean(axis=0), np.maximum(raw_NF[:, -2:].std(axis=0), 1e-9)
     scaled_NF = (raw_NF - centre_F) / spread_F
     typical = float(np.median(((scaled_NF[:500] - scaled_NF[500:]) ** 2).sum(axis=1)))
-    return centre_F, spread_F, max(typical, 1e-9)
+    return centre_F, spread_F * np.sqrt(max(typical, 1e-9))
 
 
 def _distances(a_NF: Float32s, b_KF: Float32s) -> Float32s:
@@ -367,7 +373,7 @@ def _distances(a_NF: Float32s, b_KF: Float32s) -> Float32s:
     return np.asarray(np.maximum(squares, 0.0))
 
 
-def _matern(distance: NDArray[np.floating]) -> NDArray[np.floating]:  # type: ignore[type-arg]
+def _matern(distance: NDArray[np.floating]) -> NDArray[np.floating]:
     """Matérn 5/2 correlation at a squared distance."""
     r = np.sqrt(5.0 * distance)
     return np.asarray((1.0 + r + r * r / 3.0) * np.exp(-r))
