@@ -98,7 +98,7 @@ def asked(table: Table, genes_NG: Genes, cost_K: Floats | None) -> History:
     """What the queries told: validation losses, and the known cost beside them."""
     keys = table.keys(genes_NG)
     columns = [-table.validation_K[keys]] + ([] if cost_K is None else [cost_K[keys]])
-    return History(genes_NG, np.stack(columns, axis=1), 1.0 * ~table.connected_K[keys])
+    return History(genes_NG, np.stack(columns, axis=1), (~table.connected_K[keys]).astype(np.float64))
 
 
 def known(table: Table, cost_K: Floats | None) -> bayesian.Known:
@@ -108,7 +108,7 @@ def known(table: Table, cost_K: Floats | None) -> bayesian.Known:
         keys = table.keys(genes_NG)
         nothing = np.full(len(keys), np.nan)
         columns = [nothing] + ([] if cost_K is None else [cost_K[keys]])
-        return np.stack(columns, axis=1), 1.0 * ~table.connected_K[keys]
+        return np.stack(columns, axis=1), (~table.connected_K[keys]).astype(np.float64)
 
     return tell
 
