@@ -150,9 +150,9 @@ def test_a_search_takes_the_explorer_that_its_spec_names_and_ends_the_same_when_
     before = events[: rounds[5] + 1]
     again = fold_all(run(tmp_path, problem(spec), before), fold_all(before))
     assert again.points.keys() == state.points.keys()
+    wrong = problem(SPEC.model_copy(update={"strategy": StrategySpec(params={"explorer": "bayesean"})}))
     with pytest.raises(InvalidSpec, match="explorer"):
-        problem_of = problem(SPEC.model_copy(update={"strategy": StrategySpec(params={"explorer": "bayesean"})}))
-        registry.load("nas.strategies", "once_for_all")(problem_of)
+        registry.load("nas.strategies", "once_for_all")(wrong)
 
 
 def test_another_bound_on_the_same_supernet_trains_nothing(whole: tuple[list[Event], Path]) -> None:
