@@ -139,6 +139,7 @@ def test_a_search_that_is_cut_anywhere_ends_the_same(whole: tuple[list[Event], P
         assert device.measured == sum(isinstance(e, Measured) for e in events) - done
 
 
+@pytest.mark.slow
 def test_a_search_takes_the_explorer_that_its_spec_names_and_ends_the_same_when_cut(tmp_path: Path) -> None:
     params = {**SPEC.strategy.params, "explorer": "bayesian"}
     spec = SPEC.model_copy(update={"strategy": StrategySpec(params=params)})
