@@ -72,8 +72,10 @@ def normalised(x_BCHW: Tensor, scale: Tensor | None = None) -> Tensor:
     return F.batch_norm(x_BCHW, None, None, weight, None, training=True)
 
 
-def _conv(c_in: int, c_out: int, kernel: int = 1, **more: int) -> nn.Conv2d:
-    return nn.Conv2d(c_in, c_out, kernel, bias=False, **more)
+def _conv(
+    c_in: int, c_out: int, kernel: int = 1, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    return nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, groups, bias=False)
 
 
 class Factorized(nn.Module):
@@ -107,10 +109,8 @@ class Factorized(nn.Module):
 
 
 def one_on(x_BCHW: Tensor) -> Tensor:
-    """The map from its second row and column on, as large as before where it is odd."""
-    h, w = x_BCHW.shape[2:]
-    rest = x_BCHW[:, :, 1:, 1:]
-    return F.pad(rest, (0, w % 2, 0, h % 2)) if h % 2 or w % 2 else rest
+    """The map from its second row and column on, with zeros beyond, so that it is as large as before."""
+    return F.pad(x_BCHW[:, :, 1:, 1:], (0, 1, 0, 1))
 
 
 class Part(nn.Module):
@@ -169,7 +169,10 @@ class SuperCell(nn.Module):
         super().__init__()
         self.plan, self.evaluation = plan, evaluation
         c = plan.channels
-        norm = lambda: Norm(c, evaluation)  # noqa: E731
+
+        def norm() -> Norm:
+            return Norm(c, evaluation)
+
         self.older = Factorized(plan.c_older, c, norm()) if plan.halve else Entry(plan.c_older, c, norm())
         self.newer = Entry(plan.c_newer, c, norm())
         self.operations = nn.ModuleDict()

@@ -38,11 +38,11 @@ OPERATIONS = (
 )
 NONE, MAX, AVG, SKIP, DIL3, DIL5, SEP3, SEP5 = range(8)
 NODES = 4
-KINDS = ("normal", "reduce")
-PAIRS = tuple(tuple(combinations(range(node + 2), 2)) for node in range(NODES))  # inputs of each node
-EDGES = tuple((a, node) for node in range(NODES) for a in range(node + 2))  # from state, to node
 
 Kind = Literal["normal", "reduce"]
+KINDS: tuple[Kind, ...] = ("normal", "reduce")
+PAIRS = tuple(tuple(combinations(range(node + 2), 2)) for node in range(NODES))  # inputs of each node
+EDGES = tuple((a, node) for node in range(NODES) for a in range(node + 2))  # from state, to node
 
 
 class SpaceParams(BaseModel):
@@ -183,7 +183,7 @@ class DartsCell:
                     table[KINDS.index(kind) * len(EDGES) + EDGES.index((a, node)), op] = 1.0
         return table
 
-    def chosen(self, genes_G: Genes | tuple[int, ...], kind: Kind) -> tuple[tuple[tuple[int, int], ...], ...]:
+    def chosen(self, genes_G: Genes | tuple[int, ...], kind: str) -> tuple[tuple[tuple[int, int], ...], ...]:
         """Per node, its two (state, operation), operations as indices of ``OPERATIONS``."""
         first = KINDS.index(kind) * 3 * NODES
         out = []
@@ -257,9 +257,7 @@ class DartsCell:
                 g = 3 * (k * NODES + node)
                 inputs = np.array(PAIRS[node])[genes_NG[:, g]]
                 for which in (0, 1):
-                    np.add.at(
-                        counts, (rows, k, (inputs[:, which] < 2).astype(int), genes_NG[:, g + 1 + which] + 1), 1.0
-                    )
+                    counts[rows, k, (inputs[:, which] < 2).astype(int), genes_NG[:, g + 1 + which] + 1] += 1.0
         return np.concatenate([one_hot(self.decisions, genes_NG), counts.reshape(len(genes_NG), -1)], axis=1)
 
     def supernet(self, seed: int) -> Any:
@@ -305,8 +303,7 @@ class DartsCell:
 def genotype(space: DartsCell, genes_G: Genes | tuple[int, ...]) -> dict[Kind, tuple[tuple[str, int], ...]]:
     """A network in the notation of the paper's code: per kind of cell eight (operation, state), two per node."""
     return {
-        kind: tuple((OPERATIONS[op], a) for pair in space.chosen(genes_G, kind) for a, op in pair)  # type: ignore[misc]
-        for kind in KINDS
+        kind: tuple((OPERATIONS[op], a) for pair in space.chosen(genes_G, kind) for a, op in pair) for kind in KINDS
     }
 
 
@@ -314,7 +311,7 @@ def from_genotype(given: Genotype) -> tuple[int, ...]:
     """The genes of a genotype. Raises InvalidInput for one that is none."""
     genes: list[int] = []
     for kind in KINDS:
-        cell = given.get(kind, ())  # type: ignore[call-overload]
+        cell = given.get(kind, ())
         if len(cell) != 2 * NODES or any(op not in OPERATIONS[1:] for op, _ in cell):
             known = ", ".join(OPERATIONS[1:])
             raise InvalidInput(
