@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from benchmarks._cli import Options, main
 from nas.core.ports import ImageShape
 from nas.memory import forget_peak, peak_bytes
-from search_spaces.darts_cell.network import DartsSupernet, Entry, Factorized, Norm, Part, SuperCell, one_on
+from search_spaces.darts_cell.network import DartsSupernet, Entry, Factorized, Norm, Part, SuperCell
 from search_spaces.darts_cell.space import AVG, EDGES, KINDS, MAX, NONE, OPERATIONS, SKIP, build
 
 Tensor = torch.Tensor
@@ -60,7 +60,7 @@ def _entry(part: object, x: Tensor) -> Tensor:
 
 def _factorized(part: Factorized, x: Tensor) -> Tensor:
     x = F.relu(x)
-    return _norm(torch.cat([part.even(x), part.odd(one_on(x))], dim=1))
+    return _norm(torch.cat([part.even(x), part.odd(part.one_on(x))], dim=1))
 
 
 def _part(part: Part, x: Tensor) -> Tensor:

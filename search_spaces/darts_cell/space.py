@@ -81,8 +81,8 @@ Genotype = Mapping[Kind, tuple[tuple[str, int], ...]]
 
 @dataclass(frozen=True)
 class CellPlan:
-    """Where a cell stands: channels of its two inputs and of its nodes, and its map *before* it reduces. ``halve``: the
-    older input has twice the height and width of the other."""
+    """Where a cell stands: channels of its two inputs and of its nodes, and its map *before* it reduces. ``halve``:
+    height and width of the older input where these are still those before the last cell reduced them."""
 
     name: str
     kind: Kind
@@ -91,7 +91,7 @@ class CellPlan:
     channels: int
     height: int
     width: int
-    halve: bool
+    halve: tuple[int, int] | None
 
     def stride(self, state: int) -> int:
         """Of an operation on a state: the two inputs of a reduction cell are halved."""
@@ -147,13 +147,14 @@ class DartsCell:
         """All cells in order."""
         total, c = self.config.cells, self.config.channels
         older = newer = 3 * c
-        h, w, halve = self.shape.height, self.shape.width, False
+        h, w = self.shape.height, self.shape.width
+        halve: tuple[int, int] | None = None
         plans = []
         for i in range(total):
             kind: Kind = "reduce" if i in (total // 3, 2 * total // 3) else "normal"
             c *= 2 if kind == "reduce" else 1
             plans.append(CellPlan(f"cell{i + 1}", kind, older, newer, c, h, w, halve))
-            older, newer, halve = newer, NODES * c, kind == "reduce"
+            older, newer, halve = newer, NODES * c, (h, w) if kind == "reduce" else None
             if kind == "reduce":
                 h, w = -(-h // 2), -(-w // 2)
         return tuple(plans)
@@ -269,18 +270,12 @@ class DartsCell:
     def _entry(self, plan: CellPlan) -> Iterator[Layer]:
         """What brings a cell's two inputs to its channels and its map."""
         affine, c = self.config.evaluation, plan.channels
-        if plan.halve:
-            h, w = 2 * plan.height, 2 * plan.width
-            if (before := self._before_reduction(plan)) is not None:
-                h, w = before
+        if plan.halve is not None:
+            h, w = plan.halve
             yield from _factorized(f"{plan.name}.older", plan.c_older, c, h, w, affine)
         else:
             yield _conv(f"{plan.name}.older", plan.c_older, c, plan.height, plan.width, 1, affine=affine)
         yield _conv(f"{plan.name}.newer", plan.c_newer, c, plan.height, plan.width, 1, affine=affine)
-
-    def _before_reduction(self, plan: CellPlan) -> tuple[int, int] | None:
-        i = self.plans.index(plan)
-        return (self.plans[i - 1].height, self.plans[i - 1].width) if i else None
 
     def _operation(self, plan: CellPlan, name: str, op: int, stride: int) -> list[Layer]:
         affine, c = self.config.evaluation, plan.channels
