@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
 from nas.core.cost import StageCost
+from nas.core.errors import NotMeasuredYet
 from nas.core.events import Event, Progress, SearchState, StageFinished, StageStarted, fold
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.views import CostView, StageCostView
@@ -81,5 +82,9 @@ def _price(stage: Stage, problem: Problem, resources: Resources, state: SearchSt
     if not hasattr(stage, "price"):
         return StageCost.unknown(stage.name, "this stage cannot say what it takes, so sums leave it out")
     forget_peak(resources.torch_device)
-    cost = stage.price(problem, resources, state)
+    try:
+        cost = stage.price(problem, resources, state)
+    except NotMeasuredYet as elsewhere:
+        device = elsewhere.profile["name"]
+        return StageCost.unknown(stage.name, f"the agent of device {device!r} measures for it, at a pace of its own")
     return replace(cost, memory_bytes=cost.memory_bytes or peak_bytes(resources.torch_device))

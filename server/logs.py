@@ -8,7 +8,7 @@ import re
 from datetime import UTC, datetime
 from typing import Literal
 
-_QUIET = ("httpx", "alembic.runtime.plugins")  # one line per request belongs to debugging: the dashboard asks often
+_QUIET = ("httpx", "alembic")  # a line for every request of the dashboard and for every start belongs to debugging
 _SECRETS = re.compile(r"(hwnas_[0-9a-f]{12}_)[A-Za-z0-9_-]+|(?<=://)([^:/@\s]+):[^@/\s]+@")
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 

@@ -94,7 +94,7 @@ def test_processes_that_start_at_once_migrate_once(url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(migrate_engine, engines))
     with engines[0].connect() as connection:
-        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all() == ["0002"]
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all() == ["0003"]
     for engine in engines:
         engine.dispose()
 
@@ -291,7 +291,10 @@ def test_leases_of_dead_owners_are_released(store: Store, search: str, clock: fa
     alive = store.jobs.claim("host:2:2", 1000.0)
     assert dead is not None
     assert alive is not None
+    for dispatcher in ("host:1:1", "host:2:2"):
+        store.jobs.beat(dispatcher, 1)
     assert store.jobs.release_dead(lambda owner: owner == "host:1:1") == 1
+    assert [worker.name for worker in store.queries.workers(60.0)] == ["host:2:2"]
     assert claim(store).job_id == search
     assert append(store, dead, StageStarted("train", 0, 1)) == "lost"
     assert append(store, alive, StageStarted("train", 0, 1)) == "continue"

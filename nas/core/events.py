@@ -99,6 +99,17 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class MeasurementsWanted:
+    """The job waits until the agent of a device has measured networks: ``networks`` gives the model of each (sha256) by
+    its id, ``profile`` the device with the protocol to measure by, as JSON. The last word of an attempt."""
+
+    kind: ClassVar[str] = "measurements_wanted"
+    stage: str
+    profile: Mapping[str, Any]
+    networks: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """The stage can go on from ``blob`` (sha256). Only the latest of a stage counts."""
 
@@ -170,6 +181,7 @@ Event = (
     | Traced
     | Evaluated
     | Measured
+    | MeasurementsWanted
     | Checkpoint
     | Exported
     | HypervolumeAt
@@ -186,6 +198,7 @@ _TYPES: dict[str, type[Any]] = {
         Traced,
         Evaluated,
         Measured,
+        MeasurementsWanted,
         Checkpoint,
         Exported,
         HypervolumeAt,
@@ -270,7 +283,7 @@ def fold(state: SearchState, event: Event) -> SearchState:
                 finished={**state.finished, event.stage: event.result},
                 seconds={**state.seconds, event.stage: before + event.seconds},
             )
-        case Progress() | Traced() | StatusChanged():
+        case Progress() | Traced() | StatusChanged() | MeasurementsWanted():
             return state
 
 

@@ -15,7 +15,7 @@ from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.events import Origin
 from nas.core.fronts import Front, front_in
 from nas.core.lifecycle import JobStatus
-from nas.core.metrics import METRICS
+from nas.core.metrics import METRICS, kind_of
 from nas.core.spec import BudgetSpec, SearchSpec, parse_spec
 from nas.core.views import (
     ArtifactView,
@@ -195,7 +195,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         parent = store.queries.search(id)
         return submit(_forked(parent.id, parent.spec, body), idempotency_key, parent.id, response, by)
 
-    @router.get("/searches/{id}/front", summary="The Pareto front", responses=responses(404))
+    @router.get("/searches/{id}/front", summary="The Pareto front", response_model=FrontView, responses=responses(404))
     def front(
         id: str,
         device: Annotated[str | None, Query(description="As predicted for another device")] = None,
@@ -203,13 +203,15 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         objectives: Annotated[
             str | None, Query(description="2 to 4 of accuracy, latency, params, macs, with commas between")
         ] = None,
-    ) -> FrontView:
+    ) -> Response:
         """The front of the search and that of its random baseline, over the same axes."""
         spec, table, finished = store.queries.evaluated(id)
         names = objectives.split(",") if objectives is not None else None
         if device is not None and device != spec.device:
             spec, table, finished = seen_from(device, spec, table, finished, store)
-        return _front_view(id, spec, front_in(spec, table, finished, names, bound_ms))
+        virtual = store.queries.is_virtual(device or spec.device)
+        view = _front_view(id, spec, front_in(spec, table, finished, names, bound_ms), virtual)
+        return Response(view.model_dump_json(), media_type="application/json")  # as it is: a front may be long
 
     @router.get("/searches/{id}/candidates", summary="All evaluated networks", responses=responses(404))
     def candidates(
@@ -316,7 +318,7 @@ def _forked(search_id: str, spec: SearchSpec, body: ForkBody) -> SearchSpec:
     return parse_spec(SearchSpec, {**spec.model_dump(mode="json"), **name, **given, "supernet": search_id})
 
 
-def _front_view(search_id: str, spec: SearchSpec, front: Front) -> FrontView:
+def _front_view(search_id: str, spec: SearchSpec, front: Front, virtual: bool) -> FrontView:
     members = front_keys(front)
     return FrontView(
         search=search_id,
@@ -327,14 +329,14 @@ def _front_view(search_id: str, spec: SearchSpec, front: Front) -> FrontView:
                 metric=metric,
                 label=METRICS[metric].label,
                 unit=METRICS[metric].unit,
-                kind=METRICS[metric].kind,
+                kind=kind_of(metric, virtual),
                 goal=METRICS[metric].goal,
                 bound=spec.bound(objective),
             )
             for objective, metric in zip(front.objectives, front.metrics, strict=True)
         ],
-        points=[point_view(p, p.key in members) for p in front.points],
-        baseline=[point_view(p, p.key in members) for p in front.baseline],
+        points=[point_view(p, p.key in members, virtual) for p in front.points],
+        baseline=[point_view(p, p.key in members, virtual) for p in front.baseline],
         hypervolume=front.hypervolume,
         baseline_hypervolume=front.baseline_hypervolume,
         reference=list(front.reference),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, text
 
 from nas.core.errors import StorageError
 from server.store.database import connect, errors_as_ours
+
+log = logging.getLogger(__name__)
 
 _LOCK = 0x6877_6E61  # any number, the same in every process
 
@@ -31,10 +35,14 @@ def migrate_engine(engine: Engine) -> None:
     with errors_as_ours(), engine.execution_options(hwnas_write=True).begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        before = MigrationContext.configure(connection).get_current_revision()
+        if before == head():
+            return
         try:
             command.upgrade(alembic_config(connection), "head")
         except CommandError as error:
             raise StorageError(f"the database's schema is not known to this version of hwnas: {error}") from error
+        log.info("the database's schema went from %s to %s", before or "nothing", head())
 
 
 def head() -> str:

@@ -11,7 +11,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Text, bindparam, cast, insert, select, update
+from sqlalchemy import String, Text, bindparam, cast, func, insert, select, true, update
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from nas.core.arch import Arch
@@ -41,11 +42,16 @@ _OWN_TABLES = (Evaluated, Measured, Exported)  # what changes these rows and not
 _BARS = (StageStarted, Progress, StageFinished)
 
 _points = Base.metadata.tables["points"]
-_SOME_POINTS = select(_points).where(
+_OF_ORIGIN = select(_points).where(
     _points.c.job_id == bindparam("job"),
     _points.c.origin == bindparam("origin"),  # without it, the key's index would be read for the whole job
-    _points.c.arch_id.in_(bindparam("archs", expanding=True)),
 )
+_SOME_POINTS = _OF_ORIGIN.where(_points.c.arch_id.in_(bindparam("archs", expanding=True)))
+# PostgreSQL reads the index for the whole job as long as it has no statistics of the table. Told that each network has
+# at most one row, it looks them up one by one.
+_wanted = func.unnest(bindparam("archs", type_=ARRAY(String))).table_valued("arch_id", name="wanted").render_derived()
+_one = _OF_ORIGIN.where(_points.c.arch_id == _wanted.c.arch_id).limit(1).lateral("one")
+_SOME_POINTS_POSTGRESQL = select(_one).select_from(_wanted).join(_one, true())
 _CHANGE_POINT = (
     update(_points)
     .where(_points.c.job_id == bindparam("job"), _points.c.position == bindparam("place"))
@@ -191,11 +197,12 @@ def _touched(numbered: Iterable[tuple[int, Event]]) -> dict[Key, int]:
 def _rows_of(session: Session, job_id: str, keys: Iterable[Key]) -> dict[Key, Any]:
     """The rows of those networks that are known."""
     found: dict[Key, Any] = {}
+    query = _SOME_POINTS_POSTGRESQL if session.get_bind().dialect.name == "postgresql" else _SOME_POINTS
     for origin in ORIGINS:
         archs = sorted(arch for o, arch in keys if o == origin)
         for start in range(0, len(archs), _AT_ONCE):
             some = {"job": job_id, "origin": origin, "archs": archs[start : start + _AT_ONCE]}
-            found |= {(row.origin, row.arch_id): row for row in session.execute(_SOME_POINTS, some)}
+            found |= {(row.origin, row.arch_id): row for row in session.execute(query, some)}
     return found
 
 
