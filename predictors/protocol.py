@@ -25,10 +25,12 @@ _DIGITS = 6  # of a time that is kept; no clock is as good
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """``now_ns`` is monotonic; ``interruptions`` counts how often the process has lost its core to another."""
+    """``now_ns`` is monotonic and moves by ``tick_ns`` at least; ``interruptions`` counts how often the process has
+    lost its core to another."""
 
     now_ns: Callable[[], int]
     interruptions: Callable[[], int]
+    tick_ns: int = 1
 
 
 @dataclass(frozen=True)
@@ -207,8 +209,8 @@ def judge(timing: Timing, profile: DeviceProfile) -> Measurement:
             )
         elif not timing.steady:
             refused = (
-                f"no steady state within {protocol.windows} windows of {protocol.window_ms:g} ms: two in a row "
-                f"always differed by more than {protocol.steady:.0%}"
+                f"no steady state within {protocol.windows} windows of {protocol.window_ms:g} ms: {protocol.agreeing} "
+                f"in a row always differed by more than {protocol.steady:.0%}"
             )
     return Measurement(
         protocol=protocol.id,
@@ -257,22 +259,34 @@ class _Warm:
 
 
 def _warm(run: Run, protocol: MeasurementProtocol, watch: Stopwatch) -> _Warm:
-    """Runs in windows for at least ``warmup_ms``, until the samples of two windows in a row agree."""
+    """Runs in windows for at least ``warmup_ms``, until the samples of the last ``agreeing`` windows do agree.
+
+    Raises MeasurementRefused for a clock that stands still, or is too coarse for a block.
+    """
+    chunk_ms = max(protocol.chunk_ms, protocol.chunk_ticks * watch.tick_ns / 1e6)
+    if chunk_ms > protocol.block_ms:
+        raise MeasurementRefused(
+            f"the clock of this machine is too coarse: it moves by {watch.tick_ns / 1e6:g} ms, expected at most "
+            f"{protocol.block_ms / protocol.chunk_ticks:g} ms"
+        )
     chunk = 1
-    while _time(run, chunk, watch) < protocol.chunk_ms * 1e6:
+    while _time(run, chunk, watch) < chunk_ms * 1e6:
         chunk *= 2
         if chunk > _STILL:
             raise MeasurementRefused(f"the clock of this machine stands still: it did not move during {_STILL} runs")
-    lasted_ns, before = 0, math.nan
+    lasted_ns = 0
+    samples: list[float] = []
     for _ in range(protocol.windows):
         window = _block(run, chunk, protocol.window_ms, protocol, watch)
         lasted_ns += window.lasted_ns
-        now = _sample(window.times_ms, protocol)
-        if math.isfinite(now):
-            chunk = max(1, round(protocol.chunk_ms / now))  # the first runs are slow, and so were the first chunks
-        if lasted_ns >= protocol.warmup_ms * 1e6 and abs(now - before) <= protocol.steady * before:
+        samples.append(_sample(window.times_ms, protocol))
+        if math.isfinite(samples[-1]):
+            chunk = max(1, round(chunk_ms / samples[-1]))  # the first runs are slow, and so were the first chunks
+        last = samples[-protocol.agreeing :]
+        agree = len(last) == protocol.agreeing and all(map(math.isfinite, last))
+        agree = agree and max(last) - min(last) <= protocol.steady * min(last)
+        if lasted_ns >= protocol.warmup_ms * 1e6 and agree:
             return _Warm(chunk, True)
-        before = now
     return _Warm(chunk, False)
 
 

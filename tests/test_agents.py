@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -26,6 +27,7 @@ from agent.main import Agent
 from agent.service import Refused, Service
 from nas.core.access import LOCAL, Principal
 from nas.core.arch import Arch
+from nas.core.cost import StageCost
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, changes
 from nas.core.errors import (
     Conflict,
@@ -36,9 +38,10 @@ from nas.core.errors import (
     NotFound,
     NotMeasuredYet,
 )
-from nas.core.events import MeasurementsWanted, StageStarted
+from nas.core.events import MeasurementsWanted, SearchState, StageFinished, StageStarted
 from nas.core.ports import Lease, Room
 from nas.core.views import DeviceView
+from nas.engine import price_search
 from predictors.bayesian_linear import BayesianLinear
 from predictors.measure import canary_model
 from predictors.protocol import Timing, judge
@@ -498,6 +501,26 @@ def test_a_worker_asks_for_what_is_missing_once(tmp_path: Path) -> None:
     assert list(some([b""], PI, ["a"])) == [MEASURED]
 
 
+def test_a_dry_run_does_not_wait_for_an_agent(tmp_path: Path) -> None:
+    """It says that the stage that measures cannot be priced, and prices the others."""
+
+    def price(*_: object) -> StageCost:
+        raise NotMeasuredYet(PI.as_json(), {"a": "0" * 64})
+
+    stages: Any = [
+        SimpleNamespace(name="train", price=lambda *_: StageCost.nothing("train", "known")),
+        SimpleNamespace(name="verify", price=price),
+    ]
+    problem: Any = SimpleNamespace(spec=fakes.search_spec())
+    resources: Any = SimpleNamespace(clock=lambda: 0.0, torch_device="cpu", worker="w")
+    last = list(price_search(problem, stages, resources, SearchState()))[-1]
+    assert isinstance(last, StageFinished)
+    assert last.result["confidence"] == "partial"
+    train, verify = last.result["stages"]
+    assert (train["seconds"], verify["seconds"]) == (0.0, None)
+    assert "the agent of device 'pi' measures for it" in verify["note"]
+
+
 # The agent against the API
 
 
@@ -645,6 +668,9 @@ def test_an_onboarding_without_an_agent_says_how_to_start_one(store: Store, tmp_
     made = DeviceView.model_validate(api.post("/v1/devices", json=spec).json())
     assert made.agent is not None
     assert (made.agent.profile["source"], made.agent.away) == ("agent", False)
+    answer = api.post("/v1/devices", json={**spec, "source": "worker"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert "has an agent" in answer.json()["message"]
 
 
 def test_results_that_are_none_are_refused(store: Store, tmp_path: Path, hands: Hands) -> None:

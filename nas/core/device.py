@@ -30,11 +30,13 @@ class MeasurementProtocol:
     loads: int = 3
     warmup_ms: float = 30.0
     window_ms: float = 10.0
-    windows: int = 12
-    steady: float = 0.05
+    windows: int = 20
+    agreeing: int = 4
+    steady: float = 0.03
     rounds: int = 9
     block_ms: float = 12.0
     chunk_ms: float = 0.1
+    chunk_ticks: int = 100
     quantile: float = 0.1
     good_variation: float = 0.03
     max_variation: float = 0.10

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field, WithJsonSchema
 
 from nas.core.access import Scope
 from nas.core.lifecycle import JobStatus
@@ -13,6 +13,11 @@ from nas.core.metrics import Goal, Kind
 from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, ObjectiveSpec, ResourceSpec, SearchSpec
 
 Text = Annotated[str, Field(max_length=200)]
+# Plain arrays in the schema: not every reader of descriptions knows ``prefixItems``.
+_RANGE = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+_SHAPE = {"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 3}
+Range = Annotated[tuple[float, float], WithJsonSchema(_RANGE)]  # from, to
+Shape = Annotated[tuple[int, int, int], WithJsonSchema(_SHAPE)]  # channels, height, width
 
 
 class MetricView(BaseModel):
@@ -130,8 +135,8 @@ class LayerView(BaseModel):
 
     name: str
     op: str
-    in_shape: tuple[int, int, int]
-    out_shape: tuple[int, int, int]
+    in_shape: Shape
+    out_shape: Shape
     params: int
     macs: int
     detail: str = ""
@@ -142,7 +147,7 @@ class SubnetView(BaseModel):
 
     point: PointView
     choices: dict[str, int | float | str]
-    input_shape: tuple[int, int, int]
+    input_shape: Shape
     layers: list[LayerView]
     artifacts: list[ArtifactView]
 
@@ -252,7 +257,7 @@ class DryRunView(BaseModel):
     feasible: bool
     problems: list[str]
     space_size: float
-    ranges: dict[str, tuple[float, float]]
+    ranges: dict[str, Range]
     lowest_reachable_ms: float | None
     feasible_share: float | None
     sampled: int
@@ -290,7 +295,7 @@ class CardView(BaseModel):
     spearman: float
     kendall: float
     coverage: float
-    range_ms: tuple[float, float]
+    range_ms: Range
     measured_ms: list[float] = []
     predicted_ms: list[float] = []
     upper_ms: list[float] = []

@@ -1,15 +1,16 @@
-"""Looking for the front: NSGA-II over learned surrogates proposes, the supernet disposes, random search stands beside.
+"""Looking for the front: an explorer proposes, the supernet disposes, random search stands beside.
 
-In each round a surrogate of accuracy is fitted to every subnet scored so far; NSGA-II searches it together with the
-latency predictor; its front's least crowded unseen members are scored with the supernet. The random-search baseline
-scores as many subnets of the same supernet in the same round, so both curves share their x axis.
+In each round a model of accuracy is fitted to every subnet scored so far and searched together with the latency
+predictor: by NSGA-II over a surrogate, whose front's least crowded unseen members are scored with the supernet, or by
+the Bayesian explorer, which also asks where the model is unsure. The random-search baseline scores as many subnets of
+the same supernet in the same round, so both curves share their x axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from nas.core.events import (
 )
 from nas.core.fronts import front_of
 from nas.core.ports import History, Problem, Resources, SearchSpace
-from nas.explorers import nsga2, random
+from nas.explorers import bayesian, nsga2, random
 from nas.objectives import cheap_metrics, losses, violation
 from nas.stages.pricing import networks, scoring_s
 from nas.stages.subnets import Subnets, load_subnets
@@ -44,6 +45,7 @@ class ExploreStage:
     rounds: int = 8
     population: int = 96
     generations: int = 60
+    explorer: Literal["nsga2", "bayesian"] = "nsga2"
     name: ClassVar[str] = "explore"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -122,6 +124,8 @@ class ExploreStage:
             counts = choice_counts(space.decisions)
             extremes = space.canonical(np.stack([np.zeros_like(counts), counts - 1]))
             return np.concatenate([extremes, random.propose(space, history, rng, n)])[:n]
+        if self.explorer == "bayesian":
+            return bayesian.propose(space, history, rng, n, _known(problem))
         genes_NG = as_genes([p.arch for p in points])
         surrogate = AccuracySurrogate.fit(space, genes_NG, np.array([p.metrics["val_accuracy"] for p in points]))
 
@@ -149,6 +153,16 @@ class ExploreStage:
             )
             picked = np.concatenate([picked, nsga2.propose(space, taken, rng, missing)])
         return picked
+
+
+def _known(problem: Problem) -> bayesian.Known:
+    """All objectives and bounds but those on accuracy."""
+
+    def tell(genes_NG: Genes) -> tuple[Floats, Floats]:
+        cheap = cheap_metrics(problem, genes_NG)
+        return losses(problem, cheap, np.full(len(genes_NG), np.nan)), violation(problem, cheap)
+
+    return tell
 
 
 @dataclass(frozen=True)

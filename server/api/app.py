@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from server.api import administration, agents, catalog, devices, errors, figures, health, searches, tables
 from server.api.access import Gate, Guard
 from server.api.limits import Limits
+from server.api.links import describe_links
 from server.api.sse import Streams
 from server.settings import Settings
 from server.store.store import Store
@@ -44,4 +45,5 @@ def create_app(settings: Settings, store: Store, streams: Streams | None = None)
     counted = figures.Figures(store, streams)
     app.add_middleware(figures.Timed, figures=counted)
     app.include_router(health.routes(settings, store, guard, counted))
+    describe_links(app)
     return app
