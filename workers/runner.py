@@ -20,7 +20,8 @@ from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.events import Event, SearchState, decode, encode, fold_all, point_from_json
 from nas.core.ports import BlobStore, Dataset, JobKind, Problem, Resources, SearchSpace, Stage
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
-from nas.engine import price_search, run_search
+from nas.core.tuning import Tuner
+from nas.engine import price_search, run_search, stages_of
 from nas.export import Normalised, to_onnx
 from predictors.measure import measure_isolated, profile_machine
 from predictors.onboarding import onboard
@@ -85,8 +86,9 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
             **{p: version(p) for p in ("hwnas", "torch", "onnx", "onnxruntime", "numpy")},
         },
         worker=platform.node(),
+        tuner=_tuner(spec),
     )
-    return problem, registry.load("nas.strategies", spec.strategy.name)(problem), resources
+    return problem, stages_of(problem), resources
 
 
 def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Iterator[Event]:
@@ -107,6 +109,14 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
 def _load(space: SpaceSpec, data: DataSpec) -> tuple[Dataset, SearchSpace]:
     loaded: Dataset = registry.load("nas.datasets", data.name)(data, data.seed)
     return loaded, registry.load("nas.search_spaces", space.name)(space.params, loaded.shape)
+
+
+def _tuner(spec: SearchSpec) -> Tuner | None:
+    if spec.retrain is None:
+        return None
+    from workers.tune import ray_tuner  # imports Ray Tune, which takes seconds
+
+    return ray_tuner(spec.resources.cpus, spec.resources.gpus)
 
 
 def _torch_device(gpus: int) -> str:
