@@ -30,6 +30,7 @@ from nas.core import errors
 from nas.core.access import Scope
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.core.views import (
+    AgentView,
     ArtifactView,
     AuditPage,
     CardView,
@@ -54,6 +55,7 @@ from nas.core.views import (
     SpaceView,
     StrategyView,
     SubnetView,
+    TableView,
     TokenBody,
     TokenView,
     WorkerView,
@@ -62,6 +64,11 @@ from nas.core.views import (
 DEFAULT_URL = "http://127.0.0.1:8765"
 # A server that restarts is back within seconds; a watch waits about a minute and a half for it.
 PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
+TABLE_TYPES = {
+    ".csv": "text/csv",
+    ".json": "application/json",
+    ".parquet": "application/vnd.apache.parquet",
+}
 T = TypeVar("T")
 V = TypeVar("V", bound=BaseModel)
 
@@ -302,9 +309,21 @@ class Client:
         """Starts measuring a device."""
         return self._post(DeviceView, "/v1/devices", spec)
 
+    def upload_table(self, data: bytes, name: str) -> TableView:
+        """Uploads a file of latencies, which is CSV, JSON or Parquet by its name. Raises InvalidInput for another."""
+        media = TABLE_TYPES.get(Path(name).suffix.lower())
+        if media is None:
+            raise errors.InvalidInput(f"expected a table in a file {', '.join(TABLE_TYPES)}, got {name!r}")
+        headers = {"Content-Type": media}
+        return self._read(TypeAdapter(TableView), self._request("POST", "/v1/tables", headers=headers, content=data))
+
     def watch_device(self, name: str, after: int = 0) -> Iterator[EventView]:
         """Events of a device's onboarding, until it has ended."""
         return self._watch(f"/v1/devices/{_part(name)}/events", after)
+
+    def agents(self) -> list[AgentView]:
+        """All agents, and when they were last heard of."""
+        return self._list(AgentView, "/v1/agents")
 
     def predictors(self, device: str | None = None) -> list[CardView]:
         """Predictor cards, newest first."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 
 from nas.core import registry
 from nas.core.cost import StageCost
-from nas.core.errors import InvalidSpec
+from nas.core.errors import InvalidSpec, NotMeasuredYet
 from nas.core.events import Event, Progress, SearchState, StageFinished, StageStarted, fold
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import SearchSpec
@@ -119,5 +119,9 @@ def _price(stage: Stage, problem: Problem, resources: Resources, state: SearchSt
     if not hasattr(stage, "price"):
         return StageCost.unknown(stage.name, "this stage cannot say what it takes, so sums leave it out")
     forget_peak(resources.torch_device)
-    cost = stage.price(problem, resources, state)
+    try:
+        cost = stage.price(problem, resources, state)
+    except NotMeasuredYet as elsewhere:
+        device = elsewhere.profile["name"]
+        return StageCost.unknown(stage.name, f"the agent of device {device!r} measures for it, at a pace of its own")
     return replace(cost, memory_bytes=cost.memory_bytes or peak_bytes(resources.torch_device))

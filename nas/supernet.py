@@ -29,3 +29,25 @@ class Supernet(nn.Module):
 
     def sort_channels(self) -> None:
         """Orders elastic channels by importance, leaving the largest network's function unchanged; default: nothing."""
+
+
+class RelaxedSupernet(Supernet):
+    """A supernet that also computes mixtures of operations, for differentiable search; see ``nas.core.mixture``."""
+
+    @abstractmethod
+    def mix(
+        self,
+        x_BCHW: torch.Tensor,
+        weights_EO: torch.Tensor,
+        *,
+        active_EO: torch.Tensor | None = None,
+        edges_E: torch.Tensor | None = None,
+        partial: int = 1,
+    ) -> torch.Tensor:
+        """Logits of shape (B, classes): every edge is the sum of its operations times their weights.
+
+        ``active_EO``: the operations to compute, a bool table; the others count as zero. Normalisation inside cells has
+        no scale and no shift of its own, which would compete with the weights. ``partial``: only the first of so many
+        equal parts of the channels go through the operations, the others pass, and channels are shuffled; each edge is
+        then scaled by ``edges_E`` (PC-DARTS, Xu et al., ICLR 2020).
+        """

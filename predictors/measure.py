@@ -1,23 +1,22 @@
-"""Measuring latency with onnxruntime, by the protocol of ``docs/measurement-protocol.md``.
+"""Measuring latency with onnxruntime, by ``predictors.protocol``.
 
-Needs onnxruntime, onnx, numpy and ``nas.core`` alone. Two halves: *timing*, which knows no runtime and is tested on a
-synthetic device, and the onnxruntime session, which runs in a process of its own (``measure_isolated``), so that
-neither torch's threads nor a worker's disturb it.
+Needs onnxruntime, numpy and the plain values of ``nas.core`` alone: the device agent runs this very file. The session
+runs in a process of its own (``time_isolated``), so that neither torch's threads nor a worker's disturb it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 
@@ -25,9 +24,9 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from nas.core.arch import Floats
-from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
+from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, Source
 from nas.core.errors import HwnasError, MeasurementRefused
+from predictors.protocol import Run, Stopwatch, Timing, judge, time_loading, time_runs
 
 if sys.platform != "win32":
     import fcntl
@@ -35,7 +34,6 @@ if sys.platform != "win32":
 
 GROUP = 16  # networks that share their rounds
 PROFILING = 6  # canaries that are timed side by side to learn a machine's usual speed
-Run = Callable[[], object]
 
 # onnxruntime's errors share no base class.
 _CANNOT_LOAD = (
@@ -48,161 +46,35 @@ _CANNOT_LOAD = (
 )
 
 
-@dataclass(frozen=True)
-class Stopwatch:
-    """``now_ns`` is monotonic; ``interruptions`` counts how often the process has lost its core to another."""
-
-    now_ns: Callable[[], int]
-    interruptions: Callable[[], int]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One network's sample and the canary's drift in every round, shape (R,) each, NaN where every inference was
-    interrupted; ``runs`` inferences were timed."""
-
-    samples_ms: Floats
-    drift: Floats
-    runs: int
-
-
-def measure_runs(
-    runs: Sequence[Run], canary: Run, profile: DeviceProfile, watch: Stopwatch, rng: np.random.Generator
-) -> list[Measurement]:
-    """Measures networks, each given as a function that runs it once. What was unsteady is measured again, all of it
-    anew, and the steadiest attempt counts."""
-    protocol = profile.protocol
-    best: dict[int, Measurement] = {}
-    for _ in range(protocol.retries + 1):
-        todo = [i for i in range(len(runs)) if i not in best or not _settled(best[i], protocol)]
-        if not todo:
-            break
-        timings = time_group([runs[i] for i in todo], canary, profile.canary_ms, protocol, watch, rng)
-        for i, timing in zip(todo, timings, strict=True):
-            again = judge(timing, profile)
-            if i not in best or _unsteadiness(again) < _unsteadiness(best[i]):
-                best[i] = again
-    return [best[i] for i in range(len(runs))]
-
-
-def _settled(measurement: Measurement, protocol: MeasurementProtocol) -> bool:
-    return measurement.refused is None and measurement.variation <= protocol.good_variation
-
-
-def _unsteadiness(measurement: Measurement) -> tuple[bool, float]:
-    return measurement.refused is not None, measurement.variation
-
-
-def time_group(
-    runs: Sequence[Run],
-    canary: Run,
-    canary_ms: float | None,
-    protocol: MeasurementProtocol,
-    watch: Stopwatch,
-    rng: np.random.Generator,
-) -> list[Timing]:
-    """Times a group of networks in rounds, in a fresh random order each, with the canary before, between and after.
-
-    The drift of a sample is the median of the four canary blocks nearest to it over ``canary_ms`` (over the group's own
-    median when the profile has none yet): one disturbed canary block does not spoil the networks beside it.
-    """
-    chunks = [_warm(run, protocol, watch) for run in runs]
-    canary_chunk = _warm(canary, protocol, watch)
-    samples = np.zeros((len(runs), protocol.rounds))
-    place = np.zeros((len(runs), protocol.rounds), dtype=np.int64)  # how many canary blocks came before each sample
-    counts = np.zeros(len(runs), dtype=np.int64)
-    canaries: list[float] = []
-    for r in range(protocol.rounds):
-        for i in rng.permutation(len(runs)):
-            canaries.append(_block(canary, canary_chunk, protocol.block_ms / 2, protocol, watch)[0])
-            place[i, r] = len(canaries)
-            samples[i, r], count = _block(runs[i], chunks[i], protocol.block_ms, protocol, watch)
-            counts[i] += count
-    canaries.append(_block(canary, canary_chunk, protocol.block_ms / 2, protocol, watch)[0])
-    around = np.array([_median(canaries[max(0, k - 2) : k + 2]) for k in range(len(canaries))])
-    base = canary_ms if canary_ms is not None else _median(canaries)
-    return [Timing(samples[i], around[place[i]] / base, int(counts[i])) for i in range(len(runs))]
-
-
-def judge(timing: Timing, profile: DeviceProfile) -> Measurement:
-    """A measurement from raw timings: drift divided out, median and its 95 % confidence interval, or a refusal.
-
-    Variation is the interquartile range of the corrected samples over their median, a spread that single spikes do not
-    move; 1 when there are too few samples to tell.
-    """
-    protocol = profile.protocol
-    valid = np.isfinite(timing.samples_ms) & np.isfinite(timing.drift)
-    corrected = timing.samples_ms[valid] / timing.drift[valid]
-    drift = _median(timing.drift[valid])
-    median = low = high = None
-    variation, refused = 1.0, None
-    if len(corrected) < 2 / 3 * protocol.rounds:
-        refused = (
-            f"another program took the processor during {protocol.rounds - len(corrected)} of {protocol.rounds} rounds"
-        )
-    else:
-        median = _median(corrected)
-        low, high = median_interval(corrected)
-        variation = float(np.subtract(*np.quantile(corrected, [0.75, 0.25])) / median)
-        if variation > protocol.max_variation:
-            refused = f"samples vary by {variation:.0%}, expected at most {protocol.max_variation:.0%}"
-        elif not 1 / (1 + protocol.max_drift) <= drift <= 1 + protocol.max_drift:
-            refused = (
-                f"the canary network takes {drift:.2f} times its usual time, expected within {protocol.max_drift:.0%}"
-            )
-    kept = refused is None
-    return Measurement(
-        protocol=protocol.id,
-        profile=profile.id,
-        median_ms=median if kept else None,
-        low_ms=low if kept else None,
-        high_ms=high if kept else None,
-        runs=timing.runs,
-        variation=variation,
-        drift=drift if math.isfinite(drift) else 1.0,
-        refused=refused,
-        samples_ms=tuple(round(float(s), 7) for s in timing.samples_ms[valid]),
-    )
-
-
-def _median(values: Sequence[float] | Floats) -> float:
-    finite = np.asarray(values)[np.isfinite(values)]
-    return float(np.median(finite)) if finite.size else math.nan
-
-
-def median_interval(samples: Floats) -> tuple[float, float]:
-    """Distribution-free confidence interval of the median by order statistics, at least 95 % from six samples on;
-    with fewer, the range."""
-    ordered = np.sort(samples)
-    n = len(ordered)
-    # Largest k with P(Binomial(n, 1/2) < k) <= 2.5 %: the interval is from the k-th smallest to the k-th largest.
-    tail, k, term = 0.0, 0, 0.5**n
-    while tail + term <= 0.025:
-        tail += term
-        term *= (n - k) / (k + 1)
-        k += 1
-    k = max(k, 1)
-    return float(ordered[k - 1]), float(ordered[n - k])
-
-
-def measure(models: Iterable[bytes], profile: DeviceProfile, watch: Stopwatch | None = None) -> Iterator[Measurement]:
-    """Measures ONNX models in this process, whose affinity it sets, in groups that share their rounds.
+def measure(models: Iterable[bytes], profile: DeviceProfile, watch: Stopwatch | None = None) -> Iterator[Timing]:
+    """Times ONNX models in this process, whose affinity it sets, in groups that share their rounds.
 
     Raises MeasurementRefused when this is not the profile's machine or a model cannot be loaded.
     """
     _require_machine(profile)
     _pin(profile.affinity)
+    watch = watch or machine_stopwatch()
     rng = np.random.default_rng(0)
     canary = _session(canary_model(), profile.protocol)
     waiting = iter(models)
     while group := list(islice(waiting, GROUP)):
-        yield from measure_runs(
-            [_session(m, profile.protocol) for m in group], canary, profile, watch or machine_stopwatch(), rng
-        )
+        loaded = [time_loading(lambda m=m: _session(m, profile.protocol), profile.protocol.loads, watch) for m in group]  # type: ignore[misc]
+        timings = time_runs([run for run, _, _ in loaded], canary, profile, watch, rng)
+        for timing, (_, cold_ms, warm_ms) in zip(timings, loaded, strict=True):
+            yield replace(timing, cold_load_ms=cold_ms, warm_load_ms=warm_ms)
 
 
-def measure_isolated(models: Sequence[bytes], profile: DeviceProfile) -> Iterator[Measurement]:
-    """``measure`` in a child process that imports no more than it needs (``nas.core.ports.Measurer``).
+def measure_isolated(
+    models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str] = ()
+) -> Iterator[Measurement]:
+    """Measures ONNX models on this machine, in a child process (``nas.core.ports.Measurer``). Raises as
+    ``time_isolated``."""
+    for timing in time_isolated(models, profile):
+        yield judge(timing, profile)
+
+
+def time_isolated(models: Sequence[bytes], profile: DeviceProfile) -> Iterator[Timing]:
+    """``measure`` in a child process that imports no more than it needs.
 
     Raises MeasurementRefused with the child's last words if it dies.
     """
@@ -221,7 +93,7 @@ def measure_isolated(models: Sequence[bytes], profile: DeviceProfile) -> Iterato
             done = 0
             try:
                 for line in child.stdout:
-                    yield Measurement.from_json(json.loads(line))
+                    yield Timing.from_json(json.loads(line))
                     done += 1
             finally:
                 if done < len(models):
@@ -234,29 +106,34 @@ def measure_isolated(models: Sequence[bytes], profile: DeviceProfile) -> Iterato
             )
 
 
-def describe_machine(name: str, protocol: MeasurementProtocol) -> DeviceProfile:
+def describe_machine(name: str, protocol: MeasurementProtocol, source: Source = "worker") -> DeviceProfile:
     """This machine and runtime as a profile, its canary not yet measured. The last allowed cores are chosen: the first
     ones serve most interrupts."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    about = _cpuinfo()
     return DeviceProfile(
         name=name,
         machine=platform.machine(),
-        processor=_processor(),
+        processor=about.get("model name") or about.get("hardware") or platform.processor() or "unknown",
         cores=os.cpu_count() or 1,
         runtime="onnxruntime CPUExecutionProvider",
         runtime_version=onnxruntime.__version__,
         os=f"{platform.system()} {platform.release()}",
         protocol=protocol,
         affinity=tuple(cores[-protocol.threads :]),
+        source=source,
+        driver=f"microcode {about['microcode']}" if "microcode" in about else "",
     )
 
 
-def profile_machine(name: str, threads: int = 1) -> DeviceProfile:
+def profile_machine(name: str, threads: int = 1, source: Source = "worker") -> DeviceProfile:
     """The profile of this machine with its canary's time, measured in a process of its own.
 
-    Raises MeasurementRefused when the machine is too unsteady to learn its usual speed.
+    Raises MeasurementRefused when the machine is too unsteady to learn its usual speed, or has fewer cores than
+    ``threads``.
     """
-    profile = describe_machine(name, MeasurementProtocol(threads=threads))
+    profile = describe_machine(name, MeasurementProtocol(threads=threads), source)
+    require_cores(profile)
     canaries = list(measure_isolated([canary_model()] * PROFILING, profile))
     steady = [c for c in canaries if c.refused is None]
     if len(steady) < PROFILING // 2:
@@ -266,33 +143,16 @@ def profile_machine(name: str, threads: int = 1) -> DeviceProfile:
     return replace(profile, canary_ms=float(np.median([c.samples_ms for c in steady])))
 
 
+def require_cores(profile: DeviceProfile) -> None:
+    """Raises MeasurementRefused for more threads than this machine has cores for."""
+    cores, threads = len(profile.affinity), profile.protocol.threads
+    if profile.affinity and cores < threads:
+        raise MeasurementRefused(f"expected at most {cores} threads, one for each core, got {threads}")
+
+
 def canary_model() -> bytes:
     """A small fixed network with the kinds of layers that searches use; its time tells the machine's mood."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    rng = np.random.default_rng(0)
-    weights, nodes, last, channels = [], [], "image", 3
-    for i, (width, kernel, group) in enumerate([(32, 3, 1), (32, 3, 32), (64, 1, 1), (64, 3, 64), (64, 1, 1)]):
-        shape = (width, channels // group, kernel, kernel)
-        weights.append(numpy_helper.from_array((rng.standard_normal(shape) * 0.1).astype(np.float32), f"w{i}"))
-        nodes.append(
-            helper.make_node(
-                "Conv", [last, f"w{i}"], [f"c{i}"], kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4, group=group
-            )
-        )
-        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
-        last, channels = f"r{i}", width
-    nodes.append(helper.make_node("GlobalAveragePool", [last], ["logits"]))
-    graph = helper.make_graph(
-        nodes,
-        "canary",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 16, 16])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, channels, 1, 1])],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    data: bytes = model.SerializeToString()
-    return data
+    return files("predictors").joinpath("canary.onnx").read_bytes()
 
 
 def _session(model: bytes, protocol: MeasurementProtocol) -> Run:
@@ -326,58 +186,23 @@ def _input(entry: onnxruntime.NodeArg, batch: int) -> np.ndarray:
     return (np.random.default_rng(0).random(shape) * 255).astype(types[entry.type])
 
 
-def _warm(run: Run, protocol: MeasurementProtocol, watch: Stopwatch) -> int:
-    """Runs for at least ``warmup_ms``; returns how many inferences make a chunk of at least ``chunk_ms``."""
-    begun, count = watch.now_ns(), 1
-    while True:
-        at = watch.now_ns()
-        for _ in range(count):
-            run()
-        now = watch.now_ns()
-        if now - begun >= protocol.warmup_ms * 1e6 and now > at:
-            return max(1, round(protocol.chunk_ms * 1e6 * count / (now - at)))
-        if now - at < protocol.warmup_ms * 1e6 / 4:
-            count *= 2
-
-
-def _block(
-    run: Run, chunk: int, lasting_ms: float, protocol: MeasurementProtocol, watch: Stopwatch
-) -> tuple[float, int]:
-    """Time per inference in ms and the number of inferences of a block that lasts about ``lasting_ms``.
-
-    Inferences are timed in chunks, long against the clock's tick; those during which the process lost its core do not
-    count. The block goes on until three chunks do, up to four times its length; NaN if none does.
-    """
-    times: list[int] = []
-    begun = now = watch.now_ns()
-    tries = 0
-    while len(times) < 3 or now - begun < lasting_ms * 1e6:
-        if tries >= 6 and now - begun > 4 * lasting_ms * 1e6:
-            break
-        tries += 1
-        before, at = watch.interruptions(), watch.now_ns()
-        for _ in range(chunk):
-            run()
-        now = watch.now_ns()
-        if watch.interruptions() == before:
-            times.append(now - at)
-    if not times:
-        return math.nan, 0
-    typical = float(np.quantile(times, protocol.quantile, method="lower"))
-    if typical == 0:
-        raise MeasurementRefused(f"the clock of this machine is too coarse: it did not move during {chunk} inferences")
-    return typical / chunk / 1e6, chunk * len(times)
-
-
 def machine_stopwatch() -> Stopwatch:
     """This process's stopwatch. An interruption is an involuntary context switch of any of its threads."""
     if sys.platform == "win32":
         raise MeasurementRefused("measuring needs Linux or macOS")
-    return Stopwatch(time.perf_counter_ns, lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw)
+    readings = np.array([time.perf_counter_ns() for _ in range(1000)])
+    steps = np.diff(np.unique(readings))
+    tick_ns = int(steps.min()) if len(steps) else 10**9  # a clock that has not moved since is too coarse for anything
+    return Stopwatch(time.perf_counter_ns, lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw, tick_ns)
 
 
 def _require_machine(profile: DeviceProfile) -> None:
     here = describe_machine(profile.name, profile.protocol)
+    if profile.protocol.version != MeasurementProtocol.version:
+        raise MeasurementRefused(
+            f"the device {profile.name!r} was profiled by version {profile.protocol.version} of the measuring "
+            f"protocol, expected {MeasurementProtocol.version}. Add the device again"
+        )
     for what in ("machine", "processor", "runtime", "runtime_version"):
         expected, got = getattr(profile, what), getattr(here, what)
         if expected != got:
@@ -418,13 +243,12 @@ def _pin(affinity: Sequence[int]) -> None:
             ) from error
 
 
-def _processor() -> str:
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the first processor, by lower-case name."""
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.lower().startswith(("model name", "hardware")):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
+    lines = info.read_text().splitlines() if info.exists() else []
+    pairs = [line.partition(":") for line in lines if ":" in line]
+    return {key.strip().lower(): value.strip() for key, _, value in reversed(pairs)}
 
 
 def main(folder: str) -> None:
@@ -434,8 +258,8 @@ def main(folder: str) -> None:
     watch = machine_stopwatch()
     _prioritise()
     with _alone():
-        for measurement in measure((p.read_bytes() for p in sorted(job.glob("*.onnx"))), profile, watch):
-            sys.stdout.write(json.dumps(measurement.as_json()) + "\n")
+        for timing in measure((p.read_bytes() for p in sorted(job.glob("*.onnx"))), profile, watch):
+            sys.stdout.write(json.dumps(timing.as_json()) + "\n")
             sys.stdout.flush()
 
 

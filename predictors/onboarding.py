@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.core import registry
-from nas.core.arch import Arch, Genes, as_archs, choice_counts, sample
+from nas.core.arch import Arch, Floats, Genes, as_archs, choice_counts, sample
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import MeasurementRefused
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, StageStarted, Warned
 from nas.core.ports import BlobStore, Measurer, SearchSpace
 from nas.core.spec import DeviceSpec
 from predictors.card import make_card
-from predictors.storage import dump_predictor
+from predictors.fitting import Fitted, fit_family, fit_transfer
+from predictors.storage import dump_measured, dump_predictor, load_measured
+from predictors.transfer import Relatives, Table, Transfer, choose
 
 HELD_OUT = 0.25
 MOST_REFUSED = 0.2
 GROUP = 16
+POOL = 512  # networks of which the most telling ones are chosen
 
 
 def onboard(
@@ -32,22 +36,34 @@ def onboard(
     blobs: BlobStore,
     state: SearchState,
     clock: Callable[[], float],
+    relatives: Sequence[str] = (),
 ) -> Iterator[Event]:
     """Yields the stages profile, measure and fit; goes on from ``state``. Networks once measured are kept in a
     checkpoint and never measured again.
 
-    Raises UnknownName for the predictor's family and MeasurementRefused when the machine is too unsteady.
+    ``relatives`` are blobs of what is known of other devices (``predictors.storage.dump_measured``), for a predictor
+    that learns from them: a handful of networks will do then, and they are chosen for what each would tell.
+
+    Raises UnknownName for the predictor's family, MeasurementRefused when the machine is too unsteady, and
+    NotMeasuredYet as ``measure`` does.
     """
-    family = registry.load("nas.predictors", spec.predictor)
     begun = clock()
     if "profile" in state.finished:
         profile = DeviceProfile.from_json(dict(state.finished["profile"]["profile"]))
+        relatives = state.finished["profile"].get("relatives", relatives)  # those by which networks were chosen
     else:
         yield StageStarted("profile", 0, 3)
         profile = profile_machine(spec.name, spec.threads)
-        yield StageFinished("profile", clock() - begun, {"profile": profile.as_json()})
+        yield StageFinished("profile", clock() - begun, {"profile": profile.as_json(), "relatives": [*relatives]})
 
-    genes, held_out = stratified(space, spec.samples, spec.seed)
+    kin = None
+    if spec.predictor == Transfer.family:
+        kin = known_devices(space, [load_measured(blobs.get(blob)) for blob in relatives], spec.samples)
+        genes = informative(space, kin, spec.samples, spec.seed)
+        held_out = np.zeros(len(genes), dtype=bool)
+    else:
+        registry.load("nas.predictors", spec.predictor)  # an unknown one is heard of before anything is measured
+        genes, held_out = stratified(space, spec.samples, spec.seed)
     kept: list[Measurement] = []
     last = state.checkpoints.get("measure")
     if last is not None:
@@ -57,12 +73,13 @@ def onboard(
         yield StageStarted("measure", 1, 3)
         archs = as_archs(space.id, genes)
         _require_steady(spec.name, kept, len(archs))
-        for i in range(len(kept), len(archs), GROUP):
+        group = GROUP if profile.source == "worker" else len(archs)  # a device elsewhere is asked for all at once
+        for i in range(len(kept), len(archs), group):
             models = []
-            for arch in archs[i : i + GROUP]:
+            for arch in archs[i : i + group]:
                 models.append(export_onnx(arch))
                 yield Progress("measure", len(kept), len(archs), "networks", message="exporting")
-            for measurement in measure(models, profile):
+            for measurement in measure(models, profile, [arch.id for arch in archs[i : i + group]]):
                 kept.append(measurement)
                 yield Progress("measure", len(kept), len(archs), "networks", message="measuring")
             yield Checkpoint("measure", len(kept), blobs.put(json.dumps([m.as_json() for m in kept]).encode()))
@@ -77,12 +94,50 @@ def onboard(
     usable = np.array([m.median_ms is not None for m in kept])
     latency_ms = np.array([m.median_ms if m.median_ms is not None else np.nan for m in kept])
     features = space.features(genes)
-    train, test = usable & ~held_out, usable & held_out
-    predictor = family.fit(features[train], latency_ms[train])
-    card = make_card(predictor, profile, space, int(train.sum()), latency_ms[test], predictor.predict(features[test]))
-    blob = blobs.put(dump_predictor(predictor))
-    result = {"card": card, "blob": blob, "space_id": space.id, "family": predictor.family, "profile": profile.id}
+    x, y = features[usable], latency_ms[usable]
+    fitted = (
+        fit_transfer(kin, x, y, spec.seed) if kin is not None else fit_family(spec.predictor, x, y, held_out[usable])
+    )
+    result = fit_result(fitted, profile, space, genes[usable], y, blobs)
     yield StageFinished("fit", clock() - begun, result)
+
+
+def fit_result(
+    fitted: Fitted,
+    profile: DeviceProfile,
+    space: SearchSpace,
+    genes_NG: Genes,
+    latency_ms_N: Floats,
+    blobs: BlobStore,
+    *,
+    relative: bool = True,
+) -> dict[str, Any]:
+    """The result of the stage fit: card and predictor, and, if the device may serve others as a ``relative``, what is
+    known of it."""
+    predictor = fitted.predictor
+    result: dict[str, Any] = {
+        "card": make_card(predictor, profile, space, fitted.n, fitted.truth_ms_H, fitted.guess),
+        "blob": blobs.put(dump_predictor(predictor)),
+        "space_id": space.id,
+        "family": predictor.family,
+        "profile": profile.id,
+    }
+    if relative:
+        result |= {"known": blobs.put(dump_measured(genes_NG, latency_ms_N)), "networks": len(genes_NG)}
+    return result
+
+
+def known_devices(space: SearchSpace, known: Sequence[tuple[Genes, Floats]], samples: int) -> Relatives:
+    """The devices that a new one of ``samples`` networks can be learned from: those with more. Raises InvalidInput
+    where there are too few."""
+    enough = [(genes, ms) for genes, ms in known if len(genes) > samples]
+    return Relatives.learn([Table(space.features(genes), ms) for genes, ms in enough])
+
+
+def informative(space: SearchSpace, relatives: Relatives, n: int, seed: int) -> Genes:
+    """The ``n`` networks, of a stratified sample, whose latencies tell most about all others."""
+    pool, _ = stratified(space, max(n, POOL), seed)
+    return pool[choose(relatives, space.features(pool), n)]
 
 
 def stratified(space: SearchSpace, n: int, seed: int) -> tuple[Genes, NDArray[np.bool_]]:

@@ -1,4 +1,4 @@
-"""Predictors as bytes: plain arrays in npz, never pickled."""
+"""Predictors and what they are fitted to as bytes: plain arrays in npz, never pickled."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import numpy as np
 
 from nas.core import registry
+from nas.core.arch import Floats, Genes
 from nas.core.errors import StorageError
 from nas.core.ports import LatencyPredictor
 
@@ -16,6 +17,22 @@ def dump_predictor(predictor: LatencyPredictor) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **predictor.to_arrays())
     return buffer.getvalue()
+
+
+def dump_measured(genes_NG: Genes, latency_ms_N: Floats) -> bytes:
+    """What is known of a device: networks and their latencies, from which other devices can be learned."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, genes=genes_NG, latency_ms=latency_ms_N)
+    return buffer.getvalue()
+
+
+def load_measured(data: bytes) -> tuple[Genes, Floats]:
+    """Inverse of ``dump_measured``. Raises StorageError for damage."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return arrays["genes"], arrays["latency_ms"]
+    except (ValueError, KeyError, OSError) as error:
+        raise StorageError(f"stored measurements cannot be read: {error}") from error
 
 
 def load_predictor(family: str, data: bytes) -> LatencyPredictor:

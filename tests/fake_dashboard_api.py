@@ -31,6 +31,7 @@ from nas.core.metrics import METRICS
 from nas.core.ports import ImageShape
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, ObjectiveSpec, ResourceSpec, SearchSpec, SpaceSpec
 from nas.core.views import (
+    AgentView,
     ArtifactView,
     AuditPage,
     AuditView,
@@ -665,6 +666,19 @@ def make_device(name: str, status: str, spec: DeviceSpec | None = None, **more: 
     )
 
 
+AGENT = AgentView(
+    name="shelf",
+    owner="ada",
+    profile_id=PROFILE.id,
+    profile=PROFILE.as_json(),
+    versions={"python": "3.11.9", "onnxruntime": "1.31.1"},
+    seen_at=NOW,
+    away=False,
+    waiting=3,
+    measuring="4ed76b88f6a1",
+)
+
+
 def create_api(contents: str = "full") -> FastAPI:
     """The fake service with everything, or ``empty``."""
     app = FastAPI()
@@ -679,6 +693,7 @@ def create_api(contents: str = "full") -> FastAPI:
         [
             make_device("this-machine", "succeeded"),
             make_device("board-4", "running"),
+            make_device("shelf", "succeeded", agent=AGENT, stale=["runtime version: 1.22.0, now 1.31.1"]),
             make_device(
                 "old-laptop",
                 "failed",
@@ -909,6 +924,10 @@ def create_api(contents: str = "full") -> FastAPI:
     def events(search_id: str, after: int = 0, limit: int = 500, kind: str | None = None) -> EventPage:
         items = [e for e in find(search_id).events if e.seq > after and kind in (None, e.body["kind"])][:limit]
         return EventPage(items=items, last=items[-1].seq if items else after)
+
+    @app.get("/v1/agents")
+    def list_agents() -> list[AgentView]:
+        return [AGENT] if full else []
 
     @app.get("/v1/devices")
     def list_devices() -> list[DeviceView]:

@@ -439,7 +439,7 @@ def test_adding_a_device(api: TestClient, store: Store) -> None:
         ({"space": {"name": "x"}}, "unknown_name"),
         ({"data": {"name": "x"}}, "unknown_name"),
         ({"name": "a b"}, "invalid_spec"),
-        ({"samples": 2}, "invalid_spec"),
+        ({"samples": 31}, "invalid_spec"),
     ],
 )
 def test_a_device_that_cannot_be_added(api: TestClient, change: dict[str, Any], code: str) -> None:

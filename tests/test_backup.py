@@ -114,7 +114,7 @@ def test_the_documented_way_for_postgresql(tmp_path: Path) -> None:
 def test_the_doctor_finds_what_is_wrong(store: Store, home: Path, tmp_path: Path) -> None:
     found = {c.name: c for c in examine(Settings(home=home, port=1))}
     assert {n for n, c in found.items() if c.status == "failed"} == set()
-    assert found["database"].detail.startswith("sqlite, revision 0002")
+    assert found["database"].detail.startswith("sqlite, revision 0003")
     (tmp_path / "file").write_text("")
     bad = Settings(home=home, blobs_url=str(tmp_path / "file"), host="0.0.0.0", port=1, ray_address="127.0.0.1:1")
     failed = {c.name: c.detail for c in examine(bad) if c.status == "failed"}

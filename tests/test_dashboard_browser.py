@@ -190,6 +190,31 @@ def test_device_is_added_and_its_progress_shown(page: Any, full: str) -> None:
     expect(page.locator(".stage.running")).to_contain_text("37 of 96 networks")
 
 
+def test_an_agent_is_started_with_the_command_to_copy(page: Any, full: str) -> None:
+    page.goto(f"{full}/devices")
+    expect(page.get_by_text("agent last seen")).to_be_visible()
+    page.get_by_role("button", name="Another machine").click()
+    page.get_by_label("Name").fill("kitchen")
+    expect(page.locator("pre")).to_contain_text(f"nas-agent --server {full} --name kitchen")
+    expect(page.get_by_text("Agents: shelf (there)")).to_be_visible()
+    expect(page.get_by_label("Threads")).to_be_hidden()
+    page.goto(f"{full}/devices/shelf")
+    expect(page.get_by_text("runtime version: 1.22.0, now 1.31.1")).to_be_visible()
+    expect(page.get_by_text("onnxruntime 1.31.1").first).to_be_visible()
+
+
+def test_a_device_from_a_table_or_peak_figures(page: Any, full: str) -> None:
+    page.goto(f"{full}/devices")
+    page.get_by_role("button", name="A table of latencies").click()
+    page.get_by_label("Name").fill("phone")
+    page.get_by_role("button", name="Add device").click()
+    expect(page.get_by_role("alert")).to_contain_text("choose a file first")
+    page.get_by_role("button", name="Peak figures").click()
+    expect(page.get_by_label("FLOP/s at most")).to_be_visible()
+    page.get_by_role("button", name="Add device").click()
+    page.wait_for_url("**/devices/phone")
+
+
 def test_failed_search_tells_why(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{SEARCHES['a bound too tight'].id}")
     expect(page.get_by_role("alert")).to_contain_text("the lowest reachable upper bound is 0.071 ms")

@@ -17,8 +17,19 @@ import torch
 
 from nas.core import registry
 from nas.core.device import DeviceProfile, Latency, Measurement
-from nas.core.errors import InfeasibleBound, StorageError
-from nas.core.events import Checkpoint, Event, Measured, Progress, SearchState, Warned, decode, encode, fold_all
+from nas.core.errors import InfeasibleBound, InvalidSpec, StorageError
+from nas.core.events import (
+    Checkpoint,
+    Evaluated,
+    Event,
+    Measured,
+    Progress,
+    SearchState,
+    Warned,
+    decode,
+    encode,
+    fold_all,
+)
 from nas.core.fronts import front_of
 from nas.core.ports import Problem, Resources
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
@@ -54,7 +65,9 @@ class RuleDevice:
     def __init__(self) -> None:
         self.measured = 0
 
-    def __call__(self, models: Sequence[bytes], profile: DeviceProfile) -> Iterator[Measurement]:
+    def __call__(
+        self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]
+    ) -> Iterator[Measurement]:
         for model in models:
             self.measured += 1
             weights = onnx.load_model_from_string(model).graph.initializer
@@ -126,6 +139,22 @@ def test_a_search_that_is_cut_anywhere_ends_the_same(whole: tuple[list[Event], P
         assert state.finished["train"]["supernet"] == expected.finished["train"]["supernet"]
         done = sum(isinstance(e, Measured) for e in before)
         assert device.measured == sum(isinstance(e, Measured) for e in events) - done
+
+
+def test_a_search_takes_the_explorer_that_its_spec_names_and_ends_the_same_when_cut(tmp_path: Path) -> None:
+    params = {**SPEC.strategy.params, "explorer": "bayesian"}
+    spec = SPEC.model_copy(update={"strategy": StrategySpec(params=params)})
+    events = kept(list(run(tmp_path, problem(spec))))
+    state = fold_all(events)
+    assert len(state.of("search")) == len(state.of("baseline")) == 16
+    assert front_of(spec, state).points
+    rounds = [i for i, e in enumerate(events) if isinstance(e, Evaluated)]
+    before = events[: rounds[5] + 1]
+    again = fold_all(run(tmp_path, problem(spec), before), fold_all(before))
+    assert again.points.keys() == state.points.keys()
+    unknown = problem(SPEC.model_copy(update={"strategy": StrategySpec(params={"explorer": "bayesean"})}))
+    with pytest.raises(InvalidSpec, match="explorer"):
+        registry.load("nas.strategies", "once_for_all")(unknown)
 
 
 def test_another_bound_on_the_same_supernet_trains_nothing(whole: tuple[list[Event], Path]) -> None:

@@ -20,12 +20,14 @@ from nas.core.events import (
     Exported,
     HypervolumeAt,
     Measured,
+    MeasurementsWanted,
     Point,
     Progress,
     SearchState,
     StageFinished,
     StageStarted,
     StatusChanged,
+    Traced,
     Warned,
     decode,
     encode,
@@ -60,6 +62,16 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Progress, stages, st.integers(0, 9), st.integers(1, 9), texts, st.dictionaries(texts, numbers), texts),
     st.builds(Evaluated, st.lists(st.builds(Point, archs, origins, metrics), max_size=3).map(tuple)),
     st.builds(Measured, archs, origins, good | refused, numbers),
+    st.builds(
+        Traced,
+        stages,
+        st.integers(0, 9),
+        st.dictionaries(texts, numbers),
+        st.just(("cell 1", "cell 2")),
+        st.just(("none", "skip")),
+        st.tuples(*[st.tuples(numbers, numbers)] * 2),
+    ),
+    st.builds(MeasurementsWanted, stages, documents, st.dictionaries(texts, texts, max_size=3)),
     st.builds(Checkpoint, stages, st.integers(0, 9), texts),
     st.builds(Exported, archs, st.sampled_from(["a.onnx", "b.json"]), texts, st.integers(0, 9), texts, documents),
     st.builds(HypervolumeAt, st.integers(0, 9), numbers, numbers),
@@ -80,7 +92,7 @@ def test_an_event_comes_back_from_json_as_it_was(event: Event) -> None:
 
 def test_every_kind_of_event_is_generated_and_has_its_own_name() -> None:
     kinds = [t.kind for t in get_args(Event)]
-    assert len(set(kinds)) == len(kinds) == 10
+    assert len(set(kinds)) == len(kinds) == 12
 
 
 @given(logs)
@@ -131,10 +143,11 @@ def test_metrics_of_a_known_point_are_merged_and_origins_stay_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("median_ms", "claim_ms", "status"), [(2.0, 2.0, "verified"), (2.0, 1.99, "violated"), (None, 9.0, "unverified")]
+    ("median_ms", "claim_ms", "status"),
+    [(2.0, 2.1, "verified"), (2.0, 2.09, "unverified"), (2.0, 1.99, "violated"), (None, 9.0, "unverified")],
 )
 def test_the_mark_follows_from_measurement_and_claim(median_ms: float | None, claim_ms: float, status: str) -> None:
-    measurement = replace(MEASUREMENT, median_ms=median_ms)
+    measurement = replace(MEASUREMENT, median_ms=median_ms, high_ms=median_ms and 2.1)
     assert verdict(measurement, claim_ms) == status
     [point] = fold_all([Measured(ARCH, "search", measurement, claim_ms)]).of("search")
     assert (point.status, point.claim_ms, point.measurement) == (status, claim_ms, measurement)

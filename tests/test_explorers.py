@@ -12,10 +12,14 @@ from nas.core.arch import Decision, Floats, Genes, check_genes, one_hot, sample
 from nas.core.errors import InvalidInput
 from nas.core.pareto import hypervolume, non_dominated
 from nas.core.ports import Explorer, History, ImageShape
-from nas.explorers import nsga2, random
+from nas.explorers import bayesian, nsga2, random
 from search_spaces.mobilenet_v3.space import MobileNetV3, build
 
-EXPLORERS = [pytest.param(nsga2.propose, id="nsga2"), pytest.param(random.propose, id="random")]
+EXPLORERS = [
+    pytest.param(nsga2.propose, id="nsga2"),
+    pytest.param(bayesian.propose, id="bayesian"),
+    pytest.param(random.propose, id="random"),
+]
 Evaluate = Callable[[Genes], tuple[Floats, Floats]]
 
 

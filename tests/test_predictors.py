@@ -1,11 +1,9 @@
-"""Measuring on a synthetic device whose truth is known, the predictors' contract, calibrated bounds, onboarding."""
+"""The predictors' contract, calibrated bounds, onboarding."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,23 +13,13 @@ from hypothesis import strategies as st
 
 from nas.core import registry
 from nas.core.arch import Arch, Floats
-from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, verdict
+from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
 from nas.core.errors import InvalidInput, MeasurementRefused
 from nas.core.events import Event, SearchState, fold_all
 from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import DeviceSpec
 from predictors.bayesian_linear import BayesianLinear, Prior
 from predictors.calibration import upper_factor
-from predictors.measure import (
-    Stopwatch,
-    canary_model,
-    describe_machine,
-    measure,
-    measure_isolated,
-    measure_runs,
-    median_interval,
-    profile_machine,
-)
 from predictors.onboarding import onboard, stratified
 from predictors.storage import dump_predictor, load_predictor
 from server.store.blobs import open_blobs
@@ -41,157 +29,6 @@ PROTOCOL = MeasurementProtocol()
 
 def profile(canary_ms: float | None = 0.2) -> DeviceProfile:
     return DeviceProfile("synthetic", "m", "p", 2, "r", "1", "os", PROTOCOL, (0,), canary_ms)
-
-
-class SyntheticDevice:
-    """A clock in nanoseconds that runs advance by their true cost, disturbed as told."""
-
-    def __init__(
-        self,
-        *,
-        noise: float = 0.0,
-        spikes: float = 0.0,
-        drift: Callable[[float], float] = lambda _: 1.0,
-        granularity_ns: int = 1,
-        quiet_ms: float = math.inf,
-    ) -> None:
-        self.now = 0.0
-        self.interruptions = 0
-        self.rng = np.random.default_rng(0)
-        self.noise, self.spikes, self.drift, self.granularity_ns = noise, spikes, drift, granularity_ns
-        self.quiet_ms = quiet_ms  # how long another program leaves the core alone before it takes it for 4 ms
-        self.taken_at = quiet_ms * 1e6
-
-    def clock(self) -> int:
-        return int(self.now) // self.granularity_ns * self.granularity_ns
-
-    def run(self, cost_ms: float) -> Callable[[], object]:
-        def go() -> None:
-            factor = self.drift(self.now / 1e6) * (1 + self.noise * abs(self.rng.standard_normal()))
-            if self.rng.random() < self.spikes:
-                factor *= 10
-            left = cost_ms * factor * 1e6
-            while self.now + left > self.taken_at:
-                left -= self.taken_at - self.now
-                self.now = self.taken_at + 4e6
-                self.taken_at = self.now + self.quiet_ms * 1e6
-                self.interruptions += 1
-            self.now += left
-
-        return go
-
-    def measure(self, costs_ms: Sequence[float]) -> list[Measurement]:
-        runs = [self.run(c) for c in costs_ms]
-        watch = Stopwatch(self.clock, lambda: self.interruptions)
-        return measure_runs(runs, self.run(0.2), profile(), watch, np.random.default_rng(0))
-
-
-TRUTH = [0.05, 0.2, 1.0, 3.0]
-
-
-@pytest.mark.parametrize(
-    "device",
-    [
-        SyntheticDevice(),
-        SyntheticDevice(noise=0.01),
-        SyntheticDevice(spikes=0.1),
-        SyntheticDevice(granularity_ns=1000),
-        SyntheticDevice(quiet_ms=4),
-        SyntheticDevice(drift=lambda ms: 1.25),  # slower throughout, as after a clock-rate change
-        SyntheticDevice(drift=lambda ms: 1.0 + 0.2 * min(ms / 5000, 1.0)),  # slower and slower
-    ],
-    ids=["calm", "noise", "spikes", "coarse timer", "shared", "slow", "drifting"],
-)
-def test_the_truth_is_recovered(device: SyntheticDevice) -> None:
-    for measured, truth in zip(device.measure(TRUTH), TRUTH, strict=True):
-        assert measured.refused is None
-        assert measured.median_ms == pytest.approx(truth, rel=0.02)
-
-
-def test_spikes_would_have_fooled_the_mean() -> None:
-    device = SyntheticDevice(spikes=0.1)
-    run = device.run(1.0)
-    before = device.now
-    for _ in range(1000):
-        run()
-    assert (device.now - before) / 1e9 > 1.5
-
-
-def test_a_restless_device_is_refused_with_the_reason() -> None:
-    rng = np.random.default_rng(1)
-    level: dict[int, float] = {}
-    restless = SyntheticDevice(drift=lambda ms: level.setdefault(int(ms // 7), float(rng.uniform(0.5, 2.0))))
-    refused = [m for m in restless.measure(TRUTH) if m.refused is not None]
-    assert refused
-    assert all(m.median_ms is None and "vary" in str(m.refused) for m in refused)
-    slow = SyntheticDevice(drift=lambda ms: 2.0).measure(TRUTH)
-    assert all(m.median_ms is None and "canary" in str(m.refused) for m in slow)
-    with pytest.raises(MeasurementRefused, match="too coarse"):
-        SyntheticDevice(granularity_ns=100_000_000).measure([0.05])
-
-
-def test_a_network_that_is_always_interrupted_is_refused() -> None:
-    """Every inference of 5 ms contains a pause of 4 ms: steady, and wrong by 80 %."""
-    short, long = SyntheticDevice(quiet_ms=4).measure([0.5, 5.0])
-    assert short.median_ms == pytest.approx(0.5, rel=0.02)
-    assert long.median_ms is None
-    assert "another program took the processor" in str(long.refused)
-    assert Measurement.from_json(json.loads(json.dumps(long.as_json(), allow_nan=False))) == long
-
-
-def test_what_was_unsteady_is_measured_again() -> None:
-    """A storm of a second spoils the first attempt; networks that were steady are left as they were."""
-    rng = np.random.default_rng(1)
-    level: dict[int, float] = {}
-
-    def storm(ms: float) -> float:
-        return level.setdefault(int(ms // 7), float(rng.uniform(1.0, 3.0))) if 100 < ms < 900 else 1.0
-
-    for measured, truth in zip(SyntheticDevice(drift=storm).measure(TRUTH), TRUTH, strict=True):
-        assert measured.refused is None
-        assert measured.variation <= PROTOCOL.good_variation
-        assert measured.median_ms == pytest.approx(truth, rel=0.02)
-
-
-def test_a_refused_measurement_verifies_nothing() -> None:
-    refused = Measurement("p", "d", None, None, None, 10, 0.5, 1.0, refused="samples vary")
-    assert verdict(refused, 100.0) == "unverified"
-    measured = Measurement("p", "d", 1.0, 0.9, 1.1, 10, 0.01, 1.0)
-    assert verdict(measured, 1.0) == "verified"
-    assert verdict(measured, 0.999) == "violated"
-
-
-def test_the_interval_covers_the_median() -> None:
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(2000):
-        low, high = median_interval(rng.exponential(size=9))
-        hits += low <= np.log(2) <= high
-    assert hits / 2000 > 0.94
-
-
-@pytest.mark.slow
-def test_a_real_model_is_measured_in_a_process_of_its_own() -> None:
-    here = profile_machine("here")
-    assert here.canary_ms is not None
-    assert 0.001 < here.canary_ms < 50
-    try:
-        [again] = measure_isolated([canary_model()], here)
-    except MeasurementRefused as error:
-        pytest.fail(str(error))
-    assert again.refused is not None or again.median_ms == pytest.approx(here.canary_ms, rel=0.2)
-    assert len(again.samples_ms) == here.protocol.rounds
-    with pytest.raises(MeasurementRefused, match="cannot load"):
-        list(measure_isolated([b"not a model"], here))
-
-
-def test_another_machine_is_not_measured_in_this_ones_name() -> None:
-    here = describe_machine("here", PROTOCOL)
-    for change in ({"processor": "a slower one"}, {"runtime_version": "0.1"}):
-        with pytest.raises(MeasurementRefused, match=f"expected {next(iter(change))}.*Add the device again"):
-            next(measure([canary_model()], replace(here, **change)))
-    with pytest.raises(MeasurementRefused, match="allowed are"):
-        next(measure([canary_model()], replace(here, affinity=(4095,))))
 
 
 # Calibration
@@ -323,7 +160,9 @@ class FakeDevice:
         self.dies_after = dies_after
         self.refuses = refuses
 
-    def __call__(self, models: Sequence[bytes], device: DeviceProfile) -> Iterator[Measurement]:
+    def __call__(
+        self, models: Sequence[bytes], device: DeviceProfile, networks: Sequence[str]
+    ) -> Iterator[Measurement]:
         for model in models:
             if self.dies_after is not None and self.measured >= self.dies_after:
                 raise KeyboardInterrupt

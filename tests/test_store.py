@@ -94,7 +94,7 @@ def test_processes_that_start_at_once_migrate_once(url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(migrate_engine, engines))
     with engines[0].connect() as connection:
-        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all() == ["0002"]
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all() == ["0003"]
     for engine in engines:
         engine.dispose()
 

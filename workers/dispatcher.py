@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from nas.core.device import DeviceProfile
 from nas.core.errors import HwnasError, InvalidSpec, StorageError
 from nas.core.ports import JobStore, Lease, Room
 from nas.core.queueing import fits, largest, nearest_lack
@@ -37,7 +38,13 @@ class DispatchStore(JobStore, Protocol):
     def release(self, lease: Lease, crash: str | None = None) -> bool: ...
     def held(self, worker: str) -> Sequence[tuple[str, int]]: ...
     def beat(
-        self, worker: str, slots: int, nodes: Sequence[Room] = (), free: Sequence[Room] = (), elastic: bool = False
+        self,
+        worker: str,
+        slots: int,
+        nodes: Sequence[Room] = (),
+        free: Sequence[Room] = (),
+        elastic: bool = False,
+        machine: DeviceProfile | None = None,
     ) -> None: ...
     def leave(self, worker: str) -> None: ...
 
@@ -65,7 +72,8 @@ class Hand:
 class Dispatcher:
     """Runs up to ``parallel_jobs`` jobs at a time, as far as they fit, until it is stopped.
 
-    ``owner`` names this process in leases. ``clock`` gives seconds, monotonic.
+    ``owner`` names this process in leases; ``machine`` is what it runs on, from which devices are told to be stale.
+    ``clock`` gives seconds, monotonic.
     """
 
     def __init__(
@@ -78,6 +86,7 @@ class Dispatcher:
         poll_seconds: float = 0.2,
         parallel_jobs: int = 1,
         stuck_seconds: float = 600.0,
+        machine: DeviceProfile | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._jobs = jobs
@@ -87,6 +96,7 @@ class Dispatcher:
         self._poll_seconds = poll_seconds
         self._parallel_jobs = parallel_jobs
         self._stuck_seconds = stuck_seconds
+        self._machine = machine
         self._clock = clock
         self._stopping = threading.Event()
         self._abandoned = threading.Event()
@@ -146,7 +156,7 @@ class Dispatcher:
             nodes = self._nodes()
         if beat:
             total, free = [n.total for n in nodes], [n.free for n in nodes]
-            self._jobs.beat(self._owner, self._parallel_jobs, total, free, self._cluster.elastic)
+            self._jobs.beat(self._owner, self._parallel_jobs, total, free, self._cluster.elastic, self._machine)
             self._beaten = now
         if now - self._reconciled >= RECONCILE_S:
             self._reconcile()

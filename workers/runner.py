@@ -16,17 +16,28 @@ import torch
 from nas.core import registry
 from nas.core.arch import Arch
 from nas.core.device import DeviceProfile
-from nas.core.errors import InvalidSpec, UnknownName
-from nas.core.events import Event, SearchState, decode, encode, fold_all, point_from_json
-from nas.core.ports import BlobStore, Dataset, JobKind, Problem, Resources, SearchSpace, Stage
+from nas.core.errors import InvalidSpec, NotMeasuredYet, UnknownName
+from nas.core.events import (
+    Event,
+    MeasurementsWanted,
+    SearchState,
+    StageStarted,
+    decode,
+    encode,
+    fold_all,
+    point_from_json,
+)
+from nas.core.ports import BlobStore, Dataset, JobKind, Measurer, Problem, Resources, SearchSpace, Stage
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.tuning import Tuner
 from nas.engine import price_search, run_search, stages_of
 from nas.export import Normalised, to_onnx
+from predictors.figures import onboard_figures
 from predictors.measure import measure_isolated, profile_machine
 from predictors.onboarding import onboard
 from predictors.storage import load_predictor
 from server.store.blobs import open_blobs
+from workers.remote import RemoteMeasurer
 
 Batch = list[dict[str, Any]]
 
@@ -48,8 +59,13 @@ def run_job(
         stream = _device(job, blobs, state)
     else:
         raise UnknownName("kind of job", kind, get_args(JobKind))
-    for event in stream:
-        yield [encode(event)]
+    stage = state.stage or ""
+    try:
+        for event in stream:
+            stage = event.stage if isinstance(event, StageStarted) else stage
+            yield [encode(event)]
+    except NotMeasuredYet as elsewhere:
+        yield [encode(MeasurementsWanted(stage, elsewhere.profile, elsewhere.networks))]
 
 
 def _search(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Iterator[Event]:
@@ -67,18 +83,19 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
     resolved = job["resolved"]
     torch.set_num_threads(spec.resources.cpus)
     data, space = _load(spec.space, spec.data)
+    profile = DeviceProfile.from_json(resolved["profile"])
     problem = Problem(
         spec=spec,
         space=space,
         data=data,
-        profile=DeviceProfile.from_json(resolved["profile"]),
+        profile=profile,
         predictor=load_predictor(resolved["predictor"]["family"], blobs.get(resolved["predictor"]["blob"])),
         supernet_blob=resolved["supernet"],
         inherited=tuple(point_from_json(p) for p in resolved["inherited"]),
     )
     resources = Resources(
         blobs=blobs,
-        measure=measure_isolated,
+        measure=_measurer(profile, resolved, blobs),
         clock=time.monotonic,
         torch_device=_torch_device(spec.resources.gpus),
         versions={
@@ -96,6 +113,9 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
     torch.set_num_threads(1)
     shape = registry.load("nas.datasets", spec.data.name).describe(spec.data)
     space: SearchSpace = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, shape)
+    if spec.source in ("table", "roofline"):
+        yield from onboard_figures(spec, space, blobs, state, time.monotonic)
+        return
     net = space.supernet(spec.seed).eval()
 
     def export(arch: Arch) -> bytes:
@@ -103,7 +123,21 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
         module = Normalised(net.subnet(arch), [127.5] * shape.channels, [63.0] * shape.channels)
         return to_onnx(module, space.input_shape(arch))
 
-    yield from onboard(spec, space, export, measure_isolated, profile_machine, blobs, state, time.monotonic)
+    kin = job["resolved"].get("relatives", ())
+    if spec.source == "worker":
+        yield from onboard(spec, space, export, measure_isolated, profile_machine, blobs, state, time.monotonic, kin)
+        return
+    profile = DeviceProfile.from_json(job["resolved"]["profile"])
+    measure = RemoteMeasurer(job["resolved"]["measurements"], blobs)
+
+    def export_unless_known(arch: Arch) -> bytes:
+        return b"" if measure.knows(arch.id, profile) else export(arch)
+
+    yield from onboard(spec, space, export_unless_known, measure, lambda *_: profile, blobs, state, time.monotonic, kin)
+
+
+def _measurer(profile: DeviceProfile, resolved: Mapping[str, Any], blobs: BlobStore) -> Measurer:
+    return RemoteMeasurer(resolved["measurements"], blobs) if profile.source == "agent" else measure_isolated
 
 
 def _load(space: SpaceSpec, data: DataSpec) -> tuple[Dataset, SearchSpace]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from nas.core.arch import Floats
 
 Status = Literal["unverified", "verified", "violated"]
+Source = Literal["worker", "agent", "table", "roofline"]
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,20 @@ class MeasurementProtocol:
     reported is the median over rounds. See docs/measurement-protocol.md.
     """
 
-    version: int = 1
+    version: int = 2
     threads: int = 1
     batch: int = 1
     precision: Literal["float32", "int8"] = "float32"
+    loads: int = 3
     warmup_ms: float = 30.0
+    window_ms: float = 10.0
+    windows: int = 20
+    agreeing: int = 4
+    steady: float = 0.03
     rounds: int = 9
     block_ms: float = 12.0
     chunk_ms: float = 0.1
+    chunk_ticks: int = 100
     quantile: float = 0.1
     good_variation: float = 0.03
     max_variation: float = 0.10
@@ -44,7 +51,11 @@ class MeasurementProtocol:
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """What a device is, frozen: the machine, the runtime and the protocol. A change of any makes another profile."""
+    """What a device is, frozen: the machine, the runtime and the protocol. A change of any makes another profile.
+
+    ``source`` says where its latencies come from: the machine of a worker, a machine with an agent, an uploaded table,
+    or peak figures (``roofline``). ``driver`` is the version of what lies below the runtime, if it is known.
+    """
 
     name: str
     machine: str
@@ -56,6 +67,13 @@ class DeviceProfile:
     protocol: MeasurementProtocol = field(default_factory=MeasurementProtocol)
     affinity: tuple[int, ...] = ()
     canary_ms: float | None = None
+    source: Source = "worker"
+    driver: str = ""
+
+    @property
+    def measurable(self) -> bool:
+        """Whether networks can be measured on it: not on one that is known by a table or by peak figures only."""
+        return self.source in ("worker", "agent")
 
     @property
     def id(self) -> str:
@@ -84,7 +102,9 @@ class DeviceProfile:
 class Measurement:
     """One network, measured: medians over rounds with a 95 % confidence interval, all in ms, drift divided out.
 
-    ``refused`` holds the reason when the device was too unsteady; the three numbers are then None.
+    ``refused`` holds the reason when the device was too unsteady; the numbers are then None. ``p90_ms`` and ``p99_ms``
+    are over single chunks of inferences. ``cold_load_ms`` is loading the model for the first time in a process, first
+    inference included, ``warm_load_ms`` loading it again; None where that was not measured.
     ``drift`` is the canary's median time now over its time in the device profile.
     """
 
@@ -98,6 +118,10 @@ class Measurement:
     drift: float
     refused: str | None = None
     samples_ms: tuple[float, ...] = ()
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    cold_load_ms: float | None = None
+    warm_load_ms: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready record."""
@@ -117,15 +141,29 @@ class Latency:
     upper_ms: Floats
 
 
-def verdict(measurement: Measurement, claim_ms: float) -> Status:
-    """``verified`` if the measured median is at or below what was claimed, ``violated`` if above.
+def changes(profiled: DeviceProfile, now: DeviceProfile) -> list[str]:
+    """What has changed on a machine since it was profiled, such as ``runtime version: 1.22.0, now 1.23.1``; nothing if
+    the profile still holds."""
+    what = ("machine", "processor", "cores", "runtime", "runtime_version", "driver", "os")
+    pairs = [(name.replace("_", " "), getattr(profiled, name), getattr(now, name)) for name in what]
+    for name in ("version", "threads"):
+        pairs.append((f"protocol {name}", getattr(profiled.protocol, name), getattr(now.protocol, name)))
+    return [
+        f"{name}: {before or 'unknown'}, now {after or 'unknown'}" for name, before, after in pairs if before != after
+    ]
 
-    The claim is the bound the user set, or else the predictor's own upper bound. A refused measurement verifies
-    nothing.
+
+def verdict(measurement: Measurement, claim_ms: float) -> Status:
+    """``verified`` if the whole 95 % interval lies at or below what was claimed, ``violated`` if the median lies above.
+
+    The claim is the bound the user set, or else the predictor's own upper bound. What is too close to call is neither,
+    and a refused measurement verifies nothing: ``unverified``.
     """
-    if measurement.median_ms is None:
+    if measurement.median_ms is None or measurement.high_ms is None:
         return "unverified"
-    return "verified" if measurement.median_ms <= claim_ms else "violated"
+    if measurement.median_ms > claim_ms:
+        return "violated"
+    return "verified" if measurement.high_ms <= claim_ms else "unverified"
 
 
 def _content_id(record: dict[str, Any]) -> str:

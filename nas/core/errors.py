@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class HwnasError(Exception):
@@ -64,6 +65,18 @@ class MeasurementRefused(HwnasError):
     """The device was too unsteady to measure, so no number is reported."""
 
     code = "measurement_refused"
+
+
+class NotMeasuredYet(HwnasError):
+    """Networks have to be measured elsewhere before the job can go on. ``networks`` gives the blob of each by its id,
+    ``profile`` the device, as JSON."""
+
+    code = "not_measured_yet"
+
+    def __init__(self, profile: Mapping[str, Any], networks: Mapping[str, str]) -> None:
+        super().__init__(f"device {profile['name']!r} has to measure {len(networks)} networks first")
+        self.profile = profile
+        self.networks = networks
 
 
 class ExportMismatch(HwnasError):

@@ -61,6 +61,20 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Traced:
+    """A reading of a stage at ``step`` that is kept for its chart, such as once an epoch: ``values`` by name, and
+    ``table``, rows of numbers between 0 and 1 under ``rows`` and ``columns``."""
+
+    kind: ClassVar[str] = "traced"
+    stage: str
+    step: int
+    values: Mapping[str, float] = field(default_factory=dict)
+    rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    table: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """New or updated points. Metrics of a point that is known already are merged."""
 
@@ -82,6 +96,17 @@ class Measured:
     origin: Origin
     measurement: Measurement
     claim_ms: float
+
+
+@dataclass(frozen=True)
+class MeasurementsWanted:
+    """The job waits until the agent of a device has measured networks: ``networks`` gives the model of each (sha256) by
+    its id, ``profile`` the device with the protocol to measure by, as JSON. The last word of an attempt."""
+
+    kind: ClassVar[str] = "measurements_wanted"
+    stage: str
+    profile: Mapping[str, Any]
+    networks: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -153,8 +178,10 @@ class StatusChanged:
 Event = (
     StageStarted
     | Progress
+    | Traced
     | Evaluated
     | Measured
+    | MeasurementsWanted
     | Checkpoint
     | Exported
     | HypervolumeAt
@@ -168,8 +195,10 @@ _TYPES: dict[str, type[Any]] = {
     for t in (
         StageStarted,
         Progress,
+        Traced,
         Evaluated,
         Measured,
+        MeasurementsWanted,
         Checkpoint,
         Exported,
         HypervolumeAt,
@@ -195,6 +224,9 @@ def decode(record: Mapping[str, Any]) -> Event:
         body["arch"] = _arch(body["arch"])
     if "points" in body:
         body["points"] = tuple(point_from_json(p) for p in body["points"])
+    if kind == Traced.kind:
+        lists = {k: tuple(body.get(k, ())) for k in ("rows", "columns", "table")}
+        body |= {**lists, "table": tuple(tuple(row) for row in lists["table"])}
     if kind == Measured.kind:
         body["measurement"] = Measurement.from_json(body["measurement"])
     event: Event = _TYPES[kind](**body)
@@ -251,7 +283,7 @@ def fold(state: SearchState, event: Event) -> SearchState:
                 finished={**state.finished, event.stage: event.result},
                 seconds={**state.seconds, event.stage: before + event.seconds},
             )
-        case Progress() | StatusChanged():
+        case Progress() | Traced() | StatusChanged() | MeasurementsWanted():
             return state
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -72,8 +72,10 @@ def front_in(
     if len(set(names)) != len(names) or not 2 <= len(names) <= 4:
         raise InvalidInput(f"expected 2 to 4 different objectives of {', '.join(OBJECTIVES)}, got {', '.join(names)}")
     final = "verify" in finished or bool(table.measurements)
-    stage: Literal[0, 1] = 1 if final else 0
-    metrics = tuple(OBJECTIVES[n][stage] for n in names)
+    # On a device that nothing can be measured on, latency stays predicted.
+    measured = bool(table.measurements) or bool(finished.get("verify", {}).get("measured", final))
+    metric_of = {o: pair[measured if o == "latency" else final] for o, pair in OBJECTIVES.items()}
+    metrics = tuple(metric_of[n] for n in names)
     # Test data choose nothing, and before it is measured a latency is held to its calibrated upper bound.
     deciding = "val_accuracy" if spec.retrain is None else "trained_accuracy"
     choose = tuple(deciding if m == "test_accuracy" else m for m in metrics)
@@ -82,7 +84,7 @@ def front_in(
     limits = {o: spec.bound(o) for o in OBJECTIVES}
     if bound_ms is not None:
         limits["latency"] = min(bound_ms, limits["latency"] or bound_ms)
-    bounds = {held.get(m := OBJECTIVES[o][stage], m): limit for o, limit in limits.items() if limit is not None}
+    bounds = {held.get(m := metric_of[o], m): limit for o, limit in limits.items() if limit is not None}
     reference = reference_of(finished, names)
     possible = np.arange(len(table)) if final or table.unbeaten is None else table.unbeaten
     known = _meets(table, possible, bounds)

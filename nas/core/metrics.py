@@ -63,6 +63,13 @@ def metric_info(name: str) -> MetricInfo:
     return METRICS[name]
 
 
+def kind_of(name: str, virtual: bool = False) -> Kind:
+    """The kind of a metric. On a ``virtual`` device, known by peak figures alone, what is predicted elsewhere is only
+    estimated: nobody has ever measured it."""
+    kind = metric_info(name).kind
+    return "estimated" if virtual and kind == "predicted" else kind
+
+
 def mape(truth: Floats, guess: Floats) -> float:
     """Mean absolute percentage error of ``guess``, in %."""
     return float(np.mean(np.abs(guess - truth) / np.abs(truth)) * 100.0)

@@ -138,10 +138,17 @@ class BlobStore(Protocol):
 
 
 class Measurer(Protocol):
-    """Measures ONNX models on the device of ``profile``, in one session with the canary between them."""
+    """Measures ONNX models on the device of ``profile``, in one session with the canary between them.
 
-    def __call__(self, models: Sequence[bytes], profile: DeviceProfile) -> Iterator[Measurement]:
-        """One measurement per model, in order, yielded in batches as they are ready."""
+    ``networks`` are ids of the models, the same whenever the job comes back to them: what a device elsewhere measures
+    is kept under them.
+    """
+
+    def __call__(
+        self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]
+    ) -> Iterator[Measurement]:
+        """One measurement per model, in order, yielded in batches as they are ready. Raises NotMeasuredYet where the
+        device is elsewhere and has not measured all of them."""
 
 
 @dataclass(frozen=True)

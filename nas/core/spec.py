@@ -141,20 +141,56 @@ class SearchSpec(_Strict):
         return next((o.bound for o in self.objectives if o.name == objective), None)
 
 
+FEWEST_ALONE = 32  # networks from which a device can be learned that nothing else is known of
+
+
+class RooflineSpec(_Strict):
+    """Peak figures of a machine: floating-point operations and bytes of memory traffic per second."""
+
+    flops_per_s: float = Field(ge=1e6, le=1e21, allow_inf_nan=False)
+    bytes_per_s: float = Field(ge=1e6, le=1e18, allow_inf_nan=False)
+
+
+class TableSpec(_Strict):
+    """An uploaded table: ``blob`` as the upload answered. ``device`` names a column of it, the last one unless given or
+    named as the device is; the other columns are its relatives. ``unit``: of the latencies, if not milliseconds."""
+
+    blob: str = Field(pattern=r"^[0-9a-f]{64}$")
+    device: str | None = Field(default=None, max_length=200)
+    unit: Literal["s", "ms", "us", "ns"] | None = None
+
+
 class DeviceSpec(_Strict):
     """A device to add: a profile plus a latency predictor for one space, from ``samples`` measured subnets.
 
     ``space`` and ``data`` must equal those of the searches that will use the predictor: the data give the input shape
-    and the number of classes.
+    and the number of classes. ``source`` says who measures: the machine of a ``worker``, or the ``agent`` that has
+    registered under the device's name, with the threads that it was started with; or that nobody does, and there is a
+    ``table`` of latencies, or peak figures (``roofline``), which are made into one.
     """
 
     name: Name = "this-machine"
+    source: Literal["worker", "agent", "table", "roofline"] = "worker"
+    table: TableSpec | None = None
+    roofline: RooflineSpec | None = None
     space: SpaceSpec = Field(default_factory=SpaceSpec)
     data: DataSpec = Field(default_factory=DataSpec)
     predictor: str = "bayesian_linear"
-    samples: int = Field(default=96, ge=32, le=100_000)
+    samples: int = Field(default=96, ge=4, le=100_000)
     threads: int = Field(default=1, ge=1, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _source_is_given(self) -> DeviceSpec:
+        for name in ("table", "roofline"):
+            if (getattr(self, name) is not None) != (self.source == name):
+                raise ValueError(f"expected {name} exactly where source is {name!r}, which is {self.source!r}")
+        if self.samples < FEWEST_ALONE and self.predictor != "transfer":
+            raise ValueError(
+                f"expected samples of at least {FEWEST_ALONE}, got {self.samples}; fewer will do with the predictor "
+                "'transfer', which learns from other devices"
+            )
+        return self
 
 
 def parse_spec(model: type[T], record: object) -> T:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field, WithJsonSchema
 
 from nas.core.access import Scope
 from nas.core.lifecycle import JobStatus
 from nas.core.metrics import Goal, Kind
-from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, ObjectiveSpec, ResourceSpec, SearchSpec
+from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, ObjectiveSpec, ResourceSpec, RetrainSpec, SearchSpec
+
+Text = Annotated[str, Field(max_length=200)]
+# Plain arrays in the schema: not every reader of descriptions knows ``prefixItems``.
+_RANGE = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+_SHAPE = {"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 3}
+Range = Annotated[tuple[float, float], WithJsonSchema(_RANGE)]  # from, to
+Shape = Annotated[tuple[int, int, int], WithJsonSchema(_SHAPE)]  # channels, height, width
 
 
 class MetricView(BaseModel):
@@ -104,6 +111,10 @@ class MeasurementView(BaseModel):
     variation: float
     drift: float
     refused: str | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    cold_load_ms: float | None = None
+    warm_load_ms: float | None = None
 
 
 class PointView(BaseModel):
@@ -124,8 +135,8 @@ class LayerView(BaseModel):
 
     name: str
     op: str
-    in_shape: tuple[int, int, int]
-    out_shape: tuple[int, int, int]
+    in_shape: Shape
+    out_shape: Shape
     params: int
     macs: int
     detail: str = ""
@@ -136,7 +147,7 @@ class SubnetView(BaseModel):
 
     point: PointView
     choices: dict[str, int | float | str]
-    input_shape: tuple[int, int, int]
+    input_shape: Shape
     layers: list[LayerView]
     artifacts: list[ArtifactView]
 
@@ -246,7 +257,7 @@ class DryRunView(BaseModel):
     feasible: bool
     problems: list[str]
     space_size: float
-    ranges: dict[str, tuple[float, float]]
+    ranges: dict[str, Range]
     lowest_reachable_ms: float | None
     feasible_share: float | None
     sampled: int
@@ -256,8 +267,19 @@ class DryRunView(BaseModel):
     cost_missing: str | None = None
 
 
+class TableView(BaseModel):
+    """An uploaded table of latencies. ``blob`` names it in a ``DeviceSpec``; one without device names has one."""
+
+    blob: str
+    rows: int
+    devices: list[str]
+
+
 class CardView(BaseModel):
-    """A predictor's card: every figure is over ``held_out`` subnets that took no part in fitting or calibration."""
+    """A predictor's card: every figure is over ``held_out`` subnets that took no part in fitting or calibration.
+
+    ``kind``: what its values are, ``estimated`` where nobody has measured what it was fitted to.
+    """
 
     id: str
     device: str
@@ -273,17 +295,130 @@ class CardView(BaseModel):
     spearman: float
     kendall: float
     coverage: float
-    range_ms: tuple[float, float]
+    range_ms: Range
     measured_ms: list[float] = []
     predicted_ms: list[float] = []
     upper_ms: list[float] = []
+    kind: Literal["predicted", "estimated"] = "predicted"
     created_at: datetime
 
 
-class DeviceView(JobView):
-    """A device: its profile, its onboarding job, and its predictors."""
+class AgentView(BaseModel):
+    """The agent of a device. ``profile`` is what it last reported, ``versions`` what it runs on; ``away``: it was not
+    heard of lately. ``waiting`` networks wait for it, and it is ``measuring`` one."""
 
     name: str
+    owner: str
+    profile_id: str
+    profile: dict[str, Any]
+    versions: dict[str, str]
+    seen_at: datetime
+    away: bool
+    waiting: int
+    measuring: str | None
+
+
+class AgentBody(BaseModel):
+    """An agent that is there: ``instance`` names its process, ``profile`` is a ``nas.core.device.DeviceProfile``."""
+
+    model_config = {"extra": "forbid"}
+    instance: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")
+    profile: ProfileBody
+    versions: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=200)]] = Field(
+        default={}, max_length=16
+    )
+
+
+class ProfileBody(BaseModel):
+    """A ``nas.core.device.DeviceProfile`` as an agent reports it; the name is that of the agent."""
+
+    model_config = {"extra": "forbid"}
+    machine: Text
+    processor: Text
+    cores: int = Field(ge=1, le=65_536)
+    runtime: Text
+    runtime_version: Text
+    os: Text
+    driver: Text = ""
+    affinity: list[Annotated[int, Field(ge=0, le=65_535)]] = Field(default=[], max_length=1024)
+    threads: int = Field(ge=1, le=1024)
+    canary_ms: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
+
+
+class RegisteredView(BaseModel):
+    """The profile by which an agent measures; None while it has to measure the canary and register again with it."""
+
+    profile: dict[str, Any] | None
+
+
+class ClaimBody(BaseModel):
+    """Which process of an agent asks for a task."""
+
+    model_config = {"extra": "forbid"}
+    instance: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")
+
+
+class TaskView(BaseModel):
+    """A network to measure: its model's sha256, the device with the protocol to measure by, and the ``lease`` with
+    which the result is sent, which has to be renewed within ``seconds``."""
+
+    id: str
+    lease: str
+    network: str
+    sha256: str
+    profile: dict[str, Any]
+    seconds: float
+
+
+class ClaimView(BaseModel):
+    """The next task of a device, None: there is none."""
+
+    task: TaskView | None
+
+
+class LeaseBody(BaseModel):
+    """Which lease of a task."""
+
+    model_config = {"extra": "forbid"}
+    lease: str = Field(min_length=1, max_length=64)
+
+
+class BeatView(BaseModel):
+    """Whether a lease still holds; if not, the task is to be left."""
+
+    held: bool
+
+
+Times = Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(max_length=20_000)]
+
+
+class TimingBody(BaseModel):
+    """A ``predictors.protocol.Timing`` as an agent sends it: raw times, in ms."""
+
+    model_config = {"extra": "forbid"}
+    blocks_ms: list[Times] = Field(min_length=1, max_length=1_000)
+    drift: list[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None] = Field(min_length=1, max_length=1_000)
+    runs: int = Field(ge=0, lt=2**31)
+    steady: bool
+    steps_back: int = Field(ge=0, lt=2**31)
+    cold_load_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    warm_load_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+
+class ResultBody(LeaseBody):
+    """What came of a task: its raw times, or the ``error`` for which there are none."""
+
+    timing: TimingBody | None = None
+    error: str | None = Field(default=None, max_length=2_000)
+
+
+class DeviceView(JobView):
+    """A device: its profile, its onboarding job, its predictors, and its agent if it has one. ``stale`` says what has
+    changed since it was profiled."""
+
+    name: str
+    agent: AgentView | None = None
+    stale: list[str] = []
     spec: DeviceSpec
     profile_id: str | None = None
     profile: dict[str, Any] | None = None
@@ -337,7 +472,8 @@ class ExtendBody(BaseModel):
 
 
 class ForkBody(BaseModel):
-    """A new search on the trained supernet of another: what is given replaces the parent's, whole; no training."""
+    """A new search on the trained supernet of another: what is given replaces the parent's, whole. ``retrain`` trains
+    the found networks alone; nothing else is trained."""
 
     model_config = {"extra": "forbid"}
     name: str | None = None
@@ -345,6 +481,7 @@ class ForkBody(BaseModel):
     objectives: list[ObjectiveSpec] | None = None
     budget: BudgetSpec | None = None
     export: ExportSpec | None = None
+    retrain: RetrainSpec | None = None
     resources: ResourceSpec | None = None
     seed: int | None = None
 

@@ -1,19 +1,20 @@
-"""Looking for the front: NSGA-II over learned surrogates proposes, the supernet disposes, random search stands beside.
+"""Looking for the front: an explorer proposes, the supernet disposes, random search stands beside.
 
-In each round a surrogate of accuracy is fitted to every subnet scored so far; NSGA-II searches it together with the
-latency predictor; its front's least crowded unseen members are scored with the supernet. The random-search baseline
-scores as many subnets of the same supernet in the same round, so both curves share their x axis.
+In each round a model of accuracy is fitted to every subnet scored so far and searched together with the latency
+predictor: by NSGA-II over a surrogate, whose front's least crowded unseen members are scored with the supernet, or by
+the Bayesian explorer, which also asks where the model is unsure. The random-search baseline scores as many subnets of
+the same supernet in the same round, so both curves share their x axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from nas.core.arch import Floats, Genes, as_archs, as_genes, choice_counts, one_hot, sample
+from nas.core.arch import Floats, Genes, as_archs, as_genes, choice_counts, neighbours, one_hot, sample
 from nas.core.cost import Span, StageCost, average, repeated
 from nas.core.events import (
     Evaluated,
@@ -28,7 +29,7 @@ from nas.core.events import (
 )
 from nas.core.fronts import front_of
 from nas.core.ports import History, Problem, Resources, SearchSpace
-from nas.explorers import nsga2, random
+from nas.explorers import bayesian, nsga2, random
 from nas.objectives import cheap_metrics, losses, violation
 from nas.stages.pricing import networks, scoring_s
 from nas.stages.subnets import Subnets, load_subnets
@@ -36,11 +37,15 @@ from nas.stages.subnets import Subnets, load_subnets
 
 @dataclass(frozen=True)
 class ExploreStage:
-    """Scores ``spec.budget.evaluations`` subnets by search and as many by random search, in ``rounds``."""
+    """Scores ``spec.budget.evaluations`` subnets by search and as many by random search, in ``rounds``.
+
+    Networks that a stage ``derive`` has found are the first that the search scores.
+    """
 
     rounds: int = 8
     population: int = 96
     generations: int = 60
+    explorer: Literal["nsga2", "bayesian"] = "nsga2"
     name: ClassVar[str] = "explore"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -112,10 +117,15 @@ class ExploreStage:
         space = problem.space
         points = state.of("search")
         history = _history(problem, points)
+        derived_NG = _derived(state)
+        if len(derived_NG) and not {a.genes for a in as_archs("", derived_NG)} <= {p.arch.genes for p in points}:
+            return _around(space, history, derived_NG, rng, n)
         if not points:
             counts = choice_counts(space.decisions)
             extremes = space.canonical(np.stack([np.zeros_like(counts), counts - 1]))
             return np.concatenate([extremes, random.propose(space, history, rng, n)])[:n]
+        if self.explorer == "bayesian":
+            return bayesian.propose(space, history, rng, n, _known(problem))
         genes_NG = as_genes([p.arch for p in points])
         surrogate = AccuracySurrogate.fit(space, genes_NG, np.array([p.metrics["val_accuracy"] for p in points]))
 
@@ -143,6 +153,16 @@ class ExploreStage:
             )
             picked = np.concatenate([picked, nsga2.propose(space, taken, rng, missing)])
         return picked
+
+
+def _known(problem: Problem) -> bayesian.Known:
+    """All objectives and bounds but those on accuracy."""
+
+    def tell(genes_NG: Genes) -> tuple[Floats, Floats]:
+        cheap = cheap_metrics(problem, genes_NG)
+        return losses(problem, cheap, np.full(len(genes_NG), np.nan)), violation(problem, cheap)
+
+    return tell
 
 
 @dataclass(frozen=True)
@@ -186,6 +206,24 @@ def spread(genes_NG: Genes, losses_NM: Floats, seen_NG: Genes, n: int) -> Genes:
     if len(order) > n:
         order = [order[i] for i in np.unique(np.linspace(0, len(order) - 1, n).round().astype(int))]
     return genes_NG[order]
+
+
+def _derived(state: SearchState) -> Genes:
+    """The networks that a stage before has found, shape (N, G)."""
+    return np.array(state.finished.get("derive", {}).get("networks", []), dtype=np.int64)
+
+
+def _around(space: SearchSpace, history: History, derived_NG: Genes, rng: np.random.Generator, n: int) -> Genes:
+    """``n`` networks that are not in ``history``: the derived, the two extreme ones, neighbours of the derived, and
+    beyond these random ones."""
+    counts = choice_counts(space.decisions)
+    near = [rng.permutation(neighbours(space.decisions, genes_G.tolist())) for genes_G in derived_NG]
+    lead = iter([np.concatenate([derived_NG, np.stack([np.zeros_like(counts), counts - 1]), *near])])
+
+    def draw(size: int) -> Genes:
+        return next(lead, sample(space.decisions, rng, size))
+
+    return random.fresh(space, history, rng, n, draw)
 
 
 def _score(problem: Problem, subnets: Subnets, origin: Origin, genes_NG: Genes) -> Iterator[Point]:

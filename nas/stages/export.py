@@ -48,10 +48,11 @@ class ExportStage:
             )
             packages.append((p, archive, report))
             yield Progress(self.name, len(ready) + len(packages), len(chosen), "models", message="packaging")
-        if problem.spec.export.int8 and packages:
+        if problem.spec.export.int8 and packages and problem.profile.measurable:
             models = [zipfile.ZipFile(io.BytesIO(archive)).read("model.int8.onnx") for _, archive, _ in packages]
             protocol = replace(problem.profile.protocol, precision="int8")
-            measured = resources.measure(models, replace(problem.profile, protocol=protocol))
+            names = [p.arch.id for p, _, _ in packages]
+            measured = resources.measure(models, replace(problem.profile, protocol=protocol), names)
             for (_, _, report), measurement in zip(packages, measured, strict=True):
                 report["int8_measurement"] = {k: v for k, v in asdict(measurement).items() if k != "samples_ms"}
         for p, archive, report in packages:
@@ -68,7 +69,7 @@ class ExportStage:
         archs, macs = networks(problem.space)
         test, times = part_of(problem.data.test)
         few = replace(problem.data, test=test)
-        quantised: list[bytes] = []
+        quantised: dict[str, bytes] = {}
 
         def seconds_of(i: int) -> float:
             begun = clock()
@@ -78,7 +79,9 @@ class ExportStage:
                 module, archs[i], problem.space, few, mean=mean, std=std, seed=seed, metrics={}, int8=int8
             )
             if int8:
-                quantised[:] = [*quantised[-1:], zipfile.ZipFile(io.BytesIO(archive)).read("model.int8.onnx")]
+                quantised[archs[i].id] = zipfile.ZipFile(io.BytesIO(archive)).read("model.int8.onnx")
+                if len(quantised) > 2:
+                    quantised.pop(next(iter(quantised)))
             return times * (clock() - begun)
 
         packed = average(macs.tolist(), seconds_of, inner=1)

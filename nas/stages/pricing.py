@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,16 +56,18 @@ class Measuring:
 
 
 def measuring(
-    models: Sequence[bytes], profile: DeviceProfile, measure: Measurer, clock: Callable[[], float]
+    models: Mapping[str, bytes], profile: DeviceProfile, measure: Measurer, clock: Callable[[], float]
 ) -> Measuring:
-    """Measures nothing, and then a group of ``models``. An unsteady network is measured again, so each takes between
-    one attempt, whose length the protocol says, and all it may have; in between, what these took."""
+    """Measures nothing, and then a group of ``models`` by their ids. An unsteady network is measured again, so each
+    takes between one attempt, whose length the protocol says, and all it may have; in between, what these took."""
     protocol = profile.protocol
+    if not profile.measurable:
+        return Measuring(0.0, Span.exactly(0.0), 0)
     begun = clock()
-    list(measure([], profile))
+    list(measure([], profile, []))
     begin_s = clock() - begun
     begun = clock()
-    list(measure(models, profile))
+    list(measure([*models.values()], profile, [*models]))
     each_s = max(0.0, (clock() - begun - begin_s) / len(models))
     once_s = (protocol.warmup_ms + protocol.rounds * 1.5 * protocol.block_ms) / 1e3  # with the canary between blocks
     once_s = min(once_s, each_s)

@@ -8,7 +8,7 @@ verified, with their own weights.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import nn
@@ -47,7 +47,8 @@ class VerifyStage:
         """Networks that were measured before a restart are not measured again."""
         subnets = load_subnets(problem, resources, state)
         chosen = [p for o in ORIGINS for p in candidates(problem, state, o, problem.spec.budget.verified)]
-        todo = [p for p in chosen if p.measurement is None or "test_accuracy" not in p.metrics]
+        unmeasured = problem.profile.measurable
+        todo = [p for p in chosen if (unmeasured and p.measurement is None) or "test_accuracy" not in p.metrics]
         done = len(chosen) - len(todo)
         for i in range(0, len(todo), self.group):
             group = todo[i : i + self.group]
@@ -56,12 +57,18 @@ class VerifyStage:
             for p in group:
                 module, test = self._test(problem, subnets, p.arch)
                 tested.append(Point(p.arch, p.origin, {"test_accuracy": test}))
-                models.append(to_onnx(subnets.with_normalisation(module), problem.space.input_shape(p.arch)))
+                if problem.profile.measurable:
+                    models.append(to_onnx(subnets.with_normalisation(module), problem.space.input_shape(p.arch)))
                 yield Progress(self.name, done, len(chosen), "networks", message="exporting")
             event: Event = Evaluated(tuple(tested))
             state = fold(state, event)
             yield event
-            for p, measurement in zip(group, resources.measure(models, problem.profile), strict=True):
+            if not problem.profile.measurable:
+                done += len(group)
+                yield Progress(self.name, done, len(chosen), "networks", message="testing")
+                continue
+            networks = [p.arch.id for p in group]
+            for p, measurement in zip(group, resources.measure(models, problem.profile, networks), strict=True):
                 claim = problem.spec.bound("latency") or p.metrics["upper_ms"]
                 event = Measured(p.arch, p.origin, measurement, claim)
                 state = fold(state, event)
@@ -70,12 +77,20 @@ class VerifyStage:
                     yield Warned(self.name, f"network {p.arch.id} was not measured: {measurement.refused}")
                 done += 1
                 yield Progress(self.name, done, len(chosen), "networks", message="measuring")
-        front = front_of(problem.spec, state)
+        if not problem.profile.measurable:
+            yield Warned(
+                self.name,
+                f"nothing can be measured on device {problem.profile.name!r}, of which only figures are known: "
+                "latencies stay predicted, and no network is called verified",
+            )
+        result = {"measured": problem.profile.measurable}
+        front = front_of(problem.spec, replace(state, finished={**state.finished, self.name: result}))
         marks = [p.status for p in state.of("search") if p.measurement is not None]
         yield StageFinished(
             self.name,
             0.0,
             {
+                **result,
                 "verified": marks.count("verified"),
                 "violated": marks.count("violated"),
                 "unverified": marks.count("unverified"),
@@ -101,7 +116,9 @@ class VerifyStage:
             return tested_s + clock() - begun
 
         tested = average(macs.tolist(), seconds_of)
-        measured = measuring([*models.values()][:3], problem.profile, resources.measure, clock)
+        some = [*models][:3]
+        named = {archs[i].id: models[i] for i in some}
+        measured = measuring(named, problem.profile, resources.measure, clock)
         fewest, most = (len(ORIGINS) * n for n in verified(problem))
         each = tested.span + measured.each + Span.exactly(measured.begin_s / self.group)
         total += Span(each.low_s * fewest, each.seconds * most, each.high_s * most)

@@ -13,7 +13,8 @@ from nas.core.spec import parse_spec
 class OnceForAllParams(BaseModel):
     """``schedule``: progressive shrinking, or the sandwich rule. ``lr`` is for ``batch_size`` images.
 
-    ``epochs`` are epochs over the training images in all phases together.
+    ``epochs`` are epochs over the training images in all phases together. ``explorer`` decides which networks are
+    scored: NSGA-II over a ridge regression of accuracy, or a Gaussian process that also asks where it is unsure.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,6 +26,7 @@ class OnceForAllParams(BaseModel):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     distillation: float = Field(default=1.0, ge=0, le=100)
     checkpoint_s: float = Field(default=10.0, gt=0)
+    explorer: Literal["nsga2", "bayesian"] = "nsga2"
 
 
 def once_for_all(problem: Problem) -> tuple[Stage, ...]:
@@ -48,7 +50,8 @@ def once_for_all(problem: Problem) -> tuple[Stage, ...]:
         label_smoothing=params.label_smoothing,
         distillation=params.distillation,
     )
-    return (EstimateStage(), TrainStage(recipe, params.checkpoint_s), ExploreStage(), VerifyStage(), ExportStage())
+    explore = ExploreStage(explorer=params.explorer)
+    return (EstimateStage(), TrainStage(recipe, params.checkpoint_s), explore, VerifyStage(), ExportStage())
 
 
 once_for_all.params_model = OnceForAllParams  # type: ignore[attr-defined]

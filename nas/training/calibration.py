@@ -29,9 +29,7 @@ def recalibrate(module: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     What the statistics were before has no influence. Leaves the module in eval mode. ``batches`` of (B, C, H, W).
     """
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    sums = [
-        (torch.zeros_like(m.bias, dtype=torch.float64), torch.zeros_like(m.bias, dtype=torch.float64)) for m in norms
-    ]
+    sums = [tuple(torch.zeros_like(s, dtype=torch.float64) for s in _statistics(m)) for m in norms]
     pixels: dict[nn.Module, int] = {}
 
     def count_pixels(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -49,9 +47,7 @@ def recalibrate(module: nn.Module, batches: Iterable[torch.Tensor]) -> None:
             module(batch)
             batch_count += 1
             for norm, (mean_sum, var_sum) in zip(norms, sums, strict=True):
-                mean, var, n = norm.running_mean, norm.running_var, pixels[norm]
-                assert mean is not None
-                assert var is not None
+                (mean, var), n = _statistics(norm), pixels[norm]
                 mean_sum += mean
                 var_sum += var * ((n - 1) / n)
     finally:
@@ -62,10 +58,15 @@ def recalibrate(module: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     if batch_count == 0:
         raise ValueError("recalibration needs at least one batch, got none")
     for norm, (mean_sum, var_sum) in zip(norms, sums, strict=True):
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        norm.running_mean.copy_(mean_sum / batch_count)
-        norm.running_var.copy_(var_sum / batch_count)
+        mean, var = _statistics(norm)
+        mean.copy_(mean_sum / batch_count)
+        var.copy_(var_sum / batch_count)
+
+
+def _statistics(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var
 
 
 @torch.no_grad()

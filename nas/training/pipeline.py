@@ -52,3 +52,12 @@ class Pipeline:
         images, labels = self._tensors(split)
         for i in range(0, len(labels), batch):
             yield to_float(images[i : i + batch], self.mean, self.std, resolution), labels[i : i + batch]
+
+    def rows(
+        self, split: Split, index_N: Index, resolution: int, batch: int = 500
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The given images of a split in order, normalised, not augmented."""
+        images, labels = self._tensors(split)
+        for i in range(0, len(index_N), batch):
+            rows = torch.from_numpy(index_N[i : i + batch]).to(self.device)
+            yield to_float(images[rows], self.mean, self.std, resolution), labels[rows]

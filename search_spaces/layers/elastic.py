@@ -46,6 +46,12 @@ def _taps(h: int, w: int, kernel: int, stride: int) -> tuple[torch.Tensor, int, 
     return torch.where(inside, tap, kernel * kernel).reshape(h_out * w_out, h * w), h_out, w_out
 
 
+def shuffled(x_BCHW: torch.Tensor, groups: int) -> torch.Tensor:
+    """Channels of ``groups`` equal parts in turn: the first of each, the second of each, and so on."""
+    b, c, h, w = x_BCHW.shape
+    return x_BCHW.view(b, groups, c // groups, h, w).transpose(1, 2).reshape(b, c, h, w)
+
+
 class ElasticConv(nn.Module):
     """Pointwise or dense convolution ``c_in -> c_out`` without bias; uses the first channels on both sides."""
 
@@ -125,14 +131,13 @@ class ElasticBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Same shape."""
+    def forward(self, x_BCHW: torch.Tensor, *, affine: bool = True) -> torch.Tensor:
+        """Same shape; without ``affine`` neither scaled nor shifted."""
         c = x_BCHW.shape[1]
+        weight, bias = (self.weight[:c], self.bias[:c]) if affine else (None, None)
         if self.training:
-            return F.batch_norm(x_BCHW, None, None, self.weight[:c], self.bias[:c], training=True, eps=self.eps)
-        return F.batch_norm(
-            x_BCHW, self.running_mean[:c], self.running_var[:c], self.weight[:c], self.bias[:c], eps=self.eps
-        )
+            return F.batch_norm(x_BCHW, None, None, weight, bias, training=True, eps=self.eps)
+        return F.batch_norm(x_BCHW, self.running_mean[:c], self.running_var[:c], weight, bias, eps=self.eps)
 
     @torch.no_grad()
     def cut(self, channels: int) -> nn.BatchNorm2d:

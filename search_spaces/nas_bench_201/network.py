@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from nas.core.arch import Arch
-from nas.supernet import Supernet
-from search_spaces.layers.elastic import ElasticBatchNorm, ElasticConv, ElasticLinear
+from nas.supernet import RelaxedSupernet
+from search_spaces.layers.elastic import ElasticBatchNorm, ElasticConv, ElasticLinear, shuffled
 from search_spaces.nas_bench_201.space import CONV1, EDGES, NODES, NONE, OPERATIONS, POOL, SKIP
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ class ConvNorm(nn.Module):
         self.conv = ElasticConv(c_in, c_out, kernel, stride)
         self.norm = ElasticBatchNorm(c_out) if norm else None
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """(B, c_in, H, W) -> (B, c_out, H/stride, W/stride)."""
-        y: torch.Tensor = self.conv(F.relu(x_BCHW) if self.relu else x_BCHW, self.c_out)
-        return y if self.norm is None else self.norm(y)
+    def forward(self, x_BCHW: torch.Tensor, *, affine: bool = True) -> torch.Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H/stride, W/stride); a part of the channels gives as large a part."""
+        c_out = self.c_out * x_BCHW.shape[1] // self.c_in
+        y: torch.Tensor = self.conv(F.relu(x_BCHW) if self.relu else x_BCHW, c_out)
+        return y if self.norm is None else self.norm(y, affine=affine)
 
     def cut(self) -> nn.Sequential:
         """The same as plain modules."""
@@ -77,7 +78,7 @@ class SuperCell(nn.Module):
         self.conv1 = nn.ModuleList(ConvNorm(channels, channels, 1) for _ in EDGES)
         self.conv3 = nn.ModuleList(ConvNorm(channels, channels, 3) for _ in EDGES)
 
-    def operation(self, edge: int, op: int, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def operation(self, edge: int, op: int, x_BCHW: torch.Tensor, *, affine: bool = True) -> torch.Tensor:
         """What an operation makes of its input; same shape."""
         if op == NONE:
             return torch.zeros_like(x_BCHW)
@@ -85,7 +86,7 @@ class SuperCell(nn.Module):
             return x_BCHW
         if op == POOL:
             return _pool(x_BCHW)
-        out: torch.Tensor = (self.conv1 if op == CONV1 else self.conv3)[edge](x_BCHW)
+        out: torch.Tensor = (self.conv1 if op == CONV1 else self.conv3)[edge](x_BCHW, affine=affine)
         return out
 
     def forward(self, x_BCHW: torch.Tensor, genes: Sequence[int]) -> torch.Tensor:
@@ -99,18 +100,34 @@ class SuperCell(nn.Module):
         last = nodes[-1]
         return torch.zeros_like(x_BCHW) if last is None else last
 
-    def mix(self, x_BCHW: torch.Tensor, weights_EO: torch.Tensor) -> torch.Tensor:
-        """Same shape: every edge is the sum of all its operations by weights of shape (6, 5)."""
+    def mix(
+        self,
+        x_BCHW: torch.Tensor,
+        weights_EO: torch.Tensor,
+        active: Sequence[Sequence[bool]],
+        edges_E: torch.Tensor | None,
+        partial: int,
+    ) -> torch.Tensor:
+        """Same shape; see ``nas.supernet.RelaxedSupernet.mix``."""
         nodes: list[torch.Tensor] = [x_BCHW]
         for b in range(1, NODES):
-            made = [
-                weights_EO[e, op] * self.operation(e, op, nodes[a])
-                for e, (a, end) in enumerate(EDGES)
-                if end == b
-                for op in range(1, len(OPERATIONS))  # none adds zeros
-            ]
-            nodes.append(torch.stack(made).sum(0))
+            total = torch.zeros_like(x_BCHW)
+            for e, (a, end) in enumerate(EDGES):
+                if end == b:
+                    made = self._mixed(e, nodes[a], weights_EO[e], active[e], partial)
+                    total = total + (made if edges_E is None else edges_E[e] * made)
+            nodes.append(total)
         return nodes[-1]
+
+    def _mixed(
+        self, edge: int, x_BCHW: torch.Tensor, weights_O: torch.Tensor, active: Sequence[bool], partial: int
+    ) -> torch.Tensor:
+        part, rest = x_BCHW[:, : x_BCHW.shape[1] // partial], x_BCHW[:, x_BCHW.shape[1] // partial :]
+        total = torch.zeros_like(part)
+        for op in range(1, len(OPERATIONS)):  # none adds zeros
+            if active[op]:
+                total = total + weights_O[op] * self.operation(edge, op, part, affine=False)
+        return total if partial == 1 else shuffled(torch.cat([total, rest], dim=1), partial)
 
     def cut(self, genes: Sequence[int]) -> Cell:
         """One cell as plain modules; ``genes`` are canonical."""
@@ -145,8 +162,8 @@ class Cell(nn.Module):
         return nodes[NODES - 1] if NODES - 1 in nodes else x_BCHW * 0.0
 
 
-class NasBench201Supernet(Supernet):
-    """Weights of every network of ``space``; see ``nas.supernet.Supernet`` for the contract."""
+class NasBench201Supernet(RelaxedSupernet):
+    """Weights of every network of ``space``; see ``nas.supernet`` for the contract."""
 
     def __init__(self, space: NasBench201, seed: int) -> None:
         super().__init__()
@@ -171,9 +188,18 @@ class NasBench201Supernet(Supernet):
         genes = self._genes(arch)
         return self._through(x_BCHW, lambda cell, x: cell(x, genes))
 
-    def mix(self, x_BCHW: torch.Tensor, weights_EO: torch.Tensor) -> torch.Tensor:
+    def mix(
+        self,
+        x_BCHW: torch.Tensor,
+        weights_EO: torch.Tensor,
+        *,
+        active_EO: torch.Tensor | None = None,
+        edges_E: torch.Tensor | None = None,
+        partial: int = 1,
+    ) -> torch.Tensor:
         """(B, C, H, W) -> (B, classes): every edge of every cell is mixed by ``weights_EO`` of shape (6, 5)."""
-        return self._through(x_BCHW, lambda cell, x: cell.mix(x, weights_EO))
+        active = (torch.ones_like(weights_EO) if active_EO is None else active_EO).bool().tolist()
+        return self._through(x_BCHW, lambda cell, x: cell.mix(x, weights_EO, active, edges_E, partial))
 
     def subnet(self, arch: Arch) -> nn.Module:
         """A stand-alone network with copied weights."""

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from nas.core.arch import Arch, Decision, Floats, Genes, one_hot
+from nas.core.arch import Arch, Decision, Floats, Genes, every, one_hot
 from nas.core.errors import InvalidInput, UnknownName
+from nas.core.mixture import Mixture
 from nas.core.ports import ImageShape, Layer
 from nas.core.spec import parse_spec
 
@@ -27,6 +28,7 @@ NONE, SKIP, POOL, CONV1, CONV3 = range(5)
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node; in the order of the official strings
 NODES = 4
 STAGES = 3
+PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # edges of each way from input to output
 
 
 class SpaceParams(BaseModel):
@@ -98,6 +100,14 @@ class NasBench201:
 
     name = "nas_bench_201"
     decisions = tuple(Decision(f"edge{a}{b}.operation", OPERATIONS) for a, b in EDGES)
+    mixture = Mixture(
+        edges=tuple(f"edge{a}{b}" for a, b in EDGES),
+        operations=OPERATIONS,
+        nodes=tuple(b for _, b in EDGES),
+        none=NONE,
+        skip=SKIP,
+        bare=(NONE, SKIP, POOL),
+    )
 
     def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
         self.config = params
@@ -123,6 +133,15 @@ class NasBench201:
     def canonical(self, genes_NG: Genes) -> Genes:
         """Edges on no path from input to output set to ``none``."""
         return np.where(active_edges(genes_NG), genes_NG, NONE)
+
+    def discretise(self, scores_EO: Floats) -> Genes:
+        """The best operation of every edge, ``none`` included, shape (6,)."""
+        genes: Genes = self.canonical(scores_EO.argmax(axis=1)[None])[0]
+        return genes
+
+    def table(self, genes_G: Genes) -> Floats:
+        """One-hot rows, shape (6, 5)."""
+        return one_hot(self.decisions, genes_G[None]).reshape(len(EDGES), len(OPERATIONS))
 
     def input_shape(self, arch: Arch) -> tuple[int, int, int]:
         """(channels, height, width), the data's own for every network."""
@@ -194,11 +213,54 @@ class NasBench201:
                     np.add.at(pairs, (np.arange(len(edges)), canonical[:, first], canonical[:, second]), 1.0)
         return np.concatenate([edges, counts, pairs.reshape(len(edges), -1)], axis=1)
 
+    def accuracy_features(self, genes_NG: Genes) -> Floats:
+        """What accuracy is learned from, shape (N, 58): how often each sequence of operations leads from input to
+        output, identities left out; most, fewest and total of operations, convolutions and pools on these ways; and how
+        often each operation occurs. Equal for cells that are equal as graphs."""
+        features_NF = _ways(self.canonical(genes_NG))
+        features_NF[:, _SEQUENCES:] *= 0.5 / self._feature_spread
+        return features_NF
+
+    @cached_property
+    def _feature_spread(self) -> Floats:
+        summary = _ways(self.canonical(every(self.decisions)))[:, _SEQUENCES:]
+        spread = summary.std(axis=0)
+        spread[-len(OPERATIONS) :] = 1.0  # counts of operations are near enough to each other
+        return np.asarray(spread)
+
     def supernet(self, seed: int) -> Any:
         """A fresh supernet, weights drawn from ``seed``."""
         from search_spaces.nas_bench_201.network import NasBench201Supernet
 
         return NasBench201Supernet(self, seed)
+
+
+_SEQUENCES = 40  # of up to three operations that are neither none nor identity
+
+
+def _ways(canonical_NG: Genes) -> Floats:
+    """Counts of sequences, summaries of the ways and counts of operations; see ``accuracy_features``."""
+    n, rows = len(canonical_NG), np.arange(len(canonical_NG))
+    sequences_NS = np.zeros((n, _SEQUENCES))
+    ways: list[Floats] = []
+    for edges in PATHS:
+        ops_NL = canonical_NG[:, edges]
+        open_N = (ops_NL != NONE).all(axis=1)
+        code_N, length_N = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+        for op_N in ops_NL.T:
+            code_N = np.where(op_N > SKIP, 3 * code_N + op_N - POOL, code_N)
+            length_N += op_N > SKIP
+        start_N = (3**length_N - 1) // 2  # sequences that are shorter
+        sequences_NS[rows[open_N], (start_N + code_N)[open_N]] += 1.0
+        counts = [length_N, *((ops_NL == op).sum(axis=1) for op in (CONV3, CONV1, POOL))]
+        ways.append(np.where(open_N[:, None], np.stack(counts, axis=1), np.nan))
+    ways_WNC = np.stack(ways)
+    closed = np.isnan(ways_WNC)
+    most_NC, fewest_NC = np.where(closed, -1.0, ways_WNC).max(axis=0), np.where(closed, 9.0, ways_WNC).min(axis=0)
+    total_NC = np.where(closed, 0.0, ways_WNC).sum(axis=0)
+    count_N1 = (~closed[:, :, 0]).sum(axis=0)[:, None]
+    operations_NO = (canonical_NG[:, :, None] == np.arange(len(OPERATIONS))).sum(axis=1)
+    return np.concatenate([sequences_NS, most_NC, fewest_NC, total_NC, count_N1, operations_NO], axis=1)
 
 
 def _conv(name: str, c_in: int, c_out: int, h: int, w: int, kernel: int, stride: int, *, norm: bool) -> Layer:

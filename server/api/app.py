@@ -6,9 +6,10 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, Depends, FastAPI
 
-from server.api import administration, catalog, devices, errors, figures, health, searches
+from server.api import administration, agents, catalog, devices, errors, figures, health, searches, tables
 from server.api.access import Gate, Guard
 from server.api.limits import Limits
+from server.api.links import describe_links
 from server.api.sse import Streams
 from server.settings import Settings
 from server.store.store import Store
@@ -37,9 +38,12 @@ def create_app(settings: Settings, store: Store, streams: Streams | None = None)
     v1.include_router(catalog.routes(settings, store))
     v1.include_router(searches.routes(settings, store, streams))
     v1.include_router(devices.routes(settings, store, streams))
+    v1.include_router(agents.routes(store))
+    v1.include_router(tables.routes(store))
     v1.include_router(administration.routes(store))
     app.include_router(v1)
     counted = figures.Figures(store, streams)
     app.add_middleware(figures.Timed, figures=counted)
     app.include_router(health.routes(settings, store, guard, counted))
+    describe_links(app)
     return app

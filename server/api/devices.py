@@ -15,6 +15,7 @@ from server.api.parameters import EVENT_RESPONSES, Accept, After, IdempotencyKey
 from server.settings import Settings
 from server.store.store import Store
 
+FIGURES_STAGES = ("profile", "fit")
 STAGES = ("profile", "measure", "fit")
 _EXAMPLE = {"name": "this-machine", "samples": 96}
 
@@ -40,7 +41,8 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         by: By,
         idempotency_key: IdempotencyKey = None,
     ) -> DeviceView:
-        """Profiles the device, measures networks of the space on it and fits a latency predictor.
+        """Profiles the device, measures networks of the space on it and fits a latency predictor. Where the source is a
+        `table`, uploaded before, or a `roofline`, nothing is measured.
 
         A device that exists is measured again, or gets a predictor for a further space.
         """
@@ -49,8 +51,9 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
             response.status_code = 200
         else:
             validate.check_data_path(spec.data, settings)
-            validate.check_device(spec)
-            store.jobs.submit("device", record, idempotency_key, stages=STAGES, by=by)
+            validate.check_device(spec, store)
+            stages = FIGURES_STAGES if spec.source in ("table", "roofline") else STAGES
+            store.jobs.submit("device", record, idempotency_key, stages=stages, by=by)
         return store.queries.device(spec.name)
 
     @router.get("/devices/{name}", summary="One device", responses=responses(404))

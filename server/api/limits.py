@@ -13,6 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.api import errors
 
 MAX_BODY = 1024 * 1024
+MAX_FILE = 32 * 1024 * 1024
+FILES = frozenset({"/v1/tables"})  # routes that take a file rather than a document
 MAX_URL = 8 * 1024
 MAX_HEADERS = 32 * 1024
 MAX_DEPTH = 32  # of arrays and objects in JSON
@@ -36,20 +38,21 @@ class Limits:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        refused = _too_large_before_its_body(scope) or self._body_announced(headers)
+        most = MAX_FILE if scope["path"] in FILES else self._max_body
+        refused = _too_large_before_its_body(scope) or self._body_announced(headers, most)
         if refused is None and _has_body(headers):
             try:
                 async with asyncio.timeout(self._body_s):
-                    body = await self._read(receive)
+                    body = await self._read(receive, most)
             except TimeoutError:
                 refused = (408, f"the request's body took longer than {self._body_s:g} s to arrive")
             else:
                 if body is None:
                     return  # the client has gone
                 receive = _replayed(body, receive)
-                if len(body) > self._max_body:
-                    refused = self._body_too_large()
-                elif body and scope["path"].startswith("/v1/"):
+                if len(body) > most:
+                    refused = _body_too_large(most)
+                elif body and scope["path"].startswith("/v1/") and not _is_file(scope["path"], headers):
                     problem = json_problem(body)
                     refused = (422, problem) if problem is not None else None
         if refused is not None:
@@ -57,18 +60,15 @@ class Limits:
             return
         await self._app(scope, receive, send)
 
-    def _body_announced(self, headers: Headers) -> tuple[int, str] | None:
+    def _body_announced(self, headers: Headers, most: int) -> tuple[int, str] | None:
         length = headers.get("content-length", "0")
         if headers.get("content-encoding", "identity").lower() != "identity":
             return 415, f"expected a body as it is, got one with Content-Encoding {headers['content-encoding'][:100]!r}"
         if not length.isascii() or not length.isdigit():
             return 400, f"expected a number as Content-Length, got {length[:100]!r}"
-        return self._body_too_large() if len(length) > 12 or int(length) > self._max_body else None
+        return _body_too_large(most) if len(length) > 12 or int(length) > most else None
 
-    def _body_too_large(self) -> tuple[int, str]:
-        return 413, f"the request's body is larger than {self._max_body} bytes"
-
-    async def _read(self, receive: Receive) -> bytes | None:
+    async def _read(self, receive: Receive, most: int) -> bytes | None:
         """The body, or so much of it that it is known to be too large; None if the client left meanwhile."""
         chunks, size = [], 0
         while True:
@@ -77,8 +77,17 @@ class Limits:
                 return None
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
-            if not message.get("more_body", False) or size > self._max_body:
+            if not message.get("more_body", False) or size > most:
                 return b"".join(chunks)
+
+
+def _body_too_large(most: int) -> tuple[int, str]:
+    return 413, f"the request's body is larger than {most} bytes"
+
+
+def _is_file(path: str, headers: Headers) -> bool:
+    """Whether a body is a file of some other kind than JSON, which its route looks at."""
+    return path in FILES and "json" not in headers.get("content-type", "json").lower()
 
 
 def json_problem(body: bytes) -> str | None:

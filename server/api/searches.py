@@ -15,7 +15,7 @@ from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.events import Origin
 from nas.core.fronts import Front, front_in
 from nas.core.lifecycle import JobStatus
-from nas.core.metrics import METRICS
+from nas.core.metrics import METRICS, kind_of
 from nas.core.spec import BudgetSpec, SearchSpec, parse_spec
 from nas.core.views import (
     ArtifactView,
@@ -191,7 +191,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         responses={**known, **responses(400, 404, 409, 413, 429, 507)},
     )
     def fork(id: str, body: ForkBody, response: Response, by: By, idempotency_key: IdempotencyKey = None) -> SearchView:
-        """Whatever the body gives replaces the parent's; the rest stays, and nothing is trained."""
+        """Whatever the body gives replaces the parent's; the rest stays, and the supernet is not trained again."""
         parent = store.queries.search(id)
         return submit(_forked(parent.id, parent.spec, body), idempotency_key, parent.id, response, by)
 
@@ -209,7 +209,8 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         names = objectives.split(",") if objectives is not None else None
         if device is not None and device != spec.device:
             spec, table, finished = seen_from(device, spec, table, finished, store)
-        view = _front_view(id, spec, front_in(spec, table, finished, names, bound_ms))
+        virtual = store.queries.is_virtual(device or spec.device)
+        view = _front_view(id, spec, front_in(spec, table, finished, names, bound_ms), virtual)
         return Response(view.model_dump_json(), media_type="application/json")  # as it is: a front may be long
 
     @router.get("/searches/{id}/candidates", summary="All evaluated networks", responses=responses(404))
@@ -301,6 +302,7 @@ def _extended(search_id: str, spec: SearchSpec, body: ExtendBody) -> SearchSpec:
         if name not in objectives:
             raise UnknownName("objective", name, objectives)
     record["supernet"] = search_id
+    record["retrain"] = None  # an extension trains nothing
     record["name"] = body.name if body.name is not None else f"{spec.name[:109]}, extended"
     record["objectives"] = [{**o, "bound": bounds.get(o["name"], o["bound"])} for o in record["objectives"]]
     # Inherited estimates count too, so a child that only moves a bound needs few more: it answers in seconds.
@@ -317,7 +319,7 @@ def _forked(search_id: str, spec: SearchSpec, body: ForkBody) -> SearchSpec:
     return parse_spec(SearchSpec, {**spec.model_dump(mode="json"), **name, **given, "supernet": search_id})
 
 
-def _front_view(search_id: str, spec: SearchSpec, front: Front) -> FrontView:
+def _front_view(search_id: str, spec: SearchSpec, front: Front, virtual: bool) -> FrontView:
     members = front_keys(front)
     return FrontView(
         search=search_id,
@@ -328,14 +330,14 @@ def _front_view(search_id: str, spec: SearchSpec, front: Front) -> FrontView:
                 metric=metric,
                 label=METRICS[metric].label,
                 unit=METRICS[metric].unit,
-                kind=METRICS[metric].kind,
+                kind=kind_of(metric, virtual),
                 goal=METRICS[metric].goal,
                 bound=spec.bound(objective),
             )
             for objective, metric in zip(front.objectives, front.metrics, strict=True)
         ],
-        points=[point_view(p, p.key in members) for p in front.points],
-        baseline=[point_view(p, p.key in members) for p in front.baseline],
+        points=[point_view(p, p.key in members, virtual) for p in front.points],
+        baseline=[point_view(p, p.key in members, virtual) for p in front.baseline],
         hypervolume=front.hypervolume,
         baseline_hypervolume=front.baseline_hypervolume,
         reference=list(front.reference),

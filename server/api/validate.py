@@ -16,14 +16,17 @@ from pydantic import BaseModel, ValidationError
 from nas.core import registry
 from nas.core.arch import Genes, space_size
 from nas.core.device import Latency
-from nas.core.errors import Conflict, HwnasError, InvalidData, InvalidSpec, UnknownName
+from nas.core.errors import Conflict, HwnasError, InvalidData, InvalidSpec, NotFound, UnknownName
 from nas.core.events import Origin
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.views import DryRunView
 from nas.engine import stage_names
 from nas.stages.estimate import SAMPLED, Survey, feasible_share, out_of_reach, survey, too_few_networks
+from predictors.figures import require_usable
 from predictors.storage import load_predictor
+from predictors.tables import RawTable
+from predictors.transfer import FEWEST_DEVICES, Transfer
 from server.api.access import tokens_needed
 from server.settings import Settings
 from server.store.jobs import spec_hash
@@ -107,12 +110,43 @@ def check_data_path(data: DataSpec, settings: Settings) -> None:
         raise InvalidSpec(f"data.path: expected a path below one of the folders for data ({roots}), got {data.path!r}")
 
 
-def check_device(spec: DeviceSpec) -> None:
+def check_device(spec: DeviceSpec, store: Store) -> None:
     """Raises UnknownName, InvalidSpec or InvalidData for an onboarding that cannot run."""
+    if spec.source == "agent" and spec.name not in (known := [agent.name for agent in store.queries.agents()]):
+        raise InvalidSpec(
+            f"{UnknownName('agent', spec.name, known)} Start it on the machine that is to be measured: "
+            f"nas-agent --server ADDRESS --token TOKEN --name {spec.name}"
+        )
     spec_hash(spec.model_dump(mode="json"))  # refuses what could not be stored
     if spec.predictor not in registry.names("nas.predictors"):
         raise UnknownName("predictor", spec.predictor, registry.names("nas.predictors"))
-    space_of(spec.space, spec.data)
+    space = space_of(spec.space, spec.data)
+    _check_profiled_alike(spec, store.queries)
+    if spec.predictor == Transfer.family and spec.source == "roofline":
+        raise InvalidSpec("predictor: 'transfer' learns from measured devices, and peak figures are none")
+    if spec.predictor == Transfer.family and spec.source in ("worker", "agent"):
+        relatives = store.queries.relatives(spec)
+        if sum(networks > spec.samples for _, networks in relatives) < FEWEST_DEVICES:
+            there = ", ".join(f"{name} ({networks})" for name, networks in relatives) or "none"
+            raise InvalidSpec(
+                f"predictor: {spec.predictor!r} expects {FEWEST_DEVICES} other devices for this space and data with "
+                f"more than {spec.samples} networks each; there are: {there}"
+            )
+    if spec.table is not None:
+        try:
+            raw = RawTable.load(store.blobs.get(spec.table.blob))
+        except (NotFound, InvalidData) as error:
+            raise InvalidSpec(f"table.blob: no table {spec.table.blob[:12]}... was uploaded (lately)") from error
+        require_usable(spec, raw, space)
+
+
+def _check_profiled_alike(spec: DeviceSpec, queries: Queries) -> None:
+    """Raises Conflict for figures under the name of a machine that was measured, which they would put in the shade."""
+    if spec.source not in ("table", "roofline") or spec.name not in queries.device_names():
+        return
+    source = (queries.device(spec.name).profile or {}).get("source", spec.source)
+    if source not in ("table", "roofline"):
+        raise Conflict(f"device {spec.name!r} is measured on its machine: choose another name for figures of it")
 
 
 def space_of(space: SpaceSpec, data: DataSpec) -> SearchSpace:

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from nas.client import DEFAULT_URL, Client
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec, NotFound, StorageError
 from nas.core.lifecycle import JobStatus
-from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
+from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, RetrainSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
 from nas.core.views import ArtifactView, ExtendBody, ForkBody
 from server.cli import admin, progress, render
 from server.cli.words import Home, Json, Token, Url, connect
@@ -168,6 +168,9 @@ def submit(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     supernet: Annotated[str | None, typer.Option(help="Reuse this search's trained supernet: no training.")] = None,
+    retrain: Annotated[
+        int | None, typer.Option(min=1, help="Train the found networks from scratch, for so many epochs each.")
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same key submits once.")] = None,
     first: Annotated[
         int, typer.Option("--priority", min=-100, max=100, help="Among your searches: higher goes first.")
@@ -202,6 +205,9 @@ def submit(
         record["budget"]["evaluations"] = evaluations
     if bound_ms is not None:
         _bound_latency(record, bound_ms)
+    if retrain is not None:
+        networks = min(RetrainSpec().networks, record["budget"]["verified"])
+        record["retrain"] = {"networks": networks, **(record["retrain"] or {}), "epochs": retrain}
     complete = parse_spec(SearchSpec, record)
     with connect(url, token) as nas:
         if dry_run:
@@ -354,9 +360,10 @@ def fork(
     token: Token = None,
     json_output: Json = False,
 ) -> None:
-    """Start a new search on the trained supernet of another, with other settings. No training.
+    """Start a new search on the trained supernet of another, with other settings; it is not trained again.
 
-    The file may give `name`, `device`, `objectives`, `budget`, `export`, `resources` and `seed`; options win.
+    The file may give `name`, `device`, `objectives`, `budget`, `export`, `retrain`, `resources` and `seed`; options
+    win.
     """
     body = read_spec(ForkBody, spec) if spec is not None else ForkBody()
     given = {k: v for k, v in {"device": device, "name": name, "seed": seed}.items() if v is not None}
@@ -397,7 +404,21 @@ def extend(
 
 @devices_app.command("add")
 def devices_add(
-    name: Annotated[str, typer.Argument(help="A name for the machine the worker runs on.")] = "this-machine",
+    name: Annotated[str, typer.Argument(help="A name for the device.")] = "this-machine",
+    agent: Annotated[
+        bool, typer.Option("--agent", help="Measure where `nas-agent --name NAME` runs, not on this service's worker.")
+    ] = False,
+    table: Annotated[
+        Path | None, typer.Option(help="Measure nothing: latencies from a file .csv, .json or .parquet.")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Of a table of several devices: which is this one.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Of the table's latencies: s, ms, us or ns.")] = None,
+    flops: Annotated[
+        float | None, typer.Option(help="Measure nothing: peak floating-point operations a second, such as 2e12.")
+    ] = None,
+    bandwidth: Annotated[
+        float | None, typer.Option(help="With --flops: bytes of memory a second, such as 5e10.")
+    ] = None,
     space: Annotated[
         str | None, typer.Option(help="Search space to learn latencies for.", show_default="mobilenet_v3")
     ] = None,
@@ -413,6 +434,9 @@ def devices_add(
         list[str] | None, typer.Option(help="A data-set parameter, key=value; may be repeated.")
     ] = None,
     samples: Annotated[int, typer.Option(help="Subnets to measure.")] = DeviceSpec().samples,
+    predictor: Annotated[
+        str, typer.Option(help="Predictor family; `transfer` needs ten subnets, and three devices that are known.")
+    ] = DeviceSpec().predictor,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = DeviceSpec().threads,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress.")] = True,
@@ -420,7 +444,10 @@ def devices_add(
     token: Token = None,
     json_output: Json = False,
 ) -> None:
-    """Measure this machine and learn a latency predictor for a search space.
+    """Measure a machine and learn a latency predictor for a search space.
+
+    Without `--agent` it is the machine that the service's worker runs on. A device can also be known by a table of
+    latencies, or by its peak figures alone; nothing is ever called measured or verified on such a device.
 
     Space and data must be those of the searches that will use the predictor. While it measures, leave the machine
     alone.
@@ -429,18 +456,36 @@ def devices_add(
 
     - `nas devices add this-machine`
     - `nas devices add big-box --space mobilenet_v3 --param preset=digits --samples 200`
+    - `nas devices add pi-2 --agent --predictor transfer --samples 10`: from three devices or more that are known
+    - `nas devices add phone --table phone.csv`: columns `arch` and `ms`, or a column for every decision
+    - `nas devices add chip --flops 2e12 --bandwidth 5e10`: a prior, before there is anything to measure on
+    - `nas devices add pi --agent`, once `nas-agent --server URL --name pi` runs on the machine called pi
     """
+    chosen = {"agent": agent, "table": table is not None, "roofline": flops is not None or bandwidth is not None}
+    if sum(chosen.values()) > 1:
+        raise InvalidSpec("expected one of --agent, --table, and --flops with --bandwidth")
+    source = next((name for name, is_it in chosen.items() if is_it), "worker")
     default = SpaceSpec()
     given = {"name": space or default.name, "params": _pairs(param or [])}
     record = {
         "name": name,
+        "source": source,
         "space": default.model_dump() if space is None and not param else given,
         "data": {"name": data, "path": data_path, "params": _pairs(data_param or [])},
+        "predictor": predictor,
         "samples": samples,
         "threads": threads,
         "seed": seed,
     }
+    if source == "roofline":
+        record["roofline"] = {"flops_per_s": flops, "bytes_per_s": bandwidth}
     with connect(url, token) as nas:
+        if table is not None:
+            record["table"] = {
+                "blob": nas.upload_table(_bytes_of(table), table.name).blob,
+                "device": column,
+                "unit": unit,
+            }
         device = nas.add_device(parse_spec(DeviceSpec, record))
         if watch:
             device = _until_interrupted(progress.follow_device, nas, name, f"nas devices show {name}")
@@ -554,6 +599,13 @@ def _bound_latency(record: dict[str, Any], bound_ms: float) -> None:
             objective["bound"] = bound_ms
             return
     raise InvalidSpec("--bound-ms needs latency among the objectives of the spec")
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _pairs(texts: list[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import queue
 import signal
 import socket
@@ -49,6 +50,8 @@ def dispatch(given: Mapping[str, Any], *, supervised: int | None) -> None:
 
 def _run(settings: Settings, ends: Ends, ready: threading.Event, channel: socket.socket | None) -> None:
     # Imported here, since it takes seconds and wrong settings should be heard of at once.
+    from nas.core.device import MeasurementProtocol
+    from predictors.measure import describe_machine
     from server.store.store import open_store
     from workers.dispatcher import GRACE_S, Dispatcher
     from workers.processes import is_dead, owner_name, sweep
@@ -69,6 +72,7 @@ def _run(settings: Settings, ends: Ends, ready: threading.Event, channel: socket
                 poll_seconds=settings.poll_seconds,
                 parallel_jobs=settings.parallel_jobs,
                 stuck_seconds=settings.stuck_seconds,
+                machine=describe_machine(platform.node(), MeasurementProtocol()),
             )
             for number in (signal.SIGINT, signal.SIGTERM):  # Ray has put handlers of its own
                 signal.signal(number, lambda *_: ends.put("told"))

@@ -99,7 +99,7 @@ def front(f: FrontView) -> RenderableType:
     shown = [n for n in names if n == accuracy or not n.endswith("accuracy")]
     table = grid("\n\nnetwork", title=title, padding=0)
     for n in shown:
-        table.add_column(f"{_HEADS[n]}\n{METRICS[n].unit}\n{METRICS[n].kind}", justify="right", no_wrap=True)
+        table.add_column(f"{_HEADS[n]}\n{METRICS[n].unit}\n{_kind(f, n)}", justify="right", no_wrap=True)
     table.add_column("\n\nstatus", no_wrap=True)
     for p in f.points:
         table.add_row(p.arch, *(_number(p, n) for n in shown), _MARKS[p.status])
@@ -107,7 +107,8 @@ def front(f: FrontView) -> RenderableType:
     if chart := scatter(f):
         lines.append(escape(chart))
     if f.hypervolume is not None and f.baseline_hypervolume is not None:
-        what = "measured" if f.final else "estimated and predicted"
+        predicted = any(o.objective == "latency" and o.kind != "measured" for o in f.objectives)
+        what = "estimated and predicted" if not f.final else "latency not measured" if predicted else "measured"
         lines.append(
             f"hypervolume ({what}): [bold]{f.hypervolume:.4f}[/]; random search at the same budget: "
             f"{f.baseline_hypervolume:.4f} with {len(f.baseline)} networks"
@@ -170,6 +171,11 @@ def devices(items: Sequence[DeviceView]) -> RenderableType:
     return table
 
 
+def _kind(f: FrontView, name: str) -> str:
+    """The kind of evidence of a column, which depends on the device."""
+    return next((p.metrics[name].kind for p in f.points if name in p.metrics), METRICS[name].kind)
+
+
 def device(d: DeviceView) -> RenderableType:
     """One device with its cards."""
     lines: list[RenderableType] = [f"[bold]{d.name}[/]: {d.status}"]
@@ -184,6 +190,14 @@ def device(d: DeviceView) -> RenderableType:
                 f"{d.profile['runtime_version']}, {threads} thread{'' if threads == 1 else 's'}"
             )
         )
+    lines += [f"[yellow]stale:[/] {escape(why)}. Add the device again" for why in d.stale]
+    if d.agent is not None:
+        state = "away" if d.agent.away else "there"
+        doing = f", measuring {d.agent.measuring}" if d.agent.measuring else ""
+        seen = f"{d.agent.seen_at:%Y-%m-%d %H:%M:%S} UTC"
+        lines.append(f"agent: {state}, last seen {seen}, {d.agent.waiting} networks waiting{doing}")
+    if d.waiting:
+        lines.append(escape(d.waiting))
     lines += [card(c) for c in d.predictors]
     return Group(*lines)
 

@@ -349,7 +349,7 @@ def _tip(title: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def _title(axis: ObjectiveView, metric: str) -> str:
-    kind = METRICS[metric].kind if metric in METRICS else axis.kind
+    kind = METRICS[metric].kind if metric in METRICS and metric != axis.metric else axis.kind
     name = words.label(metric)
     parts = [axis.unit] if axis.unit else []
     if kind not in name.lower():

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from nicegui import ui
-from pydantic import ValidationError
 
 from nas.client import Client
-from nas.core.errors import HwnasError
-from nas.core.spec import DeviceSpec, parse_spec
-from nas.core.views import CardView, DeviceView, SpaceView
+from nas.core.views import AgentView, CardView, DeviceView, SpaceView
 from server.dashboard import charts, words
+from server.dashboard.add_device import AddForm
 from server.dashboard.frame import (
     Live,
     Part,
-    ask,
     badge,
     bar,
     crumbs,
@@ -25,18 +23,31 @@ from server.dashboard.frame import (
     figure,
     framed,
     heading,
+    kind_chip,
     notice,
     text,
 )
 from server.dashboard.stages import draw_stages
 
 
+@dataclass(frozen=True)
+class Found:
+    """What the page of all devices shows."""
+
+    devices: list[DeviceView]
+    agents: list[AgentView]
+    spaces: list[SpaceView]
+    datasets: list[str]
+
+
 async def devices_page(client: Client) -> None:
     """All devices, and a form to add one."""
     form: list[AddForm] = []
 
-    def fetch() -> tuple[list[DeviceView], list[SpaceView], list[str]]:
-        return client.devices(), client.spaces(), client.datasets()
+    address = str(ui.context.client.request.base_url).rstrip("/")
+
+    def fetch() -> Found:
+        return Found(client.devices(), client.agents(), client.spaces(), client.datasets())
 
     with framed(client, "Devices", "/devices") as frame:
         heading("Devices")
@@ -48,21 +59,21 @@ async def devices_page(client: Client) -> None:
         listing = Part(_draw_devices)
         place = div()
 
-        def draw(found: tuple[list[DeviceView], list[SpaceView], list[str]]) -> None:
-            devices, spaces, datasets = found
-            listing.show(devices)
+        def draw(found: Found) -> None:
+            listing.show(found.devices)
             if not form:
                 with place:
-                    form.append(AddForm(client, spaces, datasets))
+                    form.append(AddForm(client, address, found.spaces, found.datasets))
+            form[0].show_agents(found.agents)
 
-        await Live(frame, fetch, draw, lambda found: any(words.is_moving(d) for d in found[0])).start()
+        await Live(frame, fetch, draw, lambda found: True).start()
 
 
 def _draw_devices(devices: list[DeviceView]) -> None:
     if not devices:
         with div("card empty"):
             heading("No devices yet", 2)
-            text("Add the machine that runs the worker with the form below: about a minute of measuring.", "muted")
+            text("Add one with the form below: about a minute of measuring.", "muted")
         return
     with div("card flush"):
         for device in devices:
@@ -71,7 +82,11 @@ def _draw_devices(devices: list[DeviceView]) -> None:
                     with div("flow"):
                         text(device.name, "name", "span")
                         badge(device.status)
+                        if device.stale:
+                            text("stale", "badge violated", "span")
                     text(_processor(device), "small muted")
+                    if device.agent is not None:
+                        text(_agent(device.agent), "small muted")
                 with div("small"):
                     _draw_progress(device)
                 with div("small num").style("grid-column: span 2"):
@@ -100,6 +115,12 @@ def _draw_progress(device: DeviceView) -> None:
         text(f"ready, added {words.age(device.finished_at, datetime.now(UTC))}", "muted")
 
 
+def _agent(agent: AgentView) -> str:
+    seen = f"agent last seen {words.age(agent.seen_at, datetime.now(UTC))}"
+    queue = f"{agent.waiting} networks waiting" if agent.waiting else "nothing waiting"
+    return f"{seen}, {queue}{', measuring' if agent.measuring else ''}"
+
+
 def _processor(device: DeviceView) -> str:
     if device.profile is None:
         return "not profiled yet"
@@ -110,71 +131,14 @@ def _runtime(device: DeviceView) -> str:
     return words.NONE if device.profile is None else f"{device.profile['runtime']} {device.profile['runtime_version']}"
 
 
-class AddForm:
-    """Adds the machine the worker runs on as a device."""
-
-    def __init__(self, client: Client, spaces: list[SpaceView], datasets: list[str]) -> None:
-        self._client = client
-        presets = {s.name: s.presets for s in spaces}
-        names = list(presets) or ["mobilenet_v3"]
-        with div("card stack"):
-            heading("Add this machine", 2)
-            text("Space and data must be those of the searches that will use the predictor.", "small muted")
-            with div("form"):
-                self._name = _field(ui.input("Name", value="this-machine"))
-                self._samples = _field(
-                    ui.number("Networks to measure", value=96, min=24, step=8, format="%d"), "at least 24"
-                )
-                self._space = _field(ui.select(names, value=names[0], label="Search space"))
-                known = presets.get(names[0]) or ["digits"]
-                self._preset = _field(ui.select(known, value=known[0], label="Space preset"))
-                self._data = _field(ui.select(datasets or ["digits"], value=(datasets or ["digits"])[0], label="Data"))
-                if "digits" in datasets:
-                    self._data.value = "digits"
-                self._path = _field(ui.input("Path of the data"), "on the machine that runs the worker")
-                self._threads = _field(ui.number("Threads", value=1, min=1, format="%d"))
-            self._space.on_value_change(
-                lambda e: self._preset.set_options(presets.get(e.value) or [], value=next(iter(presets[e.value]), None))
-            )
-            self._problem = Part(lambda message: notice("bad", "Not accepted", message) if message else None)
-            with div("flow"):
-                div("grow")
-                self._button = ui.button("Add device", on_click=self._send).props("unelevated no-caps")
-
-    def _record(self) -> dict[str, Any]:
-        return {
-            "name": self._name.value,
-            "space": {
-                "name": self._space.value,
-                "params": {"preset": self._preset.value} if self._preset.value else {},
-            },
-            "data": {"name": self._data.value, "path": self._path.value or None},
-            "samples": self._samples.value,
-            "threads": self._threads.value,
-        }
-
-    async def _send(self) -> None:
-        self._button.props("loading")
-        try:
-            spec = parse_spec(DeviceSpec, self._record())
-            device = await ask(self._client.add_device, spec)
-            ui.navigate.to(f"/devices/{device.name}")
-        except (HwnasError, ValidationError) as error:
-            self._problem.show(str(error))
-        finally:
-            self._button.props(remove="loading")
-
-
-def _field(control: Any, hint: str = "") -> Any:
-    return control.props(f'outlined dense hint="{hint}"' if hint else "outlined dense")
-
-
 async def device_page(client: Client, name: str) -> None:
     """One device: its profile, its onboarding, its predictors' cards."""
     with framed(client, name, "/devices") as frame:
         head = Part(_draw_head)
         error = Part(lambda message: notice("bad", "Adding this device failed", message) if message else None)
         warnings = Part(lambda lines: notice("warn", "You should know", list(lines)) if lines else None)
+        stale = Part(lambda why: notice("warn", "Stale: add the device again", list(why)) if why else None)
+        agent = Part(lambda shown: _draw_agent(shown) if shown is not None else None)
         stages = Part(_draw_onboarding)
         cards = Part(_draw_cards)
         profile = Part(_draw_profile)
@@ -183,11 +147,15 @@ async def device_page(client: Client, name: str) -> None:
             head.show(device.name, device.status, _processor(device))
             error.show(device.error if device.status == "failed" else None)
             warnings.show(tuple(device.warnings))
+            stale.show(tuple(device.stale))
+            agent.show(device.agent)
             stages.show(device)
             cards.show(device.predictors, device.status)
             profile.show(device.profile, device.profile_id)
 
-        await Live(frame, lambda: client.device(name), draw, words.is_moving).start()
+        await Live(
+            frame, lambda: client.device(name), draw, lambda d: words.is_moving(d) or d.agent is not None
+        ).start()
 
 
 def _draw_head(name: str, status: str, processor: str) -> None:
@@ -200,6 +168,14 @@ def _draw_head(name: str, status: str, processor: str) -> None:
             "outline no-caps"
         )
     text(processor, "small muted")
+
+
+def _draw_agent(agent: AgentView) -> None:
+    with div("card stack"):
+        heading("Agent", 2)
+        text(words.sentence(_agent(agent)))
+        versions = ", ".join(f"{name} {version}" for name, version in agent.versions.items())
+        facts([("owner", agent.owner), ("measuring", agent.measuring or words.NONE), ("runs on", versions)])
 
 
 def _draw_onboarding(device: DeviceView) -> None:
@@ -228,10 +204,17 @@ def _draw_card(card: CardView) -> None:
     with div("card stack"):
         with div("card-head").style("margin: 0"):
             heading(f"Predictor for {card.space_name}", 2)
+            if card.kind == "estimated":
+                kind_chip(card.kind)
             text(card.id, "mono small muted", "span")
             div("grow")
             text(f"{card.family}, fitted {words.age(card.created_at, datetime.now(UTC))}", "small muted")
-        text("All figures are over held-out networks that took no part in fitting or calibration.", "small muted")
+        text(
+            "All figures are over networks whose latencies are estimates themselves: nobody has measured any of them."
+            if card.kind == "estimated"
+            else "All figures are over held-out networks that took no part in fitting or calibration.",
+            "small muted",
+        )
         with div("fit"):
             if card.measured_ms:
                 ui.echart(charts.predictor(card), renderer="svg").classes("chart predictor").props(

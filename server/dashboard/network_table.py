@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nicegui import ui
@@ -13,7 +14,16 @@ from server.dashboard.frame import div, heading, text
 from server.dashboard.shown import Shown, subnet_url
 
 # In this order; a metric that no network of the search has gets no column.
-_COLUMNS = ("val_accuracy", "test_accuracy", "predicted_ms", "upper_ms", "measured_ms", "params", "macs")
+_COLUMNS = (
+    "val_accuracy",
+    "trained_accuracy",
+    "test_accuracy",
+    "predicted_ms",
+    "upper_ms",
+    "measured_ms",
+    "params",
+    "macs",
+)
 
 
 class NetworkTable:
@@ -65,9 +75,10 @@ class NetworkTable:
         self._points = shown.points
         self._box.set_visibility(bool(shown.points))
         names = [n for n in _COLUMNS if any(n in p.metrics for p in shown.points)]
+        kinds = {n: view.kind for p in shown.points for n, view in p.metrics.items()}
         if names != self._columns:
             self._columns = names
-            self._table.columns = _columns(names)
+            self._table.columns = _columns(names, kinds)
         first = sorted(shown.points, key=lambda p: (not p.on_front, p.origin != "search" and p.on_front))
         self._rows = [_row(p, self._search_id) for p in first]
         part = f"the best {len(shown.points)} of {shown.total}" if shown.total > len(shown.points) else f"{shown.total}"
@@ -106,7 +117,7 @@ _FORMATS = {
 }
 
 
-def _columns(names: list[str]) -> list[dict[str, Any]]:
+def _columns(names: list[str], kinds: Mapping[str, str]) -> list[dict[str, Any]]:
     common = {"sortable": True, "align": "left"}
     out: list[dict[str, Any]] = [
         {"name": "arch", "label": "Network", "field": "arch", **common},
@@ -115,7 +126,7 @@ def _columns(names: list[str]) -> list[dict[str, Any]]:
     ]
     for name in names:
         info = METRICS[name]
-        column = {"name": name, "label": info.label, "field": name, "unit": info.unit, "kind": info.kind}
+        column = {"name": name, "label": info.label, "field": name, "unit": info.unit, "kind": kinds[name]}
         out.append({**column, "sortable": True, "align": "right", ":format": _FORMATS[info.unit]})
     return out
 

@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from nas.core.ports import BlobStore
 from server.store.database import reading
-from server.store.models import ArtifactRow, Job, PredictorRow
+from server.store.measurements import OPEN
+from server.store.models import ArtifactRow, Job, MeasurementRow, PredictorRow
 
 GRACE_S = 24 * 3600.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -55,6 +56,9 @@ def collect(
 def referenced(session: Session) -> set[str]:
     """Every blob that a row points at: artifacts, predictors, and whatever a job's state names."""
     used = {*session.scalars(select(ArtifactRow.blob)), *session.scalars(select(PredictorRow.blob))}
+    used.update(session.scalars(select(MeasurementRow.blob).where(MeasurementRow.status.in_(OPEN))))
+    for table in session.scalars(select(Job.spec["table"]).where(Job.kind == "device")):
+        used.update(_hashes(table))
     for state in session.scalars(select(Job.state)):
         used.update(_hashes(state))
     return used

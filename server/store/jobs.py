@@ -21,13 +21,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
 from nas.core.access import LOCAL, LOCAL_OWNER, Principal
+from nas.core.device import DeviceProfile
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec
-from nas.core.events import Evaluated, Event, Progress, StatusChanged, decode
+from nas.core.events import Evaluated, Event, MeasurementsWanted, Progress, StatusChanged, decode
 from nas.core.lifecycle import ENDED, LEASED
 from nas.core.metrics import metric_info
 from nas.core.ports import JobKind, Lease, Room, Verdict
 from nas.core.spec import ResourceSpec
-from server.store import audit, verbs
+from server.store import audit, measurements, verbs
 from server.store.database import JsonText, reading, writing
 from server.store.models import DeviceRow, EventRow, Job, WorkerRow
 from server.store.projections import new_stage, project, surplus_progress
@@ -223,6 +224,13 @@ class SqlJobStore:
             if surplus:
                 job.stages = thinned
                 session.execute(delete(EventRow).where(EventRow.job_id == job.id, EventRow.seq.in_(surplus)))
+            wanted_elsewhere = [event for event in decoded if isinstance(event, MeasurementsWanted)]
+            for event in wanted_elsewhere:
+                measurements.want(session, job, event, now)
+            if wanted_elsewhere:
+                device = wanted_elsewhere[-1].profile["name"]
+                _give_back(session, job, now, None, f"waits for device {device}")
+                return "stop"
             if moved and job.status == "pausing":
                 change(session, job, "paused", now, "reached its next durable result")
                 return "stop"
@@ -271,9 +279,16 @@ class SqlJobStore:
             return [(row[0], row[1]) for row in session.execute(query)]
 
     def beat(
-        self, worker: str, slots: int, nodes: Sequence[Room] = (), free: Sequence[Room] = (), elastic: bool = False
+        self,
+        worker: str,
+        slots: int,
+        nodes: Sequence[Room] = (),
+        free: Sequence[Room] = (),
+        elastic: bool = False,
+        machine: DeviceProfile | None = None,
     ) -> None:
-        """A dispatcher says that it is there, ready for ``slots`` jobs at a time, and what its cluster has."""
+        """A dispatcher says that it is there, ready for ``slots`` jobs at a time, what its cluster has, and what
+        ``machine`` it runs on itself."""
         with writing(self._engine) as session:
             now = self._clock()
             session.execute(delete(WorkerRow).where(WorkerRow.seen_at < now - _FORGET_WORKER_S))
@@ -285,6 +300,7 @@ class SqlJobStore:
                     nodes=[asdict(room) for room in nodes],
                     free=[asdict(room) for room in free],
                     elastic=elastic,
+                    machine=machine.as_json() if machine is not None else None,
                 )
             )
 
@@ -349,17 +365,19 @@ def _held(session: Session, lease: Lease, now: float) -> Job | None:
 def _parked(session: Session, lease: Lease, batch: int) -> bool:
     """Whether this batch of this lease has parked the job before, and only the answer was lost."""
     job = session.get(Job, lease.job_id)
-    return job is not None and (job.status, job.lease_token, job.lease_batch) == ("paused", lease.token, batch)
+    if job is None or (job.lease_token, job.lease_batch) != (lease.token, batch):
+        return False
+    return job.status in ("paused", "queued")  # queued: it waits for an agent
 
 
-def _give_back(session: Session, job: Job, now: float, crash: str | None) -> None:
+def _give_back(session: Session, job: Job, now: float, crash: str | None, why: str = "interrupted") -> None:
     """The end of a lease that did not end the job: it waits again, or is paused if it should be."""
     after: Literal["paused", "queued"] = "paused" if job.status == "pausing" else "queued"
     if crash is None:
         job.stalled = max(0, job.stalled - 1)
     else:
         job.last_crash = crash
-    change(session, job, after, now, crash or "interrupted")
+    change(session, job, after, now, crash or why)
 
 
 def _lease(session: Session, job: Job, worker: str, now: float, seconds: float, resolved: Mapping[str, Any]) -> Lease:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, Integer, MetaData, String, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -157,9 +168,56 @@ class PredictorRow(Base):
     created_at: Mapped[float]
 
 
+class AgentRow(Base):
+    """The agent of a device: the profile that it last reported, and when it was last heard of. ``instance`` names its
+    present process; ``versions`` is what it runs on."""
+
+    __tablename__ = "agents"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(120))
+    instance: Mapped[str] = mapped_column(String(64))
+    profile_id: Mapped[str] = mapped_column(String(16))
+    profile: Mapped[dict[str, Any]]
+    versions: Mapped[dict[str, Any]]
+    created_at: Mapped[float]
+    seen_at: Mapped[float]
+
+
+class MeasurementRow(Base):
+    """A network that the agent of ``device`` measures for a job: once, however often the job asks for it.
+
+    ``position`` is its place among those that were asked for together; ``profile`` is the device with the protocol to
+    measure by, ``protocol`` that protocol's id, ``blob`` the model.
+    ``status`` is queued, leased, done or failed; ``result`` a ``Measurement`` as JSON, or an ``error``; ``raw`` the
+    times that it was made from.
+    """
+
+    __tablename__ = "measurements"
+    __table_args__ = (UniqueConstraint("job_id", "network", "protocol"), Index(None, "device", "status"))
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    position: Mapped[int]
+    device: Mapped[str] = mapped_column(String(64))
+    network: Mapped[str] = mapped_column(String(64))
+    protocol: Mapped[str] = mapped_column(String(16))
+    profile: Mapped[dict[str, Any]]
+    blob: Mapped[str] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16), default="queued")
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_token: Mapped[str | None] = mapped_column(String(32))
+    lease_instance: Mapped[str | None] = mapped_column(String(64))
+    lease_expires_at: Mapped[float | None]
+    result: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    raw: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+
+
 class WorkerRow(Base):
     """A dispatcher that is, or lately was, connected. ``nodes`` is what its cluster has, and ``free`` what is left of
-    it, as lists of ``nas.core.ports.Room``; ``elastic``: more nodes may come."""
+    it, as lists of ``nas.core.ports.Room``; ``elastic``: more nodes may come. ``machine`` is what it runs on itself."""
 
     __tablename__ = "workers"
 
@@ -169,6 +227,7 @@ class WorkerRow(Base):
     nodes: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
     free: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
     elastic: Mapped[bool] = mapped_column(default=False)
+    machine: Mapped[dict[str, Any] | None] = mapped_column(Json)
 
 
 class TokenRow(Base):

@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, and_, func, or_, select, text
 from sqlalchemy.orm import Session
 
+from nas.core.device import DeviceProfile, changes
 from nas.core.errors import NotFound, UnknownName
 from nas.core.events import Point, SearchState
 from nas.core.fronts import Finished, Front, front_in
 from nas.core.lifecycle import ENDED, LEASED, JobStatus
-from nas.core.metrics import METRICS
+from nas.core.metrics import METRICS, kind_of
 from nas.core.points import ORIGINS, STATUSES, PointTable, Rows
 from nas.core.ports import JobKind
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.core.views import (
+    AgentView,
     ArtifactView,
     CardView,
     CostView,
@@ -41,12 +43,14 @@ from nas.core.views import (
 )
 from server.store.cursors import read_cursor, utc, write_cursor
 from server.store.database import reading
+from server.store.measurements import SEEN_S as AWAY_S
+from server.store.measurements import agents, queue_of
 from server.store.migrate import head
-from server.store.models import ArtifactRow, DeviceRow, EventRow, Job, PointRow, PredictorRow, WorkerRow
+from server.store.models import AgentRow, ArtifactRow, DeviceRow, EventRow, Job, PointRow, PredictorRow, WorkerRow
 from server.store.point_cache import PointCache
 from server.store.projections import load_exports, point_of, state_from_json
 from server.store.queue import SEEN_S, waiting_texts
-from server.store.resolve import find_predictor, supernet_of
+from server.store.resolve import find_predictor, relatives_of, supernet_of
 
 _KEPT_SUMMARIES = 20_000  # a few megabytes
 
@@ -198,7 +202,8 @@ class Queries:
         if start + limit < len(rows):
             final = float(value[start + limit - 1])
             following = write_cursor(None if math.isnan(final) else -final if falling else final, shown[-1] + 1)
-        items = [point_view(p, p.key in on_front) for p in points]
+        virtual = self.is_virtual(spec.device)
+        items = [point_view(p, p.key in on_front, virtual) for p in points]
         return PointPage(items=items, total=len(rows), next=following)
 
     def point(self, search_id: str, arch: str, origin: str) -> PointView:
@@ -209,7 +214,9 @@ class Queries:
             if row is None:
                 raise NotFound(f"search {search_id} has no network {arch!r} of origin {origin!r}")
             point = point_of(row)
-            return point_view(point, point.key in front_keys(self._front(session, job)))
+            return point_view(
+                point, point.key in front_keys(self._front(session, job)), _virtual(session, job.spec["device"])
+            )
 
     def artifacts(self, search_id: str, arch: str | None = None) -> list[ArtifactView]:
         """The files of a search, or of one of its networks, in the order of their export. Raises NotFound."""
@@ -268,6 +275,21 @@ class Queries:
         """The names of all devices."""
         with reading(self._engine) as session:
             return list(session.scalars(select(DeviceRow.name).order_by(DeviceRow.name)))
+
+    def relatives(self, spec: DeviceSpec) -> list[tuple[str, int]]:
+        """Other devices from which this one could be learned, with how many networks are known of each."""
+        with reading(self._engine) as session:
+            return [(name, networks) for name, _, networks in relatives_of(session, spec)]
+
+    def is_virtual(self, device: str) -> bool:
+        """Whether a device is known by peak figures alone; not if there is none of the name."""
+        with reading(self._engine) as session:
+            return _virtual(session, device)
+
+    def agents(self) -> list[AgentView]:
+        """All agents by name."""
+        with reading(self._engine) as session:
+            return [self._agent_view(session, row) for row in agents(session)]
 
     def predictors(self, device: str | None) -> list[CardView]:
         """The cards of all predictors, or of one device's, newest first. Raises NotFound for an unknown device."""
@@ -419,13 +441,50 @@ class Queries:
 
     def _device_view(self, session: Session, device: DeviceRow) -> DeviceView:
         job = session.get_one(Job, device.job_id)
+        agent = session.get(AgentRow, device.name)
         return DeviceView(
+            agent=self._agent_view(session, agent) if agent is not None else None,
+            stale=self._stale(session, device, agent),
             **self._job_fields(job, state_from_json(job.state), waiting_texts(session, [job], self._clock())),
             name=device.name,
             spec=DeviceSpec.model_validate(job.spec),
             profile_id=device.profile_id,
             profile=device.profile,
             predictors=_cards(session, device.name),
+        )
+
+    def _stale(self, session: Session, device: DeviceRow, agent: AgentRow | None) -> list[str]:
+        """What has changed on the machine since it was profiled, as its agent says, or a dispatcher on such a machine;
+        nothing if nobody is there who knows."""
+        if device.profile is None:
+            return []
+        profiled = DeviceProfile.from_json(device.profile)
+        if profiled.source == "agent":
+            return changes(profiled, DeviceProfile.from_json(agent.profile)) if agent is not None else []
+        if profiled.source != "worker":
+            return []
+        recent = select(WorkerRow.machine).where(WorkerRow.seen_at > self._clock() - SEEN_S)
+        machines = [DeviceProfile.from_json(m) for m in session.scalars(recent) if m is not None]
+        same = [replace(m.protocol, threads=profiled.protocol.threads) for m in machines]
+        alike = [
+            changes(profiled, replace(m, protocol=protocol))
+            for m, protocol in zip(machines, same, strict=True)
+            if (m.machine, m.processor, m.cores) == (profiled.machine, profiled.processor, profiled.cores)
+        ]
+        return min(alike, key=len, default=[])
+
+    def _agent_view(self, session: Session, row: AgentRow) -> AgentView:
+        waiting, measuring = queue_of(session, row.name)
+        return AgentView(
+            name=row.name,
+            owner=row.owner,
+            profile_id=row.profile_id,
+            profile=row.profile,
+            versions=row.versions,
+            seen_at=utc(row.seen_at),
+            away=self._clock() - row.seen_at > AWAY_S,
+            waiting=waiting,
+            measuring=measuring,
         )
 
     def _job_fields(self, job: Job, state: SearchState, waiting: Mapping[str, str]) -> dict[str, Any]:
@@ -454,15 +513,15 @@ def front_keys(front: Front) -> set[tuple[str, str]]:
     return {p.key for p in (*front.points, *front.baseline)}
 
 
-def point_view(point: Point, on_front: bool) -> PointView:
-    """A point with units and kinds of evidence."""
+def point_view(point: Point, on_front: bool, virtual: bool = False) -> PointView:
+    """A point with units and kinds of evidence, on a ``virtual`` device or a real one."""
     m = point.measurement
     return PointView(
         arch=point.arch.id,
         origin=point.origin,
         genes=list(point.arch.genes),
         metrics={
-            name: MetricView(value=value, unit=METRICS[name].unit, kind=METRICS[name].kind)
+            name: MetricView(value=value, unit=METRICS[name].unit, kind=kind_of(name, virtual))
             for name, value in point.metrics.items()
         },
         status=point.status,
@@ -470,6 +529,11 @@ def point_view(point: Point, on_front: bool) -> PointView:
         measurement=MeasurementView.model_validate(m, from_attributes=True) if m is not None else None,
         on_front=on_front,
     )
+
+
+def _virtual(session: Session, device: str) -> bool:
+    row = session.get(DeviceRow, device)
+    return row is not None and (row.profile or {}).get("source") == "roofline"
 
 
 def _job(session: Session, job_id: str, kind: JobKind) -> Job:

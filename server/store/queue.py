@@ -17,6 +17,7 @@ from nas.core.lifecycle import LEASED
 from nas.core.ports import Room
 from nas.core.queueing import Waiting, fair_order, fits, largest, nearest_lack
 from nas.core.spec import ResourceSpec
+from server.store.measurements import waiting_for_agents, waits
 from server.store.models import Job, WorkerRow
 from server.store.quotas import gpu_hours_used, limits_of
 
@@ -51,7 +52,7 @@ def candidates(session: Session, free: Sequence[Room] | None) -> Iterator[str]:
         partition_by=(Job.owner, Job.kind == "dry_run"), order_by=(Job.priority.desc(), Job.created_at, Job.id)
     )
     columns = (Job.id, Job.owner, Job.priority, Job.created_at, Job.kind, Job.resources, turn.label("turn"))
-    ranked = select(*columns).where(Job.status == "queued").subquery()
+    ranked = select(*columns).where(Job.status == "queued", ~waits()).subquery()
     rows = {row.id: row for row in session.execute(select(ranked).where(ranked.c.turn <= AHEAD))}
     running = running_by_owner(session)
     held = set(_held_back(session, {row.owner for row in rows.values()}, running))
@@ -67,14 +68,17 @@ def waiting_texts(session: Session, jobs: Sequence[Job], now: float) -> dict[str
     if not queued:
         return {}
     columns = (Job.id, Job.owner, Job.priority, Job.created_at, Job.kind)
-    rows = session.execute(select(*columns).where(Job.status == "queued")).all()
+    rows = session.execute(select(*columns).where(Job.status == "queued", ~waits())).all()
+    elsewhere = waiting_for_agents(session, [job.id for job in queued], now)
     running = running_by_owner(session)
     order = [job.id for job in fair_order(map(_waiting, rows), running)]
     place = {job_id: i for i, job_id in enumerate(order, start=1)}
     held = _held_back(session, {job.owner for job in queued}, running)
     there = cluster(session, now)
-    texts = {}
+    texts = dict(elsewhere)
     for job in queued:
+        if job.id in elsewhere:
+            continue
         reason = held.get(job.owner) or _reason(resources_of(job.resources), there)
         position = f"position {place.get(job.id, 1)} of {len(order)}"
         texts[job.id] = f"{reason}, {position}" if reason else position

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from nas.core.errors import InvalidSpec
 from nas.core.metrics import METRICS
-from nas.core.spec import SearchSpec
-from server.store.models import DeviceRow, Job, PointRow, PredictorRow
+from nas.core.spec import DeviceSpec, SearchSpec
+from server.store.measurements import results
+from server.store.models import AgentRow, DeviceRow, Job, PointRow, PredictorRow
 
 
 def resolve(session: Session, job: Job) -> dict[str, Any]:
@@ -19,18 +20,43 @@ def resolve(session: Session, job: Job) -> dict[str, Any]:
 
     Raises InvalidSpec for what is not there (any more).
     """
+    measured = {"measurements": results(session, job.id)}
     if job.kind == "device":
-        return {}
-    spec = SearchSpec.model_validate(job.spec)
-    predictor = find_predictor(session, spec.device, job.space_id)
+        spec = DeviceSpec.model_validate(job.spec)
+        kin = {"relatives": [blob for _, blob, _ in relatives_of(session, spec)]}
+        if spec.source != "agent":
+            return kin
+        agent = session.get(AgentRow, job.name)
+        if agent is None:
+            raise InvalidSpec(f"no agent has registered as {job.name!r}")
+        started = job.state.get("finished", {}).get("profile")
+        return {"profile": started["profile"] if started else agent.profile, **measured, **kin}
+    search = SearchSpec.model_validate(job.spec)
+    predictor = find_predictor(session, search.device, job.space_id)
     if predictor is None:
-        raise InvalidSpec(f"device {spec.device!r} has no latency predictor for the space {job.space_id}")
+        raise InvalidSpec(f"device {search.device!r} has no latency predictor for the space {job.space_id}")
     return {
+        **measured,
         "profile": predictor.profile,
         "predictor": {"blob": predictor.blob, "family": predictor.family, "id": predictor.id},
-        "supernet": _required_supernet(session, spec.supernet) if spec.supernet is not None else None,
-        "inherited": _estimates(session, spec.supernet) if spec.supernet is not None else [],
+        "supernet": _required_supernet(session, search.supernet) if search.supernet is not None else None,
+        "inherited": _estimates(session, search.supernet) if search.supernet is not None else [],
     }
+
+
+def relatives_of(session: Session, spec: DeviceSpec) -> list[tuple[str, str, int]]:
+    """The other devices for the same space and data of which something is known: name, blob and number of networks, by
+    name; the newest of each."""
+    if spec.predictor != "transfer":
+        return []
+    query = select(PredictorRow.device, Job.spec, Job.state).join(Job, Job.id == PredictorRow.id)
+    rows = session.execute(query.where(PredictorRow.device != spec.name).order_by(PredictorRow.created_at))
+    found: dict[str, tuple[str, str, int]] = {}
+    for device, record, state in rows:
+        other, fit = DeviceSpec.model_validate(record), state.get("finished", {}).get("fit", {})
+        if (other.space, other.data) == (spec.space, spec.data) and "known" in fit:
+            found[device] = (device, fit["known"], fit["networks"])
+    return [found[name] for name in sorted(found)]
 
 
 def find_predictor(session: Session, device: str, space_id: str | None) -> PredictorRow | None:

@@ -12,6 +12,7 @@ from server.store.blobs import FolderBlobs, RemoteBlobs, open_blobs
 from server.store.database import connect
 from server.store.garbage import Collected, collect
 from server.store.jobs import SqlJobStore
+from server.store.measurements import Measurements
 from server.store.migrate import migrate_engine
 from server.store.queries import Queries
 from server.store.quotas import Quotas
@@ -20,11 +21,12 @@ from server.store.tokens import Tokens
 
 @dataclass(frozen=True)
 class Store:
-    """The jobs and what can be read about them, owners' limits, tokens, the audit trail, the blobs, and how to collect
-    those that nobody points at (``server.store.garbage.collect``)."""
+    """The jobs and what can be read about them, what agents measure for them, owners' limits, tokens, the audit trail,
+    the blobs, and how to collect those that nobody points at (``server.store.garbage.collect``)."""
 
     jobs: SqlJobStore
     queries: Queries
+    measurements: Measurements
     quotas: Quotas
     audit: Audit
     tokens: Tokens
@@ -45,6 +47,7 @@ def open_store(database: str, blobs: str, clock: Callable[[], float] = time.time
         yield Store(
             jobs=SqlJobStore(engine, clock),
             queries=Queries(engine, clock),
+            measurements=Measurements(engine, clock),
             quotas=Quotas(engine, clock),
             audit=Audit(engine),
             tokens=Tokens(engine, clock),

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from nas.core.access import Principal
 from nas.core.errors import Conflict, NotFound
 from nas.core.lifecycle import ENDED, JobStatus, Verb, check_verb
-from server.store import audit
+from server.store import audit, measurements
 from server.store.models import Job, OwnerRow
 from server.store.quotas import require_room_in_queue
 from server.store.transitions import account, change
@@ -39,6 +39,7 @@ def retry(session: Session, job_id: str, by: Principal, now: float) -> None:
     if (job := _asked(session, job_id, "retry", by, now)) is not None:
         require_room_in_queue(session, job.owner)
         job.stalled, job.last_crash = 0, None
+        measurements.try_again(session, job_id, now)
         change(session, job, "queued", now, "retried", by.owner)
 
 

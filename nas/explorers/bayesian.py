@@ -1,0 +1,379 @@
+"""Bayesian optimisation: a Gaussian process over networks says where the next evaluation pays most.
+
+The process works on what a space tells of a network's structure (``accuracy_features``, an optional method of a space)
+or on its genes and costs, with a Matérn 5/2 kernel; length scale and noise maximise the posterior. One objective is
+searched by expected improvement; two, of which one is known beforehand, by expected hypervolume improvement (Emmerich
+et al., 2006; the known one makes it a sum over the steps of the front); others by optimistic random scalarisations
+(after ParEGO, Knowles, 2006). Networks of one batch are chosen one after the other, each as if those before had come
+out as expected. An evaluation is noisy, so what is ``believed`` of a network judges it better than its own evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from scipy.special import ndtr
+
+from nas.core.arch import LISTABLE, Floats, Genes, choice_counts, crossover, every, mutate, one_hot, sample, space_size
+from nas.core.pareto import non_dominated
+from nas.core.ports import History, SearchSpace
+from nas.explorers.random import fresh
+from nas.explorers.random import propose as propose_random
+
+# What needs no evaluation: losses (N, M), NaN where only an evaluation tells, and constraint violation (N,).
+Known = Callable[[Genes], tuple[Floats, Floats]]
+Rows = NDArray[np.int64]
+Float32s = NDArray[np.float32]
+
+FEWEST = 5  # evaluations before the process is asked
+MOST = 400  # evaluations that the process is fitted to: a fit costs their cube
+SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)  # squared length scales, by the median squared distance of two random networks
+NOISES = (0.003, 0.01, 0.03, 0.1, 0.3)  # noise variance by the signal's
+
+
+def propose(
+    space: SearchSpace, history: History, rng: np.random.Generator, n: int, known: Known | None = None
+) -> Genes:
+    """``n`` distinct canonical networks that are not in ``history``, the most promising first, shape (n, G).
+
+    Without ``known`` every loss and the violation are learned from the history. Raises InvalidInput when the space has
+    too few networks left.
+    """
+    if len(history.genes_NG) < FEWEST:
+        return propose_random(space, history, rng, n)
+    beliefs = Beliefs.fit(space, history, known)
+    pool = _listed_pool(space, history) if space_size(space.decisions) <= LISTABLE else _bred_pool(beliefs, rng)
+    ranked = _chosen(beliefs, pool, rng, n)
+    rest = iter([ranked])
+    return fresh(space, history, rng, n, lambda size: next(rest, sample(space.decisions, rng, size)))
+
+
+def believed(space: SearchSpace, history: History, known: Known | None = None) -> Floats:
+    """The losses of the evaluated networks without the noise of their evaluation, as believed, shape (N, M).
+
+    This is a second opinion, from genes and costs alone: the process that proposed the networks looked where it erred
+    on the bright side.
+    """
+    if len(history.genes_NG) < FEWEST:
+        return history.losses_NM
+    return _believed(Beliefs.fit(space, history, known, structure=False))
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A Gaussian process of one loss, fitted in closed form. Inside, a loss is ``log(1 + (loss - low) / width)``, made
+    standard: what is far worse than the best matters little, however much worse."""
+
+    low: float
+    width: float
+    shift: float
+    spread: float
+    train_NF: Float32s
+    scale: float
+    noise: float
+    variance: float
+    lower_NN: Float32s
+    weights_N: Floats
+
+    @staticmethod
+    def fit(features_NF: Float32s, losses_N: Floats) -> Surface:
+        """The mode over ``SCALES`` and ``NOISES``, under a broad prior around 4 and 0.03."""
+        low = float(losses_N.min())
+        width = float(np.median(losses_N)) - low or 1.0
+        warped_N = np.log1p((losses_N - low) / width)
+        shift, spread = float(warped_N.mean()), float(warped_N.std()) or 1.0
+        target_N = (warped_N - shift) / spread
+        distance_NN = _distances(features_NF, features_NF).astype(np.float64)
+        best: tuple[float, Surface] | None = None
+        for scale in SCALES:
+            kernel_NN = _matern(distance_NN / scale)
+            for noise in NOISES:
+                lower_NN = np.linalg.cholesky(kernel_NN + noise * np.eye(len(target_N)))
+                half_N = solve_triangular(lower_NN, target_N, lower=True)
+                variance = float(half_N @ half_N) / len(target_N) + 1e-12
+                evidence = -0.5 * len(target_N) * np.log(variance) - float(np.log(np.diag(lower_NN)).sum())
+                evidence -= 0.5 * (np.log(noise / 0.03) / 1.5) ** 2 + 0.5 * np.log(scale / 4.0) ** 2
+                if best is None or evidence > best[0]:
+                    weights_N = solve_triangular(lower_NN, half_N, lower=True, trans="T")
+                    inner = (scale, noise, variance, lower_NN.astype(np.float32), weights_N)
+                    best = evidence, Surface(low, width, shift, spread, features_NF, *inner)
+        assert best is not None
+        return best[1]
+
+    def inner(self, losses_N: Floats) -> Floats:
+        """From losses to the scale of the process; what is better than all evaluated stays below zero."""
+        ratio_N = np.maximum((losses_N - self.low) / self.width, -0.99)
+        return np.asarray((np.log1p(ratio_N) - self.shift) / self.spread)
+
+    def value(self, inner_N: Floats) -> Floats:
+        """From the scale of the process to losses."""
+        return np.asarray(self.low + self.width * np.expm1(np.clip(inner_N * self.spread + self.shift, -5.0, 50.0)))
+
+    def posterior(self, features_KF: Float32s) -> tuple[Floats, Float32s]:
+        """Mean (K,) and the whitened covariance with the evaluated networks (N, K), both on the inner scale."""
+        cross_KN = _matern(_distances(features_KF, self.train_NF) / np.float32(self.scale))
+        half_NK = solve_triangular(self.lower_NN, cross_KN.T, lower=True, check_finite=False)
+        return np.asarray(cross_KN @ self.weights_N, dtype=np.float64), half_NK
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """All that is learned: a surface per unknown loss (by column), and of the violation where it is unknown."""
+
+    space: SearchSpace
+    history: History
+    known: Known | None
+    surfaces: dict[int, Surface]
+    violation: Surface | None
+    structure: bool
+
+    @staticmethod
+    def fit(space: SearchSpace, history: History, known: Known | None, structure: bool = True) -> Beliefs:
+        """From the whole history, or of a long one from the later half of ``MOST`` and as many of those before."""
+        n = len(history.genes_NG)
+        rows = np.arange(n)
+        if n > MOST:
+            older = np.linspace(0, n - MOST // 2 - 1, MOST // 2).round().astype(np.int64)
+            rows = np.concatenate([older, np.arange(n - MOST // 2, n)])
+        features_NF = _encode(space, history.genes_NG[rows], structure)
+        if known is None:
+            unknown = list(range(history.losses_NM.shape[1]))
+        else:
+            unknown = np.flatnonzero(np.isnan(known(history.genes_NG[:1])[0][0])).tolist()
+        surfaces = {c: Surface.fit(features_NF, history.losses_NM[rows, c]) for c in unknown}
+        broken = known is None and bool((history.violation_N > 0).any())
+        violation = Surface.fit(features_NF, history.violation_N[rows]) if broken else None
+        return Beliefs(space, history, known, surfaces, violation, structure)
+
+    def encode(self, genes_NG: Genes) -> Float32s:
+        """What the surfaces are functions of."""
+        return _encode(self.space, genes_NG, self.structure)
+
+    def certain(self, genes_NG: Genes) -> tuple[Floats, Floats]:
+        """Known losses, NaN where unknown, and violation as known or believed."""
+        if self.known is not None:
+            return self.known(genes_NG)
+        violation_N = np.zeros(len(genes_NG))
+        if self.violation is not None:
+            violation_N = self.violation.value(self.violation.posterior(self.encode(genes_NG))[0])
+            violation_N = np.where(violation_N < 0.05 * self.violation.width, 0.0, violation_N)
+        return np.full((len(genes_NG), self.history.losses_NM.shape[1]), np.nan), violation_N
+
+
+@dataclass(frozen=True)
+class Pool:
+    """K candidates; equal features stand once in ``features_UF``, and ``row_K`` tells which are whose."""
+
+    genes_KG: Genes
+    features_UF: Float32s
+    row_K: Rows
+
+
+class _Outlook:
+    """One loss over a pool while a batch is chosen: mean and variance by distinct features, inner scale."""
+
+    def __init__(self, surface: Surface, features_UF: Float32s) -> None:
+        self.surface, self.features_UF = surface, features_UF
+        self.mean_U, self.half_NU = surface.posterior(features_UF)
+        self.share_U = np.maximum(1.0 - np.einsum("nu,nu->u", self.half_NU, self.half_NU), 1e-6)
+
+    def sd(self) -> Floats:
+        """Standard deviation of what is believed, without the noise of an evaluation."""
+        return np.asarray(np.sqrt(self.surface.variance * np.maximum(self.share_U, 1e-6)), dtype=np.float64)
+
+    def expect(self, row: int) -> None:
+        """As if these features had been evaluated and come out at the mean."""
+        cross_U = _matern(_distances(self.features_UF, self.features_UF[row : row + 1])[:, 0] / self.surface.scale)
+        change_U = cross_U - self.half_NU.T @ self.half_NU[:, row]
+        change_U /= np.sqrt(max(float(change_U[row]), 1e-6) + self.surface.noise)
+        self.half_NU = np.concatenate([self.half_NU, change_U[None].astype(np.float32)])
+        self.share_U = self.share_U - change_U**2
+
+
+def _chosen(beliefs: Beliefs, pool: Pool, rng: np.random.Generator, n: int) -> Genes:
+    """Up to ``n`` of the pool, the best first."""
+    outlooks = {c: _Outlook(s, pool.features_UF) for c, s in beliefs.surfaces.items()}
+    certain_KM, violation_K = beliefs.certain(pool.genes_KG)
+    feasible = violation_K <= 0
+    evaluated_NM = _believed(beliefs)
+    evaluated_NM = evaluated_NM[beliefs.history.violation_N <= 0]
+    picked: list[int] = []
+    for _ in range(min(n, len(pool.genes_KG))):
+        if not feasible.any() or len(evaluated_NM) == 0:
+            score_K = -violation_K + 1e-3 * rng.random(len(violation_K))
+        else:
+            score_K = np.where(feasible, _promise(outlooks, pool.row_K, certain_KM, evaluated_NM, rng), -np.inf)
+            score_K[~feasible] = -1e9 - violation_K[~feasible]
+        score_K[picked] = -np.inf
+        best = int(np.argmax(score_K))
+        picked.append(best)
+        expected_M = certain_KM[best].copy()
+        for column, outlook in outlooks.items():
+            row = int(pool.row_K[best])
+            expected_M[column] = outlook.surface.value(outlook.mean_U[row : row + 1])[0]
+            outlook.expect(row)
+        if feasible[best]:
+            evaluated_NM = np.concatenate([evaluated_NM, expected_M[None]])
+    return pool.genes_KG[picked]
+
+
+def _believed(beliefs: Beliefs) -> Floats:
+    """Losses of the evaluated networks, the unknown ones as believed, shape (N, M)."""
+    losses_NM = beliefs.history.losses_NM.copy()
+    features_NF = beliefs.encode(beliefs.history.genes_NG)
+    for column, surface in beliefs.surfaces.items():
+        losses_NM[:, column] = surface.value(surface.posterior(features_NF)[0])
+    return losses_NM
+
+
+def _promise(
+    outlooks: dict[int, _Outlook], row_K: Rows, certain_KM: Floats, evaluated_NM: Floats, rng: np.random.Generator
+) -> Floats:
+    """How much each candidate is worth evaluating, shape (K,)."""
+    m = certain_KM.shape[1]
+    if m == 1:
+        (outlook,) = outlooks.values()
+        best = outlook.surface.inner(evaluated_NM[:, 0]).min()
+        return _improvement(best, outlook.mean_U, outlook.sd())[row_K]
+    if m == 2 and len(outlooks) == 1:
+        ((column, outlook),) = outlooks.items()
+        return _volume_gain(outlook, row_K, certain_KM[:, 1 - column], evaluated_NM[:, [1 - column, column]])
+    optimistic_KM = certain_KM.copy()
+    for column, outlook in outlooks.items():
+        optimistic_KM[:, column] = outlook.surface.value(outlook.mean_U - outlook.sd())[row_K]
+    low_M, high_M = evaluated_NM.min(axis=0), evaluated_NM[non_dominated(evaluated_NM)].max(axis=0)
+    weighted_KM = (optimistic_KM - low_M) / np.maximum(high_M - low_M, 1e-9) * rng.dirichlet(np.ones(m))
+    return np.asarray(-(weighted_KM.max(axis=1) + 0.05 * weighted_KM.sum(axis=1)))
+
+
+def _improvement(best: float | Floats, mean_U: Floats, sd_U: Floats) -> Floats:
+    """Expected improvement below ``best`` of a Gaussian."""
+    u = (best - mean_U) / sd_U
+    return np.asarray((best - mean_U) * ndtr(u) + sd_U * np.exp(-0.5 * u * u) / np.sqrt(2.0 * np.pi))
+
+
+def _volume_gain(outlook: _Outlook, row_K: Rows, cost_K: Floats, evaluated_N2: Floats) -> Floats:
+    """Expected hypervolume improvement; of the two losses the first is known. The reference is a tenth of the range
+    beyond the worst. A step of the front is a stretch of the second loss whose cheapest network is known: a candidate
+    gains the stretch that it reaches times what it is cheaper."""
+    worst_2 = evaluated_N2.max(axis=0)
+    worst_2 = worst_2 + 0.1 * (worst_2 - evaluated_N2.min(axis=0)) + 1e-9
+    front = np.unique(evaluated_N2[non_dominated(evaluated_N2)], axis=0)  # cost rises, loss falls
+    bottom = min(outlook.surface.low - 0.5 * outlook.surface.width, float(front[-1, 1]) - 1e-9)
+    tops, bottoms = np.concatenate([worst_2[1:], front[:, 1]]), np.append(front[:, 1], bottom)
+    costs = np.append(front[:, 0], worst_2[0])
+    inner_tops, inner_bottoms = outlook.surface.inner(tops), outlook.surface.inner(bottoms)
+    slope = (tops - bottoms) / np.maximum(inner_tops - inner_bottoms, 1e-9)
+    mean_K, sd_K = outlook.mean_U[row_K], outlook.sd()[row_K]
+    standing_K = tops[np.searchsorted(front[:, 0], cost_K, side="right")]  # the loss to better at this cost
+    able = np.flatnonzero((mean_K - 3.0 * sd_K < outlook.surface.inner(standing_K)) & (cost_K < worst_2[0]))
+    mean_A1, sd_A1 = mean_K[able, None], sd_K[able, None]
+    reach = _improvement(np.append(inner_tops, inner_bottoms[-1])[None], mean_A1, sd_A1)
+    stretches = np.maximum(reach[:, :-1] - reach[:, 1:], 0.0)
+    cheaper = np.maximum(costs[None] - cost_K[able, None], 0.0)
+    gain_K = np.zeros(len(row_K))
+    gain_K[able] = (stretches * slope * cheaper).sum(axis=1)
+    return gain_K
+
+
+def _listed_pool(space: SearchSpace, history: History) -> Pool:
+    genes_KG, features_UF, row_K, keys_K, weights_G = _listed(space)  # type: ignore[arg-type]
+    new = ~np.isin(keys_K, history.genes_NG @ weights_G)
+    return Pool(genes_KG[new], features_UF, row_K[new])
+
+
+@lru_cache(maxsize=4)  # of a space that never changes: the same for every proposal of a search
+def _listed(space: SearchSpace) -> tuple[Genes, Float32s, Rows, Rows, Rows]:
+    """All networks of a small space: genes (K, G), distinct features, whose they are, and a key with its weights."""
+    counts = choice_counts(space.decisions)
+    weights_G = np.concatenate([np.cumprod(counts[::-1])[-2::-1], [1]]).astype(np.int64)
+    canonical_KG = space.canonical(every(space.decisions))
+    _, first = np.unique(canonical_KG @ weights_G, return_index=True)
+    genes_KG = canonical_KG[first]
+    features_UF, row_K = np.unique(_encode(space, genes_KG, True), axis=0, return_inverse=True)
+    return genes_KG, features_UF, row_K.reshape(-1), genes_KG @ weights_G, weights_G
+
+
+def _bred_pool(beliefs: Beliefs, rng: np.random.Generator, size: int = 1000, generations: int = 4) -> Pool:
+    """Candidates of a large space: random networks and the evaluated front, bred towards what promises most."""
+    space, history = beliefs.space, beliefs.history
+    seen = {row.tobytes() for row in np.ascontiguousarray(history.genes_NG)}
+
+    def unseen(genes_KG: Genes) -> Pool:
+        genes_KG = np.unique(space.canonical(genes_KG), axis=0)
+        rows = [i for i, row in enumerate(genes_KG) if row.tobytes() not in seen]
+        return Pool(genes_KG[rows], beliefs.encode(genes_KG[rows]), np.arange(len(rows)))
+
+    evaluated_NM = _believed(beliefs)
+    feasible = np.flatnonzero(history.violation_N <= 0)
+    if feasible.size:
+        elite = history.genes_NG[feasible[non_dominated(evaluated_NM[feasible])]]
+    else:
+        elite = history.genes_NG[np.argsort(history.violation_N)[:10]]
+    children = mutate(space.decisions, elite[rng.integers(len(elite), size=size)], rng, 1.0 / len(space.decisions))
+    pool = unseen(np.concatenate([sample(space.decisions, rng, size), children]))
+    for _ in range(generations):
+        parents = np.concatenate([elite, _top(beliefs, pool, evaluated_NM[feasible], rng, size // 10)])
+        pairs = parents[rng.integers(len(parents), size=(2, size))]
+        mixed = np.where(rng.random((size, 1)) < 0.5, crossover(pairs[0], pairs[1], rng), pairs[0])
+        children = mutate(space.decisions, mixed, rng, 1.0 / len(space.decisions))
+        pool = unseen(np.concatenate([parents, children]))
+    return pool
+
+
+def _top(beliefs: Beliefs, pool: Pool, evaluated_NM: Floats, rng: np.random.Generator, n: int) -> Genes:
+    """The most promising of a pool, each by itself; of those with equal promise, any."""
+    certain_KM, violation_K = beliefs.certain(pool.genes_KG)
+    outlooks = {c: _Outlook(s, pool.features_UF) for c, s in beliefs.surfaces.items()}
+    shares = []
+    for _ in range(4 if len(evaluated_NM) else 1):  # scalarisations are drawn anew
+        score_K = _promise(outlooks, pool.row_K, certain_KM, evaluated_NM, rng) if len(evaluated_NM) else -violation_K
+        order = np.lexsort((-score_K, violation_K))
+        shares.append(order[: max(1, n // 4)])
+    return pool.genes_KG[np.unique(np.concatenate(shares))]
+
+
+def _encode(space: SearchSpace, genes_NG: Genes, structure: bool) -> Float32s:
+    """The space's own features of accuracy if it has any and they are wanted, or one-hot genes and logarithmic costs;
+    the typical squared distance of two networks is 1."""
+    centre_F, spread_F = _measures(space, structure)  # type: ignore[arg-type]
+    return np.asarray((_raw(space, genes_NG, structure) - centre_F) / spread_F, dtype=np.float32)
+
+
+def _raw(space: SearchSpace, genes_NG: Genes, structure: bool) -> Floats:
+    own = getattr(space, "accuracy_features", None)
+    if structure and own is not None:
+        return np.asarray(own(genes_NG), dtype=np.float64)
+    costs = space.costs(genes_NG)
+    logs = np.log(np.stack([costs["macs"], costs["params"]], axis=1) + 1.0)
+    return np.concatenate([one_hot(space.decisions, space.canonical(genes_NG)), logs], axis=1)
+
+
+@lru_cache(maxsize=16)  # of a space that never changes
+def _measures(space: SearchSpace, structure: bool) -> tuple[Floats, Floats]:
+    """Centre and spread of each feature. Costs are made standard, and all of them divided by the square root of the
+    median squared distance of two random networks."""
+    raw_NF = _raw(space, space.canonical(sample(space.decisions, np.random.default_rng(0), 1000)), structure)
+    centre_F, spread_F = np.zeros(raw_NF.shape[1]), np.ones(raw_NF.shape[1])
+    if not (structure and hasattr(space, "accuracy_features")):
+        centre_F[-2:], spread_F[-2:] = raw_NF[:, -2:].mean(axis=0), np.maximum(raw_NF[:, -2:].std(axis=0), 1e-9)
+    scaled_NF = (raw_NF - centre_F) / spread_F
+    typical = float(np.median(((scaled_NF[:500] - scaled_NF[500:]) ** 2).sum(axis=1)))
+    return centre_F, spread_F * np.sqrt(max(typical, 1e-9))
+
+
+def _distances(a_NF: Float32s, b_KF: Float32s) -> Float32s:
+    """Squared distances, shape (N, K)."""
+    squares = (a_NF * a_NF).sum(axis=1)[:, None] + (b_KF * b_KF).sum(axis=1) - 2.0 * a_NF @ b_KF.T
+    return np.asarray(np.maximum(squares, 0.0))
+
+
+def _matern(distance: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Matérn 5/2 correlation at a squared distance."""
+    r = np.sqrt(5.0 * distance)
+    return np.asarray((1.0 + r + r * r / 3.0) * np.exp(-r))

@@ -1,0 +1,198 @@
+"""Training a supernet and a mixture of its operations together, from one seed or several, with checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import fmean, pstdev
+from typing import Any, ClassVar
+
+import torch
+
+from nas.core.arch import Arch, Floats, Genes
+from nas.core.cost import Span, StageCost
+from nas.core.errors import StorageError
+from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
+from nas.core.mixture import is_relaxed
+from nas.core.ports import Problem, Resources
+from nas.stages.subnets import Subnets
+from nas.training.gradient.options import DartsParams
+from nas.training.gradient.search import Reading, Resource, Search, Step, search
+from nas.training.pipeline import Pipeline
+from nas.training.progressive import TrainState
+
+PRICED = 3  # steps of each kind
+
+
+@dataclass(frozen=True)
+class BilevelStage:
+    """Searches ``options.seeds`` times. The supernet that is kept is that of the run whose network scores best on the
+    validation images; all runs' mixtures are kept beside it."""
+
+    options: DartsParams
+    name: ClassVar[str] = "train"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """Ends with the blob of the supernet. Raises StorageError when a run's last state cannot be kept."""
+        if problem.supernet_blob is not None:
+            yield StageFinished(self.name, 0.0, {"supernet": problem.supernet_blob, "reused": True, "steps": 0})
+            return
+        start, runs = TrainState(), list[dict[str, Any]]()
+        last = state.checkpoints.get(self.name)
+        blob = last.blob if last is not None else ""
+        if last is not None:
+            start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
+            assert start.weights is not None
+            runs = json.loads(start.weights["runs"])
+            if "alphas" not in start.weights:  # between two runs
+                start = TrainState()
+        kept = [int(run["seed"]) for run in runs]
+        for seed in range(problem.spec.seed, problem.spec.seed + self.options.seeds):
+            if seed in kept:
+                continue
+            learning = self._begin(problem, resources, seed)
+            pace = _Pace(resources.clock, self.options.checkpoint_s)
+            before = len(runs) * learning.steps
+            for news in search(learning, start, pace.save_due):
+                match news:
+                    case Step():
+                        if (values := pace.seen(news)) is not None:
+                            message = f"{news.kind}, epoch {news.epoch + 1} of {len(learning.kinds)}"
+                            if self.options.seeds > 1:
+                                message = f"seed {seed}: {message}"
+                            total = self.options.seeds * news.total
+                            yield Progress(self.name, before + news.done, total, "steps", values, message)
+                    case Reading():
+                        yield self._traced(learning, seed, news, before)
+                        for warning in news.warnings:
+                            yield Warned(self.name, warning if self.options.seeds == 1 else f"seed {seed}: {warning}")
+                    case TrainState():
+                        if news.phase >= len(learning.kinds):
+                            continue  # kept below, with what was found
+                        done = before + news.phase * learning.per_epoch + news.step
+                        try:
+                            blob = resources.blobs.put(_with(news, runs).to_bytes())
+                        except StorageError as error:
+                            yield Warned(
+                                self.name, f"checkpoint at step {done} was not kept, training goes on: {error}"
+                            )
+                        else:
+                            yield Checkpoint(self.name, done, blob)
+                        pace.saved()
+            start = TrainState()
+            run = _run(problem, resources, learning, seed)
+            kept_net = TrainState(0, 0, {"net": learning.net.state_dict()}).to_bytes()
+            runs.append({**run, "supernet": resources.blobs.put(kept_net)})
+            best = max(runs, key=lambda r: (r["val_accuracy"], -r["seed"]))
+            supernet = TrainState.from_bytes(resources.blobs.get(best["supernet"]), "cpu").weights
+            assert supernet is not None
+            blob = resources.blobs.put(TrainState(0, 0, {"net": supernet["net"], "runs": json.dumps(runs)}).to_bytes())
+            yield Checkpoint(self.name, before + learning.steps, blob)
+        yield StageFinished(self.name, 0.0, {"supernet": blob, "reused": False, **_summary(runs)})
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """A few steps of each kind and what is done at the end of an epoch; early ends are not foreseen."""
+        if problem.supernet_blob is not None:
+            return StageCost.nothing(self.name, "the supernet is trained already")
+        clock = resources.clock
+        begun = clock()
+        learning = self._begin(problem, resources, problem.spec.seed)
+        total, timed = Span.exactly(clock() - begun), 0
+        for kind in dict.fromkeys(learning.kinds):
+            epochs = [e for e, k in enumerate(learning.kinds) if k == kind]
+            # Alphas may rest in the first epochs, so the last of a kind is the one that stands for the others.
+            times = [_seconds(clock, lambda e=epochs[-1], s=s: learning.step(e, s)) for s in range(PRICED + 1)][1:]  # type: ignore[misc]
+            each = Span(min(times), fmean(times), max(times))
+            total += each * (len(epochs) * learning.per_epoch)
+            if kind != "select":
+                total += Span.exactly(_seconds(clock, lambda e=epochs[0]: learning.end_epoch(e))) * len(epochs)  # type: ignore[misc]
+            timed += len(times)
+        saved_s = _seconds(clock, lambda: resources.blobs.put(learning.state(0, 0).to_bytes()))
+        total += Span.exactly(saved_s) * (1 + total.seconds / self.options.checkpoint_s)
+        return StageCost.of(self.name, total * self.options.seeds, self.options.seeds * learning.steps, timed, "steps")
+
+    def _begin(self, problem: Problem, resources: Resources, seed: int) -> Search:
+        assert is_relaxed(problem.space)
+        device = torch.device(resources.torch_device)
+        net = problem.space.supernet(seed).to(device).to(memory_format=torch.channels_last)
+        pipeline = Pipeline(problem.data, resources.torch_device)
+        latency = None
+        if self.options.latency_weight > 0:
+
+            def upper_ms(genes_NG: Genes) -> Floats:
+                return problem.predictor.predict(problem.space.features(genes_NG)).upper_ms
+
+            latency = Resource(upper_ms, problem.spec.bound("latency"))
+        return Search(net, problem.space, problem.data, pipeline, self.options, seed, latency)
+
+    def _traced(self, learning: Search, seed: int, reading: Reading, before: int) -> Traced:
+        mixture = learning.space.mixture
+        values = {"seed": float(seed), "epoch": float(reading.epoch + 1), **reading.values}
+        table = tuple(tuple(round(float(p), 5) for p in row) for row in reading.p_EO)
+        step = before + (reading.epoch + 1) * learning.per_epoch
+        return Traced(self.name, step, values, mixture.edges, mixture.operations, table)
+
+
+class _Pace:
+    """When to report and when to save."""
+
+    def __init__(self, clock: Callable[[], float], checkpoint_s: float) -> None:
+        self._clock, self._checkpoint_s = clock, checkpoint_s
+        self._begun = self._saved = self._reported = clock()
+        self._images = 0
+
+    def save_due(self) -> bool:
+        """Whether the last checkpoint is old."""
+        return self._clock() - self._saved >= self._checkpoint_s
+
+    def saved(self) -> None:
+        """A checkpoint was kept, or tried."""
+        self._saved = self._clock()
+
+    def seen(self, step: Step) -> dict[str, float] | None:
+        """Live readings, at most four times a second."""
+        self._images += step.images
+        now = self._clock()
+        if now - self._reported < 0.25 and step.done < step.total:
+            return None
+        self._reported = now
+        return {"loss": step.loss, "images_per_s": self._images / max(now - self._begun, 1e-9)}
+
+
+def _run(problem: Problem, resources: Resources, learning: Search, seed: int) -> dict[str, Any]:
+    """What one run has found, in plain values; its network is scored with inherited weights."""
+    genes = learning.found
+    arch = Arch(problem.space.id, tuple(genes.tolist()))
+    subnets = Subnets(problem, learning.net, resources.torch_device)
+    score = subnets.score(subnets.cut(arch), arch, problem.data.val)
+    return {
+        "seed": seed,
+        "genes": genes.tolist(),
+        "series": [g.tolist() for g in learning.series],
+        "scores": learning.scores().tolist(),
+        "val_accuracy": score.accuracy,
+        "signs": list(learning.signs),
+        "steps": learning.steps,
+    }
+
+
+def _with(state: TrainState, runs: list[dict[str, Any]]) -> TrainState:
+    assert state.weights is not None
+    return TrainState(state.phase, state.step, {**state.weights, "runs": json.dumps(runs)})
+
+
+def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    accuracies = [float(run["val_accuracy"]) for run in runs]
+    return {
+        "steps": sum(int(run["steps"]) for run in runs),
+        "runs": [{k: run[k] for k in ("seed", "genes", "series", "val_accuracy", "signs")} for run in runs],
+        "mean_val_accuracy": fmean(accuracies),
+        "deviation_val_accuracy": pstdev(accuracies),
+    }
+
+
+def _seconds(clock: Callable[[], float], work: Callable[[], object]) -> float:
+    begun = clock()
+    work()
+    return clock() - begun

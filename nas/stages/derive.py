@@ -1,0 +1,66 @@
+"""From what a differentiable search has learned to networks, each within the bounds of the spec."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from nas.core.arch import Floats, Genes
+from nas.core.cost import Span, StageCost
+from nas.core.errors import InvalidSpec
+from nas.core.events import Event, SearchState, StageFinished, Warned
+from nas.core.mixture import is_relaxed, skip_share
+from nas.core.ports import Problem, Resources
+from nas.objectives import cheap_metrics, violation
+from nas.training.gradient.resource import within_bounds
+from nas.training.progressive import TrainState
+
+
+@dataclass(frozen=True)
+class DeriveStage:
+    """Reads the networks off every run's mixture; one that breaks a bound is replaced by the likeliest within."""
+
+    name: ClassVar[str] = "derive"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """Raises InfeasibleBound where nothing near a mixture meets the bounds, and InvalidSpec for a supernet that no
+        differentiable search has trained."""
+        space = problem.space
+        assert is_relaxed(space)
+        blob = problem.supernet_blob or state.finished["train"]["supernet"]
+        weights = TrainState.from_bytes(resources.blobs.get(blob), "cpu").weights
+        if weights is None or "runs" not in weights:
+            raise InvalidSpec("expected the supernet of a search by strategy darts: this one holds no mixture")
+
+        def broken(genes_NG: Genes) -> Floats:
+            return violation(problem, cheap_metrics(problem, genes_NG))
+
+        runs = json.loads(weights["runs"])
+        networks: list[list[int]] = []
+        mended = 0
+        for run in runs:
+            rng = np.random.default_rng((problem.spec.seed, 12, int(run["seed"])))
+            scores = np.array(run["scores"])
+            favourite = np.array(run["genes"], dtype=np.int64)
+            genes = favourite if broken(favourite[None])[0] == 0 else within_bounds(space, broken, scores, rng)
+            mended += int((genes != favourite).any())
+            series = [g for g in run["series"] if broken(np.array([g]))[0] == 0]
+            networks += [g for g in (genes.tolist(), *reversed(series)) if g not in networks]
+        if mended:
+            yield Warned(self.name, f"{mended} of {len(runs)} found networks broke a bound and were replaced")
+        shares = [skip_share(space.mixture, space.table(np.array(g))) for g in networks]
+        yield StageFinished(self.name, 0.0, {"networks": networks, "replaced": mended, "skip_shares": shares})
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """It looks at a few thousand predictions at most."""
+        begun = resources.clock()
+        counts = [len(d.choices) for d in problem.space.decisions]
+        genes_NG = np.random.default_rng(0).integers(0, counts, size=(512, len(counts)))
+        violation(problem, cheap_metrics(problem, genes_NG))
+        bounded = any(o.bound is not None for o in problem.spec.objectives)
+        seconds = resources.clock() - begun
+        return StageCost.of(self.name, Span(0.0, seconds, 8 * seconds if bounded else seconds), 1, 1)

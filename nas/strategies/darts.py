@@ -1,0 +1,40 @@
+"""Differentiable search (DARTS: Liu et al., ICLR 2019) and its descendants, by preset or option by option."""
+
+from __future__ import annotations
+
+from nas.core import registry
+from nas.core.errors import InvalidSpec
+from nas.core.mixture import is_relaxed
+from nas.core.ports import Problem, Stage
+from nas.core.spec import parse_spec
+from nas.training.gradient.options import DartsParams
+
+
+def darts(problem: Problem) -> tuple[Stage, ...]:
+    """Estimate, train (weights and mixture), derive, explore, verify, export.
+
+    Raises InvalidSpec for a space without mixtures, and for a preset that needs what the space does not have.
+    """
+    # Stages need torch; a server that only checks parameters does not.
+    from nas.stages.bilevel import BilevelStage
+    from nas.stages.derive import DeriveStage
+    from nas.stages.estimate import EstimateStage
+    from nas.stages.explore import ExploreStage
+    from nas.stages.export import ExportStage
+    from nas.stages.verify import VerifyStage
+
+    params = parse_spec(DartsParams, problem.spec.strategy.params)
+    if not is_relaxed(problem.space):
+        known = ", ".join(n for n in registry.names("nas.search_spaces") if n != problem.space.name)
+        raise InvalidSpec(
+            f"strategy darts mixes operations, which {problem.space.name} does not offer: expected a space with "
+            f"mixtures, such as nas_bench_201 (registered besides: {known})"
+        )
+    least = min(len(problem.data.train) // 2, len(problem.data.train))
+    if least < 4:
+        raise InvalidSpec(f"strategy darts halves the training images: expected at least 8, got {2 * least}")
+    return (EstimateStage(), BilevelStage(params), DeriveStage(), ExploreStage(), VerifyStage(), ExportStage())
+
+
+darts.params_model = DartsParams  # type: ignore[attr-defined]
+darts.stage_names = ("estimate", "train", "derive", "explore", "verify", "export")  # type: ignore[attr-defined]

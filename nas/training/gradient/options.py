@@ -1,0 +1,201 @@
+"""What a differentiable search can be told: one flat set of options, presets by their papers' names, and which options
+exclude each other. No torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Preset = Literal[
+    "darts",
+    "darts2",
+    "gdas",
+    "snas",
+    "rdarts",
+    "darts_pt",
+    "sd_darts",
+    "small_temperature",
+    "gold",
+    "la_darts",
+    "pc_darts",
+]
+
+# What each preset changes of the defaults, which are those of DARTS (Liu et al., ICLR 2019), first order.
+PRESETS: dict[str, dict[str, Any]] = {
+    "darts": {},
+    "darts2": {"order": "second"},
+    "gdas": {  # Dong and Yang, CVPR 2019
+        "relaxation": "gumbel_hard",
+        "temperature": "linear",
+        "temperature_start": 10.0,
+        "temperature_end": 0.1,
+        "weights_first": True,
+        "nesterov": True,
+        "weight_decay": 5e-4,
+    },
+    "snas": {  # Xie et al., ICLR 2019
+        "order": "one_level",
+        "relaxation": "gumbel_soft",
+        "temperature": "linear",
+        "temperature_end": 0.03,
+    },
+    "rdarts": {"probe_every": 2, "early_stop": True, "weight_decay": 2.7e-3},  # Zela et al., ICLR 2020
+    "darts_pt": {"selection": "perturbation"},  # Wang et al., ICLR 2021
+    "sd_darts": {"teachers": 3, "teacher_warmup": 5},
+    "small_temperature": {
+        "relaxation": "sparse_noisy",
+        "temperature": "exponential",
+        "temperature_end": 0.03,
+        "noise": 0.5,
+    },
+    "gold": {  # Bi et al., GOLD-NAS, 2020
+        "order": "one_level",
+        "relaxation": "sigmoid",
+        "prune": True,
+        "alpha_optimiser": "sgd",
+        "alpha_lr": 1.0,
+        "alpha_weight_decay": 0.0,
+        "lr": 0.01,
+        "lr_end": 0.01,
+    },
+    "la_darts": {"latency_weight": 0.1},
+    "pc_darts": {  # Xu et al., ICLR 2020
+        "partial": 4,
+        "alpha_warmup": 15,
+        "alpha_lr": 6e-4,
+        "lr": 0.1,
+        "lr_end": 0.0,
+    },
+}
+
+
+class DartsParams(BaseModel):
+    """``preset`` sets the options of a method by name; options given beside it win.
+
+    ``epochs`` are passes over the weights' half of the training images; ``tune_epochs`` follow the search and train
+    single networks drawn around what it found, so that inherited weights can score them. ``order``: how the mixture is
+    learned: on held-out images by the first-order or second-order gradient, or together with the weights (one level).
+    ``temperature`` is constant, moves to its end linearly or exponentially over the epochs, or follows the entropy of
+    the mixture. ``noise`` is that of the sparse-noisy softmax. ``weight_decay`` is that of the weights.
+    ``probe_every``: epochs between two looks at the dominant eigenvalue of the mixture's Hessian, 0 for never;
+    ``early_stop`` ends the search where it grows. ``collapse``: what to do when identities take over
+    (``skip_limit``: their share of the cell) or the eigenvalue runs away. ``selection``: the network is read off the
+    mixture, or found by perturbation, with ``select_epochs`` of training after each decision. ``teachers``: earlier
+    states of the supernet that teach it. ``prune``: gradually, under a growing penalty, until ``prune_until`` of the
+    operations are left. ``partial``: 1/K of the channels are mixed. ``latency_weight``: strength of the latency loss;
+    with a bound on latency it grows until the bound is met.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    preset: Preset = "darts"
+    epochs: int = Field(default=50, ge=1, le=10_000)
+    tune_epochs: int = Field(default=5, ge=0, le=10_000)
+    seeds: int = Field(default=1, ge=1, le=32)
+    batch_size: int = Field(default=64, ge=2, le=65_536)
+    checkpoint_s: float = Field(default=10.0, gt=0)
+    deterministic: bool = False
+
+    order: Literal["first", "second", "one_level"] = "first"
+    weights_first: bool = False
+    lr: float = Field(default=0.025, gt=0, le=10)
+    lr_end: float = Field(default=0.001, ge=0, le=10)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(default=3e-4, ge=0, le=1)
+    clip_norm: float = Field(default=5.0, gt=0)
+    alpha_optimiser: Literal["adam", "sgd"] = "adam"
+    alpha_lr: float = Field(default=3e-4, ge=0, le=100)
+    alpha_weight_decay: float = Field(default=1e-3, ge=0, le=1)
+    alpha_warmup: int = Field(default=0, ge=0)
+
+    relaxation: Literal["softmax", "gumbel_soft", "gumbel_hard", "sparse_noisy", "sigmoid"] = "softmax"
+    temperature: Literal["constant", "linear", "exponential", "entropy"] = "constant"
+    temperature_start: float = Field(default=1.0, gt=0, le=100)
+    temperature_end: float = Field(default=1.0, gt=0, le=100)
+    noise: float = Field(default=0.0, ge=0, le=10)
+    all_paths: bool = Field(default=False, description="gumbel_hard: compute all operations, not only the drawn one")
+
+    probe_every: int = Field(default=0, ge=0)
+    early_stop: bool = False
+    collapse: Literal["warn", "regularise", "stop"] = "warn"
+    skip_limit: float = Field(default=0.5, gt=0, le=1)
+
+    selection: Literal["argmax", "perturbation"] = "argmax"
+    select_epochs: int = Field(default=5, ge=0, le=1000)
+
+    teachers: int = Field(default=0, ge=0, le=16)
+    teacher_every: int = Field(default=1, ge=1)
+    teacher_warmup: int = Field(default=5, ge=0)
+    teacher_weight: float = Field(default=1.0, ge=0, le=100)
+    teacher_temperature: float = Field(default=2.0, gt=0, le=100)
+    teacher_vote: Literal["soft", "majority"] = "soft"
+
+    prune: bool = False
+    prune_until: float = Field(default=0.2, gt=0, lt=1)
+    prune_cost: float = Field(default=1.0, ge=0, description="weight of an operation's MACs beside its mere presence")
+    prune_weight: float = Field(default=1e-5, gt=0, description="what the penalty starts from")
+
+    partial: int = Field(default=1, ge=1, le=16)
+    latency_weight: float = Field(default=0.0, ge=0, le=1000)
+    latency_samples: int = Field(default=4, ge=1, le=256)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(name := given.get("preset", "darts"), str):
+            return {**PRESETS.get(name, {}), **given}
+        return given
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> DartsParams:
+        if problems := [why for wrong, why in conflicts(self) if wrong]:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
+    """Every combination that means nothing: whether ``p`` has it, and why it is refused."""
+    hard, sigmoid = p.relaxation == "gumbel_hard", p.relaxation == "sigmoid"
+    frozen = p.alpha_lr == 0
+    cooled = p.temperature != "constant"
+    return [
+        (p.prune != sigmoid, "prune and the relaxation sigmoid belong together: expected both or neither"),
+        (p.prune and p.order != "one_level", f"prune learns at one level: expected order one_level, got {p.order}"),
+        (
+            p.prune and p.selection == "perturbation",
+            "prune leaves nothing to select: expected selection argmax, got perturbation",
+        ),
+        (p.prune and p.teachers > 0, "pruning changes the function that teachers would teach: expected teachers 0"),
+        (p.prune and p.latency_weight > 0, "prune has a penalty of its own: expected latency_weight 0"),
+        (
+            p.order == "second" and hard,
+            "the second order differentiates along weights, and drawn operations are not differentiable: expected "
+            "order first with gumbel_hard",
+        ),
+        (p.all_paths and not hard, f"all_paths is for gumbel_hard, got relaxation {p.relaxation}"),
+        (p.noise > 0 and p.relaxation != "sparse_noisy", f"noise is for sparse_noisy, got relaxation {p.relaxation}"),
+        (sigmoid and cooled, "sigmoid knows no temperature: expected temperature constant"),
+        (
+            not cooled and p.temperature_end != p.temperature_start and p.temperature_end != 1.0,
+            "temperature_end needs a temperature that moves: expected linear, exponential or entropy, got constant",
+        ),
+        (p.early_stop and p.probe_every == 0, "early_stop looks at eigenvalues: expected probe_every of at least 1"),
+        (p.early_stop and frozen, "early_stop needs a mixture that learns: expected alpha_lr above 0"),
+        (p.probe_every > 0 and frozen, "probe_every needs a mixture that learns: expected alpha_lr above 0"),
+        (
+            p.early_stop and p.selection == "perturbation",
+            "perturbation would judge the sharp supernet that early_stop rejects: expected one of them",
+        ),
+        (
+            p.probe_every > 0 and p.prune,
+            "eigenvalues of a mixture that is being pruned cannot be compared: expected probe_every 0",
+        ),
+        (p.partial > 1 and p.prune, "prune needs whole channels: expected partial 1"),
+        (
+            p.weights_first and p.order == "one_level",
+            "weights_first means nothing where mixture and weights learn together",
+        ),
+        (p.latency_weight > 0 and frozen, "latency_weight needs a mixture that learns: expected alpha_lr above 0"),
+        (p.lr_end > p.lr, f"lr_end must not be above lr: expected at most {p.lr:g}, got {p.lr_end:g}"),
+    ]

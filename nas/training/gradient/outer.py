@@ -1,0 +1,70 @@
+"""Gradients of the validation loss with respect to the mixture (DARTS: Liu et al., ICLR 2019, section 2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+Tensor = torch.Tensor
+Loss = Callable[[], Tensor]
+
+
+def first_order(val_loss: Loss, alphas: Sequence[Tensor]) -> list[Tensor]:
+    """At the weights as they are."""
+    return list(torch.autograd.grad(val_loss(), alphas))
+
+
+def second_order(
+    train_loss: Loss,
+    val_loss: Loss,
+    weights: Sequence[Tensor],
+    alphas: Sequence[Tensor],
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    moments: Sequence[Tensor | None] | None = None,
+    radius: float = 0.01,
+) -> list[Tensor]:
+    """At the weights one training step ahead, equations 6 to 8. ``weights`` are afterwards bitwise as they were.
+
+    The step is w' = w - lr (momentum m + dL_train/dw + weight_decay w). The mixed second derivative is a central
+    difference around w, along the validation gradient v at w', with a step of ``radius`` / |v|.
+    """
+    kept = [w.detach().clone() for w in weights]
+    moments = moments if moments is not None else [None] * len(weights)
+    gradients = torch.autograd.grad(train_loss(), weights, allow_unused=True)
+    try:
+        with torch.no_grad():
+            for w, g, m in zip(weights, gradients, moments, strict=True):
+                step = weight_decay * w
+                step = step if g is None else step + g
+                step = step if m is None else step + momentum * m
+                w.sub_(step, alpha=lr)
+        found = torch.autograd.grad(val_loss(), [*alphas, *weights], allow_unused=True)
+        direct, ahead = found[: len(alphas)], found[len(alphas) :]
+        norm = torch.stack([v.norm() for v in ahead if v is not None]).norm()
+        reach = radius / float(norm) if float(norm) > 0 else 0.0
+        if reach == 0.0:
+            return [_or_zeros(d, a) for d, a in zip(direct, alphas, strict=True)]
+
+        def mixture_gradient(scale: float) -> tuple[Tensor | None, ...]:
+            with torch.no_grad():
+                for w, before, v in zip(weights, kept, ahead, strict=True):
+                    w.copy_(before if v is None else before + scale * v)
+            return torch.autograd.grad(train_loss(), alphas, allow_unused=True)
+
+        above, below = mixture_gradient(reach), mixture_gradient(-reach)
+    finally:
+        with torch.no_grad():
+            for w, before in zip(weights, kept, strict=True):
+                w.copy_(before)
+    return [
+        _or_zeros(d, a) - lr * (_or_zeros(p, a) - _or_zeros(n, a)) / (2 * reach)
+        for d, p, n, a in zip(direct, above, below, alphas, strict=True)
+    ]
+
+
+def _or_zeros(gradient: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if gradient is None else gradient

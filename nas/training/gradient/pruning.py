@@ -1,0 +1,69 @@
+"""Gradual pruning at one level (GOLD-NAS: Bi et al., 2020): a penalty grows until weak operations die, a few at a time,
+and every mixture that lasts for a while is one network of a series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+Tensor = torch.Tensor
+WEAKEST = 4  # operations that may die in an epoch although they are above SURELY
+SURELY, MAYBE = 0.01, 0.05  # shares below which an operation dies, or may die
+STEP = 2.0
+PATIENCE = 3  # epochs without a death after which a mixture counts as stable
+
+
+def shares(strengths_EO: Tensor, nodes: Sequence[int]) -> Tensor:
+    """Each strength as a share of all that end in the same node, over *all* its edges, shape (E, O)."""
+    ends = torch.tensor(list(nodes), device=strengths_EO.device)
+    same_EE = (ends[:, None] == ends[None, :]).to(strengths_EO.dtype)
+    total_E1 = same_EE @ strengths_EO.sum(dim=1, keepdim=True)
+    return strengths_EO / total_E1.clamp_min(1e-12)
+
+
+def penalty(strengths_EO: Tensor, mask_EO: Tensor, nodes: Sequence[int], costs_EO: Tensor) -> Tensor:
+    """Sum over living operations of log(1 + n r) (1 + cost): r the share, n the living operations of its node."""
+    ends = torch.tensor(list(nodes), device=strengths_EO.device)
+    same_EE = (ends[:, None] == ends[None, :]).to(strengths_EO.dtype)
+    living_E1 = same_EE @ mask_EO.to(strengths_EO.dtype).sum(dim=1, keepdim=True)
+    terms = torch.log1p(living_E1 * shares(strengths_EO, nodes)) * (1 + costs_EO)
+    return (terms * mask_EO).sum()
+
+
+def survivors(strengths_EO: Tensor, mask_EO: Tensor, nodes: Sequence[int]) -> Tensor:
+    """The mask after an epoch's deaths. The strongest operation of all never dies, so that something is left."""
+    r = shares(strengths_EO * mask_EO, nodes)
+    dead = mask_EO & (r <= SURELY)
+    weak = torch.where(mask_EO & ~dead & (r <= MAYBE), r, torch.inf).flatten()
+    for i in weak.argsort(stable=True)[:WEAKEST].tolist():
+        if weak[i] < torch.inf:
+            dead.view(-1)[i] = True
+    left = mask_EO & ~dead
+    if not bool(left.any()):
+        left.view(-1)[int((strengths_EO * mask_EO).argmax())] = True
+    return left
+
+
+@dataclass(frozen=True)
+class Pressure:
+    """The penalty's weight, by how much it grows next, and for how long nothing has died."""
+
+    start: float
+    weight: float = 0.0
+    step: float | None = None
+    quiet: int = 0
+
+    def after(self, died: int) -> Pressure:
+        """Pressure falls where many died and grows ever faster where few did."""
+        quiet = 0 if died else self.quiet + 1
+        if died >= WEAKEST:
+            return replace(self, weight=self.weight / STEP, step=self.start, quiet=quiet)
+        step = STEP * (self.start if self.step is None else self.step)
+        return replace(self, weight=self.weight + step, step=step, quiet=quiet)
+
+    @property
+    def stable(self) -> bool:
+        """Whether the mixture has lasted for long enough to be one of the series."""
+        return self.quiet > PATIENCE

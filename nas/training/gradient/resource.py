@@ -1,0 +1,142 @@
+"""Cost of a mixture, such as latency, with its gradient, by any model of single networks; and a network within bounds.
+
+Latency-aware differentiable search (LA-DARTS: Xu et al., 2020) feeds a learned predictor with weights between 0 and 1,
+which it never met in training. Here the cost of a mixture is the *expected* cost of a network drawn from it. Its
+gradient with respect to the probability of operation o on edge e is the expected cost of networks drawn with o put on
+e, so it takes nothing of the predictor but predictions of whole networks, and is exact for additive models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nas.core.arch import Floats, Genes, neighbours
+from nas.core.errors import InfeasibleBound
+from nas.core.mixture import RelaxedSpace
+
+Cost = Callable[[Genes], Floats]
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """Expected cost of networks drawn from a mixture: ``mean``, and ``by_EO`` with one operation put on its edge."""
+
+    mean: float
+    by_EO: Floats
+
+
+def expected(space: RelaxedSpace, cost: Cost, p_EO: Floats, rng: np.random.Generator, samples: int) -> Expected:
+    """From ``samples`` networks and all of their variants in one edge, priced in one batch."""
+    edges, operations = p_EO.shape
+    drawn: list[Genes] = []
+    for _ in range(samples):
+        scores = drawn_scores(p_EO, rng)
+        drawn.append(space.discretise(scores))
+        for e in range(edges):
+            top = int(scores[e].argmax())
+            for o in range(operations):
+                other = scores.copy()
+                other[e, [top, o]] = other[e, [o, top]]  # the edge keeps its rank among edges
+                drawn.append(space.discretise(other))
+    costs = cost(np.stack(drawn)).reshape(samples, 1 + edges * operations)
+    return Expected(float(costs[:, 0].mean()), costs[:, 1:].mean(axis=0).reshape(edges, operations))
+
+
+def differentiable(found: Expected, p_EO: torch.Tensor, none: int) -> torch.Tensor:
+    """A scalar whose gradient in ``p_EO`` is that of the expected cost. Cutting edges costs nothing, which would make
+    it the best of all latencies, so only the ratios among the other operations count."""
+    by_EO = torch.as_tensor(found.by_EO, dtype=p_EO.dtype, device=p_EO.device).clone()
+    real_O = torch.ones(p_EO.shape[1], dtype=torch.bool, device=p_EO.device)
+    real_O[none] = False
+    q_EO = p_EO[:, real_O] / p_EO[:, real_O].sum(dim=1, keepdim=True).clamp_min(1e-12)
+    return (q_EO * by_EO[:, real_O]).sum()
+
+
+@dataclass(frozen=True)
+class Multiplier:
+    """How strongly a cost counts: constant without a bound; with one, by dual ascent with a quadratic penalty, so that
+    it grows for as long as the bound is broken."""
+
+    rate: float
+    bound: float | None
+    reference: float
+    value: float
+
+    @staticmethod
+    def of(weight: float, bound: float | None, reference: float) -> Multiplier:
+        """``reference`` is the cost that counts as 1 where there is no bound."""
+        return Multiplier(weight, bound, bound if bound is not None else reference, weight)
+
+    def factor(self, cost: float) -> float:
+        """What the gradient of the cost is multiplied with."""
+        over = max(0.0, cost / self.bound - 1.0) if self.bound is not None else 0.0
+        return (self.value + self.rate * over) / self.reference
+
+    def after(self, cost: float) -> Multiplier:
+        """At the end of an epoch with a mean cost."""
+        if self.bound is None:
+            return self
+        return Multiplier(
+            self.rate, self.bound, self.reference, max(0.0, self.value + self.rate * (cost / self.bound - 1.0))
+        )
+
+
+def within_bounds(
+    space: RelaxedSpace,
+    violation: Cost,
+    scores_EO: Floats,
+    rng: np.random.Generator,
+    samples: int = 512,
+) -> Genes:
+    """The network a mixture favours, shape (G,); if that breaks bounds, the likeliest that does not, of those drawn
+    from the mixture (projection) and those reached by single changes that cost least likelihood (repair).
+
+    Raises InfeasibleBound if neither finds any.
+    """
+    p_EO = scores_EO / np.maximum(scores_EO.sum(axis=1, keepdims=True), 1e-300)
+    log_EO = np.log(np.maximum(p_EO, 1e-12))
+    favourite = space.discretise(scores_EO)
+    if violation(favourite[None])[0] == 0:
+        return favourite
+    drawn_NG = np.stack([space.discretise(drawn_scores(p_EO, rng)) for _ in range(samples)])
+    kept = list(drawn_NG[violation(drawn_NG) == 0])
+    repaired = _repaired(space, violation, log_EO, favourite)
+    if repaired is not None:
+        kept.append(repaired)
+    if not kept:
+        raise InfeasibleBound(
+            f"no network within the bounds was found near the mixture: the favourite exceeds them by "
+            f"{100 * float(violation(favourite[None])[0]):.3g} %. A larger latency_weight may help"
+        )
+    return max(kept, key=lambda genes_G: _log_likelihood(space, log_EO, genes_G))
+
+
+def drawn_scores(p_EO: Floats, rng: np.random.Generator) -> Floats:
+    """Log probabilities with Gumbel noise: the best of each row is a draw from it."""
+    noisy: Floats = np.log(np.maximum(p_EO, 1e-12)) + rng.gumbel(size=p_EO.shape)
+    return noisy
+
+
+def _repaired(space: RelaxedSpace, violation: Cost, log_EO: Floats, genes_G: Genes) -> Genes | None:
+    now = float(violation(genes_G[None])[0])
+    while now > 0:
+        near_NG = np.unique(space.canonical(neighbours(space.decisions, genes_G.tolist())), axis=0)
+        gain_N = now - violation(near_NG)
+        better = np.flatnonzero(gain_N > 1e-12)
+        if better.size == 0:
+            return None
+        before = _log_likelihood(space, log_EO, genes_G)
+        loss = np.array([before - _log_likelihood(space, log_EO, near_NG[i]) for i in better])
+        # What makes the network likelier is taken at once; else the least loss per violation mended.
+        best = better[int(np.where(loss <= 0, loss, loss / gain_N[better]).argmin())]
+        genes_G, now = near_NG[best], now - float(gain_N[best])
+        now = float(violation(genes_G[None])[0])
+    return genes_G
+
+
+def _log_likelihood(space: RelaxedSpace, log_EO: Floats, genes_G: Genes) -> float:
+    return float((space.table(genes_G) * log_EO).sum())

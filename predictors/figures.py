@@ -1,0 +1,118 @@
+"""Adding a device of which only figures are known: an uploaded table of latencies, or the peak figures of its machine.
+
+Nothing can be measured on such a device, so what is learned from it stays a prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from nas.core.arch import Floats, Genes, as_archs
+from nas.core.device import DeviceProfile, MeasurementProtocol
+from nas.core.errors import InvalidData
+from nas.core.events import Event, SearchState, StageFinished, StageStarted
+from nas.core.ports import BlobStore, SearchSpace
+from nas.core.spec import DeviceSpec, RooflineSpec
+from predictors.bayesian_linear import FEWEST as FEWEST_ALONE
+from predictors.fitting import Fitted, fit_family, fit_transfer
+from predictors.onboarding import HELD_OUT, fit_result, stratified
+from predictors.roofline import roofline_ms
+from predictors.tables import LatencyTable, RawTable, check_table
+from predictors.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
+
+STAGES = ("profile", "fit")
+_ENOUGH = round(FEWEST_ALONE / (1 - HELD_OUT)) + 1
+
+
+def onboard_figures(
+    spec: DeviceSpec, space: SearchSpace, blobs: BlobStore, state: SearchState, clock: Callable[[], float]
+) -> Iterator[Event]:
+    """Yields the stages profile and fit. Raises InvalidData for a table that cannot be used."""
+    begun = clock()
+    profile = profile_of(spec)
+    if "profile" not in state.finished:
+        yield StageStarted("profile", 0, 2)
+        yield StageFinished("profile", clock() - begun, {"profile": profile.as_json()})
+    begun = clock()
+    yield StageStarted("fit", 1, 2)
+    if spec.roofline is not None:
+        fitted, genes_NG, known_ms_N = _fit_roofline(spec, spec.roofline, space)
+        how = {"roofline": spec.roofline.model_dump()}
+    else:
+        assert spec.table is not None
+        table = check_table(RawTable.load(blobs.get(spec.table.blob)), space, spec.table.unit)
+        fitted, genes_NG, known_ms_N = _fit_table(spec, table, space)
+        how = {"table": spec.table.model_dump()}
+    if float(np.ptp(known_ms_N)) == 0.0:
+        raise InvalidData(f"every network takes {known_ms_N[0]:g} ms on {spec.name!r}: there is nothing to learn")
+    estimated = spec.roofline is not None
+    result = fit_result(fitted, profile, space, genes_NG, known_ms_N, blobs, relative=not estimated)
+    result["card"] |= {"protocol": how, "kind": "estimated" if estimated else "predicted"}
+    yield StageFinished("fit", clock() - begun, result)
+
+
+def profile_of(spec: DeviceSpec) -> DeviceProfile:
+    """The profile of a device that nobody has seen."""
+    if spec.roofline is not None:
+        peak, bandwidth = spec.roofline.flops_per_s, spec.roofline.bytes_per_s
+        what, runtime, release = f"{peak:.3g} FLOP/s, {bandwidth:.3g} bytes/s", "roofline", "1"
+    else:
+        assert spec.table is not None
+        what, runtime, release = "an uploaded table", "table", spec.table.blob[:12]
+    unknown = MeasurementProtocol(version=0)  # whoever measured did it by a protocol of their own, or nobody did
+    return DeviceProfile(spec.name, "", what, 1, runtime, release, "", protocol=unknown, source=spec.source)
+
+
+def require_usable(spec: DeviceSpec, raw: RawTable, space: SearchSpace) -> None:
+    """Raises InvalidData for a table from which no predictor of the device can be learned."""
+    assert spec.table is not None
+    _require_enough(spec, *_split(spec, check_table(raw, space, spec.table.unit)))
+
+
+def _fit_roofline(spec: DeviceSpec, roofline: RooflineSpec, space: SearchSpace) -> tuple[Fitted, Genes, Floats]:
+    """The family learns what the roofline says of a sample of networks, so that its bound covers what it misses."""
+    genes_NG, held_out_N = stratified(space, spec.samples, spec.seed)
+    known_ms_N = roofline_ms(space, as_archs(space.id, genes_NG), roofline.flops_per_s, roofline.bytes_per_s)
+    fitted = fit_family(spec.predictor, space.features(genes_NG), known_ms_N, held_out_N)
+    return fitted, genes_NG, known_ms_N
+
+
+def _fit_table(spec: DeviceSpec, table: LatencyTable, space: SearchSpace) -> tuple[Fitted, Genes, Floats]:
+    own, relatives = _split(spec, table)
+    _require_enough(spec, own, relatives)
+    known_N = np.isfinite(own)
+    genes_NG, y_N = table.genes_NG[known_N], own[known_N]
+    x_NF = space.features(genes_NG)
+    if len(y_N) >= _ENOUGH and spec.predictor != Transfer.family:
+        held_out_N = np.zeros(len(y_N), dtype=bool)
+        few = np.random.default_rng((spec.seed, 7)).choice(len(y_N), round(HELD_OUT * len(y_N)), replace=False)
+        held_out_N[few] = True
+        return fit_family(spec.predictor, x_NF, y_N, held_out_N), genes_NG, y_N
+    tables = [Table(space.features(table.genes_NG[np.isfinite(o)]), o[np.isfinite(o)]) for o in relatives]
+    return fit_transfer(Relatives.learn(tables), x_NF, y_N, spec.seed), genes_NG, y_N
+
+
+def _split(spec: DeviceSpec, table: LatencyTable) -> tuple[Floats, list[Floats]]:
+    """The device's own column, and those of its relatives: the others with more networks, from which can be told how
+    far so few lead."""
+    assert spec.table is not None
+    wanted = spec.table.device or (spec.name if spec.name in table.devices else table.devices[-1])
+    if wanted not in table.devices:
+        raise InvalidData(f"the table has no device {wanted!r}: expected one of {', '.join(table.devices)}")
+    index = table.devices.index(wanted)
+    own = table.latency_ms_DN[index]
+    fewest = max(int(np.isfinite(own).sum()), FEWEST) + 1
+    others = np.delete(table.latency_ms_DN, index, axis=0)
+    return own, [o for o in others if np.isfinite(o).sum() >= fewest]
+
+
+def _require_enough(spec: DeviceSpec, own_N: Floats, relatives: list[Floats]) -> None:
+    n = int(np.isfinite(own_N).sum())
+    if (n >= _ENOUGH and spec.predictor != Transfer.family) or (n > FEWEST and len(relatives) >= FEWEST_DEVICES):
+        return
+    raise InvalidData(
+        f"expected at least {_ENOUGH} networks of the device; or {FEWEST + 1}, and {FEWEST_DEVICES} other devices in "
+        f"the table that have more networks than it. Got {n} networks, and {len(relatives)} such devices"
+    )

@@ -1,0 +1,46 @@
+"""Fitting a predictor to what was measured, and checking it on networks that took no part in fitting it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.core import registry
+from nas.core.arch import Floats
+from nas.core.device import Latency
+from nas.core.ports import LatencyPredictor
+from predictors.transfer import Relatives, Transfer, calibrate
+
+MOST_LEFT_OUT = 40  # networks that are each predicted from the others
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A predictor of ``n`` networks, and what it says, or would have said, of those that it was not fitted to."""
+
+    predictor: LatencyPredictor
+    n: int
+    truth_ms_H: Floats
+    guess: Latency
+
+
+def fit_family(name: str, x_NF: Floats, y_N: Floats, held_out_N: NDArray[np.bool_]) -> Fitted:
+    """A registered family, checked on the networks that are held out."""
+    family = registry.load("nas.predictors", name)
+    predictor: LatencyPredictor = family.fit(x_NF[~held_out_N], y_N[~held_out_N])
+    return Fitted(predictor, int((~held_out_N).sum()), y_N[held_out_N], predictor.predict(x_NF[held_out_N]))
+
+
+def fit_transfer(relatives: Relatives, x_NF: Floats, y_N: Floats, seed: int) -> Fitted:
+    """A handful of networks beside known devices, all of them fitted to; each is checked by a fit to the others."""
+    n = len(y_N)
+    multiple = calibrate(relatives, n)
+    out = np.random.default_rng((seed, 7)).permutation(n)[:MOST_LEFT_OUT]
+    mean_ms, upper_ms = np.empty(len(out)), np.empty(len(out))
+    for i, left in enumerate(out):
+        rest = np.delete(np.arange(n), left)
+        guess = Transfer.fit(x_NF[rest], y_N[rest], relatives, multiple).predict(x_NF[left : left + 1])
+        mean_ms[i], upper_ms[i] = guess.mean_ms[0], guess.upper_ms[0]
+    return Fitted(Transfer.fit(x_NF, y_N, relatives, multiple), n, y_N[out], Latency(mean_ms, upper_ms))

@@ -1,0 +1,494 @@
+"""The supernet of the DARTS cell space: every edge of every cell holds all operations.
+
+A mixture is computed without what the plain sum over edges of weighted operations repeats or wastes. A state is
+rectified, pooled and normalised once for all edges that leave it, which differ in their weights alone. Weights of
+convolutions are the scales of the normalisation that ends them. A dilated convolution is a plain one on the four images
+that every other row and column make, for which torch has far faster kernels, and stays there up to its node. What a
+mixture adds up is equal to the plain sum (see ``benchmarks.darts_step``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nas.core.arch import Arch
+from nas.supernet import RelaxedSupernet
+from search_spaces.darts_cell.space import (
+    AVG,
+    DIL3,
+    DIL5,
+    EDGES,
+    KINDS,
+    MAX,
+    NODES,
+    SEP3,
+    SEP5,
+    SKIP,
+    CellPlan,
+)
+from search_spaces.layers.elastic import shuffled
+
+if TYPE_CHECKING:
+    from search_spaces.darts_cell.space import DartsCell
+
+Tensor = torch.Tensor
+CONVS = (DIL3, DIL5, SEP3, SEP5)
+
+
+class Norm(nn.Module):
+    """Batch norm that records nothing while it trains; its scale and shift are left out of search networks."""
+
+    def __init__(self, channels: int, affine: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Same shape."""
+        if self.training:
+            return F.batch_norm(x_BCHW, None, None, self.weight, self.bias, training=True)
+        return F.batch_norm(x_BCHW, self.running_mean, self.running_var, self.weight, self.bias)
+
+    @torch.no_grad()
+    def cut(self) -> nn.BatchNorm2d:
+        """The same as a plain batch norm."""
+        norm = nn.BatchNorm2d(len(self.running_mean), affine=self.weight is not None)
+        norm.load_state_dict({**self.state_dict(), "num_batches_tracked": torch.tensor(0)})
+        return norm.to(self.running_mean.device)
+
+
+def normalised(x_BCHW: Tensor, scale: Tensor | None = None) -> Tensor:
+    """By the statistics of the batch; times ``scale``, a scalar."""
+    weight = None if scale is None else scale.expand(x_BCHW.shape[1]).contiguous()  # else its gradient is wrong
+    return F.batch_norm(x_BCHW, None, None, weight, None, training=True)
+
+
+def _conv(c_in: int, c_out: int, kernel: int = 1, **more: int) -> nn.Conv2d:
+    return nn.Conv2d(c_in, c_out, kernel, bias=False, **more)
+
+
+class Factorized(nn.Module):
+    """ReLU, two 1x1 convolutions of stride 2, the second one pixel on, batch norm (zeros beyond an odd border)."""
+
+    def __init__(self, c_in: int, c_out: int, norm: nn.Module) -> None:
+        super().__init__()
+        self.even, self.odd = _conv(c_in, c_out // 2, stride=2), _conv(c_in, c_out // 2, stride=2)
+        self.norm = norm
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H/2, W/2)."""
+        x = F.relu(x_BCHW)
+        out: Tensor = self.norm(torch.cat([self.even(x), self.odd(one_on(x))], dim=1))
+        return out
+
+    def scaled(self, x_BCHW: Tensor, scale: Tensor) -> Tensor:
+        """Of a part of the channels that is rectified already, normalised by its batch, times ``scale``."""
+        c = x_BCHW.shape[1]
+        halves = [
+            F.conv2d(x, conv.weight[: c // 2, :c], stride=2)
+            for x, conv in ((x_BCHW, self.even), (one_on(x_BCHW), self.odd))
+        ]
+        return normalised(torch.cat(halves, dim=1), scale)
+
+    def cut(self) -> Factorized:
+        """The same as plain modules."""
+        made = Factorized(self.even.in_channels, 2 * self.even.out_channels, _cut(self.norm))
+        made.load_state_dict({k: v for k, v in self.state_dict().items() if "norm" not in k}, strict=False)
+        return made.to(self.even.weight.device)
+
+
+def one_on(x_BCHW: Tensor) -> Tensor:
+    """The map from its second row and column on, as large as before where it is odd."""
+    h, w = x_BCHW.shape[2:]
+    rest = x_BCHW[:, :, 1:, 1:]
+    return F.pad(rest, (0, w % 2, 0, h % 2)) if h % 2 or w % 2 else rest
+
+
+class Part(nn.Module):
+    """Depthwise and pointwise convolution, batch norm; ReLU before."""
+
+    def __init__(self, c: int, kernel: int, stride: int, dilation: int, norm: nn.Module) -> None:
+        super().__init__()
+        pad = dilation * (kernel // 2)
+        self.depthwise = _conv(c, c, kernel, stride=stride, padding=pad, dilation=dilation, groups=c)
+        self.pointwise = _conv(c, c)
+        self.norm = norm
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H/stride, W/stride)."""
+        out: Tensor = self.norm(self.pointwise(self.depthwise(F.relu(x_BCHW))))
+        return out
+
+    def scaled(self, x_BCHW: Tensor, scale: Tensor | None, stride: int, dilation: int) -> Tensor:
+        """Of a part of the channels that is rectified already, normalised by its batch, times ``scale``."""
+        c, k = x_BCHW.shape[1], self.depthwise.kernel_size[0]
+        y = F.conv2d(x_BCHW, self.depthwise.weight[:c], None, stride, dilation * (k // 2), dilation, c)
+        return normalised(F.conv2d(y, self.pointwise.weight[:c, :c]), scale)
+
+    def cut(self) -> Part:
+        """The same as plain modules."""
+        d = self.depthwise
+        made = Part(d.in_channels, d.kernel_size[0], d.stride[0], d.dilation[0], _cut(self.norm))
+        made.load_state_dict({k: v for k, v in self.state_dict().items() if "norm" not in k}, strict=False)
+        return made.to(d.weight.device)
+
+
+class Entry(nn.Sequential):
+    """ReLU, 1x1 convolution, batch norm."""
+
+    def __init__(self, c_in: int, c_out: int, norm: nn.Module) -> None:
+        super().__init__(nn.ReLU(), _conv(c_in, c_out), norm)
+
+    def cut(self) -> Entry:
+        """The same as plain modules."""
+        conv = self[1]
+        assert isinstance(conv, nn.Conv2d)
+        made = Entry(conv.in_channels, conv.out_channels, _cut(self[2]))
+        made.load_state_dict({"1.weight": conv.weight}, strict=False)
+        return made.to(conv.weight.device)
+
+
+def _cut(norm: nn.Module) -> nn.BatchNorm2d:
+    assert isinstance(norm, Norm)
+    return norm.cut()
+
+
+class SuperCell(nn.Module):
+    """A cell with all operations on every edge; computes a network's, or a mixture."""
+
+    def __init__(self, plan: CellPlan, evaluation: bool) -> None:
+        super().__init__()
+        self.plan, self.evaluation = plan, evaluation
+        c = plan.channels
+        norm = lambda: Norm(c, evaluation)  # noqa: E731
+        self.older = Factorized(plan.c_older, c, norm()) if plan.halve else Entry(plan.c_older, c, norm())
+        self.newer = Entry(plan.c_newer, c, norm())
+        self.operations = nn.ModuleDict()
+        for e, (a, _) in enumerate(EDGES):
+            s = plan.stride(a)
+            if not evaluation:
+                self.operations[f"{e}-{MAX}"], self.operations[f"{e}-{AVG}"] = norm(), norm()
+            if s == 2:
+                self.operations[f"{e}-{SKIP}"] = Factorized(c, c, norm())
+            for op, kernel in ((DIL3, 3), (DIL5, 5)):
+                self.operations[f"{e}-{op}"] = Part(c, kernel, s, 2, norm())
+            for op, kernel in ((SEP3, 3), (SEP5, 5)):
+                self.operations[f"{e}-{op}"] = nn.Sequential(
+                    Part(c, kernel, s, 1, norm()), Part(c, kernel, 1, 1, norm())
+                )
+
+    def entered(self, older: Tensor, newer: Tensor) -> list[Tensor]:
+        """The first two states."""
+        return [self.older(older), self.newer(newer)]
+
+    def forward(self, older: Tensor, newer: Tensor, chosen: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
+        """(B, 4C, H, W); ``chosen`` are the states and operations of each node."""
+        states = self.entered(older, newer)
+        for node, pair in enumerate(chosen):
+            made = [self._operation(EDGES.index((a, node)), op, states[a]) for a, op in pair]
+            states.append(made[0] + made[1])
+        return torch.cat(states[2:], dim=1)
+
+    def _operation(self, edge: int, op: int, x: Tensor) -> Tensor:
+        s = self.plan.stride(EDGES[edge][0])
+        if op in (MAX, AVG):
+            pooled = pool(x, op, s)
+            return pooled if self.evaluation else self.operations[f"{edge}-{op}"](pooled)
+        if op == SKIP and s == 1:
+            return x
+        out: Tensor = self.operations[f"{edge}-{op}"](x)
+        return out
+
+    def cut(self, chosen: Sequence[Sequence[tuple[int, int]]]) -> Cell:
+        """A network's cell as plain modules."""
+        made: dict[str, nn.Module] = {}
+        for node, pair in enumerate(chosen):
+            for a, op in pair:
+                edge, s = EDGES.index((a, node)), self.plan.stride(a)
+                name = f"state{a}_node{node}"
+                if op in (MAX, AVG):
+                    plain = nn.MaxPool2d(3, s, 1) if op == MAX else nn.AvgPool2d(3, s, 1, count_include_pad=False)
+                    norms = [] if self.evaluation else [_cut(self.operations[f"{edge}-{op}"])]
+                    made[name] = nn.Sequential(plain, *norms)
+                elif op == SKIP and s == 1:
+                    made[name] = nn.Identity()
+                else:
+                    found = self.operations[f"{edge}-{op}"]
+                    parts = list(found) if isinstance(found, nn.Sequential) else [found]
+                    made[name] = nn.Sequential(*(p.cut() for p in parts if isinstance(p, Part | Factorized)))
+        assert isinstance(self.older, Factorized | Entry)
+        return Cell(self.older.cut(), self.newer.cut(), made, [[a for a, _ in pair] for pair in chosen])
+
+    def mix(
+        self,
+        older: Tensor,
+        newer: Tensor,
+        weights_EO: Tensor,
+        active: Sequence[Sequence[bool]],
+        edges_E: Tensor | None,
+        partial: int,
+    ) -> Tensor:
+        """(B, 4C, H, W); see ``nas.supernet.RelaxedSupernet.mix`` and the head of this file."""
+        if edges_E is not None:  # an edge's scale is that of all it carries
+            weights_EO = weights_EO * edges_E[:, None]
+        states = self.mixed_entries(older, newer)
+        nodes = [_Sum() for _ in range(NODES)]
+        for a in range(NODES + 2):
+            if a >= 2:
+                states.append(nodes[a - 2].total(states[0], self.plan))
+            if a < NODES + 1:
+                leaving = [(e, node) for e, (start, node) in enumerate(EDGES) if start == a]
+                self._spread(states[a], self.plan.stride(a), leaving, nodes, weights_EO, active, edges_E, partial)
+        return torch.cat(states[2:], dim=1)
+
+    def mixed_entries(self, older: Tensor, newer: Tensor) -> list[Tensor]:
+        """The first two states of a mixture."""
+        c = self.plan.channels
+        out = []
+        for part, x in ((self.older, older), (self.newer, newer)):
+            if isinstance(part, Factorized):
+                halves = [part.even(r := F.relu(x)), part.odd(one_on(r))]
+                out.append(normalised(torch.cat(halves, dim=1)))
+            else:
+                assert isinstance(part, Entry)
+                out.append(normalised(part[1](F.relu(x))))
+        assert out[0].shape[1] == c
+        return out
+
+    def _spread(
+        self,
+        state: Tensor,
+        stride: int,
+        leaving: Sequence[tuple[int, int]],
+        nodes: Sequence[_Sum],
+        weights_EO: Tensor,
+        active: Sequence[Sequence[bool]],
+        edges_E: Tensor | None,
+        partial: int,
+    ) -> None:
+        """Adds to the nodes what a state gives them."""
+        c = state.shape[1]
+        x = state[:, : c // partial] if partial > 1 else state
+        if partial > 1:
+            assert edges_E is not None
+            rest = state[:, c // partial :]
+            rest = F.max_pool2d(rest, 2, 2, ceil_mode=True) if stride == 2 else rest
+            mine = {node: _Sum() for _, node in leaving}
+        else:
+            mine = {node: nodes[node] for _, node in leaving}
+        self._shared(x, stride, leaving, mine, weights_EO, active)
+        needed = [op for op in (*CONVS, SKIP) if any(active[e][op] for e, _ in leaving)]
+        rectified = F.relu(x) if needed else x
+        even = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+        quarters = None
+        if (DIL3 in needed or DIL5 in needed) and even:
+            quarters = rectified[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last) if stride == 2 else None
+            quarters = to_quarters(rectified) if stride == 1 else quarters
+        for e, node in leaving:
+            for op in needed:
+                if not active[e][op] or (op == SKIP and stride == 1):
+                    continue
+                part, scale = self.operations[f"{e}-{op}"], weights_EO[e, op]
+                if isinstance(part, Factorized):
+                    mine[node].add(part.scaled(rectified, scale))
+                elif isinstance(part, Part):  # dilated
+                    if quarters is None:
+                        mine[node].add(part.scaled(rectified, scale, stride, 2))
+                    elif stride == 2:
+                        mine[node].add(part.scaled(quarters, scale, 1, 1))
+                    else:
+                        mine[node].add_quarters(part.scaled(quarters, scale, 1, 1))
+                else:
+                    assert isinstance(part, nn.Sequential)
+                    first, second = part
+                    assert isinstance(first, Part)
+                    assert isinstance(second, Part)
+                    y = F.relu(first.scaled(rectified, None, stride, 1))
+                    mine[node].add(second.scaled(y, scale, 1, 1))
+        if partial > 1:
+            assert edges_E is not None
+            for e, node in leaving:
+                made = torch.cat([mine[node].total(x, self.plan, stride), edges_E[e] * rest], dim=1)
+                nodes[node].add(shuffled(made, partial))
+
+    def _shared(
+        self,
+        x: Tensor,
+        stride: int,
+        leaving: Sequence[tuple[int, int]],
+        nodes: dict[int, _Sum],
+        weights_EO: Tensor,
+        active: Sequence[Sequence[bool]],
+    ) -> None:
+        """Pools and identity, which are the same for all edges that leave a state."""
+        ops = [op for op in (MAX, AVG, SKIP) if any(active[e][op] for e, _ in leaving) and (op != SKIP or stride == 1)]
+        if not ops:
+            return
+        made = []
+        for op in ops:
+            y = x if op == SKIP else pool(x, op, stride)
+            made.append(y if op == SKIP or self.evaluation else normalised(y))
+        rows = torch.tensor([e for e, _ in leaving], device=x.device)
+        chosen = torch.tensor([[active[e][op] for op in ops] for e, _ in leaving], device=x.device)
+        mixed_LK = weights_EO[rows][:, torch.tensor(ops, device=x.device)] * chosen
+        stacked_KN = torch.stack([y.permute(0, 2, 3, 1) for y in made]).flatten(1)
+        b, c, h, w = made[0].shape
+        out_LBHWC = (mixed_LK @ stacked_KN).view(len(leaving), b, h, w, c)
+        for (_, node), y in zip(leaving, out_LBHWC.unbind(), strict=True):
+            nodes[node].add(y.permute(0, 3, 1, 2))
+
+
+class _Sum:
+    """What a node adds up, in its own pixels and in quarters."""
+
+    def __init__(self) -> None:
+        self._own: Tensor | None = None
+        self._quarters: Tensor | None = None
+
+    def add(self, x: Tensor) -> None:
+        """In the node's pixels."""
+        self._own = x if self._own is None else self._own + x
+
+    def add_quarters(self, x: Tensor) -> None:
+        """In quarters."""
+        self._quarters = x if self._quarters is None else self._quarters + x
+
+    def total(self, like: Tensor, plan: CellPlan, stride: int | None = None) -> Tensor:
+        """All of it; zeros of the node's shape where there was nothing. ``like`` is an input of the cell."""
+        if self._quarters is not None:
+            self.add(from_quarters(self._quarters))
+            self._quarters = None
+        if self._own is None:
+            s = plan.stride(0) if stride is None else stride
+            return torch.zeros_like(like[:, :, ::s, ::s])
+        return self._own
+
+
+def pool(x: Tensor, op: int, stride: int) -> Tensor:
+    """3x3 maximum or average."""
+    if op == MAX:
+        return F.max_pool2d(x, 3, stride, 1)
+    return F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
+
+
+def to_quarters(x_BCHW: Tensor) -> Tensor:
+    """The four images of every other row and column, as a batch four times as large, in channels-last."""
+    b, c, h, w = x_BCHW.shape
+    split = x_BCHW.permute(0, 2, 3, 1).reshape(b, h // 2, 2, w // 2, 2, c).permute(2, 4, 0, 1, 3, 5)
+    return split.reshape(4 * b, h // 2, w // 2, c).permute(0, 3, 1, 2)
+
+
+def from_quarters(x_QCHW: Tensor) -> Tensor:
+    """Inverse of ``to_quarters``."""
+    q, c, h, w = x_QCHW.shape
+    split = x_QCHW.permute(0, 2, 3, 1).reshape(2, 2, q // 4, h, w, c).permute(2, 3, 0, 4, 1, 5)
+    return split.reshape(q // 4, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+
+
+class Cell(nn.Module):
+    """A plain cell: two operations for every node."""
+
+    def __init__(
+        self, older: nn.Module, newer: nn.Module, operations: dict[str, nn.Module], inputs: list[list[int]]
+    ) -> None:
+        super().__init__()
+        self.older, self.newer, self.inputs = older, newer, inputs
+        self.operations = nn.ModuleDict(operations)
+
+    def forward(self, older: Tensor, newer: Tensor) -> Tensor:
+        """(B, 4C, H, W)."""
+        states = [self.older(older), self.newer(newer)]
+        for node, (a, b) in enumerate(self.inputs):
+            first, second = (self.operations[f"state{s}_node{node}"](states[s]) for s in (a, b))
+            states.append(first + second)
+        return torch.cat(states[2:], dim=1)
+
+
+class Network(nn.Module):
+    """A plain network of cells."""
+
+    def __init__(self, stem: nn.Module, cells: list[nn.Module], classifier: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.cells, self.classifier = stem, nn.ModuleList(cells), classifier
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, classes)."""
+        older = newer = self.stem(x_BCHW)
+        for cell in self.cells:
+            older, newer = newer, cell(older, newer)
+        out: Tensor = self.classifier(newer.mean((2, 3)))
+        return out
+
+
+class DartsSupernet(RelaxedSupernet):
+    """Weights of every network of ``space``; see ``nas.supernet`` for the contract. Mixtures are normalised by their
+    batch, whatever the mode."""
+
+    def __init__(self, space: DartsCell, seed: int) -> None:
+        super().__init__()
+        self.space = space
+        c = space.config.channels
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.stem = nn.Sequential(_conv(space.shape.channels, 3 * c, 3, padding=1), Norm(3 * c, affine=True))
+            self.cells = nn.ModuleList(SuperCell(plan, space.config.evaluation) for plan in space.plans)
+            self.classifier = nn.Linear(NODES * space.plans[-1].channels, space.shape.classes)
+
+    def forward(self, x_BCHW: Tensor, arch: Arch) -> Tensor:
+        """(B, C, H, W) -> (B, classes), by the weights of ``arch`` alone."""
+        older = newer = self.stem(x_BCHW)
+        chosen = {kind: self.space.chosen(arch.genes, kind) for kind in ("normal", "reduce")}
+        for cell in self.cells:
+            assert isinstance(cell, SuperCell)
+            older, newer = newer, cell(older, newer, chosen[cell.plan.kind])
+        logits: Tensor = self.classifier(newer.mean((2, 3)))
+        return logits
+
+    def mix(
+        self,
+        x_BCHW: Tensor,
+        weights_EO: Tensor,
+        *,
+        active_EO: Tensor | None = None,
+        edges_E: Tensor | None = None,
+        partial: int = 1,
+    ) -> Tensor:
+        """(B, C, H, W) -> (B, classes): cells of each kind are mixed by their 14 rows of ``weights_EO``, (28, 8)."""
+        active = (torch.ones_like(weights_EO) if active_EO is None else active_EO).bool().tolist()
+        conv, norm = self.stem
+        assert isinstance(norm, Norm)
+        stem = F.batch_norm(conv(x_BCHW), None, None, norm.weight, norm.bias, training=True)
+        older = newer = stem
+        n = len(EDGES)
+        for cell in self.cells:
+            assert isinstance(cell, SuperCell)
+            k = KINDS.index(cell.plan.kind)
+            rows = slice(k * n, (k + 1) * n)
+            edges = None if edges_E is None else edges_E[rows]
+            older, newer = newer, cell.mix(older, newer, weights_EO[rows], active[rows], edges, partial)
+        logits: Tensor = self.classifier(newer.mean((2, 3)))
+        return logits
+
+    def subnet(self, arch: Arch) -> nn.Module:
+        """A stand-alone network with copied weights."""
+        conv, norm = self.stem
+        assert isinstance(conv, nn.Conv2d)
+        stem = _conv(conv.in_channels, conv.out_channels, 3, padding=1)
+        stem.load_state_dict(conv.state_dict())
+        classifier = nn.Linear(self.classifier.in_features, self.classifier.out_features)
+        classifier.load_state_dict(self.classifier.state_dict())
+        cells: list[nn.Module] = []
+        for cell in self.cells:
+            assert isinstance(cell, SuperCell)
+            cells.append(cell.cut(self.space.chosen(arch.genes, cell.plan.kind)))
+        plain = Network(nn.Sequential(stem, _cut(norm)), cells, classifier)
+        return plain.to(conv.weight.device).train(self.training)

@@ -1,0 +1,182 @@
+"""The form that adds a device, whoever measures it: this service's worker, an agent, somebody else, or nobody yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nicegui import events, ui
+from pydantic import ValidationError
+
+from nas.client import TABLE_TYPES, Client
+from nas.core.errors import HwnasError, InvalidInput
+from nas.core.spec import DeviceSpec, parse_spec
+from nas.core.views import AgentView, SpaceView, TableView
+from server.dashboard import words
+from server.dashboard.frame import Part, ask, copy_button, div, heading, notice, text
+
+_SOURCES = {
+    "worker": "This service's machine",
+    "agent": "Another machine",
+    "table": "A table of latencies",
+    "roofline": "Peak figures",
+}
+_ABOUT = {
+    "worker": "Networks are measured where this service's worker runs.",
+    "agent": "A small program measures there, and asks this service for work. It needs onnxruntime, numpy and httpx.",
+    "table": "A file of architectures and milliseconds that somebody measured. Nothing is called verified on it.",
+    "roofline": "A prior for a machine that is not there: estimates from two figures, never called measured.",
+}
+
+
+class AddForm:
+    """Adds a device. ``address`` is where agents find the service."""
+
+    def __init__(self, client: Client, address: str, spaces: list[SpaceView], datasets: list[str]) -> None:
+        self._client = client
+        self._address = address
+        self._table: TableView | None = None
+        presets = {s.name: s.presets for s in spaces}
+        names = list(presets) or ["mobilenet_v3"]
+        with div("card stack"):
+            heading("Add a device", 2)
+            self._source = ui.toggle(_SOURCES, value="worker", on_change=lambda _: self._arrange()).props(
+                "no-caps unelevated"
+            )
+            self._about = text(_ABOUT["worker"], "small muted")
+            with div("form"):
+                self._name = _field(ui.input("Name", value="this-machine", on_change=lambda _: self._show_command()))
+                self._samples = _field(
+                    ui.number("Networks to measure", value=96, min=32, step=8, format="%d"), "at least 32"
+                )
+                self._space = _field(ui.select(names, value=names[0], label="Search space"))
+                known = presets.get(names[0]) or ["digits"]
+                self._preset = _field(ui.select(known, value=known[0], label="Space preset"))
+                self._data = _field(ui.select(datasets or ["digits"], value=(datasets or ["digits"])[0], label="Data"))
+                if "digits" in datasets:
+                    self._data.value = "digits"
+                self._path = _field(ui.input("Path of the data"), "on the machine that runs the worker")
+                self._threads = _field(ui.number("Threads", value=1, min=1, format="%d"))
+                self._flops = _field(ui.number("FLOP/s at most", value=2e12, min=1e6, format="%.3g"))
+                self._bandwidth = _field(ui.number("Bytes/s from memory at most", value=5e10, min=1e6, format="%.3g"))
+                self._column = _field(ui.input("Column of the device"), "of a table of several, its ms.NAME")
+                self._unit = _field(ui.select(["ms", "s", "us", "ns"], value="ms", label="Unit"))
+            text("Space and data must be those of the searches that will use the predictor.", "small muted")
+            self._space.on_value_change(
+                lambda e: self._preset.set_options(presets.get(e.value) or [], value=next(iter(presets[e.value]), None))
+            )
+            with div("stack tight") as self._agent_part:
+                self._draw_agent_part()
+            with div("stack tight") as self._table_part:
+                self._draw_table_part()
+            self._problem = Part(lambda message: notice("bad", "Not accepted", message) if message else None)
+            with div("flow"):
+                div("grow")
+                self._button = ui.button("Add device", on_click=self._send).props("unelevated no-caps")
+        self._arrange()
+
+    def show_agents(self, agents: list[AgentView]) -> None:
+        """Says which agents are there, as they come and go."""
+        self._there.show(tuple((a.name, a.away) for a in agents))
+
+    def _draw_agent_part(self) -> None:
+        text("Run this on the machine, with a token of the scope device in HWNAS_TOKEN where the service asks for one:")
+        self._command = text("", "code mono", "pre")
+        with div("flow"):
+            copy_button(lambda: self._command.text)
+            div("grow")
+            self._there = Part(_draw_agents)
+        self._there.show(())
+        self._show_command()
+
+    def _draw_table_part(self) -> None:
+        text("Columns arch and ms; or ms.NAME for each of several devices, whose last one may have ten values.")
+        ui.upload(label=f"A file {', '.join(TABLE_TYPES)}", on_upload=self._upload, auto_upload=True).props(
+            f"accept={','.join(TABLE_TYPES)} flat bordered"
+        )
+        self._uploaded = text("", "small muted")
+
+    def _show_command(self) -> None:
+        if hasattr(self, "_command"):
+            self._command.text = agent_command(self._address, self._name.value or "NAME")
+
+    def _arrange(self) -> None:
+        source = self._source.value
+        self._about.text = _ABOUT[source]
+        shown: dict[Any, Callable[[str], bool]] = {
+            self._samples: lambda s: s != "table",
+            self._threads: lambda s: s == "worker",
+            self._flops: lambda s: s == "roofline",
+            self._bandwidth: lambda s: s == "roofline",
+            self._column: lambda s: s == "table",
+            self._unit: lambda s: s == "table",
+            self._agent_part: lambda s: s == "agent",
+            self._table_part: lambda s: s == "table",
+        }
+        for element, wanted in shown.items():
+            element.set_visibility(wanted(source))
+
+    async def _upload(self, event: events.UploadEventArguments) -> None:
+        try:
+            data = await event.file.read()
+            self._table = await ask(self._client.upload_table, data, event.file.name)
+        except HwnasError as error:
+            self._table = None
+            self._problem.show(str(error))
+            return
+        devices = f", devices {', '.join(self._table.devices)}" if self._table.devices else ""
+        self._uploaded.text = f"{self._table.rows} rows{devices}"
+        self._problem.show(None)
+
+    def _record(self) -> dict[str, Any]:
+        source = self._source.value
+        record = {
+            "name": self._name.value,
+            "source": source,
+            "space": {
+                "name": self._space.value,
+                "params": {"preset": self._preset.value} if self._preset.value else {},
+            },
+            "data": {"name": self._data.value, "path": self._path.value or None},
+            "samples": self._samples.value,
+            "threads": self._threads.value,
+        }
+        if source == "roofline":
+            record["roofline"] = {"flops_per_s": self._flops.value, "bytes_per_s": self._bandwidth.value}
+        if source == "table":
+            if self._table is None:
+                raise InvalidInput("expected a table: choose a file first")
+            unit = self._unit.value if self._unit.value != "ms" else None
+            record["table"] = {"blob": self._table.blob, "device": self._column.value or None, "unit": unit}
+        return record
+
+    async def _send(self) -> None:
+        self._button.props("loading")
+        try:
+            spec = parse_spec(DeviceSpec, self._record())
+            device = await ask(self._client.add_device, spec)
+            ui.navigate.to(f"/devices/{device.name}")
+        except (HwnasError, ValidationError) as error:
+            self._problem.show(str(error))
+        finally:
+            self._button.props(remove="loading")
+
+
+def agent_command(address: str, name: str) -> str:
+    """What is typed on the machine that is to be a device."""
+    return (
+        "pip install onnxruntime numpy httpx && pip install --no-deps hwnas\n"
+        f"nas-agent --server {address} --name {name}"
+    )
+
+
+def _draw_agents(agents: tuple[tuple[str, bool], ...]) -> None:
+    if not agents:
+        text("No agent has registered yet.", "small muted")
+        return
+    listed = [f"{name} ({'away' if away else 'there'})" for name, away in agents]
+    text(words.sentence(f"agents: {', '.join(listed)}"), "small")
+
+
+def _field(control: Any, hint: str = "") -> Any:
+    return control.props(f'outlined dense hint="{hint}"' if hint else "outlined dense")

@@ -1,0 +1,553 @@
+"""The parts of differentiable search, each on a problem whose answer is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from nas.core.arch import Floats, Genes, every
+from nas.core.errors import InfeasibleBound
+from nas.core.events import Traced, decode, encode
+from nas.core.mixture import bare_share, is_relaxed, skip_share
+from nas.core.ports import ImageShape
+from nas.training.calibration import Score
+from nas.training.gradient import perturbation, relaxation, resource
+from nas.training.gradient.collapse import signs_of_collapse
+from nas.training.gradient.options import PRESETS, DartsParams
+from nas.training.gradient.outer import first_order, second_order
+from nas.training.gradient.pruning import Pressure, penalty, shares, survivors
+from nas.training.gradient.sharpness import dominant_eigenvalue, stop_epoch
+from nas.training.gradient.teachers import distillation, vote
+from search_spaces.nas_bench_201.space import CONV3, NONE, SKIP, NasBench201, build
+
+SPACE: NasBench201 = build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
+FULL = torch.ones(SPACE.mixture.shape, dtype=torch.bool)
+
+
+# Gradients of the mixture: L_val = a w - 2 a + 1, L_train = w^2 - 2 a w + a^2 at (a, w) = (2, -2), by DARTS' figure 2
+
+
+class Toy:
+    def __init__(self) -> None:
+        self.a = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+        self.w = nn.Parameter(torch.tensor([-2.0], dtype=torch.float64))
+
+    def val(self) -> torch.Tensor:
+        return (self.a * self.w - 2 * self.a + 1).sum()
+
+    def train(self) -> torch.Tensor:
+        return (self.w**2 - 2 * self.a * self.w + self.a**2).sum()
+
+
+def test_first_order_takes_the_weights_as_they_are() -> None:
+    toy = Toy()
+    assert float(first_order(toy.val, [toy.a])[0]) == -4.0
+
+
+@pytest.mark.parametrize(("eta", "expected"), [(0.5, 2.0), (1.0, 8.0)])
+def test_second_order_looks_one_step_ahead(eta: float, expected: float) -> None:
+    toy = Toy()
+    (got,) = second_order(toy.train, toy.val, [toy.w], [toy.a], lr=eta)
+    assert float(got) == pytest.approx(expected, abs=1e-6)
+    assert float(toy.w.detach()) == -2.0
+    assert toy.w.grad is None
+    assert toy.a.grad is None
+
+
+def test_second_order_knows_momentum_and_decay() -> None:
+    """w' = w - eta (mu m + dL/dw + lambda w), and no term of the second derivative has them."""
+    toy = Toy()
+    eta, mu, decay, m = 0.5, 0.9, 0.1, 3.0
+    (got,) = second_order(
+        toy.train,
+        toy.val,
+        [toy.w],
+        [toy.a],
+        lr=eta,
+        momentum=mu,
+        weight_decay=decay,
+        moments=[torch.tensor([m], dtype=torch.float64)],
+    )
+    ahead = -2.0 - eta * (mu * m + (2 * -2.0 - 2 * 2.0) + decay * -2.0)
+    assert float(got) == pytest.approx((ahead - 2.0) - eta * 2.0 * -2.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("eta", "end"), [(0.5, 1.0), (0.0, 2.0)])
+def test_descent_ends_where_it_should(eta: float, end: float) -> None:
+    """The weights follow at once (w = a minimises the training loss); the second order then finds the true optimum of
+    both levels, the first order does not."""
+    toy = Toy()
+    for _ in range(400):
+        with torch.no_grad():
+            toy.w.copy_(toy.a)
+        (g,) = second_order(toy.train, toy.val, [toy.w], [toy.a], lr=eta) if eta else first_order(toy.val, [toy.a])
+        with torch.no_grad():
+            toy.a.sub_(0.05 * g)
+    assert float(toy.a.detach()) == pytest.approx(end, abs=1e-3)
+
+
+# Relaxations
+
+
+def test_straight_through_is_one_hot_forward_and_soft_backward() -> None:
+    values = torch.tensor([3.0, 5.0, 1.0])
+    mask, noise = torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 3)
+    expected = {1.0: [-0.205823, 0.413739, -0.207916], 10.0: [-0.002322, 0.064344, -0.062023]}
+    for tau, gradient in expected.items():
+        alphas = torch.tensor([[1.0, 0.0, -1.0]], requires_grad=True)
+        out = (relaxation.gumbel_hard(alphas, mask, tau, noise) * values).sum()
+        assert float(out.detach()) == 3.0
+        out.backward()
+        assert alphas.grad is not None
+        torch.testing.assert_close(alphas.grad, torch.tensor([gradient]), atol=1e-6, rtol=0)
+        assert float(alphas.grad.sum()) == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize("tau", [0.1, 1.0, 10.0])
+def test_draws_follow_the_mixture_at_every_temperature(tau: float) -> None:
+    n = 20_000
+    alphas = torch.tensor([[1.0, 0.0, -1.0]]).expand(n, 3)
+    mask = torch.ones(n, 3, dtype=torch.bool)
+    noise = relaxation.gumbel_noise(alphas, torch.Generator().manual_seed(0))
+    counts = relaxation.gumbel_hard(alphas, mask, tau, noise).sum(0)
+    p = alphas[0].softmax(0)
+    assert ((counts / n - p).abs() <= 3 * (p * (1 - p) / n).sqrt()).all()
+
+
+def test_only_drawn_operations_learn() -> None:
+    net = SPACE.supernet(0).train()
+    alphas = torch.zeros(6, 5, requires_grad=True)
+    noise = relaxation.gumbel_noise(torch.zeros(6, 5), torch.Generator().manual_seed(3))
+    weights = relaxation.gumbel_hard(alphas, FULL, 1.0, noise)
+    drawn = weights.argmax(1).tolist()
+    net.mix(torch.randn(4, 1, 8, 8), weights, active_EO=weights > 0).logsumexp(1).sum().backward()
+    reaches = SPACE.canonical(np.array([drawn]))[0]
+    for cells in net.stages:
+        for e in range(6):
+            grads = [cells[0].conv1[e].conv.weight.grad, cells[0].conv3[e].conv.weight.grad]
+            assert [g is not None and bool(g.abs().sum() > 0) for g in grads] == [
+                reaches[e] == CONV3 - 1,
+                reaches[e] == CONV3,
+            ]
+
+
+def test_removed_operations_weigh_nothing_and_dead_rows_have_gradients() -> None:
+    mask = FULL.clone()
+    mask[0, 1:] = False
+    mask[1] = False
+    alphas = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    noise = relaxation.gumbel_noise(torch.zeros(6, 5), torch.Generator().manual_seed(1))
+    for weights in (
+        relaxation.softmax(alphas, mask),
+        relaxation.gumbel_soft(alphas, mask, 0.5, noise),
+        relaxation.gumbel_hard(alphas, mask, 0.5, noise),
+        relaxation.sparse_noisy(alphas, mask, 0.5, 1.0, noise),
+        relaxation.sigmoid(alphas, mask),
+    ):
+        assert bool((weights[~mask] == 0).all())
+        (gradient,) = torch.autograd.grad(weights.square().sum(), alphas)
+        assert bool(torch.isfinite(gradient).all())
+        assert float(gradient[1].abs().sum()) == 0.0
+    assert relaxation.softmax(alphas, mask)[0].tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_a_small_temperature_without_noise_has_no_gradient_and_with_noise_one() -> None:
+    row = torch.tensor([[1.0, 0.5, 0.0, -1.0]], dtype=torch.float64)
+    mask = torch.ones(1, 4, dtype=torch.bool)
+
+    def steepest(tau: float, sigma: float) -> float:
+        alphas = row.clone().requires_grad_(True)
+        noise = torch.full_like(row, 1.0)
+        (g,) = torch.autograd.grad(relaxation.sparse_noisy(alphas, mask, tau, sigma, noise)[0, 1], alphas)
+        return float(g.abs().max())
+
+    assert steepest(1.0, 0.0) == pytest.approx(0.205, abs=1e-3)
+    assert steepest(0.1, 0.0) == pytest.approx(0.066, abs=1e-3)
+    assert steepest(0.01, 0.0) == pytest.approx(1.9e-20, rel=0.05)
+    assert steepest(0.01, 0.5) > 1.0  # the leader is pushed down to its follower
+    plain = relaxation.softmax(row, mask)
+    assert torch.equal(relaxation.sparse_noisy(row, mask, 1.0, 0.0, torch.randn(1, 4).double()), plain)
+
+
+def test_temperature_schedules() -> None:
+    assert [relaxation.linear(10.0, 0.1, e, 250) for e in (0, 249)] == pytest.approx([10.0, 0.1])
+    assert [relaxation.exponential(1.0, 0.01, e, 51) for e in (0, 25, 50)] == pytest.approx([1.0, 0.1, 0.01])
+    row = torch.tensor([[1.0, 0.5, 0.0, -1.0]], dtype=torch.float64)
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    for tau, entropy in ((10.0, 1.38362), (1.0, 1.19298), (0.5, 0.88754), (0.1, 0.04067)):
+        assert float(relaxation.row_entropy(relaxation.softmax(row, mask, tau))) == pytest.approx(entropy, abs=1e-5)
+        if tau < 10:
+            assert relaxation.temperature_for_entropy(row, mask, entropy) == pytest.approx(tau, abs=1e-4)
+    same = torch.zeros(2, 4)
+    assert relaxation.temperature_for_entropy(same, torch.ones(2, 4, dtype=torch.bool), 0.5) == 1.0
+
+
+def test_edges_of_a_node_share_its_weight() -> None:
+    betas = torch.randn(6, generator=torch.Generator().manual_seed(0))
+    nodes = SPACE.mixture.nodes
+    weights = relaxation.edge_weights(betas, nodes)
+    for node in set(nodes):
+        rows = [e for e, n in enumerate(nodes) if n == node]
+        torch.testing.assert_close(weights[rows], betas[rows].softmax(0))
+
+
+# Sharpness
+
+
+def test_the_dominant_eigenvalue_of_known_quadratics() -> None:
+    h = torch.tensor([[3.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    at = torch.tensor([0.3, -0.7], dtype=torch.float64)
+    assert dominant_eigenvalue(lambda a: 0.5 * a @ h @ a, at) == pytest.approx(2 + math.sqrt(2), abs=1e-9)
+    assert dominant_eigenvalue(lambda a: a.sum(), at) == 0.0
+
+
+def test_power_iteration_finds_the_signed_top() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, _ = torch.linalg.qr(torch.randn(100, 100, generator=generator, dtype=torch.float64))
+    for ends in ((-9.0, 5.0), (-2.0, 7.0)):
+        values = torch.linspace(-1.0, 1.0, 100, dtype=torch.float64)
+        values[0], values[1] = ends
+        h = q @ values.diag() @ q.T
+        at = torch.zeros(100, dtype=torch.float64)
+        assert dominant_eigenvalue(lambda a, h=h: 0.5 * a @ h @ a, at, 60) == pytest.approx(ends[1], rel=1e-3)
+
+
+def _trigger(series: Callable[[int], float], epochs: int = 80) -> tuple[int, int] | None:
+    seen: list[tuple[int, float]] = []
+    for epoch in range(0, epochs, 2):
+        seen.append((epoch, series(epoch)))
+        if (back := stop_epoch(seen)) is not None:
+            return epoch, back
+    return None
+
+
+def test_early_stopping_goes_back_to_before_the_growth() -> None:
+    assert _trigger(lambda e: 0.3) is None
+    assert _trigger(lambda e: 0.2 * 1.2 ** max(0, (e - 20) / 2)) == (28, 16)
+    assert _trigger(lambda e: 0.1 + 0.01 * e) == (22, 10)
+    assert _trigger(lambda e: 0.2 if e < 40 else 2.0) == (40, 28)
+    assert _trigger(lambda e: 1.0 - 0.01 * e) is None
+
+
+# Perturbation
+
+
+def planted(scores: dict[tuple[int, int | None], float]) -> Callable[[tuple[int, int | None]], Score]:
+    return lambda trial: Score(100 * (1 - scores.get(trial, 0.0)), 1.0)
+
+
+def test_an_edge_keeps_what_the_supernet_misses_most_whatever_the_logits_say() -> None:
+    mixture = replace(
+        SPACE.mixture, edges=("only",), operations=("none", "a", "b", "c"), nodes=(1,), none=0, skip=1, bare=(0, 1)
+    )
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    strengths = torch.tensor([[0.0, 5.0, 0.0, 0.0]]).softmax(1)
+    found = perturbation.trials(mixture, mask, ("edge", 0))
+    assert found == [(0, 1), (0, 2), (0, 3)]
+    score = planted({(0, 1): 0.01, (0, 2): 0.20, (0, 3): 0.05})
+    left = perturbation.decide(mask, ("edge", 0), found, [score(t) for t in found], strengths)
+    assert left.tolist() == [[False, False, True, False]]
+    tied = [Score(50.0, 1.0), Score(50.0, 2.0), Score(50.0, 2.0)]
+    left = perturbation.decide(mask, ("edge", 0), found, tied, torch.tensor([[0.0, 0.0, 0.1, 0.2]]))
+    assert left.tolist() == [[False, False, False, True]]  # by loss, then by strength
+
+
+def test_a_node_drops_the_edge_it_misses_least_until_two_are_left() -> None:
+    mixture = replace(
+        SPACE.mixture, edges=tuple("pqrs"), operations=("none", "a"), nodes=(5, 5, 5, 5), skip=1, bare=(0, 1), inputs=2
+    )
+    mask = torch.ones(4, 2, dtype=torch.bool)
+    order = perturbation.decisions(mixture, np.random.default_rng(0))
+    assert sorted(order[:4]) == [("edge", e) for e in range(4)]
+    assert order[4:] == [("node", 5), ("node", 5)]
+    found = perturbation.trials(mixture, mask, order[4])
+    scores = [Score(a, 1.0) for a in (70.0, 60.0, 65.0, 72.0)]
+    mask = perturbation.decide(mask, order[4], found, scores, torch.ones(4, 2))
+    assert mask.any(1).tolist() == [True, True, True, False]
+    found = perturbation.trials(mixture, mask, order[5])
+    assert [e for e, _ in found] == [0, 1, 2]
+    mask = perturbation.decide(mask, order[5], found, scores[:3], torch.ones(4, 2))
+    assert mask.any(1).tolist() == [False, True, True, False]
+
+
+def test_taking_away_raises_nothing_else() -> None:
+    weights = torch.full((2, 3), 1 / 3)
+    assert perturbation.without(weights, (0, 2)).sum() == pytest.approx(5 / 3)
+    assert perturbation.without(weights, (1, None))[1].tolist() == [0.0, 0.0, 0.0]
+    assert weights.sum() == pytest.approx(2.0)
+
+
+# Teachers
+
+
+def test_votes_soft_and_majority() -> None:
+    said = [torch.tensor([p]).log() for p in ([0.9, 0.1], [0.1, 0.9], [0.8, 0.2])]
+    torch.testing.assert_close(vote(said, 1.0, "soft"), torch.tensor([[0.6, 0.4]]))
+    torch.testing.assert_close(vote(said, 1.0, "majority", 0.0), torch.tensor([[2 / 3, 1 / 3]]))
+    torch.testing.assert_close(vote(said, 1.0, "majority").sum(1), torch.ones(1))
+
+
+def test_a_student_that_agrees_with_its_teachers_learns_nothing_from_them() -> None:
+    logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    for tau in (1.0, 4.0):
+        target = vote([logits.detach()] * 3, tau, "soft")
+        (g,) = torch.autograd.grad(distillation(logits, target, tau), logits)
+        assert float(g.abs().max()) < 1e-12
+
+
+# Pruning
+
+
+def test_pressure_follows_the_number_of_deaths() -> None:
+    pressure, trace = Pressure(1e-5), []
+    for died in (0, 0, 5, 1):
+        pressure = pressure.after(died)
+        trace.append(pressure.weight)
+    assert trace == pytest.approx([2e-5, 6e-5, 3e-5, 5e-5])
+    for _ in range(4):
+        pressure = pressure.after(0)
+    assert pressure.stable
+    assert not pressure.after(1).stable
+
+
+def test_equal_strengths_are_equal_shares_of_their_node() -> None:
+    mask = FULL.clone()
+    mask[:, NONE] = False
+    r = shares(relaxation.sigmoid(torch.zeros(6, 5), mask), SPACE.mixture.nodes)
+    for e, node in enumerate(SPACE.mixture.nodes):
+        n = 4 * SPACE.mixture.nodes.count(node)
+        torch.testing.assert_close(r[e, 1:], torch.full((4,), 1 / n))
+
+
+@pytest.mark.parametrize("edge", range(6))
+def test_a_weak_operation_dies_on_every_edge(edge: int) -> None:
+    mask = FULL.clone()
+    mask[:, NONE] = False
+    alphas = torch.zeros(6, 5)
+    alphas[edge, CONV3] = -20.0
+    left = survivors(relaxation.sigmoid(alphas, mask), mask, SPACE.mixture.nodes)
+    assert (mask & ~left).nonzero().tolist() == [[edge, CONV3]]
+
+
+def test_pruning_only_removes_and_something_is_always_left() -> None:
+    mask = FULL.clone()
+    mask[:, NONE] = False
+    generator = torch.Generator().manual_seed(0)
+    alphas = torch.zeros(6, 5)
+    while True:
+        before = mask
+        alphas = alphas - 2 * torch.rand(6, 5, generator=generator)
+        mask = survivors(relaxation.sigmoid(alphas, mask), mask, SPACE.mixture.nodes)
+        assert bool((mask <= before).all())
+        assert int(mask.sum()) >= 1
+        if int(mask.sum()) <= 3:
+            break
+
+
+def test_the_penalty_prefers_to_shrink_the_dear() -> None:
+    mask = FULL.clone()
+    mask[:, NONE] = False
+    alphas = torch.zeros(6, 5, requires_grad=True)
+    costs = torch.zeros(6, 5)
+    costs[:, CONV3] = 1.0
+    (g,) = torch.autograd.grad(penalty(relaxation.sigmoid(alphas, mask), mask, SPACE.mixture.nodes, costs), alphas)
+    assert bool((g[:, CONV3] > g[:, SKIP]).all())
+    assert float(g[:, NONE].abs().sum()) == 0.0
+
+
+# Cost of a mixture
+
+
+TABLE = np.arange(30, dtype=np.float64).reshape(6, 5) + 1.0
+
+
+class Raw(NasBench201):
+    """Every edge counts, so that costs may be additive."""
+
+    def canonical(self, genes_NG: Genes) -> Genes:
+        return genes_NG
+
+
+RAW = Raw(SPACE.config, SPACE.shape)
+
+
+def additive(genes_NG: Genes) -> Floats:
+    return TABLE[np.arange(6), genes_NG].sum(axis=1)
+
+
+def test_the_gradient_of_an_additive_cost_is_its_table() -> None:
+    p = np.full((6, 5), 0.2)
+    found = resource.expected(RAW, additive, p, np.random.default_rng(0), 3)
+    np.testing.assert_allclose(
+        found.by_EO - found.by_EO[:, :1], TABLE - TABLE[:, :1]
+    )  # up to what the other edges cost
+    alphas = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    (g,) = torch.autograd.grad(resource.differentiable(found, alphas.softmax(1), NONE), alphas)
+    torch.testing.assert_close(g.sum(1), torch.zeros(6, dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(g[:, NONE], torch.zeros(6, dtype=torch.float64), atol=1e-12, rtol=0)
+    assert bool((g[:, CONV3] > 0).all())
+
+
+def test_at_one_network_the_expected_cost_is_its_own() -> None:
+    rng = np.random.default_rng(1)
+    for genes in rng.integers(0, 5, size=(5, 6)):
+        certain = np.eye(5)[genes]
+        found = resource.expected(SPACE, lambda g: SPACE.costs(g)["macs"], certain, rng, 2)
+        assert found.mean == SPACE.costs(genes[None])["macs"][0]
+
+
+def test_the_expected_cost_is_that_of_all_networks() -> None:
+    p = np.random.default_rng(0).dirichlet(np.ones(5), size=6)
+    genes_NG = every(SPACE.decisions)
+    likelihood = np.prod(p[np.arange(6), genes_NG], axis=1)
+    truth = float(likelihood @ SPACE.costs(genes_NG)["macs"])
+    found = resource.expected(SPACE, lambda g: SPACE.costs(g)["macs"], p, np.random.default_rng(1), 400)
+    assert found.mean == pytest.approx(truth, rel=0.05)
+    by_EO = np.array(
+        [[likelihood[genes_NG[:, e] == o] @ SPACE.costs(genes_NG[genes_NG[:, e] == o])["macs"] / p[e, o]
+          for o in range(5)] for e in range(6)]
+    )  # fmt: skip
+    np.testing.assert_allclose(found.by_EO, by_EO, rtol=0.1)
+
+
+def test_of_two_equal_operations_the_faster_wins() -> None:
+    alphas = torch.zeros(6, 5, dtype=torch.float64, requires_grad=True)
+    gaps = []
+    for _ in range(20):
+        p = alphas.softmax(1)
+        found = resource.expected(RAW, additive, p.detach().numpy(), np.random.default_rng(0), 1)
+        (g,) = torch.autograd.grad(resource.differentiable(found, p, NONE), alphas)
+        with torch.no_grad():
+            alphas.sub_(0.1 * g)
+        gaps.append(float(alphas[0, SKIP].detach() - alphas[0, CONV3].detach()))
+    assert gaps == sorted(gaps)
+    assert gaps[0] > 0
+
+
+def test_the_multiplier_grows_while_the_bound_is_broken_and_rests_below() -> None:
+    m = resource.Multiplier.of(0.5, 10.0, 99.0)
+    values = []
+    for cost in (20.0, 20.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0):
+        m = m.after(cost)
+        values.append(m.value)
+    assert values[:2] == [1.0, 1.5]
+    assert values[-1] == 0.0
+    assert m.factor(5.0) == 0.0
+    assert m.factor(20.0) == pytest.approx(0.05)
+    free = resource.Multiplier.of(0.5, None, 10.0)
+    assert free.after(1e9) == free
+    assert free.factor(7.0) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_bounds_are_met_by_the_likeliest_network_found(share: float) -> None:
+    scores = np.random.default_rng(3).dirichlet(np.ones(5), size=6)
+    macs = SPACE.costs(np.full((1, 6), CONV3))["macs"][0]
+    least = SPACE.costs(np.zeros((1, 6), dtype=np.int64))["macs"][0]
+    bound = least + share * (macs - least) * 0.5
+
+    def broken(genes_NG: Genes) -> Floats:
+        return np.maximum(0.0, SPACE.costs(genes_NG)["macs"] / bound - 1.0)
+
+    genes = resource.within_bounds(SPACE, broken, scores, np.random.default_rng(0))
+    assert broken(genes[None])[0] == 0.0
+    everything = SPACE.canonical(every(SPACE.decisions))
+    feasible = np.unique(everything[broken(everything) == 0], axis=0)
+    likelihoods = np.log(scores)[np.arange(6), feasible].sum(axis=1)
+    own = np.log(scores)[np.arange(6), genes].sum()
+    assert (likelihoods > own + 1e-9).mean() < 0.002
+
+
+def test_a_bound_that_nothing_meets_is_said() -> None:
+    with pytest.raises(InfeasibleBound, match="near the mixture"):
+        resource.within_bounds(
+            SPACE, lambda g: np.ones(len(g)), np.full((6, 5), 0.2), np.random.default_rng(0), samples=8
+        )
+
+
+# Collapse, options, traces
+
+
+def test_shares_of_identities() -> None:
+    table = SPACE.table(np.array([SKIP, SKIP, SKIP, SKIP, CONV3, NONE]))
+    assert skip_share(SPACE.mixture, table) == 0.8
+    assert bare_share(SPACE.mixture, table) == pytest.approx(5 / 6)
+    assert skip_share(SPACE.mixture, SPACE.table(np.zeros(6, dtype=np.int64))) == 0.0
+    assert is_relaxed(SPACE)
+    assert not is_relaxed(object())
+
+
+def test_each_sign_of_collapse_is_seen() -> None:
+    healthy = {
+        "skip_share": 0.2,
+        "skip_limit": 0.5,
+        "bare_share": 0.4,
+        "entropy": 1.0,
+        "operations": 5,
+        "cooled": False,
+        "progress": 0.2,
+        "eigenvalues": [],
+    }
+    assert signs_of_collapse(**healthy) == []  # type: ignore[arg-type]
+    growing = [(e, 0.1 + 0.01 * e) for e in range(0, 24, 2)]
+    for change, word in (
+        ({"skip_share": 0.6}, "identities"),
+        ({"bare_share": 1.0}, "no operation that learns"),
+        ({"entropy": 0.05}, "froze"),
+        ({"eigenvalues": growing}, "eigenvalue"),
+    ):
+        (sign,) = signs_of_collapse(**{**healthy, **change})  # type: ignore[arg-type]
+        assert word in sign
+    for late in ({"progress": 0.9}, {"cooled": True}):
+        assert signs_of_collapse(**{**healthy, "entropy": 0.05, **late}) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_valid_and_can_be_overridden(preset: str) -> None:
+    params = DartsParams.model_validate({"preset": preset, "epochs": 3})
+    assert params.epochs == 3
+    for name, value in PRESETS[preset].items():
+        assert getattr(params, name) == value
+    again = DartsParams.model_validate(params.model_dump(mode="json"))
+    assert again == params
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"preset": "gold", "selection": "perturbation"}, "nothing to select"),
+        ({"preset": "gold", "order": "first"}, "one level"),
+        ({"preset": "gold", "relaxation": "softmax"}, "belong together"),
+        ({"relaxation": "sigmoid"}, "belong together"),
+        ({"preset": "gold", "teachers": 2}, "teachers"),
+        ({"preset": "gold", "latency_weight": 1.0}, "penalty of its own"),
+        ({"preset": "gold", "partial": 4}, "whole channels"),
+        ({"preset": "gdas", "order": "second"}, "not differentiable"),
+        ({"preset": "rdarts", "alpha_lr": 0.0}, "mixture that learns"),
+        ({"preset": "rdarts", "probe_every": 0}, "probe_every"),
+        ({"preset": "rdarts", "selection": "perturbation"}, "sharp supernet"),
+        ({"preset": "la_darts", "alpha_lr": 0.0}, "latency_weight needs"),
+        ({"noise": 0.5}, "sparse_noisy"),
+        ({"all_paths": True}, "gumbel_hard"),
+        ({"temperature_end": 0.1}, "temperature that moves"),
+        ({"preset": "snas", "weights_first": True}, "learn together"),
+        ({"lr": 0.01, "lr_end": 0.1}, "lr_end"),
+        ({"preset": "drats"}, "darts"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(given: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        DartsParams.model_validate(given)
+
+
+def test_a_trace_survives_the_log() -> None:
+    event = Traced("train", 3, {"entropy": 1.5}, ("a", "b"), ("x",), ((0.25,), (0.75,)))
+    assert decode(encode(event)) == event
+    assert decode({"kind": "traced", "stage": "train", "step": 1}) == Traced("train", 1)

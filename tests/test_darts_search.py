@@ -1,0 +1,269 @@
+"""The loop of differentiable search on a tiny space: every preset runs, resumes bit by bit, and does what it says."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nas.core.ports import Dataset
+from nas.core.spec import DataSpec
+from nas.datasets import digits
+from nas.training.gradient.options import PRESETS, DartsParams
+from nas.training.gradient.search import Reading, Resource, Search, Step, search
+from nas.training.pipeline import Pipeline
+from nas.training.progressive import TrainState
+from search_spaces.nas_bench_201.space import CONV3, NONE, SKIP, build
+
+TINY = {"epochs": 2, "tune_epochs": 1, "batch_size": 20, "select_epochs": 1}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return digits.load(DataSpec(params={"max_train": 80, "max_val": 40, "max_test": 40}), 0)
+
+
+def begin(data: Dataset, seed: int = 0, **given: Any) -> Search:
+    space = build({"preset": "digits", "channels": 4}, data.shape)
+    options = DartsParams.model_validate({**TINY, **given})
+    latency = Resource(lambda g: space.costs(g)["macs"] / 1e5, 2.0) if options.latency_weight else None
+    net = space.supernet(seed).to(memory_format=torch.channels_last)
+    return Search(net, space, data, Pipeline(data, "cpu"), options, seed, latency)
+
+
+def finish(learning: Search, start: TrainState | None = None) -> list[Reading]:
+    return [n for n in search(learning, start or TrainState(), lambda: False) if isinstance(n, Reading)]
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+CASES = {name: {"preset": name} for name in PRESETS} | {
+    "sd_darts": {"preset": "sd_darts", "teacher_warmup": 1},
+    "pc_darts": {"preset": "pc_darts", "alpha_warmup": 1, "partial": 2},
+    "rdarts": {"preset": "rdarts", "probe_every": 1},
+    "gold": {"preset": "gold", "prune_weight": 0.05},
+    "gdas_all_paths": {"preset": "gdas", "all_paths": True},
+    "entropy": {"preset": "small_temperature", "temperature": "entropy"},
+    "regularise": {"collapse": "regularise", "skip_limit": 0.01},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_search_that_is_cut_anywhere_ends_bit_by_bit_the_same(data: Dataset, case: str) -> None:
+    whole = begin(data, **CASES[case])
+    states: list[bytes] = []
+    news = []
+    for item in search(whole, TrainState(), lambda: True):
+        if isinstance(item, TrainState):
+            states.append(item.to_bytes())
+        else:
+            news.append(item)
+    expected = TrainState.from_bytes(states[-1], "cpu").weights
+    for blob in (states[len(states) // 2], states[-2]):
+        resumed = begin(data, **CASES[case])
+        finish(resumed, TrainState.from_bytes(blob, "cpu"))
+        assert same(resumed.state(len(resumed.kinds), 0).weights, expected)
+    steps = [n for n in news if isinstance(n, Step)]
+    assert all(np.isfinite(s.loss) for s in steps)
+    assert steps[-1].done == steps[-1].total
+    genes = whole.found
+    assert np.array_equal(whole.space.canonical(genes[None])[0], genes)
+
+
+def test_the_mixture_step_leaves_weights_alone_and_the_weight_step_the_mixture(data: Dataset) -> None:
+    for order in ("first", "second"):
+        learning = begin(data, order=order, lr=0.1)
+        rng = np.random.default_rng(0)
+        batches = [learning._images(w, 0, 0, rng) for w in ("weights", "alphas")]
+        noise = learning._noise(0)
+        before = {k: v.clone() for k, v in learning.net.state_dict().items()}
+        alphas = learning.alphas.detach().clone()
+        learning._learn_mixture(batches[0], batches[1], noise, rng)
+        assert same(before, dict(learning.net.state_dict()))
+        assert not torch.equal(alphas, learning.alphas)
+        alphas = learning.alphas.detach().clone()
+        learning._learn_weights(batches[0], noise)
+        assert torch.equal(alphas, learning.alphas)
+        assert not same(before, dict(learning.net.state_dict()))
+
+
+def test_weights_and_mixture_never_see_the_same_image_unless_at_one_level(data: Dataset) -> None:
+    learning = begin(data)
+    a, b = learning._rows["weights"], learning._rows["alphas"]
+    assert not set(a) & set(b)
+    assert len(a) + len(b) == len(data.train)
+    assert sorted(a) != list(range(len(a)))  # shuffled before it is split
+    assert len(begin(data, preset="snas")._rows["weights"]) == len(data.train)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"relaxation": "sparse_noisy", "temperature": "exponential"},
+        {"preset": "sd_darts", "teacher_weight": 0.0, "teacher_warmup": 1},
+        {"preset": "la_darts", "latency_weight": 0.0},
+        {"probe_every": 2},
+    ],
+)
+def test_an_option_without_strength_is_bit_by_bit_the_base(data: Dataset, given: dict[str, Any]) -> None:
+    base, other = begin(data), begin(data, **given)
+    finish(base)
+    finish(other)
+    assert torch.equal(base.alphas, other.alphas)
+    assert same(dict(base.net.state_dict()), dict(other.net.state_dict()))
+
+
+def test_seeds_differ_and_teachers_learn_nothing(data: Dataset) -> None:
+    first, second = begin(data, seed=0), begin(data, seed=1)
+    finish(first)
+    finish(second)
+    assert not torch.equal(first.alphas, second.alphas)
+    taught = begin(data, preset="sd_darts", teacher_warmup=1, teachers=2, tune_epochs=0, epochs=4)
+    seen: list[int] = []
+    for news in search(taught, TrainState(), lambda: False):
+        if isinstance(news, Step):
+            seen.append(len(taught._teachers))
+            for net, _ in taught._teachers:
+                assert all(p.grad is None and not p.requires_grad for p in net.parameters())
+    assert sorted(set(seen)) == [0, 1, 2]
+    assert seen[-1] == 2
+
+
+def test_readings_follow_the_mixture(data: Dataset) -> None:
+    learning = begin(data, preset="gdas", probe_every=1, tune_epochs=0, batch_size=40)
+    readings = finish(learning)
+    assert [r.values["temperature"] for r in readings] == pytest.approx([10.0, 0.1])
+    assert all({"entropy", "skip_share", "eigenvalue"} <= set(r.values) for r in readings)
+    np.testing.assert_allclose(readings[-1].p_EO, learning.scores())
+    np.testing.assert_allclose(learning.scores().sum(1), 1.0)
+
+
+def push_identities(learning: Search) -> None:
+    with torch.no_grad():
+        learning.alphas.zero_()
+        learning.alphas[:, SKIP] = 1.0
+
+
+@pytest.mark.parametrize("answer", ["warn", "regularise", "stop"])
+def test_a_collapse_is_said_and_answered(data: Dataset, answer: str) -> None:
+    learning = begin(data, collapse=answer, epochs=4, alpha_lr=1e-6, tune_epochs=0, batch_size=40)
+    with torch.no_grad():
+        learning.alphas[:, CONV3] = 0.1
+    warnings: list[str] = []
+    epochs = 0
+    for news in search(learning, TrainState(), lambda: False):
+        if isinstance(news, Reading):
+            epochs += 1
+            warnings += news.warnings
+            if news.epoch == 1:
+                push_identities(learning)
+    assert any("identities" in w for w in warnings)
+    if answer == "warn":
+        assert len(warnings) == 1  # said once
+        assert epochs == 4
+        assert learning.signs
+    elif answer == "regularise":
+        assert learning._weight_decay == pytest.approx(0.03)
+        assert epochs == 4
+    else:
+        assert epochs == 3
+        assert learning.found.tolist() == [CONV3] * 6  # that of the last healthy epoch
+        assert "epoch 2" in warnings[0]
+
+
+def test_early_stopping_goes_back_to_an_older_mixture(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    learning = begin(data, preset="rdarts", epochs=40, tune_epochs=0, batch_size=40)
+    sharpness = iter([0.2] * 10 + [2.0 * 2**i for i in range(10)])
+    monkeypatch.setattr(Search, "_eigenvalue", lambda _: next(sharpness))
+    monkeypatch.setattr(Search, "_learn", lambda *_: 1.0)
+    past: list[torch.Tensor] = []
+    for news in search(learning, TrainState(), lambda: False):
+        if isinstance(news, Reading):
+            past.append(learning.alphas.detach().clone())
+            if not news.warnings:
+                with torch.no_grad():
+                    learning.alphas.add_(torch.randn(6, 5, generator=torch.Generator().manual_seed(news.epoch)))
+    assert len(past) < 40
+    assert torch.equal(learning.alphas, past[learning._ended or 0])
+
+
+def test_perturbation_decides_every_edge_and_counts_its_trials(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    learning = begin(data, preset="darts_pt", select_epochs=1, tune_epochs=0, epochs=1)
+    trials = 0
+    score = Search._score
+
+    def counted(self: Search, mixed: dict[str, Any]) -> Any:
+        nonlocal trials
+        trials += 1
+        return score(self, mixed)
+
+    monkeypatch.setattr(Search, "_score", counted)
+    finish(learning)
+    assert trials == 6 * 4
+    assert (learning.mask.sum(1) == 1).all()
+    assert learning.kinds == ["search"] + ["select"] * 6
+    chosen = learning.mask.long().argmax(1).tolist()
+    assert NONE not in chosen
+    assert learning.found.tolist() == learning.space.canonical(np.array([chosen]))[0].tolist()
+
+
+def test_pruning_gives_a_series_of_shrinking_mixtures(data: Dataset) -> None:
+    learning = begin(data, preset="gold", epochs=24, prune_weight=2e-3, prune_until=0.1, tune_epochs=0, batch_size=80)
+    alive, pressures = [], []
+    masks = [learning.mask]
+    for news in search(learning, TrainState(), lambda: False):
+        if isinstance(news, Reading):
+            alive.append(news.values["alive"])
+            pressures.append(news.values["pressure"])
+            masks.append(learning.mask)
+    assert alive == sorted(alive, reverse=True)
+    assert alive[-1] < alive[0]
+    assert all(bool((b <= a).all()) for a, b in pairwise(masks))
+    assert max(pressures) > 2e-3
+    assert not (learning.scores()[:, NONE] > 0).any()
+
+
+def test_the_latency_loss_finds_faster_cells(data: Dataset) -> None:
+    """With the bound well below what the mixture would take, the multiplier rises and expected latency falls."""
+    options: dict[str, Any] = {"epochs": 8, "alpha_lr": 0.1, "tune_epochs": 0, "batch_size": 40}
+    learning = begin(data, preset="la_darts", latency_weight=1.0, **options)
+    free = begin(data, **options)
+    readings = finish(learning)
+    finish(free)
+    assert readings[-1].values["latency_ms"] < readings[0].values["latency_ms"]
+    assert readings[-1].values["multiplier"] > 1.0 or readings[-1].values["latency_ms"] <= 2.0
+    macs = [float(s.space.costs(s.found[None])["macs"][0]) for s in (learning, free)]
+    assert macs[0] <= macs[1]
+
+
+def test_it_learns(data: Dataset) -> None:
+    learning = begin(data, epochs=8, lr=0.1, tune_epochs=0)
+    losses = [n.loss for n in search(learning, TrainState(), lambda: False) if isinstance(n, Step)]
+    assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
+
+
+def test_partial_channels_leave_the_others_alone(data: Dataset) -> None:
+    learning = begin(data, preset="pc_darts", partial=2, alpha_warmup=0, tune_epochs=0)
+    finish(learning)
+    fresh = learning.space.supernet(0).state_dict()
+    for name, tensor in learning.net.state_dict().items():
+        if "conv3" in name and "conv.weight" in name:
+            part = tensor.shape[0] // 2
+            torch.testing.assert_close(tensor[part:], fresh[name][part:], rtol=1e-3, atol=0)  # it only decays
+            assert not torch.allclose(tensor[:part, :part], fresh[name][:part, :part], rtol=1e-3, atol=0)
