@@ -668,6 +668,9 @@ def test_an_onboarding_without_an_agent_says_how_to_start_one(store: Store, tmp_
     made = DeviceView.model_validate(api.post("/v1/devices", json=spec).json())
     assert made.agent is not None
     assert (made.agent.profile["source"], made.agent.away) == ("agent", False)
+    answer = api.post("/v1/devices", json={**spec, "source": "worker"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert "has an agent" in answer.json()["message"]
 
 
 def test_results_that_are_none_are_refused(store: Store, tmp_path: Path, hands: Hands) -> None:

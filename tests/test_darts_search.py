@@ -16,6 +16,7 @@ from nas.training.gradient.options import PRESETS, DartsParams
 from nas.training.gradient.search import Reading, Resource, Search, Step, search
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
+from search_spaces.darts_cell import space as darts_cell
 from search_spaces.nas_bench_201.space import CONV3, NONE, SKIP, build
 
 TINY = {"epochs": 2, "tune_epochs": 1, "batch_size": 20, "select_epochs": 1}
@@ -267,3 +268,28 @@ def test_partial_channels_leave_the_others_alone(data: Dataset) -> None:
             part = tensor.shape[0] // 2
             torch.testing.assert_close(tensor[part:], fresh[name][part:], rtol=1e-3, atol=0)  # it only decays
             assert not torch.allclose(tensor[:part, :part], fresh[name][:part, :part], rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"preset": "gdas"},
+        {"preset": "pc_darts", "partial": 2, "alpha_warmup": 0},
+        {"preset": "gold"},
+        {"preset": "darts_pt", "select_epochs": 0},
+        {"preset": "la_darts", "latency_samples": 1},
+    ],
+    ids=lambda g: g["preset"],
+)
+def test_cells_of_two_kinds_are_searched_by_the_same_loop(data: Dataset, given: dict[str, Any]) -> None:
+    space = darts_cell.build({"preset": "digits"}, data.shape)
+    options = DartsParams.model_validate({**TINY, "epochs": 1, "batch_size": 40, **given})
+    latency = Resource(lambda g: space.costs(g)["macs"] / 1e5, 2.0) if options.latency_weight else None
+    learning = Search(space.supernet(0), space, data, Pipeline(data, "cpu"), options, 0, latency)
+    finish(learning)
+    table = space.table(learning.found)
+    assert table.sum() == 16
+    assert not table[:, space.mixture.none].any()
+    if options.selection == "perturbation":
+        assert learning.mask.sum() == 16  # one operation on two edges of every node
+        np.testing.assert_array_equal(table, learning.mask.numpy())

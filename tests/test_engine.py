@@ -141,6 +141,7 @@ def test_a_search_that_is_cut_anywhere_ends_the_same(whole: tuple[list[Event], P
         assert device.measured == sum(isinstance(e, Measured) for e in events) - done
 
 
+@pytest.mark.slow
 def test_a_search_takes_the_explorer_that_its_spec_names_and_ends_the_same_when_cut(tmp_path: Path) -> None:
     params = {**SPEC.strategy.params, "explorer": "bayesian"}
     spec = SPEC.model_copy(update={"strategy": StrategySpec(params=params)})
@@ -152,9 +153,9 @@ def test_a_search_takes_the_explorer_that_its_spec_names_and_ends_the_same_when_
     before = events[: rounds[5] + 1]
     again = fold_all(run(tmp_path, problem(spec), before), fold_all(before))
     assert again.points.keys() == state.points.keys()
-    unknown = problem(SPEC.model_copy(update={"strategy": StrategySpec(params={"explorer": "bayesean"})}))
+    wrong = problem(SPEC.model_copy(update={"strategy": StrategySpec(params={"explorer": "bayesean"})}))
     with pytest.raises(InvalidSpec, match="explorer"):
-        registry.load("nas.strategies", "once_for_all")(unknown)
+        registry.load("nas.strategies", "once_for_all")(wrong)
 
 
 def test_another_bound_on_the_same_supernet_trains_nothing(whole: tuple[list[Event], Path]) -> None:

@@ -225,9 +225,11 @@ def _chosen(beliefs: Beliefs, pool: Pool, rng: np.random.Generator, n: int) -> G
 def _believed(beliefs: Beliefs) -> Floats:
     """Losses of the evaluated networks, the unknown ones as believed, shape (N, M)."""
     losses_NM = beliefs.history.losses_NM.copy()
-    features_NF = beliefs.encode(beliefs.history.genes_NG)
-    for column, surface in beliefs.surfaces.items():
-        losses_NM[:, column] = surface.value(surface.posterior(features_NF)[0])
+    for start in range(0, len(losses_NM), 4096):  # the kernel of a long history is large
+        rows = slice(start, start + 4096)
+        features_NF = beliefs.encode(beliefs.history.genes_NG[rows])
+        for column, surface in beliefs.surfaces.items():
+            losses_NM[rows, column] = surface.value(surface.posterior(features_NF)[0])
     return losses_NM
 
 

@@ -72,45 +72,50 @@ def normalised(x_BCHW: Tensor, scale: Tensor | None = None) -> Tensor:
     return F.batch_norm(x_BCHW, None, None, weight, None, training=True)
 
 
-def _conv(c_in: int, c_out: int, kernel: int = 1, **more: int) -> nn.Conv2d:
-    return nn.Conv2d(c_in, c_out, kernel, bias=False, **more)
+def _conv(
+    c_in: int, c_out: int, kernel: int = 1, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    return nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, groups, bias=False)
 
 
 class Factorized(nn.Module):
-    """ReLU, two 1x1 convolutions of stride 2, the second one pixel on, batch norm (zeros beyond an odd border)."""
+    """ReLU, two 1x1 convolutions of stride 2, the second one pixel on, batch norm.
 
-    def __init__(self, c_in: int, c_out: int, norm: nn.Module) -> None:
+    ``map_size``: height and width of the input; beyond an odd border are zeros.
+    """
+
+    def __init__(self, c_in: int, c_out: int, map_size: tuple[int, int], norm: nn.Module) -> None:
         super().__init__()
+        self.map_size = map_size
         self.even, self.odd = _conv(c_in, c_out // 2, stride=2), _conv(c_in, c_out // 2, stride=2)
         self.norm = norm
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, H/2, W/2)."""
         x = F.relu(x_BCHW)
-        out: Tensor = self.norm(torch.cat([self.even(x), self.odd(one_on(x))], dim=1))
+        out: Tensor = self.norm(torch.cat([self.even(x), self.odd(self.one_on(x))], dim=1))
         return out
+
+    def one_on(self, x_BCHW: Tensor) -> Tensor:
+        """The map from its second row and column on."""
+        h, w = self.map_size
+        rest = x_BCHW[:, :, 1:, 1:]
+        return F.pad(rest, (0, w % 2, 0, h % 2)) if h % 2 or w % 2 else rest
 
     def scaled(self, x_BCHW: Tensor, scale: Tensor) -> Tensor:
         """Of a part of the channels that is rectified already, normalised by its batch, times ``scale``."""
         c = x_BCHW.shape[1]
         halves = [
             F.conv2d(x, conv.weight[: c // 2, :c], stride=2)
-            for x, conv in ((x_BCHW, self.even), (one_on(x_BCHW), self.odd))
+            for x, conv in ((x_BCHW, self.even), (self.one_on(x_BCHW), self.odd))
         ]
         return normalised(torch.cat(halves, dim=1), scale)
 
     def cut(self) -> Factorized:
         """The same as plain modules."""
-        made = Factorized(self.even.in_channels, 2 * self.even.out_channels, _cut(self.norm))
+        made = Factorized(self.even.in_channels, 2 * self.even.out_channels, self.map_size, _cut(self.norm))
         made.load_state_dict({k: v for k, v in self.state_dict().items() if "norm" not in k}, strict=False)
         return made.to(self.even.weight.device)
-
-
-def one_on(x_BCHW: Tensor) -> Tensor:
-    """The map from its second row and column on, as large as before where it is odd."""
-    h, w = x_BCHW.shape[2:]
-    rest = x_BCHW[:, :, 1:, 1:]
-    return F.pad(rest, (0, w % 2, 0, h % 2)) if h % 2 or w % 2 else rest
 
 
 class Part(nn.Module):
@@ -169,8 +174,11 @@ class SuperCell(nn.Module):
         super().__init__()
         self.plan, self.evaluation = plan, evaluation
         c = plan.channels
-        norm = lambda: Norm(c, evaluation)  # noqa: E731
-        self.older = Factorized(plan.c_older, c, norm()) if plan.halve else Entry(plan.c_older, c, norm())
+
+        def norm() -> Norm:
+            return Norm(c, evaluation)
+
+        self.older = Factorized(plan.c_older, c, plan.halve, norm()) if plan.halve else Entry(plan.c_older, c, norm())
         self.newer = Entry(plan.c_newer, c, norm())
         self.operations = nn.ModuleDict()
         for e, (a, _) in enumerate(EDGES):
@@ -178,7 +186,7 @@ class SuperCell(nn.Module):
             if not evaluation:
                 self.operations[f"{e}-{MAX}"], self.operations[f"{e}-{AVG}"] = norm(), norm()
             if s == 2:
-                self.operations[f"{e}-{SKIP}"] = Factorized(c, c, norm())
+                self.operations[f"{e}-{SKIP}"] = Factorized(c, c, (plan.height, plan.width), norm())
             for op, kernel in ((DIL3, 3), (DIL5, 5)):
                 self.operations[f"{e}-{op}"] = Part(c, kernel, s, 2, norm())
             for op, kernel in ((SEP3, 3), (SEP5, 5)):
@@ -256,7 +264,7 @@ class SuperCell(nn.Module):
         out = []
         for part, x in ((self.older, older), (self.newer, newer)):
             if isinstance(part, Factorized):
-                halves = [part.even(r := F.relu(x)), part.odd(one_on(r))]
+                halves = [part.even(r := F.relu(x)), part.odd(part.one_on(r))]
                 out.append(normalised(torch.cat(halves, dim=1)))
             else:
                 assert isinstance(part, Entry)

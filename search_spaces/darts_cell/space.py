@@ -38,11 +38,11 @@ OPERATIONS = (
 )
 NONE, MAX, AVG, SKIP, DIL3, DIL5, SEP3, SEP5 = range(8)
 NODES = 4
-KINDS = ("normal", "reduce")
-PAIRS = tuple(tuple(combinations(range(node + 2), 2)) for node in range(NODES))  # inputs of each node
-EDGES = tuple((a, node) for node in range(NODES) for a in range(node + 2))  # from state, to node
 
 Kind = Literal["normal", "reduce"]
+KINDS: tuple[Kind, ...] = ("normal", "reduce")
+PAIRS = tuple(tuple(combinations(range(node + 2), 2)) for node in range(NODES))  # inputs of each node
+EDGES = tuple((a, node) for node in range(NODES) for a in range(node + 2))  # from state, to node
 
 
 class SpaceParams(BaseModel):
@@ -81,8 +81,8 @@ Genotype = Mapping[Kind, tuple[tuple[str, int], ...]]
 
 @dataclass(frozen=True)
 class CellPlan:
-    """Where a cell stands: channels of its two inputs and of its nodes, and its map *before* it reduces. ``halve``: the
-    older input has twice the height and width of the other."""
+    """Where a cell stands: channels of its two inputs and of its nodes, and its map *before* it reduces. ``halve``:
+    height and width of the older input where these are still those before the last cell reduced them."""
 
     name: str
     kind: Kind
@@ -91,7 +91,7 @@ class CellPlan:
     channels: int
     height: int
     width: int
-    halve: bool
+    halve: tuple[int, int] | None
 
     def stride(self, state: int) -> int:
         """Of an operation on a state: the two inputs of a reduction cell are halved."""
@@ -147,13 +147,14 @@ class DartsCell:
         """All cells in order."""
         total, c = self.config.cells, self.config.channels
         older = newer = 3 * c
-        h, w, halve = self.shape.height, self.shape.width, False
+        h, w = self.shape.height, self.shape.width
+        halve: tuple[int, int] | None = None
         plans = []
         for i in range(total):
             kind: Kind = "reduce" if i in (total // 3, 2 * total // 3) else "normal"
             c *= 2 if kind == "reduce" else 1
             plans.append(CellPlan(f"cell{i + 1}", kind, older, newer, c, h, w, halve))
-            older, newer, halve = newer, NODES * c, kind == "reduce"
+            older, newer, halve = newer, NODES * c, (h, w) if kind == "reduce" else None
             if kind == "reduce":
                 h, w = -(-h // 2), -(-w // 2)
         return tuple(plans)
@@ -183,7 +184,7 @@ class DartsCell:
                     table[KINDS.index(kind) * len(EDGES) + EDGES.index((a, node)), op] = 1.0
         return table
 
-    def chosen(self, genes_G: Genes | tuple[int, ...], kind: Kind) -> tuple[tuple[tuple[int, int], ...], ...]:
+    def chosen(self, genes_G: Genes | tuple[int, ...], kind: str) -> tuple[tuple[tuple[int, int], ...], ...]:
         """Per node, its two (state, operation), operations as indices of ``OPERATIONS``."""
         first = KINDS.index(kind) * 3 * NODES
         out = []
@@ -257,9 +258,7 @@ class DartsCell:
                 g = 3 * (k * NODES + node)
                 inputs = np.array(PAIRS[node])[genes_NG[:, g]]
                 for which in (0, 1):
-                    np.add.at(
-                        counts, (rows, k, (inputs[:, which] < 2).astype(int), genes_NG[:, g + 1 + which] + 1), 1.0
-                    )
+                    counts[rows, k, (inputs[:, which] < 2).astype(int), genes_NG[:, g + 1 + which] + 1] += 1.0
         return np.concatenate([one_hot(self.decisions, genes_NG), counts.reshape(len(genes_NG), -1)], axis=1)
 
     def supernet(self, seed: int) -> Any:
@@ -271,18 +270,12 @@ class DartsCell:
     def _entry(self, plan: CellPlan) -> Iterator[Layer]:
         """What brings a cell's two inputs to its channels and its map."""
         affine, c = self.config.evaluation, plan.channels
-        if plan.halve:
-            h, w = 2 * plan.height, 2 * plan.width
-            if (before := self._before_reduction(plan)) is not None:
-                h, w = before
+        if plan.halve is not None:
+            h, w = plan.halve
             yield from _factorized(f"{plan.name}.older", plan.c_older, c, h, w, affine)
         else:
             yield _conv(f"{plan.name}.older", plan.c_older, c, plan.height, plan.width, 1, affine=affine)
         yield _conv(f"{plan.name}.newer", plan.c_newer, c, plan.height, plan.width, 1, affine=affine)
-
-    def _before_reduction(self, plan: CellPlan) -> tuple[int, int] | None:
-        i = self.plans.index(plan)
-        return (self.plans[i - 1].height, self.plans[i - 1].width) if i else None
 
     def _operation(self, plan: CellPlan, name: str, op: int, stride: int) -> list[Layer]:
         affine, c = self.config.evaluation, plan.channels
@@ -305,8 +298,7 @@ class DartsCell:
 def genotype(space: DartsCell, genes_G: Genes | tuple[int, ...]) -> dict[Kind, tuple[tuple[str, int], ...]]:
     """A network in the notation of the paper's code: per kind of cell eight (operation, state), two per node."""
     return {
-        kind: tuple((OPERATIONS[op], a) for pair in space.chosen(genes_G, kind) for a, op in pair)  # type: ignore[misc]
-        for kind in KINDS
+        kind: tuple((OPERATIONS[op], a) for pair in space.chosen(genes_G, kind) for a, op in pair) for kind in KINDS
     }
 
 
@@ -314,7 +306,7 @@ def from_genotype(given: Genotype) -> tuple[int, ...]:
     """The genes of a genotype. Raises InvalidInput for one that is none."""
     genes: list[int] = []
     for kind in KINDS:
-        cell = given.get(kind, ())  # type: ignore[call-overload]
+        cell = given.get(kind, ())
         if len(cell) != 2 * NODES or any(op not in OPERATIONS[1:] for op, _ in cell):
             known = ", ".join(OPERATIONS[1:])
             raise InvalidInput(

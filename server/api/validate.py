@@ -111,8 +111,11 @@ def check_data_path(data: DataSpec, settings: Settings) -> None:
 
 
 def check_device(spec: DeviceSpec, store: Store) -> None:
-    """Raises UnknownName, InvalidSpec or InvalidData for an onboarding that cannot run."""
-    if spec.source == "agent" and spec.name not in (known := [agent.name for agent in store.queries.agents()]):
+    """Raises UnknownName, InvalidSpec, InvalidData or Conflict for an onboarding that cannot run."""
+    known = [agent.name for agent in store.queries.agents()]
+    if spec.source != "agent" and spec.name in known:
+        raise Conflict(f"device {spec.name!r} has an agent: choose another name, or let the agent measure")
+    if spec.source == "agent" and spec.name not in known:
         raise InvalidSpec(
             f"{UnknownName('agent', spec.name, known)} Start it on the machine that is to be measured: "
             f"nas-agent --server ADDRESS --token TOKEN --name {spec.name}"
