@@ -8,16 +8,31 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
+from nas.core.arch import as_archs, sample
 from nas.core.cost import StageCost
 from nas.core.errors import Diverged, HwnasError, InvalidSpec
-from nas.core.events import Checkpoint, Event, Progress, SearchState, Warned, fold_all
+from nas.core.events import (
+    Checkpoint,
+    Evaluated,
+    Event,
+    Origin,
+    Point,
+    Progress,
+    SearchState,
+    StageFinished,
+    Warned,
+    fold_all,
+)
 from nas.core.fronts import front_of
 from nas.core.ports import Problem, Resources
-from nas.core.spec import BudgetSpec, RetrainSpec, SearchSpec, parse_spec
+from nas.core.spec import BudgetSpec, DataSpec, RetrainSpec, SearchSpec, parse_spec
 from nas.engine import run_search, stage_names, stages_of
+from nas.objectives import cheap_metrics
 from nas.stages.retrain import RetrainStage
 from nas.training.alone import unpack
 from server.store.blobs import FolderBlobs
@@ -37,6 +52,27 @@ def run(folder: Path, p: Problem, events: Sequence[Event] = (), device: RuleDevi
     ticks = count()
     resources = Resources(FolderBlobs(folder), device or RuleDevice(), lambda: 100.0 * next(ticks))
     return run_search(p, stages_of(p), resources, fold_all(events))
+
+
+def retrain(folder: Path, p: Problem, events: Sequence[Event]) -> Iterator[Event]:
+    """The stage alone."""
+    ticks = count()
+    resources = Resources(FolderBlobs(folder), RuleDevice(), lambda: 100.0 * next(ticks))
+    return run_search(p, [RetrainStage()], resources, fold_all(events))
+
+
+def found(p: Problem) -> Iterator[Event]:
+    """What stages before have left: one network that both origins have found, and a smaller one of the search."""
+    yield StageFinished("estimate", 0.0, {"reference": {"accuracy": 10.0, "latency": 1e9, "params": 1e9, "macs": 1e9}})
+    genes_NG = p.space.canonical(sample(p.space.decisions, np.random.default_rng(0), 2))
+    cheap = cheap_metrics(p, genes_NG)
+    small, large = np.argsort(cheap["predicted_ms"]).tolist()
+    archs = as_archs(p.space.id, genes_NG)
+
+    def point(i: int, origin: Origin, accuracy: float) -> Point:
+        return Point(archs[i], origin, {**{k: float(v[i]) for k, v in cheap.items()}, "val_accuracy": accuracy})
+
+    yield Evaluated((point(large, "search", 50.0), point(small, "search", 40.0), point(large, "baseline", 50.0)))
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +126,6 @@ def test_what_is_exported_has_its_own_weights(whole: tuple[list[Event], Path]) -
     events, folder = whole
     state = fold_all(events)
     exported = state.exports[0]
-    import safetensors.torch
-
     with zipfile.ZipFile(io.BytesIO(FolderBlobs(folder).get(exported.blob))) as archive:
         out = safetensors.torch.load(archive.read("weights.safetensors"))
     blob = state.finished["retrain"]["networks"][exported.arch.id]["weights"]
@@ -107,18 +141,29 @@ def test_what_is_exported_has_its_own_weights(whole: tuple[list[Event], Path]) -
 def test_a_search_that_is_cut_anywhere_ends_the_same(whole: tuple[list[Event], Path]) -> None:
     events, folder = whole
     expected = fold_all(events)
-    begun = next(i for i, e in enumerate(events) if getattr(e, "stage", "") == "retrain")
-    for cut in range(begun, len(events), 4):
-        device = RuleDevice()
+    marks = [i for i, e in enumerate(events) if getattr(e, "stage", "").startswith("retrain")]
+    for cut in (marks[len(marks) // 2], marks[-1], marks[-1] + 3):
         before = events[: cut + 1]
-        after = list(run(folder, problem(RETRAINED), before, device))
-        state = fold_all(after, fold_all(before))
+        state = fold_all(run(folder, problem(RETRAINED), before), fold_all(before))
         assert state.points == expected.points, f"cut after event {cut}: {events[cut]}"
         assert state.exports == expected.exports
-        assert state.checkpoints == expected.checkpoints
-        assert state.finished["retrain"] == expected.finished["retrain"]
-        ended = {e.stage for e in before if isinstance(e, Checkpoint) and e.step == WANTED.epochs}
-        assert not ended & {e.stage for e in after if isinstance(e, Checkpoint)}
+        assert state.finished["verify"] == expected.finished["verify"]
+
+
+def test_training_that_is_cut_after_any_event_ends_the_same_and_repeats_no_trial(tmp_path: Path) -> None:
+    p = problem(RETRAINED.model_copy(update={"retrain": WANTED.model_copy(update={"trials": 2})}))
+    begun = list(found(p))
+    events = [*begun, *kept(list(retrain(tmp_path, p, begun)))]
+    expected = fold_all(events)
+    for cut in range(len(begun), len(events), 3):
+        before = events[:cut]
+        after = list(retrain(tmp_path, p, before))
+        state = fold_all(after, fold_all(before))
+        assert state.points == expected.points, f"cut before event {cut}: {events[cut]}"
+        assert state.checkpoints == expected.checkpoints  # and so all weights, by their sha256
+        assert state.finished == expected.finished
+        known = {(e.stage, e.step) for e in before if isinstance(e, Checkpoint)}
+        assert not known & {(e.stage, e.step) for e in after if isinstance(e, Checkpoint)}
 
 
 def test_divergence_is_told_and_if_nothing_is_left_the_search_ends(
@@ -138,18 +183,20 @@ def test_divergence_is_told_and_if_nothing_is_left_the_search_ends(
 
 
 def test_training_alone_learns(tmp_path: Path) -> None:
-    """On the digits, a found network reaches with its own weights what chance never does."""
+    """On the digits, a network without any inherited weight reaches what chance never does."""
     spec = SPEC.model_copy(
         update={
-            "data": SPEC.data.model_copy(update={"params": {"max_train": 600, "max_val": 200, "max_test": 100}}),
+            "data": DataSpec(params={"max_train": 600, "max_val": 200, "max_test": 100}),
             "retrain": RetrainSpec(networks=1, epochs=8, trials=1, batch_size=32),
             "budget": BudgetSpec(evaluations=8, verified=1),
         }
     )
-    state = fold_all(run(tmp_path, problem(spec)))
-    reached = [r["trained_accuracy"] for r in state.finished["retrain"]["networks"].values()]
-    assert max(reached) > 60.0
-    assert all("trained_deviation" not in p.metrics for p in state.points.values())
+    p = problem(spec)
+    begun = list(found(p))
+    state = fold_all([*begun, *retrain(tmp_path, p, begun)])
+    [network] = state.finished["retrain"]["networks"].values()
+    assert network["trained_accuracy"] > 60.0
+    assert all("trained_deviation" not in point.metrics for point in state.points.values())
 
 
 def test_the_price_of_retraining_grows_with_trials_and_has_a_range(tmp_path: Path) -> None:
