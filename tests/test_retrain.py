@@ -30,7 +30,7 @@ from nas.core.events import (
 )
 from nas.core.fronts import front_of
 from nas.core.ports import Problem, Resources
-from nas.core.spec import BudgetSpec, DataSpec, RetrainSpec, SearchSpec, parse_spec
+from nas.core.spec import BudgetSpec, DataSpec, RetrainSpec, SearchSpec, SpaceSpec, StrategySpec, parse_spec
 from nas.engine import run_search, stage_names, stages_of
 from nas.objectives import cheap_metrics
 from nas.stages.retrain import RetrainStage
@@ -164,6 +164,23 @@ def test_training_that_is_cut_after_any_event_ends_the_same_and_repeats_no_trial
         assert state.finished == expected.finished
         known = {(e.stage, e.step) for e in before if isinstance(e, Checkpoint)}
         assert not known & {(e.stage, e.step) for e in after if isinstance(e, Checkpoint)}
+
+
+@pytest.mark.slow
+def test_cells_that_were_found_by_gradient_are_retrained_as_well(tmp_path: Path) -> None:
+    params = {"preset": "darts", "epochs": 2, "tune_epochs": 1, "batch_size": 40}
+    spec = RETRAINED.model_copy(
+        update={
+            "space": SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4}),
+            "data": DataSpec(params={"max_train": 160, "max_val": 80, "max_test": 80}),
+            "strategy": StrategySpec(name="darts", params=params),
+            "retrain": RetrainSpec(networks=1, epochs=1, trials=1, batch_size=40),
+        }
+    )
+    state = fold_all(run(tmp_path, problem(spec)))
+    assert list(state.finished) == ["estimate", "train", "derive", "explore", "retrain", "verify", "export"]
+    assert front_of(spec, state).points
+    assert {e.arch.id for e in state.exports} <= set(state.finished["retrain"]["networks"])
 
 
 def test_divergence_is_told_and_if_nothing_is_left_the_search_ends(
