@@ -24,7 +24,7 @@ from nas.core.events import SearchState, StageFinished
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import BudgetSpec, SearchSpec, StrategySpec
 from nas.core.views import CostView
-from nas.engine import price_search, run_search
+from nas.engine import price_search, run_search, stages_of
 from nas.memory import forget_peak, peak_bytes
 from predictors.bayesian_linear import BayesianLinear
 from predictors.measure import describe_machine, measure_isolated
@@ -85,7 +85,7 @@ def prepare(spec: SearchSpec, folder: Path) -> tuple[Problem, Sequence[Stage], R
     profile = describe_machine("this-machine", MeasurementProtocol())
     problem = Problem(spec, space, data, profile, predictor)
     resources = Resources(FolderBlobs(folder), measure_isolated, busy_s, worker="this machine")
-    return problem, registry.load("nas.strategies", spec.strategy.name)(problem), resources
+    return problem, stages_of(problem), resources
 
 
 def busy_s() -> float:

@@ -1,18 +1,47 @@
-"""Running a search: its stages in order, as one iterator of events; or only telling what that will take."""
+"""Running a search: its stages in order, as one iterator of events; or only telling what that will take.
+
+Imports no torch before stages are made.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
+from nas.core import registry
 from nas.core.cost import StageCost
-from nas.core.errors import NotMeasuredYet
+from nas.core.errors import InvalidSpec, NotMeasuredYet
 from nas.core.events import Event, Progress, SearchState, StageFinished, StageStarted, fold
 from nas.core.ports import Problem, Resources, Stage
+from nas.core.spec import SearchSpec
 from nas.core.views import CostView, StageCostView
 from nas.memory import forget_peak, peak_bytes
 
 PRICE = "price"  # the one stage of a dry run
+
+
+def stages_of(problem: Problem) -> tuple[Stage, ...]:
+    """The stages of a search: those of its strategy and, where the spec says so, retraining before verification.
+
+    Raises what the strategy raises, and InvalidSpec for retraining what is never verified.
+    """
+    stages: tuple[Stage, ...] = registry.load("nas.strategies", problem.spec.strategy.name)(problem)
+    if problem.spec.retrain is None:
+        return stages
+    from nas.stages.retrain import RetrainStage
+
+    at = _before_verify(problem.spec, [stage.name for stage in stages])
+    return (*stages[:at], RetrainStage(), *stages[at:])
+
+
+def stage_names(spec: SearchSpec) -> tuple[str, ...]:
+    """The names of the stages as far as the strategy tells them. Raises UnknownName for a strategy that is none, and
+    InvalidSpec for retraining what is never verified."""
+    names = tuple(getattr(registry.load("nas.strategies", spec.strategy.name), "stage_names", ()))
+    if spec.retrain is None or not names:
+        return names
+    at = _before_verify(spec, names)
+    return (*names[:at], "retrain", *names[at:])
 
 
 def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -74,6 +103,14 @@ def cost_view(problem: Problem, worker: str, costs: Sequence[StageCost]) -> Cost
         confidence="partial" if any(c.seconds is None for c in costs) else "measured",
         stages=[StageCostView(**asdict(c)) for c in costs],
     )
+
+
+def _before_verify(spec: SearchSpec, names: Sequence[str]) -> int:
+    if "verify" not in names:
+        raise InvalidSpec(
+            f"retrain: expected a strategy that verifies networks, got {spec.strategy.name!r}: {', '.join(names)}"
+        )
+    return list(names).index("verify")
 
 
 def _price(stage: Stage, problem: Problem, resources: Resources, state: SearchState) -> StageCost:

@@ -20,7 +20,7 @@ from nas.core.access import Principal
 from nas.core.errors import Conflict, HwnasError, InfeasibleBound, MeasurementRefused, NotFound, StorageError
 from nas.core.events import Progress, StageFinished, StageStarted
 from nas.core.ports import Room
-from nas.core.spec import DataSpec, SearchSpec, SpaceSpec
+from nas.core.spec import DataSpec, RetrainSpec, SearchSpec, SpaceSpec
 from nas.core.views import (
     ArtifactView,
     CardView,
@@ -258,6 +258,19 @@ def test_extending_reuses_the_supernet(api: TestClient, store: Store, done: str)
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
     assert lease.spec["resolved"]["supernet"] == store.blobs.put(b"abc")
+
+
+def test_a_fork_may_retrain_and_an_extension_trains_nothing(api: TestClient, done: str) -> None:
+    wanted = {"networks": 2, "epochs": 5, "trials": 3, "seeds": 1, "batch_size": 64}
+    fork = SearchView.model_validate(api.post(f"/v1/searches/{done}/fork", json={"retrain": wanted}).json())
+    assert fork.spec.retrain == RetrainSpec.model_validate(wanted)
+    assert [s.name for s in fork.stages] == ["estimate", "train", "explore", "retrain", "verify", "export"]
+    again = SearchView.model_validate(api.post(f"/v1/searches/{fork.id}/fork", json={"seed": 4}).json())
+    assert again.spec.retrain == fork.spec.retrain
+    longer = SearchView.model_validate(api.post(f"/v1/searches/{fork.id}/extend", json={}).json())
+    assert longer.spec.retrain is None
+    url = f"/v1/searches/{done}/fork"
+    refused(api.post(url, json={"retrain": {"networks": 99}}), 422, "invalid_spec", "at most budget.verified")
 
 
 def test_extending_is_idempotent_with_a_key(api: TestClient, done: str) -> None:

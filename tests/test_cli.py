@@ -24,7 +24,7 @@ from nas.client import Client
 from nas.core.errors import Conflict, InvalidInput, StorageError
 from nas.core.events import Progress, encode
 from nas.core.metrics import METRICS
-from nas.core.spec import BudgetSpec, DeviceSpec, SearchSpec
+from nas.core.spec import BudgetSpec, DeviceSpec, RetrainSpec, SearchSpec
 from nas.core.views import DeviceView, FrontView, SearchView
 from server.api.validate import add_device_command
 from server.cli import progress, render
@@ -225,6 +225,18 @@ def test_options_win_over_the_file(run: Run, fake: FakeService, tmp_path: Path) 
     assert spec.bound("latency") == 0.2
     assert spec.budget == BudgetSpec(evaluations=16, verified=5)
     assert fake.last.headers["idempotency-key"] == "once"
+
+
+def test_retraining_takes_one_option(run: Run, fake: FakeService, tmp_path: Path) -> None:
+    assert run("submit", "--retrain", "30").exit_code == 0
+    assert SearchSpec.model_validate(fake.body()).retrain == RetrainSpec(epochs=30)
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump({"budget": {"verified": 5}, "retrain": {"trials": 9, "networks": 4}}))
+    assert run("submit", str(path), "--retrain", "30").exit_code == 0
+    assert SearchSpec.model_validate(fake.body()).retrain == RetrainSpec(epochs=30, trials=9, networks=4)
+    path.write_text(yaml.safe_dump({"budget": {"verified": 5}}))
+    assert run("submit", str(path), "--retrain", "30").exit_code == 0
+    assert SearchSpec.model_validate(fake.body()).retrain == RetrainSpec(epochs=30, networks=5)
 
 
 def test_a_bound_without_latency_is_refused(run: Run, fake: FakeService, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ from nas.core.events import (
 )
 from nas.core.ports import BlobStore, Dataset, JobKind, Measurer, Problem, Resources, SearchSpace, Stage
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
-from nas.engine import price_search, run_search
+from nas.core.tuning import Tuner
+from nas.engine import price_search, run_search, stages_of
 from nas.export import Normalised, to_onnx
 from predictors.figures import onboard_figures
 from predictors.measure import measure_isolated, profile_machine
@@ -102,8 +103,9 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
             **{p: version(p) for p in ("hwnas", "torch", "onnx", "onnxruntime", "numpy")},
         },
         worker=platform.node(),
+        tuner=_tuner(spec),
     )
-    return problem, registry.load("nas.strategies", spec.strategy.name)(problem), resources
+    return problem, stages_of(problem), resources
 
 
 def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Iterator[Event]:
@@ -141,6 +143,14 @@ def _measurer(profile: DeviceProfile, resolved: Mapping[str, Any], blobs: BlobSt
 def _load(space: SpaceSpec, data: DataSpec) -> tuple[Dataset, SearchSpace]:
     loaded: Dataset = registry.load("nas.datasets", data.name)(data, data.seed)
     return loaded, registry.load("nas.search_spaces", space.name)(space.params, loaded.shape)
+
+
+def _tuner(spec: SearchSpec) -> Tuner | None:
+    if spec.retrain is None:
+        return None
+    from workers.tune import ray_tuner  # imports Ray Tune, which takes seconds
+
+    return ray_tuner(spec.resources.cpus, spec.resources.gpus)
 
 
 def _torch_device(gpus: int) -> str:

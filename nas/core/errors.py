@@ -85,6 +85,12 @@ class ExportMismatch(HwnasError):
     code = "export_mismatch"
 
 
+class Diverged(HwnasError):
+    """A training has left the finite numbers."""
+
+    code = "diverged"
+
+
 class StorageError(HwnasError):
     """Bytes could not be written or read back intact (full disk, torn file)."""
 

@@ -2,7 +2,7 @@
 
 While a search runs, the axes are estimated and predicted metrics. Once networks have been verified, *membership* is
 decided by validation accuracy and measured latency, and *values* are test accuracy and measured latency: test data
-never choose a network.
+never choose a network. Where networks are retrained, theirs is the validation accuracy that decides.
 """
 
 from __future__ import annotations
@@ -76,12 +76,15 @@ def front_in(
     measured = bool(table.measurements) or bool(finished.get("verify", {}).get("measured", final))
     metric_of = {o: pair[measured if o == "latency" else final] for o, pair in OBJECTIVES.items()}
     metrics = tuple(metric_of[n] for n in names)
-    choose = tuple("val_accuracy" if m == "test_accuracy" else m for m in metrics)
+    # Test data choose nothing, and before it is measured a latency is held to its calibrated upper bound.
+    deciding = "val_accuracy" if spec.retrain is None else "trained_accuracy"
+    choose = tuple(deciding if m == "test_accuracy" else m for m in metrics)
+    held = {"test_accuracy": deciding, "predicted_ms": "upper_ms"}
     # Bounds hold whether or not their objective is an axis of this front.
     limits = {o: spec.bound(o) for o in OBJECTIVES}
     if bound_ms is not None:
         limits["latency"] = min(bound_ms, limits["latency"] or bound_ms)
-    bounds = {metric_of[o]: limit for o, limit in limits.items() if limit is not None}
+    bounds = {held.get(m := metric_of[o], m): limit for o, limit in limits.items() if limit is not None}
     reference = reference_of(finished, names)
     possible = np.arange(len(table)) if final or table.unbeaten is None else table.unbeaten
     known = _meets(table, possible, bounds)
@@ -133,8 +136,6 @@ def _meets(table: PointTable, rows: Rows, bounds: Mapping[str, float]) -> Mask:
     """Which of the rows keep every bound; a network that lacks what is bounded keeps none."""
     meets: Mask = np.ones(len(rows), dtype=bool)
     for metric, bound in bounds.items():
-        # Test data choose nothing, and before it is measured a latency is held to its calibrated upper bound.
-        held = {"test_accuracy": "val_accuracy", "predicted_ms": "upper_ms"}.get(metric, metric)
-        value = table.metric(held)[rows]
+        value = table.metric(metric)[rows]
         meets &= value >= bound if METRICS[metric].goal == "max" else value <= bound
     return meets

@@ -2,8 +2,8 @@
 latency are two metrics, so they cannot share a column.
 
 Kinds: *exact* (counted), *estimated* (with inherited supernet weights, on validation data, steers the search),
-*predicted* (by a learned predictor), *trained* (a network trained alone), *measured* (on the device, or on test data
-with exactly the weights that are exported).
+*predicted* (by a learned predictor), *trained* (a network trained alone, on validation data), *measured* (on the
+device, or on test data with exactly the weights that are exported).
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ METRICS: dict[str, MetricInfo] = {
         MetricInfo("macs", "", "exact", "min", "MACs"),
         MetricInfo("val_accuracy", "%", "estimated", "max", "Validation accuracy"),
         MetricInfo("val_loss", "nats", "estimated", "min", "Validation loss"),
+        MetricInfo("trained_accuracy", "%", "trained", "max", "Validation accuracy, trained alone"),
+        MetricInfo("trained_deviation", "%", "trained", "min", "Deviation over seeds, trained alone"),
         MetricInfo("test_accuracy", "%", "measured", "max", "Test accuracy"),
         MetricInfo("predicted_ms", "ms", "predicted", "min", "Predicted latency"),
         MetricInfo("upper_ms", "ms", "predicted", "min", "95 % upper bound"),

@@ -14,6 +14,7 @@ from nas.core.cost import StageCost
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.events import Event, Point, SearchState
 from nas.core.spec import SearchSpec
+from nas.core.tuning import Tuner
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class Problem:
 @dataclass(frozen=True)
 class Resources:
     """What a stage may use. ``torch_device`` such as ``cpu`` or ``cuda:0``; ``clock`` gives seconds, monotonic;
-    ``worker`` is a name for the machine."""
+    ``worker`` is a name for the machine; ``tuner`` runs trials, None: one after the other."""
 
     blobs: BlobStore
     measure: Measurer
@@ -177,6 +178,7 @@ class Resources:
     torch_device: str = "cpu"
     versions: Mapping[str, str] | None = None
     worker: str = ""
+    tuner: Tuner | None = None
 
 
 class Stage(Protocol):

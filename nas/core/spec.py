@@ -61,6 +61,19 @@ class BudgetSpec(_Strict):
     verified: int = Field(default=24, ge=1, le=1_000)
 
 
+class RetrainSpec(_Strict):
+    """Training the found networks from scratch, each alone, before they are verified; with their own weights they are
+    verified and exported. ``networks``: the most of the search's front, and of its random baseline's, that are trained.
+    ``trials``: trainings of each, with other hyperparameters, of which the hopeless are stopped early. ``seeds``: how
+    often the best hyperparameters of each are trained in all; what is reported is the mean."""
+
+    networks: int = Field(default=8, ge=1, le=1_000)
+    epochs: int = Field(default=60, ge=1, le=100_000)
+    trials: int = Field(default=4, ge=1, le=1_000)
+    seeds: int = Field(default=1, ge=1, le=100)
+    batch_size: int = Field(default=64, ge=2, le=65_536)
+
+
 class ExportSpec(_Strict):
     """What is exported: every front member, or only the best few by accuracy; int8 beside float32."""
 
@@ -82,6 +95,7 @@ class SearchSpec(_Strict):
     """A search. Frozen; ``content_hash`` names it.
 
     ``supernet``: the id of a finished search of the same space and data whose trained supernet is used; no training.
+    ``retrain``: None leaves the found networks with the weights that they inherit.
     """
 
     name: str = Field(default="search", min_length=1, max_length=120)
@@ -95,6 +109,7 @@ class SearchSpec(_Strict):
     resources: ResourceSpec = Field(default_factory=ResourceSpec)
     seed: int = Field(default=0, ge=0, lt=2**63)
     supernet: str | None = None
+    retrain: RetrainSpec | None = None
 
     @field_validator("objectives")
     @classmethod
@@ -105,6 +120,15 @@ class SearchSpec(_Strict):
         if "accuracy" not in names or not 2 <= len(names) <= len(OBJECTIVES):
             raise ValueError(f"expected accuracy and 1 to 3 more of {', '.join(OBJECTIVES)}, got {', '.join(names)}")
         return value
+
+    @model_validator(mode="after")
+    def _what_is_retrained_is_verified(self) -> SearchSpec:
+        if self.retrain is not None and self.retrain.networks > self.budget.verified:
+            raise ValueError(
+                f"retrain.networks: expected at most budget.verified, which is {self.budget.verified}, since what is "
+                f"not verified is on no front; got {self.retrain.networks}"
+            )
+        return self
 
     @property
     def content_hash(self) -> str:

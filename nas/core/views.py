@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, Field, WithJsonSchema
 from nas.core.access import Scope
 from nas.core.lifecycle import JobStatus
 from nas.core.metrics import Goal, Kind
-from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, ObjectiveSpec, ResourceSpec, SearchSpec
+from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, ObjectiveSpec, ResourceSpec, RetrainSpec, SearchSpec
 
 Text = Annotated[str, Field(max_length=200)]
 # Plain arrays in the schema: not every reader of descriptions knows ``prefixItems``.
@@ -472,7 +472,8 @@ class ExtendBody(BaseModel):
 
 
 class ForkBody(BaseModel):
-    """A new search on the trained supernet of another: what is given replaces the parent's, whole; no training."""
+    """A new search on the trained supernet of another: what is given replaces the parent's, whole. ``retrain`` trains
+    the found networks alone; nothing else is trained."""
 
     model_config = {"extra": "forbid"}
     name: str | None = None
@@ -480,6 +481,7 @@ class ForkBody(BaseModel):
     objectives: list[ObjectiveSpec] | None = None
     budget: BudgetSpec | None = None
     export: ExportSpec | None = None
+    retrain: RetrainSpec | None = None
     resources: ResourceSpec | None = None
     seed: int | None = None
 

@@ -79,5 +79,7 @@ def verified(problem: Problem) -> tuple[int, int]:
     beforehand how many networks of a random search will meet them."""
     scored = problem.spec.budget.evaluations + len(problem.inherited) // 2
     most = min(problem.spec.budget.verified, scored)
+    if problem.spec.retrain is not None:
+        most = min(most, problem.spec.retrain.networks)
     bounded = any(o.bound is not None for o in problem.spec.objectives)
     return (1 if bounded else most), most

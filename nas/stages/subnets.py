@@ -1,6 +1,9 @@
-"""Subnets of a trained supernet, recalibrated and scored."""
+"""Subnets of a trained supernet, recalibrated and scored; or with weights of their own."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,17 +15,29 @@ from nas.core.events import SearchState
 from nas.core.ports import Problem, Resources, Split
 from nas.export import Normalised
 from nas.supernet import Supernet
+from nas.training.alone import unpack
 from nas.training.calibration import Score, recalibrate, score
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
 
 
 class Subnets:
-    """Cuts subnets from trained weights. Everything is deterministic: the same architecture scores the same."""
+    """Cuts subnets from trained weights. Everything is deterministic: the same architecture scores the same.
 
-    def __init__(self, problem: Problem, net: Supernet, device: str, calibration_images: int = 512) -> None:
+    ``own`` gives the weights of a network that was trained alone, None for one that was not.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        net: Supernet,
+        device: str,
+        calibration_images: int = 512,
+        own: Callable[[Arch], Mapping[str, Any] | None] = lambda arch: None,
+    ) -> None:
         self.problem = problem
         self.net = net.eval()
+        self._own = own
         self.pipeline = Pipeline(problem.data, device)
         size = len(problem.data.train)
         rows = np.random.default_rng((problem.spec.data.seed, 3)).permutation(size)[:calibration_images]
@@ -32,9 +47,16 @@ class Subnets:
     def cut(self, arch: Arch) -> nn.Module:
         """A stand-alone module in eval mode, its batch norms recalibrated on training images."""
         module = self.net.subnet(arch)
-        batches = (x for x, _ in self.pipeline.plain(self.calibration, self.resolution(arch), batch=256))
-        recalibrate(module, batches)
+        own = self._own(arch)
+        if own is not None:
+            module.load_state_dict(own)
+            return module.eval()
+        self.recalibrate(module, arch)
         return module
+
+    def recalibrate(self, module: nn.Module, arch: Arch) -> None:
+        """Gives a module the batch statistics of training images and leaves it in eval mode."""
+        recalibrate(module, (x for x, _ in self.pipeline.plain(self.calibration, self.resolution(arch), batch=256)))
 
     def with_normalisation(self, module: nn.Module) -> nn.Module:
         """The network as it is exported and measured: it takes pixel values 0 to 255."""
@@ -52,14 +74,26 @@ class Subnets:
 def load_subnets(
     problem: Problem, resources: Resources, state: SearchState, untrained_will_do: bool = False
 ) -> Subnets:
-    """The subnets of the supernet this search trained or reuses; of a fresh one if there is none and that will do, as
-    for telling how long something takes. Raises InvalidSpec when there is none."""
+    """The subnets of the supernet this search trained or reuses, those that were retrained with weights of their own.
+
+    Of a fresh supernet if there is none and that will do: for telling how long something takes, or after retraining.
+    Raises InvalidSpec when there is none.
+    """
+    retrained = state.finished.get("retrain", {}).get("networks", {})
+
+    def own(arch: Arch) -> Mapping[str, Any] | None:
+        if arch.id not in retrained:
+            return None
+        _, weights = unpack(resources.blobs.get(retrained[arch.id]["weights"]), resources.torch_device)
+        assert weights is not None
+        return dict(weights["net"])
+
     blob = problem.supernet_blob or state.finished.get("train", {}).get("supernet")
     net = problem.space.supernet(problem.spec.seed)
     if blob is not None:
         weights = TrainState.from_bytes(resources.blobs.get(blob), resources.torch_device).weights
         assert weights is not None
         net.load_state_dict(weights["net"])
-    elif not untrained_will_do:
+    elif not untrained_will_do and not retrained:
         raise InvalidSpec("expected a trained supernet: train one, or name a finished search under 'supernet'")
-    return Subnets(problem, net.to(torch.device(resources.torch_device)), resources.torch_device)
+    return Subnets(problem, net.to(torch.device(resources.torch_device)), resources.torch_device, own=own)

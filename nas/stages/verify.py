@@ -1,7 +1,8 @@
 """Earning the latencies: front members are exported, re-measured on the device and marked; then tested once.
 
 Search and baseline are verified alike. ``verified`` and ``violated`` are judged against what was claimed before
-measuring: the user's bound, or else the predictor's own 95 % upper bound.
+measuring: the user's bound, or else the predictor's own 95 % upper bound. Where networks were retrained, those are
+verified, with their own weights.
 """
 
 from __future__ import annotations
@@ -131,13 +132,15 @@ class VerifyStage:
 
 def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> list[Point]:
     """The networks of one origin that are worth measuring: its estimated front, then the front of what remains, and so
-    on, until ``n``. Measured values play no part, so a restart chooses the same."""
-    unmeasured = SearchState(
-        finished=state.finished,
-        points={p.key: Point(p.arch, p.origin, _estimates(p), claim_ms=p.claim_ms) for p in state.of(origin)},
-    )
+    on, until ``n``. Measured values play no part, so a restart chooses the same. After retraining, only networks that
+    were retrained are left, and what they have reached stands for what was estimated."""
+    points = state.of(origin)
+    if "retrain" in state.finished:
+        points = [p for p in points if "trained_accuracy" in p.metrics]
     chosen: list[Point] = []
-    rest = dict(unmeasured.points)
+    rest = {
+        p.key: Point(p.arch, p.origin, _estimates(p, "retrain" in state.finished), claim_ms=p.claim_ms) for p in points
+    }
     while rest and len(chosen) < n:
         layer = front_of(problem.spec, SearchState(finished=_before(state), points=rest))
         members = layer.points if origin == "search" else layer.baseline
@@ -156,8 +159,9 @@ def thin(points: tuple[Point, ...], n: int) -> tuple[Point, ...]:
     return tuple(points[round(i * (len(points) - 1) / (n - 1))] for i in range(n))
 
 
-def _estimates(point: Point) -> dict[str, float]:
-    return {k: v for k, v in point.metrics.items() if k not in ("measured_ms", "test_accuracy")}
+def _estimates(point: Point, retrained: bool) -> dict[str, float]:
+    known = {k: v for k, v in point.metrics.items() if k not in ("measured_ms", "test_accuracy")}
+    return {**known, "val_accuracy": known["trained_accuracy"]} if retrained else known
 
 
 def _before(state: SearchState) -> dict[str, Mapping[str, Any]]:

@@ -35,13 +35,17 @@ class Pipeline:
             )
         return self._splits[key]
 
-    def augmented(self, split: Split, index_B: Index, resolution: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised, augmented images (B, C, resolution, resolution) and labels (B,); ``seed`` decides everything."""
+    def augmented(
+        self, split: Split, index_B: Index, resolution: int, seed: int, strength: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised images (B, C, resolution, resolution), augmented so many times as strongly as usual, and labels
+        (B,); ``seed`` decides everything."""
         images, labels = self._tensors(split)
         rows = torch.from_numpy(index_B).to(self.device)
         generator = torch.Generator(self.device).manual_seed(seed)
         x = to_float(images[rows], self.mean, self.std, resolution)
-        return augment(x, generator, flip=self.flip), labels[rows]
+        move = {"shift": 0.1 * strength, "rotate_degrees": 10.0 * strength, "zoom": 0.1 * strength}
+        return augment(x, generator, flip=self.flip, **move), labels[rows]
 
     def plain(self, split: Split, resolution: int, batch: int = 500) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The whole split in order, normalised, not augmented."""

@@ -191,7 +191,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         responses={**known, **responses(400, 404, 409, 413, 429, 507)},
     )
     def fork(id: str, body: ForkBody, response: Response, by: By, idempotency_key: IdempotencyKey = None) -> SearchView:
-        """Whatever the body gives replaces the parent's; the rest stays, and nothing is trained."""
+        """Whatever the body gives replaces the parent's; the rest stays, and the supernet is not trained again."""
         parent = store.queries.search(id)
         return submit(_forked(parent.id, parent.spec, body), idempotency_key, parent.id, response, by)
 
@@ -302,6 +302,7 @@ def _extended(search_id: str, spec: SearchSpec, body: ExtendBody) -> SearchSpec:
         if name not in objectives:
             raise UnknownName("objective", name, objectives)
     record["supernet"] = search_id
+    record["retrain"] = None  # an extension trains nothing
     record["name"] = body.name if body.name is not None else f"{spec.name[:109]}, extended"
     record["objectives"] = [{**o, "bound": bounds.get(o["name"], o["bound"])} for o in record["objectives"]]
     # Inherited estimates count too, so a child that only moves a bound needs few more: it answers in seconds.

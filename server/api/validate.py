@@ -21,6 +21,7 @@ from nas.core.events import Origin
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.views import DryRunView
+from nas.engine import stage_names
 from nas.stages.estimate import SAMPLED, Survey, feasible_share, out_of_reach, survey, too_few_networks
 from predictors.figures import require_usable
 from predictors.storage import load_predictor
@@ -64,7 +65,7 @@ def examine(spec: SearchSpec, store: Store) -> Report:
     problems += out_of_reach(spec, known)
     if known.networks is not None:
         problems += too_few_networks(spec, known, _inherited(spec, store.queries))
-    stages = tuple(getattr(strategy, "stage_names", ()))
+    stages = stage_names(spec)
     view = DryRunView(
         feasible=not problems,
         problems=[str(p) for p in problems],

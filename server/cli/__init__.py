@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from nas.client import DEFAULT_URL, Client
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec, NotFound, StorageError
 from nas.core.lifecycle import JobStatus
-from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
+from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, RetrainSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
 from nas.core.views import ArtifactView, ExtendBody, ForkBody
 from server.cli import admin, progress, render
 from server.cli.words import Home, Json, Token, Url, connect
@@ -168,6 +168,9 @@ def submit(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     supernet: Annotated[str | None, typer.Option(help="Reuse this search's trained supernet: no training.")] = None,
+    retrain: Annotated[
+        int | None, typer.Option(min=1, help="Train the found networks from scratch, for so many epochs each.")
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same key submits once.")] = None,
     first: Annotated[
         int, typer.Option("--priority", min=-100, max=100, help="Among your searches: higher goes first.")
@@ -202,6 +205,9 @@ def submit(
         record["budget"]["evaluations"] = evaluations
     if bound_ms is not None:
         _bound_latency(record, bound_ms)
+    if retrain is not None:
+        networks = min(RetrainSpec().networks, record["budget"]["verified"])
+        record["retrain"] = {"networks": networks, **(record["retrain"] or {}), "epochs": retrain}
     complete = parse_spec(SearchSpec, record)
     with connect(url, token) as nas:
         if dry_run:
@@ -354,9 +360,10 @@ def fork(
     token: Token = None,
     json_output: Json = False,
 ) -> None:
-    """Start a new search on the trained supernet of another, with other settings. No training.
+    """Start a new search on the trained supernet of another, with other settings; it is not trained again.
 
-    The file may give `name`, `device`, `objectives`, `budget`, `export`, `resources` and `seed`; options win.
+    The file may give `name`, `device`, `objectives`, `budget`, `export`, `retrain`, `resources` and `seed`; options
+    win.
     """
     body = read_spec(ForkBody, spec) if spec is not None else ForkBody()
     given = {k: v for k, v in {"device": device, "name": name, "seed": seed}.items() if v is not None}

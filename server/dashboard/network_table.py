@@ -14,7 +14,16 @@ from server.dashboard.frame import div, heading, text
 from server.dashboard.shown import Shown, subnet_url
 
 # In this order; a metric that no network of the search has gets no column.
-_COLUMNS = ("val_accuracy", "test_accuracy", "predicted_ms", "upper_ms", "measured_ms", "params", "macs")
+_COLUMNS = (
+    "val_accuracy",
+    "trained_accuracy",
+    "test_accuracy",
+    "predicted_ms",
+    "upper_ms",
+    "measured_ms",
+    "params",
+    "macs",
+)
 
 
 class NetworkTable:

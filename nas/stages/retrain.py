@@ -1,0 +1,266 @@
+"""Training the found networks from scratch, each by itself, before they are verified.
+
+The networks of the search and of its random baseline get the same trials and the same epochs; one that both have found
+is trained once. What has been reached is known by validation data, on which trials were also chosen; with several
+seeds, the mean of the others and of the chosen one tells how much of it was luck.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from statistics import fmean, stdev
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from nas.core.arch import Arch
+from nas.core.cost import Span, StageCost, average, repeated
+from nas.core.errors import HwnasError
+from nas.core.events import Checkpoint, Evaluated, Event, Point, Progress, SearchState, StageFinished, Warned
+from nas.core.ports import BlobStore, Problem, Resources
+from nas.core.spec import RetrainSpec
+from nas.core.tuning import Ask, Knob, Lesson, Plan, Trial, TrialState
+from nas.stages.pricing import networks, part_of, verified
+from nas.stages.subnets import Subnets
+from nas.stages.verify import ORIGINS, candidates
+from nas.training.alone import Alone, AloneRecipe, pack, unpack
+from nas.tuning import in_turn
+
+KNOBS = (
+    Knob("lr", 0.01, 0.4, usual=0.1, log=True),
+    Knob("weight_decay", 3e-6, 3e-3, usual=1e-4, log=True),
+    Knob("augmentation", 0.0, 2.0, usual=1.0),
+)
+_USUAL = {knob.name: knob.usual for knob in KNOBS}
+
+
+@dataclass(frozen=True)
+class RetrainStage:
+    """Trains ``spec.retrain.networks`` networks of each origin; a trial is kept at least every ``checkpoint_s``
+    seconds, under a checkpoint of its own."""
+
+    checkpoint_s: float = 30.0
+    name: ClassVar[str] = "retrain"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """Trials that ended before a restart are not repeated. Raises HwnasError when every training diverges."""
+        wanted = _wanted(problem)
+        found = {o: [p.arch for p in candidates(problem, state, o, wanted.networks)] for o in ORIGINS}
+        archs = {arch.id: arch for o in ORIGINS for arch in found[o]}
+        learn = Learning(problem, archs, resources.blobs, resources.torch_device, self.checkpoint_s, resources.clock)
+        trials = _Trials(self._known(resources, state), wanted, len(archs))
+
+        search = Plan(
+            tuple(Ask(id_, n, _USUAL if n == 0 else None) for n in range(wanted.trials) for id_ in archs),
+            KNOBS,
+            wanted.epochs,
+            problem.spec.seed,
+        )
+        yield from self._run(search, learn, resources, trials)
+        again = tuple(
+            Ask(id_, wanted.trials + n, best.trial.values)
+            for n in range(wanted.seeds - 1)
+            for id_, best in trials.best().items()
+        )
+        yield from self._run(Plan(again, KNOBS, wanted.epochs, problem.spec.seed, None), learn, resources, trials)
+
+        reached = trials.reached()
+        if archs and not reached:
+            raise HwnasError(f"all trainings of all {len(archs)} networks diverged: {trials.failures()[0]}")
+        for id_ in archs.keys() - reached.keys():
+            yield Warned(self.name, f"network {id_} is left out: all its trainings diverged")
+        metrics = {id_: {k: v for k, v in r.items() if k.startswith("trained_")} for id_, r in reached.items()}
+        yield Evaluated(tuple(Point(a, o, metrics[a.id]) for o in ORIGINS for a in found[o] if a.id in metrics))
+        yield StageFinished(self.name, 0.0, {"networks": reached, **trials.summary()})
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """Epochs of the smallest and the largest network and some between. How many trials are stopped early is not
+        known: the range goes from all that can be to none."""
+        clock, wanted = resources.clock, _wanted(problem)
+        archs, macs = networks(problem.space)
+        recipe = AloneRecipe(wanted.epochs, min(wanted.batch_size, len(problem.data.train)), 0.0, 0.0, 1.0)
+        val, times = part_of(problem.data.val)
+
+        def epoch_s(i: int) -> float:
+            subnets, alone = _begin(problem, archs[i], recipe, problem.spec.seed, resources.torch_device)
+            step_s = repeated(clock, lambda: alone.step(0, 0))
+            begun = clock()
+            subnets.recalibrate(alone.module, archs[i])
+            recalibrated = clock()
+            subnets.score(alone.module, archs[i], val)
+            return alone.per_epoch * step_s + recalibrated - begun + times * (clock() - recalibrated)
+
+        timed = average(macs.tolist(), epoch_s)
+        fewest, most = verified(problem)
+        plan = Plan((), KNOBS, wanted.epochs, 0)
+        least = wanted.seeds * wanted.epochs + (wanted.trials - 1) * (plan.rungs or (wanted.epochs,))[0]
+        all_ = (wanted.seeds + wanted.trials - 1) * wanted.epochs
+        devices = max(1, problem.spec.resources.gpus)
+        total = Span(
+            timed.span.low_s * fewest * least,  # both origins may have found the same networks
+            timed.span.seconds * len(ORIGINS) * most * (least + all_) / 2,
+            timed.span.high_s * len(ORIGINS) * most * all_,
+        ) * (1 / devices)
+        note = "how many trials are stopped early is not known beforehand"
+        return StageCost.of(self.name, total, len(ORIGINS) * most * all_, timed.count, "epochs", note)
+
+    def _run(self, plan: Plan, learn: Learning, resources: Resources, trials: _Trials) -> Iterator[Event]:
+        for news in (resources.tuner or in_turn)(plan, learn, trials.states):
+            before = trials.states.get(news.trial.id)
+            if news.status in ("pruned", "failed"):  # its weights are of no more use
+                news = replace(news, blob=resources.blobs.put(pack(news, None)))
+            trials.states[news.trial.id] = news
+            if news.status == "failed":
+                yield Warned(self.name, f"network {news.trial.group}, trial {news.trial.number + 1}: {news.message}")
+            if news.blob is not None and (before is None or news.blob != before.blob):
+                yield Checkpoint(f"{self.name}.{news.trial.id}", len(news.scores), news.blob)
+            yield trials.progress(self.name, news)
+
+    def _known(self, resources: Resources, state: SearchState) -> dict[str, TrialState]:
+        known = {}
+        for stage, checkpoint in state.checkpoints.items():
+            if stage.startswith(f"{self.name}."):
+                found, _ = unpack(resources.blobs.get(checkpoint.blob), "cpu")
+                known[found.trial.id] = replace(found, blob=checkpoint.blob)
+        return known
+
+
+@dataclass(frozen=True)
+class Learning:
+    """A ``nas.core.tuning.Learner``: trains the network that a trial's group names."""
+
+    problem: Problem
+    archs: Mapping[str, Arch]
+    blobs: BlobStore
+    torch_device: str
+    checkpoint_s: float
+    clock: Callable[[], float] = time.monotonic
+
+    def __call__(self, trial: Trial, blob: str | None) -> Iterator[Lesson]:
+        """Scores are accuracies on the validation images, in %. Raises Diverged."""
+        problem, wanted, arch = self.problem, _wanted(self.problem), self.archs[trial.group]
+        batch_size = min(wanted.batch_size, len(problem.data.train))
+        recipe = AloneRecipe(wanted.epochs, batch_size, **trial.values)
+        seed = int(np.random.default_rng((problem.spec.seed, 20, trial.number)).integers(2**62))
+        subnets, alone = _begin(problem, arch, recipe, seed, self.torch_device)
+        state = TrialState(trial)
+        if blob is not None:
+            state, weights = unpack(self.blobs.get(blob), self.torch_device)
+            assert weights is not None
+            alone.restore(weights)
+        saved_at = self.clock()
+        for epoch in range(len(state.scores), wanted.epochs):
+            alone.epoch(epoch)
+            subnets.recalibrate(alone.module, arch)
+            accuracy = subnets.score(alone.module, arch, problem.data.val).accuracy
+            last = epoch + 1 == wanted.epochs
+            state = replace(state, scores=(*state.scores, accuracy), status="finished" if last else "running")
+            kept = None
+            if last or self.clock() - saved_at >= self.checkpoint_s:
+                weights = alone.weights()
+                kept = self.blobs.put(pack(state, {"net": weights["net"]} if last else weights))
+                saved_at = self.clock()
+            yield Lesson(state.scores, kept)
+
+
+@dataclass
+class _Trials:
+    """All trials of the stage, by id."""
+
+    states: dict[str, TrialState]
+    wanted: RetrainSpec
+    networks: int
+    total: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = self.networks * (self.wanted.trials + self.wanted.seeds - 1) * self.wanted.epochs
+
+    def best(self) -> dict[str, TrialState]:
+        """Of each network the trial that has come furthest, the earliest of equals."""
+        best: dict[str, TrialState] = {}
+        for state in sorted(self._finished(), key=lambda s: (-s.scores[-1], s.trial.number)):
+            if state.trial.number < self.wanted.trials:
+                best.setdefault(state.trial.group, state)
+        return best
+
+    def reached(self) -> dict[str, dict[str, Any]]:
+        """What was reached by network: the mean over seeds, and the weights of the best of them."""
+        out: dict[str, dict[str, Any]] = {}
+        for id_, best in self.best().items():
+            again = [s for s in self._finished() if s.trial.group == id_ and s.trial.number >= self.wanted.trials]
+            runs = sorted([best, *again], key=lambda s: s.trial.number)
+            chosen = max(runs, key=lambda s: (s.scores[-1], -s.trial.number))
+            accuracies = [s.scores[-1] for s in runs]
+            out[id_] = {
+                "weights": chosen.blob,
+                "values": dict(best.trial.values),
+                "trained_accuracy": fmean(accuracies),
+            }
+            if len(runs) > 1:
+                out[id_]["trained_deviation"] = stdev(accuracies)
+        return dict(sorted(out.items()))
+
+    def summary(self) -> dict[str, Any]:
+        """Every trial in a line, and how many epochs early stopping has saved."""
+        states = sorted(self.states.values(), key=lambda s: (s.trial.group, s.trial.number))
+        spent = sum(len(s.scores) for s in states)
+        rows = [
+            {
+                "network": s.trial.group,
+                "trial": s.trial.number + 1,
+                "status": s.status,
+                "epochs": len(s.scores),
+                "accuracy": s.scores[-1] if s.scores else None,
+                **s.trial.values,
+            }
+            for s in states
+        ]
+        return {
+            "trials": rows,
+            "pruned": sum(s.status == "pruned" for s in states),
+            "failed": sum(s.status == "failed" for s in states),
+            "epochs": spent,
+            "epochs_saved": sum(self.wanted.epochs - len(s.scores) for s in states if s.status == "pruned"),
+        }
+
+    def failures(self) -> list[str]:
+        """Why trials failed."""
+        return [s.message for s in self.states.values() if s.status == "failed"]
+
+    def progress(self, stage: str, news: TrialState) -> Progress:
+        """How far all have come; a trial that was stopped counts in full."""
+        over = [s for s in self.states.values() if s.status != "running"]
+        running = [s for s in self.states.values() if s.status == "running"]
+        done = len(over) * self.wanted.epochs + sum(len(s.scores) for s in running)
+        values = {
+            "trials_finished": float(sum(s.status == "finished" for s in over)),
+            "trials_pruned": float(sum(s.status == "pruned" for s in over)),
+        }
+        if news.scores:
+            values["trained_accuracy"] = news.scores[-1]
+        how = {
+            "running": f"epoch {len(news.scores)}",
+            "finished": "finished",
+            "pruned": f"pruned after epoch {len(news.scores)}: others of this network were better by then",
+            "failed": "diverged",
+        }[news.status]
+        message = f"network {news.trial.group}, trial {news.trial.number + 1}: {how}"
+        return Progress(stage, done, self.total, "epochs", values, message)
+
+    def _finished(self) -> list[TrialState]:
+        return [s for s in self.states.values() if s.status == "finished"]
+
+
+def _begin(problem: Problem, arch: Arch, recipe: AloneRecipe, seed: int, device: str) -> tuple[Subnets, Alone]:
+    """A network with the first weights that a fresh supernet gives it."""
+    subnets = Subnets(problem, problem.space.supernet(seed).to(torch.device(device)), device)
+    module = subnets.net.subnet(arch)
+    return subnets, Alone(module, subnets.resolution(arch), problem.data, subnets.pipeline, recipe, seed)
+
+
+def _wanted(problem: Problem) -> RetrainSpec:
+    assert problem.spec.retrain is not None
+    return problem.spec.retrain

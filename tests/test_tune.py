@@ -1,0 +1,116 @@
+"""Trials on a real Ray Tune: inside of a job on a Ray worker that holds every core of its node."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("ray")
+
+from nas.core.events import decode, encode, fold_all
+from nas.core.ports import Lease, Resources
+from nas.core.spec import BudgetSpec, ResourceSpec, RetrainSpec
+from nas.core.tuning import Ask, Knob, Lesson, Plan, Trial, TrialState
+from nas.stages.retrain import RetrainStage
+from server.store.blobs import FolderBlobs
+from tests.test_engine import SPEC, RuleDevice, problem
+from tests.test_retrain import found
+from workers.following import Ended
+from workers.ray_cluster import ray_cluster
+from workers.tune import ray_tuner
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 240.0
+KNOBS = (Knob("quality", 1.0, 10.0, usual=5.0),)
+SPEC_OF_TWO = SPEC.model_copy(
+    update={
+        "retrain": RetrainSpec(networks=1, epochs=2, trials=2, batch_size=40),
+        "budget": BudgetSpec(evaluations=8, verified=1),
+    }
+)
+
+
+def learns(trial: Trial, blob: str | None) -> Iterator[Lesson]:
+    """Grows to ``quality`` in nine epochs; its state is the number of epochs."""
+    for done in range(int(blob or 0) + 1, 10):
+        yield Lesson(tuple(trial.values["quality"] * i / 9 for i in range(1, done + 1)), str(done))
+
+
+def run_plan(
+    kind: str, spec: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
+) -> Iterator[list[dict[str, Any]]]:
+    """Job: a good trial, a bad one, and one that is proposed; and again, with what is known of the first two."""
+    asks = (Ask("a", 0, {"quality": 5.0}), Ask("a", 1, {"quality": 2.0}), Ask("b", 0, {"quality": 1.0}), Ask("a", 2))
+    plan = Plan(asks, KNOBS, 9, 0)
+    known: dict[str, TrialState] = {}
+    for part in ("first", "again"):
+        for state in ray_tuner(1, 0)(plan, learns, known):
+            yield [{"kind": part, "id": state.trial.id, **asdict(state)}]
+            if part == "first" and state.trial.id in ("a.0", "a.1"):
+                known[state.trial.id] = state
+
+
+def run_stage(
+    kind: str, spec: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
+) -> Iterator[list[dict[str, Any]]]:
+    """Job: the stage on the digits, one network with two trials."""
+    torch.set_num_threads(1)
+    p = problem(SPEC_OF_TWO)
+    resources = Resources(FolderBlobs(Path(blobs_url)), RuleDevice(), lambda: 0.0, tuner=ray_tuner(1, 0))
+    for event in RetrainStage().run(p, resources, fold_all(decode(e) for e in events)):
+        yield [encode(event)]
+
+
+def run(job: str, folder: Path, events: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+    """All records of a job that takes the only core."""
+    records: list[dict[str, Any]] = []
+    blobs = str(folder / "blobs")
+    with ray_cluster(None, folder / "ray", blobs_url=blobs, cpus=1, run_job=f"tests.test_tune:{job}") as cluster:
+        lease = Lease("job", "search", {}, 1, 0.0, tuple(events))
+        task = cluster.run(lease, ResourceSpec(cpus=1), cluster.nodes()[0])
+        while not isinstance(got := task.next(SECONDS), Ended):
+            assert got is not None, task.dump()
+            records += got
+    assert got.how == "succeeded", got.message
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves sockets and processes to the collector
+        gc.collect()
+    return records
+
+
+def test_a_bad_trial_is_stopped_and_what_is_known_is_not_trained_again(tmp_path: Path) -> None:
+    records = run("run_plan", tmp_path)
+    first = {r["id"]: r for r in records if r["kind"] == "first"}
+    assert {id_: (r["status"], len(r["scores"])) for id_, r in first.items() if id_ != "a.2"} == {
+        "a.0": ("finished", 9),
+        "a.1": ("pruned", 1),
+        "b.0": ("finished", 9),  # of another group
+    }
+    proposed = first["a.2"]["trial"]["values"]["quality"]
+    assert 1.0 <= proposed <= 10.0
+    assert first["a.2"]["status"] == ("finished" if proposed >= 5.0 else "pruned")
+    again = {r["id"]: r for r in records if r["kind"] == "again"}
+    assert set(again) == {"b.0", "a.2"}
+    assert again["b.0"]["scores"] == first["b.0"]["scores"]
+
+
+def test_the_stage_trains_its_trials_on_ray(tmp_path: Path) -> None:
+    before = [encode(event) for event in found(problem(SPEC_OF_TWO))]
+    state = fold_all(decode(r) for r in [*before, *run("run_stage", tmp_path, before)])
+    result = state.finished["retrain"]
+    [arch_id] = result["networks"]
+    first, second = result["trials"]
+    assert (first["lr"], first["status"], first["epochs"]) == (0.1, "finished", 2)
+    assert (second["status"], second["epochs"]) in {("finished", 2), ("pruned", 1)}
+    assert second["lr"] != 0.1
+    trained = [p for p in state.points.values() if "trained_accuracy" in p.metrics]
+    assert [(p.origin, p.arch.id) for p in trained] == [("search", arch_id), ("baseline", arch_id)]
+    assert {p.metrics["trained_accuracy"] for p in trained} == {result["networks"][arch_id]["trained_accuracy"]}
