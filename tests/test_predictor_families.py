@@ -19,6 +19,7 @@ from predictors.bayesian_linear import BayesianLinear
 from predictors.best import Best
 from predictors.choosing import information, most_telling
 from predictors.layer_table import LayerTable, corrected, distinct_layers, layer_key
+from predictors.onboarding import stratified, stratified_and_telling
 from predictors.storage import dump_predictor, load_predictor
 from predictors.transfer import Relatives, Table, Transfer
 from predictors.versions import first_version, refitted
@@ -203,6 +204,21 @@ def test_what_is_measured_next_tells_more_than_chance() -> None:
 
 def _at_random(seed: int) -> Any:
     return np.random.default_rng(50 + seed).choice(300, 24, replace=False)
+
+
+def test_half_of_what_an_onboarding_fits_to_is_chosen_for_what_it_tells() -> None:
+    genes, held_out = stratified_and_telling(SPACE, 48, 0)
+    plain, plain_held_out = stratified(SPACE, 48, 0)
+    assert len(np.unique(genes, axis=0)) == 48
+    assert (held_out == plain_held_out).all()
+    assert (genes[held_out] == plain[held_out]).all()
+    assert 15 <= (genes != plain).any(1).sum() <= 18
+    macs, plain_macs = SPACE.costs(genes)["macs"], SPACE.costs(plain)["macs"]
+    assert (macs.min(), macs.max()) == (plain_macs.min(), plain_macs.max())
+    both = SPACE.features(np.concatenate([genes, plain]))
+    fitted = np.flatnonzero(~held_out)
+    assert information(both, fitted) > information(both, 48 + fitted)
+    assert (stratified_and_telling(SPACE, 48, 0)[0] == genes).all()
 
 
 SPACE = build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
