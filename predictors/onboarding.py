@@ -49,25 +49,32 @@ def onboard(
     NotMeasuredYet as ``measure`` does.
     """
     begun = clock()
-    if "profile" in state.finished:
-        profile = DeviceProfile.from_json(dict(state.finished["profile"]["profile"]))
-        relatives = state.finished["profile"].get("relatives", relatives)  # those by which networks were chosen
-    else:
-        yield StageStarted("profile", 0, 3)
-        profile = profile_machine(spec.name, spec.threads)
-        yield StageFinished("profile", clock() - begun, {"profile": profile.as_json(), "relatives": [*relatives]})
-
+    done = state.finished.get("profile", {})
+    relatives = done.get("relatives", relatives)  # those by which networks were chosen
     kin = None
     if spec.predictor == Transfer.family:
         kin = known_devices(space, [load_measured(blobs.get(blob)) for blob in relatives], spec.samples)
+    else:
+        registry.load("nas.predictors", spec.predictor)  # an unknown one is heard of before anything is measured
+    if "networks" in done:
+        genes, held_out = _chosen(blobs.get(done["networks"]))
+    elif kin is not None:
         genes = informative(space, kin, spec.samples, spec.seed)
         held_out = np.zeros(len(genes), dtype=bool)
     else:
-        registry.load("nas.predictors", spec.predictor)  # an unknown one is heard of before anything is measured
         genes, held_out = stratified_and_telling(space, spec.samples, spec.seed)
+    if "networks" in done:
+        profile = DeviceProfile.from_json(dict(done["profile"]))
+    else:
+        yield StageStarted("profile", 0, 3)
+        profile = profile_machine(spec.name, spec.threads)
+        chosen = blobs.put(json.dumps({"genes": genes.tolist(), "held_out": held_out.tolist()}).encode())
+        result = {"profile": profile.as_json(), "relatives": [*relatives], "networks": chosen}
+        yield StageFinished("profile", clock() - begun, result)
+
     kept: list[Measurement] = []
     last = state.checkpoints.get("measure")
-    if last is not None:
+    if last is not None and "networks" in done:  # a version that kept no networks may have chosen others
         kept = [Measurement.from_json(m) for m in json.loads(blobs.get(last.blob))]
     begun = clock()
     if "measure" not in state.finished:
@@ -101,6 +108,11 @@ def onboard(
     )
     result = fit_result(fitted, profile, space, genes[usable], y, blobs)
     yield StageFinished("fit", clock() - begun, result)
+
+
+def _chosen(blob: bytes) -> tuple[Genes, NDArray[np.bool_]]:
+    record = json.loads(blob)
+    return np.array(record["genes"], dtype=np.int64), np.array(record["held_out"], dtype=bool)
 
 
 def fit_result(

@@ -18,6 +18,7 @@ from nas.core.errors import InvalidInput, MeasurementRefused
 from nas.core.events import Event, SearchState, fold_all
 from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import DeviceSpec
+from predictors import onboarding
 from predictors.bayesian_linear import BayesianLinear, Prior
 from predictors.calibration import upper_factor
 from predictors.onboarding import onboard, stratified
@@ -200,6 +201,19 @@ def test_onboarding_goes_on_without_measuring_twice(space: SearchSpace, tmp_path
     assert card["spearman"] > 0.97
     undisturbed = fold_all(run_onboarding(space, FakeDevice(), tmp_path, SearchState()))
     assert undisturbed.finished["fit"]["blob"] == state.finished["fit"]["blob"]
+
+
+def test_measurements_stay_with_their_networks_if_a_later_version_chooses_others(
+    space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    with pytest.raises(KeyboardInterrupt):
+        events.extend(run_onboarding(space, FakeDevice(dies_after=35), tmp_path, SearchState()))
+    state = fold_all(events)
+    undisturbed = fold_all(run_onboarding(space, FakeDevice(), tmp_path, SearchState()))
+    monkeypatch.setattr(onboarding, "stratified_and_telling", lambda space, n, seed: stratified(space, n, seed + 1))
+    later = fold_all(run_onboarding(space, FakeDevice(), tmp_path, state), state)
+    assert later.finished["fit"]["blob"] == undisturbed.finished["fit"]["blob"]
 
 
 def test_a_restless_machine_is_not_added(space: SearchSpace, tmp_path: Path) -> None:
