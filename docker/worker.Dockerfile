@@ -14,6 +14,7 @@ COPY search_spaces ./search_spaces
 COPY predictors ./predictors
 COPY workers ./workers
 COPY server ./server
+COPY agent ./agent
 RUN /opt/hwnas/bin/pip install -c constraints.txt .
 
 FROM python:3.11-slim

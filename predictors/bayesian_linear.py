@@ -9,7 +9,7 @@ Learning, sections 3.3 and 3.5.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from nas.core.arch import Floats
 from nas.core.device import Latency
-from nas.core.errors import InvalidInput
 from predictors.calibration import upper_factor
+from predictors.cross_fit import FEWEST as FEWEST
+from predictors.cross_fit import Domain, check_features, check_measured, held_out_ms, no_domain_N
 
-FEWEST = 20  # networks to fit and calibrate on
 _OFFSET = 30.0  # how much wider the prior of the offset is than that of a standardised feature
 
 
@@ -42,6 +42,7 @@ class BayesianLinear:
     offset_ms: float
     factor: float
     floor_ms: float
+    domain: Domain | None = None
 
     @classmethod
     def fit(
@@ -51,51 +52,58 @@ class BayesianLinear:
 
         Raises InvalidInput for fewer than 20 networks, latencies that are not positive, or numbers that are not finite.
         """
-        n = len(latency_ms_N)
-        if n < FEWEST or features_NF.shape[0] != n or not (latency_ms_N > 0).all():
-            raise InvalidInput(
-                f"expected at least {FEWEST} networks with positive latencies, got {n} for {features_NF.shape[0]} rows"
-            )
-        if not (np.isfinite(features_NF).all() and np.isfinite(latency_ms_N).all()):
-            raise InvalidInput("expected finite features and latencies, got infinite ones or NaN")
-        order = np.random.default_rng(seed).permutation(n)
-        held_out = np.empty(n)
-        for fold in np.array_split(order, min(folds, n)):
-            rest = np.setdiff1d(order, fold)
-            held_out[fold] = _posterior(features_NF[rest], latency_ms_N[rest], prior).mean_ms(features_NF[fold])
-        line = _posterior(features_NF, latency_ms_N, prior)
-        return cls(line.weights_F, line.offset_ms, upper_factor(latency_ms_N, held_out), line.floor_ms)
+        check_measured(features_NF, latency_ms_N)
+
+        def point(x_NF: Floats, y_N: Floats, seed: int) -> BayesianLinear:
+            return cls.point(x_NF, y_N, seed, prior)
+
+        held_out_N = held_out_ms(point, features_NF, latency_ms_N, folds, seed)
+        return point(features_NF, latency_ms_N, seed).bounded(features_NF, latency_ms_N, held_out_N)
+
+    @classmethod
+    def point(cls, features_NF: Floats, latency_ms_N: Floats, seed: int, prior: Prior | None = None) -> BayesianLinear:
+        """The mean alone, with no bound above it. The seed plays no part."""
+        weights_F, offset_ms = _posterior(features_NF, latency_ms_N, prior)
+        return cls(weights_F, offset_ms, 1.0, 0.5 * float(latency_ms_N.min()))
+
+    def bounded(self, features_NF: Floats, latency_ms_N: Floats, held_out_N: Floats) -> BayesianLinear:
+        """The same mean with its bound, from what refits said of networks that they did not know."""
+        return replace(self, factor=upper_factor(latency_ms_N, held_out_N), domain=Domain.of(features_NF))
 
     def predict(self, features_NF: Floats) -> Latency:
-        """Latency in ms of N networks; never below half of the fastest network that was measured."""
-        mean_ms = _Line(self.weights_F, self.offset_ms, self.floor_ms).mean_ms(features_NF)
+        """Latency in ms of N networks; never below half of the fastest network that was measured.
+
+        Raises InvalidInput for features of another space.
+        """
+        check_features(features_NF, len(self.weights_F))
+        mean_ms = np.maximum(features_NF @ self.weights_F + self.offset_ms, self.floor_ms)
         return Latency(mean_ms, mean_ms * self.factor)
+
+    def gradient(self, features_NF: Floats) -> Floats:
+        """Of the mean in ms by each feature, shape (N, F); 0 where the mean is at its floor."""
+        return np.asarray(self.weights_F * (self.predict(features_NF).mean_ms > self.floor_ms)[:, None])
+
+    def unfamiliar(self, features_NF: Floats) -> NDArray[np.bool_]:
+        """Which of N networks are unlike all that were measured, shape (N,)."""
+        check_features(features_NF, len(self.weights_F))
+        return self.domain.unfamiliar(features_NF) if self.domain is not None else no_domain_N(features_NF)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as plain arrays."""
         return {
             "weights_F": self.weights_F,
             "scalars": np.array([self.offset_ms, self.factor, self.floor_ms]),
+            **(self.domain.to_arrays() if self.domain is not None else {}),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> BayesianLinear:
         """Inverse of ``to_arrays``."""
         offset, factor, floor = (float(v) for v in arrays["scalars"])
-        return cls(np.asarray(arrays["weights_F"], dtype=np.float64), offset, factor, floor)
+        return cls(np.asarray(arrays["weights_F"], dtype=np.float64), offset, factor, floor, Domain.from_arrays(arrays))
 
 
-@dataclass(frozen=True)
-class _Line:
-    weights_F: Floats
-    offset_ms: float
-    floor_ms: float
-
-    def mean_ms(self, features_NF: Floats) -> Floats:
-        return np.maximum(features_NF @ self.weights_F + self.offset_ms, self.floor_ms)
-
-
-def _posterior(features_NF: Floats, y_N: Floats, prior: Prior | None) -> _Line:
+def _posterior(features_NF: Floats, y_N: Floats, prior: Prior | None) -> tuple[Floats, float]:
     """The posterior mean of weights and offset, in the features' own units.
 
     Features are centred, and turned so that the prior is a standard Gaussian; an offset column of wide prior takes what
@@ -123,4 +131,4 @@ def _posterior(features_NF: Floats, y_N: Floats, prior: Prior | None) -> _Line:
     ridge = ridges[np.argmax(evidence)]
     solution = right.T @ (projected * values / (squares + ridge))
     weights_F = prior_F + root_FF @ solution[:-1]
-    return _Line(weights_F, float(_OFFSET * solution[-1] - weights_F @ centre), 0.5 * float(y_N.min()))
+    return weights_F, float(_OFFSET * solution[-1] - weights_F @ centre)

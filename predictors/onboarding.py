@@ -17,6 +17,7 @@ from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinis
 from nas.core.ports import BlobStore, Measurer, SearchSpace
 from nas.core.spec import DeviceSpec
 from predictors.card import make_card
+from predictors.choosing import most_telling
 from predictors.fitting import Fitted, fit_family, fit_transfer
 from predictors.storage import dump_measured, dump_predictor, load_measured
 from predictors.transfer import Relatives, Table, Transfer, choose
@@ -63,7 +64,7 @@ def onboard(
         held_out = np.zeros(len(genes), dtype=bool)
     else:
         registry.load("nas.predictors", spec.predictor)  # an unknown one is heard of before anything is measured
-        genes, held_out = stratified(space, spec.samples, spec.seed)
+        genes, held_out = stratified_and_telling(space, spec.samples, spec.seed)
     kept: list[Measurement] = []
     last = state.checkpoints.get("measure")
     if last is not None:
@@ -138,6 +139,25 @@ def informative(space: SearchSpace, relatives: Relatives, n: int, seed: int) -> 
     """The ``n`` networks, of a stratified sample, whose latencies tell most about all others."""
     pool, _ = stratified(space, max(n, POOL), seed)
     return pool[choose(relatives, space.features(pool), n)]
+
+
+def stratified_and_telling(space: SearchSpace, n: int, seed: int) -> tuple[Genes, NDArray[np.bool_]]:
+    """``n`` distinct networks, and which of them are held out, as ``stratified``; but of those that are fitted to, half
+    are the ones that tell most beside the other half. Small spaces, which have no others, are left as they are."""
+    genes, held_out = stratified(space, n, seed)
+    work = space.costs(genes)["macs"]
+    fitted = np.setdiff1d(np.flatnonzero(~held_out), [work.argmin(), work.argmax()])
+    given_up = fitted[: len(fitted) // 2]
+    pool, _ = stratified(space, max(2 * n, POOL), seed)
+    known = {row.tobytes() for row in genes}
+    pool = pool[[row.tobytes() not in known for row in pool]]
+    if len(pool) < len(given_up):
+        return genes, held_out
+    kept = np.setdiff1d(np.flatnonzero(~held_out), given_up)
+    candidates = np.concatenate([genes[kept], pool])
+    genes = genes.copy()
+    genes[given_up] = candidates[most_telling(space.features(candidates), len(given_up), np.arange(len(kept)))]
+    return genes, held_out
 
 
 def stratified(space: SearchSpace, n: int, seed: int) -> tuple[Genes, NDArray[np.bool_]]:

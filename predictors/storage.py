@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def load_measured(data: bytes) -> tuple[Genes, Floats]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return arrays["genes"], arrays["latency_ms"]
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, BadZipFile) as error:
         raise StorageError(f"stored measurements cannot be read: {error}") from error
 
 
@@ -41,6 +42,6 @@ def load_predictor(family: str, data: bytes) -> LatencyPredictor:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             predictor: LatencyPredictor = kind.from_arrays({k: arrays[k] for k in arrays.files})
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, BadZipFile) as error:
         raise StorageError(f"the stored {family} predictor cannot be read: {error}") from error
     return predictor

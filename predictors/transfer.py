@@ -25,6 +25,7 @@ from scipy.special import digamma, gammaln
 from nas.core.arch import Floats
 from nas.core.device import Latency
 from nas.core.errors import InvalidInput
+from predictors.cross_fit import Domain, check_features, check_measured, no_domain_N
 
 FEWEST = 3  # networks measured on the new device
 FEWEST_DEVICES = 3
@@ -86,6 +87,7 @@ class Transfer:
     weights_P: Floats
     margin_ms: float
     floor_ms: float
+    domain: Domain | None = None
 
     @classmethod
     def fit(
@@ -100,12 +102,26 @@ class Transfer:
         if multiple is None:
             multiple = calibrate(relatives, len(latency_ms_N))
         weights_P, error_ms = _adapt(_prior(relatives), features_NF, latency_ms_N)
-        return cls(relatives.centre_F, weights_P, multiple * error_ms, 0.5 * float(latency_ms_N.min()))
+        domain = Domain.of(np.concatenate([*(t.features_NF for t in relatives.tables), features_NF]))
+        return cls(relatives.centre_F, weights_P, multiple * error_ms, 0.5 * float(latency_ms_N.min()), domain)
 
     def predict(self, features_NF: Floats) -> Latency:
-        """Latency in ms of N networks; never below half of the fastest network that was measured."""
+        """Latency in ms of N networks; never below half of the fastest network that was measured.
+
+        Raises InvalidInput for features of another space.
+        """
+        check_features(features_NF, len(self.centre_F))
         mean_ms = np.maximum((features_NF - self.centre_F) @ self.weights_P[:-1] + self.weights_P[-1], self.floor_ms)
         return Latency(mean_ms, mean_ms + self.margin_ms)
+
+    def gradient(self, features_NF: Floats) -> Floats:
+        """Of the mean in ms by each feature, shape (N, F); 0 where the mean is at its floor."""
+        return np.asarray(self.weights_P[:-1] * (self.predict(features_NF).mean_ms > self.floor_ms)[:, None])
+
+    def unfamiliar(self, features_NF: Floats) -> NDArray[np.bool_]:
+        """Which of N networks are unlike all that were measured, here or on known devices, shape (N,)."""
+        check_features(features_NF, len(self.centre_F))
+        return self.domain.unfamiliar(features_NF) if self.domain is not None else no_domain_N(features_NF)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as plain arrays."""
@@ -113,6 +129,7 @@ class Transfer:
             "centre_F": self.centre_F,
             "weights_P": self.weights_P,
             "scalars": np.array([self.margin_ms, self.floor_ms]),
+            **(self.domain.to_arrays() if self.domain is not None else {}),
         }
 
     @classmethod
@@ -120,7 +137,7 @@ class Transfer:
         """Inverse of ``to_arrays``."""
         margin, floor = (float(v) for v in arrays["scalars"])
         centre_F, weights_P = (np.asarray(arrays[k], dtype=np.float64) for k in ("centre_F", "weights_P"))
-        return cls(centre_F, weights_P, margin, floor)
+        return cls(centre_F, weights_P, margin, floor, Domain.from_arrays(arrays))
 
 
 def calibrate(relatives: Relatives, n: int, level: float = 0.95, draws: int = 6, seed: int = 0) -> float:
@@ -286,7 +303,4 @@ def _check(features_NF: Floats, latency_ms_N: Floats, features: int, fewest: int
             f"expected features of shape ({len(latency_ms_N)}, {features}), one row per latency, "
             f"got {features_NF.shape}"
         )
-    if len(latency_ms_N) < fewest or not (latency_ms_N > 0).all():
-        raise InvalidInput(f"expected at least {fewest} networks with positive latencies, got {len(latency_ms_N)}")
-    if not (np.isfinite(features_NF).all() and np.isfinite(latency_ms_N).all()):
-        raise InvalidInput("expected finite features and latencies, got infinite ones or NaN")
+    check_measured(features_NF, latency_ms_N, fewest)

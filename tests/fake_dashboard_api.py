@@ -242,7 +242,6 @@ class FakeSearch:
         self.owner, self.priority = more.get("owner", "local"), more.get("priority", 0)
         self.error = more.get("error")
         self.attempts = more.get("attempts", 0 if status == "queued" else 1)
-        self.looks = 0  # while it is pausing
         self.events: list[EventView] = []
         self._begin()
         self.contents = "running" if status in ("paused", "quarantined") else status
@@ -281,7 +280,7 @@ class FakeSearch:
         """A transition, as the store would make it."""
         check_transition(self.id, self.status, after)
         self._log(self.status, after, reason, by, datetime.now(UTC))
-        self.status, self.looks = after, 0
+        self.status = after
         if after == "cancelled" and self.contents == "running":
             self.contents = "cancelled"
 
@@ -409,10 +408,6 @@ class FakeSearch:
     def view(self) -> SearchView:
         if self.status in ("running", "pausing"):
             self.step += 1
-        if self.status == "pausing":
-            self.looks += 1
-            if self.looks > 6:
-                self.move("paused", "its result was saved", "")
         created = NOW - self.age
         history = []
         for n in range(16, self.shown + 1, 16):
@@ -883,6 +878,11 @@ def create_api(contents: str = "full") -> FastAPI:
         found = find(search_id)
         found.act(verb)
         return found.view()
+
+    @app.post("/made-up/{search_id}/saved")
+    def saved(search_id: str) -> None:
+        """A search that is pausing has saved its next result."""
+        find(search_id).move("paused", "its result was saved", "")
 
     @app.put("/v1/searches/{search_id}/priority")
     def set_priority(search_id: str, body: PriorityBody) -> SearchView:

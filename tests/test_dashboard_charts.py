@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
+from nas.core.events import Traced, encode
 from nas.core.lifecycle import ALLOWED, STATUSES, JobStatus
 from nas.core.metrics import METRICS
 from nas.core.spec import SearchSpec, parse_spec
-from nas.core.views import FrontView, PointView
+from nas.core.views import EventView, FrontView, PointView
 from server.dashboard import charts, drawing, states, words
 from server.dashboard.actions import ACTIONS
+from server.dashboard.shown import by_seed
 from server.dashboard.spec_text import spec_text
 from tests.fake_dashboard_api import FakeSearch, make_card, make_searches
 
@@ -298,3 +300,43 @@ def test_every_status_offers_what_the_lifecycle_allows(status: JobStatus) -> Non
     offered = {a.verb for a in ACTIONS if a.fits([status])}
     assert offered == {verb for verb, allowed in ALLOWED.items() if status in allowed}
     assert {a.verb for a in ACTIONS if a.consequence} == {"cancel", "delete"}
+
+
+def traced(seed: int, epoch: int, **values: float) -> EventView:
+    event = Traced(
+        "train",
+        10 * epoch,
+        {"seed": seed, "epoch": epoch, **values},
+        ("edge 0-1", "edge 0-2"),
+        ("skip", "conv"),
+        WEIGHTS,
+    )
+    return EventView(seq=10 * seed + epoch, at=datetime(2026, 1, 1, tzinfo=UTC), body=encode(event))
+
+
+WEIGHTS = ((0.25, 0.75), (0.9, 0.1))
+
+
+def test_readings_of_every_run_are_lines_of_their_own() -> None:
+    runs = by_seed([traced(0, 1, entropy=1.5), traced(0, 2, entropy=1.2, eigenvalue=0.3), traced(4, 1, entropy=1.4)])
+    drawn = charts.traces(runs)
+    assert list(drawn) == ["entropy", "eigenvalue"]
+    lines = {s["id"]: [d["value"] for d in s["data"]] for s in drawn["entropy"]["series"]}
+    assert lines == {"trace.entropy.0": [[1, 1.5], [2, 1.2]], "trace.entropy.4": [[1, 1.4]]}
+    assert len({s["lineStyle"]["color"] for s in drawn["entropy"]["series"]}) == 2
+    assert [d["value"] for s in drawn["eigenvalue"]["series"] for d in s["data"]] == [[2, 0.3]]
+    assert "Dominant eigenvalue" in drawn["eigenvalue"]["title"]["text"]
+
+
+def test_a_mixture_is_drawn_edge_by_edge() -> None:
+    [run] = by_seed([traced(0, 1, entropy=1.5)]).values()
+    options = charts.mixture(run[-1])
+    cells = {tuple(d["value"][:2]): d["value"][2] for d in options["series"][0]["data"]}
+    assert cells == {(x, y): WEIGHTS[y][x] for x in range(2) for y in range(2)}
+    assert (options["xAxis"]["data"], options["yAxis"]["data"]) == (["skip", "conv"], ["edge 0-1", "edge 0-2"])
+    assert options["visualMap"]["max"] == 1.0
+
+
+def test_no_readings_draw_nothing() -> None:
+    assert by_seed([]) == {}
+    assert charts.traces({}) == {}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.browsing import MARKS, served
@@ -41,7 +42,8 @@ def test_a_running_search_is_paused_and_goes_on(page: Any, full: str) -> None:
     button(page, "Pause").click()
     expect(page.get_by_text("It works until its next result is saved")).to_be_visible()
     expect(button(page, "Pause")).to_have_count(0)
-    expect(page.get_by_text("This search is paused")).to_be_visible()  # the next result was saved meanwhile
+    httpx.post(f"{full}/made-up/{SEARCHES['digits, no bound']}/saved").raise_for_status()
+    expect(page.get_by_text("This search is paused")).to_be_visible()
     expect(page.locator("h1 + .badge")).to_have_text("‖ paused")
     assert history(page) == ["queued", "running", "pausing", "paused"]
     expect(page.locator(".change.pausing")).to_contain_text("by local")

@@ -198,7 +198,7 @@ def test_what_is_finished_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_what_could_not_run_cannot_be_priced(tmp_path: Path) -> None:
-    def refuses(models: object, profile: object) -> Iterator[object]:
+    def refuses(models: object, profile: object, networks: object) -> Iterator[object]:
         raise MeasurementRefused("this is not the device")
         yield
 

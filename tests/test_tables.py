@@ -29,6 +29,7 @@ from nas.core.ports import ImageShape, Layer
 from nas.core.spec import DeviceSpec, RooflineSpec, TableSpec, parse_spec
 from nas.core.views import DeviceView
 from predictors.bayesian_linear import BayesianLinear
+from predictors.best import Best
 from predictors.figures import onboard_figures
 from predictors.onboarding import onboard
 from predictors.roofline import roofline_ms
@@ -78,6 +79,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     fakes.use_plugins(monkeypatch)
     monkeypatch.setitem(fakes.PLUGINS["nas.search_spaces"], "layers", Layers)
     monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "bayesian_linear", BayesianLinear)
+    monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "best", Best)
     monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "transfer", Transfer)
 
 
@@ -265,7 +267,7 @@ def test_a_table_of_one_device_is_learned_by_the_family_that_was_asked_for(plugi
     blob = FolderBlobs(tmp_path).put(read_table(csv_of(rows), "csv").dump())
     spec = DeviceSpec(name="mine", source="table", table=TableSpec(blob=blob))
     fit = onboarded(spec, WIDE, tmp_path)[1].finished["fit"]
-    assert fit["family"] == "bayesian_linear"
+    assert fit["family"] == "best"
     assert fit["card"]["n"] + fit["card"]["held_out"] == len(genes)
     assert fit["card"]["kind"] == "predicted"
     assert fit["card"]["mape"] < 3.0

@@ -175,7 +175,7 @@ class DeviceSpec(_Strict):
     roofline: RooflineSpec | None = None
     space: SpaceSpec = Field(default_factory=SpaceSpec)
     data: DataSpec = Field(default_factory=DataSpec)
-    predictor: str = "bayesian_linear"
+    predictor: str = "best"
     samples: int = Field(default=96, ge=4, le=100_000)
     threads: int = Field(default=1, ge=1, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -8,7 +8,7 @@ variables, so a chart follows the light or dark theme without being drawn again.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, Literal
 
@@ -154,6 +154,92 @@ def hypervolume(history: Sequence[HypervolumeView]) -> Options:
             gap=44,
         ),
         "series": series,
+    }
+
+
+_TRACES = {
+    "entropy": "Entropy of the mixture",
+    "skip_share": "Share of skip connections",
+    "temperature": "Temperature",
+    "alpha_norm": "Norm of the logits",
+    "eigenvalue": "Dominant eigenvalue",
+    "latency_ms": "Expected latency (ms, predicted)",
+    "multiplier": "Weight of the latency",
+    "alive": "Operations left",
+    "died": "Operations pruned in the epoch",
+    "pressure": "Weight of the penalty",
+}
+_RUNS = (SEARCH, BASELINE, *(f"var(--c-{name})" for name in ("purple", "good", "sky", "sand")))
+
+
+def trace_title(name: str) -> str:
+    """A reading of a search, for people."""
+    return _TRACES.get(name, name.replace("_", " "))
+
+
+def traces(runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Options]:
+    """A chart of every reading over epochs, by its name, with a line for each seed's run."""
+    names = dict.fromkeys(n for run in runs.values() for body in run for n in body["values"])
+    return {name: _trace(name, runs) for name in names if name not in ("seed", "epoch")}
+
+
+def _trace(name: str, runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> Options:
+    series: list[Series] = []
+    epochs, values = [1.0], []
+    for i, (seed, run) in enumerate(runs.items()):
+        cells = [(b["values"].get("epoch", b["step"]), b["values"][name]) for b in run if name in b["values"]]
+        epochs += [x for x, _ in cells]
+        values += [y for _, y in cells]
+        tips = [
+            {"value": [x, y], "tip": _tip(f"seed {seed}", [("Epoch", f"{x:g}"), (trace_title(name), f"{y:.4g}")])}
+            for x, y in cells
+        ]
+        line = _plain_line(f"trace.{name}.{seed}", f"seed {seed}", [], _RUNS[i % len(_RUNS)], "solid")
+        series.append(line | {"silent": False, "symbol": "circle", "symbolSize": 4, "data": tips})
+    return {
+        **_frame(),
+        "title": {"text": trace_title(name), "textStyle": {"fontSize": 12, "fontWeight": 500, "color": INK}},
+        "grid": {"left": 52, "right": 14, "top": 34, "bottom": 40},
+        "tooltip": _tooltip(),
+        "xAxis": _axis("Epoch", epochs, floor=0.0),
+        "yAxis": _axis("", values),
+        "series": series,
+    }
+
+
+def mixture(body: Mapping[str, Any]) -> Options:
+    """The weights of a mixture, operations by edges, as shades."""
+    rows, columns, table = body["rows"], body["columns"], body["table"]
+    data = [
+        {
+            "value": [x, y, p],
+            "label": {"show": True, "formatter": f"{p:.2f}", "color": INK},
+            "tip": _tip(str(rows[y]), [(str(columns[x]), f"{p:.4f}")]),
+        }
+        for y, row in enumerate(table)
+        for x, p in enumerate(row)
+    ]
+    labels = {"color": FAINT, "fontSize": 11}
+    return {
+        **_frame(),
+        "grid": {"left": 96, "right": 22, "top": 12, "bottom": 78},
+        "tooltip": _tooltip(),
+        "xAxis": {"type": "category", "data": list(columns), "axisLabel": {**labels, "rotate": 25, "interval": 0}},
+        "yAxis": {"type": "category", "data": list(rows), "inverse": True, "axisLabel": {**labels, "interval": 0}},
+        "visualMap": {
+            "min": 0,
+            "max": max(2.0 / len(columns), *(p for row in table for p in row)),  # an undecided mixture is half as dark
+            "show": False,
+            "inRange": {"opacity": [0.02, 1.0]},
+        },
+        "series": [
+            {
+                "id": "mixture",
+                "type": "heatmap",
+                "data": data,
+                "itemStyle": {"color": SEARCH, "borderColor": GRID, "borderWidth": 1},
+            }
+        ],
     }
 
 

@@ -9,7 +9,7 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.errors import NotFound
-from nas.core.events import StatusChanged
+from nas.core.events import StatusChanged, Traced
 from nas.core.views import ArtifactView, EventView, PointView, SearchView
 from server.dashboard import words
 from server.dashboard.frame import Live, Part, copy_button, div, figure, framed, notice, text
@@ -21,6 +21,7 @@ from server.dashboard.spec_text import spec_text
 from server.dashboard.stages import draw_stages
 from server.dashboard.states import Explanation, explain
 from server.dashboard.timeline import draw_family, draw_timeline
+from server.dashboard.trace_cards import TraceCard
 
 _MOST_POINTS = 2000  # drawn and listed; the best by validation accuracy
 _PAGE = 1000
@@ -40,6 +41,7 @@ async def search_page(client: Client, search_id: str) -> None:
         with div("cols same") as drawings:
             fronts = FrontCard(search_id)
             curve = CurveCard()
+        traces = TraceCard()
         nets = NetworkTable(search_id)
         with div("cols"):
             with div("stack"):
@@ -57,6 +59,7 @@ async def search_page(client: Client, search_id: str) -> None:
             stages.show(tuple(s.stages), s.eta_s, s.status)
             figures.show(_Figures.of(shown))
             fronts.show(shown)
+            traces.show(shown.traces)
             nets.show(shown)
             drawings.set_visibility(bool(shown.points))
             curve.show(s)
@@ -92,17 +95,18 @@ class Look:
             points=points,
             total=total,
             artifacts=tuple(client.artifacts(self._id)),
-            changes=self._changes(last.changes if last is not None else ()),
+            changes=self._events(StatusChanged.kind, last.changes if last is not None else ()),
+            traces=self._events(Traced.kind, last.traces if last is not None else ()),
             parent=last.parent if last is not None else self._parent(search.parent or search.spec.supernet),
             children=children,
             me=last.me if last is not None else client.me(),
         )
         return self._last
 
-    def _changes(self, known: tuple[EventView, ...]) -> tuple[EventView, ...]:
+    def _events(self, kind: str, known: tuple[EventView, ...]) -> tuple[EventView, ...]:
         found = list(known)
         while True:
-            page = self._client.events(self._id, found[-1].seq if found else 0, _PAGE, StatusChanged.kind)
+            page = self._client.events(self._id, found[-1].seq if found else 0, _PAGE, kind)
             found += page.items
             if len(page.items) < _PAGE:
                 return tuple(found)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nas.core.lifecycle import JobStatus
 from nas.core.views import ArtifactView, EventView, FrontView, MeView, PointView, SearchView
@@ -20,7 +22,7 @@ class Relative:
 @dataclass(frozen=True)
 class Shown:
     """One look at a search. ``points`` are the best of ``total`` evaluated networks, ``changes`` its StatusChanged
-    events; ``parent`` is None if it has none or that was deleted."""
+    and ``traces`` its Traced events; ``parent`` is None if it has none or that was deleted."""
 
     search: SearchView
     front: FrontView
@@ -31,6 +33,15 @@ class Shown:
     parent: Relative | None
     children: tuple[Relative, ...]
     me: MeView
+    traces: tuple[EventView, ...] = ()
+
+
+def by_seed(traces: Sequence[EventView]) -> dict[int, list[Mapping[str, Any]]]:
+    """The bodies of ``traced`` events in order, by the seed of their run."""
+    runs: dict[int, list[Mapping[str, Any]]] = {}
+    for event in traces:
+        runs.setdefault(int(event.body["values"].get("seed", 0)), []).append(event.body)
+    return runs
 
 
 def subnet_url(search_id: str, arch: str, origin: str) -> str:

@@ -1,0 +1,93 @@
+"""The family that predicts a device best, by cross-validation.
+
+Families are tried from the simplest on; a later one is taken only where its error is lower by more than the standard
+error of the difference, which small samples seldom allow by chance. Source: Hastie, Tibshirani, Friedman, The Elements
+of Statistical Learning, section 7.10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.core.arch import Floats
+from nas.core.device import Latency
+from nas.core.errors import InvalidInput, UnknownName
+from predictors.bayesian_linear import BayesianLinear
+from predictors.cross_fit import check_measured, held_out_ms
+from predictors.gradient_boosting import GradientBoosting
+from predictors.mlp import MLP
+
+Chosen = BayesianLinear | MLP | GradientBoosting
+CANDIDATES: tuple[type[BayesianLinear] | type[MLP] | type[GradientBoosting], ...] = (
+    BayesianLinear,
+    MLP,
+    GradientBoosting,
+)  # simplest first
+_FEWEST_FOR: Mapping[str, int] = {"mlp": 60, "gradient_boosting": 200}  # networks, below which a family is not tried
+
+
+@dataclass(frozen=True)
+class Best:
+    """``chosen`` predicts; ``errors`` tells by family the mean relative error on networks held out, of those tried."""
+
+    family: ClassVar[str] = "best"
+    chosen: Chosen
+    errors: Mapping[str, float]
+
+    @classmethod
+    def fit(cls, features_NF: Floats, latency_ms_N: Floats, folds: int = 10, seed: int = 0) -> Best:
+        """Tries the families that so many networks can feed, and fits the best to all.
+
+        Raises InvalidInput for fewer than 20 networks, latencies that are not positive, or numbers that are not finite.
+        """
+        check_measured(features_NF, latency_ms_N)
+        n = len(latency_ms_N)
+        tried = [c for c in CANDIDATES if n >= _FEWEST_FOR.get(c.family, 0)]
+        held_out = {c.family: held_out_ms(c.point, features_NF, latency_ms_N, folds, seed) for c in tried}
+        missed = {name: np.abs(guess_N / latency_ms_N - 1.0) for name, guess_N in held_out.items()}
+        best = tried[0]
+        for other in tried[1:]:
+            gain_N = missed[best.family] - missed[other.family]
+            if gain_N.mean() > gain_N.std(ddof=1) / np.sqrt(n):
+                best = other
+        fitted = best.point(features_NF, latency_ms_N, seed).bounded(features_NF, latency_ms_N, held_out[best.family])
+        return cls(fitted, {name: float(e.mean()) for name, e in missed.items()})
+
+    def predict(self, features_NF: Floats) -> Latency:
+        """Latency in ms of N networks. Raises InvalidInput for features of another space."""
+        return self.chosen.predict(features_NF)
+
+    def gradient(self, features_NF: Floats) -> Floats:
+        """Of the mean in ms by each feature, shape (N, F). Raises InvalidInput where the chosen family has none."""
+        if isinstance(self.chosen, GradientBoosting):
+            raise InvalidInput(f"the predictor is of the family {self.chosen.family}, which has no gradient")
+        return self.chosen.gradient(features_NF)
+
+    def unfamiliar(self, features_NF: Floats) -> NDArray[np.bool_]:
+        """Which of N networks are unlike all that were measured, shape (N,)."""
+        return self.chosen.unfamiliar(features_NF)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything as plain arrays: those of the chosen, its family, and the errors by family."""
+        return {
+            "chosen_family": np.array(self.chosen.family),
+            "tried": np.array(list(self.errors)),
+            "errors": np.array(list(self.errors.values())),
+            **{f"chosen_{k}": v for k, v in self.chosen.to_arrays().items()},
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Best:
+        """Inverse of ``to_arrays``. Raises UnknownName for a family that is none of the candidates."""
+        name = str(arrays["chosen_family"])
+        families = {c.family: c for c in CANDIDATES}
+        if name not in families:
+            raise UnknownName("family of predictors", name, families)
+        errors = dict(zip(arrays["tried"].tolist(), arrays["errors"].tolist(), strict=True))
+        inner = {k.removeprefix("chosen_"): v for k, v in arrays.items() if k not in ("chosen_family",)}
+        return cls(families[name].from_arrays(inner), errors)

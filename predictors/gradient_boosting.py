@@ -1,0 +1,145 @@
+"""Gradient-boosted regression trees on layer features, kept as plain arrays.
+
+The trees learn by which factor a linear model is off, so the predictor is never far from linear where there are few
+measurements. They are grown by scikit-learn and read from their public arrays, so a stored predictor does not depend on
+the library's version. Source:
+Friedman, "Stochastic gradient boosting" (Computational Statistics & Data Analysis 2002).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.core.arch import Floats
+from nas.core.device import Latency
+from predictors.bayesian_linear import BayesianLinear
+from predictors.calibration import upper_factor
+from predictors.cross_fit import Domain, check_features, check_measured, held_out_ms, no_domain_N
+
+_TREES, _DEPTH, _RATE, _SHARE, _LEAF = 150, 3, 0.08, 0.6, 5
+_NO_CHILD = -1
+
+
+@dataclass(frozen=True)
+class GradientBoosting:
+    """``mean = line * exp(sum of the trees' leaves)``, where ``line`` is ``weights . features + line_ms``, at least
+    ``floor_ms``. T trees of at most M nodes: in node m, a network goes left where its feature ``feature_TM``, times
+    ``inverse_F``, is at most ``threshold_TM``; a node with no ``left_TM`` is a leaf of ``value_TM``."""
+
+    family: ClassVar[str] = "gradient_boosting"
+    weights_F: Floats
+    inverse_F: Floats
+    feature_TM: NDArray[np.int64]
+    threshold_TM: Floats
+    left_TM: NDArray[np.int64]
+    right_TM: NDArray[np.int64]
+    value_TM: Floats
+    line_ms: float
+    floor_ms: float
+    factor: float = 1.0
+    domain: Domain | None = None
+
+    @classmethod
+    def fit(cls, features_NF: Floats, latency_ms_N: Floats, folds: int = 5, seed: int = 0) -> GradientBoosting:
+        """Fits on all networks; calibrates the bound on those held out of ``folds`` refits.
+
+        Raises InvalidInput for fewer than 20 networks, latencies that are not positive, or numbers that are not finite.
+        """
+        check_measured(features_NF, latency_ms_N)
+        held_out_N = held_out_ms(cls.point, features_NF, latency_ms_N, folds, seed)
+        return cls.point(features_NF, latency_ms_N, seed).bounded(features_NF, latency_ms_N, held_out_N)
+
+    @classmethod
+    def point(cls, features_NF: Floats, latency_ms_N: Floats, seed: int) -> GradientBoosting:
+        """The mean alone, with no bound above it."""
+        from sklearn.ensemble import GradientBoostingRegressor  # takes a second to import
+
+        line = BayesianLinear.point(features_NF, latency_ms_N, seed)
+        spread_F = features_NF.std(0)
+        inverse_F = np.where(spread_F > 0, 1.0 / np.where(spread_F > 0, spread_F, 1.0), 0.0)
+        grown = GradientBoostingRegressor(
+            n_estimators=_TREES,
+            max_depth=_DEPTH,
+            learning_rate=_RATE,
+            subsample=_SHARE,
+            min_samples_leaf=_LEAF,
+            init="zero",
+            random_state=seed,
+        ).fit(_for_trees(features_NF, inverse_F), np.log(latency_ms_N / line.predict(features_NF).mean_ms))
+        trees = [each.tree_ for each in grown.estimators_[:, 0]]
+        nodes = max(t.node_count for t in trees)
+
+        def padded(name: str, empty: float, kind: type) -> NDArray[Any]:
+            rows = [np.asarray(getattr(t, name)).reshape(t.node_count) for t in trees]
+            return np.array([np.pad(r, (0, nodes - len(r)), constant_values=empty) for r in rows], dtype=kind)
+
+        return cls(
+            line.weights_F,
+            inverse_F,
+            padded("feature", 0, np.int64),
+            padded("threshold", 0.0, np.float64),
+            padded("children_left", _NO_CHILD, np.int64),
+            padded("children_right", _NO_CHILD, np.int64),
+            _RATE * padded("value", 0.0, np.float64),
+            line.offset_ms,
+            line.floor_ms,
+        )
+
+    def bounded(self, features_NF: Floats, latency_ms_N: Floats, held_out_N: Floats) -> GradientBoosting:
+        """The same mean with its bound, from what refits said of networks that they did not know."""
+        return replace(self, factor=upper_factor(latency_ms_N, held_out_N), domain=Domain.of(features_NF))
+
+    def predict(self, features_NF: Floats) -> Latency:
+        """Latency in ms of N networks. Raises InvalidInput for features of another space."""
+        check_features(features_NF, len(self.weights_F))
+        x_NF = _for_trees(features_NF, self.inverse_F)
+        rows_N1, trees_T = np.arange(len(x_NF))[:, None], np.arange(len(self.left_TM))
+        node_NT = np.zeros((len(x_NF), len(trees_T)), dtype=np.int64)
+        for _ in range(_DEPTH):
+            left_NT = self.left_TM[trees_T, node_NT]
+            goes_NT = x_NF[rows_N1, self.feature_TM[trees_T, node_NT]] <= self.threshold_TM[trees_T, node_NT]
+            next_NT = np.where(goes_NT, left_NT, self.right_TM[trees_T, node_NT])
+            node_NT = np.where(left_NT == _NO_CHILD, node_NT, next_NT)
+        line_ms = np.maximum(features_NF @ self.weights_F + self.line_ms, self.floor_ms)
+        mean_ms = line_ms * np.exp(self.value_TM[trees_T, node_NT].sum(1))
+        return Latency(mean_ms, mean_ms * self.factor)
+
+    def unfamiliar(self, features_NF: Floats) -> NDArray[np.bool_]:
+        """Which of N networks are unlike all that were measured, shape (N,)."""
+        check_features(features_NF, len(self.weights_F))
+        return self.domain.unfamiliar(features_NF) if self.domain is not None else no_domain_N(features_NF)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything as plain arrays."""
+        return {
+            "weights_F": self.weights_F,
+            "inverse_F": self.inverse_F,
+            "feature_TM": self.feature_TM,
+            "threshold_TM": self.threshold_TM,
+            "left_TM": self.left_TM,
+            "right_TM": self.right_TM,
+            "value_TM": self.value_TM,
+            "scalars": np.array([self.line_ms, self.floor_ms, self.factor]),
+            **(self.domain.to_arrays() if self.domain is not None else {}),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> GradientBoosting:
+        """Inverse of ``to_arrays``."""
+        line_ms, floor_ms, factor = (float(v) for v in arrays["scalars"])
+        feature_TM, left_TM, right_TM = (arrays[k].astype(np.int64) for k in ("feature_TM", "left_TM", "right_TM"))
+        weights_F, inverse_F, threshold_TM, value_TM = (
+            np.asarray(arrays[k], dtype=np.float64) for k in ("weights_F", "inverse_F", "threshold_TM", "value_TM")
+        )
+        trees = (feature_TM, threshold_TM, left_TM, right_TM, value_TM)
+        return cls(weights_F, inverse_F, *trees, line_ms, floor_ms, factor, Domain.from_arrays(arrays))
+
+
+def _for_trees(features_NF: Floats, inverse_F: Floats) -> NDArray[np.float32]:
+    """In units of their spread, and rounded, so that the trees are the same whatever the features' own units are."""
+    return np.round(features_NF * inverse_F, 5).astype(np.float32)

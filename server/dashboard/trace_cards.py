@@ -1,0 +1,77 @@
+"""How a differentiable search learns its mixture: its readings over epochs, and the mixture as it is now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nicegui import ui
+
+from nas.core.views import EventView
+from server.dashboard import charts
+from server.dashboard.frame import div, heading, kind_chip, text
+from server.dashboard.shown import by_seed
+
+
+class TraceCard:
+    """A small chart for every reading, and weights of operations by edge, of one seed's run. Hidden while there are no
+    readings."""
+
+    def __init__(self) -> None:
+        self._box = div("part card")
+        self._box.set_visibility(False)
+        self._events: tuple[EventView, ...] = ()
+        self._seed: int | None = None
+        self._made: tuple[object, ...] = ()
+        self._charts: dict[str, ui.echart] = {}
+
+    def show(self, events: tuple[EventView, ...]) -> None:
+        """Draws the ``traced`` events of a search."""
+        if events != self._events:
+            self._events = events
+            self._draw()
+
+    def _draw(self) -> None:
+        runs = by_seed(self._events)
+        self._box.set_visibility(bool(runs))
+        if not runs:
+            return
+        if self._seed not in runs:
+            self._seed = next(iter(runs))
+        drawn = charts.traces(runs)
+        last = runs[self._seed][-1]
+        drawn |= {"mixture": charts.mixture(last)} if last["table"] else {}
+        if (tuple(drawn), tuple(runs)) == self._made:
+            for name, options in drawn.items():
+                self._charts[name].options.clear()
+                self._charts[name].options.update(options)
+                self._charts[name].update()
+            return
+        self._made = (tuple(drawn), tuple(runs))
+        self._box.clear()
+        with self._box:
+            self._draw_head(list(runs))
+            with div("fit traces"):
+                for name, options in drawn.items():
+                    if name != "mixture":
+                        self._add(name, options, "chart trace", f"{charts.trace_title(name)} by epoch")
+            if "mixture" in drawn:
+                self._add("mixture", drawn["mixture"], "chart mixture", "Weight of every operation on every edge")
+                text("The mixture after the last epoch: weight of every operation on every edge.", "small muted")
+
+    def _draw_head(self, seeds: Sequence[int]) -> None:
+        with div("card-head"):
+            heading("How the mixture is learned", 2)
+            kind_chip("trained")
+            div("grow")
+            if len(seeds) > 1:
+                ui.toggle({s: f"seed {s}" for s in seeds}, value=self._seed, on_change=self._choose).props(
+                    "no-caps unelevated dense padding='2px 10px'"
+                )
+
+    def _choose(self, event: object) -> None:
+        self._seed = int(getattr(event, "value"))  # noqa: B009
+        self._draw()
+
+    def _add(self, name: str, options: charts.Options, classes: str, label: str) -> None:
+        chart = ui.echart(options, renderer="svg").classes(classes).props(f'role="img" aria-label="{label}"')
+        self._charts[name] = chart

@@ -1,0 +1,272 @@
+"""The contract of every family of predictors, on latencies of known structure; and what is built upon them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nas.core import registry
+from nas.core.arch import Decision, Floats, Genes, as_archs, one_hot, sample
+from nas.core.errors import InvalidInput, StorageError, UnknownName
+from nas.core.metrics import mape, spearman
+from nas.core.ports import ImageShape
+from predictors.bayesian_linear import BayesianLinear
+from predictors.best import Best
+from predictors.choosing import information, most_telling
+from predictors.layer_table import LayerTable, corrected, distinct_layers, layer_key
+from predictors.onboarding import stratified, stratified_and_telling
+from predictors.storage import dump_predictor, load_predictor
+from predictors.transfer import Relatives, Table, Transfer
+from predictors.versions import first_version, refitted
+from search_spaces.mobilenet_v3.space import build
+
+DECISIONS = tuple(Decision(f"layer{i}", ("a", "b", "c", "d")) for i in range(6))
+X = one_hot(DECISIONS, sample(DECISIONS, np.random.default_rng(0), 1000))
+FAMILIES = registry.names("nas.predictors")
+families = pytest.mark.parametrize("family", FAMILIES)
+BENT = 1e-6
+
+
+def additive(seed: int, noise: float = 0.02) -> Floats:
+    """Milliseconds of all networks: a time for each choice, and relative noise."""
+    rng = np.random.default_rng(seed)
+    clean = 1.0 + X @ rng.gamma(1.0, size=X.shape[1])
+    return np.asarray(clean * (1 + noise * rng.standard_normal(len(X))))
+
+
+@cache
+def relatives() -> Relatives:
+    return Relatives.learn([Table(X[500:700], additive(100 + d)[500:700]) for d in range(4)])
+
+
+def fit(family: str, x: Floats, y: Floats) -> Any:
+    kind = registry.load("nas.predictors", family)
+    if kind is not Transfer:
+        return kind.fit(x, y)
+    few = slice(24 if len(x) == len(y) else None)  # a handful is what it is for
+    return kind.fit(x[few], y[few], relatives())
+
+
+@cache
+def fitted(family: str) -> Any:
+    return fit(family, X[:160], additive(1)[:160])
+
+
+@families
+def test_an_additive_latency_is_recovered(family: str) -> None:
+    begun = time.process_time()
+    predicted = fit(family, X[:160], additive(2)[:160]).predict(X[700:])
+    assert time.process_time() - begun < 20
+    assert spearman(additive(2)[700:], predicted.mean_ms) > 0.95
+    assert mape(additive(2)[700:], predicted.mean_ms) < 6
+
+
+@families
+def test_the_bound_covers_networks_that_were_not_measured(family: str) -> None:
+    covered = []
+    for seed in range(3, 5):
+        y = additive(seed, noise=0.05)
+        covered.append((y[700:] <= fit(family, X[:100], y[:100]).predict(X[700:]).upper_ms).mean())
+    assert 0.92 <= np.mean(covered) <= 0.999
+
+
+@families
+def test_the_bound_is_above_the_mean_and_in_its_order(family: str) -> None:
+    predicted = fitted(family).predict(X)
+    order = predicted.mean_ms.argsort(kind="stable")
+    assert (predicted.upper_ms >= predicted.mean_ms).all()
+    assert (np.diff(predicted.upper_ms[order]) >= 0).all()
+
+
+@families
+def test_noisier_latencies_have_a_wider_bound(family: str) -> None:
+    ratios = []
+    for noise in (0.01, 0.2):
+        predicted = fit(family, X[:120], np.abs(additive(7, noise)[:120])).predict(X[700:])
+        ratios.append(np.mean(predicted.upper_ms / predicted.mean_ms))
+    assert ratios[1] > ratios[0] + 0.05
+
+
+@families
+def test_a_predictor_is_kept_bit_by_bit(family: str) -> None:
+    predictor = fitted(family)
+    again = load_predictor(family, dump_predictor(predictor))
+    assert type(again) is type(predictor)
+    before, after = predictor.predict(X), again.predict(X)
+    assert before.mean_ms.tobytes() == after.mean_ms.tobytes()
+    assert before.upper_ms.tobytes() == after.upper_ms.tobytes()
+    assert (again.unfamiliar(3 * X) == predictor.unfamiliar(3 * X)).all()  # type: ignore[attr-defined]
+    assert dump_predictor(again) == dump_predictor(predictor)
+    assert all(a.dtype != object for a in predictor.to_arrays().values())
+    with pytest.raises(StorageError):
+        load_predictor(family, dump_predictor(predictor)[:200])
+
+
+@families
+def test_the_same_measurements_make_the_same_predictor(family: str) -> None:
+    assert dump_predictor(fit(family, X[:160], additive(1)[:160])) == dump_predictor(fitted(family))
+
+
+@families
+def test_the_gradient_is_that_of_finite_differences(family: str) -> None:
+    predictor = fitted(family)
+    if not hasattr(predictor, "gradient"):
+        assert family == "gradient_boosting"
+        return
+    relaxed = np.random.default_rng(0).dirichlet(np.ones(4), size=(5, 6)).reshape(5, -1)
+    numeric = np.empty_like(relaxed)
+    for f in range(relaxed.shape[1]):
+        step = np.zeros(relaxed.shape[1])
+        step[f] = BENT
+        up, down = predictor.predict(relaxed + step).mean_ms, predictor.predict(relaxed - step).mean_ms
+        numeric[:, f] = (up - down) / (2 * BENT)
+    np.testing.assert_allclose(predictor.gradient(relaxed), numeric, rtol=1e-5, atol=1e-7)
+    assert np.abs(numeric).max() > 0.05
+
+
+@families
+def test_networks_unlike_all_measured_ones_are_told(family: str) -> None:
+    predictor = fitted(family)
+    assert predictor.unfamiliar(X[700:]).mean() < 0.02
+    assert predictor.unfamiliar(X[700:] * 5).all()
+    without = X[X[:, 3] == 0]  # nobody has measured the last choice of the first layer
+    y = additive(1)[X[:, 3] == 0]
+    if family != "transfer":  # its relatives have
+        narrow = fit(family, without[:160], y[:160])
+        assert (narrow.unfamiliar(X[700:]) == (X[700:, 3] == 1)).mean() > 0.98
+
+
+@families
+def test_bad_input_is_refused(family: str) -> None:
+    x, y = X[:40], additive(1)[:40]
+    with pytest.raises(InvalidInput, match="at least"):
+        fit(family, x[:2], y[:2])
+    for value, message in ((-1.0, "positive"), (0.0, "positive"), (np.nan, "finite"), (np.inf, "finite")):
+        wrong = y.copy()
+        wrong[5] = value
+        with pytest.raises(InvalidInput, match=message):
+            fit(family, x, wrong)
+    with pytest.raises(InvalidInput, match="features"):
+        fit(family, x[:30], y)
+    wrong_x = x.copy()
+    wrong_x[3, 3] = np.nan
+    with pytest.raises(InvalidInput, match="finite"):
+        fit(family, wrong_x, y)
+    with pytest.raises(InvalidInput, match="another search space"):
+        fitted(family).predict(X[:, :-1])
+    with pytest.raises(InvalidInput, match="finite"):
+        fitted(family).predict(wrong_x)
+
+
+def test_a_predictor_from_before_there_were_domains_still_loads() -> None:
+    arrays = replace(fitted("bayesian_linear"), domain=None).to_arrays()
+    assert set(arrays) == {"weights_F", "scalars"}
+    old = BayesianLinear.from_arrays(arrays)
+    assert (old.predict(X).mean_ms == fitted("bayesian_linear").predict(X).mean_ms).all()
+    assert not old.unfamiliar(X).any()
+
+
+def test_the_best_is_linear_where_latency_is_and_is_not_where_it_is_not() -> None:
+    assert fitted("best").chosen.family == "bayesian_linear"
+    rng = np.random.default_rng(3)
+    pairs = np.einsum("nf,ng->nfg", X, X).reshape(len(X), -1)
+    bent = 1.0 + pairs @ (rng.gamma(0.3, size=pairs.shape[1]) * (rng.random(pairs.shape[1]) < 0.1))
+    best = Best.fit(X[:400], bent[:400], folds=4)
+    assert best.chosen.family != "bayesian_linear"
+    alone = BayesianLinear.fit(X[:400], bent[:400])
+    truth = bent[700:]
+    assert mape(truth, best.predict(X[700:]).mean_ms) < 0.9 * mape(truth, alone.predict(X[700:]).mean_ms)
+    assert best.errors[best.chosen.family] == min(best.errors.values())
+
+
+def test_what_is_measured_next_tells_more_than_chance() -> None:
+    chosen = most_telling(X[:300], 20)
+    assert len(set(chosen.tolist())) == 20
+    random = [np.random.default_rng(s).choice(300, 20, replace=False) for s in range(30)]
+    assert information(X[:300], chosen) > max(information(X[:300], r) for r in random)
+    errors = []
+    for seed in range(8):
+        y, rows = additive(seed, noise=0.0), random[seed][:10]
+        guided = np.concatenate([rows, most_telling(X[:300], 14, rows)])
+        errors.append(
+            [mape(y[700:], BayesianLinear.fit(X[r], y[r]).predict(X[700:]).mean_ms) for r in (guided, _at_random(seed))]
+        )
+    guided_mean, random_mean = np.mean(errors, axis=0)
+    assert guided_mean < random_mean
+    with pytest.raises(InvalidInput, match="between 1 and 290"):
+        most_telling(X[:300], 291, np.arange(10))
+
+
+def _at_random(seed: int) -> Any:
+    return np.random.default_rng(50 + seed).choice(300, 24, replace=False)
+
+
+def test_half_of_what_an_onboarding_fits_to_is_chosen_for_what_it_tells() -> None:
+    genes, held_out = stratified_and_telling(SPACE, 48, 0)
+    plain, plain_held_out = stratified(SPACE, 48, 0)
+    assert len(np.unique(genes, axis=0)) == 48
+    assert (held_out == plain_held_out).all()
+    assert (genes[held_out] == plain[held_out]).all()
+    assert 15 <= (genes != plain).any(1).sum() <= 18
+    macs, plain_macs = SPACE.costs(genes)["macs"], SPACE.costs(plain)["macs"]
+    assert (macs.min(), macs.max()) == (plain_macs.min(), plain_macs.max())
+    both = SPACE.features(np.concatenate([genes, plain]))
+    fitted = np.flatnonzero(~held_out)
+    assert information(both, fitted) > information(both, 48 + fitted)
+    assert (stratified_and_telling(SPACE, 48, 0)[0] == genes).all()
+
+
+SPACE = build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
+GENES: Genes = SPACE.canonical(sample(SPACE.decisions, np.random.default_rng(0), 160))
+
+
+def layer_ms(key: str) -> float:
+    return 0.001 * (1 + sum(key.encode()) % 97)
+
+
+def test_layers_add_up_and_whole_networks_correct_them() -> None:
+    archs = as_archs(SPACE.id, GENES)
+    table = LayerTable.of({key: layer_ms(key) for key in distinct_layers(SPACE, archs)})
+    sums = table.by_kind(SPACE, archs)
+    expected = [sum(layer_ms(layer_key(la)) for la in SPACE.layers(a)) for a in archs]
+    np.testing.assert_allclose(sums.sum(1), expected, rtol=1e-9)
+    taste = np.linspace(0.4, 1.3, len(table.kinds))
+    whole_ms = 0.05 + sums @ taste
+    predictor = corrected(table, SPACE, archs[:60], whole_ms[:60])
+    assert mape(whole_ms[60:], predictor.predict(sums[60:]).mean_ms) < 1
+    assert mape(whole_ms[60:], sums[60:].sum(1)) > 5
+    key = next(iter(table.latency_ms))
+    partial = LayerTable.of({k: v for k, v in table.latency_ms.items() if k != key})
+    with pytest.raises(UnknownName, match="layer"):
+        partial.by_kind(SPACE, archs)
+    with pytest.raises(InvalidInput, match="milliseconds"):
+        LayerTable.of({key: float("nan")})
+
+
+def test_a_refit_is_a_further_version_and_mends_a_bound_that_was_broken() -> None:
+    features = SPACE.features(GENES)
+    base_ms = 0.1 + features @ np.full(features.shape[1], 1.0 / features.shape[1]) / features.mean()
+    hole = SPACE.costs(GENES)["macs"] > np.quantile(SPACE.costs(GENES)["macs"], 0.6)
+    true_ms = np.where(hole, 1.3 * base_ms, base_ms)  # larger networks leave the cache; none of them was measured
+    known, later = np.flatnonzero(~hole)[:60], np.flatnonzero(hole)
+    first = first_version(BayesianLinear.fit(features[known], true_ms[known]), GENES[known], true_ms[known])
+    kept = dump_predictor(first.predictor)
+    second = refitted(first, SPACE, GENES[later[:30]], true_ms[later[:30]])
+    rest = later[30:]
+    before, after = (v.predictor.predict(features[rest]).upper_ms for v in (first, second))
+    assert (true_ms[rest] <= before).mean() < 0.1
+    assert (true_ms[rest] <= after).mean() > 0.9
+    assert [v.number for v in second.history] == [1, 2]
+    assert second.before is first
+    assert dump_predictor(first.predictor) == kept
+    again = refitted(second, SPACE, GENES[later[:30]], true_ms[later[:30]])
+    assert len(again.latency_ms_N) == len(second.latency_ms_N)  # measured once more, not twice as weighty
+    with pytest.raises(InvalidInput, match="positive"):
+        refitted(first, SPACE, GENES[later[:1]], np.array([-1.0]))
+    with pytest.raises(InvalidInput, match="genes of shape"):
+        refitted(first, SPACE, GENES[later[:1], :-1], np.array([1.0]))
