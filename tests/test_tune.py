@@ -23,7 +23,7 @@ from server.store.blobs import FolderBlobs
 from tests.test_engine import SPEC, RuleDevice, problem
 from tests.test_retrain import found
 from workers.following import Ended
-from workers.ray_cluster import ray_cluster
+from workers.ray_cluster import Cluster, ray_cluster
 from workers.tune import ray_tuner
 
 pytestmark = pytest.mark.slow
@@ -69,25 +69,37 @@ def run_stage(
         yield [encode(event)]
 
 
-def run(job: str, folder: Path, events: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
-    """All records of a job that takes the only core."""
-    records: list[dict[str, Any]] = []
+def run_job(
+    kind: str, spec: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
+) -> Iterator[list[dict[str, Any]]]:
+    """The job that ``spec`` names."""
+    yield from {"plan": run_plan, "stage": run_stage}[spec["run"]](kind, spec, blobs_url, events)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
     blobs = str(folder / "blobs")
-    with ray_cluster(None, folder / "ray", blobs_url=blobs, cpus=1, run_job=f"tests.test_tune:{job}") as cluster:
-        lease = Lease("job", "search", {}, 1, 0.0, tuple(events))
-        task = cluster.run(lease, ResourceSpec(cpus=1), cluster.nodes()[0])
-        while not isinstance(got := task.next(SECONDS), Ended):
-            assert got is not None, task.dump()
-            records += got
-    assert got.how == "succeeded", got.message
+    with ray_cluster(None, folder / "ray", blobs_url=blobs, cpus=1, run_job="tests.test_tune:run_job") as found:
+        yield found
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves sockets and processes to the collector
         gc.collect()
+
+
+def run(cluster: Cluster, job: str, events: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+    """All records of a job that takes the only core."""
+    records: list[dict[str, Any]] = []
+    task = cluster.run(Lease(job, "search", {"run": job}, 1, 0.0, tuple(events)), ResourceSpec(), cluster.nodes()[0])
+    while not isinstance(got := task.next(SECONDS), Ended):
+        assert got is not None, task.dump()
+        records += got
+    assert got.how == "succeeded", got.message
     return records
 
 
-def test_a_bad_trial_is_stopped_and_what_is_known_is_not_trained_again(tmp_path: Path) -> None:
-    records = run("run_plan", tmp_path)
+def test_a_bad_trial_is_stopped_and_what_is_known_is_not_trained_again(cluster: Cluster) -> None:
+    records = run(cluster, "plan")
     first = {r["id"]: r for r in records if r["kind"] == "first"}
     assert {id_: (r["status"], len(r["scores"])) for id_, r in first.items() if id_ != "a.2"} == {
         "a.0": ("finished", 9),
@@ -102,9 +114,9 @@ def test_a_bad_trial_is_stopped_and_what_is_known_is_not_trained_again(tmp_path:
     assert again["b.0"]["scores"] == first["b.0"]["scores"]
 
 
-def test_the_stage_trains_its_trials_on_ray(tmp_path: Path) -> None:
+def test_the_stage_trains_its_trials_on_ray(cluster: Cluster) -> None:
     before = [encode(event) for event in found(problem(SPEC_OF_TWO))]
-    state = fold_all(decode(r) for r in [*before, *run("run_stage", tmp_path, before)])
+    state = fold_all(decode(r) for r in [*before, *run(cluster, "stage", before)])
     result = state.finished["retrain"]
     [arch_id] = result["networks"]
     first, second = result["trials"]
