@@ -710,8 +710,12 @@ class Block:
         if name in self.names or name.partition(".")[0] in self.names:
             raise ImportError("blocked: " + name)
 sys.meta_path.insert(0, Block())
-from agent.main import main
-main({words!r})
+from dataclasses import replace
+from agent import main as agent
+def profile_machine(name, threads, source):  # the usual time of the canary; a busy machine has none
+    return replace(agent.describe_machine(name, agent.MeasurementProtocol(threads=threads), source), canary_ms=0.05)
+agent.profile_machine = profile_machine
+agent.main({words!r})
 """
 FORBIDDEN = {"torch", "pydantic", "sqlalchemy", "onnx", "scipy", "sklearn", "ray", "yaml", "fastapi", "nicegui"}
 OURS = {"server", "workers", "search_spaces", "nas.core.spec", "nas.core.views"}
@@ -743,7 +747,7 @@ def running(url: str, name: str, threads: int, *more: str) -> Iterator[Running]:
             agent.kill()
 
 
-def until(found: Callable[[], Any], seconds: float = 60.0) -> Any:
+def until(found: Callable[[], Any], seconds: float = 180.0) -> Any:
     """What ``found`` gives once it gives anything."""
     end = time.monotonic() + seconds
     pause = threading.Event()
@@ -759,7 +763,7 @@ def until(found: Callable[[], Any], seconds: float = 60.0) -> Any:
 def test_two_agents_are_two_devices_and_one_is_killed_in_the_middle(
     store: Store, tmp_path: Path, clock: fakes.Clock
 ) -> None:
-    """Real agents, real models, a real network; the clock of the leases alone is moved by hand."""
+    """Real agents, real models, a real network; the leases' clock is moved by hand, and the canary's time is given."""
     model = store.blobs.put(canary_model())
     networks = [f"n{i}" for i in range(3)]
     with (
