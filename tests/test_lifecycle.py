@@ -94,7 +94,7 @@ class Life(RuleBasedStateMachine):
     def ask(self, data: st.DataObject, verb: Verb) -> None:
         if not self.model:
             return
-        job = data.draw(st.sampled_from(sorted(self.model)))
+        job = data.draw(st.sampled_from(list(self.model)))  # in order of submission: identifiers are random
         self._expire(job)
         status: Any = self.model[job]
         call = getattr(self.store.jobs, verb)
@@ -122,7 +122,7 @@ class Life(RuleBasedStateMachine):
     def delete(self, data: st.DataObject) -> None:
         if not self.model:
             return
-        job = data.draw(st.sampled_from(sorted(self.model)))
+        job = data.draw(st.sampled_from(list(self.model)))  # in order of submission: identifiers are random
         self._expire(job)
         if self.model[job] in ALLOWED["delete"]:
             self.store.jobs.delete(job)
