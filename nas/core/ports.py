@@ -169,7 +169,8 @@ class Problem:
 @dataclass(frozen=True)
 class Resources:
     """What a stage may use. ``torch_device`` such as ``cpu`` or ``cuda:0``; ``clock`` gives seconds, monotonic;
-    ``worker`` is a name for the machine."""
+    ``worker`` is a name for the machine. ``together`` runs independent stages at once and yields their events as they
+    come, one stage's death repeating only that stage; None: they run one after another."""
 
     blobs: BlobStore
     measure: Measurer
@@ -177,6 +178,7 @@ class Resources:
     torch_device: str = "cpu"
     versions: Mapping[str, str] | None = None
     worker: str = ""
+    together: Together | None = None
 
 
 class Stage(Protocol):
@@ -194,6 +196,7 @@ class Stage(Protocol):
         """
 
 
+Together = Callable[[Sequence[Stage], Problem, Resources, SearchState], Iterator[Event]]
 Strategy = Callable[[Problem], tuple[Stage, ...]]
 
 JobKind = Literal["search", "device", "dry_run"]
