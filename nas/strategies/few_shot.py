@@ -20,7 +20,7 @@ class FewShotParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     split: Literal["gradient_matching", "exhaustive", "random"] = "gradient_matching"
     parts: int = Field(default=4, ge=2, le=64)
-    decisions: tuple[str, ...] = ()
+    decisions: list[str] = Field(default_factory=list)
     repeats: int = Field(default=8, ge=1, le=1_000)
     warmup_epochs: int = Field(default=20, ge=1, le=100_000)
     part_epochs: int = Field(default=8, ge=1, le=100_000)
@@ -82,7 +82,7 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
     return (
         EstimateStage(),
         TrainStage(warm_up, params.checkpoint_s, "warm_up"),
-        SplitStage(params.split, params.parts, params.decisions, params.repeats, warm_up.batch_size),
+        SplitStage(params.split, params.parts, tuple(params.decisions), params.repeats, warm_up.batch_size),
         PartsStage(parts, params.parts, params.checkpoint_s),
         TrustStage(alone, params.trust_networks),
         ExploreStage(),
