@@ -170,7 +170,9 @@ class Problem:
 @dataclass(frozen=True)
 class Resources:
     """What a stage may use. ``torch_device`` such as ``cpu`` or ``cuda:0``; ``clock`` gives seconds, monotonic;
-    ``worker`` is a name for the machine; ``tuner`` runs trials, None: one after the other."""
+    ``worker`` is a name for the machine. ``tuner`` runs trials, None: one after the other. ``together`` runs
+    independent stages at once and yields their events as they come, one stage's death repeating only that stage; None:
+    they run one after another."""
 
     blobs: BlobStore
     measure: Measurer
@@ -179,6 +181,7 @@ class Resources:
     versions: Mapping[str, str] | None = None
     worker: str = ""
     tuner: Tuner | None = None
+    together: Together | None = None
 
 
 class Stage(Protocol):
@@ -196,6 +199,7 @@ class Stage(Protocol):
         """
 
 
+Together = Callable[[Sequence[Stage], Problem, Resources, SearchState], Iterator[Event]]
 Strategy = Callable[[Problem], tuple[Stage, ...]]
 
 JobKind = Literal["search", "device", "dry_run"]

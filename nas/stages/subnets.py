@@ -17,6 +17,7 @@ from nas.export import Normalised
 from nas.supernet import Supernet
 from nas.training.alone import unpack
 from nas.training.calibration import Score, recalibrate, score
+from nas.training.fewshot.routed import restored
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
 
@@ -71,6 +72,13 @@ class Subnets:
         return score(module, self.pipeline.plain(split, self.resolution(arch)))
 
 
+def load_supernet(problem: Problem, resources: Resources, blob: str) -> Supernet:
+    """The supernet that was kept under ``blob``, on the training device."""
+    weights = TrainState.from_bytes(resources.blobs.get(blob), resources.torch_device).weights
+    assert weights is not None
+    return restored(problem.space, problem.spec.seed, weights).to(torch.device(resources.torch_device))
+
+
 def load_subnets(
     problem: Problem, resources: Resources, state: SearchState, untrained_will_do: bool = False
 ) -> Subnets:
@@ -89,11 +97,9 @@ def load_subnets(
         return dict(weights["net"])
 
     blob = problem.supernet_blob or state.finished.get("train", {}).get("supernet")
-    net = problem.space.supernet(problem.spec.seed)
     if blob is not None:
-        weights = TrainState.from_bytes(resources.blobs.get(blob), resources.torch_device).weights
-        assert weights is not None
-        net.load_state_dict(weights["net"])
-    elif not untrained_will_do and not retrained:
+        return Subnets(problem, load_supernet(problem, resources, blob), resources.torch_device, own=own)
+    net = problem.space.supernet(problem.spec.seed)
+    if not untrained_will_do and not retrained:
         raise InvalidSpec("expected a trained supernet: train one, or name a finished search under 'supernet'")
     return Subnets(problem, net.to(torch.device(resources.torch_device)), resources.torch_device, own=own)

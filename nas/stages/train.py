@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ class TrainStage:
 
     recipe: Recipe
     checkpoint_s: float = 10.0
-    name: ClassVar[str] = "train"
+    name: str = "train"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Ends with the blob of the trained supernet. Raises StorageError when the last checkpoint cannot be kept."""

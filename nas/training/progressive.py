@@ -27,6 +27,7 @@ from nas.training import samplers
 from nas.training.pipeline import Pipeline
 
 Teacher = Literal["none", "frozen", "in_place"]
+Sampler = Callable[[SearchSpace, Mapping[str, int], np.random.Generator, int], list[Arch]]  # as ``sample_elastic``
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,11 @@ def sandwich(epochs: int, lr: float, axes: set[str]) -> tuple[Phase, ...]:
     return (Phase("sandwich", epochs, lr, 4, dict.fromkeys(axes, 10**6), "in_place", min(2.0, 0.1 * epochs)),)
 
 
+def uniform(epochs: int, lr: float, axes: set[str], subnets: int) -> tuple[Phase, ...]:
+    """A single phase in which ``subnets`` networks of the whole space are drawn per step and learn from the labels."""
+    return (Phase("uniform", epochs, lr, subnets, dict.fromkeys(axes, 10**6), "none", min(2.0, 0.1 * epochs)),)
+
+
 class Training:
     """A supernet that is being trained in place, with its optimiser and its teacher.
 
@@ -132,9 +138,16 @@ class Training:
     """
 
     def __init__(
-        self, net: Supernet, space: SearchSpace, data: Dataset, pipeline: Pipeline, recipe: Recipe, seed: int
+        self,
+        net: Supernet,
+        space: SearchSpace,
+        data: Dataset,
+        pipeline: Pipeline,
+        recipe: Recipe,
+        seed: int,
+        sample: Sampler = samplers.sample_elastic,
     ) -> None:
-        self.space, self.recipe = space, recipe
+        self.space, self.recipe, self._sample = space, recipe, sample
         self._net, self._data, self._pipeline, self._seed = net, data, pipeline, seed
         self._per_epoch = max(1, len(data.train) // recipe.batch_size)
         self.lengths = [p.epochs * self._per_epoch for p in recipe.phases]  # optimiser steps of each phase
@@ -196,7 +209,7 @@ class Training:
         rng = np.random.default_rng((self._seed, 1, p, step))
         phase = self.recipe.phases[p]
         dropout_seed = int(rng.integers(2**62))
-        archs = samplers.sample_elastic(self.space, phase.elastic, rng, phase.subnets)
+        archs = self._sample(self.space, phase.elastic, rng, phase.subnets)
         return archs, dropout_seed, int(rng.integers(2**62))
 
 
@@ -209,13 +222,14 @@ def train(
     seed: int,
     start: TrainState,
     save_due: Callable[[], bool],
+    sample: Sampler = samplers.sample_elastic,
 ) -> Iterator[Step | TrainState]:
     """Trains ``net`` from ``start`` to the end, yielding a ``Step`` per optimiser step and a ``TrainState`` whenever
     ``save_due()`` and at each phase's end. Resuming from a state repeats nothing and ends in the same weights.
 
     Raises HwnasError when the loss is no longer finite.
     """
-    training = Training(net, space, data, pipeline, recipe, seed)
+    training = Training(net, space, data, pipeline, recipe, seed, sample)
     if start.weights is not None:
         training.restore(start.weights)
     for p in range(start.phase, len(training.lengths)):

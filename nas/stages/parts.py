@@ -1,0 +1,155 @@
+"""Training the parts of a divided supernet, each with checkpoints of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from nas.core.cost import Span, StageCost, repeated
+from nas.core.errors import StorageError
+from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Warned, fold
+from nas.core.ports import Problem, Resources, Stage
+from nas.stages.subnets import load_supernet
+from nas.training.fewshot.partition import Partition, sample_part
+from nas.training.fewshot.routed import inherit
+from nas.training.pipeline import Pipeline
+from nas.training.progressive import Recipe, Step, Training, TrainState, train
+
+
+@dataclass(frozen=True)
+class PartStage:
+    """Trains one part, beginning with the warmed-up weights. It needs nothing of the other parts, so it may run in
+    another process: its events are all that it gives back. Its last checkpoint holds the trained weights."""
+
+    part: int
+    recipe: Recipe
+    checkpoint_s: float
+
+    @property
+    def name(self) -> str:
+        """Under which its checkpoints are kept."""
+        return f"train.part{self.part + 1}"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """Goes on from its own last checkpoint. Raises StorageError when the last one cannot be kept."""
+        partition = Partition.from_json(state.finished["split"]["partition"], problem.space.decisions)
+        net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
+        start, done = TrainState(), 0
+        if (last := state.checkpoints.get(self.name)) is not None:
+            start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
+            done = last.step
+        phases = len(self.recipe.phases)
+        if start.phase == phases:
+            return
+        saved_at = reported_at = resources.clock()
+        due = lambda: resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
+        pipeline = Pipeline(problem.data, resources.torch_device)
+        seed = int(np.random.default_rng((problem.spec.seed, 23, self.part)).integers(2**62))
+        sample = partial(sample_part, partition, self.part)
+        for news in train(
+            net,
+            problem.space,
+            problem.data,
+            pipeline,
+            self.recipe,
+            seed,
+            start,
+            due,
+            lambda space, elastic, rng, n: sample(space, elastic, rng, n),
+        ):
+            if isinstance(news, Step):
+                done = news.done
+                if (now := resources.clock()) - reported_at >= 0.25 or news.done == news.total:
+                    reported_at = now
+                    yield Progress(self.name, news.done, news.total, "steps", {"loss": news.loss})
+                continue
+            try:
+                blob = resources.blobs.put(news.to_bytes())
+            except StorageError as error:
+                if news.phase == phases:
+                    raise
+                yield Warned(self.name, f"checkpoint at step {done} was not kept, training goes on: {error}")
+            else:
+                yield Checkpoint(self.name, done, blob)
+            saved_at = resources.clock()
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """Is told by the stage of all parts."""
+        return StageCost.unknown(self.name, "priced together with the other parts")
+
+
+@dataclass(frozen=True)
+class PartsStage:
+    """Trains every part by ``recipe``, all at once where ``Resources.together`` says how, else one after another."""
+
+    recipe: Recipe
+    most: int
+    checkpoint_s: float = 10.0
+    name: ClassVar[str] = "train"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """Ends with the blob of the parts as one supernet. A part that is trained already is not trained again."""
+        if problem.supernet_blob is not None:
+            yield StageFinished(self.name, 0.0, {"supernet": problem.supernet_blob, "reused": True, "steps": 0})
+            return
+        partition = Partition.from_json(state.finished["split"]["partition"], problem.space.decisions)
+        stages = [PartStage(part, self.recipe, self.checkpoint_s) for part in range(partition.size)]
+        together = resources.together or in_turn
+        number = {stage.name: stage.part for stage in stages}
+        done = dict.fromkeys(number, 0)
+        for event in together(stages, problem, resources, state):
+            state = fold(state, event)
+            if isinstance(event, Progress):
+                done[event.stage] = event.done
+                message = f"part {number[event.stage] + 1} of {partition.size}"
+                total = event.total * partition.size
+                yield replace(event, stage=self.name, done=sum(done.values()), total=total, message=message)
+                continue
+            if isinstance(event, Checkpoint):
+                done[event.stage] = event.step
+            yield event
+        routed = inherit(problem.space, partition, problem.space.supernet(problem.spec.seed))
+        for stage, part in zip(stages, routed.parts, strict=True):
+            kept = resources.blobs.get(state.checkpoints[stage.name].blob)
+            weights = TrainState.from_bytes(kept, "cpu").weights
+            assert weights is not None
+            part.load_state_dict(weights["net"])
+        tree = json.dumps(partition.as_json(problem.space.decisions))
+        whole = TrainState(0, 0, {"net": routed.state_dict(), "partition": tree})
+        blob = resources.blobs.put(whole.to_bytes())
+        steps = sum(state.checkpoints[stage.name].step for stage in stages)
+        yield Checkpoint(self.name, steps, blob)
+        yield StageFinished(
+            self.name, 0.0, {"supernet": blob, "reused": False, "steps": steps, "parts": partition.size}
+        )
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """Steps on random networks of the whole space, for as many parts as there may be, one after another."""
+        if problem.supernet_blob is not None:
+            return StageCost.nothing(self.name, "the supernet is trained already")
+        clock = resources.clock
+        begun = clock()
+        net = problem.space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
+        pipeline = Pipeline(problem.data, resources.torch_device)
+        still = replace(self.recipe, phases=tuple(replace(p, lr=0.0) for p in self.recipe.phases))
+        training = Training(net, problem.space, problem.data, pipeline, still, problem.spec.seed)
+        training.begin(0)
+        total = Span.exactly(clock() - begun) * self.most
+        steps = iter(range(10**6))
+        training.step(0, next(steps))
+        times = [repeated(clock, lambda: training.step(0, next(steps)), at_least_s=0.0) for _ in range(4)]
+        each = Span(min(times), sum(times) / len(times), max(times))
+        count = sum(training.lengths) * self.most
+        return StageCost.of(self.name, total + each * count, count, len(times), "steps")
+
+
+def in_turn(stages: Sequence[Stage], problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+    """One stage after another, here."""
+    for stage in stages:
+        yield from stage.run(problem, resources, state)

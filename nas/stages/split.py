@@ -1,0 +1,127 @@
+"""Dividing a space into parts, each of which gets a supernet of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from nas.core.arch import Arch, sample
+from nas.core.cost import Span, StageCost
+from nas.core.errors import InvalidSpec
+from nas.core.events import Event, Progress, SearchState, StageFinished, Traced
+from nas.core.ports import Problem, Resources
+from nas.stages.pricing import networks
+from nas.stages.subnets import load_supernet
+from nas.training.fewshot.matching import Matching, match, match_all, matched_split, names_of
+from nas.training.fewshot.partition import Partition, divisible, exhaustive_split, random_split
+from nas.training.pipeline import Pipeline
+
+Method = Literal["gradient_matching", "exhaustive", "random"]
+COUNTED = 2_000  # random networks by which the sizes of parts are told
+
+
+@dataclass(frozen=True)
+class SplitStage:
+    """Divides by ``decisions``, or by any, in at most ``parts`` parts. Needs the supernet of a stage ``warm_up``."""
+
+    method: Method
+    parts: int
+    decisions: tuple[str, ...] = ()
+    repeats: int = 16
+    batch_size: int = 64
+    name: ClassVar[str] = "split"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """One ``Traced`` per decision that was compared: similarities of gradients, -1 to 1 drawn as 0 to 1. The result
+        holds the tree, the matrices and the share of networks in each part."""
+        space = problem.space
+        if problem.supernet_blob is not None:
+            yield StageFinished(self.name, 0.0, {"reused": True})
+            return
+        found: list[Matching] = []
+        if self.method == "exhaustive":
+            partition = exhaustive_split(space, self.decisions, self.parts)
+        elif self.method == "random":
+            partition = random_split(space, self.parts, np.random.default_rng((problem.spec.seed, 20)))
+        else:
+            net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
+            total = len(self.decisions) or len(divisible(space))
+            matching = match_all(
+                net, space, self._batch(problem, resources), self.decisions, self.repeats, problem.spec.seed
+            )
+            for m in matching:
+                found.append(m)
+                choices = names_of(space.decisions[m.gene])
+                table = tuple(tuple(round(float(v + 1) / 2, 5) for v in row) for row in m.similarity.clip(-1, 1))
+                yield Traced(self.name, len(found), {"score": m.score}, choices, choices, table)
+                yield Progress(self.name, len(found), total, "decisions", message=space.decisions[m.gene].name)
+            partition = matched_split(found, self.parts)
+        if partition.size == 1:
+            raise InvalidSpec(f"nothing could be split into at most {self.parts} parts: expected parts to be larger")
+        yield StageFinished(
+            self.name,
+            0.0,
+            {
+                "method": self.method,
+                "parts": partition.size,
+                "partition": partition.as_json(space.decisions),
+                "shares": shares(partition, problem),
+                "matching": [_as_json(m, problem) for m in found],
+            },
+        )
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """Compares the choices of the first decision once, on an untrained supernet."""
+        if problem.supernet_blob is not None or self.method != "gradient_matching":
+            return StageCost.nothing(self.name, "nothing is compared")
+        clock, space = resources.clock, problem.space
+        net = space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
+        batch = self._batch(problem, resources)
+        gene, count = divisible(space)[0], len(self.decisions) or len(divisible(space))
+        match(net, space, batch, gene, 1, np.random.default_rng(0))
+        begun = clock()
+        match(net, space, batch, gene, 1, np.random.default_rng(1))
+        seconds = (clock() - begun) * self.repeats * count
+        return StageCost.of(self.name, Span(seconds / 2, seconds, 2 * seconds), count, 1, "decisions")
+
+    def _batch(self, problem: Problem, resources: Resources) -> Any:
+        pipeline = Pipeline(problem.data, resources.torch_device)
+        train = problem.data.train
+
+        def batch(arch: Arch, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
+            order = np.random.default_rng((problem.spec.seed, 22, repeat)).permutation(len(train))
+            rows = order[: self.batch_size].astype(np.int64)
+            return pipeline.augmented(train, rows, problem.space.input_shape(arch)[1], repeat)
+
+        return batch
+
+
+def shares(partition: Partition, problem: Problem) -> list[float]:
+    """The share of random gene vectors whose network lies in each part."""
+    drawn = sample(problem.space.decisions, np.random.default_rng(0), COUNTED)
+    counts = np.bincount(partition.parts(problem.space.canonical(drawn)), minlength=partition.size)
+    return [float(c) / COUNTED for c in counts]
+
+
+def held_out(problem: Problem, n: int) -> list[Arch]:
+    """``n`` networks, always the same, spread over the range of MACs."""
+    archs, macs = networks(problem.space, 8 * n)
+    unique = {a.genes: (float(m), a) for a, m in zip(archs, macs, strict=True)}
+    ordered = [a for _, a in sorted(unique.values(), key=lambda pair: (pair[0], pair[1].genes))]
+    picked = np.unique(np.linspace(0, len(ordered) - 1, n).round().astype(int))
+    return [ordered[i] for i in picked]
+
+
+def _as_json(m: Matching, problem: Problem) -> dict[str, Any]:
+    decision = problem.space.decisions[m.gene]
+    return {
+        "decision": decision.name,
+        "choices": list(names_of(decision)),
+        "similarity": [[round(float(v), 5) for v in row] for row in m.similarity],
+        "groups": [list(g) for g in m.groups],
+        "score": m.score,
+    }

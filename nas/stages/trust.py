@@ -1,0 +1,99 @@
+"""How far the ranking of a supernet can be trusted: against networks that are trained alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from nas.core.arch import Arch
+from nas.core.cost import Span, StageCost
+from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
+from nas.core.metrics import kendall
+from nas.core.ports import Problem, Resources
+from nas.stages.split import held_out
+from nas.stages.subnets import Subnets, load_supernet
+from nas.training.pipeline import Pipeline
+from nas.training.progressive import Recipe, TrainState, train
+
+LOW = 0.4  # a ranking below is of little more use than the number of MACs
+
+
+@dataclass(frozen=True)
+class TrustStage:
+    """Trains ``networks`` held-out networks alone by ``recipe``, and compares their order with the estimates of the
+    supernet before and after the split. Nothing of it steers the search."""
+
+    recipe: Recipe
+    networks: int
+    name: ClassVar[str] = "trust"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """Warns when tau after the split is low. A network that was trained before a restart is not trained again."""
+        if self.networks == 0 or problem.supernet_blob is not None:
+            yield StageFinished(self.name, 0.0, {"networks": 0})
+            return
+        archs = held_out(problem, self.networks)
+        truth: list[float] = []
+        if (last := state.checkpoints.get(self.name)) is not None:
+            truth = json.loads(resources.blobs.get(last.blob))
+        for arch in archs[len(truth) :]:
+            truth.append(self._alone(problem, resources, arch))
+            yield Checkpoint(self.name, len(truth), resources.blobs.put(json.dumps(truth).encode()))
+            yield Progress(self.name, len(truth), len(archs), "networks")
+        estimates = {}
+        for when, stage in (("before", "warm_up"), ("after", "train")):
+            net = load_supernet(problem, resources, state.finished[stage]["supernet"])
+            subnets = Subnets(problem, net, resources.torch_device)
+            estimates[when] = [subnets.score(subnets.cut(a), a, problem.data.val).accuracy for a in archs]
+        tau = {when: kendall(np.array(found), np.array(truth)) for when, found in estimates.items()}
+        yield Traced(self.name, len(archs), {f"tau_{when}": value for when, value in tau.items()})
+        if tau["after"] < LOW:
+            yield Warned(
+                self.name,
+                f"the supernet ranks {len(archs)} networks with a Kendall tau of {tau['after']:.2f} against training "
+                f"each alone: below {LOW} its order is hardly to be trusted; more epochs or more parts may help",
+            )
+        result = {
+            "networks": len(archs),
+            "tau_before": tau["before"],
+            "tau_after": tau["after"],
+            "genes": [list(a.genes) for a in archs],
+            "truth": truth,
+            "estimates_before": estimates["before"],
+            "estimates_after": estimates["after"],
+        }
+        yield StageFinished(self.name, 0.0, result)
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """Trains the network in the middle alone for an epoch."""
+        if self.networks == 0 or problem.supernet_blob is not None:
+            return StageCost.nothing(self.name, "no network is trained alone")
+        archs = held_out(problem, self.networks)
+        once = replace(self, recipe=replace(self.recipe, phases=(replace(self.recipe.phases[0], epochs=1),)))
+        begun = resources.clock()
+        once._alone(problem, resources, archs[len(archs) // 2])
+        seconds = (resources.clock() - begun) * self.recipe.phases[0].epochs * len(archs)
+        return StageCost.of(self.name, Span(seconds / 2, seconds, 2 * seconds), len(archs), 1, "networks")
+
+    def _alone(self, problem: Problem, resources: Resources, arch: Arch) -> float:
+        """Validation accuracy in % of a network that shares its weights with no other."""
+        net = problem.space.supernet(problem.spec.seed).to(resources.torch_device)
+        pipeline = Pipeline(problem.data, resources.torch_device)
+        for _ in train(
+            net,
+            problem.space,
+            problem.data,
+            pipeline,
+            self.recipe,
+            problem.spec.seed,
+            TrainState(),
+            lambda: False,
+            lambda space, elastic, rng, n: [arch] * n,
+        ):
+            pass
+        subnets = Subnets(problem, net, resources.torch_device)
+        return subnets.score(subnets.cut(arch), arch, problem.data.val).accuracy

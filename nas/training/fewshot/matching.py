@@ -1,0 +1,137 @@
+"""Gradient matching: choices whose gradients on shared weights disagree go to different parts.
+
+GM-NAS (Hu et al., Generalizing few-shot NAS with gradient matching, ICLR 2022), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from nas.core.arch import Arch, Decision, Floats, as_archs, sample
+from nas.core.errors import InvalidSpec
+from nas.core.ports import SearchSpace
+from nas.supernet import Supernet
+from nas.training.fewshot.partition import Partition, bipartitions, breadth_first, divisible
+
+MOST_CHOICES = 16  # 32,768 bipartitions
+
+Batch = Callable[[Arch, int], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Matching:
+    """One decision: the mean cosine similarity of its choices' gradients, its best two groups, and how much more
+    choices disagree between the groups than inside them."""
+
+    gene: int
+    similarity: Floats
+    groups: tuple[tuple[int, ...], tuple[int, ...]]
+    score: float
+
+
+def min_cut(similarity: Floats) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The two groups with the least disagreement (1 - similarity) summed inside them, by trying all; equivalently the
+    largest cut of the graph of disagreements. Groups have at least two members where there are four or more choices.
+
+    Raises InvalidSpec for fewer than 2 and more than 16 choices.
+    """
+    n = len(similarity)
+    if not 2 <= n <= MOST_CHOICES:
+        raise InvalidSpec(f"gradient matching divides 2 to {MOST_CHOICES} choices, got {n}")
+    apart = 1.0 - similarity
+    return min(bipartitions(n), key=lambda groups: sum(_inside(apart, g) for g in groups))
+
+
+def score(similarity: Floats, groups: Sequence[Sequence[int]]) -> float:
+    """Mean disagreement between two groups less the mean inside them; both are means over pairs."""
+    apart = 1.0 - similarity
+    across = float(apart[np.ix_(groups[0], groups[1])].mean())
+    pairs = sum(len(g) * (len(g) - 1) / 2 for g in groups)
+    return across - (sum(_inside(apart, g) for g in groups) / pairs if pairs else 0.0)
+
+
+def match(
+    net: Supernet, space: SearchSpace, batch: Batch, gene: int, repeats: int, rng: np.random.Generator
+) -> Matching:
+    """Compares the choices of a decision on ``repeats`` random networks, each with one batch that all choices share.
+
+    ``batch(arch, repeat)`` gives normalised images and labels. Weights stay as they are.
+    """
+    total = np.zeros((len(space.decisions[gene].choices),) * 2)
+    for repeat in range(repeats):
+        archs = _alternatives(space, gene, rng)
+        x_BCHW, y_B = batch(archs[0], repeat)
+        total += _cosines([_gradients(net, arch, x_BCHW, y_B, repeat) for arch in archs])
+    similarity = total / repeats
+    groups = min_cut(similarity)
+    return Matching(gene, similarity, groups, score(similarity, groups))
+
+
+def match_all(
+    net: Supernet, space: SearchSpace, batch: Batch, names: Sequence[str], repeats: int, seed: int
+) -> Iterator[Matching]:
+    """One after another the named decisions, or all of them. Raises InvalidSpec for an unknown name."""
+    known = {space.decisions[g].name: g for g in divisible(space)}
+    if unknown := [n for n in names if n not in known]:
+        raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(known)}")
+    for gene in [known[n] for n in names] or list(known.values()):
+        yield match(net, space, batch, gene, repeats, np.random.default_rng((seed, 21, gene)))
+
+
+def matched_split(found: Sequence[Matching], most: int) -> Partition:
+    """Divides by the decisions of the highest score, in at most ``most`` parts."""
+    best = sorted(found, key=lambda m: (-m.score, m.gene))
+    return breadth_first([(m.gene, m.groups) for m in best], most)
+
+
+def names_of(decision: Decision) -> tuple[str, ...]:
+    """The choices in words."""
+    return tuple(str(c) for c in decision.choices)
+
+
+def _inside(apart: Floats, group: Sequence[int]) -> float:
+    return float(apart[np.ix_(group, group)][np.triu_indices(len(group), 1)].sum())
+
+
+def _alternatives(space: SearchSpace, gene: int, rng: np.random.Generator) -> list[Arch]:
+    """One random network with each choice of a decision. It is drawn anew while the decision is inactive in it."""
+    n = len(space.decisions[gene].choices)
+    for _ in range(200):
+        genes_NG = np.repeat(sample(space.decisions, rng, 1), n, axis=0)
+        genes_NG[:, gene] = np.arange(n)
+        genes_NG = space.canonical(genes_NG)
+        if len(np.unique(genes_NG[:, gene])) == n:
+            return as_archs(space.id, genes_NG)
+    raise InvalidSpec(f"decision {space.decisions[gene].name} changes next to no network: expected another to split")
+
+
+def _gradients(
+    net: Supernet, arch: Arch, x_BCHW: torch.Tensor, y_B: torch.Tensor, seed: int
+) -> list[torch.Tensor | None]:
+    torch.manual_seed(seed)  # dropout, the same for all choices
+    net.train()
+    loss = F.cross_entropy(net(x_BCHW, arch), y_B)
+    return list(torch.autograd.grad(loss, [p for p in net.parameters() if p.requires_grad], allow_unused=True))
+
+
+def _cosines(gradients: Sequence[Sequence[torch.Tensor | None]]) -> Floats:
+    """Over the weights that both networks of a pair use; 0 where they share none, or one has no gradient there."""
+    n = len(gradients)
+    out = np.eye(n)
+    for k in range(n):
+        for other in range(k):
+            product = first = second = 0.0
+            for a, b in zip(gradients[k], gradients[other], strict=True):
+                if a is None or b is None:
+                    continue
+                shared = ((a != 0) & (b != 0)).to(a.dtype)  # elastic layers use parts of their tensors
+                product += float((a * b).sum())
+                first += float((a * a * shared).sum())
+                second += float((b * b * shared).sum())
+            out[k, other] = out[other, k] = product / max(np.sqrt(first * second), 1e-12)
+    return out

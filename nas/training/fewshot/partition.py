@@ -1,0 +1,186 @@
+"""Which part of a divided space an architecture belongs to, as a value. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.core.arch import Arch, Decision, Genes, as_archs
+from nas.core.errors import InvalidInput, InvalidSpec
+from nas.core.ports import SearchSpace
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A tree: every group of choices of decision ``gene`` has a partition of its own. Without groups it is one part.
+
+    Parts are numbered from 0, depth first. Canonical genes are what counts, see ``route``.
+    """
+
+    gene: int = -1
+    groups: tuple[tuple[int, ...], ...] = ()
+    children: tuple[Partition, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """The number of parts."""
+        return sum(c.size for c in self.children) if self.groups else 1
+
+    def parts(self, genes_NG: Genes) -> NDArray[np.int64]:
+        """The part of each row of canonical genes, shape (N,)."""
+        out = np.zeros(len(genes_NG), dtype=np.int64)
+        first = 0
+        for group, child in zip(self.groups, self.children, strict=True):
+            rows = np.isin(genes_NG[:, self.gene], group)
+            out[rows] = first + child.parts(genes_NG[rows])
+            first += child.size
+        return out
+
+    def allowed(self) -> list[dict[int, tuple[int, ...]]]:
+        """For each part, the choices that are left to each divided decision."""
+        if not self.groups:
+            return [{}]
+        return [
+            {self.gene: group, **deeper}
+            for group, child in zip(self.groups, self.children, strict=True)
+            for deeper in child.allowed()
+        ]
+
+    def deepened(self, part: int, gene: int, groups: Sequence[Sequence[int]]) -> Partition:
+        """The same with one of its parts divided."""
+        if not self.groups:
+            return Partition(gene, tuple(tuple(g) for g in groups), tuple(Partition() for _ in groups))
+        children = []
+        for child in self.children:
+            inside = 0 <= part < child.size
+            children.append(child.deepened(part, gene, groups) if inside else child)
+            part -= child.size
+        return Partition(self.gene, self.groups, tuple(children))
+
+    def as_json(self, decisions: Sequence[Decision]) -> dict[str, Any]:
+        """With names, for storing and drawing; a part is an empty record."""
+        if not self.groups:
+            return {}
+        return {
+            "decision": decisions[self.gene].name,
+            "groups": [list(group) for group in self.groups],
+            "children": [child.as_json(decisions) for child in self.children],
+        }
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> Partition:
+        """Inverse of ``as_json``. Raises InvalidInput unless every choice of a split decision has one group."""
+        return _parsed(record, decisions, {i: tuple(range(len(d.choices))) for i, d in enumerate(decisions)})
+
+
+def _parsed(record: Mapping[str, Any], decisions: Sequence[Decision], left: dict[int, tuple[int, ...]]) -> Partition:
+    if not record:
+        return Partition()
+    names = [d.name for d in decisions]
+    if record["decision"] not in names:
+        raise InvalidInput(f"partition: expected a decision of {', '.join(names)}, got {record['decision']!r}")
+    gene = names.index(record["decision"])
+    groups = tuple(tuple(int(c) for c in group) for group in record["groups"])
+    if sorted(c for g in groups for c in g) != sorted(left[gene]) or not all(groups):
+        raise InvalidInput(f"partition of {names[gene]}: expected each of {list(left[gene])} once, got {groups}")
+    if len(record["children"]) != len(groups):
+        raise InvalidInput(
+            f"partition of {names[gene]}: expected {len(groups)} children, got {len(record['children'])}"
+        )
+    children = (
+        _parsed(child, decisions, {**left, gene: group})
+        for group, child in zip(groups, record["children"], strict=True)
+    )
+    return Partition(gene, groups, tuple(children))
+
+
+def route(partition: Partition, space: SearchSpace, arch: Arch) -> int:
+    """The part of an architecture, by its canonical genes, so that equal networks share a part."""
+    return int(partition.parts(space.canonical(np.array([arch.genes])))[0])
+
+
+def sample_part(
+    partition: Partition, part: int, space: SearchSpace, elastic: Mapping[str, int], rng: np.random.Generator, n: int
+) -> list[Arch]:
+    """``n`` canonical architectures of one part that share one resolution, uniform over gene vectors of the part.
+
+    ``elastic`` as in ``nas.training.samplers.sample_elastic``. Raises InvalidSpec for a part without networks.
+    """
+    choices = [
+        np.array([c for c in partition.allowed()[part].get(i, range(len(d.choices))) if c >= len(d.choices) - free])
+        for i, d in enumerate(space.decisions)
+        for free in (elastic.get(d.axis, 1),)
+    ]
+    if any(len(c) == 0 for c in choices):
+        raise InvalidSpec(f"part {part} has no networks among the elastic choices: expected all of them to be free")
+    shared = [i for i, d in enumerate(space.decisions) if d.axis == "resolution"]
+    lead = [int(rng.choice(choices[i])) for i in shared]
+    found: list[Arch] = []
+    for _ in range(200):
+        drawn_NG = np.stack([rng.choice(c, size=4 * n) for c in choices], axis=1).astype(np.int64)
+        drawn_NG[:, shared] = lead
+        genes_NG = space.canonical(drawn_NG)
+        found += as_archs(space.id, genes_NG[partition.parts(genes_NG) == part])
+        if len(found) >= n:
+            return found[:n]
+    raise InvalidSpec(f"part {part} of the partition has no networks, or nearly none: expected another division")
+
+
+def breadth_first(plan: Sequence[tuple[int, Sequence[Sequence[int]]]], most: int) -> Partition:
+    """Divides by the decisions of ``plan``, each (gene, groups), all parts by the first before any by the second, as
+    long as there are no more than ``most`` parts."""
+    partition = Partition()
+    for gene, groups in plan:
+        part = 0
+        for _ in range(partition.size):
+            if partition.size + len(groups) - 1 > most:
+                return partition
+            partition = partition.deepened(part, gene, groups)
+            part += len(groups)
+    return partition
+
+
+def random_split(space: SearchSpace, most: int, rng: np.random.Generator) -> Partition:
+    """Random decisions, the choices of each in two random groups of equal size: the baseline."""
+    plan = []
+    for gene in rng.permutation(divisible(space)).tolist():
+        order = rng.permutation(len(space.decisions[gene].choices)).tolist()
+        half = len(order) // 2
+        plan.append((gene, sorted([sorted(order[:half]), sorted(order[half:])])))
+    return breadth_first(plan, most)
+
+
+def exhaustive_split(space: SearchSpace, names: Sequence[str], most: int) -> Partition:
+    """One part for every choice of the decisions (Zhao et al., Few-shot NAS, ICML 2021).
+
+    Raises InvalidSpec for an unknown decision, or when that takes more than ``most`` parts.
+    """
+    known = {space.decisions[g].name: g for g in divisible(space)}
+    for name in names:
+        if name not in known:
+            raise InvalidSpec(f"few_shot cannot split {name!r}: expected some of {', '.join(known)}")
+    genes = [known[n] for n in names] or divisible(space)[:1]
+    plan = [(g, [[c] for c in range(len(space.decisions[g].choices))]) for g in genes]
+    wanted = int(np.prod([len(groups) for _, groups in plan]))
+    if wanted > most:
+        raise InvalidSpec(f"an exhaustive split of {len(genes)} decisions takes {wanted} parts: parts allows {most}")
+    return breadth_first(plan, most)
+
+
+def divisible(space: SearchSpace) -> list[int]:
+    """The decisions that can be divided. One batch has one resolution, so resolution is not among them."""
+    return [i for i, d in enumerate(space.decisions) if len(d.choices) > 1 and d.axis != "resolution"]
+
+
+def bipartitions(n: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """All ways to put 0 to n-1 into two groups; of at least two each where there are four or more."""
+    least = 2 if n >= 4 else 1
+    for bits in range(2 ** (n - 1)):
+        second = tuple(i for i in range(1, n) if bits >> (i - 1) & 1)
+        first = tuple(i for i in range(n) if i not in second)
+        if min(len(first), len(second)) >= least:
+            yield first, second
