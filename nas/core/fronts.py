@@ -18,7 +18,7 @@ from nas.core.errors import InvalidInput, UnknownName
 from nas.core.events import Origin, Point, SearchState
 from nas.core.metrics import METRICS, OBJECTIVES
 from nas.core.pareto import Mask, hypervolume, non_dominated
-from nas.core.points import ORIGINS, PointTable, Rows
+from nas.core.points import ORIGINS, STEERING, PointTable, Rows
 from nas.core.spec import SearchSpec
 
 Finished = Mapping[str, Mapping[str, Any]]
@@ -86,7 +86,8 @@ def front_in(
         limits["latency"] = min(bound_ms, limits["latency"] or bound_ms)
     bounds = {held.get(m := metric_of[o], m): limit for o, limit in limits.items() if limit is not None}
     reference = reference_of(finished, names)
-    possible = np.arange(len(table)) if final or table.unbeaten is None else table.unbeaten
+    thinned = table.unbeaten if {*metrics, *bounds} <= set(STEERING) and not final else None
+    possible = np.arange(len(table)) if thinned is None else thinned
     known = _meets(table, possible, bounds)
     for metric in {*metrics, *choose}:
         known &= ~np.isnan(table.metric(metric)[possible])
@@ -111,9 +112,14 @@ def front_in(
 
 
 def reference_of(finished: Finished, objectives: Sequence[str]) -> tuple[float, ...] | None:
-    """The reference values per objective that the estimate stage recorded, or None before it has ended."""
+    """The reference values per objective that the estimate stage recorded, or None before it has ended. Raises
+    InvalidInput for an objective that was not known of the networks."""
     result = finished.get("estimate")
-    return tuple(float(result["reference"][n]) for n in objectives) if result is not None else None
+    if result is None:
+        return None
+    if unknown := [n for n in objectives if n not in result["reference"]]:
+        raise InvalidInput(f"{unknown[0]} is not known of this search's networks: {', '.join(result['reference'])} are")
+    return tuple(float(result["reference"][n]) for n in objectives)
 
 
 def relative_hypervolume(points: Sequence[Point], metrics: Sequence[str], reference: Sequence[float]) -> float:

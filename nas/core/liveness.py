@@ -9,6 +9,7 @@ operator overwrites its input: a runtime that does so, or that fuses operators, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ def peak(size_NT: Floats, last_NT: Rows) -> Floats:
 
 def chain(sizes: Sequence[float], held: float = 0.0) -> float:
     """The most that lives at once where each tensor is made from the one before, and ``held`` lives all the time."""
-    return held + max(a + b for a, b in zip(sizes, sizes[1:], strict=False))
+    return held + max(a + b for a, b in pairwise(sizes))
 
 
 class Trace:

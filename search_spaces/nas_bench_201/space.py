@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -208,7 +209,7 @@ class NasBench201:
         most = max(
             chain([c * h * w, c * h * w, c * h * w, maps[0]]),
             chain([maps[-1], maps[-1], maps[-1], last, last, self.shape.classes]),
-            *(_reduction_peak(large, small) for large, small in zip(maps, maps[1:], strict=False)),
+            *(_reduction_peak(large, small) for large, small in pairwise(maps)),
         )
         return np.asarray(np.maximum(most, max(maps) * maps_N))
 

@@ -22,7 +22,7 @@ from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.views import DryRunView
 from nas.engine import stage_names
-from nas.stages.estimate import SAMPLED, Survey, feasible_share, out_of_reach, survey, too_few_networks
+from nas.stages.estimate import SAMPLED, Survey, feasible_share, not_told, out_of_reach, survey, too_few_networks
 from predictors.figures import require_usable
 from predictors.storage import load_predictor
 from predictors.tables import RawTable
@@ -62,6 +62,7 @@ def examine(spec: SearchSpec, store: Store) -> Report:
         problems.append(_no_predictor(spec, space, store.queries))
     problems += _supernet_problems(spec, space, store.queries)
     known = _survey(_Surveyed(space.id, predictor, space, store.blobs))
+    problems += not_told(spec, known)
     problems += out_of_reach(spec, known)
     if known.networks is not None:
         problems += too_few_networks(spec, known, _inherited(spec, store.queries))

@@ -39,7 +39,10 @@ _HEADS = {
     "measured_ms": "latency",
     "params": "params",
     "macs": "MACs",
+    "peak_bytes": "peak memory",
+    "model_bytes": "model size",
 }
+_IF_OBJECTIVE = ("peak_bytes", "model_bytes")  # for want of room
 _MARKS = {"verified": "[green]verified[/]", "violated": "[red]violated[/]", "unverified": "[yellow]unverified[/]"}
 
 
@@ -97,6 +100,8 @@ def front(f: FrontView) -> RenderableType:
     accuracy = "test_accuracy" if f.final else "val_accuracy"
     names = [n for n in _HEADS if any(n in p.metrics for p in f.points)]
     shown = [n for n in names if n == accuracy or not n.endswith("accuracy")]
+    axes = [o.metric for o in f.objectives]
+    shown = [n for n in shown if n in axes or n not in _IF_OBJECTIVE]
     table = grid("\n\nnetwork", title=title, padding=0)
     for n in shown:
         table.add_column(f"{_HEADS[n]}\n{METRICS[n].unit}\n{_kind(f, n)}", justify="right", no_wrap=True)

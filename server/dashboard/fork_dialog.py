@@ -16,6 +16,8 @@ _BOUNDS = {
     "accuracy": "Least accuracy (%)",
     "params": "Parameter bound",
     "macs": "MACs bound",
+    "peak_memory": "Peak memory bound (bytes)",
+    "model_bytes": "Model size bound (bytes)",
 }
 
 

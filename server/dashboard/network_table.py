@@ -23,6 +23,8 @@ _COLUMNS = (
     "measured_ms",
     "params",
     "macs",
+    "peak_bytes",
+    "model_bytes",
 )
 
 
@@ -112,6 +114,7 @@ _STATUS_CELL = """<q-td :props="props">
 _FORMATS = {
     "%": "v => v == null ? '–' : v.toFixed(2)",
     "ms": "v => v == null ? '–' : v.toPrecision(3)",
+    "B": "v => v == null ? '–' : v.toLocaleString('en')",
     "": "v => v == null ? '–' : v >= 1e9 ? (v / 1e9).toPrecision(3) + ' G' : v >= 1e6 ? (v / 1e6).toPrecision(3) + ' M'"
     " : v >= 1e3 ? (v / 1e3).toPrecision(3) + ' k' : v",
 }

@@ -122,6 +122,18 @@ class SubmitForm:
                     ui.number("MACs bound", min=1, format="%d", value=start.bound("macs")).props("clearable"),
                     "makes MACs an objective",
                 )
+                self._peak_bound = self._add(
+                    ui.number("Peak memory bound (bytes)", min=1, format="%d", value=start.bound("peak_memory")).props(
+                        "clearable"
+                    ),
+                    "activations that live at once, batch 1; makes it an objective",
+                )
+                self._size_bound = self._add(
+                    ui.number("Model size bound (bytes)", min=1, format="%d", value=start.bound("model_bytes")).props(
+                        "clearable"
+                    ),
+                    "weights in float32; makes it an objective",
+                )
                 self._export = self._add(
                     ui.number("Networks to export", min=1, format="%d", value=start.export.count).props("clearable"),
                     "empty: every front member",
@@ -178,7 +190,13 @@ class SubmitForm:
     def _record(self) -> dict[str, Any]:
         """The form as a spec's record. Raises InvalidSpec for YAML that is none."""
         objectives: list[dict[str, Any]] = [{"name": "accuracy"}, {"name": "latency", "bound": self._bound.value}]
-        for name, bound in (("params", self._params_bound.value), ("macs", self._macs_bound.value)):
+        further = {
+            "params": self._params_bound.value,
+            "macs": self._macs_bound.value,
+            "peak_memory": self._peak_bound.value,
+            "model_bytes": self._size_bound.value,
+        }
+        for name, bound in further.items():
             if bound:
                 objectives.append({"name": name, "bound": bound})
         preset = {"preset": self._preset.value} if self._preset.value else {}
