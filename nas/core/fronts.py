@@ -75,6 +75,8 @@ def front_in(
     # On a device that nothing can be measured on, latency stays predicted.
     measured = bool(table.measurements) or bool(finished.get("verify", {}).get("measured", final))
     metric_of = {o: pair[measured if o == "latency" else final] for o, pair in OBJECTIVES.items()}
+    if not final:
+        metric_of["accuracy"] = steering(finished)
     metrics = tuple(metric_of[n] for n in names)
     # Test data choose nothing, and before it is measured a latency is held to its calibrated upper bound.
     deciding = "val_accuracy" if spec.retrain is None else "trained_accuracy"
@@ -85,7 +87,10 @@ def front_in(
     if bound_ms is not None:
         limits["latency"] = min(bound_ms, limits["latency"] or bound_ms)
     bounds = {held.get(m := metric_of[o], m): limit for o, limit in limits.items() if limit is not None}
+    bounds.pop("proxy_score", None)  # which is no accuracy
     reference = reference_of(finished, names)
+    if reference is not None:
+        reference = tuple(0.0 if m == "proxy_score" else r for m, r in zip(metrics, reference, strict=True))
     thinned = table.unbeaten if {*metrics, *bounds} <= set(STEERING) and not final else None
     possible = np.arange(len(table)) if thinned is None else thinned
     known = _meets(table, possible, bounds)
@@ -109,6 +114,11 @@ def front_in(
         return relative_hypervolume(points, metrics, reference)
 
     return Front(names, metrics, search, baseline, volume(search), volume(baseline), reference or (), final)
+
+
+def steering(finished: Finished) -> str:
+    """The metric that the search goes by in place of accuracy: estimated accuracy, or a score by zero-cost proxies."""
+    return "proxy_score" if finished.get("proxies", {}).get("steers") else "val_accuracy"
 
 
 def reference_of(finished: Finished, objectives: Sequence[str]) -> tuple[float, ...] | None:

@@ -1,9 +1,9 @@
 """The metrics, each with its unit, its kind and its goal. A kind never changes: a predicted latency and a measured
 latency are two metrics, so they cannot share a column.
 
-Kinds: *exact* (counted), *estimated* (with inherited supernet weights, on validation data, steers the search),
-*predicted* (by a learned predictor), *trained* (a network trained alone, on validation data), *measured* (on the
-device, or on test data with exactly the weights that are exported).
+Kinds: *exact* (counted), *estimated* (steers the search: with inherited supernet weights on validation data, or by
+zero-cost proxies), *predicted* (by a learned predictor), *trained* (a network trained alone, on validation data),
+*measured* (on the device, or on test data with exactly the weights that are exported).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ METRICS: dict[str, MetricInfo] = {
         MetricInfo("macs", "", "exact", "min", "MACs"),
         MetricInfo("peak_bytes", "B", "exact", "min", "Peak activation memory"),
         MetricInfo("model_bytes", "B", "exact", "min", "Model size"),
+        MetricInfo("proxy_score", "", "estimated", "max", "Zero-cost score"),
         MetricInfo("val_accuracy", "%", "estimated", "max", "Validation accuracy"),
         MetricInfo("val_loss", "nats", "estimated", "min", "Validation loss"),
         MetricInfo("trained_accuracy", "%", "trained", "max", "Validation accuracy, trained alone"),

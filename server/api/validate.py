@@ -55,6 +55,8 @@ def examine(spec: SearchSpec, store: Store) -> Report:
     spec_hash(spec.model_dump(mode="json"))  # refuses what could not be stored
     strategy = registry.load("nas.strategies", spec.strategy.name)
     _check_params(strategy, spec)
+    if (check := getattr(strategy, "check", None)) is not None:
+        check(spec)
     space = space_of(spec.space, spec.data)
     predictor = store.queries.predictor_for(spec.device, space.id)
     problems: list[HwnasError] = []

@@ -32,6 +32,7 @@ V = TypeVar("V")
 PIPED_WIDTH = 200  # a table takes what it needs of it; a terminal has its own width
 # The front has to fit into 80 columns with its networks' names in full, since those are what one copies.
 _HEADS = {
+    "proxy_score": "0-cost score",
     "test_accuracy": "test acc.",
     "val_accuracy": "val. acc.",
     "predicted_ms": "latency",
@@ -42,7 +43,7 @@ _HEADS = {
     "peak_bytes": "peak memory",
     "model_bytes": "model size",
 }
-_IF_OBJECTIVE = ("peak_bytes", "model_bytes")  # for want of room
+_IF_OBJECTIVE = ("proxy_score", "peak_bytes", "model_bytes")  # for want of room
 _MARKS = {"verified": "[green]verified[/]", "violated": "[red]violated[/]", "unverified": "[yellow]unverified[/]"}
 
 
