@@ -32,9 +32,8 @@ SPEC = SearchSpec(
     space=SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4}),
     data=DataSpec(params={"max_train": 80, "max_val": 60, "max_test": 60}),
     strategy=Strategy(name="zero_cost", params={"sampled": 12, "images": 8}),
-    # No score ever comes near a hundred, and no network of one epoch is so accurate: the bound is on accuracy alone.
     objectives=(ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency"), ObjectiveSpec(name="params")),
-    budget=BudgetSpec(evaluations=16, verified=3),
+    budget=BudgetSpec(evaluations=12, verified=2),
     export=ExportSpec(count=1, int8=False),
     retrain=RetrainSpec(networks=2, epochs=1, batch_size=40, trials=1),
 )
@@ -64,7 +63,7 @@ def test_a_search_without_a_supernet_ends_with_trained_and_measured_networks(
     state = fold_all(whole[0])
     assert tuple(state.finished) == stage_names(SPEC)
     assert tuple(state.finished) == ("estimate", "proxies", "explore", "retrain", "verify", "export")
-    assert len(state.of("search")) == len(state.of("baseline")) == 16
+    assert len(state.of("search")) == len(state.of("baseline")) == 12
     assert not any("val_accuracy" in p.metrics for p in state.points.values())  # a proxy is no accuracy
     assert all(0.0 <= p.metrics["proxy_score"] <= 100.0 for p in state.points.values())
     front = front_of(SPEC, state)
@@ -92,19 +91,17 @@ def test_until_networks_are_trained_the_front_shows_scores_as_scores(whole: tupl
     assert front_of(bounded, state).points
 
 
-def test_a_search_that_is_cut_while_it_scores_ends_the_same(whole: tuple[list[Event], Path]) -> None:
+def test_a_search_that_is_cut_while_it_scores_goes_on_the_same(whole: tuple[list[Event], Path]) -> None:
     events, folder = whole
-    expected = fold_all(events)
     first = next(i for i, e in enumerate(events) if isinstance(e, Checkpoint) and e.stage == "proxies")
-    rest = run(folder, problem(SPEC), events[: first + 1])
-    until = next(i for i, e in enumerate(events) if e.kind == "stage_finished" and e.stage == "explore")
     state = fold_all(events[: first + 1])
-    for event in rest:
+    for event in run(folder, problem(SPEC), events[: first + 1]):
         state = fold_all([event], state)
-        if "explore" in state.finished:
+        if state.points:
             break
-    assert state.points == fold_all(events[: until + 1]).points
+    expected = fold_all(events)
     assert state.finished["proxies"] == expected.finished["proxies"]
+    assert all(p.metrics["proxy_score"] == expected.points[p.key].metrics["proxy_score"] for p in state.points.values())
 
 
 def test_what_would_never_know_an_accuracy_is_refused() -> None:
@@ -165,7 +162,7 @@ def test_a_trained_supernet_is_searched_with_hints(tmp_path: Path) -> None:
         update={
             "strategy": Strategy(name="once_for_all", params=params),
             "retrain": None,
-            "budget": BudgetSpec(evaluations=16, verified=2),
+            "budget": BudgetSpec(evaluations=8, verified=1),
         }
     )
     state = fold_all(run(tmp_path, problem(spec)))

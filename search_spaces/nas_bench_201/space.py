@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -188,7 +188,9 @@ class NasBench201:
         canonical = self.canonical(genes_NG)
         base, by_operation = self._cost_table
         total = base + sum(by_operation[canonical[:, e]] for e in range(len(EDGES)))
-        maps_N, folds_N = _cell_traces(canonical)
+        maps_K, folds_K = _cell_traces()
+        cells_N = np.ravel_multi_index(tuple(canonical.T), (len(OPERATIONS),) * len(EDGES))
+        maps_N, folds_N = maps_K[cells_N], folds_K[cells_N]
         cut_N = (canonical == NONE).all(axis=1)
         # A cell that is cut multiplies by a zero that the model holds; where the last cell ends in a convolution, the
         # batch norm after it is part of that.
@@ -281,12 +283,15 @@ def _reduction_peak(large: int, small: int) -> float:
 RELU, AVERAGE, ADD, MULTIPLY = range(1, 5)
 
 
-def _cell_traces(canonical_NG: Genes) -> tuple[Floats, NDArray[np.bool_]]:
-    """Maps that live at once in an exported cell, and whether its output is that of a convolution, each shape (N,)."""
-    trace = Trace(len(canonical_NG), 3 * len(EDGES) + 2)
-    nodes = [trace.given(1.0)] + [np.full(len(canonical_NG), -1)] * (NODES - 1)
+@cache
+def _cell_traces() -> tuple[Floats, NDArray[np.bool_]]:
+    """Maps that live at once in an exported cell, and whether its output is that of a convolution, of every gene vector
+    in the order of ``every``, as if it were canonical."""
+    genes_KG = every(NasBench201.decisions)
+    trace = Trace(len(genes_KG), 3 * len(EDGES) + 2)
+    nodes = [trace.given(1.0)] + [np.full(len(genes_KG), -1)] * (NODES - 1)
     for e, (a, b) in enumerate(EDGES):
-        op_N, made_N = canonical_NG[:, e], nodes[b]
+        op_N, made_N = genes_KG[:, e], nodes[b]
         convolves, carries = op_N >= CONV1, op_N != NONE
         x_N = trace.step(np.where(convolves, RELU, NOTHING), [nodes[a]], 1.0)
         kind_N = np.where(convolves, trace.own(), np.where(op_N == POOL, AVERAGE, NOTHING))

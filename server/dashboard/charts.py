@@ -54,6 +54,10 @@ def pareto(
     xm, ym = (x_axis.metric, y_axis.metric)
     if not measured:
         xm, ym = _PREDICTED.get(xm, xm), _PREDICTED.get(ym, ym)
+        if not any(ym in p.metrics for p in candidates):
+            ym = "proxy_score"  # all that a search without a supernet knows until networks are trained
+    if ym == "proxy_score":  # a bound on accuracy is none on it
+        y_axis = y_axis.model_copy(update={"bound": None})
     joined = len(front.objectives) == 2
     draw = _measured_series if measured else _predicted_series
     series = draw(front, candidates, xm, ym, joined)
@@ -437,7 +441,8 @@ def _tip(title: str, rows: Iterable[tuple[str, str]]) -> str:
 def _title(axis: ObjectiveView, metric: str) -> str:
     kind = METRICS[metric].kind if metric in METRICS and metric != axis.metric else axis.kind
     name = words.label(metric)
-    parts = [axis.unit] if axis.unit else []
+    unit = METRICS[metric].unit if metric in METRICS else axis.unit
+    parts = [unit] if unit else []
     if kind not in name.lower():
         parts.append(kind)
     return f"{name} ({', '.join(parts)})" if parts else name

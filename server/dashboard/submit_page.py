@@ -10,7 +10,7 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.errors import HwnasError, InvalidSpec
-from nas.core.spec import SearchSpec, parse_spec, parse_yaml
+from nas.core.spec import RetrainSpec, SearchSpec, parse_spec, parse_yaml
 from nas.core.views import CostView, DeviceView, DryRunView, SearchView, SpaceView, StageCostView, StrategyView
 from server.dashboard import words
 from server.dashboard.frame import Live, Part, ask, bar, copy_button, div, facts, framed, heading, notice, text
@@ -110,6 +110,12 @@ class SubmitForm:
                         label="Strategy",
                         value=start.strategy.name,
                     )
+                )
+                self._retrain = self._add(
+                    ui.number(
+                        "Retrain, epochs", min=1, format="%d", value=start.retrain.epochs if start.retrain else None
+                    ).props("clearable"),
+                    "trains what is found from scratch; zero_cost cannot do without",
                 )
                 self._seed = self._add(ui.number("Seed", value=start.seed, min=0, format="%d"))
                 self._cpus = self._add(ui.number("Processor cores", value=start.resources.cpus, min=1, format="%d"))
@@ -218,7 +224,15 @@ class SubmitForm:
             "resources": {"cpus": self._cpus.value, "gpus": self._gpus.value},
             "seed": self._seed.value,
             "supernet": self._supernet.value or None,
+            "retrain": self._retrained(),
         }
+
+    def _retrained(self) -> dict[str, Any] | None:
+        if not self._retrain.value:
+            return None
+        usual = RetrainSpec()
+        networks = min(usual.networks, int(self._verified.value or usual.networks))
+        return {"epochs": self._retrain.value, "networks": networks}
 
     def _spec(self) -> SearchSpec:
         return parse_spec(SearchSpec, self._record())
