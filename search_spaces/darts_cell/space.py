@@ -252,7 +252,7 @@ class DartsCell:
             state = plan.channels * plan.height * plan.width
             newer = plan.c_newer * plan.height * plan.width
             if plan is self.plans[0]:
-                entry = newer + 2 * state  # its two inputs are one
+                entry: float = newer + 2 * state  # its two inputs are one
             else:
                 h, w = plan.halve or (plan.height, plan.width)
                 older, part = plan.c_older * h * w, state / 2
