@@ -178,11 +178,11 @@ def _cells(space: SearchSpace, table: Path) -> tuple[list[Arch], np.ndarray[Any,
 
 
 def _data(archive: Path) -> Dataset:
-    """The first images of the training set, made smaller; validation images are others of it."""
+    """Random images of the training set, made smaller, the same for all seeds; validation images are others of it."""
     with np.load(archive) as arrays:
         jpeg, offset, label, test = (arrays[k] for k in ("jpeg", "offset", "label", "is_test"))
         class_names = tuple(str(n) for n in arrays["class_names"])
-    rows = np.flatnonzero(test == 0)[: IMAGES + VALIDATION]
+    rows = np.random.default_rng(0).permutation(np.flatnonzero(test == 0))[: IMAGES + VALIDATION]
 
     def read(row: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         image = Image.open(io.BytesIO(jpeg[offset[row] : offset[row + 1]].tobytes())).convert("RGB")
