@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks._cifar10 import load_cifar10
+from benchmarks._cifar import small_cifar
 from benchmarks._cli import Options, main, shared_file
 from nas.core.arch import Arch, as_archs
 from nas.core.metrics import kendall
@@ -177,7 +177,7 @@ def _cells(space: SearchSpace, table: Path) -> tuple[list[Arch], np.ndarray[Any,
 
 
 def _data(archive: Path) -> Dataset:
-    return load_cifar10(archive, IMAGES, VALIDATION, SIZE)
+    return small_cifar(archive, IMAGES, VALIDATION, SIZE)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

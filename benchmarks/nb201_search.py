@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any, get_args
@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks._cifar10 import load_cifar10
+from benchmarks._cifar import small_cifar
 from benchmarks._cli import ROOT, Options, main, shared_file
 from nas.core.arch import Floats, Genes, as_archs, every
 from nas.core.mixture import bare_share, skip_share
-from nas.core.ports import Dataset, ImageShape, Split
+from nas.core.ports import Dataset, Split
 from nas.training.alone import Alone, AloneRecipe
 from nas.training.calibration import score
 from nas.training.gradient.options import PRESETS, DartsParams, Preset
@@ -139,12 +139,14 @@ def options(preset: str, setting: Setting) -> DartsParams:
 class Bench:
     """Images, table and space of one setting on one device."""
 
-    def __init__(self, setting: Setting, archive: Path, table: Table, device: str) -> None:
-        self.setting, self.table, self.device = setting, table, device
-        self.data = load_cifar10(archive, setting.images, 2, setting.size)
-        shape = ImageShape(3, setting.size, setting.size, 10)
-        self.space: NasBench201 = build({"channels": setting.channels, "cells": setting.cells}, shape)
-        self.pipeline = Pipeline(self.data, device)
+    def __init__(self, setting: Setting, data: Dataset, table: Table, device: str) -> None:
+        self.setting, self.data, self.table, self.device = setting, data, table, device
+        self.space: NasBench201 = build({"channels": setting.channels, "cells": setting.cells}, data.shape)
+        self.pipeline = Pipeline(data, device)
+        images, labels, half = data.train.images_NCHW, data.train.labels_N, setting.images // 2
+        fit, rank = Split(images[:half], labels[:half]), Split(images[half:], labels[half:])
+        self._halves = replace(data, train=fit, val=rank, test=rank)
+        self._halves_pipeline = Pipeline(self._halves, device)
 
     def searched(self, preset: str, seed: int) -> dict[str, Any]:
         """One search, and what the table says of the cell it found."""
@@ -182,18 +184,12 @@ class Bench:
         s = self.setting
         begun = time.process_time()
         (arch,) = as_archs(self.space.id, np.array([genes_G]))
-        half = s.images // 2
-        train, val = self.data.train, self.data.train
-        fit = Split(train.images_NCHW[:half], train.labels_N[:half])
-        rank = Split(val.images_NCHW[half:], val.labels_N[half:])
-        data = Dataset("half", self.data.shape, fit, rank, rank, self.data.class_names, "", flip=True)
-        pipeline = Pipeline(data, self.device)
         module = self.space.supernet(0).subnet(arch).to(self.device).to(memory_format=torch.channels_last)
         recipe = AloneRecipe(s.alone_epochs, s.batch, s.alone_lr, 5e-4, 1.0, label_smoothing=0.0)
-        training = Alone(module, s.size, data, pipeline, recipe, 0)
+        training = Alone(module, s.size, self._halves, self._halves_pipeline, recipe, 0)
         for epoch in range(s.alone_epochs):
             training.epoch(epoch)
-        found = score(module.eval(), pipeline.plain(rank, s.size))
+        found = score(module.eval(), self._halves_pipeline.plain(self._halves.val, s.size))
         steps = s.alone_epochs * training.per_epoch
         seconds = time.process_time() - begun
         return {**self._cell(arch.genes), "val_accuracy": found.accuracy, "steps": steps, "seconds": seconds}
@@ -298,7 +294,8 @@ def bench(given: Options) -> dict[str, Any]:
     setting = FULL if given.more["full"] else SMALL
     names: Sequence[str] = given.more["presets"]
     table = read(shared_file(given, "data", "nb201.npz"))
-    b = Bench(setting, shared_file(given, "data", "cifar10_jpeg.npz"), table, given.more["device"])
+    data = small_cifar(shared_file(given, "data", "cifar10_jpeg.npz"), setting.images, 2, setting.size)
+    b = Bench(setting, data, table, given.more["device"])
     kept = Kept(given.more["partial"], setting)
     return {**result(b, kept, names, given.seeds), "setting": {**asdict(setting), "alpha_speed": setting.alpha_speed}}
 

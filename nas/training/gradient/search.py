@@ -221,7 +221,8 @@ class Search:
     def step(self, epoch: int, step: int) -> Step:
         """One step. Raises HwnasError when the loss is no longer finite."""
         kind = self.kinds[epoch]
-        self.net.train()
+        if not self.net.training:  # going through all modules takes a tenth of a small step
+            self.net.train()
         with _determinism(self.options.deterministic):
             loss = self._tune(epoch, step) if kind == "tune" else self._learn(epoch, step)
         if not math.isfinite(loss):

@@ -13,7 +13,7 @@ from PIL import Image
 from nas.core.ports import Dataset, ImageShape, Split
 
 
-def load_cifar10(archive: Path, images: int, validation: int, size: int) -> Dataset:
+def small_cifar(archive: Path, images: int, validation: int, size: int) -> Dataset:
     """``images`` of the training set to learn from and ``validation`` others of it, the same ones at every call;
     ``size`` is their height and width. The archive is sorted by class, so they are drawn from all of it."""
     with np.load(archive, allow_pickle=False) as arrays:
