@@ -30,7 +30,7 @@ from nas.core.mixture import bare_share, skip_share
 from nas.core.ports import Dataset, Split
 from nas.training.alone import Alone, AloneRecipe
 from nas.training.calibration import score
-from nas.training.gradient.options import PRESETS, DartsParams, Preset
+from nas.training.gradient.options import DartsParams, Preset
 from nas.training.gradient.resource import within_bounds
 from nas.training.gradient.search import Reading, Resource, Search, search
 from nas.training.pipeline import Pipeline
@@ -48,8 +48,8 @@ PUBLISHED_EPOCHS, PUBLISHED_STEPS = 50, 50 * 390
 @dataclass(frozen=True)
 class Setting:
     """Sizes, the same for every preset. ``images`` are halved: one half for the weights, one for the mixture, and for
-    random search one to learn from and one to choose by. ``alone_*``: of the random cells, ``alone_cells`` after every
-    search."""
+    random search one to learn from and one to choose by. ``probe_every``: epochs between looks at the eigenvalue, for
+    presets that do not act on it. ``alone_*``: of the random cells, ``alone_cells`` after every search."""
 
     images: int
     size: int
@@ -58,7 +58,6 @@ class Setting:
     epochs: int
     select_epochs: int
     batch: int
-    lr: float
     probe_every: int
     alone_cells: int
     alone_epochs: int
@@ -70,8 +69,8 @@ class Setting:
         return PUBLISHED_STEPS / (self.epochs * (self.images // 2 // self.batch))
 
 
-SMALL = Setting(2_000, 16, 8, 1, 25, 2, 64, 0.025, 2, 4, 10, 0.1)
-FULL = Setting(50_000, 32, 16, 5, 50, 5, 64, 0.025, 2, 4, 12, 0.1)
+SMALL = Setting(2_000, 8, 8, 1, 50, 2, 64, 25, 2, 8, 0.1)
+FULL = Setting(50_000, 32, 16, 5, 50, 5, 64, 2, 4, 12, 0.1)
 
 
 @dataclass(frozen=True)
@@ -129,10 +128,12 @@ def options(preset: str, setting: Setting) -> DartsParams:
     }
     if own.alpha_optimiser == "adam":
         given["alpha_lr"] = own.alpha_lr * setting.alpha_speed
-    if not own.prune:
+    if own.early_stop:
+        given["probe_every"] = max(1, round(own.probe_every * scale))
+    elif not own.prune:
         given["probe_every"] = setting.probe_every
-    if "lr" not in PRESETS[preset]:
-        given["lr"] = setting.lr
+    if own.prune:  # a cell has one operation on each edge
+        given["prune_until"] = 1 / (len(OPERATIONS) - 1)
     return DartsParams.model_validate(given)
 
 
@@ -163,6 +164,8 @@ class Bench:
             elif not isinstance(news, TrainState):
                 steps += 1
         genes = learning.found
+        if learning.series:  # from the most accurate network to the cheapest
+            genes = max(learning.series, key=lambda g: float(self.space.costs(g[None])["macs"][0]))
         if latency is not None:
             rng = np.random.default_rng((seed, 12))
             genes = within_bounds(self.space, self._violation, learning.scores(), rng)

@@ -14,7 +14,7 @@ from torch import nn
 from nas.core.arch import Arch
 from nas.supernet import RelaxedSupernet
 from search_spaces.layers.elastic import ElasticBatchNorm, ElasticConv, ElasticLinear, shuffled
-from search_spaces.nas_bench_201.space import CONV1, CONV3, EDGES, NODES, NONE, OPERATIONS, POOL, SKIP
+from search_spaces.nas_bench_201.space import CONV1, CONV3, EDGES, NODES, NONE, POOL, SKIP
 
 if TYPE_CHECKING:
     from search_spaces.nas_bench_201.space import NasBench201

@@ -431,7 +431,8 @@ class Search:
         return self._multiplier.factor(found.mean) * resource.differentiable(found, p, self.space.mixture.none)
 
     def _update_weights(self) -> None:
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.options.clip_norm)
+        (group,) = self._weight_optimiser.param_groups
+        nn.utils.clip_grad_norm_(group["params"], self.options.clip_norm)
         self._weight_optimiser.step()
 
     def _images(self, which: str, epoch: int, step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
