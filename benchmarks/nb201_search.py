@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -267,7 +266,7 @@ class Kept:
             text = json.dumps({"setting": self._setting, "runs": self.runs})
             new = self._path.with_suffix(".new")
             new.write_text(text)
-            os.replace(new, self._path)
+            new.replace(self._path)
             accuracy = self.runs[name]["accuracy"]["cifar10"]
             print(f"{name}: {accuracy:.2f} %, {self.runs[name]['seconds']:.1f} s", file=sys.stderr, flush=True)
         return self.runs[name]
