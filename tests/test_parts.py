@@ -20,7 +20,7 @@ pytest.importorskip("ray")
 from nas.core.errors import HwnasError
 from nas.core.events import Checkpoint, Event, Progress, StageFinished, Warned, decode, encode, fold_all
 from nas.core.ports import Lease, Resources, Stage
-from nas.core.spec import DataSpec, ResourceSpec
+from nas.core.spec import DataSpec, ResourceSpec, SpaceSpec
 from nas.stages.parts import PartsStage
 from nas.strategies.few_shot import few_shot
 from server.store.blobs import FolderBlobs
@@ -32,7 +32,7 @@ from workers.processes import descendants
 from workers.ray_cluster import Cluster, RayTask, ray_cluster
 
 SECONDS = 120.0
-STEPS = 16  # of each part, and a checkpoint after each
+STEPS = 8  # of each part, and a checkpoint after each
 WANTED = {
     "train.one_shot": list(range(1, 2 * STEPS + 1)),
     "train.part1": list(range(1, STEPS + 1)),
@@ -40,6 +40,7 @@ WANTED = {
 }
 SMALL = SPEC.model_copy(
     update={
+        "space": SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4, "cells": 1}),
         "data": DataSpec(params={"max_train": 80, "max_val": 40, "max_test": 40}),
         "strategy": SPEC.strategy.model_copy(
             update={"params": {**PARAMS, "split": "random", "part_epochs": STEPS // 2, "checkpoint_s": 1e-9}}
@@ -69,7 +70,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Mortal:
-    """A stage whose first process dies after the eighth step."""
+    """A stage whose first process dies half-way."""
 
     stage: Any
 

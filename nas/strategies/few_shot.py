@@ -49,7 +49,7 @@ class FewShotParams(BaseModel):
 
 
 def check(spec: SearchSpec, space: SearchSpace) -> FewShotParams:
-    """The parameters of a spec. Raises InvalidSpec for decisions that the space lacks, and where nothing can be split."""
+    """The parameters of a spec. Raises InvalidSpec for decisions that a space lacks, and where nothing can be split."""
     params = parse_spec(FewShotParams, spec.strategy.params)
     known = [space.decisions[g].name for g in divisible(space)]
     if not known:
