@@ -187,19 +187,13 @@ def processes(title: str) -> list[int]:
     return found
 
 
-def test_parts_on_ray_end_in_the_same_bits(cluster: Cluster, before: list[Event], expected: list[Event]) -> None:
-    events = list(follow(start(cluster, before, run="parts")))
-    assert isinstance(events[-1], StageFinished)
-    assert events[-1] == expected[-1]
-    assert not [e for e in events if isinstance(e, Warned)]
-    assert steps_of(events[:-2]) == WANTED == steps_of(expected[:-2])
-
-
-def test_a_part_whose_process_is_killed_goes_on_by_itself(
+def test_parts_end_in_the_same_bits_though_one_is_killed_and_goes_on_by_itself(
     cluster: Cluster, before: list[Event], expected: list[Event]
 ) -> None:
     events = list(follow(start(cluster, before, run="parts", mortal="train.part1")))
+    assert isinstance(events[-1], StageFinished)
     assert events[-1] == expected[-1]
+    assert steps_of(expected[:-2]) == WANTED
     assert steps_of(events[:-2]) == WANTED  # from its own last checkpoint, and no other step was done again
     [warning] = [e for e in events if isinstance(e, Warned)]
     assert warning.stage == "train.part1"
@@ -220,6 +214,7 @@ def test_a_job_that_is_ended_takes_its_parts_with_it_and_goes_on_later(
     wait_until_gone("train.")
     rest = list(follow(start(cluster, [*before, *events], run="parts")))
     assert rest[-1] == expected[-1]
+    assert not [e for e in [*events, *rest] if isinstance(e, Warned)]
     known, again = steps_of(events), steps_of(rest[:-2])
     for stage, steps in WANTED.items():
         assert again.get(stage, []) == steps[len(known.get(stage, [])) :]

@@ -115,12 +115,15 @@ def _attempts(
             if over.is_set():
                 return
             deaths += 1
+            log.warning("%s: its process died: %s", stage.name, error)
             why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             if deaths > RETRIES:
                 raise HwnasError(f"{stage.name}: its process died {deaths} times in a row: {why}") from error
             last = state.checkpoints.get(stage.name)
             where = f"goes on after step {last.step}" if last is not None else "begins again"
-            yield Warned(stage.name, f"{stage.name}: its process died ({why}); it {where}, nothing else is repeated")
+            yield Warned(
+                stage.name, f"{stage.name}: its process died ({type(error).__name__}). It {where}; nothing else does."
+            )
 
 
 def _run(
