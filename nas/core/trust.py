@@ -17,7 +17,7 @@ def advice(networks: int, before: float | None, after: float | None, one_shot: f
     """Whether to believe the order of the parts' estimates, and what the split has gained. None: all were estimated
     alike, so there is no order. ``one_shot`` is of the undivided supernet after as many steps, where that was trained.
     """
-    said = [_belief(networks, after)]
+    said = [belief(networks, after)]
     if after is not None and one_shot is not None:
         gain, noise = after - one_shot, chance(networks)
         than = f"than the same training without it ({after:.2f} against {one_shot:.2f})"
@@ -35,7 +35,8 @@ def advice(networks: int, before: float | None, after: float | None, one_shot: f
     return " ".join(said)
 
 
-def _belief(networks: int, tau: float | None) -> str:
+def belief(networks: int, tau: float | None) -> str:
+    """Whether to believe an order of such a tau; None: there is none."""
     if tau is None:
         return "All networks were estimated alike, so there is no order to trust: train for more epochs."
     measured = f"Kendall tau is {tau:.2f} on {networks} networks trained alone"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -117,18 +117,15 @@ class PartsStage:
             yield event
         routed = inherit(problem.space, partition, problem.space.supernet(problem.spec.seed))
         for stage, part in zip(parts, routed.parts, strict=True):
-            kept = resources.blobs.get(state.checkpoints[stage.name].blob)
-            weights = TrainState.from_bytes(kept, "cpu").weights
-            assert weights is not None
-            part.load_state_dict(weights["net"])
+            part.load_state_dict(_trained(stage, resources, state))
         tree = json.dumps(partition.as_json(problem.space.decisions))
-        divided = TrainState(0, 0, {"net": routed.state_dict(), "partition": tree})
-        blob = resources.blobs.put(divided.to_bytes())
+        blob = resources.blobs.put(TrainState(0, 0, {"net": routed.state_dict(), "partition": tree}).to_bytes())
         steps = sum(state.checkpoints[stage.name].step for stage in parts)
         result = {"supernet": blob, "reused": False, "steps": steps, "parts": partition.size}
         if whole is not None:
-            last = state.checkpoints[whole.name]
-            result |= {"one_shot": last.blob, "one_shot_steps": last.step}
+            alone = TrainState(0, 0, {"net": _trained(whole, resources, state)})
+            result["one_shot"] = resources.blobs.put(alone.to_bytes())
+            result["one_shot_steps"] = state.checkpoints[whole.name].step
         yield Checkpoint(self.name, steps, blob)
         yield StageFinished(self.name, 0.0, result)
 
@@ -171,6 +168,14 @@ def in_turn(stages: Sequence[Stage], problem: Problem, resources: Resources, sta
     """One stage after another, here."""
     for stage in stages:
         yield from stage.run(problem, resources, state)
+
+
+def _trained(stage: PartStage, resources: Resources, state: SearchState) -> Mapping[str, Any]:
+    """The weights that a part has ended with."""
+    weights = TrainState.from_bytes(resources.blobs.get(state.checkpoints[stage.name].blob), "cpu").weights
+    assert weights is not None
+    net: Mapping[str, Any] = weights["net"]
+    return net
 
 
 def _longest(work: Sequence[int], hands: int) -> int:

@@ -15,7 +15,7 @@ from nas.core.cost import Span, StageCost
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
 from nas.core.metrics import kendall
 from nas.core.ports import Problem, Resources
-from nas.core.trust import LOW, advice
+from nas.core.trust import LOW, advice, belief
 from nas.stages.split import held_out
 from nas.stages.subnets import Subnets, load_supernet
 from nas.training.pipeline import Pipeline
@@ -57,7 +57,7 @@ class TrustStage:
         said = advice(len(archs), tau["before"], tau["after"], tau.get("one_shot"))
         yield Traced(self.name, len(archs), {f"tau_{which}": t for which, t in tau.items() if t is not None})
         if tau["after"] is None or tau["after"] < LOW:
-            yield Warned(self.name, said)
+            yield Warned(self.name, belief(len(archs), tau["after"]))
         result = {
             "networks": len(archs),
             **{f"tau_{which}": t for which, t in tau.items()},

@@ -295,7 +295,6 @@ def similarity(view: SimilarityView) -> Options:
         data = [
             {
                 "value": [x, y, abs(v)],
-                "label": {"show": True, "formatter": f"{v:.2f}", "color": INK, "fontSize": 11},
                 "tip": _tip(f"{names[y]} and {names[x]}", [("Cosine of their gradients", f"{v:.4f}")]),
             }
             for x, y, v in some
@@ -303,6 +302,17 @@ def similarity(view: SimilarityView) -> Options:
         style = {"color": colour, "borderColor": GRID, "borderWidth": 1}
         series.append({"id": f"similarity.{kind}", "type": "heatmap", "data": data, "itemStyle": style})
         shades.append({"min": 0, "max": 1, "show": False, "seriesIndex": i, "inRange": {"opacity": [0.03, 0.75]}})
+    series.append(  # labels of the cells themselves would fade with them
+        {
+            "id": "similarity.values",
+            "type": "scatter",
+            "symbolSize": 1,
+            "silent": True,
+            "itemStyle": {"color": "transparent"},
+            "label": {"show": True, "color": INK, "fontSize": 11, "position": "inside"},
+            "data": [{"value": [x, y], "label": {"formatter": f"{v:.2f}"}} for x, y, v in cells],
+        }
+    )
     labels = {"color": FAINT, "fontSize": 11, "interval": 0}
     return {
         **_frame(),

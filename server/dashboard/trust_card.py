@@ -101,7 +101,10 @@ def _draw_figures(trust: TrustView) -> None:
             if trust.tau_after is not None and trust.tau_one_shot is not None:
                 gain = trust.tau_after - trust.tau_one_shot
             figure(
-                "Undivided, at equal cost", _tau(trust.tau_one_shot), "estimated", f"{trust.one_shot_steps} steps more"
+                "Undivided, at equal cost",
+                _tau(trust.tau_one_shot),
+                "estimated",
+                f"{trust.one_shot_steps} more steps, as all parts",
             )
             figure("Gain over one-shot", words.NONE if gain is None else f"{gain:+.2f}", note="tau, at equal cost")
         figure("Before the split", _tau(trust.tau_before), "estimated", "after the warm-up")
