@@ -56,6 +56,8 @@ def examine(spec: SearchSpec, store: Store) -> Report:
     strategy = registry.load("nas.strategies", spec.strategy.name)
     _check_params(strategy, spec)
     space = space_of(spec.space, spec.data)
+    if hasattr(strategy, "check"):  # of parameters against the space
+        strategy.check(spec, space)
     predictor = store.queries.predictor_for(spec.device, space.id)
     problems: list[HwnasError] = []
     if predictor is None:
