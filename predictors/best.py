@@ -62,19 +62,15 @@ class Best:
         check_measured(features_NF, latency_ms_N)
         n = len(latency_ms_N)
 
-        def made(kind: type[Chosen]) -> tuple[Callable[[Floats, Floats, int], Chosen], Floats]:
-            if kind is GraphNetwork:
-                assert graphs is not None
-                wiring, columns_NC = Wiring.of(graphs[0]), graphs[1]
-                return lambda x_NF, y_N, seed: GraphNetwork.point(x_NF, y_N, seed, wiring), columns_NC
-            return kind.point, features_NF
-
-        tried = {
-            kind.family: made(kind)
-            for kind in CANDIDATES
-            if _FEWEST_FOR.get(kind.family, 0) <= n <= _MOST_FOR.get(kind.family, n)
-            and (kind is not GraphNetwork or graphs is not None)
+        made: dict[str, tuple[Callable[[Floats, Floats, int], Chosen], Floats]] = {
+            BayesianLinear.family: (BayesianLinear.point, features_NF),
+            MLP.family: (MLP.point, features_NF),
         }
+        if graphs is not None:
+            wiring, columns_NC = Wiring.of(graphs[0]), graphs[1]
+            made[GraphNetwork.family] = (lambda x, y, seed: GraphNetwork.point(x, y, seed, wiring), columns_NC)
+        made[GradientBoosting.family] = (GradientBoosting.point, features_NF)
+        tried = {k: m for k, m in made.items() if _FEWEST_FOR.get(k, 0) <= n <= _MOST_FOR.get(k, n)}
         held_out = {name: held_out_ms(point, x, latency_ms_N, folds, seed) for name, (point, x) in tried.items()}
         missed = {name: np.abs(guess_N / latency_ms_N - 1.0) for name, guess_N in held_out.items()}
         best, *others = tried

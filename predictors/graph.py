@@ -24,7 +24,7 @@ from predictors.bayesian_linear import BayesianLinear
 from predictors.calibration import upper_factor
 from predictors.cross_fit import Domain, check_features, check_measured, held_out_ms, no_domain_N
 
-_MEMBERS, _LAYERS, _UNITS, _PENALTY, _STEPS = 3, 4, 16, 1.0, 40
+_MEMBERS, _LAYERS, _UNITS, _PENALTY, _STEPS = 2, 4, 16, 1.0, 40
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,10 @@ class GraphNetwork:
         """Inverse of ``to_arrays``."""
         line_ms, floor_ms, unit, factor = (float(v) for v in arrays["scalars"])
         return cls(
-            wiring=Wiring(**{k: np.asarray(arrays[k], dtype=kind) for k, kind in _WIRING.items()}),
+            wiring=Wiring(
+                *(np.asarray(arrays[k], dtype=np.int64) for k in _WIRING[:2]),
+                *(np.asarray(arrays[k], dtype=np.float64) for k in _WIRING[2:]),
+            ),
             **{k: np.asarray(arrays[k], dtype=np.float64) for k in _ARRAYS},
             line_ms=line_ms,
             floor_ms=floor_ms,
@@ -221,7 +224,7 @@ class GraphNetwork:
         return zip(self.first_EIH, self.later_ELHH, self.bias_ELH, self.outer_EH, self.offset_E, strict=True)
 
 
-_WIRING = {"place_C": np.int64, "operation_C": np.int64, "presence_C": np.float64, "mix_UU": np.float64}
+_WIRING = ("place_C", "operation_C", "presence_C", "mix_UU")
 _ARRAYS = (
     *("weights_O", "centre_O", "inverse_O", "first_EIH", "later_ELHH"),
     *("bias_ELH", "outer_EH", "offset_E"),
