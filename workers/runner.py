@@ -30,6 +30,7 @@ from nas.core.events import (
 from nas.core.ports import BlobStore, Dataset, JobKind, Measurer, Problem, Resources, SearchSpace, Stage, Together
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.tuning import Tuner
+from nas.energy import metered
 from nas.engine import price_search, run_search, stages_of
 from nas.export import Normalised, to_onnx
 from predictors.figures import onboard_figures
@@ -83,6 +84,8 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
     resolved = job["resolved"]
     torch.set_num_threads(spec.resources.cpus)
     data, space = _load(spec.space, spec.data)
+    if (energy := resolved.get("energy")) is not None:
+        space = metered(space, load_predictor(energy["family"], blobs.get(energy["blob"])))
     profile = DeviceProfile.from_json(resolved["profile"])
     problem = Problem(
         spec=spec,

@@ -81,7 +81,7 @@ def front_in(
     # Test data choose nothing, and before it is measured a latency is held to its calibrated upper bound.
     deciding = "val_accuracy" if spec.retrain is None else "trained_accuracy"
     choose = tuple(deciding if m == "test_accuracy" else m for m in metrics)
-    held = {"test_accuracy": deciding, "predicted_ms": "upper_ms"}
+    held = {"test_accuracy": deciding, "predicted_ms": "upper_ms", "predicted_mj": "upper_mj"}
     # Bounds hold whether or not their objective is an axis of this front.
     limits = {o: spec.bound(o) for o in OBJECTIVES}
     if bound_ms is not None:

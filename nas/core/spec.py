@@ -48,9 +48,9 @@ class DataSpec(_Strict):
 
 class ObjectiveSpec(_Strict):
     """One objective. ``bound`` is an upper bound for what is minimised, a lower bound for what is maximised: in %, ms,
-    or bytes."""
+    bytes or mJ."""
 
-    name: Literal["accuracy", "latency", "params", "macs", "peak_memory", "model_bytes"]
+    name: Literal["accuracy", "latency", "params", "macs", "peak_memory", "model_bytes", "energy"]
     bound: float | None = Field(default=None, gt=0)
 
 

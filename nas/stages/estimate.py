@@ -71,12 +71,15 @@ def survey(space: SearchSpace, predictor: LatencyPredictor | None) -> Survey:
 
 
 def not_told(spec: SearchSpec, found: Survey) -> list[HwnasError]:
-    """Which objectives the search space does not tell of its networks; latency is the business of its predictor."""
+    """Which objectives the search space does not tell of its networks, or the device does not; latency is the business
+    of its predictor."""
+    space = f"search space {found.space} does not tell it: expected {{}} among its costs, got {', '.join(found.values)}"
+    device = (
+        f"device {spec.device!r} does not tell it of this space: expected one that was added from a table with a "
+        "column energy_mj"
+    )
     return [
-        InvalidSpec(
-            f"objective {o.name}: search space {found.space} does not tell it: expected {HELD[o.name]!r} among its "
-            f"costs, got {', '.join(found.values)}"
-        )
+        InvalidSpec(f"objective {o.name}: {device if o.name == 'energy' else space.format(HELD[o.name])}")
         for o in spec.objectives
         if o.name not in ("accuracy", "latency") and HELD[o.name] not in found.values
     ]

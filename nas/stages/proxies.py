@@ -148,6 +148,8 @@ class Informed:
         self._weights_FP = np.linalg.solve(gram_FF, x_NF.T @ (y_NP - self._offset_P))
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # while it is unpickled, nothing is there yet
+            raise AttributeError(name)
         return getattr(self._space, name)
 
     def proxies(self, genes_NG: Genes) -> Floats:

@@ -42,8 +42,9 @@ _HEADS = {
     "macs": "MACs",
     "peak_bytes": "peak memory",
     "model_bytes": "model size",
+    "predicted_mj": "energy",
 }
-_IF_OBJECTIVE = ("proxy_score", "peak_bytes", "model_bytes")  # for want of room
+_IF_OBJECTIVE = ("proxy_score", "peak_bytes", "model_bytes", "predicted_mj")  # for want of room
 _MARKS = {"verified": "[green]verified[/]", "violated": "[red]violated[/]", "unverified": "[yellow]unverified[/]"}
 
 
@@ -267,7 +268,7 @@ def _number(point: PointView, name: str) -> str:
     match metric.unit:
         case "%":
             return f"{metric.value:.2f}"
-        case "ms":
+        case "ms" | "mJ":
             return f"{metric.value:.4f}" if metric.value < 100 else f"{metric.value:.1f}"
         case _:
             return _count(metric.value)

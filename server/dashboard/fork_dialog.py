@@ -18,6 +18,7 @@ _BOUNDS = {
     "macs": "MACs bound",
     "peak_memory": "Peak memory bound (bytes)",
     "model_bytes": "Model size bound (bytes)",
+    "energy": "Energy bound (mJ)",
 }
 
 

@@ -26,6 +26,8 @@ _COLUMNS = (
     "macs",
     "peak_bytes",
     "model_bytes",
+    "predicted_mj",
+    "upper_mj",
 )
 
 
@@ -115,6 +117,7 @@ _STATUS_CELL = """<q-td :props="props">
 _FORMATS = {
     "%": "v => v == null ? '–' : v.toFixed(2)",
     "ms": "v => v == null ? '–' : v.toPrecision(3)",
+    "mJ": "v => v == null ? '–' : v.toPrecision(3)",
     "B": "v => v == null ? '–' : v.toLocaleString('en')",
     "": "v => v == null ? '–' : v >= 1e9 ? (v / 1e9).toPrecision(3) + ' G' : v >= 1e6 ? (v / 1e6).toPrecision(3) + ' M'"
     " : v >= 1e3 ? (v / 1e3).toPrecision(3) + ' k' : +v.toPrecision(4)",

@@ -140,6 +140,10 @@ class SubmitForm:
                     ),
                     "weights in float32; makes it an objective",
                 )
+                self._energy_bound = self._add(
+                    ui.number("Energy bound (mJ)", min=0, format="%g", value=start.bound("energy")).props("clearable"),
+                    "of a device whose table tells energies; makes it an objective",
+                )
                 self._export = self._add(
                     ui.number("Networks to export", min=1, format="%d", value=start.export.count).props("clearable"),
                     "empty: every front member",
@@ -201,6 +205,7 @@ class SubmitForm:
             "macs": self._macs_bound.value,
             "peak_memory": self._peak_bound.value,
             "model_bytes": self._size_bound.value,
+            "energy": self._energy_bound.value,
         }
         for name, bound in further.items():
             if bound:
