@@ -47,9 +47,9 @@ PUBLISHED_EPOCHS, PUBLISHED_STEPS = 50, 50 * 390
 @dataclass(frozen=True)
 class Setting:
     """Sizes, the same for every preset. ``images`` are halved: one half for the weights, one for the mixture, and for
-    random search one to learn from and one to choose by. ``rest``: share of the epochs in which weights learn
-    alone before mixtures do, where a preset has none of its own. ``probe_every``: epochs between looks at the eigenvalue, for
-    presets that do not act on it. ``alone_*``: of the random cells, ``alone_cells`` after every search."""
+    random search one to learn from and one to choose by. ``rest``: share of the epochs in which weights learn alone
+    before mixtures do, where a preset has none of its own. ``probe_every``: epochs between looks at the eigenvalue,
+    for presets that do not act on it. ``alone_*``: of the random cells, ``alone_cells`` after every search."""
 
     images: int
     size: int
