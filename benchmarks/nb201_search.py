@@ -71,7 +71,7 @@ class Setting:
         return PUBLISHED_STEPS / (self.epochs * (self.images // 2 // self.batch))
 
 
-SMALL = Setting(2_000, 8, 8, 1, 30, 1, 64, 0.1, 0.3, 10, 2, 8, 0.1)
+SMALL = Setting(2_000, 8, 8, 1, 20, 1, 64, 0.025, 0.0, 10, 2, 8, 0.1)
 FULL = Setting(50_000, 32, 16, 5, 50, 5, 64, 0.025, 0.0, 2, 4, 12, 0.1)
 
 
