@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.core.errors import InvalidSpec
-from nas.core.ports import Problem, Stage
+from nas.core.ports import Problem, SearchSpace, Stage
 from nas.core.spec import SearchSpec, parse_spec
 
 ProxyName = Literal["grad_norm", "snip", "synflow", "jacob_cov", "naswot", "zen", "near"]
@@ -37,7 +37,7 @@ def check_proxies(names: Sequence[str]) -> None:
         raise ValueError(f"proxies: expected each once, got {', '.join(names)}")
 
 
-def check(spec: SearchSpec) -> None:
+def check(spec: SearchSpec, space: SearchSpace) -> None:
     """Raises InvalidSpec for a search whose accuracies would never be known."""
     if spec.retrain is None:
         raise InvalidSpec(
@@ -60,7 +60,7 @@ def zero_cost(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.proxies import ProxyStage
     from nas.stages.verify import VerifyStage
 
-    check(problem.spec)
+    check(problem.spec, problem.space)
     params = parse_spec(ZeroCostParams, problem.spec.strategy.params)
     images = min(params.images, len(problem.data.train))
     proxies = ProxyStage(tuple(params.proxies), True, params.sampled, images)

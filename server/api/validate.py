@@ -55,8 +55,6 @@ def examine(spec: SearchSpec, store: Store) -> Report:
     spec_hash(spec.model_dump(mode="json"))  # refuses what could not be stored
     strategy = registry.load("nas.strategies", spec.strategy.name)
     _check_params(strategy, spec)
-    if (check := getattr(strategy, "check", None)) is not None:
-        check(spec)
     space = space_of(spec.space, spec.data)
     if hasattr(strategy, "check"):  # of parameters against the space
         strategy.check(spec, space)
