@@ -105,11 +105,10 @@ def test_a_search_that_is_cut_while_it_scores_goes_on_the_same(whole: tuple[list
 
 
 def test_what_would_never_know_an_accuracy_is_refused() -> None:
-    space = problem(SPEC).space
     with pytest.raises(InvalidSpec, match="retrain"):
-        check(SPEC.model_copy(update={"retrain": None}), space)
+        check(SPEC.model_copy(update={"retrain": None}), problem(SPEC).space)
     with pytest.raises(InvalidSpec, match="supernet"):
-        check(SPEC.model_copy(update={"supernet": "abc"}), space)
+        check(SPEC.model_copy(update={"supernet": "abc"}), problem(SPEC).space)
     twice = SPEC.model_copy(update={"strategy": Strategy(name="zero_cost", params={"proxies": ["zen", "zen"]})})
     with pytest.raises(InvalidSpec, match="each once"):
         stages_of(problem(twice))

@@ -272,13 +272,12 @@ def ranking(trust: TrustView) -> Options:
         ]
         series.append(_scatter(f"trust.estimated.{field}", name, data, symbol, colour, size=9))
     cells = [d["value"] for s in series for d in s["data"]]
-    bounds = {"floor": 0.0, "ceiling": 100.0}
     return {
         **_frame(),
         "legend": _legend(series),
         "tooltip": _tooltip(),
-        "xAxis": _axis("Validation accuracy (%, trained alone)", [x for x, _ in cells], **bounds),
-        "yAxis": _axis("Validation accuracy (%, estimated)", [y for _, y in cells], **bounds, gap=44),
+        "xAxis": _axis("Validation accuracy (%, trained alone)", [x for x, _ in cells], floor=0.0, ceiling=100.0),
+        "yAxis": _axis("Validation accuracy (%, estimated)", [y for _, y in cells], floor=0.0, ceiling=100.0, gap=44),
         "series": series,
     }
 
@@ -289,7 +288,8 @@ def similarity(view: SimilarityView) -> Options:
     order = [view.choices.index(c) for group in view.groups for c in group]
     names = [view.choices[i] for i in order]
     cells = [(x, y, view.similarity[order[y]][order[x]]) for y in range(len(order)) for x in range(len(order))]
-    series, shades = [], []
+    series: list[Series] = []
+    shades: list[dict[str, Any]] = []
     for i, (kind, colour, some) in enumerate(
         (
             ("agree", SEARCH, [c for c in cells if c[2] >= 0]),
