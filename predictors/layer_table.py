@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nas.core.arch import Arch, Floats
+from nas.core.arch import Arch, Floats, Genes, as_archs, choice_counts, sample
+from nas.core.device import Latency
 from nas.core.errors import InvalidInput, UnknownName
 from nas.core.ports import Layer, SearchSpace
 from predictors.bayesian_linear import BayesianLinear
+
+MOST_LAYERS = 2500  # distinct ones of a space, beyond which measuring each would take hours
+_STILL = 1024  # networks in a row that bring no new layer
+_GROUP = 256
 
 
 def layer_key(layer: Layer) -> str:
@@ -26,6 +33,26 @@ def layer_key(layer: Layer) -> str:
 def distinct_layers(space: SearchSpace, archs: Sequence[Arch]) -> dict[str, Layer]:
     """The layers to measure for these networks, by key."""
     return {layer_key(layer): layer for arch in archs for layer in space.layers(arch)}
+
+
+def every_layer(space: SearchSpace) -> dict[str, Layer]:
+    """All layers that networks of the space have, by key in order: those of random networks, until a thousand more
+    bring none that is new. Raises InvalidInput for a space of too many."""
+    rng, counts = np.random.default_rng(0), choice_counts(space.decisions)
+    drawn = np.stack([np.zeros_like(counts), counts - 1])
+    found: dict[str, Layer] = {}
+    still = 0
+    while still < _STILL:
+        new = distinct_layers(space, as_archs(space.id, space.canonical(drawn)))
+        still = still + len(drawn) if new.keys() <= found.keys() else 0
+        found |= new
+        if len(found) > MOST_LAYERS:
+            raise InvalidInput(
+                f"expected a space of at most {MOST_LAYERS} different layers to measure one by one, "
+                f"got more: {space.id}. Another family of predictors measures whole networks only"
+            )
+        drawn = sample(space.decisions, rng, _GROUP)
+    return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True)
@@ -58,7 +85,60 @@ class LayerTable:
                 sums_NK[n, column[layer.op]] += self.latency_ms[key]
         return sums_NK
 
+    def fit_networks(self, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> LayerTableModel:
+        """The table corrected by networks, 20 or more, that were measured whole."""
+        return LayerTableModel.fit(self.by_kind(space, as_archs(space.id, genes_NG)), latency_ms_N, self)
 
-def corrected(table: LayerTable, space: SearchSpace, archs: Sequence[Arch], latency_ms_N: Floats) -> BayesianLinear:
-    """A predictor over ``table.by_kind``, with a calibrated bound, from 20 networks or more, measured whole."""
-    return BayesianLinear.fit(table.by_kind(space, archs), latency_ms_N)
+
+@dataclass(frozen=True)
+class LayerTableModel:
+    """``line`` predicts from the times of layers in ``table``, summed by kind of operation."""
+
+    family: ClassVar[str] = "layer_table"
+    line: BayesianLinear
+    table: LayerTable | None = None
+
+    @classmethod
+    def fit(cls, features_NK: Floats, latency_ms_N: Floats, table: LayerTable | None = None) -> LayerTableModel:
+        """From sums by kind, ``table.by_kind`` if they come from a table. Raises InvalidInput as ``BayesianLinear``."""
+        return cls(BayesianLinear.fit(features_NK, latency_ms_N), table)
+
+    def fit_networks(self, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> LayerTableModel:
+        """A refit to other networks by the same table."""
+        return self._required().fit_networks(space, genes_NG, latency_ms_N)
+
+    def inputs(self, space: SearchSpace, genes_NG: Genes) -> Floats:
+        """What ``predict`` reads of N networks, shape (N, kinds). Raises UnknownName for a layer not in the table."""
+        return self._required().by_kind(space, as_archs(space.id, genes_NG))
+
+    def predict(self, features_NK: Floats) -> Latency:
+        """Latency in ms of N networks. Raises InvalidInput for sums of another table."""
+        return self.line.predict(features_NK)
+
+    def gradient(self, features_NK: Floats) -> Floats:
+        """Of the mean in ms by the time of each kind, shape (N, kinds)."""
+        return self.line.gradient(features_NK)
+
+    def unfamiliar(self, features_NK: Floats) -> NDArray[np.bool_]:
+        """Which of N networks are unlike all that were measured, shape (N,)."""
+        return self.line.unfamiliar(features_NK)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything as plain arrays."""
+        layers = self.table.latency_ms if self.table is not None else {}
+        return {
+            **self.line.to_arrays(),
+            "layers": np.array(list(layers), dtype=np.str_),
+            "layers_ms": np.array(list(layers.values()), dtype=np.float64),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> LayerTableModel:
+        """Inverse of ``to_arrays``."""
+        layers = dict(zip(arrays["layers"].tolist(), arrays["layers_ms"].tolist(), strict=True))
+        return cls(BayesianLinear.from_arrays(arrays), LayerTable.of(layers) if layers else None)
+
+    def _required(self) -> LayerTable:
+        if self.table is None:
+            raise InvalidInput("expected a predictor with a table of layers, got one of sums alone")
+        return self.table

@@ -185,6 +185,8 @@ class DeviceSpec(_Strict):
         for name in ("table", "roofline"):
             if (getattr(self, name) is not None) != (self.source == name):
                 raise ValueError(f"expected {name} exactly where source is {name!r}, which is {self.source!r}")
+        if self.predictor == "layer_table" and self.source in ("table", "roofline"):
+            raise ValueError(f"the predictor 'layer_table' measures layers, which source {self.source!r} cannot")
         if self.samples < FEWEST_ALONE and self.predictor != "transfer":
             raise ValueError(
                 f"expected samples of at least {FEWEST_ALONE}, got {self.samples}; fewer will do with the predictor "
