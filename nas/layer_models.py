@@ -19,7 +19,6 @@ from nas.core.errors import InvalidInput
 from nas.core.ports import Layer
 
 OPSET, IR_VERSION = 17, 8  # as the models of whole networks have it
-FREE = ("skip",)  # operations that no runtime executes
 _WORDS = re.compile(
     r"(?P<kernel>\d+)x(?P=kernel)|stride (?P<stride>\d+)|dilation (?P<dilation>\d+)|squeeze-excite (?P<narrow>\d+)"
     r"|(?P<nodes>\d+) nodes|(?P<word>h-swish|ReLU|\+ input|global average|average|max|batch norm|one pixel on)|[ ,]+"

@@ -19,6 +19,7 @@ from nas.core.errors import InvalidInput, UnknownName
 from nas.core.ports import Layer, SearchSpace
 from predictors.bayesian_linear import BayesianLinear
 
+FREE = ("skip",)  # operations that no runtime executes
 MOST_LAYERS = 2500  # distinct ones of a space, beyond which measuring each would take hours
 _STILL = 1024  # networks in a row that bring no new layer
 _GROUP = 256
@@ -55,20 +56,40 @@ def every_layer(space: SearchSpace) -> dict[str, Layer]:
     return dict(sorted(found.items()))
 
 
+def to_measure(layers: Mapping[str, Layer]) -> list[Layer | None]:
+    """What ``table_of`` needs the times of, in order; None stands for a model that does nothing."""
+    return [None, *(layer for layer in layers.values() if layer.op not in FREE)]
+
+
+def table_of(layers: Mapping[str, Layer], measured_ms: Sequence[float]) -> LayerTable:
+    """The table from the times of ``to_measure``. Each is short of what it takes to run any model, which a network
+    takes once."""
+    empty_ms, *others_ms = measured_ms
+    own_ms = iter(others_ms)
+    net_ms = {key: 0.0 if layer.op in FREE else max(next(own_ms) - empty_ms, 0.0) for key, layer in layers.items()}
+    return LayerTable.of(net_ms, empty_ms)
+
+
 @dataclass(frozen=True)
 class LayerTable:
-    """Milliseconds of single layers by key, and the kinds of operation, in order."""
+    """Milliseconds of single layers by key, and the kinds of operation, in order; ``empty_ms`` is what running any
+    model takes beside them."""
 
     latency_ms: Mapping[str, float]
     kinds: tuple[str, ...]
+    empty_ms: float = 0.0
 
     @classmethod
-    def of(cls, latency_ms: Mapping[str, float]) -> LayerTable:
+    def of(cls, latency_ms: Mapping[str, float], empty_ms: float = 0.0) -> LayerTable:
         """Raises InvalidInput for an empty table, and for latencies that are negative or no numbers."""
         bad = sorted(k for k, ms in latency_ms.items() if not (np.isfinite(ms) and ms >= 0))
         if bad or not latency_ms:
             raise InvalidInput(f"expected layers and their milliseconds, got {'none' if not bad else bad[0]}")
-        return cls(dict(latency_ms), tuple(sorted({key.partition("|")[0] for key in latency_ms})))
+        return cls(dict(latency_ms), tuple(sorted({key.partition("|")[0] for key in latency_ms})), empty_ms)
+
+    def sum_ms(self, space: SearchSpace, genes_NG: Genes) -> Floats:
+        """The plain sum over layers of N networks in ms, shape (N,), which no network has corrected."""
+        return np.asarray(self.empty_ms + self.by_kind(space, as_archs(space.id, genes_NG)).sum(1))
 
     def by_kind(self, space: SearchSpace, archs: Sequence[Arch]) -> Floats:
         """The times of N networks' layers, summed by kind of operation, in ms, shape (N, kinds).
@@ -130,13 +151,16 @@ class LayerTableModel:
             **self.line.to_arrays(),
             "layers": np.array(list(layers), dtype=np.str_),
             "layers_ms": np.array(list(layers.values()), dtype=np.float64),
+            "empty_ms": np.array(self.table.empty_ms if self.table is not None else 0.0),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> LayerTableModel:
         """Inverse of ``to_arrays``."""
         layers = dict(zip(arrays["layers"].tolist(), arrays["layers_ms"].tolist(), strict=True))
-        return cls(BayesianLinear.from_arrays(arrays), LayerTable.of(layers) if layers else None)
+        return cls(
+            BayesianLinear.from_arrays(arrays), LayerTable.of(layers, float(arrays["empty_ms"])) if layers else None
+        )
 
     def _required(self) -> LayerTable:
         if self.table is None:
