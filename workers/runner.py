@@ -27,12 +27,17 @@ from nas.core.events import (
     fold_all,
     point_from_json,
 )
+<<<<<<< HEAD
+from nas.core.ports import BlobStore, Dataset, JobKind, Layer, Measurer, Problem, Resources, SearchSpace, Stage
+=======
 from nas.core.ports import BlobStore, Dataset, JobKind, Measurer, Problem, Resources, SearchSpace, Stage, Together
+>>>>>>> main
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.tuning import Tuner
 from nas.energy import metered
 from nas.engine import price_search, run_search, stages_of
 from nas.export import Normalised, to_onnx
+from nas.layer_models import empty_to_onnx, layer_to_onnx
 from predictors.figures import onboard_figures
 from predictors.measure import measure_isolated, profile_machine
 from predictors.onboarding import onboard
@@ -129,7 +134,8 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
 
     kin = job["resolved"].get("relatives", ())
     if spec.source == "worker":
-        yield from onboard(spec, space, export, measure_isolated, profile_machine, blobs, state, time.monotonic, kin)
+        here = (measure_isolated, profile_machine, blobs, state, time.monotonic, kin, _layer_model)
+        yield from onboard(spec, space, export, *here)
         return
     profile = DeviceProfile.from_json(job["resolved"]["profile"])
     measure = RemoteMeasurer(job["resolved"]["measurements"], blobs)
@@ -137,7 +143,12 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
     def export_unless_known(arch: Arch) -> bytes:
         return b"" if measure.knows(arch.id, profile) else export(arch)
 
-    yield from onboard(spec, space, export_unless_known, measure, lambda *_: profile, blobs, state, time.monotonic, kin)
+    there = (measure, lambda *_: profile, blobs, state, time.monotonic, kin, _layer_model)
+    yield from onboard(spec, space, export_unless_known, *there)
+
+
+def _layer_model(layer: Layer | None) -> bytes:
+    return empty_to_onnx() if layer is None else layer_to_onnx(layer)
 
 
 def _measurer(profile: DeviceProfile, resolved: Mapping[str, Any], blobs: BlobStore) -> Measurer:

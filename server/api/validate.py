@@ -18,7 +18,7 @@ from nas.core.arch import space_size
 from nas.core.errors import Conflict, HwnasError, InvalidData, InvalidSpec, NotFound, UnknownName
 from nas.core.events import Origin
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
-from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
+from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.views import DryRunView
 from nas.energy import metered
 from nas.engine import stage_names
@@ -132,13 +132,18 @@ def check_device(spec: DeviceSpec, store: Store) -> None:
     _check_profiled_alike(spec, store.queries)
     if spec.predictor == Transfer.family and spec.source == "roofline":
         raise InvalidSpec("predictor: 'transfer' learns from measured devices, and peak figures are none")
-    if spec.predictor == Transfer.family and spec.source in ("worker", "agent"):
+    if spec.beside_relatives and spec.source in ("worker", "agent"):
         relatives = store.queries.relatives(spec)
         if sum(networks > spec.samples for _, networks in relatives) < FEWEST_DEVICES:
             there = ", ".join(f"{name} ({networks})" for name, networks in relatives) or "none"
+            others = (
+                f"{FEWEST_DEVICES} other devices for this space and data with more than {spec.samples} networks each; "
+                f"there are: {there}"
+            )
+            if spec.predictor == Transfer.family:
+                raise InvalidSpec(f"predictor: {spec.predictor!r} expects {others}")
             raise InvalidSpec(
-                f"predictor: {spec.predictor!r} expects {FEWEST_DEVICES} other devices for this space and data with "
-                f"more than {spec.samples} networks each; there are: {there}"
+                f"samples: expected at least {FEWEST_ALONE}, got {spec.samples}; fewer will do beside {others}"
             )
     if spec.table is not None:
         try:
