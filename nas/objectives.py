@@ -7,24 +7,34 @@ from collections.abc import Mapping
 import numpy as np
 
 from nas.core.arch import Floats, Genes
+from nas.core.device import OnDevice
 from nas.core.ports import Problem
+from nas.fleet import FleetPredictor, latency_metrics
 
 
 def cheap_metrics(problem: Problem, genes_NG: Genes) -> dict[str, Floats]:
-    """Metrics that cost next to nothing, each shape (N,): ``params``, ``macs``, ``predicted_ms``, ``upper_ms``."""
-    latency = problem.predictor.predict(problem.space.features(genes_NG))
-    return {
-        **problem.space.costs(genes_NG),
-        "predicted_ms": latency.mean_ms,
-        "upper_ms": latency.upper_ms,
-    }
+    """Metrics that cost next to nothing, each shape (N,): ``params``, ``macs``, ``predicted_ms``, ``upper_ms``; and
+    shares of bounds where latency counts by them."""
+    features_NF = problem.space.features(genes_NG)
+    return {**problem.space.costs(genes_NG), **latency_metrics(problem.predictor, features_NF)}
+
+
+def on_devices(problem: Problem, genes_NG: Genes) -> list[dict[str, OnDevice]]:
+    """What is predicted of each of N networks on every device of a fleet; nothing where there is none."""
+    if not isinstance(problem.predictor, FleetPredictor):
+        return [{} for _ in genes_NG]
+    found = problem.predictor.by_device(problem.space.features(genes_NG))
+    return [
+        {name: OnDevice(float(latency.mean_ms[i]), float(latency.upper_ms[i])) for name, latency in found.items()}
+        for i in range(len(genes_NG))
+    ]
 
 
 def losses(problem: Problem, metrics: Mapping[str, Floats], accuracy_N: Floats) -> Floats:
     """Objectives of the spec as values to minimise, shape (N, M), in the spec's order."""
     column = {
         "accuracy": -accuracy_N,
-        "latency": metrics["predicted_ms"],
+        "latency": metrics["predicted_share" if problem.spec.by_share else "predicted_ms"],
         "params": metrics["params"],
         "macs": metrics["macs"],
     }
@@ -38,8 +48,10 @@ def violation(problem: Problem, metrics: Mapping[str, Floats], accuracy_N: Float
     """
     total = np.zeros(len(metrics["params"]))
     column = {"latency": metrics["upper_ms"], "params": metrics["params"], "macs": metrics["macs"]}
+    if problem.spec.by_share:
+        total += np.maximum(0.0, metrics["upper_share"] / 100.0 - 1.0)
     for o in problem.spec.objectives:
-        if o.bound is None:
+        if o.bound is None or (o.name == "latency" and problem.spec.by_share):
             continue
         if o.name != "accuracy":
             total += np.maximum(0.0, column[o.name] / o.bound - 1.0)

@@ -44,6 +44,9 @@ METRICS: dict[str, MetricInfo] = {
         MetricInfo("predicted_ms", "ms", "predicted", "min", "Predicted latency"),
         MetricInfo("upper_ms", "ms", "predicted", "min", "95 % upper bound"),
         MetricInfo("measured_ms", "ms", "measured", "min", "Measured latency"),
+        MetricInfo("predicted_share", "%", "predicted", "min", "Predicted latency, share of its bound"),
+        MetricInfo("upper_share", "%", "predicted", "min", "95 % upper bound, share of its bound"),
+        MetricInfo("measured_share", "%", "measured", "min", "Measured latency, share of its bound"),
     )
 }
 
@@ -54,6 +57,9 @@ OBJECTIVES: dict[str, tuple[str, str]] = {
     "params": ("params", "params"),
     "macs": ("macs", "macs"),
 }
+
+# In the worst case over a fleet with bounds, latency is held against the bound of the device where that is tightest.
+SHARES = {"predicted_ms": "predicted_share", "upper_ms": "upper_share", "measured_ms": "measured_share"}
 
 
 def metric_info(name: str) -> MetricInfo:

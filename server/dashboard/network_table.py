@@ -21,6 +21,9 @@ _COLUMNS = (
     "predicted_ms",
     "upper_ms",
     "measured_ms",
+    "predicted_share",
+    "upper_share",
+    "measured_share",
     "params",
     "macs",
 )
