@@ -51,7 +51,7 @@ class VerifyStage:
         subnets = load_subnets(problem, resources, state)
         chosen = to_verify(problem, state, problem.spec.budget.verified)
         measurable = [m for m in problem.members if m.profile.measurable]
-        due = {c.point.key: [m for m in measurable if m.name in c.devices and not _measured(c, m)] for c in chosen}
+        due = {c.point.key: [m.name for m in measurable if m.name in c.devices and not _measured(c, m)] for c in chosen}
         todo = [c.point for c in chosen if due[c.point.key] or "test_accuracy" not in c.point.metrics]
         unit = "networks" if not problem.fleet else "measurements"
         total = sum(max(1, sum(m.name in c.devices for m in measurable)) for c in chosen)
@@ -72,7 +72,7 @@ class VerifyStage:
             done += len(group) - len(models)
             elsewhere: list[NotMeasuredYet] = []
             for member in measurable:
-                some = [p for p in group if member in due[p.key]]
+                some = [p for p in group if member.name in due[p.key]]
                 if not some:
                     continue
                 measurements = resources.measure(
@@ -108,8 +108,8 @@ class VerifyStage:
         if None in whole:
             yield StageFinished(self.name, 0.0, {**result, **whole[None]})
         else:
-            fleet = {name: {**by_device[name], **whole[name]} for name in by_device}
-            yield StageFinished(self.name, 0.0, by_view({**fleet}))
+            each: dict[str | None, Mapping[str, Any]] = {n: {**by_device[n], **whole[n]} for n in by_device}
+            yield StageFinished(self.name, 0.0, by_view(each))
 
     def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Networks that are tested and exported, and a small group that is measured."""
