@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from nas.core.errors import InfeasibleBound, NotMeasuredYet
 from nas.core.events import Event, Measured, fold_all
 from nas.core.fronts import front_of
 from nas.core.ports import Member, Problem, Resources
-from nas.core.spec import DeviceSpec, ExportSpec, FleetSpec, RooflineSpec, SearchSpec
+from nas.core.spec import DeviceSpec, FleetSpec, RooflineSpec, SearchSpec
 from nas.core.views import FrontView, SearchView
 from nas.engine import run_search
 from nas.fleet import FleetPredictor
@@ -158,6 +160,7 @@ def test_the_worst_case_is_verified_everywhere_and_within_every_bound(each: tupl
     state = fold_all(run(folder, p, [*log, *seen]), state)
     front = front_of(p.spec, state)
     assert front.metrics == ("test_accuracy", "measured_share")
+    assert front.points
     for q in front.points:
         latencies = {name: on.measured_ms for name, on in q.devices.items()}
         assert all(latencies[name] is not None and latencies[name] <= bounds_ms[name] for name in bounds_ms)  # type: ignore[operator]
@@ -191,8 +194,8 @@ def work(store: Store, folder: Path) -> None:
     assert store.jobs.finish(lease, "succeeded")
 
 
-@pytest.mark.parametrize("front", ["worst_case", "each"])
-def test_two_virtual_devices_from_their_figures_to_their_fronts(store: Store, tmp_path: Path, front: Any) -> None:
+def test_two_virtual_devices_from_their_figures_to_their_fronts(store: Store, tmp_path: Path) -> None:
+    """Each has a front of one search; then the worst case over both goes on from it, without any training."""
     api = TestClient(create_app(Settings(home=tmp_path), store), "http://127.0.0.1")
     figures = {"chip": (1e9, 1e12), "cache": (1e12, 1e8)}  # one is short of arithmetic, the other of memory
     for name, (flops, traffic) in figures.items():
@@ -207,32 +210,42 @@ def test_two_virtual_devices_from_their_figures_to_their_fronts(store: Store, tm
         )
         assert api.post("/v1/devices", json=spec.model_dump(mode="json")).status_code == 201
         work(store, tmp_path)
-    fleet = {"devices": list(figures), "front": front}
-    record = SPEC.model_dump(mode="json", exclude={"device"}) | {"fleet": fleet}
-    record |= {"export": ExportSpec(count=1, int8=False).model_dump()}
+    record = SPEC.model_dump(mode="json", exclude={"device"})
+    record |= {"export": {"count": 1, "int8": False}, "fleet": {"devices": list(figures), "front": "each"}}
     answer = api.post("/v1/searches", json=record)
     assert answer.status_code == 201, answer.text
-    search = answer.json()["id"]
+    parent = answer.json()["id"]
     work(store, tmp_path)
-    view = SearchView.model_validate(api.get(f"/v1/searches/{search}").json())
-    assert view.status == "succeeded"
-    assert [m.device for m in view.fleet] == list(figures)
-    assert any("'cache'" in w for w in view.warnings)
-    fronts = {n: FrontView.model_validate(api.get(f"/v1/searches/{search}/front?device={n}").json()) for n in figures}
-    for name, found in fronts.items():
-        assert (found.device, found.final) == (name, True)
-        assert found.points
-        assert found.baseline
-        assert 0 < (found.hypervolume or 0) < 1
-        for p in found.points:
-            assert set(p.devices) == set(figures)
-            assert p.metrics["predicted_ms"].value == p.devices[name].metrics["predicted_ms"].value
-            assert p.metrics["predicted_ms"].kind == "estimated"
-            assert p.status == "unverified"
-    whole = FrontView.model_validate(api.get(f"/v1/searches/{search}/front").json())
-    assert whole.device == (None if front == "worst_case" else "chip")
-    if front == "worst_case":
-        for p in whole.points:
-            on = [d.metrics["predicted_ms"].value for d in p.devices.values()]
-            assert p.metrics["predicted_ms"].value == pytest.approx(max(on))
-    assert len(api.get(f"/v1/searches/{search}/artifacts").json()) >= 1
+    worst = {"evaluations": 8, "fleet": {"devices": list(figures)}}
+    child = api.post(f"/v1/searches/{parent}/extend", json=worst).json()["id"]
+    work(store, tmp_path)
+    for search in (parent, child):
+        view = SearchView.model_validate(api.get(f"/v1/searches/{search}").json())
+        assert view.status == "succeeded"
+        assert [m.device for m in view.fleet] == list(figures)
+        assert any("'cache'" in w for w in view.warnings)
+        for name in figures:
+            front = FrontView.model_validate(api.get(f"/v1/searches/{search}/front?device={name}").json())
+            assert (front.device, front.final) == (name, True)
+            assert front.points
+            assert front.baseline
+            assert 0 < (front.hypervolume or 0) < 1
+            for p in front.points:
+                assert set(p.devices) == set(figures)
+                assert p.metrics["predicted_ms"].value == p.devices[name].metrics["predicted_ms"].value
+                assert p.metrics["predicted_ms"].kind == "estimated"
+                assert p.status == "unverified"
+    assert view.stages[1].result["steps"] == 0
+    whole = FrontView.model_validate(api.get(f"/v1/searches/{child}/front").json())
+    assert whole.device is None
+    assert whole.points
+    for p in whole.points:
+        on = [d.metrics["predicted_ms"].value for d in p.devices.values()]
+        assert p.metrics["predicted_ms"].value == pytest.approx(max(on))
+    assert FrontView.model_validate(api.get(f"/v1/searches/{parent}/front").json()).device == "chip"
+    [artifact, *_] = api.get(f"/v1/searches/{child}/artifacts").json()
+    with zipfile.ZipFile(io.BytesIO(api.get(artifact["url"]).content)) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+        assert "| cache |" in archive.read("model_card.md").decode()
+    assert [on["status"] for on in manifest["fleet"].values()] == ["unverified"] * 2
+    assert manifest["measurement"] is None

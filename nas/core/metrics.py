@@ -44,9 +44,9 @@ METRICS: dict[str, MetricInfo] = {
         MetricInfo("predicted_ms", "ms", "predicted", "min", "Predicted latency"),
         MetricInfo("upper_ms", "ms", "predicted", "min", "95 % upper bound"),
         MetricInfo("measured_ms", "ms", "measured", "min", "Measured latency"),
-        MetricInfo("predicted_share", "%", "predicted", "min", "Predicted latency, share of its bound"),
-        MetricInfo("upper_share", "%", "predicted", "min", "95 % upper bound, share of its bound"),
-        MetricInfo("measured_share", "%", "measured", "min", "Measured latency, share of its bound"),
+        MetricInfo("predicted_share", "%", "predicted", "min", "Predicted share of bound"),
+        MetricInfo("upper_share", "%", "predicted", "min", "Upper share of bound"),
+        MetricInfo("measured_share", "%", "measured", "min", "Measured share of bound"),
     )
 }
 

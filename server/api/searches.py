@@ -345,7 +345,8 @@ def _front_view(
 ) -> FrontView:
     members = front_keys(front)
     estimated = device in virtual if device is not None else bool(virtual)
-    bounds = {o.name: o.bound for o in (spec if device is None else spec.on(device)).objectives}
+    seen = spec if device is None else spec.on(device)
+    bounds: dict[str, float | None] = {o.name: o.bound for o in seen.objectives}
     if device is None and spec.by_share:
         bounds["latency"] = 100.0
     return FrontView(

@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from nas.core.metrics import METRICS
+from nas.core.metrics import METRICS, SHARES
 from nas.core.views import (
     CardView,
     CostView,
@@ -118,6 +118,8 @@ def front(f: FrontView) -> RenderableType:
     accuracy = "test_accuracy" if f.final else "val_accuracy"
     names = [n for n in _HEADS if any(n in p.metrics for p in f.points)]
     shown = [n for n in names if n == accuracy or not n.endswith("accuracy")]
+    if "predicted_share" in shown:  # milliseconds are below, by device
+        shown = [n for n in shown if n not in SHARES]
     table = grid("\n\nnetwork", title=title, padding=0)
     for n in shown:
         table.add_column(f"{_HEADS[n]}\n{METRICS[n].unit}\n{_kind(f, n)}", justify="right", no_wrap=True)

@@ -167,6 +167,7 @@ class _Figures:
     baseline_volume: float | None
     gain: str
     fastest: str
+    fastest_name: str
     fastest_kind: Any
 
     @staticmethod
@@ -189,6 +190,7 @@ class _Figures:
             baseline_volume=f.baseline_hypervolume,
             gain=words.gain(f.hypervolume, f.baseline_hypervolume),
             fastest="" if low is None or x is None else words.quantity(low, x.unit),
+            fastest_name="Fastest on the front" if x is None or x.unit == "ms" else "Furthest below its bounds",
             fastest_kind=None if x is None else x.kind,
         )
 
@@ -199,7 +201,7 @@ def _draw_figures(f: _Figures) -> None:
     with div("card"), div("figures"):
         figure(f.best_name, f.best, f.best_kind)
         if f.fastest:
-            figure("Fastest on the front", f.fastest, f.fastest_kind)
+            figure(f.fastest_name, f.fastest, f.fastest_kind)
         figure("Networks on the front", str(f.front), note=f"random search: {f.baseline_front}")
         figure(f"Verified on {f.where}", str(f.verified))
         figure("Evaluated", words.count(f.evaluations), "estimated")

@@ -147,8 +147,8 @@ def _draw_devices(point: PointView) -> None:
                     with div("", "td"):
                         ui.link(device, f"/devices/{device}")
                     for n in names:
-                        with div("num", "td"):
-                            text(words.metric(part.metrics, n), tag="span")
+                        with div("", "td"), div("flow tight"):
+                            text(words.metric(part.metrics, n), "num", "span")
                             if n in part.metrics:
                                 kind_chip(part.metrics[n].kind)
                     claim = words.NONE if part.claim_ms is None else words.quantity(part.claim_ms, "ms")
@@ -162,8 +162,9 @@ def _draw_devices(point: PointView) -> None:
 
 def _draw_measurement(point: PointView, protocol: dict[str, Any] | None) -> None:
     with div("card stack"):
-        heading("Measurement", 2)
         m = point.measurement
+        slowest = next((name for name, d in point.devices.items() if m is not None and d.measurement == m), None)
+        heading("Measurement" if slowest is None else f"Measurement on {slowest}, the slowest", 2)
         if m is None:
             text(
                 "Not measured. Only front members are measured on the device; what is shown above is predicted or "
