@@ -293,6 +293,10 @@ def _draw_dry_run(found: DryRunView, timed: bool) -> None:
             rows.append(
                 ("Networks within the bounds", f"{found.feasible_share * 100:.1f} % of {found.sampled} sampled")
             )
+        for r in found.fleet:
+            if r.lowest_reachable_ms is not None and r.feasible_share is not None:
+                least = words.quantity(r.lowest_reachable_ms, "ms")
+                rows.append((f"On {r.device}", f"lowest {least}; {r.feasible_share * 100:.1f} % within its bounds"))
         for name, (low, high) in found.ranges.items():
             unit, kind = words.unit_and_kind(name)
             title = words.label(name) if kind in words.label(name).lower() else f"{words.label(name)} ({kind})"
