@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.core.arch import Floats
+from nas.core.arch import Floats, Genes
 from nas.core.device import Latency
-from nas.core.ports import LatencyPredictor
+from nas.core.ports import LatencyPredictor, SearchSpace, predict_latency
 from nas.core.spec import SearchSpec
 
 
@@ -35,24 +35,27 @@ class FleetPredictor:
         bounds = {name: spec.bound_on(name) for name in spec.devices} if spec.by_share else {}
         return {name: bound for name, bound in bounds.items() if bound is not None}
 
-    def by_device(self, features_NF: Floats) -> dict[str, Latency]:
+    def by_device(self, space: SearchSpace, genes_NG: Genes) -> dict[str, Latency]:
         """The latency of N networks on each device."""
-        return {name: predictor.predict(features_NF) for name, predictor in self.predictors.items()}
+        return {name: predict_latency(predictor, space, genes_NG) for name, predictor in self.predictors.items()}
 
-    def predict(self, features_NF: Floats) -> Latency:
+    def inputs(self, space: SearchSpace, genes_NG: Genes) -> Floats:
+        """What ``predict`` reads of N networks: mean and upper bound on each device in ms, shape (N, 2 D)."""
+        found = self.by_device(space, genes_NG).values()
+        return np.stack([column for latency in found for column in (latency.mean_ms, latency.upper_ms)], axis=1)
+
+    def predict(self, latency_ms_NF: Floats) -> Latency:
         """The latency of N networks on the slowest device."""
-        metrics = self.metrics(self.by_device(features_NF))
-        return Latency(metrics["predicted_ms"], metrics["upper_ms"])
+        return Latency(latency_ms_NF[:, 0::2].max(axis=1), latency_ms_NF[:, 1::2].max(axis=1))
 
-    def metrics(self, latency: Mapping[str, Latency]) -> dict[str, Floats]:
-        """Metrics of N networks over the fleet, each shape (N,); shares in % of the bounds, if there are any."""
-        mean_ms_DN = np.stack([latency[name].mean_ms for name in self.predictors])
-        upper_ms_DN = np.stack([latency[name].upper_ms for name in self.predictors])
-        out = {"predicted_ms": mean_ms_DN.max(axis=0), "upper_ms": upper_ms_DN.max(axis=0)}
+    def metrics(self, latency_ms_NF: Floats) -> dict[str, Floats]:
+        """Latency metrics of N networks, each shape (N,); shares in % of the bounds, if there are any."""
+        slowest = self.predict(latency_ms_NF)
+        out = {"predicted_ms": slowest.mean_ms, "upper_ms": slowest.upper_ms}
         if self.bounds_ms:
-            bounds_ms_D1 = np.array([[self.bounds_ms[name]] for name in self.predictors])
-            out["predicted_share"] = 100.0 * (mean_ms_DN / bounds_ms_D1).max(axis=0)
-            out["upper_share"] = 100.0 * (upper_ms_DN / bounds_ms_D1).max(axis=0)
+            bounds_ms_F = np.repeat([self.bounds_ms[name] for name in self.predictors], 2)
+            worst = self.predict(100.0 * latency_ms_NF / bounds_ms_F)
+            out |= {"predicted_share": worst.mean_ms, "upper_share": worst.upper_ms}
         return out
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
@@ -60,10 +63,10 @@ class FleetPredictor:
         return {}
 
 
-def latency_metrics(predictor: LatencyPredictor, features_NF: Floats) -> dict[str, Floats]:
+def latency_metrics(predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes) -> dict[str, Floats]:
     """Latency metrics of N networks, each shape (N,): ``predicted_ms`` and ``upper_ms``, and shares over a fleet with
     bounds."""
     if isinstance(predictor, FleetPredictor):
-        return predictor.metrics(predictor.by_device(features_NF))
-    latency = predictor.predict(features_NF)
+        return predictor.metrics(predictor.inputs(space, genes_NG))
+    latency = predict_latency(predictor, space, genes_NG)
     return {"predicted_ms": latency.mean_ms, "upper_ms": latency.upper_ms}

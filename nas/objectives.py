@@ -15,15 +15,14 @@ from nas.fleet import FleetPredictor, latency_metrics
 def cheap_metrics(problem: Problem, genes_NG: Genes) -> dict[str, Floats]:
     """Metrics that cost next to nothing, each shape (N,): ``params``, ``macs``, ``predicted_ms``, ``upper_ms``; and
     shares of bounds where latency counts by them."""
-    features_NF = problem.space.features(genes_NG)
-    return {**problem.space.costs(genes_NG), **latency_metrics(problem.predictor, features_NF)}
+    return {**problem.space.costs(genes_NG), **latency_metrics(problem.predictor, problem.space, genes_NG)}
 
 
 def on_devices(problem: Problem, genes_NG: Genes) -> list[dict[str, OnDevice]]:
     """What is predicted of each of N networks on every device of a fleet; nothing where there is none."""
     if not isinstance(problem.predictor, FleetPredictor):
         return [{} for _ in genes_NG]
-    found = problem.predictor.by_device(problem.space.features(genes_NG))
+    found = problem.predictor.by_device(problem.space, genes_NG)
     return [
         {name: OnDevice(float(latency.mean_ms[i]), float(latency.upper_ms[i])) for name, latency in found.items()}
         for i in range(len(genes_NG))

@@ -123,7 +123,7 @@ class BilevelStage:
             by_share = problem.spec.by_share
 
             def upper(genes_NG: Genes) -> Floats:
-                metrics = latency_metrics(problem.predictor, problem.space.features(genes_NG))
+                metrics = latency_metrics(problem.predictor, problem.space, genes_NG)
                 return metrics["upper_share" if by_share else "upper_ms"]
 
             latency = Resource(upper, 100.0 if by_share else problem.spec.bound("latency"))

@@ -46,7 +46,7 @@ def survey(space: SearchSpace, predictor: LatencyPredictor | None) -> Survey:
     def values_of(genes_NG: Genes) -> dict[str, Floats]:
         values = dict(space.costs(genes_NG))
         if predictor is not None:
-            values |= latency_metrics(predictor, space.features(genes_NG))
+            values |= latency_metrics(predictor, space, genes_NG)
         return values
 
     counts = choice_counts(space.decisions)
