@@ -350,9 +350,9 @@ def _place(points: dict[tuple[str, str], Point], event: Evaluated | Measured) ->
         whole = over_fleet([*devices.values()])
     if whole.measured_ms is not None:
         metrics["measured_ms"] = whole.measured_ms
-        if "predicted_share" in metrics:  # what is claimed of a device with a bound is the bound
-            shares = [d.measured_ms / d.claim_ms for d in devices.values() if d.measured_ms and d.claim_ms]
-            metrics["measured_share"] = 100.0 * max(shares)
+        shares = [100.0 * d.measured_ms / d.claim_ms for d in devices.values() if d.measured_ms and d.claim_ms]
+        if shares and "predicted_share" in metrics:  # what is claimed of a device with a bound is the bound
+            metrics["measured_share"] = max(shares)
     points[key] = replace(
         old,
         metrics=metrics,

@@ -95,7 +95,9 @@ def front_in(
         limited = "measured_ms" if measured else "upper_ms"
         bounds[limited] = min(bound_ms, bounds.get(limited, bound_ms))
     reference = reference_of(finished, names)
-    possible = np.arange(len(table)) if final or table.unbeaten is None else table.unbeaten
+    # A network that breaks a bound on one device of a fleet gives its place to those that it had beaten.
+    beaten_for_good = not final and not table.measured
+    possible = table.unbeaten if beaten_for_good and table.unbeaten is not None else np.arange(len(table))
     known = _meets(table, possible, bounds)
     if spec.fleet is not None and limits["latency"] is not None:  # broken on one device before all have measured it
         known &= table.status_N[possible] != STATUSES.index("violated")
