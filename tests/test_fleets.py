@@ -131,6 +131,10 @@ def test_the_first_of_a_fleet_is_the_device_of_the_search() -> None:
             },
             ("latency among the objectives",),
         ),
+        (
+            {"fleet": {"devices": ["a", "b"]}, "objectives": [{"name": "accuracy"}, {"name": "energy"}]},
+            ("no objective energy",),
+        ),
     ],
 )
 def test_a_fleet_that_means_nothing_is_refused(record: dict[str, Any], words: tuple[str, ...]) -> None:

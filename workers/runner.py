@@ -41,6 +41,7 @@ from nas.core.ports import (
 )
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.tuning import Tuner
+from nas.energy import metered
 from nas.engine import price_search, run_search, stages_of
 from nas.export import Normalised, to_onnx
 from nas.fleet import FleetPredictor
@@ -95,6 +96,8 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
     resolved = job["resolved"]
     torch.set_num_threads(spec.resources.cpus)
     data, space = _load(spec.space, spec.data)
+    if (energy := resolved.get("energy")) is not None:
+        space = metered(space, load_predictor(energy["family"], blobs.get(energy["blob"])))
     fleet = tuple(_member(record, blobs) for record in resolved["fleet"])
     first = fleet[0] if fleet else _member({"name": spec.device, **resolved}, blobs)
     predictor = FleetPredictor.of(spec, {m.name: m.predictor for m in fleet}) if fleet else first.predictor

@@ -18,7 +18,7 @@ from nas.core.errors import InvalidInput, UnknownName
 from nas.core.events import Origin, Point, SearchState
 from nas.core.metrics import METRICS, OBJECTIVES, SHARES
 from nas.core.pareto import Mask, hypervolume, non_dominated
-from nas.core.points import ORIGINS, STATUSES, PointTable, Rows
+from nas.core.points import ORIGINS, STATUSES, STEERING, PointTable, Rows
 from nas.core.spec import SearchSpec
 
 Finished = Mapping[str, Mapping[str, Any]]
@@ -83,20 +83,30 @@ def front_in(
     metric_of = {o: pair[measured if o == "latency" else final] for o, pair in OBJECTIVES.items()}
     if spec.by_share:
         metric_of["latency"] = SHARES[metric_of["latency"]]
+    if not final:
+        metric_of["accuracy"] = steering(finished)
     metrics = tuple(metric_of[n] for n in names)
     # Test data choose nothing, and before it is measured a latency is held to its calibrated upper bound.
     deciding = "val_accuracy" if spec.retrain is None else "trained_accuracy"
     choose = tuple(deciding if m == "test_accuracy" else m for m in metrics)
-    held = {"test_accuracy": deciding, "predicted_ms": "upper_ms", "predicted_share": "upper_share"}
+    held = {
+        "test_accuracy": deciding,
+        "predicted_ms": "upper_ms",
+        "predicted_share": "upper_share",
+        "predicted_mj": "upper_mj",
+    }
     # Bounds hold whether or not their objective is an axis of this front.
     limits = {o: spec.bound(o) for o in OBJECTIVES} | ({"latency": 100.0} if spec.by_share else {})
     bounds = {held.get(m := metric_of[o], m): limit for o, limit in limits.items() if limit is not None}
+    bounds.pop("proxy_score", None)  # which is no accuracy
     if bound_ms is not None:
         limited = "measured_ms" if measured else "upper_ms"
         bounds[limited] = min(bound_ms, bounds.get(limited, bound_ms))
     reference = reference_of(finished, names)
+    if reference is not None:
+        reference = tuple(0.0 if m == "proxy_score" else r for m, r in zip(metrics, reference, strict=True))
     # A network that breaks a bound on one device of a fleet gives its place to those that it had beaten.
-    beaten_for_good = not final and not table.measured
+    beaten_for_good = not final and not table.measured and {*metrics, *bounds} <= set(STEERING)
     possible = table.unbeaten if beaten_for_good and table.unbeaten is not None else np.arange(len(table))
     known = _meets(table, possible, bounds)
     if spec.fleet is not None and limits["latency"] is not None:  # broken on one device before all have measured it
@@ -141,10 +151,20 @@ def by_view(results: Mapping[str | None, Mapping[str, Any]]) -> dict[str, Any]:
     return {**first, "fleet": fleet} if fleet else dict(first)
 
 
+def steering(finished: Finished) -> str:
+    """The metric that the search goes by in place of accuracy: estimated accuracy, or a score by zero-cost proxies."""
+    return "proxy_score" if finished.get("proxies", {}).get("steers") else "val_accuracy"
+
+
 def reference_of(finished: Finished, objectives: Sequence[str]) -> tuple[float, ...] | None:
-    """The reference values per objective that the estimate stage recorded, or None before it has ended."""
+    """The reference values per objective that the estimate stage recorded, or None before it has ended. Raises
+    InvalidInput for an objective that was not known of the networks."""
     result = finished.get("estimate")
-    return tuple(float(result["reference"][n]) for n in objectives) if result is not None else None
+    if result is None:
+        return None
+    if unknown := [n for n in objectives if n not in result["reference"]]:
+        raise InvalidInput(f"{unknown[0]} is not known of this search's networks: {', '.join(result['reference'])} are")
+    return tuple(float(result["reference"][n]) for n in objectives)
 
 
 def relative_hypervolume(points: Sequence[Point], metrics: Sequence[str], reference: Sequence[float]) -> float:

@@ -19,7 +19,6 @@ from nas.core.pareto import Mask, beaten
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
 STATUSES: tuple[Status, ...] = get_args(Status)
 STEERING = ("val_accuracy", "predicted_ms", "upper_ms", "params", "macs")
-_BY_SHARE = ("predicted_share", "upper_share")  # steer, too, where a network has them
 _COLUMN = {name: i for i, name in enumerate(METRICS)}
 _MEASUREMENT_BYTES = 2048  # about what one takes in memory
 
@@ -166,10 +165,9 @@ class PointTable:
         return replace(table, unbeaten=table._unbeaten(start, self.unbeaten if start else None))
 
     def _steering(self, rows: Rows) -> Floats:
-        """What fronts of unmeasured networks are made of, and bounded by, to be minimised; shape (N, 5 or more)."""
-        names = STEERING if np.isnan(self.metric("predicted_share")).all() else STEERING + _BY_SHARE
+        """What fronts of unmeasured networks are made of, and bounded by, to be minimised; shape (N, 5)."""
         return np.stack(
-            [-self.metric(m)[rows] if METRICS[m].goal == "max" else self.metric(m)[rows] for m in names], axis=1
+            [-self.metric(m)[rows] if METRICS[m].goal == "max" else self.metric(m)[rows] for m in STEERING], axis=1
         )
 
     def _unbeaten(self, start: int, before: Rows | None) -> Rows:
@@ -191,9 +189,9 @@ class PointTable:
         return losses, np.asarray(~np.isnan(losses).any(axis=1))
 
     def with_latency(self, latency: Latency) -> PointTable:
-        """The same networks with other predictions, N of them, and nothing claimed or measured."""
+        """The same networks with other predictions, N of them, no energies, and nothing claimed or measured."""
         metrics_NM = self.metrics_NM.copy()
-        for name in (*SHARES, *SHARES.values()):
+        for name in (*SHARES, *SHARES.values(), "predicted_mj", "upper_mj"):
             metrics_NM[:, _COLUMN[name]] = np.nan
         metrics_NM[:, _COLUMN["predicted_ms"]] = latency.mean_ms
         metrics_NM[:, _COLUMN["upper_ms"]] = latency.upper_ms

@@ -116,8 +116,8 @@ class PartsStage:
                 done[event.stage] = event.step
             yield event
         routed = inherit(problem.space, partition, problem.space.supernet(problem.spec.seed))
-        for stage, part in zip(parts, routed.parts, strict=True):
-            part.load_state_dict(_trained(stage, resources, state))
+        for stage, net in zip(parts, routed.parts, strict=True):
+            net.load_state_dict(_trained(stage, resources, state))
         tree = json.dumps(partition.as_json(problem.space.decisions))
         blob = resources.blobs.put(TrainState(0, 0, {"net": routed.state_dict(), "partition": tree}).to_bytes())
         steps = sum(state.checkpoints[stage.name].step for stage in parts)

@@ -361,7 +361,7 @@ def _front_view(
                 unit=METRICS[metric].unit,
                 kind=kind_of(metric, estimated),
                 goal=METRICS[metric].goal,
-                bound=bounds.get(objective),
+                bound=bounds.get(objective) if metric != "proxy_score" else None,
             )
             for objective, metric in zip(front.objectives, front.metrics, strict=True)
         ],

@@ -20,9 +20,10 @@ from nas.core.events import Origin
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.views import DryRunView, ReachView
+from nas.energy import metered
 from nas.engine import stage_names
 from nas.fleet import FleetPredictor
-from nas.stages.estimate import SAMPLED, Survey, feasible_share, survey, too_few_networks, unreachable
+from nas.stages.estimate import SAMPLED, Survey, feasible_share, not_told, survey, too_few_networks, unreachable
 from predictors.figures import require_usable
 from predictors.storage import load_predictor
 from predictors.tables import RawTable
@@ -64,14 +65,16 @@ def examine(spec: SearchSpec, store: Store) -> Report:
         _no_predictor(spec.on(name), space, store.queries) for name in spec.devices if name not in there
     ]
     problems += _supernet_problems(spec, space, store.queries)
+    energy = store.queries.energy_for(spec.device, space.id) if spec.fleet is None else None
     whole = there if len(there) == len(predictors) else {}
     bounds_ms = FleetPredictor.bounds_of(spec)
-    known = _survey(_Surveyed(space.id, tuple(whole.items()), tuple(bounds_ms.items()), space, store.blobs))
+    known = _survey(_Surveyed(space.id, tuple(whole.items()), tuple(bounds_ms.items()), energy, space, store.blobs))
     by_device = {
-        name: _survey(_Surveyed(space.id, ((name, found),), (), space, store.blobs))
+        name: _survey(_Surveyed(space.id, ((name, found),), (), None, space, store.blobs))
         for name, found in there.items()
         if spec.fleet is not None
     }
+    problems += not_told(spec, known)
     problems += unreachable(spec, known, by_device)
     if known.networks is not None:
         problems += too_few_networks(spec, known, _inherited(spec, store.queries))
@@ -105,22 +108,27 @@ def _reach(spec: SearchSpec, found: Survey | None) -> ReachView:
 
 @dataclass(frozen=True)
 class _Surveyed:
-    """What a survey is of, by content: the space's id, and by device family and blob of its predictor. Several are a
-    fleet, with what latency is a share of, if it is."""
+    """What a survey is of, by content: the space's id, family and blob of what predicts latency, by device, and of what
+    predicts energy. Several devices are a fleet, with what latency is a share of, if it is."""
 
     space_id: str
     predictors: tuple[tuple[str, tuple[str, str]], ...]
     bounds_ms: tuple[tuple[str, float], ...]
+    energy: tuple[str, str] | None
     space: SearchSpace = field(compare=False)
     blobs: BlobStore = field(compare=False)
 
 
 @lru_cache(maxsize=32)  # it takes a fifth of a second, and depends on nothing but content that never changes
 def _survey(of: _Surveyed) -> Survey:
-    loaded = {name: load_predictor(family, of.blobs.get(blob)) for name, (family, blob) in of.predictors}
-    if len(loaded) > 1:
-        return survey(of.space, FleetPredictor(loaded, dict(of.bounds_ms)))
-    return survey(of.space, next(iter(loaded.values()), None))
+    def loaded(named: tuple[str, str]) -> LatencyPredictor:
+        return load_predictor(named[0], of.blobs.get(named[1]))
+
+    space = metered(of.space, loaded(of.energy) if of.energy is not None else None)
+    predictors = {name: loaded(named) for name, named in of.predictors}
+    if len(predictors) > 1:
+        return survey(space, FleetPredictor(predictors, dict(of.bounds_ms)))
+    return survey(space, next(iter(predictors.values()), None))
 
 
 def check_data_path(data: DataSpec, settings: Settings) -> None:

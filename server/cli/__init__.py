@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from nas.client import DEFAULT_URL, Client
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec, NotFound, StorageError
 from nas.core.lifecycle import JobStatus
+from nas.core.metrics import OBJECTIVES
 from nas.core.spec import (
     BudgetSpec,
     DataSpec,
@@ -96,6 +97,8 @@ FleetFront = Annotated[
     typer.Option("--fleet", help="Of several devices: one front for the worst of them, or a front for each."),
 ]
 Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress until it ends.")]
+
+_AXES = f"Axes: 2 to 4 of {','.join(OBJECTIVES)}."
 
 
 def main() -> None:
@@ -287,7 +290,7 @@ def watch(search_id: Id, url: Url = DEFAULT_URL, token: Token = None, json_outpu
 def front(
     search_id: Id,
     bound_ms: BoundMs = None,
-    objectives: Annotated[str | None, typer.Option(help="Axes: 2 to 4 of accuracy,latency,params,macs.")] = None,
+    objectives: Annotated[str | None, typer.Option(help=_AXES)] = None,
     device: Annotated[
         str | None, typer.Option(help="As one device of the fleet has it, or as predicted for any other.")
     ] = None,

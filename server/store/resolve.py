@@ -38,6 +38,7 @@ def resolve(session: Session, job: Job) -> dict[str, Any]:
     return {
         **measured,
         "profile": devices[0]["profile"],
+        "energy": devices[0]["energy"] if search.fleet is None else None,  # it is not told by device
         "predictor": devices[0]["predictor"],
         "fleet": devices if search.fleet is not None else [],
         "supernet": _required_supernet(session, search.supernet) if search.supernet is not None else None,
@@ -50,7 +51,7 @@ def _device(session: Session, name: str, space_id: str | None) -> dict[str, Any]
     if found is None:
         raise InvalidSpec(f"device {name!r} has no latency predictor for the space {space_id}")
     predictor = {"blob": found.blob, "family": found.family, "id": found.id}
-    return {"name": name, "profile": found.profile, "predictor": predictor}
+    return {"name": name, "profile": found.profile, "predictor": predictor, "energy": energy_of(session, found)}
 
 
 def relatives_of(session: Session, spec: DeviceSpec) -> list[tuple[str, str, int]]:
@@ -77,6 +78,13 @@ def find_predictor(session: Session, device: str, space_id: str | None) -> Predi
         .order_by((PredictorRow.profile_id == current).desc(), PredictorRow.created_at.desc())
         .limit(1)
     ).first()
+
+
+def energy_of(session: Session, predictor: PredictorRow) -> dict[str, str] | None:
+    """Family and blob of what predicts energy where ``predictor`` predicts latency; None where nobody knows any."""
+    fit = session.get_one(Job, predictor.id).state.get("finished", {}).get("fit", {})
+    found: dict[str, Any] | None = fit.get("energy")
+    return None if found is None else {"family": found["family"], "blob": found["blob"]}
 
 
 def supernet_of(session: Session, search_id: str) -> str | None:
