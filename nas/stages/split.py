@@ -20,7 +20,7 @@ from nas.training.fewshot.matching import Matching, match, match_all, matched_sp
 from nas.training.fewshot.partition import Partition, divisible, exhaustive_split, random_split
 from nas.training.pipeline import Pipeline
 
-Method = Literal["gradient_matching", "exhaustive", "random"]
+Method = Literal["gradient_matching", "exhaustive", "random", "mixture"]
 COUNTED = 2_000  # random networks by which the sizes of parts are told
 
 
@@ -43,6 +43,10 @@ class SplitStage:
             yield StageFinished(self.name, 0.0, {"reused": True})
             return
         found: list[Matching] = []
+        if self.method == "mixture":  # learned with the weights, by the stage that follows
+            result = {"method": self.method, "parts": self.parts, "partition": {}, "matching": []}
+            yield StageFinished(self.name, 0.0, {**result, "shares": [1 / self.parts] * self.parts})
+            return
         if self.method == "exhaustive":
             partition = exhaustive_split(space, self.decisions, self.parts)
         elif self.method == "random":

@@ -1,7 +1,12 @@
-"""Few-shot search (Zhao et al., ICML 2021; GM-NAS: Hu et al., ICLR 2022): a supernet for each part of the space."""
+"""Few-shot search: a supernet for each part of the space.
+
+Parts by choices: Zhao et al., ICML 2021; by gradient matching: Hu et al., GM-NAS, ICLR 2022; by a learned table: Javan
+et al., Balanced mixture of supernets, AutoML 2023.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,12 +18,14 @@ from nas.core.spec import parse_spec
 
 class FewShotParams(BaseModel):
     """``split``: how the space is divided, in at most ``parts`` parts, by ``decisions`` (none named: by any; an
-    exhaustive split takes the first). ``subnets`` networks are trained per step, ``part_epochs`` are those of each
-    part. ``trust_networks`` are trained alone to see how far the ranking can be trusted; 0: none.
+    exhaustive split takes the first). A ``mixture`` has exactly as many parts, and learns with their weights which
+    combination of the decisions' choices (none named: of all) belongs to which, one network per step. ``subnets``
+    networks are trained per step otherwise, ``part_epochs`` are those of each part. ``trust_networks`` are trained
+    alone to see how far the ranking can be trusted; 0: none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    split: Literal["gradient_matching", "exhaustive", "random"] = "gradient_matching"
+    split: Literal["gradient_matching", "exhaustive", "random", "mixture"] = "gradient_matching"
     parts: int = Field(default=4, ge=2, le=64)
     decisions: list[str] = Field(default_factory=list)
     repeats: int = Field(default=8, ge=1, le=1_000)
@@ -53,12 +60,14 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.estimate import EstimateStage
     from nas.stages.explore import ExploreStage
     from nas.stages.export import ExportStage
+    from nas.stages.mixture import MixtureStage
     from nas.stages.parts import PartsStage
     from nas.stages.split import SplitStage
     from nas.stages.train import TrainStage
     from nas.stages.trust import TrustStage
     from nas.stages.verify import VerifyStage
     from nas.training import samplers
+    from nas.training.fewshot.mixture import routed_genes
     from nas.training.fewshot.partition import divisible, exhaustive_split
     from nas.training.progressive import Phase, Recipe, uniform
 
@@ -71,19 +80,31 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
         raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(known)}")
     if params.split == "exhaustive":
         exhaustive_split(space, params.decisions, params.parts)
+    if params.split == "mixture":
+        routed_genes(space, params.decisions)
     axes = samplers.axes(space.decisions)
 
     def recipe(phases: tuple[Phase, ...]) -> Recipe:
         return Recipe(phases, min(params.batch_size, len(problem.data.train)), weight_decay=params.weight_decay)
 
     warm_up = recipe(uniform(params.warmup_epochs, params.lr, axes, params.subnets))
-    parts = recipe(uniform(params.part_epochs, params.part_lr, axes, params.subnets))
+    train: Stage
+    if params.split == "mixture":
+        mixed = replace(
+            recipe(uniform(params.parts * params.part_epochs, params.part_lr, axes, 1)),
+            weight_decay=0.0,
+            label_smoothing=0.0,
+        )
+        train = MixtureStage(mixed, params.parts, tuple(params.decisions), params.checkpoint_s)
+    else:
+        parts = recipe(uniform(params.part_epochs, params.part_lr, axes, params.subnets))
+        train = PartsStage(parts, params.parts, params.checkpoint_s)
     alone = recipe(uniform(params.trust_epochs, params.lr, axes, 1))
     return (
         EstimateStage(),
         TrainStage(warm_up, params.checkpoint_s, "warm_up"),
         SplitStage(params.split, params.parts, tuple(params.decisions), params.repeats, warm_up.batch_size),
-        PartsStage(parts, params.parts, params.checkpoint_s),
+        train,
         TrustStage(alone, params.trust_networks),
         ExploreStage(),
         VerifyStage(),

@@ -153,7 +153,7 @@ class Training:
         self.lengths = [p.epochs * self._per_epoch for p in recipe.phases]  # optimiser steps of each phase
         self._top = samplers.largest(space)
         self._teacher: Supernet | None = None
-        self._optimiser = _optimiser(net, recipe)
+        self._optimiser = optimiser(net, recipe)
 
     def restore(self, weights: Mapping[str, Any]) -> None:
         """Goes back to what a ``TrainState`` holds."""
@@ -173,7 +173,7 @@ class Training:
     def begin(self, phase: int) -> None:
         """Each phase has an optimiser of its own. The first that narrows the network finds its channels sorted, and a
         teacher frozen."""
-        self._optimiser = _optimiser(self._net, self.recipe)
+        self._optimiser = optimiser(self._net, self.recipe)
         if self.recipe.phases[phase].teacher == "frozen" and self._teacher is None:
             self._net.sort_channels()  # once, before the first phase that narrows; the teacher keeps its function
             self._teacher = _freeze(self._net)
@@ -187,11 +187,11 @@ class Training:
         phase, steps = self.recipe.phases[p], self.lengths[p]
         archs, dropout_seed, augment_seed = self._drawn(p, step)
         torch.manual_seed(dropout_seed)  # dropout only; augmentation has its own generator
-        index_B = _batch(len(self._data.train), self.recipe.batch_size, self._seed, p, step, self._per_epoch)
+        index_B = batch_rows(len(self._data.train), self.recipe.batch_size, self._seed, p, step, self._per_epoch)
         resolution = self.space.input_shape(archs[0])[1]
         x, y = self._pipeline.augmented(self._data.train, index_B, resolution, augment_seed)
         for group in self._optimiser.param_groups:
-            group["lr"] = _rate(phase, step, steps, self._per_epoch)
+            group["lr"] = rate(phase, step, steps, self._per_epoch)
         self._optimiser.zero_grad(set_to_none=True)
         self._net.train()
         loss = _backward(self._net, self.space, phase, self.recipe, archs, self._top, self._teacher, x, y)
@@ -279,7 +279,8 @@ def _backward(
     return total / len(archs)
 
 
-def _optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum; vectors, such as scales and biases, do not decay."""
     decay = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -290,15 +291,17 @@ def _freeze(net: Supernet) -> Supernet:
     return copy.deepcopy(net).requires_grad_(False)
 
 
-def _batch(
+def batch_rows(
     size: int, batch: int, seed: int, phase: int, step: int, per_epoch: int
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The training images of a step; every epoch has an order of its own."""
     epoch, position = divmod(step, per_epoch)
     order = np.random.default_rng((seed, 2, phase, epoch)).permutation(size)
     return order[position * batch : (position + 1) * batch]
 
 
-def _rate(phase: Phase, step: int, steps: int, per_epoch: int) -> float:
+def rate(phase: Phase, step: int, steps: int, per_epoch: int) -> float:
+    """The learning rate of a step: up in a line, then down a cosine."""
     warmup = phase.warmup_epochs * per_epoch
     if step < warmup:
         return phase.lr * (step + 1) / (warmup + 1)

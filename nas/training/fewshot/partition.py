@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,14 @@ from numpy.typing import NDArray
 from nas.core.arch import Arch, Decision, Genes, as_archs
 from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.ports import SearchSpace
+
+
+class Division(Protocol):
+    """A space in parts: ``size`` of them, and the part of each row of canonical genes, shape (N,)."""
+
+    @property
+    def size(self) -> int: ...
+    def parts(self, genes_NG: Genes) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,55 @@ def _parsed(record: Mapping[str, Any], decisions: Sequence[Decision], left: dict
     return Partition(gene, groups, tuple(children))
 
 
-def route(partition: Partition, space: SearchSpace, arch: Arch) -> int:
+@dataclass(frozen=True)
+class Assignment:
+    """A table: every combination of choices of the decisions ``genes`` has its part, ``table[i]`` where the choices
+    count as the digits of i (``counts`` are the bases, the last digit runs fastest)."""
+
+    genes: tuple[int, ...]
+    counts: tuple[int, ...]
+    table: tuple[int, ...]
+    size: int
+
+    def parts(self, genes_NG: Genes) -> NDArray[np.int64]:
+        """The part of each row of canonical genes, shape (N,)."""
+        return np.array(self.table, dtype=np.int64)[combination(self.genes, self.counts, genes_NG)]
+
+    def as_json(self, decisions: Sequence[Decision]) -> dict[str, Any]:
+        """With names, for storing and showing."""
+        names = [decisions[g].name for g in self.genes]
+        return {"decisions": names, "table": list(self.table), "parts": self.size}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> Assignment:
+        """Inverse of ``as_json``. Raises InvalidInput unless every combination has a part."""
+        known = [d.name for d in decisions]
+        if unknown := [n for n in record["decisions"] if n not in known]:
+            raise InvalidInput(f"assignment: expected decisions of {', '.join(known)}, got {unknown[0]!r}")
+        genes = tuple(known.index(n) for n in record["decisions"])
+        counts = tuple(len(decisions[g].choices) for g in genes)
+        table, size = tuple(int(m) for m in record["table"]), int(record["parts"])
+        if len(table) != prod(counts) or not all(0 <= m < size for m in table):
+            raise InvalidInput(
+                f"assignment: expected a part from 0 to {size - 1} for each of {prod(counts)} combinations"
+            )
+        return Assignment(genes, counts, table, size)
+
+
+def combination(genes: Sequence[int], counts: Sequence[int], genes_NG: Genes) -> NDArray[np.int64]:
+    """The number of the combination of choices that each row has for some decisions, shape (N,)."""
+    numbers: NDArray[np.int64] = np.ravel_multi_index([genes_NG[:, g] for g in genes], tuple(counts)).astype(np.int64)
+    return numbers
+
+
+def division_from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> Partition | Assignment:
+    """What ``as_json`` of either gave. Raises InvalidInput."""
+    if "table" in record:
+        return Assignment.from_json(record, decisions)
+    return Partition.from_json(record, decisions)
+
+
+def route(partition: Division, space: SearchSpace, arch: Arch) -> int:
     """The part of an architecture, by its canonical genes, so that equal networks share a part."""
     return int(partition.parts(space.canonical(np.array([arch.genes])))[0])
 
@@ -165,7 +222,7 @@ def exhaustive_split(space: SearchSpace, names: Sequence[str], most: int) -> Par
             raise InvalidSpec(f"few_shot cannot split {name!r}: expected some of {', '.join(known)}")
     genes = [known[n] for n in names] or divisible(space)[:1]
     plan = [(g, [[c] for c in range(len(space.decisions[g].choices))]) for g in genes]
-    wanted = int(np.prod([len(groups) for _, groups in plan]))
+    wanted = prod(len(groups) for _, groups in plan)
     if wanted > most:
         raise InvalidSpec(f"an exhaustive split of {len(genes)} decisions takes {wanted} parts: parts allows {most}")
     return breadth_first(plan, most)
