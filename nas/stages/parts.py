@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from nas.core.cost import Span, StageCost, repeated
 from nas.core.errors import StorageError
-from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Warned, fold
+from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
+from nas.core.mixture import is_relaxed
 from nas.core.ports import Problem, Resources, Stage
+from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
 from nas.stages.subnets import load_supernet
-from nas.training.fewshot.partition import Partition, sample_part
+from nas.supernet import RelaxedSupernet
+from nas.training.fewshot.allowed import allowed_operations, found_inside
+from nas.training.fewshot.partition import Partition, extremes_of, sample_part
 from nas.training.fewshot.routed import inherit
+from nas.training.gradient.options import DartsParams
+from nas.training.gradient.search import Reading, search
+from nas.training.gradient.search import Step as Learned
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, Training, TrainState, train
 
@@ -52,6 +59,7 @@ class PartStage:
         pipeline = Pipeline(problem.data, resources.torch_device)
         seed = int(np.random.default_rng((problem.spec.seed, 23, self.part)).integers(2**62))
         sample = partial(sample_part, partition, self.part)
+        taught = any(phase.teacher != "none" for phase in self.recipe.phases)
         for news in train(
             net,
             problem.space,
@@ -62,6 +70,7 @@ class PartStage:
             start,
             due,
             lambda space, elastic, rng, n: sample(space, elastic, rng, n),
+            extremes_of(partition, self.part, problem.space) if taught else None,
         ):
             if isinstance(news, Step):
                 done = news.done
@@ -85,12 +94,74 @@ class PartStage:
 
 
 @dataclass(frozen=True)
+class GradientPartStage:
+    """Searches one part by gradient, beginning with the warmed-up weights: a mixture of the part's operations alone.
+
+    Like ``PartStage`` it may run elsewhere. Its last checkpoint holds the weights, and what was found."""
+
+    part: int
+    options: DartsParams
+
+    @property
+    def name(self) -> str:
+        """Under which its checkpoints are kept."""
+        return f"train.part{self.part + 1}"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """Goes on from its own last checkpoint. Raises StorageError when the last one cannot be kept."""
+        space = problem.space
+        assert is_relaxed(space)
+        start = TrainState()
+        if (last := state.checkpoints.get(self.name)) is not None:
+            start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
+            if start.weights is not None and "run" in start.weights:
+                return
+        partition = Partition.from_json(state.finished["split"]["partition"], space.decisions)
+        net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
+        assert isinstance(net, RelaxedSupernet)
+        rng = np.random.default_rng((problem.spec.seed, 23, self.part))
+        seed = int(rng.integers(2**62))
+        allowed_EO = allowed_operations(space, partition, self.part)
+        learning = searching(problem, resources, self.options, net, seed, allowed_EO)
+        pace = Pace(resources.clock, self.options.checkpoint_s)
+        for news in search(learning, start, pace.save_due):
+            match news:
+                case Learned() if (values := pace.seen(news)) is not None:
+                    yield Progress(self.name, news.done, news.total, "steps", values)
+                case Reading():
+                    yield traced(self.name, learning, self.part + 1, news, 0)
+                    for warning in news.warnings:
+                        yield Warned(self.name, f"part {self.part + 1}: {warning}")
+                case TrainState() if news.phase < len(learning.kinds):
+                    done = news.phase * learning.per_epoch + news.step
+                    try:
+                        blob = resources.blobs.put(news.to_bytes())
+                    except StorageError as error:
+                        yield Warned(self.name, f"checkpoint at step {done} was not kept, training goes on: {error}")
+                    else:
+                        yield Checkpoint(self.name, done, blob)
+                    pace.saved()
+        genes = found_inside(space, partition, self.part, learning.scores(), rng)
+        run = {**run_record(problem, resources, learning, self.part + 1, genes), "part": self.part}
+        found = TrainState(0, 0, {"net": learning.net.state_dict(), "run": json.dumps(run)})
+        yield Checkpoint(self.name, learning.steps, resources.blobs.put(found.to_bytes()))
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """Is told by the stage of all parts."""
+        return StageCost.unknown(self.name, "priced together with the other parts")
+
+
+@dataclass(frozen=True)
 class PartsStage:
-    """Trains every part by ``recipe``, all at once where ``Resources.together`` says how, else one after another."""
+    """Trains every part by ``recipe``, all at once where ``Resources.together`` says how, else one after another.
+
+    With ``options`` each part is searched by gradient instead, and the networks that were found are kept beside the
+    weights."""
 
     recipe: Recipe
     most: int
     checkpoint_s: float = 10.0
+    options: DartsParams | None = None
     name: ClassVar[str] = "train"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -99,7 +170,7 @@ class PartsStage:
             yield StageFinished(self.name, 0.0, {"supernet": problem.supernet_blob, "reused": True, "steps": 0})
             return
         partition = Partition.from_json(state.finished["split"]["partition"], problem.space.decisions)
-        stages = [PartStage(part, self.recipe, self.checkpoint_s) for part in range(partition.size)]
+        stages: list[PartStage | GradientPartStage] = [self._part(part) for part in range(partition.size)]
         together = resources.together or in_turn
         number = {stage.name: stage.part for stage in stages}
         done = dict.fromkeys(number, 0)
@@ -113,26 +184,43 @@ class PartsStage:
                 continue
             if isinstance(event, Checkpoint):
                 done[event.stage] = event.step
-            yield event
+            yield replace(event, stage=self.name) if isinstance(event, Traced) else event
         routed = inherit(problem.space, partition, problem.space.supernet(problem.spec.seed))
+        runs: list[dict[str, Any]] = []
         for stage, part in zip(stages, routed.parts, strict=True):
             kept = resources.blobs.get(state.checkpoints[stage.name].blob)
             weights = TrainState.from_bytes(kept, "cpu").weights
             assert weights is not None
             part.load_state_dict(weights["net"])
+            runs += [json.loads(weights["run"])] if "run" in weights else []
         tree = json.dumps(partition.as_json(problem.space.decisions))
-        whole = TrainState(0, 0, {"net": routed.state_dict(), "partition": tree})
+        kept_runs = {"runs": json.dumps(runs)} if runs else {}
+        whole = TrainState(0, 0, {"net": routed.state_dict(), "partition": tree, **kept_runs})
         blob = resources.blobs.put(whole.to_bytes())
         steps = sum(state.checkpoints[stage.name].step for stage in stages)
         yield Checkpoint(self.name, steps, blob)
         yield StageFinished(
-            self.name, 0.0, {"supernet": blob, "reused": False, "steps": steps, "parts": partition.size}
+            self.name,
+            0.0,
+            {"supernet": blob, "reused": False, "steps": steps, "parts": partition.size, **summary(runs)},
         )
+
+    def _part(self, part: int) -> PartStage | GradientPartStage:
+        if self.options is not None:
+            return GradientPartStage(part, self.options)
+        return PartStage(part, self.recipe, self.checkpoint_s)
 
     def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Steps on random networks of the whole space, for as many parts as there may be, one after another."""
         if problem.supernet_blob is not None:
             return StageCost.nothing(self.name, "the supernet is trained already")
+        if self.options is not None:
+            each_s = BilevelStage(self.options).price(problem, resources, state)
+            assert each_s.seconds is not None
+            assert each_s.low_s is not None
+            assert each_s.high_s is not None
+            span = Span(each_s.low_s, each_s.seconds, each_s.high_s) * self.most
+            return StageCost.of(self.name, span, each_s.steps * self.most, each_s.timed, "steps")
         clock = resources.clock
         begun = clock()
         net = problem.space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
@@ -147,6 +235,12 @@ class PartsStage:
         each = Span(min(times), sum(times) / len(times), max(times))
         count = sum(training.lengths) * self.most
         return StageCost.of(self.name, total + each * count, count, len(times), "steps")
+
+
+def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What each part's search has found, if parts were searched."""
+    shown = ("part", "genes", "series", "val_accuracy", "signs")
+    return {"runs": [{key: run[key] for key in shown} for run in runs]} if runs else {}
 
 
 def in_turn(stages: Sequence[Stage], problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:

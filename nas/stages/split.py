@@ -50,7 +50,9 @@ class SplitStage:
         if self.method == "exhaustive":
             partition = exhaustive_split(space, self.decisions, self.parts)
         elif self.method == "random":
-            partition = random_split(space, self.parts, np.random.default_rng((problem.spec.seed, 20)))
+            genes = [g for g in divisible(space) if space.decisions[g].name in self.decisions]
+            rng = np.random.default_rng((problem.spec.seed, 20))
+            partition = random_split(space, self.parts, rng, genes or None)
         else:
             net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
             total = len(self.decisions) or len(divisible(space))

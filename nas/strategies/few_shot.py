@@ -7,25 +7,35 @@ et al., Balanced mixture of supernets, AutoML 2023.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.core.errors import InvalidSpec
+from nas.core.mixture import is_relaxed
 from nas.core.ports import Problem, Stage
-from nas.core.spec import parse_spec
+from nas.core.spec import SearchSpec, parse_spec
+from nas.training.gradient.options import DartsParams
 
 
 class FewShotParams(BaseModel):
     """``split``: how the space is divided, in at most ``parts`` parts, by ``decisions`` (none named: by any; an
     exhaustive split takes the first). A ``mixture`` has exactly as many parts, and learns with their weights which
     combination of the decisions' choices (none named: of all) belongs to which, one network per step. ``subnets``
-    networks are trained per step otherwise, ``part_epochs`` are those of each part. ``trust_networks`` are trained
-    alone to see how far the ranking can be trusted; 0: none.
+    networks are trained per step otherwise, ``part_epochs`` are those of each part.
+
+    ``search``: networks are searched for after training (explore), or each part is a mixture of its operations that is
+    searched by gradient, whose finds are then explored around; ``gradient`` holds options of strategy darts for that.
+    ``schedule`` is how parts are trained if not by gradient: random networks, or as by once_for_all.
+
+    ``trust_networks`` are trained alone to see how far the ranking can be trusted; 0: none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     split: Literal["gradient_matching", "exhaustive", "random", "mixture"] = "gradient_matching"
+    search: Literal["explore", "darts", "gdas", "snas", "proxyless"] = "explore"
+    gradient: dict[str, Any] = Field(default_factory=dict)
+    schedule: Literal["uniform", "progressive", "sandwich"] = "uniform"
     parts: int = Field(default=4, ge=2, le=64)
     decisions: list[str] = Field(default_factory=list)
     repeats: int = Field(default=8, ge=1, le=1_000)
@@ -48,15 +58,29 @@ class FewShotParams(BaseModel):
             raise ValueError(f"decisions: expected each once, got {', '.join(self.decisions)}")
         if 0 < self.trust_networks < 4:
             raise ValueError(f"trust_networks: expected 0, or at least 4 for a ranking, got {self.trust_networks}")
+        if self.split == "mixture" and (self.search, self.schedule) != ("explore", "uniform"):
+            raise ValueError("split mixture has a training of its own: expected search explore and schedule uniform")
+        if self.search == "explore":
+            if self.gradient:
+                raise ValueError("gradient: expected none with search explore")
+        elif self.schedule != "uniform":
+            raise ValueError(f"schedule {self.schedule} is for search explore, got {self.search}")
+        elif taken := sorted(_OURS & set(self.gradient)):
+            raise ValueError(f"gradient.{taken[0]} is given by few_shot itself: expected other options of darts")
         return self
 
 
-def few_shot(problem: Problem) -> tuple[Stage, ...]:
-    """Estimate, warm up, split, train (the parts), trust, explore, verify, export.
+_OURS = {"preset", "epochs", "seeds", "batch_size", "checkpoint_s"}
 
-    Raises InvalidSpec for decisions that the space lacks, and where nothing can be split.
+
+def few_shot(problem: Problem) -> tuple[Stage, ...]:
+    """Estimate, warm up, split, train (the parts), trust, derive (with a search by gradient), explore, verify, export.
+
+    Raises InvalidSpec for decisions that the space lacks, where nothing can be split, and for a search by gradient in a
+    space without mixtures.
     """
     # Stages need torch; a server that only checks parameters does not.
+    from nas.stages.derive import DeriveStage
     from nas.stages.estimate import EstimateStage
     from nas.stages.explore import ExploreStage
     from nas.stages.export import ExportStage
@@ -69,7 +93,7 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
     from nas.training import samplers
     from nas.training.fewshot.mixture import routed_genes
     from nas.training.fewshot.partition import divisible, exhaustive_split
-    from nas.training.progressive import Phase, Recipe, uniform
+    from nas.training.progressive import Phase, Recipe, progressive_shrinking, sandwich, uniform
 
     params = parse_spec(FewShotParams, problem.spec.strategy.params)
     space = problem.space
@@ -78,10 +102,14 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
         raise InvalidSpec(f"few_shot splits decisions, of which {space.name} leaves none open but the resolution")
     if unknown := [n for n in params.decisions if n not in known]:
         raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(known)}")
+    options, decisions = None, tuple(params.decisions)
+    if params.search != "explore":
+        options = _gradient_options(params)
+        decisions = _divisible_mixtures(problem, params)
     if params.split == "exhaustive":
-        exhaustive_split(space, params.decisions, params.parts)
+        exhaustive_split(space, decisions[:1] if options and not params.decisions else decisions, params.parts)
     if params.split == "mixture":
-        routed_genes(space, params.decisions)
+        routed_genes(space, decisions)
     axes = samplers.axes(space.decisions)
 
     def recipe(phases: tuple[Phase, ...]) -> Recipe:
@@ -90,36 +118,68 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
     warm_up = recipe(uniform(params.warmup_epochs, params.lr, axes, params.subnets))
     train: Stage
     if params.split == "mixture":
-        mixed = replace(
-            recipe(uniform(params.parts * params.part_epochs, params.part_lr, axes, 1)),
-            weight_decay=0.0,
-            label_smoothing=0.0,
-        )
-        train = MixtureStage(mixed, params.parts, tuple(params.decisions), params.checkpoint_s)
+        mixed = recipe(uniform(params.parts * params.part_epochs, params.part_lr, axes, 1))
+        mixed = replace(mixed, weight_decay=0.0, label_smoothing=0.0)
+        train = MixtureStage(mixed, params.parts, decisions, params.checkpoint_s)
     else:
-        parts = recipe(uniform(params.part_epochs, params.part_lr, axes, params.subnets))
-        train = PartsStage(parts, params.parts, params.checkpoint_s)
+        if params.schedule == "uniform":
+            phases = uniform(params.part_epochs, params.part_lr, axes, params.subnets)
+        else:
+            schedule = progressive_shrinking if params.schedule == "progressive" else sandwich
+            phases = schedule(params.part_epochs, params.part_lr, axes)
+        train = PartsStage(recipe(phases), params.parts, params.checkpoint_s, options)
     alone = recipe(uniform(params.trust_epochs, params.lr, axes, 1))
+    if params.split == "exhaustive" and not params.decisions:
+        decisions = decisions[:1]
     return (
         EstimateStage(),
         TrainStage(warm_up, params.checkpoint_s, "warm_up"),
-        SplitStage(params.split, params.parts, tuple(params.decisions), params.repeats, warm_up.batch_size),
+        SplitStage(params.split, params.parts, decisions, params.repeats, warm_up.batch_size),
         train,
         TrustStage(alone, params.trust_networks),
+        *((DeriveStage(),) if options is not None else ()),
         ExploreStage(),
         VerifyStage(),
         ExportStage(),
     )
 
 
+def _gradient_options(params: FewShotParams) -> DartsParams:
+    """The options of strategy darts by which each part is searched."""
+    ours = {
+        "preset": params.search,
+        "epochs": params.part_epochs,
+        "batch_size": params.batch_size,
+        "checkpoint_s": params.checkpoint_s,
+    }
+    return parse_spec(DartsParams, {"lr": params.part_lr, **params.gradient, **ours})
+
+
+def _divisible_mixtures(problem: Problem, params: FewShotParams) -> tuple[str, ...]:
+    """The decisions by which mixtures can be divided, those that are named if any are. Raises InvalidSpec."""
+    from nas.training.fewshot.allowed import edges_by_decision
+
+    space = problem.space
+    if not is_relaxed(space):
+        raise InvalidSpec(
+            f"search {params.search} mixes operations, which {space.name} does not offer: expected search explore, or "
+            "a space with mixtures, such as nas_bench_201"
+        )
+    fit = [space.decisions[g].name for g in edges_by_decision(space)]
+    if unfit := [n for n in params.decisions if n not in fit]:
+        raise InvalidSpec(
+            f"search {params.search} cannot divide {unfit[0]!r}, which is not an edge's operation alone: expected some "
+            f"of {', '.join(fit) or '(none)'}"
+        )
+    return tuple(params.decisions) or tuple(fit)
+
+
 few_shot.params_model = FewShotParams  # type: ignore[attr-defined]
-few_shot.stage_names = (  # type: ignore[attr-defined]
-    "estimate",
-    "warm_up",
-    "split",
-    "train",
-    "trust",
-    "explore",
-    "verify",
-    "export",
-)
+
+
+def _stage_names(spec: SearchSpec) -> tuple[str, ...]:
+    derive = ("derive",) if spec.strategy.params.get("search", "explore") != "explore" else ()
+    return ("estimate", "warm_up", "split", "train", "trust", *derive, "explore", "verify", "export")
+
+
+few_shot.stage_names = _stage_names  # type: ignore[attr-defined]

@@ -28,6 +28,7 @@ from nas.training.pipeline import Pipeline
 
 Teacher = Literal["none", "frozen", "in_place"]
 Sampler = Callable[[SearchSpace, Mapping[str, int], np.random.Generator, int], list[Arch]]  # as ``sample_elastic``
+Ends = tuple[Arch, Arch]  # the smallest and the largest network
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,13 @@ class Training:
         recipe: Recipe,
         seed: int,
         sample: Sampler = samplers.sample_elastic,
+        ends: Ends | None = None,
     ) -> None:
         self.space, self.recipe, self._sample = space, recipe, sample
         self._net, self._data, self._pipeline, self._seed = net, data, pipeline, seed
         self._per_epoch = max(1, len(data.train) // recipe.batch_size)
         self.lengths = [p.epochs * self._per_epoch for p in recipe.phases]  # optimiser steps of each phase
-        self._top = samplers.largest(space)
+        self._ends = ends or (samplers.smallest(space), samplers.largest(space))
         self._teacher: Supernet | None = None
         self._optimiser = optimiser(net, recipe)
 
@@ -194,7 +196,7 @@ class Training:
             group["lr"] = rate(phase, step, steps, self._per_epoch)
         self._optimiser.zero_grad(set_to_none=True)
         self._net.train()
-        loss = _backward(self._net, self.space, phase, self.recipe, archs, self._top, self._teacher, x, y)
+        loss = _backward(self._net, self.space, phase, self.recipe, archs, self._ends, self._teacher, x, y)
         if not math.isfinite(loss):
             raise HwnasError(
                 f"training diverged in phase {phase.name!r} at step {step}: loss is {loss}; "
@@ -223,13 +225,15 @@ def train(
     start: TrainState,
     save_due: Callable[[], bool],
     sample: Sampler = samplers.sample_elastic,
+    ends: Ends | None = None,
 ) -> Iterator[Step | TrainState]:
     """Trains ``net`` from ``start`` to the end, yielding a ``Step`` per optimiser step and a ``TrainState`` whenever
     ``save_due()`` and at each phase's end. Resuming from a state repeats nothing and ends in the same weights.
 
+    ``ends``: the smallest and the largest of the networks that ``sample`` draws from, where these are not the space's.
     Raises HwnasError when the loss is no longer finite.
     """
-    training = Training(net, space, data, pipeline, recipe, seed, sample)
+    training = Training(net, space, data, pipeline, recipe, seed, sample, ends)
     if start.weights is not None:
         training.restore(start.weights)
     for p in range(start.phase, len(training.lengths)):
@@ -249,17 +253,17 @@ def _backward(
     phase: Phase,
     recipe: Recipe,
     archs: list[Arch],
-    top: Arch,
+    ends: Ends,
     teacher: Supernet | None,
     x: torch.Tensor,
     y: torch.Tensor,
 ) -> float:
     """Accumulates the summed gradients of one step; returns the mean loss over its subnets."""
-    top = samplers.with_resolution(space, top, archs[0])
+    bottom, top = (samplers.with_resolution(space, end, archs[0]) for end in ends)
     target: torch.Tensor | None = None
     total = 0.0
     if phase.teacher == "in_place":
-        archs = [top, *archs[: phase.subnets - 2], samplers.with_resolution(space, samplers.smallest(space), archs[0])]
+        archs = [top, *archs[: phase.subnets - 2], bottom]
     elif teacher is not None and phase.teacher == "frozen":
         with torch.no_grad():
             teacher.train()  # its batch norms use the batch's own statistics, as the students' do

@@ -165,15 +165,14 @@ def sample_part(
 ) -> list[Arch]:
     """``n`` canonical architectures of one part that share one resolution, uniform over gene vectors of the part.
 
-    ``elastic`` as in ``nas.training.samplers.sample_elastic``. Raises InvalidSpec for a part without networks.
+    ``elastic`` as in ``nas.training.samplers.sample_elastic``, of the choices that the part has. Raises InvalidSpec for
+    a part without networks.
     """
+    allowed = partition.allowed()[part]
     choices = [
-        np.array([c for c in partition.allowed()[part].get(i, range(len(d.choices))) if c >= len(d.choices) - free])
+        np.array(sorted(allowed.get(i, range(len(d.choices))))[-elastic.get(d.axis, 1) :])
         for i, d in enumerate(space.decisions)
-        for free in (elastic.get(d.axis, 1),)
     ]
-    if any(len(c) == 0 for c in choices):
-        raise InvalidSpec(f"part {part} has no networks among the elastic choices: expected all of them to be free")
     shared = [i for i, d in enumerate(space.decisions) if d.axis == "resolution"]
     lead = [int(rng.choice(choices[i])) for i in shared]
     found: list[Arch] = []
@@ -185,6 +184,27 @@ def sample_part(
         if len(found) >= n:
             return found[:n]
     raise InvalidSpec(f"part {part} of the partition has no networks, or nearly none: expected another division")
+
+
+def extremes_of(partition: Partition, part: int, space: SearchSpace) -> tuple[Arch, Arch]:
+    """The network of the part's first choices and that of its last ones: its smallest and its largest. Where these,
+    being canonical, belong to other parts, those of the fewest and of the most MACs among some random ones.
+
+    Raises InvalidSpec for a part without networks.
+    """
+    allowed = partition.allowed()[part]
+    groups = [sorted(allowed.get(i, range(len(d.choices)))) for i, d in enumerate(space.decisions)]
+    genes_NG = space.canonical(np.array([[g[0] for g in groups], [g[-1] for g in groups]]))
+    if (partition.parts(genes_NG) != part).any():
+        everything = {d.axis: len(d.choices) for d in space.decisions}
+        drawn = sample_part(partition, part, space, everything, np.random.default_rng(0), 64)
+        drawn_NG = np.array([a.genes for a in drawn])
+        macs_N = space.costs(drawn_NG)["macs"]
+        inside = partition.parts(genes_NG) == part
+        pick = (int(macs_N.argmin()), int(macs_N.argmax()))
+        genes_NG = np.stack([genes_NG[i] if inside[i] else drawn_NG[pick[i]] for i in (0, 1)])
+    smallest, largest = as_archs(space.id, genes_NG)
+    return smallest, largest
 
 
 def breadth_first(plan: Sequence[tuple[int, Sequence[Sequence[int]]]], most: int) -> Partition:
@@ -201,10 +221,12 @@ def breadth_first(plan: Sequence[tuple[int, Sequence[Sequence[int]]]], most: int
     return partition
 
 
-def random_split(space: SearchSpace, most: int, rng: np.random.Generator) -> Partition:
-    """Random decisions, the choices of each in two random groups of equal size: the baseline."""
+def random_split(
+    space: SearchSpace, most: int, rng: np.random.Generator, genes: Sequence[int] | None = None
+) -> Partition:
+    """Random decisions, of ``genes`` if given, the choices of each in two random groups of equal size: the baseline."""
     plan = []
-    for gene in rng.permutation(divisible(space)).tolist():
+    for gene in rng.permutation(divisible(space) if genes is None else list(genes)).tolist():
         order = rng.permutation(len(space.decisions[gene].choices)).tolist()
         half = len(order) // 2
         plan.append((gene, sorted([sorted(order[:half]), sorted(order[half:])])))
