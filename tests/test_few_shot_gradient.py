@@ -21,9 +21,10 @@ from nas.core.mixture import Mixture
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.engine import stage_names
+from nas.stages.parts import found_inside
 from nas.strategies.few_shot import few_shot
 from nas.supernet import RelaxedSupernet
-from nas.training.fewshot.allowed import allowed_operations, edges_by_decision, found_inside
+from nas.training.fewshot.allowed import allowed_operations, edges_by_decision
 from nas.training.fewshot.partition import Partition, breadth_first, extremes_of, sample_part
 from nas.training.gradient import relaxation
 from nas.training.gradient.options import DartsParams

@@ -20,11 +20,12 @@ from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpe
 from nas.engine import stage_names
 from nas.strategies.few_shot import few_shot
 from nas.supernet import Supernet
-from nas.training.fewshot.mixture import Mixing, balance, imbalance, mix, probabilities, routed_genes
-from nas.training.fewshot.partition import Assignment, division_from_json
+from nas.training.fewshot.mixture import Mixing, balance, imbalance, mix, probabilities
+from nas.training.fewshot.partition import Assignment, division_from_json, routed_genes
 from nas.training.fewshot.routed import Routed
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, TrainState, uniform
+from server.store.trust import trust_view
 from tests.test_engine import kept, problem, run
 from tests.test_pricing import priced
 
@@ -226,7 +227,8 @@ PARAMS: dict[str, Any] = {
     "warmup_epochs": 1,
     "part_epochs": 2,
     "batch_size": 40,
-    "trust_networks": 0,
+    "trust_networks": 4,
+    "trust_epochs": 1,
     "checkpoint_s": 1e-9,
 }
 SPEC = SearchSpec(
@@ -250,6 +252,13 @@ def test_a_search_by_a_mixture_ends_with_a_verified_front_and_the_same_when_cut(
     assert trained["steps"] == 2 * 2 * 3  # two epochs of three batches for each of two
     assert sum(trained["shares"]) == pytest.approx(1.0)
     assert trained["imbalance"] < 1e-2
+    assert trained["one_shot_steps"] == trained["steps"]
+    view = trust_view(expected.finished)
+    assert view is not None
+    assert view.partition.decision == "first.downsampling, second.downsampling"
+    assert [child.share for child in view.partition.children] == trained["shares"]
+    assert sum(len(child.choices) for child in view.partition.children) == 36
+    assert len(view.networks) == 4
     traces = [e for e in events if isinstance(e, Traced) and e.stage == "train"]
     assert len(traces[-1].rows) == 36
     assert all(sum(row) == pytest.approx(1.0, abs=1e-4) for row in traces[-1].table)

@@ -12,11 +12,13 @@ import numpy as np
 
 from nas.core.cost import Span, StageCost, repeated
 from nas.core.errors import StorageError
-from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
+from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
 from nas.core.ports import Problem, Resources
+from nas.stages.parts import PartStage, one_shot
 from nas.stages.subnets import load_supernet
 from nas.supernet import Supernet
-from nas.training.fewshot.mixture import Mixing, imbalance, mix, routed_genes
+from nas.training.fewshot.mixture import Mixing, imbalance, mix
+from nas.training.fewshot.partition import routed_genes
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, TrainState
 
@@ -27,12 +29,15 @@ SHOWN = 64  # combinations up to which the table is drawn
 @dataclass(frozen=True)
 class MixtureStage:
     """Trains ``models`` supernets, which begin with the weights of a stage ``warm_up``, and a table that routes
-    networks by ``decisions`` (none named: by all). ``recipe`` has one phase, the epochs of all supernets together."""
+    networks by ``decisions`` (none named: by all). ``recipe`` has one phase, the epochs of all supernets together.
+
+    ``compare``: for comparison, the warmed-up supernet alone is trained on as well, by the same recipe, before."""
 
     recipe: Recipe
     models: int
     decisions: tuple[str, ...] = ()
     checkpoint_s: float = 10.0
+    compare: bool = False
     name: ClassVar[str] = "train"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -40,6 +45,15 @@ class MixtureStage:
         if problem.supernet_blob is not None:
             yield StageFinished(self.name, 0.0, {"supernet": problem.supernet_blob, "reused": True, "steps": 0})
             return
+        whole = PartStage(None, self.recipe, self.checkpoint_s) if self.compare else None
+        before = 0
+        if whole is not None:
+            for event in whole.run(problem, resources, state):
+                state = fold(state, event)
+                if isinstance(event, Progress):
+                    event = replace(event, stage=self.name, total=2 * event.total, message="undivided, to compare")
+                yield event
+            before = state.checkpoints[whole.name].step
         net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
         learning = self._begin(problem, resources, net)
         start = TrainState()
@@ -52,7 +66,8 @@ class MixtureStage:
             if isinstance(news, Step):
                 if (now := resources.clock()) - reported_at >= 0.25 or news.done == news.total:
                     reported_at = now
-                    yield Progress(self.name, news.done, news.total, "steps", {"loss": news.loss})
+                    done, total = before + news.done, before + news.total
+                    yield Progress(self.name, done, total, "steps", {"loss": news.loss})
                 if news.done % traced == 0 or news.done == news.total:
                     yield self._traced(learning, news.done)
                 continue
@@ -65,22 +80,26 @@ class MixtureStage:
             else:
                 yield Checkpoint(self.name, news.step, blob)
             saved_at = resources.clock()
-        routed = learning.routed()
-        record = learning.assignment().as_json(problem.space.decisions)
-        whole = TrainState(0, 0, {"net": routed.state_dict(), "partition": json.dumps(record)})
+        routed, assignment = learning.routed(), learning.assignment()
+        record = assignment.as_json(problem.space.decisions)
+        trained = TrainState(0, 0, {"net": routed.state_dict(), "partition": json.dumps(record)})
         p_RM = learning.p_RM(learning.steps - 1)
-        shares = np.bincount(learning.assignment().table, learning.share_R, minlength=self.models)
+        drawn = [r for r in np.flatnonzero(learning.share_R).tolist() if learning.share_R.size <= SHOWN]
+        groups = [[learning.names(r) for r in drawn if assignment.table[r] == m] for m in range(self.models)]
+        shares = np.bincount(assignment.table, learning.share_R, minlength=self.models)
         yield StageFinished(
             self.name,
             0.0,
             {
-                "supernet": resources.blobs.put(whole.to_bytes()),
+                "supernet": resources.blobs.put(trained.to_bytes()),
                 "reused": False,
                 "steps": learning.steps,
                 "parts": self.models,
                 "assignment": record,
+                "groups": groups,
                 "shares": [float(s) for s in shares],
                 "imbalance": imbalance(learning.share_R @ p_RM),
+                **(one_shot(whole, resources, state) if whole is not None else {}),
             },
         )
 
@@ -97,7 +116,8 @@ class MixtureStage:
         learning.step(next(steps))
         times = [repeated(clock, lambda: learning.step(next(steps)), at_least_s=0.0) for _ in range(4)]
         each = Span(min(times), sum(times) / len(times), max(times))
-        return StageCost.of(self.name, total + each * learning.steps, learning.steps, len(times), "steps")
+        count = learning.steps * (2 if self.compare else 1)
+        return StageCost.of(self.name, total + each * count, count, len(times), "steps")
 
     def _begin(self, problem: Problem, resources: Resources, net: Supernet) -> Mixing:
         nets = [copy.deepcopy(net).to(resources.torch_device) for _ in range(self.models)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -11,37 +12,41 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from nas.core.arch import Floats, Genes
 from nas.core.cost import Span, StageCost, repeated
-from nas.core.errors import StorageError
+from nas.core.errors import InfeasibleBound, StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
-from nas.core.mixture import is_relaxed
+from nas.core.mixture import RelaxedSpace, is_relaxed
 from nas.core.ports import Problem, Resources, Stage
 from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
 from nas.stages.subnets import load_supernet
 from nas.supernet import RelaxedSupernet
-from nas.training.fewshot.allowed import allowed_operations, found_inside
+from nas.training.fewshot.allowed import allowed_operations
 from nas.training.fewshot.partition import Partition, extremes_of, sample_part
 from nas.training.fewshot.routed import inherit
 from nas.training.gradient.options import DartsParams
+from nas.training.gradient.resource import within_bounds
 from nas.training.gradient.search import Reading, search
 from nas.training.gradient.search import Step as Learned
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, Training, TrainState, train
+from nas.training.samplers import sample_elastic
 
 
 @dataclass(frozen=True)
 class PartStage:
-    """Trains one part, beginning with the warmed-up weights. It needs nothing of the other parts, so it may run in
-    another process: its events are all that it gives back. Its last checkpoint holds the trained weights."""
+    """Trains one part, or without a ``part`` the whole space in one, beginning with the warmed-up weights. It needs
+    nothing of the others, so it may run in another process: its events are all that it gives back. Its last checkpoint
+    holds the trained weights."""
 
-    part: int
+    part: int | None
     recipe: Recipe
     checkpoint_s: float
 
     @property
     def name(self) -> str:
         """Under which its checkpoints are kept."""
-        return f"train.part{self.part + 1}"
+        return "train.one_shot" if self.part is None else f"train.part{self.part + 1}"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Goes on from its own last checkpoint. Raises StorageError when the last one cannot be kept."""
@@ -57,21 +62,14 @@ class PartStage:
         saved_at = reported_at = resources.clock()
         due = lambda: resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
         pipeline = Pipeline(problem.data, resources.torch_device)
-        seed = int(np.random.default_rng((problem.spec.seed, 23, self.part)).integers(2**62))
-        sample = partial(sample_part, partition, self.part)
-        taught = any(phase.teacher != "none" for phase in self.recipe.phases)
-        for news in train(
-            net,
-            problem.space,
-            problem.data,
-            pipeline,
-            self.recipe,
-            seed,
-            start,
-            due,
-            lambda space, elastic, rng, n: sample(space, elastic, rng, n),
-            extremes_of(partition, self.part, problem.space) if taught else None,
-        ):
+        key = (24,) if self.part is None else (23, self.part)
+        seed = int(np.random.default_rng((problem.spec.seed, *key)).integers(2**62))
+        sample, ends = sample_elastic, None
+        if self.part is not None:
+            sample = partial(sample_part, partition, self.part)
+            if any(phase.teacher != "none" for phase in self.recipe.phases):
+                ends = extremes_of(partition, self.part, problem.space)
+        for news in train(net, problem.space, problem.data, pipeline, self.recipe, seed, start, due, sample, ends):
             if isinstance(news, Step):
                 done = news.done
                 if (now := resources.clock()) - reported_at >= 0.25 or news.done == news.total:
@@ -155,12 +153,15 @@ class GradientPartStage:
 class PartsStage:
     """Trains every part by ``recipe``, all at once where ``Resources.together`` says how, else one after another.
 
+    ``compare``: for comparison, the undivided supernet is trained on as well, for as many steps as all parts together.
     With ``options`` each part is searched by gradient instead, and the networks that were found are kept beside the
-    weights."""
+    weights; there is nothing to compare then.
+    """
 
     recipe: Recipe
     most: int
     checkpoint_s: float = 10.0
+    compare: bool = False
     options: DartsParams | None = None
     name: ClassVar[str] = "train"
 
@@ -170,16 +171,19 @@ class PartsStage:
             yield StageFinished(self.name, 0.0, {"supernet": problem.supernet_blob, "reused": True, "steps": 0})
             return
         partition = Partition.from_json(state.finished["split"]["partition"], problem.space.decisions)
-        stages: list[PartStage | GradientPartStage] = [self._part(part) for part in range(partition.size)]
+        parts = [self._part(part) for part in range(partition.size)]
+        whole = self._whole(partition.size)
+        stages = parts if whole is None else [whole, *parts]  # the longest first
         together = resources.together or in_turn
-        number = {stage.name: stage.part for stage in stages}
-        done = dict.fromkeys(number, 0)
+        numbers = {stage.name: stage.part for stage in stages}
+        done = dict.fromkeys(numbers, 0)
         for event in together(stages, problem, resources, state):
             state = fold(state, event)
             if isinstance(event, Progress):
                 done[event.stage] = event.done
-                message = f"part {number[event.stage] + 1} of {partition.size}"
-                total = event.total * partition.size
+                part = numbers[event.stage]
+                message = "undivided, to compare" if part is None else f"part {part + 1} of {partition.size}"
+                total = event.total * (1 if part is None else partition.size) * (1 if whole is None else 2)
                 yield replace(event, stage=self.name, done=sum(done.values()), total=total, message=message)
                 continue
             if isinstance(event, Checkpoint):
@@ -187,23 +191,20 @@ class PartsStage:
             yield replace(event, stage=self.name) if isinstance(event, Traced) else event
         routed = inherit(problem.space, partition, problem.space.supernet(problem.spec.seed))
         runs: list[dict[str, Any]] = []
-        for stage, part in zip(stages, routed.parts, strict=True):
-            kept = resources.blobs.get(state.checkpoints[stage.name].blob)
-            weights = TrainState.from_bytes(kept, "cpu").weights
-            assert weights is not None
-            part.load_state_dict(weights["net"])
+        for stage, net in zip(parts, routed.parts, strict=True):
+            weights = _kept(stage, resources, state)
+            net.load_state_dict(weights["net"])
             runs += [json.loads(weights["run"])] if "run" in weights else []
         tree = json.dumps(partition.as_json(problem.space.decisions))
-        kept_runs = {"runs": json.dumps(runs)} if runs else {}
-        whole = TrainState(0, 0, {"net": routed.state_dict(), "partition": tree, **kept_runs})
-        blob = resources.blobs.put(whole.to_bytes())
-        steps = sum(state.checkpoints[stage.name].step for stage in stages)
+        found = {"runs": json.dumps(runs)} if runs else {}
+        trained = TrainState(0, 0, {"net": routed.state_dict(), "partition": tree, **found})
+        blob = resources.blobs.put(trained.to_bytes())
+        steps = sum(state.checkpoints[stage.name].step for stage in parts)
+        result = {"supernet": blob, "reused": False, "steps": steps, "parts": partition.size, **_summary(runs)}
+        if whole is not None:
+            result |= one_shot(whole, resources, state)
         yield Checkpoint(self.name, steps, blob)
-        yield StageFinished(
-            self.name,
-            0.0,
-            {"supernet": blob, "reused": False, "steps": steps, "parts": partition.size, **summary(runs)},
-        )
+        yield StageFinished(self.name, 0.0, result)
 
     def _part(self, part: int) -> PartStage | GradientPartStage:
         if self.options is not None:
@@ -211,33 +212,48 @@ class PartsStage:
         return PartStage(part, self.recipe, self.checkpoint_s)
 
     def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
-        """Steps on random networks of the whole space, for as many parts as there may be, one after another."""
+        """Steps on random networks of the whole space, for as many parts as there may be, shared among as many cores
+        or GPUs as may train at once, each part on its share of cores."""
         if problem.supernet_blob is not None:
             return StageCost.nothing(self.name, "the supernet is trained already")
         if self.options is not None:
-            each_s = BilevelStage(self.options).price(problem, resources, state)
-            assert each_s.seconds is not None
-            assert each_s.low_s is not None
-            assert each_s.high_s is not None
-            span = Span(each_s.low_s, each_s.seconds, each_s.high_s) * self.most
-            return StageCost.of(self.name, span, each_s.steps * self.most, each_s.timed, "steps")
+            each = BilevelStage(self.options).price(problem, resources, state)
+            assert each.seconds is not None and each.low_s is not None and each.high_s is not None  # noqa: PT018
+            hands = self._hands(problem, resources, self.most)
+            span = Span(each.low_s, each.seconds, each.high_s) * _longest([1] * self.most, hands)
+            return StageCost.of(self.name, span, each.steps * self.most, each.timed, "steps")
         clock = resources.clock
-        begun = clock()
-        net = problem.space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
-        pipeline = Pipeline(problem.data, resources.torch_device)
-        still = replace(self.recipe, phases=tuple(replace(p, lr=0.0) for p in self.recipe.phases))
-        training = Training(net, problem.space, problem.data, pipeline, still, problem.spec.seed)
-        training.begin(0)
-        total = Span.exactly(clock() - begun) * self.most
-        steps = iter(range(10**6))
-        training.step(0, next(steps))
-        times = [repeated(clock, lambda: training.step(0, next(steps)), at_least_s=0.0) for _ in range(4)]
-        each = Span(min(times), sum(times) / len(times), max(times))
-        count = sum(training.lengths) * self.most
-        return StageCost.of(self.name, total + each * count, count, len(times), "steps")
+        whole = self._whole(self.most)
+        work = [self.most] * (whole is not None) + [1] * self.most  # in lengths of a part
+        hands = self._hands(problem, resources, len(work))
+        with _threads(max(1, torch.get_num_threads() // hands)):
+            begun = clock()
+            net = problem.space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
+            pipeline = Pipeline(problem.data, resources.torch_device)
+            still = replace(self.recipe, phases=tuple(replace(p, lr=0.0) for p in self.recipe.phases))
+            training = Training(net, problem.space, problem.data, pipeline, still, problem.spec.seed)
+            training.begin(0)
+            total = Span.exactly(clock() - begun) * len(work)
+            steps = iter(range(10**6))
+            training.step(0, next(steps))
+            times = [repeated(clock, lambda: training.step(0, next(steps)), at_least_s=0.0) for _ in range(4)]
+        of_step = Span(min(times), sum(times) / len(times), max(times))
+        of_part = sum(training.lengths)
+        total += of_step * (of_part * _longest(work, hands))
+        return StageCost.of(self.name, total, of_part * sum(work), len(times), "steps")
+
+    def _hands(self, problem: Problem, resources: Resources, stages: int) -> int:
+        wanted = problem.spec.resources
+        return min(wanted.gpus or wanted.cpus, stages) if resources.together is not None else 1
+
+    def _whole(self, size: int) -> PartStage | None:
+        if not self.compare or self.options is not None:
+            return None
+        longer = tuple(replace(p, epochs=p.epochs * size) for p in self.recipe.phases)
+        return PartStage(None, replace(self.recipe, phases=longer), self.checkpoint_s)
 
 
-def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What each part's search has found, if parts were searched."""
     shown = ("part", "genes", "series", "val_accuracy", "signs")
     return {"runs": [{key: run[key] for key in shown} for run in runs]} if runs else {}
@@ -247,3 +263,53 @@ def in_turn(stages: Sequence[Stage], problem: Problem, resources: Resources, sta
     """One stage after another, here."""
     for stage in stages:
         yield from stage.run(problem, resources, state)
+
+
+def one_shot(whole: PartStage, resources: Resources, state: SearchState) -> dict[str, Any]:
+    """The undivided supernet that was trained on to compare: its blob and its steps."""
+    alone = TrainState(0, 0, {"net": _kept(whole, resources, state)["net"]})
+    return {
+        "one_shot": resources.blobs.put(alone.to_bytes()),
+        "one_shot_steps": state.checkpoints[whole.name].step,
+    }
+
+
+def found_inside(
+    space: RelaxedSpace, partition: Partition, part: int, scores_EO: Floats, rng: np.random.Generator
+) -> Genes:
+    """The likeliest network of a part by a table of scores, shape (G,). A cell in which the divided edge leads nowhere
+    is another part's network. Where none is found near the scores, their own favourite, whichever part it is in."""
+
+    def outside(genes_NG: Genes) -> Floats:
+        return np.where(partition.parts(genes_NG) == part, 0.0, 100.0)
+
+    try:
+        return within_bounds(space, outside, scores_EO, rng)
+    except InfeasibleBound:
+        return space.discretise(scores_EO)
+
+
+def _kept(stage: Stage, resources: Resources, state: SearchState) -> Mapping[str, Any]:
+    """What the last checkpoint of a stage holds."""
+    weights = TrainState.from_bytes(resources.blobs.get(state.checkpoints[stage.name].blob), "cpu").weights
+    assert weights is not None
+    return weights
+
+
+def _longest(work: Sequence[int], hands: int) -> int:
+    """How long it takes so many hands that each take what comes next."""
+    busy = [0] * hands
+    for length in work:
+        busy[busy.index(min(busy))] += length
+    return max(busy)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch with so many threads, and then as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -44,8 +44,8 @@ class SplitStage:
             return
         found: list[Matching] = []
         if self.method == "mixture":  # learned with the weights, by the stage that follows
-            result = {"method": self.method, "parts": self.parts, "partition": {}, "matching": []}
-            yield StageFinished(self.name, 0.0, {**result, "shares": [1 / self.parts] * self.parts})
+            nothing: dict[str, Any] = {"partition": {}, "choices": {}, "shares": [], "matching": []}
+            yield StageFinished(self.name, 0.0, {"method": self.method, "parts": self.parts, **nothing})
             return
         if self.method == "exhaustive":
             partition = exhaustive_split(space, self.decisions, self.parts)
@@ -68,6 +68,7 @@ class SplitStage:
             partition = matched_split(found, self.parts)
         if partition.size == 1:
             raise InvalidSpec(f"nothing could be split into at most {self.parts} parts: expected parts to be larger")
+        divided = {gene for left in partition.allowed() for gene in left}
         yield StageFinished(
             self.name,
             0.0,
@@ -75,6 +76,7 @@ class SplitStage:
                 "method": self.method,
                 "parts": partition.size,
                 "partition": partition.as_json(space.decisions),
+                "choices": {d.name: list(names_of(d)) for i, d in enumerate(space.decisions) if i in divided},
                 "shares": shares(partition, problem),
                 "matching": [_as_json(m, problem) for m in found],
             },

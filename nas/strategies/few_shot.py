@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.core.errors import InvalidSpec
 from nas.core.mixture import is_relaxed
-from nas.core.ports import Problem, Stage
+from nas.core.ports import Problem, SearchSpace, Stage
 from nas.core.spec import SearchSpec, parse_spec
+from nas.training.fewshot.allowed import edges_by_decision
+from nas.training.fewshot.partition import divisible, exhaustive_split, routed_genes
 from nas.training.gradient.options import DartsParams
 
 
@@ -28,7 +30,9 @@ class FewShotParams(BaseModel):
     searched by gradient, whose finds are then explored around; ``gradient`` holds options of strategy darts for that.
     ``schedule`` is how parts are trained if not by gradient: random networks, or as by once_for_all.
 
-    ``trust_networks`` are trained alone to see how far the ranking can be trusted; 0: none.
+    ``trust_networks`` are trained alone to see how far the ranking can be trusted; 0: none. With them,
+    ``compare_one_shot`` tells what the split has gained, unless parts are searched by gradient: it trains the whole
+    supernet on for as many steps as all parts together.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,6 +52,7 @@ class FewShotParams(BaseModel):
     weight_decay: float = Field(default=3e-5, ge=0, le=1)
     trust_networks: int = Field(default=12, ge=0, le=1_000)
     trust_epochs: int = Field(default=4, ge=1, le=100_000)
+    compare_one_shot: bool = True
     checkpoint_s: float = Field(default=10.0, gt=0)
 
     @model_validator(mode="after")
@@ -73,6 +78,25 @@ class FewShotParams(BaseModel):
 _OURS = {"preset", "epochs", "seeds", "batch_size", "checkpoint_s"}
 
 
+def check(spec: SearchSpec, space: SearchSpace) -> FewShotParams:
+    """The parameters of a spec. Raises InvalidSpec for decisions that a space lacks, where nothing can be split, and
+    for a search by gradient in a space without mixtures."""
+    params = parse_spec(FewShotParams, spec.strategy.params)
+    known = [space.decisions[g].name for g in divisible(space)]
+    if not known:
+        raise InvalidSpec(f"few_shot splits decisions, of which {space.name} leaves none open but the resolution")
+    if unknown := [n for n in params.decisions if n not in known]:
+        raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(known)}")
+    if params.search != "explore":
+        _gradient_options(params)
+    decisions = _divided(params, space)
+    if params.split == "exhaustive":
+        exhaustive_split(space, decisions, params.parts)
+    if params.split == "mixture":
+        routed_genes(space, decisions)
+    return params
+
+
 def few_shot(problem: Problem) -> tuple[Stage, ...]:
     """Estimate, warm up, split, train (the parts), trust, derive (with a search by gradient), explore, verify, export.
 
@@ -91,25 +115,12 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.trust import TrustStage
     from nas.stages.verify import VerifyStage
     from nas.training import samplers
-    from nas.training.fewshot.mixture import routed_genes
-    from nas.training.fewshot.partition import divisible, exhaustive_split
     from nas.training.progressive import Phase, Recipe, progressive_shrinking, sandwich, uniform
 
-    params = parse_spec(FewShotParams, problem.spec.strategy.params)
-    space = problem.space
-    known = [space.decisions[g].name for g in divisible(space)]
-    if not known:
-        raise InvalidSpec(f"few_shot splits decisions, of which {space.name} leaves none open but the resolution")
-    if unknown := [n for n in params.decisions if n not in known]:
-        raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(known)}")
-    options, decisions = None, tuple(params.decisions)
-    if params.search != "explore":
-        options = _gradient_options(params)
-        decisions = _divisible_mixtures(problem, params)
-    if params.split == "exhaustive":
-        exhaustive_split(space, decisions[:1] if options and not params.decisions else decisions, params.parts)
-    if params.split == "mixture":
-        routed_genes(space, decisions)
+    params, space = check(problem.spec, problem.space), problem.space
+    options = _gradient_options(params) if params.search != "explore" else None
+    decisions = _divided(params, space)
+    compare = params.compare_one_shot and params.trust_networks > 0
     axes = samplers.axes(space.decisions)
 
     def recipe(phases: tuple[Phase, ...]) -> Recipe:
@@ -120,17 +131,15 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
     if params.split == "mixture":
         mixed = recipe(uniform(params.parts * params.part_epochs, params.part_lr, axes, 1))
         mixed = replace(mixed, weight_decay=0.0, label_smoothing=0.0)
-        train = MixtureStage(mixed, params.parts, decisions, params.checkpoint_s)
+        train = MixtureStage(mixed, params.parts, decisions, params.checkpoint_s, compare)
     else:
         if params.schedule == "uniform":
             phases = uniform(params.part_epochs, params.part_lr, axes, params.subnets)
         else:
             schedule = progressive_shrinking if params.schedule == "progressive" else sandwich
             phases = schedule(params.part_epochs, params.part_lr, axes)
-        train = PartsStage(recipe(phases), params.parts, params.checkpoint_s, options)
+        train = PartsStage(recipe(phases), params.parts, params.checkpoint_s, compare, options)
     alone = recipe(uniform(params.trust_epochs, params.lr, axes, 1))
-    if params.split == "exhaustive" and not params.decisions:
-        decisions = decisions[:1]
     return (
         EstimateStage(),
         TrainStage(warm_up, params.checkpoint_s, "warm_up"),
@@ -155,25 +164,26 @@ def _gradient_options(params: FewShotParams) -> DartsParams:
     return parse_spec(DartsParams, {"lr": params.part_lr, **params.gradient, **ours})
 
 
-def _divisible_mixtures(problem: Problem, params: FewShotParams) -> tuple[str, ...]:
-    """The decisions by which mixtures can be divided, those that are named if any are. Raises InvalidSpec."""
-    from nas.training.fewshot.allowed import edges_by_decision
-
-    space = problem.space
+def _divided(params: FewShotParams, space: SearchSpace) -> tuple[str, ...]:
+    """The decisions that may be divided, none for any. Raises InvalidSpec."""
+    named = tuple(params.decisions)
+    if params.search == "explore":
+        return named
     if not is_relaxed(space):
         raise InvalidSpec(
             f"search {params.search} mixes operations, which {space.name} does not offer: expected search explore, or "
             "a space with mixtures, such as nas_bench_201"
         )
-    fit = [space.decisions[g].name for g in edges_by_decision(space)]
-    if unfit := [n for n in params.decisions if n not in fit]:
+    fit = tuple(space.decisions[g].name for g in edges_by_decision(space))
+    if unfit := [n for n in named if n not in fit]:
         raise InvalidSpec(
             f"search {params.search} cannot divide {unfit[0]!r}, which is not an edge's operation alone: expected some "
             f"of {', '.join(fit) or '(none)'}"
         )
-    return tuple(params.decisions) or tuple(fit)
+    return named or (fit[:1] if params.split == "exhaustive" else fit)
 
 
+few_shot.check = check  # type: ignore[attr-defined]
 few_shot.params_model = FewShotParams  # type: ignore[attr-defined]
 
 

@@ -1,15 +1,13 @@
-"""Parts of a space as tables of allowed operations, for differentiable search inside each."""
+"""Parts of a space as tables of allowed operations, for differentiable search inside each. No torch here."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.core.arch import Floats, Genes, sample
-from nas.core.errors import InfeasibleBound
+from nas.core.arch import sample
 from nas.core.mixture import RelaxedSpace
 from nas.training.fewshot.partition import Partition
-from nas.training.gradient.resource import within_bounds
 
 SEEN = 512  # random networks by which decisions are matched with edges
 
@@ -46,18 +44,3 @@ def allowed_operations(space: RelaxedSpace, partition: Partition, part: int) -> 
         allowed_EO[edge] = False
         allowed_EO[edge, [operations[c] for c in choices]] = True
     return allowed_EO
-
-
-def found_inside(
-    space: RelaxedSpace, partition: Partition, part: int, scores_EO: Floats, rng: np.random.Generator
-) -> Genes:
-    """The likeliest network of a part by a table of scores, shape (G,). A cell in which the divided edge leads nowhere
-    is another part's network. Where none is found near the scores, their own favourite, whichever part it is in."""
-
-    def outside(genes_NG: Genes) -> Floats:
-        return np.where(partition.parts(genes_NG) == part, 0.0, 100.0)
-
-    try:
-        return within_bounds(space, outside, scores_EO, rng)
-    except InfeasibleBound:
-        return space.discretise(scores_EO)

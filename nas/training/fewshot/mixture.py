@@ -16,37 +16,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from nas.core.arch import LISTABLE, Arch, Floats, Genes, as_archs, every, sample, space_size
-from nas.core.errors import HwnasError, InvalidSpec
+from nas.core.errors import HwnasError
 from nas.core.ports import Dataset, SearchSpace
 from nas.supernet import Supernet
-from nas.training.fewshot.partition import Assignment, combination, divisible
+from nas.training.fewshot.partition import Assignment, combination
 from nas.training.fewshot.routed import Routed
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, TrainState, batch_rows, optimiser, rate
 
-MOST_COMBINATIONS = 4_096
 DRAWN = 4_096  # networks by which it is told how often each combination occurs in a space that cannot be listed
 TOLERANCE = 1e-4  # nats
 COLDEST = 100.0  # inverse temperature at the end; it is 1 at the beginning
 KEPT = 0.9  # of what was known of a combination, when a new accuracy comes
-
-
-def routed_genes(space: SearchSpace, names: Sequence[str]) -> tuple[int, ...]:
-    """The decisions that a mixture is routed by: those that are named, or all.
-
-    Raises InvalidSpec for an unknown one, and for too many combinations.
-    """
-    known = {space.decisions[g].name: g for g in divisible(space)}
-    if unknown := [n for n in names if n not in known]:
-        raise InvalidSpec(f"a mixture cannot be routed by {unknown[0]!r}: expected some of {', '.join(known)}")
-    genes = tuple(known[n] for n in names) or tuple(known.values())
-    combinations = math.prod(len(space.decisions[g].choices) for g in genes)
-    if combinations > MOST_COMBINATIONS:
-        raise InvalidSpec(
-            f"a mixture is routed by at most {MOST_COMBINATIONS} combinations of choices, {len(genes)} decisions have "
-            f"{combinations}: name fewer of them under 'decisions', those whose choices interfere most"
-        )
-    return genes
 
 
 def balance(logits_RM: Floats, share_R: Floats, tolerance: float = TOLERANCE, most: int = 10_000) -> Floats:

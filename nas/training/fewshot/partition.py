@@ -14,6 +14,8 @@ from nas.core.arch import Arch, Decision, Genes, as_archs
 from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.ports import SearchSpace
 
+MOST_COMBINATIONS = 4_096  # by which a mixture is routed
+
 
 class Division(Protocol):
     """A space in parts: ``size`` of them, and the part of each row of canonical genes, shape (N,)."""
@@ -248,6 +250,24 @@ def exhaustive_split(space: SearchSpace, names: Sequence[str], most: int) -> Par
     if wanted > most:
         raise InvalidSpec(f"an exhaustive split of {len(genes)} decisions takes {wanted} parts: parts allows {most}")
     return breadth_first(plan, most)
+
+
+def routed_genes(space: SearchSpace, names: Sequence[str]) -> tuple[int, ...]:
+    """The decisions that a mixture is routed by: those that are named, or all.
+
+    Raises InvalidSpec for an unknown one, and for too many combinations.
+    """
+    known = {space.decisions[g].name: g for g in divisible(space)}
+    if unknown := [n for n in names if n not in known]:
+        raise InvalidSpec(f"a mixture cannot be routed by {unknown[0]!r}: expected some of {', '.join(known)}")
+    genes = tuple(known[n] for n in names) or tuple(known.values())
+    combinations = prod(len(space.decisions[g].choices) for g in genes)
+    if combinations > MOST_COMBINATIONS:
+        raise InvalidSpec(
+            f"a mixture is routed by at most {MOST_COMBINATIONS} combinations of choices, {len(genes)} decisions have "
+            f"{combinations}: name fewer of them under 'decisions', those whose choices interfere most"
+        )
+    return genes
 
 
 def divisible(space: SearchSpace) -> list[int]:
