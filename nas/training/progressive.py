@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -66,9 +67,9 @@ class TrainState:
     weights: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def to_bytes(self) -> bytes:
-        """Tensors and plain numbers only; ``from_bytes`` never unpickles objects."""
+        """Tensors and plain values only; ``from_bytes`` never unpickles objects. Equal states give equal bytes."""
         buffer = io.BytesIO()
-        torch.save({"phase": self.phase, "step": self.step, "weights": self.weights}, buffer)
+        torch.save(_interned({"phase": self.phase, "step": self.step, "weights": self.weights}), buffer)
         return buffer.getvalue()
 
     @staticmethod
@@ -76,6 +77,16 @@ class TrainState:
         """Inverse of ``to_bytes``."""
         record = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
         return TrainState(record["phase"], record["step"], record["weights"])
+
+
+def _interned(value: Any) -> Any:
+    """The same with one object for equal strings: pickle writes what it has written before as a reference, so that
+    strings from a checkpoint beside those of the program would give other bytes."""
+    if type(value) is dict:
+        return {_interned(k): _interned(v) for k, v in value.items()}
+    if type(value) is list:
+        return [_interned(v) for v in value]
+    return sys.intern(value) if type(value) is str else value
 
 
 @dataclass(frozen=True)
