@@ -88,7 +88,9 @@ class SearchSpace(Protocol):
         """Inactive genes set to 0, so that equal networks have equal genes. Idempotent."""
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """Exact ``params`` and ``macs``, each shape (N,)."""
+        """Exact ``params`` and ``macs``, each shape (N,). A space that can tell adds ``peak_bytes``, the activations of
+        an exported network (see ``nas.core.liveness``), and ``model_bytes``, its float32 weights; without them, no
+        search can have ``peak_memory`` and ``model_bytes`` among its objectives."""
 
     def features(self, genes_NG: Genes) -> Floats:
         """What latency is learned from, shape (N, F)."""

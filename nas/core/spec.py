@@ -47,9 +47,10 @@ class DataSpec(_Strict):
 
 
 class ObjectiveSpec(_Strict):
-    """One objective. ``bound`` is an upper bound for what is minimised, a lower bound for what is maximised."""
+    """One objective. ``bound`` is an upper bound for what is minimised, a lower bound for what is maximised: in %, ms,
+    bytes or mJ."""
 
-    name: Literal["accuracy", "latency", "params", "macs"]
+    name: Literal["accuracy", "latency", "params", "macs", "peak_memory", "model_bytes", "energy"]
     bound: float | None = Field(default=None, gt=0)
 
 
@@ -117,7 +118,7 @@ class SearchSpec(_Strict):
         names = [o.name for o in value]
         if len(set(names)) != len(names):
             raise ValueError(f"each objective once, got {', '.join(names)}")
-        if "accuracy" not in names or not 2 <= len(names) <= len(OBJECTIVES):
+        if "accuracy" not in names or not 2 <= len(names) <= 4:
             raise ValueError(f"expected accuracy and 1 to 3 more of {', '.join(OBJECTIVES)}, got {', '.join(names)}")
         return value
 
@@ -185,12 +186,20 @@ class DeviceSpec(_Strict):
         for name in ("table", "roofline"):
             if (getattr(self, name) is not None) != (self.source == name):
                 raise ValueError(f"expected {name} exactly where source is {name!r}, which is {self.source!r}")
-        if self.samples < FEWEST_ALONE and self.predictor != "transfer":
+        if self.predictor == "layer_table" and self.source in ("table", "roofline"):
+            raise ValueError(f"the predictor 'layer_table' measures layers, which source {self.source!r} cannot")
+        if self.samples < FEWEST_ALONE and not self.beside_relatives:
             raise ValueError(
-                f"expected samples of at least {FEWEST_ALONE}, got {self.samples}; fewer will do with the predictor "
-                "'transfer', which learns from other devices"
+                f"expected samples of at least {FEWEST_ALONE}, got {self.samples}; fewer will do where other devices "
+                "are known, with the predictor 'best' or 'transfer', which learns from them"
             )
         return self
+
+    @property
+    def beside_relatives(self) -> bool:
+        """Whether the device is learned from others beside its own networks: by choice, or since these are so few."""
+        few = self.samples < FEWEST_ALONE and self.source in ("worker", "agent")
+        return self.predictor == "transfer" or (self.predictor == "best" and few)
 
 
 def parse_spec(model: type[T], record: object) -> T:

@@ -6,6 +6,7 @@ et al., Balanced mixture of supernets, AutoML 2023.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -187,8 +188,8 @@ few_shot.check = check  # type: ignore[attr-defined]
 few_shot.params_model = FewShotParams  # type: ignore[attr-defined]
 
 
-def _stage_names(spec: SearchSpec) -> tuple[str, ...]:
-    derive = ("derive",) if spec.strategy.params.get("search", "explore") != "explore" else ()
+def _stage_names(params: Mapping[str, Any]) -> tuple[str, ...]:
+    derive = ("derive",) if params.get("search", "explore") != "explore" else ()
     return ("estimate", "warm_up", "split", "train", "trust", *derive, "explore", "verify", "export")
 
 

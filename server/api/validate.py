@@ -18,10 +18,11 @@ from nas.core.arch import space_size
 from nas.core.errors import Conflict, HwnasError, InvalidData, InvalidSpec, NotFound, UnknownName
 from nas.core.events import Origin
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
-from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
+from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.views import DryRunView
+from nas.energy import metered
 from nas.engine import stage_names
-from nas.stages.estimate import SAMPLED, Survey, feasible_share, out_of_reach, survey, too_few_networks
+from nas.stages.estimate import SAMPLED, Survey, feasible_share, not_told, out_of_reach, survey, too_few_networks
 from predictors.figures import require_usable
 from predictors.storage import load_predictor
 from predictors.tables import RawTable
@@ -55,14 +56,16 @@ def examine(spec: SearchSpec, store: Store) -> Report:
     strategy = registry.load("nas.strategies", spec.strategy.name)
     _check_params(strategy, spec)
     space = space_of(spec.space, spec.data)
-    if hasattr(strategy, "check"):  # of parameters against the space
+    if hasattr(strategy, "check"):  # of the spec against what the strategy needs, and of parameters against the space
         strategy.check(spec, space)
     predictor = store.queries.predictor_for(spec.device, space.id)
     problems: list[HwnasError] = []
     if predictor is None:
         problems.append(_no_predictor(spec, space, store.queries))
     problems += _supernet_problems(spec, space, store.queries)
-    known = _survey(_Surveyed(space.id, predictor, space, store.blobs))
+    energy = store.queries.energy_for(spec.device, space.id)
+    known = _survey(_Surveyed(space.id, predictor, energy, space, store.blobs))
+    problems += not_told(spec, known)
     problems += out_of_reach(spec, known)
     if known.networks is not None:
         problems += too_few_networks(spec, known, _inherited(spec, store.queries))
@@ -83,20 +86,21 @@ def examine(spec: SearchSpec, store: Store) -> Report:
 
 @dataclass(frozen=True)
 class _Surveyed:
-    """What a survey is of, by content: the space's id, and family and blob of the predictor."""
+    """What a survey is of, by content: the space's id, and family and blob of what predicts latency and energy."""
 
     space_id: str
     predictor: tuple[str, str] | None
+    energy: tuple[str, str] | None
     space: SearchSpace = field(compare=False)
     blobs: BlobStore = field(compare=False)
 
 
 @lru_cache(maxsize=32)  # it takes a fifth of a second, and depends on nothing but content that never changes
 def _survey(of: _Surveyed) -> Survey:
-    if of.predictor is None:
-        return survey(of.space, None)
-    family, blob = of.predictor
-    return survey(of.space, load_predictor(family, of.blobs.get(blob)))
+    def loaded(named: tuple[str, str] | None) -> LatencyPredictor | None:
+        return None if named is None else load_predictor(named[0], of.blobs.get(named[1]))
+
+    return survey(metered(of.space, loaded(of.energy)), loaded(of.predictor))
 
 
 def check_data_path(data: DataSpec, settings: Settings) -> None:
@@ -128,13 +132,18 @@ def check_device(spec: DeviceSpec, store: Store) -> None:
     _check_profiled_alike(spec, store.queries)
     if spec.predictor == Transfer.family and spec.source == "roofline":
         raise InvalidSpec("predictor: 'transfer' learns from measured devices, and peak figures are none")
-    if spec.predictor == Transfer.family and spec.source in ("worker", "agent"):
+    if spec.beside_relatives and spec.source in ("worker", "agent"):
         relatives = store.queries.relatives(spec)
         if sum(networks > spec.samples for _, networks in relatives) < FEWEST_DEVICES:
             there = ", ".join(f"{name} ({networks})" for name, networks in relatives) or "none"
+            others = (
+                f"{FEWEST_DEVICES} other devices for this space and data with more than {spec.samples} networks each; "
+                f"there are: {there}"
+            )
+            if spec.predictor == Transfer.family:
+                raise InvalidSpec(f"predictor: {spec.predictor!r} expects {others}")
             raise InvalidSpec(
-                f"predictor: {spec.predictor!r} expects {FEWEST_DEVICES} other devices for this space and data with "
-                f"more than {spec.samples} networks each; there are: {there}"
+                f"samples: expected at least {FEWEST_ALONE}, got {spec.samples}; fewer will do beside {others}"
             )
     if spec.table is not None:
         try:

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from nas.client import DEFAULT_URL, Client
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec, NotFound, StorageError
 from nas.core.lifecycle import JobStatus
+from nas.core.metrics import OBJECTIVES
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, RetrainSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
 from nas.core.views import ArtifactView, ExtendBody, ForkBody
 from server.cli import admin, progress, render
@@ -73,6 +74,8 @@ for command in (admin.gc, admin.doctor, admin.backup, admin.restore):
 Id = Annotated[str, typer.Argument(help="The search's id, as `nas list` shows it.", metavar="SEARCH")]
 BoundMs = Annotated[float | None, typer.Option("--bound-ms", min=1e-6, help="Latency bound in milliseconds.")]
 Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress until it ends.")]
+
+_AXES = f"Axes: 2 to 4 of {','.join(OBJECTIVES)}."
 
 
 def main() -> None:
@@ -257,7 +260,7 @@ def watch(search_id: Id, url: Url = DEFAULT_URL, token: Token = None, json_outpu
 def front(
     search_id: Id,
     bound_ms: BoundMs = None,
-    objectives: Annotated[str | None, typer.Option(help="Axes: 2 to 4 of accuracy,latency,params,macs.")] = None,
+    objectives: Annotated[str | None, typer.Option(help=_AXES)] = None,
     device: Annotated[str | None, typer.Option(help="As predicted for another device.")] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -433,9 +436,11 @@ def devices_add(
     data_param: Annotated[
         list[str] | None, typer.Option(help="A data-set parameter, key=value; may be repeated.")
     ] = None,
-    samples: Annotated[int, typer.Option(help="Subnets to measure.")] = DeviceSpec().samples,
+    samples: Annotated[
+        int, typer.Option(help="Subnets to measure; ten will do once three devices are known.")
+    ] = DeviceSpec().samples,
     predictor: Annotated[
-        str, typer.Option(help="Predictor family; `transfer` needs ten subnets, and three devices that are known.")
+        str, typer.Option(help="Predictor family; `layer_table` measures every layer of the space, too.")
     ] = DeviceSpec().predictor,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = DeviceSpec().threads,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -456,7 +461,7 @@ def devices_add(
 
     - `nas devices add this-machine`
     - `nas devices add big-box --space mobilenet_v3 --param preset=digits --samples 200`
-    - `nas devices add pi-2 --agent --predictor transfer --samples 10`: from three devices or more that are known
+    - `nas devices add pi-2 --agent --samples 10`: from three devices or more that are known
     - `nas devices add phone --table phone.csv`: columns `arch` and `ms`, or a column for every decision
     - `nas devices add chip --flops 2e12 --bandwidth 5e10`: a prior, before there is anything to measure on
     - `nas devices add pi --agent`, once `nas-agent --server URL --name pi` runs on the machine called pi

@@ -38,6 +38,7 @@ def resolve(session: Session, job: Job) -> dict[str, Any]:
     return {
         **measured,
         "profile": predictor.profile,
+        "energy": energy_of(session, predictor),
         "predictor": {"blob": predictor.blob, "family": predictor.family, "id": predictor.id},
         "supernet": _required_supernet(session, search.supernet) if search.supernet is not None else None,
         "inherited": _estimates(session, search.supernet) if search.supernet is not None else [],
@@ -47,7 +48,7 @@ def resolve(session: Session, job: Job) -> dict[str, Any]:
 def relatives_of(session: Session, spec: DeviceSpec) -> list[tuple[str, str, int]]:
     """The other devices for the same space and data of which something is known: name, blob and number of networks, by
     name; the newest of each."""
-    if spec.predictor != "transfer":
+    if not spec.beside_relatives:
         return []
     query = select(PredictorRow.device, Job.spec, Job.state).join(Job, Job.id == PredictorRow.id)
     rows = session.execute(query.where(PredictorRow.device != spec.name).order_by(PredictorRow.created_at))
@@ -68,6 +69,13 @@ def find_predictor(session: Session, device: str, space_id: str | None) -> Predi
         .order_by((PredictorRow.profile_id == current).desc(), PredictorRow.created_at.desc())
         .limit(1)
     ).first()
+
+
+def energy_of(session: Session, predictor: PredictorRow) -> dict[str, str] | None:
+    """Family and blob of what predicts energy where ``predictor`` predicts latency; None where nobody knows any."""
+    fit = session.get_one(Job, predictor.id).state.get("finished", {}).get("fit", {})
+    found: dict[str, Any] | None = fit.get("energy")
+    return None if found is None else {"family": found["family"], "blob": found["blob"]}
 
 
 def supernet_of(session: Session, search_id: str) -> str | None:

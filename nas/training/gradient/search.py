@@ -296,6 +296,8 @@ class Search:
         self._weight_optimiser.zero_grad(set_to_none=True)
         with torch.no_grad():
             mixed = self._mixed(self.alphas, self.betas, noise)
+            if self.options.relaxation == "gumbel_hard":  # the others weigh nothing and learn nothing
+                mixed["active_EO"] = mixed["weights_EO"] > 0
         logits = self.net.mix(x, **mixed)
         loss = F.cross_entropy(logits, y)
         if self._teachers and self.options.teacher_weight > 0:
@@ -476,7 +478,8 @@ class Search:
     def _look(self, epoch: int) -> Reading:
         o, mixture = self.options, self.space.mixture
         died = self._prune() if o.prune else 0
-        if o.probe_every and ((epoch + 1) % o.probe_every == 0 or epoch + 1 == o.epochs):
+        # A mixture that rests is no place to go back to.
+        if o.probe_every and epoch >= o.alpha_warmup and ((epoch + 1) % o.probe_every == 0 or epoch + 1 == o.epochs):
             self._eigenvalues.append((epoch, self._eigenvalue()))
         if self._multiplier is not None and self._cost_count:
             cost_ms = self._cost_sum / self._cost_count
