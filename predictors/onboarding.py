@@ -18,11 +18,10 @@ from nas.core.ports import BlobStore, Measurer, SearchSpace
 from nas.core.spec import DeviceSpec
 from predictors.card import make_card
 from predictors.choosing import most_telling
-from predictors.fitting import Fitted, fit_family, fit_transfer
-from predictors.storage import dump_measured, dump_predictor, load_measured
+from predictors.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
+from predictors.storage import Known, dump_measured, dump_predictor, load_measured
 from predictors.transfer import Relatives, Table, Transfer, choose
 
-HELD_OUT = 0.25
 MOST_REFUSED = 0.2
 GROUP = 16
 POOL = 512  # networks of which the most telling ones are chosen
@@ -106,7 +105,7 @@ def onboard(
     fitted = (
         fit_transfer(kin, x, y, spec.seed) if kin is not None else fit_family(spec.predictor, x, y, held_out[usable])
     )
-    result = fit_result(fitted, profile, space, genes[usable], y, blobs)
+    result = fit_result(fitted, profile, space, Known(genes[usable], y, held_out[usable]), blobs)
     yield StageFinished("fit", clock() - begun, result)
 
 
@@ -119,8 +118,7 @@ def fit_result(
     fitted: Fitted,
     profile: DeviceProfile,
     space: SearchSpace,
-    genes_NG: Genes,
-    latency_ms_N: Floats,
+    known: Known,
     blobs: BlobStore,
     *,
     relative: bool = True,
@@ -136,7 +134,8 @@ def fit_result(
         "profile": profile.id,
     }
     if relative:
-        result |= {"known": blobs.put(dump_measured(genes_NG, latency_ms_N)), "networks": len(genes_NG)}
+        measured = dump_measured(known.genes_NG, known.latency_ms_N, known.held_out_N)
+        result |= {"known": blobs.put(measured), "networks": len(known.genes_NG)}
     return result
 
 

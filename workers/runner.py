@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, get_args
 
+import numpy as np
 import torch
 
 from nas.core import registry
@@ -27,15 +28,27 @@ from nas.core.events import (
     fold_all,
     point_from_json,
 )
-from nas.core.ports import BlobStore, Dataset, JobKind, Measurer, Problem, Resources, SearchSpace, Stage
+from nas.core.ports import (
+    BlobStore,
+    Dataset,
+    JobKind,
+    LatencyPredictor,
+    Measurer,
+    Problem,
+    Resources,
+    SearchSpace,
+    Stage,
+)
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.tuning import Tuner
 from nas.engine import price_search, run_search, stages_of
 from nas.export import Normalised, to_onnx
 from predictors.figures import onboard_figures
 from predictors.measure import measure_isolated, profile_machine
-from predictors.onboarding import onboard
-from predictors.storage import load_predictor
+from predictors.onboarding import known_devices, onboard
+from predictors.storage import load_known, load_measured, load_predictor
+from predictors.transfer import Transfer
+from predictors.versions import Refits, added
 from server.store.blobs import open_blobs
 from workers.remote import RemoteMeasurer
 
@@ -84,12 +97,13 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
     torch.set_num_threads(spec.resources.cpus)
     data, space = _load(spec.space, spec.data)
     profile = DeviceProfile.from_json(resolved["profile"])
+    predictor = load_predictor(resolved["predictor"]["family"], blobs.get(resolved["predictor"]["blob"]))
     problem = Problem(
         spec=spec,
         space=space,
         data=data,
         profile=profile,
-        predictor=load_predictor(resolved["predictor"]["family"], blobs.get(resolved["predictor"]["blob"])),
+        predictor=predictor,
         supernet_blob=resolved["supernet"],
         inherited=tuple(point_from_json(p) for p in resolved["inherited"]),
     )
@@ -104,6 +118,7 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
         },
         worker=platform.node(),
         tuner=_tuner(spec),
+        refit=_refits(predictor, space, profile, resolved.get("learning"), blobs),
     )
     return problem, stages_of(problem), resources
 
@@ -143,6 +158,26 @@ def _measurer(profile: DeviceProfile, resolved: Mapping[str, Any], blobs: BlobSt
 def _load(space: SpaceSpec, data: DataSpec) -> tuple[Dataset, SearchSpace]:
     loaded: Dataset = registry.load("nas.datasets", data.name)(data, data.seed)
     return loaded, registry.load("nas.search_spaces", space.name)(space.params, loaded.shape)
+
+
+def _refits(
+    predictor: LatencyPredictor,
+    space: SearchSpace,
+    profile: DeviceProfile,
+    learning: Mapping[str, Any] | None,
+    blobs: BlobStore,
+) -> Refits | None:
+    """How the predictor learns, from all that was ever measured alike on the device."""
+    if learning is None:
+        return None
+    known = load_known(blobs.get(learning["known"]))
+    if learning["genes"]:
+        known = added(known, space, np.array(learning["genes"], dtype=np.int64), np.array(learning["latency_ms"]))
+    relatives = None
+    if predictor.family == Transfer.family:
+        kin = [load_measured(blobs.get(blob)) for blob in learning["relatives"]]
+        relatives = known_devices(space, kin, len(known.genes_NG))
+    return Refits(predictor, known, space, profile, blobs, relatives)
 
 
 def _tuner(spec: SearchSpec) -> Tuner | None:

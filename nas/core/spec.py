@@ -55,10 +55,13 @@ class ObjectiveSpec(_Strict):
 
 class BudgetSpec(_Strict):
     """How much may be spent. ``evaluations``: subnets whose accuracy is estimated with the supernet, by the search and
-    by its random-search baseline each. ``verified``: the most front members that are re-measured on the device."""
+    by its random-search baseline each. ``verified``: the most front members that are re-measured on the device.
+    ``reexplore``: how often, at most, after measured networks have broken their bound, the search explores again around
+    them with a predictor that has learned from them; without training."""
 
     evaluations: int = Field(default=160, ge=8, le=1_000_000)
     verified: int = Field(default=24, ge=1, le=1_000)
+    reexplore: int = Field(default=2, ge=0, le=10)
 
 
 class RetrainSpec(_Strict):

@@ -8,7 +8,7 @@ the same supernet in the same round, so both curves share their x axis.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -68,10 +68,10 @@ class ExploreStage:
             batch: list[Point] = []
             proposals: tuple[tuple[Origin, Genes], ...] = (
                 ("search", self._propose(problem, state, rng, size)),
-                ("baseline", random.propose(problem.space, _history(problem, state.of("baseline")), rng, size)),
+                ("baseline", random.propose(problem.space, history_of(problem, state.of("baseline")), rng, size)),
             )
             for origin, genes_NG in proposals:
-                for point in _score(problem, subnets, origin, genes_NG):
+                for point in scored(problem, subnets, origin, genes_NG):
                     batch.append(point)
                     if len(batch) % 4 == 0:
                         yield Progress(self.name, 2 * done + len(batch), 2 * budget, "subnets")
@@ -116,7 +116,7 @@ class ExploreStage:
     def _propose(self, problem: Problem, state: SearchState, rng: np.random.Generator, n: int) -> Genes:
         space = problem.space
         points = state.of("search")
-        history = _history(problem, points)
+        history = history_of(problem, points)
         derived_NG = _derived(state)
         if len(derived_NG) and not {a.genes for a in as_archs("", derived_NG)} <= {p.arch.genes for p in points}:
             return _around(space, history, derived_NG, rng, n)
@@ -127,22 +127,7 @@ class ExploreStage:
         if self.explorer == "bayesian":
             return bayesian.propose(space, history, rng, n, _known(problem))
         genes_NG = as_genes([p.arch for p in points])
-        surrogate = AccuracySurrogate.fit(space, genes_NG, np.array([p.metrics["val_accuracy"] for p in points]))
-
-        def evaluate(candidates_NG: Genes) -> tuple[Floats, Floats]:
-            cheap = cheap_metrics(problem, candidates_NG)
-            accuracy = surrogate.predict(candidates_NG)
-            return losses(problem, cheap, accuracy), violation(problem, cheap, accuracy)
-
-        found = nsga2.minimise(
-            space.decisions,
-            space.canonical,
-            evaluate,
-            rng,
-            population=self.population,
-            generations=self.generations,
-            start=genes_NG,
-        )
+        found, evaluate = believed_front(problem, points, rng, self.population, self.generations)
         picked = spread(found.genes_NG, found.losses_NM, genes_NG, n)
         missing = n - len(picked)
         if missing > 0:
@@ -153,6 +138,32 @@ class ExploreStage:
             )
             picked = np.concatenate([picked, nsga2.propose(space, taken, rng, missing)])
         return picked
+
+
+def believed_front(
+    problem: Problem, points: Sequence[Point], rng: np.random.Generator, population: int, generations: int
+) -> tuple[nsga2.Population, nsga2.Evaluate]:
+    """The front of a model of accuracy that is fitted to scored ``points``, with exact and predicted costs; and what
+    that model says of any networks."""
+    space = problem.space
+    genes_NG = as_genes([p.arch for p in points])
+    surrogate = AccuracySurrogate.fit(space, genes_NG, np.array([p.metrics["val_accuracy"] for p in points]))
+
+    def evaluate(candidates_NG: Genes) -> tuple[Floats, Floats]:
+        cheap = cheap_metrics(problem, candidates_NG)
+        accuracy = surrogate.predict(candidates_NG)
+        return losses(problem, cheap, accuracy), violation(problem, cheap, accuracy)
+
+    found = nsga2.minimise(
+        space.decisions,
+        space.canonical,
+        evaluate,
+        rng,
+        population=population,
+        generations=generations,
+        start=genes_NG,
+    )
+    return found, evaluate
 
 
 def _known(problem: Problem) -> bayesian.Known:
@@ -226,7 +237,7 @@ def _around(space: SearchSpace, history: History, derived_NG: Genes, rng: np.ran
     return random.fresh(space, history, rng, n, draw)
 
 
-def _score(problem: Problem, subnets: Subnets, origin: Origin, genes_NG: Genes) -> Iterator[Point]:
+def scored(problem: Problem, subnets: Subnets, origin: Origin, genes_NG: Genes) -> Iterator[Point]:
     cheap = cheap_metrics(problem, genes_NG)
     for i, arch in enumerate(as_archs(problem.space.id, genes_NG)):
         result = subnets.score(subnets.cut(arch), arch, problem.data.val)
@@ -254,7 +265,7 @@ def _refresh(problem: Problem, points: tuple[Point, ...]) -> Iterator[Point]:
         yield Point(p.arch, p.origin, {**{k: float(v[i]) for k, v in cheap.items()}, **estimates})
 
 
-def _history(problem: Problem, points: list[Point]) -> History:
+def history_of(problem: Problem, points: list[Point]) -> History:
     width = len(problem.spec.objectives)
     if not points:
         empty = sample(problem.space.decisions, np.random.default_rng(0), 0)

@@ -7,13 +7,10 @@ verified, with their own weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from torch import nn
-
-from nas.core.arch import Arch
 from nas.core.cost import Span, StageCost, average
 from nas.core.events import (
     Evaluated,
@@ -49,34 +46,9 @@ class VerifyStage:
         chosen = [p for o in ORIGINS for p in candidates(problem, state, o, problem.spec.budget.verified)]
         unmeasured = problem.profile.measurable
         todo = [p for p in chosen if (unmeasured and p.measurement is None) or "test_accuracy" not in p.metrics]
-        done = len(chosen) - len(todo)
-        for i in range(0, len(todo), self.group):
-            group = todo[i : i + self.group]
-            models = []
-            tested = []
-            for p in group:
-                module, test = self._test(problem, subnets, p.arch)
-                tested.append(Point(p.arch, p.origin, {"test_accuracy": test}))
-                if problem.profile.measurable:
-                    models.append(to_onnx(subnets.with_normalisation(module), problem.space.input_shape(p.arch)))
-                yield Progress(self.name, done, len(chosen), "networks", message="exporting")
-            event: Event = Evaluated(tuple(tested))
+        for event in earn(self.name, problem, resources, subnets, todo, len(chosen), self.group):
             state = fold(state, event)
             yield event
-            if not problem.profile.measurable:
-                done += len(group)
-                yield Progress(self.name, done, len(chosen), "networks", message="testing")
-                continue
-            networks = [p.arch.id for p in group]
-            for p, measurement in zip(group, resources.measure(models, problem.profile, networks), strict=True):
-                claim = problem.spec.bound("latency") or p.metrics["upper_ms"]
-                event = Measured(p.arch, p.origin, measurement, claim)
-                state = fold(state, event)
-                yield event
-                if measurement.refused is not None:
-                    yield Warned(self.name, f"network {p.arch.id} was not measured: {measurement.refused}")
-                done += 1
-                yield Progress(self.name, done, len(chosen), "networks", message="measuring")
         if not problem.profile.measurable:
             yield Warned(
                 self.name,
@@ -125,9 +97,37 @@ class VerifyStage:
         note = "an unsteady device measures networks again; the range is from one to all attempts"
         return StageCost.of(self.name, total, most, tested.count, "networks", note)
 
-    def _test(self, problem: Problem, subnets: Subnets, arch: Arch) -> tuple[nn.Module, float]:
-        module = subnets.cut(arch)
-        return module, subnets.score(module, arch, problem.data.test).accuracy
+
+def earn(
+    stage: str, problem: Problem, resources: Resources, subnets: Subnets, todo: Sequence[Point], total: int, group: int
+) -> Iterator[Event]:
+    """Tests ``todo``, the last of ``total`` networks, and measures them in groups, where they can be measured. What is
+    claimed is the user's bound, or else the bound among a network's metrics."""
+    done = total - len(todo)
+    for i in range(0, len(todo), group):
+        some = todo[i : i + group]
+        models = []
+        tested = []
+        for p in some:
+            module = subnets.cut(p.arch)
+            tested.append(
+                Point(p.arch, p.origin, {"test_accuracy": subnets.score(module, p.arch, problem.data.test).accuracy})
+            )
+            if problem.profile.measurable:
+                models.append(to_onnx(subnets.with_normalisation(module), problem.space.input_shape(p.arch)))
+            yield Progress(stage, done, total, "networks", message="exporting")
+        yield Evaluated(tuple(tested))
+        if not problem.profile.measurable:
+            done += len(some)
+            yield Progress(stage, done, total, "networks", message="testing")
+            continue
+        networks = [p.arch.id for p in some]
+        for p, measurement in zip(some, resources.measure(models, problem.profile, networks), strict=True):
+            yield Measured(p.arch, p.origin, measurement, problem.spec.bound("latency") or p.metrics["upper_ms"])
+            if measurement.refused is not None:
+                yield Warned(stage, f"network {p.arch.id} was not measured: {measurement.refused}")
+            done += 1
+            yield Progress(stage, done, total, "networks", message="measuring")
 
 
 def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> list[Point]:
@@ -142,7 +142,7 @@ def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> 
         p.key: Point(p.arch, p.origin, _estimates(p, "retrain" in state.finished), claim_ms=p.claim_ms) for p in points
     }
     while rest and len(chosen) < n:
-        layer = front_of(problem.spec, SearchState(finished=_before(state), points=rest))
+        layer = front_of(problem.spec, SearchState(finished=unverified(state), points=rest))
         members = layer.points if origin == "search" else layer.baseline
         if not members:
             break
@@ -164,5 +164,6 @@ def _estimates(point: Point, retrained: bool) -> dict[str, float]:
     return {**known, "val_accuracy": known["trained_accuracy"]} if retrained else known
 
 
-def _before(state: SearchState) -> dict[str, Mapping[str, Any]]:
-    return {k: v for k, v in state.finished.items() if k != "verify"}
+def unverified(state: SearchState) -> dict[str, Mapping[str, Any]]:
+    """The results of stages as they were before any network was measured."""
+    return {k: v for k, v in state.finished.items() if k not in ("verify", "learn")}

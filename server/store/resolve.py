@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidSpec
 from nas.core.metrics import METRICS
 from nas.core.spec import DeviceSpec, SearchSpec
 from server.store.measurements import results
-from server.store.models import AgentRow, DeviceRow, Job, PointRow, PredictorRow
+from server.store.models import AgentRow, DeviceRow, Job, PointRow, PredictorRow, ReadingRow
 
 
 def resolve(session: Session, job: Job) -> dict[str, Any]:
     """Profile, predictor, trained supernet and inherited points of a search; nothing for a device.
 
-    Raises InvalidSpec for what is not there (any more).
+    A search keeps the version of the predictor that it got first, which is written down in ``job``. Raises InvalidSpec
+    for what is not there (any more).
     """
     measured = {"measurements": results(session, job.id)}
     if job.kind == "device":
@@ -32,12 +35,15 @@ def resolve(session: Session, job: Job) -> dict[str, Any]:
         started = job.state.get("finished", {}).get("profile")
         return {"profile": started["profile"] if started else agent.profile, **measured, **kin}
     search = SearchSpec.model_validate(job.spec)
-    predictor = find_predictor(session, search.device, job.space_id)
+    predictor = session.get(PredictorRow, job.predictor_id) if job.predictor_id is not None else None
+    predictor = predictor or find_predictor(session, search.device, job.space_id)
     if predictor is None:
         raise InvalidSpec(f"device {search.device!r} has no latency predictor for the space {job.space_id}")
+    job.predictor_id = predictor.id
     return {
         **measured,
         "profile": predictor.profile,
+        "learning": _learning(session, job, predictor),
         "predictor": {"blob": predictor.blob, "family": predictor.family, "id": predictor.id},
         "supernet": _required_supernet(session, search.supernet) if search.supernet is not None else None,
         "inherited": _estimates(session, search.supernet) if search.supernet is not None else [],
@@ -60,14 +66,47 @@ def relatives_of(session: Session, spec: DeviceSpec) -> list[tuple[str, str, int
 
 
 def find_predictor(session: Session, device: str, space_id: str | None) -> PredictorRow | None:
-    """The newest predictor of a device for a space, preferring those of the device's present profile."""
+    """The newest version of a device's predictor for a space that is none the worse for what it learned, preferring
+    those of the device's present profile."""
     current = select(DeviceRow.profile_id).where(DeviceRow.name == device).scalar_subquery()
     return session.scalars(
         select(PredictorRow)
-        .where(PredictorRow.device == device, PredictorRow.space_id == space_id)
+        .where(PredictorRow.device == device, PredictorRow.space_id == space_id, PredictorRow.better)
         .order_by((PredictorRow.profile_id == current).desc(), PredictorRow.created_at.desc())
         .limit(1)
     ).first()
+
+
+def versions_before(session: Session, predictor: PredictorRow) -> list[PredictorRow]:
+    """The versions that one grew from, itself first and that of the onboarding last."""
+    chain = [predictor]
+    while (before := chain[-1].before) is not None:
+        chain.append(session.get_one(PredictorRow, before))
+    return chain
+
+
+def _learning(session: Session, job: Job, predictor: PredictorRow) -> dict[str, Any] | None:
+    """What a search may feed back to: all that the predictor knows, and what else was measured alike on the device
+    before the search began; None where nothing was ever measured."""
+    if predictor.known is None:
+        return None
+    onboarding = session.get(Job, versions_before(session, predictor)[-1].id)
+    found = onboarding.state.get("finished", {}).get("profile", {}) if onboarding is not None else {}
+    protocol = DeviceProfile.from_json(predictor.profile).protocol.id
+    readings = session.execute(
+        select(ReadingRow.genes, ReadingRow.measured_ms)
+        .where(ReadingRow.device == predictor.device, ReadingRow.space_id == predictor.space_id)
+        .where(ReadingRow.profile_id == predictor.profile_id, ReadingRow.protocol == protocol)
+        .where(ReadingRow.job_id != job.id, ReadingRow.measured_ms.is_not(None))
+        .where(ReadingRow.at < (job.started_at if job.started_at is not None else math.inf))
+        .order_by(ReadingRow.at, ReadingRow.id)
+    ).all()
+    return {
+        "known": predictor.known,
+        "relatives": [*found.get("relatives", ())],
+        "genes": [row.genes for row in readings],
+        "latency_ms": [row.measured_ms for row in readings],
+    }
 
 
 def supernet_of(session: Session, search_id: str) -> str | None:
