@@ -88,21 +88,20 @@ def refitted(
     """The version after ``predictor``: fitted, and its bound calibrated anew, with M further measurements, such as
     those of a front that was verified. A network that was measured before counts with its later latency alone.
 
-    Raises InvalidInput for networks of another space, for latencies that are not positive numbers, and for a predictor
-    that needs relatives without any.
+    A predictor that learned from relatives does so as long as it is given any; without, it has to stand alone.
+    Raises InvalidInput for networks of another space, and for latencies that are not positive numbers.
     """
     if genes_MG.ndim != 2 or genes_MG.shape[1] != known.genes_NG.shape[1]:
         raise InvalidInput(f"expected genes of shape (M, {known.genes_NG.shape[1]}), got {genes_MG.shape}")
     check_measured(space.features(genes_MG), latency_ms_M, fewest=1)
     more = added(known, space, genes_MG, latency_ms_M)
     x_NF, y_N = space.features(more.genes_NG), more.latency_ms_N
-    if predictor.family == Transfer.family:
-        if relatives is None:
-            raise InvalidInput("a predictor of the family transfer is fitted beside known devices, got none")
+    if predictor.family == Transfer.family and relatives is not None:
         fitted = fit_transfer(relatives, x_NF, y_N, seed=0)
     else:
         more = more if more.held_out_N.any() else _with_some_held_out(more)
-        fitted = fit_family(predictor.family, x_NF, y_N, more.held_out_N)
+        family = Best.family if predictor.family == Transfer.family else predictor.family
+        fitted = fit_family(family, x_NF, y_N, more.held_out_N)
     older_N = np.arange(len(y_N)) < len(known.genes_NG)
     verdict = not_worse(_point(fitted.predictor, relatives), x_NF, y_N, older_N, known.latency_ms_N)
     return Version(fitted, more, verdict)

@@ -39,7 +39,7 @@ from nas.core.ports import (
     SearchSpace,
     Stage,
 )
-from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
+from nas.core.spec import FEWEST_ALONE, BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.tuning import Tuner
 from nas.engine import price_search, run_search, stages_of
 from nas.export import Normalised, to_onnx
@@ -47,7 +47,7 @@ from predictors.figures import onboard_figures
 from predictors.measure import measure_isolated, profile_machine
 from predictors.onboarding import known_devices, onboard
 from predictors.storage import load_known, load_measured, load_predictor
-from predictors.transfer import Transfer
+from predictors.transfer import FEWEST_DEVICES, Transfer
 from predictors.versions import Refits, added
 from server.store.blobs import open_blobs
 from workers.remote import RemoteMeasurer
@@ -118,7 +118,7 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
         },
         worker=platform.node(),
         tuner=_tuner(spec),
-        refit=_refits(predictor, space, profile, resolved.get("learning"), blobs),
+        refit=_refits(predictor, space, profile, resolved.get("learning"), blobs, spec.budget),
     )
     return problem, stages_of(problem), resources
 
@@ -166,6 +166,7 @@ def _refits(
     profile: DeviceProfile,
     learning: Mapping[str, Any] | None,
     blobs: BlobStore,
+    budget: BudgetSpec,
 ) -> Refits | None:
     """How the predictor learns, from all that was ever measured alike on the device."""
     if learning is None:
@@ -176,7 +177,11 @@ def _refits(
     relatives = None
     if predictor.family == Transfer.family:
         kin = [load_measured(blobs.get(blob)) for blob in learning["relatives"]]
-        relatives = known_devices(space, kin, len(known.genes_NG))
+        most = len(known.genes_NG) + 2 * budget.verified * (1 + budget.reexplore)
+        if sum(len(genes) > most for genes, _ in kin) >= FEWEST_DEVICES:
+            relatives = known_devices(space, kin, most)
+        elif len(known.genes_NG) < FEWEST_ALONE:
+            return None  # too few to stand alone, and too many to be told from its relatives
     return Refits(predictor, known, space, profile, blobs, relatives)
 
 

@@ -9,11 +9,12 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.errors import NotFound
-from nas.core.events import StatusChanged, Traced
+from nas.core.events import Refitted, StatusChanged, Traced
 from nas.core.views import ArtifactView, EventView, PointView, SearchView
 from server.dashboard import words
 from server.dashboard.frame import Live, Part, copy_button, div, figure, framed, notice, text
 from server.dashboard.front_cards import CurveCard, FrontCard
+from server.dashboard.learned_card import draw_learned
 from server.dashboard.network_table import NetworkTable
 from server.dashboard.search_head import Head
 from server.dashboard.shown import Relative, Shown, subnet_url
@@ -48,6 +49,7 @@ async def search_page(client: Client, search_id: str) -> None:
                 files = Part(_draw_files)
                 spec = Part(_draw_spec)
                 family = Part(draw_family)
+                learned = Part(draw_learned)
             history = Part(draw_timeline)
         drawings.set_visibility(False)
 
@@ -67,6 +69,7 @@ async def search_page(client: Client, search_id: str) -> None:
             files.show(shown.artifacts, search_id)
             spec.show(s.spec)
             family.show(shown.children)
+            learned.show(shown.refits, s.spec.device)
             history.show(shown.changes, s.attempts, s.busy_seconds if words.is_over(s) else None)
 
         live = Live(frame, look.fetch, draw, lambda shown: words.is_moving(shown.search))
@@ -97,6 +100,7 @@ class Look:
             artifacts=tuple(client.artifacts(self._id)),
             changes=self._events(StatusChanged.kind, last.changes if last is not None else ()),
             traces=self._events(Traced.kind, last.traces if last is not None else ()),
+            refits=self._events(Refitted.kind, last.refits if last is not None else ()),
             parent=last.parent if last is not None else self._parent(search.parent or search.spec.supernet),
             children=children,
             me=last.me if last is not None else client.me(),

@@ -22,7 +22,7 @@ class Relative:
 @dataclass(frozen=True)
 class Shown:
     """One look at a search. ``points`` are the best of ``total`` evaluated networks, ``changes`` its StatusChanged
-    and ``traces`` its Traced events; ``parent`` is None if it has none or that was deleted."""
+    ``traces`` its Traced and ``refits`` its Refitted events; ``parent`` is None if it has none or that was deleted."""
 
     search: SearchView
     front: FrontView
@@ -34,6 +34,7 @@ class Shown:
     children: tuple[Relative, ...]
     me: MeView
     traces: tuple[EventView, ...] = ()
+    refits: tuple[EventView, ...] = ()
 
 
 def by_seed(traces: Sequence[EventView]) -> dict[int, list[Mapping[str, Any]]]:

@@ -182,8 +182,8 @@ class PredictorRow(Base):
 
 
 class ReadingRow(Base):
-    """A network, or the canary alone, was measured on ``device`` by ``protocol``: what its predictor learns from, and what
-    tells whether the device drifts. It outlives the search that measured it.
+    """A network, or the canary alone, was measured on ``device`` by ``protocol``: what its predictor learns from, and
+    what tells whether the device drifts. It outlives the search that measured it.
 
     ``canary`` is the canary's time over its time in the profile. A network has ``genes``, and ``measured_ms`` beside
     the ``predicted_ms`` of the version ``predictor_id``.

@@ -443,6 +443,7 @@ def _keep_version(session: Session, job: Job, event: Refitted, at: float) -> Non
             why=why,
         )
     )
+    session.flush()  # the next one of this batch counts from here
 
 
 def _version_of(job: Job, number: int) -> str:

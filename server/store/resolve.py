@@ -72,7 +72,7 @@ def find_predictor(session: Session, device: str, space_id: str | None) -> Predi
     return session.scalars(
         select(PredictorRow)
         .where(PredictorRow.device == device, PredictorRow.space_id == space_id, PredictorRow.better)
-        .order_by((PredictorRow.profile_id == current).desc(), PredictorRow.created_at.desc())
+        .order_by((PredictorRow.profile_id == current).desc(), PredictorRow.number.desc())
         .limit(1)
     ).first()
 
