@@ -393,7 +393,7 @@ class FakeSearch:
         out = []
         for i, name in enumerate(STAGES):
             if i < done:
-                out.append(StageView(name=name, status="finished", seconds=(0.8, 214, 61, 38, 12)[i]))
+                out.append(StageView(name=name, status="finished", seconds=(0.8, 214, 61, 38, 9, 12)[i]))
             elif i > done:
                 out.append(StageView(name=name, status="waiting"))
             elif name == "estimate":
@@ -687,7 +687,9 @@ def make_versions(device: DeviceView, search: str) -> list[VersionView]:
     if not device.predictors:
         return []
     card = device.predictors[0]
-    shared = {k: getattr(card, k) for k in ("space", "space_name", "family", "held_out", "coverage", "profile")}
+    shared = {
+        k: getattr(card, k) for k in ("device", "space", "space_name", "family", "held_out", "coverage", "profile")
+    }
 
     def version(number: int, mape: float, **more: Any) -> VersionView:
         given = {"before": None, "search": None, "better": True, "why": "", "in_use": False, "searches": []} | more

@@ -211,13 +211,13 @@ def test_a_device_that_is_slower_than_it_was_says_so() -> None:
     steady = drift_of([*session(1, 1.02), *session(2, 0.97)])
     assert (steady.status, len(steady.sessions)) == ("stable", 2)
     assert steady.within == pytest.approx(0.03)
-    assert "within 3.0%" in steady.sentence
+    assert "within 3.0 %" in steady.sentence
     slower = drift_of([*session(1, 1.0), *session(2, 1.0 + LIMIT + 0.05)])
     assert slower.status == "drifting"
-    assert "15% longer than predicted" in slower.sentence
+    assert "15 % longer than predicted" in slower.sentence
     assert "Add the device again" in slower.sentence
     canary = drift_of([*session(1, 1.0), *session(2, 1.0, canary=0.8)])
-    assert "the canary takes 20% less" in canary.sentence
+    assert "the canary takes 20 % less" in canary.sentence
     mended = drift_of([*session(1, 1.3), *session(2, 1.01)])
     assert mended.status == "stable"
     assert "farther off before" in mended.sentence

@@ -63,7 +63,7 @@ def drift_of(readings: Sequence[Reading]) -> Drift:
         times = "once" if len(sessions) == 1 else f"in {len(sessions)} sessions"
         before = " (lately; it was farther off before)" if within > LIMIT else ""
         shown = last.deviation if before else within
-        return Drift("stable", within, f"Stable within {shown:.1%}{before}, measured {times}.", sessions)
+        return Drift("stable", within, f"Stable within {_percent(shown)}{before}, measured {times}.", sessions)
     parts = []
     if last.ratio is not None and abs(last.ratio - 1.0) > LIMIT:
         parts.append(f"networks take {_change(last.ratio)} than predicted")
@@ -79,4 +79,8 @@ def _session(readings: Sequence[Reading]) -> Session:
 
 
 def _change(ratio: float) -> str:
-    return f"{abs(ratio - 1.0):.0%} {'longer' if ratio > 1 else 'less'}"
+    return f"{_percent(abs(ratio - 1.0), 0)} {'longer' if ratio > 1 else 'less'}"
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"

@@ -312,6 +312,7 @@ class VersionView(BaseModel):
     ``searches`` are those that have used it, as far as whoever asks may see them. The figures are those of its card."""
 
     id: str
+    device: str
     number: int
     profile: str
     space: str

@@ -47,7 +47,7 @@ async def compare_page(client: Client, first: str, second: str, space: str) -> N
         heading("Two devices side by side")
         choice = Part(lambda names, spaces: _draw_choice(names, spaces, first, second, space))
         problem = Part(lambda message: notice("bad", "These two cannot be compared", message) if message else None)
-        body = Part(lambda view: _draw(view) if view is not None else None)
+        body = Part(lambda view: _draw(view) if view is not None else None, "stack")
 
         def draw(found: Found) -> None:
             choice.show(found.names, tuple(found.view.spaces) if found.view is not None else ())
@@ -97,7 +97,7 @@ def _draw(view: ComparisonView) -> None:
                 figure("Measured on both", str(view.both_measured), note=f"of {len(view.pairs)} networks")
     with div("cols even"):
         for name, card in zip((view.first, view.second), view.cards, strict=True):
-            _draw_side(name, card, [v for v in view.versions if v.profile == card.profile])
+            _draw_side(name, card, [v for v in view.versions if v.device == name])
     with div("card stack"):
         heading("Differences", 2)
         if not view.differences:

@@ -43,7 +43,7 @@ def draw_versions(versions: Sequence[VersionView]) -> None:
             with div(tag="thead"), div(tag="tr"):
                 heads = ("Version", "Made", "From", "Networks", "MAPE", "Spearman", "Coverage", "Used by", "")
                 for head in heads:
-                    text(head, tag="th")
+                    text(head, "whole", "th")
             with div(tag="tbody"):
                 for version in versions:
                     _draw_row(version)
@@ -62,14 +62,14 @@ def _draw_row(v: VersionView) -> None:
             elif v.search is None:
                 text("a search", tag="span")
             else:
-                ui.link(f"search {v.search}", f"/searches/{v.search}")
-        text(str(v.networks or v.n), "num", "td")
-        text(f"{v.mape:.1f} %", "num", "td")
-        text(f"{v.spearman:.3f}", "num", "td")
-        text(f"{v.coverage * 100:.0f} %", "num", "td")
+                ui.link(f"search {v.search[:12]}", f"/searches/{v.search}").classes("whole")
+        text(str(v.networks or v.n), "whole num", "td")
+        text(f"{v.mape:.1f} %", "whole num", "td")
+        text(f"{v.spearman:.3f}", "whole num", "td")
+        text(f"{v.coverage * 100:.0f} %", "whole num", "td")
         with div(tag="td"):
             for search in v.searches[-3:]:
-                ui.link(search, f"/searches/{search}").classes("mono small")
+                ui.link(search[:12], f"/searches/{search}").classes("mono small whole")
                 text(" ", tag="span")
             if len(v.searches) > 3:
                 text(f"and {len(v.searches) - 3} more", "small muted", "span")

@@ -374,6 +374,7 @@ class Queries:
             return [
                 VersionView(
                     id=row.id,
+                    device=row.device,
                     number=row.number,
                     profile=row.profile_id,
                     space=row.space_id,
