@@ -15,13 +15,34 @@ import numpy as np
 import pytest
 
 from nas.core import registry
-from nas.core.arch import Arch, Floats, Genes, as_genes, sample
+from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, sample
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import InvalidInput
-from nas.core.events import Evaluated, Event, Measured, Progress, Refitted, SearchState, decode, encode, fold, fold_all
+from nas.core.events import (
+    Evaluated,
+    Event,
+    Measured,
+    Progress,
+    Refitted,
+    SearchState,
+    StageFinished,
+    decode,
+    encode,
+    fold,
+    fold_all,
+)
 from nas.core.fronts import front_of
 from nas.core.ports import Problem, Resources, Stage
-from nas.core.spec import BudgetSpec, DataSpec, ObjectiveSpec, SearchSpec, SpaceSpec
+from nas.core.spec import (
+    BudgetSpec,
+    DataSpec,
+    DeviceSpec,
+    ExportSpec,
+    ObjectiveSpec,
+    SearchSpec,
+    SpaceSpec,
+    StrategySpec,
+)
 from nas.engine import run_search
 from nas.stages import explore, learn, verify
 from nas.stages.estimate import EstimateStage
@@ -29,9 +50,14 @@ from nas.stages.explore import ExploreStage
 from nas.stages.learn import LearnStage
 from nas.stages.verify import VerifyStage
 from predictors.bayesian_linear import BayesianLinear
+from predictors.fitting import fit_family
+from predictors.onboarding import fit_result
 from predictors.storage import Known, dump_measured, dump_predictor, load_known
 from predictors.versions import Refits, refitted
 from server.store.blobs import FolderBlobs
+from server.store.store import open_store
+from tests import fakes
+from workers import runner
 
 SPEC = SearchSpec(
     space=SpaceSpec(params={"preset": "digits"}),
@@ -281,3 +307,64 @@ def test_every_family_that_learns_a_device_alone_can_be_fed_back_to(family: str,
     assert found.record["networks"] == 48
     loaded = refits.load(found.record).predict(SPACE.features(fed))
     assert loaded.upper_ms.tolist() == found.predictor.predict(SPACE.features(fed)).upper_ms.tolist()
+
+
+def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a claim to a new version, with everything in between but the measuring itself."""
+    monkeypatch.undo()  # a real supernet, real models
+    params = {"preset": "digits", "resolutions": [4, 6], "depths": [1, 2], "final": 32, "hidden": 32}
+    data = DataSpec(params={"max_train": 160, "max_val": 60, "max_test": 60})
+    spec = SearchSpec(
+        space=SpaceSpec(params=params),
+        data=data,
+        device="planted",
+        strategy=StrategySpec(params={"epochs": 1, "batch_size": 40}),
+        budget=BudgetSpec(evaluations=8, verified=3),
+        export=ExportSpec(count=1, int8=False),
+    )
+    space = registry.load("nas.search_spaces", "mobilenet_v3")(
+        params, registry.load("nas.datasets", "digits").describe(data)
+    )
+    pool = np.unique(space.canonical(sample(space.decisions, np.random.default_rng(0), 200)), axis=0)[:60]
+    ms = 0.01 + 1e-6 * space.costs(pool)["macs"]
+    known = Known(pool, ms, np.arange(len(pool)) % 4 == 0)
+    fitted = fit_family("bayesian_linear", space.features(pool), ms, known.held_out_N)
+
+    def by_size(models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]) -> Iterator[Measurement]:
+        for model in models:
+            took = 1e-5 * len(model)
+            yield Measurement(profile.protocol.id, profile.id, took, took, took, 9, 0.0, 1.0)
+
+    monkeypatch.setattr(runner, "measure_isolated", by_size)
+    url = str(tmp_path / "blobs")
+    with open_store(f"sqlite:///{tmp_path / 'test.db'}", url, fakes.Clock()) as store:
+        device = DeviceSpec(name="planted", space=spec.space, data=data)
+        onboarding = store.jobs.submit("device", device.model_dump(mode="json"), None)
+        result = fit_result(fitted, PROFILE, space, known, store.blobs)
+        profiled = StageFinished("profile", 0.0, {"profile": PROFILE.as_json()})
+        fakes.run_log(store, [profiled, StageFinished("fit", 0.0, result)])
+        search = store.jobs.submit("search", spec.model_dump(mode="json"), None, space_id=space.id)
+        lease = store.jobs.claim("worker", 1000.0)
+        assert lease is not None
+        for batch in runner.run_job("search", lease.spec, url, lease.events):
+            assert fakes.append(store, lease, batch, 1000.0) == "continue"
+        assert store.jobs.finish(lease, "succeeded")
+        *grown, first = store.queries.versions("planted")
+        assert (first.id, first.searches) == (onboarding, [search])
+        assert grown
+        assert all(v.search == search and v.family == "bayesian_linear" for v in grown)
+        measured = {
+            p.arch for p in store.queries.candidates(search, None, None, "position", 200, None).items if p.measurement
+        }
+        assert grown[0].networks == len(pool) + len(measured - {a.id for a in as_archs(space.id, pool)})
+        stages = {s.name: s for s in store.queries.search(search).stages}
+        assert stages["learn"].result["refits"] == len(grown)
+        assert len(store.queries.drift("planted").readings) >= len(measured)
+        costs = {c["stage"]: c for c in _price(runner, lease.spec, url)}
+        assert costs["learn"]["seconds"] > 0
+        assert costs["learn"]["high_s"] > costs["learn"]["seconds"]
+
+
+def _price(runner: Any, job: Any, url: str) -> list[dict[str, Any]]:
+    batches = runner.run_job("dry_run", job, url, [])
+    return next(e for batch in batches for e in batch if e["kind"] == "stage_finished")["result"]["stages"]  # type: ignore[no-any-return]

@@ -28,13 +28,14 @@ def _draw_refit(event: EventView, last: bool) -> None:
     with div(f"change {'paused' if broken else 'succeeded'}", "li"):
         with div("flow tight"):
             text(f"{words.counted(len(body['measured']), 'network')} measured", tag="b")
-            text(f"predictor fitted to {record['n'] if 'n' in record else record['card']['n']}", "small muted", "span")
+            text(f"predictor fitted to {record['card']['n']}", "small muted", "span")
         if broken:
             what = f"{words.counted(broken, 'network')} of the search broke the promised bound"
             then = "" if last else "; the search explored again around the hole, without training"
             text(words.sentence(what + then), "small")
         else:
-            text("Every network of the search that was measured kept the promised bound.", "small")
+            since = "" if body["number"] == 1 else " since"
+            text(f"Every network of the search that was measured{since} kept the promised bound.", "small")
         used = "Later searches may use this version" if record["better"] else "Later searches do not use this version"
         text(words.sentence(f"{used}: {record['why']}"), "small muted")
         text(words.moment(event.at), "small muted num")
