@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -14,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from benchmarks._cifar import small_cifar
 from benchmarks._cli import Options, main, shared_file
 from nas.core.arch import Arch, as_archs
 from nas.core.metrics import kendall
@@ -178,21 +177,7 @@ def _cells(space: SearchSpace, table: Path) -> tuple[list[Arch], np.ndarray[Any,
 
 
 def _data(archive: Path) -> Dataset:
-    """The first images of the training set, made smaller; validation images are others of it."""
-    with np.load(archive) as arrays:
-        jpeg, offset, label, test = (arrays[k] for k in ("jpeg", "offset", "label", "is_test"))
-        class_names = tuple(str(n) for n in arrays["class_names"])
-    rows = np.flatnonzero(test == 0)[: IMAGES + VALIDATION]
-
-    def read(row: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        image = Image.open(io.BytesIO(jpeg[offset[row] : offset[row + 1]].tobytes())).convert("RGB")
-        return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX)).transpose(2, 0, 1)
-
-    images = np.stack([read(int(row)) for row in rows])
-    labels = label[rows].astype(np.int64)
-    fit, rank = Split(images[:IMAGES], labels[:IMAGES]), Split(images[IMAGES:], labels[IMAGES:])
-    shape = ImageShape(3, SIZE, SIZE, len(class_names))
-    return Dataset("cifar10", shape, fit, rank, rank, class_names, "", flip=True)
+    return small_cifar(archive, IMAGES, VALIDATION, SIZE)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

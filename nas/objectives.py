@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from nas.core.arch import Floats, Genes
-from nas.core.ports import Problem
+from nas.core.ports import Problem, predict_latency
 
 
 def cheap_metrics(problem: Problem, genes_NG: Genes) -> dict[str, Floats]:
     """Metrics that cost next to nothing, each shape (N,): ``params``, ``macs``, ``predicted_ms``, ``upper_ms``."""
-    latency = problem.predictor.predict(problem.space.features(genes_NG))
+    latency = predict_latency(problem.predictor, problem.space, genes_NG)
     return {
         **problem.space.costs(genes_NG),
         "predicted_ms": latency.mean_ms,

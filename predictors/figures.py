@@ -77,7 +77,7 @@ def _fit_roofline(spec: DeviceSpec, roofline: RooflineSpec, space: SearchSpace) 
     """The family learns what the roofline says of a sample of networks, so that its bound covers what it misses."""
     genes_NG, held_out_N = stratified(space, spec.samples, spec.seed)
     known_ms_N = roofline_ms(space, as_archs(space.id, genes_NG), roofline.flops_per_s, roofline.bytes_per_s)
-    fitted = fit_family(spec.predictor, space.features(genes_NG), known_ms_N, held_out_N)
+    fitted = fit_family(spec.predictor, space, genes_NG, known_ms_N, held_out_N)
     return fitted, genes_NG, known_ms_N
 
 
@@ -91,7 +91,7 @@ def _fit_table(spec: DeviceSpec, table: LatencyTable, space: SearchSpace) -> tup
         held_out_N = np.zeros(len(y_N), dtype=bool)
         few = np.random.default_rng((spec.seed, 7)).choice(len(y_N), round(HELD_OUT * len(y_N)), replace=False)
         held_out_N[few] = True
-        return fit_family(spec.predictor, x_NF, y_N, held_out_N), genes_NG, y_N
+        return fit_family(spec.predictor, space, genes_NG, y_N, held_out_N), genes_NG, y_N
     tables = [Table(space.features(table.genes_NG[np.isfinite(o)]), o[np.isfinite(o)]) for o in relatives]
     return fit_transfer(Relatives.learn(tables), x_NF, y_N, spec.seed), genes_NG, y_N
 

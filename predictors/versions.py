@@ -21,6 +21,7 @@ from nas.core.ports import BlobStore, LatencyPredictor, Refit, SearchSpace
 from predictors.best import Best
 from predictors.cross_fit import Predicts, check_measured
 from predictors.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
+from predictors.graph import GraphNetwork
 from predictors.onboarding import fit_result
 from predictors.storage import Known, load_predictor
 from predictors.transfer import Relatives, Transfer
@@ -95,15 +96,15 @@ def refitted(
         raise InvalidInput(f"expected genes of shape (M, {known.genes_NG.shape[1]}), got {genes_MG.shape}")
     check_measured(space.features(genes_MG), latency_ms_M, fewest=1)
     more = added(known, space, genes_MG, latency_ms_M)
-    x_NF, y_N = space.features(more.genes_NG), more.latency_ms_N
     if predictor.family == Transfer.family and relatives is not None:
-        fitted = fit_transfer(relatives, x_NF, y_N, seed=0)
+        fitted = fit_transfer(relatives, space.features(more.genes_NG), more.latency_ms_N, seed=0)
     else:
         more = more if more.held_out_N.any() else _with_some_held_out(more)
         family = Best.family if predictor.family == Transfer.family else predictor.family
-        fitted = fit_family(family, x_NF, y_N, more.held_out_N)
-    older_N = np.arange(len(y_N)) < len(known.genes_NG)
-    verdict = not_worse(_point(fitted.predictor, relatives), x_NF, y_N, older_N, known.latency_ms_N)
+        fitted = fit_family(family, space, more.genes_NG, more.latency_ms_N, more.held_out_N)
+    point, x_NF = _point(fitted.predictor, space, more.genes_NG, relatives)
+    older_N = np.arange(len(x_NF)) < len(known.genes_NG)
+    verdict = not_worse(point, x_NF, more.latency_ms_N, older_N, known.latency_ms_N)
     return Version(fitted, more, verdict)
 
 
@@ -153,16 +154,21 @@ def _figures(new_N: Floats, old_N: Floats) -> str:
     return f"{100 * new_N.mean():.1f} % with what was fed back, {100 * old_N.mean():.1f} % without"
 
 
-def _point(predictor: LatencyPredictor, relatives: Relatives | None) -> Point:
-    """How the mean alone is fitted; as a whole where a family does not tell."""
-    kind: Any = type(predictor.chosen if isinstance(predictor, Best) else predictor)
-    if relatives is not None and kind is Transfer:
-        return lambda x, y, seed: Transfer.fit(x, y, relatives, 1.0)
-    if hasattr(kind, "point"):
-        point: Point = kind.point
-        return point
+def _point(
+    predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes, relatives: Relatives | None
+) -> tuple[Point, Floats]:
+    """How the mean alone is fitted, as a whole where a family does not tell; and what it reads of the networks."""
+    chosen: Any = predictor.chosen if isinstance(predictor, Best) else predictor
+    x_NF = space.features(genes_NG)
+    if isinstance(chosen, GraphNetwork):
+        wiring = chosen.wiring
+        return lambda x, y, seed: GraphNetwork.point(x, y, seed, wiring), chosen.inputs(space, genes_NG)
+    if relatives is not None and isinstance(chosen, Transfer):
+        return lambda x, y, seed: Transfer.fit(x, y, relatives, 1.0), x_NF
+    if hasattr(chosen, "point"):
+        return type(chosen).point, x_NF
     family = registry.load("nas.predictors", predictor.family)
-    return lambda x, y, seed: family.fit(x, y)
+    return lambda x, y, seed: family.fit(x, y), x_NF
 
 
 def _with_some_held_out(known: Known) -> Known:

@@ -32,7 +32,7 @@ from nas.core.events import (
     fold_all,
 )
 from nas.core.fronts import front_of
-from nas.core.ports import Problem, Resources, Stage
+from nas.core.ports import Problem, Resources, Stage, predict_latency
 from nas.core.spec import (
     BudgetSpec,
     DataSpec,
@@ -50,7 +50,7 @@ from nas.stages.explore import ExploreStage
 from nas.stages.learn import LearnStage
 from nas.stages.verify import VerifyStage
 from predictors.bayesian_linear import BayesianLinear
-from predictors.fitting import fit_family
+from predictors.fitting import fit_family, fit_networks
 from predictors.onboarding import fit_result
 from predictors.storage import Known, dump_measured, dump_predictor, load_known
 from predictors.versions import Refits, refitted
@@ -294,19 +294,18 @@ def test_nonsense_is_not_fed_back() -> None:
         refitted(FIRST, KNOWN, SPACE, some[:, :-1], np.array([1.0]))
 
 
-@pytest.mark.parametrize("family", ["best", "gradient_boosting", "mlp"])
+@pytest.mark.parametrize("family", ["best", "gradient_boosting", "graph"])
 def test_every_family_that_learns_a_device_alone_can_be_fed_back_to(family: str, tmp_path: Path) -> None:
     known = onboarded(n=40)
     train = ~known.held_out_N
-    kind = registry.load("nas.predictors", family)
-    first = kind.fit(SPACE.features(known.genes_NG[train]), known.latency_ms_N[train])
+    first = fit_networks(family, SPACE, known.genes_NG[train], known.latency_ms_N[train])
     refits = Refits(first, known, SPACE, PROFILE, FolderBlobs(tmp_path))
     fed = POOL[SPACE.costs(POOL)["macs"] > EDGE][:8]
     found = refits.fit(fed, planted_ms(fed))
     assert found.record["family"] == family
     assert found.record["networks"] == 48
-    loaded = refits.load(found.record).predict(SPACE.features(fed))
-    assert loaded.upper_ms.tolist() == found.predictor.predict(SPACE.features(fed)).upper_ms.tolist()
+    loaded = predict_latency(refits.load(found.record), SPACE, fed)
+    assert loaded.upper_ms.tolist() == predict_latency(found.predictor, SPACE, fed).upper_ms.tolist()
 
 
 def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +327,7 @@ def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.Mo
     pool = np.unique(space.canonical(sample(space.decisions, np.random.default_rng(0), 200)), axis=0)[:60]
     ms = 0.01 + 1e-6 * space.costs(pool)["macs"]
     known = Known(pool, ms, np.arange(len(pool)) % 4 == 0)
-    fitted = fit_family("bayesian_linear", space.features(pool), ms, known.held_out_N)
+    fitted = fit_family("bayesian_linear", space, pool, ms, known.held_out_N)
 
     def by_size(models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]) -> Iterator[Measurement]:
         for model in models:

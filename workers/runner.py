@@ -38,6 +38,7 @@ from nas.core.ports import (
     Resources,
     SearchSpace,
     Stage,
+    Together,
 )
 from nas.core.spec import FEWEST_ALONE, BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.tuning import Tuner
@@ -119,6 +120,7 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
         worker=platform.node(),
         tuner=_tuner(spec),
         refit=_refits(predictor, space, profile, resolved.get("learning"), blobs, spec.budget),
+        together=_together(spec),
     )
     return problem, stages_of(problem), resources
 
@@ -191,6 +193,17 @@ def _tuner(spec: SearchSpec) -> Tuner | None:
     from workers.tune import ray_tuner  # imports Ray Tune, which takes seconds
 
     return ray_tuner(spec.resources.cpus, spec.resources.gpus)
+
+
+def _together(spec: SearchSpec) -> Together:
+    def together(
+        stages: Sequence[Stage], problem: Problem, resources: Resources, state: SearchState
+    ) -> Iterator[Event]:
+        from workers.parts import ray_together  # imports Ray, which most jobs have no use for here
+
+        yield from ray_together(spec.resources.cpus, spec.resources.gpus)(stages, problem, resources, state)
+
+    return together
 
 
 def _torch_device(gpus: int) -> str:

@@ -112,6 +112,13 @@ class LatencyPredictor(Protocol):
     def to_arrays(self) -> dict[str, NDArray[Any]]: ...
 
 
+def predict_latency(predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes) -> Latency:
+    """Latency of N networks of a space. They are read by the space's features, unless the predictor has a method
+    ``inputs(space, genes_NG)`` that says what else it reads, such as graphs. Raises InvalidInput for another space."""
+    read = getattr(predictor, "inputs", None)
+    return predictor.predict(space.features(genes_NG) if read is None else read(space, genes_NG))
+
+
 @dataclass(frozen=True)
 class Refit:
     """A predictor that was fitted anew. ``record`` is what is kept of it, as JSON: ``family``, ``blob`` and ``card``,

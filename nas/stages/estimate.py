@@ -15,7 +15,7 @@ from nas.core.arch import LISTABLE, Floats, Genes, choice_counts, every, neighbo
 from nas.core.cost import Span, StageCost
 from nas.core.errors import HwnasError, InfeasibleBound, InvalidSpec
 from nas.core.events import Event, Point, SearchState, StageFinished
-from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace
+from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace, predict_latency
 from nas.core.spec import SearchSpec
 
 SAMPLED = 20_000
@@ -45,7 +45,7 @@ def survey(space: SearchSpace, predictor: LatencyPredictor | None) -> Survey:
     def values_of(genes_NG: Genes) -> dict[str, Floats]:
         values = dict(space.costs(genes_NG))
         if predictor is not None:
-            latency = predictor.predict(space.features(genes_NG))
+            latency = predict_latency(predictor, space, genes_NG)
             values |= {"predicted_ms": latency.mean_ms, "upper_ms": latency.upper_ms}
         return values
 

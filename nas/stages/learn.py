@@ -30,7 +30,7 @@ from nas.core.events import (
     fold,
 )
 from nas.core.fronts import front_of
-from nas.core.ports import Problem, Refitter, Resources, SearchSpace
+from nas.core.ports import Problem, Refitter, Resources, SearchSpace, predict_latency
 from nas.explorers import random
 from nas.objectives import cheap_metrics, losses
 from nas.stages.explore import believed_front, history_of, scored
@@ -100,7 +100,7 @@ class LearnStage:
         archs, macs = networks(problem.space)
         genes_NG = as_genes(archs[: verified(problem)[1]])
         begun = clock()
-        refit.fit(genes_NG, problem.predictor.predict(problem.space.features(genes_NG)).mean_ms)
+        refit.fit(genes_NG, predict_latency(problem.predictor, problem.space, genes_NG).mean_ms)
         fit_s = clock() - begun
         rounds = 0 if problem.spec.retrain is not None else problem.spec.budget.reexplore
         high_s, note = fit_s, "one fit of the predictor"

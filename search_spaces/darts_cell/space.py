@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes, one_hot
 from nas.core.errors import InvalidInput, UnknownName
+from nas.core.graph import Graph
 from nas.core.mixture import Mixture
 from nas.core.ports import ImageShape, Layer
 from nas.core.spec import parse_spec
@@ -76,6 +77,27 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> DartsCell:
 
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
 
+
+def _graph() -> Graph:
+    """Of a normal and a reduction cell, side by side. Places: per kind its edges, its two inputs and its output."""
+    each = len(EDGES) + 3
+    places: list[str] = []
+    wires: list[tuple[int, int]] = []
+    columns: list[tuple[int, int]] = []
+    for k, kind in enumerate(KINDS):
+        begin, inputs, output = k * each, k * each + len(EDGES), k * each + each - 1
+        places += [*(f"{kind}.state{a}.node{node}" for a, node in EDGES), f"{kind}.older", f"{kind}.newer", kind]
+        for i, (a, _) in enumerate(EDGES):
+            columns += [(begin + i, k * len(OPERATIONS) + op - 1) for op in range(1, len(OPERATIONS))]
+            before = [inputs + a] if a < 2 else [begin + j for j, (_, other) in enumerate(EDGES) if other == a - 2]
+            wires += [*((j, begin + i) for j in before), (begin + i, output)]
+        columns += [(place, k * len(OPERATIONS) + len(OPERATIONS) - 1) for place in (inputs, inputs + 1)]
+        columns += [(output, len(KINDS) * len(OPERATIONS))]
+    operations = [f"{kind}.{op}" for kind in KINDS for op in (*OPERATIONS[1:], "input")]
+    place_C, operation_C = zip(*columns, strict=True)
+    return Graph(tuple(places), (*operations, "output"), tuple(wires), place_C, operation_C, (1.0,) * len(columns))
+
+
 Genotype = Mapping[Kind, tuple[tuple[str, int], ...]]
 
 
@@ -125,6 +147,7 @@ class DartsCell:
         bare=(NONE, MAX, AVG, SKIP),
         inputs=2,
     )
+    graph = _graph()
 
     def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
         self.config = params
@@ -260,6 +283,21 @@ class DartsCell:
                 for which in (0, 1):
                     counts[rows, k, (inputs[:, which] < 2).astype(int), genes_NG[:, g + 1 + which] + 1] += 1.0
         return np.concatenate([one_hot(self.decisions, genes_NG), counts.reshape(len(genes_NG), -1)], axis=1)
+
+    def graph_columns(self, genes_NG: Genes) -> Floats:
+        """Per kind of cell the operation of every edge that is kept, and ones for inputs and output, shape (N, 202)."""
+        n, rows = len(genes_NG), np.arange(len(genes_NG))
+        parts: list[Floats] = []
+        for k in range(len(KINDS)):
+            edges = np.zeros((n, len(EDGES), len(OPERATIONS) - 1))
+            for node in range(NODES):
+                g = 3 * (k * NODES + node)
+                inputs = np.array(PAIRS[node])[genes_NG[:, g]]
+                first = EDGES.index((0, node))
+                for which in (0, 1):
+                    edges[rows, first + inputs[:, which], genes_NG[:, g + 1 + which]] = 1.0
+            parts += [edges.reshape(n, -1), np.ones((n, 3))]
+        return np.hstack(parts)
 
     def supernet(self, seed: int) -> Any:
         """A fresh supernet, weights drawn from ``seed``."""

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes, every, one_hot
 from nas.core.errors import InvalidInput, UnknownName
+from nas.core.graph import Graph
 from nas.core.mixture import Mixture
 from nas.core.ports import ImageShape, Layer
 from nas.core.spec import parse_spec
@@ -29,6 +30,7 @@ EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node; 
 NODES = 4
 STAGES = 3
 PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # edges of each way from input to output
+_INPUT, _OUTPUT = len(EDGES), len(EDGES) + 1  # of the graph, whose first places are the edges
 
 
 class SpaceParams(BaseModel):
@@ -107,6 +109,18 @@ class NasBench201:
         none=NONE,
         skip=SKIP,
         bare=(NONE, SKIP, POOL),
+    )
+    graph = Graph(
+        places=(*(f"edge{a}{b}" for a, b in EDGES), "input", "output"),
+        operations=(*OPERATIONS[1:], "input", "output"),
+        edges=(
+            *((i, j) for i, (_, end) in enumerate(EDGES) for j, (start, _) in enumerate(EDGES) if end == start),
+            *((_INPUT, e) for e, (a, _) in enumerate(EDGES) if a == 0),
+            *((e, _OUTPUT) for e, (_, b) in enumerate(EDGES) if b == NODES - 1),
+        ),
+        place_C=(*(e for e in range(len(EDGES)) for _ in OPERATIONS[1:]), _INPUT, _OUTPUT),
+        operation_C=(*(o for _ in EDGES for o in range(len(OPERATIONS) - 1)), 4, 5),
+        presence_C=(1.0,) * (len(EDGES) * (len(OPERATIONS) - 1) + 2),
     )
 
     def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
@@ -212,6 +226,11 @@ class NasBench201:
                 if middle == start:
                     np.add.at(pairs, (np.arange(len(edges)), canonical[:, first], canonical[:, second]), 1.0)
         return np.concatenate([edges, counts, pairs.reshape(len(edges), -1)], axis=1)
+
+    def graph_columns(self, genes_NG: Genes) -> Floats:
+        """The operation of each edge, but for none, and the cell's input and output, shape (N, 26)."""
+        edges = one_hot(self.decisions, self.canonical(genes_NG)).reshape(len(genes_NG), len(EDGES), len(OPERATIONS))
+        return np.hstack([edges[:, :, 1:].reshape(len(edges), -1), np.ones((len(edges), 2))])
 
     def accuracy_features(self, genes_NG: Genes) -> Floats:
         """What accuracy is learned from, shape (N, 58): how often each sequence of operations leads from input to

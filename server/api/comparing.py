@@ -8,7 +8,7 @@ from nas.core.arch import Arch, Floats, Genes, sample
 from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidInput, NotFound
 from nas.core.metrics import kendall, spearman
-from nas.core.ports import SearchSpace
+from nas.core.ports import SearchSpace, predict_latency
 from nas.core.views import ComparisonView, DifferenceView, LatencyKind, PairView
 from predictors.storage import load_measured, load_predictor
 from server.api import validate
@@ -117,7 +117,7 @@ def _latency(
     side: KnownDevice, measured: dict[Row, float], space: SearchSpace, genes_NG: Genes, store: Store
 ) -> tuple[Floats, np.ndarray]:
     predictor = load_predictor(side.family, store.blobs.get(side.blob))
-    latency_ms = validate.predict(predictor, space, genes_NG).mean_ms.copy()
+    latency_ms = predict_latency(predictor, space, genes_NG).mean_ms.copy()
     known = np.zeros(len(genes_NG), dtype=bool)
     for i, row in enumerate(map(tuple, genes_NG.tolist())):
         if row in measured:

@@ -14,8 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nas.core import registry
-from nas.core.arch import Genes, space_size
-from nas.core.device import Latency
+from nas.core.arch import space_size
 from nas.core.errors import Conflict, HwnasError, InvalidData, InvalidSpec, NotFound, UnknownName
 from nas.core.events import Origin
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
@@ -56,6 +55,8 @@ def examine(spec: SearchSpec, store: Store) -> Report:
     strategy = registry.load("nas.strategies", spec.strategy.name)
     _check_params(strategy, spec)
     space = space_of(spec.space, spec.data)
+    if hasattr(strategy, "check"):  # of parameters against the space
+        strategy.check(spec, space)
     predictor = store.queries.predictor_for(spec.device, space.id)
     problems: list[HwnasError] = []
     if predictor is None:
@@ -171,11 +172,6 @@ def predictor_for(device: str, space: SearchSpace, store: Store) -> LatencyPredi
         return None
     family, blob = found
     return load_predictor(family, store.blobs.get(blob))
-
-
-def predict(predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes) -> Latency:
-    """Predicted latency of N networks."""
-    return predictor.predict(space.features(genes_NG))
 
 
 def add_device_command(spec: SearchSpec) -> str:

@@ -87,6 +87,8 @@ def search(s: SearchView) -> RenderableType:
         table.add_row(x.name, x.status, f"{x.done}/{x.total} {x.unit}" if x.total else "", f"{x.seconds:.1f}")
     lines.append(table)
     lines += [f"[yellow]warning:[/] {escape(w)}" for w in s.warnings]
+    if s.trust is not None and s.trust.advice:
+        lines.append(f"trust: {escape(s.trust.advice)}")
     if s.hypervolume is not None and s.baseline_hypervolume is not None:
         lines.append(f"hypervolume {s.hypervolume:.4f}, random search {s.baseline_hypervolume:.4f}")
     return Group(*lines)

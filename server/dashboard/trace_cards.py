@@ -25,7 +25,8 @@ class TraceCard:
         self._charts: dict[str, ui.echart] = {}
 
     def show(self, events: tuple[EventView, ...]) -> None:
-        """Draws the ``traced`` events of a search."""
+        """Draws the ``traced`` events of a search's runs over epochs; other readings have cards of their own."""
+        events = tuple(e for e in events if "epoch" in e.body["values"])
         if events != self._events:
             self._events = events
             self._draw()

@@ -67,6 +67,7 @@ from server.store.point_cache import PointCache
 from server.store.projections import load_exports, point_of, state_from_json
 from server.store.queue import SEEN_S, waiting_texts
 from server.store.resolve import find_predictor, relatives_of, supernet_of, versions_before
+from server.store.trust import trust_view
 
 _KEPT_SUMMARIES = 20_000  # a few megabytes
 
@@ -154,7 +155,8 @@ class Queries:
         """One search. Raises NotFound."""
         with reading(self._engine) as session:
             job = _job(session, search_id, "search")
-            return self._search_view(session, job, waiting_texts(session, [job], self._clock()))
+            view = self._search_view(session, job, waiting_texts(session, [job], self._clock()))
+            return view.model_copy(update={"trust": trust_view(state_from_json(job.state).finished)})
 
     def owner_of(self, search_id: str) -> str:
         """Whose search it is. Raises NotFound."""

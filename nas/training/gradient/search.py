@@ -221,7 +221,8 @@ class Search:
     def step(self, epoch: int, step: int) -> Step:
         """One step. Raises HwnasError when the loss is no longer finite."""
         kind = self.kinds[epoch]
-        self.net.train()
+        if not self.net.training:  # going through all modules takes a tenth of a small step
+            self.net.train()
         with _determinism(self.options.deterministic):
             loss = self._tune(epoch, step) if kind == "tune" else self._learn(epoch, step)
         if not math.isfinite(loss):
@@ -430,7 +431,8 @@ class Search:
         return self._multiplier.factor(found.mean) * resource.differentiable(found, p, self.space.mixture.none)
 
     def _update_weights(self) -> None:
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.options.clip_norm)
+        (group,) = self._weight_optimiser.param_groups
+        nn.utils.clip_grad_norm_(group["params"], self.options.clip_norm)
         self._weight_optimiser.step()
 
     def _images(self, which: str, epoch: int, step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
