@@ -294,7 +294,7 @@ def test_nonsense_is_not_fed_back() -> None:
         refitted(FIRST, KNOWN, SPACE, some[:, :-1], np.array([1.0]))
 
 
-@pytest.mark.parametrize("family", ["best", "gradient_boosting", "graph"])
+@pytest.mark.parametrize("family", ["best", "graph"])
 def test_every_family_that_learns_a_device_alone_can_be_fed_back_to(family: str, tmp_path: Path) -> None:
     known = onboarded(n=40)
     train = ~known.held_out_N
