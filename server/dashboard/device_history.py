@@ -10,6 +10,8 @@ from nas.core.views import DriftView, VersionView
 from server.dashboard import charts, words
 from server.dashboard.frame import div, heading, notice, text
 
+_NEWEST = 10  # versions shown at once; the rest is folded away
+
 
 def draw_drift(view: DriftView) -> None:
     """What was measured over what was expected, with a sentence."""
@@ -39,15 +41,22 @@ def draw_versions(versions: Sequence[VersionView]) -> None:
             "the one that it began with. A version that is worse by cross-validation is kept, but not used.",
             "small muted",
         )
-        with div("scroll"), div("plain versions", "table"):
-            with div(tag="thead"), div(tag="tr"):
-                heads = ("Version", "Made", "From", "Networks", "MAPE", "Spearman", "Coverage", "Used by", "")
-                for head in heads:
-                    text(head, "whole", "th")
-            with div(tag="tbody"):
-                for version in versions:
-                    _draw_row(version)
+        _draw_table(versions[:_NEWEST])
+        if len(versions) > _NEWEST:
+            with div("fold", "details"):
+                text(words.counted(len(versions) - _NEWEST, "earlier version"), tag="summary")
+                _draw_table(versions[_NEWEST:])
         text("MAPE, Spearman and coverage are over the same networks, held out at the onboarding.", "small muted")
+
+
+def _draw_table(versions: Sequence[VersionView]) -> None:
+    with div("scroll"), div("plain versions", "table"):
+        with div(tag="thead"), div(tag="tr"):
+            for head in ("Version", "Made", "From", "Networks", "MAPE", "Spearman", "Coverage", "Used by", ""):
+                text(head, "whole", "th")
+        with div(tag="tbody"):
+            for version in versions:
+                _draw_row(version)
 
 
 def _draw_row(v: VersionView) -> None:
