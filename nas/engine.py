@@ -39,9 +39,12 @@ def stages_of(problem: Problem) -> tuple[Stage, ...]:
 
 
 def stage_names(spec: SearchSpec) -> tuple[str, ...]:
-    """The names of the stages as far as the strategy tells them. Raises UnknownName for a strategy that is none, and
-    InvalidSpec for retraining what is never verified."""
-    names = tuple(getattr(registry.load("nas.strategies", spec.strategy.name), "stage_names", ()))
+    """The names of the stages as far as the strategy tells them, in a tuple or by a function of its parameters.
+
+    Raises UnknownName for a strategy that is none, and InvalidSpec for retraining what is never verified.
+    """
+    told = getattr(registry.load("nas.strategies", spec.strategy.name), "stage_names", ())
+    names: tuple[str, ...] = tuple(told(spec.strategy.params) if callable(told) else told)
     if not names or (spec.retrain is None and "verify" not in names):
         return names
     at = _at_verify(spec, names)

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.core import registry
 from nas.core.arch import Floats, Genes
-from nas.core.device import DeviceProfile
+from nas.core.device import DeviceProfile, Latency
 from nas.core.errors import InvalidInput
-from nas.core.ports import BlobStore, LatencyPredictor, Refit, SearchSpace
+from nas.core.ports import BlobStore, LatencyPredictor, Refit, SearchSpace, predict_latency
 from predictors.best import Best
 from predictors.cross_fit import Predicts, check_measured
-from predictors.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
+from predictors.fitting import HELD_OUT, Fitted, fit_family, fit_networks, fit_transfer
 from predictors.graph import GraphNetwork
 from predictors.onboarding import fit_result
 from predictors.storage import Known, load_predictor
@@ -100,8 +99,14 @@ def refitted(
         fitted = fit_transfer(relatives, space.features(more.genes_NG), more.latency_ms_N, seed=0)
     else:
         more = more if more.held_out_N.any() else _with_some_held_out(more)
-        family = Best.family if predictor.family == Transfer.family else predictor.family
-        fitted = fit_family(family, space, more.genes_NG, more.latency_ms_N, more.held_out_N)
+        family: Any = predictor if hasattr(predictor, "fit_networks") else predictor.family
+        fitted = fit_family(
+            Best.family if isinstance(predictor, Transfer) else family,
+            space,
+            more.genes_NG,
+            more.latency_ms_N,
+            more.held_out_N,
+        )
     point, x_NF = _point(fitted.predictor, space, more.genes_NG, relatives)
     older_N = np.arange(len(x_NF)) < len(known.genes_NG)
     verdict = not_worse(point, x_NF, more.latency_ms_N, older_N, known.latency_ms_N)
@@ -159,16 +164,32 @@ def _point(
 ) -> tuple[Point, Floats]:
     """How the mean alone is fitted, as a whole where a family does not tell; and what it reads of the networks."""
     chosen: Any = predictor.chosen if isinstance(predictor, Best) else predictor
-    x_NF = space.features(genes_NG)
     if isinstance(chosen, GraphNetwork):
         wiring = chosen.wiring
         return lambda x, y, seed: GraphNetwork.point(x, y, seed, wiring), chosen.inputs(space, genes_NG)
     if relatives is not None and isinstance(chosen, Transfer):
-        return lambda x, y, seed: Transfer.fit(x, y, relatives, 1.0), x_NF
+        return lambda x, y, seed: Transfer.fit(x, y, relatives, 1.0), space.features(genes_NG)
     if hasattr(chosen, "point"):
-        return type(chosen).point, x_NF
-    family = registry.load("nas.predictors", predictor.family)
-    return lambda x, y, seed: family.fit(x, y), x_NF
+        return type(chosen).point, space.features(genes_NG)
+    family: Any = predictor if hasattr(predictor, "fit_networks") else predictor.family
+
+    def whole(rows_N1: Floats, y_N: Floats, seed: int) -> Predicts:
+        rows = rows_N1[:, 0].astype(np.int64)
+        return _OfRows(fit_networks(family, space, genes_NG[rows], y_N), space, genes_NG)
+
+    return whole, np.arange(len(genes_NG), dtype=np.float64)[:, None]
+
+
+@dataclass(frozen=True)
+class _OfRows:
+    """Predicts networks that are given by their row among ``genes_NG``."""
+
+    predictor: LatencyPredictor
+    space: SearchSpace
+    genes_NG: Genes
+
+    def predict(self, rows_N1: Floats) -> Latency:
+        return predict_latency(self.predictor, self.space, self.genes_NG[rows_N1[:, 0].astype(np.int64)])
 
 
 def _with_some_held_out(known: Known) -> Known:

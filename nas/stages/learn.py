@@ -29,11 +29,11 @@ from nas.core.events import (
     StageFinished,
     fold,
 )
-from nas.core.fronts import front_of
+from nas.core.fronts import front_of, steering
 from nas.core.ports import Problem, Refitter, Resources, SearchSpace, predict_latency
 from nas.explorers import random
 from nas.objectives import cheap_metrics, losses
-from nas.stages.explore import believed_front, history_of, scored
+from nas.stages.explore import accuracy_of, believed_front, history_of, scored_points
 from nas.stages.pricing import networks, scoring_s, verified
 from nas.stages.subnets import Subnets, load_subnets
 from nas.stages.verify import ORIGINS, earn, thin, unverified
@@ -44,7 +44,8 @@ _SHARE = 8  # a round scores this part of the budget
 @dataclass(frozen=True)
 class LearnStage:
     """Fits the predictor to what was measured, and explores again around broken bounds, for at most
-    ``spec.budget.reexplore`` rounds; none after retraining, since a new network would have to be trained."""
+    ``spec.budget.reexplore`` rounds; none after retraining, or without a supernet, since a new network would have to be
+    trained. Over a fleet nothing is learned in the search: what was measured is kept for later ones."""
 
     population: int = 96
     generations: int = 60
@@ -54,10 +55,11 @@ class LearnStage:
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Every step follows from the latest ``Refitted`` and the events after it, so a restart takes the same one."""
         refit = resources.refit
-        if refit is None or not problem.profile.measurable:
+        if refit is None or problem.fleet or not problem.profile.measurable:
             yield StageFinished(self.name, 0.0, {"refits": 0, "rounds": 0, "broken": 0})
             return
-        rounds = 0 if "retrain" in state.finished else problem.spec.budget.reexplore
+        trained = "retrain" in state.finished or steering(state.finished) != "val_accuracy"
+        rounds = 0 if trained else problem.spec.budget.reexplore
         if not state.refits and _usable(problem, state):
             yield Progress(self.name, 0, 0, "networks", message="fitting the predictor")
             event: Event = _fitted(self.name, problem, refit, state)
@@ -95,7 +97,7 @@ class LearnStage:
     def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """One fit to made-up measurements, and one network that is scored. Whether a bound will break is not known."""
         refit, clock = resources.refit, resources.clock
-        if refit is None or not problem.profile.measurable:
+        if refit is None or problem.fleet or not problem.profile.measurable:
             return StageCost.nothing(self.name, "nothing is measured from which the predictor could learn")
         archs, macs = networks(problem.space)
         genes_NG = as_genes(archs[: verified(problem)[1]])
@@ -126,28 +128,27 @@ class LearnStage:
             return
         rng = np.random.default_rng((problem.spec.seed, 11, last.number))
         batch: list[Point] = []
+        score = accuracy_of(problem, subnets)
         proposals: tuple[tuple[Origin, Genes], ...] = (
-            ("search", self._around(problem, state, last, rng, n)),
-            ("baseline", random.propose(problem.space, history_of(problem, state.of("baseline")), rng, n)),
+            ("search", self._around(problem, state, rng, n)),
+            ("baseline", random.propose(problem.space, history_of(problem, state, "baseline"), rng, n)),
         )
         for origin, genes_NG in proposals:
-            for point in scored(problem, subnets, origin, genes_NG):
+            for point in scored_points(problem, score, origin, genes_NG):
                 batch.append(point)
                 if len(batch) % 4 == 0:
                     yield Progress(self.name, len(batch), 2 * n, "subnets", message="exploring around broken bounds")
         yield Evaluated(tuple(batch))
 
-    def _around(self, problem: Problem, state: SearchState, last: Refitted, rng: np.random.Generator, n: int) -> Genes:
+    def _around(self, problem: Problem, state: SearchState, rng: np.random.Generator, n: int) -> Genes:
         """Unseen networks, nearest first to where the broken ones were believed to be: of the front as it is believed
         now, then neighbours of the broken ones that meet the bounds, then random ones."""
         space, points = problem.space, state.of("search")
-        found, evaluate = believed_front(problem, points, rng, self.population, self.generations)
+        found, evaluate = believed_front(problem, state, rng, self.population, self.generations)
         broken = [p for p in points if p.status == "violated"]
-        claimed = {
-            name: np.array([p.metrics[name] for p in broken])
-            for name in ("params", "macs", "predicted_ms", "upper_ms", "val_accuracy")
-        }
-        holes_HM = losses(problem, claimed, claimed["val_accuracy"])
+        claimed = cheap_metrics(problem, as_genes([p.arch for p in broken]))
+        claimed |= {k: np.array([p.metrics[k] for p in broken]) for k in ("predicted_ms", "upper_ms")}
+        holes_HM = losses(problem, claimed, np.array([p.metrics["val_accuracy"] for p in broken]))
         near_NG = space.canonical(np.concatenate([neighbours(space.decisions, p.arch.genes) for p in broken]))
         near_NM, violation_N = evaluate(near_NG)
         fits = violation_N == 0
@@ -164,7 +165,7 @@ class LearnStage:
         def draw(size: int) -> Genes:
             return next(lead, sample(space.decisions, rng, size))
 
-        return random.fresh(space, history_of(problem, points), rng, n, draw)
+        return random.fresh(space, history_of(problem, state, "search"), rng, n, draw)
 
     def _verify(
         self, problem: Problem, resources: Resources, subnets: Subnets, state: SearchState, last: Refitted
@@ -175,8 +176,10 @@ class LearnStage:
         kept = ("predicted_ms", "upper_ms")  # the others' stay as they were when they were claimed
         yield Evaluated(tuple(Point(p.arch, p.origin, {k: p.metrics[k] for k in kept}) for p in chosen))
         now = [replace(state.points[p.key], metrics={**state.points[p.key].metrics, **p.metrics}) for p in chosen]
-        todo = [p for p in now if p.measurement is None or "test_accuracy" not in p.metrics]
-        yield from earn(self.name, problem, resources, subnets, todo, len(chosen), self.group)
+        [device] = problem.members
+        due = {p.key: [device.name] if p.measurement is None else [] for p in now}
+        todo = [p for p in now if due[p.key] or "test_accuracy" not in p.metrics]
+        yield from earn(self.name, problem, resources, subnets, todo, due, len(chosen), self.group)
 
 
 def newcomers(problem: Problem, state: SearchState, last: Refitted, origin: Origin) -> list[Point]:

@@ -80,12 +80,12 @@ def _side_by_side(
     weight = torch.cat([part.conv.weight[:c, :c] for part in convs])
     y = F.conv2d(rectified_BCHW, weight, padding=convs[0].conv.kernel // 2)
     norms = [part.norm for part in convs if part.norm is not None]
-    running = None, None
+    running: tuple[torch.Tensor | None, torch.Tensor | None] = None, None
     if not parts[0].training:
         running = (torch.cat([n.running_mean[:c] for n in norms]), torch.cat([n.running_var[:c] for n in norms]))
     scales = scales_N.repeat_interleave(c)
     y = F.batch_norm(y, *running, scales, None, training=parts[0].training, eps=norms[0].eps)
-    return y.split(c, dim=1)
+    return torch.split(y, c, dim=1)
 
 
 class SuperCell(nn.Module):

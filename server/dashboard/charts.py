@@ -44,7 +44,11 @@ _DASHES = {
 }
 _SYMBOLS = {"verified": "circle", "unverified": "rect", "violated": "triangle"}
 # Before anything is measured, an objective reads this metric.
-_PREDICTED = {"test_accuracy": "val_accuracy", "measured_ms": "predicted_ms"}
+_PREDICTED = {
+    "test_accuracy": "val_accuracy",
+    "measured_ms": "predicted_ms",
+    "measured_share": "predicted_share",
+}
 
 
 def pareto(
@@ -67,6 +71,10 @@ def pareto(
     xm, ym = (x_axis.metric, y_axis.metric)
     if not measured:
         xm, ym = _PREDICTED.get(xm, xm), _PREDICTED.get(ym, ym)
+        if not any(ym in p.metrics for p in candidates):
+            ym = "proxy_score"  # all that a search without a supernet knows until networks are trained
+    if ym == "proxy_score":  # a bound on accuracy is none on it
+        y_axis = y_axis.model_copy(update={"bound": None})
     joined = len(front.objectives) == 2
     draw = _measured_series if measured else _predicted_series
     series = draw(front, candidates, xm, ym, joined)
@@ -281,13 +289,12 @@ def ranking(trust: TrustView) -> Options:
         ]
         series.append(_scatter(f"trust.estimated.{field}", name, data, symbol, colour, size=9))
     cells = [d["value"] for s in series for d in s["data"]]
-    bounds = {"floor": 0.0, "ceiling": 100.0}
     return {
         **_frame(),
         "legend": _legend(series),
         "tooltip": _tooltip(),
-        "xAxis": _axis("Validation accuracy (%, trained alone)", [x for x, _ in cells], **bounds),
-        "yAxis": _axis("Validation accuracy (%, estimated)", [y for _, y in cells], **bounds, gap=44),
+        "xAxis": _axis("Validation accuracy (%, trained alone)", [x for x, _ in cells], floor=0.0, ceiling=100.0),
+        "yAxis": _axis("Validation accuracy (%, estimated)", [y for _, y in cells], floor=0.0, ceiling=100.0, gap=44),
         "series": series,
     }
 
@@ -298,7 +305,8 @@ def similarity(view: SimilarityView) -> Options:
     order = [view.choices.index(c) for group in view.groups for c in group]
     names = [view.choices[i] for i in order]
     cells = [(x, y, view.similarity[order[y]][order[x]]) for y in range(len(order)) for x in range(len(order))]
-    series, shades = [], []
+    series: list[Series] = []
+    shades: list[dict[str, Any]] = []
     for i, (kind, colour, some) in enumerate(
         (
             ("agree", SEARCH, [c for c in cells if c[2] >= 0]),
@@ -611,7 +619,8 @@ def _tip(title: str, rows: Iterable[tuple[str, str]]) -> str:
 def _title(axis: ObjectiveView, metric: str) -> str:
     kind = METRICS[metric].kind if metric in METRICS and metric != axis.metric else axis.kind
     name = words.label(metric)
-    parts = [axis.unit] if axis.unit else []
+    unit = METRICS[metric].unit if metric in METRICS else axis.unit
+    parts = [unit] if unit else []
     if kind not in name.lower():
         parts.append(kind)
     return f"{name} ({', '.join(parts)})" if parts else name
