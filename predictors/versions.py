@@ -49,5 +49,5 @@ def refitted(version: Version, space: SearchSpace, genes_MG: Genes, latency_ms_M
         for row, ms in zip(space.canonical(genes).tolist(), latency_ms.tolist(), strict=True)
     }
     genes_NG, latency_ms_N = np.array(list(latest), dtype=np.int64), np.array(list(latest.values()))
-    predictor = fit_networks(version.predictor.family, space, genes_NG, latency_ms_N)
+    predictor = fit_networks(version.predictor, space, genes_NG, latency_ms_N)
     return Version(version.number + 1, predictor, genes_NG, latency_ms_N, version)

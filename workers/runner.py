@@ -31,6 +31,7 @@ from nas.core.ports import (
     BlobStore,
     Dataset,
     JobKind,
+    Layer,
     Measurer,
     Member,
     Problem,
@@ -45,6 +46,7 @@ from nas.energy import metered
 from nas.engine import price_search, run_search, stages_of
 from nas.export import Normalised, to_onnx
 from nas.fleet import FleetPredictor
+from nas.layer_models import empty_to_onnx, layer_to_onnx
 from predictors.figures import onboard_figures
 from predictors.measure import measure_isolated, profile_machine
 from predictors.onboarding import onboard
@@ -144,7 +146,8 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
 
     kin = job["resolved"].get("relatives", ())
     if spec.source == "worker":
-        yield from onboard(spec, space, export, measure_isolated, profile_machine, blobs, state, time.monotonic, kin)
+        here = (measure_isolated, profile_machine, blobs, state, time.monotonic, kin, _layer_model)
+        yield from onboard(spec, space, export, *here)
         return
     profile = DeviceProfile.from_json(job["resolved"]["profile"])
     measure = RemoteMeasurer(job["resolved"]["measurements"], blobs)
@@ -152,7 +155,12 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
     def export_unless_known(arch: Arch) -> bytes:
         return b"" if measure.knows(arch.id, profile) else export(arch)
 
-    yield from onboard(spec, space, export_unless_known, measure, lambda *_: profile, blobs, state, time.monotonic, kin)
+    there = (measure, lambda *_: profile, blobs, state, time.monotonic, kin, _layer_model)
+    yield from onboard(spec, space, export_unless_known, *there)
+
+
+def _layer_model(layer: Layer | None) -> bytes:
+    return empty_to_onnx() if layer is None else layer_to_onnx(layer)
 
 
 def _member(record: Mapping[str, Any], blobs: BlobStore) -> Member:

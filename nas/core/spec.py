@@ -269,12 +269,20 @@ class DeviceSpec(_Strict):
         for name in ("table", "roofline"):
             if (getattr(self, name) is not None) != (self.source == name):
                 raise ValueError(f"expected {name} exactly where source is {name!r}, which is {self.source!r}")
-        if self.samples < FEWEST_ALONE and self.predictor != "transfer":
+        if self.predictor == "layer_table" and self.source in ("table", "roofline"):
+            raise ValueError(f"the predictor 'layer_table' measures layers, which source {self.source!r} cannot")
+        if self.samples < FEWEST_ALONE and not self.beside_relatives:
             raise ValueError(
-                f"expected samples of at least {FEWEST_ALONE}, got {self.samples}; fewer will do with the predictor "
-                "'transfer', which learns from other devices"
+                f"expected samples of at least {FEWEST_ALONE}, got {self.samples}; fewer will do where other devices "
+                "are known, with the predictor 'best' or 'transfer', which learns from them"
             )
         return self
+
+    @property
+    def beside_relatives(self) -> bool:
+        """Whether the device is learned from others beside its own networks: by choice, or since these are so few."""
+        few = self.samples < FEWEST_ALONE and self.source in ("worker", "agent")
+        return self.predictor == "transfer" or (self.predictor == "best" and few)
 
 
 def parse_spec(model: type[T], record: object) -> T:

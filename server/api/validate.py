@@ -18,7 +18,7 @@ from nas.core.arch import space_size
 from nas.core.errors import Conflict, HwnasError, InvalidData, InvalidSpec, NotFound, UnknownName
 from nas.core.events import Origin
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
-from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
+from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.views import DryRunView, ReachView
 from nas.energy import metered
 from nas.engine import stage_names
@@ -57,7 +57,7 @@ def examine(spec: SearchSpec, store: Store) -> Report:
     strategy = registry.load("nas.strategies", spec.strategy.name)
     _check_params(strategy, spec)
     space = space_of(spec.space, spec.data)
-    if hasattr(strategy, "check"):  # of parameters against the space
+    if hasattr(strategy, "check"):  # of the spec against what the strategy needs, and of parameters against the space
         strategy.check(spec, space)
     predictors = {name: store.queries.predictor_for(name, space.id) for name in spec.devices}
     there = {name: found for name, found in predictors.items() if found is not None}
@@ -160,13 +160,18 @@ def check_device(spec: DeviceSpec, store: Store) -> None:
     _check_profiled_alike(spec, store.queries)
     if spec.predictor == Transfer.family and spec.source == "roofline":
         raise InvalidSpec("predictor: 'transfer' learns from measured devices, and peak figures are none")
-    if spec.predictor == Transfer.family and spec.source in ("worker", "agent"):
+    if spec.beside_relatives and spec.source in ("worker", "agent"):
         relatives = store.queries.relatives(spec)
         if sum(networks > spec.samples for _, networks in relatives) < FEWEST_DEVICES:
             there = ", ".join(f"{name} ({networks})" for name, networks in relatives) or "none"
+            others = (
+                f"{FEWEST_DEVICES} other devices for this space and data with more than {spec.samples} networks each; "
+                f"there are: {there}"
+            )
+            if spec.predictor == Transfer.family:
+                raise InvalidSpec(f"predictor: {spec.predictor!r} expects {others}")
             raise InvalidSpec(
-                f"predictor: {spec.predictor!r} expects {FEWEST_DEVICES} other devices for this space and data with "
-                f"more than {spec.samples} networks each; there are: {there}"
+                f"samples: expected at least {FEWEST_ALONE}, got {spec.samples}; fewer will do beside {others}"
             )
     if spec.table is not None:
         try:

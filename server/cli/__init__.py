@@ -475,9 +475,11 @@ def devices_add(
     data_param: Annotated[
         list[str] | None, typer.Option(help="A data-set parameter, key=value; may be repeated.")
     ] = None,
-    samples: Annotated[int, typer.Option(help="Subnets to measure.")] = DeviceSpec().samples,
+    samples: Annotated[
+        int, typer.Option(help="Subnets to measure; ten will do once three devices are known.")
+    ] = DeviceSpec().samples,
     predictor: Annotated[
-        str, typer.Option(help="Predictor family; `transfer` needs ten subnets, and three devices that are known.")
+        str, typer.Option(help="Predictor family; `layer_table` measures every layer of the space, too.")
     ] = DeviceSpec().predictor,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = DeviceSpec().threads,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -498,7 +500,7 @@ def devices_add(
 
     - `nas devices add this-machine`
     - `nas devices add big-box --space mobilenet_v3 --param preset=digits --samples 200`
-    - `nas devices add pi-2 --agent --predictor transfer --samples 10`: from three devices or more that are known
+    - `nas devices add pi-2 --agent --samples 10`: from three devices or more that are known
     - `nas devices add phone --table phone.csv`: columns `arch` and `ms`, or a column for every decision
     - `nas devices add chip --flops 2e12 --bandwidth 5e10`: a prior, before there is anything to measure on
     - `nas devices add pi --agent`, once `nas-agent --server URL --name pi` runs on the machine called pi

@@ -57,7 +57,7 @@ def _device(session: Session, name: str, space_id: str | None) -> dict[str, Any]
 def relatives_of(session: Session, spec: DeviceSpec) -> list[tuple[str, str, int]]:
     """The other devices for the same space and data of which something is known: name, blob and number of networks, by
     name; the newest of each."""
-    if spec.predictor != "transfer":
+    if not spec.beside_relatives:
         return []
     query = select(PredictorRow.device, Job.spec, Job.state).join(Job, Job.id == PredictorRow.id)
     rows = session.execute(query.where(PredictorRow.device != spec.name).order_by(PredictorRow.created_at))
