@@ -17,7 +17,8 @@ from nas.core.cost import Span, StageCost
 from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
 from nas.core.mixture import is_relaxed
-from nas.core.ports import Problem, Resources, predict_latency
+from nas.core.ports import Problem, Resources
+from nas.fleet import latency_metrics
 from nas.stages.subnets import Subnets
 from nas.supernet import RelaxedSupernet
 from nas.training.gradient.options import DartsParams
@@ -134,11 +135,13 @@ def searching(
     pipeline = Pipeline(problem.data, resources.torch_device)
     latency = None
     if options.latency_weight > 0:
+        by_share = problem.spec.by_share
 
-        def upper_ms(genes_NG: Genes) -> Floats:
-            return predict_latency(problem.predictor, problem.space, genes_NG).upper_ms
+        def upper(genes_NG: Genes) -> Floats:
+            metrics = latency_metrics(problem.predictor, problem.space, genes_NG)
+            return metrics["upper_share" if by_share else "upper_ms"]
 
-        latency = Resource(upper_ms, problem.spec.bound("latency"))
+        latency = Resource(upper, 100.0 if by_share else problem.spec.bound("latency"))
     return Search(moved, problem.space, problem.data, pipeline, options, seed, latency, allowed_EO)
 
 
