@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
+from statistics import median
 from typing import Any, Literal
 
 from nas.core.drift import LIMIT
@@ -24,6 +25,7 @@ from nas.core.views import (
     ObjectiveView,
     PairView,
     PointView,
+    RankedView,
     SimilarityView,
     TrustView,
 )
@@ -271,13 +273,24 @@ _ESTIMATES = (  # of a held-out network: field, name, symbol, colour
 )
 
 
+def typical(trust: TrustView) -> list[RankedView]:
+    """The held-out networks but those that learn next to nothing even when trained alone, far below all others; a chart
+    with them has no room for the rest."""
+    middle = median(n.alone for n in trust.networks)
+    spread = median(abs(n.alone - middle) for n in trust.networks)
+    return [n for n in trust.networks if n.alone >= middle - 8 * max(1.0, spread)]
+
+
 def ranking(trust: TrustView) -> Options:
-    """Estimates of held-out networks over what they reach when trained alone, before and after the split."""
+    """Estimates of held-out networks over what they reach when trained alone, before and after the split; framed around
+    those that are ``typical``."""
+    shown = {n.arch for n in typical(trust)}
     series = []
     for field, name, symbol, colour in _ESTIMATES:
         data = [
             {
                 "value": [n.alone, estimate],
+                "arch": n.arch,
                 "tip": _tip(
                     n.arch,
                     [("Trained alone <i>trained</i>", words.quantity(n.alone, "%"))]
@@ -288,7 +301,7 @@ def ranking(trust: TrustView) -> Options:
             if (estimate := getattr(n, field)) is not None
         ]
         series.append(_scatter(f"trust.estimated.{field}", name, data, symbol, colour, size=9))
-    cells = [d["value"] for s in series for d in s["data"]]
+    cells = [d["value"] for s in series for d in s["data"] if d["arch"] in shown]
     return {
         **_frame(),
         "legend": _legend(series),
