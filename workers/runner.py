@@ -27,11 +27,18 @@ from nas.core.events import (
     fold_all,
     point_from_json,
 )
-<<<<<<< HEAD
-from nas.core.ports import BlobStore, Dataset, JobKind, Layer, Measurer, Problem, Resources, SearchSpace, Stage
-=======
-from nas.core.ports import BlobStore, Dataset, JobKind, Measurer, Problem, Resources, SearchSpace, Stage, Together
->>>>>>> main
+from nas.core.ports import (
+    BlobStore,
+    Dataset,
+    JobKind,
+    Layer,
+    Measurer,
+    Problem,
+    Resources,
+    SearchSpace,
+    Stage,
+    Together,
+)
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.tuning import Tuner
 from nas.energy import metered
