@@ -61,6 +61,8 @@ def onboard(
         kin = known_devices(space, [load_measured(blobs.get(blob)) for blob in relatives], spec.samples)
     else:
         registry.load("nas.predictors", spec.predictor)  # an unknown one is heard of before anything is measured
+    layers = every_layer(space) if spec.predictor == LayerTableModel.family else {}
+    single = to_measure(layers) if layers else []
     if "networks" in done:
         genes, held_out = _chosen(blobs.get(done["networks"]))
     elif kin is not None:
@@ -82,12 +84,13 @@ def onboard(
     if last is not None and "networks" in done:  # a version that kept no networks may have chosen others
         kept = [Measurement.from_json(m) for m in json.loads(blobs.get(last.blob))]
     begun = clock()
-    layers = every_layer(space) if spec.predictor == LayerTableModel.family else {}
     archs = as_archs(space.id, genes)
-    single = to_measure(layers) if layers else []
     if "measure" not in state.finished:
         yield StageStarted("measure", 1, 3)
-        wanted = [*_layer_models(layers, export_layer), *((a.id, partial(export_onnx, a)) for a in archs)]
+        wanted: list[tuple[str, Callable[[], bytes]]] = [
+            *_layer_models(layers, export_layer),
+            *((a.id, partial(export_onnx, a)) for a in archs),
+        ]
         unit = "models" if layers else "networks"
         _require_steady(spec.name, kept, len(wanted))
         group = GROUP if profile.source == "worker" else len(wanted)  # a device elsewhere is asked for all at once
@@ -104,8 +107,8 @@ def onboard(
         refused = [m.refused for m in kept[len(single) :] if m.refused is not None]
         if refused:
             yield Warned("measure", f"{len(refused)} of {len(archs)} networks were left out: {refused[0]}")
-        done = {"measured": len(archs) - len(refused), "refused": len(refused)}
-        yield StageFinished("measure", clock() - begun, done | ({"layers": len(single)} if layers else {}))
+        counts = {"measured": len(archs) - len(refused), "refused": len(refused)}
+        yield StageFinished("measure", clock() - begun, counts | ({"layers": len(single)} if layers else {}))
 
     begun = clock()
     yield StageStarted("fit", 2, 3)
