@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -14,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from benchmarks._cifar import small_cifar
 from benchmarks._cli import Options, main, shared_file
 from nas.core.arch import Arch, as_archs
 from nas.core.metrics import kendall
@@ -59,7 +58,7 @@ def bench(options: Options) -> Mapping[str, Any]:
 
 def _seed(archive: Path, table: Path, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
-    data, space = _data(archive), _space()
+    data, space = small_cifar(archive, IMAGES, VALIDATION, SIZE), _space()
     pipeline = Pipeline(data, "cpu")
     archs, truth_N = _cells(space, table)
     begun = time.process_time()
@@ -155,7 +154,7 @@ _KEPT: dict[Path, Dataset] = {}  # of one worker process
 def _part(archive: Path, epochs: int, part: int) -> int:
     torch.set_num_threads(1)
     space = _space()
-    data = _KEPT.setdefault(archive, _KEPT.get(archive) or _data(archive))
+    data = _KEPT.setdefault(archive, _KEPT.get(archive) or small_cifar(archive, IMAGES, VALIDATION, SIZE))
     partition = random_split(space, PARTS, np.random.default_rng(0))
     net = copy.deepcopy(space.supernet(0))
     return _fit(net, space, data, Pipeline(data, "cpu"), epochs, PART_LR, 0, partition, part)
@@ -175,24 +174,6 @@ def _cells(space: SearchSpace, table: Path) -> tuple[list[Arch], np.ndarray[Any,
     _, first = np.unique(canonical, axis=0, return_index=True)
     rows = np.sort(first)[:CELLS]
     return as_archs(space.id, canonical[rows]), truth_N[order[rows]]
-
-
-def _data(archive: Path) -> Dataset:
-    """The first images of the training set, made smaller; validation images are others of it."""
-    with np.load(archive) as arrays:
-        jpeg, offset, label, test = (arrays[k] for k in ("jpeg", "offset", "label", "is_test"))
-        class_names = tuple(str(n) for n in arrays["class_names"])
-    rows = np.flatnonzero(test == 0)[: IMAGES + VALIDATION]
-
-    def read(row: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        image = Image.open(io.BytesIO(jpeg[offset[row] : offset[row + 1]].tobytes())).convert("RGB")
-        return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX)).transpose(2, 0, 1)
-
-    images = np.stack([read(int(row)) for row in rows])
-    labels = label[rows].astype(np.int64)
-    fit, rank = Split(images[:IMAGES], labels[:IMAGES]), Split(images[IMAGES:], labels[IMAGES:])
-    shape = ImageShape(3, SIZE, SIZE, len(class_names))
-    return Dataset("cifar10", shape, fit, rank, rank, class_names, "", flip=True)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

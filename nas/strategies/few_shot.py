@@ -7,8 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.core.errors import InvalidSpec
-from nas.core.ports import Problem, Stage
-from nas.core.spec import parse_spec
+from nas.core.ports import Problem, SearchSpace, Stage
+from nas.core.spec import SearchSpec, parse_spec
+from nas.training.fewshot.partition import divisible, exhaustive_split
 
 
 class FewShotParams(BaseModel):
@@ -59,19 +60,11 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.trust import TrustStage
     from nas.stages.verify import VerifyStage
     from nas.training import samplers
-    from nas.training.fewshot.partition import divisible, exhaustive_split
     from nas.training.progressive import Phase, Recipe, uniform
 
     params = parse_spec(FewShotParams, problem.spec.strategy.params)
-    space = problem.space
-    known = [space.decisions[g].name for g in divisible(space)]
-    if not known:
-        raise InvalidSpec(f"few_shot splits decisions, of which {space.name} leaves none open but the resolution")
-    if unknown := [n for n in params.decisions if n not in known]:
-        raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(known)}")
-    if params.split == "exhaustive":
-        exhaustive_split(space, params.decisions, params.parts)
-    axes = samplers.axes(space.decisions)
+    check(problem.spec, problem.space)
+    axes = samplers.axes(problem.space.decisions)
 
     def recipe(phases: tuple[Phase, ...]) -> Recipe:
         return Recipe(phases, min(params.batch_size, len(problem.data.train)), weight_decay=params.weight_decay)
@@ -91,6 +84,19 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
     )
 
 
+def check(spec: SearchSpec, space: SearchSpace) -> None:
+    """Raises InvalidSpec for decisions that the space lacks, and where nothing can be split as it is asked for."""
+    params = parse_spec(FewShotParams, spec.strategy.params)
+    known = [space.decisions[g].name for g in divisible(space)]
+    if not known:
+        raise InvalidSpec(f"few_shot splits decisions, of which {space.name} leaves none open but the resolution")
+    if unknown := [n for n in params.decisions if n not in known]:
+        raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(known)}")
+    if params.split == "exhaustive":
+        exhaustive_split(space, params.decisions, params.parts)
+
+
+few_shot.check = check  # type: ignore[attr-defined]
 few_shot.params_model = FewShotParams  # type: ignore[attr-defined]
 few_shot.stage_names = (  # type: ignore[attr-defined]
     "estimate",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes, every, one_hot
+from nas.core.cells import CellEdge, CellGraph
 from nas.core.errors import InvalidInput, UnknownName
 from nas.core.mixture import Mixture
 from nas.core.ports import ImageShape, Layer
@@ -29,6 +30,9 @@ EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node; 
 NODES = 4
 STAGES = 3
 PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # edges of each way from input to output
+CELLS = (
+    CellGraph("cell", ("in", "1", "2", "out"), tuple(CellEdge(a, b, f"edge{a}{b}") for a, b in EDGES), OPERATIONS),
+)
 
 
 class SpaceParams(BaseModel):
@@ -59,6 +63,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> NasBench201:
 
 
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
+build.cells = CELLS  # type: ignore[attr-defined]
 
 
 def active_edges(genes_NG: Genes) -> NDArray[np.bool_]:
@@ -109,6 +114,8 @@ class NasBench201:
         bare=(NONE, SKIP, POOL),
     )
 
+    cells = CELLS
+
     def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
         self.config = params
         self.shape = shape
@@ -129,6 +136,16 @@ class NasBench201:
     def widths(self) -> tuple[int, ...]:
         """Channels of each stage."""
         return tuple(self.config.channels * 2**s for s in range(STAGES))
+
+    @property
+    def partials(self) -> tuple[int, ...]:
+        """All that divide the channels."""
+        return tuple(n for n in range(1, self.config.channels + 1) if self.config.channels % n == 0)
+
+    @property
+    def regularisers(self) -> Mapping[str, float]:
+        """What its networks can be trained with; those of the table were trained without."""
+        return {"drop_path": 0.0}
 
     def canonical(self, genes_NG: Genes) -> Genes:
         """Edges on no path from input to output set to ``none``."""

@@ -6,28 +6,33 @@ from collections.abc import Sequence
 
 from nicegui import ui
 
-from nas.core.views import EventView
-from server.dashboard import charts
+from nas.core.views import CellView, EventView
+from server.dashboard import cells, charts
 from server.dashboard.frame import div, heading, kind_chip, text
 from server.dashboard.shown import by_seed
 
+_LEGEND = "the strongest operation of every edge; the surer, the stronger its line"
+_LEGEND_KEPT = f"{_LEGEND}. Dashed: edges that would be left out"
+
 
 class TraceCard:
-    """A small chart for every reading, and weights of operations by edge, of one seed's run. Hidden while there are no
-    readings."""
+    """A small chart for every reading, and of one seed's run the cells as they are now and weights of operations by
+    edge. Hidden while there are no readings."""
 
     def __init__(self) -> None:
         self._box = div("part card")
         self._box.set_visibility(False)
         self._events: tuple[EventView, ...] = ()
+        self._cells: tuple[CellView, ...] = ()
         self._seed: int | None = None
         self._made: tuple[object, ...] = ()
         self._charts: dict[str, ui.echart] = {}
+        self._graphs: ui.html | None = None
 
-    def show(self, events: tuple[EventView, ...]) -> None:
-        """Draws the ``traced`` events of a search."""
-        if events != self._events:
-            self._events = events
+    def show(self, events: tuple[EventView, ...], kinds: tuple[CellView, ...]) -> None:
+        """Draws the ``traced`` events of a search over a space with these kinds of cells."""
+        if (events, kinds) != (self._events, self._cells):
+            self._events, self._cells = events, kinds
             self._draw()
 
     def _draw(self) -> None:
@@ -40,13 +45,16 @@ class TraceCard:
         drawn = charts.traces(runs)
         last = runs[self._seed][-1]
         drawn |= {"mixture": charts.mixture(last)} if last["table"] else {}
-        if (tuple(drawn), tuple(runs)) == self._made:
+        graphs = [(kind, cells.strongest(kind, last)) for kind in self._cells] if last["table"] else []
+        if (tuple(drawn), tuple(runs), len(graphs)) == self._made:
+            if self._graphs is not None:
+                self._graphs.set_content(cells.figures(graphs))
             for name, options in drawn.items():
                 self._charts[name].options.clear()
                 self._charts[name].options.update(options)
                 self._charts[name].update()
             return
-        self._made = (tuple(drawn), tuple(runs))
+        self._made = (tuple(drawn), tuple(runs), len(graphs))
         self._box.clear()
         with self._box:
             self._draw_head(list(runs))
@@ -54,6 +62,12 @@ class TraceCard:
                 for name, options in drawn.items():
                     if name != "mixture":
                         self._add(name, options, "chart trace", f"{charts.trace_title(name)} by epoch")
+            self._graphs = None
+            if graphs:
+                with div("flow").style("margin: 1rem 0 .5rem"):
+                    heading("What is strongest now", 3)
+                    text(_LEGEND if self._cells[0].inputs is None else _LEGEND_KEPT, "small muted", "span")
+                self._graphs = ui.html(cells.figures(graphs), sanitize=False)
             if "mixture" in drawn:
                 self._add("mixture", drawn["mixture"], "chart mixture", "Weight of every operation on every edge")
                 text("The mixture after the last epoch: weight of every operation on every edge.", "small muted")
