@@ -1,11 +1,10 @@
 """Latency-aware differentiable search on a device that is a table: are bounds met by the table, and at what accuracy?
 
-The device is one of NAS-Bench-201's, of which a thousand random cells were measured; the predictor is fitted to these
-as to any uploaded table. The preset ``la_darts`` then searches on real images, small ones, under each of three bounds,
-through the engine's own stages; what it derives is verified by looking it up in the whole table, most of which the
-predictor has never seen. Its accuracy after 200 epochs is compared with the best of all cells whose latency in the
-table is within the bound. Beside it: plain ``darts``, whose cell is only repaired afterwards, and the mean of all cells
-within the bound.
+The device is one of NAS-Bench-201's, every cell of which was measured: its predictor looks cells up, and so does what
+measures them for verification. The preset ``la_darts`` searches on real images, small ones, under each of three bounds,
+through the engine's own stages. The accuracy after 200 epochs of what it derives is compared with the best of all cells
+whose latency in the table is within the bound. Beside it: plain ``darts``, whose cell is only repaired afterwards, and
+the mean of all cells within the bound.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,33 +22,36 @@ import torch
 from benchmarks._cifar import small_cifar
 from benchmarks._cli import Options, main, shared_file
 from nas.core.arch import Floats, Genes, as_archs
-from nas.core.device import DeviceProfile, Measurement
+from nas.core.device import DeviceProfile, Latency, Measurement, MeasurementProtocol
 from nas.core.events import SearchState, fold_all
 from nas.core.ports import Dataset, Problem, Resources, Stage
-from nas.core.spec import BudgetSpec, DeviceSpec, ObjectiveSpec, SearchSpec, StrategySpec, TableSpec
+from nas.core.spec import BudgetSpec, ObjectiveSpec, SearchSpec, StrategySpec
 from nas.engine import run_search
+from nas.stages.explore import ExploreStage
 from nas.strategies.darts import darts
-from predictors.figures import onboard_figures
-from predictors.storage import load_predictor
-from predictors.tables import RawTable
-from search_spaces.nas_bench_201.space import NasBench201, build, from_string
+from search_spaces.nas_bench_201.space import EDGES, OPERATIONS, NasBench201, build, from_string
 from server.store.blobs import FolderBlobs
 
-DEVICE, ROWS = "raspi4", 1_000  # whose latencies, and how many cells were measured
+DEVICE = "raspi4"  # whose latencies
 QUANTILES = (0.1, 0.25, 0.5)  # of all cells' latencies: the bounds
 IMAGES, VALIDATION, SIZE = 2_000, 250, 16  # training images, validation images, their height and width
 SPACE = {"channels": 8, "cells": 1}
-SEARCH: Mapping[str, Any] = {"epochs": 20, "tune_epochs": 4, "alpha_lr": 0.02, "latency_samples": 2}
+SEARCH: Mapping[str, Any] = {"epochs": 10, "alpha_warmup": 3, "tune_epochs": 1, "lr": 0.1, "alpha_lr": 0.03}
+WEIGHT = 0.02  # of the latency loss, a fifth of the preset's, since so short a search has no time to recover from it
+_DIGITS = len(OPERATIONS) ** np.arange(len(EDGES))
 
 
 @dataclass(frozen=True)
 class Table:
-    """Distinct cells: genes (N, 6), latencies (N,) in ms, accuracies (N,) in %; and their rows by the cell's id."""
+    """Distinct cells: latencies (N,) in ms and accuracies (N,) in %, and their rows by the cell's id and by its key.
 
-    genes_NG: Genes
+    It is both a ``nas.core.ports.LatencyPredictor`` and, by ``measure``, a ``Measurer``."""
+
+    family: ClassVar[str] = "table"
     latency_ms_N: Floats
     accuracy_N: Floats
     row_of: Mapping[str, int]
+    row_by_key: Genes
 
     @staticmethod
     def of(space: NasBench201, genes_NG: Genes, latency_ms_N: Floats, accuracy_N: Floats) -> Table:
@@ -57,7 +59,19 @@ class Table:
         own_N = (space.canonical(genes_NG) == genes_NG).all(axis=1)
         genes_NG = genes_NG[own_N]
         rows = {arch.id: i for i, arch in enumerate(as_archs(space.id, genes_NG))}
-        return Table(genes_NG, latency_ms_N[own_N], accuracy_N[own_N], rows)
+        by_key = np.full(len(OPERATIONS) ** len(EDGES), -1)
+        by_key[genes_NG @ _DIGITS] = np.arange(len(genes_NG))
+        return Table(latency_ms_N[own_N], accuracy_N[own_N], rows, by_key)
+
+    def predict(self, features_NF: Floats) -> Latency:
+        """Latencies by the operations on the edges, which are what features begin with; each is its own bound."""
+        one_hot_NEO = features_NF[:, : len(EDGES) * len(OPERATIONS)].reshape(-1, len(EDGES), len(OPERATIONS))
+        ms_N = self.latency_ms_N[self.row_by_key[one_hot_NEO.argmax(axis=2) @ _DIGITS]]
+        return Latency(ms_N, ms_N)
+
+    def to_arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """It is not kept."""
+        return {}
 
     def measure(
         self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]
@@ -88,7 +102,7 @@ def bench(options: Options) -> dict[str, Any]:
     table = Table.of(space, genes_NG, ms_N, accuracy_N)
     bounds_ms = [float(np.quantile(table.latency_ms_N, q)) for q in QUANTILES]
     begun = time.process_time()
-    found = compare(space, data, table, bounds_ms, options.seeds, ROWS, SEARCH)
+    found = compare(space, data, table, bounds_ms, options.seeds, SEARCH)
     return {**found, "device": DEVICE, "processor_s": time.process_time() - begun}
 
 
@@ -98,19 +112,21 @@ def compare(
     table: Table,
     bounds_ms: Sequence[float],
     seeds: Sequence[int],
-    rows: int,
     search: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What ``la_darts`` and repaired ``darts`` derive under every bound, by the table."""
     with tempfile.TemporaryDirectory() as folder:
         blobs = FolderBlobs(Path(folder))
-        base, card = _onboarded(space, data, table, rows, blobs)
+        unknown = MeasurementProtocol(version=0)
+        profile = DeviceProfile("table", "", "a table", 1, "table", "1", "", protocol=unknown)
+        base = Problem(SearchSpec(), space, data, profile, table)
         runs: list[dict[str, Any]] = []
         for seed in seeds:
             plain = _problem(base, "darts", seed, None, search)
             trained = _run(plain, blobs, table, ("estimate", "train"))
+            charged = {**search, "latency_weight": WEIGHT}
             for bound_ms in bounds_ms:
-                state = _run(_problem(base, "la_darts", seed, bound_ms, search), blobs, table, STAGES)
+                state = _run(_problem(base, "la_darts", seed, bound_ms, charged), blobs, table, STAGES)
                 blind = _problem(base, "darts", seed, bound_ms, search)
                 blind = replace(blind, supernet_blob=trained.finished["train"]["supernet"])
                 repaired = _run(blind, blobs, table, ("estimate", "train", "derive"))
@@ -122,30 +138,11 @@ def compare(
         "gap_to_optimum": float(np.mean([r["optimum"] - r["accuracy"] for r in runs])),
         "gap_of_repaired_darts": float(np.mean([r["optimum"] - r["repaired_accuracy"] for r in runs])),
         "gap_of_mean_cell": float(np.mean([r["optimum"] - table.mean_within(r["bound_ms"]) for r in runs])),
-        "predictor": card,
         "runs": runs,
     }
 
 
 STAGES = ("estimate", "train", "derive", "explore", "verify")
-
-
-def _onboarded(
-    space: NasBench201, data: Dataset, table: Table, rows: int, blobs: FolderBlobs
-) -> tuple[Problem, dict[str, Any]]:
-    """A problem whose predictor is fitted to some rows of the table, as an uploaded one is; and the predictor's card."""
-    some = np.random.default_rng(0).permutation(len(table.genes_NG))[:rows]
-    columns = {
-        "arch": ["-".join(map(str, g)) for g in table.genes_NG[some].tolist()],
-        "ms": table.latency_ms_N[some].tolist(),
-    }
-    spec = DeviceSpec(name="table", source="table", table=TableSpec(blob=blobs.put(RawTable(columns).dump())))
-    state = fold_all(onboard_figures(spec, space, blobs, SearchState(), time.monotonic))
-    fit, profile = state.finished["fit"], DeviceProfile.from_json(dict(state.finished["profile"]["profile"]))
-    predictor = load_predictor(fit["family"], blobs.get(fit["blob"]))
-    # The rest of the table stands for the device itself, on which networks are measured.
-    base = Problem(SearchSpec(), space, data, replace(profile, source="worker"), predictor)
-    return base, {k: fit["card"][k] for k in ("mape", "spearman", "coverage")} | {"rows": len(some)}
 
 
 def _problem(base: Problem, preset: str, seed: int, bound_ms: float | None, search: Mapping[str, Any]) -> Problem:
@@ -159,7 +156,8 @@ def _problem(base: Problem, preset: str, seed: int, bound_ms: float | None, sear
 
 
 def _run(problem: Problem, blobs: FolderBlobs, table: Table, names: Sequence[str]) -> SearchState:
-    stages: list[Stage] = [stage for stage in darts(problem) if stage.name in names]
+    explore = ExploreStage(rounds=1)  # what was derived and its neighbours
+    stages: list[Stage] = [explore if s.name == explore.name else s for s in darts(problem) if s.name in names]
     resources = Resources(blobs, table.measure, time.monotonic)
     return fold_all(run_search(problem, stages, resources, SearchState()))
 
@@ -206,4 +204,4 @@ def _of_bound(table: Table, bound_ms: float, runs: Sequence[Mapping[str, Any]]) 
 
 
 if __name__ == "__main__":
-    main("la_darts_bounds", bench, __doc__ or "", ("torch", "numpy", "scikit-learn"), seeds=3)
+    main("la_darts_bounds", bench, __doc__ or "", ("torch", "numpy"), seeds=3)

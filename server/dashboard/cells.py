@@ -105,7 +105,11 @@ def svg(cell: CellView, arcs: Sequence[Arc]) -> str:
 
 def figures(drawn: Sequence[tuple[CellView, Sequence[Arc]]]) -> str:
     """All kinds of cells side by side, or one below the other where there is no room."""
-    parts = [f"<figure><figcaption>{escape(cell.name)}</figcaption>{svg(cell, arcs)}</figure>" for cell, arcs in drawn]
+    named = len(drawn) > 1
+    parts = [
+        f"<figure>{f'<figcaption>{escape(cell.name)}</figcaption>' if named else ''}{svg(cell, arcs)}</figure>"
+        for cell, arcs in drawn
+    ]
     return f'<div class="cells">{"".join(parts)}</div>'
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nicegui import ui
 
 from nas.core.views import CellView, EventView
-from server.dashboard import cells, charts
-from server.dashboard.frame import div, heading, kind_chip, text
+from server.dashboard import cells, charts, words
+from server.dashboard.frame import div, figure, heading, kind_chip, text
 from server.dashboard.shown import by_seed
 
 _LEGEND = "the strongest operation of every edge; the surer, the stronger its line"
@@ -24,15 +25,17 @@ class TraceCard:
         self._box.set_visibility(False)
         self._events: tuple[EventView, ...] = ()
         self._cells: tuple[CellView, ...] = ()
+        self._derived: Mapping[str, Any] = {}
         self._seed: int | None = None
         self._made: tuple[object, ...] = ()
         self._charts: dict[str, ui.echart] = {}
         self._graphs: ui.html | None = None
 
-    def show(self, events: tuple[EventView, ...], kinds: tuple[CellView, ...]) -> None:
-        """Draws the ``traced`` events of a search over a space with these kinds of cells."""
-        if (events, kinds) != (self._events, self._cells):
-            self._events, self._cells = events, kinds
+    def show(self, events: tuple[EventView, ...], kinds: tuple[CellView, ...], derived: Mapping[str, Any]) -> None:
+        """Draws the ``traced`` events of a search over a space with these kinds of cells, and what of every seed was
+        ``derived`` in the end."""
+        if (events, kinds, derived) != (self._events, self._cells, self._derived):
+            self._events, self._cells, self._derived = events, kinds, derived
             self._draw()
 
     def _draw(self) -> None:
@@ -46,7 +49,8 @@ class TraceCard:
         last = runs[self._seed][-1]
         drawn |= {"mixture": charts.mixture(last)} if last["table"] else {}
         graphs = [(kind, cells.strongest(kind, last)) for kind in self._cells] if last["table"] else []
-        if (tuple(drawn), tuple(runs), len(graphs)) == self._made:
+        made = (tuple(drawn), tuple(runs), len(graphs), self._derived)
+        if made == self._made:
             if self._graphs is not None:
                 self._graphs.set_content(cells.figures(graphs))
             for name, options in drawn.items():
@@ -54,10 +58,11 @@ class TraceCard:
                 self._charts[name].options.update(options)
                 self._charts[name].update()
             return
-        self._made = (tuple(drawn), tuple(runs), len(graphs))
+        self._made = made
         self._box.clear()
         with self._box:
             self._draw_head(list(runs))
+            _draw_seeds(self._derived)
             with div("fit traces"):
                 for name, options in drawn.items():
                     if name != "mixture":
@@ -89,3 +94,16 @@ class TraceCard:
     def _add(self, name: str, options: charts.Options, classes: str, label: str) -> None:
         chart = ui.echart(options, renderer="svg").classes(classes).props(f'role="img" aria-label="{label}"')
         self._charts[name] = chart
+
+
+def _draw_seeds(derived: Mapping[str, Any]) -> None:
+    """Validation accuracy of what each seed has found, and their mean and deviation; nothing for a single seed."""
+    seeds = [s for s in derived.get("seeds", []) if s["val_accuracy"] is not None]
+    if len(seeds) < 2:
+        return
+    mean, deviation = derived["mean_val_accuracy"], derived["deviation_val_accuracy"]
+    with div("figures").style("margin-bottom: 1rem"):
+        note = "of the derived networks, mean and deviation"
+        figure(f"Validation accuracy over {len(seeds)} seeds", words.spread(mean, deviation, "%"), "estimated", note)
+        for s in seeds:
+            figure(f"Seed {s['seed']}", words.quantity(s["val_accuracy"], "%"))
