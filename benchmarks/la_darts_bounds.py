@@ -36,7 +36,7 @@ DEVICE = "raspi4"  # whose latencies
 QUANTILES = (0.1, 0.25, 0.5)  # of all cells' latencies: the bounds
 IMAGES, VALIDATION, SIZE = 2_000, 250, 16  # training images, validation images, their height and width
 SPACE = {"channels": 8, "cells": 1}
-SEARCH: Mapping[str, Any] = {"epochs": 10, "alpha_warmup": 3, "tune_epochs": 1, "lr": 0.1, "alpha_lr": 0.03}
+SEARCH: Mapping[str, Any] = {"epochs": 10, "tune_epochs": 1, "alpha_lr": 0.03}
 WEIGHT = 0.02  # of the latency loss, a fifth of the preset's, since so short a search has no time to recover from it
 _DIGITS = len(OPERATIONS) ** np.arange(len(EDGES))
 
