@@ -13,12 +13,12 @@ from nas.core.ports import Dataset, ImageShape, Split
 
 
 def small_cifar(archive: Path, images: int, validation: int, size: int) -> Dataset:
-    """The first ``images`` of the training set, ``size`` pixels high and wide; the ``validation`` images are the next
-    of it, and stand for test images too."""
+    """Random ``images`` of the training set, ``size`` pixels high and wide; the ``validation`` images are others of it,
+    and stand for test images too. The archive is ordered by class, so images are shuffled, always alike."""
     with np.load(archive) as arrays:
         jpeg, offset, label, test = (arrays[k] for k in ("jpeg", "offset", "label", "is_test"))
         class_names = tuple(str(n) for n in arrays["class_names"])
-    rows = np.flatnonzero(test == 0)[: images + validation]
+    rows = np.random.default_rng(0).permutation(np.flatnonzero(test == 0))[: images + validation]
 
     def read(row: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         image = Image.open(io.BytesIO(jpeg[offset[row] : offset[row + 1]].tobytes())).convert("RGB")
