@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,29 +20,38 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Options:
-    """``shared``: the folder of data sets and tables that do not belong into the repository. ``seeds``: 0 to n-1."""
+    """``shared``: the folder of data sets and tables that do not belong into the repository. ``seeds``: 0 to n-1.
+    ``more``: the options of one benchmark alone, by name."""
 
     shared: Path
     seeds: tuple[int, ...]
     json: bool
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def main(
-    name: str, bench: Callable[[Options], Mapping[str, Any]], about: str, packages: tuple[str, ...], seeds: int = 5
+    name: str,
+    bench: Callable[[Options], Mapping[str, Any]],
+    about: str,
+    packages: tuple[str, ...],
+    seeds: int = 5,
+    more: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> None:
-    """Parses the command line, runs ``bench`` and prints its result. ``packages`` are those whose versions matter."""
+    """Parses the command line, runs ``bench`` and prints its result. ``packages`` are those whose versions matter;
+    ``more`` adds options that only this benchmark has."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument(
         "--shared", type=Path, default=ROOT.parent / "shared", help="folder of shared data (%(default)s)"
     )
     parser.add_argument("--seeds", type=int, default=seeds, help="number of seeds (%(default)s)")
+    more(parser)
     given = parser.parse_args()
     if given.seeds < 1:
         parser.error(f"--seeds: expected at least 1, got {given.seeds}")
     result = {
         "benchmark": name,
-        **bench(Options(given.shared, tuple(range(given.seeds)), given.json)),
+        **bench(Options(given.shared, tuple(range(given.seeds)), given.json, vars(given))),
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "machine": machine(),

@@ -58,7 +58,7 @@ def bench(options: Options) -> Mapping[str, Any]:
 
 def _seed(archive: Path, table: Path, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
-    data, space = small_cifar(archive, IMAGES, VALIDATION, SIZE), _space()
+    data, space = _data(archive), _space()
     pipeline = Pipeline(data, "cpu")
     archs, truth_N = _cells(space, table)
     begun = time.process_time()
@@ -154,7 +154,7 @@ _KEPT: dict[Path, Dataset] = {}  # of one worker process
 def _part(archive: Path, epochs: int, part: int) -> int:
     torch.set_num_threads(1)
     space = _space()
-    data = _KEPT.setdefault(archive, _KEPT.get(archive) or small_cifar(archive, IMAGES, VALIDATION, SIZE))
+    data = _KEPT.setdefault(archive, _KEPT.get(archive) or _data(archive))
     partition = random_split(space, PARTS, np.random.default_rng(0))
     net = copy.deepcopy(space.supernet(0))
     return _fit(net, space, data, Pipeline(data, "cpu"), epochs, PART_LR, 0, partition, part)
@@ -174,6 +174,10 @@ def _cells(space: SearchSpace, table: Path) -> tuple[list[Arch], np.ndarray[Any,
     _, first = np.unique(canonical, axis=0, return_index=True)
     rows = np.sort(first)[:CELLS]
     return as_archs(space.id, canonical[rows]), truth_N[order[rows]]
+
+
+def _data(archive: Path) -> Dataset:
+    return small_cifar(archive, IMAGES, VALIDATION, SIZE)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

@@ -22,7 +22,7 @@ from nas.core import registry
 from nas.core.arch import Arch, as_archs, sample
 from nas.core.device import DeviceProfile
 from nas.core.events import SearchState, fold
-from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace
+from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace, predict_latency
 from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
 from nas.engine import run_search
 from nas.export import Normalised, to_onnx
@@ -69,7 +69,7 @@ def bench(options: Options) -> dict[str, Any]:
         measured = list(measure_isolated([export(a) for a in archs], profile))
         kept = np.array([m.median_ms is not None for m in measured])
         true_ms = np.array([m.median_ms for m in measured if m.median_ms is not None])
-        predicted = predictor.predict(space.features(genes_NG[kept]))
+        predicted = predict_latency(predictor, space, genes_NG[kept])
         error = np.abs(predicted.mean_ms - true_ms) / true_ms
         quality = {
             "measured": int(kept.sum()),
@@ -93,7 +93,7 @@ def bounds(problem: Problem, resources: Resources, predictor: LatencyPredictor) 
     another session."""
     space = problem.space
     some_NG = space.canonical(sample(space.decisions, np.random.default_rng(5), 2000))
-    upper_ms = predictor.predict(space.features(some_NG)).upper_ms
+    upper_ms = predict_latency(predictor, space, some_NG).upper_ms
     chosen_ms = np.quantile(upper_ms, np.linspace(0.05, 0.9, BOUNDS))
     state = run(problem, resources)
     supernet = str(state.finished["train"]["supernet"])

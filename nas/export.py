@@ -11,11 +11,12 @@ import copy
 import hashlib
 import io
 import json
+import math
 import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from nas import exported_run
 from nas.core.arch import Arch
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import ExportMismatch, InvalidInput
+from nas.core.liveness import peak
 from nas.core.metrics import metric_info
 from nas.core.ports import Dataset, SearchSpace
 
@@ -93,6 +95,40 @@ def to_onnx(module: nn.Module, input_shape: tuple[int, int, int]) -> bytes:
         if node.op_type == "BatchNormalization" and node.input[0] in convolved:
             raise ExportMismatch(f"expected batch norm {node.name!r} to be folded into its convolution, got it apart")
     return bytes(model.SerializeToString(deterministic=True))
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model takes: ``peak_bytes`` of activations at once (see ``nas.core.liveness``), and ``model_bytes`` of
+    weights, which are all float32 values that the file holds."""
+
+    peak_bytes: int
+    model_bytes: int
+
+
+def footprint(onnx_bytes: bytes) -> Footprint:
+    """Exactly, from the graph; what its tensors measure is seen by running it on one image."""
+    model = onnx.load_model_from_string(onnx_bytes)
+    graph = model.graph
+    held = [(w.dims, w.data_type) for w in graph.initializer]
+    held += [(a.t.dims, a.t.data_type) for n in graph.node for a in n.attribute if n.op_type == "Constant"]
+    weights = [math.prod(dims) for dims, kind in held if kind == onnx.TensorProto.FLOAT]
+    image = graph.input[0]
+    last = {image.name: 0}
+    for node in graph.node:
+        if read := [name for name in node.input if name in last]:  # others are made of weights alone
+            made = [name for name in node.output if name]
+            last.update(dict.fromkeys([*read, *made], len(last) + len(made) - 1))
+    del graph.output[:]
+    graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in last if name != image.name)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    x_1CHW = np.zeros([1, *(d.dim_value for d in image.type.tensor_type.shape.dim[1:])], dtype=np.float32)
+    sizes = [x_1CHW.nbytes, *(made.nbytes for made in session.run(None, {image.name: x_1CHW}))]
+    most = peak(np.array([sizes], dtype=np.float64), np.array([[*last.values()]]))
+    return Footprint(int(most[0]), 4 * sum(weights))
 
 
 def onnx_predict(onnx_bytes: bytes, x_NCHW: Images, batch: int = 256) -> Logits:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from nas.core.arch import Floats, Genes
-from nas.core.ports import Problem
+from nas.core.metrics import HELD, OBJECTIVES
+from nas.core.ports import Problem, predict_latency
 
 
 def cheap_metrics(problem: Problem, genes_NG: Genes) -> dict[str, Floats]:
-    """Metrics that cost next to nothing, each shape (N,): ``params``, ``macs``, ``predicted_ms``, ``upper_ms``."""
-    latency = problem.predictor.predict(problem.space.features(genes_NG))
+    """Metrics that cost next to nothing, each shape (N,): what the space counts, ``predicted_ms``, ``upper_ms``."""
+    latency = predict_latency(problem.predictor, problem.space, genes_NG)
     return {
         **problem.space.costs(genes_NG),
         "predicted_ms": latency.mean_ms,
@@ -22,13 +23,8 @@ def cheap_metrics(problem: Problem, genes_NG: Genes) -> dict[str, Floats]:
 
 def losses(problem: Problem, metrics: Mapping[str, Floats], accuracy_N: Floats) -> Floats:
     """Objectives of the spec as values to minimise, shape (N, M), in the spec's order."""
-    column = {
-        "accuracy": -accuracy_N,
-        "latency": metrics["predicted_ms"],
-        "params": metrics["params"],
-        "macs": metrics["macs"],
-    }
-    return np.stack([column[o.name] for o in problem.spec.objectives], axis=1)
+    names = [o.name for o in problem.spec.objectives]
+    return np.stack([-accuracy_N if n == "accuracy" else metrics[OBJECTIVES[n][0]] for n in names], axis=1)
 
 
 def violation(problem: Problem, metrics: Mapping[str, Floats], accuracy_N: Floats | None = None) -> Floats:
@@ -37,12 +33,11 @@ def violation(problem: Problem, metrics: Mapping[str, Floats], accuracy_N: Float
     Latency is held by its calibrated upper bound, not its mean: a search exploits the predictor's errors.
     """
     total = np.zeros(len(metrics["params"]))
-    column = {"latency": metrics["upper_ms"], "params": metrics["params"], "macs": metrics["macs"]}
     for o in problem.spec.objectives:
         if o.bound is None:
             continue
         if o.name != "accuracy":
-            total += np.maximum(0.0, column[o.name] / o.bound - 1.0)
+            total += np.maximum(0.0, metrics[HELD[o.name]] / o.bound - 1.0)
         elif accuracy_N is not None:
             total += np.maximum(0.0, 1.0 - accuracy_N / o.bound)
     return total

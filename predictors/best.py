@@ -7,28 +7,34 @@ of Statistical Learning, section 7.10.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.core.arch import Floats
+from nas.core.arch import Floats, Genes
 from nas.core.device import Latency
 from nas.core.errors import InvalidInput, UnknownName
+from nas.core.graph import Graph, has_graph
+from nas.core.ports import SearchSpace
 from predictors.bayesian_linear import BayesianLinear
 from predictors.cross_fit import check_measured, held_out_ms
 from predictors.gradient_boosting import GradientBoosting
+from predictors.graph import GraphNetwork, Wiring
 from predictors.mlp import MLP
 
-Chosen = BayesianLinear | MLP | GradientBoosting
-CANDIDATES: tuple[type[BayesianLinear] | type[MLP] | type[GradientBoosting], ...] = (
+Chosen = BayesianLinear | MLP | GraphNetwork | GradientBoosting
+CANDIDATES: tuple[type[BayesianLinear] | type[MLP] | type[GraphNetwork] | type[GradientBoosting], ...] = (
     BayesianLinear,
     MLP,
+    GraphNetwork,
     GradientBoosting,
 )  # simplest first
-_FEWEST_FOR: Mapping[str, int] = {"mlp": 60, "gradient_boosting": 200}  # networks, below which a family is not tried
+# Networks below and above which a family is not tried; a graph network takes a second or more to fit to so many.
+_FEWEST_FOR: Mapping[str, int] = {"mlp": 60, "graph": 60, "gradient_boosting": 200}
+_MOST_FOR: Mapping[str, int] = {"graph": 400}
 
 
 @dataclass(frozen=True)
@@ -40,23 +46,53 @@ class Best:
     errors: Mapping[str, float]
 
     @classmethod
-    def fit(cls, features_NF: Floats, latency_ms_N: Floats, folds: int = 10, seed: int = 0) -> Best:
-        """Tries the families that so many networks can feed, and fits the best to all.
+    def fit(
+        cls,
+        features_NF: Floats,
+        latency_ms_N: Floats,
+        folds: int = 10,
+        seed: int = 0,
+        graphs: tuple[Graph, Floats] | None = None,
+    ) -> Best:
+        """Tries the families that so many networks can feed, and fits the best to all. ``graphs``: the graph of the
+        space and the networks as its rows, if there is one, without which no graph network is tried.
 
         Raises InvalidInput for fewer than 20 networks, latencies that are not positive, or numbers that are not finite.
         """
         check_measured(features_NF, latency_ms_N)
         n = len(latency_ms_N)
-        tried = [c for c in CANDIDATES if n >= _FEWEST_FOR.get(c.family, 0)]
-        held_out = {c.family: held_out_ms(c.point, features_NF, latency_ms_N, folds, seed) for c in tried}
+
+        made: dict[str, tuple[Callable[[Floats, Floats, int], Chosen], Floats]] = {
+            BayesianLinear.family: (BayesianLinear.point, features_NF),
+            MLP.family: (MLP.point, features_NF),
+        }
+        if graphs is not None:
+            wiring, columns_NC = Wiring.of(graphs[0]), graphs[1]
+            made[GraphNetwork.family] = (lambda x, y, seed: GraphNetwork.point(x, y, seed, wiring), columns_NC)
+        made[GradientBoosting.family] = (GradientBoosting.point, features_NF)
+        tried = {k: m for k, m in made.items() if _FEWEST_FOR.get(k, 0) <= n <= _MOST_FOR.get(k, n)}
+        held_out = {name: held_out_ms(point, x, latency_ms_N, folds, seed) for name, (point, x) in tried.items()}
         missed = {name: np.abs(guess_N / latency_ms_N - 1.0) for name, guess_N in held_out.items()}
-        best = tried[0]
-        for other in tried[1:]:
-            gain_N = missed[best.family] - missed[other.family]
+        best, *others = tried
+        for other in others:
+            gain_N = missed[best] - missed[other]
             if gain_N.mean() > gain_N.std(ddof=1) / np.sqrt(n):
                 best = other
-        fitted = best.point(features_NF, latency_ms_N, seed).bounded(features_NF, latency_ms_N, held_out[best.family])
+        point, x_NF = tried[best]
+        fitted = point(x_NF, latency_ms_N, seed).bounded(x_NF, latency_ms_N, held_out[best])
         return cls(fitted, {name: float(e.mean()) for name, e in missed.items()})
+
+    @classmethod
+    def fit_networks(cls, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> Best:
+        """Fits to networks of a space, by its features, and by their graphs if it tells them. Raises as ``fit``."""
+        graphs = (space.graph, space.graph_columns(genes_NG)) if has_graph(space) else None
+        return cls.fit(space.features(genes_NG), latency_ms_N, graphs=graphs)
+
+    def inputs(self, space: SearchSpace, genes_NG: Genes) -> Floats:
+        """What ``predict`` reads of N networks: what the chosen family reads."""
+        if isinstance(self.chosen, GraphNetwork):
+            return self.chosen.inputs(space, genes_NG)
+        return space.features(genes_NG)
 
     def predict(self, features_NF: Floats) -> Latency:
         """Latency in ms of N networks. Raises InvalidInput for features of another space."""

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core import registry
-from nas.core.arch import Floats
+from nas.core.arch import Floats, Genes
 from nas.core.device import Latency
-from nas.core.ports import LatencyPredictor
+from nas.core.ports import LatencyPredictor, SearchSpace, predict_latency
 from predictors.transfer import Relatives, Transfer, calibrate
 
 MOST_LEFT_OUT = 40  # networks that are each predicted from the others
@@ -26,11 +26,22 @@ class Fitted:
     guess: Latency
 
 
-def fit_family(name: str, x_NF: Floats, y_N: Floats, held_out_N: NDArray[np.bool_]) -> Fitted:
-    """A registered family, checked on the networks that are held out."""
+def fit_networks(name: str, space: SearchSpace, genes_NG: Genes, y_N: Floats) -> LatencyPredictor:
+    """A registered family, fitted to networks of a space: by the space's features, unless the family has a method
+    ``fit_networks`` of its own. Raises InvalidInput as the family does."""
     family = registry.load("nas.predictors", name)
-    predictor: LatencyPredictor = family.fit(x_NF[~held_out_N], y_N[~held_out_N])
-    return Fitted(predictor, int((~held_out_N).sum()), y_N[held_out_N], predictor.predict(x_NF[held_out_N]))
+    own = getattr(family, "fit_networks", None)
+    predictor: LatencyPredictor = (
+        family.fit(space.features(genes_NG), y_N) if own is None else own(space, genes_NG, y_N)
+    )
+    return predictor
+
+
+def fit_family(name: str, space: SearchSpace, genes_NG: Genes, y_N: Floats, held_out_N: NDArray[np.bool_]) -> Fitted:
+    """A registered family, checked on the networks that are held out."""
+    predictor = fit_networks(name, space, genes_NG[~held_out_N], y_N[~held_out_N])
+    guess = predict_latency(predictor, space, genes_NG[held_out_N])
+    return Fitted(predictor, int((~held_out_N).sum()), y_N[held_out_N], guess)
 
 
 def fit_transfer(relatives: Relatives, x_NF: Floats, y_N: Floats, seed: int) -> Fitted:

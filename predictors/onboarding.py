@@ -101,11 +101,11 @@ def onboard(
     yield StageStarted("fit", 2, 3)
     usable = np.array([m.median_ms is not None for m in kept])
     latency_ms = np.array([m.median_ms if m.median_ms is not None else np.nan for m in kept])
-    features = space.features(genes)
-    x, y = features[usable], latency_ms[usable]
-    fitted = (
-        fit_transfer(kin, x, y, spec.seed) if kin is not None else fit_family(spec.predictor, x, y, held_out[usable])
-    )
+    y = latency_ms[usable]
+    if kin is not None:
+        fitted = fit_transfer(kin, space.features(genes[usable]), y, spec.seed)
+    else:
+        fitted = fit_family(spec.predictor, space, genes[usable], y, held_out[usable])
     result = fit_result(fitted, profile, space, genes[usable], y, blobs)
     yield StageFinished("fit", clock() - begun, result)
 

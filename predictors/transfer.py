@@ -200,10 +200,20 @@ class _Prior:
 
     def covariance(self, spread: float, share: float) -> Floats:
         """Covariance of the weights; scale and offset are nearly free."""
-        known_PP = self.known_KP.T @ self.known_KP
-        free_PP = _LEVEL * np.outer(self.mean_P, self.mean_P)
-        free_PP[-1, -1] += _LEVEL
-        return spread * (known_PP + share * np.diag(self.other_P)) + free_PP
+        known_PP, other_PP, free_PP = self._parts(np.eye(len(self.mean_P)))
+        return spread * (known_PP + share * other_PP) + free_PP
+
+    def crossed(self, x_PN: Floats) -> Floats:
+        """The covariance of every spread and share, times N networks, shape (H, P, N)."""
+        known_PN, other_PN, free_PN = self._parts(x_PN)
+        of_share_SPN = known_PN + _SHARES[:, None, None] * other_PN
+        every_SAPN = _SPREADS[:, None, None] * of_share_SPN[:, None] + free_PN
+        return every_SAPN.reshape(-1, *x_PN.shape)
+
+    def _parts(self, x_PN: Floats) -> tuple[Floats, Floats, Floats]:
+        free_PN = _LEVEL * np.outer(self.mean_P, self.mean_P @ x_PN)
+        free_PN[-1] += _LEVEL * x_PN[-1]
+        return self.known_KP.T @ (self.known_KP @ x_PN), self.other_P[:, None] * x_PN, free_PN
 
 
 def _prior(relatives: Relatives) -> _Prior:
@@ -225,13 +235,13 @@ def _adapt(prior: _Prior, features_NF: Floats, y_N: Floats) -> tuple[Floats, flo
     expected_N = x_NP @ prior.mean_P
     unit_ms = float(y_N @ expected_N / (expected_N @ expected_N))
     rest_N = y_N / unit_ms - expected_N
-    cross_HPN = np.array([prior.covariance(a, s) @ x_NP.T for s in _SHARES for a in _SPREADS])
+    cross_HPN = prior.crossed(x_NP.T)
     inverse_HQNN, log_evidence_HQ = _heavy_tailed(x_NP @ cross_HPN, rest_N)
     p_HQ = np.exp(log_evidence_HQ - log_evidence_HQ.max())
     p_HQ /= p_HQ.sum()
     solved_HQN = inverse_HQNN @ rest_N
-    step_P = np.einsum("hpn,hq,hqn->p", cross_HPN, p_HQ, solved_HQN, optimize=True)
-    error_N = np.einsum("hq,hqn->n", p_HQ, solved_HQN / np.einsum("hqnn->hqn", inverse_HQNN))
+    step_P = (cross_HPN @ (p_HQ[:, None] @ solved_HQN).swapaxes(1, 2)).sum((0, 2))
+    error_N = p_HQ.ravel() @ (solved_HQN / np.einsum("hqnn->hqn", inverse_HQNN)).reshape(p_HQ.size, -1)
     return (prior.mean_P + step_P) * unit_ms, float(np.sqrt((error_N**2).mean())) * unit_ms
 
 
@@ -239,17 +249,19 @@ def _heavy_tailed(grams_HNN: Floats, rest_N: Floats) -> tuple[Floats, Floats]:
     """For each prior and each noise: the inverse covariance of the measurements and the log evidence (its variational
     bound), where every measurement's precision is a Gamma variable, which makes the noise Student's t."""
     n, half = len(rest_N), _FREEDOM / 2
-    noise_Q11 = _NOISES[:, None]
-    precision_HQN = np.ones((len(grams_HNN), len(_NOISES), n))
-    for left in reversed(range(_ROUNDS)):
-        variance_HQN = noise_Q11 / precision_HQN
+    noise_Q1 = _NOISES[:, None]
+    # At first all measurements are as precise, so one decomposition of each prior's matrix serves all noises.
+    values_HN, turn_HNN = np.linalg.eigh(grams_HNN)
+    shrunk_HQN = 1.0 / (np.maximum(values_HN, 0.0)[:, None] + noise_Q1)
+    solved_HQN = (shrunk_HQN * (rest_N @ turn_HNN)[:, None]) @ turn_HNN.swapaxes(1, 2)
+    precision_HQN = _precision(noise_Q1, noise_Q1, solved_HQN, shrunk_HQN @ (turn_HNN**2).swapaxes(1, 2))
+    for left in reversed(range(_ROUNDS - 1)):
+        variance_HQN = noise_Q1 / precision_HQN
         covariance_HQNN = grams_HNN[:, None] + variance_HQN[..., None] * np.eye(n)
         inverse_HQNN = np.linalg.inv(covariance_HQNN)
         solved_HQN = inverse_HQNN @ rest_N
         if left:
-            error_HQN = variance_HQN * solved_HQN
-            doubt_HQN = variance_HQN - variance_HQN**2 * np.einsum("hqnn->hqn", inverse_HQNN)
-            precision_HQN = (_FREEDOM + 1) / (_FREEDOM + (error_HQN**2 + doubt_HQN) / noise_Q11)
+            precision_HQN = _precision(noise_Q1, variance_HQN, solved_HQN, np.einsum("hqnn->hqn", inverse_HQNN))
     shape, rate_HQN = half + 0.5, (half + 0.5) / precision_HQN
     log_precision_HQN = digamma(shape) - np.log(rate_HQN)
     divergence_HQN = (
@@ -263,6 +275,13 @@ def _heavy_tailed(grams_HNN: Floats, rest_N: Floats) -> tuple[Floats, Floats]:
     bound_HQ = (0.5 * (log_precision_HQN - np.log(precision_HQN)) - divergence_HQN).sum(-1)
     log_det_HQ = np.linalg.slogdet(covariance_HQNN)[1]
     return np.asarray(inverse_HQNN, dtype=np.float64), bound_HQ - 0.5 * (solved_HQN @ rest_N) - 0.5 * log_det_HQ
+
+
+def _precision(noise_Q1: Floats, variance_HQN: Floats, solved_HQN: Floats, diagonal_HQN: Floats) -> Floats:
+    """What is to be thought of each measurement's precision, by its error and what the model leaves open of it."""
+    error_HQN = variance_HQN * solved_HQN
+    doubt_HQN = variance_HQN - variance_HQN**2 * diagonal_HQN
+    return np.asarray((_FREEDOM + 1) / (_FREEDOM + (error_HQN**2 + doubt_HQN) / noise_Q1))
 
 
 def _own_weights(x_NF: Floats, y_N: Floats, scale_F: Floats) -> Floats:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.core import registry
 from nas.core.arch import Floats, Genes
 from nas.core.errors import InvalidInput
 from nas.core.ports import LatencyPredictor, SearchSpace
 from predictors.cross_fit import check_measured
+from predictors.fitting import fit_networks
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,5 @@ def refitted(version: Version, space: SearchSpace, genes_MG: Genes, latency_ms_M
         for row, ms in zip(space.canonical(genes).tolist(), latency_ms.tolist(), strict=True)
     }
     genes_NG, latency_ms_N = np.array(list(latest), dtype=np.int64), np.array(list(latest.values()))
-    family = registry.load("nas.predictors", version.predictor.family)
-    predictor: LatencyPredictor = family.fit(space.features(genes_NG), latency_ms_N)
+    predictor = fit_networks(version.predictor.family, space, genes_NG, latency_ms_N)
     return Version(version.number + 1, predictor, genes_NG, latency_ms_N, version)

@@ -30,6 +30,7 @@ from nas.core.lifecycle import ENDED, LEASED, Verb, check_transition, check_verb
 from nas.core.metrics import METRICS
 from nas.core.ports import ImageShape
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, ObjectiveSpec, ResourceSpec, SearchSpec, SpaceSpec
+from nas.core.trust import advice
 from nas.core.views import (
     AgentView,
     ArtifactView,
@@ -52,16 +53,19 @@ from nas.core.views import (
     MeView,
     NewTokenView,
     ObjectiveView,
+    PartitionView,
     PointPage,
     PointView,
     PriorityBody,
     ProblemView,
     QuotaBody,
     QuotaView,
+    RankedView,
     ReadyView,
     RoomView,
     SearchPage,
     SearchView,
+    SimilarityView,
     SpaceView,
     StageCostView,
     StageView,
@@ -69,6 +73,7 @@ from nas.core.views import (
     SubnetView,
     TokenBody,
     TokenView,
+    TrustView,
     WorkerView,
 )
 from search_spaces.mobilenet_v3.space import build
@@ -439,6 +444,7 @@ class FakeSearch:
             hypervolume=f.hypervolume,
             baseline_hypervolume=f.baseline_hypervolume,
             hypervolume_history=history,
+            trust=self.more.get("trust"),
         )
 
     def artifacts(self) -> list[ArtifactView]:
@@ -476,6 +482,49 @@ class FakeSearch:
         )
 
 
+def make_trust() -> TrustView:
+    """A space in three parts, by two of its decisions."""
+    decisions = [d for d in SPACE.decisions if len(d.choices) > 2 and d.axis != "resolution"][:4]
+    rng = np.random.default_rng(3)
+    similarities = []
+    for i, decision in enumerate(decisions):
+        n = len(decision.choices)
+        names = [str(c) for c in decision.choices]
+        half = rng.uniform(-0.3, 0.9, (n, n))
+        cosines = np.where(np.eye(n), 1.0, (half + half.T) / 2)
+        groups = [names[:1], names[1:]]
+        similarities.append(
+            SimilarityView(
+                decision=decision.name, choices=names, similarity=cosines.tolist(), groups=groups, score=0.5 - 0.1 * i
+            )
+        )
+    first, second = similarities[:2]
+    inside = [PartitionView(choices=group, part=2 + i, share=(0.4, 0.3)[i]) for i, group in enumerate(second.groups)]
+    children = [
+        PartitionView(choices=first.groups[0], part=1, share=0.3),
+        PartitionView(choices=first.groups[1], decision=second.decision, children=inside),
+    ]
+    networks = [
+        RankedView(arch=f"{i:012x}", alone=80.0 + i, before=float(b), after=float(a), one_shot=float(o))
+        for i, (b, a, o) in enumerate(
+            zip(*(55 + i * np.arange(12) + rng.normal(0, 6, 12) for i in range(3)), strict=True)
+        )
+    ]
+    return TrustView(
+        method="gradient_matching",
+        parts=3,
+        partition=PartitionView(decision=first.decision, children=children),
+        similarities=similarities,
+        steps=720,
+        one_shot_steps=720,
+        tau_before=0.09,
+        tau_after=0.64,
+        tau_one_shot=0.42,
+        networks=networks,
+        advice=advice(12, 0.09, 0.64, 0.42),
+    )
+
+
 def make_searches() -> list[FakeSearch]:
     accuracy = ObjectiveSpec(name="accuracy")
     bounded = (accuracy, ObjectiveSpec(name="latency", bound=0.5))
@@ -488,6 +537,7 @@ def make_searches() -> list[FakeSearch]:
             "verify: 1 network was measured above the bound and is no part of the front",
             "verify: the device was too unsteady for 1 network, so it has no measured latency",
         ],
+        trust=make_trust(),
     )
     three = (accuracy, ObjectiveSpec(name="latency"), ObjectiveSpec(name="macs"))
     return [

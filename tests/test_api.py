@@ -217,6 +217,12 @@ def test_bounds_that_no_network_meets(
     assert api.post("/v1/searches", json=body(objectives=objectives(reachable))).status_code == 201
 
 
+def test_an_objective_that_the_space_does_not_tell(api: TestClient, store: Store) -> None:
+    fakes.add_device(store)
+    spec = body(objectives=[{"name": "accuracy"}, {"name": "peak_memory", "bound": 1e5}])
+    refused(api.post("/v1/searches", json=spec), 422, "invalid_spec", "peak_memory", "peak_bytes", "tiny")
+
+
 def test_a_dry_run_says_what_a_search_would_meet(api: TestClient, store: Store) -> None:
     fakes.add_device(store)
     spec = body(objectives=[{"name": "accuracy"}, {"name": "latency", "bound": 5.5}])
@@ -361,6 +367,7 @@ def test_the_front(api: TestClient, done: str) -> None:
     other = api.get(f"/v1/searches/{done}/front?objectives=accuracy,params").json()
     assert [o["metric"] for o in other["objectives"]] == ["test_accuracy", "params"]
     refused(api.get(f"/v1/searches/{done}/front?objectives=accuracy,colour"), 422, "unknown_name", "colour", "macs")
+    refused(api.get(f"/v1/searches/{done}/front?objectives=accuracy,peak_memory"), 422, "invalid_input", "peak_memory")
 
 
 def test_the_front_as_another_device_would_see_it(api: TestClient, store: Store, done: str) -> None:

@@ -121,6 +121,21 @@ def test_draws_follow_the_mixture_at_every_temperature(tau: float) -> None:
     assert ((counts / n - p).abs() <= 3 * (p * (1 - p) / n).sqrt()).all()
 
 
+def test_a_draw_without_a_way_through_says_nothing() -> None:
+    """All edges into the output drawn as none: the loss does not depend on the mixture, and the search goes on."""
+    net = SPACE.supernet(0).train()
+    alphas = torch.zeros(6, 5, requires_grad=True)
+    noise = torch.zeros(6, 5)
+    noise[torch.arange(6), torch.tensor([CONV3, CONV3, SKIP, NONE, NONE, NONE])] = 9.0
+    weights = relaxation.gumbel_hard(alphas, FULL, 1.0, noise)
+
+    def loss() -> torch.Tensor:
+        return net.mix(torch.randn(4, 1, 8, 8), weights, active_EO=weights.detach() > 0).logsumexp(1).sum()
+
+    (gradient,) = first_order(loss, [alphas])
+    assert not gradient.any()
+
+
 def test_only_drawn_operations_learn() -> None:
     net = SPACE.supernet(0).train()
     alphas = torch.zeros(6, 5, requires_grad=True)

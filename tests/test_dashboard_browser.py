@@ -119,6 +119,23 @@ def test_chart_keeps_predicted_and_measured_axes_apart(page: Any, full: str) -> 
     expect(page.locator(".pareto")).not_to_contain_text("Measured")
 
 
+def test_trust_is_told_and_every_decision_has_its_matrix(page: Any, full: str) -> None:
+    page.goto(f"{full}/searches/{FINISHED.id}")
+    trust = FINISHED.view().trust
+    assert trust is not None
+    card = page.locator(".card", has=page.get_by_role("heading", name="Can the ranking be trusted?"))
+    expect(card).to_contain_text(trust.advice)
+    expect(card.locator(".tree")).to_contain_text("part 3, 30 % of all networks")
+    first, second = trust.similarities[:2]
+    expect(card).to_contain_text(f"Best two groups: {', '.join(first.groups[0])} |")
+    card.get_by_role("combobox", name="Decision").click()
+    page.get_by_role("option", name=second.decision).click()
+    expect(card.locator(".similarity")).to_contain_text(f"{second.similarity[0][1]:.2f}")
+    page.goto(f"{full}/searches/{RUNNING.id}")
+    expect(page.locator(".stage.running")).to_be_visible()
+    expect(page.get_by_role("heading", name="Can the ranking be trusted?")).to_be_hidden()
+
+
 def test_table_filters_sorts_and_opens_a_network(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{FINISHED.id}")
     table = page.locator(".nets")

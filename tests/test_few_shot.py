@@ -16,10 +16,11 @@ from torch import nn
 from nas.core import registry
 from nas.core.arch import Arch, Decision, Genes, as_archs, sample
 from nas.core.errors import InvalidInput, InvalidSpec
-from nas.core.events import Checkpoint, Event, Progress, Traced, fold_all
+from nas.core.events import Checkpoint, Event, Traced, fold_all
 from nas.core.fronts import front_of
 from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.stages.parts import _longest
 from nas.strategies.few_shot import few_shot
 from nas.supernet import Supernet
 from nas.training.fewshot.matching import match_all, matched_split, min_cut
@@ -266,44 +267,57 @@ def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event]
     assert -1 <= trust["tau_before"] <= 1
     assert -1 <= trust["tau_after"] <= 1
     assert len(trust["truth"]) == trust["networks"] == 4
-    weights = TrainState.from_bytes(FolderBlobs(folder).get(state.finished["train"]["supernet"]), "cpu").weights
-    assert isinstance(restored(problem(SPEC).space, 0, weights or {}), Routed)
+    assert trust["advice"]
+    trained = state.finished["train"]
+    assert trained["one_shot_steps"] == trained["steps"] > 0
+    assert len({tuple(trust[f"estimates_{net}"]) for net in ("before", "after", "one_shot")}) == 3
+    for blob, divided in ((trained["supernet"], True), (trained["one_shot"], False)):
+        weights = TrainState.from_bytes(FolderBlobs(folder).get(blob), "cpu").weights
+        assert isinstance(restored(problem(SPEC).space, 0, weights or {}), Routed) == divided
 
 
 def test_a_search_that_is_cut_ends_the_same_and_repeats_one_part_at_most(
     whole: tuple[list[Event], Path],
 ) -> None:
+    """Cut after a checkpoint of each stage up to ``trust``; what comes after is every search's."""
     events, folder = whole
     expected = fold_all(events)
-    marks = [i for i, e in enumerate(events) if not isinstance(e, Progress) and e.kind != "status"]
-    first = [i for i in marks if isinstance(events[i], Checkpoint) and events[i].stage == "train.part1"]  # type: ignore[union-attr]
-    for cut in [*marks[:: max(1, len(marks) // 4)], first[0], first[-1]]:
-        before = events[: cut + 1]
-        rest = list(run(folder, problem(SPEC), before))
-        state = fold_all(rest, fold_all(before))
-        assert state.finished == {**expected.finished}, f"cut after event {cut}: {events[cut]}"
-        assert state.points == expected.points
-        assert state.exports == expected.exports
-        if cut == first[-1]:
-            assert not any(isinstance(e, Checkpoint) and e.stage == "train.part1" for e in rest)
+    kept_at: dict[str, list[int]] = {}
+    for i, e in enumerate(events):
+        if isinstance(e, Checkpoint):
+            kept_at.setdefault(e.stage, []).append(i)
+    of_part = kept_at["train.part1"]
+    for cut, end in ((kept_at["train.one_shot"][0], "train"), (of_part[0], "train"), (kept_at["trust"][0], "trust")):
+        rest = list(_until(run(folder, problem(SPEC), events[: cut + 1]), end))
+        state = fold_all(rest, fold_all(events[: cut + 1]))
+        known = {stage: result for stage, result in expected.finished.items() if stage in state.finished}
+        assert state.finished == known, f"cut after event {cut}: {events[cut]}"
+    before = events[: of_part[-1] + 1]
+    rest = list(run(folder, problem(SPEC), before))
+    assert not any(isinstance(e, Checkpoint) and e.stage in ("train.part1", "train.one_shot") for e in rest)
+    state = fold_all(rest, fold_all(before))
+    assert state.finished == expected.finished
+    assert state.points == expected.points
+    assert state.exports == expected.exports
 
 
 def test_another_bound_on_the_same_parts_trains_nothing(whole: tuple[list[Event], Path]) -> None:
     events, folder = whole
     parent = fold_all(events)
     supernet = parent.finished["train"]["supernet"]
-    state = fold_all(run(folder, problem(SPEC, supernet, parent)))
+    state = fold_all(_until(run(folder, problem(SPEC, supernet, parent)), "verify"))
     assert state.finished["train"] == {"supernet": supernet, "reused": True, "steps": 0}
-    assert "export" in state.finished
+    assert front_of(SPEC, state).final
 
 
 @pytest.mark.parametrize("split", ["exhaustive", "random"])
 def test_mobile_networks_are_split_as_well(split: str, tmp_path: Path) -> None:
-    params = {**PARAMS, "split": split, "parts": 4, "trust_networks": 0, "warmup_epochs": 1}
+    params = {**PARAMS, "split": split, "parts": 4, "trust_networks": 0, "warmup_epochs": 1}  # nothing to compare
     space = SpaceSpec(params=MOBILE)
     spec = SPEC.model_copy(update={"space": space, "strategy": StrategySpec(name="few_shot", params=params)})
     state = fold_all(_until(run(tmp_path, problem(spec)), "explore"))
     assert state.finished["train"]["parts"] == state.finished["split"]["parts"] >= 2
+    assert "one_shot" not in state.finished["train"]
     assert len(state.of("search")) == 8
 
 
@@ -359,3 +373,12 @@ def test_it_has_a_price(tmp_path: Path) -> None:
     cost = priced(tmp_path, problem(SPEC), few_shot(problem(SPEC))[:5])
     assert [s.stage for s in cost.stages] == ["estimate", "warm_up", "split", "train", "trust"]
     assert all(s.seconds is not None and s.seconds > 0 for s in cost.stages)
+    params = {**PARAMS, "compare_one_shot": False}
+    alone = few_shot(problem(SPEC.model_copy(update={"strategy": StrategySpec(name="few_shot", params=params)})))[3]
+    [without] = priced(tmp_path, problem(SPEC), (alone,)).stages
+    assert cost.stages[3].steps == 2 * without.steps > 0
+
+
+def test_what_hands_take_is_what_the_busiest_takes() -> None:
+    assert [_longest([4, 1, 1, 1, 1], hands) for hands in (1, 2, 5)] == [8, 4, 4]
+    assert [_longest([1, 1, 1], hands) for hands in (1, 2, 3)] == [3, 2, 1]

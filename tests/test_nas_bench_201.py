@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from nas.core.arch import Arch
 from nas.core.errors import InvalidInput, InvalidSpec, UnknownName
@@ -15,6 +17,7 @@ from nas.core.ports import ImageShape
 from search_spaces.nas_bench_201.space import (
     CONV1,
     CONV3,
+    EDGES,
     NONE,
     OPERATIONS,
     SKIP,
@@ -89,6 +92,68 @@ def test_a_mixture_of_one_operation_per_edge_is_that_network() -> None:
     for genes in ([4, 1, 3, 2, 4, 1], [1, 1, 1, 1, 1, 1], [3, 0, 4, 0, 0, 2]):
         weights = torch.eye(len(OPERATIONS))[genes]
         torch.testing.assert_close(net.mix(x, weights), net(x, Arch(space.id, tuple(genes))))
+
+
+def plain_mix(net: Any, x: torch.Tensor, weights: torch.Tensor, edges: torch.Tensor | None, k: int) -> torch.Tensor:
+    """The sum over operations on every edge, one after the other, as the formula has it."""
+
+    def norm(y: torch.Tensor) -> torch.Tensor:
+        return F.batch_norm(y, None, None, training=True)
+
+    def mixed(cell: Any, e: int, state: torch.Tensor) -> torch.Tensor:
+        c = state.shape[1] // k
+        part, rest = state[:, :c], state[:, c:]
+        one, three = (convs[e].conv.weight[:c, :c] for convs in (cell.conv1, cell.conv3))
+        made = [
+            torch.zeros_like(part),
+            part,
+            F.avg_pool2d(part, 3, 1, 1, count_include_pad=False),
+            norm(F.conv2d(F.relu(part), one)),
+            norm(F.conv2d(F.relu(part), three, padding=1)),
+        ]
+        y = torch.stack([w * m for w, m in zip(weights[e], made, strict=True)]).sum(0)
+        y = y if k == 1 else torch.cat([y, rest], 1).unflatten(1, (k, c)).transpose(1, 2).flatten(1, 2)
+        return y if edges is None else edges[e] * y
+
+    y = net.stem(x)
+    for stage, cells in enumerate(net.stages):
+        y = net.reductions[stage - 1](y) if stage else y
+        for cell in cells:
+            nodes = [y]
+            for b in (1, 2, 3):
+                nodes.append(sum(mixed(cell, e, nodes[a]) for e, (a, end) in enumerate(EDGES) if end == b))
+            y = nodes[-1]
+    return net.classifier(F.relu(net.norm(y)).mean((2, 3)), net.space.shape.classes)
+
+
+@pytest.mark.parametrize("partial", [1, 4])
+def test_a_mixture_equals_the_plain_sum_in_double_precision(partial: int) -> None:
+    """Logits, gradients of weights and mixture, and the mixture's second derivatives."""
+    net = build({"preset": "digits"}, ImageShape(1, 8, 8, 4)).supernet(0).double().train()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 1, 8, 8, dtype=torch.float64, generator=generator)
+    alphas = torch.randn(6, 5, dtype=torch.float64, generator=generator).requires_grad_(True)
+    edges = torch.rand(6, dtype=torch.float64, generator=generator) if partial > 1 else None
+    found = []
+    for mix in (
+        lambda w: net.mix(x, w, edges_E=edges, partial=partial),
+        lambda w: plain_mix(net, x, w, edges, partial),
+    ):
+        logits = mix(alphas.softmax(1))
+        learned = [alphas, *net.stages[0][0].conv3.parameters(), *net.stages[2][0].conv1.parameters()]
+        first = torch.autograd.grad(logits.logsumexp(1).sum(), learned, create_graph=True, allow_unused=True)
+        (second,) = torch.autograd.grad((first[0] ** 2).sum(), alphas)
+        found.append([logits, *(g for g in first if g is not None), second])
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-11)
+
+
+def test_operations_that_are_not_active_take_no_part() -> None:
+    net = build({"preset": "digits"}, ImageShape(1, 8, 8, 4)).supernet(0).train()
+    x = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    weights = torch.rand(6, 5, generator=torch.Generator().manual_seed(1))
+    active = torch.rand(6, 5, generator=torch.Generator().manual_seed(2)) < 0.5
+    torch.testing.assert_close(net.mix(x, weights, active_EO=active), net.mix(x, weights * active))
 
 
 def test_weights_of_a_mixture_have_gradients() -> None:

@@ -27,9 +27,10 @@ from nas.core.events import (
     fold_all,
     point_from_json,
 )
-from nas.core.ports import BlobStore, Dataset, JobKind, Measurer, Problem, Resources, SearchSpace, Stage
+from nas.core.ports import BlobStore, Dataset, JobKind, Measurer, Problem, Resources, SearchSpace, Stage, Together
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.tuning import Tuner
+from nas.energy import metered
 from nas.engine import price_search, run_search, stages_of
 from nas.export import Normalised, to_onnx
 from predictors.figures import onboard_figures
@@ -83,6 +84,8 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
     resolved = job["resolved"]
     torch.set_num_threads(spec.resources.cpus)
     data, space = _load(spec.space, spec.data)
+    if (energy := resolved.get("energy")) is not None:
+        space = metered(space, load_predictor(energy["family"], blobs.get(energy["blob"])))
     profile = DeviceProfile.from_json(resolved["profile"])
     problem = Problem(
         spec=spec,
@@ -104,6 +107,7 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
         },
         worker=platform.node(),
         tuner=_tuner(spec),
+        together=_together(spec),
     )
     return problem, stages_of(problem), resources
 
@@ -151,6 +155,17 @@ def _tuner(spec: SearchSpec) -> Tuner | None:
     from workers.tune import ray_tuner  # imports Ray Tune, which takes seconds
 
     return ray_tuner(spec.resources.cpus, spec.resources.gpus)
+
+
+def _together(spec: SearchSpec) -> Together:
+    def together(
+        stages: Sequence[Stage], problem: Problem, resources: Resources, state: SearchState
+    ) -> Iterator[Event]:
+        from workers.parts import ray_together  # imports Ray, which most jobs have no use for here
+
+        yield from ray_together(spec.resources.cpus, spec.resources.gpus)(stages, problem, resources, state)
+
+    return together
 
 
 def _torch_device(gpus: int) -> str:

@@ -18,7 +18,7 @@ from nas.core.errors import InvalidInput, UnknownName
 from nas.core.events import Origin, Point, SearchState
 from nas.core.metrics import METRICS, OBJECTIVES
 from nas.core.pareto import Mask, hypervolume, non_dominated
-from nas.core.points import ORIGINS, PointTable, Rows
+from nas.core.points import ORIGINS, STEERING, PointTable, Rows
 from nas.core.spec import SearchSpec
 
 Finished = Mapping[str, Mapping[str, Any]]
@@ -75,18 +75,24 @@ def front_in(
     # On a device that nothing can be measured on, latency stays predicted.
     measured = bool(table.measurements) or bool(finished.get("verify", {}).get("measured", final))
     metric_of = {o: pair[measured if o == "latency" else final] for o, pair in OBJECTIVES.items()}
+    if not final:
+        metric_of["accuracy"] = steering(finished)
     metrics = tuple(metric_of[n] for n in names)
     # Test data choose nothing, and before it is measured a latency is held to its calibrated upper bound.
     deciding = "val_accuracy" if spec.retrain is None else "trained_accuracy"
     choose = tuple(deciding if m == "test_accuracy" else m for m in metrics)
-    held = {"test_accuracy": deciding, "predicted_ms": "upper_ms"}
+    held = {"test_accuracy": deciding, "predicted_ms": "upper_ms", "predicted_mj": "upper_mj"}
     # Bounds hold whether or not their objective is an axis of this front.
     limits = {o: spec.bound(o) for o in OBJECTIVES}
     if bound_ms is not None:
         limits["latency"] = min(bound_ms, limits["latency"] or bound_ms)
     bounds = {held.get(m := metric_of[o], m): limit for o, limit in limits.items() if limit is not None}
+    bounds.pop("proxy_score", None)  # which is no accuracy
     reference = reference_of(finished, names)
-    possible = np.arange(len(table)) if final or table.unbeaten is None else table.unbeaten
+    if reference is not None:
+        reference = tuple(0.0 if m == "proxy_score" else r for m, r in zip(metrics, reference, strict=True))
+    thinned = table.unbeaten if {*metrics, *bounds} <= set(STEERING) and not final else None
+    possible = np.arange(len(table)) if thinned is None else thinned
     known = _meets(table, possible, bounds)
     for metric in {*metrics, *choose}:
         known &= ~np.isnan(table.metric(metric)[possible])
@@ -110,10 +116,20 @@ def front_in(
     return Front(names, metrics, search, baseline, volume(search), volume(baseline), reference or (), final)
 
 
+def steering(finished: Finished) -> str:
+    """The metric that the search goes by in place of accuracy: estimated accuracy, or a score by zero-cost proxies."""
+    return "proxy_score" if finished.get("proxies", {}).get("steers") else "val_accuracy"
+
+
 def reference_of(finished: Finished, objectives: Sequence[str]) -> tuple[float, ...] | None:
-    """The reference values per objective that the estimate stage recorded, or None before it has ended."""
+    """The reference values per objective that the estimate stage recorded, or None before it has ended. Raises
+    InvalidInput for an objective that was not known of the networks."""
     result = finished.get("estimate")
-    return tuple(float(result["reference"][n]) for n in objectives) if result is not None else None
+    if result is None:
+        return None
+    if unknown := [n for n in objectives if n not in result["reference"]]:
+        raise InvalidInput(f"{unknown[0]} is not known of this search's networks: {', '.join(result['reference'])} are")
+    return tuple(float(result["reference"][n]) for n in objectives)
 
 
 def relative_hypervolume(points: Sequence[Point], metrics: Sequence[str], reference: Sequence[float]) -> float:

@@ -162,9 +162,10 @@ class PointTable:
         return losses, np.asarray(~np.isnan(losses).any(axis=1))
 
     def with_latency(self, latency: Latency) -> PointTable:
-        """The same networks with other predictions, N of them, and nothing claimed or measured."""
+        """The same networks with other predictions, N of them, no energies, and nothing claimed or measured."""
         metrics_NM = self.metrics_NM.copy()
-        for name, value in (("predicted_ms", latency.mean_ms), ("upper_ms", latency.upper_ms), ("measured_ms", np.nan)):
+        metrics_NM[:, [_COLUMN[name] for name in ("measured_ms", "predicted_mj", "upper_mj")]] = np.nan
+        for name, value in (("predicted_ms", latency.mean_ms), ("upper_ms", latency.upper_ms)):
             metrics_NM[:, _COLUMN[name]] = value
         return replace(
             self,

@@ -88,7 +88,9 @@ class SearchSpace(Protocol):
         """Inactive genes set to 0, so that equal networks have equal genes. Idempotent."""
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """Exact ``params`` and ``macs``, each shape (N,)."""
+        """Exact ``params`` and ``macs``, each shape (N,). A space that can tell adds ``peak_bytes``, the activations of
+        an exported network (see ``nas.core.liveness``), and ``model_bytes``, its float32 weights; without them, no
+        search can have ``peak_memory`` and ``model_bytes`` among its objectives."""
 
     def features(self, genes_NG: Genes) -> Floats:
         """What latency is learned from, shape (N, F)."""
@@ -110,6 +112,13 @@ class LatencyPredictor(Protocol):
     def family(self) -> str: ...
     def predict(self, features_NF: Floats) -> Latency: ...
     def to_arrays(self) -> dict[str, NDArray[Any]]: ...
+
+
+def predict_latency(predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes) -> Latency:
+    """Latency of N networks of a space. They are read by the space's features, unless the predictor has a method
+    ``inputs(space, genes_NG)`` that says what else it reads, such as graphs. Raises InvalidInput for another space."""
+    read = getattr(predictor, "inputs", None)
+    return predictor.predict(space.features(genes_NG) if read is None else read(space, genes_NG))
 
 
 @dataclass(frozen=True)

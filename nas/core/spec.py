@@ -47,9 +47,10 @@ class DataSpec(_Strict):
 
 
 class ObjectiveSpec(_Strict):
-    """One objective. ``bound`` is an upper bound for what is minimised, a lower bound for what is maximised."""
+    """One objective. ``bound`` is an upper bound for what is minimised, a lower bound for what is maximised: in %, ms,
+    bytes or mJ."""
 
-    name: Literal["accuracy", "latency", "params", "macs"]
+    name: Literal["accuracy", "latency", "params", "macs", "peak_memory", "model_bytes", "energy"]
     bound: float | None = Field(default=None, gt=0)
 
 
@@ -122,7 +123,7 @@ class SearchSpec(_Strict):
         names = [o.name for o in value]
         if len(set(names)) != len(names):
             raise ValueError(f"each objective once, got {', '.join(names)}")
-        if "accuracy" not in names or not 2 <= len(names) <= len(OBJECTIVES):
+        if "accuracy" not in names or not 2 <= len(names) <= 4:
             raise ValueError(f"expected accuracy and 1 to 3 more of {', '.join(OBJECTIVES)}, got {', '.join(names)}")
         return value
 

@@ -15,7 +15,7 @@ from nas.core.cost import Span, StageCost
 from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
 from nas.core.mixture import is_relaxed
-from nas.core.ports import Problem, Resources
+from nas.core.ports import Problem, Resources, predict_latency
 from nas.stages.subnets import Subnets
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.search import Reading, Resource, Search, Step, search
@@ -122,7 +122,7 @@ class BilevelStage:
         if self.options.latency_weight > 0:
 
             def upper_ms(genes_NG: Genes) -> Floats:
-                return problem.predictor.predict(problem.space.features(genes_NG)).upper_ms
+                return predict_latency(problem.predictor, problem.space, genes_NG).upper_ms
 
             latency = Resource(upper_ms, problem.spec.bound("latency"))
         return Search(net, problem.space, problem.data, pipeline, self.options, seed, latency)

@@ -15,12 +15,11 @@ from nas.core.arch import LISTABLE, Floats, Genes, choice_counts, every, neighbo
 from nas.core.cost import Span, StageCost
 from nas.core.errors import HwnasError, InfeasibleBound, InvalidSpec
 from nas.core.events import Event, Point, SearchState, StageFinished
-from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace
+from nas.core.metrics import HELD, METRICS
+from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace, predict_latency
 from nas.core.spec import SearchSpec
 
 SAMPLED = 20_000
-# What bounds are held to before anything is measured, and its unit.
-_HELD = {"latency": ("upper_ms", " ms"), "params": ("params", ""), "macs": ("macs", "")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +44,7 @@ def survey(space: SearchSpace, predictor: LatencyPredictor | None) -> Survey:
     def values_of(genes_NG: Genes) -> dict[str, Floats]:
         values = dict(space.costs(genes_NG))
         if predictor is not None:
-            latency = predictor.predict(space.features(genes_NG))
+            latency = predict_latency(predictor, space, genes_NG)
             values |= {"predicted_ms": latency.mean_ms, "upper_ms": latency.upper_ms}
         return values
 
@@ -55,7 +54,7 @@ def survey(space: SearchSpace, predictor: LatencyPredictor | None) -> Survey:
     genes_NG = space.canonical(np.concatenate([random_NG, extremes]))
     values = values_of(genes_NG)
     lowest = {}
-    for metric, _ in _HELD.values():
+    for metric in HELD.values():
         if metric in values:
             start_G = genes_NG[int(values[metric].argmin())]
             lowest[metric] = _lowest(space, lambda some_NG, m=metric: values_of(some_NG)[m], start_G)  # type: ignore[misc]
@@ -71,11 +70,26 @@ def survey(space: SearchSpace, predictor: LatencyPredictor | None) -> Survey:
     )
 
 
+def not_told(spec: SearchSpec, found: Survey) -> list[HwnasError]:
+    """Which objectives the search space does not tell of its networks, or the device does not; latency is the business
+    of its predictor."""
+    space = f"search space {found.space} does not tell it: expected {{}} among its costs, got {', '.join(found.values)}"
+    device = (
+        f"device {spec.device!r} does not tell it of this space: expected one that was added from a table with a "
+        "column energy_mj"
+    )
+    return [
+        InvalidSpec(f"objective {o.name}: {device if o.name == 'energy' else space.format(HELD[o.name])}")
+        for o in spec.objectives
+        if o.name not in ("accuracy", "latency") and HELD[o.name] not in found.values
+    ]
+
+
 def out_of_reach(spec: SearchSpec, found: Survey) -> list[HwnasError]:
     """Why no network can meet the bounds, naming the lowest reachable values; empty if some can."""
     problems: list[HwnasError] = []
-    for objective, (metric, unit) in _HELD.items():
-        bound, lowest = spec.bound(objective), found.lowest.get(metric)
+    for objective, metric in HELD.items():
+        bound, lowest, unit = spec.bound(objective), found.lowest.get(metric), f" {METRICS[metric].unit}".rstrip()
         if bound is not None and lowest is not None and lowest > bound:
             where = f" on {spec.device}" if objective == "latency" else ""
             problems.append(
@@ -107,7 +121,7 @@ def too_few_networks(spec: SearchSpec, found: Survey, inherited: int) -> list[Hw
 def feasible_share(spec: SearchSpec, found: Survey) -> float:
     """Share of random networks that meet all bounds on what is known of them."""
     feasible_N = np.ones(SAMPLED, dtype=bool)
-    for objective, (metric, _) in _HELD.items():
+    for objective, metric in HELD.items():
         bound = spec.bound(objective)
         if bound is not None and metric in found.values:
             feasible_N &= found.values[metric] <= bound
@@ -121,10 +135,12 @@ class EstimateStage:
     name: ClassVar[str] = "estimate"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
-        """Raises InfeasibleBound, naming the lowest reachable value, or InvalidSpec for a budget beyond the space."""
+        """Raises InfeasibleBound, naming the lowest reachable value, or InvalidSpec for a budget beyond the space and
+        for objectives that it does not tell."""
         found = survey(problem.space, problem.predictor)
         inherited = most_inherited(problem.inherited)
-        for error in [*out_of_reach(problem.spec, found), *too_few_networks(problem.spec, found, inherited)]:
+        refusals = [*not_told(problem.spec, found), *out_of_reach(problem.spec, found)]
+        for error in [*refusals, *too_few_networks(problem.spec, found, inherited)]:
             raise error
         yield StageFinished(
             self.name,
@@ -135,9 +151,7 @@ class EstimateStage:
                 "sampled": SAMPLED,
                 "reference": {
                     "accuracy": 100.0 / problem.data.shape.classes,
-                    "latency": found.ranges["upper_ms"][1],
-                    "params": found.ranges["params"][1],
-                    "macs": found.ranges["macs"][1],
+                    **{o: found.ranges[metric][1] for o, metric in HELD.items() if metric in found.ranges},
                 },
             },
         )

@@ -3,18 +3,19 @@
 In each round a model of accuracy is fitted to every subnet scored so far and searched together with the latency
 predictor: by NSGA-II over a surrogate, whose front's least crowded unseen members are scored with the supernet, or by
 the Bayesian explorer, which also asks where the model is unsure. The random-search baseline scores as many subnets of
-the same supernet in the same round, so both curves share their x axis.
+the same supernet in the same round, so both curves share their x axis. Where zero-cost proxies steer, they stand for
+the supernet, and nothing is known of any accuracy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nas.core.arch import Floats, Genes, as_archs, as_genes, choice_counts, neighbours, one_hot, sample
+from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, choice_counts, neighbours, one_hot, sample
 from nas.core.cost import Span, StageCost, average, repeated
 from nas.core.events import (
     Evaluated,
@@ -27,32 +28,38 @@ from nas.core.events import (
     StageFinished,
     fold,
 )
-from nas.core.fronts import front_of
+from nas.core.fronts import front_of, steering
 from nas.core.ports import History, Problem, Resources, SearchSpace
 from nas.explorers import bayesian, nsga2, random
 from nas.objectives import cheap_metrics, losses, violation
 from nas.stages.pricing import networks, scoring_s
-from nas.stages.subnets import Subnets, load_subnets
+from nas.stages.proxies import Informed, ProxyStage, load_scores
+from nas.stages.subnets import load_subnets
+
+Score = Callable[[Arch], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class ExploreStage:
     """Scores ``spec.budget.evaluations`` subnets by search and as many by random search, in ``rounds``.
 
-    Networks that a stage ``derive`` has found are the first that the search scores.
+    Networks that a stage ``derive`` has found are the first that the search scores. ``proxies``: the stage before that
+    scored networks by zero-cost proxies, if they steer this one.
     """
 
     rounds: int = 8
     population: int = 96
     generations: int = 60
     explorer: Literal["nsga2", "bayesian"] = "nsga2"
+    proxies: ProxyStage | None = None
     name: ClassVar[str] = "explore"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """One ``Evaluated`` per round holds both origins, so a restart repeats at most one round, and repeats it
         exactly."""
         budget = problem.spec.budget.evaluations
-        subnets = load_subnets(problem, resources, state)
+        score = self._score(problem, resources, state)
+        guide = _guided(problem, resources, state)
         inherited = len(problem.inherited)
         if inherited and not state.points:
             event = Evaluated(tuple(_refresh(problem, problem.inherited)))
@@ -67,11 +74,11 @@ class ExploreStage:
             rng = np.random.default_rng((problem.spec.seed, 4, number, inherited))
             batch: list[Point] = []
             proposals: tuple[tuple[Origin, Genes], ...] = (
-                ("search", self._propose(problem, state, rng, size)),
-                ("baseline", random.propose(problem.space, _history(problem, state.of("baseline")), rng, size)),
+                ("search", self._propose(guide, state, rng, size)),
+                ("baseline", random.propose(problem.space, _history(problem, state, "baseline"), rng, size)),
             )
             for origin, genes_NG in proposals:
-                for point in _score(problem, subnets, origin, genes_NG):
+                for point in _scored(problem, score, origin, genes_NG):
                     batch.append(point)
                     if len(batch) % 4 == 0:
                         yield Progress(self.name, 2 * done + len(batch), 2 * budget, "subnets")
@@ -99,11 +106,16 @@ class ExploreStage:
     def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Candidates from the smallest to the largest, and one proposal in the middle of the budget."""
         clock, budget = resources.clock, problem.spec.budget.evaluations
-        begun = clock()
-        subnets = load_subnets(problem, resources, state, untrained_will_do=True)
-        total = Span.exactly(clock() - begun)
         archs, macs = networks(problem.space)
-        found = average(macs.tolist(), lambda i: scoring_s(subnets, archs[i], problem.data.val, clock)[0])
+        begun = clock()
+        if self.proxies is not None:
+            scorer = self.proxies.scorer(problem, resources)
+            total = Span.exactly(clock() - begun)
+            found = average(macs.tolist(), lambda i: repeated(clock, lambda: scorer(archs[i])))
+        else:
+            subnets = load_subnets(problem, resources, state, untrained_will_do=True)
+            total = Span.exactly(clock() - begun)
+            found = average(macs.tolist(), lambda i: scoring_s(subnets, archs[i], problem.data.val, clock)[0])
         # Where along the front the search will look is not known beforehand; the baseline draws as we did.
         total += Span(found.smallest_s, found.span.seconds, found.largest_s) * budget + found.span * budget
         rounds = min(self.rounds, budget)
@@ -113,10 +125,24 @@ class ExploreStage:
         total += Span.exactly(propose_s) * (rounds if problem.inherited else rounds - 1)
         return StageCost.of(self.name, total, 2 * budget, found.count, "subnets")
 
+    def _score(self, problem: Problem, resources: Resources, state: SearchState) -> Score:
+        """What is found out of a network, by metric."""
+        if self.proxies is None:
+            subnets = load_subnets(problem, resources, state)
+
+            def evaluate(arch: Arch) -> dict[str, float]:
+                result = subnets.score(subnets.cut(arch), arch, problem.data.val)
+                return {"val_accuracy": result.accuracy, "val_loss": result.loss}
+
+            return evaluate
+        scale, scorer = load_scores(resources, state), self.proxies.scorer(problem, resources)
+        assert scale is not None
+        return lambda arch: {"proxy_score": float(scale.on_one_scale(np.array([scorer(arch)]))[0])}
+
     def _propose(self, problem: Problem, state: SearchState, rng: np.random.Generator, n: int) -> Genes:
         space = problem.space
         points = state.of("search")
-        history = _history(problem, points)
+        history = _history(problem, state, "search")
         derived_NG = _derived(state)
         if len(derived_NG) and not {a.genes for a in as_archs("", derived_NG)} <= {p.arch.genes for p in points}:
             return _around(space, history, derived_NG, rng, n)
@@ -127,12 +153,13 @@ class ExploreStage:
         if self.explorer == "bayesian":
             return bayesian.propose(space, history, rng, n, _known(problem))
         genes_NG = as_genes([p.arch for p in points])
-        surrogate = AccuracySurrogate.fit(space, genes_NG, np.array([p.metrics["val_accuracy"] for p in points]))
+        by = steering(state.finished)
+        surrogate = AccuracySurrogate.fit(space, genes_NG, np.array([p.metrics[by] for p in points]))
 
         def evaluate(candidates_NG: Genes) -> tuple[Floats, Floats]:
             cheap = cheap_metrics(problem, candidates_NG)
             accuracy = surrogate.predict(candidates_NG)
-            return losses(problem, cheap, accuracy), violation(problem, cheap, accuracy)
+            return losses(problem, cheap, accuracy), _violation(problem, cheap, accuracy, by)
 
         found = nsga2.minimise(
             space.decisions,
@@ -226,12 +253,19 @@ def _around(space: SearchSpace, history: History, derived_NG: Genes, rng: np.ran
     return random.fresh(space, history, rng, n, draw)
 
 
-def _score(problem: Problem, subnets: Subnets, origin: Origin, genes_NG: Genes) -> Iterator[Point]:
+def _guided(problem: Problem, resources: Resources, state: SearchState) -> Problem:
+    """The problem with what proxies know of the space, if they do not steer anyway."""
+    scores = load_scores(resources, state)
+    if scores is None or steering(state.finished) == "proxy_score":
+        return problem
+    informed: Any = Informed(problem.space, scores)
+    return replace(problem, space=informed)
+
+
+def _scored(problem: Problem, score: Score, origin: Origin, genes_NG: Genes) -> Iterator[Point]:
     cheap = cheap_metrics(problem, genes_NG)
     for i, arch in enumerate(as_archs(problem.space.id, genes_NG)):
-        result = subnets.score(subnets.cut(arch), arch, problem.data.val)
-        metrics = {name: float(column[i]) for name, column in cheap.items()}
-        yield Point(arch, origin, {**metrics, "val_accuracy": result.accuracy, "val_loss": result.loss})
+        yield Point(arch, origin, {**{name: float(column[i]) for name, column in cheap.items()}, **score(arch)})
 
 
 def _made_up(problem: Problem, n: int) -> SearchState:
@@ -254,12 +288,18 @@ def _refresh(problem: Problem, points: tuple[Point, ...]) -> Iterator[Point]:
         yield Point(p.arch, p.origin, {**{k: float(v[i]) for k, v in cheap.items()}, **estimates})
 
 
-def _history(problem: Problem, points: list[Point]) -> History:
+def _violation(problem: Problem, cheap: dict[str, Floats], accuracy_N: Floats, by: str) -> Floats:
+    """A bound on accuracy is none on a score that only stands for it."""
+    return violation(problem, cheap, accuracy_N if by == "val_accuracy" else None)
+
+
+def _history(problem: Problem, state: SearchState, origin: Origin) -> History:
+    points, by = state.of(origin), steering(state.finished)
     width = len(problem.spec.objectives)
     if not points:
         empty = sample(problem.space.decisions, np.random.default_rng(0), 0)
         return History(empty, np.zeros((0, width)), np.zeros(0))
     genes = as_genes([p.arch for p in points])
     cheap = cheap_metrics(problem, genes)
-    accuracy = np.array([p.metrics["val_accuracy"] for p in points])
-    return History(genes, losses(problem, cheap, accuracy), violation(problem, cheap, accuracy))
+    accuracy = np.array([p.metrics[by] for p in points])
+    return History(genes, losses(problem, cheap, accuracy), _violation(problem, cheap, accuracy, by))

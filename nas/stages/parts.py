@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,21 +21,23 @@ from nas.training.fewshot.partition import Partition, sample_part
 from nas.training.fewshot.routed import inherit
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, Training, TrainState, train
+from nas.training.samplers import sample_elastic
 
 
 @dataclass(frozen=True)
 class PartStage:
-    """Trains one part, beginning with the warmed-up weights. It needs nothing of the other parts, so it may run in
-    another process: its events are all that it gives back. Its last checkpoint holds the trained weights."""
+    """Trains one part, or without a ``part`` the whole space in one, beginning with the warmed-up weights. It needs
+    nothing of the others, so it may run in another process: its events are all that it gives back. Its last checkpoint
+    holds the trained weights."""
 
-    part: int
+    part: int | None
     recipe: Recipe
     checkpoint_s: float
 
     @property
     def name(self) -> str:
         """Under which its checkpoints are kept."""
-        return f"train.part{self.part + 1}"
+        return "train.one_shot" if self.part is None else f"train.part{self.part + 1}"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Goes on from its own last checkpoint. Raises StorageError when the last one cannot be kept."""
@@ -50,19 +53,10 @@ class PartStage:
         saved_at = reported_at = resources.clock()
         due = lambda: resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
         pipeline = Pipeline(problem.data, resources.torch_device)
-        seed = int(np.random.default_rng((problem.spec.seed, 23, self.part)).integers(2**62))
-        sample = partial(sample_part, partition, self.part)
-        for news in train(
-            net,
-            problem.space,
-            problem.data,
-            pipeline,
-            self.recipe,
-            seed,
-            start,
-            due,
-            lambda space, elastic, rng, n: sample(space, elastic, rng, n),
-        ):
+        key = (24,) if self.part is None else (23, self.part)
+        seed = int(np.random.default_rng((problem.spec.seed, *key)).integers(2**62))
+        sample = sample_elastic if self.part is None else partial(sample_part, partition, self.part)
+        for news in train(net, problem.space, problem.data, pipeline, self.recipe, seed, start, due, sample):
             if isinstance(news, Step):
                 done = news.done
                 if (now := resources.clock()) - reported_at >= 0.25 or news.done == news.total:
@@ -86,11 +80,15 @@ class PartStage:
 
 @dataclass(frozen=True)
 class PartsStage:
-    """Trains every part by ``recipe``, all at once where ``Resources.together`` says how, else one after another."""
+    """Trains every part by ``recipe``, all at once where ``Resources.together`` says how, else one after another.
+
+    ``compare``: for comparison, the undivided supernet is trained on as well, for as many steps as all parts together.
+    """
 
     recipe: Recipe
     most: int
     checkpoint_s: float = 10.0
+    compare: bool = False
     name: ClassVar[str] = "train"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -99,57 +97,101 @@ class PartsStage:
             yield StageFinished(self.name, 0.0, {"supernet": problem.supernet_blob, "reused": True, "steps": 0})
             return
         partition = Partition.from_json(state.finished["split"]["partition"], problem.space.decisions)
-        stages = [PartStage(part, self.recipe, self.checkpoint_s) for part in range(partition.size)]
+        parts = self._parts(partition.size)
+        whole = self._whole(partition.size)
+        stages = parts if whole is None else [whole, *parts]  # the longest first
         together = resources.together or in_turn
-        number = {stage.name: stage.part for stage in stages}
-        done = dict.fromkeys(number, 0)
+        numbers = {stage.name: stage.part for stage in stages}
+        done = dict.fromkeys(numbers, 0)
         for event in together(stages, problem, resources, state):
             state = fold(state, event)
             if isinstance(event, Progress):
                 done[event.stage] = event.done
-                message = f"part {number[event.stage] + 1} of {partition.size}"
-                total = event.total * partition.size
+                part = numbers[event.stage]
+                message = "undivided, to compare" if part is None else f"part {part + 1} of {partition.size}"
+                total = event.total * (1 if part is None else partition.size) * (1 if whole is None else 2)
                 yield replace(event, stage=self.name, done=sum(done.values()), total=total, message=message)
                 continue
             if isinstance(event, Checkpoint):
                 done[event.stage] = event.step
             yield event
         routed = inherit(problem.space, partition, problem.space.supernet(problem.spec.seed))
-        for stage, part in zip(stages, routed.parts, strict=True):
-            kept = resources.blobs.get(state.checkpoints[stage.name].blob)
-            weights = TrainState.from_bytes(kept, "cpu").weights
-            assert weights is not None
-            part.load_state_dict(weights["net"])
+        for stage, net in zip(parts, routed.parts, strict=True):
+            net.load_state_dict(_trained(stage, resources, state))
         tree = json.dumps(partition.as_json(problem.space.decisions))
-        whole = TrainState(0, 0, {"net": routed.state_dict(), "partition": tree})
-        blob = resources.blobs.put(whole.to_bytes())
-        steps = sum(state.checkpoints[stage.name].step for stage in stages)
+        blob = resources.blobs.put(TrainState(0, 0, {"net": routed.state_dict(), "partition": tree}).to_bytes())
+        steps = sum(state.checkpoints[stage.name].step for stage in parts)
+        result = {"supernet": blob, "reused": False, "steps": steps, "parts": partition.size}
+        if whole is not None:
+            alone = TrainState(0, 0, {"net": _trained(whole, resources, state)})
+            result["one_shot"] = resources.blobs.put(alone.to_bytes())
+            result["one_shot_steps"] = state.checkpoints[whole.name].step
         yield Checkpoint(self.name, steps, blob)
-        yield StageFinished(
-            self.name, 0.0, {"supernet": blob, "reused": False, "steps": steps, "parts": partition.size}
-        )
+        yield StageFinished(self.name, 0.0, result)
 
     def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
-        """Steps on random networks of the whole space, for as many parts as there may be, one after another."""
+        """Steps on random networks of the whole space, for as many parts as there may be, shared among as many cores
+        or GPUs as may train at once, each part on its share of cores."""
         if problem.supernet_blob is not None:
             return StageCost.nothing(self.name, "the supernet is trained already")
-        clock = resources.clock
-        begun = clock()
-        net = problem.space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
-        pipeline = Pipeline(problem.data, resources.torch_device)
-        still = replace(self.recipe, phases=tuple(replace(p, lr=0.0) for p in self.recipe.phases))
-        training = Training(net, problem.space, problem.data, pipeline, still, problem.spec.seed)
-        training.begin(0)
-        total = Span.exactly(clock() - begun) * self.most
-        steps = iter(range(10**6))
-        training.step(0, next(steps))
-        times = [repeated(clock, lambda: training.step(0, next(steps)), at_least_s=0.0) for _ in range(4)]
+        clock, wanted = resources.clock, problem.spec.resources
+        whole = self._whole(self.most)
+        work = [self.most] * (whole is not None) + [1] * self.most  # in lengths of a part
+        hands = min(wanted.gpus or wanted.cpus, len(work)) if resources.together is not None else 1
+        with _threads(max(1, torch.get_num_threads() // hands)):
+            begun = clock()
+            net = problem.space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
+            pipeline = Pipeline(problem.data, resources.torch_device)
+            still = replace(self.recipe, phases=tuple(replace(p, lr=0.0) for p in self.recipe.phases))
+            training = Training(net, problem.space, problem.data, pipeline, still, problem.spec.seed)
+            training.begin(0)
+            total = Span.exactly(clock() - begun) * len(work)
+            steps = iter(range(10**6))
+            training.step(0, next(steps))
+            times = [repeated(clock, lambda: training.step(0, next(steps)), at_least_s=0.0) for _ in range(4)]
         each = Span(min(times), sum(times) / len(times), max(times))
-        count = sum(training.lengths) * self.most
-        return StageCost.of(self.name, total + each * count, count, len(times), "steps")
+        of_part = sum(training.lengths)
+        total += each * (of_part * _longest(work, hands))
+        return StageCost.of(self.name, total, of_part * sum(work), len(times), "steps")
+
+    def _parts(self, size: int) -> list[PartStage]:
+        return [PartStage(part, self.recipe, self.checkpoint_s) for part in range(size)]
+
+    def _whole(self, size: int) -> PartStage | None:
+        if not self.compare:
+            return None
+        longer = tuple(replace(p, epochs=p.epochs * size) for p in self.recipe.phases)
+        return PartStage(None, replace(self.recipe, phases=longer), self.checkpoint_s)
 
 
 def in_turn(stages: Sequence[Stage], problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
     """One stage after another, here."""
     for stage in stages:
         yield from stage.run(problem, resources, state)
+
+
+def _trained(stage: PartStage, resources: Resources, state: SearchState) -> Mapping[str, Any]:
+    """The weights that a part has ended with."""
+    weights = TrainState.from_bytes(resources.blobs.get(state.checkpoints[stage.name].blob), "cpu").weights
+    assert weights is not None
+    net: Mapping[str, Any] = weights["net"]
+    return net
+
+
+def _longest(work: Sequence[int], hands: int) -> int:
+    """How long it takes so many hands that each take what comes next."""
+    busy = [0] * hands
+    for length in work:
+        busy[busy.index(min(busy))] += length
+    return max(busy)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch with so many threads, and then as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -62,6 +62,7 @@ class SplitStage:
             partition = matched_split(found, self.parts)
         if partition.size == 1:
             raise InvalidSpec(f"nothing could be split into at most {self.parts} parts: expected parts to be larger")
+        divided = {gene for left in partition.allowed() for gene in left}
         yield StageFinished(
             self.name,
             0.0,
@@ -69,6 +70,7 @@ class SplitStage:
                 "method": self.method,
                 "parts": partition.size,
                 "partition": partition.as_json(space.decisions),
+                "choices": {d.name: list(names_of(d)) for i, d in enumerate(space.decisions) if i in divided},
                 "shares": shares(partition, problem),
                 "matching": [_as_json(m, problem) for m in found],
             },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -14,18 +15,18 @@ from nas.core.cost import Span, StageCost
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
 from nas.core.metrics import kendall
 from nas.core.ports import Problem, Resources
+from nas.core.trust import LOW, advice, belief
 from nas.stages.split import held_out
 from nas.stages.subnets import Subnets, load_supernet
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, TrainState, train
 
-LOW = 0.4  # a ranking below is of little more use than the number of MACs
-
 
 @dataclass(frozen=True)
 class TrustStage:
     """Trains ``networks`` held-out networks alone by ``recipe``, and compares their order with the estimates of the
-    supernet before and after the split. Nothing of it steers the search."""
+    supernet before and after the split, and of the undivided one that was trained for as long, if it was. Nothing of it
+    steers the search."""
 
     recipe: Recipe
     networks: int
@@ -44,27 +45,27 @@ class TrustStage:
             truth.append(self._alone(problem, resources, arch))
             yield Checkpoint(self.name, len(truth), resources.blobs.put(json.dumps(truth).encode()))
             yield Progress(self.name, len(truth), len(archs), "networks")
-        estimates = {}
-        for when, stage in (("before", "warm_up"), ("after", "train")):
-            net = load_supernet(problem, resources, state.finished[stage]["supernet"])
-            subnets = Subnets(problem, net, resources.torch_device)
-            estimates[when] = [subnets.score(subnets.cut(a), a, problem.data.val).accuracy for a in archs]
-        tau = {when: kendall(np.array(found), np.array(truth)) for when, found in estimates.items()}
-        yield Traced(self.name, len(archs), {f"tau_{when}": value for when, value in tau.items()})
-        if tau["after"] < LOW:
-            yield Warned(
-                self.name,
-                f"the supernet ranks {len(archs)} networks with a Kendall tau of {tau['after']:.2f} against training "
-                f"each alone: below {LOW} its order is hardly to be trusted; more epochs or more parts may help",
-            )
+        supernets = {"before": state.finished["warm_up"]["supernet"], "after": state.finished["train"]["supernet"]}
+        if "one_shot" in state.finished["train"]:
+            supernets["one_shot"] = state.finished["train"]["one_shot"]
+        estimates, tau = {}, {}
+        for which, blob in supernets.items():
+            subnets = Subnets(problem, load_supernet(problem, resources, blob), resources.torch_device)
+            estimates[which] = [subnets.score(subnets.cut(a), a, problem.data.val).accuracy for a in archs]
+            against_truth = kendall(np.array(estimates[which]), np.array(truth))
+            tau[which] = None if math.isnan(against_truth) else against_truth  # where all are estimated alike
+        said = advice(len(archs), tau["before"], tau["after"], tau.get("one_shot"))
+        yield Traced(self.name, len(archs), {f"tau_{which}": t for which, t in tau.items() if t is not None})
+        if tau["after"] is None or tau["after"] < LOW:
+            yield Warned(self.name, belief(len(archs), tau["after"]))
         result = {
             "networks": len(archs),
-            "tau_before": tau["before"],
-            "tau_after": tau["after"],
+            **{f"tau_{which}": t for which, t in tau.items()},
+            "advice": said,
+            "archs": [a.id for a in archs],
             "genes": [list(a.genes) for a in archs],
             "truth": truth,
-            "estimates_before": estimates["before"],
-            "estimates_after": estimates["after"],
+            **{f"estimates_{which}": found for which, found in estimates.items()},
         }
         yield StageFinished(self.name, 0.0, result)
 

@@ -7,9 +7,9 @@ verified, with their own weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
@@ -138,11 +138,14 @@ def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> 
     if "retrain" in state.finished:
         points = [p for p in points if "trained_accuracy" in p.metrics]
     chosen: list[Point] = []
+    before = {k: v for k, v in state.finished.items() if k != "verify"}
+    if "retrain" in before:  # zero-cost proxies have done what they can
+        before.pop("proxies", None)
     rest = {
         p.key: Point(p.arch, p.origin, _estimates(p, "retrain" in state.finished), claim_ms=p.claim_ms) for p in points
     }
     while rest and len(chosen) < n:
-        layer = front_of(problem.spec, SearchState(finished=_before(state), points=rest))
+        layer = front_of(problem.spec, SearchState(finished=before, points=rest))
         members = layer.points if origin == "search" else layer.baseline
         if not members:
             break
@@ -162,7 +165,3 @@ def thin(points: tuple[Point, ...], n: int) -> tuple[Point, ...]:
 def _estimates(point: Point, retrained: bool) -> dict[str, float]:
     known = {k: v for k, v in point.metrics.items() if k not in ("measured_ms", "test_accuracy")}
     return {**known, "val_accuracy": known["trained_accuracy"]} if retrained else known
-
-
-def _before(state: SearchState) -> dict[str, Mapping[str, Any]]:
-    return {k: v for k, v in state.finished.items() if k != "verify"}

@@ -15,7 +15,9 @@ from nas.training.fewshot.partition import divisible, exhaustive_split
 class FewShotParams(BaseModel):
     """``split``: how the space is divided, in at most ``parts`` parts, by ``decisions`` (none named: by any; an
     exhaustive split takes the first). ``subnets`` networks are trained per step, ``part_epochs`` are those of each
-    part. ``trust_networks`` are trained alone to see how far the ranking can be trusted; 0: none.
+    part. ``trust_networks`` are trained alone to see how far the ranking can be trusted; 0: none. With them,
+    ``compare_one_shot`` tells what the split has gained: it trains the whole supernet on for as many steps as all parts
+    together.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,6 +34,7 @@ class FewShotParams(BaseModel):
     weight_decay: float = Field(default=3e-5, ge=0, le=1)
     trust_networks: int = Field(default=12, ge=0, le=1_000)
     trust_epochs: int = Field(default=4, ge=1, le=100_000)
+    compare_one_shot: bool = True
     checkpoint_s: float = Field(default=10.0, gt=0)
 
     @model_validator(mode="after")
@@ -43,6 +46,19 @@ class FewShotParams(BaseModel):
         if 0 < self.trust_networks < 4:
             raise ValueError(f"trust_networks: expected 0, or at least 4 for a ranking, got {self.trust_networks}")
         return self
+
+
+def check(spec: SearchSpec, space: SearchSpace) -> FewShotParams:
+    """The parameters of a spec. Raises InvalidSpec for decisions that a space lacks, and where nothing can be split."""
+    params = parse_spec(FewShotParams, spec.strategy.params)
+    known = [space.decisions[g].name for g in divisible(space)]
+    if not known:
+        raise InvalidSpec(f"few_shot splits decisions, of which {space.name} leaves none open but the resolution")
+    if unknown := [n for n in params.decisions if n not in known]:
+        raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(known)}")
+    if params.split == "exhaustive":
+        exhaustive_split(space, params.decisions, params.parts)
+    return params
 
 
 def few_shot(problem: Problem) -> tuple[Stage, ...]:
@@ -62,9 +78,8 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
     from nas.training import samplers
     from nas.training.progressive import Phase, Recipe, uniform
 
-    params = parse_spec(FewShotParams, problem.spec.strategy.params)
-    check(problem.spec, problem.space)
-    axes = samplers.axes(problem.space.decisions)
+    params, space = check(problem.spec, problem.space), problem.space
+    axes = samplers.axes(space.decisions)
 
     def recipe(phases: tuple[Phase, ...]) -> Recipe:
         return Recipe(phases, min(params.batch_size, len(problem.data.train)), weight_decay=params.weight_decay)
@@ -76,24 +91,12 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
         EstimateStage(),
         TrainStage(warm_up, params.checkpoint_s, "warm_up"),
         SplitStage(params.split, params.parts, tuple(params.decisions), params.repeats, warm_up.batch_size),
-        PartsStage(parts, params.parts, params.checkpoint_s),
+        PartsStage(parts, params.parts, params.checkpoint_s, params.compare_one_shot and params.trust_networks > 0),
         TrustStage(alone, params.trust_networks),
         ExploreStage(),
         VerifyStage(),
         ExportStage(),
     )
-
-
-def check(spec: SearchSpec, space: SearchSpace) -> None:
-    """Raises InvalidSpec for decisions that the space lacks, and where nothing can be split as it is asked for."""
-    params = parse_spec(FewShotParams, spec.strategy.params)
-    known = [space.decisions[g].name for g in divisible(space)]
-    if not known:
-        raise InvalidSpec(f"few_shot splits decisions, of which {space.name} leaves none open but the resolution")
-    if unknown := [n for n in params.decisions if n not in known]:
-        raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(known)}")
-    if params.split == "exhaustive":
-        exhaustive_split(space, params.decisions, params.parts)
 
 
 few_shot.check = check  # type: ignore[attr-defined]

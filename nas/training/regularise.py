@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -16,14 +17,28 @@ from torch import nn
 Tensor = torch.Tensor
 
 
+@runtime_checkable
+class HasPaths(Protocol):
+    """A part of a network with operations that may be dropped while it trains."""
+
+    def paths(self) -> list[nn.Module]: ...
+
+
+@runtime_checkable
+class HasAuxiliary(Protocol):
+    """A network that can be trained with a second classifier."""
+
+    def auxiliary(self) -> tuple[nn.Module, nn.Module]: ...
+
+
 def paths_of(module: nn.Module) -> list[nn.Module]:
     """The modules whose output may be dropped, of all parts that offer some."""
-    return [path for part in module.modules() if hasattr(part, "paths") for path in part.paths()]
+    return [path for part in module.modules() if isinstance(part, HasPaths) for path in part.paths()]
 
 
 def auxiliary_of(module: nn.Module) -> tuple[nn.Module, nn.Module] | None:
     """The module that is looked at and a classifier of what it gives; None where none is offered."""
-    return module.auxiliary() if hasattr(module, "auxiliary") else None  # type: ignore[no-any-return, operator]
+    return module.auxiliary() if isinstance(module, HasAuxiliary) else None
 
 
 def drop(x_BCHW: Tensor, probability: float) -> Tensor:

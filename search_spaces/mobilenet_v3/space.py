@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.errors import InvalidSpec, UnknownName
+from nas.core.graph import Graph
+from nas.core.liveness import chain
 from nas.core.ports import ImageShape, Layer
 
 Activation = Literal["relu", "hswish"]
@@ -162,7 +164,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> MobileNetV3:
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
 
 # Latency is learned from sums over layers by kind of operation; depthwise layers are apart by kernel size.
-_FEATURES_PER_KIND = 6
+_PARTS = ("layers", "macs", "moved", "params", "blocks", "outputs")  # as ``_work`` gives them
 _VECTOR = 16  # channels that a CPU's vector unit holds; narrower layers cost as much
 
 
@@ -290,14 +292,43 @@ class MobileNetV3:
         ]
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """Exact ``params`` and ``macs`` of N networks, each shape (N,)."""
-        totals = self._totals(genes_NG, self._cost_tables)
-        return {"params": totals[:, 0], "macs": totals[:, 1]}
+        """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
+        sums_N3, peak_N = np.zeros((len(genes_NG), 3)), np.zeros(len(genes_NG))
+        for part_N4 in self._parts(genes_NG, self._cost_tables):
+            sums_N3 += part_N4[:, :3]
+            np.maximum(peak_N, part_N4[:, 3], out=peak_N)  # between two parts a single tensor lives
+        return {"params": sums_N3[:, 0], "macs": sums_N3[:, 1], "model_bytes": sums_N3[:, 2], "peak_bytes": peak_N}
 
     def features(self, genes_NG: Genes) -> Floats:
         """What latency is learned from, shape (N, F): per kind of operation the number of layers, MACs, elements moved,
         parameters, and work in whole vector blocks. Latency is nearly additive over layers, so linear models fit."""
         return self._totals(genes_NG, self._feature_tables)[:, self._live_features]
+
+    @cached_property
+    def graph(self) -> Graph:
+        """A chain: what comes before the stages, their blocks, and what comes after. A place holds its work by kind of
+        operation, of which ``features`` is the sum; a block is there if it has a depthwise layer."""
+        c = self.config
+        blocks = [f"stage{s + 1}.block{b + 1}" for s in range(len(c.stages)) for b in range(c.depths[-1])]
+        places = ("stem", *blocks, "head")
+        kinds = self._kinds
+        names = [f"{kind}.{part}" for kind in kinds for part in _PARTS]
+        live = self._live_features.tolist()
+        there = [float(names[f].startswith("depthwise") and names[f].endswith(".layers")) for f in live]
+        always = (0, len(places) - 1)
+        return Graph(
+            places,
+            tuple(names[f] for f in live),
+            tuple((i, i + 1) for i in range(len(places) - 1)),
+            tuple(v for v in range(len(places)) for _ in live),
+            tuple(o for _ in places for o in range(len(live))),
+            tuple(0.0 if v in always else p for v in range(len(places)) for p in there),
+        )
+
+    def graph_columns(self, genes_NG: Genes) -> Floats:
+        """The work in every place, shape (N, places x F)."""
+        parts = self._parts(genes_NG, self._feature_tables)
+        return np.hstack([part[:, self._live_features] for part in parts])
 
     def supernet(self, seed: int) -> Any:
         """A fresh supernet, weights drawn from ``seed``."""
@@ -308,9 +339,13 @@ class MobileNetV3:
     # Costs and features are sums over parts, and a part depends on a few genes only; so each part has a table over
     # those genes, computed once from ``layers``, and a population is summed by indexing.
     def _totals(self, genes_NG: Genes, tables: Sequence[Floats]) -> Floats:
+        total: Floats = sum(self._parts(genes_NG, tables), np.zeros(tables[0].shape[-1]))
+        return total
+
+    def _parts(self, genes_NG: Genes, tables: Sequence[Floats]) -> Iterator[Floats]:
         c = self.config
         resolution = genes_NG[:, 0]
-        total = tables[0][resolution].copy()
+        yield tables[0][resolution]
         previous = np.zeros(len(genes_NG), dtype=np.int64)
         depths = np.array(c.depths)
         part = 1
@@ -321,11 +356,10 @@ class MobileNetV3:
                 kernel, expand = genes_NG[:, start + 2 + 2 * b], genes_NG[:, start + 3 + 2 * b]
                 c_in = previous if b == 0 else width
                 rows = tables[part][resolution, c_in, width, kernel, expand]
-                total += rows if b < c.depths[0] else np.where((depth > b)[:, None], rows, 0.0)
+                yield rows if b < c.depths[0] else np.where((depth > b)[:, None], rows, 0.0)
                 part += 1
             previous = width
-        total += tables[part][resolution, previous]
-        return total
+        yield tables[part][resolution, previous]
 
     def _tables(self, values: Callable[[Sequence[Layer]], Any], size: int) -> list[Floats]:
         c = self.config
@@ -365,21 +399,31 @@ class MobileNetV3:
 
     @cached_property
     def _cost_tables(self) -> list[Floats]:
-        return self._tables(lambda layers: [sum(x.params for x in layers), sum(x.macs for x in layers)], 2)
+        def values(layers: Sequence[Layer]) -> list[float]:
+            numbers = sum(_exported(x) for x in layers)
+            if layers[0].name == "stem":  # the image, and its mean and scale
+                numbers += 2 * self.shape.channels
+            return [sum(x.params for x in layers), sum(x.macs for x in layers), 4 * numbers, 4 * _peak(layers)]
+
+        return self._tables(values, 4)
+
+    @cached_property
+    def _kinds(self) -> tuple[str, ...]:
+        return ("dense", *(f"depthwise{k}" for k in {3, *self.config.kernels}), "pointwise", "se", "linear")
 
     @cached_property
     def _feature_tables(self) -> list[Floats]:
-        kinds = ("dense", *(f"depthwise{k}" for k in {3, *self.config.kernels}), "pointwise", "se", "linear")
+        kinds = self._kinds
 
         def values(layers: Sequence[Layer]) -> Floats:
-            out = np.zeros((len(kinds), _FEATURES_PER_KIND))
+            out = np.zeros((len(kinds), len(_PARTS)))
             for layer in layers:
                 kind = layer.op + (layer.detail.partition("x")[0] if layer.op == "depthwise" else "")
                 if kind in kinds:
                     out[kinds.index(kind)] += _work(layer)
             return out.reshape(-1)
 
-        return self._tables(values, len(kinds) * _FEATURES_PER_KIND)
+        return self._tables(values, len(kinds) * len(_PARTS))
 
     @cached_property
     def _live_features(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -425,6 +469,34 @@ def linear_layer(name: str, c_in: int, c_out: int, detail: str, *, bias: bool) -
     """A fully connected layer."""
     weights = c_in * c_out
     return Layer(name, "linear", (c_in, 1, 1), (c_out, 1, 1), weights + (c_out if bias else 0), weights, detail)
+
+
+def _exported(layer: Layer) -> int:
+    """Weights of a layer in the exported model, where batch norm is a bias of its convolution."""
+    return layer.params - (layer.out_shape[0] if layer.op in ("dense", "depthwise", "pointwise") else 0)
+
+
+def _peak(layers: Sequence[Layer]) -> float:
+    """Numbers that live at once in one part of the exported network; see ``nas.core.liveness``."""
+    held = math.prod(layers[-1].out_shape) if layers[-1].detail.endswith("+ input") else 0
+    sizes: list[float] = [math.prod(layers[0].in_shape)]
+    most = 0.0
+    if layers[0].name == "stem":  # the first block's input is what the stem makes
+        image, stem = sizes[0], math.prod(layers[0].out_shape)
+        most, sizes, layers = chain([image, image, image, stem, stem]), [stem], layers[1:]
+    for layer in layers:
+        size = math.prod(layer.out_shape)
+        if layer.op == "se":
+            c, narrow = layer.out_shape[0], int(layer.detail.split()[1])
+            most = max(most, chain([c, narrow, narrow, c, c], held + size), held + 2 * size + c)
+            sizes.append(size)
+        elif layer.op == "pool":
+            sizes += [size, size]  # flattened
+        else:
+            sizes += [size, size] if "ReLU" in layer.detail or "h-swish" in layer.detail else [size]
+    if held:
+        most = max(most, 3 * held)  # both summands and the sum
+    return max(most, chain(sizes, held))
 
 
 def _work(layer: Layer) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from torch import nn
 from nas.core.arch import Arch
 from nas.supernet import RelaxedSupernet
 from search_spaces.layers.elastic import ElasticBatchNorm, ElasticConv, ElasticLinear, shuffled
-from search_spaces.nas_bench_201.space import CONV1, EDGES, NODES, NONE, OPERATIONS, POOL, SKIP
+from search_spaces.nas_bench_201.space import CONV1, CONV3, EDGES, NODES, NONE, POOL, SKIP
 
 if TYPE_CHECKING:
     from search_spaces.nas_bench_201.space import NasBench201
@@ -30,11 +31,10 @@ class ConvNorm(nn.Module):
         self.conv = ElasticConv(c_in, c_out, kernel, stride)
         self.norm = ElasticBatchNorm(c_out) if norm else None
 
-    def forward(self, x_BCHW: torch.Tensor, *, affine: bool = True) -> torch.Tensor:
-        """(B, c_in, H, W) -> (B, c_out, H/stride, W/stride); a part of the channels gives as large a part."""
-        c_out = self.c_out * x_BCHW.shape[1] // self.c_in
-        y: torch.Tensor = self.conv(F.relu(x_BCHW) if self.relu else x_BCHW, c_out)
-        return y if self.norm is None else self.norm(y, affine=affine)
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H/stride, W/stride)."""
+        y: torch.Tensor = self.conv(F.relu(x_BCHW) if self.relu else x_BCHW, self.c_out)
+        return y if self.norm is None else self.norm(y)
 
     def cut(self) -> nn.Sequential:
         """The same as plain modules."""
@@ -70,6 +70,24 @@ def _pool(x_BCHW: torch.Tensor) -> torch.Tensor:
     return F.avg_pool2d(x_BCHW, 3, 1, 1, count_include_pad=False)
 
 
+def _side_by_side(
+    parts: Sequence[nn.Module], rectified_BCHW: torch.Tensor, scales_N: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """What N convolutions of one kind make of the same input as one convolution; normalised without scale and shift,
+    then times ``scales_N``."""
+    convs = [part for part in parts if isinstance(part, ConvNorm) and part.norm is not None]
+    c = rectified_BCHW.shape[1]
+    weight = torch.cat([part.conv.weight[:c, :c] for part in convs])
+    y = F.conv2d(rectified_BCHW, weight, padding=convs[0].conv.kernel // 2)
+    norms = [part.norm for part in convs if part.norm is not None]
+    running: tuple[torch.Tensor | None, torch.Tensor | None] = None, None
+    if not parts[0].training:
+        running = (torch.cat([n.running_mean[:c] for n in norms]), torch.cat([n.running_var[:c] for n in norms]))
+    scales = scales_N.repeat_interleave(c)
+    y = F.batch_norm(y, *running, scales, None, training=parts[0].training, eps=norms[0].eps)
+    return torch.split(y, c, dim=1)
+
+
 class SuperCell(nn.Module):
     """A cell with all operations on every edge; computes one of them, or a mixture."""
 
@@ -78,7 +96,7 @@ class SuperCell(nn.Module):
         self.conv1 = nn.ModuleList(ConvNorm(channels, channels, 1) for _ in EDGES)
         self.conv3 = nn.ModuleList(ConvNorm(channels, channels, 3) for _ in EDGES)
 
-    def operation(self, edge: int, op: int, x_BCHW: torch.Tensor, *, affine: bool = True) -> torch.Tensor:
+    def operation(self, edge: int, op: int, x_BCHW: torch.Tensor) -> torch.Tensor:
         """What an operation makes of its input; same shape."""
         if op == NONE:
             return torch.zeros_like(x_BCHW)
@@ -86,7 +104,7 @@ class SuperCell(nn.Module):
             return x_BCHW
         if op == POOL:
             return _pool(x_BCHW)
-        out: torch.Tensor = (self.conv1 if op == CONV1 else self.conv3)[edge](x_BCHW, affine=affine)
+        out: torch.Tensor = (self.conv1 if op == CONV1 else self.conv3)[edge](x_BCHW)
         return out
 
     def forward(self, x_BCHW: torch.Tensor, genes: Sequence[int]) -> torch.Tensor:
@@ -108,26 +126,41 @@ class SuperCell(nn.Module):
         edges_E: torch.Tensor | None,
         partial: int,
     ) -> torch.Tensor:
-        """Same shape; see ``nas.supernet.RelaxedSupernet.mix``."""
-        nodes: list[torch.Tensor] = [x_BCHW]
-        for b in range(1, NODES):
-            total = torch.zeros_like(x_BCHW)
-            for e, (a, end) in enumerate(EDGES):
-                if end == b:
-                    made = self._mixed(e, nodes[a], weights_EO[e], active[e], partial)
-                    total = total + (made if edges_E is None else edges_E[e] * made)
-            nodes.append(total)
+        """Same shape; see ``nas.supernet.RelaxedSupernet.mix``. Edges that begin in the same node share its rectified
+        and its pooled state, and one convolution of each kind."""
+        nodes: list[torch.Tensor] = [x_BCHW, *[torch.zeros_like(x_BCHW)] * (NODES - 1)]
+        for a in range(NODES - 1):
+            leaving = [e for e, (begin, _) in enumerate(EDGES) if begin == a]
+            for e, made in self._mixed(leaving, nodes[a], weights_EO, active, partial).items():
+                b = EDGES[e][1]
+                nodes[b] = nodes[b] + (made if edges_E is None else edges_E[e] * made)
         return nodes[-1]
 
     def _mixed(
-        self, edge: int, x_BCHW: torch.Tensor, weights_O: torch.Tensor, active: Sequence[bool], partial: int
-    ) -> torch.Tensor:
+        self,
+        edges: Sequence[int],
+        x_BCHW: torch.Tensor,
+        weights_EO: torch.Tensor,
+        active: Sequence[Sequence[bool]],
+        partial: int,
+    ) -> dict[int, torch.Tensor]:
+        """What each of the edges from one node makes of its state, left out where that is nothing."""
         part, rest = x_BCHW[:, : x_BCHW.shape[1] // partial], x_BCHW[:, x_BCHW.shape[1] // partial :]
-        total = torch.zeros_like(part)
-        for op in range(1, len(OPERATIONS)):  # none adds zeros
-            if active[op]:
-                total = total + weights_O[op] * self.operation(edge, op, part, affine=False)
-        return total if partial == 1 else shuffled(torch.cat([total, rest], dim=1), partial)
+        terms: dict[int, list[torch.Tensor]] = {e: [] for e in edges}
+        rectified = F.relu(part)
+        for op, convs in ((CONV1, self.conv1), (CONV3, self.conv3)):
+            if on := [e for e in edges if active[e][op]]:
+                made = _side_by_side([convs[e] for e in on], rectified, weights_EO[on, op])
+                for e, one in zip(on, made, strict=True):
+                    terms[e].append(one)
+        pooled = _pool(part) if any(active[e][POOL] for e in edges) else part
+        for e in edges:
+            terms[e] += [weights_EO[e, op] * x for op, x in ((SKIP, part), (POOL, pooled)) if active[e][op]]
+        totals = {e: functools.reduce(torch.add, of) for e, of in terms.items() if of}
+        if partial == 1:
+            return totals
+        nothing = torch.zeros_like(part)
+        return {e: shuffled(torch.cat([totals.get(e, nothing), rest], dim=1), partial) for e in edges}
 
     def cut(self, genes: Sequence[int]) -> Cell:
         """One cell as plain modules; ``genes`` are canonical."""

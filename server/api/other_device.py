@@ -7,6 +7,7 @@ import numpy as np
 from nas.core.errors import NotFound
 from nas.core.fronts import Finished
 from nas.core.points import PointTable
+from nas.core.ports import predict_latency
 from nas.core.spec import SearchSpec
 from server.api import validate
 from server.store.store import Store
@@ -31,7 +32,7 @@ def seen_from(
     spec = spec.model_copy(update={"objectives": free})
     if len(table) == 0:
         return spec, table, finished
-    latency = validate.predict(predictor, space, table.genes_NG.astype(np.int64))
+    latency = predict_latency(predictor, space, table.genes_NG.astype(np.int64))
     finished = {stage: result for stage, result in finished.items() if stage != "verify"}
     if "estimate" in finished:
         reference = {**finished["estimate"]["reference"], "latency": float(latency.mean_ms.max())}

@@ -334,7 +334,7 @@ def _front_view(search_id: str, spec: SearchSpec, front: Front, virtual: bool) -
                 unit=METRICS[metric].unit,
                 kind=kind_of(metric, virtual),
                 goal=METRICS[metric].goal,
-                bound=spec.bound(objective),
+                bound=spec.bound(objective) if metric != "proxy_score" else None,
             )
             for objective, metric in zip(front.objectives, front.metrics, strict=True)
         ],

@@ -14,16 +14,16 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nas.core import registry
-from nas.core.arch import Genes, space_size
-from nas.core.device import Latency
+from nas.core.arch import space_size
 from nas.core.errors import Conflict, HwnasError, InvalidData, InvalidSpec, NotFound, UnknownName
 from nas.core.events import Origin
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.regularisers import regularisers
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.views import DryRunView
+from nas.energy import metered
 from nas.engine import stage_names
-from nas.stages.estimate import SAMPLED, Survey, feasible_share, out_of_reach, survey, too_few_networks
+from nas.stages.estimate import SAMPLED, Survey, feasible_share, not_told, out_of_reach, survey, too_few_networks
 from predictors.figures import require_usable
 from predictors.storage import load_predictor
 from predictors.tables import RawTable
@@ -57,8 +57,8 @@ def examine(spec: SearchSpec, store: Store) -> Report:
     strategy = registry.load("nas.strategies", spec.strategy.name)
     _check_params(strategy, spec)
     space = space_of(spec.space, spec.data)
-    if (check := getattr(strategy, "check", None)) is not None:
-        check(spec, space)
+    if hasattr(strategy, "check"):  # of parameters against the space
+        strategy.check(spec, space)
     if spec.retrain is not None:
         regularisers(spec.retrain, space)
     predictor = store.queries.predictor_for(spec.device, space.id)
@@ -66,7 +66,9 @@ def examine(spec: SearchSpec, store: Store) -> Report:
     if predictor is None:
         problems.append(_no_predictor(spec, space, store.queries))
     problems += _supernet_problems(spec, space, store.queries)
-    known = _survey(_Surveyed(space.id, predictor, space, store.blobs))
+    energy = store.queries.energy_for(spec.device, space.id)
+    known = _survey(_Surveyed(space.id, predictor, energy, space, store.blobs))
+    problems += not_told(spec, known)
     problems += out_of_reach(spec, known)
     if known.networks is not None:
         problems += too_few_networks(spec, known, _inherited(spec, store.queries))
@@ -87,20 +89,21 @@ def examine(spec: SearchSpec, store: Store) -> Report:
 
 @dataclass(frozen=True)
 class _Surveyed:
-    """What a survey is of, by content: the space's id, and family and blob of the predictor."""
+    """What a survey is of, by content: the space's id, and family and blob of what predicts latency and energy."""
 
     space_id: str
     predictor: tuple[str, str] | None
+    energy: tuple[str, str] | None
     space: SearchSpace = field(compare=False)
     blobs: BlobStore = field(compare=False)
 
 
 @lru_cache(maxsize=32)  # it takes a fifth of a second, and depends on nothing but content that never changes
 def _survey(of: _Surveyed) -> Survey:
-    if of.predictor is None:
-        return survey(of.space, None)
-    family, blob = of.predictor
-    return survey(of.space, load_predictor(family, of.blobs.get(blob)))
+    def loaded(named: tuple[str, str] | None) -> LatencyPredictor | None:
+        return None if named is None else load_predictor(named[0], of.blobs.get(named[1]))
+
+    return survey(metered(of.space, loaded(of.energy)), loaded(of.predictor))
 
 
 def check_data_path(data: DataSpec, settings: Settings) -> None:
@@ -176,11 +179,6 @@ def predictor_for(device: str, space: SearchSpace, store: Store) -> LatencyPredi
         return None
     family, blob = found
     return load_predictor(family, store.blobs.get(blob))
-
-
-def predict(predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes) -> Latency:
-    """Predicted latency of N networks."""
-    return predictor.predict(space.features(genes_NG))
 
 
 def add_device_command(spec: SearchSpec) -> str:

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from nas.client import DEFAULT_URL, Client
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec, NotFound, StorageError
 from nas.core.lifecycle import JobStatus
+from nas.core.metrics import OBJECTIVES
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, RetrainSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
 from nas.core.views import ArtifactView, ExtendBody, ForkBody
 from server.cli import admin, progress, render
@@ -73,6 +74,8 @@ for command in (admin.gc, admin.doctor, admin.backup, admin.restore):
 Id = Annotated[str, typer.Argument(help="The search's id, as `nas list` shows it.", metavar="SEARCH")]
 BoundMs = Annotated[float | None, typer.Option("--bound-ms", min=1e-6, help="Latency bound in milliseconds.")]
 Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress until it ends.")]
+
+_AXES = f"Axes: 2 to 4 of {','.join(OBJECTIVES)}."
 
 
 def main() -> None:
@@ -257,7 +260,7 @@ def watch(search_id: Id, url: Url = DEFAULT_URL, token: Token = None, json_outpu
 def front(
     search_id: Id,
     bound_ms: BoundMs = None,
-    objectives: Annotated[str | None, typer.Option(help="Axes: 2 to 4 of accuracy,latency,params,macs.")] = None,
+    objectives: Annotated[str | None, typer.Option(help=_AXES)] = None,
     device: Annotated[str | None, typer.Option(help="As predicted for another device.")] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,

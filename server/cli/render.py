@@ -32,6 +32,7 @@ V = TypeVar("V")
 PIPED_WIDTH = 200  # a table takes what it needs of it; a terminal has its own width
 # The front has to fit into 80 columns with its networks' names in full, since those are what one copies.
 _HEADS = {
+    "proxy_score": "0-cost score",
     "test_accuracy": "test acc.",
     "val_accuracy": "val. acc.",
     "predicted_ms": "latency",
@@ -39,7 +40,11 @@ _HEADS = {
     "measured_ms": "latency",
     "params": "params",
     "macs": "MACs",
+    "peak_bytes": "peak memory",
+    "model_bytes": "model size",
+    "predicted_mj": "energy",
 }
+_IF_OBJECTIVE = ("proxy_score", "peak_bytes", "model_bytes", "predicted_mj")  # for want of room
 _MARKS = {"verified": "[green]verified[/]", "violated": "[red]violated[/]", "unverified": "[yellow]unverified[/]"}
 
 
@@ -84,6 +89,8 @@ def search(s: SearchView) -> RenderableType:
         table.add_row(x.name, x.status, f"{x.done}/{x.total} {x.unit}" if x.total else "", f"{x.seconds:.1f}")
     lines.append(table)
     lines += [f"[yellow]warning:[/] {escape(w)}" for w in s.warnings]
+    if s.trust is not None and s.trust.advice:
+        lines.append(f"trust: {escape(s.trust.advice)}")
     if s.hypervolume is not None and s.baseline_hypervolume is not None:
         lines.append(f"hypervolume {s.hypervolume:.4f}, random search {s.baseline_hypervolume:.4f}")
     return Group(*lines)
@@ -97,6 +104,8 @@ def front(f: FrontView) -> RenderableType:
     accuracy = "test_accuracy" if f.final else "val_accuracy"
     names = [n for n in _HEADS if any(n in p.metrics for p in f.points)]
     shown = [n for n in names if n == accuracy or not n.endswith("accuracy")]
+    axes = [o.metric for o in f.objectives]
+    shown = [n for n in shown if n in axes or n not in _IF_OBJECTIVE]
     table = grid("\n\nnetwork", title=title, padding=0)
     for n in shown:
         table.add_column(f"{_HEADS[n]}\n{METRICS[n].unit}\n{_kind(f, n)}", justify="right", no_wrap=True)
@@ -259,7 +268,7 @@ def _number(point: PointView, name: str) -> str:
     match metric.unit:
         case "%":
             return f"{metric.value:.2f}"
-        case "ms":
+        case "ms" | "mJ":
             return f"{metric.value:.4f}" if metric.value < 100 else f"{metric.value:.1f}"
         case _:
             return _count(metric.value)

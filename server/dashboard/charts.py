@@ -13,15 +13,15 @@ from html import escape
 from typing import Any, Literal
 
 from nas.core.metrics import METRICS
-from nas.core.views import CardView, FrontView, HypervolumeView, ObjectiveView, PointView
+from nas.core.views import CardView, FrontView, HypervolumeView, ObjectiveView, PointView, SimilarityView, TrustView
 from server.dashboard import words
 
 Options = dict[str, Any]
 Series = dict[str, Any]
 Evidence = Literal["predicted", "measured"]
 
-SEARCH, BASELINE, BAD, INK, FAINT, GRID, SURFACE = (
-    f"var(--{name})" for name in ("c-search", "c-random", "c-bad", "ink", "ink-2", "grid", "surface")
+SEARCH, BASELINE, BAD, PURPLE, INK, FAINT, GRID, SURFACE = (
+    f"var(--{name})" for name in ("c-search", "c-random", "c-bad", "c-purple", "ink", "ink-2", "grid", "surface")
 )
 # A legend's icon for a line without symbols.
 _DASHES = {
@@ -54,6 +54,10 @@ def pareto(
     xm, ym = (x_axis.metric, y_axis.metric)
     if not measured:
         xm, ym = _PREDICTED.get(xm, xm), _PREDICTED.get(ym, ym)
+        if not any(ym in p.metrics for p in candidates):
+            ym = "proxy_score"  # all that a search without a supernet knows until networks are trained
+    if ym == "proxy_score":  # a bound on accuracy is none on it
+        y_axis = y_axis.model_copy(update={"bound": None})
     joined = len(front.objectives) == 2
     draw = _measured_series if measured else _predicted_series
     series = draw(front, candidates, xm, ym, joined)
@@ -240,6 +244,88 @@ def mixture(body: Mapping[str, Any]) -> Options:
                 "itemStyle": {"color": SEARCH, "borderColor": GRID, "borderWidth": 1},
             }
         ],
+    }
+
+
+_ESTIMATES = (  # of a held-out network: field, name, symbol, colour
+    ("before", "Before the split", "diamond", BASELINE),
+    ("one_shot", "Undivided, trained as long", "rect", PURPLE),
+    ("after", "After the split", "circle", SEARCH),
+)
+
+
+def ranking(trust: TrustView) -> Options:
+    """Estimates of held-out networks over what they reach when trained alone, before and after the split."""
+    series = []
+    for field, name, symbol, colour in _ESTIMATES:
+        data = [
+            {
+                "value": [n.alone, estimate],
+                "tip": _tip(
+                    n.arch,
+                    [("Trained alone <i>trained</i>", words.quantity(n.alone, "%"))]
+                    + [(f"{name} <i>estimated</i>", words.quantity(estimate, "%"))],
+                ),
+            }
+            for n in trust.networks
+            if (estimate := getattr(n, field)) is not None
+        ]
+        series.append(_scatter(f"trust.estimated.{field}", name, data, symbol, colour, size=9))
+    cells = [d["value"] for s in series for d in s["data"]]
+    return {
+        **_frame(),
+        "legend": _legend(series),
+        "tooltip": _tooltip(),
+        "xAxis": _axis("Validation accuracy (%, trained alone)", [x for x, _ in cells], floor=0.0, ceiling=100.0),
+        "yAxis": _axis("Validation accuracy (%, estimated)", [y for _, y in cells], floor=0.0, ceiling=100.0, gap=44),
+        "series": series,
+    }
+
+
+def similarity(view: SimilarityView) -> Options:
+    """How far the gradients of a decision's choices agree, as shades: one colour where they do, another where they pull
+    apart. Choices of a group stand together."""
+    order = [view.choices.index(c) for group in view.groups for c in group]
+    names = [view.choices[i] for i in order]
+    cells = [(x, y, view.similarity[order[y]][order[x]]) for y in range(len(order)) for x in range(len(order))]
+    series: list[Series] = []
+    shades: list[dict[str, Any]] = []
+    for i, (kind, colour, some) in enumerate(
+        (
+            ("agree", SEARCH, [c for c in cells if c[2] >= 0]),
+            ("disagree", BASELINE, [c for c in cells if c[2] < 0]),
+        )
+    ):
+        data = [
+            {
+                "value": [x, y, abs(v)],
+                "tip": _tip(f"{names[y]} and {names[x]}", [("Cosine of their gradients", f"{v:.4f}")]),
+            }
+            for x, y, v in some
+        ]
+        style = {"color": colour, "borderColor": GRID, "borderWidth": 1}
+        series.append({"id": f"similarity.{kind}", "type": "heatmap", "data": data, "itemStyle": style})
+        shades.append({"min": 0, "max": 1, "show": False, "seriesIndex": i, "inRange": {"opacity": [0.03, 0.75]}})
+    series.append(  # labels of the cells themselves would fade with them
+        {
+            "id": "similarity.values",
+            "type": "scatter",
+            "symbolSize": 1,
+            "silent": True,
+            "itemStyle": {"color": "transparent"},
+            "label": {"show": True, "color": INK, "fontSize": 11, "position": "inside"},
+            "data": [{"value": [x, y], "label": {"formatter": f"{v:.2f}"}} for x, y, v in cells],
+        }
+    )
+    labels = {"color": FAINT, "fontSize": 11, "interval": 0}
+    return {
+        **_frame(),
+        "grid": {"left": 8, "right": 14, "top": 8, "bottom": 8, "containLabel": True},
+        "tooltip": _tooltip(),
+        "xAxis": {"type": "category", "data": names, "axisLabel": {**labels, "rotate": 30}},
+        "yAxis": {"type": "category", "data": names, "inverse": True, "axisLabel": labels},
+        "visualMap": shades,
+        "series": series,
     }
 
 
@@ -437,7 +523,8 @@ def _tip(title: str, rows: Iterable[tuple[str, str]]) -> str:
 def _title(axis: ObjectiveView, metric: str) -> str:
     kind = METRICS[metric].kind if metric in METRICS and metric != axis.metric else axis.kind
     name = words.label(metric)
-    parts = [axis.unit] if axis.unit else []
+    unit = METRICS[metric].unit if metric in METRICS else axis.unit
+    parts = [unit] if unit else []
     if kind not in name.lower():
         parts.append(kind)
     return f"{name} ({', '.join(parts)})" if parts else name

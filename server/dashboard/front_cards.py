@@ -96,6 +96,8 @@ def _caption(front: FrontView, evidence: str) -> str:
         )
     elif front.final:
         out = "Every evaluated network where the search believed it to be; larger marks are on the final front."
+    elif any(o.metric == "proxy_score" for o in front.objectives):
+        out = "Latency is predicted; zero-cost scores say which networks are worth training, not how accurate they are."
     else:
         out = "Latency is predicted and accuracy estimated with shared weights; front members will be measured."
     extra = len(front.objectives) - 2

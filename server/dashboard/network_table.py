@@ -15,6 +15,7 @@ from server.dashboard.shown import Shown, subnet_url
 
 # In this order; a metric that no network of the search has gets no column.
 _COLUMNS = (
+    "proxy_score",
     "val_accuracy",
     "trained_accuracy",
     "test_accuracy",
@@ -23,6 +24,10 @@ _COLUMNS = (
     "measured_ms",
     "params",
     "macs",
+    "peak_bytes",
+    "model_bytes",
+    "predicted_mj",
+    "upper_mj",
 )
 
 
@@ -112,8 +117,10 @@ _STATUS_CELL = """<q-td :props="props">
 _FORMATS = {
     "%": "v => v == null ? '–' : v.toFixed(2)",
     "ms": "v => v == null ? '–' : v.toPrecision(3)",
+    "mJ": "v => v == null ? '–' : v.toPrecision(3)",
+    "B": "v => v == null ? '–' : v.toLocaleString('en')",
     "": "v => v == null ? '–' : v >= 1e9 ? (v / 1e9).toPrecision(3) + ' G' : v >= 1e6 ? (v / 1e6).toPrecision(3) + ' M'"
-    " : v >= 1e3 ? (v / 1e3).toPrecision(3) + ' k' : v",
+    " : v >= 1e3 ? (v / 1e3).toPrecision(3) + ' k' : +v.toPrecision(4)",
 }
 
 

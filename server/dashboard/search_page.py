@@ -22,6 +22,7 @@ from server.dashboard.stages import draw_stages
 from server.dashboard.states import Explanation, explain
 from server.dashboard.timeline import draw_family, draw_timeline
 from server.dashboard.trace_cards import TraceCard
+from server.dashboard.trust_card import TrustCard
 
 _MOST_POINTS = 2000  # drawn and listed; the best by validation accuracy
 _PAGE = 1000
@@ -41,6 +42,7 @@ async def search_page(client: Client, search_id: str) -> None:
         with div("cols same") as drawings:
             fronts = FrontCard(search_id)
             curve = CurveCard()
+        trust = TrustCard()
         traces = TraceCard()
         nets = NetworkTable(search_id)
         with div("cols"):
@@ -59,6 +61,7 @@ async def search_page(client: Client, search_id: str) -> None:
             stages.show(tuple(s.stages), s.eta_s, s.status)
             figures.show(_Figures.of(shown))
             fronts.show(shown)
+            trust.show(s.trust)
             derived = next((stage.result for stage in s.stages if stage.name == "derive"), {})
             traces.show(shown.traces, shown.cells, derived)
             nets.show(shown)

@@ -10,7 +10,7 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.errors import HwnasError, InvalidSpec
-from nas.core.spec import SearchSpec, parse_spec, parse_yaml
+from nas.core.spec import RetrainSpec, SearchSpec, parse_spec, parse_yaml
 from nas.core.views import CostView, DeviceView, DryRunView, SearchView, SpaceView, StageCostView, StrategyView
 from server.dashboard import words
 from server.dashboard.frame import Live, Part, ask, bar, copy_button, div, facts, framed, heading, notice, text
@@ -111,6 +111,12 @@ class SubmitForm:
                         value=start.strategy.name,
                     )
                 )
+                self._retrain = self._add(
+                    ui.number(
+                        "Retrain, epochs", min=1, format="%d", value=start.retrain.epochs if start.retrain else None
+                    ).props("clearable"),
+                    "trains what is found from scratch; zero_cost cannot do without",
+                )
                 self._seed = self._add(ui.number("Seed", value=start.seed, min=0, format="%d"))
                 self._cpus = self._add(ui.number("Processor cores", value=start.resources.cpus, min=1, format="%d"))
                 self._gpus = self._add(ui.number("GPUs", value=start.resources.gpus, min=0, format="%d"))
@@ -121,6 +127,22 @@ class SubmitForm:
                 self._macs_bound = self._add(
                     ui.number("MACs bound", min=1, format="%d", value=start.bound("macs")).props("clearable"),
                     "makes MACs an objective",
+                )
+                self._peak_bound = self._add(
+                    ui.number("Peak memory bound (bytes)", min=1, format="%d", value=start.bound("peak_memory")).props(
+                        "clearable"
+                    ),
+                    "activations that live at once, batch 1; makes it an objective",
+                )
+                self._size_bound = self._add(
+                    ui.number("Model size bound (bytes)", min=1, format="%d", value=start.bound("model_bytes")).props(
+                        "clearable"
+                    ),
+                    "weights in float32; makes it an objective",
+                )
+                self._energy_bound = self._add(
+                    ui.number("Energy bound (mJ)", min=0, format="%g", value=start.bound("energy")).props("clearable"),
+                    "of a device whose table tells energies; makes it an objective",
                 )
                 self._export = self._add(
                     ui.number("Networks to export", min=1, format="%d", value=start.export.count).props("clearable"),
@@ -178,7 +200,14 @@ class SubmitForm:
     def _record(self) -> dict[str, Any]:
         """The form as a spec's record. Raises InvalidSpec for YAML that is none."""
         objectives: list[dict[str, Any]] = [{"name": "accuracy"}, {"name": "latency", "bound": self._bound.value}]
-        for name, bound in (("params", self._params_bound.value), ("macs", self._macs_bound.value)):
+        further = {
+            "params": self._params_bound.value,
+            "macs": self._macs_bound.value,
+            "peak_memory": self._peak_bound.value,
+            "model_bytes": self._size_bound.value,
+            "energy": self._energy_bound.value,
+        }
+        for name, bound in further.items():
             if bound:
                 objectives.append({"name": name, "bound": bound})
         preset = {"preset": self._preset.value} if self._preset.value else {}
@@ -200,7 +229,15 @@ class SubmitForm:
             "resources": {"cpus": self._cpus.value, "gpus": self._gpus.value},
             "seed": self._seed.value,
             "supernet": self._supernet.value or None,
+            "retrain": self._retrained(),
         }
+
+    def _retrained(self) -> dict[str, Any] | None:
+        if not self._retrain.value:
+            return None
+        usual = RetrainSpec()
+        networks = min(usual.networks, int(self._verified.value or usual.networks))
+        return {"epochs": self._retrain.value, "networks": networks}
 
     def _spec(self) -> SearchSpec:
         return parse_spec(SearchSpec, self._record())

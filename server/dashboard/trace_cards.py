@@ -32,8 +32,9 @@ class TraceCard:
         self._graphs: ui.html | None = None
 
     def show(self, events: tuple[EventView, ...], kinds: tuple[CellView, ...], derived: Mapping[str, Any]) -> None:
-        """Draws the ``traced`` events of a search over a space with these kinds of cells, and what of every seed was
-        ``derived`` in the end."""
+        """Draws the ``traced`` events of a search's runs over epochs, other readings have cards of their own; the cells
+        of these kinds; and what of every seed was ``derived`` in the end."""
+        events = tuple(e for e in events if "epoch" in e.body["values"])
         if (events, kinds, derived) != (self._events, self._cells, self._derived):
             self._events, self._cells, self._derived = events, kinds, derived
             self._draw()

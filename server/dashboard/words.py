@@ -34,6 +34,8 @@ def quantity(value: float, unit: str) -> str:
             return f"{value:.2f} %"
         case "":
             return count(value)
+        case "B":
+            return size(round(value))
         case _:
             return f"{significant(value)} {unit}"
 

@@ -50,7 +50,8 @@ from server.store.models import AgentRow, ArtifactRow, DeviceRow, EventRow, Job,
 from server.store.point_cache import PointCache
 from server.store.projections import load_exports, point_of, state_from_json
 from server.store.queue import SEEN_S, waiting_texts
-from server.store.resolve import find_predictor, relatives_of, supernet_of
+from server.store.resolve import energy_of, find_predictor, relatives_of, supernet_of
+from server.store.trust import trust_view
 
 _KEPT_SUMMARIES = 20_000  # a few megabytes
 
@@ -111,7 +112,8 @@ class Queries:
         """One search. Raises NotFound."""
         with reading(self._engine) as session:
             job = _job(session, search_id, "search")
-            return self._search_view(session, job, waiting_texts(session, [job], self._clock()))
+            view = self._search_view(session, job, waiting_texts(session, [job], self._clock()))
+            return view.model_copy(update={"trust": trust_view(state_from_json(job.state).finished)})
 
     def owner_of(self, search_id: str) -> str:
         """Whose search it is. Raises NotFound."""
@@ -311,6 +313,13 @@ class Queries:
         with reading(self._engine) as session:
             row = find_predictor(session, device, space_id)
             return (row.family, row.blob) if row is not None else None
+
+    def energy_for(self, device: str, space_id: str) -> tuple[str, str] | None:
+        """(family, blob) of the predictor of energy, in mJ, that goes with that of latency, or None."""
+        with reading(self._engine) as session:
+            row = find_predictor(session, device, space_id)
+            found = energy_of(session, row) if row is not None else None
+            return (found["family"], found["blob"]) if found is not None else None
 
     def supernet(self, search_id: str) -> str | None:
         """The blob of a search's trained supernet, or of the search's that it reused; None while there is none."""

@@ -38,6 +38,7 @@ def resolve(session: Session, job: Job) -> dict[str, Any]:
     return {
         **measured,
         "profile": predictor.profile,
+        "energy": energy_of(session, predictor),
         "predictor": {"blob": predictor.blob, "family": predictor.family, "id": predictor.id},
         "supernet": _required_supernet(session, search.supernet) if search.supernet is not None else None,
         "inherited": _estimates(session, search.supernet) if search.supernet is not None else [],
@@ -68,6 +69,13 @@ def find_predictor(session: Session, device: str, space_id: str | None) -> Predi
         .order_by((PredictorRow.profile_id == current).desc(), PredictorRow.created_at.desc())
         .limit(1)
     ).first()
+
+
+def energy_of(session: Session, predictor: PredictorRow) -> dict[str, str] | None:
+    """Family and blob of what predicts energy where ``predictor`` predicts latency; None where nobody knows any."""
+    fit = session.get_one(Job, predictor.id).state.get("finished", {}).get("fit", {})
+    found: dict[str, Any] | None = fit.get("energy")
+    return None if found is None else {"family": found["family"], "blob": found["blob"]}
 
 
 def supernet_of(session: Session, search_id: str) -> str | None:

@@ -11,8 +11,10 @@ Loss = Callable[[], Tensor]
 
 
 def first_order(val_loss: Loss, alphas: Sequence[Tensor]) -> list[Tensor]:
-    """At the weights as they are."""
-    return list(torch.autograd.grad(val_loss(), alphas))
+    """At the weights as they are. Zero where the mixture has no influence: a cell drawn without any way from its input
+    to its output says nothing of its operations."""
+    gradients = torch.autograd.grad(val_loss(), alphas, allow_unused=True)
+    return [_or_zeros(g, a) for g, a in zip(gradients, alphas, strict=True)]
 
 
 def second_order(

@@ -221,7 +221,8 @@ class Search:
     def step(self, epoch: int, step: int) -> Step:
         """One step. Raises HwnasError when the loss is no longer finite."""
         kind = self.kinds[epoch]
-        self.net.train()
+        if not self.net.training:  # going through all modules takes a tenth of a small step
+            self.net.train()
         with _determinism(self.options.deterministic):
             loss = self._tune(epoch, step) if kind == "tune" else self._learn(epoch, step)
         if not math.isfinite(loss):
@@ -290,6 +291,8 @@ class Search:
         self._weight_optimiser.zero_grad(set_to_none=True)
         with torch.no_grad():
             mixed = self._mixed(self.alphas, self.betas, noise)
+            if self.options.relaxation == "gumbel_hard":  # the others weigh nothing and learn nothing
+                mixed["active_EO"] = mixed["weights_EO"] > 0
         logits = self.net.mix(x, **mixed)
         loss = F.cross_entropy(logits, y)
         if self._teachers and self.options.teacher_weight > 0:
@@ -433,7 +436,8 @@ class Search:
         return self._multiplier.factor(derived) * resource.differentiable(found, p, self.space.mixture.none)
 
     def _update_weights(self) -> None:
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.options.clip_norm)
+        (group,) = self._weight_optimiser.param_groups
+        nn.utils.clip_grad_norm_(group["params"], self.options.clip_norm)
         self._weight_optimiser.step()
 
     def _images(self, which: str, epoch: int, step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -461,7 +465,8 @@ class Search:
     def _look(self, epoch: int) -> Reading:
         o, mixture = self.options, self.space.mixture
         died = self._prune() if o.prune else 0
-        if o.probe_every and ((epoch + 1) % o.probe_every == 0 or epoch + 1 == o.epochs):
+        # A mixture that rests is no place to go back to.
+        if o.probe_every and epoch >= o.alpha_warmup and ((epoch + 1) % o.probe_every == 0 or epoch + 1 == o.epochs):
             self._eigenvalues.append((epoch, self._eigenvalue()))
         if self._multiplier is not None and self._cost_count:
             cost_ms = self._cost_sum / self._cost_count

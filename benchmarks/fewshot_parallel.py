@@ -1,0 +1,114 @@
+"""How well two workers share the training of four parts of a supernet: on a local Ray, as a search trains them."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks._cli import Options, main
+from nas.core import registry
+from nas.core.events import SearchState, StageFinished
+from nas.core.ports import Lease, Problem, Resources
+from nas.core.spec import DataSpec, ResourceSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.stages.parts import PartsStage
+from nas.strategies.few_shot import few_shot
+from nas.training.fewshot.partition import random_split
+from nas.training.progressive import TrainState
+from server.store.blobs import open_blobs
+from workers.following import Ended
+from workers.parts import ray_together
+from workers.ray_cluster import Cluster, ray_cluster
+
+PARTS, EPOCHS, REPEATS = 4, 4, 3
+SPEC = SearchSpec(
+    space=SpaceSpec(name="nas_bench_201", params={"preset": "digits"}),
+    data=DataSpec(),
+    strategy=StrategySpec(
+        name="few_shot", params={"parts": PARTS, "split": "random", "part_epochs": EPOCHS, "compare_one_shot": False}
+    ),
+)
+
+
+def bench(options: Options) -> Mapping[str, Any]:
+    """Medians of paired repeats, after one that is not counted: workers start, and read their code, only once."""
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    busy: dict[int, list[float]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        given = {"blobs_url": folder, "run_job": "benchmarks.fewshot_parallel:run_job"}
+        with ray_cluster(None, Path(folder) / "ray", cpus=2, **given) as cluster:
+            _train(cluster, 2)
+            for _ in range(REPEATS):
+                for workers in seconds:
+                    wall_s, cpu_s = _train(cluster, workers)
+                    seconds[workers].append(wall_s)
+                    busy[workers].append(cpu_s)
+    ratios = [one / (2 * two) for one, two in zip(seconds[1], seconds[2], strict=True)]
+    return {
+        "parallel_efficiency": float(np.median(ratios)),
+        "by_repeat": ratios,
+        "one_worker_s": float(np.median(seconds[1])),
+        "two_workers_s": float(np.median(seconds[2])),
+        "others_cpus": float(np.median([*busy[1], *busy[2]])),
+        "parts": PARTS,
+        "epochs": EPOCHS,
+    }
+
+
+def _train(cluster: Cluster, workers: int) -> tuple[float, float]:
+    """Seconds that all parts took, and how many cores other programs had meanwhile."""
+    lease = Lease(f"on {workers}", "search", {"workers": workers}, 1, 0.0)
+    task = cluster.run(lease, ResourceSpec(cpus=2), cluster.nodes()[0])
+    records: list[dict[str, Any]] = []
+    while not isinstance(got := task.next(600.0), Ended):
+        if got is None:
+            raise TimeoutError(task.dump())
+        records += got
+    if got.how != "succeeded":
+        raise RuntimeError(f"training {got.how}: {got.message}")
+    return records[-1]["seconds"], records[-1]["others"]
+
+
+def run_job(
+    kind: str, spec: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
+) -> Iterator[list[dict[str, Any]]]:
+    """The job: trains the parts on so many workers with one thread each, and says how long that took."""
+    torch.set_num_threads(1)
+    data = registry.load("nas.datasets", SPEC.data.name)(SPEC.data, SPEC.data.seed)
+    space = registry.load("nas.search_spaces", SPEC.space.name)(SPEC.space.params, data.shape)
+    blobs = open_blobs(blobs_url)
+    partition = random_split(space, PARTS, np.random.default_rng(0))
+    warm = TrainState(0, 0, {"net": space.supernet(0).state_dict()})
+    state = SearchState(
+        finished={
+            "warm_up": {"supernet": blobs.put(warm.to_bytes())},
+            "split": {"partition": partition.as_json(space.decisions)},
+        }
+    )
+    problem = Problem(SPEC, space, data, None, None)  # type: ignore[arg-type]  # training asks for no device
+    [stage] = [s for s in few_shot(problem) if isinstance(s, PartsStage)]
+    together = ray_together(spec["workers"], 0)
+    resources = Resources(blobs, None, time.monotonic, together=together)  # type: ignore[arg-type]
+    begun, idle = time.perf_counter(), _busy_s()
+    steps = [e.result["steps"] for e in stage.run(problem, resources, state) if isinstance(e, StageFinished)]
+    wall_s = time.perf_counter() - begun
+    others = (_busy_s() - idle) / wall_s - spec["workers"]
+    yield [{"kind": "timed", "seconds": wall_s, "steps": steps[0], "others": others}]
+
+
+def _busy_s() -> float:
+    """Seconds that all cores of this machine have worked, by the system's own books; 0 where it keeps none."""
+    books = Path("/proc/stat")
+    if not books.exists():
+        return 0.0
+    user, nice, system, *_ = (int(word) for word in books.read_text().splitlines()[0].split()[1:])
+    return (user + nice + system) / 100
+
+
+if __name__ == "__main__":
+    main("fewshot_parallel", bench, __doc__ or "", ("torch", "numpy", "ray"))

@@ -1,0 +1,351 @@
+"""Differentiable search on the cells of NAS-Bench-201: every preset on real images, and random search at equal cost.
+
+What a search finds is looked up in the table: its accuracy after 200 epochs, which no search ever sees. Random search
+spends as many processor seconds on training random cells alone, for a short while and on the same images, and takes the
+one that does best on the held-out half. Cells are trained between the searches, so that both meet the machine in the
+same state; then many random searches are drawn from all that were trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks._cifar import small_cifar
+from benchmarks._cli import ROOT, Options, main, shared_file
+from nas.core.arch import Floats, Genes, as_archs, every
+from nas.core.mixture import bare_share, skip_share
+from nas.core.ports import Dataset, Split
+from nas.training.alone import Alone, AloneRecipe
+from nas.training.calibration import score
+from nas.training.gradient.options import DartsParams, Preset
+from nas.training.gradient.resource import within_bounds
+from nas.training.gradient.search import Reading, Resource, Search, search
+from nas.training.pipeline import Pipeline
+from nas.training.progressive import TrainState
+from search_spaces.nas_bench_201.space import OPERATIONS, NasBench201, active_edges, build, to_string
+
+DATA_SETS = ("cifar10", "cifar100", "imagenet16")
+NAMES: tuple[str, ...] = get_args(Preset)
+PLAIN = ("darts", "darts2")  # without any repair
+DEVICE, QUANTILE = "raspi4", 0.5  # of the table; la_darts is bound to this quantile of its connected cells' latencies
+DRAWS = 1000  # random searches
+PUBLISHED_EPOCHS, PUBLISHED_STEPS = 50, 50 * 390
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes, the same for every preset. ``images`` are halved: one half for the weights, one for the mixture, and for
+    random search one to learn from and one to choose by. ``rest``: share of the epochs in which weights learn alone
+    before mixtures do, where a preset has none of its own. ``probe_every``: epochs between looks at the eigenvalue,
+    for presets that do not act on it. ``alone_*``: of the random cells, ``alone_cells`` after every search."""
+
+    images: int
+    size: int
+    channels: int
+    cells: int
+    epochs: int
+    select_epochs: int
+    batch: int
+    lr: float
+    rest: float
+    probe_every: int
+    alone_cells: int
+    alone_epochs: int
+    alone_lr: float
+
+    @property
+    def alpha_speed(self) -> float:
+        """What learning rates of the mixture are multiplied with: the published number of steps over ours."""
+        return PUBLISHED_STEPS / (self.epochs * (self.images // 2 // self.batch))
+
+
+SMALL = Setting(2_000, 8, 8, 1, 20, 1, 64, 0.025, 0.0, 10, 2, 8, 0.1)
+FULL = Setting(50_000, 32, 16, 5, 50, 5, 64, 0.025, 0.0, 2, 4, 12, 0.1)
+
+
+@dataclass(frozen=True)
+class Table:
+    """True accuracies (15625, 3) in % by data set, latencies (15625,) in ms on ``DEVICE``; rows by ``key``."""
+
+    accuracy_KD: Floats
+    latency_K: Floats
+    connected_K: NDArray[np.bool_]
+
+    def key(self, genes_NG: Genes) -> Genes:
+        """Rows of the table."""
+        keys: Genes = genes_NG @ (len(OPERATIONS) ** np.arange(5, -1, -1))
+        return keys
+
+    def truth(self, genes_G: Sequence[int]) -> dict[str, float]:
+        """Accuracies of one cell by data set."""
+        row = self.accuracy_KD[self.key(np.array([genes_G]))[0]]
+        return dict(zip(DATA_SETS, row.tolist(), strict=True))
+
+    @property
+    def bound_ms(self) -> float:
+        """The bound of la_darts."""
+        return float(np.quantile(self.latency_K[self.connected_K], QUANTILE))
+
+
+def read(path: Path) -> Table:
+    """The table from ``nb201.npz``."""
+    with np.load(path, allow_pickle=False) as arrays:
+        code = np.array([OPERATIONS.index(str(name)) for name in arrays["op_names"]])
+        keys_K = code[arrays["ops"]] @ (len(OPERATIONS) ** np.arange(5, -1, -1))
+        order = np.argsort(keys_K)
+        accuracy = np.stack([arrays[f"test_acc_200ep_{d}"][order] for d in DATA_SETS], axis=1)
+        device = [str(name) for name in arrays["latency_device"]].index(DEVICE)
+        return Table(
+            accuracy.astype(np.float64),
+            arrays["latency_ms"][order, device].astype(np.float64),
+            arrays["connected"][order] > 0,
+        )
+
+
+def options(preset: str, setting: Setting) -> DartsParams:
+    """A preset at this size: what it counts in epochs keeps its share of them, and the mixture learns as much faster as
+    there are fewer steps."""
+    own = DartsParams.model_validate({"preset": preset})
+    scale = setting.epochs / PUBLISHED_EPOCHS
+    given: dict[str, Any] = {
+        "preset": preset,
+        "epochs": setting.epochs,
+        "select_epochs": setting.select_epochs,
+        "tune_epochs": 0,
+        "batch_size": setting.batch,
+        "alpha_warmup": round(own.alpha_warmup * scale) or round(setting.rest * setting.epochs),
+        "teacher_warmup": round(own.teacher_warmup * scale),
+    }
+    if own.lr == DartsParams().lr:
+        given["lr"] = setting.lr
+    if own.relaxation == "gumbel_hard":  # few steps: each has to tell as much as it can
+        given["all_paths"] = True
+    if own.alpha_optimiser == "adam":
+        given["alpha_lr"] = own.alpha_lr * setting.alpha_speed
+    if own.early_stop:
+        given["probe_every"] = max(1, round(own.probe_every * scale))
+    elif not own.prune:
+        given["probe_every"] = setting.probe_every
+    if own.prune:  # a cell has one operation on each edge
+        given["prune_until"] = 1 / (len(OPERATIONS) - 1)
+    return DartsParams.model_validate(given)
+
+
+class Bench:
+    """Images, table and space of one setting on one device."""
+
+    def __init__(self, setting: Setting, data: Dataset, table: Table, device: str) -> None:
+        self.setting, self.data, self.table, self.device = setting, data, table, device
+        self.space: NasBench201 = build({"channels": setting.channels, "cells": setting.cells}, data.shape)
+        self.pipeline = Pipeline(data, device)
+        images, labels, half = data.train.images_NCHW, data.train.labels_N, setting.images // 2
+        fit, rank = Split(images[:half], labels[:half]), Split(images[half:], labels[half:])
+        self._halves = replace(data, train=fit, val=rank, test=rank)
+        self._halves_pipeline = Pipeline(self._halves, device)
+
+    def searched(self, preset: str, seed: int) -> dict[str, Any]:
+        """One search, and what the table says of the cell it found."""
+        chosen = options(preset, self.setting)
+        begun = time.process_time()
+        net = self.space.supernet(seed).to(self.device).to(memory_format=torch.channels_last)
+        latency = Resource(self._latency_ms, self.table.bound_ms) if chosen.latency_weight else None
+        learning = Search(net, self.space, self.data, self.pipeline, chosen, seed, latency)
+        readings, warnings, steps = [], list[str](), 0
+        for news in search(learning, TrainState(), lambda: False):
+            if isinstance(news, Reading):
+                readings.append(news)
+                warnings += news.warnings
+            elif not isinstance(news, TrainState):
+                steps += 1
+        genes = learning.found
+        if learning.series:  # from the most accurate network to the cheapest
+            genes = max(learning.series, key=lambda g: float(self.space.costs(g[None])["macs"][0]))
+        if latency is not None:
+            rng = np.random.default_rng((seed, 12))
+            genes = within_bounds(self.space, self._violation, learning.scores(), rng)
+        return {
+            **self._cell(genes),
+            "steps": steps,
+            "seconds": time.process_time() - begun,
+            "signs": list(learning.signs),
+            "warnings": warnings,
+            "entropy": [round(r.values["entropy"], 4) for r in readings],
+            "skip_shares": [round(r.values["skip_share"], 3) for r in readings],
+            "eigenvalues": [round(r.values["eigenvalue"], 5) for r in readings if "eigenvalue" in r.values],
+            "series": [self._cell(g) for g in learning.series],
+            "scores": np.round(learning.scores(), 4).tolist(),
+        }
+
+    def trained(self, genes_G: Sequence[int]) -> dict[str, Any]:
+        """One random cell, trained alone on one half and judged on the other."""
+        s = self.setting
+        begun = time.process_time()
+        (arch,) = as_archs(self.space.id, np.array([genes_G]))
+        module = self.space.supernet(0).subnet(arch).to(self.device).to(memory_format=torch.channels_last)
+        recipe = AloneRecipe(s.alone_epochs, s.batch, s.alone_lr, 5e-4, 1.0, label_smoothing=0.0)
+        training = Alone(module, s.size, self._halves, self._halves_pipeline, recipe, 0)
+        for epoch in range(s.alone_epochs):
+            training.epoch(epoch)
+        found = score(module.eval(), self._halves_pipeline.plain(self._halves.val, s.size))
+        steps = s.alone_epochs * training.per_epoch
+        seconds = time.process_time() - begun
+        return {**self._cell(arch.genes), "val_accuracy": found.accuracy, "steps": steps, "seconds": seconds}
+
+    def _cell(self, genes_G: Any) -> dict[str, Any]:
+        genes = np.asarray(genes_G, dtype=np.int64)
+        table = self.space.table(genes)
+        (arch,) = as_archs(self.space.id, genes[None])
+        return {
+            "genes": genes.tolist(),
+            "cell": to_string(arch),
+            "accuracy": self.table.truth(arch.genes),
+            "latency_ms": float(self._latency_ms(genes[None])[0]),
+            "skip_share": skip_share(self.space.mixture, table),
+            "bare": bare_share(self.space.mixture, table) >= 1.0,
+        }
+
+    def _latency_ms(self, genes_NG: Genes) -> Floats:
+        latency_ms: Floats = self.table.latency_K[self.table.key(genes_NG)]
+        return latency_ms
+
+    def _violation(self, genes_NG: Genes) -> Floats:
+        cut = ~active_edges(genes_NG).any(axis=1)
+        over: Floats = np.maximum(0.0, self._latency_ms(genes_NG) / self.table.bound_ms - 1.0)
+        return over + cut
+
+
+def random_cells(space: NasBench201, n: int) -> list[list[int]]:
+    """The first ``n`` of a fixed random order of all connected cells that are different networks."""
+    canonical = np.unique(space.canonical(every(space.decisions)), axis=0)
+    connected = canonical[active_edges(canonical).any(axis=1)]
+    cells: list[list[int]] = np.random.default_rng(0).permutation(connected)[:n].tolist()
+    return cells
+
+
+def at_cost(trained: Sequence[Mapping[str, Any]], seconds: float, draws: int = DRAWS) -> dict[str, Any]:
+    """Random searches that spend at most ``seconds``, and at least one cell: cells in random order for as long as they
+    fit, the best by validation. Means and deviations of true accuracies, and the mean number of cells."""
+    truth_ND = np.array([[run["accuracy"][d] for d in DATA_SETS] for run in trained])
+    val_N = np.array([run["val_accuracy"] for run in trained])
+    cost_N = np.array([run["seconds"] for run in trained])
+    found, counts = [], []
+    for draw in range(draws):
+        order = np.random.default_rng(draw).permutation(len(trained))
+        n = max(1, int(np.searchsorted(np.cumsum(cost_N[order]), seconds, side="right")))
+        found.append(truth_ND[order[:n][val_N[order[:n]].argmax()]])
+        counts.append(n)
+    mean, deviation = np.mean(found, axis=0), np.std(found, axis=0)
+    return {
+        "mean": dict(zip(DATA_SETS, mean.tolist(), strict=True)),
+        "deviation": dict(zip(DATA_SETS, deviation.tolist(), strict=True)),
+        "cells": fmean(counts),
+    }
+
+
+class Kept:
+    """Finished runs by name in a JSON file, written after each, so that a benchmark that was interrupted goes on."""
+
+    def __init__(self, path: Path, setting: Setting) -> None:
+        self._path, self._setting = path, asdict(setting)
+        self.runs: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            record = json.loads(path.read_text())
+            if record["setting"] != self._setting:
+                sys.exit(f"{path} holds runs of another setting: remove it, or give another file by --partial")
+            self.runs = record["runs"]
+
+    def run(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The run of this name, from the file if it is there."""
+        if name not in self.runs:
+            self.runs[name] = work()
+            text = json.dumps({"setting": self._setting, "runs": self.runs})
+            new = self._path.with_suffix(".new")
+            new.write_text(text)
+            new.replace(self._path)
+            accuracy = self.runs[name]["accuracy"]["cifar10"]
+            print(f"{name}: {accuracy:.2f} %, {self.runs[name]['seconds']:.1f} s", file=sys.stderr, flush=True)
+        return self.runs[name]
+
+
+def summary(runs: Sequence[Mapping[str, Any]], trained: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One preset over its seeds, beside random search at its mean cost."""
+    seconds = fmean(run["seconds"] for run in runs)
+    values = {d: [run["accuracy"][d] for run in runs] for d in DATA_SETS}
+    random = at_cost(trained, seconds)
+    return {
+        "mean": {d: fmean(v) for d, v in values.items()},
+        "deviation": {d: pstdev(v) for d, v in values.items()},
+        "random": random,
+        "gain": {d: fmean(values[d]) - random["mean"][d] for d in DATA_SETS},
+        "collapsed": sum(run["bare"] or run["skip_share"] > DartsParams().skip_limit for run in runs),
+        "warned": sum(bool(run["signs"] or run["warnings"]) for run in runs),
+        "steps": fmean(run["steps"] for run in runs),
+        "seconds": seconds,
+        "runs": list(runs),
+    }
+
+
+def bench(given: Options) -> dict[str, Any]:
+    """All presets with all seeds, random cells between them."""
+    torch.set_num_threads(1)
+    setting = FULL if given.more["full"] else SMALL
+    names: Sequence[str] = given.more["presets"]
+    table = read(shared_file(given, "data", "nb201.npz"))
+    data = small_cifar(shared_file(given, "data", "cifar10_jpeg.npz"), setting.images, 2, setting.size)
+    b = Bench(setting, data, table, given.more["device"])
+    kept = Kept(given.more["partial"], setting)
+    return {**result(b, kept, names, given.seeds), "setting": {**asdict(setting), "alpha_speed": setting.alpha_speed}}
+
+
+def result(b: Bench, kept: Kept, names: Sequence[str], seeds: Iterable[int]) -> dict[str, Any]:
+    """What the benchmark prints, apart from its setting."""
+    order = [(preset, seed) for seed in seeds for preset in names]
+    cells = iter(random_cells(b.space, len(order) * b.setting.alone_cells))
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    trained = []
+    for preset, seed in order:
+        found[preset].append(kept.run(f"{preset}/{seed}", lambda p=preset, s=seed: b.searched(p, s)))  # type: ignore[misc]
+        for genes in [next(cells) for _ in range(b.setting.alone_cells)]:
+            trained.append(kept.run(f"alone/{genes}", lambda g=genes: b.trained(g)))  # type: ignore[misc]
+    within = [run for run in trained if run["latency_ms"] <= b.table.bound_ms]
+    presets = {name: summary(runs, within if name == "la_darts" else trained) for name, runs in found.items()}
+    repaired = [name for name in names if name not in PLAIN]
+    return {
+        "accuracy": {name: p["mean"] for name, p in presets.items()},
+        "gain_over_random": {name: p["gain"]["cifar10"] for name, p in presets.items()},
+        "repaired_beat_random": sum(presets[name]["gain"]["cifar10"] > 0 for name in repaired),
+        "repaired_collapsed": sum(presets[name]["collapsed"] for name in repaired),
+        "repaired": len(repaired),
+        "presets": presets,
+        "random_cells": {
+            "cells": len(trained),
+            "mean": {d: fmean(run["accuracy"][d] for run in trained) for d in DATA_SETS},
+            "seconds": fmean(run["seconds"] for run in trained),
+            "runs": trained,
+        },
+        "bound": {"device": DEVICE, "bound_ms": b.table.bound_ms},
+    }
+
+
+def _more(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--presets", nargs="+", choices=NAMES, default=list(NAMES), metavar="NAME", help="which ones")
+    parser.add_argument("--full", action="store_true", help="16 channels, 5 cells, all images at 32x32: for a GPU")
+    parser.add_argument("--device", default="cpu", help="such as cuda:0 (%(default)s)")
+    default = ROOT / "benchmarks" / "results" / "nb201_search.partial.json"
+    parser.add_argument("--partial", type=Path, default=default, help="finished runs, to go on from (%(default)s)")
+
+
+if __name__ == "__main__":
+    main("nb201_search", bench, __doc__.split("\n")[0], ("torch", "numpy"), seeds=3, more=_more)

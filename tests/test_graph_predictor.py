@@ -1,0 +1,184 @@
+"""Graphs of networks, and the graph network that learns latency from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nas.core import registry
+from nas.core.arch import Floats, Genes, sample
+from nas.core.device import Latency
+from nas.core.errors import InvalidInput
+from nas.core.graph import Graph, GraphSpace, has_graph
+from nas.core.metrics import mape, spearman
+from nas.core.ports import ImageShape, predict_latency
+from predictors.bayesian_linear import BayesianLinear
+from predictors.best import Best
+from predictors.fitting import fit_networks
+from predictors.graph import GraphNetwork, Wiring
+from predictors.storage import dump_predictor, load_predictor
+from predictors.versions import first_version, refitted
+from search_spaces.nas_bench_201.space import EDGES, NODES, active_edges
+
+SHAPE = ImageShape(1, 8, 8, 10)
+SPACES = [
+    n
+    for n in registry.names("nas.search_spaces")
+    if has_graph(registry.load("nas.search_spaces", n)({"preset": "digits"}, SHAPE))
+]
+spaces = pytest.mark.parametrize("name", SPACES)
+
+
+def space_of(name: str) -> GraphSpace:
+    space: GraphSpace = registry.load("nas.search_spaces", name)({"preset": "digits"}, SHAPE)
+    return space
+
+
+def some(space: GraphSpace, n: int, seed: int = 0) -> Genes:
+    return space.canonical(sample(space.decisions, np.random.default_rng(seed), n))
+
+
+CELLS = space_of("nas_bench_201")
+GENES = np.unique(some(CELLS, 700), axis=0)
+
+
+def longest_way_ms(genes_NG: Genes) -> Floats:
+    """Of a device that computes parallel edges at once: the dearest way through the cell."""
+    cost_O = np.array([-np.inf, 0.02, 0.3, 0.6, 1.0])  # none leads nowhere
+    reached_NV = np.full((len(genes_NG), NODES), -np.inf)
+    reached_NV[:, 0] = 0.0
+    for e, (a, b) in enumerate(EDGES):
+        reached_NV[:, b] = np.maximum(reached_NV[:, b], reached_NV[:, a] + cost_O[genes_NG[:, e]])
+    return np.asarray(1.0 + np.maximum(reached_NV[:, -1], 0.0))
+
+
+def test_our_spaces_tell_their_graphs() -> None:
+    assert {"darts_cell", "mobilenet_v3", "nas_bench_201"} <= set(SPACES)
+
+
+@spaces
+def test_a_graph_is_well_made(name: str) -> None:
+    space, graph = space_of(name), space_of(name).graph
+    drawn = sample(space.decisions, np.random.default_rng(0), 50)
+    columns = space.graph_columns(drawn)
+    assert columns.shape == (50, len(graph.place_C)) == (50, len(graph.operation_C)) == (50, len(graph.presence_C))
+    assert (columns == space.graph_columns(space.canonical(drawn))).all()
+    assert set(graph.place_C) == set(range(len(graph.places)))
+    assert set(graph.operation_C) == set(range(len(graph.operations)))
+    assert len(set(zip(graph.place_C, graph.operation_C, strict=True))) == len(graph.place_C)
+    feeds = np.zeros((len(graph.places),) * 2, dtype=int)
+    feeds[tuple(np.array(graph.edges).T)] = 1
+    assert not np.linalg.matrix_power(feeds, len(graph.places)).any()  # no circle
+    there = Wiring.of(graph).present(columns)
+    assert (np.abs(there * (1 - there)) < 1e-9).all()
+    assert (there[-1] == 1).all()
+
+
+def test_a_cell_of_the_graph_is_that_of_the_space() -> None:
+    there = Wiring.of(CELLS.graph).present(CELLS.graph_columns(GENES))
+    assert (active_edges(GENES) == there[: len(EDGES)].T).all()
+    darts = space_of("darts_cell")
+    there = Wiring.of(darts.graph).present(darts.graph_columns(some(darts, 40)))
+    edges = [i for i, place in enumerate(darts.graph.places) if "node" in place]
+    assert (there[edges].sum(0) == 16).all()  # two operations for each of four nodes of two cells
+    for genes in some(darts, 40):
+        kept = darts.table(genes)[:, 1:]  # type: ignore[attr-defined]
+        told = darts.graph_columns(genes[None])[0]
+        of_edges = [c for c, place in enumerate(darts.graph.place_C) if place in edges]
+        assert (told[of_edges].reshape(kept.shape) == kept).all()
+
+
+def test_a_layered_network_is_a_chain_whose_work_adds_up() -> None:
+    space = space_of("mobilenet_v3")
+    genes = some(space, 60)
+    wiring, columns = Wiring.of(space.graph), space.graph_columns(genes)
+    np.testing.assert_allclose(wiring.sums(columns), space.features(genes), rtol=1e-12)
+    blocks = wiring.present(columns)[1:-2].reshape(3, 4, 60).sum(1).T
+    depths = [[c for d, c in zip(space.decisions, row, strict=True) if d.name.endswith("depth")] for row in genes]
+    assert (blocks == np.array(depths) + 1).all()
+
+
+def test_the_graph_tells_what_operations_alone_do_not() -> None:
+    y = longest_way_ms(GENES) * (1 + 0.02 * np.random.default_rng(0).standard_normal(len(GENES)))
+    predictor = fit_networks("graph", CELLS, GENES[:150], y[:150])
+    guess = predict_latency(predictor, CELLS, GENES[150:])
+    columns = CELLS.graph_columns(GENES)
+    alone = BayesianLinear.fit(columns[:150], y[:150]).predict(columns[150:])
+    assert mape(y[150:], guess.mean_ms) < 0.6 * mape(y[150:], alone.mean_ms)
+    assert spearman(y[150:], guess.mean_ms) > spearman(y[150:], alone.mean_ms) + 0.03
+    assert 0.9 <= (y[150:] <= guess.upper_ms).mean() <= 1.0
+
+
+def test_the_best_tries_graphs_where_there_are_any() -> None:
+    y = longest_way_ms(GENES)
+    tried = fit_networks("best", CELLS, GENES[:64], y[:64])
+    assert isinstance(tried, Best)
+    assert "graph" in tried.errors
+    assert "graph" not in Best.fit(CELLS.features(GENES[:64]), y[:64]).errors
+    best = Best(fit_networks("graph", CELLS, GENES[:64], y[:64]), tried.errors)  # type: ignore[arg-type]
+    again = load_predictor("best", dump_predictor(best))
+    kept, read, own = (predict_latency(p, CELLS, GENES[64:]).mean_ms for p in (best, again, best.chosen))
+    assert (kept == read).all()
+    assert (kept == own).all()
+
+
+def test_the_order_of_places_plays_no_part() -> None:
+    y, columns = longest_way_ms(GENES), CELLS.graph_columns(GENES)
+    graph = CELLS.graph
+    order = np.random.default_rng(1).permutation(len(graph.places))
+    new = np.argsort(order)
+    renamed = replace(
+        graph,
+        places=tuple(graph.places[i] for i in order),
+        edges=tuple((int(new[a]), int(new[b])) for a, b in graph.edges),
+        place_C=tuple(int(new[v]) for v in graph.place_C),
+    )
+    one = _point(columns[:80], y[:80], graph).predict(columns[80:]).mean_ms
+    trained = _point(columns[:80], y[:80], graph)
+    other = replace(trained, wiring=Wiring.of(renamed)).predict(columns[80:]).mean_ms
+    np.testing.assert_allclose(one, other, rtol=1e-9)
+
+
+def _point(x: Floats, y: Floats, graph: Graph) -> GraphNetwork:
+    return GraphNetwork.point(x, y, 0, Wiring.of(graph))
+
+
+def test_places_that_come_and_go_have_gradients() -> None:
+    """Of a mixture of operations, as differentiable search has it."""
+    y, columns = longest_way_ms(GENES), CELLS.graph_columns(GENES)
+    predictor = _point(columns[:80], y[:80], CELLS.graph)
+    mixture = np.random.default_rng(0).dirichlet(np.ones(5), size=(4, 6))[:, :, 1:].reshape(4, -1)
+    relaxed = np.hstack([mixture, np.ones((4, 2))])
+    step = 1e-6 * np.eye(relaxed.shape[1])
+    numeric = np.stack(
+        [(predictor.predict(relaxed + s).mean_ms - predictor.predict(relaxed - s).mean_ms) / 2e-6 for s in step], 1
+    )
+    np.testing.assert_allclose(predictor.gradient(relaxed), numeric, rtol=1e-5, atol=1e-7)
+    assert np.abs(numeric).max() > 0.01
+
+
+def test_a_refit_reads_graphs_again_and_other_spaces_are_refused() -> None:
+    y = longest_way_ms(GENES)
+    first = first_version(fit_networks("graph", CELLS, GENES[:40], y[:40]), GENES[:40], y[:40])
+    second = refitted(first, CELLS, GENES[40:60], y[40:60])
+    assert isinstance(second.predictor, GraphNetwork)
+    assert len(second.latency_ms_N) == 60
+    chain = space_of("mobilenet_v3")
+    with pytest.raises(InvalidInput, match="another search space"):
+        predict_latency(second.predictor, chain, some(chain, 3))
+
+
+def test_a_predictor_without_a_reader_of_its_own_reads_features() -> None:
+    class Plain:
+        family = "plain"
+
+        def predict(self, features_NF: Floats) -> Latency:
+            assert features_NF.shape == CELLS.features(GENES).shape
+            return Latency(features_NF[:, 0], features_NF[:, 0])
+
+        def to_arrays(self) -> dict[str, Floats]:
+            return {}
+
+    assert len(predict_latency(Plain(), CELLS, GENES).mean_ms) == len(GENES)

@@ -1,0 +1,142 @@
+"""The benchmark of differentiable search on NAS-Bench-201: lookup, random search at equal cost, and going on."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import nb201_search as nb
+from benchmarks._cifar import small_cifar
+from nas.core.arch import every
+from nas.core.ports import Dataset, ImageShape, Split
+from search_spaces.nas_bench_201.space import OPERATIONS, active_edges, build, from_string
+
+TINY = nb.Setting(64, 8, 4, 1, 1, 0, 16, 0.1, 0.0, 0, 2, 1, 0.1)
+SPACE = build({"channels": 4, "cells": 1}, ImageShape(3, 8, 8, 10))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> nb.Table:
+    """In the layout of the real file: operations in another order, rows shuffled; a cell's accuracy tells its genes."""
+    path = tmp_path_factory.mktemp("table") / "nb201.npz"
+    genes = np.random.default_rng(0).permutation(every(SPACE.decisions))
+    names = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+    code = np.array([names.index(name) for name in OPERATIONS])
+    key = genes @ (5 ** np.arange(5, -1, -1))
+    np.savez(
+        path,
+        op_names=np.array(names),
+        ops=code[genes],
+        connected=active_edges(genes).any(axis=1),
+        latency_ms=np.stack([-key, key / 1000.0], axis=1),
+        latency_device=np.array(["other", nb.DEVICE]),
+        **{f"test_acc_200ep_{d}": key / 200.0 + i for i, d in enumerate(nb.DATA_SETS)},
+    )
+    return nb.read(path)
+
+
+def data() -> Dataset:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (64, 3, 8, 8), dtype=np.uint8)
+    split = Split(images, rng.integers(0, 10, 64))
+    return Dataset("noise", SPACE.shape, split, split, split, tuple("abcdefghij"), "")
+
+
+def test_a_cell_is_looked_up_by_its_operations(table: nb.Table) -> None:
+    genes = from_string("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|none~2|")
+    key = int(np.dot(genes, 5 ** np.arange(5, -1, -1)))
+    assert table.truth(genes) == {"cifar10": key / 200, "cifar100": key / 200 + 1, "imagenet16": key / 200 + 2}
+    bound = np.quantile([k / 1000 for k, c in enumerate(table.connected_K) if c], nb.QUANTILE)
+    assert table.bound_ms == pytest.approx(bound)
+
+
+def test_every_preset_is_valid_at_both_sizes_and_learns_as_far() -> None:
+    for setting in (nb.SMALL, nb.FULL):
+        found = {name: nb.options(name, setting) for name in nb.NAMES}
+        assert len(found) == 11
+        assert {o.epochs for o in found.values()} == {setting.epochs}
+        steps = setting.epochs * (setting.images // 2 // setting.batch)
+        assert found["darts"].alpha_lr * steps == pytest.approx(3e-4 * nb.PUBLISHED_STEPS)
+        assert found["pc_darts"].alpha_lr == pytest.approx(2 * found["darts"].alpha_lr)
+        assert found["pc_darts"].alpha_warmup == round(0.3 * setting.epochs)
+
+
+def pool(n: int, seconds: float) -> list[dict[str, Any]]:
+    """Cells whose validation accuracy grows with their number, and whose true one falls."""
+    names = nb.DATA_SETS
+    return [{"accuracy": dict.fromkeys(names, 90.0 - i), "val_accuracy": i, "seconds": seconds} for i in range(n)]
+
+
+def test_random_search_spends_no_more_than_its_budget() -> None:
+    for budget, cells in ((0.5, 1), (2.0, 1), (6.0, 3), (7.9, 3), (1e9, 20)):
+        assert nb.at_cost(pool(20, 2.0), budget, 50)["cells"] == cells
+
+
+def test_random_search_chooses_by_validation_alone() -> None:
+    everything = nb.at_cost(pool(20, 1.0), 1e9, 5)
+    assert everything["mean"]["cifar10"] == 71.0  # the best by validation is the worst in truth
+    assert everything["deviation"]["cifar10"] == 0.0
+    one = nb.at_cost(pool(20, 1.0), 1.0, 2000)["mean"]["cifar10"]
+    assert one == pytest.approx(np.mean([90.0 - i for i in range(20)]), abs=0.5)
+
+
+def test_random_cells_are_connected_and_different() -> None:
+    cells = nb.random_cells(SPACE, 300)
+    assert len({tuple(c) for c in cells}) == 300
+    assert active_edges(np.array(cells)).any(axis=1).all()
+    assert cells[:50] == nb.random_cells(SPACE, 50)
+
+
+def test_an_interrupted_benchmark_goes_on(table: nb.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two presets with a real search each: cut off in the middle, then to the end; nothing runs twice."""
+    b, names, done = nb.Bench(TINY, data(), table, "cpu"), ("gdas", "la_darts"), list[str]()
+    monkeypatch.setattr(nb.time, "process_time", lambda: 0.0)
+    whole = nb.result(b, nb.Kept(tmp_path / "whole.json", TINY), names, [0])
+
+    class Cut(nb.Kept):
+        left = 3
+
+        def run(self, name: str, work: Any) -> dict[str, Any]:
+            if name not in self.runs:
+                if self.left == 0:
+                    raise KeyboardInterrupt
+                self.left -= 1
+                done.append(name)
+            return super().run(name, work)
+
+    with pytest.raises(KeyboardInterrupt):
+        nb.result(b, Cut(tmp_path / "cut.json", TINY), names, [0])
+    again = Cut(tmp_path / "cut.json", TINY)
+    assert nb.result(b, again, names, [0]) == whole
+    assert len(done) == len(set(done)) == 6
+    assert whole["presets"]["la_darts"]["runs"][0]["latency_ms"] <= table.bound_ms
+    with pytest.raises(SystemExit, match="another setting"):
+        nb.Kept(tmp_path / "cut.json", nb.SMALL)
+
+
+def test_images_come_from_all_classes(tmp_path: Path) -> None:
+    """The archive is sorted by class: its first images would be of one class only."""
+    streams = []
+    for label in range(4):
+        for shade in range(25):
+            stream = io.BytesIO()
+            Image.new("RGB", (32, 32), (label * 60, shade, 0)).save(stream, "JPEG")
+            streams.append(stream.getvalue())
+    np.savez(
+        tmp_path / "c.npz",
+        jpeg=np.frombuffer(b"".join(streams), dtype=np.uint8),
+        offset=np.cumsum([0, *map(len, streams)]),
+        label=np.repeat(np.arange(4), 25),
+        is_test=np.tile([0, 0, 0, 0, 1], 20),
+        class_names=np.array(list("abcd")),
+    )
+    found = small_cifar(tmp_path / "c.npz", 40, 20, 8)
+    assert found.train.images_NCHW.shape == (40, 3, 8, 8)
+    for split in (found.train, found.val):
+        assert set(split.labels_N.tolist()) == {0, 1, 2, 3}
+        assert (split.images_NCHW[:, 0].mean((1, 2)) / 60).round().tolist() == split.labels_N.tolist()
