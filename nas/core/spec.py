@@ -69,13 +69,18 @@ class RetrainSpec(_Strict):
     """Training the found networks from scratch, each alone, before they are verified; with their own weights they are
     verified and exported. ``networks``: the most of the search's front, and of its random baseline's, that are trained.
     ``trials``: trainings of each, with other hyperparameters, of which the hopeless are stopped early. ``seeds``: how
-    often the best hyperparameters of each are trained in all; what is reported is the mean."""
+    often the best hyperparameters of each are trained in all; what is reported is the mean. ``drop_path``: with which
+    probability an operation gives nothing for an image at the end of training, from 0 at its beginning.
+    ``auxiliary``: how much the loss of a second classifier counts, in the middle of the network. None: as published
+    with the space, which is none but for large networks of cells."""
 
     networks: int = Field(default=8, ge=1, le=1_000)
     epochs: int = Field(default=60, ge=1, le=100_000)
     trials: int = Field(default=4, ge=1, le=1_000)
     seeds: int = Field(default=1, ge=1, le=100)
     batch_size: int = Field(default=64, ge=2, le=65_536)
+    drop_path: float | None = Field(default=None, ge=0, lt=1)
+    auxiliary: float | None = Field(default=None, ge=0, le=10)
 
 
 class ExportSpec(_Strict):

@@ -235,14 +235,35 @@ class LayerView(BaseModel):
     detail: str = ""
 
 
+class CellEdgeView(BaseModel):
+    """From one node to another, by their position. ``name``: its row of the mixture, empty where it only passes on.
+    ``operation``: what a network has on it, empty: nothing, or there is no network."""
+
+    start: int
+    end: int
+    name: str = ""
+    operation: str = ""
+
+
+class CellView(BaseModel):
+    """One kind of cell as a graph (``nas.core.cells.CellGraph``): nodes, inputs first and the output last."""
+
+    name: str
+    nodes: list[str]
+    edges: list[CellEdgeView]
+    operations: list[str]
+    inputs: int | None = None
+
+
 class SubnetView(BaseModel):
-    """Everything about one network."""
+    """Everything about one network. ``cells``: its kinds of cells, none if its space knows no cells."""
 
     point: PointView
     choices: dict[str, int | float | str]
     input_shape: Shape
     layers: list[LayerView]
     artifacts: list[ArtifactView]
+    cells: list[CellView] = []
 
 
 class ObjectiveView(BaseModel):
@@ -633,11 +654,12 @@ class DeviceView(JobView):
 
 
 class SpaceView(BaseModel):
-    """A search space a spec can name, with the parameters it takes."""
+    """A search space a spec can name, with the parameters it takes, and its kinds of cells if it has any."""
 
     name: str
     summary: str
     presets: list[str] = []
+    cells: list[CellView] = []
 
 
 class StrategyView(BaseModel):
