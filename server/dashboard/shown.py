@@ -22,8 +22,8 @@ class Relative:
 @dataclass(frozen=True)
 class Shown:
     """One look at a search. ``points`` are the best of ``total`` evaluated networks, ``changes`` its StatusChanged
-    its Traced (of a space with kinds of ``cells``) and ``refits`` its Refitted events; ``parent`` is None if it has none or
-    that was deleted."""
+    and ``traces`` its Traced events (of a space with kinds of ``cells``), ``refits`` its Refitted events; ``parent`` is
+    None if it has none or that was deleted."""
 
     search: SearchView
     front: FrontView
