@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.errors import InvalidInput, UnknownName
+from nas.core.liveness import chain
 from nas.core.ports import ImageShape, Layer
 from nas.core.spec import parse_spec
 
+COSTS = ("params", "macs", "model_bytes", "peak_bytes")
+CONVOLUTIONS = ("dense", "pointwise")
 WIDTHS = 3  # groups of blocks with the same channels
 STATES = 5  # of a block: at the size of the input, halving it, at a half, halving that, at a quarter
 
@@ -143,19 +147,32 @@ class Resnet20Downsampling:
         ]
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """Exact ``params`` and ``macs`` of N networks, each shape (N,)."""
-        canonical_NG = self.canonical(genes_NG)
+        """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
         table = self._cost_table
-        found_NC = np.array([table[tuple(row)] for row in canonical_NG.tolist()]).reshape(-1, 2)
-        return {"params": found_NC[:, 0], "macs": found_NC[:, 1]}
+        found_NC = np.array([table[tuple(row)] for row in self.canonical(genes_NG).tolist()]).reshape(-1, len(COSTS))
+        return {name: found_NC[:, c] for c, name in enumerate(COSTS)}
 
     @cached_property
-    def _cost_table(self) -> dict[tuple[int, ...], tuple[float, float]]:
-        found: dict[tuple[int, ...], tuple[float, float]] = {}
+    def _cost_table(self) -> dict[tuple[int, ...], tuple[float, ...]]:
+        found: dict[tuple[int, ...], tuple[float, ...]] = {}
         for genes in ((low, high) for high in range(self.depth - 1) for low in range(high + 1)):
             layers = self.layers(Arch(self.name, genes))
-            found[genes] = (float(sum(x.params for x in layers)), float(sum(x.macs for x in layers)))
+            # In the exported model, batch norm is a bias of the convolution before it; image mean and scale are held.
+            held = 2 * self.shape.channels + sum(x.params - (x.op in CONVOLUTIONS) * x.out_shape[0] for x in layers)
+            costs = (sum(x.params for x in layers), sum(x.macs for x in layers), 4 * held, 4 * self._peak(layers))
+            found[genes] = tuple(float(cost) for cost in costs)
         return found
+
+    def _peak(self, layers: Sequence[Layer]) -> float:
+        """Numbers that live at once in the exported graph. A block holds its input beside two maps of its own until the
+        shortcut is taken, and then three maps while it adds."""
+        image = prod(layers[0].in_shape)
+        stem, last = prod(layers[0].out_shape), prod(layers[-2].in_shape)
+        maps = [(prod(a.in_shape), prod(a.out_shape)) for a in layers if a.name.endswith("conv1")]
+        blocks = [max(before, after) + 2 * after for before, after in maps]
+        channels = self.widths[-1]
+        tail = chain([last, channels, channels, self.shape.classes])
+        return max(chain([image, image, image, stem, stem]), *blocks, tail)
 
     def features(self, genes_NG: Genes) -> Floats:
         """What latency is learned from, shape (N, 5 * blocks): what each block does at which size. Latency is nearly
