@@ -243,9 +243,18 @@ class Client:
         order: str = "-val_accuracy",
         limit: int = 100,
         cursor: str | None = None,
+        device: str | None = None,
     ) -> PointPage:
-        """A page of evaluated networks; ``order`` is a metric, with ``-`` for descending."""
-        query = {"origin": origin, "status": status, "order": order, "limit": limit, "cursor": cursor}
+        """A page of evaluated networks; ``order`` is a metric, with ``-`` for descending; as one ``device`` of the
+        fleet has them, if given."""
+        query = {
+            "origin": origin,
+            "status": status,
+            "order": order,
+            "limit": limit,
+            "cursor": cursor,
+            "device": device,
+        }
         return self._get(PointPage, f"/v1/searches/{_part(search_id)}/candidates", query)
 
     def subnet(self, search_id: str, arch: str, origin: str = "search") -> SubnetView:

@@ -35,10 +35,12 @@ def stages_of(problem: Problem) -> tuple[Stage, ...]:
 
 
 def stage_names(spec: SearchSpec) -> tuple[str, ...]:
-    """The names of the stages as far as the strategy tells them. Raises UnknownName for a strategy that is none, and
-    InvalidSpec for retraining what is never verified."""
+    """The names of the stages as far as the strategy tells them, in a tuple or by a function of its parameters.
+
+    Raises UnknownName for a strategy that is none, and InvalidSpec for retraining what is never verified.
+    """
     told = getattr(registry.load("nas.strategies", spec.strategy.name), "stage_names", ())
-    names = tuple(told(spec.strategy.params) if callable(told) else told)
+    names: tuple[str, ...] = tuple(told(spec.strategy.params) if callable(told) else told)
     if spec.retrain is None or not names:
         return names
     at = _before_verify(spec, names)

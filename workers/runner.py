@@ -15,7 +15,7 @@ import torch
 
 from nas.core import registry
 from nas.core.arch import Arch
-from nas.core.device import DeviceProfile
+from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import InvalidSpec, NotMeasuredYet, UnknownName
 from nas.core.events import (
     Event,
@@ -33,6 +33,7 @@ from nas.core.ports import (
     JobKind,
     Layer,
     Measurer,
+    Member,
     Problem,
     Resources,
     SearchSpace,
@@ -44,6 +45,7 @@ from nas.core.tuning import Tuner
 from nas.energy import metered
 from nas.engine import price_search, run_search, stages_of
 from nas.export import Normalised, to_onnx
+from nas.fleet import FleetPredictor
 from nas.layer_models import empty_to_onnx, layer_to_onnx
 from predictors.figures import onboard_figures
 from predictors.measure import measure_isolated, profile_machine
@@ -78,7 +80,7 @@ def run_job(
             stage = event.stage if isinstance(event, StageStarted) else stage
             yield [encode(event)]
     except NotMeasuredYet as elsewhere:
-        yield [encode(MeasurementsWanted(stage, elsewhere.profile, elsewhere.networks))]
+        yield [encode(MeasurementsWanted(stage, e.profile, e.networks)) for e in (elsewhere, *elsewhere.others)]
 
 
 def _search(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Iterator[Event]:
@@ -98,19 +100,22 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
     data, space = _load(spec.space, spec.data)
     if (energy := resolved.get("energy")) is not None:
         space = metered(space, load_predictor(energy["family"], blobs.get(energy["blob"])))
-    profile = DeviceProfile.from_json(resolved["profile"])
+    fleet = tuple(_member(record, blobs) for record in resolved["fleet"])
+    first = fleet[0] if fleet else _member({"name": spec.device, **resolved}, blobs)
+    predictor = FleetPredictor.of(spec, {m.name: m.predictor for m in fleet}) if fleet else first.predictor
     problem = Problem(
         spec=spec,
         space=space,
         data=data,
-        profile=profile,
-        predictor=load_predictor(resolved["predictor"]["family"], blobs.get(resolved["predictor"]["blob"])),
+        profile=first.profile,
+        predictor=predictor,
         supernet_blob=resolved["supernet"],
         inherited=tuple(point_from_json(p) for p in resolved["inherited"]),
+        fleet=fleet,
     )
     resources = Resources(
         blobs=blobs,
-        measure=_measurer(profile, resolved, blobs),
+        measure=_measurer(resolved, blobs),
         clock=time.monotonic,
         torch_device=_torch_device(spec.resources.gpus),
         versions={
@@ -158,8 +163,20 @@ def _layer_model(layer: Layer | None) -> bytes:
     return empty_to_onnx() if layer is None else layer_to_onnx(layer)
 
 
-def _measurer(profile: DeviceProfile, resolved: Mapping[str, Any], blobs: BlobStore) -> Measurer:
-    return RemoteMeasurer(resolved["measurements"], blobs) if profile.source == "agent" else measure_isolated
+def _member(record: Mapping[str, Any], blobs: BlobStore) -> Member:
+    predictor = record["predictor"]
+    loaded = load_predictor(predictor["family"], blobs.get(predictor["blob"]))
+    return Member(record["name"], DeviceProfile.from_json(record["profile"]), loaded)
+
+
+def _measurer(resolved: Mapping[str, Any], blobs: BlobStore) -> Measurer:
+    """By the agent of the device, where it has one, or here."""
+    remote = RemoteMeasurer(resolved["measurements"], blobs)
+
+    def measure(models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]) -> Iterator[Measurement]:
+        return (remote if profile.source == "agent" else measure_isolated)(models, profile, networks)
+
+    return measure
 
 
 def _load(space: SpaceSpec, data: DataSpec) -> tuple[Dataset, SearchSpace]:

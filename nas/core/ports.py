@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
@@ -161,10 +161,20 @@ class Measurer(Protocol):
 
 
 @dataclass(frozen=True)
+class Member:
+    """A device of a search: its name, its profile and its latency predictor."""
+
+    name: str
+    profile: DeviceProfile
+    predictor: LatencyPredictor
+
+
+@dataclass(frozen=True)
 class Problem:
     """A spec with everything it names resolved. ``supernet_blob``: trained weights to reuse, no training.
 
-    ``inherited``: estimated points of the parent search whose supernet is reused.
+    ``inherited``: estimated points of the parent search whose supernet is reused. Over a ``fleet``, ``predictor`` is a
+    ``nas.fleet.FleetPredictor`` and ``profile`` that of the first device.
     """
 
     spec: SearchSpec
@@ -174,6 +184,18 @@ class Problem:
     predictor: LatencyPredictor
     supernet_blob: str | None = None
     inherited: tuple[Point, ...] = ()
+    fleet: tuple[Member, ...] = ()
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The devices of the search: its fleet, or the only one."""
+        return self.fleet or (Member(self.spec.device, self.profile, self.predictor),)
+
+    def on(self, device: str) -> Problem:
+        """The same problem on one device of the fleet alone."""
+        member = next(m for m in self.fleet if m.name == device)
+        spec = self.spec.on(device)
+        return replace(self, spec=spec, profile=member.profile, predictor=member.predictor, fleet=())
 
 
 @dataclass(frozen=True)

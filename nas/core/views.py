@@ -10,7 +10,16 @@ from pydantic import AwareDatetime, BaseModel, Field, WithJsonSchema
 from nas.core.access import Scope
 from nas.core.lifecycle import JobStatus
 from nas.core.metrics import Goal, Kind
-from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, ObjectiveSpec, ResourceSpec, RetrainSpec, SearchSpec
+from nas.core.spec import (
+    BudgetSpec,
+    DeviceSpec,
+    ExportSpec,
+    FleetSpec,
+    ObjectiveSpec,
+    ResourceSpec,
+    RetrainSpec,
+    SearchSpec,
+)
 
 Text = Annotated[str, Field(max_length=200)]
 # Plain arrays in the schema: not every reader of descriptions knows ``prefixItems``.
@@ -67,11 +76,25 @@ class JobView(BaseModel):
 
 
 class HypervolumeView(BaseModel):
-    """Normalised hypervolumes (0 to 1) of search and random baseline after so many evaluations each."""
+    """Normalised hypervolumes (0 to 1) of search and random baseline after so many evaluations each; of one device,
+    where each has a front."""
 
     evaluations: int
     search: float
     baseline: float
+    device: str | None = None
+
+
+class MemberView(BaseModel):
+    """A search as one device of its fleet sees it: ``front_size`` and hypervolumes are those of the front over latency
+    on this device alone."""
+
+    device: str
+    bound_ms: float | None
+    front_size: int
+    verified: int
+    hypervolume: float | None
+    baseline_hypervolume: float | None
 
 
 class SimilarityView(BaseModel):
@@ -127,9 +150,11 @@ class TrustView(BaseModel):
 
 
 class SearchView(JobView):
-    """A search, short of its points. ``trust``: only of a few-shot search once its space is divided, not in lists."""
+    """A search, short of its points. ``trust``: only of a few-shot search once its space is divided, not in lists.
+    Where each device of a ``fleet`` has a front, the figures of the search are those of the first."""
 
     spec: SearchSpec
+    fleet: list[MemberView] = []
     trust: TrustView | None = None
     parent: str | None = None
     front_size: int = 0
@@ -170,8 +195,20 @@ class MeasurementView(BaseModel):
     warm_load_ms: float | None = None
 
 
+class OnDeviceView(BaseModel):
+    """What is known of a network on one device of a fleet: ``predicted_ms``, ``upper_ms`` and, once it was measured,
+    ``measured_ms`` by name; whether it keeps there what was promised."""
+
+    metrics: dict[str, MetricView]
+    status: Literal["unverified", "verified", "violated"]
+    claim_ms: float | None = None
+    measurement: MeasurementView | None = None
+
+
 class PointView(BaseModel):
-    """One network of a search. ``claim_ms`` is what the search promised before measuring."""
+    """One network of a search. ``claim_ms`` is what the search promised before measuring. Over a fleet, latencies are
+    those of the slowest device, unless one was asked for, and ``devices`` has them all: ``verified`` is what is so on
+    every one."""
 
     arch: str
     origin: Literal["search", "baseline"]
@@ -180,6 +217,7 @@ class PointView(BaseModel):
     status: Literal["unverified", "verified", "violated"]
     claim_ms: float | None = None
     measurement: MeasurementView | None = None
+    devices: dict[str, OnDeviceView] = {}
     on_front: bool = False
 
 
@@ -222,9 +260,11 @@ class FrontView(BaseModel):
 
     ``final`` is False while the search has not verified its front: the axes are then estimated and predicted metrics.
     Hypervolumes are normalised to 0..1 by ``reference`` (one value per axis) and comparable inside one answer only.
+    ``device``: whose latency the front is over; None for the worst over a fleet.
     """
 
     search: str
+    device: str | None = None
     final: bool
     objectives: list[ObjectiveView]
     points: list[PointView]
@@ -302,10 +342,20 @@ class CostView(BaseModel):
     stages: list[StageCostView]
 
 
+class ReachView(BaseModel):
+    """What a search would meet on one device of its fleet."""
+
+    device: str
+    bound_ms: float | None
+    range_ms: Range | None
+    lowest_reachable_ms: float | None
+    feasible_share: float | None
+
+
 class DryRunView(BaseModel):
     """What a search would meet, before anything is spent. Ranges come from ``sampled`` random networks and the extreme
     ones; latencies are predicted; counts are exact. ``cost`` was timed on a worker; where it is None, ``cost_missing``
-    says why."""
+    says why. Over a fleet, latencies are those of the slowest device, and ``fleet`` has them by device."""
 
     feasible: bool
     problems: list[str]
@@ -316,6 +366,7 @@ class DryRunView(BaseModel):
     sampled: int
     stages: list[str]
     spec_hash: str
+    fleet: list[ReachView] = []
     cost: CostView | None = None
     cost_missing: str | None = None
 
@@ -514,13 +565,14 @@ class ProblemView(BaseModel):
 
 
 class ExtendBody(BaseModel):
-    """How a finished search goes on: more evaluations, other bounds or another device; never any training."""
+    """How a finished search goes on: more evaluations, other bounds, another device or a fleet; never any training."""
 
     model_config = {"extra": "forbid"}
     name: str | None = None
     evaluations: int | None = None
     bounds: dict[str, float] | None = None
     device: str | None = None
+    fleet: FleetSpec | None = None
     seed: int | None = None
 
 
@@ -531,6 +583,7 @@ class ForkBody(BaseModel):
     model_config = {"extra": "forbid"}
     name: str | None = None
     device: str | None = None
+    fleet: FleetSpec | None = None
     objectives: list[ObjectiveSpec] | None = None
     budget: BudgetSpec | None = None
     export: ExportSpec | None = None

@@ -31,7 +31,11 @@ _DASHES = {
 }
 _SYMBOLS = {"verified": "circle", "unverified": "rect", "violated": "triangle"}
 # Before anything is measured, an objective reads this metric.
-_PREDICTED = {"test_accuracy": "val_accuracy", "measured_ms": "predicted_ms"}
+_PREDICTED = {
+    "test_accuracy": "val_accuracy",
+    "measured_ms": "predicted_ms",
+    "measured_share": "predicted_share",
+}
 
 
 def pareto(

@@ -102,7 +102,8 @@ class EventRow(Base):
 
 
 class PointRow(Base):
-    """An evaluated network. ``position`` is the order of first evaluation, ``seq`` the last event that changed it."""
+    """An evaluated network. ``position`` is the order of first evaluation, ``seq`` the last event that changed it.
+    ``devices``: what is known of it on each device of a fleet, None without one."""
 
     __tablename__ = "points"
     __table_args__ = (Index(None, "job_id", "position", unique=True), Index(None, "job_id", "seq"))
@@ -118,6 +119,7 @@ class PointRow(Base):
     status: Mapped[str] = mapped_column(String(16))
     claim_ms: Mapped[float | None]
     measurement: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    devices: Mapped[dict[str, Any] | None] = mapped_column(Json)
 
 
 class ArtifactRow(Base):
@@ -185,7 +187,7 @@ class AgentRow(Base):
 
 
 class MeasurementRow(Base):
-    """A network that the agent of ``device`` measures for a job: once, however often the job asks for it.
+    """A network that the agent of ``device`` measures for a job: once by a protocol, however often the job asks.
 
     ``position`` is its place among those that were asked for together; ``profile`` is the device with the protocol to
     measure by, ``protocol`` that protocol's id, ``blob`` the model.
@@ -194,7 +196,7 @@ class MeasurementRow(Base):
     """
 
     __tablename__ = "measurements"
-    __table_args__ = (UniqueConstraint("job_id", "network", "protocol"), Index(None, "device", "status"))
+    __table_args__ = (UniqueConstraint("job_id", "device", "network", "protocol"), Index(None, "device", "status"))
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from nas.core.arch import Arch
-from nas.core.device import DeviceProfile, Measurement
+from nas.core.device import DeviceProfile, Measurement, OnDevice
 from nas.core.errors import InvalidInput
 from nas.core.events import (
     Checkpoint,
@@ -42,6 +42,7 @@ _OWN_TABLES = (Evaluated, Measured, Exported)  # what changes these rows and not
 _BARS = (StageStarted, Progress, StageFinished)
 
 _points = Base.metadata.tables["points"]
+_CHANGING = ("seq", "metrics", "status", "claim_ms", "measurement", "devices")
 _OF_ORIGIN = select(_points).where(
     _points.c.job_id == bindparam("job"),
     _points.c.origin == bindparam("origin"),  # without it, the key's index would be read for the whole job
@@ -55,7 +56,7 @@ _SOME_POINTS_POSTGRESQL = select(_one).select_from(_wanted).join(_one, true())
 _CHANGE_POINT = (
     update(_points)
     .where(_points.c.job_id == bindparam("job"), _points.c.position == bindparam("place"))
-    .values({name: bindparam(f"new_{name}") for name in ("seq", "metrics", "status", "claim_ms", "measurement")})
+    .values({name: bindparam(f"new_{name}") for name in _CHANGING})
 )
 
 
@@ -101,6 +102,9 @@ def load_points(session: Session, job_id: str, after: int) -> tuple[Rows, PointT
     rows = np.array(positions, dtype=np.intp) - 1
     row_of = {position: i for i, position in enumerate(positions)}
     measured = session.execute(select(p.position, p.measurement).where(*changed, p.measurement.is_not(None)))
+    devices: list[Mapping[str, OnDevice]] = [{}] * len(positions)
+    for position, parts in session.execute(select(p.position, p.devices).where(*changed, p.devices.is_not(None))):
+        devices[row_of[position]] = _on_devices(parts)
     table = PointTable.from_columns(
         spaces=spaces,
         genes=_all_json(genes),
@@ -109,6 +113,7 @@ def load_points(session: Session, job_id: str, after: int) -> tuple[Rows, PointT
         metrics=_all_json(metrics),
         claims_ms=claims_ms,
         measurements={row_of[row[0]]: Measurement.from_json(row[1]) for row in measured},
+        devices=devices,
     )
     return rows, table
 
@@ -179,8 +184,14 @@ def state_from_json(record: Mapping[str, Any]) -> SearchState:
 def _durable(state: SearchState) -> tuple[object, ...]:
     """What a crashed job does not have to do again."""
     measured = {key for key, p in state.points.items() if p.measurement is not None}
+    measured_on = {
+        (*key, name)
+        for key, p in state.points.items()
+        for name, part in p.devices.items()
+        if part.measurement is not None
+    }
     exports = {(e.arch.id, e.name) for e in state.exports}
-    return state.finished, state.checkpoints, set(state.points), measured, exports
+    return state.finished, state.checkpoints, set(state.points), measured, measured_on, exports
 
 
 def _touched(numbered: Iterable[tuple[int, Event]]) -> dict[Key, int]:
@@ -256,6 +267,7 @@ def _values(point: Point) -> dict[str, Any]:
         "status": point.status,
         "claim_ms": point.claim_ms,
         "measurement": point.measurement.as_json() if point.measurement is not None else None,
+        "devices": {name: asdict(part) for name, part in point.devices.items()} or None,
     }
 
 
@@ -268,7 +280,12 @@ def point_of(row: Any) -> Point:
         status=row.status,
         claim_ms=row.claim_ms,
         measurement=Measurement.from_json(row.measurement) if row.measurement else None,
+        devices=_on_devices(row.devices),
     )
+
+
+def _on_devices(record: Mapping[str, Any] | None) -> dict[str, OnDevice]:
+    return {name: OnDevice.from_json(part) for name, part in (record or {}).items()}
 
 
 def _all_json(texts: Sequence[str]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, and_, func, or_, select, text
 from sqlalchemy.orm import Session
 
-from nas.core.device import DeviceProfile, changes
+from nas.core.device import DeviceProfile, OnDevice, changes
 from nas.core.errors import NotFound, UnknownName
 from nas.core.events import Point, SearchState
 from nas.core.fronts import Finished, Front, front_in
@@ -32,7 +32,9 @@ from nas.core.views import (
     EventView,
     HypervolumeView,
     MeasurementView,
+    MemberView,
     MetricView,
+    OnDeviceView,
     PointPage,
     PointView,
     RoomView,
@@ -65,6 +67,7 @@ class Summary:
     evaluations: int
     hypervolume: float | None
     baseline_hypervolume: float | None
+    fleet: tuple[MemberView, ...] = ()
 
 
 _NOTHING = Summary(0, 0, 0, None, None)
@@ -175,14 +178,27 @@ class Queries:
             return SearchSpec.model_validate(job.spec), job.space_id
 
     def candidates(
-        self, search_id: str, origin: str | None, status: str | None, order: str, limit: int, cursor: str | None
+        self,
+        search_id: str,
+        origin: str | None,
+        status: str | None,
+        order: str,
+        limit: int,
+        cursor: str | None,
+        device: str | None = None,
     ) -> PointPage:
         """Evaluated networks in the order of a metric (``-`` in front: falling; those without it last) or of
-        ``position``, the order of first evaluation. Raises NotFound, UnknownName or InvalidInput."""
+        ``position``, the order of first evaluation; as one ``device`` of the fleet has them, if given. Raises NotFound,
+        UnknownName or InvalidInput."""
         name, falling = order.removeprefix("-"), order.startswith("-")
         if name != "position" and name not in METRICS:
             raise UnknownName("order", name, ["position", *METRICS])
         spec, table, finished = self.evaluated(search_id)
+        if device is not None and device not in spec.devices:
+            raise UnknownName("device of the search", device, spec.devices)
+        on_front = front_keys(*_fronts(spec, table, finished, device))
+        if spec.fleet is not None and device is not None and len(table):
+            table = table.on(device)
         chosen_N = np.ones(len(table), dtype=bool)
         if origin is not None:
             chosen_N &= table.origin_N == ORIGINS.index(origin)
@@ -198,14 +214,13 @@ class Queries:
             last, position = read_cursor(cursor, float | int | None, int)
             start = _behind(rows, value, None if last is None else -last if falling else last, position)
         shown = rows[start : start + limit].tolist()
-        on_front = front_keys(front_in(spec, table, finished))
         points = [table.point(row) for row in shown]
         following = None
         if start + limit < len(rows):
             final = float(value[start + limit - 1])
             following = write_cursor(None if math.isnan(final) else -final if falling else final, shown[-1] + 1)
-        virtual = self.is_virtual(spec.device)
-        items = [point_view(p, p.key in on_front, virtual) for p in points]
+        virtual = self.virtual(spec)
+        items = [point_view(p, p.key in on_front, virtual, device) for p in points]
         return PointPage(items=items, total=len(rows), next=following)
 
     def point(self, search_id: str, arch: str, origin: str) -> PointView:
@@ -215,10 +230,9 @@ class Queries:
             row = session.get(PointRow, (search_id, origin, arch))
             if row is None:
                 raise NotFound(f"search {search_id} has no network {arch!r} of origin {origin!r}")
-            point = point_of(row)
-            return point_view(
-                point, point.key in front_keys(self._front(session, job)), _virtual(session, job.spec["device"])
-            )
+            point, spec = point_of(row), SearchSpec.model_validate(job.spec)
+            on_front = front_keys(*_fronts(spec, *self._found(session, job)))
+            return point_view(point, point.key in on_front, _virtual(session, spec))
 
     def artifacts(self, search_id: str, arch: str | None = None) -> list[ArtifactView]:
         """The files of a search, or of one of its networks, in the order of their export. Raises NotFound."""
@@ -283,10 +297,10 @@ class Queries:
         with reading(self._engine) as session:
             return [(name, networks) for name, _, networks in relatives_of(session, spec)]
 
-    def is_virtual(self, device: str) -> bool:
-        """Whether a device is known by peak figures alone; not if there is none of the name."""
+    def virtual(self, spec: SearchSpec) -> frozenset[str]:
+        """Those devices of a search that are known by peak figures alone."""
         with reading(self._engine) as session:
-            return _virtual(session, device)
+            return _virtual(session, spec)
 
     def agents(self) -> list[AgentView]:
         """All agents by name."""
@@ -411,9 +425,8 @@ class Queries:
         """The kind of database: ``sqlite`` or ``postgresql``."""
         return self._engine.dialect.name
 
-    def _front(self, session: Session, job: Job) -> Front:
-        spec = SearchSpec.model_validate(job.spec)
-        return front_in(spec, self._points.table(session, job), state_from_json(job.state).finished)
+    def _found(self, session: Session, job: Job) -> tuple[PointTable, Finished]:
+        return self._points.table(session, job), state_from_json(job.state).finished
 
     def _summary(self, session: Session, job: Job) -> Summary:
         """The summary of a search, which stays the same until the next event."""
@@ -422,13 +435,18 @@ class Queries:
         key = (job.id, job.last_seq)
         summary = self._summaries.get(key)
         if summary is None:
-            front = self._front(session, job)
+            spec = SearchSpec.model_validate(job.spec)
+            table, finished = self._found(session, job)
+            by_device = {name: front_in(spec, table, finished, device=name) for name in spec.devices if spec.fleet}
+            shared = spec.views == (None,)
+            front = front_in(spec, table, finished) if shared else by_device[spec.device]
             summary = Summary(
-                front_size=len(front.points),
-                verified=sum(p.status == "verified" for p in front.points),
-                evaluations=len(self._points.table(session, job).of_origin("search")),
-                hypervolume=front.hypervolume,
-                baseline_hypervolume=front.baseline_hypervolume,
+                **_front_figures(front),
+                evaluations=len(table.of_origin("search")),
+                fleet=tuple(
+                    MemberView(device=name, bound_ms=spec.bound_on(name), **_front_figures(own))
+                    for name, own in by_device.items()
+                ),
             )
             if len(self._summaries) >= _KEPT_SUMMARIES:
                 self._summaries.clear()
@@ -437,13 +455,14 @@ class Queries:
 
     def _search_view(self, session: Session, job: Job, waiting: Mapping[str, str]) -> SearchView:
         state = state_from_json(job.state)
+        summary = self._summary(session, job)
         return SearchView(
             **self._job_fields(job, state, waiting),
-            **vars(self._summary(session, job)),
+            **{**vars(summary), "fleet": list(summary.fleet)},
             spec=SearchSpec.model_validate(job.spec),
             parent=job.parent_id,
             hypervolume_history=[
-                HypervolumeView(evaluations=h.evaluations, search=h.search, baseline=h.baseline)
+                HypervolumeView(evaluations=h.evaluations, search=h.search, baseline=h.baseline, device=h.device)
                 for h in state.hypervolume
             ],
         )
@@ -517,32 +536,66 @@ class Queries:
         }
 
 
-def front_keys(front: Front) -> set[tuple[str, str]]:
-    """The keys of all points on a front or on its baseline's."""
-    return {p.key for p in (*front.points, *front.baseline)}
+def front_keys(*fronts: Front) -> set[tuple[str, str]]:
+    """The keys of all points on fronts or on their baselines'."""
+    return {p.key for front in fronts for p in (*front.points, *front.baseline)}
 
 
-def point_view(point: Point, on_front: bool, virtual: bool = False) -> PointView:
-    """A point with units and kinds of evidence, on a ``virtual`` device or a real one."""
+def _fronts(spec: SearchSpec, table: PointTable, finished: Finished, device: str | None = None) -> list[Front]:
+    """The front of one device, or all that a search has."""
+    views = spec.views if device is None or spec.fleet is None else (device,)
+    return [front_in(spec, table, finished, device=view) for view in views]
+
+
+def _front_figures(front: Front) -> dict[str, Any]:
+    return {
+        "front_size": len(front.points),
+        "verified": sum(p.status == "verified" for p in front.points),
+        "hypervolume": front.hypervolume,
+        "baseline_hypervolume": front.baseline_hypervolume,
+    }
+
+
+def point_view(
+    point: Point, on_front: bool, virtual: Collection[str] = frozenset(), device: str | None = None
+) -> PointView:
+    """A point with units and kinds of evidence: as one ``device`` has it, or as the worst of all, of which some may be
+    ``virtual``."""
     m = point.measurement
     return PointView(
         arch=point.arch.id,
         origin=point.origin,
         genes=list(point.arch.genes),
-        metrics={
-            name: MetricView(value=value, unit=METRICS[name].unit, kind=kind_of(name, virtual))
-            for name, value in point.metrics.items()
-        },
+        metrics=_metric_views(point.metrics, device in virtual if device is not None else bool(virtual)),
         status=point.status,
         claim_ms=point.claim_ms,
         measurement=MeasurementView.model_validate(m, from_attributes=True) if m is not None else None,
+        devices={name: _on_device_view(part, name in virtual) for name, part in point.devices.items()},
         on_front=on_front,
     )
 
 
-def _virtual(session: Session, device: str) -> bool:
-    row = session.get(DeviceRow, device)
-    return row is not None and (row.profile or {}).get("source") == "roofline"
+def _on_device_view(part: OnDevice, virtual: bool) -> OnDeviceView:
+    known = {"predicted_ms": part.predicted_ms, "upper_ms": part.upper_ms, "measured_ms": part.measured_ms}
+    m = part.measurement
+    return OnDeviceView(
+        metrics=_metric_views({name: value for name, value in known.items() if value is not None}, virtual),
+        status=part.status,
+        claim_ms=part.claim_ms,
+        measurement=MeasurementView.model_validate(m, from_attributes=True) if m is not None else None,
+    )
+
+
+def _metric_views(metrics: Mapping[str, float], virtual: bool) -> dict[str, MetricView]:
+    return {
+        name: MetricView(value=value, unit=METRICS[name].unit, kind=kind_of(name, virtual))
+        for name, value in metrics.items()
+    }
+
+
+def _virtual(session: Session, spec: SearchSpec) -> frozenset[str]:
+    rows = session.scalars(select(DeviceRow).where(DeviceRow.name.in_(spec.devices)))
+    return frozenset(row.name for row in rows if (row.profile or {}).get("source") == "roofline")
 
 
 def _job(session: Session, job_id: str, kind: JobKind) -> Job:

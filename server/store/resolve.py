@@ -18,6 +18,8 @@ from server.store.models import AgentRow, DeviceRow, Job, PointRow, PredictorRow
 def resolve(session: Session, job: Job) -> dict[str, Any]:
     """Profile, predictor, trained supernet and inherited points of a search; nothing for a device.
 
+    Over a fleet, ``fleet`` has profile and predictor of every device; those of the first stand beside it.
+
     Raises InvalidSpec for what is not there (any more).
     """
     measured = {"measurements": results(session, job.id)}
@@ -32,17 +34,24 @@ def resolve(session: Session, job: Job) -> dict[str, Any]:
         started = job.state.get("finished", {}).get("profile")
         return {"profile": started["profile"] if started else agent.profile, **measured, **kin}
     search = SearchSpec.model_validate(job.spec)
-    predictor = find_predictor(session, search.device, job.space_id)
-    if predictor is None:
-        raise InvalidSpec(f"device {search.device!r} has no latency predictor for the space {job.space_id}")
+    devices = [_device(session, name, job.space_id) for name in search.devices]
     return {
         **measured,
-        "profile": predictor.profile,
-        "energy": energy_of(session, predictor),
-        "predictor": {"blob": predictor.blob, "family": predictor.family, "id": predictor.id},
+        "profile": devices[0]["profile"],
+        "energy": devices[0]["energy"] if search.fleet is None else None,  # it is not told by device
+        "predictor": devices[0]["predictor"],
+        "fleet": devices if search.fleet is not None else [],
         "supernet": _required_supernet(session, search.supernet) if search.supernet is not None else None,
         "inherited": _estimates(session, search.supernet) if search.supernet is not None else [],
     }
+
+
+def _device(session: Session, name: str, space_id: str | None) -> dict[str, Any]:
+    found = find_predictor(session, name, space_id)
+    if found is None:
+        raise InvalidSpec(f"device {name!r} has no latency predictor for the space {space_id}")
+    predictor = {"blob": found.blob, "family": found.family, "id": found.id}
+    return {"name": name, "profile": found.profile, "predictor": predictor, "energy": energy_of(session, found)}
 
 
 def relatives_of(session: Session, spec: DeviceSpec) -> list[tuple[str, str, int]]:
