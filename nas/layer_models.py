@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -146,7 +147,7 @@ class _Model:
         self._weights.append(numpy_helper.from_array(value, name))
         return name
 
-    def add(self, kind: str, *others: str, **attributes: object) -> None:
+    def add(self, kind: str, *others: str, **attributes: Any) -> None:
         """An operation on what the last one gave, and on ``others``."""
         name = f"value{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, [self.last, *others], [name], **attributes))

@@ -14,6 +14,7 @@ from nas.core.device import Latency
 from nas.core.ports import LatencyPredictor, SearchSpace, predict_latency
 from predictors.transfer import Relatives, Transfer, calibrate
 
+HELD_OUT = 0.25
 MOST_LEFT_OUT = 40  # networks that are each predicted from the others
 
 

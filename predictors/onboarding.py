@@ -20,12 +20,11 @@ from nas.core.ports import BlobStore, Layer, Measurer, SearchSpace
 from nas.core.spec import DeviceSpec
 from predictors.card import make_card
 from predictors.choosing import most_telling
-from predictors.fitting import Fitted, fit_family, fit_transfer
+from predictors.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
 from predictors.layer_table import LayerTable, LayerTableModel, every_layer, layer_key, table_of, to_measure
-from predictors.storage import dump_measured, dump_predictor, load_measured
+from predictors.storage import Known, dump_measured, dump_predictor, load_measured
 from predictors.transfer import Relatives, Table, choose
 
-HELD_OUT = 0.25
 MOST_REFUSED = 0.2
 GROUP = 16
 POOL = 512  # networks of which the most telling ones are chosen
@@ -62,6 +61,8 @@ def onboard(
         kin = known_devices(space, [load_measured(blobs.get(blob)) for blob in relatives], spec.samples)
     else:
         registry.load("nas.predictors", spec.predictor)  # an unknown one is heard of before anything is measured
+    layers = every_layer(space) if spec.predictor == LayerTableModel.family else {}
+    single = to_measure(layers) if layers else []
     if "networks" in done:
         genes, held_out = _chosen(blobs.get(done["networks"]))
     elif kin is not None:
@@ -83,12 +84,13 @@ def onboard(
     if last is not None and "networks" in done:  # a version that kept no networks may have chosen others
         kept = [Measurement.from_json(m) for m in json.loads(blobs.get(last.blob))]
     begun = clock()
-    layers = every_layer(space) if spec.predictor == LayerTableModel.family else {}
     archs = as_archs(space.id, genes)
-    single = to_measure(layers) if layers else []
     if "measure" not in state.finished:
         yield StageStarted("measure", 1, 3)
-        wanted = [*_layer_models(layers, export_layer), *((a.id, partial(export_onnx, a)) for a in archs)]
+        wanted: list[tuple[str, Callable[[], bytes]]] = [
+            *_layer_models(layers, export_layer),
+            *((a.id, partial(export_onnx, a)) for a in archs),
+        ]
         unit = "models" if layers else "networks"
         _require_steady(spec.name, kept, len(wanted))
         group = GROUP if profile.source == "worker" else len(wanted)  # a device elsewhere is asked for all at once
@@ -105,8 +107,8 @@ def onboard(
         refused = [m.refused for m in kept[len(single) :] if m.refused is not None]
         if refused:
             yield Warned("measure", f"{len(refused)} of {len(archs)} networks were left out: {refused[0]}")
-        done = {"measured": len(archs) - len(refused), "refused": len(refused)}
-        yield StageFinished("measure", clock() - begun, done | ({"layers": len(single)} if layers else {}))
+        counts = {"measured": len(archs) - len(refused), "refused": len(refused)}
+        yield StageFinished("measure", clock() - begun, counts | ({"layers": len(single)} if layers else {}))
 
     begun = clock()
     yield StageStarted("fit", 2, 3)
@@ -119,7 +121,7 @@ def onboard(
         fitted = fit_transfer(kin, space.features(genes[usable]), y, spec.seed)
     else:
         fitted = fit_family(family, space, genes[usable], y, held_out[usable])
-    result = fit_result(fitted, profile, space, genes[usable], y, blobs)
+    result = fit_result(fitted, profile, space, Known(genes[usable], y, held_out[usable]), blobs)
     yield StageFinished("fit", clock() - begun, result)
 
 
@@ -156,8 +158,7 @@ def fit_result(
     fitted: Fitted,
     profile: DeviceProfile,
     space: SearchSpace,
-    genes_NG: Genes,
-    latency_ms_N: Floats,
+    known: Known,
     blobs: BlobStore,
     *,
     relative: bool = True,
@@ -173,7 +174,8 @@ def fit_result(
         "profile": profile.id,
     }
     if relative:
-        result |= {"known": blobs.put(dump_measured(genes_NG, latency_ms_N)), "networks": len(genes_NG)}
+        measured = dump_measured(known.genes_NG, known.latency_ms_N, known.held_out_N)
+        result |= {"known": blobs.put(measured), "networks": len(known.genes_NG)}
     return result
 
 

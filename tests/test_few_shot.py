@@ -88,6 +88,40 @@ def test_the_cut_is_that_of_a_formulation_of_its_own(n: int) -> None:
         assert (side == best).all() or (side == -best).all()
 
 
+def test_the_best_cut_of_five_operations_by_hand() -> None:
+    similarity = np.full((5, 5), 0.1)
+    similarity[0, 3] = similarity[3, 0] = 0.2
+    for (i, j), s in {(0, 1): 0.9, (2, 3): 0.8, (2, 4): 0.7, (3, 4): 0.9}.items():
+        similarity[i, j] = similarity[j, i] = s
+    np.fill_diagonal(similarity, 1.0)
+    groups = min_cut(similarity)
+    assert {frozenset(g) for g in groups} == {frozenset({0, 1}), frozenset({2, 3, 4})}
+    pairs = [(i, j) for i in range(5) for j in range(i + 1, 5)]
+    within = sum(1 - similarity[i, j] for i, j in pairs if (i in groups[0]) == (j in groups[0]))
+    across = sum(1 - similarity[i, j] for i, j in pairs if (i in groups[0]) != (j in groups[0]))
+    assert (within, across) == (pytest.approx(0.70), pytest.approx(5.30))
+
+
+def test_an_operation_that_is_there_twice_stays_together() -> None:
+    """Rows 1 and 3 pull the same way in all, so their distance is 0; whatever the others do, they share a group."""
+    for seed in range(20):
+        pulls = np.random.default_rng(seed).normal(size=(5, 12))
+        pulls[3] = pulls[1]
+        unit = pulls / np.linalg.norm(pulls, axis=1, keepdims=True)
+        similarity = unit @ unit.T
+        assert similarity[1, 3] == pytest.approx(1.0)
+        assert any({1, 3} <= set(group) for group in min_cut(similarity))
+
+
+@pytest.mark.parametrize("splits", [1, 2, 3])
+def test_every_binary_split_doubles_the_parts_and_loses_no_network(splits: int) -> None:
+    plan = [(gene, [[0, 1], [2, 3, 4]]) for gene in range(splits)]
+    partition = breadth_first(plan, 64)
+    assert partition.size == 2**splits
+    sizes = [int(np.prod([len(leaf.get(gene, range(5))) for gene in range(6)])) for leaf in partition.allowed()]
+    assert sum(sizes) == 5**6
+
+
 class Planted(Supernet):
     """Every choice of the first decision pulls the shared weights along its group's direction; the second decision's
     choices agree."""

@@ -23,7 +23,6 @@ from predictors.layer_table import LayerTable, distinct_layers, every_layer, lay
 from predictors.onboarding import stratified, stratified_and_telling
 from predictors.storage import dump_predictor, load_predictor
 from predictors.transfer import Relatives, Table, Transfer
-from predictors.versions import first_version, refitted
 from search_spaces.mobilenet_v3.space import build
 
 DECISIONS = tuple(Decision(f"layer{i}", ("a", "b", "c", "d")) for i in range(6))
@@ -263,27 +262,3 @@ def test_all_layers_of_a_space_are_found() -> None:
     large = build({"preset": "imagenet", "widths": [0.5, 0.75, 1.0]}, ImageShape(3, 224, 224, 1000))
     with pytest.raises(InvalidInput, match="at most 2500 different layers"):
         every_layer(large)
-
-
-def test_a_refit_is_a_further_version_and_mends_a_bound_that_was_broken() -> None:
-    features = SPACE.features(GENES)
-    base_ms = 0.1 + features @ np.full(features.shape[1], 1.0 / features.shape[1]) / features.mean()
-    hole = SPACE.costs(GENES)["macs"] > np.quantile(SPACE.costs(GENES)["macs"], 0.6)
-    true_ms = np.where(hole, 1.3 * base_ms, base_ms)  # larger networks leave the cache; none of them was measured
-    known, later = np.flatnonzero(~hole)[:60], np.flatnonzero(hole)
-    first = first_version(BayesianLinear.fit(features[known], true_ms[known]), GENES[known], true_ms[known])
-    kept = dump_predictor(first.predictor)
-    second = refitted(first, SPACE, GENES[later[:30]], true_ms[later[:30]])
-    rest = later[30:]
-    before, after = (v.predictor.predict(features[rest]).upper_ms for v in (first, second))
-    assert (true_ms[rest] <= before).mean() < 0.1
-    assert (true_ms[rest] <= after).mean() > 0.9
-    assert [v.number for v in second.history] == [1, 2]
-    assert second.before is first
-    assert dump_predictor(first.predictor) == kept
-    again = refitted(second, SPACE, GENES[later[:30]], true_ms[later[:30]])
-    assert len(again.latency_ms_N) == len(second.latency_ms_N)  # measured once more, not twice as weighty
-    with pytest.raises(InvalidInput, match="positive"):
-        refitted(first, SPACE, GENES[later[:1]], np.array([-1.0]))
-    with pytest.raises(InvalidInput, match="genes of shape"):
-        refitted(first, SPACE, GENES[later[:1], :-1], np.array([1.0]))

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, get_args
 
+import numpy as np
 import torch
 
 from nas.core import registry
@@ -31,6 +32,7 @@ from nas.core.ports import (
     BlobStore,
     Dataset,
     JobKind,
+    LatencyPredictor,
     Layer,
     Measurer,
     Member,
@@ -40,7 +42,7 @@ from nas.core.ports import (
     Stage,
     Together,
 )
-from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
+from nas.core.spec import FEWEST_ALONE, BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.tuning import Tuner
 from nas.energy import metered
 from nas.engine import price_search, run_search, stages_of
@@ -49,8 +51,10 @@ from nas.fleet import FleetPredictor
 from nas.layer_models import empty_to_onnx, layer_to_onnx
 from predictors.figures import onboard_figures
 from predictors.measure import measure_isolated, profile_machine
-from predictors.onboarding import onboard
-from predictors.storage import load_predictor
+from predictors.onboarding import known_devices, onboard
+from predictors.storage import load_known, load_measured, load_predictor
+from predictors.transfer import FEWEST_DEVICES, Transfer
+from predictors.versions import Refits, added
 from server.store.blobs import open_blobs
 from workers.remote import RemoteMeasurer
 
@@ -124,6 +128,7 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
         },
         worker=platform.node(),
         tuner=_tuner(spec),
+        refit=_refits(predictor, space, first.profile, resolved.get("learning"), blobs, spec.budget),
         together=_together(spec),
     )
     return problem, stages_of(problem), resources
@@ -182,6 +187,31 @@ def _measurer(resolved: Mapping[str, Any], blobs: BlobStore) -> Measurer:
 def _load(space: SpaceSpec, data: DataSpec) -> tuple[Dataset, SearchSpace]:
     loaded: Dataset = registry.load("nas.datasets", data.name)(data, data.seed)
     return loaded, registry.load("nas.search_spaces", space.name)(space.params, loaded.shape)
+
+
+def _refits(
+    predictor: LatencyPredictor,
+    space: SearchSpace,
+    profile: DeviceProfile,
+    learning: Mapping[str, Any] | None,
+    blobs: BlobStore,
+    budget: BudgetSpec,
+) -> Refits | None:
+    """How the predictor learns, from all that was ever measured alike on the device."""
+    if learning is None:
+        return None
+    known = load_known(blobs.get(learning["known"]))
+    if learning["genes"]:
+        known = added(known, space, np.array(learning["genes"], dtype=np.int64), np.array(learning["latency_ms"]))
+    relatives = None
+    if predictor.family == Transfer.family:
+        kin = [load_measured(blobs.get(blob)) for blob in learning["relatives"]]
+        most = len(known.genes_NG) + 2 * budget.verified * (1 + budget.reexplore)
+        if sum(len(genes) > most for genes, _ in kin) >= FEWEST_DEVICES:
+            relatives = known_devices(space, kin, most)
+        elif len(known.genes_NG) < FEWEST_ALONE:
+            return None  # too few to stand alone, and too many to be told from its relatives
+    return Refits(predictor, known, space, profile, blobs, relatives)
 
 
 def _tuner(spec: SearchSpec) -> Tuner | None:

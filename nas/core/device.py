@@ -192,6 +192,13 @@ def changes(profiled: DeviceProfile, now: DeviceProfile) -> list[str]:
     ]
 
 
+def comparable(measurement: Measurement, profile: DeviceProfile) -> bool:
+    """Whether a predictor of the device may learn from it: it was not refused, and was taken on the very device of the
+    profile by the very protocol, so that all that is fitted to together was measured alike."""
+    alike = (measurement.protocol, measurement.profile) == (profile.protocol.id, profile.id)
+    return alike and measurement.refused is None and measurement.median_ms is not None
+
+
 def verdict(measurement: Measurement, claim_ms: float) -> Status:
     """``verified`` if the whole 95 % interval lies at or below what was claimed, ``violated`` if the median lies above.
 

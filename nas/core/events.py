@@ -160,6 +160,22 @@ class HypervolumeAt:
 
 
 @dataclass(frozen=True)
+class Refitted:
+    """The device's latency predictor was fitted anew, for the ``number``-th time in this search (from 1), with what the
+    search has measured. By then it had ``evaluated`` so many networks and tried to measure those with the keys
+    ``measured``; ``broken`` of them, since the time before, had broken their bound. ``record`` is what is kept of the
+    predictor, as ``nas.core.ports.Refit``."""
+
+    kind: ClassVar[str] = "refitted"
+    stage: str
+    number: int
+    measured: tuple[tuple[str, str], ...]
+    evaluated: int
+    broken: int
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Warned:
     """Something the user should know; the search goes on."""
 
@@ -202,6 +218,7 @@ Event = (
     | Checkpoint
     | Exported
     | HypervolumeAt
+    | Refitted
     | Warned
     | StageFinished
     | StatusChanged
@@ -219,6 +236,7 @@ _TYPES: dict[str, type[Any]] = {
         Checkpoint,
         Exported,
         HypervolumeAt,
+        Refitted,
         Warned,
         StageFinished,
         StatusChanged,
@@ -244,6 +262,8 @@ def decode(record: Mapping[str, Any]) -> Event:
     if kind == Traced.kind:
         lists = {k: tuple(body.get(k, ())) for k in ("rows", "columns", "table")}
         body |= {**lists, "table": tuple(tuple(row) for row in lists["table"])}
+    if kind == Refitted.kind:
+        body["measured"] = tuple((origin, arch_id) for origin, arch_id in body["measured"])
     if kind == Measured.kind:
         body["measurement"] = Measurement.from_json(body["measurement"])
     event: Event = _TYPES[kind](**body)
@@ -275,6 +295,7 @@ class SearchState:
     exports: tuple[Exported, ...] = ()
     hypervolume: tuple[HypervolumeAt, ...] = ()
     warnings: tuple[str, ...] = ()
+    refits: tuple[Refitted, ...] = ()
 
     def of(self, origin: Origin) -> list[Point]:
         """The points of one origin, in the order they were first evaluated."""
@@ -300,6 +321,9 @@ def fold(state: SearchState, event: Event) -> SearchState:
                 h for h in state.hypervolume if h.device != event.device or h.evaluations < event.evaluations
             )
             return replace(state, hypervolume=(*kept_hv, event))
+        case Refitted():
+            kept_refits = tuple(r for r in state.refits if r.number < event.number)
+            return replace(state, refits=(*kept_refits, event))
         case Warned():
             return replace(state, warnings=(*state.warnings, event.message))
         case StageFinished():

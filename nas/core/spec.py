@@ -56,23 +56,31 @@ class ObjectiveSpec(_Strict):
 
 class BudgetSpec(_Strict):
     """How much may be spent. ``evaluations``: subnets whose accuracy is estimated with the supernet, by the search and
-    by its random-search baseline each. ``verified``: the most front members that are re-measured on the device."""
+    by its random-search baseline each. ``verified``: the most front members that are re-measured on the device.
+    ``reexplore``: how often, at most, after measured networks have broken their bound, the search explores again around
+    them with a predictor that has learned from them; without training."""
 
     evaluations: int = Field(default=160, ge=8, le=1_000_000)
     verified: int = Field(default=24, ge=1, le=1_000)
+    reexplore: int = Field(default=2, ge=0, le=10)
 
 
 class RetrainSpec(_Strict):
     """Training the found networks from scratch, each alone, before they are verified; with their own weights they are
     verified and exported. ``networks``: the most of the search's front, and of its random baseline's, that are trained.
     ``trials``: trainings of each, with other hyperparameters, of which the hopeless are stopped early. ``seeds``: how
-    often the best hyperparameters of each are trained in all; what is reported is the mean."""
+    often the best hyperparameters of each are trained in all; what is reported is the mean. ``drop_path``: with which
+    probability an operation gives nothing for an image at the end of training, from 0 at its beginning.
+    ``auxiliary``: how much the loss of a second classifier counts, in the middle of the network. None: as published
+    with the space, which is none but for large networks of cells."""
 
     networks: int = Field(default=8, ge=1, le=1_000)
     epochs: int = Field(default=60, ge=1, le=100_000)
     trials: int = Field(default=4, ge=1, le=1_000)
     seeds: int = Field(default=1, ge=1, le=100)
     batch_size: int = Field(default=64, ge=2, le=65_536)
+    drop_path: float | None = Field(default=None, ge=0, lt=1)
+    auxiliary: float | None = Field(default=None, ge=0, le=10)
 
 
 class ExportSpec(_Strict):

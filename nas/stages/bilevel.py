@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from statistics import fmean, pstdev
+from statistics import fmean, stdev
 from typing import Any, ClassVar
 
 import numpy as np
@@ -88,6 +88,7 @@ class BilevelStage:
             run = run_record(problem, resources, learning, seed)
             kept_net = TrainState(0, 0, {"net": learning.net.state_dict()}).to_bytes()
             runs.append({**run, "supernet": resources.blobs.put(kept_net)})
+            yield Checkpoint(f"{self.name}.seed{seed}", learning.steps, runs[-1]["supernet"])  # so that it is kept
             best = max(runs, key=lambda r: (r["val_accuracy"], -r["seed"]))
             supernet = TrainState.from_bytes(resources.blobs.get(best["supernet"]), "cpu").weights
             assert supernet is not None
@@ -208,9 +209,9 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     accuracies = [float(run["val_accuracy"]) for run in runs]
     return {
         "steps": sum(int(run["steps"]) for run in runs),
-        "runs": [{k: run[k] for k in ("seed", "genes", "series", "val_accuracy", "signs")} for run in runs],
+        "runs": [{k: run[k] for k in ("seed", "genes", "series", "val_accuracy", "signs", "supernet")} for run in runs],
         "mean_val_accuracy": fmean(accuracies),
-        "deviation_val_accuracy": pstdev(accuracies),
+        "deviation_val_accuracy": stdev(accuracies) if len(accuracies) > 1 else 0.0,
     }
 
 

@@ -34,7 +34,7 @@ from nas.explorers import bayesian, nsga2, random
 from nas.objectives import cheap_metrics, losses, on_devices, violation
 from nas.stages.pricing import networks, scoring_s
 from nas.stages.proxies import Informed, ProxyStage, load_scores
-from nas.stages.subnets import load_subnets
+from nas.stages.subnets import Subnets, load_subnets
 
 Score = Callable[[Arch], dict[str, float]]
 
@@ -79,9 +79,9 @@ class ExploreStage:
                 if origin == "search":
                     genes_NG = self._propose(*_seen(guide, scored, view), rng, n)
                 else:
-                    genes_NG = random.propose(problem.space, _history(problem, scored, origin), rng, n)
+                    genes_NG = random.propose(problem.space, history_of(problem, scored, origin), rng, n)
                 points = []
-                for point in _scored(problem, score, origin, genes_NG):
+                for point in scored_points(problem, score, origin, genes_NG):
                     points.append(point)
                     if (len(batch) + len(points)) % 4 == 0:
                         yield Progress(self.name, 2 * done + len(batch) + len(points), 2 * budget, "subnets")
@@ -143,13 +143,7 @@ class ExploreStage:
     def _score(self, problem: Problem, resources: Resources, state: SearchState) -> Score:
         """What is found out of a network, by metric."""
         if self.proxies is None:
-            subnets = load_subnets(problem, resources, state)
-
-            def evaluate(arch: Arch) -> dict[str, float]:
-                result = subnets.score(subnets.cut(arch), arch, problem.data.val)
-                return {"val_accuracy": result.accuracy, "val_loss": result.loss}
-
-            return evaluate
+            return accuracy_of(problem, load_subnets(problem, resources, state))
         scale, scorer = load_scores(resources, state), self.proxies.scorer(problem, resources)
         assert scale is not None
         return lambda arch: {"proxy_score": float(scale.on_one_scale(np.array([scorer(arch)]))[0])}
@@ -157,7 +151,7 @@ class ExploreStage:
     def _propose(self, problem: Problem, state: SearchState, rng: np.random.Generator, n: int) -> Genes:
         space = problem.space
         points = state.of("search")
-        history = _history(problem, state, "search")
+        history = history_of(problem, state, "search")
         derived_NG = _derived(state)
         if len(derived_NG) and not {a.genes for a in as_archs("", derived_NG)} <= {p.arch.genes for p in points}:
             return _around(space, history, derived_NG, rng, n)
@@ -168,23 +162,7 @@ class ExploreStage:
         if self.explorer == "bayesian":
             return bayesian.propose(space, history, rng, n, _known(problem))
         genes_NG = as_genes([p.arch for p in points])
-        by = steering(state.finished)
-        surrogate = AccuracySurrogate.fit(space, genes_NG, np.array([p.metrics[by] for p in points]))
-
-        def evaluate(candidates_NG: Genes) -> tuple[Floats, Floats]:
-            cheap = cheap_metrics(problem, candidates_NG)
-            accuracy = surrogate.predict(candidates_NG)
-            return losses(problem, cheap, accuracy), _violation(problem, cheap, accuracy, by)
-
-        found = nsga2.minimise(
-            space.decisions,
-            space.canonical,
-            evaluate,
-            rng,
-            population=self.population,
-            generations=self.generations,
-            start=genes_NG,
-        )
+        found, evaluate = believed_front(problem, state, rng, self.population, self.generations)
         picked = spread(found.genes_NG, found.losses_NM, genes_NG, n)
         missing = n - len(picked)
         if missing > 0:
@@ -195,6 +173,42 @@ class ExploreStage:
             )
             picked = np.concatenate([picked, nsga2.propose(space, taken, rng, missing)])
         return picked
+
+
+def accuracy_of(problem: Problem, subnets: Subnets) -> Score:
+    """How accurate a network is with the weights of the supernet, on validation data."""
+
+    def evaluate(arch: Arch) -> dict[str, float]:
+        result = subnets.score(subnets.cut(arch), arch, problem.data.val)
+        return {"val_accuracy": result.accuracy, "val_loss": result.loss}
+
+    return evaluate
+
+
+def believed_front(
+    problem: Problem, state: SearchState, rng: np.random.Generator, population: int, generations: int
+) -> tuple[nsga2.Population, nsga2.Evaluate]:
+    """The front of a model of what the search goes by, fitted to its scored networks, with exact and predicted costs;
+    and what that model says of any networks."""
+    space, points, by = problem.space, state.of("search"), steering(state.finished)
+    genes_NG = as_genes([p.arch for p in points])
+    surrogate = AccuracySurrogate.fit(space, genes_NG, np.array([p.metrics[by] for p in points]))
+
+    def evaluate(candidates_NG: Genes) -> tuple[Floats, Floats]:
+        cheap = cheap_metrics(problem, candidates_NG)
+        accuracy = surrogate.predict(candidates_NG)
+        return losses(problem, cheap, accuracy), _violation(problem, cheap, accuracy, by)
+
+    found = nsga2.minimise(
+        space.decisions,
+        space.canonical,
+        evaluate,
+        rng,
+        population=population,
+        generations=generations,
+        start=genes_NG,
+    )
+    return found, evaluate
 
 
 def _known(problem: Problem) -> bayesian.Known:
@@ -277,7 +291,7 @@ def _guided(problem: Problem, resources: Resources, state: SearchState) -> Probl
     return replace(problem, space=informed)
 
 
-def _scored(problem: Problem, score: Score, origin: Origin, genes_NG: Genes) -> Iterator[Point]:
+def scored_points(problem: Problem, score: Score, origin: Origin, genes_NG: Genes) -> Iterator[Point]:
     cheap, devices = cheap_metrics(problem, genes_NG), on_devices(problem, genes_NG)
     for i, arch in enumerate(as_archs(problem.space.id, genes_NG)):
         metrics = {name: float(column[i]) for name, column in cheap.items()}
@@ -328,7 +342,7 @@ def _violation(problem: Problem, cheap: dict[str, Floats], accuracy_N: Floats, b
     return violation(problem, cheap, accuracy_N if by == "val_accuracy" else None)
 
 
-def _history(problem: Problem, state: SearchState, origin: Origin) -> History:
+def history_of(problem: Problem, state: SearchState, origin: Origin) -> History:
     points, by = state.of(origin), steering(state.finished)
     width = len(problem.spec.objectives)
     if not points:

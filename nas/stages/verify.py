@@ -7,13 +7,10 @@ verified, with their own weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from torch import nn
-
-from nas.core.arch import Arch
 from nas.core.cost import Span, StageCost, average
 from nas.core.device import Measurement
 from nas.core.errors import NotMeasuredYet
@@ -53,47 +50,10 @@ class VerifyStage:
         measurable = [m for m in problem.members if m.profile.measurable]
         due = {c.point.key: [m.name for m in measurable if m.name in c.devices and not _measured(c, m)] for c in chosen}
         todo = [c.point for c in chosen if due[c.point.key] or "test_accuracy" not in c.point.metrics]
-        unit = "networks" if not problem.fleet else "measurements"
         total = sum(max(1, sum(m.name in c.devices for m in measurable)) for c in chosen)
-        done = total - sum(max(1, len(due[p.key])) for p in todo)
-        for i in range(0, len(todo), self.group):
-            group = todo[i : i + self.group]
-            models: dict[tuple[str, str], bytes] = {}
-            tested = []
-            for p in group:
-                module, test = self._test(problem, subnets, p.arch)
-                tested.append(Point(p.arch, p.origin, {"test_accuracy": test}))
-                if due[p.key]:
-                    models[p.key] = to_onnx(subnets.with_normalisation(module), problem.space.input_shape(p.arch))
-                yield Progress(self.name, done, total, unit, message="exporting")
-            event: Event = Evaluated(tuple(tested))
+        for event in earn(self.name, problem, resources, subnets, todo, due, total, self.group):
             state = fold(state, event)
             yield event
-            done += len(group) - len(models)
-            elsewhere: list[NotMeasuredYet] = []
-            for member in measurable:
-                some = [p for p in group if member.name in due[p.key]]
-                if not some:
-                    continue
-                measurements = resources.measure(
-                    [models[p.key] for p in some], member.profile, [p.arch.id for p in some]
-                )
-                try:
-                    for p, measurement in zip(some, measurements, strict=True):
-                        event = _judged(problem, member, p, measurement)
-                        state = fold(state, event)
-                        yield event
-                        if measurement.refused is not None:
-                            on = f" on {member.name}" if problem.fleet else ""
-                            yield Warned(self.name, f"network {p.arch.id} was not measured{on}: {measurement.refused}")
-                        done += 1
-                        yield Progress(self.name, done, total, unit, message="measuring")
-                except NotMeasuredYet as missing:
-                    elsewhere.append(missing)
-            if elsewhere:
-                raise NotMeasuredYet.on_all(elsewhere)
-            if not models:
-                yield Progress(self.name, done, total, unit, message="testing")
         for member in problem.members:
             if not member.profile.measurable:
                 yield Warned(
@@ -139,9 +99,54 @@ class VerifyStage:
         note = "an unsteady device measures networks again; the range is from one to all attempts"
         return StageCost.of(self.name, total, most, tested.count, "networks", note)
 
-    def _test(self, problem: Problem, subnets: Subnets, arch: Arch) -> tuple[nn.Module, float]:
-        module = subnets.cut(arch)
-        return module, subnets.score(module, arch, problem.data.test).accuracy
+
+def earn(
+    stage: str,
+    problem: Problem,
+    resources: Resources,
+    subnets: Subnets,
+    todo: Sequence[Point],
+    due: Mapping[tuple[str, str], Sequence[str]],
+    total: int,
+    group: int,
+) -> Iterator[Event]:
+    """Tests networks and measures each on the devices where it is ``due``, in groups; they are the last of ``total``.
+    Raises NotMeasuredYet once all devices elsewhere were asked for a group."""
+    unit = "networks" if not problem.fleet else "measurements"
+    done = total - sum(max(1, len(due[p.key])) for p in todo)
+    for i in range(0, len(todo), group):
+        together = todo[i : i + group]
+        models: dict[tuple[str, str], bytes] = {}
+        tested = []
+        for p in together:
+            module = subnets.cut(p.arch)
+            test = subnets.score(module, p.arch, problem.data.test).accuracy
+            tested.append(Point(p.arch, p.origin, {"test_accuracy": test}))
+            if due[p.key]:
+                models[p.key] = to_onnx(subnets.with_normalisation(module), problem.space.input_shape(p.arch))
+            yield Progress(stage, done, total, unit, message="exporting")
+        yield Evaluated(tuple(tested))
+        done += len(together) - len(models)
+        elsewhere: list[NotMeasuredYet] = []
+        for member in problem.members:
+            some = [p for p in together if member.name in due[p.key]]
+            if not some:
+                continue
+            measurements = resources.measure([models[p.key] for p in some], member.profile, [p.arch.id for p in some])
+            try:
+                for p, measurement in zip(some, measurements, strict=True):
+                    yield _judged(problem, member, p, measurement)
+                    if measurement.refused is not None:
+                        on = f" on {member.name}" if problem.fleet else ""
+                        yield Warned(stage, f"network {p.arch.id} was not measured{on}: {measurement.refused}")
+                    done += 1
+                    yield Progress(stage, done, total, unit, message="measuring")
+            except NotMeasuredYet as missing:
+                elsewhere.append(missing)
+        if elsewhere:
+            raise NotMeasuredYet.on_all(elsewhere)
+        if not models:
+            yield Progress(stage, done, total, unit, message="testing")
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,7 @@ def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> 
     if "retrain" in state.finished:
         points = [p for p in points if "trained_accuracy" in p.metrics]
     chosen: list[Point] = []
-    before = {k: v for k, v in state.finished.items() if k != "verify"}
+    before = unverified(state)
     if "retrain" in before:  # zero-cost proxies have done what they can
         before.pop("proxies", None)
     rest = {
@@ -226,3 +231,8 @@ def _verdicts(spec: SearchSpec, state: SearchState, view: str | None) -> dict[st
 def _estimates(point: Point, retrained: bool) -> dict[str, float]:
     known = {k: v for k, v in point.metrics.items() if k not in ("measured_ms", "measured_share", "test_accuracy")}
     return {**known, "val_accuracy": known["trained_accuracy"]} if retrained else known
+
+
+def unverified(state: SearchState) -> dict[str, Mapping[str, Any]]:
+    """The results of stages as they were before any network was measured."""
+    return {k: v for k, v in state.finished.items() if k not in ("verify", "learn")}

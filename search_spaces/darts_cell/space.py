@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes, one_hot
+from nas.core.cells import CellEdge, CellGraph
 from nas.core.errors import InvalidInput, UnknownName
 from nas.core.graph import Graph
 from nas.core.liveness import NONE as NOTHING
@@ -47,6 +48,19 @@ Kind = Literal["normal", "reduce"]
 KINDS: tuple[Kind, ...] = ("normal", "reduce")
 PAIRS = tuple(tuple(combinations(range(node + 2), 2)) for node in range(NODES))  # inputs of each node
 EDGES = tuple((a, node) for node in range(NODES) for a in range(node + 2))  # from state, to node
+CELLS = tuple(
+    CellGraph(
+        name,
+        ("cell −2", "cell −1", *map(str, range(NODES)), "out"),
+        (
+            *(CellEdge(a, node + 2, f"{kind}.state{a}.node{node}") for a, node in EDGES),
+            *(CellEdge(node + 2, NODES + 2) for node in range(NODES)),
+        ),
+        OPERATIONS,
+        inputs=2,
+    )
+    for kind, name in zip(KINDS, ("normal cell", "reduction cell"), strict=True)
+)
 
 
 class SpaceParams(BaseModel):
@@ -79,6 +93,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> DartsCell:
 
 
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
+build.cells = CELLS  # type: ignore[attr-defined]
 
 
 def _graph() -> Graph:
@@ -118,6 +133,13 @@ class CellPlan:
     width: int
     halve: tuple[int, int] | None
 
+    @property
+    def after(self) -> tuple[int, int]:
+        """Height and width of its nodes."""
+        if self.kind == "normal":
+            return self.height, self.width
+        return -(-self.height // 2), -(-self.width // 2)
+
     def stride(self, state: int) -> int:
         """Of an operation on a state: the two inputs of a reduction cell are halved."""
         return 2 if self.kind == "reduce" and state < 2 else 1
@@ -152,6 +174,8 @@ class DartsCell:
     )
     graph = _graph()
 
+    cells = CELLS
+
     def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
         self.config = params
         self.shape = shape
@@ -184,6 +208,17 @@ class DartsCell:
             if kind == "reduce":
                 h, w = -(-h // 2), -(-w // 2)
         return tuple(plans)
+
+    @property
+    def partials(self) -> tuple[int, ...]:
+        """All that leave an even number of channels, half of which a factorized reduction makes."""
+        return tuple(n for n in range(1, self.config.channels + 1) if self.config.channels % (2 * n) == 0)
+
+    @property
+    def regularisers(self) -> Mapping[str, float]:
+        """What its networks can be trained with: of evaluation networks as published (section A.1.1)."""
+        large = self.config.evaluation
+        return {"drop_path": 0.2 if large else 0.0, "auxiliary": 0.4 if large else 0.0}
 
     def canonical(self, genes_NG: Genes) -> Genes:
         """Every gene is active: all nodes are part of their cell's output."""
@@ -230,13 +265,13 @@ class DartsCell:
         out = [_conv("stem", s.channels, 3 * c, s.height, s.width, 3, affine=True)]
         for plan in self.plans:
             out += self._entry(plan)
-            h, w = _after(plan)
+            h, w = plan.after
             for node, pair in enumerate(self.chosen(arch.genes, plan.kind)):
                 for a, op in pair:
                     out += self._operation(plan, f"{plan.name}.state{a}.node{node}", op, plan.stride(a))
             c = plan.channels
             out.append(Layer(f"{plan.name}.concat", "concat", (c, h, w), (NODES * c, h, w), 0, 0, f"{NODES} nodes"))
-        c_out, (h, w) = NODES * self.plans[-1].channels, _after(self.plans[-1])
+        c_out, (h, w) = NODES * self.plans[-1].channels, self.plans[-1].after
         pool = Layer("pool", "pool", (c_out, h, w), (c_out, 1, 1), 0, 0, "global average")
         weights = c_out * s.classes
         return [
@@ -268,7 +303,7 @@ class DartsCell:
         image = s.channels * s.height * s.width
         most, last = chain([image, image, image, stem, stem]), self.plans[-1]
         pooled = NODES * last.channels
-        most = max(most, chain([pooled * _after(last)[0] * _after(last)[1], pooled, s.classes]))
+        most = max(most, chain([pooled * last.after[0] * last.after[1], pooled, s.classes]))
         most_N = np.full(len(genes_NG), most)
         normal_N = self._cell_peak(genes_NG, "normal", 1.0, 1.0, ())
         for plan in self.plans:
@@ -289,7 +324,7 @@ class DartsCell:
             if plan.kind == "normal":
                 body_N = state * normal_N
             else:
-                node = plan.channels * _after(plan)[0] * _after(plan)[1]
+                node = plan.channels * plan.after[0] * plan.after[1]
                 slices = _sliced(plan.channels, plan.height, plan.width)
                 body_N = self._cell_peak(genes_NG, "reduce", state, node, slices)
             most_N = np.maximum(most_N, np.maximum(entry, kept + body_N))
@@ -410,7 +445,7 @@ class DartsCell:
 
     def _operation(self, plan: CellPlan, name: str, op: int, stride: int) -> list[Layer]:
         affine, c = self.config.evaluation, plan.channels
-        h, w = (plan.height, plan.width) if stride == 2 or plan.kind == "normal" else _after(plan)
+        h, w = (plan.height, plan.width) if stride == 2 or plan.kind == "normal" else plan.after
         h_out, w_out = -(-h // stride), -(-w // stride)
         if op in (MAX, AVG):
             detail = f"3x3 {'max' if op == MAX else 'average'}" + (f", stride {stride}" if stride > 1 else "")
@@ -449,13 +484,6 @@ def from_genotype(given: Genotype) -> tuple[int, ...]:
                 raise InvalidInput(f"{kind} cell, node {node}: expected two states below {node + 2}, got {a} and {b}")
             genes += [PAIRS[node].index((a, b)), OPERATIONS.index(op_a) - 1, OPERATIONS.index(op_b) - 1]
     return tuple(genes)
-
-
-def _after(plan: CellPlan) -> tuple[int, int]:
-    """Height and width of a cell's nodes."""
-    if plan.kind == "normal":
-        return plan.height, plan.width
-    return -(-plan.height // 2), -(-plan.width // 2)
 
 
 RELU, ADD, SLICE = 1, 8, 9  # operators of the exported graph; pools are between

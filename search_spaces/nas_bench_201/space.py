@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes, every, one_hot
+from nas.core.cells import CellEdge, CellGraph
 from nas.core.errors import InvalidInput, UnknownName
 from nas.core.graph import Graph
 from nas.core.liveness import NONE as NOTHING
@@ -33,6 +34,9 @@ EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node; 
 NODES = 4
 STAGES = 3
 PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # edges of each way from input to output
+CELLS = (
+    CellGraph("cell", ("in", "1", "2", "out"), tuple(CellEdge(a, b, f"edge{a}{b}") for a, b in EDGES), OPERATIONS),
+)
 _INPUT, _OUTPUT = len(EDGES), len(EDGES) + 1  # of the graph, whose first places are the edges
 
 
@@ -64,6 +68,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> NasBench201:
 
 
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
+build.cells = CELLS  # type: ignore[attr-defined]
 
 
 def active_edges(genes_NG: Genes) -> NDArray[np.bool_]:
@@ -126,6 +131,8 @@ class NasBench201:
         presence_C=(1.0,) * (len(EDGES) * (len(OPERATIONS) - 1) + 2),
     )
 
+    cells = CELLS
+
     def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
         self.config = params
         self.shape = shape
@@ -146,6 +153,16 @@ class NasBench201:
     def widths(self) -> tuple[int, ...]:
         """Channels of each stage."""
         return tuple(self.config.channels * 2**s for s in range(STAGES))
+
+    @property
+    def partials(self) -> tuple[int, ...]:
+        """All that divide the channels."""
+        return tuple(n for n in range(1, self.config.channels + 1) if self.config.channels % n == 0)
+
+    @property
+    def regularisers(self) -> Mapping[str, float]:
+        """What its networks can be trained with; those of the table were trained without."""
+        return {"drop_path": 0.0}
 
     def canonical(self, genes_NG: Genes) -> Genes:
         """Edges on no path from input to output set to ``none``."""

@@ -35,6 +35,7 @@ from nas.core.views import (
 )
 from server.api import sse, validate
 from server.api.access import By
+from server.api.catalog import cells_of
 from server.api.dry_runs import time_on_worker
 from server.api.errors import responses
 from server.api.other_device import seen_from
@@ -244,6 +245,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
             input_shape=space.input_shape(which),
             layers=[LayerView(**vars(layer)) for layer in space.layers(which)],
             artifacts=store.queries.artifacts(id, arch),
+            cells=cells_of(space, which),
         )
 
     @router.get("/searches/{id}/artifacts", summary="All files of a search", responses=responses(404))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from nas.core.arch import space_size
 from nas.core.errors import Conflict, HwnasError, InvalidData, InvalidSpec, NotFound, UnknownName
 from nas.core.events import Origin
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
+from nas.core.regularisers import regularisers
 from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.views import DryRunView, ReachView
 from nas.energy import metered
@@ -59,6 +60,8 @@ def examine(spec: SearchSpec, store: Store) -> Report:
     space = space_of(spec.space, spec.data)
     if hasattr(strategy, "check"):  # of the spec against what the strategy needs, and of parameters against the space
         strategy.check(spec, space)
+    if spec.retrain is not None:
+        regularisers(spec.retrain, space)
     predictors = {name: store.queries.predictor_for(name, space.id) for name in spec.devices}
     there = {name: found for name, found in predictors.items() if found is not None}
     problems: list[HwnasError] = [
@@ -269,8 +272,19 @@ def _supernet_problems(spec: SearchSpec, space: SearchSpace, queries: Queries) -
         yield InvalidSpec(f"supernet: search {spec.supernet} is over the space {space_id}, this one over {space.id}")
     elif other.data != spec.data:
         yield InvalidSpec(f"supernet: search {spec.supernet} was trained on other data: {other.data!r}")
+    elif other.strategy.name not in (known := _supernets_of(spec.strategy.name)):
+        yield InvalidSpec(
+            f"supernet: strategy {spec.strategy.name} goes on from supernets of {' or '.join(known)}, search "
+            f"{spec.supernet} trained one by {other.strategy.name}"
+        )
     elif queries.supernet(spec.supernet) is None:
         yield Conflict(f"supernet: search {spec.supernet} has not finished its training")
+
+
+def _supernets_of(strategy: str) -> Sequence[str]:
+    """The strategies whose supernets one can go on from: all, unless it says which."""
+    named = getattr(registry.load("nas.strategies", strategy), "supernets_of", None)
+    return registry.names("nas.strategies") if named is None else named
 
 
 def _inherited(spec: SearchSpec, queries: Queries) -> int:

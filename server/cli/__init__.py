@@ -557,6 +557,48 @@ def devices_show(
         render.out(nas.device(name), json_output, render.device)
 
 
+@devices_app.command("versions")
+def devices_versions(
+    name: Annotated[str, typer.Argument()] = "this-machine",
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """List the versions of a device's predictors: after each onboarding, and after each search that fed back what it
+    had measured."""
+    with connect(url, token) as nas:
+        render.out(nas.versions(name), json_output, render.versions)
+
+
+@devices_app.command("drift")
+def devices_drift(
+    name: Annotated[str, typer.Argument()] = "this-machine",
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """Say whether a device still is what its predictor says, by what searches have measured on it."""
+    with connect(url, token) as nas:
+        render.out(nas.drift(name), json_output, render.drift)
+
+
+@devices_app.command("compare")
+def devices_compare(
+    first: Annotated[str, typer.Argument(metavar="A")],
+    second: Annotated[str, typer.Argument(metavar="B")],
+    space: Annotated[str | None, typer.Option(help="Id of a space that both know.")] = None,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """Put two devices side by side: the same networks on both, how alike they rank them, and in what they differ.
+
+    Example: `nas devices compare this-machine pi`
+    """
+    with connect(url, token) as nas:
+        render.out(nas.compare(first, second, space), json_output, render.comparison)
+
+
 @app.command()
 def predictors(
     device: Annotated[str | None, typer.Option(help="Only of this device.")] = None,

@@ -16,14 +16,17 @@ from rich.table import Table
 from nas.core.metrics import METRICS, SHARES
 from nas.core.views import (
     CardView,
+    ComparisonView,
     CostView,
     DeviceView,
+    DriftView,
     DryRunView,
     FrontView,
     PointView,
     SearchView,
     SpaceView,
     StrategyView,
+    VersionView,
 )
 from server.cli.scatter import scatter
 from server.dashboard import words
@@ -261,6 +264,54 @@ def predictors(items: Sequence[CardView]) -> RenderableType:
         figures = f"{c.mape:.2f} %", f"{c.spearman:.4f}", f"{c.coverage:.1%}", f"{low:.3g} to {high:.3g}"
         table.add_row(c.id, c.device, c.space, c.family, str(c.n), *figures)
     return table
+
+
+def versions(items: Sequence[VersionView]) -> RenderableType:
+    """A table of a device's predictor versions."""
+    if not items:
+        return "No versions yet: the device has no predictor."
+    table = grid("version", "space", "family", "networks", "MAPE %", "Spearman", "coverage", "from", "used by", "")
+    for v in items:
+        table.add_row(
+            f"{v.number}" + (" (in use)" if v.in_use else ""),
+            v.space_name,
+            v.family,
+            str(v.networks),
+            f"{v.mape:.1f}",
+            f"{v.spearman:.3f}",
+            f"{v.coverage:.2f}",
+            "onboarding" if v.before is None else f"search {v.search}" if v.search else "a search",
+            str(len(v.searches)),
+            "" if v.better else escape(f"not used: {v.why}"),
+        )
+    return table
+
+
+def drift(d: DriftView) -> RenderableType:
+    """A sentence, and the sessions that it is made from."""
+    if not d.sessions:
+        return d.sentence
+    table = grid("measured", "networks", "measured / predicted", "canary")
+    for s in d.sessions:
+        ratio = "-" if s.ratio is None else f"{s.ratio:.3f}"
+        table.add_row(words.moment(s.at), str(s.networks), ratio, f"{s.canary:.3f}")
+    return Group(d.sentence, table)
+
+
+def comparison(c: ComparisonView) -> RenderableType:
+    """Figures of two devices, and in what they differ."""
+    rank = "-" if c.spearman is None else f"{c.spearman:.3f}"
+    lines: list[RenderableType] = [
+        f"{len(c.pairs)} networks of {c.space_name}, {c.both_measured} of them measured on both devices",
+        f"rank correlation (Spearman) {rank}; {c.second} takes {c.ratio:.2f} times as long as {c.first}",
+    ]
+    table = grid("", c.first, c.second)
+    one, two = c.cards
+    table.add_row("predictor", f"{one.family}, version {one.number}", f"{two.family}, version {two.number}")
+    table.add_row("mean error", f"{one.mape:.1f} %", f"{two.mape:.1f} %")
+    for d in c.differences:
+        table.add_row(d.what, escape(d.first), escape(d.second))
+    return Group(*lines, table)
 
 
 def card(c: CardView) -> RenderableType:

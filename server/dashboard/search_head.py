@@ -86,7 +86,7 @@ class Head:
             ui.button("Fork", icon="call_split", on_click=self._fork).props("outline no-caps").tooltip(
                 "A new search on the same trained supernet"
             )
-        if search.status == "succeeded":
+        if forkable and search.status == "succeeded":
             ui.button(
                 "Reuse supernet", icon="content_copy", on_click=lambda: ui.navigate.to(f"/submit?supernet={search.id}")
             ).props("outline no-caps")

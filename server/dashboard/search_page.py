@@ -9,11 +9,12 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.errors import NotFound
-from nas.core.events import StatusChanged, Traced
-from nas.core.views import ArtifactView, EventView, PointView, SearchView
+from nas.core.events import Refitted, StatusChanged, Traced
+from nas.core.views import ArtifactView, CellView, EventView, PointView, SearchView
 from server.dashboard import words
 from server.dashboard.frame import Live, Part, copy_button, div, figure, framed, notice, text
 from server.dashboard.front_cards import CurveCard, FrontCard
+from server.dashboard.learned_card import draw_learned
 from server.dashboard.network_table import NetworkTable
 from server.dashboard.search_head import Head
 from server.dashboard.shown import Relative, Shown, subnet_url
@@ -54,6 +55,7 @@ async def search_page(client: Client, search_id: str) -> None:
                 files = Part(_draw_files)
                 spec = Part(_draw_spec)
                 family = Part(draw_family)
+                learned = Part(draw_learned)
             history = Part(draw_timeline)
         drawings.set_visibility(False)
 
@@ -66,7 +68,8 @@ async def search_page(client: Client, search_id: str) -> None:
             figures.show(_Figures.of(shown))
             fronts.show(shown)
             trust.show(s.trust)
-            traces.show(shown.traces)
+            derived = next((stage.result for stage in s.stages if stage.name == "derive"), {})
+            traces.show(shown.traces, shown.cells, derived)
             nets.show(shown)
             drawings.set_visibility(bool(shown.points))
             curve.show(s, look.device)
@@ -74,6 +77,7 @@ async def search_page(client: Client, search_id: str) -> None:
             files.show(shown.artifacts, search_id)
             spec.show(s.spec)
             family.show(shown.children)
+            learned.show(shown.refits, s.spec.device)
             history.show(shown.changes, s.attempts, s.busy_seconds if words.is_over(s) else None)
 
         live = Live(frame, look.fetch, draw, lambda shown: words.is_moving(shown.search))
@@ -100,6 +104,7 @@ class Look:
         front = client.front(self._id, device)
         points, total = _points(client, self._id, front.device) if search.evaluations else ((), 0)
         self._seen = device
+        traces = self._events(Traced.kind, last.traces if last is not None else ())
         self._last = Shown(
             search=search,
             front=front,
@@ -107,7 +112,9 @@ class Look:
             total=total,
             artifacts=tuple(client.artifacts(self._id)),
             changes=self._events(StatusChanged.kind, last.changes if last is not None else ()),
-            traces=self._events(Traced.kind, last.traces if last is not None else ()),
+            traces=traces,
+            refits=self._events(Refitted.kind, last.refits if last is not None else ()),
+            cells=last.cells if last is not None and last.cells else self._cells(search.spec.space.name, traces),
             parent=last.parent if last is not None else self._parent(search.parent or search.spec.supernet),
             children=children,
             me=last.me if last is not None else client.me(),
@@ -121,6 +128,11 @@ class Look:
             found += page.items
             if len(page.items) < _PAGE:
                 return tuple(found)
+
+    def _cells(self, space: str, traces: tuple[EventView, ...]) -> tuple[CellView, ...]:
+        if not traces:
+            return ()
+        return next((tuple(s.cells) for s in self._client.spaces() if s.name == space), ())
 
     def _parent(self, parent_id: str | None) -> Relative | None:
         if parent_id is None:

@@ -13,6 +13,7 @@ from nas.core.errors import HwnasError, InvalidSpec
 from nas.core.spec import FleetSpec, RetrainSpec, SearchSpec, parse_spec, parse_yaml
 from nas.core.views import CostView, DeviceView, DryRunView, SearchView, SpaceView, StageCostView, StrategyView
 from server.dashboard import words
+from server.dashboard.fork_dialog import can_fork
 from server.dashboard.frame import Live, Part, ask, bar, copy_button, div, facts, framed, heading, notice, text
 from server.dashboard.spec_text import spec_text
 
@@ -24,7 +25,7 @@ async def submit_page(client: Client, supernet: str, device: str) -> None:
     forms: list[SubmitForm] = []
 
     def fetch() -> Catalog:
-        finished = client.searches(status="succeeded", limit=100).items
+        finished = [s for s in client.searches(status="succeeded", limit=100).items if can_fork(s)]
         return client.spaces(), client.strategies(), client.datasets(), client.devices(), finished
 
     with framed(client, "New search", "/submit") as frame:

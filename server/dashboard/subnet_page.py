@@ -12,7 +12,7 @@ from nas.client import Client
 from nas.core.errors import NotFound
 from nas.core.metrics import METRICS
 from nas.core.views import DeviceView, MeasurementView, PointView, SearchView, SubnetView
-from server.dashboard import drawing, words
+from server.dashboard import cells, drawing, words
 from server.dashboard.frame import (
     Live,
     Part,
@@ -85,11 +85,22 @@ def _draw(name: str, search_id: str, subnet: SubnetView, protocol: dict[str, Any
         if point.devices:
             _draw_devices(point)
         drawn = drawing.blocks(subnet.layers, subnet.choices)
+        _draw_cells(subnet)
         _draw_architecture(drawn, subnet)
         with div("cols even"):
             _draw_measurement(point, protocol)
             _draw_downloads(subnet)
         _draw_choices(drawn, subnet)
+
+
+def _draw_cells(subnet: SubnetView) -> None:
+    if not subnet.cells:
+        return
+    with div("card"):
+        with div("card-head"):
+            heading("Cell" if len(subnet.cells) == 1 else "Cells", 2)
+            text("each edge carries one operation; a node adds up what reaches it", "small muted", "span")
+        ui.html(cells.figures([(cell, cells.chosen(cell)) for cell in subnet.cells]), sanitize=False)
 
 
 def _draw_architecture(drawn: list[drawing.Block], subnet: SubnetView) -> None:

@@ -117,7 +117,9 @@ def _tau(value: float | None) -> str:
 
 def _caption(trust: TrustView) -> str:
     networks = words.counted(len(trust.networks), "held-out network")
-    return f"{networks}, each trained alone from scratch. A supernet that ranks well puts them on a rising line."
+    beyond = len(trust.networks) - len(charts.typical(trust))
+    also = f" Not drawn, far to the left: {words.counted(beyond, 'network')} that hardly learns." if beyond else ""
+    return f"{networks}, each trained alone from scratch. A supernet that ranks well puts them on a rising line.{also}"
 
 
 def _draw_node(node: PartitionView) -> None:

@@ -40,6 +40,11 @@ def quantity(value: float, unit: str) -> str:
             return f"{significant(value)} {unit}"
 
 
+def spread(mean: float, deviation: float, unit: str) -> str:
+    """A mean with its deviation: ``91.20 ± 0.80 %``."""
+    return f"{mean:.2f} ± {deviation:.2f} {unit}".strip()
+
+
 def metric(metrics: dict[str, MetricView], name: str) -> str:
     """A metric of a network, or a dash when it has none."""
     view = metrics.get(name)

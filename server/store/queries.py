@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -14,6 +14,7 @@ from sqlalchemy import Engine, and_, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from nas.core.device import DeviceProfile, OnDevice, changes
+from nas.core.drift import Reading, drift_of
 from nas.core.errors import NotFound, UnknownName
 from nas.core.events import Point, SearchState
 from nas.core.fronts import Finished, Front, front_in
@@ -28,6 +29,7 @@ from nas.core.views import (
     CardView,
     CostView,
     DeviceView,
+    DriftView,
     EventPage,
     EventView,
     HypervolumeView,
@@ -37,22 +39,36 @@ from nas.core.views import (
     OnDeviceView,
     PointPage,
     PointView,
+    ReadingView,
     RoomView,
     SearchPage,
     SearchView,
+    SessionView,
     StageView,
+    VersionView,
     WorkerView,
 )
 from server.store.cursors import read_cursor, utc, write_cursor
 from server.store.database import reading
+from server.store.measurements import OPEN, agents, queue_of
 from server.store.measurements import SEEN_S as AWAY_S
-from server.store.measurements import agents, queue_of
 from server.store.migrate import head
-from server.store.models import AgentRow, ArtifactRow, DeviceRow, EventRow, Job, PointRow, PredictorRow, WorkerRow
+from server.store.models import (
+    AgentRow,
+    ArtifactRow,
+    DeviceRow,
+    EventRow,
+    Job,
+    MeasurementRow,
+    PointRow,
+    PredictorRow,
+    ReadingRow,
+    WorkerRow,
+)
 from server.store.point_cache import PointCache
 from server.store.projections import load_exports, point_of, state_from_json
 from server.store.queue import SEEN_S, waiting_texts
-from server.store.resolve import energy_of, find_predictor, relatives_of, supernet_of
+from server.store.resolve import energy_of, find_predictor, relatives_of, supernet_of, versions_before
 from server.store.trust import trust_view
 
 _KEPT_SUMMARIES = 20_000  # a few megabytes
@@ -89,6 +105,19 @@ class Figures:
     evaluations: int
     busy_s: float
     gpu_s: float
+    agents: Mapping[str, AgentFigures]
+
+
+@dataclass(frozen=True)
+class AgentFigures:
+    """What monitoring wants to know of an agent: seconds since it was heard of, networks that wait for it, and networks
+    that it has measured or failed to, by status, as far as their jobs are still there."""
+
+    age_s: float
+    live: bool
+    queued: int
+    leased: int
+    ended: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -100,6 +129,20 @@ class DryRun:
     error: str | None
     waiting: str
     doing: str
+
+
+@dataclass(frozen=True)
+class KnownDevice:
+    """A device for a space: how it was onboarded, its profile, its predictor in use with its card, the blob of what
+    that knows, and the genes and ms of all that was measured since."""
+
+    spec: DeviceSpec
+    profile: DeviceProfile
+    family: str
+    blob: str
+    known: str | None
+    readings: Sequence[tuple[tuple[int, ...], float]]
+    card: CardView
 
 
 class Queries:
@@ -328,6 +371,89 @@ class Queries:
             row = find_predictor(session, device, space_id)
             return (row.family, row.blob) if row is not None else None
 
+    def versions(self, device: str, owner: str | None = None) -> list[VersionView]:
+        """All versions of a device's predictors, newest first; of the searches that made or used them, those of one
+        owner, if given. Raises NotFound for an unknown device."""
+        with reading(self._engine) as session:
+            _device(session, device)
+            newest = select(PredictorRow).where(PredictorRow.device == device)
+            rows = session.scalars(newest.order_by(PredictorRow.created_at.desc(), PredictorRow.number.desc())).all()
+            used = select(Job.id, Job.predictor_id).where(Job.kind == "search")
+            used = used.where(Job.predictor_id.in_([row.id for row in rows])).order_by(Job.created_at)
+            if owner is not None:
+                used = used.where(Job.owner == owner)
+            searches: dict[str, list[str]] = {}
+            for job_id, predictor_id in session.execute(used):
+                searches.setdefault(str(predictor_id), []).append(job_id)
+            visible = {job_id for ids in searches.values() for job_id in ids}
+            in_use = {row.id for row in _in_use(session, device)}
+            return [
+                VersionView(
+                    id=row.id,
+                    device=row.device,
+                    number=row.number,
+                    profile=row.profile_id,
+                    space=row.space_id,
+                    family=row.family,
+                    networks=row.networks,
+                    before=row.before,
+                    search=row.search_id if row.search_id in visible else None,
+                    better=row.better,
+                    why=row.why,
+                    in_use=row.id in in_use,
+                    searches=searches.get(row.id, []),
+                    created_at=utc(row.created_at),
+                    **{k: row.card[k] for k in ("space_name", "n", "held_out", "mape", "spearman", "coverage")},
+                )
+                for row in rows
+            ]
+
+    def drift(self, device: str, limit: int = 2_000) -> DriftView:
+        """How a device was since it was profiled; its latest readings. Raises NotFound for an unknown device."""
+        with reading(self._engine) as session:
+            row = _device(session, device)
+            mine = (ReadingRow.device == device, ReadingRow.profile_id == row.profile_id)
+            query = select(ReadingRow).where(*mine).order_by(ReadingRow.at.desc(), ReadingRow.id.desc())
+            rows = list(reversed(session.scalars(query.limit(limit)).all()))
+            found = [(r, _ratio(r)) for r in rows if r.arch_id is None or r.measured_ms is not None]
+            drift = drift_of([Reading(r.at, r.job_id, r.canary, ratio) for r, ratio in found])
+            return DriftView(
+                device=device,
+                status=drift.status,
+                within=drift.within,
+                sentence=drift.sentence,
+                sessions=[
+                    SessionView(at=utc(s.at), networks=s.networks, ratio=s.ratio, canary=s.canary)
+                    for s in drift.sessions
+                ],
+                readings=[
+                    ReadingView(at=utc(r.at), arch=r.arch_id, ratio=ratio, canary=r.canary) for r, ratio in found
+                ],
+            )
+
+    def known(self, device: str, space_id: str) -> KnownDevice | None:
+        """What is known of a device for a space, or None where it has no predictor for that."""
+        with reading(self._engine) as session:
+            row = find_predictor(session, device, space_id)
+            if row is None:
+                return None
+            onboarding = session.get_one(Job, versions_before(session, row)[-1].id)
+            readings = session.execute(
+                select(ReadingRow.genes, ReadingRow.measured_ms)
+                .where(ReadingRow.device == device, ReadingRow.space_id == space_id)
+                .where(ReadingRow.profile_id == row.profile_id, ReadingRow.measured_ms.is_not(None))
+                .order_by(ReadingRow.at, ReadingRow.id)
+            )
+            return KnownDevice(
+                spec=DeviceSpec.model_validate(onboarding.spec),
+                profile=DeviceProfile.from_json(row.profile),
+                family=row.family,
+                blob=row.blob,
+                known=row.known,
+                readings=[(tuple(r.genes), r.measured_ms) for r in readings],
+                card=_card(row),
+            )
+
     def energy_for(self, device: str, space_id: str) -> tuple[str, str] | None:
         """(family, blob) of the predictor of energy, in mJ, that goes with that of latency, or None."""
         with reading(self._engine) as session:
@@ -408,6 +534,7 @@ class Queries:
                 evaluations=session.scalar(searched) or 0,
                 busy_s=busy_s or 0.0,
                 gpu_s=gpu_s or 0.0,
+                agents=_agent_figures(session, now),
             )
 
     def revision(self) -> str:
@@ -461,6 +588,7 @@ class Queries:
             **{**vars(summary), "fleet": list(summary.fleet)},
             spec=SearchSpec.model_validate(job.spec),
             parent=job.parent_id,
+            predictor=job.predictor_id,
             hypervolume_history=[
                 HypervolumeView(evaluations=h.evaluations, search=h.search, baseline=h.baseline, device=h.device)
                 for h in state.hypervolume
@@ -478,7 +606,7 @@ class Queries:
             spec=DeviceSpec.model_validate(job.spec),
             profile_id=device.profile_id,
             profile=device.profile,
-            predictors=_cards(session, device.name),
+            predictors=[_card(row) for row in _in_use(session, device.name)],
         )
 
     def _stale(self, session: Session, device: DeviceRow, agent: AgentRow | None) -> list[str]:
@@ -534,6 +662,28 @@ class Queries:
             "eta_s": _eta_s(job, now),
             "last_event": job.last_seq,
         }
+
+
+def _agent_figures(session: Session, now: float) -> dict[str, AgentFigures]:
+    tasks = session.execute(
+        select(MeasurementRow.device, MeasurementRow.status, Job.status, func.count())
+        .join(Job, Job.id == MeasurementRow.job_id)
+        .group_by(MeasurementRow.device, MeasurementRow.status, Job.status)
+    )
+    counts: dict[tuple[str, str], int] = {}
+    for device, status, job_status, count in tasks:
+        if status not in OPEN or job_status == "queued":  # nobody waits for what a job that is over wanted
+            counts[device, status] = counts.get((device, status), 0) + count
+    return {
+        row.name: AgentFigures(
+            age_s=now - row.seen_at,
+            live=now - row.seen_at <= AWAY_S,
+            queued=counts.get((row.name, "queued"), 0),
+            leased=counts.get((row.name, "leased"), 0),
+            ended={status: counts.get((row.name, status), 0) for status in ("done", "failed")},
+        )
+        for row in agents(session)
+    }
 
 
 def front_keys(*fronts: Front) -> set[tuple[str, str]]:
@@ -622,7 +772,18 @@ def _cards(session: Session, device: str | None) -> list[CardView]:
 
 def _card(row: PredictorRow) -> CardView:
     own = {"id": row.id, "device": row.device, "profile": row.profile_id, "space": row.space_id, "family": row.family}
-    return CardView.model_validate({**row.card, **own, "created_at": utc(row.created_at)})
+    return CardView.model_validate({**row.card, **own, "number": row.number, "created_at": utc(row.created_at)})
+
+
+def _ratio(row: ReadingRow) -> float | None:
+    return row.measured_ms / row.predicted_ms if row.measured_ms and row.predicted_ms else None
+
+
+def _in_use(session: Session, device: str) -> list[PredictorRow]:
+    """The versions that searches would get which begin now, one for each space, the latest first."""
+    spaces = session.scalars(select(PredictorRow.space_id).where(PredictorRow.device == device).distinct()).all()
+    found = [row for space_id in spaces if (row := find_predictor(session, device, space_id)) is not None]
+    return sorted(found, key=lambda row: (-row.created_at, row.id))
 
 
 def _artifact_view(row: ArtifactRow) -> ArtifactView:
