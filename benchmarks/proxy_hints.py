@@ -72,7 +72,7 @@ def bench(options: Options) -> dict[str, Any]:
     out: dict[str, Any] = {}
     with threadpool_limits(limits=1):
         for label, told in (("structure", space), ("genes_and_costs", Plain(space))):
-            hinted = Informed(told, found)  # type: ignore[arg-type]
+            hinted = Informed(told, found)
             for n in EVALUATED:
                 draws = [np.random.default_rng((seed, n)).permutation(len(genes_NG))[:n] for seed in options.seeds]
                 out.setdefault(label, {})[str(n)] = {
