@@ -11,11 +11,12 @@ import copy
 import hashlib
 import io
 import json
+import math
 import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ from torch import nn
 
 from nas import exported_run
 from nas.core.arch import Arch
-from nas.core.device import DeviceProfile, Measurement
+from nas.core.device import DeviceProfile, Measurement, OnDevice
 from nas.core.errors import ExportMismatch, InvalidInput
+from nas.core.liveness import peak
 from nas.core.metrics import metric_info
 from nas.core.ports import Dataset, SearchSpace
 
@@ -95,6 +97,40 @@ def to_onnx(module: nn.Module, input_shape: tuple[int, int, int]) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """What a model takes: ``peak_bytes`` of activations at once (see ``nas.core.liveness``), and ``model_bytes`` of
+    weights, which are all float32 values that the file holds."""
+
+    peak_bytes: int
+    model_bytes: int
+
+
+def footprint(onnx_bytes: bytes) -> Footprint:
+    """Exactly, from the graph; what its tensors measure is seen by running it on one image."""
+    model = onnx.load_model_from_string(onnx_bytes)
+    graph = model.graph
+    held = [(w.dims, w.data_type) for w in graph.initializer]
+    held += [(a.t.dims, a.t.data_type) for n in graph.node for a in n.attribute if n.op_type == "Constant"]
+    weights = [math.prod(dims) for dims, kind in held if kind == onnx.TensorProto.FLOAT]
+    image = graph.input[0]
+    last = {image.name: 0}
+    for node in graph.node:
+        if read := [name for name in node.input if name in last]:  # others are made of weights alone
+            made = [name for name in node.output if name]
+            last.update(dict.fromkeys([*read, *made], len(last) + len(made) - 1))
+    del graph.output[:]
+    graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in last if name != image.name)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    x_1CHW = np.zeros([1, *(d.dim_value for d in image.type.tensor_type.shape.dim[1:])], dtype=np.float32)
+    sizes = [x_1CHW.nbytes, *(made.nbytes for made in session.run(None, {image.name: x_1CHW}))]
+    most = peak(np.array([sizes], dtype=np.float64), np.array([[*last.values()]]))
+    return Footprint(int(most[0]), 4 * sum(weights))
+
+
 def onnx_predict(onnx_bytes: bytes, x_NCHW: Images, batch: int = 256) -> Logits:
     """Logits of shape (N, classes), by onnxruntime on one thread."""
     return _run(_session(onnx_bytes), x_NCHW, batch)
@@ -144,6 +180,7 @@ def package(
     metrics: Mapping[str, float],
     measurement: Measurement | None = None,
     profile: DeviceProfile | None = None,
+    fleet: Mapping[str, tuple[DeviceProfile, OnDevice]] | None = None,
     int8: bool = True,
     calibration_images: int = 128,
     versions: Mapping[str, str] | None = None,
@@ -153,7 +190,8 @@ def package(
     ``module`` takes images normalised by ``mean`` and ``std`` (pixel values); the exported graph normalises itself.
     Every test image goes through torch, and through the preprocessing and the models of the zip file. Report:
     ``max_abs_err`` (logits), ``accuracy_torch``, ``accuracy_onnx``, ``int8_accuracy`` (%, None without int8) and
-    ``sizes`` (bytes by file name). ``versions`` are further ones to record. Equal arguments give equal bytes.
+    ``sizes`` (bytes by file name). ``versions`` are further ones to record; ``fleet``: the devices of a search over
+    several, and what is known of the network on each. Equal arguments give equal bytes.
 
     Raises ExportMismatch if torch and ONNX disagree, InvalidInput for a measured latency without its measurement.
     """
@@ -196,6 +234,7 @@ def package(
         "metrics": shown,
         "measurement": None if measurement is None else measurement.as_json(),
         "device": None if profile is None else profile.as_json(),
+        **({"fleet": {n: {"profile": p.as_json(), **asdict(on)} for n, (p, on) in fleet.items()}} if fleet else {}),
         "preprocessing": {
             "input": "image",
             "layout": "NCHW",
@@ -346,6 +385,8 @@ def _model_card(manifest: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
             f"({device['processor']}) with {device['runtime']} {device['runtime_version']}, batch {protocol['batch']}, "
             f"threads {protocol['threads']}. On any other machine it differs."
         )
+    if fleet := manifest.get("fleet"):
+        measured = f"{_fleet_table(fleet)}\n\n{measured}"
     channels = {1: "grey", 3: "RGB"}.get(wanted["channels"], f"{wanted['channels']}-channel")
     return f"""# Image classifier {manifest["architecture"]}
 
@@ -381,6 +422,16 @@ normalises them itself. The output `logits` has one column per class, in the ord
 The network knows these classes only and answers with one of them whatever it is shown. It was trained on this data set
 alone; check it on your own images before you rely on it.
 """
+
+
+def _fleet_table(fleet: Mapping[str, Any]) -> str:
+    """What is known of the network on every device of the search."""
+    rows = ["| device | predicted ms | 95 % upper bound ms | measured ms | status |", "|---|---|---|---|---|"]
+    for name, on in fleet.items():
+        measured_ms = on["measurement"]["median_ms"] if on["measurement"] is not None else None
+        shown = f"{measured_ms:.4g}" if measured_ms is not None else "not measured"
+        rows.append(f"| {name} | {on['predicted_ms']:.4g} | {on['upper_ms']:.4g} | {shown} | {on['status']} |")
+    return "\n".join(rows)
 
 
 _FILES = {

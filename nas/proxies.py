@@ -99,8 +99,8 @@ def zen(net: nn.Module, x_BCHW: Tensor, y_B: Tensor, repeats: int = 8, gamma: fl
         for p in net.parameters():
             if p.dim() > 1:
                 p.copy_(torch.randn(p.shape, generator=generator))
-        x = torch.randn(x_BCHW.shape, generator=generator)
-        moved = x + gamma * torch.randn(x_BCHW.shape, generator=generator)
+        x, noise = (torch.randn(x_BCHW.shape, generator=generator).to(x_BCHW.device) for _ in range(2))
+        moved = x + gamma * noise
         deviations: list[Tensor] = []
 
         def deviation(

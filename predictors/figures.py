@@ -6,19 +6,23 @@ Nothing can be measured on such a device, so what is learned from it stays a pre
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.core.arch import Floats, Genes, as_archs
 from nas.core.device import DeviceProfile, MeasurementProtocol
 from nas.core.errors import InvalidData
-from nas.core.events import Event, SearchState, StageFinished, StageStarted
-from nas.core.ports import BlobStore, SearchSpace
+from nas.core.events import Event, SearchState, StageFinished, StageStarted, Warned
+from nas.core.metrics import coverage, mape, spearman
+from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.spec import DeviceSpec, RooflineSpec
 from predictors.bayesian_linear import FEWEST as FEWEST_ALONE
-from predictors.fitting import Fitted, fit_family, fit_transfer
-from predictors.onboarding import HELD_OUT, fit_result, stratified
+from predictors.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
+from predictors.onboarding import fit_result, stratified
 from predictors.roofline import roofline_ms
+from predictors.storage import Known, dump_predictor
 from predictors.tables import LatencyTable, RawTable, check_table
 from predictors.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
 
@@ -48,8 +52,18 @@ def onboard_figures(
     if float(np.ptp(known_ms_N)) == 0.0:
         raise InvalidData(f"every network takes {known_ms_N[0]:g} ms on {spec.name!r}: there is nothing to learn")
     estimated = spec.roofline is not None
-    result = fit_result(fitted, profile, space, genes_NG, known_ms_N, blobs, relative=not estimated)
+    known = Known(genes_NG, known_ms_N, np.zeros(len(genes_NG), dtype=bool))
+    result = fit_result(fitted, profile, space, known, blobs, relative=not estimated)
     result["card"] |= {"protocol": how, "kind": "estimated" if estimated else "predicted"}
+    if not estimated and "energy_mj" in table.others:
+        if (energy := _fit_energy(spec, table, space)) is not None:
+            result["energy"] = {**energy[1], "blob": blobs.put(dump_predictor(energy[0]))}
+        else:
+            yield Warned(
+                "fit",
+                f"the energies of the table are left out: expected at least {_ENOUGH} networks of a single device, got "
+                f"{len(table.genes_NG)} of {len(table.devices)}",
+            )
     yield StageFinished("fit", clock() - begun, result)
 
 
@@ -86,12 +100,35 @@ def _fit_table(spec: DeviceSpec, table: LatencyTable, space: SearchSpace) -> tup
     genes_NG, y_N = table.genes_NG[known_N], own[known_N]
     x_NF = space.features(genes_NG)
     if len(y_N) >= _ENOUGH and spec.predictor != Transfer.family:
-        held_out_N = np.zeros(len(y_N), dtype=bool)
-        few = np.random.default_rng((spec.seed, 7)).choice(len(y_N), round(HELD_OUT * len(y_N)), replace=False)
-        held_out_N[few] = True
-        return fit_family(spec.predictor, space, genes_NG, y_N, held_out_N), genes_NG, y_N
+        return fit_family(spec.predictor, space, genes_NG, y_N, _held_out(spec, len(y_N))), genes_NG, y_N
     tables = [Table(space.features(table.genes_NG[np.isfinite(o)]), o[np.isfinite(o)]) for o in relatives]
     return fit_transfer(Relatives.learn(tables), x_NF, y_N, spec.seed), genes_NG, y_N
+
+
+def _fit_energy(
+    spec: DeviceSpec, table: LatencyTable, space: SearchSpace
+) -> tuple[LatencyPredictor, dict[str, Any]] | None:
+    """What predicts energy, and how well it does on networks that are held out; None for too few networks, or for
+    several devices, of which nobody says whose the energies are."""
+    energy_mj_N = table.others["energy_mj"]
+    if len(energy_mj_N) < _ENOUGH or len(table.devices) > 1 or spec.predictor == Transfer.family:
+        return None
+    fitted = fit_family(spec.predictor, space, table.genes_NG, energy_mj_N, _held_out(spec, len(energy_mj_N)))
+    truth, guess = fitted.truth_ms_H, fitted.guess
+    return fitted.predictor, {
+        "family": fitted.predictor.family,
+        "n": fitted.n,
+        "held_out": len(truth),
+        "mape": mape(truth, guess.mean_ms),
+        "spearman": spearman(truth, guess.mean_ms),
+        "coverage": coverage(truth, guess.upper_ms),
+    }
+
+
+def _held_out(spec: DeviceSpec, n: int) -> NDArray[np.bool_]:
+    held_out_N = np.zeros(n, dtype=bool)
+    held_out_N[np.random.default_rng((spec.seed, 7)).choice(n, round(HELD_OUT * n), replace=False)] = True
+    return held_out_N
 
 
 def _split(spec: DeviceSpec, table: LatencyTable) -> tuple[Floats, list[Floats]]:

@@ -62,7 +62,12 @@ def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event]
     assert [r["seed"] for r in trained["runs"]] == [0, 1]
     accuracies = [r["val_accuracy"] for r in trained["runs"]]
     assert trained["mean_val_accuracy"] == pytest.approx(np.mean(accuracies))
-    assert trained["deviation_val_accuracy"] == pytest.approx(np.std(accuracies))
+    assert trained["deviation_val_accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
+    derived = state.finished["derive"]
+    assert [s["val_accuracy"] for s in derived["seeds"]] == accuracies
+    assert derived["deviation_val_accuracy"] == trained["deviation_val_accuracy"] > 0
+    for r in trained["runs"]:  # each seed's weights are kept for as long as the search
+        assert state.checkpoints[f"train.seed{r['seed']}"].blob == r["supernet"]
     networks = state.finished["derive"]["networks"]
     assert [list(p.arch.genes) for p in state.of("search")][: len(networks)] == networks
     blob = TrainState.from_bytes(FolderBlobs(folder).get(trained["supernet"]), "cpu").weights
@@ -112,6 +117,11 @@ def test_another_bound_on_the_same_mixture_trains_nothing(whole: tuple[list[Even
     assert state.finished["train"]["reused"]
     genes = np.array(state.finished["derive"]["networks"])
     assert (p.predictor.predict(p.space.features(genes)).upper_ms <= latencies[5]).all()
+    seeds = state.finished["derive"]["seeds"]
+    assert {tuple(s["genes"]) for s in seeds} <= {tuple(g) for g in genes.tolist()}
+    accuracies = [s["val_accuracy"] for s in seeds]
+    assert state.finished["derive"]["mean_val_accuracy"] == pytest.approx(np.mean(accuracies))
+    assert state.finished["derive"]["deviation_val_accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
 
 
 @pytest.mark.parametrize("preset", ["gdas", "gold"])
@@ -127,6 +137,22 @@ def test_a_bound_is_met_after_discretisation_or_said_to_be_out_of_reach(tmp_path
     events = list(_until_derived(run(tmp_path, problem(spec))))
     networks = np.array(fold_all(events).finished["derive"]["networks"])
     assert (problem(spec).space.costs(networks)["macs"] <= 45_000).all()
+
+
+def test_weights_that_are_gone_leave_a_network_without_a_score(whole: tuple[list[Event], Path], tmp_path: Path) -> None:
+    events, folder = whole
+    parent = fold_all(events)
+    weights = TrainState.from_bytes(FolderBlobs(folder).get(parent.finished["train"]["supernet"]), "cpu").weights
+    assert weights is not None
+    dear = [r | {"genes": [4] * 6} for r in json.loads(weights["runs"])]  # above any bound
+    supernet = FolderBlobs(tmp_path).put(TrainState(0, 0, {**weights, "runs": json.dumps(dear)}).to_bytes())
+    objectives = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="macs", bound=45_000))
+    p = problem(SPEC.model_copy(update={"objectives": objectives}), supernet, parent)
+    state = fold_all(_until_derived(run(tmp_path, p)))
+    seeds = state.finished["derive"]["seeds"]
+    assert [s["val_accuracy"] for s in seeds] == [None, None]
+    assert "mean_val_accuracy" not in state.finished["derive"]
+    assert sum("are gone" in w for w in state.warnings) == 2
 
 
 def test_a_supernet_without_a_mixture_is_refused(tmp_path: Path) -> None:

@@ -452,10 +452,12 @@ def test_the_multiplier_grows_while_the_bound_is_broken_and_rests_below() -> Non
     for cost in (20.0, 20.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0):
         m = m.after(cost)
         values.append(m.value)
-    assert values[:2] == [1.0, 1.5]
+    assert values[:2] == [0.5, 1.0]
     assert values[-1] == 0.0
     assert m.factor(5.0) == 0.0
     assert m.factor(20.0) == pytest.approx(0.05)
+    assert resource.Multiplier.of(0.5, 10.0, 99.0).factor(9.99) == 0.0  # a bound that is met costs nothing
+    assert resource.Multiplier.of(0.5, 10.0, 99.0).after(20.0).factor(5.1) == pytest.approx(0.5 * 0.51 / 10.0)
     free = resource.Multiplier.of(0.5, None, 10.0)
     assert free.after(1e9) == free
     assert free.factor(7.0) == pytest.approx(0.05)

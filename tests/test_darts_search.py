@@ -240,6 +240,40 @@ def test_pruning_gives_a_series_of_shrinking_mixtures(data: Dataset) -> None:
     assert not (learning.scores()[:, NONE] > 0).any()
 
 
+def test_a_series_has_ever_fewer_operations_and_macs(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One edge after the other fades while the others hold; whatever lasts for long enough is one of the series."""
+    options: dict[str, Any] = {"preset": "gold", "epochs": 40, "prune_until": 0.05, "tune_epochs": 0, "batch_size": 80}
+    learning = begin(data, **options)
+    fades = {6: [0, 1], 14: [2], 22: [4], 30: [5]}  # by epoch: edges that lose all their operations
+    emitted: list[tuple[float, int]] = []
+
+    def step(self: Search, epoch: int, number: int) -> float:
+        with torch.no_grad():
+            if epoch == 0:
+                self.alphas.fill_(1.0)
+                self.alphas[:, CONV3] = 2.0
+            for edge in fades.get(epoch, []):
+                self.alphas[edge] -= 22.0
+        return 1.0
+
+    monkeypatch.setattr(Search, "_learn", step)
+    alive = float(learning.mask.sum())
+    for news in search(learning, TrainState(), lambda: False):
+        if isinstance(news, Reading):
+            if len(learning.series) > len(emitted):
+                emitted.append((alive, len(emitted)))  # those that lasted, before what then died
+            alive = news.values["alive"]
+    series = np.array(learning.series)
+    macs = learning.space.costs(series)["macs"]
+    kept = (series != NONE).sum(axis=1)
+    assert len(series) >= 3
+    assert all(b < a for a, b in pairwise(macs.tolist()))
+    assert all(b < a for a, b in pairwise(kept.tolist()))
+    assert all(b < a for (a, _), (b, _) in pairwise(emitted))
+    tables = [learning.space.table(g)[:, 1:] for g in series]
+    assert all(bool((later <= earlier).all()) for earlier, later in pairwise(tables))  # each within the one before
+
+
 def test_the_latency_loss_finds_faster_cells(data: Dataset) -> None:
     """With the bound well below what the mixture would take, the multiplier rises and expected latency falls."""
     options: dict[str, Any] = {"epochs": 8, "alpha_lr": 0.1, "tune_epochs": 0, "batch_size": 40}

@@ -20,6 +20,7 @@ from nas.core.events import Checkpoint, Event, Traced, fold_all
 from nas.core.fronts import front_of
 from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.engine import stage_names
 from nas.stages.parts import _longest
 from nas.strategies.few_shot import few_shot
 from nas.supernet import Supernet
@@ -85,6 +86,40 @@ def test_the_cut_is_that_of_a_formulation_of_its_own(n: int) -> None:
         assert sorted(c for g in groups for c in g) == list(range(n))
         side = np.array([1 if i in groups[0] else -1 for i in range(n)])
         assert (side == best).all() or (side == -best).all()
+
+
+def test_the_best_cut_of_five_operations_by_hand() -> None:
+    similarity = np.full((5, 5), 0.1)
+    similarity[0, 3] = similarity[3, 0] = 0.2
+    for (i, j), s in {(0, 1): 0.9, (2, 3): 0.8, (2, 4): 0.7, (3, 4): 0.9}.items():
+        similarity[i, j] = similarity[j, i] = s
+    np.fill_diagonal(similarity, 1.0)
+    groups = min_cut(similarity)
+    assert {frozenset(g) for g in groups} == {frozenset({0, 1}), frozenset({2, 3, 4})}
+    pairs = [(i, j) for i in range(5) for j in range(i + 1, 5)]
+    within = sum(1 - similarity[i, j] for i, j in pairs if (i in groups[0]) == (j in groups[0]))
+    across = sum(1 - similarity[i, j] for i, j in pairs if (i in groups[0]) != (j in groups[0]))
+    assert (within, across) == (pytest.approx(0.70), pytest.approx(5.30))
+
+
+def test_an_operation_that_is_there_twice_stays_together() -> None:
+    """Rows 1 and 3 pull the same way in all, so their distance is 0; whatever the others do, they share a group."""
+    for seed in range(20):
+        pulls = np.random.default_rng(seed).normal(size=(5, 12))
+        pulls[3] = pulls[1]
+        unit = pulls / np.linalg.norm(pulls, axis=1, keepdims=True)
+        similarity = unit @ unit.T
+        assert similarity[1, 3] == pytest.approx(1.0)
+        assert any({1, 3} <= set(group) for group in min_cut(similarity))
+
+
+@pytest.mark.parametrize("splits", [1, 2, 3])
+def test_every_binary_split_doubles_the_parts_and_loses_no_network(splits: int) -> None:
+    plan = [(gene, [[0, 1], [2, 3, 4]]) for gene in range(splits)]
+    partition = breadth_first(plan, 64)
+    assert partition.size == 2**splits
+    sizes = [int(np.prod([len(leaf.get(gene, range(5))) for gene in range(6)])) for leaf in partition.allowed()]
+    assert sum(sizes) == 5**6
 
 
 class Planted(Supernet):
@@ -216,7 +251,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
 def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
     events, folder = whole
     state = fold_all(events)
-    assert tuple(state.finished) == few_shot.stage_names  # type: ignore[attr-defined]
+    assert tuple(state.finished) == stage_names(SPEC)
     front = front_of(SPEC, state)
     assert front.final
     assert all(p.status in ("verified", "violated") for p in front.points)
@@ -245,7 +280,7 @@ def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event]
 def test_a_search_that_is_cut_ends_the_same_and_repeats_one_part_at_most(
     whole: tuple[list[Event], Path],
 ) -> None:
-    """Cut after the first and the last checkpoint of each stage up to ``trust``; what comes after is every search's."""
+    """Cut after a checkpoint of each stage up to ``trust``; what comes after is every search's."""
     events, folder = whole
     expected = fold_all(events)
     kept_at: dict[str, list[int]] = {}
@@ -253,8 +288,8 @@ def test_a_search_that_is_cut_ends_the_same_and_repeats_one_part_at_most(
         if isinstance(e, Checkpoint):
             kept_at.setdefault(e.stage, []).append(i)
     of_part = kept_at["train.part1"]
-    for cut in (kept_at["warm_up"][0], kept_at["train.one_shot"][0], of_part[0], kept_at["trust"][0]):
-        rest = list(_until(run(folder, problem(SPEC), events[: cut + 1]), "trust"))
+    for cut, end in ((kept_at["train.one_shot"][0], "train"), (of_part[0], "train"), (kept_at["trust"][0], "trust")):
+        rest = list(_until(run(folder, problem(SPEC), events[: cut + 1]), end))
         state = fold_all(rest, fold_all(events[: cut + 1]))
         known = {stage: result for stage, result in expected.finished.items() if stage in state.finished}
         assert state.finished == known, f"cut after event {cut}: {events[cut]}"

@@ -122,7 +122,7 @@ def _attempts(
             last = state.checkpoints.get(stage.name)
             where = f"goes on after step {last.step}" if last is not None else "begins again"
             yield Warned(
-                stage.name, f"{stage.name}: its process died ({type(error).__name__}). It {where}; nothing else does."
+                stage.name, f"{stage.name}: its process died ({type(error).__name__}); it {where}; nothing else does"
             )
 
 

@@ -1,9 +1,9 @@
 """The metrics, each with its unit, its kind and its goal. A kind never changes: a predicted latency and a measured
 latency are two metrics, so they cannot share a column.
 
-Kinds: *exact* (counted), *estimated* (with inherited supernet weights, on validation data, steers the search),
-*predicted* (by a learned predictor), *trained* (a network trained alone, on validation data), *measured* (on the
-device, or on test data with exactly the weights that are exported).
+Kinds: *exact* (counted), *estimated* (steers the search: with inherited supernet weights on validation data, or by
+zero-cost proxies), *predicted* (by a learned predictor), *trained* (a network trained alone, on validation data),
+*measured* (on the device, or on test data with exactly the weights that are exported).
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ METRICS: dict[str, MetricInfo] = {
     for m in (
         MetricInfo("params", "", "exact", "min", "Parameters"),
         MetricInfo("macs", "", "exact", "min", "MACs"),
+        MetricInfo("peak_bytes", "B", "exact", "min", "Peak activation memory"),
+        MetricInfo("model_bytes", "B", "exact", "min", "Model size"),
+        MetricInfo("proxy_score", "", "estimated", "max", "Zero-cost score"),
         MetricInfo("val_accuracy", "%", "estimated", "max", "Validation accuracy"),
         MetricInfo("val_loss", "nats", "estimated", "min", "Validation loss"),
         MetricInfo("trained_accuracy", "%", "trained", "max", "Validation accuracy, trained alone"),
@@ -43,7 +46,12 @@ METRICS: dict[str, MetricInfo] = {
         MetricInfo("test_accuracy", "%", "measured", "max", "Test accuracy"),
         MetricInfo("predicted_ms", "ms", "predicted", "min", "Predicted latency"),
         MetricInfo("upper_ms", "ms", "predicted", "min", "95 % upper bound"),
+        MetricInfo("predicted_mj", "mJ", "predicted", "min", "Predicted energy"),
+        MetricInfo("upper_mj", "mJ", "predicted", "min", "95 % upper bound of energy"),
         MetricInfo("measured_ms", "ms", "measured", "min", "Measured latency"),
+        MetricInfo("predicted_share", "%", "predicted", "min", "Predicted share of bound"),
+        MetricInfo("upper_share", "%", "predicted", "min", "Upper share of bound"),
+        MetricInfo("measured_share", "%", "measured", "min", "Measured share of bound"),
     )
 }
 
@@ -53,7 +61,20 @@ OBJECTIVES: dict[str, tuple[str, str]] = {
     "latency": ("predicted_ms", "measured_ms"),
     "params": ("params", "params"),
     "macs": ("macs", "macs"),
+    "peak_memory": ("peak_bytes", "peak_bytes"),
+    "model_bytes": ("model_bytes", "model_bytes"),
+    "energy": ("predicted_mj", "predicted_mj"),
 }
+
+# What the bound of a cost is held to before anything is measured: of what is predicted, the calibrated upper bound.
+HELD: dict[str, str] = {
+    o: {"predicted_ms": "upper_ms", "predicted_mj": "upper_mj"}.get(metric, metric)
+    for o, (metric, _) in OBJECTIVES.items()
+    if o != "accuracy"
+}
+
+# In the worst case over a fleet with bounds, latency is held against the bound of the device where that is tightest.
+SHARES = {"predicted_ms": "predicted_share", "upper_ms": "upper_share", "measured_ms": "measured_share"}
 
 
 def metric_info(name: str) -> MetricInfo:

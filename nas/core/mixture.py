@@ -46,6 +46,9 @@ class RelaxedSpace(SearchSpace, Protocol):
 
     @property
     def mixture(self) -> Mixture: ...
+    @property
+    def partials(self) -> tuple[int, ...]:
+        """Into how many equal parts the channels of its cells can be divided for mixing one part only; 1 among them."""
 
     def discretise(self, scores_EO: Floats) -> Genes:
         """The canonical network that a table of scores favours, shape (G,)."""

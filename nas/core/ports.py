@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
@@ -88,7 +88,9 @@ class SearchSpace(Protocol):
         """Inactive genes set to 0, so that equal networks have equal genes. Idempotent."""
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """Exact ``params`` and ``macs``, each shape (N,)."""
+        """Exact ``params`` and ``macs``, each shape (N,). A space that can tell adds ``peak_bytes``, the activations of
+        an exported network (see ``nas.core.liveness``), and ``model_bytes``, its float32 weights; without them, no
+        search can have ``peak_memory`` and ``model_bytes`` among its objectives."""
 
     def features(self, genes_NG: Genes) -> Floats:
         """What latency is learned from, shape (N, F)."""
@@ -117,6 +119,26 @@ def predict_latency(predictor: LatencyPredictor, space: SearchSpace, genes_NG: G
     ``inputs(space, genes_NG)`` that says what else it reads, such as graphs. Raises InvalidInput for another space."""
     read = getattr(predictor, "inputs", None)
     return predictor.predict(space.features(genes_NG) if read is None else read(space, genes_NG))
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A predictor that was fitted anew. ``record`` is what is kept of it, as JSON: ``family``, ``blob`` and ``card``,
+    ``known`` (the blob of all that it has learned from) and ``networks`` (how many), and whether it is ``better``: no
+    worse than the one before, so that later searches may use it, and ``why``."""
+
+    predictor: LatencyPredictor
+    record: Mapping[str, Any]
+
+
+class Refitter(Protocol):
+    """Fits the predictor of a search's device again, with what it was fitted to before and more."""
+
+    def fit(self, genes_NG: Genes, latency_ms_N: Floats) -> Refit:
+        """Deterministic. Raises InvalidInput for latencies that are not positive numbers."""
+
+    def load(self, record: Mapping[str, Any]) -> LatencyPredictor:
+        """The predictor of a record."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +181,20 @@ class Measurer(Protocol):
 
 
 @dataclass(frozen=True)
+class Member:
+    """A device of a search: its name, its profile and its latency predictor."""
+
+    name: str
+    profile: DeviceProfile
+    predictor: LatencyPredictor
+
+
+@dataclass(frozen=True)
 class Problem:
     """A spec with everything it names resolved. ``supernet_blob``: trained weights to reuse, no training.
 
-    ``inherited``: estimated points of the parent search whose supernet is reused.
+    ``inherited``: estimated points of the parent search whose supernet is reused. Over a ``fleet``, ``predictor`` is a
+    ``nas.fleet.FleetPredictor`` and ``profile`` that of the first device.
     """
 
     spec: SearchSpec
@@ -172,6 +204,18 @@ class Problem:
     predictor: LatencyPredictor
     supernet_blob: str | None = None
     inherited: tuple[Point, ...] = ()
+    fleet: tuple[Member, ...] = ()
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The devices of the search: its fleet, or the only one."""
+        return self.fleet or (Member(self.spec.device, self.profile, self.predictor),)
+
+    def on(self, device: str) -> Problem:
+        """The same problem on one device of the fleet alone."""
+        member = next(m for m in self.fleet if m.name == device)
+        spec = self.spec.on(device)
+        return replace(self, spec=spec, profile=member.profile, predictor=member.predictor, fleet=())
 
 
 @dataclass(frozen=True)
@@ -179,7 +223,7 @@ class Resources:
     """What a stage may use. ``torch_device`` such as ``cpu`` or ``cuda:0``; ``clock`` gives seconds, monotonic;
     ``worker`` is a name for the machine. ``tuner`` runs trials, None: one after the other. ``together`` runs
     independent stages at once and yields their events as they come, one stage's death repeating only that stage; None:
-    they run one after another."""
+    they run one after another. ``refit`` lets the predictor learn from what is measured, None: it does not."""
 
     blobs: BlobStore
     measure: Measurer
@@ -189,6 +233,7 @@ class Resources:
     worker: str = ""
     tuner: Tuner | None = None
     together: Together | None = None
+    refit: Refitter | None = None
 
 
 class Stage(Protocol):

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from statistics import fmean, stdev
+from typing import Any, ClassVar
 
 import numpy as np
 
-from nas.core.arch import Floats, Genes
+from nas.core.arch import Arch, Floats, Genes
 from nas.core.cost import Span, StageCost
-from nas.core.errors import InvalidSpec
+from nas.core.errors import InvalidSpec, NotFound
 from nas.core.events import Event, SearchState, StageFinished, Warned
 from nas.core.mixture import is_relaxed, skip_share
 from nas.core.ports import Problem, Resources
 from nas.objectives import cheap_metrics, violation
+from nas.stages.subnets import Subnets, load_supernet
 from nas.training.gradient.resource import within_bounds
 from nas.training.progressive import TrainState
 
 
 @dataclass(frozen=True)
 class DeriveStage:
-    """Reads the networks off every run's mixture; one that breaks a bound is replaced by the likeliest within."""
+    """Reads the networks off every run's mixture; one that breaks a bound is replaced by the likeliest within. The
+    network of every seed is scored on validation images with the weights of its own run, and with several seeds, mean
+    and deviation tell how much of it is luck."""
 
     name: ClassVar[str] = "derive"
 
@@ -34,26 +38,36 @@ class DeriveStage:
         blob = problem.supernet_blob or state.finished["train"]["supernet"]
         weights = TrainState.from_bytes(resources.blobs.get(blob), "cpu").weights
         if weights is None or "runs" not in weights:
-            raise InvalidSpec("expected the supernet of a search by strategy darts: this one holds no mixture")
+            raise InvalidSpec("expected the supernet of a search by gradient: this one holds no mixture")
 
         def broken(genes_NG: Genes) -> Floats:
             return violation(problem, cheap_metrics(problem, genes_NG))
 
         runs = json.loads(weights["runs"])
         networks: list[list[int]] = []
+        seeds: list[dict[str, Any]] = []
         mended = 0
         for run in runs:
             rng = np.random.default_rng((problem.spec.seed, 12, int(run["seed"])))
             scores = np.array(run["scores"])
             favourite = np.array(run["genes"], dtype=np.int64)
             genes = favourite if broken(favourite[None])[0] == 0 else within_bounds(space, broken, scores, rng)
-            mended += int((genes != favourite).any())
+            accuracy: float | None = run["val_accuracy"]
+            if (genes != favourite).any():
+                mended += 1
+                try:
+                    accuracy = _score(problem, resources, run["supernet"], genes)
+                except NotFound:  # of a search that was deleted
+                    accuracy = None
+                    yield Warned(self.name, f"the weights of seed {run['seed']} are gone, so its network has no score")
+            seeds.append({"seed": run["seed"], "genes": genes.tolist(), "val_accuracy": accuracy})
             series = [g for g in run["series"] if broken(np.array([g]))[0] == 0]
             networks += [g for g in (genes.tolist(), *reversed(series)) if g not in networks]
         if mended:
             yield Warned(self.name, f"{mended} of {len(runs)} found networks broke a bound and were replaced")
         shares = [skip_share(space.mixture, space.table(np.array(g))) for g in networks]
-        yield StageFinished(self.name, 0.0, {"networks": networks, "replaced": mended, "skip_shares": shares})
+        result = {"networks": networks, "replaced": mended, "skip_shares": shares, "seeds": seeds}
+        yield StageFinished(self.name, 0.0, result | _spread([s["val_accuracy"] for s in seeds]))
 
     def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """It looks at a few thousand predictions at most."""
@@ -64,3 +78,19 @@ class DeriveStage:
         bounded = any(o.bound is not None for o in problem.spec.objectives)
         seconds = resources.clock() - begun
         return StageCost.of(self.name, Span(0.0, seconds, 8 * seconds if bounded else seconds), 1, 1)
+
+
+def _score(problem: Problem, resources: Resources, supernet: str, genes_G: Genes) -> float:
+    """Validation accuracy of a network in %, with the weights of a run. Raises NotFound."""
+    arch = Arch(problem.space.id, tuple(genes_G.tolist()))
+    subnets = Subnets(problem, load_supernet(problem, resources, supernet), resources.torch_device)
+    return subnets.score(subnets.cut(arch), arch, problem.data.val).accuracy
+
+
+def _spread(accuracies: Sequence[float | None]) -> dict[str, float]:
+    """Mean and deviation of what is known, none of it: nothing."""
+    known = [a for a in accuracies if a is not None]
+    if not known:
+        return {}
+    deviation = stdev(known) if len(known) > 1 else 0.0
+    return {"mean_val_accuracy": fmean(known), "deviation_val_accuracy": deviation}

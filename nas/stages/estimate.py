@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,12 +15,12 @@ from nas.core.arch import LISTABLE, Floats, Genes, choice_counts, every, neighbo
 from nas.core.cost import Span, StageCost
 from nas.core.errors import HwnasError, InfeasibleBound, InvalidSpec
 from nas.core.events import Event, Point, SearchState, StageFinished
-from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace, predict_latency
+from nas.core.metrics import HELD, METRICS
+from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace
 from nas.core.spec import SearchSpec
+from nas.fleet import latency_metrics
 
 SAMPLED = 20_000
-# What bounds are held to before anything is measured, and its unit.
-_HELD = {"latency": ("upper_ms", " ms"), "params": ("params", ""), "macs": ("macs", "")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +45,7 @@ def survey(space: SearchSpace, predictor: LatencyPredictor | None) -> Survey:
     def values_of(genes_NG: Genes) -> dict[str, Floats]:
         values = dict(space.costs(genes_NG))
         if predictor is not None:
-            latency = predict_latency(predictor, space, genes_NG)
-            values |= {"predicted_ms": latency.mean_ms, "upper_ms": latency.upper_ms}
+            values |= latency_metrics(predictor, space, genes_NG)
         return values
 
     counts = choice_counts(space.decisions)
@@ -55,7 +54,7 @@ def survey(space: SearchSpace, predictor: LatencyPredictor | None) -> Survey:
     genes_NG = space.canonical(np.concatenate([random_NG, extremes]))
     values = values_of(genes_NG)
     lowest = {}
-    for metric, _ in _HELD.values():
+    for metric in (*HELD.values(), "upper_share"):
         if metric in values:
             start_G = genes_NG[int(values[metric].argmin())]
             lowest[metric] = _lowest(space, lambda some_NG, m=metric: values_of(some_NG)[m], start_G)  # type: ignore[misc]
@@ -71,13 +70,35 @@ def survey(space: SearchSpace, predictor: LatencyPredictor | None) -> Survey:
     )
 
 
+def not_told(spec: SearchSpec, found: Survey) -> list[HwnasError]:
+    """Which objectives the search space does not tell of its networks, or the device does not; latency is the business
+    of its predictor."""
+    space = f"search space {found.space} does not tell it: expected {{}} among its costs, got {', '.join(found.values)}"
+    device = (
+        f"device {spec.device!r} does not tell it of this space: expected one that was added from a table with a "
+        "column energy_mj"
+    )
+    return [
+        InvalidSpec(f"objective {o.name}: {device if o.name == 'energy' else space.format(HELD[o.name])}")
+        for o in spec.objectives
+        if o.name not in ("accuracy", "latency") and HELD[o.name] not in found.values
+    ]
+
+
 def out_of_reach(spec: SearchSpec, found: Survey) -> list[HwnasError]:
     """Why no network can meet the bounds, naming the lowest reachable values; empty if some can."""
     problems: list[HwnasError] = []
-    for objective, (metric, unit) in _HELD.items():
-        bound, lowest = spec.bound(objective), found.lowest.get(metric)
+    if spec.by_share and (lowest := found.lowest.get("upper_share")) is not None and lowest > 100:
+        problems.append(
+            InfeasibleBound(
+                f"no network of {found.space} meets the bounds on latency on all of {', '.join(spec.devices)}: at the "
+                f"least, {lowest:.6g} % of a bound is reached on the worst of them"
+            )
+        )
+    for objective, metric in _held(spec).items():
+        bound, lowest, unit = spec.bound(objective), found.lowest.get(metric), f" {METRICS[metric].unit}".rstrip()
         if bound is not None and lowest is not None and lowest > bound:
-            where = f" on {spec.device}" if objective == "latency" else ""
+            where = f" on {' and '.join(spec.devices)}" if objective == "latency" else ""
             problems.append(
                 InfeasibleBound(
                     f"no network of {found.space} meets the bound {bound:g}{unit} on {objective}: the lowest reachable "
@@ -87,6 +108,14 @@ def out_of_reach(spec: SearchSpec, found: Survey) -> list[HwnasError]:
     if (least := spec.bound("accuracy")) is not None and least > 100:
         problems.append(InfeasibleBound(f"no network is {least:g} % accurate: the highest reachable value is 100 %"))
     return problems
+
+
+def unreachable(spec: SearchSpec, found: Survey, by_device: Mapping[str, Survey]) -> list[HwnasError]:
+    """As ``out_of_reach``, on every device of a fleet, and on all of them together where they share a front."""
+    problems = [e for name, part in by_device.items() for e in out_of_reach(spec.on(name), part)]
+    if None in spec.views and not problems:
+        problems = out_of_reach(spec, found)
+    return [*{str(e): e for e in problems}.values()]  # bounds on params or MACs are the same everywhere
 
 
 def too_few_networks(spec: SearchSpec, found: Survey, inherited: int) -> list[HwnasError]:
@@ -107,7 +136,9 @@ def too_few_networks(spec: SearchSpec, found: Survey, inherited: int) -> list[Hw
 def feasible_share(spec: SearchSpec, found: Survey) -> float:
     """Share of random networks that meet all bounds on what is known of them."""
     feasible_N = np.ones(SAMPLED, dtype=bool)
-    for objective, (metric, _) in _HELD.items():
+    if spec.by_share and "upper_share" in found.values:
+        feasible_N &= found.values["upper_share"] <= 100
+    for objective, metric in _held(spec).items():
         bound = spec.bound(objective)
         if bound is not None and metric in found.values:
             feasible_N &= found.values[metric] <= bound
@@ -121,32 +152,42 @@ class EstimateStage:
     name: ClassVar[str] = "estimate"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
-        """Raises InfeasibleBound, naming the lowest reachable value, or InvalidSpec for a budget beyond the space."""
+        """Raises InfeasibleBound, naming the lowest reachable value, or InvalidSpec for a budget beyond the space and
+        for objectives that it does not tell."""
+        spec = problem.spec
         found = survey(problem.space, problem.predictor)
+        by_device = {m.name: survey(problem.space, m.predictor) for m in problem.fleet}
         inherited = most_inherited(problem.inherited)
-        for error in [*out_of_reach(problem.spec, found), *too_few_networks(problem.spec, found, inherited)]:
+        refusals = [*not_told(spec, found), *unreachable(spec, found, by_device)]
+        for error in [*refusals, *too_few_networks(spec, found, inherited)]:
             raise error
-        yield StageFinished(
-            self.name,
-            0.0,
-            {
-                "ranges": {k: list(v) for k, v in found.ranges.items()},
-                "feasible_share": feasible_share(problem.spec, found),
-                "sampled": SAMPLED,
-                "reference": {
-                    "accuracy": 100.0 / problem.data.shape.classes,
-                    "latency": found.ranges["upper_ms"][1],
-                    "params": found.ranges["params"][1],
-                    "macs": found.ranges["macs"][1],
-                },
-            },
-        )
+        result = _result(problem, spec, found)
+        fleet = {name: _result(problem, spec.on(name), part) for name, part in by_device.items()}
+        yield StageFinished(self.name, 0.0, {**result, "sampled": SAMPLED, **({"fleet": fleet} if fleet else {})})
 
     def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """It is run in full, without a warm-up, since the search has none either."""
         begun = resources.clock()
-        survey(problem.space, problem.predictor)
+        for predictor in (problem.predictor, *(m.predictor for m in problem.fleet)):
+            survey(problem.space, predictor)
         return StageCost.of(self.name, Span.exactly(resources.clock() - begun), 1, 1)
+
+
+def _held(spec: SearchSpec) -> dict[str, str]:
+    return {o: metric for o, metric in HELD.items() if o != "latency" or not spec.by_share}
+
+
+def _result(problem: Problem, spec: SearchSpec, found: Survey) -> dict[str, Any]:
+    """What later stages and screens read, of a search or of one device of its fleet."""
+    held = HELD | ({"latency": "upper_share"} if spec.by_share else {})
+    return {
+        "ranges": {k: list(v) for k, v in found.ranges.items()},
+        "feasible_share": feasible_share(spec, found),
+        "reference": {
+            "accuracy": 100.0 / problem.data.shape.classes,
+            **{o: found.ranges[metric][1] for o, metric in held.items() if metric in found.ranges},
+        },
+    }
 
 
 def most_inherited(points: Sequence[Point]) -> int:

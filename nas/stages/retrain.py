@@ -21,11 +21,12 @@ from nas.core.cost import Span, StageCost, average, repeated
 from nas.core.errors import HwnasError
 from nas.core.events import Checkpoint, Evaluated, Event, Point, Progress, SearchState, StageFinished, Warned
 from nas.core.ports import BlobStore, Problem, Resources
+from nas.core.regularisers import regularisers
 from nas.core.spec import RetrainSpec
 from nas.core.tuning import Ask, Knob, Lesson, Plan, Trial, TrialState
 from nas.stages.pricing import networks, part_of, verified
 from nas.stages.subnets import Subnets
-from nas.stages.verify import ORIGINS, candidates
+from nas.stages.verify import ORIGINS, to_verify
 from nas.training.alone import Alone, AloneRecipe, pack, unpack
 from nas.tuning import in_turn
 
@@ -48,7 +49,8 @@ class RetrainStage:
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Trials that ended before a restart are not repeated. Raises HwnasError when every training diverges."""
         wanted = _wanted(problem)
-        found = {o: [p.arch for p in candidates(problem, state, o, wanted.networks)] for o in ORIGINS}
+        chosen = to_verify(problem, state, wanted.networks)
+        found = {o: [c.point.arch for c in chosen if c.point.origin == o] for o in ORIGINS}
         archs = {arch.id: arch for o in ORIGINS for arch in found[o]}
         learn = Learning(problem, archs, resources.blobs, resources.torch_device, self.checkpoint_s, resources.clock)
         trials = _Trials(self._known(resources, state), wanted, len(archs))
@@ -81,7 +83,8 @@ class RetrainStage:
         known: the range goes from all that can be to none."""
         clock, wanted = resources.clock, _wanted(problem)
         archs, macs = networks(problem.space)
-        recipe = AloneRecipe(wanted.epochs, min(wanted.batch_size, len(problem.data.train)), 0.0, 0.0, 1.0)
+        batch_size = min(wanted.batch_size, len(problem.data.train))
+        recipe = AloneRecipe(wanted.epochs, batch_size, 0.0, 0.0, 1.0, **regularisers(wanted, problem.space))
         val, times = part_of(problem.data.val)
 
         def epoch_s(i: int) -> float:
@@ -143,7 +146,7 @@ class Learning:
         """Scores are accuracies on the validation images, in %. Raises Diverged."""
         problem, wanted, arch = self.problem, _wanted(self.problem), self.archs[trial.group]
         batch_size = min(wanted.batch_size, len(problem.data.train))
-        recipe = AloneRecipe(wanted.epochs, batch_size, **trial.values)
+        recipe = AloneRecipe(wanted.epochs, batch_size, **trial.values, **regularisers(wanted, problem.space))
         seed = int(np.random.default_rng((problem.spec.seed, 20, trial.number)).integers(2**62))
         subnets, alone = _begin(problem, arch, recipe, seed, self.torch_device)
         state = TrialState(trial)

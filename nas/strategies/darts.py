@@ -5,8 +5,8 @@ from __future__ import annotations
 from nas.core import registry
 from nas.core.errors import InvalidSpec
 from nas.core.mixture import is_relaxed
-from nas.core.ports import Problem, Stage
-from nas.core.spec import parse_spec
+from nas.core.ports import Problem, SearchSpace, Stage
+from nas.core.spec import SearchSpec, parse_spec
 from nas.training.gradient.options import DartsParams
 
 
@@ -24,17 +24,30 @@ def darts(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.verify import VerifyStage
 
     params = parse_spec(DartsParams, problem.spec.strategy.params)
-    if not is_relaxed(problem.space):
-        known = ", ".join(n for n in registry.names("nas.search_spaces") if n != problem.space.name)
-        raise InvalidSpec(
-            f"strategy darts mixes operations, which {problem.space.name} does not offer: expected a space with "
-            f"mixtures, such as nas_bench_201 (registered besides: {known})"
-        )
+    check(problem.spec, problem.space)
     least = min(len(problem.data.train) // 2, len(problem.data.train))
     if least < 4:
         raise InvalidSpec(f"strategy darts halves the training images: expected at least 8, got {2 * least}")
     return (EstimateStage(), BilevelStage(params), DeriveStage(), ExploreStage(), VerifyStage(), ExportStage())
 
 
+def check(spec: SearchSpec, space: SearchSpace) -> None:
+    """Raises InvalidSpec for a space without mixtures, or with mixtures that cannot be as the parameters say."""
+    params = parse_spec(DartsParams, spec.strategy.params)
+    if not is_relaxed(space):
+        known = ", ".join(n for n in registry.names("nas.search_spaces") if n != space.name)
+        raise InvalidSpec(
+            f"strategy darts mixes operations, which {space.name} does not offer: expected a space with mixtures, such "
+            f"as nas_bench_201 (registered besides: {known})"
+        )
+    if params.partial not in (partials := space.partials):
+        raise InvalidSpec(
+            f"partial: expected one of {', '.join(map(str, partials))}, since the channels of {space.name} with these "
+            f"parameters cannot be divided otherwise; got {params.partial}"
+        )
+
+
+darts.check = check  # type: ignore[attr-defined]
+darts.supernets_of = ("darts",)  # type: ignore[attr-defined]
 darts.params_model = DartsParams  # type: ignore[attr-defined]
 darts.stage_names = ("estimate", "train", "derive", "explore", "verify", "export")  # type: ignore[attr-defined]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.core.ports import Problem, Stage
 from nas.core.spec import parse_spec
+from nas.strategies.zero_cost import ProxyName, check_proxies
 
 
 class OnceForAllParams(BaseModel):
     """``schedule``: progressive shrinking, or the sandwich rule. ``lr`` is for ``batch_size`` images.
 
     ``epochs`` are epochs over the training images in all phases together. ``explorer`` decides which networks are
-    scored: NSGA-II over a ridge regression of accuracy, or a Gaussian process that also asks where it is unsure.
+    scored: NSGA-II over a ridge regression of accuracy, or a Gaussian process that also asks where it is unsure. The
+    process also learns from zero-cost ``proxies``, by which ``proxy_networks`` random networks are scored.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,14 +30,25 @@ class OnceForAllParams(BaseModel):
     distillation: float = Field(default=1.0, ge=0, le=100)
     checkpoint_s: float = Field(default=10.0, gt=0)
     explorer: Literal["nsga2", "bayesian"] = "nsga2"
+    proxies: list[ProxyName] = Field(default_factory=list)
+    proxy_networks: int = Field(default=128, ge=8, le=10_000)
+    proxy_images: int = Field(default=32, ge=2, le=4_096)
+
+    @model_validator(mode="after")
+    def _proxies_are_read(self) -> OnceForAllParams:
+        check_proxies(self.proxies)
+        if self.proxies and self.explorer != "bayesian":
+            raise ValueError(f"proxies: only the explorer 'bayesian' learns from them, got {self.explorer!r}")
+        return self
 
 
 def once_for_all(problem: Problem) -> tuple[Stage, ...]:
-    """Estimate, train (largest, kernel, depth, width), explore, verify, export."""
+    """Estimate, train (largest, kernel, depth, width), proxies if wanted, explore, verify, export."""
     # Stages need torch; a server that only checks parameters does not.
     from nas.stages.estimate import EstimateStage
     from nas.stages.explore import ExploreStage
     from nas.stages.export import ExportStage
+    from nas.stages.proxies import ProxyStage
     from nas.stages.train import TrainStage
     from nas.stages.verify import VerifyStage
     from nas.training import samplers
@@ -51,8 +65,14 @@ def once_for_all(problem: Problem) -> tuple[Stage, ...]:
         distillation=params.distillation,
     )
     explore = ExploreStage(explorer=params.explorer)
-    return (EstimateStage(), TrainStage(recipe, params.checkpoint_s), explore, VerifyStage(), ExportStage())
+    images = min(params.proxy_images, len(problem.data.train))
+    hints = (ProxyStage(tuple(params.proxies), False, params.proxy_networks, images),) if params.proxies else ()
+    return (EstimateStage(), TrainStage(recipe, params.checkpoint_s), *hints, explore, VerifyStage(), ExportStage())
+
+
+def _stage_names(params: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("estimate", "train", *(("proxies",) if params.get("proxies") else ()), "explore", "verify", "export")
 
 
 once_for_all.params_model = OnceForAllParams  # type: ignore[attr-defined]
-once_for_all.stage_names = ("estimate", "train", "explore", "verify", "export")  # type: ignore[attr-defined]
+once_for_all.stage_names = _stage_names  # type: ignore[attr-defined]

@@ -18,12 +18,14 @@ from nas.core.errors import Diverged
 from nas.core.ports import Dataset
 from nas.core.tuning import Trial, TrialState
 from nas.training.pipeline import Pipeline
+from nas.training.regularise import auxiliary_of, dropped, paths_of, seen
 
 
 @dataclass(frozen=True)
 class AloneRecipe:
     """How a network is trained. ``lr`` is for ``batch_size`` images, falls as a cosine, and rises in a tenth of the
-    epochs, two at most. ``augmentation`` is a multiple of what is usual."""
+    epochs, two at most. ``augmentation`` is a multiple of what is usual. ``drop_path`` is reached at the end;
+    ``auxiliary`` is how much a second classifier's loss counts."""
 
     epochs: int
     batch_size: int
@@ -33,6 +35,8 @@ class AloneRecipe:
     momentum: float = 0.9
     label_smoothing: float = 0.1
     clip_norm: float = 5.0
+    drop_path: float = 0.0
+    auxiliary: float = 0.0
 
 
 class Alone:
@@ -45,8 +49,11 @@ class Alone:
         self.per_epoch = max(1, len(data.train) // recipe.batch_size)
         self._resolution, self._data, self._pipeline = resolution, data, pipeline
         self._recipe, self._seed = recipe, seed
-        decay = [p for p in module.parameters() if p.ndim > 1]
-        plain = [p for p in module.parameters() if p.ndim <= 1]
+        self._paths = paths_of(module)
+        self._middle, self._head = self._second_classifier()
+        learned = [*module.parameters(), *self._head.parameters()]
+        decay = [p for p in learned if p.ndim > 1]
+        plain = [p for p in learned if p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self._optimiser = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=True)
 
@@ -66,25 +73,45 @@ class Alone:
             group["lr"] = self._rate(epoch * self.per_epoch + i)
         self.module.train()
         self._optimiser.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(self.module(x), y, label_smoothing=recipe.label_smoothing)
+        with dropped(self._paths, recipe.drop_path * epoch / recipe.epochs), seen(self._middle) as features:
+            loss = F.cross_entropy(self.module(x), y, label_smoothing=recipe.label_smoothing)
+        if recipe.auxiliary > 0:
+            second = self._head(features[0])
+            loss = loss + recipe.auxiliary * F.cross_entropy(second, y, label_smoothing=recipe.label_smoothing)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Diverged(
                 f"training diverged in epoch {epoch + 1}: loss is {value} at a learning rate of {recipe.lr:g}"
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip_norm)
+        learned = [*self.module.parameters(), *self._head.parameters()]
+        nn.utils.clip_grad_norm_(learned, recipe.clip_norm)
         self._optimiser.step()
         return value
 
     def weights(self) -> dict[str, Any]:
         """What it takes to go on."""
-        return {"net": self.module.state_dict(), "optimiser": self._optimiser.state_dict()}
+        return {
+            "net": self.module.state_dict(),
+            "head": self._head.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+        }
 
     def restore(self, weights: Mapping[str, Any]) -> None:
         """Inverse of ``weights``."""
         self.module.load_state_dict(weights["net"])
+        self._head.load_state_dict(weights.get("head", {}))
         self._optimiser.load_state_dict(weights["optimiser"])
+
+    def _second_classifier(self) -> tuple[nn.Module, nn.Module]:
+        """The module it looks at and itself; where there is none, the network and something without parameters."""
+        nothing = (self.module, nn.Identity())
+        if self._recipe.auxiliary == 0:
+            return nothing
+        with torch.random.fork_rng():
+            torch.manual_seed(int(np.random.default_rng((self._seed, 2)).integers(2**62)))
+            middle, head = auxiliary_of(self.module) or nothing
+        return middle, head.to(next(self.module.parameters()).device)
 
     def _rate(self, step: int) -> float:
         steps = self._recipe.epochs * self.per_epoch

@@ -412,6 +412,10 @@ class Cell(nn.Module):
         self.older, self.newer, self.inputs = older, newer, inputs
         self.operations = nn.ModuleDict(operations)
 
+    def paths(self) -> list[nn.Module]:
+        """What may be dropped while it trains (``nas.training.regularise``): all but identities."""
+        return [op for op in self.operations.values() if not isinstance(op, nn.Identity)]
+
     def forward(self, older: Tensor, newer: Tensor) -> Tensor:
         """(B, 4C, H, W)."""
         states = [self.older(older), self.newer(newer)]
@@ -421,12 +425,40 @@ class Cell(nn.Module):
         return torch.cat(states[2:], dim=1)
 
 
-class Network(nn.Module):
-    """A plain network of cells."""
+class Auxiliary(nn.Sequential):
+    """The second classifier that DARTS trains its evaluation networks with, on 8x8 maps as published; other maps are
+    pooled to the same 2x2."""
 
-    def __init__(self, stem: nn.Module, cells: list[nn.Module], classifier: nn.Module) -> None:
+    def __init__(self, channels: int, map_size: tuple[int, int], classes: int) -> None:
+        pool = nn.AvgPool2d(5, stride=3, count_include_pad=False) if map_size == (8, 8) else nn.AdaptiveAvgPool2d(2)
+        super().__init__(
+            nn.ReLU(),
+            pool,
+            _conv(channels, 128),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            _conv(128, 768, 2),
+            nn.BatchNorm2d(768),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(768, classes),
+        )
+
+
+class Network(nn.Module):
+    """A plain network of cells. ``map_size``: height and width of what its second reduction cell gives."""
+
+    def __init__(
+        self, stem: nn.Module, cells: list[nn.Module], classifier: nn.Linear, map_size: tuple[int, int]
+    ) -> None:
         super().__init__()
         self.stem, self.cells, self.classifier = stem, nn.ModuleList(cells), classifier
+        self.map_size = map_size
+
+    def auxiliary(self) -> tuple[nn.Module, nn.Module]:
+        """The second reduction cell and a classifier of what it gives (``nas.training.regularise``)."""
+        head = Auxiliary(self.classifier.in_features, self.map_size, self.classifier.out_features)
+        return self.cells[2 * len(self.cells) // 3], head
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, classes)."""
@@ -498,5 +530,6 @@ class DartsSupernet(RelaxedSupernet):
         for cell in self.cells:
             assert isinstance(cell, SuperCell)
             cells.append(cell.cut(self.space.chosen(arch.genes, cell.plan.kind)))
-        plain = Network(nn.Sequential(stem, _cut(norm)), cells, classifier)
+        plan = self.space.plans[-1]
+        plain = Network(nn.Sequential(stem, _cut(norm)), cells, classifier, plan.after)
         return plain.to(conv.weight.device).train(self.training)

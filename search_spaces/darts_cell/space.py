@@ -17,11 +17,15 @@ from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes, one_hot
+from nas.core.cells import CellEdge, CellGraph
 from nas.core.errors import InvalidInput, UnknownName
 from nas.core.graph import Graph
+from nas.core.liveness import NONE as NOTHING
+from nas.core.liveness import Trace, chain
 from nas.core.mixture import Mixture
 from nas.core.ports import ImageShape, Layer
 from nas.core.spec import parse_spec
@@ -44,6 +48,19 @@ Kind = Literal["normal", "reduce"]
 KINDS: tuple[Kind, ...] = ("normal", "reduce")
 PAIRS = tuple(tuple(combinations(range(node + 2), 2)) for node in range(NODES))  # inputs of each node
 EDGES = tuple((a, node) for node in range(NODES) for a in range(node + 2))  # from state, to node
+CELLS = tuple(
+    CellGraph(
+        name,
+        ("cell −2", "cell −1", *map(str, range(NODES)), "out"),
+        (
+            *(CellEdge(a, node + 2, f"{kind}.state{a}.node{node}") for a, node in EDGES),
+            *(CellEdge(node + 2, NODES + 2) for node in range(NODES)),
+        ),
+        OPERATIONS,
+        inputs=2,
+    )
+    for kind, name in zip(KINDS, ("normal cell", "reduction cell"), strict=True)
+)
 
 
 class SpaceParams(BaseModel):
@@ -76,6 +93,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> DartsCell:
 
 
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
+build.cells = CELLS  # type: ignore[attr-defined]
 
 
 def _graph() -> Graph:
@@ -115,6 +133,13 @@ class CellPlan:
     width: int
     halve: tuple[int, int] | None
 
+    @property
+    def after(self) -> tuple[int, int]:
+        """Height and width of its nodes."""
+        if self.kind == "normal":
+            return self.height, self.width
+        return -(-self.height // 2), -(-self.width // 2)
+
     def stride(self, state: int) -> int:
         """Of an operation on a state: the two inputs of a reduction cell are halved."""
         return 2 if self.kind == "reduce" and state < 2 else 1
@@ -149,6 +174,8 @@ class DartsCell:
     )
     graph = _graph()
 
+    cells = CELLS
+
     def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
         self.config = params
         self.shape = shape
@@ -181,6 +208,17 @@ class DartsCell:
             if kind == "reduce":
                 h, w = -(-h // 2), -(-w // 2)
         return tuple(plans)
+
+    @property
+    def partials(self) -> tuple[int, ...]:
+        """All that leave an even number of channels, half of which a factorized reduction makes."""
+        return tuple(n for n in range(1, self.config.channels + 1) if self.config.channels % (2 * n) == 0)
+
+    @property
+    def regularisers(self) -> Mapping[str, float]:
+        """What its networks can be trained with: of evaluation networks as published (section A.1.1)."""
+        large = self.config.evaluation
+        return {"drop_path": 0.2 if large else 0.0, "auxiliary": 0.4 if large else 0.0}
 
     def canonical(self, genes_NG: Genes) -> Genes:
         """Every gene is active: all nodes are part of their cell's output."""
@@ -227,13 +265,13 @@ class DartsCell:
         out = [_conv("stem", s.channels, 3 * c, s.height, s.width, 3, affine=True)]
         for plan in self.plans:
             out += self._entry(plan)
-            h, w = _after(plan)
+            h, w = plan.after
             for node, pair in enumerate(self.chosen(arch.genes, plan.kind)):
                 for a, op in pair:
                     out += self._operation(plan, f"{plan.name}.state{a}.node{node}", op, plan.stride(a))
             c = plan.channels
             out.append(Layer(f"{plan.name}.concat", "concat", (c, h, w), (NODES * c, h, w), 0, 0, f"{NODES} nodes"))
-        c_out, (h, w) = NODES * self.plans[-1].channels, _after(self.plans[-1])
+        c_out, (h, w) = NODES * self.plans[-1].channels, self.plans[-1].after
         pool = Layer("pool", "pool", (c_out, h, w), (c_out, 1, 1), 0, 0, "global average")
         weights = c_out * s.classes
         return [
@@ -243,7 +281,7 @@ class DartsCell:
         ]
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """Exact ``params`` and ``macs`` of N networks, each shape (N,)."""
+        """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
         base, by_edge = self._cost_table
         total = np.tile(base, (len(genes_NG), 1))
         for k in range(len(KINDS)):
@@ -252,20 +290,94 @@ class DartsCell:
                 inputs = np.array(PAIRS[node])[genes_NG[:, g]]
                 for which in (0, 1):
                     total += by_edge[k, (inputs[:, which] < 2).astype(int), genes_NG[:, g + 1 + which] + 1]
-        return {"params": total[:, 0], "macs": total[:, 1]}
+        return {
+            "params": total[:, 0],
+            "macs": total[:, 1],
+            "model_bytes": 4 * total[:, 2],
+            "peak_bytes": 4 * self._peak(genes_NG),
+        }
+
+    def _peak(self, genes_NG: Genes) -> Floats:
+        """Numbers that live at once, shape (N,). A cell's newer input, rectified, is kept for the cell after it."""
+        s, stem = self.shape, 3 * self.config.channels * self.shape.height * self.shape.width
+        image = s.channels * s.height * s.width
+        most, last = chain([image, image, image, stem, stem]), self.plans[-1]
+        pooled = NODES * last.channels
+        most = max(most, chain([pooled * last.after[0] * last.after[1], pooled, s.classes]))
+        most_N = np.full(len(genes_NG), most)
+        normal_N = self._cell_peak(genes_NG, "normal", 1.0, 1.0, ())
+        for plan in self.plans:
+            state = plan.channels * plan.height * plan.width
+            newer = plan.c_newer * plan.height * plan.width
+            if plan is self.plans[0]:
+                entry: float = newer + 2 * state  # its two inputs are one
+            else:
+                h, w = plan.halve or (plan.height, plan.width)
+                older, part = plan.c_older * h * w, state / 2
+                if plan.halve:
+                    sliced = _sliced(plan.c_older, h, w)
+                    most_entry = max(older + part + sliced[0], part + chain([*sliced, part]), 2.0 * state)
+                else:
+                    most_entry = older + state
+                entry = max(newer + most_entry, state + 2 * newer, newer + 2 * state)
+            kept = 0 if plan is last else newer
+            if plan.kind == "normal":
+                body_N = state * normal_N
+            else:
+                node = plan.channels * plan.after[0] * plan.after[1]
+                slices = _sliced(plan.channels, plan.height, plan.width)
+                body_N = self._cell_peak(genes_NG, "reduce", state, node, slices)
+            most_N = np.maximum(most_N, np.maximum(entry, kept + body_N))
+        return most_N
+
+    def _cell_peak(self, genes_NG: Genes, kind: Kind, state: float, node: float, slices: tuple[float, ...]) -> Floats:
+        """What lives at once in an exported cell, shape (N,), beside what is kept for the next: its two inputs are of
+        size ``state``, its nodes of size ``node``; ``slices`` are made where an input is halved."""
+        trace = Trace(len(genes_NG), 3 + NODES * (1 + 2 * (6 + (2 + len(slices) if slices else 0))))
+        states = [trace.given(state), trace.given(state)]
+        for n in range(NODES):
+            g = 3 * (KINDS.index(kind) * NODES + n)
+            inputs_N2 = np.array(PAIRS[n])[genes_NG[:, g]]
+            made = []
+            for which in (0, 1):
+                a_N, op_N = inputs_N2[:, which], genes_NG[:, g + 1 + which] + 1
+                halves = (op_N == SKIP) & (a_N < 2) & bool(slices)
+                convolves, pools, twice = op_N >= DIL3, op_N < SKIP, op_N >= SEP3
+                normed = pools & (not self.config.evaluation)
+
+                def where(mask: NDArray[np.bool_], operator: int) -> Genes:
+                    return np.where(mask, operator, NOTHING)
+
+                x_N = np.stack(states, axis=1)[np.arange(len(genes_NG)), a_N]
+                x_N = trace.step(where(convolves | halves, RELU), [x_N], np.where(a_N < 2, state, node))
+                first_N = np.where(pools, op_N + RELU, where(convolves | halves, trace.own()))
+                y_N = trace.step(first_N, [x_N], np.where(halves, node / 2, node))
+                if slices:
+                    for i, size in enumerate(slices):
+                        x_N = trace.step(where(halves, SLICE + i), [x_N], size)
+                    x_N = trace.step(where(halves, trace.own()), [x_N], node / 2)
+                    y_N = trace.step(where(halves, trace.own()), [y_N, x_N], node)
+                y_N = trace.step(where(convolves | halves | normed, trace.own()), [y_N], node)
+                y_N = trace.step(where(twice, RELU), [y_N], node)
+                y_N = trace.step(where(twice, trace.own()), [y_N], node)
+                made.append(trace.step(where(twice, trace.own()), [y_N], node))
+            states.append(trace.step(ADD, made, node))
+        trace.step(trace.own(), states[2:], NODES * node)
+        return trace.peak()
 
     @cached_property
     def _cost_table(self) -> tuple[Floats, Floats]:
-        """Parameters and MACs without any operation, shape (2,); and of an operation in all cells of a kind, by whether
-        its state is an input of the cell, shape (2, 2, 8, 2)."""
-        by_edge = np.zeros((len(KINDS), 2, len(OPERATIONS), 2))
+        """Parameters, MACs and numbers that the exported model holds: without any operation, shape (3,); and of an
+        operation in all cells of a kind, by whether its state is an input of the cell, shape (2, 2, 8, 3)."""
+        by_edge = np.zeros((len(KINDS), 2, len(OPERATIONS), 3))
         for plan in self.plans:
             for from_input in (0, 1):
                 for op in range(1, len(OPERATIONS)):
                     found = self._operation(plan, "", op, plan.stride(0 if from_input else 2))
-                    by_edge[KINDS.index(plan.kind), from_input, op] += _sums(found)
+                    by_edge[KINDS.index(plan.kind), from_input, op] += self._sums(found)
         smallest = Arch(self.name, (0,) * len(self.decisions))  # max pooling everywhere, of two states that are inputs
-        base = _sums(self.layers(smallest))
+        base = self._sums(self.layers(smallest))
+        base[2] += 2 * self.shape.channels  # the image's mean and scale
         for k, kind in enumerate(KINDS):
             for pair in self.chosen(smallest.genes, kind):
                 base -= sum(by_edge[k, int(a < 2), op] for a, op in pair)
@@ -305,6 +417,22 @@ class DartsCell:
 
         return DartsSupernet(self, seed)
 
+    def _sums(self, layers: list[Layer]) -> Floats:
+        held = sum(self._exported(x) for x in layers)
+        return np.array([sum(x.params for x in layers), sum(x.macs for x in layers), held], dtype=np.float64)
+
+    def _exported(self, layer: Layer) -> int:
+        """Weights of a layer in the exported model: batch norm is a bias of the convolution before it, or has four
+        numbers a channel after anything else."""
+        c, affine = layer.out_shape[0], self.config.evaluation
+        if layer.op == "dense":
+            return layer.params - c
+        if layer.op == "pool" and layer.detail.startswith("3x3"):
+            return 0 if affine else 4 * c
+        if layer.op != "pointwise" or layer.name.endswith(".even"):
+            return layer.params
+        return layer.params - (2 * c if affine else 0) + (4 * c if layer.name.endswith(".odd") else c)
+
     def _entry(self, plan: CellPlan) -> Iterator[Layer]:
         """What brings a cell's two inputs to its channels and its map."""
         affine, c = self.config.evaluation, plan.channels
@@ -317,7 +445,7 @@ class DartsCell:
 
     def _operation(self, plan: CellPlan, name: str, op: int, stride: int) -> list[Layer]:
         affine, c = self.config.evaluation, plan.channels
-        h, w = (plan.height, plan.width) if stride == 2 or plan.kind == "normal" else _after(plan)
+        h, w = (plan.height, plan.width) if stride == 2 or plan.kind == "normal" else plan.after
         h_out, w_out = -(-h // stride), -(-w // stride)
         if op in (MAX, AVG):
             detail = f"3x3 {'max' if op == MAX else 'average'}" + (f", stride {stride}" if stride > 1 else "")
@@ -358,15 +486,12 @@ def from_genotype(given: Genotype) -> tuple[int, ...]:
     return tuple(genes)
 
 
-def _after(plan: CellPlan) -> tuple[int, int]:
-    """Height and width of a cell's nodes."""
-    if plan.kind == "normal":
-        return plan.height, plan.width
-    return -(-plan.height // 2), -(-plan.width // 2)
+RELU, ADD, SLICE = 1, 8, 9  # operators of the exported graph; pools are between
 
 
-def _sums(layers: list[Layer]) -> Floats:
-    return np.array([sum(x.params for x in layers), sum(x.macs for x in layers)], dtype=np.float64)
+def _sliced(c: int, h: int, w: int) -> tuple[float, ...]:
+    """Sizes of a map from its second row on, from its second column on as well, and with a border where it is odd."""
+    return (c * (h - 1) * w, c * (h - 1) * (w - 1), *((c * (h - 1 + h % 2) * (w - 1 + w % 2),) * (h % 2 or w % 2)))
 
 
 def _conv(name: str, c_in: int, c_out: int, h: int, w: int, kernel: int, *, affine: bool) -> Layer:

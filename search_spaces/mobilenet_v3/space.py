@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.graph import Graph
+from nas.core.liveness import chain
 from nas.core.ports import ImageShape, Layer
 
 Activation = Literal["relu", "hswish"]
@@ -291,9 +292,12 @@ class MobileNetV3:
         ]
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """Exact ``params`` and ``macs`` of N networks, each shape (N,)."""
-        totals = self._totals(genes_NG, self._cost_tables)
-        return {"params": totals[:, 0], "macs": totals[:, 1]}
+        """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
+        sums_N3, peak_N = np.zeros((len(genes_NG), 3)), np.zeros(len(genes_NG))
+        for part_N4 in self._parts(genes_NG, self._cost_tables):
+            sums_N3 += part_N4[:, :3]
+            np.maximum(peak_N, part_N4[:, 3], out=peak_N)  # between two parts a single tensor lives
+        return {"params": sums_N3[:, 0], "macs": sums_N3[:, 1], "model_bytes": sums_N3[:, 2], "peak_bytes": peak_N}
 
     def features(self, genes_NG: Genes) -> Floats:
         """What latency is learned from, shape (N, F): per kind of operation the number of layers, MACs, elements moved,
@@ -395,7 +399,13 @@ class MobileNetV3:
 
     @cached_property
     def _cost_tables(self) -> list[Floats]:
-        return self._tables(lambda layers: [sum(x.params for x in layers), sum(x.macs for x in layers)], 2)
+        def values(layers: Sequence[Layer]) -> list[float]:
+            numbers = sum(_exported(x) for x in layers)
+            if layers[0].name == "stem":  # the image, and its mean and scale
+                numbers += 2 * self.shape.channels
+            return [sum(x.params for x in layers), sum(x.macs for x in layers), 4 * numbers, 4 * _peak(layers)]
+
+        return self._tables(values, 4)
 
     @cached_property
     def _kinds(self) -> tuple[str, ...]:
@@ -459,6 +469,34 @@ def linear_layer(name: str, c_in: int, c_out: int, detail: str, *, bias: bool) -
     """A fully connected layer."""
     weights = c_in * c_out
     return Layer(name, "linear", (c_in, 1, 1), (c_out, 1, 1), weights + (c_out if bias else 0), weights, detail)
+
+
+def _exported(layer: Layer) -> int:
+    """Weights of a layer in the exported model, where batch norm is a bias of its convolution."""
+    return layer.params - (layer.out_shape[0] if layer.op in ("dense", "depthwise", "pointwise") else 0)
+
+
+def _peak(layers: Sequence[Layer]) -> float:
+    """Numbers that live at once in one part of the exported network; see ``nas.core.liveness``."""
+    held = math.prod(layers[-1].out_shape) if layers[-1].detail.endswith("+ input") else 0
+    sizes: list[float] = [math.prod(layers[0].in_shape)]
+    most = 0.0
+    if layers[0].name == "stem":  # the first block's input is what the stem makes
+        image, stem = sizes[0], math.prod(layers[0].out_shape)
+        most, sizes, layers = chain([image, image, image, stem, stem]), [stem], layers[1:]
+    for layer in layers:
+        size = math.prod(layer.out_shape)
+        if layer.op == "se":
+            c, narrow = layer.out_shape[0], int(layer.detail.split()[1])
+            most = max(most, chain([c, narrow, narrow, c, c], held + size), held + 2 * size + c)
+            sizes.append(size)
+        elif layer.op == "pool":
+            sizes += [size, size]  # flattened
+        else:
+            sizes += [size, size] if "ReLU" in layer.detail or "h-swish" in layer.detail else [size]
+    if held:
+        most = max(most, 3 * held)  # both summands and the sum
+    return max(most, chain(sizes, held))
 
 
 def _work(layer: Layer) -> tuple[float, ...]:

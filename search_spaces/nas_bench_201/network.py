@@ -185,6 +185,10 @@ class Cell(nn.Module):
         super().__init__()
         self.operations = nn.ModuleDict(operations)
 
+    def paths(self) -> list[nn.Module]:
+        """What may be dropped while it trains (``nas.training.regularise``): all but identities."""
+        return [op for op in self.operations.values() if not isinstance(op, nn.Identity)]
+
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """Same shape."""
         nodes: dict[int, torch.Tensor] = {0: x_BCHW}

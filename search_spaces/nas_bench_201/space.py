@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes, every, one_hot
+from nas.core.cells import CellEdge, CellGraph
 from nas.core.errors import InvalidInput, UnknownName
 from nas.core.graph import Graph
+from nas.core.liveness import NONE as NOTHING
+from nas.core.liveness import Trace, chain
 from nas.core.mixture import Mixture
 from nas.core.ports import ImageShape, Layer
 from nas.core.spec import parse_spec
@@ -30,6 +34,9 @@ EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node; 
 NODES = 4
 STAGES = 3
 PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # edges of each way from input to output
+CELLS = (
+    CellGraph("cell", ("in", "1", "2", "out"), tuple(CellEdge(a, b, f"edge{a}{b}") for a, b in EDGES), OPERATIONS),
+)
 _INPUT, _OUTPUT = len(EDGES), len(EDGES) + 1  # of the graph, whose first places are the edges
 
 
@@ -61,6 +68,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> NasBench201:
 
 
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
+build.cells = CELLS  # type: ignore[attr-defined]
 
 
 def active_edges(genes_NG: Genes) -> NDArray[np.bool_]:
@@ -123,6 +131,8 @@ class NasBench201:
         presence_C=(1.0,) * (len(EDGES) * (len(OPERATIONS) - 1) + 2),
     )
 
+    cells = CELLS
+
     def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
         self.config = params
         self.shape = shape
@@ -143,6 +153,16 @@ class NasBench201:
     def widths(self) -> tuple[int, ...]:
         """Channels of each stage."""
         return tuple(self.config.channels * 2**s for s in range(STAGES))
+
+    @property
+    def partials(self) -> tuple[int, ...]:
+        """All that divide the channels."""
+        return tuple(n for n in range(1, self.config.channels + 1) if self.config.channels % n == 0)
+
+    @property
+    def regularisers(self) -> Mapping[str, float]:
+        """What its networks can be trained with; those of the table were trained without."""
+        return {"drop_path": 0.0}
 
     def canonical(self, genes_NG: Genes) -> Genes:
         """Edges on no path from input to output set to ``none``."""
@@ -195,19 +215,46 @@ class NasBench201:
         ]
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """Exact ``params`` and ``macs`` of N networks, each shape (N,)."""
+        """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
         canonical = self.canonical(genes_NG)
         base, by_operation = self._cost_table
         total = base + sum(by_operation[canonical[:, e]] for e in range(len(EDGES)))
-        return {"params": total[:, 0], "macs": total[:, 1]}
+        maps_K, folds_K = _cell_traces()
+        cells_N = np.ravel_multi_index(tuple(canonical.T), (len(OPERATIONS),) * len(EDGES))
+        maps_N, folds_N = maps_K[cells_N], folds_K[cells_N]
+        cut_N = (canonical == NONE).all(axis=1)
+        # A cell that is cut multiplies by a zero that the model holds; where the last cell ends in a convolution, the
+        # batch norm after it is part of that.
+        numbers_N = total[:, 2] + len(self.widths) * self.config.cells * cut_N - 4 * self.widths[-1] * folds_N
+        return {
+            "params": total[:, 0],
+            "macs": total[:, 1],
+            "model_bytes": 4 * numbers_N,
+            "peak_bytes": 4 * self._peak(maps_N),
+        }
+
+    def _peak(self, maps_N: Floats) -> Floats:
+        """Numbers that live at once, shape (N,), by maps that live at once in a cell: between two parts of the network
+        a single tensor lives."""
+        c, h, w = self.shape.channels, self.shape.height, self.shape.width
+        maps = [width * -(-h // 2**s) * -(-w // 2**s) for s, width in enumerate(self.widths)]
+        last = self.widths[-1]
+        most = max(
+            chain([c * h * w, c * h * w, c * h * w, maps[0]]),
+            chain([maps[-1], maps[-1], maps[-1], last, last, self.shape.classes]),
+            *(_reduction_peak(large, small) for large, small in pairwise(maps)),
+        )
+        return np.asarray(np.maximum(most, max(maps) * maps_N))
 
     @cached_property
     def _cost_table(self) -> tuple[Floats, Floats]:
-        """Parameters and MACs without any edge, shape (2,), and of each operation on one edge, shape (5, 2)."""
+        """Parameters, MACs and numbers that the exported model holds: without any edge, shape (3,), and of each
+        operation on one edge, shape (5, 3)."""
 
         def totals(genes: tuple[int, ...]) -> Floats:
             layers = self.layers(Arch(self.name, genes))
-            return np.array([sum(x.params for x in layers), sum(x.macs for x in layers)], dtype=np.float64)
+            held = 2 * self.shape.channels + sum(_exported(x) for x in layers)  # the image's mean and scale
+            return np.array([sum(x.params for x in layers), sum(x.macs for x in layers), held], dtype=np.float64)
 
         base = totals((NONE,) * len(EDGES))
         # The edge from input to output alone keeps itself alive.
@@ -252,6 +299,46 @@ class NasBench201:
         from search_spaces.nas_bench_201.network import NasBench201Supernet
 
         return NasBench201Supernet(self, seed)
+
+
+def _exported(layer: Layer) -> int:
+    """Weights of a layer in the exported model, where batch norm is a bias of the convolution before it; the last one
+    follows a sum."""
+    if layer.op == "norm":
+        return 2 * layer.params  # mean and variance too
+    normalised = layer.op in ("dense", "pointwise") and not layer.name.endswith("shortcut")
+    return layer.params - (layer.out_shape[0] if normalised else 0)
+
+
+def _reduction_peak(large: int, small: int) -> float:
+    """Numbers that live at once between two stages, from a map of ``large`` to one of ``small``."""
+    pooled = small // 2
+    return max(pooled + chain([large, large, small, small, small]), 3 * small)
+
+
+RELU, AVERAGE, ADD, MULTIPLY = range(1, 5)
+
+
+@cache
+def _cell_traces() -> tuple[Floats, NDArray[np.bool_]]:
+    """Maps that live at once in an exported cell, and whether its output is that of a convolution, of every gene vector
+    in the order of ``every``, as if it were canonical."""
+    genes_KG = every(NasBench201.decisions)
+    trace = Trace(len(genes_KG), 3 * len(EDGES) + 2)
+    nodes = [trace.given(1.0)] + [np.full(len(genes_KG), -1)] * (NODES - 1)
+    for e, (a, b) in enumerate(EDGES):
+        op_N, made_N = genes_KG[:, e], nodes[b]
+        convolves, carries = op_N >= CONV1, op_N != NONE
+        x_N = trace.step(np.where(convolves, RELU, NOTHING), [nodes[a]], 1.0)
+        kind_N = np.where(convolves, trace.own(), np.where(op_N == POOL, AVERAGE, NOTHING))
+        x_N = trace.step(kind_N, [x_N], 1.0)
+        sum_N = trace.step(np.where(carries & (made_N >= 0), ADD, NOTHING), [made_N, x_N], 1.0)
+        nodes[b] = np.where(carries, np.where(made_N >= 0, sum_N, x_N), made_N)
+    cut_N = nodes[-1] < 0
+    zeros_N = trace.step(np.where(cut_N, MULTIPLY, NOTHING), [nodes[0]], 1.0)
+    out_N = np.where(cut_N, zeros_N, nodes[-1])
+    trace.keep(out_N)
+    return trace.peak(), trace.made_by_own(out_N)
 
 
 _SEQUENCES = 40  # of up to three operations that are neither none nor identity

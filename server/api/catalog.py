@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter
 
 from nas.core import registry
+from nas.core.arch import Arch
+from nas.core.cells import CellGraph
 from nas.core.errors import StorageError
-from nas.core.views import HealthView, SpaceView, StrategyView, WorkerView
+from nas.core.mixture import is_relaxed
+from nas.core.ports import SearchSpace
+from nas.core.views import CellEdgeView, CellView, HealthView, SpaceView, StrategyView, WorkerView
 from server.settings import Settings
 from server.store.store import Store
 
@@ -48,7 +54,12 @@ def routes(settings: Settings, store: Store) -> APIRouter:
         """Every registered search space with its presets."""
         found = [(name, registry.load("nas.search_spaces", name)) for name in registry.names("nas.search_spaces")]
         return [
-            SpaceView(name=name, summary=_summary(build), presets=list(getattr(build, "presets", ())))
+            SpaceView(
+                name=name,
+                summary=_summary(build),
+                presets=list(getattr(build, "presets", ())),
+                cells=cell_views(getattr(build, "cells", ())),
+            )
             for name, build in found
         ]
 
@@ -64,6 +75,34 @@ def routes(settings: Settings, store: Store) -> APIRouter:
         return registry.names("nas.datasets")
 
     return router
+
+
+def cell_views(cells: Iterable[CellGraph], chosen: Mapping[str, str] | None = None) -> list[CellView]:
+    """Kinds of cells; with what a network has on its edges, by their names."""
+    return [
+        CellView(
+            name=cell.name,
+            nodes=list(cell.nodes),
+            edges=[
+                CellEdgeView(start=e.start, end=e.end, name=e.name, operation=(chosen or {}).get(e.name, ""))
+                for e in cell.edges
+            ],
+            operations=list(cell.operations),
+            inputs=cell.inputs,
+        )
+        for cell in cells
+    ]
+
+
+def cells_of(space: SearchSpace, arch: Arch) -> list[CellView]:
+    """The cells of one network; none for a space that knows no cells."""
+    cells = getattr(space, "cells", ())
+    if not cells or not is_relaxed(space):
+        return []
+    canonical_G = space.canonical(np.array([arch.genes]))[0]
+    mixture, table_EO = space.mixture, space.table(canonical_G)
+    kept = [(name, row) for name, row in zip(mixture.edges, table_EO, strict=True) if row.any()]
+    return cell_views(cells, {name: mixture.operations[int(row.argmax())] for name, row in kept})
 
 
 def _summary(plugin: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,10 +18,13 @@ from nas.core.arch import space_size
 from nas.core.errors import Conflict, HwnasError, InvalidData, InvalidSpec, NotFound, UnknownName
 from nas.core.events import Origin
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
-from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
-from nas.core.views import DryRunView
+from nas.core.regularisers import regularisers
+from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
+from nas.core.views import DryRunView, ReachView
+from nas.energy import metered
 from nas.engine import stage_names
-from nas.stages.estimate import SAMPLED, Survey, feasible_share, out_of_reach, survey, too_few_networks
+from nas.fleet import FleetPredictor
+from nas.stages.estimate import SAMPLED, Survey, feasible_share, not_told, survey, too_few_networks, unreachable
 from predictors.figures import require_usable
 from predictors.storage import load_predictor
 from predictors.tables import RawTable
@@ -55,48 +58,80 @@ def examine(spec: SearchSpec, store: Store) -> Report:
     strategy = registry.load("nas.strategies", spec.strategy.name)
     _check_params(strategy, spec)
     space = space_of(spec.space, spec.data)
-    if hasattr(strategy, "check"):  # of parameters against the space
+    if hasattr(strategy, "check"):  # of the spec against what the strategy needs, and of parameters against the space
         strategy.check(spec, space)
-    predictor = store.queries.predictor_for(spec.device, space.id)
-    problems: list[HwnasError] = []
-    if predictor is None:
-        problems.append(_no_predictor(spec, space, store.queries))
+    if spec.retrain is not None:
+        regularisers(spec.retrain, space)
+    predictors = {name: store.queries.predictor_for(name, space.id) for name in spec.devices}
+    there = {name: found for name, found in predictors.items() if found is not None}
+    problems: list[HwnasError] = [
+        _no_predictor(spec.on(name), space, store.queries) for name in spec.devices if name not in there
+    ]
     problems += _supernet_problems(spec, space, store.queries)
-    known = _survey(_Surveyed(space.id, predictor, space, store.blobs))
-    problems += out_of_reach(spec, known)
+    energy = store.queries.energy_for(spec.device, space.id) if spec.fleet is None else None
+    whole = there if len(there) == len(predictors) else {}
+    bounds_ms = FleetPredictor.bounds_of(spec)
+    known = _survey(_Surveyed(space.id, tuple(whole.items()), tuple(bounds_ms.items()), energy, space, store.blobs))
+    by_device = {
+        name: _survey(_Surveyed(space.id, ((name, found),), (), None, space, store.blobs))
+        for name, found in there.items()
+        if spec.fleet is not None
+    }
+    problems += not_told(spec, known)
+    problems += unreachable(spec, known, by_device)
     if known.networks is not None:
         problems += too_few_networks(spec, known, _inherited(spec, store.queries))
     stages = stage_names(spec)
+    bounds = [spec.bound_on(name) for name in spec.devices]
     view = DryRunView(
         feasible=not problems,
         problems=[str(p) for p in problems],
         space_size=float(space_size(space.decisions)),
         ranges=dict(known.ranges),
         lowest_reachable_ms=known.lowest.get("upper_ms"),
-        feasible_share=feasible_share(spec, known) if predictor is not None or spec.bound("latency") is None else None,
+        feasible_share=feasible_share(spec, known) if whole or all(b is None for b in bounds) else None,
         sampled=SAMPLED,
         stages=list(stages),
         spec_hash=spec.content_hash,
+        fleet=[_reach(spec.on(name), by_device.get(name)) for name in spec.devices] if spec.fleet is not None else [],
     )
     return Report(space, stages, tuple(problems), view)
 
 
+def _reach(spec: SearchSpec, found: Survey | None) -> ReachView:
+    ranges = found.ranges.get("predicted_ms") if found is not None else None
+    return ReachView(
+        device=spec.device,
+        bound_ms=spec.bound("latency"),
+        range_ms=ranges,
+        lowest_reachable_ms=found.lowest["upper_ms"] if found is not None else None,
+        feasible_share=feasible_share(spec, found) if found is not None else None,
+    )
+
+
 @dataclass(frozen=True)
 class _Surveyed:
-    """What a survey is of, by content: the space's id, and family and blob of the predictor."""
+    """What a survey is of, by content: the space's id, family and blob of what predicts latency, by device, and of what
+    predicts energy. Several devices are a fleet, with what latency is a share of, if it is."""
 
     space_id: str
-    predictor: tuple[str, str] | None
+    predictors: tuple[tuple[str, tuple[str, str]], ...]
+    bounds_ms: tuple[tuple[str, float], ...]
+    energy: tuple[str, str] | None
     space: SearchSpace = field(compare=False)
     blobs: BlobStore = field(compare=False)
 
 
 @lru_cache(maxsize=32)  # it takes a fifth of a second, and depends on nothing but content that never changes
 def _survey(of: _Surveyed) -> Survey:
-    if of.predictor is None:
-        return survey(of.space, None)
-    family, blob = of.predictor
-    return survey(of.space, load_predictor(family, of.blobs.get(blob)))
+    def loaded(named: tuple[str, str]) -> LatencyPredictor:
+        return load_predictor(named[0], of.blobs.get(named[1]))
+
+    space = metered(of.space, loaded(of.energy) if of.energy is not None else None)
+    predictors = {name: loaded(named) for name, named in of.predictors}
+    if len(predictors) > 1:
+        return survey(space, FleetPredictor(predictors, dict(of.bounds_ms)))
+    return survey(space, next(iter(predictors.values()), None))
 
 
 def check_data_path(data: DataSpec, settings: Settings) -> None:
@@ -128,13 +163,18 @@ def check_device(spec: DeviceSpec, store: Store) -> None:
     _check_profiled_alike(spec, store.queries)
     if spec.predictor == Transfer.family and spec.source == "roofline":
         raise InvalidSpec("predictor: 'transfer' learns from measured devices, and peak figures are none")
-    if spec.predictor == Transfer.family and spec.source in ("worker", "agent"):
+    if spec.beside_relatives and spec.source in ("worker", "agent"):
         relatives = store.queries.relatives(spec)
         if sum(networks > spec.samples for _, networks in relatives) < FEWEST_DEVICES:
             there = ", ".join(f"{name} ({networks})" for name, networks in relatives) or "none"
+            others = (
+                f"{FEWEST_DEVICES} other devices for this space and data with more than {spec.samples} networks each; "
+                f"there are: {there}"
+            )
+            if spec.predictor == Transfer.family:
+                raise InvalidSpec(f"predictor: {spec.predictor!r} expects {others}")
             raise InvalidSpec(
-                f"predictor: {spec.predictor!r} expects {FEWEST_DEVICES} other devices for this space and data with "
-                f"more than {spec.samples} networks each; there are: {there}"
+                f"samples: expected at least {FEWEST_ALONE}, got {spec.samples}; fewer will do beside {others}"
             )
     if spec.table is not None:
         try:
@@ -232,8 +272,19 @@ def _supernet_problems(spec: SearchSpec, space: SearchSpace, queries: Queries) -
         yield InvalidSpec(f"supernet: search {spec.supernet} is over the space {space_id}, this one over {space.id}")
     elif other.data != spec.data:
         yield InvalidSpec(f"supernet: search {spec.supernet} was trained on other data: {other.data!r}")
+    elif other.strategy.name not in (known := _supernets_of(spec.strategy.name)):
+        yield InvalidSpec(
+            f"supernet: strategy {spec.strategy.name} goes on from supernets of {' or '.join(known)}, search "
+            f"{spec.supernet} trained one by {other.strategy.name}"
+        )
     elif queries.supernet(spec.supernet) is None:
         yield Conflict(f"supernet: search {spec.supernet} has not finished its training")
+
+
+def _supernets_of(strategy: str) -> Sequence[str]:
+    """The strategies whose supernets one can go on from: all, unless it says which."""
+    named = getattr(registry.load("nas.strategies", strategy), "supernets_of", None)
+    return registry.names("nas.strategies") if named is None else named
 
 
 def _inherited(spec: SearchSpec, queries: Queries) -> int:

@@ -16,11 +16,16 @@ _BOUNDS = {
     "accuracy": "Least accuracy (%)",
     "params": "Parameter bound",
     "macs": "MACs bound",
+    "peak_memory": "Peak memory bound (bytes)",
+    "model_bytes": "Model size bound (bytes)",
+    "energy": "Energy bound (mJ)",
 }
 
 
 def can_fork(search: SearchView) -> bool:
     """Whether the search has a trained supernet to go on from."""
+    if search.spec.strategy.name == "zero_cost":
+        return False  # which trains none
     trained = any(s.name == "train" and s.status == "finished" for s in search.stages)
     return search.status == "succeeded" or search.spec.supernet is not None or trained
 
@@ -55,6 +60,7 @@ async def fork_dialog(client: Client, frame: Frame, search: SearchView) -> None:
         def body() -> ForkBody:
             """What differs from the parent. Raises InvalidSpec."""
             record = spec.model_dump(mode="json") | {
+                **({"fleet": None} if device.value != spec.device else {}),
                 "name": name.value,
                 "device": device.value,
                 "seed": seed.value,

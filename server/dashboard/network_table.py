@@ -8,21 +8,29 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
-from nas.core.metrics import METRICS
+from nas.core.metrics import METRICS, SHARES
 from nas.core.views import PointView
 from server.dashboard.frame import div, heading, text
 from server.dashboard.shown import Shown, subnet_url
 
 # In this order; a metric that no network of the search has gets no column.
 _COLUMNS = (
+    "proxy_score",
     "val_accuracy",
     "trained_accuracy",
     "test_accuracy",
     "predicted_ms",
     "upper_ms",
     "measured_ms",
+    "predicted_share",
+    "upper_share",
+    "measured_share",
     "params",
     "macs",
+    "peak_bytes",
+    "model_bytes",
+    "predicted_mj",
+    "upper_mj",
 )
 
 
@@ -75,6 +83,8 @@ class NetworkTable:
         self._points = shown.points
         self._box.set_visibility(bool(shown.points))
         names = [n for n in _COLUMNS if any(n in p.metrics for p in shown.points)]
+        if "predicted_share" in names:  # milliseconds then say something on one device only
+            names = [n for n in names if n not in SHARES]
         kinds = {n: view.kind for p in shown.points for n, view in p.metrics.items()}
         if names != self._columns:
             self._columns = names
@@ -112,8 +122,10 @@ _STATUS_CELL = """<q-td :props="props">
 _FORMATS = {
     "%": "v => v == null ? '–' : v.toFixed(2)",
     "ms": "v => v == null ? '–' : v.toPrecision(3)",
+    "mJ": "v => v == null ? '–' : v.toPrecision(3)",
+    "B": "v => v == null ? '–' : v.toLocaleString('en')",
     "": "v => v == null ? '–' : v >= 1e9 ? (v / 1e9).toPrecision(3) + ' G' : v >= 1e6 ? (v / 1e6).toPrecision(3) + ' M'"
-    " : v >= 1e3 ? (v / 1e3).toPrecision(3) + ' k' : v",
+    " : v >= 1e3 ? (v / 1e3).toPrecision(3) + ' k' : +v.toPrecision(4)",
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.core.lifecycle import JobStatus
-from nas.core.views import ArtifactView, EventView, FrontView, MeView, PointView, SearchView
+from nas.core.views import ArtifactView, CellView, EventView, FrontView, MeView, PointView, SearchView
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Relative:
 @dataclass(frozen=True)
 class Shown:
     """One look at a search. ``points`` are the best of ``total`` evaluated networks, ``changes`` its StatusChanged
-    and ``traces`` its Traced events; ``parent`` is None if it has none or that was deleted."""
+    and ``traces`` its Traced events (of a space with kinds of ``cells``), ``refits`` its Refitted events; ``parent`` is
+    None if it has none or that was deleted."""
 
     search: SearchView
     front: FrontView
@@ -34,6 +35,8 @@ class Shown:
     children: tuple[Relative, ...]
     me: MeView
     traces: tuple[EventView, ...] = ()
+    refits: tuple[EventView, ...] = ()
+    cells: tuple[CellView, ...] = ()
 
 
 def by_seed(traces: Sequence[EventView]) -> dict[int, list[Mapping[str, Any]]]:

@@ -10,9 +10,10 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.errors import HwnasError, InvalidSpec
-from nas.core.spec import SearchSpec, parse_spec, parse_yaml
+from nas.core.spec import FleetSpec, RetrainSpec, SearchSpec, parse_spec, parse_yaml
 from nas.core.views import CostView, DeviceView, DryRunView, SearchView, SpaceView, StageCostView, StrategyView
 from server.dashboard import words
+from server.dashboard.fork_dialog import can_fork
 from server.dashboard.frame import Live, Part, ask, bar, copy_button, div, facts, framed, heading, notice, text
 from server.dashboard.spec_text import spec_text
 
@@ -24,7 +25,7 @@ async def submit_page(client: Client, supernet: str, device: str) -> None:
     forms: list[SubmitForm] = []
 
     def fetch() -> Catalog:
-        finished = client.searches(status="succeeded", limit=100).items
+        finished = [s for s in client.searches(status="succeeded", limit=100).items if can_fork(s)]
         return client.spaces(), client.strategies(), client.datasets(), client.devices(), finished
 
     with framed(client, "New search", "/submit") as frame:
@@ -79,6 +80,7 @@ class SubmitForm:
                 ui.select(_with(ready, chosen), label="Device", value=chosen, with_input=False),
                 "" if ready else "no device has a predictor yet: add one under Devices",
             )
+            self._draw_fleet(ready, start.fleet if chosen == start.device else None)
             bound = start.bound("latency")
             self._bound = self._add(
                 ui.number("Latency bound (ms)", value=bound, min=0, step=0.1, format="%g").props("clearable"),
@@ -111,6 +113,12 @@ class SubmitForm:
                         value=start.strategy.name,
                     )
                 )
+                self._retrain = self._add(
+                    ui.number(
+                        "Retrain, epochs", min=1, format="%d", value=start.retrain.epochs if start.retrain else None
+                    ).props("clearable"),
+                    "trains what is found from scratch; zero_cost cannot do without",
+                )
                 self._seed = self._add(ui.number("Seed", value=start.seed, min=0, format="%d"))
                 self._cpus = self._add(ui.number("Processor cores", value=start.resources.cpus, min=1, format="%d"))
                 self._gpus = self._add(ui.number("GPUs", value=start.resources.gpus, min=0, format="%d"))
@@ -121,6 +129,22 @@ class SubmitForm:
                 self._macs_bound = self._add(
                     ui.number("MACs bound", min=1, format="%d", value=start.bound("macs")).props("clearable"),
                     "makes MACs an objective",
+                )
+                self._peak_bound = self._add(
+                    ui.number("Peak memory bound (bytes)", min=1, format="%d", value=start.bound("peak_memory")).props(
+                        "clearable"
+                    ),
+                    "activations that live at once, batch 1; makes it an objective",
+                )
+                self._size_bound = self._add(
+                    ui.number("Model size bound (bytes)", min=1, format="%d", value=start.bound("model_bytes")).props(
+                        "clearable"
+                    ),
+                    "weights in float32; makes it an objective",
+                )
+                self._energy_bound = self._add(
+                    ui.number("Energy bound (mJ)", min=0, format="%g", value=start.bound("energy")).props("clearable"),
+                    "of a device whose table tells energies; makes it an objective",
                 )
                 self._export = self._add(
                     ui.number("Networks to export", min=1, format="%d", value=start.export.count).props("clearable"),
@@ -148,6 +172,35 @@ class SubmitForm:
             self._time = ui.button("Time it on a worker", icon="timer", on_click=self._price).props("outline no-caps")
             self._go = ui.button("Submit", icon="send", on_click=self._submit).props("unelevated no-caps")
         self._found = Part(lambda found, timed: _draw_dry_run(found, timed) if found is not None else None)
+
+    def _draw_fleet(self, ready: list[str], start: FleetSpec | None) -> None:
+        further = list(start.devices[1:]) if start is not None else []
+        self._further = None
+        if len(ready) < 2 and not further:
+            return
+        self._further = self._add(
+            ui.select(
+                [*dict.fromkeys([*ready, *further])], multiple=True, label="Further devices", value=further
+            ).props("use-chips"),
+            "optional: several devices in one search",
+        )
+        fronts = {"worst_case": "One, for the worst case", "each": "One for each device"}
+        front = start.front if start is not None else "worst_case"
+        self._fleet_front = self._add(ui.select(fronts, label="Front of several devices", value=front))
+        bounds_ms = start.bounds_ms if start is not None else {}
+        self._fleet_bounds = self._add(
+            ui.textarea("Latency bounds by device (YAML)", value=_yaml(bounds_ms)).props("rows=2"),
+            "optional, in ms, such as board: 12",
+        )
+
+    def _fleet(self) -> dict[str, Any] | None:
+        """Several devices as a spec's record. Raises InvalidSpec for YAML that is none."""
+        first = self._device.value
+        others = [name for name in self._further.value if name != first] if self._further is not None else []
+        if not others:
+            return None
+        bounds_ms = _mapping("latency bounds by device", self._fleet_bounds.value)
+        return {"devices": [first, *others], "front": self._fleet_front.value, "bounds_ms": bounds_ms}
 
     def _draw_preview(self) -> None:
         with div("card stack"):
@@ -178,7 +231,14 @@ class SubmitForm:
     def _record(self) -> dict[str, Any]:
         """The form as a spec's record. Raises InvalidSpec for YAML that is none."""
         objectives: list[dict[str, Any]] = [{"name": "accuracy"}, {"name": "latency", "bound": self._bound.value}]
-        for name, bound in (("params", self._params_bound.value), ("macs", self._macs_bound.value)):
+        further = {
+            "params": self._params_bound.value,
+            "macs": self._macs_bound.value,
+            "peak_memory": self._peak_bound.value,
+            "model_bytes": self._size_bound.value,
+            "energy": self._energy_bound.value,
+        }
+        for name, bound in further.items():
             if bound:
                 objectives.append({"name": name, "bound": bound})
         preset = {"preset": self._preset.value} if self._preset.value else {}
@@ -194,13 +254,22 @@ class SubmitForm:
             },
             "data": {"name": self._data.value, "path": self._path.value or None},
             "device": self._device.value,
+            "fleet": self._fleet(),
             "objectives": objectives,
             "budget": {"evaluations": self._evaluations.value, "verified": self._verified.value},
             "export": {"count": self._export.value, "int8": self._int8.value},
             "resources": {"cpus": self._cpus.value, "gpus": self._gpus.value},
             "seed": self._seed.value,
             "supernet": self._supernet.value or None,
+            "retrain": self._retrained(),
         }
+
+    def _retrained(self) -> dict[str, Any] | None:
+        if not self._retrain.value:
+            return None
+        usual = RetrainSpec()
+        networks = min(usual.networks, int(self._verified.value or usual.networks))
+        return {"epochs": self._retrain.value, "networks": networks}
 
     def _spec(self) -> SearchSpec:
         return parse_spec(SearchSpec, self._record())
@@ -262,6 +331,10 @@ def _draw_dry_run(found: DryRunView, timed: bool) -> None:
             rows.append(
                 ("Networks within the bounds", f"{found.feasible_share * 100:.1f} % of {found.sampled} sampled")
             )
+        for r in found.fleet:
+            if r.lowest_reachable_ms is not None and r.feasible_share is not None:
+                least = words.quantity(r.lowest_reachable_ms, "ms")
+                rows.append((f"On {r.device}", f"lowest {least}; {r.feasible_share * 100:.1f} % within its bounds"))
         for name, (low, high) in found.ranges.items():
             unit, kind = words.unit_and_kind(name)
             title = words.label(name) if kind in words.label(name).lower() else f"{words.label(name)} ({kind})"

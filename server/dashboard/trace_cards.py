@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nicegui import ui
 
-from nas.core.views import EventView
-from server.dashboard import charts
-from server.dashboard.frame import div, heading, kind_chip, text
+from nas.core.views import CellView, EventView
+from server.dashboard import cells, charts, words
+from server.dashboard.frame import div, figure, heading, kind_chip, text
 from server.dashboard.shown import by_seed
+
+_LEGEND = "the strongest operation of every edge; the surer, the stronger its line"
+_LEGEND_KEPT = f"{_LEGEND}. Dashed: edges that would be left out"
 
 
 class TraceCard:
-    """A small chart for every reading, and weights of operations by edge, of one seed's run. Hidden while there are no
-    readings."""
+    """A small chart for every reading, and of one seed's run the cells as they are now and weights of operations by
+    edge. Hidden while there are no readings."""
 
     def __init__(self) -> None:
         self._box = div("part card")
         self._box.set_visibility(False)
         self._events: tuple[EventView, ...] = ()
+        self._cells: tuple[CellView, ...] = ()
+        self._derived: Mapping[str, Any] = {}
         self._seed: int | None = None
         self._made: tuple[object, ...] = ()
         self._charts: dict[str, ui.echart] = {}
+        self._graphs: ui.html | None = None
 
-    def show(self, events: tuple[EventView, ...]) -> None:
-        """Draws the ``traced`` events of a search's runs over epochs; other readings have cards of their own."""
+    def show(self, events: tuple[EventView, ...], kinds: tuple[CellView, ...], derived: Mapping[str, Any]) -> None:
+        """Draws the ``traced`` events of a search's runs over epochs, other readings have cards of their own; the cells
+        of these kinds; and what of every seed was ``derived`` in the end."""
         events = tuple(e for e in events if "epoch" in e.body["values"])
-        if events != self._events:
-            self._events = events
+        if (events, kinds, derived) != (self._events, self._cells, self._derived):
+            self._events, self._cells, self._derived = events, kinds, derived
             self._draw()
 
     def _draw(self) -> None:
@@ -41,20 +49,31 @@ class TraceCard:
         drawn = charts.traces(runs)
         last = runs[self._seed][-1]
         drawn |= {"mixture": charts.mixture(last)} if last["table"] else {}
-        if (tuple(drawn), tuple(runs)) == self._made:
+        graphs = [(kind, cells.strongest(kind, last)) for kind in self._cells] if last["table"] else []
+        made = (tuple(drawn), tuple(runs), len(graphs), self._derived)
+        if made == self._made:
+            if self._graphs is not None:
+                self._graphs.set_content(cells.figures(graphs))
             for name, options in drawn.items():
                 self._charts[name].options.clear()
                 self._charts[name].options.update(options)
                 self._charts[name].update()
             return
-        self._made = (tuple(drawn), tuple(runs))
+        self._made = made
         self._box.clear()
         with self._box:
             self._draw_head(list(runs))
+            _draw_seeds(self._derived)
             with div("fit traces"):
                 for name, options in drawn.items():
                     if name != "mixture":
                         self._add(name, options, "chart trace", f"{charts.trace_title(name)} by epoch")
+            self._graphs = None
+            if graphs:
+                with div("flow").style("margin: 1rem 0 .5rem"):
+                    heading("What is strongest now", 3)
+                    text(_LEGEND if self._cells[0].inputs is None else _LEGEND_KEPT, "small muted", "span")
+                self._graphs = ui.html(cells.figures(graphs), sanitize=False)
             if "mixture" in drawn:
                 self._add("mixture", drawn["mixture"], "chart mixture", "Weight of every operation on every edge")
                 text("The mixture after the last epoch: weight of every operation on every edge.", "small muted")
@@ -76,3 +95,16 @@ class TraceCard:
     def _add(self, name: str, options: charts.Options, classes: str, label: str) -> None:
         chart = ui.echart(options, renderer="svg").classes(classes).props(f'role="img" aria-label="{label}"')
         self._charts[name] = chart
+
+
+def _draw_seeds(derived: Mapping[str, Any]) -> None:
+    """Validation accuracy of what each seed has found, and their mean and deviation; nothing for a single seed."""
+    seeds = [s for s in derived.get("seeds", []) if s["val_accuracy"] is not None]
+    if len(seeds) < 2:
+        return
+    mean, deviation = derived["mean_val_accuracy"], derived["deviation_val_accuracy"]
+    with div("figures").style("margin-bottom: 1rem"):
+        note = "of the derived networks, mean and deviation"
+        figure(f"Validation accuracy over {len(seeds)} seeds", words.spread(mean, deviation, "%"), "estimated", note)
+        for s in seeds:
+            figure(f"Seed {s['seed']}", words.quantity(s["val_accuracy"], "%"))

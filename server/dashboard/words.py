@@ -34,8 +34,15 @@ def quantity(value: float, unit: str) -> str:
             return f"{value:.2f} %"
         case "":
             return count(value)
+        case "B":
+            return size(round(value))
         case _:
             return f"{significant(value)} {unit}"
+
+
+def spread(mean: float, deviation: float, unit: str) -> str:
+    """A mean with its deviation: ``91.20 ± 0.80 %``."""
+    return f"{mean:.2f} ± {deviation:.2f} {unit}".strip()
 
 
 def metric(metrics: dict[str, MetricView], name: str) -> str:

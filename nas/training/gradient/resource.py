@@ -58,8 +58,8 @@ def differentiable(found: Expected, p_EO: torch.Tensor, none: int) -> torch.Tens
 
 @dataclass(frozen=True)
 class Multiplier:
-    """How strongly a cost counts: constant without a bound; with one, by dual ascent with a quadratic penalty, so that
-    it grows for as long as the bound is broken."""
+    """How strongly a cost counts: constant without a bound; with one, by an augmented Lagrangian, so that it grows for
+    as long as the bound is broken, and what costs well below the bound is not charged at all."""
 
     rate: float
     bound: float | None
@@ -69,12 +69,12 @@ class Multiplier:
     @staticmethod
     def of(weight: float, bound: float | None, reference: float) -> Multiplier:
         """``reference`` is the cost that counts as 1 where there is no bound."""
-        return Multiplier(weight, bound, bound if bound is not None else reference, weight)
+        return Multiplier(weight, bound, bound if bound is not None else reference, weight if bound is None else 0.0)
 
     def factor(self, cost: float) -> float:
         """What the gradient of the cost is multiplied with."""
-        over = max(0.0, cost / self.bound - 1.0) if self.bound is not None else 0.0
-        return (self.value + self.rate * over) / self.reference
+        over = cost / self.bound - 1.0 if self.bound is not None else 0.0
+        return max(0.0, self.value + self.rate * over) / self.reference
 
     def after(self, cost: float) -> Multiplier:
         """At the end of an epoch with a mean cost."""

@@ -1,0 +1,185 @@
+"""Scoring networks without any training, by zero-cost proxies: as hints that an accuracy predictor learns from, or, put
+on one scale, as what a search goes by until networks are trained. Never an accuracy."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, one_hot
+from nas.core.cost import StageCost, average, repeated
+from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished
+from nas.core.metrics import spearman
+from nas.core.ports import Problem, Resources, SearchSpace
+from nas.proxies import score
+from nas.stages.pricing import networks
+from nas.supernet import Supernet
+from nas.training.pipeline import Pipeline
+
+FAR = 10.0  # deviations: a score further away, or infinite, says no more than that
+_BATCH = 8  # networks between two checkpoints
+
+
+class Scorer:
+    """Proxies of freshly initialised networks on one batch of training images; the same network scores the same."""
+
+    def __init__(self, problem: Problem, device: str, proxies: tuple[str, ...], images: int) -> None:
+        self.problem, self.proxies = problem, proxies
+        net: Supernet = problem.space.supernet(problem.spec.seed)
+        self._net = net.to(torch.device(device))
+        self._pipeline = Pipeline(problem.data, device)
+        size = len(problem.data.train)
+        self._rows = np.random.default_rng((problem.spec.data.seed, 5)).permutation(size)[:images]
+
+    def __call__(self, arch: Arch) -> list[float]:
+        """One score per proxy, larger is better; -inf where a proxy gives a network up."""
+        resolution = self.problem.space.input_shape(arch)[1]
+        ((x_BCHW, y_B),) = self._pipeline.rows(self.problem.data.train, self._rows, resolution, len(self._rows))
+        module = self._net.subnet(arch)
+        found = [score(name, module, x_BCHW, y_B) for name in self.proxies]
+        return [-math.inf if math.isnan(s) else s for s in found]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What proxies say of ``genes_NG``: ``scores_NP``, -inf where one gives a network up."""
+
+    proxies: tuple[str, ...]
+    genes_NG: Genes
+    scores_NP: Floats
+
+    @property
+    def centre_P(self) -> Floats:
+        """Medians of what is finite."""
+        return np.array([np.median(s) if len(s := c[np.isfinite(c)]) else 0.0 for c in self.scores_NP.T])
+
+    @property
+    def spread_P(self) -> Floats:
+        """What a standard deviation would be, from the quartiles, which no single network moves."""
+        finite = [c[np.isfinite(c)] for c in self.scores_NP.T]
+        spread = [float(np.subtract(*np.quantile(s, (0.75, 0.25)))) / 1.349 if len(s) else 0.0 for s in finite]
+        return np.where(np.array(spread) > 0, spread, 1.0)
+
+    def standard(self, scores_NP: Floats) -> Floats:
+        """Scores in deviations from the centre, ``FAR`` at most, shape (N, P)."""
+        return np.asarray(np.clip((scores_NP - self.centre_P) / self.spread_P, -FAR, FAR))
+
+    def on_one_scale(self, scores_NP: Floats) -> Floats:
+        """The mean over proxies as a number from 0 to 100, where 50 is a usual network, shape (N,)."""
+        return np.asarray(100.0 / (1.0 + np.exp(-self.standard(scores_NP).mean(axis=1))))
+
+    def dump(self) -> bytes:
+        """As JSON, which has no infinities."""
+        rows = [[s if math.isfinite(s) else None for s in row] for row in self.scores_NP.tolist()]
+        return json.dumps({"proxies": self.proxies, "genes": self.genes_NG.tolist(), "scores": rows}).encode()
+
+    @staticmethod
+    def load(data: bytes) -> Scores:
+        """Inverse of ``dump``."""
+        record = json.loads(data)
+        rows = [[-math.inf if s is None else s for s in row] for row in record["scores"]]
+        return Scores(tuple(record["proxies"]), np.array(record["genes"], dtype=np.int64), np.array(rows, dtype=float))
+
+
+@dataclass(frozen=True)
+class ProxyStage:
+    """Scores ``sampled`` random networks by ``proxies``. ``steers``: the search goes by what they say, put on the scale
+    that these networks make; else its accuracy predictor learns from it."""
+
+    proxies: tuple[str, ...]
+    steers: bool
+    sampled: int
+    images: int
+    name: ClassVar[str] = "proxies"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """Networks that were scored before a restart are not scored again."""
+        archs = as_archs(problem.space.id, np.unique(as_genes(networks(problem.space, self.sampled)[0]), axis=0))
+        scorer = self.scorer(problem, resources)
+        rows: list[list[float]] = []
+        if (last := state.checkpoints.get(self.name)) is not None:
+            rows = Scores.load(resources.blobs.get(last.blob)).scores_NP.tolist()
+        while len(rows) < len(archs):
+            rows += [scorer(arch) for arch in archs[len(rows) : len(rows) + _BATCH]]
+            known = Scores(self.proxies, as_genes(archs[: len(rows)]), np.array(rows))
+            yield Checkpoint(self.name, len(rows), resources.blobs.put(known.dump()))
+            yield Progress(self.name, len(rows), len(archs), "networks")
+        yield StageFinished(self.name, 0.0, {"steers": self.steers, "networks": len(archs), **_ranks(problem, known)})
+
+    def scorer(self, problem: Problem, resources: Resources) -> Scorer:
+        """What scores a network."""
+        return Scorer(problem, resources.torch_device, self.proxies, self.images)
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """Networks from the smallest to the largest."""
+        archs, macs = networks(problem.space)
+        scorer = self.scorer(problem, resources)
+        timed = average(macs.tolist(), lambda i: repeated(resources.clock, lambda: scorer(archs[i])))
+        return StageCost.of(self.name, timed.span * self.sampled, self.sampled, timed.count, "networks")
+
+
+def load_scores(resources: Resources, state: SearchState) -> Scores | None:
+    """What the stage found; None where there is none."""
+    last = state.checkpoints.get(ProxyStage.name)
+    return Scores.load(resources.blobs.get(last.blob)) if last is not None else None
+
+
+class Informed:
+    """A search space that tells an accuracy predictor what proxies would say of a network.
+
+    It is learned from those that were scored, by ridge regression on genes and logarithmic costs, since a predictor
+    looks at thousands. All else is the space's own.
+    """
+
+    def __init__(self, space: SearchSpace, scores: Scores, ridge: float = 1.0) -> None:
+        self._space = space
+        x_NF = self._plain(scores.genes_NG)
+        self._centre_F, self._spread_F = x_NF.mean(axis=0), np.maximum(x_NF.std(axis=0), 1e-9)
+        x_NF = (x_NF - self._centre_F) / self._spread_F
+        y_NP = scores.standard(scores.scores_NP)
+        self._offset_P = y_NP.mean(axis=0)
+        gram_FF = x_NF.T @ x_NF + ridge * np.eye(x_NF.shape[1])
+        self._weights_FP = np.linalg.solve(gram_FF, x_NF.T @ (y_NP - self._offset_P))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # while it is unpickled, nothing is there yet
+            raise AttributeError(name)
+        return getattr(self._space, name)
+
+    def proxies(self, genes_NG: Genes) -> Floats:
+        """What proxies would say, in deviations, shape (N, P)."""
+        x_NF = (self._plain(genes_NG) - self._centre_F) / self._spread_F
+        return np.asarray(x_NF @ self._weights_FP + self._offset_P)
+
+    def accuracy_features(self, genes_NG: Genes) -> Floats:
+        """The space's own, or its genes and costs, and what proxies would say."""
+        own = getattr(self._space, "accuracy_features", None)
+        if own is not None:
+            return np.concatenate([own(genes_NG), self.proxies(genes_NG)], axis=1)
+        x_NF = self._plain(genes_NG)
+        x_NF[:, -2:] = (x_NF[:, -2:] - self._centre_F[-2:]) / self._spread_F[-2:]
+        return np.concatenate([x_NF, self.proxies(genes_NG)], axis=1)
+
+    def _plain(self, genes_NG: Genes) -> Floats:
+        genes_NG = self._space.canonical(genes_NG)
+        costs = self._space.costs(genes_NG)
+        logs_N2 = np.log(np.stack([costs["params"], costs["macs"]], axis=1) + 1.0)
+        return np.concatenate([one_hot(self._space.decisions, genes_NG), logs_N2], axis=1)
+
+
+def _ranks(problem: Problem, known: Scores) -> dict[str, Any]:
+    """How each proxy ranks networks, beside what counting parameters and MACs would do: correlations near 1 say that it
+    tells nothing more."""
+    costs = problem.space.costs(known.genes_NG)
+    out: dict[str, Any] = {}
+    for p, name in enumerate(known.proxies):
+        score_N = known.standard(known.scores_NP)[:, p]
+        ranks = {cost: spearman(score_N, costs[cost]) for cost in ("params", "macs")}
+        out[name] = {cost: rank if math.isfinite(rank) else None for cost, rank in ranks.items()}
+    return {"spearman": out}

@@ -1,0 +1,73 @@
+"""Search without a supernet: zero-cost proxies say which networks are worth training, and training says how good they
+are (Abdelfattah et al., ICLR 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nas.core.errors import InvalidSpec
+from nas.core.ports import Problem, SearchSpace, Stage
+from nas.core.spec import SearchSpec, parse_spec
+
+ProxyName = Literal["grad_norm", "snip", "synflow", "jacob_cov", "naswot", "zen", "near"]
+
+
+class ZeroCostParams(BaseModel):
+    """A network's score is the mean of ``proxies`` on one batch of ``images`` training images, each in deviations from
+    ``sampled`` random networks. ``explorer``: as in ``once_for_all``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    proxies: list[ProxyName] = Field(default=["synflow", "jacob_cov", "naswot"], min_length=1)
+    images: int = Field(default=32, ge=2, le=4_096)
+    sampled: int = Field(default=64, ge=8, le=10_000)
+    explorer: Literal["nsga2", "bayesian"] = "nsga2"
+
+    @model_validator(mode="after")
+    def _each_once(self) -> ZeroCostParams:
+        check_proxies(self.proxies)
+        return self
+
+
+def check_proxies(names: Sequence[str]) -> None:
+    """Raises ValueError for a proxy that comes twice."""
+    if len(set(names)) != len(names):
+        raise ValueError(f"proxies: expected each once, got {', '.join(names)}")
+
+
+def check(spec: SearchSpec, space: SearchSpace) -> None:
+    """Raises InvalidSpec for a search whose accuracies would never be known."""
+    if spec.retrain is None:
+        raise InvalidSpec(
+            "retrain: strategy zero_cost trains no supernet, and a proxy is no accuracy: expected `retrain`, which "
+            "trains the networks that it finds, such as {networks: 4, epochs: 30}; got none"
+        )
+    if spec.supernet is not None:
+        raise InvalidSpec(f"supernet: strategy zero_cost uses none: expected no supernet, got {spec.supernet!r}")
+
+
+def zero_cost(problem: Problem) -> tuple[Stage, ...]:
+    """Estimate, proxies, explore, (retrain,) verify, export: no supernet is trained.
+
+    Raises InvalidSpec for a search that retrains nothing, or that reuses a supernet.
+    """
+    # Stages need torch; a server that only checks parameters does not.
+    from nas.stages.estimate import EstimateStage
+    from nas.stages.explore import ExploreStage
+    from nas.stages.export import ExportStage
+    from nas.stages.proxies import ProxyStage
+    from nas.stages.verify import VerifyStage
+
+    check(problem.spec, problem.space)
+    params = parse_spec(ZeroCostParams, problem.spec.strategy.params)
+    images = min(params.images, len(problem.data.train))
+    proxies = ProxyStage(tuple(params.proxies), True, params.sampled, images)
+    explore = ExploreStage(explorer=params.explorer, proxies=proxies)
+    return (EstimateStage(), proxies, explore, VerifyStage(), ExportStage())
+
+
+zero_cost.params_model = ZeroCostParams  # type: ignore[attr-defined]
+zero_cost.stage_names = ("estimate", "proxies", "explore", "verify", "export")  # type: ignore[attr-defined]
+zero_cost.check = check  # type: ignore[attr-defined]

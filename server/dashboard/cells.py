@@ -1,0 +1,163 @@
+"""Cells as graphs: what a network has on each edge, or what is strongest there while a search goes on. One SVG for each
+kind of cell, upright, so that it fits a telephone. Pure functions of the API's views.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from nas.core.views import CellView
+
+NONE = "none"
+COLOURS = 8  # classes ``cell-op0`` and on of the style sheet
+_PILL, _LEFT, _STEP, _ROOM, _TOP = 52, 16, 47, 46, 24  # width of a node and where it begins; distances of arcs, nodes
+_LABEL = 44  # half the width of the longest label
+
+
+@dataclass(frozen=True)
+class Arc:
+    """An edge as it is drawn. ``weight`` of its operation, 0 to 1, None: it is simply there. ``faint``: it would be
+    left out if the search ended now."""
+
+    start: int
+    end: int
+    operation: str
+    weight: float | None = None
+    faint: bool = False
+
+
+def chosen(cell: CellView) -> list[Arc]:
+    """The edges of a network that carry something."""
+    return [Arc(e.start, e.end, e.operation) for e in cell.edges if e.operation not in ("", NONE)]
+
+
+def strongest(cell: CellView, trace: Mapping[str, Any]) -> list[Arc]:
+    """The strongest operation of every edge by the table of a ``traced`` event. Where nodes keep only some of their
+    edges, ``none`` is left aside, and all but the strongest edges into each node are faint. Edges that the table does
+    not know, or whose operations were all removed, are left out."""
+    columns = [str(c) for c in trace["columns"]]
+    rows = dict(zip(map(str, trace["rows"]), trace["table"], strict=True))
+    choices = [i for i, name in enumerate(columns) if cell.inputs is None or name != NONE]
+    found: list[Arc] = []
+    for e in cell.edges:
+        row = rows.get(e.name)
+        if row is not None and any(row):
+            best = max(choices, key=lambda i: row[i])
+            found.append(Arc(e.start, e.end, columns[best], float(row[best])))
+    if cell.inputs is None:
+        return found
+    ranked = sorted(found, key=lambda a: (a.end, -(a.weight or 0.0), a.start))
+    position = {a: [b for b in ranked if b.end == a.end].index(a) for a in found}
+    return [Arc(a.start, a.end, a.operation, a.weight, position[a] >= cell.inputs) for a in found]
+
+
+def short(operation: str) -> str:
+    """An operation in as few letters as tell it: ``sep 3×3`` for ``sep_conv_3x3``."""
+    words = re.sub(r"(\d+)x(\d+)", r"\1×\2", operation).split("_")
+    words = [w for w in words if w not in ("nor", "connect")]
+    if len(words) > 2:
+        words = [w for w in words if w not in ("conv", "pool")]
+    return " ".join(words)
+
+
+def colour(cell: CellView, operation: str) -> str:
+    """The style sheet's class of an operation: its place among the cell's, ``none`` has none."""
+    if operation == NONE or operation not in cell.operations:
+        return "cell-none"
+    return f"cell-op{[o for o in cell.operations if o != NONE].index(operation) % COLOURS}"
+
+
+def said(cell: CellView, arcs: Sequence[Arc]) -> str:
+    """The graph in words, for who cannot see it."""
+    parts = [
+        f"{short(a.operation)} from {cell.nodes[a.start]} to {cell.nodes[a.end]}"
+        + ("" if a.weight is None else f", weight {a.weight:.2f}")
+        for a in arcs
+        if not a.faint
+    ]
+    return f"{cell.name}: " + ("; ".join(parts) or "nothing leads from input to output")
+
+
+def svg(cell: CellView, arcs: Sequence[Arc]) -> str:
+    """Nodes from top to bottom, an arc for every edge with its operation at the apex; what only passes on, on the left.
+    Everything from outside is escaped."""
+    right = _LEFT + _PILL
+    widest = max((e.end - e.start for e in cell.edges if e.name), default=1)
+    width = right + _STEP * widest + _LABEL + 4
+    height = _TOP + _ROOM * (len(cell.nodes) - 1) + _TOP
+    lines = [_arc(cell, a, right) for a in sorted(arcs, key=lambda a: (not a.faint, a.weight or 0.0))]
+    labels = [_label(cell, a, right) for a in arcs if not a.faint]
+    nodes = [
+        f'<rect x="{_LEFT}" y="{_y(i) - 13}" width="{_PILL}" height="26" rx="7"/>'
+        f'<text x="{_LEFT + _PILL / 2}" y="{_y(i) + 4}">{escape(name)}</text>'
+        for i, name in enumerate(cell.nodes)
+    ]
+    return (
+        f'<svg class="cell" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(said(cell, arcs))}" '
+        f'style="max-width:{width}px">{_passing(cell)}{"".join(lines)}'
+        f'<g class="nodes">{"".join(nodes)}</g>{"".join(labels)}</svg>'
+    )
+
+
+def figures(drawn: Sequence[tuple[CellView, Sequence[Arc]]]) -> str:
+    """All kinds of cells side by side, or one below the other where there is no room."""
+    named = len(drawn) > 1
+    parts = [
+        f"<figure>{f'<figcaption>{escape(cell.name)}</figcaption>' if named else ''}{svg(cell, arcs)}</figure>"
+        for cell, arcs in drawn
+    ]
+    return f'<div class="cells">{"".join(parts)}</div>'
+
+
+def _y(node: int) -> int:
+    return _TOP + _ROOM * node
+
+
+def _apex(arc: Arc, right: int) -> tuple[float, float]:
+    return right + _STEP * (arc.end - arc.start), (_y(arc.start) + _y(arc.end)) / 2
+
+
+def _title(cell: CellView, arc: Arc) -> str:
+    strength = "" if arc.weight is None else f", weight {arc.weight:.3f}"
+    kept = ", not among the strongest into its node" if arc.faint else ""
+    return (
+        f"<title>{escape(f'{cell.nodes[arc.start]} to {cell.nodes[arc.end]}: {arc.operation}{strength}{kept}')}</title>"
+    )
+
+
+def _arc(cell: CellView, arc: Arc, right: int) -> str:
+    top, bottom = _y(arc.start) + 6, _y(arc.end) - 6
+    out = right + (_apex(arc, right)[0] - right) / 0.75  # where a cubic's handles are for its apex to be there
+    strength = 1.0 if arc.weight is None else 0.2 + 0.8 * min(1.0, max(0.0, arc.weight))
+    kind = f"{colour(cell, arc.operation)}{' faint' if arc.faint else ''}"
+    return (
+        f'<g class="{kind}" opacity="{strength:.2f}">{_title(cell, arc)}'
+        f'<path d="M{right} {top}C{out:.1f} {top} {out:.1f} {bottom} {right + 5} {bottom}"/>'
+        f'<path class="head" d="M{right} {bottom}l8 -4v8z"/></g>'
+    )
+
+
+def _label(cell: CellView, arc: Arc, right: int) -> str:
+    x, y = _apex(arc, right)
+    weight = "" if arc.weight is None else f' <tspan class="weight">{arc.weight:.2f}</tspan>'
+    return (
+        f'<text class="op" x="{x:.1f}" y="{y + 4:.1f}">{_title(cell, arc)}{escape(short(arc.operation))}{weight}</text>'
+    )
+
+
+def _passing(cell: CellView) -> str:
+    ends = [(e.start, e.end) for e in cell.edges if not e.name]
+    if not ends:
+        return ""
+    bus = 6
+    stubs = "".join(f"M{_LEFT} {_y(a)}H{bus}" for a, _ in ends)
+    first, last = min(a for a, _ in ends), max(b for _, b in ends)
+    return (
+        f'<g class="passing"><title>{escape(cell.nodes[last])} joins the channels of these nodes</title>'
+        f'<path d="{stubs}M{bus} {_y(first)}V{_y(last)}H{_LEFT - 5}"/>'
+        f'<path class="head" d="M{_LEFT} {_y(last)}l-8 -4v8z"/></g>'
+    )

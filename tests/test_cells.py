@@ -1,0 +1,145 @@
+"""Cells as graphs: what spaces say of themselves, what the API makes of it, and how it is drawn."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nas.core import registry
+from nas.core.arch import Arch, choice_counts, sample
+from nas.core.cells import CellGraph
+from nas.core.mixture import is_relaxed
+from nas.core.ports import ImageShape
+from server.api.catalog import cell_views, cells_of
+from server.dashboard import cells
+from server.dashboard.cells import Arc
+
+SHAPE = ImageShape(1, 8, 8, 10)
+RELAXED = ("darts_cell", "nas_bench_201")
+
+
+def space_of(name: str) -> Any:
+    return registry.load("nas.search_spaces", name)({"preset": "digits"}, SHAPE)
+
+
+def trace(name: str, table: np.ndarray) -> dict[str, Any]:
+    mixture = space_of(name).mixture
+    return {"rows": list(mixture.edges), "columns": list(mixture.operations), "table": table.tolist()}
+
+
+@pytest.mark.parametrize("name", registry.names("nas.search_spaces"))
+def test_every_space_of_mixtures_tells_its_cells_and_its_edges_lead_forward(name: str) -> None:
+    space, build = space_of(name), registry.load("nas.search_spaces", name)
+    graphs: tuple[CellGraph, ...] = getattr(space, "cells", ())
+    assert graphs == getattr(build, "cells", ())
+    assert bool(graphs) == is_relaxed(space)
+    for cell in graphs:
+        assert all(0 <= e.start < e.end < len(cell.nodes) for e in cell.edges)
+        assert len({(e.start, e.end) for e in cell.edges}) == len(cell.edges)
+        assert (cell.operations, cell.inputs) == (space.mixture.operations, space.mixture.inputs)
+    if graphs:
+        assert [e.name for cell in graphs for e in cell.edges if e.name] == list(space.mixture.edges)
+
+
+def test_the_cells_of_a_network_are_its_own() -> None:
+    bench = space_of("nas_bench_201")
+    (cell,) = cells_of(bench, Arch(bench.id, (4, 0, 1, 2, 0, 3)))
+    assert [(e.start, e.end, e.operation) for e in cell.edges] == [
+        (0, 1, "nor_conv_3x3"),
+        (0, 2, "none"),
+        (1, 2, "skip_connect"),
+        (0, 3, "avg_pool_3x3"),
+        (1, 3, "none"),
+        (2, 3, "nor_conv_1x1"),
+    ]
+    assert len(cells.chosen(cell)) == 4
+    darts = space_of("darts_cell")
+    for genes in sample(darts.decisions, np.random.default_rng(0), 8):
+        normal, reduction = cells_of(darts, Arch(darts.id, tuple(genes.tolist())))
+        for kind, drawn in (("normal", normal), ("reduce", reduction)):
+            expected = {
+                (a, node + 2, darts.mixture.operations[op])
+                for node, pair in enumerate(darts.chosen(genes, kind))
+                for a, op in pair
+            }
+            assert {(a.start, a.end, a.operation) for a in cells.chosen(drawn)} == expected
+    mobile = space_of("mobilenet_v3")
+    assert cells_of(mobile, Arch(mobile.id, (0,) * len(mobile.decisions))) == []
+
+
+def test_what_is_strongest_is_the_network_that_the_mixture_stands_for() -> None:
+    """Of random mixtures, the arcs that are not faint are the edges of the network that would be derived."""
+    for name in RELAXED:
+        space, rng = space_of(name), np.random.default_rng(1)
+        for _ in range(10):
+            table = rng.dirichlet(np.ones(space.mixture.shape[1]), size=space.mixture.shape[0])
+            found = space.discretise(table)
+            drawn = cells_of(space, Arch(space.id, tuple(found.tolist())))
+            for cell, own in zip(cell_views(space.cells), drawn, strict=True):
+                arcs = [a for a in cells.strongest(cell, trace(name, table)) if not a.faint]
+                kept = {(a.start, a.end, a.operation) for a in arcs if a.operation != "none"}
+                derived = {(a.start, a.end, a.operation) for a in cells.chosen(own)}
+                assert derived == kept if name == "darts_cell" else derived <= kept
+                assert all(a.weight == pytest.approx(table[:, :].max(), abs=1.0) for a in arcs)
+
+
+def test_edges_without_any_operation_left_are_not_drawn() -> None:
+    table = np.zeros((6, 5))
+    table[0, 4] = 0.9
+    (cell,) = cell_views(space_of("nas_bench_201").cells)
+    assert cells.strongest(cell, trace("nas_bench_201", table)) == [Arc(0, 1, "nor_conv_3x3", 0.9)]
+
+
+@pytest.mark.parametrize("name", RELAXED)
+def test_a_drawing_holds_every_edge_its_words_and_only_its_own_colours(name: str) -> None:
+    space = space_of(name)
+    table = np.random.default_rng(2).dirichlet(np.ones(space.mixture.shape[1]), size=space.mixture.shape[0])
+    style = (Path(cells.__file__).parent / "static" / "dashboard.css").read_text()
+    boxes = []
+    for cell in cell_views(space.cells):
+        arcs = cells.strongest(cell, trace(name, table))
+        drawn = ET.fromstring(cells.svg(cell, arcs))
+        groups = [g for g in drawn if g.tag == "g" and g.get("class") not in ("nodes", "passing")]
+        assert len(groups) == len(arcs) == len([e for e in cell.edges if e.name])
+        by_title = {g.findtext("title", ""): float(g.get("opacity", "nan")) for g in groups}
+        for a in arcs:
+            title = next(t for t in by_title if t.startswith(f"{cell.nodes[a.start]} to {cell.nodes[a.end]}: "))
+            assert a.operation in title
+            assert by_title[title] == pytest.approx(0.2 + 0.8 * (a.weight or 0.0), abs=0.006)
+        for g in groups:
+            assert f".{(g.get('class') or '').split()[0]} " in style
+        said = drawn.get("aria-label", "")
+        assert all(cells.short(a.operation) in said for a in arcs if not a.faint)
+        width = float((drawn.get("viewBox") or "").split()[2])
+        labels = [t for t in drawn if t.tag == "text"]
+        assert width <= 360  # a telephone's, less the margins of page and card
+        spots = {(t.get("x"), t.get("y")) for t in labels}
+        assert len(spots) == len(labels)
+        boxes.append((width, labels))
+        for first in labels:
+            for second in labels:
+                dx = abs(float(first.get("x", 0)) - float(second.get("x", 0)))
+                dy = abs(float(first.get("y", 0)) - float(second.get("y", 0)))
+                assert first is second or dx >= 90 or dy >= 12  # no label on another
+
+
+def test_names_in_short_and_escaped() -> None:
+    names = {
+        "nor_conv_3x3": "conv 3×3",
+        "sep_conv_5x5": "sep 5×5",
+        "dil_conv_3x3": "dil 3×3",
+        "max_pool_3x3": "max 3×3",
+        "skip_connect": "skip",
+        "none": "none",
+        "my_op": "my op",
+    }
+    assert {n: cells.short(n) for n in names} == names
+    (cell,) = cell_views(space_of("nas_bench_201").cells)
+    drawn = cells.figures([(cell, [Arc(0, 1, "<script>alert(1)</script>", 0.5)])])
+    assert "<script>" not in drawn
+    assert ET.fromstring(drawn) is not None
+    assert choice_counts(space_of("nas_bench_201").decisions).tolist() == [5] * 6

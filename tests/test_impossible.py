@@ -1,0 +1,84 @@
+"""What cannot be run in a space is refused when it is submitted, not hours later on a worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from nas.core.errors import InvalidSpec
+from nas.core.ports import ImageShape
+from nas.core.spec import SearchSpec, StrategySpec
+from server.api.app import create_app
+from server.api.validate import _supernet_problems, space_of
+from server.settings import Settings
+from server.store.store import open_store
+
+BENCH = {"name": "nas_bench_201", "params": {"preset": "digits"}}
+CELLS = {"name": "darts_cell", "params": {"preset": "digits"}}
+MOBILE = {"name": "mobilenet_v3", "params": {"preset": "digits"}}
+
+
+def strategy(name: str, **params: Any) -> dict[str, Any]:
+    return {"name": name, "params": params}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"space": MOBILE, "strategy": strategy("darts")}, ["mobilenet_v3 does not offer", "nas_bench_201"]),
+        (
+            {"space": CELLS, "strategy": strategy("darts", preset="pc_darts")},
+            ["partial: expected one of 1, 2", "got 4"],
+        ),
+        ({"space": BENCH, "strategy": strategy("darts", preset="pc_darts", partial=3)}, ["one of 1, 2, 4, 8", "got 3"]),
+        ({"space": BENCH, "strategy": strategy("darts", preset="gold", order="first")}, ["one level"]),
+        ({"space": BENCH, "strategy": strategy("few_shot", decisions=["edge99.operation"])}, ["edge99", "edge01"]),
+        ({"space": BENCH, "strategy": strategy("few_shot", split="exhaustive", parts=4)}, ["takes 5 parts"]),
+        ({"space": MOBILE, "retrain": {"auxiliary": 0.4}}, ["retrain.auxiliary", "they offer: none"]),
+        ({"space": BENCH, "retrain": {"auxiliary": 0.4}}, ["retrain.auxiliary", "they offer: drop_path"]),
+        ({"space": MOBILE, "retrain": {"drop_path": 0.2}}, ["retrain.drop_path", "mobilenet_v3"]),
+    ],
+)
+def test_impossible_combinations_are_refused_at_submission(
+    given: dict[str, Any], words: list[str], tmp_path: Path
+) -> None:
+    with open_store(f"sqlite:///{tmp_path / 'test.db'}", str(tmp_path / "blobs")) as store:
+        api = TestClient(create_app(Settings(home=tmp_path), store), "http://127.0.0.1", raise_server_exceptions=False)
+        for url in ("/v1/searches", "/v1/searches?dry_run=true"):
+            answer = api.post(url, json={"name": "x", **given})
+            assert (answer.status_code, answer.json()["code"]) == (422, "invalid_spec"), answer.text
+            assert all(word in answer.json()["message"] for word in words), answer.text
+        assert store.queries.counts(60.0)[1] == 0  # nothing is queued
+
+
+class Known:
+    """A finished search of another strategy."""
+
+    def __init__(self, spec: SearchSpec, space_id: str) -> None:
+        self._spec, self._space_id = spec, space_id
+
+    def find_search(self, search_id: str) -> tuple[SearchSpec, str]:
+        return self._spec, self._space_id
+
+    def supernet(self, search_id: str) -> str:
+        return "0" * 64
+
+
+def test_a_supernet_without_a_mixture_is_refused_for_differentiable_search() -> None:
+    spec = SearchSpec.model_validate({"space": BENCH, "strategy": strategy("darts"), "supernet": "abc"})
+    space = space_of(spec.space, spec.data)
+    assert space.shape == ImageShape(1, 8, 8, 10)
+
+    def problems(parent: str, child: str) -> list[str]:
+        other = spec.model_copy(update={"strategy": StrategySpec(name=parent), "supernet": None})
+        wanted = spec.model_copy(update={"strategy": StrategySpec(name=child)})
+        found = list(_supernet_problems(wanted, space, Known(other, space.id)))  # type: ignore[arg-type]
+        assert all(isinstance(p, InvalidSpec) for p in found)
+        return [str(p) for p in found]
+
+    (why,) = problems("once_for_all", "darts")
+    assert "darts goes on from supernets of darts, search abc trained one by once_for_all" in why
+    assert problems("darts", "darts") == problems("darts", "once_for_all") == problems("few_shot", "once_for_all") == []
