@@ -240,8 +240,8 @@ def random_cells(space: NasBench201, n: int) -> list[list[int]]:
 
 def at_cost(trained: Sequence[Mapping[str, Any]], seconds: float, draws: int = DRAWS) -> dict[str, Any]:
     """Random searches that spend at most ``seconds``, and at least one cell: cells in random order for as long as they
-    fit, the best by validation. Means and deviations of true accuracies, the mean number of cells, and what they took on
-    average: much less than ``seconds`` if there are too few cells to spend it on."""
+    fit, the best by validation. Means and deviations of true accuracies, the mean number of cells, and what they took:
+    much less than ``seconds`` if there are too few cells to spend it on."""
     truth_ND = np.array([[run["accuracy"][d] for d in DATA_SETS] for run in trained])
     val_N = np.array([run["val_accuracy"] for run in trained])
     cost_N = np.array([run["seconds"] for run in trained])
