@@ -240,21 +240,24 @@ def random_cells(space: NasBench201, n: int) -> list[list[int]]:
 
 def at_cost(trained: Sequence[Mapping[str, Any]], seconds: float, draws: int = DRAWS) -> dict[str, Any]:
     """Random searches that spend at most ``seconds``, and at least one cell: cells in random order for as long as they
-    fit, the best by validation. Means and deviations of true accuracies, and the mean number of cells."""
+    fit, the best by validation. Means and deviations of true accuracies, the mean number of cells, and what they took:
+    much less than ``seconds`` if there are too few cells to spend it on."""
     truth_ND = np.array([[run["accuracy"][d] for d in DATA_SETS] for run in trained])
     val_N = np.array([run["val_accuracy"] for run in trained])
     cost_N = np.array([run["seconds"] for run in trained])
-    found, counts = [], []
+    found, counts, spent = [], [], []
     for draw in range(draws):
         order = np.random.default_rng(draw).permutation(len(trained))
         n = max(1, int(np.searchsorted(np.cumsum(cost_N[order]), seconds, side="right")))
         found.append(truth_ND[order[:n][val_N[order[:n]].argmax()]])
         counts.append(n)
+        spent.append(float(cost_N[order[:n]].sum()))
     mean, deviation = np.mean(found, axis=0), np.std(found, axis=0)
     return {
         "mean": dict(zip(DATA_SETS, mean.tolist(), strict=True)),
         "deviation": dict(zip(DATA_SETS, deviation.tolist(), strict=True)),
         "cells": fmean(counts),
+        "seconds": fmean(spent),
     }
 
 
