@@ -55,6 +55,22 @@ def _made_anew(*more: Any, rows: list[dict[str, Any]]) -> None:
         op.bulk_insert(table, rows)
 
 
+def _note_what_searches_used(predictors: list[dict[str, Any]]) -> None:
+    """A search that has begun got the newest predictor of its device that there was."""
+    names = ("id", "kind", "space_id", "started_at", "predictor_id")
+    jobs = sa.table("jobs", sa.column("spec", _json()), *map(sa.column, names))
+    begun = sa.select(jobs).where(jobs.c.kind == "search", jobs.c.started_at.is_not(None))
+    for job in op.get_bind().execute(begun).all():
+        device = (job.spec.get("fleet") or {"devices": [job.spec["device"]]})["devices"][0]
+        used = [
+            row["id"]
+            for row in predictors
+            if (row["device"], row["space_id"]) == (device, job.space_id) and row["created_at"] <= job.started_at
+        ]
+        if used:
+            op.execute(jobs.update().where(jobs.c.id == job.id).values(predictor_id=used[-1]))
+
+
 def upgrade() -> None:
     """A predictor is no longer always that of an onboarding. What an onboarding knows is in its job's state."""
     jobs = sa.table("jobs", sa.column("id", sa.String), sa.column("state", _json()))
@@ -78,6 +94,7 @@ def upgrade() -> None:
     )
     op.add_column("jobs", sa.Column("predictor_id", sa.String(32)))
     op.create_index("ix_jobs_predictor_id", "jobs", ["predictor_id"])
+    _note_what_searches_used(rows)
     op.create_table(
         "readings",
         sa.Column("id", _big_id(), nullable=False),
