@@ -20,7 +20,6 @@ from nas.core.fronts import front_of
 from nas.core.mixture import Mixture
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
-from nas.engine import stage_names
 from nas.stages.parts import found_inside
 from nas.strategies.few_shot import few_shot
 from nas.supernet import RelaxedSupernet
@@ -247,7 +246,7 @@ def until(stream: Iterator[Event], stage: str) -> Iterator[Event]:
 def test_parts_that_are_searched_by_gradient_give_the_first_candidates(tmp_path: Path) -> None:
     events = kept(list(run(tmp_path, problem(SPEC))))
     state = fold_all(events)
-    assert tuple(state.finished) == stage_names(SPEC)
+    assert tuple(state.finished) == few_shot.stage_names(SPEC.strategy.params)  # type: ignore[attr-defined]
     assert "derive" in state.finished
     assert front_of(SPEC, state).final
     assert len(state.exports) == 1

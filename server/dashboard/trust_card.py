@@ -131,6 +131,9 @@ def _draw_node(node: PartitionView) -> None:
             text("not known before the parts are trained", "leaf", "span")
             return
         if node.decision is None:
+            if node.part is None:
+                text("learned with the weights", "muted", "span")
+                return
             share = "" if node.share is None else f", {100 * node.share:.0f} % of all networks"
             text(f"part {node.part}{share}", "leaf", "span")
             return
