@@ -48,8 +48,9 @@ PUBLISHED_EPOCHS, PUBLISHED_STEPS = 50, 50 * 390
 class Setting:
     """Sizes, the same for every preset. ``images`` are halved: one half for the weights, one for the mixture, and for
     random search one to learn from and one to choose by. ``rest``: share of the epochs in which weights learn alone
-    before mixtures do, where a preset has none of its own. ``probe_every``: epochs between looks at the eigenvalue,
-    for presets that do not act on it. ``alone_*``: of the random cells, ``alone_cells`` after every search."""
+    before mixtures do, where a preset has none of its own. ``partial``: 1/K of the channels are mixed by all but the
+    plain presets and those that prune. ``probe_every``: epochs between looks at the eigenvalue, for presets that do not
+    act on it. ``alone_*``: of the random cells, ``alone_cells`` after every search."""
 
     images: int
     size: int
@@ -60,6 +61,7 @@ class Setting:
     batch: int
     lr: float
     rest: float
+    partial: int
     probe_every: int
     alone_cells: int
     alone_epochs: int
@@ -71,8 +73,8 @@ class Setting:
         return PUBLISHED_STEPS / (self.epochs * (self.images // 2 // self.batch))
 
 
-SMALL = Setting(2_000, 8, 8, 1, 20, 1, 64, 0.025, 0.0, 10, 2, 8, 0.1)
-FULL = Setting(50_000, 32, 16, 5, 50, 5, 64, 0.025, 0.0, 2, 4, 12, 0.1)
+SMALL = Setting(2_000, 8, 8, 1, 20, 1, 64, 0.1, 0.3, 4, 10, 2, 8, 0.1)
+FULL = Setting(50_000, 32, 16, 5, 50, 5, 64, 0.025, 0.0, 1, 2, 4, 12, 0.1)
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ def options(preset: str, setting: Setting) -> DartsParams:
         "alpha_warmup": round(own.alpha_warmup * scale) or round(setting.rest * setting.epochs),
         "teacher_warmup": round(own.teacher_warmup * scale),
     }
+    if preset not in PLAIN and not own.prune:
+        given["partial"] = max(own.partial, setting.partial)
     if own.lr == DartsParams().lr:
         given["lr"] = setting.lr
     if own.relaxation == "gumbel_hard":  # few steps: each has to tell as much as it can

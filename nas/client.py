@@ -34,7 +34,9 @@ from nas.core.views import (
     ArtifactView,
     AuditPage,
     CardView,
+    ComparisonView,
     DeviceView,
+    DriftView,
     DryRunView,
     EventPage,
     EventView,
@@ -58,6 +60,7 @@ from nas.core.views import (
     TableView,
     TokenBody,
     TokenView,
+    VersionView,
     WorkerView,
 )
 
@@ -243,9 +246,18 @@ class Client:
         order: str = "-val_accuracy",
         limit: int = 100,
         cursor: str | None = None,
+        device: str | None = None,
     ) -> PointPage:
-        """A page of evaluated networks; ``order`` is a metric, with ``-`` for descending."""
-        query = {"origin": origin, "status": status, "order": order, "limit": limit, "cursor": cursor}
+        """A page of evaluated networks; ``order`` is a metric, with ``-`` for descending; as one ``device`` of the
+        fleet has them, if given."""
+        query = {
+            "origin": origin,
+            "status": status,
+            "order": order,
+            "limit": limit,
+            "cursor": cursor,
+            "device": device,
+        }
         return self._get(PointPage, f"/v1/searches/{_part(search_id)}/candidates", query)
 
     def subnet(self, search_id: str, arch: str, origin: str = "search") -> SubnetView:
@@ -320,6 +332,19 @@ class Client:
     def watch_device(self, name: str, after: int = 0) -> Iterator[EventView]:
         """Events of a device's onboarding, until it has ended."""
         return self._watch(f"/v1/devices/{_part(name)}/events", after)
+
+    def versions(self, device: str) -> list[VersionView]:
+        """All versions of a device's predictors, newest first."""
+        return self._list(VersionView, f"/v1/devices/{_part(device)}/versions")
+
+    def drift(self, device: str) -> DriftView:
+        """How a device was since it was profiled."""
+        return self._get(DriftView, f"/v1/devices/{_part(device)}/drift")
+
+    def compare(self, first: str, second: str, space: str | None = None) -> ComparisonView:
+        """Two devices side by side."""
+        query = {"other": second, "space": space}
+        return self._get(ComparisonView, f"/v1/devices/{_part(first)}/comparison", query)
 
     def agents(self) -> list[AgentView]:
         """All agents, and when they were last heard of."""

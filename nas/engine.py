@@ -21,28 +21,35 @@ PRICE = "price"  # the one stage of a dry run
 
 
 def stages_of(problem: Problem) -> tuple[Stage, ...]:
-    """The stages of a search: those of its strategy and, where the spec says so, retraining before verification.
+    """The stages of a search: those of its strategy, with learning after verification and, where the spec says so,
+    retraining before it.
 
     Raises what the strategy raises, and InvalidSpec for retraining what is never verified.
     """
     stages: tuple[Stage, ...] = registry.load("nas.strategies", problem.spec.strategy.name)(problem)
-    if problem.spec.retrain is None:
+    names = [stage.name for stage in stages]
+    if problem.spec.retrain is None and "verify" not in names:
         return stages
+    from nas.stages.learn import LearnStage
     from nas.stages.retrain import RetrainStage
 
-    at = _before_verify(problem.spec, [stage.name for stage in stages])
-    return (*stages[:at], RetrainStage(), *stages[at:])
+    at = _at_verify(problem.spec, names)
+    before = (RetrainStage(),) if problem.spec.retrain is not None else ()
+    return (*stages[:at], *before, stages[at], LearnStage(), *stages[at + 1 :])
 
 
 def stage_names(spec: SearchSpec) -> tuple[str, ...]:
-    """The names of the stages as far as the strategy tells them. Raises UnknownName for a strategy that is none, and
-    InvalidSpec for retraining what is never verified."""
+    """The names of the stages as far as the strategy tells them, in a tuple or by a function of its parameters.
+
+    Raises UnknownName for a strategy that is none, and InvalidSpec for retraining what is never verified.
+    """
     told = getattr(registry.load("nas.strategies", spec.strategy.name), "stage_names", ())
-    names = tuple(told(spec.strategy.params) if callable(told) else told)
-    if spec.retrain is None or not names:
+    names: tuple[str, ...] = tuple(told(spec.strategy.params) if callable(told) else told)
+    if not names or (spec.retrain is None and "verify" not in names):
         return names
-    at = _before_verify(spec, names)
-    return (*names[:at], "retrain", *names[at:])
+    at = _at_verify(spec, names)
+    before = ("retrain",) if spec.retrain is not None else ()
+    return (*names[:at], *before, "verify", "learn", *names[at + 1 :])
 
 
 def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -106,7 +113,7 @@ def cost_view(problem: Problem, worker: str, costs: Sequence[StageCost]) -> Cost
     )
 
 
-def _before_verify(spec: SearchSpec, names: Sequence[str]) -> int:
+def _at_verify(spec: SearchSpec, names: Sequence[str]) -> int:
     if "verify" not in names:
         raise InvalidSpec(
             f"retrain: expected a strategy that verifies networks, got {spec.strategy.name!r}: {', '.join(names)}"

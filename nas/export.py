@@ -34,7 +34,7 @@ from torch import nn
 
 from nas import exported_run
 from nas.core.arch import Arch
-from nas.core.device import DeviceProfile, Measurement
+from nas.core.device import DeviceProfile, Measurement, OnDevice
 from nas.core.errors import ExportMismatch, InvalidInput
 from nas.core.liveness import peak
 from nas.core.metrics import metric_info
@@ -180,6 +180,7 @@ def package(
     metrics: Mapping[str, float],
     measurement: Measurement | None = None,
     profile: DeviceProfile | None = None,
+    fleet: Mapping[str, tuple[DeviceProfile, OnDevice]] | None = None,
     int8: bool = True,
     calibration_images: int = 128,
     versions: Mapping[str, str] | None = None,
@@ -189,7 +190,8 @@ def package(
     ``module`` takes images normalised by ``mean`` and ``std`` (pixel values); the exported graph normalises itself.
     Every test image goes through torch, and through the preprocessing and the models of the zip file. Report:
     ``max_abs_err`` (logits), ``accuracy_torch``, ``accuracy_onnx``, ``int8_accuracy`` (%, None without int8) and
-    ``sizes`` (bytes by file name). ``versions`` are further ones to record. Equal arguments give equal bytes.
+    ``sizes`` (bytes by file name). ``versions`` are further ones to record; ``fleet``: the devices of a search over
+    several, and what is known of the network on each. Equal arguments give equal bytes.
 
     Raises ExportMismatch if torch and ONNX disagree, InvalidInput for a measured latency without its measurement.
     """
@@ -232,6 +234,7 @@ def package(
         "metrics": shown,
         "measurement": None if measurement is None else measurement.as_json(),
         "device": None if profile is None else profile.as_json(),
+        **({"fleet": {n: {"profile": p.as_json(), **asdict(on)} for n, (p, on) in fleet.items()}} if fleet else {}),
         "preprocessing": {
             "input": "image",
             "layout": "NCHW",
@@ -382,6 +385,8 @@ def _model_card(manifest: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
             f"({device['processor']}) with {device['runtime']} {device['runtime_version']}, batch {protocol['batch']}, "
             f"threads {protocol['threads']}. On any other machine it differs."
         )
+    if fleet := manifest.get("fleet"):
+        measured = f"{_fleet_table(fleet)}\n\n{measured}"
     channels = {1: "grey", 3: "RGB"}.get(wanted["channels"], f"{wanted['channels']}-channel")
     return f"""# Image classifier {manifest["architecture"]}
 
@@ -417,6 +422,16 @@ normalises them itself. The output `logits` has one column per class, in the ord
 The network knows these classes only and answers with one of them whatever it is shown. It was trained on this data set
 alone; check it on your own images before you rely on it.
 """
+
+
+def _fleet_table(fleet: Mapping[str, Any]) -> str:
+    """What is known of the network on every device of the search."""
+    rows = ["| device | predicted ms | 95 % upper bound ms | measured ms | status |", "|---|---|---|---|---|"]
+    for name, on in fleet.items():
+        measured_ms = on["measurement"]["median_ms"] if on["measurement"] is not None else None
+        shown = f"{measured_ms:.4g}" if measured_ms is not None else "not measured"
+        rows.append(f"| {name} | {on['predicted_ms']:.4g} | {on['upper_ms']:.4g} | {shown} | {on['status']} |")
+    return "\n".join(rows)
 
 
 _FILES = {

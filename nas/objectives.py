@@ -7,24 +7,36 @@ from collections.abc import Mapping
 import numpy as np
 
 from nas.core.arch import Floats, Genes
-from nas.core.metrics import HELD, OBJECTIVES
-from nas.core.ports import Problem, predict_latency
+from nas.core.device import OnDevice
+from nas.core.metrics import HELD, OBJECTIVES, SHARES
+from nas.core.ports import Problem
+from nas.fleet import FleetPredictor, latency_metrics
 
 
 def cheap_metrics(problem: Problem, genes_NG: Genes) -> dict[str, Floats]:
-    """Metrics that cost next to nothing, each shape (N,): what the space counts, ``predicted_ms``, ``upper_ms``."""
-    latency = predict_latency(problem.predictor, problem.space, genes_NG)
-    return {
-        **problem.space.costs(genes_NG),
-        "predicted_ms": latency.mean_ms,
-        "upper_ms": latency.upper_ms,
-    }
+    """Metrics that cost next to nothing, each shape (N,): what the space counts, ``predicted_ms``, ``upper_ms``; and
+    shares of bounds where latency counts by them."""
+    return {**problem.space.costs(genes_NG), **latency_metrics(problem.predictor, problem.space, genes_NG)}
+
+
+def on_devices(problem: Problem, genes_NG: Genes) -> list[dict[str, OnDevice]]:
+    """What is predicted of each of N networks on every device of a fleet; nothing where there is none."""
+    if not isinstance(problem.predictor, FleetPredictor):
+        return [{} for _ in genes_NG]
+    found = problem.predictor.by_device(problem.space, genes_NG)
+    return [
+        {name: OnDevice(float(latency.mean_ms[i]), float(latency.upper_ms[i])) for name, latency in found.items()}
+        for i in range(len(genes_NG))
+    ]
 
 
 def losses(problem: Problem, metrics: Mapping[str, Floats], accuracy_N: Floats) -> Floats:
     """Objectives of the spec as values to minimise, shape (N, M), in the spec's order."""
+    metric_of = {o: metric for o, (metric, _) in OBJECTIVES.items()}
+    if problem.spec.by_share:
+        metric_of["latency"] = SHARES["predicted_ms"]
     names = [o.name for o in problem.spec.objectives]
-    return np.stack([-accuracy_N if n == "accuracy" else metrics[OBJECTIVES[n][0]] for n in names], axis=1)
+    return np.stack([-accuracy_N if n == "accuracy" else metrics[metric_of[n]] for n in names], axis=1)
 
 
 def violation(problem: Problem, metrics: Mapping[str, Floats], accuracy_N: Floats | None = None) -> Floats:
@@ -33,8 +45,10 @@ def violation(problem: Problem, metrics: Mapping[str, Floats], accuracy_N: Float
     Latency is held by its calibrated upper bound, not its mean: a search exploits the predictor's errors.
     """
     total = np.zeros(len(metrics["params"]))
+    if problem.spec.by_share:
+        total += np.maximum(0.0, metrics["upper_share"] / 100.0 - 1.0)
     for o in problem.spec.objectives:
-        if o.bound is None:
+        if o.bound is None or (o.name == "latency" and problem.spec.by_share):
             continue
         if o.name != "accuracy":
             total += np.maximum(0.0, metrics[HELD[o.name]] / o.bound - 1.0)

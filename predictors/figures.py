@@ -19,10 +19,10 @@ from nas.core.metrics import coverage, mape, spearman
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.spec import DeviceSpec, RooflineSpec
 from predictors.bayesian_linear import FEWEST as FEWEST_ALONE
-from predictors.fitting import Fitted, fit_family, fit_transfer
-from predictors.onboarding import HELD_OUT, fit_result, stratified
+from predictors.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
+from predictors.onboarding import fit_result, stratified
 from predictors.roofline import roofline_ms
-from predictors.storage import dump_predictor
+from predictors.storage import Known, dump_predictor
 from predictors.tables import LatencyTable, RawTable, check_table
 from predictors.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
 
@@ -52,7 +52,8 @@ def onboard_figures(
     if float(np.ptp(known_ms_N)) == 0.0:
         raise InvalidData(f"every network takes {known_ms_N[0]:g} ms on {spec.name!r}: there is nothing to learn")
     estimated = spec.roofline is not None
-    result = fit_result(fitted, profile, space, genes_NG, known_ms_N, blobs, relative=not estimated)
+    known = Known(genes_NG, known_ms_N, np.zeros(len(genes_NG), dtype=bool))
+    result = fit_result(fitted, profile, space, known, blobs, relative=not estimated)
     result["card"] |= {"protocol": how, "kind": "estimated" if estimated else "predicted"}
     if not estimated and "energy_mj" in table.others:
         if (energy := _fit_energy(spec, table, space)) is not None:

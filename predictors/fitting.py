@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from nas.core.device import Latency
 from nas.core.ports import LatencyPredictor, SearchSpace, predict_latency
 from predictors.transfer import Relatives, Transfer, calibrate
 
+HELD_OUT = 0.25
 MOST_LEFT_OUT = 40  # networks that are each predicted from the others
 
 
@@ -26,10 +28,11 @@ class Fitted:
     guess: Latency
 
 
-def fit_networks(name: str, space: SearchSpace, genes_NG: Genes, y_N: Floats) -> LatencyPredictor:
-    """A registered family, fitted to networks of a space: by the space's features, unless the family has a method
-    ``fit_networks`` of its own. Raises InvalidInput as the family does."""
-    family = registry.load("nas.predictors", name)
+def fit_networks(family: Any, space: SearchSpace, genes_NG: Genes, y_N: Floats) -> LatencyPredictor:
+    """A family, fitted to networks of a space: by the space's features, unless it has a method ``fit_networks`` of its
+    own. ``family``: its registered name, or a value of it that is to be fitted anew. Raises InvalidInput as that does.
+    """
+    family = registry.load("nas.predictors", family) if isinstance(family, str) else family
     own = getattr(family, "fit_networks", None)
     predictor: LatencyPredictor = (
         family.fit(space.features(genes_NG), y_N) if own is None else own(space, genes_NG, y_N)
@@ -37,9 +40,9 @@ def fit_networks(name: str, space: SearchSpace, genes_NG: Genes, y_N: Floats) ->
     return predictor
 
 
-def fit_family(name: str, space: SearchSpace, genes_NG: Genes, y_N: Floats, held_out_N: NDArray[np.bool_]) -> Fitted:
-    """A registered family, checked on the networks that are held out."""
-    predictor = fit_networks(name, space, genes_NG[~held_out_N], y_N[~held_out_N])
+def fit_family(family: Any, space: SearchSpace, genes_NG: Genes, y_N: Floats, held_out_N: NDArray[np.bool_]) -> Fitted:
+    """A family as ``fit_networks`` takes it, checked on the networks that are held out."""
+    predictor = fit_networks(family, space, genes_NG[~held_out_N], y_N[~held_out_N])
     guess = predict_latency(predictor, space, genes_NG[held_out_N])
     return Fitted(predictor, int((~held_out_N).sum()), y_N[held_out_N], guess)
 

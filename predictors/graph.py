@@ -204,8 +204,10 @@ class GraphNetwork:
         line_ms, floor_ms, unit, factor = (float(v) for v in arrays["scalars"])
         return cls(
             wiring=Wiring(
-                *(np.asarray(arrays[k], dtype=np.int64) for k in _WIRING[:2]),
-                *(np.asarray(arrays[k], dtype=np.float64) for k in _WIRING[2:]),
+                arrays["place_C"].astype(np.int64),
+                arrays["operation_C"].astype(np.int64),
+                arrays["presence_C"].astype(np.float64),
+                arrays["mix_UU"].astype(np.float64),
             ),
             **{k: np.asarray(arrays[k], dtype=np.float64) for k in _ARRAYS},
             line_ms=line_ms,

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nas.core.arch import Arch, Floats
+from nas.core.arch import Arch, Floats, Genes, as_archs, choice_counts, sample
+from nas.core.device import Latency
 from nas.core.errors import InvalidInput, UnknownName
 from nas.core.ports import Layer, SearchSpace
 from predictors.bayesian_linear import BayesianLinear
+
+FREE = ("skip",)  # operations that no runtime executes
+MOST_LAYERS = 2500  # distinct ones of a space, beyond which measuring each would take hours
+_STILL = 1024  # networks in a row that bring no new layer
+_GROUP = 256
 
 
 def layer_key(layer: Layer) -> str:
@@ -28,20 +36,60 @@ def distinct_layers(space: SearchSpace, archs: Sequence[Arch]) -> dict[str, Laye
     return {layer_key(layer): layer for arch in archs for layer in space.layers(arch)}
 
 
+def every_layer(space: SearchSpace) -> dict[str, Layer]:
+    """All layers that networks of the space have, by key in order: those of random networks, until a thousand more
+    bring none that is new. Raises InvalidInput for a space of too many."""
+    rng, counts = np.random.default_rng(0), choice_counts(space.decisions)
+    drawn = np.stack([np.zeros_like(counts), counts - 1])
+    found: dict[str, Layer] = {}
+    still = 0
+    while still < _STILL:
+        new = distinct_layers(space, as_archs(space.id, space.canonical(drawn)))
+        still = still + len(drawn) if new.keys() <= found.keys() else 0
+        found |= new
+        if len(found) > MOST_LAYERS:
+            raise InvalidInput(
+                f"expected a space of at most {MOST_LAYERS} different layers to measure one by one, "
+                f"got more: {space.id}. Another family of predictors measures whole networks only"
+            )
+        drawn = sample(space.decisions, rng, _GROUP)
+    return dict(sorted(found.items()))
+
+
+def to_measure(layers: Mapping[str, Layer]) -> list[Layer | None]:
+    """What ``table_of`` needs the times of, in order; None stands for a model that does nothing."""
+    return [None, *(layer for layer in layers.values() if layer.op not in FREE)]
+
+
+def table_of(layers: Mapping[str, Layer], measured_ms: Sequence[float]) -> LayerTable:
+    """The table from the times of ``to_measure``. Each is short of what it takes to run any model, which a network
+    takes once."""
+    empty_ms, *others_ms = measured_ms
+    own_ms = iter(others_ms)
+    net_ms = {key: 0.0 if layer.op in FREE else max(next(own_ms) - empty_ms, 0.0) for key, layer in layers.items()}
+    return LayerTable.of(net_ms, empty_ms)
+
+
 @dataclass(frozen=True)
 class LayerTable:
-    """Milliseconds of single layers by key, and the kinds of operation, in order."""
+    """Milliseconds of single layers by key, and the kinds of operation, in order; ``empty_ms`` is what running any
+    model takes beside them."""
 
     latency_ms: Mapping[str, float]
     kinds: tuple[str, ...]
+    empty_ms: float = 0.0
 
     @classmethod
-    def of(cls, latency_ms: Mapping[str, float]) -> LayerTable:
+    def of(cls, latency_ms: Mapping[str, float], empty_ms: float = 0.0) -> LayerTable:
         """Raises InvalidInput for an empty table, and for latencies that are negative or no numbers."""
         bad = sorted(k for k, ms in latency_ms.items() if not (np.isfinite(ms) and ms >= 0))
         if bad or not latency_ms:
             raise InvalidInput(f"expected layers and their milliseconds, got {'none' if not bad else bad[0]}")
-        return cls(dict(latency_ms), tuple(sorted({key.partition("|")[0] for key in latency_ms})))
+        return cls(dict(latency_ms), tuple(sorted({key.partition("|")[0] for key in latency_ms})), empty_ms)
+
+    def sum_ms(self, space: SearchSpace, genes_NG: Genes) -> Floats:
+        """The plain sum over layers of N networks in ms, shape (N,), which no network has corrected."""
+        return np.asarray(self.empty_ms + self.by_kind(space, as_archs(space.id, genes_NG)).sum(1))
 
     def by_kind(self, space: SearchSpace, archs: Sequence[Arch]) -> Floats:
         """The times of N networks' layers, summed by kind of operation, in ms, shape (N, kinds).
@@ -58,7 +106,63 @@ class LayerTable:
                 sums_NK[n, column[layer.op]] += self.latency_ms[key]
         return sums_NK
 
+    def fit_networks(self, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> LayerTableModel:
+        """The table corrected by networks, 20 or more, that were measured whole."""
+        return LayerTableModel.fit(self.by_kind(space, as_archs(space.id, genes_NG)), latency_ms_N, self)
 
-def corrected(table: LayerTable, space: SearchSpace, archs: Sequence[Arch], latency_ms_N: Floats) -> BayesianLinear:
-    """A predictor over ``table.by_kind``, with a calibrated bound, from 20 networks or more, measured whole."""
-    return BayesianLinear.fit(table.by_kind(space, archs), latency_ms_N)
+
+@dataclass(frozen=True)
+class LayerTableModel:
+    """``line`` predicts from the times of layers in ``table``, summed by kind of operation."""
+
+    family: ClassVar[str] = "layer_table"
+    line: BayesianLinear
+    table: LayerTable | None = None
+
+    @classmethod
+    def fit(cls, features_NK: Floats, latency_ms_N: Floats, table: LayerTable | None = None) -> LayerTableModel:
+        """From sums by kind, ``table.by_kind`` if they come from a table. Raises InvalidInput as ``BayesianLinear``."""
+        return cls(BayesianLinear.fit(features_NK, latency_ms_N), table)
+
+    def fit_networks(self, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> LayerTableModel:
+        """A refit to other networks by the same table."""
+        return self._required().fit_networks(space, genes_NG, latency_ms_N)
+
+    def inputs(self, space: SearchSpace, genes_NG: Genes) -> Floats:
+        """What ``predict`` reads of N networks, shape (N, kinds). Raises UnknownName for a layer not in the table."""
+        return self._required().by_kind(space, as_archs(space.id, genes_NG))
+
+    def predict(self, features_NK: Floats) -> Latency:
+        """Latency in ms of N networks. Raises InvalidInput for sums of another table."""
+        return self.line.predict(features_NK)
+
+    def gradient(self, features_NK: Floats) -> Floats:
+        """Of the mean in ms by the time of each kind, shape (N, kinds)."""
+        return self.line.gradient(features_NK)
+
+    def unfamiliar(self, features_NK: Floats) -> NDArray[np.bool_]:
+        """Which of N networks are unlike all that were measured, shape (N,)."""
+        return self.line.unfamiliar(features_NK)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything as plain arrays."""
+        layers = self.table.latency_ms if self.table is not None else {}
+        return {
+            **self.line.to_arrays(),
+            "layers": np.array(list(layers), dtype=np.str_),
+            "layers_ms": np.array(list(layers.values()), dtype=np.float64),
+            "empty_ms": np.array(self.table.empty_ms if self.table is not None else 0.0),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> LayerTableModel:
+        """Inverse of ``to_arrays``."""
+        layers = dict(zip(arrays["layers"].tolist(), arrays["layers_ms"].tolist(), strict=True))
+        return cls(
+            BayesianLinear.from_arrays(arrays), LayerTable.of(layers, float(arrays["empty_ms"])) if layers else None
+        )
+
+    def _required(self) -> LayerTable:
+        if self.table is None:
+            raise InvalidInput("expected a predictor with a table of layers, got one of sums alone")
+        return self.table

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,17 +14,17 @@ from numpy.typing import NDArray
 from nas.core import registry
 from nas.core.arch import Arch, Floats, Genes, as_archs, choice_counts, sample
 from nas.core.device import DeviceProfile, Measurement
-from nas.core.errors import MeasurementRefused
+from nas.core.errors import InvalidInput, MeasurementRefused
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, StageStarted, Warned
-from nas.core.ports import BlobStore, Measurer, SearchSpace
+from nas.core.ports import BlobStore, Layer, Measurer, SearchSpace
 from nas.core.spec import DeviceSpec
 from predictors.card import make_card
 from predictors.choosing import most_telling
-from predictors.fitting import Fitted, fit_family, fit_transfer
-from predictors.storage import dump_measured, dump_predictor, load_measured
-from predictors.transfer import Relatives, Table, Transfer, choose
+from predictors.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
+from predictors.layer_table import LayerTable, LayerTableModel, every_layer, layer_key, table_of, to_measure
+from predictors.storage import Known, dump_measured, dump_predictor, load_measured
+from predictors.transfer import Relatives, Table, choose
 
-HELD_OUT = 0.25
 MOST_REFUSED = 0.2
 GROUP = 16
 POOL = 512  # networks of which the most telling ones are chosen
@@ -38,12 +40,15 @@ def onboard(
     state: SearchState,
     clock: Callable[[], float],
     relatives: Sequence[str] = (),
+    export_layer: Callable[[Layer | None], bytes] | None = None,
 ) -> Iterator[Event]:
     """Yields the stages profile, measure and fit; goes on from ``state``. Networks once measured are kept in a
     checkpoint and never measured again.
 
-    ``relatives`` are blobs of what is known of other devices (``predictors.storage.dump_measured``), for a predictor
-    that learns from them: a handful of networks will do then, and they are chosen for what each would tell.
+    ``relatives`` are blobs of what is known of other devices (``predictors.storage.dump_measured``), where the device
+    is learned from them: a handful of networks will do then, and they are chosen for what each would tell.
+    ``export_layer`` gives the model of a single layer, or of none, for a predictor that composes them: all layers of
+    the space are then measured before the networks.
 
     Raises UnknownName for the predictor's family, MeasurementRefused when the machine is too unsteady, and
     NotMeasuredYet as ``measure`` does.
@@ -52,10 +57,12 @@ def onboard(
     done = state.finished.get("profile", {})
     relatives = done.get("relatives", relatives)  # those by which networks were chosen
     kin = None
-    if spec.predictor == Transfer.family:
+    if spec.beside_relatives:
         kin = known_devices(space, [load_measured(blobs.get(blob)) for blob in relatives], spec.samples)
     else:
         registry.load("nas.predictors", spec.predictor)  # an unknown one is heard of before anything is measured
+    layers = every_layer(space) if spec.predictor == LayerTableModel.family else {}
+    single = to_measure(layers) if layers else []
     if "networks" in done:
         genes, held_out = _chosen(blobs.get(done["networks"]))
     elif kin is not None:
@@ -77,37 +84,69 @@ def onboard(
     if last is not None and "networks" in done:  # a version that kept no networks may have chosen others
         kept = [Measurement.from_json(m) for m in json.loads(blobs.get(last.blob))]
     begun = clock()
+    archs = as_archs(space.id, genes)
     if "measure" not in state.finished:
         yield StageStarted("measure", 1, 3)
-        archs = as_archs(space.id, genes)
-        _require_steady(spec.name, kept, len(archs))
-        group = GROUP if profile.source == "worker" else len(archs)  # a device elsewhere is asked for all at once
-        for i in range(len(kept), len(archs), group):
+        wanted: list[tuple[str, Callable[[], bytes]]] = [
+            *_layer_models(layers, export_layer),
+            *((a.id, partial(export_onnx, a)) for a in archs),
+        ]
+        unit = "models" if layers else "networks"
+        _require_steady(spec.name, kept, len(wanted))
+        group = GROUP if profile.source == "worker" else len(wanted)  # a device elsewhere is asked for all at once
+        for i in range(len(kept), len(wanted), group):
             models = []
-            for arch in archs[i : i + group]:
-                models.append(export_onnx(arch))
-                yield Progress("measure", len(kept), len(archs), "networks", message="exporting")
-            for measurement in measure(models, profile, [arch.id for arch in archs[i : i + group]]):
+            for _, export in wanted[i : i + group]:
+                models.append(export())
+                yield Progress("measure", len(kept), len(wanted), unit, message="exporting")
+            for measurement in measure(models, profile, [name for name, _ in wanted[i : i + group]]):
                 kept.append(measurement)
-                yield Progress("measure", len(kept), len(archs), "networks", message="measuring")
+                yield Progress("measure", len(kept), len(wanted), unit, message="measuring")
             yield Checkpoint("measure", len(kept), blobs.put(json.dumps([m.as_json() for m in kept]).encode()))
-            _require_steady(spec.name, kept, len(archs))
-        refused = [m.refused for m in kept if m.refused is not None]
+            _require_steady(spec.name, kept, len(wanted))
+        refused = [m.refused for m in kept[len(single) :] if m.refused is not None]
         if refused:
-            yield Warned("measure", f"{len(refused)} of {len(kept)} networks were left out: {refused[0]}")
-        yield StageFinished("measure", clock() - begun, {"measured": len(kept) - len(refused), "refused": len(refused)})
+            yield Warned("measure", f"{len(refused)} of {len(archs)} networks were left out: {refused[0]}")
+        counts = {"measured": len(archs) - len(refused), "refused": len(refused)}
+        yield StageFinished("measure", clock() - begun, counts | ({"layers": len(single)} if layers else {}))
 
     begun = clock()
     yield StageStarted("fit", 2, 3)
+    family = _layer_table(spec.name, layers, kept[: len(single)]) if layers else spec.predictor
+    kept = kept[len(single) :]
     usable = np.array([m.median_ms is not None for m in kept])
     latency_ms = np.array([m.median_ms if m.median_ms is not None else np.nan for m in kept])
     y = latency_ms[usable]
     if kin is not None:
         fitted = fit_transfer(kin, space.features(genes[usable]), y, spec.seed)
     else:
-        fitted = fit_family(spec.predictor, space, genes[usable], y, held_out[usable])
-    result = fit_result(fitted, profile, space, genes[usable], y, blobs)
+        fitted = fit_family(family, space, genes[usable], y, held_out[usable])
+    result = fit_result(fitted, profile, space, Known(genes[usable], y, held_out[usable]), blobs)
     yield StageFinished("fit", clock() - begun, result)
+
+
+def _layer_models(
+    layers: Mapping[str, Layer], export_layer: Callable[[Layer | None], bytes] | None
+) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """What is measured of single layers: a name that stays the same, and how to make the model."""
+    if not layers:
+        return
+    if export_layer is None:
+        raise InvalidInput("expected a way to make the models of single layers, which this predictor measures")
+    for layer in to_measure(layers):
+        key = "empty" if layer is None else layer_key(layer)
+        yield f"layer-{hashlib.sha256(key.encode()).hexdigest()[:12]}", partial(export_layer, layer)
+
+
+def _layer_table(device: str, layers: Mapping[str, Layer], measured: Sequence[Measurement]) -> LayerTable:
+    """Raises MeasurementRefused where a layer could not be measured: it is never taken to cost nothing."""
+    refused = [m.refused for m in measured if m.median_ms is None]
+    if refused:
+        raise MeasurementRefused(
+            f"{device} is too unsteady for single layers: {len(refused)} of {len(measured)} could not be measured "
+            f"(for example: {refused[0]}). Stop other work on the machine, or choose another predictor"
+        )
+    return table_of(layers, [m.median_ms for m in measured if m.median_ms is not None])
 
 
 def _chosen(blob: bytes) -> tuple[Genes, NDArray[np.bool_]]:
@@ -119,8 +158,7 @@ def fit_result(
     fitted: Fitted,
     profile: DeviceProfile,
     space: SearchSpace,
-    genes_NG: Genes,
-    latency_ms_N: Floats,
+    known: Known,
     blobs: BlobStore,
     *,
     relative: bool = True,
@@ -136,7 +174,8 @@ def fit_result(
         "profile": profile.id,
     }
     if relative:
-        result |= {"known": blobs.put(dump_measured(genes_NG, latency_ms_N)), "networks": len(genes_NG)}
+        measured = dump_measured(known.genes_NG, known.latency_ms_N, known.held_out_N)
+        result |= {"known": blobs.put(measured), "networks": len(known.genes_NG)}
     return result
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.core import registry
 from nas.core.arch import Floats, Genes
@@ -20,18 +22,38 @@ def dump_predictor(predictor: LatencyPredictor) -> bytes:
     return buffer.getvalue()
 
 
-def dump_measured(genes_NG: Genes, latency_ms_N: Floats) -> bytes:
-    """What is known of a device: networks and their latencies, from which other devices can be learned."""
+@dataclass(frozen=True)
+class Known:
+    """What is known of a device: N networks and their latencies. Those ``held_out_N`` check predictors; none is fitted
+    to them."""
+
+    genes_NG: Genes
+    latency_ms_N: Floats
+    held_out_N: NDArray[np.bool_]
+
+
+def dump_measured(genes_NG: Genes, latency_ms_N: Floats, held_out_N: NDArray[np.bool_] | None = None) -> bytes:
+    """What is known of a device, from which it, or others, can be learned."""
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, genes=genes_NG, latency_ms=latency_ms_N)
+    held_out = {"held_out": held_out_N} if held_out_N is not None else {}
+    np.savez(buffer, allow_pickle=False, genes=genes_NG, latency_ms=latency_ms_N, **held_out)
     return buffer.getvalue()
 
 
 def load_measured(data: bytes) -> tuple[Genes, Floats]:
-    """Inverse of ``dump_measured``. Raises StorageError for damage."""
+    """Networks and their latencies. Raises StorageError for damage."""
+    known = load_known(data)
+    return known.genes_NG, known.latency_ms_N
+
+
+def load_known(data: bytes) -> Known:
+    """Inverse of ``dump_measured``; where it was not kept which networks were held out, none is. Raises StorageError
+    for damage."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return arrays["genes"], arrays["latency_ms"]
+            genes_NG, latency_ms_N = arrays["genes"], arrays["latency_ms"]
+            held_out_N = arrays["held_out"] if "held_out" in arrays.files else np.zeros(len(genes_NG), dtype=bool)
+            return Known(genes_NG, latency_ms_N, held_out_N)
     except (ValueError, KeyError, OSError, BadZipFile) as error:
         raise StorageError(f"stored measurements cannot be read: {error}") from error
 

@@ -1,53 +1,199 @@
-"""Predictors learn from what was measured after them: every refit is a further version, and none is ever changed."""
+"""Predictors learn from what was measured after them: every refit is a further version, and none is ever changed.
+
+A version checks itself on the networks that the onboarding held out, as the ones before did, so that their cards can be
+compared; all that is fed back is fitted to. It is for later use only if it is not worse than the one before.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.core.arch import Floats, Genes
+from nas.core.device import DeviceProfile, Latency
 from nas.core.errors import InvalidInput
-from nas.core.ports import LatencyPredictor, SearchSpace
-from predictors.cross_fit import check_measured
-from predictors.fitting import fit_networks
+from nas.core.ports import BlobStore, LatencyPredictor, Refit, SearchSpace, predict_latency
+from predictors.best import Best
+from predictors.cross_fit import Predicts, check_measured
+from predictors.fitting import HELD_OUT, Fitted, fit_family, fit_networks, fit_transfer
+from predictors.graph import GraphNetwork
+from predictors.onboarding import fit_result
+from predictors.storage import Known, load_predictor
+from predictors.transfer import Relatives, Transfer
+
+FOLDS = 5
+MOST_LOST = 0.05  # of mean relative error, over what was known before, for what is gained elsewhere
+
+Point = Callable[[Floats, Floats, int], Predicts]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a version may take the place of the one before, and ``why``, for people."""
+
+    better: bool
+    why: str
 
 
 @dataclass(frozen=True)
 class Version:
-    """A predictor with all that it was fitted to, and the version before it. ``number`` counts from 1."""
+    """A predictor with all that it knows."""
 
-    number: int
-    predictor: LatencyPredictor
-    genes_NG: Genes
-    latency_ms_N: Floats
-    before: Version | None = None
+    fitted: Fitted
+    known: Known
+    verdict: Verdict
 
     @property
-    def history(self) -> tuple[Version, ...]:
-        """All versions, the first one first."""
-        return (*(self.before.history if self.before is not None else ()), self)
+    def predictor(self) -> LatencyPredictor:
+        """What predicts."""
+        return self.fitted.predictor
 
 
-def first_version(predictor: LatencyPredictor, genes_NG: Genes, latency_ms_N: Floats) -> Version:
-    """The predictor as it was onboarded with these networks."""
-    return Version(1, predictor, genes_NG, latency_ms_N)
+@dataclass(frozen=True)
+class Refits:
+    """``nas.core.ports.Refitter``: fits the family of ``predictor`` to what is ``known`` and more. ``relatives``: the
+    known devices that a predictor learns from which has few networks of its own."""
+
+    predictor: LatencyPredictor
+    known: Known
+    space: SearchSpace
+    profile: DeviceProfile
+    blobs: BlobStore
+    relatives: Relatives | None = None
+
+    def fit(self, genes_NG: Genes, latency_ms_N: Floats) -> Refit:
+        """The next version; its record holds its card and its blobs. Raises as ``refitted``."""
+        version = refitted(self.predictor, self.known, self.space, genes_NG, latency_ms_N, self.relatives)
+        record = fit_result(version.fitted, self.profile, self.space, version.known, self.blobs)
+        added = len(version.known.genes_NG) - len(self.known.genes_NG)
+        return Refit(version.predictor, {**record, **vars(version.verdict), "added": added})
+
+    def load(self, record: Mapping[str, Any]) -> LatencyPredictor:
+        """The predictor of a record."""
+        return load_predictor(record["family"], self.blobs.get(record["blob"]))
 
 
-def refitted(version: Version, space: SearchSpace, genes_MG: Genes, latency_ms_M: Floats) -> Version:
-    """The next version: fitted, and its bound calibrated anew, with M further measurements, such as those of a front
-    that was verified. A network that was measured before counts with its later latency alone.
+def refitted(
+    predictor: LatencyPredictor,
+    known: Known,
+    space: SearchSpace,
+    genes_MG: Genes,
+    latency_ms_M: Floats,
+    relatives: Relatives | None = None,
+) -> Version:
+    """The version after ``predictor``: fitted, and its bound calibrated anew, with M further measurements, such as
+    those of a front that was verified. A network that was measured before counts with its later latency alone.
 
+    A predictor that learned from relatives does so as long as it is given any; without, it has to stand alone.
     Raises InvalidInput for networks of another space, and for latencies that are not positive numbers.
     """
-    if genes_MG.ndim != 2 or genes_MG.shape[1] != version.genes_NG.shape[1]:
-        raise InvalidInput(f"expected genes of shape (M, {version.genes_NG.shape[1]}), got {genes_MG.shape}")
+    if genes_MG.ndim != 2 or genes_MG.shape[1] != known.genes_NG.shape[1]:
+        raise InvalidInput(f"expected genes of shape (M, {known.genes_NG.shape[1]}), got {genes_MG.shape}")
     check_measured(space.features(genes_MG), latency_ms_M, fewest=1)
-    latest = {
-        tuple(row): ms
-        for genes, latency_ms in ((version.genes_NG, version.latency_ms_N), (genes_MG, latency_ms_M))
-        for row, ms in zip(space.canonical(genes).tolist(), latency_ms.tolist(), strict=True)
-    }
-    genes_NG, latency_ms_N = np.array(list(latest), dtype=np.int64), np.array(list(latest.values()))
-    predictor = fit_networks(version.predictor.family, space, genes_NG, latency_ms_N)
-    return Version(version.number + 1, predictor, genes_NG, latency_ms_N, version)
+    more = added(known, space, genes_MG, latency_ms_M)
+    if predictor.family == Transfer.family and relatives is not None:
+        fitted = fit_transfer(relatives, space.features(more.genes_NG), more.latency_ms_N, seed=0)
+    else:
+        more = more if more.held_out_N.any() else _with_some_held_out(more)
+        family: Any = predictor if hasattr(predictor, "fit_networks") else predictor.family
+        fitted = fit_family(
+            Best.family if isinstance(predictor, Transfer) else family,
+            space,
+            more.genes_NG,
+            more.latency_ms_N,
+            more.held_out_N,
+        )
+    point, x_NF = _point(fitted.predictor, space, more.genes_NG, relatives)
+    older_N = np.arange(len(x_NF)) < len(known.genes_NG)
+    verdict = not_worse(point, x_NF, more.latency_ms_N, older_N, known.latency_ms_N)
+    return Version(fitted, more, verdict)
+
+
+def added(known: Known, space: SearchSpace, genes_MG: Genes, latency_ms_M: Floats) -> Known:
+    """What is known with M measurements more: the networks known before in their old order, then new ones, which are
+    not held out."""
+    place = {tuple(row): i for i, row in enumerate(space.canonical(known.genes_NG).tolist())}
+    genes, latency = known.genes_NG.tolist(), known.latency_ms_N.tolist()
+    for row, ms in zip(space.canonical(genes_MG).tolist(), latency_ms_M.tolist(), strict=True):
+        if (i := place.get(tuple(row))) is not None:
+            latency[i] = ms
+            continue
+        place[tuple(row)] = len(genes)
+        genes.append(row)
+        latency.append(ms)
+    held_out_N = np.zeros(len(genes), dtype=bool)
+    held_out_N[: len(known.held_out_N)] = known.held_out_N
+    return Known(np.array(genes, dtype=np.int64), np.array(latency), held_out_N)
+
+
+def not_worse(point: Point, x_NF: Floats, y_N: Floats, older_N: NDArray[np.bool_], before_ms_O: Floats) -> Verdict:
+    """Whether fits to all N networks predict no worse than fits to the older ones alone, which then took
+    ``before_ms_O``: each network is predicted by fits that do not know it. The mean relative error over all networks
+    must not be higher by more than the standard error of the difference; nor that over the older ones by more than
+    ``MOST_LOST``, so that odd measurements of a few new ones do not spoil what was known.
+    """
+    n, new_N, old_N = len(y_N), np.empty(len(y_N)), np.empty(len(y_N))
+    then_N = y_N.copy()
+    then_N[older_N] = before_ms_O
+    order = np.random.default_rng(0).permutation(n)
+    for fold in np.array_split(order, min(FOLDS, n)):
+        rest = np.setdiff1d(order, fold)
+        older = rest[older_N[rest]]
+        new_N[fold] = point(x_NF[rest], y_N[rest], 0).predict(x_NF[fold]).mean_ms
+        old_N[fold] = point(x_NF[older], then_N[older], 0).predict(x_NF[fold]).mean_ms
+    new_N, old_N = np.abs(new_N / y_N - 1.0), np.abs(old_N / y_N - 1.0)
+    gap_N = new_N - old_N
+    if gap_N.mean() > gap_N.std(ddof=1) / np.sqrt(n):
+        return Verdict(False, f"cross-validated error: {_figures(new_N, old_N)}")
+    if gap_N[older_N].mean() > MOST_LOST:
+        figures = _figures(new_N[older_N], old_N[older_N])
+        return Verdict(False, f"cross-validated error over the networks known before: {figures}")
+    return Verdict(True, f"cross-validated error: {_figures(new_N, old_N)}")
+
+
+def _figures(new_N: Floats, old_N: Floats) -> str:
+    return f"{100 * new_N.mean():.1f} % with what was fed back, {100 * old_N.mean():.1f} % without"
+
+
+def _point(
+    predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes, relatives: Relatives | None
+) -> tuple[Point, Floats]:
+    """How the mean alone is fitted, as a whole where a family does not tell; and what it reads of the networks."""
+    chosen: Any = predictor.chosen if isinstance(predictor, Best) else predictor
+    if isinstance(chosen, GraphNetwork):
+        wiring = chosen.wiring
+        return lambda x, y, seed: GraphNetwork.point(x, y, seed, wiring), chosen.inputs(space, genes_NG)
+    if relatives is not None and isinstance(chosen, Transfer):
+        return lambda x, y, seed: Transfer.fit(x, y, relatives, 1.0), space.features(genes_NG)
+    if hasattr(chosen, "point"):
+        return type(chosen).point, space.features(genes_NG)
+    family: Any = predictor if hasattr(predictor, "fit_networks") else predictor.family
+
+    def whole(rows_N1: Floats, y_N: Floats, seed: int) -> Predicts:
+        rows = rows_N1[:, 0].astype(np.int64)
+        return _OfRows(fit_networks(family, space, genes_NG[rows], y_N), space, genes_NG)
+
+    return whole, np.arange(len(genes_NG), dtype=np.float64)[:, None]
+
+
+@dataclass(frozen=True)
+class _OfRows:
+    """Predicts networks that are given by their row among ``genes_NG``."""
+
+    predictor: LatencyPredictor
+    space: SearchSpace
+    genes_NG: Genes
+
+    def predict(self, rows_N1: Floats) -> Latency:
+        return predict_latency(self.predictor, self.space, self.genes_NG[rows_N1[:, 0].astype(np.int64)])
+
+
+def _with_some_held_out(known: Known) -> Known:
+    n = len(known.genes_NG)
+    held_out_N = np.zeros(n, dtype=bool)
+    held_out_N[np.random.default_rng((0, 7)).choice(n, round(HELD_OUT * n), replace=False)] = True
+    return Known(known.genes_NG, known.latency_ms_N, held_out_N)

@@ -24,10 +24,11 @@ from fastapi.responses import JSONResponse
 from nas.core.access import Scope
 from nas.core.arch import Arch, as_archs, mutate, sample
 from nas.core.device import DeviceProfile
+from nas.core.drift import Reading, drift_of
 from nas.core.errors import Conflict
-from nas.core.events import StatusChanged, encode
+from nas.core.events import Refitted, StatusChanged, encode
 from nas.core.lifecycle import ENDED, LEASED, Verb, check_transition, check_verb
-from nas.core.metrics import METRICS
+from nas.core.metrics import METRICS, kendall, spearman
 from nas.core.ports import ImageShape
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, ObjectiveSpec, ResourceSpec, SearchSpec, SpaceSpec
 from nas.core.trust import advice
@@ -38,8 +39,11 @@ from nas.core.views import (
     AuditView,
     CardView,
     CheckView,
+    ComparisonView,
     CostView,
     DeviceView,
+    DifferenceView,
+    DriftView,
     DryRunView,
     EventPage,
     EventView,
@@ -53,6 +57,7 @@ from nas.core.views import (
     MeView,
     NewTokenView,
     ObjectiveView,
+    PairView,
     PartitionView,
     PointPage,
     PointView,
@@ -61,10 +66,12 @@ from nas.core.views import (
     QuotaBody,
     QuotaView,
     RankedView,
+    ReadingView,
     ReadyView,
     RoomView,
     SearchPage,
     SearchView,
+    SessionView,
     SimilarityView,
     SpaceView,
     StageCostView,
@@ -74,6 +81,7 @@ from nas.core.views import (
     TokenBody,
     TokenView,
     TrustView,
+    VersionView,
     WorkerView,
 )
 from search_spaces.mobilenet_v3.space import build
@@ -93,8 +101,9 @@ SPACE = build(
     ImageShape(1, 8, 8, 10),
 )
 NOW = datetime.now(UTC)
-STAGES = ("estimate", "train", "explore", "verify", "export")
+STAGES = ("estimate", "train", "explore", "verify", "learn", "export")
 EVALUATIONS = 160
+LEARNED = "digits under half a millisecond"
 PROFILE = DeviceProfile(
     name="this-machine",
     machine="x86_64",
@@ -257,6 +266,8 @@ class FakeSearch:
             self.baseline = make_points(seed + 1, EVALUATIONS, "baseline")
         if status == "succeeded":
             self._verify()
+        if spec.name == LEARNED:
+            self._learn()
 
     def _begin(self) -> None:
         """The history that leads to the first status."""
@@ -276,6 +287,16 @@ class FakeSearch:
             self._log("pausing", "paused", "its result was saved", "", at + timedelta(seconds=212))
         elif self.status != "running":
             self._log("running", self.status, self.error or "", "", at + timedelta(seconds=330))
+
+    def _learn(self) -> None:
+        """Two networks broke their bound, and those that were found around them did not."""
+        why = "cross-validated error: 2.9 % with what was fed back, 3.4 % without"
+        record = {"card": {"n": 73}, "better": True, "why": why}
+        for number, measured, broken in ((1, 24, 2), (2, 31, 0)):
+            keys = tuple(("search", f"{i:012x}") for i in range(measured))
+            event = Refitted("learn", number, keys, EVALUATIONS, broken, record)
+            at = NOW - self.age + timedelta(seconds=250 + 20 * number)
+            self.events.append(EventView(seq=len(self.events) + 1, at=at, body=encode(event)))
 
     def _log(self, before: str | None, after: str, reason: str, by: str, at: datetime) -> None:
         body = encode(StatusChanged(before, after, reason, by))
@@ -377,7 +398,7 @@ class FakeSearch:
         out = []
         for i, name in enumerate(STAGES):
             if i < done:
-                out.append(StageView(name=name, status="finished", seconds=(0.8, 214, 61, 38, 12)[i]))
+                out.append(StageView(name=name, status="finished", seconds=(0.8, 214, 61, 38, 9, 12)[i]))
             elif i > done:
                 out.append(StageView(name=name, status="waiting"))
             elif name == "estimate":
@@ -711,6 +732,99 @@ def make_device(name: str, status: str, spec: DeviceSpec | None = None, **more: 
     )
 
 
+def make_versions(device: DeviceView, search: str) -> list[VersionView]:
+    """That of the onboarding, one that is used, and one that is not."""
+    if not device.predictors:
+        return []
+    card = device.predictors[0]
+    shared = {
+        k: getattr(card, k) for k in ("device", "space", "space_name", "family", "held_out", "coverage", "profile")
+    }
+
+    def version(number: int, mape: float, **more: Any) -> VersionView:
+        given = {"before": None, "search": None, "better": True, "why": "", "in_use": False, "searches": []} | more
+        return VersionView(
+            id=card.id if number == 1 else f"{search[:12]}-{number - 1}",
+            number=number,
+            networks=96 + 9 * (number - 1),
+            n=64 + 9 * (number - 1),
+            mape=mape,
+            spearman=0.99 + 0.001 * number,
+            created_at=NOW - timedelta(days=3 - number),
+            **shared,
+            **given,
+        )
+
+    fed = {"search": search}
+    why = "cross-validated error: 2.9 % with what was fed back, 3.4 % without"
+    odd = "cross-validated error over the networks known before: 9.8 % with what was fed back, 2.9 % without"
+    return [
+        version(3, 5.2, before="2", better=False, why=odd, **fed),
+        version(2, 2.2, before="1", why=why, in_use=True, **fed),
+        version(1, 2.4, searches=[search]),
+    ]
+
+
+def make_drift(name: str, latest: float) -> DriftView:
+    """A month of sessions, the latest of which is off by so much."""
+    rng = np.random.default_rng(3)
+    readings = [
+        Reading(NOW.timestamp() - days * 86_400 + i, f"job{days}", canary, float(centre * rng.normal(1, 0.02)))
+        for days, centre, canary in ((28, 1.0, 1.0), (19, 0.99, 1.01), (11, 1.02, 1.0), (2, latest, 1.03))
+        for i in range(12)
+    ]
+    found = drift_of(readings)
+    return DriftView(
+        device=name,
+        status=found.status,
+        within=found.within,
+        sentence=found.sentence,
+        sessions=[
+            SessionView(at=datetime.fromtimestamp(s.at, UTC), networks=s.networks, ratio=s.ratio, canary=s.canary)
+            for s in found.sessions
+        ],
+        readings=[
+            ReadingView(at=datetime.fromtimestamp(r.at, UTC), arch="a" * 12, ratio=r.ratio, canary=r.canary)
+            for r in readings
+        ],
+    )
+
+
+def make_comparison(first: DeviceView, second: DeviceView, search: str) -> ComparisonView:
+    """Two devices, the second of which is slower, and slower still for large networks."""
+    rng = np.random.default_rng(5)
+    first_ms = rng.uniform(0.1, 0.8, 120)
+    second_ms = 2.1 * first_ms**1.1 * rng.normal(1.0, 0.05, 120)
+    return ComparisonView(
+        first=first.name,
+        second=second.name,
+        space=first.predictors[0].space,
+        space_name="mobilenet_v3",
+        spaces=[first.predictors[0].space],
+        pairs=[
+            PairView(
+                arch=hashlib.sha256(bytes([i])).hexdigest()[:12],
+                first_ms=first_ms[i],
+                second_ms=second_ms[i],
+                first_kind="measured" if i < 80 else "predicted",
+                second_kind="measured" if i < 40 else "predicted",
+            )
+            for i in range(120)
+        ],
+        both_measured=40,
+        spearman=spearman(first_ms, second_ms),
+        kendall=kendall(first_ms, second_ms),
+        ratio=float(np.median(second_ms / first_ms)),
+        cards=[first.predictors[0], second.predictors[0]],
+        versions=[*make_versions(first, search), *make_versions(second, search)],
+        differences=[
+            DifferenceView(what="processor", first="a processor", second="another processor"),
+            DifferenceView(what="cores", first="8", second="4"),
+            DifferenceView(what="protocol threads", first="1", second="4"),
+        ],
+    )
+
+
 AGENT = AgentView(
     name="shelf",
     owner="ada",
@@ -730,6 +844,7 @@ def create_api(contents: str = "full") -> FastAPI:
     full = contents != "empty"
     searches = make_searches() if full else []
     searches += make_many(1000) if contents == "many" else []
+    finished = next((s.id for s in searches if s.spec.name == LEARNED), "")
     tokens = make_tokens() if full else []
     audit = make_audit(40) if full else []
     scopes: list[Scope] = ["read"] if contents == "reader" else ["admin"]
@@ -996,6 +1111,20 @@ def create_api(contents: str = "full") -> FastAPI:
         if found is None:
             raise Problem(404, "not_found", f"no device {name!r}: expected one of {', '.join(d.name for d in devices)}")
         return found
+
+    @app.get("/v1/devices/{name}/versions")
+    def versions(name: str) -> list[VersionView]:
+        return make_versions(device(name), finished)
+
+    @app.get("/v1/devices/{name}/drift")
+    def drift(name: str) -> DriftView:
+        return make_drift(name, 1.16 if name == "shelf" else 1.02)
+
+    @app.get("/v1/devices/{name}/comparison")
+    def comparison(name: str, other: str, space: str | None = None) -> ComparisonView:
+        if name == other:
+            raise Problem(400, "invalid_input", f"expected two devices, got {name!r} twice")
+        return make_comparison(device(name), device(other), finished)
 
     @app.get("/v1/predictors")
     def predictors(device: str | None = None) -> list[CardView]:

@@ -21,8 +21,11 @@ from nas.core.spec import DeviceSpec, SearchSpec
 from nas.core.views import (
     ArtifactView,
     CardView,
+    ComparisonView,
     CostView,
     DeviceView,
+    DifferenceView,
+    DriftView,
     DryRunView,
     EventPage,
     EventView,
@@ -32,16 +35,20 @@ from nas.core.views import (
     LayerView,
     MetricView,
     ObjectiveView,
+    PairView,
     PointPage,
     PointView,
     ProblemView,
+    ReadingView,
     SearchPage,
     SearchView,
+    SessionView,
     SpaceView,
     StageCostView,
     StageView,
     StrategyView,
     SubnetView,
+    VersionView,
 )
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -143,6 +150,9 @@ class FakeService:
             "GET /v1/devices": says([self.device]),
             "POST /v1/devices": lambda r: _json(make_device("queued", DeviceSpec.model_validate_json(r.content)), 201),
             f"GET {device}": says(self.device),
+            f"GET {device}/versions": says([make_version(1), make_version(2, better=False)]),
+            f"GET {device}/drift": says(make_drift()),
+            f"GET {device}/comparison": says(make_comparison()),
             "GET /v1/predictors": says([make_card()]),
             "GET /v1/predictors/card1": says(make_card()),
         }
@@ -319,6 +329,65 @@ def make_card() -> CardView:
         coverage=0.96,
         range_ms=(0.05, 0.5),
         created_at=NOW,
+    )
+
+
+def make_version(number: int, better: bool = True) -> VersionView:
+    """A version of the predictor; the second grew from the first."""
+    card = make_card()
+    return VersionView(
+        id=f"card{number}",
+        device="this-machine",
+        number=number,
+        profile=card.profile,
+        space=card.space,
+        space_name=card.space_name,
+        family=card.family,
+        networks=96,
+        n=card.n,
+        held_out=card.held_out,
+        mape=card.mape,
+        spearman=card.spearman,
+        coverage=card.coverage,
+        before="card1" if number > 1 else None,
+        search=SEARCH if number > 1 else None,
+        better=better,
+        why="" if better else "it is [worse]",
+        in_use=better,
+        searches=[SEARCH],
+        created_at=NOW,
+    )
+
+
+def make_drift() -> DriftView:
+    """A device that was slower once."""
+    return DriftView(
+        device="this-machine",
+        status="drifting",
+        within=0.2,
+        sentence="Drifting: networks take 20 % longer than predicted.",
+        sessions=[SessionView(at=NOW, networks=3, ratio=1.2, canary=1.0)],
+        readings=[ReadingView(at=NOW, arch="a" * 12, ratio=1.2, canary=1.0)],
+    )
+
+
+def make_comparison() -> ComparisonView:
+    """Two devices of which one is slower."""
+    pair = PairView(arch="a" * 12, first_ms=0.1, second_ms=0.3, first_kind="measured", second_kind="predicted")
+    return ComparisonView(
+        first="this-machine",
+        second="board",
+        space="mobilenet_v3-1",
+        space_name="mobilenet_v3",
+        spaces=["mobilenet_v3-1"],
+        pairs=[pair],
+        both_measured=0,
+        spearman=None,
+        kendall=None,
+        ratio=3.0,
+        cards=[make_card(), make_card()],
+        versions=[make_version(1)],
+        differences=[DifferenceView(what="processor", first="a [fast] one", second="a slow one")],
     )
 
 

@@ -78,6 +78,9 @@ def test_nothing_heavy_is_imported_for_help() -> None:
         ("front", SEARCH),
         ("devices", "list"),
         ("devices", "show", "this-machine"),
+        ("devices", "versions"),
+        ("devices", "drift"),
+        ("devices", "compare", "this-machine", "board"),
         ("predictors",),
         ("spaces",),
         ("strategies",),
@@ -432,6 +435,20 @@ def test_a_device_is_added_for_the_digits_space(run: Run, fake: FakeService) -> 
     assert "train: started" in done.stderr
     for figure in ("2.25 %", "0.9910", "96.0%", "a [fast] processor"):
         assert figure in done.stdout
+
+
+def test_versions_drift_and_two_devices(run: Run, fake: FakeService) -> None:
+    versions = run("devices", "versions").stdout
+    assert "1 (in use)" in versions
+    assert f"search {SEARCH}" in versions
+    assert "not used: it is [worse]" in versions
+    drifting = run("devices", "drift", "this-machine").stdout
+    assert "20 % longer" in drifting
+    assert "1.200" in drifting
+    both = run("devices", "compare", "this-machine", "board").stdout
+    assert dict(fake.last.url.params) == {"other": "board"}
+    assert "3.00 times as long" in both
+    assert "a [fast] one" in both
 
 
 def test_a_device_for_other_networks(run: Run, fake: FakeService) -> None:

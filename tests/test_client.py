@@ -18,7 +18,9 @@ from nas.core.views import (
     ArtifactView,
     CardView,
     CheckView,
+    ComparisonView,
     DeviceView,
+    DriftView,
     DryRunView,
     EventPage,
     ExtendBody,
@@ -31,6 +33,7 @@ from nas.core.views import (
     SpaceView,
     StrategyView,
     SubnetView,
+    VersionView,
 )
 from tests.fake_service import END, EVENTS, MEMBERS, SEARCH, FakeService, event, frames
 
@@ -108,6 +111,14 @@ VERBS: list[tuple[Callable[[Client], Any], type, str, dict[str, str]]] = [
     (lambda n: n.add_device(DeviceSpec()), DeviceView, "POST /v1/devices", {}),
     (lambda n: n.predictors(), CardView, "GET /v1/predictors", {}),
     (lambda n: n.predictors("board"), CardView, "GET /v1/predictors", {"device": "board"}),
+    (lambda n: n.versions("this-machine"), VersionView, "GET /v1/devices/this-machine/versions", {}),
+    (lambda n: n.drift("this-machine"), DriftView, "GET /v1/devices/this-machine/drift", {}),
+    (
+        lambda n: n.compare("this-machine", "board", "a space"),
+        ComparisonView,
+        "GET /v1/devices/this-machine/comparison",
+        {"other": "board", "space": "a space"},
+    ),
     (lambda n: n.predictor("card1"), CardView, "GET /v1/predictors/card1", {}),
 ]
 

@@ -17,7 +17,7 @@ from server.dashboard import charts, drawing, states, words
 from server.dashboard.actions import ACTIONS
 from server.dashboard.shown import by_seed
 from server.dashboard.spec_text import spec_text
-from tests.fake_dashboard_api import FakeSearch, make_card, make_searches
+from tests.fake_dashboard_api import FakeSearch, make_card, make_comparison, make_device, make_drift, make_searches
 
 SEARCHES = {s.spec.name: s for s in make_searches()}
 FINISHED = SEARCHES["digits under half a millisecond"]
@@ -340,3 +340,23 @@ def test_a_mixture_is_drawn_edge_by_edge() -> None:
 def test_no_readings_draw_nothing() -> None:
     assert by_seed([]) == {}
     assert charts.traces({}) == {}
+
+
+def test_drift_is_drawn_over_time_beside_its_limits() -> None:
+    options = charts.drift(make_drift("bench", 1.16))
+    series = {s["id"]: s for s in options["series"]}
+    assert len(series["drift.networks"]["data"]) == 48
+    medians = [d["value"][1] for d in series["drift.median"]["data"]]
+    assert len(medians) == 4
+    assert medians[-1] == pytest.approx(1.16, abs=0.02)
+    assert [m["yAxis"] for m in series["drift.limits"]["markLine"]["data"]] == [0.9, 1.1]
+    assert options["yAxis"]["max"] >= max(d["value"][1] for d in series["drift.networks"]["data"])
+
+
+def test_two_devices_are_drawn_by_how_their_networks_are_known() -> None:
+    one, two = make_device("one", "succeeded"), make_device("two", "succeeded")
+    options = charts.comparison(make_comparison(one, two, "a search"))
+    counts = {s["id"]: len(s["data"]) for s in options["series"]}
+    assert counts == {"ratio": 2, "pairs.none": 40, "pairs.one": 40, "pairs.both": 40}
+    assert "one" in options["xAxis"]["name"]
+    assert "two" in options["yAxis"]["name"]

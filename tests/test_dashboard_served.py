@@ -15,6 +15,7 @@ import pytest
 
 from nas.core.access import LOCAL
 from server.store.store import open_store
+from tests import fakes, test_fleets
 from tests.browsing import MARKS, ROOT
 from tests.test_demo import wait_for
 
@@ -69,4 +70,22 @@ def test_a_token_lets_in(page: Any, tmp_path: Path) -> None:
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading", level=1)).to_contain_text("Devices")
         expect(page.get_by_role("button", name="you are ada")).to_be_visible()
+        page.goto("about:blank")
+
+
+def test_the_device_of_a_fleet_is_chosen_at_the_chart(page: Any, tmp_path: Path) -> None:
+    with open_store(f"sqlite:///{tmp_path / 'hwnas.db'}", str(tmp_path / "blobs")) as store:
+        fakes.add_device(store)
+        test_fleets.add_board(store)
+        search = fakes.add_search(store, test_fleets.fleet_spec(bounds_ms=test_fleets.BOUNDS))
+        fakes.run_log(store, [*test_fleets.log(), test_fleets.VERIFIED])
+    with service(tmp_path) as url:
+        page.goto(f"{url}/searches/{search}")
+        chart = page.locator(".pareto")
+        expect(chart).to_contain_text("Measured share of bound (%)")
+        expect(page.get_by_text("Verified on every device")).to_be_visible()
+        page.get_by_label("device", exact=True).click()
+        page.get_by_role("option", name="board").click()
+        expect(chart).to_contain_text("Measured latency (ms)")
+        expect(page.get_by_text("Verified on board")).to_be_visible()
         page.goto("about:blank")

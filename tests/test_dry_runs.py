@@ -231,7 +231,8 @@ def test_a_dry_run_is_no_search_and_no_matter_of_quotas(api: TestClient, store: 
     lease = store.jobs.claim("worker", 60.0)
     assert lease is not None
     assert (lease.job_id, lease.kind) == (job, "dry_run")
-    assert set(lease.spec["resolved"]) == {"profile", "predictor", "supernet", "inherited", "measurements"}
+    expected = {"profile", "predictor", "energy", "fleet", "supernet", "inherited", "measurements"}
+    assert set(lease.spec["resolved"]) == expected
     clock.pass_(36.0)
     store.jobs.discard(job)
     assert store.quotas.view("ada").gpu_hours_used == pytest.approx(2 * 36.0 / 3600)

@@ -23,6 +23,7 @@ from nas.core.events import (
     MeasurementsWanted,
     Point,
     Progress,
+    Refitted,
     SearchState,
     StageFinished,
     StageStarted,
@@ -75,6 +76,15 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Checkpoint, stages, st.integers(0, 9), texts),
     st.builds(Exported, archs, st.sampled_from(["a.onnx", "b.json"]), texts, st.integers(0, 9), texts, documents),
     st.builds(HypervolumeAt, st.integers(0, 9), numbers, numbers),
+    st.builds(
+        Refitted,
+        stages,
+        st.integers(1, 4),
+        st.lists(st.tuples(origins, texts), max_size=3).map(tuple),
+        st.integers(0, 9),
+        st.integers(0, 3),
+        documents,
+    ),
     st.builds(Warned, stages, texts),
     st.builds(StatusChanged, st.sampled_from([None, *STATUSES]), st.sampled_from(STATUSES), texts, texts),
     st.builds(StageFinished, stages, st.integers(0, 100).map(float), documents),
@@ -92,7 +102,7 @@ def test_an_event_comes_back_from_json_as_it_was(event: Event) -> None:
 
 def test_every_kind_of_event_is_generated_and_has_its_own_name() -> None:
     kinds = [t.kind for t in get_args(Event)]
-    assert len(set(kinds)) == len(kinds) == 12
+    assert len(set(kinds)) == len(kinds) == 13
 
 
 @given(logs)

@@ -20,6 +20,7 @@ from nas.core.events import Checkpoint, Event, Traced, fold_all
 from nas.core.fronts import front_of
 from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.engine import stage_names
 from nas.stages.parts import _longest
 from nas.strategies.few_shot import few_shot
 from nas.supernet import Supernet
@@ -250,7 +251,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
 def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
     events, folder = whole
     state = fold_all(events)
-    assert tuple(state.finished) == few_shot.stage_names  # type: ignore[attr-defined]
+    assert tuple(state.finished) == stage_names(SPEC)
     front = front_of(SPEC, state)
     assert front.final
     assert all(p.status in ("verified", "violated") for p in front.points)

@@ -18,8 +18,8 @@ from predictors.bayesian_linear import BayesianLinear
 from predictors.best import Best
 from predictors.fitting import fit_networks
 from predictors.graph import GraphNetwork, Wiring
-from predictors.storage import dump_predictor, load_predictor
-from predictors.versions import first_version, refitted
+from predictors.storage import Known, dump_predictor, load_predictor
+from predictors.versions import refitted
 from search_spaces.nas_bench_201.space import EDGES, NODES, active_edges
 
 SHAPE = ImageShape(1, 8, 8, 10)
@@ -161,10 +161,11 @@ def test_places_that_come_and_go_have_gradients() -> None:
 
 def test_a_refit_reads_graphs_again_and_other_spaces_are_refused() -> None:
     y = longest_way_ms(GENES)
-    first = first_version(fit_networks("graph", CELLS, GENES[:40], y[:40]), GENES[:40], y[:40])
-    second = refitted(first, CELLS, GENES[40:60], y[40:60])
+    first = fit_networks("graph", CELLS, GENES[:40], y[:40])
+    known = Known(GENES[:40], y[:40], np.arange(40) % 4 == 0)
+    second = refitted(first, known, CELLS, GENES[40:60], y[40:60])
     assert isinstance(second.predictor, GraphNetwork)
-    assert len(second.latency_ms_N) == 60
+    assert len(second.known.latency_ms_N) == 60
     chain = space_of("mobilenet_v3")
     with pytest.raises(InvalidInput, match="another search space"):
         predict_latency(second.predictor, chain, some(chain, 3))

@@ -54,7 +54,7 @@ def everything(store: Store, search: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("old", ["0001", "0002"])
+@pytest.mark.parametrize("old", ["0001", "0002", "0003", "0004"])
 def test_rows_survive_the_way_back_and_forth(url: str, tmp_path: Path, old: str) -> None:
     blobs = tmp_path / "blobs"
     ended, _ = filled(url, blobs)

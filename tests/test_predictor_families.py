@@ -14,15 +14,15 @@ from nas.core import registry
 from nas.core.arch import Decision, Floats, Genes, as_archs, one_hot, sample
 from nas.core.errors import InvalidInput, StorageError, UnknownName
 from nas.core.metrics import mape, spearman
-from nas.core.ports import ImageShape
+from nas.core.ports import ImageShape, predict_latency
 from predictors.bayesian_linear import BayesianLinear
 from predictors.best import Best
 from predictors.choosing import information, most_telling
-from predictors.layer_table import LayerTable, corrected, distinct_layers, layer_key
+from predictors.fitting import fit_networks
+from predictors.layer_table import LayerTable, distinct_layers, every_layer, layer_key
 from predictors.onboarding import stratified, stratified_and_telling
 from predictors.storage import dump_predictor, load_predictor
 from predictors.transfer import Relatives, Table, Transfer
-from predictors.versions import first_version, refitted
 from search_spaces.mobilenet_v3.space import build
 
 DECISIONS = tuple(Decision(f"layer{i}", ("a", "b", "c", "d")) for i in range(6))
@@ -237,8 +237,14 @@ def test_layers_add_up_and_whole_networks_correct_them() -> None:
     np.testing.assert_allclose(sums.sum(1), expected, rtol=1e-9)
     taste = np.linspace(0.4, 1.3, len(table.kinds))
     whole_ms = 0.05 + sums @ taste
-    predictor = corrected(table, SPACE, archs[:60], whole_ms[:60])
-    assert mape(whole_ms[60:], predictor.predict(sums[60:]).mean_ms) < 1
+    predictor = table.fit_networks(SPACE, GENES[:60], whole_ms[:60])
+    again = load_predictor("layer_table", dump_predictor(predictor))
+    assert mape(whole_ms[60:], predict_latency(again, SPACE, GENES[60:]).mean_ms) < 1
+    assert again.table == table  # type: ignore[attr-defined]
+    refit = fit_networks(again, SPACE, GENES[:40], 2 * whole_ms[:40])
+    assert mape(2 * whole_ms[60:], predict_latency(refit, SPACE, GENES[60:]).mean_ms) < 1
+    with pytest.raises(InvalidInput, match="with a table of layers"):
+        predict_latency(fitted("layer_table"), SPACE, GENES)
     assert mape(whole_ms[60:], sums[60:].sum(1)) > 5
     key = next(iter(table.latency_ms))
     partial = LayerTable.of({k: v for k, v in table.latency_ms.items() if k != key})
@@ -248,25 +254,11 @@ def test_layers_add_up_and_whole_networks_correct_them() -> None:
         LayerTable.of({key: float("nan")})
 
 
-def test_a_refit_is_a_further_version_and_mends_a_bound_that_was_broken() -> None:
-    features = SPACE.features(GENES)
-    base_ms = 0.1 + features @ np.full(features.shape[1], 1.0 / features.shape[1]) / features.mean()
-    hole = SPACE.costs(GENES)["macs"] > np.quantile(SPACE.costs(GENES)["macs"], 0.6)
-    true_ms = np.where(hole, 1.3 * base_ms, base_ms)  # larger networks leave the cache; none of them was measured
-    known, later = np.flatnonzero(~hole)[:60], np.flatnonzero(hole)
-    first = first_version(BayesianLinear.fit(features[known], true_ms[known]), GENES[known], true_ms[known])
-    kept = dump_predictor(first.predictor)
-    second = refitted(first, SPACE, GENES[later[:30]], true_ms[later[:30]])
-    rest = later[30:]
-    before, after = (v.predictor.predict(features[rest]).upper_ms for v in (first, second))
-    assert (true_ms[rest] <= before).mean() < 0.1
-    assert (true_ms[rest] <= after).mean() > 0.9
-    assert [v.number for v in second.history] == [1, 2]
-    assert second.before is first
-    assert dump_predictor(first.predictor) == kept
-    again = refitted(second, SPACE, GENES[later[:30]], true_ms[later[:30]])
-    assert len(again.latency_ms_N) == len(second.latency_ms_N)  # measured once more, not twice as weighty
-    with pytest.raises(InvalidInput, match="positive"):
-        refitted(first, SPACE, GENES[later[:1]], np.array([-1.0]))
-    with pytest.raises(InvalidInput, match="genes of shape"):
-        refitted(first, SPACE, GENES[later[:1], :-1], np.array([1.0]))
+def test_all_layers_of_a_space_are_found() -> None:
+    known = every_layer(SPACE)
+    others = SPACE.canonical(sample(SPACE.decisions, np.random.default_rng(77), 1500))
+    assert distinct_layers(SPACE, as_archs(SPACE.id, others)).keys() <= known.keys()
+    assert list(known) == sorted(known) == list(every_layer(SPACE))
+    large = build({"preset": "imagenet", "widths": [0.5, 0.75, 1.0]}, ImageShape(3, 224, 224, 1000))
+    with pytest.raises(InvalidInput, match="at most 2500 different layers"):
+        every_layer(large)

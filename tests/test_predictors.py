@@ -12,15 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.core import registry
-from nas.core.arch import Arch, Floats
+from nas.core.arch import Arch, Floats, as_archs, sample
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
-from nas.core.errors import InvalidInput, MeasurementRefused
+from nas.core.errors import InvalidInput, InvalidSpec, MeasurementRefused
 from nas.core.events import Event, SearchState, fold_all
-from nas.core.ports import ImageShape, SearchSpace
-from nas.core.spec import DeviceSpec
+from nas.core.metrics import mape
+from nas.core.ports import ImageShape, Layer, SearchSpace, predict_latency
+from nas.core.spec import DeviceSpec, parse_spec
 from predictors import onboarding
 from predictors.bayesian_linear import BayesianLinear, Prior
 from predictors.calibration import upper_factor
+from predictors.layer_table import every_layer, to_measure
 from predictors.onboarding import onboard, stratified
 from predictors.storage import dump_predictor, load_predictor
 from server.store.blobs import open_blobs
@@ -183,6 +185,59 @@ def run_onboarding(space: SearchSpace, device: FakeDevice, folder: Path, state: 
     spec = DeviceSpec(samples=48)
     clock = iter(np.arange(1e6)).__next__
     return onboard(spec, space, export, device, lambda *_: profile(), open_blobs(str(folder)), state, clock)
+
+
+def test_layers_are_measured_first_where_the_predictor_composes_them(space: SearchSpace, tmp_path: Path) -> None:
+    """Of a device on which a network takes half of its layers' times, and a tenth of a millisecond."""
+    asked: list[str] = []
+    genes: list[tuple[int, ...]] = []
+
+    def layer_ms(layer: Layer | None) -> float:
+        return 0.003 if layer is None else 0.003 + 1e-6 * layer.macs / (2 if layer.op == "depthwise" else 5) + 1e-3
+
+    def whole(arch: Arch) -> bytes:
+        genes.append(arch.genes)
+        return repr(0.1 + 0.5 * sum(layer_ms(layer) - 0.003 for layer in space.layers(arch))).encode()
+
+    class Device(FakeDevice):
+        def __call__(
+            self, models: Sequence[bytes], device: DeviceProfile, networks: Sequence[str]
+        ) -> Iterator[Measurement]:
+            asked.extend(networks)
+            yield from super().__call__(models, device, networks)
+
+    def run(device: FakeDevice, state: SearchState, spec: DeviceSpec, known: bool = True) -> Iterator[Event]:
+        clock = iter(np.arange(1e6)).__next__
+        blobs = open_blobs(str(tmp_path))
+        layers = (lambda layer: repr(layer_ms(layer)).encode()) if known else None
+        return onboard(spec, space, whole, device, lambda *_: profile(), blobs, state, clock, (), layers)
+
+    spec = DeviceSpec(samples=40, predictor="layer_table")
+    layers = to_measure(every_layer(space))
+    events: list[Event] = []
+    with pytest.raises(KeyboardInterrupt):
+        events.extend(run(Device(dies_after=100), SearchState(), spec))
+    first = list(asked)
+    state = fold_all(events)
+    state = fold_all(run(Device(), state, spec), state)
+    assert len({name for name in asked if name.startswith("layer-")}) == len(layers)
+    assert all(name.startswith("layer-") for name in first)
+    assert len(genes) == 40
+    fit = state.finished["fit"]
+    assert (fit["family"], fit["card"]["n"] + fit["card"]["held_out"]) == ("layer_table", 40)
+    assert fit["card"]["mape"] < 0.5
+    assert state.finished["measure"] == {"measured": 40, "refused": 0, "layers": len(layers)}
+    predictor = load_predictor("layer_table", open_blobs(str(tmp_path)).get(fit["blob"]))
+    others = space.canonical(sample(space.decisions, np.random.default_rng(3), 20))
+    truth = [float(whole(arch)) for arch in as_archs(space.id, others)]
+    assert mape(np.array(truth), predict_latency(predictor, space, others).mean_ms) < 0.5
+
+    with pytest.raises(MeasurementRefused, match="too unsteady"):
+        list(run(FakeDevice(refuses=True), SearchState(), spec))
+    with pytest.raises(InvalidInput, match="models of single layers"):
+        list(run(FakeDevice(), SearchState(), spec, known=False))
+    with pytest.raises(InvalidSpec, match="measures layers"):
+        parse_spec(DeviceSpec, {"predictor": "layer_table", "source": "table", "table": {"blob": "0" * 64}})
 
 
 def test_onboarding_goes_on_without_measuring_twice(space: SearchSpace, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from nas.training.calibration import recalibrate
 from search_spaces.layers.elastic import ElasticDepthwise, depthwise_by_matmul
 from search_spaces.mobilenet_v3.space import PRESETS, MobileNetV3, SpaceParams, StageParams, block_layers, build
 
-PRESET = {"darts_cell": "digits", "mobilenet_v3": "digits", "nas_bench_201": "digits"}
+PRESET = dict.fromkeys(("darts_cell", "mobilenet_v3", "nas_bench_201", "resnet20_downsampling"), "digits")
 SHAPE = ImageShape(1, 8, 8, 10)
 
 

@@ -338,7 +338,10 @@ class Rule:
             yield replace(fakes.measurement(self.ms_of[model]), profile=profile.id)
 
 
-def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(plugins: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("predictor", ["transfer", DeviceSpec().predictor])
+def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(
+    plugins: None, tmp_path: Path, predictor: str
+) -> None:
     rng = np.random.default_rng(0)
     mean = rng.gamma(2.0, 0.1, 198)
     weights = mean * np.abs(1.0 + 0.3 * rng.standard_normal((9, 2)) @ rng.standard_normal((2, 198)))
@@ -366,7 +369,7 @@ def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(plugins:
         )
         return device, list(events)
 
-    spec = DeviceSpec(name="mine", predictor="transfer", samples=10)
+    spec = DeviceSpec(name="mine", predictor=predictor, samples=10)
     device, events = add(spec, SearchState(), relatives)
     fit = fold_all(events).finished["fit"]
     assert len(set(device.measured)) == len(device.measured) == 10
@@ -390,11 +393,17 @@ def test_which_devices_are_relatives_of_another(api: TestClient, store: Store) -
     rng = np.random.default_rng(0)
     genes = np.unique(TINY.canonical(sample(TINY.decisions, rng, 200)), axis=0)
     spec = fakes.device_spec(name="new", predictor="transfer", samples=10)
+    unasked = fakes.device_spec(name="newer", predictor="best", samples=10)
     for i in range(3):
         answer = api.post("/v1/devices", json=spec.model_dump(mode="json"))
         assert answer.status_code == 422
         there = ", ".join(f"d{k} ({len(genes)})" for k in range(i)) or "none"
         assert f"more than 10 networks each; there are: {there}" in answer.json()["message"]
+        answer = api.post("/v1/devices", json=unasked.model_dump(mode="json"))
+        assert answer.status_code == 422
+        message = answer.json()["message"]
+        assert "at least 32, got 10; fewer will do beside 3 other devices" in message
+        assert f"there are: {there}" in message
         rows = [("arch", "ms"), *(("-".join(map(str, g)), 1.0 + (i + 1) * g.sum()) for g in genes)]
         table = {"blob": upload(api, csv_of(rows)).json()["blob"]}
         known = fakes.device_spec(name=f"d{i}", source="table", table=table, predictor="bayesian_linear")
@@ -411,6 +420,15 @@ def test_which_devices_are_relatives_of_another(api: TestClient, store: Store) -
     store.collect(grace_s=-1e12)
     known_of = [load_measured(store.blobs.get(blob))[1] for blob in lease.spec["resolved"]["relatives"]]
     assert [len(ms) for ms in known_of] == [len(genes)] * 3
+    assert api.post("/v1/devices", json=unasked.model_dump(mode="json")).status_code == 201
+    lease = store.jobs.claim("worker", 10.0)
+    assert lease is not None
+    assert len(lease.spec["resolved"]["relatives"]) == 3
+    enough = fakes.device_spec(name="newest", predictor="best", samples=32)
+    assert api.post("/v1/devices", json=enough.model_dump(mode="json")).status_code == 201
+    lease = store.jobs.claim("worker", 10.0)
+    assert lease is not None
+    assert lease.spec["resolved"]["relatives"] == []
 
 
 # Over REST

@@ -18,7 +18,7 @@ from nas.core.events import StageFinished
 from nas.core.metrics import kendall
 from nas.core.spec import SearchSpec, SpaceSpec, StrategySpec
 from nas.core.trust import advice, chance
-from nas.core.views import PartitionView, TrustView
+from nas.core.views import PartitionView, RankedView, TrustView
 from nas.training.fewshot.partition import breadth_first
 from server.api.validate import examine
 from server.dashboard import charts
@@ -160,6 +160,16 @@ def test_estimates_stand_over_truth_in_a_series_of_their_own() -> None:
         update={"networks": [n.model_copy(update={"one_shot": None}) for n in whole().networks]}
     )
     assert "Undivided, trained as long" not in str(charts.ranking(undivided)["legend"])
+
+
+def test_a_network_that_learns_nothing_does_not_take_the_room_of_the_others() -> None:
+    accuracies = [10.0, 91.0, 92.0, 93.0, 94.0, 95.0]
+    networks = [RankedView(arch=f"n{a:g}", alone=a, before=a, after=a) for a in accuracies]
+    dead = whole().model_copy(update={"networks": networks})
+    assert [n.alone for n in charts.typical(dead)] == accuracies[1:]
+    assert charts.ranking(dead)["xAxis"]["min"] >= 90
+    assert len(charts.typical(whole())) == 4
+    assert charts.ranking(whole())["xAxis"]["min"] < 50
 
 
 def test_a_matrix_is_drawn_by_groups_with_disagreement_in_another_colour() -> None:

@@ -26,16 +26,16 @@ class RemoteMeasurer:
         if missing:
             raise NotMeasuredYet(profile.as_json(), {n: self._blobs.put(m) for n, m in missing.items()})
         for network in networks:
-            result = self._results[result_key(network, profile.protocol.id)]
+            result = self._results[result_key(network, profile)]
             if "error" in result:
                 raise MeasurementRefused(f"device {profile.name!r} could not measure {network}: {result['error']}")
             yield Measurement.from_json(dict(result))
 
     def knows(self, network: str, profile: DeviceProfile) -> bool:
         """Whether the network has a result by the profile's protocol, so that its model is not needed."""
-        return result_key(network, profile.protocol.id) in self._results
+        return result_key(network, profile) in self._results
 
 
-def result_key(network: str, protocol: str) -> str:
+def result_key(network: str, profile: DeviceProfile) -> str:
     """Under which a measurement comes with a lease, as ``server.store.measurements.results`` gives it."""
-    return f"{network}/{protocol}"
+    return f"{profile.name}/{network}/{profile.protocol.id}"

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, get_args
 
+import numpy as np
 import torch
 
 from nas.core import registry
 from nas.core.arch import Arch
-from nas.core.device import DeviceProfile
+from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import InvalidSpec, NotMeasuredYet, UnknownName
 from nas.core.events import (
     Event,
@@ -27,16 +28,33 @@ from nas.core.events import (
     fold_all,
     point_from_json,
 )
-from nas.core.ports import BlobStore, Dataset, JobKind, Measurer, Problem, Resources, SearchSpace, Stage, Together
-from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
+from nas.core.ports import (
+    BlobStore,
+    Dataset,
+    JobKind,
+    LatencyPredictor,
+    Layer,
+    Measurer,
+    Member,
+    Problem,
+    Resources,
+    SearchSpace,
+    Stage,
+    Together,
+)
+from nas.core.spec import FEWEST_ALONE, BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.tuning import Tuner
 from nas.energy import metered
 from nas.engine import price_search, run_search, stages_of
 from nas.export import Normalised, to_onnx
+from nas.fleet import FleetPredictor
+from nas.layer_models import empty_to_onnx, layer_to_onnx
 from predictors.figures import onboard_figures
 from predictors.measure import measure_isolated, profile_machine
-from predictors.onboarding import onboard
-from predictors.storage import load_predictor
+from predictors.onboarding import known_devices, onboard
+from predictors.storage import load_known, load_measured, load_predictor
+from predictors.transfer import FEWEST_DEVICES, Transfer
+from predictors.versions import Refits, added
 from server.store.blobs import open_blobs
 from workers.remote import RemoteMeasurer
 
@@ -66,7 +84,7 @@ def run_job(
             stage = event.stage if isinstance(event, StageStarted) else stage
             yield [encode(event)]
     except NotMeasuredYet as elsewhere:
-        yield [encode(MeasurementsWanted(stage, elsewhere.profile, elsewhere.networks))]
+        yield [encode(MeasurementsWanted(stage, e.profile, e.networks)) for e in (elsewhere, *elsewhere.others)]
 
 
 def _search(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Iterator[Event]:
@@ -86,19 +104,22 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
     data, space = _load(spec.space, spec.data)
     if (energy := resolved.get("energy")) is not None:
         space = metered(space, load_predictor(energy["family"], blobs.get(energy["blob"])))
-    profile = DeviceProfile.from_json(resolved["profile"])
+    fleet = tuple(_member(record, blobs) for record in resolved["fleet"])
+    first = fleet[0] if fleet else _member({"name": spec.device, **resolved}, blobs)
+    predictor = FleetPredictor.of(spec, {m.name: m.predictor for m in fleet}) if fleet else first.predictor
     problem = Problem(
         spec=spec,
         space=space,
         data=data,
-        profile=profile,
-        predictor=load_predictor(resolved["predictor"]["family"], blobs.get(resolved["predictor"]["blob"])),
+        profile=first.profile,
+        predictor=predictor,
         supernet_blob=resolved["supernet"],
         inherited=tuple(point_from_json(p) for p in resolved["inherited"]),
+        fleet=fleet,
     )
     resources = Resources(
         blobs=blobs,
-        measure=_measurer(profile, resolved, blobs),
+        measure=_measurer(resolved, blobs),
         clock=time.monotonic,
         torch_device=_torch_device(spec.resources.gpus),
         versions={
@@ -107,6 +128,7 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
         },
         worker=platform.node(),
         tuner=_tuner(spec),
+        refit=_refits(predictor, space, first.profile, resolved.get("learning"), blobs, spec.budget),
         together=_together(spec),
     )
     return problem, stages_of(problem), resources
@@ -129,7 +151,8 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
 
     kin = job["resolved"].get("relatives", ())
     if spec.source == "worker":
-        yield from onboard(spec, space, export, measure_isolated, profile_machine, blobs, state, time.monotonic, kin)
+        here = (measure_isolated, profile_machine, blobs, state, time.monotonic, kin, _layer_model)
+        yield from onboard(spec, space, export, *here)
         return
     profile = DeviceProfile.from_json(job["resolved"]["profile"])
     measure = RemoteMeasurer(job["resolved"]["measurements"], blobs)
@@ -137,16 +160,58 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
     def export_unless_known(arch: Arch) -> bytes:
         return b"" if measure.knows(arch.id, profile) else export(arch)
 
-    yield from onboard(spec, space, export_unless_known, measure, lambda *_: profile, blobs, state, time.monotonic, kin)
+    there = (measure, lambda *_: profile, blobs, state, time.monotonic, kin, _layer_model)
+    yield from onboard(spec, space, export_unless_known, *there)
 
 
-def _measurer(profile: DeviceProfile, resolved: Mapping[str, Any], blobs: BlobStore) -> Measurer:
-    return RemoteMeasurer(resolved["measurements"], blobs) if profile.source == "agent" else measure_isolated
+def _layer_model(layer: Layer | None) -> bytes:
+    return empty_to_onnx() if layer is None else layer_to_onnx(layer)
+
+
+def _member(record: Mapping[str, Any], blobs: BlobStore) -> Member:
+    predictor = record["predictor"]
+    loaded = load_predictor(predictor["family"], blobs.get(predictor["blob"]))
+    return Member(record["name"], DeviceProfile.from_json(record["profile"]), loaded)
+
+
+def _measurer(resolved: Mapping[str, Any], blobs: BlobStore) -> Measurer:
+    """By the agent of the device, where it has one, or here."""
+    remote = RemoteMeasurer(resolved["measurements"], blobs)
+
+    def measure(models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]) -> Iterator[Measurement]:
+        return (remote if profile.source == "agent" else measure_isolated)(models, profile, networks)
+
+    return measure
 
 
 def _load(space: SpaceSpec, data: DataSpec) -> tuple[Dataset, SearchSpace]:
     loaded: Dataset = registry.load("nas.datasets", data.name)(data, data.seed)
     return loaded, registry.load("nas.search_spaces", space.name)(space.params, loaded.shape)
+
+
+def _refits(
+    predictor: LatencyPredictor,
+    space: SearchSpace,
+    profile: DeviceProfile,
+    learning: Mapping[str, Any] | None,
+    blobs: BlobStore,
+    budget: BudgetSpec,
+) -> Refits | None:
+    """How the predictor learns, from all that was ever measured alike on the device."""
+    if learning is None:
+        return None
+    known = load_known(blobs.get(learning["known"]))
+    if learning["genes"]:
+        known = added(known, space, np.array(learning["genes"], dtype=np.int64), np.array(learning["latency_ms"]))
+    relatives = None
+    if predictor.family == Transfer.family:
+        kin = [load_measured(blobs.get(blob)) for blob in learning["relatives"]]
+        most = len(known.genes_NG) + 2 * budget.verified * (1 + budget.reexplore)
+        if sum(len(genes) > most for genes, _ in kin) >= FEWEST_DEVICES:
+            relatives = known_devices(space, kin, most)
+        elif len(known.genes_NG) < FEWEST_ALONE:
+            return None  # too few to stand alone, and too many to be told from its relatives
+    return Refits(predictor, known, space, profile, blobs, relatives)
 
 
 def _tuner(spec: SearchSpec) -> Tuner | None:

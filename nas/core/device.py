@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -134,6 +136,43 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class OnDevice:
+    """What is known of a network on one device of a fleet: what was predicted there, promised, and measured."""
+
+    predicted_ms: float
+    upper_ms: float
+    status: Status = "unverified"
+    claim_ms: float | None = None
+    measurement: Measurement | None = None
+
+    @property
+    def measured_ms(self) -> float | None:
+        """What was measured; None before, and where the device was too unsteady."""
+        return self.measurement.median_ms if self.measurement is not None else None
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> OnDevice:
+        """From the JSON form of ``dataclasses.asdict``."""
+        m = record.get("measurement")
+        return OnDevice(**{**record, "measurement": Measurement.from_json(m) if m else None})
+
+
+def over_fleet(parts: Sequence[OnDevice]) -> OnDevice:
+    """What all devices make of a network: ``verified`` only if it is so on every one, and ``violated`` if on any.
+
+    The latencies are those of the slowest device each. Claim and measurement are those of the slowest as measured, or
+    of one where it could not be measured, and None until it was measured on all.
+    """
+    marks = {part.status for part in parts}
+    status: Status = "violated" if "violated" in marks else "verified" if marks == {"verified"} else "unverified"
+    predicted_ms, upper_ms = max(p.predicted_ms for p in parts), max(p.upper_ms for p in parts)
+    if any(part.measurement is None for part in parts):
+        return OnDevice(predicted_ms, upper_ms, status)
+    slowest = max(parts, key=lambda part: math.inf if part.measured_ms is None else part.measured_ms)
+    return OnDevice(predicted_ms, upper_ms, status, slowest.claim_ms, slowest.measurement)
+
+
+@dataclass(frozen=True)
 class Latency:
     """Predicted latency of N networks: ``mean_ms`` and the calibrated 95 % bound ``upper_ms``, each shape (N,)."""
 
@@ -151,6 +190,13 @@ def changes(profiled: DeviceProfile, now: DeviceProfile) -> list[str]:
     return [
         f"{name}: {before or 'unknown'}, now {after or 'unknown'}" for name, before, after in pairs if before != after
     ]
+
+
+def comparable(measurement: Measurement, profile: DeviceProfile) -> bool:
+    """Whether a predictor of the device may learn from it: it was not refused, and was taken on the very device of the
+    profile by the very protocol, so that all that is fitted to together was measured alike."""
+    alike = (measurement.protocol, measurement.profile) == (profile.protocol.id, profile.id)
+    return alike and measurement.refused is None and measurement.median_ms is not None
 
 
 def verdict(measurement: Measurement, claim_ms: float) -> Status:

@@ -69,14 +69,23 @@ class MeasurementRefused(HwnasError):
 
 class NotMeasuredYet(HwnasError):
     """Networks have to be measured elsewhere before the job can go on. ``networks`` gives the blob of each by its id,
-    ``profile`` the device, as JSON."""
+    ``profile`` the device, as JSON; ``others``: what further devices have to measure meanwhile."""
 
     code = "not_measured_yet"
 
-    def __init__(self, profile: Mapping[str, Any], networks: Mapping[str, str]) -> None:
+    def __init__(
+        self, profile: Mapping[str, Any], networks: Mapping[str, str], others: tuple[NotMeasuredYet, ...] = ()
+    ) -> None:
         super().__init__(f"device {profile['name']!r} has to measure {len(networks)} networks first")
         self.profile = profile
         self.networks = networks
+        self.others = others
+
+    @classmethod
+    def on_all(cls, devices: list[NotMeasuredYet]) -> NotMeasuredYet:
+        """All of them at once, so that no device waits for another."""
+        first, *others = devices
+        return cls(first.profile, first.networks, tuple(others))
 
 
 class ExportMismatch(HwnasError):

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from nas.core.arch import Arch
-from nas.core.device import Measurement, Status, verdict
+from nas.core.device import Measurement, OnDevice, Status, over_fleet, verdict
 from nas.core.errors import InvalidInput
 from nas.core.lifecycle import JobStatus
+from nas.core.metrics import SHARES
 
 Origin = Literal["search", "baseline"]
 
@@ -21,7 +22,8 @@ Origin = Literal["search", "baseline"]
 class Point:
     """One evaluated network. ``metrics`` maps names of ``nas.core.metrics.METRICS`` to values.
 
-    ``measured_ms`` enters only through a ``Measured`` event, together with its protocol.
+    ``measured_ms`` enters only through a ``Measured`` event, together with its protocol. In a search over a fleet,
+    ``devices`` says what is known on each; latencies, status, claim and measurement are then those of ``over_fleet``.
     """
 
     arch: Arch
@@ -30,6 +32,16 @@ class Point:
     status: Status = "unverified"
     claim_ms: float | None = None
     measurement: Measurement | None = None
+    devices: Mapping[str, OnDevice] = field(default_factory=dict)
+
+    def on(self, device: str) -> Point:
+        """The network as one device of the fleet has it."""
+        part = self.devices[device]
+        metrics = {k: v for k, v in self.metrics.items() if k not in SHARES and k not in SHARES.values()}
+        metrics |= {"predicted_ms": part.predicted_ms, "upper_ms": part.upper_ms}
+        if part.measured_ms is not None:
+            metrics["measured_ms"] = part.measured_ms
+        return replace(self, metrics=metrics, status=part.status, claim_ms=part.claim_ms, measurement=part.measurement)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -83,19 +95,22 @@ class Evaluated:
 
     def __post_init__(self) -> None:
         for p in self.points:
-            if "measured_ms" in p.metrics or p.measurement is not None:
+            measured = p.measurement is not None or any(d.measurement is not None for d in p.devices.values())
+            if measured or "measured_ms" in p.metrics or "measured_share" in p.metrics:
                 raise InvalidInput("a measured latency needs its protocol: yield Measured, not Evaluated")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A network was measured on the device; ``claim_ms`` is what the search had promised for it."""
+    """A network was measured on the device, or on that ``device`` of a fleet; ``claim_ms`` is what the search had
+    promised for it there."""
 
     kind: ClassVar[str] = "measured"
     arch: Arch
     origin: Origin
     measurement: Measurement
     claim_ms: float
+    device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,12 +149,30 @@ class Exported:
 
 @dataclass(frozen=True)
 class HypervolumeAt:
-    """Hypervolume of search and baseline after ``evaluations`` subnets each, of *estimated* points; 0 to 1."""
+    """Hypervolume of search and baseline after ``evaluations`` subnets each, of *estimated* points; 0 to 1. ``device``:
+    whose front it is, where each device of a fleet has one."""
 
     kind: ClassVar[str] = "hypervolume"
     evaluations: int
     search: float
     baseline: float
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """The device's latency predictor was fitted anew, for the ``number``-th time in this search (from 1), with what the
+    search has measured. By then it had ``evaluated`` so many networks and tried to measure those with the keys
+    ``measured``; ``broken`` of them, since the time before, had broken their bound. ``record`` is what is kept of the
+    predictor, as ``nas.core.ports.Refit``."""
+
+    kind: ClassVar[str] = "refitted"
+    stage: str
+    number: int
+    measured: tuple[tuple[str, str], ...]
+    evaluated: int
+    broken: int
+    record: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -185,6 +218,7 @@ Event = (
     | Checkpoint
     | Exported
     | HypervolumeAt
+    | Refitted
     | Warned
     | StageFinished
     | StatusChanged
@@ -202,6 +236,7 @@ _TYPES: dict[str, type[Any]] = {
         Checkpoint,
         Exported,
         HypervolumeAt,
+        Refitted,
         Warned,
         StageFinished,
         StatusChanged,
@@ -227,6 +262,8 @@ def decode(record: Mapping[str, Any]) -> Event:
     if kind == Traced.kind:
         lists = {k: tuple(body.get(k, ())) for k in ("rows", "columns", "table")}
         body |= {**lists, "table": tuple(tuple(row) for row in lists["table"])}
+    if kind == Refitted.kind:
+        body["measured"] = tuple((origin, arch_id) for origin, arch_id in body["measured"])
     if kind == Measured.kind:
         body["measurement"] = Measurement.from_json(body["measurement"])
     event: Event = _TYPES[kind](**body)
@@ -236,7 +273,14 @@ def decode(record: Mapping[str, Any]) -> Event:
 def point_from_json(record: Mapping[str, Any]) -> Point:
     """A point from the JSON form of ``dataclasses.asdict``."""
     m = record.get("measurement")
-    return Point(**{**record, "arch": _arch(record["arch"]), "measurement": Measurement.from_json(m) if m else None})
+    return Point(
+        **{
+            **record,
+            "arch": _arch(record["arch"]),
+            "measurement": Measurement.from_json(m) if m else None,
+            "devices": {name: OnDevice.from_json(part) for name, part in record.get("devices", {}).items()},
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -251,6 +295,7 @@ class SearchState:
     exports: tuple[Exported, ...] = ()
     hypervolume: tuple[HypervolumeAt, ...] = ()
     warnings: tuple[str, ...] = ()
+    refits: tuple[Refitted, ...] = ()
 
     def of(self, origin: Origin) -> list[Point]:
         """The points of one origin, in the order they were first evaluated."""
@@ -272,8 +317,13 @@ def fold(state: SearchState, event: Event) -> SearchState:
             kept = tuple(e for e in state.exports if (e.arch.id, e.name) != (event.arch.id, event.name))
             return replace(state, exports=(*kept, event))
         case HypervolumeAt():
-            kept_hv = tuple(h for h in state.hypervolume if h.evaluations < event.evaluations)
+            kept_hv = tuple(
+                h for h in state.hypervolume if h.device != event.device or h.evaluations < event.evaluations
+            )
             return replace(state, hypervolume=(*kept_hv, event))
+        case Refitted():
+            kept_refits = tuple(r for r in state.refits if r.number < event.number)
+            return replace(state, refits=(*kept_refits, event))
         case Warned():
             return replace(state, warnings=(*state.warnings, event.message))
         case StageFinished():
@@ -306,20 +356,44 @@ def _place(points: dict[tuple[str, str], Point], event: Evaluated | Measured) ->
         for p in event.points:
             key = p.key
             old = points.get(key)
-            points[key] = replace(old, metrics={**old.metrics, **p.metrics}) if old is not None else p
+            points[key] = _merged(old, p) if old is not None else p
         return
     key = (event.origin, event.arch.id)
     old = points.get(key, Point(event.arch, event.origin))
-    metrics = {k: v for k, v in old.metrics.items() if k != "measured_ms"}
-    if event.measurement.median_ms is not None:
-        metrics["measured_ms"] = event.measurement.median_ms
+    status = verdict(event.measurement, event.claim_ms)
+    metrics = {k: v for k, v in old.metrics.items() if k not in ("measured_ms", "measured_share")}
+    devices = dict(old.devices)
+    whole = OnDevice(0.0, 0.0, status, event.claim_ms, event.measurement)
+    if event.device is not None:
+        if event.device not in devices:
+            raise InvalidInput(
+                f"network {event.arch.id} was measured on {event.device!r}, for which nothing predicted it"
+            )
+        part = replace(devices[event.device], status=status, claim_ms=event.claim_ms, measurement=event.measurement)
+        devices[event.device] = part
+        whole = over_fleet([*devices.values()])
+    if whole.measured_ms is not None:
+        metrics["measured_ms"] = whole.measured_ms
+        shares = [100.0 * d.measured_ms / d.claim_ms for d in devices.values() if d.measured_ms and d.claim_ms]
+        if shares and "predicted_share" in metrics:  # what is claimed of a device with a bound is the bound
+            metrics["measured_share"] = max(shares)
     points[key] = replace(
         old,
         metrics=metrics,
-        status=verdict(event.measurement, event.claim_ms),
-        claim_ms=event.claim_ms,
-        measurement=event.measurement,
+        status=whole.status,
+        claim_ms=whole.claim_ms,
+        measurement=whole.measurement,
+        devices=devices,
     )
+
+
+def _merged(old: Point, new: Point) -> Point:
+    """What was measured on a device stays, whatever is predicted there anew."""
+    devices = dict(old.devices)
+    for name, part in new.devices.items():
+        before = devices.get(name, part)
+        devices[name] = replace(before, predicted_ms=part.predicted_ms, upper_ms=part.upper_ms)
+    return replace(old, metrics={**old.metrics, **new.metrics}, devices=devices)
 
 
 def _arch(record: Mapping[str, Any]) -> Arch:

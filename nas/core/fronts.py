@@ -8,7 +8,7 @@ never choose a network. Where networks are retrained, theirs is the validation a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ import numpy as np
 from nas.core.arch import Floats
 from nas.core.errors import InvalidInput, UnknownName
 from nas.core.events import Origin, Point, SearchState
-from nas.core.metrics import METRICS, OBJECTIVES
+from nas.core.metrics import METRICS, OBJECTIVES, SHARES
 from nas.core.pareto import Mask, hypervolume, non_dominated
-from nas.core.points import ORIGINS, STEERING, PointTable, Rows
+from nas.core.points import ORIGINS, STATUSES, STEERING, PointTable, Rows
 from nas.core.spec import SearchSpec
 
 Finished = Mapping[str, Mapping[str, Any]]
@@ -48,9 +48,10 @@ def front_of(
     state: SearchState,
     objectives: Sequence[str] | None = None,
     bound_ms: float | None = None,
+    device: str | None = None,
 ) -> Front:
     """The front as far as the search has come; as ``front_in``."""
-    return front_in(spec, PointTable.of(state.points.values()), state.finished, objectives, bound_ms)
+    return front_in(spec, PointTable.of(state.points.values()), state.finished, objectives, bound_ms, device)
 
 
 def front_in(
@@ -59,12 +60,17 @@ def front_in(
     finished: Finished,
     objectives: Sequence[str] | None = None,
     bound_ms: float | None = None,
+    device: str | None = None,
 ) -> Front:
     """The front of the networks in ``table``; ``finished`` holds the results of stages. ``bound_ms`` further limits
-    latency.
+    latency. ``device``: the front as one device of the fleet has it; where each has one, the first unless told.
 
     Raises UnknownName or InvalidInput for objectives that cannot span a front.
     """
+    if spec.fleet is not None and (device := device or spec.views[0]) is not None:
+        if len(table):
+            table = table.on(device)
+        spec, finished = spec.on(device), finished_on(finished, device)
     names = tuple(objectives or (o.name for o in spec.objectives))
     for name in names:
         if name not in OBJECTIVES:
@@ -75,25 +81,36 @@ def front_in(
     # On a device that nothing can be measured on, latency stays predicted.
     measured = bool(table.measurements) or bool(finished.get("verify", {}).get("measured", final))
     metric_of = {o: pair[measured if o == "latency" else final] for o, pair in OBJECTIVES.items()}
+    if spec.by_share:
+        metric_of["latency"] = SHARES[metric_of["latency"]]
     if not final:
         metric_of["accuracy"] = steering(finished)
     metrics = tuple(metric_of[n] for n in names)
     # Test data choose nothing, and before it is measured a latency is held to its calibrated upper bound.
     deciding = "val_accuracy" if spec.retrain is None else "trained_accuracy"
     choose = tuple(deciding if m == "test_accuracy" else m for m in metrics)
-    held = {"test_accuracy": deciding, "predicted_ms": "upper_ms", "predicted_mj": "upper_mj"}
+    held = {
+        "test_accuracy": deciding,
+        "predicted_ms": "upper_ms",
+        "predicted_share": "upper_share",
+        "predicted_mj": "upper_mj",
+    }
     # Bounds hold whether or not their objective is an axis of this front.
-    limits = {o: spec.bound(o) for o in OBJECTIVES}
-    if bound_ms is not None:
-        limits["latency"] = min(bound_ms, limits["latency"] or bound_ms)
+    limits = {o: spec.bound(o) for o in OBJECTIVES} | ({"latency": 100.0} if spec.by_share else {})
     bounds = {held.get(m := metric_of[o], m): limit for o, limit in limits.items() if limit is not None}
     bounds.pop("proxy_score", None)  # which is no accuracy
+    if bound_ms is not None:
+        limited = "measured_ms" if measured else "upper_ms"
+        bounds[limited] = min(bound_ms, bounds.get(limited, bound_ms))
     reference = reference_of(finished, names)
     if reference is not None:
         reference = tuple(0.0 if m == "proxy_score" else r for m, r in zip(metrics, reference, strict=True))
-    thinned = table.unbeaten if {*metrics, *bounds} <= set(STEERING) and not final else None
-    possible = np.arange(len(table)) if thinned is None else thinned
+    # A network that breaks a bound on one device of a fleet gives its place to those that it had beaten.
+    beaten_for_good = not final and not table.measured and {*metrics, *bounds} <= set(STEERING)
+    possible = table.unbeaten if beaten_for_good and table.unbeaten is not None else np.arange(len(table))
     known = _meets(table, possible, bounds)
+    if spec.fleet is not None and limits["latency"] is not None:  # broken on one device before all have measured it
+        known &= table.status_N[possible] != STATUSES.index("violated")
     for metric in {*metrics, *choose}:
         known &= ~np.isnan(table.metric(metric)[possible])
     possible = possible[known]
@@ -114,6 +131,24 @@ def front_in(
         return relative_hypervolume(points, metrics, reference)
 
     return Front(names, metrics, search, baseline, volume(search), volume(baseline), reference or (), final)
+
+
+def state_on(state: SearchState, device: str) -> SearchState:
+    """A search as one device of its fleet sees it."""
+    points = {key: p.on(device) for key, p in state.points.items()}
+    return replace(state, points=points, finished=finished_on(state.finished, device))
+
+
+def finished_on(finished: Finished, device: str) -> Finished:
+    """Results of stages with what those of one device of a fleet have beside them in their place."""
+    return {stage: {**result, **result.get("fleet", {}).get(device, {})} for stage, result in finished.items()}
+
+
+def by_view(results: Mapping[str | None, Mapping[str, Any]]) -> dict[str, Any]:
+    """A result of a stage, from one for each of ``SearchSpec.views``: the first, and beside it all by device."""
+    first = next(iter(results.values()))
+    fleet = {name: dict(result) for name, result in results.items() if name is not None}
+    return {**first, "fleet": fleet} if fleet else dict(first)
 
 
 def steering(finished: Finished) -> str:

@@ -49,6 +49,9 @@ METRICS: dict[str, MetricInfo] = {
         MetricInfo("predicted_mj", "mJ", "predicted", "min", "Predicted energy"),
         MetricInfo("upper_mj", "mJ", "predicted", "min", "95 % upper bound of energy"),
         MetricInfo("measured_ms", "ms", "measured", "min", "Measured latency"),
+        MetricInfo("predicted_share", "%", "predicted", "min", "Predicted share of bound"),
+        MetricInfo("upper_share", "%", "predicted", "min", "Upper share of bound"),
+        MetricInfo("measured_share", "%", "measured", "min", "Measured share of bound"),
     )
 }
 
@@ -69,6 +72,9 @@ HELD: dict[str, str] = {
     for o, (metric, _) in OBJECTIVES.items()
     if o != "accuracy"
 }
+
+# In the worst case over a fleet with bounds, latency is held against the bound of the device where that is tightest.
+SHARES = {"predicted_ms": "predicted_share", "upper_ms": "upper_share", "measured_ms": "measured_share"}
 
 
 def metric_info(name: str) -> MetricInfo:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.arch import Arch, Floats
-from nas.core.device import Latency, Measurement, Status
+from nas.core.device import Latency, Measurement, OnDevice, Status
 from nas.core.errors import InvalidInput
 from nas.core.events import Origin, Point
-from nas.core.metrics import METRICS
+from nas.core.metrics import METRICS, SHARES
 from nas.core.pareto import Mask, beaten
 
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
@@ -29,8 +29,10 @@ Rows = NDArray[np.intp]
 class PointTable:
     """N networks of one space. ``origin_N`` and ``status_N`` index ``ORIGINS`` and ``STATUSES``; the columns of
     ``metrics_NM`` are those of ``METRICS``, NaN where a network has no such metric or, in ``claim_ms_N``, no claim.
-    ``measurements`` are by row. ``unbeaten``: the rows that a front of exact, estimated and predicted metrics can hold,
-    rising; None where nobody has looked. Never changed in place."""
+    ``measurements`` are by row. In a search over a fleet, ``latency_ms_NDV`` holds what was predicted for each of
+    ``devices``, mean and upper bound, and ``measured`` by row what was measured on any. ``unbeaten``: the rows that a
+    front of exact, estimated and predicted metrics can hold, rising; None where nobody has looked. Never changed in
+    place."""
 
     space: str = ""
     genes_NG: NDArray[np.int16] = field(default_factory=lambda: np.empty((0, 0), np.int16))
@@ -39,6 +41,9 @@ class PointTable:
     metrics_NM: Floats = field(default_factory=lambda: np.empty((0, len(METRICS))))
     claim_ms_N: Floats = field(default_factory=lambda: np.empty(0))
     measurements: Mapping[int, Measurement] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    latency_ms_NDV: Floats = field(default_factory=lambda: np.empty((0, 0, 2)))
+    measured: Mapping[int, Mapping[str, OnDevice]] = field(default_factory=dict)
     unbeaten: Rows | None = None
 
     @classmethod
@@ -53,6 +58,7 @@ class PointTable:
             metrics=[p.metrics for p in points],
             claims_ms=[p.claim_ms for p in points],
             measurements={i: p.measurement for i, p in enumerate(points) if p.measurement is not None},
+            devices=[p.devices for p in points],
         )
 
     @classmethod
@@ -65,6 +71,7 @@ class PointTable:
         metrics: Sequence[Mapping[str, float]],
         claims_ms: Sequence[float | None],
         measurements: Mapping[int, Measurement],
+        devices: Sequence[Mapping[str, OnDevice]],
     ) -> PointTable:
         """A table from lists of equal length. Raises InvalidInput for networks of several spaces."""
         if not spaces:
@@ -72,6 +79,9 @@ class PointTable:
         if len(found := set(spaces)) > 1 or len({len(g) for g in genes}) > 1:
             raise InvalidInput(f"expected networks of one space, with equal numbers of genes, got {sorted(found)}")
         values = [[m.get(name, np.nan) for name in _COLUMN] for m in metrics]
+        names = tuple(dict.fromkeys(name for parts in devices for name in parts))
+        unknown = OnDevice(np.nan, np.nan)
+        latency_ms = [[(d.predicted_ms, d.upper_ms) for n in names for d in [p.get(n, unknown)]] for p in devices]
         return cls(
             space=spaces[0],
             genes_NG=np.array(genes, dtype=np.int16),
@@ -80,6 +90,11 @@ class PointTable:
             metrics_NM=np.array(values, dtype=np.float64),
             claim_ms_N=np.array([np.nan if c is None else c for c in claims_ms], dtype=np.float64),
             measurements=measurements,
+            devices=names,
+            latency_ms_NDV=np.array(latency_ms, dtype=np.float64).reshape(len(spaces), len(names), 2),
+            measured={
+                i: parts for i, parts in enumerate(devices) if any(d.measurement is not None for d in parts.values())
+            },
         )
 
     def __len__(self) -> int:
@@ -88,9 +103,10 @@ class PointTable:
     @property
     def nbytes(self) -> int:
         """Memory that the table takes, about."""
-        arrays = (getattr(self, f.name) for f in fields(self) if f.name.endswith(("_N", "_NG", "_NM")))
+        arrays = (getattr(self, f.name) for f in fields(self) if f.name.endswith(("_N", "_NG", "_NM", "_NDV")))
         unbeaten = self.unbeaten.nbytes if self.unbeaten is not None else 0
-        return int(sum(a.nbytes for a in arrays)) + unbeaten + _MEASUREMENT_BYTES * len(self.measurements)
+        measurements = len(self.measurements) + len(self.devices) * len(self.measured)
+        return int(sum(a.nbytes for a in arrays)) + unbeaten + _MEASUREMENT_BYTES * measurements
 
     def metric(self, name: str) -> Floats:
         """One metric of all networks, NaN where it is missing, shape (N,)."""
@@ -111,7 +127,12 @@ class PointTable:
             status=STATUSES[self.status_N[row]],
             claim_ms=claim_ms if claim_ms == claim_ms else None,
             measurement=self.measurements.get(row),
+            devices=self.measured.get(row) or self._predicted(row),
         )
+
+    def _predicted(self, row: int) -> dict[str, OnDevice]:
+        pairs = zip(self.devices, self.latency_ms_NDV[row].tolist(), strict=True)
+        return {name: OnDevice(*latency_ms) for name, latency_ms in pairs if latency_ms[0] == latency_ms[0]}
 
     def updated(self, rows: Rows, changed: PointTable) -> PointTable:
         """A table whose ``rows`` are those of ``changed``, with the unbeaten rows; rows beyond the end are new ones.
@@ -120,9 +141,11 @@ class PointTable:
             return self
         if len(self) and (self.space, self.genes_NG.shape[1]) != (changed.space, changed.genes_NG.shape[1]):
             raise InvalidInput(f"expected networks of the space {self.space}, got one of {changed.space}")
+        if len(self) and self.devices != changed.devices:
+            raise InvalidInput(f"expected networks on the devices {self.devices}, got some on {changed.devices}")
         n = max(len(self), int(rows.max()) + 1)
         columns = {}
-        for name in ("genes_NG", "origin_N", "status_N", "metrics_NM", "claim_ms_N"):
+        for name in ("genes_NG", "origin_N", "status_N", "metrics_NM", "claim_ms_N", "latency_ms_NDV"):
             old, new = getattr(self, name), getattr(changed, name)
             columns[name] = np.empty((n, *new.shape[1:]), new.dtype, order="F")
             columns[name][: len(self)] = old if len(self) else new[:0]
@@ -131,7 +154,11 @@ class PointTable:
         gone = set(places)
         kept = {row: m for row, m in self.measurements.items() if row not in gone}
         moved = {places[i]: m for i, m in changed.measurements.items()}
-        table = PointTable(space=changed.space, measurements={**kept, **moved}, **columns)
+        parts = {row: p for row, p in self.measured.items() if row not in gone}
+        parts |= {places[i]: p for i, p in changed.measured.items()}
+        table = PointTable(
+            space=changed.space, measurements={**kept, **moved}, devices=changed.devices, measured=parts, **columns
+        )
         known = rows[rows < len(self)]
         same = np.array_equal(self._steering(known), table._steering(known), equal_nan=True)
         start = len(self) if self.unbeaten is not None and same else 0
@@ -164,14 +191,38 @@ class PointTable:
     def with_latency(self, latency: Latency) -> PointTable:
         """The same networks with other predictions, N of them, no energies, and nothing claimed or measured."""
         metrics_NM = self.metrics_NM.copy()
-        metrics_NM[:, [_COLUMN[name] for name in ("measured_ms", "predicted_mj", "upper_mj")]] = np.nan
-        for name, value in (("predicted_ms", latency.mean_ms), ("upper_ms", latency.upper_ms)):
-            metrics_NM[:, _COLUMN[name]] = value
+        for name in (*SHARES, *SHARES.values(), "predicted_mj", "upper_mj"):
+            metrics_NM[:, _COLUMN[name]] = np.nan
+        metrics_NM[:, _COLUMN["predicted_ms"]] = latency.mean_ms
+        metrics_NM[:, _COLUMN["upper_ms"]] = latency.upper_ms
         return replace(
             self,
             metrics_NM=metrics_NM,
             status_N=np.full(len(self), STATUSES.index("unverified"), dtype=np.int8),
             claim_ms_N=np.full(len(self), np.nan),
             measurements={},
+            devices=(),
+            latency_ms_NDV=np.empty((len(self), 0, 2)),
+            measured={},
             unbeaten=None,
+        )
+
+    def on(self, device: str) -> PointTable:
+        """The networks as one device of the fleet has them; they still know of the others."""
+        mean_ms_N, upper_ms_N = self.latency_ms_NDV[:, self.devices.index(device)].T
+        table = self.with_latency(Latency(mean_ms_N, upper_ms_N))
+        measurements = {}
+        for row, parts in self.measured.items():
+            part = parts[device]
+            table.status_N[row] = STATUSES.index(part.status)
+            table.claim_ms_N[row] = np.nan if part.claim_ms is None else part.claim_ms
+            table.metrics_NM[row, _COLUMN["measured_ms"]] = np.nan if part.measured_ms is None else part.measured_ms
+            if part.measurement is not None:
+                measurements[row] = part.measurement
+        return replace(
+            table,
+            measurements=measurements,
+            devices=self.devices,
+            latency_ms_NDV=self.latency_ms_NDV,
+            measured=self.measured,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
@@ -122,6 +122,26 @@ def predict_latency(predictor: LatencyPredictor, space: SearchSpace, genes_NG: G
 
 
 @dataclass(frozen=True)
+class Refit:
+    """A predictor that was fitted anew. ``record`` is what is kept of it, as JSON: ``family``, ``blob`` and ``card``,
+    ``known`` (the blob of all that it has learned from) and ``networks`` (how many), and whether it is ``better``: no
+    worse than the one before, so that later searches may use it, and ``why``."""
+
+    predictor: LatencyPredictor
+    record: Mapping[str, Any]
+
+
+class Refitter(Protocol):
+    """Fits the predictor of a search's device again, with what it was fitted to before and more."""
+
+    def fit(self, genes_NG: Genes, latency_ms_N: Floats) -> Refit:
+        """Deterministic. Raises InvalidInput for latencies that are not positive numbers."""
+
+    def load(self, record: Mapping[str, Any]) -> LatencyPredictor:
+        """The predictor of a record."""
+
+
+@dataclass(frozen=True)
 class History:
     """Evaluated networks, in order: canonical ``genes_NG``, objective values to *minimise* ``losses_NM`` and the
     constraint violation ``violation_N`` (0 where every bound is met)."""
@@ -161,10 +181,20 @@ class Measurer(Protocol):
 
 
 @dataclass(frozen=True)
+class Member:
+    """A device of a search: its name, its profile and its latency predictor."""
+
+    name: str
+    profile: DeviceProfile
+    predictor: LatencyPredictor
+
+
+@dataclass(frozen=True)
 class Problem:
     """A spec with everything it names resolved. ``supernet_blob``: trained weights to reuse, no training.
 
-    ``inherited``: estimated points of the parent search whose supernet is reused.
+    ``inherited``: estimated points of the parent search whose supernet is reused. Over a ``fleet``, ``predictor`` is a
+    ``nas.fleet.FleetPredictor`` and ``profile`` that of the first device.
     """
 
     spec: SearchSpec
@@ -174,6 +204,18 @@ class Problem:
     predictor: LatencyPredictor
     supernet_blob: str | None = None
     inherited: tuple[Point, ...] = ()
+    fleet: tuple[Member, ...] = ()
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The devices of the search: its fleet, or the only one."""
+        return self.fleet or (Member(self.spec.device, self.profile, self.predictor),)
+
+    def on(self, device: str) -> Problem:
+        """The same problem on one device of the fleet alone."""
+        member = next(m for m in self.fleet if m.name == device)
+        spec = self.spec.on(device)
+        return replace(self, spec=spec, profile=member.profile, predictor=member.predictor, fleet=())
 
 
 @dataclass(frozen=True)
@@ -181,7 +223,7 @@ class Resources:
     """What a stage may use. ``torch_device`` such as ``cpu`` or ``cuda:0``; ``clock`` gives seconds, monotonic;
     ``worker`` is a name for the machine. ``tuner`` runs trials, None: one after the other. ``together`` runs
     independent stages at once and yields their events as they come, one stage's death repeating only that stage; None:
-    they run one after another."""
+    they run one after another. ``refit`` lets the predictor learn from what is measured, None: it does not."""
 
     blobs: BlobStore
     measure: Measurer
@@ -191,6 +233,7 @@ class Resources:
     worker: str = ""
     tuner: Tuner | None = None
     together: Together | None = None
+    refit: Refitter | None = None
 
 
 class Stage(Protocol):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from nas.core.errors import InvalidSpec
+from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.metrics import OBJECTIVES
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -56,10 +56,13 @@ class ObjectiveSpec(_Strict):
 
 class BudgetSpec(_Strict):
     """How much may be spent. ``evaluations``: subnets whose accuracy is estimated with the supernet, by the search and
-    by its random-search baseline each. ``verified``: the most front members that are re-measured on the device."""
+    by its random-search baseline each. ``verified``: the most front members that are re-measured on the device.
+    ``reexplore``: how often, at most, after measured networks have broken their bound, the search explores again around
+    them with a predictor that has learned from them; without training."""
 
     evaluations: int = Field(default=160, ge=8, le=1_000_000)
     verified: int = Field(default=24, ge=1, le=1_000)
+    reexplore: int = Field(default=2, ge=0, le=10)
 
 
 class RetrainSpec(_Strict):
@@ -97,11 +100,35 @@ class ResourceSpec(_Strict):
     labels: dict[Name, Name] = Field(default_factory=dict, max_length=16)
 
 
+class FleetSpec(_Strict):
+    """Several devices in one search, the first of which is the search's ``device``.
+
+    ``front``: ``worst_case`` looks for one front, whose latency is that of the device on which a network does worst;
+    ``each`` looks for a front for every device, with one supernet and one budget. ``bounds_ms``: bounds on latency by
+    device; a device without one has that of the objective latency, if any. With ``bounds_ms``, a network does worst
+    where it takes the largest share of the bound, without them where it takes the most milliseconds.
+    """
+
+    devices: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(min_length=2, max_length=16)
+    front: Literal["worst_case", "each"] = "worst_case"
+    bounds_ms: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _names_make_sense(self) -> FleetSpec:
+        if len(set(self.devices)) != len(self.devices):
+            raise ValueError(f"devices: expected each device once, got {', '.join(self.devices)}")
+        for name in self.bounds_ms:
+            if name not in self.devices:
+                raise ValueError(f"bounds_ms: {UnknownName('device of the fleet', name, self.devices)}")
+        return self
+
+
 class SearchSpec(_Strict):
     """A search. Frozen; ``content_hash`` names it.
 
     ``supernet``: the id of a finished search of the same space and data whose trained supernet is used; no training.
-    ``retrain``: None leaves the found networks with the weights that they inherit.
+    ``retrain``: None leaves the found networks with the weights that they inherit. ``fleet``: several devices at once;
+    ``device`` is then the first of them, and may be left out.
     """
 
     name: str = Field(default="search", min_length=1, max_length=120)
@@ -116,6 +143,16 @@ class SearchSpec(_Strict):
     seed: int = Field(default=0, ge=0, lt=2**63)
     supernet: str | None = None
     retrain: RetrainSpec | None = None
+    fleet: FleetSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_of_the_fleet(cls, record: Any) -> Any:
+        if not isinstance(record, dict) or "device" in record:
+            return record
+        fleet = record.get("fleet")
+        devices = fleet.get("devices") if isinstance(fleet, dict) else getattr(fleet, "devices", None)
+        return {**record, "device": devices[0]} if isinstance(devices, list | tuple) and devices else record
 
     @field_validator("objectives")
     @classmethod
@@ -135,6 +172,55 @@ class SearchSpec(_Strict):
                 f"not verified is on no front; got {self.retrain.networks}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _fleet_makes_sense(self) -> SearchSpec:
+        fleet = self.fleet
+        if fleet is None:
+            return self
+        if self.device != fleet.devices[0]:
+            raise ValueError(
+                f"device: expected none beside fleet, or the first of fleet.devices, which is {fleet.devices[0]!r}; "
+                f"got {self.device!r}"
+            )
+        if fleet.bounds_ms and "latency" not in [o.name for o in self.objectives]:
+            raise ValueError("fleet.bounds_ms: expected latency among the objectives, where there are bounds on it")
+        if "energy" in [o.name for o in self.objectives]:
+            raise ValueError("fleet: expected no objective energy, which is not told apart by device")
+        missing = [name for name in fleet.devices if self.bound_on(name) is None]
+        if fleet.bounds_ms and fleet.front == "worst_case" and missing:
+            raise ValueError(
+                "fleet.bounds_ms: the worst case over a fleet is that over shares of bounds: expected a bound for each "
+                f"device or none, got none for {', '.join(missing)}"
+            )
+        return self
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of the search: those of its fleet, or the only one."""
+        return self.fleet.devices if self.fleet is not None else (self.device,)
+
+    @property
+    def views(self) -> tuple[str | None, ...]:
+        """The devices that have a front each; None stands for the one front of a search that has one."""
+        return self.fleet.devices if self.fleet is not None and self.fleet.front == "each" else (None,)
+
+    @property
+    def by_share(self) -> bool:
+        """Whether latency counts as the share of a device's bound: in the worst case over a fleet with bounds."""
+        return self.fleet is not None and self.fleet.front == "worst_case" and bool(self.fleet.bounds_ms)
+
+    def bound_on(self, device: str) -> float | None:
+        """The bound on latency on one of the devices, or None."""
+        bounds_ms = self.fleet.bounds_ms if self.fleet is not None else {}
+        return bounds_ms.get(device, self.bound("latency"))
+
+    def on(self, device: str) -> SearchSpec:
+        """The same search on one of its devices alone."""
+        objectives = tuple(
+            o.model_copy(update={"bound": self.bound_on(device)}) if o.name == "latency" else o for o in self.objectives
+        )
+        return self.model_copy(update={"device": device, "fleet": None, "objectives": objectives})
 
     @property
     def content_hash(self) -> str:
@@ -191,12 +277,20 @@ class DeviceSpec(_Strict):
         for name in ("table", "roofline"):
             if (getattr(self, name) is not None) != (self.source == name):
                 raise ValueError(f"expected {name} exactly where source is {name!r}, which is {self.source!r}")
-        if self.samples < FEWEST_ALONE and self.predictor != "transfer":
+        if self.predictor == "layer_table" and self.source in ("table", "roofline"):
+            raise ValueError(f"the predictor 'layer_table' measures layers, which source {self.source!r} cannot")
+        if self.samples < FEWEST_ALONE and not self.beside_relatives:
             raise ValueError(
-                f"expected samples of at least {FEWEST_ALONE}, got {self.samples}; fewer will do with the predictor "
-                "'transfer', which learns from other devices"
+                f"expected samples of at least {FEWEST_ALONE}, got {self.samples}; fewer will do where other devices "
+                "are known, with the predictor 'best' or 'transfer', which learns from them"
             )
         return self
+
+    @property
+    def beside_relatives(self) -> bool:
+        """Whether the device is learned from others beside its own networks: by choice, or since these are so few."""
+        few = self.samples < FEWEST_ALONE and self.source in ("worker", "agent")
+        return self.predictor == "transfer" or (self.predictor == "best" and few)
 
 
 def parse_spec(model: type[T], record: object) -> T:

@@ -10,7 +10,16 @@ from pydantic import AwareDatetime, BaseModel, Field, WithJsonSchema
 from nas.core.access import Scope
 from nas.core.lifecycle import JobStatus
 from nas.core.metrics import Goal, Kind
-from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, ObjectiveSpec, ResourceSpec, RetrainSpec, SearchSpec
+from nas.core.spec import (
+    BudgetSpec,
+    DeviceSpec,
+    ExportSpec,
+    FleetSpec,
+    ObjectiveSpec,
+    ResourceSpec,
+    RetrainSpec,
+    SearchSpec,
+)
 
 Text = Annotated[str, Field(max_length=200)]
 # Plain arrays in the schema: not every reader of descriptions knows ``prefixItems``.
@@ -67,11 +76,25 @@ class JobView(BaseModel):
 
 
 class HypervolumeView(BaseModel):
-    """Normalised hypervolumes (0 to 1) of search and random baseline after so many evaluations each."""
+    """Normalised hypervolumes (0 to 1) of search and random baseline after so many evaluations each; of one device,
+    where each has a front."""
 
     evaluations: int
     search: float
     baseline: float
+    device: str | None = None
+
+
+class MemberView(BaseModel):
+    """A search as one device of its fleet sees it: ``front_size`` and hypervolumes are those of the front over latency
+    on this device alone."""
+
+    device: str
+    bound_ms: float | None
+    front_size: int
+    verified: int
+    hypervolume: float | None
+    baseline_hypervolume: float | None
 
 
 class SimilarityView(BaseModel):
@@ -127,11 +150,15 @@ class TrustView(BaseModel):
 
 
 class SearchView(JobView):
-    """A search, short of its points. ``trust``: only of a few-shot search once its space is divided, not in lists."""
+    """A search, short of its points. ``predictor``: the version of its device's predictor that it has used; ``trust``:
+    only of a few-shot search once its space is divided, not in lists. Where each device of a ``fleet`` has a front, the
+    figures of the search are those of the first."""
 
     spec: SearchSpec
+    fleet: list[MemberView] = []
     trust: TrustView | None = None
     parent: str | None = None
+    predictor: str | None = None
     front_size: int = 0
     verified: int = 0
     evaluations: int = 0
@@ -170,8 +197,20 @@ class MeasurementView(BaseModel):
     warm_load_ms: float | None = None
 
 
+class OnDeviceView(BaseModel):
+    """What is known of a network on one device of a fleet: ``predicted_ms``, ``upper_ms`` and, once it was measured,
+    ``measured_ms`` by name; whether it keeps there what was promised."""
+
+    metrics: dict[str, MetricView]
+    status: Literal["unverified", "verified", "violated"]
+    claim_ms: float | None = None
+    measurement: MeasurementView | None = None
+
+
 class PointView(BaseModel):
-    """One network of a search. ``claim_ms`` is what the search promised before measuring."""
+    """One network of a search. ``claim_ms`` is what the search promised before measuring. Over a fleet, latencies are
+    those of the slowest device, unless one was asked for, and ``devices`` has them all: ``verified`` is what is so on
+    every one."""
 
     arch: str
     origin: Literal["search", "baseline"]
@@ -180,6 +219,7 @@ class PointView(BaseModel):
     status: Literal["unverified", "verified", "violated"]
     claim_ms: float | None = None
     measurement: MeasurementView | None = None
+    devices: dict[str, OnDeviceView] = {}
     on_front: bool = False
 
 
@@ -243,9 +283,11 @@ class FrontView(BaseModel):
 
     ``final`` is False while the search has not verified its front: the axes are then estimated and predicted metrics.
     Hypervolumes are normalised to 0..1 by ``reference`` (one value per axis) and comparable inside one answer only.
+    ``device``: whose latency the front is over; None for the worst over a fleet.
     """
 
     search: str
+    device: str | None = None
     final: bool
     objectives: list[ObjectiveView]
     points: list[PointView]
@@ -323,10 +365,20 @@ class CostView(BaseModel):
     stages: list[StageCostView]
 
 
+class ReachView(BaseModel):
+    """What a search would meet on one device of its fleet."""
+
+    device: str
+    bound_ms: float | None
+    range_ms: Range | None
+    lowest_reachable_ms: float | None
+    feasible_share: float | None
+
+
 class DryRunView(BaseModel):
     """What a search would meet, before anything is spent. Ranges come from ``sampled`` random networks and the extreme
     ones; latencies are predicted; counts are exact. ``cost`` was timed on a worker; where it is None, ``cost_missing``
-    says why."""
+    says why. Over a fleet, latencies are those of the slowest device, and ``fleet`` has them by device."""
 
     feasible: bool
     problems: list[str]
@@ -337,6 +389,7 @@ class DryRunView(BaseModel):
     sampled: int
     stages: list[str]
     spec_hash: str
+    fleet: list[ReachView] = []
     cost: CostView | None = None
     cost_missing: str | None = None
 
@@ -374,7 +427,108 @@ class CardView(BaseModel):
     predicted_ms: list[float] = []
     upper_ms: list[float] = []
     kind: Literal["predicted", "estimated"] = "predicted"
+    number: int = 1
     created_at: datetime
+
+
+class VersionView(BaseModel):
+    """A version of a device's predictor for one space, short of its card, whose ``id`` it has. It knows ``networks``
+    networks; ``before`` is the version that it grew from when ``search`` fed back what it had measured, both None after
+    an onboarding. ``better``: searches may use it, ``why`` or why not; ``in_use``: a search that begins now would.
+    ``searches`` are those that have used it, as far as whoever asks may see them. The figures are those of its card."""
+
+    id: str
+    device: str
+    number: int
+    profile: str
+    space: str
+    space_name: str
+    family: str
+    networks: int
+    n: int
+    held_out: int
+    mape: float
+    spearman: float
+    coverage: float
+    before: str | None
+    search: str | None
+    better: bool
+    why: str
+    in_use: bool
+    searches: list[str]
+    created_at: datetime
+
+
+class ReadingView(BaseModel):
+    """A measurement of a network, or of the canary alone (``arch`` and ``ratio`` None). ``ratio`` is measured over
+    predicted, ``canary`` the canary's time over its time in the profile."""
+
+    at: datetime
+    arch: str | None
+    ratio: float | None
+    canary: float
+
+
+class SessionView(BaseModel):
+    """What one job has measured on a device: the medians of both ratios over its networks."""
+
+    at: datetime
+    networks: int
+    ratio: float | None
+    canary: float
+
+
+class DriftView(BaseModel):
+    """Whether a device still is as it was profiled: ``within`` is how far it was off at most, as a share of 1.
+    ``readings`` are the latest."""
+
+    device: str
+    status: Literal["unknown", "stable", "drifting"]
+    within: float | None
+    sentence: str
+    sessions: list[SessionView]
+    readings: list[ReadingView]
+
+
+class DifferenceView(BaseModel):
+    """Something in which two devices differ."""
+
+    what: str
+    first: str
+    second: str
+
+
+LatencyKind = Literal["measured", "predicted"]
+
+
+class PairView(BaseModel):
+    """A network on two devices, in ms, and how each is known."""
+
+    arch: str
+    first_ms: float
+    second_ms: float
+    first_kind: LatencyKind
+    second_kind: LatencyKind
+
+
+class ComparisonView(BaseModel):
+    """Two devices side by side: latencies of the same networks of one space, measured or predicted on each, how alike
+    they rank them, by how much the second is slower (``ratio``, the median), and in what the profiles differ.
+    ``spaces`` are those that both have predictors for, by id."""
+
+    first: str
+    second: str
+    space: str
+    space_name: str
+    spaces: list[str]
+    pairs: list[PairView]
+    both_measured: int
+    spearman: float | None
+    kendall: float | None
+    ratio: float
+    cards: list[CardView]
+    versions: list[VersionView]
+    differences: list[DifferenceView]
 
 
 class AgentView(BaseModel):
@@ -487,8 +641,8 @@ class ResultBody(LeaseBody):
 
 
 class DeviceView(JobView):
-    """A device: its profile, its onboarding job, its predictors, and its agent if it has one. ``stale`` says what has
-    changed since it was profiled."""
+    """A device: its profile, its onboarding job, its predictors in use, one for each space, and its agent if it has
+    one. ``stale`` says what has changed since it was profiled."""
 
     name: str
     agent: AgentView | None = None
@@ -536,13 +690,14 @@ class ProblemView(BaseModel):
 
 
 class ExtendBody(BaseModel):
-    """How a finished search goes on: more evaluations, other bounds or another device; never any training."""
+    """How a finished search goes on: more evaluations, other bounds, another device or a fleet; never any training."""
 
     model_config = {"extra": "forbid"}
     name: str | None = None
     evaluations: int | None = None
     bounds: dict[str, float] | None = None
     device: str | None = None
+    fleet: FleetSpec | None = None
     seed: int | None = None
 
 
@@ -553,6 +708,7 @@ class ForkBody(BaseModel):
     model_config = {"extra": "forbid"}
     name: str | None = None
     device: str | None = None
+    fleet: FleetSpec | None = None
     objectives: list[ObjectiveSpec] | None = None
     budget: BudgetSpec | None = None
     export: ExportSpec | None = None

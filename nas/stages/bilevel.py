@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from nas.core.arch import Arch, Floats, Genes
 from nas.core.cost import Span, StageCost
 from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
 from nas.core.mixture import is_relaxed
-from nas.core.ports import Problem, Resources, predict_latency
+from nas.core.ports import Problem, Resources
+from nas.fleet import latency_metrics
 from nas.stages.subnets import Subnets
+from nas.supernet import RelaxedSupernet
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.search import Reading, Resource, Search, Step, search
 from nas.training.pipeline import Pipeline
@@ -52,7 +56,7 @@ class BilevelStage:
             if seed in kept:
                 continue
             learning = self._begin(problem, resources, seed)
-            pace = _Pace(resources.clock, self.options.checkpoint_s)
+            pace = Pace(resources.clock, self.options.checkpoint_s)
             before = len(runs) * learning.steps
             for news in search(learning, start, pace.save_due):
                 match news:
@@ -64,7 +68,7 @@ class BilevelStage:
                             total = self.options.seeds * news.total
                             yield Progress(self.name, before + news.done, total, "steps", values, message)
                     case Reading():
-                        yield self._traced(learning, seed, news, before)
+                        yield traced(self.name, learning, seed, news, before)
                         for warning in news.warnings:
                             yield Warned(self.name, warning if self.options.seeds == 1 else f"seed {seed}: {warning}")
                     case TrainState():
@@ -72,7 +76,7 @@ class BilevelStage:
                             continue  # kept below, with what was found
                         done = before + news.phase * learning.per_epoch + news.step
                         try:
-                            blob = resources.blobs.put(_with(news, runs).to_bytes())
+                            blob = resources.blobs.put(with_runs(news, runs).to_bytes())
                         except StorageError as error:
                             yield Warned(
                                 self.name, f"checkpoint at step {done} was not kept, training goes on: {error}"
@@ -81,7 +85,7 @@ class BilevelStage:
                             yield Checkpoint(self.name, done, blob)
                         pace.saved()
             start = TrainState()
-            run = _run(problem, resources, learning, seed)
+            run = run_record(problem, resources, learning, seed)
             kept_net = TrainState(0, 0, {"net": learning.net.state_dict()}).to_bytes()
             runs.append({**run, "supernet": resources.blobs.put(kept_net)})
             yield Checkpoint(f"{self.name}.seed{seed}", learning.steps, runs[-1]["supernet"])  # so that it is kept
@@ -114,28 +118,44 @@ class BilevelStage:
         return StageCost.of(self.name, total * self.options.seeds, self.options.seeds * learning.steps, timed, "steps")
 
     def _begin(self, problem: Problem, resources: Resources, seed: int) -> Search:
-        assert is_relaxed(problem.space)
-        device = torch.device(resources.torch_device)
-        net = problem.space.supernet(seed).to(device).to(memory_format=torch.channels_last)
-        pipeline = Pipeline(problem.data, resources.torch_device)
-        latency = None
-        if self.options.latency_weight > 0:
-
-            def upper_ms(genes_NG: Genes) -> Floats:
-                return predict_latency(problem.predictor, problem.space, genes_NG).upper_ms
-
-            latency = Resource(upper_ms, problem.spec.bound("latency"))
-        return Search(net, problem.space, problem.data, pipeline, self.options, seed, latency)
-
-    def _traced(self, learning: Search, seed: int, reading: Reading, before: int) -> Traced:
-        mixture = learning.space.mixture
-        values = {"seed": float(seed), "epoch": float(reading.epoch + 1), **reading.values}
-        table = tuple(tuple(round(float(p), 5) for p in row) for row in reading.p_EO)
-        step = before + (reading.epoch + 1) * learning.per_epoch
-        return Traced(self.name, step, values, mixture.edges, mixture.operations, table)
+        return searching(problem, resources, self.options, problem.space.supernet(seed), seed)
 
 
-class _Pace:
+def searching(
+    problem: Problem,
+    resources: Resources,
+    options: DartsParams,
+    net: RelaxedSupernet,
+    seed: int,
+    allowed_EO: NDArray[np.bool_] | None = None,
+) -> Search:
+    """A search that begins with the weights of ``net``, among the allowed operations."""
+    assert is_relaxed(problem.space)
+    moved: Any = net.to(torch.device(resources.torch_device))
+    moved = moved.to(memory_format=torch.channels_last)
+    pipeline = Pipeline(problem.data, resources.torch_device)
+    latency = None
+    if options.latency_weight > 0:
+        by_share = problem.spec.by_share
+
+        def upper(genes_NG: Genes) -> Floats:
+            metrics = latency_metrics(problem.predictor, problem.space, genes_NG)
+            return metrics["upper_share" if by_share else "upper_ms"]
+
+        latency = Resource(upper, 100.0 if by_share else problem.spec.bound("latency"))
+    return Search(moved, problem.space, problem.data, pipeline, options, seed, latency, allowed_EO)
+
+
+def traced(stage: str, learning: Search, seed: int, reading: Reading, before: int) -> Traced:
+    """A reading as an event; ``before`` steps were done by other runs."""
+    mixture = learning.space.mixture
+    values = {"seed": float(seed), "epoch": float(reading.epoch + 1), **reading.values}
+    table = tuple(tuple(round(float(p), 5) for p in row) for row in reading.p_EO)
+    step = before + (reading.epoch + 1) * learning.per_epoch
+    return Traced(stage, step, values, mixture.edges, mixture.operations, table)
+
+
+class Pace:
     """When to report and when to save."""
 
     def __init__(self, clock: Callable[[], float], checkpoint_s: float) -> None:
@@ -161,9 +181,11 @@ class _Pace:
         return {"loss": step.loss, "images_per_s": self._images / max(now - self._begun, 1e-9)}
 
 
-def _run(problem: Problem, resources: Resources, learning: Search, seed: int) -> dict[str, Any]:
-    """What one run has found, in plain values; its network is scored with inherited weights."""
-    genes = learning.found
+def run_record(
+    problem: Problem, resources: Resources, learning: Search, seed: int, genes: Genes | None = None
+) -> dict[str, Any]:
+    """What one run has found, in plain values; its network, ``genes`` if given, is scored with inherited weights."""
+    genes = learning.found if genes is None else genes
     arch = Arch(problem.space.id, tuple(genes.tolist()))
     subnets = Subnets(problem, learning.net, resources.torch_device)
     score = subnets.score(subnets.cut(arch), arch, problem.data.val)
@@ -178,7 +200,7 @@ def _run(problem: Problem, resources: Resources, learning: Search, seed: int) ->
     }
 
 
-def _with(state: TrainState, runs: list[dict[str, Any]]) -> TrainState:
+def with_runs(state: TrainState, runs: list[dict[str, Any]]) -> TrainState:
     assert state.weights is not None
     return TrainState(state.phase, state.step, {**state.weights, "runs": json.dumps(runs)})
 

@@ -38,7 +38,7 @@ class DeriveStage:
         blob = problem.supernet_blob or state.finished["train"]["supernet"]
         weights = TrainState.from_bytes(resources.blobs.get(blob), "cpu").weights
         if weights is None or "runs" not in weights:
-            raise InvalidSpec("expected the supernet of a search by strategy darts: this one holds no mixture")
+            raise InvalidSpec("expected the supernet of a search by gradient: this one holds no mixture")
 
         def broken(genes_NG: Genes) -> Floats:
             return violation(problem, cheap_metrics(problem, genes_NG))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,8 +16,9 @@ from nas.core.cost import Span, StageCost
 from nas.core.errors import HwnasError, InfeasibleBound, InvalidSpec
 from nas.core.events import Event, Point, SearchState, StageFinished
 from nas.core.metrics import HELD, METRICS
-from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace, predict_latency
+from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace
 from nas.core.spec import SearchSpec
+from nas.fleet import latency_metrics
 
 SAMPLED = 20_000
 
@@ -44,8 +45,7 @@ def survey(space: SearchSpace, predictor: LatencyPredictor | None) -> Survey:
     def values_of(genes_NG: Genes) -> dict[str, Floats]:
         values = dict(space.costs(genes_NG))
         if predictor is not None:
-            latency = predict_latency(predictor, space, genes_NG)
-            values |= {"predicted_ms": latency.mean_ms, "upper_ms": latency.upper_ms}
+            values |= latency_metrics(predictor, space, genes_NG)
         return values
 
     counts = choice_counts(space.decisions)
@@ -54,7 +54,7 @@ def survey(space: SearchSpace, predictor: LatencyPredictor | None) -> Survey:
     genes_NG = space.canonical(np.concatenate([random_NG, extremes]))
     values = values_of(genes_NG)
     lowest = {}
-    for metric in HELD.values():
+    for metric in (*HELD.values(), "upper_share"):
         if metric in values:
             start_G = genes_NG[int(values[metric].argmin())]
             lowest[metric] = _lowest(space, lambda some_NG, m=metric: values_of(some_NG)[m], start_G)  # type: ignore[misc]
@@ -88,10 +88,17 @@ def not_told(spec: SearchSpec, found: Survey) -> list[HwnasError]:
 def out_of_reach(spec: SearchSpec, found: Survey) -> list[HwnasError]:
     """Why no network can meet the bounds, naming the lowest reachable values; empty if some can."""
     problems: list[HwnasError] = []
-    for objective, metric in HELD.items():
+    if spec.by_share and (lowest := found.lowest.get("upper_share")) is not None and lowest > 100:
+        problems.append(
+            InfeasibleBound(
+                f"no network of {found.space} meets the bounds on latency on all of {', '.join(spec.devices)}: at the "
+                f"least, {lowest:.6g} % of a bound is reached on the worst of them"
+            )
+        )
+    for objective, metric in _held(spec).items():
         bound, lowest, unit = spec.bound(objective), found.lowest.get(metric), f" {METRICS[metric].unit}".rstrip()
         if bound is not None and lowest is not None and lowest > bound:
-            where = f" on {spec.device}" if objective == "latency" else ""
+            where = f" on {' and '.join(spec.devices)}" if objective == "latency" else ""
             problems.append(
                 InfeasibleBound(
                     f"no network of {found.space} meets the bound {bound:g}{unit} on {objective}: the lowest reachable "
@@ -101,6 +108,14 @@ def out_of_reach(spec: SearchSpec, found: Survey) -> list[HwnasError]:
     if (least := spec.bound("accuracy")) is not None and least > 100:
         problems.append(InfeasibleBound(f"no network is {least:g} % accurate: the highest reachable value is 100 %"))
     return problems
+
+
+def unreachable(spec: SearchSpec, found: Survey, by_device: Mapping[str, Survey]) -> list[HwnasError]:
+    """As ``out_of_reach``, on every device of a fleet, and on all of them together where they share a front."""
+    problems = [e for name, part in by_device.items() for e in out_of_reach(spec.on(name), part)]
+    if None in spec.views and not problems:
+        problems = out_of_reach(spec, found)
+    return [*{str(e): e for e in problems}.values()]  # bounds on params or MACs are the same everywhere
 
 
 def too_few_networks(spec: SearchSpec, found: Survey, inherited: int) -> list[HwnasError]:
@@ -121,7 +136,9 @@ def too_few_networks(spec: SearchSpec, found: Survey, inherited: int) -> list[Hw
 def feasible_share(spec: SearchSpec, found: Survey) -> float:
     """Share of random networks that meet all bounds on what is known of them."""
     feasible_N = np.ones(SAMPLED, dtype=bool)
-    for objective, metric in HELD.items():
+    if spec.by_share and "upper_share" in found.values:
+        feasible_N &= found.values["upper_share"] <= 100
+    for objective, metric in _held(spec).items():
         bound = spec.bound(objective)
         if bound is not None and metric in found.values:
             feasible_N &= found.values[metric] <= bound
@@ -137,30 +154,40 @@ class EstimateStage:
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Raises InfeasibleBound, naming the lowest reachable value, or InvalidSpec for a budget beyond the space and
         for objectives that it does not tell."""
+        spec = problem.spec
         found = survey(problem.space, problem.predictor)
+        by_device = {m.name: survey(problem.space, m.predictor) for m in problem.fleet}
         inherited = most_inherited(problem.inherited)
-        refusals = [*not_told(problem.spec, found), *out_of_reach(problem.spec, found)]
-        for error in [*refusals, *too_few_networks(problem.spec, found, inherited)]:
+        refusals = [*not_told(spec, found), *unreachable(spec, found, by_device)]
+        for error in [*refusals, *too_few_networks(spec, found, inherited)]:
             raise error
-        yield StageFinished(
-            self.name,
-            0.0,
-            {
-                "ranges": {k: list(v) for k, v in found.ranges.items()},
-                "feasible_share": feasible_share(problem.spec, found),
-                "sampled": SAMPLED,
-                "reference": {
-                    "accuracy": 100.0 / problem.data.shape.classes,
-                    **{o: found.ranges[metric][1] for o, metric in HELD.items() if metric in found.ranges},
-                },
-            },
-        )
+        result = _result(problem, spec, found)
+        fleet = {name: _result(problem, spec.on(name), part) for name, part in by_device.items()}
+        yield StageFinished(self.name, 0.0, {**result, "sampled": SAMPLED, **({"fleet": fleet} if fleet else {})})
 
     def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """It is run in full, without a warm-up, since the search has none either."""
         begun = resources.clock()
-        survey(problem.space, problem.predictor)
+        for predictor in (problem.predictor, *(m.predictor for m in problem.fleet)):
+            survey(problem.space, predictor)
         return StageCost.of(self.name, Span.exactly(resources.clock() - begun), 1, 1)
+
+
+def _held(spec: SearchSpec) -> dict[str, str]:
+    return {o: metric for o, metric in HELD.items() if o != "latency" or not spec.by_share}
+
+
+def _result(problem: Problem, spec: SearchSpec, found: Survey) -> dict[str, Any]:
+    """What later stages and screens read, of a search or of one device of its fleet."""
+    held = HELD | ({"latency": "upper_share"} if spec.by_share else {})
+    return {
+        "ranges": {k: list(v) for k, v in found.ranges.items()},
+        "feasible_share": feasible_share(spec, found),
+        "reference": {
+            "accuracy": 100.0 / problem.data.shape.classes,
+            **{o: found.ranges[metric][1] for o, metric in held.items() if metric in found.ranges},
+        },
+    }
 
 
 def most_inherited(points: Sequence[Point]) -> int:

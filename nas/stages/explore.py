@@ -28,13 +28,13 @@ from nas.core.events import (
     StageFinished,
     fold,
 )
-from nas.core.fronts import front_of, steering
+from nas.core.fronts import Front, by_view, front_of, state_on, steering
 from nas.core.ports import History, Problem, Resources, SearchSpace
 from nas.explorers import bayesian, nsga2, random
-from nas.objectives import cheap_metrics, losses, violation
+from nas.objectives import cheap_metrics, losses, on_devices, violation
 from nas.stages.pricing import networks, scoring_s
 from nas.stages.proxies import Informed, ProxyStage, load_scores
-from nas.stages.subnets import load_subnets
+from nas.stages.subnets import Subnets, load_subnets
 
 Score = Callable[[Arch], dict[str, float]]
 
@@ -44,7 +44,8 @@ class ExploreStage:
     """Scores ``spec.budget.evaluations`` subnets by search and as many by random search, in ``rounds``.
 
     Networks that a stage ``derive`` has found are the first that the search scores. ``proxies``: the stage before that
-    scored networks by zero-cost proxies, if they steer this one.
+    scored networks by zero-cost proxies, if they steer this one. Where each device of a fleet has a front, they take
+    turns in proposing, and what was scored for one is known to all.
     """
 
     rounds: int = 8
@@ -73,35 +74,33 @@ class ExploreStage:
                 continue  # this round was kept before a restart
             rng = np.random.default_rng((problem.spec.seed, 4, number, inherited))
             batch: list[Point] = []
-            proposals: tuple[tuple[Origin, Genes], ...] = (
-                ("search", self._propose(guide, state, rng, size)),
-                ("baseline", random.propose(problem.space, _history(problem, state, "baseline"), rng, size)),
-            )
-            for origin, genes_NG in proposals:
-                for point in _scored(problem, score, origin, genes_NG):
-                    batch.append(point)
-                    if len(batch) % 4 == 0:
-                        yield Progress(self.name, 2 * done + len(batch), 2 * budget, "subnets")
+            scored = state  # the round as far as it has come; it is kept as a whole
+            for origin, view, n in self._turns(problem, scored, done, size):
+                if origin == "search":
+                    genes_NG = self._propose(*_seen(guide, scored, view), rng, n)
+                else:
+                    genes_NG = random.propose(problem.space, history_of(problem, scored, origin), rng, n)
+                points = []
+                for point in scored_points(problem, score, origin, genes_NG):
+                    points.append(point)
+                    if (len(batch) + len(points)) % 4 == 0:
+                        yield Progress(self.name, 2 * done + len(batch) + len(points), 2 * budget, "subnets")
+                scored = fold(scored, Evaluated(tuple(points)))
+                batch += points
             event = Evaluated(tuple(batch))
             state = fold(state, event)
             yield event
-            front = front_of(problem.spec, state)
-            assert front.hypervolume is not None
-            assert front.baseline_hypervolume is not None
-            yield HypervolumeAt(len(state.of("search")), front.hypervolume, front.baseline_hypervolume)
-            yield Progress(self.name, 2 * (done + size), 2 * budget, "subnets", {"hypervolume": front.hypervolume})
-        front = front_of(problem.spec, state)
-        yield StageFinished(
-            self.name,
-            0.0,
-            {
-                "evaluations": len(state.of("search")),
-                "inherited": known["search"],
-                "hypervolume": front.hypervolume,
-                "baseline_hypervolume": front.baseline_hypervolume,
-                "front_size": len(front.points),
-            },
-        )
+            volumes = {}
+            for view in problem.spec.views:
+                front = front_of(problem.spec, state, device=view)
+                assert front.hypervolume is not None
+                assert front.baseline_hypervolume is not None
+                yield HypervolumeAt(len(state.of("search")), front.hypervolume, front.baseline_hypervolume, view)
+                volumes["hypervolume" if view is None else f"hypervolume on {view}"] = front.hypervolume
+            yield Progress(self.name, 2 * (done + size), 2 * budget, "subnets", volumes)
+        fronts = {view: _front_result(front_of(problem.spec, state, device=view)) for view in problem.spec.views}
+        result = {"evaluations": len(state.of("search")), "inherited": known["search"]}
+        yield StageFinished(self.name, 0.0, {**result, **by_view(fronts)})
 
     def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Candidates from the smallest to the largest, and one proposal in the middle of the budget."""
@@ -121,20 +120,30 @@ class ExploreStage:
         rounds = min(self.rounds, budget)
         history = _made_up(problem, min(len(problem.inherited) + budget // 2, 2_000))
         rng = np.random.default_rng(0)
-        propose_s = repeated(clock, lambda: self._propose(problem, history, rng, max(1, budget // rounds)))
-        total += Span.exactly(propose_s) * (rounds if problem.inherited else rounds - 1)
+        each = max(1, budget // rounds // len(problem.spec.views))
+        view = problem.spec.views[0]
+        propose_s = repeated(clock, lambda: self._propose(*_seen(problem, history, view), rng, each))
+        proposals = min(budget, len(problem.spec.views) * (rounds if problem.inherited else rounds - 1))
+        total += Span.exactly(propose_s) * proposals
         return StageCost.of(self.name, total, 2 * budget, found.count, "subnets")
+
+    def _turns(
+        self, problem: Problem, state: SearchState, done: int, size: int
+    ) -> Iterator[tuple[Origin, str | None, int]]:
+        """Who proposes how many in a round after ``done`` networks. Without a network scored, the first proposes all:
+        nothing is known yet that would differ from device to device."""
+        views = problem.spec.views
+        turns = [views[i % len(views)] for i in range(done, done + size)]
+        if not state.of("search"):
+            turns = [views[0]] * size
+        for view in dict.fromkeys(turns):
+            yield "search", view, turns.count(view)
+        yield "baseline", None, size
 
     def _score(self, problem: Problem, resources: Resources, state: SearchState) -> Score:
         """What is found out of a network, by metric."""
         if self.proxies is None:
-            subnets = load_subnets(problem, resources, state)
-
-            def evaluate(arch: Arch) -> dict[str, float]:
-                result = subnets.score(subnets.cut(arch), arch, problem.data.val)
-                return {"val_accuracy": result.accuracy, "val_loss": result.loss}
-
-            return evaluate
+            return accuracy_of(problem, load_subnets(problem, resources, state))
         scale, scorer = load_scores(resources, state), self.proxies.scorer(problem, resources)
         assert scale is not None
         return lambda arch: {"proxy_score": float(scale.on_one_scale(np.array([scorer(arch)]))[0])}
@@ -142,7 +151,7 @@ class ExploreStage:
     def _propose(self, problem: Problem, state: SearchState, rng: np.random.Generator, n: int) -> Genes:
         space = problem.space
         points = state.of("search")
-        history = _history(problem, state, "search")
+        history = history_of(problem, state, "search")
         derived_NG = _derived(state)
         if len(derived_NG) and not {a.genes for a in as_archs("", derived_NG)} <= {p.arch.genes for p in points}:
             return _around(space, history, derived_NG, rng, n)
@@ -153,23 +162,7 @@ class ExploreStage:
         if self.explorer == "bayesian":
             return bayesian.propose(space, history, rng, n, _known(problem))
         genes_NG = as_genes([p.arch for p in points])
-        by = steering(state.finished)
-        surrogate = AccuracySurrogate.fit(space, genes_NG, np.array([p.metrics[by] for p in points]))
-
-        def evaluate(candidates_NG: Genes) -> tuple[Floats, Floats]:
-            cheap = cheap_metrics(problem, candidates_NG)
-            accuracy = surrogate.predict(candidates_NG)
-            return losses(problem, cheap, accuracy), _violation(problem, cheap, accuracy, by)
-
-        found = nsga2.minimise(
-            space.decisions,
-            space.canonical,
-            evaluate,
-            rng,
-            population=self.population,
-            generations=self.generations,
-            start=genes_NG,
-        )
+        found, evaluate = believed_front(problem, state, rng, self.population, self.generations)
         picked = spread(found.genes_NG, found.losses_NM, genes_NG, n)
         missing = n - len(picked)
         if missing > 0:
@@ -180,6 +173,42 @@ class ExploreStage:
             )
             picked = np.concatenate([picked, nsga2.propose(space, taken, rng, missing)])
         return picked
+
+
+def accuracy_of(problem: Problem, subnets: Subnets) -> Score:
+    """How accurate a network is with the weights of the supernet, on validation data."""
+
+    def evaluate(arch: Arch) -> dict[str, float]:
+        result = subnets.score(subnets.cut(arch), arch, problem.data.val)
+        return {"val_accuracy": result.accuracy, "val_loss": result.loss}
+
+    return evaluate
+
+
+def believed_front(
+    problem: Problem, state: SearchState, rng: np.random.Generator, population: int, generations: int
+) -> tuple[nsga2.Population, nsga2.Evaluate]:
+    """The front of a model of what the search goes by, fitted to its scored networks, with exact and predicted costs;
+    and what that model says of any networks."""
+    space, points, by = problem.space, state.of("search"), steering(state.finished)
+    genes_NG = as_genes([p.arch for p in points])
+    surrogate = AccuracySurrogate.fit(space, genes_NG, np.array([p.metrics[by] for p in points]))
+
+    def evaluate(candidates_NG: Genes) -> tuple[Floats, Floats]:
+        cheap = cheap_metrics(problem, candidates_NG)
+        accuracy = surrogate.predict(candidates_NG)
+        return losses(problem, cheap, accuracy), _violation(problem, cheap, accuracy, by)
+
+    found = nsga2.minimise(
+        space.decisions,
+        space.canonical,
+        evaluate,
+        rng,
+        population=population,
+        generations=generations,
+        start=genes_NG,
+    )
+    return found, evaluate
 
 
 def _known(problem: Problem) -> bayesian.Known:
@@ -262,19 +291,25 @@ def _guided(problem: Problem, resources: Resources, state: SearchState) -> Probl
     return replace(problem, space=informed)
 
 
-def _scored(problem: Problem, score: Score, origin: Origin, genes_NG: Genes) -> Iterator[Point]:
-    cheap = cheap_metrics(problem, genes_NG)
+def scored_points(problem: Problem, score: Score, origin: Origin, genes_NG: Genes) -> Iterator[Point]:
+    cheap, devices = cheap_metrics(problem, genes_NG), on_devices(problem, genes_NG)
     for i, arch in enumerate(as_archs(problem.space.id, genes_NG)):
-        yield Point(arch, origin, {**{name: float(column[i]) for name, column in cheap.items()}, **score(arch)})
+        metrics = {name: float(column[i]) for name, column in cheap.items()}
+        yield Point(arch, origin, {**metrics, **score(arch)}, devices=devices[i])
 
 
 def _made_up(problem: Problem, n: int) -> SearchState:
     """``n`` networks with accuracies that grow with their MACs, for telling how long a proposal takes."""
     archs, macs = networks(problem.space, n)
-    cheap = cheap_metrics(problem, as_genes(archs))
+    cheap, devices = cheap_metrics(problem, as_genes(archs)), on_devices(problem, as_genes(archs))
     accuracy = 50.0 + 45.0 * np.argsort(np.argsort(macs)) / len(macs)
     points = [
-        Point(arch, "search", {**{k: float(v[i]) for k, v in cheap.items()}, "val_accuracy": float(accuracy[i])})
+        Point(
+            arch,
+            "search",
+            {**{k: float(v[i]) for k, v in cheap.items()}, "val_accuracy": float(accuracy[i])},
+            devices=devices[i],
+        )
         for i, arch in enumerate(archs)
     ]
     return SearchState(points={p.key: p for p in points})
@@ -282,10 +317,24 @@ def _made_up(problem: Problem, n: int) -> SearchState:
 
 def _refresh(problem: Problem, points: tuple[Point, ...]) -> Iterator[Point]:
     """Inherited estimates keep their accuracy; what depends on the device is predicted anew."""
-    cheap = cheap_metrics(problem, as_genes([p.arch for p in points]))
+    genes_NG = as_genes([p.arch for p in points])
+    cheap, devices = cheap_metrics(problem, genes_NG), on_devices(problem, genes_NG)
     for i, p in enumerate(points):
         estimates = {k: v for k, v in p.metrics.items() if k in ("val_accuracy", "val_loss")}
-        yield Point(p.arch, p.origin, {**{k: float(v[i]) for k, v in cheap.items()}, **estimates})
+        metrics = {**{k: float(v[i]) for k, v in cheap.items()}, **estimates}
+        yield Point(p.arch, p.origin, metrics, devices=devices[i])
+
+
+def _seen(problem: Problem, state: SearchState, view: str | None) -> tuple[Problem, SearchState]:
+    return (problem, state) if view is None else (problem.on(view), state_on(state, view))
+
+
+def _front_result(front: Front) -> dict[str, Any]:
+    return {
+        "hypervolume": front.hypervolume,
+        "baseline_hypervolume": front.baseline_hypervolume,
+        "front_size": len(front.points),
+    }
 
 
 def _violation(problem: Problem, cheap: dict[str, Floats], accuracy_N: Floats, by: str) -> Floats:
@@ -293,7 +342,7 @@ def _violation(problem: Problem, cheap: dict[str, Floats], accuracy_N: Floats, b
     return violation(problem, cheap, accuracy_N if by == "val_accuracy" else None)
 
 
-def _history(problem: Problem, state: SearchState, origin: Origin) -> History:
+def history_of(problem: Problem, state: SearchState, origin: Origin) -> History:
     points, by = state.of(origin), steering(state.finished)
     width = len(problem.spec.objectives)
     if not points:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
 from nas.core.cost import Span, StageCost, average
+from nas.core.device import DeviceProfile, Measurement
+from nas.core.errors import NotMeasuredYet
 from nas.core.events import Event, Exported, Point, Progress, SearchState, StageFinished
 from nas.core.fronts import front_of
 from nas.core.ports import Problem, Resources
@@ -27,12 +29,12 @@ class ExportStage:
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Raises ExportMismatch when an exported model disagrees with the torch network."""
         subnets = load_subnets(problem, resources, state)
-        members = front_of(problem.spec, state).points
-        chosen = thin(members, min(problem.spec.export.count or len(members), len(members))) if members else ()
+        chosen = _chosen(problem, state)
         ready = {e.arch.id for e in state.exports}
         todo = [p for p in chosen if p.arch.id not in ready]
         packages: list[tuple[Point, bytes, dict[str, object]]] = []
         for p in todo:
+            measurement, profile = _measured(problem, p)
             archive, report = package(
                 subnets.cut(p.arch),
                 p.arch,
@@ -42,19 +44,23 @@ class ExportStage:
                 std=subnets.pipeline.std,
                 seed=problem.spec.seed,
                 metrics=p.metrics,
-                measurement=p.measurement,
-                profile=problem.profile,
+                measurement=measurement,
+                profile=profile,
+                fleet={m.name: (m.profile, p.devices[m.name]) for m in problem.fleet},
                 int8=problem.spec.export.int8,
             )
             packages.append((p, archive, report))
             yield Progress(self.name, len(ready) + len(packages), len(chosen), "models", message="packaging")
-        if problem.spec.export.int8 and packages and problem.profile.measurable:
+        if problem.spec.export.int8 and packages:
             models = [zipfile.ZipFile(io.BytesIO(archive)).read("model.int8.onnx") for _, archive, _ in packages]
-            protocol = replace(problem.profile.protocol, precision="int8")
             names = [p.arch.id for p, _, _ in packages]
-            measured = resources.measure(models, replace(problem.profile, protocol=protocol), names)
-            for (_, _, report), measurement in zip(packages, measured, strict=True):
-                report["int8_measurement"] = {k: v for k, v in asdict(measurement).items() if k != "samples_ms"}
+            for name, measured in _measured_int8(problem, resources, models, names).items():
+                for (_, _, report), measurement in zip(packages, measured, strict=True):
+                    short = {k: v for k, v in asdict(measurement).items() if k != "samples_ms"}
+                    if problem.fleet:
+                        report["int8_measurements"] = {**report.get("int8_measurements", {}), name: short}  # type: ignore[dict-item]
+                    else:
+                        report["int8_measurement"] = short
         for p, archive, report in packages:
             name = f"{p.arch.id}.zip"
             yield Exported(p.arch, name, resources.blobs.put(archive), len(archive), "application/zip", report)
@@ -86,12 +92,50 @@ class ExportStage:
 
         packed = average(macs.tolist(), seconds_of, inner=1)
         each = packed.span
-        if int8:
-            protocol = replace(problem.profile.protocol, precision="int8")
-            measured = measuring(quantised, replace(problem.profile, protocol=protocol), resources.measure, clock)
+        for member in problem.members if int8 else ():
+            measured = measuring(quantised, _in_int8(member.profile), resources.measure, clock)
             total += Span.exactly(measured.begin_s)
             each += measured.each
         most = min(problem.spec.export.count or verified(problem)[1], verified(problem)[1])
         total += Span(each.low_s, each.seconds * (1 + most) / 2, each.high_s * most)
         note = f"how many networks the front will have is not known beforehand: between 1 and {most}"
         return StageCost.of(self.name, total, most, packed.count, "models", note)
+
+
+def _chosen(problem: Problem, state: SearchState) -> list[Point]:
+    """Front members, evenly along each front; one that is on several fronts once."""
+    chosen: dict[str, Point] = {}
+    for view in problem.spec.views:
+        members = front_of(problem.spec, state, device=view).points
+        some = thin(members, min(problem.spec.export.count or len(members), len(members))) if members else ()
+        chosen |= {p.arch.id: state.points[p.key] for p in some}
+    return [*chosen.values()]
+
+
+def _measured(problem: Problem, p: Point) -> tuple[Measurement | None, DeviceProfile | None]:
+    """The measurement of a network and the device it was made on: over a fleet the slowest, once all have measured."""
+    if not problem.fleet:
+        return p.measurement, problem.profile
+    found = (m.profile for m in problem.fleet if p.devices[m.name].measurement == p.measurement is not None)
+    return p.measurement, next(found, None)
+
+
+def _in_int8(profile: DeviceProfile) -> DeviceProfile:
+    return replace(profile, protocol=replace(profile.protocol, precision="int8"))
+
+
+def _measured_int8(
+    problem: Problem, resources: Resources, models: list[bytes], networks: list[str]
+) -> dict[str, list[Measurement]]:
+    """The int8 models as measured, by device."""
+    found: dict[str, list[Measurement]] = {}
+    elsewhere: list[NotMeasuredYet] = []
+    for member in problem.members:
+        if member.profile.measurable:
+            try:
+                found[member.name] = list(resources.measure(models, _in_int8(member.profile), networks))
+            except NotMeasuredYet as missing:
+                elsewhere.append(missing)
+    if elsewhere:
+        raise NotMeasuredYet.on_all(elsewhere)
+    return found

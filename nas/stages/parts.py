@@ -12,13 +12,22 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from nas.core.arch import Floats, Genes
 from nas.core.cost import Span, StageCost, repeated
-from nas.core.errors import StorageError
-from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Warned, fold
+from nas.core.errors import InfeasibleBound, StorageError
+from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
+from nas.core.mixture import RelaxedSpace, is_relaxed
 from nas.core.ports import Problem, Resources, Stage
+from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
 from nas.stages.subnets import load_supernet
-from nas.training.fewshot.partition import Partition, sample_part
+from nas.supernet import RelaxedSupernet
+from nas.training.fewshot.allowed import allowed_operations
+from nas.training.fewshot.partition import Partition, extremes_of, sample_part
 from nas.training.fewshot.routed import inherit
+from nas.training.gradient.options import DartsParams
+from nas.training.gradient.resource import within_bounds
+from nas.training.gradient.search import Reading, search
+from nas.training.gradient.search import Step as Learned
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, Training, TrainState, train
 from nas.training.samplers import sample_elastic
@@ -55,8 +64,12 @@ class PartStage:
         pipeline = Pipeline(problem.data, resources.torch_device)
         key = (24,) if self.part is None else (23, self.part)
         seed = int(np.random.default_rng((problem.spec.seed, *key)).integers(2**62))
-        sample = sample_elastic if self.part is None else partial(sample_part, partition, self.part)
-        for news in train(net, problem.space, problem.data, pipeline, self.recipe, seed, start, due, sample):
+        sample, ends = sample_elastic, None
+        if self.part is not None:
+            sample = partial(sample_part, partition, self.part)
+            if any(phase.teacher != "none" for phase in self.recipe.phases):
+                ends = extremes_of(partition, self.part, problem.space)
+        for news in train(net, problem.space, problem.data, pipeline, self.recipe, seed, start, due, sample, ends):
             if isinstance(news, Step):
                 done = news.done
                 if (now := resources.clock()) - reported_at >= 0.25 or news.done == news.total:
@@ -79,16 +92,77 @@ class PartStage:
 
 
 @dataclass(frozen=True)
+class GradientPartStage:
+    """Searches one part by gradient, beginning with the warmed-up weights: a mixture of the part's operations alone.
+
+    Like ``PartStage`` it may run elsewhere. Its last checkpoint holds the weights, and what was found."""
+
+    part: int
+    options: DartsParams
+
+    @property
+    def name(self) -> str:
+        """Under which its checkpoints are kept."""
+        return f"train.part{self.part + 1}"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """Goes on from its own last checkpoint. Raises StorageError when the last one cannot be kept."""
+        space = problem.space
+        assert is_relaxed(space)
+        start = TrainState()
+        if (last := state.checkpoints.get(self.name)) is not None:
+            start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
+            if start.weights is not None and "run" in start.weights:
+                return
+        partition = Partition.from_json(state.finished["split"]["partition"], space.decisions)
+        net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
+        assert isinstance(net, RelaxedSupernet)
+        rng = np.random.default_rng((problem.spec.seed, 23, self.part))
+        seed = int(rng.integers(2**62))
+        allowed_EO = allowed_operations(space, partition, self.part)
+        learning = searching(problem, resources, self.options, net, seed, allowed_EO)
+        pace = Pace(resources.clock, self.options.checkpoint_s)
+        for news in search(learning, start, pace.save_due):
+            match news:
+                case Learned() if (values := pace.seen(news)) is not None:
+                    yield Progress(self.name, news.done, news.total, "steps", values)
+                case Reading():
+                    yield traced(self.name, learning, self.part + 1, news, 0)
+                    for warning in news.warnings:
+                        yield Warned(self.name, f"part {self.part + 1}: {warning}")
+                case TrainState() if news.phase < len(learning.kinds):
+                    done = news.phase * learning.per_epoch + news.step
+                    try:
+                        blob = resources.blobs.put(news.to_bytes())
+                    except StorageError as error:
+                        yield Warned(self.name, f"checkpoint at step {done} was not kept, training goes on: {error}")
+                    else:
+                        yield Checkpoint(self.name, done, blob)
+                    pace.saved()
+        genes = found_inside(space, partition, self.part, learning.scores(), rng)
+        run = {**run_record(problem, resources, learning, self.part + 1, genes), "part": self.part}
+        found = TrainState(0, 0, {"net": learning.net.state_dict(), "run": json.dumps(run)})
+        yield Checkpoint(self.name, learning.steps, resources.blobs.put(found.to_bytes()))
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """Is told by the stage of all parts."""
+        return StageCost.unknown(self.name, "priced together with the other parts")
+
+
+@dataclass(frozen=True)
 class PartsStage:
     """Trains every part by ``recipe``, all at once where ``Resources.together`` says how, else one after another.
 
     ``compare``: for comparison, the undivided supernet is trained on as well, for as many steps as all parts together.
+    With ``options`` each part is searched by gradient instead, and the networks that were found are kept beside the
+    weights; there is nothing to compare then.
     """
 
     recipe: Recipe
     most: int
     checkpoint_s: float = 10.0
     compare: bool = False
+    options: DartsParams | None = None
     name: ClassVar[str] = "train"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -97,7 +171,7 @@ class PartsStage:
             yield StageFinished(self.name, 0.0, {"supernet": problem.supernet_blob, "reused": True, "steps": 0})
             return
         partition = Partition.from_json(state.finished["split"]["partition"], problem.space.decisions)
-        parts = self._parts(partition.size)
+        parts = [self._part(part) for part in range(partition.size)]
         whole = self._whole(partition.size)
         stages = parts if whole is None else [whole, *parts]  # the longest first
         together = resources.together or in_turn
@@ -114,30 +188,44 @@ class PartsStage:
                 continue
             if isinstance(event, Checkpoint):
                 done[event.stage] = event.step
-            yield event
+            yield replace(event, stage=self.name) if isinstance(event, Traced) else event
         routed = inherit(problem.space, partition, problem.space.supernet(problem.spec.seed))
+        runs: list[dict[str, Any]] = []
         for stage, net in zip(parts, routed.parts, strict=True):
-            net.load_state_dict(_trained(stage, resources, state))
+            weights = _kept(stage, resources, state)
+            net.load_state_dict(weights["net"])
+            runs += [json.loads(weights["run"])] if "run" in weights else []
         tree = json.dumps(partition.as_json(problem.space.decisions))
-        blob = resources.blobs.put(TrainState(0, 0, {"net": routed.state_dict(), "partition": tree}).to_bytes())
+        found = {"runs": json.dumps(runs)} if runs else {}
+        trained = TrainState(0, 0, {"net": routed.state_dict(), "partition": tree, **found})
+        blob = resources.blobs.put(trained.to_bytes())
         steps = sum(state.checkpoints[stage.name].step for stage in parts)
-        result = {"supernet": blob, "reused": False, "steps": steps, "parts": partition.size}
+        result = {"supernet": blob, "reused": False, "steps": steps, "parts": partition.size, **_summary(runs)}
         if whole is not None:
-            alone = TrainState(0, 0, {"net": _trained(whole, resources, state)})
-            result["one_shot"] = resources.blobs.put(alone.to_bytes())
-            result["one_shot_steps"] = state.checkpoints[whole.name].step
+            result |= one_shot(whole, resources, state)
         yield Checkpoint(self.name, steps, blob)
         yield StageFinished(self.name, 0.0, result)
+
+    def _part(self, part: int) -> PartStage | GradientPartStage:
+        if self.options is not None:
+            return GradientPartStage(part, self.options)
+        return PartStage(part, self.recipe, self.checkpoint_s)
 
     def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Steps on random networks of the whole space, for as many parts as there may be, shared among as many cores
         or GPUs as may train at once, each part on its share of cores."""
         if problem.supernet_blob is not None:
             return StageCost.nothing(self.name, "the supernet is trained already")
-        clock, wanted = resources.clock, problem.spec.resources
+        if self.options is not None:
+            each = BilevelStage(self.options).price(problem, resources, state)
+            assert each.seconds is not None and each.low_s is not None and each.high_s is not None  # noqa: PT018
+            hands = self._hands(problem, resources, self.most)
+            span = Span(each.low_s, each.seconds, each.high_s) * _longest([1] * self.most, hands)
+            return StageCost.of(self.name, span, each.steps * self.most, each.timed, "steps")
+        clock = resources.clock
         whole = self._whole(self.most)
         work = [self.most] * (whole is not None) + [1] * self.most  # in lengths of a part
-        hands = min(wanted.gpus or wanted.cpus, len(work)) if resources.together is not None else 1
+        hands = self._hands(problem, resources, len(work))
         with _threads(max(1, torch.get_num_threads() // hands)):
             begun = clock()
             net = problem.space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
@@ -149,19 +237,26 @@ class PartsStage:
             steps = iter(range(10**6))
             training.step(0, next(steps))
             times = [repeated(clock, lambda: training.step(0, next(steps)), at_least_s=0.0) for _ in range(4)]
-        each = Span(min(times), sum(times) / len(times), max(times))
+        of_step = Span(min(times), sum(times) / len(times), max(times))
         of_part = sum(training.lengths)
-        total += each * (of_part * _longest(work, hands))
+        total += of_step * (of_part * _longest(work, hands))
         return StageCost.of(self.name, total, of_part * sum(work), len(times), "steps")
 
-    def _parts(self, size: int) -> list[PartStage]:
-        return [PartStage(part, self.recipe, self.checkpoint_s) for part in range(size)]
+    def _hands(self, problem: Problem, resources: Resources, stages: int) -> int:
+        wanted = problem.spec.resources
+        return min(wanted.gpus or wanted.cpus, stages) if resources.together is not None else 1
 
     def _whole(self, size: int) -> PartStage | None:
-        if not self.compare:
+        if not self.compare or self.options is not None:
             return None
         longer = tuple(replace(p, epochs=p.epochs * size) for p in self.recipe.phases)
         return PartStage(None, replace(self.recipe, phases=longer), self.checkpoint_s)
+
+
+def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What each part's search has found, if parts were searched."""
+    shown = ("part", "genes", "series", "val_accuracy", "signs")
+    return {"runs": [{key: run[key] for key in shown} for run in runs]} if runs else {}
 
 
 def in_turn(stages: Sequence[Stage], problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -170,12 +265,35 @@ def in_turn(stages: Sequence[Stage], problem: Problem, resources: Resources, sta
         yield from stage.run(problem, resources, state)
 
 
-def _trained(stage: PartStage, resources: Resources, state: SearchState) -> Mapping[str, Any]:
-    """The weights that a part has ended with."""
+def one_shot(whole: PartStage, resources: Resources, state: SearchState) -> dict[str, Any]:
+    """The undivided supernet that was trained on to compare: its blob and its steps."""
+    alone = TrainState(0, 0, {"net": _kept(whole, resources, state)["net"]})
+    return {
+        "one_shot": resources.blobs.put(alone.to_bytes()),
+        "one_shot_steps": state.checkpoints[whole.name].step,
+    }
+
+
+def found_inside(
+    space: RelaxedSpace, partition: Partition, part: int, scores_EO: Floats, rng: np.random.Generator
+) -> Genes:
+    """The likeliest network of a part by a table of scores, shape (G,). A cell in which the divided edge leads nowhere
+    is another part's network. Where none is found near the scores, their own favourite, whichever part it is in."""
+
+    def outside(genes_NG: Genes) -> Floats:
+        return np.where(partition.parts(genes_NG) == part, 0.0, 100.0)
+
+    try:
+        return within_bounds(space, outside, scores_EO, rng)
+    except InfeasibleBound:
+        return space.discretise(scores_EO)
+
+
+def _kept(stage: Stage, resources: Resources, state: SearchState) -> Mapping[str, Any]:
+    """What the last checkpoint of a stage holds."""
     weights = TrainState.from_bytes(resources.blobs.get(state.checkpoints[stage.name].blob), "cpu").weights
     assert weights is not None
-    net: Mapping[str, Any] = weights["net"]
-    return net
+    return weights
 
 
 def _longest(work: Sequence[int], hands: int) -> int:

@@ -75,11 +75,11 @@ def measuring(
 
 
 def verified(problem: Problem) -> tuple[int, int]:
-    """The fewest and the most networks of one origin that will be verified. Where bounds hold, it is not known
-    beforehand how many networks of a random search will meet them."""
+    """The fewest and the most networks of one origin that will be verified, for all fronts. Where bounds hold, it is
+    not known beforehand how many networks of a random search will meet them."""
     scored = problem.spec.budget.evaluations + len(problem.inherited) // 2
     most = min(problem.spec.budget.verified, scored)
     if problem.spec.retrain is not None:
         most = min(most, problem.spec.retrain.networks)
-    bounded = any(o.bound is not None for o in problem.spec.objectives)
-    return (1 if bounded else most), most
+    bounded = any(o.bound is not None for o in problem.spec.objectives) or bool(problem.fleet)
+    return (1 if bounded else most), min(most * len(problem.spec.views), scored)

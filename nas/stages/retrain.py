@@ -26,7 +26,7 @@ from nas.core.spec import RetrainSpec
 from nas.core.tuning import Ask, Knob, Lesson, Plan, Trial, TrialState
 from nas.stages.pricing import networks, part_of, verified
 from nas.stages.subnets import Subnets
-from nas.stages.verify import ORIGINS, candidates
+from nas.stages.verify import ORIGINS, to_verify
 from nas.training.alone import Alone, AloneRecipe, pack, unpack
 from nas.tuning import in_turn
 
@@ -49,7 +49,8 @@ class RetrainStage:
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Trials that ended before a restart are not repeated. Raises HwnasError when every training diverges."""
         wanted = _wanted(problem)
-        found = {o: [p.arch for p in candidates(problem, state, o, wanted.networks)] for o in ORIGINS}
+        chosen = to_verify(problem, state, wanted.networks)
+        found = {o: [c.point.arch for c in chosen if c.point.origin == o] for o in ORIGINS}
         archs = {arch.id: arch for o in ORIGINS for arch in found[o]}
         learn = Learning(problem, archs, resources.blobs, resources.torch_device, self.checkpoint_s, resources.clock)
         trials = _Trials(self._known(resources, state), wanted, len(archs))

@@ -20,7 +20,7 @@ from nas.training.fewshot.matching import Matching, match, match_all, matched_sp
 from nas.training.fewshot.partition import Partition, divisible, exhaustive_split, random_split
 from nas.training.pipeline import Pipeline
 
-Method = Literal["gradient_matching", "exhaustive", "random"]
+Method = Literal["gradient_matching", "exhaustive", "random", "mixture"]
 COUNTED = 2_000  # random networks by which the sizes of parts are told
 
 
@@ -43,10 +43,16 @@ class SplitStage:
             yield StageFinished(self.name, 0.0, {"reused": True})
             return
         found: list[Matching] = []
+        if self.method == "mixture":  # learned with the weights, by the stage that follows
+            nothing: dict[str, Any] = {"partition": {}, "choices": {}, "shares": [], "matching": []}
+            yield StageFinished(self.name, 0.0, {"method": self.method, "parts": self.parts, **nothing})
+            return
         if self.method == "exhaustive":
             partition = exhaustive_split(space, self.decisions, self.parts)
         elif self.method == "random":
-            partition = random_split(space, self.parts, np.random.default_rng((problem.spec.seed, 20)))
+            genes = [g for g in divisible(space) if space.decisions[g].name in self.decisions]
+            rng = np.random.default_rng((problem.spec.seed, 20))
+            partition = random_split(space, self.parts, rng, genes or None)
         else:
             net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
             total = len(self.decisions) or len(divisible(space))

@@ -7,14 +7,13 @@ verified, with their own weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import nn
-
-from nas.core.arch import Arch
 from nas.core.cost import Span, StageCost, average
+from nas.core.device import Measurement
+from nas.core.errors import NotMeasuredYet
 from nas.core.events import (
     Evaluated,
     Event,
@@ -27,8 +26,9 @@ from nas.core.events import (
     Warned,
     fold,
 )
-from nas.core.fronts import front_of
-from nas.core.ports import Problem, Resources
+from nas.core.fronts import by_view, front_of, state_on
+from nas.core.ports import Member, Problem, Resources
+from nas.core.spec import SearchSpec
 from nas.export import to_onnx
 from nas.stages.pricing import measuring, networks, scoring_s, verified
 from nas.stages.subnets import Subnets, load_subnets
@@ -46,59 +46,30 @@ class VerifyStage:
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Networks that were measured before a restart are not measured again."""
         subnets = load_subnets(problem, resources, state)
-        chosen = [p for o in ORIGINS for p in candidates(problem, state, o, problem.spec.budget.verified)]
-        unmeasured = problem.profile.measurable
-        todo = [p for p in chosen if (unmeasured and p.measurement is None) or "test_accuracy" not in p.metrics]
-        done = len(chosen) - len(todo)
-        for i in range(0, len(todo), self.group):
-            group = todo[i : i + self.group]
-            models = []
-            tested = []
-            for p in group:
-                module, test = self._test(problem, subnets, p.arch)
-                tested.append(Point(p.arch, p.origin, {"test_accuracy": test}))
-                if problem.profile.measurable:
-                    models.append(to_onnx(subnets.with_normalisation(module), problem.space.input_shape(p.arch)))
-                yield Progress(self.name, done, len(chosen), "networks", message="exporting")
-            event: Event = Evaluated(tuple(tested))
+        chosen = to_verify(problem, state, problem.spec.budget.verified)
+        measurable = [m for m in problem.members if m.profile.measurable]
+        due = {c.point.key: [m.name for m in measurable if m.name in c.devices and not _measured(c, m)] for c in chosen}
+        todo = [c.point for c in chosen if due[c.point.key] or "test_accuracy" not in c.point.metrics]
+        total = sum(max(1, sum(m.name in c.devices for m in measurable)) for c in chosen)
+        for event in earn(self.name, problem, resources, subnets, todo, due, total, self.group):
             state = fold(state, event)
             yield event
-            if not problem.profile.measurable:
-                done += len(group)
-                yield Progress(self.name, done, len(chosen), "networks", message="testing")
-                continue
-            networks = [p.arch.id for p in group]
-            for p, measurement in zip(group, resources.measure(models, problem.profile, networks), strict=True):
-                claim = problem.spec.bound("latency") or p.metrics["upper_ms"]
-                event = Measured(p.arch, p.origin, measurement, claim)
-                state = fold(state, event)
-                yield event
-                if measurement.refused is not None:
-                    yield Warned(self.name, f"network {p.arch.id} was not measured: {measurement.refused}")
-                done += 1
-                yield Progress(self.name, done, len(chosen), "networks", message="measuring")
-        if not problem.profile.measurable:
-            yield Warned(
-                self.name,
-                f"nothing can be measured on device {problem.profile.name!r}, of which only figures are known: "
-                "latencies stay predicted, and no network is called verified",
-            )
-        result = {"measured": problem.profile.measurable}
-        front = front_of(problem.spec, replace(state, finished={**state.finished, self.name: result}))
-        marks = [p.status for p in state.of("search") if p.measurement is not None]
-        yield StageFinished(
-            self.name,
-            0.0,
-            {
-                **result,
-                "verified": marks.count("verified"),
-                "violated": marks.count("violated"),
-                "unverified": marks.count("unverified"),
-                "front_size": len(front.points),
-                "hypervolume": front.hypervolume,
-                "baseline_hypervolume": front.baseline_hypervolume,
-            },
-        )
+        for member in problem.members:
+            if not member.profile.measurable:
+                yield Warned(
+                    self.name,
+                    f"nothing can be measured on device {member.name!r}, of which only figures are known: latencies "
+                    "stay predicted, and no network is called verified" + (" on it" if problem.fleet else ""),
+                )
+        by_device = {m.name: {"measured": m.profile.measurable} for m in problem.fleet}
+        result = {"measured": len(measurable) == len(problem.members), **({"fleet": by_device} if by_device else {})}
+        ended = replace(state, finished={**state.finished, self.name: result})
+        whole = {view: _verdicts(problem.spec, ended, view) for view in problem.spec.views}
+        if None in whole:
+            yield StageFinished(self.name, 0.0, {**result, **whole[None]})
+        else:
+            each: dict[str | None, Mapping[str, Any]] = {n: {**by_device[n], **whole[n]} for n in by_device}
+            yield StageFinished(self.name, 0.0, by_view(each))
 
     def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Networks that are tested and exported, and a small group that is measured."""
@@ -118,16 +89,84 @@ class VerifyStage:
         tested = average(macs.tolist(), seconds_of)
         some = [*models][:3]
         named = {archs[i].id: models[i] for i in some}
-        measured = measuring(named, problem.profile, resources.measure, clock)
         fewest, most = (len(ORIGINS) * n for n in verified(problem))
-        each = tested.span + measured.each + Span.exactly(measured.begin_s / self.group)
+        each = tested.span
+        for member in problem.members:
+            measured = measuring(named, member.profile, resources.measure, clock)
+            share = 1 / len(problem.spec.views)  # what is on the front of one device is measured on that one only
+            each += (measured.each + Span.exactly(measured.begin_s / self.group)) * share
         total += Span(each.low_s * fewest, each.seconds * most, each.high_s * most)
         note = "an unsteady device measures networks again; the range is from one to all attempts"
         return StageCost.of(self.name, total, most, tested.count, "networks", note)
 
-    def _test(self, problem: Problem, subnets: Subnets, arch: Arch) -> tuple[nn.Module, float]:
-        module = subnets.cut(arch)
-        return module, subnets.score(module, arch, problem.data.test).accuracy
+
+def earn(
+    stage: str,
+    problem: Problem,
+    resources: Resources,
+    subnets: Subnets,
+    todo: Sequence[Point],
+    due: Mapping[tuple[str, str], Sequence[str]],
+    total: int,
+    group: int,
+) -> Iterator[Event]:
+    """Tests networks and measures each on the devices where it is ``due``, in groups; they are the last of ``total``.
+    Raises NotMeasuredYet once all devices elsewhere were asked for a group."""
+    unit = "networks" if not problem.fleet else "measurements"
+    done = total - sum(max(1, len(due[p.key])) for p in todo)
+    for i in range(0, len(todo), group):
+        together = todo[i : i + group]
+        models: dict[tuple[str, str], bytes] = {}
+        tested = []
+        for p in together:
+            module = subnets.cut(p.arch)
+            test = subnets.score(module, p.arch, problem.data.test).accuracy
+            tested.append(Point(p.arch, p.origin, {"test_accuracy": test}))
+            if due[p.key]:
+                models[p.key] = to_onnx(subnets.with_normalisation(module), problem.space.input_shape(p.arch))
+            yield Progress(stage, done, total, unit, message="exporting")
+        yield Evaluated(tuple(tested))
+        done += len(together) - len(models)
+        elsewhere: list[NotMeasuredYet] = []
+        for member in problem.members:
+            some = [p for p in together if member.name in due[p.key]]
+            if not some:
+                continue
+            measurements = resources.measure([models[p.key] for p in some], member.profile, [p.arch.id for p in some])
+            try:
+                for p, measurement in zip(some, measurements, strict=True):
+                    yield _judged(problem, member, p, measurement)
+                    if measurement.refused is not None:
+                        on = f" on {member.name}" if problem.fleet else ""
+                        yield Warned(stage, f"network {p.arch.id} was not measured{on}: {measurement.refused}")
+                    done += 1
+                    yield Progress(stage, done, total, unit, message="measuring")
+            except NotMeasuredYet as missing:
+                elsewhere.append(missing)
+        if elsewhere:
+            raise NotMeasuredYet.on_all(elsewhere)
+        if not models:
+            yield Progress(stage, done, total, unit, message="testing")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A network to verify, on ``devices``."""
+
+    point: Point
+    devices: tuple[str, ...]
+
+
+def to_verify(problem: Problem, state: SearchState, n: int) -> list[Chosen]:
+    """The networks that are worth measuring, up to ``n`` of each origin for every front, each on the devices of the
+    fronts that it may be part of."""
+    devices: dict[tuple[str, str], tuple[str, ...]] = {}
+    for view in problem.spec.views:
+        seen, known = (problem, state) if view is None else (problem.on(view), state_on(state, view))
+        for origin in ORIGINS:
+            for p in candidates(seen, known, origin, n):
+                devices[p.key] = (*devices.get(p.key, ()), *seen.spec.devices)
+    return [Chosen(state.points[key], names) for key, names in devices.items()]
 
 
 def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> list[Point]:
@@ -138,7 +177,7 @@ def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> 
     if "retrain" in state.finished:
         points = [p for p in points if "trained_accuracy" in p.metrics]
     chosen: list[Point] = []
-    before = {k: v for k, v in state.finished.items() if k != "verify"}
+    before = unverified(state)
     if "retrain" in before:  # zero-cost proxies have done what they can
         before.pop("proxies", None)
     rest = {
@@ -162,6 +201,38 @@ def thin(points: tuple[Point, ...], n: int) -> tuple[Point, ...]:
     return tuple(points[round(i * (len(points) - 1) / (n - 1))] for i in range(n))
 
 
+def _measured(chosen: Chosen, member: Member) -> bool:
+    on = chosen.point.devices.get(member.name)
+    return (on if on is not None else chosen.point).measurement is not None
+
+
+def _judged(problem: Problem, member: Member, p: Point, measurement: Measurement) -> Measured:
+    """What was claimed is the bound on the device, or else the predictor's upper bound there."""
+    upper_ms = p.devices[member.name].upper_ms if problem.fleet else p.metrics["upper_ms"]
+    claim_ms = problem.spec.bound_on(member.name) or upper_ms
+    return Measured(p.arch, p.origin, measurement, claim_ms, member.name if problem.fleet else None)
+
+
+def _verdicts(spec: SearchSpec, state: SearchState, view: str | None) -> dict[str, Any]:
+    front = front_of(spec, state, device=view)
+    tried = [p for p in state.of("search") if p.measurement or any(d.measurement for d in p.devices.values())]
+    seen = tried if view is None else [p.on(view) for p in tried]
+    marks = [p.status for p in seen if view is None or p.measurement is not None]
+    return {
+        "verified": marks.count("verified"),
+        "violated": marks.count("violated"),
+        "unverified": marks.count("unverified"),
+        "front_size": len(front.points),
+        "hypervolume": front.hypervolume,
+        "baseline_hypervolume": front.baseline_hypervolume,
+    }
+
+
 def _estimates(point: Point, retrained: bool) -> dict[str, float]:
-    known = {k: v for k, v in point.metrics.items() if k not in ("measured_ms", "test_accuracy")}
+    known = {k: v for k, v in point.metrics.items() if k not in ("measured_ms", "measured_share", "test_accuracy")}
     return {**known, "val_accuracy": known["trained_accuracy"]} if retrained else known
+
+
+def unverified(state: SearchState) -> dict[str, Mapping[str, Any]]:
+    """The results of stages as they were before any network was measured."""
+    return {k: v for k, v in state.finished.items() if k not in ("verify", "learn")}

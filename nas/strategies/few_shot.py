@@ -1,27 +1,46 @@
-"""Few-shot search (Zhao et al., ICML 2021; GM-NAS: Hu et al., ICLR 2022): a supernet for each part of the space."""
+"""Few-shot search: a supernet for each part of the space.
+
+Parts by choices: Zhao et al., ICML 2021; by gradient matching: Hu et al., GM-NAS, ICLR 2022; by a learned table: Javan
+et al., Balanced mixture of supernets, AutoML 2023.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.core.errors import InvalidSpec
+from nas.core.mixture import is_relaxed
 from nas.core.ports import Problem, SearchSpace, Stage
 from nas.core.spec import SearchSpec, parse_spec
-from nas.training.fewshot.partition import divisible, exhaustive_split
+from nas.training.fewshot.allowed import edges_by_decision
+from nas.training.fewshot.partition import divisible, exhaustive_split, routed_genes
+from nas.training.gradient.options import DartsParams
 
 
 class FewShotParams(BaseModel):
     """``split``: how the space is divided, in at most ``parts`` parts, by ``decisions`` (none named: by any; an
-    exhaustive split takes the first). ``subnets`` networks are trained per step, ``part_epochs`` are those of each
-    part. ``trust_networks`` are trained alone to see how far the ranking can be trusted; 0: none. With them,
-    ``compare_one_shot`` tells what the split has gained: it trains the whole supernet on for as many steps as all parts
-    together.
+    exhaustive split takes the first). A ``mixture`` has exactly as many parts, and learns with their weights which
+    combination of the decisions' choices (none named: of all) belongs to which, one network per step. ``subnets``
+    networks are trained per step otherwise, ``part_epochs`` are those of each part.
+
+    ``search``: networks are searched for after training (explore), or each part is a mixture of its operations that is
+    searched by gradient, whose finds are then explored around; ``gradient`` holds options of strategy darts for that.
+    ``schedule`` is how parts are trained if not by gradient: random networks, or as by once_for_all.
+
+    ``trust_networks`` are trained alone to see how far the ranking can be trusted; 0: none. With them,
+    ``compare_one_shot`` tells what the split has gained, unless parts are searched by gradient: it trains the whole
+    supernet on for as many steps as all parts together.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    split: Literal["gradient_matching", "exhaustive", "random"] = "gradient_matching"
+    split: Literal["gradient_matching", "exhaustive", "random", "mixture"] = "gradient_matching"
+    search: Literal["explore", "darts", "gdas", "snas", "proxyless"] = "explore"
+    gradient: dict[str, Any] = Field(default_factory=dict)
+    schedule: Literal["uniform", "progressive", "sandwich"] = "uniform"
     parts: int = Field(default=4, ge=2, le=64)
     decisions: list[str] = Field(default_factory=list)
     repeats: int = Field(default=8, ge=1, le=1_000)
@@ -45,69 +64,133 @@ class FewShotParams(BaseModel):
             raise ValueError(f"decisions: expected each once, got {', '.join(self.decisions)}")
         if 0 < self.trust_networks < 4:
             raise ValueError(f"trust_networks: expected 0, or at least 4 for a ranking, got {self.trust_networks}")
+        if self.split == "mixture" and (self.search, self.schedule) != ("explore", "uniform"):
+            raise ValueError("split mixture has a training of its own: expected search explore and schedule uniform")
+        if self.search == "explore":
+            if self.gradient:
+                raise ValueError("gradient: expected none with search explore")
+        elif self.schedule != "uniform":
+            raise ValueError(f"schedule {self.schedule} is for search explore, got {self.search}")
+        elif taken := sorted(_OURS & set(self.gradient)):
+            raise ValueError(f"gradient.{taken[0]} is given by few_shot itself: expected other options of darts")
         return self
 
 
+_OURS = {"preset", "epochs", "seeds", "batch_size", "checkpoint_s"}
+
+
 def check(spec: SearchSpec, space: SearchSpace) -> FewShotParams:
-    """The parameters of a spec. Raises InvalidSpec for decisions that a space lacks, and where nothing can be split."""
+    """The parameters of a spec. Raises InvalidSpec for decisions that a space lacks, where nothing can be split, and
+    for a search by gradient in a space without mixtures."""
     params = parse_spec(FewShotParams, spec.strategy.params)
     known = [space.decisions[g].name for g in divisible(space)]
     if not known:
         raise InvalidSpec(f"few_shot splits decisions, of which {space.name} leaves none open but the resolution")
     if unknown := [n for n in params.decisions if n not in known]:
         raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(known)}")
+    if params.search != "explore":
+        _gradient_options(params)
+    decisions = _divided(params, space)
     if params.split == "exhaustive":
-        exhaustive_split(space, params.decisions, params.parts)
+        exhaustive_split(space, decisions, params.parts)
+    if params.split == "mixture":
+        routed_genes(space, decisions)
     return params
 
 
 def few_shot(problem: Problem) -> tuple[Stage, ...]:
-    """Estimate, warm up, split, train (the parts), trust, explore, verify, export.
+    """Estimate, warm up, split, train (the parts), trust, derive (with a search by gradient), explore, verify, export.
 
-    Raises InvalidSpec for decisions that the space lacks, and where nothing can be split.
+    Raises InvalidSpec for decisions that the space lacks, where nothing can be split, and for a search by gradient in a
+    space without mixtures.
     """
     # Stages need torch; a server that only checks parameters does not.
+    from nas.stages.derive import DeriveStage
     from nas.stages.estimate import EstimateStage
     from nas.stages.explore import ExploreStage
     from nas.stages.export import ExportStage
+    from nas.stages.mixture import MixtureStage
     from nas.stages.parts import PartsStage
     from nas.stages.split import SplitStage
     from nas.stages.train import TrainStage
     from nas.stages.trust import TrustStage
     from nas.stages.verify import VerifyStage
     from nas.training import samplers
-    from nas.training.progressive import Phase, Recipe, uniform
+    from nas.training.progressive import Phase, Recipe, progressive_shrinking, sandwich, uniform
 
     params, space = check(problem.spec, problem.space), problem.space
+    options = _gradient_options(params) if params.search != "explore" else None
+    decisions = _divided(params, space)
+    compare = params.compare_one_shot and params.trust_networks > 0
     axes = samplers.axes(space.decisions)
 
     def recipe(phases: tuple[Phase, ...]) -> Recipe:
         return Recipe(phases, min(params.batch_size, len(problem.data.train)), weight_decay=params.weight_decay)
 
     warm_up = recipe(uniform(params.warmup_epochs, params.lr, axes, params.subnets))
-    parts = recipe(uniform(params.part_epochs, params.part_lr, axes, params.subnets))
+    train: Stage
+    if params.split == "mixture":
+        mixed = recipe(uniform(params.parts * params.part_epochs, params.part_lr, axes, 1))
+        mixed = replace(mixed, weight_decay=0.0, label_smoothing=0.0)
+        train = MixtureStage(mixed, params.parts, decisions, params.checkpoint_s, compare)
+    else:
+        if params.schedule == "uniform":
+            phases = uniform(params.part_epochs, params.part_lr, axes, params.subnets)
+        else:
+            schedule = progressive_shrinking if params.schedule == "progressive" else sandwich
+            phases = schedule(params.part_epochs, params.part_lr, axes)
+        train = PartsStage(recipe(phases), params.parts, params.checkpoint_s, compare, options)
     alone = recipe(uniform(params.trust_epochs, params.lr, axes, 1))
     return (
         EstimateStage(),
         TrainStage(warm_up, params.checkpoint_s, "warm_up"),
-        SplitStage(params.split, params.parts, tuple(params.decisions), params.repeats, warm_up.batch_size),
-        PartsStage(parts, params.parts, params.checkpoint_s, params.compare_one_shot and params.trust_networks > 0),
+        SplitStage(params.split, params.parts, decisions, params.repeats, warm_up.batch_size),
+        train,
         TrustStage(alone, params.trust_networks),
+        *((DeriveStage(),) if options is not None else ()),
         ExploreStage(),
         VerifyStage(),
         ExportStage(),
     )
 
 
+def _gradient_options(params: FewShotParams) -> DartsParams:
+    """The options of strategy darts by which each part is searched."""
+    ours = {
+        "preset": params.search,
+        "epochs": params.part_epochs,
+        "batch_size": params.batch_size,
+        "checkpoint_s": params.checkpoint_s,
+    }
+    return parse_spec(DartsParams, {"lr": params.part_lr, **params.gradient, **ours})
+
+
+def _divided(params: FewShotParams, space: SearchSpace) -> tuple[str, ...]:
+    """The decisions that may be divided, none for any. Raises InvalidSpec."""
+    named = tuple(params.decisions)
+    if params.search == "explore":
+        return named
+    if not is_relaxed(space):
+        raise InvalidSpec(
+            f"search {params.search} mixes operations, which {space.name} does not offer: expected search explore, or "
+            "a space with mixtures, such as nas_bench_201"
+        )
+    fit = tuple(space.decisions[g].name for g in edges_by_decision(space))
+    if unfit := [n for n in named if n not in fit]:
+        raise InvalidSpec(
+            f"search {params.search} cannot divide {unfit[0]!r}, which is not an edge's operation alone: expected some "
+            f"of {', '.join(fit) or '(none)'}"
+        )
+    return named or (fit[:1] if params.split == "exhaustive" else fit)
+
+
 few_shot.check = check  # type: ignore[attr-defined]
 few_shot.params_model = FewShotParams  # type: ignore[attr-defined]
-few_shot.stage_names = (  # type: ignore[attr-defined]
-    "estimate",
-    "warm_up",
-    "split",
-    "train",
-    "trust",
-    "explore",
-    "verify",
-    "export",
-)
+
+
+def _stage_names(params: Mapping[str, Any]) -> tuple[str, ...]:
+    derive = ("derive",) if params.get("search", "explore") != "explore" else ()
+    return ("estimate", "warm_up", "split", "train", "trust", *derive, "explore", "verify", "export")
+
+
+few_shot.stage_names = _stage_names  # type: ignore[attr-defined]

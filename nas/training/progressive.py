@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from nas.training.pipeline import Pipeline
 
 Teacher = Literal["none", "frozen", "in_place"]
 Sampler = Callable[[SearchSpace, Mapping[str, int], np.random.Generator, int], list[Arch]]  # as ``sample_elastic``
+Ends = tuple[Arch, Arch]  # the smallest and the largest network
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,9 @@ class TrainState:
     weights: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def to_bytes(self) -> bytes:
-        """Tensors and plain numbers only; ``from_bytes`` never unpickles objects."""
+        """Tensors and plain values only; ``from_bytes`` never unpickles objects. Equal states give equal bytes."""
         buffer = io.BytesIO()
-        torch.save({"phase": self.phase, "step": self.step, "weights": self.weights}, buffer)
+        torch.save(_interned({"phase": self.phase, "step": self.step, "weights": self.weights}), buffer)
         return buffer.getvalue()
 
     @staticmethod
@@ -75,6 +77,16 @@ class TrainState:
         """Inverse of ``to_bytes``."""
         record = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
         return TrainState(record["phase"], record["step"], record["weights"])
+
+
+def _interned(value: Any) -> Any:
+    """The same with one object for equal strings: pickle writes what it has written before as a reference, so that
+    strings from a checkpoint beside those of the program would give other bytes."""
+    if type(value) is dict:
+        return {_interned(k): _interned(v) for k, v in value.items()}
+    if type(value) is list:
+        return [_interned(v) for v in value]
+    return sys.intern(value) if type(value) is str else value
 
 
 @dataclass(frozen=True)
@@ -146,14 +158,15 @@ class Training:
         recipe: Recipe,
         seed: int,
         sample: Sampler = samplers.sample_elastic,
+        ends: Ends | None = None,
     ) -> None:
         self.space, self.recipe, self._sample = space, recipe, sample
         self._net, self._data, self._pipeline, self._seed = net, data, pipeline, seed
         self._per_epoch = max(1, len(data.train) // recipe.batch_size)
         self.lengths = [p.epochs * self._per_epoch for p in recipe.phases]  # optimiser steps of each phase
-        self._top = samplers.largest(space)
+        self._ends = ends or (samplers.smallest(space), samplers.largest(space))
         self._teacher: Supernet | None = None
-        self._optimiser = _optimiser(net, recipe)
+        self._optimiser = optimiser(net, recipe)
 
     def restore(self, weights: Mapping[str, Any]) -> None:
         """Goes back to what a ``TrainState`` holds."""
@@ -173,7 +186,7 @@ class Training:
     def begin(self, phase: int) -> None:
         """Each phase has an optimiser of its own. The first that narrows the network finds its channels sorted, and a
         teacher frozen."""
-        self._optimiser = _optimiser(self._net, self.recipe)
+        self._optimiser = optimiser(self._net, self.recipe)
         if self.recipe.phases[phase].teacher == "frozen" and self._teacher is None:
             self._net.sort_channels()  # once, before the first phase that narrows; the teacher keeps its function
             self._teacher = _freeze(self._net)
@@ -187,14 +200,14 @@ class Training:
         phase, steps = self.recipe.phases[p], self.lengths[p]
         archs, dropout_seed, augment_seed = self._drawn(p, step)
         torch.manual_seed(dropout_seed)  # dropout only; augmentation has its own generator
-        index_B = _batch(len(self._data.train), self.recipe.batch_size, self._seed, p, step, self._per_epoch)
+        index_B = batch_rows(len(self._data.train), self.recipe.batch_size, self._seed, p, step, self._per_epoch)
         resolution = self.space.input_shape(archs[0])[1]
         x, y = self._pipeline.augmented(self._data.train, index_B, resolution, augment_seed)
         for group in self._optimiser.param_groups:
-            group["lr"] = _rate(phase, step, steps, self._per_epoch)
+            group["lr"] = rate(phase, step, steps, self._per_epoch)
         self._optimiser.zero_grad(set_to_none=True)
         self._net.train()
-        loss = _backward(self._net, self.space, phase, self.recipe, archs, self._top, self._teacher, x, y)
+        loss = _backward(self._net, self.space, phase, self.recipe, archs, self._ends, self._teacher, x, y)
         if not math.isfinite(loss):
             raise HwnasError(
                 f"training diverged in phase {phase.name!r} at step {step}: loss is {loss}; "
@@ -223,13 +236,15 @@ def train(
     start: TrainState,
     save_due: Callable[[], bool],
     sample: Sampler = samplers.sample_elastic,
+    ends: Ends | None = None,
 ) -> Iterator[Step | TrainState]:
     """Trains ``net`` from ``start`` to the end, yielding a ``Step`` per optimiser step and a ``TrainState`` whenever
     ``save_due()`` and at each phase's end. Resuming from a state repeats nothing and ends in the same weights.
 
+    ``ends``: the smallest and the largest of the networks that ``sample`` draws from, where these are not the space's.
     Raises HwnasError when the loss is no longer finite.
     """
-    training = Training(net, space, data, pipeline, recipe, seed, sample)
+    training = Training(net, space, data, pipeline, recipe, seed, sample, ends)
     if start.weights is not None:
         training.restore(start.weights)
     for p in range(start.phase, len(training.lengths)):
@@ -249,17 +264,17 @@ def _backward(
     phase: Phase,
     recipe: Recipe,
     archs: list[Arch],
-    top: Arch,
+    ends: Ends,
     teacher: Supernet | None,
     x: torch.Tensor,
     y: torch.Tensor,
 ) -> float:
     """Accumulates the summed gradients of one step; returns the mean loss over its subnets."""
-    top = samplers.with_resolution(space, top, archs[0])
+    bottom, top = (samplers.with_resolution(space, end, archs[0]) for end in ends)
     target: torch.Tensor | None = None
     total = 0.0
     if phase.teacher == "in_place":
-        archs = [top, *archs[: phase.subnets - 2], samplers.with_resolution(space, samplers.smallest(space), archs[0])]
+        archs = [top, *archs[: phase.subnets - 2], bottom]
     elif teacher is not None and phase.teacher == "frozen":
         with torch.no_grad():
             teacher.train()  # its batch norms use the batch's own statistics, as the students' do
@@ -279,7 +294,8 @@ def _backward(
     return total / len(archs)
 
 
-def _optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum; vectors, such as scales and biases, do not decay."""
     decay = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -290,15 +306,17 @@ def _freeze(net: Supernet) -> Supernet:
     return copy.deepcopy(net).requires_grad_(False)
 
 
-def _batch(
+def batch_rows(
     size: int, batch: int, seed: int, phase: int, step: int, per_epoch: int
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The training images of a step; every epoch has an order of its own."""
     epoch, position = divmod(step, per_epoch)
     order = np.random.default_rng((seed, 2, phase, epoch)).permutation(size)
     return order[position * batch : (position + 1) * batch]
 
 
-def _rate(phase: Phase, step: int, steps: int, per_epoch: int) -> float:
+def rate(phase: Phase, step: int, steps: int, per_epoch: int) -> float:
+    """The learning rate of a step: up in a line, then down a cosine."""
     warmup = phase.warmup_epochs * per_epoch
     if step < warmup:
         return phase.lr * (step + 1) / (warmup + 1)

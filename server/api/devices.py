@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 
 from nas.core.spec import DeviceSpec
-from nas.core.views import CardView, DeviceView, EventPage
+from nas.core.views import CardView, ComparisonView, DeviceView, DriftView, EventPage, VersionView
 from server.api import sse, validate
 from server.api.access import By
+from server.api.comparing import compare
 from server.api.errors import responses
 from server.api.parameters import EVENT_RESPONSES, Accept, After, IdempotencyKey, LastEventId
 from server.settings import Settings
@@ -79,6 +80,30 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         job = store.queries.device_job(name)
         start = after if last_event_id is None else last_event_id
         return sse.events(streams, lambda n, size: store.queries.events(job, n, size), accept, start, limit, by)
+
+    @router.get("/devices/{name}/versions", summary="The versions of a device's predictors", responses=responses(404))
+    def versions(name: str, by: By) -> list[VersionView]:
+        """All versions, newest first: one after each onboarding, and one after each search that fed back what it had
+        measured; and which of your searches have used them."""
+        return store.queries.versions(name, None if by.is_admin else by.owner)
+
+    @router.get("/devices/{name}/drift", summary="How a device was over time", responses=responses(404))
+    def drift(name: str) -> DriftView:
+        """What searches have measured since the device was profiled, over what was predicted, and whether the device
+        is still what its predictor says."""
+        return store.queries.drift(name)
+
+    @router.get("/devices/{name}/comparison", summary="Two devices side by side", responses=responses(404, 507))
+    def comparison(
+        name: str,
+        by: By,
+        other: Annotated[str, Query(description="The name of another device", max_length=64)],
+        space: Annotated[
+            str | None, Query(description="Id of a space; without, the first that both know", max_length=120)
+        ] = None,
+    ) -> ComparisonView:
+        """Latencies of the same networks on both, measured where they are known, else predicted."""
+        return compare(name, other, space, store, None if by.is_admin else by.owner)
 
     @router.get("/predictors", summary="The cards of latency predictors", responses=responses(404))
     def predictors(device: str | None = None) -> list[CardView]:

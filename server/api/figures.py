@@ -152,6 +152,29 @@ class _FromStore(Collector):
             ("hwnas_worker_slots", "Jobs that they run at a time", sums.slots),
         ):
             yield _gauge(name, about, [], {(): value})
+        yield _gauge("hwnas_agents", "Device agents that have ever registered", [], {(): len(sums.agents)})
+        yield _gauge(
+            "hwnas_agents_live",
+            "Device agents heard of within a minute",
+            [],
+            {(): sum(agent.live for agent in sums.agents.values())},
+        )
+        yield _gauge(
+            "hwnas_agent_age_seconds",
+            "Since an agent was last heard of",
+            ["device"],
+            {(name,): agent.age_s for name, agent in sums.agents.items()},
+        )
+        yield _gauge(
+            "hwnas_agent_measurements",
+            "Networks that an agent is to measure, measures, or has measured for jobs that are still there",
+            ["device", "status"],
+            {
+                (name, status): count
+                for name, agent in sums.agents.items()
+                for status, count in {"queued": agent.queued, "leased": agent.leased, **agent.ended}.items()
+            },
+        )
         for name, about, value in (
             ("hwnas_events", "Events in the logs of jobs", sums.events),
             ("hwnas_evaluations", "Networks evaluated by searches", sums.evaluations),

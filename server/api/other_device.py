@@ -29,7 +29,7 @@ def seen_from(
         command = validate.add_device_command(spec.model_copy(update={"device": device}))
         raise NotFound(f"device {device!r} has no latency predictor for {space.id}. To fit one, run: {command}")
     free = tuple(o.model_copy(update={"bound": None}) if o.name == "latency" else o for o in spec.objectives)
-    spec = spec.model_copy(update={"objectives": free})
+    spec = spec.model_copy(update={"objectives": free, "device": device, "fleet": None})
     if len(table) == 0:
         return spec, table, finished
     latency = predict_latency(predictor, space, table.genes_NG.astype(np.int64))

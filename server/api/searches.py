@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -199,7 +200,9 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
     @router.get("/searches/{id}/front", summary="The Pareto front", response_model=FrontView, responses=responses(404))
     def front(
         id: str,
-        device: Annotated[str | None, Query(description="As predicted for another device")] = None,
+        device: Annotated[
+            str | None, Query(description="As one device of the fleet has it, or as predicted for any other device")
+        ] = None,
         bound_ms: Annotated[float | None, Query(gt=0, description="A further bound on latency")] = None,
         objectives: Annotated[
             str | None, Query(description="2 to 4 of accuracy, latency, params, macs, with commas between")
@@ -208,10 +211,12 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         """The front of the search and that of its random baseline, over the same axes."""
         spec, table, finished = store.queries.evaluated(id)
         names = objectives.split(",") if objectives is not None else None
-        if device is not None and device != spec.device:
+        if device is not None and device not in spec.devices:
             spec, table, finished = seen_from(device, spec, table, finished, store)
-        virtual = store.queries.is_virtual(device or spec.device)
-        view = _front_view(id, spec, front_in(spec, table, finished, names, bound_ms), virtual)
+        device = device or (spec.device if spec.fleet is None else spec.views[0])
+        view = _front_view(
+            id, spec, front_in(spec, table, finished, names, bound_ms, device), store.queries.virtual(spec), device
+        )
         return Response(view.model_dump_json(), media_type="application/json")  # as it is: a front may be long
 
     @router.get("/searches/{id}/candidates", summary="All evaluated networks", responses=responses(404))
@@ -222,9 +227,10 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         order: Annotated[str, Query(description="`position` or a metric; `-` in front: falling")] = "-val_accuracy",
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         cursor: Cursor = None,
+        device: Annotated[str | None, Query(description="As this device of the fleet has them")] = None,
     ) -> PointPage:
         """Evaluated networks of the search and its baseline; those without the metric come last."""
-        return store.queries.candidates(id, origin, status, order, limit, cursor)
+        return store.queries.candidates(id, origin, status, order, limit, cursor, device)
 
     @router.get("/searches/{id}/subnets/{arch}", summary="One network", responses=responses(404))
     def subnet(id: str, arch: str, origin: Origin = "search") -> SubnetView:
@@ -311,20 +317,43 @@ def _extended(search_id: str, spec: SearchSpec, body: ExtendBody) -> SearchSpec:
     budget = record["budget"]
     budget["evaluations"] = body.evaluations or min(EXTENSION.evaluations, budget["evaluations"])
     budget["verified"] = min(EXTENSION.verified, budget["verified"])
-    record |= {k: v for k, v in {"device": body.device, "seed": body.seed}.items() if v is not None}
-    return parse_spec(SearchSpec, record)
+    record |= {"seed": body.seed} if body.seed is not None else {}
+    return parse_spec(SearchSpec, record | _devices(body, spec, bounds))
 
 
 def _forked(search_id: str, spec: SearchSpec, body: ForkBody) -> SearchSpec:
-    given = body.model_dump(mode="json", exclude_none=True)
+    given = body.model_dump(mode="json", exclude_none=True) | _devices(body, spec, {})
     name = {"name": f"{spec.name[:111]}, forked"}
     return parse_spec(SearchSpec, {**spec.model_dump(mode="json"), **name, **given, "supernet": search_id})
 
 
-def _front_view(search_id: str, spec: SearchSpec, front: Front, virtual: bool) -> FrontView:
+def _devices(body: ExtendBody | ForkBody, spec: SearchSpec, bounds: Mapping[str, float]) -> dict[str, Any]:
+    """The devices of a child: those it names, or its parent's. A new bound on latency takes the place of all that the
+    parent's fleet had."""
+    if body.device is not None and body.fleet is not None:
+        raise InvalidSpec("expected device or fleet, got both")
+    if body.device is not None:
+        return {"device": body.device, "fleet": None}
+    fleet = body.fleet or spec.fleet
+    if fleet is None:
+        return {}
+    if body.fleet is None and "latency" in bounds:
+        fleet = fleet.model_copy(update={"bounds_ms": {}})
+    return {"device": fleet.devices[0], "fleet": fleet.model_dump(mode="json")}
+
+
+def _front_view(
+    search_id: str, spec: SearchSpec, front: Front, virtual: Collection[str], device: str | None
+) -> FrontView:
     members = front_keys(front)
+    estimated = device in virtual if device is not None else bool(virtual)
+    seen = spec if device is None else spec.on(device)
+    bounds: dict[str, float | None] = {o.name: o.bound for o in seen.objectives}
+    if device is None and spec.by_share:
+        bounds["latency"] = 100.0
     return FrontView(
         search=search_id,
+        device=device,
         final=front.final,
         objectives=[
             ObjectiveView(
@@ -332,14 +361,14 @@ def _front_view(search_id: str, spec: SearchSpec, front: Front, virtual: bool) -
                 metric=metric,
                 label=METRICS[metric].label,
                 unit=METRICS[metric].unit,
-                kind=kind_of(metric, virtual),
+                kind=kind_of(metric, estimated),
                 goal=METRICS[metric].goal,
-                bound=spec.bound(objective) if metric != "proxy_score" else None,
+                bound=bounds.get(objective) if metric != "proxy_score" else None,
             )
             for objective, metric in zip(front.objectives, front.metrics, strict=True)
         ],
-        points=[point_view(p, p.key in members, virtual) for p in front.points],
-        baseline=[point_view(p, p.key in members, virtual) for p in front.baseline],
+        points=[point_view(p, p.key in members, virtual, device) for p in front.points],
+        baseline=[point_view(p, p.key in members, virtual, device) for p in front.baseline],
         hypervolume=front.hypervolume,
         baseline_hypervolume=front.baseline_hypervolume,
         reference=list(front.reference),

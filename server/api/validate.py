@@ -19,11 +19,12 @@ from nas.core.errors import Conflict, HwnasError, InvalidData, InvalidSpec, NotF
 from nas.core.events import Origin
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.regularisers import regularisers
-from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
-from nas.core.views import DryRunView
+from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
+from nas.core.views import DryRunView, ReachView
 from nas.energy import metered
 from nas.engine import stage_names
-from nas.stages.estimate import SAMPLED, Survey, feasible_share, not_told, out_of_reach, survey, too_few_networks
+from nas.fleet import FleetPredictor
+from nas.stages.estimate import SAMPLED, Survey, feasible_share, not_told, survey, too_few_networks, unreachable
 from predictors.figures import require_usable
 from predictors.storage import load_predictor
 from predictors.tables import RawTable
@@ -57,42 +58,65 @@ def examine(spec: SearchSpec, store: Store) -> Report:
     strategy = registry.load("nas.strategies", spec.strategy.name)
     _check_params(strategy, spec)
     space = space_of(spec.space, spec.data)
-    if hasattr(strategy, "check"):  # of parameters against the space
+    if hasattr(strategy, "check"):  # of the spec against what the strategy needs, and of parameters against the space
         strategy.check(spec, space)
     if spec.retrain is not None:
         regularisers(spec.retrain, space)
-    predictor = store.queries.predictor_for(spec.device, space.id)
-    problems: list[HwnasError] = []
-    if predictor is None:
-        problems.append(_no_predictor(spec, space, store.queries))
+    predictors = {name: store.queries.predictor_for(name, space.id) for name in spec.devices}
+    there = {name: found for name, found in predictors.items() if found is not None}
+    problems: list[HwnasError] = [
+        _no_predictor(spec.on(name), space, store.queries) for name in spec.devices if name not in there
+    ]
     problems += _supernet_problems(spec, space, store.queries)
-    energy = store.queries.energy_for(spec.device, space.id)
-    known = _survey(_Surveyed(space.id, predictor, energy, space, store.blobs))
+    energy = store.queries.energy_for(spec.device, space.id) if spec.fleet is None else None
+    whole = there if len(there) == len(predictors) else {}
+    bounds_ms = FleetPredictor.bounds_of(spec)
+    known = _survey(_Surveyed(space.id, tuple(whole.items()), tuple(bounds_ms.items()), energy, space, store.blobs))
+    by_device = {
+        name: _survey(_Surveyed(space.id, ((name, found),), (), None, space, store.blobs))
+        for name, found in there.items()
+        if spec.fleet is not None
+    }
     problems += not_told(spec, known)
-    problems += out_of_reach(spec, known)
+    problems += unreachable(spec, known, by_device)
     if known.networks is not None:
         problems += too_few_networks(spec, known, _inherited(spec, store.queries))
     stages = stage_names(spec)
+    bounds = [spec.bound_on(name) for name in spec.devices]
     view = DryRunView(
         feasible=not problems,
         problems=[str(p) for p in problems],
         space_size=float(space_size(space.decisions)),
         ranges=dict(known.ranges),
         lowest_reachable_ms=known.lowest.get("upper_ms"),
-        feasible_share=feasible_share(spec, known) if predictor is not None or spec.bound("latency") is None else None,
+        feasible_share=feasible_share(spec, known) if whole or all(b is None for b in bounds) else None,
         sampled=SAMPLED,
         stages=list(stages),
         spec_hash=spec.content_hash,
+        fleet=[_reach(spec.on(name), by_device.get(name)) for name in spec.devices] if spec.fleet is not None else [],
     )
     return Report(space, stages, tuple(problems), view)
 
 
+def _reach(spec: SearchSpec, found: Survey | None) -> ReachView:
+    ranges = found.ranges.get("predicted_ms") if found is not None else None
+    return ReachView(
+        device=spec.device,
+        bound_ms=spec.bound("latency"),
+        range_ms=ranges,
+        lowest_reachable_ms=found.lowest["upper_ms"] if found is not None else None,
+        feasible_share=feasible_share(spec, found) if found is not None else None,
+    )
+
+
 @dataclass(frozen=True)
 class _Surveyed:
-    """What a survey is of, by content: the space's id, and family and blob of what predicts latency and energy."""
+    """What a survey is of, by content: the space's id, family and blob of what predicts latency, by device, and of what
+    predicts energy. Several devices are a fleet, with what latency is a share of, if it is."""
 
     space_id: str
-    predictor: tuple[str, str] | None
+    predictors: tuple[tuple[str, tuple[str, str]], ...]
+    bounds_ms: tuple[tuple[str, float], ...]
     energy: tuple[str, str] | None
     space: SearchSpace = field(compare=False)
     blobs: BlobStore = field(compare=False)
@@ -100,10 +124,14 @@ class _Surveyed:
 
 @lru_cache(maxsize=32)  # it takes a fifth of a second, and depends on nothing but content that never changes
 def _survey(of: _Surveyed) -> Survey:
-    def loaded(named: tuple[str, str] | None) -> LatencyPredictor | None:
-        return None if named is None else load_predictor(named[0], of.blobs.get(named[1]))
+    def loaded(named: tuple[str, str]) -> LatencyPredictor:
+        return load_predictor(named[0], of.blobs.get(named[1]))
 
-    return survey(metered(of.space, loaded(of.energy)), loaded(of.predictor))
+    space = metered(of.space, loaded(of.energy) if of.energy is not None else None)
+    predictors = {name: loaded(named) for name, named in of.predictors}
+    if len(predictors) > 1:
+        return survey(space, FleetPredictor(predictors, dict(of.bounds_ms)))
+    return survey(space, next(iter(predictors.values()), None))
 
 
 def check_data_path(data: DataSpec, settings: Settings) -> None:
@@ -135,13 +163,18 @@ def check_device(spec: DeviceSpec, store: Store) -> None:
     _check_profiled_alike(spec, store.queries)
     if spec.predictor == Transfer.family and spec.source == "roofline":
         raise InvalidSpec("predictor: 'transfer' learns from measured devices, and peak figures are none")
-    if spec.predictor == Transfer.family and spec.source in ("worker", "agent"):
+    if spec.beside_relatives and spec.source in ("worker", "agent"):
         relatives = store.queries.relatives(spec)
         if sum(networks > spec.samples for _, networks in relatives) < FEWEST_DEVICES:
             there = ", ".join(f"{name} ({networks})" for name, networks in relatives) or "none"
+            others = (
+                f"{FEWEST_DEVICES} other devices for this space and data with more than {spec.samples} networks each; "
+                f"there are: {there}"
+            )
+            if spec.predictor == Transfer.family:
+                raise InvalidSpec(f"predictor: {spec.predictor!r} expects {others}")
             raise InvalidSpec(
-                f"predictor: {spec.predictor!r} expects {FEWEST_DEVICES} other devices for this space and data with "
-                f"more than {spec.samples} networks each; there are: {there}"
+                f"samples: expected at least {FEWEST_ALONE}, got {spec.samples}; fewer will do beside {others}"
             )
     if spec.table is not None:
         try:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version as version_of
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 import yaml
@@ -18,7 +18,17 @@ from nas.client import DEFAULT_URL, Client
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec, NotFound, StorageError
 from nas.core.lifecycle import JobStatus
 from nas.core.metrics import OBJECTIVES
-from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, RetrainSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
+from nas.core.spec import (
+    BudgetSpec,
+    DataSpec,
+    DeviceSpec,
+    FleetSpec,
+    RetrainSpec,
+    SearchSpec,
+    SpaceSpec,
+    parse_spec,
+    read_spec,
+)
 from nas.core.views import ArtifactView, ExtendBody, ForkBody
 from server.cli import admin, progress, render
 from server.cli.words import Home, Json, Token, Url, connect
@@ -73,6 +83,19 @@ for command in (admin.gc, admin.doctor, admin.backup, admin.restore):
 
 Id = Annotated[str, typer.Argument(help="The search's id, as `nas list` shows it.", metavar="SEARCH")]
 BoundMs = Annotated[float | None, typer.Option("--bound-ms", min=1e-6, help="Latency bound in milliseconds.")]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        help="Device to search for; several make a fleet. NAME=MS bounds latency on one of several.",
+        show_default="this-machine",
+    ),
+]
+Front = Literal["worst_case", "each"]
+FleetFront = Annotated[
+    Front | None,
+    typer.Option("--fleet", help="Of several devices: one front for the worst of them, or a front for each."),
+]
 Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress until it ends.")]
 
 _AXES = f"Axes: 2 to 4 of {','.join(OBJECTIVES)}."
@@ -164,7 +187,8 @@ def version(json_output: Json = False) -> None:
 def submit(
     spec: Annotated[Path | None, typer.Argument(help="A YAML or JSON file; without one, a search on digits.")] = None,
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
-    device: Annotated[str | None, typer.Option(help="Device to search for.", show_default="this-machine")] = None,
+    device: Devices = None,
+    fleet: FleetFront = None,
     bound_ms: BoundMs = None,
     evaluations: Annotated[
         int | None, typer.Option(min=8, help="Subnets to score.", show_default=str(BudgetSpec().evaluations))
@@ -199,11 +223,17 @@ def submit(
     - `nas submit --dry-run --bound-ms 0.2`: can the bound be met, and how long will it take?
     - `nas submit examples/digits.yaml --bound-ms 0.2 --watch`
     - `nas submit --supernet SEARCH --device another --watch`: no training
+    - `nas submit --device pi=12 --device server=2`: one front, for the worst of both against its bound in ms
+    - `nas submit --device pi --device server --fleet each`: one training, a front for each
     """
     base = read_spec(SearchSpec, spec) if spec is not None else SearchSpec(name="digits")
     record = base.model_dump(mode="json")
-    changes = {"name": name, "device": device, "seed": seed, "supernet": supernet}
+    changes = {"name": name, "seed": seed, "supernet": supernet}
     record |= {k: v for k, v in changes.items() if v is not None}
+    chosen = _devices(device, fleet, base.fleet)
+    if chosen:
+        del record["device"]  # of a fleet it is the first
+        record |= {"fleet": None, **chosen}
     if evaluations is not None:
         record["budget"]["evaluations"] = evaluations
     if bound_ms is not None:
@@ -261,7 +291,9 @@ def front(
     search_id: Id,
     bound_ms: BoundMs = None,
     objectives: Annotated[str | None, typer.Option(help=_AXES)] = None,
-    device: Annotated[str | None, typer.Option(help="As predicted for another device.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="As one device of the fleet has it, or as predicted for any other.")
+    ] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     json_output: Json = False,
@@ -355,7 +387,8 @@ def delete(
 def fork(
     search_id: Id,
     spec: Annotated[Path | None, typer.Argument(help="A YAML or JSON file with what replaces the parent's.")] = None,
-    device: Annotated[str | None, typer.Option(help="Another device with a predictor for this space.")] = None,
+    device: Devices = None,
+    fleet: FleetFront = None,
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     watch: Watch = False,
@@ -365,13 +398,16 @@ def fork(
 ) -> None:
     """Start a new search on the trained supernet of another, with other settings; it is not trained again.
 
-    The file may give `name`, `device`, `objectives`, `budget`, `export`, `retrain`, `resources` and `seed`; options
-    win.
+    The file may give `name`, `device`, `fleet`, `objectives`, `budget`, `export`, `retrain`, `resources` and `seed`;
+    options win.
     """
     body = read_spec(ForkBody, spec) if spec is not None else ForkBody()
-    given = {k: v for k, v in {"device": device, "name": name, "seed": seed}.items() if v is not None}
+    given = {k: v for k, v in {"name": name, "seed": seed}.items() if v is not None}
     with connect(url, token) as nas:
-        child = nas.fork(search_id, body.model_copy(update=given))
+        record = body.model_dump(mode="json", exclude_unset=True) | given
+        if chosen := _devices(device, fleet, body.fleet or nas.search(search_id).spec.fleet if fleet else None):
+            record |= {"device": None, "fleet": None, **chosen}
+        child = nas.fork(search_id, parse_spec(ForkBody, record))
         if watch:
             child = progress.follow_search(nas, child.id)
         render.out(child, json_output, render.search)
@@ -382,7 +418,8 @@ def extend(
     search_id: Id,
     evaluations: Annotated[int | None, typer.Option(min=8, help="Subnets to score.")] = None,
     bound_ms: BoundMs = None,
-    device: Annotated[str | None, typer.Option(help="Another device with a predictor for this space.")] = None,
+    device: Devices = None,
+    fleet: FleetFront = None,
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     watch: Watch = False,
     url: Url = DEFAULT_URL,
@@ -394,8 +431,10 @@ def extend(
     Example: `nas extend SEARCH --bound-ms 0.1 --watch`
     """
     bounds = {"latency": bound_ms} if bound_ms is not None else None
-    body = ExtendBody(name=name, evaluations=evaluations, bounds=bounds, device=device)
     with connect(url, token) as nas:
+        chosen = _devices(device, fleet, nas.search(search_id).spec.fleet if fleet else None)
+        record = {"name": name, "evaluations": evaluations, "bounds": bounds, **chosen}
+        body = parse_spec(ExtendBody, record)
         search = nas.extend(search_id, body)
         if watch:
             _follow(nas, search.id, json_output)
@@ -436,9 +475,11 @@ def devices_add(
     data_param: Annotated[
         list[str] | None, typer.Option(help="A data-set parameter, key=value; may be repeated.")
     ] = None,
-    samples: Annotated[int, typer.Option(help="Subnets to measure.")] = DeviceSpec().samples,
+    samples: Annotated[
+        int, typer.Option(help="Subnets to measure; ten will do once three devices are known.")
+    ] = DeviceSpec().samples,
     predictor: Annotated[
-        str, typer.Option(help="Predictor family; `transfer` needs ten subnets, and three devices that are known.")
+        str, typer.Option(help="Predictor family; `layer_table` measures every layer of the space, too.")
     ] = DeviceSpec().predictor,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = DeviceSpec().threads,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -459,7 +500,7 @@ def devices_add(
 
     - `nas devices add this-machine`
     - `nas devices add big-box --space mobilenet_v3 --param preset=digits --samples 200`
-    - `nas devices add pi-2 --agent --predictor transfer --samples 10`: from three devices or more that are known
+    - `nas devices add pi-2 --agent --samples 10`: from three devices or more that are known
     - `nas devices add phone --table phone.csv`: columns `arch` and `ms`, or a column for every decision
     - `nas devices add chip --flops 2e12 --bandwidth 5e10`: a prior, before there is anything to measure on
     - `nas devices add pi --agent`, once `nas-agent --server URL --name pi` runs on the machine called pi
@@ -514,6 +555,48 @@ def devices_show(
     """Show a device with its predictor cards."""
     with connect(url, token) as nas:
         render.out(nas.device(name), json_output, render.device)
+
+
+@devices_app.command("versions")
+def devices_versions(
+    name: Annotated[str, typer.Argument()] = "this-machine",
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """List the versions of a device's predictors: after each onboarding, and after each search that fed back what it
+    had measured."""
+    with connect(url, token) as nas:
+        render.out(nas.versions(name), json_output, render.versions)
+
+
+@devices_app.command("drift")
+def devices_drift(
+    name: Annotated[str, typer.Argument()] = "this-machine",
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """Say whether a device still is what its predictor says, by what searches have measured on it."""
+    with connect(url, token) as nas:
+        render.out(nas.drift(name), json_output, render.drift)
+
+
+@devices_app.command("compare")
+def devices_compare(
+    first: Annotated[str, typer.Argument(metavar="A")],
+    second: Annotated[str, typer.Argument(metavar="B")],
+    space: Annotated[str | None, typer.Option(help="Id of a space that both know.")] = None,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """Put two devices side by side: the same networks on both, how alike they rank them, and in what they differ.
+
+    Example: `nas devices compare this-machine pi`
+    """
+    with connect(url, token) as nas:
+        render.out(nas.compare(first, second, space), json_output, render.comparison)
 
 
 @app.command()
@@ -594,6 +677,33 @@ def _file_name(artifact: ArtifactView) -> str:
     if PurePosixPath(artifact.name).name != artifact.name or artifact.name in ("", "..") or "\\" in artifact.name:
         raise StorageError(f"expected a plain file name from the server, got {artifact.name!r}")
     return artifact.name
+
+
+def _devices(given: list[str] | None, front: Front | None, before: FleetSpec | None) -> dict[str, Any]:
+    """``device`` or ``fleet`` of a spec from options; nothing if there are none. ``before``: the fleet whose front
+    ``--fleet`` alone changes."""
+    if not given:
+        if front is None:
+            return {}
+        if before is None:
+            raise InvalidSpec("--fleet needs two devices or more: name each with --device")
+        return {"fleet": before.model_copy(update={"front": front}).model_dump(mode="json")}
+    pairs = [text.partition("=") for text in given]
+    bounds_ms: dict[str, float] = {}
+    for name, equals, bound in pairs:
+        if equals:
+            try:
+                bounds_ms[name] = float(bound)
+            except ValueError:
+                raise InvalidSpec(f"--device {name}: expected a bound in milliseconds, got {bound!r}") from None
+    if len(pairs) == 1:
+        if front is not None:
+            raise InvalidSpec("--fleet needs two devices or more: name each with --device")
+        if bounds_ms:
+            raise InvalidSpec(f"--device {given[0]}: of a single device, give the bound with --bound-ms")
+        return {"device": given[0]}
+    fleet = {"devices": [name for name, _, _ in pairs], "front": front or "worst_case", "bounds_ms": bounds_ms}
+    return {"fleet": fleet}
 
 
 def _bound_latency(record: dict[str, Any], bound_ms: float) -> None:

@@ -13,17 +13,20 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from nas.core.metrics import METRICS
+from nas.core.metrics import METRICS, SHARES
 from nas.core.views import (
     CardView,
+    ComparisonView,
     CostView,
     DeviceView,
+    DriftView,
     DryRunView,
     FrontView,
     PointView,
     SearchView,
     SpaceView,
     StrategyView,
+    VersionView,
 )
 from server.cli.scatter import scatter
 from server.dashboard import words
@@ -38,6 +41,9 @@ _HEADS = {
     "predicted_ms": "latency",
     "upper_ms": "95% bound",
     "measured_ms": "latency",
+    "predicted_share": "of bound",
+    "upper_share": "95% bound",
+    "measured_share": "of bound",
     "params": "params",
     "macs": "MACs",
     "peak_bytes": "peak memory",
@@ -71,13 +77,14 @@ def searches(items: Sequence[SearchView]) -> RenderableType:
         stage = next((x.name for x in s.stages if x.status == "running"), "")
         volumes = ["" if v is None else f"{v:.4f}" for v in (s.hypervolume, s.baseline_hypervolume)]
         verified = f"{s.verified}/{s.front_size}" if s.front_size else ""
-        table.add_row(s.id, escape(s.spec.name), s.spec.device, s.status, stage, verified, *volumes)
+        table.add_row(s.id, escape(s.spec.name), ", ".join(s.spec.devices), s.status, stage, verified, *volumes)
     return table
 
 
 def search(s: SearchView) -> RenderableType:
     """One search with its stages."""
-    lines: list[RenderableType] = [f"[bold]{escape(s.spec.name)}[/] ({s.id}) on {s.spec.device}: [bold]{s.status}[/]"]
+    where = " and ".join(s.spec.devices)
+    lines: list[RenderableType] = [f"[bold]{escape(s.spec.name)}[/] ({s.id}) on {where}: [bold]{s.status}[/]"]
     if s.parent:
         lines.append(f"on the supernet of {s.parent}")
     if s.eta_s is not None and s.status in ("queued", "running"):
@@ -91,9 +98,23 @@ def search(s: SearchView) -> RenderableType:
     lines += [f"[yellow]warning:[/] {escape(w)}" for w in s.warnings]
     if s.trust is not None and s.trust.advice:
         lines.append(f"trust: {escape(s.trust.advice)}")
-    if s.hypervolume is not None and s.baseline_hypervolume is not None:
+    if s.spec.views == (None,) and s.hypervolume is not None and s.baseline_hypervolume is not None:
         lines.append(f"hypervolume {s.hypervolume:.4f}, random search {s.baseline_hypervolume:.4f}")
+    if s.fleet:
+        lines.append(_fleet(s))
     return Group(*lines)
+
+
+def _fleet(s: SearchView) -> RenderableType:
+    """The devices of a search, each with the front as it has it."""
+    shared = s.spec.views == (None,)
+    title = "one front, for the worst case; as each device has it:" if shared else "a front for each device:"
+    table = grid("device", "bound ms", "front", "verified", "volume", "random", title=title)
+    for m in s.fleet:
+        bound = "" if m.bound_ms is None else f"{m.bound_ms:g}"
+        volumes = ["" if v is None else f"{v:.4f}" for v in (m.hypervolume, m.baseline_hypervolume)]
+        table.add_row(m.device, bound, str(m.front_size), str(m.verified), *volumes)
+    return table
 
 
 def front(f: FrontView) -> RenderableType:
@@ -101,9 +122,14 @@ def front(f: FrontView) -> RenderableType:
     if not f.points:
         return "No front yet."
     title = "Pareto front" if f.final else "Pareto front so far (nothing measured yet)"
+    fleet = next((p.devices for p in f.points if p.devices), {})
+    if fleet:
+        title += f" on {f.device}" if f.device is not None else ", latency on the worst device"
     accuracy = "test_accuracy" if f.final else "val_accuracy"
     names = [n for n in _HEADS if any(n in p.metrics for p in f.points)]
     shown = [n for n in names if n == accuracy or not n.endswith("accuracy")]
+    if "predicted_share" in shown:  # milliseconds are below, by device
+        shown = [n for n in shown if n not in SHARES]
     axes = [o.metric for o in f.objectives]
     shown = [n for n in shown if n in axes or n not in _IF_OBJECTIVE]
     table = grid("\n\nnetwork", title=title, padding=0)
@@ -113,6 +139,8 @@ def front(f: FrontView) -> RenderableType:
     for p in f.points:
         table.add_row(p.arch, *(_number(p, n) for n in shown), _MARKS[p.status])
     lines: list[RenderableType] = [table]
+    if fleet:
+        lines.append(_by_device(f.points))
     if chart := scatter(f):
         lines.append(escape(chart))
     if f.hypervolume is not None and f.baseline_hypervolume is not None:
@@ -123,6 +151,17 @@ def front(f: FrontView) -> RenderableType:
             f"{f.baseline_hypervolume:.4f} with {len(f.baseline)} networks"
         )
     return Group(*lines)
+
+
+def _by_device(points: Sequence[PointView]) -> RenderableType:
+    """What is known of every network on every device."""
+    table = grid("network", "device", "predicted ms", "95% bound ms", "measured ms", "status", title="by device")
+    for p in points:
+        for name, part in p.devices.items():
+            values = [part.metrics.get(m) for m in ("predicted_ms", "upper_ms", "measured_ms")]
+            shown = ["" if v is None else f"{v.value:.4f}" for v in values]
+            table.add_row(p.arch, name, *shown, _MARKS[part.status])
+    return table
 
 
 def dry_run(d: DryRunView) -> RenderableType:
@@ -139,6 +178,10 @@ def dry_run(d: DryRunView) -> RenderableType:
         lines.append(f"the lowest latency bound that can be met is {d.lowest_reachable_ms:.4g} ms")
     if d.feasible_share is not None:
         lines.append(f"{d.feasible_share:.1%} of random networks meet the bounds")
+    for r in d.fleet:
+        least = "" if r.lowest_reachable_ms is None else f"the lowest bound is {r.lowest_reachable_ms:.4g} ms"
+        share = "" if r.feasible_share is None else f"{r.feasible_share:.1%} of random networks meet its bounds"
+        lines.append(escape(f"{r.device}: {', '.join(filter(None, (least, share))) or 'nothing is known'}"))
     if d.cost is not None:
         lines.append(cost(d.cost))
     elif d.feasible and d.cost_missing:
@@ -221,6 +264,54 @@ def predictors(items: Sequence[CardView]) -> RenderableType:
         figures = f"{c.mape:.2f} %", f"{c.spearman:.4f}", f"{c.coverage:.1%}", f"{low:.3g} to {high:.3g}"
         table.add_row(c.id, c.device, c.space, c.family, str(c.n), *figures)
     return table
+
+
+def versions(items: Sequence[VersionView]) -> RenderableType:
+    """A table of a device's predictor versions."""
+    if not items:
+        return "No versions yet: the device has no predictor."
+    table = grid("version", "space", "family", "networks", "MAPE %", "Spearman", "coverage", "from", "used by", "")
+    for v in items:
+        table.add_row(
+            f"{v.number}" + (" (in use)" if v.in_use else ""),
+            v.space_name,
+            v.family,
+            str(v.networks),
+            f"{v.mape:.1f}",
+            f"{v.spearman:.3f}",
+            f"{v.coverage:.2f}",
+            "onboarding" if v.before is None else f"search {v.search}" if v.search else "a search",
+            str(len(v.searches)),
+            "" if v.better else escape(f"not used: {v.why}"),
+        )
+    return table
+
+
+def drift(d: DriftView) -> RenderableType:
+    """A sentence, and the sessions that it is made from."""
+    if not d.sessions:
+        return d.sentence
+    table = grid("measured", "networks", "measured / predicted", "canary")
+    for s in d.sessions:
+        ratio = "-" if s.ratio is None else f"{s.ratio:.3f}"
+        table.add_row(words.moment(s.at), str(s.networks), ratio, f"{s.canary:.3f}")
+    return Group(d.sentence, table)
+
+
+def comparison(c: ComparisonView) -> RenderableType:
+    """Figures of two devices, and in what they differ."""
+    rank = "-" if c.spearman is None else f"{c.spearman:.3f}"
+    lines: list[RenderableType] = [
+        f"{len(c.pairs)} networks of {c.space_name}, {c.both_measured} of them measured on both devices",
+        f"rank correlation (Spearman) {rank}; {c.second} takes {c.ratio:.2f} times as long as {c.first}",
+    ]
+    table = grid("", c.first, c.second)
+    one, two = c.cards
+    table.add_row("predictor", f"{one.family}, version {one.number}", f"{two.family}, version {two.number}")
+    table.add_row("mean error", f"{one.mape:.1f} %", f"{two.mape:.1f} %")
+    for d in c.differences:
+        table.add_row(d.what, escape(d.first), escape(d.second))
+    return Group(*lines, table)
 
 
 def card(c: CardView) -> RenderableType:

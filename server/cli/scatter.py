@@ -33,7 +33,8 @@ def scatter(front: FrontView, width: int = 64, height: int = 14) -> str:
             grid[row][column] = mark
     names = [f"{value:.2f}" for value in (high, low)]
     margin = max(map(len, names))
-    lines = [f"{y.label} ({y.kind}, {y.unit}): {SEARCH} search, {BASELINE} random search"]
+    evidence = f"{y.kind}, {y.unit}" if y.unit else y.kind
+    lines = [f"{y.label} ({evidence}): {SEARCH} search, {BASELINE} random search"]
     for n, cells in enumerate(grid):
         name = names[0] if n == 0 else names[1] if n == height - 1 else ""
         lines.append(f"{name:>{margin}} |{''.join(cells)}".rstrip())

@@ -47,7 +47,8 @@ class AddForm:
             with div("form"):
                 self._name = _field(ui.input("Name", value="this-machine", on_change=lambda _: self._show_command()))
                 self._samples = _field(
-                    ui.number("Networks to measure", value=96, min=32, step=8, format="%d"), "at least 32"
+                    ui.number("Networks to measure", value=96, min=4, step=1, format="%d"),
+                    "at least 32, or 4 once three devices are known",
                 )
                 self._space = _field(ui.select(names, value=names[0], label="Search space"))
                 known = presets.get(names[0]) or ["digits"]

@@ -14,6 +14,7 @@ from nicegui.page import page as Route
 from nas.client import Client
 from nas.core.errors import NotFound
 from nas.core.views import ProblemView
+from server.dashboard.compare_page import compare_page
 from server.dashboard.device_pages import device_page, devices_page
 from server.dashboard.frame import LOGO, framed
 from server.dashboard.login import COOKIE, Sessions, add_routes
@@ -64,6 +65,11 @@ def mount(app: FastAPI, api_url: str, *, closed: bool = False) -> None:
     @sessions.page
     async def device(client: Client, name: str) -> None:
         await device_page(client, name)
+
+    @ui.page("/compare")
+    @sessions.page
+    async def compare(client: Client, a: str = "", b: str = "", space: str = "") -> None:
+        await compare_page(client, a, b, space)
 
     @ui.page("/service")
     @sessions.page

@@ -9,11 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from html import escape
+from statistics import median
 from typing import Any, Literal
 
+from nas.core.drift import LIMIT
 from nas.core.metrics import METRICS
-from nas.core.views import CardView, FrontView, HypervolumeView, ObjectiveView, PointView, SimilarityView, TrustView
+from nas.core.views import (
+    CardView,
+    ComparisonView,
+    DriftView,
+    FrontView,
+    HypervolumeView,
+    ObjectiveView,
+    PairView,
+    PointView,
+    RankedView,
+    SimilarityView,
+    TrustView,
+)
 from server.dashboard import words
 
 Options = dict[str, Any]
@@ -31,7 +46,11 @@ _DASHES = {
 }
 _SYMBOLS = {"verified": "circle", "unverified": "rect", "violated": "triangle"}
 # Before anything is measured, an objective reads this metric.
-_PREDICTED = {"test_accuracy": "val_accuracy", "measured_ms": "predicted_ms"}
+_PREDICTED = {
+    "test_accuracy": "val_accuracy",
+    "measured_ms": "predicted_ms",
+    "measured_share": "predicted_share",
+}
 
 
 def pareto(
@@ -254,13 +273,24 @@ _ESTIMATES = (  # of a held-out network: field, name, symbol, colour
 )
 
 
+def typical(trust: TrustView) -> list[RankedView]:
+    """The held-out networks but those that learn next to nothing even when trained alone, far below all others; a chart
+    with them has no room for the rest."""
+    middle = median(n.alone for n in trust.networks)
+    spread = median(abs(n.alone - middle) for n in trust.networks)
+    return [n for n in trust.networks if n.alone >= middle - 8 * max(1.0, spread)]
+
+
 def ranking(trust: TrustView) -> Options:
-    """Estimates of held-out networks over what they reach when trained alone, before and after the split."""
+    """Estimates of held-out networks over what they reach when trained alone, before and after the split; framed around
+    those that are ``typical``."""
+    shown = {n.arch for n in typical(trust)}
     series = []
     for field, name, symbol, colour in _ESTIMATES:
         data = [
             {
                 "value": [n.alone, estimate],
+                "arch": n.arch,
                 "tip": _tip(
                     n.arch,
                     [("Trained alone <i>trained</i>", words.quantity(n.alone, "%"))]
@@ -271,7 +301,7 @@ def ranking(trust: TrustView) -> Options:
             if (estimate := getattr(n, field)) is not None
         ]
         series.append(_scatter(f"trust.estimated.{field}", name, data, symbol, colour, size=9))
-    cells = [d["value"] for s in series for d in s["data"]]
+    cells = [d["value"] for s in series for d in s["data"] if d["arch"] in shown]
     return {
         **_frame(),
         "legend": _legend(series),
@@ -362,6 +392,85 @@ def predictor(card: CardView) -> Options:
         "tooltip": _tooltip(),
         "xAxis": _axis("Predicted latency (ms)", [lo, hi], floor=0.0),
         "yAxis": _axis("Measured latency (ms)", [v for r in rows for v in r[1:]] + [lo], floor=0.0, gap=44),
+        "series": series,
+    }
+
+
+def drift(view: DriftView) -> Options:
+    """Measured over predicted latency of networks over time, its median in every session, and the canary's."""
+    networks = [(r.at, r.ratio) for r in view.readings if r.ratio is not None]
+    medians = [(s.at, s.ratio) for s in view.sessions if s.ratio is not None]
+    canary = [(s.at, s.canary) for s in view.sessions]
+
+    def cells(what: str, points: Sequence[tuple[datetime, float]]) -> list[dict[str, Any]]:
+        return [
+            {"value": [at.timestamp() * 1000, ratio], "tip": _tip(what, [(words.moment(at), f"{ratio:.3f}")])}
+            for at, ratio in points
+        ]
+
+    def line(ident: str, name: str, points: Sequence[tuple[datetime, float]], colour: str, style: str) -> Series:
+        drawn = _plain_line(ident, name, [], colour, style) | {"silent": False, "symbol": "circle", "symbolSize": 7}
+        return drawn | {"data": cells(name, points)}
+
+    series = [
+        _scatter("drift.networks", "Networks", cells("Measured / predicted", networks), "circle", SEARCH, size=5),
+        line("drift.median", "Their median, by session", medians, SEARCH, "solid"),
+        line("drift.canary", "Canary, by session", canary, BASELINE, "dashed"),
+    ]
+    series[0]["itemStyle"]["opacity"] = 0.42
+    limits = [{"yAxis": 1 - LIMIT}, {"yAxis": 1 + LIMIT}]
+    series.append(_bounds_series(limits) | {"id": "drift.limits", "name": "Limits"})
+    axis = _axis("", [])
+    times = {k: axis[k] for k in ("axisLine", "axisTick", "splitLine")}
+    values = [1 - LIMIT, 1 + LIMIT, *(v for _, v in (*networks, *canary))]
+    return {
+        **_frame(),
+        "legend": _legend(series),
+        "tooltip": _tooltip(),
+        "xAxis": {"type": "time", "axisLabel": {"color": FAINT, "hideOverlap": True}, **times},
+        "yAxis": _axis("Measured / expected", values, floor=0.0, gap=44),
+        "series": series,
+    }
+
+
+def comparison(view: ComparisonView) -> Options:
+    """Latency on one device over that on the other, by how networks are known there."""
+    groups: dict[str, list[PairView]] = {"both": [], "one": [], "none": []}
+    for pair in view.pairs:
+        measured = [pair.first_kind, pair.second_kind].count("measured")
+        groups["none" if measured == 0 else "one" if measured == 1 else "both"].append(pair)
+
+    def cells(pairs: Sequence[PairView]) -> list[dict[str, Any]]:
+        return [
+            {
+                "value": [p.first_ms, p.second_ms],
+                "tip": _tip(
+                    p.arch,
+                    [
+                        (f"{view.first} ({p.first_kind})", words.quantity(p.first_ms, "ms")),
+                        (f"{view.second} ({p.second_kind})", words.quantity(p.second_ms, "ms")),
+                    ],
+                ),
+            }
+            for p in pairs
+        ]
+
+    firsts, seconds = [p.first_ms for p in view.pairs], [p.second_ms for p in view.pairs]
+    lo, hi = min(firsts, default=0.0), max(firsts, default=1.0)
+    series = [
+        _plain_line(
+            "ratio", f"{view.ratio:.2f} times", [(lo, lo * view.ratio), (hi, hi * view.ratio)], FAINT, "dotted"
+        ),
+        _scatter("pairs.none", "Predicted on both", cells(groups["none"]), "diamond", BASELINE, size=6),
+        _scatter("pairs.one", "Measured on one", cells(groups["one"]), "rect", "var(--c-purple)", size=7),
+        _scatter("pairs.both", "Measured on both", cells(groups["both"]), "circle", SEARCH, size=9),
+    ]
+    return {
+        **_frame(),
+        "legend": _legend(series),
+        "tooltip": _tooltip(),
+        "xAxis": _axis(f"Latency on {view.first} (ms)", firsts, floor=0.0),
+        "yAxis": _axis(f"Latency on {view.second} (ms)", seconds, floor=0.0, gap=44),
         "series": series,
     }
 

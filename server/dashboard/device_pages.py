@@ -9,9 +9,11 @@ from typing import Any
 from nicegui import ui
 
 from nas.client import Client
-from nas.core.views import AgentView, CardView, DeviceView, SpaceView
+from nas.core.views import AgentView, CardView, DeviceView, DriftView, SpaceView, VersionView
 from server.dashboard import charts, words
 from server.dashboard.add_device import AddForm
+from server.dashboard.compare_page import compare_url
+from server.dashboard.device_history import draw_drift, draw_versions
 from server.dashboard.frame import (
     Live,
     Part,
@@ -131,8 +133,24 @@ def _runtime(device: DeviceView) -> str:
     return words.NONE if device.profile is None else f"{device.profile['runtime']} {device.profile['runtime_version']}"
 
 
+@dataclass(frozen=True)
+class FoundDevice:
+    """What the page of a device shows, and the names of the others."""
+
+    device: DeviceView
+    versions: list[VersionView]
+    drift: DriftView
+    others: tuple[str, ...]
+
+
 async def device_page(client: Client, name: str) -> None:
-    """One device: its profile, its onboarding, its predictors' cards."""
+    """One device: its profile, its onboarding, its predictors' cards and versions, and how it was over time."""
+
+    def fetch() -> FoundDevice:
+        device = client.device(name)
+        others = tuple(d.name for d in client.devices() if d.name != name and d.predictors)
+        return FoundDevice(device, client.versions(name), client.drift(name), others)
+
     with framed(client, name, "/devices") as frame:
         head = Part(_draw_head)
         error = Part(lambda message: notice("bad", "Adding this device failed", message) if message else None)
@@ -141,29 +159,41 @@ async def device_page(client: Client, name: str) -> None:
         agent = Part(lambda shown: _draw_agent(shown) if shown is not None else None)
         stages = Part(_draw_onboarding)
         cards = Part(_draw_cards)
+        drift = Part(lambda view: draw_drift(view) if view is not None else None)
+        versions = Part(draw_versions)
         profile = Part(_draw_profile)
 
-        def draw(device: DeviceView) -> None:
-            head.show(device.name, device.status, _processor(device))
+        def draw(found: FoundDevice) -> None:
+            device = found.device
+            head.show(device.name, device.status, _processor(device), found.others if device.predictors else ())
             error.show(device.error if device.status == "failed" else None)
             warnings.show(tuple(device.warnings))
             stale.show(tuple(device.stale))
             agent.show(device.agent)
             stages.show(device)
             cards.show(device.predictors, device.status)
+            measurable = (device.profile or {}).get("source") not in ("table", "roofline")
+            drift.show(found.drift if device.predictors and measurable else None)
+            versions.show(found.versions)
             profile.show(device.profile, device.profile_id)
 
         await Live(
-            frame, lambda: client.device(name), draw, lambda d: words.is_moving(d) or d.agent is not None
+            frame, fetch, draw, lambda found: words.is_moving(found.device) or found.device.agent is not None
         ).start()
 
 
-def _draw_head(name: str, status: str, processor: str) -> None:
+def _draw_head(name: str, status: str, processor: str, others: tuple[str, ...]) -> None:
     crumbs(("Devices", "/devices"), (name, ""))
     with div("flow").style("margin-top: .35rem"):
         heading(name)
         badge(status)
         div("grow")
+        if others:
+            ui.select(
+                list(others),
+                label="Compare with",
+                on_change=lambda e: ui.navigate.to(compare_url(name, e.value)),
+            ).props("outlined dense options-dense").style("min-width: 11rem")
         ui.button("Search for it", icon="add", on_click=lambda: ui.navigate.to(f"/submit?device={name}")).props(
             "outline no-caps"
         )
@@ -203,7 +233,7 @@ def _draw_cards(predictors: list[CardView], status: str) -> None:
 def _draw_card(card: CardView) -> None:
     with div("card stack"):
         with div("card-head").style("margin: 0"):
-            heading(f"Predictor for {card.space_name}", 2)
+            heading(f"Predictor for {card.space_name}, version {card.number}", 2)
             if card.kind == "estimated":
                 kind_chip(card.kind)
             text(card.id, "mono small muted", "span")

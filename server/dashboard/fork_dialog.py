@@ -60,6 +60,7 @@ async def fork_dialog(client: Client, frame: Frame, search: SearchView) -> None:
         def body() -> ForkBody:
             """What differs from the parent. Raises InvalidSpec."""
             record = spec.model_dump(mode="json") | {
+                **({"fleet": None} if device.value != spec.device else {}),
                 "name": name.value,
                 "device": device.value,
                 "seed": seed.value,

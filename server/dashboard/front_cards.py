@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from nicegui import ui
@@ -16,8 +17,9 @@ from server.dashboard.shown import Shown, subnet_url
 class FrontCard:
     """The Pareto chart. It is made anew only when what its axes mean changes; otherwise its data are replaced."""
 
-    def __init__(self, search_id: str) -> None:
+    def __init__(self, search_id: str, choose: Callable[[str | None], Awaitable[None]]) -> None:
         self._search_id = search_id
+        self._choose = choose
         self._shown: Shown | None = None
         self._focus = False
         self._evidence: charts.Evidence = "measured"
@@ -41,7 +43,8 @@ class FrontCard:
         shown = self._shown
         assert shown is not None
         options = charts.pareto(shown.front, shown.points, self._x, self._evidence, self._focus)
-        shape = (shown.front.final, self._evidence, self._x, tuple(o.objective for o in shown.front.objectives))
+        axes = tuple(o.metric for o in shown.front.objectives)
+        shape = (shown.front.final, self._evidence, self._x, shown.front.device, axes)
         if self._made == shape and self._chart is not None:
             self._chart.options.clear()
             self._chart.options.update(options)
@@ -50,7 +53,7 @@ class FrontCard:
         self._made = shape
         self._box.clear()
         with self._box:
-            self._draw_head(shown.front)
+            self._draw_head(shown.front, shown.search)
             label = "Accuracy over cost of every network found by the search and by random search"
             self._chart = (
                 ui.echart(options, on_point_click=self._open, renderer="svg")
@@ -59,13 +62,19 @@ class FrontCard:
             )
             text(_caption(shown.front, self._evidence), "small muted")
 
-    def _draw_head(self, front: FrontView) -> None:
+    def _draw_head(self, front: FrontView, search: SearchView) -> None:
         with div("card-head"):
             heading("Pareto front", 2)
             if not front.final:
                 kind_chip("predicted")
                 text("nothing here has been measured yet", "small muted", "span")
             div("grow")
+            if search.fleet:
+                worst = {"": "Worst case"} if None in search.spec.views else {}
+                devices = worst | {m.device: m.device for m in search.fleet}
+                ui.select(devices, value=front.device or "", on_change=lambda e: self._choose(e.value or None)).props(
+                    "outlined dense aria-label='device'"
+                )
             others = {o.objective: o.objective for o in front.objectives if o.objective != "accuracy"}
             if len(others) > 1:
                 ui.toggle(others, value=self._x or next(iter(others)), on_change=lambda e: self._set(x=e.value)).props(
@@ -115,9 +124,10 @@ class CurveCard:
         self._shown: tuple[Any, ...] = ()
         self._box.set_visibility(False)
 
-    def show(self, search: SearchView) -> None:
-        """Draws the history."""
-        history = tuple(search.hypervolume_history)
+    def show(self, search: SearchView, device: str | None) -> None:
+        """Draws the history, of one device where each has a front."""
+        seen = device or search.spec.views[0]
+        history = tuple(h for h in search.hypervolume_history if h.device is None or h.device == seen)
         if history == self._shown:
             return
         self._shown = history

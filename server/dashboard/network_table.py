@@ -8,7 +8,7 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
-from nas.core.metrics import METRICS
+from nas.core.metrics import METRICS, SHARES
 from nas.core.views import PointView
 from server.dashboard.frame import div, heading, text
 from server.dashboard.shown import Shown, subnet_url
@@ -22,6 +22,9 @@ _COLUMNS = (
     "predicted_ms",
     "upper_ms",
     "measured_ms",
+    "predicted_share",
+    "upper_share",
+    "measured_share",
     "params",
     "macs",
     "peak_bytes",
@@ -80,6 +83,8 @@ class NetworkTable:
         self._points = shown.points
         self._box.set_visibility(bool(shown.points))
         names = [n for n in _COLUMNS if any(n in p.metrics for p in shown.points)]
+        if "predicted_share" in names:  # milliseconds then say something on one device only
+            names = [n for n in names if n not in SHARES]
         kinds = {n: view.kind for p in shown.points for n, view in p.metrics.items()}
         if names != self._columns:
             self._columns = names

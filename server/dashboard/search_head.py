@@ -67,7 +67,11 @@ class Head:
         with div("flow small muted").style("margin-top: .4rem"):
             text(search.id, "mono", "span")
             text(f"{search.spec.strategy.name} in {search.spec.space.name} on {search.spec.data.name}", tag="span")
-            ui.link(f"device {search.spec.device}", f"/devices/{search.spec.device}")
+            for name in search.spec.devices:
+                ui.link(f"device {name}", f"/devices/{name}")
+            if search.fleet:
+                shared = None in search.spec.views
+                text("one front, for the worst case" if shared else "a front for each device", tag="span")
             text(f"created {words.age(search.created_at, datetime.now(UTC))}", tag="span")
             text(f"owner {search.owner}", tag="span")
             self._draw_priority(search, shown.allowed)
@@ -82,7 +86,7 @@ class Head:
             ui.button("Fork", icon="call_split", on_click=self._fork).props("outline no-caps").tooltip(
                 "A new search on the same trained supernet"
             )
-        if search.status == "succeeded":
+        if forkable and search.status == "succeeded":
             ui.button(
                 "Reuse supernet", icon="content_copy", on_click=lambda: ui.navigate.to(f"/submit?supernet={search.id}")
             ).props("outline no-caps")

@@ -9,11 +9,12 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.errors import NotFound
-from nas.core.events import StatusChanged, Traced
+from nas.core.events import Refitted, StatusChanged, Traced
 from nas.core.views import ArtifactView, CellView, EventView, PointView, SearchView
 from server.dashboard import words
 from server.dashboard.frame import Live, Part, copy_button, div, figure, framed, notice, text
 from server.dashboard.front_cards import CurveCard, FrontCard
+from server.dashboard.learned_card import draw_learned
 from server.dashboard.network_table import NetworkTable
 from server.dashboard.search_head import Head
 from server.dashboard.shown import Relative, Shown, subnet_url
@@ -33,6 +34,10 @@ async def search_page(client: Client, search_id: str) -> None:
     """Status, what can be done, stages, fronts, networks, files, history and relatives of a search."""
     look = Look(client, search_id)
 
+    async def choose(device: str | None) -> None:
+        look.device = device
+        await live.refresh()
+
     with framed(client, "Search", "") as frame:
         head = Head(client, frame, lambda: live.refresh())
         state = Part(_draw_explanation)
@@ -40,7 +45,7 @@ async def search_page(client: Client, search_id: str) -> None:
         figures = Part(_draw_figures)
         warnings = Part(_draw_warnings)
         with div("cols same") as drawings:
-            fronts = FrontCard(search_id)
+            fronts = FrontCard(search_id, choose)
             curve = CurveCard()
         trust = TrustCard()
         traces = TraceCard()
@@ -50,6 +55,7 @@ async def search_page(client: Client, search_id: str) -> None:
                 files = Part(_draw_files)
                 spec = Part(_draw_spec)
                 family = Part(draw_family)
+                learned = Part(draw_learned)
             history = Part(draw_timeline)
         drawings.set_visibility(False)
 
@@ -66,11 +72,12 @@ async def search_page(client: Client, search_id: str) -> None:
             traces.show(shown.traces, shown.cells, derived)
             nets.show(shown)
             drawings.set_visibility(bool(shown.points))
-            curve.show(s)
+            curve.show(s, look.device)
             warnings.show(tuple(s.warnings))
             files.show(shown.artifacts, search_id)
             spec.show(s.spec)
             family.show(shown.children)
+            learned.show(shown.refits, s.spec.device)
             history.show(shown.changes, s.attempts, s.busy_seconds if words.is_over(s) else None)
 
         live = Live(frame, look.fetch, draw, lambda shown: words.is_moving(shown.search))
@@ -83,25 +90,30 @@ class Look:
     def __init__(self, client: Client, search_id: str) -> None:
         self._client, self._id = client, search_id
         self._last: Shown | None = None
+        self._seen: str | None = None
+        self.device: str | None = None  # the device of a fleet whose front is looked at
 
     def fetch(self) -> Shown:
         """The search as it is now."""
-        client, last = self._client, self._last
+        client, last, device = self._client, self._last, self.device
         search = client.search(self._id)
         children = tuple(_relative(s) for s in client.searches(parent=self._id, limit=_CHILDREN).items)
-        if last is not None and last.search.last_event == search.last_event:
+        if last is not None and last.search.last_event == search.last_event and device == self._seen:
             self._last = replace(last, search=search, children=children)
             return self._last
-        points, total = _points(client, self._id) if search.evaluations else ((), 0)
+        front = client.front(self._id, device)
+        points, total = _points(client, self._id, front.device) if search.evaluations else ((), 0)
+        self._seen = device
         traces = self._events(Traced.kind, last.traces if last is not None else ())
         self._last = Shown(
             search=search,
-            front=client.front(self._id),
+            front=front,
             points=points,
             total=total,
             artifacts=tuple(client.artifacts(self._id)),
             changes=self._events(StatusChanged.kind, last.changes if last is not None else ()),
             traces=traces,
+            refits=self._events(Refitted.kind, last.refits if last is not None else ()),
             cells=last.cells if last is not None and last.cells else self._cells(search.spec.space.name, traces),
             parent=last.parent if last is not None else self._parent(search.parent or search.spec.supernet),
             children=children,
@@ -140,11 +152,11 @@ def _draw_explanation(explanation: Explanation | None) -> None:
         notice(explanation.tone, explanation.title, explanation.message)
 
 
-def _points(client: Client, search_id: str) -> tuple[tuple[PointView, ...], int]:
+def _points(client: Client, search_id: str, device: str | None) -> tuple[tuple[PointView, ...], int]:
     points: list[PointView] = []
     cursor = None
     while True:
-        page = client.candidates(search_id, limit=_PAGE, cursor=cursor)
+        page = client.candidates(search_id, limit=_PAGE, cursor=cursor, device=device)
         points += page.items
         cursor = page.next
         if cursor is None or len(points) >= _MOST_POINTS:
@@ -164,11 +176,13 @@ class _Figures:
     front: int
     baseline_front: int
     verified: int
+    where: str
     evaluations: int
     volume: float | None
     baseline_volume: float | None
     gain: str
     fastest: str
+    fastest_name: str
     fastest_kind: Any
 
     @staticmethod
@@ -184,12 +198,14 @@ class _Figures:
             best_name=f"Best {y.label.lower()}",
             front=len(f.points),
             baseline_front=len(f.baseline),
-            verified=s.verified,
+            verified=sum(p.status == "verified" for p in f.points),
+            where=f.device or "every device" if s.fleet else "the device",
             evaluations=s.evaluations,
             volume=f.hypervolume,
             baseline_volume=f.baseline_hypervolume,
             gain=words.gain(f.hypervolume, f.baseline_hypervolume),
             fastest="" if low is None or x is None else words.quantity(low, x.unit),
+            fastest_name="Fastest on the front" if x is None or x.unit == "ms" else "Furthest below its bounds",
             fastest_kind=None if x is None else x.kind,
         )
 
@@ -200,9 +216,9 @@ def _draw_figures(f: _Figures) -> None:
     with div("card"), div("figures"):
         figure(f.best_name, f.best, f.best_kind)
         if f.fastest:
-            figure("Fastest on the front", f.fastest, f.fastest_kind)
+            figure(f.fastest_name, f.fastest, f.fastest_kind)
         figure("Networks on the front", str(f.front), note=f"random search: {f.baseline_front}")
-        figure("Verified on the device", str(f.verified))
+        figure(f"Verified on {f.where}", str(f.verified))
         figure("Evaluated", words.count(f.evaluations), "estimated")
         if f.volume is not None:
             figure(

@@ -22,8 +22,8 @@ class Relative:
 @dataclass(frozen=True)
 class Shown:
     """One look at a search. ``points`` are the best of ``total`` evaluated networks, ``changes`` its StatusChanged
-    and ``traces`` its Traced events, of a space with kinds of ``cells``; ``parent`` is None if it has none or that was
-    deleted."""
+    and ``traces`` its Traced events (of a space with kinds of ``cells``), ``refits`` its Refitted events; ``parent`` is
+    None if it has none or that was deleted."""
 
     search: SearchView
     front: FrontView
@@ -35,6 +35,7 @@ class Shown:
     children: tuple[Relative, ...]
     me: MeView
     traces: tuple[EventView, ...] = ()
+    refits: tuple[EventView, ...] = ()
     cells: tuple[CellView, ...] = ()
 
 

@@ -10,9 +10,10 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.errors import HwnasError, InvalidSpec
-from nas.core.spec import RetrainSpec, SearchSpec, parse_spec, parse_yaml
+from nas.core.spec import FleetSpec, RetrainSpec, SearchSpec, parse_spec, parse_yaml
 from nas.core.views import CostView, DeviceView, DryRunView, SearchView, SpaceView, StageCostView, StrategyView
 from server.dashboard import words
+from server.dashboard.fork_dialog import can_fork
 from server.dashboard.frame import Live, Part, ask, bar, copy_button, div, facts, framed, heading, notice, text
 from server.dashboard.spec_text import spec_text
 
@@ -24,7 +25,7 @@ async def submit_page(client: Client, supernet: str, device: str) -> None:
     forms: list[SubmitForm] = []
 
     def fetch() -> Catalog:
-        finished = client.searches(status="succeeded", limit=100).items
+        finished = [s for s in client.searches(status="succeeded", limit=100).items if can_fork(s)]
         return client.spaces(), client.strategies(), client.datasets(), client.devices(), finished
 
     with framed(client, "New search", "/submit") as frame:
@@ -79,6 +80,7 @@ class SubmitForm:
                 ui.select(_with(ready, chosen), label="Device", value=chosen, with_input=False),
                 "" if ready else "no device has a predictor yet: add one under Devices",
             )
+            self._draw_fleet(ready, start.fleet if chosen == start.device else None)
             bound = start.bound("latency")
             self._bound = self._add(
                 ui.number("Latency bound (ms)", value=bound, min=0, step=0.1, format="%g").props("clearable"),
@@ -171,6 +173,35 @@ class SubmitForm:
             self._go = ui.button("Submit", icon="send", on_click=self._submit).props("unelevated no-caps")
         self._found = Part(lambda found, timed: _draw_dry_run(found, timed) if found is not None else None)
 
+    def _draw_fleet(self, ready: list[str], start: FleetSpec | None) -> None:
+        further = list(start.devices[1:]) if start is not None else []
+        self._further = None
+        if len(ready) < 2 and not further:
+            return
+        self._further = self._add(
+            ui.select(
+                [*dict.fromkeys([*ready, *further])], multiple=True, label="Further devices", value=further
+            ).props("use-chips"),
+            "optional: several devices in one search",
+        )
+        fronts = {"worst_case": "One, for the worst case", "each": "One for each device"}
+        front = start.front if start is not None else "worst_case"
+        self._fleet_front = self._add(ui.select(fronts, label="Front of several devices", value=front))
+        bounds_ms = start.bounds_ms if start is not None else {}
+        self._fleet_bounds = self._add(
+            ui.textarea("Latency bounds by device (YAML)", value=_yaml(bounds_ms)).props("rows=2"),
+            "optional, in ms, such as board: 12",
+        )
+
+    def _fleet(self) -> dict[str, Any] | None:
+        """Several devices as a spec's record. Raises InvalidSpec for YAML that is none."""
+        first = self._device.value
+        others = [name for name in self._further.value if name != first] if self._further is not None else []
+        if not others:
+            return None
+        bounds_ms = _mapping("latency bounds by device", self._fleet_bounds.value)
+        return {"devices": [first, *others], "front": self._fleet_front.value, "bounds_ms": bounds_ms}
+
     def _draw_preview(self) -> None:
         with div("card stack"):
             with div("card-head").style("margin: 0"):
@@ -223,6 +254,7 @@ class SubmitForm:
             },
             "data": {"name": self._data.value, "path": self._path.value or None},
             "device": self._device.value,
+            "fleet": self._fleet(),
             "objectives": objectives,
             "budget": {"evaluations": self._evaluations.value, "verified": self._verified.value},
             "export": {"count": self._export.value, "int8": self._int8.value},
@@ -299,6 +331,10 @@ def _draw_dry_run(found: DryRunView, timed: bool) -> None:
             rows.append(
                 ("Networks within the bounds", f"{found.feasible_share * 100:.1f} % of {found.sampled} sampled")
             )
+        for r in found.fleet:
+            if r.lowest_reachable_ms is not None and r.feasible_share is not None:
+                least = words.quantity(r.lowest_reachable_ms, "ms")
+                rows.append((f"On {r.device}", f"lowest {least}; {r.feasible_share * 100:.1f} % within its bounds"))
         for name, (low, high) in found.ranges.items():
             unit, kind = words.unit_and_kind(name)
             title = words.label(name) if kind in words.label(name).lower() else f"{words.label(name)} ({kind})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from server.dashboard.frame import (
     facts,
     framed,
     heading,
+    kind_chip,
     metric_figure,
     notice,
     text,
@@ -34,7 +36,7 @@ class Shown:
 
     search: SearchView
     subnet: SubnetView
-    device: DeviceView | None
+    devices: tuple[DeviceView, ...]
 
 
 async def subnet_page(client: Client, search_id: str, arch: str, origin: str) -> None:
@@ -43,11 +45,11 @@ async def subnet_page(client: Client, search_id: str, arch: str, origin: str) ->
     def fetch() -> Shown:
         search = client.search(search_id)
         subnet = client.subnet(search_id, arch, origin)
-        try:
-            device = client.device(search.spec.device)
-        except NotFound:  # removed since; the measurement still names its protocol
-            device = None
-        return Shown(search, subnet, device)
+        devices = []
+        for name in search.spec.devices:
+            with suppress(NotFound):  # removed since; the measurement still names its protocol
+                devices.append(client.device(name))
+        return Shown(search, subnet, tuple(devices))
 
     with framed(client, f"Network {arch}", "") as frame:
         page = Part(_draw)
@@ -60,11 +62,10 @@ async def subnet_page(client: Client, search_id: str, arch: str, origin: str) ->
 
 def _protocol(shown: Shown) -> dict[str, Any] | None:
     """The protocol in words, if the device's profile is still the one that was measured with."""
-    measured, device = shown.subnet.point.measurement, shown.device
-    if measured is None or device is None or device.profile is None or device.profile_id != measured.profile:
-        return None
-    protocol: dict[str, Any] = device.profile["protocol"]
-    return protocol
+    measured = shown.subnet.point.measurement
+    profiles = {d.profile_id: d.profile for d in shown.devices if d.profile is not None}
+    profile = profiles.get(measured.profile) if measured is not None else None
+    return profile["protocol"] if profile is not None else None
 
 
 def _draw(name: str, search_id: str, subnet: SubnetView, protocol: dict[str, Any] | None) -> None:
@@ -81,6 +82,8 @@ def _draw(name: str, search_id: str, subnet: SubnetView, protocol: dict[str, Any
         with div("card"), div("figures"):
             for metric in [m for m in METRICS if m in point.metrics and m != "val_loss"]:
                 metric_figure(metric, point.metrics[metric])
+        if point.devices:
+            _draw_devices(point)
         drawn = drawing.blocks(subnet.layers, subnet.choices)
         _draw_cells(subnet)
         _draw_architecture(drawn, subnet)
@@ -139,10 +142,40 @@ def _draw_architecture(drawn: list[drawing.Block], subnet: SubnetView) -> None:
                 text(words.count(block.macs))
 
 
+def _draw_devices(point: PointView) -> None:
+    """What is known on each device of the search."""
+    names = ("predicted_ms", "upper_ms", "measured_ms")
+    with div("card"):
+        with div("card-head"):
+            heading("By device", 2)
+            text("verified is only what is verified on every device", "small muted", "span")
+        with div("scroll"), div("plain", "table"):
+            with div("", "tr"):
+                for title in ("Device", *(words.label(n) for n in names), "Claimed", "Status"):
+                    text(title, tag="th")
+            for device, part in point.devices.items():
+                with div("", "tr"):
+                    with div("", "td"):
+                        ui.link(device, f"/devices/{device}")
+                    for n in names:
+                        with div("", "td"), div("flow tight"):
+                            text(words.metric(part.metrics, n), "num", "span")
+                            if n in part.metrics:
+                                kind_chip(part.metrics[n].kind)
+                    claim = words.NONE if part.claim_ms is None else words.quantity(part.claim_ms, "ms")
+                    text(claim, "num", "td")
+                    with div("", "td"):
+                        if part.measurement is None:
+                            text("not measured", "muted", "span")
+                        else:
+                            badge(part.status)
+
+
 def _draw_measurement(point: PointView, protocol: dict[str, Any] | None) -> None:
     with div("card stack"):
-        heading("Measurement", 2)
         m = point.measurement
+        slowest = next((name for name, d in point.devices.items() if m is not None and d.measurement == m), None)
+        heading("Measurement" if slowest is None else f"Measurement on {slowest}, the slowest", 2)
         if m is None:
             text(
                 "Not measured. Only front members are measured on the device; what is shown above is predicted or "

@@ -12,6 +12,7 @@ _METHODS = {
     "gradient_matching": "by gradient matching: choices whose gradients disagree go to different parts",
     "exhaustive": "exhaustively: a part for every choice",
     "random": "at random",
+    "mixture": "by a balanced mixture, which learns with the weights which combination of choices uses which",
 }
 
 
@@ -116,14 +117,19 @@ def _tau(value: float | None) -> str:
 
 def _caption(trust: TrustView) -> str:
     networks = words.counted(len(trust.networks), "held-out network")
-    return f"{networks}, each trained alone from scratch. A supernet that ranks well puts them on a rising line."
+    beyond = len(trust.networks) - len(charts.typical(trust))
+    also = f" Not drawn, far to the left: {words.counted(beyond, 'network')} that hardly learns." if beyond else ""
+    return f"{networks}, each trained alone from scratch. A supernet that ranks well puts them on a rising line.{also}"
 
 
 def _draw_node(node: PartitionView) -> None:
     """A group of choices, and what becomes of it."""
     with div("", "li"):
         if node.choices:
-            text(", ".join(node.choices), "choices", "span")
+            text((", " if all("," not in c for c in node.choices) else " · ").join(node.choices), "choices", "span")
+        if node.decision is None and node.part is None:
+            text("not known before the parts are trained", "leaf", "span")
+            return
         if node.decision is None:
             share = "" if node.share is None else f", {100 * node.share:.0f} % of all networks"
             text(f"part {node.part}{share}", "leaf", "span")

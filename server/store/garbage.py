@@ -56,6 +56,7 @@ def collect(
 def referenced(session: Session) -> set[str]:
     """Every blob that a row points at: artifacts, predictors, and whatever a job's state names."""
     used = {*session.scalars(select(ArtifactRow.blob)), *session.scalars(select(PredictorRow.blob))}
+    used.update(sha256 for sha256 in session.scalars(select(PredictorRow.known)) if sha256 is not None)
     used.update(session.scalars(select(MeasurementRow.blob).where(MeasurementRow.status.in_(OPEN))))
     for table in session.scalars(select(Job.spec["table"]).where(Job.kind == "device")):
         used.update(_hashes(table))

@@ -228,8 +228,8 @@ class SqlJobStore:
             for event in wanted_elsewhere:
                 measurements.want(session, job, event, now)
             if wanted_elsewhere:
-                device = wanted_elsewhere[-1].profile["name"]
-                _give_back(session, job, now, None, f"waits for device {device}")
+                devices = dict.fromkeys(event.profile["name"] for event in wanted_elsewhere)
+                _give_back(session, job, now, None, f"waits for device {' and '.join(devices)}")
                 return "stop"
             if moved and job.status == "pausing":
                 change(session, job, "paused", now, "reached its next durable result")

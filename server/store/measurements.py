@@ -211,7 +211,11 @@ def want(session: Session, job: Job, event: MeasurementsWanted, now: float) -> N
     profile = DeviceProfile.from_json(dict(event.profile))
     if profile.source != "agent":
         raise InvalidInput(f"expected networks for a device with an agent, got one with the source {profile.source!r}")
-    mine = (MeasurementRow.job_id == job.id, MeasurementRow.protocol == profile.protocol.id)
+    mine = (
+        MeasurementRow.job_id == job.id,
+        MeasurementRow.device == profile.name,
+        MeasurementRow.protocol == profile.protocol.id,
+    )
     known = set(session.scalars(select(MeasurementRow.network).where(*mine)))
     for position, (network, blob) in enumerate(event.networks.items()):
         if network not in known:
@@ -246,10 +250,10 @@ def waits() -> ColumnElement[bool]:
 
 
 def results(session: Session, job_id: str) -> dict[str, dict[str, Any]]:
-    """What agents have measured for a job, by ``network/protocol``."""
-    columns = (MeasurementRow.network, MeasurementRow.protocol, MeasurementRow.result)
+    """What agents have measured for a job, by ``device/network/protocol``."""
+    columns = (MeasurementRow.device, MeasurementRow.network, MeasurementRow.protocol, MeasurementRow.result)
     rows = session.execute(select(*columns).where(MeasurementRow.job_id == job_id, MeasurementRow.status.not_in(OPEN)))
-    return {f"{row.network}/{row.protocol}": row.result for row in rows}
+    return {f"{row.device}/{row.network}/{row.protocol}": row.result for row in rows}
 
 
 def waiting_for_agents(session: Session, job_ids: Collection[str], now: float) -> dict[str, str]:
@@ -266,13 +270,14 @@ def waiting_for_agents(session: Session, job_ids: Collection[str], now: float) -
         .group_by(MeasurementRow.job_id, MeasurementRow.device)
     ).all()
     seen = {row.name: row.seen_at for row in session.execute(select(AgentRow.name, AgentRow.seen_at))}
-    texts = {}
-    for job_id, device, total, left in counts:
+    texts: dict[str, list[str]] = {}
+    for job_id, device, total, left in sorted(counts, key=lambda row: (row.job_id, row.device)):
         if left:
             away = now - seen.get(device, 0.0)
             state = f", whose agent was last seen {_ago(away)} ago" if away > SEEN_S else ""
-            texts[job_id] = f"waiting for device {device}{state}: {total - left} of {total} networks measured"
-    return texts
+            text = f"waiting for device {device}{state}: {total - left} of {total} networks measured"
+            texts.setdefault(job_id, []).append(text)
+    return {job_id: "; ".join(parts) for job_id, parts in texts.items()}
 
 
 def agents(session: Session, names: Sequence[str] | None = None) -> list[AgentRow]:

@@ -49,6 +49,7 @@ class Job(Base):
     answer was lost is not written twice. ``busy_seconds`` counts the time under leases, up to ``busy_until``.
     ``idempotency_key`` is ``owner/key``, so that owners do not meet in it.
     ``stalled`` counts the claims since the job last made durable progress.
+    ``predictor_id`` is the version of its device's predictor that a search got when it was first claimed, and keeps.
     ``state`` is the search state short of points and artifacts; ``stages`` is what progress bars show.
     """
 
@@ -84,6 +85,7 @@ class Job(Base):
     busy_seconds: Mapped[float] = mapped_column(default=0.0)
     busy_until: Mapped[float | None]
     resources: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    predictor_id: Mapped[str | None] = mapped_column(String(32), index=True)
     last_seq: Mapped[int] = mapped_column(default=0)
     point_count: Mapped[int] = mapped_column(default=0)
     stages: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
@@ -102,7 +104,8 @@ class EventRow(Base):
 
 
 class PointRow(Base):
-    """An evaluated network. ``position`` is the order of first evaluation, ``seq`` the last event that changed it."""
+    """An evaluated network. ``position`` is the order of first evaluation, ``seq`` the last event that changed it.
+    ``devices``: what is known of it on each device of a fleet, None without one."""
 
     __tablename__ = "points"
     __table_args__ = (Index(None, "job_id", "position", unique=True), Index(None, "job_id", "seq"))
@@ -118,6 +121,7 @@ class PointRow(Base):
     status: Mapped[str] = mapped_column(String(16))
     claim_ms: Mapped[float | None]
     measurement: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    devices: Mapped[dict[str, Any] | None] = mapped_column(Json)
 
 
 class ArtifactRow(Base):
@@ -149,15 +153,19 @@ class DeviceRow(Base):
 
 
 class PredictorRow(Base):
-    """A latency predictor for one device and one space, named after the onboarding that fitted it.
+    """A version of the latency predictor for one device and one space. It is named after the onboarding that fitted it,
+    or after the search that fed back what it had measured, and never changed.
 
-    It keeps the profile it was fitted under: its predictions hold for that profile only.
+    It keeps the profile it was fitted under: its predictions hold for that profile only. ``number`` counts the versions
+    of the device and space from 1; ``before`` is the version that this one grew from, None after an onboarding, and
+    ``search_id`` the search that it learned from. ``known`` is the blob of all the ``networks`` that it knows, None
+    where nothing was measured. ``better``: later searches may use it, ``why`` or why not.
     """
 
     __tablename__ = "predictors"
     __table_args__ = (Index(None, "device", "space_id", "created_at"),)
 
-    id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
     device: Mapped[str] = mapped_column(ForeignKey("devices.name"))
     profile_id: Mapped[str] = mapped_column(String(16))
     profile: Mapped[dict[str, Any]]
@@ -166,6 +174,39 @@ class PredictorRow(Base):
     card: Mapped[dict[str, Any]]
     blob: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[float]
+    number: Mapped[int] = mapped_column(default=1)
+    before: Mapped[str | None] = mapped_column(String(32))
+    search_id: Mapped[str | None] = mapped_column(String(32))
+    known: Mapped[str | None] = mapped_column(String(64))
+    networks: Mapped[int] = mapped_column(default=0)
+    better: Mapped[bool] = mapped_column(default=True)
+    why: Mapped[str] = mapped_column(Text, default="")
+
+
+class ReadingRow(Base):
+    """A network, or the canary alone, was measured on ``device`` by ``protocol``: what its predictor learns from, and
+    what tells whether the device drifts. It outlives the search that measured it.
+
+    ``canary`` is the canary's time over its time in the profile. A network has ``genes``, and ``measured_ms`` beside
+    the ``predicted_ms`` of the version ``predictor_id``.
+    """
+
+    __tablename__ = "readings"
+    __table_args__ = (Index(None, "device", "at"),)
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
+    device: Mapped[str] = mapped_column(String(64))
+    at: Mapped[float]
+    profile_id: Mapped[str] = mapped_column(String(16))
+    protocol: Mapped[str] = mapped_column(String(16))
+    job_id: Mapped[str] = mapped_column(String(32))
+    canary: Mapped[float]
+    space_id: Mapped[str | None] = mapped_column(String(120))
+    predictor_id: Mapped[str | None] = mapped_column(String(32))
+    arch_id: Mapped[str | None] = mapped_column(String(16))
+    genes: Mapped[list[int] | None] = mapped_column(Json)
+    measured_ms: Mapped[float | None]
+    predicted_ms: Mapped[float | None]
 
 
 class AgentRow(Base):
@@ -185,7 +226,7 @@ class AgentRow(Base):
 
 
 class MeasurementRow(Base):
-    """A network that the agent of ``device`` measures for a job: once, however often the job asks for it.
+    """A network that the agent of ``device`` measures for a job: once by a protocol, however often the job asks.
 
     ``position`` is its place among those that were asked for together; ``profile`` is the device with the protocol to
     measure by, ``protocol`` that protocol's id, ``blob`` the model.
@@ -194,7 +235,7 @@ class MeasurementRow(Base):
     """
 
     __tablename__ = "measurements"
-    __table_args__ = (UniqueConstraint("job_id", "network", "protocol"), Index(None, "device", "status"))
+    __table_args__ = (UniqueConstraint("job_id", "device", "network", "protocol"), Index(None, "device", "status"))
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))

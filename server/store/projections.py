@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from nas.core.arch import Arch
-from nas.core.device import DeviceProfile, Measurement
+from nas.core.device import DeviceProfile, Measurement, OnDevice
 from nas.core.errors import InvalidInput
 from nas.core.events import (
     Checkpoint,
@@ -27,13 +27,16 @@ from nas.core.events import (
     Measured,
     Point,
     Progress,
+    Refitted,
     SearchState,
     StageFinished,
     StageStarted,
+    decode,
     fold_all,
 )
 from nas.core.points import ORIGINS, PointTable, Rows
-from server.store.models import ArtifactRow, Base, DeviceRow, Job, PointRow, PredictorRow
+from server.store.models import ArtifactRow, Base, DeviceRow, Job, PointRow, PredictorRow, ReadingRow
+from server.store.resolve import find_predictor
 
 Key = tuple[str, str]  # origin and architecture, as ``Point.key``
 KEPT_PROGRESS = 200  # progress events kept per stage, enough for a curve; beyond it every second one is dropped
@@ -42,6 +45,7 @@ _OWN_TABLES = (Evaluated, Measured, Exported)  # what changes these rows and not
 _BARS = (StageStarted, Progress, StageFinished)
 
 _points = Base.metadata.tables["points"]
+_CHANGING = ("seq", "metrics", "status", "claim_ms", "measurement", "devices")
 _OF_ORIGIN = select(_points).where(
     _points.c.job_id == bindparam("job"),
     _points.c.origin == bindparam("origin"),  # without it, the key's index would be read for the whole job
@@ -55,7 +59,7 @@ _SOME_POINTS_POSTGRESQL = select(_one).select_from(_wanted).join(_one, true())
 _CHANGE_POINT = (
     update(_points)
     .where(_points.c.job_id == bindparam("job"), _points.c.position == bindparam("place"))
-    .values({name: bindparam(f"new_{name}") for name in ("seq", "metrics", "status", "claim_ms", "measurement")})
+    .values({name: bindparam(f"new_{name}") for name in _CHANGING})
 )
 
 
@@ -83,6 +87,12 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
         job.stages = _advance(job.stages, numbered, at)
     if job.kind == "device":
         _project_device(session, job, events, after, at)
+    if job.kind == "search":
+        for event in events:
+            if isinstance(event, Measured):
+                _keep_reading(session, job, event, after, at)
+            elif isinstance(event, Refitted):
+                _keep_version(session, job, event, at)
     moved = _durable(after) != _durable(before)
     if moved:
         job.stalled = 0
@@ -101,6 +111,9 @@ def load_points(session: Session, job_id: str, after: int) -> tuple[Rows, PointT
     rows = np.array(positions, dtype=np.intp) - 1
     row_of = {position: i for i, position in enumerate(positions)}
     measured = session.execute(select(p.position, p.measurement).where(*changed, p.measurement.is_not(None)))
+    devices: list[Mapping[str, OnDevice]] = [{}] * len(positions)
+    for position, parts in session.execute(select(p.position, p.devices).where(*changed, p.devices.is_not(None))):
+        devices[row_of[position]] = _on_devices(parts)
     table = PointTable.from_columns(
         spaces=spaces,
         genes=_all_json(genes),
@@ -109,6 +122,7 @@ def load_points(session: Session, job_id: str, after: int) -> tuple[Rows, PointT
         metrics=_all_json(metrics),
         claims_ms=claims_ms,
         measurements={row_of[row[0]]: Measurement.from_json(row[1]) for row in measured},
+        devices=devices,
     )
     return rows, table
 
@@ -159,6 +173,7 @@ def state_to_json(state: SearchState) -> dict[str, Any]:
         "checkpoints": {stage: asdict(c) for stage, c in state.checkpoints.items()},
         "hypervolume": [asdict(h) for h in state.hypervolume],
         "warnings": list(state.warnings),
+        "refits": [asdict(r) for r in state.refits],
     }
 
 
@@ -173,14 +188,27 @@ def state_from_json(record: Mapping[str, Any]) -> SearchState:
         checkpoints={stage: Checkpoint(**c) for stage, c in record["checkpoints"].items()},
         hypervolume=tuple(HypervolumeAt(**h) for h in record["hypervolume"]),
         warnings=tuple(record["warnings"]),
+        refits=tuple(_refit(r) for r in record.get("refits", ())),
     )
+
+
+def _refit(record: Mapping[str, Any]) -> Refitted:
+    event = decode({"kind": Refitted.kind, **record})
+    assert isinstance(event, Refitted)
+    return event
 
 
 def _durable(state: SearchState) -> tuple[object, ...]:
     """What a crashed job does not have to do again."""
     measured = {key for key, p in state.points.items() if p.measurement is not None}
+    measured_on = {
+        (*key, name)
+        for key, p in state.points.items()
+        for name, part in p.devices.items()
+        if part.measurement is not None
+    }
     exports = {(e.arch.id, e.name) for e in state.exports}
-    return state.finished, state.checkpoints, set(state.points), measured, exports
+    return state.finished, state.checkpoints, set(state.points), measured, measured_on, exports, len(state.refits)
 
 
 def _touched(numbered: Iterable[tuple[int, Event]]) -> dict[Key, int]:
@@ -256,6 +284,7 @@ def _values(point: Point) -> dict[str, Any]:
         "status": point.status,
         "claim_ms": point.claim_ms,
         "measurement": point.measurement.as_json() if point.measurement is not None else None,
+        "devices": {name: asdict(part) for name, part in point.devices.items()} or None,
     }
 
 
@@ -268,7 +297,12 @@ def point_of(row: Any) -> Point:
         status=row.status,
         claim_ms=row.claim_ms,
         measurement=Measurement.from_json(row.measurement) if row.measurement else None,
+        devices=_on_devices(row.devices),
     )
+
+
+def _on_devices(record: Mapping[str, Any] | None) -> dict[str, OnDevice]:
+    return {name: OnDevice.from_json(part) for name, part in (record or {}).items()}
 
 
 def _all_json(texts: Sequence[str]) -> Any:
@@ -328,6 +362,7 @@ def _project_device(session: Session, job: Job, events: Iterable[Event], state: 
         device = session.get_one(DeviceRow, job.name)
         if event.stage == "profile":
             profile = DeviceProfile.from_json(_result(event, "profile"))
+            _keep_canary(session, job, device, profile, at)
             device.profile, device.profile_id = profile.as_json(), profile.id
         elif event.stage == "fit":
             if "profile" not in state.finished:
@@ -344,8 +379,107 @@ def _project_device(session: Session, job: Job, events: Iterable[Event], state: 
                     card=_result(event, "card"),
                     blob=_result(event, "blob"),
                     created_at=at,
+                    number=_next_number(session, device.name, _result(event, "space_id"), job.id),
+                    known=event.result.get("known"),
+                    networks=event.result.get("networks", 0),
+                    better=True,
+                    why="",
                 )
             )
+
+
+def _keep_canary(session: Session, job: Job, device: DeviceRow, profile: DeviceProfile, at: float) -> None:
+    """A machine that is profiled again tells how its canary has changed."""
+    before = DeviceProfile.from_json(device.profile) if device.profile is not None else None
+    if before is None or before.id != profile.id or not before.canary_ms or not profile.canary_ms:
+        return
+    session.add(
+        ReadingRow(
+            device=device.name,
+            at=at,
+            profile_id=profile.id,
+            protocol=profile.protocol.id,
+            job_id=job.id,
+            canary=profile.canary_ms / before.canary_ms,
+        )
+    )
+
+
+def _keep_reading(session: Session, job: Job, event: Measured, state: SearchState, at: float) -> None:
+    """What a search has measured: a network's latency beside what was predicted, and the canary's drift."""
+    m, point = event.measurement, state.points[event.origin, event.arch.id]
+    predicted_ms, predictor_id = point.metrics.get("predicted_ms"), job.predictor_id
+    if event.device is not None:
+        predicted_ms, predictor_id = point.devices[event.device].predicted_ms, None
+    elif state.refits:
+        predictor_id = _version_of(job, state.refits[-1].number)
+    session.add(
+        ReadingRow(
+            device=event.device or job.spec["device"],
+            at=at,
+            profile_id=m.profile,
+            protocol=m.protocol,
+            job_id=job.id,
+            canary=m.drift,
+            space_id=job.space_id,
+            predictor_id=predictor_id,
+            arch_id=event.arch.id,
+            genes=list(event.arch.genes),
+            measured_ms=m.median_ms,
+            predicted_ms=predicted_ms,
+        )
+    )
+
+
+def _keep_version(session: Session, job: Job, event: Refitted, at: float) -> None:
+    """A predictor that learned from a search. While the search ran, another one may have led to a version that knows
+    what this one does not; then that stays in use, and the next one learns from both."""
+    before = session.get(PredictorRow, job.predictor_id) if job.predictor_id is not None else None
+    if before is None:
+        raise InvalidInput("a predictor learned from a search that has none")
+    record = event.record
+    mine = {before.id, *(_version_of(job, n) for n in range(1, event.number))}
+    current = find_predictor(session, before.device, before.space_id)
+    overtaken = current is not None and current.profile_id == before.profile_id and current.id not in mine
+    better, why = bool(record["better"]), str(record["why"])
+    if better and overtaken:
+        assert current is not None
+        better, why = False, f"version {current.number} came first, and knows what this one does not; {why}"
+    session.merge(
+        PredictorRow(
+            id=_version_of(job, event.number),
+            device=before.device,
+            profile_id=before.profile_id,
+            profile=before.profile,
+            space_id=before.space_id,
+            family=record["family"],
+            card=record["card"],
+            blob=record["blob"],
+            created_at=at,
+            number=_next_number(session, before.device, before.space_id, _version_of(job, event.number)),
+            before=before.id if event.number == 1 else _version_of(job, event.number - 1),
+            search_id=job.id,
+            known=record["known"],
+            networks=record["networks"],
+            better=better,
+            why=why,
+        )
+    )
+    session.flush()  # the next one of this batch counts from here
+
+
+def _version_of(job: Job, number: int) -> str:
+    return f"{job.id}-{number}"
+
+
+def _next_number(session: Session, device: str, space_id: str, of: str) -> int:
+    row = session.get(PredictorRow, of)
+    if row is not None:  # a device that is measured again under the same job
+        return row.number
+    numbers = select(func.max(PredictorRow.number)).where(
+        PredictorRow.device == device, PredictorRow.space_id == space_id
+    )
+    return (session.scalar(numbers) or 0) + 1
 
 
 def _result(event: StageFinished, name: str) -> Any:

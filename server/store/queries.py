@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, and_, func, or_, select, text
 from sqlalchemy.orm import Session
 
-from nas.core.device import DeviceProfile, changes
+from nas.core.device import DeviceProfile, OnDevice, changes
+from nas.core.drift import Reading, drift_of
 from nas.core.errors import NotFound, UnknownName
 from nas.core.events import Point, SearchState
 from nas.core.fronts import Finished, Front, front_in
@@ -28,29 +29,46 @@ from nas.core.views import (
     CardView,
     CostView,
     DeviceView,
+    DriftView,
     EventPage,
     EventView,
     HypervolumeView,
     MeasurementView,
+    MemberView,
     MetricView,
+    OnDeviceView,
     PointPage,
     PointView,
+    ReadingView,
     RoomView,
     SearchPage,
     SearchView,
+    SessionView,
     StageView,
+    VersionView,
     WorkerView,
 )
 from server.store.cursors import read_cursor, utc, write_cursor
 from server.store.database import reading
+from server.store.measurements import OPEN, agents, queue_of
 from server.store.measurements import SEEN_S as AWAY_S
-from server.store.measurements import agents, queue_of
 from server.store.migrate import head
-from server.store.models import AgentRow, ArtifactRow, DeviceRow, EventRow, Job, PointRow, PredictorRow, WorkerRow
+from server.store.models import (
+    AgentRow,
+    ArtifactRow,
+    DeviceRow,
+    EventRow,
+    Job,
+    MeasurementRow,
+    PointRow,
+    PredictorRow,
+    ReadingRow,
+    WorkerRow,
+)
 from server.store.point_cache import PointCache
 from server.store.projections import load_exports, point_of, state_from_json
 from server.store.queue import SEEN_S, waiting_texts
-from server.store.resolve import energy_of, find_predictor, relatives_of, supernet_of
+from server.store.resolve import energy_of, find_predictor, relatives_of, supernet_of, versions_before
 from server.store.trust import trust_view
 
 _KEPT_SUMMARIES = 20_000  # a few megabytes
@@ -65,6 +83,7 @@ class Summary:
     evaluations: int
     hypervolume: float | None
     baseline_hypervolume: float | None
+    fleet: tuple[MemberView, ...] = ()
 
 
 _NOTHING = Summary(0, 0, 0, None, None)
@@ -86,6 +105,19 @@ class Figures:
     evaluations: int
     busy_s: float
     gpu_s: float
+    agents: Mapping[str, AgentFigures]
+
+
+@dataclass(frozen=True)
+class AgentFigures:
+    """What monitoring wants to know of an agent: seconds since it was heard of, networks that wait for it, and networks
+    that it has measured or failed to, by status, as far as their jobs are still there."""
+
+    age_s: float
+    live: bool
+    queued: int
+    leased: int
+    ended: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -97,6 +129,20 @@ class DryRun:
     error: str | None
     waiting: str
     doing: str
+
+
+@dataclass(frozen=True)
+class KnownDevice:
+    """A device for a space: how it was onboarded, its profile, its predictor in use with its card, the blob of what
+    that knows, and the genes and ms of all that was measured since."""
+
+    spec: DeviceSpec
+    profile: DeviceProfile
+    family: str
+    blob: str
+    known: str | None
+    readings: Sequence[tuple[tuple[int, ...], float]]
+    card: CardView
 
 
 class Queries:
@@ -175,14 +221,27 @@ class Queries:
             return SearchSpec.model_validate(job.spec), job.space_id
 
     def candidates(
-        self, search_id: str, origin: str | None, status: str | None, order: str, limit: int, cursor: str | None
+        self,
+        search_id: str,
+        origin: str | None,
+        status: str | None,
+        order: str,
+        limit: int,
+        cursor: str | None,
+        device: str | None = None,
     ) -> PointPage:
         """Evaluated networks in the order of a metric (``-`` in front: falling; those without it last) or of
-        ``position``, the order of first evaluation. Raises NotFound, UnknownName or InvalidInput."""
+        ``position``, the order of first evaluation; as one ``device`` of the fleet has them, if given. Raises NotFound,
+        UnknownName or InvalidInput."""
         name, falling = order.removeprefix("-"), order.startswith("-")
         if name != "position" and name not in METRICS:
             raise UnknownName("order", name, ["position", *METRICS])
         spec, table, finished = self.evaluated(search_id)
+        if device is not None and device not in spec.devices:
+            raise UnknownName("device of the search", device, spec.devices)
+        on_front = front_keys(*_fronts(spec, table, finished, device))
+        if spec.fleet is not None and device is not None and len(table):
+            table = table.on(device)
         chosen_N = np.ones(len(table), dtype=bool)
         if origin is not None:
             chosen_N &= table.origin_N == ORIGINS.index(origin)
@@ -198,14 +257,13 @@ class Queries:
             last, position = read_cursor(cursor, float | int | None, int)
             start = _behind(rows, value, None if last is None else -last if falling else last, position)
         shown = rows[start : start + limit].tolist()
-        on_front = front_keys(front_in(spec, table, finished))
         points = [table.point(row) for row in shown]
         following = None
         if start + limit < len(rows):
             final = float(value[start + limit - 1])
             following = write_cursor(None if math.isnan(final) else -final if falling else final, shown[-1] + 1)
-        virtual = self.is_virtual(spec.device)
-        items = [point_view(p, p.key in on_front, virtual) for p in points]
+        virtual = self.virtual(spec)
+        items = [point_view(p, p.key in on_front, virtual, device) for p in points]
         return PointPage(items=items, total=len(rows), next=following)
 
     def point(self, search_id: str, arch: str, origin: str) -> PointView:
@@ -215,10 +273,9 @@ class Queries:
             row = session.get(PointRow, (search_id, origin, arch))
             if row is None:
                 raise NotFound(f"search {search_id} has no network {arch!r} of origin {origin!r}")
-            point = point_of(row)
-            return point_view(
-                point, point.key in front_keys(self._front(session, job)), _virtual(session, job.spec["device"])
-            )
+            point, spec = point_of(row), SearchSpec.model_validate(job.spec)
+            on_front = front_keys(*_fronts(spec, *self._found(session, job)))
+            return point_view(point, point.key in on_front, _virtual(session, spec))
 
     def artifacts(self, search_id: str, arch: str | None = None) -> list[ArtifactView]:
         """The files of a search, or of one of its networks, in the order of their export. Raises NotFound."""
@@ -283,10 +340,10 @@ class Queries:
         with reading(self._engine) as session:
             return [(name, networks) for name, _, networks in relatives_of(session, spec)]
 
-    def is_virtual(self, device: str) -> bool:
-        """Whether a device is known by peak figures alone; not if there is none of the name."""
+    def virtual(self, spec: SearchSpec) -> frozenset[str]:
+        """Those devices of a search that are known by peak figures alone."""
         with reading(self._engine) as session:
-            return _virtual(session, device)
+            return _virtual(session, spec)
 
     def agents(self) -> list[AgentView]:
         """All agents by name."""
@@ -313,6 +370,89 @@ class Queries:
         with reading(self._engine) as session:
             row = find_predictor(session, device, space_id)
             return (row.family, row.blob) if row is not None else None
+
+    def versions(self, device: str, owner: str | None = None) -> list[VersionView]:
+        """All versions of a device's predictors, newest first; of the searches that made or used them, those of one
+        owner, if given. Raises NotFound for an unknown device."""
+        with reading(self._engine) as session:
+            _device(session, device)
+            newest = select(PredictorRow).where(PredictorRow.device == device)
+            rows = session.scalars(newest.order_by(PredictorRow.created_at.desc(), PredictorRow.number.desc())).all()
+            used = select(Job.id, Job.predictor_id).where(Job.kind == "search")
+            used = used.where(Job.predictor_id.in_([row.id for row in rows])).order_by(Job.created_at)
+            if owner is not None:
+                used = used.where(Job.owner == owner)
+            searches: dict[str, list[str]] = {}
+            for job_id, predictor_id in session.execute(used):
+                searches.setdefault(str(predictor_id), []).append(job_id)
+            visible = {job_id for ids in searches.values() for job_id in ids}
+            in_use = {row.id for row in _in_use(session, device)}
+            return [
+                VersionView(
+                    id=row.id,
+                    device=row.device,
+                    number=row.number,
+                    profile=row.profile_id,
+                    space=row.space_id,
+                    family=row.family,
+                    networks=row.networks,
+                    before=row.before,
+                    search=row.search_id if row.search_id in visible else None,
+                    better=row.better,
+                    why=row.why,
+                    in_use=row.id in in_use,
+                    searches=searches.get(row.id, []),
+                    created_at=utc(row.created_at),
+                    **{k: row.card[k] for k in ("space_name", "n", "held_out", "mape", "spearman", "coverage")},
+                )
+                for row in rows
+            ]
+
+    def drift(self, device: str, limit: int = 2_000) -> DriftView:
+        """How a device was since it was profiled; its latest readings. Raises NotFound for an unknown device."""
+        with reading(self._engine) as session:
+            row = _device(session, device)
+            mine = (ReadingRow.device == device, ReadingRow.profile_id == row.profile_id)
+            query = select(ReadingRow).where(*mine).order_by(ReadingRow.at.desc(), ReadingRow.id.desc())
+            rows = list(reversed(session.scalars(query.limit(limit)).all()))
+            found = [(r, _ratio(r)) for r in rows if r.arch_id is None or r.measured_ms is not None]
+            drift = drift_of([Reading(r.at, r.job_id, r.canary, ratio) for r, ratio in found])
+            return DriftView(
+                device=device,
+                status=drift.status,
+                within=drift.within,
+                sentence=drift.sentence,
+                sessions=[
+                    SessionView(at=utc(s.at), networks=s.networks, ratio=s.ratio, canary=s.canary)
+                    for s in drift.sessions
+                ],
+                readings=[
+                    ReadingView(at=utc(r.at), arch=r.arch_id, ratio=ratio, canary=r.canary) for r, ratio in found
+                ],
+            )
+
+    def known(self, device: str, space_id: str) -> KnownDevice | None:
+        """What is known of a device for a space, or None where it has no predictor for that."""
+        with reading(self._engine) as session:
+            row = find_predictor(session, device, space_id)
+            if row is None:
+                return None
+            onboarding = session.get_one(Job, versions_before(session, row)[-1].id)
+            readings = session.execute(
+                select(ReadingRow.genes, ReadingRow.measured_ms)
+                .where(ReadingRow.device == device, ReadingRow.space_id == space_id)
+                .where(ReadingRow.profile_id == row.profile_id, ReadingRow.measured_ms.is_not(None))
+                .order_by(ReadingRow.at, ReadingRow.id)
+            )
+            return KnownDevice(
+                spec=DeviceSpec.model_validate(onboarding.spec),
+                profile=DeviceProfile.from_json(row.profile),
+                family=row.family,
+                blob=row.blob,
+                known=row.known,
+                readings=[(tuple(r.genes), r.measured_ms) for r in readings],
+                card=_card(row),
+            )
 
     def energy_for(self, device: str, space_id: str) -> tuple[str, str] | None:
         """(family, blob) of the predictor of energy, in mJ, that goes with that of latency, or None."""
@@ -394,6 +534,7 @@ class Queries:
                 evaluations=session.scalar(searched) or 0,
                 busy_s=busy_s or 0.0,
                 gpu_s=gpu_s or 0.0,
+                agents=_agent_figures(session, now),
             )
 
     def revision(self) -> str:
@@ -411,9 +552,8 @@ class Queries:
         """The kind of database: ``sqlite`` or ``postgresql``."""
         return self._engine.dialect.name
 
-    def _front(self, session: Session, job: Job) -> Front:
-        spec = SearchSpec.model_validate(job.spec)
-        return front_in(spec, self._points.table(session, job), state_from_json(job.state).finished)
+    def _found(self, session: Session, job: Job) -> tuple[PointTable, Finished]:
+        return self._points.table(session, job), state_from_json(job.state).finished
 
     def _summary(self, session: Session, job: Job) -> Summary:
         """The summary of a search, which stays the same until the next event."""
@@ -422,13 +562,18 @@ class Queries:
         key = (job.id, job.last_seq)
         summary = self._summaries.get(key)
         if summary is None:
-            front = self._front(session, job)
+            spec = SearchSpec.model_validate(job.spec)
+            table, finished = self._found(session, job)
+            by_device = {name: front_in(spec, table, finished, device=name) for name in spec.devices if spec.fleet}
+            shared = spec.views == (None,)
+            front = front_in(spec, table, finished) if shared else by_device[spec.device]
             summary = Summary(
-                front_size=len(front.points),
-                verified=sum(p.status == "verified" for p in front.points),
-                evaluations=len(self._points.table(session, job).of_origin("search")),
-                hypervolume=front.hypervolume,
-                baseline_hypervolume=front.baseline_hypervolume,
+                **_front_figures(front),
+                evaluations=len(table.of_origin("search")),
+                fleet=tuple(
+                    MemberView(device=name, bound_ms=spec.bound_on(name), **_front_figures(own))
+                    for name, own in by_device.items()
+                ),
             )
             if len(self._summaries) >= _KEPT_SUMMARIES:
                 self._summaries.clear()
@@ -437,13 +582,15 @@ class Queries:
 
     def _search_view(self, session: Session, job: Job, waiting: Mapping[str, str]) -> SearchView:
         state = state_from_json(job.state)
+        summary = self._summary(session, job)
         return SearchView(
             **self._job_fields(job, state, waiting),
-            **vars(self._summary(session, job)),
+            **{**vars(summary), "fleet": list(summary.fleet)},
             spec=SearchSpec.model_validate(job.spec),
             parent=job.parent_id,
+            predictor=job.predictor_id,
             hypervolume_history=[
-                HypervolumeView(evaluations=h.evaluations, search=h.search, baseline=h.baseline)
+                HypervolumeView(evaluations=h.evaluations, search=h.search, baseline=h.baseline, device=h.device)
                 for h in state.hypervolume
             ],
         )
@@ -459,7 +606,7 @@ class Queries:
             spec=DeviceSpec.model_validate(job.spec),
             profile_id=device.profile_id,
             profile=device.profile,
-            predictors=_cards(session, device.name),
+            predictors=[_card(row) for row in _in_use(session, device.name)],
         )
 
     def _stale(self, session: Session, device: DeviceRow, agent: AgentRow | None) -> list[str]:
@@ -517,32 +664,88 @@ class Queries:
         }
 
 
-def front_keys(front: Front) -> set[tuple[str, str]]:
-    """The keys of all points on a front or on its baseline's."""
-    return {p.key for p in (*front.points, *front.baseline)}
+def _agent_figures(session: Session, now: float) -> dict[str, AgentFigures]:
+    tasks = session.execute(
+        select(MeasurementRow.device, MeasurementRow.status, Job.status, func.count())
+        .join(Job, Job.id == MeasurementRow.job_id)
+        .group_by(MeasurementRow.device, MeasurementRow.status, Job.status)
+    )
+    counts: dict[tuple[str, str], int] = {}
+    for device, status, job_status, count in tasks:
+        if status not in OPEN or job_status == "queued":  # nobody waits for what a job that is over wanted
+            counts[device, status] = counts.get((device, status), 0) + count
+    return {
+        row.name: AgentFigures(
+            age_s=now - row.seen_at,
+            live=now - row.seen_at <= AWAY_S,
+            queued=counts.get((row.name, "queued"), 0),
+            leased=counts.get((row.name, "leased"), 0),
+            ended={status: counts.get((row.name, status), 0) for status in ("done", "failed")},
+        )
+        for row in agents(session)
+    }
 
 
-def point_view(point: Point, on_front: bool, virtual: bool = False) -> PointView:
-    """A point with units and kinds of evidence, on a ``virtual`` device or a real one."""
+def front_keys(*fronts: Front) -> set[tuple[str, str]]:
+    """The keys of all points on fronts or on their baselines'."""
+    return {p.key for front in fronts for p in (*front.points, *front.baseline)}
+
+
+def _fronts(spec: SearchSpec, table: PointTable, finished: Finished, device: str | None = None) -> list[Front]:
+    """The front of one device, or all that a search has."""
+    views = spec.views if device is None or spec.fleet is None else (device,)
+    return [front_in(spec, table, finished, device=view) for view in views]
+
+
+def _front_figures(front: Front) -> dict[str, Any]:
+    return {
+        "front_size": len(front.points),
+        "verified": sum(p.status == "verified" for p in front.points),
+        "hypervolume": front.hypervolume,
+        "baseline_hypervolume": front.baseline_hypervolume,
+    }
+
+
+def point_view(
+    point: Point, on_front: bool, virtual: Collection[str] = frozenset(), device: str | None = None
+) -> PointView:
+    """A point with units and kinds of evidence: as one ``device`` has it, or as the worst of all, of which some may be
+    ``virtual``."""
     m = point.measurement
     return PointView(
         arch=point.arch.id,
         origin=point.origin,
         genes=list(point.arch.genes),
-        metrics={
-            name: MetricView(value=value, unit=METRICS[name].unit, kind=kind_of(name, virtual))
-            for name, value in point.metrics.items()
-        },
+        metrics=_metric_views(point.metrics, device in virtual if device is not None else bool(virtual)),
         status=point.status,
         claim_ms=point.claim_ms,
         measurement=MeasurementView.model_validate(m, from_attributes=True) if m is not None else None,
+        devices={name: _on_device_view(part, name in virtual) for name, part in point.devices.items()},
         on_front=on_front,
     )
 
 
-def _virtual(session: Session, device: str) -> bool:
-    row = session.get(DeviceRow, device)
-    return row is not None and (row.profile or {}).get("source") == "roofline"
+def _on_device_view(part: OnDevice, virtual: bool) -> OnDeviceView:
+    known = {"predicted_ms": part.predicted_ms, "upper_ms": part.upper_ms, "measured_ms": part.measured_ms}
+    m = part.measurement
+    return OnDeviceView(
+        metrics=_metric_views({name: value for name, value in known.items() if value is not None}, virtual),
+        status=part.status,
+        claim_ms=part.claim_ms,
+        measurement=MeasurementView.model_validate(m, from_attributes=True) if m is not None else None,
+    )
+
+
+def _metric_views(metrics: Mapping[str, float], virtual: bool) -> dict[str, MetricView]:
+    return {
+        name: MetricView(value=value, unit=METRICS[name].unit, kind=kind_of(name, virtual))
+        for name, value in metrics.items()
+    }
+
+
+def _virtual(session: Session, spec: SearchSpec) -> frozenset[str]:
+    rows = session.scalars(select(DeviceRow).where(DeviceRow.name.in_(spec.devices)))
+    return frozenset(row.name for row in rows if (row.profile or {}).get("source") == "roofline")
 
 
 def _job(session: Session, job_id: str, kind: JobKind) -> Job:
@@ -569,7 +772,18 @@ def _cards(session: Session, device: str | None) -> list[CardView]:
 
 def _card(row: PredictorRow) -> CardView:
     own = {"id": row.id, "device": row.device, "profile": row.profile_id, "space": row.space_id, "family": row.family}
-    return CardView.model_validate({**row.card, **own, "created_at": utc(row.created_at)})
+    return CardView.model_validate({**row.card, **own, "number": row.number, "created_at": utc(row.created_at)})
+
+
+def _ratio(row: ReadingRow) -> float | None:
+    return row.measured_ms / row.predicted_ms if row.measured_ms and row.predicted_ms else None
+
+
+def _in_use(session: Session, device: str) -> list[PredictorRow]:
+    """The versions that searches would get which begin now, one for each space, the latest first."""
+    spaces = session.scalars(select(PredictorRow.space_id).where(PredictorRow.device == device).distinct()).all()
+    found = [row for space_id in spaces if (row := find_predictor(session, device, space_id)) is not None]
+    return sorted(found, key=lambda row: (-row.created_at, row.id))
 
 
 def _artifact_view(row: ArtifactRow) -> ArtifactView:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidSpec
 from nas.core.metrics import METRICS
 from nas.core.spec import DeviceSpec, SearchSpec
 from server.store.measurements import results
-from server.store.models import AgentRow, DeviceRow, Job, PointRow, PredictorRow
+from server.store.models import AgentRow, DeviceRow, Job, PointRow, PredictorRow, ReadingRow
 
 
 def resolve(session: Session, job: Job) -> dict[str, Any]:
     """Profile, predictor, trained supernet and inherited points of a search; nothing for a device.
+
+    A search keeps the version of the predictor that it got first, which is written down in ``job``. Over a fleet,
+    ``fleet`` has profile and predictor of every device; those of the first stand beside it.
 
     Raises InvalidSpec for what is not there (any more).
     """
@@ -32,23 +37,36 @@ def resolve(session: Session, job: Job) -> dict[str, Any]:
         started = job.state.get("finished", {}).get("profile")
         return {"profile": started["profile"] if started else agent.profile, **measured, **kin}
     search = SearchSpec.model_validate(job.spec)
-    predictor = find_predictor(session, search.device, job.space_id)
-    if predictor is None:
-        raise InvalidSpec(f"device {search.device!r} has no latency predictor for the space {job.space_id}")
+    devices = [_device(session, job, name) for name in search.devices]
+    first = session.get_one(PredictorRow, devices[0]["predictor"]["id"])
+    job.predictor_id = first.id
     return {
         **measured,
-        "profile": predictor.profile,
-        "energy": energy_of(session, predictor),
-        "predictor": {"blob": predictor.blob, "family": predictor.family, "id": predictor.id},
+        "profile": devices[0]["profile"],
+        "energy": devices[0]["energy"] if search.fleet is None else None,  # it is not told by device
+        "predictor": devices[0]["predictor"],
+        "learning": _learning(session, job, first) if search.fleet is None else None,
+        "fleet": devices if search.fleet is not None else [],
         "supernet": _required_supernet(session, search.supernet) if search.supernet is not None else None,
         "inherited": _estimates(session, search.supernet) if search.supernet is not None else [],
     }
 
 
+def _device(session: Session, job: Job, name: str) -> dict[str, Any]:
+    """Profile and predictor of a device: the version of when the search began, whatever came later."""
+    found = session.get(PredictorRow, job.predictor_id) if job.predictor_id is not None else None
+    if found is None or found.device != name:
+        found = find_predictor(session, name, job.space_id, until=job.started_at)
+    if found is None:
+        raise InvalidSpec(f"device {name!r} has no latency predictor for the space {job.space_id}")
+    predictor = {"blob": found.blob, "family": found.family, "id": found.id}
+    return {"name": name, "profile": found.profile, "predictor": predictor, "energy": energy_of(session, found)}
+
+
 def relatives_of(session: Session, spec: DeviceSpec) -> list[tuple[str, str, int]]:
     """The other devices for the same space and data of which something is known: name, blob and number of networks, by
     name; the newest of each."""
-    if spec.predictor != "transfer":
+    if not spec.beside_relatives:
         return []
     query = select(PredictorRow.device, Job.spec, Job.state).join(Job, Job.id == PredictorRow.id)
     rows = session.execute(query.where(PredictorRow.device != spec.name).order_by(PredictorRow.created_at))
@@ -60,20 +78,56 @@ def relatives_of(session: Session, spec: DeviceSpec) -> list[tuple[str, str, int
     return [found[name] for name in sorted(found)]
 
 
-def find_predictor(session: Session, device: str, space_id: str | None) -> PredictorRow | None:
-    """The newest predictor of a device for a space, preferring those of the device's present profile."""
+def find_predictor(
+    session: Session, device: str, space_id: str | None, until: float | None = None
+) -> PredictorRow | None:
+    """The newest version of a device's predictor for a space that is none the worse for what it learned, preferring
+    those of the device's present profile; of those made ``until`` a time, if given."""
     current = select(DeviceRow.profile_id).where(DeviceRow.name == device).scalar_subquery()
     return session.scalars(
         select(PredictorRow)
-        .where(PredictorRow.device == device, PredictorRow.space_id == space_id)
-        .order_by((PredictorRow.profile_id == current).desc(), PredictorRow.created_at.desc())
+        .where(PredictorRow.device == device, PredictorRow.space_id == space_id, PredictorRow.better)
+        .where(PredictorRow.created_at <= (until if until is not None else math.inf))
+        .order_by((PredictorRow.profile_id == current).desc(), PredictorRow.number.desc())
         .limit(1)
     ).first()
 
 
+def versions_before(session: Session, predictor: PredictorRow) -> list[PredictorRow]:
+    """The versions that one grew from, itself first and that of the onboarding last."""
+    chain = [predictor]
+    while (before := chain[-1].before) is not None:
+        chain.append(session.get_one(PredictorRow, before))
+    return chain
+
+
+def _learning(session: Session, job: Job, predictor: PredictorRow) -> dict[str, Any] | None:
+    """What a search may feed back to: all that the predictor knows, and what else was measured alike on the device
+    before the search began; None where nothing was ever measured."""
+    if predictor.known is None:
+        return None
+    onboarding = session.get(Job, versions_before(session, predictor)[-1].id)
+    found = onboarding.state.get("finished", {}).get("profile", {}) if onboarding is not None else {}
+    protocol = DeviceProfile.from_json(predictor.profile).protocol.id
+    readings = session.execute(
+        select(ReadingRow.genes, ReadingRow.measured_ms)
+        .where(ReadingRow.device == predictor.device, ReadingRow.space_id == predictor.space_id)
+        .where(ReadingRow.profile_id == predictor.profile_id, ReadingRow.protocol == protocol)
+        .where(ReadingRow.job_id != job.id, ReadingRow.measured_ms.is_not(None))
+        .where(ReadingRow.at < (job.started_at if job.started_at is not None else math.inf))
+        .order_by(ReadingRow.at, ReadingRow.id)
+    ).all()
+    return {
+        "known": predictor.known,
+        "relatives": [*found.get("relatives", ())],
+        "genes": [row.genes for row in readings],
+        "latency_ms": [row.measured_ms for row in readings],
+    }
+
+
 def energy_of(session: Session, predictor: PredictorRow) -> dict[str, str] | None:
     """Family and blob of what predicts energy where ``predictor`` predicts latency; None where nobody knows any."""
-    fit = session.get_one(Job, predictor.id).state.get("finished", {}).get("fit", {})
+    fit = session.get_one(Job, versions_before(session, predictor)[-1].id).state.get("finished", {}).get("fit", {})
     found: dict[str, Any] | None = fit.get("energy")
     return None if found is None else {"family": found["family"], "blob": found["blob"]}
 

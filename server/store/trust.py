@@ -20,7 +20,7 @@ def trust_view(finished: Results) -> TrustView | None:
     return TrustView(
         method=split["method"],
         parts=split["parts"],
-        partition=_tree(split["partition"], (), split["choices"], split["shares"], count()),
+        partition=_mixture(trained) if split["method"] == "mixture" else _whole_tree(split),
         similarities=[_similarity(m) for m in split["matching"]],
         steps=trained.get("steps"),
         one_shot_steps=trained.get("one_shot_steps"),
@@ -30,6 +30,21 @@ def trust_view(finished: Results) -> TrustView | None:
         networks=_networks(ranked) if ranked.get("networks") else [],
         advice=ranked.get("advice", ""),
     )
+
+
+def _mixture(trained: Mapping[str, Any]) -> PartitionView:
+    """The combinations of choices that each part of a mixture has learned, a tree of one level."""
+    if "assignment" not in trained:
+        return PartitionView()
+    children = [
+        PartitionView(choices=group, part=part + 1, share=share)
+        for part, (group, share) in enumerate(zip(trained["groups"], trained["shares"], strict=True))
+    ]
+    return PartitionView(decision=", ".join(trained["assignment"]["decisions"]), children=children)
+
+
+def _whole_tree(split: Mapping[str, Any]) -> PartitionView:
+    return _tree(split["partition"], (), split["choices"], split["shares"], count())
 
 
 def _tree(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,16 @@ from numpy.typing import NDArray
 from nas.core.arch import Arch, Decision, Genes, as_archs
 from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.ports import SearchSpace
+
+MOST_COMBINATIONS = 4_096  # by which a mixture is routed
+
+
+class Division(Protocol):
+    """A space in parts: ``size`` of them, and the part of each row of canonical genes, shape (N,)."""
+
+    @property
+    def size(self) -> int: ...
+    def parts(self, genes_NG: Genes) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,55 @@ def _parsed(record: Mapping[str, Any], decisions: Sequence[Decision], left: dict
     return Partition(gene, groups, tuple(children))
 
 
-def route(partition: Partition, space: SearchSpace, arch: Arch) -> int:
+@dataclass(frozen=True)
+class Assignment:
+    """A table: every combination of choices of the decisions ``genes`` has its part, ``table[i]`` where the choices
+    count as the digits of i (``counts`` are the bases, the last digit runs fastest)."""
+
+    genes: tuple[int, ...]
+    counts: tuple[int, ...]
+    table: tuple[int, ...]
+    size: int
+
+    def parts(self, genes_NG: Genes) -> NDArray[np.int64]:
+        """The part of each row of canonical genes, shape (N,)."""
+        return np.array(self.table, dtype=np.int64)[combination(self.genes, self.counts, genes_NG)]
+
+    def as_json(self, decisions: Sequence[Decision]) -> dict[str, Any]:
+        """With names, for storing and showing."""
+        names = [decisions[g].name for g in self.genes]
+        return {"decisions": names, "table": list(self.table), "parts": self.size}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> Assignment:
+        """Inverse of ``as_json``. Raises InvalidInput unless every combination has a part."""
+        known = [d.name for d in decisions]
+        if unknown := [n for n in record["decisions"] if n not in known]:
+            raise InvalidInput(f"assignment: expected decisions of {', '.join(known)}, got {unknown[0]!r}")
+        genes = tuple(known.index(n) for n in record["decisions"])
+        counts = tuple(len(decisions[g].choices) for g in genes)
+        table, size = tuple(int(m) for m in record["table"]), int(record["parts"])
+        if len(table) != prod(counts) or not all(0 <= m < size for m in table):
+            raise InvalidInput(
+                f"assignment: expected a part from 0 to {size - 1} for each of {prod(counts)} combinations"
+            )
+        return Assignment(genes, counts, table, size)
+
+
+def combination(genes: Sequence[int], counts: Sequence[int], genes_NG: Genes) -> NDArray[np.int64]:
+    """The number of the combination of choices that each row has for some decisions, shape (N,)."""
+    numbers: NDArray[np.int64] = np.ravel_multi_index([genes_NG[:, g] for g in genes], tuple(counts)).astype(np.int64)
+    return numbers
+
+
+def division_from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> Partition | Assignment:
+    """What ``as_json`` of either gave. Raises InvalidInput."""
+    if "table" in record:
+        return Assignment.from_json(record, decisions)
+    return Partition.from_json(record, decisions)
+
+
+def route(partition: Division, space: SearchSpace, arch: Arch) -> int:
     """The part of an architecture, by its canonical genes, so that equal networks share a part."""
     return int(partition.parts(space.canonical(np.array([arch.genes])))[0])
 
@@ -108,15 +167,14 @@ def sample_part(
 ) -> list[Arch]:
     """``n`` canonical architectures of one part that share one resolution, uniform over gene vectors of the part.
 
-    ``elastic`` as in ``nas.training.samplers.sample_elastic``. Raises InvalidSpec for a part without networks.
+    ``elastic`` as in ``nas.training.samplers.sample_elastic``, of the choices that the part has. Raises InvalidSpec for
+    a part without networks.
     """
+    allowed = partition.allowed()[part]
     choices = [
-        np.array([c for c in partition.allowed()[part].get(i, range(len(d.choices))) if c >= len(d.choices) - free])
+        np.array(sorted(allowed.get(i, range(len(d.choices))))[-elastic.get(d.axis, 1) :])
         for i, d in enumerate(space.decisions)
-        for free in (elastic.get(d.axis, 1),)
     ]
-    if any(len(c) == 0 for c in choices):
-        raise InvalidSpec(f"part {part} has no networks among the elastic choices: expected all of them to be free")
     shared = [i for i, d in enumerate(space.decisions) if d.axis == "resolution"]
     lead = [int(rng.choice(choices[i])) for i in shared]
     found: list[Arch] = []
@@ -128,6 +186,27 @@ def sample_part(
         if len(found) >= n:
             return found[:n]
     raise InvalidSpec(f"part {part} of the partition has no networks, or nearly none: expected another division")
+
+
+def extremes_of(partition: Partition, part: int, space: SearchSpace) -> tuple[Arch, Arch]:
+    """The network of the part's first choices and that of its last ones: its smallest and its largest. Where these,
+    being canonical, belong to other parts, those of the fewest and of the most MACs among some random ones.
+
+    Raises InvalidSpec for a part without networks.
+    """
+    allowed = partition.allowed()[part]
+    groups = [sorted(allowed.get(i, range(len(d.choices)))) for i, d in enumerate(space.decisions)]
+    genes_NG = space.canonical(np.array([[g[0] for g in groups], [g[-1] for g in groups]]))
+    if (partition.parts(genes_NG) != part).any():
+        everything = {d.axis: len(d.choices) for d in space.decisions}
+        drawn = sample_part(partition, part, space, everything, np.random.default_rng(0), 64)
+        drawn_NG = np.array([a.genes for a in drawn])
+        macs_N = space.costs(drawn_NG)["macs"]
+        inside = partition.parts(genes_NG) == part
+        pick = (int(macs_N.argmin()), int(macs_N.argmax()))
+        genes_NG = np.stack([genes_NG[i] if inside[i] else drawn_NG[pick[i]] for i in (0, 1)])
+    smallest, largest = as_archs(space.id, genes_NG)
+    return smallest, largest
 
 
 def breadth_first(plan: Sequence[tuple[int, Sequence[Sequence[int]]]], most: int) -> Partition:
@@ -144,10 +223,12 @@ def breadth_first(plan: Sequence[tuple[int, Sequence[Sequence[int]]]], most: int
     return partition
 
 
-def random_split(space: SearchSpace, most: int, rng: np.random.Generator) -> Partition:
-    """Random decisions, the choices of each in two random groups of equal size: the baseline."""
+def random_split(
+    space: SearchSpace, most: int, rng: np.random.Generator, genes: Sequence[int] | None = None
+) -> Partition:
+    """Random decisions, of ``genes`` if given, the choices of each in two random groups of equal size: the baseline."""
     plan = []
-    for gene in rng.permutation(divisible(space)).tolist():
+    for gene in rng.permutation(divisible(space) if genes is None else list(genes)).tolist():
         order = rng.permutation(len(space.decisions[gene].choices)).tolist()
         half = len(order) // 2
         plan.append((gene, sorted([sorted(order[:half]), sorted(order[half:])])))
@@ -165,10 +246,28 @@ def exhaustive_split(space: SearchSpace, names: Sequence[str], most: int) -> Par
             raise InvalidSpec(f"few_shot cannot split {name!r}: expected some of {', '.join(known)}")
     genes = [known[n] for n in names] or divisible(space)[:1]
     plan = [(g, [[c] for c in range(len(space.decisions[g].choices))]) for g in genes]
-    wanted = int(np.prod([len(groups) for _, groups in plan]))
+    wanted = prod(len(groups) for _, groups in plan)
     if wanted > most:
         raise InvalidSpec(f"an exhaustive split of {len(genes)} decisions takes {wanted} parts: parts allows {most}")
     return breadth_first(plan, most)
+
+
+def routed_genes(space: SearchSpace, names: Sequence[str]) -> tuple[int, ...]:
+    """The decisions that a mixture is routed by: those that are named, or all.
+
+    Raises InvalidSpec for an unknown one, and for too many combinations.
+    """
+    known = {space.decisions[g].name: g for g in divisible(space)}
+    if unknown := [n for n in names if n not in known]:
+        raise InvalidSpec(f"a mixture cannot be routed by {unknown[0]!r}: expected some of {', '.join(known)}")
+    genes = tuple(known[n] for n in names) or tuple(known.values())
+    combinations = prod(len(space.decisions[g].choices) for g in genes)
+    if combinations > MOST_COMBINATIONS:
+        raise InvalidSpec(
+            f"a mixture is routed by at most {MOST_COMBINATIONS} combinations of choices, {len(genes)} decisions have "
+            f"{combinations}: name fewer of them under 'decisions', those whose choices interfere most"
+        )
+    return genes
 
 
 def divisible(space: SearchSpace) -> list[int]:

@@ -13,13 +13,13 @@ from torch import nn
 from nas.core.arch import Arch
 from nas.core.ports import SearchSpace
 from nas.supernet import Supernet
-from nas.training.fewshot.partition import Partition, route
+from nas.training.fewshot.partition import Division, division_from_json, route
 
 
 class Routed(Supernet):
     """Sends every architecture to the supernet of its part, and is a ``Supernet`` itself."""
 
-    def __init__(self, space: SearchSpace, partition: Partition, parts: Sequence[Supernet]) -> None:
+    def __init__(self, space: SearchSpace, partition: Division, parts: Sequence[Supernet]) -> None:
         super().__init__()
         if len(parts) != partition.size:
             raise ValueError(f"expected a supernet for each of {partition.size} parts, got {len(parts)}")
@@ -48,7 +48,7 @@ class Routed(Supernet):
             part.sort_channels()
 
 
-def inherit(space: SearchSpace, partition: Partition, net: Supernet) -> Routed:
+def inherit(space: SearchSpace, partition: Division, net: Supernet) -> Routed:
     """Every part begins with the weights of ``net``."""
     return Routed(space, partition, [copy.deepcopy(net) for _ in range(partition.size)])
 
@@ -57,7 +57,7 @@ def restored(space: SearchSpace, seed: int, weights: Mapping[str, Any]) -> Super
     """The supernet of kept weights: a routed one where they name a partition."""
     net: Supernet
     if "partition" in weights:
-        partition = Partition.from_json(json.loads(weights["partition"]), space.decisions)
+        partition = division_from_json(json.loads(weights["partition"]), space.decisions)
         net = Routed(space, partition, [space.supernet(seed) for _ in range(partition.size)])
     else:
         net = space.supernet(seed)

@@ -19,6 +19,7 @@ Preset = Literal[
     "gold",
     "la_darts",
     "pc_darts",
+    "proxyless",
 ]
 
 # What each preset changes of the defaults, which are those of DARTS (Liu et al., ICLR 2019), first order.
@@ -67,6 +68,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 0.1,
         "lr_end": 0.0,
     },
+    "proxyless": {  # Cai et al., ProxylessNAS, ICLR 2019
+        "relaxation": "binary",
+        "weights_first": True,
+        "nesterov": True,
+        "lr_end": 0.0,
+        "weight_decay": 4e-5,
+        "alpha_lr": 1e-3,
+        "alpha_momentum": 0.0,
+        "alpha_weight_decay": 0.0,
+    },
 }
 
 
@@ -77,7 +88,9 @@ class DartsParams(BaseModel):
     single networks drawn around what it found, so that inherited weights can score them. ``order``: how the mixture is
     learned: on held-out images by the first-order or second-order gradient, or together with the weights (one level).
     ``temperature`` is constant, moves to its end linearly or exponentially over the epochs, or follows the entropy of
-    the mixture. ``noise`` is that of the sparse-noisy softmax. ``weight_decay`` is that of the weights.
+    the mixture. ``relaxation`` binary: the weights learn one drawn path at a time, the mixture compares two.
+    ``alpha_momentum`` is Adam's first moment. ``noise`` is that of the sparse-noisy softmax. ``weight_decay`` is that
+    of the weights.
     ``probe_every``: epochs between two looks at the dominant eigenvalue of the mixture's Hessian, 0 for never;
     ``early_stop`` ends the search where it grows. ``collapse``: what to do when identities take over
     (``skip_limit``: their share of the cell) or the eigenvalue runs away. ``selection``: the network is read off the
@@ -106,10 +119,11 @@ class DartsParams(BaseModel):
     clip_norm: float = Field(default=5.0, gt=0)
     alpha_optimiser: Literal["adam", "sgd"] = "adam"
     alpha_lr: float = Field(default=3e-4, ge=0, le=100)
+    alpha_momentum: float = Field(default=0.5, ge=0, lt=1)
     alpha_weight_decay: float = Field(default=1e-3, ge=0, le=1)
     alpha_warmup: int = Field(default=0, ge=0)
 
-    relaxation: Literal["softmax", "gumbel_soft", "gumbel_hard", "sparse_noisy", "sigmoid"] = "softmax"
+    relaxation: Literal["softmax", "gumbel_soft", "gumbel_hard", "sparse_noisy", "sigmoid", "binary"] = "softmax"
     temperature: Literal["constant", "linear", "exponential", "entropy"] = "constant"
     temperature_start: float = Field(default=1.0, gt=0, le=100)
     temperature_end: float = Field(default=1.0, gt=0, le=100)
@@ -156,7 +170,7 @@ class DartsParams(BaseModel):
 
 def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
     """Every combination that means nothing: whether ``p`` has it, and why it is refused."""
-    hard, sigmoid = p.relaxation == "gumbel_hard", p.relaxation == "sigmoid"
+    hard, sigmoid, binary = (p.relaxation == r for r in ("gumbel_hard", "sigmoid", "binary"))
     frozen = p.alpha_lr == 0
     cooled = p.temperature != "constant"
     return [
@@ -175,6 +189,11 @@ def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
         ),
         (p.all_paths and not hard, f"all_paths is for gumbel_hard, got relaxation {p.relaxation}"),
         (p.noise > 0 and p.relaxation != "sparse_noisy", f"noise is for sparse_noisy, got relaxation {p.relaxation}"),
+        (
+            binary and p.order != "first",
+            f"binary compares two paths on held-out images: expected order first, got {p.order}",
+        ),
+        (binary and cooled, "binary draws by the mixture itself: expected temperature constant"),
         (sigmoid and cooled, "sigmoid knows no temperature: expected temperature constant"),
         (
             not cooled and p.temperature_end != p.temperature_start and p.temperature_end != 1.0,

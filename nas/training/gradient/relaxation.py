@@ -1,6 +1,7 @@
 """From logits to weights of a mixture, and the temperatures that sharpen it. Tables are (E, O): edges by operations.
 
 Removed operations (False in ``mask``) weigh exactly 0 and take no part in a softmax; a row without any is all zeros.
+ProxylessNAS: Cai et al., ICLR 2019.
 Gumbel softmax: Jang et al., and Maddison et al., ICLR 2017; its straight-through form: GDAS (Dong and Yang, CVPR 2019).
 """
 
@@ -38,6 +39,29 @@ def gumbel_hard(alphas_EO: Tensor, mask_EO: Tensor, temperature: float, noise_EO
     hard_EO = torch.zeros_like(soft_EO).scatter_(1, soft_EO.argmax(dim=1, keepdim=True), 1.0)
     hard_EO = hard_EO * mask_EO.any(dim=1, keepdim=True)
     return hard_EO + (soft_EO - soft_EO.detach())
+
+
+def drawn_paths(alphas_EO: Tensor, mask_EO: Tensor, noise_EO: Tensor, paths: int) -> Tensor:
+    """``paths`` operations of every row, drawn by the mixture without replacement, as a bool table; fewer where the
+    mask leaves fewer. The largest noisy logits are such a draw."""
+    noisy = (alphas_EO.detach().log_softmax(dim=1) + noise_EO).masked_fill(~mask_EO, -math.inf)
+    top = noisy.topk(min(paths, noisy.shape[1]), dim=1).indices
+    return torch.zeros_like(mask_EO).scatter_(1, top, True) & mask_EO
+
+
+def binary_gates(alphas_EO: Tensor, pair_EO: Tensor, noise_EO: Tensor) -> Tensor:
+    """One operation of each row's drawn pair, one-hot, with the gradient of the pair's softmax: dL/dalpha is the sum
+    over the pair of dL/dgate p (delta - p) (ProxylessNAS, equation 4, section 3.2.1)."""
+    soft_EO = softmax(alphas_EO, pair_EO)
+    hard_EO = drawn_paths(alphas_EO, pair_EO, noise_EO, 1).to(soft_EO)
+    return hard_EO + (soft_EO - soft_EO.detach())
+
+
+def rescaled(before_EO: Tensor, after_EO: Tensor, pair_EO: Tensor) -> Tensor:
+    """Logits after an update of each row's pair, shifted so that no operation outside the pair becomes more or less
+    likely (section 3.2.1)."""
+    total = [a.masked_fill(~pair_EO, -math.inf).logsumexp(dim=1, keepdim=True) for a in (before_EO, after_EO)]
+    return torch.where(pair_EO, after_EO + (total[0] - total[1]), before_EO)
 
 
 def sparse_noisy(alphas_EO: Tensor, mask_EO: Tensor, temperature: float, sigma: float, noise_EO: Tensor) -> Tensor:

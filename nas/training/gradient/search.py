@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import nn
 
 from nas.core.arch import Arch, Floats, Genes
@@ -83,7 +84,9 @@ class Search:
         options: DartsParams,
         seed: int,
         latency: Resource | None = None,
+        allowed_EO: NDArray[np.bool_] | None = None,
     ) -> None:
+        """``allowed_EO``: the operations to choose from, None for all; every edge has at least one."""
         self.space, self.options, self.seed = space, options, seed
         self.net, self._data, self._pipeline, self._latency = net, data, pipeline, latency
         self._device = torch.device(pipeline.device)
@@ -108,6 +111,8 @@ class Search:
         self.mask = torch.ones(mixture.shape, dtype=torch.bool, device=self._device)
         if options.prune:
             self.mask[:, mixture.none] = False
+        if allowed_EO is not None:
+            self.mask &= torch.from_numpy(allowed_EO).to(self._device)
         self._weight_decay = options.weight_decay
         self._begin_optimisers()
         self._costs = self._operation_costs() if options.prune else None
@@ -324,6 +329,7 @@ class Search:
         else:
             gradients = first_order(loss_on(held_out), alphas)
         charged = self._charge(rng)
+        before = self.alphas.detach().clone()
         for parameter, gradient in zip(alphas, gradients, strict=True):
             parameter.grad = gradient
         if charged is not None:
@@ -331,6 +337,10 @@ class Search:
             self.alphas.grad = self.alphas.grad + torch.autograd.grad(charged, self.alphas)[0]
         self._alpha_optimiser.step()
         self._alpha_optimiser.zero_grad(set_to_none=True)
+        if self.options.relaxation == "binary":
+            pair = relaxation.drawn_paths(before, self.mask, noise[0], 2)
+            with torch.no_grad():
+                self.alphas.copy_(relaxation.rescaled(before, self.alphas, pair))
 
     def _together(
         self, images: tuple[Tensor, Tensor], noise: Tensor, learns_mixture: bool, rng: np.random.Generator
@@ -378,8 +388,8 @@ class Search:
 
     # Parts of a step
 
-    def _mixed(self, alphas: Tensor, betas: Tensor, noise: Tensor) -> dict[str, Any]:
-        """What ``RelaxedSupernet.mix`` takes beside images."""
+    def _mixed(self, alphas: Tensor, betas: Tensor, noise: Tensor, paths: int = 1) -> dict[str, Any]:
+        """What ``RelaxedSupernet.mix`` takes beside images. ``paths`` are drawn where the relaxation is binary."""
         o, t = self.options, self.temperature
         active = self.mask
         match o.relaxation:
@@ -395,6 +405,9 @@ class Search:
                 weights = relaxation.sparse_noisy(alphas, self.mask, t, o.noise, noise)
             case "sigmoid":
                 weights = relaxation.sigmoid(alphas, self.mask)
+            case "binary":
+                active = relaxation.drawn_paths(alphas, self.mask, noise[0], paths)
+                weights = relaxation.binary_gates(alphas, active, noise[1])
         edges = relaxation.edge_weights(betas, self.space.mixture.nodes) if o.partial > 1 else None
         return {"weights_EO": weights, "active_EO": active, "edges_E": edges, "partial": o.partial}
 
@@ -411,7 +424,7 @@ class Search:
 
     def _loss(self, batch: tuple[Tensor, Tensor], alphas: Tensor, noise: Tensor) -> Tensor:
         x, y = batch
-        return F.cross_entropy(self.net.mix(x, **self._mixed(alphas, self.betas, noise)), y)
+        return F.cross_entropy(self.net.mix(x, **self._mixed(alphas, self.betas, noise, paths=2)), y)
 
     def _lesson(self, x: Tensor, logits: Tensor, noise: Tensor) -> Tensor:
         o = self.options
@@ -452,7 +465,10 @@ class Search:
         generator = torch.Generator().manual_seed(seed)
         if self.options.relaxation == "sparse_noisy":
             return torch.randn(self.space.mixture.shape, generator=generator).to(self._device)
-        return relaxation.gumbel_noise(self.alphas.detach().cpu(), generator).to(self._device)
+        like = self.alphas.detach().cpu()
+        if self.options.relaxation == "binary":  # once to draw paths, once to open one of their gates
+            like = like.expand(2, -1, -1)
+        return relaxation.gumbel_noise(like, generator).to(self._device)
 
     def _rate(self, epoch: int) -> float:
         o = self.options
@@ -600,7 +616,7 @@ class Search:
         self._alpha_optimiser: torch.optim.Optimizer
         if o.alpha_optimiser == "adam":
             self._alpha_optimiser = torch.optim.Adam(
-                learned, lr=o.alpha_lr, betas=(0.5, 0.999), weight_decay=o.alpha_weight_decay
+                learned, lr=o.alpha_lr, betas=(o.alpha_momentum, 0.999), weight_decay=o.alpha_weight_decay
             )
         else:
             self._alpha_optimiser = torch.optim.SGD(

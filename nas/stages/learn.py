@@ -1,0 +1,245 @@
+"""What was measured is fed back: the device's predictor learns from it, and where it was wrong the search looks again.
+
+A search settles where its predictor is too optimistic, so networks that break their bound tell most about it. After
+verification the predictor is fitted anew. If networks of the search have broken their bound, the holes that they leave
+in the front are explored with what it knows by then, without training: a few networks near them are scored with the
+supernet, as many random ones beside them, and those that come to the front are measured, in so many rounds at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.core.arch import LISTABLE, Floats, Genes, as_genes, every, neighbours, sample, space_size
+from nas.core.cost import Span, StageCost
+from nas.core.device import comparable
+from nas.core.events import (
+    Evaluated,
+    Event,
+    Origin,
+    Point,
+    Progress,
+    Refitted,
+    SearchState,
+    StageFinished,
+    fold,
+)
+from nas.core.fronts import front_of, steering
+from nas.core.ports import Problem, Refitter, Resources, SearchSpace, predict_latency
+from nas.explorers import random
+from nas.objectives import cheap_metrics, losses
+from nas.stages.explore import accuracy_of, believed_front, history_of, scored_points
+from nas.stages.pricing import networks, scoring_s, verified
+from nas.stages.subnets import Subnets, load_subnets
+from nas.stages.verify import ORIGINS, earn, thin, unverified
+
+_SHARE = 8  # a round scores this part of the budget
+
+
+@dataclass(frozen=True)
+class LearnStage:
+    """Fits the predictor to what was measured, and explores again around broken bounds, for at most
+    ``spec.budget.reexplore`` rounds; none after retraining, or without a supernet, since a new network would have to be
+    trained. Over a fleet nothing is learned in the search: what was measured is kept for later ones."""
+
+    population: int = 96
+    generations: int = 60
+    group: int = 12
+    name: ClassVar[str] = "learn"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """Every step follows from the latest ``Refitted`` and the events after it, so a restart takes the same one."""
+        refit = resources.refit
+        if refit is None or problem.fleet or not problem.profile.measurable:
+            yield StageFinished(self.name, 0.0, {"refits": 0, "rounds": 0, "broken": 0})
+            return
+        trained = "retrain" in state.finished or steering(state.finished) != "val_accuracy"
+        rounds = 0 if trained else problem.spec.budget.reexplore
+        if not state.refits and _usable(problem, state):
+            yield Progress(self.name, 0, 0, "networks", message="fitting the predictor")
+            event: Event = _fitted(self.name, problem, refit, state)
+            state = fold(state, event)
+            yield event
+        subnets = None
+        while state.refits and state.refits[-1].broken and state.refits[-1].number <= rounds:
+            last = state.refits[-1]
+            wiser = replace(problem, predictor=refit.load(last.record))
+            subnets = subnets or load_subnets(problem, resources, state)
+            for step in (self._explore, self._verify):
+                for event in step(wiser, resources, subnets, state, last):
+                    state = fold(state, event)
+                    yield event
+            if not _measured_since(problem, state):
+                break
+            yield Progress(self.name, 0, 0, "networks", message="fitting the predictor")
+            event = _fitted(self.name, problem, refit, state)
+            state = fold(state, event)
+            yield event
+        front = front_of(problem.spec, state)
+        yield StageFinished(
+            self.name,
+            0.0,
+            {
+                "refits": len(state.refits),
+                "rounds": sum(r.broken > 0 and r.number <= rounds for r in state.refits),
+                "broken": sum(r.broken for r in state.refits),
+                "front_size": len(front.points),
+                "hypervolume": front.hypervolume,
+                "baseline_hypervolume": front.baseline_hypervolume,
+            },
+        )
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """One fit to made-up measurements, and one network that is scored. Whether a bound will break is not known."""
+        refit, clock = resources.refit, resources.clock
+        if refit is None or problem.fleet or not problem.profile.measurable:
+            return StageCost.nothing(self.name, "nothing is measured from which the predictor could learn")
+        archs, macs = networks(problem.space)
+        genes_NG = as_genes(archs[: verified(problem)[1]])
+        begun = clock()
+        refit.fit(genes_NG, predict_latency(problem.predictor, problem.space, genes_NG).mean_ms)
+        fit_s = clock() - begun
+        rounds = 0 if problem.spec.retrain is not None else problem.spec.budget.reexplore
+        high_s, note = fit_s, "one fit of the predictor"
+        if rounds:
+            subnets = load_subnets(problem, resources, state, untrained_will_do=True)
+            score_s, _ = scoring_s(subnets, archs[int(macs.argmax())], problem.data.val, clock)
+            protocol = problem.profile.protocol
+            once_s = (protocol.warmup_ms + protocol.rounds * 1.5 * protocol.block_ms) / 1e3
+            each = _at_once(problem) * score_s + problem.spec.budget.verified * (score_s + once_s)
+            high_s += rounds * (fit_s + len(ORIGINS) * each)
+            note = f"one fit, and up to {rounds} rounds more if measured networks break their bound"
+        return StageCost.of(self.name, Span(fit_s, fit_s, high_s), 1 + rounds, 1, "fits", note)
+
+    def _explore(
+        self, problem: Problem, resources: Resources, subnets: Subnets, state: SearchState, last: Refitted
+    ) -> Iterator[Event]:
+        """One ``Evaluated`` with both origins, unless it is there already or the space has no networks left."""
+        if len(state.of("search")) > last.evaluated:
+            return
+        most = _at_once(problem)
+        n = min(most, *(_left(problem.space, state.of(origin), most) for origin in ORIGINS))
+        if n == 0:
+            return
+        rng = np.random.default_rng((problem.spec.seed, 11, last.number))
+        batch: list[Point] = []
+        score = accuracy_of(problem, subnets)
+        proposals: tuple[tuple[Origin, Genes], ...] = (
+            ("search", self._around(problem, state, rng, n)),
+            ("baseline", random.propose(problem.space, history_of(problem, state, "baseline"), rng, n)),
+        )
+        for origin, genes_NG in proposals:
+            for point in scored_points(problem, score, origin, genes_NG):
+                batch.append(point)
+                if len(batch) % 4 == 0:
+                    yield Progress(self.name, len(batch), 2 * n, "subnets", message="exploring around broken bounds")
+        yield Evaluated(tuple(batch))
+
+    def _around(self, problem: Problem, state: SearchState, rng: np.random.Generator, n: int) -> Genes:
+        """Unseen networks, nearest first to where the broken ones were believed to be: of the front as it is believed
+        now, then neighbours of the broken ones that meet the bounds, then random ones."""
+        space, points = problem.space, state.of("search")
+        found, evaluate = believed_front(problem, state, rng, self.population, self.generations)
+        broken = [p for p in points if p.status == "violated"]
+        claimed = cheap_metrics(problem, as_genes([p.arch for p in broken]))
+        claimed |= {k: np.array([p.metrics[k] for p in broken]) for k in ("predicted_ms", "upper_ms")}
+        holes_HM = losses(problem, claimed, np.array([p.metrics["val_accuracy"] for p in broken]))
+        near_NG = space.canonical(np.concatenate([neighbours(space.decisions, p.arch.genes) for p in broken]))
+        near_NM, violation_N = evaluate(near_NG)
+        fits = violation_N == 0
+        spread_M = np.ptp(np.concatenate([found.losses_NM, holes_HM]), axis=0)
+        scale_M = np.where(spread_M > 0, spread_M, 1.0)
+        ordered_NG = np.concatenate(
+            [
+                found.genes_NG[_nearest(found.losses_NM / scale_M, holes_HM / scale_M)],
+                near_NG[fits][_nearest(near_NM[fits] / scale_M, holes_HM / scale_M)],
+            ]
+        )
+        lead = iter([ordered_NG])
+
+        def draw(size: int) -> Genes:
+            return next(lead, sample(space.decisions, rng, size))
+
+        return random.fresh(space, history_of(problem, state, "search"), rng, n, draw)
+
+    def _verify(
+        self, problem: Problem, resources: Resources, subnets: Subnets, state: SearchState, last: Refitted
+    ) -> Iterator[Event]:
+        chosen = [p for origin in ORIGINS for p in newcomers(problem, state, last, origin)]
+        if not chosen:
+            return
+        kept = ("predicted_ms", "upper_ms")  # the others' stay as they were when they were claimed
+        yield Evaluated(tuple(Point(p.arch, p.origin, {k: p.metrics[k] for k in kept}) for p in chosen))
+        now = [replace(state.points[p.key], metrics={**state.points[p.key].metrics, **p.metrics}) for p in chosen]
+        [device] = problem.members
+        due = {p.key: [device.name] if p.measurement is None else [] for p in now}
+        todo = [p for p in now if due[p.key] or "test_accuracy" not in p.metrics]
+        yield from earn(self.name, problem, resources, subnets, todo, due, len(chosen), self.group)
+
+
+def newcomers(problem: Problem, state: SearchState, last: Refitted, origin: Origin) -> list[Point]:
+    """The networks of one origin that come to the front as it is believed since the ``last`` refit, and were not tried
+    before. What was measured after it plays no part, so a restart chooses the same."""
+    tried = set(last.measured)
+    points = [p for p in state.of(origin) if p.key not in tried or p.measurement is not None]
+    cheap = cheap_metrics(problem, as_genes([p.arch for p in points]))
+    believed = []
+    for i, p in enumerate(points):
+        estimates = {k: v for k, v in p.metrics.items() if k not in ("measured_ms", "test_accuracy")}
+        if p.key not in tried:
+            latency = {k: float(cheap[k][i]) for k in ("predicted_ms", "upper_ms")}
+        elif p.measurement is not None and p.measurement.median_ms is not None:
+            latency = dict.fromkeys(("predicted_ms", "upper_ms"), p.measurement.median_ms)
+        else:
+            continue
+        believed.append(Point(p.arch, p.origin, {**estimates, **latency}))
+    front = front_of(problem.spec, SearchState(finished=unverified(state), points={p.key: p for p in believed}))
+    members = front.points if origin == "search" else front.baseline
+    new = tuple(p for p in members if p.key not in tried)
+    most = problem.spec.budget.verified
+    return list(thin(new, most) if len(new) > most else new)
+
+
+def _fitted(stage: str, problem: Problem, refit: Refitter, state: SearchState) -> Refitted:
+    """The predictor after one more fit, to all that the search has measured."""
+    usable = _usable(problem, state)
+    found = refit.fit(as_genes([p.arch for p in usable]), np.array([p.metrics["measured_ms"] for p in usable]))
+    before = set(state.refits[-1].measured) if state.refits else set()
+    tried = [p for p in state.points.values() if p.measurement is not None]
+    broken = sum(p.origin == "search" and p.status == "violated" and p.key not in before for p in tried)
+    keys = tuple(p.key for p in tried)
+    return Refitted(stage, len(state.refits) + 1, keys, len(state.of("search")), broken, found.record)
+
+
+def _usable(problem: Problem, state: SearchState) -> list[Point]:
+    """What the predictor may learn from."""
+    measured = (p for p in state.points.values() if p.measurement is not None)
+    return [p for p in measured if p.measurement is not None and comparable(p.measurement, problem.profile)]
+
+
+def _measured_since(problem: Problem, state: SearchState) -> bool:
+    """Whether there is more to learn from than at the latest fit."""
+    tried = set(state.refits[-1].measured)
+    return any(p.key not in tried for p in _usable(problem, state))
+
+
+def _at_once(problem: Problem) -> int:
+    return max(1, problem.spec.budget.evaluations // _SHARE)
+
+
+def _left(space: SearchSpace, points: Sequence[Point], most: int) -> int:
+    """How many networks are left that are none of the ``points``; ``most`` where they are too many to count."""
+    if space_size(space.decisions) > LISTABLE:
+        return most
+    return len(np.unique(space.canonical(every(space.decisions)), axis=0)) - len(points)
+
+
+def _nearest(losses_NM: Floats, holes_HM: Floats) -> NDArray[np.intp]:
+    """Rows in the order of their distance from the nearest hole."""
+    away_NH = np.linalg.norm(losses_NM[:, None] - holes_HM[None], axis=2)
+    return np.argsort(away_NH.min(axis=1), kind="stable")

@@ -1,0 +1,139 @@
+"""Training a balanced mixture of supernets: the weights, and which network uses which of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from nas.core.cost import Span, StageCost, repeated
+from nas.core.errors import StorageError
+from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
+from nas.core.ports import Problem, Resources
+from nas.stages.parts import PartStage, one_shot
+from nas.stages.subnets import load_supernet
+from nas.supernet import Supernet
+from nas.training.fewshot.mixture import Mixing, imbalance, mix
+from nas.training.fewshot.partition import routed_genes
+from nas.training.pipeline import Pipeline
+from nas.training.progressive import Recipe, Step, TrainState
+
+TRACES = 20  # readings that are kept of the table
+SHOWN = 64  # combinations up to which the table is drawn
+
+
+@dataclass(frozen=True)
+class MixtureStage:
+    """Trains ``models`` supernets, which begin with the weights of a stage ``warm_up``, and a table that routes
+    networks by ``decisions`` (none named: by all). ``recipe`` has one phase, the epochs of all supernets together.
+
+    ``compare``: for comparison, the warmed-up supernet alone is trained on as well, by the same recipe, before."""
+
+    recipe: Recipe
+    models: int
+    decisions: tuple[str, ...] = ()
+    checkpoint_s: float = 10.0
+    compare: bool = False
+    name: ClassVar[str] = "train"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """Ends with the blob of the routed supernet. Raises StorageError when it cannot be kept."""
+        if problem.supernet_blob is not None:
+            yield StageFinished(self.name, 0.0, {"supernet": problem.supernet_blob, "reused": True, "steps": 0})
+            return
+        whole = PartStage(None, self.recipe, self.checkpoint_s) if self.compare else None
+        before = 0
+        if whole is not None:
+            for event in whole.run(problem, resources, state):
+                state = fold(state, event)
+                if isinstance(event, Progress):
+                    event = replace(event, stage=self.name, total=2 * event.total, message="undivided, to compare")
+                yield event
+            before = state.checkpoints[whole.name].step
+        net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
+        learning = self._begin(problem, resources, net)
+        start = TrainState()
+        if (last := state.checkpoints.get(self.name)) is not None:
+            start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
+        saved_at = reported_at = resources.clock()
+        due = lambda: resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
+        traced = max(1, learning.steps // TRACES)
+        for news in mix(learning, start, due):
+            if isinstance(news, Step):
+                if (now := resources.clock()) - reported_at >= 0.25 or news.done == news.total:
+                    reported_at = now
+                    done, total = before + news.done, before + news.total
+                    yield Progress(self.name, done, total, "steps", {"loss": news.loss})
+                if news.done % traced == 0 or news.done == news.total:
+                    yield self._traced(learning, news.done)
+                continue
+            try:
+                blob = resources.blobs.put(news.to_bytes())
+            except StorageError as error:
+                if news.step == learning.steps:
+                    raise
+                yield Warned(self.name, f"checkpoint at step {news.step} was not kept, training goes on: {error}")
+            else:
+                yield Checkpoint(self.name, news.step, blob)
+            saved_at = resources.clock()
+        routed, assignment = learning.routed(), learning.assignment()
+        record = assignment.as_json(problem.space.decisions)
+        trained = TrainState(0, 0, {"net": routed.state_dict(), "partition": json.dumps(record)})
+        p_RM = learning.p_RM(learning.steps - 1)
+        drawn = [r for r in np.flatnonzero(learning.share_R).tolist() if learning.share_R.size <= SHOWN]
+        groups = [[learning.names(r) for r in drawn if assignment.table[r] == m] for m in range(self.models)]
+        shares = np.bincount(assignment.table, learning.share_R, minlength=self.models)
+        yield StageFinished(
+            self.name,
+            0.0,
+            {
+                "supernet": resources.blobs.put(trained.to_bytes()),
+                "reused": False,
+                "steps": learning.steps,
+                "parts": self.models,
+                "assignment": record,
+                "groups": groups,
+                "shares": [float(s) for s in shares],
+                "imbalance": imbalance(learning.share_R @ p_RM),
+                **(one_shot(whole, resources, state) if whole is not None else {}),
+            },
+        )
+
+    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """Steps on random networks, at a learning rate of 0."""
+        if problem.supernet_blob is not None:
+            return StageCost.nothing(self.name, "the supernet is trained already")
+        clock = resources.clock
+        begun = clock()
+        still = replace(self, recipe=replace(self.recipe, phases=(replace(self.recipe.phases[0], lr=0.0),)))
+        learning = still._begin(problem, resources, problem.space.supernet(problem.spec.seed))
+        total = Span.exactly(clock() - begun)
+        steps = iter(range(10**6))
+        learning.step(next(steps))
+        times = [repeated(clock, lambda: learning.step(next(steps)), at_least_s=0.0) for _ in range(4)]
+        each = Span(min(times), sum(times) / len(times), max(times))
+        count = learning.steps * (2 if self.compare else 1)
+        return StageCost.of(self.name, total + each * count, count, len(times), "steps")
+
+    def _begin(self, problem: Problem, resources: Resources, net: Supernet) -> Mixing:
+        nets = [copy.deepcopy(net).to(resources.torch_device) for _ in range(self.models)]
+        seed = int(np.random.default_rng((problem.spec.seed, 24)).integers(2**62))
+        pipeline = Pipeline(problem.data, resources.torch_device)
+        genes = routed_genes(problem.space, self.decisions)
+        return Mixing(nets, problem.space, problem.data, pipeline, self.recipe, seed, genes)
+
+    def _traced(self, learning: Mixing, done: int) -> Traced:
+        p_RM = learning.p_RM(done - 1)
+        marginal_M = learning.share_R @ p_RM
+        values = {"imbalance": imbalance(marginal_M)}
+        values |= {f"supernet_{m + 1}": float(share) for m, share in enumerate(marginal_M)}
+        drawn = np.flatnonzero(learning.share_R)
+        if len(drawn) > SHOWN:
+            return Traced(self.name, done, values)
+        rows = tuple(learning.names(int(r)) for r in drawn)
+        table = tuple(tuple(round(float(p), 5) for p in p_RM[r]) for r in drawn)
+        return Traced(self.name, done, values, rows, tuple(f"supernet {m + 1}" for m in range(self.models)), table)

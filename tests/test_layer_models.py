@@ -1,0 +1,66 @@
+"""Single layers as models of their own: what they compute with is what the space counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from nas.core import registry
+from nas.core.arch import as_archs, sample
+from nas.core.errors import InvalidInput
+from nas.core.ports import ImageShape, Layer
+from nas.layer_models import empty_to_onnx, layer_to_onnx
+from predictors.layer_table import FREE, distinct_layers
+
+SPACES = [("mobilenet_v3", "digits"), ("mobilenet_v3", "cifar"), ("nas_bench_201", "digits"), ("darts_cell", "digits")]
+
+
+def layers_of(name: str, preset: str) -> list[Layer]:
+    space = registry.load("nas.search_spaces", name)({"preset": preset}, ImageShape(3, 17, 17, 10))
+    genes = space.canonical(sample(space.decisions, np.random.default_rng(0), 24))
+    return list(distinct_layers(space, as_archs(space.id, genes)).values())
+
+
+def run(model: bytes) -> list[tuple[int, ...]]:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    feed = {i.name: np.ones([2, *i.shape[1:]], dtype=np.float32) for i in session.get_inputs()}
+    return [np.asarray(out).shape for out in session.run(None, feed)]
+
+
+@pytest.mark.parametrize(("name", "preset"), SPACES)
+def test_every_layer_of_our_spaces_is_a_model_of_its_shape_weights_and_work(name: str, preset: str) -> None:
+    checked = set()
+    for layer in layers_of(name, preset):
+        kind = (layer.op, layer.detail)
+        if layer.op in FREE or kind in checked:
+            continue
+        checked.add(kind)
+        model = layer_to_onnx(layer)
+        [shape] = run(model)
+        assert (shape[1], prod(shape[1:])) == (layer.out_shape[0], prod(layer.out_shape)), layer
+        weights = onnx.load_model_from_string(model).graph.initializer
+        kernels = [w for w in weights if len(w.dims) in (2, 4)]
+        taps = sum(prod(w.dims) for w in kernels)
+        biases = sum(prod(w.dims) for w in weights if len(w.dims) == 1 and w.data_type == onnx.TensorProto.FLOAT)
+        assert taps <= layer.params <= taps + 2 * biases or layer.op == "norm", layer
+        pixels = prod(layer.out_shape[1:]) if layer.op in ("dense", "pointwise", "depthwise") else 1
+        assert taps * pixels == layer.macs, layer
+    assert checked
+
+
+def test_what_is_not_known_is_refused() -> None:
+    layer = Layer("a", "dense", (4, 8, 8), (8, 8, 8), 300, 300 * 64, "3x3 ReLU")
+    assert run(layer_to_onnx(layer)) == [(2, 8, 8, 8)]
+    with pytest.raises(InvalidInput, match="'gelu' in its detail"):
+        layer_to_onnx(replace(layer, detail="3x3 gelu"))
+    with pytest.raises(InvalidInput, match="cannot be cut out"):
+        layer_to_onnx(replace(layer, op="attention"))
+    with pytest.raises(InvalidInput, match="no stride"):
+        layer_to_onnx(replace(layer, out_shape=(8, 9, 9)))
+    assert layer_to_onnx(layer) == layer_to_onnx(layer)
+    assert run(empty_to_onnx()) == [(2, 1, 1, 1)]
