@@ -129,6 +129,11 @@ def compare(
                 blind = replace(blind, supernet_blob=trained.finished["train"]["supernet"])
                 repaired = _run(blind, blobs, table, ("estimate", "train", "derive"))
                 runs.append(_told(space, table, seed, bound_ms, state, repaired))
+    return summary(table, bounds_ms, runs)
+
+
+def summary(table: Table, bounds_ms: Sequence[float], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All runs together, by bound and one by one."""
     return {
         "bounds": [_of_bound(table, b, [r for r in runs if r["bound_ms"] == b]) for b in bounds_ms],
         "all_met": all(r["met"] for r in runs),
@@ -136,7 +141,7 @@ def compare(
         "gap_to_optimum": float(np.mean([r["optimum"] - r["accuracy"] for r in runs])),
         "gap_of_repaired_darts": float(np.mean([r["optimum"] - r["repaired_accuracy"] for r in runs])),
         "gap_of_mean_cell": float(np.mean([r["optimum"] - table.mean_within(r["bound_ms"]) for r in runs])),
-        "runs": runs,
+        "runs": list(runs),
     }
 
 
