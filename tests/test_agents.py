@@ -156,7 +156,7 @@ def test_a_job_waits_for_its_agent_and_goes_on_with_what_was_measured(store: Sto
     assert again.job_id == job
     results = again.spec["resolved"]["measurements"]
     assert {key: Measurement.from_json(value) for key, value in results.items()} == {
-        f"{n}/{PI.protocol.id}": MEASURED for n in ("a", "b")
+        f"{PI.name}/{n}/{PI.protocol.id}": MEASURED for n in ("a", "b")
     }
     assert store.jobs.held("worker") == [(job, again.token)]
 
