@@ -91,11 +91,12 @@ def test_until_networks_are_trained_the_front_shows_scores_as_scores(whole: tupl
     assert front_of(bounded, state).points
 
 
-def test_a_search_that_is_cut_while_it_scores_goes_on_the_same(whole: tuple[list[Event], Path]) -> None:
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_search_that_is_cut_while_it_scores_goes_on_the_same(whole: tuple[list[Event], Path], which: int) -> None:
     events, folder = whole
-    first = next(i for i, e in enumerate(events) if isinstance(e, Checkpoint) and e.stage == "proxies")
-    state = fold_all(events[: first + 1])
-    for event in run(folder, problem(SPEC), events[: first + 1]):
+    kept = [i for i, e in enumerate(events) if isinstance(e, Checkpoint) and e.stage == "proxies"][which]
+    state = fold_all(events[: kept + 1])
+    for event in run(folder, problem(SPEC), events[: kept + 1]):
         state = fold_all([event], state)
         if state.points:
             break

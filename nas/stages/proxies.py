@@ -107,9 +107,10 @@ class ProxyStage:
             rows = Scores.load(resources.blobs.get(last.blob)).scores_NP.tolist()
         while len(rows) < len(archs):
             rows += [scorer(arch) for arch in archs[len(rows) : len(rows) + _BATCH]]
-            known = Scores(self.proxies, as_genes(archs[: len(rows)]), np.array(rows))
-            yield Checkpoint(self.name, len(rows), resources.blobs.put(known.dump()))
+            some = Scores(self.proxies, as_genes(archs[: len(rows)]), np.array(rows))
+            yield Checkpoint(self.name, len(rows), resources.blobs.put(some.dump()))
             yield Progress(self.name, len(rows), len(archs), "networks")
+        known = Scores(self.proxies, as_genes(archs), np.array(rows))
         yield StageFinished(self.name, 0.0, {"steers": self.steers, "networks": len(archs), **_ranks(problem, known)})
 
     def scorer(self, problem: Problem, resources: Resources) -> Scorer:

@@ -38,14 +38,14 @@ def check_proxies(names: Sequence[str]) -> None:
 
 
 def check(spec: SearchSpec, space: SearchSpace) -> None:
-    """Raises InvalidSpec for a search whose accuracies would never be known."""
+    """Raises InvalidSpec for a search that reuses a supernet, or whose accuracies would never be known."""
+    if spec.supernet is not None:  # first: an extension has neither, and cannot have the other
+        raise InvalidSpec(f"supernet: strategy zero_cost uses none: expected no supernet, got {spec.supernet!r}")
     if spec.retrain is None:
         raise InvalidSpec(
             "retrain: strategy zero_cost trains no supernet, and a proxy is no accuracy: expected `retrain`, which "
             "trains the networks that it finds, such as {networks: 4, epochs: 30}; got none"
         )
-    if spec.supernet is not None:
-        raise InvalidSpec(f"supernet: strategy zero_cost uses none: expected no supernet, got {spec.supernet!r}")
 
 
 def zero_cost(problem: Problem) -> tuple[Stage, ...]:
