@@ -457,6 +457,11 @@ def test_a_child_may_have_another_fleet_or_none(store: Store, api: TestClient) -
     moved = child("extend", bounds={"latency": 20.0})
     assert moved.fleet == FleetSpec(devices=("bench", "board"))
     assert moved.bound_on("board") == 20.0
+    objectives = [{"name": "accuracy"}, {"name": "latency", "bound": 20.0}]
+    assert child("fork", objectives=objectives).bound_on("board") == 20.0
+    assert child("fork", objectives=[{"name": "accuracy"}, {"name": "macs"}]).fleet == moved.fleet
+    same = [o.model_dump() for o in fleet_spec(bounds_ms=BOUNDS).objectives]
+    assert child("fork", objectives=same).fleet == fleet_spec(bounds_ms=BOUNDS).fleet
     each = {"devices": ["board", "bench"], "front": "each"}
     assert child("fork", fleet=each).views == child("extend", fleet=each).views == ("board", "bench")
     both = api.post(f"/v1/searches/{parent}/extend", json={"device": "bench", "fleet": each})

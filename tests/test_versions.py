@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 
 from nas.core.access import LOCAL
 from nas.core.arch import Arch
@@ -24,6 +25,7 @@ from server.api.app import create_app
 from server.settings import Settings
 from server.store.database import reading
 from server.store.garbage import referenced
+from server.store.models import ReadingRow
 from server.store.store import Store, open_store
 from tests import fakes
 
@@ -134,6 +136,21 @@ def test_what_a_search_feeds_back_is_a_version_that_later_searches_get(store: St
         assert known_blob(store, 42) in referenced(session)
     with pytest.raises(NotFound):
         store.queries.versions("nope")
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 99])
+def test_a_reading_names_the_version_that_had_predicted_it(store: Store, clock: fakes.Clock, at_once: int) -> None:
+    add_device(store)
+    clock.pass_(10)
+    search, lease = claim(store, "first")
+    later = Measured(fakes.arch(1, 1, 1), "search", measurement(4.0), 4.4)
+    events = [*learning(store, refit(store, broken=1))[:-1], later, refit(store, 2)]
+    for i in range(0, len(events), at_once):
+        assert fakes.append(store, lease, events[i : i + at_once], 100.0) == "continue"
+    with reading(store.queries._engine) as session:
+        found = session.scalars(select(ReadingRow.predictor_id).order_by(ReadingRow.id)).all()
+    onboarding = store.queries.search(search).predictor
+    assert found == [onboarding, f"{search}-1"]
 
 
 def test_a_running_search_keeps_the_version_that_it_began_with(store: Store, clock: fakes.Clock) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -16,7 +16,7 @@ from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.events import Origin
 from nas.core.fronts import Front, front_in
 from nas.core.lifecycle import JobStatus
-from nas.core.metrics import METRICS, kind_of
+from nas.core.metrics import METRICS, OBJECTIVES, kind_of
 from nas.core.spec import BudgetSpec, SearchSpec, parse_spec
 from nas.core.views import (
     ArtifactView,
@@ -205,7 +205,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         ] = None,
         bound_ms: Annotated[float | None, Query(gt=0, description="A further bound on latency")] = None,
         objectives: Annotated[
-            str | None, Query(description="2 to 4 of accuracy, latency, params, macs, with commas between")
+            str | None, Query(description=f"2 to 4 of {', '.join(OBJECTIVES)}, with commas between")
         ] = None,
     ) -> Response:
         """The front of the search and that of its random baseline, over the same axes."""
@@ -318,18 +318,21 @@ def _extended(search_id: str, spec: SearchSpec, body: ExtendBody) -> SearchSpec:
     budget["evaluations"] = body.evaluations or min(EXTENSION.evaluations, budget["evaluations"])
     budget["verified"] = min(EXTENSION.verified, budget["verified"])
     record |= {"seed": body.seed} if body.seed is not None else {}
-    return parse_spec(SearchSpec, record | _devices(body, spec, bounds))
+    return parse_spec(SearchSpec, record | _devices(body, spec, moved="latency" in bounds))
 
 
 def _forked(search_id: str, spec: SearchSpec, body: ForkBody) -> SearchSpec:
-    given = body.model_dump(mode="json", exclude_none=True) | _devices(body, spec, {})
+    before = spec.bound("latency")
+    wanted = {o.name: o.bound for o in body.objectives} if body.objectives is not None else {"latency": before}
+    moved = wanted.get("latency", 0.0) not in (before, None)  # or latency is no objective any more
+    given = body.model_dump(mode="json", exclude_none=True) | _devices(body, spec, moved)
     name = {"name": f"{spec.name[:111]}, forked"}
     return parse_spec(SearchSpec, {**spec.model_dump(mode="json"), **name, **given, "supernet": search_id})
 
 
-def _devices(body: ExtendBody | ForkBody, spec: SearchSpec, bounds: Mapping[str, float]) -> dict[str, Any]:
-    """The devices of a child: those it names, or its parent's. A new bound on latency takes the place of all that the
-    parent's fleet had."""
+def _devices(body: ExtendBody | ForkBody, spec: SearchSpec, moved: bool) -> dict[str, Any]:
+    """The devices of a child: those it names, or its parent's. A bound on latency that has ``moved`` takes the place of
+    all that the parent's fleet had."""
     if body.device is not None and body.fleet is not None:
         raise InvalidSpec("expected device or fleet, got both")
     if body.device is not None:
@@ -337,7 +340,7 @@ def _devices(body: ExtendBody | ForkBody, spec: SearchSpec, bounds: Mapping[str,
     fleet = body.fleet or spec.fleet
     if fleet is None:
         return {}
-    if body.fleet is None and "latency" in bounds:
+    if body.fleet is None and moved:
         fleet = fleet.model_copy(update={"bounds_ms": {}})
     return {"device": fleet.devices[0], "fleet": fleet.model_dump(mode="json")}
 

@@ -81,6 +81,7 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
     for export in after.exports:
         if (seq := seqs.get((export.arch.id, export.name))) is not None:
             session.merge(_export_row(job.id, seq, export))
+    refits = len(job.state.get("refits", ()))
     if stateful:
         job.state = state_to_json(after)
     if any(isinstance(event, _BARS) for event in events):
@@ -90,9 +91,10 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
     if job.kind == "search":
         for event in events:
             if isinstance(event, Measured):
-                _keep_reading(session, job, event, after, at)
+                _keep_reading(session, job, event, after, refits, at)
             elif isinstance(event, Refitted):
                 _keep_version(session, job, event, at)
+                refits = event.number
     moved = _durable(after) != _durable(before)
     if moved:
         job.stalled = 0
@@ -405,14 +407,15 @@ def _keep_canary(session: Session, job: Job, device: DeviceRow, profile: DeviceP
     )
 
 
-def _keep_reading(session: Session, job: Job, event: Measured, state: SearchState, at: float) -> None:
-    """What a search has measured: a network's latency beside what was predicted, and the canary's drift."""
+def _keep_reading(session: Session, job: Job, event: Measured, state: SearchState, refits: int, at: float) -> None:
+    """What a search has measured, after so many ``refits``: a network's latency beside what was predicted, and the
+    canary's drift."""
     m, point = event.measurement, state.points[event.origin, event.arch.id]
     predicted_ms, predictor_id = point.metrics.get("predicted_ms"), job.predictor_id
     if event.device is not None:
         predicted_ms, predictor_id = point.devices[event.device].predicted_ms, None
-    elif state.refits:
-        predictor_id = _version_of(job, state.refits[-1].number)
+    elif refits:
+        predictor_id = _version_of(job, refits)
     session.add(
         ReadingRow(
             device=event.device or job.spec["device"],
