@@ -6,7 +6,7 @@ compared; all that is fed back is fitted to. It is for later use only if it is n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,14 @@ from nas.core.arch import Floats, Genes
 from nas.core.device import DeviceProfile, Latency
 from nas.core.errors import InvalidInput
 from nas.core.ports import BlobStore, LatencyPredictor, Refit, SearchSpace, predict_latency
+from nas.core.spec import FEWEST_ALONE
 from predictors.best import Best
 from predictors.cross_fit import Predicts, check_measured
 from predictors.fitting import HELD_OUT, Fitted, fit_family, fit_networks, fit_transfer
 from predictors.graph import GraphNetwork
 from predictors.onboarding import fit_result
 from predictors.storage import Known, load_predictor
-from predictors.transfer import Relatives, Transfer
+from predictors.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
 
 FOLDS = 5
 MOST_LOST = 0.05  # of mean relative error, over what was known before, for what is gained elsewhere
@@ -55,19 +56,19 @@ class Version:
 
 @dataclass(frozen=True)
 class Refits:
-    """``nas.core.ports.Refitter``: fits the family of ``predictor`` to what is ``known`` and more. ``relatives``: the
-    known devices that a predictor learns from which has few networks of its own."""
+    """``nas.core.ports.Refitter``: fits the family of ``predictor`` to what is ``known`` and more. ``kin``: the known
+    devices that a predictor learns from which has few networks of its own."""
 
     predictor: LatencyPredictor
     known: Known
     space: SearchSpace
     profile: DeviceProfile
     blobs: BlobStore
-    relatives: Relatives | None = None
+    kin: Sequence[Table] = ()
 
     def fit(self, genes_NG: Genes, latency_ms_N: Floats) -> Refit:
         """The next version; its record holds its card and its blobs. Raises as ``refitted``."""
-        version = refitted(self.predictor, self.known, self.space, genes_NG, latency_ms_N, self.relatives)
+        version = refitted(self.predictor, self.known, self.space, genes_NG, latency_ms_N, self.kin)
         record = fit_result(version.fitted, self.profile, self.space, version.known, self.blobs)
         added = len(version.known.genes_NG) - len(self.known.genes_NG)
         return Refit(version.predictor, {**record, **vars(version.verdict), "added": added})
@@ -77,31 +78,42 @@ class Refits:
         return load_predictor(record["family"], self.blobs.get(record["blob"]))
 
 
+def can_learn(predictor: LatencyPredictor, n: int, most: int, kin: Sequence[Table]) -> bool:
+    """Whether a predictor of ``n`` networks can be fitted to any number from these to ``most``. One that has learned
+    from relatives needs them, each with more networks than it has, until it has enough to stand alone."""
+    if predictor.family != Transfer.family or n >= FEWEST_ALONE:
+        return True
+    return n > FEWEST and len(_larger(kin, min(most, FEWEST_ALONE - 1))) >= FEWEST_DEVICES
+
+
 def refitted(
     predictor: LatencyPredictor,
     known: Known,
     space: SearchSpace,
     genes_MG: Genes,
     latency_ms_M: Floats,
-    relatives: Relatives | None = None,
+    kin: Sequence[Table] = (),
 ) -> Version:
     """The version after ``predictor``: fitted, and its bound calibrated anew, with M further measurements, such as
     those of a front that was verified. A network that was measured before counts with its later latency alone.
 
-    A predictor that learned from relatives does so as long as it is given any; without, it has to stand alone.
-    Raises InvalidInput for networks of another space, and for latencies that are not positive numbers.
+    A predictor that learned from relatives does so as long as enough of its ``kin`` have more networks than it; then it
+    has to stand alone. Raises InvalidInput for networks of another space, for latencies that are not positive numbers,
+    and for too few networks to stand alone.
     """
     if genes_MG.ndim != 2 or genes_MG.shape[1] != known.genes_NG.shape[1]:
         raise InvalidInput(f"expected genes of shape (M, {known.genes_NG.shape[1]}), got {genes_MG.shape}")
     check_measured(space.features(genes_MG), latency_ms_M, fewest=1)
     more = added(known, space, genes_MG, latency_ms_M)
-    if predictor.family == Transfer.family and relatives is not None:
+    larger = _larger(kin, len(more.genes_NG)) if predictor.family == Transfer.family else []
+    relatives = Relatives.learn(larger) if len(larger) >= FEWEST_DEVICES else None
+    if relatives is not None:
         fitted = fit_transfer(relatives, space.features(more.genes_NG), more.latency_ms_N, seed=0)
     else:
         more = more if more.held_out_N.any() else _with_some_held_out(more)
         family: Any = predictor if hasattr(predictor, "fit_networks") else predictor.family
         fitted = fit_family(
-            Best.family if isinstance(predictor, Transfer) else family,
+            Best.family if predictor.family == Transfer.family else family,
             space,
             more.genes_NG,
             more.latency_ms_N,
@@ -134,13 +146,15 @@ def not_worse(point: Point, x_NF: Floats, y_N: Floats, older_N: NDArray[np.bool_
     """Whether fits to all N networks predict no worse than fits to the older ones alone, which then took
     ``before_ms_O``: each network is predicted by fits that do not know it. The mean relative error over all networks
     must not be higher by more than the standard error of the difference; nor that over the older ones by more than
-    ``MOST_LOST``, so that odd measurements of a few new ones do not spoil what was known.
+    ``MOST_LOST``, so that odd measurements of a few new ones do not spoil what was known. Every fold has its share of
+    the older ones, of which there may be a handful.
     """
     n, new_N, old_N = len(y_N), np.empty(len(y_N)), np.empty(len(y_N))
     then_N = y_N.copy()
     then_N[older_N] = before_ms_O
     order = np.random.default_rng(0).permutation(n)
-    for fold in np.array_split(order, min(FOLDS, n)):
+    order = order[np.argsort(~older_N[order], kind="stable")]
+    for fold in (order[i :: min(FOLDS, n)] for i in range(min(FOLDS, n))):
         rest = np.setdiff1d(order, fold)
         older = rest[older_N[rest]]
         new_N[fold] = point(x_NF[rest], y_N[rest], 0).predict(x_NF[fold]).mean_ms
@@ -197,3 +211,7 @@ def _with_some_held_out(known: Known) -> Known:
     held_out_N = np.zeros(n, dtype=bool)
     held_out_N[np.random.default_rng((0, 7)).choice(n, round(HELD_OUT * n), replace=False)] = True
     return Known(known.genes_NG, known.latency_ms_N, held_out_N)
+
+
+def _larger(kin: Sequence[Table], n: int) -> list[Table]:
+    return [table for table in kin if len(table.latency_ms_N) > n]

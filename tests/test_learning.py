@@ -26,6 +26,7 @@ from nas.core.events import (
     Refitted,
     SearchState,
     StageFinished,
+    Warned,
     decode,
     encode,
     fold,
@@ -53,7 +54,8 @@ from predictors.bayesian_linear import BayesianLinear
 from predictors.fitting import fit_family, fit_networks
 from predictors.onboarding import fit_result
 from predictors.storage import Known, dump_measured, dump_predictor, load_known
-from predictors.versions import Refits, refitted
+from predictors.transfer import Relatives, Table, Transfer
+from predictors.versions import Refits, can_learn, refitted
 from server.store.blobs import FolderBlobs
 from server.store.store import open_store
 from tests import fakes
@@ -306,6 +308,53 @@ def test_every_family_that_learns_a_device_alone_can_be_fed_back_to(family: str,
     assert found.record["networks"] == 48
     loaded = predict_latency(refits.load(found.record), SPACE, fed)
     assert loaded.upper_ms.tolist() == predict_latency(found.predictor, SPACE, fed).upper_ms.tolist()
+
+
+def relative_ms(seed: int) -> Any:
+    rng = np.random.default_rng(seed)
+    weights = np.exp(0.2 * rng.standard_normal(SPACE.features(POOL[:1]).shape[1]))
+    scale = weights / np.maximum(SPACE.features(POOL).mean(0), 1e-9) / len(weights)
+    return lambda genes_NG: 0.05 + SPACE.features(genes_NG) @ scale
+
+
+def relatives(networks: int) -> list[Table]:
+    return [Table(SPACE.features(POOL[:networks]), relative_ms(seed)(POOL[:networks])) for seed in range(4)]
+
+
+def test_a_device_that_was_learned_from_relatives_learns_beside_them_until_it_can_stand_alone(tmp_path: Path) -> None:
+    kin, mine, fed = relatives(networks=34), relative_ms(9), POOL[1000:1120]
+    known = Known(POOL[100:110], mine(POOL[100:110]), np.zeros(10, dtype=bool))
+    first = Transfer.fit(SPACE.features(known.genes_NG), known.latency_ms_N, Relatives.learn(kin))
+    assert can_learn(first, 10, 200, kin)
+    refits = Refits(first, known, SPACE, PROFILE, FolderBlobs(tmp_path), kin)
+    beside = refits.fit(fed[:8], mine(fed[:8]))
+    assert (beside.record["family"], beside.record["networks"]) == ("transfer", 18)
+    assert beside.record["better"], beside.record["why"]
+    alone = refits.fit(fed[:30], mine(fed[:30]))  # more than are known of any relative
+    assert (alone.record["family"], alone.record["networks"]) == ("best", 40)
+    for found in (beside, alone):
+        guess = predict_latency(refits.load(found.record), SPACE, fed[30:])
+        assert np.abs(guess.mean_ms / mine(fed[30:]) - 1).mean() < 0.1
+    # Between 20 and 32 networks it could neither stand alone nor be told from such relatives.
+    assert not can_learn(first, 10, 200, relatives(networks=20))
+    assert can_learn(first, 10, 15, relatives(networks=20))
+    assert can_learn(first, 40, 200, ())
+    assert not can_learn(first, 3, 5, kin)
+
+
+def test_a_handful_of_older_networks_is_enough_to_judge_a_version() -> None:
+    some, mine = POOL[200:230], relative_ms(9)
+    known = Known(some[:4], mine(some[:4]), np.zeros(4, dtype=bool))
+    kin = relatives(networks=60)
+    first = Transfer.fit(SPACE.features(known.genes_NG), known.latency_ms_N, Relatives.learn(kin), 2.0)
+    assert refitted(first, known, SPACE, some[4:], mine(some[4:]), kin).verdict.better
+
+
+def test_a_predictor_that_cannot_be_fitted_anew_is_said_to_be_so(tmp_path: Path) -> None:
+    resources = Resources(FolderBlobs(tmp_path), Device(), lambda: 0.0)
+    events = list(LearnStage().run(problem(), resources, SearchState()))
+    assert [type(e) for e in events] == [Warned, StageFinished]
+    assert "too little is known of device" in fold_all(events).warnings[0]
 
 
 def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ from nas.core.ports import (
     Stage,
     Together,
 )
-from nas.core.spec import FEWEST_ALONE, BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
+from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.tuning import Tuner
 from nas.energy import metered
 from nas.engine import price_search, run_search, stages_of
@@ -51,10 +51,10 @@ from nas.fleet import FleetPredictor
 from nas.layer_models import empty_to_onnx, layer_to_onnx
 from predictors.figures import onboard_figures
 from predictors.measure import measure_isolated, profile_machine
-from predictors.onboarding import known_devices, onboard
+from predictors.onboarding import onboard
 from predictors.storage import load_known, load_measured, load_predictor
-from predictors.transfer import FEWEST_DEVICES, Transfer
-from predictors.versions import Refits, added
+from predictors.transfer import Table, Transfer
+from predictors.versions import Refits, added, can_learn
 from server.store.blobs import open_blobs
 from workers.remote import RemoteMeasurer
 
@@ -197,21 +197,19 @@ def _refits(
     blobs: BlobStore,
     budget: BudgetSpec,
 ) -> Refits | None:
-    """How the predictor learns, from all that was ever measured alike on the device."""
+    """How the predictor learns, from all that was ever measured alike on the device; None where too little is known."""
     if learning is None:
         return None
     known = load_known(blobs.get(learning["known"]))
     if learning["genes"]:
         known = added(known, space, np.array(learning["genes"], dtype=np.int64), np.array(learning["latency_ms"]))
-    relatives = None
+    kin = []
     if predictor.family == Transfer.family:
-        kin = [load_measured(blobs.get(blob)) for blob in learning["relatives"]]
-        most = len(known.genes_NG) + 2 * budget.verified * (1 + budget.reexplore)
-        if sum(len(genes) > most for genes, _ in kin) >= FEWEST_DEVICES:
-            relatives = known_devices(space, kin, most)
-        elif len(known.genes_NG) < FEWEST_ALONE:
-            return None  # too few to stand alone, and too many to be told from its relatives
-    return Refits(predictor, known, space, profile, blobs, relatives)
+        tables = (load_measured(blobs.get(blob)) for blob in learning["relatives"])
+        kin = [Table(space.features(genes), ms) for genes, ms in tables]
+    n = len(known.genes_NG)
+    most = n + 2 * budget.verified * (1 + budget.reexplore)
+    return Refits(predictor, known, space, profile, blobs, kin) if can_learn(predictor, n, most, kin) else None
 
 
 def _tuner(spec: SearchSpec) -> Tuner | None:

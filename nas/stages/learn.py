@@ -27,6 +27,7 @@ from nas.core.events import (
     Refitted,
     SearchState,
     StageFinished,
+    Warned,
     fold,
 )
 from nas.core.fronts import front_of, steering
@@ -56,6 +57,12 @@ class LearnStage:
         """Every step follows from the latest ``Refitted`` and the events after it, so a restart takes the same one."""
         refit = resources.refit
         if refit is None or problem.fleet or not problem.profile.measurable:
+            if problem.profile.measurable and not problem.fleet:
+                yield Warned(
+                    self.name,
+                    f"too little is known of device {problem.spec.device!r} to fit its latency predictor anew with "
+                    "what was measured: add the device again, with more samples",
+                )
             yield StageFinished(self.name, 0.0, {"refits": 0, "rounds": 0, "broken": 0})
             return
         trained = "retrain" in state.finished or steering(state.finished) != "val_accuracy"
@@ -98,7 +105,7 @@ class LearnStage:
         """One fit to made-up measurements, and one network that is scored. Whether a bound will break is not known."""
         refit, clock = resources.refit, resources.clock
         if refit is None or problem.fleet or not problem.profile.measurable:
-            return StageCost.nothing(self.name, "nothing is measured from which the predictor could learn")
+            return StageCost.nothing(self.name, "over a fleet, or where too little is known or measured, the predictor does not learn")
         archs, macs = networks(problem.space)
         genes_NG = as_genes(archs[: verified(problem)[1]])
         begun = clock()
