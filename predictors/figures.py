@@ -57,12 +57,13 @@ def onboard_figures(
     result["card"] |= {"protocol": how, "kind": "estimated" if estimated else "predicted"}
     if not estimated and "energy_mj" in table.others:
         if (energy := _fit_energy(spec, table, space)) is not None:
-            result["energy"] = {**energy[1], "blob": blobs.put(dump_predictor(energy[0]))}
+            result["energy"] = {"family": energy[0].family, "blob": blobs.put(dump_predictor(energy[0]))}
+            result["card"]["energy"] = energy[1]
         else:
             yield Warned(
                 "fit",
-                f"the energies of the table are left out: expected at least {_ENOUGH} networks of a single device, got "
-                f"{len(table.genes_NG)} of {len(table.devices)}",
+                f"the energies of the table are left out: expected at least {_ENOUGH} networks of a single device, whose "
+                f"energies differ, got {len(table.genes_NG)} of {len(table.devices)}",
             )
     yield StageFinished("fit", clock() - begun, result)
 
@@ -108,15 +109,15 @@ def _fit_table(spec: DeviceSpec, table: LatencyTable, space: SearchSpace) -> tup
 def _fit_energy(
     spec: DeviceSpec, table: LatencyTable, space: SearchSpace
 ) -> tuple[LatencyPredictor, dict[str, Any]] | None:
-    """What predicts energy, and how well it does on networks that are held out; None for too few networks, or for
-    several devices, of which nobody says whose the energies are."""
+    """What predicts energy, and how well it does on networks that are held out; None for too few networks, for energies
+    that are all the same, or for several devices, of which nobody says whose the energies are."""
     energy_mj_N = table.others["energy_mj"]
-    if len(energy_mj_N) < _ENOUGH or len(table.devices) > 1 or spec.predictor == Transfer.family:
+    told = len(energy_mj_N) >= _ENOUGH and float(np.ptp(energy_mj_N)) > 0
+    if not told or len(table.devices) > 1 or spec.predictor == Transfer.family:
         return None
     fitted = fit_family(spec.predictor, space, table.genes_NG, energy_mj_N, _held_out(spec, len(energy_mj_N)))
     truth, guess = fitted.truth_ms_H, fitted.guess
     return fitted.predictor, {
-        "family": fitted.predictor.family,
         "n": fitted.n,
         "held_out": len(truth),
         "mape": mape(truth, guess.mean_ms),

@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from rich.console import Console
 
 from nas.core.device import DeviceProfile, Latency
 from nas.core.events import SearchState, Warned
 from nas.core.metrics import HELD
 from nas.core.ports import ImageShape, Problem
 from nas.core.spec import DeviceSpec
-from nas.core.views import DryRunView
+from nas.core.views import DeviceView, DryRunView
 from nas.energy import metered
 from nas.objectives import cheap_metrics, losses, violation
 from nas.stages.estimate import survey
 from predictors.figures import onboard_figures
 from predictors.storage import load_predictor
+from server.cli import render
 from server.store.store import Store
 from tests import fakes
 from tests.test_tables import api, csv_of, plugins, store, upload  # noqa: F401  # fixtures
@@ -54,9 +56,15 @@ def search(device: str, bound: float | None) -> dict[str, Any]:
 
 
 def test_a_table_with_energies_makes_energy_an_objective(api: TestClient, store: Store) -> None:  # noqa: F811
-    fit = added(api, store, "phone", table())[-1].result
-    assert fit["energy"]["spearman"] > 0.95
-    assert fit["energy"]["mape"] < 10.0
+    added(api, store, "phone", table())
+    [card] = DeviceView.model_validate(api.get("/v1/devices/phone").json()).predictors
+    assert card.energy is not None
+    assert card.energy.spearman > 0.95
+    assert card.energy.mape < 10.0
+    assert card.energy.n + card.energy.held_out == len(GENES)
+    with (console := Console(width=120)).capture() as told_of:
+        console.print(render.card(card))
+    assert "energy: error" in told_of.get()
     store.collect(grace_s=-1e12)  # what predicts energy is not collected
     found = DryRunView.model_validate(
         api.post("/v1/searches?dry_run=true&measure=false", json=search("phone", 9.0)).json()
@@ -89,6 +97,8 @@ def test_energies_of_several_devices_are_left_out_with_a_warning(api: TestClient
     events = added(api, store, "b", csv_of([("arch", "ms.a", "ms.b", "energy_mj"), *rows]))
     assert any(isinstance(e, Warned) and "energies" in e.message for e in events)
     assert "energy" not in events[-1].result
+    events = added(api, store, "same", table(np.full(len(GENES), 3.0)))  # from which nothing can be learned
+    assert any(isinstance(e, Warned) and "energies" in e.message for e in events)
 
 
 class _Rule:

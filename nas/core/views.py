@@ -402,10 +402,21 @@ class TableView(BaseModel):
     devices: list[str]
 
 
+class EnergyView(BaseModel):
+    """How well energy is predicted: figures over ``held_out`` networks, as those of a card; ``n`` were fitted to."""
+
+    n: int
+    held_out: int
+    mape: float
+    spearman: float
+    coverage: float
+
+
 class CardView(BaseModel):
     """A predictor's card: every figure is over ``held_out`` subnets that took no part in fitting or calibration.
 
-    ``kind``: what its values are, ``estimated`` where nobody has measured what it was fitted to.
+    ``kind``: what its values are, ``estimated`` where nobody has measured what it was fitted to. ``energy``: where the
+    device's table tells energies, how well those are predicted beside the latencies.
     """
 
     id: str
@@ -427,6 +438,7 @@ class CardView(BaseModel):
     predicted_ms: list[float] = []
     upper_ms: list[float] = []
     kind: Literal["predicted", "estimated"] = "predicted"
+    energy: EnergyView | None = None
     number: int = 1
     created_at: datetime
 

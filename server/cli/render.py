@@ -322,6 +322,10 @@ def card(c: CardView) -> RenderableType:
     table.add_row("rank correlation (Spearman, Kendall)", f"{c.spearman:.4f}, {c.kendall:.4f}")
     table.add_row("coverage of the 95 % upper bound", f"{c.coverage:.1%}")
     table.add_row("range", f"{c.range_ms[0]:.4f} to {c.range_ms[1]:.4f} ms")
+    if (e := c.energy) is not None:
+        table.add_row("energy: networks used, held out", f"{e.n}, {e.held_out}")
+        table.add_row("energy: error (MAPE), Spearman", f"{e.mape:.2f} %, {e.spearman:.4f}")
+        table.add_row("energy: coverage of the 95 % upper bound", f"{e.coverage:.1%}")
     return table
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from nicegui import ui
 
 from nas.client import Client
-from nas.core.views import AgentView, CardView, DeviceView, DriftView, SpaceView, VersionView
+from nas.core.views import AgentView, CardView, DeviceView, DriftView, EnergyView, SpaceView, VersionView
 from server.dashboard import charts, words
 from server.dashboard.add_device import AddForm
 from server.dashboard.compare_page import compare_url
@@ -251,6 +251,8 @@ def _draw_card(card: CardView) -> None:
                     'role="img" aria-label="Measured over predicted latency of held-out networks"'
                 )
             _draw_quality(card)
+        if card.energy is not None:
+            _draw_energy(card.energy)
         with div("fold", "details"):
             text("Measuring protocol", tag="summary")
             facts([(k.replace("_", " "), str(v)) for k, v in card.protocol.items()])
@@ -265,6 +267,16 @@ def _draw_quality(card: CardView) -> None:
         figure("Kendall rank correlation", f"{card.kendall:.3f}")
         figure("Held-out networks", str(card.held_out), note=f"fitted on {card.n}, calibrated on {card.calibration}")
         figure("Range", f"{words.significant(low)} to {words.significant(high)} ms")
+
+
+def _draw_energy(energy: EnergyView) -> None:
+    heading("Energy", 2)
+    text("Predicted from the energies of the device's table; nothing measures it.", "small muted")
+    with div("figures"):
+        figure("Mean absolute error (MAPE)", f"{energy.mape:.1f} %")
+        figure("Coverage of the 95 % bound", f"{energy.coverage * 100:.1f} %")
+        figure("Spearman rank correlation", f"{energy.spearman:.3f}")
+        figure("Held-out networks", str(energy.held_out), note=f"fitted on {energy.n}")
 
 
 def _draw_profile(profile: dict[str, Any] | None, profile_id: str | None) -> None:
