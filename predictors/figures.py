@@ -62,8 +62,8 @@ def onboard_figures(
         else:
             yield Warned(
                 "fit",
-                f"the energies of the table are left out: expected at least {_ENOUGH} networks of a single device, whose "
-                f"energies differ, got {len(table.genes_NG)} of {len(table.devices)}",
+                f"the energies of the table are left out: expected at least {_ENOUGH} networks of a single device, "
+                f"whose energies differ, got {len(table.genes_NG)} of {len(table.devices)}",
             )
     yield StageFinished("fit", clock() - begun, result)
 

@@ -45,6 +45,7 @@ from nas.core.views import (
     DifferenceView,
     DriftView,
     DryRunView,
+    EnergyView,
     EventPage,
     EventView,
     ForkBody,
@@ -702,6 +703,7 @@ def make_card(device: str, seed: int) -> CardView:
         measured_ms=true.tolist(),
         predicted_ms=predicted.tolist(),
         upper_ms=(predicted * 1.05).tolist(),
+        energy=EnergyView(n=64, held_out=21, mape=4.6, spearman=0.981, coverage=0.95) if device == "shelf" else None,
         created_at=NOW - timedelta(days=2),
     )
 

@@ -217,6 +217,7 @@ def test_an_agent_is_started_with_the_command_to_copy(page: Any, full: str) -> N
     expect(page.get_by_text("Agents: shelf (there)")).to_be_visible()
     expect(page.get_by_label("Threads")).to_be_hidden()
     page.goto(f"{full}/devices/shelf")
+    expect(page.get_by_text("Predicted from the energies of the device")).to_be_visible()
     expect(page.get_by_text("runtime version: 1.22.0, now 1.31.1")).to_be_visible()
     expect(page.get_by_text("onnxruntime 1.31.1").first).to_be_visible()
 

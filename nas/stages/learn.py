@@ -105,7 +105,7 @@ class LearnStage:
         """One fit to made-up measurements, and one network that is scored. Whether a bound will break is not known."""
         refit, clock = resources.refit, resources.clock
         if refit is None or problem.fleet or not problem.profile.measurable:
-            return StageCost.nothing(self.name, "over a fleet, or where too little is known or measured, the predictor does not learn")
+            return StageCost.nothing(self.name, "over a fleet, and where too little is known, nothing is learned")
         archs, macs = networks(problem.space)
         genes_NG = as_genes(archs[: verified(problem)[1]])
         begun = clock()
