@@ -47,4 +47,5 @@ def _links(paths: Mapping[str, Any], below: str, values: Mapping[str, str]) -> d
         for path, operations in paths.items()
         if path.startswith(below) and set(re.findall(r"{(\w+)}", path)) == set(values)
         for operation in operations.values()
+        if not any(p["in"] == "query" and p.get("required") for p in operation.get("parameters", []))
     }
