@@ -17,8 +17,8 @@ _LEGEND_KEPT = f"{_LEGEND}. Dashed: edges that would be left out"
 
 
 class TraceCard:
-    """A small chart for every reading, and of one run (a seed's, or a part's) the cells as they are now and weights of operations by
-    edge. Hidden while there are no readings."""
+    """A small chart for every reading, and of one run (a seed's, or a part's) the cells as they are now and weights of
+    operations by edge. Hidden while there are no readings."""
 
     def __init__(self) -> None:
         self._box = div("part card")
