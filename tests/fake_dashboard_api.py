@@ -129,7 +129,7 @@ class Problem(Exception):
 
 
 def _cost(spec: SearchSpec) -> CostView:
-    seconds = dict(zip(STAGES, (0.4, 0.0 if spec.supernet else 96.0, 31.0, 12.0, 9.0), strict=True))
+    seconds = dict(zip(STAGES, (0.4, 0.0 if spec.supernet else 96.0, 31.0, 9.0, 3.0, 9.0), strict=True))
     stages = [
         StageCostView(stage=name, seconds=s, low_s=0.7 * s, high_s=1.6 * s, steps=720, timed=2, unit="steps")
         for name, s in seconds.items()

@@ -492,7 +492,7 @@ def test_a_worker_asks_for_what_is_missing_once(tmp_path: Path) -> None:
     with pytest.raises(NotMeasuredYet, match="has to measure 2 networks") as asked:
         list(nothing([b"x", b"y"], PI, ["a", "b"]))
     assert blobs.get(asked.value.networks["b"]) == b"y"
-    some = RemoteMeasurer({f"a/{PI.protocol.id}": MEASURED.as_json()}, blobs)
+    some = RemoteMeasurer({f"{PI.name}/a/{PI.protocol.id}": MEASURED.as_json()}, blobs)
     assert some.knows("a", PI)
     assert not some.knows("a", replace(PI, protocol=MeasurementProtocol(threads=2)))
     with pytest.raises(NotMeasuredYet) as asked:
@@ -804,7 +804,7 @@ def test_two_agents_are_two_devices_and_one_is_killed_in_the_middle(
             assert lease is not None
             assert lease.job_id == jobs[name]
             results = lease.spec["resolved"]["measurements"]
-            assert sorted(results) == sorted(f"{n}/{p.protocol.id}" for n in networks)
+            assert sorted(results) == sorted(f"{name}/{n}/{p.protocol.id}" for n in networks)
             assert all(m["profile"] == p.id for m in results.values())
             assert all(m["refused"] or 0.001 < m["median_ms"] < 50 for m in results.values())
 

@@ -17,6 +17,7 @@ from nas.core.fronts import front_of
 from server.cli.doctor import examine
 from server.settings import Settings
 from server.store.backup import back_up, restore
+from server.store.migrate import head
 from server.store.store import Store, open_store
 from tests import fakes
 from tests.databases import postgres_missing, postgres_server, postgres_url
@@ -114,7 +115,7 @@ def test_the_documented_way_for_postgresql(tmp_path: Path) -> None:
 def test_the_doctor_finds_what_is_wrong(store: Store, home: Path, tmp_path: Path) -> None:
     found = {c.name: c for c in examine(Settings(home=home, port=1))}
     assert {n for n, c in found.items() if c.status == "failed"} == set()
-    assert found["database"].detail.startswith("sqlite, revision 0003")
+    assert found["database"].detail.startswith(f"sqlite, revision {head()}")
     (tmp_path / "file").write_text("")
     bad = Settings(home=home, blobs_url=str(tmp_path / "file"), host="0.0.0.0", port=1, ray_address="127.0.0.1:1")
     failed = {c.name: c.detail for c in examine(bad) if c.status == "failed"}

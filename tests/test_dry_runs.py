@@ -231,7 +231,7 @@ def test_a_dry_run_is_no_search_and_no_matter_of_quotas(api: TestClient, store: 
     lease = store.jobs.claim("worker", 60.0)
     assert lease is not None
     assert (lease.job_id, lease.kind) == (job, "dry_run")
-    expected = {"profile", "predictor", "energy", "fleet", "supernet", "inherited", "measurements"}
+    expected = {"profile", "predictor", "learning", "energy", "fleet", "supernet", "inherited", "measurements"}
     assert set(lease.spec["resolved"]) == expected
     clock.pass_(36.0)
     store.jobs.discard(job)
