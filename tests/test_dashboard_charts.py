@@ -328,6 +328,19 @@ def test_readings_of_every_run_are_lines_of_their_own() -> None:
     assert "Dominant eigenvalue" in drawn["eigenvalue"]["title"]["text"]
 
 
+def test_runs_have_the_names_of_what_they_are_and_their_order() -> None:
+    parts = [e.model_copy(update={"body": renamed(e.body)}) for e in (traced(10, 1), traced(2, 1), traced(10, 2))]
+    runs = by_run(parts)
+    assert [(which, len(run)) for which, run in runs.items()] == [("part 2", 1), ("part 10", 2)]
+    assert list(charts.traces(runs)) == []
+    assert list(by_run([traced(2**40 + 1, 1)])) == ["seed 1099511627777"]
+
+
+def renamed(body: dict[str, Any]) -> dict[str, Any]:
+    values = {{"seed": "part"}.get(name, name): value for name, value in body["values"].items()}
+    return {**body, "values": values}
+
+
 def test_a_mixture_is_drawn_edge_by_edge() -> None:
     [run] = by_run([traced(0, 1, entropy=1.5)]).values()
     options = charts.mixture(run[-1])

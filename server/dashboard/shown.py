@@ -48,7 +48,7 @@ def by_run(traces: Sequence[EventView]) -> dict[str, list[Mapping[str, Any]]]:
     runs: dict[str, list[Mapping[str, Any]]] = {}
     for event in traces:
         values = event.body["values"]
-        run = next((f"{which} {values[which]:g}" for which in WHICH if which in values), "")
+        run = next((f"{which} {int(values[which])}" for which in WHICH if which in values), "")
         runs.setdefault(run, []).append(event.body)
     return {run: runs[run] for run in sorted(runs, key=_number)}  # parts that learn at once begin in any order
 
