@@ -64,7 +64,7 @@ async def fork_dialog(client: Client, frame: Frame, search: SearchView) -> None:
                 "name": name.value,
                 "device": device.value,
                 "seed": seed.value,
-                "budget": {"evaluations": evaluations.value, "verified": verified.value},
+                "budget": spec.budget.model_dump() | {"evaluations": evaluations.value, "verified": verified.value},
                 "objectives": [{"name": o.name, "bound": bounds[o.name].value} for o in spec.objectives],
             }
             child = parse_spec(SearchSpec, record)
