@@ -15,7 +15,7 @@ from nas.core.spec import SearchSpec, parse_spec
 from nas.core.views import EventView, FrontView, PointView
 from server.dashboard import charts, drawing, states, words
 from server.dashboard.actions import ACTIONS
-from server.dashboard.shown import by_seed
+from server.dashboard.shown import by_run
 from server.dashboard.spec_text import spec_text
 from tests.fake_dashboard_api import FakeSearch, make_card, make_comparison, make_device, make_drift, make_searches
 
@@ -318,18 +318,31 @@ WEIGHTS = ((0.25, 0.75), (0.9, 0.1))
 
 
 def test_readings_of_every_run_are_lines_of_their_own() -> None:
-    runs = by_seed([traced(0, 1, entropy=1.5), traced(0, 2, entropy=1.2, eigenvalue=0.3), traced(4, 1, entropy=1.4)])
+    runs = by_run([traced(0, 1, entropy=1.5), traced(0, 2, entropy=1.2, eigenvalue=0.3), traced(4, 1, entropy=1.4)])
     drawn = charts.traces(runs)
     assert list(drawn) == ["entropy", "eigenvalue"]
     lines = {s["id"]: [d["value"] for d in s["data"]] for s in drawn["entropy"]["series"]}
-    assert lines == {"trace.entropy.0": [[1, 1.5], [2, 1.2]], "trace.entropy.4": [[1, 1.4]]}
+    assert lines == {"trace.entropy.seed 0": [[1, 1.5], [2, 1.2]], "trace.entropy.seed 4": [[1, 1.4]]}
     assert len({s["lineStyle"]["color"] for s in drawn["entropy"]["series"]}) == 2
     assert [d["value"] for s in drawn["eigenvalue"]["series"] for d in s["data"]] == [[2, 0.3]]
     assert "Dominant eigenvalue" in drawn["eigenvalue"]["title"]["text"]
 
 
+def test_runs_have_the_names_of_what_they_are_and_their_order() -> None:
+    parts = [e.model_copy(update={"body": renamed(e.body)}) for e in (traced(10, 1), traced(2, 1), traced(10, 2))]
+    runs = by_run(parts)
+    assert [(which, len(run)) for which, run in runs.items()] == [("part 2", 1), ("part 10", 2)]
+    assert list(charts.traces(runs)) == []
+    assert list(by_run([traced(2**40 + 1, 1)])) == ["seed 1099511627777"]
+
+
+def renamed(body: dict[str, Any]) -> dict[str, Any]:
+    values = {{"seed": "part"}.get(name, name): value for name, value in body["values"].items()}
+    return {**body, "values": values}
+
+
 def test_a_mixture_is_drawn_edge_by_edge() -> None:
-    [run] = by_seed([traced(0, 1, entropy=1.5)]).values()
+    [run] = by_run([traced(0, 1, entropy=1.5)]).values()
     options = charts.mixture(run[-1])
     cells = {tuple(d["value"][:2]): d["value"][2] for d in options["series"][0]["data"]}
     assert cells == {(x, y): WEIGHTS[y][x] for x in range(2) for y in range(2)}
@@ -338,7 +351,7 @@ def test_a_mixture_is_drawn_edge_by_edge() -> None:
 
 
 def test_no_readings_draw_nothing() -> None:
-    assert by_seed([]) == {}
+    assert by_run([]) == {}
     assert charts.traces({}) == {}
 
 

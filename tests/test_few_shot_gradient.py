@@ -19,7 +19,7 @@ from nas.core.events import Checkpoint, Event, Traced, fold_all
 from nas.core.fronts import front_of
 from nas.core.mixture import Mixture
 from nas.core.ports import Dataset, ImageShape, Split
-from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.stages.parts import found_inside
 from nas.strategies.few_shot import few_shot
 from nas.supernet import RelaxedSupernet
@@ -261,7 +261,7 @@ def test_parts_that_are_searched_by_gradient_give_the_first_candidates(tmp_path:
     for found, point in zip(runs, state.of("search"), strict=False):  # scored with the weights of their own part
         assert point.metrics["val_accuracy"] == pytest.approx(found["val_accuracy"])
     traces = [e for e in events if isinstance(e, Traced) and e.stage == "train"]
-    tables = {int(t.values["seed"]): np.array(t.table) for t in traces}
+    tables = {int(t.values["part"]): np.array(t.table) for t in traces}
     for part in (0, 1):
         allowed_EO = allowed_operations(space, partition, part)  # type: ignore[arg-type]
         assert (tables[part + 1][~allowed_EO] == 0).all()
@@ -279,9 +279,18 @@ def test_parts_that_are_searched_by_gradient_give_the_first_candidates(tmp_path:
         assert again["derive"] == state.finished["derive"]
         assert not any(isinstance(e, Checkpoint) and e.stage == "train.part1" for e in rest)
 
-    child = problem(SPEC, state.finished["train"]["supernet"], state)
-    reused = fold_all(until(run(tmp_path, child), "derive"))
+    supernet = state.finished["train"]["supernet"]
+    reused = fold_all(until(run(tmp_path, problem(SPEC, supernet, state)), "derive"))
     assert reused.finished["derive"]["networks"] == networks
+
+    costs = space.costs(np.array(networks))["macs"]
+    objectives = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="macs", bound=float(costs.min()) - 1))
+    tight = problem(SPEC.model_copy(update={"objectives": objectives}), supernet, state)
+    bounded = fold_all(until(run(tmp_path, tight), "derive")).finished["derive"]
+    assert bounded["replaced"] == 2
+    assert (space.costs(np.array(bounded["networks"]))["macs"] < costs.min()).all()
+    assert [p["part"] for p in bounded["parts"]] == [1, 2]
+    assert all(0 <= p["val_accuracy"] <= 100 for p in bounded["parts"])  # with the weights of all parts
 
 
 @pytest.mark.parametrize("search", ["gdas", "snas", "proxyless"])

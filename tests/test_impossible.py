@@ -35,6 +35,10 @@ def strategy(name: str, **params: Any) -> dict[str, Any]:
         ),
         ({"space": BENCH, "strategy": strategy("darts", preset="pc_darts", partial=3)}, ["one of 1, 2, 4, 8", "got 3"]),
         ({"space": BENCH, "strategy": strategy("darts", preset="gold", order="first")}, ["one level"]),
+        (
+            {"space": BENCH, "strategy": strategy("few_shot", search="darts", gradient={"partial": 3})},
+            ["partial: expected one of 1, 2, 4, 8", "got 3"],
+        ),
         ({"space": BENCH, "strategy": strategy("few_shot", decisions=["edge99.operation"])}, ["edge99", "edge01"]),
         ({"space": BENCH, "strategy": strategy("few_shot", split="exhaustive", parts=4)}, ["takes 5 parts"]),
         ({"space": MOBILE, "retrain": {"auxiliary": 0.4}}, ["retrain.auxiliary", "they offer: none"]),
@@ -72,13 +76,21 @@ def test_a_supernet_without_a_mixture_is_refused_for_differentiable_search() -> 
     space = space_of(spec.space, spec.data)
     assert space.shape == ImageShape(1, 8, 8, 10)
 
+    def named(what: str) -> StrategySpec:
+        name, _, search = what.partition(":")
+        return StrategySpec(name=name, params={"search": search} if search else {})
+
     def problems(parent: str, child: str) -> list[str]:
-        other = spec.model_copy(update={"strategy": StrategySpec(name=parent), "supernet": None})
-        wanted = spec.model_copy(update={"strategy": StrategySpec(name=child)})
+        other = spec.model_copy(update={"strategy": named(parent), "supernet": None})
+        wanted = spec.model_copy(update={"strategy": named(child)})
         found = list(_supernet_problems(wanted, space, Known(other, space.id)))  # type: ignore[arg-type]
         assert all(isinstance(p, InvalidSpec) for p in found)
         return [str(p) for p in found]
 
     (why,) = problems("once_for_all", "darts")
-    assert "darts goes on from supernets of darts, search abc trained one by once_for_all" in why
+    assert "goes on from a search by gradient" in why
+    assert "search abc has learned no mixture by once_for_all" in why
+    assert problems("once_for_all", "few_shot:gdas")
+    assert problems("few_shot", "few_shot:darts")
+    assert problems("few_shot:darts", "few_shot:gdas") == problems("few_shot:darts", "darts") == []
     assert problems("darts", "darts") == problems("darts", "once_for_all") == problems("few_shot", "once_for_all") == []

@@ -17,7 +17,6 @@ from nas.core.events import Checkpoint, StageFinished, Traced, fold_all
 from nas.core.fronts import front_of
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
-from nas.engine import stage_names
 from nas.strategies.few_shot import few_shot
 from nas.supernet import Supernet
 from nas.training.fewshot.mixture import Mixing, balance, imbalance, mix, probabilities
@@ -233,7 +232,7 @@ SPEC = SearchSpec(
 def test_a_search_by_a_mixture_ends_with_a_verified_front_and_the_same_when_cut(tmp_path: Path) -> None:
     events = kept(list(run(tmp_path, problem(SPEC))))
     expected = fold_all(events)
-    assert tuple(expected.finished) == stage_names(SPEC)
+    assert tuple(expected.finished) == few_shot.stage_names(PARAMS)  # type: ignore[attr-defined]
     front = front_of(SPEC, expected)
     assert front.final
     assert front.points

@@ -58,7 +58,7 @@ def test_a_cell_is_looked_up_by_its_operations(table: nb.Table) -> None:
 def test_every_preset_is_valid_at_both_sizes_and_learns_as_far() -> None:
     for setting in (nb.SMALL, nb.FULL):
         found = {name: nb.options(name, setting) for name in nb.NAMES}
-        assert len(found) == 11
+        assert len(found) == 12
         assert {o.epochs for o in found.values()} == {setting.epochs}
         steps = setting.epochs * (setting.images // 2 // setting.batch)
         assert found["darts"].alpha_lr * steps == pytest.approx(3e-4 * nb.PUBLISHED_STEPS)

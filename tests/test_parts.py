@@ -81,9 +81,10 @@ class Mortal:
         return str(self.stage.name)
 
     def run(self, problem: Any, resources: Any, state: Any) -> Iterator[Event]:
+        begun = state.checkpoints[self.name].step if self.name in state.checkpoints else 0
         for event in self.stage.run(problem, resources, state):
             yield event
-            if isinstance(event, Checkpoint) and event.step == STEPS // 2 and self.name not in state.checkpoints:
+            if isinstance(event, Checkpoint) and event.step == STEPS // 2 > begun:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -203,15 +204,17 @@ def test_parts_end_in_the_same_bits_though_their_job_is_ended_and_one_of_them_is
     task.kill()
     wait_until_gone("train.")
     assert not [e for e in events if isinstance(e, Warned)]
-    rest = list(follow(start(cluster, [*before, *events], run="parts", mortal="train.part2")))
+    done = steps_of(events)
+    mortal = min(WANTED, key=lambda name: (len(done.get(name, [])), name))  # on a busy machine any may be behind
+    rest = list(follow(start(cluster, [*before, *events], run="parts", mortal=mortal)))
     assert isinstance(rest[-1], StageFinished)
     assert rest[-1] == expected[-1]
     assert steps_of(expected[:-2]) == WANTED
     assert steps_of([*events, *rest[:-2]]) == WANTED  # no step was done twice
     [warning] = [e for e in rest if isinstance(e, Warned)]
-    assert warning.stage == "train.part2"
+    assert warning.stage == mortal
     at = rest.index(warning)
-    assert f"goes on after step {steps_of(rest[:at])['train.part2'][-1]};" in warning.message
+    assert f"goes on after step {steps_of(rest[:at])[mortal][-1]};" in warning.message
 
 
 def test_parts_run_at_the_same_time_and_share_the_cores(cluster: Cluster, tmp_path: Path) -> None:

@@ -55,15 +55,18 @@ def _on_ray(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     waiting = deque(stages)
     running: dict[int, Any] = {}
-    over = threading.Event()
+    over, starting = threading.Event(), threading.Lock()
     news: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
 
     def start(hand: int, stage: Stage, known: SearchState) -> Any:
         device = devices[hand % len(devices)] if devices else None
         task = _RUN_ONCE if gpus else _RUN
-        # The job holds cores and GPUs already; asking for them again would wait for itself.
-        running[hand] = task.options(name=stage.name, scheduling_strategy=here).remote(stage, shared, known, device)
-        return running[hand]
+        with starting:
+            if over.is_set():  # nobody would end it
+                return ()
+            # The job holds cores and GPUs already; asking for them again would wait for itself.
+            running[hand] = task.options(name=stage.name, scheduling_strategy=here).remote(stage, shared, known, device)
+            return running[hand]
 
     def work(hand: int) -> None:
         try:
@@ -88,7 +91,8 @@ def _on_ray(
             else:
                 yield item
     finally:
-        over.set()
+        with starting:
+            over.set()
         for task in running.values():
             ray.cancel(task, force=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, ClassVar
@@ -68,7 +68,7 @@ class BilevelStage:
                             total = self.options.seeds * news.total
                             yield Progress(self.name, before + news.done, total, "steps", values, message)
                     case Reading():
-                        yield traced(self.name, learning, seed, news, before)
+                        yield traced(self.name, learning, {"seed": seed}, news, before)
                         for warning in news.warnings:
                             yield Warned(self.name, warning if self.options.seeds == 1 else f"seed {seed}: {warning}")
                     case TrainState():
@@ -146,10 +146,11 @@ def searching(
     return Search(moved, problem.space, problem.data, pipeline, options, seed, latency, allowed_EO)
 
 
-def traced(stage: str, learning: Search, seed: int, reading: Reading, before: int) -> Traced:
-    """A reading as an event; ``before`` steps were done by other runs."""
+def traced(stage: str, learning: Search, run: Mapping[str, float], reading: Reading, before: int) -> Traced:
+    """A reading as an event. ``run`` tells the run by name and number, such as its seed; ``before`` steps were done by
+    other runs."""
     mixture = learning.space.mixture
-    values = {"seed": float(seed), "epoch": float(reading.epoch + 1), **reading.values}
+    values = {**run, "epoch": float(reading.epoch + 1), **reading.values}
     table = tuple(tuple(round(float(p), 5) for p in row) for row in reading.p_EO)
     step = before + (reading.epoch + 1) * learning.per_epoch
     return Traced(stage, step, values, mixture.edges, mixture.operations, table)

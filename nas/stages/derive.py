@@ -26,7 +26,8 @@ from nas.training.progressive import TrainState
 class DeriveStage:
     """Reads the networks off every run's mixture; one that breaks a bound is replaced by the likeliest within. The
     network of every seed is scored on validation images with the weights of its own run, and with several seeds, mean
-    and deviation tell how much of it is luck."""
+    and deviation tell how much of it is luck. Where the runs are those of a divided space's parts, the weights are in
+    the supernet of all, and what they found differs for other reasons than luck."""
 
     name: ClassVar[str] = "derive"
 
@@ -45,7 +46,7 @@ class DeriveStage:
 
         runs = json.loads(weights["runs"])
         networks: list[list[int]] = []
-        seeds: list[dict[str, Any]] = []
+        found: list[dict[str, Any]] = []
         mended = 0
         for run in runs:
             rng = np.random.default_rng((problem.spec.seed, 12, int(run["seed"])))
@@ -56,18 +57,23 @@ class DeriveStage:
             if (genes != favourite).any():
                 mended += 1
                 try:
-                    accuracy = _score(problem, resources, run["supernet"], genes)
+                    accuracy = _score(problem, resources, run.get("supernet", blob), genes)
                 except NotFound:  # of a search that was deleted
                     accuracy = None
                     yield Warned(self.name, f"the weights of seed {run['seed']} are gone, so its network has no score")
-            seeds.append({"seed": run["seed"], "genes": genes.tolist(), "val_accuracy": accuracy})
+            which = {"part": run["part"] + 1} if "part" in run else {"seed": run["seed"]}
+            found.append({**which, "genes": genes.tolist(), "val_accuracy": accuracy})
             series = [g for g in run["series"] if broken(np.array([g]))[0] == 0]
             networks += [g for g in (genes.tolist(), *reversed(series)) if g not in networks]
         if mended:
             yield Warned(self.name, f"{mended} of {len(runs)} found networks broke a bound and were replaced")
         shares = [skip_share(space.mixture, space.table(np.array(g))) for g in networks]
-        result = {"networks": networks, "replaced": mended, "skip_shares": shares, "seeds": seeds}
-        yield StageFinished(self.name, 0.0, result | _spread([s["val_accuracy"] for s in seeds]))
+        result = {"networks": networks, "replaced": mended, "skip_shares": shares}
+        if any("part" in run for run in runs):
+            result |= {"parts": found}
+        else:
+            result |= {"seeds": found, **_spread([s["val_accuracy"] for s in found])}
+        yield StageFinished(self.name, 0.0, result)
 
     def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """It looks at a few thousand predictions at most."""

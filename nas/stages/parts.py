@@ -127,7 +127,7 @@ class GradientPartStage:
                 case Learned() if (values := pace.seen(news)) is not None:
                     yield Progress(self.name, news.done, news.total, "steps", values)
                 case Reading():
-                    yield traced(self.name, learning, self.part + 1, news, 0)
+                    yield traced(self.name, learning, {"part": self.part + 1}, news, 0)
                     for warning in news.warnings:
                         yield Warned(self.name, f"part {self.part + 1}: {warning}")
                 case TrainState() if news.phase < len(learning.kinds):
@@ -217,9 +217,10 @@ class PartsStage:
         if problem.supernet_blob is not None:
             return StageCost.nothing(self.name, "the supernet is trained already")
         if self.options is not None:
-            each = BilevelStage(self.options).price(problem, resources, state)
-            assert each.seconds is not None and each.low_s is not None and each.high_s is not None  # noqa: PT018
             hands = self._hands(problem, resources, self.most)
+            with _threads(max(1, torch.get_num_threads() // hands)):
+                each = BilevelStage(self.options).price(problem, resources, state)
+            assert each.seconds is not None and each.low_s is not None and each.high_s is not None  # noqa: PT018
             span = Span(each.low_s, each.seconds, each.high_s) * _longest([1] * self.most, hands)
             return StageCost.of(self.name, span, each.steps * self.most, each.timed, "steps")
         clock = resources.clock

@@ -89,12 +89,12 @@ class SplitStage:
         clock, space = resources.clock, problem.space
         net = space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
         batch = self._batch(problem, resources)
-        gene, count = divisible(space)[0], len(self.decisions) or len(divisible(space))
-        match(net, space, batch, gene, 1, np.random.default_rng(0))
+        genes = [g for g in divisible(space) if not self.decisions or space.decisions[g].name in self.decisions]
+        match(net, space, batch, genes[0], 1, np.random.default_rng(0))
         begun = clock()
-        match(net, space, batch, gene, 1, np.random.default_rng(1))
-        seconds = (clock() - begun) * self.repeats * count
-        return StageCost.of(self.name, Span(seconds / 2, seconds, 2 * seconds), count, 1, "decisions")
+        match(net, space, batch, genes[0], 1, np.random.default_rng(1))
+        seconds = (clock() - begun) * self.repeats * len(genes)
+        return StageCost.of(self.name, Span(seconds / 2, seconds, 2 * seconds), len(genes), 1, "decisions")
 
     def _batch(self, problem: Problem, resources: Resources) -> Any:
         pipeline = Pipeline(problem.data, resources.torch_device)

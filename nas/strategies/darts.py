@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nas.core import registry
 from nas.core.errors import InvalidSpec
-from nas.core.mixture import is_relaxed
+from nas.core.mixture import RelaxedSpace, is_relaxed
 from nas.core.ports import Problem, SearchSpace, Stage
 from nas.core.spec import SearchSpec, parse_spec
 from nas.training.gradient.options import DartsParams
@@ -40,6 +40,11 @@ def check(spec: SearchSpec, space: SearchSpace) -> None:
             f"strategy darts mixes operations, which {space.name} does not offer: expected a space with mixtures, such "
             f"as nas_bench_201 (registered besides: {known})"
         )
+    check_partial(params, space)
+
+
+def check_partial(params: DartsParams, space: RelaxedSpace) -> None:
+    """Raises InvalidSpec where the channels of a space cannot be divided as the parameters say."""
     if params.partial not in (partials := space.partials):
         raise InvalidSpec(
             f"partial: expected one of {', '.join(map(str, partials))}, since the channels of {space.name} with these "
@@ -48,6 +53,5 @@ def check(spec: SearchSpec, space: SearchSpace) -> None:
 
 
 darts.check = check  # type: ignore[attr-defined]
-darts.supernets_of = ("darts",)  # type: ignore[attr-defined]
 darts.params_model = DartsParams  # type: ignore[attr-defined]
 darts.stage_names = ("estimate", "train", "derive", "explore", "verify", "export")  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from nas.core.errors import InvalidSpec
 from nas.core.mixture import is_relaxed
 from nas.core.ports import Problem, SearchSpace, Stage
 from nas.core.spec import SearchSpec, parse_spec
+from nas.strategies.darts import check_partial
 from nas.training.fewshot.allowed import edges_by_decision
 from nas.training.fewshot.partition import divisible, exhaustive_split, routed_genes
 from nas.training.gradient.options import DartsParams
@@ -81,15 +82,13 @@ _OURS = {"preset", "epochs", "seeds", "batch_size", "checkpoint_s"}
 
 def check(spec: SearchSpec, space: SearchSpace) -> FewShotParams:
     """The parameters of a spec. Raises InvalidSpec for decisions that a space lacks, where nothing can be split, and
-    for a search by gradient in a space without mixtures."""
+    for a search by gradient in a space without mixtures, or with mixtures that cannot be as the parameters say."""
     params = parse_spec(FewShotParams, spec.strategy.params)
     known = [space.decisions[g].name for g in divisible(space)]
     if not known:
         raise InvalidSpec(f"few_shot splits decisions, of which {space.name} leaves none open but the resolution")
     if unknown := [n for n in params.decisions if n not in known]:
         raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(known)}")
-    if params.search != "explore":
-        _gradient_options(params)
     decisions = _divided(params, space)
     if params.split == "exhaustive":
         exhaustive_split(space, decisions, params.parts)
@@ -170,11 +169,13 @@ def _divided(params: FewShotParams, space: SearchSpace) -> tuple[str, ...]:
     named = tuple(params.decisions)
     if params.search == "explore":
         return named
+    options = _gradient_options(params)
     if not is_relaxed(space):
         raise InvalidSpec(
             f"search {params.search} mixes operations, which {space.name} does not offer: expected search explore, or "
             "a space with mixtures, such as nas_bench_201"
         )
+    check_partial(options, space)
     fit = tuple(space.decisions[g].name for g in edges_by_decision(space))
     if unfit := [n for n in named if n not in fit]:
         raise InvalidSpec(

@@ -8,8 +8,6 @@ same space with other parameters: while searching, normalisation has no scale of
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +27,7 @@ from nas.core.liveness import Trace, chain
 from nas.core.mixture import Mixture
 from nas.core.ports import ImageShape, Layer
 from nas.core.spec import parse_spec
+from search_spaces.identity import space_id
 
 # Cheapest first. The last seven are what an edge of a network can carry.
 OPERATIONS = (
@@ -189,8 +188,7 @@ class DartsCell:
     def id(self) -> str:
         """Name plus a hash over parameters, input shape and classes."""
         s = self.shape
-        record = [self.config.model_dump(mode="json"), s.channels, s.height, s.width, s.classes]
-        return f"{self.name}-{hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]}"
+        return space_id(self.name, self.params, s.channels, s.height, s.width, s.classes)
 
     @cached_property
     def plans(self) -> tuple[CellPlan, ...]:

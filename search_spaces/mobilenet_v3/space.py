@@ -10,8 +10,6 @@ convolution, global pooling, a hidden layer, the classifier.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -25,6 +23,7 @@ from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.graph import Graph
 from nas.core.liveness import chain
 from nas.core.ports import ImageShape, Layer
+from search_spaces.identity import space_id
 
 Activation = Literal["relu", "hswish"]
 
@@ -198,8 +197,7 @@ class MobileNetV3:
     @cached_property
     def id(self) -> str:
         """Name plus a hash over parameters, input channels and classes."""
-        record = [self.config.model_dump(mode="json"), self.shape.channels, self.shape.classes]
-        return f"{self.name}-{hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]}"
+        return space_id(self.name, self.params, self.shape.channels, self.shape.classes)
 
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:

@@ -7,8 +7,6 @@ pooling, classifier. Edges on no path from input to output do nothing: they are 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from functools import cache, cached_property
 from itertools import pairwise
@@ -27,6 +25,7 @@ from nas.core.liveness import Trace, chain
 from nas.core.mixture import Mixture
 from nas.core.ports import ImageShape, Layer
 from nas.core.spec import parse_spec
+from search_spaces.identity import space_id
 
 OPERATIONS = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3")  # cheapest first
 NONE, SKIP, POOL, CONV1, CONV3 = range(5)
@@ -146,8 +145,7 @@ class NasBench201:
     def id(self) -> str:
         """Name plus a hash over parameters, input shape and classes."""
         s = self.shape
-        record = [self.config.model_dump(mode="json"), s.channels, s.height, s.width, s.classes]
-        return f"{self.name}-{hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]}"
+        return space_id(self.name, self.params, s.channels, s.height, s.width, s.classes)
 
     @property
     def widths(self) -> tuple[int, ...]:

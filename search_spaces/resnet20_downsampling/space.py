@@ -8,8 +8,6 @@ choose, so every network has the same weights. ``[4, 3, 3]`` counts the units at
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from math import prod
@@ -23,6 +21,7 @@ from nas.core.errors import InvalidInput, UnknownName
 from nas.core.liveness import chain
 from nas.core.ports import ImageShape, Layer
 from nas.core.spec import parse_spec
+from search_spaces.identity import space_id
 
 COSTS = ("params", "macs", "model_bytes", "peak_bytes")
 CONVOLUTIONS = ("dense", "pointwise")
@@ -88,8 +87,7 @@ class Resnet20Downsampling:
     def id(self) -> str:
         """Name plus a hash over parameters, input shape and classes."""
         s = self.shape
-        record = [self.config.model_dump(mode="json"), s.channels, s.height, s.width, s.classes]
-        return f"{self.name}-{hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]}"
+        return space_id(self.name, self.params, s.channels, s.height, s.width, s.classes)
 
     @cached_property
     def widths(self) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -272,19 +272,13 @@ def _supernet_problems(spec: SearchSpec, space: SearchSpace, queries: Queries) -
         yield InvalidSpec(f"supernet: search {spec.supernet} is over the space {space_id}, this one over {space.id}")
     elif other.data != spec.data:
         yield InvalidSpec(f"supernet: search {spec.supernet} was trained on other data: {other.data!r}")
-    elif other.strategy.name not in (known := _supernets_of(spec.strategy.name)):
+    elif "derive" in stage_names(spec) and "derive" not in stage_names(other):  # networks are read off a mixture
         yield InvalidSpec(
-            f"supernet: strategy {spec.strategy.name} goes on from supernets of {' or '.join(known)}, search "
-            f"{spec.supernet} trained one by {other.strategy.name}"
+            "supernet: a search by gradient goes on from a search by gradient (strategy darts, or few_shot with such a "
+            f"search in its parts), search {spec.supernet} has learned no mixture by {other.strategy.name}"
         )
     elif queries.supernet(spec.supernet) is None:
         yield Conflict(f"supernet: search {spec.supernet} has not finished its training")
-
-
-def _supernets_of(strategy: str) -> Sequence[str]:
-    """The strategies whose supernets one can go on from: all, unless it says which."""
-    named = getattr(registry.load("nas.strategies", strategy), "supernets_of", None)
-    return registry.names("nas.strategies") if named is None else named
 
 
 def _inherited(spec: SearchSpec, queries: Queries) -> int:

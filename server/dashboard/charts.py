@@ -30,6 +30,7 @@ from nas.core.views import (
     TrustView,
 )
 from server.dashboard import words
+from server.dashboard.shown import WHICH
 
 Options = dict[str, Any]
 Series = dict[str, Any]
@@ -200,24 +201,24 @@ def trace_title(name: str) -> str:
     return _TRACES.get(name, name.replace("_", " "))
 
 
-def traces(runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Options]:
-    """A chart of every reading over epochs, by its name, with a line for each seed's run."""
+def traces(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Options]:
+    """A chart of every reading over epochs, by its name, with a line for each run of ``shown.by_run``."""
     names = dict.fromkeys(n for run in runs.values() for body in run for n in body["values"])
-    return {name: _trace(name, runs) for name in names if name not in ("seed", "epoch")}
+    return {name: _trace(name, runs) for name in names if name not in (*WHICH, "epoch")}
 
 
-def _trace(name: str, runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> Options:
+def _trace(name: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Options:
     series: list[Series] = []
     epochs, values = [1.0], []
-    for i, (seed, run) in enumerate(runs.items()):
+    for i, (which, run) in enumerate(runs.items()):
         cells = [(b["values"].get("epoch", b["step"]), b["values"][name]) for b in run if name in b["values"]]
         epochs += [x for x, _ in cells]
         values += [y for _, y in cells]
         tips = [
-            {"value": [x, y], "tip": _tip(f"seed {seed}", [("Epoch", f"{x:g}"), (trace_title(name), f"{y:.4g}")])}
+            {"value": [x, y], "tip": _tip(which, [("Epoch", f"{x:g}"), (trace_title(name), f"{y:.4g}")])}
             for x, y in cells
         ]
-        line = _plain_line(f"trace.{name}.{seed}", f"seed {seed}", [], _RUNS[i % len(_RUNS)], "solid")
+        line = _plain_line(f"trace.{name}.{which}", which, [], _RUNS[i % len(_RUNS)], "solid")
         series.append(line | {"silent": False, "symbol": "circle", "symbolSize": 4, "data": tips})
     return {
         **_frame(),

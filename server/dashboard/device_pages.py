@@ -95,8 +95,7 @@ def _draw_devices(devices: list[DeviceView]) -> None:
                     text("Runtime", "cap")
                     text(_runtime(device))
                 with div("small num").style("grid-column: span 2"):
-                    count = len(device.predictors)
-                    text(f"{count} predictor{'' if count == 1 else 's'}")
+                    text(words.counted(len(device.predictors), "predictor"))
                     if device.predictors:
                         best = min(device.predictors, key=lambda c: c.mape)
                         text(f"mean error {best.mape:.1f} % on held-out networks", "muted")
@@ -119,7 +118,7 @@ def _draw_progress(device: DeviceView) -> None:
 
 def _agent(agent: AgentView) -> str:
     seen = f"agent last seen {words.age(agent.seen_at, datetime.now(UTC))}"
-    queue = f"{agent.waiting} networks waiting" if agent.waiting else "nothing waiting"
+    queue = f"{words.counted(agent.waiting, 'network')} waiting" if agent.waiting else "nothing waiting"
     return f"{seen}, {queue}{', measuring' if agent.measuring else ''}"
 
 

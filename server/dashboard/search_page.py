@@ -114,7 +114,7 @@ class Look:
             changes=self._events(StatusChanged.kind, last.changes if last is not None else ()),
             traces=traces,
             refits=self._events(Refitted.kind, last.refits if last is not None else ()),
-            cells=last.cells if last is not None and last.cells else self._cells(search.spec.space.name, traces),
+            cells=last.cells if last is not None and last.traces else self._cells(search.spec.space.name, traces),
             parent=last.parent if last is not None else self._parent(search.parent or search.spec.supernet),
             children=children,
             me=last.me if last is not None else client.me(),

@@ -39,12 +39,22 @@ class Shown:
     cells: tuple[CellView, ...] = ()
 
 
-def by_seed(traces: Sequence[EventView]) -> dict[int, list[Mapping[str, Any]]]:
-    """The bodies of ``traced`` events in order, by the seed of their run."""
-    runs: dict[int, list[Mapping[str, Any]]] = {}
+WHICH = ("seed", "part")  # readings that say of which run of a search the others are
+
+
+def by_run(traces: Sequence[EventView]) -> dict[str, list[Mapping[str, Any]]]:
+    """The bodies of ``traced`` events in order, by their run: ``seed 0`` of several seeds, ``part 1`` of a divided
+    space."""
+    runs: dict[str, list[Mapping[str, Any]]] = {}
     for event in traces:
-        runs.setdefault(int(event.body["values"].get("seed", 0)), []).append(event.body)
-    return runs
+        values = event.body["values"]
+        run = next((f"{which} {int(values[which])}" for which in WHICH if which in values), "")
+        runs.setdefault(run, []).append(event.body)
+    return {run: runs[run] for run in sorted(runs, key=_number)}  # parts that learn at once begin in any order
+
+
+def _number(run: str) -> int:
+    return int(run.rpartition(" ")[2] or 0)
 
 
 def subnet_url(search_id: str, arch: str, origin: str) -> str:

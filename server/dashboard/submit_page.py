@@ -59,7 +59,7 @@ class SubmitForm:
         default = SearchSpec()
         self._parents = {s.id: s for s in finished}
         parent = self._parents.get(supernet)
-        start = parent.spec if parent is not None else default
+        start = self._start = parent.spec if parent is not None else default
         ready = [d.name for d in devices if d.predictors]
         chosen = device or (start.device if start.device in ready or not ready else ready[0])
         with div("card"), div("form"):
@@ -118,6 +118,10 @@ class SubmitForm:
                         "Retrain, epochs", min=1, format="%d", value=start.retrain.epochs if start.retrain else None
                     ).props("clearable"),
                     "trains what is found from scratch; zero_cost cannot do without",
+                )
+                self._reexplore = self._add(
+                    ui.number("Rounds around broken bounds", value=start.budget.reexplore, min=0, max=10, format="%d"),
+                    "at most, without training, after networks were measured; 0: none",
                 )
                 self._seed = self._add(ui.number("Seed", value=start.seed, min=0, format="%d"))
                 self._cpus = self._add(ui.number("Processor cores", value=start.resources.cpus, min=1, format="%d"))
@@ -242,6 +246,8 @@ class SubmitForm:
             if bound:
                 objectives.append({"name": name, "bound": bound})
         preset = {"preset": self._preset.value} if self._preset.value else {}
+        start = self._start.model_dump(mode="json")  # what the form has no fields for stays
+        data = start["data"] if self._data.value == start["data"]["name"] else {}
         return {
             "name": self._name.value,
             "space": {
@@ -252,13 +258,17 @@ class SubmitForm:
                 "name": self._strategy.value,
                 "params": _mapping("strategy parameters", self._strategy_params.value),
             },
-            "data": {"name": self._data.value, "path": self._path.value or None},
+            "data": data | {"name": self._data.value, "path": self._path.value or None},
             "device": self._device.value,
             "fleet": self._fleet(),
             "objectives": objectives,
-            "budget": {"evaluations": self._evaluations.value, "verified": self._verified.value},
+            "budget": {
+                "evaluations": self._evaluations.value,
+                "verified": self._verified.value,
+                "reexplore": self._reexplore.value,
+            },
             "export": {"count": self._export.value, "int8": self._int8.value},
-            "resources": {"cpus": self._cpus.value, "gpus": self._gpus.value},
+            "resources": start["resources"] | {"cpus": self._cpus.value, "gpus": self._gpus.value},
             "seed": self._seed.value,
             "supernet": self._supernet.value or None,
             "retrain": self._retrained(),
@@ -267,9 +277,9 @@ class SubmitForm:
     def _retrained(self) -> dict[str, Any] | None:
         if not self._retrain.value:
             return None
-        usual = RetrainSpec()
+        usual = self._start.retrain or RetrainSpec()
         networks = min(usual.networks, int(self._verified.value or usual.networks))
-        return {"epochs": self._retrain.value, "networks": networks}
+        return usual.model_dump(mode="json") | {"epochs": self._retrain.value, "networks": networks}
 
     def _spec(self) -> SearchSpec:
         return parse_spec(SearchSpec, self._record())

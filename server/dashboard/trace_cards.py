@@ -10,15 +10,15 @@ from nicegui import ui
 from nas.core.views import CellView, EventView
 from server.dashboard import cells, charts, words
 from server.dashboard.frame import div, figure, heading, kind_chip, text
-from server.dashboard.shown import by_seed
+from server.dashboard.shown import by_run
 
 _LEGEND = "the strongest operation of every edge; the surer, the stronger its line"
 _LEGEND_KEPT = f"{_LEGEND}. Dashed: edges that would be left out"
 
 
 class TraceCard:
-    """A small chart for every reading, and of one seed's run the cells as they are now and weights of operations by
-    edge. Hidden while there are no readings."""
+    """A small chart for every reading, and of one run (a seed's, or a part's) the cells as they are now and weights of
+    operations by edge. Hidden while there are no readings."""
 
     def __init__(self) -> None:
         self._box = div("part card")
@@ -26,28 +26,28 @@ class TraceCard:
         self._events: tuple[EventView, ...] = ()
         self._cells: tuple[CellView, ...] = ()
         self._derived: Mapping[str, Any] = {}
-        self._seed: int | None = None
+        self._run = ""
         self._made: tuple[object, ...] = ()
         self._charts: dict[str, ui.echart] = {}
         self._graphs: ui.html | None = None
 
     def show(self, events: tuple[EventView, ...], kinds: tuple[CellView, ...], derived: Mapping[str, Any]) -> None:
         """Draws the ``traced`` events of a search's runs over epochs, other readings have cards of their own; the cells
-        of these kinds; and what of every seed was ``derived`` in the end."""
+        of these kinds; and what of every run was ``derived`` in the end."""
         events = tuple(e for e in events if "epoch" in e.body["values"])
         if (events, kinds, derived) != (self._events, self._cells, self._derived):
             self._events, self._cells, self._derived = events, kinds, derived
             self._draw()
 
     def _draw(self) -> None:
-        runs = by_seed(self._events)
+        runs = by_run(self._events)
         self._box.set_visibility(bool(runs))
         if not runs:
             return
-        if self._seed not in runs:
-            self._seed = next(iter(runs))
+        if self._run not in runs:
+            self._run = next(iter(runs))
         drawn = charts.traces(runs)
-        last = runs[self._seed][-1]
+        last = runs[self._run][-1]
         drawn |= {"mixture": charts.mixture(last)} if last["table"] else {}
         graphs = [(kind, cells.strongest(kind, last)) for kind in self._cells] if last["table"] else []
         made = (tuple(drawn), tuple(runs), len(graphs), self._derived)
@@ -63,7 +63,7 @@ class TraceCard:
         self._box.clear()
         with self._box:
             self._draw_head(list(runs))
-            _draw_seeds(self._derived)
+            _draw_derived(self._derived)
             with div("fit traces"):
                 for name, options in drawn.items():
                     if name != "mixture":
@@ -78,18 +78,18 @@ class TraceCard:
                 self._add("mixture", drawn["mixture"], "chart mixture", "Weight of every operation on every edge")
                 text("The mixture after the last epoch: weight of every operation on every edge.", "small muted")
 
-    def _draw_head(self, seeds: Sequence[int]) -> None:
+    def _draw_head(self, runs: Sequence[str]) -> None:
         with div("card-head"):
             heading("How the mixture is learned", 2)
             kind_chip("trained")
             div("grow")
-            if len(seeds) > 1:
-                ui.toggle({s: f"seed {s}" for s in seeds}, value=self._seed, on_change=self._choose).props(
+            if len(runs) > 1:
+                ui.toggle(list(runs), value=self._run, on_change=self._choose).props(
                     "no-caps unelevated dense padding='2px 10px'"
                 )
 
     def _choose(self, event: object) -> None:
-        self._seed = int(getattr(event, "value"))  # noqa: B009
+        self._run = str(getattr(event, "value"))  # noqa: B009
         self._draw()
 
     def _add(self, name: str, options: charts.Options, classes: str, label: str) -> None:
@@ -97,8 +97,15 @@ class TraceCard:
         self._charts[name] = chart
 
 
-def _draw_seeds(derived: Mapping[str, Any]) -> None:
-    """Validation accuracy of what each seed has found, and their mean and deviation; nothing for a single seed."""
+def _draw_derived(derived: Mapping[str, Any]) -> None:
+    """Validation accuracy of what each part has found; or each seed, with mean and deviation, nothing for a single
+    seed."""
+    if parts := derived.get("parts", []):
+        with div("figures").style("margin-bottom: 1rem"):
+            for i, p in enumerate(parts):
+                note = "" if i else "validation accuracy of its network"
+                figure(f"Part {p['part']}", words.quantity(p["val_accuracy"], "%"), "estimated", note)
+        return
     seeds = [s for s in derived.get("seeds", []) if s["val_accuracy"] is not None]
     if len(seeds) < 2:
         return

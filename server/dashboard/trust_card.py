@@ -118,7 +118,7 @@ def _tau(value: float | None) -> str:
 def _caption(trust: TrustView) -> str:
     networks = words.counted(len(trust.networks), "held-out network")
     beyond = len(trust.networks) - len(charts.typical(trust))
-    also = f" Not drawn, far to the left: {words.counted(beyond, 'network')} that hardly learns." if beyond else ""
+    also = f" Not drawn, far to the left: {words.counted(beyond, 'network')} that hardly learned." if beyond else ""
     return f"{networks}, each trained alone from scratch. A supernet that ranks well puts them on a rising line.{also}"
 
 
@@ -131,9 +131,6 @@ def _draw_node(node: PartitionView) -> None:
             text("not known before the parts are trained", "leaf", "span")
             return
         if node.decision is None:
-            if node.part is None:
-                text("learned with the weights", "muted", "span")
-                return
             share = "" if node.share is None else f", {100 * node.share:.0f} % of all networks"
             text(f"part {node.part}{share}", "leaf", "span")
             return
