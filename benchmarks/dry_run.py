@@ -30,6 +30,7 @@ from predictors.bayesian_linear import BayesianLinear
 from predictors.measure import describe_machine, measure_isolated
 from server.store.blobs import FolderBlobs
 
+GRAIN_S = 1 / os.sysconf("SC_CLK_TCK")  # of computing time as the system counts it
 SPEC = SearchSpec(
     name="priced", strategy=StrategySpec(params={"epochs": 10}), budget=BudgetSpec(evaluations=48, verified=12)
 )
@@ -99,7 +100,7 @@ def _row(predicted_s: float, low_s: float, high_s: float, real_s: float) -> dict
         "low_s": low_s,
         "high_s": high_s,
         "real_s": real_s,
-        "ratio": predicted_s / real_s,
+        "ratio": predicted_s / max(real_s, GRAIN_S),
         "inside": low_s <= real_s <= high_s,
     }
 

@@ -218,7 +218,14 @@ def test_bounds_leave_open_how_many_networks_will_be_verified(tmp_path: Path) ->
 def test_a_worker_prices_a_search_as_it_would_run_it(tmp_path: Path) -> None:
     p, _, resources = prepare(SPEC, tmp_path)
     predictor = {"family": "bayesian_linear", "blob": resources.blobs.put(dump_predictor(p.predictor))}
-    resolved = {"profile": p.profile.as_json(), "predictor": predictor, "supernet": None, "inherited": []}
+    resolved = {
+        "profile": p.profile.as_json(),
+        "predictor": predictor,
+        "fleet": [],
+        "supernet": None,
+        "inherited": [],
+        "measurements": {},
+    }
     job = {"spec": SPEC.model_dump(mode="json"), "resolved": resolved}
     *before, [last] = run_job("dry_run", job, str(tmp_path), [])
     assert {event["kind"] for batch in before for event in batch} == {"stage_started", "progress"}
