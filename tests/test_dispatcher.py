@@ -301,7 +301,8 @@ def test_a_job_runs_to_its_end(store: Store, watched: Watched) -> None:
     search = submit(store, "end")
     view = ended(store, watched, search)
     assert (view.status, view.error, view.attempts) == ("succeeded", None, 1)
-    assert kinds(store, search) == ["stage_started", *["checkpoint"] * 3, "stage_finished"]
+    told = [kind for kind in kinds(store, search) if kind != "warned"]  # of silence, on a busy machine
+    assert told == ["stage_started", *["checkpoint"] * 3, "stage_finished"]
 
 
 @pytest.mark.slow
