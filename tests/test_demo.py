@@ -25,8 +25,12 @@ T = TypeVar("T")
 
 
 def test_the_demo_ends_with_one_json_object(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "server.cli", "demo", "--quick", "--json", "--home", str(tmp_path / "home")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    for attempt in range(3):  # a machine with other work is refused as too unsteady, and rightly so
+        home = tmp_path / f"home{attempt}"
+        command = [sys.executable, "-m", "server.cli", "demo", "--quick", "--json", "--home", str(home)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+        if "is too unsteady" not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
     assert set(result) == {"search_id", "front", "hypervolume", "baseline", "export", "predictor", "wall_s"}
