@@ -39,9 +39,10 @@ def test_the_demo_ends_with_one_json_object(tmp_path: Path) -> None:
     assert result["baseline"]["front"]
     for member in [*result["front"], *result["baseline"]["front"]]:
         assert set(member) == fields
-        assert member["status"] in ("verified", "violated")
+        assert member["status"] in ("verified", "violated", "unverified")  # the last where it is too close to call
         assert 0 < member["predicted_ms"] <= member["upper_ms"]
         assert 0 < member["measured_ms"] < 100
+    assert "verified" in {member["status"] for member in result["front"]}
     assert 0 < result["hypervolume"] < 1
     assert result["export"]["accuracy_onnx"] == pytest.approx(result["export"]["accuracy_torch"], abs=0.1)
     assert result["export"]["max_abs_err"] < 1e-3
