@@ -20,14 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes, one_hot
 from nas.core.cells import CellEdge, CellGraph
-from nas.core.errors import InvalidInput, UnknownName
+from nas.core.errors import InvalidInput
 from nas.core.graph import Graph
 from nas.core.liveness import NONE as NOTHING
 from nas.core.liveness import Trace, chain
 from nas.core.mixture import Mixture
 from nas.core.ports import ImageShape, Layer
-from nas.core.spec import parse_spec
 from search_spaces.identity import space_id
+from search_spaces.presets import resolved
 
 # Cheapest first. The last seven are what an edge of a network can carry.
 OPERATIONS = (
@@ -84,11 +84,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> DartsCell:
 
     Raises UnknownName for a preset, InvalidSpec for unknown or impossible parameters.
     """
-    given = dict(params)
-    preset = given.pop("preset", "search")
-    if preset not in PRESETS:
-        raise UnknownName("preset of darts_cell", str(preset), PRESETS)
-    return DartsCell(parse_spec(SpaceParams, {**PRESETS[preset].model_dump(), **given}), shape)
+    return DartsCell(resolved("darts_cell", params, PRESETS, "search"), shape)
 
 
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]

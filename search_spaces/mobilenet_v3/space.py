@@ -19,11 +19,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nas.core.arch import Arch, Decision, Floats, Genes
-from nas.core.errors import InvalidSpec, UnknownName
+from nas.core.errors import InvalidSpec
 from nas.core.graph import Graph
 from nas.core.liveness import chain
 from nas.core.ports import ImageShape, Layer
 from search_spaces.identity import space_id
+from search_spaces.presets import preset_of
 
 Activation = Literal["relu", "hswish"]
 
@@ -145,11 +146,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> MobileNetV3:
     """
     given = dict(params)
     preset = given.pop("preset", None)
-    base: dict[str, Any] = {}
-    if preset is not None:
-        if not isinstance(preset, str) or preset not in PRESETS:
-            raise UnknownName("preset of mobilenet_v3", str(preset), PRESETS)
-        base = PRESETS[preset].model_dump()
+    base = {} if preset is None else preset_of("mobilenet_v3", preset, PRESETS).model_dump()
     try:
         return MobileNetV3(SpaceParams.model_validate({**base, **given}), shape)
     except ValidationError as error:

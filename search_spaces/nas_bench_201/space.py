@@ -18,14 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes, every, one_hot
 from nas.core.cells import CellEdge, CellGraph
-from nas.core.errors import InvalidInput, UnknownName
+from nas.core.errors import InvalidInput
 from nas.core.graph import Graph
 from nas.core.liveness import NONE as NOTHING
 from nas.core.liveness import Trace, chain
 from nas.core.mixture import Mixture
 from nas.core.ports import ImageShape, Layer
-from nas.core.spec import parse_spec
 from search_spaces.identity import space_id
+from search_spaces.presets import resolved
 
 OPERATIONS = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3")  # cheapest first
 NONE, SKIP, POOL, CONV1, CONV3 = range(5)
@@ -59,11 +59,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> NasBench201:
 
     Raises UnknownName for a preset, InvalidSpec for unknown or impossible parameters.
     """
-    given = dict(params)
-    preset = given.pop("preset", "benchmark")
-    if preset not in PRESETS:
-        raise UnknownName("preset of nas_bench_201", str(preset), PRESETS)
-    return NasBench201(parse_spec(SpaceParams, {**PRESETS[preset].model_dump(), **given}), shape)
+    return NasBench201(resolved("nas_bench_201", params, PRESETS, "benchmark"), shape)
 
 
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]

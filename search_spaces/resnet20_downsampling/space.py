@@ -17,11 +17,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes
-from nas.core.errors import InvalidInput, UnknownName
+from nas.core.errors import InvalidInput
 from nas.core.liveness import chain
 from nas.core.ports import ImageShape, Layer
-from nas.core.spec import parse_spec
 from search_spaces.identity import space_id
+from search_spaces.presets import resolved
 
 COSTS = ("params", "macs", "model_bytes", "peak_bytes")
 CONVOLUTIONS = ("dense", "pointwise")
@@ -50,11 +50,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> Resnet20Downsampling:
 
     Raises UnknownName for a preset, InvalidSpec for unknown or impossible parameters.
     """
-    given = dict(params)
-    preset = given.pop("preset", "resnet20")
-    if preset not in PRESETS:
-        raise UnknownName("preset of resnet20_downsampling", str(preset), PRESETS)
-    return Resnet20Downsampling(parse_spec(SpaceParams, {**PRESETS[preset].model_dump(), **given}), shape)
+    return Resnet20Downsampling(resolved("resnet20_downsampling", params, PRESETS, "resnet20"), shape)
 
 
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
