@@ -21,7 +21,7 @@ from nas.core.device import DeviceProfile, Measurement
 from nas.core.metrics import coverage, mape, spearman
 from nas.core.ports import SearchSpace, predict_latency
 from nas.core.spec import SearchSpec
-from nas.export import Normalised, to_onnx
+from nas.export import to_onnx_for_timing
 from nas.layer_models import empty_to_onnx, layer_to_onnx
 from predictors.fitting import fit_networks
 from predictors.layer_table import every_layer, table_of, to_measure
@@ -42,8 +42,7 @@ def bench(options: Options) -> dict[str, Any]:
     net = space.supernet(0).eval()
 
     def export(arch: Arch) -> bytes:
-        module = Normalised(net.subnet(arch), [127.5] * data.shape.channels, [63.0] * data.shape.channels)
-        return to_onnx(module, space.input_shape(arch))
+        return to_onnx_for_timing(net.subnet(arch), space.input_shape(arch))
 
     profile = profile_machine("this-machine")
     layers = every_layer(space)

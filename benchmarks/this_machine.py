@@ -25,7 +25,7 @@ from nas.core.events import SearchState, fold
 from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace, predict_latency
 from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
 from nas.engine import run_search
-from nas.export import Normalised, to_onnx
+from nas.export import to_onnx_for_timing
 from nas.stages.subnets import load_subnets
 from predictors.measure import measure_isolated, profile_machine
 from predictors.onboarding import onboard
@@ -50,8 +50,7 @@ def bench(options: Options) -> dict[str, Any]:
     net = space.supernet(0).eval()
 
     def export(arch: Arch) -> bytes:
-        module = Normalised(net.subnet(arch), [127.5] * data.shape.channels, [63.0] * data.shape.channels)
-        return to_onnx(module, space.input_shape(arch))
+        return to_onnx_for_timing(net.subnet(arch), space.input_shape(arch))
 
     with tempfile.TemporaryDirectory(prefix="hwnas-machine-") as name:
         blobs = FolderBlobs(Path(name))

@@ -46,7 +46,7 @@ from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpe
 from nas.core.tuning import Tuner
 from nas.energy import metered
 from nas.engine import price_search, run_search, stages_of
-from nas.export import Normalised, to_onnx
+from nas.export import to_onnx_for_timing
 from nas.fleet import FleetPredictor
 from nas.layer_models import empty_to_onnx, layer_to_onnx
 from predictors.figures import onboard_figures
@@ -145,9 +145,7 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
     net = space.supernet(spec.seed).eval()
 
     def export(arch: Arch) -> bytes:
-        # Latency depends on the graph, not on its numbers; but a scale of 1 would be optimised away.
-        module = Normalised(net.subnet(arch), [127.5] * shape.channels, [63.0] * shape.channels)
-        return to_onnx(module, space.input_shape(arch))
+        return to_onnx_for_timing(net.subnet(arch), space.input_shape(arch))
 
     kin = job["resolved"].get("relatives", ())
     if spec.source == "worker":

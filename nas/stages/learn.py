@@ -225,8 +225,8 @@ def _fitted(stage: str, problem: Problem, refit: Refitter, state: SearchState) -
 
 def _usable(problem: Problem, state: SearchState) -> list[Point]:
     """What the predictor may learn from."""
-    measured = (p for p in state.points.values() if p.measurement is not None)
-    return [p for p in measured if p.measurement is not None and comparable(p.measurement, problem.profile)]
+    points = state.points.values()
+    return [p for p in points if p.measurement is not None and comparable(p.measurement, problem.profile)]
 
 
 def _measured_since(problem: Problem, state: SearchState) -> bool:
