@@ -25,7 +25,7 @@ from nas.core.events import SearchState, fold
 from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace, predict_latency
 from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
 from nas.engine import run_search
-from nas.export import to_onnx_for_timing
+from nas.export import to_onnx, to_onnx_for_timing
 from nas.stages.subnets import load_subnets
 from predictors.measure import measure_isolated, profile_machine
 from predictors.onboarding import onboard
