@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import fewshot_parallel
 from benchmarks._cifar import small_cifar
 from benchmarks._cli import Options, main, shared_file
 from nas.core.arch import Arch, as_archs
@@ -35,12 +35,13 @@ METHODS = ("one_shot", "random_split", "exhaustive", "gradient_matching")
 
 
 def bench(options: Options) -> Mapping[str, Any]:
-    """Tau by method, one seed per process at a time; then the parts of one partition on one worker and on two."""
+    """Tau by method, one seed per process at a time; then how well two workers share the parts of a partition."""
     archive = shared_file(options, "data", "cifar10_jpeg.npz")
     table = shared_file(options, "data", "nb201.npz")
-    with _pool(2) as pool:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         runs = list(pool.map(partial(_seed, archive, table), options.seeds))
     tau = {m: float(np.mean([run["tau"][m] for run in runs])) for m in METHODS}
+    shared = fewshot_parallel.bench(options)
     return {
         "tau": tau,
         "tau_by_seed": {m: [run["tau"][m] for run in runs] for m in METHODS},
@@ -52,7 +53,7 @@ def bench(options: Options) -> Mapping[str, Any]:
         "images": IMAGES,
         "resolution": SIZE,
         "train_s": float(np.sum([run["train_s"] for run in runs])),
-        **_parallel(archive),
+        **{key: shared[key] for key in ("parallel_efficiency", "one_worker_s", "two_workers_s")},
     }
 
 
@@ -127,39 +128,6 @@ def _fit(
     return len(news) - 1  # and the state at the end
 
 
-def _parallel(archive: Path) -> dict[str, float]:
-    """Four parts of equal length by one worker and by two, one thread each; workers have the data already. Medians of
-    three paired repeats."""
-    seconds: dict[int, list[float]] = {1: [], 2: []}
-    with _pool(1) as single, _pool(2) as pair:
-        pools = {1: single, 2: pair}
-        for pool in pools.values():
-            list(pool.map(partial(_part, archive, 1), range(4)))  # reads the images, warms up
-        for _ in range(3):
-            for workers, pool in pools.items():
-                begun = time.perf_counter()
-                list(pool.map(partial(_part, archive, 4), range(4)))
-                seconds[workers].append(time.perf_counter() - begun)
-    ratios = [one / (2 * two) for one, two in zip(seconds[1], seconds[2], strict=True)]
-    return {
-        "parallel_efficiency": float(np.median(ratios)),
-        "one_worker_s": float(np.median(seconds[1])),
-        "two_workers_s": float(np.median(seconds[2])),
-    }
-
-
-_KEPT: dict[Path, Dataset] = {}  # of one worker process
-
-
-def _part(archive: Path, epochs: int, part: int) -> int:
-    torch.set_num_threads(1)
-    space = _space()
-    data = _KEPT.setdefault(archive, _KEPT.get(archive) or _data(archive))
-    partition = random_split(space, PARTS, np.random.default_rng(0))
-    net = copy.deepcopy(space.supernet(0))
-    return _fit(net, space, data, Pipeline(data, "cpu"), epochs, PART_LR, 0, partition, part)
-
-
 def _space() -> SearchSpace:
     return build({"channels": 8, "cells": 1}, ImageShape(3, SIZE, SIZE, 10))
 
@@ -178,10 +146,6 @@ def _cells(space: SearchSpace, table: Path) -> tuple[list[Arch], np.ndarray[Any,
 
 def _data(archive: Path) -> Dataset:
     return small_cifar(archive, IMAGES, VALIDATION, SIZE)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
 
 
 if __name__ == "__main__":

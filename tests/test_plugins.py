@@ -104,6 +104,8 @@ def test_a_space_refuses_parameters_that_it_does_not_know(name: str, preset: str
         build({"preset": preset, "no_such_parameter": 1}, SHAPE)
     with pytest.raises(UnknownName):
         build({"preset": f"{preset}x"}, SHAPE)
+    with pytest.raises(UnknownName):
+        build({"preset": [preset]}, SHAPE)
 
 
 @pytest.mark.parametrize("name", registry.names("nas.search_spaces"))
