@@ -417,8 +417,7 @@ def test_an_onboarding_waits_without_a_worker_and_exports_nothing_twice(
 
     monkeypatch.setattr(fakes.TinySpace, "supernet", lambda *_: Tiny())
     monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "bayesian_linear", BayesianLinear)
-    monkeypatch.setattr(runner, "Normalised", lambda module, *_: module)
-    monkeypatch.setattr(runner, "to_onnx", export)
+    monkeypatch.setattr(runner, "to_onnx_for_timing", export)
     register(store)
     spec = fakes.device_spec(name="pi", source="agent", predictor="bayesian_linear", samples=40)
     job = store.jobs.submit("device", spec.model_dump(mode="json"), None, stages=("profile", "measure", "fit"))
