@@ -22,7 +22,7 @@ from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
 from nas.stages.subnets import load_supernet
 from nas.supernet import RelaxedSupernet
 from nas.training.fewshot.allowed import allowed_operations
-from nas.training.fewshot.partition import Partition, extremes_of, sample_part
+from nas.training.fewshot.partition import Partition, extremes_of, sample_part, some_of
 from nas.training.fewshot.routed import inherit
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.resource import within_bounds
@@ -173,7 +173,10 @@ class PartsStage:
         partition = Partition.from_json(state.finished["split"]["partition"], problem.space.decisions)
         parts = [self._part(part) for part in range(partition.size)]
         whole = self._whole(partition.size)
-        stages = parts if whole is None else [whole, *parts]  # the longest first
+        macs = [problem.space.costs(some_of(partition, i, problem.space))["macs"].mean() for i in range(len(parts))]
+        stages = [parts[i] for i in np.argsort(macs)[::-1]]  # the longest first, so that none of them is waited for
+        if whole is not None:
+            stages.insert(0, whole)
         together = resources.together or in_turn
         numbers = {stage.name: stage.part for stage in stages}
         done = dict.fromkeys(numbers, 0)

@@ -188,6 +188,14 @@ def sample_part(
     raise InvalidSpec(f"part {part} of the partition has no networks, or nearly none: expected another division")
 
 
+def some_of(partition: Partition, part: int, space: SearchSpace, n: int = 64) -> Genes:
+    """Canonical genes of ``n`` networks of a part, shape (n, G), uniform and always the same ones. Raises InvalidSpec
+    for a part without networks."""
+    everything = {d.axis: len(d.choices) for d in space.decisions}
+    drawn = sample_part(partition, part, space, everything, np.random.default_rng(0), n)
+    return np.array([arch.genes for arch in drawn])
+
+
 def extremes_of(partition: Partition, part: int, space: SearchSpace) -> tuple[Arch, Arch]:
     """The network of the part's first choices and that of its last ones: its smallest and its largest. Where these,
     being canonical, belong to other parts, those of the fewest and of the most MACs among some random ones.
@@ -198,9 +206,7 @@ def extremes_of(partition: Partition, part: int, space: SearchSpace) -> tuple[Ar
     groups = [sorted(allowed.get(i, range(len(d.choices)))) for i, d in enumerate(space.decisions)]
     genes_NG = space.canonical(np.array([[g[0] for g in groups], [g[-1] for g in groups]]))
     if (partition.parts(genes_NG) != part).any():
-        everything = {d.axis: len(d.choices) for d in space.decisions}
-        drawn = sample_part(partition, part, space, everything, np.random.default_rng(0), 64)
-        drawn_NG = np.array([a.genes for a in drawn])
+        drawn_NG = some_of(partition, part, space)
         macs_N = space.costs(drawn_NG)["macs"]
         inside = partition.parts(genes_NG) == part
         pick = (int(macs_N.argmin()), int(macs_N.argmax()))
