@@ -25,7 +25,7 @@ from workers.following import Ended
 from workers.parts import ray_together
 from workers.ray_cluster import Cluster, ray_cluster
 
-PARTS, EPOCHS, REPEATS = 4, 16, 3
+PARTS, EPOCHS, REPEATS = 4, 40, 3
 SPEC = SearchSpec(
     space=SpaceSpec(name="nas_bench_201", params={"preset": "digits"}),
     data=DataSpec(),
