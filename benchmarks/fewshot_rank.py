@@ -1,10 +1,17 @@
-"""How well supernets rank NAS-Bench-201 cells, one-shot and few-shot, at equal training cost."""
+"""How well supernets rank cells of NAS-Bench-201, one-shot and few-shot, at equal training cost.
+
+All supernets train for the same number of steps on the same images: one undivided, the others warmed up together, then
+divided at random, by all choices of one edge, or by gradient matching. Random cells are judged with inherited weights;
+what counts is how well that agrees with the accuracy that the table gives them after 200 epochs.
+"""
 
 from __future__ import annotations
 
+import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,94 +22,137 @@ import torch
 
 from benchmarks import fewshot_parallel
 from benchmarks._cifar import small_cifar
-from benchmarks._cli import Options, main, shared_file
+from benchmarks._cli import ROOT, Options, main, shared_file
+from benchmarks._kept import Kept
 from nas.core.arch import Arch, as_archs
 from nas.core.metrics import kendall
 from nas.core.ports import Dataset, ImageShape, SearchSpace, Split
 from nas.supernet import Supernet
 from nas.training.calibration import recalibrate, score
 from nas.training.fewshot.matching import match_all, matched_split
-from nas.training.fewshot.partition import Partition, exhaustive_split, random_split, sample_part
+from nas.training.fewshot.partition import exhaustive_split, random_split, sample_part
 from nas.training.fewshot.routed import inherit
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, TrainState, train, uniform
 from search_spaces.nas_bench_201.space import build, from_string
 
-IMAGES, VALIDATION, SIZE = 2_000, 250, 16  # training images, images for ranking, their height and width
-CELLS, EPOCHS, WARMUP, PARTS = 500, 40, 20, 4
-LR, PART_LR, BATCH = 0.1, 0.05, 64
+CELLS, PARTS, BATCHES = 500, 4, 16  # cells to rank, parts of a division, batches that gradients are compared on
 METHODS = ("one_shot", "random_split", "exhaustive", "gradient_matching")
 
 
+@dataclass(frozen=True)
+class Setting:
+    """Sizes, the same for all methods. ``epochs`` over ``images``, the first ``warmup`` undivided; ``validation`` other
+    images judge, and ``calibration`` of the images give each cell its statistics."""
+
+    images: int
+    validation: int
+    calibration: int
+    size: int
+    channels: int
+    cells: int
+    epochs: int
+    warmup: int
+    lr: float
+    part_lr: float
+    batch: int
+
+
+SMALL = Setting(10_000, 1_000, 200, 8, 8, 1, 80, 60, 0.1, 0.01, 64)
+FULL = Setting(45_000, 5_000, 2_000, 32, 16, 5, 250, 150, 0.1, 0.05, 128)
+
+
 def bench(options: Options) -> Mapping[str, Any]:
-    """Tau by method, one seed per process at a time; then how well two workers share the parts of a partition."""
+    """Tau by method; then how well two workers share the parts of a partition."""
+    setting = FULL if options.more["full"] else SMALL
     archive = shared_file(options, "data", "cifar10_jpeg.npz")
     table = shared_file(options, "data", "nb201.npz")
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        runs = list(pool.map(partial(_seed, archive, table), options.seeds))
-    tau = {m: float(np.mean([run["tau"][m] for run in runs])) for m in METHODS}
+    device: str = options.more["device"]
+    kept = Kept(options.more["partial"], asdict(setting))
+    work = partial(one_seed, setting, archive, table, device)
+    names = {seed: f"seed {seed}" for seed in options.seeds}
+    missing = [seed for seed in options.seeds if names[seed] not in kept.runs]
+    if device == "cpu":  # two at once
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+            _keep(kept, missing, pool.map(work, missing))
+    else:
+        _keep(kept, missing, map(work, missing))
     shared = fewshot_parallel.bench(options)
+    found = result([kept.runs[names[seed]] for seed in options.seeds])
+    efficiency = {key: shared[key] for key in ("parallel_efficiency", "one_worker_s", "two_workers_s")}
+    return {**found, "cells": CELLS, "setting": asdict(setting), "device": device, **efficiency}
+
+
+def _keep(kept: Kept, seeds: Iterable[int], runs: Iterable[dict[str, Any]]) -> None:
+    for seed, run in zip(seeds, runs, strict=True):
+        kept.keep(f"seed {seed}", run, f"tau {run['tau']}")
+
+
+def result(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the benchmark prints of its seeds."""
+    tau = {m: float(np.mean([run["tau"][m] for run in runs])) for m in METHODS}
     return {
         "tau": tau,
         "tau_by_seed": {m: [run["tau"][m] for run in runs] for m in METHODS},
         "gain_over_one_shot": tau["gradient_matching"] - tau["one_shot"],
+        "gain_over_random_split": tau["gradient_matching"] - tau["random_split"],
+        "after_warmup": float(np.mean([run["after_warmup"] for run in runs])),
+        "accuracy": {m: float(np.mean([run["accuracy"][m] for run in runs])) for m in METHODS},
         "steps": runs[0]["steps"],
         "parts": runs[0]["parts"],
         "partitions": [run["partition"] for run in runs],
-        "cells": CELLS,
-        "images": IMAGES,
-        "resolution": SIZE,
         "train_s": float(np.sum([run["train_s"] for run in runs])),
-        **{key: shared[key] for key in ("parallel_efficiency", "one_worker_s", "two_workers_s")},
     }
 
 
-def _seed(archive: Path, table: Path, seed: int) -> dict[str, Any]:
+def one_seed(s: Setting, archive: Path, table: Path, device: str, seed: int) -> dict[str, Any]:
+    """All methods with one seed: tau, mean accuracy of the cells in %, steps, and processor seconds of training."""
     torch.set_num_threads(1)
-    data, space = _data(archive), _space()
-    pipeline = Pipeline(data, "cpu")
+    data = small_cifar(archive, s.images, s.validation, s.size)
+    space = build({"channels": s.channels, "cells": s.cells}, ImageShape(3, s.size, s.size, len(data.class_names)))
+    pipeline = Pipeline(data, device)
     archs, truth_N = _cells(space, table)
     begun = time.process_time()
-    nets: dict[str, Supernet] = {}
-    steps: dict[str, int] = {}
-    one = space.supernet(seed)
-    steps["one_shot"] = _fit(one, space, data, pipeline, EPOCHS, LR, seed)
-    warm = space.supernet(seed)
-    warmed = _fit(warm, space, data, pipeline, WARMUP, LR, seed)
+    fit = partial(_fit, space=space, data=data, pipeline=pipeline, batch=s.batch)
+    one = space.supernet(seed).to(device)
+    steps = {"one_shot": fit(one, epochs=s.epochs, lr=s.lr, seed=seed)}
+    warm = space.supernet(seed).to(device)
+    warmed = fit(warm, epochs=s.warmup, lr=s.lr, seed=seed)
 
     def batch(arch: Arch, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = np.random.default_rng((seed, repeat)).permutation(IMAGES)[:BATCH].astype(np.int64)
-        return pipeline.augmented(data.train, rows, SIZE, repeat)
+        rows = np.random.default_rng((seed, repeat)).permutation(s.images)[: s.batch].astype(np.int64)
+        return pipeline.augmented(data.train, rows, s.size, repeat)
 
-    found = list(match_all(warm, space, batch, (), 16, seed))
+    found = list(match_all(warm, space, batch, (), BATCHES, seed))
     divided = {
         "random_split": random_split(space, PARTS, np.random.default_rng((seed, 20))),
         "exhaustive": exhaustive_split(space, [space.decisions[0].name], 5),
         "gradient_matching": matched_split(found, PARTS),
     }
-    nets["one_shot"] = one
+    nets: dict[str, Supernet] = {"after_warmup": warm, "one_shot": one}
     for method, partition in divided.items():
-        routed = inherit(space, partition, warm)
+        nets[method] = routed = inherit(space, partition, warm)
         steps[method] = warmed
+        epochs = (s.epochs - s.warmup) // partition.size
         for part, net in enumerate(routed.parts):
             assert isinstance(net, Supernet)
-            epochs = (EPOCHS - WARMUP) // partition.size
-            steps[method] += _fit(
-                net, space, data, pipeline, epochs, PART_LR, seed + 1000 * (part + 1), partition, part
-            )
-        nets[method] = routed
+            own = partial(sample_part, partition, part)
+            steps[method] += fit(net.to(device), epochs=epochs, lr=s.part_lr, seed=seed + 1000 * (part + 1), sample=own)
     train_s = time.process_time() - begun
-    calibration = Split(data.train.images_NCHW[:100], data.train.labels_N[:100])
-    tau = {}
+    calibration = Split(data.train.images_NCHW[: s.calibration], data.train.labels_N[: s.calibration])
+    tau, accuracy = {}, {}
     for method, net in nets.items():
         estimates = []
         for arch in archs:
             module = net.eval().subnet(arch)
-            recalibrate(module, (x for x, _ in pipeline.plain(calibration, SIZE)))
-            estimates.append(score(module, pipeline.plain(data.val, SIZE)).accuracy)
+            recalibrate(module, (x for x, _ in pipeline.plain(calibration, s.size)))
+            estimates.append(score(module, pipeline.plain(data.val, s.size)).accuracy)
         tau[method] = kendall(np.array(estimates), truth_N)
+        accuracy[method] = float(np.mean(estimates))
     return {
+        "after_warmup": tau.pop("after_warmup"),
         "tau": tau,
+        "accuracy": accuracy,
         "steps": steps,
         "parts": {m: p.size for m, p in divided.items()},
         "partition": divided["gradient_matching"].as_json(space.decisions),
@@ -115,21 +165,16 @@ def _fit(
     space: SearchSpace,
     data: Dataset,
     pipeline: Pipeline,
+    batch: int,
     epochs: int,
     lr: float,
     seed: int,
-    partition: Partition | None = None,
-    part: int = 0,
+    **sample: Any,
 ) -> int:
-    """Trains in place on networks of the space, or of one part; the number of steps."""
-    recipe = Recipe(uniform(epochs, lr, {"operation"}, 1), BATCH)
-    drawn: dict[str, Any] = {} if partition is None else {"sample": partial(sample_part, partition, part)}
-    news = list(train(net, space, data, pipeline, recipe, seed, TrainState(), lambda: False, **drawn))
+    """Trains in place on networks of the space, or of those that ``sample`` draws; the number of steps."""
+    recipe = Recipe(uniform(epochs, lr, {"operation"}, 1), batch)
+    news = list(train(net, space, data, pipeline, recipe, seed, TrainState(), lambda: False, **sample))
     return len(news) - 1  # and the state at the end
-
-
-def _space() -> SearchSpace:
-    return build({"channels": 8, "cells": 1}, ImageShape(3, SIZE, SIZE, 10))
 
 
 def _cells(space: SearchSpace, table: Path) -> tuple[list[Arch], np.ndarray[Any, np.dtype[np.float64]]]:
@@ -144,9 +189,12 @@ def _cells(space: SearchSpace, table: Path) -> tuple[list[Arch], np.ndarray[Any,
     return as_archs(space.id, canonical[rows]), truth_N[order[rows]]
 
 
-def _data(archive: Path) -> Dataset:
-    return small_cifar(archive, IMAGES, VALIDATION, SIZE)
+def _more(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--full", action="store_true", help="16 channels, 5 cells, all images at 32x32: for a GPU")
+    parser.add_argument("--device", default="cpu", help="such as cuda:0 (%(default)s)")
+    default = ROOT / "benchmarks" / "results" / "fewshot_rank.partial.json"
+    parser.add_argument("--partial", type=Path, default=default, help="finished seeds, to go on from (%(default)s)")
 
 
 if __name__ == "__main__":
-    main("fewshot_rank", bench, __doc__ or "", ("torch", "numpy"), seeds=3)
+    main("fewshot_rank", bench, __doc__.split("\n")[0], ("torch", "numpy"), seeds=3, more=_more)

@@ -9,10 +9,8 @@ same state; then many random searches are drawn from all that were trained.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks._cifar import small_cifar
 from benchmarks._cli import ROOT, Options, main, shared_file
+from benchmarks._kept import Kept
 from nas.core.arch import Floats, Genes, as_archs, every
 from nas.core.mixture import bare_share, skip_share
 from nas.core.ports import Dataset, Split
@@ -261,29 +260,9 @@ def at_cost(trained: Sequence[Mapping[str, Any]], seconds: float, draws: int = D
     }
 
 
-class Kept:
-    """Finished runs by name in a JSON file, written after each, so that a benchmark that was interrupted goes on."""
-
-    def __init__(self, path: Path, setting: Setting) -> None:
-        self._path, self._setting = path, asdict(setting)
-        self.runs: dict[str, dict[str, Any]] = {}
-        if path.exists():
-            record = json.loads(path.read_text())
-            if record["setting"] != self._setting:
-                sys.exit(f"{path} holds runs of another setting: remove it, or give another file by --partial")
-            self.runs = record["runs"]
-
-    def run(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The run of this name, from the file if it is there."""
-        if name not in self.runs:
-            self.runs[name] = work()
-            text = json.dumps({"setting": self._setting, "runs": self.runs})
-            new = self._path.with_suffix(".new")
-            new.write_text(text)
-            new.replace(self._path)
-            accuracy = self.runs[name]["accuracy"]["cifar10"]
-            print(f"{name}: {accuracy:.2f} %, {self.runs[name]['seconds']:.1f} s", file=sys.stderr, flush=True)
-        return self.runs[name]
+def told(run: Mapping[str, Any]) -> str:
+    """A line on a run."""
+    return f"{run['accuracy']['cifar10']:.2f} %, {run['seconds']:.1f} s"
 
 
 def summary(runs: Sequence[Mapping[str, Any]], trained: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -312,7 +291,7 @@ def bench(given: Options) -> dict[str, Any]:
     table = read(shared_file(given, "data", "nb201.npz"))
     data = small_cifar(shared_file(given, "data", "cifar10_jpeg.npz"), setting.images, 2, setting.size)
     b = Bench(setting, data, table, given.more["device"])
-    kept = Kept(given.more["partial"], setting)
+    kept = Kept(given.more["partial"], asdict(setting))
     return {**result(b, kept, names, given.seeds), "setting": {**asdict(setting), "alpha_speed": setting.alpha_speed}}
 
 
@@ -323,9 +302,9 @@ def result(b: Bench, kept: Kept, names: Sequence[str], seeds: Iterable[int]) -> 
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     trained = []
     for preset, seed in order:
-        found[preset].append(kept.run(f"{preset}/{seed}", lambda p=preset, s=seed: b.searched(p, s)))  # type: ignore[misc]
+        found[preset].append(kept.run(f"{preset}/{seed}", lambda p=preset, s=seed: b.searched(p, s), told))  # type: ignore[misc]
         for genes in [next(cells) for _ in range(b.setting.alone_cells)]:
-            trained.append(kept.run(f"alone/{genes}", lambda g=genes: b.trained(g)))  # type: ignore[misc]
+            trained.append(kept.run(f"alone/{genes}", lambda g=genes: b.trained(g), told))  # type: ignore[misc]
     within = [run for run in trained if run["latency_ms"] <= b.table.bound_ms]
     presets = {name: summary(runs, within if name == "la_darts" else trained) for name, runs in found.items()}
     repaired = [name for name in names if name not in PLAIN]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import fewshot_rank
 from benchmarks import nb201_search as nb
 from benchmarks._cifar import small_cifar
+from benchmarks._kept import Kept
 from nas.core.arch import every
 from nas.core.ports import Dataset, ImageShape, Split
 from search_spaces.nas_bench_201.space import OPERATIONS, active_edges, build, from_string
@@ -97,27 +100,27 @@ def test_an_interrupted_benchmark_goes_on(table: nb.Table, tmp_path: Path, monke
     """Two presets with a real search each: cut off in the middle, then to the end; nothing runs twice."""
     b, names, done = nb.Bench(TINY, data(), table, "cpu"), ("gdas", "la_darts"), list[str]()
     monkeypatch.setattr(nb.time, "process_time", lambda: 0.0)
-    whole = nb.result(b, nb.Kept(tmp_path / "whole.json", TINY), names, [0])
+    whole = nb.result(b, Kept(tmp_path / "whole.json", asdict(TINY)), names, [0])
 
-    class Cut(nb.Kept):
+    class Cut(Kept):
         left = 3
 
-        def run(self, name: str, work: Any) -> dict[str, Any]:
+        def run(self, name: str, work: Any, told: Any) -> dict[str, Any]:
             if name not in self.runs:
                 if self.left == 0:
                     raise KeyboardInterrupt
                 self.left -= 1
                 done.append(name)
-            return super().run(name, work)
+            return super().run(name, work, told)
 
     with pytest.raises(KeyboardInterrupt):
-        nb.result(b, Cut(tmp_path / "cut.json", TINY), names, [0])
-    again = Cut(tmp_path / "cut.json", TINY)
+        nb.result(b, Cut(tmp_path / "cut.json", asdict(TINY)), names, [0])
+    again = Cut(tmp_path / "cut.json", asdict(TINY))
     assert nb.result(b, again, names, [0]) == whole
     assert len(done) == len(set(done)) == 6
     assert whole["presets"]["la_darts"]["runs"][0]["latency_ms"] <= table.bound_ms
     with pytest.raises(SystemExit, match="another setting"):
-        nb.Kept(tmp_path / "cut.json", nb.SMALL)
+        Kept(tmp_path / "cut.json", asdict(nb.SMALL))
 
 
 def test_images_come_from_all_classes(tmp_path: Path) -> None:
@@ -141,3 +144,29 @@ def test_images_come_from_all_classes(tmp_path: Path) -> None:
     for split in (found.train, found.val):
         assert set(split.labels_N.tolist()) == {0, 1, 2, 3}
         assert (split.images_NCHW[:, 0].mean((1, 2)) / 60).round().tolist() == split.labels_N.tolist()
+
+
+def test_all_ways_of_ranking_cost_as_much_and_none_is_undivided_by_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few-shot methods go on from one warm-up; without any training of parts, all rank just as it does."""
+    names = ["|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|"]
+    rng = np.random.default_rng(0)
+    for genes in rng.integers(0, 5, (30, 6)):
+        ops = [OPERATIONS[g] for g in genes]
+        names.append("|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|".format(*ops))
+    np.savez(tmp_path / "table.npz", arch_str=np.array(names), test_acc_200ep_cifar10=rng.uniform(10, 95, len(names)))
+    monkeypatch.setattr(fewshot_rank, "small_cifar", lambda *_: data())
+    monkeypatch.setattr(fewshot_rank, "CELLS", 8)
+    monkeypatch.setattr(fewshot_rank, "BATCHES", 1)
+    setting = fewshot_rank.Setting(64, 64, 32, 8, 4, 1, 22, 2, 0.1, 0.05, 32)
+    run = fewshot_rank.one_seed(setting, tmp_path, tmp_path / "table.npz", "cpu", 0)
+    assert run["steps"] == dict.fromkeys(fewshot_rank.METHODS, 22 * 2)
+    assert run["parts"] == {"random_split": 4, "exhaustive": 5, "gradient_matching": 4}
+    assert len(set(run["accuracy"].values())) > 1
+    still = fewshot_rank.one_seed(replace(setting, epochs=2), tmp_path, tmp_path / "table.npz", "cpu", 0)
+    assert {*still["tau"].values()} == {still["after_warmup"]}
+    both = fewshot_rank.result([run, still])
+    assert both["gain_over_one_shot"] == pytest.approx(
+        np.mean([r["tau"]["gradient_matching"] - r["tau"]["one_shot"] for r in (run, still)])
+    )
