@@ -119,6 +119,8 @@ def options(preset: str, setting: Setting) -> DartsParams:
     """A preset at this size: what it counts in epochs keeps its share of them, and the mixture learns as much faster as
     there are fewer steps."""
     own = DartsParams.model_validate({"preset": preset})
+    default, partial = DartsParams(), DartsParams.model_validate({"preset": "pc_darts"})
+    alpha_lr = own.alpha_lr
     scale = setting.epochs / PUBLISHED_EPOCHS
     given: dict[str, Any] = {
         "preset": preset,
@@ -131,12 +133,15 @@ def options(preset: str, setting: Setting) -> DartsParams:
     }
     if preset not in PLAIN and not own.prune:
         given["partial"] = max(own.partial, setting.partial)
-    if own.lr == DartsParams().lr:
+    if given.get("partial", 1) > 1:  # rates that a preset leaves to DARTS are those that partial channels came with
+        alpha_lr = partial.alpha_lr if alpha_lr == default.alpha_lr else alpha_lr
+        given["lr_end"] = partial.lr_end if own.lr_end == default.lr_end else own.lr_end
+    if own.lr == default.lr:
         given["lr"] = setting.lr
     if own.relaxation == "gumbel_hard":  # few steps: each has to tell as much as it can
         given["all_paths"] = True
     if own.alpha_optimiser == "adam":
-        given["alpha_lr"] = own.alpha_lr * setting.alpha_speed
+        given["alpha_lr"] = alpha_lr * setting.alpha_speed
     if own.early_stop:
         given["probe_every"] = max(1, round(own.probe_every * scale))
     elif not own.prune:

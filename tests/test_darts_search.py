@@ -188,6 +188,17 @@ def test_a_collapse_is_said_and_answered(data: Dataset, answer: str) -> None:
         assert "epoch 2" in warnings[0]
 
 
+def test_a_mixture_that_rests_has_not_collapsed_and_is_no_place_to_go_back_to(data: Dataset) -> None:
+    learning = begin(
+        data, collapse="stop", epochs=4, alpha_warmup=2, alpha_lr=1e-6, tune_epochs=0, batch_size=40, probe_every=0
+    )
+    push_identities(learning)
+    readings = finish(learning)
+    assert [bool(r.warnings) for r in readings] == [False, False, True]
+    assert "that of the last epoch" in readings[-1].warnings[0]
+    assert learning.found.tolist() == [SKIP] * 6
+
+
 def test_early_stopping_goes_back_to_an_older_mixture(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     learning = begin(data, preset="rdarts", epochs=40, tune_epochs=0, batch_size=40)
     sharpness = iter([0.2] * 10 + [2.0 * 2**i for i in range(10)])

@@ -493,6 +493,7 @@ class Search:
         p = relaxation.softmax(self.alphas.detach(), self.mask)
         table = self.space.table(self.found)
         entropy = float(relaxation.row_entropy(p).mean())
+        resting = epoch < o.alpha_warmup  # what it stands for is chance, neither good nor bad
         signs = signs_of_collapse(
             skip_share=skip_share(mixture, table),
             skip_limit=o.skip_limit,
@@ -503,10 +504,11 @@ class Search:
             progress=(epoch + 1) / o.epochs,
             eigenvalues=self._eigenvalues,
         )
+        signs = [] if resting else signs
         self._signs = signs
         scores = self.scores()
         self._past.append(self.alphas.detach().clone())
-        if not signs:
+        if not signs and not resting:
             self._healthy = epoch
         warnings = self._answer(epoch, signs)
         if (epoch + 1) % o.teacher_every == 0 and o.teachers and epoch + 1 >= o.teacher_warmup:
