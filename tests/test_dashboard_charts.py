@@ -348,6 +348,11 @@ def test_a_mixture_is_drawn_edge_by_edge() -> None:
     assert cells == {(x, y): WEIGHTS[y][x] for x in range(2) for y in range(2)}
     assert (options["xAxis"]["data"], options["yAxis"]["data"]) == (["skip", "conv"], ["edge 0-1", "edge 0-2"])
     assert options["visualMap"]["max"] == 1.0
+    values = options["series"][1]  # apart from the cells, with which they would fade
+    assert [d["label"]["formatter"] for d in values["data"]] == [
+        f"{cells[tuple(d['value'])]:.2f}" for d in values["data"]
+    ]
+    assert options["visualMap"]["seriesIndex"] == 0
 
 
 def test_no_readings_draw_nothing() -> None:

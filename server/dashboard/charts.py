@@ -237,7 +237,6 @@ def mixture(body: Mapping[str, Any]) -> Options:
     data = [
         {
             "value": [x, y, p],
-            "label": {"show": True, "formatter": f"{p:.2f}", "color": INK},
             "tip": _tip(str(rows[y]), [(str(columns[x]), f"{p:.4f}")]),
         }
         for y, row in enumerate(table)
@@ -254,7 +253,8 @@ def mixture(body: Mapping[str, Any]) -> Options:
             "min": 0,
             "max": max(2.0 / len(columns), *(p for row in table for p in row)),  # an undecided mixture is half as dark
             "show": False,
-            "inRange": {"opacity": [0.02, 1.0]},
+            "inRange": {"opacity": [0.02, 0.85]},
+            "seriesIndex": 0,
         },
         "series": [
             {
@@ -262,8 +262,22 @@ def mixture(body: Mapping[str, Any]) -> Options:
                 "type": "heatmap",
                 "data": data,
                 "itemStyle": {"color": SEARCH, "borderColor": GRID, "borderWidth": 1},
-            }
+            },
+            _cell_values("mixture.values", [d["value"] for d in data]),
         ],
+    }
+
+
+def _cell_values(name: str, cells: Iterable[Sequence[float]]) -> Series:
+    """The numbers in the cells (x, y, value) of a heat map. Labels of the cells themselves would fade with them."""
+    return {
+        "id": name,
+        "type": "scatter",
+        "symbolSize": 1,
+        "silent": True,
+        "itemStyle": {"color": "transparent"},
+        "label": {"show": True, "color": INK, "fontSize": 11, "position": "inside"},
+        "data": [{"value": [x, y], "label": {"formatter": f"{value:.2f}"}} for x, y, value in cells],
     }
 
 
@@ -337,17 +351,7 @@ def similarity(view: SimilarityView) -> Options:
         style = {"color": colour, "borderColor": GRID, "borderWidth": 1}
         series.append({"id": f"similarity.{kind}", "type": "heatmap", "data": data, "itemStyle": style})
         shades.append({"min": 0, "max": 1, "show": False, "seriesIndex": i, "inRange": {"opacity": [0.03, 0.75]}})
-    series.append(  # labels of the cells themselves would fade with them
-        {
-            "id": "similarity.values",
-            "type": "scatter",
-            "symbolSize": 1,
-            "silent": True,
-            "itemStyle": {"color": "transparent"},
-            "label": {"show": True, "color": INK, "fontSize": 11, "position": "inside"},
-            "data": [{"value": [x, y], "label": {"formatter": f"{v:.2f}"}} for x, y, v in cells],
-        }
-    )
+    series.append(_cell_values("similarity.values", cells))
     labels = {"color": FAINT, "fontSize": 11, "interval": 0}
     return {
         **_frame(),
