@@ -49,7 +49,8 @@ class Setting:
     random search one to learn from and one to choose by. ``rest``: share of the epochs in which weights learn alone
     before mixtures do, where a preset has none of its own. ``partial``: 1/K of the channels are mixed by all but the
     plain presets and those that prune. ``probe_every``: epochs between looks at the eigenvalue, for presets that do not
-    act on it. ``alone_*``: of the random cells, ``alone_cells`` after every search."""
+    act on it. ``alone_*``: of the random cells, ``alone_cells`` after every search. ``coolest``: where temperatures end that papers
+    let sink further; in few steps, what is colder freezes at random."""
 
     images: int
     size: int
@@ -65,6 +66,7 @@ class Setting:
     alone_cells: int
     alone_epochs: int
     alone_lr: float
+    coolest: float
 
     @property
     def alpha_speed(self) -> float:
@@ -72,8 +74,8 @@ class Setting:
         return PUBLISHED_STEPS / (self.epochs * (self.images // 2 // self.batch))
 
 
-SMALL = Setting(2_000, 8, 8, 1, 20, 1, 64, 0.1, 0.3, 4, 10, 2, 8, 0.1)
-FULL = Setting(50_000, 32, 16, 5, 50, 5, 64, 0.025, 0.0, 1, 2, 4, 12, 0.1)
+SMALL = Setting(2_000, 8, 8, 1, 20, 1, 64, 0.1, 0.3, 4, 10, 2, 8, 0.1, 0.3)
+FULL = Setting(50_000, 32, 16, 5, 50, 5, 64, 0.025, 0.0, 1, 2, 4, 12, 0.1, 0.0)
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ def options(preset: str, setting: Setting) -> DartsParams:
         given["lr_end"] = partial.lr_end if own.lr_end == default.lr_end else own.lr_end
     if own.lr == default.lr:
         given["lr"] = setting.lr
+    if own.temperature_end < setting.coolest:
+        given["temperature_end"] = setting.coolest
     if own.relaxation == "gumbel_hard":  # few steps: each has to tell as much as it can
         given["all_paths"] = True
     if own.alpha_optimiser == "adam":
