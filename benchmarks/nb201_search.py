@@ -49,8 +49,8 @@ class Setting:
     random search one to learn from and one to choose by. ``rest``: share of the epochs in which weights learn alone
     before mixtures do, where a preset has none of its own. ``partial``: 1/K of the channels are mixed by all but the
     plain presets and those that prune. ``probe_every``: epochs between looks at the eigenvalue, for presets that do not
-    act on it. ``alone_*``: of the random cells, ``alone_cells`` after every search. ``coolest``: where temperatures end that papers
-    let sink further; in few steps, what is colder freezes at random."""
+    act on it. ``alone_*``: of the random cells, ``alone_cells`` after every search. ``coolest``: where temperatures end
+    that papers let sink further; in few steps, what is colder freezes at random."""
 
     images: int
     size: int
