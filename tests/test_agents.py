@@ -818,6 +818,8 @@ def test_a_plain_machine_can_be_an_agent_and_a_wrong_token_cannot(store: Store, 
     ):
         assert "unauthorised" in stranger.process.communicate(timeout=60)[1] or stranger.process.returncode == 2
         assert stranger.process.returncode == 2
-        until(lambda: lonely.process.poll() is None)
-        assert "stopped" in lonely.kill(signal.SIGTERM) or lonely.process.returncode == 0
+        assert lonely.process.stderr is not None
+        assert "cannot be reached" in lonely.process.stderr.readline()  # and it goes on trying until it is stopped
+        assert "stopped" in lonely.kill(signal.SIGTERM)
+        assert lonely.process.returncode == 0
     assert store.queries.agents() == []
