@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from benchmarks._cli import ROOT
+
+
+def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """What long benchmarks on NAS-Bench-201 can be told: their size, the device, and where finished runs are kept."""
+    parser.add_argument("--full", action="store_true", help="16 channels, 5 cells, all images at 32x32: for a GPU")
+    parser.add_argument("--device", default="cpu", help="such as cuda:0 (%(default)s)")
+    default = ROOT / "benchmarks" / "results" / f"{name}.partial.json"
+    parser.add_argument("--partial", type=Path, default=default, help="finished runs, to go on from (%(default)s)")
 
 
 class Kept:

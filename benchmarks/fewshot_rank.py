@@ -7,9 +7,8 @@ what counts is how well that agrees with the accuracy that the table gives them 
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,8 +21,8 @@ import torch
 
 from benchmarks import fewshot_parallel
 from benchmarks._cifar import small_cifar
-from benchmarks._cli import ROOT, Options, main, shared_file
-from benchmarks._kept import Kept
+from benchmarks._cli import Options, main, shared_file
+from benchmarks._kept import Kept, add_arguments
 from nas.core.arch import Arch, as_archs
 from nas.core.metrics import kendall
 from nas.core.ports import Dataset, ImageShape, SearchSpace, Split
@@ -72,20 +71,14 @@ def bench(options: Options) -> Mapping[str, Any]:
     work = partial(one_seed, setting, archive, table, device)
     names = {seed: f"seed {seed}" for seed in options.seeds}
     missing = [seed for seed in options.seeds if names[seed] not in kept.runs]
-    if device == "cpu":  # two at once
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-            _keep(kept, missing, pool.map(work, missing))
-    else:
-        _keep(kept, missing, map(work, missing))
+    # Two at once on cores, one after another on a GPU.
+    with ProcessPoolExecutor(2 if device == "cpu" else 1, mp_context=get_context("spawn")) as pool:
+        for seed, run in zip(missing, pool.map(work, missing), strict=True):
+            kept.keep(names[seed], run, f"tau {run['tau']}")
     shared = fewshot_parallel.bench(options)
     found = result([kept.runs[names[seed]] for seed in options.seeds])
     efficiency = {key: shared[key] for key in ("parallel_efficiency", "one_worker_s", "two_workers_s")}
     return {**found, "cells": CELLS, "setting": asdict(setting), "device": device, **efficiency}
-
-
-def _keep(kept: Kept, seeds: Iterable[int], runs: Iterable[dict[str, Any]]) -> None:
-    for seed, run in zip(seeds, runs, strict=True):
-        kept.keep(f"seed {seed}", run, f"tau {run['tau']}")
 
 
 def result(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -189,12 +182,12 @@ def _cells(space: SearchSpace, table: Path) -> tuple[list[Arch], np.ndarray[Any,
     return as_archs(space.id, canonical[rows]), truth_N[order[rows]]
 
 
-def _more(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--full", action="store_true", help="16 channels, 5 cells, all images at 32x32: for a GPU")
-    parser.add_argument("--device", default="cpu", help="such as cuda:0 (%(default)s)")
-    default = ROOT / "benchmarks" / "results" / "fewshot_rank.partial.json"
-    parser.add_argument("--partial", type=Path, default=default, help="finished seeds, to go on from (%(default)s)")
-
-
 if __name__ == "__main__":
-    main("fewshot_rank", bench, __doc__.split("\n")[0], ("torch", "numpy"), seeds=3, more=_more)
+    main(
+        "fewshot_rank",
+        bench,
+        __doc__.split("\n")[0],
+        ("torch", "numpy"),
+        seeds=3,
+        more=partial(add_arguments, name="fewshot_rank"),
+    )

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks._cifar import small_cifar
-from benchmarks._cli import ROOT, Options, main, shared_file
-from benchmarks._kept import Kept
+from benchmarks._cli import Options, main, shared_file
+from benchmarks._kept import Kept, add_arguments
 from nas.core.arch import Floats, Genes, as_archs, every
 from nas.core.mixture import bare_share, skip_share
 from nas.core.ports import Dataset, Split
@@ -136,8 +136,10 @@ def options(preset: str, setting: Setting) -> DartsParams:
     if preset not in PLAIN and not own.prune:
         given["partial"] = max(own.partial, setting.partial)
     if given.get("partial", 1) > 1:  # rates that a preset leaves to DARTS are those that partial channels came with
-        alpha_lr = partial.alpha_lr if alpha_lr == default.alpha_lr else alpha_lr
-        given["lr_end"] = partial.lr_end if own.lr_end == default.lr_end else own.lr_end
+        if own.alpha_lr == default.alpha_lr:
+            alpha_lr = partial.alpha_lr
+        if own.lr_end == default.lr_end:
+            given["lr_end"] = partial.lr_end
     if own.lr == default.lr:
         given["lr"] = setting.lr
     if own.temperature_end < setting.coolest:
@@ -336,10 +338,7 @@ def result(b: Bench, kept: Kept, names: Sequence[str], seeds: Iterable[int]) -> 
 
 def _more(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--presets", nargs="+", choices=NAMES, default=list(NAMES), metavar="NAME", help="which ones")
-    parser.add_argument("--full", action="store_true", help="16 channels, 5 cells, all images at 32x32: for a GPU")
-    parser.add_argument("--device", default="cpu", help="such as cuda:0 (%(default)s)")
-    default = ROOT / "benchmarks" / "results" / "nb201_search.partial.json"
-    parser.add_argument("--partial", type=Path, default=default, help="finished runs, to go on from (%(default)s)")
+    add_arguments(parser, "nb201_search")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from benchmarks import fewshot_rank
 from benchmarks import nb201_search as nb
 from benchmarks._cifar import small_cifar
 from benchmarks._kept import Kept
-from nas.core.arch import every
+from nas.core.arch import as_archs, every
 from nas.core.ports import Dataset, ImageShape, Split
-from search_spaces.nas_bench_201.space import OPERATIONS, active_edges, build, from_string
+from search_spaces.nas_bench_201.space import OPERATIONS, active_edges, build, from_string, to_string
 
 TINY = nb.Setting(64, 8, 4, 1, 1, 0, 16, 0.1, 0.0, 4, 0, 2, 1, 0.1, 0.3)
 SPACE = build({"channels": 4, "cells": 1}, ImageShape(3, 8, 8, 10))
@@ -150,11 +150,9 @@ def test_all_ways_of_ranking_cost_as_much_and_none_is_undivided_by_mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few-shot methods go on from one warm-up; without any training of parts, all rank just as it does."""
-    names = ["|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|"]
     rng = np.random.default_rng(0)
-    for genes in rng.integers(0, 5, (30, 6)):
-        ops = [OPERATIONS[g] for g in genes]
-        names.append("|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|".format(*ops))
+    genes = [from_string("|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|"), *rng.integers(0, 5, (30, 6))]
+    names = [to_string(arch) for arch in as_archs(SPACE.id, np.array(genes))]
     np.savez(tmp_path / "table.npz", arch_str=np.array(names), test_acc_200ep_cifar10=rng.uniform(10, 95, len(names)))
     monkeypatch.setattr(fewshot_rank, "small_cifar", lambda *_: data())
     monkeypatch.setattr(fewshot_rank, "CELLS", 8)

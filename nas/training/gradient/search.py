@@ -481,8 +481,9 @@ class Search:
     def _look(self, epoch: int) -> Reading:
         o, mixture = self.options, self.space.mixture
         died = self._prune() if o.prune else 0
-        # A mixture that rests is no place to go back to.
-        if o.probe_every and epoch >= o.alpha_warmup and ((epoch + 1) % o.probe_every == 0 or epoch + 1 == o.epochs):
+        # What a mixture stands for that rests is chance: neither good nor bad, and no place to go back to.
+        resting = epoch < o.alpha_warmup
+        if o.probe_every and not resting and ((epoch + 1) % o.probe_every == 0 or epoch + 1 == o.epochs):
             self._eigenvalues.append((epoch, self._eigenvalue()))
         if self._multiplier is not None and self._cost_count:
             cost_ms = self._cost_sum / self._cost_count
@@ -493,7 +494,6 @@ class Search:
         p = relaxation.softmax(self.alphas.detach(), self.mask)
         table = self.space.table(self.found)
         entropy = float(relaxation.row_entropy(p).mean())
-        resting = epoch < o.alpha_warmup  # what it stands for is chance, neither good nor bad
         signs = signs_of_collapse(
             skip_share=skip_share(mixture, table),
             skip_limit=o.skip_limit,
