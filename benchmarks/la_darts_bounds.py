@@ -170,7 +170,7 @@ def _told(
 ) -> dict[str, Any]:
     (arch,) = as_archs(space.id, np.array(state.finished["derive"]["networks"][:1]))
     (other,) = as_archs(space.id, np.array(repaired.finished["derive"]["networks"][:1]))
-    point, row = state.points["search", arch.id], table.row_of[arch.id]
+    point, row = state.candidates["search", arch.id], table.row_of[arch.id]
     ms = float(table.latency_ms_N[row])
     return {
         "seed": seed,

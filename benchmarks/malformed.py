@@ -133,7 +133,7 @@ def _furnish(store: Any) -> str:
     from nas.core import registry
     from nas.core.arch import as_archs, sample
     from nas.core.device import DeviceProfile
-    from nas.core.events import Evaluated, Exported, Point, StageFinished, StageStarted, encode
+    from nas.core.events import Candidate, Evaluated, Exported, StageFinished, StageStarted, encode
     from nas.core.spec import DeviceSpec, SearchSpec
     from predictors.bayesian_linear import BayesianLinear
     from predictors.card import make_card
@@ -177,7 +177,7 @@ def _furnish(store: Any) -> str:
     blob = store.blobs.put(b"a model")
     found = [
         StageStarted("explore", 0, 1),
-        Evaluated(tuple(Point(a, "search", m) for a, m in zip(archs, metrics, strict=True))),
+        Evaluated(tuple(Candidate(a, "search", m) for a, m in zip(archs, metrics, strict=True))),
         StageFinished("explore", 1.0),
         Exported(archs[0], "model.onnx", blob, 7, "application/octet-stream"),
     ]

@@ -92,7 +92,7 @@ class World:
 
 def evaluated(points: Sequence[Record]) -> Record:
     """An ``Evaluated`` event as it is sent."""
-    return {"kind": "evaluated", "points": list(points)}
+    return {"kind": "evaluated", "candidates": list(points)}
 
 
 def add_device(store: Store, world: World) -> None:

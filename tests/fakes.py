@@ -20,13 +20,13 @@ from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.events import (
+    Candidate,
     Checkpoint,
     Evaluated,
     Event,
     Exported,
     HypervolumeAt,
     Measured,
-    Point,
     Progress,
     StageFinished,
     StageStarted,
@@ -181,7 +181,7 @@ def measurement(median_ms: float | None) -> Measurement:
     return Measurement(PROFILE.protocol.id, PROFILE.id, median_ms, low, high, 100, 0.01, 1.0, refused, (1.0, 2.0))
 
 
-def point(genes: tuple[int, ...], accuracy: float, origin: Any = "search") -> Point:
+def candidate(genes: tuple[int, ...], accuracy: float, origin: Any = "search") -> Candidate:
     """An evaluated network with all metrics that a search knows before it measures."""
     total = float(sum(genes))
     metrics = {
@@ -191,7 +191,7 @@ def point(genes: tuple[int, ...], accuracy: float, origin: Any = "search") -> Po
         "predicted_ms": 1.0 + total,
         "upper_ms": 1.1 * (1.0 + total),
     }
-    return Point(arch(*genes), origin, metrics)
+    return Candidate(arch(*genes), origin, metrics)
 
 
 REFERENCE = {"accuracy": 0.0, "latency": 20.0, "params": 1000.0, "macs": 10000.0}
@@ -210,16 +210,16 @@ def search_log(blob: str = "0" * 64) -> list[Event]:
         Checkpoint("train", 4, blob),
         StageFinished("train", 10.0, {"supernet": blob}),
         StageStarted("explore", 2, 5),
-        Evaluated((point((0, 0, 0), 60.0), point((1, 1, 1), 80.0))),
-        Evaluated((point((0, 1, 0), 70.0, "baseline"), point((1, 1, 1), 75.0, "baseline"))),
+        Evaluated((candidate((0, 0, 0), 60.0), candidate((1, 1, 1), 80.0))),
+        Evaluated((candidate((0, 1, 0), 70.0, "baseline"), candidate((1, 1, 1), 75.0, "baseline"))),
         HypervolumeAt(2, 0.5, 0.4),
-        Evaluated((Point(arch(0, 0, 0), "search", {"val_loss": 1.0}), point((3, 3, 3), 90.0))),
+        Evaluated((Candidate(arch(0, 0, 0), "search", {"val_loss": 1.0}), candidate((3, 3, 3), 90.0))),
         HypervolumeAt(4, 0.6, 0.45),
         StageFinished("explore", 3.0),
         StageStarted("verify", 3, 5),
-        Evaluated((Point(arch(3, 3, 3), "search", {"test_accuracy": 89.0}),)),
+        Evaluated((Candidate(arch(3, 3, 3), "search", {"test_accuracy": 89.0}),)),
         Measured(arch(3, 3, 3), "search", measurement(9.0), 11.0),
-        Evaluated((Point(arch(1, 1, 1), "search", {"test_accuracy": 79.0}),)),
+        Evaluated((Candidate(arch(1, 1, 1), "search", {"test_accuracy": 79.0}),)),
         Measured(arch(1, 1, 1), "search", measurement(5.0), 4.4),
         Measured(arch(0, 0, 0), "search", measurement(None), 1.1),
         StageFinished("verify", 2.0),

@@ -150,14 +150,14 @@ def test_a_search_keeps_a_bound_on_memory(tmp_path: Path) -> None:
     front = front_of(spec, state)
     assert front.final
     assert front.metrics == ("test_accuracy", "peak_bytes", "model_bytes")
-    assert front.points
-    assert all(p.metrics["peak_bytes"] <= bound for p in front.points)
+    assert front.members
+    assert all(p.metrics["peak_bytes"] <= bound for p in front.members)
     share = np.mean([p.metrics["peak_bytes"] <= bound for p in state.of("search")])
     assert share > np.mean([p.metrics["peak_bytes"] <= bound for p in state.of("baseline")])
     assert 0.0 < (front.baseline_hypervolume or 0.0) < 1.0
     # Axes that nobody had asked for when the search began, and which thinning by the usual ones would have lost.
     for axis in ("peak_memory", "model_bytes"):
-        assert front_of(spec, state, ("accuracy", axis)).points
+        assert front_of(spec, state, ("accuracy", axis)).members
 
 
 def test_bounds_out_of_reach_name_the_lowest_value() -> None:

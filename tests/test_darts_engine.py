@@ -53,8 +53,8 @@ def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event]
     assert len(state.of("search")) == len(state.of("baseline")) == 12
     front = front_of(SPEC, state)
     assert front.final
-    assert front.points
-    assert all(p.status in ("verified", "violated") for p in front.points)
+    assert front.members
+    assert all(p.status in ("verified", "violated") for p in front.members)
     assert len(state.exports) == 1
     report = state.exports[0].report
     assert report["accuracy_torch"] == pytest.approx(report["accuracy_onnx"], abs=0.1)
@@ -109,7 +109,7 @@ def _until_derived(stream: Any) -> Any:
 def test_another_bound_on_the_same_mixture_trains_nothing(whole: tuple[list[Event], Path]) -> None:
     events, folder = whole
     parent = fold_all(events)
-    latencies = sorted(p.metrics["upper_ms"] for p in parent.points.values())
+    latencies = sorted(p.metrics["upper_ms"] for p in parent.candidates.values())
     objectives = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency", bound=latencies[5]))
     child = SPEC.model_copy(update={"objectives": objectives, "budget": BudgetSpec(evaluations=8, verified=2)})
     p = problem(child, parent.finished["train"]["supernet"], parent)

@@ -84,7 +84,7 @@ def problem(spec: SearchSpec = SPEC, supernet: str | None = None, parent: Search
     data = registry.load("nas.datasets", spec.data.name)(spec.data, spec.data.seed)
     space = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, data.shape)
     profile = DeviceProfile("rule", "m", "p", 1, "r", "1", "os")
-    inherited = tuple(parent.points.values()) if parent is not None else ()
+    inherited = tuple(parent.candidates.values()) if parent is not None else ()
     return Problem(spec, space, data, profile, RulePredictor(), supernet, inherited)  # type: ignore[arg-type]
 
 
@@ -114,9 +114,9 @@ def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event]
     assert len(state.of("search")) == len(state.of("baseline")) == 16
     front = front_of(SPEC, state)
     assert front.final
-    assert front.points
-    assert all(p.status in ("verified", "violated") and p.measurement is not None for p in front.points)
-    assert all({"test_accuracy", "measured_ms", "val_accuracy"} <= set(p.metrics) for p in front.points)
+    assert front.members
+    assert all(p.status in ("verified", "violated") and p.measurement is not None for p in front.members)
+    assert all({"test_accuracy", "measured_ms", "val_accuracy"} <= set(p.metrics) for p in front.members)
     assert [h.evaluations for h in state.hypervolume] == list(range(2, 17, 2))
     exported = state.exports[0]
     with zipfile.ZipFile(io.BytesIO(FolderBlobs(folder).get(exported.blob))) as archive:
@@ -134,7 +134,7 @@ def test_a_search_that_is_cut_anywhere_ends_the_same(whole: tuple[list[Event], P
         device = RuleDevice()
         before = events[: cut + 1]
         state = fold_all(run(folder, problem(), before, device), fold_all(before))
-        assert state.points == expected.points, f"cut after event {cut}: {events[cut]}"
+        assert state.candidates == expected.candidates, f"cut after event {cut}: {events[cut]}"
         assert state.exports == expected.exports
         assert state.finished["train"]["supernet"] == expected.finished["train"]["supernet"]
         done = sum(isinstance(e, Measured) for e in before)
@@ -148,11 +148,11 @@ def test_a_search_takes_the_explorer_that_its_spec_names_and_ends_the_same_when_
     events = kept(list(run(tmp_path, problem(spec))))
     state = fold_all(events)
     assert len(state.of("search")) == len(state.of("baseline")) == 16
-    assert front_of(spec, state).points
+    assert front_of(spec, state).members
     rounds = [i for i, e in enumerate(events) if isinstance(e, Evaluated)]
     before = events[: rounds[5] + 1]
     again = fold_all(run(tmp_path, problem(spec), before), fold_all(before))
-    assert again.points.keys() == state.points.keys()
+    assert again.candidates.keys() == state.candidates.keys()
     wrong = problem(SPEC.model_copy(update={"strategy": StrategySpec(params={"explorer": "bayesean"})}))
     with pytest.raises(InvalidSpec, match="explorer"):
         registry.load("nas.strategies", "once_for_all")(wrong)
@@ -161,7 +161,7 @@ def test_a_search_takes_the_explorer_that_its_spec_names_and_ends_the_same_when_
 def test_another_bound_on_the_same_supernet_trains_nothing(whole: tuple[list[Event], Path]) -> None:
     events, folder = whole
     parent = fold_all(events)
-    latencies = sorted(p.metrics["upper_ms"] for p in parent.points.values())
+    latencies = sorted(p.metrics["upper_ms"] for p in parent.candidates.values())
     bound = latencies[len(latencies) // 2]
     child = SPEC.model_copy(
         update={
@@ -176,9 +176,9 @@ def test_another_bound_on_the_same_supernet_trains_nothing(whole: tuple[list[Eve
     assert not any(isinstance(e, Checkpoint) for e in got)
     assert len(state.of("search")) == 16 + 8
     front = front_of(child, state)
-    assert front.points
-    assert all(p.metrics["measured_ms"] <= bound for p in front.points)
-    assert all(p.claim_ms == bound for p in front.points)
+    assert front.members
+    assert all(p.metrics["measured_ms"] <= bound for p in front.members)
+    assert all(p.claim_ms == bound for p in front.members)
 
 
 def test_a_bound_that_nothing_meets_is_refused_with_the_lowest_reachable(tmp_path: Path) -> None:

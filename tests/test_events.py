@@ -14,6 +14,7 @@ from nas.core.arch import Arch
 from nas.core.device import Measurement, verdict
 from nas.core.errors import InvalidInput
 from nas.core.events import (
+    Candidate,
     Checkpoint,
     Evaluated,
     Event,
@@ -21,7 +22,6 @@ from nas.core.events import (
     HypervolumeAt,
     Measured,
     MeasurementsWanted,
-    Point,
     Progress,
     Refitted,
     SearchState,
@@ -61,7 +61,7 @@ refused = good.map(lambda m: replace(m, median_ms=None, low_ms=None, high_ms=Non
 events: st.SearchStrategy[Event] = st.one_of(
     st.builds(StageStarted, stages, st.integers(0, 5), st.integers(1, 6)),
     st.builds(Progress, stages, st.integers(0, 9), st.integers(1, 9), texts, st.dictionaries(texts, numbers), texts),
-    st.builds(Evaluated, st.lists(st.builds(Point, archs, origins, metrics), max_size=3).map(tuple)),
+    st.builds(Evaluated, st.lists(st.builds(Candidate, archs, origins, metrics), max_size=3).map(tuple)),
     st.builds(Measured, archs, origins, good | refused, numbers),
     st.builds(
         Traced,
@@ -122,19 +122,27 @@ def test_folding_changes_no_earlier_state(log: list[Event], event: Event) -> Non
 
 
 @pytest.mark.parametrize(
-    "point",
-    [Point(ARCH, "search", {"measured_ms": 1.0}), Point(ARCH, "search", measurement=MEASUREMENT)],
+    "candidate",
+    [Candidate(ARCH, "search", {"measured_ms": 1.0}), Candidate(ARCH, "search", measurement=MEASUREMENT)],
     ids=["metric", "measurement"],
 )
-def test_a_measured_latency_without_its_protocol_is_refused(point: Point) -> None:
+def test_a_measured_latency_without_its_protocol_is_refused(candidate: Candidate) -> None:
     with pytest.raises(InvalidInput, match="needs its protocol"):
-        Evaluated((point,))
+        Evaluated((candidate,))
     stored = {"arch": {"space": "s-1", "genes": [0, 1]}, "origin": "search", "metrics": {"measured_ms": 1.0}}
     with pytest.raises(InvalidInput, match="needs its protocol"):
-        decode({"kind": "evaluated", "points": [stored]})
+        decode({"kind": "evaluated", "candidates": [stored]})
 
 
-@pytest.mark.parametrize("record", [{"kind": "evaluted", "points": []}, {"points": []}])
+def test_decode_reads_candidates_under_their_old_name() -> None:
+    event = Evaluated((Candidate(ARCH, "search", {"val_accuracy": 80.0}),))
+    record = encode(event)
+    old = {"kind": "evaluated", "points": record["candidates"]}
+    assert decode(old) == event
+    assert old.keys() == {"kind", "points"}
+
+
+@pytest.mark.parametrize("record", [{"kind": "evaluted", "candidates": []}, {"candidates": []}])
 def test_an_unknown_kind_is_named(record: dict[str, object]) -> None:
     with pytest.raises(InvalidInput, match=r"unknown event kind .* expected one of stage_started, progress"):
         decode(record)
@@ -143,9 +151,9 @@ def test_an_unknown_kind_is_named(record: dict[str, object]) -> None:
 def test_metrics_of_a_known_point_are_merged_and_origins_stay_apart() -> None:
     state = fold_all(
         [
-            Evaluated((Point(ARCH, "search", {"val_accuracy": 80.0, "macs": 10.0}),)),
-            Evaluated((Point(ARCH, "baseline", {"val_accuracy": 81.0}),)),
-            Evaluated((Point(ARCH, "search", {"val_accuracy": 82.0}),)),
+            Evaluated((Candidate(ARCH, "search", {"val_accuracy": 80.0, "macs": 10.0}),)),
+            Evaluated((Candidate(ARCH, "baseline", {"val_accuracy": 81.0}),)),
+            Evaluated((Candidate(ARCH, "search", {"val_accuracy": 82.0}),)),
         ]
     )
     assert [p.metrics for p in state.of("search")] == [{"val_accuracy": 82.0, "macs": 10.0}]
@@ -174,7 +182,7 @@ def test_a_refused_measurement_takes_an_earlier_value_back() -> None:
 
 def test_an_estimate_after_measuring_keeps_the_mark() -> None:
     state = fold_all(
-        [Measured(ARCH, "search", MEASUREMENT, 3.0), Evaluated((Point(ARCH, "search", {"test_accuracy": 90.0}),))]
+        [Measured(ARCH, "search", MEASUREMENT, 3.0), Evaluated((Candidate(ARCH, "search", {"test_accuracy": 90.0}),))]
     )
     [point] = state.of("search")
     assert point.status == "verified"

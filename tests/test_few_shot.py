@@ -253,7 +253,7 @@ def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event]
     assert tuple(state.finished) == few_shot.stage_names(SPEC.strategy.params)  # type: ignore[attr-defined]
     front = front_of(SPEC, state)
     assert front.final
-    assert all(p.status in ("verified", "violated") for p in front.points)
+    assert all(p.status in ("verified", "violated") for p in front.members)
     assert len(state.exports) == 1
     split = state.finished["split"]
     assert split["parts"] == 2
@@ -297,7 +297,7 @@ def test_a_search_that_is_cut_ends_the_same_and_repeats_one_part_at_most(
     assert not any(isinstance(e, Checkpoint) and e.stage in ("train.part1", "train.one_shot") for e in rest)
     state = fold_all(rest, fold_all(before))
     assert state.finished == expected.finished
-    assert state.points == expected.points
+    assert state.candidates == expected.candidates
     assert state.exports == expected.exports
 
 

@@ -119,11 +119,11 @@ def test_one_training_gives_each_device_a_front_of_its_own(each: tuple[list[Even
         front = front_of(spec, state, device=device)
         assert front.final
         assert front.metrics == ("test_accuracy", "measured_ms")
-        assert front.points
+        assert front.members
         assert front.baseline
-        assert all(p.measurement is not None and p.measurement == p.devices[device].measurement for p in front.points)
+        assert all(p.measurement is not None and p.measurement == p.devices[device].measurement for p in front.members)
         result = state.finished["verify"]["fleet"][device]
-        assert result["front_size"] == len(front.points)
+        assert result["front_size"] == len(front.members)
         assert result["hypervolume"] == pytest.approx(front.hypervolume)
     assert {e.arch.id for e in state.exports} <= {p.arch.id for p in state.of("search")}
     assert state.exports
@@ -136,7 +136,7 @@ def test_a_search_for_each_that_is_cut_ends_the_same(each: tuple[list[Event], Pa
     middle = next(i for i, e in enumerate(events) if isinstance(e, Measured)) + 3
     fleet = RuleFleet()
     ended = fold_all(run(folder, p, events[:middle], fleet), fold_all(events[:middle]))
-    assert ended.points == whole.points
+    assert ended.candidates == whole.points
     done = [(e.device, e.arch.id) for e in events[:middle] if isinstance(e, Measured)]
     assert len(fleet.asked) == sum(isinstance(e, Measured) for e in events) - len(done)
 
@@ -160,12 +160,12 @@ def test_the_worst_case_is_verified_everywhere_and_within_every_bound(each: tupl
     assert {name for name, _ in away.asked} == {WIDE}
     assert set(missing.value.networks) == {network for _, network in away.asked}
     state = fold_all([*log, *seen])
-    assert not any(q.status == "verified" for q in state.points.values())
+    assert not any(q.status == "verified" for q in state.candidates.values())
     state = fold_all(run(folder, p, [*log, *seen]), state)
     front = front_of(p.spec, state)
     assert front.metrics == ("test_accuracy", "measured_share")
-    assert front.points
-    for q in front.points:
+    assert front.members
+    for q in front.members:
         latencies = {name: on.measured_ms for name, on in q.devices.items()}
         assert all(latencies[name] is not None and latencies[name] <= bounds_ms[name] for name in bounds_ms)  # type: ignore[operator]
         assert q.metrics["measured_share"] == pytest.approx(
@@ -231,10 +231,10 @@ def test_two_virtual_devices_from_their_figures_to_their_fronts(store: Store, tm
         for name in figures:
             front = FrontView.model_validate(api.get(f"/v1/searches/{search}/front?device={name}").json())
             assert (front.device, front.final) == (name, True)
-            assert front.points
+            assert front.members
             assert front.baseline
             assert 0 < (front.hypervolume or 0) < 1
-            for p in front.points:
+            for p in front.members:
                 assert set(p.devices) == set(figures)
                 assert p.metrics["predicted_ms"].value == p.devices[name].metrics["predicted_ms"].value
                 assert p.metrics["predicted_ms"].kind == "estimated"

@@ -16,22 +16,22 @@ from typer.testing import CliRunner
 
 from nas.client import Client
 from nas.core.access import LOCAL
+from nas.core.candidates import CandidateTable
 from nas.core.device import Measurement, OnDevice
 from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.events import (
+    Candidate,
     Evaluated,
     Event,
     HypervolumeAt,
     Measured,
     MeasurementsWanted,
-    Point,
     StageFinished,
     decode,
     encode,
     fold_all,
 )
 from nas.core.fronts import front_of
-from nas.core.points import PointTable
 from nas.core.spec import FleetSpec, SearchSpec, parse_spec
 from nas.core.views import DryRunView, FrontView, PointPage, SearchView, SubnetView
 from server.api.app import create_app
@@ -55,7 +55,7 @@ def measured(median_ms: float | None) -> Measurement:
     return fakes.measurement(median_ms)
 
 
-def point(genes: tuple[int, ...], accuracy: float, origin: Any = "search", by_share: bool = True) -> Point:
+def candidate(genes: tuple[int, ...], accuracy: float, origin: Any = "search", by_share: bool = True) -> Candidate:
     bench, board = 1.0 + sum(genes), 1.0 + sum(genes) + 3.0 * genes[0]
     metrics = {"val_accuracy": accuracy, "params": 100.0 + 10 * sum(genes), "macs": 1000.0 + 100 * sum(genes)}
     metrics |= {"predicted_ms": max(bench, board), "upper_ms": 1.1 * max(bench, board)}
@@ -63,7 +63,7 @@ def point(genes: tuple[int, ...], accuracy: float, origin: Any = "search", by_sh
         worst = 100.0 * max(bench / BOUNDS["bench"], board / BOUNDS["board"])
         metrics |= {"predicted_share": worst, "upper_share": 1.1 * worst}
     devices = {"bench": OnDevice(bench, 1.1 * bench), "board": OnDevice(board, 1.1 * board)}
-    return Point(fakes.arch(*genes), origin, metrics, devices=devices)
+    return Candidate(fakes.arch(*genes), origin, metrics, devices=devices)
 
 
 REFERENCE = {"accuracy": 0.0, "latency": 150.0, "params": 1000.0, "macs": 10000.0}
@@ -79,9 +79,9 @@ ESTIMATED = StageFinished(
 
 def log(by_share: bool = True) -> list[Event]:
     """Three networks scored, of which two are measured everywhere: one keeps both bounds, one breaks that of bench."""
-    scored = [point((0, 1, 1), 70.0, by_share=by_share), point((0, 3, 3), 90.0, by_share=by_share)]
-    scored += [point((3, 1, 1), 80.0, by_share=by_share), point((0, 1, 0), 60.0, "baseline", by_share=by_share)]
-    tested = [Point(p.arch, p.origin, {"test_accuracy": p.metrics["val_accuracy"] - 1}) for p in scored[:3]]
+    scored = [candidate((0, 1, 1), 70.0, by_share=by_share), candidate((0, 3, 3), 90.0, by_share=by_share)]
+    scored += [candidate((3, 1, 1), 80.0, by_share=by_share), candidate((0, 1, 0), 60.0, "baseline", by_share=by_share)]
+    tested = [Candidate(p.arch, p.origin, {"test_accuracy": p.metrics["val_accuracy"] - 1}) for p in scored[:3]]
     ends = [
         Measured(fakes.arch(0, 1, 1), "search", measured(3.0), 8.0, "bench"),
         Measured(fakes.arch(0, 1, 1), "search", measured(12.0), 24.0, "board"),
@@ -149,12 +149,12 @@ def test_a_fleet_that_means_nothing_is_refused(record: dict[str, Any], words: tu
 
 def test_verified_is_what_is_verified_on_every_device() -> None:
     events = log()
-    half = fold_all(events[:4]).points["search", fakes.arch(0, 1, 1).id]
+    half = fold_all(events[:4]).candidates["search", fakes.arch(0, 1, 1).id]
     assert (half.status, half.measurement) == ("unverified", None)
     assert "measured_ms" not in half.metrics
     assert half.devices["bench"].status == "verified"
     state = fold_all([decode(encode(e)) for e in events])
-    kept, broken = (state.points["search", fakes.arch(*g).id] for g in ((0, 1, 1), (3, 1, 1)))
+    kept, broken = (state.candidates["search", fakes.arch(*g).id] for g in ((0, 1, 1), (3, 1, 1)))
     assert (kept.status, kept.metrics["measured_ms"], kept.metrics["measured_share"]) == ("verified", 12.0, 50.0)
     assert kept.measurement == measured(12.0)
     assert (broken.status, broken.metrics["measured_share"]) == ("violated", 112.5)
@@ -166,7 +166,7 @@ def test_verified_is_what_is_verified_on_every_device() -> None:
 
 def test_a_refusal_on_one_device_leaves_a_network_unverified() -> None:
     refusal = Measured(fakes.arch(0, 1, 1), "search", measured(None), 24.0, "board")
-    found = fold_all([*log()[:4], refusal]).points["search", fakes.arch(0, 1, 1).id]
+    found = fold_all([*log()[:4], refusal]).candidates["search", fakes.arch(0, 1, 1).id]
     assert found.status == "unverified"
     assert found.measurement is not None
     assert found.measurement.refused == "unsteady"
@@ -174,14 +174,14 @@ def test_a_refusal_on_one_device_leaves_a_network_unverified() -> None:
 
 
 def test_a_prediction_made_anew_keeps_what_was_measured() -> None:
-    again = fold_all([*log(), Evaluated((point((0, 1, 1), 71.0),))]).points["search", fakes.arch(0, 1, 1).id]
+    again = fold_all([*log(), Evaluated((candidate((0, 1, 1), 71.0),))]).candidates["search", fakes.arch(0, 1, 1).id]
     assert again.metrics["val_accuracy"] == 71.0
     assert again.status == "verified"
     assert again.devices["bench"].measurement == measured(3.0)
 
 
 def test_what_is_measured_needs_its_protocol_on_every_device() -> None:
-    p = point((0, 1, 1), 70.0)
+    p = candidate((0, 1, 1), 70.0)
     smuggled = {"bench": replace(p.devices["bench"], measurement=measured(1.0))}
     with pytest.raises(InvalidInput, match="needs its protocol"):
         Evaluated((replace(p, devices=smuggled),))
@@ -189,15 +189,15 @@ def test_what_is_measured_needs_its_protocol_on_every_device() -> None:
         fold_all([*log(), Measured(fakes.arch(0, 1, 1), "search", measured(1.0), 1.0, "pi")])
 
 
-def test_events_and_points_of_before_are_still_read() -> None:
-    old = encode(Evaluated((fakes.point((1, 1, 1), 80.0),)))
-    for p in old["points"]:
+def test_events_and_candidates_of_before_are_still_read() -> None:
+    old = encode(Evaluated((fakes.candidate((1, 1, 1), 80.0),)))
+    for p in old["candidates"]:
         del p["devices"]
     seen = encode(Measured(fakes.arch(1, 1, 1), "search", fakes.measurement(5.0), 6.0))
     volume = encode(HypervolumeAt(2, 0.5, 0.4))
     del seen["device"], volume["device"]
     state = fold_all([decode(old), decode(seen), decode(volume)])
-    [found] = state.points.values()
+    [found] = state.candidates.values()
     assert (found.status, found.metrics["measured_ms"], dict(found.devices)) == ("verified", 5.0, {})
     assert state.hypervolume == (HypervolumeAt(2, 0.5, 0.4),)
 
@@ -211,14 +211,14 @@ def test_volumes_are_kept_by_device() -> None:
 
 def test_columns_hold_what_points_do() -> None:
     state = fold_all(log())
-    points = [*state.points.values()]
-    table = PointTable.of(points)
-    assert [table.point(i) for i in range(len(table))] == points
-    later = PointTable().updated(table.of_origin("search"), PointTable.of(points[:3]))
-    later = later.updated(table.of_origin("baseline"), PointTable.of(points[3:]))
-    assert [later.point(i) for i in range(len(later))] == points
+    candidates = [*state.candidates.values()]
+    table = CandidateTable.of(candidates)
+    assert [table.candidate(i) for i in range(len(table))] == candidates
+    later = CandidateTable().updated(table.of_origin("search"), CandidateTable.of(candidates[:3]))
+    later = later.updated(table.of_origin("baseline"), CandidateTable.of(candidates[3:]))
+    assert [later.candidate(i) for i in range(len(later))] == candidates
     for device in BOUNDS:
-        assert [later.on(device).point(i) for i in range(len(later))] == [p.on(device) for p in points]
+        assert [later.on(device).candidate(i) for i in range(len(later))] == [p.on(device) for p in candidates]
 
 
 # Fronts
@@ -230,19 +230,19 @@ def test_the_worst_case_is_the_largest_share_of_a_bound() -> None:
     front = front_of(spec, before)
     assert front.metrics == ("val_accuracy", "predicted_share")
     # The most accurate network is predicted to take 7 ms of 8 on bench, 7.7 ms at the most; the last one breaks none.
-    assert [p.arch.genes for p in front.points] == [(0, 3, 3), (3, 1, 1), (0, 1, 1)]
+    assert [p.arch.genes for p in front.members] == [(0, 3, 3), (3, 1, 1), (0, 1, 1)]
     after = fold_all([*log(), VERIFIED])
     front = front_of(spec, after)
     assert front.metrics == ("test_accuracy", "measured_share")
-    assert [p.arch.genes for p in front.points] == [(0, 1, 1)]
-    assert front.points[0].status == "verified"
+    assert [p.arch.genes for p in front.members] == [(0, 1, 1)]
+    assert front.members[0].status == "verified"
 
 
 def test_without_bounds_the_worst_case_is_the_slowest_device() -> None:
     spec = fleet_spec()
     front = front_of(spec, fold_all(log(by_share=False)[:2]))
     assert front.metrics == ("val_accuracy", "predicted_ms")
-    assert [(p.arch.genes, p.metrics["predicted_ms"]) for p in front.points] == [((0, 3, 3), 7.0), ((0, 1, 1), 3.0)]
+    assert [(p.arch.genes, p.metrics["predicted_ms"]) for p in front.members] == [((0, 3, 3), 7.0), ((0, 1, 1), 3.0)]
 
 
 def test_a_bound_broken_on_one_device_counts_before_all_have_measured() -> None:
@@ -252,7 +252,7 @@ def test_a_bound_broken_on_one_device_counts_before_all_have_measured() -> None:
     ended = fold_all([StageFinished("verify", 1.0, {"measured": False, "fleet": halves})], state)
     front = front_of(fleet_spec(bounds_ms=BOUNDS), ended)
     assert front.metrics == ("test_accuracy", "predicted_share")
-    assert [p.arch.genes for p in front.points] == [(0, 3, 3), (0, 1, 1)]
+    assert [p.arch.genes for p in front.members] == [(0, 3, 3), (0, 1, 1)]
 
 
 def test_each_device_has_a_front_of_its_own() -> None:
@@ -261,9 +261,9 @@ def test_each_device_has_a_front_of_its_own() -> None:
     bench, board = (front_of(spec, state, device=name) for name in BOUNDS)
     assert front_of(spec, state) == bench
     assert bench.metrics == board.metrics == ("test_accuracy", "measured_ms")
-    assert [p.arch.genes for p in bench.points] == [(0, 1, 1)]
-    assert [p.arch.genes for p in board.points] == [(3, 1, 1), (0, 1, 1)]
-    assert [p.metrics["measured_ms"] for p in board.points] == [15.0, 12.0]
+    assert [p.arch.genes for p in bench.members] == [(0, 1, 1)]
+    assert [p.arch.genes for p in board.members] == [(3, 1, 1), (0, 1, 1)]
+    assert [p.metrics["measured_ms"] for p in board.members] == [15.0, 12.0]
     assert bench.hypervolume != board.hypervolume
 
 
@@ -329,7 +329,7 @@ def test_what_was_measured_on_each_device_is_read_back(any_store: Store) -> None
     for event in log():  # one at a time, so that every row changes often
         fakes.append(store, lease, [event])
         store.queries.evaluated(search)  # the cache follows
-    assert dict(store.queries.state(search)[1].points) == dict(expected.points)
+    assert dict(store.queries.state(search)[1].candidates) == dict(expected.candidates)
     with_bounds = store.queries.search(search)
     assert [(m.device, m.bound_ms, m.verified) for m in with_bounds.fleet] == [("bench", 8.0, 1), ("board", 24.0, 2)]
 

@@ -101,7 +101,7 @@ class Device:
 
     def told(self, event: Event) -> Event:
         if isinstance(event, Evaluated):
-            self.known |= {p.arch.id: p.arch for p in event.points}
+            self.known |= {p.arch.id: p.arch for p in event.candidates}
         return event
 
     def __call__(self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]) -> Iterator[Any]:
@@ -198,7 +198,7 @@ def test_a_search_looks_again_around_a_hole_and_keeps_its_bound(whole: tuple[lis
     broken = [p for p in before.of("search") if p.status == "violated"]
     dropped, front = front_of(spec, before), front_of(spec, after)
     assert len(broken) >= 3
-    assert all(p.status == "verified" and p.metrics["measured_ms"] <= bound_ms() for p in front.points)
+    assert all(p.status == "verified" and p.metrics["measured_ms"] <= bound_ms() for p in front.members)
     assert front.hypervolume is not None
     assert dropped.hypervolume is not None
     assert front.hypervolume > dropped.hypervolume
@@ -217,7 +217,7 @@ def test_a_search_that_is_cut_anywhere_learns_the_same(whole: tuple[list[Event],
         device = Device()
         before = events[: cut + 1]
         state = fold_all(run(folder, problem(), before, device), fold_all(before))
-        assert state.points == expected.points, f"cut after event {cut}: {events[cut]}"
+        assert state.candidates == expected.candidates, f"cut after event {cut}: {events[cut]}"
         assert state.refits == expected.refits
         done = sum(isinstance(e, Measured) for e in before)
         assert device.measured == sum(isinstance(e, Measured) for e in events) - done
@@ -248,7 +248,7 @@ def test_only_what_was_measured_alike_is_learned_from(tmp_path: Path) -> None:
                 yield [replace(m, protocol="another"), replace(m, profile="another"), refused][i % 3]
 
     state = fold_all(run(tmp_path, problem(), device=Otherwise()))
-    assert any(p.measurement is not None for p in state.points.values())
+    assert any(p.measurement is not None for p in state.candidates.values())
     assert state.refits == ()
     assert state.finished["learn"]["refits"] == 0
 

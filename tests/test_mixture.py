@@ -235,7 +235,7 @@ def test_a_search_by_a_mixture_ends_with_a_verified_front_and_the_same_when_cut(
     assert tuple(expected.finished) == few_shot.stage_names(PARAMS)  # type: ignore[attr-defined]
     front = front_of(SPEC, expected)
     assert front.final
-    assert front.points
+    assert front.members
     assert len(expected.exports) == 1
     trained = expected.finished["train"]
     assert trained["steps"] == 2 * 2 * 3  # two epochs of three batches for each of two

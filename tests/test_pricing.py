@@ -251,7 +251,11 @@ def test_a_budget_beyond_a_small_space_is_found_before_it_is_spent() -> None:
     assert refusals(52, 0) == refusals(20, 32) == []
     assert "at most 52" in refusals(53, 0)[0]
     assert "at most 20" in refusals(21, 32)[0]
-    points = [fakes.point((0, 0, 0), 1.0), fakes.point((1, 0, 0), 1.0), fakes.point((0, 0, 0), 1.0, "baseline")]
+    points = [
+        fakes.candidate((0, 0, 0), 1.0),
+        fakes.candidate((1, 0, 0), 1.0),
+        fakes.candidate((0, 0, 0), 1.0, "baseline"),
+    ]
     assert most_inherited(points) == 2
     assert most_inherited([]) == 0
 

@@ -17,11 +17,11 @@ from nas.core.arch import as_archs, sample
 from nas.core.cost import StageCost
 from nas.core.errors import Diverged, HwnasError, InvalidSpec
 from nas.core.events import (
+    Candidate,
     Checkpoint,
     Evaluated,
     Event,
     Origin,
-    Point,
     Progress,
     SearchState,
     StageFinished,
@@ -69,10 +69,12 @@ def found(p: Problem) -> Iterator[Event]:
     small, large = np.argsort(cheap["predicted_ms"]).tolist()
     archs = as_archs(p.space.id, genes_NG)
 
-    def point(i: int, origin: Origin, accuracy: float) -> Point:
-        return Point(archs[i], origin, {**{k: float(v[i]) for k, v in cheap.items()}, "val_accuracy": accuracy})
+    def candidate(i: int, origin: Origin, accuracy: float) -> Candidate:
+        return Candidate(archs[i], origin, {**{k: float(v[i]) for k, v in cheap.items()}, "val_accuracy": accuracy})
 
-    yield Evaluated((point(large, "search", 50.0), point(small, "search", 40.0), point(large, "baseline", 50.0)))
+    yield Evaluated(
+        (candidate(large, "search", 50.0), candidate(small, "search", 40.0), candidate(large, "baseline", 50.0))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +98,9 @@ def test_the_front_is_that_of_the_retrained(whole: tuple[list[Event], Path]) -> 
             assert p.metrics["trained_deviation"] >= 0.0
     front = front_of(RETRAINED, state)
     assert front.final
-    assert front.points
-    ranked = sorted(front.points, key=lambda p: p.metrics["trained_accuracy"])
-    assert ranked == sorted(front.points, key=lambda p: p.metrics["measured_ms"])
+    assert front.members
+    ranked = sorted(front.members, key=lambda p: p.metrics["trained_accuracy"])
+    assert ranked == sorted(front.members, key=lambda p: p.metrics["measured_ms"])
 
 
 def test_search_and_baseline_get_the_same_and_every_trial_is_told_of(whole: tuple[list[Event], Path]) -> None:
@@ -133,7 +135,7 @@ def test_what_is_exported_has_its_own_weights(whole: tuple[list[Event], Path]) -
     assert weights is not None
     same = [k for k, v in out.items() if k in weights["net"] and torch.equal(v, weights["net"][k])]
     assert len(same) >= len(out) - 1
-    point = state.points["search", exported.arch.id]
+    point = state.candidates["search", exported.arch.id]
     assert point.metrics["test_accuracy"] == pytest.approx(exported.report["accuracy_onnx"], abs=0.9)
 
 
@@ -145,7 +147,7 @@ def test_a_search_that_is_cut_anywhere_ends_the_same(whole: tuple[list[Event], P
     for cut in (marks[len(marks) // 2], marks[-1], marks[-1] + 3):
         before = events[: cut + 1]
         state = fold_all(run(folder, problem(RETRAINED), before), fold_all(before))
-        assert state.points == expected.points, f"cut after event {cut}: {events[cut]}"
+        assert state.candidates == expected.candidates, f"cut after event {cut}: {events[cut]}"
         assert state.exports == expected.exports
         assert state.finished["verify"] == expected.finished["verify"]
 
@@ -159,7 +161,7 @@ def test_training_that_is_cut_after_any_event_ends_the_same_and_repeats_no_trial
         before = events[:cut]
         after = list(retrain(tmp_path, p, before))
         state = fold_all(after, fold_all(before))
-        assert state.points == expected.points, f"cut before event {cut}: {events[cut]}"
+        assert state.candidates == expected.candidates, f"cut before event {cut}: {events[cut]}"
         assert state.checkpoints == expected.checkpoints  # and so all weights, by their sha256
         assert state.finished == expected.finished
         known = {(e.stage, e.step) for e in before if isinstance(e, Checkpoint)}
@@ -179,7 +181,7 @@ def test_cells_that_were_found_by_gradient_are_retrained_as_well(tmp_path: Path)
     )
     state = fold_all(run(tmp_path, problem(spec)))
     assert list(state.finished) == ["estimate", "train", "derive", "explore", "retrain", "verify", "learn", "export"]
-    assert front_of(spec, state).points
+    assert front_of(spec, state).members
     assert {e.arch.id for e in state.exports} <= set(state.finished["retrain"]["networks"])
 
 
@@ -213,7 +215,7 @@ def test_training_alone_learns(tmp_path: Path) -> None:
     state = fold_all([*begun, *retrain(tmp_path, p, begun)])
     [network] = state.finished["retrain"]["networks"].values()
     assert network["trained_accuracy"] > 60.0
-    assert all("trained_deviation" not in point.metrics for point in state.points.values())
+    assert all("trained_deviation" not in point.metrics for point in state.candidates.values())
 
 
 def test_the_price_of_retraining_grows_with_trials_and_has_a_range(tmp_path: Path) -> None:

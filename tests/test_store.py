@@ -219,7 +219,7 @@ def test_a_passed_lease_is_claimed_again_and_its_worker_writes_nothing(
     new = claim(store)
     assert (new.job_id, new.token) == (old.job_id, old.token + 1)
     before = count(store, EventRow)
-    assert append(store, old, StageFinished("train", 1.0), Evaluated((fakes.point((0, 0, 0), 1.0),))) == "lost"
+    assert append(store, old, StageFinished("train", 1.0), Evaluated((fakes.candidate((0, 0, 0), 1.0),))) == "lost"
     assert not store.jobs.finish(old, "succeeded")
     assert not store.jobs.release(old)
     assert count(store, EventRow) == before
@@ -271,7 +271,7 @@ def test_durable_progress_starts_the_count_of_attempts_again(store: Store, searc
 def test_repeating_the_same_event_is_no_progress(store: Store, search: str) -> None:
     for _ in range(MAX_STALLED + 1):
         lease = claim(store)
-        append(store, lease, Evaluated((fakes.point((0, 0, 0), 50.0),)))
+        append(store, lease, Evaluated((fakes.candidate((0, 0, 0), 50.0),)))
         store.jobs.release(lease, crash="killed")
     assert store.queries.search(search).status == "queued"
     assert store.jobs.claim("worker", 10.0) is None
@@ -313,10 +313,10 @@ def test_cancelling_a_waiting_job_ends_it(store: Store, search: str) -> None:
 
 def test_a_cancelled_job_is_over_and_its_worker_writes_nothing(store: Store, search: str) -> None:
     lease = claim(store)
-    append(store, lease, Evaluated((fakes.point((0, 0, 0), 50.0),)))
+    append(store, lease, Evaluated((fakes.candidate((0, 0, 0), 50.0),)))
     store.jobs.cancel(search)
     assert store.queries.search(search).status == "cancelled"
-    assert append(store, lease, Evaluated((fakes.point((1, 0, 0), 50.0),))) == "lost"
+    assert append(store, lease, Evaluated((fakes.candidate((1, 0, 0), 50.0),))) == "lost"
     assert not store.jobs.finish(lease, "succeeded")
     view = store.queries.search(search)
     assert (view.status, view.evaluations) == ("cancelled", 1)
@@ -345,7 +345,7 @@ def same(store: Store, search: str, expected: SearchState) -> None:
     spec, state = store.queries.state(search)
     assert spec == fakes.search_spec()
     assert state == expected
-    assert list(state.points) == list(expected.points)
+    assert list(state.candidates) == list(expected.candidates)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 100])
@@ -365,7 +365,7 @@ _genes = st.tuples(*[st.integers(0, 1)] * 3)
 _origins = st.sampled_from(["search", "baseline"])
 _ms = st.floats(0.1, 100.0)
 _events = st.one_of(
-    st.builds(lambda g, a, o: Evaluated((fakes.point(g, a, o),)), _genes, st.floats(0, 100), _origins),
+    st.builds(lambda g, a, o: Evaluated((fakes.candidate(g, a, o),)), _genes, st.floats(0, 100), _origins),
     st.builds(
         lambda g, o, ms, claim: Measured(fakes.arch(*g), o, fakes.measurement(ms), claim),
         _genes,
@@ -400,16 +400,16 @@ def test_projections_equal_the_fold_of_any_log(store: Store, batches: list[list[
 
 def test_nothing_is_written_of_a_batch_that_fails(store: Store, search: str) -> None:
     lease = claim(store)
-    good = fakes.records([Evaluated((fakes.point((0, 0, 0), 50.0),))])
+    good = fakes.records([Evaluated((fakes.candidate((0, 0, 0), 50.0),))])
     with pytest.raises(InvalidInput, match="unknown event kind"):
         fakes.append(store, lease, [*good, {"kind": "nonsense"}], 10.0)
     with pytest.raises(InvalidInput, match="malformed"):
         fakes.append(store, lease, [*good, {"kind": "checkpoint"}], 10.0)
-    bad = replace(fakes.point((0, 0, 0), 50.0), metrics={"val_acuracy": 1.0})
+    bad = replace(fakes.candidate((0, 0, 0), 50.0), metrics={"val_acuracy": 1.0})
     with pytest.raises(UnknownName, match="val_accuracy"):
         append(store, lease, Evaluated((bad,)))
     with pytest.raises(InvalidInput, match="JSON"):
-        append(store, lease, Evaluated((fakes.point((0, 0, 0), float("nan")),)))
+        append(store, lease, Evaluated((fakes.candidate((0, 0, 0), float("nan")),)))
     assert count(store, PointRow) == 0
     assert store.queries.search(search).last_event == 2  # queued, running
 

@@ -123,6 +123,6 @@ def test_the_stage_trains_its_trials_on_ray(cluster: Cluster) -> None:
     assert (first["lr"], first["status"], first["epochs"]) == (0.1, "finished", 2)
     assert (second["status"], second["epochs"]) in {("finished", 2), ("pruned", 1)}
     assert second["lr"] != 0.1
-    trained = [p for p in state.points.values() if "trained_accuracy" in p.metrics]
+    trained = [p for p in state.candidates.values() if "trained_accuracy" in p.metrics]
     assert [(p.origin, p.arch.id) for p in trained] == [("search", arch_id), ("baseline", arch_id)]
     assert {p.metrics["trained_accuracy"] for p in trained} == {result["networks"][arch_id]["trained_accuracy"]}

@@ -64,12 +64,12 @@ def test_a_search_without_a_supernet_ends_with_trained_and_measured_networks(
     assert tuple(state.finished) == stage_names(SPEC)
     assert tuple(state.finished) == ("estimate", "proxies", "explore", "retrain", "verify", "learn", "export")
     assert len(state.of("search")) == len(state.of("baseline")) == 12
-    assert not any("val_accuracy" in p.metrics for p in state.points.values())  # a proxy is no accuracy
-    assert all(0.0 <= p.metrics["proxy_score"] <= 100.0 for p in state.points.values())
+    assert not any("val_accuracy" in p.metrics for p in state.candidates.values())  # a proxy is no accuracy
+    assert all(0.0 <= p.metrics["proxy_score"] <= 100.0 for p in state.candidates.values())
     front = front_of(SPEC, state)
     assert front.metrics == ("test_accuracy", "measured_ms", "params")
-    assert front.points
-    assert all({"trained_accuracy", "test_accuracy"} <= p.metrics.keys() for p in front.points)
+    assert front.members
+    assert all({"trained_accuracy", "test_accuracy"} <= p.metrics.keys() for p in front.members)
     assert len(state.exports) == 1
     told = state.finished["proxies"]["spearman"]
     assert set(told) == {"synflow", "jacob_cov", "naswot"}
@@ -88,7 +88,7 @@ def test_until_networks_are_trained_the_front_shows_scores_as_scores(whole: tupl
     assert 0.0 < (front.hypervolume or 0.0) < 1.0
     # A bound on accuracy is none on scores.
     bounded = SPEC.model_copy(update={"objectives": (ObjectiveSpec(name="accuracy", bound=99.99), SPEC.objectives[1])})
-    assert front_of(bounded, state).points
+    assert front_of(bounded, state).members
 
 
 @pytest.mark.parametrize("which", [0, -1])
@@ -98,11 +98,13 @@ def test_a_search_that_is_cut_while_it_scores_goes_on_the_same(whole: tuple[list
     state = fold_all(events[: kept + 1])
     for event in run(folder, problem(SPEC), events[: kept + 1]):
         state = fold_all([event], state)
-        if state.points:
+        if state.candidates:
             break
     expected = fold_all(events)
     assert state.finished["proxies"] == expected.finished["proxies"]
-    assert all(p.metrics["proxy_score"] == expected.points[p.key].metrics["proxy_score"] for p in state.points.values())
+    assert all(
+        p.metrics["proxy_score"] == expected.candidates[p.key].metrics["proxy_score"] for p in state.candidates.values()
+    )
 
 
 def test_what_would_never_know_an_accuracy_is_refused() -> None:
@@ -169,7 +171,7 @@ def test_a_trained_supernet_is_searched_with_hints(tmp_path: Path) -> None:
     state = fold_all(run(tmp_path, problem(spec)))
     assert tuple(state.finished) == stage_names(spec)
     assert "proxies" in state.finished
-    assert not any("proxy_score" in p.metrics for p in state.points.values())
+    assert not any("proxy_score" in p.metrics for p in state.candidates.values())
     assert front_of(spec, state).metrics[0] == "test_accuracy"
     with pytest.raises(InvalidSpec, match="bayesian"):
         stages_of(problem(spec.model_copy(update={"strategy": Strategy(params={"proxies": ["synflow"]})})))

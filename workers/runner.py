@@ -23,10 +23,10 @@ from nas.core.events import (
     MeasurementsWanted,
     SearchState,
     StageStarted,
+    candidate_from_json,
     decode,
     encode,
     fold_all,
-    point_from_json,
 )
 from nas.core.ports import (
     BlobStore,
@@ -114,7 +114,7 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
         profile=first.profile,
         predictor=predictor,
         supernet_blob=resolved["supernet"],
-        inherited=tuple(point_from_json(p) for p in resolved["inherited"]),
+        inherited=tuple(candidate_from_json(p) for p in resolved["inherited"]),
         fleet=fleet,
     )
     resources = Resources(

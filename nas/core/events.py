@@ -19,7 +19,7 @@ Origin = Literal["search", "baseline"]
 
 
 @dataclass(frozen=True)
-class Point:
+class Candidate:
     """One evaluated network. ``metrics`` maps names of ``nas.core.metrics.METRICS`` to values.
 
     ``measured_ms`` enters only through a ``Measured`` event, together with its protocol. In a search over a fleet,
@@ -34,7 +34,7 @@ class Point:
     measurement: Measurement | None = None
     devices: Mapping[str, OnDevice] = field(default_factory=dict)
 
-    def on(self, device: str) -> Point:
+    def on(self, device: str) -> Candidate:
         """The network as one device of the fleet has it."""
         part = self.devices[device]
         metrics = {k: v for k, v in self.metrics.items() if k not in SHARES and k not in SHARES.values()}
@@ -88,13 +88,13 @@ class Traced:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """New or updated points. Metrics of a point that is known already are merged."""
+    """New or updated candidates. Metrics of an earlier event are kept unless they are overwritten."""
 
     kind: ClassVar[str] = "evaluated"
-    points: tuple[Point, ...]
+    candidates: tuple[Candidate, ...]
 
     def __post_init__(self) -> None:
-        for p in self.points:
+        for p in self.candidates:
             measured = p.measurement is not None or any(d.measurement is not None for d in p.devices.values())
             if measured or "measured_ms" in p.metrics or "measured_share" in p.metrics:
                 raise InvalidInput("a measured latency needs its protocol: yield Measured, not Evaluated")
@@ -149,8 +149,8 @@ class Exported:
 
 @dataclass(frozen=True)
 class HypervolumeAt:
-    """Hypervolume of search and baseline after ``evaluations`` subnets each, of *estimated* points; 0 to 1. ``device``:
-    whose front it is, where each device of a fleet has one."""
+    """Hypervolume of search and baseline after ``evaluations`` subnets each, of *estimated* candidates; 0 to 1.
+    ``device``: whose front it is, where each device of a fleet has one."""
 
     kind: ClassVar[str] = "hypervolume"
     evaluations: int
@@ -257,8 +257,10 @@ def decode(record: Mapping[str, Any]) -> Event:
         raise InvalidInput(f"unknown event kind {kind!r}: expected one of {', '.join(_TYPES)}")
     if "arch" in body:
         body["arch"] = _arch(body["arch"])
-    if "points" in body:
-        body["points"] = tuple(point_from_json(p) for p in body["points"])
+    if "points" in body:  # as the logs of version 0.1 call them
+        body["candidates"] = body.pop("points")
+    if "candidates" in body:
+        body["candidates"] = tuple(candidate_from_json(p) for p in body["candidates"])
     if kind == Traced.kind:
         lists = {k: tuple(body.get(k, ())) for k in ("rows", "columns", "table")}
         body |= {**lists, "table": tuple(tuple(row) for row in lists["table"])}
@@ -270,10 +272,10 @@ def decode(record: Mapping[str, Any]) -> Event:
     return event
 
 
-def point_from_json(record: Mapping[str, Any]) -> Point:
-    """A point from the JSON form of ``dataclasses.asdict``."""
+def candidate_from_json(record: Mapping[str, Any]) -> Candidate:
+    """A candidate from the JSON form of ``dataclasses.asdict``."""
     m = record.get("measurement")
-    return Point(
+    return Candidate(
         **{
             **record,
             "arch": _arch(record["arch"]),
@@ -291,15 +293,15 @@ class SearchState:
     finished: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
-    points: Mapping[tuple[str, str], Point] = field(default_factory=dict)
+    candidates: Mapping[tuple[str, str], Candidate] = field(default_factory=dict)
     exports: tuple[Exported, ...] = ()
     hypervolume: tuple[HypervolumeAt, ...] = ()
     warnings: tuple[str, ...] = ()
     refits: tuple[Refitted, ...] = ()
 
-    def of(self, origin: Origin) -> list[Point]:
-        """The points of one origin, in the order they were first evaluated."""
-        return [p for p in self.points.values() if p.origin == origin]
+    def of(self, origin: Origin) -> list[Candidate]:
+        """The candidates of one origin, in the order they were first evaluated."""
+        return [p for p in self.candidates.values() if p.origin == origin]
 
 
 def fold(state: SearchState, event: Event) -> SearchState:
@@ -308,9 +310,9 @@ def fold(state: SearchState, event: Event) -> SearchState:
         case StageStarted():
             return replace(state, stage=event.stage)
         case Evaluated() | Measured():
-            points = dict(state.points)
-            _place(points, event)
-            return replace(state, points=points)
+            candidates = dict(state.candidates)
+            _place(candidates, event)
+            return replace(state, candidates=candidates)
         case Checkpoint():
             return replace(state, checkpoints={**state.checkpoints, event.stage: event})
         case Exported():
@@ -340,26 +342,26 @@ def fold(state: SearchState, event: Event) -> SearchState:
 def fold_all(events: Iterable[Event], state: SearchState | None = None) -> SearchState:
     """The state after many events. Points are copied once, not once for every event."""
     state = state or SearchState()
-    points = dict(state.points)
-    state = replace(state, points=points)
+    candidates = dict(state.candidates)
+    state = replace(state, candidates=candidates)
     for event in events:
         if isinstance(event, Evaluated | Measured):
-            _place(points, event)
+            _place(candidates, event)
         else:
             state = fold(state, event)
     return state
 
 
-def _place(points: dict[tuple[str, str], Point], event: Evaluated | Measured) -> None:
-    """Puts what an event says of networks among the points."""
+def _place(candidates: dict[tuple[str, str], Candidate], event: Evaluated | Measured) -> None:
+    """Puts what an event says of networks among the candidates."""
     if isinstance(event, Evaluated):
-        for p in event.points:
+        for p in event.candidates:
             key = p.key
-            old = points.get(key)
-            points[key] = _merged(old, p) if old is not None else p
+            old = candidates.get(key)
+            candidates[key] = _merged(old, p) if old is not None else p
         return
     key = (event.origin, event.arch.id)
-    old = points.get(key, Point(event.arch, event.origin))
+    old = candidates.get(key, Candidate(event.arch, event.origin))
     status = verdict(event.measurement, event.claim_ms)
     metrics = {k: v for k, v in old.metrics.items() if k not in ("measured_ms", "measured_share")}
     devices = dict(old.devices)
@@ -377,7 +379,7 @@ def _place(points: dict[tuple[str, str], Point], event: Evaluated | Measured) ->
         shares = [100.0 * d.measured_ms / d.claim_ms for d in devices.values() if d.measured_ms and d.claim_ms]
         if shares and "predicted_share" in metrics:  # what is claimed of a device with a bound is the bound
             metrics["measured_share"] = max(shares)
-    points[key] = replace(
+    candidates[key] = replace(
         old,
         metrics=metrics,
         status=whole.status,
@@ -387,7 +389,7 @@ def _place(points: dict[tuple[str, str], Point], event: Evaluated | Measured) ->
     )
 
 
-def _merged(old: Point, new: Point) -> Point:
+def _merged(old: Candidate, new: Candidate) -> Candidate:
     """What was measured on a device stays, whatever is predicted there anew."""
     devices = dict(old.devices)
     for name, part in new.devices.items():

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from nas.core.arch import Floats
+from nas.core.candidates import ORIGINS, STATUSES, STEERING, CandidateTable, Rows
 from nas.core.errors import InvalidInput, UnknownName
-from nas.core.events import Origin, Point, SearchState
+from nas.core.events import Candidate, Origin, SearchState
 from nas.core.metrics import METRICS, OBJECTIVES, SHARES
 from nas.core.pareto import Mask, hypervolume, non_dominated
-from nas.core.points import ORIGINS, STATUSES, STEERING, PointTable, Rows
 from nas.core.spec import SearchSpec
 
 Finished = Mapping[str, Mapping[str, Any]]
@@ -35,8 +35,8 @@ class Front:
 
     objectives: tuple[str, ...]
     metrics: tuple[str, ...]
-    points: tuple[Point, ...]
-    baseline: tuple[Point, ...]
+    members: tuple[Candidate, ...]
+    baseline: tuple[Candidate, ...]
     hypervolume: float | None
     baseline_hypervolume: float | None
     reference: tuple[float, ...]
@@ -51,12 +51,12 @@ def front_of(
     device: str | None = None,
 ) -> Front:
     """The front as far as the search has come; as ``front_in``."""
-    return front_in(spec, PointTable.of(state.points.values()), state.finished, objectives, bound_ms, device)
+    return front_in(spec, CandidateTable.of(state.candidates.values()), state.finished, objectives, bound_ms, device)
 
 
 def front_in(
     spec: SearchSpec,
-    table: PointTable,
+    table: CandidateTable,
     finished: Finished,
     objectives: Sequence[str] | None = None,
     bound_ms: float | None = None,
@@ -115,28 +115,28 @@ def front_in(
         known &= ~np.isnan(table.metric(metric)[possible])
     possible = possible[known]
 
-    def members(origin: Origin) -> tuple[Point, ...]:
+    def on_front(origin: Origin) -> tuple[Candidate, ...]:
         rows = possible[table.origin_N[possible] == ORIGINS.index(origin)]
         losses = np.stack([_losses(table, m, rows) for m in choose], axis=1)
         kept = np.flatnonzero(non_dominated(losses))
         # Of equal networks the first; sorted by their losses.
         _, first = np.unique(losses[kept], axis=0, return_index=True)
-        return tuple(table.point(int(row)) for row in rows[kept[first]])
+        return tuple(table.candidate(int(row)) for row in rows[kept[first]])
 
-    search, baseline = members("search"), members("baseline")
+    search, baseline = on_front("search"), on_front("baseline")
 
-    def volume(points: Sequence[Point]) -> float | None:
+    def volume(members: Sequence[Candidate]) -> float | None:
         if reference is None or len(table) == 0:
             return None
-        return relative_hypervolume(points, metrics, reference)
+        return relative_hypervolume(members, metrics, reference)
 
     return Front(names, metrics, search, baseline, volume(search), volume(baseline), reference or (), final)
 
 
 def state_on(state: SearchState, device: str) -> SearchState:
     """A search as one device of its fleet sees it."""
-    points = {key: p.on(device) for key, p in state.points.items()}
-    return replace(state, points=points, finished=finished_on(state.finished, device))
+    candidates = {key: c.on(device) for key, c in state.candidates.items()}
+    return replace(state, candidates=candidates, finished=finished_on(state.finished, device))
 
 
 def finished_on(finished: Finished, device: str) -> Finished:
@@ -167,23 +167,23 @@ def reference_of(finished: Finished, objectives: Sequence[str]) -> tuple[float, 
     return tuple(float(result["reference"][n]) for n in objectives)
 
 
-def relative_hypervolume(points: Sequence[Point], metrics: Sequence[str], reference: Sequence[float]) -> float:
+def relative_hypervolume(candidates: Sequence[Candidate], metrics: Sequence[str], reference: Sequence[float]) -> float:
     """Dominated share (0 to 1) of the box between ``reference`` and the ideal point."""
-    if not points:
+    if not candidates:
         return 0.0
-    scaled = np.empty((len(points), len(metrics)))
+    scaled = np.empty((len(candidates), len(metrics)))
     for j, (metric, worst) in enumerate(zip(metrics, reference, strict=True)):
-        value = np.array([p.metrics[metric] for p in points])
+        value = np.array([c.metrics[metric] for c in candidates])
         scaled[:, j] = (100.0 - value) / (100.0 - worst) if METRICS[metric].goal == "max" else value / worst
     return hypervolume(scaled, np.ones(len(metrics)))
 
 
-def _losses(table: PointTable, metric: str, rows: Rows) -> Floats:
+def _losses(table: CandidateTable, metric: str, rows: Rows) -> Floats:
     value = table.metric(metric)[rows]
     return -value if METRICS[metric].goal == "max" else value
 
 
-def _meets(table: PointTable, rows: Rows, bounds: Mapping[str, float]) -> Mask:
+def _meets(table: CandidateTable, rows: Rows, bounds: Mapping[str, float]) -> Mask:
     """Which of the rows keep every bound; a network that lacks what is bounded keeps none."""
     meets: Mask = np.ones(len(rows), dtype=bool)
     for metric, bound in bounds.items():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.cost import StageCost
 from nas.core.device import DeviceProfile, Latency, Measurement
-from nas.core.events import Event, Point, SearchState
+from nas.core.events import Candidate, Event, SearchState
 from nas.core.spec import SearchSpec
 from nas.core.tuning import Tuner
 
@@ -193,8 +193,8 @@ class Member:
 class Problem:
     """A spec with everything it names resolved. ``supernet_blob``: trained weights to reuse, no training.
 
-    ``inherited``: estimated points of the parent search whose supernet is reused. Over a ``fleet``, ``predictor`` is a
-    ``nas.fleet.FleetPredictor`` and ``profile`` that of the first device.
+    ``inherited``: estimated candidates of the parent search whose supernet is reused. Over a ``fleet``,
+    ``predictor`` is a ``nas.fleet.FleetPredictor`` and ``profile`` that of the first device.
     """
 
     spec: SearchSpec
@@ -203,7 +203,7 @@ class Problem:
     profile: DeviceProfile
     predictor: LatencyPredictor
     supernet_blob: str | None = None
-    inherited: tuple[Point, ...] = ()
+    inherited: tuple[Candidate, ...] = ()
     fleet: tuple[Member, ...] = ()
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 from nas.core.arch import LISTABLE, Floats, Genes, choice_counts, every, neighbours, sample, space_size
 from nas.core.cost import Span, StageCost
 from nas.core.errors import HwnasError, InfeasibleBound, InvalidSpec
-from nas.core.events import Event, Point, SearchState, StageFinished
+from nas.core.events import Candidate, Event, SearchState, StageFinished
 from nas.core.metrics import HELD, METRICS
 from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace
 from nas.core.spec import SearchSpec
@@ -190,9 +190,9 @@ def _result(problem: Problem, spec: SearchSpec, found: Survey) -> dict[str, Any]
     }
 
 
-def most_inherited(points: Sequence[Point]) -> int:
+def most_inherited(candidates: Sequence[Candidate]) -> int:
     """How many networks are known of the origin of which most are."""
-    origins = [p.origin for p in points]
+    origins = [p.origin for p in candidates]
     return max((origins.count(origin) for origin in set(origins)), default=0)
 
 

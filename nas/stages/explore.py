@@ -18,11 +18,11 @@ import numpy as np
 from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, choice_counts, neighbours, one_hot, sample
 from nas.core.cost import Span, StageCost, average, repeated
 from nas.core.events import (
+    Candidate,
     Evaluated,
     Event,
     HypervolumeAt,
     Origin,
-    Point,
     Progress,
     SearchState,
     StageFinished,
@@ -62,7 +62,7 @@ class ExploreStage:
         score = self._score(problem, resources, state)
         guide = _guided(problem, resources, state)
         inherited = len(problem.inherited)
-        if inherited and not state.points:
+        if inherited and not state.candidates:
             event = Evaluated(tuple(_refresh(problem, problem.inherited)))
             state = fold(state, event)
             yield event
@@ -73,20 +73,20 @@ class ExploreStage:
             if len(state.of("search")) - known["search"] > done:
                 continue  # this round was kept before a restart
             rng = np.random.default_rng((problem.spec.seed, 4, number, inherited))
-            batch: list[Point] = []
+            batch: list[Candidate] = []
             scored = state  # the round as far as it has come; it is kept as a whole
             for origin, view, n in self._turns(problem, scored, done, size):
                 if origin == "search":
                     genes_NG = self._propose(*_seen(guide, scored, view), rng, n)
                 else:
                     genes_NG = random.propose(problem.space, history_of(problem, scored, origin), rng, n)
-                points = []
-                for point in scored_points(problem, score, origin, genes_NG):
-                    points.append(point)
-                    if (len(batch) + len(points)) % 4 == 0:
-                        yield Progress(self.name, 2 * done + len(batch) + len(points), 2 * budget, "subnets")
-                scored = fold(scored, Evaluated(tuple(points)))
-                batch += points
+                candidates = []
+                for candidate in scored_candidates(problem, score, origin, genes_NG):
+                    candidates.append(candidate)
+                    if (len(batch) + len(candidates)) % 4 == 0:
+                        yield Progress(self.name, 2 * done + len(batch) + len(candidates), 2 * budget, "subnets")
+                scored = fold(scored, Evaluated(tuple(candidates)))
+                batch += candidates
             event = Evaluated(tuple(batch))
             state = fold(state, event)
             yield event
@@ -150,18 +150,18 @@ class ExploreStage:
 
     def _propose(self, problem: Problem, state: SearchState, rng: np.random.Generator, n: int) -> Genes:
         space = problem.space
-        points = state.of("search")
+        candidates = state.of("search")
         history = history_of(problem, state, "search")
         derived_NG = _derived(state)
-        if len(derived_NG) and not {a.genes for a in as_archs("", derived_NG)} <= {p.arch.genes for p in points}:
+        if len(derived_NG) and not {a.genes for a in as_archs("", derived_NG)} <= {p.arch.genes for p in candidates}:
             return _around(space, history, derived_NG, rng, n)
-        if not points:
+        if not candidates:
             counts = choice_counts(space.decisions)
             extremes = space.canonical(np.stack([np.zeros_like(counts), counts - 1]))
             return np.concatenate([extremes, random.propose(space, history, rng, n)])[:n]
         if self.explorer == "bayesian":
             return bayesian.propose(space, history, rng, n, _known(problem))
-        genes_NG = as_genes([p.arch for p in points])
+        genes_NG = as_genes([p.arch for p in candidates])
         found, evaluate = believed_front(problem, state, rng, self.population, self.generations)
         picked = spread(found.genes_NG, found.losses_NM, genes_NG, n)
         missing = n - len(picked)
@@ -190,9 +190,9 @@ def believed_front(
 ) -> tuple[nsga2.Population, nsga2.Evaluate]:
     """The front of a model of what the search goes by, fitted to its scored networks, with exact and predicted costs;
     and what that model says of any networks."""
-    space, points, by = problem.space, state.of("search"), steering(state.finished)
-    genes_NG = as_genes([p.arch for p in points])
-    surrogate = AccuracySurrogate.fit(space, genes_NG, np.array([p.metrics[by] for p in points]))
+    space, candidates, by = problem.space, state.of("search"), steering(state.finished)
+    genes_NG = as_genes([p.arch for p in candidates])
+    surrogate = AccuracySurrogate.fit(space, genes_NG, np.array([p.metrics[by] for p in candidates]))
 
     def evaluate(candidates_NG: Genes) -> tuple[Floats, Floats]:
         cheap = cheap_metrics(problem, candidates_NG)
@@ -291,11 +291,11 @@ def _guided(problem: Problem, resources: Resources, state: SearchState) -> Probl
     return replace(problem, space=informed)
 
 
-def scored_points(problem: Problem, score: Score, origin: Origin, genes_NG: Genes) -> Iterator[Point]:
+def scored_candidates(problem: Problem, score: Score, origin: Origin, genes_NG: Genes) -> Iterator[Candidate]:
     cheap, devices = cheap_metrics(problem, genes_NG), on_devices(problem, genes_NG)
     for i, arch in enumerate(as_archs(problem.space.id, genes_NG)):
         metrics = {name: float(column[i]) for name, column in cheap.items()}
-        yield Point(arch, origin, {**metrics, **score(arch)}, devices=devices[i])
+        yield Candidate(arch, origin, {**metrics, **score(arch)}, devices=devices[i])
 
 
 def _made_up(problem: Problem, n: int) -> SearchState:
@@ -303,8 +303,8 @@ def _made_up(problem: Problem, n: int) -> SearchState:
     archs, macs = networks(problem.space, n)
     cheap, devices = cheap_metrics(problem, as_genes(archs)), on_devices(problem, as_genes(archs))
     accuracy = 50.0 + 45.0 * np.argsort(np.argsort(macs)) / len(macs)
-    points = [
-        Point(
+    candidates = [
+        Candidate(
             arch,
             "search",
             {**{k: float(v[i]) for k, v in cheap.items()}, "val_accuracy": float(accuracy[i])},
@@ -312,17 +312,17 @@ def _made_up(problem: Problem, n: int) -> SearchState:
         )
         for i, arch in enumerate(archs)
     ]
-    return SearchState(points={p.key: p for p in points})
+    return SearchState(candidates={p.key: p for p in candidates})
 
 
-def _refresh(problem: Problem, points: tuple[Point, ...]) -> Iterator[Point]:
+def _refresh(problem: Problem, candidates: tuple[Candidate, ...]) -> Iterator[Candidate]:
     """Inherited estimates keep their accuracy; what depends on the device is predicted anew."""
-    genes_NG = as_genes([p.arch for p in points])
+    genes_NG = as_genes([p.arch for p in candidates])
     cheap, devices = cheap_metrics(problem, genes_NG), on_devices(problem, genes_NG)
-    for i, p in enumerate(points):
+    for i, p in enumerate(candidates):
         estimates = {k: v for k, v in p.metrics.items() if k in ("val_accuracy", "val_loss")}
         metrics = {**{k: float(v[i]) for k, v in cheap.items()}, **estimates}
-        yield Point(p.arch, p.origin, metrics, devices=devices[i])
+        yield Candidate(p.arch, p.origin, metrics, devices=devices[i])
 
 
 def _seen(problem: Problem, state: SearchState, view: str | None) -> tuple[Problem, SearchState]:
@@ -333,7 +333,7 @@ def _front_result(front: Front) -> dict[str, Any]:
     return {
         "hypervolume": front.hypervolume,
         "baseline_hypervolume": front.baseline_hypervolume,
-        "front_size": len(front.points),
+        "front_size": len(front.members),
     }
 
 
@@ -343,12 +343,12 @@ def _violation(problem: Problem, cheap: dict[str, Floats], accuracy_N: Floats, b
 
 
 def history_of(problem: Problem, state: SearchState, origin: Origin) -> History:
-    points, by = state.of(origin), steering(state.finished)
+    candidates, by = state.of(origin), steering(state.finished)
     width = len(problem.spec.objectives)
-    if not points:
+    if not candidates:
         empty = sample(problem.space.decisions, np.random.default_rng(0), 0)
         return History(empty, np.zeros((0, width)), np.zeros(0))
-    genes = as_genes([p.arch for p in points])
+    genes = as_genes([p.arch for p in candidates])
     cheap = cheap_metrics(problem, genes)
-    accuracy = np.array([p.metrics[by] for p in points])
+    accuracy = np.array([p.metrics[by] for p in candidates])
     return History(genes, losses(problem, cheap, accuracy), _violation(problem, cheap, accuracy, by))

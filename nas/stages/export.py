@@ -11,7 +11,7 @@ from typing import ClassVar
 from nas.core.cost import Span, StageCost, average
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import NotMeasuredYet
-from nas.core.events import Event, Exported, Point, Progress, SearchState, StageFinished
+from nas.core.events import Candidate, Event, Exported, Progress, SearchState, StageFinished
 from nas.core.fronts import front_of
 from nas.core.ports import Problem, Resources
 from nas.export import package
@@ -32,7 +32,7 @@ class ExportStage:
         chosen = _chosen(problem, state)
         ready = {e.arch.id for e in state.exports}
         todo = [p for p in chosen if p.arch.id not in ready]
-        packages: list[tuple[Point, bytes, dict[str, object]]] = []
+        packages: list[tuple[Candidate, bytes, dict[str, object]]] = []
         for p in todo:
             measurement, profile = _measured(problem, p)
             archive, report = package(
@@ -102,17 +102,17 @@ class ExportStage:
         return StageCost.of(self.name, total, most, packed.count, "models", note)
 
 
-def _chosen(problem: Problem, state: SearchState) -> list[Point]:
+def _chosen(problem: Problem, state: SearchState) -> list[Candidate]:
     """Front members, evenly along each front; one that is on several fronts once."""
-    chosen: dict[str, Point] = {}
+    chosen: dict[str, Candidate] = {}
     for view in problem.spec.views:
-        members = front_of(problem.spec, state, device=view).points
+        members = front_of(problem.spec, state, device=view).members
         some = thin(members, min(problem.spec.export.count or len(members), len(members))) if members else ()
-        chosen |= {p.arch.id: state.points[p.key] for p in some}
+        chosen |= {p.arch.id: state.candidates[p.key] for p in some}
     return [*chosen.values()]
 
 
-def _measured(problem: Problem, p: Point) -> tuple[Measurement | None, DeviceProfile | None]:
+def _measured(problem: Problem, p: Candidate) -> tuple[Measurement | None, DeviceProfile | None]:
     """The measurement of a network and the device it was made on: over a fleet the slowest, once all have measured."""
     if not problem.fleet:
         return p.measurement, problem.profile

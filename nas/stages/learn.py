@@ -19,10 +19,10 @@ from nas.core.arch import LISTABLE, Floats, Genes, as_genes, every, neighbours, 
 from nas.core.cost import Span, StageCost
 from nas.core.device import comparable
 from nas.core.events import (
+    Candidate,
     Evaluated,
     Event,
     Origin,
-    Point,
     Progress,
     Refitted,
     SearchState,
@@ -34,7 +34,7 @@ from nas.core.fronts import front_of, steering
 from nas.core.ports import Problem, Refitter, Resources, SearchSpace, predict_latency
 from nas.explorers import random
 from nas.objectives import cheap_metrics, losses
-from nas.stages.explore import accuracy_of, believed_front, history_of, scored_points
+from nas.stages.explore import accuracy_of, believed_front, history_of, scored_candidates
 from nas.stages.pricing import networks, scoring_s, verified
 from nas.stages.subnets import Subnets, load_subnets
 from nas.stages.verify import ORIGINS, earn, thin, unverified
@@ -95,7 +95,7 @@ class LearnStage:
                 "refits": len(state.refits),
                 "rounds": sum(r.broken > 0 and r.number <= rounds for r in state.refits),
                 "broken": sum(r.broken for r in state.refits),
-                "front_size": len(front.points),
+                "front_size": len(front.members),
                 "hypervolume": front.hypervolume,
                 "baseline_hypervolume": front.baseline_hypervolume,
             },
@@ -134,15 +134,15 @@ class LearnStage:
         if n == 0:
             return
         rng = np.random.default_rng((problem.spec.seed, 11, last.number))
-        batch: list[Point] = []
+        batch: list[Candidate] = []
         score = accuracy_of(problem, subnets)
         proposals: tuple[tuple[Origin, Genes], ...] = (
             ("search", self._around(problem, state, rng, n)),
             ("baseline", random.propose(problem.space, history_of(problem, state, "baseline"), rng, n)),
         )
         for origin, genes_NG in proposals:
-            for point in scored_points(problem, score, origin, genes_NG):
-                batch.append(point)
+            for candidate in scored_candidates(problem, score, origin, genes_NG):
+                batch.append(candidate)
                 if len(batch) % 4 == 0:
                     yield Progress(self.name, len(batch), 2 * n, "subnets", message="exploring around broken bounds")
         yield Evaluated(tuple(batch))
@@ -150,9 +150,9 @@ class LearnStage:
     def _around(self, problem: Problem, state: SearchState, rng: np.random.Generator, n: int) -> Genes:
         """Unseen networks, nearest first to where the broken ones were believed to be: of the front as it is believed
         now, then neighbours of the broken ones that meet the bounds, then random ones."""
-        space, points = problem.space, state.of("search")
+        space, candidates = problem.space, state.of("search")
         found, evaluate = believed_front(problem, state, rng, self.population, self.generations)
-        broken = [p for p in points if p.status == "violated"]
+        broken = [p for p in candidates if p.status == "violated"]
         claimed = cheap_metrics(problem, as_genes([p.arch for p in broken]))
         claimed |= {k: np.array([p.metrics[k] for p in broken]) for k in ("predicted_ms", "upper_ms")}
         holes_HM = losses(problem, claimed, np.array([p.metrics["val_accuracy"] for p in broken]))
@@ -181,22 +181,24 @@ class LearnStage:
         if not chosen:
             return
         kept = ("predicted_ms", "upper_ms")  # the others' stay as they were when they were claimed
-        yield Evaluated(tuple(Point(p.arch, p.origin, {k: p.metrics[k] for k in kept}) for p in chosen))
-        now = [replace(state.points[p.key], metrics={**state.points[p.key].metrics, **p.metrics}) for p in chosen]
+        yield Evaluated(tuple(Candidate(p.arch, p.origin, {k: p.metrics[k] for k in kept}) for p in chosen))
+        now = [
+            replace(state.candidates[p.key], metrics={**state.candidates[p.key].metrics, **p.metrics}) for p in chosen
+        ]
         [device] = problem.members
         due = {p.key: [device.name] if p.measurement is None else [] for p in now}
         todo = [p for p in now if due[p.key] or "test_accuracy" not in p.metrics]
         yield from earn(self.name, problem, resources, subnets, todo, due, len(chosen), self.group)
 
 
-def newcomers(problem: Problem, state: SearchState, last: Refitted, origin: Origin) -> list[Point]:
+def newcomers(problem: Problem, state: SearchState, last: Refitted, origin: Origin) -> list[Candidate]:
     """The networks of one origin that come to the front as it is believed since the ``last`` refit, and were not tried
     before. What was measured after it plays no part, so a restart chooses the same."""
     tried = set(last.measured)
-    points = [p for p in state.of(origin) if p.key not in tried or p.measurement is not None]
-    cheap = cheap_metrics(problem, as_genes([p.arch for p in points]))
+    candidates = [p for p in state.of(origin) if p.key not in tried or p.measurement is not None]
+    cheap = cheap_metrics(problem, as_genes([p.arch for p in candidates]))
     believed = []
-    for i, p in enumerate(points):
+    for i, p in enumerate(candidates):
         estimates = {k: v for k, v in p.metrics.items() if k not in ("measured_ms", "test_accuracy")}
         if p.key not in tried:
             latency = {k: float(cheap[k][i]) for k in ("predicted_ms", "upper_ms")}
@@ -204,9 +206,9 @@ def newcomers(problem: Problem, state: SearchState, last: Refitted, origin: Orig
             latency = dict.fromkeys(("predicted_ms", "upper_ms"), p.measurement.median_ms)
         else:
             continue
-        believed.append(Point(p.arch, p.origin, {**estimates, **latency}))
-    front = front_of(problem.spec, SearchState(finished=unverified(state), points={p.key: p for p in believed}))
-    members = front.points if origin == "search" else front.baseline
+        believed.append(Candidate(p.arch, p.origin, {**estimates, **latency}))
+    front = front_of(problem.spec, SearchState(finished=unverified(state), candidates={p.key: p for p in believed}))
+    members = front.members if origin == "search" else front.baseline
     new = tuple(p for p in members if p.key not in tried)
     most = problem.spec.budget.verified
     return list(thin(new, most) if len(new) > most else new)
@@ -217,16 +219,16 @@ def _fitted(stage: str, problem: Problem, refit: Refitter, state: SearchState) -
     usable = _usable(problem, state)
     found = refit.fit(as_genes([p.arch for p in usable]), np.array([p.metrics["measured_ms"] for p in usable]))
     before = set(state.refits[-1].measured) if state.refits else set()
-    tried = [p for p in state.points.values() if p.measurement is not None]
+    tried = [p for p in state.candidates.values() if p.measurement is not None]
     broken = sum(p.origin == "search" and p.status == "violated" and p.key not in before for p in tried)
     keys = tuple(p.key for p in tried)
     return Refitted(stage, len(state.refits) + 1, keys, len(state.of("search")), broken, found.record)
 
 
-def _usable(problem: Problem, state: SearchState) -> list[Point]:
+def _usable(problem: Problem, state: SearchState) -> list[Candidate]:
     """What the predictor may learn from."""
-    points = state.points.values()
-    return [p for p in points if p.measurement is not None and comparable(p.measurement, problem.profile)]
+    candidates = state.candidates.values()
+    return [p for p in candidates if p.measurement is not None and comparable(p.measurement, problem.profile)]
 
 
 def _measured_since(problem: Problem, state: SearchState) -> bool:
@@ -239,11 +241,11 @@ def _at_once(problem: Problem) -> int:
     return max(1, problem.spec.budget.evaluations // _SHARE)
 
 
-def _left(space: SearchSpace, points: Sequence[Point], most: int) -> int:
-    """How many networks are left that are none of the ``points``; ``most`` where they are too many to count."""
+def _left(space: SearchSpace, candidates: Sequence[Candidate], most: int) -> int:
+    """How many networks are left that are none of the ``candidates``; ``most`` where they are too many to count."""
     if space_size(space.decisions) > LISTABLE:
         return most
-    return len(np.unique(space.canonical(every(space.decisions)), axis=0)) - len(points)
+    return len(np.unique(space.canonical(every(space.decisions)), axis=0)) - len(candidates)
 
 
 def _nearest(losses_NM: Floats, holes_HM: Floats) -> NDArray[np.intp]:

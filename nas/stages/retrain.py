@@ -19,7 +19,7 @@ import torch
 from nas.core.arch import Arch
 from nas.core.cost import Span, StageCost, average, repeated
 from nas.core.errors import HwnasError
-from nas.core.events import Checkpoint, Evaluated, Event, Point, Progress, SearchState, StageFinished, Warned
+from nas.core.events import Candidate, Checkpoint, Evaluated, Event, Progress, SearchState, StageFinished, Warned
 from nas.core.ports import BlobStore, Problem, Resources
 from nas.core.regularisers import regularisers
 from nas.core.spec import RetrainSpec
@@ -50,7 +50,7 @@ class RetrainStage:
         """Trials that ended before a restart are not repeated. Raises HwnasError when every training diverges."""
         wanted = _wanted(problem)
         chosen = to_verify(problem, state, wanted.networks)
-        found = {o: [c.point.arch for c in chosen if c.point.origin == o] for o in ORIGINS}
+        found = {o: [c.candidate.arch for c in chosen if c.candidate.origin == o] for o in ORIGINS}
         archs = {arch.id: arch for o in ORIGINS for arch in found[o]}
         learn = Learning(problem, archs, resources.blobs, resources.torch_device, self.checkpoint_s, resources.clock)
         trials = _Trials(self._known(resources, state), wanted, len(archs))
@@ -75,7 +75,7 @@ class RetrainStage:
         for id_ in archs.keys() - reached.keys():
             yield Warned(self.name, f"network {id_} is left out: all its trainings diverged")
         metrics = {id_: {k: v for k, v in r.items() if k.startswith("trained_")} for id_, r in reached.items()}
-        yield Evaluated(tuple(Point(a, o, metrics[a.id]) for o in ORIGINS for a in found[o] if a.id in metrics))
+        yield Evaluated(tuple(Candidate(a, o, metrics[a.id]) for o in ORIGINS for a in found[o] if a.id in metrics))
         yield StageFinished(self.name, 0.0, {"networks": reached, **trials.summary()})
 
     def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:

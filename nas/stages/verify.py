@@ -15,11 +15,11 @@ from nas.core.cost import Span, StageCost, average
 from nas.core.device import Measurement
 from nas.core.errors import NotMeasuredYet
 from nas.core.events import (
+    Candidate,
     Evaluated,
     Event,
     Measured,
     Origin,
-    Point,
     Progress,
     SearchState,
     StageFinished,
@@ -48,8 +48,10 @@ class VerifyStage:
         subnets = load_subnets(problem, resources, state)
         chosen = to_verify(problem, state, problem.spec.budget.verified)
         measurable = [m for m in problem.members if m.profile.measurable]
-        due = {c.point.key: [m.name for m in measurable if m.name in c.devices and not _measured(c, m)] for c in chosen}
-        todo = [c.point for c in chosen if due[c.point.key] or "test_accuracy" not in c.point.metrics]
+        due = {
+            c.candidate.key: [m.name for m in measurable if m.name in c.devices and not _measured(c, m)] for c in chosen
+        }
+        todo = [c.candidate for c in chosen if due[c.candidate.key] or "test_accuracy" not in c.candidate.metrics]
         total = sum(max(1, sum(m.name in c.devices for m in measurable)) for c in chosen)
         for event in earn(self.name, problem, resources, subnets, todo, due, total, self.group):
             state = fold(state, event)
@@ -105,7 +107,7 @@ def earn(
     problem: Problem,
     resources: Resources,
     subnets: Subnets,
-    todo: Sequence[Point],
+    todo: Sequence[Candidate],
     due: Mapping[tuple[str, str], Sequence[str]],
     total: int,
     group: int,
@@ -121,7 +123,7 @@ def earn(
         for p in together:
             module = subnets.cut(p.arch)
             test = subnets.score(module, p.arch, problem.data.test).accuracy
-            tested.append(Point(p.arch, p.origin, {"test_accuracy": test}))
+            tested.append(Candidate(p.arch, p.origin, {"test_accuracy": test}))
             if due[p.key]:
                 models[p.key] = to_onnx(subnets.with_normalisation(module), problem.space.input_shape(p.arch))
             yield Progress(stage, done, total, unit, message="exporting")
@@ -153,7 +155,7 @@ def earn(
 class Chosen:
     """A network to verify, on ``devices``."""
 
-    point: Point
+    candidate: Candidate
     devices: tuple[str, ...]
 
 
@@ -166,35 +168,36 @@ def to_verify(problem: Problem, state: SearchState, n: int) -> list[Chosen]:
         for origin in ORIGINS:
             for p in candidates(seen, known, origin, n):
                 devices[p.key] = (*devices.get(p.key, ()), *seen.spec.devices)
-    return [Chosen(state.points[key], names) for key, names in devices.items()]
+    return [Chosen(state.candidates[key], names) for key, names in devices.items()]
 
 
-def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> list[Point]:
+def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> list[Candidate]:
     """The networks of one origin that are worth measuring: its estimated front, then the front of what remains, and so
     on, until ``n``. Measured values play no part, so a restart chooses the same. After retraining, only networks that
     were retrained are left, and what they have reached stands for what was estimated."""
     points = state.of(origin)
     if "retrain" in state.finished:
         points = [p for p in points if "trained_accuracy" in p.metrics]
-    chosen: list[Point] = []
+    chosen: list[Candidate] = []
     before = unverified(state)
     if "retrain" in before:  # zero-cost proxies have done what they can
         before.pop("proxies", None)
     rest = {
-        p.key: Point(p.arch, p.origin, _estimates(p, "retrain" in state.finished), claim_ms=p.claim_ms) for p in points
+        p.key: Candidate(p.arch, p.origin, _estimates(p, "retrain" in state.finished), claim_ms=p.claim_ms)
+        for p in points
     }
     while rest and len(chosen) < n:
-        layer = front_of(problem.spec, SearchState(finished=before, points=rest))
-        members = layer.points if origin == "search" else layer.baseline
+        layer = front_of(problem.spec, SearchState(finished=before, candidates=rest))
+        members = layer.members if origin == "search" else layer.baseline
         if not members:
             break
         members = members[: n - len(chosen)] if len(members) <= n - len(chosen) else thin(members, n - len(chosen))
-        chosen += [state.points[p.key] for p in members]
+        chosen += [state.candidates[p.key] for p in members]
         rest = {k: p for k, p in rest.items() if k not in {m.key for m in members}}
     return chosen
 
 
-def thin(points: tuple[Point, ...], n: int) -> tuple[Point, ...]:
+def thin(points: tuple[Candidate, ...], n: int) -> tuple[Candidate, ...]:
     """``n`` of the points, evenly by rank, both ends kept."""
     if n == 1:
         return points[:1]
@@ -202,11 +205,11 @@ def thin(points: tuple[Point, ...], n: int) -> tuple[Point, ...]:
 
 
 def _measured(chosen: Chosen, member: Member) -> bool:
-    on = chosen.point.devices.get(member.name)
-    return (on if on is not None else chosen.point).measurement is not None
+    on = chosen.candidate.devices.get(member.name)
+    return (on if on is not None else chosen.candidate).measurement is not None
 
 
-def _judged(problem: Problem, member: Member, p: Point, measurement: Measurement) -> Measured:
+def _judged(problem: Problem, member: Member, p: Candidate, measurement: Measurement) -> Measured:
     """What was claimed is the bound on the device, or else the predictor's upper bound there."""
     upper_ms = p.devices[member.name].upper_ms if problem.fleet else p.metrics["upper_ms"]
     claim_ms = problem.spec.bound_on(member.name) or upper_ms
@@ -222,13 +225,13 @@ def _verdicts(spec: SearchSpec, state: SearchState, view: str | None) -> dict[st
         "verified": marks.count("verified"),
         "violated": marks.count("violated"),
         "unverified": marks.count("unverified"),
-        "front_size": len(front.points),
+        "front_size": len(front.members),
         "hypervolume": front.hypervolume,
         "baseline_hypervolume": front.baseline_hypervolume,
     }
 
 
-def _estimates(point: Point, retrained: bool) -> dict[str, float]:
+def _estimates(point: Candidate, retrained: bool) -> dict[str, float]:
     known = {k: v for k, v in point.metrics.items() if k not in ("measured_ms", "measured_share", "test_accuracy")}
     return {**known, "val_accuracy": known["trained_accuracy"]} if retrained else known
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from nas.core.candidates import CandidateTable
 from nas.core.errors import NotFound
 from nas.core.fronts import Finished
-from nas.core.points import PointTable
 from nas.core.ports import predict_latency
 from nas.core.spec import SearchSpec
 from server.api import validate
@@ -14,8 +14,8 @@ from server.store.store import Store
 
 
 def seen_from(
-    device: str, spec: SearchSpec, table: PointTable, finished: Finished, store: Store
-) -> tuple[SearchSpec, PointTable, Finished]:
+    device: str, spec: SearchSpec, table: CandidateTable, finished: Finished, store: Store
+) -> tuple[SearchSpec, CandidateTable, Finished]:
     """Spec, networks and results with latencies predicted for ``device`` and nothing measured, since nothing was
     measured there.
 

@@ -370,7 +370,7 @@ def _front_view(
             )
             for objective, metric in zip(front.objectives, front.metrics, strict=True)
         ],
-        points=[point_view(p, p.key in members, virtual, device) for p in front.points],
+        points=[point_view(p, p.key in members, virtual, device) for p in front.members],
         baseline=[point_view(p, p.key in members, virtual, device) for p in front.baseline],
         hypervolume=front.hypervolume,
         baseline_hypervolume=front.baseline_hypervolume,

@@ -428,6 +428,6 @@ def _decoded(text: str) -> Event:
     if isinstance(event, StatusChanged):
         raise InvalidInput("a worker does not decide a status: expected any other event, got a status event")
     if isinstance(event, Evaluated):
-        for name in {name for point in event.points for name in point.metrics}:
+        for name in {name for point in event.candidates for name in point.metrics}:
             metric_info(name)
     return event

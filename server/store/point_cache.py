@@ -11,7 +11,7 @@ from collections import OrderedDict
 
 from sqlalchemy.orm import Session
 
-from nas.core.points import PointTable
+from nas.core.candidates import CandidateTable
 from server.store.models import Job
 from server.store.projections import load_points
 
@@ -25,11 +25,11 @@ class PointCache:
     def __init__(self, budget: int = CACHE_BYTES) -> None:
         self.nbytes = 0
         self._budget = budget
-        self._kept: OrderedDict[str, tuple[int, PointTable]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[int, CandidateTable]] = OrderedDict()
         self._lock = threading.Lock()
         self._loading = [threading.Lock() for _ in range(_LOCKS)]
 
-    def table(self, session: Session, job: Job) -> PointTable:
+    def table(self, session: Session, job: Job) -> CandidateTable:
         """The networks of a search, as of the session's snapshot or later. What several ask for is read once."""
         with self._loading[hash(job.id) % _LOCKS]:
             seq, table = self._find(job.id)
@@ -38,13 +38,13 @@ class PointCache:
                 self._keep(job.id, job.last_seq, table)
             return table
 
-    def _find(self, job_id: str) -> tuple[int, PointTable]:
+    def _find(self, job_id: str) -> tuple[int, CandidateTable]:
         with self._lock:
             if job_id in self._kept:
                 self._kept.move_to_end(job_id)
-            return self._kept.get(job_id, (-1, PointTable()))
+            return self._kept.get(job_id, (-1, CandidateTable()))
 
-    def _keep(self, job_id: str, seq: int, table: PointTable) -> None:
+    def _keep(self, job_id: str, seq: int, table: CandidateTable) -> None:
         with self._lock:
             if job_id in self._kept:
                 self.nbytes -= self._kept[job_id][1].nbytes

@@ -16,16 +16,17 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from nas.core.arch import Arch
+from nas.core.candidates import ORIGINS, CandidateTable, Rows
 from nas.core.device import DeviceProfile, Measurement, OnDevice
 from nas.core.errors import InvalidInput
 from nas.core.events import (
+    Candidate,
     Checkpoint,
     Evaluated,
     Event,
     Exported,
     HypervolumeAt,
     Measured,
-    Point,
     Progress,
     Refitted,
     SearchState,
@@ -34,11 +35,10 @@ from nas.core.events import (
     decode,
     fold_all,
 )
-from nas.core.points import ORIGINS, PointTable, Rows
 from server.store.models import ArtifactRow, Base, DeviceRow, Job, PointRow, PredictorRow, ReadingRow
 from server.store.resolve import find_predictor
 
-Key = tuple[str, str]  # origin and architecture, as ``Point.key``
+Key = tuple[str, str]  # origin and architecture, as ``Candidate.key``
 KEPT_PROGRESS = 200  # progress events kept per stage, enough for a curve; beyond it every second one is dropped
 _AT_ONCE = 500  # databases limit the parameters of one statement
 _OWN_TABLES = (Evaluated, Measured, Exported)  # what changes these rows and nothing in ``jobs.state``
@@ -71,7 +71,7 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
     export_rows = _export_rows(session, job.id, events)
     before = replace(
         state_from_json(job.state) if stateful else SearchState(),
-        points={key: point_of(row) for key, row in rows.items()},
+        candidates={key: point_of(row) for key, row in rows.items()},
         exports=tuple(_export(row) for row in export_rows),
     )
     after = fold_all(events, before)
@@ -101,14 +101,14 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
     return moved
 
 
-def load_points(session: Session, job_id: str, after: int) -> tuple[Rows, PointTable]:
+def load_points(session: Session, job_id: str, after: int) -> tuple[Rows, CandidateTable]:
     """The networks that changed after event ``after``: their rows in the job's table, and what they are now."""
     p = PointRow
     columns = (p.position, p.space, p.origin, p.status, p.claim_ms, *(cast(c, Text) for c in (p.genes, p.metrics)))
     changed = (p.job_id == job_id, p.seq > after)
     found = session.execute(select(*columns).where(*changed).order_by(p.position)).all()
     if not found:
-        return np.empty(0, dtype=np.intp), PointTable()
+        return np.empty(0, dtype=np.intp), CandidateTable()
     positions, spaces, origins, statuses, claims_ms, genes, metrics = zip(*found, strict=True)
     rows = np.array(positions, dtype=np.intp) - 1
     row_of = {position: i for i, position in enumerate(positions)}
@@ -116,7 +116,7 @@ def load_points(session: Session, job_id: str, after: int) -> tuple[Rows, PointT
     devices: list[Mapping[str, OnDevice]] = [{}] * len(positions)
     for position, parts in session.execute(select(p.position, p.devices).where(*changed, p.devices.is_not(None))):
         devices[row_of[position]] = _on_devices(parts)
-    table = PointTable.from_columns(
+    table = CandidateTable.from_columns(
         spaces=spaces,
         genes=_all_json(genes),
         origins=origins,
@@ -202,15 +202,15 @@ def _refit(record: Mapping[str, Any]) -> Refitted:
 
 def _durable(state: SearchState) -> tuple[object, ...]:
     """What a crashed job does not have to do again."""
-    measured = {key for key, p in state.points.items() if p.measurement is not None}
+    measured = {key for key, p in state.candidates.items() if p.measurement is not None}
     measured_on = {
         (*key, name)
-        for key, p in state.points.items()
+        for key, p in state.candidates.items()
         for name, part in p.devices.items()
         if part.measurement is not None
     }
     exports = {(e.arch.id, e.name) for e in state.exports}
-    return state.finished, state.checkpoints, set(state.points), measured, measured_on, exports, len(state.refits)
+    return state.finished, state.checkpoints, set(state.candidates), measured, measured_on, exports, len(state.refits)
 
 
 def _touched(numbered: Iterable[tuple[int, Event]]) -> dict[Key, int]:
@@ -218,7 +218,7 @@ def _touched(numbered: Iterable[tuple[int, Event]]) -> dict[Key, int]:
     last: dict[Key, int] = {}
     for seq, event in numbered:
         if isinstance(event, Evaluated):
-            last |= {p.key: seq for p in event.points}
+            last |= {p.key: seq for p in event.candidates}
         elif isinstance(event, Measured):
             last[event.origin, event.arch.id] = seq
     return last
@@ -255,9 +255,9 @@ def _write_points(
 ) -> None:
     """Writes the networks that are new or changed. They pass by the session's objects: there may be thousands."""
     new, changed = [], []
-    for key, point in after.points.items():
+    for key, point in after.candidates.items():
         if key in rows:
-            if point != before.points[key]:
+            if point != before.candidates[key]:
                 values = {f"new_{name}": value for name, value in {"seq": seqs[key], **_values(point)}.items()}
                 changed.append({"job": job.id, "place": rows[key].position, **values})
             continue
@@ -280,7 +280,7 @@ def _write_points(
         session.execute(_CHANGE_POINT, changed)
 
 
-def _values(point: Point) -> dict[str, Any]:
+def _values(point: Candidate) -> dict[str, Any]:
     return {
         "metrics": dict(point.metrics),
         "status": point.status,
@@ -290,9 +290,9 @@ def _values(point: Point) -> dict[str, Any]:
     }
 
 
-def point_of(row: Any) -> Point:
+def point_of(row: Any) -> Candidate:
     """The point in a row of ``points``."""
-    return Point(
+    return Candidate(
         arch=Arch(row.space, tuple(row.genes)),
         origin=row.origin,
         metrics=row.metrics,
@@ -410,7 +410,7 @@ def _keep_canary(session: Session, job: Job, device: DeviceRow, profile: DeviceP
 def _keep_reading(session: Session, job: Job, event: Measured, state: SearchState, refits: int, at: float) -> None:
     """What a search has measured, after so many ``refits``: a network's latency beside what was predicted, and the
     canary's drift."""
-    m, point = event.measurement, state.points[event.origin, event.arch.id]
+    m, point = event.measurement, state.candidates[event.origin, event.arch.id]
     predicted_ms, predictor_id = point.metrics.get("predicted_ms"), job.predictor_id
     if event.device is not None:
         predicted_ms, predictor_id = point.devices[event.device].predicted_ms, None

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, and_, func, or_, select, text
 from sqlalchemy.orm import Session
 
+from nas.core.candidates import ORIGINS, STATUSES, CandidateTable, Rows
 from nas.core.device import DeviceProfile, OnDevice, changes
 from nas.core.drift import Reading, drift_of
 from nas.core.errors import NotFound, UnknownName
-from nas.core.events import Point, SearchState
+from nas.core.events import Candidate, SearchState
 from nas.core.fronts import Finished, Front, front_in
 from nas.core.lifecycle import ENDED, LEASED, JobStatus
 from nas.core.metrics import METRICS, kind_of
-from nas.core.points import ORIGINS, STATUSES, PointTable, Rows
 from nas.core.ports import JobKind
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.core.views import (
@@ -198,14 +198,14 @@ class Queries:
         with reading(self._engine) as session:
             job = _job(session, search_id, "search")
             table = self._points.table(session, job)
-            points = map(table.point, range(len(table)))
+            points = map(table.candidate, range(len(table)))
             state = state_from_json(job.state)
             exports = load_exports(session, job)
             return SearchSpec.model_validate(job.spec), replace(
-                state, points={p.key: p for p in points}, exports=exports
+                state, candidates={p.key: p for p in points}, exports=exports
             )
 
-    def evaluated(self, search_id: str) -> tuple[SearchSpec, PointTable, Finished]:
+    def evaluated(self, search_id: str) -> tuple[SearchSpec, CandidateTable, Finished]:
         """The spec of a search, its networks and the results of its stages. Raises NotFound."""
         with reading(self._engine) as session:
             job = _job(session, search_id, "search")
@@ -257,7 +257,7 @@ class Queries:
             last, position = read_cursor(cursor, float | int | None, int)
             start = _behind(rows, value, None if last is None else -last if falling else last, position)
         shown = rows[start : start + limit].tolist()
-        points = [table.point(row) for row in shown]
+        points = [table.candidate(row) for row in shown]
         following = None
         if start + limit < len(rows):
             final = float(value[start + limit - 1])
@@ -552,7 +552,7 @@ class Queries:
         """The kind of database: ``sqlite`` or ``postgresql``."""
         return self._engine.dialect.name
 
-    def _found(self, session: Session, job: Job) -> tuple[PointTable, Finished]:
+    def _found(self, session: Session, job: Job) -> tuple[CandidateTable, Finished]:
         return self._points.table(session, job), state_from_json(job.state).finished
 
     def _summary(self, session: Session, job: Job) -> Summary:
@@ -688,10 +688,10 @@ def _agent_figures(session: Session, now: float) -> dict[str, AgentFigures]:
 
 def front_keys(*fronts: Front) -> set[tuple[str, str]]:
     """The keys of all points on fronts or on their baselines'."""
-    return {p.key for front in fronts for p in (*front.points, *front.baseline)}
+    return {p.key for front in fronts for p in (*front.members, *front.baseline)}
 
 
-def _fronts(spec: SearchSpec, table: PointTable, finished: Finished, device: str | None = None) -> list[Front]:
+def _fronts(spec: SearchSpec, table: CandidateTable, finished: Finished, device: str | None = None) -> list[Front]:
     """The front of one device, or all that a search has."""
     views = spec.views if device is None or spec.fleet is None else (device,)
     return [front_in(spec, table, finished, device=view) for view in views]
@@ -699,15 +699,15 @@ def _fronts(spec: SearchSpec, table: PointTable, finished: Finished, device: str
 
 def _front_figures(front: Front) -> dict[str, Any]:
     return {
-        "front_size": len(front.points),
-        "verified": sum(p.status == "verified" for p in front.points),
+        "front_size": len(front.members),
+        "verified": sum(p.status == "verified" for p in front.members),
         "hypervolume": front.hypervolume,
         "baseline_hypervolume": front.baseline_hypervolume,
     }
 
 
 def point_view(
-    point: Point, on_front: bool, virtual: Collection[str] = frozenset(), device: str | None = None
+    point: Candidate, on_front: bool, virtual: Collection[str] = frozenset(), device: str | None = None
 ) -> PointView:
     """A point with units and kinds of evidence: as one ``device`` has it, or as the worst of all, of which some may be
     ``virtual``."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nas.core.arch import Arch, Floats
 from nas.core.device import Latency, Measurement, OnDevice, Status
 from nas.core.errors import InvalidInput
-from nas.core.events import Origin, Point
+from nas.core.events import Candidate, Origin
 from nas.core.metrics import METRICS, SHARES
 from nas.core.pareto import Mask, beaten
 
@@ -26,7 +26,7 @@ Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
-class PointTable:
+class CandidateTable:
     """N networks of one space. ``origin_N`` and ``status_N`` index ``ORIGINS`` and ``STATUSES``; the columns of
     ``metrics_NM`` are those of ``METRICS``, NaN where a network has no such metric or, in ``claim_ms_N``, no claim.
     ``measurements`` are by row. In a search over a fleet, ``latency_ms_NDV`` holds what was predicted for each of
@@ -47,18 +47,18 @@ class PointTable:
     unbeaten: Rows | None = None
 
     @classmethod
-    def of(cls, points: Iterable[Point]) -> PointTable:
+    def of(cls, candidates: Iterable[Candidate]) -> CandidateTable:
         """Points as columns, in their order. Raises InvalidInput for networks of several spaces."""
-        points = list(points)
+        candidates = list(candidates)
         return cls.from_columns(
-            spaces=[p.arch.space for p in points],
-            genes=[p.arch.genes for p in points],
-            origins=[p.origin for p in points],
-            statuses=[p.status for p in points],
-            metrics=[p.metrics for p in points],
-            claims_ms=[p.claim_ms for p in points],
-            measurements={i: p.measurement for i, p in enumerate(points) if p.measurement is not None},
-            devices=[p.devices for p in points],
+            spaces=[p.arch.space for p in candidates],
+            genes=[p.arch.genes for p in candidates],
+            origins=[p.origin for p in candidates],
+            statuses=[p.status for p in candidates],
+            metrics=[p.metrics for p in candidates],
+            claims_ms=[p.claim_ms for p in candidates],
+            measurements={i: p.measurement for i, p in enumerate(candidates) if p.measurement is not None},
+            devices=[p.devices for p in candidates],
         )
 
     @classmethod
@@ -72,7 +72,7 @@ class PointTable:
         claims_ms: Sequence[float | None],
         measurements: Mapping[int, Measurement],
         devices: Sequence[Mapping[str, OnDevice]],
-    ) -> PointTable:
+    ) -> CandidateTable:
         """A table from lists of equal length. Raises InvalidInput for networks of several spaces."""
         if not spaces:
             return cls()
@@ -116,11 +116,11 @@ class PointTable:
         """The rows of one origin."""
         return np.flatnonzero(self.origin_N == ORIGINS.index(origin))
 
-    def point(self, row: int) -> Point:
+    def candidate(self, row: int) -> Candidate:
         """One network."""
         values = self.metrics_NM[row].tolist()
         claim_ms = float(self.claim_ms_N[row])
-        return Point(
+        return Candidate(
             arch=Arch(self.space, tuple(self.genes_NG[row].tolist())),
             origin=ORIGINS[self.origin_N[row]],
             metrics={name: value for name, value in zip(_COLUMN, values, strict=True) if value == value},
@@ -134,7 +134,7 @@ class PointTable:
         pairs = zip(self.devices, self.latency_ms_NDV[row].tolist(), strict=True)
         return {name: OnDevice(*latency_ms) for name, latency_ms in pairs if latency_ms[0] == latency_ms[0]}
 
-    def updated(self, rows: Rows, changed: PointTable) -> PointTable:
+    def updated(self, rows: Rows, changed: CandidateTable) -> CandidateTable:
         """A table whose ``rows`` are those of ``changed``, with the unbeaten rows; rows beyond the end are new ones.
         Raises InvalidInput for networks of another space."""
         if len(rows) == 0:
@@ -156,7 +156,7 @@ class PointTable:
         moved = {places[i]: m for i, m in changed.measurements.items()}
         parts = {row: p for row, p in self.measured.items() if row not in gone}
         parts |= {places[i]: p for i, p in changed.measured.items()}
-        table = PointTable(
+        table = CandidateTable(
             space=changed.space, measurements={**kept, **moved}, devices=changed.devices, measured=parts, **columns
         )
         known = rows[rows < len(self)]
@@ -188,7 +188,7 @@ class PointTable:
         losses = self._steering(rows)
         return losses, np.asarray(~np.isnan(losses).any(axis=1))
 
-    def with_latency(self, latency: Latency) -> PointTable:
+    def with_latency(self, latency: Latency) -> CandidateTable:
         """The same networks with other predictions, N of them, no energies, and nothing claimed or measured."""
         metrics_NM = self.metrics_NM.copy()
         for name in (*SHARES, *SHARES.values(), "predicted_mj", "upper_mj"):
@@ -207,7 +207,7 @@ class PointTable:
             unbeaten=None,
         )
 
-    def on(self, device: str) -> PointTable:
+    def on(self, device: str) -> CandidateTable:
         """The networks as one device of the fleet has them; they still know of the others."""
         mean_ms_N, upper_ms_N = self.latency_ms_NDV[:, self.devices.index(device)].T
         table = self.with_latency(Latency(mean_ms_N, upper_ms_N))
