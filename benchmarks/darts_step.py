@@ -27,7 +27,7 @@ SHAPE = ImageShape(3, 32, 32, 10)
 
 
 def plain_mix(net: DartsSupernet, x: Tensor, weights_EO: Tensor) -> Tensor:
-    """Logits of the mixture: each edge computes each operation by itself, multiplies and adds."""
+    """Logits of the relaxation: each edge computes each operation by itself, multiplies and adds."""
     conv, norm = net.stem
     assert isinstance(norm, Norm)
     older = newer = F.batch_norm(conv(x), None, None, norm.weight, norm.bias, training=True)
@@ -89,11 +89,11 @@ def _operation(cell: SuperCell, edge: int, op: int, x: Tensor) -> Tensor:
     return x
 
 
-# One step: the mixture on held-out images, then the weights
+# One step: the architecture parameters on held-out images, then the weights
 
 
 class Bench:
-    """A supernet, a mixture, their optimisers and two batches."""
+    """A supernet, its architecture parameters, their optimisers and two batches."""
 
     def __init__(self, ours: bool) -> None:
         self.ours = ours

@@ -24,8 +24,8 @@ from benchmarks._cifar import small_cifar
 from benchmarks._cli import Options, main, shared_file
 from benchmarks._kept import Kept, add_arguments
 from nas.core.arch import Floats, Genes, as_archs, every
-from nas.core.mixture import bare_share, skip_share
 from nas.core.ports import Dataset, Split
+from nas.core.relaxation import parameter_free_share, skip_share
 from nas.training.alone import Alone, AloneRecipe
 from nas.training.calibration import score
 from nas.training.gradient.options import DartsParams, Preset
@@ -45,9 +45,9 @@ PUBLISHED_EPOCHS, PUBLISHED_STEPS = 50, 50 * 390
 
 @dataclass(frozen=True)
 class Setting:
-    """Sizes, the same for every preset. ``images`` are halved: one half for the weights, one for the mixture, and for
+    """Sizes, the same for every preset. ``images`` are halved: one half for the weights, one for the alphas, and for
     random search one to learn from and one to choose by. ``rest``: share of the epochs in which weights learn alone
-    before mixtures do, where a preset has none of its own. ``partial``: 1/K of the channels are mixed by all but the
+    before alphas do, where a preset has none of its own. ``partial``: 1/K of the channels are mixed by all but the
     plain presets and those that prune. ``probe_every``: epochs between looks at the eigenvalue, for presets that do not
     act on it. ``alone_*``: of the random cells, ``alone_cells`` after every search. ``coolest``: where temperatures end
     that papers let sink further; in few steps, what is colder freezes at random."""
@@ -70,7 +70,7 @@ class Setting:
 
     @property
     def alpha_speed(self) -> float:
-        """What learning rates of the mixture are multiplied with: the published number of steps over ours."""
+        """The factor for learning rates of the alphas: the published number of steps over ours."""
         return PUBLISHED_STEPS / (self.epochs * (self.images // 2 // self.batch))
 
 
@@ -118,7 +118,7 @@ def read(path: Path) -> Table:
 
 
 def options(preset: str, setting: Setting) -> DartsParams:
-    """A preset at this size: what it counts in epochs keeps its share of them, and the mixture learns as much faster as
+    """A preset at this size: what it counts in epochs keeps its share of them, and the alphas learn as much faster as
     there are fewer steps."""
     own = DartsParams.model_validate({"preset": preset})
     default, partial = DartsParams(), DartsParams.model_validate({"preset": "pc_darts"})
@@ -226,8 +226,8 @@ class Bench:
             "cell": to_string(arch),
             "accuracy": self.table.truth(arch.genes),
             "latency_ms": float(self._latency_ms(genes[None])[0]),
-            "skip_share": skip_share(self.space.mixture, table),
-            "bare": bare_share(self.space.mixture, table) >= 1.0,
+            "skip_share": skip_share(self.space.relaxation, table),
+            "bare": parameter_free_share(self.space.relaxation, table) >= 1.0,
         }
 
     def _latency_ms(self, genes_NG: Genes) -> Floats:

@@ -32,7 +32,8 @@ class Supernet(nn.Module):
 
 
 class RelaxedSupernet(Supernet):
-    """A supernet that also computes mixtures of operations, for differentiable search; see ``nas.core.mixture``."""
+    """A supernet that also computes weighted sums of operations, for differentiable search; see
+    ``nas.core.relaxation``."""
 
     @abstractmethod
     def mix(

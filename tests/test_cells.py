@@ -12,8 +12,8 @@ import pytest
 from nas.core import registry
 from nas.core.arch import Arch, choice_counts, sample
 from nas.core.cells import CellGraph
-from nas.core.mixture import is_relaxed
 from nas.core.ports import ImageShape
+from nas.core.relaxation import is_relaxed
 from server.api.catalog import cell_views, cells_of
 from server.dashboard import cells
 from server.dashboard.cells import Arc
@@ -27,12 +27,12 @@ def space_of(name: str) -> Any:
 
 
 def trace(name: str, table: np.ndarray) -> dict[str, Any]:
-    mixture = space_of(name).mixture
-    return {"rows": list(mixture.edges), "columns": list(mixture.operations), "table": table.tolist()}
+    relaxation = space_of(name).relaxation
+    return {"rows": list(relaxation.edges), "columns": list(relaxation.operations), "table": table.tolist()}
 
 
 @pytest.mark.parametrize("name", registry.names("nas.search_spaces"))
-def test_every_space_of_mixtures_tells_its_cells_and_its_edges_lead_forward(name: str) -> None:
+def test_every_space_of_relaxations_tells_its_cells_and_its_edges_lead_forward(name: str) -> None:
     space, build = space_of(name), registry.load("nas.search_spaces", name)
     graphs: tuple[CellGraph, ...] = getattr(space, "cells", ())
     assert graphs == getattr(build, "cells", ())
@@ -40,9 +40,9 @@ def test_every_space_of_mixtures_tells_its_cells_and_its_edges_lead_forward(name
     for cell in graphs:
         assert all(0 <= e.start < e.end < len(cell.nodes) for e in cell.edges)
         assert len({(e.start, e.end) for e in cell.edges}) == len(cell.edges)
-        assert (cell.operations, cell.inputs) == (space.mixture.operations, space.mixture.inputs)
+        assert (cell.operations, cell.inputs) == (space.relaxation.operations, space.relaxation.inputs)
     if graphs:
-        assert [e.name for cell in graphs for e in cell.edges if e.name] == list(space.mixture.edges)
+        assert [e.name for cell in graphs for e in cell.edges if e.name] == list(space.relaxation.edges)
 
 
 def test_the_cells_of_a_network_are_its_own() -> None:
@@ -62,7 +62,7 @@ def test_the_cells_of_a_network_are_its_own() -> None:
         normal, reduction = cells_of(darts, Arch(darts.id, tuple(genes.tolist())))
         for kind, drawn in (("normal", normal), ("reduce", reduction)):
             expected = {
-                (a, node + 2, darts.mixture.operations[op])
+                (a, node + 2, darts.relaxation.operations[op])
                 for node, pair in enumerate(darts.chosen(genes, kind))
                 for a, op in pair
             }
@@ -71,12 +71,12 @@ def test_the_cells_of_a_network_are_its_own() -> None:
     assert cells_of(mobile, Arch(mobile.id, (0,) * len(mobile.decisions))) == []
 
 
-def test_what_is_strongest_is_the_network_that_the_mixture_stands_for() -> None:
-    """Of random mixtures, the arcs that are not faint are the edges of the network that would be derived."""
+def test_what_is_strongest_is_the_network_that_the_relaxation_stands_for() -> None:
+    """Of random relaxations, the arcs that are not faint are the edges of the network that would be derived."""
     for name in RELAXED:
         space, rng = space_of(name), np.random.default_rng(1)
         for _ in range(10):
-            table = rng.dirichlet(np.ones(space.mixture.shape[1]), size=space.mixture.shape[0])
+            table = rng.dirichlet(np.ones(space.relaxation.shape[1]), size=space.relaxation.shape[0])
             found = space.discretise(table)
             drawn = cells_of(space, Arch(space.id, tuple(found.tolist())))
             for cell, own in zip(cell_views(space.cells), drawn, strict=True):
@@ -97,7 +97,7 @@ def test_edges_without_any_operation_left_are_not_drawn() -> None:
 @pytest.mark.parametrize("name", RELAXED)
 def test_a_drawing_holds_every_edge_its_words_and_only_its_own_colours(name: str) -> None:
     space = space_of(name)
-    table = np.random.default_rng(2).dirichlet(np.ones(space.mixture.shape[1]), size=space.mixture.shape[0])
+    table = np.random.default_rng(2).dirichlet(np.ones(space.relaxation.shape[1]), size=space.relaxation.shape[0])
     style = (Path(cells.__file__).parent / "static" / "dashboard.css").read_text()
     boxes = []
     for cell in cell_views(space.cells):

@@ -90,14 +90,14 @@ def test_every_network_is_the_one_its_own_table_favours() -> None:
 
 
 def test_the_best_two_edges_survive_and_none_is_never_derived() -> None:
-    scores = np.random.default_rng(0).random(TINY.mixture.shape)
+    scores = np.random.default_rng(0).random(TINY.relaxation.shape)
     scores[:, NONE] = 9.0
     genes = TINY.discretise(scores)
     table = TINY.table(genes)
     assert table[:, NONE].sum() == 0
     best = scores[:, 1:].max(axis=1)
-    for node in set(TINY.mixture.nodes):
-        rows = [e for e, n in enumerate(TINY.mixture.nodes) if n == node]
+    for node in set(TINY.relaxation.nodes):
+        rows = [e for e, n in enumerate(TINY.relaxation.nodes) if n == node]
         kept = [e for e in rows if table[e].any()]
         assert sorted(kept) == sorted(sorted(rows, key=lambda e: -best[e])[:2])
         assert all(table[e].argmax() == 1 + scores[e, 1:].argmax() for e in kept)
@@ -109,8 +109,8 @@ def test_quarters_there_and_back() -> None:
 
 
 @pytest.mark.parametrize("size", [8, 9, 10])
-def test_a_mixture_equals_the_plain_sum_in_double_precision(size: int) -> None:
-    """Logits and gradients of weights and mixture, for maps of even and of odd size."""
+def test_a_relaxation_equals_the_plain_sum_in_double_precision(size: int) -> None:
+    """Logits and gradients of weights and architecture parameters, for maps of even and of odd size."""
     torch.manual_seed(0)
     space = build({"channels": 4, "cells": 3}, ImageShape(3, size, size, 5))
     net = space.supernet(0).double().train()
@@ -127,7 +127,7 @@ def test_a_mixture_equals_the_plain_sum_in_double_precision(size: int) -> None:
         torch.testing.assert_close(ours, plain, rtol=1e-7, atol=1e-9)
 
 
-def test_a_mixture_is_twice_differentiable() -> None:
+def test_the_relaxation_is_twice_differentiable() -> None:
     net = TINY.supernet(0).double()
     x = torch.randn(3, 1, 8, 8, dtype=torch.float64)
     alphas = torch.zeros(28, 8, dtype=torch.float64, requires_grad=True)
@@ -137,7 +137,7 @@ def test_a_mixture_is_twice_differentiable() -> None:
     assert float(h.abs().max()) > 0
 
 
-def test_a_mixture_of_one_network_is_that_network() -> None:
+def test_a_relaxation_of_one_network_is_that_network() -> None:
     net = TINY.supernet(0).train()
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     for genes in sample(TINY.decisions, np.random.default_rng(2), 4):

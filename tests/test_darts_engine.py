@@ -106,7 +106,7 @@ def _until_derived(stream: Any) -> Any:
             return
 
 
-def test_another_bound_on_the_same_mixture_trains_nothing(whole: tuple[list[Event], Path]) -> None:
+def test_another_bound_on_the_same_relaxation_trains_nothing(whole: tuple[list[Event], Path]) -> None:
     events, folder = whole
     parent = fold_all(events)
     latencies = sorted(p.metrics["upper_ms"] for p in parent.candidates.values())
@@ -155,14 +155,14 @@ def test_weights_that_are_gone_leave_a_network_without_a_score(whole: tuple[list
     assert sum("are gone" in w for w in state.warnings) == 2
 
 
-def test_a_supernet_without_a_mixture_is_refused(tmp_path: Path) -> None:
+def test_a_supernet_without_a_relaxation_is_refused(tmp_path: Path) -> None:
     p = problem(SPEC)
     blob = FolderBlobs(tmp_path).put(TrainState(0, 0, {"net": p.space.supernet(0).state_dict()}).to_bytes())
-    with pytest.raises(InvalidSpec, match="no mixture"):
+    with pytest.raises(InvalidSpec, match="no architecture parameters"):
         list(run(tmp_path, problem(SPEC, blob)))
 
 
-def test_a_space_without_mixtures_is_refused() -> None:
+def test_a_space_without_relaxations_is_refused() -> None:
     spec = SPEC.model_copy(update={"space": SpaceSpec(name="mobilenet_v3", params={"preset": "digits"})})
     with pytest.raises(InvalidSpec, match="mobilenet_v3 does not offer"):
         darts(problem(spec))

@@ -15,10 +15,10 @@ from torch import nn
 from nas.core.arch import Floats, Genes, every
 from nas.core.errors import InfeasibleBound
 from nas.core.events import Traced, decode, encode
-from nas.core.mixture import bare_share, is_relaxed, skip_share
 from nas.core.ports import ImageShape
+from nas.core.relaxation import is_relaxed, parameter_free_share, skip_share
 from nas.training.calibration import Score
-from nas.training.gradient import perturbation, relaxation, resource
+from nas.training.gradient import operation_weights, perturbation, resource
 from nas.training.gradient.collapse import signs_of_collapse
 from nas.training.gradient.options import PRESETS, DartsParams
 from nas.training.gradient.outer import first_order, second_order
@@ -28,10 +28,10 @@ from nas.training.gradient.teachers import distillation, vote
 from search_spaces.nas_bench_201.space import CONV3, NONE, SKIP, NasBench201, build
 
 SPACE: NasBench201 = build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
-FULL = torch.ones(SPACE.mixture.shape, dtype=torch.bool)
+FULL = torch.ones(SPACE.relaxation.shape, dtype=torch.bool)
 
 
-# Gradients of the mixture: L_val = a w - 2 a + 1, L_train = w^2 - 2 a w + a^2 at (a, w) = (2, -2), by DARTS' figure 2
+# Gradients of alphas: L_val = a w - 2 a + 1, L_train = w^2 - 2 a w + a^2 at (a, w) = (2, -2), by DARTS' figure 2
 
 
 class Toy:
@@ -102,7 +102,7 @@ def test_straight_through_is_one_hot_forward_and_soft_backward() -> None:
     expected = {1.0: [-0.205823, 0.413739, -0.207916], 10.0: [-0.002322, 0.064344, -0.062023]}
     for tau, gradient in expected.items():
         alphas = torch.tensor([[1.0, 0.0, -1.0]], requires_grad=True)
-        out = (relaxation.gumbel_hard(alphas, mask, tau, noise) * values).sum()
+        out = (operation_weights.gumbel_hard(alphas, mask, tau, noise) * values).sum()
         assert float(out.detach()) == 3.0
         out.backward()
         assert alphas.grad is not None
@@ -111,23 +111,23 @@ def test_straight_through_is_one_hot_forward_and_soft_backward() -> None:
 
 
 @pytest.mark.parametrize("tau", [0.1, 1.0, 10.0])
-def test_draws_follow_the_mixture_at_every_temperature(tau: float) -> None:
+def test_draws_follow_the_relaxation_at_every_temperature(tau: float) -> None:
     n = 20_000
     alphas = torch.tensor([[1.0, 0.0, -1.0]]).expand(n, 3)
     mask = torch.ones(n, 3, dtype=torch.bool)
-    noise = relaxation.gumbel_noise(alphas, torch.Generator().manual_seed(0))
-    counts = relaxation.gumbel_hard(alphas, mask, tau, noise).sum(0)
+    noise = operation_weights.gumbel_noise(alphas, torch.Generator().manual_seed(0))
+    counts = operation_weights.gumbel_hard(alphas, mask, tau, noise).sum(0)
     p = alphas[0].softmax(0)
     assert ((counts / n - p).abs() <= 3 * (p * (1 - p) / n).sqrt()).all()
 
 
 def test_a_draw_without_a_way_through_says_nothing() -> None:
-    """All edges into the output drawn as none: the loss does not depend on the mixture, and the search goes on."""
+    """All edges into the output drawn as none: the loss does not depend on the relaxation, and the search goes on."""
     net = SPACE.supernet(0).train()
     alphas = torch.zeros(6, 5, requires_grad=True)
     noise = torch.zeros(6, 5)
     noise[torch.arange(6), torch.tensor([CONV3, CONV3, SKIP, NONE, NONE, NONE])] = 9.0
-    weights = relaxation.gumbel_hard(alphas, FULL, 1.0, noise)
+    weights = operation_weights.gumbel_hard(alphas, FULL, 1.0, noise)
 
     def loss() -> torch.Tensor:
         return net.mix(torch.randn(4, 1, 8, 8), weights, active_EO=weights.detach() > 0).logsumexp(1).sum()
@@ -139,8 +139,8 @@ def test_a_draw_without_a_way_through_says_nothing() -> None:
 def test_only_drawn_operations_learn() -> None:
     net = SPACE.supernet(0).train()
     alphas = torch.zeros(6, 5, requires_grad=True)
-    noise = relaxation.gumbel_noise(torch.zeros(6, 5), torch.Generator().manual_seed(3))
-    weights = relaxation.gumbel_hard(alphas, FULL, 1.0, noise)
+    noise = operation_weights.gumbel_noise(torch.zeros(6, 5), torch.Generator().manual_seed(3))
+    weights = operation_weights.gumbel_hard(alphas, FULL, 1.0, noise)
     drawn = weights.argmax(1).tolist()
     net.mix(torch.randn(4, 1, 8, 8), weights, active_EO=weights > 0).logsumexp(1).sum().backward()
     reaches = SPACE.canonical(np.array([drawn]))[0]
@@ -158,19 +158,19 @@ def test_removed_operations_weigh_nothing_and_dead_rows_have_gradients() -> None
     mask[0, 1:] = False
     mask[1] = False
     alphas = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    noise = relaxation.gumbel_noise(torch.zeros(6, 5), torch.Generator().manual_seed(1))
+    noise = operation_weights.gumbel_noise(torch.zeros(6, 5), torch.Generator().manual_seed(1))
     for weights in (
-        relaxation.softmax(alphas, mask),
-        relaxation.gumbel_soft(alphas, mask, 0.5, noise),
-        relaxation.gumbel_hard(alphas, mask, 0.5, noise),
-        relaxation.sparse_noisy(alphas, mask, 0.5, 1.0, noise),
-        relaxation.sigmoid(alphas, mask),
+        operation_weights.softmax(alphas, mask),
+        operation_weights.gumbel_soft(alphas, mask, 0.5, noise),
+        operation_weights.gumbel_hard(alphas, mask, 0.5, noise),
+        operation_weights.sparse_noisy(alphas, mask, 0.5, 1.0, noise),
+        operation_weights.sigmoid(alphas, mask),
     ):
         assert bool((weights[~mask] == 0).all())
         (gradient,) = torch.autograd.grad(weights.square().sum(), alphas)
         assert bool(torch.isfinite(gradient).all())
         assert float(gradient[1].abs().sum()) == 0.0
-    assert relaxation.softmax(alphas, mask)[0].tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert operation_weights.softmax(alphas, mask)[0].tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_a_small_temperature_without_noise_has_no_gradient_and_with_noise_one() -> None:
@@ -180,34 +180,36 @@ def test_a_small_temperature_without_noise_has_no_gradient_and_with_noise_one() 
     def steepest(tau: float, sigma: float) -> float:
         alphas = row.clone().requires_grad_(True)
         noise = torch.full_like(row, 1.0)
-        (g,) = torch.autograd.grad(relaxation.sparse_noisy(alphas, mask, tau, sigma, noise)[0, 1], alphas)
+        (g,) = torch.autograd.grad(operation_weights.sparse_noisy(alphas, mask, tau, sigma, noise)[0, 1], alphas)
         return float(g.abs().max())
 
     assert steepest(1.0, 0.0) == pytest.approx(0.205, abs=1e-3)
     assert steepest(0.1, 0.0) == pytest.approx(0.066, abs=1e-3)
     assert steepest(0.01, 0.0) == pytest.approx(1.9e-20, rel=0.05)
     assert steepest(0.01, 0.5) > 1.0  # the leader is pushed down to its follower
-    plain = relaxation.softmax(row, mask)
-    assert torch.equal(relaxation.sparse_noisy(row, mask, 1.0, 0.0, torch.randn(1, 4).double()), plain)
+    plain = operation_weights.softmax(row, mask)
+    assert torch.equal(operation_weights.sparse_noisy(row, mask, 1.0, 0.0, torch.randn(1, 4).double()), plain)
 
 
 def test_temperature_schedules() -> None:
-    assert [relaxation.linear(10.0, 0.1, e, 250) for e in (0, 249)] == pytest.approx([10.0, 0.1])
-    assert [relaxation.exponential(1.0, 0.01, e, 51) for e in (0, 25, 50)] == pytest.approx([1.0, 0.1, 0.01])
+    assert [operation_weights.linear(10.0, 0.1, e, 250) for e in (0, 249)] == pytest.approx([10.0, 0.1])
+    assert [operation_weights.exponential(1.0, 0.01, e, 51) for e in (0, 25, 50)] == pytest.approx([1.0, 0.1, 0.01])
     row = torch.tensor([[1.0, 0.5, 0.0, -1.0]], dtype=torch.float64)
     mask = torch.ones(1, 4, dtype=torch.bool)
     for tau, entropy in ((10.0, 1.38362), (1.0, 1.19298), (0.5, 0.88754), (0.1, 0.04067)):
-        assert float(relaxation.row_entropy(relaxation.softmax(row, mask, tau))) == pytest.approx(entropy, abs=1e-5)
+        assert float(operation_weights.row_entropy(operation_weights.softmax(row, mask, tau))) == pytest.approx(
+            entropy, abs=1e-5
+        )
         if tau < 10:
-            assert relaxation.temperature_for_entropy(row, mask, entropy) == pytest.approx(tau, abs=1e-4)
+            assert operation_weights.temperature_for_entropy(row, mask, entropy) == pytest.approx(tau, abs=1e-4)
     same = torch.zeros(2, 4)
-    assert relaxation.temperature_for_entropy(same, torch.ones(2, 4, dtype=torch.bool), 0.5) == 1.0
+    assert operation_weights.temperature_for_entropy(same, torch.ones(2, 4, dtype=torch.bool), 0.5) == 1.0
 
 
 def test_edges_of_a_node_share_its_weight() -> None:
     betas = torch.randn(6, generator=torch.Generator().manual_seed(0))
-    nodes = SPACE.mixture.nodes
-    weights = relaxation.edge_weights(betas, nodes)
+    nodes = SPACE.relaxation.nodes
+    weights = operation_weights.edge_weights(betas, nodes)
     for node in set(nodes):
         rows = [e for e, n in enumerate(nodes) if n == node]
         torch.testing.assert_close(weights[rows], betas[rows].softmax(0))
@@ -259,12 +261,18 @@ def planted(scores: dict[tuple[int, int | None], float]) -> Callable[[tuple[int,
 
 
 def test_an_edge_keeps_what_the_supernet_misses_most_whatever_the_logits_say() -> None:
-    mixture = replace(
-        SPACE.mixture, edges=("only",), operations=("none", "a", "b", "c"), nodes=(1,), none=0, skip=1, bare=(0, 1)
+    relaxation = replace(
+        SPACE.relaxation,
+        edges=("only",),
+        operations=("none", "a", "b", "c"),
+        nodes=(1,),
+        none=0,
+        skip=1,
+        parameter_free=(0, 1),
     )
     mask = torch.ones(1, 4, dtype=torch.bool)
     strengths = torch.tensor([[0.0, 5.0, 0.0, 0.0]]).softmax(1)
-    found = perturbation.trials(mixture, mask, ("edge", 0))
+    found = perturbation.trials(relaxation, mask, ("edge", 0))
     assert found == [(0, 1), (0, 2), (0, 3)]
     score = planted({(0, 1): 0.01, (0, 2): 0.20, (0, 3): 0.05})
     left = perturbation.decide(mask, ("edge", 0), found, [score(t) for t in found], strengths)
@@ -275,18 +283,24 @@ def test_an_edge_keeps_what_the_supernet_misses_most_whatever_the_logits_say() -
 
 
 def test_a_node_drops_the_edge_it_misses_least_until_two_are_left() -> None:
-    mixture = replace(
-        SPACE.mixture, edges=tuple("pqrs"), operations=("none", "a"), nodes=(5, 5, 5, 5), skip=1, bare=(0, 1), inputs=2
+    relaxation = replace(
+        SPACE.relaxation,
+        edges=tuple("pqrs"),
+        operations=("none", "a"),
+        nodes=(5, 5, 5, 5),
+        skip=1,
+        parameter_free=(0, 1),
+        inputs=2,
     )
     mask = torch.ones(4, 2, dtype=torch.bool)
-    order = perturbation.decisions(mixture, np.random.default_rng(0))
+    order = perturbation.decisions(relaxation, np.random.default_rng(0))
     assert sorted(order[:4]) == [("edge", e) for e in range(4)]
     assert order[4:] == [("node", 5), ("node", 5)]
-    found = perturbation.trials(mixture, mask, order[4])
+    found = perturbation.trials(relaxation, mask, order[4])
     scores = [Score(a, 1.0) for a in (70.0, 60.0, 65.0, 72.0)]
     mask = perturbation.decide(mask, order[4], found, scores, torch.ones(4, 2))
     assert mask.any(1).tolist() == [True, True, True, False]
-    found = perturbation.trials(mixture, mask, order[5])
+    found = perturbation.trials(relaxation, mask, order[5])
     assert [e for e, _ in found] == [0, 1, 2]
     mask = perturbation.decide(mask, order[5], found, scores[:3], torch.ones(4, 2))
     assert mask.any(1).tolist() == [False, True, True, False]
@@ -335,9 +349,9 @@ def test_pressure_follows_the_number_of_deaths() -> None:
 def test_equal_strengths_are_equal_shares_of_their_node() -> None:
     mask = FULL.clone()
     mask[:, NONE] = False
-    r = shares(relaxation.sigmoid(torch.zeros(6, 5), mask), SPACE.mixture.nodes)
-    for e, node in enumerate(SPACE.mixture.nodes):
-        n = 4 * SPACE.mixture.nodes.count(node)
+    r = shares(operation_weights.sigmoid(torch.zeros(6, 5), mask), SPACE.relaxation.nodes)
+    for e, node in enumerate(SPACE.relaxation.nodes):
+        n = 4 * SPACE.relaxation.nodes.count(node)
         torch.testing.assert_close(r[e, 1:], torch.full((4,), 1 / n))
 
 
@@ -347,7 +361,7 @@ def test_a_weak_operation_dies_on_every_edge(edge: int) -> None:
     mask[:, NONE] = False
     alphas = torch.zeros(6, 5)
     alphas[edge, CONV3] = -20.0
-    left = survivors(relaxation.sigmoid(alphas, mask), mask, SPACE.mixture.nodes)
+    left = survivors(operation_weights.sigmoid(alphas, mask), mask, SPACE.relaxation.nodes)
     assert (mask & ~left).nonzero().tolist() == [[edge, CONV3]]
 
 
@@ -359,7 +373,7 @@ def test_pruning_only_removes_and_something_is_always_left() -> None:
     while True:
         before = mask
         alphas = alphas - 2 * torch.rand(6, 5, generator=generator)
-        mask = survivors(relaxation.sigmoid(alphas, mask), mask, SPACE.mixture.nodes)
+        mask = survivors(operation_weights.sigmoid(alphas, mask), mask, SPACE.relaxation.nodes)
         assert bool((mask <= before).all())
         assert int(mask.sum()) >= 1
         if int(mask.sum()) <= 3:
@@ -372,12 +386,14 @@ def test_the_penalty_prefers_to_shrink_the_dear() -> None:
     alphas = torch.zeros(6, 5, requires_grad=True)
     costs = torch.zeros(6, 5)
     costs[:, CONV3] = 1.0
-    (g,) = torch.autograd.grad(penalty(relaxation.sigmoid(alphas, mask), mask, SPACE.mixture.nodes, costs), alphas)
+    (g,) = torch.autograd.grad(
+        penalty(operation_weights.sigmoid(alphas, mask), mask, SPACE.relaxation.nodes, costs), alphas
+    )
     assert bool((g[:, CONV3] > g[:, SKIP]).all())
     assert float(g[:, NONE].abs().sum()) == 0.0
 
 
-# Cost of a mixture
+# Cost of a relaxation
 
 
 TABLE = np.arange(30, dtype=np.float64).reshape(6, 5) + 1.0
@@ -483,7 +499,7 @@ def test_bounds_are_met_by_the_likeliest_network_found(share: float) -> None:
 
 
 def test_a_bound_that_nothing_meets_is_said() -> None:
-    with pytest.raises(InfeasibleBound, match="near the mixture"):
+    with pytest.raises(InfeasibleBound, match="near the architecture parameters"):
         resource.within_bounds(
             SPACE, lambda g: np.ones(len(g)), np.full((6, 5), 0.2), np.random.default_rng(0), samples=8
         )
@@ -494,9 +510,9 @@ def test_a_bound_that_nothing_meets_is_said() -> None:
 
 def test_shares_of_identities() -> None:
     table = SPACE.table(np.array([SKIP, SKIP, SKIP, SKIP, CONV3, NONE]))
-    assert skip_share(SPACE.mixture, table) == 0.8
-    assert bare_share(SPACE.mixture, table) == pytest.approx(5 / 6)
-    assert skip_share(SPACE.mixture, SPACE.table(np.zeros(6, dtype=np.int64))) == 0.0
+    assert skip_share(SPACE.relaxation, table) == 0.8
+    assert parameter_free_share(SPACE.relaxation, table) == pytest.approx(5 / 6)
+    assert skip_share(SPACE.relaxation, SPACE.table(np.zeros(6, dtype=np.int64))) == 0.0
     assert is_relaxed(SPACE)
     assert not is_relaxed(object())
 
@@ -505,7 +521,7 @@ def test_each_sign_of_collapse_is_seen() -> None:
     healthy = {
         "skip_share": 0.2,
         "skip_limit": 0.5,
-        "bare_share": 0.4,
+        "parameter_free_share": 0.4,
         "entropy": 1.0,
         "operations": 5,
         "cooled": False,
@@ -516,7 +532,7 @@ def test_each_sign_of_collapse_is_seen() -> None:
     growing = [(e, 0.1 + 0.01 * e) for e in range(0, 24, 2)]
     for change, word in (
         ({"skip_share": 0.6}, "identities"),
-        ({"bare_share": 1.0}, "no operation that learns"),
+        ({"parameter_free_share": 1.0}, "no operation with parameters"),
         ({"entropy": 0.05}, "froze"),
         ({"eigenvalues": growing}, "eigenvalue"),
     ):
@@ -547,7 +563,7 @@ def test_presets_are_valid_and_can_be_overridden(preset: str) -> None:
         ({"preset": "gold", "latency_weight": 1.0}, "penalty of its own"),
         ({"preset": "gold", "partial": 4}, "whole channels"),
         ({"preset": "gdas", "order": "second"}, "not differentiable"),
-        ({"preset": "rdarts", "alpha_lr": 0.0}, "mixture that learns"),
+        ({"preset": "rdarts", "alpha_lr": 0.0}, "architecture parameters that learn"),
         ({"preset": "rdarts", "probe_every": 0}, "probe_every"),
         ({"preset": "rdarts", "selection": "perturbation"}, "sharp supernet"),
         ({"preset": "la_darts", "alpha_lr": 0.0}, "latency_weight needs"),

@@ -87,7 +87,7 @@ def test_a_search_that_is_cut_anywhere_ends_bit_by_bit_the_same(data: Dataset, c
     assert np.array_equal(whole.space.canonical(genes[None])[0], genes)
 
 
-def test_the_mixture_step_leaves_weights_alone_and_the_weight_step_the_mixture(data: Dataset) -> None:
+def test_the_relaxation_step_leaves_weights_alone_and_the_weight_step_the_relaxation(data: Dataset) -> None:
     for order in ("first", "second"):
         learning = begin(data, order=order, lr=0.1)
         rng = np.random.default_rng(0)
@@ -95,7 +95,7 @@ def test_the_mixture_step_leaves_weights_alone_and_the_weight_step_the_mixture(d
         noise = learning._noise(0)
         before = {k: v.clone() for k, v in learning.net.state_dict().items()}
         alphas = learning.alphas.detach().clone()
-        learning._learn_mixture(batches[0], batches[1], noise, rng)
+        learning._learn_alphas(batches[0], batches[1], noise, rng)
         assert same(before, dict(learning.net.state_dict()))
         assert not torch.equal(alphas, learning.alphas)
         alphas = learning.alphas.detach().clone()
@@ -104,7 +104,7 @@ def test_the_mixture_step_leaves_weights_alone_and_the_weight_step_the_mixture(d
         assert not same(before, dict(learning.net.state_dict()))
 
 
-def test_weights_and_mixture_never_see_the_same_image_unless_at_one_level(data: Dataset) -> None:
+def test_weights_and_alphas_never_see_the_same_image_unless_at_one_level(data: Dataset) -> None:
     learning = begin(data)
     a, b = learning._rows["weights"], learning._rows["alphas"]
     assert not set(a) & set(b)
@@ -146,7 +146,7 @@ def test_seeds_differ_and_teachers_learn_nothing(data: Dataset) -> None:
     assert seen[-1] == 2
 
 
-def test_readings_follow_the_mixture(data: Dataset) -> None:
+def test_readings_follow_the_relaxation(data: Dataset) -> None:
     learning = begin(data, preset="gdas", probe_every=1, tune_epochs=0, batch_size=40)
     readings = finish(learning)
     assert [r.values["temperature"] for r in readings] == pytest.approx([10.0, 0.1])
@@ -188,7 +188,7 @@ def test_a_collapse_is_said_and_answered(data: Dataset, answer: str) -> None:
         assert "epoch 2" in warnings[0]
 
 
-def test_a_mixture_that_rests_has_not_collapsed_and_is_no_place_to_go_back_to(data: Dataset) -> None:
+def test_a_relaxation_that_rests_has_not_collapsed_and_is_no_place_to_go_back_to(data: Dataset) -> None:
     learning = begin(
         data, collapse="stop", epochs=4, alpha_warmup=2, alpha_lr=1e-6, tune_epochs=0, batch_size=40, probe_every=0
     )
@@ -199,7 +199,7 @@ def test_a_mixture_that_rests_has_not_collapsed_and_is_no_place_to_go_back_to(da
     assert learning.found.tolist() == [SKIP] * 6
 
 
-def test_early_stopping_goes_back_to_an_older_mixture(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_stopping_goes_back_to_an_older_relaxation(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     learning = begin(data, preset="rdarts", epochs=40, tune_epochs=0, batch_size=40)
     sharpness = iter([0.2] * 10 + [2.0 * 2**i for i in range(10)])
     monkeypatch.setattr(Search, "_eigenvalue", lambda _: next(sharpness))
@@ -235,7 +235,7 @@ def test_perturbation_decides_every_edge_and_counts_its_trials(data: Dataset, mo
     assert learning.found.tolist() == learning.space.canonical(np.array([chosen]))[0].tolist()
 
 
-def test_pruning_gives_a_series_of_shrinking_mixtures(data: Dataset) -> None:
+def test_pruning_gives_a_series_of_shrinking_relaxations(data: Dataset) -> None:
     learning = begin(data, preset="gold", epochs=24, prune_weight=2e-3, prune_until=0.1, tune_epochs=0, batch_size=80)
     alive, pressures = [], []
     masks = [learning.mask]
@@ -286,7 +286,7 @@ def test_a_series_has_ever_fewer_operations_and_macs(data: Dataset, monkeypatch:
 
 
 def test_the_latency_loss_finds_faster_cells(data: Dataset) -> None:
-    """With the bound well below what the mixture would take, the multiplier rises and expected latency falls."""
+    """With the bound well below what the relaxation would take, the multiplier rises and expected latency falls."""
     options: dict[str, Any] = {"epochs": 8, "alpha_lr": 0.1, "tune_epochs": 0, "batch_size": 40}
     learning = begin(data, preset="la_darts", latency_weight=1.0, **options)
     free = begin(data, **options)
@@ -334,7 +334,7 @@ def test_cells_of_two_kinds_are_searched_by_the_same_loop(data: Dataset, given: 
     finish(learning)
     table = space.table(learning.found)
     assert table.sum() == 16
-    assert not table[:, space.mixture.none].any()
+    assert not table[:, space.relaxation.none].any()
     if options.selection == "perturbation":
         assert learning.mask.sum() == 16  # one operation on two edges of every node
         np.testing.assert_array_equal(table, learning.mask.numpy())

@@ -17,15 +17,15 @@ from nas.core.arch import Arch, Decision, Floats, Genes, one_hot, sample
 from nas.core.errors import InvalidSpec
 from nas.core.events import Checkpoint, Event, Traced, fold_all
 from nas.core.fronts import front_of
-from nas.core.mixture import Mixture
 from nas.core.ports import Dataset, ImageShape, Split
+from nas.core.relaxation import Relaxation
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.stages.parts import found_inside
 from nas.strategies.few_shot import few_shot
 from nas.supernet import RelaxedSupernet
 from nas.training.fewshot.allowed import allowed_operations, edges_by_decision
 from nas.training.fewshot.partition import Partition, breadth_first, extremes_of, sample_part
-from nas.training.gradient import relaxation
+from nas.training.gradient import operation_weights
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.search import Search, search
 from nas.training.pipeline import Pipeline
@@ -47,7 +47,7 @@ def _one_thread() -> None:
 # Parts as tables of operations
 
 
-def test_the_decisions_that_divide_mixtures_are_those_of_one_edge() -> None:
+def test_the_decisions_that_divide_relaxations_are_those_of_one_edge() -> None:
     shape = ImageShape(3, 16, 16, 5)
     cells = registry.load("nas.search_spaces", "nas_bench_201")({"preset": "digits"}, shape)
     assert edges_by_decision(cells) == {e: (e, (0, 1, 2, 3, 4)) for e in range(6)}
@@ -57,7 +57,7 @@ def test_the_decisions_that_divide_mixtures_are_those_of_one_edge() -> None:
     assert {darts.decisions[g].name for g in found} == {
         f"{kind}.node0.{which}.operation" for kind in ("normal", "reduce") for which in ("first", "second")
     }
-    edges = {darts.mixture.edges[edge] for edge, _ in found.values()}
+    edges = {darts.relaxation.edges[edge] for edge, _ in found.values()}
     assert len(edges) == 4
     assert all(operations == (1, 2, 3, 4, 5, 6, 7) for _, operations in found.values())
 
@@ -94,10 +94,10 @@ def test_two_paths_compare_themselves_and_leave_the_others_as_likely() -> None:
     alphas = torch.randn(4, 5, generator=generator).requires_grad_()
     mask = torch.ones(4, 5, dtype=torch.bool)
     mask[3, 1:] = False  # a single operation is left
-    noise = [relaxation.gumbel_noise(alphas.detach(), generator) for _ in range(2)]
-    pair = relaxation.drawn_paths(alphas, mask, noise[0], 2)
+    noise = [operation_weights.gumbel_noise(alphas.detach(), generator) for _ in range(2)]
+    pair = operation_weights.drawn_paths(alphas, mask, noise[0], 2)
     assert pair.sum(dim=1).tolist() == [2, 2, 2, 1]
-    gates = relaxation.binary_gates(alphas, pair, noise[1])
+    gates = operation_weights.binary_gates(alphas, pair, noise[1])
     assert ((gates == 0) | (gates == 1)).all()
     assert (gates.sum(dim=1) == 1).all()
     assert (gates[~pair] == 0).all()
@@ -112,20 +112,20 @@ def test_two_paths_compare_themselves_and_leave_the_others_as_likely() -> None:
     assert (alphas.grad[~pair] == 0).all()
     assert (alphas.grad[3] == 0).all()
     before = alphas.detach()
-    after = relaxation.rescaled(before, before + torch.randn(4, 5, generator=generator), pair)
+    after = operation_weights.rescaled(before, before + torch.randn(4, 5, generator=generator), pair)
     torch.testing.assert_close(after.softmax(1)[~pair], before.softmax(1)[~pair])
     assert not torch.equal(after[:3], before[:3])
 
 
-def test_paths_and_gates_are_drawn_by_the_mixture() -> None:
+def test_paths_and_gates_are_drawn_by_the_relaxation() -> None:
     generator = torch.Generator().manual_seed(0)
     alphas = torch.tensor([[1.0, 0.0, -1.0, 0.5]]).expand(20_000, -1)
     mask = torch.ones_like(alphas, dtype=torch.bool)
     p = alphas[0].softmax(0)
-    one = relaxation.drawn_paths(alphas, mask, relaxation.gumbel_noise(alphas, generator), 1)
+    one = operation_weights.drawn_paths(alphas, mask, operation_weights.gumbel_noise(alphas, generator), 1)
     torch.testing.assert_close(one.double().mean(0).float(), p, atol=0.015, rtol=0)
     pair = torch.tensor([[True, False, True, False]]).expand_as(alphas)
-    gates = relaxation.binary_gates(alphas, pair, relaxation.gumbel_noise(alphas, generator))
+    gates = operation_weights.binary_gates(alphas, pair, operation_weights.gumbel_noise(alphas, generator))
     torch.testing.assert_close(gates.mean(0)[[0, 2]], (p[[0, 2]] / p[[0, 2]].sum()), atol=0.015, rtol=0)
 
 
@@ -146,7 +146,7 @@ class SeenSpace:
     name = id = "seen"
     shape = ImageShape(1, 4, 4, 2)
     decisions = tuple(Decision(f"edge{e}.operation", ("none", "a", "b", "c")) for e in range(2))
-    mixture = Mixture(("edge0", "edge1"), ("none", "a", "b", "c"), (1, 2), none=0, skip=1, bare=(0,))
+    relaxation = Relaxation(("edge0", "edge1"), ("none", "a", "b", "c"), (1, 2), none=0, skip=1, parameter_free=(0,))
 
     def canonical(self, genes_NG: Genes) -> Genes:
         return genes_NG
@@ -362,7 +362,7 @@ def test_parameters_that_contradict_each_other_are_refused(params: dict[str, Any
         few_shot(problem(with_params(**{"search": "darts", **params})))
 
 
-def test_a_space_without_mixtures_is_not_searched_by_gradient() -> None:
+def test_a_space_without_relaxations_is_not_searched_by_gradient() -> None:
     params = {**PARAMS, "search": "darts"}
     spec = SPEC.model_copy(
         update={"space": SpaceSpec(params=MOBILE), "strategy": StrategySpec(name="few_shot", params=params)}

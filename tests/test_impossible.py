@@ -71,7 +71,7 @@ class Known:
         return "0" * 64
 
 
-def test_a_supernet_without_a_mixture_is_refused_for_differentiable_search() -> None:
+def test_a_supernet_without_architecture_parameters_is_refused_for_differentiable_search() -> None:
     spec = SearchSpec.model_validate({"space": BENCH, "strategy": strategy("darts"), "supernet": "abc"})
     space = space_of(spec.space, spec.data)
     assert space.shape == ImageShape(1, 8, 8, 10)
@@ -89,7 +89,7 @@ def test_a_supernet_without_a_mixture_is_refused_for_differentiable_search() -> 
 
     (why,) = problems("once_for_all", "darts")
     assert "goes on from a search by gradient" in why
-    assert "search abc has learned no mixture by once_for_all" in why
+    assert "search abc has learned no architecture parameters by once_for_all" in why
     assert problems("once_for_all", "few_shot:gdas")
     assert problems("few_shot", "few_shot:darts")
     assert problems("few_shot:darts", "few_shot:gdas") == problems("few_shot:darts", "darts") == []

@@ -85,7 +85,7 @@ def test_all_cells_that_are_equal_after_cutting_compute_the_same() -> None:
         assert torch.equal(raw, cut)
 
 
-def test_a_mixture_of_one_operation_per_edge_is_that_network() -> None:
+def test_a_relaxation_of_one_operation_per_edge_is_that_network() -> None:
     space = build({"preset": "digits"}, ImageShape(1, 8, 8, 4))
     net = space.supernet(0).eval()
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -127,8 +127,8 @@ def plain_mix(net: Any, x: torch.Tensor, weights: torch.Tensor, edges: torch.Ten
 
 
 @pytest.mark.parametrize("partial", [1, 4])
-def test_a_mixture_equals_the_plain_sum_in_double_precision(partial: int) -> None:
-    """Logits, gradients of weights and mixture, and the mixture's second derivatives."""
+def test_a_relaxation_equals_the_plain_sum_in_double_precision(partial: int) -> None:
+    """Logits, gradients of weights and architecture parameters, and the relaxation's second derivatives."""
     net = build({"preset": "digits"}, ImageShape(1, 8, 8, 4)).supernet(0).double().train()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(6, 1, 8, 8, dtype=torch.float64, generator=generator)
@@ -156,7 +156,7 @@ def test_operations_that_are_not_active_take_no_part() -> None:
     torch.testing.assert_close(net.mix(x, weights, active_EO=active), net.mix(x, weights * active))
 
 
-def test_weights_of_a_mixture_have_gradients() -> None:
+def test_weights_of_a_relaxation_have_gradients() -> None:
     space = build({"preset": "digits"}, ImageShape(1, 8, 8, 4))
     alphas = torch.zeros(6, len(OPERATIONS), requires_grad=True)
     space.supernet(0).mix(torch.randn(2, 1, 8, 8), alphas.softmax(-1)).logsumexp(1).sum().backward()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CellEdge:
-    """From one node to another, by their position. ``name`` is that of its row of the mixture; one without a name
+    """From one node to another, by their position. ``name`` is that of its row of the relaxation; one without a name
     carries no operation, it only passes on."""
 
     start: int

@@ -236,7 +236,7 @@ class LayerView(BaseModel):
 
 
 class CellEdgeView(BaseModel):
-    """From one node to another, by their position. ``name``: its row of the mixture, empty where it only passes on.
+    """From one node to another, by their position. ``name``: its row of the relaxation, empty where it only passes on.
     ``operation``: what a network has on it, empty: nothing, or there is no network."""
 
     start: int

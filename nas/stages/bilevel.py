@@ -1,4 +1,4 @@
-"""Training a supernet and a mixture of its operations together, from one seed or several, with checkpoints."""
+"""Train a supernet's weights and architecture parameters together, from one seed or several, with checkpoints."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from nas.core.arch import Arch, Floats, Genes
 from nas.core.cost import Span, StageCost
 from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
-from nas.core.mixture import is_relaxed
 from nas.core.ports import Problem, Resources
+from nas.core.relaxation import is_relaxed
 from nas.fleet import latency_metrics
 from nas.stages.subnets import Subnets
 from nas.supernet import RelaxedSupernet
@@ -32,7 +32,7 @@ PRICED = 3  # steps of each kind
 @dataclass(frozen=True)
 class BilevelStage:
     """Searches ``options.seeds`` times. The supernet that is kept is that of the run whose network scores best on the
-    validation images; all runs' mixtures are kept beside it."""
+    validation images; the architecture parameters of all runs are stored beside it."""
 
     options: DartsParams
     name: ClassVar[str] = "train"
@@ -149,11 +149,11 @@ def searching(
 def traced(stage: str, learning: Search, run: Mapping[str, float], reading: Reading, before: int) -> Traced:
     """A reading as an event. ``run`` tells the run by name and number, such as its seed; ``before`` steps were done by
     other runs."""
-    mixture = learning.space.mixture
+    relaxation = learning.space.relaxation
     values = {**run, "epoch": float(reading.epoch + 1), **reading.values}
     table = tuple(tuple(round(float(p), 5) for p in row) for row in reading.p_EO)
     step = before + (reading.epoch + 1) * learning.per_epoch
-    return Traced(stage, step, values, mixture.edges, mixture.operations, table)
+    return Traced(stage, step, values, relaxation.edges, relaxation.operations, table)
 
 
 class Pace:

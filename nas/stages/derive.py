@@ -14,8 +14,8 @@ from nas.core.arch import Arch, Floats, Genes
 from nas.core.cost import Span, StageCost
 from nas.core.errors import InvalidSpec, NotFound
 from nas.core.events import Event, SearchState, StageFinished, Warned
-from nas.core.mixture import is_relaxed, skip_share
 from nas.core.ports import Problem, Resources
+from nas.core.relaxation import is_relaxed, skip_share
 from nas.objectives import cheap_metrics, violation
 from nas.stages.subnets import Subnets, load_supernet
 from nas.training.gradient.resource import within_bounds
@@ -24,7 +24,7 @@ from nas.training.progressive import TrainState
 
 @dataclass(frozen=True)
 class DeriveStage:
-    """Reads the networks off every run's mixture; one that breaks a bound is replaced by the likeliest within. The
+    """Discretises every run's architecture parameters; one that breaks a bound is replaced by the likeliest within. The
     network of every seed is scored on validation images with the weights of its own run, and with several seeds, mean
     and deviation tell how much of it is luck. Where the runs are those of a divided space's parts, the weights are in
     the supernet of all, and what they found differs for other reasons than luck."""
@@ -32,14 +32,16 @@ class DeriveStage:
     name: ClassVar[str] = "derive"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
-        """Raises InfeasibleBound where nothing near a mixture meets the bounds, and InvalidSpec for a supernet that no
-        differentiable search has trained."""
+        """Raises InfeasibleBound where no network near the architecture parameters meets the bounds, and InvalidSpec
+        for a supernet that no differentiable search has trained."""
         space = problem.space
         assert is_relaxed(space)
         blob = problem.supernet_blob or state.finished["train"]["supernet"]
         weights = TrainState.from_bytes(resources.blobs.get(blob), "cpu").weights
         if weights is None or "runs" not in weights:
-            raise InvalidSpec("expected the supernet of a search by gradient: this one holds no mixture")
+            raise InvalidSpec(
+                "expected the supernet of a search by gradient: this one holds no architecture parameters"
+            )
 
         def broken(genes_NG: Genes) -> Floats:
             return violation(problem, cheap_metrics(problem, genes_NG))
@@ -67,7 +69,7 @@ class DeriveStage:
             networks += [g for g in (genes.tolist(), *reversed(series)) if g not in networks]
         if mended:
             yield Warned(self.name, f"{mended} of {len(runs)} found networks broke a bound and were replaced")
-        shares = [skip_share(space.mixture, space.table(np.array(g))) for g in networks]
+        shares = [skip_share(space.relaxation, space.table(np.array(g))) for g in networks]
         result = {"networks": networks, "replaced": mended, "skip_shares": shares}
         if any("part" in run for run in runs):
             result |= {"parts": found}

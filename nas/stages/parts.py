@@ -16,8 +16,8 @@ from nas.core.arch import Floats, Genes
 from nas.core.cost import Span, StageCost, repeated
 from nas.core.errors import InfeasibleBound, StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
-from nas.core.mixture import RelaxedSpace, is_relaxed
 from nas.core.ports import Problem, Resources, Stage
+from nas.core.relaxation import RelaxedSpace, is_relaxed
 from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
 from nas.stages.subnets import load_supernet
 from nas.supernet import RelaxedSupernet
@@ -93,7 +93,7 @@ class PartStage:
 
 @dataclass(frozen=True)
 class GradientPartStage:
-    """Searches one part by gradient, beginning with the warmed-up weights: a mixture of the part's operations alone.
+    """Searches one part by gradient, beginning with the warmed-up weights: a relaxation of the part's operations alone.
 
     Like ``PartStage`` it may run elsewhere. Its last checkpoint holds the weights, and what was found."""
 

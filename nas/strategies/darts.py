@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from nas.core import registry
 from nas.core.errors import InvalidSpec
-from nas.core.mixture import RelaxedSpace, is_relaxed
 from nas.core.ports import Problem, SearchSpace, Stage
+from nas.core.relaxation import RelaxedSpace, is_relaxed
 from nas.core.spec import SearchSpec, parse_spec
 from nas.training.gradient.options import DartsParams
 
 
 def darts(problem: Problem) -> tuple[Stage, ...]:
-    """Estimate, train (weights and mixture), derive, explore, verify, export.
+    """Estimate, train (weights and architecture parameters), derive, explore, verify, export.
 
-    Raises InvalidSpec for a space without mixtures, and for a preset that needs what the space does not have.
+    Raises InvalidSpec for a space without a continuous relaxation, and for a preset that needs what the space does not
+    have.
     """
     # Stages need torch; a server that only checks parameters does not.
     from nas.stages.bilevel import BilevelStage
@@ -32,13 +33,13 @@ def darts(problem: Problem) -> tuple[Stage, ...]:
 
 
 def check(spec: SearchSpec, space: SearchSpace) -> None:
-    """Raises InvalidSpec for a space without mixtures, or with mixtures that cannot be as the parameters say."""
+    """Raises InvalidSpec for a space without a continuous relaxation, or one that the parameters do not fit."""
     params = parse_spec(DartsParams, spec.strategy.params)
     if not is_relaxed(space):
         known = ", ".join(n for n in registry.names("nas.search_spaces") if n != space.name)
         raise InvalidSpec(
-            f"strategy darts mixes operations, which {space.name} does not offer: expected a space with mixtures, such "
-            f"as nas_bench_201 (registered besides: {known})"
+            f"strategy darts needs a continuous relaxation, which {space.name} does not offer: expected a space "
+            f"with one, such as nas_bench_201 (registered besides: {known})"
         )
     check_partial(params, space)
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.core.errors import InvalidSpec
-from nas.core.mixture import is_relaxed
 from nas.core.ports import Problem, SearchSpace, Stage
+from nas.core.relaxation import is_relaxed
 from nas.core.spec import SearchSpec, parse_spec
 from nas.strategies.darts import check_partial
 from nas.training.fewshot.allowed import edges_by_decision
@@ -172,8 +172,8 @@ def _divided(params: FewShotParams, space: SearchSpace) -> tuple[str, ...]:
     options = _gradient_options(params)
     if not is_relaxed(space):
         raise InvalidSpec(
-            f"search {params.search} mixes operations, which {space.name} does not offer: expected search explore, or "
-            "a space with mixtures, such as nas_bench_201"
+            f"search {params.search} needs a continuous relaxation, which {space.name} does not offer: expected search "
+            "explore, or a space with one, such as nas_bench_201"
         )
     check_partial(options, space)
     fit = tuple(space.decisions[g].name for g in edges_by_decision(space))

@@ -1,10 +1,10 @@
 """The supernet of the DARTS cell space: every edge of every cell holds all operations.
 
-A mixture is computed without what the plain sum over edges of weighted operations repeats or wastes. A state is
+The relaxation is computed without what the plain sum over edges of weighted operations repeats or wastes. A state is
 rectified, pooled and normalised once for all edges that leave it, which differ in their weights alone. Weights of
 convolutions are the scales of the normalisation that ends them. A dilated convolution is a plain one on the four images
 that every other row and column make, for which torch has far faster kernels, and stays there up to its node. What a
-mixture adds up is equal to the plain sum (see ``benchmarks.darts_step``).
+relaxation adds up is equal to the plain sum (see ``benchmarks.darts_step``).
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _cut(norm: nn.Module) -> nn.BatchNorm2d:
 
 
 class SuperCell(nn.Module):
-    """A cell with all operations on every edge; computes a network's, or a mixture."""
+    """A cell with all operations on every edge; computes a network's, or the relaxation."""
 
     def __init__(self, plan: CellPlan, evaluation: bool) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ class SuperCell(nn.Module):
         return torch.cat(states[2:], dim=1)
 
     def mixed_entries(self, older: Tensor, newer: Tensor) -> list[Tensor]:
-        """The first two states of a mixture."""
+        """The first two states of the relaxation."""
         c = self.plan.channels
         out = []
         for part, x in ((self.older, older), (self.newer, newer)):

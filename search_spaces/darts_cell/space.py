@@ -24,8 +24,8 @@ from nas.core.errors import InvalidInput
 from nas.core.graph import Graph
 from nas.core.liveness import NONE as NOTHING
 from nas.core.liveness import Trace, chain
-from nas.core.mixture import Mixture
 from nas.core.ports import ImageShape, Layer
+from nas.core.relaxation import Relaxation
 from search_spaces.identity import space_id
 from search_spaces.presets import resolved
 
@@ -158,13 +158,13 @@ class DartsCell:
             Decision(f"{kind}.node{node}.second.operation", OPERATIONS[1:]),
         )
     )
-    mixture = Mixture(
+    relaxation = Relaxation(
         edges=tuple(f"{kind}.state{a}.node{node}" for kind in KINDS for a, node in EDGES),
         operations=OPERATIONS,
         nodes=tuple(k * NODES + node for k in range(len(KINDS)) for _, node in EDGES),
         none=NONE,
         skip=SKIP,
-        bare=(NONE, MAX, AVG, SKIP),
+        parameter_free=(NONE, MAX, AVG, SKIP),
         inputs=2,
     )
     graph = _graph()
@@ -232,7 +232,7 @@ class DartsCell:
 
     def table(self, genes_G: Genes) -> Floats:
         """Ones for the two operations of every node, shape (28, 8)."""
-        table = np.zeros(self.mixture.shape)
+        table = np.zeros(self.relaxation.shape)
         for kind in KINDS:
             for node in range(NODES):
                 for a, op in self.chosen(genes_G, kind)[node]:

@@ -89,7 +89,7 @@ def _side_by_side(
 
 
 class SuperCell(nn.Module):
-    """A cell with all operations on every edge; computes one of them, or a mixture."""
+    """A cell with all operations on every edge; computes one of them, or the relaxation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

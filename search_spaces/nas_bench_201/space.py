@@ -22,8 +22,8 @@ from nas.core.errors import InvalidInput
 from nas.core.graph import Graph
 from nas.core.liveness import NONE as NOTHING
 from nas.core.liveness import Trace, chain
-from nas.core.mixture import Mixture
 from nas.core.ports import ImageShape, Layer
+from nas.core.relaxation import Relaxation
 from search_spaces.identity import space_id
 from search_spaces.presets import resolved
 
@@ -105,13 +105,13 @@ class NasBench201:
 
     name = "nas_bench_201"
     decisions = tuple(Decision(f"edge{a}{b}.operation", OPERATIONS) for a, b in EDGES)
-    mixture = Mixture(
+    relaxation = Relaxation(
         edges=tuple(f"edge{a}{b}" for a, b in EDGES),
         operations=OPERATIONS,
         nodes=tuple(b for _, b in EDGES),
         none=NONE,
         skip=SKIP,
-        bare=(NONE, SKIP, POOL),
+        parameter_free=(NONE, SKIP, POOL),
     )
     graph = Graph(
         places=(*(f"edge{a}{b}" for a, b in EDGES), "input", "output"),

@@ -13,8 +13,8 @@ from nas.core import registry
 from nas.core.arch import Arch
 from nas.core.cells import CellGraph
 from nas.core.errors import StorageError
-from nas.core.mixture import is_relaxed
 from nas.core.ports import SearchSpace
+from nas.core.relaxation import is_relaxed
 from nas.core.views import CellEdgeView, CellView, HealthView, SpaceView, StrategyView, WorkerView
 from server.settings import Settings
 from server.store.store import Store
@@ -100,9 +100,9 @@ def cells_of(space: SearchSpace, arch: Arch) -> list[CellView]:
     if not cells or not is_relaxed(space):
         return []
     canonical_G = space.canonical(np.array([arch.genes]))[0]
-    mixture, table_EO = space.mixture, space.table(canonical_G)
-    kept = [(name, row) for name, row in zip(mixture.edges, table_EO, strict=True) if row.any()]
-    return cell_views(cells, {name: mixture.operations[int(row.argmax())] for name, row in kept})
+    relaxation, table_EO = space.relaxation, space.table(canonical_G)
+    kept = [(name, row) for name, row in zip(relaxation.edges, table_EO, strict=True) if row.any()]
+    return cell_views(cells, {name: relaxation.operations[int(row.argmax())] for name, row in kept})
 
 
 def _summary(plugin: Any) -> str:

@@ -272,10 +272,11 @@ def _supernet_problems(spec: SearchSpec, space: SearchSpace, queries: Queries) -
         yield InvalidSpec(f"supernet: search {spec.supernet} is over the space {space_id}, this one over {space.id}")
     elif other.data != spec.data:
         yield InvalidSpec(f"supernet: search {spec.supernet} was trained on other data: {other.data!r}")
-    elif "derive" in stage_names(spec) and "derive" not in stage_names(other):  # networks are read off a mixture
+    elif "derive" in stage_names(spec) and "derive" not in stage_names(other):  # derive discretises
         yield InvalidSpec(
             "supernet: a search by gradient goes on from a search by gradient (strategy darts, or few_shot with such a "
-            f"search in its parts), search {spec.supernet} has learned no mixture by {other.strategy.name}"
+            f"search in its parts), search {spec.supernet} has learned no architecture parameters by "
+            f"{other.strategy.name}"
         )
     elif queries.supernet(spec.supernet) is None:
         yield Conflict(f"supernet: search {spec.supernet} has not finished its training")

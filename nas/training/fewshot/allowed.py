@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.arch import sample
-from nas.core.mixture import RelaxedSpace
+from nas.core.relaxation import RelaxedSpace
 from nas.training.fewshot.partition import Partition
 
 SEEN = 512  # random networks by which decisions are matched with edges
@@ -37,7 +37,7 @@ def allowed_operations(space: RelaxedSpace, partition: Partition, part: int) -> 
 
     Raises KeyError for a partition by other decisions than ``edges_by_decision`` gives.
     """
-    allowed_EO = np.ones(space.mixture.shape, dtype=bool)
+    allowed_EO = np.ones(space.relaxation.shape, dtype=bool)
     edges = edges_by_decision(space)
     for gene, choices in partition.allowed()[part].items():
         edge, operations = edges[gene]

@@ -1,4 +1,4 @@
-"""Has a differentiable search gone wrong? Identities that take over, a mixture that froze, a loss that sharpens.
+"""Signs of collapse in differentiable search: too many identities, frozen architecture parameters, a sharp loss.
 
 Identities help the weights of all others to learn, so their own weight grows beyond what they are worth in a network
 (Zela et al., ICLR 2020; Chu et al., Fair DARTS, ECCV 2020).
@@ -18,25 +18,26 @@ def signs_of_collapse(
     *,
     skip_share: float,
     skip_limit: float,
-    bare_share: float,
+    parameter_free_share: float,
     entropy: float,
     operations: int,
     cooled: bool,
     progress: float,
     eigenvalues: Sequence[tuple[int, float]],
 ) -> list[str]:
-    """What is wrong, for people; empty if nothing is. ``entropy`` is the mean over rows, in nats, of the mixture at
+    """Messages for people, empty without signs. ``entropy``: mean over rows, in nats, of the operation weights at
     temperature 1; it may be small late (``progress`` from 0 to 1) or where it is ``cooled`` on purpose."""
     signs = []
     if skip_share > skip_limit:
-        signs.append(f"{skip_share:.0%} of the found cell's operations are identities (limit {skip_limit:.0%})")
-    elif bare_share >= 1.0:
-        signs.append("the found cell has no operation that learns")
+        signs.append(f"{skip_share:.0%} of the discretised cell's operations are identities (limit {skip_limit:.0%})")
+    elif parameter_free_share >= 1.0:
+        signs.append("the discretised cell has no operation with parameters")
     if not cooled and progress < 0.5 and entropy < FROZEN * math.log(operations):
-        signs.append(f"the mixture froze early: its entropy is {entropy:.3g} of {math.log(operations):.3g} nats")
+        most = math.log(operations)
+        signs.append(f"the architecture parameters froze early: their entropy is {entropy:.3g} of {most:.3g} nats")
     if stop_epoch(eigenvalues) is not None:
         signs.append(
             f"the dominant eigenvalue has grown by more than {RATIO - 1:.0%} to {eigenvalues[-1][1]:.3g}: the loss "
-            "sharpens, so the cell may do worse than the mixture"
+            "sharpens, so the cell may do worse than the relaxation"
         )
     return signs

@@ -85,19 +85,19 @@ class DartsParams(BaseModel):
     """``preset`` sets the options of a method by name; options given beside it win.
 
     ``epochs`` are passes over the weights' half of the training images; ``tune_epochs`` follow the search and train
-    single networks drawn around what it found, so that inherited weights can score them. ``order``: how the mixture is
-    learned: on held-out images by the first-order or second-order gradient, or together with the weights (one level).
-    ``temperature`` is constant, moves to its end linearly or exponentially over the epochs, or follows the entropy of
-    the mixture. ``relaxation`` binary: the weights learn one drawn path at a time, the mixture compares two.
-    ``alpha_momentum`` is Adam's first moment. ``noise`` is that of the sparse-noisy softmax. ``weight_decay`` is that
-    of the weights.
-    ``probe_every``: epochs between two looks at the dominant eigenvalue of the mixture's Hessian, 0 for never;
-    ``early_stop`` ends the search where it grows. ``collapse``: what to do when identities take over
-    (``skip_limit``: their share of the cell) or the eigenvalue runs away. ``selection``: the network is read off the
-    mixture, or found by perturbation, with ``select_epochs`` of training after each decision. ``teachers``: earlier
-    states of the supernet that teach it. ``prune``: gradually, under a growing penalty, until ``prune_until`` of the
-    operations are left. ``partial``: 1/K of the channels are mixed. ``latency_weight``: strength of the latency loss;
-    with a bound on latency it grows until the bound is met.
+    single networks drawn around what it found, so that inherited weights can score them. ``order``: how the
+    architecture parameters are learned: on held-out images by the first-order or second-order gradient, or together
+    with the weights (one level). ``temperature`` is constant, moves to its end linearly or exponentially over the
+    epochs, or follows the entropy of their softmax. ``relaxation`` binary: the weights learn one drawn path at a time,
+    the architecture parameters two. ``alpha_momentum`` is Adam's first moment. ``noise`` is that of the sparse-noisy
+    softmax. ``weight_decay`` is that of the weights. ``probe_every``: epochs between two looks at the dominant
+    eigenvalue of the architecture parameters' Hessian, 0 for never; ``early_stop`` ends the search where it grows.
+    ``collapse``: what to do when identities take over (``skip_limit``: their share of the cell) or the eigenvalue runs
+    away. ``selection``: the network is read off the architecture parameters, or selected by perturbation, with
+    ``select_epochs`` of training after each decision. ``teachers``: earlier states of the supernet that teach it.
+    ``prune``: gradually, under a growing penalty, until ``prune_until`` of the operations are left. ``partial``: 1/K of
+    the channels are mixed. ``latency_weight``: strength of the latency loss; with a bound on latency it grows until the
+    bound is met.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -193,28 +193,34 @@ def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
             binary and p.order != "first",
             f"binary compares two paths on held-out images: expected order first, got {p.order}",
         ),
-        (binary and cooled, "binary draws by the mixture itself: expected temperature constant"),
+        (binary and cooled, "binary draws by the architecture parameters themselves: expected temperature constant"),
         (sigmoid and cooled, "sigmoid knows no temperature: expected temperature constant"),
         (
             not cooled and p.temperature_end != p.temperature_start and p.temperature_end != 1.0,
             "temperature_end needs a temperature that moves: expected linear, exponential or entropy, got constant",
         ),
         (p.early_stop and p.probe_every == 0, "early_stop looks at eigenvalues: expected probe_every of at least 1"),
-        (p.early_stop and frozen, "early_stop needs a mixture that learns: expected alpha_lr above 0"),
-        (p.probe_every > 0 and frozen, "probe_every needs a mixture that learns: expected alpha_lr above 0"),
+        (p.early_stop and frozen, "early_stop needs architecture parameters that learn: expected alpha_lr above 0"),
+        (
+            p.probe_every > 0 and frozen,
+            "probe_every needs architecture parameters that learn: expected alpha_lr above 0",
+        ),
         (
             p.early_stop and p.selection == "perturbation",
             "perturbation would judge the sharp supernet that early_stop rejects: expected one of them",
         ),
         (
             p.probe_every > 0 and p.prune,
-            "eigenvalues of a mixture that is being pruned cannot be compared: expected probe_every 0",
+            "eigenvalues of a relaxation that is being pruned cannot be compared: expected probe_every 0",
         ),
         (p.partial > 1 and p.prune, "prune needs whole channels: expected partial 1"),
         (
             p.weights_first and p.order == "one_level",
-            "weights_first means nothing where mixture and weights learn together",
+            "weights_first means nothing where architecture parameters and weights learn together",
         ),
-        (p.latency_weight > 0 and frozen, "latency_weight needs a mixture that learns: expected alpha_lr above 0"),
+        (
+            p.latency_weight > 0 and frozen,
+            "latency_weight needs architecture parameters that learn: expected alpha_lr above 0",
+        ),
         (p.lr_end > p.lr, f"lr_end must not be above lr: expected at most {p.lr:g}, got {p.lr_end:g}"),
     ]

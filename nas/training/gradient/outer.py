@@ -1,4 +1,5 @@
-"""Gradients of the validation loss with respect to the mixture (DARTS: Liu et al., ICLR 2019, section 2.3)."""
+"""Gradients of the validation loss with respect to the architecture parameters (DARTS: Liu et al., ICLR 2019, section
+2.3)."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ Loss = Callable[[], Tensor]
 
 
 def first_order(val_loss: Loss, alphas: Sequence[Tensor]) -> list[Tensor]:
-    """At the weights as they are. Zero where the mixture has no influence: a cell drawn without any way from its input
-    to its output says nothing of its operations."""
+    """At the current weights. Zero where the loss does not depend on the architecture parameters: in a drawn cell
+    without a path from input to output."""
     gradients = torch.autograd.grad(val_loss(), alphas, allow_unused=True)
     return [_or_zeros(g, a) for g, a in zip(gradients, alphas, strict=True)]
 
@@ -51,13 +52,13 @@ def second_order(
         if reach == 0.0:
             return [_or_zeros(d, a) for d, a in zip(direct, alphas, strict=True)]
 
-        def mixture_gradient(scale: float) -> tuple[Tensor | None, ...]:
+        def alpha_gradient(scale: float) -> tuple[Tensor | None, ...]:
             with torch.no_grad():
                 for w, before, v in zip(weights, kept, ahead, strict=True):
                     w.copy_(before if v is None else before + scale * v)
             return torch.autograd.grad(train_loss(), alphas, allow_unused=True)
 
-        above, below = mixture_gradient(reach), mixture_gradient(-reach)
+        above, below = alpha_gradient(reach), alpha_gradient(-reach)
     finally:
         with torch.no_grad():
             for w, before in zip(weights, kept, strict=True):

@@ -10,29 +10,29 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from nas.core.mixture import Mixture
+from nas.core.relaxation import Relaxation
 from nas.training.calibration import Score
 
 Decision = tuple[str, int]  # ("edge", row) or ("node", node)
 
 
-def decisions(mixture: Mixture, rng: np.random.Generator) -> list[Decision]:
+def decisions(relaxation: Relaxation, rng: np.random.Generator) -> list[Decision]:
     """All that has to be decided: the operation of every edge in random order; then, where nodes keep only some of
     their edges, one edge to drop at a time, in random order."""
-    edges: list[Decision] = [("edge", int(e)) for e in rng.permutation(len(mixture.edges))]
-    if mixture.inputs is None:
+    edges: list[Decision] = [("edge", int(e)) for e in rng.permutation(len(relaxation.edges))]
+    if relaxation.inputs is None:
         return edges
-    spare = [n for n in dict.fromkeys(mixture.nodes) for _ in range(mixture.nodes.count(n) - mixture.inputs)]
+    spare = [n for n in dict.fromkeys(relaxation.nodes) for _ in range(relaxation.nodes.count(n) - relaxation.inputs)]
     return [*edges, *(("node", int(spare[i])) for i in rng.permutation(len(spare)))]
 
 
-def trials(mixture: Mixture, mask_EO: torch.Tensor, decision: Decision) -> list[tuple[int, int | None]]:
+def trials(relaxation: Relaxation, mask_EO: torch.Tensor, decision: Decision) -> list[tuple[int, int | None]]:
     """What to take away, one at a time: operations ``(edge, column)`` of an edge, or whole edges ``(edge, None)`` of a
     node."""
     kind, where = decision
     if kind == "edge":
-        return [(where, o) for o in mask_EO[where].nonzero().flatten().tolist() if o != mixture.none]
-    return [(e, None) for e, n in enumerate(mixture.nodes) if n == where and bool(mask_EO[e].any())]
+        return [(where, o) for o in mask_EO[where].nonzero().flatten().tolist() if o != relaxation.none]
+    return [(e, None) for e, n in enumerate(relaxation.nodes) if n == where and bool(mask_EO[e].any())]
 
 
 def without(weights_EO: torch.Tensor, trial: tuple[int, int | None]) -> torch.Tensor:

@@ -1,5 +1,5 @@
 """Gradual pruning at one level (GOLD-NAS: Bi et al., 2020): a penalty grows until weak operations die, a few at a time,
-and every mixture that lasts for a while is one network of a series."""
+and every relaxation that stays unchanged for some epochs gives one network of a series."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Tensor = torch.Tensor
 WEAKEST = 4  # operations that may die in an epoch although they are above SURELY
 SURELY, MAYBE = 0.01, 0.05  # shares below which an operation dies, or may die
 STEP = 2.0
-PATIENCE = 3  # epochs without a death after which a mixture counts as stable
+PATIENCE = 3  # epochs without a death after which the relaxation counts as stable
 
 
 def shares(strengths_EO: Tensor, nodes: Sequence[int]) -> Tensor:
@@ -65,5 +65,5 @@ class Pressure:
 
     @property
     def stable(self) -> bool:
-        """Whether the mixture has lasted for long enough to be one of the series."""
+        """Whether the relaxation has been unchanged for long enough to give a network of the series."""
         return self.quiet > PATIENCE

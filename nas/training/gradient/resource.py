@@ -1,7 +1,9 @@
-"""Cost of a mixture, such as latency, with its gradient, by any model of single networks; and a network within bounds.
+"""Expected cost (such as latency) of a relaxation, with its gradient, from any model of single networks; and
+discretisation within bounds.
 
 Latency-aware differentiable search (LA-DARTS: Xu et al., 2020) feeds a learned predictor with weights between 0 and 1,
-which it never met in training. Here the cost of a mixture is the *expected* cost of a network drawn from it. Its
+which are outside its training distribution. Here the cost of a relaxation is the *expected* cost of a network drawn
+from it. Its
 gradient with respect to the probability of operation o on edge e is the expected cost of networks drawn with o put on
 e, so it takes nothing of the predictor but predictions of whole networks, and is exact for additive models.
 """
@@ -16,14 +18,14 @@ import torch
 
 from nas.core.arch import Floats, Genes, neighbours
 from nas.core.errors import InfeasibleBound
-from nas.core.mixture import RelaxedSpace
+from nas.core.relaxation import RelaxedSpace
 
 Cost = Callable[[Genes], Floats]
 
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """Expected cost of networks drawn from a mixture: ``mean``, and ``by_EO`` with one operation put on its edge."""
+    """Expected cost of networks drawn from a relaxation: ``mean``, and ``by_EO`` with one operation put on its edge."""
 
     mean: float
     by_EO: Floats
@@ -92,8 +94,8 @@ def within_bounds(
     rng: np.random.Generator,
     samples: int = 512,
 ) -> Genes:
-    """The network a mixture favours, shape (G,); if that breaks bounds, the likeliest that does not, of those drawn
-    from the mixture (projection) and those reached by single changes that cost least likelihood (repair).
+    """The network with the highest scores, shape (G,); if that breaks bounds, the likeliest that does not, of those
+    drawn by the scores (projection) and those reached by single changes that cost least likelihood (repair).
 
     Raises InfeasibleBound if neither finds any.
     """
@@ -109,7 +111,7 @@ def within_bounds(
         kept.append(repaired)
     if not kept:
         raise InfeasibleBound(
-            f"no network within the bounds was found near the mixture: the favourite exceeds them by "
+            f"no network within the bounds was found near the architecture parameters: the favourite exceeds them by "
             f"{100 * float(violation(favourite[None])[0]):.3g} %. A larger latency_weight may help"
         )
     return max(kept, key=lambda genes_G: _log_likelihood(space, log_EO, genes_G))

@@ -23,11 +23,11 @@ from torch import nn
 
 from nas.core.arch import Arch, Floats, Genes
 from nas.core.errors import HwnasError
-from nas.core.mixture import RelaxedSpace, bare_share, skip_share
 from nas.core.ports import Dataset
+from nas.core.relaxation import RelaxedSpace, parameter_free_share, skip_share
 from nas.supernet import RelaxedSupernet
 from nas.training.calibration import Score
-from nas.training.gradient import perturbation, relaxation, resource
+from nas.training.gradient import operation_weights, perturbation, resource
 from nas.training.gradient.collapse import signs_of_collapse
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.outer import first_order, second_order
@@ -90,14 +90,14 @@ class Search:
         self.space, self.options, self.seed = space, options, seed
         self.net, self._data, self._pipeline, self._latency = net, data, pipeline, latency
         self._device = torch.device(pipeline.device)
-        mixture = space.mixture
+        relaxation = space.relaxation
         rows = np.random.default_rng((seed, 5)).permutation(len(data.train)).astype(np.int64)
         half = len(rows) if options.order == "one_level" else len(rows) // 2
         self._rows: dict[str, Index] = {"weights": rows[:half], "alphas": rows[half:], "all": rows}
         self.batch = max(2, min(options.batch_size, half))
         self.per_epoch = max(1, half // self.batch)
         self._decisions = (
-            perturbation.decisions(mixture, np.random.default_rng((seed, 6)))
+            perturbation.decisions(relaxation, np.random.default_rng((seed, 6)))
             if options.selection == "perturbation"
             else []
         )
@@ -106,11 +106,11 @@ class Search:
         self.kinds += ["tune"] * options.tune_epochs
         generator = torch.Generator().manual_seed(int(np.random.default_rng((seed, 7)).integers(2**62)))
         spread = 0.0 if options.prune else 1e-3
-        self.alphas = nn.Parameter((spread * torch.randn(mixture.shape, generator=generator)).to(self._device))
-        self.betas = nn.Parameter((1e-3 * torch.randn(mixture.shape[0], generator=generator)).to(self._device))
-        self.mask = torch.ones(mixture.shape, dtype=torch.bool, device=self._device)
+        self.alphas = nn.Parameter((spread * torch.randn(relaxation.shape, generator=generator)).to(self._device))
+        self.betas = nn.Parameter((1e-3 * torch.randn(relaxation.shape[0], generator=generator)).to(self._device))
+        self.mask = torch.ones(relaxation.shape, dtype=torch.bool, device=self._device)
         if options.prune:
-            self.mask[:, mixture.none] = False
+            self.mask[:, relaxation.none] = False
         if allowed_EO is not None:
             self.mask &= torch.from_numpy(allowed_EO).to(self._device)
         self._weight_decay = options.weight_decay
@@ -152,11 +152,11 @@ class Search:
         """How much speaks for each operation, shape (E, O), 0 to 1; removed ones have 0."""
         with torch.no_grad():
             if self.options.prune:
-                p = relaxation.sigmoid(self.alphas, self.mask)
+                p = operation_weights.sigmoid(self.alphas, self.mask)
             else:
-                p = relaxation.softmax(self.alphas, self.mask)
+                p = operation_weights.softmax(self.alphas, self.mask)
             if self.options.partial > 1:
-                p = p * relaxation.edge_weights(self.betas, self.space.mixture.nodes)[:, None]
+                p = p * operation_weights.edge_weights(self.betas, self.space.relaxation.nodes)[:, None]
         scores: Floats = p.double().cpu().numpy()
         return scores
 
@@ -280,15 +280,15 @@ class Search:
         for group in self._weight_optimiser.param_groups:
             group["lr"] = self._rate(epoch)
             group["weight_decay"] = self._weight_decay
-        learns_mixture = epoch >= o.alpha_warmup and o.alpha_lr > 0
+        learns_alphas = epoch >= o.alpha_warmup and o.alpha_lr > 0
         if o.order == "one_level":
-            return self._together(images, noises[0], learns_mixture, rng)
+            return self._together(images, noises[0], learns_alphas, rng)
         held_out = self._images("alphas", epoch, step, rng)
-        if learns_mixture and not o.weights_first:
-            self._learn_mixture(images, held_out, noises[0], rng)
+        if learns_alphas and not o.weights_first:
+            self._learn_alphas(images, held_out, noises[0], rng)
         loss = self._learn_weights(images, noises[1])
-        if learns_mixture and o.weights_first:
-            self._learn_mixture(images, held_out, noises[0], rng)
+        if learns_alphas and o.weights_first:
+            self._learn_alphas(images, held_out, noises[0], rng)
         return loss
 
     def _learn_weights(self, images: tuple[Tensor, Tensor], noise: Tensor) -> float:
@@ -306,7 +306,7 @@ class Search:
         self._update_weights()
         return float(loss.detach())
 
-    def _learn_mixture(
+    def _learn_alphas(
         self, images: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], noise: Tensor, rng: np.random.Generator
     ) -> None:
         alphas = [self.alphas, self.betas] if self.options.partial > 1 else [self.alphas]
@@ -338,12 +338,12 @@ class Search:
         self._alpha_optimiser.step()
         self._alpha_optimiser.zero_grad(set_to_none=True)
         if self.options.relaxation == "binary":
-            pair = relaxation.drawn_paths(before, self.mask, noise[0], 2)
+            pair = operation_weights.drawn_paths(before, self.mask, noise[0], 2)
             with torch.no_grad():
-                self.alphas.copy_(relaxation.rescaled(before, self.alphas, pair))
+                self.alphas.copy_(operation_weights.rescaled(before, self.alphas, pair))
 
     def _together(
-        self, images: tuple[Tensor, Tensor], noise: Tensor, learns_mixture: bool, rng: np.random.Generator
+        self, images: tuple[Tensor, Tensor], noise: Tensor, learns_alphas: bool, rng: np.random.Generator
     ) -> float:
         """Weights and mixture on the same images, by the same loss."""
         x, y = images
@@ -355,16 +355,16 @@ class Search:
         if self._teachers and self.options.teacher_weight > 0:
             loss = loss + self.options.teacher_weight * self._lesson(x, logits, noise)
         if self._costs is not None and self._pressure.weight > 0:
-            strengths = relaxation.sigmoid(self.alphas, self.mask)
+            strengths = operation_weights.sigmoid(self.alphas, self.mask)
             loss = loss + self._pressure.weight * penalty(
-                strengths, self.mask, self.space.mixture.nodes, self.options.prune_cost * self._costs
+                strengths, self.mask, self.space.relaxation.nodes, self.options.prune_cost * self._costs
             )
-        charged = self._charge(rng) if learns_mixture else None
+        charged = self._charge(rng) if learns_alphas else None
         if charged is not None:
             loss = loss + charged
         loss.backward()  # type: ignore[no-untyped-call]
         self._update_weights()
-        if learns_mixture:
+        if learns_alphas:
             self._alpha_optimiser.step()
         return float(task.detach())
 
@@ -394,32 +394,36 @@ class Search:
         active = self.mask
         match o.relaxation:
             case "softmax":
-                weights = relaxation.softmax(alphas, self.mask, t)
+                weights = operation_weights.softmax(alphas, self.mask, t)
             case "gumbel_soft":
-                weights = relaxation.gumbel_soft(alphas, self.mask, t, noise)
+                weights = operation_weights.gumbel_soft(alphas, self.mask, t, noise)
             case "gumbel_hard":
-                weights = relaxation.gumbel_hard(alphas, self.mask, t, noise)
+                weights = operation_weights.gumbel_hard(alphas, self.mask, t, noise)
                 if not o.all_paths:
                     active = weights.detach() > 0
             case "sparse_noisy":
-                weights = relaxation.sparse_noisy(alphas, self.mask, t, o.noise, noise)
+                weights = operation_weights.sparse_noisy(alphas, self.mask, t, o.noise, noise)
             case "sigmoid":
-                weights = relaxation.sigmoid(alphas, self.mask)
+                weights = operation_weights.sigmoid(alphas, self.mask)
             case "binary":
-                active = relaxation.drawn_paths(alphas, self.mask, noise[0], paths)
-                weights = relaxation.binary_gates(alphas, active, noise[1])
-        edges = relaxation.edge_weights(betas, self.space.mixture.nodes) if o.partial > 1 else None
+                active = operation_weights.drawn_paths(alphas, self.mask, noise[0], paths)
+                weights = operation_weights.binary_gates(alphas, active, noise[1])
+        edges = operation_weights.edge_weights(betas, self.space.relaxation.nodes) if o.partial > 1 else None
         return {"weights_EO": weights, "active_EO": active, "edges_E": edges, "partial": o.partial}
 
     def _plain(self) -> dict[str, Any]:
         """The mixture without noise, for looking at it."""
         with torch.no_grad():
             weights = (
-                relaxation.sigmoid(self.alphas, self.mask)
+                operation_weights.sigmoid(self.alphas, self.mask)
                 if self.options.prune
-                else relaxation.softmax(self.alphas, self.mask)
+                else operation_weights.softmax(self.alphas, self.mask)
             )
-            edges = relaxation.edge_weights(self.betas, self.space.mixture.nodes) if self.options.partial > 1 else None
+            edges = (
+                operation_weights.edge_weights(self.betas, self.space.relaxation.nodes)
+                if self.options.partial > 1
+                else None
+            )
         return {"weights_EO": weights, "active_EO": self.mask, "edges_E": edges, "partial": self.options.partial}
 
     def _loss(self, batch: tuple[Tensor, Tensor], alphas: Tensor, noise: Tensor) -> Tensor:
@@ -437,7 +441,7 @@ class Search:
         """The latency loss, or None."""
         if self._latency is None or self._multiplier is None:
             return None
-        p = relaxation.softmax(self.alphas, self.mask)
+        p = operation_weights.softmax(self.alphas, self.mask)
         found = resource.expected(
             self.space, self._latency.cost, p.detach().double().cpu().numpy(), rng, self.options.latency_samples
         )
@@ -446,7 +450,7 @@ class Search:
         self._derived_sum += derived
         self._cost_count += 1
         # What has to meet the bound is the network, whose cost may be far from the expected one while nothing is sure.
-        return self._multiplier.factor(derived) * resource.differentiable(found, p, self.space.mixture.none)
+        return self._multiplier.factor(derived) * resource.differentiable(found, p, self.space.relaxation.none)
 
     def _update_weights(self) -> None:
         (group,) = self._weight_optimiser.param_groups
@@ -464,11 +468,11 @@ class Search:
     def _noise(self, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         if self.options.relaxation == "sparse_noisy":
-            return torch.randn(self.space.mixture.shape, generator=generator).to(self._device)
+            return torch.randn(self.space.relaxation.shape, generator=generator).to(self._device)
         like = self.alphas.detach().cpu()
         if self.options.relaxation == "binary":  # once to draw paths, once to open one of their gates
             like = like.expand(2, -1, -1)
-        return relaxation.gumbel_noise(like, generator).to(self._device)
+        return operation_weights.gumbel_noise(like, generator).to(self._device)
 
     def _rate(self, epoch: int) -> float:
         o = self.options
@@ -479,7 +483,7 @@ class Search:
     # Between epochs
 
     def _look(self, epoch: int) -> Reading:
-        o, mixture = self.options, self.space.mixture
+        o, relaxation = self.options, self.space.relaxation
         died = self._prune() if o.prune else 0
         # What a mixture stands for that rests is chance: neither good nor bad, and no place to go back to.
         resting = epoch < o.alpha_warmup
@@ -491,15 +495,15 @@ class Search:
         else:
             cost_ms = None
         self._cost_sum, self._derived_sum, self._cost_count = 0.0, 0.0, 0
-        p = relaxation.softmax(self.alphas.detach(), self.mask)
+        p = operation_weights.softmax(self.alphas.detach(), self.mask)
         table = self.space.table(self.found)
-        entropy = float(relaxation.row_entropy(p).mean())
+        entropy = float(operation_weights.row_entropy(p).mean())
         signs = signs_of_collapse(
-            skip_share=skip_share(mixture, table),
+            skip_share=skip_share(relaxation, table),
             skip_limit=o.skip_limit,
-            bare_share=bare_share(mixture, table),
+            parameter_free_share=parameter_free_share(relaxation, table),
             entropy=entropy,
-            operations=len(mixture.operations),
+            operations=len(relaxation.operations),
             cooled=o.temperature != "constant" or o.prune,
             progress=(epoch + 1) / o.epochs,
             eigenvalues=self._eigenvalues,
@@ -516,7 +520,7 @@ class Search:
             self._teachers = [self._teacher(kept) for kept in self._ring]
         values = {
             "entropy": entropy,
-            "skip_share": skip_share(mixture, table),
+            "skip_share": skip_share(relaxation, table),
             "temperature": self.temperature,
             "alpha_norm": float(self.alphas.detach().norm()),
         }
@@ -526,7 +530,7 @@ class Search:
             values |= {"latency_ms": cost_ms, "multiplier": self._multiplier.value}
         if o.prune:
             values |= {"died": float(died), "alive": float(self.mask.sum()), "pressure": self._pressure.weight}
-            if float(self.mask.sum()) <= o.prune_until * float(mixture.real.sum() * mixture.shape[0]):
+            if float(self.mask.sum()) <= o.prune_until * float(relaxation.real.sum() * relaxation.shape[0]):
                 self._ended = epoch
         return Reading(epoch, values, scores, warnings)
 
@@ -561,8 +565,8 @@ class Search:
     def _prune(self) -> int:
         before, table = self.mask, self.found
         stable = self._pressure.stable
-        strengths = relaxation.sigmoid(self.alphas.detach(), before)
-        self.mask = survivors(strengths, before, self.space.mixture.nodes)
+        strengths = operation_weights.sigmoid(self.alphas.detach(), before)
+        self.mask = survivors(strengths, before, self.space.relaxation.nodes)
         died = int(before.sum() - self.mask.sum())
         if died and stable and table.tolist() not in self._series:
             self._series.append(table.tolist())
@@ -577,13 +581,15 @@ class Search:
         plain = self._plain()
 
         def loss(alphas: Tensor) -> Tensor:
-            return F.cross_entropy(self.net.mix(x, **{**plain, "weights_EO": relaxation.softmax(alphas, self.mask)}), y)
+            return F.cross_entropy(
+                self.net.mix(x, **{**plain, "weights_EO": operation_weights.softmax(alphas, self.mask)}), y
+            )
 
         return dominant_eigenvalue(loss, self.alphas)
 
     def _decide(self, decision: perturbation.Decision) -> None:
         plain = self._plain()
-        found = perturbation.trials(self.space.mixture, self.mask, decision)
+        found = perturbation.trials(self.space.relaxation, self.mask, decision)
         scores = [self._score({**plain, "weights_EO": perturbation.without(plain["weights_EO"], t)}) for t in found]
         self.mask = perturbation.decide(self.mask, decision, found, scores, plain["weights_EO"])
 
@@ -632,13 +638,13 @@ class Search:
             case "constant":
                 return start
             case "linear":
-                return relaxation.linear(start, end, epoch, o.epochs)
+                return operation_weights.linear(start, end, epoch, o.epochs)
             case "exponential":
-                return relaxation.exponential(start, end, epoch, o.epochs)
+                return operation_weights.exponential(start, end, epoch, o.epochs)
             case "entropy":
-                most = math.log(self.space.mixture.shape[1])
-                target = relaxation.exponential(most, most * min(end, 1.0), epoch, o.epochs)
-                return relaxation.temperature_for_entropy(self.alphas, self.mask, target) if epoch else start
+                most = math.log(self.space.relaxation.shape[1])
+                target = operation_weights.exponential(most, most * min(end, 1.0), epoch, o.epochs)
+                return operation_weights.temperature_for_entropy(self.alphas, self.mask, target) if epoch else start
 
     def _likely(self) -> Floats:
         """The mixture as probabilities."""
@@ -649,18 +655,18 @@ class Search:
     def _first_multiplier(self) -> resource.Multiplier | None:
         if self._latency is None or self.options.latency_weight == 0:
             return None
-        uniform = np.full(self.space.mixture.shape, 1.0 / self.space.mixture.shape[1])
+        uniform = np.full(self.space.relaxation.shape, 1.0 / self.space.relaxation.shape[1])
         rng = np.random.default_rng((self.seed, 10))
         reference = resource.expected(self.space, self._latency.cost, uniform, rng, 8).mean
         return resource.Multiplier.of(self.options.latency_weight, self._latency.bound_ms, reference)
 
     def _operation_costs(self) -> Tensor:
         """MACs that an operation adds to networks that are drawn uniformly, as shares of the most, shape (E, O)."""
-        mixture = self.space.mixture
-        uniform = np.full(mixture.shape, 1.0) * mixture.real / mixture.real.sum()
+        relaxation = self.space.relaxation
+        uniform = np.full(relaxation.shape, 1.0) * relaxation.real / relaxation.real.sum()
         rng = np.random.default_rng((self.seed, 11))
         by_EO = resource.expected(self.space, lambda g: self.space.costs(g)["macs"], uniform, rng, 8).by_EO
-        added = by_EO - by_EO[:, mixture.real].min(axis=1, keepdims=True)
+        added = by_EO - by_EO[:, relaxation.real].min(axis=1, keepdims=True)
         return torch.as_tensor(np.clip(added, 0, None) / max(float(added.max()), 1.0)).to(self.alphas)
 
 

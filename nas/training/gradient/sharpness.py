@@ -1,4 +1,5 @@
-"""How sharp the validation loss is in the mixture, and when to stop for it (R-DARTS: Zela et al., ICLR 2020)."""
+"""Sharpness of the validation loss in the architecture parameters, and early stopping by it (R-DARTS: Zela et al., ICLR
+2020)."""
 
 from __future__ import annotations
 

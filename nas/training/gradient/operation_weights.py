@@ -1,4 +1,5 @@
-"""From logits to weights of a mixture, and the temperatures that sharpen it. Tables are (E, O): edges by operations.
+"""From architecture parameters (logits) to operation weights, and temperature schedules. Tables are (E, O): edges by
+operations.
 
 Removed operations (False in ``mask``) weigh exactly 0 and take no part in a softmax; a row without any is all zeros.
 ProxylessNAS: Cai et al., ICLR 2019.
@@ -42,8 +43,8 @@ def gumbel_hard(alphas_EO: Tensor, mask_EO: Tensor, temperature: float, noise_EO
 
 
 def drawn_paths(alphas_EO: Tensor, mask_EO: Tensor, noise_EO: Tensor, paths: int) -> Tensor:
-    """``paths`` operations of every row, drawn by the mixture without replacement, as a bool table; fewer where the
-    mask leaves fewer. The largest noisy logits are such a draw."""
+    """``paths`` operations of every row, drawn by the softmax of the logits without replacement, as a bool table; fewer
+    where the mask leaves fewer. The largest noisy logits are such a draw."""
     noisy = (alphas_EO.detach().log_softmax(dim=1) + noise_EO).masked_fill(~mask_EO, -math.inf)
     top = noisy.topk(min(paths, noisy.shape[1]), dim=1).indices
     return torch.zeros_like(mask_EO).scatter_(1, top, True) & mask_EO

@@ -1,0 +1,75 @@
+"""The continuous relaxation that differentiable search needs from a space: every network as a table of weights, one row
+per edge, one column per operation. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.core.arch import Floats, Genes
+from nas.core.ports import SearchSpace
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """The rows and columns of a space's table of operation weights, E edges by O operations.
+
+    ``nodes``: for each edge, the node it ends in; edges of different cells end in different nodes. ``inputs``: how many
+    incoming edges each node of a discrete network has, None for all. ``none`` and ``skip``: the columns of the zero
+    operation and of the identity. ``parameter_free``: the columns without parameters, these two among them.
+    """
+
+    edges: tuple[str, ...]
+    operations: tuple[str, ...]
+    nodes: tuple[int, ...]
+    none: int
+    skip: int
+    parameter_free: tuple[int, ...]
+    inputs: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(E, O)."""
+        return len(self.edges), len(self.operations)
+
+    @property
+    def real(self) -> NDArray[np.bool_]:
+        """All columns but ``none``, as a mask of shape (O,)."""
+        return np.array([o != self.none for o in range(len(self.operations))])
+
+
+class RelaxedSpace(SearchSpace, Protocol):
+    """A search space whose supernet is a ``nas.supernet.RelaxedSupernet``."""
+
+    @property
+    def relaxation(self) -> Relaxation: ...
+    @property
+    def partials(self) -> tuple[int, ...]:
+        """The allowed values of ``partial``, numbers of equal parts that a cell's channels divide into; 1 among
+        them."""
+
+    def discretise(self, scores_EO: Floats) -> Genes:
+        """The canonical network with the highest scores, shape (G,)."""
+
+    def table(self, genes_G: Genes) -> Floats:
+        """A discrete network as weights 0 and 1, shape (E, O); the row of an absent edge is all zeros."""
+
+
+def is_relaxed(space: Any) -> TypeGuard[RelaxedSpace]:
+    """Whether a space supports differentiable search."""
+    return isinstance(getattr(space, "relaxation", None), Relaxation)
+
+
+def skip_share(relaxation: Relaxation, table_EO: Floats) -> float:
+    """Share of identities among the operations of a network, 0 to 1; 0 for a network without operations."""
+    total = table_EO[:, relaxation.real].sum()
+    return float(table_EO[:, relaxation.skip].sum() / total) if total else 0.0
+
+
+def parameter_free_share(relaxation: Relaxation, table_EO: Floats) -> float:
+    """Share of a network's edges without parameters (zero, identity, pooling); 1 for a network without edges."""
+    total = table_EO.sum()
+    return float(table_EO[:, list(relaxation.parameter_free)].sum() / total) if total else 1.0
