@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks._cli import Options, main
+from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.arch import sample
 from nas.core.device import MeasurementProtocol
@@ -28,7 +29,6 @@ from nas.engine import price_search, run_search, stages_of
 from nas.memory import forget_peak, peak_bytes
 from predictors.bayesian_linear import BayesianLinear
 from predictors.measure import describe_machine, measure_isolated
-from server.store.blobs import FolderBlobs
 
 GRAIN_S = 1 / os.sysconf("SC_CLK_TCK")  # of computing time as the system counts it
 SPEC = SearchSpec(

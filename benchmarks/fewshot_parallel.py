@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks._cli import Options, main
+from nas.blobs import open_blobs
 from nas.core import registry
 from nas.core.events import SearchState, StageFinished
 from nas.core.ports import Lease, Problem, Resources
@@ -20,7 +21,6 @@ from nas.stages.parts import PartsStage
 from nas.strategies.few_shot import few_shot
 from nas.training.fewshot.partition import random_split
 from nas.training.progressive import TrainState
-from server.store.blobs import open_blobs
 from workers.following import Ended
 from workers.parts import ray_together
 from workers.ray_cluster import Cluster, ray_cluster

@@ -165,7 +165,7 @@ def _measure(module: Any) -> None:
 
 HOOKS: dict[str, Hook] = {
     "server.store.jobs": _store,
-    "server.store.blobs": _blobs,
+    "nas.blobs": _blobs,
     "nas.stages.train": _train,
     "nas.stages.export": _export,
     "predictors.measure": _measure,

@@ -21,6 +21,7 @@ import torch
 
 from benchmarks._cifar import small_cifar
 from benchmarks._cli import Options, main, shared_file
+from nas.blobs import FolderBlobs
 from nas.core.arch import Floats, Genes, as_archs
 from nas.core.device import DeviceProfile, Latency, Measurement, MeasurementProtocol
 from nas.core.events import SearchState, fold_all
@@ -30,7 +31,6 @@ from nas.engine import run_search
 from nas.stages.explore import ExploreStage
 from nas.strategies.darts import darts
 from search_spaces.nas_bench_201.space import EDGES, OPERATIONS, NasBench201, build, from_string
-from server.store.blobs import FolderBlobs
 
 DEVICE = "raspi4"  # whose latencies
 QUANTILES = (0.1, 0.25, 0.5)  # of all cells' latencies: the bounds

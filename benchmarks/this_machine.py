@@ -18,6 +18,7 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks._cli import Options, main
+from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.arch import Arch, as_archs, sample
 from nas.core.device import DeviceProfile
@@ -30,7 +31,6 @@ from nas.stages.subnets import load_subnets
 from predictors.measure import measure_isolated, profile_machine
 from predictors.onboarding import onboard
 from predictors.storage import load_predictor
-from server.store.blobs import FolderBlobs
 
 SAMPLES, OTHERS, BOUNDS = 40, 40, 10
 SPEC = SearchSpec(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from nas.blobs import open_blobs
 from nas.core import registry
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.device import DeviceProfile, Latency, Measurement
@@ -35,7 +36,6 @@ from nas.core.events import (
 )
 from nas.core.ports import ImageShape, Layer, Lease, Verdict
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, StrategySpec
-from server.store.blobs import open_blobs
 from server.store.store import Store
 
 PROFILE = DeviceProfile("bench", "x86_64", "a processor", 4, "onnxruntime", "1.0", "linux")

@@ -484,7 +484,7 @@ def test_a_profile_of_the_protocol_before_is_stale(store: Store) -> None:
 
 
 def test_a_worker_asks_for_what_is_missing_once(tmp_path: Path) -> None:
-    from server.store.blobs import open_blobs
+    from nas.blobs import open_blobs
 
     blobs = open_blobs(str(tmp_path))
     nothing = RemoteMeasurer({}, blobs)

@@ -67,7 +67,7 @@ def test_a_backup_during_writes_restores_to_the_same(store: Store, home: Path, t
     with open_store(f"sqlite:///{tmp_path}/new/hwnas.db", str(tmp_path / "new" / "blobs")) as again:
         assert what(again) == what(store)
         assert again.queries.search(search).status == "running"
-    with pytest.raises(InvalidInput, match="is there already"):
+    with pytest.raises(InvalidInput, match="already exists"):
         back_up(f"sqlite:///{home}/hwnas.db", str(home / "blobs"), tmp_path / "b.tar.gz")
     with pytest.raises(InvalidInput, match="expected an empty folder"):
         restore(tmp_path / "b.tar.gz", tmp_path / "new")

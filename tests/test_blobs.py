@@ -1,4 +1,4 @@
-"""Blobs: what is put comes back intact or not at all."""
+"""Blob store: stored bytes come back intact or an error is raised."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from nas.blobs import FolderBlobs, RemoteBlobs, open_blobs
 from nas.core.errors import InvalidInput, NotFound, StorageError
 from nas.core.ports import BlobStore
-from server.store.blobs import FolderBlobs, RemoteBlobs, open_blobs
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -28,7 +28,7 @@ def blobs(url: str) -> BlobStore:
     return open_blobs(url)
 
 
-def test_the_url_decides(tmp_path: Path) -> None:
+def test_url_selects_folder_or_remote(tmp_path: Path) -> None:
     assert isinstance(open_blobs(str(tmp_path)), FolderBlobs)
     assert isinstance(open_blobs(f"file://{tmp_path}"), FolderBlobs)
     assert isinstance(open_blobs("memory://x"), RemoteBlobs)
@@ -37,7 +37,7 @@ def test_the_url_decides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"abc", os.urandom(100_000)])
-def test_what_is_put_comes_back_under_its_hash(blobs: BlobStore, url: str, data: bytes) -> None:
+def test_blob_roundtrip(blobs: BlobStore, url: str, data: bytes) -> None:
     sha256 = blobs.put(data)
     assert sha256 == hashlib.sha256(data).hexdigest()
     assert blobs.put(data) == sha256
@@ -47,12 +47,12 @@ def test_what_is_put_comes_back_under_its_hash(blobs: BlobStore, url: str, data:
 
 
 @pytest.mark.parametrize("name", ["0" * 64, "0" * 63, "../../etc/passwd", "A" * 64, ""])
-def test_what_was_never_put_is_not_found(blobs: BlobStore, name: str) -> None:
+def test_unknown_blob_raises_not_found(blobs: BlobStore, name: str) -> None:
     with pytest.raises(NotFound):
         blobs.get(name)
 
 
-def test_a_damaged_blob_is_never_handed_out_and_can_be_put_again(tmp_path: Path) -> None:
+def test_damaged_blob_raises_and_can_be_stored_again(tmp_path: Path) -> None:
     blobs = FolderBlobs(tmp_path)
     sha256 = blobs.put(b"abc")
     path = tmp_path / sha256[:2] / sha256
@@ -64,7 +64,7 @@ def test_a_damaged_blob_is_never_handed_out_and_can_be_put_again(tmp_path: Path)
     assert blobs.get(sha256) == b"abc"
 
 
-def test_a_damaged_remote_blob_is_never_handed_out() -> None:
+def test_damaged_remote_blob_raises() -> None:
     blobs = open_blobs("memory://damaged")
     sha256 = blobs.put(b"abc")
     fsspec.filesystem("memory").pipe_file(f"/damaged/{sha256[:2]}/{sha256}", b"abX")
@@ -73,9 +73,7 @@ def test_a_damaged_remote_blob_is_never_handed_out() -> None:
 
 
 @pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "the disk is full"), (errno.EIO, "Input/output error")])
-def test_a_failed_write_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
-) -> None:
+def test_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str) -> None:
     def fails(_fd: int) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -88,7 +86,7 @@ def test_a_failed_write_leaves_nothing_behind(
     blobs.put(b"abc")
 
 
-def test_many_writers_of_one_blob(tmp_path: Path) -> None:
+def test_concurrent_writers_leave_one_file(tmp_path: Path) -> None:
     data = os.urandom(50_000)
     with ThreadPoolExecutor(8) as pool:
         names = set(pool.map(lambda _: FolderBlobs(tmp_path).put(data), range(32)))

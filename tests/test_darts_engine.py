@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from nas.blobs import FolderBlobs
 from nas.core.errors import InvalidSpec
 from nas.core.events import Checkpoint, Event, Traced, fold_all
 from nas.core.fronts import front_of
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.strategies.darts import darts
 from nas.training.progressive import TrainState
-from server.store.blobs import FolderBlobs
 from tests.test_engine import kept, problem, run
 from tests.test_pricing import priced
 

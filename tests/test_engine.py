@@ -15,6 +15,7 @@ import onnx
 import pytest
 import torch
 
+from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.errors import InfeasibleBound, InvalidSpec, StorageError
@@ -34,7 +35,6 @@ from nas.core.fronts import front_of
 from nas.core.ports import Problem, Resources
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.engine import run_search
-from server.store.blobs import FolderBlobs
 
 SPACE = {"preset": "digits", "resolutions": [4, 6], "depths": [1, 2], "final": 32, "hidden": 32}
 SPEC = SearchSpec(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.arch import Arch, Decision, Genes, as_archs, sample
 from nas.core.errors import InvalidInput, InvalidSpec
@@ -33,7 +34,6 @@ from nas.training.fewshot.partition import (
 )
 from nas.training.fewshot.routed import Routed, inherit, restored
 from nas.training.progressive import TrainState
-from server.store.blobs import FolderBlobs
 from tests.test_engine import kept, problem, run
 
 SHAPE = ImageShape(3, 16, 16, 5)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.arch import Arch, Decision, Floats, Genes, one_hot, sample
 from nas.core.errors import InvalidSpec
@@ -30,7 +31,6 @@ from nas.training.gradient.options import DartsParams
 from nas.training.gradient.search import Search, search
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
-from server.store.blobs import FolderBlobs
 from tests.test_engine import kept, problem, run
 from tests.test_few_shot import MOBILE
 from tests.test_few_shot import PARAMS as FEW_SHOT

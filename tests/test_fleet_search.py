@@ -15,6 +15,7 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
+from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.errors import InfeasibleBound, NotMeasuredYet
@@ -27,7 +28,6 @@ from nas.engine import run_search
 from nas.fleet import FleetPredictor
 from server.api.app import create_app
 from server.settings import Settings
-from server.store.blobs import FolderBlobs
 from server.store.store import Store, open_store
 from tests import fakes
 from tests.test_engine import SPEC, RuleDevice, kept

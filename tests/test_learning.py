@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, sample
 from nas.core.device import DeviceProfile, Measurement
@@ -56,7 +57,6 @@ from predictors.onboarding import fit_result
 from predictors.storage import Known, dump_measured, dump_predictor, load_known
 from predictors.transfer import Relatives, Table, Transfer
 from predictors.versions import Refits, can_learn, refitted
-from server.store.blobs import FolderBlobs
 from server.store.store import open_store
 from tests import fakes
 from workers import runner

@@ -1,4 +1,4 @@
-"""Blobs in an object store that speaks S3, and the collection of those that nobody points at."""
+"""Blobs in an object store that speaks S3, and garbage collection of unreferenced blobs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from nas.blobs import FolderBlobs, RemoteBlobs, open_blobs
 from nas.core.errors import NotFound, StorageError
 from nas.core.events import Checkpoint
-from server.store.blobs import FolderBlobs, RemoteBlobs, open_blobs
 from server.store.store import Store, open_store
 from tests import fakes
 
@@ -48,13 +48,13 @@ def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> FolderBlobs | Remot
     return open_blobs(url)
 
 
-def test_what_is_put_is_got_listed_and_forgotten(blobs: FolderBlobs | RemoteBlobs) -> None:
+def test_blob_roundtrip_list_delete(blobs: FolderBlobs | RemoteBlobs) -> None:
     sha256 = blobs.put(b"weights")
     assert blobs.put(b"weights") == sha256
     assert blobs.get(sha256) == blobs.open(sha256).read() == b"weights"
-    [(name, size, at)] = blobs.list()
-    assert (name, size) == (sha256, 7)
-    assert at > 1.7e9
+    [blob] = blobs.list()
+    assert (blob.sha256, blob.size_bytes) == (sha256, 7)
+    assert blob.stored_at > 1.7e9
     blobs.delete(sha256)
     blobs.delete(sha256)
     assert list(blobs.list()) == []
@@ -62,7 +62,7 @@ def test_what_is_put_is_got_listed_and_forgotten(blobs: FolderBlobs | RemoteBlob
         blobs.get(sha256)
 
 
-def test_a_damaged_object_is_never_served(bucket: str) -> None:
+def test_damaged_object_raises_storage_error(bucket: str) -> None:
     blobs = open_blobs(bucket)
     assert isinstance(blobs, RemoteBlobs)
     sha256 = blobs.put(b"weights")
@@ -74,18 +74,18 @@ def test_a_damaged_object_is_never_served(bucket: str) -> None:
     blobs.delete(sha256)
 
 
-def test_writers_of_the_same_blob_do_not_disturb_each_other(blobs: FolderBlobs | RemoteBlobs) -> None:
+def test_concurrent_writers_of_one_blob(blobs: FolderBlobs | RemoteBlobs) -> None:
     data = bytes(range(256)) * 4000
-    found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(blobs.put(data))) for _ in range(6)]
+    hashes: list[str] = []
+    threads = [threading.Thread(target=lambda: hashes.append(blobs.put(data))) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 6
-    assert len(set(found)) == 1
-    assert blobs.get(found[0]) == data
-    blobs.delete(found[0])
+    assert len(hashes) == 6
+    assert len(set(hashes)) == 1
+    assert blobs.get(hashes[0]) == data
+    blobs.delete(hashes[0])
 
 
 @pytest.fixture
@@ -98,27 +98,27 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-def test_only_what_nobody_points_at_and_is_old_is_collected(store: Store, tmp_path: Path) -> None:
+def test_gc_removes_old_unreferenced_blobs(store: Store, tmp_path: Path) -> None:
     search = fakes.add_search(store)
     lease = store.jobs.claim("w", 1e6)
     assert lease is not None
     first, second, model = (store.blobs.put(data) for data in (b"first", b"second", b"model"))
     fakes.append(store, lease, [Checkpoint("train", 1, first), Checkpoint("train", 2, second)], 1e6)
     orphan = store.blobs.put(b"orphan")
-    before = {name for name, _, _ in store.blobs.list()}
+    before = {blob.sha256 for blob in store.blobs.list()}
     assert store.collect().removed == 0  # all of them are young
     assert store.collect(grace_s=-10.0, dry_run=True).removed == 3
-    assert {name for name, _, _ in store.blobs.list()} == before
+    assert {blob.sha256 for blob in store.blobs.list()} == before
     done = store.collect(grace_s=-10.0)
     assert (done.removed, done.removed_bytes) == (3, len(b"firstorphanmodel"))
-    assert {name for name, _, _ in store.blobs.list()} == before - {first, orphan, model}
+    assert {blob.sha256 for blob in store.blobs.list()} == before - {first, orphan, model}
     store.jobs.cancel(search)
     store.jobs.delete(search)
     assert store.collect(grace_s=-10.0).removed == 1
     assert len(list(store.blobs.list())) == 1  # the predictor of the device
 
 
-def test_a_blob_that_is_put_again_is_young_again(tmp_path: Path) -> None:
+def test_storing_a_blob_again_restarts_its_grace_period(tmp_path: Path) -> None:
     blobs = FolderBlobs(tmp_path)
     sha256 = blobs.put(b"x")
     path = tmp_path / sha256[:2] / sha256

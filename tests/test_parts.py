@@ -17,13 +17,13 @@ import torch
 
 pytest.importorskip("ray")
 
+from nas.blobs import FolderBlobs
 from nas.core.errors import HwnasError
 from nas.core.events import Checkpoint, Event, Progress, StageFinished, Warned, decode, encode, fold_all
 from nas.core.ports import Lease, Resources, Stage
 from nas.core.spec import DataSpec, ResourceSpec, SpaceSpec
 from nas.stages.parts import PartsStage
 from nas.strategies.few_shot import few_shot
-from server.store.blobs import FolderBlobs
 from tests.test_engine import RuleDevice, problem
 from tests.test_few_shot import PARAMS, SPEC
 from workers.following import Ended

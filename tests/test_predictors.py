@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nas.blobs import open_blobs
 from nas.core import registry
 from nas.core.arch import Arch, Floats, as_archs, sample
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
@@ -25,7 +26,6 @@ from predictors.calibration import upper_factor
 from predictors.layer_table import every_layer, to_measure
 from predictors.onboarding import onboard, stratified
 from predictors.storage import dump_predictor, load_predictor
-from server.store.blobs import open_blobs
 
 PROTOCOL = MeasurementProtocol()
 

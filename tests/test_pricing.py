@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from benchmarks.dry_run import compare, prepare
+from nas.blobs import FolderBlobs
 from nas.core.arch import every
 from nas.core.cost import Span, StageCost, average, repeated
 from nas.core.errors import MeasurementRefused, UnknownName
@@ -26,7 +27,6 @@ from nas.stages.estimate import EstimateStage, most_inherited, survey, too_few_n
 from nas.stages.explore import ExploreStage
 from nas.strategies.once_for_all import once_for_all
 from predictors.storage import dump_predictor
-from server.store.blobs import FolderBlobs
 from tests import fakes
 from tests.test_engine import SPEC, RuleDevice, problem
 from workers.runner import run_job

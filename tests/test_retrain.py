@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from nas.blobs import FolderBlobs
 from nas.core.arch import as_archs, sample
 from nas.core.cost import StageCost
 from nas.core.errors import Diverged, HwnasError, InvalidSpec
@@ -35,7 +36,6 @@ from nas.engine import run_search, stage_names, stages_of
 from nas.objectives import cheap_metrics
 from nas.stages.retrain import RetrainStage
 from nas.training.alone import unpack
-from server.store.blobs import FolderBlobs
 from tests import fakes
 from tests.test_engine import SPEC, RuleDevice, kept, problem
 

@@ -19,6 +19,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nas.blobs import FolderBlobs
 from nas.client import Client
 from nas.core.arch import Arch, Decision, Floats, Genes, as_archs, one_hot, sample
 from nas.core.device import DeviceProfile
@@ -39,7 +40,6 @@ from predictors.transfer import Transfer
 from server.api.app import create_app
 from server.api.limits import MAX_BODY, MAX_FILE
 from server.settings import Settings
-from server.store.blobs import FolderBlobs
 from server.store.store import Store, open_store
 from tests import fakes
 

@@ -14,12 +14,12 @@ import torch
 
 pytest.importorskip("ray")
 
+from nas.blobs import FolderBlobs
 from nas.core.events import decode, encode, fold_all
 from nas.core.ports import Lease, Resources
 from nas.core.spec import BudgetSpec, ResourceSpec, RetrainSpec
 from nas.core.tuning import Ask, Knob, Lesson, Plan, Trial, TrialState
 from nas.stages.retrain import RetrainStage
-from server.store.blobs import FolderBlobs
 from tests.test_engine import SPEC, RuleDevice, problem
 from tests.test_retrain import found
 from workers.following import Ended

@@ -24,7 +24,7 @@ from predictors.storage import dump_measured
 from server.api.app import create_app
 from server.settings import Settings
 from server.store.database import reading
-from server.store.garbage import referenced
+from server.store.garbage import referenced_blobs
 from server.store.models import ReadingRow
 from server.store.store import Store, open_store
 from tests import fakes
@@ -133,7 +133,7 @@ def test_what_a_search_feeds_back_is_a_version_that_later_searches_get(store: St
     store.jobs.delete(first)
     assert {v.id for v in store.queries.versions("bench")} == kept
     with reading(store.queries._engine) as session:
-        assert known_blob(store, 42) in referenced(session)
+        assert known_blob(store, 42) in referenced_blobs(session)
     with pytest.raises(NotFound):
         store.queries.versions("nope")
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from nas.blobs import FolderBlobs
 from nas.core.arch import sample
 from nas.core.errors import InvalidSpec
 from nas.core.events import Checkpoint, Event, decode, encode, fold_all
@@ -25,7 +26,6 @@ from nas.explorers.bayesian import Surface, _encode
 from nas.stages.proxies import Informed, ProxyStage, Scores
 from nas.strategies.zero_cost import check
 from search_spaces.mobilenet_v3.space import build
-from server.store.blobs import FolderBlobs
 from tests.test_engine import RuleDevice, problem
 
 SPEC = SearchSpec(

@@ -14,6 +14,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
+from nas.blobs import open_blobs
 from nas.core import registry
 from nas.core.arch import Arch
 from nas.core.device import DeviceProfile, Measurement
@@ -55,7 +56,6 @@ from predictors.onboarding import onboard
 from predictors.storage import load_known, load_measured, load_predictor
 from predictors.transfer import Table, Transfer
 from predictors.versions import Refits, added, can_learn
-from server.store.blobs import open_blobs
 from workers.remote import RemoteMeasurer
 
 Batch = list[dict[str, Any]]

@@ -131,7 +131,7 @@ def gc(
     with _store(home) as store:
         done = store.collect(grace_s=3600 * grace_hours, dry_run=dry_run)
     verb = "would be removed" if dry_run else "removed"
-    text = f"{done.removed} blobs ({done.removed_bytes / 1e6:.1f} MB) {verb}, {done.kept} in use"
+    text = f"{done.removed} blobs ({done.removed_bytes / 1e6:.1f} MB) {verb}, {done.referenced} in use"
     render.out(asdict(done), json_output, lambda _: text)
 
 

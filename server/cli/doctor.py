@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from nas.blobs import open_blobs
 from nas.client import Client
 from nas.core.errors import HwnasError
 from nas.core.views import CheckView
 from server.api.access import tokens_needed
 from server.settings import Settings
-from server.store.blobs import open_blobs
 from server.store.database import connect
 from server.store.store import open_store
 

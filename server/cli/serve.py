@@ -113,7 +113,7 @@ def _keep_house(store: Store, stopping: threading.Event) -> None:
     while not stopping.wait(3600.0):
         try:
             done = store.collect()
-            log.info("%d blobs collected, %d in use", done.removed, done.kept)
+            log.info("%d blobs collected, %d in use", done.removed, done.referenced)
         except HwnasError as error:
             log.error("blobs cannot be collected: %s", error)
 

@@ -1,7 +1,7 @@
-"""A copy of an embedded service in one file, made while it runs; and the way back.
+"""Back up an embedded service into one archive while it runs, and restore it.
 
-The archive holds the database as it was at one moment, every blob that it points at under its sha256, and a manifest.
-A PostgreSQL database has tools of its own for this (docs/operations.md).
+The archive holds a snapshot of the database, every referenced blob under its sha256, and a manifest. For PostgreSQL see
+docs/operations.md.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from typing import Any
 from sqlalchemy import Engine, make_url
 from sqlalchemy.orm import Session
 
+from nas.blobs import FolderBlobs, open_blobs
 from nas.core.errors import InvalidInput, NotFound, StorageError
-from server.store.blobs import FolderBlobs, open_blobs
 from server.store.database import connect
-from server.store.garbage import referenced
+from server.store.garbage import referenced_blobs
 from server.store.migrate import migrate_engine
 
 _DATABASE, _MANIFEST, _BLOBS = "hwnas.db", "manifest.json", "blobs"
 
 
 def back_up(database: str, blobs: str, archive: Path, clock: Callable[[], float] = time.time) -> dict[str, Any]:
-    """Writes the archive and returns its manifest. Raises InvalidInput for a database that is not SQLite or a file that
-    is there already, StorageError for a blob that is damaged."""
+    """Write the archive and return its manifest. Raises InvalidInput if the database is not SQLite or the archive
+    exists, StorageError if a blob is damaged."""
     url = make_url(database)
     if url.get_backend_name() != "sqlite" or not url.database:
         raise InvalidInput("expected an embedded SQLite database; for PostgreSQL use pg_dump, see docs/operations.md")
     if archive.exists():
-        raise InvalidInput(f"{archive} is there already")
+        raise InvalidInput(f"{archive} already exists")
     store = open_blobs(blobs)
     partial = archive.with_name(f".{archive.name}.part")
     with tempfile.TemporaryDirectory(prefix="hwnas-backup-") as folder:
         copy = Path(folder) / _DATABASE
         _copy(Path(url.database), copy)
         engine = connect(f"sqlite:///{copy}")
-        used, missing = _blobs_of(engine), []
+        used, missing = _referenced_by(engine), []
         engine.dispose()
         try:
             with tarfile.open(partial, "w:gz") as tar:
@@ -52,7 +52,7 @@ def back_up(database: str, blobs: str, archive: Path, clock: Callable[[], float]
                 for sha256 in sorted(used):
                     try:
                         _add(tar, f"{_BLOBS}/{sha256}", store.get(sha256))
-                    except NotFound:  # lost before; a backup must not fail for it, but says so
+                    except NotFound:  # already lost: report it in the manifest instead of failing the backup
                         missing.append(sha256)
                 manifest = {
                     "version": version("hwnas"),
@@ -71,15 +71,15 @@ def back_up(database: str, blobs: str, archive: Path, clock: Callable[[], float]
 
 
 def restore(archive: Path, home: Path) -> dict[str, Any]:
-    """Unpacks an archive into a home folder that is empty or not there, every byte checked against its hash, and
-    returns its manifest. Raises InvalidInput."""
+    """Unpack an archive into an empty or missing home folder, verify every hash, and return the manifest. Raises
+    InvalidInput."""
     if home.exists() and any(home.iterdir()):
-        raise InvalidInput(f"expected an empty folder to restore into, got {home}, which is not")
+        raise InvalidInput(f"expected an empty folder to restore into, got {home}, which is not empty")
     try:
         with tarfile.open(archive, "r:gz") as tar:
             parts = {m.name: m for m in tar.getmembers() if m.isfile()}
             if not {_MANIFEST, _DATABASE} <= parts.keys():
-                raise InvalidInput(f"{archive} is no backup: it has no {_MANIFEST} or no {_DATABASE}")
+                raise InvalidInput(f"{archive} is not a backup: expected {_MANIFEST} and {_DATABASE} in it")
             manifest: dict[str, Any] = json.loads(_read(tar, parts[_MANIFEST]))
             database = _read(tar, parts[_DATABASE])
             if hashlib.sha256(database).hexdigest() != manifest["database_sha256"]:
@@ -92,7 +92,7 @@ def restore(archive: Path, home: Path) -> dict[str, Any]:
                     raise InvalidInput(f"{archive} is damaged: blob {sha256} has another hash")
             if len(names) != manifest["blobs"]:
                 raise InvalidInput(f"{archive} is damaged: expected {manifest['blobs']} blobs, got {len(names)}")
-            (home / _DATABASE).write_bytes(database)  # last: without it, nothing takes this for a home
+            (home / _DATABASE).write_bytes(database)  # last: a folder without it is not a home
     except (OSError, tarfile.TarError, EOFError, json.JSONDecodeError, KeyError) as error:
         raise InvalidInput(f"cannot restore {archive}: {error}") from error
     engine = connect(f"sqlite:///{home / _DATABASE}")
@@ -102,9 +102,9 @@ def restore(archive: Path, home: Path) -> dict[str, Any]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A consistent copy while others write (SQLite's online backup)."""
+    """Copy a database consistently while other processes write to it (SQLite's online backup)."""
     if not source.exists():
-        raise InvalidInput(f"expected a database, there is none at {source}")
+        raise InvalidInput(f"expected a database at {source}, got none")
     before, after = sqlite3.connect(source), sqlite3.connect(target)
     try:
         before.backup(after)
@@ -115,9 +115,9 @@ def _copy(source: Path, target: Path) -> None:
         after.close()
 
 
-def _blobs_of(engine: Engine) -> set[str]:
+def _referenced_by(engine: Engine) -> set[str]:
     with Session(engine) as session:
-        return referenced(session)
+        return referenced_blobs(session)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -1,7 +1,7 @@
-"""Blobs that nobody points at: checkpoints that a later one replaced, and what deleted searches left.
+"""Garbage collection of unreferenced blobs: replaced checkpoints and the files of deleted searches.
 
-A blob may be written before the row that points at it, so young ones stay; a ``put`` of a blob that is there makes it
-young again.
+A blob may be written before the row that references it, so blobs younger than a grace period stay; storing an existing
+blob again restarts that period.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
+from nas.blobs import BlobInfo
 from nas.core.ports import BlobStore
 from server.store.database import reading
 from server.store.measurements import OPEN
@@ -24,37 +25,37 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class CollectableBlobs(BlobStore, Protocol):
-    """A blob store that can say what it has and forget it."""
+    """A blob store with listing and deletion."""
 
-    def list(self) -> Iterator[tuple[str, int, float]]: ...
+    def list(self) -> Iterator[BlobInfo]: ...
     def delete(self, sha256: str) -> None: ...
 
 
 @dataclass(frozen=True)
-class Collected:
-    """What a collection found: blobs kept and removed, and the bytes of the latter."""
+class CollectionResult:
+    """Numbers of referenced and of removed blobs, and the size of the latter."""
 
-    kept: int
+    referenced: int
     removed: int
     removed_bytes: int
 
 
 def collect(
     engine: Engine, blobs: CollectableBlobs, now: float, grace_s: float = GRACE_S, *, dry_run: bool = False
-) -> Collected:
-    """Removes every blob that no row points at and that is older than ``grace_s``. Raises StorageError."""
-    old = [(sha256, size) for sha256, size, at in blobs.list() if at < now - grace_s]
-    with reading(engine) as session:  # after the list: a blob that is listed and in use is found in use
-        used = referenced(session)
-    surplus = [(sha256, size) for sha256, size in old if sha256 not in used]
+) -> CollectionResult:
+    """Remove every blob that no row references and that is older than ``grace_s``. Raises StorageError."""
+    old = [blob for blob in blobs.list() if blob.stored_at < now - grace_s]
+    with reading(engine) as session:  # after the listing, so that a listed blob that is in use is seen as in use
+        used = referenced_blobs(session)
+    unreferenced = [blob for blob in old if blob.sha256 not in used]
     if not dry_run:
-        for sha256, _ in surplus:
-            blobs.delete(sha256)
-    return Collected(len(used), len(surplus), sum(size for _, size in surplus))
+        for blob in unreferenced:
+            blobs.delete(blob.sha256)
+    return CollectionResult(len(used), len(unreferenced), sum(blob.size_bytes for blob in unreferenced))
 
 
-def referenced(session: Session) -> set[str]:
-    """Every blob that a row points at: artifacts, predictors, and whatever a job's state names."""
+def referenced_blobs(session: Session) -> set[str]:
+    """Return the sha256 of every blob named by an artifact, a predictor, a measurement task or a job's state."""
     used = {*session.scalars(select(ArtifactRow.blob)), *session.scalars(select(PredictorRow.blob))}
     used.update(sha256 for sha256 in session.scalars(select(PredictorRow.known)) if sha256 is not None)
     used.update(session.scalars(select(MeasurementRow.blob).where(MeasurementRow.status.in_(OPEN))))

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from nas.blobs import FolderBlobs, RemoteBlobs, open_blobs
 from server.store.audit import Audit
-from server.store.blobs import FolderBlobs, RemoteBlobs, open_blobs
 from server.store.database import connect
-from server.store.garbage import Collected, collect
+from server.store.garbage import CollectionResult, collect
 from server.store.jobs import SqlJobStore
 from server.store.measurements import Measurements
 from server.store.migrate import migrate_engine
@@ -31,7 +31,7 @@ class Store:
     audit: Audit
     tokens: Tokens
     blobs: FolderBlobs | RemoteBlobs
-    collect: Callable[..., Collected]
+    collect: Callable[..., CollectionResult]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Blobs by content: a local folder, or anything fsspec can reach. No database here, so workers use it as well."""
+"""Content-addressed blob store: a local folder or any fsspec file system. Shared by the server and the workers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,27 +23,36 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def open_blobs(url: str) -> FolderBlobs | RemoteBlobs:
-    """The blob store at ``url``: a path or any fsspec URL. Raises InvalidInput for a protocol that is not known."""
+    """Open the blob store at ``url``, a path or any fsspec URL. Raises InvalidInput for an unknown protocol."""
     try:
         fs, root = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
-        raise InvalidInput(f"cannot keep blobs at {url!r}: {error}") from error
+        raise InvalidInput(f"cannot use {url!r} as a blob store: {error}") from error
     return FolderBlobs(Path(root)) if isinstance(fs, LocalFileSystem) else RemoteBlobs(fs, root)
 
 
+@dataclass(frozen=True)
+class BlobInfo:
+    """A stored blob. ``stored_at`` is the time of the last ``put``, in seconds since 1970."""
+
+    sha256: str
+    size_bytes: int
+    stored_at: float
+
+
 class FolderBlobs:
-    """Blobs in a local folder. A blob appears under its name only once all of it is on the disk."""
+    """Blobs in a local folder. A blob gets its final name only after all its bytes are on the disk."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def put(self, data: bytes) -> str:
-        """Stores and returns the sha256. Raises StorageError."""
+        """Store the bytes and return their sha256. Raises StorageError."""
         sha256 = hashlib.sha256(data).hexdigest()
         path = self._path(sha256)
-        with _storing(sha256):
+        with _storage_errors(sha256):
             if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
-                path.touch()  # young again: no collection may take it now
+                path.touch()  # restarts the grace period of garbage collection
                 return sha256
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f".{sha256}.{secrets.token_hex(4)}.part")
@@ -58,92 +68,92 @@ class FolderBlobs:
         return sha256
 
     def get(self, sha256: str) -> bytes:
-        """Raises NotFound, or StorageError when the bytes do not match their name."""
-        with _storing(sha256):
-            return _intact(self._path(sha256).read_bytes(), sha256)
+        """Return the verified bytes. Raises NotFound, or StorageError if they do not match their sha256."""
+        with _storage_errors(sha256):
+            return _verified(self._path(sha256).read_bytes(), sha256)
 
     def open(self, sha256: str) -> BinaryIO:
-        """The verified bytes as a file. Raises as ``get``."""
+        """Return the verified bytes as a file. Raises the same errors as ``get``."""
         return io.BytesIO(self.get(sha256))
 
-    def list(self) -> Iterator[tuple[str, int, float]]:
-        """(sha256, size in bytes, when it was last put, in seconds since 1970) of every blob. Raises StorageError."""
-        with _storing("list"):
+    def list(self) -> Iterator[BlobInfo]:
+        """Yield every blob in the store. Raises StorageError."""
+        with _storage_errors("list"):
             for path in self.root.glob("??/*"):
                 if _SHA256.fullmatch(path.name):
                     info = path.stat()
-                    yield path.name, info.st_size, info.st_mtime
+                    yield BlobInfo(path.name, info.st_size, info.st_mtime)
 
     def delete(self, sha256: str) -> None:
-        """Forgets a blob; nothing happens if it is not there."""
-        with _storing(sha256):
+        """Delete a blob if it exists."""
+        with _storage_errors(sha256):
             self._path(sha256).unlink(missing_ok=True)
 
     def _path(self, sha256: str) -> Path:
-        return self.root / _checked(sha256)[:2] / sha256
+        return self.root / _checked_name(sha256)[:2] / sha256
 
 
 class RemoteBlobs:
-    """Blobs in an fsspec file system such as an object store, whose single ``put`` is atomic by itself."""
+    """Blobs in an fsspec file system such as an object store, where writing one object is atomic."""
 
     def __init__(self, fs: Any, root: str) -> None:
         self.fs = fs
         self.root = root.rstrip("/")
 
     def put(self, data: bytes) -> str:
-        """Stores and returns the sha256. Raises StorageError."""
+        """Store the bytes and return their sha256. Raises StorageError."""
         sha256 = hashlib.sha256(data).hexdigest()
         path = self._path(sha256)
-        with _storing(sha256):
+        with _storage_errors(sha256):
             self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self.fs.pipe_file(path, data)  # even if it is there: that makes it young, so no collection takes it now
+            self.fs.pipe_file(path, data)  # a new date restarts the grace period of garbage collection
         return sha256
 
     def get(self, sha256: str) -> bytes:
-        """Raises NotFound, or StorageError when the bytes do not match their name."""
-        with _storing(sha256):
-            return _intact(self.fs.cat_file(self._path(sha256)), sha256)
+        """Return the verified bytes. Raises NotFound, or StorageError if they do not match their sha256."""
+        with _storage_errors(sha256):
+            return _verified(self.fs.cat_file(self._path(sha256)), sha256)
 
     def open(self, sha256: str) -> BinaryIO:
-        """The verified bytes as a file. Raises as ``get``."""
+        """Return the verified bytes as a file. Raises the same errors as ``get``."""
         return io.BytesIO(self.get(sha256))
 
-    def list(self) -> Iterator[tuple[str, int, float]]:
-        """(sha256, size in bytes, when it was last put, in seconds since 1970) of every blob. Raises StorageError."""
-        with _storing("list"):
+    def list(self) -> Iterator[BlobInfo]:
+        """Yield every blob in the store. Raises StorageError."""
+        with _storage_errors("list"):
             self.fs.invalidate_cache()
-            found = self.fs.find(self.root, detail=True) if self.fs.exists(self.root) else {}
-            for path, info in found.items():
+            listing = self.fs.find(self.root, detail=True) if self.fs.exists(self.root) else {}
+            for path, info in listing.items():
                 name = path.rpartition("/")[2]
                 if _SHA256.fullmatch(name):
-                    yield name, int(info["size"]), self.fs.modified(path).timestamp()
+                    yield BlobInfo(name, int(info["size"]), self.fs.modified(path).timestamp())
 
     def delete(self, sha256: str) -> None:
-        """Forgets a blob; nothing happens if it is not there."""
-        with _storing(sha256):
+        """Delete a blob if it exists."""
+        with _storage_errors(sha256):
             path = self._path(sha256)
             if self.fs.exists(path):
                 self.fs.rm_file(path)
 
     def _path(self, sha256: str) -> str:
-        return f"{self.root}/{_checked(sha256)[:2]}/{sha256}"
+        return f"{self.root}/{_checked_name(sha256)[:2]}/{sha256}"
 
 
-def _checked(sha256: str) -> str:
+def _checked_name(sha256: str) -> str:
     if not _SHA256.fullmatch(sha256):
         raise NotFound(f"no blob {sha256!r}: expected a sha256 of 64 hexadecimal digits")
     return sha256
 
 
-def _intact(data: bytes, sha256: str) -> bytes:
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise StorageError(f"blob {sha256} is damaged: its {len(data)} bytes have sha256 {found}")
+def _verified(data: bytes, sha256: str) -> bytes:
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != sha256:
+        raise StorageError(f"blob {sha256} is damaged: its {len(data)} bytes have sha256 {actual}")
     return data
 
 
 @contextmanager
-def _storing(sha256: str) -> Iterator[None]:
+def _storage_errors(sha256: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
