@@ -1,4 +1,4 @@
-"""Trials on a real Ray Tune: inside of a job on a Ray worker that holds every core of its node."""
+"""Trials on a real Ray Tune, inside a job on a Ray worker that holds every core of its node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nas.blobs import FolderBlobs
 from nas.core.events import decode, encode, fold_all
 from nas.core.ports import Lease, Resources
 from nas.core.spec import BudgetSpec, ResourceSpec, RetrainSpec
-from nas.core.tuning import Ask, Knob, Lesson, Plan, Trial, TrialState
+from nas.core.tuning import EpochResult, Hyperparameter, Trial, TrialRequest, TrialState, TuningPlan
 from nas.stages.retrain import RetrainStage
 from tests.test_engine import SPEC, RuleDevice, problem
 from tests.test_retrain import found
@@ -29,7 +29,7 @@ from workers.tune import ray_tuner
 pytestmark = pytest.mark.slow
 
 SECONDS = 240.0
-KNOBS = (Knob("quality", 1.0, 10.0, usual=5.0),)
+HYPERPARAMETERS = (Hyperparameter("quality", 1.0, 10.0, default=5.0),)
 SPEC_OF_TWO = SPEC.model_copy(
     update={
         "retrain": RetrainSpec(networks=1, epochs=2, trials=2, batch_size=40),
@@ -38,24 +38,29 @@ SPEC_OF_TWO = SPEC.model_copy(
 )
 
 
-def learns(trial: Trial, blob: str | None) -> Iterator[Lesson]:
-    """Grows to ``quality`` in nine epochs; its state is the number of epochs."""
+def train_linearly(trial: Trial, blob: str | None) -> Iterator[EpochResult]:
+    """Scores grow to ``quality`` in nine epochs; the checkpoint is the number of epochs."""
     for done in range(int(blob or 0) + 1, 10):
-        yield Lesson(tuple(trial.values["quality"] * i / 9 for i in range(1, done + 1)), str(done))
+        yield EpochResult(tuple(trial.values["quality"] * i / 9 for i in range(1, done + 1)), str(done))
 
 
 def run_plan(
     kind: str, spec: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
 ) -> Iterator[list[dict[str, Any]]]:
-    """Job: a good trial, a bad one, and one that is proposed; and again, with what is known of the first two."""
-    asks = (Ask("a", 0, {"quality": 5.0}), Ask("a", 1, {"quality": 2.0}), Ask("b", 0, {"quality": 1.0}), Ask("a", 2))
-    plan = Plan(asks, KNOBS, 9, 0)
-    known: dict[str, TrialState] = {}
+    """Job: a good, a bad and a proposed trial; then the same plan again with the states of the first two."""
+    requests = (
+        TrialRequest("a", 0, {"quality": 5.0}),
+        TrialRequest("a", 1, {"quality": 2.0}),
+        TrialRequest("b", 0, {"quality": 1.0}),
+        TrialRequest("a", 2),
+    )
+    plan = TuningPlan(requests, HYPERPARAMETERS, 9, 0)
+    previous: dict[str, TrialState] = {}
     for part in ("first", "again"):
-        for state in ray_tuner(1, 0)(plan, learns, known):
+        for state in ray_tuner(1, 0)(plan, train_linearly, previous):
             yield [{"kind": part, "id": state.trial.id, **asdict(state)}]
             if part == "first" and state.trial.id in ("a.0", "a.1"):
-                known[state.trial.id] = state
+                previous[state.trial.id] = state
 
 
 def run_stage(
@@ -98,7 +103,7 @@ def run(cluster: Cluster, job: str, events: Sequence[Mapping[str, Any]] = ()) ->
     return records
 
 
-def test_a_bad_trial_is_stopped_and_what_is_known_is_not_trained_again(cluster: Cluster) -> None:
+def test_bad_trial_is_pruned_and_ended_trials_are_not_repeated(cluster: Cluster) -> None:
     records = run(cluster, "plan")
     first = {r["id"]: r for r in records if r["kind"] == "first"}
     assert {id_: (r["status"], len(r["scores"])) for id_, r in first.items() if id_ != "a.2"} == {
@@ -114,7 +119,7 @@ def test_a_bad_trial_is_stopped_and_what_is_known_is_not_trained_again(cluster: 
     assert again["b.0"]["scores"] == first["b.0"]["scores"]
 
 
-def test_the_stage_trains_its_trials_on_ray(cluster: Cluster) -> None:
+def test_retrain_stage_runs_its_trials_on_ray(cluster: Cluster) -> None:
     before = [encode(event) for event in found(problem(SPEC_OF_TWO))]
     state = fold_all(decode(r) for r in [*before, *run(cluster, "stage", before)])
     result = state.finished["retrain"]

@@ -1,7 +1,8 @@
-"""Trials on Ray Tune: ASHA stops the hopeless, Optuna proposes hyperparameters, both apart for every group.
+"""Trials on Ray Tune: ASHA stops trials early, Optuna proposes hyperparameters, separately for every group.
 
-Tune keeps nothing that counts: what is known of trials comes with the call and goes back to the caller. A trial that is
-known already is told to Tune again, so that its rivals are held to it, but not trained again.
+Tune holds no durable state: the state of trials comes with the call and is returned to the caller. The scores of a
+trial that ran before are reported to Tune again, so that ASHA compares its rivals with them, but it is not trained
+again.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from nas.core.errors import Diverged, HwnasError
-from nas.core.tuning import Ask, Knob, Learner, Plan, Trial, TrialState, TrialStatus, Tuner
-from nas.tuning import seed_of
+from nas.core.tuning import Hyperparameter, Trainable, Trial, TrialRequest, TrialState, TrialStatus, Tuner, TuningPlan
+from nas.sequential import seed_of
 
 SCORE, EPOCH = "score", "training_iteration"
 RETRIES = 2  # of a trial whose process died
@@ -35,34 +36,34 @@ _PIN = 0.001  # of a node's own resource; it only says where to run
 
 
 def ray_tuner(cpus: int, gpus: int) -> Tuner:
-    """A ``Tuner`` for a job on a Ray worker that holds so many cores and GPUs of its node: as many trials at once, one
-    core or one GPU each."""
-    return partial(_on_ray, parallel=gpus or cpus, gpus=gpus)
+    """Return a ``Tuner`` for a job that holds ``cpus`` cores and ``gpus`` GPUs of its node: as many concurrent trials,
+    with one core or one GPU each."""
+    return partial(_run_plan, parallel=gpus or cpus, gpus=gpus)
 
 
-def _on_ray(
-    plan: Plan, learn: Learner, known: Mapping[str, TrialState], *, parallel: int, gpus: int
+def _run_plan(
+    plan: TuningPlan, train: Trainable, previous: Mapping[str, TrialState], *, parallel: int, gpus: int
 ) -> Iterator[TrialState]:
-    if all(ask.id in known and known[ask.id].status != "running" for ask in plan.asks):
+    if all(request.id in previous and previous[request.id].status != "running" for request in plan.requests):
         return
     if not ray.is_initialized():
         raise HwnasError("trials on Ray Tune run inside of a Ray worker: expected one, got a plain process")
-    news: queue.SimpleQueue[TrialState | BaseException | None] = queue.SimpleQueue()
+    updates: queue.SimpleQueue[TrialState | BaseException | None] = queue.SimpleQueue()
     devices = os.environ.get("CUDA_VISIBLE_DEVICES") if gpus else None
     with tempfile.TemporaryDirectory(prefix="nas-tune-") as folder:
-        tuner = _tuner(plan, learn, known, parallel, devices, folder, news)
+        tuner = _tuner(plan, train, previous, parallel, devices, folder, updates)
 
         def fit() -> None:
             try:
                 errors = tuner.fit().errors
-                news.put(HwnasError(f"a trial failed {RETRIES + 1} times: {errors[0]}") if errors else None)
-            except BaseException as error:  # noqa: BLE001  # it is raised again where it can be seen
-                news.put(error)
+                updates.put(HwnasError(f"a trial failed {RETRIES + 1} times: {errors[0]}") if errors else None)
+            except BaseException as error:  # noqa: BLE001  # raised again in the consuming thread
+                updates.put(error)
 
-        # In a thread of its own: Tune blocks, and on the main thread it takes signals that are used otherwise.
+        # In a separate thread: Tune blocks, and on the main thread it would install signal handlers.
         running = threading.Thread(target=fit, name="Ray Tune", daemon=True)
         running.start()
-        while (item := news.get()) is not None:
+        while (item := updates.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
@@ -70,49 +71,51 @@ def _on_ray(
 
 
 def _tuner(
-    plan: Plan,
-    learn: Learner,
-    known: Mapping[str, TrialState],
+    plan: TuningPlan,
+    train: Trainable,
+    previous: Mapping[str, TrialState],
     parallel: int,
     devices: str | None,
     folder: str,
-    news: queue.SimpleQueue[Any],
+    updates: queue.SimpleQueue[Any],
 ) -> tune.Tuner:
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # it would write every result to files
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # Tune would write every result to files
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pin = {f"node:{ray.util.get_node_ip_address()}": _PIN}  # type: ignore[no-untyped-call]
     trainable = tune.with_resources(
-        tune.with_parameters(_train, learn=learn, known=dict(known), devices=devices),
-        # The job holds cores and GPUs already; asking for them again would wait for itself.
+        tune.with_parameters(_run_trial, train=train, previous=dict(previous), devices=devices),
+        # The job already holds its cores and GPUs; requesting them again would deadlock.
         PlacementGroupFactory([{"CPU": 0.0, **pin}]),
     )
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=_Proposals(plan, known),
-            scheduler=_Apart(plan),
-            num_samples=len(plan.asks),
+            search_alg=_GroupedOptunaSearch(plan, previous),
+            scheduler=_GroupedASHA(plan),
+            num_samples=len(plan.requests),
             max_concurrent_trials=parallel,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             storage_path=folder,
             verbose=0,
-            callbacks=[_Tell(plan, known, news)],
+            callbacks=[_StateReporter(plan, previous, updates)],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )
 
 
-def _train(config: Mapping[str, Any], learn: Learner, known: Mapping[str, TrialState], devices: str | None) -> None:
-    """What runs in a trial's process."""
+def _run_trial(
+    config: Mapping[str, Any], train: Trainable, previous: Mapping[str, TrialState], devices: str | None
+) -> None:
+    """Train one trial in a Tune worker process and report its epochs."""
     torch.set_num_threads(1)
-    if devices is not None and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # a process keeps its device for its next trials
-        mine = devices.split(",")
-        os.environ["CUDA_VISIBLE_DEVICES"] = mine[config["position"] % len(mine)]
+    if devices is not None and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # a process reuses its device for later trials
+        gpus = devices.split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[config["position"] % len(gpus)]
     trial = Trial(config["group"], config["number"], config["values"])
-    state = known.get(trial.id, TrialState(trial))
+    state = previous.get(trial.id, TrialState(trial))
     for epochs in range(1, len(state.scores) + 1):
         if state.status == "running" and state.blob is None:
             break
@@ -120,21 +123,21 @@ def _train(config: Mapping[str, Any], learn: Learner, known: Mapping[str, TrialS
     if state.status != "running":
         return
     try:
-        for lesson in learn(trial, state.blob):
-            tune.report({SCORE: lesson.scores[-1], "scores": lesson.scores, "blob": lesson.blob})
+        for epoch in train(trial, state.blob):
+            tune.report({SCORE: epoch.scores[-1], "scores": epoch.scores, "blob": epoch.blob})
     except Diverged as error:
         tune.report({SCORE: 0.0, "scores": state.scores, "blob": None, "failed": str(error)})
 
 
-class _Tell(tune.Callback):
-    """Says what becomes of trials."""
+class _StateReporter(tune.Callback):
+    """Puts the state of a trial into a queue whenever it changes."""
 
-    def __init__(self, plan: Plan, known: Mapping[str, TrialState], news: queue.SimpleQueue[Any]) -> None:
-        self._plan, self._news = plan, news
-        self._states = dict(known)
+    def __init__(self, plan: TuningPlan, previous: Mapping[str, TrialState], updates: queue.SimpleQueue[Any]) -> None:
+        self._plan, self._updates = plan, updates
+        self._states = dict(previous)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        state = self._of(trial)
+        state = self._state_of(trial)
         if state.status != "running":
             return
         if "failed" in result:
@@ -144,52 +147,53 @@ class _Tell(tune.Callback):
             state = replace(state, scores=tuple(result["scores"]), blob=result["blob"] or state.blob, status=status)
         else:
             return
-        self._say(state)
+        self._report(state)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        state = self._of(trial)
+        state = self._state_of(trial)
         if state.status == "running":
-            self._say(replace(state, status="pruned"))
+            self._report(replace(state, status="pruned"))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune writes itself to a file that nobody reads; a queue cannot go there."""
-        return {**self.__dict__, "_news": None}
+        """Leave out the queue: Tune pickles its callbacks into a file, and a queue cannot be pickled."""
+        return {**self.__dict__, "_updates": None}
 
-    def _of(self, trial: Any) -> TrialState:
-        found = Trial(trial.config["group"], trial.config["number"], trial.config["values"])
-        return self._states.get(found.id, TrialState(found))
+    def _state_of(self, tune_trial: Any) -> TrialState:
+        config = tune_trial.config
+        trial = Trial(config["group"], config["number"], config["values"])
+        return self._states.get(trial.id, TrialState(trial))
 
-    def _say(self, state: TrialState) -> None:
+    def _report(self, state: TrialState) -> None:
         self._states[state.trial.id] = state
-        self._news.put(state)
+        self._updates.put(state)
 
 
-class _Apart(FIFOScheduler):
-    """ASHA for every group by itself; all go on where the plan says so."""
+class _GroupedASHA(FIFOScheduler):
+    """One ASHA scheduler for each group; no early stopping if the plan has no reduction factor."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: TuningPlan) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        groups = dict.fromkeys(ask.group for ask in plan.asks)
+        groups = dict.fromkeys(request.group for request in plan.requests)
         self._groups = {group: FIFOScheduler() if plan.reduction is None else _asha(plan) for group in groups}  # type: ignore[no-untyped-call]
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._of(trial).on_trial_add(tune_controller, trial)
+        self._scheduler_of(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        action: str = self._of(trial).on_trial_result(tune_controller, trial, result)
+        action: str = self._scheduler_of(trial).on_trial_result(tune_controller, trial, result)
         return action
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        self._of(trial).on_trial_complete(tune_controller, trial, result)
+        self._scheduler_of(trial).on_trial_complete(tune_controller, trial, result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        self._of(trial).on_trial_remove(tune_controller, trial)
+        self._scheduler_of(trial).on_trial_remove(tune_controller, trial)
 
-    def _of(self, trial: Any) -> Any:
+    def _scheduler_of(self, trial: Any) -> Any:
         return self._groups[trial.config["group"]]
 
 
-def _asha(plan: Plan) -> ASHAScheduler:
+def _asha(plan: TuningPlan) -> ASHAScheduler:
     assert plan.reduction is not None
     return ASHAScheduler(
         time_attr=EPOCH,
@@ -201,16 +205,16 @@ def _asha(plan: Plan) -> ASHAScheduler:
     )
 
 
-class _Proposals(Searcher):
-    """The trials of a plan in order, each group's hyperparameters by an Optuna study of its own."""
+class _GroupedOptunaSearch(Searcher):
+    """The trials of a plan in order; one Optuna study for each group proposes its hyperparameters."""
 
-    def __init__(self, plan: Plan, known: Mapping[str, TrialState]) -> None:
+    def __init__(self, plan: TuningPlan, previous: Mapping[str, TrialState]) -> None:
         super().__init__(metric=SCORE, mode="max")
-        self._asks = plan.asks
-        self._given = {ask.id: dict(ask.values) for ask in plan.asks if ask.values is not None}
-        self._given |= {id_: dict(state.trial.values) for id_, state in known.items()}
-        self._asked: dict[str, Ask] = {}
-        space = {knob.name: _distribution(knob) for knob in plan.knobs}
+        self._requests = plan.requests
+        self._fixed_values = {r.id: dict(r.values) for r in plan.requests if r.values is not None}
+        self._fixed_values |= {id_: dict(state.trial.values) for id_, state in previous.items()}
+        self._suggested: dict[str, TrialRequest] = {}
+        space = {h.name: _distribution(h) for h in plan.hyperparameters}
         self._studies = {
             group: OptunaSearch(
                 space,
@@ -218,29 +222,29 @@ class _Proposals(Searcher):
                 mode="max",
                 sampler=optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed_of(plan, group)),
             )
-            for group in dict.fromkeys(ask.group for ask in plan.asks)
+            for group in dict.fromkeys(request.group for request in plan.requests)
         }
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
-        position = len(self._asked)
-        ask = self._asked[trial_id] = self._asks[position]
-        values = self._given.get(ask.id) or self._studies[ask.group].suggest(trial_id)
-        return {"group": ask.group, "number": ask.number, "values": values, "position": position}
+        position = len(self._suggested)
+        request = self._suggested[trial_id] = self._requests[position]
+        values = self._fixed_values.get(request.id) or self._studies[request.group].suggest(trial_id)
+        return {"group": request.group, "number": request.number, "values": values, "position": position}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        ask = self._asked[trial_id]
-        study = self._studies[ask.group]
-        if ask.id not in self._given:
+        request = self._suggested[trial_id]
+        study = self._studies[request.group]
+        if request.id not in self._fixed_values:
             study.on_trial_complete(trial_id, result, error)
         elif result is not None and SCORE in result:
-            study.add_evaluated_point(self._given[ask.id], result[SCORE])
+            study.add_evaluated_point(self._fixed_values[request.id], result[SCORE])
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: a plan is begun anew with what is known."""
+        """Do nothing: a restarted plan begins with the previous trial states."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """See ``save``."""
+        """Do nothing, see ``save``."""
 
 
-def _distribution(knob: Knob) -> optuna.distributions.BaseDistribution:
-    return optuna.distributions.FloatDistribution(knob.low, knob.high, log=knob.log)
+def _distribution(hyperparameter: Hyperparameter) -> optuna.distributions.BaseDistribution:
+    return optuna.distributions.FloatDistribution(hyperparameter.low, hyperparameter.high, log=hyperparameter.log)

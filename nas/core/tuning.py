@@ -1,7 +1,7 @@
-"""Running many trainings of which the hopeless end early: what is asked, what is known of each, and who does it.
+"""Hyperparameter tuning with early stopping (ASHA): the plan, the state of each trial, and the tuner interface.
 
-Trials of one group compete among themselves only. A group is a network, so a small network is never given up for being
-less accurate than a large one, and every network ends with a trial that was trained to its end.
+Trials compete within their group only. A group is one architecture, so a small architecture is never stopped for being
+less accurate than a large one, and every architecture ends with a trial that was trained to the last epoch.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ TrialStatus = Literal["running", "finished", "pruned", "failed"]
 
 
 @dataclass(frozen=True)
-class Knob:
-    """A hyperparameter between ``low`` and ``high``; ``usual`` is what is tried first, ``log`` its natural scale."""
+class Hyperparameter:
+    """A hyperparameter between ``low`` and ``high``. ``default`` is the first value tried; ``log``: sample on a
+    logarithmic scale."""
 
     name: str
     low: float
     high: float
-    usual: float
+    default: float
     log: bool = False
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A trial that is wanted, the ``number``-th of its group. Without ``values`` the tuner proposes them."""
+class TrialRequest:
+    """A requested trial, the ``number``-th of its group. Without ``values`` the tuner proposes them."""
 
     group: str
     number: int
@@ -35,13 +36,13 @@ class Ask:
 
     @property
     def id(self) -> str:
-        """Identity inside a plan."""
+        """Identity within a plan."""
         return f"{self.group}.{self.number}"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: the ``number``-th of its group, by these hyperparameters."""
+    """One training run: the ``number``-th of its group, with these hyperparameter values."""
 
     group: str
     number: int
@@ -49,14 +50,14 @@ class Trial:
 
     @property
     def id(self) -> str:
-        """That of its ``Ask``."""
+        """The id of its ``TrialRequest``."""
         return f"{self.group}.{self.number}"
 
 
 @dataclass(frozen=True)
 class TrialState:
-    """How far a trial has come: the score after each epoch, more is better. ``blob`` (sha256) is the latest state that
-    was kept of it; ``message`` says why it failed."""
+    """Progress of a trial: the score after each epoch, higher is better. ``blob`` is the sha256 of its latest
+    checkpoint; ``message`` says why it failed."""
 
     trial: Trial
     scores: tuple[float, ...] = ()
@@ -66,27 +67,27 @@ class TrialState:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is asked for. Everything random derives from ``seed``.
+class TuningPlan:
+    """The requested trials. All randomness derives from ``seed``.
 
-    After ``rungs`` epochs, a trial of ``epochs`` goes on if it is among the best ``1 / reduction`` of those of its
-    group that have come that far (ASHA: Li et al., MLSys 2020, section 3); ``reduction`` None: all go on.
+    After each rung, a trial of ``epochs`` continues if it is among the best ``1 / reduction`` of the trials of its
+    group that reached this rung (ASHA: Li et al., MLSys 2020, section 3). ``reduction`` None: no trial is stopped.
     """
 
-    asks: tuple[Ask, ...]
-    knobs: tuple[Knob, ...]
+    requests: tuple[TrialRequest, ...]
+    hyperparameters: tuple[Hyperparameter, ...]
     epochs: int
     seed: int
     reduction: int | None = 3
 
     @property
     def first_rung(self) -> int:
-        """Epochs before which none is stopped."""
+        """Epochs before which no trial is stopped."""
         return max(1, self.epochs // 9)
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """Epochs after which trials are compared, rising, the end not among them."""
+        """Epochs after which trials are compared, ascending, without the last epoch."""
         if self.reduction is None:
             return ()
         count = math.ceil(math.log(self.epochs / self.first_rung, self.reduction) - 1e-9)
@@ -94,17 +95,18 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """A trial has learned for one more epoch: the scores of all its epochs, and its state where that was kept."""
+class EpochResult:
+    """One more trained epoch of a trial: the scores of all its epochs, and the sha256 of a checkpoint if it made
+    one."""
 
     scores: tuple[float, ...]
     blob: str | None = None
 
 
-# Trains a trial from its beginning, or from the state in a blob. Raises Diverged, which ends the trial. May be
-# pickled and run elsewhere.
-Learner = Callable[[Trial, str | None], Iterator[Lesson]]
+# Trains a trial from scratch, or from the checkpoint in a blob. Raises Diverged, which ends the trial. May be pickled
+# and run in another process.
+Trainable = Callable[[Trial, str | None], Iterator[EpochResult]]
 
-# Runs a plan. Yields what is known of a trial whenever that changes. Trials in the mapping (by id) that have ended are
-# not run again; those that have not go on from their blobs.
-Tuner = Callable[[Plan, Learner, Mapping[str, TrialState]], Iterator[TrialState]]
+# Runs a plan and yields the state of a trial whenever it changes. Ended trials in the mapping (by id) are not run
+# again; unfinished ones continue from their blobs.
+Tuner = Callable[[TuningPlan, Trainable, Mapping[str, TrialState]], Iterator[TrialState]]

@@ -23,19 +23,19 @@ from nas.core.events import Candidate, Checkpoint, Evaluated, Event, Progress, S
 from nas.core.ports import BlobStore, Problem, Resources
 from nas.core.regularisers import regularisers
 from nas.core.spec import RetrainSpec
-from nas.core.tuning import Ask, Knob, Lesson, Plan, Trial, TrialState
+from nas.core.tuning import EpochResult, Hyperparameter, Trial, TrialRequest, TrialState, TuningPlan
+from nas.sequential import run_sequentially
 from nas.stages.pricing import networks, part_of, verified
 from nas.stages.subnets import Subnets
 from nas.stages.verify import ORIGINS, to_verify
 from nas.training.alone import Alone, AloneRecipe, pack, unpack
-from nas.tuning import in_turn
 
-KNOBS = (
-    Knob("lr", 0.01, 0.4, usual=0.1, log=True),
-    Knob("weight_decay", 3e-6, 3e-3, usual=1e-4, log=True),
-    Knob("augmentation", 0.0, 2.0, usual=1.0),
+HYPERPARAMETERS = (
+    Hyperparameter("lr", 0.01, 0.4, default=0.1, log=True),
+    Hyperparameter("weight_decay", 3e-6, 3e-3, default=1e-4, log=True),
+    Hyperparameter("augmentation", 0.0, 2.0, default=1.0),
 )
-_USUAL = {knob.name: knob.usual for knob in KNOBS}
+_DEFAULTS = {h.name: h.default for h in HYPERPARAMETERS}
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,20 @@ class RetrainStage:
         learn = Learning(problem, archs, resources.blobs, resources.torch_device, self.checkpoint_s, resources.clock)
         trials = _Trials(self._known(resources, state), wanted, len(archs))
 
-        search = Plan(
-            tuple(Ask(id_, n, _USUAL if n == 0 else None) for n in range(wanted.trials) for id_ in archs),
-            KNOBS,
+        search = TuningPlan(
+            tuple(TrialRequest(id_, n, _DEFAULTS if n == 0 else None) for n in range(wanted.trials) for id_ in archs),
+            HYPERPARAMETERS,
             wanted.epochs,
             problem.spec.seed,
         )
         yield from self._run(search, learn, resources, trials)
         again = tuple(
-            Ask(id_, wanted.trials + n, best.trial.values)
+            TrialRequest(id_, wanted.trials + n, best.trial.values)
             for n in range(wanted.seeds - 1)
             for id_, best in trials.best().items()
         )
-        yield from self._run(Plan(again, KNOBS, wanted.epochs, problem.spec.seed, None), learn, resources, trials)
+        repeats = TuningPlan(again, HYPERPARAMETERS, wanted.epochs, problem.spec.seed, reduction=None)
+        yield from self._run(repeats, learn, resources, trials)
 
         reached = trials.reached()
         if archs and not reached:
@@ -98,7 +99,7 @@ class RetrainStage:
 
         timed = average(macs.tolist(), epoch_s)
         fewest, most = verified(problem)
-        plan = Plan((), KNOBS, wanted.epochs, 0)
+        plan = TuningPlan((), HYPERPARAMETERS, wanted.epochs, 0)
         least = wanted.seeds * wanted.epochs + (wanted.trials - 1) * (plan.rungs or (wanted.epochs,))[0]
         all_ = (wanted.seeds + wanted.trials - 1) * wanted.epochs
         devices = max(1, problem.spec.resources.gpus)
@@ -110,8 +111,8 @@ class RetrainStage:
         note = "how many trials are stopped early is not known beforehand"
         return StageCost.of(self.name, total, len(ORIGINS) * most * all_, timed.count, "epochs", note)
 
-    def _run(self, plan: Plan, learn: Learning, resources: Resources, trials: _Trials) -> Iterator[Event]:
-        for news in (resources.tuner or in_turn)(plan, learn, trials.states):
+    def _run(self, plan: TuningPlan, learn: Learning, resources: Resources, trials: _Trials) -> Iterator[Event]:
+        for news in (resources.tuner or run_sequentially)(plan, learn, trials.states):
             before = trials.states.get(news.trial.id)
             if news.status in ("pruned", "failed"):  # its weights are of no more use
                 news = replace(news, blob=resources.blobs.put(pack(news, None)))
@@ -133,7 +134,7 @@ class RetrainStage:
 
 @dataclass(frozen=True)
 class Learning:
-    """A ``nas.core.tuning.Learner``: trains the network that a trial's group names."""
+    """A ``nas.core.tuning.Trainable``: trains the network that a trial's group names."""
 
     problem: Problem
     archs: Mapping[str, Arch]
@@ -142,7 +143,7 @@ class Learning:
     checkpoint_s: float
     clock: Callable[[], float] = time.monotonic
 
-    def __call__(self, trial: Trial, blob: str | None) -> Iterator[Lesson]:
+    def __call__(self, trial: Trial, blob: str | None) -> Iterator[EpochResult]:
         """Scores are accuracies on the validation images, in %. Raises Diverged."""
         problem, wanted, arch = self.problem, _wanted(self.problem), self.archs[trial.group]
         batch_size = min(wanted.batch_size, len(problem.data.train))
@@ -166,7 +167,7 @@ class Learning:
                 weights = alone.weights()
                 kept = self.blobs.put(pack(state, {"net": weights["net"]} if last else weights))
                 saved_at = self.clock()
-            yield Lesson(state.scores, kept)
+            yield EpochResult(state.scores, kept)
 
 
 @dataclass
