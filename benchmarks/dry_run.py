@@ -24,9 +24,9 @@ from nas.core.device import MeasurementProtocol
 from nas.core.events import SearchState, StageFinished
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import BudgetSpec, SearchSpec, StrategySpec
-from nas.core.views import CostView
 from nas.engine import price_search, run_search, stages_of
 from nas.memory import forget_peak, peak_bytes
+from nas.schemas.dry_runs import CostEstimateSchema
 from predictors.bayesian_linear import BayesianLinear
 from predictors.measure import describe_machine, measure_isolated
 
@@ -60,7 +60,7 @@ def compare(spec: SearchSpec) -> dict[str, Any]:
         begun = busy_s()
         *_, priced = price_search(problem, stages, resources, SearchState())
         assert isinstance(priced, StageFinished)
-        cost, dry_run_s = CostView.model_validate(priced.result), busy_s() - begun
+        cost, dry_run_s = CostEstimateSchema.model_validate(priced.result), busy_s() - begun
         forget_peak("cpu")
         real = {
             event.stage: event.seconds

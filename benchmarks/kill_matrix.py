@@ -33,7 +33,7 @@ from benchmarks.kill_points import FOLDER, POINT
 from nas.client import Client, UnexpectedAnswer, Unreachable
 from nas.core.errors import HwnasError
 from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
-from nas.core.views import PointView
+from nas.schemas.candidates import CandidateSchema
 from tests.databases import postgres_missing, postgres_server
 
 T = TypeVar("T")
@@ -373,7 +373,7 @@ def _end(url: str, search_id: str) -> End:
     )
 
 
-def _key(point: PointView) -> tuple[str, str]:
+def _key(point: CandidateSchema) -> tuple[str, str]:
     return point.origin, point.arch
 
 

@@ -29,40 +29,24 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from nas.core import errors
 from nas.core.access import Scope
 from nas.core.spec import DeviceSpec, SearchSpec
-from nas.core.views import (
-    AgentView,
-    ArtifactView,
+from nas.schemas.administration import (
     AuditPage,
-    CardView,
-    ComparisonView,
-    DeviceView,
-    DriftView,
-    DryRunView,
-    EventPage,
-    EventView,
-    ExtendBody,
-    ForkBody,
-    FrontView,
-    HealthView,
-    MeView,
-    NewTokenView,
-    PointPage,
-    PriorityBody,
-    ProblemView,
+    CreatedTokenSchema,
+    PrincipalSchema,
     QuotaBody,
-    QuotaView,
-    ReadyView,
-    SearchPage,
-    SearchView,
-    SpaceView,
-    StrategyView,
-    SubnetView,
-    TableView,
+    QuotaSchema,
     TokenBody,
-    TokenView,
-    VersionView,
-    WorkerView,
+    TokenSchema,
 )
+from nas.schemas.agents import AgentSchema
+from nas.schemas.candidates import ArtifactSchema, CandidateDetailSchema, CandidatePage, FrontSchema
+from nas.schemas.common import ErrorSchema
+from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, DriftSchema
+from nas.schemas.dry_runs import DryRunSchema
+from nas.schemas.jobs import EventPage, EventSchema
+from nas.schemas.predictors import LatencyTableSchema, PredictorCardSchema, PredictorVersionSchema
+from nas.schemas.searches import ExtendBody, ForkBody, PriorityBody, SearchPage, SearchSchema
+from nas.schemas.service import HealthSchema, ReadinessSchema, SpaceSchema, StrategySchema, WorkerSchema
 
 DEFAULT_URL = "http://127.0.0.1:8765"
 # A server that restarts is back within seconds; a watch waits about a minute and a half for it.
@@ -139,17 +123,17 @@ class Client:
 
     # What the service is
 
-    def health(self) -> HealthView:
+    def health(self) -> HealthSchema:
         """Is the service able to take and run searches?"""
-        return self._get(HealthView, "/v1/health")
+        return self._get(HealthSchema, "/v1/health")
 
-    def spaces(self) -> list[SpaceView]:
+    def spaces(self) -> list[SpaceSchema]:
         """Search spaces a spec can name."""
-        return self._list(SpaceView, "/v1/spaces")
+        return self._list(SpaceSchema, "/v1/spaces")
 
-    def strategies(self) -> list[StrategyView]:
+    def strategies(self) -> list[StrategySchema]:
         """Strategies a spec can name."""
-        return self._list(StrategyView, "/v1/strategies")
+        return self._list(StrategySchema, "/v1/strategies")
 
     def datasets(self) -> list[str]:
         """Data sets a spec can name."""
@@ -157,16 +141,16 @@ class Client:
 
     # Searches
 
-    def submit(self, spec: SearchSpec, key: str | None = None, priority: int = 0) -> SearchView:
+    def submit(self, spec: SearchSpec, key: str | None = None, priority: int = 0) -> SearchSchema:
         """Queues a search. The same ``key`` with the same spec gives the same search, however often it is sent.
 
         ``priority``: higher goes first among your searches.
         """
         headers = {"Idempotency-Key": key} if key else {}
         params = {"priority": priority} if priority else {}
-        return self._post(SearchView, "/v1/searches", spec, headers=headers, params=params)
+        return self._post(SearchSchema, "/v1/searches", spec, headers=headers, params=params)
 
-    def dry_run(self, spec: SearchSpec, measure: bool = True, wait_s: float = 60.0) -> DryRunView:
+    def dry_run(self, spec: SearchSpec, measure: bool = True, wait_s: float = 60.0) -> DryRunSchema:
         """Can the bounds be met, where do the networks lie, and, if it is to ``measure``, what will the search take?
 
         For the last, a worker runs a few steps of each stage; ``cost_missing`` says why that was not to be had within
@@ -176,7 +160,7 @@ class Client:
         patience = httpx.Timeout(self._http.timeout)
         if measure and patience.read is not None:
             patience.read += wait_s
-        return self._post(DryRunView, "/v1/searches", spec, params=params, timeout=patience)
+        return self._post(DryRunSchema, "/v1/searches", spec, params=params, timeout=patience)
 
     def searches(
         self,
@@ -190,41 +174,41 @@ class Client:
         query = {"status": status, "limit": limit, "cursor": cursor, "owner": owner, "parent": parent}
         return self._get(SearchPage, "/v1/searches", query)
 
-    def search(self, search_id: str) -> SearchView:
+    def search(self, search_id: str) -> SearchSchema:
         """One search, with its stages."""
-        return self._get(SearchView, f"/v1/searches/{_part(search_id)}")
+        return self._get(SearchSchema, f"/v1/searches/{_part(search_id)}")
 
-    def cancel(self, search_id: str) -> SearchView:
+    def cancel(self, search_id: str) -> SearchSchema:
         """Stops a search now; what it found stays."""
-        return self._post(SearchView, f"/v1/searches/{_part(search_id)}/cancel")
+        return self._post(SearchSchema, f"/v1/searches/{_part(search_id)}/cancel")
 
-    def extend(self, search_id: str, body: ExtendBody) -> SearchView:
+    def extend(self, search_id: str, body: ExtendBody) -> SearchSchema:
         """A new search on the same supernet: more evaluations, other bounds or another device, no training."""
-        return self._post(SearchView, f"/v1/searches/{_part(search_id)}/extend", body)
+        return self._post(SearchSchema, f"/v1/searches/{_part(search_id)}/extend", body)
 
-    def fork(self, search_id: str, body: ForkBody) -> SearchView:
+    def fork(self, search_id: str, body: ForkBody) -> SearchSchema:
         """A new search on the same supernet, with whatever ``body`` replaces; no training."""
-        return self._post(SearchView, f"/v1/searches/{_part(search_id)}/fork", body)
+        return self._post(SearchSchema, f"/v1/searches/{_part(search_id)}/fork", body)
 
-    def pause(self, search_id: str) -> SearchView:
+    def pause(self, search_id: str) -> SearchSchema:
         """Parks a search: at once if it waits, else after its next durable result."""
-        return self._post(SearchView, f"/v1/searches/{_part(search_id)}/pause")
+        return self._post(SearchSchema, f"/v1/searches/{_part(search_id)}/pause")
 
-    def resume(self, search_id: str) -> SearchView:
+    def resume(self, search_id: str) -> SearchSchema:
         """Lets a paused search go on."""
-        return self._post(SearchView, f"/v1/searches/{_part(search_id)}/resume")
+        return self._post(SearchSchema, f"/v1/searches/{_part(search_id)}/resume")
 
-    def retry(self, search_id: str) -> SearchView:
+    def retry(self, search_id: str) -> SearchSchema:
         """Queues a search again that failed, was cancelled or quarantined; it goes on from its checkpoints."""
-        return self._post(SearchView, f"/v1/searches/{_part(search_id)}/retry")
+        return self._post(SearchSchema, f"/v1/searches/{_part(search_id)}/retry")
 
     def delete(self, search_id: str) -> None:
         """Removes a search that is paused or has ended, with everything it found."""
         self._request("DELETE", f"/v1/searches/{_part(search_id)}")
 
-    def set_priority(self, search_id: str, priority: int) -> SearchView:
+    def set_priority(self, search_id: str, priority: int) -> SearchSchema:
         """Moves a search among its owner's: higher goes first."""
-        return self._put(SearchView, f"/v1/searches/{_part(search_id)}/priority", PriorityBody(priority=priority))
+        return self._put(SearchSchema, f"/v1/searches/{_part(search_id)}/priority", PriorityBody(priority=priority))
 
     def front(
         self,
@@ -232,11 +216,11 @@ class Client:
         device: str | None = None,
         bound_ms: float | None = None,
         objectives: Sequence[str] | None = None,
-    ) -> FrontView:
+    ) -> FrontSchema:
         """The fronts of a search and of its random baseline."""
         axes = ",".join(objectives) if objectives else None
         query = {"device": device, "bound_ms": bound_ms, "objectives": axes}
-        return self._get(FrontView, f"/v1/searches/{_part(search_id)}/front", query)
+        return self._get(FrontSchema, f"/v1/searches/{_part(search_id)}/front", query)
 
     def candidates(
         self,
@@ -247,7 +231,7 @@ class Client:
         limit: int = 100,
         cursor: str | None = None,
         device: str | None = None,
-    ) -> PointPage:
+    ) -> CandidatePage:
         """A page of evaluated networks; ``order`` is a metric, with ``-`` for descending; as one ``device`` of the
         fleet has them, if given."""
         query = {
@@ -258,17 +242,19 @@ class Client:
             "cursor": cursor,
             "device": device,
         }
-        return self._get(PointPage, f"/v1/searches/{_part(search_id)}/candidates", query)
+        return self._get(CandidatePage, f"/v1/searches/{_part(search_id)}/candidates", query)
 
-    def subnet(self, search_id: str, arch: str, origin: str = "search") -> SubnetView:
+    def subnet(self, search_id: str, arch: str, origin: str = "search") -> CandidateDetailSchema:
         """Everything about one network."""
-        return self._get(SubnetView, f"/v1/searches/{_part(search_id)}/subnets/{_part(arch)}", {"origin": origin})
+        return self._get(
+            CandidateDetailSchema, f"/v1/searches/{_part(search_id)}/subnets/{_part(arch)}", {"origin": origin}
+        )
 
-    def artifacts(self, search_id: str) -> list[ArtifactView]:
+    def artifacts(self, search_id: str) -> list[ArtifactSchema]:
         """The exported files of a search."""
-        return self._list(ArtifactView, f"/v1/searches/{_part(search_id)}/artifacts")
+        return self._list(ArtifactSchema, f"/v1/searches/{_part(search_id)}/artifacts")
 
-    def download(self, artifact: ArtifactView, path: Path) -> Path:
+    def download(self, artifact: ArtifactSchema, path: Path) -> Path:
         """Writes the file to ``path`` at once or not at all.
 
         Raises StorageError when its sha256 is another, or when it cannot be written.
@@ -303,105 +289,107 @@ class Client:
         query = {"after": after, "limit": limit, "kind": kind}
         return self._get(EventPage, f"/v1/searches/{_part(search_id)}/events", query)
 
-    def watch(self, search_id: str, after: int = 0) -> Iterator[EventView]:
+    def watch(self, search_id: str, after: int = 0) -> Iterator[EventSchema]:
         """Events as they come, until the search has ended; reconnects when the connection is lost."""
         return self._watch(f"/v1/searches/{_part(search_id)}/events", after)
 
     # Devices
 
-    def devices(self) -> list[DeviceView]:
+    def devices(self) -> list[DeviceSchema]:
         """All devices."""
-        return self._list(DeviceView, "/v1/devices")
+        return self._list(DeviceSchema, "/v1/devices")
 
-    def device(self, name: str) -> DeviceView:
+    def device(self, name: str) -> DeviceSchema:
         """One device with its predictors."""
-        return self._get(DeviceView, f"/v1/devices/{_part(name)}")
+        return self._get(DeviceSchema, f"/v1/devices/{_part(name)}")
 
-    def add_device(self, spec: DeviceSpec) -> DeviceView:
+    def add_device(self, spec: DeviceSpec) -> DeviceSchema:
         """Starts measuring a device."""
-        return self._post(DeviceView, "/v1/devices", spec)
+        return self._post(DeviceSchema, "/v1/devices", spec)
 
-    def upload_table(self, data: bytes, name: str) -> TableView:
+    def upload_table(self, data: bytes, name: str) -> LatencyTableSchema:
         """Uploads a file of latencies, which is CSV, JSON or Parquet by its name. Raises InvalidInput for another."""
         media = TABLE_TYPES.get(Path(name).suffix.lower())
         if media is None:
             raise errors.InvalidInput(f"expected a table in a file {', '.join(TABLE_TYPES)}, got {name!r}")
         headers = {"Content-Type": media}
-        return self._read(TypeAdapter(TableView), self._request("POST", "/v1/tables", headers=headers, content=data))
+        return self._read(
+            TypeAdapter(LatencyTableSchema), self._request("POST", "/v1/tables", headers=headers, content=data)
+        )
 
-    def watch_device(self, name: str, after: int = 0) -> Iterator[EventView]:
+    def watch_device(self, name: str, after: int = 0) -> Iterator[EventSchema]:
         """Events of a device's onboarding, until it has ended."""
         return self._watch(f"/v1/devices/{_part(name)}/events", after)
 
-    def versions(self, device: str) -> list[VersionView]:
+    def versions(self, device: str) -> list[PredictorVersionSchema]:
         """All versions of a device's predictors, newest first."""
-        return self._list(VersionView, f"/v1/devices/{_part(device)}/versions")
+        return self._list(PredictorVersionSchema, f"/v1/devices/{_part(device)}/versions")
 
-    def drift(self, device: str) -> DriftView:
+    def drift(self, device: str) -> DriftSchema:
         """How a device was since it was profiled."""
-        return self._get(DriftView, f"/v1/devices/{_part(device)}/drift")
+        return self._get(DriftSchema, f"/v1/devices/{_part(device)}/drift")
 
-    def compare(self, first: str, second: str, space: str | None = None) -> ComparisonView:
+    def compare(self, first: str, second: str, space: str | None = None) -> DeviceComparisonSchema:
         """Two devices side by side."""
         query = {"other": second, "space": space}
-        return self._get(ComparisonView, f"/v1/devices/{_part(first)}/comparison", query)
+        return self._get(DeviceComparisonSchema, f"/v1/devices/{_part(first)}/comparison", query)
 
-    def agents(self) -> list[AgentView]:
+    def agents(self) -> list[AgentSchema]:
         """All agents, and when they were last heard of."""
-        return self._list(AgentView, "/v1/agents")
+        return self._list(AgentSchema, "/v1/agents")
 
-    def predictors(self, device: str | None = None) -> list[CardView]:
+    def predictors(self, device: str | None = None) -> list[PredictorCardSchema]:
         """Predictor cards, newest first."""
-        return self._list(CardView, "/v1/predictors", {"device": device})
+        return self._list(PredictorCardSchema, "/v1/predictors", {"device": device})
 
-    def predictor(self, predictor_id: str) -> CardView:
+    def predictor(self, predictor_id: str) -> PredictorCardSchema:
         """One predictor card."""
-        return self._get(CardView, f"/v1/predictors/{_part(predictor_id)}")
+        return self._get(PredictorCardSchema, f"/v1/predictors/{_part(predictor_id)}")
 
     # Who may do what, and what they did
 
-    def me(self) -> MeView:
+    def me(self) -> PrincipalSchema:
         """Who the service takes this client for."""
-        return self._get(MeView, "/v1/me")
+        return self._get(PrincipalSchema, "/v1/me")
 
-    def tokens(self) -> list[TokenView]:
+    def tokens(self) -> list[TokenSchema]:
         """All tokens, short of their secrets."""
-        return self._list(TokenView, "/v1/tokens")
+        return self._list(TokenSchema, "/v1/tokens")
 
     def create_token(
         self, owner: str, name: str, scopes: Sequence[Scope], expires_at: datetime | None = None
-    ) -> NewTokenView:
+    ) -> CreatedTokenSchema:
         """A new token. Its secret is in this answer and nowhere else."""
         body = TokenBody(owner=owner, name=name, scopes=list(scopes), expires_at=expires_at)
-        return self._post(NewTokenView, "/v1/tokens", body)
+        return self._post(CreatedTokenSchema, "/v1/tokens", body)
 
     def revoke_token(self, token_id: str) -> None:
         """Makes a token worthless, for good."""
         self._request("DELETE", f"/v1/tokens/{_part(token_id)}")
 
-    def quotas(self) -> list[QuotaView]:
+    def quotas(self) -> list[QuotaSchema]:
         """Every owner's limits and use."""
-        return self._list(QuotaView, "/v1/quotas")
+        return self._list(QuotaSchema, "/v1/quotas")
 
-    def set_quota(self, owner: str, body: QuotaBody) -> QuotaView:
+    def set_quota(self, owner: str, body: QuotaBody) -> QuotaSchema:
         """New limits of an owner."""
-        return self._put(QuotaView, f"/v1/quotas/{_part(owner)}", body)
+        return self._put(QuotaSchema, f"/v1/quotas/{_part(owner)}", body)
 
     def audit(self, limit: int = 50, cursor: str | None = None, owner: str | None = None) -> AuditPage:
         """A page of who did what, newest first."""
         return self._get(AuditPage, "/v1/audit", {"limit": limit, "cursor": cursor, "owner": owner})
 
-    def workers(self) -> list[WorkerView]:
+    def workers(self) -> list[WorkerSchema]:
         """The workers that are connected, with what their nodes have and what of it is free."""
-        return self._list(WorkerView, "/v1/workers")
+        return self._list(WorkerSchema, "/v1/workers")
 
-    def ready(self) -> ReadyView:
+    def ready(self) -> ReadinessSchema:
         """Whether the service can serve requests and run searches now, with every check it made."""
         with self._reaching():
             response = self._http.get("/readyz")
         if response.status_code != 503:  # which says "not ready" with the same body
             self._check(response)
-        return self._read(TypeAdapter(ReadyView), response)
+        return self._read(TypeAdapter(ReadinessSchema), response)
 
     # Plumbing
 
@@ -454,7 +442,7 @@ class Client:
         if response.is_success:
             return
         try:
-            problem = ProblemView.model_validate_json(response.read())
+            problem = ErrorSchema.model_validate_json(response.read())
         except ValidationError as error:
             raise UnexpectedAnswer(
                 f"{self.url} answered {response.status_code} {response.reason_phrase} to {response.request.method} "
@@ -466,7 +454,7 @@ class Client:
         raised.code = problem.code
         raise raised
 
-    def _watch(self, path: str, after: int) -> Iterator[EventView]:
+    def _watch(self, path: str, after: int) -> Iterator[EventSchema]:
         reached, failures = False, 0
         while True:
             try:
@@ -476,7 +464,7 @@ class Client:
                     reached = True
                     if sign != "open":
                         failures = 0
-                    if isinstance(sign, EventView) and sign.seq > after:
+                    if isinstance(sign, EventSchema) and sign.seq > after:
                         after = sign.seq
                         yield sign
             except httpx.TransportError:
@@ -486,7 +474,7 @@ class Client:
                 self._sleep(PAUSES_S[failures])
                 failures += 1
 
-    def _stream(self, path: str, after: int) -> Iterator[EventView | Literal["open", "alive", "end"]]:
+    def _stream(self, path: str, after: int) -> Iterator[EventSchema | Literal["open", "alive", "end"]]:
         """Server-sent events. Raises httpx.TransportError when the stream breaks off before its end."""
         headers = {**self._headers, "Accept": "text/event-stream", "Last-Event-ID": str(after)}
         timeout = httpx.Timeout(30.0, read=60.0)
@@ -507,7 +495,7 @@ class Client:
                         yield "end"
                     case b"":
                         if data:
-                            yield EventView.model_validate_json(data)
+                            yield EventSchema.model_validate_json(data)
                         kind, data = "message", b""
         raise httpx.RemoteProtocolError("the stream ended before the job did", request=response.request)
 

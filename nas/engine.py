@@ -14,8 +14,8 @@ from nas.core.errors import InvalidSpec, NotMeasuredYet
 from nas.core.events import Event, Progress, SearchState, StageFinished, StageStarted, fold
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import SearchSpec
-from nas.core.views import CostView, StageCostView
 from nas.memory import forget_peak, peak_bytes
+from nas.schemas.dry_runs import CostEstimateSchema, StageCostSchema
 
 PRICE = "price"  # the one stage of a dry run
 
@@ -80,7 +80,7 @@ def price_search(
     problem: Problem, stages: Sequence[Stage], resources: Resources, state: SearchState
 ) -> Iterator[Event]:
     """Times a few steps of every stage that ``state`` does not know as finished. Yields the events of a stage
-    ``price``, whose result is a ``nas.core.views.CostView`` as JSON. Nothing of the search is done or kept.
+    ``price``, whose result is a ``CostEstimateSchema`` as JSON. Nothing of the search is done or kept.
 
     Raises what the stages raise: what cannot be timed here could not be run here either.
     """
@@ -95,11 +95,11 @@ def price_search(
     yield StageFinished(PRICE, resources.clock() - begun, result)
 
 
-def cost_view(problem: Problem, worker: str, costs: Sequence[StageCost]) -> CostView:
+def cost_view(problem: Problem, worker: str, costs: Sequence[StageCost]) -> CostEstimateSchema:
     """All stages together. Sums leave out the stages that cannot say what they take."""
     wanted = problem.spec.resources
     seconds = sum(c.seconds or 0.0 for c in costs)
-    return CostView(
+    return CostEstimateSchema(
         worker=worker,
         seconds=seconds,
         low_s=sum(c.low_s or 0.0 for c in costs),
@@ -109,7 +109,7 @@ def cost_view(problem: Problem, worker: str, costs: Sequence[StageCost]) -> Cost
         memory_bytes=max((c.memory_bytes or 0 for c in costs), default=0),
         evaluations=problem.spec.budget.evaluations,
         confidence="partial" if any(c.seconds is None for c in costs) else "measured",
-        stages=[StageCostView(**asdict(c)) for c in costs],
+        stages=[StageCostSchema(**asdict(c)) for c in costs],
     )
 
 

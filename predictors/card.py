@@ -18,8 +18,9 @@ def make_card(
     measured_ms: Floats,
     predicted: Latency,
 ) -> dict[str, Any]:
-    """The fields of ``nas.core.views.CardView`` that do not name a database row. ``n``: networks fitted to; every
-    figure is over the held-out ``measured_ms`` (H,)."""
+    """The fields of ``nas.schemas.predictors.PredictorCardSchema`` that do not name a database row.
+
+    ``n``: networks fitted to; every figure is over the held-out ``measured_ms`` (H,)."""
     return {
         "profile": profile.id,
         "space": space.id,

@@ -32,58 +32,56 @@ from nas.core.metrics import METRICS, kendall, spearman
 from nas.core.ports import ImageShape
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, ObjectiveSpec, ResourceSpec, SearchSpec, SpaceSpec
 from nas.core.trust import advice
-from nas.core.views import (
-    AgentView,
-    ArtifactView,
+from nas.schemas.administration import (
     AuditPage,
-    AuditView,
-    CardView,
-    CheckView,
-    ComparisonView,
-    CostView,
-    DeviceView,
-    DifferenceView,
-    DriftView,
-    DryRunView,
-    EnergyView,
-    EventPage,
-    EventView,
-    ForkBody,
-    FrontView,
-    HealthView,
-    HypervolumeView,
-    LayerView,
-    MeasurementView,
-    MetricView,
-    MeView,
-    NewTokenView,
-    ObjectiveView,
-    PairView,
-    PartitionView,
-    PointPage,
-    PointView,
-    PriorityBody,
-    ProblemView,
+    AuditRecordSchema,
+    CreatedTokenSchema,
+    PrincipalSchema,
     QuotaBody,
-    QuotaView,
-    RankedView,
-    ReadingView,
-    ReadyView,
-    RoomView,
-    SearchPage,
-    SearchView,
-    SessionView,
-    SimilarityView,
-    SpaceView,
-    StageCostView,
-    StageView,
-    StrategyView,
-    SubnetView,
+    QuotaSchema,
     TokenBody,
-    TokenView,
-    TrustView,
-    VersionView,
-    WorkerView,
+    TokenSchema,
+)
+from nas.schemas.agents import AgentSchema
+from nas.schemas.candidates import (
+    ArtifactSchema,
+    CandidateDetailSchema,
+    CandidatePage,
+    CandidateSchema,
+    FrontSchema,
+    LayerSchema,
+    MeasurementSchema,
+    MetricSchema,
+    ObjectiveSchema,
+)
+from nas.schemas.common import ErrorSchema
+from nas.schemas.devices import (
+    DeviceComparisonSchema,
+    DeviceSchema,
+    DriftReadingSchema,
+    DriftSchema,
+    DriftSessionSchema,
+    LatencyPairSchema,
+    ProfileDifferenceSchema,
+)
+from nas.schemas.dry_runs import CostEstimateSchema, DryRunSchema, StageCostSchema
+from nas.schemas.jobs import EventPage, EventSchema, StageSchema
+from nas.schemas.predictors import EnergyAccuracySchema, PredictorCardSchema, PredictorVersionSchema
+from nas.schemas.rank_correlation import (
+    GradientSimilaritySchema,
+    RankCorrelationSchema,
+    RankedArchSchema,
+    SpacePartitionSchema,
+)
+from nas.schemas.searches import ForkBody, HypervolumeSchema, PriorityBody, SearchPage, SearchSchema
+from nas.schemas.service import (
+    HealthCheckSchema,
+    HealthSchema,
+    NodeResourcesSchema,
+    ReadinessSchema,
+    SpaceSchema,
+    StrategySchema,
+    WorkerSchema,
 )
 from search_spaces.mobilenet_v3.space import build
 
@@ -129,14 +127,14 @@ class Problem(Exception):
 # Networks with made-up values
 
 
-def _cost(spec: SearchSpec) -> CostView:
+def _cost(spec: SearchSpec) -> CostEstimateSchema:
     seconds = dict(zip(STAGES, (0.4, 0.0 if spec.supernet else 96.0, 31.0, 9.0, 3.0, 9.0), strict=True))
     stages = [
-        StageCostView(stage=name, seconds=s, low_s=0.7 * s, high_s=1.6 * s, steps=720, timed=2, unit="steps")
+        StageCostSchema(stage=name, seconds=s, low_s=0.7 * s, high_s=1.6 * s, steps=720, timed=2, unit="steps")
         for name, s in seconds.items()
     ]
     total = sum(seconds.values())
-    return CostView(
+    return CostEstimateSchema(
         worker="node-a",
         seconds=total,
         low_s=0.7 * total,
@@ -150,11 +148,11 @@ def _cost(spec: SearchSpec) -> CostView:
     )
 
 
-def metric(name: str, value: float) -> MetricView:
-    return MetricView(value=value, unit=METRICS[name].unit, kind=METRICS[name].kind)
+def metric(name: str, value: float) -> MetricSchema:
+    return MetricSchema(value=value, unit=METRICS[name].unit, kind=METRICS[name].kind)
 
 
-def make_points(seed: int, n: int, origin: str) -> list[PointView]:
+def make_points(seed: int, n: int, origin: str) -> list[CandidateSchema]:
     rng = np.random.default_rng(seed)
     genes = sample(SPACE.decisions, rng, n)
     if origin == "search":
@@ -178,11 +176,13 @@ def make_points(seed: int, n: int, origin: str) -> list[PointView]:
             "upper_ms": predicted * 1.09,
         }
         metrics = {k: metric(k, v) for k, v in values.items()}
-        out.append(PointView(arch=arch.id, origin=origin, genes=list(arch.genes), metrics=metrics, status="unverified"))
+        out.append(
+            CandidateSchema(arch=arch.id, origin=origin, genes=list(arch.genes), metrics=metrics, status="unverified")
+        )
     return out
 
 
-def front(points: Sequence[PointView], x: str, y: str) -> list[PointView]:
+def front(points: Sequence[CandidateSchema], x: str, y: str) -> list[CandidateSchema]:
     """Members by value, cheapest first."""
     best, out = -np.inf, []
     for p in sorted((p for p in points if x in p.metrics), key=lambda p: (p.metrics[x].value, -p.metrics[y].value)):
@@ -192,7 +192,7 @@ def front(points: Sequence[PointView], x: str, y: str) -> list[PointView]:
     return out
 
 
-def volume(points: Sequence[PointView], x: str, y: str, worst_ms: float) -> float:
+def volume(points: Sequence[CandidateSchema], x: str, y: str, worst_ms: float) -> float:
     cells = [(p.metrics[x].value / worst_ms, (100 - p.metrics[y].value) / 90) for p in front(points, x, y)]
     area, height = 0.0, 1.0
     for cost, loss in cells:
@@ -201,13 +201,13 @@ def volume(points: Sequence[PointView], x: str, y: str, worst_ms: float) -> floa
     return area
 
 
-def measured(point: PointView, seed: int, bound: float | None) -> PointView:
+def measured(point: CandidateSchema, seed: int, bound: float | None) -> CandidateSchema:
     rng = np.random.default_rng(seed)
     predicted, upper = point.metrics["predicted_ms"].value, point.metrics["upper_ms"].value
     claim = bound or upper
     protocol, profile = PROFILE.protocol.id, PROFILE.id
     if seed % 13 == 5:
-        refused = MeasurementView(
+        refused = MeasurementSchema(
             protocol=protocol,
             profile=profile,
             median_ms=None,
@@ -220,7 +220,7 @@ def measured(point: PointView, seed: int, bound: float | None) -> PointView:
         )
         return point.model_copy(update={"measurement": refused, "claim_ms": claim})
     median = float(predicted * rng.normal(1.0, 0.045))
-    view = MeasurementView(
+    view = MeasurementSchema(
         protocol=protocol,
         profile=profile,
         median_ms=median,
@@ -257,7 +257,7 @@ class FakeSearch:
         self.owner, self.priority = more.get("owner", "local"), more.get("priority", 0)
         self.error = more.get("error")
         self.attempts = more.get("attempts", 0 if status == "queued" else 1)
-        self.events: list[EventView] = []
+        self.events: list[EventSchema] = []
         self._begin()
         self.contents = "running" if status in ("paused", "quarantined") else status
         self.step = {"running": 3, "paused": 9, "quarantined": 3}.get(status, 0)
@@ -297,11 +297,11 @@ class FakeSearch:
             keys = tuple(("search", f"{i:012x}") for i in range(measured))
             event = Refitted("learn", number, keys, EVALUATIONS, broken, record)
             at = NOW - self.age + timedelta(seconds=250 + 20 * number)
-            self.events.append(EventView(seq=len(self.events) + 1, at=at, body=encode(event)))
+            self.events.append(EventSchema(seq=len(self.events) + 1, at=at, body=encode(event)))
 
     def _log(self, before: str | None, after: str, reason: str, by: str, at: datetime) -> None:
         body = encode(StatusChanged(before, after, reason, by))
-        self.events.append(EventView(seq=len(self.events) + 1, at=at, body=body))
+        self.events.append(EventSchema(seq=len(self.events) + 1, at=at, body=body))
 
     def move(self, after: str, reason: str = "", by: str = "local") -> None:
         """A transition, as the store would make it."""
@@ -336,7 +336,7 @@ class FakeSearch:
             on = {p.arch for p in self._members(points)}
             points[:] = [p.model_copy(update={"on_front": p.arch in on}) for p in points]
 
-    def _members(self, points: Sequence[PointView]) -> list[PointView]:
+    def _members(self, points: Sequence[CandidateSchema]) -> list[CandidateSchema]:
         bound = self.spec.bound("latency")
         x = "measured_ms" if self.final else "predicted_ms"
         held = "measured_ms" if self.final else "upper_ms"
@@ -354,14 +354,14 @@ class FakeSearch:
             return min(EVALUATIONS - 8, 16 * max(0, self.step - 4))
         return {"succeeded": EVALUATIONS, "cancelled": 64}.get(self.contents, 0)
 
-    def points(self) -> list[PointView]:
+    def points(self) -> list[CandidateSchema]:
         out = []
         for points in (self.search[: self.shown], self.baseline[: self.shown]):
             on = {p.arch for p in self._members(points)}
             out += [p.model_copy(update={"on_front": p.arch in on}) for p in points]
         return out
 
-    def front(self) -> FrontView:
+    def front(self) -> FrontSchema:
         search, baseline = self.search[: self.shown], self.baseline[: self.shown]
         mine, theirs = self._members(search), self._members(baseline)
         names = {"accuracy": ("val_accuracy", "test_accuracy"), "latency": ("predicted_ms", "measured_ms")}
@@ -369,7 +369,7 @@ class FakeSearch:
         for o in self.spec.objectives:
             info = METRICS[names.get(o.name, (o.name, o.name))[self.final]]
             axes.append(
-                ObjectiveView(
+                ObjectiveSchema(
                     objective=o.name,
                     metric=info.name,
                     label=info.label,
@@ -381,7 +381,7 @@ class FakeSearch:
             )
         x, y = ("measured_ms", "test_accuracy") if self.final else ("predicted_ms", "val_accuracy")
         mark = {"on_front": True}
-        return FrontView(
+        return FrontSchema(
             search=self.id,
             final=self.final,
             objectives=axes,
@@ -392,21 +392,21 @@ class FakeSearch:
             reference=[10.0, 0.9],
         )
 
-    def stages(self) -> list[StageView]:
+    def stages(self) -> list[StageSchema]:
         if self.contents == "queued":
             return []
         done = {"running": 1 if self.step < 5 else 2, "failed": 0, "cancelled": 2}.get(self.contents, len(STAGES))
         out = []
         for i, name in enumerate(STAGES):
             if i < done:
-                out.append(StageView(name=name, status="finished", seconds=(0.8, 214, 61, 38, 9, 12)[i]))
+                out.append(StageSchema(name=name, status="finished", seconds=(0.8, 214, 61, 38, 9, 12)[i]))
             elif i > done:
-                out.append(StageView(name=name, status="waiting"))
+                out.append(StageSchema(name=name, status="waiting"))
             elif name == "estimate":
-                out.append(StageView(name=name, status="running"))
+                out.append(StageSchema(name=name, status="running"))
             elif name == "train":
                 out.append(
-                    StageView(
+                    StageSchema(
                         name=name,
                         status="running",
                         done=140 * self.step,
@@ -420,7 +420,7 @@ class FakeSearch:
             else:
                 values = {"hypervolume": 0.6 + 0.2 * self.shown / EVALUATIONS}
                 out.append(
-                    StageView(
+                    StageSchema(
                         name=name,
                         status="running",
                         done=2 * self.shown,
@@ -432,17 +432,17 @@ class FakeSearch:
                 )
         return out
 
-    def view(self) -> SearchView:
+    def view(self) -> SearchSchema:
         if self.status in ("running", "pausing"):
             self.step += 1
         created = NOW - self.age
         history = []
         for n in range(16, self.shown + 1, 16):
             cells = [volume(p[:n], "predicted_ms", "val_accuracy", 0.9) for p in (self.search, self.baseline)]
-            history.append(HypervolumeView(evaluations=n, search=cells[0], baseline=cells[1]))
+            history.append(HypervolumeSchema(evaluations=n, search=cells[0], baseline=cells[1]))
         f = self.front()
         over = self.status in ENDED
-        return SearchView(
+        return SearchSchema(
             id=self.id,
             status=self.status,
             created_at=created,
@@ -469,7 +469,7 @@ class FakeSearch:
             trust=self.more.get("trust"),
         )
 
-    def artifacts(self) -> list[ArtifactView]:
+    def artifacts(self) -> list[ArtifactSchema]:
         files = (
             ("model.onnx", 183_204, "application/octet-stream"),
             ("model.int8.onnx", 61_877, "application/octet-stream"),
@@ -478,7 +478,7 @@ class FakeSearch:
             ("card.md", 2_804, "text/markdown"),
         )
         return [
-            ArtifactView(
+            ArtifactSchema(
                 arch=p.arch,
                 name=name,
                 size_bytes=size,
@@ -490,21 +490,21 @@ class FakeSearch:
             for name, size, media in files
         ]
 
-    def subnet(self, arch: str, origin: str) -> SubnetView:
+    def subnet(self, arch: str, origin: str) -> CandidateDetailSchema:
         point = next((p for p in self.points() if p.arch == arch and p.origin == origin), None)
         if point is None:
             raise Problem(404, "not_found", f"no network {arch!r} of origin {origin!r} in search {self.id}")
         net = Arch(SPACE.name, tuple(point.genes))
-        return SubnetView(
+        return CandidateDetailSchema(
             point=point,
             choices={d.name: d.choices[g] for d, g in zip(SPACE.decisions, point.genes, strict=True)},
             input_shape=SPACE.input_shape(net),
-            layers=[LayerView(**asdict(x)) for x in SPACE.layers(net)],
+            layers=[LayerSchema(**asdict(x)) for x in SPACE.layers(net)],
             artifacts=[a for a in self.artifacts() if a.arch == arch],
         )
 
 
-def make_trust() -> TrustView:
+def make_trust() -> RankCorrelationSchema:
     """A space in three parts, by two of its decisions."""
     decisions = [d for d in SPACE.decisions if len(d.choices) > 2 and d.axis != "resolution"][:4]
     rng = np.random.default_rng(3)
@@ -516,26 +516,28 @@ def make_trust() -> TrustView:
         cosines = np.where(np.eye(n), 1.0, (half + half.T) / 2)
         groups = [names[:1], names[1:]]
         similarities.append(
-            SimilarityView(
+            GradientSimilaritySchema(
                 decision=decision.name, choices=names, similarity=cosines.tolist(), groups=groups, score=0.5 - 0.1 * i
             )
         )
     first, second = similarities[:2]
-    inside = [PartitionView(choices=group, part=2 + i, share=(0.4, 0.3)[i]) for i, group in enumerate(second.groups)]
+    inside = [
+        SpacePartitionSchema(choices=group, part=2 + i, share=(0.4, 0.3)[i]) for i, group in enumerate(second.groups)
+    ]
     children = [
-        PartitionView(choices=first.groups[0], part=1, share=0.3),
-        PartitionView(choices=first.groups[1], decision=second.decision, children=inside),
+        SpacePartitionSchema(choices=first.groups[0], part=1, share=0.3),
+        SpacePartitionSchema(choices=first.groups[1], decision=second.decision, children=inside),
     ]
     networks = [
-        RankedView(arch=f"{i:012x}", alone=80.0 + i, before=float(b), after=float(a), one_shot=float(o))
+        RankedArchSchema(arch=f"{i:012x}", alone=80.0 + i, before=float(b), after=float(a), one_shot=float(o))
         for i, (b, a, o) in enumerate(
             zip(*(55 + i * np.arange(12) + rng.normal(0, 6, 12) for i in range(3)), strict=True)
         )
     ]
-    return TrustView(
+    return RankCorrelationSchema(
         method="gradient_matching",
         parts=3,
-        partition=PartitionView(decision=first.decision, children=children),
+        partition=SpacePartitionSchema(decision=first.decision, children=children),
         similarities=similarities,
         steps=720,
         one_shot_steps=720,
@@ -621,10 +623,10 @@ def make_many(count: int) -> list[FakeSearch]:
 # Who uses the service, and what runs it
 
 
-def make_tokens() -> list[TokenView]:
-    def token(ident: str, owner: str, name: str, scopes: list[Scope], days: float, **more: Any) -> TokenView:
+def make_tokens() -> list[TokenSchema]:
+    def token(ident: str, owner: str, name: str, scopes: list[Scope], days: float, **more: Any) -> TokenSchema:
         fields = {"expires_at": None, "revoked_at": None, "last_used_at": None} | more
-        return TokenView(
+        return TokenSchema(
             id=ident, owner=owner, name=name, scopes=scopes, created_at=NOW - timedelta(days=days), **fields
         )
 
@@ -635,7 +637,7 @@ def make_tokens() -> list[TokenView]:
     ]
 
 
-def make_audit(count: int) -> list[AuditView]:
+def make_audit(count: int) -> list[AuditRecordSchema]:
     """Records, newest first, of three owners by turns."""
     rows = []
     for i in range(count):
@@ -645,7 +647,7 @@ def make_audit(count: int) -> list[AuditView]:
             ("local", "set quota", "ada"),
         )[i % 3]
         rows.append(
-            AuditView(
+            AuditRecordSchema(
                 id=count - i,
                 at=NOW - timedelta(minutes=7 * i),
                 owner=owner,
@@ -661,30 +663,36 @@ def make_audit(count: int) -> list[AuditView]:
 
 SEARCH_OF_ADA = hashlib.sha256(b"parked over night61").hexdigest()[:32]
 WORKERS = [
-    WorkerView(
+    WorkerSchema(
         name="dispatcher on node-a",
         slots=4,
         seen_at=NOW,
         elastic=True,
-        nodes=[RoomView(cpus=16, gpus=2, memory_gb=128, labels={"gpu": "a100"}), RoomView(cpus=8, memory_gb=32)],
-        free=[RoomView(cpus=9, memory_gb=71.5, labels={"gpu": "a100"}), RoomView(cpus=8, memory_gb=32)],
+        nodes=[
+            NodeResourcesSchema(cpus=16, gpus=2, memory_gb=128, labels={"gpu": "a100"}),
+            NodeResourcesSchema(cpus=8, memory_gb=32),
+        ],
+        free=[
+            NodeResourcesSchema(cpus=9, memory_gb=71.5, labels={"gpu": "a100"}),
+            NodeResourcesSchema(cpus=8, memory_gb=32),
+        ],
     )
 ]
 CHECKS = [
-    CheckView(name="database", status="ok", detail="sqlite answers in 0.4 ms, schema 0002"),
-    CheckView(name="blobs", status="ok", detail="412 GB free"),
-    CheckView(name="workers", status="warning", detail="1 connected; no GPU is free"),
+    HealthCheckSchema(name="database", status="ok", detail="sqlite answers in 0.4 ms, schema 0002"),
+    HealthCheckSchema(name="blobs", status="ok", detail="412 GB free"),
+    HealthCheckSchema(name="workers", status="warning", detail="1 connected; no GPU is free"),
 ]
 
 
 # Devices
 
 
-def make_card(device: str, seed: int) -> CardView:
+def make_card(device: str, seed: int) -> PredictorCardSchema:
     rng = np.random.default_rng(seed)
     predicted = np.sort(rng.uniform(0.09, 0.82, 48))
     true = predicted * rng.normal(1.0, 0.03, 48)
-    return CardView(
+    return PredictorCardSchema(
         id=hashlib.sha256(device.encode()).hexdigest()[:12],
         device=device,
         profile=PROFILE.id,
@@ -703,21 +711,23 @@ def make_card(device: str, seed: int) -> CardView:
         measured_ms=true.tolist(),
         predicted_ms=predicted.tolist(),
         upper_ms=(predicted * 1.05).tolist(),
-        energy=EnergyView(n=64, held_out=21, mape=4.6, spearman=0.981, coverage=0.95) if device == "shelf" else None,
+        energy=EnergyAccuracySchema(n=64, held_out=21, mape=4.6, spearman=0.981, coverage=0.95)
+        if device == "shelf"
+        else None,
         created_at=NOW - timedelta(days=2),
     )
 
 
-def make_device(name: str, status: str, spec: DeviceSpec | None = None, **more: Any) -> DeviceView:
+def make_device(name: str, status: str, spec: DeviceSpec | None = None, **more: Any) -> DeviceSchema:
     ready = status == "succeeded"
     stages = [
-        StageView(name="profile", status="finished", seconds=3.2),
-        StageView(name="measure", status="running", done=37, total=96, unit="networks", seconds=21)
+        StageSchema(name="profile", status="finished", seconds=3.2),
+        StageSchema(name="measure", status="running", done=37, total=96, unit="networks", seconds=21)
         if status == "running"
-        else StageView(name="measure", status="finished" if ready else "waiting", seconds=60 * ready),
-        StageView(name="fit", status="finished" if ready else "waiting", seconds=1.1 * ready),
+        else StageSchema(name="measure", status="finished" if ready else "waiting", seconds=60 * ready),
+        StageSchema(name="fit", status="finished" if ready else "waiting", seconds=1.1 * ready),
     ]
-    return DeviceView(
+    return DeviceSchema(
         id=hashlib.sha256(name.encode()).hexdigest()[:32],
         name=name,
         status=status,
@@ -734,7 +744,7 @@ def make_device(name: str, status: str, spec: DeviceSpec | None = None, **more: 
     )
 
 
-def make_versions(device: DeviceView, search: str) -> list[VersionView]:
+def make_versions(device: DeviceSchema, search: str) -> list[PredictorVersionSchema]:
     """That of the onboarding, one that is used, and one that is not."""
     if not device.predictors:
         return []
@@ -743,9 +753,9 @@ def make_versions(device: DeviceView, search: str) -> list[VersionView]:
         k: getattr(card, k) for k in ("device", "space", "space_name", "family", "held_out", "coverage", "profile")
     }
 
-    def version(number: int, mape: float, **more: Any) -> VersionView:
+    def version(number: int, mape: float, **more: Any) -> PredictorVersionSchema:
         given = {"before": None, "search": None, "better": True, "why": "", "in_use": False, "searches": []} | more
-        return VersionView(
+        return PredictorVersionSchema(
             id=card.id if number == 1 else f"{search[:12]}-{number - 1}",
             number=number,
             networks=96 + 9 * (number - 1),
@@ -767,7 +777,7 @@ def make_versions(device: DeviceView, search: str) -> list[VersionView]:
     ]
 
 
-def make_drift(name: str, latest: float) -> DriftView:
+def make_drift(name: str, latest: float) -> DriftSchema:
     """A month of sessions, the latest of which is off by so much."""
     rng = np.random.default_rng(3)
     readings = [
@@ -776,35 +786,37 @@ def make_drift(name: str, latest: float) -> DriftView:
         for i in range(12)
     ]
     found = drift_of(readings)
-    return DriftView(
+    return DriftSchema(
         device=name,
         status=found.status,
         within=found.within,
         sentence=found.sentence,
         sessions=[
-            SessionView(at=datetime.fromtimestamp(s.at, UTC), networks=s.networks, ratio=s.ratio, canary=s.canary)
+            DriftSessionSchema(
+                at=datetime.fromtimestamp(s.at, UTC), networks=s.networks, ratio=s.ratio, canary=s.canary
+            )
             for s in found.sessions
         ],
         readings=[
-            ReadingView(at=datetime.fromtimestamp(r.at, UTC), arch="a" * 12, ratio=r.ratio, canary=r.canary)
+            DriftReadingSchema(at=datetime.fromtimestamp(r.at, UTC), arch="a" * 12, ratio=r.ratio, canary=r.canary)
             for r in readings
         ],
     )
 
 
-def make_comparison(first: DeviceView, second: DeviceView, search: str) -> ComparisonView:
+def make_comparison(first: DeviceSchema, second: DeviceSchema, search: str) -> DeviceComparisonSchema:
     """Two devices, the second of which is slower, and slower still for large networks."""
     rng = np.random.default_rng(5)
     first_ms = rng.uniform(0.1, 0.8, 120)
     second_ms = 2.1 * first_ms**1.1 * rng.normal(1.0, 0.05, 120)
-    return ComparisonView(
+    return DeviceComparisonSchema(
         first=first.name,
         second=second.name,
         space=first.predictors[0].space,
         space_name="mobilenet_v3",
         spaces=[first.predictors[0].space],
         pairs=[
-            PairView(
+            LatencyPairSchema(
                 arch=hashlib.sha256(bytes([i])).hexdigest()[:12],
                 first_ms=first_ms[i],
                 second_ms=second_ms[i],
@@ -820,14 +832,14 @@ def make_comparison(first: DeviceView, second: DeviceView, search: str) -> Compa
         cards=[first.predictors[0], second.predictors[0]],
         versions=[*make_versions(first, search), *make_versions(second, search)],
         differences=[
-            DifferenceView(what="processor", first="a processor", second="another processor"),
-            DifferenceView(what="cores", first="8", second="4"),
-            DifferenceView(what="protocol threads", first="1", second="4"),
+            ProfileDifferenceSchema(what="processor", first="a processor", second="another processor"),
+            ProfileDifferenceSchema(what="cores", first="8", second="4"),
+            ProfileDifferenceSchema(what="protocol threads", first="1", second="4"),
         ],
     )
 
 
-AGENT = AgentView(
+AGENT = AgentSchema(
     name="shelf",
     owner="ada",
     profile_id=PROFILE.id,
@@ -868,11 +880,11 @@ def create_api(contents: str = "full") -> FastAPI:
 
     @app.exception_handler(Problem)
     async def problem(_: Request, error: Problem) -> Response:
-        return JSONResponse(ProblemView(code=error.code, message=str(error)).model_dump(), error.status)
+        return JSONResponse(ErrorSchema(code=error.code, message=str(error)).model_dump(), error.status)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        return JSONResponse(ProblemView(code="invalid_spec", message=str(error.errors())).model_dump(), 422)
+        return JSONResponse(ErrorSchema(code="invalid_spec", message=str(error.errors())).model_dump(), 422)
 
     def find(search_id: str) -> FakeSearch:
         found = next((s for s in searches if s.id == search_id), None)
@@ -880,10 +892,10 @@ def create_api(contents: str = "full") -> FastAPI:
             raise Problem(404, "not_found", f"no search {search_id!r}")
         return found
 
-    def quota(owner: str) -> QuotaView:
+    def quota(owner: str) -> QuotaSchema:
         mine = [s.status for s in searches if s.owner == owner]
         limit = limits.get(owner, QuotaBody())
-        return QuotaView(
+        return QuotaSchema(
             owner=owner,
             **limit.model_dump(),
             queued=mine.count("queued"),
@@ -893,38 +905,38 @@ def create_api(contents: str = "full") -> FastAPI:
 
     @app.exception_handler(Conflict)
     async def conflict(_: Request, error: Conflict) -> Response:
-        return JSONResponse(ProblemView(code=error.code, message=str(error)).model_dump(), 409)
+        return JSONResponse(ErrorSchema(code=error.code, message=str(error)).model_dump(), 409)
 
     @app.get("/readyz")
     def readyz() -> Response:
         if not full:
-            return JSONResponse(ProblemView(code="not_found", message="no such route").model_dump(), 404)
-        return JSONResponse(ReadyView(ready=True, checks=CHECKS).model_dump())
+            return JSONResponse(ErrorSchema(code="not_found", message="no such route").model_dump(), 404)
+        return JSONResponse(ReadinessSchema(ready=True, checks=CHECKS).model_dump())
 
     @app.get("/v1/me")
-    def me() -> MeView:
+    def me() -> PrincipalSchema:
         token = "k3f8a1" if contents == "reader" else None
         owner = "ada" if contents == "reader" else "local"
-        return MeView(owner=owner, scopes=scopes, token=token, quota=quota(owner))
+        return PrincipalSchema(owner=owner, scopes=scopes, token=token, quota=quota(owner))
 
     def administer() -> None:
         if "admin" not in scopes:
             raise Problem(403, "forbidden", "expected a token with the scope 'admin'")
 
     @app.get("/v1/tokens")
-    def list_tokens() -> list[TokenView]:
+    def list_tokens() -> list[TokenSchema]:
         administer()
         return tokens
 
     @app.post("/v1/tokens", status_code=201)
-    def create_token(body: TokenBody) -> NewTokenView:
+    def create_token(body: TokenBody) -> CreatedTokenSchema:
         administer()
         if any(t.name == body.name and t.owner == body.owner for t in tokens):
             raise Problem(409, "conflict", f"{body.owner} has a token {body.name!r} already")
         fields = body.model_dump() | {"created_at": datetime.now(UTC), "revoked_at": None, "last_used_at": None}
-        made = TokenView(id=f"new{len(tokens)}", **fields)
+        made = TokenSchema(id=f"new{len(tokens)}", **fields)
         tokens.append(made)
-        return NewTokenView(**made.model_dump(), secret=f"hwnas_{made.id}_{'s' * 43}")
+        return CreatedTokenSchema(**made.model_dump(), secret=f"hwnas_{made.id}_{'s' * 43}")
 
     @app.delete("/v1/tokens/{token_id}", status_code=204)
     def revoke_token(token_id: str) -> None:
@@ -932,12 +944,12 @@ def create_api(contents: str = "full") -> FastAPI:
         tokens[:] = [t.model_copy(update={"revoked_at": NOW}) if t.id == token_id else t for t in tokens]
 
     @app.get("/v1/quotas")
-    def quotas() -> list[QuotaView]:
+    def quotas() -> list[QuotaSchema]:
         administer()
         return [quota(owner) for owner in sorted({s.owner for s in searches} | set(limits))]
 
     @app.put("/v1/quotas/{owner}")
-    def set_quota(owner: str, body: QuotaBody) -> QuotaView:
+    def set_quota(owner: str, body: QuotaBody) -> QuotaSchema:
         administer()
         limits[owner] = body
         return quota(owner)
@@ -952,23 +964,23 @@ def create_api(contents: str = "full") -> FastAPI:
         )
 
     @app.get("/v1/workers")
-    def workers() -> list[WorkerView]:
+    def workers() -> list[WorkerSchema]:
         return WORKERS if full else []
 
     @app.get("/v1/health")
-    def health() -> HealthView:
+    def health() -> HealthSchema:
         running = sum(s.status == "running" for s in searches)
-        return HealthView(status="ok", version="0.1.0", database="sqlite", workers=1, queued=1, running=running)
+        return HealthSchema(status="ok", version="0.1.0", database="sqlite", workers=1, queued=1, running=running)
 
     @app.get("/v1/spaces")
-    def spaces() -> list[SpaceView]:
+    def spaces() -> list[SpaceSchema]:
         presets = ["digits", "cifar", "imagenet", "imagenet-w1.2"]
-        return [SpaceView(name="mobilenet_v3", summary="Once-for-all MobileNetV3", presets=presets)]
+        return [SpaceSchema(name="mobilenet_v3", summary="Once-for-all MobileNetV3", presets=presets)]
 
     @app.get("/v1/strategies")
-    def strategies() -> list[StrategyView]:
+    def strategies() -> list[StrategySchema]:
         params = {"steps": 900, "batch": 64, "rule": "progressive"}
-        return [StrategyView(name="once_for_all", summary="Train once, specialise", params=params)]
+        return [StrategySchema(name="once_for_all", summary="Train once, specialise", params=params)]
 
     @app.get("/v1/datasets")
     def datasets() -> list[str]:
@@ -999,12 +1011,12 @@ def create_api(contents: str = "full") -> FastAPI:
         dry_run: bool = False,
         measure: bool = True,
         idempotency_key: str | None = Header(default=None),
-    ) -> SearchView | Response:
+    ) -> SearchSchema | Response:
         bound = spec.bound("latency")
         tight = bound is not None and bound < 0.071
         why = f"latency: no network meets the bound of {bound} ms; the lowest reachable upper bound is 0.071 ms"
         if dry_run:
-            view = DryRunView(
+            view = DryRunSchema(
                 feasible=not tight,
                 problems=[why] if tight else [],
                 space_size=2.9e11,
@@ -1025,11 +1037,11 @@ def create_api(contents: str = "full") -> FastAPI:
         return made.view()
 
     @app.get("/v1/searches/{search_id}")
-    def search(search_id: str) -> SearchView:
+    def search(search_id: str) -> SearchSchema:
         return find(search_id).view()
 
     @app.post("/v1/searches/{search_id}/fork", status_code=201)
-    def fork(search_id: str, body: ForkBody) -> SearchView:
+    def fork(search_id: str, body: ForkBody) -> SearchSchema:
         tight = next((o.bound for o in body.objectives or [] if o.name == "latency" and o.bound), 1.0)
         if tight < 0.071:
             raise Problem(422, "infeasible_bound", f"latency: no network meets the bound of {tight} ms")
@@ -1039,7 +1051,7 @@ def create_api(contents: str = "full") -> FastAPI:
         return made.view()
 
     @app.post("/v1/searches/{search_id}/{verb}")
-    def act(search_id: str, verb: Verb) -> SearchView:
+    def act(search_id: str, verb: Verb) -> SearchSchema:
         if "admin" not in scopes:
             raise Problem(403, "forbidden", "expected a token with the scope 'submit'")
         found = find(search_id)
@@ -1052,7 +1064,7 @@ def create_api(contents: str = "full") -> FastAPI:
         find(search_id).move("paused", "its result was saved", "")
 
     @app.put("/v1/searches/{search_id}/priority")
-    def set_priority(search_id: str, body: PriorityBody) -> SearchView:
+    def set_priority(search_id: str, body: PriorityBody) -> SearchSchema:
         find(search_id).priority = body.priority
         return find(search_id).view()
 
@@ -1065,22 +1077,24 @@ def create_api(contents: str = "full") -> FastAPI:
         searches.remove(found)
 
     @app.get("/v1/searches/{search_id}/front")
-    def get_front(search_id: str) -> FrontView:
+    def get_front(search_id: str) -> FrontSchema:
         return find(search_id).front()
 
     @app.get("/v1/searches/{search_id}/candidates")
-    def candidates(search_id: str, limit: int = 100, cursor: str | None = None) -> PointPage:
+    def candidates(search_id: str, limit: int = 100, cursor: str | None = None) -> CandidatePage:
         points = sorted(find(search_id).points(), key=lambda p: -p.metrics["val_accuracy"].value)
         start = int(cursor or 0)
         after = start + limit
-        return PointPage(items=points[start:after], total=len(points), next=str(after) if after < len(points) else None)
+        return CandidatePage(
+            items=points[start:after], total=len(points), next=str(after) if after < len(points) else None
+        )
 
     @app.get("/v1/searches/{search_id}/subnets/{arch}")
-    def subnet(search_id: str, arch: str, origin: str = "search") -> SubnetView:
+    def subnet(search_id: str, arch: str, origin: str = "search") -> CandidateDetailSchema:
         return find(search_id).subnet(arch, origin)
 
     @app.get("/v1/searches/{search_id}/artifacts")
-    def artifacts(search_id: str) -> list[ArtifactView]:
+    def artifacts(search_id: str) -> list[ArtifactSchema]:
         return find(search_id).artifacts()
 
     @app.get("/v1/searches/{search_id}/artifacts/{arch}/{name}")
@@ -1093,43 +1107,43 @@ def create_api(contents: str = "full") -> FastAPI:
         return EventPage(items=items, last=items[-1].seq if items else after)
 
     @app.get("/v1/agents")
-    def list_agents() -> list[AgentView]:
+    def list_agents() -> list[AgentSchema]:
         return [AGENT] if full else []
 
     @app.get("/v1/devices")
-    def list_devices() -> list[DeviceView]:
+    def list_devices() -> list[DeviceSchema]:
         return devices
 
     @app.post("/v1/devices", status_code=201)
-    def add_device(spec: DeviceSpec) -> DeviceView:
+    def add_device(spec: DeviceSpec) -> DeviceSchema:
         if any(d.name == spec.name for d in devices):
             raise Problem(409, "conflict", f"there is a device {spec.name!r} already")
         devices.append(make_device(spec.name, "running", spec))
         return devices[-1]
 
     @app.get("/v1/devices/{name}")
-    def device(name: str) -> DeviceView:
+    def device(name: str) -> DeviceSchema:
         found = next((d for d in devices if d.name == name), None)
         if found is None:
             raise Problem(404, "not_found", f"no device {name!r}: expected one of {', '.join(d.name for d in devices)}")
         return found
 
     @app.get("/v1/devices/{name}/versions")
-    def versions(name: str) -> list[VersionView]:
+    def versions(name: str) -> list[PredictorVersionSchema]:
         return make_versions(device(name), finished)
 
     @app.get("/v1/devices/{name}/drift")
-    def drift(name: str) -> DriftView:
+    def drift(name: str) -> DriftSchema:
         return make_drift(name, 1.16 if name == "shelf" else 1.02)
 
     @app.get("/v1/devices/{name}/comparison")
-    def comparison(name: str, other: str, space: str | None = None) -> ComparisonView:
+    def comparison(name: str, other: str, space: str | None = None) -> DeviceComparisonSchema:
         if name == other:
             raise Problem(400, "invalid_input", f"expected two devices, got {name!r} twice")
         return make_comparison(device(name), device(other), finished)
 
     @app.get("/v1/predictors")
-    def predictors(device: str | None = None) -> list[CardView]:
+    def predictors(device: str | None = None) -> list[PredictorCardSchema]:
         return [c for d in devices for c in d.predictors if device in (None, d.name)]
 
     return app

@@ -18,38 +18,31 @@ from pydantic import BaseModel
 from nas.core.device import DeviceProfile
 from nas.core.metrics import METRICS
 from nas.core.spec import DeviceSpec, SearchSpec
-from nas.core.views import (
-    ArtifactView,
-    CardView,
-    ComparisonView,
-    CostView,
-    DeviceView,
-    DifferenceView,
-    DriftView,
-    DryRunView,
-    EventPage,
-    EventView,
-    FrontView,
-    HealthView,
-    HypervolumeView,
-    LayerView,
-    MetricView,
-    ObjectiveView,
-    PairView,
-    PointPage,
-    PointView,
-    ProblemView,
-    ReadingView,
-    SearchPage,
-    SearchView,
-    SessionView,
-    SpaceView,
-    StageCostView,
-    StageView,
-    StrategyView,
-    SubnetView,
-    VersionView,
+from nas.schemas.candidates import (
+    ArtifactSchema,
+    CandidateDetailSchema,
+    CandidatePage,
+    CandidateSchema,
+    FrontSchema,
+    LayerSchema,
+    MetricSchema,
+    ObjectiveSchema,
 )
+from nas.schemas.common import ErrorSchema
+from nas.schemas.devices import (
+    DeviceComparisonSchema,
+    DeviceSchema,
+    DriftReadingSchema,
+    DriftSchema,
+    DriftSessionSchema,
+    LatencyPairSchema,
+    ProfileDifferenceSchema,
+)
+from nas.schemas.dry_runs import CostEstimateSchema, DryRunSchema, StageCostSchema
+from nas.schemas.jobs import EventPage, EventSchema, StageSchema
+from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
+from nas.schemas.searches import HypervolumeSchema, SearchPage, SearchSchema
+from nas.schemas.service import HealthSchema, SpaceSchema, StrategySchema
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 SEARCH, FAILED = "5ea4c1", "fa11ed"
@@ -96,7 +89,7 @@ class FakeService:
             return self.answers[what]
         if what in self.problems:
             status, code, message = self.problems[what]
-            return _json(ProblemView(code=code, message=message), status)
+            return _json(ErrorSchema(code=code, message=message), status)
         if request.headers.get("accept") == "text/event-stream":
             return self._stream()
         *_, name = request.url.path.split("/")
@@ -104,7 +97,7 @@ class FakeService:
             return httpx.Response(200, content=self.files[name])
         found = self._routes().get(what)
         if found is None:
-            return _json(ProblemView(code="not_found", message=f"there is no {what}"), 404)
+            return _json(ErrorSchema(code="not_found", message=f"there is no {what}"), 404)
         return found(request)
 
     def _stream(self) -> httpx.Response:
@@ -127,11 +120,11 @@ class FakeService:
         device = f"/v1/devices/{self.device.name}"
         return {
             "GET /v1/health": says(
-                HealthView(status="ok", version="0.1.0", database="sqlite", workers=1, queued=0, running=0)
+                HealthSchema(status="ok", version="0.1.0", database="sqlite", workers=1, queued=0, running=0)
             ),
-            "GET /v1/spaces": says([SpaceView(name="mobilenet_v3", summary="elastic", presets=["digits", "cifar"])]),
+            "GET /v1/spaces": says([SpaceSchema(name="mobilenet_v3", summary="elastic", presets=["digits", "cifar"])]),
             "GET /v1/strategies": says(
-                [StrategyView(name="once_for_all", summary="trains once", params={"epochs": 9})]
+                [StrategySchema(name="once_for_all", summary="trains once", params={"epochs": 9})]
             ),
             "GET /v1/datasets": says(["digits", "npz"]),
             "GET /v1/searches": says(SearchPage(items=[self.search, failed], next="more")),
@@ -143,7 +136,7 @@ class FakeService:
             f"POST {one}/cancel": says(self.search.model_copy(update={"status": "cancelled"})),
             f"POST {one}/extend": says(child, 201),
             f"GET {one}/front": says(make_front()),
-            f"GET {one}/candidates": says(PointPage(items=make_front().points, total=3)),
+            f"GET {one}/candidates": says(CandidatePage(items=make_front().points, total=3)),
             f"GET {one}/subnets/{MEMBERS[0][0]}": says(make_subnet()),
             f"GET {one}/artifacts": says([self._artifact(arch) for arch, _, _ in MEMBERS]),
             f"GET {one}/events": says(EventPage(items=EVENTS[1:], last=EVENTS[-1].seq)),
@@ -157,9 +150,9 @@ class FakeService:
             "GET /v1/predictors/card1": says(make_card()),
         }
 
-    def _artifact(self, arch: str) -> ArtifactView:
+    def _artifact(self, arch: str) -> ArtifactSchema:
         name = f"{arch}.zip"
-        return ArtifactView(
+        return ArtifactSchema(
             arch=arch,
             name=name,
             size_bytes=len(self.files[name]),
@@ -182,12 +175,12 @@ class _Frames(httpx.SyncByteStream):
             raise self.end
 
 
-def event(seq: int, kind: str, **body: Any) -> EventView:
+def event(seq: int, kind: str, **body: Any) -> EventSchema:
     """An event of a search's log."""
-    return EventView(seq=seq, at=NOW, body={"kind": kind, **body})
+    return EventSchema(seq=seq, at=NOW, body={"kind": kind, **body})
 
 
-def frames(events: Sequence[EventView]) -> list[str]:
+def frames(events: Sequence[EventSchema]) -> list[str]:
     """The events as server-sent events."""
     return ["retry: 1000\n\n", *(f"id: {e.seq}\ndata: {e.model_dump_json()}\n\n" for e in events)]
 
@@ -203,9 +196,9 @@ EVENTS = [
 ]
 
 
-def make_search() -> SearchView:
+def make_search() -> SearchSchema:
     """A search that has ended well."""
-    return SearchView(
+    return SearchSchema(
         id=SEARCH,
         status="succeeded",
         created_at=NOW,
@@ -213,8 +206,8 @@ def make_search() -> SearchView:
         finished_at=NOW,
         attempts=1,
         stages=[
-            StageView(name="train", status="finished", done=9, total=9, unit="steps", seconds=12.5),
-            StageView(name="export", status="finished", seconds=1.5),
+            StageSchema(name="train", status="finished", done=9, total=9, unit="steps", seconds=12.5),
+            StageSchema(name="export", status="finished", seconds=1.5),
         ],
         spec=SearchSpec(name="digits [small]"),
         front_size=3,
@@ -222,11 +215,11 @@ def make_search() -> SearchView:
         evaluations=160,
         hypervolume=0.81,
         baseline_hypervolume=0.75,
-        hypervolume_history=[HypervolumeView(evaluations=160, search=0.8, baseline=0.7)],
+        hypervolume_history=[HypervolumeSchema(evaluations=160, search=0.8, baseline=0.7)],
     )
 
 
-def make_point(arch: str, accuracy: float, measured_ms: float, origin: str) -> PointView:
+def make_point(arch: str, accuracy: float, measured_ms: float, origin: str) -> CandidateSchema:
     """A verified network."""
     values = {
         "test_accuracy": accuracy,
@@ -237,18 +230,18 @@ def make_point(arch: str, accuracy: float, measured_ms: float, origin: str) -> P
         "params": 40_000.0,
         "macs": 1_200_000.0,
     }
-    metrics = {k: MetricView(value=v, unit=METRICS[k].unit, kind=METRICS[k].kind) for k, v in values.items()}
-    return PointView(arch=arch, origin=origin, genes=[0, 1], metrics=metrics, status="verified", on_front=True)
+    metrics = {k: MetricSchema(value=v, unit=METRICS[k].unit, kind=METRICS[k].kind) for k, v in values.items()}
+    return CandidateSchema(arch=arch, origin=origin, genes=[0, 1], metrics=metrics, status="verified", on_front=True)
 
 
-def make_front() -> FrontView:
+def make_front() -> FrontSchema:
     """Three networks of the search beside two of random search."""
     axes = [("accuracy", "test_accuracy"), ("latency", "measured_ms")]
-    return FrontView(
+    return FrontSchema(
         search=SEARCH,
         final=True,
         objectives=[
-            ObjectiveView(objective=o, metric=m, label=i.label, unit=i.unit, kind=i.kind, goal=i.goal)
+            ObjectiveSchema(objective=o, metric=m, label=i.label, unit=i.unit, kind=i.kind, goal=i.goal)
             for o, m in axes
             for i in [METRICS[m]]
         ],
@@ -260,17 +253,17 @@ def make_front() -> FrontView:
     )
 
 
-def make_subnet() -> SubnetView:
+def make_subnet() -> CandidateDetailSchema:
     """The most accurate network."""
-    layer = LayerView(name="stem", op="conv", in_shape=(1, 8, 8), out_shape=(8, 8, 8), params=72, macs=4608)
-    return SubnetView(
+    layer = LayerSchema(name="stem", op="conv", in_shape=(1, 8, 8), out_shape=(8, 8, 8), params=72, macs=4608)
+    return CandidateDetailSchema(
         point=make_front().points[0], choices={"depth": 2}, input_shape=(1, 8, 8), layers=[layer], artifacts=[]
     )
 
 
-def make_dry_run(feasible: bool, measured: bool = True) -> DryRunView:
+def make_dry_run(feasible: bool, measured: bool = True) -> DryRunSchema:
     """What a spec would meet, and what it would take if that was ``measured``."""
-    return DryRunView(
+    return DryRunSchema(
         feasible=feasible,
         problems=[] if feasible else ["no network meets the bound [0.01 ms]"],
         space_size=1e9,
@@ -285,14 +278,14 @@ def make_dry_run(feasible: bool, measured: bool = True) -> DryRunView:
     )
 
 
-def make_cost() -> CostView:
+def make_cost() -> CostEstimateSchema:
     """Two stages that were timed, and one that cannot say what it takes."""
 
-    def stage(name: str, seconds: float | None, **more: Any) -> StageCostView:
+    def stage(name: str, seconds: float | None, **more: Any) -> StageCostSchema:
         low_s, high_s = (None, None) if seconds is None else (0.7 * seconds, 1.6 * seconds)
-        return StageCostView(stage=name, seconds=seconds, low_s=low_s, high_s=high_s, **more)
+        return StageCostSchema(stage=name, seconds=seconds, low_s=low_s, high_s=high_s, **more)
 
-    return CostView(
+    return CostEstimateSchema(
         worker="node-a",
         seconds=108.0,
         low_s=75.6,
@@ -310,9 +303,9 @@ def make_cost() -> CostView:
     )
 
 
-def make_card() -> CardView:
+def make_card() -> PredictorCardSchema:
     """A good predictor's card."""
-    return CardView(
+    return PredictorCardSchema(
         id="card1",
         device="this-machine",
         profile=PROFILE.id,
@@ -332,10 +325,10 @@ def make_card() -> CardView:
     )
 
 
-def make_version(number: int, better: bool = True) -> VersionView:
+def make_version(number: int, better: bool = True) -> PredictorVersionSchema:
     """A version of the predictor; the second grew from the first."""
     card = make_card()
-    return VersionView(
+    return PredictorVersionSchema(
         id=f"card{number}",
         device="this-machine",
         number=number,
@@ -359,22 +352,22 @@ def make_version(number: int, better: bool = True) -> VersionView:
     )
 
 
-def make_drift() -> DriftView:
+def make_drift() -> DriftSchema:
     """A device that was slower once."""
-    return DriftView(
+    return DriftSchema(
         device="this-machine",
         status="drifting",
         within=0.2,
         sentence="Drifting: networks take 20 % longer than predicted.",
-        sessions=[SessionView(at=NOW, networks=3, ratio=1.2, canary=1.0)],
-        readings=[ReadingView(at=NOW, arch="a" * 12, ratio=1.2, canary=1.0)],
+        sessions=[DriftSessionSchema(at=NOW, networks=3, ratio=1.2, canary=1.0)],
+        readings=[DriftReadingSchema(at=NOW, arch="a" * 12, ratio=1.2, canary=1.0)],
     )
 
 
-def make_comparison() -> ComparisonView:
+def make_comparison() -> DeviceComparisonSchema:
     """Two devices of which one is slower."""
-    pair = PairView(arch="a" * 12, first_ms=0.1, second_ms=0.3, first_kind="measured", second_kind="predicted")
-    return ComparisonView(
+    pair = LatencyPairSchema(arch="a" * 12, first_ms=0.1, second_ms=0.3, first_kind="measured", second_kind="predicted")
+    return DeviceComparisonSchema(
         first="this-machine",
         second="board",
         space="mobilenet_v3-1",
@@ -387,13 +380,13 @@ def make_comparison() -> ComparisonView:
         ratio=3.0,
         cards=[make_card(), make_card()],
         versions=[make_version(1)],
-        differences=[DifferenceView(what="processor", first="a [fast] one", second="a slow one")],
+        differences=[ProfileDifferenceSchema(what="processor", first="a [fast] one", second="a slow one")],
     )
 
 
-def make_device(status: str = "succeeded", spec: DeviceSpec | None = None) -> DeviceView:
+def make_device(status: str = "succeeded", spec: DeviceSpec | None = None) -> DeviceSchema:
     """This machine, measured or about to be."""
-    return DeviceView(
+    return DeviceSchema(
         id="de1ce",
         status=status,
         created_at=NOW,

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from nas.core.access import LOCAL, SCOPES, Scope
 from nas.core.errors import InvalidInput, NotFound, Unauthorised
-from nas.core.views import ReadyView
+from nas.schemas.service import ReadinessSchema
 from server import logs
 from server.api import access
 from server.api.app import create_app
@@ -243,7 +243,7 @@ def test_tokens_are_made_used_and_revoked(tokens: Store, clock: fakes.Clock) -> 
 
 def test_readiness_names_what_is_wrong(store: Store, tmp_path: Path) -> None:
     api = service(store, tmp_path)
-    view = ReadyView.model_validate(api.get("/readyz").json())
+    view = ReadinessSchema.model_validate(api.get("/readyz").json())
     assert view.ready
     assert {c.name: c.status for c in view.checks} == {
         "database": "ok",

@@ -40,8 +40,8 @@ from nas.core.errors import (
 )
 from nas.core.events import MeasurementsWanted, SearchState, StageFinished, StageStarted
 from nas.core.ports import Lease, Room
-from nas.core.views import DeviceView
 from nas.engine import price_search
+from nas.schemas.devices import DeviceSchema
 from predictors.bayesian_linear import BayesianLinear
 from predictors.measure import canary_model
 from predictors.protocol import Timing, judge
@@ -664,7 +664,7 @@ def test_an_onboarding_without_an_agent_says_how_to_start_one(store: Store, tmp_
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_spec")
     assert "nas-agent --server ADDRESS --token TOKEN --name pi" in answer.json()["message"]
     agent_of(api).register()
-    made = DeviceView.model_validate(api.post("/v1/devices", json=spec).json())
+    made = DeviceSchema.model_validate(api.post("/v1/devices", json=spec).json())
     assert made.agent is not None
     assert (made.agent.profile["source"], made.agent.away) == ("agent", False)
     answer = api.post("/v1/devices", json={**spec, "source": "worker"})
@@ -717,7 +717,7 @@ agent.profile_machine = profile_machine
 agent.main({words!r})
 """
 FORBIDDEN = {"torch", "pydantic", "sqlalchemy", "onnx", "scipy", "sklearn", "ray", "yaml", "fastapi", "nicegui"}
-OURS = {"server", "workers", "search_spaces", "nas.core.spec", "nas.core.views"}
+OURS = {"server", "workers", "search_spaces", "nas.core.spec", "nas.schemas"}
 
 
 class Running:

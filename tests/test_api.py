@@ -21,20 +21,13 @@ from nas.core.errors import Conflict, HwnasError, InfeasibleBound, MeasurementRe
 from nas.core.events import Progress, StageFinished, StageStarted
 from nas.core.ports import Room
 from nas.core.spec import DataSpec, RetrainSpec, SearchSpec, SpaceSpec
-from nas.core.views import (
-    ArtifactView,
-    CardView,
-    DeviceView,
-    DryRunView,
-    EventPage,
-    FrontView,
-    HealthView,
-    PointPage,
-    SearchPage,
-    SearchView,
-    SubnetView,
-    WorkerView,
-)
+from nas.schemas.candidates import ArtifactSchema, CandidateDetailSchema, CandidatePage, FrontSchema
+from nas.schemas.devices import DeviceSchema
+from nas.schemas.dry_runs import DryRunSchema
+from nas.schemas.jobs import EventPage
+from nas.schemas.predictors import PredictorCardSchema
+from nas.schemas.searches import SearchPage, SearchSchema
+from nas.schemas.service import HealthSchema, WorkerSchema
 from server.api import errors, sse
 from server.api.app import create_app
 from server.api.limits import MAX_BODY
@@ -72,7 +65,7 @@ def body(**changes: Any) -> dict[str, Any]:
 
 
 def refused(answer: httpx.Response, status: int, code: str, *words: str) -> None:
-    """The answer is a ProblemView with this status and code, and its message holds the words."""
+    """The answer is a ErrorSchema with this status and code, and its message holds the words."""
     assert answer.status_code == status, answer.text
     assert set(answer.json()) == {"code", "message"}
     assert answer.json()["code"] == code
@@ -93,12 +86,12 @@ def done(store: Store) -> str:
 
 
 def test_health_says_whether_searches_would_run(api: TestClient, store: Store, clock: fakes.Clock) -> None:
-    health = HealthView.model_validate(api.get("/v1/health").json())
+    health = HealthSchema.model_validate(api.get("/v1/health").json())
     assert (health.status, health.workers, health.database) == ("degraded", 0, "sqlite")
     assert "no worker" in health.detail
     store.jobs.beat("worker", 1)
     fakes.add_search(store)
-    health = HealthView.model_validate(api.get("/v1/health").json())
+    health = HealthSchema.model_validate(api.get("/v1/health").json())
     assert (health.status, health.workers, health.queued, health.running) == ("ok", 1, 1, 0)
 
 
@@ -126,7 +119,7 @@ def test_a_submitted_search_waits_with_its_stages(api: TestClient, store: Store)
     fakes.add_device(store)
     answer = api.post("/v1/searches", json=body())
     assert answer.status_code == 201
-    view = SearchView.model_validate(answer.json())
+    view = SearchSchema.model_validate(answer.json())
     assert view.spec == fakes.search_spec()
     assert view.status == "queued"
     assert [s.name for s in view.stages] == ["estimate", "train", "explore", "verify", "learn", "export"]
@@ -228,7 +221,7 @@ def test_a_dry_run_says_what_a_search_would_meet(api: TestClient, store: Store) 
     spec = body(objectives=[{"name": "accuracy"}, {"name": "latency", "bound": 5.5}])
     answer = api.post("/v1/searches?dry_run=true", json=spec)
     assert answer.status_code == 200
-    view = DryRunView.model_validate(answer.json())
+    view = DryRunSchema.model_validate(answer.json())
     assert (view.feasible, view.problems, view.space_size) == (True, [], 64.0)
     assert view.ranges["params"] == (100.0, 190.0)
     assert view.ranges["macs"] == (1000.0, 1900.0)
@@ -243,7 +236,7 @@ def test_a_dry_run_says_what_a_search_would_meet(api: TestClient, store: Store) 
 
 def test_a_dry_run_lists_problems_instead_of_refusing(api: TestClient) -> None:
     spec = body(objectives=[{"name": "accuracy"}, {"name": "params", "bound": 1.0}], supernet="nothing")
-    view = DryRunView.model_validate(api.post("/v1/searches?dry_run=true", json=spec).json())
+    view = DryRunSchema.model_validate(api.post("/v1/searches?dry_run=true", json=spec).json())
     assert not view.feasible
     assert len(view.problems) == 3
     assert (view.lowest_reachable_ms, view.feasible_share) == (None, 0.0)
@@ -257,7 +250,7 @@ def test_extending_reuses_the_supernet(api: TestClient, store: Store, done: str)
     change = {"evaluations": 40, "bounds": {"latency": 7.0}, "seed": 3, "name": "more"}
     answer = api.post(f"/v1/searches/{done}/extend", json=change)
     assert answer.status_code == 201
-    child = SearchView.model_validate(answer.json())
+    child = SearchSchema.model_validate(answer.json())
     assert (child.parent, child.spec.supernet, child.spec.name, child.spec.seed) == (done, done, "more", 3)
     assert child.spec.budget.evaluations == 40
     assert (child.spec.bound("latency"), child.spec.space) == (7.0, fakes.search_spec().space)
@@ -268,12 +261,12 @@ def test_extending_reuses_the_supernet(api: TestClient, store: Store, done: str)
 
 def test_a_fork_may_retrain_and_an_extension_trains_nothing(api: TestClient, done: str) -> None:
     wanted = {"networks": 2, "epochs": 5, "trials": 3, "seeds": 1, "batch_size": 64}
-    fork = SearchView.model_validate(api.post(f"/v1/searches/{done}/fork", json={"retrain": wanted}).json())
+    fork = SearchSchema.model_validate(api.post(f"/v1/searches/{done}/fork", json={"retrain": wanted}).json())
     assert fork.spec.retrain == RetrainSpec.model_validate(wanted)
     assert [s.name for s in fork.stages] == ["estimate", "train", "explore", "retrain", "verify", "learn", "export"]
-    again = SearchView.model_validate(api.post(f"/v1/searches/{fork.id}/fork", json={"seed": 4}).json())
+    again = SearchSchema.model_validate(api.post(f"/v1/searches/{fork.id}/fork", json={"seed": 4}).json())
     assert again.spec.retrain == fork.spec.retrain
-    longer = SearchView.model_validate(api.post(f"/v1/searches/{fork.id}/extend", json={}).json())
+    longer = SearchSchema.model_validate(api.post(f"/v1/searches/{fork.id}/extend", json={}).json())
     assert longer.spec.retrain is None
     url = f"/v1/searches/{done}/fork"
     refused(api.post(url, json={"retrain": {"networks": 99}}), 422, "invalid_spec", "at most budget.verified")
@@ -341,7 +334,7 @@ def test_workers_are_listed_while_they_are_heard_of(api: TestClient, store: Stor
     assert api.get("/v1/workers").json() == []
     nodes = [Room(cpus=8, gpus=2, memory_gb=64, labels={"gpu": "a100"}), Room(cpus=4)]
     store.jobs.beat("node-a", 3, nodes, [Room(cpus=6, memory_gb=40, labels={"gpu": "a100"}), Room(cpus=4)], True)
-    (worker,) = TypeAdapter(list[WorkerView]).validate_json(api.get("/v1/workers").content)
+    (worker,) = TypeAdapter(list[WorkerSchema]).validate_json(api.get("/v1/workers").content)
     assert (worker.name, worker.slots, worker.elastic) == ("node-a", 3, True)
     assert [(n.cpus, n.gpus, n.labels) for n in worker.nodes] == [(8, 2, {"gpu": "a100"}), (4, 0, {})]
     assert [(n.cpus, n.memory_gb) for n in worker.free] == [(6, 40), (4, 0)]
@@ -354,7 +347,7 @@ def test_what_has_ended_cannot_be_cancelled(api: TestClient, done: str) -> None:
 
 
 def test_the_front(api: TestClient, done: str) -> None:
-    front = FrontView.model_validate(api.get(f"/v1/searches/{done}/front").json())
+    front = FrontSchema.model_validate(api.get(f"/v1/searches/{done}/front").json())
     assert front.final
     assert [(o.metric, o.kind) for o in front.objectives] == [
         ("test_accuracy", "measured"),
@@ -362,7 +355,7 @@ def test_the_front(api: TestClient, done: str) -> None:
     ]
     assert {p.arch for p in front.points} == {fakes.arch(3, 3, 3).id, fakes.arch(1, 1, 1).id}
     assert all(p.on_front and p.measurement is not None for p in front.points)
-    bounded = FrontView.model_validate(api.get(f"/v1/searches/{done}/front?bound_ms=6").json())
+    bounded = FrontSchema.model_validate(api.get(f"/v1/searches/{done}/front?bound_ms=6").json())
     assert {p.arch for p in bounded.points} == {fakes.arch(1, 1, 1).id}
     other = api.get(f"/v1/searches/{done}/front?objectives=accuracy,params").json()
     assert [o["metric"] for o in other["objectives"]] == ["test_accuracy", "params"]
@@ -372,7 +365,7 @@ def test_the_front(api: TestClient, done: str) -> None:
 
 def test_the_front_as_another_device_would_see_it(api: TestClient, store: Store, done: str) -> None:
     fakes.add_device(store, fakes.device_spec(name="slow"))
-    front = FrontView.model_validate(api.get(f"/v1/searches/{done}/front?device=slow").json())
+    front = FrontSchema.model_validate(api.get(f"/v1/searches/{done}/front?device=slow").json())
     assert not front.final
     assert [o.kind for o in front.objectives] == ["estimated", "predicted"]
     assert all(p.measurement is None and p.status == "unverified" for p in front.points)
@@ -384,7 +377,7 @@ def test_the_front_as_another_device_would_see_it(api: TestClient, store: Store,
 
 
 def test_candidates(api: TestClient, done: str) -> None:
-    page = PointPage.model_validate(api.get(f"/v1/searches/{done}/candidates?origin=search").json())
+    page = CandidatePage.model_validate(api.get(f"/v1/searches/{done}/candidates?origin=search").json())
     assert [p.metrics["val_accuracy"].value for p in page.items] == [90.0, 80.0, 60.0]
     assert page.items[0].metrics["predicted_ms"].unit == "ms"
     assert page.items[0].on_front
@@ -400,7 +393,7 @@ def test_candidates(api: TestClient, done: str) -> None:
 
 def test_a_subnet_in_full(api: TestClient, done: str) -> None:
     arch = fakes.arch(3, 3, 3).id
-    view = SubnetView.model_validate(api.get(f"/v1/searches/{done}/subnets/{arch}").json())
+    view = CandidateDetailSchema.model_validate(api.get(f"/v1/searches/{done}/subnets/{arch}").json())
     assert view.choices == {"d0": 4, "d1": 4, "d2": 4}
     assert (view.input_shape, view.layers[0].op) == ((1, 8, 8), "dense")
     assert [a.name for a in view.artifacts] == ["model.onnx"]
@@ -408,7 +401,7 @@ def test_a_subnet_in_full(api: TestClient, done: str) -> None:
 
 
 def test_an_artifact_is_sent_as_it_was_exported(api: TestClient, store: Store, done: str) -> None:
-    views = [ArtifactView.model_validate(a) for a in api.get(f"/v1/searches/{done}/artifacts").json()]
+    views = [ArtifactSchema.model_validate(a) for a in api.get(f"/v1/searches/{done}/artifacts").json()]
     assert len(views) == 2
     answer = api.get(views[0].url)
     assert (answer.content, answer.headers["ETag"]) == (b"abc", f'"{views[0].sha256}"')
@@ -417,7 +410,7 @@ def test_an_artifact_is_sent_as_it_was_exported(api: TestClient, store: Store, d
 
 
 def test_a_damaged_artifact_is_not_sent(api: TestClient, tmp_path: Path, done: str) -> None:
-    view = ArtifactView.model_validate(api.get(f"/v1/searches/{done}/artifacts").json()[0])
+    view = ArtifactSchema.model_validate(api.get(f"/v1/searches/{done}/artifacts").json()[0])
     (tmp_path / "blobs" / view.sha256[:2] / view.sha256).write_bytes(b"abX")
     refused(api.get(view.url), 507, "storage", "damaged")
 
@@ -438,17 +431,17 @@ def test_adding_a_device(api: TestClient, store: Store) -> None:
     spec = fakes.device_spec().model_dump(mode="json")
     answer = api.post("/v1/devices", json=spec, headers={"Idempotency-Key": "k"})
     assert answer.status_code == 201
-    view = DeviceView.model_validate(answer.json())
+    view = DeviceSchema.model_validate(answer.json())
     assert (view.status, view.profile, view.predictors) == ("queued", None, [])
     assert [s.name for s in view.stages] == ["profile", "measure", "fit"]
     assert api.post("/v1/devices", json=spec, headers={"Idempotency-Key": "k"}).status_code == 200
     refused(api.post("/v1/devices", json=spec), 409, "conflict", view.id)
     fakes.run_log(store, fakes.device_log("0" * 64))
-    view = DeviceView.model_validate(api.get("/v1/devices/bench").json())
+    view = DeviceSchema.model_validate(api.get("/v1/devices/bench").json())
     assert (view.status, view.profile_id, len(view.predictors)) == ("succeeded", fakes.PROFILE.id, 1)
-    assert DeviceView.model_validate(api.get("/v1/devices").json()[0]) == view
-    card = CardView.model_validate(api.get("/v1/predictors?device=bench").json()[0])
-    assert card == CardView.model_validate(api.get(f"/v1/predictors/{card.id}").json())
+    assert DeviceSchema.model_validate(api.get("/v1/devices").json()[0]) == view
+    card = PredictorCardSchema.model_validate(api.get("/v1/predictors?device=bench").json()[0])
+    assert card == PredictorCardSchema.model_validate(api.get(f"/v1/predictors/{card.id}").json())
     assert EventPage.model_validate(api.get("/v1/devices/bench/events").json()).last == 10
 
 
@@ -650,5 +643,5 @@ def test_every_operation_is_described(app: FastAPI) -> None:
             assert operation["tags"], (method, path)
             assert operation["description"], (method, path)
             assert operation["responses"]["422"]["content"]["application/json"]["schema"]["$ref"].endswith(
-                "ProblemView"
+                "ErrorSchema"
             )

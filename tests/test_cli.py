@@ -25,7 +25,9 @@ from nas.core.errors import Conflict, InvalidInput, StorageError
 from nas.core.events import Progress, encode
 from nas.core.metrics import METRICS
 from nas.core.spec import BudgetSpec, DeviceSpec, RetrainSpec, SearchSpec
-from nas.core.views import DeviceView, FrontView, SearchView
+from nas.schemas.candidates import FrontSchema
+from nas.schemas.devices import DeviceSchema
+from nas.schemas.searches import SearchSchema
 from server.api.validate import add_device_command
 from server.cli import progress, render
 from server.cli import words as options
@@ -102,8 +104,8 @@ def test_json_stands_alone_on_standard_output(run: Run, words: tuple[str, ...]) 
 
 
 def test_json_is_the_view(run: Run) -> None:
-    assert SearchView.model_validate_json(run("show", SEARCH, "--json").stdout).id == SEARCH
-    assert FrontView.model_validate_json(run("front", SEARCH, "--json").stdout) == make_front()
+    assert SearchSchema.model_validate_json(run("show", SEARCH, "--json").stdout).id == SEARCH
+    assert FrontSchema.model_validate_json(run("front", SEARCH, "--json").stdout) == make_front()
 
 
 def test_lists_say_what_there_is(run: Run, fake: FakeService) -> None:
@@ -456,7 +458,7 @@ def test_a_device_for_other_networks(run: Run, fake: FakeService) -> None:
     done = run(
         "devices", "add", "board", *words, "--data-param", "classes=3", "--samples", "48", "--no-watch", "--json"
     )
-    spec = DeviceView.model_validate_json(done.stdout).spec
+    spec = DeviceSchema.model_validate_json(done.stdout).spec
     assert spec.space.model_dump() == {"name": "mobilenet_v3", "params": {"preset": "cifar", "widths": [1, 2]}}
     assert (spec.data.name, spec.data.path, spec.data.params) == ("npz", "/data/x.npz", {"classes": 3})
     assert (spec.name, spec.samples) == ("board", 48)

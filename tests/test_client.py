@@ -14,27 +14,13 @@ from pydantic import BaseModel
 from nas.client import PAUSES_S, Client, UnexpectedAnswer, Unreachable
 from nas.core import errors
 from nas.core.spec import DeviceSpec, SearchSpec
-from nas.core.views import (
-    ArtifactView,
-    CardView,
-    CheckView,
-    ComparisonView,
-    DeviceView,
-    DriftView,
-    DryRunView,
-    EventPage,
-    ExtendBody,
-    FrontView,
-    HealthView,
-    PointPage,
-    ReadyView,
-    SearchPage,
-    SearchView,
-    SpaceView,
-    StrategyView,
-    SubnetView,
-    VersionView,
-)
+from nas.schemas.candidates import ArtifactSchema, CandidateDetailSchema, CandidatePage, FrontSchema
+from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, DriftSchema
+from nas.schemas.dry_runs import DryRunSchema
+from nas.schemas.jobs import EventPage
+from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
+from nas.schemas.searches import ExtendBody, SearchPage, SearchSchema
+from nas.schemas.service import HealthCheckSchema, HealthSchema, ReadinessSchema, SpaceSchema, StrategySchema
 from tests.fake_service import END, EVENTS, MEMBERS, SEARCH, FakeService, event, frames
 
 BEST = MEMBERS[0][0]
@@ -59,14 +45,14 @@ def nas(fake: FakeService, pauses: list[float]) -> Iterator[Client]:
 
 # Each verb: what it returns, and what it asks for.
 VERBS: list[tuple[Callable[[Client], Any], type, str, dict[str, str]]] = [
-    (lambda n: n.health(), HealthView, "GET /v1/health", {}),
-    (lambda n: n.spaces()[0], SpaceView, "GET /v1/spaces", {}),
-    (lambda n: n.strategies()[0], StrategyView, "GET /v1/strategies", {}),
+    (lambda n: n.health(), HealthSchema, "GET /v1/health", {}),
+    (lambda n: n.spaces()[0], SpaceSchema, "GET /v1/spaces", {}),
+    (lambda n: n.strategies()[0], StrategySchema, "GET /v1/strategies", {}),
     (lambda n: n.datasets()[0], str, "GET /v1/datasets", {}),
-    (lambda n: n.submit(SearchSpec()), SearchView, "POST /v1/searches", {}),
+    (lambda n: n.submit(SearchSpec()), SearchSchema, "POST /v1/searches", {}),
     (
         lambda n: n.dry_run(SearchSpec()),
-        DryRunView,
+        DryRunSchema,
         "POST /v1/searches",
         {"dry_run": "true", "measure": "true", "wait_s": "60"},
     ),
@@ -77,49 +63,49 @@ VERBS: list[tuple[Callable[[Client], Any], type, str, dict[str, str]]] = [
         "GET /v1/searches",
         {"status": "failed", "limit": "3", "cursor": "more"},
     ),
-    (lambda n: n.search(SEARCH), SearchView, f"GET /v1/searches/{SEARCH}", {}),
-    (lambda n: n.cancel(SEARCH), SearchView, f"POST /v1/searches/{SEARCH}/cancel", {}),
-    (lambda n: n.extend(SEARCH, ExtendBody(seed=3)), SearchView, f"POST /v1/searches/{SEARCH}/extend", {}),
-    (lambda n: n.front(SEARCH), FrontView, f"GET /v1/searches/{SEARCH}/front", {}),
+    (lambda n: n.search(SEARCH), SearchSchema, f"GET /v1/searches/{SEARCH}", {}),
+    (lambda n: n.cancel(SEARCH), SearchSchema, f"POST /v1/searches/{SEARCH}/cancel", {}),
+    (lambda n: n.extend(SEARCH, ExtendBody(seed=3)), SearchSchema, f"POST /v1/searches/{SEARCH}/extend", {}),
+    (lambda n: n.front(SEARCH), FrontSchema, f"GET /v1/searches/{SEARCH}/front", {}),
     (
         lambda n: n.front(SEARCH, "board", 0.25, ["accuracy", "macs"]),
-        FrontView,
+        FrontSchema,
         f"GET /v1/searches/{SEARCH}/front",
         {"device": "board", "bound_ms": "0.25", "objectives": "accuracy,macs"},
     ),
     (
         lambda n: n.candidates(SEARCH, "baseline", "verified", "params", 7, "c"),
-        PointPage,
+        CandidatePage,
         f"GET /v1/searches/{SEARCH}/candidates",
         {"origin": "baseline", "status": "verified", "order": "params", "limit": "7", "cursor": "c"},
     ),
     (
         lambda n: n.subnet(SEARCH, BEST, "baseline"),
-        SubnetView,
+        CandidateDetailSchema,
         f"GET /v1/searches/{SEARCH}/subnets/{BEST}",
         {"origin": "baseline"},
     ),
-    (lambda n: n.artifacts(SEARCH)[0], ArtifactView, f"GET /v1/searches/{SEARCH}/artifacts", {}),
+    (lambda n: n.artifacts(SEARCH)[0], ArtifactSchema, f"GET /v1/searches/{SEARCH}/artifacts", {}),
     (
         lambda n: n.events(SEARCH, 4, 10),
         EventPage,
         f"GET /v1/searches/{SEARCH}/events",
         {"after": "4", "limit": "10"},
     ),
-    (lambda n: n.devices()[0], DeviceView, "GET /v1/devices", {}),
-    (lambda n: n.device("this-machine"), DeviceView, "GET /v1/devices/this-machine", {}),
-    (lambda n: n.add_device(DeviceSpec()), DeviceView, "POST /v1/devices", {}),
-    (lambda n: n.predictors(), CardView, "GET /v1/predictors", {}),
-    (lambda n: n.predictors("board"), CardView, "GET /v1/predictors", {"device": "board"}),
-    (lambda n: n.versions("this-machine"), VersionView, "GET /v1/devices/this-machine/versions", {}),
-    (lambda n: n.drift("this-machine"), DriftView, "GET /v1/devices/this-machine/drift", {}),
+    (lambda n: n.devices()[0], DeviceSchema, "GET /v1/devices", {}),
+    (lambda n: n.device("this-machine"), DeviceSchema, "GET /v1/devices/this-machine", {}),
+    (lambda n: n.add_device(DeviceSpec()), DeviceSchema, "POST /v1/devices", {}),
+    (lambda n: n.predictors(), PredictorCardSchema, "GET /v1/predictors", {}),
+    (lambda n: n.predictors("board"), PredictorCardSchema, "GET /v1/predictors", {"device": "board"}),
+    (lambda n: n.versions("this-machine"), PredictorVersionSchema, "GET /v1/devices/this-machine/versions", {}),
+    (lambda n: n.drift("this-machine"), DriftSchema, "GET /v1/devices/this-machine/drift", {}),
     (
         lambda n: n.compare("this-machine", "board", "a space"),
-        ComparisonView,
+        DeviceComparisonSchema,
         "GET /v1/devices/this-machine/comparison",
         {"other": "board", "space": "a space"},
     ),
-    (lambda n: n.predictor("card1"), CardView, "GET /v1/predictors/card1", {}),
+    (lambda n: n.predictor("card1"), PredictorCardSchema, "GET /v1/predictors/card1", {}),
 ]
 
 
@@ -150,7 +136,7 @@ def test_bodies_arrive_as_they_were(
 
 @pytest.mark.parametrize(("status", "ready"), [(200, True), (503, False)])
 def test_readiness_is_an_answer_whatever_it_says(status: int, ready: bool) -> None:
-    view = ReadyView(ready=ready, checks=[CheckView(name="database", status="failed", detail="gone")])
+    view = ReadinessSchema(ready=ready, checks=[HealthCheckSchema(name="database", status="failed", detail="gone")])
     answer = httpx.Response(status, content=view.model_dump_json())
     with Client(transport=httpx.MockTransport(lambda _: answer)) as nas:
         assert nas.ready() == view

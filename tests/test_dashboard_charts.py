@@ -12,7 +12,8 @@ from nas.core.events import Traced, encode
 from nas.core.lifecycle import ALLOWED, STATUSES, JobStatus
 from nas.core.metrics import METRICS
 from nas.core.spec import SearchSpec, parse_spec
-from nas.core.views import EventView, FrontView, PointView
+from nas.schemas.candidates import CandidateSchema, FrontSchema
+from nas.schemas.jobs import EventSchema
 from server.dashboard import charts, drawing, states, words
 from server.dashboard.actions import ACTIONS
 from server.dashboard.shown import by_run
@@ -34,11 +35,11 @@ def series(options: charts.Options) -> dict[str, Any]:
     return {s["id"]: s for s in options["series"]}
 
 
-def find(points: list[PointView], datum: dict[str, Any]) -> PointView:
+def find(points: list[CandidateSchema], datum: dict[str, Any]) -> CandidateSchema:
     return next(p for p in points if (p.arch, p.origin) == (datum["arch"], datum["origin"]))
 
 
-def kinds_of(options: charts.Options, points: list[PointView], names: tuple[str, ...]) -> dict[str, set[str]]:
+def kinds_of(options: charts.Options, points: list[CandidateSchema], names: tuple[str, ...]) -> dict[str, set[str]]:
     """Per series, the kinds of the metrics of ``names`` whose values it draws."""
     out: dict[str, set[str]] = {}
     for s in options["series"]:
@@ -161,7 +162,7 @@ def test_more_than_two_objectives_are_a_projection_without_a_line() -> None:
 
 
 def test_empty_front_can_be_drawn() -> None:
-    front: FrontView = next(s for s in make_searches() if s.status == "queued").front()
+    front: FrontSchema = next(s for s in make_searches() if s.status == "queued").front()
     options = charts.pareto(front, [])
     assert all(s["data"] == [] for s in options["series"])
     assert options["xAxis"]["min"] < options["xAxis"]["max"]
@@ -302,7 +303,7 @@ def test_every_status_offers_what_the_lifecycle_allows(status: JobStatus) -> Non
     assert {a.verb for a in ACTIONS if a.consequence} == {"cancel", "delete"}
 
 
-def traced(seed: int, epoch: int, **values: float) -> EventView:
+def traced(seed: int, epoch: int, **values: float) -> EventSchema:
     event = Traced(
         "train",
         10 * epoch,
@@ -311,7 +312,7 @@ def traced(seed: int, epoch: int, **values: float) -> EventView:
         ("skip", "conv"),
         WEIGHTS,
     )
-    return EventView(seq=10 * seed + epoch, at=datetime(2026, 1, 1, tzinfo=UTC), body=encode(event))
+    return EventSchema(seq=10 * seed + epoch, at=datetime(2026, 1, 1, tzinfo=UTC), body=encode(event))
 
 
 WEIGHTS = ((0.25, 0.75), (0.9, 0.1))

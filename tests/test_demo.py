@@ -18,7 +18,7 @@ import pytest
 
 from nas.client import Client, Unreachable
 from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
-from nas.core.views import ExtendBody, SearchView
+from nas.schemas.searches import ExtendBody, SearchSchema
 
 pytestmark = pytest.mark.slow
 T = TypeVar("T")
@@ -121,7 +121,7 @@ def test_a_search_survives_kill_9_of_the_whole_service(tmp_path: Path) -> None:
         service.kill()
         service = Service(tmp_path)
 
-        def ended() -> SearchView | None:
+        def ended() -> SearchSchema | None:
             view = service.client.search(search.id)
             return view if view.status not in ("queued", "running") else None
 

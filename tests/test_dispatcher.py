@@ -20,7 +20,7 @@ import pytest
 from nas.core.errors import InvalidSpec
 from nas.core.ports import Lease, Room, Verdict
 from nas.core.spec import ResourceSpec
-from nas.core.views import SearchView
+from nas.schemas.searches import SearchSchema
 from server.store.jobs import SqlJobStore
 from server.store.store import Store, open_store
 from tests import fakes
@@ -285,7 +285,7 @@ def submit(store: Store, act: str, **changes: Any) -> str:
     return fakes.add_search(store, spec)
 
 
-def ended(store: Store, watched: Watched, search: str) -> SearchView:
+def ended(store: Store, watched: Watched, search: str) -> SearchSchema:
     assert watched.ends.acquire(timeout=SECONDS)
     return store.queries.search(search)
 

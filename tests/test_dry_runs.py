@@ -18,7 +18,7 @@ from nas.core.errors import NotFound
 from nas.core.events import Event, Progress, StageFinished, StageStarted
 from nas.core.ports import Room
 from nas.core.spec import SearchSpec
-from nas.core.views import CostView, DryRunView, StageCostView
+from nas.schemas.dry_runs import CostEstimateSchema, DryRunSchema, StageCostSchema
 from server.api import validate
 from server.api.app import create_app
 from server.api.dry_runs import time_on_worker
@@ -28,7 +28,7 @@ from server.store.models import EventRow, Job
 from server.store.store import Store, open_store
 from tests import fakes
 
-COST = CostView(
+COST = CostEstimateSchema(
     worker="bench",
     seconds=90.0,
     low_s=60.0,
@@ -38,7 +38,7 @@ COST = CostView(
     memory_bytes=10**9,
     evaluations=24,
     confidence="measured",
-    stages=[StageCostView(stage="train", seconds=90.0, low_s=60.0, high_s=150.0, steps=9, timed=2, unit="steps")],
+    stages=[StageCostSchema(stage="train", seconds=90.0, low_s=60.0, high_s=150.0, steps=9, timed=2, unit="steps")],
 )
 PRICED: list[Event] = [StageStarted("price", 0, 1), StageFinished("price", 1.0, COST.model_dump(mode="json"))]
 URL = "/v1/searches?dry_run=true"
@@ -67,10 +67,10 @@ def body(**changes: Any) -> dict[str, Any]:
     return record
 
 
-def asked(api: TestClient, query: str = "", **changes: Any) -> DryRunView:
+def asked(api: TestClient, query: str = "", **changes: Any) -> DryRunSchema:
     answer = api.post(URL + query, json=body(**changes))
     assert answer.status_code == 200, answer.text
-    return DryRunView.model_validate(answer.json())
+    return DryRunSchema.model_validate(answer.json())
 
 
 def dry_runs(store: Store) -> list[str]:
@@ -169,7 +169,7 @@ def test_a_dry_run_that_takes_too_long_says_how_far_it_was_and_its_worker_is_tol
     assert not store.jobs.finish(leases[0], "succeeded")
 
 
-async def _held_by_a_worker(store: Store, leases: list[Any]) -> DryRunView:
+async def _held_by_a_worker(store: Store, leases: list[Any]) -> DryRunSchema:
     """A dry run of 0.2 s whose worker claims it at the first poll and is still at it at the last."""
 
     async def begins() -> bool:
@@ -182,7 +182,7 @@ async def _held_by_a_worker(store: Store, leases: list[Any]) -> DryRunView:
     return await _time(fakes.search_spec(), store, 0.2, begins)
 
 
-async def _time(spec: SearchSpec, store: Store, wait_s: float, gone: Any) -> DryRunView:
+async def _time(spec: SearchSpec, store: Store, wait_s: float, gone: Any) -> DryRunSchema:
     return await time_on_worker(spec, validate.examine(spec, store), store, LOCAL, wait_s, 60.0, gone)
 
 

@@ -16,9 +16,10 @@ from nas.core.events import SearchState, Warned
 from nas.core.metrics import HELD
 from nas.core.ports import ImageShape, Problem
 from nas.core.spec import DeviceSpec
-from nas.core.views import DeviceView, DryRunView
 from nas.energy import metered
 from nas.objectives import cheap_metrics, losses, violation
+from nas.schemas.devices import DeviceSchema
+from nas.schemas.dry_runs import DryRunSchema
 from nas.stages.estimate import survey
 from predictors.figures import onboard_figures
 from predictors.storage import load_predictor
@@ -57,7 +58,7 @@ def search(device: str, bound: float | None) -> dict[str, Any]:
 
 def test_a_table_with_energies_makes_energy_an_objective(api: TestClient, store: Store) -> None:  # noqa: F811
     added(api, store, "phone", table())
-    [card] = DeviceView.model_validate(api.get("/v1/devices/phone").json()).predictors
+    [card] = DeviceSchema.model_validate(api.get("/v1/devices/phone").json()).predictors
     assert card.energy is not None
     assert card.energy.spearman > 0.95
     assert card.energy.mape < 10.0
@@ -66,7 +67,7 @@ def test_a_table_with_energies_makes_energy_an_objective(api: TestClient, store:
         console.print(render.card(card))
     assert "energy: error" in told_of.get()
     store.collect(grace_s=-1e12)  # what predicts energy is not collected
-    found = DryRunView.model_validate(
+    found = DryRunSchema.model_validate(
         api.post("/v1/searches?dry_run=true&measure=false", json=search("phone", 9.0)).json()
     )
     assert found.feasible

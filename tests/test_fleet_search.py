@@ -23,9 +23,10 @@ from nas.core.events import Event, Measured, fold_all
 from nas.core.fronts import front_of
 from nas.core.ports import Member, Problem, Resources
 from nas.core.spec import DeviceSpec, FleetSpec, RooflineSpec, SearchSpec
-from nas.core.views import FrontView, SearchView
 from nas.engine import run_search
 from nas.fleet import FleetPredictor
+from nas.schemas.candidates import FrontSchema
+from nas.schemas.searches import SearchSchema
 from server.api.app import create_app
 from server.settings import Settings
 from server.store.store import Store, open_store
@@ -224,12 +225,12 @@ def test_two_virtual_devices_from_their_figures_to_their_fronts(store: Store, tm
     child = api.post(f"/v1/searches/{parent}/extend", json=worst).json()["id"]
     work(store, tmp_path)
     for search in (parent, child):
-        view = SearchView.model_validate(api.get(f"/v1/searches/{search}").json())
+        view = SearchSchema.model_validate(api.get(f"/v1/searches/{search}").json())
         assert view.status == "succeeded"
         assert [m.device for m in view.fleet] == list(figures)
         assert any("'cache'" in w for w in view.warnings)
         for name in figures:
-            front = FrontView.model_validate(api.get(f"/v1/searches/{search}/front?device={name}").json())
+            front = FrontSchema.model_validate(api.get(f"/v1/searches/{search}/front?device={name}").json())
             assert (front.device, front.final) == (name, True)
             assert front.members
             assert front.baseline
@@ -240,13 +241,13 @@ def test_two_virtual_devices_from_their_figures_to_their_fronts(store: Store, tm
                 assert p.metrics["predicted_ms"].kind == "estimated"
                 assert p.status == "unverified"
     assert view.stages[1].result["steps"] == 0
-    whole = FrontView.model_validate(api.get(f"/v1/searches/{child}/front").json())
+    whole = FrontSchema.model_validate(api.get(f"/v1/searches/{child}/front").json())
     assert whole.device is None
     assert whole.points
     for p in whole.points:
         on = [d.metrics["predicted_ms"].value for d in p.devices.values()]
         assert p.metrics["predicted_ms"].value == pytest.approx(max(on))
-    assert FrontView.model_validate(api.get(f"/v1/searches/{parent}/front").json()).device == "chip"
+    assert FrontSchema.model_validate(api.get(f"/v1/searches/{parent}/front").json()).device == "chip"
     [artifact, *_] = api.get(f"/v1/searches/{child}/artifacts").json()
     with zipfile.ZipFile(io.BytesIO(api.get(artifact["url"]).content)) as archive:
         manifest = json.loads(archive.read("manifest.json"))

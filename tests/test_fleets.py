@@ -33,7 +33,9 @@ from nas.core.events import (
 )
 from nas.core.fronts import front_of
 from nas.core.spec import FleetSpec, SearchSpec, parse_spec
-from nas.core.views import DryRunView, FrontView, PointPage, SearchView, SubnetView
+from nas.schemas.candidates import CandidateDetailSchema, CandidatePage, FrontSchema
+from nas.schemas.dry_runs import DryRunSchema
+from nas.schemas.searches import SearchSchema
 from server.api.app import create_app
 from server.cli import app as command_line
 from server.cli import words as options
@@ -388,7 +390,7 @@ def test_bad_fleets_are_refused_at_submission(store: Store, api: TestClient) -> 
 
 def test_a_dry_run_says_what_each_device_can_reach(api: TestClient) -> None:
     dry = submit(api, fleet_spec(bounds_ms=BOUNDS), "?dry_run=true&measure=false")
-    view = DryRunView.model_validate(dry.json())
+    view = DryRunSchema.model_validate(dry.json())
     assert view.feasible
     assert [(r.device, r.bound_ms, r.lowest_reachable_ms) for r in view.fleet] == [
         ("bench", 8.0, pytest.approx(1.1)),
@@ -409,34 +411,36 @@ def searched(store: Store, spec: SearchSpec) -> str:
 
 def test_the_answers_have_every_device(store: Store, api: TestClient) -> None:
     search = searched(store, fleet_spec(bounds_ms=BOUNDS))
-    whole = FrontView.model_validate(api.get(f"/v1/searches/{search}/front").json())
+    whole = FrontSchema.model_validate(api.get(f"/v1/searches/{search}/front").json())
     assert (whole.device, [o.metric for o in whole.objectives]) == (None, ["test_accuracy", "measured_share"])
     assert whole.objectives[1].bound == 100.0
     [member] = whole.points
     assert member.status == "verified"
     assert {n: d.metrics["measured_ms"].value for n, d in member.devices.items()} == {"bench": 3.0, "board": 12.0}
     assert [d.claim_ms for d in member.devices.values()] == [8.0, 24.0]
-    board = FrontView.model_validate(api.get(f"/v1/searches/{search}/front?device=board").json())
+    board = FrontSchema.model_validate(api.get(f"/v1/searches/{search}/front?device=board").json())
     assert (board.device, board.objectives[1].metric, board.objectives[1].bound) == ("board", "measured_ms", 24.0)
     assert [p.metrics["measured_ms"].value for p in board.points] == [15.0, 12.0]
-    listed = PointPage.model_validate(
+    listed = CandidatePage.model_validate(
         api.get(f"/v1/searches/{search}/candidates?device=board&order=measured_ms").json()
     )
     assert [p.metrics["measured_ms"].value for p in listed.items[:2]] == [12.0, 15.0]
     assert [p.on_front for p in listed.items[:2]] == [True, True]
     wrong = api.get(f"/v1/searches/{search}/candidates?device=bord")
     assert (wrong.status_code, "'board'" in wrong.json()["message"]) == (422, True)
-    one = SubnetView.model_validate(api.get(f"/v1/searches/{search}/subnets/{fakes.arch(3, 1, 1).id}").json())
+    one = CandidateDetailSchema.model_validate(
+        api.get(f"/v1/searches/{search}/subnets/{fakes.arch(3, 1, 1).id}").json()
+    )
     assert [d.status for d in one.point.devices.values()] == ["violated", "verified"]
 
 
 def test_an_answer_of_fronts_for_each(store: Store, api: TestClient) -> None:
     search = searched(store, fleet_spec(front="each"))
-    first = FrontView.model_validate(api.get(f"/v1/searches/{search}/front").json())
-    other = FrontView.model_validate(api.get(f"/v1/searches/{search}/front?device=board").json())
+    first = FrontSchema.model_validate(api.get(f"/v1/searches/{search}/front").json())
+    other = FrontSchema.model_validate(api.get(f"/v1/searches/{search}/front?device=board").json())
     assert (first.device, other.device) == ("bench", "board")
     assert first.hypervolume != other.hypervolume
-    view = SearchView.model_validate(api.get(f"/v1/searches/{search}").json())
+    view = SearchSchema.model_validate(api.get(f"/v1/searches/{search}").json())
     assert [m.hypervolume for m in view.fleet] == [first.hypervolume, other.hypervolume]
     assert (view.front_size, view.hypervolume) == (len(first.points), first.hypervolume)
 
@@ -450,7 +454,7 @@ def test_a_child_may_have_another_fleet_or_none(store: Store, api: TestClient) -
             f"/v1/searches/{parent}/{verb}", json={"evaluations": 8, **body} if verb == "extend" else body
         )
         assert answer.status_code == 201, answer.text
-        return SearchView.model_validate(answer.json()).spec
+        return SearchSchema.model_validate(answer.json()).spec
 
     assert child("extend").fleet == fleet_spec(bounds_ms=BOUNDS).fleet
     assert (child("extend", device="board").devices, child("fork", device="board").fleet) == (("board",), None)

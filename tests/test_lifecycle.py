@@ -27,7 +27,7 @@ from nas.core.errors import Conflict, InvalidInput, NotFound, QuotaExceeded
 from nas.core.events import Checkpoint, Event, Progress, StatusChanged, Warned
 from nas.core.lifecycle import ALLOWED, LEASED, LEGAL, SETTLED, STATUSES, Verb, check_transition, check_verb
 from nas.core.ports import Lease
-from nas.core.views import QuotaBody
+from nas.schemas.administration import QuotaBody
 from server.store.jobs import MAX_STALLED
 from server.store.store import Store, open_store
 from tests import fakes

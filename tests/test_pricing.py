@@ -20,9 +20,9 @@ from nas.core.errors import MeasurementRefused, UnknownName
 from nas.core.events import Event, Progress, SearchState, StageFinished, fold_all
 from nas.core.ports import Problem, Resources
 from nas.core.spec import BudgetSpec, ObjectiveSpec, SearchSpec, StrategySpec
-from nas.core.views import CostView
 from nas.engine import price_search, run_search
 from nas.memory import forget_peak, peak_bytes
+from nas.schemas.dry_runs import CostEstimateSchema
 from nas.stages.estimate import EstimateStage, most_inherited, survey, too_few_networks
 from nas.stages.explore import ExploreStage
 from nas.strategies.once_for_all import once_for_all
@@ -47,7 +47,7 @@ class Ticks:
         return self.now
 
 
-def priced(folder: Path, p: Problem, stages: object = None, device: object = None) -> CostView:
+def priced(folder: Path, p: Problem, stages: object = None, device: object = None) -> CostEstimateSchema:
     ticks = count()  # every look at the clock takes a second
     clock = lambda: float(next(ticks))  # noqa: E731
     resources = Resources(FolderBlobs(folder), device or RuleDevice(), clock, worker="bench")  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ def priced(folder: Path, p: Problem, stages: object = None, device: object = Non
     assert isinstance(last, StageFinished)
     assert last.stage == "price"
     assert next(e.message for e in events if isinstance(e, Progress)).startswith("timing ")
-    return CostView.model_validate(json.loads(json.dumps(last.result)))
+    return CostEstimateSchema.model_validate(json.loads(json.dumps(last.result)))
 
 
 # From few steps to all
@@ -193,7 +193,7 @@ def test_what_is_finished_costs_nothing(tmp_path: Path) -> None:
     resources = Resources(FolderBlobs(tmp_path), RuleDevice(), Ticks())
     *_, last = price_search(p, once_for_all(p), resources, state)
     assert isinstance(last, StageFinished)
-    cost = CostView.model_validate(last.result)
+    cost = CostEstimateSchema.model_validate(last.result)
     assert [s.stage for s in cost.stages if s.timed] == ["explore"]
 
 
@@ -229,7 +229,7 @@ def test_a_worker_prices_a_search_as_it_would_run_it(tmp_path: Path) -> None:
     job = {"spec": SPEC.model_dump(mode="json"), "resolved": resolved}
     *before, [last] = run_job("dry_run", job, str(tmp_path), [])
     assert {event["kind"] for batch in before for event in batch} == {"stage_started", "progress"}
-    cost = CostView.model_validate(last["result"])
+    cost = CostEstimateSchema.model_validate(last["result"])
     assert (last["stage"], cost.worker, cost.confidence) == ("price", platform.node(), "measured")
     assert 0.3 < cost.stages[3].low_s < cost.stages[3].seconds  # type: ignore[operator]
     with pytest.raises(UnknownName, match="dry_run"):

@@ -12,7 +12,7 @@ import uvicorn
 
 from nas.client import Client
 from nas.core.errors import InfeasibleBound, NotFound
-from nas.core.views import ExtendBody
+from nas.schemas.searches import ExtendBody
 from server.api.app import create_app
 from server.settings import Settings
 from server.store.store import open_store

@@ -28,7 +28,7 @@ from nas.core.events import Event, Measured, SearchState, StageFinished, fold_al
 from nas.core.metrics import spearman
 from nas.core.ports import ImageShape, Layer
 from nas.core.spec import DeviceSpec, RooflineSpec, TableSpec, parse_spec
-from nas.core.views import DeviceView
+from nas.schemas.devices import DeviceSchema
 from predictors.bayesian_linear import BayesianLinear
 from predictors.best import Best
 from predictors.figures import onboard_figures
@@ -448,7 +448,7 @@ def test_a_table_goes_from_upload_to_device(api: TestClient, store: Store) -> No
     changes = {"name": "phone", "source": "table", "table": table, "predictor": "bayesian_linear"}
     made = api.post("/v1/devices", json=fakes.device_spec(**changes).model_dump(mode="json"))
     assert made.status_code == 201
-    view = DeviceView.model_validate(made.json())
+    view = DeviceSchema.model_validate(made.json())
     assert [s.name for s in view.stages] == ["profile", "fit"]
     store.collect(grace_s=-1e12)  # what a device names is not collected
     lease = store.jobs.claim("worker", 10.0)
@@ -457,7 +457,7 @@ def test_a_table_goes_from_upload_to_device(api: TestClient, store: Store) -> No
     events = list(onboard_figures(spec, TINY, store.blobs, SearchState(), fakes.Clock()))
     fakes.append(store, lease, events)
     store.jobs.finish(lease, "succeeded")
-    view = DeviceView.model_validate(api.get("/v1/devices/phone").json())
+    view = DeviceSchema.model_validate(api.get("/v1/devices/phone").json())
     assert [c.family for c in view.predictors] == ["bayesian_linear"]
     assert api.post("/v1/searches?dry_run=true&measure=false", json=_search("phone")).json()["feasible"]
 

@@ -18,7 +18,7 @@ from nas.core.events import StageFinished
 from nas.core.metrics import kendall
 from nas.core.spec import SearchSpec, SpaceSpec, StrategySpec
 from nas.core.trust import advice, chance
-from nas.core.views import PartitionView, RankedView, TrustView
+from nas.schemas.rank_correlation import RankCorrelationSchema, RankedArchSchema, SpacePartitionSchema
 from nas.training.fewshot.partition import breadth_first
 from server.api.validate import examine
 from server.dashboard import charts
@@ -59,7 +59,7 @@ CELLS = SpaceSpec(name="nas_bench_201", params={"preset": "digits"})
 TRAINED = {"steps": 120, "one_shot_steps": 120}
 
 
-def whole() -> TrustView:
+def whole() -> RankCorrelationSchema:
     view = trust_view(json.loads(json.dumps({"split": SPLIT, "train": TRAINED, "trust": TRUST})))
     assert view is not None
     return view
@@ -108,7 +108,7 @@ def test_a_search_that_divides_nothing_has_no_view() -> None:
 def test_the_view_names_choices_and_numbers_parts_as_the_engine_does() -> None:
     view = whole()
 
-    def leaves(node: PartitionView) -> list[PartitionView]:
+    def leaves(node: SpacePartitionSchema) -> list[SpacePartitionSchema]:
         return [leaf for child in node.children for leaf in leaves(child)] if node.decision is not None else [node]
 
     assert [leaf.part for leaf in leaves(view.partition)] == [1, 2, 3]
@@ -164,7 +164,7 @@ def test_estimates_stand_over_truth_in_a_series_of_their_own() -> None:
 
 def test_a_network_that_learns_nothing_does_not_take_the_room_of_the_others() -> None:
     accuracies = [10.0, 91.0, 92.0, 93.0, 94.0, 95.0]
-    networks = [RankedView(arch=f"n{a:g}", alone=a, before=a, after=a) for a in accuracies]
+    networks = [RankedArchSchema(arch=f"n{a:g}", alone=a, before=a, after=a) for a in accuracies]
     dead = whole().model_copy(update={"networks": networks})
     assert [n.alone for n in charts.typical(dead)] == accuracies[1:]
     assert charts.ranking(dead)["xAxis"]["min"] >= 90

@@ -19,7 +19,8 @@ from nas.core.errors import NotFound
 from nas.core.events import Event, Measured, MeasurementsWanted, Refitted, StageFinished, StageStarted
 from nas.core.metrics import spearman
 from nas.core.ports import Lease
-from nas.core.views import ComparisonView, DriftView, VersionView
+from nas.schemas.devices import DeviceComparisonSchema, DriftSchema
+from nas.schemas.predictors import PredictorVersionSchema
 from predictors.storage import dump_measured
 from server.api.app import create_app
 from server.settings import Settings
@@ -254,12 +255,14 @@ def test_versions_drift_and_two_devices_over_rest(store: Store, api: TestClient,
     clock.pass_(10)
     search, lease = claim(store, "first")
     end(store, lease, learning(store, refit(store)))
-    versions = [VersionView.model_validate(v) for v in api.get("/v1/devices/bench/versions").json()]
+    versions = [PredictorVersionSchema.model_validate(v) for v in api.get("/v1/devices/bench/versions").json()]
     assert [v.number for v in versions] == [2, 1]
     assert versions[0].search == search
-    drift = DriftView.model_validate(api.get("/v1/devices/bench/drift").json())
+    drift = DriftSchema.model_validate(api.get("/v1/devices/bench/drift").json())
     assert [r.ratio for r in drift.readings] == pytest.approx([1.1])
-    both = ComparisonView.model_validate(api.get("/v1/devices/bench/comparison", params={"other": "board"}).json())
+    both = DeviceComparisonSchema.model_validate(
+        api.get("/v1/devices/bench/comparison", params={"other": "board"}).json()
+    )
     assert (both.first, both.second, both.space_name) == ("bench", "board", "tiny")
     first, second = (np.array([getattr(p, f"{side}_ms") for p in both.pairs]) for side in ("first", "second"))
     assert both.spearman == pytest.approx(spearman(first, second))

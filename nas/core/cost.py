@@ -35,7 +35,7 @@ class Span:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What a stage will take; ``nas.core.views.StageCostView`` says what the fields mean.
+    """What a stage will take; ``nas.schemas.dry_runs.StageCostSchema`` says what the fields mean.
 
     A stage that cannot say what it takes has None for its seconds, and a ``note`` that says why.
     """

@@ -6,7 +6,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from nas.core.views import AuditPage, MeView, NewTokenView, QuotaBody, QuotaView, TokenBody, TokenView
+from nas.schemas.administration import (
+    AuditPage,
+    CreatedTokenSchema,
+    PrincipalSchema,
+    QuotaBody,
+    QuotaSchema,
+    TokenBody,
+    TokenSchema,
+)
 from server.api.access import By
 from server.api.errors import responses
 from server.api.parameters import Cursor
@@ -18,21 +26,23 @@ def routes(store: Store) -> APIRouter:
     router = APIRouter(tags=["administration"])
 
     @router.get("/me", summary="Who am I?")
-    def me(by: By) -> MeView:
+    def me(by: By) -> PrincipalSchema:
         """Whom the service takes you for, what you may do, and your quota."""
-        return MeView(owner=by.owner, scopes=sorted(by.scopes), token=by.token_id, quota=store.quotas.view(by.owner))
+        return PrincipalSchema(
+            owner=by.owner, scopes=sorted(by.scopes), token=by.token_id, quota=store.quotas.view(by.owner)
+        )
 
     @router.get("/tokens", summary="All API tokens")
-    def tokens() -> list[TokenView]:
+    def tokens() -> list[TokenSchema]:
         """Newest first, without their secrets."""
         return store.tokens.list()
 
     @router.post("/tokens", status_code=201, summary="Make a token", responses=responses(400, 413, 507))
-    def create(body: TokenBody, by: By) -> NewTokenView:
+    def create(body: TokenBody, by: By) -> CreatedTokenSchema:
         """The only answer that ever holds its secret."""
         expires_at = body.expires_at.timestamp() if body.expires_at is not None else None
         view, secret = store.tokens.create(body.owner, body.name, body.scopes, expires_at, by)
-        return NewTokenView(**view.model_dump(), secret=secret)
+        return CreatedTokenSchema(**view.model_dump(), secret=secret)
 
     @router.delete("/tokens/{id}", status_code=204, summary="Revoke a token", responses=responses(404, 507))
     def revoke(id: str, by: By) -> Response:
@@ -41,12 +51,12 @@ def routes(store: Store) -> APIRouter:
         return Response(status_code=204)
 
     @router.get("/quotas", summary="Limits and use of all owners")
-    def quotas() -> list[QuotaView]:
+    def quotas() -> list[QuotaSchema]:
         """The owner `*` holds the limits of everybody who has none of their own."""
         return store.quotas.views()
 
     @router.put("/quotas/{owner}", summary="Set an owner's limits", responses=responses(400, 413, 507))
-    def set_quota(owner: Annotated[str, Path(min_length=1, max_length=64)], body: QuotaBody, by: By) -> QuotaView:
+    def set_quota(owner: Annotated[str, Path(min_length=1, max_length=64)], body: QuotaBody, by: By) -> QuotaSchema:
         """All three limits; null: none."""
         return store.quotas.set(owner, body, by)
 

@@ -10,17 +10,17 @@ from fastapi import APIRouter, Body, Path, Query, Response
 from nas.core.device import DeviceProfile, MeasurementProtocol
 from nas.core.errors import InvalidInput
 from nas.core.spec import Name
-from nas.core.views import (
+from nas.schemas.agents import (
     AgentBody,
-    AgentView,
-    BeatView,
+    AgentRegistrationSchema,
+    AgentSchema,
     ClaimBody,
-    ClaimView,
+    ClaimSchema,
     LeaseBody,
+    LeaseSchema,
+    MeasurementTaskSchema,
     ProfileBody,
-    RegisteredView,
     ResultBody,
-    TaskView,
 )
 from predictors.protocol import Timing, judge
 from server.api.access import By
@@ -37,25 +37,25 @@ def routes(store: Store) -> APIRouter:
     router = APIRouter(tags=["agents"])
 
     @router.get("/agents", summary="All agents")
-    def agents() -> list[AgentView]:
+    def agents() -> list[AgentSchema]:
         """The agents that have ever registered, by name, and when they were last heard of."""
         return store.queries.agents()
 
     @router.put("/agents/{name}", summary="Register an agent", responses=responses(409))
-    def register(name: AgentName, body: AgentBody, by: By) -> RegisteredView:
+    def register(name: AgentName, body: AgentBody, by: By) -> AgentRegistrationSchema:
         """An agent says what its machine is. The name becomes that of a device once `nas devices add NAME --agent` is
         asked for."""
         profile = store.measurements.register(name, body.instance, _profile(name, body.profile), body.versions, by)
-        return RegisteredView(profile=profile.as_json() if profile is not None else None)
+        return AgentRegistrationSchema(profile=profile.as_json() if profile is not None else None)
 
     @router.post("/agents/{name}/claim", summary="The next task", responses=responses(404, 409))
-    def claim(name: AgentName, body: ClaimBody, by: By) -> ClaimView:
+    def claim(name: AgentName, body: ClaimBody, by: By) -> ClaimSchema:
         """A network to measure, for as long as its lease is renewed. One task at a time."""
         task = store.measurements.claim(name, body.instance, by)
         if task is None:
-            return ClaimView(task=None)
-        return ClaimView(
-            task=TaskView(
+            return ClaimSchema(task=None)
+        return ClaimSchema(
+            task=MeasurementTaskSchema(
                 id=task.id,
                 lease=task.lease,
                 network=task.network,
@@ -79,24 +79,24 @@ def routes(store: Store) -> APIRouter:
         return Response(data, media_type="application/octet-stream")
 
     @router.post("/agents/{name}/tasks/{id}/beat", summary="Renew a lease", responses=responses(404))
-    def beat(name: AgentName, id: TaskId, body: LeaseBody, by: By) -> BeatView:
+    def beat(name: AgentName, id: TaskId, body: LeaseBody, by: By) -> LeaseSchema:
         """The agent is still at it."""
-        return BeatView(held=store.measurements.beat(name, id, body.lease, by))
+        return LeaseSchema(held=store.measurements.beat(name, id, body.lease, by))
 
     @router.post("/agents/{name}/tasks/{id}/release", summary="Give a task back", responses=responses(404))
-    def release(name: AgentName, id: TaskId, body: LeaseBody, by: By) -> BeatView:
+    def release(name: AgentName, id: TaskId, body: LeaseBody, by: By) -> LeaseSchema:
         """The agent stops; somebody else may measure this network, or the same agent later."""
         store.measurements.release(name, id, body.lease, by)
-        return BeatView(held=False)
+        return LeaseSchema(held=False)
 
     @router.post("/agents/{name}/tasks/{id}/result", summary="Send a result", responses=responses(404, 409))
-    def result(name: AgentName, id: TaskId, body: Annotated[ResultBody, Body()], by: By) -> BeatView:
+    def result(name: AgentName, id: TaskId, body: Annotated[ResultBody, Body()], by: By) -> LeaseSchema:
         """Raw times, which are judged here by the measuring protocol; or an error. Sent again, it changes nothing."""
         if (body.timing is None) == (body.error is None):
             raise InvalidInput("expected either `timing` or `error`")
         if body.timing is None:
             store.measurements.finish(name, id, body.lease, str(body.error), None, by)
-            return BeatView(held=False)
+            return LeaseSchema(held=False)
         profile = store.measurements.profile_of(name, id)
         rounds, chunks = len(body.timing.blocks_ms), sum(map(len, body.timing.blocks_ms))
         if rounds != profile.protocol.rounds or chunks > MAX_CHUNKS:
@@ -105,7 +105,7 @@ def routes(store: Store) -> APIRouter:
             )
         raw = body.timing.model_dump()
         store.measurements.finish(name, id, body.lease, judge(Timing.from_json(raw), profile), raw, by)
-        return BeatView(held=False)
+        return LeaseSchema(held=False)
 
     return router
 

@@ -17,7 +17,7 @@ from server.store.store import Store
 _ABOUT = """Hardware-aware neural architecture search: submit a search, watch its events, read its Pareto front of
 networks whose latency was measured on the device, download each as a model that runs on its own.
 
-Every error is a `ProblemView`: a stable `code` and a message that says what was expected."""
+Every error is a `ErrorSchema`: a stable `code` and a message that says what was expected."""
 
 
 def create_app(settings: Settings, store: Store, streams: Streams | None = None) -> FastAPI:

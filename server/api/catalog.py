@@ -15,7 +15,8 @@ from nas.core.cells import CellGraph
 from nas.core.errors import StorageError
 from nas.core.ports import SearchSpace
 from nas.core.relaxation import is_relaxed
-from nas.core.views import CellEdgeView, CellView, HealthView, SpaceView, StrategyView, WorkerView
+from nas.schemas.candidates import CellEdgeSchema, CellSchema
+from nas.schemas.service import HealthSchema, SpaceSchema, StrategySchema, WorkerSchema
 from server.settings import Settings
 from server.store.store import Store
 
@@ -25,16 +26,16 @@ def routes(settings: Settings, store: Store) -> APIRouter:
     router = APIRouter(tags=["catalogue"])
 
     @router.get("/health", summary="Is the service able to take and run searches?")
-    def health() -> HealthView:
+    def health() -> HealthSchema:
         """`degraded` when the database cannot be used or no worker is connected; `detail` says which."""
         kind, release = store.queries.database, version("hwnas")
         try:
             workers, queued, running = store.queries.counts(2 * settings.lease_seconds)
         except StorageError as error:
-            return HealthView(
+            return HealthSchema(
                 status="degraded", version=release, database=kind, workers=0, queued=0, running=0, detail=str(error)
             )
-        return HealthView(
+        return HealthSchema(
             status="ok" if workers else "degraded",
             version=release,
             database=kind,
@@ -45,16 +46,16 @@ def routes(settings: Settings, store: Store) -> APIRouter:
         )
 
     @router.get("/workers", summary="The workers that are connected")
-    def workers() -> list[WorkerView]:
+    def workers() -> list[WorkerSchema]:
         """What their nodes have, and what of it is free."""
         return store.queries.workers(2 * settings.lease_seconds)
 
     @router.get("/spaces", summary="The search spaces")
-    def spaces() -> list[SpaceView]:
+    def spaces() -> list[SpaceSchema]:
         """Every registered search space with its presets."""
         found = [(name, registry.load("nas.search_spaces", name)) for name in registry.names("nas.search_spaces")]
         return [
-            SpaceView(
+            SpaceSchema(
                 name=name,
                 summary=_summary(build),
                 presets=list(getattr(build, "presets", ())),
@@ -64,10 +65,10 @@ def routes(settings: Settings, store: Store) -> APIRouter:
         ]
 
     @router.get("/strategies", summary="The search strategies")
-    def strategies() -> list[StrategyView]:
+    def strategies() -> list[StrategySchema]:
         """Every registered strategy with its parameters' defaults."""
         found = [(name, registry.load("nas.strategies", name)) for name in registry.names("nas.strategies")]
-        return [StrategyView(name=name, summary=_summary(s), params=_defaults(s)) for name, s in found]
+        return [StrategySchema(name=name, summary=_summary(s), params=_defaults(s)) for name, s in found]
 
     @router.get("/datasets", summary="The kinds of data sets")
     def datasets() -> list[str]:
@@ -77,14 +78,14 @@ def routes(settings: Settings, store: Store) -> APIRouter:
     return router
 
 
-def cell_views(cells: Iterable[CellGraph], chosen: Mapping[str, str] | None = None) -> list[CellView]:
+def cell_views(cells: Iterable[CellGraph], chosen: Mapping[str, str] | None = None) -> list[CellSchema]:
     """Kinds of cells; with what a network has on its edges, by their names."""
     return [
-        CellView(
+        CellSchema(
             name=cell.name,
             nodes=list(cell.nodes),
             edges=[
-                CellEdgeView(start=e.start, end=e.end, name=e.name, operation=(chosen or {}).get(e.name, ""))
+                CellEdgeSchema(start=e.start, end=e.end, name=e.name, operation=(chosen or {}).get(e.name, ""))
                 for e in cell.edges
             ],
             operations=list(cell.operations),
@@ -94,7 +95,7 @@ def cell_views(cells: Iterable[CellGraph], chosen: Mapping[str, str] | None = No
     ]
 
 
-def cells_of(space: SearchSpace, arch: Arch) -> list[CellView]:
+def cells_of(space: SearchSpace, arch: Arch) -> list[CellSchema]:
     """The cells of one network; none for a space that knows no cells."""
     cells = getattr(space, "cells", ())
     if not cells or not is_relaxed(space):

@@ -9,7 +9,7 @@ from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidInput, NotFound
 from nas.core.metrics import kendall, spearman
 from nas.core.ports import SearchSpace, predict_latency
-from nas.core.views import ComparisonView, DifferenceView, LatencyKind, PairView
+from nas.schemas.devices import DeviceComparisonSchema, LatencyKind, LatencyPairSchema, ProfileDifferenceSchema
 from predictors.storage import load_measured, load_predictor
 from server.api import validate
 from server.store.queries import KnownDevice
@@ -21,7 +21,9 @@ FEWEST = 100  # where fewer were measured, random ones are predicted beside them
 Row = tuple[int, ...]
 
 
-def compare(first: str, second: str, space_id: str | None, store: Store, owner: str | None = None) -> ComparisonView:
+def compare(
+    first: str, second: str, space_id: str | None, store: Store, owner: str | None = None
+) -> DeviceComparisonSchema:
     """Latencies on both devices of the networks that were measured on either, and random ones if these are few.
 
     Raises NotFound for a device that there is not, or where the two have no predictors for a common space (or the one
@@ -48,7 +50,7 @@ def compare(first: str, second: str, space_id: str | None, store: Store, owner: 
     )
     kinds: tuple[LatencyKind, LatencyKind] = ("predicted", "measured")
     pairs = [
-        PairView(
+        LatencyPairSchema(
             arch=Arch(space.id, tuple(row)).id,
             first_ms=first_ms[i],
             second_ms=second_ms[i],
@@ -57,7 +59,7 @@ def compare(first: str, second: str, space_id: str | None, store: Store, owner: 
         )
         for i, row in enumerate(genes_NG.tolist())
     ]
-    return ComparisonView(
+    return DeviceComparisonSchema(
         first=first,
         second=second,
         space=chosen,
@@ -79,7 +81,7 @@ def compare(first: str, second: str, space_id: str | None, store: Store, owner: 
     )
 
 
-def differences(first: DeviceProfile, second: DeviceProfile) -> list[DifferenceView]:
+def differences(first: DeviceProfile, second: DeviceProfile) -> list[ProfileDifferenceSchema]:
     """In what two profiles differ, but for their names."""
     records = [profile.as_json() for profile in (first, second)]
     flat = [
@@ -88,7 +90,7 @@ def differences(first: DeviceProfile, second: DeviceProfile) -> list[DifferenceV
         for r in records
     ]
     return [
-        DifferenceView(what=what.replace("_", " "), first=_shown(value), second=_shown(flat[1][what]))
+        ProfileDifferenceSchema(what=what.replace("_", " "), first=_shown(value), second=_shown(flat[1][what]))
         for what, value in flat[0].items()
         if value != flat[1][what]
     ]

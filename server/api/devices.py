@@ -7,7 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 
 from nas.core.spec import DeviceSpec
-from nas.core.views import CardView, ComparisonView, DeviceView, DriftView, EventPage, VersionView
+from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, DriftSchema
+from nas.schemas.jobs import EventPage
+from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 from server.api import sse, validate
 from server.api.access import By
 from server.api.comparing import compare
@@ -26,7 +28,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
     router = APIRouter(tags=["devices"])
 
     @router.get("/devices", summary="All devices")
-    def devices() -> list[DeviceView]:
+    def devices() -> list[DeviceSchema]:
         """All devices by name, each with its latest onboarding and its predictors."""
         return store.queries.devices()
 
@@ -34,14 +36,14 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         "/devices",
         status_code=201,
         summary="Add a device",
-        responses={200: {"model": DeviceView, "description": "The key was known"}, **responses(400, 409, 413, 507)},
+        responses={200: {"model": DeviceSchema, "description": "The key was known"}, **responses(400, 409, 413, 507)},
     )
     def add(
         spec: Annotated[DeviceSpec, Body(examples=[_EXAMPLE])],
         response: Response,
         by: By,
         idempotency_key: IdempotencyKey = None,
-    ) -> DeviceView:
+    ) -> DeviceSchema:
         """Profiles the device, measures networks of the space on it and fits a latency predictor. Where the source is a
         `table`, uploaded before, or a `roofline`, nothing is measured.
 
@@ -58,7 +60,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         return store.queries.device(spec.name)
 
     @router.get("/devices/{name}", summary="One device", responses=responses(404))
-    def device(name: str) -> DeviceView:
+    def device(name: str) -> DeviceSchema:
         """A device with its profile, its latest onboarding and its predictors."""
         return store.queries.device(name)
 
@@ -82,13 +84,13 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         return sse.events(streams, lambda n, size: store.queries.events(job, n, size), accept, start, limit, by)
 
     @router.get("/devices/{name}/versions", summary="The versions of a device's predictors", responses=responses(404))
-    def versions(name: str, by: By) -> list[VersionView]:
+    def versions(name: str, by: By) -> list[PredictorVersionSchema]:
         """All versions, newest first: one after each onboarding, and one after each search that fed back what it had
         measured; and which of your searches have used them."""
         return store.queries.versions(name, None if by.is_admin else by.owner)
 
     @router.get("/devices/{name}/drift", summary="How a device was over time", responses=responses(404))
-    def drift(name: str) -> DriftView:
+    def drift(name: str) -> DriftSchema:
         """What searches have measured since the device was profiled, over what was predicted, and whether the device
         is still what its predictor says."""
         return store.queries.drift(name)
@@ -101,17 +103,17 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         space: Annotated[
             str | None, Query(description="Id of a space; without, the first that both know", max_length=120)
         ] = None,
-    ) -> ComparisonView:
+    ) -> DeviceComparisonSchema:
         """Latencies of the same networks on both, measured where they are known, else predicted."""
         return compare(name, other, space, store, None if by.is_admin else by.owner)
 
     @router.get("/predictors", summary="The cards of latency predictors", responses=responses(404))
-    def predictors(device: str | None = None) -> list[CardView]:
+    def predictors(device: str | None = None) -> list[PredictorCardSchema]:
         """All cards, newest first; with `device`, of that device only."""
         return store.queries.predictors(device)
 
     @router.get("/predictors/{id}", summary="One predictor's card", responses=responses(404))
-    def predictor(id: str) -> CardView:
+    def predictor(id: str) -> PredictorCardSchema:
         """How good the predictor was on networks that took no part in fitting or calibrating it."""
         return store.queries.predictor(id)
 

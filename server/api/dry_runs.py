@@ -11,8 +11,8 @@ from nas.core.access import Principal
 from nas.core.errors import InvalidSpec
 from nas.core.lifecycle import ENDED
 from nas.core.spec import SearchSpec
-from nas.core.views import DryRunView
 from nas.engine import PRICE
+from nas.schemas.dry_runs import DryRunSchema
 from server.api.validate import Report
 from server.store.store import Store
 
@@ -27,7 +27,7 @@ async def time_on_worker(
     wait_s: float,
     heard_s: float,
     gone: Callable[[], Awaitable[bool]],
-) -> DryRunView:
+) -> DryRunSchema:
     """The report's view with the cost that a worker found within ``wait_s``, or with why there is none.
 
     Answers at once where nothing can be timed: no worker was heard of within ``heard_s``, or the search cannot run.
@@ -57,8 +57,8 @@ async def time_on_worker(
 
 
 async def _wait(
-    view: DryRunView, job_id: str, store: Store, wait_s: float, gone: Callable[[], Awaitable[bool]]
-) -> DryRunView:
+    view: DryRunSchema, job_id: str, store: Store, wait_s: float, gone: Callable[[], Awaitable[bool]]
+) -> DryRunSchema:
     deadline = anyio.current_time() + wait_s
     while True:
         found = await run_in_threadpool(store.queries.dry_run, job_id)
@@ -75,5 +75,5 @@ async def _wait(
         await anyio.sleep(min(POLL_S, max(0.0, deadline - anyio.current_time())))
 
 
-def _without_cost(view: DryRunView, why: str) -> DryRunView:
+def _without_cost(view: DryRunSchema, why: str) -> DryRunSchema:
     return view.model_copy(update={"cost": None, "cost_missing": why})

@@ -24,7 +24,7 @@ from nas.core.errors import (
     Unauthorised,
 )
 from nas.core.spec import parse_spec
-from nas.core.views import ProblemView
+from nas.schemas.common import ErrorSchema
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +56,11 @@ _SHOWN = 200  # characters of a wrong value that are repeated in a message
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The error answers of a route, for OpenAPI."""
-    return {s: {"model": ProblemView, "description": HTTPStatus(s).phrase} for s in statuses}
+    return {s: {"model": ErrorSchema, "description": HTTPStatus(s).phrase} for s in statuses}
 
 
 def install(app: FastAPI) -> None:
-    """Every error leaves as a ``ProblemView``."""
+    """Every error leaves as a ``ErrorSchema``."""
     app.add_exception_handler(HwnasError, _hwnas)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
@@ -80,7 +80,7 @@ def answer(status: int, message: str) -> JSONResponse:
 
 def _answer(status: int, code: str, message: str, headers: Any = None) -> JSONResponse:
     text = message.encode(errors="replace").decode()  # a lone surrogate of the request cannot be sent back
-    return JSONResponse(ProblemView(code=code, message=text).model_dump(), status, headers)
+    return JSONResponse(ErrorSchema(code=code, message=text).model_dump(), status, headers)
 
 
 async def _hwnas(_request: Request, error: Exception) -> JSONResponse:

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from nas.core.errors import HwnasError
-from nas.core.views import CheckView, ReadyView
+from nas.schemas.service import HealthCheckSchema, ReadinessSchema
 from server.api.access import Guard
 from server.api.figures import Figures
 from server.logs import redact
@@ -38,7 +38,9 @@ def routes(settings: Settings, store: Store, guard: Guard, figures: Figures) -> 
         """Answers without a look at anything else."""
         return {"status": "ok"}
 
-    @router.get("/readyz", summary="Can it serve?", response_model=ReadyView, responses={503: {"model": ReadyView}})
+    @router.get(
+        "/readyz", summary="Can it serve?", response_model=ReadinessSchema, responses={503: {"model": ReadinessSchema}}
+    )
     def readyz() -> Any:
         """Database, schema, storage, disk and dispatcher; 503 when one of the first four fails.
 
@@ -84,19 +86,21 @@ def checks(settings: Settings, store: Store) -> dict[str, Check]:
     return {"database": database, "schema": schema, "storage": storage, "disk": disk, _MAY_FAIL: dispatcher}
 
 
-def ready(probes: dict[str, Probe[tuple[str, bool]]], *, private: bool, seconds: float = CHECK_S) -> ReadyView:
+def ready(probes: dict[str, Probe[tuple[str, bool]]], *, private: bool, seconds: float = CHECK_S) -> ReadinessSchema:
     """Makes every check at once. ``private`` keeps errors, which may name hosts and users, to the log."""
     views = [_view(name, found, private) for name, found in ask_all(probes, seconds).items()]
-    return ReadyView(ready=all(view.status != "failed" for view in views), checks=views)
+    return ReadinessSchema(ready=all(view.status != "failed" for view in views), checks=views)
 
 
-def _view(name: str, found: tuple[str, bool] | HwnasError, private: bool) -> CheckView:
+def _view(name: str, found: tuple[str, bool] | HwnasError, private: bool) -> HealthCheckSchema:
     if isinstance(found, HwnasError):
         log.warning("not ready: %s: %s", name, found)
         detail, good = "failed; the log says why" if private else redact(str(found)), False
     else:
         detail, good = found
-    return CheckView(name=name, status="ok" if good else "warning" if name == _MAY_FAIL else "failed", detail=detail)
+    return HealthCheckSchema(
+        name=name, status="ok" if good else "warning" if name == _MAY_FAIL else "failed", detail=detail
+    )
 
 
 def _disk(home: Path) -> tuple[str, bool]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Header, Query
 
-from nas.core.views import ProblemView
+from nas.schemas.common import ErrorSchema
 
 IdempotencyKey = Annotated[
     str | None,
@@ -28,6 +28,6 @@ EVENT_RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "A page of events; or a stream of them, if `Accept` asks for `text/event-stream`",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     },
-    404: {"model": ProblemView, "description": "Not Found"},
-    429: {"model": ProblemView, "description": "Too many streams are open"},
+    404: {"model": ErrorSchema, "description": "Not Found"},
+    429: {"model": ErrorSchema, "description": "Too many streams are open"},
 }

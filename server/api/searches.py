@@ -18,21 +18,17 @@ from nas.core.fronts import Front, front_in
 from nas.core.lifecycle import JobStatus
 from nas.core.metrics import METRICS, OBJECTIVES, kind_of
 from nas.core.spec import BudgetSpec, SearchSpec, parse_spec
-from nas.core.views import (
-    ArtifactView,
-    DryRunView,
-    EventPage,
-    ExtendBody,
-    ForkBody,
-    FrontView,
-    LayerView,
-    ObjectiveView,
-    PointPage,
-    PriorityBody,
-    SearchPage,
-    SearchView,
-    SubnetView,
+from nas.schemas.candidates import (
+    ArtifactSchema,
+    CandidateDetailSchema,
+    CandidatePage,
+    FrontSchema,
+    LayerSchema,
+    ObjectiveSchema,
 )
+from nas.schemas.dry_runs import DryRunSchema
+from nas.schemas.jobs import EventPage
+from nas.schemas.searches import ExtendBody, ForkBody, PriorityBody, SearchPage, SearchSchema
 from server.api import sse, validate
 from server.api.access import By
 from server.api.catalog import cells_of
@@ -54,11 +50,11 @@ _EXAMPLE = {
 def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
     """The routes of searches."""
     router = APIRouter(tags=["searches"])
-    known: dict[int | str, dict[str, Any]] = {200: {"model": SearchView, "description": "The key was known"}}
+    known: dict[int | str, dict[str, Any]] = {200: {"model": SearchSchema, "description": "The key was known"}}
 
     def submit(
         spec: SearchSpec, key: str | None, parent: str | None, response: Response, by: Principal, priority: int = 0
-    ) -> SearchView:
+    ) -> SearchSchema:
         record = spec.model_dump(mode="json")
         search_id = store.jobs.find("search", record, key, by.owner) if key is not None else None
         if search_id is not None:
@@ -90,10 +86,10 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
     @router.post(
         "/searches",
         status_code=201,
-        response_model=SearchView,
+        response_model=SearchSchema,
         summary="Submit a search",
         responses={
-            200: {"model": SearchView | DryRunView, "description": "The key was known; or a dry run"},
+            200: {"model": SearchSchema | DryRunSchema, "description": "The key was known; or a dry run"},
             **responses(400, 409, 413, 429, 507),
         },
     )
@@ -133,36 +129,36 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         return store.queries.searches(status, limit, cursor, owner if by.is_admin else by.owner, parent)
 
     @router.get("/searches/{id}", summary="One search", responses=responses(404))
-    def search(id: str) -> SearchView:
+    def search(id: str) -> SearchSchema:
         """A search with its stages, short of its networks."""
         return store.queries.search(id)
 
     @router.post("/searches/{id}/pause", summary="Pause a search", responses=responses(404, 409, 507))
-    def pause(id: str, by: By) -> SearchView:
+    def pause(id: str, by: By) -> SearchSchema:
         """Parks a search: at once if it waits, else as soon as its next result is kept. Its worker is free then."""
         store.jobs.pause(store.queries.search_job(id), by)
         return store.queries.search(id)
 
     @router.post("/searches/{id}/resume", summary="Resume a search", responses=responses(404, 409, 507))
-    def resume(id: str, by: By) -> SearchView:
+    def resume(id: str, by: By) -> SearchSchema:
         """Lets a paused search go on where it was parked."""
         store.jobs.resume(store.queries.search_job(id), by)
         return store.queries.search(id)
 
     @router.post("/searches/{id}/cancel", summary="Cancel a search", responses=responses(404, 409, 507))
-    def cancel(id: str, by: By) -> SearchView:
+    def cancel(id: str, by: By) -> SearchSchema:
         """Ends a search now. What it found is kept."""
         store.jobs.cancel(store.queries.search_job(id), by)
         return store.queries.search(id)
 
     @router.post("/searches/{id}/retry", summary="Retry a search", responses=responses(404, 409, 429, 507))
-    def retry(id: str, by: By) -> SearchView:
+    def retry(id: str, by: By) -> SearchSchema:
         """Lets a search that failed, was cancelled or quarantined go on from its last checkpoint."""
         store.jobs.retry(store.queries.search_job(id), by)
         return store.queries.search(id)
 
     @router.put("/searches/{id}/priority", summary="Move in the queue", responses=responses(404, 409, 413, 507))
-    def prioritise(id: str, body: PriorityBody, by: By) -> SearchView:
+    def prioritise(id: str, body: PriorityBody, by: By) -> SearchSchema:
         """Higher goes first among the searches of one owner; between owners the queue is fair."""
         store.jobs.set_priority(store.queries.search_job(id), body.priority, by)
         return store.queries.search(id)
@@ -181,7 +177,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
     )
     def extend(
         id: str, body: ExtendBody, response: Response, by: By, idempotency_key: IdempotencyKey = None
-    ) -> SearchView:
+    ) -> SearchSchema:
         """A new search on the same trained supernet: another budget, device, seed or other bounds, and no training."""
         parent = store.queries.search(id)
         return submit(_extended(parent.id, parent.spec, body), idempotency_key, parent.id, response, by)
@@ -192,12 +188,16 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         summary="A new search on the same supernet",
         responses={**known, **responses(400, 404, 409, 413, 429, 507)},
     )
-    def fork(id: str, body: ForkBody, response: Response, by: By, idempotency_key: IdempotencyKey = None) -> SearchView:
+    def fork(
+        id: str, body: ForkBody, response: Response, by: By, idempotency_key: IdempotencyKey = None
+    ) -> SearchSchema:
         """Whatever the body gives replaces the parent's; the rest stays, and the supernet is not trained again."""
         parent = store.queries.search(id)
         return submit(_forked(parent.id, parent.spec, body), idempotency_key, parent.id, response, by)
 
-    @router.get("/searches/{id}/front", summary="The Pareto front", response_model=FrontView, responses=responses(404))
+    @router.get(
+        "/searches/{id}/front", summary="The Pareto front", response_model=FrontSchema, responses=responses(404)
+    )
     def front(
         id: str,
         device: Annotated[
@@ -228,28 +228,28 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         cursor: Cursor = None,
         device: Annotated[str | None, Query(description="As this device of the fleet has them")] = None,
-    ) -> PointPage:
+    ) -> CandidatePage:
         """Evaluated networks of the search and its baseline; those without the metric come last."""
         return store.queries.candidates(id, origin, status, order, limit, cursor, device)
 
     @router.get("/searches/{id}/subnets/{arch}", summary="One network", responses=responses(404))
-    def subnet(id: str, arch: str, origin: Origin = "search") -> SubnetView:
+    def subnet(id: str, arch: str, origin: Origin = "search") -> CandidateDetailSchema:
         """A network in full: its choices, layers, metrics and files."""
         point = store.queries.point(id, arch, origin)
         spec = store.queries.search(id).spec
         space = validate.space_of(spec.space, spec.data)
         which = Arch(space.name, tuple(point.genes))
-        return SubnetView(
+        return CandidateDetailSchema(
             point=point,
             choices={d.name: d.choices[g] for d, g in zip(space.decisions, point.genes, strict=True)},
             input_shape=space.input_shape(which),
-            layers=[LayerView(**vars(layer)) for layer in space.layers(which)],
+            layers=[LayerSchema(**vars(layer)) for layer in space.layers(which)],
             artifacts=store.queries.artifacts(id, arch),
             cells=cells_of(space, which),
         )
 
     @router.get("/searches/{id}/artifacts", summary="All files of a search", responses=responses(404))
-    def artifacts(id: str) -> list[ArtifactView]:
+    def artifacts(id: str) -> list[ArtifactSchema]:
         """Models, weights, manifests and cards of exported networks."""
         return store.queries.artifacts(id)
 
@@ -347,19 +347,19 @@ def _devices(body: ExtendBody | ForkBody, spec: SearchSpec, moved: bool) -> dict
 
 def _front_view(
     search_id: str, spec: SearchSpec, front: Front, virtual: Collection[str], device: str | None
-) -> FrontView:
+) -> FrontSchema:
     members = front_keys(front)
     estimated = device in virtual if device is not None else bool(virtual)
     seen = spec if device is None else spec.on(device)
     bounds: dict[str, float | None] = {o.name: o.bound for o in seen.objectives}
     if device is None and spec.by_share:
         bounds["latency"] = 100.0
-    return FrontView(
+    return FrontSchema(
         search=search_id,
         device=device,
         final=front.final,
         objectives=[
-            ObjectiveView(
+            ObjectiveSchema(
                 objective=objective,
                 metric=metric,
                 label=METRICS[metric].label,

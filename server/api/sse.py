@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from nas.core.access import Principal
-from nas.core.views import EventPage
+from nas.schemas.jobs import EventPage
 
 PAGE = 500
 POLL_S = 0.25

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from nas.core.errors import InvalidInput
-from nas.core.views import TableView
+from nas.schemas.predictors import LatencyTableSchema
 from predictors.tables import Kind, read_table
 from server.api.errors import responses
 from server.store.store import Store
@@ -42,7 +42,7 @@ def routes(store: Store) -> APIRouter:
         openapi_extra=_FILES,
         responses=responses(408, 413, 415, 507),
     )
-    async def upload(request: Request) -> TableView:
+    async def upload(request: Request) -> LatencyTableSchema:
         """Rows of architectures with `ms`, or `ms.NAME` for each of several devices. The answer's `blob` is what a
         device with the source `table` names; a table that no device names within a day is forgotten."""
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -53,6 +53,8 @@ def routes(store: Store) -> APIRouter:
     return router
 
 
-def _keep(data: bytes, kind: Kind, store: Store) -> TableView:
+def _keep(data: bytes, kind: Kind, store: Store) -> LatencyTableSchema:
     table = read_table(data, kind)
-    return TableView(blob=store.blobs.put(table.dump()), rows=len(table), devices=[d for d in table.devices if d])
+    return LatencyTableSchema(
+        blob=store.blobs.put(table.dump()), rows=len(table), devices=[d for d in table.devices if d]
+    )

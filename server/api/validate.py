@@ -20,10 +20,10 @@ from nas.core.events import Origin
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.regularisers import regularisers
 from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
-from nas.core.views import DryRunView, ReachView
 from nas.energy import metered
 from nas.engine import stage_names
 from nas.fleet import FleetPredictor
+from nas.schemas.dry_runs import DeviceFeasibilitySchema, DryRunSchema
 from nas.stages.estimate import SAMPLED, Survey, feasible_share, not_told, survey, too_few_networks, unreachable
 from predictors.figures import require_usable
 from predictors.storage import load_predictor
@@ -43,7 +43,7 @@ class Report:
     space: SearchSpace
     stages: tuple[str, ...]
     problems: tuple[HwnasError, ...]
-    view: DryRunView
+    view: DryRunSchema
 
     def require_feasible(self) -> None:
         """Raises the first problem, if any."""
@@ -83,7 +83,7 @@ def examine(spec: SearchSpec, store: Store) -> Report:
         problems += too_few_networks(spec, known, _inherited(spec, store.queries))
     stages = stage_names(spec)
     bounds = [spec.bound_on(name) for name in spec.devices]
-    view = DryRunView(
+    view = DryRunSchema(
         feasible=not problems,
         problems=[str(p) for p in problems],
         space_size=float(space_size(space.decisions)),
@@ -98,9 +98,9 @@ def examine(spec: SearchSpec, store: Store) -> Report:
     return Report(space, stages, tuple(problems), view)
 
 
-def _reach(spec: SearchSpec, found: Survey | None) -> ReachView:
+def _reach(spec: SearchSpec, found: Survey | None) -> DeviceFeasibilitySchema:
     ranges = found.ranges.get("predicted_ms") if found is not None else None
-    return ReachView(
+    return DeviceFeasibilitySchema(
         device=spec.device,
         bound_ms=spec.bound("latency"),
         range_ms=ranges,

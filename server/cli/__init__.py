@@ -29,7 +29,8 @@ from nas.core.spec import (
     parse_spec,
     read_spec,
 )
-from nas.core.views import ArtifactView, ExtendBody, ForkBody
+from nas.schemas.candidates import ArtifactSchema
+from nas.schemas.searches import ExtendBody, ForkBody
 from server.cli import admin, progress, render
 from server.cli.words import Home, Json, Token, Url, connect
 
@@ -625,7 +626,7 @@ def strategies(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = 
         render.out(nas.strategies(), json_output, render.strategies)
 
 
-def choose_artifacts(nas: Client, search_id: str, which: str) -> list[ArtifactView]:
+def choose_artifacts(nas: Client, search_id: str, which: str) -> list[ArtifactSchema]:
     """The artifacts of ``best`` or ``fastest`` front member, of ``all``, or of one network. Raises NotFound."""
     artifacts = nas.artifacts(search_id)
     if not artifacts:
@@ -672,7 +673,7 @@ def _for_every_command(command: Any, defaults: dict[str, Any]) -> dict[str, Any]
     return defaults | {name: _for_every_command(c, defaults) for name, c in children.items()}
 
 
-def _file_name(artifact: ArtifactView) -> str:
+def _file_name(artifact: ArtifactSchema) -> str:
     """Raises StorageError for a name that would lead out of the folder that was asked for."""
     if PurePosixPath(artifact.name).name != artifact.name or artifact.name in ("", "..") or "\\" in artifact.name:
         raise StorageError(f"expected a plain file name from the server, got {artifact.name!r}")

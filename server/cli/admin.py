@@ -17,7 +17,8 @@ from rich.markup import escape
 from nas.client import DEFAULT_URL
 from nas.core.access import LOCAL, SCOPES, Scope
 from nas.core.errors import InvalidInput
-from nas.core.views import AuditView, CheckView, MeView, QuotaBody, QuotaView, TokenView
+from nas.schemas.administration import AuditRecordSchema, PrincipalSchema, QuotaBody, QuotaSchema, TokenSchema
+from nas.schemas.service import HealthCheckSchema
 from server.cli import render
 from server.cli.start import prepare_home, read_settings
 from server.cli.words import Home, Json, Token, Url, connect
@@ -101,7 +102,7 @@ def set_quota(
 def me(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
     """Whom the service takes you for, what you may do, and your quota."""
 
-    def draw(m: MeView) -> RenderableType:
+    def draw(m: PrincipalSchema) -> RenderableType:
         how = f"token {m.token}" if m.token is not None else "no token: you sit at the machine"
         return Group(f"[bold]{escape(m.owner)}[/] ({how}) may: {', '.join(m.scopes)}", _quotas([m.quota]))
 
@@ -174,7 +175,7 @@ def restore(
     render.out(manifest, json_output, lambda m: f"{home}: the database and {m['blobs']} blobs")
 
 
-def _checks(checks: list[CheckView]) -> RenderableType:
+def _checks(checks: list[HealthCheckSchema]) -> RenderableType:
     colours = {"ok": "green", "warning": "yellow", "failed": "red"}
     table = render.grid("check", "status", "detail")
     for c in checks:
@@ -201,7 +202,7 @@ def _end(expires: str | None) -> float | None:
     return time.time() + int(match[1]) * _SECONDS[match[2]]
 
 
-def _tokens(items: list[TokenView]) -> RenderableType:
+def _tokens(items: list[TokenSchema]) -> RenderableType:
     table = render.grid("token", "owner", "name", "scopes", "expires", "last used", "state")
     for t in items:
         table.add_row(
@@ -220,7 +221,7 @@ def _tokens(items: list[TokenView]) -> RenderableType:
     return table
 
 
-def _quotas(items: list[QuotaView]) -> RenderableType:
+def _quotas(items: list[QuotaSchema]) -> RenderableType:
     table = render.grid("owner", "queued", "running", "GPU-hours")
     for q in items:
         table.add_row(
@@ -236,7 +237,7 @@ def _of(used: float, limit: float | None) -> str:
     return f"{used:g}" if limit is None else f"{used:g} of {limit:g}"
 
 
-def _audit(items: list[AuditView]) -> RenderableType:
+def _audit(items: list[AuditRecordSchema]) -> RenderableType:
     table = render.grid("when (UTC)", "who", "did", "to", "from")
     for a in items:
         who = a.owner if a.token is None else f"{a.owner} ({a.token})"

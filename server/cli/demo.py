@@ -25,7 +25,8 @@ from nas.core import registry
 from nas.core.errors import HwnasError, StorageError
 from nas.core.ports import Dataset
 from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
-from nas.core.views import PointView, SearchView
+from nas.schemas.candidates import CandidateSchema
+from nas.schemas.searches import SearchSchema
 from server.cli import choose_artifacts, progress, render
 
 START_S = 90.0
@@ -164,7 +165,7 @@ def _wait_until_ready(child: subprocess.Popen[bytes], log: Path) -> str:
     raise DemoFailed(f"the service did not start; the end of {log}:\n{tail}")
 
 
-def _dataset(search: SearchView) -> Dataset:
+def _dataset(search: SearchSchema) -> Dataset:
     dataset: Dataset = registry.load("nas.datasets", search.spec.data.name)(search.spec.data, search.spec.data.seed)
     return dataset
 
@@ -183,7 +184,7 @@ def _run_alone(archive: Path, folder: Path, data: Dataset) -> float:
     return float((np.load(logits).argmax(axis=1) == data.test.labels_N).mean() * 100.0)
 
 
-def _member(point: PointView) -> dict[str, Any]:
+def _member(point: CandidateSchema) -> dict[str, Any]:
     names = ("test_accuracy", "predicted_ms", "upper_ms", "measured_ms", "params", "macs")
     values = {n: point.metrics[n].value if n in point.metrics else None for n in names}
     return {"arch": point.arch, **values, "status": point.status}

@@ -13,7 +13,7 @@ from pathlib import Path
 from nas.blobs import open_blobs
 from nas.client import Client
 from nas.core.errors import HwnasError
-from nas.core.views import CheckView
+from nas.schemas.service import HealthCheckSchema
 from server.api.access import tokens_needed
 from server.settings import Settings
 from server.store.database import connect
@@ -23,7 +23,7 @@ SKEW_S = 5.0  # between this machine's clock and the database's
 SLOW_MS = 50.0
 
 
-def examine(settings: Settings) -> Iterator[CheckView]:
+def examine(settings: Settings) -> Iterator[HealthCheckSchema]:
     """Every check, as it is made. None starts or changes anything but a probe blob."""
     for name, check in (
         ("home", _home),
@@ -41,71 +41,77 @@ def examine(settings: Settings) -> Iterator[CheckView]:
         yield _made(name, check, settings)
 
 
-def _made(name: str, check: Callable[[Settings], CheckView], settings: Settings) -> CheckView:
+def _made(name: str, check: Callable[[Settings], HealthCheckSchema], settings: Settings) -> HealthCheckSchema:
     try:
         return check(settings)
     except HwnasError as error:
-        return CheckView(name=name, status="failed", detail=str(error))
+        return HealthCheckSchema(name=name, status="failed", detail=str(error))
     except OSError as error:
-        return CheckView(name=name, status="failed", detail=f"{error.strerror or error}")
+        return HealthCheckSchema(name=name, status="failed", detail=f"{error.strerror or error}")
 
 
-def _home(settings: Settings) -> CheckView:
+def _home(settings: Settings) -> HealthCheckSchema:
     if not settings.home.exists():
-        return CheckView(name="home", status="warning", detail=f"{settings.home} is not there; `nas serve` makes it")
+        return HealthCheckSchema(
+            name="home", status="warning", detail=f"{settings.home} is not there; `nas serve` makes it"
+        )
     good = os.access(settings.home, os.W_OK)
     detail = f"{settings.home}" if good else f"{settings.home} cannot be written; check its owner"
-    return CheckView(name="home", status="ok" if good else "failed", detail=detail)
+    return HealthCheckSchema(name="home", status="ok" if good else "failed", detail=detail)
 
 
-def _database(settings: Settings) -> CheckView:
+def _database(settings: Settings) -> HealthCheckSchema:
     if not settings.database_url and not (settings.home / "hwnas.db").exists():
-        return CheckView(name="database", status="warning", detail="there is none yet; `nas serve` makes it")
+        return HealthCheckSchema(name="database", status="warning", detail="there is none yet; `nas serve` makes it")
     with open_store(settings.database, settings.blobs) as store:  # migrates, or says that it is too new
         begun = time.monotonic()
         store.queries.counts(1.0)
         ms = 1e3 * (time.monotonic() - begun)
         detail = f"{store.queries.database}, revision {store.queries.revision()}, answers in {ms:.1f} ms"
     status = "ok" if ms < SLOW_MS else "warning"
-    return CheckView(name="database", status=status, detail=detail + ("" if status == "ok" else ", which is slow"))
+    return HealthCheckSchema(
+        name="database", status=status, detail=detail + ("" if status == "ok" else ", which is slow")
+    )
 
 
-def _storage(settings: Settings) -> CheckView:
+def _storage(settings: Settings) -> HealthCheckSchema:
     blobs = open_blobs(settings.blobs)
     probe = b"hwnas doctor"
     sha256 = blobs.put(probe)
     intact = blobs.get(sha256) == probe
     blobs.delete(sha256)
     detail = f"{settings.blobs}: written, read and removed" if intact else f"{settings.blobs} gave other bytes back"
-    return CheckView(name="storage", status="ok" if intact else "failed", detail=detail)
+    return HealthCheckSchema(name="storage", status="ok" if intact else "failed", detail=detail)
 
 
-def _disk(settings: Settings) -> CheckView:
+def _disk(settings: Settings) -> HealthCheckSchema:
     place = next(p for p in (settings.home, *settings.home.parents) if p.exists())
     usage = shutil.disk_usage(place)
     share = usage.free / usage.total
     detail = f"{usage.free / 1e9:.1f} of {usage.total / 1e9:.1f} GB free"
     if share < 0.02:
-        return CheckView(name="disk", status="failed", detail=f"{detail}; make room, or try `nas gc`")
-    return CheckView(name="disk", status="ok" if share > 0.1 else "warning", detail=detail)
+        return HealthCheckSchema(name="disk", status="failed", detail=f"{detail}; make room, or try `nas gc`")
+    return HealthCheckSchema(name="disk", status="ok" if share > 0.1 else "warning", detail=detail)
 
 
-def _memory(settings: Settings) -> CheckView:
+def _memory(settings: Settings) -> HealthCheckSchema:
     info = Path("/proc/meminfo")
     if not info.exists():
-        return CheckView(name="memory", status="ok", detail="not known on this system")
+        return HealthCheckSchema(name="memory", status="ok", detail="not known on this system")
     kb = {line.split(":")[0]: int(line.split()[1]) for line in info.read_text().splitlines() if ":" in line}
     free, total = kb["MemAvailable"] / 1e6, kb["MemTotal"] / 1e6
     needed = 2.0 * settings.parallel_jobs
     detail = f"{free:.1f} of {total:.1f} GB available"
     if free < needed:
-        return CheckView(name="memory", status="warning", detail=f"{detail}; a search on digits takes about 2 GB")
-    return CheckView(name="memory", status="ok", detail=detail)
+        return HealthCheckSchema(
+            name="memory", status="warning", detail=f"{detail}; a search on digits takes about 2 GB"
+        )
+    return HealthCheckSchema(name="memory", status="ok", detail=detail)
 
 
-def _clock(settings: Settings) -> CheckView:
+def _clock(settings: Settings) -> HealthCheckSchema:
     if not settings.database.startswith("postgres"):
-        return CheckView(name="clock", status="ok", detail="the database is on this machine and has the same")
+        return HealthCheckSchema(name="clock", status="ok", detail="the database is on this machine and has the same")
     engine = connect(settings.database)
     try:
         with engine.connect() as connection:
@@ -115,52 +121,60 @@ def _clock(settings: Settings) -> CheckView:
     skew = time.time() - theirs
     detail = f"{skew:+.2f} s from the database's"
     if abs(skew) > SKEW_S:
-        return CheckView(name="clock", status="failed", detail=f"{detail}; leases need clocks that agree: run NTP")
-    return CheckView(name="clock", status="ok", detail=detail)
+        return HealthCheckSchema(
+            name="clock", status="failed", detail=f"{detail}; leases need clocks that agree: run NTP"
+        )
+    return HealthCheckSchema(name="clock", status="ok", detail=detail)
 
 
-def _address(settings: Settings) -> CheckView:
+def _address(settings: Settings) -> HealthCheckSchema:
     with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
         probe.settimeout(1.0)
         near = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
         taken = probe.connect_ex((near, settings.port)) == 0
     where = f"{settings.host}:{settings.port}"
     if not taken:
-        return CheckView(name="address", status="ok", detail=f"{where} is free")
+        return HealthCheckSchema(name="address", status="ok", detail=f"{where} is free")
     host = f"[{near}]" if ":" in near else near
     with Client(f"http://{host}:{settings.port}", timeout_s=3.0) as nas:
         view = nas.ready()
     wrong = ", ".join(f"{c.name}: {c.detail}" for c in view.checks if c.status != "ok")
     status = "ok" if view.ready and not wrong else "warning" if view.ready else "failed"
-    return CheckView(name="address", status=status, detail=f"{where} is served by hwnas; {wrong or 'it is ready'}")
+    return HealthCheckSchema(
+        name="address", status=status, detail=f"{where} is served by hwnas; {wrong or 'it is ready'}"
+    )
 
 
-def _tokens(settings: Settings) -> CheckView:
+def _tokens(settings: Settings) -> HealthCheckSchema:
     if not tokens_needed(settings):
-        return CheckView(name="tokens", status="ok", detail="not needed: the service is open to this machine alone")
+        return HealthCheckSchema(
+            name="tokens", status="ok", detail="not needed: the service is open to this machine alone"
+        )
     with open_store(settings.database, settings.blobs) as store:
         valid = store.tokens.any_valid()
     detail = "needed, and there are some" if valid else "needed, and there is none: nas tokens create"
-    return CheckView(name="tokens", status="ok" if valid else "failed", detail=detail)
+    return HealthCheckSchema(name="tokens", status="ok" if valid else "failed", detail=detail)
 
 
-def _ray(settings: Settings) -> CheckView:
+def _ray(settings: Settings) -> HealthCheckSchema:
     release = version("ray")
     if settings.ray_address is None:
-        return CheckView(name="ray", status="ok", detail=f"{release}, started by `nas serve` on this machine")
+        return HealthCheckSchema(name="ray", status="ok", detail=f"{release}, started by `nas serve` on this machine")
     host, _, port = settings.ray_address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
-        return CheckView(name="ray", status="warning", detail=f"{release}; cannot tell the port of its address")
+        return HealthCheckSchema(name="ray", status="warning", detail=f"{release}; cannot tell the port of its address")
     with socket.create_connection((host or "127.0.0.1", int(port)), timeout=3.0):
-        return CheckView(name="ray", status="ok", detail=f"{release}; {settings.ray_address} accepts connections")
+        return HealthCheckSchema(
+            name="ray", status="ok", detail=f"{release}; {settings.ray_address} accepts connections"
+        )
 
 
-def _runtime(_settings: Settings) -> CheckView:
+def _runtime(_settings: Settings) -> HealthCheckSchema:
     names = ("hwnas", "torch", "onnx", "onnxruntime", "numpy")
-    return CheckView(name="runtime", status="ok", detail=", ".join(f"{n} {version(n)}" for n in names))
+    return HealthCheckSchema(name="runtime", status="ok", detail=", ".join(f"{n} {version(n)}" for n in names))
 
 
-def _quiet(_settings: Settings) -> CheckView:
+def _quiet(_settings: Settings) -> HealthCheckSchema:
     """Latency is measured here, so the machine should be quiet and its clock rate steady."""
     cores = os.cpu_count() or 1
     load = os.getloadavg()[0]
@@ -169,4 +183,4 @@ def _quiet(_settings: Settings) -> CheckView:
     if unsteady := governors - {"performance"}:
         words.append(f"clock rates vary ({', '.join(sorted(unsteady))}); `performance` measures steadier")
     busy = load > cores
-    return CheckView(name="quiet", status="warning" if busy or unsteady else "ok", detail="; ".join(words))
+    return HealthCheckSchema(name="quiet", status="warning" if busy or unsteady else "ok", detail="; ".join(words))

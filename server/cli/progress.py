@@ -13,7 +13,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from nas.client import Client
-from nas.core.views import DeviceView, EventView, JobView, SearchView
+from nas.schemas.devices import DeviceSchema
+from nas.schemas.jobs import EventSchema, JobSchema
+from nas.schemas.searches import SearchSchema
 from server.cli.render import console
 
 
@@ -22,21 +24,21 @@ def progress_console() -> Console:
     return console(sys.stderr)
 
 
-def follow_search(nas: Client, search_id: str) -> SearchView:
+def follow_search(nas: Client, search_id: str) -> SearchSchema:
     """Shows the stages of a search until it has ended."""
     search = nas.search(search_id)
     follow(search, nas.watch(search_id, search.last_event))
     return nas.search(search_id)
 
 
-def follow_device(nas: Client, name: str) -> DeviceView:
+def follow_device(nas: Client, name: str) -> DeviceSchema:
     """Shows the stages of a device's onboarding until it has ended."""
     device = nas.device(name)
     follow(device, nas.watch_device(name, device.last_event))
     return nas.device(name)
 
 
-def follow(job: JobView, events: Iterable[EventView]) -> None:
+def follow(job: JobSchema, events: Iterable[EventSchema]) -> None:
     """Shows what has become of ``job``, and then what ``events`` after it say."""
     screen = progress_console()
     columns = (

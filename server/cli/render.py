@@ -14,20 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from nas.core.metrics import METRICS, SHARES
-from nas.core.views import (
-    CardView,
-    ComparisonView,
-    CostView,
-    DeviceView,
-    DriftView,
-    DryRunView,
-    FrontView,
-    PointView,
-    SearchView,
-    SpaceView,
-    StrategyView,
-    VersionView,
-)
+from nas.schemas.candidates import CandidateSchema, FrontSchema
+from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, DriftSchema
+from nas.schemas.dry_runs import CostEstimateSchema, DryRunSchema
+from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
+from nas.schemas.searches import SearchSchema
+from nas.schemas.service import SpaceSchema, StrategySchema
 from server.cli.scatter import scatter
 from server.dashboard import words
 
@@ -68,7 +60,7 @@ def out(value: V, as_json: bool, draw: Callable[[V], RenderableType]) -> None:
     console(sys.stdout).print(drawn, soft_wrap=isinstance(drawn, str))
 
 
-def searches(items: Sequence[SearchView]) -> RenderableType:
+def searches(items: Sequence[SearchSchema]) -> RenderableType:
     """A table of searches."""
     if not items:
         return "No searches yet. Begin with: nas devices add this-machine, and then: nas submit --watch"
@@ -81,7 +73,7 @@ def searches(items: Sequence[SearchView]) -> RenderableType:
     return table
 
 
-def search(s: SearchView) -> RenderableType:
+def search(s: SearchSchema) -> RenderableType:
     """One search with its stages."""
     where = " and ".join(s.spec.devices)
     lines: list[RenderableType] = [f"[bold]{escape(s.spec.name)}[/] ({s.id}) on {where}: [bold]{s.status}[/]"]
@@ -105,7 +97,7 @@ def search(s: SearchView) -> RenderableType:
     return Group(*lines)
 
 
-def _fleet(s: SearchView) -> RenderableType:
+def _fleet(s: SearchSchema) -> RenderableType:
     """The devices of a search, each with the front as it has it."""
     shared = s.spec.views == (None,)
     title = "one front, for the worst case; as each device has it:" if shared else "a front for each device:"
@@ -117,7 +109,7 @@ def _fleet(s: SearchView) -> RenderableType:
     return table
 
 
-def front(f: FrontView) -> RenderableType:
+def front(f: FrontSchema) -> RenderableType:
     """The front as a table, whose columns say what kind of evidence they hold, and as a chart."""
     if not f.points:
         return "No front yet."
@@ -153,7 +145,7 @@ def front(f: FrontView) -> RenderableType:
     return Group(*lines)
 
 
-def _by_device(points: Sequence[PointView]) -> RenderableType:
+def _by_device(points: Sequence[CandidateSchema]) -> RenderableType:
     """What is known of every network on every device."""
     table = grid("network", "device", "predicted ms", "95% bound ms", "measured ms", "status", title="by device")
     for p in points:
@@ -164,7 +156,7 @@ def _by_device(points: Sequence[PointView]) -> RenderableType:
     return table
 
 
-def dry_run(d: DryRunView) -> RenderableType:
+def dry_run(d: DryRunSchema) -> RenderableType:
     """Feasibility, ranges and costs."""
     lines: list[RenderableType] = ["[green]feasible[/]" if d.feasible else "[red]not feasible[/]"]
     lines += [f"[red]{escape(p)}[/]" for p in d.problems]
@@ -189,7 +181,7 @@ def dry_run(d: DryRunView) -> RenderableType:
     return Group(*lines)
 
 
-def cost(c: CostView) -> RenderableType:
+def cost(c: CostEstimateSchema) -> RenderableType:
     """What each stage will take, and all together."""
     timed = sum(s.timed for s in c.stages)
     table = grid("stage", "time", "from", "to", "steps", "memory", title=f"{timed} steps timed on {c.worker}")
@@ -211,7 +203,7 @@ def _seconds(value: float | None) -> str:
     return "?" if value is None else words.duration(value)
 
 
-def devices(items: Sequence[DeviceView]) -> RenderableType:
+def devices(items: Sequence[DeviceSchema]) -> RenderableType:
     """A table of devices."""
     if not items:
         return "No devices yet. Add the machine the service runs on with: nas devices add this-machine"
@@ -223,12 +215,12 @@ def devices(items: Sequence[DeviceView]) -> RenderableType:
     return table
 
 
-def _kind(f: FrontView, name: str) -> str:
+def _kind(f: FrontSchema, name: str) -> str:
     """The kind of evidence of a column, which depends on the device."""
     return next((p.metrics[name].kind for p in f.points if name in p.metrics), METRICS[name].kind)
 
 
-def device(d: DeviceView) -> RenderableType:
+def device(d: DeviceSchema) -> RenderableType:
     """One device with its cards."""
     lines: list[RenderableType] = [f"[bold]{d.name}[/]: {d.status}"]
     if d.error:
@@ -254,7 +246,7 @@ def device(d: DeviceView) -> RenderableType:
     return Group(*lines)
 
 
-def predictors(items: Sequence[CardView]) -> RenderableType:
+def predictors(items: Sequence[PredictorCardSchema]) -> RenderableType:
     """A table of predictor cards."""
     if not items:
         return "No latency predictors yet. Adding a device fits one: nas devices add this-machine"
@@ -266,7 +258,7 @@ def predictors(items: Sequence[CardView]) -> RenderableType:
     return table
 
 
-def versions(items: Sequence[VersionView]) -> RenderableType:
+def versions(items: Sequence[PredictorVersionSchema]) -> RenderableType:
     """A table of a device's predictor versions."""
     if not items:
         return "No versions yet: the device has no predictor."
@@ -287,7 +279,7 @@ def versions(items: Sequence[VersionView]) -> RenderableType:
     return table
 
 
-def drift(d: DriftView) -> RenderableType:
+def drift(d: DriftSchema) -> RenderableType:
     """A sentence, and the sessions that it is made from."""
     if not d.sessions:
         return d.sentence
@@ -298,7 +290,7 @@ def drift(d: DriftView) -> RenderableType:
     return Group(d.sentence, table)
 
 
-def comparison(c: ComparisonView) -> RenderableType:
+def comparison(c: DeviceComparisonSchema) -> RenderableType:
     """Figures of two devices, and in what they differ."""
     rank = "-" if c.spearman is None else f"{c.spearman:.3f}"
     lines: list[RenderableType] = [
@@ -314,7 +306,7 @@ def comparison(c: ComparisonView) -> RenderableType:
     return Group(*lines, table)
 
 
-def card(c: CardView) -> RenderableType:
+def card(c: PredictorCardSchema) -> RenderableType:
     """A predictor card."""
     table = Table(title=f"{c.family} for {c.space} ({c.held_out} held-out networks)", show_header=False)
     table.add_row("measured networks used", str(c.n))
@@ -329,7 +321,7 @@ def card(c: CardView) -> RenderableType:
     return table
 
 
-def spaces(items: Sequence[SpaceView]) -> RenderableType:
+def spaces(items: Sequence[SpaceSchema]) -> RenderableType:
     """A table of search spaces."""
     table = grid("name", "presets", "summary")
     for s in items:
@@ -337,7 +329,7 @@ def spaces(items: Sequence[SpaceView]) -> RenderableType:
     return table
 
 
-def strategies(items: Sequence[StrategyView]) -> RenderableType:
+def strategies(items: Sequence[StrategySchema]) -> RenderableType:
     """A table of strategies."""
     table = grid("name", "parameters", "summary")
     for s in items:
@@ -356,7 +348,7 @@ def grid(first: str, *others: str, title: str | None = None, padding: int = 1) -
     return table
 
 
-def _number(point: PointView, name: str) -> str:
+def _number(point: CandidateSchema, name: str) -> str:
     metric = point.metrics.get(name)
     if metric is None:
         return ""

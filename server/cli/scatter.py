@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nas.core.views import FrontView, PointView
+from nas.schemas.candidates import CandidateSchema, FrontSchema
 
 SEARCH, BASELINE = "o", "x"
 
 
-def scatter(front: FrontView, width: int = 64, height: int = 14) -> str:
+def scatter(front: FrontSchema, width: int = 64, height: int = 14) -> str:
     """Accuracy upwards over the first cost to the right: the search's members as ``o``, its random baseline's as ``x``.
 
     Empty when there are fewer than two networks to set apart.
@@ -17,7 +17,7 @@ def scatter(front: FrontView, width: int = 64, height: int = 14) -> str:
     y = next(o for o in front.objectives if o.objective == "accuracy")
     x = next(o for o in front.objectives if o.objective != "accuracy")
 
-    def positions(points: Sequence[PointView]) -> list[tuple[float, float]]:
+    def positions(points: Sequence[CandidateSchema]) -> list[tuple[float, float]]:
         return [(p.metrics[x.metric].value, p.metrics[y.metric].value) for p in points]
 
     baseline, search = positions(front.baseline), positions(front.points)

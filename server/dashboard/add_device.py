@@ -11,7 +11,9 @@ from pydantic import ValidationError
 from nas.client import TABLE_TYPES, Client
 from nas.core.errors import HwnasError, InvalidInput
 from nas.core.spec import DeviceSpec, parse_spec
-from nas.core.views import AgentView, SpaceView, TableView
+from nas.schemas.agents import AgentSchema
+from nas.schemas.predictors import LatencyTableSchema
+from nas.schemas.service import SpaceSchema
 from server.dashboard import words
 from server.dashboard.frame import Part, ask, copy_button, div, heading, notice, text
 
@@ -32,10 +34,10 @@ _ABOUT = {
 class AddForm:
     """Adds a device. ``address`` is where agents find the service."""
 
-    def __init__(self, client: Client, address: str, spaces: list[SpaceView], datasets: list[str]) -> None:
+    def __init__(self, client: Client, address: str, spaces: list[SpaceSchema], datasets: list[str]) -> None:
         self._client = client
         self._address = address
-        self._table: TableView | None = None
+        self._table: LatencyTableSchema | None = None
         presets = {s.name: s.presets for s in spaces}
         names = list(presets) or ["mobilenet_v3"]
         with div("card stack"):
@@ -76,7 +78,7 @@ class AddForm:
                 self._button = ui.button("Add device", on_click=self._send).props("unelevated no-caps")
         self._arrange()
 
-    def show_agents(self, agents: list[AgentView]) -> None:
+    def show_agents(self, agents: list[AgentSchema]) -> None:
         """Says which agents are there, as they come and go."""
         self._there.show(tuple((a.name, a.away) for a in agents))
 

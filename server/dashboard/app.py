@@ -13,7 +13,7 @@ from nicegui.page import page as Route
 
 from nas.client import Client
 from nas.core.errors import NotFound
-from nas.core.views import ProblemView
+from nas.schemas.common import ErrorSchema
 from server.dashboard.compare_page import compare_page
 from server.dashboard.device_pages import device_page, devices_page
 from server.dashboard.frame import LOGO, framed
@@ -85,7 +85,7 @@ def mount(app: FastAPI, api_url: str, *, closed: bool = False) -> None:
     async def unknown(request: Request, _: Exception) -> Response:
         message = f"There is nothing at {request.url.path}."
         if request.url.path.startswith("/v1/"):
-            return JSONResponse(ProblemView(code=NotFound.code, message=message).model_dump(), 404)
+            return JSONResponse(ErrorSchema(code=NotFound.code, message=message).model_dump(), 404)
         client = await sessions.admitted(request.cookies.get(COOKIE))
         if client is None:
             return RedirectResponse("/login", 303)

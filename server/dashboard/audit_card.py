@@ -9,7 +9,7 @@ from typing import Any
 from nicegui import ui
 
 from nas.client import Client
-from nas.core.views import AuditPage, AuditView
+from nas.schemas.administration import AuditPage, AuditRecordSchema
 from server.dashboard import words
 from server.dashboard.frame import Part, div, heading, text
 
@@ -78,7 +78,7 @@ class AuditCard:
         await self._refresh()
 
 
-def _draw_record(record: AuditView) -> None:
+def _draw_record(record: AuditRecordSchema) -> None:
     with div("", "tr"):
         text(words.moment(record.at), "num whole", "td")
         with div("", "td"):

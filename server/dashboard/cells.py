@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from nas.core.views import CellView
+from nas.schemas.candidates import CellSchema
 
 NONE = "none"
 COLOURS = 8  # classes ``cell-op0`` and on of the style sheet
@@ -30,12 +30,12 @@ class Arc:
     faint: bool = False
 
 
-def chosen(cell: CellView) -> list[Arc]:
+def chosen(cell: CellSchema) -> list[Arc]:
     """The edges of a network that carry something."""
     return [Arc(e.start, e.end, e.operation) for e in cell.edges if e.operation not in ("", NONE)]
 
 
-def strongest(cell: CellView, trace: Mapping[str, Any]) -> list[Arc]:
+def strongest(cell: CellSchema, trace: Mapping[str, Any]) -> list[Arc]:
     """The strongest operation of every edge by the table of a ``traced`` event. Where nodes keep only some of their
     edges, ``none`` is left aside, and all but the strongest edges into each node are faint. Edges that the table does
     not know, or whose operations were all removed, are left out."""
@@ -64,14 +64,14 @@ def short(operation: str) -> str:
     return " ".join(words)
 
 
-def colour(cell: CellView, operation: str) -> str:
+def colour(cell: CellSchema, operation: str) -> str:
     """The style sheet's class of an operation: its place among the cell's, ``none`` has none."""
     if operation == NONE or operation not in cell.operations:
         return "cell-none"
     return f"cell-op{[o for o in cell.operations if o != NONE].index(operation) % COLOURS}"
 
 
-def said(cell: CellView, arcs: Sequence[Arc]) -> str:
+def said(cell: CellSchema, arcs: Sequence[Arc]) -> str:
     """The graph in words, for who cannot see it."""
     parts = [
         f"{short(a.operation)} from {cell.nodes[a.start]} to {cell.nodes[a.end]}"
@@ -82,7 +82,7 @@ def said(cell: CellView, arcs: Sequence[Arc]) -> str:
     return f"{cell.name}: " + ("; ".join(parts) or "nothing leads from input to output")
 
 
-def svg(cell: CellView, arcs: Sequence[Arc]) -> str:
+def svg(cell: CellSchema, arcs: Sequence[Arc]) -> str:
     """Nodes from top to bottom, an arc for every edge with its operation at the apex; what only passes on, on the left.
     Everything from outside is escaped."""
     right = _LEFT + _PILL
@@ -103,7 +103,7 @@ def svg(cell: CellView, arcs: Sequence[Arc]) -> str:
     )
 
 
-def figures(drawn: Sequence[tuple[CellView, Sequence[Arc]]]) -> str:
+def figures(drawn: Sequence[tuple[CellSchema, Sequence[Arc]]]) -> str:
     """All kinds of cells side by side, or one below the other where there is no room."""
     named = len(drawn) > 1
     parts = [
@@ -121,7 +121,7 @@ def _apex(arc: Arc, right: int) -> tuple[float, float]:
     return right + _STEP * (arc.end - arc.start), (_y(arc.start) + _y(arc.end)) / 2
 
 
-def _title(cell: CellView, arc: Arc) -> str:
+def _title(cell: CellSchema, arc: Arc) -> str:
     strength = "" if arc.weight is None else f", weight {arc.weight:.3f}"
     kept = ", not among the strongest into its node" if arc.faint else ""
     return (
@@ -129,7 +129,7 @@ def _title(cell: CellView, arc: Arc) -> str:
     )
 
 
-def _arc(cell: CellView, arc: Arc, right: int) -> str:
+def _arc(cell: CellSchema, arc: Arc, right: int) -> str:
     top, bottom = _y(arc.start) + 6, _y(arc.end) - 6
     out = right + (_apex(arc, right)[0] - right) / 0.75  # where a cubic's handles are for its apex to be there
     strength = 1.0 if arc.weight is None else 0.2 + 0.8 * min(1.0, max(0.0, arc.weight))
@@ -141,7 +141,7 @@ def _arc(cell: CellView, arc: Arc, right: int) -> str:
     )
 
 
-def _label(cell: CellView, arc: Arc, right: int) -> str:
+def _label(cell: CellSchema, arc: Arc, right: int) -> str:
     x, y = _apex(arc, right)
     weight = "" if arc.weight is None else f' <tspan class="weight">{arc.weight:.2f}</tspan>'
     return (
@@ -149,7 +149,7 @@ def _label(cell: CellView, arc: Arc, right: int) -> str:
     )
 
 
-def _passing(cell: CellView) -> str:
+def _passing(cell: CellSchema) -> str:
     ends = [(e.start, e.end) for e in cell.edges if not e.name]
     if not ends:
         return ""

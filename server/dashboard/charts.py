@@ -16,19 +16,11 @@ from typing import Any, Literal
 
 from nas.core.drift import LIMIT
 from nas.core.metrics import METRICS
-from nas.core.views import (
-    CardView,
-    ComparisonView,
-    DriftView,
-    FrontView,
-    HypervolumeView,
-    ObjectiveView,
-    PairView,
-    PointView,
-    RankedView,
-    SimilarityView,
-    TrustView,
-)
+from nas.schemas.candidates import CandidateSchema, FrontSchema, ObjectiveSchema
+from nas.schemas.devices import DeviceComparisonSchema, DriftSchema, LatencyPairSchema
+from nas.schemas.predictors import PredictorCardSchema
+from nas.schemas.rank_correlation import GradientSimilaritySchema, RankCorrelationSchema, RankedArchSchema
+from nas.schemas.searches import HypervolumeSchema
 from server.dashboard import words
 from server.dashboard.shown import WHICH
 
@@ -55,8 +47,8 @@ _PREDICTED = {
 
 
 def pareto(
-    front: FrontView,
-    candidates: Sequence[PointView],
+    front: FrontSchema,
+    candidates: Sequence[CandidateSchema],
     x: str = "",
     evidence: Evidence = "measured",
     focus: bool = False,
@@ -96,7 +88,7 @@ def pareto(
 
 
 def _predicted_series(
-    front: FrontView, candidates: Sequence[PointView], xm: str, ym: str, joined: bool
+    front: FrontSchema, candidates: Sequence[CandidateSchema], xm: str, ym: str, joined: bool
 ) -> list[Series]:
     """Clouds of evaluated networks and the fronts through them; nothing here was measured."""
     clouds = {o: [p for p in candidates if p.origin == o] for o in ("search", "baseline")}
@@ -113,7 +105,9 @@ def _predicted_series(
     ]
 
 
-def _measured_series(front: FrontView, candidates: Sequence[PointView], xm: str, ym: str, joined: bool) -> list[Series]:
+def _measured_series(
+    front: FrontSchema, candidates: Sequence[CandidateSchema], xm: str, ym: str, joined: bool
+) -> list[Series]:
     """Measured networks by status, the measured fronts, and faint where the search had believed its own to be."""
     known = {(p.origin, p.arch): p for p in (*candidates, *front.points, *front.baseline)}
     measured = [p for p in known.values() if xm in p.metrics and ym in p.metrics and p.measurement is not None]
@@ -150,7 +144,7 @@ def _measured_series(front: FrontView, candidates: Sequence[PointView], xm: str,
     return out
 
 
-def hypervolume(history: Sequence[HypervolumeView]) -> Options:
+def hypervolume(history: Sequence[HypervolumeSchema]) -> Options:
     """Hypervolume of search and random baseline after equally many evaluations each."""
     series = [
         _curve(
@@ -288,7 +282,7 @@ _ESTIMATES = (  # of a held-out network: field, name, symbol, colour
 )
 
 
-def typical(trust: TrustView) -> list[RankedView]:
+def typical(trust: RankCorrelationSchema) -> list[RankedArchSchema]:
     """The held-out networks but those that learn next to nothing even when trained alone, far below all others; a chart
     with them has no room for the rest."""
     middle = median(n.alone for n in trust.networks)
@@ -296,7 +290,7 @@ def typical(trust: TrustView) -> list[RankedView]:
     return [n for n in trust.networks if n.alone >= middle - 8 * max(1.0, spread)]
 
 
-def ranking(trust: TrustView) -> Options:
+def ranking(trust: RankCorrelationSchema) -> Options:
     """Estimates of held-out networks over what they reach when trained alone, before and after the split; framed around
     those that are ``typical``."""
     shown = {n.arch for n in typical(trust)}
@@ -327,7 +321,7 @@ def ranking(trust: TrustView) -> Options:
     }
 
 
-def similarity(view: SimilarityView) -> Options:
+def similarity(view: GradientSimilaritySchema) -> Options:
     """How far the gradients of a decision's choices agree, as shades: one colour where they do, another where they pull
     apart. Choices of a group stand together."""
     order = [view.choices.index(c) for group in view.groups for c in group]
@@ -364,7 +358,7 @@ def similarity(view: SimilarityView) -> Options:
     }
 
 
-def predictor(card: CardView) -> Options:
+def predictor(card: PredictorCardSchema) -> Options:
     """Measured over predicted latency of held-out networks, with the line of equality and the calibrated bound."""
     rows = sorted(zip(card.predicted_ms, card.measured_ms, card.upper_ms, strict=True))
     inside = [r for r in rows if r[1] <= r[2]]
@@ -401,7 +395,7 @@ def predictor(card: CardView) -> Options:
     }
 
 
-def drift(view: DriftView) -> Options:
+def drift(view: DriftSchema) -> Options:
     """Measured over predicted latency of networks over time, its median in every session, and the canary's."""
     networks = [(r.at, r.ratio) for r in view.readings if r.ratio is not None]
     medians = [(s.at, s.ratio) for s in view.sessions if s.ratio is not None]
@@ -438,14 +432,14 @@ def drift(view: DriftView) -> Options:
     }
 
 
-def comparison(view: ComparisonView) -> Options:
+def comparison(view: DeviceComparisonSchema) -> Options:
     """Latency on one device over that on the other, by how networks are known there."""
-    groups: dict[str, list[PairView]] = {"both": [], "one": [], "none": []}
+    groups: dict[str, list[LatencyPairSchema]] = {"both": [], "one": [], "none": []}
     for pair in view.pairs:
         measured = [pair.first_kind, pair.second_kind].count("measured")
         groups["none" if measured == 0 else "one" if measured == 1 else "both"].append(pair)
 
-    def cells(pairs: Sequence[PairView]) -> list[dict[str, Any]]:
+    def cells(pairs: Sequence[LatencyPairSchema]) -> list[dict[str, Any]]:
         return [
             {
                 "value": [p.first_ms, p.second_ms],
@@ -486,7 +480,7 @@ def comparison(view: ComparisonView) -> Options:
 def _points(
     ident: str,
     name: str,
-    points: Iterable[PointView],
+    points: Iterable[CandidateSchema],
     xm: str,
     ym: str,
     symbol: str,
@@ -523,7 +517,7 @@ def _scatter(ident: str, name: str, data: list[dict[str, Any]], symbol: str, col
 
 
 def _line(
-    ident: str, name: str, points: Sequence[PointView], xm: str, ym: str, colour: str, joined: bool, symbol: str
+    ident: str, name: str, points: Sequence[CandidateSchema], xm: str, ym: str, colour: str, joined: bool, symbol: str
 ) -> Series:
     """The members of a front. While it is predicted, a step shows what is reachable within so much cost; the members of
     a measured front were chosen on validation data, so their test accuracies need not rise, and are merely joined."""
@@ -587,7 +581,7 @@ def _plain_line(ident: str, name: str, cells: list[tuple[float, float]], colour:
     }
 
 
-def _bound(axis: ObjectiveView, key: str) -> dict[str, Any] | None:
+def _bound(axis: ObjectiveSchema, key: str) -> dict[str, Any] | None:
     if axis.bound is None:
         return None
     text = f"bound {axis.bound:g} {axis.unit}".strip()
@@ -612,7 +606,7 @@ def _bounds_series(marks: list[dict[str, Any]]) -> Series:
     }
 
 
-def _datum(point: PointView, xm: str, ym: str) -> dict[str, Any]:
+def _datum(point: CandidateSchema, xm: str, ym: str) -> dict[str, Any]:
     shown = [n for n in dict.fromkeys((ym, xm, "upper_ms", "params", "macs", *point.metrics)) if n in point.metrics]
     rows = [
         (f"{escape(words.label(n))} <i>{point.metrics[n].kind}</i>", words.metric(point.metrics, n))
@@ -634,7 +628,7 @@ def _tip(title: str, rows: Iterable[tuple[str, str]]) -> str:
     return f'<div class="tip"><b>{escape(title)}</b><table>{cells}</table></div>'
 
 
-def _title(axis: ObjectiveView, metric: str) -> str:
+def _title(axis: ObjectiveSchema, metric: str) -> str:
     kind = METRICS[metric].kind if metric in METRICS and metric != axis.metric else axis.kind
     name = words.label(metric)
     unit = METRICS[metric].unit if metric in METRICS else axis.unit
@@ -644,7 +638,7 @@ def _title(axis: ObjectiveView, metric: str) -> str:
     return f"{name} ({', '.join(parts)})" if parts else name
 
 
-def _values(axis: ObjectiveView) -> list[float]:
+def _values(axis: ObjectiveSchema) -> list[float]:
     return [] if axis.bound is None else [axis.bound]
 
 

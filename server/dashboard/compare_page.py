@@ -10,7 +10,8 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.errors import InvalidInput, NotFound
-from nas.core.views import CardView, ComparisonView, VersionView
+from nas.schemas.devices import DeviceComparisonSchema
+from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 from server.dashboard import charts, words
 from server.dashboard.frame import Live, Part, crumbs, div, figure, framed, heading, notice, text
 
@@ -20,7 +21,7 @@ class Found:
     """The devices that can be chosen, and what is known of the chosen two; ``problem``: why they cannot be compared."""
 
     names: tuple[str, ...]
-    view: ComparisonView | None
+    view: DeviceComparisonSchema | None
     problem: str = ""
 
 
@@ -82,7 +83,7 @@ def _draw_choice(names: tuple[str, ...], spaces: tuple[str, ...], first: str, se
             ).props("outlined dense options-dense")
 
 
-def _draw(view: ComparisonView) -> None:
+def _draw(view: DeviceComparisonSchema) -> None:
     with div("card stack"):
         heading("The same networks on both", 2)
         text(words.sentence(_said(view)))
@@ -114,7 +115,7 @@ def _draw(view: ComparisonView) -> None:
                             text(value, tag="td")
 
 
-def _said(view: ComparisonView) -> str:
+def _said(view: DeviceComparisonSchema) -> str:
     if view.spearman is None:
         return "all networks take the same time on one of them, so there is no order to compare"
     how = "almost alike" if view.spearman >= 0.98 else "much alike" if view.spearman >= 0.9 else "differently"
@@ -126,7 +127,7 @@ def _said(view: ComparisonView) -> str:
     return f"the two rank networks {how}; {advice}"
 
 
-def _draw_side(name: str, card: CardView, versions: Sequence[VersionView]) -> None:
+def _draw_side(name: str, card: PredictorCardSchema, versions: Sequence[PredictorVersionSchema]) -> None:
     with div("card stack"):
         with div("card-head").style("margin: 0"):
             with div(tag="h2"):

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from nicegui import ui
 
-from nas.core.views import DriftView, VersionView
+from nas.schemas.devices import DriftSchema
+from nas.schemas.predictors import PredictorVersionSchema
 from server.dashboard import charts, words
 from server.dashboard.frame import div, heading, notice, text
 
 _NEWEST = 10  # versions shown at once; the rest is folded away
 
 
-def draw_drift(view: DriftView) -> None:
+def draw_drift(view: DriftSchema) -> None:
     """What was measured over what was expected, with a sentence."""
     with div("card stack"):
         with div("card-head").style("margin: 0"):
@@ -30,7 +31,7 @@ def draw_drift(view: DriftView) -> None:
             )
 
 
-def draw_versions(versions: Sequence[VersionView]) -> None:
+def draw_versions(versions: Sequence[PredictorVersionSchema]) -> None:
     """A table of all versions, newest first."""
     if not versions:
         return
@@ -49,7 +50,7 @@ def draw_versions(versions: Sequence[VersionView]) -> None:
         text("MAPE, Spearman and coverage are over the same networks, held out at the onboarding.", "small muted")
 
 
-def _draw_table(versions: Sequence[VersionView]) -> None:
+def _draw_table(versions: Sequence[PredictorVersionSchema]) -> None:
     with div("scroll"), div("plain versions", "table"):
         with div(tag="thead"), div(tag="tr"):
             for head in ("Version", "Made", "From", "Networks", "MAPE", "Spearman", "Coverage", "Used by", ""):
@@ -59,7 +60,7 @@ def _draw_table(versions: Sequence[VersionView]) -> None:
                 _draw_row(version)
 
 
-def _draw_row(v: VersionView) -> None:
+def _draw_row(v: PredictorVersionSchema) -> None:
     with div(tag="tr"):
         with div("whole", "td"):
             text(str(v.number), "", "b")

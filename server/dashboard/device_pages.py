@@ -9,7 +9,10 @@ from typing import Any
 from nicegui import ui
 
 from nas.client import Client
-from nas.core.views import AgentView, CardView, DeviceView, DriftView, EnergyView, SpaceView, VersionView
+from nas.schemas.agents import AgentSchema
+from nas.schemas.devices import DeviceSchema, DriftSchema
+from nas.schemas.predictors import EnergyAccuracySchema, PredictorCardSchema, PredictorVersionSchema
+from nas.schemas.service import SpaceSchema
 from server.dashboard import charts, words
 from server.dashboard.add_device import AddForm
 from server.dashboard.compare_page import compare_url
@@ -36,9 +39,9 @@ from server.dashboard.stages import draw_stages
 class Found:
     """What the page of all devices shows."""
 
-    devices: list[DeviceView]
-    agents: list[AgentView]
-    spaces: list[SpaceView]
+    devices: list[DeviceSchema]
+    agents: list[AgentSchema]
+    spaces: list[SpaceSchema]
     datasets: list[str]
 
 
@@ -71,7 +74,7 @@ async def devices_page(client: Client) -> None:
         await Live(frame, fetch, draw, lambda found: True).start()
 
 
-def _draw_devices(devices: list[DeviceView]) -> None:
+def _draw_devices(devices: list[DeviceSchema]) -> None:
     if not devices:
         with div("card empty"):
             heading("No devices yet", 2)
@@ -101,7 +104,7 @@ def _draw_devices(devices: list[DeviceView]) -> None:
                         text(f"mean error {best.mape:.1f} % on held-out networks", "muted")
 
 
-def _draw_progress(device: DeviceView) -> None:
+def _draw_progress(device: DeviceSchema) -> None:
     stage = words.active_stage(device)
     if device.status == "failed":
         text((device.error or "failed").splitlines()[0][:160]).style("color: var(--c-bad)")
@@ -116,19 +119,19 @@ def _draw_progress(device: DeviceView) -> None:
         text(f"ready, added {words.age(device.finished_at, datetime.now(UTC))}", "muted")
 
 
-def _agent(agent: AgentView) -> str:
+def _agent(agent: AgentSchema) -> str:
     seen = f"agent last seen {words.age(agent.seen_at, datetime.now(UTC))}"
     queue = f"{words.counted(agent.waiting, 'network')} waiting" if agent.waiting else "nothing waiting"
     return f"{seen}, {queue}{', measuring' if agent.measuring else ''}"
 
 
-def _processor(device: DeviceView) -> str:
+def _processor(device: DeviceSchema) -> str:
     if device.profile is None:
         return "not profiled yet"
     return f"{device.profile['processor']}, {device.profile['cores']} cores"
 
 
-def _runtime(device: DeviceView) -> str:
+def _runtime(device: DeviceSchema) -> str:
     return words.NONE if device.profile is None else f"{device.profile['runtime']} {device.profile['runtime_version']}"
 
 
@@ -136,9 +139,9 @@ def _runtime(device: DeviceView) -> str:
 class FoundDevice:
     """What the page of a device shows, and the names of the others."""
 
-    device: DeviceView
-    versions: list[VersionView]
-    drift: DriftView
+    device: DeviceSchema
+    versions: list[PredictorVersionSchema]
+    drift: DriftSchema
     others: tuple[str, ...]
 
 
@@ -199,7 +202,7 @@ def _draw_head(name: str, status: str, processor: str, others: tuple[str, ...]) 
     text(processor, "small muted")
 
 
-def _draw_agent(agent: AgentView) -> None:
+def _draw_agent(agent: AgentSchema) -> None:
     with div("card stack"):
         heading("Agent", 2)
         text(words.sentence(_agent(agent)))
@@ -207,7 +210,7 @@ def _draw_agent(agent: AgentView) -> None:
         facts([("owner", agent.owner), ("measuring", agent.measuring or words.NONE), ("runs on", versions)])
 
 
-def _draw_onboarding(device: DeviceView) -> None:
+def _draw_onboarding(device: DeviceSchema) -> None:
     if device.status == "queued":
         notice(
             "info", "Waiting for a worker", words.sentence(device.waiting or "the device is measured once one is free")
@@ -216,7 +219,7 @@ def _draw_onboarding(device: DeviceView) -> None:
         draw_stages(tuple(device.stages), device.eta_s, device.status)
 
 
-def _draw_cards(predictors: list[CardView], status: str) -> None:
+def _draw_cards(predictors: list[PredictorCardSchema], status: str) -> None:
     if not predictors:
         with div("card empty"):
             heading("No predictor yet", 2)
@@ -229,7 +232,7 @@ def _draw_cards(predictors: list[CardView], status: str) -> None:
             _draw_card(card)
 
 
-def _draw_card(card: CardView) -> None:
+def _draw_card(card: PredictorCardSchema) -> None:
     with div("card stack"):
         with div("card-head").style("margin: 0"):
             heading(f"Predictor for {card.space_name}, version {card.number}", 2)
@@ -257,7 +260,7 @@ def _draw_card(card: CardView) -> None:
             facts([(k.replace("_", " "), str(v)) for k, v in card.protocol.items()])
 
 
-def _draw_quality(card: CardView) -> None:
+def _draw_quality(card: PredictorCardSchema) -> None:
     low, high = card.range_ms
     with div("figures"):
         figure("Mean absolute error (MAPE)", f"{card.mape:.1f} %")
@@ -268,7 +271,7 @@ def _draw_quality(card: CardView) -> None:
         figure("Range", f"{words.significant(low)} to {words.significant(high)} ms")
 
 
-def _draw_energy(energy: EnergyView) -> None:
+def _draw_energy(energy: EnergyAccuracySchema) -> None:
     heading("Energy", 2)
     text("Predicted from the energies of the device's table; nothing measures it.", "small muted")
     with div("figures"):

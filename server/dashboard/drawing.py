@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from nas.core.views import LayerView
+from nas.schemas.candidates import LayerSchema
 
 OPS = ("dense", "pointwise", "depthwise", "se", "linear", "pool")
 _LETTERS = {"kernel": "k", "expand": "e", "width": "w", "depth": "d"}
@@ -18,7 +18,7 @@ class Block:
     """Consecutive layers whose names share all before the last dot. Shapes are (channels, height, width)."""
 
     name: str
-    layers: tuple[LayerView, ...]
+    layers: tuple[LayerSchema, ...]
     tags: tuple[str, ...]
 
     @property
@@ -42,9 +42,9 @@ class Block:
         return sum(x.params for x in self.layers)
 
 
-def blocks(layers: Sequence[LayerView], choices: Mapping[str, int | float | str]) -> list[Block]:
+def blocks(layers: Sequence[LayerSchema], choices: Mapping[str, int | float | str]) -> list[Block]:
     """The layers grouped; each block is tagged by what was chosen for it (``k5``, ``e4``), or by its kernel."""
-    grouped: list[tuple[str, list[LayerView]]] = []
+    grouped: list[tuple[str, list[LayerSchema]]] = []
     for layer in layers:
         name = layer.name.rpartition(".")[0] or layer.name
         if not grouped or grouped[-1][0] != name:
@@ -53,7 +53,7 @@ def blocks(layers: Sequence[LayerView], choices: Mapping[str, int | float | str]
     return [Block(name, tuple(some), _tags(name, some, choices)) for name, some in grouped]
 
 
-def _tags(name: str, layers: Sequence[LayerView], choices: Mapping[str, int | float | str]) -> tuple[str, ...]:
+def _tags(name: str, layers: Sequence[LayerSchema], choices: Mapping[str, int | float | str]) -> tuple[str, ...]:
     chosen = {key.rpartition(".")[2]: value for key, value in choices.items() if key.rpartition(".")[0] == name}
     tags = [f"{_LETTERS.get(key, key + ' ')}{plain(value)}" for key, value in chosen.items()]
     if not tags:

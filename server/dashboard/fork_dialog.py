@@ -7,7 +7,7 @@ from nicegui import ui
 from nas.client import Client
 from nas.core.errors import HwnasError
 from nas.core.spec import SearchSpec, parse_spec
-from nas.core.views import ForkBody, SearchView
+from nas.schemas.searches import ForkBody, SearchSchema
 from server.dashboard.dialogs import ending
 from server.dashboard.frame import Frame, ask, div, heading, text
 
@@ -22,7 +22,7 @@ _BOUNDS = {
 }
 
 
-def can_fork(search: SearchView) -> bool:
+def can_fork(search: SearchSchema) -> bool:
     """Whether the search has a trained supernet to go on from."""
     if search.spec.strategy.name == "zero_cost":
         return False  # which trains none
@@ -30,7 +30,7 @@ def can_fork(search: SearchView) -> bool:
     return search.status == "succeeded" or search.spec.supernet is not None or trained
 
 
-async def fork_dialog(client: Client, frame: Frame, search: SearchView) -> None:
+async def fork_dialog(client: Client, frame: Frame, search: SearchSchema) -> None:
     """A form filled in with the parent's values; the child's page opens once it is accepted."""
     trouble = ""
     names = {search.spec.device}

@@ -15,7 +15,8 @@ from nas.client import Client
 from nas.core.access import Scope
 from nas.core.errors import HwnasError, NotFound
 from nas.core.metrics import Kind
-from nas.core.views import HealthView, MetricView
+from nas.schemas.candidates import MetricSchema
+from nas.schemas.service import HealthSchema
 from server.dashboard import words
 
 T = TypeVar("T")
@@ -248,7 +249,7 @@ def figure(name: str, value: str, kind: Kind | None = None, note: str = "") -> N
             text(note, "muted small")
 
 
-def metric_figure(name: str, view: MetricView, note: str = "") -> None:
+def metric_figure(name: str, view: MetricSchema, note: str = "") -> None:
     """A metric as a headline value."""
     figure(words.label(name), words.quantity(view.value, view.unit), view.kind, note)
 
@@ -318,7 +319,7 @@ def copy_button(content: Callable[[], str]) -> None:
     ui.button("Copy", icon="content_copy", on_click=copy).props("flat dense no-caps size=sm")
 
 
-def _draw_health(view: HealthView | None) -> None:
+def _draw_health(view: HealthSchema | None) -> None:
     if view is None:
         text("● service away", "strong").style("color: var(--c-bad)")
         return

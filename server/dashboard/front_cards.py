@@ -8,7 +8,8 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import EChartPointClickEventArguments
 
-from nas.core.views import FrontView, SearchView
+from nas.schemas.candidates import FrontSchema
+from nas.schemas.searches import SearchSchema
 from server.dashboard import charts
 from server.dashboard.frame import div, heading, kind_chip, text
 from server.dashboard.shown import Shown, subnet_url
@@ -62,7 +63,7 @@ class FrontCard:
             )
             text(_caption(shown.front, self._evidence), "small muted")
 
-    def _draw_head(self, front: FrontView, search: SearchView) -> None:
+    def _draw_head(self, front: FrontSchema, search: SearchSchema) -> None:
         with div("card-head"):
             heading("Pareto front", 2)
             if not front.final:
@@ -98,7 +99,7 @@ class FrontCard:
             ui.navigate.to(subnet_url(self._search_id, event.data["arch"], event.data["origin"]))
 
 
-def _caption(front: FrontView, evidence: str) -> str:
+def _caption(front: FrontSchema, evidence: str) -> str:
     if front.final and evidence == "measured":
         out = (
             "Solid: measured on the device and on test data, front members larger. Hollow: as the search had predicted."
@@ -124,7 +125,7 @@ class CurveCard:
         self._shown: tuple[Any, ...] = ()
         self._box.set_visibility(False)
 
-    def show(self, search: SearchView, device: str | None) -> None:
+    def show(self, search: SearchSchema, device: str | None) -> None:
         """Draws the history, of one device where each has a front."""
         seen = device or search.spec.views[0]
         history = tuple(h for h in search.hypervolume_history if h.device is None or h.device == seen)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from nicegui import ui
 
-from nas.core.views import EventView
+from nas.schemas.jobs import EventSchema
 from server.dashboard import words
 from server.dashboard.frame import div, heading, text
 
 
-def draw_learned(events: tuple[EventView, ...], device: str) -> None:
+def draw_learned(events: tuple[EventSchema, ...], device: str) -> None:
     """The ``refitted`` events of a search: each a version of the predictor."""
     if not events:
         return
@@ -22,7 +22,7 @@ def draw_learned(events: tuple[EventView, ...], device: str) -> None:
             ui.link("All versions of the predictor", f"/devices/{device}")
 
 
-def _draw_refit(event: EventView, last: bool) -> None:
+def _draw_refit(event: EventSchema, last: bool) -> None:
     body, record = event.body, event.body["record"]
     broken = body["broken"]
     with div(f"change {'paused' if broken else 'succeeded'}", "li"):

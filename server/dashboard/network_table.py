@@ -9,7 +9,7 @@ from nicegui import ui
 from nicegui.events import GenericEventArguments
 
 from nas.core.metrics import METRICS, SHARES
-from nas.core.views import PointView
+from nas.schemas.candidates import CandidateSchema
 from server.dashboard.frame import div, heading, text
 from server.dashboard.shown import Shown, subnet_url
 
@@ -40,7 +40,7 @@ class NetworkTable:
     def __init__(self, search_id: str) -> None:
         self._search_id = search_id
         self._rows: list[dict[str, Any]] = []
-        self._points: tuple[PointView, ...] = ()
+        self._points: tuple[CandidateSchema, ...] = ()
         self._box = div("part card")
         self._box.set_visibility(False)
         self._columns: list[str] = []
@@ -143,7 +143,7 @@ def _columns(names: list[str], kinds: Mapping[str, str]) -> list[dict[str, Any]]
     return out
 
 
-def _row(point: PointView, search_id: str) -> dict[str, Any]:
+def _row(point: CandidateSchema, search_id: str) -> dict[str, Any]:
     marks = {"verified": "✓ verified", "unverified": "□ unverified", "violated": "▲ violated"}
     return {
         "key": f"{point.origin}:{point.arch}",

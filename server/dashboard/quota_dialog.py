@@ -8,12 +8,12 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.spec import parse_spec
-from nas.core.views import QuotaBody, QuotaView
+from nas.schemas.administration import QuotaBody, QuotaSchema
 from server.dashboard.dialogs import ending
 from server.dashboard.frame import Frame, ask, div, heading, text
 
 
-async def quota_dialog(client: Client, frame: Frame, quota: QuotaView, after: Callable[[], Awaitable[None]]) -> None:
+async def quota_dialog(client: Client, frame: Frame, quota: QuotaSchema, after: Callable[[], Awaitable[None]]) -> None:
     """Shows the present limits, and sets those that are typed."""
     with frame.content, ui.dialog() as dialog, div("card stack"):
         heading(f"Limits of {quota.owner}", 2)

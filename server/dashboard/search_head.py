@@ -11,7 +11,8 @@ from nicegui import ui
 from nas.client import Client
 from nas.core.access import Principal
 from nas.core.lifecycle import JobStatus
-from nas.core.views import MeView, SearchView
+from nas.schemas.administration import PrincipalSchema
+from nas.schemas.searches import SearchSchema
 from server.dashboard import words
 from server.dashboard.actions import Action, ActionBar
 from server.dashboard.dialogs import ending
@@ -20,7 +21,7 @@ from server.dashboard.frame import Frame, Part, ask, badge, crumbs, div, heading
 from server.dashboard.shown import Relative, Shown
 
 
-def may_submit(me: MeView) -> bool:
+def may_submit(me: PrincipalSchema) -> bool:
     """Whether the reader may change searches."""
     return Principal(me.owner, frozenset(me.scopes)).may("submit")
 
@@ -42,7 +43,7 @@ class Head:
 
     def __init__(self, client: Client, frame: Frame, refresh: Callable[[], Awaitable[None]]) -> None:
         self._client, self._frame, self._refresh = client, frame, refresh
-        self._search: SearchView | None = None
+        self._search: SearchSchema | None = None
         self._part = Part(self._draw)
         self._trouble = Part(lambda message: notice("bad", "The service refused", message) if message else None)
         self._bar = ActionBar(client, frame, self._acted, self._trouble.show)
@@ -81,7 +82,7 @@ class Head:
                 what = "forked from" if search.parent else "on the supernet of"
                 ui.link(f"{what} {shown.parent.name}", f"/searches/{shown.parent.id}")
 
-    def _draw_actions(self, search: SearchView, forkable: bool) -> None:
+    def _draw_actions(self, search: SearchSchema, forkable: bool) -> None:
         if forkable:
             ui.button("Fork", icon="call_split", on_click=self._fork).props("outline no-caps").tooltip(
                 "A new search on the same trained supernet"
@@ -92,7 +93,7 @@ class Head:
             ).props("outline no-caps")
         self._bar.draw({search.id: search.status})
 
-    def _draw_priority(self, search: SearchView, allowed: bool) -> None:
+    def _draw_priority(self, search: SearchSchema, allowed: bool) -> None:
         if allowed and not words.is_over(search):
             ui.button(f"priority {search.priority}", icon="swap_vert", on_click=self._prioritise).props(
                 'flat dense no-caps size=sm padding="0 4px" aria-label="change priority"'

@@ -10,7 +10,9 @@ from nicegui import ui
 from nas.client import Client
 from nas.core.errors import NotFound
 from nas.core.events import Refitted, StatusChanged, Traced
-from nas.core.views import ArtifactView, CellView, EventView, PointView, SearchView
+from nas.schemas.candidates import ArtifactSchema, CandidateSchema, CellSchema
+from nas.schemas.jobs import EventSchema
+from nas.schemas.searches import SearchSchema
 from server.dashboard import words
 from server.dashboard.frame import Live, Part, copy_button, div, figure, framed, notice, text
 from server.dashboard.front_cards import CurveCard, FrontCard
@@ -121,7 +123,7 @@ class Look:
         )
         return self._last
 
-    def _events(self, kind: str, known: tuple[EventView, ...]) -> tuple[EventView, ...]:
+    def _events(self, kind: str, known: tuple[EventSchema, ...]) -> tuple[EventSchema, ...]:
         found = list(known)
         while True:
             page = self._client.events(self._id, found[-1].seq if found else 0, _PAGE, kind)
@@ -129,7 +131,7 @@ class Look:
             if len(page.items) < _PAGE:
                 return tuple(found)
 
-    def _cells(self, space: str, traces: tuple[EventView, ...]) -> tuple[CellView, ...]:
+    def _cells(self, space: str, traces: tuple[EventSchema, ...]) -> tuple[CellSchema, ...]:
         if not traces:
             return ()
         return next((tuple(s.cells) for s in self._client.spaces() if s.name == space), ())
@@ -143,7 +145,7 @@ class Look:
             return None
 
 
-def _relative(search: SearchView) -> Relative:
+def _relative(search: SearchSchema) -> Relative:
     return Relative(search.id, search.spec.name, search.status)
 
 
@@ -152,8 +154,8 @@ def _draw_explanation(explanation: Explanation | None) -> None:
         notice(explanation.tone, explanation.title, explanation.message)
 
 
-def _points(client: Client, search_id: str, device: str | None) -> tuple[tuple[PointView, ...], int]:
-    points: list[PointView] = []
+def _points(client: Client, search_id: str, device: str | None) -> tuple[tuple[CandidateSchema, ...], int]:
+    points: list[CandidateSchema] = []
     cursor = None
     while True:
         page = client.candidates(search_id, limit=_PAGE, cursor=cursor, device=device)
@@ -238,7 +240,7 @@ def _draw_warnings(warnings: tuple[str, ...]) -> None:
 # Files and spec
 
 
-def _draw_files(artifacts: tuple[ArtifactView, ...], search_id: str) -> None:
+def _draw_files(artifacts: tuple[ArtifactSchema, ...], search_id: str) -> None:
     if not artifacts:
         return
     archs = list(dict.fromkeys(a.arch for a in artifacts))
@@ -258,7 +260,7 @@ def _draw_files(artifacts: tuple[ArtifactView, ...], search_id: str) -> None:
                                 download(a)
 
 
-def download(artifact: ArtifactView) -> None:
+def download(artifact: ArtifactSchema) -> None:
     """A link to the file, with its size."""
     ui.link(f"{artifact.name} ({words.size(artifact.size_bytes)})", artifact.url).props("download")
 

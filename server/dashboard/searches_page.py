@@ -10,7 +10,9 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.lifecycle import STATUSES, JobStatus
-from nas.core.views import FrontView, MeView, SearchView
+from nas.schemas.administration import PrincipalSchema
+from nas.schemas.candidates import FrontSchema
+from nas.schemas.searches import SearchSchema
 from server.dashboard import words
 from server.dashboard.actions import Action, ActionBar
 from server.dashboard.frame import Live, Part, badge, bar, code, div, framed, heading, notice, text
@@ -43,9 +45,9 @@ class _Chosen:
 class _Listed:
     """One look at the list. ``owners`` are those an administrator may choose from."""
 
-    searches: tuple[SearchView, ...]
+    searches: tuple[SearchSchema, ...]
     following: str | None
-    me: MeView
+    me: PrincipalSchema
     owners: tuple[str, ...]
 
 
@@ -63,7 +65,7 @@ class SearchList:
         self._best: dict[tuple[str, int], str] = {}  # finished searches do not change: their front is asked for once
         self._rows: dict[str, Part] = {}
         self._statuses: dict[str, JobStatus] = {}
-        self._me: MeView | None = None
+        self._me: PrincipalSchema | None = None
         self._owners: tuple[str, ...] = ()
 
     async def open(self) -> None:
@@ -122,7 +124,7 @@ class SearchList:
             self._best[s.id, s.last_event] = _best(client.front(s.id))
         return _Listed(tuple(page.items), page.next, self._me, self._owners)
 
-    def _unknown(self, s: SearchView) -> bool:
+    def _unknown(self, s: SearchSchema) -> bool:
         return s.status == "succeeded" and (s.id, s.last_event) not in self._best
 
     def _show(self, listed: _Listed) -> None:
@@ -214,7 +216,7 @@ class SearchList:
         )
 
 
-def _best(front: FrontView) -> str:
+def _best(front: FrontSchema) -> str:
     """The best accuracy on a front, with the name that tells its kind."""
     axis = next((o for o in front.objectives if o.objective == "accuracy"), None)
     if axis is None or not front.points:
@@ -236,7 +238,7 @@ def _draw_empty(status: str, owner: str | None) -> None:
         ui.button("Fill in a form instead", on_click=lambda: ui.navigate.to("/submit")).props("no-caps unelevated")
 
 
-def _draw_row(search: SearchView, age: str, best: str, owner: str) -> None:
+def _draw_row(search: SearchSchema, age: str, best: str, owner: str) -> None:
     with ui.link(target=f"/searches/{search.id}").classes("lrow"):
         with div():
             with div("flow"):
@@ -262,7 +264,7 @@ def _draw_row(search: SearchView, age: str, best: str, owner: str) -> None:
             text(age)
 
 
-def _draw_progress(search: SearchView) -> None:
+def _draw_progress(search: SearchSchema) -> None:
     stage = words.active_stage(search)
     if search.status in ("failed", "quarantined"):
         text((search.error or search.status).splitlines()[0][:140]).style("color: var(--c-bad)")
@@ -282,7 +284,7 @@ def _draw_progress(search: SearchView) -> None:
         text(f"in {words.duration((search.finished_at - search.started_at).total_seconds())}", "muted")
 
 
-def _draw_versus(search: SearchView) -> None:
+def _draw_versus(search: SearchSchema) -> None:
     """Search over baseline as two bars, told apart by pattern as well."""
     if search.hypervolume is None:
         text(words.NONE, "muted")

@@ -11,7 +11,8 @@ from nicegui import ui
 from nas.client import Client
 from nas.core.access import Principal
 from nas.core.errors import HwnasError
-from nas.core.views import AuditPage, MeView, QuotaView, ReadyView, TokenView, WorkerView
+from nas.schemas.administration import AuditPage, PrincipalSchema, QuotaSchema, TokenSchema
+from nas.schemas.service import ReadinessSchema, WorkerSchema
 from server.dashboard import words
 from server.dashboard.audit_card import AuditCard
 from server.dashboard.frame import Live, Part, bar, div, framed, heading, text
@@ -25,12 +26,12 @@ _GLYPHS = {"ok": "✓", "warning": "!", "failed": "✕"}
 class _Looked:
     """One look at the service. ``ready`` is None where it does not tell, and ``unready`` says why."""
 
-    me: MeView
-    ready: ReadyView | None
+    me: PrincipalSchema
+    ready: ReadinessSchema | None
     unready: str
-    workers: tuple[WorkerView, ...]
-    quotas: tuple[QuotaView, ...]
-    tokens: tuple[TokenView, ...] = ()
+    workers: tuple[WorkerSchema, ...]
+    quotas: tuple[QuotaSchema, ...]
+    tokens: tuple[TokenSchema, ...] = ()
     audit: AuditPage | None = None
 
     @property
@@ -71,25 +72,25 @@ async def service_page(client: Client) -> None:
                 trail.show(looked.audit, looked.owners)
             hint.set_visibility(not admin)
 
-        async def edit(quota: QuotaView) -> None:
+        async def edit(quota: QuotaSchema) -> None:
             await quota_dialog(client, frame, quota, live.refresh)
 
         live = Live(frame, fetch, draw, lambda looked: any(q.queued + q.running for q in looked.quotas))
         await live.start()
 
 
-def _is_admin(me: MeView) -> bool:
+def _is_admin(me: PrincipalSchema) -> bool:
     return Principal(me.owner, frozenset(me.scopes)).is_admin
 
 
-def _ready(client: Client) -> tuple[ReadyView | None, str]:
+def _ready(client: Client) -> tuple[ReadinessSchema | None, str]:
     try:
         return client.ready(), ""
     except HwnasError as error:
         return None, str(error)
 
 
-def _draw_ready(ready: ReadyView | None, unready: str) -> None:
+def _draw_ready(ready: ReadinessSchema | None, unready: str) -> None:
     with div("card stack readiness"):
         with div("flow"):
             heading("Readiness", 2)
@@ -109,7 +110,7 @@ def _draw_ready(ready: ReadyView | None, unready: str) -> None:
 # Workers
 
 
-def _draw_workers(workers: tuple[WorkerView, ...]) -> None:
+def _draw_workers(workers: tuple[WorkerSchema, ...]) -> None:
     with div("card stack workers"):
         heading("Workers", 2)
         if not workers:
@@ -118,7 +119,7 @@ def _draw_workers(workers: tuple[WorkerView, ...]) -> None:
             _draw_worker(worker)
 
 
-def _draw_worker(worker: WorkerView) -> None:
+def _draw_worker(worker: WorkerSchema) -> None:
     with div("stack tight"):
         with div("flow"):
             text(worker.name, "strong", "span")
@@ -159,7 +160,9 @@ def _short(amount: float) -> str:
 # Owners
 
 
-def _draw_owners(quotas: tuple[QuotaView, ...], me: MeView, edit: Callable[[QuotaView], Awaitable[None]]) -> None:
+def _draw_owners(
+    quotas: tuple[QuotaSchema, ...], me: PrincipalSchema, edit: Callable[[QuotaSchema], Awaitable[None]]
+) -> None:
     with div("card stack owners"):
         heading("Use by owner" if _is_admin(me) else "Your use", 2)
         for quota in sorted(quotas, key=lambda q: (-q.running, -q.queued, q.owner)):
@@ -173,7 +176,7 @@ def _draw_owners(quotas: tuple[QuotaView, ...], me: MeView, edit: Callable[[Quot
                 _draw_amount("GPU hours", quota.gpu_hours_used, quota.gpu_hours)
 
 
-def _edit_button(quota: QuotaView, edit: Callable[[QuotaView], Awaitable[None]]) -> None:
+def _edit_button(quota: QuotaSchema, edit: Callable[[QuotaSchema], Awaitable[None]]) -> None:
     ui.button(icon="edit", on_click=lambda: edit(quota)).props(
         f'flat round dense size=sm aria-label="limits of {quota.owner}"'
     )

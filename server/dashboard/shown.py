@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.core.lifecycle import JobStatus
-from nas.core.views import ArtifactView, CellView, EventView, FrontView, MeView, PointView, SearchView
+from nas.schemas.administration import PrincipalSchema
+from nas.schemas.candidates import ArtifactSchema, CandidateSchema, CellSchema, FrontSchema
+from nas.schemas.jobs import EventSchema
+from nas.schemas.searches import SearchSchema
 
 
 @dataclass(frozen=True)
@@ -25,24 +28,24 @@ class Shown:
     and ``traces`` its Traced events (of a space with kinds of ``cells``), ``refits`` its Refitted events; ``parent`` is
     None if it has none or that was deleted."""
 
-    search: SearchView
-    front: FrontView
-    points: tuple[PointView, ...]
+    search: SearchSchema
+    front: FrontSchema
+    points: tuple[CandidateSchema, ...]
     total: int
-    artifacts: tuple[ArtifactView, ...]
-    changes: tuple[EventView, ...]
+    artifacts: tuple[ArtifactSchema, ...]
+    changes: tuple[EventSchema, ...]
     parent: Relative | None
     children: tuple[Relative, ...]
-    me: MeView
-    traces: tuple[EventView, ...] = ()
-    refits: tuple[EventView, ...] = ()
-    cells: tuple[CellView, ...] = ()
+    me: PrincipalSchema
+    traces: tuple[EventSchema, ...] = ()
+    refits: tuple[EventSchema, ...] = ()
+    cells: tuple[CellSchema, ...] = ()
 
 
 WHICH = ("seed", "part")  # readings that say of which run of a search the others are
 
 
-def by_run(traces: Sequence[EventView]) -> dict[str, list[Mapping[str, Any]]]:
+def by_run(traces: Sequence[EventSchema]) -> dict[str, list[Mapping[str, Any]]]:
     """The bodies of ``traced`` events in order, by their run: ``seed 0`` of several seeds, ``part 1`` of a divided
     space."""
     runs: dict[str, list[Mapping[str, Any]]] = {}

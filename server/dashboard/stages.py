@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nas.core.views import StageView
+from nas.schemas.jobs import StageSchema
 from server.dashboard import words
 from server.dashboard.frame import bar, div, text
 
@@ -12,7 +12,7 @@ _GLYPHS = {"finished": "✓", "running": "▸", "waiting": "·"}
 _STOPPED = {"running": "▸", "pausing": "▸", "paused": "‖", "queued": "○"}  # a stage under way, by the job's status
 
 
-def draw_stages(stages: tuple[StageView, ...], eta_s: float | None, status: str) -> None:
+def draw_stages(stages: tuple[StageSchema, ...], eta_s: float | None, status: str) -> None:
     """Every stage with its progress; the running one with its live readings."""
     if not stages:
         return
@@ -31,7 +31,7 @@ def draw_stages(stages: tuple[StageView, ...], eta_s: float | None, status: str)
             text(f"About {words.duration(eta_s)} left (an estimate)", "small muted").style("margin-top: .8rem")
 
 
-def _stage_lines(stage: StageView) -> Iterable[str]:
+def _stage_lines(stage: StageSchema) -> Iterable[str]:
     if stage.status == "running" and stage.total:
         yield f"{stage.done} of {stage.total} {stage.unit}".strip()
     if stage.seconds and stage.status != "waiting":

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from nas.core.views import EventView, SearchView
+from nas.schemas.jobs import EventSchema
+from nas.schemas.searches import SearchSchema
 from server.dashboard import words
 
 Tone = Literal["bad", "warn", "good", "info"]
@@ -32,7 +33,7 @@ class Change:
     seconds: float | None
 
 
-def explain(search: SearchView) -> Explanation | None:
+def explain(search: SearchSchema) -> Explanation | None:
     """Why the search is in its state and what happens next; None where the page says it by itself."""
     again = "It goes on from its last checkpoint." if search.attempts else ""
     reason = words.sentence(search.error or "")
@@ -72,7 +73,7 @@ def explain(search: SearchView) -> Explanation | None:
             return None
 
 
-def changes(events: list[EventView]) -> tuple[Change, ...]:
+def changes(events: list[EventSchema]) -> tuple[Change, ...]:
     """The statuses a search went through, newest first."""
     ends = [e.at for e in events[1:]]
     return tuple(
@@ -87,7 +88,7 @@ def changes(events: list[EventView]) -> tuple[Change, ...]:
     )
 
 
-def last_interruption(events: list[EventView]) -> str:
+def last_interruption(events: list[EventSchema]) -> str:
     """Why the search last lost its worker without having ended, or nothing if it never did."""
     lost = [e for e in events if e.body.get("before") == "running" and e.body["after"] in ("queued", "quarantined")]
     return next((e.body.get("reason", "") for e in reversed(lost)), "")

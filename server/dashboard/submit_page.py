@@ -11,13 +11,16 @@ from nicegui import ui
 from nas.client import Client
 from nas.core.errors import HwnasError, InvalidSpec
 from nas.core.spec import FleetSpec, RetrainSpec, SearchSpec, parse_spec, parse_yaml
-from nas.core.views import CostView, DeviceView, DryRunView, SearchView, SpaceView, StageCostView, StrategyView
+from nas.schemas.devices import DeviceSchema
+from nas.schemas.dry_runs import CostEstimateSchema, DryRunSchema, StageCostSchema
+from nas.schemas.searches import SearchSchema
+from nas.schemas.service import SpaceSchema, StrategySchema
 from server.dashboard import words
 from server.dashboard.fork_dialog import can_fork
 from server.dashboard.frame import Live, Part, ask, bar, copy_button, div, facts, framed, heading, notice, text
 from server.dashboard.spec_text import spec_text
 
-Catalog = tuple[list[SpaceView], list[StrategyView], list[str], list[DeviceView], list[SearchView]]
+Catalog = tuple[list[SpaceSchema], list[StrategySchema], list[str], list[DeviceSchema], list[SearchSchema]]
 
 
 async def submit_page(client: Client, supernet: str, device: str) -> None:
@@ -325,7 +328,7 @@ class SubmitForm:
             self._go.props(remove="loading")
 
 
-def _draw_dry_run(found: DryRunView, timed: bool) -> None:
+def _draw_dry_run(found: DryRunSchema, timed: bool) -> None:
     with div("card stack"):
         heading("Dry run", 2)
         if found.feasible:
@@ -357,7 +360,7 @@ def _draw_dry_run(found: DryRunView, timed: bool) -> None:
             notice("warn", "How long it takes is not known", found.cost_missing or "")
 
 
-def _draw_cost(cost: CostView) -> None:
+def _draw_cost(cost: CostEstimateSchema) -> None:
     """What each stage will take, with the range, and what is not known about it."""
     heading(f"About {words.duration(cost.seconds)} on {cost.worker}", 2)
     whole = f"{words.duration(cost.low_s)} to {words.duration(cost.high_s)}"
@@ -378,7 +381,7 @@ def _draw_cost(cost: CostView) -> None:
         notice("warn", "Some stages cannot say what they take; sums are without them")
 
 
-def _time(stage: StageCostView) -> str:
+def _time(stage: StageCostSchema) -> str:
     if stage.seconds is None or stage.low_s is None or stage.high_s is None:
         return "not known"
     if stage.high_s == 0:

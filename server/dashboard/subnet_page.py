@@ -11,7 +11,9 @@ from nicegui import ui
 from nas.client import Client
 from nas.core.errors import NotFound
 from nas.core.metrics import METRICS
-from nas.core.views import DeviceView, MeasurementView, PointView, SearchView, SubnetView
+from nas.schemas.candidates import CandidateDetailSchema, CandidateSchema, MeasurementSchema
+from nas.schemas.devices import DeviceSchema
+from nas.schemas.searches import SearchSchema
 from server.dashboard import cells, drawing, words
 from server.dashboard.frame import (
     Live,
@@ -34,9 +36,9 @@ from server.dashboard.search_page import download
 class Shown:
     """What the page shows, as the API gave it."""
 
-    search: SearchView
-    subnet: SubnetView
-    devices: tuple[DeviceView, ...]
+    search: SearchSchema
+    subnet: CandidateDetailSchema
+    devices: tuple[DeviceSchema, ...]
 
 
 async def subnet_page(client: Client, search_id: str, arch: str, origin: str) -> None:
@@ -68,7 +70,7 @@ def _protocol(shown: Shown) -> dict[str, Any] | None:
     return profile["protocol"] if profile is not None else None
 
 
-def _draw(name: str, search_id: str, subnet: SubnetView, protocol: dict[str, Any] | None) -> None:
+def _draw(name: str, search_id: str, subnet: CandidateDetailSchema, protocol: dict[str, Any] | None) -> None:
     point = subnet.point
     with div("stack"):
         with div():
@@ -93,7 +95,7 @@ def _draw(name: str, search_id: str, subnet: SubnetView, protocol: dict[str, Any
         _draw_choices(drawn, subnet)
 
 
-def _draw_cells(subnet: SubnetView) -> None:
+def _draw_cells(subnet: CandidateDetailSchema) -> None:
     if not subnet.cells:
         return
     with div("card"):
@@ -103,7 +105,7 @@ def _draw_cells(subnet: SubnetView) -> None:
         ui.html(cells.figures([(cell, cells.chosen(cell)) for cell in subnet.cells]), sanitize=False)
 
 
-def _draw_architecture(drawn: list[drawing.Block], subnet: SubnetView) -> None:
+def _draw_architecture(drawn: list[drawing.Block], subnet: CandidateDetailSchema) -> None:
     if not drawn:
         return
     heaviest = max(b.macs for b in drawn) or 1
@@ -142,7 +144,7 @@ def _draw_architecture(drawn: list[drawing.Block], subnet: SubnetView) -> None:
                 text(words.count(block.macs))
 
 
-def _draw_devices(point: PointView) -> None:
+def _draw_devices(point: CandidateSchema) -> None:
     """What is known on each device of the search."""
     names = ("predicted_ms", "upper_ms", "measured_ms")
     with div("card"):
@@ -171,7 +173,7 @@ def _draw_devices(point: PointView) -> None:
                             badge(part.status)
 
 
-def _draw_measurement(point: PointView, protocol: dict[str, Any] | None) -> None:
+def _draw_measurement(point: CandidateSchema, protocol: dict[str, Any] | None) -> None:
     with div("card stack"):
         m = point.measurement
         slowest = next((name for name, d in point.devices.items() if m is not None and d.measurement == m), None)
@@ -199,7 +201,7 @@ def _draw_measurement(point: PointView, protocol: dict[str, Any] | None) -> None
         )
 
 
-def _draw_interval(point: PointView, m: MeasurementView, low: float, median: float, high: float) -> None:
+def _draw_interval(point: CandidateSchema, m: MeasurementSchema, low: float, median: float, high: float) -> None:
     with div():
         ui.html(drawing.interval_svg(low, median, high, point.claim_ms), sanitize=False)
         text(
@@ -223,7 +225,7 @@ def _protocol_facts(protocol: dict[str, Any] | None) -> list[tuple[str, str]]:
     ]
 
 
-def _draw_downloads(subnet: SubnetView) -> None:
+def _draw_downloads(subnet: CandidateDetailSchema) -> None:
     with div("card stack"):
         heading("Downloads", 2)
         if not subnet.artifacts:
@@ -239,7 +241,7 @@ def _draw_downloads(subnet: SubnetView) -> None:
                         ui.tooltip(a.sha256)
 
 
-def _draw_choices(drawn: list[drawing.Block], subnet: SubnetView) -> None:
+def _draw_choices(drawn: list[drawing.Block], subnet: CandidateDetailSchema) -> None:
     with div("card"), div("fold", "details"):
         text(f"Choices ({len(subnet.choices)})", tag="summary")
         with div("scroll"), div("plain", "table"):

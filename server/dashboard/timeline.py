@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nicegui import ui
 
-from nas.core.views import EventView
+from nas.schemas.jobs import EventSchema
 from server.dashboard import words
 from server.dashboard.frame import badge, div, heading, text
 from server.dashboard.shown import Relative
@@ -13,7 +13,7 @@ from server.dashboard.states import Change, changes, last_interruption
 _NEWEST = 12  # changes shown at once; the rest is folded away
 
 
-def draw_timeline(events: tuple[EventView, ...], attempts: int, busy_seconds: float | None) -> None:
+def draw_timeline(events: tuple[EventSchema, ...], attempts: int, busy_seconds: float | None) -> None:
     """Every status with when, for how long, by whom and why; newest first."""
     if not events:
         return

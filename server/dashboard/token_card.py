@@ -10,7 +10,7 @@ from nicegui import ui
 from nas.client import Client
 from nas.core.access import SCOPES, Scope
 from nas.core.errors import HwnasError, InvalidInput
-from nas.core.views import NewTokenView, TokenView
+from nas.schemas.administration import CreatedTokenSchema, TokenSchema
 from server.dashboard import words
 from server.dashboard.actions import confirmed
 from server.dashboard.frame import Frame, Part, ask, copy_button, div, heading, notice, text
@@ -33,11 +33,11 @@ class TokenCard:
         self._part = Part(self._draw)
         self._trouble = ""
 
-    def show(self, tokens: tuple[TokenView, ...], owners: tuple[str, ...]) -> None:
+    def show(self, tokens: tuple[TokenSchema, ...], owners: tuple[str, ...]) -> None:
         """Draws the tokens; ``owners`` are suggested for a new one."""
         self._part.show(tokens, owners, self._trouble)
 
-    def _draw(self, tokens: tuple[TokenView, ...], owners: tuple[str, ...], trouble: str) -> None:
+    def _draw(self, tokens: tuple[TokenSchema, ...], owners: tuple[str, ...], trouble: str) -> None:
         with div("card stack tokens"):
             with div("flow"):
                 heading("Tokens", 2).classes("grow")
@@ -55,7 +55,7 @@ class TokenCard:
                 for token in sorted(tokens, key=lambda t: (_ended(t, now) != "", -t.created_at.timestamp())):
                     self._draw_token(token, now)
 
-    def _draw_token(self, token: TokenView, now: datetime) -> None:
+    def _draw_token(self, token: TokenSchema, now: datetime) -> None:
         ended = _ended(token, now)
         with div("muted" if ended else "", "tr"):
             text(token.owner, tag="td")
@@ -71,7 +71,7 @@ class TokenCard:
                         "flat dense no-caps color=negative size=sm"
                     )
 
-    async def _revoke(self, token: TokenView) -> None:
+    async def _revoke(self, token: TokenSchema) -> None:
         with self._frame.content:
             what = f"Whoever uses “{token.name}” of {token.owner} is refused from now on. It cannot be taken back."
             if not await confirmed("Revoke this token?", what, "Revoke token"):
@@ -129,7 +129,7 @@ class TokenCard:
         dialog.open()
 
 
-def _show_secret(dialog: ui.dialog, token: NewTokenView) -> None:
+def _show_secret(dialog: ui.dialog, token: CreatedTokenSchema) -> None:
     """The only time that a secret is on a screen."""
     with div("stack"):
         heading(f"Token for {token.owner}", 2)
@@ -146,7 +146,7 @@ def _revoke(client: Client, token_id: str) -> bool:
     return True
 
 
-def _ended(token: TokenView, now: datetime) -> str:
+def _ended(token: TokenSchema, now: datetime) -> str:
     """Why a token is worth nothing any more, or nothing while it is valid."""
     if token.revoked_at is not None:
         return f"revoked {token.revoked_at:%Y-%m-%d}"

@@ -7,7 +7,8 @@ from typing import Any
 
 from nicegui import ui
 
-from nas.core.views import CellView, EventView
+from nas.schemas.candidates import CellSchema
+from nas.schemas.jobs import EventSchema
 from server.dashboard import cells, charts, words
 from server.dashboard.frame import div, figure, heading, kind_chip, text
 from server.dashboard.shown import by_run
@@ -23,15 +24,15 @@ class TraceCard:
     def __init__(self) -> None:
         self._box = div("part card")
         self._box.set_visibility(False)
-        self._events: tuple[EventView, ...] = ()
-        self._cells: tuple[CellView, ...] = ()
+        self._events: tuple[EventSchema, ...] = ()
+        self._cells: tuple[CellSchema, ...] = ()
         self._derived: Mapping[str, Any] = {}
         self._run = ""
         self._made: tuple[object, ...] = ()
         self._charts: dict[str, ui.echart] = {}
         self._graphs: ui.html | None = None
 
-    def show(self, events: tuple[EventView, ...], kinds: tuple[CellView, ...], derived: Mapping[str, Any]) -> None:
+    def show(self, events: tuple[EventSchema, ...], kinds: tuple[CellSchema, ...], derived: Mapping[str, Any]) -> None:
         """Draws the ``traced`` events of a search's runs over epochs, other readings have cards of their own; the cells
         of these kinds; and what of every run was ``derived`` in the end."""
         events = tuple(e for e in events if "epoch" in e.body["values"])

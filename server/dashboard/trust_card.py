@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nicegui import ui
 
-from nas.core.views import PartitionView, SimilarityView, TrustView
+from nas.schemas.rank_correlation import GradientSimilaritySchema, RankCorrelationSchema, SpacePartitionSchema
 from server.dashboard import charts, words
 from server.dashboard.frame import div, figure, heading, kind_chip, text
 
@@ -23,10 +23,10 @@ class TrustCard:
     def __init__(self) -> None:
         self._box = div("part card")
         self._box.set_visibility(False)
-        self._shown: TrustView | None = None
+        self._shown: RankCorrelationSchema | None = None
         self._decision = ""
 
-    def show(self, trust: TrustView | None) -> None:
+    def show(self, trust: RankCorrelationSchema | None) -> None:
         """Draws what is known so far."""
         if trust == self._shown:
             return
@@ -37,7 +37,7 @@ class TrustCard:
             with self._box:
                 self._draw(trust)
 
-    def _draw(self, trust: TrustView) -> None:
+    def _draw(self, trust: RankCorrelationSchema) -> None:
         with div("card-head"):
             heading("Can the ranking be trusted?", 2)
             if trust.networks:
@@ -60,7 +60,7 @@ class TrustCard:
             if trust.similarities:
                 self._draw_similarities(trust)
 
-    def _draw_similarities(self, trust: TrustView) -> None:
+    def _draw_similarities(self, trust: RankCorrelationSchema) -> None:
         by_name = {s.decision: s for s in sorted(trust.similarities, key=lambda s: -s.score)}
         if self._decision not in by_name:
             self._decision = next(iter(by_name))
@@ -72,7 +72,7 @@ class TrustCard:
                 select.classes("decision")
             box = div("stack tight")
 
-            def draw(similarity: SimilarityView) -> None:
+            def draw(similarity: GradientSimilaritySchema) -> None:
                 box.clear()
                 with box:
                     label = f"Cosine of the gradients of the choices of {similarity.decision}"
@@ -92,7 +92,7 @@ class TrustCard:
             draw(by_name[self._decision])
 
 
-def _draw_figures(trust: TrustView) -> None:
+def _draw_figures(trust: RankCorrelationSchema) -> None:
     if not trust.networks:
         return
     with div("figures"):
@@ -115,14 +115,14 @@ def _tau(value: float | None) -> str:
     return words.NONE if value is None else f"{value:.2f}"
 
 
-def _caption(trust: TrustView) -> str:
+def _caption(trust: RankCorrelationSchema) -> str:
     networks = words.counted(len(trust.networks), "held-out network")
     beyond = len(trust.networks) - len(charts.typical(trust))
     also = f" Not drawn, far to the left: {words.counted(beyond, 'network')} that hardly learned." if beyond else ""
     return f"{networks}, each trained alone from scratch. A supernet that ranks well puts them on a rising line.{also}"
 
 
-def _draw_node(node: PartitionView) -> None:
+def _draw_node(node: SpacePartitionSchema) -> None:
     """A group of choices, and what becomes of it."""
     with div("", "li"):
         if node.choices:

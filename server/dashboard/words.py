@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 from nas.core.lifecycle import ENDED
 from nas.core.metrics import METRICS
-from nas.core.views import JobView, MetricView, StageView
+from nas.schemas.candidates import MetricSchema
+from nas.schemas.jobs import JobSchema, StageSchema
 
 NONE = "–"
 
@@ -45,7 +46,7 @@ def spread(mean: float, deviation: float, unit: str) -> str:
     return f"{mean:.2f} ± {deviation:.2f} {unit}".strip()
 
 
-def metric(metrics: dict[str, MetricView], name: str) -> str:
+def metric(metrics: dict[str, MetricSchema], name: str) -> str:
     """A metric of a network, or a dash when it has none."""
     view = metrics.get(name)
     return NONE if view is None else quantity(view.value, view.unit)
@@ -123,26 +124,26 @@ def reading(name: str, value: float) -> str:
     return f"{value:.2f} %" if "accuracy" in name else significant(value, 4)
 
 
-def active_stage(job: JobView) -> StageView | None:
+def active_stage(job: JobSchema) -> StageSchema | None:
     """The stage that runs, or the last that did."""
     running = [s for s in job.stages if s.status == "running"]
     finished = [s for s in job.stages if s.status == "finished"]
     return next(iter((running or finished)[-1:]), None)
 
 
-def fraction(stage: StageView) -> float:
+def fraction(stage: StageSchema) -> float:
     """How far a stage is, 0 to 1."""
     if stage.status == "finished":
         return 1.0
     return min(1.0, stage.done / stage.total) if stage.total else 0.0
 
 
-def is_over(job: JobView) -> bool:
+def is_over(job: JobSchema) -> bool:
     """Nothing more will come of this job, unless somebody retries it."""
     return job.status in ENDED
 
 
-def is_moving(job: JobView) -> bool:
+def is_moving(job: JobSchema) -> bool:
     """This job may change by itself at any moment."""
     return not is_over(job) and job.status != "paused"
 

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from nas.core.access import Principal
-from nas.core.views import AuditPage, AuditView
+from nas.schemas.administration import AuditPage, AuditRecordSchema
 from server.store.cursors import read_cursor, utc, write_cursor
 from server.store.database import reading
 from server.store.models import AuditRow
@@ -45,7 +45,7 @@ class Audit:
         with reading(self._engine) as session:
             rows = session.scalars(query.limit(limit + 1)).all()
         items = [
-            AuditView(
+            AuditRecordSchema(
                 id=row.id,
                 at=utc(row.at),
                 owner=row.owner,

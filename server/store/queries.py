@@ -1,4 +1,4 @@
-"""What the API shows: rows and folded states as the views of ``nas.core.views``. Reads only."""
+"""Read-only queries: map database rows and folded search states to the schemas of ``nas.schemas``."""
 
 from __future__ import annotations
 
@@ -23,31 +23,21 @@ from nas.core.lifecycle import ENDED, LEASED, JobStatus
 from nas.core.metrics import METRICS, kind_of
 from nas.core.ports import JobKind
 from nas.core.spec import DeviceSpec, SearchSpec
-from nas.core.views import (
-    AgentView,
-    ArtifactView,
-    CardView,
-    CostView,
-    DeviceView,
-    DriftView,
-    EventPage,
-    EventView,
-    HypervolumeView,
-    MeasurementView,
-    MemberView,
-    MetricView,
-    OnDeviceView,
-    PointPage,
-    PointView,
-    ReadingView,
-    RoomView,
-    SearchPage,
-    SearchView,
-    SessionView,
-    StageView,
-    VersionView,
-    WorkerView,
+from nas.schemas.agents import AgentSchema
+from nas.schemas.candidates import (
+    ArtifactSchema,
+    CandidateOnDeviceSchema,
+    CandidatePage,
+    CandidateSchema,
+    MeasurementSchema,
+    MetricSchema,
 )
+from nas.schemas.devices import DeviceSchema, DriftReadingSchema, DriftSchema, DriftSessionSchema
+from nas.schemas.dry_runs import CostEstimateSchema
+from nas.schemas.jobs import EventPage, EventSchema, StageSchema
+from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
+from nas.schemas.searches import FleetMemberSchema, HypervolumeSchema, SearchPage, SearchSchema
+from nas.schemas.service import NodeResourcesSchema, WorkerSchema
 from server.store.cursors import read_cursor, utc, write_cursor
 from server.store.database import reading
 from server.store.measurements import OPEN, agents, queue_of
@@ -83,7 +73,7 @@ class Summary:
     evaluations: int
     hypervolume: float | None
     baseline_hypervolume: float | None
-    fleet: tuple[MemberView, ...] = ()
+    fleet: tuple[FleetMemberSchema, ...] = ()
 
 
 _NOTHING = Summary(0, 0, 0, None, None)
@@ -125,7 +115,7 @@ class DryRun:
     """A dry run on its way: its cost once it is known, what it waits for, or what is being timed now."""
 
     status: JobStatus
-    cost: CostView | None
+    cost: CostEstimateSchema | None
     error: str | None
     waiting: str
     doing: str
@@ -142,7 +132,7 @@ class KnownDevice:
     blob: str
     known: str | None
     readings: Sequence[tuple[tuple[int, ...], float]]
-    card: CardView
+    card: PredictorCardSchema
 
 
 class Queries:
@@ -154,7 +144,7 @@ class Queries:
         self._points = PointCache()
         self._summaries: dict[tuple[str, int], Summary] = {}
 
-    def search(self, search_id: str) -> SearchView:
+    def search(self, search_id: str) -> SearchSchema:
         """One search. Raises NotFound."""
         with reading(self._engine) as session:
             job = _job(session, search_id, "search")
@@ -229,7 +219,7 @@ class Queries:
         limit: int,
         cursor: str | None,
         device: str | None = None,
-    ) -> PointPage:
+    ) -> CandidatePage:
         """Evaluated networks in the order of a metric (``-`` in front: falling; those without it last) or of
         ``position``, the order of first evaluation; as one ``device`` of the fleet has them, if given. Raises NotFound,
         UnknownName or InvalidInput."""
@@ -264,9 +254,9 @@ class Queries:
             following = write_cursor(None if math.isnan(final) else -final if falling else final, shown[-1] + 1)
         virtual = self.virtual(spec)
         items = [point_view(p, p.key in on_front, virtual, device) for p in points]
-        return PointPage(items=items, total=len(rows), next=following)
+        return CandidatePage(items=items, total=len(rows), next=following)
 
-    def point(self, search_id: str, arch: str, origin: str) -> PointView:
+    def point(self, search_id: str, arch: str, origin: str) -> CandidateSchema:
         """One evaluated network. Raises NotFound."""
         with reading(self._engine) as session:
             job = _job(session, search_id, "search")
@@ -277,7 +267,7 @@ class Queries:
             on_front = front_keys(*_fronts(spec, *self._found(session, job)))
             return point_view(point, point.key in on_front, _virtual(session, spec))
 
-    def artifacts(self, search_id: str, arch: str | None = None) -> list[ArtifactView]:
+    def artifacts(self, search_id: str, arch: str | None = None) -> list[ArtifactSchema]:
         """The files of a search, or of one of its networks, in the order of their export. Raises NotFound."""
         query = select(ArtifactRow).where(ArtifactRow.job_id == search_id).order_by(ArtifactRow.seq)
         if arch is not None:
@@ -286,7 +276,7 @@ class Queries:
             _job(session, search_id, "search")
             return [_artifact_view(row) for row in session.scalars(query)]
 
-    def artifact(self, search_id: str, arch: str, name: str) -> ArtifactView:
+    def artifact(self, search_id: str, arch: str, name: str) -> ArtifactSchema:
         """One file of a network. Raises NotFound with the names that exist."""
         found = self.artifacts(search_id, arch)
         for view in found:
@@ -305,7 +295,7 @@ class Queries:
             if job is None:
                 raise NotFound(f"no job {job_id!r}")
             rows = session.scalars(select(EventRow).where(*where).order_by(EventRow.seq).limit(limit + 1)).all()
-            items = [EventView(seq=row.seq, at=utc(row.at), body=row.body) for row in rows[:limit]]
+            items = [EventSchema(seq=row.seq, at=utc(row.at), body=row.body) for row in rows[:limit]]
             ended = job.status if job.status in ENDED and len(rows) <= limit else None
             return EventPage(items=items, last=items[-1].seq if items else after), ended
 
@@ -319,13 +309,13 @@ class Queries:
         with reading(self._engine) as session:
             return _device(session, name).job_id
 
-    def devices(self) -> list[DeviceView]:
+    def devices(self) -> list[DeviceSchema]:
         """All devices by name."""
         with reading(self._engine) as session:
             rows = session.scalars(select(DeviceRow).order_by(DeviceRow.name)).all()
             return [self._device_view(session, row) for row in rows]
 
-    def device(self, name: str) -> DeviceView:
+    def device(self, name: str) -> DeviceSchema:
         """One device. Raises NotFound."""
         with reading(self._engine) as session:
             return self._device_view(session, _device(session, name))
@@ -345,19 +335,19 @@ class Queries:
         with reading(self._engine) as session:
             return _virtual(session, spec)
 
-    def agents(self) -> list[AgentView]:
+    def agents(self) -> list[AgentSchema]:
         """All agents by name."""
         with reading(self._engine) as session:
             return [self._agent_view(session, row) for row in agents(session)]
 
-    def predictors(self, device: str | None) -> list[CardView]:
+    def predictors(self, device: str | None) -> list[PredictorCardSchema]:
         """The cards of all predictors, or of one device's, newest first. Raises NotFound for an unknown device."""
         with reading(self._engine) as session:
             if device is not None:
                 _device(session, device)
             return _cards(session, device)
 
-    def predictor(self, predictor_id: str) -> CardView:
+    def predictor(self, predictor_id: str) -> PredictorCardSchema:
         """One predictor's card. Raises NotFound."""
         with reading(self._engine) as session:
             row = session.get(PredictorRow, predictor_id)
@@ -371,7 +361,7 @@ class Queries:
             row = find_predictor(session, device, space_id)
             return (row.family, row.blob) if row is not None else None
 
-    def versions(self, device: str, owner: str | None = None) -> list[VersionView]:
+    def versions(self, device: str, owner: str | None = None) -> list[PredictorVersionSchema]:
         """All versions of a device's predictors, newest first; of the searches that made or used them, those of one
         owner, if given. Raises NotFound for an unknown device."""
         with reading(self._engine) as session:
@@ -388,7 +378,7 @@ class Queries:
             visible = {job_id for ids in searches.values() for job_id in ids}
             in_use = {row.id for row in _in_use(session, device)}
             return [
-                VersionView(
+                PredictorVersionSchema(
                     id=row.id,
                     device=row.device,
                     number=row.number,
@@ -408,7 +398,7 @@ class Queries:
                 for row in rows
             ]
 
-    def drift(self, device: str, limit: int = 2_000) -> DriftView:
+    def drift(self, device: str, limit: int = 2_000) -> DriftSchema:
         """How a device was since it was profiled; its latest readings. Raises NotFound for an unknown device."""
         with reading(self._engine) as session:
             row = _device(session, device)
@@ -417,17 +407,17 @@ class Queries:
             rows = list(reversed(session.scalars(query.limit(limit)).all()))
             found = [(r, _ratio(r)) for r in rows if r.arch_id is None or r.measured_ms is not None]
             drift = drift_of([Reading(r.at, r.job_id, r.canary, ratio) for r, ratio in found])
-            return DriftView(
+            return DriftSchema(
                 device=device,
                 status=drift.status,
                 within=drift.within,
                 sentence=drift.sentence,
                 sessions=[
-                    SessionView(at=utc(s.at), networks=s.networks, ratio=s.ratio, canary=s.canary)
+                    DriftSessionSchema(at=utc(s.at), networks=s.networks, ratio=s.ratio, canary=s.canary)
                     for s in drift.sessions
                 ],
                 readings=[
-                    ReadingView(at=utc(r.at), arch=r.arch_id, ratio=ratio, canary=r.canary) for r, ratio in found
+                    DriftReadingSchema(at=utc(r.at), arch=r.arch_id, ratio=ratio, canary=r.canary) for r, ratio in found
                 ],
             )
 
@@ -480,24 +470,24 @@ class Queries:
             cost = job.state.get("finished", {}).get("price")
             return DryRun(
                 status=cast(JobStatus, job.status),
-                cost=CostView.model_validate(cost) if cost is not None else None,
+                cost=CostEstimateSchema.model_validate(cost) if cost is not None else None,
                 error=job.error,
                 waiting=waiting_texts(session, [job], self._clock()).get(job_id, ""),
                 doing=next((bar["message"] for bar in job.stages), ""),
             )
 
-    def workers(self, worker_seconds: float) -> list[WorkerView]:
+    def workers(self, worker_seconds: float) -> list[WorkerSchema]:
         """Dispatchers seen within ``worker_seconds``, by name."""
         recent = select(WorkerRow).where(WorkerRow.seen_at > self._clock() - worker_seconds).order_by(WorkerRow.owner)
         with reading(self._engine) as session:
             return [
-                WorkerView(
+                WorkerSchema(
                     name=row.owner,
                     slots=row.slots,
                     seen_at=utc(row.seen_at),
                     elastic=row.elastic,
-                    nodes=[RoomView(**room) for room in row.nodes],
-                    free=[RoomView(**room) for room in row.free],
+                    nodes=[NodeResourcesSchema(**room) for room in row.nodes],
+                    free=[NodeResourcesSchema(**room) for room in row.free],
                 )
                 for row in session.scalars(recent)
             ]
@@ -571,7 +561,7 @@ class Queries:
                 **_front_figures(front),
                 evaluations=len(table.of_origin("search")),
                 fleet=tuple(
-                    MemberView(device=name, bound_ms=spec.bound_on(name), **_front_figures(own))
+                    FleetMemberSchema(device=name, bound_ms=spec.bound_on(name), **_front_figures(own))
                     for name, own in by_device.items()
                 ),
             )
@@ -580,25 +570,25 @@ class Queries:
             self._summaries[key] = summary
         return summary
 
-    def _search_view(self, session: Session, job: Job, waiting: Mapping[str, str]) -> SearchView:
+    def _search_view(self, session: Session, job: Job, waiting: Mapping[str, str]) -> SearchSchema:
         state = state_from_json(job.state)
         summary = self._summary(session, job)
-        return SearchView(
+        return SearchSchema(
             **self._job_fields(job, state, waiting),
             **{**vars(summary), "fleet": list(summary.fleet)},
             spec=SearchSpec.model_validate(job.spec),
             parent=job.parent_id,
             predictor=job.predictor_id,
             hypervolume_history=[
-                HypervolumeView(evaluations=h.evaluations, search=h.search, baseline=h.baseline, device=h.device)
+                HypervolumeSchema(evaluations=h.evaluations, search=h.search, baseline=h.baseline, device=h.device)
                 for h in state.hypervolume
             ],
         )
 
-    def _device_view(self, session: Session, device: DeviceRow) -> DeviceView:
+    def _device_view(self, session: Session, device: DeviceRow) -> DeviceSchema:
         job = session.get_one(Job, device.job_id)
         agent = session.get(AgentRow, device.name)
-        return DeviceView(
+        return DeviceSchema(
             agent=self._agent_view(session, agent) if agent is not None else None,
             stale=self._stale(session, device, agent),
             **self._job_fields(job, state_from_json(job.state), waiting_texts(session, [job], self._clock())),
@@ -629,9 +619,9 @@ class Queries:
         ]
         return min(alike, key=len, default=[])
 
-    def _agent_view(self, session: Session, row: AgentRow) -> AgentView:
+    def _agent_view(self, session: Session, row: AgentRow) -> AgentSchema:
         waiting, measuring = queue_of(session, row.name)
-        return AgentView(
+        return AgentSchema(
             name=row.name,
             owner=row.owner,
             profile_id=row.profile_id,
@@ -708,37 +698,37 @@ def _front_figures(front: Front) -> dict[str, Any]:
 
 def point_view(
     point: Candidate, on_front: bool, virtual: Collection[str] = frozenset(), device: str | None = None
-) -> PointView:
+) -> CandidateSchema:
     """A point with units and kinds of evidence: as one ``device`` has it, or as the worst of all, of which some may be
     ``virtual``."""
     m = point.measurement
-    return PointView(
+    return CandidateSchema(
         arch=point.arch.id,
         origin=point.origin,
         genes=list(point.arch.genes),
         metrics=_metric_views(point.metrics, device in virtual if device is not None else bool(virtual)),
         status=point.status,
         claim_ms=point.claim_ms,
-        measurement=MeasurementView.model_validate(m, from_attributes=True) if m is not None else None,
+        measurement=MeasurementSchema.model_validate(m, from_attributes=True) if m is not None else None,
         devices={name: _on_device_view(part, name in virtual) for name, part in point.devices.items()},
         on_front=on_front,
     )
 
 
-def _on_device_view(part: OnDevice, virtual: bool) -> OnDeviceView:
+def _on_device_view(part: OnDevice, virtual: bool) -> CandidateOnDeviceSchema:
     known = {"predicted_ms": part.predicted_ms, "upper_ms": part.upper_ms, "measured_ms": part.measured_ms}
     m = part.measurement
-    return OnDeviceView(
+    return CandidateOnDeviceSchema(
         metrics=_metric_views({name: value for name, value in known.items() if value is not None}, virtual),
         status=part.status,
         claim_ms=part.claim_ms,
-        measurement=MeasurementView.model_validate(m, from_attributes=True) if m is not None else None,
+        measurement=MeasurementSchema.model_validate(m, from_attributes=True) if m is not None else None,
     )
 
 
-def _metric_views(metrics: Mapping[str, float], virtual: bool) -> dict[str, MetricView]:
+def _metric_views(metrics: Mapping[str, float], virtual: bool) -> dict[str, MetricSchema]:
     return {
-        name: MetricView(value=value, unit=METRICS[name].unit, kind=kind_of(name, virtual))
+        name: MetricSchema(value=value, unit=METRICS[name].unit, kind=kind_of(name, virtual))
         for name, value in metrics.items()
     }
 
@@ -763,16 +753,18 @@ def _device(session: Session, name: str) -> DeviceRow:
     return row
 
 
-def _cards(session: Session, device: str | None) -> list[CardView]:
+def _cards(session: Session, device: str | None) -> list[PredictorCardSchema]:
     query = select(PredictorRow).order_by(PredictorRow.created_at.desc(), PredictorRow.id)
     if device is not None:
         query = query.where(PredictorRow.device == device)
     return [_card(row) for row in session.scalars(query)]
 
 
-def _card(row: PredictorRow) -> CardView:
+def _card(row: PredictorRow) -> PredictorCardSchema:
     own = {"id": row.id, "device": row.device, "profile": row.profile_id, "space": row.space_id, "family": row.family}
-    return CardView.model_validate({**row.card, **own, "number": row.number, "created_at": utc(row.created_at)})
+    return PredictorCardSchema.model_validate(
+        {**row.card, **own, "number": row.number, "created_at": utc(row.created_at)}
+    )
 
 
 def _ratio(row: ReadingRow) -> float | None:
@@ -786,8 +778,8 @@ def _in_use(session: Session, device: str) -> list[PredictorRow]:
     return sorted(found, key=lambda row: (-row.created_at, row.id))
 
 
-def _artifact_view(row: ArtifactRow) -> ArtifactView:
-    return ArtifactView(
+def _artifact_view(row: ArtifactRow) -> ArtifactSchema:
+    return ArtifactSchema(
         arch=row.arch_id,
         name=row.name,
         size_bytes=row.size_bytes,
@@ -798,13 +790,13 @@ def _artifact_view(row: ArtifactRow) -> ArtifactView:
     )
 
 
-def _stage_view(job: Job, bar: Mapping[str, Any], state: SearchState, now: float) -> StageView:
+def _stage_view(job: Job, bar: Mapping[str, Any], state: SearchState, now: float) -> StageSchema:
     active = bar["status"] == "running"
     seconds = state.seconds.get(bar["name"], 0.0)
     if active:
         seconds += (now if job.status in LEASED else bar["latest"]) - bar["begun"]
     status = "waiting" if active and job.status not in LEASED else bar["status"]
-    return StageView(
+    return StageSchema(
         name=bar["name"],
         status=status,
         done=bar["done"],

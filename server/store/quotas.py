@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from nas.core.access import Principal
 from nas.core.errors import QuotaExceeded
 from nas.core.lifecycle import LEASED
-from nas.core.views import QuotaBody, QuotaView
+from nas.schemas.administration import QuotaBody, QuotaSchema
 from server.store import audit
 from server.store.database import reading, writing
 from server.store.models import Job, OwnerRow
@@ -26,18 +26,18 @@ class Quotas:
         self._engine = engine
         self._clock = clock
 
-    def view(self, owner: str) -> QuotaView:
+    def view(self, owner: str) -> QuotaSchema:
         """Limits and use of one owner."""
         with reading(self._engine) as session:
             return _view(session, owner)
 
-    def views(self) -> list[QuotaView]:
+    def views(self) -> list[QuotaSchema]:
         """Limits and use of every owner that has limits or searches, by name; ``*`` holds the limits of all others."""
         with reading(self._engine) as session:
             owners = {DEFAULT, *session.scalars(select(OwnerRow.name)), *session.scalars(select(Job.owner).distinct())}
             return [_view(session, owner) for owner in sorted(owners)]
 
-    def set(self, owner: str, body: QuotaBody, by: Principal) -> QuotaView:
+    def set(self, owner: str, body: QuotaBody, by: Principal) -> QuotaSchema:
         """Sets all limits of an owner."""
         with writing(self._engine) as session:
             row = session.get(OwnerRow, owner, with_for_update=True) or OwnerRow(name=owner, gpu_seconds_deleted=0.0)
@@ -89,9 +89,9 @@ def gpu_hours_used(session: Session, owner: str) -> float:
     return float(kept + deleted) / 3600.0
 
 
-def _view(session: Session, owner: str) -> QuotaView:
+def _view(session: Session, owner: str) -> QuotaSchema:
     limits = limits_of(session, [owner])[owner]
-    return QuotaView(
+    return QuotaSchema(
         owner=owner,
         max_queued=limits.max_queued,
         max_running=limits.max_running,

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from nas.core.access import SCOPES, Principal, Scope
 from nas.core.errors import InvalidInput, NotFound, Unauthorised
-from nas.core.views import TokenView
+from nas.schemas.administration import TokenSchema
 from server.store import audit
 from server.store.cursors import utc
 from server.store.database import reading, writing
@@ -34,7 +34,7 @@ class Tokens:
 
     def create(
         self, owner: str, name: str, scopes: Sequence[Scope], expires_at: float | None, by: Principal
-    ) -> tuple[TokenView, str]:
+    ) -> tuple[TokenSchema, str]:
         """A new token and its text, which is not kept. Raises InvalidInput for an owner that is no name, no or unknown
         scopes, or an end that has passed."""
         if not _OWNER.fullmatch(owner):
@@ -91,7 +91,7 @@ class Tokens:
                 row.revoked_at = self._clock()
                 audit.record(session, by, "revoke token", token_id, row.revoked_at, owner=row.owner, name=row.name)
 
-    def list(self) -> list[TokenView]:
+    def list(self) -> list[TokenSchema]:
         """All tokens, newest first, revoked ones included."""
         with reading(self._engine) as session:
             return [_view(row) for row in session.scalars(select(TokenRow).order_by(TokenRow.created_at.desc()))]
@@ -115,8 +115,8 @@ def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _view(row: TokenRow) -> TokenView:
-    return TokenView(
+def _view(row: TokenRow) -> TokenSchema:
+    return TokenSchema(
         id=row.id,
         owner=row.owner,
         name=row.name,

@@ -6,18 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from nas.core.views import PartitionView, RankedView, SimilarityView, TrustView
+from nas.schemas.rank_correlation import (
+    GradientSimilaritySchema,
+    RankCorrelationSchema,
+    RankedArchSchema,
+    SpacePartitionSchema,
+)
 
 Results = Mapping[str, Mapping[str, Any]]
 
 
-def trust_view(finished: Results) -> TrustView | None:
+def trust_view(finished: Results) -> RankCorrelationSchema | None:
     """From the results of a search's stages; None unless one of them divided its space."""
     split = finished.get("split", {})
     if "partition" not in split:
         return None
     trained, ranked = finished.get("train", {}), finished.get("trust", {})
-    return TrustView(
+    return RankCorrelationSchema(
         method=split["method"],
         parts=split["parts"],
         partition=_mixture(trained) if split["method"] == "mixture" else _whole_tree(split),
@@ -32,18 +37,18 @@ def trust_view(finished: Results) -> TrustView | None:
     )
 
 
-def _mixture(trained: Mapping[str, Any]) -> PartitionView:
+def _mixture(trained: Mapping[str, Any]) -> SpacePartitionSchema:
     """The combinations of choices that each part of a mixture has learned, a tree of one level."""
     if "assignment" not in trained:
-        return PartitionView()
+        return SpacePartitionSchema()
     children = [
-        PartitionView(choices=group, part=part + 1, share=share)
+        SpacePartitionSchema(choices=group, part=part + 1, share=share)
         for part, (group, share) in enumerate(zip(trained["groups"], trained["shares"], strict=True))
     ]
-    return PartitionView(decision=", ".join(trained["assignment"]["decisions"]), children=children)
+    return SpacePartitionSchema(decision=", ".join(trained["assignment"]["decisions"]), children=children)
 
 
-def _whole_tree(split: Mapping[str, Any]) -> PartitionView:
+def _whole_tree(split: Mapping[str, Any]) -> SpacePartitionSchema:
     return _tree(split["partition"], (), split["choices"], split["shares"], count())
 
 
@@ -53,13 +58,13 @@ def _tree(
     names: Mapping[str, Sequence[str]],
     shares: Sequence[float],
     parts: Iterator[int],
-) -> PartitionView:
+) -> SpacePartitionSchema:
     """Parts are numbered depth first, as the engine does."""
     if not node:
         part = next(parts)
-        return PartitionView(choices=list(choices), part=part + 1, share=shares[part])
+        return SpacePartitionSchema(choices=list(choices), part=part + 1, share=shares[part])
     known = names[node["decision"]]
-    return PartitionView(
+    return SpacePartitionSchema(
         choices=list(choices),
         decision=node["decision"],
         children=[
@@ -69,16 +74,16 @@ def _tree(
     )
 
 
-def _similarity(record: Mapping[str, Any]) -> SimilarityView:
+def _similarity(record: Mapping[str, Any]) -> GradientSimilaritySchema:
     names = record["choices"]
     groups = [[names[c] for c in group] for group in record["groups"]]
-    return SimilarityView(**{**record, "groups": groups})
+    return GradientSimilaritySchema(**{**record, "groups": groups})
 
 
-def _networks(ranked: Mapping[str, Any]) -> list[RankedView]:
+def _networks(ranked: Mapping[str, Any]) -> list[RankedArchSchema]:
     one_shot = ranked.get("estimates_one_shot", [None] * ranked["networks"])
     columns = (ranked["archs"], ranked["truth"], ranked["estimates_before"], ranked["estimates_after"], one_shot)
     return [
-        RankedView(arch=arch, alone=alone, before=before, after=after, one_shot=one)
+        RankedArchSchema(arch=arch, alone=alone, before=before, after=after, one_shot=one)
         for arch, alone, before, after, one in zip(*columns, strict=True)
     ]

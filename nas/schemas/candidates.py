@@ -1,0 +1,155 @@
+"""REST schemas of candidates, their exported files, and Pareto fronts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from nas.core.metrics import Goal, Kind
+from nas.schemas.common import Page, Shape
+
+
+class MetricSchema(BaseModel):
+    """A value that carries its unit and its kind of evidence."""
+
+    value: float
+    unit: str
+    kind: Kind
+
+
+class ArtifactSchema(BaseModel):
+    """A file of a network. ``url`` is relative to the server."""
+
+    arch: str
+    name: str
+    size_bytes: int
+    sha256: str
+    media_type: str
+    url: str
+    report: dict[str, Any] = {}
+
+
+class MeasurementSchema(BaseModel):
+    """Where a measured latency came from."""
+
+    protocol: str
+    profile: str
+    median_ms: float | None
+    low_ms: float | None
+    high_ms: float | None
+    runs: int
+    variation: float
+    drift: float
+    refused: str | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    cold_load_ms: float | None = None
+    warm_load_ms: float | None = None
+
+
+class CandidateOnDeviceSchema(BaseModel):
+    """What is known of a network on one device of a fleet: ``predicted_ms``, ``upper_ms`` and, once it was measured,
+    ``measured_ms`` by name; whether it keeps there what was promised."""
+
+    metrics: dict[str, MetricSchema]
+    status: Literal["unverified", "verified", "violated"]
+    claim_ms: float | None = None
+    measurement: MeasurementSchema | None = None
+
+
+class CandidateSchema(BaseModel):
+    """One network of a search. ``claim_ms`` is what the search promised before measuring. Over a fleet, latencies are
+    those of the slowest device, unless one was asked for, and ``devices`` has them all: ``verified`` is what is so on
+    every one."""
+
+    arch: str
+    origin: Literal["search", "baseline"]
+    genes: list[int]
+    metrics: dict[str, MetricSchema]
+    status: Literal["unverified", "verified", "violated"]
+    claim_ms: float | None = None
+    measurement: MeasurementSchema | None = None
+    devices: dict[str, CandidateOnDeviceSchema] = {}
+    on_front: bool = False
+
+
+class LayerSchema(BaseModel):
+    """One layer of a network, for drawing."""
+
+    name: str
+    op: str
+    in_shape: Shape
+    out_shape: Shape
+    params: int
+    macs: int
+    detail: str = ""
+
+
+class CellEdgeSchema(BaseModel):
+    """From one node to another, by their position. ``name``: its row of the relaxation, empty where it only passes on.
+    ``operation``: what a network has on it, empty: nothing, or there is no network."""
+
+    start: int
+    end: int
+    name: str = ""
+    operation: str = ""
+
+
+class CellSchema(BaseModel):
+    """One kind of cell as a graph (``nas.core.cells.CellGraph``): nodes, inputs first and the output last."""
+
+    name: str
+    nodes: list[str]
+    edges: list[CellEdgeSchema]
+    operations: list[str]
+    inputs: int | None = None
+
+
+class CandidateDetailSchema(BaseModel):
+    """Everything about one network. ``cells``: its kinds of cells, none if its space knows no cells."""
+
+    point: CandidateSchema
+    choices: dict[str, int | float | str]
+    input_shape: Shape
+    layers: list[LayerSchema]
+    artifacts: list[ArtifactSchema]
+    cells: list[CellSchema] = []
+
+
+class ObjectiveSchema(BaseModel):
+    """An axis of a front."""
+
+    objective: str
+    metric: str
+    label: str
+    unit: str
+    kind: Kind
+    goal: Goal
+    bound: float | None = None
+
+
+class FrontSchema(BaseModel):
+    """Fronts of the search and of its random baseline over the same axes.
+
+    ``final`` is False while the search has not verified its front: the axes are then estimated and predicted metrics.
+    Hypervolumes are normalised to 0..1 by ``reference`` (one value per axis) and comparable inside one answer only.
+    ``device``: whose latency the front is over; None for the worst over a fleet.
+    """
+
+    search: str
+    device: str | None = None
+    final: bool
+    objectives: list[ObjectiveSchema]
+    points: list[CandidateSchema]
+    baseline: list[CandidateSchema]
+    hypervolume: float | None
+    baseline_hypervolume: float | None
+    reference: list[float]
+
+
+class CandidatePage(Page):
+    """Evaluated networks."""
+
+    items: list[CandidateSchema]
+    total: int

@@ -1,0 +1,63 @@
+"""REST schemas of jobs (searches and device onboardings), their stages and events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from nas.core.lifecycle import JobStatus
+
+
+class StageSchema(BaseModel):
+    """One stage of the bar: ``done`` of ``total`` units, ``seconds`` spent, ``values`` such as a loss."""
+
+    name: str
+    status: Literal["waiting", "running", "finished"]
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    seconds: float = 0.0
+    values: dict[str, float] = {}
+    message: str = ""
+    result: dict[str, Any] = {}
+
+
+class JobSchema(BaseModel):
+    """What searches and device onboardings have in common. ``eta_s`` is an estimate, None until one can be made.
+
+    ``waiting`` says what a queued job waits for, such as "waiting for 1 GPU, position 3 of 12". ``busy_seconds`` is
+    how long workers held it in all.
+    """
+
+    id: str
+    status: JobStatus
+    owner: str = "local"
+    priority: int = 0
+    waiting: str | None = None
+    busy_seconds: float = 0.0
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempts: int = 0
+    error: str | None = None
+    stages: list[StageSchema] = []
+    warnings: list[str] = []
+    eta_s: float | None = None
+    last_event: int = 0
+
+
+class EventSchema(BaseModel):
+    """An event with its number in the search's log; ``body`` is ``nas.core.events.encode``'s record."""
+
+    seq: int
+    at: datetime
+    body: dict[str, Any]
+
+
+class EventPage(BaseModel):
+    """Events after a number, oldest first. ``last`` is where to go on from."""
+
+    items: list[EventSchema]
+    last: int

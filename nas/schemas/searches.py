@@ -1,0 +1,91 @@
+"""REST schemas of searches and the request bodies that create or move them."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from nas.core.spec import BudgetSpec, ExportSpec, FleetSpec, ObjectiveSpec, ResourceSpec, RetrainSpec, SearchSpec
+from nas.schemas.common import Page
+from nas.schemas.jobs import JobSchema
+from nas.schemas.rank_correlation import RankCorrelationSchema
+
+
+class HypervolumeSchema(BaseModel):
+    """Normalised hypervolumes (0 to 1) of search and random baseline after so many evaluations each; of one device,
+    where each has a front."""
+
+    evaluations: int
+    search: float
+    baseline: float
+    device: str | None = None
+
+
+class FleetMemberSchema(BaseModel):
+    """A search as one device of its fleet sees it: ``front_size`` and hypervolumes are those of the front over latency
+    on this device alone."""
+
+    device: str
+    bound_ms: float | None
+    front_size: int
+    verified: int
+    hypervolume: float | None
+    baseline_hypervolume: float | None
+
+
+class SearchSchema(JobSchema):
+    """A search, short of its points. ``predictor``: the version of its device's predictor that it has used; ``trust``:
+    only of a few-shot search once its space is divided, not in lists. Where each device of a ``fleet`` has a front, the
+    figures of the search are those of the first."""
+
+    spec: SearchSpec
+    fleet: list[FleetMemberSchema] = Field(default_factory=list)
+    trust: RankCorrelationSchema | None = None
+    parent: str | None = None
+    predictor: str | None = None
+    front_size: int = 0
+    verified: int = 0
+    evaluations: int = 0
+    hypervolume: float | None = None
+    baseline_hypervolume: float | None = None
+    hypervolume_history: list[HypervolumeSchema] = Field(default_factory=list)
+
+
+class SearchPage(Page):
+    """Searches, newest first."""
+
+    items: list[SearchSchema]
+
+
+class ExtendBody(BaseModel):
+    """How a finished search goes on: more evaluations, other bounds, another device or a fleet; never any training."""
+
+    model_config = {"extra": "forbid"}
+    name: str | None = None
+    evaluations: int | None = None
+    bounds: dict[str, float] | None = None
+    device: str | None = None
+    fleet: FleetSpec | None = None
+    seed: int | None = None
+
+
+class ForkBody(BaseModel):
+    """A new search on the trained supernet of another: what is given replaces the parent's, whole. ``retrain`` trains
+    the found networks alone; nothing else is trained."""
+
+    model_config = {"extra": "forbid"}
+    name: str | None = None
+    device: str | None = None
+    fleet: FleetSpec | None = None
+    objectives: list[ObjectiveSpec] | None = None
+    budget: BudgetSpec | None = None
+    export: ExportSpec | None = None
+    retrain: RetrainSpec | None = None
+    resources: ResourceSpec | None = None
+    seed: int | None = None
+
+
+class PriorityBody(BaseModel):
+    """Where a search stands among its owner's: higher goes first."""
+
+    model_config = {"extra": "forbid"}
+    priority: int = Field(ge=-100, le=100)
