@@ -26,7 +26,7 @@ import httpx
 from agent.service import Refused, Service
 from nas.core.device import DeviceProfile, MeasurementProtocol
 from nas.core.errors import MeasurementRefused
-from predictors.measure import describe_machine, profile_machine, require_cores, time_isolated
+from predictors.measurement.onnx_runtime import describe_machine, profile_machine, require_cores, time_isolated
 
 log = logging.getLogger("nas-agent")
 

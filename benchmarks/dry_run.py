@@ -27,8 +27,8 @@ from nas.core.spec import BudgetSpec, SearchSpec, StrategySpec
 from nas.engine import price_search, run_search, stages_of
 from nas.memory import forget_peak, peak_bytes
 from nas.schemas.dry_runs import CostEstimateSchema
-from predictors.bayesian_linear import BayesianLinear
-from predictors.measure import describe_machine, measure_isolated
+from predictors.families.bayesian_linear import BayesianLinear
+from predictors.measurement.onnx_runtime import describe_machine, measure_isolated
 
 GRAIN_S = 1 / os.sysconf("SC_CLK_TCK")  # of computing time as the system counts it
 SPEC = SearchSpec(

@@ -34,7 +34,7 @@ from nas.core.arch import Floats, Genes, choice_counts, one_hot, sample
 from nas.core.pareto import hypervolume
 from nas.core.ports import ImageShape, SearchSpace
 from nas.explorers import nsga2
-from predictors.bayesian_linear import BayesianLinear
+from predictors.families.bayesian_linear import BayesianLinear
 from search_spaces.mobilenet_v3.space import build
 
 Latency = Callable[[Genes], Floats]

@@ -168,5 +168,5 @@ HOOKS: dict[str, Hook] = {
     "nas.blobs": _blobs,
     "nas.stages.train": _train,
     "nas.stages.export": _export,
-    "predictors.measure": _measure,
+    "predictors.measurement.onnx_runtime": _measure,
 }

@@ -5,9 +5,9 @@ the target; rank correlation on cells 900 to 1899. Of both, the 10 % fastest and
 Test cells take no part in choosing samples, fitting, or calibrating the bound.
 
 The features are chosen anew in every run on the known devices alone, each left out in turn, with cells 0 to 899
-(``selection``). The constants of ``predictors/transfer.py`` follow the same figure, but were set with the targets'
-figures in sight: only the features are free of them by construction. Beside the published protocol: all 27 devices,
-those of one kind unknown; and once-for-all networks on unseen GPUs, and at unseen batch sizes.
+(``selection``). The constants of ``predictors/families/transfer.py`` follow the same figure, but were set with the
+targets' figures in sight: only the features are free of them by construction. Beside the published protocol: all 27
+devices, those of one kind unknown; and once-for-all networks on unseen GPUs, and at unseen batch sizes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks._ofa import load_ofa
 from nas.core.arch import Floats
 from nas.core.metrics import coverage, spearman
 from nas.core.ports import ImageShape
-from predictors.transfer import Relatives, Table, Transfer, calibrate, choose
+from predictors.families.transfer import Relatives, Table, Transfer, calibrate, choose
 from search_spaces.mobilenet_v3.space import build
 
 Rows = NDArray[np.int64]

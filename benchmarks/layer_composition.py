@@ -23,10 +23,10 @@ from nas.core.ports import SearchSpace, predict_latency
 from nas.core.spec import SearchSpec
 from nas.export import to_onnx_for_timing
 from nas.layer_models import empty_to_onnx, layer_to_onnx
-from predictors.fitting import fit_networks
-from predictors.layer_table import every_layer, table_of, to_measure
-from predictors.measure import measure_isolated, profile_machine
-from predictors.onboarding import stratified
+from predictors.families.layer_lut import every_layer, table_of, to_measure
+from predictors.measurement.onnx_runtime import measure_isolated, profile_machine
+from predictors.onboarding.fitting import fit_networks
+from predictors.onboarding.measured import stratified
 
 SAMPLES, OTHERS = 40, 40
 AGAIN = 3  # times that what was too unsteady is tried once more

@@ -135,8 +135,8 @@ def _furnish(store: Any) -> str:
     from nas.core.device import DeviceProfile
     from nas.core.events import Candidate, Evaluated, Exported, StageFinished, StageStarted, encode
     from nas.core.spec import DeviceSpec, SearchSpec
-    from predictors.bayesian_linear import BayesianLinear
-    from predictors.card import make_card
+    from predictors.families.bayesian_linear import BayesianLinear
+    from predictors.onboarding.card import make_card
     from predictors.storage import dump_predictor
 
     spec, device = SearchSpec(), DeviceSpec()

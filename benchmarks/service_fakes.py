@@ -16,8 +16,8 @@ from nas.core.device import DeviceProfile
 from nas.core.events import Event, HypervolumeAt, Progress, StageFinished, StageStarted, encode
 from nas.core.ports import Lease, SearchSpace
 from nas.core.spec import DeviceSpec, SearchSpec
-from predictors.bayesian_linear import BayesianLinear
-from predictors.card import make_card
+from predictors.families.bayesian_linear import BayesianLinear
+from predictors.onboarding.card import make_card
 from predictors.storage import dump_predictor
 from server.store.store import Store
 

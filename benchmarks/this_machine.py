@@ -28,8 +28,8 @@ from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, Strate
 from nas.engine import run_search
 from nas.export import to_onnx, to_onnx_for_timing
 from nas.stages.subnets import load_subnets
-from predictors.measure import measure_isolated, profile_machine
-from predictors.onboarding import onboard
+from predictors.measurement.onnx_runtime import measure_isolated, profile_machine
+from predictors.onboarding.measured import onboard
 from predictors.storage import load_predictor
 
 SAMPLES, OTHERS, BOUNDS = 40, 40, 10

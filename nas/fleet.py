@@ -17,7 +17,7 @@ from nas.core.spec import SearchSpec
 
 @dataclass(frozen=True)
 class FleetPredictor:
-    """Predicts the latency on the slowest of several devices. ``bounds_ms``: what latency is a share of, by device;
+    """Regressor the latency on the slowest of several devices. ``bounds_ms``: what latency is a share of, by device;
     empty where it is not."""
 
     predictors: Mapping[str, LatencyPredictor]

@@ -42,9 +42,9 @@ from nas.core.events import MeasurementsWanted, SearchState, StageFinished, Stag
 from nas.core.ports import Lease, Room
 from nas.engine import price_search
 from nas.schemas.devices import DeviceSchema
-from predictors.bayesian_linear import BayesianLinear
-from predictors.measure import canary_model
-from predictors.protocol import Timing, judge
+from predictors.families.bayesian_linear import BayesianLinear
+from predictors.measurement.onnx_runtime import canary_model
+from predictors.measurement.protocol import Timing, judge
 from server.api.app import create_app
 from server.settings import Settings
 from server.store.database import reading

@@ -21,7 +21,7 @@ from nas.objectives import cheap_metrics, losses, violation
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.dry_runs import DryRunSchema
 from nas.stages.estimate import survey
-from predictors.figures import onboard_figures
+from predictors.onboarding.from_table import onboard_from_table
 from predictors.storage import load_predictor
 from server.cli import render
 from server.store.store import Store
@@ -45,7 +45,7 @@ def added(api: TestClient, store: Store, name: str, data: bytes) -> list[Any]:  
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
     wanted = DeviceSpec.model_validate(lease.spec["spec"])
-    events = list(onboard_figures(wanted, TINY, store.blobs, SearchState(), fakes.Clock()))
+    events = list(onboard_from_table(wanted, TINY, store.blobs, SearchState(), fakes.Clock()))
     fakes.append(store, lease, events)
     store.jobs.finish(lease, "succeeded")
     return events

@@ -14,12 +14,12 @@ from nas.core.errors import InvalidInput
 from nas.core.graph import Graph, GraphSpace, has_graph
 from nas.core.metrics import mape, spearman
 from nas.core.ports import ImageShape, predict_latency
-from predictors.bayesian_linear import BayesianLinear
-from predictors.best import Best
-from predictors.fitting import fit_networks
-from predictors.graph import GraphNetwork, Wiring
+from predictors.families.auto import AutoPredictor
+from predictors.families.bayesian_linear import BayesianLinear
+from predictors.families.graph import GraphNetwork, Wiring
+from predictors.onboarding.fitting import fit_networks
+from predictors.onboarding.refit import refitted
 from predictors.storage import Known, dump_predictor, load_predictor
-from predictors.versions import refitted
 from search_spaces.nas_bench_201.space import EDGES, NODES, active_edges
 
 SHAPE = ImageShape(1, 8, 8, 10)
@@ -114,10 +114,10 @@ def test_the_graph_tells_what_operations_alone_do_not() -> None:
 def test_the_best_tries_graphs_where_there_are_any() -> None:
     y = longest_way_ms(GENES)
     tried = fit_networks("best", CELLS, GENES[:64], y[:64])
-    assert isinstance(tried, Best)
+    assert isinstance(tried, AutoPredictor)
     assert "graph" in tried.errors
-    assert "graph" not in Best.fit(CELLS.features(GENES[:64]), y[:64]).errors
-    best = Best(fit_networks("graph", CELLS, GENES[:64], y[:64]), tried.errors)  # type: ignore[arg-type]
+    assert "graph" not in AutoPredictor.fit(CELLS.features(GENES[:64]), y[:64]).errors
+    best = AutoPredictor(fit_networks("graph", CELLS, GENES[:64], y[:64]), tried.errors)  # type: ignore[arg-type]
     again = load_predictor("best", dump_predictor(best))
     kept, read, own = (predict_latency(p, CELLS, GENES[64:]).mean_ms for p in (best, again, best.chosen))
     assert (kept == read).all()
@@ -142,7 +142,7 @@ def test_the_order_of_places_plays_no_part() -> None:
 
 
 def _point(x: Floats, y: Floats, graph: Graph) -> GraphNetwork:
-    return GraphNetwork.point(x, y, 0, Wiring.of(graph))
+    return GraphNetwork.fit_mean(x, y, 0, Wiring.of(graph))
 
 
 def test_places_that_come_and_go_have_gradients() -> None:

@@ -15,7 +15,7 @@ from nas.core.arch import as_archs, sample
 from nas.core.errors import InvalidInput
 from nas.core.ports import ImageShape, Layer
 from nas.layer_models import empty_to_onnx, layer_to_onnx
-from predictors.layer_table import FREE, distinct_layers
+from predictors.families.layer_lut import FREE, distinct_layers
 
 SPACES = [("mobilenet_v3", "digits"), ("mobilenet_v3", "cifar"), ("nas_bench_201", "digits"), ("darts_cell", "digits")]
 

@@ -51,12 +51,12 @@ from nas.stages.estimate import EstimateStage
 from nas.stages.explore import ExploreStage
 from nas.stages.learn import LearnStage
 from nas.stages.verify import VerifyStage
-from predictors.bayesian_linear import BayesianLinear
-from predictors.fitting import fit_family, fit_networks
-from predictors.onboarding import fit_result
+from predictors.families.bayesian_linear import BayesianLinear
+from predictors.families.transfer import Relatives, Table, Transfer
+from predictors.onboarding.fitting import fit_family, fit_networks
+from predictors.onboarding.measured import fit_result
+from predictors.onboarding.refit import RefitService, can_learn, refitted
 from predictors.storage import Known, dump_measured, dump_predictor, load_known
-from predictors.transfer import Relatives, Table, Transfer
-from predictors.versions import Refits, can_learn, refitted
 from server.store.store import open_store
 from tests import fakes
 from workers import runner
@@ -163,7 +163,7 @@ def run(folder: Path, p: Problem, events: Sequence[Event] = (), device: Device |
         device.told(event)
     ticks = count()
     blobs = FolderBlobs(folder)
-    refit = Refits(FIRST, KNOWN, SPACE, PROFILE, blobs)
+    refit = RefitService(FIRST, KNOWN, SPACE, PROFILE, blobs)
     resources = Resources(blobs, device, lambda: float(next(ticks)), refit=refit)
     return (device.told(e) for e in run_search(p, STAGES, resources, fold_all(events)))
 
@@ -301,7 +301,7 @@ def test_every_family_that_learns_a_device_alone_can_be_fed_back_to(family: str,
     known = onboarded(n=40)
     train = ~known.held_out_N
     first = fit_networks(family, SPACE, known.genes_NG[train], known.latency_ms_N[train])
-    refits = Refits(first, known, SPACE, PROFILE, FolderBlobs(tmp_path))
+    refits = RefitService(first, known, SPACE, PROFILE, FolderBlobs(tmp_path))
     fed = POOL[SPACE.costs(POOL)["macs"] > EDGE][:8]
     found = refits.fit(fed, planted_ms(fed))
     assert found.record["family"] == family
@@ -326,7 +326,7 @@ def test_a_device_that_was_learned_from_relatives_learns_beside_them_until_it_ca
     known = Known(POOL[100:110], mine(POOL[100:110]), np.zeros(10, dtype=bool))
     first = Transfer.fit(SPACE.features(known.genes_NG), known.latency_ms_N, Relatives.learn(kin))
     assert can_learn(first, 10, 200, kin)
-    refits = Refits(first, known, SPACE, PROFILE, FolderBlobs(tmp_path), kin)
+    refits = RefitService(first, known, SPACE, PROFILE, FolderBlobs(tmp_path), kin)
     beside = refits.fit(fed[:8], mine(fed[:8]))
     assert (beside.record["family"], beside.record["networks"]) == ("transfer", 18)
     assert beside.record["better"], beside.record["why"]

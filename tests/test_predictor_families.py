@@ -15,14 +15,14 @@ from nas.core.arch import Decision, Floats, Genes, as_archs, one_hot, sample
 from nas.core.errors import InvalidInput, StorageError, UnknownName
 from nas.core.metrics import mape, spearman
 from nas.core.ports import ImageShape, predict_latency
-from predictors.bayesian_linear import BayesianLinear
-from predictors.best import Best
-from predictors.choosing import information, most_telling
-from predictors.fitting import fit_networks
-from predictors.layer_table import LayerTable, distinct_layers, every_layer, layer_key
-from predictors.onboarding import stratified, stratified_and_telling
+from predictors.families.auto import AutoPredictor
+from predictors.families.bayesian_linear import BayesianLinear
+from predictors.families.layer_lut import LayerLut, distinct_layers, every_layer, layer_key
+from predictors.families.transfer import Relatives, Table, Transfer
+from predictors.onboarding.fitting import fit_networks
+from predictors.onboarding.measured import stratified, stratified_and_telling
+from predictors.onboarding.selection import d_optimal, information
 from predictors.storage import dump_predictor, load_predictor
-from predictors.transfer import Relatives, Table, Transfer
 from search_spaces.mobilenet_v3.space import build
 
 DECISIONS = tuple(Decision(f"layer{i}", ("a", "b", "c", "d")) for i in range(6))
@@ -100,7 +100,7 @@ def test_a_predictor_is_kept_bit_by_bit(family: str) -> None:
     before, after = predictor.predict(X), again.predict(X)
     assert before.mean_ms.tobytes() == after.mean_ms.tobytes()
     assert before.upper_ms.tobytes() == after.upper_ms.tobytes()
-    assert (again.unfamiliar(3 * X) == predictor.unfamiliar(3 * X)).all()  # type: ignore[attr-defined]
+    assert (again.is_extrapolation(3 * X) == predictor.is_extrapolation(3 * X)).all()  # type: ignore[attr-defined]
     assert dump_predictor(again) == dump_predictor(predictor)
     assert all(a.dtype != object for a in predictor.to_arrays().values())
     with pytest.raises(StorageError):
@@ -132,13 +132,13 @@ def test_the_gradient_is_that_of_finite_differences(family: str) -> None:
 @families
 def test_networks_unlike_all_measured_ones_are_told(family: str) -> None:
     predictor = fitted(family)
-    assert predictor.unfamiliar(X[700:]).mean() < 0.02
-    assert predictor.unfamiliar(X[700:] * 5).all()
+    assert predictor.is_extrapolation(X[700:]).mean() < 0.02
+    assert predictor.is_extrapolation(X[700:] * 5).all()
     without = X[X[:, 3] == 0]  # nobody has measured the last choice of the first layer
     y = additive(1)[X[:, 3] == 0]
     if family != "transfer":  # its relatives have
         narrow = fit(family, without[:160], y[:160])
-        assert (narrow.unfamiliar(X[700:]) == (X[700:, 3] == 1)).mean() > 0.98
+        assert (narrow.is_extrapolation(X[700:]) == (X[700:, 3] == 1)).mean() > 0.98
 
 
 @families
@@ -168,7 +168,7 @@ def test_a_predictor_from_before_there_were_domains_still_loads() -> None:
     assert set(arrays) == {"weights_F", "scalars"}
     old = BayesianLinear.from_arrays(arrays)
     assert (old.predict(X).mean_ms == fitted("bayesian_linear").predict(X).mean_ms).all()
-    assert not old.unfamiliar(X).any()
+    assert not old.is_extrapolation(X).any()
 
 
 def test_the_best_is_linear_where_latency_is_and_is_not_where_it_is_not() -> None:
@@ -176,7 +176,7 @@ def test_the_best_is_linear_where_latency_is_and_is_not_where_it_is_not() -> Non
     rng = np.random.default_rng(3)
     pairs = np.einsum("nf,ng->nfg", X, X).reshape(len(X), -1)
     bent = 1.0 + pairs @ (rng.gamma(0.3, size=pairs.shape[1]) * (rng.random(pairs.shape[1]) < 0.1))
-    best = Best.fit(X[:400], bent[:400], folds=4)
+    best = AutoPredictor.fit(X[:400], bent[:400], folds=4)
     assert best.chosen.family != "bayesian_linear"
     alone = BayesianLinear.fit(X[:400], bent[:400])
     truth = bent[700:]
@@ -185,21 +185,21 @@ def test_the_best_is_linear_where_latency_is_and_is_not_where_it_is_not() -> Non
 
 
 def test_what_is_measured_next_tells_more_than_chance() -> None:
-    chosen = most_telling(X[:300], 20)
+    chosen = d_optimal(X[:300], 20)
     assert len(set(chosen.tolist())) == 20
     random = [np.random.default_rng(s).choice(300, 20, replace=False) for s in range(30)]
     assert information(X[:300], chosen) > max(information(X[:300], r) for r in random)
     errors = []
     for seed in range(8):
         y, rows = additive(seed, noise=0.0), random[seed][:10]
-        guided = np.concatenate([rows, most_telling(X[:300], 14, rows)])
+        guided = np.concatenate([rows, d_optimal(X[:300], 14, rows)])
         errors.append(
             [mape(y[700:], BayesianLinear.fit(X[r], y[r]).predict(X[700:]).mean_ms) for r in (guided, _at_random(seed))]
         )
     guided_mean, random_mean = np.mean(errors, axis=0)
     assert guided_mean < random_mean
     with pytest.raises(InvalidInput, match="between 1 and 290"):
-        most_telling(X[:300], 291, np.arange(10))
+        d_optimal(X[:300], 291, np.arange(10))
 
 
 def _at_random(seed: int) -> Any:
@@ -231,7 +231,7 @@ def layer_ms(key: str) -> float:
 
 def test_layers_add_up_and_whole_networks_correct_them() -> None:
     archs = as_archs(SPACE.id, GENES)
-    table = LayerTable.of({key: layer_ms(key) for key in distinct_layers(SPACE, archs)})
+    table = LayerLut.of({key: layer_ms(key) for key in distinct_layers(SPACE, archs)})
     sums = table.by_kind(SPACE, archs)
     expected = [sum(layer_ms(layer_key(la)) for la in SPACE.layers(a)) for a in archs]
     np.testing.assert_allclose(sums.sum(1), expected, rtol=1e-9)
@@ -247,11 +247,11 @@ def test_layers_add_up_and_whole_networks_correct_them() -> None:
         predict_latency(fitted("layer_table"), SPACE, GENES)
     assert mape(whole_ms[60:], sums[60:].sum(1)) > 5
     key = next(iter(table.latency_ms))
-    partial = LayerTable.of({k: v for k, v in table.latency_ms.items() if k != key})
+    partial = LayerLut.of({k: v for k, v in table.latency_ms.items() if k != key})
     with pytest.raises(UnknownName, match="layer"):
         partial.by_kind(SPACE, archs)
     with pytest.raises(InvalidInput, match="milliseconds"):
-        LayerTable.of({key: float("nan")})
+        LayerLut.of({key: float("nan")})
 
 
 def test_all_layers_of_a_space_are_found() -> None:

@@ -20,11 +20,11 @@ from nas.core.events import Event, SearchState, fold_all
 from nas.core.metrics import mape
 from nas.core.ports import ImageShape, Layer, SearchSpace, predict_latency
 from nas.core.spec import DeviceSpec, parse_spec
-from predictors import onboarding
-from predictors.bayesian_linear import BayesianLinear, Prior
 from predictors.calibration import upper_factor
-from predictors.layer_table import every_layer, to_measure
-from predictors.onboarding import onboard, stratified
+from predictors.families.bayesian_linear import BayesianLinear, Prior
+from predictors.families.layer_lut import every_layer, to_measure
+from predictors.onboarding import measured as onboarding
+from predictors.onboarding.measured import onboard, stratified
 from predictors.storage import dump_predictor, load_predictor
 
 PROTOCOL = MeasurementProtocol()

@@ -16,8 +16,14 @@ import pytest
 
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, verdict
 from nas.core.errors import InvalidInput, MeasurementRefused
-from predictors.measure import canary_model, describe_machine, measure, measure_isolated, profile_machine
-from predictors.protocol import Stopwatch, Timing, judge, measure_runs, median_interval, time_loading
+from predictors.measurement.onnx_runtime import (
+    canary_model,
+    describe_machine,
+    measure,
+    measure_isolated,
+    profile_machine,
+)
+from predictors.measurement.protocol import Stopwatch, Timing, judge, measure_runs, median_interval, time_loading
 
 PROTOCOL = MeasurementProtocol()
 

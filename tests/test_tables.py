@@ -29,14 +29,10 @@ from nas.core.metrics import spearman
 from nas.core.ports import ImageShape, Layer
 from nas.core.spec import DeviceSpec, RooflineSpec, TableSpec, parse_spec
 from nas.schemas.devices import DeviceSchema
-from predictors.bayesian_linear import BayesianLinear
-from predictors.best import Best
-from predictors.figures import onboard_figures
-from predictors.onboarding import onboard
-from predictors.roofline import roofline_ms
+from predictors.families.bayesian_linear import BayesianLinear
+from predictors.onboarding.measured import onboard
+from predictors.onboarding.roofline import roofline_ms
 from predictors.storage import dump_measured, load_measured, load_predictor
-from predictors.tables import RawTable, check_table, read_table
-from predictors.transfer import Transfer
 from server.api.app import create_app
 from server.api.limits import MAX_BODY, MAX_FILE
 from server.settings import Settings
@@ -79,7 +75,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     fakes.use_plugins(monkeypatch)
     monkeypatch.setitem(fakes.PLUGINS["nas.search_spaces"], "layers", Layers)
     monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "bayesian_linear", BayesianLinear)
-    monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "best", Best)
+    monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "best", AutoPredictor)
     monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "transfer", Transfer)
 
 
@@ -230,7 +226,7 @@ def family_of_devices(n_devices: int, n: int, seed: int = 0) -> tuple[Genes, Flo
 def onboarded(spec: DeviceSpec, space: Any, folder: Path, clock: Any = None) -> tuple[list[Event], SearchState]:
     ticks = count()
     blobs = FolderBlobs(folder)
-    events = list(onboard_figures(spec, space, blobs, SearchState(), lambda: float(next(ticks))))
+    events = list(onboard_from_table(spec, space, blobs, SearchState(), lambda: float(next(ticks))))
     return events, fold_all(events)
 
 
@@ -410,7 +406,7 @@ def test_which_devices_are_relatives_of_another(api: TestClient, store: Store) -
         assert api.post("/v1/devices", json=known.model_dump(mode="json")).status_code == 201
         lease = store.jobs.claim("worker", 10.0)
         assert lease is not None
-        fakes.append(store, lease, list(onboard_figures(known, TINY, store.blobs, SearchState(), fakes.Clock())))
+        fakes.append(store, lease, list(onboard_from_table(known, TINY, store.blobs, SearchState(), fakes.Clock())))
         store.jobs.finish(lease, "succeeded")
     other_data = fakes.device_spec(name="new", predictor="transfer", samples=10, data={"name": "blank", "seed": 1})
     assert api.post("/v1/devices", json=other_data.model_dump(mode="json")).status_code == 422
@@ -454,7 +450,7 @@ def test_a_table_goes_from_upload_to_device(api: TestClient, store: Store) -> No
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
     spec = DeviceSpec.model_validate(lease.spec["spec"])
-    events = list(onboard_figures(spec, TINY, store.blobs, SearchState(), fakes.Clock()))
+    events = list(onboard_from_table(spec, TINY, store.blobs, SearchState(), fakes.Clock()))
     fakes.append(store, lease, events)
     store.jobs.finish(lease, "succeeded")
     view = DeviceSchema.model_validate(api.get("/v1/devices/phone").json())
@@ -471,7 +467,7 @@ def test_nothing_is_called_measured_or_verified_on_a_virtual_device(
     assert api.post("/v1/devices", json=spec.model_dump(mode="json")).status_code == 201
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
-    events = list(onboard_figures(spec, TINY, store.blobs, SearchState(), fakes.Clock()))
+    events = list(onboard_from_table(spec, TINY, store.blobs, SearchState(), fakes.Clock()))
     fakes.append(store, lease, events)
     store.jobs.finish(lease, "succeeded")
     assert api.get("/v1/devices/chip").json()["predictors"][0]["kind"] == "estimated"

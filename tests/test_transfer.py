@@ -16,7 +16,7 @@ from benchmarks.latency_transfer import KNOWN, MEASURED, TARGETS, Bench, cell_fe
 from nas.core.arch import Decision, Floats, one_hot, sample
 from nas.core.errors import InvalidInput
 from nas.core.metrics import spearman
-from predictors.transfer import Relatives, Table, Transfer, calibrate, choose
+from predictors.families.transfer import Relatives, Table, Transfer, calibrate, choose
 
 SHARED = Path(os.environ.get("HWNAS_SHARED", ROOT.parent / "shared"))
 DECISIONS = tuple(Decision(f"layer{i}", ("a", "b", "c", "d")) for i in range(6))

@@ -50,12 +50,12 @@ from nas.engine import price_search, run_search, stages_of
 from nas.export import to_onnx_for_timing
 from nas.fleet import FleetPredictor
 from nas.layer_models import empty_to_onnx, layer_to_onnx
-from predictors.figures import onboard_figures
-from predictors.measure import measure_isolated, profile_machine
-from predictors.onboarding import onboard
+from predictors.families.transfer import Table, Transfer
+from predictors.measurement.onnx_runtime import measure_isolated, profile_machine
+from predictors.onboarding.from_table import onboard_from_table
+from predictors.onboarding.measured import onboard
+from predictors.onboarding.refit import RefitService, can_learn, merge_measurements
 from predictors.storage import load_known, load_measured, load_predictor
-from predictors.transfer import Table, Transfer
-from predictors.versions import Refits, added, can_learn
 from workers.remote import RemoteMeasurer
 
 Batch = list[dict[str, Any]]
@@ -140,7 +140,7 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
     shape = registry.load("nas.datasets", spec.data.name).describe(spec.data)
     space: SearchSpace = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, shape)
     if spec.source in ("table", "roofline"):
-        yield from onboard_figures(spec, space, blobs, state, time.monotonic)
+        yield from onboard_from_table(spec, space, blobs, state, time.monotonic)
         return
     net = space.supernet(spec.seed).eval()
 
@@ -194,20 +194,21 @@ def _refits(
     learning: Mapping[str, Any] | None,
     blobs: BlobStore,
     budget: BudgetSpec,
-) -> Refits | None:
+) -> RefitService | None:
     """How the predictor learns, from all that was ever measured alike on the device; None where too little is known."""
     if learning is None:
         return None
     known = load_known(blobs.get(learning["known"]))
     if learning["genes"]:
-        known = added(known, space, np.array(learning["genes"], dtype=np.int64), np.array(learning["latency_ms"]))
+        genes_MG, latency_ms_M = np.array(learning["genes"], dtype=np.int64), np.array(learning["latency_ms"])
+        known = merge_measurements(known, space, genes_MG, latency_ms_M)
     kin = []
     if predictor.family == Transfer.family:
         tables = (load_measured(blobs.get(blob)) for blob in learning["relatives"])
         kin = [Table(space.features(genes), ms) for genes, ms in tables]
     n = len(known.genes_NG)
     most = n + 2 * budget.verified * (1 + budget.reexplore)
-    return Refits(predictor, known, space, profile, blobs, kin) if can_learn(predictor, n, most, kin) else None
+    return RefitService(predictor, known, space, profile, blobs, kin) if can_learn(predictor, n, most, kin) else None
 
 
 def _tuner(spec: SearchSpec) -> Tuner | None:

@@ -22,7 +22,7 @@ from nas.schemas.agents import (
     ProfileBody,
     ResultBody,
 )
-from predictors.protocol import Timing, judge
+from predictors.measurement.protocol import Timing, judge
 from server.api.access import By
 from server.api.errors import responses
 from server.store.store import Store

@@ -7,7 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from nas.core.errors import InvalidInput
 from nas.schemas.predictors import LatencyTableSchema
-from predictors.tables import Kind, read_table
+from predictors.onboarding.tables import Kind, read_table
 from server.api.errors import responses
 from server.store.store import Store
 

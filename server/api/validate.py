@@ -25,10 +25,10 @@ from nas.engine import stage_names
 from nas.fleet import FleetPredictor
 from nas.schemas.dry_runs import DeviceFeasibilitySchema, DryRunSchema
 from nas.stages.estimate import SAMPLED, Survey, feasible_share, not_told, survey, too_few_networks, unreachable
-from predictors.figures import require_usable
+from predictors.families.transfer import FEWEST_DEVICES, Transfer
+from predictors.onboarding.from_table import require_usable
+from predictors.onboarding.tables import RawTable
 from predictors.storage import load_predictor
-from predictors.tables import RawTable
-from predictors.transfer import FEWEST_DEVICES, Transfer
 from server.api.access import tokens_needed
 from server.settings import Settings
 from server.store.jobs import spec_hash

@@ -51,7 +51,7 @@ def dispatch(given: Mapping[str, Any], *, supervised: int | None) -> None:
 def _run(settings: Settings, ends: Ends, ready: threading.Event, channel: socket.socket | None) -> None:
     # Imported here, since it takes seconds and wrong settings should be heard of at once.
     from nas.core.device import MeasurementProtocol
-    from predictors.measure import describe_machine
+    from predictors.measurement.onnx_runtime import describe_machine
     from server.store.store import open_store
     from workers.dispatcher import GRACE_S, Dispatcher
     from workers.processes import is_dead, owner_name, sweep

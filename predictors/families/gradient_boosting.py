@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from nas.core.arch import Floats
 from nas.core.device import Latency
-from predictors.bayesian_linear import BayesianLinear
 from predictors.calibration import upper_factor
-from predictors.cross_fit import Domain, check_features, check_measured, held_out_ms, no_domain_N
+from predictors.families.bayesian_linear import BayesianLinear
+from predictors.validation import ApplicabilityDomain, check_features, check_measured, held_out_ms, no_extrapolation_N
 
 _TREES, _DEPTH, _RATE, _SHARE, _LEAF = 150, 3, 0.08, 0.6, 5
 _NO_CHILD = -1
@@ -42,7 +42,7 @@ class GradientBoosting:
     line_ms: float
     floor_ms: float
     factor: float = 1.0
-    domain: Domain | None = None
+    domain: ApplicabilityDomain | None = None
 
     @classmethod
     def fit(cls, features_NF: Floats, latency_ms_N: Floats, folds: int = 5, seed: int = 0) -> GradientBoosting:
@@ -51,15 +51,15 @@ class GradientBoosting:
         Raises InvalidInput for fewer than 20 networks, latencies that are not positive, or numbers that are not finite.
         """
         check_measured(features_NF, latency_ms_N)
-        held_out_N = held_out_ms(cls.point, features_NF, latency_ms_N, folds, seed)
-        return cls.point(features_NF, latency_ms_N, seed).bounded(features_NF, latency_ms_N, held_out_N)
+        held_out_N = held_out_ms(cls.fit_mean, features_NF, latency_ms_N, folds, seed)
+        return cls.fit_mean(features_NF, latency_ms_N, seed).bounded(features_NF, latency_ms_N, held_out_N)
 
     @classmethod
-    def point(cls, features_NF: Floats, latency_ms_N: Floats, seed: int) -> GradientBoosting:
+    def fit_mean(cls, features_NF: Floats, latency_ms_N: Floats, seed: int) -> GradientBoosting:
         """The mean alone, with no bound above it."""
         from sklearn.ensemble import GradientBoostingRegressor  # takes a second to import
 
-        line = BayesianLinear.point(features_NF, latency_ms_N, seed)
+        line = BayesianLinear.fit_mean(features_NF, latency_ms_N, seed)
         spread_F = features_NF.std(0)
         inverse_F = np.where(spread_F > 0, 1.0 / np.where(spread_F > 0, spread_F, 1.0), 0.0)
         grown = GradientBoostingRegressor(
@@ -92,7 +92,7 @@ class GradientBoosting:
 
     def bounded(self, features_NF: Floats, latency_ms_N: Floats, held_out_N: Floats) -> GradientBoosting:
         """The same mean with its bound, from what refits said of networks that they did not know."""
-        return replace(self, factor=upper_factor(latency_ms_N, held_out_N), domain=Domain.of(features_NF))
+        return replace(self, factor=upper_factor(latency_ms_N, held_out_N), domain=ApplicabilityDomain.of(features_NF))
 
     def predict(self, features_NF: Floats) -> Latency:
         """Latency in ms of N networks. Raises InvalidInput for features of another space."""
@@ -109,10 +109,10 @@ class GradientBoosting:
         mean_ms = line_ms * np.exp(self.value_TM[trees_T, node_NT].sum(1))
         return Latency(mean_ms, mean_ms * self.factor)
 
-    def unfamiliar(self, features_NF: Floats) -> NDArray[np.bool_]:
+    def is_extrapolation(self, features_NF: Floats) -> NDArray[np.bool_]:
         """Which of N networks are unlike all that were measured, shape (N,)."""
         check_features(features_NF, len(self.weights_F))
-        return self.domain.unfamiliar(features_NF) if self.domain is not None else no_domain_N(features_NF)
+        return self.domain.is_extrapolation(features_NF) if self.domain is not None else no_extrapolation_N(features_NF)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as plain arrays."""
@@ -137,7 +137,7 @@ class GradientBoosting:
             np.asarray(arrays[k], dtype=np.float64) for k in ("weights_F", "inverse_F", "threshold_TM", "value_TM")
         )
         trees = (feature_TM, threshold_TM, left_TM, right_TM, value_TM)
-        return cls(weights_F, inverse_F, *trees, line_ms, floor_ms, factor, Domain.from_arrays(arrays))
+        return cls(weights_F, inverse_F, *trees, line_ms, floor_ms, factor, ApplicabilityDomain.from_arrays(arrays))
 
 
 def _for_trees(features_NF: Floats, inverse_F: Floats) -> NDArray[np.float32]:

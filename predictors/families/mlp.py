@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from nas.core.arch import Floats
 from nas.core.device import Latency
-from predictors.bayesian_linear import BayesianLinear
 from predictors.calibration import upper_factor
-from predictors.cross_fit import Domain, check_features, check_measured, held_out_ms, no_domain_N
+from predictors.families.bayesian_linear import BayesianLinear
+from predictors.validation import ApplicabilityDomain, check_features, check_measured, held_out_ms, no_extrapolation_N
 
 _MEMBERS, _UNITS, _PENALTY, _STEPS = 3, 24, 1.0, 80
 
@@ -39,7 +39,7 @@ class MLP:
     unit_ms: float
     floor_ms: float
     factor: float = 1.0
-    domain: Domain | None = None
+    domain: ApplicabilityDomain | None = None
 
     @classmethod
     def fit(cls, features_NF: Floats, latency_ms_N: Floats, folds: int = 5, seed: int = 0) -> MLP:
@@ -48,18 +48,18 @@ class MLP:
         Raises InvalidInput for fewer than 20 networks, latencies that are not positive, or numbers that are not finite.
         """
         check_measured(features_NF, latency_ms_N)
-        held_out_N = held_out_ms(cls.point, features_NF, latency_ms_N, folds, seed)
-        return cls.point(features_NF, latency_ms_N, seed).bounded(features_NF, latency_ms_N, held_out_N)
+        held_out_N = held_out_ms(cls.fit_mean, features_NF, latency_ms_N, folds, seed)
+        return cls.fit_mean(features_NF, latency_ms_N, seed).bounded(features_NF, latency_ms_N, held_out_N)
 
     @classmethod
-    def point(cls, features_NF: Floats, latency_ms_N: Floats, seed: int) -> MLP:
+    def fit_mean(cls, features_NF: Floats, latency_ms_N: Floats, seed: int) -> MLP:
         """The mean alone, with no bound above it."""
         import warnings
 
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPRegressor  # takes a second to import
 
-        line = BayesianLinear.point(features_NF, latency_ms_N, seed)
+        line = BayesianLinear.fit_mean(features_NF, latency_ms_N, seed)
         left_N = latency_ms_N - (features_NF @ line.weights_F + line.offset_ms)
         unit_ms = max(float(left_N.std()), 1e-9 * float(latency_ms_N.mean()))
         centre_F, spread_F = features_NF.mean(0), features_NF.std(0)
@@ -94,7 +94,7 @@ class MLP:
 
     def bounded(self, features_NF: Floats, latency_ms_N: Floats, held_out_N: Floats) -> MLP:
         """The same mean with its bound, from what refits said of networks that they did not know."""
-        return replace(self, factor=upper_factor(latency_ms_N, held_out_N), domain=Domain.of(features_NF))
+        return replace(self, factor=upper_factor(latency_ms_N, held_out_N), domain=ApplicabilityDomain.of(features_NF))
 
     def predict(self, features_NF: Floats) -> Latency:
         """Latency in ms of N networks. Raises InvalidInput for features of another space."""
@@ -111,10 +111,10 @@ class MLP:
         bend_NF = np.einsum("enh,efh->nf", slope_ENH, self.inner_EFH) / len(self.outer_EH) * self.inverse_F
         return np.asarray((self.weights_F + self.unit_ms * bend_NF) * above_N[:, None])
 
-    def unfamiliar(self, features_NF: Floats) -> NDArray[np.bool_]:
+    def is_extrapolation(self, features_NF: Floats) -> NDArray[np.bool_]:
         """Which of N networks are unlike all that were measured, shape (N,)."""
         check_features(features_NF, len(self.weights_F))
-        return self.domain.unfamiliar(features_NF) if self.domain is not None else no_domain_N(features_NF)
+        return self.domain.is_extrapolation(features_NF) if self.domain is not None else no_extrapolation_N(features_NF)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as plain arrays."""
@@ -134,7 +134,7 @@ class MLP:
             unit_ms=unit_ms,
             floor_ms=floor_ms,
             factor=factor,
-            domain=Domain.from_arrays(arrays),
+            domain=ApplicabilityDomain.from_arrays(arrays),
         )
 
     def _hidden(self, features_NF: Floats) -> Floats:

@@ -18,19 +18,19 @@ from nas.core.events import Event, SearchState, StageFinished, StageStarted, War
 from nas.core.metrics import coverage, mape, spearman
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.spec import DeviceSpec, RooflineSpec
-from predictors.bayesian_linear import FEWEST as FEWEST_ALONE
-from predictors.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
-from predictors.onboarding import fit_result, stratified
-from predictors.roofline import roofline_ms
+from predictors.families.bayesian_linear import FEWEST as FEWEST_ALONE
+from predictors.families.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
+from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
+from predictors.onboarding.measured import fit_result, stratified
+from predictors.onboarding.roofline import roofline_ms
+from predictors.onboarding.tables import LatencyTable, RawTable, check_table
 from predictors.storage import Known, dump_predictor
-from predictors.tables import LatencyTable, RawTable, check_table
-from predictors.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
 
 STAGES = ("profile", "fit")
 _ENOUGH = round(FEWEST_ALONE / (1 - HELD_OUT)) + 1
 
 
-def onboard_figures(
+def onboard_from_table(
     spec: DeviceSpec, space: SearchSpace, blobs: BlobStore, state: SearchState, clock: Callable[[], float]
 ) -> Iterator[Event]:
     """Yields the stages profile and fit. Raises InvalidData for a table that cannot be used."""

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from nas.core.arch import Floats
 from nas.core.device import Latency
 from predictors.calibration import upper_factor
-from predictors.cross_fit import FEWEST as FEWEST
-from predictors.cross_fit import Domain, check_features, check_measured, held_out_ms, no_domain_N
+from predictors.validation import FEWEST as FEWEST
+from predictors.validation import ApplicabilityDomain, check_features, check_measured, held_out_ms, no_extrapolation_N
 
 _OFFSET = 30.0  # how much wider the prior of the offset is than that of a standardised feature
 
@@ -42,7 +42,7 @@ class BayesianLinear:
     offset_ms: float
     factor: float
     floor_ms: float
-    domain: Domain | None = None
+    domain: ApplicabilityDomain | None = None
 
     @classmethod
     def fit(
@@ -54,21 +54,23 @@ class BayesianLinear:
         """
         check_measured(features_NF, latency_ms_N)
 
-        def point(x_NF: Floats, y_N: Floats, seed: int) -> BayesianLinear:
-            return cls.point(x_NF, y_N, seed, prior)
+        def fit_mean(x_NF: Floats, y_N: Floats, seed: int) -> BayesianLinear:
+            return cls.fit_mean(x_NF, y_N, seed, prior)
 
-        held_out_N = held_out_ms(point, features_NF, latency_ms_N, folds, seed)
-        return point(features_NF, latency_ms_N, seed).bounded(features_NF, latency_ms_N, held_out_N)
+        held_out_N = held_out_ms(fit_mean, features_NF, latency_ms_N, folds, seed)
+        return fit_mean(features_NF, latency_ms_N, seed).bounded(features_NF, latency_ms_N, held_out_N)
 
     @classmethod
-    def point(cls, features_NF: Floats, latency_ms_N: Floats, seed: int, prior: Prior | None = None) -> BayesianLinear:
+    def fit_mean(
+        cls, features_NF: Floats, latency_ms_N: Floats, seed: int, prior: Prior | None = None
+    ) -> BayesianLinear:
         """The mean alone, with no bound above it. The seed plays no part."""
         weights_F, offset_ms = _posterior(features_NF, latency_ms_N, prior)
         return cls(weights_F, offset_ms, 1.0, 0.5 * float(latency_ms_N.min()))
 
     def bounded(self, features_NF: Floats, latency_ms_N: Floats, held_out_N: Floats) -> BayesianLinear:
         """The same mean with its bound, from what refits said of networks that they did not know."""
-        return replace(self, factor=upper_factor(latency_ms_N, held_out_N), domain=Domain.of(features_NF))
+        return replace(self, factor=upper_factor(latency_ms_N, held_out_N), domain=ApplicabilityDomain.of(features_NF))
 
     def predict(self, features_NF: Floats) -> Latency:
         """Latency in ms of N networks; never below half of the fastest network that was measured.
@@ -83,10 +85,10 @@ class BayesianLinear:
         """Of the mean in ms by each feature, shape (N, F); 0 where the mean is at its floor."""
         return np.asarray(self.weights_F * (self.predict(features_NF).mean_ms > self.floor_ms)[:, None])
 
-    def unfamiliar(self, features_NF: Floats) -> NDArray[np.bool_]:
+    def is_extrapolation(self, features_NF: Floats) -> NDArray[np.bool_]:
         """Which of N networks are unlike all that were measured, shape (N,)."""
         check_features(features_NF, len(self.weights_F))
-        return self.domain.unfamiliar(features_NF) if self.domain is not None else no_domain_N(features_NF)
+        return self.domain.is_extrapolation(features_NF) if self.domain is not None else no_extrapolation_N(features_NF)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as plain arrays."""
@@ -100,7 +102,13 @@ class BayesianLinear:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> BayesianLinear:
         """Inverse of ``to_arrays``."""
         offset, factor, floor = (float(v) for v in arrays["scalars"])
-        return cls(np.asarray(arrays["weights_F"], dtype=np.float64), offset, factor, floor, Domain.from_arrays(arrays))
+        return cls(
+            np.asarray(arrays["weights_F"], dtype=np.float64),
+            offset,
+            factor,
+            floor,
+            ApplicabilityDomain.from_arrays(arrays),
+        )
 
 
 def _posterior(features_NF: Floats, y_N: Floats, prior: Prior | None) -> tuple[Floats, float]:

@@ -18,12 +18,12 @@ from nas.core.errors import InvalidInput, MeasurementRefused
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, StageStarted, Warned
 from nas.core.ports import BlobStore, Layer, Measurer, SearchSpace
 from nas.core.spec import DeviceSpec
-from predictors.card import make_card
-from predictors.choosing import most_telling
-from predictors.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
-from predictors.layer_table import LayerTable, LayerTableModel, every_layer, layer_key, table_of, to_measure
+from predictors.families.layer_lut import LayerLut, LayerLutModel, every_layer, layer_key, table_of, to_measure
+from predictors.families.transfer import Relatives, Table, choose
+from predictors.onboarding.card import make_card
+from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
+from predictors.onboarding.selection import d_optimal
 from predictors.storage import Known, dump_measured, dump_predictor, load_measured
-from predictors.transfer import Relatives, Table, choose
 
 MOST_REFUSED = 0.2
 GROUP = 16
@@ -61,7 +61,7 @@ def onboard(
         kin = known_devices(space, [load_measured(blobs.get(blob)) for blob in relatives], spec.samples)
     else:
         registry.load("nas.predictors", spec.predictor)  # an unknown one is heard of before anything is measured
-    layers = every_layer(space) if spec.predictor == LayerTableModel.family else {}
+    layers = every_layer(space) if spec.predictor == LayerLutModel.family else {}
     single = to_measure(layers) if layers else []
     if "networks" in done:
         genes, held_out = _chosen(blobs.get(done["networks"]))
@@ -138,7 +138,7 @@ def _layer_models(
         yield f"layer-{hashlib.sha256(key.encode()).hexdigest()[:12]}", partial(export_layer, layer)
 
 
-def _layer_table(device: str, layers: Mapping[str, Layer], measured: Sequence[Measurement]) -> LayerTable:
+def _layer_table(device: str, layers: Mapping[str, Layer], measured: Sequence[Measurement]) -> LayerLut:
     """Raises MeasurementRefused where a layer could not be measured: it is never taken to cost nothing."""
     refused = [m.refused for m in measured if m.median_ms is None]
     if refused:
@@ -207,7 +207,7 @@ def stratified_and_telling(space: SearchSpace, n: int, seed: int) -> tuple[Genes
     kept = np.setdiff1d(np.flatnonzero(~held_out), given_up)
     candidates = np.concatenate([genes[kept], pool])
     genes = genes.copy()
-    genes[given_up] = candidates[most_telling(space.features(candidates), len(given_up), np.arange(len(kept)))]
+    genes[given_up] = candidates[d_optimal(space.features(candidates), len(given_up), np.arange(len(kept)))]
     return genes, held_out
 
 

@@ -1,4 +1,4 @@
-"""Measuring latency with onnxruntime, by ``predictors.protocol``.
+"""Measuring latency with onnxruntime, by ``predictors.measurement.protocol``.
 
 Needs onnxruntime, numpy and the plain values of ``nas.core`` alone: the device agent runs this very file. The session
 runs in a process of its own (``time_isolated``), so that neither torch's threads nor a worker's disturb it.
@@ -26,7 +26,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, Source
 from nas.core.errors import HwnasError, MeasurementRefused
-from predictors.protocol import Run, Stopwatch, Timing, judge, time_loading, time_runs
+from predictors.measurement.protocol import Run, Stopwatch, Timing, judge, time_loading, time_runs
 
 if sys.platform != "win32":
     import fcntl
@@ -83,7 +83,7 @@ def time_isolated(models: Sequence[bytes], profile: DeviceProfile) -> Iterator[T
         (job / "profile.json").write_text(json.dumps(profile.as_json()))
         for i, model in enumerate(models):
             (job / f"{i:06d}.onnx").write_bytes(model)
-        command = [sys.executable, "-m", "predictors.measure", folder]
+        command = [sys.executable, "-m", "predictors.measurement.onnx_runtime", folder]
         errors = job / "stderr.txt"
         with (
             errors.open("wb") as log,
@@ -152,7 +152,7 @@ def require_cores(profile: DeviceProfile) -> None:
 
 def canary_model() -> bytes:
     """A small fixed network with the kinds of layers that searches use; its time tells the machine's mood."""
-    return files("predictors").joinpath("canary.onnx").read_bytes()
+    return files("predictors.measurement").joinpath("canary.onnx").read_bytes()
 
 
 def _session(model: bytes, protocol: MeasurementProtocol) -> Run:

@@ -25,7 +25,7 @@ from scipy.special import digamma, gammaln
 from nas.core.arch import Floats
 from nas.core.device import Latency
 from nas.core.errors import InvalidInput
-from predictors.cross_fit import Domain, check_features, check_measured, no_domain_N
+from predictors.validation import ApplicabilityDomain, check_features, check_measured, no_extrapolation_N
 
 FEWEST = 3  # networks measured on the new device
 FEWEST_DEVICES = 3
@@ -87,7 +87,7 @@ class Transfer:
     weights_P: Floats
     margin_ms: float
     floor_ms: float
-    domain: Domain | None = None
+    domain: ApplicabilityDomain | None = None
 
     @classmethod
     def fit(
@@ -102,7 +102,7 @@ class Transfer:
         if multiple is None:
             multiple = calibrate(relatives, len(latency_ms_N))
         weights_P, error_ms = _adapt(_prior(relatives), features_NF, latency_ms_N)
-        domain = Domain.of(np.concatenate([*(t.features_NF for t in relatives.tables), features_NF]))
+        domain = ApplicabilityDomain.of(np.concatenate([*(t.features_NF for t in relatives.tables), features_NF]))
         return cls(relatives.centre_F, weights_P, multiple * error_ms, 0.5 * float(latency_ms_N.min()), domain)
 
     def predict(self, features_NF: Floats) -> Latency:
@@ -118,10 +118,10 @@ class Transfer:
         """Of the mean in ms by each feature, shape (N, F); 0 where the mean is at its floor."""
         return np.asarray(self.weights_P[:-1] * (self.predict(features_NF).mean_ms > self.floor_ms)[:, None])
 
-    def unfamiliar(self, features_NF: Floats) -> NDArray[np.bool_]:
+    def is_extrapolation(self, features_NF: Floats) -> NDArray[np.bool_]:
         """Which of N networks are unlike all that were measured, here or on known devices, shape (N,)."""
         check_features(features_NF, len(self.centre_F))
-        return self.domain.unfamiliar(features_NF) if self.domain is not None else no_domain_N(features_NF)
+        return self.domain.is_extrapolation(features_NF) if self.domain is not None else no_extrapolation_N(features_NF)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as plain arrays."""
@@ -137,7 +137,7 @@ class Transfer:
         """Inverse of ``to_arrays``."""
         margin, floor = (float(v) for v in arrays["scalars"])
         centre_F, weights_P = (np.asarray(arrays[k], dtype=np.float64) for k in ("centre_F", "weights_P"))
-        return cls(centre_F, weights_P, margin, floor, Domain.from_arrays(arrays))
+        return cls(centre_F, weights_P, margin, floor, ApplicabilityDomain.from_arrays(arrays))
 
 
 def calibrate(relatives: Relatives, n: int, level: float = 0.95, draws: int = 6, seed: int = 0) -> float:

@@ -20,9 +20,9 @@ from nas.core.arch import Floats, Genes
 from nas.core.device import Latency
 from nas.core.graph import Graph, has_graph
 from nas.core.ports import SearchSpace
-from predictors.bayesian_linear import BayesianLinear
 from predictors.calibration import upper_factor
-from predictors.cross_fit import Domain, check_features, check_measured, held_out_ms, no_domain_N
+from predictors.families.bayesian_linear import BayesianLinear
+from predictors.validation import ApplicabilityDomain, check_features, check_measured, held_out_ms, no_extrapolation_N
 
 _MEMBERS, _LAYERS, _UNITS, _PENALTY, _STEPS = 2, 4, 16, 1.0, 40
 
@@ -96,7 +96,7 @@ class GraphNetwork:
     floor_ms: float
     unit: float
     factor: float = 1.0
-    domain: Domain | None = None
+    domain: ApplicabilityDomain | None = None
 
     @classmethod
     def fit(
@@ -116,11 +116,11 @@ class GraphNetwork:
         wiring = Wiring.of(graph) if graph is not None else Wiring.single(features_NC.shape[1])
         check_features(features_NC, len(wiring.place_C))
 
-        def point(x_NC: Floats, y_N: Floats, seed: int) -> GraphNetwork:
-            return cls.point(x_NC, y_N, seed, wiring)
+        def fit_mean(x_NC: Floats, y_N: Floats, seed: int) -> GraphNetwork:
+            return cls.fit_mean(x_NC, y_N, seed, wiring)
 
-        held_out_N = held_out_ms(point, features_NC, latency_ms_N, folds, seed)
-        return point(features_NC, latency_ms_N, seed).bounded(features_NC, latency_ms_N, held_out_N)
+        held_out_N = held_out_ms(fit_mean, features_NC, latency_ms_N, folds, seed)
+        return fit_mean(features_NC, latency_ms_N, seed).bounded(features_NC, latency_ms_N, held_out_N)
 
     @classmethod
     def fit_networks(cls, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> GraphNetwork:
@@ -133,10 +133,10 @@ class GraphNetwork:
         return _columns(space, genes_NG)
 
     @classmethod
-    def point(cls, features_NC: Floats, latency_ms_N: Floats, seed: int, wiring: Wiring) -> GraphNetwork:
+    def fit_mean(cls, features_NC: Floats, latency_ms_N: Floats, seed: int, wiring: Wiring) -> GraphNetwork:
         """The mean alone, with no bound above it."""
         sums_NO = wiring.sums(features_NC)
-        line = BayesianLinear.point(sums_NO, latency_ms_N, seed)
+        line = BayesianLinear.fit_mean(sums_NO, latency_ms_N, seed)
         left_N = np.log(latency_ms_N / line.predict(sums_NO).mean_ms)
         unit = max(float(left_N.std()), 1e-9)
         centre_O, inverse_O = _usual(wiring, features_NC)
@@ -152,7 +152,7 @@ class GraphNetwork:
 
     def bounded(self, features_NC: Floats, latency_ms_N: Floats, held_out_N: Floats) -> GraphNetwork:
         """The same mean with its bound, from what refits said of networks that they did not know."""
-        return replace(self, factor=upper_factor(latency_ms_N, held_out_N), domain=Domain.of(features_NC))
+        return replace(self, factor=upper_factor(latency_ms_N, held_out_N), domain=ApplicabilityDomain.of(features_NC))
 
     def predict(self, features_NC: Floats) -> Latency:
         """Latency in ms of N networks. Raises InvalidInput for features of another space."""
@@ -184,10 +184,10 @@ class GraphNetwork:
         straight_NC = self.weights_O[w.operation_C] * ((line_N > self.floor_ms) / line_N)[:, None]
         return np.asarray(mean_N[:, None] * (straight_NC + self.unit * total_NC / len(self.offset_E)))
 
-    def unfamiliar(self, features_NC: Floats) -> NDArray[np.bool_]:
+    def is_extrapolation(self, features_NC: Floats) -> NDArray[np.bool_]:
         """Which of N networks are unlike all that were measured, shape (N,)."""
         check_features(features_NC, len(self.wiring.place_C))
-        return self.domain.unfamiliar(features_NC) if self.domain is not None else no_domain_N(features_NC)
+        return self.domain.is_extrapolation(features_NC) if self.domain is not None else no_extrapolation_N(features_NC)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as plain arrays."""
@@ -214,7 +214,7 @@ class GraphNetwork:
             floor_ms=floor_ms,
             unit=unit,
             factor=factor,
-            domain=Domain.from_arrays(arrays),
+            domain=ApplicabilityDomain.from_arrays(arrays),
         )
 
     def _line_ms(self, features_NC: Floats) -> Floats:

@@ -12,7 +12,7 @@ from nas.core import registry
 from nas.core.arch import Floats, Genes
 from nas.core.device import Latency
 from nas.core.ports import LatencyPredictor, SearchSpace, predict_latency
-from predictors.transfer import Relatives, Transfer, calibrate
+from predictors.families.transfer import Relatives, Transfer, calibrate
 
 HELD_OUT = 0.25
 MOST_LEFT_OUT = 40  # networks that are each predicted from the others

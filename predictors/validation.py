@@ -1,7 +1,8 @@
 """What every family of predictors shares: checked input, a bound calibrated out of sample, and which networks are
 unlike all that were measured.
 
-A family is a frozen value with ``factor`` and ``domain``, whose ``point(features, latency, seed)`` fits the mean alone.
+A family is a frozen value with ``factor`` and ``domain``; its ``fit_mean(features, latency, seed)`` fits the mean
+alone.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ _RIDGE = 0.1  # of the variance of a standardised feature, in the measure of dis
 _MARGIN = 2.0  # beyond the farthest network that was measured, seen from the others
 
 
-class Predicts(Protocol):
+class Regressor(Protocol):
     """Whatever predicts the latency of networks by their features."""
 
     def predict(self, features_NF: Floats) -> Latency: ...
 
 
-Point = Callable[[Floats, Floats, int], Predicts]
+FitMean = Callable[[Floats, Floats, int], Regressor]
 
 
 @dataclass(frozen=True)
-class Domain:
+class ApplicabilityDomain:
     """Where networks were measured: their principal axes in standardised features, which distances are weighed by."""
 
     centre_F: Floats
@@ -43,7 +44,7 @@ class Domain:
     limit: float
 
     @classmethod
-    def of(cls, features_NF: Floats) -> Domain:
+    def of(cls, features_NF: Floats) -> ApplicabilityDomain:
         """The domain of N networks. The limit is from the farthest of them, seen from the others."""
         centre_F, scale_F = features_NF.mean(0), features_NF.std(0)
         scale_F = np.where(scale_F > 1e-12 * np.abs(centre_F), scale_F, 0.0)
@@ -67,7 +68,7 @@ class Domain:
         beyond_N = np.maximum((z_NF**2).sum(1) - (along_NR**2).sum(1), 0.0)
         return np.asarray((along_NR**2) @ self.inverse_R + beyond_N * self.rest)
 
-    def unfamiliar(self, features_NF: Floats) -> NDArray[np.bool_]:
+    def is_extrapolation(self, features_NF: Floats) -> NDArray[np.bool_]:
         """Which of N networks are farther off than any measured one, or have a feature that no measured one had."""
         new_NF = (self.scale_F == 0.0) & (np.abs(features_NF - self.centre_F) > 1e-9 * (1.0 + np.abs(self.centre_F)))
         return np.asarray(new_NF.any(1) | (self.distance(features_NF) > self.limit))
@@ -83,7 +84,7 @@ class Domain:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Domain | None:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ApplicabilityDomain | None:
         """Inverse of ``to_arrays``; None for a predictor that was stored before there were domains."""
         if "domain_scalars" not in arrays:
             return None
@@ -119,19 +120,19 @@ def check_features(features_NF: Floats, features: int) -> None:
         raise InvalidInput("expected finite features, got infinite ones or NaN")
 
 
-def held_out_ms(point: Point, features_NF: Floats, latency_ms_N: Floats, folds: int, seed: int) -> Floats:
+def held_out_ms(fit_mean: FitMean, features_NF: Floats, latency_ms_N: Floats, folds: int, seed: int) -> Floats:
     """Mean latency of each of N networks, predicted by a fit to those of the other folds."""
     n = len(latency_ms_N)
     order = np.random.default_rng(seed).permutation(n)
     out_N = np.empty(n)
     for fold in np.array_split(order, min(folds, n)):
         rest = np.setdiff1d(order, fold)
-        out_N[fold] = point(features_NF[rest], latency_ms_N[rest], seed).predict(features_NF[fold]).mean_ms
+        out_N[fold] = fit_mean(features_NF[rest], latency_ms_N[rest], seed).predict(features_NF[fold]).mean_ms
     return out_N
 
 
-def no_domain_N(features_NF: Floats) -> NDArray[np.bool_]:
-    """Nothing is known to be unfamiliar: the answer of predictors that were stored before there were domains."""
+def no_extrapolation_N(features_NF: Floats) -> NDArray[np.bool_]:
+    """Nothing is known to be is_extrapolation: the answer of predictors that were stored before there were domains."""
     return np.zeros(len(features_NF), dtype=bool)
 
 

@@ -17,7 +17,7 @@ from nas.core.arch import Arch, Floats, Genes, as_archs, choice_counts, sample
 from nas.core.device import Latency
 from nas.core.errors import InvalidInput, UnknownName
 from nas.core.ports import Layer, SearchSpace
-from predictors.bayesian_linear import BayesianLinear
+from predictors.families.bayesian_linear import BayesianLinear
 
 FREE = ("skip",)  # operations that no runtime executes
 MOST_LAYERS = 2500  # distinct ones of a space, beyond which measuring each would take hours
@@ -61,17 +61,17 @@ def to_measure(layers: Mapping[str, Layer]) -> list[Layer | None]:
     return [None, *(layer for layer in layers.values() if layer.op not in FREE)]
 
 
-def table_of(layers: Mapping[str, Layer], measured_ms: Sequence[float]) -> LayerTable:
+def table_of(layers: Mapping[str, Layer], measured_ms: Sequence[float]) -> LayerLut:
     """The table from the times of ``to_measure``. Each is short of what it takes to run any model, which a network
     takes once."""
     empty_ms, *others_ms = measured_ms
     own_ms = iter(others_ms)
     net_ms = {key: 0.0 if layer.op in FREE else max(next(own_ms) - empty_ms, 0.0) for key, layer in layers.items()}
-    return LayerTable.of(net_ms, empty_ms)
+    return LayerLut.of(net_ms, empty_ms)
 
 
 @dataclass(frozen=True)
-class LayerTable:
+class LayerLut:
     """Milliseconds of single layers by key, and the kinds of operation, in order; ``empty_ms`` is what running any
     model takes beside them."""
 
@@ -80,7 +80,7 @@ class LayerTable:
     empty_ms: float = 0.0
 
     @classmethod
-    def of(cls, latency_ms: Mapping[str, float], empty_ms: float = 0.0) -> LayerTable:
+    def of(cls, latency_ms: Mapping[str, float], empty_ms: float = 0.0) -> LayerLut:
         """Raises InvalidInput for an empty table, and for latencies that are negative or no numbers."""
         bad = sorted(k for k, ms in latency_ms.items() if not (np.isfinite(ms) and ms >= 0))
         if bad or not latency_ms:
@@ -106,25 +106,25 @@ class LayerTable:
                 sums_NK[n, column[layer.op]] += self.latency_ms[key]
         return sums_NK
 
-    def fit_networks(self, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> LayerTableModel:
+    def fit_networks(self, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> LayerLutModel:
         """The table corrected by networks, 20 or more, that were measured whole."""
-        return LayerTableModel.fit(self.by_kind(space, as_archs(space.id, genes_NG)), latency_ms_N, self)
+        return LayerLutModel.fit(self.by_kind(space, as_archs(space.id, genes_NG)), latency_ms_N, self)
 
 
 @dataclass(frozen=True)
-class LayerTableModel:
+class LayerLutModel:
     """``line`` predicts from the times of layers in ``table``, summed by kind of operation."""
 
     family: ClassVar[str] = "layer_table"
     line: BayesianLinear
-    table: LayerTable | None = None
+    table: LayerLut | None = None
 
     @classmethod
-    def fit(cls, features_NK: Floats, latency_ms_N: Floats, table: LayerTable | None = None) -> LayerTableModel:
+    def fit(cls, features_NK: Floats, latency_ms_N: Floats, table: LayerLut | None = None) -> LayerLutModel:
         """From sums by kind, ``table.by_kind`` if they come from a table. Raises InvalidInput as ``BayesianLinear``."""
         return cls(BayesianLinear.fit(features_NK, latency_ms_N), table)
 
-    def fit_networks(self, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> LayerTableModel:
+    def fit_networks(self, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> LayerLutModel:
         """A refit to other networks by the same table."""
         return self._required().fit_networks(space, genes_NG, latency_ms_N)
 
@@ -140,9 +140,9 @@ class LayerTableModel:
         """Of the mean in ms by the time of each kind, shape (N, kinds)."""
         return self.line.gradient(features_NK)
 
-    def unfamiliar(self, features_NK: Floats) -> NDArray[np.bool_]:
+    def is_extrapolation(self, features_NK: Floats) -> NDArray[np.bool_]:
         """Which of N networks are unlike all that were measured, shape (N,)."""
-        return self.line.unfamiliar(features_NK)
+        return self.line.is_extrapolation(features_NK)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as plain arrays."""
@@ -155,14 +155,14 @@ class LayerTableModel:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> LayerTableModel:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> LayerLutModel:
         """Inverse of ``to_arrays``."""
         layers = dict(zip(arrays["layers"].tolist(), arrays["layers_ms"].tolist(), strict=True))
         return cls(
-            BayesianLinear.from_arrays(arrays), LayerTable.of(layers, float(arrays["empty_ms"])) if layers else None
+            BayesianLinear.from_arrays(arrays), LayerLut.of(layers, float(arrays["empty_ms"])) if layers else None
         )
 
-    def _required(self) -> LayerTable:
+    def _required(self) -> LayerLut:
         if self.table is None:
             raise InvalidInput("expected a predictor with a table of layers, got one of sums alone")
         return self.table

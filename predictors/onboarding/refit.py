@@ -18,22 +18,22 @@ from nas.core.device import DeviceProfile, Latency
 from nas.core.errors import InvalidInput
 from nas.core.ports import BlobStore, LatencyPredictor, Refit, SearchSpace, predict_latency
 from nas.core.spec import FEWEST_ALONE
-from predictors.best import Best
-from predictors.cross_fit import Predicts, check_measured
-from predictors.fitting import HELD_OUT, Fitted, fit_family, fit_networks, fit_transfer
-from predictors.graph import GraphNetwork
-from predictors.onboarding import fit_result
+from predictors.families.auto import AutoPredictor
+from predictors.families.graph import GraphNetwork
+from predictors.families.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
+from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_networks, fit_transfer
+from predictors.onboarding.measured import fit_result
 from predictors.storage import Known, load_predictor
-from predictors.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
+from predictors.validation import Regressor, check_measured
 
 FOLDS = 5
 MOST_LOST = 0.05  # of mean relative error, over what was known before, for what is gained elsewhere
 
-Point = Callable[[Floats, Floats, int], Predicts]
+FitMean = Callable[[Floats, Floats, int], Regressor]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateDecision:
     """Whether a version may take the place of the one before, and ``why``, for people."""
 
     better: bool
@@ -46,7 +46,7 @@ class Version:
 
     fitted: Fitted
     known: Known
-    verdict: Verdict
+    verdict: GateDecision
 
     @property
     def predictor(self) -> LatencyPredictor:
@@ -55,7 +55,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Refits:
+class RefitService:
     """``nas.core.ports.Refitter``: fits the family of ``predictor`` to what is ``known`` and more. ``kin``: the known
     devices that a predictor learns from which has few networks of its own."""
 
@@ -104,7 +104,7 @@ def refitted(
     if genes_MG.ndim != 2 or genes_MG.shape[1] != known.genes_NG.shape[1]:
         raise InvalidInput(f"expected genes of shape (M, {known.genes_NG.shape[1]}), got {genes_MG.shape}")
     check_measured(space.features(genes_MG), latency_ms_M, fewest=1)
-    more = added(known, space, genes_MG, latency_ms_M)
+    more = merge_measurements(known, space, genes_MG, latency_ms_M)
     larger = _larger(kin, len(more.genes_NG)) if predictor.family == Transfer.family else []
     relatives = Relatives.learn(larger) if len(larger) >= FEWEST_DEVICES else None
     if relatives is not None:
@@ -113,19 +113,19 @@ def refitted(
         more = more if more.held_out_N.any() else _with_some_held_out(more)
         family: Any = predictor if hasattr(predictor, "fit_networks") else predictor.family
         fitted = fit_family(
-            Best.family if predictor.family == Transfer.family else family,
+            AutoPredictor.family if predictor.family == Transfer.family else family,
             space,
             more.genes_NG,
             more.latency_ms_N,
             more.held_out_N,
         )
-    point, x_NF = _point(fitted.predictor, space, more.genes_NG, relatives)
+    fit_mean, x_NF = _mean_fitter(fitted.predictor, space, more.genes_NG, relatives)
     older_N = np.arange(len(x_NF)) < len(known.genes_NG)
-    verdict = not_worse(point, x_NF, more.latency_ms_N, older_N, known.latency_ms_N)
+    verdict = passes_gate(fit_mean, x_NF, more.latency_ms_N, older_N, known.latency_ms_N)
     return Version(fitted, more, verdict)
 
 
-def added(known: Known, space: SearchSpace, genes_MG: Genes, latency_ms_M: Floats) -> Known:
+def merge_measurements(known: Known, space: SearchSpace, genes_MG: Genes, latency_ms_M: Floats) -> Known:
     """What is known with M measurements more: the networks known before in their old order, then new ones, which are
     not held out."""
     place = {tuple(row): i for i, row in enumerate(space.canonical(known.genes_NG).tolist())}
@@ -142,7 +142,9 @@ def added(known: Known, space: SearchSpace, genes_MG: Genes, latency_ms_M: Float
     return Known(np.array(genes, dtype=np.int64), np.array(latency), held_out_N)
 
 
-def not_worse(point: Point, x_NF: Floats, y_N: Floats, older_N: NDArray[np.bool_], before_ms_O: Floats) -> Verdict:
+def passes_gate(
+    fit_mean: FitMean, x_NF: Floats, y_N: Floats, older_N: NDArray[np.bool_], before_ms_O: Floats
+) -> GateDecision:
     """Whether fits to all N networks predict no worse than fits to the older ones alone, which then took
     ``before_ms_O``: each network is predicted by fits that do not know it. The mean relative error over all networks
     must not be higher by more than the standard error of the difference; nor that over the older ones by more than
@@ -157,37 +159,37 @@ def not_worse(point: Point, x_NF: Floats, y_N: Floats, older_N: NDArray[np.bool_
     for fold in (order[i :: min(FOLDS, n)] for i in range(min(FOLDS, n))):
         rest = np.setdiff1d(order, fold)
         older = rest[older_N[rest]]
-        new_N[fold] = point(x_NF[rest], y_N[rest], 0).predict(x_NF[fold]).mean_ms
-        old_N[fold] = point(x_NF[older], then_N[older], 0).predict(x_NF[fold]).mean_ms
+        new_N[fold] = fit_mean(x_NF[rest], y_N[rest], 0).predict(x_NF[fold]).mean_ms
+        old_N[fold] = fit_mean(x_NF[older], then_N[older], 0).predict(x_NF[fold]).mean_ms
     new_N, old_N = np.abs(new_N / y_N - 1.0), np.abs(old_N / y_N - 1.0)
     gap_N = new_N - old_N
     if gap_N.mean() > gap_N.std(ddof=1) / np.sqrt(n):
-        return Verdict(False, f"cross-validated error: {_figures(new_N, old_N)}")
+        return GateDecision(False, f"cross-validated error: {_figures(new_N, old_N)}")
     if gap_N[older_N].mean() > MOST_LOST:
         figures = _figures(new_N[older_N], old_N[older_N])
-        return Verdict(False, f"cross-validated error over the networks known before: {figures}")
-    return Verdict(True, f"cross-validated error: {_figures(new_N, old_N)}")
+        return GateDecision(False, f"cross-validated error over the networks known before: {figures}")
+    return GateDecision(True, f"cross-validated error: {_figures(new_N, old_N)}")
 
 
 def _figures(new_N: Floats, old_N: Floats) -> str:
     return f"{100 * new_N.mean():.1f} % with what was fed back, {100 * old_N.mean():.1f} % without"
 
 
-def _point(
+def _mean_fitter(
     predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes, relatives: Relatives | None
-) -> tuple[Point, Floats]:
+) -> tuple[FitMean, Floats]:
     """How the mean alone is fitted, as a whole where a family does not tell; and what it reads of the networks."""
-    chosen: Any = predictor.chosen if isinstance(predictor, Best) else predictor
+    chosen: Any = predictor.chosen if isinstance(predictor, AutoPredictor) else predictor
     if isinstance(chosen, GraphNetwork):
         wiring = chosen.wiring
-        return lambda x, y, seed: GraphNetwork.point(x, y, seed, wiring), chosen.inputs(space, genes_NG)
+        return lambda x, y, seed: GraphNetwork.fit_mean(x, y, seed, wiring), chosen.inputs(space, genes_NG)
     if relatives is not None and isinstance(chosen, Transfer):
         return lambda x, y, seed: Transfer.fit(x, y, relatives, 1.0), space.features(genes_NG)
-    if hasattr(chosen, "point"):
-        return type(chosen).point, space.features(genes_NG)
+    if hasattr(chosen, "fit_mean"):
+        return type(chosen).fit_mean, space.features(genes_NG)
     family: Any = predictor if hasattr(predictor, "fit_networks") else predictor.family
 
-    def whole(rows_N1: Floats, y_N: Floats, seed: int) -> Predicts:
+    def whole(rows_N1: Floats, y_N: Floats, seed: int) -> Regressor:
         rows = rows_N1[:, 0].astype(np.int64)
         return _OfRows(fit_networks(family, space, genes_NG[rows], y_N), space, genes_NG)
 
@@ -196,7 +198,7 @@ def _point(
 
 @dataclass(frozen=True)
 class _OfRows:
-    """Predicts networks that are given by their row among ``genes_NG``."""
+    """Regressor networks that are given by their row among ``genes_NG``."""
 
     predictor: LatencyPredictor
     space: SearchSpace

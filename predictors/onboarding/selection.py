@@ -15,7 +15,7 @@ from nas.core.errors import InvalidInput
 _NOISE = 0.1  # variance of a measurement, over that which the features explain
 
 
-def most_telling(features_NF: Floats, n: int, measured: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+def d_optimal(features_NF: Floats, n: int, measured: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """Which ``n`` of N candidates to measure, as indices in order: greedily, the one of which a Bayesian linear model
     that knows the rows ``measured`` and those chosen before is least sure, which gains most information.
 

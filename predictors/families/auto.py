@@ -19,11 +19,11 @@ from nas.core.device import Latency
 from nas.core.errors import InvalidInput, UnknownName
 from nas.core.graph import Graph, has_graph
 from nas.core.ports import SearchSpace
-from predictors.bayesian_linear import BayesianLinear
-from predictors.cross_fit import check_measured, held_out_ms
-from predictors.gradient_boosting import GradientBoosting
-from predictors.graph import GraphNetwork, Wiring
-from predictors.mlp import MLP
+from predictors.families.bayesian_linear import BayesianLinear
+from predictors.families.gradient_boosting import GradientBoosting
+from predictors.families.graph import GraphNetwork, Wiring
+from predictors.families.mlp import MLP
+from predictors.validation import check_measured, held_out_ms
 
 Chosen = BayesianLinear | MLP | GraphNetwork | GradientBoosting
 CANDIDATES: tuple[type[BayesianLinear] | type[MLP] | type[GraphNetwork] | type[GradientBoosting], ...] = (
@@ -38,7 +38,7 @@ _MOST_FOR: Mapping[str, int] = {"graph": 400}
 
 
 @dataclass(frozen=True)
-class Best:
+class AutoPredictor:
     """``chosen`` predicts; ``errors`` tells by family the mean relative error on networks held out, of those tried."""
 
     family: ClassVar[str] = "best"
@@ -53,7 +53,7 @@ class Best:
         folds: int = 10,
         seed: int = 0,
         graphs: tuple[Graph, Floats] | None = None,
-    ) -> Best:
+    ) -> AutoPredictor:
         """Tries the families that so many networks can feed, and fits the best to all. ``graphs``: the graph of the
         space and the networks as its rows, if there is one, without which no graph network is tried.
 
@@ -63,27 +63,27 @@ class Best:
         n = len(latency_ms_N)
 
         made: dict[str, tuple[Callable[[Floats, Floats, int], Chosen], Floats]] = {
-            BayesianLinear.family: (BayesianLinear.point, features_NF),
-            MLP.family: (MLP.point, features_NF),
+            BayesianLinear.family: (BayesianLinear.fit_mean, features_NF),
+            MLP.family: (MLP.fit_mean, features_NF),
         }
         if graphs is not None:
             wiring, columns_NC = Wiring.of(graphs[0]), graphs[1]
-            made[GraphNetwork.family] = (lambda x, y, seed: GraphNetwork.point(x, y, seed, wiring), columns_NC)
-        made[GradientBoosting.family] = (GradientBoosting.point, features_NF)
+            made[GraphNetwork.family] = (lambda x, y, seed: GraphNetwork.fit_mean(x, y, seed, wiring), columns_NC)
+        made[GradientBoosting.family] = (GradientBoosting.fit_mean, features_NF)
         tried = {k: m for k, m in made.items() if _FEWEST_FOR.get(k, 0) <= n <= _MOST_FOR.get(k, n)}
-        held_out = {name: held_out_ms(point, x, latency_ms_N, folds, seed) for name, (point, x) in tried.items()}
+        held_out = {name: held_out_ms(fit_mean, x, latency_ms_N, folds, seed) for name, (fit_mean, x) in tried.items()}
         missed = {name: np.abs(guess_N / latency_ms_N - 1.0) for name, guess_N in held_out.items()}
         best, *others = tried
         for other in others:
             gain_N = missed[best] - missed[other]
             if gain_N.mean() > gain_N.std(ddof=1) / np.sqrt(n):
                 best = other
-        point, x_NF = tried[best]
-        fitted = point(x_NF, latency_ms_N, seed).bounded(x_NF, latency_ms_N, held_out[best])
+        fit_mean, x_NF = tried[best]
+        fitted = fit_mean(x_NF, latency_ms_N, seed).bounded(x_NF, latency_ms_N, held_out[best])
         return cls(fitted, {name: float(e.mean()) for name, e in missed.items()})
 
     @classmethod
-    def fit_networks(cls, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> Best:
+    def fit_networks(cls, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> AutoPredictor:
         """Fits to networks of a space, by its features, and by their graphs if it tells them. Raises as ``fit``."""
         graphs = (space.graph, space.graph_columns(genes_NG)) if has_graph(space) else None
         return cls.fit(space.features(genes_NG), latency_ms_N, graphs=graphs)
@@ -104,9 +104,9 @@ class Best:
             raise InvalidInput(f"the predictor is of the family {self.chosen.family}, which has no gradient")
         return self.chosen.gradient(features_NF)
 
-    def unfamiliar(self, features_NF: Floats) -> NDArray[np.bool_]:
+    def is_extrapolation(self, features_NF: Floats) -> NDArray[np.bool_]:
         """Which of N networks are unlike all that were measured, shape (N,)."""
-        return self.chosen.unfamiliar(features_NF)
+        return self.chosen.is_extrapolation(features_NF)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as plain arrays: those of the chosen, its family, and the errors by family."""
@@ -118,7 +118,7 @@ class Best:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Best:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> AutoPredictor:
         """Inverse of ``to_arrays``. Raises UnknownName for a family that is none of the candidates."""
         name = str(arrays["chosen_family"])
         families = {c.family: c for c in CANDIDATES}
