@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from predictors.layer_table import layer_key
 
 from nas.core import registry
 from nas.core.arch import as_archs, choice_counts, sample
 from nas.core.ports import ImageShape
+from predictors.families.layer_lut import layer_key
 
 RECORD = Path(__file__).parent / "data" / "space_figures.json"
 CASES: dict[str, tuple[str, dict[str, Any], ImageShape]] = {
