@@ -29,9 +29,13 @@ from nas.core.metrics import spearman
 from nas.core.ports import ImageShape, Layer
 from nas.core.spec import DeviceSpec, RooflineSpec, TableSpec, parse_spec
 from nas.schemas.devices import DeviceSchema
+from predictors.families.auto import AutoPredictor
 from predictors.families.bayesian_linear import BayesianLinear
+from predictors.families.transfer import Transfer
+from predictors.onboarding.from_table import onboard_from_table
 from predictors.onboarding.measured import onboard
 from predictors.onboarding.roofline import roofline_ms
+from predictors.onboarding.tables import RawTable, check_table, read_table
 from predictors.storage import dump_measured, load_measured, load_predictor
 from server.api.app import create_app
 from server.api.limits import MAX_BODY, MAX_FILE
