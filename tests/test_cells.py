@@ -15,8 +15,8 @@ from nas.core.cells import CellGraph
 from nas.core.ports import ImageShape
 from nas.core.relaxation import is_relaxed
 from server.api.catalog import cell_views, cells_of
-from server.dashboard import cells
-from server.dashboard.cells import Arc
+from server.dashboard.candidate import cell_svg
+from server.dashboard.candidate.cell_svg import Arc
 
 SHAPE = ImageShape(1, 8, 8, 10)
 RELAXED = ("darts_cell", "nas_bench_201")
@@ -56,7 +56,7 @@ def test_the_cells_of_a_network_are_its_own() -> None:
         (1, 3, "none"),
         (2, 3, "nor_conv_1x1"),
     ]
-    assert len(cells.chosen(cell)) == 4
+    assert len(cell_svg.chosen(cell)) == 4
     darts = space_of("darts_cell")
     for genes in sample(darts.decisions, np.random.default_rng(0), 8):
         normal, reduction = cells_of(darts, Arch(darts.id, tuple(genes.tolist())))
@@ -66,7 +66,7 @@ def test_the_cells_of_a_network_are_its_own() -> None:
                 for node, pair in enumerate(darts.chosen(genes, kind))
                 for a, op in pair
             }
-            assert {(a.start, a.end, a.operation) for a in cells.chosen(drawn)} == expected
+            assert {(a.start, a.end, a.operation) for a in cell_svg.chosen(drawn)} == expected
     mobile = space_of("mobilenet_v3")
     assert cells_of(mobile, Arch(mobile.id, (0,) * len(mobile.decisions))) == []
 
@@ -80,9 +80,9 @@ def test_what_is_strongest_is_the_network_that_the_relaxation_stands_for() -> No
             found = space.discretise(table)
             drawn = cells_of(space, Arch(space.id, tuple(found.tolist())))
             for cell, own in zip(cell_views(space.cells), drawn, strict=True):
-                arcs = [a for a in cells.strongest(cell, trace(name, table)) if not a.faint]
+                arcs = [a for a in cell_svg.strongest(cell, trace(name, table)) if not a.faint]
                 kept = {(a.start, a.end, a.operation) for a in arcs if a.operation != "none"}
-                derived = {(a.start, a.end, a.operation) for a in cells.chosen(own)}
+                derived = {(a.start, a.end, a.operation) for a in cell_svg.chosen(own)}
                 assert derived == kept if name == "darts_cell" else derived <= kept
                 assert all(a.weight == pytest.approx(table[:, :].max(), abs=1.0) for a in arcs)
 
@@ -91,18 +91,18 @@ def test_edges_without_any_operation_left_are_not_drawn() -> None:
     table = np.zeros((6, 5))
     table[0, 4] = 0.9
     (cell,) = cell_views(space_of("nas_bench_201").cells)
-    assert cells.strongest(cell, trace("nas_bench_201", table)) == [Arc(0, 1, "nor_conv_3x3", 0.9)]
+    assert cell_svg.strongest(cell, trace("nas_bench_201", table)) == [Arc(0, 1, "nor_conv_3x3", 0.9)]
 
 
 @pytest.mark.parametrize("name", RELAXED)
 def test_a_drawing_holds_every_edge_its_words_and_only_its_own_colours(name: str) -> None:
     space = space_of(name)
     table = np.random.default_rng(2).dirichlet(np.ones(space.relaxation.shape[1]), size=space.relaxation.shape[0])
-    style = (Path(cells.__file__).parent / "static" / "dashboard.css").read_text()
+    style = (Path(cell_svg.__file__).parents[1] / "static" / "dashboard.css").read_text()
     boxes = []
     for cell in cell_views(space.cells):
-        arcs = cells.strongest(cell, trace(name, table))
-        drawn = ET.fromstring(cells.svg(cell, arcs))
+        arcs = cell_svg.strongest(cell, trace(name, table))
+        drawn = ET.fromstring(cell_svg.svg(cell, arcs))
         groups = [g for g in drawn if g.tag == "g" and g.get("class") not in ("nodes", "passing")]
         assert len(groups) == len(arcs) == len([e for e in cell.edges if e.name])
         by_title = {g.findtext("title", ""): float(g.get("opacity", "nan")) for g in groups}
@@ -113,7 +113,7 @@ def test_a_drawing_holds_every_edge_its_words_and_only_its_own_colours(name: str
         for g in groups:
             assert f".{(g.get('class') or '').split()[0]} " in style
         said = drawn.get("aria-label", "")
-        assert all(cells.short(a.operation) in said for a in arcs if not a.faint)
+        assert all(cell_svg.short(a.operation) in said for a in arcs if not a.faint)
         width = float((drawn.get("viewBox") or "").split()[2])
         labels = [t for t in drawn if t.tag == "text"]
         assert width <= 360  # a telephone's, less the margins of page and card
@@ -137,9 +137,9 @@ def test_names_in_short_and_escaped() -> None:
         "none": "none",
         "my_op": "my op",
     }
-    assert {n: cells.short(n) for n in names} == names
+    assert {n: cell_svg.short(n) for n in names} == names
     (cell,) = cell_views(space_of("nas_bench_201").cells)
-    drawn = cells.figures([(cell, [Arc(0, 1, "<script>alert(1)</script>", 0.5)])])
+    drawn = cell_svg.figures([(cell, [Arc(0, 1, "<script>alert(1)</script>", 0.5)])])
     assert "<script>" not in drawn
     assert ET.fromstring(drawn) is not None
     assert choice_counts(space_of("nas_bench_201").decisions).tolist() == [5] * 6

@@ -14,9 +14,11 @@ from nas.core.metrics import METRICS
 from nas.core.spec import SearchSpec, parse_spec
 from nas.schemas.candidates import CandidateSchema, FrontSchema
 from nas.schemas.jobs import EventSchema
-from server.dashboard import charts, drawing, states, words
-from server.dashboard.actions import ACTIONS
-from server.dashboard.shown import by_run
+from server.dashboard import charts, formatting
+from server.dashboard.candidate import architecture_svg
+from server.dashboard.search import status_text
+from server.dashboard.search.view_model import by_run
+from server.dashboard.search_actions import ACTIONS
 from server.dashboard.spec_text import spec_text
 from tests.fake_dashboard_api import FakeSearch, make_card, make_comparison, make_device, make_drift, make_searches
 
@@ -215,29 +217,29 @@ def test_axis_ends_are_round_and_hold_the_values(values: list[float], floor: flo
 
 def test_blocks_hold_every_layer_in_order() -> None:
     subnet = FINISHED.subnet(FINISHED.front().points[0].arch, "search")
-    drawn = drawing.blocks(subnet.layers, subnet.choices)
+    drawn = architecture_svg.blocks(subnet.layers, subnet.choices)
     assert [x for b in drawn for x in b.layers] == subnet.layers
     assert sum(b.macs for b in drawn) == subnet.point.metrics["macs"].value
     assert sum(b.params for b in drawn) == subnet.point.metrics["params"].value
     block = next(b for b in drawn if b.name == "stage1.block1")
     kernel, expand = subnet.choices["stage1.block1.kernel"], subnet.choices["stage1.block1.expand"]
     assert block.tags[:2] == (f"k{kernel}", f"e{expand:g}")
-    assert drawing.svg(drawn, subnet.input_shape).count("<rect") == len(drawn) + 1
+    assert architecture_svg.svg(drawn, subnet.input_shape).count("<rect") == len(drawn) + 1
 
 
 def test_choices_of_absent_blocks_are_told() -> None:
     subnet = next(s for p in FINISHED.points() if (s := FINISHED.subnet(p.arch, p.origin)).choices["stage1.depth"] == 1)
-    drawn = drawing.blocks(subnet.layers, subnet.choices)
-    assert drawing.active("stage1.block1.kernel", drawn, subnet.choices)
-    assert not drawing.active("stage1.block3.kernel", drawn, subnet.choices)
-    assert drawing.active("resolution", drawn, subnet.choices)
-    assert drawing.active("stage1.width", drawn, subnet.choices)
+    drawn = architecture_svg.blocks(subnet.layers, subnet.choices)
+    assert architecture_svg.active("stage1.block1.kernel", drawn, subnet.choices)
+    assert not architecture_svg.active("stage1.block3.kernel", drawn, subnet.choices)
+    assert architecture_svg.active("resolution", drawn, subnet.choices)
+    assert architecture_svg.active("stage1.width", drawn, subnet.choices)
 
 
 def test_drawing_escapes_names() -> None:
     subnet = FINISHED.subnet(FINISHED.front().points[0].arch, "search")
     layers = [subnet.layers[0].model_copy(update={"name": "<script>alert(1)</script>"})]
-    assert "<script" not in drawing.svg(drawing.blocks(layers, {}), subnet.input_shape)
+    assert "<script" not in architecture_svg.svg(architecture_svg.blocks(layers, {}), subnet.input_shape)
 
 
 @pytest.mark.parametrize("how", ["YAML", "JSON"])
@@ -249,19 +251,22 @@ def test_shown_spec_reads_back_as_the_same_spec(how: Any) -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (words.count(1_234_567), "1.23 M"),
-        (words.count(999), "999"),
-        (words.quantity(0.04567, "ms"), "0.0457 ms"),
-        (words.quantity(97.2168, "%"), "97.22 %"),
-        (words.size(183_204), "183 kB"),
-        (words.duration(3_725), "1 h 2 min"),
-        (words.duration(4.21), "4.2 s"),
-        (words.huge(2.9e11), "2.9 × 10¹¹"),
-        (words.gain(0.82, 0.8), "+2.5 %"),
-        (words.gain(None, 0.8), ""),
-        (words.share(None), "–"),
-        (words.reading("train_accuracy", 91.5), "91.50 %"),
-        (words.age(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=5)), "5 h ago"),
+        (formatting.count(1_234_567), "1.23 M"),
+        (formatting.count(999), "999"),
+        (formatting.quantity(0.04567, "ms"), "0.0457 ms"),
+        (formatting.quantity(97.2168, "%"), "97.22 %"),
+        (formatting.size(183_204), "183 kB"),
+        (formatting.duration(3_725), "1 h 2 min"),
+        (formatting.duration(4.21), "4.2 s"),
+        (formatting.huge(2.9e11), "2.9 × 10¹¹"),
+        (formatting.gain(0.82, 0.8), "+2.5 %"),
+        (formatting.gain(None, 0.8), ""),
+        (formatting.share(None), "–"),
+        (formatting.reading("train_accuracy", 91.5), "91.50 %"),
+        (
+            formatting.age(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=5)),
+            "5 h ago",
+        ),
     ],
 )
 def test_words(shown: str, expected: str) -> None:
@@ -274,26 +279,31 @@ def test_words(shown: str, expected: str) -> None:
 def test_every_status_but_the_plain_ones_is_explained() -> None:
     view = FINISHED.view()
     told = {
-        status: states.explain(view.model_copy(update={"status": status, "error": "it broke"})) for status in STATUSES
+        status: status_text.explain(view.model_copy(update={"status": status, "error": "it broke"}))
+        for status in STATUSES
     }
     assert {status for status, text in told.items() if text is None} == {"running", "succeeded"}
     assert "It broke." in told["failed"].message
     assert "It broke." in told["quarantined"].message
     waiting = view.model_copy(update={"status": "queued", "waiting": "waiting for 1 GPU, position 3 of 12"})
     assert (
-        states.explain(waiting).message == "Waiting for 1 GPU, position 3 of 12. It goes on from its last checkpoint."
+        status_text.explain(waiting).message
+        == "Waiting for 1 GPU, position 3 of 12. It goes on from its last checkpoint."
     )
-    assert states.explain(waiting.model_copy(update={"attempts": 0})).message == "Waiting for 1 GPU, position 3 of 12."
+    assert (
+        status_text.explain(waiting.model_copy(update={"attempts": 0})).message
+        == "Waiting for 1 GPU, position 3 of 12."
+    )
 
 
 def test_the_history_is_newest_first_with_durations_and_the_last_crash() -> None:
     events = SEARCHES["too big for its machine"].events
-    found = states.changes(events)
+    found = status_text.changes(events)
     assert [c.after for c in found] == ["quarantined", *["running", "queued"] * 4]
     assert [c.seconds for c in found[:3]] == [None, 36.0, 4.0]
     assert found[-1].by == "ada"
-    assert "lost 4 times" in states.last_interruption(events)
-    assert states.last_interruption(FINISHED.events) == ""
+    assert "lost 4 times" in status_text.last_interruption(events)
+    assert status_text.last_interruption(FINISHED.events) == ""
 
 
 @pytest.mark.parametrize("status", STATUSES)

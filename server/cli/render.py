@@ -21,7 +21,7 @@ from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 from nas.schemas.searches import SearchSchema
 from nas.schemas.service import SpaceSchema, StrategySchema
 from server.cli.scatter import scatter
-from server.dashboard import words
+from server.dashboard import formatting
 
 V = TypeVar("V")
 PIPED_WIDTH = 200  # a table takes what it needs of it; a terminal has its own width
@@ -187,10 +187,10 @@ def cost(c: CostEstimateSchema) -> RenderableType:
     table = grid("stage", "time", "from", "to", "steps", "memory", title=f"{timed} steps timed on {c.worker}")
     for s in c.stages:
         steps = f"{s.steps} {s.unit}" if s.unit else ""
-        memory = words.size(s.memory_bytes) if s.memory_bytes is not None else ""
+        memory = formatting.size(s.memory_bytes) if s.memory_bytes is not None else ""
         table.add_row(s.stage, *map(_seconds, (s.seconds, s.low_s, s.high_s)), steps, memory)
     table.add_section()
-    table.add_row("[bold]total[/]", *map(_seconds, (c.seconds, c.low_s, c.high_s)), "", words.size(c.memory_bytes))
+    table.add_row("[bold]total[/]", *map(_seconds, (c.seconds, c.low_s, c.high_s)), "", formatting.size(c.memory_bytes))
     lines: list[RenderableType] = ["", table]
     lines += [f"{s.stage}: {escape(s.note)}" for s in c.stages if s.note]
     hours = f"{c.gpu_hours:.2g} GPU-hours, " if c.gpu_hours else ""
@@ -200,7 +200,7 @@ def cost(c: CostEstimateSchema) -> RenderableType:
 
 
 def _seconds(value: float | None) -> str:
-    return "?" if value is None else words.duration(value)
+    return "?" if value is None else formatting.duration(value)
 
 
 def devices(items: Sequence[DeviceSchema]) -> RenderableType:
@@ -286,7 +286,7 @@ def drift(d: DriftSchema) -> RenderableType:
     table = grid("measured", "networks", "measured / predicted", "canary")
     for s in d.sessions:
         ratio = "-" if s.ratio is None else f"{s.ratio:.3f}"
-        table.add_row(words.moment(s.at), str(s.networks), ratio, f"{s.canary:.3f}")
+        table.add_row(formatting.moment(s.at), str(s.networks), ratio, f"{s.canary:.3f}")
     return Group(d.sentence, table)
 
 

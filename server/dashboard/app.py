@@ -14,15 +14,15 @@ from nicegui.page import page as Route
 from nas.client import Client
 from nas.core.errors import NotFound
 from nas.schemas.common import ErrorSchema
-from server.dashboard.compare_page import compare_page
-from server.dashboard.device_pages import device_page, devices_page
-from server.dashboard.frame import LOGO, framed
+from server.dashboard.candidate.page import subnet_page
+from server.dashboard.devices.compare_page import compare_page
+from server.dashboard.devices.pages import device_page, devices_page
+from server.dashboard.layout import LOGO, framed
 from server.dashboard.login import COOKIE, Sessions, add_routes
-from server.dashboard.search_page import search_page
-from server.dashboard.searches_page import searches_page
-from server.dashboard.service_page import service_page
-from server.dashboard.submit_page import submit_page
-from server.dashboard.subnet_page import subnet_page
+from server.dashboard.search.page import search_page
+from server.dashboard.searches.page import searches_page
+from server.dashboard.service.page import service_page
+from server.dashboard.submit.page import submit_page
 
 _STATIC = Path(__file__).parent / "static"
 _TIMEOUT_S = 20.0

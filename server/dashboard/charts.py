@@ -21,8 +21,8 @@ from nas.schemas.devices import DeviceComparisonSchema, DriftSchema, LatencyPair
 from nas.schemas.predictors import PredictorCardSchema
 from nas.schemas.rank_correlation import GradientSimilaritySchema, RankCorrelationSchema, RankedArchSchema
 from nas.schemas.searches import HypervolumeSchema
-from server.dashboard import words
-from server.dashboard.shown import WHICH
+from server.dashboard import formatting
+from server.dashboard.search.view_model import WHICH
 
 Options = dict[str, Any]
 Series = dict[str, Any]
@@ -302,8 +302,8 @@ def ranking(trust: RankCorrelationSchema) -> Options:
                 "arch": n.arch,
                 "tip": _tip(
                     n.arch,
-                    [("Trained alone <i>trained</i>", words.quantity(n.alone, "%"))]
-                    + [(f"{name} <i>estimated</i>", words.quantity(estimate, "%"))],
+                    [("Trained alone <i>trained</i>", formatting.quantity(n.alone, "%"))]
+                    + [(f"{name} <i>estimated</i>", formatting.quantity(estimate, "%"))],
                 ),
             }
             for n in trust.networks
@@ -371,8 +371,8 @@ def predictor(card: PredictorCardSchema) -> Options:
                 "value": [p, m],
                 "tip": _tip(
                     "Held-out network",
-                    [("Predicted", words.quantity(p, "ms")), ("Measured", words.quantity(m, "ms"))]
-                    + [("Upper bound", words.quantity(u, "ms"))],
+                    [("Predicted", formatting.quantity(p, "ms")), ("Measured", formatting.quantity(m, "ms"))]
+                    + [("Upper bound", formatting.quantity(u, "ms"))],
                 ),
             }
             for p, m, u in some
@@ -403,7 +403,7 @@ def drift(view: DriftSchema) -> Options:
 
     def cells(what: str, points: Sequence[tuple[datetime, float]]) -> list[dict[str, Any]]:
         return [
-            {"value": [at.timestamp() * 1000, ratio], "tip": _tip(what, [(words.moment(at), f"{ratio:.3f}")])}
+            {"value": [at.timestamp() * 1000, ratio], "tip": _tip(what, [(formatting.moment(at), f"{ratio:.3f}")])}
             for at, ratio in points
         ]
 
@@ -446,8 +446,8 @@ def comparison(view: DeviceComparisonSchema) -> Options:
                 "tip": _tip(
                     p.arch,
                     [
-                        (f"{view.first} ({p.first_kind})", words.quantity(p.first_ms, "ms")),
-                        (f"{view.second} ({p.second_kind})", words.quantity(p.second_ms, "ms")),
+                        (f"{view.first} ({p.first_kind})", formatting.quantity(p.first_ms, "ms")),
+                        (f"{view.second} ({p.second_kind})", formatting.quantity(p.second_ms, "ms")),
                     ],
                 ),
             }
@@ -550,7 +550,10 @@ def _curve(
     ident: str, name: str, cells: list[tuple[float, float]], colour: str, symbol: str, *, dashed: bool = False
 ) -> Series:
     data = [
-        {"value": [x, y], "tip": _tip(name, [("Evaluations", words.count(x)), ("Hypervolume", words.share(y))])}
+        {
+            "value": [x, y],
+            "tip": _tip(name, [("Evaluations", formatting.count(x)), ("Hypervolume", formatting.share(y))]),
+        }
         for x, y in cells
     ]
     return {
@@ -609,7 +612,7 @@ def _bounds_series(marks: list[dict[str, Any]]) -> Series:
 def _datum(point: CandidateSchema, xm: str, ym: str) -> dict[str, Any]:
     shown = [n for n in dict.fromkeys((ym, xm, "upper_ms", "params", "macs", *point.metrics)) if n in point.metrics]
     rows = [
-        (f"{escape(words.label(n))} <i>{point.metrics[n].kind}</i>", words.metric(point.metrics, n))
+        (f"{escape(formatting.label(n))} <i>{point.metrics[n].kind}</i>", formatting.metric(point.metrics, n))
         for n in shown
         if n != "val_loss"
     ]
@@ -630,7 +633,7 @@ def _tip(title: str, rows: Iterable[tuple[str, str]]) -> str:
 
 def _title(axis: ObjectiveSchema, metric: str) -> str:
     kind = METRICS[metric].kind if metric in METRICS and metric != axis.metric else axis.kind
-    name = words.label(metric)
+    name = formatting.label(metric)
     unit = METRICS[metric].unit if metric in METRICS else axis.unit
     parts = [unit] if unit else []
     if kind not in name.lower():

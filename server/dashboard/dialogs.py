@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from nicegui import ui
 
 from nas.core.errors import HwnasError
-from server.dashboard.frame import Part, div, notice
+from server.dashboard.layout import Part, div, notice
 
 
 def ending(dialog: ui.dialog, label: str, act: Callable[[], Awaitable[None]], trouble: str = "") -> None:

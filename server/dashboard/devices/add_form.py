@@ -14,8 +14,8 @@ from nas.core.spec import DeviceSpec, parse_spec
 from nas.schemas.agents import AgentSchema
 from nas.schemas.predictors import LatencyTableSchema
 from nas.schemas.service import SpaceSchema
-from server.dashboard import words
-from server.dashboard.frame import Part, ask, copy_button, div, heading, notice, text
+from server.dashboard import formatting
+from server.dashboard.layout import Part, ask, copy_button, div, heading, notice, text
 
 _SOURCES = {
     "worker": "This service's machine",
@@ -178,7 +178,7 @@ def _draw_agents(agents: tuple[tuple[str, bool], ...]) -> None:
         text("No agent has registered yet.", "small muted")
         return
     listed = [f"{name} ({'away' if away else 'there'})" for name, away in agents]
-    text(words.sentence(f"agents: {', '.join(listed)}"), "small")
+    text(formatting.sentence(f"agents: {', '.join(listed)}"), "small")
 
 
 def _field(control: Any, hint: str = "") -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from nicegui import ui
 
 from nas.schemas.jobs import EventSchema
-from server.dashboard import words
-from server.dashboard.frame import div, heading, text
+from server.dashboard import formatting
+from server.dashboard.layout import div, heading, text
 
 
 def draw_learned(events: tuple[EventSchema, ...], device: str) -> None:
@@ -27,15 +27,15 @@ def _draw_refit(event: EventSchema, last: bool) -> None:
     broken = body["broken"]
     with div(f"change {'paused' if broken else 'succeeded'}", "li"):
         with div("flow tight"):
-            text(f"{words.counted(len(body['measured']), 'network')} measured", tag="b")
+            text(f"{formatting.counted(len(body['measured']), 'network')} measured", tag="b")
             text(f"predictor fitted to {record['card']['n']}", "small muted", "span")
         if broken:
-            what = f"{words.counted(broken, 'network')} of the search broke the promised bound"
+            what = f"{formatting.counted(broken, 'network')} of the search broke the promised bound"
             then = "" if last else "; the search explored again around the hole, without training"
-            text(words.sentence(what + then), "small")
+            text(formatting.sentence(what + then), "small")
         else:
             since = "" if body["number"] == 1 else " since"
             text(f"Every network of the search that was measured{since} kept the promised bound.", "small")
         used = "Later searches may use this version" if record["better"] else "Later searches do not use this version"
-        text(words.sentence(f"{used}: {record['why']}"), "small muted")
-        text(words.moment(event.at), "small muted num")
+        text(formatting.sentence(f"{used}: {record['why']}"), "small muted")
+        text(formatting.moment(event.at), "small muted num")

@@ -9,7 +9,7 @@ from nas.core.errors import HwnasError
 from nas.core.spec import SearchSpec, parse_spec
 from nas.schemas.searches import ForkBody, SearchSchema
 from server.dashboard.dialogs import ending
-from server.dashboard.frame import Frame, ask, div, heading, text
+from server.dashboard.layout import Frame, ask, div, heading, text
 
 _BOUNDS = {
     "latency": "Latency bound (ms)",

@@ -13,10 +13,10 @@ from nas.core.lifecycle import STATUSES, JobStatus
 from nas.schemas.administration import PrincipalSchema
 from nas.schemas.candidates import FrontSchema
 from nas.schemas.searches import SearchSchema
-from server.dashboard import words
-from server.dashboard.actions import Action, ActionBar
-from server.dashboard.frame import Live, Part, badge, bar, code, div, framed, heading, notice, text
-from server.dashboard.search_head import may_submit
+from server.dashboard import formatting
+from server.dashboard.layout import Live, Part, badge, bar, code, div, framed, heading, notice, text
+from server.dashboard.search.header import may_submit
+from server.dashboard.search_actions import Action, ActionBar
 
 _STEP = 25  # searches on a page
 _FRONTS = 5  # fronts asked for in one refresh, so that the list is not kept waiting
@@ -103,7 +103,7 @@ class SearchList:
                 frame,
                 self._fetch,
                 draw,
-                lambda listed: any(words.is_moving(s) or self._unknown(s) for s in listed.searches),
+                lambda listed: any(formatting.is_moving(s) or self._unknown(s) for s in listed.searches),
             )
 
             async def choose() -> None:
@@ -145,7 +145,7 @@ class SearchList:
         for s in listed.searches:
             mine = s.owner == listed.me.owner
             best = self._best.get((s.id, s.last_event), "")
-            self._rows[s.id].show(s, words.age(s.created_at, now), best, "" if mine else s.owner)
+            self._rows[s.id].show(s, formatting.age(s.created_at, now), best, "" if mine else s.owner)
         self._selection.show(dict(state.marked))
 
     async def _restart(self) -> None:
@@ -222,7 +222,7 @@ def _best(front: FrontSchema) -> str:
     if axis is None or not front.points:
         return ""
     top = max(p.metrics[axis.metric].value for p in front.points)
-    return f"{words.quantity(top, axis.unit)} {axis.label.lower()}"
+    return f"{formatting.quantity(top, axis.unit)} {axis.label.lower()}"
 
 
 def _draw_empty(status: str, owner: str | None) -> None:
@@ -252,10 +252,10 @@ def _draw_row(search: SearchSchema, age: str, best: str, owner: str) -> None:
             _draw_progress(search)
         with div("num"):
             text("Front", "cap")
-            text(str(search.front_size) if search.front_size else words.NONE)
+            text(str(search.front_size) if search.front_size else formatting.NONE)
         with div("num"):
             text("Verified", "cap")
-            text(str(search.verified) if search.verified else words.NONE)
+            text(str(search.verified) if search.verified else formatting.NONE)
         with div():
             text("Hypervolume", "cap")
             _draw_versus(search)
@@ -265,14 +265,14 @@ def _draw_row(search: SearchSchema, age: str, best: str, owner: str) -> None:
 
 
 def _draw_progress(search: SearchSchema) -> None:
-    stage = words.active_stage(search)
+    stage = formatting.active_stage(search)
     if search.status in ("failed", "quarantined"):
         text((search.error or search.status).splitlines()[0][:140]).style("color: var(--c-bad)")
     elif search.status in ("running", "pausing", "paused") and stage is not None:
         number = next(i for i, s in enumerate(search.stages) if s.name == stage.name) + 1
-        eta = f", about {words.duration(search.eta_s)} left" if search.eta_s is not None else ""
+        eta = f", about {formatting.duration(search.eta_s)} left" if search.eta_s is not None else ""
         text(f"{stage.name} ({number} of {len(search.stages)}){eta}")
-        bar(words.fraction(stage))
+        bar(formatting.fraction(stage))
         if search.status == "pausing":
             text("until its next result is saved", "muted")
     elif search.status == "queued":
@@ -281,18 +281,20 @@ def _draw_progress(search: SearchSchema) -> None:
         text("before it began", "muted")
     elif search.finished_at is not None and search.started_at is not None:
         text(f"{search.evaluations} evaluated", "num")
-        text(f"in {words.duration((search.finished_at - search.started_at).total_seconds())}", "muted")
+        text(f"in {formatting.duration((search.finished_at - search.started_at).total_seconds())}", "muted")
 
 
 def _draw_versus(search: SearchSchema) -> None:
     """Search over baseline as two bars, told apart by pattern as well."""
     if search.hypervolume is None:
-        text(words.NONE, "muted")
+        text(formatting.NONE, "muted")
         return
     with div("versus num"):
         bar(search.hypervolume, "search")
-        text(words.share(search.hypervolume))
+        text(formatting.share(search.hypervolume))
         if search.baseline_hypervolume is not None:
             bar(search.baseline_hypervolume, "random")
-            text(words.share(search.baseline_hypervolume), "muted")
-        ui.tooltip(f"Search {words.share(search.hypervolume)}, random {words.share(search.baseline_hypervolume)}")
+            text(formatting.share(search.baseline_hypervolume), "muted")
+        ui.tooltip(
+            f"Search {formatting.share(search.hypervolume)}, random {formatting.share(search.baseline_hypervolume)}"
+        )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from nicegui import ui
 
 from nas.schemas.rank_correlation import GradientSimilaritySchema, RankCorrelationSchema, SpacePartitionSchema
-from server.dashboard import charts, words
-from server.dashboard.frame import div, figure, heading, kind_chip, text
+from server.dashboard import charts, formatting
+from server.dashboard.layout import div, figure, heading, kind_chip, text
 
 _METHODS = {
     "gradient_matching": "by gradient matching: choices whose gradients disagree go to different parts",
@@ -107,18 +107,20 @@ def _draw_figures(trust: RankCorrelationSchema) -> None:
                 "estimated",
                 f"{trust.one_shot_steps} more steps, as all parts",
             )
-            figure("Gain over one-shot", words.NONE if gain is None else f"{gain:+.2f}", note="tau, at equal cost")
+            figure("Gain over one-shot", formatting.NONE if gain is None else f"{gain:+.2f}", note="tau, at equal cost")
         figure("Before the split", _tau(trust.tau_before), "estimated", "after the warm-up")
 
 
 def _tau(value: float | None) -> str:
-    return words.NONE if value is None else f"{value:.2f}"
+    return formatting.NONE if value is None else f"{value:.2f}"
 
 
 def _caption(trust: RankCorrelationSchema) -> str:
-    networks = words.counted(len(trust.networks), "held-out network")
+    networks = formatting.counted(len(trust.networks), "held-out network")
     beyond = len(trust.networks) - len(charts.typical(trust))
-    also = f" Not drawn, far to the left: {words.counted(beyond, 'network')} that hardly learned." if beyond else ""
+    also = (
+        f" Not drawn, far to the left: {formatting.counted(beyond, 'network')} that hardly learned." if beyond else ""
+    )
     return f"{networks}, each trained alone from scratch. A supernet that ranks well puts them on a rising line.{also}"
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from nas.schemas.jobs import EventSchema
 from nas.schemas.searches import SearchSchema
-from server.dashboard import words
+from server.dashboard import formatting
 
 Tone = Literal["bad", "warn", "good", "info"]
 
@@ -36,10 +36,10 @@ class Change:
 def explain(search: SearchSchema) -> Explanation | None:
     """Why the search is in its state and what happens next; None where the page says it by itself."""
     again = "It goes on from its last checkpoint." if search.attempts else ""
-    reason = words.sentence(search.error or "")
+    reason = formatting.sentence(search.error or "")
     match search.status:
         case "queued":
-            waiting = words.sentence(search.waiting or "it starts as soon as a worker is free")
+            waiting = formatting.sentence(search.waiting or "it starts as soon as a worker is free")
             return Explanation("info", "Waiting for a worker", f"{waiting} {again}".strip())
         case "pausing":
             return Explanation(
@@ -78,7 +78,7 @@ def changes(events: list[EventSchema]) -> tuple[Change, ...]:
     ends = [e.at for e in events[1:]]
     return tuple(
         Change(
-            at=words.moment(event.at),
+            at=formatting.moment(event.at),
             after=event.body["after"],
             by=event.body.get("by", ""),
             reason=event.body.get("reason", ""),

@@ -13,12 +13,12 @@ from nas.core.access import Principal
 from nas.core.lifecycle import JobStatus
 from nas.schemas.administration import PrincipalSchema
 from nas.schemas.searches import SearchSchema
-from server.dashboard import words
-from server.dashboard.actions import Action, ActionBar
+from server.dashboard import formatting
 from server.dashboard.dialogs import ending
-from server.dashboard.fork_dialog import can_fork, fork_dialog
-from server.dashboard.frame import Frame, Part, ask, badge, crumbs, div, heading, notice, text
-from server.dashboard.shown import Relative, Shown
+from server.dashboard.layout import Frame, Part, ask, badge, crumbs, div, heading, notice, text
+from server.dashboard.search.fork_dialog import can_fork, fork_dialog
+from server.dashboard.search.view_model import Relative, Shown
+from server.dashboard.search_actions import Action, ActionBar
 
 
 def may_submit(me: PrincipalSchema) -> bool:
@@ -73,7 +73,7 @@ class Head:
             if search.fleet:
                 shared = None in search.spec.views
                 text("one front, for the worst case" if shared else "a front for each device", tag="span")
-            text(f"created {words.age(search.created_at, datetime.now(UTC))}", tag="span")
+            text(f"created {formatting.age(search.created_at, datetime.now(UTC))}", tag="span")
             text(f"owner {search.owner}", tag="span")
             self._draw_priority(search, shown.allowed)
             if search.attempts > 1:
@@ -94,7 +94,7 @@ class Head:
         self._bar.draw({search.id: search.status})
 
     def _draw_priority(self, search: SearchSchema, allowed: bool) -> None:
-        if allowed and not words.is_over(search):
+        if allowed and not formatting.is_over(search):
             ui.button(f"priority {search.priority}", icon="swap_vert", on_click=self._prioritise).props(
                 'flat dense no-caps size=sm padding="0 4px" aria-label="change priority"'
             )

@@ -14,8 +14,10 @@ from nas.core.metrics import METRICS
 from nas.schemas.candidates import CandidateDetailSchema, CandidateSchema, MeasurementSchema
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.searches import SearchSchema
-from server.dashboard import cells, drawing, words
-from server.dashboard.frame import (
+from server.dashboard import formatting
+from server.dashboard.candidate import architecture_svg, cell_svg
+from server.dashboard.candidate.architecture_svg import op_class, shape
+from server.dashboard.layout import (
     Live,
     Part,
     badge,
@@ -29,7 +31,7 @@ from server.dashboard.frame import (
     notice,
     text,
 )
-from server.dashboard.search_page import download
+from server.dashboard.search.page import download
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,13 @@ def _draw(name: str, search_id: str, subnet: CandidateDetailSchema, protocol: di
                 badge(point.status)
             origin = "found by the search" if point.origin == "search" else "drawn by the random baseline"
             on_front = "on the front" if point.on_front else "not on the front"
-            text(f"{origin}, {on_front}; input {drawing.shape(subnet.input_shape)}", "small muted")
+            text(f"{origin}, {on_front}; input {shape(subnet.input_shape)}", "small muted")
         with div("card"), div("figures"):
             for metric in [m for m in METRICS if m in point.metrics and m != "val_loss"]:
                 metric_figure(metric, point.metrics[metric])
         if point.devices:
             _draw_devices(point)
-        drawn = drawing.blocks(subnet.layers, subnet.choices)
+        drawn = architecture_svg.blocks(subnet.layers, subnet.choices)
         _draw_cells(subnet)
         _draw_architecture(drawn, subnet)
         with div("cols even"):
@@ -102,10 +104,10 @@ def _draw_cells(subnet: CandidateDetailSchema) -> None:
         with div("card-head"):
             heading("Cell" if len(subnet.cells) == 1 else "Cells", 2)
             text("each edge carries one operation; a node adds up what reaches it", "small muted", "span")
-        ui.html(cells.figures([(cell, cells.chosen(cell)) for cell in subnet.cells]), sanitize=False)
+        ui.html(cell_svg.figures([(cell, cell_svg.chosen(cell)) for cell in subnet.cells]), sanitize=False)
 
 
-def _draw_architecture(drawn: list[drawing.Block], subnet: CandidateDetailSchema) -> None:
+def _draw_architecture(drawn: list[architecture_svg.Block], subnet: CandidateDetailSchema) -> None:
     if not drawn:
         return
     heaviest = max(b.macs for b in drawn) or 1
@@ -114,12 +116,12 @@ def _draw_architecture(drawn: list[drawing.Block], subnet: CandidateDetailSchema
             heading("Architecture", 2)
             text("height: resolution · width: channels · shade: MACs", "small muted", "span")
         with div("scroll"):
-            ui.html(drawing.svg(drawn, subnet.input_shape), sanitize=False)
+            ui.html(architecture_svg.svg(drawn, subnet.input_shape), sanitize=False)
         with div("flow small muted").style("margin: .9rem 0 .5rem"):
             used = {x.op for x in subnet.layers if x.macs}
-            for op in [o for o in drawing.OPS if o in used] + sorted(used - set(drawing.OPS)):
+            for op in [o for o in architecture_svg.OPS if o in used] + sorted(used - set(architecture_svg.OPS)):
                 with div("flow tight"):
-                    div(f"swatch {drawing.op_class(op)}")
+                    div(f"swatch {op_class(op)}")
                     text("squeeze-excite" if op == "se" else op, tag="span")
         with div("lblock head"):
             for title in ("Block", "MACs by operation", "Output shape", "Parameters", "MACs"):
@@ -134,14 +136,14 @@ def _draw_architecture(drawn: list[drawing.Block], subnet: CandidateDetailSchema
                 with div(), div("macs"):
                     for layer in block.layers:
                         if layer.macs:
-                            with div(drawing.op_class(layer.op)).style(f"width: {100 * layer.macs / heaviest:.2f}%"):
+                            with div(op_class(layer.op)).style(f"width: {100 * layer.macs / heaviest:.2f}%"):
                                 ui.tooltip(
-                                    f"{layer.name}: {layer.op} {layer.detail}, {drawing.shape(layer.in_shape)} to "
-                                    f"{drawing.shape(layer.out_shape)}, {words.count(layer.macs)} MACs"
+                                    f"{layer.name}: {layer.op} {layer.detail}, {shape(layer.in_shape)} to "
+                                    f"{shape(layer.out_shape)}, {formatting.count(layer.macs)} MACs"
                                 )
-                text(drawing.shape(block.out_shape))
-                text(words.count(block.params))
-                text(words.count(block.macs))
+                text(shape(block.out_shape))
+                text(formatting.count(block.params))
+                text(formatting.count(block.macs))
 
 
 def _draw_devices(point: CandidateSchema) -> None:
@@ -153,7 +155,7 @@ def _draw_devices(point: CandidateSchema) -> None:
             text("verified is only what is verified on every device", "small muted", "span")
         with div("scroll"), div("plain", "table"):
             with div("", "tr"):
-                for title in ("Device", *(words.label(n) for n in names), "Claimed", "Status"):
+                for title in ("Device", *(formatting.label(n) for n in names), "Claimed", "Status"):
                     text(title, tag="th")
             for device, part in point.devices.items():
                 with div("", "tr"):
@@ -161,10 +163,10 @@ def _draw_devices(point: CandidateSchema) -> None:
                         ui.link(device, f"/devices/{device}")
                     for n in names:
                         with div("", "td"), div("flow tight"):
-                            text(words.metric(part.metrics, n), "num", "span")
+                            text(formatting.metric(part.metrics, n), "num", "span")
                             if n in part.metrics:
                                 kind_chip(part.metrics[n].kind)
-                    claim = words.NONE if part.claim_ms is None else words.quantity(part.claim_ms, "ms")
+                    claim = formatting.NONE if part.claim_ms is None else formatting.quantity(part.claim_ms, "ms")
                     text(claim, "num", "td")
                     with div("", "td"):
                         if part.measurement is None:
@@ -203,15 +205,18 @@ def _draw_measurement(point: CandidateSchema, protocol: dict[str, Any] | None) -
 
 def _draw_interval(point: CandidateSchema, m: MeasurementSchema, low: float, median: float, high: float) -> None:
     with div():
-        ui.html(drawing.interval_svg(low, median, high, point.claim_ms), sanitize=False)
+        ui.html(architecture_svg.interval_svg(low, median, high, point.claim_ms), sanitize=False)
         text(
-            f"Median {words.significant(median, 4)} ms, 95 % interval {words.significant(low, 4)} to "
-            f"{words.significant(high, 4)} ms",
+            f"Median {formatting.significant(median, 4)} ms, 95 % interval {formatting.significant(low, 4)} to "
+            f"{formatting.significant(high, 4)} ms",
             "strong num",
         )
         if point.claim_ms is not None:
             kept = "kept" if median <= point.claim_ms else "broken"
-            text(f"Claimed before measuring: at most {words.significant(point.claim_ms, 4)} ms, {kept}", "small muted")
+            text(
+                f"Claimed before measuring: at most {formatting.significant(point.claim_ms, 4)} ms, {kept}",
+                "small muted",
+            )
 
 
 def _protocol_facts(protocol: dict[str, Any] | None) -> list[tuple[str, str]]:
@@ -241,7 +246,7 @@ def _draw_downloads(subnet: CandidateDetailSchema) -> None:
                         ui.tooltip(a.sha256)
 
 
-def _draw_choices(drawn: list[drawing.Block], subnet: CandidateDetailSchema) -> None:
+def _draw_choices(drawn: list[architecture_svg.Block], subnet: CandidateDetailSchema) -> None:
     with div("card"), div("fold", "details"):
         text(f"Choices ({len(subnet.choices)})", tag="summary")
         with div("scroll"), div("plain", "table"):
@@ -249,8 +254,8 @@ def _draw_choices(drawn: list[drawing.Block], subnet: CandidateDetailSchema) -> 
                 text("Decision", tag="th")
                 text("Choice", tag="th")
             for name, value in subnet.choices.items():
-                used = drawing.active(name, drawn, subnet.choices)
+                used = architecture_svg.active(name, drawn, subnet.choices)
                 with div("" if used else "muted", "tr"):
                     text(name, "mono", "td")
-                    shown = drawing.plain(value)
+                    shown = architecture_svg.plain(value)
                     text(shown if used else f"{shown} (not used at this depth)", "", "td")

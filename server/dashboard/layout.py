@@ -17,7 +17,7 @@ from nas.core.errors import HwnasError, NotFound
 from nas.core.metrics import Kind
 from nas.schemas.candidates import MetricSchema
 from nas.schemas.service import HealthSchema
-from server.dashboard import words
+from server.dashboard import formatting
 
 T = TypeVar("T")
 
@@ -251,7 +251,7 @@ def figure(name: str, value: str, kind: Kind | None = None, note: str = "") -> N
 
 def metric_figure(name: str, view: MetricSchema, note: str = "") -> None:
     """A metric as a headline value."""
-    figure(words.label(name), words.quantity(view.value, view.unit), view.kind, note)
+    figure(formatting.label(name), formatting.quantity(view.value, view.unit), view.kind, note)
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nas.schemas.jobs import StageSchema
-from server.dashboard import words
-from server.dashboard.frame import bar, div, text
+from server.dashboard import formatting
+from server.dashboard.layout import bar, div, text
 
 _GLYPHS = {"finished": "✓", "running": "▸", "waiting": "·"}
 _STOPPED = {"running": "▸", "pausing": "▸", "paused": "‖", "queued": "○"}  # a stage under way, by the job's status
@@ -20,7 +20,7 @@ def draw_stages(stages: tuple[StageSchema, ...], eta_s: float | None, status: st
         with div("stages"):
             for stage in stages:
                 with div(f"stage {stage.status}"):
-                    bar(words.fraction(stage))
+                    bar(formatting.fraction(stage))
                     with div("title"):
                         glyph = _STOPPED.get(status, "✕") if stage.status == "running" else _GLYPHS[stage.status]
                         text(glyph, tag="span")
@@ -28,16 +28,16 @@ def draw_stages(stages: tuple[StageSchema, ...], eta_s: float | None, status: st
                     for line in _stage_lines(stage):
                         text(line, "note")
         if eta_s is not None and status == "running":
-            text(f"About {words.duration(eta_s)} left (an estimate)", "small muted").style("margin-top: .8rem")
+            text(f"About {formatting.duration(eta_s)} left (an estimate)", "small muted").style("margin-top: .8rem")
 
 
 def _stage_lines(stage: StageSchema) -> Iterable[str]:
     if stage.status == "running" and stage.total:
         yield f"{stage.done} of {stage.total} {stage.unit}".strip()
     if stage.seconds and stage.status != "waiting":
-        yield words.duration(stage.seconds)
+        yield formatting.duration(stage.seconds)
     if stage.status == "running":
         for name, value in stage.values.items():
-            yield f"{words.label(name)} {words.reading(name, value)}"
+            yield f"{formatting.label(name)} {formatting.reading(name, value)}"
         if stage.message:
             yield stage.message

@@ -9,9 +9,10 @@ from nicegui import ui
 
 from nas.schemas.candidates import CellSchema
 from nas.schemas.jobs import EventSchema
-from server.dashboard import cells, charts, words
-from server.dashboard.frame import div, figure, heading, kind_chip, text
-from server.dashboard.shown import by_run
+from server.dashboard import charts, formatting
+from server.dashboard.candidate import cell_svg
+from server.dashboard.layout import div, figure, heading, kind_chip, text
+from server.dashboard.search.view_model import by_run
 
 _LEGEND = "the strongest operation of every edge; the surer, the stronger its line"
 _LEGEND_KEPT = f"{_LEGEND}. Dashed: edges that would be left out"
@@ -50,11 +51,11 @@ class TraceCard:
         drawn = charts.traces(runs)
         last = runs[self._run][-1]
         drawn |= {"mixture": charts.mixture(last)} if last["table"] else {}
-        graphs = [(kind, cells.strongest(kind, last)) for kind in self._cells] if last["table"] else []
+        graphs = [(kind, cell_svg.strongest(kind, last)) for kind in self._cells] if last["table"] else []
         made = (tuple(drawn), tuple(runs), len(graphs), self._derived)
         if made == self._made:
             if self._graphs is not None:
-                self._graphs.set_content(cells.figures(graphs))
+                self._graphs.set_content(cell_svg.figures(graphs))
             for name, options in drawn.items():
                 self._charts[name].options.clear()
                 self._charts[name].options.update(options)
@@ -74,7 +75,7 @@ class TraceCard:
                 with div("flow").style("margin: 1rem 0 .5rem"):
                     heading("What is strongest now", 3)
                     text(_LEGEND if self._cells[0].inputs is None else _LEGEND_KEPT, "small muted", "span")
-                self._graphs = ui.html(cells.figures(graphs), sanitize=False)
+                self._graphs = ui.html(cell_svg.figures(graphs), sanitize=False)
             if "mixture" in drawn:
                 self._add("mixture", drawn["mixture"], "chart mixture", "Weight of every operation on every edge")
                 text("The mixture after the last epoch: weight of every operation on every edge.", "small muted")
@@ -105,7 +106,7 @@ def _draw_derived(derived: Mapping[str, Any]) -> None:
         with div("figures").style("margin-bottom: 1rem"):
             for i, p in enumerate(parts):
                 note = "" if i else "validation accuracy of its network"
-                figure(f"Part {p['part']}", words.quantity(p["val_accuracy"], "%"), "estimated", note)
+                figure(f"Part {p['part']}", formatting.quantity(p["val_accuracy"], "%"), "estimated", note)
         return
     seeds = [s for s in derived.get("seeds", []) if s["val_accuracy"] is not None]
     if len(seeds) < 2:
@@ -113,6 +114,8 @@ def _draw_derived(derived: Mapping[str, Any]) -> None:
     mean, deviation = derived["mean_val_accuracy"], derived["deviation_val_accuracy"]
     with div("figures").style("margin-bottom: 1rem"):
         note = "of the derived networks, mean and deviation"
-        figure(f"Validation accuracy over {len(seeds)} seeds", words.spread(mean, deviation, "%"), "estimated", note)
+        figure(
+            f"Validation accuracy over {len(seeds)} seeds", formatting.spread(mean, deviation, "%"), "estimated", note
+        )
         for s in seeds:
-            figure(f"Seed {s['seed']}", words.quantity(s["val_accuracy"], "%"))
+            figure(f"Seed {s['seed']}", formatting.quantity(s["val_accuracy"], "%"))

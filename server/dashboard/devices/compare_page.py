@@ -12,8 +12,8 @@ from nas.client import Client
 from nas.core.errors import InvalidInput, NotFound
 from nas.schemas.devices import DeviceComparisonSchema
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
-from server.dashboard import charts, words
-from server.dashboard.frame import Live, Part, crumbs, div, figure, framed, heading, notice, text
+from server.dashboard import charts, formatting
+from server.dashboard.layout import Live, Part, crumbs, div, figure, framed, heading, notice, text
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,14 @@ def _draw_choice(names: tuple[str, ...], spaces: tuple[str, ...], first: str, se
 def _draw(view: DeviceComparisonSchema) -> None:
     with div("card stack"):
         heading("The same networks on both", 2)
-        text(words.sentence(_said(view)))
+        text(formatting.sentence(_said(view)))
         with div("fit"):
             ui.echart(charts.comparison(view), renderer="svg").classes("chart").props(
                 'role="img" aria-label="Latency on one device over latency on the other"'
             )
             with div("figures"):
-                figure("Spearman rank correlation", words.share(view.spearman))
-                figure("Kendall rank correlation", words.share(view.kendall))
+                figure("Spearman rank correlation", formatting.share(view.spearman))
+                figure("Kendall rank correlation", formatting.share(view.kendall))
                 figure(f"{view.second} over {view.first}", f"{view.ratio:.2f} times", note="median over networks")
                 figure("Measured on both", str(view.both_measured), note=f"of {len(view.pairs)} networks")
     with div("cols even"):

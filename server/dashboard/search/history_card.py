@@ -5,10 +5,10 @@ from __future__ import annotations
 from nicegui import ui
 
 from nas.schemas.jobs import EventSchema
-from server.dashboard import words
-from server.dashboard.frame import badge, div, heading, text
-from server.dashboard.shown import Relative
-from server.dashboard.states import Change, changes, last_interruption
+from server.dashboard import formatting
+from server.dashboard.layout import badge, div, heading, text
+from server.dashboard.search.status_text import Change, changes, last_interruption
+from server.dashboard.search.view_model import Relative
 
 _NEWEST = 12  # changes shown at once; the rest is folded away
 
@@ -26,7 +26,7 @@ def draw_timeline(events: tuple[EventSchema, ...], attempts: int, busy_seconds: 
                 _draw_change(change)
         if len(found) > _NEWEST:
             with div("fold", "details"):
-                text(f"{words.counted(len(found) - _NEWEST, 'earlier change')}", tag="summary")
+                text(f"{formatting.counted(len(found) - _NEWEST, 'earlier change')}", tag="summary")
                 with div("timeline", "ol"):
                     for change in found[_NEWEST:]:
                         _draw_change(change)
@@ -34,10 +34,10 @@ def draw_timeline(events: tuple[EventSchema, ...], attempts: int, busy_seconds: 
 
 def _draw_attempts(attempts: int, busy_seconds: float | None, interruption: str) -> None:
     if attempts:
-        worked = f", {words.duration(busy_seconds)} of work" if busy_seconds else ""
-        text(f"{words.counted(attempts, 'attempt')}{worked}", "small muted")
+        worked = f", {formatting.duration(busy_seconds)} of work" if busy_seconds else ""
+        text(f"{formatting.counted(attempts, 'attempt')}{worked}", "small muted")
     if interruption:
-        text(f"Last interruption: {words.sentence(interruption)}", "small")
+        text(f"Last interruption: {formatting.sentence(interruption)}", "small")
 
 
 def _draw_change(change: Change) -> None:
@@ -45,11 +45,11 @@ def _draw_change(change: Change) -> None:
         with div("flow tight"):
             badge(change.after)
             if change.seconds is not None:
-                text(f"for {words.duration(change.seconds)}", "small muted", "span")
+                text(f"for {formatting.duration(change.seconds)}", "small muted", "span")
             if change.by:
                 text(f"by {change.by}", "small", "span")
         if change.reason:
-            text(words.sentence(change.reason), "small")
+            text(formatting.sentence(change.reason), "small")
         text(change.at, "small muted num")
 
 

@@ -10,8 +10,8 @@ from nicegui import ui
 from nas.client import Client
 from nas.core.errors import HwnasError
 from nas.core.lifecycle import ALLOWED, JobStatus, Verb
-from server.dashboard import words
-from server.dashboard.frame import Frame, ask, div, heading, text
+from server.dashboard import formatting
+from server.dashboard.layout import Frame, ask, div, heading, text
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class ActionBar:
                 b.enable()
             self._trouble("\n".join(dict.fromkeys(refused)))
             if len(refused) < len(ids):
-                ui.notify(f"{words.counted(len(ids) - len(refused), 'search', 'searches')} {action.done}")
+                ui.notify(f"{formatting.counted(len(ids) - len(refused), 'search', 'searches')} {action.done}")
                 await self._after(action)
 
 

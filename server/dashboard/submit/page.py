@@ -15,9 +15,9 @@ from nas.schemas.devices import DeviceSchema
 from nas.schemas.dry_runs import CostEstimateSchema, DryRunSchema, StageCostSchema
 from nas.schemas.searches import SearchSchema
 from nas.schemas.service import SpaceSchema, StrategySchema
-from server.dashboard import words
-from server.dashboard.fork_dialog import can_fork
-from server.dashboard.frame import Live, Part, ask, bar, copy_button, div, facts, framed, heading, notice, text
+from server.dashboard import formatting
+from server.dashboard.layout import Live, Part, ask, bar, copy_button, div, facts, framed, heading, notice, text
+from server.dashboard.search.fork_dialog import can_fork
 from server.dashboard.spec_text import spec_text
 
 Catalog = tuple[list[SpaceSchema], list[StrategySchema], list[str], list[DeviceSchema], list[SearchSchema]]
@@ -335,10 +335,13 @@ def _draw_dry_run(found: DryRunSchema, timed: bool) -> None:
             notice("good", "Feasible: networks of this space can meet every bound")
         else:
             notice("bad", "Not feasible as written", found.problems or "No network can meet the bounds.")
-        rows = [("Size of the space", f"{words.huge(found.space_size)} networks"), ("Stages", ", ".join(found.stages))]
+        rows = [
+            ("Size of the space", f"{formatting.huge(found.space_size)} networks"),
+            ("Stages", ", ".join(found.stages)),
+        ]
         if found.lowest_reachable_ms is not None:
             rows.append(
-                ("Lowest reachable latency", f"{words.quantity(found.lowest_reachable_ms, 'ms')} (upper bound)")
+                ("Lowest reachable latency", f"{formatting.quantity(found.lowest_reachable_ms, 'ms')} (upper bound)")
             )
         if found.feasible_share is not None:
             rows.append(
@@ -346,12 +349,16 @@ def _draw_dry_run(found: DryRunSchema, timed: bool) -> None:
             )
         for r in found.fleet:
             if r.lowest_reachable_ms is not None and r.feasible_share is not None:
-                least = words.quantity(r.lowest_reachable_ms, "ms")
+                least = formatting.quantity(r.lowest_reachable_ms, "ms")
                 rows.append((f"On {r.device}", f"lowest {least}; {r.feasible_share * 100:.1f} % within its bounds"))
         for name, (low, high) in found.ranges.items():
-            unit, kind = words.unit_and_kind(name)
-            title = words.label(name) if kind in words.label(name).lower() else f"{words.label(name)} ({kind})"
-            rows.append((title, f"{words.quantity(low, unit)} to {words.quantity(high, unit)}"))
+            unit, kind = formatting.unit_and_kind(name)
+            title = (
+                formatting.label(name)
+                if kind in formatting.label(name).lower()
+                else f"{formatting.label(name)} ({kind})"
+            )
+            rows.append((title, f"{formatting.quantity(low, unit)} to {formatting.quantity(high, unit)}"))
         rows.append(("Spec", found.spec_hash[:16]))
         facts(rows)
         if found.cost is not None:
@@ -362,10 +369,11 @@ def _draw_dry_run(found: DryRunSchema, timed: bool) -> None:
 
 def _draw_cost(cost: CostEstimateSchema) -> None:
     """What each stage will take, with the range, and what is not known about it."""
-    heading(f"About {words.duration(cost.seconds)} on {cost.worker}", 2)
-    whole = f"{words.duration(cost.low_s)} to {words.duration(cost.high_s)}"
+    heading(f"About {formatting.duration(cost.seconds)} on {cost.worker}", 2)
+    whole = f"{formatting.duration(cost.low_s)} to {formatting.duration(cost.high_s)}"
     text(
-        f"{whole}; {words.size(cost.memory_bytes)} of memory. Timed with a few real steps of each stage.", "small muted"
+        f"{whole}; {formatting.size(cost.memory_bytes)} of memory. Timed with a few real steps of each stage.",
+        "small muted",
     )
     for stage in cost.stages:
         with div("stages"), div("stage finished"):
@@ -387,7 +395,8 @@ def _time(stage: StageCostSchema) -> str:
     if stage.high_s == 0:
         return "nothing"
     steps = f", {stage.steps} {stage.unit}" if stage.unit else ""
-    return f"{words.duration(stage.seconds)} ({words.duration(stage.low_s)} to {words.duration(stage.high_s)}{steps})"
+    estimate, low, high = (formatting.duration(s) for s in (stage.seconds, stage.low_s, stage.high_s))
+    return f"{estimate} ({low} to {high}{steps})"
 
 
 def _with(options: list[str], value: str | None) -> list[str]:

@@ -11,9 +11,9 @@ from nas.client import Client
 from nas.core.access import SCOPES, Scope
 from nas.core.errors import HwnasError, InvalidInput
 from nas.schemas.administration import CreatedTokenSchema, TokenSchema
-from server.dashboard import words
-from server.dashboard.actions import confirmed
-from server.dashboard.frame import Frame, Part, ask, copy_button, div, heading, notice, text
+from server.dashboard import formatting
+from server.dashboard.layout import Frame, Part, ask, copy_button, div, heading, notice, text
+from server.dashboard.search_actions import confirmed
 
 _SCOPES: dict[Scope, str] = {
     "read": "see own searches",
@@ -64,7 +64,7 @@ class TokenCard:
                 text(token.id, "small muted mono")
             text(", ".join(token.scopes), tag="td")
             text(ended or (f"{token.expires_at:%Y-%m-%d}" if token.expires_at else "never"), tag="td")
-            text(words.age(token.last_used_at, now) if token.last_used_at else "never", tag="td")
+            text(formatting.age(token.last_used_at, now) if token.last_used_at else "never", tag="td")
             with div("right", "td"):
                 if not ended:
                     ui.button("Revoke", on_click=lambda: self._revoke(token)).props(

@@ -10,8 +10,8 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.schemas.administration import AuditPage, AuditRecordSchema
-from server.dashboard import words
-from server.dashboard.frame import Part, div, heading, text
+from server.dashboard import formatting
+from server.dashboard.layout import Part, div, heading, text
 
 _STEP = 15  # records on a page
 _SEARCH = re.compile("[0-9a-f]{32}")
@@ -80,7 +80,7 @@ class AuditCard:
 
 def _draw_record(record: AuditRecordSchema) -> None:
     with div("", "tr"):
-        text(words.moment(record.at), "num whole", "td")
+        text(formatting.moment(record.at), "num whole", "td")
         with div("", "td"):
             text(record.owner)
             if record.token:
@@ -93,7 +93,7 @@ def _draw_record(record: AuditRecordSchema) -> None:
                 text(record.target, "mono small")
             if record.detail:
                 text(_detail(record.detail), "small muted")
-        text(record.address or words.NONE, "small muted", "td")
+        text(record.address or formatting.NONE, "small muted", "td")
 
 
 def _detail(detail: dict[str, Any]) -> str:

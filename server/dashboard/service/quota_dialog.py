@@ -10,7 +10,7 @@ from nas.client import Client
 from nas.core.spec import parse_spec
 from nas.schemas.administration import QuotaBody, QuotaSchema
 from server.dashboard.dialogs import ending
-from server.dashboard.frame import Frame, ask, div, heading, text
+from server.dashboard.layout import Frame, ask, div, heading, text
 
 
 async def quota_dialog(client: Client, frame: Frame, quota: QuotaSchema, after: Callable[[], Awaitable[None]]) -> None:

@@ -13,19 +13,19 @@ from nas.core.events import Refitted, StatusChanged, Traced
 from nas.schemas.candidates import ArtifactSchema, CandidateSchema, CellSchema
 from nas.schemas.jobs import EventSchema
 from nas.schemas.searches import SearchSchema
-from server.dashboard import words
-from server.dashboard.frame import Live, Part, copy_button, div, figure, framed, notice, text
-from server.dashboard.front_cards import CurveCard, FrontCard
-from server.dashboard.learned_card import draw_learned
-from server.dashboard.network_table import NetworkTable
-from server.dashboard.search_head import Head
-from server.dashboard.shown import Relative, Shown, subnet_url
+from server.dashboard import formatting
+from server.dashboard.job_stages import draw_stages
+from server.dashboard.layout import Live, Part, copy_button, div, figure, framed, notice, text
+from server.dashboard.search.candidate_table import NetworkTable
+from server.dashboard.search.front_cards import CurveCard, FrontCard
+from server.dashboard.search.header import Head
+from server.dashboard.search.history_card import draw_family, draw_timeline
+from server.dashboard.search.rank_correlation_card import TrustCard
+from server.dashboard.search.refit_card import draw_learned
+from server.dashboard.search.status_text import Explanation, explain
+from server.dashboard.search.trace_card import TraceCard
+from server.dashboard.search.view_model import Relative, Shown, subnet_url
 from server.dashboard.spec_text import spec_text
-from server.dashboard.stages import draw_stages
-from server.dashboard.states import Explanation, explain
-from server.dashboard.timeline import draw_family, draw_timeline
-from server.dashboard.trace_cards import TraceCard
-from server.dashboard.trust_card import TrustCard
 
 _MOST_POINTS = 2000  # drawn and listed; the best by validation accuracy
 _PAGE = 1000
@@ -80,9 +80,9 @@ async def search_page(client: Client, search_id: str) -> None:
             spec.show(s.spec)
             family.show(shown.children)
             learned.show(shown.refits, s.spec.device)
-            history.show(shown.changes, s.attempts, s.busy_seconds if words.is_over(s) else None)
+            history.show(shown.changes, s.attempts, s.busy_seconds if formatting.is_over(s) else None)
 
-        live = Live(frame, look.fetch, draw, lambda shown: words.is_moving(shown.search))
+        live = Live(frame, look.fetch, draw, lambda shown: formatting.is_moving(shown.search))
         await live.start()
 
 
@@ -195,7 +195,7 @@ class _Figures:
         top = max((p.metrics[y.metric].value for p in f.points), default=None)
         low = min((p.metrics[x.metric].value for p in f.points), default=None) if x is not None else None
         return _Figures(
-            best=words.NONE if top is None else words.quantity(top, y.unit),
+            best=formatting.NONE if top is None else formatting.quantity(top, y.unit),
             best_kind=y.kind,
             best_name=f"Best {y.label.lower()}",
             front=len(f.points),
@@ -205,8 +205,8 @@ class _Figures:
             evaluations=s.evaluations,
             volume=f.hypervolume,
             baseline_volume=f.baseline_hypervolume,
-            gain=words.gain(f.hypervolume, f.baseline_hypervolume),
-            fastest="" if low is None or x is None else words.quantity(low, x.unit),
+            gain=formatting.gain(f.hypervolume, f.baseline_hypervolume),
+            fastest="" if low is None or x is None else formatting.quantity(low, x.unit),
             fastest_name="Fastest on the front" if x is None or x.unit == "ms" else "Furthest below its bounds",
             fastest_kind=None if x is None else x.kind,
         )
@@ -221,12 +221,12 @@ def _draw_figures(f: _Figures) -> None:
             figure(f.fastest_name, f.fastest, f.fastest_kind)
         figure("Networks on the front", str(f.front), note=f"random search: {f.baseline_front}")
         figure(f"Verified on {f.where}", str(f.verified))
-        figure("Evaluated", words.count(f.evaluations), "estimated")
+        figure("Evaluated", formatting.count(f.evaluations), "estimated")
         if f.volume is not None:
             figure(
                 "Hypervolume of the front",
-                words.share(f.volume),
-                note=f"random search: {words.share(f.baseline_volume)} ({f.gain})" if f.gain else "",
+                formatting.share(f.volume),
+                note=f"random search: {formatting.share(f.baseline_volume)} ({f.gain})" if f.gain else "",
             )
 
 
@@ -262,7 +262,7 @@ def _draw_files(artifacts: tuple[ArtifactSchema, ...], search_id: str) -> None:
 
 def download(artifact: ArtifactSchema) -> None:
     """A link to the file, with its size."""
-    ui.link(f"{artifact.name} ({words.size(artifact.size_bytes)})", artifact.url).props("download")
+    ui.link(f"{artifact.name} ({formatting.size(artifact.size_bytes)})", artifact.url).props("download")
 
 
 def _draw_spec(spec: Any) -> None:

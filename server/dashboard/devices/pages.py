@@ -13,11 +13,12 @@ from nas.schemas.agents import AgentSchema
 from nas.schemas.devices import DeviceSchema, DriftSchema
 from nas.schemas.predictors import EnergyAccuracySchema, PredictorCardSchema, PredictorVersionSchema
 from nas.schemas.service import SpaceSchema
-from server.dashboard import charts, words
-from server.dashboard.add_device import AddForm
-from server.dashboard.compare_page import compare_url
-from server.dashboard.device_history import draw_drift, draw_versions
-from server.dashboard.frame import (
+from server.dashboard import charts, formatting
+from server.dashboard.devices.add_form import AddForm
+from server.dashboard.devices.compare_page import compare_url
+from server.dashboard.devices.history_cards import draw_drift, draw_versions
+from server.dashboard.job_stages import draw_stages
+from server.dashboard.layout import (
     Live,
     Part,
     badge,
@@ -32,7 +33,6 @@ from server.dashboard.frame import (
     notice,
     text,
 )
-from server.dashboard.stages import draw_stages
 
 
 @dataclass(frozen=True)
@@ -98,30 +98,30 @@ def _draw_devices(devices: list[DeviceSchema]) -> None:
                     text("Runtime", "cap")
                     text(_runtime(device))
                 with div("small num").style("grid-column: span 2"):
-                    text(words.counted(len(device.predictors), "predictor"))
+                    text(formatting.counted(len(device.predictors), "predictor"))
                     if device.predictors:
                         best = min(device.predictors, key=lambda c: c.mape)
                         text(f"mean error {best.mape:.1f} % on held-out networks", "muted")
 
 
 def _draw_progress(device: DeviceSchema) -> None:
-    stage = words.active_stage(device)
+    stage = formatting.active_stage(device)
     if device.status == "failed":
         text((device.error or "failed").splitlines()[0][:160]).style("color: var(--c-bad)")
     elif device.status == "queued":
         text(device.waiting or "waiting for a worker", "muted")
     elif device.status == "running" and stage is not None:
         done = f" {stage.done} of {stage.total} {stage.unit}" if stage.total else ""
-        eta = f", about {words.duration(device.eta_s)} left" if device.eta_s is not None else ""
+        eta = f", about {formatting.duration(device.eta_s)} left" if device.eta_s is not None else ""
         text(f"{stage.name}{done}{eta}", "num")
-        bar(words.fraction(stage))
+        bar(formatting.fraction(stage))
     elif device.finished_at is not None:
-        text(f"ready, added {words.age(device.finished_at, datetime.now(UTC))}", "muted")
+        text(f"ready, added {formatting.age(device.finished_at, datetime.now(UTC))}", "muted")
 
 
 def _agent(agent: AgentSchema) -> str:
-    seen = f"agent last seen {words.age(agent.seen_at, datetime.now(UTC))}"
-    queue = f"{words.counted(agent.waiting, 'network')} waiting" if agent.waiting else "nothing waiting"
+    seen = f"agent last seen {formatting.age(agent.seen_at, datetime.now(UTC))}"
+    queue = f"{formatting.counted(agent.waiting, 'network')} waiting" if agent.waiting else "nothing waiting"
     return f"{seen}, {queue}{', measuring' if agent.measuring else ''}"
 
 
@@ -132,7 +132,11 @@ def _processor(device: DeviceSchema) -> str:
 
 
 def _runtime(device: DeviceSchema) -> str:
-    return words.NONE if device.profile is None else f"{device.profile['runtime']} {device.profile['runtime_version']}"
+    return (
+        formatting.NONE
+        if device.profile is None
+        else f"{device.profile['runtime']} {device.profile['runtime_version']}"
+    )
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ async def device_page(client: Client, name: str) -> None:
             profile.show(device.profile, device.profile_id)
 
         await Live(
-            frame, fetch, draw, lambda found: words.is_moving(found.device) or found.device.agent is not None
+            frame, fetch, draw, lambda found: formatting.is_moving(found.device) or found.device.agent is not None
         ).start()
 
 
@@ -205,17 +209,19 @@ def _draw_head(name: str, status: str, processor: str, others: tuple[str, ...]) 
 def _draw_agent(agent: AgentSchema) -> None:
     with div("card stack"):
         heading("Agent", 2)
-        text(words.sentence(_agent(agent)))
+        text(formatting.sentence(_agent(agent)))
         versions = ", ".join(f"{name} {version}" for name, version in agent.versions.items())
-        facts([("owner", agent.owner), ("measuring", agent.measuring or words.NONE), ("runs on", versions)])
+        facts([("owner", agent.owner), ("measuring", agent.measuring or formatting.NONE), ("runs on", versions)])
 
 
 def _draw_onboarding(device: DeviceSchema) -> None:
     if device.status == "queued":
         notice(
-            "info", "Waiting for a worker", words.sentence(device.waiting or "the device is measured once one is free")
+            "info",
+            "Waiting for a worker",
+            formatting.sentence(device.waiting or "the device is measured once one is free"),
         )
-    if not words.is_over(device) or device.status == "failed":
+    if not formatting.is_over(device) or device.status == "failed":
         draw_stages(tuple(device.stages), device.eta_s, device.status)
 
 
@@ -240,7 +246,7 @@ def _draw_card(card: PredictorCardSchema) -> None:
                 kind_chip(card.kind)
             text(card.id, "mono small muted", "span")
             div("grow")
-            text(f"{card.family}, fitted {words.age(card.created_at, datetime.now(UTC))}", "small muted")
+            text(f"{card.family}, fitted {formatting.age(card.created_at, datetime.now(UTC))}", "small muted")
         text(
             "All figures are over networks whose latencies are estimates themselves: nobody has measured any of them."
             if card.kind == "estimated"
@@ -268,7 +274,7 @@ def _draw_quality(card: PredictorCardSchema) -> None:
         figure("Spearman rank correlation", f"{card.spearman:.3f}")
         figure("Kendall rank correlation", f"{card.kendall:.3f}")
         figure("Held-out networks", str(card.held_out), note=f"fitted on {card.n}, calibrated on {card.calibration}")
-        figure("Range", f"{words.significant(low)} to {words.significant(high)} ms")
+        figure("Range", f"{formatting.significant(low)} to {formatting.significant(high)} ms")
 
 
 def _draw_energy(energy: EnergyAccuracySchema) -> None:
@@ -289,4 +295,4 @@ def _draw_profile(profile: dict[str, Any] | None, profile_id: str | None) -> Non
         rows = [
             (k.replace("_", " "), str(v)) for k, v in profile.items() if not isinstance(v, dict | list | tuple) and v
         ]
-        facts([("profile id", profile_id or words.NONE), *rows])
+        facts([("profile id", profile_id or formatting.NONE), *rows])

@@ -13,11 +13,11 @@ from nas.core.access import Principal
 from nas.core.errors import HwnasError
 from nas.schemas.administration import AuditPage, PrincipalSchema, QuotaSchema, TokenSchema
 from nas.schemas.service import ReadinessSchema, WorkerSchema
-from server.dashboard import words
-from server.dashboard.audit_card import AuditCard
-from server.dashboard.frame import Live, Part, bar, div, framed, heading, text
-from server.dashboard.quota_dialog import quota_dialog
-from server.dashboard.token_card import TokenCard
+from server.dashboard import formatting
+from server.dashboard.layout import Live, Part, bar, div, framed, heading, text
+from server.dashboard.service.audit_card import AuditCard
+from server.dashboard.service.quota_dialog import quota_dialog
+from server.dashboard.service.token_card import TokenCard
 
 _GLYPHS = {"ok": "✓", "warning": "!", "failed": "✕"}
 
@@ -123,7 +123,7 @@ def _draw_worker(worker: WorkerSchema) -> None:
     with div("stack tight"):
         with div("flow"):
             text(worker.name, "strong", "span")
-            slots = f"{words.counted(worker.slots, 'search', 'searches')} at a time"
+            slots = f"{formatting.counted(worker.slots, 'search', 'searches')} at a time"
             text(slots + (", more nodes can come" if worker.elastic else ""), "small muted", "span")
         known = len(worker.free) == len(worker.nodes)
         for node, free in zip(worker.nodes, worker.free if known else worker.nodes, strict=True):

@@ -8,8 +8,8 @@ from nicegui import ui
 
 from nas.schemas.devices import DriftSchema
 from nas.schemas.predictors import PredictorVersionSchema
-from server.dashboard import charts, words
-from server.dashboard.frame import div, heading, notice, text
+from server.dashboard import charts, formatting
+from server.dashboard.layout import div, heading, notice, text
 
 _NEWEST = 10  # versions shown at once; the rest is folded away
 
@@ -45,7 +45,7 @@ def draw_versions(versions: Sequence[PredictorVersionSchema]) -> None:
         _draw_table(versions[:_NEWEST])
         if len(versions) > _NEWEST:
             with div("fold", "details"):
-                text(words.counted(len(versions) - _NEWEST, "earlier version"), tag="summary")
+                text(formatting.counted(len(versions) - _NEWEST, "earlier version"), tag="summary")
                 _draw_table(versions[_NEWEST:])
         text("MAPE, Spearman and coverage are over the same networks, held out at the onboarding.", "small muted")
 
@@ -65,7 +65,7 @@ def _draw_row(v: PredictorVersionSchema) -> None:
         with div("whole", "td"):
             text(str(v.number), "", "b")
             text(f" {v.space_name}, {v.family}", "small muted", "span")
-        text(words.moment(v.created_at), "whole num", "td")
+        text(formatting.moment(v.created_at), "whole num", "td")
         with div(tag="td"):
             if v.before is None:
                 text("onboarding", tag="span")
@@ -84,11 +84,11 @@ def _draw_row(v: PredictorVersionSchema) -> None:
             if len(v.searches) > 3:
                 text(f"and {len(v.searches) - 3} more", "small muted", "span")
             elif not v.searches:
-                text(words.NONE, "muted", "span")
+                text(formatting.NONE, "muted", "span")
         with div(tag="td"):
             if v.in_use:
                 text("in use", "badge verified", "span")
             elif not v.better:
                 text("not used", "badge violated", "span")
             if v.why:
-                text(words.sentence(v.why), "small muted")
+                text(formatting.sentence(v.why), "small muted")

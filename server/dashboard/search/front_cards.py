@@ -11,8 +11,8 @@ from nicegui.events import EChartPointClickEventArguments
 from nas.schemas.candidates import FrontSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard import charts
-from server.dashboard.frame import div, heading, kind_chip, text
-from server.dashboard.shown import Shown, subnet_url
+from server.dashboard.layout import div, heading, kind_chip, text
+from server.dashboard.search.view_model import Shown, subnet_url
 
 
 class FrontCard:

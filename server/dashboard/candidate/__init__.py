@@ -1,0 +1,1 @@
+"""One candidate of a search: its page and its drawings."""

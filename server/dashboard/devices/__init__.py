@@ -1,0 +1,1 @@
+"""Devices: the list, the page of a device, the comparison of two."""

@@ -1,0 +1,1 @@
+"""One search: its page while it runs and after."""

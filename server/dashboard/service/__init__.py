@@ -1,0 +1,1 @@
+"""The page of the service, for administrators and users."""
