@@ -17,7 +17,7 @@ from nas.schemas.common import ErrorSchema
 from server.dashboard.candidate.page import subnet_page
 from server.dashboard.devices.compare_page import compare_page
 from server.dashboard.devices.pages import device_page, devices_page
-from server.dashboard.layout import LOGO, framed
+from server.dashboard.layout import LOGO, page_layout
 from server.dashboard.login import COOKIE, Sessions, add_routes
 from server.dashboard.search.page import search_page
 from server.dashboard.searches.page import searches_page
@@ -89,8 +89,8 @@ def mount(app: FastAPI, api_url: str, *, closed: bool = False) -> None:
         client = await sessions.admitted(request.cookies.get(COOKIE))
         if client is None:
             return RedirectResponse("/login", 303)
-        with Page(Route(""), request=request) as page, framed(client, "Not found", "") as frame:
-            frame.not_found(message)
+        with Page(Route(""), request=request) as page, page_layout(client, "Not found", "") as shell:
+            shell.show_not_found(message)
         return page.build_response(request, 404)
 
     ui.run_with(

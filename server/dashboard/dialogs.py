@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable
 from nicegui import ui
 
 from nas.core.errors import HwnasError
-from server.dashboard.layout import Part, div, notice
+from server.dashboard.elements import div
+from server.dashboard.memoized_view import problem_view
 
 
 def ending(dialog: ui.dialog, label: str, act: Callable[[], Awaitable[None]], trouble: str = "") -> None:
     """Ends a form: ``Close``, and a button ``label`` that acts and then closes it, or shows why it could not."""
-    problem = Part(lambda message: notice("bad", "Not accepted", message) if message else None)
+    problem = problem_view("Not accepted")
     problem.show(trouble)
 
     async def send() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from nas.schemas.jobs import StageSchema
 from server.dashboard import formatting
-from server.dashboard.layout import bar, div, text
+from server.dashboard.elements import div, progress_bar, text
 
 _GLYPHS = {"finished": "✓", "running": "▸", "waiting": "·"}
 _STOPPED = {"running": "▸", "pausing": "▸", "paused": "‖", "queued": "○"}  # a stage under way, by the job's status
@@ -20,7 +20,7 @@ def draw_stages(stages: tuple[StageSchema, ...], eta_s: float | None, status: st
         with div("stages"):
             for stage in stages:
                 with div(f"stage {stage.status}"):
-                    bar(formatting.fraction(stage))
+                    progress_bar(formatting.fraction(stage))
                     with div("title"):
                         glyph = _STOPPED.get(status, "✕") if stage.status == "running" else _GLYPHS[stage.status]
                         text(glyph, tag="span")

@@ -11,7 +11,9 @@ from nas.client import Client
 from nas.core.errors import HwnasError
 from nas.core.lifecycle import ALLOWED, JobStatus, Verb
 from server.dashboard import formatting
-from server.dashboard.layout import Frame, ask, div, heading, text
+from server.dashboard.elements import div, heading, text
+from server.dashboard.layout import PageShell
+from server.dashboard.service_calls import call_service
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,11 @@ class ActionBar:
     def __init__(
         self,
         client: Client,
-        frame: Frame,
+        shell: PageShell,
         after: Callable[[Action], Awaitable[None]],
         trouble: Callable[[str], None],
     ) -> None:
-        self._client, self._frame = client, frame
+        self._client, self._shell = client, shell
         self._after, self._trouble = after, trouble
         self._buttons: list[ui.button] = []
 
@@ -75,7 +77,7 @@ class ActionBar:
         self._buttons.append(button)
 
     async def _run(self, action: Action, ids: list[str], button: ui.button) -> None:
-        with self._frame.content:  # the buttons may be drawn anew meanwhile
+        with self._shell.content:  # the buttons may be drawn anew meanwhile
             if action.consequence and not await _confirmed(action, len(ids)):
                 return
             buttons = self._buttons
@@ -85,7 +87,7 @@ class ActionBar:
             refused: list[str] = []
             for i in ids:
                 try:
-                    await ask(_perform, self._client, action.verb, i)
+                    await call_service(_perform, self._client, action.verb, i)
                 except HwnasError as error:
                     refused.append(str(error))
             button.props(remove="loading")

@@ -17,20 +17,20 @@ from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
 from server.dashboard.candidate import architecture_svg, cell_svg
 from server.dashboard.candidate.architecture_svg import op_class, shape
-from server.dashboard.layout import (
-    Live,
-    Part,
+from server.dashboard.elements import (
     badge,
-    crumbs,
+    breadcrumbs,
+    definition_list,
     div,
-    facts,
-    framed,
     heading,
     kind_chip,
-    metric_figure,
+    metric_stat,
     notice,
     text,
 )
+from server.dashboard.layout import page_layout
+from server.dashboard.memoized_view import MemoizedView
+from server.dashboard.polling import Poller
 from server.dashboard.search.page import download
 
 
@@ -55,13 +55,13 @@ async def subnet_page(client: Client, search_id: str, arch: str, origin: str) ->
                 devices.append(client.device(name))
         return Shown(search, subnet, tuple(devices))
 
-    with framed(client, f"Network {arch}", "") as frame:
-        page = Part(_draw)
+    with page_layout(client, f"Network {arch}", "") as shell:
+        page = MemoizedView(_draw)
 
         def draw(shown: Shown) -> None:
             page.show(shown.search.spec.name, shown.search.id, shown.subnet, _protocol(shown))
 
-        await Live(frame, fetch, draw, lambda _: False).start()
+        await Poller(shell, fetch, draw, lambda _: False).start()
 
 
 def _protocol(shown: Shown) -> dict[str, Any] | None:
@@ -76,7 +76,7 @@ def _draw(name: str, search_id: str, subnet: CandidateDetailSchema, protocol: di
     point = subnet.point
     with div("stack"):
         with div():
-            crumbs(("Searches", "/"), (name, f"/searches/{search_id}"), (point.arch, ""))
+            breadcrumbs(("Searches", "/"), (name, f"/searches/{search_id}"), (point.arch, ""))
             with div("flow").style("margin-top: .35rem"):
                 heading(f"Network {point.arch}")
                 badge(point.status)
@@ -85,7 +85,7 @@ def _draw(name: str, search_id: str, subnet: CandidateDetailSchema, protocol: di
             text(f"{origin}, {on_front}; input {shape(subnet.input_shape)}", "small muted")
         with div("card"), div("figures"):
             for metric in [m for m in METRICS if m in point.metrics and m != "val_loss"]:
-                metric_figure(metric, point.metrics[metric])
+                metric_stat(metric, point.metrics[metric])
         if point.devices:
             _draw_devices(point)
         drawn = architecture_svg.blocks(subnet.layers, subnet.choices)
@@ -191,7 +191,7 @@ def _draw_measurement(point: CandidateSchema, protocol: dict[str, Any] | None) -
             notice("warn", "The device was too unsteady, so no latency is reported", m.refused)
         elif m.median_ms is not None and m.low_ms is not None and m.high_ms is not None:
             _draw_interval(point, m, m.low_ms, m.median_ms, m.high_ms)
-        facts(
+        definition_list(
             [
                 ("Runs", f"{m.runs:,}"),
                 ("Variation between rounds", f"{m.variation * 100:.1f} %"),

@@ -15,7 +15,9 @@ from nas.schemas.agents import AgentSchema
 from nas.schemas.predictors import LatencyTableSchema
 from nas.schemas.service import SpaceSchema
 from server.dashboard import formatting
-from server.dashboard.layout import Part, ask, copy_button, div, heading, notice, text
+from server.dashboard.elements import copy_button, div, heading, text
+from server.dashboard.memoized_view import MemoizedView, problem_view
+from server.dashboard.service_calls import call_service
 
 _SOURCES = {
     "worker": "This service's machine",
@@ -72,7 +74,7 @@ class AddForm:
                 self._draw_agent_part()
             with div("stack tight") as self._table_part:
                 self._draw_table_part()
-            self._problem = Part(lambda message: notice("bad", "Not accepted", message) if message else None)
+            self._problem = problem_view("Not accepted")
             with div("flow"):
                 div("grow")
                 self._button = ui.button("Add device", on_click=self._send).props("unelevated no-caps")
@@ -88,7 +90,7 @@ class AddForm:
         with div("flow"):
             copy_button(lambda: self._command.text)
             div("grow")
-            self._there = Part(_draw_agents)
+            self._there = MemoizedView(_draw_agents)
         self._there.show(())
         self._show_command()
 
@@ -122,7 +124,7 @@ class AddForm:
     async def _upload(self, event: events.UploadEventArguments) -> None:
         try:
             data = await event.file.read()
-            self._table = await ask(self._client.upload_table, data, event.file.name)
+            self._table = await call_service(self._client.upload_table, data, event.file.name)
         except HwnasError as error:
             self._table = None
             self._problem.show(str(error))
@@ -157,7 +159,7 @@ class AddForm:
         self._button.props("loading")
         try:
             spec = parse_spec(DeviceSpec, self._record())
-            device = await ask(self._client.add_device, spec)
+            device = await call_service(self._client.add_device, spec)
             ui.navigate.to(f"/devices/{device.name}")
         except (HwnasError, ValidationError) as error:
             self._problem.show(str(error))

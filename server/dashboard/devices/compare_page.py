@@ -13,7 +13,10 @@ from nas.core.errors import InvalidInput, NotFound
 from nas.schemas.devices import DeviceComparisonSchema
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 from server.dashboard import charts, formatting
-from server.dashboard.layout import Live, Part, crumbs, div, figure, framed, heading, notice, text
+from server.dashboard.elements import breadcrumbs, div, heading, stat, text
+from server.dashboard.layout import page_layout
+from server.dashboard.memoized_view import MemoizedView, problem_view
+from server.dashboard.polling import Poller
 
 
 @dataclass(frozen=True)
@@ -43,19 +46,19 @@ async def compare_page(client: Client, first: str, second: str, space: str) -> N
         except (NotFound, InvalidInput) as error:
             return Found(names, None, str(error))
 
-    with framed(client, "Compare devices", "/devices") as frame:
-        crumbs(("Devices", "/devices"), ("Side by side", ""))
+    with page_layout(client, "Compare devices", "/devices") as shell:
+        breadcrumbs(("Devices", "/devices"), ("Side by side", ""))
         heading("Two devices side by side")
-        choice = Part(lambda names, spaces: _draw_choice(names, spaces, first, second, space))
-        problem = Part(lambda message: notice("bad", "These two cannot be compared", message) if message else None)
-        body = Part(lambda view: _draw(view) if view is not None else None, "stack")
+        choice = MemoizedView(lambda names, spaces: _draw_choice(names, spaces, first, second, space))
+        problem = problem_view("These two cannot be compared")
+        body = MemoizedView(lambda view: _draw(view) if view is not None else None, "stack")
 
         def draw(found: Found) -> None:
             choice.show(found.names, tuple(found.view.spaces) if found.view is not None else ())
             problem.show(found.problem)
             body.show(found.view)
 
-        await Live(frame, fetch, draw, lambda found: False).start()
+        await Poller(shell, fetch, draw, lambda found: False).start()
 
 
 def _draw_choice(names: tuple[str, ...], spaces: tuple[str, ...], first: str, second: str, space: str) -> None:
@@ -92,10 +95,10 @@ def _draw(view: DeviceComparisonSchema) -> None:
                 'role="img" aria-label="Latency on one device over latency on the other"'
             )
             with div("figures"):
-                figure("Spearman rank correlation", formatting.share(view.spearman))
-                figure("Kendall rank correlation", formatting.share(view.kendall))
-                figure(f"{view.second} over {view.first}", f"{view.ratio:.2f} times", note="median over networks")
-                figure("Measured on both", str(view.both_measured), note=f"of {len(view.pairs)} networks")
+                stat("Spearman rank correlation", formatting.share(view.spearman))
+                stat("Kendall rank correlation", formatting.share(view.kendall))
+                stat(f"{view.second} over {view.first}", f"{view.ratio:.2f} times", note="median over networks")
+                stat("Measured on both", str(view.both_measured), note=f"of {len(view.pairs)} networks")
     with div("cols even"):
         for name, card in zip((view.first, view.second), view.cards, strict=True):
             _draw_side(name, card, [v for v in view.versions if v.device == name])
@@ -135,7 +138,7 @@ def _draw_side(name: str, card: PredictorCardSchema, versions: Sequence[Predicto
             div("grow")
             text(f"{card.family}, version {card.number}", "small muted")
         with div("figures"):
-            figure("Mean absolute error (MAPE)", f"{card.mape:.1f} %")
-            figure("Coverage of the 95 % bound", f"{card.coverage * 100:.1f} %")
-            figure("Spearman rank correlation", f"{card.spearman:.3f}")
-            figure("Versions", str(len(versions)), note=f"fitted on {card.n} networks")
+            stat("Mean absolute error (MAPE)", f"{card.mape:.1f} %")
+            stat("Coverage of the 95 % bound", f"{card.coverage * 100:.1f} %")
+            stat("Spearman rank correlation", f"{card.spearman:.3f}")
+            stat("Versions", str(len(versions)), note=f"fitted on {card.n} networks")

@@ -9,7 +9,7 @@ from nicegui import ui
 from nas.schemas.devices import DriftSchema
 from nas.schemas.predictors import PredictorVersionSchema
 from server.dashboard import charts, formatting
-from server.dashboard.layout import div, heading, notice, text
+from server.dashboard.elements import div, heading, notice, text
 
 _NEWEST = 10  # versions shown at once; the rest is folded away
 

@@ -17,22 +17,22 @@ from server.dashboard import charts, formatting
 from server.dashboard.devices.add_form import AddForm
 from server.dashboard.devices.compare_page import compare_url
 from server.dashboard.devices.history_cards import draw_drift, draw_versions
-from server.dashboard.job_stages import draw_stages
-from server.dashboard.layout import (
-    Live,
-    Part,
+from server.dashboard.elements import (
     badge,
-    bar,
-    crumbs,
+    breadcrumbs,
+    definition_list,
     div,
-    facts,
-    figure,
-    framed,
     heading,
     kind_chip,
     notice,
+    progress_bar,
+    stat,
     text,
 )
+from server.dashboard.job_stages import draw_stages
+from server.dashboard.layout import page_layout
+from server.dashboard.memoized_view import MemoizedView, problem_view
+from server.dashboard.polling import Poller
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ async def devices_page(client: Client) -> None:
     def fetch() -> Found:
         return Found(client.devices(), client.agents(), client.spaces(), client.datasets())
 
-    with framed(client, "Devices", "/devices") as frame:
+    with page_layout(client, "Devices", "/devices") as shell:
         heading("Devices")
         text(
             "A device is a machine with a measuring protocol. Adding one measures a few dozen networks on it and fits "
             "a latency predictor, with a card that says how good it is.",
             "muted",
         )
-        listing = Part(_draw_devices)
+        listing = MemoizedView(_draw_devices)
         place = div()
 
         def draw(found: Found) -> None:
@@ -71,7 +71,7 @@ async def devices_page(client: Client) -> None:
                     form.append(AddForm(client, address, found.spaces, found.datasets))
             form[0].show_agents(found.agents)
 
-        await Live(frame, fetch, draw, lambda found: True).start()
+        await Poller(shell, fetch, draw, lambda found: True).start()
 
 
 def _draw_devices(devices: list[DeviceSchema]) -> None:
@@ -114,7 +114,7 @@ def _draw_progress(device: DeviceSchema) -> None:
         done = f" {stage.done} of {stage.total} {stage.unit}" if stage.total else ""
         eta = f", about {formatting.duration(device.eta_s)} left" if device.eta_s is not None else ""
         text(f"{stage.name}{done}{eta}", "num")
-        bar(formatting.fraction(stage))
+        progress_bar(formatting.fraction(stage))
     elif device.finished_at is not None:
         text(f"ready, added {formatting.age(device.finished_at, datetime.now(UTC))}", "muted")
 
@@ -157,17 +157,17 @@ async def device_page(client: Client, name: str) -> None:
         others = tuple(d.name for d in client.devices() if d.name != name and d.predictors)
         return FoundDevice(device, client.versions(name), client.drift(name), others)
 
-    with framed(client, name, "/devices") as frame:
-        head = Part(_draw_head)
-        error = Part(lambda message: notice("bad", "Adding this device failed", message) if message else None)
-        warnings = Part(lambda lines: notice("warn", "You should know", list(lines)) if lines else None)
-        stale = Part(lambda why: notice("warn", "Stale: add the device again", list(why)) if why else None)
-        agent = Part(lambda shown: _draw_agent(shown) if shown is not None else None)
-        stages = Part(_draw_onboarding)
-        cards = Part(_draw_cards)
-        drift = Part(lambda view: draw_drift(view) if view is not None else None)
-        versions = Part(draw_versions)
-        profile = Part(_draw_profile)
+    with page_layout(client, name, "/devices") as shell:
+        head = MemoizedView(_draw_head)
+        error = problem_view("Adding this device failed")
+        warnings = MemoizedView(lambda lines: notice("warn", "You should know", list(lines)) if lines else None)
+        stale = MemoizedView(lambda why: notice("warn", "Stale: add the device again", list(why)) if why else None)
+        agent = MemoizedView(lambda shown: _draw_agent(shown) if shown is not None else None)
+        stages = MemoizedView(_draw_onboarding)
+        cards = MemoizedView(_draw_cards)
+        drift = MemoizedView(lambda view: draw_drift(view) if view is not None else None)
+        versions = MemoizedView(draw_versions)
+        profile = MemoizedView(_draw_profile)
 
         def draw(found: FoundDevice) -> None:
             device = found.device
@@ -183,13 +183,13 @@ async def device_page(client: Client, name: str) -> None:
             versions.show(found.versions)
             profile.show(device.profile, device.profile_id)
 
-        await Live(
-            frame, fetch, draw, lambda found: formatting.is_moving(found.device) or found.device.agent is not None
+        await Poller(
+            shell, fetch, draw, lambda found: formatting.is_moving(found.device) or found.device.agent is not None
         ).start()
 
 
 def _draw_head(name: str, status: str, processor: str, others: tuple[str, ...]) -> None:
-    crumbs(("Devices", "/devices"), (name, ""))
+    breadcrumbs(("Devices", "/devices"), (name, ""))
     with div("flow").style("margin-top: .35rem"):
         heading(name)
         badge(status)
@@ -211,7 +211,9 @@ def _draw_agent(agent: AgentSchema) -> None:
         heading("Agent", 2)
         text(formatting.sentence(_agent(agent)))
         versions = ", ".join(f"{name} {version}" for name, version in agent.versions.items())
-        facts([("owner", agent.owner), ("measuring", agent.measuring or formatting.NONE), ("runs on", versions)])
+        definition_list(
+            [("owner", agent.owner), ("measuring", agent.measuring or formatting.NONE), ("runs on", versions)]
+        )
 
 
 def _draw_onboarding(device: DeviceSchema) -> None:
@@ -263,28 +265,28 @@ def _draw_card(card: PredictorCardSchema) -> None:
             _draw_energy(card.energy)
         with div("fold", "details"):
             text("Measuring protocol", tag="summary")
-            facts([(k.replace("_", " "), str(v)) for k, v in card.protocol.items()])
+            definition_list([(k.replace("_", " "), str(v)) for k, v in card.protocol.items()])
 
 
 def _draw_quality(card: PredictorCardSchema) -> None:
     low, high = card.range_ms
     with div("figures"):
-        figure("Mean absolute error (MAPE)", f"{card.mape:.1f} %")
-        figure("Coverage of the 95 % bound", f"{card.coverage * 100:.1f} %")
-        figure("Spearman rank correlation", f"{card.spearman:.3f}")
-        figure("Kendall rank correlation", f"{card.kendall:.3f}")
-        figure("Held-out networks", str(card.held_out), note=f"fitted on {card.n}, calibrated on {card.calibration}")
-        figure("Range", f"{formatting.significant(low)} to {formatting.significant(high)} ms")
+        stat("Mean absolute error (MAPE)", f"{card.mape:.1f} %")
+        stat("Coverage of the 95 % bound", f"{card.coverage * 100:.1f} %")
+        stat("Spearman rank correlation", f"{card.spearman:.3f}")
+        stat("Kendall rank correlation", f"{card.kendall:.3f}")
+        stat("Held-out networks", str(card.held_out), note=f"fitted on {card.n}, calibrated on {card.calibration}")
+        stat("Range", f"{formatting.significant(low)} to {formatting.significant(high)} ms")
 
 
 def _draw_energy(energy: EnergyAccuracySchema) -> None:
     heading("Energy", 2)
     text("Predicted from the energies of the device's table; nothing measures it.", "small muted")
     with div("figures"):
-        figure("Mean absolute error (MAPE)", f"{energy.mape:.1f} %")
-        figure("Coverage of the 95 % bound", f"{energy.coverage * 100:.1f} %")
-        figure("Spearman rank correlation", f"{energy.spearman:.3f}")
-        figure("Held-out networks", str(energy.held_out), note=f"fitted on {energy.n}")
+        stat("Mean absolute error (MAPE)", f"{energy.mape:.1f} %")
+        stat("Coverage of the 95 % bound", f"{energy.coverage * 100:.1f} %")
+        stat("Spearman rank correlation", f"{energy.spearman:.3f}")
+        stat("Held-out networks", str(energy.held_out), note=f"fitted on {energy.n}")
 
 
 def _draw_profile(profile: dict[str, Any] | None, profile_id: str | None) -> None:
@@ -295,4 +297,4 @@ def _draw_profile(profile: dict[str, Any] | None, profile_id: str | None) -> Non
         rows = [
             (k.replace("_", " "), str(v)) for k, v in profile.items() if not isinstance(v, dict | list | tuple) and v
         ]
-        facts([("profile id", profile_id or formatting.NONE), *rows])
+        definition_list([("profile id", profile_id or formatting.NONE), *rows])

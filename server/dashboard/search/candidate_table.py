@@ -10,7 +10,7 @@ from nicegui.events import GenericEventArguments
 
 from nas.core.metrics import METRICS, SHARES
 from nas.schemas.candidates import CandidateSchema
-from server.dashboard.layout import div, heading, text
+from server.dashboard.elements import div, heading, text
 from server.dashboard.search.view_model import Shown, subnet_url
 
 # In this order; a metric that no network of the search has gets no column.

@@ -9,7 +9,9 @@ from nas.core.errors import HwnasError
 from nas.core.spec import SearchSpec, parse_spec
 from nas.schemas.searches import ForkBody, SearchSchema
 from server.dashboard.dialogs import ending
-from server.dashboard.layout import Frame, ask, div, heading, text
+from server.dashboard.elements import div, heading, text
+from server.dashboard.layout import PageShell
+from server.dashboard.service_calls import call_service
 
 _BOUNDS = {
     "latency": "Latency bound (ms)",
@@ -30,16 +32,16 @@ def can_fork(search: SearchSchema) -> bool:
     return search.status == "succeeded" or search.spec.supernet is not None or trained
 
 
-async def fork_dialog(client: Client, frame: Frame, search: SearchSchema) -> None:
+async def fork_dialog(client: Client, shell: PageShell, search: SearchSchema) -> None:
     """A form filled in with the parent's values; the child's page opens once it is accepted."""
     trouble = ""
     names = {search.spec.device}
     try:
-        names |= {d.name for d in await ask(client.devices) if d.predictors}
+        names |= {d.name for d in await call_service(client.devices) if d.predictors}
     except HwnasError as error:
         trouble = str(error)
     spec = search.spec
-    with frame.content, ui.dialog() as dialog, div("card stack"):
+    with shell.content, ui.dialog() as dialog, div("card stack"):
         heading("Fork this search", 2)
         text("A new search on the supernet that is trained already: seconds to minutes, no training.", "muted small")
         with div("form"):
@@ -77,7 +79,7 @@ async def fork_dialog(client: Client, frame: Frame, search: SearchSchema) -> Non
             )
 
         async def send() -> None:
-            child = await ask(client.fork, search.id, body())
+            child = await call_service(client.fork, search.id, body())
             ui.navigate.to(f"/searches/{child.id}")
 
         ending(dialog, "Fork", send, trouble)

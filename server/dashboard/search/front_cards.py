@@ -11,7 +11,7 @@ from nicegui.events import EChartPointClickEventArguments
 from nas.schemas.candidates import FrontSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard import charts
-from server.dashboard.layout import div, heading, kind_chip, text
+from server.dashboard.elements import div, heading, kind_chip, text
 from server.dashboard.search.view_model import Shown, subnet_url
 
 

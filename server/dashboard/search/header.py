@@ -15,10 +15,13 @@ from nas.schemas.administration import PrincipalSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
 from server.dashboard.dialogs import ending
-from server.dashboard.layout import Frame, Part, ask, badge, crumbs, div, heading, notice, text
+from server.dashboard.elements import badge, breadcrumbs, div, heading, text
+from server.dashboard.layout import PageShell
+from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.search.fork_dialog import can_fork, fork_dialog
 from server.dashboard.search.view_model import Relative, Shown
 from server.dashboard.search_actions import Action, ActionBar
+from server.dashboard.service_calls import call_service
 
 
 def may_submit(me: PrincipalSchema) -> bool:
@@ -41,12 +44,12 @@ class _Shown:
 class Head:
     """Title, facts and actions. ``refresh`` looks at the search again."""
 
-    def __init__(self, client: Client, frame: Frame, refresh: Callable[[], Awaitable[None]]) -> None:
-        self._client, self._frame, self._refresh = client, frame, refresh
+    def __init__(self, client: Client, shell: PageShell, refresh: Callable[[], Awaitable[None]]) -> None:
+        self._client, self._shell, self._refresh = client, shell, refresh
         self._search: SearchSchema | None = None
-        self._part = Part(self._draw)
-        self._trouble = Part(lambda message: notice("bad", "The service refused", message) if message else None)
-        self._bar = ActionBar(client, frame, self._acted, self._trouble.show)
+        self._part = MemoizedView(self._draw)
+        self._trouble = problem_view("The service refused")
+        self._bar = ActionBar(client, shell, self._acted, self._trouble.show)
 
     def show(self, shown: Shown) -> None:
         """Draws the head of what the page shows."""
@@ -58,7 +61,7 @@ class Head:
     def _draw(self, shown: _Shown) -> None:
         search = self._search
         assert search is not None
-        crumbs(("Searches", "/"), (search.spec.name, ""))
+        breadcrumbs(("Searches", "/"), (search.spec.name, ""))
         with div("flow").style("margin-top: .35rem"):
             heading(search.spec.name)
             badge(search.status)
@@ -109,12 +112,12 @@ class Head:
 
     async def _fork(self) -> None:
         assert self._search is not None
-        await fork_dialog(self._client, self._frame, self._search)
+        await fork_dialog(self._client, self._shell, self._search)
 
     async def _prioritise(self) -> None:
         search = self._search
         assert search is not None
-        with self._frame.content:
+        with self._shell.content:
             with ui.dialog() as dialog, div("card stack"):
                 heading("Priority", 2)
                 text(
@@ -124,7 +127,7 @@ class Head:
                 number.props("outlined dense")
 
                 async def send() -> None:
-                    await ask(self._client.set_priority, search.id, int(number.value or 0))
+                    await call_service(self._client.set_priority, search.id, int(number.value or 0))
                     await self._refresh()
 
                 ending(dialog, "Set priority", send)

@@ -6,7 +6,7 @@ from nicegui import ui
 
 from nas.schemas.jobs import EventSchema
 from server.dashboard import formatting
-from server.dashboard.layout import badge, div, heading, text
+from server.dashboard.elements import badge, div, heading, text
 from server.dashboard.search.status_text import Change, changes, last_interruption
 from server.dashboard.search.view_model import Relative
 

@@ -14,8 +14,11 @@ from nas.schemas.candidates import ArtifactSchema, CandidateSchema, CellSchema
 from nas.schemas.jobs import EventSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
+from server.dashboard.elements import copy_button, div, notice, stat, text
 from server.dashboard.job_stages import draw_stages
-from server.dashboard.layout import Live, Part, copy_button, div, figure, framed, notice, text
+from server.dashboard.layout import page_layout
+from server.dashboard.memoized_view import MemoizedView
+from server.dashboard.polling import Poller
 from server.dashboard.search.candidate_table import NetworkTable
 from server.dashboard.search.front_cards import CurveCard, FrontCard
 from server.dashboard.search.header import Head
@@ -40,12 +43,12 @@ async def search_page(client: Client, search_id: str) -> None:
         look.device = device
         await live.refresh()
 
-    with framed(client, "Search", "") as frame:
-        head = Head(client, frame, lambda: live.refresh())
-        state = Part(_draw_explanation)
-        stages = Part(draw_stages)
-        figures = Part(_draw_figures)
-        warnings = Part(_draw_warnings)
+    with page_layout(client, "Search", "") as shell:
+        head = Head(client, shell, lambda: live.refresh())
+        state = MemoizedView(_draw_explanation)
+        stages = MemoizedView(draw_stages)
+        figures = MemoizedView(_draw_figures)
+        warnings = MemoizedView(_draw_warnings)
         with div("cols same") as drawings:
             fronts = FrontCard(search_id, choose)
             curve = CurveCard()
@@ -54,11 +57,11 @@ async def search_page(client: Client, search_id: str) -> None:
         nets = NetworkTable(search_id)
         with div("cols"):
             with div("stack"):
-                files = Part(_draw_files)
-                spec = Part(_draw_spec)
-                family = Part(draw_family)
-                learned = Part(draw_learned)
-            history = Part(draw_timeline)
+                files = MemoizedView(_draw_files)
+                spec = MemoizedView(_draw_spec)
+                family = MemoizedView(draw_family)
+                learned = MemoizedView(draw_learned)
+            history = MemoizedView(draw_timeline)
         drawings.set_visibility(False)
 
         def draw(shown: Shown) -> None:
@@ -82,7 +85,7 @@ async def search_page(client: Client, search_id: str) -> None:
             learned.show(shown.refits, s.spec.device)
             history.show(shown.changes, s.attempts, s.busy_seconds if formatting.is_over(s) else None)
 
-        live = Live(frame, look.fetch, draw, lambda shown: formatting.is_moving(shown.search))
+        live = Poller(shell, look.fetch, draw, lambda shown: formatting.is_moving(shown.search))
         await live.start()
 
 
@@ -216,14 +219,14 @@ def _draw_figures(f: _Figures) -> None:
     if not f.evaluations:
         return
     with div("card"), div("figures"):
-        figure(f.best_name, f.best, f.best_kind)
+        stat(f.best_name, f.best, f.best_kind)
         if f.fastest:
-            figure(f.fastest_name, f.fastest, f.fastest_kind)
-        figure("Networks on the front", str(f.front), note=f"random search: {f.baseline_front}")
-        figure(f"Verified on {f.where}", str(f.verified))
-        figure("Evaluated", formatting.count(f.evaluations), "estimated")
+            stat(f.fastest_name, f.fastest, f.fastest_kind)
+        stat("Networks on the front", str(f.front), note=f"random search: {f.baseline_front}")
+        stat(f"Verified on {f.where}", str(f.verified))
+        stat("Evaluated", formatting.count(f.evaluations), "estimated")
         if f.volume is not None:
-            figure(
+            stat(
                 "Hypervolume of the front",
                 formatting.share(f.volume),
                 note=f"random search: {formatting.share(f.baseline_volume)} ({f.gain})" if f.gain else "",

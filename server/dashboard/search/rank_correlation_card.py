@@ -6,7 +6,7 @@ from nicegui import ui
 
 from nas.schemas.rank_correlation import GradientSimilaritySchema, RankCorrelationSchema, SpacePartitionSchema
 from server.dashboard import charts, formatting
-from server.dashboard.layout import div, figure, heading, kind_chip, text
+from server.dashboard.elements import div, heading, kind_chip, stat, text
 
 _METHODS = {
     "gradient_matching": "by gradient matching: choices whose gradients disagree go to different parts",
@@ -96,19 +96,19 @@ def _draw_figures(trust: RankCorrelationSchema) -> None:
     if not trust.networks:
         return
     with div("figures"):
-        figure("Kendall tau after the split", _tau(trust.tau_after), "estimated")
+        stat("Kendall tau after the split", _tau(trust.tau_after), "estimated")
         if trust.one_shot_steps is not None:
             gain = None
             if trust.tau_after is not None and trust.tau_one_shot is not None:
                 gain = trust.tau_after - trust.tau_one_shot
-            figure(
+            stat(
                 "Undivided, at equal cost",
                 _tau(trust.tau_one_shot),
                 "estimated",
                 f"{trust.one_shot_steps} more steps, as all parts",
             )
-            figure("Gain over one-shot", formatting.NONE if gain is None else f"{gain:+.2f}", note="tau, at equal cost")
-        figure("Before the split", _tau(trust.tau_before), "estimated", "after the warm-up")
+            stat("Gain over one-shot", formatting.NONE if gain is None else f"{gain:+.2f}", note="tau, at equal cost")
+        stat("Before the split", _tau(trust.tau_before), "estimated", "after the warm-up")
 
 
 def _tau(value: float | None) -> str:

@@ -6,7 +6,7 @@ from nicegui import ui
 
 from nas.schemas.jobs import EventSchema
 from server.dashboard import formatting
-from server.dashboard.layout import div, heading, text
+from server.dashboard.elements import div, heading, text
 
 
 def draw_learned(events: tuple[EventSchema, ...], device: str) -> None:

@@ -11,7 +11,7 @@ from nas.schemas.candidates import CellSchema
 from nas.schemas.jobs import EventSchema
 from server.dashboard import charts, formatting
 from server.dashboard.candidate import cell_svg
-from server.dashboard.layout import div, figure, heading, kind_chip, text
+from server.dashboard.elements import div, heading, kind_chip, stat, text
 from server.dashboard.search.view_model import by_run
 
 _LEGEND = "the strongest operation of every edge; the surer, the stronger its line"
@@ -106,7 +106,7 @@ def _draw_derived(derived: Mapping[str, Any]) -> None:
         with div("figures").style("margin-bottom: 1rem"):
             for i, p in enumerate(parts):
                 note = "" if i else "validation accuracy of its network"
-                figure(f"Part {p['part']}", formatting.quantity(p["val_accuracy"], "%"), "estimated", note)
+                stat(f"Part {p['part']}", formatting.quantity(p["val_accuracy"], "%"), "estimated", note)
         return
     seeds = [s for s in derived.get("seeds", []) if s["val_accuracy"] is not None]
     if len(seeds) < 2:
@@ -114,8 +114,6 @@ def _draw_derived(derived: Mapping[str, Any]) -> None:
     mean, deviation = derived["mean_val_accuracy"], derived["deviation_val_accuracy"]
     with div("figures").style("margin-bottom: 1rem"):
         note = "of the derived networks, mean and deviation"
-        figure(
-            f"Validation accuracy over {len(seeds)} seeds", formatting.spread(mean, deviation, "%"), "estimated", note
-        )
+        stat(f"Validation accuracy over {len(seeds)} seeds", formatting.spread(mean, deviation, "%"), "estimated", note)
         for s in seeds:
-            figure(f"Seed {s['seed']}", formatting.quantity(s["val_accuracy"], "%"))
+            stat(f"Seed {s['seed']}", formatting.quantity(s["val_accuracy"], "%"))

@@ -14,7 +14,10 @@ from nas.schemas.administration import PrincipalSchema
 from nas.schemas.candidates import FrontSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
-from server.dashboard.layout import Live, Part, badge, bar, code, div, framed, heading, notice, text
+from server.dashboard.elements import badge, code_block, div, heading, progress_bar, text
+from server.dashboard.layout import page_layout
+from server.dashboard.memoized_view import MemoizedView, problem_view
+from server.dashboard.polling import Poller
 from server.dashboard.search.header import may_submit
 from server.dashboard.search_actions import Action, ActionBar
 
@@ -63,7 +66,7 @@ class SearchList:
         self._client = client
         self._state = _Chosen(status if status in STATUSES else _ALL, owner or None)
         self._best: dict[tuple[str, int], str] = {}  # finished searches do not change: their front is asked for once
-        self._rows: dict[str, Part] = {}
+        self._rows: dict[str, MemoizedView[[SearchSchema, str, str, str]]] = {}
         self._statuses: dict[str, JobStatus] = {}
         self._me: PrincipalSchema | None = None
         self._owners: tuple[str, ...] = ()
@@ -71,7 +74,7 @@ class SearchList:
     async def open(self) -> None:
         """Draws the page and keeps it fresh."""
         state = self._state
-        with framed(self._client, "Searches", "/") as frame:
+        with page_layout(self._client, "Searches", "/") as shell:
             with div("flow"):
                 heading("Searches").classes("grow")
                 ui.button("New search", icon="add", on_click=lambda: ui.navigate.to("/submit")).props(
@@ -82,10 +85,10 @@ class SearchList:
                     "no-caps unelevated dense padding='4px 12px' toggle-color=primary aria-label='filter by status'"
                 )
                 self._owner_box = div("part")
-            self._selection = Part(self._draw_selection)
-            self._trouble = Part(lambda message: notice("bad", "The service refused", message) if message else None)
-            self._bar = ActionBar(self._client, frame, self._acted, self._trouble.show)
-            self._listing = Part(self._draw_list)
+            self._selection = MemoizedView(self._draw_selection)
+            self._trouble = problem_view("The service refused")
+            self._bar = ActionBar(self._client, shell, self._acted, self._trouble.show)
+            self._listing = MemoizedView(self._draw_list)
             with div("flow") as pager:
                 newer = ui.button("Newer", icon="chevron_left", on_click=self._newer).props("flat no-caps")
                 page = text("", "small muted num")
@@ -99,8 +102,8 @@ class SearchList:
                 older.set_enabled(listed.following is not None)
                 page.text = f"Page {len(state.cursors)}"
 
-            self._live = Live(
-                frame,
+            self._live = Poller(
+                shell,
                 self._fetch,
                 draw,
                 lambda listed: any(formatting.is_moving(s) or self._unknown(s) for s in listed.searches),
@@ -174,7 +177,7 @@ class SearchList:
 
     async def _acted(self, _: Action) -> None:
         self._state.marked.clear()
-        self._listing.forget()
+        self._listing.invalidate()
         await self._live.refresh()
 
     def _mark(self, search_id: str, on: bool) -> None:
@@ -207,7 +210,7 @@ class SearchList:
                 with div("line" + (" markable" if markable else "")):
                     if markable:
                         self._draw_mark(i)
-                    self._rows[i] = Part(_draw_row)
+                    self._rows[i] = MemoizedView(_draw_row)
 
     def _draw_mark(self, search_id: str) -> None:
         marked = search_id in self._state.marked
@@ -234,7 +237,7 @@ def _draw_empty(status: str, owner: str | None) -> None:
             return
         heading("No searches yet", 2)
         text("Two commands to begin: measure this machine, then search for networks that are fast on it.", "muted")
-        code(FIRST_STEPS)
+        code_block(FIRST_STEPS)
         ui.button("Fill in a form instead", on_click=lambda: ui.navigate.to("/submit")).props("no-caps unelevated")
 
 
@@ -272,7 +275,7 @@ def _draw_progress(search: SearchSchema) -> None:
         number = next(i for i, s in enumerate(search.stages) if s.name == stage.name) + 1
         eta = f", about {formatting.duration(search.eta_s)} left" if search.eta_s is not None else ""
         text(f"{stage.name} ({number} of {len(search.stages)}){eta}")
-        bar(formatting.fraction(stage))
+        progress_bar(formatting.fraction(stage))
         if search.status == "pausing":
             text("until its next result is saved", "muted")
     elif search.status == "queued":
@@ -290,10 +293,10 @@ def _draw_versus(search: SearchSchema) -> None:
         text(formatting.NONE, "muted")
         return
     with div("versus num"):
-        bar(search.hypervolume, "search")
+        progress_bar(search.hypervolume, "search")
         text(formatting.share(search.hypervolume))
         if search.baseline_hypervolume is not None:
-            bar(search.baseline_hypervolume, "random")
+            progress_bar(search.baseline_hypervolume, "random")
             text(formatting.share(search.baseline_hypervolume), "muted")
         ui.tooltip(
             f"Search {formatting.share(search.hypervolume)}, random {formatting.share(search.baseline_hypervolume)}"

@@ -11,7 +11,8 @@ from nicegui import ui
 from nas.client import Client
 from nas.schemas.administration import AuditPage, AuditRecordSchema
 from server.dashboard import formatting
-from server.dashboard.layout import Part, div, heading, text
+from server.dashboard.elements import div, heading, text
+from server.dashboard.memoized_view import MemoizedView
 
 _STEP = 15  # records on a page
 _SEARCH = re.compile("[0-9a-f]{32}")
@@ -25,7 +26,7 @@ class AuditCard:
         self._refresh = refresh
         self._owner: str | None = None
         self._cursors: list[str | None] = [None]
-        self._part = Part(self._draw)
+        self._part = MemoizedView(self._draw)
 
     def fetch(self, client: Client) -> AuditPage:
         """The chosen page."""

@@ -14,7 +14,10 @@ from nas.core.errors import HwnasError
 from nas.schemas.administration import AuditPage, PrincipalSchema, QuotaSchema, TokenSchema
 from nas.schemas.service import ReadinessSchema, WorkerSchema
 from server.dashboard import formatting
-from server.dashboard.layout import Live, Part, bar, div, framed, heading, text
+from server.dashboard.elements import div, heading, progress_bar, text
+from server.dashboard.layout import page_layout
+from server.dashboard.memoized_view import MemoizedView
+from server.dashboard.polling import Poller
 from server.dashboard.service.audit_card import AuditCard
 from server.dashboard.service.quota_dialog import quota_dialog
 from server.dashboard.service.token_card import TokenCard
@@ -51,13 +54,13 @@ async def service_page(client: Client) -> None:
             return _Looked(me, ready, unready, workers, (me.quota,))
         return _Looked(me, ready, unready, workers, tuple(client.quotas()), tuple(client.tokens()), trail.fetch(client))
 
-    with framed(client, "Service", "/service") as frame:
+    with page_layout(client, "Service", "/service") as shell:
         heading("Service")
         with div("cols even"):
-            readiness = Part(_draw_ready)
-            nodes = Part(_draw_workers)
-        owners = Part(lambda quotas, me: _draw_owners(quotas, me, edit))
-        tokens = TokenCard(client, frame, lambda: live.refresh())
+            readiness = MemoizedView(_draw_ready)
+            nodes = MemoizedView(_draw_workers)
+        owners = MemoizedView(lambda quotas, me: _draw_owners(quotas, me, edit))
+        tokens = TokenCard(client, shell, lambda: live.refresh())
         trail = AuditCard(lambda: live.refresh())
         hint = text("Tokens, quotas and the audit trail are for administrators.", "small muted")
         hint.set_visibility(False)
@@ -73,9 +76,9 @@ async def service_page(client: Client) -> None:
             hint.set_visibility(not admin)
 
         async def edit(quota: QuotaSchema) -> None:
-            await quota_dialog(client, frame, quota, live.refresh)
+            await quota_dialog(client, shell, quota, live.refresh)
 
-        live = Live(frame, fetch, draw, lambda looked: any(q.queued + q.running for q in looked.quotas))
+        live = Poller(shell, fetch, draw, lambda looked: any(q.queued + q.running for q in looked.quotas))
         await live.start()
 
 
@@ -140,7 +143,7 @@ def _draw_worker(worker: WorkerSchema) -> None:
 
 
 def _draw_amount(name: str, used: float | None, limit: float | None, unit: str = "") -> None:
-    """How much of something is used (None: not known), as a bar where there is a limit."""
+    """How much of something is used (None: not known), as a progress_bar where there is a limit."""
     with div("amount"):
         text(name, "small muted")
         if used is None:
@@ -148,7 +151,7 @@ def _draw_amount(name: str, used: float | None, limit: float | None, unit: str =
         elif limit is None:
             told = f"{_short(used)}, no limit"
         else:
-            bar(used / limit if limit else 1.0, "full" if used >= limit else "")
+            progress_bar(used / limit if limit else 1.0, "full" if used >= limit else "")
             told = f"{_short(used)} of {_short(limit)}"
         text(f"{told} {unit}".strip(), "small num")
 

@@ -10,12 +10,16 @@ from nas.client import Client
 from nas.core.spec import parse_spec
 from nas.schemas.administration import QuotaBody, QuotaSchema
 from server.dashboard.dialogs import ending
-from server.dashboard.layout import Frame, ask, div, heading, text
+from server.dashboard.elements import div, heading, text
+from server.dashboard.layout import PageShell
+from server.dashboard.service_calls import call_service
 
 
-async def quota_dialog(client: Client, frame: Frame, quota: QuotaSchema, after: Callable[[], Awaitable[None]]) -> None:
+async def quota_dialog(
+    client: Client, shell: PageShell, quota: QuotaSchema, after: Callable[[], Awaitable[None]]
+) -> None:
     """Shows the present limits, and sets those that are typed."""
-    with frame.content, ui.dialog() as dialog, div("card stack"):
+    with shell.content, ui.dialog() as dialog, div("card stack"):
         heading(f"Limits of {quota.owner}", 2)
         text("Empty: no limit. What runs already goes on.", "muted small")
         queued = ui.number("Most searches queued", value=quota.max_queued, min=0, precision=0)
@@ -26,7 +30,7 @@ async def quota_dialog(client: Client, frame: Frame, quota: QuotaSchema, after: 
 
         async def send() -> None:
             record = {"max_queued": queued.value, "max_running": running.value, "gpu_hours": hours.value}
-            await ask(client.set_quota, quota.owner, parse_spec(QuotaBody, record))
+            await call_service(client.set_quota, quota.owner, parse_spec(QuotaBody, record))
             await after()
 
         ending(dialog, "Set limits", send)

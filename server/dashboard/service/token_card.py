@@ -12,8 +12,11 @@ from nas.core.access import SCOPES, Scope
 from nas.core.errors import HwnasError, InvalidInput
 from nas.schemas.administration import CreatedTokenSchema, TokenSchema
 from server.dashboard import formatting
-from server.dashboard.layout import Frame, Part, ask, copy_button, div, heading, notice, text
+from server.dashboard.elements import copy_button, div, heading, notice, text
+from server.dashboard.layout import PageShell
+from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.search_actions import confirmed
+from server.dashboard.service_calls import call_service
 
 _SCOPES: dict[Scope, str] = {
     "read": "see own searches",
@@ -28,9 +31,9 @@ _DEFAULT_DAYS = 90
 class TokenCard:
     """All tokens. ``refresh`` looks at the service again."""
 
-    def __init__(self, client: Client, frame: Frame, refresh: Callable[[], Awaitable[None]]) -> None:
-        self._client, self._frame, self._refresh = client, frame, refresh
-        self._part = Part(self._draw)
+    def __init__(self, client: Client, shell: PageShell, refresh: Callable[[], Awaitable[None]]) -> None:
+        self._client, self._shell, self._refresh = client, shell, refresh
+        self._part = MemoizedView(self._draw)
         self._trouble = ""
 
     def show(self, tokens: tuple[TokenSchema, ...], owners: tuple[str, ...]) -> None:
@@ -72,19 +75,19 @@ class TokenCard:
                     )
 
     async def _revoke(self, token: TokenSchema) -> None:
-        with self._frame.content:
+        with self._shell.content:
             what = f"Whoever uses “{token.name}” of {token.owner} is refused from now on. It cannot be taken back."
             if not await confirmed("Revoke this token?", what, "Revoke token"):
                 return
             try:
-                await ask(_revoke, self._client, token.id)
+                await call_service(_revoke, self._client, token.id)
                 self._trouble = ""
             except HwnasError as error:
                 self._trouble = str(error)
             await self._refresh()
 
     def _create(self, owners: tuple[str, ...]) -> None:
-        with self._frame.content, ui.dialog().props("persistent") as dialog, div("card") as card:
+        with self._shell.content, ui.dialog().props("persistent") as dialog, div("card") as card:
             form = div("stack")
             with form:
                 heading("New token", 2)
@@ -99,7 +102,7 @@ class TokenCard:
                         for scope in SCOPES
                     }
                 days = ui.select(_LIFETIMES, value=_DEFAULT_DAYS, label="Valid for").props("outlined dense")
-                problem = Part(lambda message: notice("bad", "Not accepted", message) if message else None)
+                problem = problem_view("Not accepted")
 
                 async def send() -> None:
                     button.props("loading")
@@ -111,7 +114,7 @@ class TokenCard:
                         if missing or not scopes:
                             raise InvalidInput(f"expected {' and '.join([*missing, *([] if scopes else ['a scope'])])}")
                         expires = None if days.value is None else datetime.now(UTC) + timedelta(days=days.value)
-                        token = await ask(self._client.create_token, owner.value, name.value, scopes, expires)
+                        token = await call_service(self._client.create_token, owner.value, name.value, scopes, expires)
                     except HwnasError as error:
                         problem.show(str(error))
                         return

@@ -16,8 +16,12 @@ from nas.schemas.dry_runs import CostEstimateSchema, DryRunSchema, StageCostSche
 from nas.schemas.searches import SearchSchema
 from nas.schemas.service import SpaceSchema, StrategySchema
 from server.dashboard import formatting
-from server.dashboard.layout import Live, Part, ask, bar, copy_button, div, facts, framed, heading, notice, text
+from server.dashboard.elements import copy_button, definition_list, div, heading, notice, progress_bar, text
+from server.dashboard.layout import page_layout
+from server.dashboard.memoized_view import MemoizedView
+from server.dashboard.polling import Poller
 from server.dashboard.search.fork_dialog import can_fork
+from server.dashboard.service_calls import call_service
 from server.dashboard.spec_text import spec_text
 
 Catalog = tuple[list[SpaceSchema], list[StrategySchema], list[str], list[DeviceSchema], list[SearchSchema]]
@@ -31,7 +35,7 @@ async def submit_page(client: Client, supernet: str, device: str) -> None:
         finished = [s for s in client.searches(status="succeeded", limit=100).items if can_fork(s)]
         return client.spaces(), client.strategies(), client.datasets(), client.devices(), finished
 
-    with framed(client, "New search", "/submit") as frame:
+    with page_layout(client, "New search", "/submit") as shell:
         heading("New search")
         place = div()
 
@@ -40,7 +44,7 @@ async def submit_page(client: Client, supernet: str, device: str) -> None:
                 with place:
                     forms.append(SubmitForm(client, catalog, supernet, device))
 
-        await Live(frame, fetch, draw, lambda _: False).start()
+        await Poller(shell, fetch, draw, lambda _: False).start()
 
 
 class SubmitForm:
@@ -172,13 +176,13 @@ class SubmitForm:
                     wide=True,
                 )
         self._space.on_value_change(self._space_chosen)
-        self._problem = Part(lambda title, message: notice("bad", title, message) if message else None)
+        self._problem = MemoizedView(lambda title, message: notice("bad", title, message) if message else None)
         with div("flow"):
             div("grow")
             self._dry = ui.button("Dry run", icon="straighten", on_click=self._check).props("outline no-caps")
             self._time = ui.button("Time it on a worker", icon="timer", on_click=self._price).props("outline no-caps")
             self._go = ui.button("Submit", icon="send", on_click=self._submit).props("unelevated no-caps")
-        self._found = Part(lambda found, timed: _draw_dry_run(found, timed) if found is not None else None)
+        self._found = MemoizedView(lambda found, timed: _draw_dry_run(found, timed) if found is not None else None)
 
     def _draw_fleet(self, ready: list[str], start: FleetSpec | None) -> None:
         further = list(start.devices[1:]) if start is not None else []
@@ -307,7 +311,7 @@ class SubmitForm:
         button.props("loading")
         try:
             spec = self._spec()
-            found = await ask(self._client.dry_run, spec, measure)
+            found = await call_service(self._client.dry_run, spec, measure)
             self._problem.show("", "")
             if spec == self._spec():  # what was typed meanwhile would have another answer
                 self._found.show(found, measure)
@@ -320,7 +324,7 @@ class SubmitForm:
         self._go.props("loading")
         try:
             spec = self._spec()
-            search = await ask(self._client.submit, spec, f"{self._key}-{spec.content_hash[:16]}")
+            search = await call_service(self._client.submit, spec, f"{self._key}-{spec.content_hash[:16]}")
             ui.navigate.to(f"/searches/{search.id}")
         except HwnasError as error:
             self._problem.show("The search was not accepted", str(error))
@@ -360,7 +364,7 @@ def _draw_dry_run(found: DryRunSchema, timed: bool) -> None:
             )
             rows.append((title, f"{formatting.quantity(low, unit)} to {formatting.quantity(high, unit)}"))
         rows.append(("Spec", found.spec_hash[:16]))
-        facts(rows)
+        definition_list(rows)
         if found.cost is not None:
             _draw_cost(found.cost)
         elif timed and found.feasible:
@@ -377,14 +381,14 @@ def _draw_cost(cost: CostEstimateSchema) -> None:
     )
     for stage in cost.stages:
         with div("stages"), div("stage finished"):
-            bar((stage.seconds or 0.0) / max(cost.seconds, 1e-9))
+            progress_bar((stage.seconds or 0.0) / max(cost.seconds, 1e-9))
             with div("title"):
                 text(f"{stage.stage}: {_time(stage)}", tag="span")
             if stage.note:
                 text(stage.note, "note")
     used = f"{cost.cpu_hours:.2g} CPU-hours" + (f" and {cost.gpu_hours:.2g} GPU-hours" if cost.gpu_hours else "")
     rows = [("Computing time", used), ("Evaluations", f"{cost.evaluations} by the search, as many by random search")]
-    facts(rows)
+    definition_list(rows)
     if cost.confidence == "partial":
         notice("warn", "Some stages cannot say what they take; sums are without them")
 
