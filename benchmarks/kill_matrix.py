@@ -34,7 +34,7 @@ from nas.client import Client, UnexpectedAnswer, Unreachable
 from nas.core.errors import HwnasError
 from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
 from nas.schemas.candidates import CandidateSchema
-from tests.databases import postgres_missing, postgres_server
+from tests.support.databases import postgres_missing, postgres_server
 
 T = TypeVar("T")
 Victim = Literal["server", "dispatcher", "worker", "raylet", "ray head", "connections"]

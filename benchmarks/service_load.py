@@ -45,7 +45,7 @@ from nas.core.events import Progress, StageFinished, StageStarted, Warned, encod
 from nas.core.spec import SearchSpec
 from server.settings import Settings
 from server.store.store import Store, open_store
-from tests.databases import postgres_missing, postgres_server, postgres_url
+from tests.support.databases import postgres_missing, postgres_server, postgres_url
 
 READY_S = 120.0  # for the server to start
 FRONT_QUERIES: tuple[dict[str, str | float], ...] = (

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.browsing import browsing, served, watched
-from tests.databases import postgres_missing, postgres_server, postgres_url
+from tests.support.browsing import browsing, served, watched
+from tests.support.databases import postgres_missing, postgres_server, postgres_url
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,826 @@
+"""Devices with an agent: jobs that wait for one, its tasks and leases, the agent itself, and two of them for real."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+
+from agent import main as agent_main
+from agent.main import Agent
+from agent.service import Refused, Service
+from nas.core.access import LOCAL, Principal
+from nas.core.arch import Arch
+from nas.core.cost import StageCost
+from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, changes
+from nas.core.errors import (
+    Conflict,
+    Forbidden,
+    HwnasError,
+    InvalidInput,
+    MeasurementRefused,
+    NotFound,
+    NotMeasuredYet,
+)
+from nas.core.events import MeasurementsWanted, SearchState, StageFinished, StageStarted
+from nas.core.ports import Lease, Room
+from nas.engine import price_search
+from nas.schemas.devices import DeviceSchema
+from predictors.families.bayesian_linear import BayesianLinear
+from predictors.measurement.onnx_runtime import canary_model
+from predictors.measurement.protocol import Timing, judge
+from server.api.app import create_app
+from server.settings import Settings
+from server.store.database import reading
+from server.store.measurements import LEASE_S, MAX_ATTEMPTS, Task
+from server.store.models import MeasurementRow
+from server.store.store import Store, open_store
+from tests.integration.test_service import serving
+from tests.support import fakes
+from tests.support.databases import postgres_missing, postgres_server, postgres_url
+from tests.support.paths import ROOT
+from workers import runner
+from workers.dispatcher import Dispatcher
+from workers.following import Ended
+from workers.placing import Node
+from workers.remote import RemoteMeasurer
+
+PI = DeviceProfile("pi", "aarch64", "a small one", 4, "onnxruntime", "1.0", "linux", canary_ms=0.2, source="agent")
+ADA, BOB = (Principal(owner, frozenset({"device"})) for owner in ("ada", "bob"))
+TIMING = Timing(((1.0, 1.01, 1.02),) * 9, (1.0,) * 9, 27)
+MEASURED = fakes.measurement(1.0)
+
+
+@pytest.fixture
+def clock() -> fakes.Clock:
+    return fakes.Clock()
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    if (reason := postgres_missing()) is not None:
+        pytest.skip(reason)
+    with postgres_server() as folder:
+        yield folder
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: fakes.Clock, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Store]:
+    fakes.use_plugins(monkeypatch)
+    url = f"sqlite:///{tmp_path}/db"
+    if request.param == "postgresql":
+        url = postgres_url(request.getfixturevalue("postgres"), f"agents_{secrets.token_hex(4)}")
+    with open_store(url, str(tmp_path / "blobs"), clock) as opened:
+        fakes.add_device(opened)
+        yield opened
+
+
+def register(store: Store, profile: DeviceProfile = PI, instance: str = "one") -> None:
+    assert store.measurements.register(profile.name, instance, profile, {"python": "3"}, LOCAL) is not None
+
+
+def want(*networks: str, profile: DeviceProfile = PI) -> MeasurementsWanted:
+    blobs = {n: hashlib.sha256(n.encode()).hexdigest() for n in networks}
+    return MeasurementsWanted("measure", profile.as_json(), blobs)
+
+
+def onboarding(store: Store, name: str = "pi") -> str:
+    spec = fakes.device_spec(name=name, source="agent").model_dump(mode="json")
+    return store.jobs.submit("device", spec, None, stages=("profile", "measure", "fit"))
+
+
+def parked(store: Store, *networks: str, name: str = "pi") -> tuple[str, Lease]:
+    """An onboarding that waits for its agent."""
+    job = onboarding(store, name)
+    lease = store.jobs.claim("worker", 100.0)
+    assert lease is not None
+    assert lease.job_id == job
+    assert fakes.append(store, lease, [StageStarted("measure", 1, 3), want(*networks)]) == "stop"
+    return job, lease
+
+
+def claim(store: Store, instance: str = "one", name: str = "pi") -> Task:
+    task = store.measurements.claim(name, instance, LOCAL)
+    assert task is not None
+    return task
+
+
+def finish(store: Store, task: Task, name: str = "pi") -> None:
+    store.measurements.finish(name, task.id, task.lease, MEASURED, TIMING.as_json(), LOCAL)
+
+
+def rows(store: Store) -> list[tuple[str, str, int]]:
+    """(network, status, attempts) of all tasks."""
+    with reading(store.jobs._engine) as session:
+        columns = (MeasurementRow.network, MeasurementRow.status, MeasurementRow.attempts)
+        return [tuple(row) for row in session.execute(select(*columns).order_by(MeasurementRow.network))]  # type: ignore[misc]
+
+
+# Jobs that wait
+
+
+def test_a_job_waits_for_its_agent_and_goes_on_with_what_was_measured(store: Store, clock: fakes.Clock) -> None:
+    register(store)
+    job, lease = parked(store, "a", "b")
+    view = store.queries.device("pi")
+    assert (view.id, view.status, view.waiting) == (job, "queued", "waiting for device pi: 0 of 2 networks measured")
+    assert store.jobs.claim("worker", 100.0) is None
+    assert fakes.append(store, lease, []) == "lost"
+    first = claim(store)
+    finish(store, first)
+    assert store.jobs.claim("worker", 100.0) is None
+    assert store.queries.device("pi").waiting == "waiting for device pi: 1 of 2 networks measured"
+    clock.pass_(7200.0)
+    assert "whose agent was last seen 2 hours ago" in str(store.queries.device("pi").waiting)
+    finish(store, claim(store))
+    assert store.measurements.claim("pi", "one", LOCAL) is None
+    again = store.jobs.claim("worker", 100.0)
+    assert again is not None
+    assert again.job_id == job
+    results = again.spec["resolved"]["measurements"]
+    assert {key: Measurement.from_json(value) for key, value in results.items()} == {
+        f"{PI.name}/{n}/{PI.protocol.id}": MEASURED for n in ("a", "b")
+    }
+    assert store.jobs.held("worker") == [(job, again.token)]
+
+
+def test_the_answer_that_parks_may_be_lost(store: Store) -> None:
+    register(store)
+    _, lease = parked(store, "a")
+    events = [StageStarted("measure", 1, 3), want("a")]
+    again = store.jobs.append(lease, 1, fakes.records(events), 10.0)
+    assert again == "stop"
+    assert rows(store) == [("a", "queued", 0)]
+
+
+def test_what_is_known_is_not_measured_again(store: Store) -> None:
+    register(store)
+    job, _ = parked(store, "a")
+    finish(store, claim(store))
+    lease = store.jobs.claim("worker", 100.0)
+    assert lease is not None
+    assert fakes.append(store, lease, [want("a", "b")]) == "stop"
+    assert rows(store) == [("a", "done", 1), ("b", "queued", 0)]
+    assert claim(store).network == "b"
+    other = replace(PI, protocol=replace(PI.protocol, precision="int8"))
+    finish(store, claim(store))
+    lease = store.jobs.claim("worker", 100.0)
+    assert lease is not None
+    assert fakes.append(store, lease, [want("a", profile=other)]) == "stop"
+    assert claim(store).profile["protocol"]["precision"] == "int8"
+    assert store.queries.device("pi").id == job
+
+
+def test_waiting_is_not_held_against_a_job_and_other_jobs_pass(store: Store) -> None:
+    register(store)
+    job, _ = parked(store, "a")
+    for _ in range(7):
+        finish(store, claim(store))
+        lease = store.jobs.claim("worker", 100.0)
+        assert lease is not None
+        assert lease.job_id == job
+        fakes.append(store, lease, [want(f"n{lease.token}")])
+    search = fakes.add_search(store)
+    passing = store.jobs.claim("worker", 100.0)
+    assert passing is not None
+    assert passing.job_id == search
+
+
+def test_pause_cancel_and_retry_of_a_job_that_waits(store: Store) -> None:
+    register(store)
+    job, _ = parked(store, "a", "b")
+    store.jobs.pause(job)
+    assert store.measurements.claim("pi", "one", LOCAL) is None  # nobody measures for a paused job
+    store.jobs.resume(job)
+    task = claim(store)
+    store.jobs.cancel(job)
+    assert not store.measurements.beat("pi", task.id, task.lease, LOCAL)
+    with pytest.raises(Conflict, match="does not hold any more"):
+        finish(store, task)
+    assert {status for _, status, _ in rows(store)} <= {"queued", "leased"}
+    assert store.measurements.claim("pi", "one", LOCAL) is None
+    store.jobs.retry(job)
+    finish(store, claim(store))
+    finish(store, claim(store))
+    assert store.jobs.claim("worker", 100.0) is not None
+
+
+def test_a_failed_network_is_measured_again_when_its_job_is_retried(store: Store) -> None:
+    register(store)
+    job, _ = parked(store, "a")
+    task = claim(store)
+    store.measurements.finish("pi", task.id, task.lease, "cannot load", None, LOCAL)
+    lease = store.jobs.claim("worker", 100.0)
+    assert lease is not None
+    measure = RemoteMeasurer(lease.spec["resolved"]["measurements"], store.blobs)
+    with pytest.raises(MeasurementRefused, match="device 'pi' could not measure a: cannot load"):
+        list(measure([b""], PI, ["a"]))
+    store.jobs.finish(lease, "failed", "cannot load")
+    store.jobs.retry(job)
+    assert store.jobs.claim("worker", 100.0) is None
+    finish(store, claim(store))
+
+
+def test_only_networks_of_agents_can_be_wanted(store: Store) -> None:
+    onboarding(store)
+    register(store)
+    lease = store.jobs.claim("worker", 100.0)
+    assert lease is not None
+    with pytest.raises(InvalidInput, match="a device with an agent"):
+        fakes.append(store, lease, [want("a", profile=fakes.PROFILE)])
+
+
+def test_models_that_are_waited_for_are_not_collected(store: Store, clock: fakes.Clock) -> None:
+    register(store)
+    parked(store, "a")
+    kept = store.blobs.put(b"a")
+    surplus = store.blobs.put(b"surplus")
+    for path in (store.blobs.root).glob("??/*"):  # type: ignore[union-attr]
+        os.utime(path, (0, 0))
+    store.collect()
+    assert store.blobs.get(kept) == b"a"
+    with pytest.raises(NotFound):
+        store.blobs.get(surplus)
+
+
+# Leases
+
+
+def test_a_device_measures_one_network_at_a_time(store: Store, clock: fakes.Clock) -> None:
+    register(store)
+    parked(store, "a", "b")
+    first = claim(store)
+    again = claim(store)  # the same process: the answer to its claim was lost
+    assert (again.id, again.network) == (first.id, first.network)
+    assert again.lease != first.lease
+    with pytest.raises(Conflict, match="another process measures as the agent of device 'pi'"):
+        claim(store, "two")
+    with pytest.raises(Conflict, match="One at a time"):
+        register(store, instance="two")
+    clock.pass_(LEASE_S + 1)
+    register(store, instance="two")
+    assert claim(store, "two").network == first.network
+    assert [r for r in rows(store) if r[1] == "leased"] == [("a", "leased", 3)]
+
+
+def test_a_late_result_writes_nothing(store: Store, clock: fakes.Clock) -> None:
+    register(store)
+    parked(store, "a")
+    late = claim(store)
+    assert store.measurements.beat("pi", late.id, late.lease, LOCAL)
+    clock.pass_(LEASE_S + 1)
+    assert not store.measurements.beat("pi", late.id, late.lease, LOCAL)
+    now = claim(store)
+    with pytest.raises(Conflict, match="nothing was kept"):
+        finish(store, late)
+    assert rows(store) == [("a", "leased", 2)]
+    finish(store, now)
+    finish(store, now)  # the answer was lost; the same again
+    with pytest.raises(Conflict):
+        finish(store, late)
+    with pytest.raises(Conflict):
+        store.measurements.model("pi", now.id, now.lease, LOCAL)
+    assert rows(store) == [("a", "done", 2)]
+
+
+def test_a_beat_keeps_the_lease(store: Store, clock: fakes.Clock) -> None:
+    register(store)
+    parked(store, "a")
+    task = claim(store)
+    for _ in range(5):
+        clock.pass_(0.8 * LEASE_S)
+        assert store.measurements.beat("pi", task.id, task.lease, LOCAL)
+    finish(store, task)
+
+
+def test_a_network_that_takes_its_agent_down_fails_in_the_end(store: Store, clock: fakes.Clock) -> None:
+    register(store)
+    parked(store, "a", "b")
+    for _ in range(MAX_ATTEMPTS):
+        assert claim(store).network == "a"
+        clock.pass_(LEASE_S + 1)
+    assert claim(store).network == "b"
+    assert rows(store) == [("a", "failed", MAX_ATTEMPTS), ("b", "leased", 1)]
+
+
+def test_an_agent_that_stops_gives_its_task_back(store: Store) -> None:
+    register(store)
+    parked(store, "a")
+    task = claim(store)
+    store.measurements.release("pi", task.id, task.lease, LOCAL)
+    assert rows(store) == [("a", "queued", 0)]
+    register(store, instance="two")
+    assert claim(store, "two").network == "a"
+
+
+def test_an_agent_belongs_to_whoever_registered_it(store: Store) -> None:
+    assert store.measurements.register("pi", "one", PI, {}, ADA) is not None
+    with pytest.raises(Forbidden, match="somebody else's"):
+        store.measurements.register("pi", "two", PI, {}, BOB)
+    with pytest.raises(NotFound, match="no agent has registered as 'pi'"):
+        store.measurements.claim("pi", "two", BOB)
+    assert store.measurements.claim("pi", "one", ADA) is None
+    with pytest.raises(Conflict, match="choose another name"):
+        store.measurements.register("bench", "one", replace(PI, name="bench"), {}, ADA)
+    assert [(r.owner, r.action, r.target) for r in store.audit.page(1).items] == [("ada", "register agent", "pi")]
+
+
+def test_a_machine_keeps_the_usual_time_of_its_canary(store: Store) -> None:
+    unknown = replace(PI, canary_ms=None)
+    assert store.measurements.register("pi", "one", unknown, {}, LOCAL) is None
+    register(store)
+    for later in (unknown, replace(PI, canary_ms=0.5)):
+        kept = store.measurements.register("pi", "two", later, {}, LOCAL)
+        assert kept is not None
+        assert kept.canary_ms == 0.2
+    newer = replace(unknown, runtime_version="2.0")
+    assert store.measurements.register("pi", "two", newer, {}, LOCAL) is None
+    [agent] = store.queries.agents()
+    assert (agent.profile["runtime_version"], agent.away, agent.waiting, agent.measuring) == ("1.0", False, 0, None)
+
+
+# A whole onboarding, from the queue through the dispatcher and the runner
+
+
+class Inline:
+    """A cluster that runs the real runner in the dispatcher's own thread."""
+
+    elastic = False
+
+    def __init__(self, blobs: str) -> None:
+        self.blobs = blobs
+        self.runs = 0
+
+    def nodes(self) -> list[Node]:
+        return [Node("here", Room(8), Room(8))]
+
+    def run(self, lease: Lease, want: Any, node: Node) -> InlineTask:
+        self.runs += 1
+        return InlineTask(runner.run_job(lease.kind, lease.spec, self.blobs, lease.events))
+
+
+class InlineTask:
+    begun = True
+
+    def __init__(self, batches: Iterator[list[dict[str, Any]]]) -> None:
+        self.batches = batches
+
+    def next(self, seconds: float) -> list[dict[str, Any]] | Ended:
+        try:
+            return next(self.batches, None) or Ended("succeeded")
+        except HwnasError as error:
+            return Ended("failed", str(error))
+
+    def kill(self) -> None:
+        pass
+
+    def dump(self) -> str:
+        return ""
+
+
+class Tiny:
+    """A supernet whose subnets are their architectures."""
+
+    def eval(self) -> Tiny:
+        return self
+
+    def subnet(self, arch: Arch) -> Arch:
+        return arch
+
+
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+def test_an_onboarding_waits_without_a_worker_and_exports_nothing_twice(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[Arch] = []
+
+    def export(module: Arch, *_: object) -> bytes:
+        exported.append(module)
+        return bytes(module.genes)
+
+    monkeypatch.setattr(fakes.TinySpace, "supernet", lambda *_: Tiny())
+    monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "bayesian_linear", BayesianLinear)
+    monkeypatch.setattr(runner, "to_onnx_for_timing", export)
+    register(store)
+    spec = fakes.device_spec(name="pi", source="agent", predictor="bayesian_linear", samples=40)
+    job = store.jobs.submit("device", spec.model_dump(mode="json"), None, stages=("profile", "measure", "fit"))
+    cluster = Inline(str(tmp_path / "blobs"))
+    dispatcher = Dispatcher(store.jobs, cluster, "d", poll_seconds=0.01, lease_seconds=100.0)
+    dispatcher.start()
+    try:
+        until(lambda: store.queries.agents()[0].waiting == 40)
+        until(lambda: store.jobs.held("d") == [])  # nobody holds anything meanwhile
+        assert store.queries.device("pi").waiting == "waiting for device pi: 0 of 40 networks measured"
+        for _ in range(40):
+            task = claim(store)
+            genes = list(store.blobs.get(store.measurements.model("pi", task.id, task.lease, LOCAL)))
+            timing = Timing(((1.0 + sum(genes),) * 3,) * 9, (1.0,) * 9, 27)
+            store.measurements.finish("pi", task.id, task.lease, judge(timing, PI), timing.as_json(), LOCAL)
+        until(lambda: store.queries.device("pi").status == "succeeded")
+    finally:
+        dispatcher.stop()
+    view = store.queries.device("pi")
+    assert (view.id, view.attempts, cluster.runs) == (job, 2, 2)
+    assert len(exported) == len(set(exported)) == 40
+    [card] = view.predictors
+    assert (card.n + card.held_out, card.profile) == (40, PI.id)
+    assert card.mape < 0.1
+    states = [e.body["after"] for e in store.queries.events(job, 0, 1000, "status")[0].items]
+    assert states == ["queued", "running", "queued", "running", "succeeded"]
+
+
+# What has changed
+
+
+def test_a_profile_says_that_it_is_stale_and_why(store: Store, clock: fakes.Clock) -> None:
+    register(store)
+    onboarding(store)
+    fakes.run_log(store, fakes.device_log(store.blobs.put(fakes.predictor_bytes()), profile=PI))
+    assert store.queries.device("pi").stale == []
+    newer = replace(PI, runtime_version="2.0", driver="microcode 0x2")
+    store.measurements.register("pi", "two", newer, {}, LOCAL)
+    assert store.queries.device("pi").stale == ["runtime version: 1.0, now 2.0", "driver: unknown, now microcode 0x2"]
+
+    assert store.queries.device("bench").stale == []
+    here = replace(fakes.PROFILE, name="host", protocol=MeasurementProtocol())
+    store.jobs.beat("elsewhere", 1, machine=replace(here, processor="another", runtime_version="3.0"))
+    assert store.queries.device("bench").stale == []  # nobody is there who knows
+    store.jobs.beat("worker", 1, machine=replace(here, os="linux 7"))
+    assert store.queries.device("bench").stale == ["os: linux, now linux 7"]
+    store.jobs.beat("other", 1, machine=here)
+    assert store.queries.device("bench").stale == []
+    clock.pass_(3600.0)
+    assert store.queries.device("bench").stale == []
+
+
+def test_a_profile_of_the_protocol_before_is_stale(store: Store) -> None:
+    record = PI.as_json()
+    for added in ("loads", "window_ms", "windows", "steady"):
+        record["protocol"].pop(added)
+    record["protocol"]["version"] = 1
+    record.pop("driver")
+    old = DeviceProfile.from_json({**record, "source": "agent"})
+    assert changes(old, PI) == ["protocol version: 1, now 2"]
+
+
+# The measurer of a worker
+
+
+def test_a_worker_asks_for_what_is_missing_once(tmp_path: Path) -> None:
+    from nas.blobs import open_blobs
+
+    blobs = open_blobs(str(tmp_path))
+    nothing = RemoteMeasurer({}, blobs)
+    with pytest.raises(NotMeasuredYet, match="has to measure 2 networks") as asked:
+        list(nothing([b"x", b"y"], PI, ["a", "b"]))
+    assert blobs.get(asked.value.networks["b"]) == b"y"
+    some = RemoteMeasurer({f"{PI.name}/a/{PI.protocol.id}": MEASURED.as_json()}, blobs)
+    assert some.knows("a", PI)
+    assert not some.knows("a", replace(PI, protocol=MeasurementProtocol(threads=2)))
+    with pytest.raises(NotMeasuredYet) as asked:
+        list(some([b"", b"y"], PI, ["a", "b"]))
+    assert list(asked.value.networks) == ["b"]
+    assert list(some([b""], PI, ["a"])) == [MEASURED]
+
+
+def test_a_dry_run_does_not_wait_for_an_agent(tmp_path: Path) -> None:
+    """It says that the stage that measures cannot be priced, and prices the others."""
+
+    def price(*_: object) -> StageCost:
+        raise NotMeasuredYet(PI.as_json(), {"a": "0" * 64})
+
+    stages: Any = [
+        SimpleNamespace(name="train", price=lambda *_: StageCost.nothing("train", "known")),
+        SimpleNamespace(name="verify", price=price),
+    ]
+    problem: Any = SimpleNamespace(spec=fakes.search_spec())
+    resources: Any = SimpleNamespace(clock=lambda: 0.0, torch_device="cpu", worker="w")
+    last = list(price_search(problem, stages, resources, SearchState()))[-1]
+    assert isinstance(last, StageFinished)
+    assert last.result["confidence"] == "partial"
+    train, verify = last.result["stages"]
+    assert (train["seconds"], verify["seconds"]) == (0.0, None)
+    assert "the agent of device 'pi' measures for it" in verify["note"]
+
+
+# The agent against the API
+
+
+def service(store: Store, tmp_path: Path, **changes: Any) -> TestClient:
+    app = create_app(Settings(home=tmp_path, **changes), store)
+    return TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
+
+
+class Hands:
+    """Stands in for the machine: what it measures, and how."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.models: list[bytes] = []
+        self.fails: str | None = None
+        self.profiled = 0
+        monkeypatch.setattr(agent_main, "describe_machine", lambda *_: replace(PI, canary_ms=None))
+        monkeypatch.setattr(agent_main, "profile_machine", self.profile)
+        monkeypatch.setattr(agent_main, "time_isolated", self.time)
+
+    def profile(self, *_: object) -> DeviceProfile:
+        self.profiled += 1
+        return PI
+
+    def time(self, models: list[bytes], profile: DeviceProfile) -> Iterator[Timing]:
+        self.models += models
+        if self.fails is not None:
+            raise MeasurementRefused(self.fails)
+        return iter([TIMING])
+
+
+@pytest.fixture
+def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
+    return Hands(monkeypatch)
+
+
+def agent_of(api: TestClient, token: str | None = None, change: Callable[..., Any] | None = None) -> Agent:
+    said: list[str] = []
+    stopping = threading.Event()
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        answer = api.request(
+            request.method,
+            str(request.url),
+            content=request.content,
+            headers=dict(request.headers),
+            follow_redirects=False,
+        )
+        made = httpx.Response(answer.status_code, content=answer.content, headers={"content-type": "application/json"})
+        return made if change is None else change(request, made)
+
+    line = Service("http://127.0.0.1", token, "pi", stopping, said.append, httpx.MockTransport(handle))
+    return Agent(line, "pi", 1, stopping, 0.0)
+
+
+def wait_for_models(store: Store, *networks: str) -> str:
+    job, _ = parked(store, *networks)
+    for network in networks:
+        store.blobs.put(network.encode())
+    return job
+
+
+def test_an_agent_measures_what_is_asked_of_it(store: Store, tmp_path: Path, hands: Hands) -> None:
+    api = service(store, tmp_path)
+    agent = agent_of(api)
+    agent.register()
+    assert hands.profiled == 1
+    wait_for_models(store, "a", "b")
+    agent.run(tasks=2)
+    assert hands.models == [b"a", b"b"]
+    assert hands.profiled == 1  # the second registration found the canary's time
+    lease = store.jobs.claim("worker", 10.0)
+    assert lease is not None
+    measured = [Measurement.from_json(m) for m in lease.spec["resolved"]["measurements"].values()]
+    assert [m.median_ms for m in measured] == [pytest.approx(1.0)] * 2
+    assert measured[0].p99_ms == pytest.approx(1.02)
+    assert measured[0].profile == replace(PI, protocol=MeasurementProtocol()).id
+
+
+def test_a_damaged_model_is_not_measured(store: Store, tmp_path: Path, hands: Hands) -> None:
+    asked = []
+
+    def damage(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        if request.url.path.endswith("/model"):
+            asked.append(request)
+            return httpx.Response(200, content=b"something else")
+        return answer
+
+    api = service(store, tmp_path)
+    agent_of(api).register()
+    wait_for_models(store, "a")
+    agent_of(api, change=damage).run(tasks=1)
+    assert hands.models == []
+    assert len(asked) == 2
+    lease = store.jobs.claim("worker", 10.0)
+    assert lease is not None
+    [result] = lease.spec["resolved"]["measurements"].values()
+    expected, got = (hashlib.sha256(data).hexdigest() for data in (b"a", b"something else"))
+    assert result == {"error": f"the model came damaged: expected sha256 {expected}, got {got}"}
+
+
+def test_a_lost_network_is_waited_for_and_nothing_doubled(
+    store: Store, tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other request is lost on its way there or back."""
+    monkeypatch.setattr("agent.service.PAUSES_S", (0.0,))
+    count = 0
+
+    def shaky(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        nonlocal count
+        count += 1
+        if count % 2:
+            raise httpx.ReadError("the cable", request=request)
+        return answer
+
+    api = service(store, tmp_path)
+    agent_of(api, change=shaky).register()
+    wait_for_models(store, "a", "b", "c")
+    agent_of(api, change=shaky).run(tasks=3)
+    assert [(network, status) for network, status, _ in rows(store)] == [(n, "done") for n in "abc"]
+    assert sorted(hands.models) == [b"a", b"b", b"c"]
+
+
+def test_who_may_be_an_agent(store: Store, tmp_path: Path, hands: Hands) -> None:
+    api = service(store, tmp_path, require_tokens=True)
+    for scopes, status in (((), 401), (("read", "submit"), 403)):
+        token = store.tokens.create("ada", "t", scopes, None, LOCAL)[1] if scopes else "hwnas_0_0"
+        with pytest.raises(Refused) as refused:
+            agent_of(api, token).run(tasks=1)
+        assert refused.value.status == status
+    _, token = store.tokens.create("ada", "t", ("device",), None, LOCAL)
+    agent_of(api, token).register()
+    assert store.queries.agents()[0].owner == "ada"
+    _, other = store.tokens.create("bob", "t", ("device",), None, LOCAL)
+    with pytest.raises(Refused, match="somebody else's"):
+        agent_of(api, other).register()
+
+
+def test_an_onboarding_without_an_agent_says_how_to_start_one(store: Store, tmp_path: Path, hands: Hands) -> None:
+    api = service(store, tmp_path)
+    spec = fakes.device_spec(name="pi", source="agent").model_dump(mode="json")
+    answer = api.post("/v1/devices", json=spec)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_spec")
+    assert "nas-agent --server ADDRESS --token TOKEN --name pi" in answer.json()["message"]
+    agent_of(api).register()
+    made = DeviceSchema.model_validate(api.post("/v1/devices", json=spec).json())
+    assert made.agent is not None
+    assert (made.agent.profile["source"], made.agent.away) == ("agent", False)
+    answer = api.post("/v1/devices", json={**spec, "source": "worker"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert "has an agent" in answer.json()["message"]
+
+
+def test_results_that_are_none_are_refused(store: Store, tmp_path: Path, hands: Hands) -> None:
+    api = service(store, tmp_path)
+    agent_of(api).register()
+    wait_for_models(store, "a")
+    task = api.post("/v1/agents/pi/claim", json={"instance": "one"}).json()["task"]
+    good = TIMING.as_json()
+    for wrong in (
+        {},
+        {"timing": good, "error": "both"},
+        {"timing": {**good, "blocks_ms": [[1.0]] * 3}},
+        {"timing": {**good, "blocks_ms": [[-1.0]] * 9}},
+        {"timing": {**good, "blocks_ms": [[1.0] * 10_000] * 9}},
+        {"timing": {**good, "drift": [0.0] * 9}},
+        {"timing": {**good, "drift": [1.0]}},
+        {"timing": {**good, "median_ms": 0.1}},
+    ):
+        answer = api.post(f"/v1/agents/pi/tasks/{task['id']}/result", json={"lease": task["lease"], **wrong})
+        assert answer.status_code == 422, (wrong, answer.text)
+    huge = b'{"lease": "' + b"x" * 2**21 + b'"}'
+    assert api.post(f"/v1/agents/pi/tasks/{task['id']}/result", content=huge).status_code == 413
+    assert rows(store) == [("a", "leased", 1)]
+    done = {"lease": task["lease"], "timing": good}
+    assert api.post(f"/v1/agents/pi/tasks/{task['id']}/result", json=done).status_code == 200
+    assert api.get(f"/v1/agents/pi/tasks/{task['id']}/model?lease={task['lease']}").status_code == 409
+    assert api.get("/v1/agents/pi/tasks/none/model?lease=x").status_code == 404
+
+
+# Real processes
+
+BLOCKER = """
+import sys
+class Block:
+    names = {names!r}
+    def find_spec(self, name, path=None, target=None):
+        if name in self.names or name.partition(".")[0] in self.names:
+            raise ImportError("blocked: " + name)
+sys.meta_path.insert(0, Block())
+from dataclasses import replace
+from agent import main as agent
+def profile_machine(name, threads, source):  # the usual time of the canary; a busy machine has none
+    return replace(agent.describe_machine(name, agent.MeasurementProtocol(threads=threads), source), canary_ms=0.05)
+agent.profile_machine = profile_machine
+agent.main({words!r})
+"""
+FORBIDDEN = {"torch", "pydantic", "sqlalchemy", "onnx", "scipy", "sklearn", "ray", "yaml", "fastapi", "nicegui"}
+OURS = {"server", "workers", "search_spaces", "nas.core.spec", "nas.schemas"}
+
+
+class Running:
+    """An agent in a process of its own, in which nothing can be imported that a plain machine has not."""
+
+    def __init__(self, url: str, name: str, threads: int, *more: str) -> None:
+        words = ["--server", url, "--name", name, "--threads", str(threads), "--poll", "0.05", *more]
+        code = BLOCKER.format(names=FORBIDDEN | OURS, words=words)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def kill(self, number: int = signal.SIGKILL) -> str:
+        self.process.send_signal(number)
+        return self.process.communicate(timeout=30)[1]
+
+
+@contextmanager
+def running(url: str, name: str, threads: int, *more: str) -> Iterator[Running]:
+    agent = Running(url, name, threads, *more)
+    try:
+        yield agent
+    finally:
+        if agent.process.poll() is None:
+            agent.kill()
+
+
+def until(found: Callable[[], Any], seconds: float = 180.0) -> Any:
+    """What ``found`` gives once it gives anything."""
+    end = time.monotonic() + seconds
+    pause = threading.Event()
+    while time.monotonic() < end:
+        if result := found():
+            return result
+        pause.wait(0.05)
+    raise AssertionError("nothing happened")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+def test_two_agents_are_two_devices_and_one_is_killed_in_the_middle(
+    store: Store, tmp_path: Path, clock: fakes.Clock
+) -> None:
+    """Real agents, real models, a real network; the leases' clock is moved by hand, and the canary's time is given."""
+    model = store.blobs.put(canary_model())
+    networks = [f"n{i}" for i in range(3)]
+    with (
+        serving(create_app(Settings(home=tmp_path), store)) as url,
+        running(url, "one", 1) as one,
+        running(url, "two", 2),
+    ):
+        until(lambda: len(store.queries.agents()) == 2)
+        profiles = {a.name: DeviceProfile.from_json(a.profile) for a in store.queries.agents()}
+        assert {name: p.protocol.threads for name, p in profiles.items()} == {"one": 1, "two": 2}
+        assert len({p.id for p in profiles.values()}) == 2
+        jobs = {}
+        for name, p in profiles.items():
+            jobs[name] = onboarding(store, name)
+            clock.pass_(1.0)
+            lease = store.jobs.claim("worker", 1000.0)
+            assert lease is not None
+            event = MeasurementsWanted("measure", p.as_json(), dict.fromkeys(networks, model))
+            assert fakes.append(store, lease, [event], 1000.0) == "stop"
+
+        def of(name: str) -> list[tuple[str, int]]:
+            with reading(store.jobs._engine) as session:
+                mine = select(MeasurementRow.status, MeasurementRow.attempts).where(MeasurementRow.device == name)
+                return [(row[0], row[1]) for row in session.execute(mine.order_by(MeasurementRow.position))]
+
+        until(lambda: ("leased", 1) in of("one"))
+        one.kill()
+        lost = of("one").index(("leased", 1))
+        until(lambda: {status for status, _ in of("two")} == {"done"})  # the other goes on
+        with running(url, "one", 1) as again:
+            clock.pass_(LEASE_S + 1)
+            until(lambda: {status for status, _ in of("one")} == {"done"})
+            assert "stopped" in again.kill(signal.SIGTERM)
+            assert again.process.returncode == 0
+        assert [attempts for _, attempts in of("one")] == [2 if i == lost else 1 for i in range(3)]
+        for name, p in profiles.items():
+            lease = store.jobs.claim("worker", 1000.0)
+            assert lease is not None
+            assert lease.job_id == jobs[name]
+            results = lease.spec["resolved"]["measurements"]
+            assert sorted(results) == sorted(f"{name}/{n}/{p.protocol.id}" for n in networks)
+            assert all(m["profile"] == p.id for m in results.values())
+            assert all(m["refused"] or 0.001 < m["median_ms"] < 50 for m in results.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+def test_a_plain_machine_can_be_an_agent_and_a_wrong_token_cannot(store: Store, tmp_path: Path) -> None:
+    with (
+        serving(create_app(Settings(home=tmp_path, require_tokens=True), store)) as url,
+        running(url, "pi", 1, "--token", "hwnas_0_0") as stranger,
+        running("http://127.0.0.1:9", "pi", 1) as lonely,
+    ):
+        assert "unauthorised" in stranger.process.communicate(timeout=60)[1] or stranger.process.returncode == 2
+        assert stranger.process.returncode == 2
+        assert lonely.process.stderr is not None
+        assert "cannot be reached" in lonely.process.stderr.readline()  # and it goes on trying until it is stopped
+        assert "stopped" in lonely.kill(signal.SIGTERM)
+        assert lonely.process.returncode == 0
+    assert store.queries.agents() == []

@@ -1,0 +1,123 @@
+"""Backups of a service at work, and the way back; and what the doctor says."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nas.core.errors import InvalidInput
+from nas.core.events import Progress
+from nas.core.fronts import front_of
+from server.cli.doctor import examine
+from server.settings import Settings
+from server.store.backup import back_up, restore
+from server.store.migrate import head
+from server.store.store import Store, open_store
+from tests.support import fakes
+from tests.support.databases import postgres_missing, postgres_server, postgres_url
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def store(home: Path) -> Iterator[Store]:
+    home.mkdir()
+    with open_store(f"sqlite:///{home}/hwnas.db", str(home / "blobs")) as opened:
+        fakes.add_device(opened)
+        fakes.add_search(opened)
+        fakes.run_log(opened, fakes.search_log(opened.blobs.put(b"a model")))
+        yield opened
+
+
+def what(store: Store) -> tuple[object, ...]:
+    [view] = store.queries.searches("succeeded", 10, None).items
+    files = [(a.name, store.blobs.get(a.sha256)) for a in store.queries.artifacts(view.id)]
+    return view, front_of(*store.queries.state(view.id)), files, store.queries.devices()
+
+
+def test_a_backup_during_writes_restores_to_the_same(store: Store, home: Path, tmp_path: Path) -> None:
+    search = fakes.add_search(store)
+    lease = store.jobs.claim("w", 1e6)
+    assert lease is not None
+    over = threading.Event()
+
+    def chatter() -> None:
+        n = 0
+        while not over.is_set():
+            n += 1
+            fakes.append(store, lease, [Progress("train", n, 10_000)], 1e6)
+
+    writer = threading.Thread(target=chatter)
+    writer.start()
+    manifest = back_up(f"sqlite:///{home}/hwnas.db", str(home / "blobs"), tmp_path / "b.tar.gz")
+    over.set()
+    writer.join()
+    assert manifest["missing"] == []
+    restored = restore(tmp_path / "b.tar.gz", tmp_path / "new")
+    assert restored == manifest
+    with open_store(f"sqlite:///{tmp_path}/new/hwnas.db", str(tmp_path / "new" / "blobs")) as again:
+        assert what(again) == what(store)
+        assert again.queries.search(search).status == "running"
+    with pytest.raises(InvalidInput, match="already exists"):
+        back_up(f"sqlite:///{home}/hwnas.db", str(home / "blobs"), tmp_path / "b.tar.gz")
+    with pytest.raises(InvalidInput, match="expected an empty folder"):
+        restore(tmp_path / "b.tar.gz", tmp_path / "new")
+
+
+def test_a_damaged_backup_is_refused(store: Store, home: Path, tmp_path: Path) -> None:
+    back_up(f"sqlite:///{home}/hwnas.db", str(home / "blobs"), tmp_path / "b.tar.gz")
+    with tarfile.open(tmp_path / "b.tar.gz") as tar:
+        tar.extractall(tmp_path / "parts", filter="data")
+    blob = next((tmp_path / "parts" / "blobs").iterdir())
+    blob.write_bytes(b"something else")
+    with tarfile.open(tmp_path / "bad.tar.gz", "w:gz") as tar:
+        for part in (tmp_path / "parts").rglob("*"):
+            tar.add(part, str(part.relative_to(tmp_path / "parts")), recursive=False)
+    with pytest.raises(InvalidInput, match="damaged"):
+        restore(tmp_path / "bad.tar.gz", tmp_path / "x")
+    (tmp_path / "short.tar.gz").write_bytes((tmp_path / "b.tar.gz").read_bytes()[:2000])
+    with pytest.raises(InvalidInput, match="cannot restore"):
+        restore(tmp_path / "short.tar.gz", tmp_path / "y")
+    with pytest.raises(InvalidInput, match="PostgreSQL"):
+        back_up("postgresql://x/y", str(tmp_path), tmp_path / "z")
+
+
+@pytest.mark.postgres
+@pytest.mark.skipif(postgres_missing() is not None, reason=str(postgres_missing()))
+def test_the_documented_way_for_postgresql(tmp_path: Path) -> None:
+    tools = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
+    with postgres_server() as server:
+        url = postgres_url(server, "first")
+        with open_store(url, str(tmp_path / "blobs")) as store:
+            fakes.add_device(store)
+            fakes.add_search(store)
+            fakes.run_log(store, fakes.search_log(store.blobs.put(b"a model")))
+            before = what(store)
+        where = ["--host", server, "--username", "postgres"]
+        dump = tmp_path / "hwnas.dump"
+        subprocess.run([tools / "pg_dump", *where, "--format=custom", f"--file={dump}", "first"], check=True)
+        shutil.copytree(tmp_path / "blobs", tmp_path / "copy")
+        second = postgres_url(server, "second")
+        subprocess.run([tools / "pg_restore", *where, "--dbname=second", dump], check=True)
+        with open_store(second, str(tmp_path / "copy")) as again:
+            assert what(again) == before
+
+
+def test_the_doctor_finds_what_is_wrong(store: Store, home: Path, tmp_path: Path) -> None:
+    found = {c.name: c for c in examine(Settings(home=home, port=1))}
+    assert {n for n, c in found.items() if c.status == "failed"} == set()
+    assert found["database"].detail.startswith(f"sqlite, revision {head()}")
+    (tmp_path / "file").write_text("")
+    bad = Settings(home=home, blobs_url=str(tmp_path / "file"), host="0.0.0.0", port=1, ray_address="127.0.0.1:1")
+    failed = {c.name: c.detail for c in examine(bad) if c.status == "failed"}
+    assert set(failed) == {"storage", "tokens", "ray"}
+    assert "nas tokens create" in failed["tokens"]

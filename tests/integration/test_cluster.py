@@ -1,0 +1,247 @@
+"""A cluster of two real Ray nodes on loopback: placed by label and room, and one node is killed in the middle."""
+
+from __future__ import annotations
+
+import gc
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.paths import ROOT
+
+pytest.importorskip("ray")
+from ray._private.authentication_test_utils import reset_auth_token_state
+
+from nas.core.ports import Lease
+from server.store.store import Store, open_store
+from tests.integration.test_dispatcher import Watched, ended, kinds, submit
+from tests.support import fakes
+from workers.dispatcher import Dispatcher
+from workers.processes import descendants, owner_name, send
+from workers.ray_cluster import Cluster, ray_cluster
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 90.0
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
+# A cluster that can span hosts takes this host's outer address wherever loopback is named; these nodes must not.
+_START = """
+import sys
+from ray._private import services
+services.get_node_ip_address = lambda address=None: "127.0.0.1"
+from ray.scripts.scripts import main
+sys.argv[0] = "ray"
+main()
+"""
+
+
+class RayNode:
+    """``ray start`` as a child of ours, with its processes."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], *words: str) -> None:
+        self.log = folder / f"{len(list(folder.glob('*.log')))}.log"
+        command = [sys.executable, "-c", _START, "start", "--block", "--node-ip-address", "127.0.0.1", *words]
+        command += ["--object-store-memory", str(80_000_000), "--disable-usage-stats"]
+        with self.log.open("wb") as log:
+            self.child = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+
+    def raylet(self) -> int:
+        """The process that makes it a node."""
+        for name in descendants(self.child.pid):
+            pid = int(name.split(":")[1])
+            if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].endswith(b"/raylet"):
+                return pid
+        raise AssertionError(self.log.read_text())
+
+    def stop(self) -> None:
+        for name in [*descendants(self.child.pid)]:
+            send(name, signal.SIGKILL)
+        self.child.kill()
+        self.child.wait()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[dict[str, RayNode]]:
+    folder = Path(tempfile.mkdtemp(prefix="nas-"))  # short, since sockets lie in it
+    port = free_port()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_failure_threshold": "3",
+        "RAY_health_check_timeout_ms": "1000",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        reset_auth_token_state()  # Ray has read the environment when it was imported
+        started = {}
+        try:
+            head = ["--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", str(folder / "a")]
+            started["west"] = RayNode(folder, environment, *head, "--num-cpus", "1", "--labels", "zone=west")
+            deadline = time.monotonic() + SECONDS
+            while not answers(port):
+                assert started["west"].child.poll() is None, started["west"].log.read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            joined = ["--address", f"127.0.0.1:{port}", "--num-cpus", "1", "--labels", "zone=east"]
+            started["east"] = RayNode(folder, environment, *joined)
+            patch.setenv("NAS_TEST_RAY", f"127.0.0.1:{port}")
+            patch.setattr("ray._private.services.get_node_ip_address", lambda address=None: "127.0.0.1")
+            yield started
+        finally:
+            for node in started.values():
+                node.stop()
+            shutil.rmtree(folder, ignore_errors=True)
+    reset_auth_token_state()
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("blobs"))
+
+
+@pytest.fixture(scope="module")
+def cluster(nodes: dict[str, RayNode], blobs: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        given = {"blobs_url": blobs, "run_job": "tests.support.fakes:run_fake_job"}
+        with ray_cluster(os.environ["NAS_TEST_RAY"], tmp_path_factory.mktemp("records"), **given) as joined:
+            deadline = time.monotonic() + SECONDS
+            while len(joined.nodes()) < 2:
+                assert nodes["east"].child.poll() is None, nodes["east"].log.read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            yield joined
+        gc.collect()
+
+
+@pytest.fixture
+def store(tmp_path: Path, blobs: str) -> Iterator[Store]:
+    with open_store(f"sqlite:///{tmp_path / 'test.db'}", blobs) as opened:
+        fakes.add_device(opened)
+        yield opened
+
+
+@pytest.fixture
+def watched(store: Store) -> Watched:
+    return Watched(store.jobs)
+
+
+@pytest.fixture
+def running(watched: Watched, cluster: Cluster) -> Iterator[Dispatcher]:
+    started = Dispatcher(watched, cluster, owner_name(), lease_seconds=30.0, poll_seconds=0.05, parallel_jobs=4)
+    started.start()
+    yield started
+    started.stop(0.0)
+
+
+def raylets_of(store: Store, searches: Sequence[str]) -> list[int]:
+    """The raylet above the worker of each search."""
+    parents = []
+    for search in searches:
+        page, _ = store.queries.events(search, 0, 100)
+        pid = next(int(e.body["values"]["pid"]) for e in page.items if e.body["kind"] == "progress")
+        parents.append(int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]))
+    return parents
+
+
+def test_the_nodes_are_seen_with_their_labels_on_loopback_only(cluster: Cluster) -> None:
+    import ray
+
+    assert sorted((n.total.cpus, n.total.labels["zone"]) for n in cluster.nodes()) == [(1.0, "east"), (1.0, "west")]
+    assert {n["NodeManagerAddress"] for n in ray.nodes()} == {"127.0.0.1"}
+    assert cluster.elastic
+    assert cluster.gone() is None
+
+
+@pytest.mark.usefixtures("running")
+def test_jobs_go_to_where_there_is_room_and_where_they_ask_to(
+    store: Store, watched: Watched, nodes: dict[str, RayNode]
+) -> None:
+    going = threading.Semaphore(0)
+    seen: set[str] = set()
+    places: dict[str, int] = {}
+
+    def look(lease: Lease, events: Sequence[Mapping[str, Any]]) -> None:
+        if lease.job_id not in seen and any(e["kind"] == "checkpoint" for e in events):
+            seen.add(lease.job_id)
+            [places[lease.job_id]] = raylets_of(store, [lease.job_id])
+            going.release()
+
+    watched.on_append = look
+    first, second = submit(store, "forever"), submit(store, "forever")
+    east = submit(store, "end", resources={"labels": {"zone": "east"}})
+    for _ in range(2):
+        assert going.acquire(timeout=SECONDS)
+    assert {places[first], places[second]} == {node.raylet() for node in nodes.values()}  # one on each
+    assert store.queries.search(east).status == "queued"  # its node is full
+    for search in (first, second):
+        store.jobs.cancel(search)
+    assert ended(store, watched, east).status == "succeeded"
+    assert places[east] == nodes["east"].raylet()
+
+
+@pytest.mark.usefixtures("running")
+def test_a_job_goes_on_elsewhere_when_its_node_is_killed(
+    store: Store, watched: Watched, nodes: dict[str, RayNode], cluster: Cluster
+) -> None:
+    """Last, since the node does not come back."""
+    killed = threading.Event()
+
+    def kill(lease: Lease, events: Sequence[Mapping[str, Any]]) -> None:
+        mine = lease.spec["spec"]["strategy"]["params"]["act"] == "hang"
+        if mine and not killed.is_set() and any(e["kind"] == "checkpoint" for e in events):
+            os.kill(nodes["east"].raylet(), signal.SIGKILL)
+            killed.set()
+
+    watched.on_append = kill
+    blocker = submit(store, "forever", resources={"labels": {"zone": "west"}})
+    search = submit(store, "hang")
+    assert killed.wait(SECONDS)
+    store.jobs.cancel(blocker)
+    view = ended(store, watched, search)
+    assert view.status == "succeeded", view.error
+    assert view.attempts >= 2
+    assert view.stages[0].result["steps_known"] >= 1  # it did not begin anew
+    assert kinds(store, search).count("stage_finished") == 1
+    assert kinds(store, search).count("checkpoint") == 3
+    assert cluster.gone() is None
+
+    def zones() -> list[str]:
+        return [node.total.labels["zone"] for node in cluster.nodes()]
+
+    deadline = time.monotonic() + SECONDS  # Ray declares a node dead after some missed health checks
+    while zones() != ["west"] and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert zones() == ["west"]

@@ -1,0 +1,177 @@
+"""A differentiable search as a whole: from a spec to a verified front and models, also when it is cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nas.blobs import FolderBlobs
+from nas.core.errors import InvalidSpec
+from nas.core.events import Checkpoint, Event, Traced, fold_all
+from nas.core.fronts import front_of
+from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.strategies.darts import darts
+from nas.training.progressive import TrainState
+from tests.integration.test_engine import kept, problem, run
+from tests.integration.test_pricing import priced
+
+PARAMS: dict[str, Any] = {"preset": "darts", "epochs": 2, "tune_epochs": 1, "batch_size": 40, "seeds": 2}
+SPEC = SearchSpec(
+    space=SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4}),
+    data=DataSpec(params={"max_train": 160, "max_val": 80, "max_test": 80}),
+    strategy=StrategySpec(name="darts", params={**PARAMS, "checkpoint_s": 1e-9}),
+    budget=BudgetSpec(evaluations=12, verified=3),
+    export=ExportSpec(count=1, int8=False),
+)
+
+
+def with_params(**given: Any) -> SearchSpec:
+    return SPEC.model_copy(update={"strategy": StrategySpec(name="darts", params={**PARAMS, **given})})
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
+    folder = tmp_path_factory.mktemp("blobs")
+    torch.set_num_threads(1)
+    return kept(list(run(folder, problem(SPEC)))), folder
+
+
+def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
+    events, folder = whole
+    state = fold_all(events)
+    assert list(state.finished) == ["estimate", "train", "derive", "explore", "verify", "export"]
+    assert len(state.of("search")) == len(state.of("baseline")) == 12
+    front = front_of(SPEC, state)
+    assert front.final
+    assert front.members
+    assert all(p.status in ("verified", "violated") for p in front.members)
+    assert len(state.exports) == 1
+    report = state.exports[0].report
+    assert report["accuracy_torch"] == pytest.approx(report["accuracy_onnx"], abs=0.1)
+    trained = state.finished["train"]
+    assert [r["seed"] for r in trained["runs"]] == [0, 1]
+    accuracies = [r["val_accuracy"] for r in trained["runs"]]
+    assert trained["mean_val_accuracy"] == pytest.approx(np.mean(accuracies))
+    assert trained["deviation_val_accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
+    derived = state.finished["derive"]
+    assert [s["val_accuracy"] for s in derived["seeds"]] == accuracies
+    assert derived["deviation_val_accuracy"] == trained["deviation_val_accuracy"] > 0
+    for r in trained["runs"]:  # each seed's weights are kept for as long as the search
+        assert state.checkpoints[f"train.seed{r['seed']}"].blob == r["supernet"]
+    networks = state.finished["derive"]["networks"]
+    assert [list(p.arch.genes) for p in state.of("search")][: len(networks)] == networks
+    blob = TrainState.from_bytes(FolderBlobs(folder).get(trained["supernet"]), "cpu").weights
+    assert blob is not None
+    best = max(json.loads(blob["runs"]), key=lambda r: r["val_accuracy"])
+    point = next(p for p in state.of("search") if list(p.arch.genes) == best["genes"])
+    assert point.metrics["val_accuracy"] == pytest.approx(best["val_accuracy"])  # scored on its own run's weights
+
+
+def test_every_epoch_leaves_a_trace(whole: tuple[list[Event], Path]) -> None:
+    traces = [e for e in whole[0] if isinstance(e, Traced)]
+    assert [(t.values["seed"], t.values["epoch"]) for t in traces] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert [t.step for t in traces] == sorted(t.step for t in traces)
+    for t in traces:
+        assert len(t.table) == len(t.rows) == 6
+        assert len(t.columns) == 5
+        assert all(sum(row) == pytest.approx(1.0, abs=1e-3) for row in t.table)
+        assert {"entropy", "skip_share", "temperature"} <= set(t.values)
+
+
+def test_a_search_that_is_cut_while_it_trains_ends_the_same(whole: tuple[list[Event], Path]) -> None:
+    events, folder = whole
+    expected = fold_all(events)
+    marks = [i for i, e in enumerate(events) if isinstance(e, Checkpoint)]
+    for cut in (marks[2], marks[len(marks) // 2], marks[-1]):
+        before = events[: cut + 1]
+        state = fold_all(_until_derived(run(folder, problem(SPEC), before)), fold_all(before))
+        assert state.finished["train"] == expected.finished["train"]
+        assert state.finished["derive"] == expected.finished["derive"]
+
+
+def _until_derived(stream: Any) -> Any:
+    for event in stream:
+        yield event
+        if event.kind == "stage_finished" and event.stage == "derive":
+            return
+
+
+def test_another_bound_on_the_same_relaxation_trains_nothing(whole: tuple[list[Event], Path]) -> None:
+    events, folder = whole
+    parent = fold_all(events)
+    latencies = sorted(p.metrics["upper_ms"] for p in parent.candidates.values())
+    objectives = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency", bound=latencies[5]))
+    child = SPEC.model_copy(update={"objectives": objectives, "budget": BudgetSpec(evaluations=8, verified=2)})
+    p = problem(child, parent.finished["train"]["supernet"], parent)
+    state = fold_all(run(folder, p))
+    assert state.finished["train"]["reused"]
+    genes = np.array(state.finished["derive"]["networks"])
+    assert (p.predictor.predict(p.space.features(genes)).upper_ms <= latencies[5]).all()
+    seeds = state.finished["derive"]["seeds"]
+    assert {tuple(s["genes"]) for s in seeds} <= {tuple(g) for g in genes.tolist()}
+    accuracies = [s["val_accuracy"] for s in seeds]
+    assert state.finished["derive"]["mean_val_accuracy"] == pytest.approx(np.mean(accuracies))
+    assert state.finished["derive"]["deviation_val_accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
+
+
+@pytest.mark.parametrize("preset", ["gdas", "gold"])
+def test_presets_reach_their_networks(preset: str, tmp_path: Path) -> None:
+    spec = with_params(preset=preset, seeds=1, epochs=3)
+    events = list(_until_derived(run(tmp_path, problem(spec))))
+    assert fold_all(events).finished["derive"]["networks"]
+
+
+def test_a_bound_is_met_after_discretisation_or_said_to_be_out_of_reach(tmp_path: Path) -> None:
+    objectives = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="macs", bound=45_000))
+    spec = with_params(preset="la_darts", seeds=1).model_copy(update={"objectives": objectives})
+    events = list(_until_derived(run(tmp_path, problem(spec))))
+    networks = np.array(fold_all(events).finished["derive"]["networks"])
+    assert (problem(spec).space.costs(networks)["macs"] <= 45_000).all()
+
+
+def test_weights_that_are_gone_leave_a_network_without_a_score(whole: tuple[list[Event], Path], tmp_path: Path) -> None:
+    events, folder = whole
+    parent = fold_all(events)
+    weights = TrainState.from_bytes(FolderBlobs(folder).get(parent.finished["train"]["supernet"]), "cpu").weights
+    assert weights is not None
+    dear = [r | {"genes": [4] * 6} for r in json.loads(weights["runs"])]  # above any bound
+    supernet = FolderBlobs(tmp_path).put(TrainState(0, 0, {**weights, "runs": json.dumps(dear)}).to_bytes())
+    objectives = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="macs", bound=45_000))
+    p = problem(SPEC.model_copy(update={"objectives": objectives}), supernet, parent)
+    state = fold_all(_until_derived(run(tmp_path, p)))
+    seeds = state.finished["derive"]["seeds"]
+    assert [s["val_accuracy"] for s in seeds] == [None, None]
+    assert "mean_val_accuracy" not in state.finished["derive"]
+    assert sum("are gone" in w for w in state.warnings) == 2
+
+
+def test_a_supernet_without_a_relaxation_is_refused(tmp_path: Path) -> None:
+    p = problem(SPEC)
+    blob = FolderBlobs(tmp_path).put(TrainState(0, 0, {"net": p.space.supernet(0).state_dict()}).to_bytes())
+    with pytest.raises(InvalidSpec, match="no architecture parameters"):
+        list(run(tmp_path, problem(SPEC, blob)))
+
+
+def test_a_space_without_relaxations_is_refused() -> None:
+    spec = SPEC.model_copy(update={"space": SpaceSpec(name="mobilenet_v3", params={"preset": "digits"})})
+    with pytest.raises(InvalidSpec, match="mobilenet_v3 does not offer"):
+        darts(problem(spec))
+
+
+def test_it_has_a_price(tmp_path: Path) -> None:
+    spec = with_params(preset="darts_pt", seeds=1, select_epochs=1)
+    cost = priced(tmp_path, problem(spec), darts(problem(spec))[:3])
+    assert [s.stage for s in cost.stages] == ["estimate", "train", "derive"]
+    assert all(s.seconds is not None and s.seconds > 0 for s in cost.stages)
+    assert cost.stages[1].steps == 2 + 6 + 1
+    assert cost.stages[1].timed == 9

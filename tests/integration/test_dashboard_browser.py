@@ -1,0 +1,285 @@
+"""The dashboard in a real browser, over a made-up service on loopback: every page, clicks, the form, the sad states."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from nas.core.spec import SearchSpec, parse_spec
+from tests.support.browsing import MARKS, served
+from tests.support.fake_dashboard_api import make_searches
+
+SEARCHES = {s.spec.name: s for s in make_searches()}
+FINISHED = SEARCHES["digits under half a millisecond"]
+RUNNING = SEARCHES["digits, no bound"]
+
+pytestmark = MARKS
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+expect = sync_api.expect
+
+
+@pytest.fixture(scope="module")
+def empty() -> Iterator[str]:
+    with served("empty") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def down() -> Iterator[str]:
+    with served("down") as url:
+        yield url
+
+
+def chart_point(page: Any, series: str, index: int) -> tuple[float, float, str]:
+    """Where a point of the Pareto chart is on the screen, and its network."""
+    page.wait_for_selector(".pareto svg path", state="attached")
+    page.locator(".pareto").scroll_into_view_if_needed()
+    x, y, arch = page.evaluate(
+        """([id, index]) => {
+            const box = document.querySelector('.pareto');
+            const chart = getElement(parseInt(box.id.slice(1))).chart;
+            const series = chart.getOption().series;
+            const i = series.findIndex(s => s.id == id);
+            const datum = series[i].data[index];
+            const at = chart.convertToPixel({seriesIndex: i}, datum.value);
+            const corner = box.getBoundingClientRect();
+            return [corner.x + at[0], corner.y + at[1], datum.arch];
+        }""",
+        [series, index],
+    )
+    return x, y, arch
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/", "digits under half a millisecond"),
+        (f"/searches/{FINISHED.id}", "Pareto front"),
+        (f"/searches/{FINISHED.id}/subnets/{FINISHED.front().points[0].arch}", "Architecture"),
+        ("/devices", "board-4"),
+        ("/devices/this-machine", "Versions of the predictor"),
+        ("/compare?a=this-machine&b=shelf", "Spearman rank correlation"),
+        ("/submit", "What is sent"),
+        ("/service", "Audit trail"),
+    ],
+)
+def test_pages_open_and_fit_laptop_and_phone(page: Any, full: str, path: str, shown: str) -> None:
+    page.goto(full + path)
+    expect(page.get_by_text(shown).first).to_be_visible()
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")  # charts follow a moment later
+
+
+def test_list_filters_by_status(page: Any, full: str) -> None:
+    page.goto(full)
+    expect(page.locator("a.lrow", has_text="stopped by hand")).to_be_visible()
+    page.get_by_role("button", name="failed", exact=True).click()
+    expect(page.locator("a.lrow", has_text="stopped by hand")).to_have_count(0)
+    expect(page.locator("a.lrow")).to_have_count(1)
+    expect(page.locator("a.lrow")).to_contain_text("no network meets the bound")
+    assert page.url.endswith("?status=failed")
+
+
+def test_running_search_moves_on_by_itself(page: Any, full: str) -> None:
+    page.goto(f"{full}/searches/{RUNNING.id}")
+    running = page.locator(".stage.running")
+    expect(running).to_contain_text(" of ")
+    before = running.inner_text()
+    expect(running).not_to_have_text(before)
+    expect(page.get_by_text("nothing here has been measured yet")).to_be_visible()
+    expect(page.get_by_text("left (an estimate)")).to_be_visible()
+
+
+def test_hover_names_the_network_and_click_opens_it(page: Any, full: str) -> None:
+    page.goto(f"{full}/searches/{FINISHED.id}")
+    x, y, arch = chart_point(page, "search.measured.verified", 2)
+    page.mouse.move(x, y)
+    expect(page.locator(".tip")).to_contain_text(arch)
+    expect(page.locator(".tip")).to_contain_text("Measured latency")
+    page.mouse.click(x, y)
+    page.wait_for_url(f"**/searches/{FINISHED.id}/subnets/{arch}")
+    expect(page.get_by_role("heading", name=f"Network {arch}")).to_be_visible()
+    expect(page.get_by_text("95 % interval")).to_be_visible()
+    expect(page.get_by_role("link", name="model.onnx")).to_have_attribute(
+        "href", f"/v1/searches/{FINISHED.id}/artifacts/{arch}/model.onnx"
+    )
+
+
+def test_chart_keeps_predicted_and_measured_axes_apart(page: Any, full: str) -> None:
+    page.goto(f"{full}/searches/{FINISHED.id}")
+    chart = page.locator(".pareto")
+    expect(chart).to_contain_text("Measured latency (ms)")
+    expect(chart).to_contain_text("bound 0.5 ms")
+    page.get_by_role("button", name="As predicted").click()
+    expect(page.locator(".pareto")).to_contain_text("Predicted latency (ms)")
+    expect(page.locator(".pareto")).not_to_contain_text("Measured")
+
+
+def test_trust_is_told_and_every_decision_has_its_matrix(page: Any, full: str) -> None:
+    page.goto(f"{full}/searches/{FINISHED.id}")
+    trust = FINISHED.view().trust
+    assert trust is not None
+    card = page.locator(".card", has=page.get_by_role("heading", name="Can the ranking be trusted?"))
+    expect(card).to_contain_text(trust.advice)
+    expect(card.locator(".tree")).to_contain_text("part 3, 30 % of all networks")
+    first, second = trust.similarities[:2]
+    expect(card).to_contain_text(f"Best two groups: {', '.join(first.groups[0])} |")
+    card.get_by_role("combobox", name="Decision").click()
+    page.get_by_role("option", name=second.decision).click()
+    expect(card.locator(".similarity")).to_contain_text(f"{second.similarity[0][1]:.2f}")
+    page.goto(f"{full}/searches/{RUNNING.id}")
+    expect(page.locator(".stage.running")).to_be_visible()
+    expect(page.get_by_role("heading", name="Can the ranking be trusted?")).to_be_hidden()
+
+
+def test_table_filters_sorts_and_opens_a_network(page: Any, full: str) -> None:
+    page.goto(f"{full}/searches/{FINISHED.id}")
+    table = page.locator(".nets")
+    rows = table.locator("tbody tr")
+    expect(rows).to_have_count(15)
+    header = table.locator("th", has_text="Measured latency")
+    expect(header).to_contain_text("ms")
+    expect(header).to_contain_text("measured")
+    page.get_by_role("checkbox", name="Front only").click()
+    front = {p.arch for p in FINISHED.points() if p.on_front}
+    expect(page.locator(".nets .q-table__bottom")).to_contain_text(f"of {len(front)}")
+    header.click()
+    cells = rows.locator("td:nth-child(8)")
+    expect(cells.first).not_to_have_text("–")
+    fastest = min(p.metrics["measured_ms"].value for p in FINISHED.points() if p.on_front)
+    expect(cells.first).to_have_text(f"{fastest:.3f}")
+    arch = rows.first.locator("a").inner_text()
+    page.get_by_label("find").fill(arch[:6])
+    expect(rows).to_have_count(1)
+    rows.first.locator("td").nth(4).click()
+    page.wait_for_url(f"**/subnets/{arch}*")
+
+
+def test_form_shows_the_spec_keeps_what_was_typed_and_submits(page: Any, full: str) -> None:
+    page.goto(f"{full}/submit")
+    page.get_by_label("Name").fill("from the form")
+    page.get_by_label("Latency bound (ms)").fill("0.05")
+    page.get_by_label("Evaluations").fill("96")
+    preview = page.locator(".spec-preview")
+    expect(preview).to_contain_text("evaluations: 96")
+    spec = parse_spec(SearchSpec, yaml.safe_load(preview.inner_text()))
+    assert (spec.name, spec.bound("latency"), spec.budget.evaluations) == ("from the form", 0.05, 96)
+    page.get_by_role("button", name="Dry run").click()
+    expect(page.get_by_text("Not feasible as written")).to_be_visible()
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_text("The search was not accepted")).to_be_visible()
+    assert page.get_by_label("Name").input_value() == "from the form"
+    page.get_by_label("Latency bound (ms)").fill("0.4")
+    expect(preview).to_contain_text("bound: 0.4")
+    page.get_by_role("button", name="Dry run").click()
+    expect(page.get_by_text("Feasible: networks of this space can meet every bound")).to_be_visible()
+    expect(page.get_by_text("on node-a")).to_have_count(0)
+    page.get_by_role("button", name="Time it on a worker").click()
+    expect(page.get_by_text("on node-a")).to_be_visible()
+    expect(page.get_by_text("train: 1 min 36 s (1 min 7 s to 2 min 34 s, 720 steps)")).to_be_visible()
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/searches/*")
+    expect(page.get_by_role("heading", name="from the form")).to_be_visible()
+    expect(page.get_by_text("Waiting for a worker")).to_be_visible()
+
+
+def test_form_says_what_is_wrong_before_anything_is_sent(page: Any, full: str) -> None:
+    page.goto(f"{full}/submit")
+    page.get_by_label("Name").fill("")
+    expect(page.locator(".spec-preview")).to_contain_text("not complete yet")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_role("alert")).to_contain_text("name:")
+    assert page.url.endswith("/submit")
+
+
+def test_device_is_added_and_its_progress_shown(page: Any, full: str) -> None:
+    page.goto(f"{full}/devices")
+    page.get_by_label("Name").fill("this-machine")
+    page.get_by_role("button", name="Add device").click()
+    expect(page.get_by_role("alert")).to_contain_text("there is a device 'this-machine' already")
+    page.get_by_label("Name").fill("kiosk")
+    page.get_by_role("button", name="Add device").click()
+    page.wait_for_url("**/devices/kiosk")
+    expect(page.locator(".stage.running")).to_contain_text("37 of 96 networks")
+
+
+def test_an_agent_is_started_with_the_command_to_copy(page: Any, full: str) -> None:
+    page.goto(f"{full}/devices")
+    expect(page.get_by_text("agent last seen")).to_be_visible()
+    page.get_by_role("button", name="Another machine").click()
+    page.get_by_label("Name").fill("kitchen")
+    expect(page.locator("pre")).to_contain_text(f"nas-agent --server {full} --name kitchen")
+    expect(page.get_by_text("Agents: shelf (there)")).to_be_visible()
+    expect(page.get_by_label("Threads")).to_be_hidden()
+    page.goto(f"{full}/devices/shelf")
+    expect(page.get_by_text("Predicted from the energies of the device")).to_be_visible()
+    expect(page.get_by_text("runtime version: 1.22.0, now 1.31.1")).to_be_visible()
+    expect(page.get_by_text("onnxruntime 1.31.1").first).to_be_visible()
+
+
+def test_a_device_from_a_table_or_peak_figures(page: Any, full: str) -> None:
+    page.goto(f"{full}/devices")
+    page.get_by_role("button", name="A table of latencies").click()
+    page.get_by_label("Name").fill("phone")
+    page.get_by_role("button", name="Add device").click()
+    expect(page.get_by_role("alert")).to_contain_text("choose a file first")
+    page.get_by_role("button", name="Peak figures").click()
+    expect(page.get_by_label("FLOP/s at most")).to_be_visible()
+    page.get_by_role("button", name="Add device").click()
+    page.wait_for_url("**/devices/phone")
+
+
+def test_failed_search_tells_why(page: Any, full: str) -> None:
+    page.goto(f"{full}/searches/{SEARCHES['a bound too tight'].id}")
+    expect(page.get_by_role("alert")).to_contain_text("the lowest reachable upper bound is 0.071 ms")
+
+
+@pytest.mark.parametrize(
+    "path", ["/searches/nope", "/devices/nope", f"/searches/{FINISHED.id}/subnets/nope", "/no/such/page"]
+)
+def test_unknown_things_are_not_found(page: Any, full: str, path: str) -> None:
+    response = page.goto(full + path)
+    assert response.status == 404
+    expect(page.get_by_role("heading", name="Not found")).to_be_visible()
+
+
+def test_empty_service_tells_how_to_begin(page: Any, empty: str) -> None:
+    page.goto(empty)
+    expect(page.get_by_text("No searches yet")).to_be_visible()
+    expect(page.locator("pre")).to_contain_text("nas devices add")
+    expect(page.locator("pre")).to_contain_text("nas submit")
+    page.get_by_role("button", name="Fill in a form instead").click()
+    page.wait_for_url("**/submit")
+    expect(page.get_by_text("no device has a predictor yet")).to_be_visible()
+    page.goto(f"{empty}/devices")
+    expect(page.get_by_text("No devices yet")).to_be_visible()
+
+
+@pytest.mark.parametrize("path", ["/", f"/searches/{FINISHED.id}", "/submit"])
+def test_service_that_is_away_is_a_banner(page: Any, down: str, path: str) -> None:
+    page.goto(down + path)
+    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    expect(page.get_by_text("Traceback")).to_have_count(0)
+
+
+def test_theme_follows_the_system_and_can_be_chosen(page: Any, full: str) -> None:
+    def background() -> str:
+        return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    page.goto(full)
+    light = background()
+    page.emulate_media(color_scheme="dark")
+    page.reload()
+    expect(page.locator("body")).to_have_class(re.compile("body--dark"))
+    assert background() != light
+    page.get_by_role("button", name="theme: auto").click()
+    page.get_by_role("button", name="theme: light").wait_for()
+    expect(page.locator("body")).to_have_class(re.compile("body--light"))
+    page.reload()
+    expect(page.locator("body")).to_have_class(re.compile("body--light"))
+    assert background() == light

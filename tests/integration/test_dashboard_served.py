@@ -1,0 +1,93 @@
+"""The dashboard as ``nas serve`` serves it, with every middleware between a browser and its pages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from nas.core.access import LOCAL
+from server.store.store import open_store
+from tests.acceptance.test_demo import wait_for
+from tests.integration import test_fleets
+from tests.support import fakes
+from tests.support.browsing import MARKS
+from tests.support.paths import ROOT
+
+pytestmark = MARKS
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+expect = sync_api.expect
+
+
+@contextmanager
+def service(home: Path, **settings: str) -> Iterator[str]:
+    """``nas serve`` without a dispatcher; its address."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith("HWNAS_")} | {"PYTHONPATH": str(ROOT)}
+    own |= {"HWNAS_DISPATCH": "false", **{f"HWNAS_{k.upper()}": v for k, v in settings.items()}}
+    log = home / "log"
+    with log.open("wb") as file:
+        command = [sys.executable, "-m", "server.cli", "serve", "--home", str(home), "--port", "0"]
+        child = subprocess.Popen(command, env=own, stdout=file, stderr=file)
+
+    def address() -> str | None:
+        assert child.poll() is None, log.read_text()
+        ready = [line for line in log.read_text().splitlines() if "is ready: " in line]
+        return ready[0].split("is ready: ")[1].split()[0] if ready else None
+
+    try:
+        url = wait_for(address, 60)
+        wait_for(lambda: httpx.get(f"{url}/healthz").is_success or None, 30)
+        yield url
+    finally:
+        child.terminate()
+        child.wait(timeout=30)
+
+
+def test_every_page_of_an_empty_service_opens(page: Any, tmp_path: Path) -> None:
+    with service(tmp_path) as url:
+        for path, heading in (
+            ("/", "Searches"),
+            ("/devices", "Devices"),
+            ("/submit", "New search"),
+            ("/service", "Service"),
+        ):
+            page.goto(url + path)
+            expect(page.get_by_role("heading", level=1)).to_contain_text(heading)
+        page.goto("about:blank")  # its socket would notice that the service goes
+
+
+def test_a_token_lets_in(page: Any, tmp_path: Path) -> None:
+    with open_store(f"sqlite:///{tmp_path / 'hwnas.db'}", str(tmp_path / "blobs")) as store:
+        _, token = store.tokens.create("ada", "laptop", ["submit", "read"], None, LOCAL)
+    with service(tmp_path, require_tokens="true") as url:
+        page.goto(f"{url}/devices")
+        page.get_by_label("token").fill(token)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_contain_text("Devices")
+        expect(page.get_by_role("button", name="you are ada")).to_be_visible()
+        page.goto("about:blank")
+
+
+def test_the_device_of_a_fleet_is_chosen_at_the_chart(page: Any, tmp_path: Path) -> None:
+    with open_store(f"sqlite:///{tmp_path / 'hwnas.db'}", str(tmp_path / "blobs")) as store:
+        fakes.add_device(store)
+        test_fleets.add_board(store)
+        search = fakes.add_search(store, test_fleets.fleet_spec(bounds_ms=test_fleets.BOUNDS))
+        fakes.run_log(store, [*test_fleets.log(), test_fleets.VERIFIED])
+    with service(tmp_path) as url:
+        page.goto(f"{url}/searches/{search}")
+        chart = page.locator(".pareto")
+        expect(chart).to_contain_text("Measured share of bound (%)")
+        expect(page.get_by_text("Verified on every device")).to_be_visible()
+        page.get_by_label("device", exact=True).click()
+        page.get_by_role("option", name="board").click()
+        expect(chart).to_contain_text("Measured latency (ms)")
+        expect(page.get_by_text("Verified on board")).to_be_visible()
+        page.goto("about:blank")

@@ -1,0 +1,384 @@
+"""Few-shot supernets: dividing a space, routing to its parts, and a whole search that does both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nas.blobs import FolderBlobs
+from nas.core import registry
+from nas.core.arch import Arch, Decision, Genes, as_archs, sample
+from nas.core.errors import InvalidInput, InvalidSpec
+from nas.core.events import Checkpoint, Event, Traced, fold_all
+from nas.core.fronts import front_of
+from nas.core.ports import ImageShape, SearchSpace
+from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.stages.parts import _longest
+from nas.strategies.few_shot import few_shot
+from nas.supernet import Supernet
+from nas.training.fewshot.matching import match_all, matched_split, min_cut
+from nas.training.fewshot.partition import (
+    Partition,
+    breadth_first,
+    exhaustive_split,
+    random_split,
+    sample_part,
+)
+from nas.training.fewshot.routed import Routed, inherit, restored
+from nas.training.progressive import TrainState
+from tests.integration.test_engine import kept, problem, run
+
+SHAPE = ImageShape(3, 16, 16, 5)
+PARAMS: dict[str, Any] = {
+    "parts": 2,
+    "repeats": 1,
+    "warmup_epochs": 2,
+    "part_epochs": 1,
+    "batch_size": 40,
+    "trust_networks": 4,
+    "trust_epochs": 1,
+}
+SPEC = SearchSpec(
+    space=SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4}),
+    data=DataSpec(params={"max_train": 160, "max_val": 80, "max_test": 80}),
+    strategy=StrategySpec(name="few_shot", params={**PARAMS, "checkpoint_s": 1e-9}),
+    budget=BudgetSpec(evaluations=8, verified=2),
+    export=ExportSpec(count=1, int8=False),
+)
+MOBILE = {"preset": "digits", "resolutions": [4, 6], "depths": [1, 2], "final": 32, "hidden": 32}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def spaces() -> list[SearchSpace]:
+    cells = registry.load("nas.search_spaces", "nas_bench_201")({"preset": "digits", "channels": 4}, SHAPE)
+    mobile = registry.load("nas.search_spaces", "mobilenet_v3")(MOBILE, SHAPE)
+    return [cells, mobile]
+
+
+# Groups
+
+
+@pytest.mark.parametrize("n", range(2, 9))
+def test_the_cut_is_that_of_a_formulation_of_its_own(n: int) -> None:
+    """Signs x in {-1, 1}^n that maximise the cut of disagreements, x' (1 - S) x at its least, over all 2^n vectors."""
+    rng = np.random.default_rng(n)
+    for _ in range(5):
+        half = rng.uniform(-1, 1, (n, n))
+        similarity = (half + half.T) / 2
+        np.fill_diagonal(similarity, 1.0)
+        least = 2 if n >= 4 else 1
+        signs = [np.array(x) for x in product((-1, 1), repeat=n) if least <= x.count(1) <= n - least]
+        best = min(signs, key=lambda x: float(x @ (1 - similarity) @ x))
+        groups = min_cut(similarity)
+        assert sorted(c for g in groups for c in g) == list(range(n))
+        side = np.array([1 if i in groups[0] else -1 for i in range(n)])
+        assert (side == best).all() or (side == -best).all()
+
+
+def test_the_best_cut_of_five_operations_by_hand() -> None:
+    similarity = np.full((5, 5), 0.1)
+    similarity[0, 3] = similarity[3, 0] = 0.2
+    for (i, j), s in {(0, 1): 0.9, (2, 3): 0.8, (2, 4): 0.7, (3, 4): 0.9}.items():
+        similarity[i, j] = similarity[j, i] = s
+    np.fill_diagonal(similarity, 1.0)
+    groups = min_cut(similarity)
+    assert {frozenset(g) for g in groups} == {frozenset({0, 1}), frozenset({2, 3, 4})}
+    pairs = [(i, j) for i in range(5) for j in range(i + 1, 5)]
+    within = sum(1 - similarity[i, j] for i, j in pairs if (i in groups[0]) == (j in groups[0]))
+    across = sum(1 - similarity[i, j] for i, j in pairs if (i in groups[0]) != (j in groups[0]))
+    assert (within, across) == (pytest.approx(0.70), pytest.approx(5.30))
+
+
+def test_an_operation_that_is_there_twice_stays_together() -> None:
+    """Rows 1 and 3 pull the same way in all, so their distance is 0; whatever the others do, they share a group."""
+    for seed in range(20):
+        pulls = np.random.default_rng(seed).normal(size=(5, 12))
+        pulls[3] = pulls[1]
+        unit = pulls / np.linalg.norm(pulls, axis=1, keepdims=True)
+        similarity = unit @ unit.T
+        assert similarity[1, 3] == pytest.approx(1.0)
+        assert any({1, 3} <= set(group) for group in min_cut(similarity))
+
+
+@pytest.mark.parametrize("splits", [1, 2, 3])
+def test_every_binary_split_doubles_the_parts_and_loses_no_network(splits: int) -> None:
+    plan = [(gene, [[0, 1], [2, 3, 4]]) for gene in range(splits)]
+    partition = breadth_first(plan, 64)
+    assert partition.size == 2**splits
+    sizes = [int(np.prod([len(leaf.get(gene, range(5))) for gene in range(6)])) for leaf in partition.allowed()]
+    assert sum(sizes) == 5**6
+
+
+class Planted(Supernet):
+    """Every choice of the first decision pulls the shared weights along its group's direction; the second decision's
+    choices agree."""
+
+    def __init__(self, group_of: tuple[int, ...]) -> None:
+        super().__init__()
+        self.group_of = group_of
+        generator = torch.Generator().manual_seed(0)
+        self.shared = nn.Parameter(torch.randn(2, 8, generator=generator) * 0.1)
+        self.own = nn.Parameter(torch.randn(len(group_of), 2, generator=generator) * 0.1)
+
+    def forward(self, x_BCHW: torch.Tensor, arch: Arch) -> torch.Tensor:
+        choice = arch.genes[0]
+        sign = 1.0 if self.group_of[choice] == 0 else -1.0
+        return sign * x_BCHW.flatten(1) @ self.shared.T + self.own[choice]
+
+    def subnet(self, arch: Arch) -> nn.Module:
+        raise NotImplementedError
+
+
+class PlantedSpace:
+    name = id = "planted"
+    shape = ImageShape(1, 2, 4, 2)
+
+    def __init__(self, choices: int) -> None:
+        self.decisions = (Decision("a.op", tuple(range(choices))), Decision("b.op", (0, 1, 2, 3)))
+
+    def canonical(self, genes_NG: Genes) -> Genes:
+        return genes_NG
+
+
+@pytest.mark.parametrize("group_of", [(0, 1, 0, 1), (0, 0, 1, 0, 1), (1, 0, 0, 1, 0, 0, 1, 0), (0, 1)])
+def test_planted_groups_are_found_exactly(group_of: tuple[int, ...]) -> None:
+    space: Any = PlantedSpace(len(group_of))
+    generator = torch.Generator().manual_seed(1)
+
+    def batch(arch: Arch, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.randn(32, 1, 2, 4, generator=generator), torch.arange(32) % 2
+
+    found = list(match_all(Planted(group_of), space, batch, (), 3, 0))
+    partition = matched_split(found, 2)
+    assert partition.gene == 0
+    wanted = {tuple(i for i, g in enumerate(group_of) if g == side) for side in (0, 1)}
+    assert set(partition.groups) == wanted
+    assert np.allclose(found[1].similarity, 1.0, atol=1e-6)
+
+
+# Partitions and routing
+
+
+def partitions(space: SearchSpace) -> list[Partition]:
+    rng = np.random.default_rng(5)
+    name = space.decisions[-1].name
+    return [random_split(space, 3, rng), random_split(space, 4, rng), exhaustive_split(space, [name], 8)]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_every_network_has_one_part_and_every_part_draws_its_own(which: int) -> None:
+    space = spaces()[which]
+    genes = space.canonical(sample(space.decisions, np.random.default_rng(0), 500))
+    everything = {d.axis: 10**6 for d in space.decisions}
+    for partition in partitions(space):
+        record = json.loads(json.dumps(partition.as_json(space.decisions)))
+        assert Partition.from_json(record, space.decisions) == partition
+        leaves = partition.allowed()
+        inside = np.array(
+            [[all(g[gene] in group for gene, group in leaf.items()) for leaf in leaves] for g in genes.tolist()]
+        )
+        assert (inside.sum(axis=1) == 1).all()  # total and disjoint
+        assert (inside.argmax(axis=1) == partition.parts(genes)).all()
+        for part in range(partition.size):
+            drawn = sample_part(partition, part, space, everything, np.random.default_rng(part), 3)
+            assert {int(p) for p in partition.parts(np.array([a.genes for a in drawn]))} == {part}
+            assert len({space.input_shape(a) for a in drawn}) == 1
+
+
+def test_parts_inherit_every_bit_and_then_go_their_own_ways() -> None:
+    space = spaces()[0]
+    net = space.supernet(3)
+    partition = breadth_first([(0, [[0, 1], [2, 3, 4]]), (3, [[0, 4], [1, 2, 3]])], 4)
+    assert partition.size == 4
+    routed = inherit(space, partition, net)
+    for part in routed.parts:
+        for (name, tensor), (other, same) in zip(net.state_dict().items(), part.state_dict().items(), strict=True):
+            assert name == other
+            assert torch.equal(tensor, same)
+            assert tensor.data_ptr() != same.data_ptr()
+    x = torch.randn(4, 3, 16, 16)
+    drawn = space.canonical(sample(space.decisions, np.random.default_rng(0), 12))
+    archs = as_archs(space.id, drawn)
+    with torch.no_grad():
+        assert all(torch.equal(net(x, a), routed(x, a)) for a in archs)
+        for p in routed.parts[2].parameters():
+            p.mul_(0.5)
+        changed = [not torch.equal(net(x, a), routed(x, a)) for a in archs]
+        assert changed == (partition.parts(drawn) == 2).tolist()
+        module = routed.train().subnet(archs[0])
+        torch.testing.assert_close(module(x), routed(x, archs[0]), rtol=1e-4, atol=1e-5)
+    weights = {"net": routed.state_dict(), "partition": json.dumps(partition.as_json(space.decisions))}
+    again = restored(space, 9, TrainState.from_bytes(TrainState(0, 0, weights).to_bytes(), "cpu").weights or {})
+    assert isinstance(again, Routed)
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in routed.state_dict().items())
+
+
+def test_a_partition_that_leaves_something_out_is_refused() -> None:
+    space = spaces()[0]
+    good = exhaustive_split(space, [space.decisions[0].name], 5).as_json(space.decisions)
+    for broken in (
+        {**good, "groups": [[0], [1], [2], [3], [3]]},
+        {**good, "children": [{}]},
+        {**good, "decision": "edge99.operation"},
+    ):
+        with pytest.raises(InvalidInput):
+            Partition.from_json(broken, space.decisions)
+
+
+# A whole search
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
+    folder = tmp_path_factory.mktemp("blobs")
+    torch.set_num_threads(1)
+    return kept(list(run(folder, problem(SPEC)))), folder
+
+
+def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
+    events, folder = whole
+    state = fold_all(events)
+    assert tuple(state.finished) == few_shot.stage_names(SPEC.strategy.params)  # type: ignore[attr-defined]
+    front = front_of(SPEC, state)
+    assert front.final
+    assert all(p.status in ("verified", "violated") for p in front.members)
+    assert len(state.exports) == 1
+    split = state.finished["split"]
+    assert split["parts"] == 2
+    assert sum(split["shares"]) == pytest.approx(1.0)
+    assert [m["decision"] for m in split["matching"]] == [d.name for d in problem(SPEC).space.decisions]
+    assert max(split["matching"], key=lambda m: m["score"])["decision"] == split["partition"]["decision"]
+    traces = [e for e in events if isinstance(e, Traced) and e.stage == "split"]
+    assert len(traces) == 6
+    assert all(0 <= v <= 1 for t in traces for row in t.table for v in row)
+    trust = state.finished["trust"]
+    assert -1 <= trust["tau_before"] <= 1
+    assert -1 <= trust["tau_after"] <= 1
+    assert len(trust["truth"]) == trust["networks"] == 4
+    assert trust["advice"]
+    trained = state.finished["train"]
+    assert trained["one_shot_steps"] == trained["steps"] > 0
+    assert len({tuple(trust[f"estimates_{net}"]) for net in ("before", "after", "one_shot")}) == 3
+    for blob, divided in ((trained["supernet"], True), (trained["one_shot"], False)):
+        weights = TrainState.from_bytes(FolderBlobs(folder).get(blob), "cpu").weights
+        assert isinstance(restored(problem(SPEC).space, 0, weights or {}), Routed) == divided
+
+
+def test_a_search_that_is_cut_ends_the_same_and_repeats_one_part_at_most(
+    whole: tuple[list[Event], Path],
+) -> None:
+    """Cut after a checkpoint of each stage up to ``trust``; what comes after is every search's."""
+    events, folder = whole
+    expected = fold_all(events)
+    kept_at: dict[str, list[int]] = {}
+    for i, e in enumerate(events):
+        if isinstance(e, Checkpoint):
+            kept_at.setdefault(e.stage, []).append(i)
+    of_part = kept_at["train.part1"]
+    for cut, end in ((kept_at["train.one_shot"][0], "train"), (of_part[0], "train"), (kept_at["trust"][0], "trust")):
+        rest = list(_until(run(folder, problem(SPEC), events[: cut + 1]), end))
+        state = fold_all(rest, fold_all(events[: cut + 1]))
+        known = {stage: result for stage, result in expected.finished.items() if stage in state.finished}
+        assert state.finished == known, f"cut after event {cut}: {events[cut]}"
+    before = events[: of_part[-1] + 1]
+    rest = list(run(folder, problem(SPEC), before))
+    assert not any(isinstance(e, Checkpoint) and e.stage in ("train.part1", "train.one_shot") for e in rest)
+    state = fold_all(rest, fold_all(before))
+    assert state.finished == expected.finished
+    assert state.candidates == expected.candidates
+    assert state.exports == expected.exports
+
+
+def test_another_bound_on_the_same_parts_trains_nothing(whole: tuple[list[Event], Path]) -> None:
+    events, folder = whole
+    parent = fold_all(events)
+    supernet = parent.finished["train"]["supernet"]
+    state = fold_all(_until(run(folder, problem(SPEC, supernet, parent)), "verify"))
+    assert state.finished["train"] == {"supernet": supernet, "reused": True, "steps": 0}
+    assert front_of(SPEC, state).final
+
+
+@pytest.mark.parametrize("split", ["exhaustive", "random"])
+def test_mobile_networks_are_split_as_well(split: str, tmp_path: Path) -> None:
+    params = {**PARAMS, "split": split, "parts": 4, "trust_networks": 0, "warmup_epochs": 1}  # nothing to compare
+    space = SpaceSpec(params=MOBILE)
+    spec = SPEC.model_copy(update={"space": space, "strategy": StrategySpec(name="few_shot", params=params)})
+    state = fold_all(_until(run(tmp_path, problem(spec)), "explore"))
+    assert state.finished["train"]["parts"] == state.finished["split"]["parts"] >= 2
+    assert "one_shot" not in state.finished["train"]
+    assert len(state.of("search")) == 8
+
+
+def test_a_hook_may_train_the_parts_elsewhere_in_any_order(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from nas.core.ports import Resources
+    from nas.engine import run_search
+    from tests.integration.test_engine import RuleDevice
+
+    def backwards(stages: Any, p: Any, resources: Any, state: Any) -> Iterator[Event]:
+        for stage in reversed(stages):
+            yield from stage.run(p, replace(resources, together=None), state)
+
+    p = problem(
+        SPEC.model_copy(update={"strategy": StrategySpec(name="few_shot", params={**PARAMS, "split": "random"})})
+    )
+    blobs = []
+    for together in (None, backwards):
+        resources = Resources(FolderBlobs(tmp_path), RuleDevice(), lambda: 0.0, together=together)
+        state = fold_all(_until(run_search(p, few_shot(p), resources, fold_all([])), "train"))
+        blobs.append(state.finished["train"]["supernet"])
+    assert blobs[0] == blobs[1]
+
+
+def _until(stream: Iterator[Event], stage: str) -> Iterator[Event]:
+    for event in stream:
+        yield event
+        if event.kind == "stage_finished" and event.stage == stage:  # type: ignore[union-attr]
+            return
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"decisions": ["edge99.operation"]}, "edge01.operation"),
+        ({"split": "exhaustive", "parts": 4}, "takes 5 parts"),
+        ({"split": "random", "decisions": ["edge01.operation"]}, "random split"),
+        ({"decisions": ["edge01.operation", "edge01.operation"]}, "each once"),
+        ({"trust_networks": 2}, "at least 4"),
+        ({"parts": 1}, "parts"),
+    ],
+)
+def test_impossible_parameters_are_refused(params: dict[str, Any], message: str) -> None:
+    spec = SPEC.model_copy(update={"strategy": StrategySpec(name="few_shot", params=params)})
+    with pytest.raises(InvalidSpec, match=message):
+        few_shot(problem(spec))
+
+
+def test_it_has_a_price(tmp_path: Path) -> None:
+    from tests.integration.test_pricing import priced
+
+    cost = priced(tmp_path, problem(SPEC), few_shot(problem(SPEC))[:5])
+    assert [s.stage for s in cost.stages] == ["estimate", "warm_up", "split", "train", "trust"]
+    assert all(s.seconds is not None and s.seconds > 0 for s in cost.stages)
+    params = {**PARAMS, "compare_one_shot": False}
+    alone = few_shot(problem(SPEC.model_copy(update={"strategy": StrategySpec(name="few_shot", params=params)})))[3]
+    [without] = priced(tmp_path, problem(SPEC), (alone,)).stages
+    assert cost.stages[3].steps == 2 * without.steps > 0
+
+
+def test_what_hands_take_is_what_the_busiest_takes() -> None:
+    assert [_longest([4, 1, 1, 1, 1], hands) for hands in (1, 2, 5)] == [8, 4, 4]
+    assert [_longest([1, 1, 1], hands) for hands in (1, 2, 3)] == [3, 2, 1]

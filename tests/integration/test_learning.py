@@ -1,0 +1,418 @@
+"""What is measured is fed back: predictors get versions that are never worse, and a search whose predictor was wrong
+somewhere looks again around the hole, without training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nas.blobs import FolderBlobs
+from nas.core import registry
+from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, sample
+from nas.core.device import DeviceProfile, Measurement
+from nas.core.errors import InvalidInput
+from nas.core.events import (
+    Evaluated,
+    Event,
+    Measured,
+    Progress,
+    Refitted,
+    SearchState,
+    StageFinished,
+    Warned,
+    decode,
+    encode,
+    fold,
+    fold_all,
+)
+from nas.core.fronts import front_of
+from nas.core.ports import Problem, Resources, Stage, predict_latency
+from nas.core.spec import (
+    BudgetSpec,
+    DataSpec,
+    DeviceSpec,
+    ExportSpec,
+    ObjectiveSpec,
+    SearchSpec,
+    SpaceSpec,
+    StrategySpec,
+)
+from nas.engine import run_search
+from nas.stages import explore, learn, verify
+from nas.stages.estimate import EstimateStage
+from nas.stages.explore import ExploreStage
+from nas.stages.learn import LearnStage
+from nas.stages.verify import VerifyStage
+from predictors.families.bayesian_linear import BayesianLinear
+from predictors.families.transfer import Relatives, Table, Transfer
+from predictors.onboarding.fitting import fit_family, fit_networks
+from predictors.onboarding.measured import fit_result
+from predictors.onboarding.refit import RefitService, can_learn, refitted
+from predictors.storage import Known, dump_measured, dump_predictor, load_known
+from server.store.store import open_store
+from tests.support import fakes
+from workers import runner
+
+SPEC = SearchSpec(
+    space=SpaceSpec(params={"preset": "digits"}),
+    data=DataSpec(),
+    budget=BudgetSpec(evaluations=64, verified=12),
+)
+PROFILE = DeviceProfile("planted", "m", "p", 1, "r", "1", "os")
+DATA = registry.load("nas.datasets", "digits").describe(SPEC.data)
+SPACE = registry.load("nas.search_spaces", "mobilenet_v3")(SPEC.space.params, DATA)
+POOL = SPACE.canonical(sample(SPACE.decisions, np.random.default_rng(0), 4000))
+EDGE = float(np.quantile(SPACE.costs(POOL)["macs"], 0.3))
+
+
+def usual_ms(genes_NG: Genes) -> Floats:
+    features = SPACE.features(genes_NG)
+    return np.asarray(0.05 + features @ (1.0 / np.maximum(SPACE.features(POOL).mean(0), 1e-9)) / features.shape[1])
+
+
+def planted_ms(genes_NG: Genes) -> Floats:
+    """Larger networks leave the cache, which nobody knows beforehand."""
+    return np.where(SPACE.costs(genes_NG)["macs"] > EDGE, 1.6, 1.0) * usual_ms(genes_NG)
+
+
+def onboarded(ms: Any = usual_ms, n: int = 60) -> Known:
+    """As if only small networks had been measured."""
+    small = POOL[SPACE.costs(POOL)["macs"] <= EDGE][:n]
+    return Known(small, ms(small), np.arange(n) % 4 == 0)
+
+
+KNOWN = onboarded()
+FIRST = BayesianLinear.fit(SPACE.features(KNOWN.genes_NG), KNOWN.latency_ms_N)
+
+
+class Device:
+    """Measures by a rule; knows networks by their ids, once it was told of them."""
+
+    def __init__(self, ms: Any = planted_ms) -> None:
+        self.ms, self.known, self.measured = ms, dict[str, Arch](), 0
+
+    def told(self, event: Event) -> Event:
+        if isinstance(event, Evaluated):
+            self.known |= {p.arch.id: p.arch for p in event.candidates}
+        return event
+
+    def __call__(self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]) -> Iterator[Any]:
+        for network in networks:
+            self.measured += 1
+            ms = float(self.ms(as_genes([self.known[network]]))[0])
+            yield Measurement(profile.protocol.id, profile.id, ms, ms, ms, 9, 0.0, 1.0)
+
+
+class Scores:
+    """Subnets whose accuracy is a rule: larger is better, with a twist of each network's own."""
+
+    def cut(self, arch: Arch) -> Arch:
+        return arch
+
+    def with_normalisation(self, module: Any) -> Any:
+        return module
+
+    def score(self, module: Any, arch: Arch, split: Any) -> Any:
+        macs = float(SPACE.costs(as_genes([arch]))["macs"][0])
+        twist = int(arch.id[:6], 16) / 0xFFFFFF
+        return SimpleNamespace(accuracy=100 - 40 / (1 + macs / EDGE) - 3 * twist, loss=1.0)
+
+
+@pytest.fixture(autouse=True)
+def _no_supernet(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (explore, learn, verify):
+        monkeypatch.setattr(module, "load_subnets", lambda *_, **__: Scores())
+    monkeypatch.setattr(verify, "to_onnx", lambda *_: b"")
+
+
+def bound_ms() -> float:
+    return float(np.quantile(usual_ms(POOL), 0.5))
+
+
+def problem(reexplore: int = 2, bound: float | None = -1.0) -> Problem:
+    bound = bound_ms() if bound == -1.0 else bound
+    spec = SPEC.model_copy(
+        update={
+            "objectives": (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency", bound=bound)),
+            "budget": SPEC.budget.model_copy(update={"reexplore": reexplore}),
+        }
+    )
+    data: Any = SimpleNamespace(shape=DATA, val=None, test=None)
+    return Problem(spec, SPACE, data, PROFILE, FIRST)
+
+
+STAGES: tuple[Stage, ...] = (
+    EstimateStage(),
+    ExploreStage(rounds=4, population=48, generations=20),
+    VerifyStage(group=4),
+    LearnStage(population=48, generations=20, group=4),
+)
+
+
+def run(folder: Path, p: Problem, events: Sequence[Event] = (), device: Device | None = None) -> Iterator[Event]:
+    device = device or Device()
+    for event in events:
+        device.told(event)
+    ticks = count()
+    blobs = FolderBlobs(folder)
+    refit = RefitService(FIRST, KNOWN, SPACE, PROFILE, blobs)
+    resources = Resources(blobs, device, lambda: float(next(ticks)), refit=refit)
+    return (device.told(e) for e in run_search(p, STAGES, resources, fold_all(events)))
+
+
+def kept(events: Sequence[Event]) -> list[Event]:
+    return [decode(json.loads(json.dumps(encode(e)))) for e in events]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
+    folder = tmp_path_factory.mktemp("blobs")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (explore, learn, verify):
+            patch.setattr(module, "load_subnets", lambda *_, **__: Scores())
+        patch.setattr(verify, "to_onnx", lambda *_: b"")
+        return kept(list(run(folder, problem()))), folder
+
+
+def until_verified(events: Sequence[Event]) -> SearchState:
+    state = SearchState()
+    for event in events:
+        if isinstance(event, Refitted):
+            return state
+        state = fold(state, event)
+    raise AssertionError("the predictor never learned")
+
+
+def test_a_search_looks_again_around_a_hole_and_keeps_its_bound(whole: tuple[list[Event], Path]) -> None:
+    events, _ = whole
+    spec = problem().spec
+    before, after = until_verified(events), fold_all(events)
+    broken = [p for p in before.of("search") if p.status == "violated"]
+    dropped, front = front_of(spec, before), front_of(spec, after)
+    assert len(broken) >= 3
+    assert all(p.status == "verified" and p.metrics["measured_ms"] <= bound_ms() for p in front.members)
+    assert front.hypervolume is not None
+    assert dropped.hypervolume is not None
+    assert front.hypervolume > dropped.hypervolume
+    later = {e.number: e for e in after.refits}
+    assert later[1].broken == len(broken)
+    assert later[max(later)].broken < len(broken)
+    assert len(after.of("search")) == len(after.of("baseline")) > 64  # the baseline was given as much
+
+
+def test_a_search_that_is_cut_anywhere_learns_the_same(whole: tuple[list[Event], Path]) -> None:
+    events, folder = whole
+    expected = fold_all(events)
+    first = next(i for i, e in enumerate(events) if isinstance(e, Measured))
+    marks = [i for i, e in enumerate(events) if i >= first and not isinstance(e, Progress)]
+    for cut in [*marks[:: max(1, len(marks) // 12)], *(i for i in marks if isinstance(events[i], Refitted))]:
+        device = Device()
+        before = events[: cut + 1]
+        state = fold_all(run(folder, problem(), before, device), fold_all(before))
+        assert state.candidates == expected.candidates, f"cut after event {cut}: {events[cut]}"
+        assert state.refits == expected.refits
+        done = sum(isinstance(e, Measured) for e in before)
+        assert device.measured == sum(isinstance(e, Measured) for e in events) - done
+
+
+def test_how_often_it_looks_again_is_bounded_and_can_be_none(whole: tuple[list[Event], Path], tmp_path: Path) -> None:
+    events, folder = whole
+    start = next(i for i, e in enumerate(events) if isinstance(e, Refitted))
+    off = fold_all(run(folder, problem(reexplore=0), events[:start]), fold_all(events[:start]))
+    assert [r.number for r in off.refits] == [1]
+    assert off.finished["learn"]["rounds"] == 0
+    assert len(off.of("search")) == 64
+    moving = count(2)
+
+    def worse_and_worse(genes_NG: Genes) -> Floats:
+        return float(next(moving)) * usual_ms(genes_NG)
+
+    state = fold_all(run(tmp_path, problem(1, bound=None), device=Device(worse_and_worse)))
+    assert state.finished["learn"]["rounds"] == 1
+    assert [r.number for r in state.refits] == [1, 2]
+
+
+def test_only_what_was_measured_alike_is_learned_from(tmp_path: Path) -> None:
+    class Otherwise(Device):
+        def __call__(self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]) -> Iterator[Any]:
+            for i, m in enumerate(super().__call__(models, profile, networks)):
+                refused = replace(m, median_ms=None, low_ms=None, high_ms=None, refused="unsteady")
+                yield [replace(m, protocol="another"), replace(m, profile="another"), refused][i % 3]
+
+    state = fold_all(run(tmp_path, problem(), device=Otherwise()))
+    assert any(p.measurement is not None for p in state.candidates.values())
+    assert state.refits == ()
+    assert state.finished["learn"]["refits"] == 0
+
+
+# Versions of a predictor
+
+
+def test_a_refit_mends_a_bound_that_was_broken_and_leaves_the_old_version_alone() -> None:
+    hole = POOL[SPACE.costs(POOL)["macs"] > EDGE]
+    fed, rest = hole[:30], hole[30:]
+    kept = dump_predictor(FIRST)
+    version = refitted(FIRST, KNOWN, SPACE, fed, planted_ms(fed))
+    before, after = (p.predict(SPACE.features(rest)).upper_ms for p in (FIRST, version.predictor))
+    assert (planted_ms(rest) <= before).mean() < 0.1
+    assert (planted_ms(rest) <= after).mean() > 0.9
+    assert version.verdict.better, version.verdict.why
+    assert dump_predictor(FIRST) == kept
+    # Checked on the same networks as the version before, none of which it was fitted to.
+    assert version.fitted.truth_ms_H.tolist() == KNOWN.latency_ms_N[KNOWN.held_out_N].tolist()
+    assert version.fitted.n == (~KNOWN.held_out_N).sum() + len(fed)
+    again = refitted(version.predictor, version.known, SPACE, fed, planted_ms(fed))
+    assert len(again.known.genes_NG) == len(version.known.genes_NG)  # measured once more, not twice as weighty
+    back = load_known(dump_measured(version.known.genes_NG, version.known.latency_ms_N, version.known.held_out_N))
+    assert back.held_out_N.tolist() == version.known.held_out_N.tolist()
+    assert not load_known(dump_measured(fed, planted_ms(fed))).held_out_N.any()
+
+
+def test_what_would_make_a_predictor_worse_does_not_take_its_place() -> None:
+    fresh = POOL[SPACE.costs(POOL)["macs"] <= EDGE][60:90]
+    nonsense = usual_ms(fresh) * np.random.default_rng(0).choice([0.2, 5.0], len(fresh))
+    version = refitted(FIRST, KNOWN, SPACE, fresh, nonsense)
+    assert not version.verdict.better
+    assert "cross-validated error" in version.verdict.why
+    noise = np.random.default_rng(0).normal(1.0, 0.02, 90)
+    known = replace(KNOWN, latency_ms_N=KNOWN.latency_ms_N * noise[:60])
+    verdict = refitted(FIRST, known, SPACE, fresh, usual_ms(fresh) * noise[60:]).verdict
+    assert verdict.better, verdict.why
+
+
+def test_nonsense_is_not_fed_back() -> None:
+    some = POOL[:1]
+    with pytest.raises(InvalidInput, match="positive"):
+        refitted(FIRST, KNOWN, SPACE, some, np.array([-1.0]))
+    with pytest.raises(InvalidInput, match="genes of shape"):
+        refitted(FIRST, KNOWN, SPACE, some[:, :-1], np.array([1.0]))
+
+
+@pytest.mark.parametrize("family", ["best", "graph"])
+def test_every_family_that_learns_a_device_alone_can_be_fed_back_to(family: str, tmp_path: Path) -> None:
+    known = onboarded(n=40)
+    train = ~known.held_out_N
+    first = fit_networks(family, SPACE, known.genes_NG[train], known.latency_ms_N[train])
+    refits = RefitService(first, known, SPACE, PROFILE, FolderBlobs(tmp_path))
+    fed = POOL[SPACE.costs(POOL)["macs"] > EDGE][:8]
+    found = refits.fit(fed, planted_ms(fed))
+    assert found.record["family"] == family
+    assert found.record["networks"] == 48
+    loaded = predict_latency(refits.load(found.record), SPACE, fed)
+    assert loaded.upper_ms.tolist() == predict_latency(found.predictor, SPACE, fed).upper_ms.tolist()
+
+
+def relative_ms(seed: int) -> Any:
+    rng = np.random.default_rng(seed)
+    weights = np.exp(0.2 * rng.standard_normal(SPACE.features(POOL[:1]).shape[1]))
+    scale = weights / np.maximum(SPACE.features(POOL).mean(0), 1e-9) / len(weights)
+    return lambda genes_NG: 0.05 + SPACE.features(genes_NG) @ scale
+
+
+def relatives(networks: int) -> list[Table]:
+    return [Table(SPACE.features(POOL[:networks]), relative_ms(seed)(POOL[:networks])) for seed in range(4)]
+
+
+def test_a_device_that_was_learned_from_relatives_learns_beside_them_until_it_can_stand_alone(tmp_path: Path) -> None:
+    kin, mine, fed = relatives(networks=34), relative_ms(9), POOL[1000:1120]
+    known = Known(POOL[100:110], mine(POOL[100:110]), np.zeros(10, dtype=bool))
+    first = Transfer.fit(SPACE.features(known.genes_NG), known.latency_ms_N, Relatives.learn(kin))
+    assert can_learn(first, 10, 200, kin)
+    refits = RefitService(first, known, SPACE, PROFILE, FolderBlobs(tmp_path), kin)
+    beside = refits.fit(fed[:8], mine(fed[:8]))
+    assert (beside.record["family"], beside.record["networks"]) == ("transfer", 18)
+    assert beside.record["better"], beside.record["why"]
+    alone = refits.fit(fed[:30], mine(fed[:30]))  # more than are known of any relative
+    assert (alone.record["family"], alone.record["networks"]) == ("best", 40)
+    for found in (beside, alone):
+        guess = predict_latency(refits.load(found.record), SPACE, fed[30:])
+        assert np.abs(guess.mean_ms / mine(fed[30:]) - 1).mean() < 0.1
+    # Between 20 and 32 networks it could neither stand alone nor be told from such relatives.
+    assert not can_learn(first, 10, 200, relatives(networks=20))
+    assert can_learn(first, 10, 15, relatives(networks=20))
+    assert can_learn(first, 40, 200, ())
+    assert not can_learn(first, 3, 5, kin)
+
+
+def test_a_handful_of_older_networks_is_enough_to_judge_a_version() -> None:
+    some, mine = POOL[200:230], relative_ms(9)
+    known = Known(some[:4], mine(some[:4]), np.zeros(4, dtype=bool))
+    kin = relatives(networks=60)
+    first = Transfer.fit(SPACE.features(known.genes_NG), known.latency_ms_N, Relatives.learn(kin), 2.0)
+    assert refitted(first, known, SPACE, some[4:], mine(some[4:]), kin).verdict.better
+
+
+def test_a_predictor_that_cannot_be_fitted_anew_is_said_to_be_so(tmp_path: Path) -> None:
+    resources = Resources(FolderBlobs(tmp_path), Device(), lambda: 0.0)
+    events = list(LearnStage().run(problem(), resources, SearchState()))
+    assert [type(e) for e in events] == [Warned, StageFinished]
+    assert "too little is known of device" in fold_all(events).warnings[0]
+
+
+def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a claim to a new version, with everything in between but the measuring itself."""
+    monkeypatch.undo()  # a real supernet, real models
+    params = {"preset": "digits", "resolutions": [4, 6], "depths": [1, 2], "final": 32, "hidden": 32}
+    data = DataSpec(params={"max_train": 160, "max_val": 60, "max_test": 60})
+    spec = SearchSpec(
+        space=SpaceSpec(params=params),
+        data=data,
+        device="planted",
+        strategy=StrategySpec(params={"epochs": 1, "batch_size": 40}),
+        budget=BudgetSpec(evaluations=8, verified=3),
+        export=ExportSpec(count=1, int8=False),
+    )
+    space = registry.load("nas.search_spaces", "mobilenet_v3")(
+        params, registry.load("nas.datasets", "digits").describe(data)
+    )
+    pool = np.unique(space.canonical(sample(space.decisions, np.random.default_rng(0), 200)), axis=0)[:60]
+    ms = 0.01 + 1e-6 * space.costs(pool)["macs"]
+    known = Known(pool, ms, np.arange(len(pool)) % 4 == 0)
+    fitted = fit_family("bayesian_linear", space, pool, ms, known.held_out_N)
+
+    def by_size(models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]) -> Iterator[Measurement]:
+        for model in models:
+            took = 1e-5 * len(model)
+            yield Measurement(profile.protocol.id, profile.id, took, took, took, 9, 0.0, 1.0)
+
+    monkeypatch.setattr(runner, "measure_isolated", by_size)
+    url = str(tmp_path / "blobs")
+    with open_store(f"sqlite:///{tmp_path / 'test.db'}", url, fakes.Clock()) as store:
+        device = DeviceSpec(name="planted", space=spec.space, data=data)
+        onboarding = store.jobs.submit("device", device.model_dump(mode="json"), None)
+        result = fit_result(fitted, PROFILE, space, known, store.blobs)
+        profiled = StageFinished("profile", 0.0, {"profile": PROFILE.as_json()})
+        fakes.run_log(store, [profiled, StageFinished("fit", 0.0, result)])
+        search = store.jobs.submit("search", spec.model_dump(mode="json"), None, space_id=space.id)
+        lease = store.jobs.claim("worker", 1000.0)
+        assert lease is not None
+        for batch in runner.run_job("search", lease.spec, url, lease.events):
+            assert fakes.append(store, lease, batch, 1000.0) == "continue"
+        assert store.jobs.finish(lease, "succeeded")
+        *grown, first = store.queries.versions("planted")
+        assert (first.id, first.searches) == (onboarding, [search])
+        assert grown
+        assert all(v.search == search and v.family == "bayesian_linear" for v in grown)
+        measured = {
+            p.arch for p in store.queries.candidates(search, None, None, "position", 200, None).items if p.measurement
+        }
+        assert grown[0].networks == len(pool) + len(measured - {a.id for a in as_archs(space.id, pool)})
+        stages = {s.name: s for s in store.queries.search(search).stages}
+        assert stages["learn"].result["refits"] == len(grown)
+        assert len(store.queries.drift("planted").readings) >= len(measured)
+        costs = {c["stage"]: c for c in _price(runner, lease.spec, url)}
+        assert costs["learn"]["seconds"] > 0
+        assert costs["learn"]["high_s"] > costs["learn"]["seconds"]
+
+
+def _price(runner: Any, job: Any, url: str) -> list[dict[str, Any]]:
+    batches = runner.run_job("dry_run", job, url, [])
+    return next(e for batch in batches for e in batch if e["kind"] == "stage_finished")["result"]["stages"]  # type: ignore[no-any-return]

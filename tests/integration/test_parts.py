@@ -1,0 +1,236 @@
+"""Parts of a supernet on a real Ray: inside of a job on a Ray worker that holds both cores of its node."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("ray")
+
+from nas.blobs import FolderBlobs
+from nas.core.errors import HwnasError
+from nas.core.events import Checkpoint, Event, Progress, StageFinished, Warned, decode, encode, fold_all
+from nas.core.ports import Lease, Resources, Stage
+from nas.core.spec import DataSpec, ResourceSpec, SpaceSpec
+from nas.stages.parts import PartsStage
+from nas.strategies.few_shot import few_shot
+from tests.integration.test_engine import RuleDevice, problem
+from tests.integration.test_few_shot import PARAMS, SPEC
+from workers.following import Ended
+from workers.parts import RETRIES, ray_together
+from workers.processes import descendants
+from workers.ray_cluster import Cluster, RayTask, ray_cluster
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 240.0
+STEPS = 8  # of each part, and a checkpoint after each
+WANTED = {
+    "train.one_shot": list(range(1, 2 * STEPS + 1)),
+    "train.part1": list(range(1, STEPS + 1)),
+    "train.part2": list(range(1, STEPS + 1)),
+}
+SMALL = SPEC.model_copy(
+    update={
+        "space": SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4, "cells": 1}),
+        "data": DataSpec(params={"max_train": 80, "max_val": 40, "max_test": 40}),
+        "strategy": SPEC.strategy.model_copy(
+            update={"params": {**PARAMS, "split": "random", "part_epochs": STEPS // 2, "checkpoint_s": 1e-9}}
+        ),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A stage that does as it is told. ``folder`` is where those meet that run at the same time."""
+
+    name: str
+    act: str
+    folder: str
+
+    def run(self, problem: Any, resources: Any, state: Any) -> Iterator[Event]:
+        if self.act == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.act == "refuse":
+            raise HwnasError("expected something else")
+        Path(self.folder, self.name).touch()
+        while self.act == "wait" or (self.act == "meet" and len(list(Path(self.folder).iterdir())) < 2):
+            time.sleep(0.01)
+        yield Progress(self.name, torch.get_num_threads(), 1)
+
+
+@dataclass(frozen=True)
+class Mortal:
+    """A stage whose first process dies half-way."""
+
+    stage: Any
+
+    @property
+    def name(self) -> str:
+        return str(self.stage.name)
+
+    def run(self, problem: Any, resources: Any, state: Any) -> Iterator[Event]:
+        begun = state.checkpoints[self.name].step if self.name in state.checkpoints else 0
+        for event in self.stage.run(problem, resources, state):
+            yield event
+            if isinstance(event, Checkpoint) and event.step == STEPS // 2 > begun:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_job(
+    kind: str, spec: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
+) -> Iterator[list[dict[str, Any]]]:
+    """The job that ``spec`` names: training the parts, of which one may be ``mortal``; or stages that do as told."""
+    torch.set_num_threads(1)
+    on_ray = ray_together(2, 0)
+    p, state = problem(SMALL), fold_all(decode(e) for e in events)
+
+    def together(stages: Sequence[Stage], *world: Any) -> Iterator[Event]:
+        return on_ray([Mortal(s) if s.name == spec.get("mortal") else s for s in stages], *world)  # type: ignore[list-item]
+
+    resources = Resources(FolderBlobs(Path(blobs_url)), RuleDevice(), time.monotonic, together=together)
+    if spec["run"] == "parts":
+        found = parts_stage().run(p, resources, state)
+    else:
+        told = [Told(f"part.{i}", act, spec["folder"]) for i, act in enumerate(spec["acts"])]
+        found = on_ray(told, p, resources, state)  # type: ignore[arg-type]
+    yield from ([encode(event)] for event in found)
+
+
+def parts_stage() -> PartsStage:
+    [stage] = [s for s in few_shot(problem(SMALL)) if isinstance(s, PartsStage)]
+    return stage
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cluster")
+
+
+@pytest.fixture(scope="module")
+def cluster(folder: Path) -> Iterator[Cluster]:
+    given = {"blobs_url": str(folder / "blobs"), "run_job": "tests.integration.test_parts:run_job"}
+    with ray_cluster(None, folder / "ray", cpus=2, **given) as found:
+        yield found
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves sockets and processes to the collector
+        gc.collect()
+
+
+@pytest.fixture(scope="module")
+def before(folder: Path) -> list[Event]:
+    """What comes before the parts."""
+    torch.set_num_threads(1)
+    p, resources = problem(SMALL), Resources(FolderBlobs(folder / "blobs"), RuleDevice(), time.monotonic)
+    events: list[Event] = []
+    for stage in few_shot(p)[:3]:
+        for event in stage.run(p, resources, fold_all(events)):
+            events.append(event)
+    return events
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path, before: list[Event]) -> list[Event]:
+    """The parts one after another, in this process."""
+    resources = Resources(FolderBlobs(folder / "blobs"), RuleDevice(), time.monotonic)
+    return list(parts_stage().run(problem(SMALL), resources, fold_all(before)))
+
+
+def start(cluster: Cluster, events: Sequence[Event] = (), **job: Any) -> RayTask:
+    lease = Lease("parts", "search", job, 1, 0.0, tuple(encode(e) for e in events))
+    return cluster.run(lease, ResourceSpec(cpus=2), cluster.nodes()[0])
+
+
+def follow(task: RayTask) -> Iterator[Event]:
+    """The events of a job to its end."""
+    while not isinstance(got := task.next(SECONDS), Ended):
+        assert got is not None, task.dump()
+        yield from map(decode, got)
+    if got.how != "succeeded":
+        raise HwnasError(f"{got.how}: {got.message}")
+
+
+def steps_of(events: Sequence[Event]) -> dict[str, list[int]]:
+    """The steps at which each part was kept, in order."""
+    kept: dict[str, list[int]] = {}
+    for e in events:
+        if isinstance(e, Checkpoint):
+            kept.setdefault(e.stage, []).append(e.step)
+    return kept
+
+
+def wait_until_gone(title: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while processes(title):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def processes(title: str) -> list[int]:
+    """The Ray workers below this process that run a task of such a name."""
+    found = []
+    for pid in (int(name.split(":")[1]) for name in descendants(os.getpid())):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if words.startswith(f"ray::{title}".encode()):
+            found.append(pid)
+    return found
+
+
+def test_parts_end_in_the_same_bits_though_their_job_is_ended_and_one_of_them_is_killed(
+    cluster: Cluster, before: list[Event], expected: list[Event]
+) -> None:
+    """The job ends with its processes; later each part goes on from its own last checkpoint, and so does, by itself,
+    the one whose process dies."""
+    events: list[Event] = []
+    task = start(cluster, before, run="parts")
+    for event in follow(task):
+        events.append(event)
+        if {"train.one_shot", "train.part1"} <= set(steps_of(events)):
+            break
+    task.kill()
+    wait_until_gone("train.")
+    assert not [e for e in events if isinstance(e, Warned)]
+    done = steps_of(events)
+    mortal = min(WANTED, key=lambda name: (len(done.get(name, [])), name))  # on a busy machine any may be behind
+    rest = list(follow(start(cluster, [*before, *events], run="parts", mortal=mortal)))
+    assert isinstance(rest[-1], StageFinished)
+    assert rest[-1] == expected[-1]
+    assert steps_of(expected[:-2]) == WANTED
+    assert steps_of([*events, *rest[:-2]]) == WANTED  # no step was done twice
+    [warning] = [e for e in rest if isinstance(e, Warned)]
+    assert warning.stage == mortal
+    at = rest.index(warning)
+    assert f"goes on after step {steps_of(rest[:at])[mortal][-1]};" in warning.message
+
+
+def test_parts_run_at_the_same_time_and_share_the_cores(cluster: Cluster, tmp_path: Path) -> None:
+    def threads(*acts: str) -> list[int]:
+        task = start(cluster, run="told", acts=acts, folder=str(tmp_path))
+        return [e.done for e in follow(task) if isinstance(e, Progress)]
+
+    assert threads("meet", "meet", "end") == [1, 1, 1]
+    assert threads("end") == [2]
+
+
+def test_a_part_that_fails_or_dies_again_and_again_fails_the_job_and_ends_the_others(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    with pytest.raises(HwnasError, match=f"died {RETRIES + 1} times in a row"):
+        list(follow(start(cluster, run="told", acts=["die"], folder=str(tmp_path))))
+    with pytest.raises(HwnasError, match="failed: expected something else"):
+        list(follow(start(cluster, run="told", acts=["wait", "refuse"], folder=str(tmp_path))))
+    wait_until_gone("part.")

@@ -1,0 +1,276 @@
+"""What a dry run says a search will take: from few timed steps to all, and against the search itself."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.dry_run import compare, prepare
+from nas.blobs import FolderBlobs
+from nas.core.arch import every
+from nas.core.cost import Span, StageCost, average, repeated
+from nas.core.errors import MeasurementRefused, UnknownName
+from nas.core.events import Event, Progress, SearchState, StageFinished, fold_all
+from nas.core.ports import Problem, Resources
+from nas.core.spec import BudgetSpec, ObjectiveSpec, SearchSpec, StrategySpec
+from nas.engine import price_search, run_search
+from nas.memory import forget_peak, peak_bytes
+from nas.schemas.dry_runs import CostEstimateSchema
+from nas.stages.estimate import EstimateStage, most_inherited, survey, too_few_networks
+from nas.stages.explore import ExploreStage
+from nas.strategies.once_for_all import once_for_all
+from predictors.storage import dump_predictor
+from tests.integration.test_engine import SPEC, RuleDevice, problem
+from tests.support import fakes
+from workers.runner import run_job
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class Ticks:
+    """A clock that work moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def priced(folder: Path, p: Problem, stages: object = None, device: object = None) -> CostEstimateSchema:
+    ticks = count()  # every look at the clock takes a second
+    clock = lambda: float(next(ticks))  # noqa: E731
+    resources = Resources(FolderBlobs(folder), device or RuleDevice(), clock, worker="bench")  # type: ignore[arg-type]
+    events: list[Event] = list(price_search(p, stages or once_for_all(p), resources, SearchState()))  # type: ignore[arg-type]
+    last = events[-1]
+    assert isinstance(last, StageFinished)
+    assert last.stage == "price"
+    assert next(e.message for e in events if isinstance(e, Progress)).startswith("timing ")
+    return CostEstimateSchema.model_validate(json.loads(json.dumps(last.result)))
+
+
+# From few steps to all
+
+
+def test_the_average_lies_inside_the_range_that_a_few_times_leave() -> None:
+    rng = np.random.default_rng(0)
+    sizes = rng.permutation(np.linspace(0.0, 1.0, 100)).tolist()
+    calls: list[int] = []
+
+    def seconds_of(i: int) -> float:
+        calls.append(i)
+        return 1.0 + float(sizes[i]) ** 2
+
+    found = average(sizes, seconds_of)
+    truth = float(np.mean([1.0 + s**2 for s in sizes]))
+    assert found.count == 4
+    assert len(calls) == 5  # and one to warm up: the smallest
+    assert calls[0] == int(np.argmin(sizes))
+    assert (found.smallest_s, found.largest_s) == (1.0, 2.0)
+    assert found.span.low_s < truth < found.span.high_s
+    assert found.span.seconds == pytest.approx(truth, rel=0.03)
+    assert average(sizes, lambda i: 2.0 + sizes[i], patience_s=3.0).count == 2  # slow: the two ends only
+
+
+def test_spans_add_and_multiply() -> None:
+    assert Span(1.0, 2.0, 3.0) * 2 + Span.exactly(1.0) == Span(3.0, 5.0, 7.0)
+    cost = StageCost.of("train", Span(8.0, 10.0, 20.0), 5, 2)
+    assert cost.low_s is not None
+    assert cost.high_s is not None
+    assert cost.low_s < 8.0
+    assert cost.high_s > 20.0
+    assert cost.seconds == 10.0
+
+
+def test_short_work_is_repeated_and_long_work_is_not() -> None:
+    clock = Ticks()
+
+    def work(seconds: float) -> None:
+        clock.now += seconds
+
+    assert repeated(clock, lambda: work(0.03), at_least_s=0.1) == pytest.approx(0.03)
+    assert clock.now == pytest.approx(0.12)
+    assert repeated(clock, lambda: work(5.0)) == 5.0
+    assert clock.now == pytest.approx(5.12)
+    assert repeated(clock, lambda: work(0.0), most=7) == 0.0
+
+
+def test_peak_memory_is_that_since_it_was_forgotten() -> None:
+    size = 60_000_000
+    np.ones(size, dtype=np.uint8)
+    forget_peak("cpu")
+    before = peak_bytes("cpu")
+    held = np.ones(size, dtype=np.uint8)
+    assert peak_bytes("cpu") - before == pytest.approx(held.nbytes, rel=0.3)
+    del held
+    forget_peak("cpu")
+    assert peak_bytes("cpu") - before < 0.5 * size
+
+
+# Stages
+
+
+def test_every_stage_of_a_search_says_what_it_takes(tmp_path: Path) -> None:
+    device = RuleDevice()
+    cost = priced(tmp_path, problem(), device=device)
+    assert [s.stage for s in cost.stages] == ["estimate", "train", "explore", "verify", "export"]
+    assert (cost.confidence, cost.worker, cost.evaluations) == ("measured", "bench", 16)
+    for s in cost.stages:
+        assert s.low_s is not None
+        assert s.seconds is not None
+        assert s.high_s is not None
+        assert 0 < s.low_s < s.seconds < s.high_s
+        assert s.timed >= 1
+        assert s.memory_bytes is not None
+        assert s.memory_bytes > 50e6
+    # Three batches of 40 in an epoch; each of the six phases is at least one epoch long.
+    assert [s.steps for s in cost.stages] == [1, 18, 32, 8, 2]
+    assert cost.stages[1].timed >= 2 * 6
+    assert cost.seconds == pytest.approx(sum(s.seconds or 0.0 for s in cost.stages))
+    assert cost.low_s < cost.seconds < cost.high_s
+    assert cost.cpu_hours == pytest.approx(cost.seconds / 3600)
+    assert cost.gpu_hours == 0.0
+    assert device.measured <= 3
+    assert "not known beforehand" in cost.stages[4].note
+
+
+def test_more_of_everything_costs_more(tmp_path: Path) -> None:
+    small = priced(tmp_path, problem())
+    more = SPEC.model_copy(
+        update={
+            "strategy": StrategySpec(params={"epochs": 60, "batch_size": 40}),
+            "budget": BudgetSpec(evaluations=160, verified=16),
+        }
+    )
+    large = priced(tmp_path, problem(more))
+    for a, b in zip(small.stages[1:4], large.stages[1:4], strict=True):
+        assert (b.seconds or 0.0) > 2 * (a.seconds or 0.0)
+        assert b.steps > 2 * a.steps
+
+
+def test_a_reused_supernet_costs_no_training(tmp_path: Path) -> None:
+    p = problem()
+    events = run_search(p, once_for_all(p)[:2], Resources(FolderBlobs(tmp_path), RuleDevice(), Ticks()), SearchState())
+    supernet = fold_all(events).finished["train"]["supernet"]
+    cost = priced(tmp_path, problem(supernet=supernet))
+    train = cost.stages[1]
+    assert (train.seconds, train.high_s, train.steps, train.timed) == (0.0, 0.0, 0, 0)
+    assert "trained already" in train.note
+    assert cost.confidence == "measured"
+
+
+class Mystery:
+    """A plug-in's stage that cannot say what it takes."""
+
+    name = "mystery"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        raise NotImplementedError
+
+
+def test_a_stage_that_cannot_say_what_it_takes_is_named_and_gets_no_number(tmp_path: Path) -> None:
+    cost = priced(tmp_path, problem(), (EstimateStage(), Mystery()))
+    estimate, mystery = cost.stages
+    assert cost.confidence == "partial"
+    assert (mystery.seconds, mystery.low_s, mystery.high_s, mystery.timed) == (None, None, None, 0)
+    assert "cannot say" in mystery.note
+    assert cost.seconds == estimate.seconds
+
+
+def test_what_is_finished_costs_nothing(tmp_path: Path) -> None:
+    p = problem()
+    state = SearchState(finished={"estimate": {}, "train": {}, "verify": {}, "export": {}})
+    resources = Resources(FolderBlobs(tmp_path), RuleDevice(), Ticks())
+    *_, last = price_search(p, once_for_all(p), resources, state)
+    assert isinstance(last, StageFinished)
+    cost = CostEstimateSchema.model_validate(last.result)
+    assert [s.stage for s in cost.stages if s.timed] == ["explore"]
+
+
+def test_what_could_not_run_cannot_be_priced(tmp_path: Path) -> None:
+    def refuses(models: object, profile: object, networks: object) -> Iterator[object]:
+        raise MeasurementRefused("this is not the device")
+        yield
+
+    with pytest.raises(MeasurementRefused, match="not the device"):
+        priced(tmp_path, problem(), once_for_all(problem())[3:], refuses)
+
+
+def test_bounds_leave_open_how_many_networks_will_be_verified(tmp_path: Path) -> None:
+    free = priced(tmp_path, problem(), once_for_all(problem())[3:4])
+    bounded = SPEC.model_copy(
+        update={"objectives": (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency", bound=5.0))}
+    )
+    held = priced(tmp_path, problem(bounded), once_for_all(problem())[3:4])
+    assert (held.low_s or 0.0) < 0.5 * (free.low_s or 0.0)
+
+
+def test_a_worker_prices_a_search_as_it_would_run_it(tmp_path: Path) -> None:
+    p, _, resources = prepare(SPEC, tmp_path)
+    predictor = {"family": "bayesian_linear", "blob": resources.blobs.put(dump_predictor(p.predictor))}
+    resolved = {
+        "profile": p.profile.as_json(),
+        "predictor": predictor,
+        "fleet": [],
+        "supernet": None,
+        "inherited": [],
+        "measurements": {},
+    }
+    job = {"spec": SPEC.model_dump(mode="json"), "resolved": resolved}
+    *before, [last] = run_job("dry_run", job, str(tmp_path), [])
+    assert {event["kind"] for batch in before for event in batch} == {"stage_started", "progress"}
+    cost = CostEstimateSchema.model_validate(last["result"])
+    assert (last["stage"], cost.worker, cost.confidence) == ("price", platform.node(), "measured")
+    assert 0.3 < cost.stages[3].low_s < cost.stages[3].seconds  # type: ignore[operator]
+    with pytest.raises(UnknownName, match="dry_run"):
+        next(run_job("dryrun", job, str(tmp_path), []))  # type: ignore[arg-type]
+
+
+# What a survey tells about a small space
+
+
+def test_a_budget_beyond_a_small_space_is_found_before_it_is_spent() -> None:
+    space = fakes.TinySpace({}, fakes.ImageShape(1, 8, 8, 10))
+    found = survey(space, None)
+    assert found.networks == len({tuple(g) for g in space.canonical(every(space.decisions)).tolist()}) == 52
+
+    def refusals(evaluations: int, inherited: int) -> list[str]:
+        spec = SearchSpec(budget=BudgetSpec(evaluations=evaluations))
+        return [str(e) for e in too_few_networks(spec, found, inherited)]
+
+    assert refusals(52, 0) == refusals(20, 32) == []
+    assert "at most 52" in refusals(53, 0)[0]
+    assert "at most 20" in refusals(21, 32)[0]
+    points = [
+        fakes.candidate((0, 0, 0), 1.0),
+        fakes.candidate((1, 0, 0), 1.0),
+        fakes.candidate((0, 0, 0), 1.0, "baseline"),
+    ]
+    assert most_inherited(points) == 2
+    assert most_inherited([]) == 0
+
+
+def test_the_surrogate_of_a_price_needs_no_estimate(tmp_path: Path) -> None:
+    cost = priced(tmp_path, problem(), (ExploreStage(rounds=1),))
+    assert cost.stages[0].steps == 32
+
+
+@pytest.mark.slow
+def test_a_dry_run_predicts_what_the_search_takes() -> None:
+    """Computing time, so that other programs on the machine do not matter."""
+    spec = SearchSpec(strategy=StrategySpec(params={"epochs": 6}), budget=BudgetSpec(evaluations=16, verified=4))
+    found = compare(spec)
+    assert 1 / 1.5 < found["total"]["ratio"] < 1.5, found
+    for stage in ("train", "explore", "verify", "export"):
+        assert found["stages"][stage]["inside"], (stage, found)
+    assert 1 / 1.5 < found["memory_ratio"] < 1.5

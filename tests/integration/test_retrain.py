@@ -1,0 +1,260 @@
+"""Found networks trained alone: their own weights are verified and exported, however often the search is cut."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from nas.blobs import FolderBlobs
+from nas.core.arch import as_archs, sample
+from nas.core.cost import StageCost
+from nas.core.errors import Diverged, HwnasError, InvalidSpec
+from nas.core.events import (
+    Candidate,
+    Checkpoint,
+    Evaluated,
+    Event,
+    Origin,
+    Progress,
+    SearchState,
+    StageFinished,
+    Warned,
+    fold_all,
+)
+from nas.core.fronts import front_of
+from nas.core.ports import Problem, Resources
+from nas.core.spec import BudgetSpec, DataSpec, RetrainSpec, SearchSpec, SpaceSpec, StrategySpec, parse_spec
+from nas.engine import run_search, stage_names, stages_of
+from nas.objectives import cheap_metrics
+from nas.stages.retrain import RetrainStage
+from nas.training.alone import unpack
+from tests.integration.test_engine import SPEC, RuleDevice, kept, problem
+from tests.support import fakes
+
+WANTED = RetrainSpec(networks=2, epochs=3, trials=3, seeds=2, batch_size=40)
+RETRAINED = SPEC.model_copy(update={"retrain": WANTED, "budget": BudgetSpec(evaluations=8, verified=2)})
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def run(folder: Path, p: Problem, events: Sequence[Event] = (), device: RuleDevice | None = None) -> Iterator[Event]:
+    ticks = count()
+    resources = Resources(FolderBlobs(folder), device or RuleDevice(), lambda: 100.0 * next(ticks))
+    return run_search(p, stages_of(p), resources, fold_all(events))
+
+
+def retrain(folder: Path, p: Problem, events: Sequence[Event]) -> Iterator[Event]:
+    """The stage alone."""
+    ticks = count()
+    resources = Resources(FolderBlobs(folder), RuleDevice(), lambda: 100.0 * next(ticks))
+    return run_search(p, [RetrainStage()], resources, fold_all(events))
+
+
+def found(p: Problem) -> Iterator[Event]:
+    """What stages before have left: one network that both origins have found, and a smaller one of the search."""
+    yield StageFinished("estimate", 0.0, {"reference": {"accuracy": 10.0, "latency": 1e9, "params": 1e9, "macs": 1e9}})
+    genes_NG = p.space.canonical(sample(p.space.decisions, np.random.default_rng(0), 2))
+    cheap = cheap_metrics(p, genes_NG)
+    small, large = np.argsort(cheap["predicted_ms"]).tolist()
+    archs = as_archs(p.space.id, genes_NG)
+
+    def candidate(i: int, origin: Origin, accuracy: float) -> Candidate:
+        return Candidate(archs[i], origin, {**{k: float(v[i]) for k, v in cheap.items()}, "val_accuracy": accuracy})
+
+    yield Evaluated(
+        (candidate(large, "search", 50.0), candidate(small, "search", 40.0), candidate(large, "baseline", 50.0))
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
+    folder = tmp_path_factory.mktemp("blobs")
+    torch.set_num_threads(1)
+    return kept(list(run(folder, problem(RETRAINED)))), folder
+
+
+def test_the_front_is_that_of_the_retrained(whole: tuple[list[Event], Path]) -> None:
+    state = fold_all(whole[0])
+    assert list(state.finished) == ["estimate", "train", "explore", "retrain", "verify", "learn", "export"]
+    result = state.finished["retrain"]
+    for origin in ("search", "baseline"):
+        trained = [p for p in state.of(origin) if "trained_accuracy" in p.metrics]
+        measured = [p for p in state.of(origin) if p.measurement is not None]
+        assert 1 <= len(trained) <= 2
+        assert [p.arch for p in trained] == [p.arch for p in measured]
+        for p in trained:
+            assert p.metrics["trained_accuracy"] == result["networks"][p.arch.id]["trained_accuracy"]
+            assert p.metrics["trained_deviation"] >= 0.0
+    front = front_of(RETRAINED, state)
+    assert front.final
+    assert front.members
+    ranked = sorted(front.members, key=lambda p: p.metrics["trained_accuracy"])
+    assert ranked == sorted(front.members, key=lambda p: p.metrics["measured_ms"])
+
+
+def test_search_and_baseline_get_the_same_and_every_trial_is_told_of(whole: tuple[list[Event], Path]) -> None:
+    state = fold_all(whole[0])
+    result = state.finished["retrain"]
+    by_network: dict[str, list[dict[str, object]]] = {}
+    for row in result["trials"]:
+        by_network.setdefault(row["network"], []).append(row)
+    assert set(by_network) == set(result["networks"])
+    for rows in by_network.values():
+        assert [r["trial"] for r in rows] == [1, 2, 3, 4]
+        assert (rows[0]["lr"], rows[0]["status"]) == (0.1, "finished")
+        assert rows[-1]["status"] == "finished"  # another seed is never stopped
+        assert {r["status"] for r in rows} <= {"finished", "pruned"}
+        assert all(r["epochs"] == 3 for r in rows if r["status"] == "finished")
+    assert result["epochs"] + result["epochs_saved"] == 3 * 4 * len(by_network)
+    assert result["pruned"] == sum(r["status"] == "pruned" for r in result["trials"])
+    said = [e.message for e in whole[0] if isinstance(e, Progress) and e.stage == "retrain"]
+    assert sum("pruned" in m for m in said) == result["pruned"] > 0
+    last = [e for e in whole[0] if isinstance(e, Progress) and e.stage == "retrain"][-1]
+    assert last.done == last.total
+
+
+def test_what_is_exported_has_its_own_weights(whole: tuple[list[Event], Path]) -> None:
+    events, folder = whole
+    state = fold_all(events)
+    exported = state.exports[0]
+    with zipfile.ZipFile(io.BytesIO(FolderBlobs(folder).get(exported.blob))) as archive:
+        out = safetensors.torch.load(archive.read("weights.safetensors"))
+    blob = state.finished["retrain"]["networks"][exported.arch.id]["weights"]
+    _, weights = unpack(FolderBlobs(folder).get(blob), "cpu")
+    assert weights is not None
+    same = [k for k, v in out.items() if k in weights["net"] and torch.equal(v, weights["net"][k])]
+    assert len(same) >= len(out) - 1
+    point = state.candidates["search", exported.arch.id]
+    assert point.metrics["test_accuracy"] == pytest.approx(exported.report["accuracy_onnx"], abs=0.9)
+
+
+@pytest.mark.slow
+def test_a_search_that_is_cut_anywhere_ends_the_same(whole: tuple[list[Event], Path]) -> None:
+    events, folder = whole
+    expected = fold_all(events)
+    marks = [i for i, e in enumerate(events) if getattr(e, "stage", "").startswith("retrain")]
+    for cut in (marks[len(marks) // 2], marks[-1], marks[-1] + 3):
+        before = events[: cut + 1]
+        state = fold_all(run(folder, problem(RETRAINED), before), fold_all(before))
+        assert state.candidates == expected.candidates, f"cut after event {cut}: {events[cut]}"
+        assert state.exports == expected.exports
+        assert state.finished["verify"] == expected.finished["verify"]
+
+
+def test_training_that_is_cut_after_any_event_ends_the_same_and_repeats_no_trial(tmp_path: Path) -> None:
+    p = problem(RETRAINED.model_copy(update={"retrain": WANTED.model_copy(update={"trials": 2})}))
+    begun = list(found(p))
+    events = [*begun, *kept(list(retrain(tmp_path, p, begun)))]
+    expected = fold_all(events)
+    for cut in range(len(begun), len(events), 3):
+        before = events[:cut]
+        after = list(retrain(tmp_path, p, before))
+        state = fold_all(after, fold_all(before))
+        assert state.candidates == expected.candidates, f"cut before event {cut}: {events[cut]}"
+        assert state.checkpoints == expected.checkpoints  # and so all weights, by their sha256
+        assert state.finished == expected.finished
+        known = {(e.stage, e.step) for e in before if isinstance(e, Checkpoint)}
+        assert not known & {(e.stage, e.step) for e in after if isinstance(e, Checkpoint)}
+
+
+@pytest.mark.slow
+def test_cells_that_were_found_by_gradient_are_retrained_as_well(tmp_path: Path) -> None:
+    params = {"preset": "darts", "epochs": 2, "tune_epochs": 1, "batch_size": 40}
+    spec = RETRAINED.model_copy(
+        update={
+            "space": SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4}),
+            "data": DataSpec(params={"max_train": 160, "max_val": 80, "max_test": 80}),
+            "strategy": StrategySpec(name="darts", params=params),
+            "retrain": RetrainSpec(networks=1, epochs=1, trials=1, batch_size=40),
+        }
+    )
+    state = fold_all(run(tmp_path, problem(spec)))
+    assert list(state.finished) == ["estimate", "train", "derive", "explore", "retrain", "verify", "learn", "export"]
+    assert front_of(spec, state).members
+    assert {e.arch.id for e in state.exports} <= set(state.finished["retrain"]["networks"])
+
+
+def test_divergence_is_told_and_if_nothing_is_left_the_search_ends(
+    whole: tuple[list[Event], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, folder = whole
+    begun = next(i for i, e in enumerate(events) if getattr(e, "stage", "") == "retrain")
+    seen: list[Event] = []
+
+    def diverges(self: object, number: int) -> float:
+        raise Diverged("training diverged")
+
+    monkeypatch.setattr("nas.training.alone.Alone.epoch", diverges)
+    with pytest.raises(HwnasError, match="all trainings of all"):
+        _note(run(folder, problem(RETRAINED), events[:begun]), seen)
+    assert any(isinstance(e, Warned) and "diverged" in e.message for e in seen)
+
+
+def test_training_alone_learns(tmp_path: Path) -> None:
+    """On the digits, a network without any inherited weight reaches what chance never does."""
+    spec = SPEC.model_copy(
+        update={
+            "data": DataSpec(params={"max_train": 600, "max_val": 200, "max_test": 100}),
+            "retrain": RetrainSpec(networks=1, epochs=8, trials=1, batch_size=32),
+            "budget": BudgetSpec(evaluations=8, verified=1),
+        }
+    )
+    p = problem(spec)
+    begun = list(found(p))
+    state = fold_all([*begun, *retrain(tmp_path, p, begun)])
+    [network] = state.finished["retrain"]["networks"].values()
+    assert network["trained_accuracy"] > 60.0
+    assert all("trained_deviation" not in point.metrics for point in state.candidates.values())
+
+
+def test_the_price_of_retraining_grows_with_trials_and_has_a_range(tmp_path: Path) -> None:
+    def price(wanted: RetrainSpec) -> StageCost:
+        ticks = count()
+        resources = Resources(FolderBlobs(tmp_path), RuleDevice(), lambda: float(next(ticks)))
+        p = problem(RETRAINED.model_copy(update={"retrain": wanted}))
+        return RetrainStage().price(p, resources, SearchState())
+
+    small, large = price(WANTED), price(WANTED.model_copy(update={"trials": 9}))
+    for cost in (small, large):
+        assert cost.low_s is not None
+        assert cost.seconds is not None
+        assert cost.high_s is not None
+        assert 0 < cost.low_s < cost.seconds < cost.high_s
+    assert (large.seconds or 0.0) > 1.2 * (small.seconds or 0.0)
+    assert (small.steps, small.unit) == (2 * 2 * 4 * 3, "epochs")
+
+
+def test_the_spec_says_what_is_wrong() -> None:
+    assert parse_spec(SearchSpec, {}).retrain is None
+    with pytest.raises(InvalidSpec, match=r"at most budget.verified, which is 4, .*got 9"):
+        parse_spec(SearchSpec, {"budget": {"verified": 4}, "retrain": {"networks": 9}})
+    with pytest.raises(InvalidSpec, match=r"retrain.epochs: .*greater than or equal to 1"):
+        parse_spec(SearchSpec, {"retrain": {"epochs": 0}})
+    with pytest.raises(InvalidSpec, match="epocs"):
+        parse_spec(SearchSpec, {"retrain": {"epocs": 3}})
+
+
+def test_every_strategy_that_verifies_can_be_retrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stage_names(RETRAINED) == ("estimate", "train", "explore", "retrain", "verify", "learn", "export")
+    assert "retrain" not in stage_names(SPEC)
+    fakes.use_plugins(monkeypatch)
+    spec = fakes.search_spec(retrain={"epochs": 1})
+    monkeypatch.setattr(fakes.plain, "stage_names", ("estimate", "train"))
+    with pytest.raises(InvalidSpec, match="verifies networks, got 'plain'"):
+        stage_names(spec)
+
+
+def _note(stream: Iterator[Event], seen: list[Event]) -> None:
+    for event in stream:
+        seen.append(event)

@@ -1,0 +1,216 @@
+"""How far a few-shot ranking can be trusted: in words, as a view, and drawn."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nas.core.arch import Decision
+from nas.core.errors import InvalidSpec
+from nas.core.events import StageFinished
+from nas.core.metrics import kendall
+from nas.core.spec import SearchSpec, SpaceSpec, StrategySpec
+from nas.core.trust import advice, chance
+from nas.schemas.rank_correlation import RankCorrelationSchema, RankedArchSchema, SpacePartitionSchema
+from nas.training.fewshot.partition import breadth_first
+from server.api.validate import examine
+from server.dashboard import charts
+from server.store.store import open_store
+from server.store.trust import trust_view
+from tests.support import fakes
+
+DECISIONS = (Decision("edge1", ("none", "skip", "conv")), Decision("edge2", ("none", "pool")))
+TREE = breadth_first([(0, [[0], [1, 2]]), (1, [[0], [1]])], 3)
+MATCHING = {
+    "decision": "edge1",
+    "choices": ["none", "skip", "conv"],
+    "similarity": [[1.0, 0.1, -0.3], [0.1, 1.0, 0.8], [-0.3, 0.8, 1.0]],
+    "groups": [[0], [1, 2]],
+    "score": 0.9,
+}
+SPLIT: dict[str, Any] = {
+    "method": "gradient_matching",
+    "parts": 3,
+    "partition": TREE.as_json(DECISIONS),
+    "choices": {d.name: list(d.choices) for d in DECISIONS},
+    "shares": [0.25, 0.5, 0.25],
+    "matching": [MATCHING],
+}
+TRUST = {
+    "networks": 4,
+    "tau_before": 0.0,
+    "tau_after": 0.67,
+    "tau_one_shot": 0.33,
+    "advice": "a sentence",
+    "archs": ["a", "b", "c", "d"],
+    "truth": [50.0, 60.0, 70.0, 80.0],
+    "estimates_before": [20.0, 21.0, 19.0, 22.0],
+    "estimates_after": [30.0, 50.0, 40.0, 60.0],
+    "estimates_one_shot": [30.0, 45.0, 44.0, 43.0],
+}
+CELLS = SpaceSpec(name="nas_bench_201", params={"preset": "digits"})
+TRAINED = {"steps": 120, "one_shot_steps": 120}
+
+
+def whole() -> RankCorrelationSchema:
+    view = trust_view(json.loads(json.dumps({"split": SPLIT, "train": TRAINED, "trust": TRUST})))
+    assert view is not None
+    return view
+
+
+# Words
+
+
+@pytest.mark.parametrize("n", [4, 5, 6])
+def test_chance_is_the_spread_of_tau_over_all_orders(n: int) -> None:
+    straight = np.arange(n, dtype=float)
+    taus = [kendall(straight, np.array(order, dtype=float)) for order in permutations(range(n))]
+    assert chance(n) == pytest.approx(np.std(taus))
+
+
+@pytest.mark.parametrize(
+    ("networks", "tau", "words"),
+    [
+        (500, 0.2, "Do not trust"),
+        (12, 0.5, "hardly proven"),
+        (500, 0.6, "where networks differ"),
+        (500, 0.8, "can be t"),
+    ],
+)
+def test_advice_goes_by_tau_and_by_how_many_networks_it_rests_on(networks: int, tau: float, words: str) -> None:
+    assert words in advice(networks, None, tau)
+    assert f"{tau:.2f} on {networks} networks" in advice(networks, None, tau)
+
+
+def test_a_gain_is_told_from_chance() -> None:
+    assert "ranks better" in advice(100, 0.3, 0.7, 0.5)
+    assert "ranks worse" in advice(100, 0.3, 0.5, 0.7)
+    assert "may be chance" in advice(12, 0.3, 0.7, 0.6)
+    assert "0.30" in advice(12, 0.3, 0.7)
+    assert "no order" in advice(12, 0.3, None, 0.5)
+
+
+# The view
+
+
+def test_a_search_that_divides_nothing_has_no_view() -> None:
+    assert trust_view({}) is None
+    assert trust_view({"split": {"reused": True}}) is None
+
+
+def test_the_view_names_choices_and_numbers_parts_as_the_engine_does() -> None:
+    view = whole()
+
+    def leaves(node: SpacePartitionSchema) -> list[SpacePartitionSchema]:
+        return [leaf for child in node.children for leaf in leaves(child)] if node.decision is not None else [node]
+
+    assert [leaf.part for leaf in leaves(view.partition)] == [1, 2, 3]
+    assert [leaf.share for leaf in leaves(view.partition)] == SPLIT["shares"]
+    allowed = TREE.allowed()
+    first, second = view.partition.children
+    assert (view.partition.decision, first.decision, second.decision) == ("edge1", "edge2", None)
+    assert [child.choices for child in (first, second)] == [["none"], ["skip", "conv"]]
+    assert [leaf.choices for leaf in first.children] == [["none"], ["pool"]]
+    assert [left[0] for left in allowed] == [(0,), (0,), (1, 2)]
+    assert view.similarities[0].groups == [["none"], ["skip", "conv"]]
+    assert [(n.arch, n.alone, n.one_shot) for n in view.networks][2] == ("c", 70.0, 44.0)
+
+
+def test_what_is_not_known_yet_is_empty() -> None:
+    view = trust_view({"split": SPLIT})
+    assert view is not None
+    assert (view.tau_after, view.networks, view.advice, view.steps) == (None, [], "", None)
+    without = {k: v for k, v in TRUST.items() if "one_shot" not in k}
+    view = trust_view({"split": SPLIT, "train": {"steps": 120}, "trust": without})
+    assert view is not None
+    assert (view.tau_one_shot, view.one_shot_steps, view.networks[0].one_shot) == (None, None, None)
+    untested = trust_view({"split": SPLIT, "train": TRAINED, "trust": {"networks": 0}})
+    assert untested is not None
+    assert untested.networks == []
+
+
+def test_a_search_is_shown_with_it_but_not_in_lists(tmp_path: Path) -> None:
+    with open_store(f"sqlite:///{tmp_path / 'test.db'}", str(tmp_path / "blobs")) as store:
+        fakes.add_device(store)
+        search = fakes.add_search(store)
+        lease = store.jobs.claim("worker", 10.0)
+        assert lease is not None
+        for stage, result in (("split", SPLIT), ("train", TRAINED), ("trust", TRUST)):
+            fakes.append(store, lease, [StageFinished(stage, 1.0, result)])
+        assert store.queries.search(search).trust == whole()
+        assert store.queries.searches(None, 10, None).items[0].trust is None
+
+
+# Drawings
+
+
+def test_estimates_stand_over_truth_in_a_series_of_their_own() -> None:
+    drawn = {s["id"]: s for s in charts.ranking(whole())["series"]}
+    assert list(drawn) == [f"trust.estimated.{name}" for name in ("before", "one_shot", "after")]
+    assert len({s["symbol"] for s in drawn.values()}) == 3
+    assert [d["value"] for d in drawn["trust.estimated.after"]["data"]] == [[50, 30], [60, 50], [70, 40], [80, 60]]
+    undivided = whole().model_copy(
+        update={"networks": [n.model_copy(update={"one_shot": None}) for n in whole().networks]}
+    )
+    assert "Undivided, trained as long" not in str(charts.ranking(undivided)["legend"])
+
+
+def test_a_network_that_learns_nothing_does_not_take_the_room_of_the_others() -> None:
+    accuracies = [10.0, 91.0, 92.0, 93.0, 94.0, 95.0]
+    networks = [RankedArchSchema(arch=f"n{a:g}", alone=a, before=a, after=a) for a in accuracies]
+    dead = whole().model_copy(update={"networks": networks})
+    assert [n.alone for n in charts.typical(dead)] == accuracies[1:]
+    assert charts.ranking(dead)["xAxis"]["min"] >= 90
+    assert len(charts.typical(whole())) == 4
+    assert charts.ranking(whole())["xAxis"]["min"] < 50
+
+
+def test_a_matrix_is_drawn_by_groups_with_disagreement_in_another_colour() -> None:
+    [similarity] = whole().similarities
+    grouped = similarity.model_copy(update={"groups": [["skip", "conv"], ["none"]]})
+    options = charts.similarity(grouped)
+    assert options["xAxis"]["data"] == options["yAxis"]["data"] == ["skip", "conv", "none"]
+    agree, disagree, values = options["series"]
+    assert {tuple(d["value"]) for d in disagree["data"]} == {(1, 2, 0.3), (2, 1, 0.3)}
+    assert [d["label"]["formatter"] for d in values["data"] if d["value"] == [1, 2]] == ["-0.30"]
+    assert len(agree["data"]) == 7
+    assert agree["itemStyle"]["color"] != disagree["itemStyle"]["color"]
+
+
+# Submission
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"decisions": ["edge99.operation"]}, "edge01.operation"),
+        ({"split": "exhaustive", "parts": 4}, "takes 5 parts"),
+        ({"parts": 1}, "parts"),
+    ],
+)
+def test_a_submission_is_checked_against_its_space(params: dict[str, Any], message: str, tmp_path: Path) -> None:
+    spec = SearchSpec(space=CELLS, strategy=StrategySpec(name="few_shot", params=params))
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    with open_store(url, str(tmp_path / "blobs")) as store, pytest.raises(InvalidSpec, match=message):
+        examine(spec, store)
+
+
+def test_that_check_needs_no_torch() -> None:
+    program = """
+import sys
+from nas.core.ports import ImageShape
+from nas.core.spec import SearchSpec, StrategySpec
+from nas.strategies.few_shot import few_shot
+from search_spaces.nas_bench_201.space import build
+spec = SearchSpec(strategy=StrategySpec(name="few_shot", params={"split": "exhaustive", "parts": 5}))
+few_shot.check(spec, build({"preset": "digits"}, ImageShape(1, 8, 8, 10)))
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -1,0 +1,94 @@
+"""A real browser on the dashboard over the made-up service, for tests. Chromium is Debian's."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.support.paths import ROOT
+
+CHROMIUM = next((p for p in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(p).exists()), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE_MS = 30_000
+MARKS = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium at /usr/bin/chromium"),
+]
+
+
+@contextmanager
+def served(contents: str) -> Iterator[str]:
+    """The fake service with the dashboard on it, in a process of its own: NiceGUI keeps its pages per process."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # waits for the server, so nobody need poll for it
+        port = listener.getsockname()[1]
+        command = [sys.executable, "-m", "tests.support.fake_dashboard_api", f"fd={listener.fileno()}", contents]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        server = subprocess.Popen(command, cwd=ROOT, env=env, pass_fds=[listener.fileno()])
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(timeout=15)
+
+
+@contextmanager
+def browsing() -> Iterator[Any]:
+    """One browser profile, so that scripts are fetched once."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    sync_api.expect.set_options(timeout=PATIENCE_MS)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        context = browser.new_context(viewport={"width": 1280, "height": 1000}, color_scheme="light")
+        context.set_default_timeout(PATIENCE_MS)
+        yield context
+        browser.close()
+
+
+@dataclass
+class Watched:
+    """A page whose console and requests are watched."""
+
+    page: Any
+    errors: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+
+    def console(self, message: Any) -> None:
+        # Chromium reports the page's own 404 status, which the not-found pages mean to have.
+        if message.type in ("error", "warning") and "404 (Not Found)" not in message.text:
+            self.errors.append(message.text)
+
+    def request(self, request: Any) -> None:
+        if request.url.startswith(("http", "ws")) and urlsplit(request.url).hostname != "127.0.0.1":
+            self.outside.append(request.url)
+
+
+@contextmanager
+def watched(context: Any) -> Iterator[Any]:
+    """A fresh page; whatever a test does, no error may reach the console and no request may leave the machine."""
+    context.clear_cookies()
+    watch = Watched(context.new_page())
+    watch.page.on("console", watch.console)
+    watch.page.on("pageerror", lambda error: watch.errors.append(str(error)))
+    watch.page.on("request", watch.request)
+    yield watch.page
+    watch.page.close()
+    assert watch.errors == []
+    assert watch.outside == []

@@ -1,0 +1,122 @@
+"""What networks are trained with and do not keep: dropped paths and a second classifier."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nas.core.arch import Arch
+from nas.core.errors import InvalidSpec
+from nas.core.ports import ImageShape
+from nas.core.regularisers import regularisers
+from nas.core.spec import DataSpec, RetrainSpec
+from nas.datasets import digits
+from nas.training.alone import Alone, AloneRecipe
+from nas.training.pipeline import Pipeline
+from nas.training.regularise import auxiliary_of, drop, dropped, paths_of
+from search_spaces.darts_cell.space import build, from_genotype
+from search_spaces.mobilenet_v3.space import build as mobile
+from search_spaces.nas_bench_201.space import CONV3, NONE, SKIP
+from search_spaces.nas_bench_201.space import build as bench201
+from tests.unit.search_spaces.test_darts_cell import DARTS_V2
+
+DIGITS = ImageShape(1, 8, 8, 10)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_the_published_evaluation_network_with_its_second_classifier() -> None:
+    """CIFAR-10, 36 channels, 20 cells: 3,349,342 parameters, and the published head on 576 channels beside them."""
+    space = build({"preset": "evaluation"}, ImageShape(3, 32, 32, 10))
+    with torch.device("meta"):
+        net = space.supernet(0).subnet(Arch(space.id, from_genotype(DARTS_V2)))
+    assert count(net) == 3_349_342
+    found = auxiliary_of(net)
+    assert found is not None
+    tap, head = found
+    assert tap is net.cells[13]
+    assert count(head) == 576 * 128 + 2 * 128 + 128 * 768 * 2 * 2 + 2 * 768 + 768 * 10 + 10 == 476_426
+    assert head.eval()(torch.randn(2, 576, 8, 8)).shape == (2, 10)
+    assert space.regularisers == {"drop_path": 0.2, "auxiliary": 0.4}
+
+
+def test_whole_images_are_dropped_and_the_mean_is_kept() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(20_000, 2, 1, 1)
+    y = drop(x, 0.2)
+    assert torch.equal(y[:, 0], y[:, 1])
+    assert set(y.unique().tolist()) == {0.0, 1.25}
+    assert float(y.mean()) == pytest.approx(1.0, abs=0.02)
+
+
+def test_identities_are_never_dropped_and_nothing_is_left_behind() -> None:
+    space = bench201({"preset": "digits"}, DIGITS)
+    net = space.supernet(0).subnet(Arch(space.id, (CONV3, NONE, SKIP, SKIP, NONE, CONV3))).train()
+    paths = paths_of(net)
+    assert len(paths) == 3 * 2
+    assert not any(isinstance(p, nn.Identity) for p in paths)
+    x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    before = net(x)
+    with dropped(paths, 0.9999):
+        alone = net(x)
+    skips = space.supernet(0).subnet(Arch(space.id, (NONE, NONE, NONE, SKIP, NONE, NONE))).train()
+    torch.testing.assert_close(alone, skips(x))
+    torch.testing.assert_close(net(x), before)
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+@pytest.mark.parametrize("preset", ["darts_cell", "nas_bench_201", "mobilenet_v3"])
+def test_spaces_offer_what_they_can_and_are_off_unless_large(preset: str) -> None:
+    space = {"darts_cell": build, "nas_bench_201": bench201, "mobilenet_v3": mobile}[preset](
+        {"preset": "digits"}, DIGITS
+    )
+    assert regularisers(RetrainSpec(), space) == {"drop_path": 0.0, "auxiliary": 0.0}
+    net = space.supernet(0).subnet(Arch(space.id, tuple(len(d.choices) - 1 for d in space.decisions)))
+    for name, offered in (("drop_path", bool(paths_of(net))), ("auxiliary", auxiliary_of(net) is not None)):
+        wanted = RetrainSpec.model_validate({name: 0.3})
+        if offered:
+            assert regularisers(wanted, space)[name] == 0.3
+        else:
+            with pytest.raises(InvalidSpec, match=f"retrain.{name}: networks of {preset}"):
+                regularisers(wanted, space)
+
+
+def trained(recipe: AloneRecipe, cut: bool = False) -> Alone:
+    data = digits.load(DataSpec(params={"max_train": 40, "max_val": 20, "max_test": 20}), 0)
+    space = build({"preset": "digits"}, data.shape)
+    genes = np.random.default_rng(0).integers(0, [len(d.choices) for d in space.decisions])
+
+    def begin() -> Alone:
+        net = space.supernet(0).subnet(Arch(space.id, tuple(genes.tolist())))
+        return Alone(net, 8, data, Pipeline(data, "cpu"), recipe, 0)
+
+    alone = begin()
+    for epoch in range(recipe.epochs):
+        alone.epoch(epoch)
+        if cut:
+            resumed = begin()
+            resumed.restore(alone.weights())
+            alone = resumed
+    return alone
+
+
+def test_training_with_both_resumes_bit_by_bit_and_keeps_neither() -> None:
+    plain = AloneRecipe(2, 40, 0.05, 1e-4, 1.0)
+    both = AloneRecipe(2, 40, 0.05, 1e-4, 1.0, drop_path=0.3, auxiliary=0.4)
+    whole, resumed, without = trained(both), trained(both, cut=True), trained(plain)
+    assert whole.module.state_dict().keys() == without.module.state_dict().keys()
+    for name, tensor in whole.module.state_dict().items():
+        assert torch.equal(tensor, resumed.module.state_dict()[name])
+    assert whole.weights()["head"]
+    assert not without.weights()["head"]
+    changed = [n for n, t in whole.module.state_dict().items() if not torch.equal(t, without.module.state_dict()[n])]
+    assert any("stem" in n for n in changed)

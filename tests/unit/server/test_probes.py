@@ -1,0 +1,80 @@
+"""Checks that hang, fail or answer: nobody waits for them longer than was said."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from nas.core.errors import StorageError
+from server.api.figures import FRESH_S, Figures, Rising
+from server.api.sse import Streams
+from server.probes import Probe, ask_all
+from server.store.store import open_store
+from tests.support import fakes
+
+
+def test_a_check_that_hangs_takes_one_thread_however_often_it_is_asked_for() -> None:
+    release, asked = threading.Event(), []
+
+    def hang() -> str:
+        asked.append(1)
+        release.wait(10)
+        return "late"
+
+    probes = {"slow": Probe("slow", hang), "fast": Probe("fast", lambda: "here")}
+    first, second = ask_all(probes, 0.05), ask_all(probes, 0.05)
+    assert first["fast"] == second["fast"] == "here"
+    for answers in (first, second):
+        assert isinstance(answers["slow"], StorageError)
+        assert "0.05 s" in str(answers["slow"])
+    assert len(asked) == 1
+    release.set()
+    assert ask_all({"slow": probes["slow"]}, 5.0) == {"slow": "late"}
+
+
+def test_errors_of_a_check_are_its_answer() -> None:
+    def full() -> str:
+        raise OSError(28, "No space left on device")
+
+    def broken() -> str:
+        raise KeyError("x")
+
+    answers = ask_all({"full": Probe("full", full), "broken": Probe("broken", broken)}, 5.0)
+    assert str(answers["full"]) == "No space left on device"
+    assert str(answers["broken"]) == "KeyError: 'x'"
+
+
+def test_a_sum_that_falls_is_a_counter_all_the_same() -> None:
+    rising = Rising()
+    assert [rising("events", value) for value in (5.0, 8.0, 2.0, 4.0)] == [5.0, 8.0, 8.0, 10.0]
+
+
+def test_figures_say_when_the_database_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = fakes.Clock()
+    with open_store(f"sqlite:///{tmp_path}/db", str(tmp_path), clock) as store:
+        there = store.queries.figures
+        away = threading.Event()
+
+        def figures_or_not() -> object:
+            if away.is_set():
+                raise StorageError("the database does not answer")
+            return there()
+
+        monkeypatch.setattr(store.queries, "figures", figures_or_not)
+        figures = Figures(store, Streams(), clock)
+        assert (value(figures, "hwnas_database_up"), value(figures, "hwnas_leases")) == (1, 0)
+        away.set()
+        assert value(figures, "hwnas_database_up") == 1  # asked a moment ago
+        clock.pass_(FRESH_S)
+        assert (value(figures, "hwnas_database_up"), value(figures, "hwnas_leases")) == (0, None)
+
+
+def value(figures: Figures, name: str) -> float | None:
+    for family in text_string_to_metric_families(figures.text().decode()):
+        for sample in family.samples:
+            if sample.name == name:
+                return sample.value
+    return None
