@@ -33,12 +33,14 @@ serve: install ## The service with API and dashboard; ARGS="--port 8000"
 test: install ## All tests; ARGS="-k pareto" to choose
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-check: install ## Format, lint, types, import rules, names, compose file
+check: install ## Format, lint, types, import rules, names, dependencies, compose file
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tools.names
+	@$(BIN)/python -m deptry nas search_spaces predictors server workers agent
+	@$(BIN)/python -m deptry --ignore DEP002,DEP004 benchmarks tools tests
 	@$(BIN)/yamllint --strict docker/compose.yaml .yamllint.yaml
 
 bench: install ## The benchmarks; results into benchmarks/results
