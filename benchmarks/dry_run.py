@@ -24,7 +24,7 @@ from nas.core.device import MeasurementProtocol
 from nas.core.events import SearchState, StageFinished
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import BudgetSpec, SearchSpec, StrategySpec
-from nas.engine import price_search, run_search, stages_of
+from nas.engine import estimate_search_cost, run_search, stages_of
 from nas.memory import forget_peak, peak_bytes
 from nas.schemas.dry_runs import CostEstimateSchema
 from predictors.families.bayesian_linear import BayesianLinear
@@ -58,7 +58,7 @@ def compare(spec: SearchSpec) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         problem, stages, resources = prepare(spec, Path(folder))
         begun = busy_s()
-        *_, priced = price_search(problem, stages, resources, SearchState())
+        *_, priced = estimate_search_cost(problem, stages, resources, SearchState())
         assert isinstance(priced, StageFinished)
         cost, dry_run_s = CostEstimateSchema.model_validate(priced.result), busy_s() - begun
         forget_peak("cpu")

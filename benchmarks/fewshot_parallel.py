@@ -17,7 +17,7 @@ from nas.core import registry
 from nas.core.events import SearchState, StageFinished
 from nas.core.ports import Lease, Problem, Resources
 from nas.core.spec import DataSpec, ResourceSpec, SearchSpec, SpaceSpec, StrategySpec
-from nas.stages.parts import PartsStage
+from nas.stages.sub_supernets import SubSupernetsStage
 from nas.strategies.few_shot import few_shot
 from nas.training.fewshot.partition import random_split
 from nas.training.progressive import TrainState
@@ -91,9 +91,9 @@ def run_job(
         }
     )
     problem = Problem(SPEC, space, data, None, None)  # type: ignore[arg-type]  # training asks for no device
-    [stage] = [s for s in few_shot(problem) if isinstance(s, PartsStage)]
+    [stage] = [s for s in few_shot(problem) if isinstance(s, SubSupernetsStage)]
     together = ray_together(spec["workers"], 0)
-    resources = Resources(blobs, None, time.monotonic, together=together)  # type: ignore[arg-type]
+    resources = Resources(blobs, None, time.monotonic, run_parallel=together)  # type: ignore[arg-type]
     begun, idle = time.perf_counter(), _busy_s()
     steps = [e.result["steps"] for e in stage.run(problem, resources, state) if isinstance(e, StageFinished)]
     wall_s = time.perf_counter() - begun

@@ -21,7 +21,7 @@ from nas.core.metrics import spearman
 from nas.core.ports import History, ImageShape
 from nas.explorers.bayesian import Beliefs
 from nas.proxies import score
-from nas.stages.proxies import Informed, Scores
+from nas.stages.proxies import ProxyAwareSpace, Scores
 from search_spaces.nas_bench_201.space import OPERATIONS, NasBench201, SpaceParams
 
 PROXIES = ("synflow", "jacob_cov", "naswot")
@@ -72,7 +72,7 @@ def bench(options: Options) -> dict[str, Any]:
     out: dict[str, Any] = {}
     with threadpool_limits(limits=1):
         for label, told in (("structure", space), ("genes_and_costs", Plain(space))):
-            hinted = Informed(told, found)
+            hinted = ProxyAwareSpace(told, found)
             for n in EVALUATED:
                 draws = [np.random.default_rng((seed, n)).permutation(len(genes_NG))[:n] for seed in options.seeds]
                 out.setdefault(label, {})[str(n)] = {

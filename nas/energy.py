@@ -8,7 +8,7 @@ from nas.core.arch import Floats, Genes
 from nas.core.ports import LatencyPredictor, SearchSpace, predict_latency
 
 
-class Metered:
+class EnergyAwareSpace:
     """A search space whose costs tell predicted energy too: ``predicted_mj`` and its 95 % bound ``upper_mj``.
 
     ``predictor`` is of a latency predictor's family, fitted to mJ. All else is the space's own.
@@ -28,10 +28,10 @@ class Metered:
         return {**self._space.costs(genes_NG), "predicted_mj": energy_mj.mean_ms, "upper_mj": energy_mj.upper_ms}
 
 
-def metered(space: SearchSpace, predictor: LatencyPredictor | None) -> SearchSpace:
+def energy_aware(space: SearchSpace, predictor: LatencyPredictor | None) -> SearchSpace:
     """The space with energies, or as it is where nobody knows them."""
     if predictor is None:
         return space
-    told: Any = Metered(space, predictor)
+    told: Any = EnergyAwareSpace(space, predictor)
     known: SearchSpace = told
     return known

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
 from nas.core import registry
-from nas.core.cost import StageCost
+from nas.core.cost_estimate import StageCost
 from nas.core.errors import InvalidSpec, NotMeasuredYet
 from nas.core.events import Event, Progress, SearchState, StageFinished, StageStarted, fold
 from nas.core.ports import Problem, Resources, Stage
@@ -17,7 +17,7 @@ from nas.core.spec import SearchSpec
 from nas.memory import forget_peak, peak_bytes
 from nas.schemas.dry_runs import CostEstimateSchema, StageCostSchema
 
-PRICE = "price"  # the one stage of a dry run
+COST_STAGE = "price"  # the one stage of a dry run
 
 
 def stages_of(problem: Problem) -> tuple[Stage, ...]:
@@ -30,12 +30,12 @@ def stages_of(problem: Problem) -> tuple[Stage, ...]:
     names = [stage.name for stage in stages]
     if problem.spec.retrain is None and "verify" not in names:
         return stages
-    from nas.stages.learn import LearnStage
+    from nas.stages.refine import RefineStage
     from nas.stages.retrain import RetrainStage
 
     at = _at_verify(problem.spec, names)
     before = (RetrainStage(),) if problem.spec.retrain is not None else ()
-    return (*stages[:at], *before, stages[at], LearnStage(), *stages[at + 1 :])
+    return (*stages[:at], *before, stages[at], RefineStage(), *stages[at + 1 :])
 
 
 def stage_names(spec: SearchSpec) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, 
         yield finished
 
 
-def price_search(
+def estimate_search_cost(
     problem: Problem, stages: Sequence[Stage], resources: Resources, state: SearchState
 ) -> Iterator[Event]:
     """Times a few steps of every stage that ``state`` does not know as finished. Yields the events of a stage
@@ -85,14 +85,14 @@ def price_search(
     Raises what the stages raise: what cannot be timed here could not be run here either.
     """
     begun = resources.clock()
-    yield StageStarted(PRICE, 0, 1)
+    yield StageStarted(COST_STAGE, 0, 1)
     costs: list[StageCost] = []
     for stage in stages:
-        yield Progress(PRICE, len(costs), len(stages), "stages", message=f"timing {stage.name}")
+        yield Progress(COST_STAGE, len(costs), len(stages), "stages", message=f"timing {stage.name}")
         costs.append(_price(stage, problem, resources, state))
-    yield Progress(PRICE, len(costs), len(stages), "stages")
+    yield Progress(COST_STAGE, len(costs), len(stages), "stages")
     result = cost_view(problem, resources.worker, costs).model_dump(mode="json")
-    yield StageFinished(PRICE, resources.clock() - begun, result)
+    yield StageFinished(COST_STAGE, resources.clock() - begun, result)
 
 
 def cost_view(problem: Problem, worker: str, costs: Sequence[StageCost]) -> CostEstimateSchema:
@@ -124,11 +124,11 @@ def _at_verify(spec: SearchSpec, names: Sequence[str]) -> int:
 def _price(stage: Stage, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
     if stage.name in state.finished:
         return StageCost.nothing(stage.name, "finished already")
-    if not hasattr(stage, "price"):
+    if not hasattr(stage, "estimate_cost"):
         return StageCost.unknown(stage.name, "this stage cannot say what it takes, so sums leave it out")
     forget_peak(resources.torch_device)
     try:
-        cost = stage.price(problem, resources, state)
+        cost = stage.estimate_cost(problem, resources, state)
     except NotMeasuredYet as elsewhere:
         device = elsewhere.profile["name"]
         return StageCost.unknown(stage.name, f"the agent of device {device!r} measures for it, at a pace of its own")

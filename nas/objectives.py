@@ -8,7 +8,7 @@ import numpy as np
 
 from nas.core.arch import Floats, Genes
 from nas.core.device import OnDevice
-from nas.core.metrics import HELD, OBJECTIVES, SHARES
+from nas.core.metrics import BOUND_METRIC, OBJECTIVES, SHARES
 from nas.core.ports import Problem
 from nas.fleet import FleetPredictor, latency_metrics
 
@@ -51,7 +51,7 @@ def violation(problem: Problem, metrics: Mapping[str, Floats], accuracy_N: Float
         if o.bound is None or (o.name == "latency" and problem.spec.by_share):
             continue
         if o.name != "accuracy":
-            total += np.maximum(0.0, metrics[HELD[o.name]] / o.bound - 1.0)
+            total += np.maximum(0.0, metrics[BOUND_METRIC[o.name]] / o.bound - 1.0)
         elif accuracy_N is not None:
             total += np.maximum(0.0, 1.0 - accuracy_N / o.bound)
     return total

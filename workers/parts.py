@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.core.errors import HwnasError
 from nas.core.events import Checkpoint, Event, SearchState, Warned, fold
-from nas.core.ports import Problem, Resources, Stage, Together
+from nas.core.ports import ParallelRunner, Problem, Resources, Stage
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ class Failed:
     message: str
 
 
-def ray_together(cpus: int, gpus: int) -> Together:
-    """``Resources.together`` for a job on a Ray worker that holds so many cores and GPUs of its node: as many stages at
-    once as there are GPUs, or else cores, which they share evenly."""
+def ray_together(cpus: int, gpus: int) -> ParallelRunner:
+    """``Resources.run_parallel`` for a job on a Ray worker that holds so many cores and GPUs of its node: as many
+    stages at once as there are GPUs, or else cores, which they share evenly."""
     return partial(_on_ray, cpus=cpus, gpus=gpus)
 
 
@@ -51,7 +51,7 @@ def _on_ray(
         raise HwnasError("stages run at once inside of a Ray worker: expected one, got a plain process")
     hands = min(gpus or cpus, len(stages))
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpus else []
-    shared = ray.put((problem, replace(resources, tuner=None, together=None), max(1, cpus // max(1, hands))))
+    shared = ray.put((problem, replace(resources, tuner=None, run_parallel=None), max(1, cpus // max(1, hands))))
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     waiting = deque(stages)
     running: dict[int, Any] = {}

@@ -36,17 +36,17 @@ from nas.core.ports import (
     LatencyPredictor,
     Layer,
     Measurer,
-    Member,
+    ParallelRunner,
     Problem,
     Resources,
     SearchSpace,
     Stage,
-    Together,
+    TargetDevice,
 )
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.tuning import Tuner
-from nas.energy import metered
-from nas.engine import price_search, run_search, stages_of
+from nas.energy import energy_aware
+from nas.engine import estimate_search_cost, run_search, stages_of
 from nas.export import to_onnx_for_timing
 from nas.fleet import FleetPredictor
 from nas.layer_models import empty_to_onnx, layer_to_onnx
@@ -94,7 +94,7 @@ def _search(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
 
 def _dry_run(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Iterator[Event]:
     problem, stages, resources = _resolved(job, blobs)
-    yield from price_search(problem, stages, resources, state)
+    yield from estimate_search_cost(problem, stages, resources, state)
 
 
 def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequence[Stage], Resources]:
@@ -103,7 +103,7 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
     torch.set_num_threads(spec.resources.cpus)
     data, space = _load(spec.space, spec.data)
     if (energy := resolved.get("energy")) is not None:
-        space = metered(space, load_predictor(energy["family"], blobs.get(energy["blob"])))
+        space = energy_aware(space, load_predictor(energy["family"], blobs.get(energy["blob"])))
     fleet = tuple(_member(record, blobs) for record in resolved["fleet"])
     first = fleet[0] if fleet else _member({"name": spec.device, **resolved}, blobs)
     predictor = FleetPredictor.of(spec, {m.name: m.predictor for m in fleet}) if fleet else first.predictor
@@ -129,7 +129,7 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
         worker=platform.node(),
         tuner=_tuner(spec),
         refit=_refits(predictor, space, first.profile, resolved.get("learning"), blobs, spec.budget),
-        together=_together(spec),
+        run_parallel=_together(spec),
     )
     return problem, stages_of(problem), resources
 
@@ -166,10 +166,10 @@ def _layer_model(layer: Layer | None) -> bytes:
     return empty_to_onnx() if layer is None else layer_to_onnx(layer)
 
 
-def _member(record: Mapping[str, Any], blobs: BlobStore) -> Member:
+def _member(record: Mapping[str, Any], blobs: BlobStore) -> TargetDevice:
     predictor = record["predictor"]
     loaded = load_predictor(predictor["family"], blobs.get(predictor["blob"]))
-    return Member(record["name"], DeviceProfile.from_json(record["profile"]), loaded)
+    return TargetDevice(record["name"], DeviceProfile.from_json(record["profile"]), loaded)
 
 
 def _measurer(resolved: Mapping[str, Any], blobs: BlobStore) -> Measurer:
@@ -219,7 +219,7 @@ def _tuner(spec: SearchSpec) -> Tuner | None:
     return ray_tuner(spec.resources.cpus, spec.resources.gpus)
 
 
-def _together(spec: SearchSpec) -> Together:
+def _together(spec: SearchSpec) -> ParallelRunner:
     def together(
         stages: Sequence[Stage], problem: Problem, resources: Resources, state: SearchState
     ) -> Iterator[Event]:

@@ -14,11 +14,11 @@ from nas.core.device import Latency, Measurement, OnDevice, Status
 from nas.core.errors import InvalidInput
 from nas.core.events import Candidate, Origin
 from nas.core.metrics import METRICS, SHARES
-from nas.core.pareto import Mask, beaten
+from nas.core.pareto import Mask, weakly_dominated
 
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
 STATUSES: tuple[Status, ...] = get_args(Status)
-STEERING = ("val_accuracy", "predicted_ms", "upper_ms", "params", "macs")
+PREDICTED_METRICS = ("val_accuracy", "predicted_ms", "upper_ms", "params", "macs")
 _COLUMN = {name: i for i, name in enumerate(METRICS)}
 _MEASUREMENT_BYTES = 2048  # about what one takes in memory
 
@@ -30,9 +30,9 @@ class CandidateTable:
     """N networks of one space. ``origin_N`` and ``status_N`` index ``ORIGINS`` and ``STATUSES``; the columns of
     ``metrics_NM`` are those of ``METRICS``, NaN where a network has no such metric or, in ``claim_ms_N``, no claim.
     ``measurements`` are by row. In a search over a fleet, ``latency_ms_NDV`` holds what was predicted for each of
-    ``devices``, mean and upper bound, and ``measured`` by row what was measured on any. ``unbeaten``: the rows that a
-    front of exact, estimated and predicted metrics can hold, rising; None where nobody has looked. Never changed in
-    place."""
+    ``devices``, mean and upper bound, and ``measured`` by row what was measured on any. ``non_dominated``: the
+    sorted rows that a front over exact, estimated and predicted metrics can hold, or None if not computed. Never
+    changed in place."""
 
     space: str = ""
     genes_NG: NDArray[np.int16] = field(default_factory=lambda: np.empty((0, 0), np.int16))
@@ -44,7 +44,7 @@ class CandidateTable:
     devices: tuple[str, ...] = ()
     latency_ms_NDV: Floats = field(default_factory=lambda: np.empty((0, 0, 2)))
     measured: Mapping[int, Mapping[str, OnDevice]] = field(default_factory=dict)
-    unbeaten: Rows | None = None
+    non_dominated: Rows | None = None
 
     @classmethod
     def of(cls, candidates: Iterable[Candidate]) -> CandidateTable:
@@ -104,9 +104,9 @@ class CandidateTable:
     def nbytes(self) -> int:
         """Memory that the table takes, about."""
         arrays = (getattr(self, f.name) for f in fields(self) if f.name.endswith(("_N", "_NG", "_NM", "_NDV")))
-        unbeaten = self.unbeaten.nbytes if self.unbeaten is not None else 0
+        non_dominated = self.non_dominated.nbytes if self.non_dominated is not None else 0
         measurements = len(self.measurements) + len(self.devices) * len(self.measured)
-        return int(sum(a.nbytes for a in arrays)) + unbeaten + _MEASUREMENT_BYTES * measurements
+        return int(sum(a.nbytes for a in arrays)) + non_dominated + _MEASUREMENT_BYTES * measurements
 
     def metric(self, name: str) -> Floats:
         """One metric of all networks, NaN where it is missing, shape (N,)."""
@@ -135,8 +135,8 @@ class CandidateTable:
         return {name: OnDevice(*latency_ms) for name, latency_ms in pairs if latency_ms[0] == latency_ms[0]}
 
     def updated(self, rows: Rows, changed: CandidateTable) -> CandidateTable:
-        """A table whose ``rows`` are those of ``changed``, with the unbeaten rows; rows beyond the end are new ones.
-        Raises InvalidInput for networks of another space."""
+        """A table with ``rows`` replaced by those of ``changed`` and ``non_dominated`` updated; rows beyond the end are
+        new. Raises InvalidInput for networks of another space."""
         if len(rows) == 0:
             return self
         if len(self) and (self.space, self.genes_NG.shape[1]) != (changed.space, changed.genes_NG.shape[1]):
@@ -160,18 +160,20 @@ class CandidateTable:
             space=changed.space, measurements={**kept, **moved}, devices=changed.devices, measured=parts, **columns
         )
         known = rows[rows < len(self)]
-        same = np.array_equal(self._steering(known), table._steering(known), equal_nan=True)
-        start = len(self) if self.unbeaten is not None and same else 0
-        return replace(table, unbeaten=table._unbeaten(start, self.unbeaten if start else None))
+        same = np.array_equal(self._predicted_losses(known), table._predicted_losses(known), equal_nan=True)
+        start = len(self) if self.non_dominated is not None and same else 0
+        return replace(table, non_dominated=table._non_dominated(start, self.non_dominated if start else None))
 
-    def _steering(self, rows: Rows) -> Floats:
+    def _predicted_losses(self, rows: Rows) -> Floats:
         """What fronts of unmeasured networks are made of, and bounded by, to be minimised; shape (N, 5)."""
         return np.stack(
-            [-self.metric(m)[rows] if METRICS[m].goal == "max" else self.metric(m)[rows] for m in STEERING], axis=1
+            [-self.metric(m)[rows] if METRICS[m].goal == "max" else self.metric(m)[rows] for m in PREDICTED_METRICS],
+            axis=1,
         )
 
-    def _unbeaten(self, start: int, before: Rows | None) -> Rows:
-        """The unbeaten rows, given those ``before`` row ``start``. Rows that lack a metric beat none and stay."""
+    def _non_dominated(self, start: int, before: Rows | None) -> Rows:
+        """The non-dominated rows, given those ``before`` row ``start``. Rows that lack a metric stay and dominate
+        none."""
         found = [before] if before is not None else []
         for origin in ORIGINS:
             rows = self.of_origin(origin)
@@ -180,12 +182,12 @@ class CandidateTable:
             older = before[self.origin_N[before] == ORIGINS.index(origin)] if before is not None else rows[:0]
             kept, kept_full = self._full(older)
             stays = np.ones(len(rows), dtype=bool)
-            stays[full] = ~beaten(losses[full], kept[kept_full])
+            stays[full] = ~weakly_dominated(losses[full], kept[kept_full])
             found.append(rows[stays])
         return np.sort(np.concatenate(found))
 
     def _full(self, rows: Rows) -> tuple[Floats, Mask]:
-        losses = self._steering(rows)
+        losses = self._predicted_losses(rows)
         return losses, np.asarray(~np.isnan(losses).any(axis=1))
 
     def with_latency(self, latency: Latency) -> CandidateTable:
@@ -204,7 +206,7 @@ class CandidateTable:
             devices=(),
             latency_ms_NDV=np.empty((len(self), 0, 2)),
             measured={},
-            unbeaten=None,
+            non_dominated=None,
         )
 
     def on(self, device: str) -> CandidateTable:

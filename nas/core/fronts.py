@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nas.core.arch import Floats
-from nas.core.candidates import ORIGINS, STATUSES, STEERING, CandidateTable, Rows
+from nas.core.candidates import ORIGINS, PREDICTED_METRICS, STATUSES, CandidateTable, Rows
 from nas.core.errors import InvalidInput, UnknownName
 from nas.core.events import Candidate, Origin, SearchState
 from nas.core.metrics import METRICS, OBJECTIVES, SHARES
@@ -50,11 +50,13 @@ def front_of(
     bound_ms: float | None = None,
     device: str | None = None,
 ) -> Front:
-    """The front as far as the search has come; as ``front_in``."""
-    return front_in(spec, CandidateTable.of(state.candidates.values()), state.finished, objectives, bound_ms, device)
+    """The front as far as the search has come; as ``compute_front``."""
+    return compute_front(
+        spec, CandidateTable.of(state.candidates.values()), state.finished, objectives, bound_ms, device
+    )
 
 
-def front_in(
+def compute_front(
     spec: SearchSpec,
     table: CandidateTable,
     finished: Finished,
@@ -84,7 +86,7 @@ def front_in(
     if spec.by_share:
         metric_of["latency"] = SHARES[metric_of["latency"]]
     if not final:
-        metric_of["accuracy"] = steering(finished)
+        metric_of["accuracy"] = guiding_metric(finished)
     metrics = tuple(metric_of[n] for n in names)
     # Test data choose nothing, and before it is measured a latency is held to its calibrated upper bound.
     deciding = "val_accuracy" if spec.retrain is None else "trained_accuracy"
@@ -105,9 +107,9 @@ def front_in(
     reference = reference_of(finished, names)
     if reference is not None:
         reference = tuple(0.0 if m == "proxy_score" else r for m, r in zip(metrics, reference, strict=True))
-    # A network that breaks a bound on one device of a fleet gives its place to those that it had beaten.
-    beaten_for_good = not final and not table.measured and {*metrics, *bounds} <= set(STEERING)
-    possible = table.unbeaten if beaten_for_good and table.unbeaten is not None else np.arange(len(table))
+    # A network that breaks a bound on one device of a fleet gives its place to those that it had dominated.
+    dominance_is_final = not final and not table.measured and {*metrics, *bounds} <= set(PREDICTED_METRICS)
+    possible = table.non_dominated if dominance_is_final and table.non_dominated is not None else np.arange(len(table))
     known = _meets(table, possible, bounds)
     if spec.fleet is not None and limits["latency"] is not None:  # broken on one device before all have measured it
         known &= table.status_N[possible] != STATUSES.index("violated")
@@ -151,7 +153,7 @@ def by_view(results: Mapping[str | None, Mapping[str, Any]]) -> dict[str, Any]:
     return {**first, "fleet": fleet} if fleet else dict(first)
 
 
-def steering(finished: Finished) -> str:
+def guiding_metric(finished: Finished) -> str:
     """The metric that the search goes by in place of accuracy: estimated accuracy, or a score by zero-cost proxies."""
     return "proxy_score" if finished.get("proxies", {}).get("steers") else "val_accuracy"
 

@@ -67,7 +67,7 @@ OBJECTIVES: dict[str, tuple[str, str]] = {
 }
 
 # What the bound of a cost is held to before anything is measured: of what is predicted, the calibrated upper bound.
-HELD: dict[str, str] = {
+BOUND_METRIC: dict[str, str] = {
     o: {"predicted_ms": "upper_ms", "predicted_mj": "upper_mj"}.get(metric, metric)
     for o, (metric, _) in OBJECTIVES.items()
     if o != "accuracy"

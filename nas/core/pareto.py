@@ -108,12 +108,13 @@ def _dominated(rows_BM: Floats, others_KM: Floats) -> Mask:
     return np.asarray((below & better).any(axis=1))
 
 
-def beaten(losses_NM: Floats, kept_KM: Floats) -> Mask:
-    """Which points an earlier one equals or betters in every objective, shape (N,). ``kept_KM`` come before all.
+def weakly_dominated(losses_NM: Floats, kept_KM: Floats) -> Mask:
+    """Which points an earlier point weakly dominates (equals or betters in every objective), shape (N,). ``kept_KM``
+    come before all of them.
 
-    What is left may hold points that later ones dominate. But the front of any of these objectives, under any bounds on
-    them, is the same without the beaten points (of equal ones it keeps the first), and more points can be added without
-    another look at the old ones.
+    The remaining points may include some that later ones dominate. But the front of any subset of these objectives,
+    under any bounds on them, is the same without the weakly dominated points (the first of equal points stays), and
+    points can be added without looking at the old ones again.
     """
     out: Mask = np.ones(len(losses_NM), dtype=bool)
     start, size = 0, _MANY
@@ -124,14 +125,14 @@ def beaten(losses_NM: Floats, kept_KM: Floats) -> Mask:
             left = _weeded(rows, _pivots(kept_KM[non_dominated(kept_KM)], rows[:: len(rows) // _MANY]))
         for chunk in range(0, len(left), _CHUNK):
             some = left[chunk : chunk + _CHUNK]
-            lost = _beaten(rows[some], kept_KM)
+            lost = _weakly_dominated(rows[some], kept_KM)
             kept_KM = np.concatenate([kept_KM, rows[some[~lost]]])
             out[start + some] = lost
         start, size = start + size, 2 * size
     return out
 
 
-def _beaten(rows_BM: Floats, kept_KM: Floats) -> Mask:
+def _weakly_dominated(rows_BM: Floats, kept_KM: Floats) -> Mask:
     others_M = np.concatenate([kept_KM, rows_BM]).T
     reached = np.ones((len(rows_BM), others_M.shape[1]), dtype=bool)
     for row, other in zip(rows_BM.T[:, :, None], others_M[:, None], strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.arch import Arch, Decision, Floats, Genes
-from nas.core.cost import StageCost
+from nas.core.cost_estimate import StageCost
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.events import Candidate, Event, SearchState
 from nas.core.spec import SearchSpec
@@ -181,7 +181,7 @@ class Measurer(Protocol):
 
 
 @dataclass(frozen=True)
-class Member:
+class TargetDevice:
     """A device of a search: its name, its profile and its latency predictor."""
 
     name: str
@@ -204,12 +204,12 @@ class Problem:
     predictor: LatencyPredictor
     supernet_blob: str | None = None
     inherited: tuple[Candidate, ...] = ()
-    fleet: tuple[Member, ...] = ()
+    fleet: tuple[TargetDevice, ...] = ()
 
     @property
-    def members(self) -> tuple[Member, ...]:
+    def targets(self) -> tuple[TargetDevice, ...]:
         """The devices of the search: its fleet, or the only one."""
-        return self.fleet or (Member(self.spec.device, self.profile, self.predictor),)
+        return self.fleet or (TargetDevice(self.spec.device, self.profile, self.predictor),)
 
     def on(self, device: str) -> Problem:
         """The same problem on one device of the fleet alone."""
@@ -221,7 +221,7 @@ class Problem:
 @dataclass(frozen=True)
 class Resources:
     """What a stage may use. ``torch_device`` such as ``cpu`` or ``cuda:0``; ``clock`` gives seconds, monotonic;
-    ``worker`` is a name for the machine. ``tuner`` runs trials, None: one after the other. ``together`` runs
+    ``worker`` is a name for the machine. ``tuner`` runs trials, None: one after the other. ``run_parallel`` runs
     independent stages at once and yields their events as they come, one stage's death repeating only that stage; None:
     they run one after another. ``refit`` lets the predictor learn from what is measured, None: it does not."""
 
@@ -232,7 +232,7 @@ class Resources:
     versions: Mapping[str, str] | None = None
     worker: str = ""
     tuner: Tuner | None = None
-    together: Together | None = None
+    run_parallel: ParallelRunner | None = None
     refit: Refitter | None = None
 
 
@@ -244,14 +244,14 @@ class Stage(Protocol):
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Yields events; goes on from ``state`` after a restart. Its last words are the engine's business."""
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """What ``run`` will take, from a few of its steps that are really run on real data, after one untimed step.
 
         Nothing is kept, and no stage before has to have run. A plug-in's stage may lack this: it is reported as such.
         """
 
 
-Together = Callable[[Sequence[Stage], Problem, Resources, SearchState], Iterator[Event]]
+ParallelRunner = Callable[[Sequence[Stage], Problem, Resources, SearchState], Iterator[Event]]
 Strategy = Callable[[Problem], tuple[Stage, ...]]
 
 JobKind = Literal["search", "device", "dry_run"]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from nas.core.arch import Arch, Floats, Genes
-from nas.core.cost import Span, StageCost
+from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
 from nas.core.ports import Problem, Resources
@@ -96,25 +96,25 @@ class BilevelStage:
             yield Checkpoint(self.name, before + learning.steps, blob)
         yield StageFinished(self.name, 0.0, {"supernet": blob, "reused": False, **_summary(runs)})
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """A few steps of each kind and what is done at the end of an epoch; early ends are not foreseen."""
         if problem.supernet_blob is not None:
             return StageCost.nothing(self.name, "the supernet is trained already")
         clock = resources.clock
         begun = clock()
         learning = self._begin(problem, resources, problem.spec.seed)
-        total, timed = Span.exactly(clock() - begun), 0
+        total, timed = DurationRange.exact(clock() - begun), 0
         for kind in dict.fromkeys(learning.kinds):
             epochs = [e for e, k in enumerate(learning.kinds) if k == kind]
             # Alphas may rest in the first epochs, so the last of a kind is the one that stands for the others.
             times = [_seconds(clock, lambda e=epochs[-1], s=s: learning.step(e, s)) for s in range(PRICED + 1)][1:]  # type: ignore[misc]
-            each = Span(min(times), fmean(times), max(times))
+            each = DurationRange(min(times), fmean(times), max(times))
             total += each * (len(epochs) * learning.per_epoch)
             if kind != "select":
-                total += Span.exactly(_seconds(clock, lambda e=epochs[0]: learning.end_epoch(e))) * len(epochs)  # type: ignore[misc]
+                total += DurationRange.exact(_seconds(clock, lambda e=epochs[0]: learning.end_epoch(e))) * len(epochs)  # type: ignore[misc]
             timed += len(times)
         saved_s = _seconds(clock, lambda: resources.blobs.put(learning.state(0, 0).to_bytes()))
-        total += Span.exactly(saved_s) * (1 + total.seconds / self.options.checkpoint_s)
+        total += DurationRange.exact(saved_s) * (1 + total.seconds / self.options.checkpoint_s)
         return StageCost.of(self.name, total * self.options.seeds, self.options.seeds * learning.steps, timed, "steps")
 
     def _begin(self, problem: Problem, resources: Resources, seed: int) -> Search:

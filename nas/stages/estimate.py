@@ -1,6 +1,6 @@
 """Know before you pay: can the bounds be met, and between which values do the networks of this space lie?
 
-The same answer is given when a search is submitted and when it begins: both take a ``survey``.
+The same answer is given when a search is submitted and when it begins: both call ``profile_space``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nas.core.arch import LISTABLE, Floats, Genes, choice_counts, every, neighbours, sample, space_size
-from nas.core.cost import Span, StageCost
+from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.errors import HwnasError, InfeasibleBound, InvalidSpec
 from nas.core.events import Candidate, Event, SearchState, StageFinished
-from nas.core.metrics import HELD, METRICS
+from nas.core.metrics import BOUND_METRIC, METRICS
 from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace
 from nas.core.spec import SearchSpec
 from nas.fleet import latency_metrics
@@ -24,7 +24,7 @@ SAMPLED = 20_000
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
+class SpaceProfile:
     """What is known of the networks of a space without training; latencies only if there is a predictor.
 
     ``values``: of ``SAMPLED`` random networks, shape (SAMPLED,) per metric. ``ranges``: over these and the two extreme
@@ -39,7 +39,7 @@ class Survey:
     networks: int | None
 
 
-def survey(space: SearchSpace, predictor: LatencyPredictor | None) -> Survey:
+def profile_space(space: SearchSpace, predictor: LatencyPredictor | None) -> SpaceProfile:
     """Looks at random networks, always the same ones, and at the smallest and the largest one."""
 
     def values_of(genes_NG: Genes) -> dict[str, Floats]:
@@ -54,14 +54,14 @@ def survey(space: SearchSpace, predictor: LatencyPredictor | None) -> Survey:
     genes_NG = space.canonical(np.concatenate([random_NG, extremes]))
     values = values_of(genes_NG)
     lowest = {}
-    for metric in (*HELD.values(), "upper_share"):
+    for metric in (*BOUND_METRIC.values(), "upper_share"):
         if metric in values:
             start_G = genes_NG[int(values[metric].argmin())]
             lowest[metric] = _lowest(space, lambda some_NG, m=metric: values_of(some_NG)[m], start_G)  # type: ignore[misc]
     networks = None
     if space_size(space.decisions) <= LISTABLE:
         networks = len(np.unique(space.canonical(every(space.decisions)), axis=0))
-    return Survey(
+    return SpaceProfile(
         space=space.name,
         values={name: v[:SAMPLED] for name, v in values.items()},
         ranges={name: (float(v.min()), float(v.max())) for name, v in values.items()},
@@ -70,7 +70,7 @@ def survey(space: SearchSpace, predictor: LatencyPredictor | None) -> Survey:
     )
 
 
-def not_told(spec: SearchSpec, found: Survey) -> list[HwnasError]:
+def unsupported_objectives(spec: SearchSpec, found: SpaceProfile) -> list[HwnasError]:
     """Which objectives the search space does not tell of its networks, or the device does not; latency is the business
     of its predictor."""
     space = f"search space {found.space} does not tell it: expected {{}} among its costs, got {', '.join(found.values)}"
@@ -79,13 +79,13 @@ def not_told(spec: SearchSpec, found: Survey) -> list[HwnasError]:
         "column energy_mj"
     )
     return [
-        InvalidSpec(f"objective {o.name}: {device if o.name == 'energy' else space.format(HELD[o.name])}")
+        InvalidSpec(f"objective {o.name}: {device if o.name == 'energy' else space.format(BOUND_METRIC[o.name])}")
         for o in spec.objectives
-        if o.name not in ("accuracy", "latency") and HELD[o.name] not in found.values
+        if o.name not in ("accuracy", "latency") and BOUND_METRIC[o.name] not in found.values
     ]
 
 
-def out_of_reach(spec: SearchSpec, found: Survey) -> list[HwnasError]:
+def infeasible_bounds(spec: SearchSpec, found: SpaceProfile) -> list[HwnasError]:
     """Why no network can meet the bounds, naming the lowest reachable values; empty if some can."""
     problems: list[HwnasError] = []
     if spec.by_share and (lowest := found.lowest.get("upper_share")) is not None and lowest > 100:
@@ -110,15 +110,17 @@ def out_of_reach(spec: SearchSpec, found: Survey) -> list[HwnasError]:
     return problems
 
 
-def unreachable(spec: SearchSpec, found: Survey, by_device: Mapping[str, Survey]) -> list[HwnasError]:
-    """As ``out_of_reach``, on every device of a fleet, and on all of them together where they share a front."""
-    problems = [e for name, part in by_device.items() for e in out_of_reach(spec.on(name), part)]
+def infeasible_on_devices(
+    spec: SearchSpec, found: SpaceProfile, by_device: Mapping[str, SpaceProfile]
+) -> list[HwnasError]:
+    """``infeasible_bounds`` on every device of a fleet, and on all of them together where they share a front."""
+    problems = [e for name, part in by_device.items() for e in infeasible_bounds(spec.on(name), part)]
     if None in spec.views and not problems:
-        problems = out_of_reach(spec, found)
+        problems = infeasible_bounds(spec, found)
     return [*{str(e): e for e in problems}.values()]  # bounds on params or MACs are the same everywhere
 
 
-def too_few_networks(spec: SearchSpec, found: Survey, inherited: int) -> list[HwnasError]:
+def exceeds_space(spec: SearchSpec, found: SpaceProfile, inherited: int) -> list[HwnasError]:
     """Why the budget cannot be spent in a small space. ``inherited``: networks of one origin that are scored already;
     none is scored twice."""
     budget = spec.budget.evaluations
@@ -133,7 +135,7 @@ def too_few_networks(spec: SearchSpec, found: Survey, inherited: int) -> list[Hw
     ]
 
 
-def feasible_share(spec: SearchSpec, found: Survey) -> float:
+def feasible_share(spec: SearchSpec, found: SpaceProfile) -> float:
     """Share of random networks that meet all bounds on what is known of them."""
     feasible_N = np.ones(SAMPLED, dtype=bool)
     if spec.by_share and "upper_share" in found.values:
@@ -155,31 +157,31 @@ class EstimateStage:
         """Raises InfeasibleBound, naming the lowest reachable value, or InvalidSpec for a budget beyond the space and
         for objectives that it does not tell."""
         spec = problem.spec
-        found = survey(problem.space, problem.predictor)
-        by_device = {m.name: survey(problem.space, m.predictor) for m in problem.fleet}
+        found = profile_space(problem.space, problem.predictor)
+        by_device = {m.name: profile_space(problem.space, m.predictor) for m in problem.fleet}
         inherited = most_inherited(problem.inherited)
-        refusals = [*not_told(spec, found), *unreachable(spec, found, by_device)]
-        for error in [*refusals, *too_few_networks(spec, found, inherited)]:
+        refusals = [*unsupported_objectives(spec, found), *infeasible_on_devices(spec, found, by_device)]
+        for error in [*refusals, *exceeds_space(spec, found, inherited)]:
             raise error
         result = _result(problem, spec, found)
         fleet = {name: _result(problem, spec.on(name), part) for name, part in by_device.items()}
         yield StageFinished(self.name, 0.0, {**result, "sampled": SAMPLED, **({"fleet": fleet} if fleet else {})})
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """It is run in full, without a warm-up, since the search has none either."""
         begun = resources.clock()
         for predictor in (problem.predictor, *(m.predictor for m in problem.fleet)):
-            survey(problem.space, predictor)
-        return StageCost.of(self.name, Span.exactly(resources.clock() - begun), 1, 1)
+            profile_space(problem.space, predictor)
+        return StageCost.of(self.name, DurationRange.exact(resources.clock() - begun), 1, 1)
 
 
 def _held(spec: SearchSpec) -> dict[str, str]:
-    return {o: metric for o, metric in HELD.items() if o != "latency" or not spec.by_share}
+    return {o: metric for o, metric in BOUND_METRIC.items() if o != "latency" or not spec.by_share}
 
 
-def _result(problem: Problem, spec: SearchSpec, found: Survey) -> dict[str, Any]:
+def _result(problem: Problem, spec: SearchSpec, found: SpaceProfile) -> dict[str, Any]:
     """What later stages and screens read, of a search or of one device of its fleet."""
-    held = HELD | ({"latency": "upper_share"} if spec.by_share else {})
+    held = BOUND_METRIC | ({"latency": "upper_share"} if spec.by_share else {})
     return {
         "ranges": {k: list(v) for k, v in found.ranges.items()},
         "feasible_share": feasible_share(spec, found),

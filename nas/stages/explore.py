@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, choice_counts, neighbours, one_hot, sample
-from nas.core.cost import Span, StageCost, average, repeated
+from nas.core.cost_estimate import DurationRange, StageCost, average_duration, mean_seconds
 from nas.core.events import (
     Candidate,
     Evaluated,
@@ -28,12 +28,12 @@ from nas.core.events import (
     StageFinished,
     fold,
 )
-from nas.core.fronts import Front, by_view, front_of, state_on, steering
+from nas.core.fronts import Front, by_view, front_of, guiding_metric, state_on
 from nas.core.ports import History, Problem, Resources, SearchSpace
 from nas.explorers import bayesian, nsga2, random
 from nas.objectives import cheap_metrics, losses, on_devices, violation
-from nas.stages.pricing import networks, scoring_s
-from nas.stages.proxies import Informed, ProxyStage, load_scores
+from nas.stages.cost_estimate import sample_archs, scoring_s
+from nas.stages.proxies import ProxyAwareSpace, ProxyStage, load_scores
 from nas.stages.subnets import Subnets, load_subnets
 
 Score = Callable[[Arch], dict[str, float]]
@@ -102,29 +102,29 @@ class ExploreStage:
         result = {"evaluations": len(state.of("search")), "inherited": known["search"]}
         yield StageFinished(self.name, 0.0, {**result, **by_view(fronts)})
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Candidates from the smallest to the largest, and one proposal in the middle of the budget."""
         clock, budget = resources.clock, problem.spec.budget.evaluations
-        archs, macs = networks(problem.space)
+        archs, macs = sample_archs(problem.space)
         begun = clock()
         if self.proxies is not None:
             scorer = self.proxies.scorer(problem, resources)
-            total = Span.exactly(clock() - begun)
-            found = average(macs.tolist(), lambda i: repeated(clock, lambda: scorer(archs[i])))
+            total = DurationRange.exact(clock() - begun)
+            found = average_duration(macs.tolist(), lambda i: mean_seconds(clock, lambda: scorer(archs[i])))
         else:
             subnets = load_subnets(problem, resources, state, untrained_will_do=True)
-            total = Span.exactly(clock() - begun)
-            found = average(macs.tolist(), lambda i: scoring_s(subnets, archs[i], problem.data.val, clock)[0])
+            total = DurationRange.exact(clock() - begun)
+            found = average_duration(macs.tolist(), lambda i: scoring_s(subnets, archs[i], problem.data.val, clock)[0])
         # Where along the front the search will look is not known beforehand; the baseline draws as we did.
-        total += Span(found.smallest_s, found.span.seconds, found.largest_s) * budget + found.span * budget
+        total += DurationRange(found.smallest_s, found.span.seconds, found.largest_s) * budget + found.span * budget
         rounds = min(self.rounds, budget)
         history = _made_up(problem, min(len(problem.inherited) + budget // 2, 2_000))
         rng = np.random.default_rng(0)
         each = max(1, budget // rounds // len(problem.spec.views))
         view = problem.spec.views[0]
-        propose_s = repeated(clock, lambda: self._propose(*_seen(problem, history, view), rng, each))
+        propose_s = mean_seconds(clock, lambda: self._propose(*_seen(problem, history, view), rng, each))
         proposals = min(budget, len(problem.spec.views) * (rounds if problem.inherited else rounds - 1))
-        total += Span.exactly(propose_s) * proposals
+        total += DurationRange.exact(propose_s) * proposals
         return StageCost.of(self.name, total, 2 * budget, found.count, "subnets")
 
     def _turns(
@@ -162,7 +162,7 @@ class ExploreStage:
         if self.explorer == "bayesian":
             return bayesian.propose(space, history, rng, n, _known(problem))
         genes_NG = as_genes([p.arch for p in candidates])
-        found, evaluate = believed_front(problem, state, rng, self.population, self.generations)
+        found, evaluate = surrogate_front(problem, state, rng, self.population, self.generations)
         picked = spread(found.genes_NG, found.losses_NM, genes_NG, n)
         missing = n - len(picked)
         if missing > 0:
@@ -185,12 +185,12 @@ def accuracy_of(problem: Problem, subnets: Subnets) -> Score:
     return evaluate
 
 
-def believed_front(
+def surrogate_front(
     problem: Problem, state: SearchState, rng: np.random.Generator, population: int, generations: int
 ) -> tuple[nsga2.Population, nsga2.Evaluate]:
     """The front of a model of what the search goes by, fitted to its scored networks, with exact and predicted costs;
     and what that model says of any networks."""
-    space, candidates, by = problem.space, state.of("search"), steering(state.finished)
+    space, candidates, by = problem.space, state.of("search"), guiding_metric(state.finished)
     genes_NG = as_genes([p.arch for p in candidates])
     surrogate = AccuracySurrogate.fit(space, genes_NG, np.array([p.metrics[by] for p in candidates]))
 
@@ -285,9 +285,9 @@ def _around(space: SearchSpace, history: History, derived_NG: Genes, rng: np.ran
 def _guided(problem: Problem, resources: Resources, state: SearchState) -> Problem:
     """The problem with what proxies know of the space, if they do not steer anyway."""
     scores = load_scores(resources, state)
-    if scores is None or steering(state.finished) == "proxy_score":
+    if scores is None or guiding_metric(state.finished) == "proxy_score":
         return problem
-    informed: Any = Informed(problem.space, scores)
+    informed: Any = ProxyAwareSpace(problem.space, scores)
     return replace(problem, space=informed)
 
 
@@ -300,7 +300,7 @@ def scored_candidates(problem: Problem, score: Score, origin: Origin, genes_NG: 
 
 def _made_up(problem: Problem, n: int) -> SearchState:
     """``n`` networks with accuracies that grow with their MACs, for telling how long a proposal takes."""
-    archs, macs = networks(problem.space, n)
+    archs, macs = sample_archs(problem.space, n)
     cheap, devices = cheap_metrics(problem, as_genes(archs)), on_devices(problem, as_genes(archs))
     accuracy = 50.0 + 45.0 * np.argsort(np.argsort(macs)) / len(macs)
     candidates = [
@@ -343,7 +343,7 @@ def _violation(problem: Problem, cheap: dict[str, Floats], accuracy_N: Floats, b
 
 
 def history_of(problem: Problem, state: SearchState, origin: Origin) -> History:
-    candidates, by = state.of(origin), steering(state.finished)
+    candidates, by = state.of(origin), guiding_metric(state.finished)
     width = len(problem.spec.objectives)
     if not candidates:
         empty = sample(problem.space.decisions, np.random.default_rng(0), 0)

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
-from nas.core.cost import Span, StageCost, average
+from nas.core.cost_estimate import DurationRange, StageCost, average_duration
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import NotMeasuredYet
 from nas.core.events import Candidate, Event, Exported, Progress, SearchState, StageFinished
 from nas.core.fronts import front_of
 from nas.core.ports import Problem, Resources
 from nas.export import package
-from nas.stages.pricing import measuring, networks, part_of, verified
+from nas.stages.cost_estimate import estimate_measuring, first_images, sample_archs, verified_range
 from nas.stages.subnets import load_subnets
 from nas.stages.verify import thin
 
@@ -66,14 +66,14 @@ class ExportStage:
             yield Exported(p.arch, name, resources.blobs.put(archive), len(archive), "application/zip", report)
         yield StageFinished(self.name, 0.0, {"models": len(chosen)})
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """The smallest and the largest network as packages. How many networks the front will have is not known."""
         clock, int8 = resources.clock, problem.spec.export.int8
         begun = clock()
         subnets = load_subnets(problem, resources, state, untrained_will_do=True)
-        total = Span.exactly(clock() - begun)
-        archs, macs = networks(problem.space)
-        test, times = part_of(problem.data.test)
+        total = DurationRange.exact(clock() - begun)
+        archs, macs = sample_archs(problem.space)
+        test, times = first_images(problem.data.test)
         few = replace(problem.data, test=test)
         quantised: dict[str, bytes] = {}
 
@@ -90,14 +90,14 @@ class ExportStage:
                     quantised.pop(next(iter(quantised)))
             return times * (clock() - begun)
 
-        packed = average(macs.tolist(), seconds_of, inner=1)
+        packed = average_duration(macs.tolist(), seconds_of, inner=1)
         each = packed.span
-        for member in problem.members if int8 else ():
-            measured = measuring(quantised, _in_int8(member.profile), resources.measure, clock)
-            total += Span.exactly(measured.begin_s)
+        for member in problem.targets if int8 else ():
+            measured = estimate_measuring(quantised, _in_int8(member.profile), resources.measure, clock)
+            total += DurationRange.exact(measured.begin_s)
             each += measured.each
-        most = min(problem.spec.export.count or verified(problem)[1], verified(problem)[1])
-        total += Span(each.low_s, each.seconds * (1 + most) / 2, each.high_s * most)
+        most = min(problem.spec.export.count or verified_range(problem)[1], verified_range(problem)[1])
+        total += DurationRange(each.low_s, each.seconds * (1 + most) / 2, each.high_s * most)
         note = f"how many networks the front will have is not known beforehand: between 1 and {most}"
         return StageCost.of(self.name, total, most, packed.count, "models", note)
 
@@ -130,7 +130,7 @@ def _measured_int8(
     """The int8 models as measured, by device."""
     found: dict[str, list[Measurement]] = {}
     elsewhere: list[NotMeasuredYet] = []
-    for member in problem.members:
+    for member in problem.targets:
         if member.profile.measurable:
             try:
                 found[member.name] = list(resources.measure(models, _in_int8(member.profile), networks))

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, one_hot
-from nas.core.cost import StageCost, average, repeated
+from nas.core.cost_estimate import StageCost, average_duration, mean_seconds
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished
 from nas.core.metrics import spearman
 from nas.core.ports import Problem, Resources, SearchSpace
 from nas.proxies import score
-from nas.stages.pricing import networks
+from nas.stages.cost_estimate import sample_archs
 from nas.supernet import Supernet
 from nas.training.pipeline import Pipeline
 
@@ -100,7 +100,7 @@ class ProxyStage:
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Networks that were scored before a restart are not scored again."""
-        archs = as_archs(problem.space.id, np.unique(as_genes(networks(problem.space, self.sampled)[0]), axis=0))
+        archs = as_archs(problem.space.id, np.unique(as_genes(sample_archs(problem.space, self.sampled)[0]), axis=0))
         scorer = self.scorer(problem, resources)
         rows: list[list[float]] = []
         if (last := state.checkpoints.get(self.name)) is not None:
@@ -117,11 +117,11 @@ class ProxyStage:
         """What scores a network."""
         return Scorer(problem, resources.torch_device, self.proxies, self.images)
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Networks from the smallest to the largest."""
-        archs, macs = networks(problem.space)
+        archs, macs = sample_archs(problem.space)
         scorer = self.scorer(problem, resources)
-        timed = average(macs.tolist(), lambda i: repeated(resources.clock, lambda: scorer(archs[i])))
+        timed = average_duration(macs.tolist(), lambda i: mean_seconds(resources.clock, lambda: scorer(archs[i])))
         return StageCost.of(self.name, timed.span * self.sampled, self.sampled, timed.count, "networks")
 
 
@@ -131,7 +131,7 @@ def load_scores(resources: Resources, state: SearchState) -> Scores | None:
     return Scores.load(resources.blobs.get(last.blob)) if last is not None else None
 
 
-class Informed:
+class ProxyAwareSpace:
     """A search space that tells an accuracy predictor what proxies would say of a network.
 
     It is learned from those that were scored, by ridge regression on genes and logarithmic costs, since a predictor

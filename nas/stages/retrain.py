@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from nas.core.arch import Arch
-from nas.core.cost import Span, StageCost, average, repeated
+from nas.core.cost_estimate import DurationRange, StageCost, average_duration, mean_seconds
 from nas.core.errors import HwnasError
 from nas.core.events import Candidate, Checkpoint, Evaluated, Event, Progress, SearchState, StageFinished, Warned
 from nas.core.ports import BlobStore, Problem, Resources
@@ -25,7 +25,7 @@ from nas.core.regularisers import regularisers
 from nas.core.spec import RetrainSpec
 from nas.core.tuning import EpochResult, Hyperparameter, Trial, TrialRequest, TrialState, TuningPlan
 from nas.sequential import run_sequentially
-from nas.stages.pricing import networks, part_of, verified
+from nas.stages.cost_estimate import first_images, sample_archs, verified_range
 from nas.stages.subnets import Subnets
 from nas.stages.verify import ORIGINS, to_verify
 from nas.training.alone import Alone, AloneRecipe, pack, unpack
@@ -79,31 +79,31 @@ class RetrainStage:
         yield Evaluated(tuple(Candidate(a, o, metrics[a.id]) for o in ORIGINS for a in found[o] if a.id in metrics))
         yield StageFinished(self.name, 0.0, {"networks": reached, **trials.summary()})
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Epochs of the smallest and the largest network and some between. How many trials are stopped early is not
         known: the range goes from all that can be to none."""
         clock, wanted = resources.clock, _wanted(problem)
-        archs, macs = networks(problem.space)
+        archs, macs = sample_archs(problem.space)
         batch_size = min(wanted.batch_size, len(problem.data.train))
         recipe = AloneRecipe(wanted.epochs, batch_size, 0.0, 0.0, 1.0, **regularisers(wanted, problem.space))
-        val, times = part_of(problem.data.val)
+        val, times = first_images(problem.data.val)
 
         def epoch_s(i: int) -> float:
             subnets, alone = _begin(problem, archs[i], recipe, problem.spec.seed, resources.torch_device)
-            step_s = repeated(clock, lambda: alone.step(0, 0))
+            step_s = mean_seconds(clock, lambda: alone.step(0, 0))
             begun = clock()
             subnets.recalibrate(alone.module, archs[i])
             recalibrated = clock()
             subnets.score(alone.module, archs[i], val)
             return alone.per_epoch * step_s + recalibrated - begun + times * (clock() - recalibrated)
 
-        timed = average(macs.tolist(), epoch_s)
-        fewest, most = verified(problem)
+        timed = average_duration(macs.tolist(), epoch_s)
+        fewest, most = verified_range(problem)
         plan = TuningPlan((), HYPERPARAMETERS, wanted.epochs, 0)
         least = wanted.seeds * wanted.epochs + (wanted.trials - 1) * (plan.rungs or (wanted.epochs,))[0]
         all_ = (wanted.seeds + wanted.trials - 1) * wanted.epochs
         devices = max(1, problem.spec.resources.gpus)
-        total = Span(
+        total = DurationRange(
             timed.span.low_s * fewest * least,  # both origins may have found the same networks
             timed.span.seconds * len(ORIGINS) * most * (least + all_) / 2,
             timed.span.high_s * len(ORIGINS) * most * all_,

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from nas.core.arch import Arch, sample
-from nas.core.cost import Span, StageCost
+from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.errors import InvalidSpec
 from nas.core.events import Event, Progress, SearchState, StageFinished, Traced
 from nas.core.ports import Problem, Resources
-from nas.stages.pricing import networks
+from nas.stages.cost_estimate import sample_archs
 from nas.stages.subnets import load_supernet
 from nas.training.fewshot.matching import Matching, match, match_all, matched_split, names_of
-from nas.training.fewshot.partition import Partition, divisible, exhaustive_split, random_split
+from nas.training.fewshot.partition import SpacePartition, divisible, exhaustive_split, random_split
 from nas.training.pipeline import Pipeline
 
 Method = Literal["gradient_matching", "exhaustive", "random", "mixture"]
@@ -82,7 +82,7 @@ class SplitStage:
             },
         )
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Compares the choices of the first decision once, on an untrained supernet."""
         if problem.supernet_blob is not None or self.method != "gradient_matching":
             return StageCost.nothing(self.name, "nothing is compared")
@@ -94,7 +94,7 @@ class SplitStage:
         begun = clock()
         match(net, space, batch, genes[0], 1, np.random.default_rng(1))
         seconds = (clock() - begun) * self.repeats * len(genes)
-        return StageCost.of(self.name, Span(seconds / 2, seconds, 2 * seconds), len(genes), 1, "decisions")
+        return StageCost.of(self.name, DurationRange(seconds / 2, seconds, 2 * seconds), len(genes), 1, "decisions")
 
     def _batch(self, problem: Problem, resources: Resources) -> Any:
         pipeline = Pipeline(problem.data, resources.torch_device)
@@ -108,16 +108,16 @@ class SplitStage:
         return batch
 
 
-def shares(partition: Partition, problem: Problem) -> list[float]:
+def shares(partition: SpacePartition, problem: Problem) -> list[float]:
     """The share of random gene vectors whose network lies in each part."""
     drawn = sample(problem.space.decisions, np.random.default_rng(0), COUNTED)
     counts = np.bincount(partition.parts(problem.space.canonical(drawn)), minlength=partition.size)
     return [float(c) / COUNTED for c in counts]
 
 
-def held_out(problem: Problem, n: int) -> list[Arch]:
+def held_out_archs(problem: Problem, n: int) -> list[Arch]:
     """``n`` networks, always the same, spread over the range of MACs."""
-    archs, macs = networks(problem.space, 8 * n)
+    archs, macs = sample_archs(problem.space, 8 * n)
     unique = {a.genes: (float(m), a) for a, m in zip(archs, macs, strict=True)}
     ordered = [a for _, a in sorted(unique.values(), key=lambda pair: (pair[0], pair[1].genes))]
     picked = np.unique(np.linspace(0, len(ordered) - 1, n).round().astype(int))

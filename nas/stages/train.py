@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from nas.core.arch import as_genes
-from nas.core.cost import Span, StageCost, average, repeated
+from nas.core.cost_estimate import DurationRange, StageCost, average_duration, mean_seconds
 from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Warned
 from nas.core.ports import Problem, Resources
-from nas.stages.pricing import NETWORKS, scoring_s
+from nas.stages.cost_estimate import NETWORKS, scoring_s
 from nas.stages.subnets import Subnets
 from nas.training import samplers
 from nas.training.pipeline import Pipeline
@@ -74,7 +74,7 @@ class TrainStage:
             reached[f"{name}_val_accuracy"] = subnets.score(subnets.cut(arch), arch, problem.data.val).accuracy
         yield StageFinished(self.name, 0.0, {"supernet": blob, "reused": False, "steps": done, **reached})
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Steps of each phase: the smallest and the largest of those that training will draw, and some between."""
         if problem.supernet_blob is not None:
             return StageCost.nothing(self.name, "the supernet is trained already")
@@ -85,20 +85,20 @@ class TrainStage:
         # At a learning rate of 0 nothing is learned and nothing diverges, in the same time.
         still = replace(self.recipe, phases=tuple(replace(p, lr=0.0) for p in self.recipe.phases))
         training = Training(net, space, problem.data, pipeline, still, problem.spec.seed)
-        total, timed = Span.exactly(clock() - begun), 0
+        total, timed = DurationRange.exact(clock() - begun), 0
         for p, length in enumerate(training.lengths):
             begun = clock()
             training.begin(p)
-            total += Span.exactly(clock() - begun)
+            total += DurationRange.exact(clock() - begun)
             steps = np.linspace(0, length - 1, min(length, NETWORKS)).astype(int).tolist()
             macs = [float(space.costs(as_genes(training.archs(p, step)))["macs"].sum()) for step in steps]
-            found = average(macs, lambda i, p=p, s=steps: repeated(clock, lambda: training.step(p, s[i])))  # type: ignore[misc]
+            found = average_duration(macs, lambda i, p=p, s=steps: mean_seconds(clock, lambda: training.step(p, s[i])))  # type: ignore[misc]
             total += found.span * length
             timed += found.count
-        kept_s = repeated(clock, lambda: resources.blobs.put(training.state(0, 0).to_bytes()))
+        kept_s = mean_seconds(clock, lambda: resources.blobs.put(training.state(0, 0).to_bytes()))
         kept = min(total.seconds / self.checkpoint_s, sum(training.lengths)) + len(training.lengths)
-        total += Span.exactly(kept_s) * kept
+        total += DurationRange.exact(kept_s) * kept
         subnets = Subnets(problem, net, resources.torch_device)
         for arch in (samplers.largest(space), samplers.smallest(space)):
-            total += Span.exactly(scoring_s(subnets, arch, problem.data.val, clock)[0])
+            total += DurationRange.exact(scoring_s(subnets, arch, problem.data.val, clock)[0])
         return StageCost.of(self.name, total, sum(training.lengths), timed, "steps")

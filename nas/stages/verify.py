@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from nas.core.cost import Span, StageCost, average
+from nas.core.cost_estimate import DurationRange, StageCost, average_duration
 from nas.core.device import Measurement
 from nas.core.errors import NotMeasuredYet
 from nas.core.events import (
@@ -27,10 +27,10 @@ from nas.core.events import (
     fold,
 )
 from nas.core.fronts import by_view, front_of, state_on
-from nas.core.ports import Member, Problem, Resources
+from nas.core.ports import Problem, Resources, TargetDevice
 from nas.core.spec import SearchSpec
 from nas.export import to_onnx
-from nas.stages.pricing import measuring, networks, scoring_s, verified
+from nas.stages.cost_estimate import estimate_measuring, sample_archs, scoring_s, verified_range
 from nas.stages.subnets import Subnets, load_subnets
 
 ORIGINS: tuple[Origin, ...] = ("search", "baseline")
@@ -47,7 +47,7 @@ class VerifyStage:
         """Networks that were measured before a restart are not measured again."""
         subnets = load_subnets(problem, resources, state)
         chosen = to_verify(problem, state, problem.spec.budget.verified)
-        measurable = [m for m in problem.members if m.profile.measurable]
+        measurable = [m for m in problem.targets if m.profile.measurable]
         due = {
             c.candidate.key: [m.name for m in measurable if m.name in c.devices and not _measured(c, m)] for c in chosen
         }
@@ -56,7 +56,7 @@ class VerifyStage:
         for event in earn(self.name, problem, resources, subnets, todo, due, total, self.group):
             state = fold(state, event)
             yield event
-        for member in problem.members:
+        for member in problem.targets:
             if not member.profile.measurable:
                 yield Warned(
                     self.name,
@@ -64,7 +64,7 @@ class VerifyStage:
                     "stay predicted, and no network is called verified" + (" on it" if problem.fleet else ""),
                 )
         by_device = {m.name: {"measured": m.profile.measurable} for m in problem.fleet}
-        result = {"measured": len(measurable) == len(problem.members), **({"fleet": by_device} if by_device else {})}
+        result = {"measured": len(measurable) == len(problem.targets), **({"fleet": by_device} if by_device else {})}
         ended = replace(state, finished={**state.finished, self.name: result})
         whole = {view: _verdicts(problem.spec, ended, view) for view in problem.spec.views}
         if None in whole:
@@ -73,13 +73,13 @@ class VerifyStage:
             each: dict[str | None, Mapping[str, Any]] = {n: {**by_device[n], **whole[n]} for n in by_device}
             yield StageFinished(self.name, 0.0, by_view(each))
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Networks that are tested and exported, and a small group that is measured."""
         clock = resources.clock
         begun = clock()
         subnets = load_subnets(problem, resources, state, untrained_will_do=True)
-        total = Span.exactly(clock() - begun)
-        archs, macs = networks(problem.space)
+        total = DurationRange.exact(clock() - begun)
+        archs, macs = sample_archs(problem.space)
         models: dict[int, bytes] = {}
 
         def seconds_of(i: int) -> float:
@@ -88,16 +88,16 @@ class VerifyStage:
             models[i] = to_onnx(subnets.with_normalisation(module), problem.space.input_shape(archs[i]))
             return tested_s + clock() - begun
 
-        tested = average(macs.tolist(), seconds_of)
+        tested = average_duration(macs.tolist(), seconds_of)
         some = [*models][:3]
         named = {archs[i].id: models[i] for i in some}
-        fewest, most = (len(ORIGINS) * n for n in verified(problem))
+        fewest, most = (len(ORIGINS) * n for n in verified_range(problem))
         each = tested.span
-        for member in problem.members:
-            measured = measuring(named, member.profile, resources.measure, clock)
+        for member in problem.targets:
+            measured = estimate_measuring(named, member.profile, resources.measure, clock)
             share = 1 / len(problem.spec.views)  # what is on the front of one device is measured on that one only
-            each += (measured.each + Span.exactly(measured.begin_s / self.group)) * share
-        total += Span(each.low_s * fewest, each.seconds * most, each.high_s * most)
+            each += (measured.each + DurationRange.exact(measured.begin_s / self.group)) * share
+        total += DurationRange(each.low_s * fewest, each.seconds * most, each.high_s * most)
         note = "an unsteady device measures networks again; the range is from one to all attempts"
         return StageCost.of(self.name, total, most, tested.count, "networks", note)
 
@@ -130,7 +130,7 @@ def earn(
         yield Evaluated(tuple(tested))
         done += len(together) - len(models)
         elsewhere: list[NotMeasuredYet] = []
-        for member in problem.members:
+        for member in problem.targets:
             some = [p for p in together if member.name in due[p.key]]
             if not some:
                 continue
@@ -204,12 +204,12 @@ def thin(points: tuple[Candidate, ...], n: int) -> tuple[Candidate, ...]:
     return tuple(points[round(i * (len(points) - 1) / (n - 1))] for i in range(n))
 
 
-def _measured(chosen: Chosen, member: Member) -> bool:
+def _measured(chosen: Chosen, member: TargetDevice) -> bool:
     on = chosen.candidate.devices.get(member.name)
     return (on if on is not None else chosen.candidate).measurement is not None
 
 
-def _judged(problem: Problem, member: Member, p: Candidate, measurement: Measurement) -> Measured:
+def _judged(problem: Problem, member: TargetDevice, p: Candidate, measurement: Measurement) -> Measured:
     """What was claimed is the bound on the device, or else the predictor's upper bound there."""
     upper_ms = p.devices[member.name].upper_ms if problem.fleet else p.metrics["upper_ms"]
     claim_ms = problem.spec.bound_on(member.name) or upper_ms

@@ -18,7 +18,7 @@ def darts(problem: Problem) -> tuple[Stage, ...]:
     """
     # Stages need torch; a server that only checks parameters does not.
     from nas.stages.bilevel import BilevelStage
-    from nas.stages.derive import DeriveStage
+    from nas.stages.discretize import DiscretizeStage
     from nas.stages.estimate import EstimateStage
     from nas.stages.explore import ExploreStage
     from nas.stages.export import ExportStage
@@ -29,7 +29,7 @@ def darts(problem: Problem) -> tuple[Stage, ...]:
     least = min(len(problem.data.train) // 2, len(problem.data.train))
     if least < 4:
         raise InvalidSpec(f"strategy darts halves the training images: expected at least 8, got {2 * least}")
-    return (EstimateStage(), BilevelStage(params), DeriveStage(), ExploreStage(), VerifyStage(), ExportStage())
+    return (EstimateStage(), BilevelStage(params), DiscretizeStage(), ExploreStage(), VerifyStage(), ExportStage())
 
 
 def check(spec: SearchSpec, space: SearchSpace) -> None:

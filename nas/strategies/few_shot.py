@@ -104,15 +104,15 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
     space without mixtures.
     """
     # Stages need torch; a server that only checks parameters does not.
-    from nas.stages.derive import DeriveStage
+    from nas.stages.discretize import DiscretizeStage
     from nas.stages.estimate import EstimateStage
     from nas.stages.explore import ExploreStage
     from nas.stages.export import ExportStage
-    from nas.stages.mixture import MixtureStage
-    from nas.stages.parts import PartsStage
+    from nas.stages.rank_correlation import RankCorrelationStage
     from nas.stages.split import SplitStage
+    from nas.stages.sub_supernets import SubSupernetsStage
+    from nas.stages.supernet_ensemble import SupernetEnsembleStage
     from nas.stages.train import TrainStage
-    from nas.stages.trust import TrustStage
     from nas.stages.verify import VerifyStage
     from nas.training import samplers
     from nas.training.progressive import Phase, Recipe, progressive_shrinking, sandwich, uniform
@@ -131,22 +131,22 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
     if params.split == "mixture":
         mixed = recipe(uniform(params.parts * params.part_epochs, params.part_lr, axes, 1))
         mixed = replace(mixed, weight_decay=0.0, label_smoothing=0.0)
-        train = MixtureStage(mixed, params.parts, decisions, params.checkpoint_s, compare)
+        train = SupernetEnsembleStage(mixed, params.parts, decisions, params.checkpoint_s, compare)
     else:
         if params.schedule == "uniform":
             phases = uniform(params.part_epochs, params.part_lr, axes, params.subnets)
         else:
             schedule = progressive_shrinking if params.schedule == "progressive" else sandwich
             phases = schedule(params.part_epochs, params.part_lr, axes)
-        train = PartsStage(recipe(phases), params.parts, params.checkpoint_s, compare, options)
+        train = SubSupernetsStage(recipe(phases), params.parts, params.checkpoint_s, compare, options)
     alone = recipe(uniform(params.trust_epochs, params.lr, axes, 1))
     return (
         EstimateStage(),
         TrainStage(warm_up, params.checkpoint_s, "warm_up"),
         SplitStage(params.split, params.parts, decisions, params.repeats, warm_up.batch_size),
         train,
-        TrustStage(alone, params.trust_networks),
-        *((DeriveStage(),) if options is not None else ()),
+        RankCorrelationStage(alone, params.trust_networks),
+        *((DiscretizeStage(),) if options is not None else ()),
         ExploreStage(),
         VerifyStage(),
         ExportStage(),

@@ -11,7 +11,7 @@ from nas.core.access import Principal
 from nas.core.errors import InvalidSpec
 from nas.core.lifecycle import ENDED
 from nas.core.spec import SearchSpec
-from nas.engine import PRICE
+from nas.engine import COST_STAGE
 from nas.schemas.dry_runs import DryRunSchema
 from server.api.validate import Report
 from server.store.store import Store
@@ -42,7 +42,7 @@ async def time_on_worker(
 
     def submit() -> str:
         record = spec.model_dump(mode="json")
-        return store.jobs.submit("dry_run", record, None, space_id=report.space.id, stages=(PRICE,), by=by)
+        return store.jobs.submit("dry_run", record, None, space_id=report.space.id, stages=(COST_STAGE,), by=by)
 
     try:
         job_id = await run_in_threadpool(submit)

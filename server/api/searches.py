@@ -14,7 +14,7 @@ from nas.core.access import Principal
 from nas.core.arch import Arch
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.events import Origin
-from nas.core.fronts import Front, front_in
+from nas.core.fronts import Front, compute_front
 from nas.core.lifecycle import JobStatus
 from nas.core.metrics import METRICS, OBJECTIVES, kind_of
 from nas.core.spec import BudgetSpec, SearchSpec, parse_spec
@@ -215,7 +215,7 @@ def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
             spec, table, finished = seen_from(device, spec, table, finished, store)
         device = device or (spec.device if spec.fleet is None else spec.views[0])
         view = _front_view(
-            id, spec, front_in(spec, table, finished, names, bound_ms, device), store.queries.virtual(spec), device
+            id, spec, compute_front(spec, table, finished, names, bound_ms, device), store.queries.virtual(spec), device
         )
         return Response(view.model_dump_json(), media_type="application/json")  # as it is: a front may be long
 

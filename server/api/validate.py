@@ -20,11 +20,19 @@ from nas.core.events import Origin
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.regularisers import regularisers
 from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
-from nas.energy import metered
+from nas.energy import energy_aware
 from nas.engine import stage_names
 from nas.fleet import FleetPredictor
 from nas.schemas.dry_runs import DeviceFeasibilitySchema, DryRunSchema
-from nas.stages.estimate import SAMPLED, Survey, feasible_share, not_told, survey, too_few_networks, unreachable
+from nas.stages.estimate import (
+    SAMPLED,
+    SpaceProfile,
+    exceeds_space,
+    feasible_share,
+    infeasible_on_devices,
+    profile_space,
+    unsupported_objectives,
+)
 from predictors.families.transfer import FEWEST_DEVICES, Transfer
 from predictors.onboarding.from_table import require_usable
 from predictors.onboarding.tables import RawTable
@@ -77,10 +85,10 @@ def examine(spec: SearchSpec, store: Store) -> Report:
         for name, found in there.items()
         if spec.fleet is not None
     }
-    problems += not_told(spec, known)
-    problems += unreachable(spec, known, by_device)
+    problems += unsupported_objectives(spec, known)
+    problems += infeasible_on_devices(spec, known, by_device)
     if known.networks is not None:
-        problems += too_few_networks(spec, known, _inherited(spec, store.queries))
+        problems += exceeds_space(spec, known, _inherited(spec, store.queries))
     stages = stage_names(spec)
     bounds = [spec.bound_on(name) for name in spec.devices]
     view = DryRunSchema(
@@ -98,7 +106,7 @@ def examine(spec: SearchSpec, store: Store) -> Report:
     return Report(space, stages, tuple(problems), view)
 
 
-def _reach(spec: SearchSpec, found: Survey | None) -> DeviceFeasibilitySchema:
+def _reach(spec: SearchSpec, found: SpaceProfile | None) -> DeviceFeasibilitySchema:
     ranges = found.ranges.get("predicted_ms") if found is not None else None
     return DeviceFeasibilitySchema(
         device=spec.device,
@@ -111,8 +119,8 @@ def _reach(spec: SearchSpec, found: Survey | None) -> DeviceFeasibilitySchema:
 
 @dataclass(frozen=True)
 class _Surveyed:
-    """What a survey is of, by content: the space's id, family and blob of what predicts latency, by device, and of what
-    predicts energy. Several devices are a fleet, with what latency is a share of, if it is."""
+    """What a space profile is of, by content: the space's id, family and blob of what predicts latency, by device,
+    and of what predicts energy. Several devices are a fleet, with what latency is a share of, if it is."""
 
     space_id: str
     predictors: tuple[tuple[str, tuple[str, str]], ...]
@@ -123,15 +131,15 @@ class _Surveyed:
 
 
 @lru_cache(maxsize=32)  # it takes a fifth of a second, and depends on nothing but content that never changes
-def _survey(of: _Surveyed) -> Survey:
+def _survey(of: _Surveyed) -> SpaceProfile:
     def loaded(named: tuple[str, str]) -> LatencyPredictor:
         return load_predictor(named[0], of.blobs.get(named[1]))
 
-    space = metered(of.space, loaded(of.energy) if of.energy is not None else None)
+    space = energy_aware(of.space, loaded(of.energy) if of.energy is not None else None)
     predictors = {name: loaded(named) for name, named in of.predictors}
     if len(predictors) > 1:
-        return survey(space, FleetPredictor(predictors, dict(of.bounds_ms)))
-    return survey(space, next(iter(predictors.values()), None))
+        return profile_space(space, FleetPredictor(predictors, dict(of.bounds_ms)))
+    return profile_space(space, next(iter(predictors.values()), None))
 
 
 def check_data_path(data: DataSpec, settings: Settings) -> None:

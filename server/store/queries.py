@@ -18,7 +18,7 @@ from nas.core.device import DeviceProfile, OnDevice, changes
 from nas.core.drift import Reading, drift_of
 from nas.core.errors import NotFound, UnknownName
 from nas.core.events import Candidate, SearchState
-from nas.core.fronts import Finished, Front, front_in
+from nas.core.fronts import Finished, Front, compute_front
 from nas.core.lifecycle import ENDED, LEASED, JobStatus
 from nas.core.metrics import METRICS, kind_of
 from nas.core.ports import JobKind
@@ -554,9 +554,9 @@ class Queries:
         if summary is None:
             spec = SearchSpec.model_validate(job.spec)
             table, finished = self._found(session, job)
-            by_device = {name: front_in(spec, table, finished, device=name) for name in spec.devices if spec.fleet}
+            by_device = {name: compute_front(spec, table, finished, device=name) for name in spec.devices if spec.fleet}
             shared = spec.views == (None,)
-            front = front_in(spec, table, finished) if shared else by_device[spec.device]
+            front = compute_front(spec, table, finished) if shared else by_device[spec.device]
             summary = Summary(
                 **_front_figures(front),
                 evaluations=len(table.of_origin("search")),
@@ -684,7 +684,7 @@ def front_keys(*fronts: Front) -> set[tuple[str, str]]:
 def _fronts(spec: SearchSpec, table: CandidateTable, finished: Finished, device: str | None = None) -> list[Front]:
     """The front of one device, or all that a search has."""
     views = spec.views if device is None or spec.fleet is None else (device,)
-    return [front_in(spec, table, finished, device=view) for view in views]
+    return [compute_front(spec, table, finished, device=view) for view in views]
 
 
 def _front_figures(front: Front) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from agent.main import Agent
 from agent.service import Refused, Service
 from nas.core.access import LOCAL, Principal
 from nas.core.arch import Arch
-from nas.core.cost import StageCost
+from nas.core.cost_estimate import StageCost
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, changes
 from nas.core.errors import (
     Conflict,
@@ -40,7 +40,7 @@ from nas.core.errors import (
 )
 from nas.core.events import MeasurementsWanted, SearchState, StageFinished, StageStarted
 from nas.core.ports import Lease, Room
-from nas.engine import price_search
+from nas.engine import estimate_search_cost
 from nas.schemas.devices import DeviceSchema
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.measurement.onnx_runtime import canary_model
@@ -502,18 +502,18 @@ def test_a_worker_asks_for_what_is_missing_once(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_does_not_wait_for_an_agent(tmp_path: Path) -> None:
-    """It says that the stage that measures cannot be priced, and prices the others."""
+    """It says that the stage that measures cannot be timed, and estimates the others."""
 
-    def price(*_: object) -> StageCost:
+    def estimate_cost(*_: object) -> StageCost:
         raise NotMeasuredYet(PI.as_json(), {"a": "0" * 64})
 
     stages: Any = [
-        SimpleNamespace(name="train", price=lambda *_: StageCost.nothing("train", "known")),
-        SimpleNamespace(name="verify", price=price),
+        SimpleNamespace(name="train", estimate_cost=lambda *_: StageCost.nothing("train", "known")),
+        SimpleNamespace(name="verify", estimate_cost=estimate_cost),
     ]
     problem: Any = SimpleNamespace(spec=fakes.search_spec())
     resources: Any = SimpleNamespace(clock=lambda: 0.0, torch_device="cpu", worker="w")
-    last = list(price_search(problem, stages, resources, SearchState()))[-1]
+    last = list(estimate_search_cost(problem, stages, resources, SearchState()))[-1]
     assert isinstance(last, StageFinished)
     assert last.result["confidence"] == "partial"
     train, verify = last.result["stages"]

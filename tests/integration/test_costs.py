@@ -20,7 +20,7 @@ from nas.core.liveness import Trace, chain, peak
 from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import BudgetSpec, ExportSpec, ObjectiveSpec, StrategySpec
 from nas.export import Footprint, Normalised, footprint, to_onnx
-from nas.stages.estimate import EstimateStage, not_told, survey
+from nas.stages.estimate import EstimateStage, profile_space, unsupported_objectives
 from tests.integration.test_engine import SPEC, problem, run
 from tests.support import fakes
 
@@ -142,7 +142,7 @@ def bounded(**bounds: float | None) -> Any:
 
 
 def test_a_search_keeps_a_bound_on_memory(tmp_path: Path) -> None:
-    ranges = survey(problem().space, None).values
+    ranges = profile_space(problem().space, None).values
     bound = float(np.quantile(ranges["peak_bytes"], 0.3))
     spec = bounded(peak_memory=bound, model_bytes=None)
     spec = spec.model_copy(update={"budget": BudgetSpec(evaluations=24, verified=2)})
@@ -162,14 +162,14 @@ def test_a_search_keeps_a_bound_on_memory(tmp_path: Path) -> None:
 
 def test_bounds_out_of_reach_name_the_lowest_value() -> None:
     p = problem(bounded(peak_memory=100.0))
-    lowest = survey(p.space, None).lowest["peak_bytes"]
+    lowest = profile_space(p.space, None).lowest["peak_bytes"]
     with pytest.raises(InfeasibleBound, match=rf"peak_memory.*{lowest:g} B"):
         list(EstimateStage().run(p, None, SearchState()))  # type: ignore[arg-type]
 
 
 def test_a_space_that_does_not_tell_is_refused() -> None:
     spec = bounded(peak_memory=None)
-    (refusal,) = not_told(spec, survey(TINY, None))
+    (refusal,) = unsupported_objectives(spec, profile_space(TINY, None))
     assert isinstance(refusal, InvalidSpec)
     assert "peak_bytes" in str(refusal)
-    assert not_told(bounded(latency=1.0), survey(TINY, None)) == []
+    assert unsupported_objectives(bounded(latency=1.0), profile_space(TINY, None)) == []

@@ -17,8 +17,8 @@ from nas.core.fronts import front_of
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.strategies.darts import darts
 from nas.training.progressive import TrainState
+from tests.integration.test_cost_estimates import estimated
 from tests.integration.test_engine import kept, problem, run
-from tests.integration.test_pricing import priced
 
 PARAMS: dict[str, Any] = {"preset": "darts", "epochs": 2, "tune_epochs": 1, "batch_size": 40, "seeds": 2}
 SPEC = SearchSpec(
@@ -170,7 +170,7 @@ def test_a_space_without_relaxations_is_refused() -> None:
 
 def test_it_has_a_price(tmp_path: Path) -> None:
     spec = with_params(preset="darts_pt", seeds=1, select_epochs=1)
-    cost = priced(tmp_path, problem(spec), darts(problem(spec))[:3])
+    cost = estimated(tmp_path, problem(spec), darts(problem(spec))[:3])
     assert [s.stage for s in cost.stages] == ["estimate", "train", "derive"]
     assert all(s.seconds is not None and s.seconds > 0 for s in cost.stages)
     assert cost.stages[1].steps == 2 + 6 + 1

@@ -257,13 +257,13 @@ def test_a_space_is_surveyed_once_for_each_predictor(
     api: TestClient, store: Store, clock: fakes.Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     surveyed = []
-    real = validate.survey
+    real = validate.profile_space
 
     def counted(*given: Any) -> Any:
         surveyed.append(given)
         return real(*given)
 
-    monkeypatch.setattr(validate, "survey", counted)
+    monkeypatch.setattr(validate, "profile_space", counted)
     validate._survey.cache_clear()
     spaces = [{"name": "tiny", "params": {"offset": n}} for n in (0, 0, 7)]
     for i, space in enumerate(spaces):

@@ -13,14 +13,14 @@ from rich.console import Console
 
 from nas.core.device import DeviceProfile, Latency
 from nas.core.events import SearchState, Warned
-from nas.core.metrics import HELD
+from nas.core.metrics import BOUND_METRIC
 from nas.core.ports import ImageShape, Problem
 from nas.core.spec import DeviceSpec
-from nas.energy import metered
+from nas.energy import energy_aware
 from nas.objectives import cheap_metrics, losses, violation
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.dry_runs import DryRunSchema
-from nas.stages.estimate import survey
+from nas.stages.estimate import profile_space
 from predictors.onboarding.from_table import onboard_from_table
 from predictors.storage import load_predictor
 from server.cli import render
@@ -114,15 +114,15 @@ class _Rule:
 
 def test_a_search_goes_by_the_prediction_and_keeps_the_bound_by_its_upper_end() -> None:
     spec = fakes.search_spec(objectives=[{"name": "accuracy"}, {"name": "energy", "bound": 8.0}])
-    space = metered(TINY, _Rule())
+    space = energy_aware(TINY, _Rule())
     profile = DeviceProfile("d", "m", "p", 1, "r", "1", "os")
     problem = Problem(spec, space, None, profile, _Rule())  # type: ignore[arg-type]
     cheap = cheap_metrics(problem, GENES)
     assert (losses(problem, cheap, np.zeros(len(GENES)))[:, 1] == GENES.sum(axis=1)).all()
-    assert HELD["energy"] == "upper_mj"
+    assert BOUND_METRIC["energy"] == "upper_mj"
     assert ((violation(problem, cheap) == 0) == (2 * GENES.sum(axis=1) <= 8)).all()
-    assert survey(space, None).lowest["upper_mj"] == 0.0
+    assert profile_space(space, None).lowest["upper_mj"] == 0.0
     again = pickle.loads(pickle.dumps(space))  # as it goes to trials on other machines
     assert again.id == TINY.id
     assert (again.costs(GENES)["predicted_mj"] == cheap["predicted_mj"]).all()
-    assert metered(TINY, None) is TINY
+    assert energy_aware(TINY, None) is TINY

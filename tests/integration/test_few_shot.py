@@ -21,12 +21,12 @@ from nas.core.events import Checkpoint, Event, Traced, fold_all
 from nas.core.fronts import front_of
 from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
-from nas.stages.parts import _longest
+from nas.stages.sub_supernets import _longest
 from nas.strategies.few_shot import few_shot
 from nas.supernet import Supernet
 from nas.training.fewshot.matching import match_all, matched_split, min_cut
 from nas.training.fewshot.partition import (
-    Partition,
+    SpacePartition,
     breadth_first,
     exhaustive_split,
     random_split,
@@ -171,7 +171,7 @@ def test_planted_groups_are_found_exactly(group_of: tuple[int, ...]) -> None:
 # Partitions and routing
 
 
-def partitions(space: SearchSpace) -> list[Partition]:
+def partitions(space: SearchSpace) -> list[SpacePartition]:
     rng = np.random.default_rng(5)
     name = space.decisions[-1].name
     return [random_split(space, 3, rng), random_split(space, 4, rng), exhaustive_split(space, [name], 8)]
@@ -184,7 +184,7 @@ def test_every_network_has_one_part_and_every_part_draws_its_own(which: int) -> 
     everything = {d.axis: 10**6 for d in space.decisions}
     for partition in partitions(space):
         record = json.loads(json.dumps(partition.as_json(space.decisions)))
-        assert Partition.from_json(record, space.decisions) == partition
+        assert SpacePartition.from_json(record, space.decisions) == partition
         leaves = partition.allowed()
         inside = np.array(
             [[all(g[gene] in group for gene, group in leaf.items()) for leaf in leaves] for g in genes.tolist()]
@@ -234,7 +234,7 @@ def test_a_partition_that_leaves_something_out_is_refused() -> None:
         {**good, "decision": "edge99.operation"},
     ):
         with pytest.raises(InvalidInput):
-            Partition.from_json(broken, space.decisions)
+            SpacePartition.from_json(broken, space.decisions)
 
 
 # A whole search
@@ -330,14 +330,14 @@ def test_a_hook_may_train_the_parts_elsewhere_in_any_order(tmp_path: Path) -> No
 
     def backwards(stages: Any, p: Any, resources: Any, state: Any) -> Iterator[Event]:
         for stage in reversed(stages):
-            yield from stage.run(p, replace(resources, together=None), state)
+            yield from stage.run(p, replace(resources, run_parallel=None), state)
 
     p = problem(
         SPEC.model_copy(update={"strategy": StrategySpec(name="few_shot", params={**PARAMS, "split": "random"})})
     )
     blobs = []
     for together in (None, backwards):
-        resources = Resources(FolderBlobs(tmp_path), RuleDevice(), lambda: 0.0, together=together)
+        resources = Resources(FolderBlobs(tmp_path), RuleDevice(), lambda: 0.0, run_parallel=together)
         state = fold_all(_until(run_search(p, few_shot(p), resources, fold_all([])), "train"))
         blobs.append(state.finished["train"]["supernet"])
     assert blobs[0] == blobs[1]
@@ -368,14 +368,14 @@ def test_impossible_parameters_are_refused(params: dict[str, Any], message: str)
 
 
 def test_it_has_a_price(tmp_path: Path) -> None:
-    from tests.integration.test_pricing import priced
+    from tests.integration.test_cost_estimates import estimated
 
-    cost = priced(tmp_path, problem(SPEC), few_shot(problem(SPEC))[:5])
+    cost = estimated(tmp_path, problem(SPEC), few_shot(problem(SPEC))[:5])
     assert [s.stage for s in cost.stages] == ["estimate", "warm_up", "split", "train", "trust"]
     assert all(s.seconds is not None and s.seconds > 0 for s in cost.stages)
     params = {**PARAMS, "compare_one_shot": False}
     alone = few_shot(problem(SPEC.model_copy(update={"strategy": StrategySpec(name="few_shot", params=params)})))[3]
-    [without] = priced(tmp_path, problem(SPEC), (alone,)).stages
+    [without] = estimated(tmp_path, problem(SPEC), (alone,)).stages
     assert cost.stages[3].steps == 2 * without.steps > 0
 
 

@@ -21,20 +21,20 @@ from nas.core.fronts import front_of
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.relaxation import Relaxation
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
-from nas.stages.parts import found_inside
+from nas.stages.sub_supernets import found_inside
 from nas.strategies.few_shot import few_shot
 from nas.supernet import RelaxedSupernet
 from nas.training.fewshot.allowed import allowed_operations, edges_by_decision
-from nas.training.fewshot.partition import Partition, breadth_first, extremes_of, sample_part
+from nas.training.fewshot.partition import SpacePartition, breadth_first, extremes_of, sample_part
 from nas.training.gradient import operation_weights
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.search import Search, search
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
+from tests.integration.test_cost_estimates import estimated
 from tests.integration.test_engine import kept, problem, run
 from tests.integration.test_few_shot import MOBILE
 from tests.integration.test_few_shot import PARAMS as FEW_SHOT
-from tests.integration.test_pricing import priced
 
 SEARCHES = ["darts", "gdas", "snas", "proxyless"]
 
@@ -205,8 +205,8 @@ HALVES = Dataset("halves", SeenSpace.shape, halves(160, 0), halves(40, 1), halve
 @pytest.mark.parametrize("preset", SEARCHES)
 def test_every_part_finds_its_own_best_operations(preset: str) -> None:
     space: Any = SeenSpace()
-    halved = Partition(1, ((0, 1), (2, 3)), (Partition(), Partition()))
-    partition = Partition(0, ((0, 1, 2), (3,)), (halved, Partition()))
+    halved = SpacePartition(1, ((0, 1), (2, 3)), (SpacePartition(), SpacePartition()))
+    partition = SpacePartition(0, ((0, 1, 2), (3,)), (halved, SpacePartition()))
     best = [[1, 1], [1, 2], [3, 2]]
     options = DartsParams.model_validate(
         {"preset": preset, "epochs": 10, "tune_epochs": 0, "alpha_lr": 0.1, "lr": 0.01, "batch_size": 16}
@@ -251,7 +251,7 @@ def test_parts_that_are_searched_by_gradient_give_the_first_candidates(tmp_path:
     assert front_of(SPEC, state).final
     assert len(state.exports) == 1
     space = problem(SPEC).space
-    partition = Partition.from_json(state.finished["split"]["partition"], space.decisions)
+    partition = SpacePartition.from_json(state.finished["split"]["partition"], space.decisions)
     runs = state.finished["train"]["runs"]
     assert [r["part"] for r in runs] == [0, 1]
     assert [partition.parts(np.array([r["genes"]]))[0] for r in runs] == [0, 1]
@@ -304,7 +304,7 @@ def test_other_searches_by_gradient_reach_their_networks(search: str, tmp_path: 
 
 
 def test_a_search_by_gradient_has_a_price(tmp_path: Path) -> None:
-    cost = priced(tmp_path, problem(SPEC), few_shot(problem(SPEC))[3:4])
+    cost = estimated(tmp_path, problem(SPEC), few_shot(problem(SPEC))[3:4])
     assert cost.stages[0].seconds is not None
     assert cost.stages[0].seconds > 0
 

@@ -21,7 +21,7 @@ from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.errors import InfeasibleBound, NotMeasuredYet
 from nas.core.events import Event, Measured, fold_all
 from nas.core.fronts import front_of
-from nas.core.ports import Member, Problem, Resources
+from nas.core.ports import Problem, Resources, TargetDevice
 from nas.core.spec import DeviceSpec, FleetSpec, RooflineSpec, SearchSpec
 from nas.engine import run_search
 from nas.fleet import FleetPredictor
@@ -84,7 +84,7 @@ def problem(fleet: FleetSpec) -> Problem:
     data = registry.load("nas.datasets", spec.data.name)(spec.data, spec.data.seed)
     space = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, data.shape)
     rules = {WIDE: Rule(slice(None, None, 2), 1.0), DEEP: Rule(slice(1, None, 2), 3.0)}
-    members = tuple(Member(n, DeviceProfile(n, "m", "p", 1, "r", "1", "os"), rules[n]) for n in spec.devices)
+    members = tuple(TargetDevice(n, DeviceProfile(n, "m", "p", 1, "r", "1", "os"), rules[n]) for n in spec.devices)
     predictor = FleetPredictor.of(spec, {m.name: m.predictor for m in members})
     return Problem(spec, space, data, members[0].profile, predictor, fleet=members)
 

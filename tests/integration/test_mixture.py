@@ -25,8 +25,8 @@ from nas.training.fewshot.routed import Routed
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, TrainState, uniform
 from server.store.trust import trust_view
+from tests.integration.test_cost_estimates import estimated
 from tests.integration.test_engine import kept, problem, run
-from tests.integration.test_pricing import priced
 
 
 @pytest.fixture(autouse=True)
@@ -263,7 +263,7 @@ def test_a_search_by_a_mixture_ends_with_a_verified_front_and_the_same_when_cut(
 
 
 def test_a_mixture_has_a_price(tmp_path: Path) -> None:
-    cost = priced(tmp_path, problem(SPEC), few_shot(problem(SPEC))[2:4])
+    cost = estimated(tmp_path, problem(SPEC), few_shot(problem(SPEC))[2:4])
     assert [s.stage for s in cost.stages] == ["split", "train"]
     assert cost.stages[1].seconds is not None
     assert cost.stages[1].seconds > 0

@@ -15,7 +15,7 @@ import torch
 
 from nas.blobs import FolderBlobs
 from nas.core.arch import as_archs, sample
-from nas.core.cost import StageCost
+from nas.core.cost_estimate import StageCost
 from nas.core.errors import Diverged, HwnasError, InvalidSpec
 from nas.core.events import (
     Candidate,
@@ -218,14 +218,14 @@ def test_training_alone_learns(tmp_path: Path) -> None:
     assert all("trained_deviation" not in point.metrics for point in state.candidates.values())
 
 
-def test_the_price_of_retraining_grows_with_trials_and_has_a_range(tmp_path: Path) -> None:
-    def price(wanted: RetrainSpec) -> StageCost:
+def test_the_cost_of_retraining_grows_with_trials_and_has_a_range(tmp_path: Path) -> None:
+    def estimate_cost(wanted: RetrainSpec) -> StageCost:
         ticks = count()
         resources = Resources(FolderBlobs(tmp_path), RuleDevice(), lambda: float(next(ticks)))
         p = problem(RETRAINED.model_copy(update={"retrain": wanted}))
-        return RetrainStage().price(p, resources, SearchState())
+        return RetrainStage().estimate_cost(p, resources, SearchState())
 
-    small, large = price(WANTED), price(WANTED.model_copy(update={"trials": 9}))
+    small, large = estimate_cost(WANTED), estimate_cost(WANTED.model_copy(update={"trials": 9}))
     for cost in (small, large):
         assert cost.low_s is not None
         assert cost.seconds is not None

@@ -23,7 +23,7 @@ from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, Retra
 from nas.core.spec import StrategySpec as Strategy
 from nas.engine import run_search, stage_names, stages_of
 from nas.explorers.bayesian import Surface, _encode
-from nas.stages.proxies import Informed, ProxyStage, Scores
+from nas.stages.proxies import ProxyAwareSpace, ProxyStage, Scores
 from nas.strategies.zero_cost import check
 from search_spaces.mobilenet_v3.space import build
 from tests.integration.test_engine import RuleDevice, problem
@@ -148,7 +148,9 @@ def test_proxies_help_the_accuracy_predictor_where_they_tell_something() -> None
 
     scored, evaluated, unseen = drawn(128), drawn(16), drawn(300)
     noisy = truth(scored) + rng.normal(size=128)
-    informed = Informed(space, Scores(("hint", "noise"), scored, np.stack([noisy, rng.normal(size=128)], axis=1)))
+    informed = ProxyAwareSpace(
+        space, Scores(("hint", "noise"), scored, np.stack([noisy, rng.normal(size=128)], axis=1))
+    )
     assert informed.id == space.id
     assert spearman(informed.proxies(unseen)[:, 0], truth(unseen)) > 0.8
 
@@ -182,6 +184,6 @@ def test_scoring_has_a_price(tmp_path: Path) -> None:
     resources = Resources(FolderBlobs(tmp_path), RuleDevice(), lambda: float(next(ticks)))
     p = problem(SPEC)
     stage = ProxyStage(("synflow",), True, 64, 8)
-    priced = [s.price(p, resources, fold_all([])) for s in (stage, stages_of(p)[2])]
-    assert [c.stage for c in priced] == ["proxies", "explore"]
-    assert all(c.seconds is not None and c.seconds > 0 for c in priced)
+    costs = [s.estimate_cost(p, resources, fold_all([])) for s in (stage, stages_of(p)[2])]
+    assert [c.stage for c in costs] == ["proxies", "explore"]
+    assert all(c.seconds is not None and c.seconds > 0 for c in costs)

@@ -30,8 +30,8 @@ from nas.core.events import Refitted, StatusChanged, encode
 from nas.core.lifecycle import ENDED, LEASED, Verb, check_transition, check_verb
 from nas.core.metrics import METRICS, kendall, spearman
 from nas.core.ports import ImageShape
+from nas.core.rank_correlation import rank_advice
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, ObjectiveSpec, ResourceSpec, SearchSpec, SpaceSpec
-from nas.core.trust import advice
 from nas.schemas.administration import (
     AuditPage,
     AuditRecordSchema,
@@ -545,7 +545,7 @@ def make_trust() -> RankCorrelationSchema:
         tau_after=0.64,
         tau_one_shot=0.42,
         networks=networks,
-        advice=advice(12, 0.09, 0.64, 0.42),
+        advice=rank_advice(12, 0.09, 0.64, 0.42),
     )
 
 

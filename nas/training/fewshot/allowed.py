@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from nas.core.arch import sample
 from nas.core.relaxation import RelaxedSpace
-from nas.training.fewshot.partition import Partition
+from nas.training.fewshot.partition import SpacePartition
 
 SEEN = 512  # random networks by which decisions are matched with edges
 
@@ -32,7 +32,7 @@ def edges_by_decision(space: RelaxedSpace) -> dict[int, tuple[int, tuple[int, ..
     return found
 
 
-def allowed_operations(space: RelaxedSpace, partition: Partition, part: int) -> NDArray[np.bool_]:
+def allowed_operations(space: RelaxedSpace, partition: SpacePartition, part: int) -> NDArray[np.bool_]:
     """The operations that networks of a part may have on each edge, shape (E, O).
 
     Raises KeyError for a partition by other decisions than ``edges_by_decision`` gives.

@@ -16,7 +16,7 @@ from nas.core.arch import Arch, Decision, Floats, as_archs, sample
 from nas.core.errors import InvalidSpec
 from nas.core.ports import SearchSpace
 from nas.supernet import Supernet
-from nas.training.fewshot.partition import Partition, bipartitions, breadth_first, divisible
+from nas.training.fewshot.partition import SpacePartition, bipartitions, breadth_first, divisible
 
 MOST_CHOICES = 16  # 32,768 bipartitions
 
@@ -83,7 +83,7 @@ def match_all(
         yield match(net, space, batch, gene, repeats, np.random.default_rng((seed, 21, gene)))
 
 
-def matched_split(found: Sequence[Matching], most: int) -> Partition:
+def matched_split(found: Sequence[Matching], most: int) -> SpacePartition:
     """Divides by the decisions of the highest score, in at most ``most`` parts."""
     best = sorted(found, key=lambda m: (-m.score, m.gene))
     return breadth_first([(m.gene, m.groups) for m in best], most)

@@ -26,7 +26,7 @@ class Division(Protocol):
 
 
 @dataclass(frozen=True)
-class Partition:
+class SpacePartition:
     """A tree: every group of choices of decision ``gene`` has a partition of its own. Without groups it is one part.
 
     Parts are numbered from 0, depth first. Canonical genes are what counts, see ``route``.
@@ -34,7 +34,7 @@ class Partition:
 
     gene: int = -1
     groups: tuple[tuple[int, ...], ...] = ()
-    children: tuple[Partition, ...] = ()
+    children: tuple[SpacePartition, ...] = ()
 
     @property
     def size(self) -> int:
@@ -61,16 +61,16 @@ class Partition:
             for deeper in child.allowed()
         ]
 
-    def deepened(self, part: int, gene: int, groups: Sequence[Sequence[int]]) -> Partition:
+    def deepened(self, part: int, gene: int, groups: Sequence[Sequence[int]]) -> SpacePartition:
         """The same with one of its parts divided."""
         if not self.groups:
-            return Partition(gene, tuple(tuple(g) for g in groups), tuple(Partition() for _ in groups))
+            return SpacePartition(gene, tuple(tuple(g) for g in groups), tuple(SpacePartition() for _ in groups))
         children = []
         for child in self.children:
             inside = 0 <= part < child.size
             children.append(child.deepened(part, gene, groups) if inside else child)
             part -= child.size
-        return Partition(self.gene, self.groups, tuple(children))
+        return SpacePartition(self.gene, self.groups, tuple(children))
 
     def as_json(self, decisions: Sequence[Decision]) -> dict[str, Any]:
         """With names, for storing and drawing; a part is an empty record."""
@@ -83,14 +83,16 @@ class Partition:
         }
 
     @staticmethod
-    def from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> Partition:
+    def from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> SpacePartition:
         """Inverse of ``as_json``. Raises InvalidInput unless every choice of a split decision has one group."""
         return _parsed(record, decisions, {i: tuple(range(len(d.choices))) for i, d in enumerate(decisions)})
 
 
-def _parsed(record: Mapping[str, Any], decisions: Sequence[Decision], left: dict[int, tuple[int, ...]]) -> Partition:
+def _parsed(
+    record: Mapping[str, Any], decisions: Sequence[Decision], left: dict[int, tuple[int, ...]]
+) -> SpacePartition:
     if not record:
-        return Partition()
+        return SpacePartition()
     names = [d.name for d in decisions]
     if record["decision"] not in names:
         raise InvalidInput(f"partition: expected a decision of {', '.join(names)}, got {record['decision']!r}")
@@ -106,7 +108,7 @@ def _parsed(record: Mapping[str, Any], decisions: Sequence[Decision], left: dict
         _parsed(child, decisions, {**left, gene: group})
         for group, child in zip(groups, record["children"], strict=True)
     )
-    return Partition(gene, groups, tuple(children))
+    return SpacePartition(gene, groups, tuple(children))
 
 
 @dataclass(frozen=True)
@@ -150,11 +152,11 @@ def combination(genes: Sequence[int], counts: Sequence[int], genes_NG: Genes) ->
     return numbers
 
 
-def division_from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> Partition | Assignment:
+def division_from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> SpacePartition | Assignment:
     """What ``as_json`` of either gave. Raises InvalidInput."""
     if "table" in record:
         return Assignment.from_json(record, decisions)
-    return Partition.from_json(record, decisions)
+    return SpacePartition.from_json(record, decisions)
 
 
 def route(partition: Division, space: SearchSpace, arch: Arch) -> int:
@@ -163,7 +165,12 @@ def route(partition: Division, space: SearchSpace, arch: Arch) -> int:
 
 
 def sample_part(
-    partition: Partition, part: int, space: SearchSpace, elastic: Mapping[str, int], rng: np.random.Generator, n: int
+    partition: SpacePartition,
+    part: int,
+    space: SearchSpace,
+    elastic: Mapping[str, int],
+    rng: np.random.Generator,
+    n: int,
 ) -> list[Arch]:
     """``n`` canonical architectures of one part that share one resolution, uniform over gene vectors of the part.
 
@@ -188,7 +195,7 @@ def sample_part(
     raise InvalidSpec(f"part {part} of the partition has no networks, or nearly none: expected another division")
 
 
-def some_of(partition: Partition, part: int, space: SearchSpace, n: int = 64) -> Genes:
+def some_of(partition: SpacePartition, part: int, space: SearchSpace, n: int = 64) -> Genes:
     """Canonical genes of ``n`` networks of a part, shape (n, G), uniform and always the same ones. Raises InvalidSpec
     for a part without networks."""
     everything = {d.axis: len(d.choices) for d in space.decisions}
@@ -196,7 +203,7 @@ def some_of(partition: Partition, part: int, space: SearchSpace, n: int = 64) ->
     return np.array([arch.genes for arch in drawn])
 
 
-def extremes_of(partition: Partition, part: int, space: SearchSpace) -> tuple[Arch, Arch]:
+def extremes_of(partition: SpacePartition, part: int, space: SearchSpace) -> tuple[Arch, Arch]:
     """The network of the part's first choices and that of its last ones: its smallest and its largest. Where these,
     being canonical, belong to other parts, those of the fewest and of the most MACs among some random ones.
 
@@ -215,10 +222,10 @@ def extremes_of(partition: Partition, part: int, space: SearchSpace) -> tuple[Ar
     return smallest, largest
 
 
-def breadth_first(plan: Sequence[tuple[int, Sequence[Sequence[int]]]], most: int) -> Partition:
+def breadth_first(plan: Sequence[tuple[int, Sequence[Sequence[int]]]], most: int) -> SpacePartition:
     """Divides by the decisions of ``plan``, each (gene, groups), all parts by the first before any by the second, as
     long as there are no more than ``most`` parts."""
-    partition = Partition()
+    partition = SpacePartition()
     for gene, groups in plan:
         part = 0
         for _ in range(partition.size):
@@ -231,7 +238,7 @@ def breadth_first(plan: Sequence[tuple[int, Sequence[Sequence[int]]]], most: int
 
 def random_split(
     space: SearchSpace, most: int, rng: np.random.Generator, genes: Sequence[int] | None = None
-) -> Partition:
+) -> SpacePartition:
     """Random decisions, of ``genes`` if given, the choices of each in two random groups of equal size: the baseline."""
     plan = []
     for gene in rng.permutation(divisible(space) if genes is None else list(genes)).tolist():
@@ -241,7 +248,7 @@ def random_split(
     return breadth_first(plan, most)
 
 
-def exhaustive_split(space: SearchSpace, names: Sequence[str], most: int) -> Partition:
+def exhaustive_split(space: SearchSpace, names: Sequence[str], most: int) -> SpacePartition:
     """One part for every choice of the decisions (Zhao et al., Few-shot NAS, ICML 2021).
 
     Raises InvalidSpec for an unknown decision, or when that takes more than ``most`` parts.

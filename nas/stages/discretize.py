@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nas.core.arch import Arch, Floats, Genes
-from nas.core.cost import Span, StageCost
+from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.errors import InvalidSpec, NotFound
 from nas.core.events import Event, SearchState, StageFinished, Warned
 from nas.core.ports import Problem, Resources
@@ -23,7 +23,7 @@ from nas.training.progressive import TrainState
 
 
 @dataclass(frozen=True)
-class DeriveStage:
+class DiscretizeStage:
     """Discretises every run's architecture parameters; one that breaks a bound is replaced by the likeliest within. The
     network of every seed is scored on validation images with the weights of its own run, and with several seeds, mean
     and deviation tell how much of it is luck. Where the runs are those of a divided space's parts, the weights are in
@@ -77,7 +77,7 @@ class DeriveStage:
             result |= {"seeds": found, **_spread([s["val_accuracy"] for s in found])}
         yield StageFinished(self.name, 0.0, result)
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """It looks at a few thousand predictions at most."""
         begun = resources.clock()
         counts = [len(d.choices) for d in problem.space.decisions]
@@ -85,7 +85,7 @@ class DeriveStage:
         violation(problem, cheap_metrics(problem, genes_NG))
         bounded = any(o.bound is not None for o in problem.spec.objectives)
         seconds = resources.clock() - begun
-        return StageCost.of(self.name, Span(0.0, seconds, 8 * seconds if bounded else seconds), 1, 1)
+        return StageCost.of(self.name, DurationRange(0.0, seconds, 8 * seconds if bounded else seconds), 1, 1)
 
 
 def _score(problem: Problem, resources: Resources, supernet: str, genes_G: Genes) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from nas.core.arch import Arch, Floats, as_archs, choice_counts, sample
-from nas.core.cost import Span
+from nas.core.cost_estimate import DurationRange
 from nas.core.device import DeviceProfile
 from nas.core.ports import Measurer, Problem, SearchSpace, Split
 from nas.stages.subnets import Subnets
@@ -18,7 +18,7 @@ NETWORKS = 64
 PART = 1_000  # images that are enough to tell how long the others take
 
 
-def networks(space: SearchSpace, n: int = NETWORKS) -> tuple[list[Arch], Floats]:
+def sample_archs(space: SearchSpace, n: int = NETWORKS) -> tuple[list[Arch], Floats]:
     """Random networks, always the same ones, with the smallest and the largest; and their MACs, shape (n + 2,)."""
     counts = choice_counts(space.decisions)
     random_NG = sample(space.decisions, np.random.default_rng(0), n)
@@ -26,7 +26,7 @@ def networks(space: SearchSpace, n: int = NETWORKS) -> tuple[list[Arch], Floats]
     return as_archs(space.id, genes_NG), space.costs(genes_NG)["macs"]
 
 
-def part_of(split: Split, most: int = PART) -> tuple[Split, float]:
+def first_images(split: Split, most: int = PART) -> tuple[Split, float]:
     """The first images of a split, and how many times as many it has in all."""
     part = Split(split.images_NCHW[:most], split.labels_N[:most])
     return part, len(split) / len(part)
@@ -34,7 +34,7 @@ def part_of(split: Split, most: int = PART) -> tuple[Split, float]:
 
 def scoring_s(subnets: Subnets, arch: Arch, split: Split, clock: Callable[[], float]) -> tuple[float, nn.Module]:
     """Seconds to cut out a network, recalibrate it and score it over a split; and the network."""
-    part, times = part_of(split)
+    part, times = first_images(split)
     begun = clock()
     module = subnets.cut(arch)
     cut = clock()
@@ -43,26 +43,26 @@ def scoring_s(subnets: Subnets, arch: Arch, split: Split, clock: Callable[[], fl
 
 
 @dataclass(frozen=True)
-class Measuring:
+class MeasuringCost:
     """What it takes to begin measuring, and to measure one network; ``timed`` networks were measured."""
 
     begin_s: float
-    each: Span
+    each: DurationRange
     timed: int
 
-    def of(self, n: float, groups: float) -> Span:
+    def of(self, n: float, groups: float) -> DurationRange:
         """``n`` networks in so many groups."""
-        return Span.exactly(self.begin_s) * groups + self.each * n
+        return DurationRange.exact(self.begin_s) * groups + self.each * n
 
 
-def measuring(
+def estimate_measuring(
     models: Mapping[str, bytes], profile: DeviceProfile, measure: Measurer, clock: Callable[[], float]
-) -> Measuring:
+) -> MeasuringCost:
     """Measures nothing, and then a group of ``models`` by their ids. An unsteady network is measured again, so each
     takes between one attempt, whose length the protocol says, and all it may have; in between, what these took."""
     protocol = profile.protocol
     if not profile.measurable:
-        return Measuring(0.0, Span.exactly(0.0), 0)
+        return MeasuringCost(0.0, DurationRange.exact(0.0), 0)
     begun = clock()
     list(measure([], profile, []))
     begin_s = clock() - begun
@@ -71,10 +71,12 @@ def measuring(
     each_s = max(0.0, (clock() - begun - begin_s) / len(models))
     once_s = (protocol.warmup_ms + protocol.rounds * 1.5 * protocol.block_ms) / 1e3  # with the canary between blocks
     once_s = min(once_s, each_s)
-    return Measuring(begin_s, Span(once_s, each_s, max(each_s, once_s * (protocol.retries + 1))), len(models))
+    return MeasuringCost(
+        begin_s, DurationRange(once_s, each_s, max(each_s, once_s * (protocol.retries + 1))), len(models)
+    )
 
 
-def verified(problem: Problem) -> tuple[int, int]:
+def verified_range(problem: Problem) -> tuple[int, int]:
     """The fewest and the most networks of one origin that will be verified, for all fronts. Where bounds hold, it is
     not known beforehand how many networks of a random search will meet them."""
     scored = problem.spec.budget.evaluations + len(problem.inherited) // 2

@@ -10,11 +10,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from nas.core.cost import Span, StageCost, repeated
+from nas.core.cost_estimate import DurationRange, StageCost, mean_seconds
 from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
 from nas.core.ports import Problem, Resources
-from nas.stages.parts import PartStage, one_shot
+from nas.stages.sub_supernets import SubSupernetStage, one_shot
 from nas.stages.subnets import load_supernet
 from nas.supernet import Supernet
 from nas.training.fewshot.mixture import Mixing, imbalance, mix
@@ -27,7 +27,7 @@ SHOWN = 64  # combinations up to which the table is drawn
 
 
 @dataclass(frozen=True)
-class MixtureStage:
+class SupernetEnsembleStage:
     """Trains ``models`` supernets, which begin with the weights of a stage ``warm_up``, and a table that routes
     networks by ``decisions`` (none named: by all). ``recipe`` has one phase, the epochs of all supernets together.
 
@@ -45,7 +45,7 @@ class MixtureStage:
         if problem.supernet_blob is not None:
             yield StageFinished(self.name, 0.0, {"supernet": problem.supernet_blob, "reused": True, "steps": 0})
             return
-        whole = PartStage(None, self.recipe, self.checkpoint_s) if self.compare else None
+        whole = SubSupernetStage(None, self.recipe, self.checkpoint_s) if self.compare else None
         before = 0
         if whole is not None:
             for event in whole.run(problem, resources, state):
@@ -103,7 +103,7 @@ class MixtureStage:
             },
         )
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Steps on random networks, at a learning rate of 0."""
         if problem.supernet_blob is not None:
             return StageCost.nothing(self.name, "the supernet is trained already")
@@ -111,11 +111,11 @@ class MixtureStage:
         begun = clock()
         still = replace(self, recipe=replace(self.recipe, phases=(replace(self.recipe.phases[0], lr=0.0),)))
         learning = still._begin(problem, resources, problem.space.supernet(problem.spec.seed))
-        total = Span.exactly(clock() - begun)
+        total = DurationRange.exact(clock() - begun)
         steps = iter(range(10**6))
         learning.step(next(steps))
-        times = [repeated(clock, lambda: learning.step(next(steps)), at_least_s=0.0) for _ in range(4)]
-        each = Span(min(times), sum(times) / len(times), max(times))
+        times = [mean_seconds(clock, lambda: learning.step(next(steps)), at_least_s=0.0) for _ in range(4)]
+        each = DurationRange(min(times), sum(times) / len(times), max(times))
         count = learning.steps * (2 if self.compare else 1)
         return StageCost.of(self.name, total + each * count, count, len(times), "steps")
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.polynomial.legendre import leggauss
 
 # Between two minutes, a machine that others use as well is this much faster or slower.
-UNSTEADY = 1.25
+MACHINE_VARIATION = 1.25
 
 
 @dataclass(frozen=True)
-class Span:
+class DurationRange:
     """Seconds: probably ``seconds``, surely about ``low_s`` to ``high_s``. Adds up, and multiplies with a count."""
 
     low_s: float
@@ -22,15 +22,15 @@ class Span:
     high_s: float
 
     @staticmethod
-    def exactly(seconds: float) -> Span:
+    def exact(seconds: float) -> DurationRange:
         """Seconds that are known."""
-        return Span(seconds, seconds, seconds)
+        return DurationRange(seconds, seconds, seconds)
 
-    def __add__(self, other: Span) -> Span:
-        return Span(self.low_s + other.low_s, self.seconds + other.seconds, self.high_s + other.high_s)
+    def __add__(self, other: DurationRange) -> DurationRange:
+        return DurationRange(self.low_s + other.low_s, self.seconds + other.seconds, self.high_s + other.high_s)
 
-    def __mul__(self, count: float) -> Span:
-        return Span(self.low_s * count, self.seconds * count, self.high_s * count)
+    def __mul__(self, count: float) -> DurationRange:
+        return DurationRange(self.low_s * count, self.seconds * count, self.high_s * count)
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,18 @@ class StageCost:
     note: str = ""
 
     @staticmethod
-    def of(stage: str, span: Span, steps: int, timed: int, unit: str = "", note: str = "") -> StageCost:
+    def of(stage: str, span: DurationRange, steps: int, timed: int, unit: str = "", note: str = "") -> StageCost:
         """From timed steps; the range is widened by what no machine keeps to."""
         return StageCost(
-            stage, span.seconds, span.low_s / UNSTEADY, span.high_s * UNSTEADY, steps, timed, unit, None, note
+            stage,
+            span.seconds,
+            span.low_s / MACHINE_VARIATION,
+            span.high_s * MACHINE_VARIATION,
+            steps,
+            timed,
+            unit,
+            None,
+            note,
         )
 
     @staticmethod
@@ -69,18 +77,18 @@ class StageCost:
 
 
 @dataclass(frozen=True)
-class Timed:
+class AverageDuration:
     """What an average one of many pieces takes, from ``count`` of them."""
 
-    span: Span
+    span: DurationRange
     count: int
     smallest_s: float
     largest_s: float
 
 
-def average(
+def average_duration(
     sizes: Sequence[float], seconds_of: Callable[[int], float], inner: int = 2, patience_s: float = 3.0
-) -> Timed:
+) -> AverageDuration:
     """The time of an average piece of work, where larger pieces take longer.
 
     ``seconds_of(i)`` does the i-th piece, of size ``sizes[i]``, and says how long it took. The smallest goes first,
@@ -92,15 +100,21 @@ def average(
     seconds_of(order[0])
     smallest_s, largest_s = seconds_of(order[0]), seconds_of(order[-1])
     if smallest_s + largest_s > patience_s:
-        return Timed(Span(smallest_s, (smallest_s + largest_s) / 2, largest_s), 2, smallest_s, largest_s)
+        return AverageDuration(
+            DurationRange(smallest_s, (smallest_s + largest_s) / 2, largest_s), 2, smallest_s, largest_s
+        )
     nodes, weights = leggauss(inner)  # over -1 to 1
     ranks = np.rint((nodes + 1) / 2 * (len(order) - 1)).astype(int)
     curve = sorted([smallest_s, *(seconds_of(order[r]) for r in ranks), largest_s])
     middle_s = float(np.dot(curve[1:-1], weights / 2))
-    return Timed(Span(fmean(curve[:-2]), middle_s, fmean(curve[2:])), len(curve), smallest_s, largest_s)
+    return AverageDuration(
+        DurationRange(fmean(curve[:-2]), middle_s, fmean(curve[2:])), len(curve), smallest_s, largest_s
+    )
 
 
-def repeated(clock: Callable[[], float], work: Callable[[], object], at_least_s: float = 0.1, most: int = 50) -> float:
+def mean_seconds(
+    clock: Callable[[], float], work: Callable[[], object], at_least_s: float = 0.1, most: int = 50
+) -> float:
     """Seconds that ``work`` takes: the mean of as many times as ``at_least_s`` holds, so that short work is not told by
     a single accident."""
     begun, count = clock(), 0

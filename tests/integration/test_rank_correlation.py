@@ -16,8 +16,8 @@ from nas.core.arch import Decision
 from nas.core.errors import InvalidSpec
 from nas.core.events import StageFinished
 from nas.core.metrics import kendall
+from nas.core.rank_correlation import rank_advice, tau_deviation
 from nas.core.spec import SearchSpec, SpaceSpec, StrategySpec
-from nas.core.trust import advice, chance
 from nas.schemas.rank_correlation import RankCorrelationSchema, RankedArchSchema, SpacePartitionSchema
 from nas.training.fewshot.partition import breadth_first
 from server.api.validate import examine
@@ -72,7 +72,7 @@ def whole() -> RankCorrelationSchema:
 def test_chance_is_the_spread_of_tau_over_all_orders(n: int) -> None:
     straight = np.arange(n, dtype=float)
     taus = [kendall(straight, np.array(order, dtype=float)) for order in permutations(range(n))]
-    assert chance(n) == pytest.approx(np.std(taus))
+    assert tau_deviation(n) == pytest.approx(np.std(taus))
 
 
 @pytest.mark.parametrize(
@@ -85,16 +85,16 @@ def test_chance_is_the_spread_of_tau_over_all_orders(n: int) -> None:
     ],
 )
 def test_advice_goes_by_tau_and_by_how_many_networks_it_rests_on(networks: int, tau: float, words: str) -> None:
-    assert words in advice(networks, None, tau)
-    assert f"{tau:.2f} on {networks} networks" in advice(networks, None, tau)
+    assert words in rank_advice(networks, None, tau)
+    assert f"{tau:.2f} on {networks} networks" in rank_advice(networks, None, tau)
 
 
 def test_a_gain_is_told_from_chance() -> None:
-    assert "ranks better" in advice(100, 0.3, 0.7, 0.5)
-    assert "ranks worse" in advice(100, 0.3, 0.5, 0.7)
-    assert "may be chance" in advice(12, 0.3, 0.7, 0.6)
-    assert "0.30" in advice(12, 0.3, 0.7)
-    assert "no order" in advice(12, 0.3, None, 0.5)
+    assert "ranks better" in rank_advice(100, 0.3, 0.7, 0.5)
+    assert "ranks worse" in rank_advice(100, 0.3, 0.5, 0.7)
+    assert "may be chance" in rank_advice(12, 0.3, 0.7, 0.6)
+    assert "0.30" in rank_advice(12, 0.3, 0.7)
+    assert "no order" in rank_advice(12, 0.3, None, 0.5)
 
 
 # The view

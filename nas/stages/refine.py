@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.arch import LISTABLE, Floats, Genes, as_genes, every, neighbours, sample, space_size
-from nas.core.cost import Span, StageCost
+from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.device import comparable
 from nas.core.events import (
     Candidate,
@@ -30,12 +30,12 @@ from nas.core.events import (
     Warned,
     fold,
 )
-from nas.core.fronts import front_of, steering
+from nas.core.fronts import front_of, guiding_metric
 from nas.core.ports import Problem, Refitter, Resources, SearchSpace, predict_latency
 from nas.explorers import random
 from nas.objectives import cheap_metrics, losses
-from nas.stages.explore import accuracy_of, believed_front, history_of, scored_candidates
-from nas.stages.pricing import networks, scoring_s, verified
+from nas.stages.cost_estimate import sample_archs, scoring_s, verified_range
+from nas.stages.explore import accuracy_of, history_of, scored_candidates, surrogate_front
 from nas.stages.subnets import Subnets, load_subnets
 from nas.stages.verify import ORIGINS, earn, thin, unverified
 
@@ -43,7 +43,7 @@ _SHARE = 8  # a round scores this part of the budget
 
 
 @dataclass(frozen=True)
-class LearnStage:
+class RefineStage:
     """Fits the predictor to what was measured, and explores again around broken bounds, for at most
     ``spec.budget.reexplore`` rounds; none after retraining, or without a supernet, since a new network would have to be
     trained. Over a fleet nothing is learned in the search: what was measured is kept for later ones."""
@@ -65,7 +65,7 @@ class LearnStage:
                 )
             yield StageFinished(self.name, 0.0, {"refits": 0, "rounds": 0, "broken": 0})
             return
-        trained = "retrain" in state.finished or steering(state.finished) != "val_accuracy"
+        trained = "retrain" in state.finished or guiding_metric(state.finished) != "val_accuracy"
         rounds = 0 if trained else problem.spec.budget.reexplore
         if not state.refits and _usable(problem, state):
             yield Progress(self.name, 0, 0, "networks", message="fitting the predictor")
@@ -101,13 +101,13 @@ class LearnStage:
             },
         )
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """One fit to made-up measurements, and one network that is scored. Whether a bound will break is not known."""
         refit, clock = resources.refit, resources.clock
         if refit is None or problem.fleet or not problem.profile.measurable:
             return StageCost.nothing(self.name, "over a fleet, and where too little is known, nothing is learned")
-        archs, macs = networks(problem.space)
-        genes_NG = as_genes(archs[: verified(problem)[1]])
+        archs, macs = sample_archs(problem.space)
+        genes_NG = as_genes(archs[: verified_range(problem)[1]])
         begun = clock()
         refit.fit(genes_NG, predict_latency(problem.predictor, problem.space, genes_NG).mean_ms)
         fit_s = clock() - begun
@@ -121,7 +121,7 @@ class LearnStage:
             each = _at_once(problem) * score_s + problem.spec.budget.verified * (score_s + once_s)
             high_s += rounds * (fit_s + len(ORIGINS) * each)
             note = f"one fit, and up to {rounds} rounds more if measured networks break their bound"
-        return StageCost.of(self.name, Span(fit_s, fit_s, high_s), 1 + rounds, 1, "fits", note)
+        return StageCost.of(self.name, DurationRange(fit_s, fit_s, high_s), 1 + rounds, 1, "fits", note)
 
     def _explore(
         self, problem: Problem, resources: Resources, subnets: Subnets, state: SearchState, last: Refitted
@@ -151,7 +151,7 @@ class LearnStage:
         """Unseen networks, nearest first to where the broken ones were believed to be: of the front as it is believed
         now, then neighbours of the broken ones that meet the bounds, then random ones."""
         space, candidates = problem.space, state.of("search")
-        found, evaluate = believed_front(problem, state, rng, self.population, self.generations)
+        found, evaluate = surrogate_front(problem, state, rng, self.population, self.generations)
         broken = [p for p in candidates if p.status == "violated"]
         claimed = cheap_metrics(problem, as_genes([p.arch for p in broken]))
         claimed |= {k: np.array([p.metrics[k] for p in broken]) for k in ("predicted_ms", "upper_ms")}
@@ -185,7 +185,7 @@ class LearnStage:
         now = [
             replace(state.candidates[p.key], metrics={**state.candidates[p.key].metrics, **p.metrics}) for p in chosen
         ]
-        [device] = problem.members
+        [device] = problem.targets
         due = {p.key: [device.name] if p.measurement is None else [] for p in now}
         todo = [p for p in now if due[p.key] or "test_accuracy" not in p.metrics]
         yield from earn(self.name, problem, resources, subnets, todo, due, len(chosen), self.group)

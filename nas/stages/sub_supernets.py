@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from nas.core.arch import Floats, Genes
-from nas.core.cost import Span, StageCost, repeated
+from nas.core.cost_estimate import DurationRange, StageCost, mean_seconds
 from nas.core.errors import InfeasibleBound, StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
 from nas.core.ports import Problem, Resources, Stage
@@ -22,7 +22,7 @@ from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
 from nas.stages.subnets import load_supernet
 from nas.supernet import RelaxedSupernet
 from nas.training.fewshot.allowed import allowed_operations
-from nas.training.fewshot.partition import Partition, extremes_of, sample_part, some_of
+from nas.training.fewshot.partition import SpacePartition, extremes_of, sample_part, some_of
 from nas.training.fewshot.routed import inherit
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.resource import within_bounds
@@ -34,7 +34,7 @@ from nas.training.samplers import sample_elastic
 
 
 @dataclass(frozen=True)
-class PartStage:
+class SubSupernetStage:
     """Trains one part, or without a ``part`` the whole space in one, beginning with the warmed-up weights. It needs
     nothing of the others, so it may run in another process: its events are all that it gives back. Its last checkpoint
     holds the trained weights."""
@@ -50,7 +50,7 @@ class PartStage:
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Goes on from its own last checkpoint. Raises StorageError when the last one cannot be kept."""
-        partition = Partition.from_json(state.finished["split"]["partition"], problem.space.decisions)
+        partition = SpacePartition.from_json(state.finished["split"]["partition"], problem.space.decisions)
         net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
         start, done = TrainState(), 0
         if (last := state.checkpoints.get(self.name)) is not None:
@@ -86,16 +86,16 @@ class PartStage:
                 yield Checkpoint(self.name, done, blob)
             saved_at = resources.clock()
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Is told by the stage of all parts."""
-        return StageCost.unknown(self.name, "priced together with the other parts")
+        return StageCost.unknown(self.name, "estimated together with the other sub-supernets")
 
 
 @dataclass(frozen=True)
-class GradientPartStage:
+class GradientSubSupernetStage:
     """Searches one part by gradient, beginning with the warmed-up weights: a relaxation of the part's operations alone.
 
-    Like ``PartStage`` it may run elsewhere. Its last checkpoint holds the weights, and what was found."""
+    Like ``SubSupernetStage`` it may run elsewhere. Its last checkpoint holds the weights, and what was found."""
 
     part: int
     options: DartsParams
@@ -114,7 +114,7 @@ class GradientPartStage:
             start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
             if start.weights is not None and "run" in start.weights:
                 return
-        partition = Partition.from_json(state.finished["split"]["partition"], space.decisions)
+        partition = SpacePartition.from_json(state.finished["split"]["partition"], space.decisions)
         net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
         assert isinstance(net, RelaxedSupernet)
         rng = np.random.default_rng((problem.spec.seed, 23, self.part))
@@ -144,14 +144,14 @@ class GradientPartStage:
         found = TrainState(0, 0, {"net": learning.net.state_dict(), "run": json.dumps(run)})
         yield Checkpoint(self.name, learning.steps, resources.blobs.put(found.to_bytes()))
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Is told by the stage of all parts."""
-        return StageCost.unknown(self.name, "priced together with the other parts")
+        return StageCost.unknown(self.name, "estimated together with the other sub-supernets")
 
 
 @dataclass(frozen=True)
-class PartsStage:
-    """Trains every part by ``recipe``, all at once where ``Resources.together`` says how, else one after another.
+class SubSupernetsStage:
+    """Trains every part by ``recipe``, all at once where ``Resources.run_parallel`` says how, else one after another.
 
     ``compare``: for comparison, the undivided supernet is trained on as well, for as many steps as all parts together.
     With ``options`` each part is searched by gradient instead, and the networks that were found are kept beside the
@@ -170,17 +170,17 @@ class PartsStage:
         if problem.supernet_blob is not None:
             yield StageFinished(self.name, 0.0, {"supernet": problem.supernet_blob, "reused": True, "steps": 0})
             return
-        partition = Partition.from_json(state.finished["split"]["partition"], problem.space.decisions)
+        partition = SpacePartition.from_json(state.finished["split"]["partition"], problem.space.decisions)
         parts = [self._part(part) for part in range(partition.size)]
         whole = self._whole(partition.size)
         macs = [problem.space.costs(some_of(partition, i, problem.space))["macs"].mean() for i in range(len(parts))]
         stages = [parts[i] for i in np.argsort(macs)[::-1]]  # the longest first, so that none of them is waited for
         if whole is not None:
             stages.insert(0, whole)
-        together = resources.together or in_turn
+        run_parallel = resources.run_parallel or run_stages_sequentially
         numbers = {stage.name: stage.part for stage in stages}
         done = dict.fromkeys(numbers, 0)
-        for event in together(stages, problem, resources, state):
+        for event in run_parallel(stages, problem, resources, state):
             state = fold(state, event)
             if isinstance(event, Progress):
                 done[event.stage] = event.done
@@ -209,12 +209,12 @@ class PartsStage:
         yield Checkpoint(self.name, steps, blob)
         yield StageFinished(self.name, 0.0, result)
 
-    def _part(self, part: int) -> PartStage | GradientPartStage:
+    def _part(self, part: int) -> SubSupernetStage | GradientSubSupernetStage:
         if self.options is not None:
-            return GradientPartStage(part, self.options)
-        return PartStage(part, self.recipe, self.checkpoint_s)
+            return GradientSubSupernetStage(part, self.options)
+        return SubSupernetStage(part, self.recipe, self.checkpoint_s)
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Steps on random networks of the whole space, for as many parts as there may be, shared among as many cores
         or GPUs as may train at once, each part on its share of cores."""
         if problem.supernet_blob is not None:
@@ -222,9 +222,9 @@ class PartsStage:
         if self.options is not None:
             hands = self._hands(problem, resources, self.most)
             with _threads(max(1, torch.get_num_threads() // hands)):
-                each = BilevelStage(self.options).price(problem, resources, state)
+                each = BilevelStage(self.options).estimate_cost(problem, resources, state)
             assert each.seconds is not None and each.low_s is not None and each.high_s is not None  # noqa: PT018
-            span = Span(each.low_s, each.seconds, each.high_s) * _longest([1] * self.most, hands)
+            span = DurationRange(each.low_s, each.seconds, each.high_s) * _longest([1] * self.most, hands)
             return StageCost.of(self.name, span, each.steps * self.most, each.timed, "steps")
         clock = resources.clock
         whole = self._whole(self.most)
@@ -237,24 +237,24 @@ class PartsStage:
             still = replace(self.recipe, phases=tuple(replace(p, lr=0.0) for p in self.recipe.phases))
             training = Training(net, problem.space, problem.data, pipeline, still, problem.spec.seed)
             training.begin(0)
-            total = Span.exactly(clock() - begun) * len(work)
+            total = DurationRange.exact(clock() - begun) * len(work)
             steps = iter(range(10**6))
             training.step(0, next(steps))
-            times = [repeated(clock, lambda: training.step(0, next(steps)), at_least_s=0.0) for _ in range(4)]
-        of_step = Span(min(times), sum(times) / len(times), max(times))
+            times = [mean_seconds(clock, lambda: training.step(0, next(steps)), at_least_s=0.0) for _ in range(4)]
+        of_step = DurationRange(min(times), sum(times) / len(times), max(times))
         of_part = sum(training.lengths)
         total += of_step * (of_part * _longest(work, hands))
         return StageCost.of(self.name, total, of_part * sum(work), len(times), "steps")
 
     def _hands(self, problem: Problem, resources: Resources, stages: int) -> int:
         wanted = problem.spec.resources
-        return min(wanted.gpus or wanted.cpus, stages) if resources.together is not None else 1
+        return min(wanted.gpus or wanted.cpus, stages) if resources.run_parallel is not None else 1
 
-    def _whole(self, size: int) -> PartStage | None:
+    def _whole(self, size: int) -> SubSupernetStage | None:
         if not self.compare or self.options is not None:
             return None
         longer = tuple(replace(p, epochs=p.epochs * size) for p in self.recipe.phases)
-        return PartStage(None, replace(self.recipe, phases=longer), self.checkpoint_s)
+        return SubSupernetStage(None, replace(self.recipe, phases=longer), self.checkpoint_s)
 
 
 def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -263,13 +263,15 @@ def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"runs": [{key: run[key] for key in shown} for run in runs]} if runs else {}
 
 
-def in_turn(stages: Sequence[Stage], problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+def run_stages_sequentially(
+    stages: Sequence[Stage], problem: Problem, resources: Resources, state: SearchState
+) -> Iterator[Event]:
     """One stage after another, here."""
     for stage in stages:
         yield from stage.run(problem, resources, state)
 
 
-def one_shot(whole: PartStage, resources: Resources, state: SearchState) -> dict[str, Any]:
+def one_shot(whole: SubSupernetStage, resources: Resources, state: SearchState) -> dict[str, Any]:
     """The undivided supernet that was trained on to compare: its blob and its steps."""
     alone = TrainState(0, 0, {"net": _kept(whole, resources, state)["net"]})
     return {
@@ -279,7 +281,7 @@ def one_shot(whole: PartStage, resources: Resources, state: SearchState) -> dict
 
 
 def found_inside(
-    space: RelaxedSpace, partition: Partition, part: int, scores_EO: Floats, rng: np.random.Generator
+    space: RelaxedSpace, partition: SpacePartition, part: int, scores_EO: Floats, rng: np.random.Generator
 ) -> Genes:
     """The likeliest network of a part by a table of scores, shape (G,). A cell in which the divided edge leads nowhere
     is another part's network. Where none is found near the scores, their own favourite, whichever part it is in."""

@@ -11,19 +11,19 @@ from typing import ClassVar
 import numpy as np
 
 from nas.core.arch import Arch
-from nas.core.cost import Span, StageCost
+from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
 from nas.core.metrics import kendall
 from nas.core.ports import Problem, Resources
-from nas.core.trust import LOW, advice, belief
-from nas.stages.split import held_out
+from nas.core.rank_correlation import LOW_TAU, describe_tau, rank_advice
+from nas.stages.split import held_out_archs
 from nas.stages.subnets import Subnets, load_supernet
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, TrainState, train
 
 
 @dataclass(frozen=True)
-class TrustStage:
+class RankCorrelationStage:
     """Trains ``networks`` held-out networks alone by ``recipe``, and compares their order with the estimates of the
     supernet before and after the split, and of the undivided one that was trained for as long, if it was. Nothing of it
     steers the search."""
@@ -37,7 +37,7 @@ class TrustStage:
         if self.networks == 0 or problem.supernet_blob is not None:
             yield StageFinished(self.name, 0.0, {"networks": 0})
             return
-        archs = held_out(problem, self.networks)
+        archs = held_out_archs(problem, self.networks)
         truth: list[float] = []
         if (last := state.checkpoints.get(self.name)) is not None:
             truth = json.loads(resources.blobs.get(last.blob))
@@ -54,10 +54,10 @@ class TrustStage:
             estimates[which] = [subnets.score(subnets.cut(a), a, problem.data.val).accuracy for a in archs]
             against_truth = kendall(np.array(estimates[which]), np.array(truth))
             tau[which] = None if math.isnan(against_truth) else against_truth  # where all are estimated alike
-        said = advice(len(archs), tau["before"], tau["after"], tau.get("one_shot"))
+        said = rank_advice(len(archs), tau["before"], tau["after"], tau.get("one_shot"))
         yield Traced(self.name, len(archs), {f"tau_{which}": t for which, t in tau.items() if t is not None})
-        if tau["after"] is None or tau["after"] < LOW:
-            yield Warned(self.name, belief(len(archs), tau["after"]))
+        if tau["after"] is None or tau["after"] < LOW_TAU:
+            yield Warned(self.name, describe_tau(len(archs), tau["after"]))
         result = {
             "networks": len(archs),
             **{f"tau_{which}": t for which, t in tau.items()},
@@ -69,16 +69,16 @@ class TrustStage:
         }
         yield StageFinished(self.name, 0.0, result)
 
-    def price(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Trains the network in the middle alone for an epoch."""
         if self.networks == 0 or problem.supernet_blob is not None:
             return StageCost.nothing(self.name, "no network is trained alone")
-        archs = held_out(problem, self.networks)
+        archs = held_out_archs(problem, self.networks)
         once = replace(self, recipe=replace(self.recipe, phases=(replace(self.recipe.phases[0], epochs=1),)))
         begun = resources.clock()
         once._alone(problem, resources, archs[len(archs) // 2])
         seconds = (resources.clock() - begun) * self.recipe.phases[0].epochs * len(archs)
-        return StageCost.of(self.name, Span(seconds / 2, seconds, 2 * seconds), len(archs), 1, "networks")
+        return StageCost.of(self.name, DurationRange(seconds / 2, seconds, 2 * seconds), len(archs), 1, "networks")
 
     def _alone(self, problem: Problem, resources: Resources, arch: Arch) -> float:
         """Validation accuracy in % of a network that shares its weights with no other."""

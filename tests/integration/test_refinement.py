@@ -46,10 +46,10 @@ from nas.core.spec import (
     StrategySpec,
 )
 from nas.engine import run_search
-from nas.stages import explore, learn, verify
+from nas.stages import explore, refine, verify
 from nas.stages.estimate import EstimateStage
 from nas.stages.explore import ExploreStage
-from nas.stages.learn import LearnStage
+from nas.stages.refine import RefineStage
 from nas.stages.verify import VerifyStage
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.families.transfer import Relatives, Table, Transfer
@@ -128,7 +128,7 @@ class Scores:
 
 @pytest.fixture(autouse=True)
 def _no_supernet(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (explore, learn, verify):
+    for module in (explore, refine, verify):
         monkeypatch.setattr(module, "load_subnets", lambda *_, **__: Scores())
     monkeypatch.setattr(verify, "to_onnx", lambda *_: b"")
 
@@ -153,7 +153,7 @@ STAGES: tuple[Stage, ...] = (
     EstimateStage(),
     ExploreStage(rounds=4, population=48, generations=20),
     VerifyStage(group=4),
-    LearnStage(population=48, generations=20, group=4),
+    RefineStage(population=48, generations=20, group=4),
 )
 
 
@@ -176,7 +176,7 @@ def kept(events: Sequence[Event]) -> list[Event]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
     folder = tmp_path_factory.mktemp("blobs")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (explore, learn, verify):
+        for module in (explore, refine, verify):
             patch.setattr(module, "load_subnets", lambda *_, **__: Scores())
         patch.setattr(verify, "to_onnx", lambda *_: b"")
         return kept(list(run(folder, problem()))), folder
@@ -352,7 +352,7 @@ def test_a_handful_of_older_networks_is_enough_to_judge_a_version() -> None:
 
 def test_a_predictor_that_cannot_be_fitted_anew_is_said_to_be_so(tmp_path: Path) -> None:
     resources = Resources(FolderBlobs(tmp_path), Device(), lambda: 0.0)
-    events = list(LearnStage().run(problem(), resources, SearchState()))
+    events = list(RefineStage().run(problem(), resources, SearchState()))
     assert [type(e) for e in events] == [Warned, StageFinished]
     assert "too little is known of device" in fold_all(events).warnings[0]
 

@@ -15,15 +15,15 @@ import torch
 from benchmarks.dry_run import compare, prepare
 from nas.blobs import FolderBlobs
 from nas.core.arch import every
-from nas.core.cost import Span, StageCost, average, repeated
+from nas.core.cost_estimate import DurationRange, StageCost, average_duration, mean_seconds
 from nas.core.errors import MeasurementRefused, UnknownName
 from nas.core.events import Event, Progress, SearchState, StageFinished, fold_all
 from nas.core.ports import Problem, Resources
 from nas.core.spec import BudgetSpec, ObjectiveSpec, SearchSpec, StrategySpec
-from nas.engine import price_search, run_search
+from nas.engine import estimate_search_cost, run_search
 from nas.memory import forget_peak, peak_bytes
 from nas.schemas.dry_runs import CostEstimateSchema
-from nas.stages.estimate import EstimateStage, most_inherited, survey, too_few_networks
+from nas.stages.estimate import EstimateStage, exceeds_space, most_inherited, profile_space
 from nas.stages.explore import ExploreStage
 from nas.strategies.once_for_all import once_for_all
 from predictors.storage import dump_predictor
@@ -47,11 +47,11 @@ class Ticks:
         return self.now
 
 
-def priced(folder: Path, p: Problem, stages: object = None, device: object = None) -> CostEstimateSchema:
+def estimated(folder: Path, p: Problem, stages: object = None, device: object = None) -> CostEstimateSchema:
     ticks = count()  # every look at the clock takes a second
     clock = lambda: float(next(ticks))  # noqa: E731
     resources = Resources(FolderBlobs(folder), device or RuleDevice(), clock, worker="bench")  # type: ignore[arg-type]
-    events: list[Event] = list(price_search(p, stages or once_for_all(p), resources, SearchState()))  # type: ignore[arg-type]
+    events: list[Event] = list(estimate_search_cost(p, stages or once_for_all(p), resources, SearchState()))  # type: ignore[arg-type]
     last = events[-1]
     assert isinstance(last, StageFinished)
     assert last.stage == "price"
@@ -71,7 +71,7 @@ def test_the_average_lies_inside_the_range_that_a_few_times_leave() -> None:
         calls.append(i)
         return 1.0 + float(sizes[i]) ** 2
 
-    found = average(sizes, seconds_of)
+    found = average_duration(sizes, seconds_of)
     truth = float(np.mean([1.0 + s**2 for s in sizes]))
     assert found.count == 4
     assert len(calls) == 5  # and one to warm up: the smallest
@@ -79,12 +79,12 @@ def test_the_average_lies_inside_the_range_that_a_few_times_leave() -> None:
     assert (found.smallest_s, found.largest_s) == (1.0, 2.0)
     assert found.span.low_s < truth < found.span.high_s
     assert found.span.seconds == pytest.approx(truth, rel=0.03)
-    assert average(sizes, lambda i: 2.0 + sizes[i], patience_s=3.0).count == 2  # slow: the two ends only
+    assert average_duration(sizes, lambda i: 2.0 + sizes[i], patience_s=3.0).count == 2  # slow: the two ends only
 
 
 def test_spans_add_and_multiply() -> None:
-    assert Span(1.0, 2.0, 3.0) * 2 + Span.exactly(1.0) == Span(3.0, 5.0, 7.0)
-    cost = StageCost.of("train", Span(8.0, 10.0, 20.0), 5, 2)
+    assert DurationRange(1.0, 2.0, 3.0) * 2 + DurationRange.exact(1.0) == DurationRange(3.0, 5.0, 7.0)
+    cost = StageCost.of("train", DurationRange(8.0, 10.0, 20.0), 5, 2)
     assert cost.low_s is not None
     assert cost.high_s is not None
     assert cost.low_s < 8.0
@@ -98,11 +98,11 @@ def test_short_work_is_repeated_and_long_work_is_not() -> None:
     def work(seconds: float) -> None:
         clock.now += seconds
 
-    assert repeated(clock, lambda: work(0.03), at_least_s=0.1) == pytest.approx(0.03)
+    assert mean_seconds(clock, lambda: work(0.03), at_least_s=0.1) == pytest.approx(0.03)
     assert clock.now == pytest.approx(0.12)
-    assert repeated(clock, lambda: work(5.0)) == 5.0
+    assert mean_seconds(clock, lambda: work(5.0)) == 5.0
     assert clock.now == pytest.approx(5.12)
-    assert repeated(clock, lambda: work(0.0), most=7) == 0.0
+    assert mean_seconds(clock, lambda: work(0.0), most=7) == 0.0
 
 
 def test_peak_memory_is_that_since_it_was_forgotten() -> None:
@@ -122,7 +122,7 @@ def test_peak_memory_is_that_since_it_was_forgotten() -> None:
 
 def test_every_stage_of_a_search_says_what_it_takes(tmp_path: Path) -> None:
     device = RuleDevice()
-    cost = priced(tmp_path, problem(), device=device)
+    cost = estimated(tmp_path, problem(), device=device)
     assert [s.stage for s in cost.stages] == ["estimate", "train", "explore", "verify", "export"]
     assert (cost.confidence, cost.worker, cost.evaluations) == ("measured", "bench", 16)
     for s in cost.stages:
@@ -145,14 +145,14 @@ def test_every_stage_of_a_search_says_what_it_takes(tmp_path: Path) -> None:
 
 
 def test_more_of_everything_costs_more(tmp_path: Path) -> None:
-    small = priced(tmp_path, problem())
+    small = estimated(tmp_path, problem())
     more = SPEC.model_copy(
         update={
             "strategy": StrategySpec(params={"epochs": 60, "batch_size": 40}),
             "budget": BudgetSpec(evaluations=160, verified=16),
         }
     )
-    large = priced(tmp_path, problem(more))
+    large = estimated(tmp_path, problem(more))
     for a, b in zip(small.stages[1:4], large.stages[1:4], strict=True):
         assert (b.seconds or 0.0) > 2 * (a.seconds or 0.0)
         assert b.steps > 2 * a.steps
@@ -162,7 +162,7 @@ def test_a_reused_supernet_costs_no_training(tmp_path: Path) -> None:
     p = problem()
     events = run_search(p, once_for_all(p)[:2], Resources(FolderBlobs(tmp_path), RuleDevice(), Ticks()), SearchState())
     supernet = fold_all(events).finished["train"]["supernet"]
-    cost = priced(tmp_path, problem(supernet=supernet))
+    cost = estimated(tmp_path, problem(supernet=supernet))
     train = cost.stages[1]
     assert (train.seconds, train.high_s, train.steps, train.timed) == (0.0, 0.0, 0, 0)
     assert "trained already" in train.note
@@ -179,7 +179,7 @@ class Mystery:
 
 
 def test_a_stage_that_cannot_say_what_it_takes_is_named_and_gets_no_number(tmp_path: Path) -> None:
-    cost = priced(tmp_path, problem(), (EstimateStage(), Mystery()))
+    cost = estimated(tmp_path, problem(), (EstimateStage(), Mystery()))
     estimate, mystery = cost.stages
     assert cost.confidence == "partial"
     assert (mystery.seconds, mystery.low_s, mystery.high_s, mystery.timed) == (None, None, None, 0)
@@ -191,7 +191,7 @@ def test_what_is_finished_costs_nothing(tmp_path: Path) -> None:
     p = problem()
     state = SearchState(finished={"estimate": {}, "train": {}, "verify": {}, "export": {}})
     resources = Resources(FolderBlobs(tmp_path), RuleDevice(), Ticks())
-    *_, last = price_search(p, once_for_all(p), resources, state)
+    *_, last = estimate_search_cost(p, once_for_all(p), resources, state)
     assert isinstance(last, StageFinished)
     cost = CostEstimateSchema.model_validate(last.result)
     assert [s.stage for s in cost.stages if s.timed] == ["explore"]
@@ -203,15 +203,15 @@ def test_what_could_not_run_cannot_be_priced(tmp_path: Path) -> None:
         yield
 
     with pytest.raises(MeasurementRefused, match="not the device"):
-        priced(tmp_path, problem(), once_for_all(problem())[3:], refuses)
+        estimated(tmp_path, problem(), once_for_all(problem())[3:], refuses)
 
 
 def test_bounds_leave_open_how_many_networks_will_be_verified(tmp_path: Path) -> None:
-    free = priced(tmp_path, problem(), once_for_all(problem())[3:4])
+    free = estimated(tmp_path, problem(), once_for_all(problem())[3:4])
     bounded = SPEC.model_copy(
         update={"objectives": (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency", bound=5.0))}
     )
-    held = priced(tmp_path, problem(bounded), once_for_all(problem())[3:4])
+    held = estimated(tmp_path, problem(bounded), once_for_all(problem())[3:4])
     assert (held.low_s or 0.0) < 0.5 * (free.low_s or 0.0)
 
 
@@ -236,17 +236,17 @@ def test_a_worker_prices_a_search_as_it_would_run_it(tmp_path: Path) -> None:
         next(run_job("dryrun", job, str(tmp_path), []))  # type: ignore[arg-type]
 
 
-# What a survey tells about a small space
+# What a space profile says about a small space
 
 
 def test_a_budget_beyond_a_small_space_is_found_before_it_is_spent() -> None:
     space = fakes.TinySpace({}, fakes.ImageShape(1, 8, 8, 10))
-    found = survey(space, None)
+    found = profile_space(space, None)
     assert found.networks == len({tuple(g) for g in space.canonical(every(space.decisions)).tolist()}) == 52
 
     def refusals(evaluations: int, inherited: int) -> list[str]:
         spec = SearchSpec(budget=BudgetSpec(evaluations=evaluations))
-        return [str(e) for e in too_few_networks(spec, found, inherited)]
+        return [str(e) for e in exceeds_space(spec, found, inherited)]
 
     assert refusals(52, 0) == refusals(20, 32) == []
     assert "at most 52" in refusals(53, 0)[0]
@@ -261,7 +261,7 @@ def test_a_budget_beyond_a_small_space_is_found_before_it_is_spent() -> None:
 
 
 def test_the_surrogate_of_a_price_needs_no_estimate(tmp_path: Path) -> None:
-    cost = priced(tmp_path, problem(), (ExploreStage(rounds=1),))
+    cost = estimated(tmp_path, problem(), (ExploreStage(rounds=1),))
     assert cost.stages[0].steps == 32
 
 

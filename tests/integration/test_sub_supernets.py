@@ -22,7 +22,7 @@ from nas.core.errors import HwnasError
 from nas.core.events import Checkpoint, Event, Progress, StageFinished, Warned, decode, encode, fold_all
 from nas.core.ports import Lease, Resources, Stage
 from nas.core.spec import DataSpec, ResourceSpec, SpaceSpec
-from nas.stages.parts import PartsStage
+from nas.stages.sub_supernets import SubSupernetsStage
 from nas.strategies.few_shot import few_shot
 from tests.integration.test_engine import RuleDevice, problem
 from tests.integration.test_few_shot import PARAMS, SPEC
@@ -99,7 +99,7 @@ def run_job(
     def together(stages: Sequence[Stage], *world: Any) -> Iterator[Event]:
         return on_ray([Mortal(s) if s.name == spec.get("mortal") else s for s in stages], *world)  # type: ignore[list-item]
 
-    resources = Resources(FolderBlobs(Path(blobs_url)), RuleDevice(), time.monotonic, together=together)
+    resources = Resources(FolderBlobs(Path(blobs_url)), RuleDevice(), time.monotonic, run_parallel=together)
     if spec["run"] == "parts":
         found = parts_stage().run(p, resources, state)
     else:
@@ -108,8 +108,8 @@ def run_job(
     yield from ([encode(event)] for event in found)
 
 
-def parts_stage() -> PartsStage:
-    [stage] = [s for s in few_shot(problem(SMALL)) if isinstance(s, PartsStage)]
+def parts_stage() -> SubSupernetsStage:
+    [stage] = [s for s in few_shot(problem(SMALL)) if isinstance(s, SubSupernetsStage)]
     return stage
 
 
@@ -120,7 +120,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(folder: Path) -> Iterator[Cluster]:
-    given = {"blobs_url": str(folder / "blobs"), "run_job": "tests.integration.test_parts:run_job"}
+    given = {"blobs_url": str(folder / "blobs"), "run_job": "tests.integration.test_sub_supernets:run_job"}
     with ray_cluster(None, folder / "ray", cpus=2, **given) as found:
         yield found
     with warnings.catch_warnings():
