@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from importlib.metadata import version as version_of
@@ -161,21 +160,22 @@ def dispatch(
 @app.command()
 def demo(
     json_output: Json = False,
-    home: Annotated[
-        Path | None, typer.Option(help="Folder to keep everything in.", show_default="a new folder")
+    home: Home = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535, show_default="8765, or a free one")
     ] = None,
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 0,
     quick: Annotated[bool, typer.Option("--quick", hidden=True)] = False,
 ) -> None:
     """The whole way in minutes: this machine as a device, a search on digits, its front, a model that runs alone.
 
-    It starts a service of its own and stops it at the end; what was found stays in its folder.
+    It starts the service and stops it at the end; `nas serve` shows the search afterwards. A service that runs on the
+    same home already is used and left running.
     """
     from server.cli.demo import run_demo
 
     result = run_demo(home, port, quick=quick)
     if json_output:
-        typer.echo(json.dumps(result))
+        typer.echo(result.model_dump_json())
 
 
 @app.command()

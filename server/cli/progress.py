@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from nas.client import Client
@@ -42,11 +43,11 @@ def follow(job: JobSchema, events: Iterable[EventSchema]) -> None:
     """Shows what has become of ``job``, and then what ``events`` after it say."""
     screen = progress_console()
     columns = (
-        TextColumn("{task.description:>9}"),
-        BarColumn(),
-        TextColumn("{task.fields[counts]}", style="progress.download"),
-        _TimeLeft(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description:>9}", table_column=Column(no_wrap=True)),
+        BarColumn(20, table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[counts]}", style="progress.download", table_column=Column(no_wrap=True)),
+        _TimeLeft(Column(no_wrap=True)),
+        _Note(),
     )
     with Progress(*columns, console=screen, disable=not screen.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
@@ -80,6 +81,15 @@ def follow(job: JobSchema, events: Iterable[EventSchema]) -> None:
                     screen.print(f"[yellow]warning:[/] {escape(body['message'])}", soft_wrap=True)
                 case _:
                     pass
+
+
+class _Note(ProgressColumn):
+    """The newest message and values, cut where the terminal ends: the bars before keep their width."""
+
+    def render(self, task: Task) -> Text:
+        note = Text.from_markup(task.fields["note"])
+        note.no_wrap, note.overflow = True, "ellipsis"
+        return note
 
 
 class _TimeLeft(ProgressColumn):

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nas.core.errors import Conflict, HwnasError, InvalidInput
+from server.cli.running import recorded
 from server.cli.start import leave_when_told, prepare_home, read_settings, say
 from server.cli.supervise import Supervisor
 from server.logs import set_up
@@ -34,12 +35,14 @@ def serve(given: Mapping[str, Any]) -> None:
     leave_when_told()
     settings = read_settings(given)
     set_up(settings.log_level, settings.log_format)
-    with _listen(settings.host, settings.port) as listener:
+    with listen(settings.host, settings.port) as listener:
         prepare_home(settings)
-        _run(settings, listener)
+        url = _url(settings.host, listener.getsockname()[1])
+        with recorded(settings.home, url):
+            _run(settings, listener, url)
 
 
-def _run(settings: Settings, listener: socket.socket) -> None:
+def _run(settings: Settings, listener: socket.socket, url: str) -> None:
     # Imported here, since it takes a while: whoever finds the port taken hears of it at once.
     import uvicorn
 
@@ -49,7 +52,6 @@ def _run(settings: Settings, listener: socket.socket) -> None:
     from server.dashboard.app import mount
     from server.store.store import open_store
 
-    url = _url(settings.host, listener.getsockname()[1])
     ready = f"hwnas is ready: {url} (dashboard), {url}/docs (API); everything is kept in {settings.home}"
     if not settings.dispatch:
         ready += "; searches wait for a dispatcher elsewhere"
@@ -124,8 +126,11 @@ def _url(host: str, port: int) -> str:
     return f"http://[{near}]:{port}" if ":" in near else f"http://{near}:{port}"
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens already: one that is only bound would let another server have the port as well."""
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens already: one that is only bound would let another server have the port as well.
+
+    Raises Conflict for an address that cannot be had.
+    """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -32,7 +32,7 @@ from server.api.validate import add_device_command
 from server.cli import progress, render
 from server.cli import words as options
 from server.cli.scatter import scatter
-from server.cli.serve import _listen, _url, serve
+from server.cli.serve import _url, listen, serve
 from tests.support.fake_service import BASELINE, END, FAILED, MEMBERS, SEARCH, FakeService, event, frames, make_front
 
 BEST, MIDDLE, FASTEST = (arch for arch, _, _ in MEMBERS)
@@ -576,11 +576,11 @@ def test_wrong_use_is_wrong_input(run: Run, words: tuple[str, ...]) -> None:
 def test_a_port_that_is_taken_is_named_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("server.cli.serve._run", lambda *_: pytest.fail("something was started"))
     monkeypatch.setattr("server.cli.serve.leave_when_told", lambda: None)
-    with _listen("127.0.0.1", 0) as taken:
+    with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         done = CliRunner().invoke(server.cli.app, ["serve", "--port", str(port), "--home", str(tmp_path / "home")])
         with pytest.raises(Conflict):
-            _listen("127.0.0.1", port)
+            listen("127.0.0.1", port)
     assert done.exit_code == 2
     assert done.stderr == (
         f"nas: cannot listen on 127.0.0.1:{port}: port {port} is in use. "
