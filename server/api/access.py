@@ -1,4 +1,4 @@
-"""Who may do what: one table from routes to scopes, checked before anything else of a request is looked at."""
+"""Authentication and authorisation: one table from routes to required scopes, checked before a request is parsed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from server.api import errors
 from server.settings import Settings
 from server.store.store import Store
 
-# What each route below /v1 asks for. A route that is not here is closed to everybody.
-SCOPES: Mapping[tuple[str, str], Scope] = {
+# By method and route below /v1. A route without an entry is closed to everybody.
+REQUIRED_SCOPES: Mapping[tuple[str, str], Scope] = {
     ("GET", "/health"): "read",
     ("GET", "/workers"): "read",
     ("GET", "/spaces"): "read",
@@ -70,7 +70,7 @@ SCOPES: Mapping[tuple[str, str], Scope] = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a bind address or a ``Host`` name means this machine alone."""
+    """Whether a bind address or a ``Host`` name refers to this machine alone."""
     if host == "localhost":
         return True
     try:
@@ -79,24 +79,30 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def tokens_needed(settings: Settings) -> bool:
-    """Whether requests without a token are refused."""
+def requires_tokens(settings: Settings) -> bool:
+    """Whether the service refuses requests without a token."""
     return settings.require_tokens or not is_loopback(settings.host)
 
 
-class Guard:
-    """Lets requests in: a token's holder, or whoever sits at the machine while no tokens are needed."""
+class Authorizer:
+    """Authenticates callers and holds them to the scope of a route.
+
+    On an open service, which listens on loopback only, every caller without a token is a local administrator.
+    """
 
     def __init__(self, settings: Settings, store: Store) -> None:
-        self.closed = tokens_needed(settings)
+        self.tokens_required = requires_tokens(settings)
         self._store = store
 
     def __call__(self, request: Request) -> None:
-        """Holds ``request.state.principal`` to the route. Raises Forbidden, or NotFound for what is somebody else's."""
+        """Check that ``request.state.principal`` may use the route.
+
+        Raises Forbidden, or NotFound if the route names a search of another owner.
+        """
         route = request.scope["route"].path
-        scope = SCOPES.get((request.method if request.method != "HEAD" else "GET", route))
+        scope = REQUIRED_SCOPES.get((request.method if request.method != "HEAD" else "GET", route))
         if scope is None:
-            raise Forbidden(f"nobody may {request.method} {route}")
+            raise Forbidden(f"method not allowed for this route: {request.method} {route}")
         principal: Principal = request.state.principal
         principal.require(scope)
         if "/searches/{id}" in route and not principal.is_admin:
@@ -104,80 +110,80 @@ class Guard:
             if self._store.queries.owner_of(search) != principal.owner:
                 raise NotFound(f"no search {search!r}")
 
-    def principal(self, request: Request) -> Principal:
-        """Who asks. Raises Unauthorised."""
+    def authenticate(self, request: Request) -> Principal:
+        """The caller. Raises Unauthorised for a missing, unknown, expired or revoked token."""
         address = request.client.host[:64] if request.client is not None else None
         kind, _, text = request.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and text:
             return self._store.tokens.check(text.strip(), address)
-        if self.closed:
+        if self.tokens_required:
             raise Unauthorised("expected a token: send it as `Authorization: Bearer hwnas_...`")
         return Principal(LOCAL_OWNER, frozenset({"admin"}), None, address)
 
 
-def principal_of(request: Request) -> Principal:
-    """Whom the guard has let in."""
-    found: Principal = request.state.principal
-    return found
+async def _authenticated(request: Request) -> Principal:
+    principal: Principal = request.state.principal
+    return principal
 
 
-By = Annotated[Principal, Depends(principal_of)]
+CurrentPrincipal = Annotated[Principal, Depends(_authenticated)]
 
 
-class Gate:
-    """What holds for every request, dashboard and websockets included, before any of its body is read.
+class RequestGuardMiddleware:
+    """Checks every request before its body is read, including the dashboard and websockets.
 
-    An open service on loopback answers to loopback names only, so that no foreign name can be made to point here (DNS
-    rebinding), and to nobody whom a proxy brings in. What changes something, and every websocket, must come from a page
-    of our own, if from a page at all. Whoever asks anything below /v1 has to be known. Every answer says that it is not
-    to be framed, sniffed or leaked.
+    - An open service on loopback answers to loopback names only, so that no foreign name can be made to resolve to it
+      (DNS rebinding), and refuses requests that come through a proxy.
+    - A request that changes something, and every websocket, must come from a page of this service if from any page.
+    - Requests below /v1 must be authenticated.
+    - Every response carries security headers: not to be framed, sniffed or leaked.
     """
 
-    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+    def __init__(self, app: ASGIApp, authorizer: Authorizer) -> None:
         self._app = app
-        self._guard = guard
+        self._authorizer = authorizer
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        """Refuses with 401 or 403, or notes who asks, passes on and adds headers."""
+        """Refuse with 401 or 403, or store the caller in the request's state, forward the request and add headers."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
 
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 present = {name.lower() for name, _ in message["headers"]}
-                added = [(k, v) for k, v in _headers(scope["path"]) if k not in present]
+                added = [(k, v) for k, v in _security_headers(scope["path"]) if k not in present]
                 message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
         try:
             self._check_origin(scope, Headers(scope=scope))
             if scope["path"].startswith("/v1/"):
-                scope.setdefault("state", {})["principal"] = await self._principal(scope)
+                scope.setdefault("state", {})["principal"] = await self._authenticate(scope)
         except HwnasError as error:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008, "reason": str(error)[:120]})
             else:
-                await errors.problem(error)(scope, receive, guarded)
+                await errors.error_response(error)(scope, receive, send_with_headers)
             return
-        await self._app(scope, receive, guarded)
+        await self._app(scope, receive, send_with_headers)
 
-    async def _principal(self, scope: AsgiScope) -> Principal:
+    async def _authenticate(self, scope: AsgiScope) -> Principal:
         request = Request(scope)
-        if "authorization" in request.headers:  # to be looked up in the database
-            return await run_in_threadpool(self._guard.principal, request)
-        return self._guard.principal(request)
+        if "authorization" in request.headers:  # looked up in the database, which blocks
+            return await run_in_threadpool(self._authorizer.authenticate, request)
+        return self._authorizer.authenticate(request)
 
     def _check_origin(self, scope: AsgiScope, headers: Headers) -> None:
         """Raises Forbidden."""
         host = headers.get("host", "")
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if not self._guard.closed:
+        if not self._authorizer.tokens_required:
             if not is_loopback(name):
                 raise Forbidden(
                     f"expected a loopback name in Host, such as localhost, got {name[:100]!r}; see `require_tokens`"
                 )
-            if proxy := next((known for known in _PROXIES if known in headers), None):
+            if proxy := next((header for header in _PROXY_HEADERS if header in headers), None):
                 raise Forbidden(f"expected a request from this machine, got one with {proxy!r}; see `require_tokens`")
         origin = headers.get("origin")
         changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD", "OPTIONS")
@@ -185,15 +191,15 @@ class Gate:
             raise Forbidden(f"expected a request from a page of this service, got one from {origin[:100]!r}")
 
 
-_PROXIES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")  # what they add
+_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _POLICIES = {
-    # Answers of the API are no pages.
+    # Responses of the API are never rendered.
     "/v1/": "default-src 'none'; frame-ancestors 'none'",
-    # FastAPI's page about the API takes its script and its style from there.
+    # FastAPI's API page loads its script and style from a CDN.
     "/docs": "default-src 'none'; script-src https://cdn.jsdelivr.net 'unsafe-inline'; connect-src 'self'; "
     "style-src https://cdn.jsdelivr.net 'unsafe-inline'; img-src https://fastapi.tiangolo.com data:; "
     "frame-ancestors 'none'",
-    # NiceGUI's pages need inline scripts and styles; nothing is ever loaded from elsewhere.
+    # NiceGUI's pages need inline scripts and styles; nothing is loaded from other hosts.
     "/": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' ws: wss:; worker-src 'self' blob:; "
     "object-src 'none'; frame-ancestors 'none'; base-uri 'self'; form-action 'self'",
@@ -201,13 +207,13 @@ _POLICIES = {
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"same-origin"),  # with no-referrer, the Origin of our own forms would be null
+    (b"referrer-policy", b"same-origin"),  # with no-referrer, the Origin header of the dashboard's forms would be null
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
 
 
-def _headers(path: str) -> list[tuple[bytes, bytes]]:
+def _security_headers(path: str) -> list[tuple[bytes, bytes]]:
     policy = next(policy for start, policy in _POLICIES.items() if path.startswith(start) or start == "/")
-    kept = [(b"cache-control", b"no-store")] if path.startswith("/v1/") else []
-    return [*_HEADERS, (b"content-security-policy", policy.encode()), *kept]
+    caching = [(b"cache-control", b"no-store")] if path.startswith("/v1/") else []
+    return [*_HEADERS, (b"content-security-policy", policy.encode()), *caching]

@@ -1,4 +1,4 @@
-"""The REST service: its routes, its limits, and its description."""
+"""The REST service: routes, middleware and the OpenAPI description."""
 
 from __future__ import annotations
 
@@ -6,21 +6,35 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, Depends, FastAPI
 
-from server.api import administration, agents, catalog, devices, errors, figures, health, searches, tables
-from server.api.access import Gate, Guard
-from server.api.limits import Limits
-from server.api.links import describe_links
-from server.api.sse import Streams
+from server.api import (
+    administration,
+    agents,
+    candidates,
+    catalog,
+    devices,
+    errors,
+    health,
+    searches,
+    tables,
+)
+from server.api.access import Authorizer, RequestGuardMiddleware
+from server.api.context import ApiContext, attach_context
+from server.api.limits import RequestLimitMiddleware
+from server.api.metrics import PrometheusMetrics, RequestMetricsMiddleware
+from server.api.openapi_links import describe_links
+from server.api.sse import EventStreams
+from server.probes import Probe
 from server.settings import Settings
 from server.store.store import Store
 
-_ABOUT = """Hardware-aware neural architecture search: submit a search, watch its events, read its Pareto front of
-networks whose latency was measured on the device, download each as a model that runs on its own.
+_ABOUT = """Hardware-aware neural architecture search: submit a search, follow its events, read its Pareto front of
+candidates whose latency was measured on the device, and download each as a model that runs on its own.
 
-Every error is a `ErrorSchema`: a stable `code` and a message that says what was expected."""
+Every error is an `ErrorSchema`: a stable `code`, and a message that says what was expected."""
+STREAM_SHARE = 8  # where tokens are required, one client may open this fraction of all event streams
 
 
-def create_app(settings: Settings, store: Store, streams: Streams | None = None) -> FastAPI:
+def create_app(settings: Settings, store: Store, streams: EventStreams | None = None) -> FastAPI:
     """The service over a store. It runs no searches itself; a dispatcher does."""
     app = FastAPI(
         title="hwnas",
@@ -30,20 +44,19 @@ def create_app(settings: Settings, store: Store, streams: Streams | None = None)
         redoc_url=None,
     )
     errors.install(app)
-    guard = Guard(settings, store)
-    streams = streams or Streams(settings.streams, settings.streams // 8 if guard.closed else settings.streams)
-    app.add_middleware(Limits, body_s=settings.request_seconds)  # what is added last sees a request first
-    app.add_middleware(Gate, guard=guard)
-    v1 = APIRouter(prefix="/v1", dependencies=[Depends(guard)], responses=errors.responses(401, 403))
-    v1.include_router(catalog.routes(settings, store))
-    v1.include_router(searches.routes(settings, store, streams))
-    v1.include_router(devices.routes(settings, store, streams))
-    v1.include_router(agents.routes(store))
-    v1.include_router(tables.routes(store))
-    v1.include_router(administration.routes(store))
+    authorizer = Authorizer(settings, store)
+    per_client = settings.streams // STREAM_SHARE if authorizer.tokens_required else settings.streams
+    streams = streams or EventStreams(settings.streams, per_client)
+    metrics = PrometheusMetrics(store, streams)
+    probes = {name: Probe(name, check) for name, check in health.readiness_checks(settings, store).items()}
+    attach_context(app, ApiContext(settings, store, streams, authorizer, metrics, probes))
+    app.add_middleware(RequestLimitMiddleware, body_s=settings.request_seconds)  # the last one added runs first
+    app.add_middleware(RequestGuardMiddleware, authorizer=authorizer)
+    app.add_middleware(RequestMetricsMiddleware, metrics=metrics)
+    v1 = APIRouter(prefix="/v1", dependencies=[Depends(authorizer)], responses=errors.responses(401, 403))
+    for routes in (catalog, searches, candidates, devices, agents, tables, administration):
+        v1.include_router(routes.router)
     app.include_router(v1)
-    counted = figures.Figures(store, streams)
-    app.add_middleware(figures.Timed, figures=counted)
-    app.include_router(health.routes(settings, store, guard, counted))
+    app.include_router(health.router)
     describe_links(app)
     return app

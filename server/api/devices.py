@@ -2,119 +2,136 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Response
+from fastapi.sse import EventSourceResponse
 
 from nas.core.spec import DeviceSpec
 from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, DriftSchema
 from nas.schemas.jobs import EventPage
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 from server.api import sse, validate
-from server.api.access import By
-from server.api.comparing import compare
+from server.api.access import CurrentPrincipal
+from server.api.context import Context, CurrentStore
+from server.api.device_comparison import compare_devices
 from server.api.errors import responses
 from server.api.parameters import EVENT_RESPONSES, Accept, After, IdempotencyKey, LastEventId
-from server.settings import Settings
-from server.store.store import Store
 
-FIGURES_STAGES = ("profile", "fit")
-STAGES = ("profile", "measure", "fit")
+TABLE_STAGES = ("profile", "fit")
+MEASURED_STAGES = ("profile", "measure", "fit")
 _EXAMPLE = {"name": "this-machine", "samples": 96}
 
+router = APIRouter(tags=["devices"])
 
-def routes(settings: Settings, store: Store, streams: sse.Streams) -> APIRouter:
-    """The routes of devices and predictors."""
-    router = APIRouter(tags=["devices"])
 
-    @router.get("/devices", summary="All devices")
-    def devices() -> list[DeviceSchema]:
-        """All devices by name, each with its latest onboarding and its predictors."""
-        return store.queries.devices()
+@router.get("/devices", summary="List devices")
+def list_devices(store: CurrentStore) -> list[DeviceSchema]:
+    """All devices by name, each with its latest onboarding and its predictors."""
+    return store.queries.devices()
 
-    @router.post(
-        "/devices",
-        status_code=201,
-        summary="Add a device",
-        responses={200: {"model": DeviceSchema, "description": "The key was known"}, **responses(400, 409, 413, 507)},
+
+@router.post(
+    "/devices",
+    status_code=201,
+    summary="Add a device",
+    responses={
+        200: {"model": DeviceSchema, "description": "The idempotency key exists"},
+        **responses(400, 409, 413, 507),
+    },
+)
+def add_device(
+    spec: Annotated[DeviceSpec, Body(examples=[_EXAMPLE])],
+    response: Response,
+    context: Context,
+    principal: CurrentPrincipal,
+    idempotency_key: IdempotencyKey = None,
+) -> DeviceSchema:
+    """Profile the device, measure networks of the space on it and fit a latency predictor. With the source `table`,
+    uploaded before, or `roofline`, nothing is measured.
+
+    An existing device is measured again, or gets a predictor for another space.
+    """
+    store = context.store
+    record = spec.model_dump(mode="json")
+    if idempotency_key is not None and store.jobs.find("device", record, idempotency_key, principal.owner) is not None:
+        response.status_code = 200
+    else:
+        validate.check_data_path(spec.data, context.settings)
+        validate.check_device(spec, store)
+        stages = TABLE_STAGES if spec.source in ("table", "roofline") else MEASURED_STAGES
+        store.jobs.submit("device", record, idempotency_key, stages=stages, by=principal)
+    return store.queries.device(spec.name)
+
+
+@router.get("/devices/{name}", summary="Get a device", responses=responses(404))
+def get_device(name: str, store: CurrentStore) -> DeviceSchema:
+    """A device with its profile, its latest onboarding and its predictors."""
+    return store.queries.device(name)
+
+
+@router.get(
+    "/devices/{name}/events",
+    summary="The events of a device's onboarding",
+    response_model=EventPage,
+    responses=EVENT_RESPONSES,
+)
+def list_device_events(
+    name: str,
+    context: Context,
+    principal: CurrentPrincipal,
+    after: After = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+    accept: Accept = "",
+    last_event_id: LastEventId = None,
+) -> EventPage | EventSourceResponse:
+    """The log of the latest onboarding, oldest first."""
+    queries = context.store.queries
+    job = queries.device_job(name)
+    start = after if last_event_id is None else last_event_id
+    return sse.page_or_stream(
+        context.streams, lambda seq, size: queries.events(job, seq, size), accept, start, limit, principal
     )
-    def add(
-        spec: Annotated[DeviceSpec, Body(examples=[_EXAMPLE])],
-        response: Response,
-        by: By,
-        idempotency_key: IdempotencyKey = None,
-    ) -> DeviceSchema:
-        """Profiles the device, measures networks of the space on it and fits a latency predictor. Where the source is a
-        `table`, uploaded before, or a `roofline`, nothing is measured.
 
-        A device that exists is measured again, or gets a predictor for a further space.
-        """
-        record = spec.model_dump(mode="json")
-        if idempotency_key is not None and store.jobs.find("device", record, idempotency_key, by.owner) is not None:
-            response.status_code = 200
-        else:
-            validate.check_data_path(spec.data, settings)
-            validate.check_device(spec, store)
-            stages = FIGURES_STAGES if spec.source in ("table", "roofline") else STAGES
-            store.jobs.submit("device", record, idempotency_key, stages=stages, by=by)
-        return store.queries.device(spec.name)
 
-    @router.get("/devices/{name}", summary="One device", responses=responses(404))
-    def device(name: str) -> DeviceSchema:
-        """A device with its profile, its latest onboarding and its predictors."""
-        return store.queries.device(name)
+@router.get("/devices/{name}/versions", summary="List the versions of a device's predictors", responses=responses(404))
+def list_predictor_versions(
+    name: str, store: CurrentStore, principal: CurrentPrincipal
+) -> list[PredictorVersionSchema]:
+    """All versions, newest first, with those of your searches that used them. Each onboarding makes a version, and so
+    does each search that fed its measurements back."""
+    return store.queries.versions(name, None if principal.is_admin else principal.owner)
 
-    @router.get(
-        "/devices/{name}/events",
-        summary="The events of a device's onboarding",
-        response_model=EventPage,
-        responses=EVENT_RESPONSES,
-    )
-    def events(
-        name: str,
-        by: By,
-        after: After = 0,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 500,
-        accept: Accept = "",
-        last_event_id: LastEventId = None,
-    ) -> Any:
-        """The log of the latest onboarding, oldest first."""
-        job = store.queries.device_job(name)
-        start = after if last_event_id is None else last_event_id
-        return sse.events(streams, lambda n, size: store.queries.events(job, n, size), accept, start, limit, by)
 
-    @router.get("/devices/{name}/versions", summary="The versions of a device's predictors", responses=responses(404))
-    def versions(name: str, by: By) -> list[PredictorVersionSchema]:
-        """All versions, newest first: one after each onboarding, and one after each search that fed back what it had
-        measured; and which of your searches have used them."""
-        return store.queries.versions(name, None if by.is_admin else by.owner)
+@router.get("/devices/{name}/drift", summary="Drift of a device over time", responses=responses(404))
+def get_drift(name: str, store: CurrentStore) -> DriftSchema:
+    """The ratio of measured to predicted latency in searches since the device was profiled, and whether its predictor
+    still holds."""
+    return store.queries.drift(name)
 
-    @router.get("/devices/{name}/drift", summary="How a device was over time", responses=responses(404))
-    def drift(name: str) -> DriftSchema:
-        """What searches have measured since the device was profiled, over what was predicted, and whether the device
-        is still what its predictor says."""
-        return store.queries.drift(name)
 
-    @router.get("/devices/{name}/comparison", summary="Two devices side by side", responses=responses(404, 507))
-    def comparison(
-        name: str,
-        by: By,
-        other: Annotated[str, Query(description="The name of another device", max_length=64)],
-        space: Annotated[
-            str | None, Query(description="Id of a space; without, the first that both know", max_length=120)
-        ] = None,
-    ) -> DeviceComparisonSchema:
-        """Latencies of the same networks on both, measured where they are known, else predicted."""
-        return compare(name, other, space, store, None if by.is_admin else by.owner)
+@router.get("/devices/{name}/comparison", summary="Compare two devices", responses=responses(404, 507))
+def get_comparison(
+    name: str,
+    store: CurrentStore,
+    principal: CurrentPrincipal,
+    other: Annotated[str, Query(description="The name of another device", max_length=64)],
+    space: Annotated[
+        str | None,
+        Query(description="Id of a space; default: the first that both share", max_length=120),
+    ] = None,
+) -> DeviceComparisonSchema:
+    """Latencies of the same architectures on both devices: measured where available, else predicted."""
+    return compare_devices(name, other, space, store, None if principal.is_admin else principal.owner)
 
-    @router.get("/predictors", summary="The cards of latency predictors", responses=responses(404))
-    def predictors(device: str | None = None) -> list[PredictorCardSchema]:
-        """All cards, newest first; with `device`, of that device only."""
-        return store.queries.predictors(device)
 
-    @router.get("/predictors/{id}", summary="One predictor's card", responses=responses(404))
-    def predictor(id: str) -> PredictorCardSchema:
-        """How good the predictor was on networks that took no part in fitting or calibrating it."""
-        return store.queries.predictor(id)
+@router.get("/predictors", summary="List predictor cards", responses=responses(404))
+def list_predictors(store: CurrentStore, device: str | None = None) -> list[PredictorCardSchema]:
+    """All cards, newest first; with `device`, of that device only."""
+    return store.queries.predictors(device)
 
-    return router
+
+@router.get("/predictors/{id}", summary="Get a predictor card", responses=responses(404))
+def get_predictor(id: str, store: CurrentStore) -> PredictorCardSchema:
+    """The predictor's accuracy on networks that took no part in fitting or calibrating it."""
+    return store.queries.predictor(id)

@@ -1,4 +1,4 @@
-"""Dry runs: a worker really runs a few steps of each stage, while the request waits."""
+"""Dry runs: a worker runs and times a few steps of each stage, while the request waits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nas.core.lifecycle import ENDED
 from nas.core.spec import SearchSpec
 from nas.engine import COST_STAGE
 from nas.schemas.dry_runs import DryRunSchema
-from server.api.validate import Report
+from server.api.validate import SubmissionReport
 from server.store.store import Store
 
 POLL_S = 0.25
@@ -21,59 +21,63 @@ POLL_S = 0.25
 
 async def time_on_worker(
     spec: SearchSpec,
-    report: Report,
+    report: SubmissionReport,
     store: Store,
-    by: Principal,
+    principal: Principal,
     wait_s: float,
-    heard_s: float,
-    gone: Callable[[], Awaitable[bool]],
+    heartbeat_limit_s: float,
+    is_disconnected: Callable[[], Awaitable[bool]],
 ) -> DryRunSchema:
-    """The report's view with the cost that a worker found within ``wait_s``, or with why there is none.
+    """The report's schema with the cost that a worker estimates within ``wait_s``, or with the reason for none.
 
-    Answers at once where nothing can be timed: no worker was heard of within ``heard_s``, or the search cannot run.
-    Whatever happens, and also when ``gone`` says that nobody waits for the answer any more, no job is left behind.
+    Returns at once if nothing can be timed: no worker sent a heartbeat within ``heartbeat_limit_s``, or the search is
+    infeasible. The job is always removed, also when ``is_disconnected`` reports that the client has gone.
     """
-    view = report.view
-    if not view.feasible:
-        return _without_cost(view, "the search cannot run as it is written")
-    workers, _, _ = await run_in_threadpool(store.queries.counts, heard_s)
+    dry_run = report.dry_run
+    if not dry_run.feasible:
+        return _without_cost(dry_run, "the search is infeasible")
+    workers, _, _ = await run_in_threadpool(store.queries.counts, heartbeat_limit_s)
     if workers == 0:
-        return _without_cost(view, "no worker is connected that could time it")
+        return _without_cost(dry_run, "no worker is connected that could time it")
 
     def submit() -> str:
         record = spec.model_dump(mode="json")
-        return store.jobs.submit("dry_run", record, None, space_id=report.space.id, stages=(COST_STAGE,), by=by)
+        return store.jobs.submit("dry_run", record, None, space_id=report.space.id, stages=(COST_STAGE,), by=principal)
 
     try:
         job_id = await run_in_threadpool(submit)
-    except InvalidSpec as error:  # it asks for more than any node has
-        refused = view.model_copy(update={"feasible": False, "problems": [str(error)]})
-        return _without_cost(refused, "the search cannot run as it is written")
+    except InvalidSpec as error:  # it requires more than any node has
+        infeasible = dry_run.model_copy(update={"feasible": False, "problems": [str(error)]})
+        return _without_cost(infeasible, "the search is infeasible")
     try:
-        return await _wait(view, job_id, store, wait_s, gone)
+        return await _wait(dry_run, job_id, store, wait_s, is_disconnected)
     finally:
         with anyio.CancelScope(shield=True):
             await run_in_threadpool(store.jobs.discard, job_id)
 
 
 async def _wait(
-    view: DryRunSchema, job_id: str, store: Store, wait_s: float, gone: Callable[[], Awaitable[bool]]
+    dry_run: DryRunSchema,
+    job_id: str,
+    store: Store,
+    wait_s: float,
+    is_disconnected: Callable[[], Awaitable[bool]],
 ) -> DryRunSchema:
     deadline = anyio.current_time() + wait_s
     while True:
-        found = await run_in_threadpool(store.queries.dry_run, job_id)
-        if found.cost is not None:
-            return view.model_copy(update={"cost": found.cost})
-        if found.status in ENDED:
-            return _without_cost(view, f"the worker could not time it: {found.error or found.status}")
-        if await gone():
-            return _without_cost(view, "nobody waits for it any more")
+        progress = await run_in_threadpool(store.queries.dry_run, job_id)
+        if progress.cost is not None:
+            return dry_run.model_copy(update={"cost": progress.cost})
+        if progress.status in ENDED:
+            return _without_cost(dry_run, f"the worker could not time it: {progress.error or progress.status}")
+        if await is_disconnected():
+            return _without_cost(dry_run, "the client disconnected")
         if anyio.current_time() >= deadline:
-            if found.status == "queued":
-                return _without_cost(view, f"no worker was free within {wait_s:g} s: {found.waiting}")
-            return _without_cost(view, f"not done within {wait_s:g} s ({found.doing}); allow it more time")
+            if progress.status == "queued":
+                return _without_cost(dry_run, f"no worker was free within {wait_s:g} s: {progress.waiting}")
+            return _without_cost(dry_run, f"not done within {wait_s:g} s ({progress.doing}); allow it more time")
         await anyio.sleep(min(POLL_S, max(0.0, deadline - anyio.current_time())))
 
 
-def _without_cost(view: DryRunSchema, why: str) -> DryRunSchema:
-    return view.model_copy(update={"cost": None, "cost_missing": why})
+def _without_cost(dry_run: DryRunSchema, reason: str) -> DryRunSchema:
+    return dry_run.model_copy(update={"cost": None, "cost_missing": reason})

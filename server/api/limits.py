@@ -1,4 +1,4 @@
-"""How much a request may be: its URL, its headers, its body, and the JSON in it."""
+"""Limits on a request: the size of its URL, headers and body, and the depth of its JSON."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from server.api import errors
 
 MAX_BODY = 1024 * 1024
 MAX_FILE = 32 * 1024 * 1024
-FILES = frozenset({"/v1/tables"})  # routes that take a file rather than a document
+UPLOAD_PATHS = frozenset({"/v1/tables"})  # their body is a file rather than a JSON document
 MAX_URL = 8 * 1024
 MAX_HEADERS = 32 * 1024
 MAX_DEPTH = 32  # of arrays and objects in JSON
-MAX_INTEGER = 2**63  # what a column and an array can hold
+MAX_INTEGER = 2**63  # the range of a database column and of an int64 array
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _OPENING, _CLOSING = (ord("["), ord("{")), (ord("]"), ord("}"))
 
 
-class Limits:
-    """Refuses requests that are too large or whose JSON no spec could hold, before anything else reads them."""
+class RequestLimitMiddleware:
+    """Refuses requests that are too large, too slow, or whose JSON is out of range, before a route parses them."""
 
     def __init__(self, app: ASGIApp, body_s: float, max_body: int = MAX_BODY) -> None:
         self._app = app
@@ -33,43 +33,43 @@ class Limits:
         self._body_s = body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Reads the body whole, which is small, and hands it on."""
+        """Read the whole body, which is small, check it, and forward the request with it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        most = MAX_FILE if scope["path"] in FILES else self._max_body
-        refused = _too_large_before_its_body(scope) or self._body_announced(headers, most)
+        limit_bytes = MAX_FILE if scope["path"] in UPLOAD_PATHS else self._max_body
+        refused = _head_problem(scope) or self._content_length_problem(headers, limit_bytes)
         if refused is None and _has_body(headers):
             try:
                 async with asyncio.timeout(self._body_s):
-                    body = await self._read(receive, most)
+                    body = await self._read(receive, limit_bytes)
             except TimeoutError:
                 refused = (408, f"the request's body took longer than {self._body_s:g} s to arrive")
             else:
                 if body is None:
-                    return  # the client has gone
-                receive = _replayed(body, receive)
-                if len(body) > most:
-                    refused = _body_too_large(most)
+                    return  # the client disconnected
+                receive = _replay(body, receive)
+                if len(body) > limit_bytes:
+                    refused = _body_too_large(limit_bytes)
                 elif body and scope["path"].startswith("/v1/") and not _is_file(scope["path"], headers):
                     problem = json_problem(body)
                     refused = (422, problem) if problem is not None else None
         if refused is not None:
-            await errors.answer(*refused)(scope, receive, send)
+            await errors.refusal(*refused)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _body_announced(self, headers: Headers, most: int) -> tuple[int, str] | None:
+    def _content_length_problem(self, headers: Headers, limit_bytes: int) -> tuple[int, str] | None:
         length = headers.get("content-length", "0")
         if headers.get("content-encoding", "identity").lower() != "identity":
-            return 415, f"expected a body as it is, got one with Content-Encoding {headers['content-encoding'][:100]!r}"
+            return 415, f"expected a body without Content-Encoding, got {headers['content-encoding'][:100]!r}"
         if not length.isascii() or not length.isdigit():
             return 400, f"expected a number as Content-Length, got {length[:100]!r}"
-        return _body_too_large(most) if len(length) > 12 or int(length) > most else None
+        return _body_too_large(limit_bytes) if len(length) > 12 or int(length) > limit_bytes else None
 
-    async def _read(self, receive: Receive, most: int) -> bytes | None:
-        """The body, or so much of it that it is known to be too large; None if the client left meanwhile."""
+    async def _read(self, receive: Receive, limit_bytes: int) -> bytes | None:
+        """The body, or its beginning once that exceeds ``limit_bytes``; None if the client disconnected."""
         chunks, size = [], 0
         while True:
             message = await receive()
@@ -77,29 +77,29 @@ class Limits:
                 return None
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
-            if not message.get("more_body", False) or size > most:
+            if not message.get("more_body", False) or size > limit_bytes:
                 return b"".join(chunks)
 
 
-def _body_too_large(most: int) -> tuple[int, str]:
-    return 413, f"the request's body is larger than {most} bytes"
+def _body_too_large(limit_bytes: int) -> tuple[int, str]:
+    return 413, f"the request's body is larger than {limit_bytes} bytes"
 
 
 def _is_file(path: str, headers: Headers) -> bool:
-    """Whether a body is a file of some other kind than JSON, which its route looks at."""
-    return path in FILES and "json" not in headers.get("content-type", "json").lower()
+    """Whether a body is an uploaded file that is not JSON; its route checks it."""
+    return path in UPLOAD_PATHS and "json" not in headers.get("content-type", "json").lower()
 
 
 def json_problem(body: bytes) -> str | None:
-    """Why this JSON is refused although it may be well formed; None for what is fine, or no JSON at all.
+    """Why this JSON is out of range; None if it is fine, or malformed, which the route reports.
 
-    Nesting is counted without a parser, so that it cannot exhaust one.
+    Nesting is counted without a parser, because deep nesting could exhaust its stack.
     """
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         return f"expected JSON in UTF-8: {error}"
-    if "\0" in text:  # UTF-16 and UTF-32, which a parser would take, have them
+    if "\0" in text:  # a parser would accept UTF-16 and UTF-32, which contain them
         return "expected JSON in UTF-8, got NUL characters"
     marks = np.frombuffer(_STRING.sub(b"", body), dtype=np.uint8)
     steps = np.isin(marks, _OPENING).astype(np.int32) - np.isin(marks, _CLOSING)
@@ -110,7 +110,7 @@ def json_problem(body: bytes) -> str | None:
     except _TooLarge as error:
         return str(error)
     except ValueError:
-        return None  # the route says what is wrong with it
+        return None  # malformed; the route reports it
     return None
 
 
@@ -124,7 +124,7 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def _too_large_before_its_body(scope: Scope) -> tuple[int, str] | None:
+def _head_problem(scope: Scope) -> tuple[int, str] | None:
     if len(scope.get("raw_path") or scope["path"].encode()) + len(scope["query_string"]) > MAX_URL:
         return 414, f"the request's URL is longer than {MAX_URL} bytes"
     if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
@@ -136,10 +136,10 @@ def _has_body(headers: Headers) -> bool:
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+def _replay(body: bytes, receive: Receive) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def replay() -> Message:
-        return first.pop() if first else await receive()
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
 
-    return replay
+    return receive_again

@@ -1,4 +1,4 @@
-"""Parameters that several routes share."""
+"""Parameters and responses that several routes share."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=120,
-        description="Any text of your own. A repeated request with the same key and spec returns what the first made.",
+        description="Any text. A repeated request with the same key and spec returns the result of the first.",
     ),
 ]
-Cursor = Annotated[str | None, Query(max_length=400, description="`next` of the page before")]
+Cursor = Annotated[str | None, Query(max_length=400, description="`next` of the previous page")]
 After = Annotated[int, Query(ge=0, le=2**31 - 1, description="Only events with a greater number")]
 Accept = Annotated[str, Header(include_in_schema=False)]
 LastEventId = Annotated[
-    int | None, Header(alias="Last-Event-ID", ge=0, le=2**31 - 1, description="Of a stream: goes before `after`")
+    int | None, Header(alias="Last-Event-ID", ge=0, le=2**31 - 1, description="Of a stream: overrides `after`")
 ]
 
 EVENT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "A page of events; or a stream of them, if `Accept` asks for `text/event-stream`",
+        "description": "A page of events; or a stream of events if `Accept` contains `text/event-stream`",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     },
     404: {"model": ErrorSchema, "description": "Not Found"},

@@ -1,4 +1,4 @@
-"""Tables of latencies: uploaded first, and then named by a device that is added."""
+"""Upload of latency tables, which devices with the source ``table`` refer to."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from starlette.concurrency import run_in_threadpool
 from nas.core.errors import InvalidInput
 from nas.schemas.predictors import LatencyTableSchema
 from predictors.onboarding.tables import Kind, read_table
+from server.api.context import CurrentStore
 from server.api.errors import responses
 from server.store.store import Store
 
-KINDS: dict[str, Kind] = {
+KIND_BY_MEDIA_TYPE: dict[str, Kind] = {
     "text/csv": "csv",
     "application/json": "json",
     "application/vnd.apache.parquet": "parquet",
 }
-_FILES = {
+_REQUEST_BODY = {
     "requestBody": {
         "required": True,
         "content": {
@@ -30,31 +31,26 @@ _FILES = {
     }
 }
 
-
-def routes(store: Store) -> APIRouter:
-    """The route of tables."""
-    router = APIRouter(tags=["devices"])
-
-    @router.post(
-        "/tables",
-        status_code=201,
-        summary="Upload a table of latencies",
-        openapi_extra=_FILES,
-        responses=responses(408, 413, 415, 507),
-    )
-    async def upload(request: Request) -> LatencyTableSchema:
-        """Rows of architectures with `ms`, or `ms.NAME` for each of several devices. The answer's `blob` is what a
-        device with the source `table` names; a table that no device names within a day is forgotten."""
-        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media not in KINDS:
-            raise InvalidInput(f"expected a Content-Type of {', '.join(KINDS)}, got {media[:100]!r}")
-        return await run_in_threadpool(_keep, await request.body(), KINDS[media], store)
-
-    return router
+router = APIRouter(tags=["devices"])
 
 
-def _keep(data: bytes, kind: Kind, store: Store) -> LatencyTableSchema:
+@router.post(
+    "/tables",
+    status_code=201,
+    summary="Upload a latency table",
+    openapi_extra=_REQUEST_BODY,
+    responses=responses(408, 413, 415, 507),
+)
+async def upload_table(request: Request, store: CurrentStore) -> LatencyTableSchema:
+    """Rows of architectures with `ms`, or `ms.NAME` for each of several devices. A device with the source `table` names
+    the `blob` of the response; a table without such a device is deleted after a day."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in KIND_BY_MEDIA_TYPE:
+        raise InvalidInput(f"expected a Content-Type of {', '.join(KIND_BY_MEDIA_TYPE)}, got {media_type[:100]!r}")
+    return await run_in_threadpool(_store_table, await request.body(), KIND_BY_MEDIA_TYPE[media_type], store)
+
+
+def _store_table(data: bytes, kind: Kind, store: Store) -> LatencyTableSchema:
     table = read_table(data, kind)
-    return LatencyTableSchema(
-        blob=store.blobs.put(table.dump()), rows=len(table), devices=[d for d in table.devices if d]
-    )
+    devices = [name for name in table.devices if name]
+    return LatencyTableSchema(blob=store.blobs.put(table.dump()), rows=len(table), devices=devices)

@@ -1,4 +1,4 @@
-"""Is a spec worth running? Everything that can be known before anything is spent, for submission and for dry runs."""
+"""Validation of specs: all checks that need no training and no measurement, for submissions and dry runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from predictors.families.transfer import FEWEST_DEVICES, Transfer
 from predictors.onboarding.from_table import require_usable
 from predictors.onboarding.tables import RawTable
 from predictors.storage import load_predictor
-from server.api.access import tokens_needed
+from server.api.access import requires_tokens
 from server.settings import Settings
 from server.store.jobs import spec_hash
 from server.store.queries import Queries
@@ -45,24 +45,27 @@ from server.store.store import Store
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was found out about a search. ``problems`` are why it cannot run, the weightiest first."""
+class SubmissionReport:
+    """The result of checking a search. ``problems`` are the reasons why it cannot run, the most important first."""
 
     space: SearchSpace
     stages: tuple[str, ...]
     problems: tuple[HwnasError, ...]
-    view: DryRunSchema
+    dry_run: DryRunSchema
 
     def require_feasible(self) -> None:
-        """Raises the first problem, if any."""
+        """Raise the first problem, if any."""
         if self.problems:
             raise self.problems[0]
 
 
-def examine(spec: SearchSpec, store: Store) -> Report:
-    """Checks a search in full. Raises UnknownName, InvalidSpec or InvalidData for a spec that means nothing; what
-    would mean something elsewhere or later is among the report's problems."""
-    spec_hash(spec.model_dump(mode="json"))  # refuses what could not be stored
+def examine(spec: SearchSpec, store: Store) -> SubmissionReport:
+    """Check a search in full.
+
+    Raises UnknownName, InvalidSpec or InvalidData for a spec that is invalid on every service. Problems that depend on
+    this service's present state, such as a device without a predictor, are part of the report.
+    """
+    spec_hash(spec.model_dump(mode="json"))  # raises for a spec that cannot be stored
     strategy = registry.load("nas.strategies", spec.strategy.name)
     _check_params(strategy, spec)
     space = space_of(spec.space, spec.data)
@@ -91,7 +94,7 @@ def examine(spec: SearchSpec, store: Store) -> Report:
         problems += exceeds_space(spec, known, _inherited(spec, store.queries))
     stages = stage_names(spec)
     bounds = [spec.bound_on(name) for name in spec.devices]
-    view = DryRunSchema(
+    dry_run = DryRunSchema(
         feasible=not problems,
         problems=[str(p) for p in problems],
         space_size=float(space_size(space.decisions)),
@@ -103,7 +106,7 @@ def examine(spec: SearchSpec, store: Store) -> Report:
         spec_hash=spec.content_hash,
         fleet=[_reach(spec.on(name), by_device.get(name)) for name in spec.devices] if spec.fleet is not None else [],
     )
-    return Report(space, stages, tuple(problems), view)
+    return SubmissionReport(space, stages, tuple(problems), dry_run)
 
 
 def _reach(spec: SearchSpec, found: SpaceProfile | None) -> DeviceFeasibilitySchema:
@@ -145,7 +148,7 @@ def _survey(of: _Surveyed) -> SpaceProfile:
 def check_data_path(data: DataSpec, settings: Settings) -> None:
     """Raises InvalidSpec for a path that the service may not read for whoever asks. On an open service on loopback that
     is whoever sits at the machine, who may read it anyway."""
-    if data.path is None or not tokens_needed(settings):
+    if data.path is None or not requires_tokens(settings):
         return
     path = Path(data.path)
     inside = path.is_absolute() and "\0" not in data.path  # relative ones mean something else to every worker
@@ -164,7 +167,7 @@ def check_device(spec: DeviceSpec, store: Store) -> None:
             f"{UnknownName('agent', spec.name, known)} Start it on the machine that is to be measured: "
             f"nas-agent --server ADDRESS --token TOKEN --name {spec.name}"
         )
-    spec_hash(spec.model_dump(mode="json"))  # refuses what could not be stored
+    spec_hash(spec.model_dump(mode="json"))  # raises for a spec that cannot be stored
     if spec.predictor not in registry.names("nas.predictors"):
         raise UnknownName("predictor", spec.predictor, registry.names("nas.predictors"))
     space = space_of(spec.space, spec.data)

@@ -14,7 +14,7 @@ from nas.blobs import open_blobs
 from nas.client import Client
 from nas.core.errors import HwnasError
 from nas.schemas.service import HealthCheckSchema
-from server.api.access import tokens_needed
+from server.api.access import requires_tokens
 from server.settings import Settings
 from server.store.database import connect
 from server.store.store import open_store
@@ -146,7 +146,7 @@ def _address(settings: Settings) -> HealthCheckSchema:
 
 
 def _tokens(settings: Settings) -> HealthCheckSchema:
-    if not tokens_needed(settings):
+    if not requires_tokens(settings):
         return HealthCheckSchema(
             name="tokens", status="ok", detail="not needed: the service is open to this machine alone"
         )

@@ -46,7 +46,7 @@ def _run(settings: Settings, listener: socket.socket, url: str) -> None:
     # Imported here, since it takes a while: whoever finds the port taken hears of it at once.
     import uvicorn
 
-    from server.api.access import tokens_needed
+    from server.api.access import requires_tokens
     from server.api.app import create_app
     from server.api.http import server_config
     from server.dashboard.app import mount
@@ -56,7 +56,7 @@ def _run(settings: Settings, listener: socket.socket, url: str) -> None:
     if not settings.dispatch:
         ready += "; searches wait for a dispatcher elsewhere"
     with open_store(settings.database, settings.blobs) as store:
-        if tokens_needed(settings) and not store.tokens.any_valid():
+        if requires_tokens(settings) and not store.tokens.any_valid():
             raise InvalidInput(
                 f"expected a token before the service listens on {settings.host}, where everybody can reach it; there "
                 "is none. Make one: nas tokens create --owner YOU --name first --scope admin"
@@ -86,7 +86,7 @@ def _run(settings: Settings, listener: socket.socket, url: str) -> None:
 
         try:
             app = create_app(settings, store)
-            mount(app, url, closed=tokens_needed(settings))
+            mount(app, url, closed=requires_tokens(settings))
             Server(server_config(app, settings)).run(sockets=[listener])
         finally:
             stopping.set()

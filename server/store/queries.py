@@ -80,8 +80,8 @@ _NOTHING = Summary(0, 0, 0, None, None)
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Sums over all jobs. Ages are in seconds, 0 where there is nothing to have one."""
+class ServiceStats:
+    """Sums over all jobs, for monitoring. Ages in seconds are 0 where nothing has an age."""
 
     jobs: Mapping[tuple[str, str], int]
     oldest_queued_s: float
@@ -95,13 +95,12 @@ class Figures:
     evaluations: int
     busy_s: float
     gpu_s: float
-    agents: Mapping[str, AgentFigures]
+    agents: Mapping[str, AgentStats]
 
 
 @dataclass(frozen=True)
-class AgentFigures:
-    """What monitoring wants to know of an agent: seconds since it was heard of, networks that wait for it, and networks
-    that it has measured or failed to, by status, as far as their jobs are still there."""
+class AgentStats:
+    """An agent for monitoring: seconds since its last request, and its networks by status, of jobs that still exist."""
 
     age_s: float
     live: bool
@@ -285,7 +284,9 @@ class Queries:
         names = ", ".join(sorted(v.name for v in found)) or "none"
         raise NotFound(f"network {arch!r} of search {search_id} has no file {name!r}; its files: {names}")
 
-    def events(self, job_id: str, after: int, limit: int, kind: str | None = None) -> tuple[EventPage, str | None]:
+    def events(
+        self, job_id: str, after: int, limit: int, kind: str | None = None
+    ) -> tuple[EventPage, JobStatus | None]:
         """Events after a number, oldest first, of one kind, if given; and the job's status if it has ended with them.
         Raises NotFound."""
         where = [EventRow.job_id == job_id, EventRow.seq > after]
@@ -296,7 +297,7 @@ class Queries:
                 raise NotFound(f"no job {job_id!r}")
             rows = session.scalars(select(EventRow).where(*where).order_by(EventRow.seq).limit(limit + 1)).all()
             items = [EventSchema(seq=row.seq, at=utc(row.at), body=row.body) for row in rows[:limit]]
-            ended = job.status if job.status in ENDED and len(rows) <= limit else None
+            ended = cast(JobStatus, job.status) if job.status in ENDED and len(rows) <= limit else None
             return EventPage(items=items, last=items[-1].seq if items else after), ended
 
     def search_job(self, search_id: str) -> str:
@@ -492,8 +493,8 @@ class Queries:
                 for row in session.scalars(recent)
             ]
 
-    def figures(self) -> Figures:
-        """What monitoring wants to know, in a few sums."""
+    def service_stats(self) -> ServiceStats:
+        """Statistics for monitoring, in a few sums."""
         now = self._clock()
         with reading(self._engine) as session:
             jobs = session.execute(select(Job.kind, Job.status, func.count()).group_by(Job.kind, Job.status))
@@ -511,7 +512,7 @@ class Queries:
             )
             events, busy_s, gpu_s = session.execute(sums).one()
             searched = select(func.sum(Job.point_count)).where(Job.kind == "search")
-            return Figures(
+            return ServiceStats(
                 jobs={(row[0], row[1]): row[2] for row in jobs},
                 oldest_queued_s=now - oldest if oldest is not None else 0.0,
                 leases=leases,
@@ -524,7 +525,7 @@ class Queries:
                 evaluations=session.scalar(searched) or 0,
                 busy_s=busy_s or 0.0,
                 gpu_s=gpu_s or 0.0,
-                agents=_agent_figures(session, now),
+                agents=_agent_stats(session, now),
             )
 
     def revision(self) -> str:
@@ -654,7 +655,7 @@ class Queries:
         }
 
 
-def _agent_figures(session: Session, now: float) -> dict[str, AgentFigures]:
+def _agent_stats(session: Session, now: float) -> dict[str, AgentStats]:
     tasks = session.execute(
         select(MeasurementRow.device, MeasurementRow.status, Job.status, func.count())
         .join(Job, Job.id == MeasurementRow.job_id)
@@ -665,7 +666,7 @@ def _agent_figures(session: Session, now: float) -> dict[str, AgentFigures]:
         if status not in OPEN or job_status == "queued":  # nobody waits for what a job that is over wanted
             counts[device, status] = counts.get((device, status), 0) + count
     return {
-        row.name: AgentFigures(
+        row.name: AgentStats(
             age_s=now - row.seen_at,
             live=now - row.seen_at <= AWAY_S,
             queued=counts.get((row.name, "queued"), 0),

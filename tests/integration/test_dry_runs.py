@@ -132,10 +132,10 @@ def test_the_cost_is_there_before_the_worker_has_signed_off(api: TestClient, sto
     ("prepare", "query", "changes", "why"),
     [
         (lambda s: None, "", {}, "no worker is connected"),
-        (lambda s: s.jobs.beat("worker", 1), "&measure=false", {}, "not asked for"),
+        (lambda s: s.jobs.beat("worker", 1), "&measure=false", {}, "not requested"),
         (lambda s: s.jobs.beat("worker", 1), "&wait_s=0", {}, "no worker was free within 0 s"),
-        (lambda s: s.jobs.beat("worker", 1), "", {"device": "none"}, "cannot run as it is written"),
-        (lambda s: s.jobs.beat("worker", 1, [Room(2)]), "", {"resources": {"cpus": 4}}, "cannot run as it is written"),
+        (lambda s: s.jobs.beat("worker", 1), "", {"device": "none"}, "infeasible"),
+        (lambda s: s.jobs.beat("worker", 1, [Room(2)]), "", {"resources": {"cpus": 4}}, "infeasible"),
     ],
 )
 def test_why_there_is_no_cost(

@@ -1027,7 +1027,7 @@ def create_api(contents: str = "full") -> FastAPI:
                 stages=list(STAGES),
                 spec_hash=spec.content_hash,
                 cost=_cost(spec) if measure and not tight else None,
-                cost_missing=None if measure and not tight else "it was not asked for",
+                cost_missing=None if measure and not tight else "it was not requested",
             )
             return JSONResponse(view.model_dump(mode="json"))
         if tight:

@@ -274,7 +274,7 @@ def make_dry_run(feasible: bool, measured: bool = True) -> DryRunSchema:
         stages=["train", "export"],
         spec_hash="0" * 64,
         cost=make_cost() if feasible and measured else None,
-        cost_missing=None if feasible and measured else "it was not asked for",
+        cost_missing=None if feasible and measured else "it was not requested",
     )
 
 

@@ -206,7 +206,7 @@ def test_texts_may_hold_what_unicode_counts_as_a_line_end(nas: Client, fake: Fak
 def test_pauses_grow_and_begin_anew_when_something_was_heard(
     nas: Client, fake: FakeService, pauses: list[float]
 ) -> None:
-    nothing, alive = (frames([]), LOST), ([*frames([]), ": still here\n\n"], LOST)
+    nothing, alive = (frames([]), LOST), ([*frames([]), ": ping\n\n"], LOST)
     fake.streams = [nothing, nothing, nothing, alive, nothing, ([*frames(EVENTS), END], None)]
     assert list(nas.watch(SEARCH)) == EVENTS
     assert pauses == [*PAUSES_S[:3], *PAUSES_S[:2]]

@@ -9,8 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nas.core.errors import StorageError
-from server.api.figures import FRESH_S, Figures, Rising
-from server.api.sse import Streams
+from server.api.metrics import CACHE_S, MonotonicCounters, PrometheusMetrics
+from server.api.sse import EventStreams
 from server.probes import Probe, ask_all
 from server.store.store import open_store
 from tests.support import fakes
@@ -48,14 +48,14 @@ def test_errors_of_a_check_are_its_answer() -> None:
 
 
 def test_a_sum_that_falls_is_a_counter_all_the_same() -> None:
-    rising = Rising()
+    rising = MonotonicCounters()
     assert [rising("events", value) for value in (5.0, 8.0, 2.0, 4.0)] == [5.0, 8.0, 8.0, 10.0]
 
 
 def test_figures_say_when_the_database_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = fakes.Clock()
     with open_store(f"sqlite:///{tmp_path}/db", str(tmp_path), clock) as store:
-        there = store.queries.figures
+        there = store.queries.service_stats
         away = threading.Event()
 
         def figures_or_not() -> object:
@@ -63,17 +63,17 @@ def test_figures_say_when_the_database_is_away(tmp_path: Path, monkeypatch: pyte
                 raise StorageError("the database does not answer")
             return there()
 
-        monkeypatch.setattr(store.queries, "figures", figures_or_not)
-        figures = Figures(store, Streams(), clock)
-        assert (value(figures, "hwnas_database_up"), value(figures, "hwnas_leases")) == (1, 0)
+        monkeypatch.setattr(store.queries, "service_stats", figures_or_not)
+        metrics = PrometheusMetrics(store, EventStreams(), clock)
+        assert (value(metrics, "hwnas_database_up"), value(metrics, "hwnas_leases")) == (1, 0)
         away.set()
-        assert value(figures, "hwnas_database_up") == 1  # asked a moment ago
-        clock.pass_(FRESH_S)
-        assert (value(figures, "hwnas_database_up"), value(figures, "hwnas_leases")) == (0, None)
+        assert value(metrics, "hwnas_database_up") == 1  # asked a moment ago
+        clock.pass_(CACHE_S)
+        assert (value(metrics, "hwnas_database_up"), value(metrics, "hwnas_leases")) == (0, None)
 
 
-def value(figures: Figures, name: str) -> float | None:
-    for family in text_string_to_metric_families(figures.text().decode()):
+def value(metrics: PrometheusMetrics, name: str) -> float | None:
+    for family in text_string_to_metric_families(metrics.text().decode()):
         for sample in family.samples:
             if sample.name == name:
                 return sample.value

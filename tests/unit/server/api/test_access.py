@@ -75,7 +75,7 @@ def filled(path: str, search: str) -> str:
 def test_every_route_has_a_scope_and_the_table_no_other(closed: TestClient) -> None:
     app: Any = closed.app
     described = {(m, p.removeprefix("/v1")) for m, p in operations(closed) if p.startswith("/v1/")}
-    assert described == set(access.SCOPES)
+    assert described == set(access.REQUIRED_SCOPES)
     outside = {(m, p) for m, p in operations(closed) if not p.startswith("/v1/")}
     assert outside == PUBLIC
     hidden = {r.path for r in app.routes if isinstance(r, APIRoute)} - {p for _, p in operations(closed)}
@@ -103,7 +103,7 @@ def test_nobody_gets_anywhere_without_a_valid_token(closed: TestClient, store: S
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_scope_opens_its_routes_and_no_others(closed: TestClient, store: Store, scope: Scope) -> None:
     headers = token(store, "ada", scope)
-    for (method, path), needed in access.SCOPES.items():
+    for (method, path), needed in access.REQUIRED_SCOPES.items():
         answer = closed.request(method, filled(f"/v1{path}", "nothing"), headers=headers)
         allowed = scope in (needed, "admin") or needed == "read"
         assert (answer.status_code == 403) != allowed, (method, path, answer.text)
@@ -116,7 +116,7 @@ def test_others_searches_do_not_exist_except_for_administrators(closed: TestClie
     answer = closed.post("/v1/searches", json=fakes.search_spec().model_dump(mode="json"), headers=mine)
     search = answer.json()["id"]
     assert answer.json()["owner"] == "ada"
-    for (method, path), needed in access.SCOPES.items():
+    for (method, path), needed in access.REQUIRED_SCOPES.items():
         if "/searches/{id}" in path and needed != "admin":
             body = {"priority": 1} if path.endswith("priority") else {}
             answer = closed.request(method, filled(f"/v1{path}", search), headers=theirs, json=body)
@@ -166,7 +166,7 @@ def test_a_presented_token_counts_on_an_open_service_too(store: Store, tmp_path:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::", "nas.example"])
 def test_any_other_address_needs_tokens(host: str, tmp_path: Path) -> None:
-    assert access.tokens_needed(Settings(home=tmp_path, host=host))
+    assert access.requires_tokens(Settings(home=tmp_path, host=host))
 
 
 def test_websockets_of_foreign_pages_are_closed(store: Store, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_websockets_of_foreign_pages_are_closed(store: Store, tmp_path: Path) ->
     async def send(message: Any) -> None:
         sent.append(message["type"])
 
-    gate = access.Gate(app, access.Guard(Settings(home=tmp_path), store))
+    gate = access.RequestGuardMiddleware(app, access.Authorizer(Settings(home=tmp_path), store))
     for origin in (b"http://evil.example", b"http://localhost:8765"):
         scope = {"type": "websocket", "path": "/_ws", "headers": [(b"host", b"localhost:8765"), (b"origin", origin)]}
         asyncio.run(gate(scope, None, send))  # type: ignore[arg-type]

@@ -503,8 +503,8 @@ def test_a_stream_of_events_ends_with_the_job_and_resumes(api: TestClient, done:
     refused(api.get(f"/v1/searches/{done}/events", headers={"Last-Event-ID": "x"}), 422, "invalid_input")
 
 
-async def collect(stream: AsyncIterator[str]) -> str:
-    return "".join([text async for text in stream])
+async def collect(stream: AsyncIterator[bytes]) -> str:
+    return b"".join([chunk async for chunk in stream]).decode()
 
 
 def test_a_stream_follows_a_running_job(store: Store) -> None:
@@ -525,29 +525,30 @@ def test_a_stream_follows_a_running_job(store: Store) -> None:
         waited.append(seconds)
         steps.pop(0)()
 
-    text = asyncio.run(collect(sse.stream(lambda n: store.queries.events(search, n, sse.PAGE), 0, sleep)))
+    text = asyncio.run(collect(sse.stream_events(lambda seq, size: store.queries.events(search, seq, size), 0, sleep)))
     found = text.split("\n\n")
-    assert [b.split("\n")[0] for b in found if b.startswith("id")] == [f"id: {n}" for n in range(1, 7)]
-    assert found.count(": still here") == 1
+    assert [b.split("\n")[1] for b in found if "\nid: " in b] == [f"id: {n}" for n in range(1, 7)]
+    assert found.count(": ping") == 1
     assert '"failed"' in found[-2]
     assert waited == [sse.POLL_S] * 74
 
 
 def test_streams_are_bounded_and_counted(store: Store, tmp_path: Path, done: str) -> None:
-    streams = sse.Streams(limit=2, per_client=1)
+    streams = sse.EventStreams(limit=2, per_client=1)
     api = TestClient(create_app(Settings(home=tmp_path), store, streams), "http://127.0.0.1")
     url, headers = f"/v1/searches/{done}/events", {"Accept": "text/event-stream"}
 
     async def held(*clients: str) -> None:
         """Opens a stream for each client, and asks for one more over HTTP."""
         opened = [
-            aiter(streams.response(lambda _: (EventPage(items=[], last=0), None), 0, c).body_iterator) for c in clients
+            aiter(streams.response(lambda _seq, _size: (EventPage(items=[], last=0), None), 0, c).body_iterator)
+            for c in clients
         ]
         for stream in opened:
             await anext(stream)
         assert streams.open == len(clients)
         answer = await asyncio.to_thread(api.get, url, headers=headers)
-        refused(answer, 429, "too_many_streams", "of yours" if len(clients) < 2 else "2 event streams")
+        refused(answer, 429, "too_many_streams", "of your" if len(clients) < 2 else "2 event streams")
         for stream in opened:
             await stream.aclose()  # type: ignore[attr-defined]
 
@@ -611,7 +612,7 @@ def test_unknown_routes_and_methods_answer_alike(api: TestClient) -> None:
     ],
 )
 def test_every_error_has_its_status(error: HwnasError, status: int) -> None:
-    answer = errors.problem(error)
+    answer = errors.error_response(error)
     assert (answer.status_code, json.loads(bytes(answer.body))) == (status, {"code": error.code, "message": "x"})
 
 

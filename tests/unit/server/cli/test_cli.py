@@ -278,7 +278,7 @@ def test_a_dry_run_without_costs_says_why(run: Run, fake: FakeService) -> None:
     done = run("submit", "--dry-run", "--no-measure", "--wait", "5")
     assert fake.last.url.params["measure"] == "false"
     assert fake.last.url.params["wait_s"] == "5"
-    assert "how long it takes is not known: it was not asked for" in done.stdout
+    assert "how long it takes is not known: it was not requested" in done.stdout
 
 
 @pytest.mark.parametrize(

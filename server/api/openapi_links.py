@@ -1,4 +1,4 @@
-"""Links of the API's description: what an answer names can be asked for next."""
+"""OpenAPI links: which operations take the ids that a response contains."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-# Of an operation's answer: where it holds the parameters of the paths below.
-_FROM: Mapping[tuple[str, str, str], tuple[str, Mapping[str, str]]] = {
+# By operation and status: a path prefix, and where the response holds the parameters of the paths below it.
+_SOURCES: Mapping[tuple[str, str, str], tuple[str, Mapping[str, str]]] = {
     ("get", "/v1/searches", "200"): ("/v1/searches/{id}", {"id": "$response.body#/items/0/id"}),
     ("post", "/v1/searches", "201"): ("/v1/searches/{id}", {"id": "$response.body#/id"}),
     ("get", "/v1/searches/{id}/candidates", "200"): (
@@ -27,25 +27,25 @@ _FROM: Mapping[tuple[str, str, str], tuple[str, Mapping[str, str]]] = {
 
 
 def describe_links(app: FastAPI) -> None:
-    """Adds the links to the description that ``app`` gives of itself."""
-    plain = app.openapi
+    """Add the links to the OpenAPI description of ``app``."""
+    without_links = app.openapi
 
     def with_links() -> dict[str, Any]:
         if app.openapi_schema is None:
-            paths = plain()["paths"]
-            for (method, path, status), (below, values) in _FROM.items():
-                paths[path][method]["responses"][status]["links"] = _links(paths, below, values)
+            paths = without_links()["paths"]
+            for (method, path, status), (prefix, values) in _SOURCES.items():
+                paths[path][method]["responses"][status]["links"] = _links(paths, prefix, values)
         assert app.openapi_schema is not None
         return app.openapi_schema
 
     app.openapi = with_links  # type: ignore[method-assign]
 
 
-def _links(paths: Mapping[str, Any], below: str, values: Mapping[str, str]) -> dict[str, Any]:
+def _links(paths: Mapping[str, Any], prefix: str, values: Mapping[str, str]) -> dict[str, Any]:
     return {
         operation["operationId"]: {"operationId": operation["operationId"], "parameters": dict(values)}
         for path, operations in paths.items()
-        if path.startswith(below) and set(re.findall(r"{(\w+)}", path)) == set(values)
+        if path.startswith(prefix) and set(re.findall(r"{(\w+)}", path)) == set(values)
         for operation in operations.values()
         if not any(p["in"] == "query" and p.get("required") for p in operation.get("parameters", []))
     }

@@ -1,4 +1,4 @@
-"""A search as another device would see it: the same networks with the latencies its predictor gives."""
+"""The candidates of a search with the latencies that another device's predictor gives them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from server.api import validate
 from server.store.store import Store
 
 
-def seen_from(
+def predict_for_device(
     device: str, spec: SearchSpec, table: CandidateTable, finished: Finished, store: Store
 ) -> tuple[SearchSpec, CandidateTable, Finished]:
-    """Spec, networks and results with latencies predicted for ``device`` and nothing measured, since nothing was
-    measured there.
+    """Spec, candidates and stage results with latencies predicted for ``device``, and without measurements.
 
-    The search's own bound on latency does not hold there, and the reference becomes the slowest network's.
-    Raises NotFound if the device has no predictor for the space.
+    The search's own latency bound does not apply to another device, and the reference latency becomes that of the
+    slowest candidate. Raises NotFound if the device has no predictor for the space.
     """
     space = validate.space_of(spec.space, spec.data)
     predictor = validate.predictor_for(device, space, store)
     if predictor is None:
-        store.queries.device(device)  # says so if there is no such device at all
+        store.queries.device(device)  # raises NotFound for an unknown device
         command = validate.add_device_command(spec.model_copy(update={"device": device}))
         raise NotFound(f"device {device!r} has no latency predictor for {space.id}. To fit one, run: {command}")
-    free = tuple(o.model_copy(update={"bound": None}) if o.name == "latency" else o for o in spec.objectives)
-    spec = spec.model_copy(update={"objectives": free, "device": device, "fleet": None})
+    unbounded = tuple(o.model_copy(update={"bound": None}) if o.name == "latency" else o for o in spec.objectives)
+    spec = spec.model_copy(update={"objectives": unbounded, "device": device, "fleet": None})
     if len(table) == 0:
         return spec, table, finished
     latency = predict_latency(predictor, space, table.genes_NG.astype(np.int64))
