@@ -297,7 +297,7 @@ class Queries:
                 raise NotFound(f"no job {job_id!r}")
             rows = session.scalars(select(EventRow).where(*where).order_by(EventRow.seq).limit(limit + 1)).all()
             items = [EventSchema(seq=row.seq, at=utc(row.at), body=row.body) for row in rows[:limit]]
-            ended = cast(JobStatus, job.status) if job.status in ENDED and len(rows) <= limit else None
+            ended = job.status if job.status in ENDED and len(rows) <= limit else None
             return EventPage(items=items, last=items[-1].seq if items else after), ended
 
     def search_job(self, search_id: str) -> str:
