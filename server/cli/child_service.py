@@ -120,14 +120,14 @@ def service_of(settings: Settings, screen: Console, *, port_given: bool) -> Iter
 
 def require_embedded(settings: Settings) -> None:
     """Raises InvalidInput for settings by which ``nas serve`` would use more than its home folder and this machine."""
-    from server.api.access import tokens_needed  # imported here, since FastAPI takes a second
+    from server.api.access import requires_tokens  # imported here, since FastAPI takes a second
 
     far = {
         "HWNAS_DATABASE_URL": settings.database_url != "",
         "HWNAS_BLOBS_URL": settings.blobs_url != "",
         "HWNAS_RAY_ADDRESS": settings.ray_address is not None,
         "HWNAS_DISPATCH": not settings.dispatch,
-        "HWNAS_REQUIRE_TOKENS and HWNAS_HOST": tokens_needed(settings),
+        "HWNAS_REQUIRE_TOKENS and HWNAS_HOST": requires_tokens(settings),
     }
     if names := [name for name, is_set in far.items() if is_set]:
         raise InvalidInput(f"expected the settings of a service on this machine alone: unset {', '.join(names)}")
