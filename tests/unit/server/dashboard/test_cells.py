@@ -14,7 +14,7 @@ from nas.core.arch import Arch, choice_counts, sample
 from nas.core.cells import CellGraph
 from nas.core.ports import ImageShape
 from nas.core.relaxation import is_relaxed
-from server.api.catalog import cell_views, cells_of
+from server.api.catalog import cell_schemas, cells_of
 from server.dashboard.candidate import cell_svg
 from server.dashboard.candidate.cell_svg import Arc
 
@@ -79,7 +79,7 @@ def test_what_is_strongest_is_the_network_that_the_relaxation_stands_for() -> No
             table = rng.dirichlet(np.ones(space.relaxation.shape[1]), size=space.relaxation.shape[0])
             found = space.discretise(table)
             drawn = cells_of(space, Arch(space.id, tuple(found.tolist())))
-            for cell, own in zip(cell_views(space.cells), drawn, strict=True):
+            for cell, own in zip(cell_schemas(space.cells), drawn, strict=True):
                 arcs = [a for a in cell_svg.strongest(cell, trace(name, table)) if not a.faint]
                 kept = {(a.start, a.end, a.operation) for a in arcs if a.operation != "none"}
                 derived = {(a.start, a.end, a.operation) for a in cell_svg.chosen(own)}
@@ -90,7 +90,7 @@ def test_what_is_strongest_is_the_network_that_the_relaxation_stands_for() -> No
 def test_edges_without_any_operation_left_are_not_drawn() -> None:
     table = np.zeros((6, 5))
     table[0, 4] = 0.9
-    (cell,) = cell_views(space_of("nas_bench_201").cells)
+    (cell,) = cell_schemas(space_of("nas_bench_201").cells)
     assert cell_svg.strongest(cell, trace("nas_bench_201", table)) == [Arc(0, 1, "nor_conv_3x3", 0.9)]
 
 
@@ -100,7 +100,7 @@ def test_a_drawing_holds_every_edge_its_words_and_only_its_own_colours(name: str
     table = np.random.default_rng(2).dirichlet(np.ones(space.relaxation.shape[1]), size=space.relaxation.shape[0])
     style = (Path(cell_svg.__file__).parents[1] / "static" / "dashboard.css").read_text()
     boxes = []
-    for cell in cell_views(space.cells):
+    for cell in cell_schemas(space.cells):
         arcs = cell_svg.strongest(cell, trace(name, table))
         drawn = ET.fromstring(cell_svg.svg(cell, arcs))
         groups = [g for g in drawn if g.tag == "g" and g.get("class") not in ("nodes", "passing")]
@@ -138,7 +138,7 @@ def test_names_in_short_and_escaped() -> None:
         "my_op": "my op",
     }
     assert {n: cell_svg.short(n) for n in names} == names
-    (cell,) = cell_views(space_of("nas_bench_201").cells)
+    (cell,) = cell_schemas(space_of("nas_bench_201").cells)
     drawn = cell_svg.figures([(cell, [Arc(0, 1, "<script>alert(1)</script>", 0.5)])])
     assert "<script>" not in drawn
     assert ET.fromstring(drawn) is not None
