@@ -14,9 +14,10 @@ import torch.nn.functional as F
 
 from benchmarks._cli import Options, main
 from nas.core.ports import ImageShape
-from nas.memory import forget_peak, peak_bytes
-from search_spaces.darts_cell.network import DartsSupernet, Entry, Factorized, Norm, Part, SuperCell
-from search_spaces.darts_cell.space import AVG, EDGES, KINDS, MAX, NONE, OPERATIONS, SKIP, build
+from nas.peak_memory import peak_memory_bytes, reset_peak_memory
+from search_spaces.darts_cell.cell import AVG, EDGES, KINDS, MAX, NONE, OPERATIONS, SKIP
+from search_spaces.darts_cell.network import DartsSuperCell, DartsSupernet, Entry, Factorized, Norm, Part
+from search_spaces.darts_cell.space import build
 
 Tensor = torch.Tensor
 BATCH = 64
@@ -32,7 +33,7 @@ def plain_mix(net: DartsSupernet, x: Tensor, weights_EO: Tensor) -> Tensor:
     assert isinstance(norm, Norm)
     older = newer = F.batch_norm(conv(x), None, None, norm.weight, norm.bias, training=True)
     for cell in net.cells:
-        assert isinstance(cell, SuperCell)
+        assert isinstance(cell, DartsSuperCell)
         rows = weights_EO[KINDS.index(cell.plan.kind) * len(EDGES) :]
         states = [_entry(cell.older, older), _entry(cell.newer, newer)]
         for node in range(4):
@@ -67,7 +68,7 @@ def _part(part: Part, x: Tensor) -> Tensor:
     return _norm(part.pointwise(part.depthwise(F.relu(x))))
 
 
-def _operation(cell: SuperCell, edge: int, op: int, x: Tensor) -> Tensor:
+def _operation(cell: DartsSuperCell, edge: int, op: int, x: Tensor) -> Tensor:
     s = cell.plan.stride(EDGES[edge][0])
     if op == NONE:
         return x.mul(0.0) if s == 1 else x[:, :, ::s, ::s].mul(0.0)
@@ -184,10 +185,10 @@ def peak(ours: bool) -> int:
     """Bytes that a step adds to the process at most."""
     torch.set_num_threads(1)
     made = Bench(ours)
-    forget_peak("cpu")
-    before = peak_bytes("cpu")
+    reset_peak_memory("cpu")
+    before = peak_memory_bytes("cpu")
     made.step()
-    return peak_bytes("cpu") - before
+    return peak_memory_bytes("cpu") - before
 
 
 if __name__ == "__main__":

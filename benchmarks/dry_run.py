@@ -25,7 +25,7 @@ from nas.core.events import SearchState, StageFinished
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import BudgetSpec, SearchSpec, StrategySpec
 from nas.engine import estimate_search_cost, run_search, stages_of
-from nas.memory import forget_peak, peak_bytes
+from nas.peak_memory import peak_memory_bytes, reset_peak_memory
 from nas.schemas.dry_runs import CostEstimateSchema
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.measurement.onnx_runtime import describe_machine, measure_isolated
@@ -61,13 +61,13 @@ def compare(spec: SearchSpec) -> dict[str, Any]:
         *_, priced = estimate_search_cost(problem, stages, resources, SearchState())
         assert isinstance(priced, StageFinished)
         cost, dry_run_s = CostEstimateSchema.model_validate(priced.result), busy_s() - begun
-        forget_peak("cpu")
+        reset_peak_memory("cpu")
         real = {
             event.stage: event.seconds
             for event in run_search(problem, stages, resources, SearchState())
             if isinstance(event, StageFinished)
         }
-        memory_ratio = cost.memory_bytes / peak_bytes("cpu")
+        memory_ratio = cost.memory_bytes / peak_memory_bytes("cpu")
     stages_s = {s.stage: (s.seconds or 0.0, s.low_s or 0.0, s.high_s or 0.0) for s in cost.stages}
     return {
         "stages": {name: _row(*priced_s, real[name]) for name, priced_s in stages_s.items()},

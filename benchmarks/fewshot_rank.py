@@ -33,7 +33,8 @@ from nas.training.fewshot.partition import exhaustive_split, random_split, sampl
 from nas.training.fewshot.routed import inherit
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, TrainState, train, uniform
-from search_spaces.nas_bench_201.space import build, from_string
+from search_spaces.nas_bench_201.cell import from_string
+from search_spaces.nas_bench_201.space import build
 
 CELLS, PARTS, BATCHES = 500, 4, 16  # cells to rank, parts of a division, batches that gradients are compared on
 METHODS = ("one_shot", "random_split", "exhaustive", "gradient_matching")

@@ -30,7 +30,8 @@ from nas.core.spec import BudgetSpec, ObjectiveSpec, SearchSpec, StrategySpec
 from nas.engine import run_search
 from nas.stages.explore import ExploreStage
 from nas.strategies.darts import darts
-from search_spaces.nas_bench_201.space import EDGES, OPERATIONS, NasBench201, build, from_string
+from search_spaces.nas_bench_201.cell import EDGES, OPERATIONS, from_string
+from search_spaces.nas_bench_201.space import NasBench201, build
 
 DEVICE = "raspi4"  # whose latencies
 QUANTILES = (0.1, 0.25, 0.5)  # of all cells' latencies: the bounds

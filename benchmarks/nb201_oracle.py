@@ -26,7 +26,8 @@ from nas.core.errors import HwnasError
 from nas.core.pareto import hypervolume, non_dominated
 from nas.core.ports import History, ImageShape
 from nas.explorers import bayesian, random
-from search_spaces.nas_bench_201.space import OPERATIONS, NasBench201, SpaceParams
+from search_spaces.nas_bench_201.cell import OPERATIONS
+from search_spaces.nas_bench_201.space import NasBench201, SpaceParams
 
 DATA_SETS = {"cifar10": 10, "cifar100": 100, "imagenet16": 120}
 QUERIES, FRONT_QUERIES = 100, 200

@@ -33,7 +33,8 @@ from nas.training.gradient.resource import within_bounds
 from nas.training.gradient.search import Reading, Resource, Search, search
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
-from search_spaces.nas_bench_201.space import OPERATIONS, NasBench201, active_edges, build, to_string
+from search_spaces.nas_bench_201.cell import OPERATIONS, active_edges, to_string
+from search_spaces.nas_bench_201.space import NasBench201, build
 
 DATA_SETS = ("cifar10", "cifar100", "imagenet16")
 NAMES: tuple[str, ...] = get_args(Preset)

@@ -22,7 +22,8 @@ from nas.core.ports import History, ImageShape
 from nas.explorers.bayesian import Beliefs
 from nas.proxies import score
 from nas.stages.proxies import ProxyAwareSpace, Scores
-from search_spaces.nas_bench_201.space import OPERATIONS, NasBench201, SpaceParams
+from search_spaces.nas_bench_201.cell import OPERATIONS
+from search_spaces.nas_bench_201.space import NasBench201, SpaceParams
 
 PROXIES = ("synflow", "jacob_cov", "naswot")
 SCORED, EVALUATED = 128, (15, 30, 60)

@@ -14,7 +14,7 @@ from nas.core.errors import InvalidSpec, NotMeasuredYet
 from nas.core.events import Event, Progress, SearchState, StageFinished, StageStarted, fold
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import SearchSpec
-from nas.memory import forget_peak, peak_bytes
+from nas.peak_memory import peak_memory_bytes, reset_peak_memory
 from nas.schemas.dry_runs import CostEstimateSchema, StageCostSchema
 
 COST_STAGE = "price"  # the one stage of a dry run
@@ -126,10 +126,10 @@ def _price(stage: Stage, problem: Problem, resources: Resources, state: SearchSt
         return StageCost.nothing(stage.name, "finished already")
     if not hasattr(stage, "estimate_cost"):
         return StageCost.unknown(stage.name, "this stage cannot say what it takes, so sums leave it out")
-    forget_peak(resources.torch_device)
+    reset_peak_memory(resources.torch_device)
     try:
         cost = stage.estimate_cost(problem, resources, state)
     except NotMeasuredYet as elsewhere:
         device = elsewhere.profile["name"]
         return StageCost.unknown(stage.name, f"the agent of device {device!r} measures for it, at a pace of its own")
-    return replace(cost, memory_bytes=cost.memory_bytes or peak_bytes(resources.torch_device))
+    return replace(cost, memory_bytes=cost.memory_bytes or peak_memory_bytes(resources.torch_device))

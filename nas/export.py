@@ -36,9 +36,10 @@ from nas import exported_run
 from nas.core.arch import Arch
 from nas.core.device import DeviceProfile, Measurement, OnDevice
 from nas.core.errors import ExportMismatch, InvalidInput
-from nas.core.liveness import peak
+from nas.core.layers import summarise
 from nas.core.metrics import metric_info
 from nas.core.ports import Dataset, SearchSpace
+from nas.spaces.activation_memory import peak
 
 OPSET = 17
 TOLERANCE = 1e-4
@@ -106,8 +107,8 @@ def to_onnx_for_timing(network: nn.Module, input_shape: tuple[int, int, int]) ->
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a model takes: ``peak_bytes`` of activations at once (see ``nas.core.liveness``), and ``model_bytes`` of
-    weights, which are all float32 values that the file holds."""
+    """Memory of a model: ``peak_bytes`` of activations at once (see ``nas.spaces.activation_memory``), and
+    ``model_bytes`` of weights, which are all float32 values that the file holds."""
 
     peak_bytes: int
     model_bytes: int
@@ -227,7 +228,7 @@ def package(
                 "id": arch.id,
                 "genes": list(arch.genes),
                 "choices": {d.name: d.choices[g] for d, g in zip(space.decisions, arch.genes, strict=True)},
-                "layers": [asdict(layer) for layer in space.layers(arch)],
+                "layers": [asdict(summarise(layer)) for layer in space.layers(arch)],
             }
         ),
         "run.py": Path(exported_run.__file__).read_bytes(),

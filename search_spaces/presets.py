@@ -26,5 +26,5 @@ def resolved(space: str, params: Mapping[str, Any], presets: Mapping[str, T], de
     Raises UnknownName for a preset, InvalidSpec for unknown or impossible parameters.
     """
     base = preset_of(space, params.get("preset", default), presets)
-    given = {key: value for key, value in params.items() if key != "preset"}
-    return parse_spec(type(base), {**base.model_dump(), **given})
+    overrides = {key: value for key, value in params.items() if key != "preset"}
+    return parse_spec(type(base), {**base.model_dump(), **overrides})

@@ -29,12 +29,12 @@ from nas.core.events import (
     encode,
     fold_all,
 )
+from nas.core.layers import Layer
 from nas.core.ports import (
     BlobStore,
     Dataset,
     JobKind,
     LatencyPredictor,
-    Layer,
     Measurer,
     ParallelRunner,
     Problem,
@@ -49,7 +49,7 @@ from nas.energy import energy_aware
 from nas.engine import estimate_search_cost, run_search, stages_of
 from nas.export import to_onnx_for_timing
 from nas.fleet import FleetPredictor
-from nas.layer_models import empty_to_onnx, layer_to_onnx
+from nas.spaces.layer_onnx import empty_to_onnx, layer_to_onnx
 from predictors.families.transfer import Table, Transfer
 from predictors.measurement.onnx_runtime import measure_isolated, profile_machine
 from predictors.onboarding.from_table import onboard_from_table

@@ -13,6 +13,7 @@ from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.cost_estimate import StageCost
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.events import Candidate, Event, SearchState
+from nas.core.layers import Layer
 from nas.core.spec import SearchSpec
 from nas.core.tuning import Tuner
 
@@ -52,19 +53,6 @@ class Dataset:
     flip: bool = False
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One layer of a subnet, for drawing and reports. Shapes are (channels, height, width)."""
-
-    name: str
-    op: str
-    in_shape: tuple[int, int, int]
-    out_shape: tuple[int, int, int]
-    params: int
-    macs: int
-    detail: str = ""
-
-
 class SearchSpace(Protocol):
     """What can be chosen, and what it costs; knows no torch until ``supernet`` is called.
 
@@ -88,9 +76,9 @@ class SearchSpace(Protocol):
         """Inactive genes set to 0, so that equal networks have equal genes. Idempotent."""
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """Exact ``params`` and ``macs``, each shape (N,). A space that can tell adds ``peak_bytes``, the activations of
-        an exported network (see ``nas.core.liveness``), and ``model_bytes``, its float32 weights; without them, no
-        search can have ``peak_memory`` and ``model_bytes`` among its objectives."""
+        """Exact ``params`` and ``macs`` of N networks, each shape (N,), and where possible ``peak_bytes``, the
+        activations of an exported network (``nas.spaces.activation_memory``), and ``model_bytes``, its float32 weights:
+        without them, no search can have ``peak_memory`` and ``model_bytes`` among its objectives."""
 
     def features(self, genes_NG: Genes) -> Floats:
         """What latency is learned from, shape (N, F)."""

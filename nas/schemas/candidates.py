@@ -75,7 +75,7 @@ class CandidateSchema(BaseModel):
 
 
 class LayerSchema(BaseModel):
-    """One layer of a network, for drawing."""
+    """One layer of a network, for drawing. ``kernel``: side of its square window, null without one."""
 
     name: str
     op: str
@@ -84,6 +84,7 @@ class LayerSchema(BaseModel):
     params: int
     macs: int
     detail: str = ""
+    kernel: int | None = None
 
 
 class CellEdgeSchema(BaseModel):

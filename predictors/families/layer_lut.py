@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from nas.core.arch import Arch, Floats, Genes, as_archs, choice_counts, sample
 from nas.core.device import Latency
 from nas.core.errors import InvalidInput, UnknownName
-from nas.core.ports import Layer, SearchSpace
+from nas.core.layers import Layer
+from nas.core.ports import SearchSpace
 from predictors.families.bayesian_linear import BayesianLinear
 
 FREE = ("skip",)  # operations that no runtime executes

@@ -16,7 +16,8 @@ from nas.core.arch import Arch, Floats, Genes, as_archs, choice_counts, sample
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import InvalidInput, MeasurementRefused
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, StageStarted, Warned
-from nas.core.ports import BlobStore, Layer, Measurer, SearchSpace
+from nas.core.layers import Layer
+from nas.core.ports import BlobStore, Measurer, SearchSpace
 from nas.core.spec import DeviceSpec
 from predictors.families.layer_lut import LayerLut, LayerLutModel, every_layer, layer_key, table_of, to_measure
 from predictors.families.transfer import Relatives, Table, choose

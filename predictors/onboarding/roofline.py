@@ -13,7 +13,8 @@ from math import prod
 import numpy as np
 
 from nas.core.arch import Arch, Floats
-from nas.core.ports import Layer, SearchSpace
+from nas.core.layers import Layer
+from nas.core.ports import SearchSpace
 
 BYTES = 4  # of a number in float32
 

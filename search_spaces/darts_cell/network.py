@@ -10,7 +10,6 @@ relaxation adds up is equal to the plain sum (see ``benchmarks.darts_step``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from torch import nn
 
 from nas.core.arch import Arch
 from nas.supernet import RelaxedSupernet
-from search_spaces.darts_cell.space import (
+from search_spaces.darts_cell.cell import (
     AVG,
     DIL3,
     DIL5,
@@ -30,11 +29,9 @@ from search_spaces.darts_cell.space import (
     SEP5,
     SKIP,
     CellPlan,
+    node_inputs,
 )
 from search_spaces.layers.elastic import shuffled
-
-if TYPE_CHECKING:
-    from search_spaces.darts_cell.space import DartsCell
 
 Tensor = torch.Tensor
 CONVS = (DIL3, DIL5, SEP3, SEP5)
@@ -99,8 +96,8 @@ class Factorized(nn.Module):
     def one_on(self, x_BCHW: Tensor) -> Tensor:
         """The map from its second row and column on."""
         h, w = self.map_size
-        rest = x_BCHW[:, :, 1:, 1:]
-        return F.pad(rest, (0, w % 2, 0, h % 2)) if h % 2 or w % 2 else rest
+        shifted = x_BCHW[:, :, 1:, 1:]
+        return F.pad(shifted, (0, w % 2, 0, h % 2)) if h % 2 or w % 2 else shifted
 
     def scaled(self, x_BCHW: Tensor, scale: Tensor) -> Tensor:
         """Of a part of the channels that is rectified already, normalised by its batch, times ``scale``."""
@@ -113,9 +110,9 @@ class Factorized(nn.Module):
 
     def cut(self) -> Factorized:
         """The same as plain modules."""
-        made = Factorized(self.even.in_channels, 2 * self.even.out_channels, self.map_size, _cut(self.norm))
-        made.load_state_dict({k: v for k, v in self.state_dict().items() if "norm" not in k}, strict=False)
-        return made.to(self.even.weight.device)
+        plain = Factorized(self.even.in_channels, 2 * self.even.out_channels, self.map_size, _cut(self.norm))
+        plain.load_state_dict({k: v for k, v in self.state_dict().items() if "norm" not in k}, strict=False)
+        return plain.to(self.even.weight.device)
 
 
 class Part(nn.Module):
@@ -142,9 +139,9 @@ class Part(nn.Module):
     def cut(self) -> Part:
         """The same as plain modules."""
         d = self.depthwise
-        made = Part(d.in_channels, d.kernel_size[0], d.stride[0], d.dilation[0], _cut(self.norm))
-        made.load_state_dict({k: v for k, v in self.state_dict().items() if "norm" not in k}, strict=False)
-        return made.to(d.weight.device)
+        plain = Part(d.in_channels, d.kernel_size[0], d.stride[0], d.dilation[0], _cut(self.norm))
+        plain.load_state_dict({k: v for k, v in self.state_dict().items() if "norm" not in k}, strict=False)
+        return plain.to(d.weight.device)
 
 
 class Entry(nn.Sequential):
@@ -157,9 +154,9 @@ class Entry(nn.Sequential):
         """The same as plain modules."""
         conv = self[1]
         assert isinstance(conv, nn.Conv2d)
-        made = Entry(conv.in_channels, conv.out_channels, _cut(self[2]))
-        made.load_state_dict({"1.weight": conv.weight}, strict=False)
-        return made.to(conv.weight.device)
+        plain = Entry(conv.in_channels, conv.out_channels, _cut(self[2]))
+        plain.load_state_dict({"1.weight": conv.weight}, strict=False)
+        return plain.to(conv.weight.device)
 
 
 def _cut(norm: nn.Module) -> nn.BatchNorm2d:
@@ -167,7 +164,7 @@ def _cut(norm: nn.Module) -> nn.BatchNorm2d:
     return norm.cut()
 
 
-class SuperCell(nn.Module):
+class DartsSuperCell(nn.Module):
     """A cell with all operations on every edge; computes a network's, or the relaxation."""
 
     def __init__(self, plan: CellPlan, evaluation: bool) -> None:
@@ -198,12 +195,12 @@ class SuperCell(nn.Module):
         """The first two states."""
         return [self.older(older), self.newer(newer)]
 
-    def forward(self, older: Tensor, newer: Tensor, chosen: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
-        """(B, 4C, H, W); ``chosen`` are the states and operations of each node."""
+    def forward(self, older: Tensor, newer: Tensor, inputs: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
+        """(B, 4C, H, W); ``inputs`` are the states and operations of each node."""
         states = self.entered(older, newer)
-        for node, pair in enumerate(chosen):
-            made = [self._operation(EDGES.index((a, node)), op, states[a]) for a, op in pair]
-            states.append(made[0] + made[1])
+        for node, pair in enumerate(inputs):
+            first, second = (self._operation(EDGES.index((a, node)), op, states[a]) for a, op in pair)
+            states.append(first + second)
         return torch.cat(states[2:], dim=1)
 
     def _operation(self, edge: int, op: int, x: Tensor) -> Tensor:
@@ -216,25 +213,27 @@ class SuperCell(nn.Module):
         out: Tensor = self.operations[f"{edge}-{op}"](x)
         return out
 
-    def cut(self, chosen: Sequence[Sequence[tuple[int, int]]]) -> Cell:
+    def cut(self, inputs: Sequence[Sequence[tuple[int, int]]]) -> DartsSubnetCell:
         """A network's cell as plain modules."""
-        made: dict[str, nn.Module] = {}
-        for node, pair in enumerate(chosen):
+        operations: dict[str, nn.Module] = {}
+        for node, pair in enumerate(inputs):
             for a, op in pair:
                 edge, s = EDGES.index((a, node)), self.plan.stride(a)
                 name = f"state{a}_node{node}"
                 if op in (MAX, AVG):
                     plain = nn.MaxPool2d(3, s, 1) if op == MAX else nn.AvgPool2d(3, s, 1, count_include_pad=False)
                     norms = [] if self.evaluation else [_cut(self.operations[f"{edge}-{op}"])]
-                    made[name] = nn.Sequential(plain, *norms)
+                    operations[name] = nn.Sequential(plain, *norms)
                 elif op == SKIP and s == 1:
-                    made[name] = nn.Identity()
+                    operations[name] = nn.Identity()
                 else:
-                    found = self.operations[f"{edge}-{op}"]
-                    parts = list(found) if isinstance(found, nn.Sequential) else [found]
-                    made[name] = nn.Sequential(*(p.cut() for p in parts if isinstance(p, Part | Factorized)))
+                    operation = self.operations[f"{edge}-{op}"]
+                    parts = list(operation) if isinstance(operation, nn.Sequential) else [operation]
+                    operations[name] = nn.Sequential(*(p.cut() for p in parts if isinstance(p, Part | Factorized)))
         assert isinstance(self.older, Factorized | Entry)
-        return Cell(self.older.cut(), self.newer.cut(), made, [[a for a, _ in pair] for pair in chosen])
+        return DartsSubnetCell(
+            self.older.cut(), self.newer.cut(), operations, [[a for a, _ in pair] for pair in inputs]
+        )
 
     def mix(
         self,
@@ -402,7 +401,7 @@ def from_quarters(x_QCHW: Tensor) -> Tensor:
     return split.reshape(q // 4, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
 
 
-class Cell(nn.Module):
+class DartsSubnetCell(nn.Module):
     """A plain cell: two operations for every node."""
 
     def __init__(
@@ -445,7 +444,7 @@ class Auxiliary(nn.Sequential):
         )
 
 
-class Network(nn.Module):
+class DartsSubnet(nn.Module):
     """A plain network of cells. ``map_size``: height and width of what its second reduction cell gives."""
 
     def __init__(
@@ -470,26 +469,25 @@ class Network(nn.Module):
 
 
 class DartsSupernet(RelaxedSupernet):
-    """Weights of every network of ``space``; see ``nas.supernet`` for the contract. Mixtures are normalised by their
+    """Weights of every network of the space; see ``nas.supernet`` for the contract. Mixtures are normalised by their
     batch, whatever the mode."""
 
-    def __init__(self, space: DartsCell, seed: int) -> None:
+    def __init__(self, plans: Sequence[CellPlan], channels: int, classes: int, evaluation: bool, seed: int) -> None:
         super().__init__()
-        self.space = space
-        c = space.config.channels
+        width = plans[0].c_newer
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.stem = nn.Sequential(_conv(space.shape.channels, 3 * c, 3, padding=1), Norm(3 * c, affine=True))
-            self.cells = nn.ModuleList(SuperCell(plan, space.config.evaluation) for plan in space.plans)
-            self.classifier = nn.Linear(NODES * space.plans[-1].channels, space.shape.classes)
+            self.stem = nn.Sequential(_conv(channels, width, 3, padding=1), Norm(width, affine=True))
+            self.cells = nn.ModuleList(DartsSuperCell(plan, evaluation) for plan in plans)
+            self.classifier = nn.Linear(NODES * plans[-1].channels, classes)
 
     def forward(self, x_BCHW: Tensor, arch: Arch) -> Tensor:
         """(B, C, H, W) -> (B, classes), by the weights of ``arch`` alone."""
         older = newer = self.stem(x_BCHW)
-        chosen = {kind: self.space.chosen(arch.genes, kind) for kind in ("normal", "reduce")}
+        inputs = {kind: node_inputs(arch.genes, kind) for kind in KINDS}
         for cell in self.cells:
-            assert isinstance(cell, SuperCell)
-            older, newer = newer, cell(older, newer, chosen[cell.plan.kind])
+            assert isinstance(cell, DartsSuperCell)
+            older, newer = newer, cell(older, newer, inputs[cell.plan.kind])
         logits: Tensor = self.classifier(newer.mean((2, 3)))
         return logits
 
@@ -510,7 +508,7 @@ class DartsSupernet(RelaxedSupernet):
         older = newer = stem
         n = len(EDGES)
         for cell in self.cells:
-            assert isinstance(cell, SuperCell)
+            assert isinstance(cell, DartsSuperCell)
             k = KINDS.index(cell.plan.kind)
             rows = slice(k * n, (k + 1) * n)
             edges = None if edges_E is None else edges_E[rows]
@@ -526,10 +524,7 @@ class DartsSupernet(RelaxedSupernet):
         stem.load_state_dict(conv.state_dict())
         classifier = nn.Linear(self.classifier.in_features, self.classifier.out_features)
         classifier.load_state_dict(self.classifier.state_dict())
-        cells: list[nn.Module] = []
-        for cell in self.cells:
-            assert isinstance(cell, SuperCell)
-            cells.append(cell.cut(self.space.chosen(arch.genes, cell.plan.kind)))
-        plan = self.space.plans[-1]
-        plain = Network(nn.Sequential(stem, _cut(norm)), cells, classifier, plan.after)
+        cells = [cell for cell in self.cells if isinstance(cell, DartsSuperCell)]
+        plain_cells: list[nn.Module] = [cell.cut(node_inputs(arch.genes, cell.plan.kind)) for cell in cells]
+        plain = DartsSubnet(nn.Sequential(stem, _cut(norm)), plain_cells, classifier, cells[-1].plan.after)
         return plain.to(conv.weight.device).train(self.training)

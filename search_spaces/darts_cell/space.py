@@ -8,58 +8,59 @@ same space with other parameters: while searching, normalisation has no scale of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import combinations
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
+from math import prod
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes, one_hot
-from nas.core.cells import CellEdge, CellGraph
-from nas.core.errors import InvalidInput
 from nas.core.graph import Graph
-from nas.core.liveness import NONE as NOTHING
-from nas.core.liveness import Trace, chain
-from nas.core.ports import ImageShape, Layer
+from nas.core.layers import (
+    INPUT,
+    Add,
+    Concat,
+    Conv2d,
+    GlobalAveragePool,
+    Layer,
+    Linear,
+    MapShape,
+    Network,
+    NetworkNode,
+    Normalisation,
+    Pool2d,
+    Relu,
+    ShiftedConv2d,
+    Skip,
+)
+from nas.core.ports import ImageShape
 from nas.core.relaxation import Relaxation
+from nas.spaces.activation_memory import PopulationTrace, graph_peak
+from nas.spaces.costs import COSTS, FLOAT_BYTES, part_counts
+from nas.spaces.exported_graph import ExportedGraph, exported_graph, lower
+from search_spaces.darts_cell.cell import (
+    AVG,
+    CELLS,
+    DIL3,
+    DIL5,
+    EDGES,
+    KINDS,
+    MAX,
+    NODES,
+    NONE,
+    OPERATIONS,
+    PAIRS,
+    SEP3,
+    SEP5,
+    SKIP,
+    CellKind,
+    CellPlan,
+    node_inputs,
+)
 from search_spaces.identity import space_id
 from search_spaces.presets import resolved
-
-# Cheapest first. The last seven are what an edge of a network can carry.
-OPERATIONS = (
-    "none",
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-)
-NONE, MAX, AVG, SKIP, DIL3, DIL5, SEP3, SEP5 = range(8)
-NODES = 4
-
-Kind = Literal["normal", "reduce"]
-KINDS: tuple[Kind, ...] = ("normal", "reduce")
-PAIRS = tuple(tuple(combinations(range(node + 2), 2)) for node in range(NODES))  # inputs of each node
-EDGES = tuple((a, node) for node in range(NODES) for a in range(node + 2))  # from state, to node
-CELLS = tuple(
-    CellGraph(
-        name,
-        ("cell −2", "cell −1", *map(str, range(NODES)), "out"),
-        (
-            *(CellEdge(a, node + 2, f"{kind}.state{a}.node{node}") for a, node in EDGES),
-            *(CellEdge(node + 2, NODES + 2) for node in range(NODES)),
-        ),
-        OPERATIONS,
-        inputs=2,
-    )
-    for kind, name in zip(KINDS, ("normal cell", "reduction cell"), strict=True)
-)
 
 
 class SpaceParams(BaseModel):
@@ -93,12 +94,16 @@ build.cells = CELLS  # type: ignore[attr-defined]
 
 def _graph() -> Graph:
     """Of a normal and a reduction cell, side by side. Places: per kind its edges, its two inputs and its output."""
-    each = len(EDGES) + 3
+    places_per_cell = len(EDGES) + 3
     places: list[str] = []
     wires: list[tuple[int, int]] = []
     columns: list[tuple[int, int]] = []
     for k, kind in enumerate(KINDS):
-        begin, inputs, output = k * each, k * each + len(EDGES), k * each + each - 1
+        begin, inputs, output = (
+            k * places_per_cell,
+            k * places_per_cell + len(EDGES),
+            k * places_per_cell + places_per_cell - 1,
+        )
         places += [*(f"{kind}.state{a}.node{node}" for a, node in EDGES), f"{kind}.older", f"{kind}.newer", kind]
         for i, (a, _) in enumerate(EDGES):
             columns += [(begin + i, k * len(OPERATIONS) + op - 1) for op in range(1, len(OPERATIONS))]
@@ -109,35 +114,6 @@ def _graph() -> Graph:
     operations = [f"{kind}.{op}" for kind in KINDS for op in (*OPERATIONS[1:], "input")]
     place_C, operation_C = zip(*columns, strict=True)
     return Graph(tuple(places), (*operations, "output"), tuple(wires), place_C, operation_C, (1.0,) * len(columns))
-
-
-Genotype = Mapping[Kind, tuple[tuple[str, int], ...]]
-
-
-@dataclass(frozen=True)
-class CellPlan:
-    """Where a cell stands: channels of its two inputs and of its nodes, and its map *before* it reduces. ``halve``:
-    height and width of the older input where these are still those before the last cell reduced them."""
-
-    name: str
-    kind: Kind
-    c_older: int
-    c_newer: int
-    channels: int
-    height: int
-    width: int
-    halve: tuple[int, int] | None
-
-    @property
-    def after(self) -> tuple[int, int]:
-        """Height and width of its nodes."""
-        if self.kind == "normal":
-            return self.height, self.width
-        return -(-self.height // 2), -(-self.width // 2)
-
-    def stride(self, state: int) -> int:
-        """Of an operation on a state: the two inputs of a reduction cell are halved."""
-        return 2 if self.kind == "reduce" and state < 2 else 1
 
 
 class DartsCell:
@@ -195,7 +171,7 @@ class DartsCell:
         halve: tuple[int, int] | None = None
         plans = []
         for i in range(total):
-            kind: Kind = "reduce" if i in (total // 3, 2 * total // 3) else "normal"
+            kind: CellKind = "reduce" if i in (total // 3, 2 * total // 3) else "normal"
             c *= 2 if kind == "reduce" else 1
             plans.append(CellPlan(f"cell{i + 1}", kind, older, newer, c, h, w, halve))
             older, newer, halve = newer, NODES * c, (h, w) if kind == "reduce" else None
@@ -235,44 +211,27 @@ class DartsCell:
         table = np.zeros(self.relaxation.shape)
         for kind in KINDS:
             for node in range(NODES):
-                for a, op in self.chosen(genes_G, kind)[node]:
+                for a, op in node_inputs(genes_G, kind)[node]:
                     table[KINDS.index(kind) * len(EDGES) + EDGES.index((a, node)), op] = 1.0
         return table
-
-    def chosen(self, genes_G: Genes | tuple[int, ...], kind: str) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """Per node, its two (state, operation), operations as indices of ``OPERATIONS``."""
-        first = KINDS.index(kind) * 3 * NODES
-        out = []
-        for node in range(NODES):
-            pair, op_a, op_b = (int(g) for g in genes_G[first + 3 * node : first + 3 * node + 3])
-            a, b = PAIRS[node][pair]
-            out.append(((a, op_a + 1), (b, op_b + 1)))
-        return tuple(out)
 
     def input_shape(self, arch: Arch) -> tuple[int, int, int]:
         """(channels, height, width), the data's own for every network."""
         return (self.shape.channels, self.shape.height, self.shape.width)
 
-    def layers(self, arch: Arch) -> list[Layer]:
-        """Every layer of the network with its shapes, parameters and MACs, in order."""
-        s, c = self.shape, self.config.channels
-        out = [_conv("stem", s.channels, 3 * c, s.height, s.width, 3, affine=True)]
+    def network(self, arch: Arch) -> Network:
+        """The description of one network."""
+        stem = self._stem()
+        nodes: list[NetworkNode] = [stem]
+        older = newer = stem.name
         for plan in self.plans:
-            out += self._entry(plan)
-            h, w = plan.after
-            for node, pair in enumerate(self.chosen(arch.genes, plan.kind)):
-                for a, op in pair:
-                    out += self._operation(plan, f"{plan.name}.state{a}.node{node}", op, plan.stride(a))
-            c = plan.channels
-            out.append(Layer(f"{plan.name}.concat", "concat", (c, h, w), (NODES * c, h, w), 0, 0, f"{NODES} nodes"))
-        c_out, (h, w) = NODES * self.plans[-1].channels, self.plans[-1].after
-        pool = Layer("pool", "pool", (c_out, h, w), (c_out, 1, 1), 0, 0, "global average")
-        weights = c_out * s.classes
-        return [
-            *out,
-            pool,
-            Layer("classifier", "linear", (c_out, 1, 1), (s.classes, 1, 1), weights + s.classes, weights),
-        ]
+            nodes += self._cell(plan, older, newer, node_inputs(arch.genes, plan.kind))
+            older, newer = newer, nodes[-1].name
+        return Network(self.input_shape(arch), (*nodes, *self._head(newer)))
+
+    def layers(self, arch: Arch) -> list[Layer]:
+        """The layers of one network, in order."""
+        return self.network(arch).layers
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
         """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
@@ -282,100 +241,82 @@ class DartsCell:
             for node in range(NODES):
                 g = 3 * (k * NODES + node)
                 inputs = np.array(PAIRS[node])[genes_NG[:, g]]
-                for which in (0, 1):
-                    total += by_edge[k, (inputs[:, which] < 2).astype(int), genes_NG[:, g + 1 + which] + 1]
-        return {
-            "params": total[:, 0],
-            "macs": total[:, 1],
-            "model_bytes": 4 * total[:, 2],
-            "peak_bytes": 4 * self._peak(genes_NG),
-        }
-
-    def _peak(self, genes_NG: Genes) -> Floats:
-        """Numbers that live at once, shape (N,). A cell's newer input, rectified, is kept for the cell after it."""
-        s, stem = self.shape, 3 * self.config.channels * self.shape.height * self.shape.width
-        image = s.channels * s.height * s.width
-        most, last = chain([image, image, image, stem, stem]), self.plans[-1]
-        pooled = NODES * last.channels
-        most = max(most, chain([pooled * last.after[0] * last.after[1], pooled, s.classes]))
-        most_N = np.full(len(genes_NG), most)
-        normal_N = self._cell_peak(genes_NG, "normal", 1.0, 1.0, ())
-        for plan in self.plans:
-            state = plan.channels * plan.height * plan.width
-            newer = plan.c_newer * plan.height * plan.width
-            if plan is self.plans[0]:
-                entry: float = newer + 2 * state  # its two inputs are one
-            else:
-                h, w = plan.halve or (plan.height, plan.width)
-                older, part = plan.c_older * h * w, state / 2
-                if plan.halve:
-                    sliced = _sliced(plan.c_older, h, w)
-                    most_entry = max(older + part + sliced[0], part + chain([*sliced, part]), 2.0 * state)
-                else:
-                    most_entry = older + state
-                entry = max(newer + most_entry, state + 2 * newer, newer + 2 * state)
-            kept = 0 if plan is last else newer
-            if plan.kind == "normal":
-                body_N = state * normal_N
-            else:
-                node = plan.channels * plan.after[0] * plan.after[1]
-                slices = _sliced(plan.channels, plan.height, plan.width)
-                body_N = self._cell_peak(genes_NG, "reduce", state, node, slices)
-            most_N = np.maximum(most_N, np.maximum(entry, kept + body_N))
-        return most_N
-
-    def _cell_peak(self, genes_NG: Genes, kind: Kind, state: float, node: float, slices: tuple[float, ...]) -> Floats:
-        """What lives at once in an exported cell, shape (N,), beside what is kept for the next: its two inputs are of
-        size ``state``, its nodes of size ``node``; ``slices`` are made where an input is halved."""
-        trace = Trace(len(genes_NG), 3 + NODES * (1 + 2 * (6 + (2 + len(slices) if slices else 0))))
-        states = [trace.given(state), trace.given(state)]
-        for n in range(NODES):
-            g = 3 * (KINDS.index(kind) * NODES + n)
-            inputs_N2 = np.array(PAIRS[n])[genes_NG[:, g]]
-            made = []
-            for which in (0, 1):
-                a_N, op_N = inputs_N2[:, which], genes_NG[:, g + 1 + which] + 1
-                halves = (op_N == SKIP) & (a_N < 2) & bool(slices)
-                convolves, pools, twice = op_N >= DIL3, op_N < SKIP, op_N >= SEP3
-                normed = pools & (not self.config.evaluation)
-
-                def where(mask: NDArray[np.bool_], operator: int) -> Genes:
-                    return np.where(mask, operator, NOTHING)
-
-                x_N = np.stack(states, axis=1)[np.arange(len(genes_NG)), a_N]
-                x_N = trace.step(where(convolves | halves, RELU), [x_N], np.where(a_N < 2, state, node))
-                first_N = np.where(pools, op_N + RELU, where(convolves | halves, trace.own()))
-                y_N = trace.step(first_N, [x_N], np.where(halves, node / 2, node))
-                if slices:
-                    for i, size in enumerate(slices):
-                        x_N = trace.step(where(halves, SLICE + i), [x_N], size)
-                    x_N = trace.step(where(halves, trace.own()), [x_N], node / 2)
-                    y_N = trace.step(where(halves, trace.own()), [y_N, x_N], node)
-                y_N = trace.step(where(convolves | halves | normed, trace.own()), [y_N], node)
-                y_N = trace.step(where(twice, RELU), [y_N], node)
-                y_N = trace.step(where(twice, trace.own()), [y_N], node)
-                made.append(trace.step(where(twice, trace.own()), [y_N], node))
-            states.append(trace.step(ADD, made, node))
-        trace.step(trace.own(), states[2:], NODES * node)
-        return trace.peak()
+                for slot in (0, 1):
+                    total += by_edge[k, (inputs[:, slot] < 2).astype(int), genes_NG[:, g + 1 + slot] + 1]
+        return dict(zip(COSTS, [*total.T, FLOAT_BYTES * self._peak(genes_NG)], strict=True))
 
     @cached_property
     def _cost_table(self) -> tuple[Floats, Floats]:
-        """Parameters, MACs and numbers that the exported model holds: without any operation, shape (3,); and of an
-        operation in all cells of a kind, by whether its state is an input of the cell, shape (2, 2, 8, 3)."""
+        """Parameters, MACs and model bytes: without any operation, shape (3,), and of an operation in all cells of a
+        kind, by whether its state is an input of the cell, shape (2, 2, 8, 3)."""
         by_edge = np.zeros((len(KINDS), 2, len(OPERATIONS), 3))
         for plan in self.plans:
             for from_input in (0, 1):
                 for op in range(1, len(OPERATIONS)):
-                    found = self._operation(plan, "", op, plan.stride(0 if from_input else 2))
-                    by_edge[KINDS.index(plan.kind), from_input, op] += self._sums(found)
+                    nodes, graph = self._operation_graph(plan, op, bool(from_input))
+                    by_edge[KINDS.index(plan.kind), from_input, op] += part_counts(nodes, graph)
         smallest = Arch(self.name, (0,) * len(self.decisions))  # max pooling everywhere, of two states that are inputs
-        base = self._sums(self.layers(smallest))
-        base[2] += 2 * self.shape.channels  # the image's mean and scale
+        network = self.network(smallest)
+        base = np.array(part_counts(network.nodes, exported_graph(network)), dtype=np.float64)
         for k, kind in enumerate(KINDS):
-            for pair in self.chosen(smallest.genes, kind):
+            for pair in node_inputs(smallest.genes, kind):
                 base -= sum(by_edge[k, int(a < 2), op] for a, op in pair)
         return base, by_edge
+
+    def _peak(self, genes_NG: Genes) -> Floats:
+        """Numbers that live at once, shape (N,): the most of any cell, and of what comes before and after them."""
+        peak_N = np.full(len(genes_NG), float(max(self._peak_outside_cells, *self._entry_peaks)))
+        normal = next(plan for plan in self.plans if plan.kind == "normal")
+        maps_N = self._body_peak(genes_NG, normal) / prod(normal.node_shape)  # normal cells have maps of one size
+        for plan in self.plans:
+            body_N = maps_N * prod(plan.node_shape) if plan.kind == "normal" else self._body_peak(genes_NG, plan)
+            rectified = 0 if plan is self.plans[-1] else plan.c_newer * plan.height * plan.width
+            peak_N = np.maximum(peak_N, rectified + body_N)
+        return peak_N
+
+    @cached_property
+    def _peak_outside_cells(self) -> int:
+        stem, last = self._stem(), self.plans[-1]
+        before = lower([stem], {INPUT: prod(stem.in_shape)}, image_channels=self.shape.channels)
+        after = lower(self._head("newer"), {"newer": NODES * prod(last.node_shape)})
+        return max(graph_peak(before), graph_peak(after))
+
+    @cached_property
+    def _entry_peaks(self) -> list[int]:
+        """Numbers that live at once while a cell brings its inputs to its shape. It keeps both, and the ReLU of the
+        newer one for the next cell, which finds the ReLU of its older one there."""
+        peaks = []
+        for plan in self.plans:
+            h, w = plan.halve or (plan.height, plan.width)
+            input_sizes = {"older": plan.c_older * h * w, "newer": plan.c_newer * plan.height * plan.width}
+            first, last = plan is self.plans[0], plan is self.plans[-1]
+            if first:  # its inputs are one
+                del input_sizes["older"]
+            nodes, states = _entry(plan, "newer" if first else "older", "newer", self._norm)
+            graph = lower(nodes, input_sizes, rectified=input_sizes.keys() & {"older"})
+            peaks.append(graph_peak(graph, states if last else (*states, f"{plan.name}.newer.relu")))
+        return peaks
+
+    def _body_peak(self, genes_NG: Genes, plan: CellPlan) -> Floats:
+        """Numbers that live at once in the nodes of a cell, shape (N,), beside what is kept for the next."""
+        operations = range(1, len(OPERATIONS))
+        graphs = [self._operation_graph(plan, op, from_input)[1] for from_input in (True, False) for op in operations]
+        longest = max(len(graph.operators) for graph in graphs)
+        trace = PopulationTrace(len(genes_NG), 3 + NODES * (1 + 2 * longest))
+        state, node_size = plan.channels * plan.height * plan.width, prod(plan.node_shape)
+        states = [trace.add_input(state), trace.add_input(state)]
+        rows = np.arange(len(genes_NG))
+        for node in range(NODES):
+            g = 3 * (KINDS.index(plan.kind) * NODES + node)
+            inputs_N2 = np.array(PAIRS[node])[genes_NG[:, g]]
+            summands = []
+            for slot in (0, 1):
+                a_N = inputs_N2[:, slot]
+                graph_N = genes_NG[:, g + 1 + slot] + len(operations) * (a_N >= 2)
+                summands.append(trace.choose(graphs, graph_N, [np.stack(states)[a_N, rows]]))
+            states.append(trace.step(trace.kind("Add"), summands, node_size))
+        trace.step(trace.own(), states[2:], NODES * node_size)
+        return trace.peak()
 
     def features(self, genes_NG: Genes) -> Floats:
         """What latency is learned from, shape (N, F): every gene, and how often each operation occurs in cells of each
@@ -386,8 +327,8 @@ class DartsCell:
             for node in range(NODES):
                 g = 3 * (k * NODES + node)
                 inputs = np.array(PAIRS[node])[genes_NG[:, g]]
-                for which in (0, 1):
-                    counts[rows, k, (inputs[:, which] < 2).astype(int), genes_NG[:, g + 1 + which] + 1] += 1.0
+                for slot in (0, 1):
+                    counts[rows, k, (inputs[:, slot] < 2).astype(int), genes_NG[:, g + 1 + slot] + 1] += 1.0
         return np.concatenate([one_hot(self.decisions, genes_NG), counts.reshape(len(genes_NG), -1)], axis=1)
 
     def graph_columns(self, genes_NG: Genes) -> Floats:
@@ -400,8 +341,8 @@ class DartsCell:
                 g = 3 * (k * NODES + node)
                 inputs = np.array(PAIRS[node])[genes_NG[:, g]]
                 first = EDGES.index((0, node))
-                for which in (0, 1):
-                    edges[rows, first + inputs[:, which], genes_NG[:, g + 1 + which]] = 1.0
+                for slot in (0, 1):
+                    edges[rows, first + inputs[:, slot], genes_NG[:, g + 1 + slot]] = 1.0
             parts += [edges.reshape(n, -1), np.ones((n, 3))]
         return np.hstack(parts)
 
@@ -409,116 +350,96 @@ class DartsCell:
         """A fresh supernet, weights drawn from ``seed``."""
         from search_spaces.darts_cell.network import DartsSupernet
 
-        return DartsSupernet(self, seed)
+        return DartsSupernet(self.plans, self.shape.channels, self.shape.classes, self.config.evaluation, seed)
 
-    def _sums(self, layers: list[Layer]) -> Floats:
-        held = sum(self._exported(x) for x in layers)
-        return np.array([sum(x.params for x in layers), sum(x.macs for x in layers), held], dtype=np.float64)
+    def _stem(self) -> Conv2d:
+        image = (self.shape.channels, self.shape.height, self.shape.width)
+        return Conv2d("stem", (INPUT,), image, 3 * self.config.channels, 3)
 
-    def _exported(self, layer: Layer) -> int:
-        """Weights of a layer in the exported model: batch norm is a bias of the convolution before it, or has four
-        numbers a channel after anything else."""
-        c, affine = layer.out_shape[0], self.config.evaluation
-        if layer.op == "dense":
-            return layer.params - c
-        if layer.op == "pool" and layer.detail.startswith("3x3"):
-            return 0 if affine else 4 * c
-        if layer.op != "pointwise" or layer.name.endswith(".even"):
-            return layer.params
-        return layer.params - (2 * c if affine else 0) + (4 * c if layer.name.endswith(".odd") else c)
+    def _head(self, source: str) -> list[NetworkNode]:
+        channels, height, width = self.plans[-1].node_shape
+        pool = GlobalAveragePool("pool", (source,), (NODES * channels, height, width), flatten=False)
+        return [pool, Linear("classifier", (pool.name,), pool.out_shape, self.shape.classes)]
 
-    def _entry(self, plan: CellPlan) -> Iterator[Layer]:
-        """What brings a cell's two inputs to its channels and its map."""
-        affine, c = self.config.evaluation, plan.channels
-        if plan.halve is not None:
-            h, w = plan.halve
-            yield from _factorized(f"{plan.name}.older", plan.c_older, c, h, w, affine)
-        else:
-            yield _conv(f"{plan.name}.older", plan.c_older, c, plan.height, plan.width, 1, affine=affine)
-        yield _conv(f"{plan.name}.newer", plan.c_newer, c, plan.height, plan.width, 1, affine=affine)
+    @property
+    def _norm(self) -> Normalisation:
+        return "affine" if self.config.evaluation else "plain"
 
-    def _operation(self, plan: CellPlan, name: str, op: int, stride: int) -> list[Layer]:
-        affine, c = self.config.evaluation, plan.channels
-        h, w = (plan.height, plan.width) if stride == 2 or plan.kind == "normal" else plan.after
-        h_out, w_out = -(-h // stride), -(-w // stride)
-        if op in (MAX, AVG):
-            detail = f"3x3 {'max' if op == MAX else 'average'}" + (f", stride {stride}" if stride > 1 else "")
-            return [Layer(name, "pool", (c, h, w), (c, h_out, w_out), 0, 0, detail)]
-        if op == SKIP:
-            if stride == 2:
-                return list(_factorized(name, c, c, h, w, affine))
-            return [Layer(name, "skip", (c, h, w), (c, h, w), 0, 0, "identity")]
-        kernel = 3 if op in (SEP3, DIL3) else 5
-        out = _separable(f"{name}.a", c, h, w, kernel, stride, 2 if op in (DIL3, DIL5) else 1, affine)
-        if op in (SEP3, SEP5):
-            out += _separable(f"{name}.b", c, h_out, w_out, kernel, 1, 1, affine)
-        return out
+    def _cell(
+        self, plan: CellPlan, older: str, newer: str, inputs: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[NetworkNode]:
+        """A cell whose nodes have ``inputs``: each two (state, operation)."""
+        entry, inputs_of_cell = _entry(plan, older, newer, self._norm)
+        nodes, states = list(entry), list(inputs_of_cell)
+        for node, pair in enumerate(inputs):
+            summands = []
+            for a, op in pair:
+                nodes += self._operation(plan, f"{plan.name}.state{a}.node{node}", states[a], op, a < 2)
+                summands.append(nodes[-1].name)
+            nodes.append(Add(f"{plan.name}.node{node}", (summands[0], summands[1]), plan.node_shape))
+            states.append(nodes[-1].name)
+        return [*nodes, Concat(f"{plan.name}.concat", tuple(states[2:]), plan.node_shape)]
+
+    def _operation_graph(
+        self, plan: CellPlan, op: int, from_input: bool
+    ) -> tuple[tuple[NetworkNode, ...], ExportedGraph]:
+        """An operation alone, on an input ``x`` of the cell or on one of its nodes."""
+        nodes = self._operation(plan, "operation", "x", op, from_input)
+        return nodes, lower(nodes, {"x": prod(plan.state_shape(from_input))})
+
+    def _operation(self, plan: CellPlan, name: str, source: str, op: int, from_input: bool) -> tuple[NetworkNode, ...]:
+        stride = 2 if plan.kind == "reduce" and from_input else 1
+        return _operation(name, source, op, plan.state_shape(from_input), stride, self._norm)
 
 
-def genotype(space: DartsCell, genes_G: Genes | tuple[int, ...]) -> dict[Kind, tuple[tuple[str, int], ...]]:
-    """A network in the notation of the paper's code: per kind of cell eight (operation, state), two per node."""
-    return {
-        kind: tuple((OPERATIONS[op], a) for pair in space.chosen(genes_G, kind) for a, op in pair) for kind in KINDS
-    }
+@lru_cache(maxsize=1 << 14)  # networks share most of their layers
+def _operation(
+    name: str, source: str, op: int, shape: MapShape, stride: int, norm: Normalisation
+) -> tuple[NetworkNode, ...]:
+    """An operation on an edge. Pooling is normalised only where batch norm has no scale of its own."""
+    if op in (MAX, AVG):
+        pool_norm = None if norm == "affine" else norm
+        return (Pool2d(name, (source,), shape, "max" if op == MAX else "average", 3, stride, pool_norm),)
+    if op == SKIP:
+        if stride == 2:
+            return _factorized(name, source, shape, shape[0], norm)
+        return (Skip(name, (source,), shape),)
+    kernel, dilation = 3 if op in (SEP3, DIL3) else 5, 2 if op in (DIL3, DIL5) else 1
+    nodes = _separable(f"{name}.a", source, shape, kernel, stride, dilation, norm)
+    if op in (SEP3, SEP5):
+        nodes += _separable(f"{name}.b", nodes[-1].name, nodes[-1].out_shape, kernel, 1, 1, norm)
+    return nodes
 
 
-def from_genotype(given: Genotype) -> tuple[int, ...]:
-    """The genes of a genotype. Raises InvalidInput for one that is none."""
-    genes: list[int] = []
-    for kind in KINDS:
-        cell = given.get(kind, ())
-        if len(cell) != 2 * NODES or any(op not in OPERATIONS[1:] for op, _ in cell):
-            known = ", ".join(OPERATIONS[1:])
-            raise InvalidInput(
-                f"{kind} cell: expected {2 * NODES} pairs of an operation ({known}) and a state, got {cell}"
-            )
-        for node in range(NODES):
-            (op_a, a), (op_b, b) = sorted(cell[2 * node : 2 * node + 2], key=lambda pair: pair[1])
-            if (a, b) not in PAIRS[node]:
-                raise InvalidInput(f"{kind} cell, node {node}: expected two states below {node + 2}, got {a} and {b}")
-            genes += [PAIRS[node].index((a, b)), OPERATIONS.index(op_a) - 1, OPERATIONS.index(op_b) - 1]
-    return tuple(genes)
+@lru_cache(maxsize=1 << 10)
+def _entry(
+    plan: CellPlan, older: str, newer: str, norm: Normalisation
+) -> tuple[tuple[NetworkNode, ...], tuple[str, str]]:
+    """Nodes that bring the two inputs of a cell to its channels and its map, and the names of the results."""
+    c, shape = plan.channels, (plan.c_newer, plan.height, plan.width)
+    older_name, newer_name = f"{plan.name}.older", f"{plan.name}.newer"
+    if plan.halve is not None:
+        older_nodes = _factorized(older_name, older, (plan.c_older, *plan.halve), c, norm)
+    else:
+        older_shape = (plan.c_older, plan.height, plan.width)
+        older_nodes = (Conv2d(older_name, (older,), older_shape, c, 1, rectified=True, norm=norm),)
+    relu = Relu(f"{newer_name}.relu", (newer,), shape)  # the next cell reads it too
+    convolution = Conv2d(newer_name, (newer,), shape, c, 1, rectified=True, norm=norm)
+    return (*older_nodes, relu, convolution), (older_nodes[-1].name, newer_name)
 
 
-RELU, ADD, SLICE = 1, 8, 9  # operators of the exported graph; pools are between
-
-
-def _sliced(c: int, h: int, w: int) -> tuple[float, ...]:
-    """Sizes of a map from its second row on, from its second column on as well, and with a border where it is odd."""
-    return (c * (h - 1) * w, c * (h - 1) * (w - 1), *((c * (h - 1 + h % 2) * (w - 1 + w % 2),) * (h % 2 or w % 2)))
-
-
-def _conv(name: str, c_in: int, c_out: int, h: int, w: int, kernel: int, *, affine: bool) -> Layer:
-    weights = c_in * c_out * kernel * kernel
-    op = "pointwise" if kernel == 1 else "dense"
-    params = weights + (2 * c_out if affine else 0)
-    return Layer(name, op, (c_in, h, w), (c_out, h, w), params, weights * h * w, f"{kernel}x{kernel}")
-
-
-def _factorized(name: str, c_in: int, c_out: int, h: int, w: int, affine: bool) -> Iterator[Layer]:
+def _factorized(name: str, source: str, shape: MapShape, channels: int, norm: Normalisation) -> tuple[NetworkNode, ...]:
     """Halves a map without losing pixels: two 1x1 convolutions of stride 2, the second one pixel on."""
-    half = (-(-h // 2), -(-w // 2))
-    weights = c_in * (c_out // 2)
-    for part, params in (("even", weights), ("odd", weights + (2 * c_out if affine else 0))):
-        detail = "1x1, stride 2" + (", one pixel on" if part == "odd" else "")
-        out_shape = (c_out if part == "odd" else c_out // 2, *half)
-        yield Layer(f"{name}.{part}", "pointwise", (c_in, h, w), out_shape, params, weights * half[0] * half[1], detail)
+    even = Conv2d(f"{name}.even", (source,), shape, channels // 2, 1, 2, rectified=True, norm=None)
+    return (even, ShiftedConv2d(f"{name}.odd", (source, even.name), shape, channels, norm))
 
 
-def _separable(name: str, c: int, h: int, w: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[Layer]:
-    h_out, w_out = -(-h // stride), -(-w // stride)
-    taps, weights = c * kernel * kernel, c * c
-    detail = f"{kernel}x{kernel}" + (f", dilation {dilation}" if dilation > 1 else "")
-    detail += f", stride {stride}" if stride > 1 else ""
-    return [
-        Layer(f"{name}.depthwise", "depthwise", (c, h, w), (c, h_out, w_out), taps, taps * h_out * w_out, detail),
-        Layer(
-            f"{name}.pointwise",
-            "pointwise",
-            (c, h_out, w_out),
-            (c, h_out, w_out),
-            weights + (2 * c if affine else 0),
-            weights * h_out * w_out,
-            "1x1",
-        ),
-    ]
+def _separable(
+    name: str, source: str, shape: MapShape, kernel: int, stride: int, dilation: int, norm: Normalisation
+) -> tuple[NetworkNode, ...]:
+    """ReLU, depthwise and pointwise convolution, batch norm."""
+    c = shape[0]
+    depthwise = Conv2d(
+        f"{name}.depthwise", (source,), shape, c, kernel, stride, dilation, groups=c, rectified=True, norm=None
+    )
+    return (depthwise, Conv2d(f"{name}.pointwise", (depthwise.name,), depthwise.out_shape, c, 1, norm=norm))

@@ -57,6 +57,7 @@ class ElasticConv(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1) -> None:
         super().__init__()
+        self.c_in, self.c_out = c_in, c_out
         self.kernel, self.stride = kernel, stride
         self.weight = nn.Parameter(torch.empty(c_out, c_in, kernel, kernel))
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
@@ -160,6 +161,7 @@ class ElasticLinear(nn.Module):
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         dense = nn.Linear(c_in, c_out)
+        self.in_features, self.out_features = c_in, c_out
         self.weight, self.bias = dense.weight, dense.bias
 
     def forward(self, x_BC: torch.Tensor, c_out: int) -> torch.Tensor:
@@ -174,7 +176,7 @@ class ElasticLinear(nn.Module):
         return _filled(linear, weight=self.weight[:c_out, :c_in], bias=self.bias[:c_out])
 
 
-class SqueezeExcite(nn.Module):
+class SqueezeExcite2d(nn.Module):
     """Squeeze-excite with ReLU and h-sigmoid (MobileNetV3, section 5.3), as 1x1 convolutions on the pooled map."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
@@ -206,10 +208,10 @@ class ElasticSqueezeExcite(nn.Module):
         return x_BCHW * s_BC[:, :, None, None]
 
     @torch.no_grad()
-    def cut(self, channels: int, squeezed: int) -> SqueezeExcite:
+    def cut(self, channels: int, squeezed: int) -> SqueezeExcite2d:
         """The part as a plain squeeze-excite."""
         with torch.device("meta"):
-            se = SqueezeExcite(channels, squeezed)
+            se = SqueezeExcite2d(channels, squeezed)
         reduce, expand = self.reduce, self.expand
         _filled(se.reduce, weight=reduce.weight[:squeezed, :channels, None, None], bias=reduce.bias[:squeezed])
         _filled(se.expand, weight=expand.weight[:channels, :squeezed, None, None], bias=expand.bias[:channels])

@@ -1,19 +1,21 @@
 """The supernet of the once-for-all MobileNetV3 space, and its subnets as plain modules.
 
-Every part has the form ``part(x, how)``, where ``how`` comes from the architecture of this very call.
+Modules are sized by the typed layers of the largest network; a call computes with the layers of its architecture.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from nas.core.arch import Arch
+from nas.core.layers import Activation, Conv2d, Layer, Linear, Network, SqueezeExcite
 from nas.supernet import Supernet
 from search_spaces.layers.elastic import (
     ElasticBatchNorm,
@@ -22,14 +24,40 @@ from search_spaces.layers.elastic import (
     ElasticLinear,
     ElasticSqueezeExcite,
 )
-from search_spaces.mobilenet_v3.space import StageParams, divisible, expanded, squeezed
-
-if TYPE_CHECKING:
-    from search_spaces.mobilenet_v3.space import MobileNetV3
 
 
-def _activation(name: str) -> nn.Module:
+def _activation(name: Activation | None) -> nn.Module:
     return nn.ReLU() if name == "relu" else nn.Hardswish()
+
+
+@dataclass(frozen=True)
+class BlockLayers:
+    """The typed layers of an inverted-residual block."""
+
+    expand: Conv2d
+    depthwise: Conv2d
+    se: SqueezeExcite | None
+    project: Conv2d
+
+    @classmethod
+    def of(cls, layers: Mapping[str, Layer]) -> BlockLayers:
+        """From layers by the last part of their name."""
+        expand, depthwise, project, se = layers["expand"], layers["depthwise"], layers["project"], layers.get("se")
+        assert isinstance(expand, Conv2d)
+        assert isinstance(depthwise, Conv2d)
+        assert isinstance(project, Conv2d)
+        assert se is None or isinstance(se, SqueezeExcite)
+        return cls(expand, depthwise, se, project)
+
+
+def stage_blocks(network: Network) -> list[list[BlockLayers]]:
+    """The blocks of each stage of a network."""
+    stages: dict[str, list[BlockLayers]] = {}
+    for name, layers in network.blocks.items():
+        stage, _, block = name.partition(".")
+        if block:
+            stages.setdefault(stage, []).append(BlockLayers.of(layers))
+    return list(stages.values())
 
 
 class Residual(nn.Module):
@@ -46,55 +74,53 @@ class Residual(nn.Module):
 
 
 class ElasticBlock(nn.Module):
-    """Inverted residual: expand 1x1, depthwise, squeeze-excite, project 1x1; input and output may be narrowed."""
+    """Inverted residual: expand 1x1, depthwise, squeeze-excite, project 1x1; input and output may be narrowed.
 
-    def __init__(
-        self, c_in: int, c_out: int, kernels: tuple[int, ...], expand: float, stride: int, stage: StageParams
-    ) -> None:
+    ``largest``: its layers in the largest network.
+    """
+
+    def __init__(self, largest: BlockLayers, kernels: Sequence[int]) -> None:
         super().__init__()
-        inner = expanded(c_in, expand)
-        self.stride = stride
-        self.act = stage.act
-        self.expand = ElasticConv(c_in, inner)
+        inner, c_out = largest.expand.out_channels, largest.project.out_channels
+        self.act = largest.expand.activation
+        self.expand = ElasticConv(largest.expand.in_shape[0], inner)
         self.expand_norm = ElasticBatchNorm(inner)
-        self.depthwise = ElasticDepthwise(inner, kernels, stride)
+        self.depthwise = ElasticDepthwise(inner, kernels, largest.depthwise.stride)
         self.depthwise_norm = ElasticBatchNorm(inner)
-        self.se = ElasticSqueezeExcite(inner, squeezed(inner)) if stage.se else None
+        self.se = None if largest.se is None else ElasticSqueezeExcite(inner, largest.se.squeezed)
         self.project = ElasticConv(inner, c_out)
         self.project_norm = ElasticBatchNorm(c_out)
 
     def _act(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(x, inplace=True) if self.act == "relu" else F.hardswish(x)
 
-    def forward(self, x_BCHW: torch.Tensor, c_out: int, kernel: int, expand: float) -> torch.Tensor:
-        """(B, c_in', H, W) -> (B, c_out, H/stride, W/stride)."""
-        c_in = x_BCHW.shape[1]
-        inner = expanded(c_in, expand)
-        y = self._act(self.expand_norm(self.expand(x_BCHW, inner)))
-        y = self._act(self.depthwise_norm(self.depthwise(y, kernel)))
-        if self.se is not None:
-            y = self.se(y, squeezed(inner))
-        y = self.project_norm(self.project(y, c_out))
-        out: torch.Tensor = x_BCHW + y if self.stride == 1 and c_in == c_out else y
+    def forward(self, x_BCHW: torch.Tensor, layers: BlockLayers) -> torch.Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H/stride, W/stride)."""
+        y = self._act(self.expand_norm(self.expand(x_BCHW, layers.expand.out_channels)))
+        y = self._act(self.depthwise_norm(self.depthwise(y, layers.depthwise.kernel)))
+        if self.se is not None and layers.se is not None:
+            y = self.se(y, layers.se.squeezed)
+        y = self.project_norm(self.project(y, layers.project.out_channels))
+        out: torch.Tensor = y if layers.project.residual is None else x_BCHW + y
         return out
 
-    def cut(self, c_in: int, c_out: int, kernel: int, expand: float) -> nn.Module:
-        """The part as a plain block."""
-        inner = expanded(c_in, expand)
-        parts: OrderedDict[str, nn.Module] = OrderedDict(
-            expand=self.expand.cut(c_in, inner),
+    def cut(self, layers: BlockLayers) -> nn.Module:
+        """The same as a plain block."""
+        inner, c_out = layers.expand.out_channels, layers.project.out_channels
+        modules: OrderedDict[str, nn.Module] = OrderedDict(
+            expand=self.expand.cut(layers.expand.in_shape[0], inner),
             expand_norm=self.expand_norm.cut(inner),
             expand_act=_activation(self.act),
-            depthwise=self.depthwise.cut(inner, kernel),
+            depthwise=self.depthwise.cut(inner, layers.depthwise.kernel),
             depthwise_norm=self.depthwise_norm.cut(inner),
             depthwise_act=_activation(self.act),
         )
-        if self.se is not None:
-            parts["se"] = self.se.cut(inner, squeezed(inner))
-        parts["project"] = self.project.cut(inner, c_out)
-        parts["project_norm"] = self.project_norm.cut(c_out)
-        body = nn.Sequential(parts)
-        return Residual(body) if self.stride == 1 and c_in == c_out else body
+        if self.se is not None and layers.se is not None:
+            modules["se"] = self.se.cut(inner, layers.se.squeezed)
+        modules["project"] = self.project.cut(inner, c_out)
+        modules["project_norm"] = self.project_norm.cut(c_out)
+        body = nn.Sequential(modules)
+        return body if layers.project.residual is None else Residual(body)
 
     @torch.no_grad()
     def sort_channels(self) -> None:
@@ -117,103 +143,102 @@ class ElasticBlock(nn.Module):
 
 
 class MobileNetV3Supernet(Supernet):
-    """Weights of every network of ``space``; see ``nas.supernet.Supernet`` for the contract."""
+    """Weights of every network of the space; see ``nas.supernet.Supernet`` for the contract.
 
-    def __init__(self, space: MobileNetV3, seed: int) -> None:
+    ``largest``: the network that holds all weights; ``kernels``: of its depthwise convolutions; ``describe`` gives the
+    network of an architecture.
+    """
+
+    def __init__(
+        self,
+        largest: Network,
+        kernels: Sequence[int],
+        dropout: float,
+        describe: Callable[[Arch], Network],
+        seed: int,
+    ) -> None:
         super().__init__()
-        self.space = space
-        c = space.config
+        self.describe, self.dropout = describe, dropout
+        layers = {layer.name: layer for layer in largest.layers}
+        stem, final, hidden, classifier = (layers[name] for name in ("stem", "final", "hidden", "classifier"))
+        assert isinstance(stem, Conv2d)
+        assert isinstance(final, Conv2d)
+        assert isinstance(hidden, Linear)
+        assert isinstance(classifier, Linear)
+        width = stem.out_channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.stem = ElasticConv(space.shape.channels, c.stem, 3, c.stem_stride)
-            self.stem_norm = ElasticBatchNorm(c.stem)
-            self.first_depthwise = ElasticDepthwise(c.stem, (3,), 1)
-            self.first_depthwise_norm = ElasticBatchNorm(c.stem)
-            self.first_project = ElasticConv(c.stem, c.stem)
-            self.first_project_norm = ElasticBatchNorm(c.stem)
-            stages = []
-            c_in = c.stem
-            for stage in c.stages:
-                c_out = divisible(stage.width * c.widths[-1])
-                stages.append(
-                    nn.ModuleList(
-                        ElasticBlock(
-                            c_in if b == 0 else c_out,
-                            c_out,
-                            c.kernels,
-                            c.expands[-1],
-                            stage.stride if b == 0 else 1,
-                            stage,
-                        )
-                        for b in range(c.depths[-1])
-                    )
-                )
-                c_in = c_out
-            self.stages = nn.ModuleList(stages)
-            self.final = ElasticConv(c_in, c.final)
-            self.final_norm = ElasticBatchNorm(c.final)
-            self.hidden = nn.Linear(c.final, c.hidden, bias=False)
-            self.classifier = ElasticLinear(c.hidden, space.shape.classes)
+            self.stem = ElasticConv(stem.in_shape[0], width, 3, stem.stride)
+            self.stem_norm = ElasticBatchNorm(width)
+            self.first_depthwise = ElasticDepthwise(width, (3,), 1)
+            self.first_depthwise_norm = ElasticBatchNorm(width)
+            self.first_project = ElasticConv(width, width)
+            self.first_project_norm = ElasticBatchNorm(width)
+            self.stages = nn.ModuleList(
+                nn.ModuleList(ElasticBlock(block, kernels) for block in blocks) for blocks in stage_blocks(largest)
+            )
+            self.final = ElasticConv(final.in_shape[0], final.out_channels)
+            self.final_norm = ElasticBatchNorm(final.out_channels)
+            self.hidden = nn.Linear(final.out_channels, hidden.out_features, bias=False)
+            self.classifier = ElasticLinear(hidden.out_features, classifier.out_features)
 
     def forward(self, x_BCHW: torch.Tensor, arch: Arch) -> torch.Tensor:
         """Logits (B, classes) of ``arch``. The input has any resolution; training draws it together with the arch."""
-        ch = self.space.choices(arch)
-        x = F.hardswish(self.stem_norm(self.stem(x_BCHW, self.space.config.stem)))
+        x = F.hardswish(self.stem_norm(self.stem(x_BCHW, self.stem.c_out)))
         y = F.relu(self.first_depthwise_norm(self.first_depthwise(x, 3)))
-        x = x + self.first_project_norm(self.first_project(y, self.space.config.stem))
-        for s, blocks in enumerate(self.stages):
-            assert isinstance(blocks, nn.ModuleList)
-            for b in range(ch.depths[s]):
-                x = blocks[b](x, ch.widths[s], ch.kernels[s][b], ch.expands[s][b])
-        x = F.hardswish(self.final_norm(self.final(x, self.space.config.final))).mean((2, 3))
+        x = x + self.first_project_norm(self.first_project(y, self.first_project.c_out))
+        for modules, blocks in zip(self.stages, stage_blocks(self.describe(arch)), strict=True):
+            assert isinstance(modules, nn.ModuleList)
+            for module, layers in zip(modules, blocks, strict=False):  # an architecture has the first blocks of a stage
+                x = module(x, layers)
+        x = F.hardswish(self.final_norm(self.final(x, self.final.c_out))).mean((2, 3))
         x = F.hardswish(self.hidden(x))
-        x = F.dropout(x, self.space.config.dropout, self.training)
-        logits: torch.Tensor = self.classifier(x, self.space.shape.classes)
+        x = F.dropout(x, self.dropout, self.training)
+        logits: torch.Tensor = self.classifier(x, self.classifier.out_features)
         return logits
 
     def subnet(self, arch: Arch) -> nn.Module:
         """A plain ``nn.Sequential`` of this architecture with copied weights."""
-        c, ch = self.space.config, self.space.choices(arch)
-        parts: OrderedDict[str, nn.Module] = OrderedDict(
-            stem=self.stem.cut(self.space.shape.channels, c.stem),
-            stem_norm=self.stem_norm.cut(c.stem),
+        width = self.stem.c_out
+        modules: OrderedDict[str, nn.Module] = OrderedDict(
+            stem=self.stem.cut(self.stem.c_in, width),
+            stem_norm=self.stem_norm.cut(width),
             stem_act=nn.Hardswish(),
             first=Residual(
                 nn.Sequential(
                     OrderedDict(
-                        depthwise=self.first_depthwise.cut(c.stem, 3),
-                        depthwise_norm=self.first_depthwise_norm.cut(c.stem),
+                        depthwise=self.first_depthwise.cut(width, 3),
+                        depthwise_norm=self.first_depthwise_norm.cut(width),
                         depthwise_act=nn.ReLU(),
-                        project=self.first_project.cut(c.stem, c.stem),
-                        project_norm=self.first_project_norm.cut(c.stem),
+                        project=self.first_project.cut(width, width),
+                        project_norm=self.first_project_norm.cut(width),
                     )
                 )
             ),
         )
-        c_in = c.stem
-        for s, blocks in enumerate(self.stages):
-            assert isinstance(blocks, nn.ModuleList)
-            for b in range(ch.depths[s]):
-                block = blocks[b]
+        c_in = width
+        for s, (elastic, blocks) in enumerate(zip(self.stages, stage_blocks(self.describe(arch)), strict=True)):
+            assert isinstance(elastic, nn.ModuleList)
+            for b, layers in enumerate(blocks):
+                block = elastic[b]
                 assert isinstance(block, ElasticBlock)
-                parts[f"stage{s + 1}_block{b + 1}"] = block.cut(c_in, ch.widths[s], ch.kernels[s][b], ch.expands[s][b])
-                c_in = ch.widths[s]
-        hidden = copy.deepcopy(self.hidden)
-        parts |= OrderedDict(
-            final=self.final.cut(c_in, c.final),
-            final_norm=self.final_norm.cut(c.final),
+                modules[f"stage{s + 1}_block{b + 1}"] = block.cut(layers)
+                c_in = layers.project.out_channels
+        modules |= OrderedDict(
+            final=self.final.cut(c_in, self.final.c_out),
+            final_norm=self.final_norm.cut(self.final.c_out),
             final_act=nn.Hardswish(),
             pool=nn.AdaptiveAvgPool2d(1),
             flatten=nn.Flatten(),
-            hidden=hidden,
+            hidden=copy.deepcopy(self.hidden),
             hidden_act=nn.Hardswish(),
-            dropout=nn.Dropout(c.dropout),
-            classifier=self.classifier.cut(c.hidden, self.space.shape.classes),
+            dropout=nn.Dropout(self.dropout),
+            classifier=self.classifier.cut(self.classifier.in_features, self.classifier.out_features),
         )
-        return nn.Sequential(parts).train(self.training)
+        return nn.Sequential(modules).train(self.training)
 
     def sort_channels(self) -> None:
-        """Sorts the inner channels of every block (Once-for-all, section 3.3)."""
+        """Sort the inner channels of every block (Once-for-all, section 3.3)."""
         for blocks in self.stages:
             assert isinstance(blocks, nn.ModuleList)
             for block in blocks:

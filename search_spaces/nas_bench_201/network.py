@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas.core.arch import Arch
+from nas.core.arch import Arch, Genes
 from nas.supernet import RelaxedSupernet
 from search_spaces.layers.elastic import ElasticBatchNorm, ElasticConv, ElasticLinear, shuffled
-from search_spaces.nas_bench_201.space import CONV1, CONV3, EDGES, NODES, NONE, POOL, SKIP
-
-if TYPE_CHECKING:
-    from search_spaces.nas_bench_201.space import NasBench201
+from search_spaces.nas_bench_201.cell import CONV1, CONV3, EDGES, NODES, NONE, POOL, SKIP
 
 
 class ConvNorm(nn.Module):
@@ -88,7 +84,7 @@ def _side_by_side(
     return torch.split(y, c, dim=1)
 
 
-class SuperCell(nn.Module):
+class Nb201SuperCell(nn.Module):
     """A cell with all operations on every edge; computes one of them, or the relaxation."""
 
     def __init__(self, channels: int) -> None:
@@ -162,7 +158,7 @@ class SuperCell(nn.Module):
         nothing = torch.zeros_like(part)
         return {e: shuffled(torch.cat([totals.get(e, nothing), rest], dim=1), partial) for e in edges}
 
-    def cut(self, genes: Sequence[int]) -> Cell:
+    def cut(self, genes: Sequence[int]) -> Nb201SubnetCell:
         """One cell as plain modules; ``genes`` are canonical."""
         made: dict[str, nn.Module] = {}
         for e, (a, b) in enumerate(EDGES):
@@ -175,10 +171,10 @@ class SuperCell(nn.Module):
                 part = (self.conv1 if op == CONV1 else self.conv3)[e]
                 assert isinstance(part, ConvNorm)
                 made[name] = part.cut()
-        return Cell(made)
+        return Nb201SubnetCell(made)
 
 
-class Cell(nn.Module):
+class Nb201SubnetCell(nn.Module):
     """A plain cell: the operations that are there, by the name of their edge."""
 
     def __init__(self, operations: dict[str, nn.Module]) -> None:
@@ -200,16 +196,26 @@ class Cell(nn.Module):
 
 
 class NasBench201Supernet(RelaxedSupernet):
-    """Weights of every network of ``space``; see ``nas.supernet`` for the contract."""
+    """Weights of every network of the space; see ``nas.supernet`` for the contract.
 
-    def __init__(self, space: NasBench201, seed: int) -> None:
+    ``widths``: channels of each stage, of ``cells`` each; ``canonical`` sets inactive genes to ``none``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int],
+        cells: int,
+        classes: int,
+        canonical: Callable[[Genes], Genes],
+        seed: int,
+    ) -> None:
         super().__init__()
-        self.space = space
-        widths = space.widths
+        self.canonical = canonical
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.stem = ConvNorm(space.shape.channels, widths[0], 3, relu=False)
-            self.stages = nn.ModuleList(nn.ModuleList(SuperCell(c) for _ in range(space.config.cells)) for c in widths)
+            self.stem = ConvNorm(channels, widths[0], 3, relu=False)
+            self.stages = nn.ModuleList(nn.ModuleList(Nb201SuperCell(c) for _ in range(cells)) for c in widths)
             self.reductions = nn.ModuleList(
                 Reduction(
                     nn.Sequential(ConvNorm(c, 2 * c, 3, 2), ConvNorm(2 * c, 2 * c, 3)),
@@ -218,7 +224,7 @@ class NasBench201Supernet(RelaxedSupernet):
                 for c in widths[:-1]
             )
             self.norm = ElasticBatchNorm(widths[-1])
-            self.classifier = ElasticLinear(widths[-1], space.shape.classes)
+            self.classifier = ElasticLinear(widths[-1], classes)
 
     def forward(self, x_BCHW: torch.Tensor, arch: Arch) -> torch.Tensor:
         """(B, C, H, W) -> (B, classes), by the weights of ``arch`` alone."""
@@ -249,18 +255,18 @@ class NasBench201Supernet(RelaxedSupernet):
                 assert isinstance(reduction, Reduction)
                 parts.append(reduction.cut())
             for cell in cells:
-                assert isinstance(cell, SuperCell)
+                assert isinstance(cell, Nb201SuperCell)
                 parts.append(cell.cut(genes))
-        width = self.space.widths[-1]
+        width = self.classifier.in_features
         head = [self.norm.cut(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        classifier = self.classifier.cut(width, self.space.shape.classes)
+        classifier = self.classifier.cut(width, self.classifier.out_features)
         return nn.Sequential(*parts, *head, classifier).train(self.training)
 
     def _genes(self, arch: Arch) -> tuple[int, ...]:
-        return tuple(int(g) for g in self.space.canonical(np.array([arch.genes]))[0])
+        return tuple(int(g) for g in self.canonical(np.array([arch.genes]))[0])
 
     def _through(
-        self, x_BCHW: torch.Tensor, compute: Callable[[SuperCell, torch.Tensor], torch.Tensor]
+        self, x_BCHW: torch.Tensor, compute: Callable[[Nb201SuperCell, torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
         y = self.stem(x_BCHW)
         for s, cells in enumerate(self.stages):
@@ -268,8 +274,8 @@ class NasBench201Supernet(RelaxedSupernet):
             if s > 0:
                 y = self.reductions[s - 1](y)
             for cell in cells:
-                assert isinstance(cell, SuperCell)
+                assert isinstance(cell, Nb201SuperCell)
                 y = compute(cell, y)
         y_BC = F.relu(self.norm(y)).mean((2, 3))
-        logits: torch.Tensor = self.classifier(y_BC, self.space.shape.classes)
+        logits: torch.Tensor = self.classifier(y_BC, self.classifier.out_features)
         return logits

@@ -7,9 +7,10 @@ pooling, classifier. Edges on no path from input to output do nothing: they are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache, cached_property
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property, lru_cache
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,25 +18,44 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes, every, one_hot
-from nas.core.cells import CellEdge, CellGraph
-from nas.core.errors import InvalidInput
 from nas.core.graph import Graph
-from nas.core.liveness import NONE as NOTHING
-from nas.core.liveness import Trace, chain
-from nas.core.ports import ImageShape, Layer
+from nas.core.layers import (
+    INPUT,
+    Add,
+    BatchNorm,
+    Conv2d,
+    GlobalAveragePool,
+    Layer,
+    Linear,
+    MapShape,
+    Network,
+    NetworkNode,
+    Pool2d,
+    Skip,
+    Zeros,
+)
+from nas.core.ports import ImageShape
 from nas.core.relaxation import Relaxation
+from nas.spaces.activation_memory import NO_OPERATOR, PopulationTrace, graph_peak
+from nas.spaces.costs import FLOAT_BYTES, part_counts
+from nas.spaces.exported_graph import exported_graph, lower
 from search_spaces.identity import space_id
+from search_spaces.nas_bench_201.cell import (
+    CELLS,
+    CONV1,
+    CONV3,
+    EDGES,
+    NODES,
+    NONE,
+    OPERATIONS,
+    PATHS,
+    POOL,
+    SKIP,
+    active_edges,
+)
 from search_spaces.presets import resolved
 
-OPERATIONS = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3")  # cheapest first
-NONE, SKIP, POOL, CONV1, CONV3 = range(5)
-EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node; in the order of the official strings
-NODES = 4
 STAGES = 3
-PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # edges of each way from input to output
-CELLS = (
-    CellGraph("cell", ("in", "1", "2", "out"), tuple(CellEdge(a, b, f"edge{a}{b}") for a, b in EDGES), OPERATIONS),
-)
 _INPUT, _OUTPUT = len(EDGES), len(EDGES) + 1  # of the graph, whose first places are the edges
 
 
@@ -64,40 +84,6 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> NasBench201:
 
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
 build.cells = CELLS  # type: ignore[attr-defined]
-
-
-def active_edges(genes_NG: Genes) -> NDArray[np.bool_]:
-    """Which edges carry an operation and lie on a path from the input to the output, shape (N, 6)."""
-    carries = genes_NG != NONE
-    reached = np.zeros((len(genes_NG), NODES), dtype=bool)
-    needed = np.zeros((len(genes_NG), NODES), dtype=bool)
-    reached[:, 0] = needed[:, NODES - 1] = True
-    for e, (a, b) in enumerate(EDGES):  # ordered by where they end
-        reached[:, b] |= reached[:, a] & carries[:, e]
-    for e, (a, b) in sorted(enumerate(EDGES), key=lambda edge: -edge[1][0]):  # by where they begin, last first
-        needed[:, a] |= needed[:, b] & carries[:, e]
-    ends = np.array(EDGES)
-    active: NDArray[np.bool_] = carries & reached[:, ends[:, 0]] & needed[:, ends[:, 1]]
-    return active
-
-
-def to_string(arch: Arch) -> str:
-    """The official name of a cell, such as ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|...|``."""
-    groups = [
-        "".join(f"|{OPERATIONS[g]}~{a}" for g, (a, b) in zip(arch.genes, EDGES, strict=True) if b == node) + "|"
-        for node in range(1, NODES)
-    ]
-    return "+".join(groups)
-
-
-def from_string(name: str) -> tuple[int, ...]:
-    """The genes of a cell by its official name, not made canonical. Raises InvalidInput."""
-    parts = [part for group in name.split("+") for part in group.strip("|").split("|")]
-    expected = [str(a) for a, _ in EDGES]
-    pairs = [part.partition("~") for part in parts]
-    if [where for _, _, where in pairs] != expected or any(op not in OPERATIONS for op, _, _ in pairs):
-        raise InvalidInput(f"not the name of a cell of NAS-Bench-201: {name!r}")
-    return tuple(OPERATIONS.index(op) for op, _, _ in pairs)
 
 
 class NasBench201:
@@ -175,38 +161,29 @@ class NasBench201:
         """(channels, height, width), the data's own for every network."""
         return (self.shape.channels, self.shape.height, self.shape.width)
 
-    def layers(self, arch: Arch) -> list[Layer]:
-        """Every layer of the canonical network with its shapes, parameters and MACs, in order."""
-        genes = self.canonical(np.array([arch.genes]))[0]
-        h, w = self.shape.height, self.shape.width
-        out = [_conv("stem", self.shape.channels, self.widths[0], h, w, 3, 1, norm=True)]
-        for s, c in enumerate(self.widths):
+    def network(self, arch: Arch) -> Network:
+        """The description of the canonical network."""
+        genes = self.canonical(np.array([arch.genes]))[0].tolist()
+        nodes = self._stem()
+        for s, channels in enumerate(self.widths):
             if s > 0:
-                out += _residual(f"stage{s + 1}.reduce", self.widths[s - 1], c, h, w)
-                h, w = -(-h // 2), -(-w // 2)
+                nodes += _reduction(f"stage{s + 1}.reduce", nodes[-1].name, nodes[-1].out_shape, channels)
             for cell in range(self.config.cells):
-                for (a, b), op in zip(EDGES, genes, strict=True):
-                    name, shape = f"stage{s + 1}.cell{cell + 1}.edge{a}{b}", (c, h, w)
-                    if op in (CONV1, CONV3):
-                        out.append(_conv(name, c, c, h, w, 3 if op == CONV3 else 1, 1, norm=True))
-                    elif op in (SKIP, POOL):
-                        detail = "identity" if op == SKIP else "3x3 average"
-                        out.append(Layer(name, "skip" if op == SKIP else "pool", shape, shape, 0, 0, detail))
-        c = self.widths[-1]
-        shape = (c, h, w)
-        return [
-            *out,
-            Layer("norm", "norm", shape, shape, 2 * c, 0, "batch norm, ReLU"),
-            Layer("pool", "pool", shape, (c, 1, 1), 0, 0, "global average"),
-            Layer(
-                "classifier",
-                "linear",
-                (c, 1, 1),
-                (self.shape.classes, 1, 1),
-                (c + 1) * self.shape.classes,
-                c * self.shape.classes,
-            ),
-        ]
+                nodes += _cell(f"stage{s + 1}.cell{cell + 1}", nodes[-1].name, nodes[-1].out_shape, genes)
+        return Network(self.input_shape(arch), (*nodes, *self._head(nodes[-1].name, nodes[-1].out_shape)))
+
+    def _stem(self) -> list[NetworkNode]:
+        image = (self.shape.channels, self.shape.height, self.shape.width)
+        return [Conv2d("stem", (INPUT,), image, self.widths[0], 3)]
+
+    def _head(self, source: str, shape: MapShape) -> list[NetworkNode]:
+        norm = BatchNorm("norm", (source,), shape)
+        pool = GlobalAveragePool("pool", (norm.name,), shape)
+        return [norm, pool, Linear("classifier", (pool.name,), pool.out_shape, self.shape.classes)]
+
+    def layers(self, arch: Arch) -> list[Layer]:
+        """The layers of one network, in order."""
+        return self.network(arch).layers
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
         """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
@@ -215,45 +192,51 @@ class NasBench201:
         total = base + sum(by_operation[canonical[:, e]] for e in range(len(EDGES)))
         maps_K, folds_K = _cell_traces()
         cells_N = np.ravel_multi_index(tuple(canonical.T), (len(OPERATIONS),) * len(EDGES))
-        maps_N, folds_N = maps_K[cells_N], folds_K[cells_N]
-        cut_N = (canonical == NONE).all(axis=1)
-        # A cell that is cut multiplies by a zero that the model holds; where the last cell ends in a convolution, the
-        # batch norm after it is part of that.
-        numbers_N = total[:, 2] + len(self.widths) * self.config.cells * cut_N - 4 * self.widths[-1] * folds_N
+        # The zero of a cell without a path is a weight; where the last cell ends in a convolution, that takes up the
+        # batch norm after it.
+        zeros_N = len(self.widths) * self.config.cells * (canonical == NONE).all(axis=1)
+        folded_N = 4 * self.widths[-1] * folds_K[cells_N]
         return {
             "params": total[:, 0],
             "macs": total[:, 1],
-            "model_bytes": 4 * numbers_N,
-            "peak_bytes": 4 * self._peak(maps_N),
+            "model_bytes": total[:, 2] + FLOAT_BYTES * (zeros_N - folded_N),
+            "peak_bytes": FLOAT_BYTES * np.maximum(self._peak_outside_cells, max(self._maps) * maps_K[cells_N]),
         }
 
-    def _peak(self, maps_N: Floats) -> Floats:
-        """Numbers that live at once, shape (N,), by maps that live at once in a cell: between two parts of the network
-        a single tensor lives."""
-        c, h, w = self.shape.channels, self.shape.height, self.shape.width
-        maps = [width * -(-h // 2**s) * -(-w // 2**s) for s, width in enumerate(self.widths)]
-        last = self.widths[-1]
-        most = max(
-            chain([c * h * w, c * h * w, c * h * w, maps[0]]),
-            chain([maps[-1], maps[-1], maps[-1], last, last, self.shape.classes]),
-            *(_reduction_peak(large, small) for large, small in pairwise(maps)),
-        )
-        return np.asarray(np.maximum(most, max(maps) * maps_N))
+    @cached_property
+    def _shapes(self) -> tuple[MapShape, ...]:
+        """The maps of each stage."""
+        h, w = self.shape.height, self.shape.width
+        return tuple((c, -(-h // 2**s), -(-w // 2**s)) for s, c in enumerate(self.widths))
+
+    @property
+    def _maps(self) -> list[int]:
+        return [prod(shape) for shape in self._shapes]
+
+    @cached_property
+    def _peak_outside_cells(self) -> int:
+        """Numbers that live at once; between two cells or other parts of the network a single tensor lives."""
+        image, shapes = self.shape.channels, self._shapes
+        graphs = [
+            lower(self._stem(), {INPUT: image * self.shape.height * self.shape.width}, image_channels=image),
+            lower(self._head("x", shapes[-1]), {"x": prod(shapes[-1])}),
+            *(lower(_reduction("", "x", a, b[0]), {"x": prod(a)}) for a, b in pairwise(shapes)),
+        ]
+        return max(graph_peak(graph) for graph in graphs)
 
     @cached_property
     def _cost_table(self) -> tuple[Floats, Floats]:
-        """Parameters, MACs and numbers that the exported model holds: without any edge, shape (3,), and of each
-        operation on one edge, shape (5, 3)."""
-
-        def totals(genes: tuple[int, ...]) -> Floats:
-            layers = self.layers(Arch(self.name, genes))
-            held = 2 * self.shape.channels + sum(_exported(x) for x in layers)  # the image's mean and scale
-            return np.array([sum(x.params for x in layers), sum(x.macs for x in layers), held], dtype=np.float64)
-
-        base = totals((NONE,) * len(EDGES))
-        # The edge from input to output alone keeps itself alive.
-        alone = [totals((NONE, NONE, NONE, op, NONE, NONE)) - base for op in range(len(OPERATIONS))]
-        return base, np.stack(alone)
+        """Parameters, MACs and model bytes: without any edge and without the zeros of its cells, shape (3,), and of
+        each operation on one edge of all cells, shape (5, 3)."""
+        by_operation = np.zeros((len(OPERATIONS), 3))
+        for op in range(len(OPERATIONS)):
+            for shape in self._shapes:
+                nodes = _edge("edge", "x", shape, op)
+                by_operation[op] += self.config.cells * np.array(part_counts(nodes, lower(nodes, {"x": prod(shape)})))
+        empty = self.network(Arch(self.name, (NONE,) * len(EDGES)))
+        base = np.array(part_counts(empty.nodes, exported_graph(empty)), dtype=np.float64)
+        base[2] -= FLOAT_BYTES * len(self.widths) * self.config.cells
+        return base, by_operation
 
     def features(self, genes_NG: Genes) -> Floats:
         """What latency is learned from, shape (N, 110): the operation on each edge, how often each occurs, and pairs of
@@ -292,25 +275,9 @@ class NasBench201:
         """A fresh supernet, weights drawn from ``seed``."""
         from search_spaces.nas_bench_201.network import NasBench201Supernet
 
-        return NasBench201Supernet(self, seed)
-
-
-def _exported(layer: Layer) -> int:
-    """Weights of a layer in the exported model, where batch norm is a bias of the convolution before it; the last one
-    follows a sum."""
-    if layer.op == "norm":
-        return 2 * layer.params  # mean and variance too
-    normalised = layer.op in ("dense", "pointwise") and not layer.name.endswith("shortcut")
-    return layer.params - (layer.out_shape[0] if normalised else 0)
-
-
-def _reduction_peak(large: int, small: int) -> float:
-    """Numbers that live at once between two stages, from a map of ``large`` to one of ``small``."""
-    pooled = small // 2
-    return max(pooled + chain([large, large, small, small, small]), 3 * small)
-
-
-RELU, AVERAGE, ADD, MULTIPLY = range(1, 5)
+        return NasBench201Supernet(
+            self.shape.channels, self.widths, self.config.cells, self.shape.classes, self.canonical, seed
+        )
 
 
 @cache
@@ -318,21 +285,20 @@ def _cell_traces() -> tuple[Floats, NDArray[np.bool_]]:
     """Maps that live at once in an exported cell, and whether its output is that of a convolution, of every gene vector
     in the order of ``every``, as if it were canonical."""
     genes_KG = every(NasBench201.decisions)
-    trace = Trace(len(genes_KG), 3 * len(EDGES) + 2)
-    nodes = [trace.given(1.0)] + [np.full(len(genes_KG), -1)] * (NODES - 1)
+    graphs = [lower(_edge("edge", "x", (1, 1, 1), op), {"x": 1}) for op in range(len(OPERATIONS))]
+    trace = PopulationTrace(len(genes_KG), 3 * len(EDGES) + 2)
+    nodes = [trace.add_input(1.0)] + [np.full(len(genes_KG), -1)] * (NODES - 1)
     for e, (a, b) in enumerate(EDGES):
-        op_N, made_N = genes_KG[:, e], nodes[b]
-        convolves, carries = op_N >= CONV1, op_N != NONE
-        x_N = trace.step(np.where(convolves, RELU, NOTHING), [nodes[a]], 1.0)
-        kind_N = np.where(convolves, trace.own(), np.where(op_N == POOL, AVERAGE, NOTHING))
-        x_N = trace.step(kind_N, [x_N], 1.0)
-        sum_N = trace.step(np.where(carries & (made_N >= 0), ADD, NOTHING), [made_N, x_N], 1.0)
-        nodes[b] = np.where(carries, np.where(made_N >= 0, sum_N, x_N), made_N)
+        op_N, sum_N = genes_KG[:, e], nodes[b]
+        out_N = trace.choose(graphs, op_N, [nodes[a]])
+        adds_N = (op_N != NONE) & (sum_N >= 0)
+        added_N = trace.step(np.where(adds_N, trace.kind("Add"), NO_OPERATOR), [sum_N, out_N], 1.0)
+        nodes[b] = np.where(op_N == NONE, sum_N, np.where(adds_N, added_N, out_N))
     cut_N = nodes[-1] < 0
-    zeros_N = trace.step(np.where(cut_N, MULTIPLY, NOTHING), [nodes[0]], 1.0)
-    out_N = np.where(cut_N, zeros_N, nodes[-1])
-    trace.keep(out_N)
-    return trace.peak(), trace.made_by_own(out_N)
+    zeros_N = trace.step(np.where(cut_N, trace.own(), NO_OPERATOR), [nodes[0]], 1.0)
+    last_N = np.where(cut_N, zeros_N, nodes[-1])
+    trace.keep(last_N)
+    return trace.peak(), trace.made_by_convolution(last_N)
 
 
 _SEQUENCES = 40  # of up to three operations that are neither none nor identity
@@ -363,21 +329,37 @@ def _ways(canonical_NG: Genes) -> Floats:
     return np.concatenate([sequences_NS, most_NC, fewest_NC, total_NC, count_N1, operations_NO], axis=1)
 
 
-def _conv(name: str, c_in: int, c_out: int, h: int, w: int, kernel: int, stride: int, *, norm: bool) -> Layer:
-    h_out, w_out = -(-h // stride), -(-w // stride)
-    weights = c_in * c_out * kernel * kernel
-    op = "pointwise" if kernel == 1 else "dense"
-    detail = f"{kernel}x{kernel}" + (f", stride {stride}" if stride > 1 else "")
-    params = weights + (2 * c_out if norm else 0)
-    return Layer(name, op, (c_in, h, w), (c_out, h_out, w_out), params, weights * h_out * w_out, detail)
+@lru_cache(maxsize=1 << 14)  # networks share most of their layers
+def _edge(name: str, source: str, shape: MapShape, op: int) -> tuple[NetworkNode, ...]:
+    """An operation on an edge: nothing, or a layer that keeps the shape."""
+    if op == NONE:
+        return ()
+    if op == SKIP:
+        return (Skip(name, (source,), shape),)
+    if op == POOL:
+        return (Pool2d(name, (source,), shape, "average", 3),)
+    return (Conv2d(name, (source,), shape, shape[0], 3 if op == CONV3 else 1, rectified=True),)
 
 
-def _residual(name: str, c_in: int, c_out: int, h: int, w: int) -> list[Layer]:
+def _cell(name: str, source: str, shape: MapShape, genes: Sequence[int]) -> list[NetworkNode]:
+    """A cell of canonical ``genes``: every node sums its edges as they come."""
+    out: list[NetworkNode] = []
+    sums: dict[int, str] = {0: source}
+    for (a, b), op in zip(EDGES, genes, strict=True):
+        if op != NONE:
+            out += _edge(f"{name}.edge{a}{b}", sums[a], shape, op)
+            if b in sums:
+                out.append(Add(f"{name}.node{b}.add{a}", (sums[b], out[-1].name), shape))
+            sums[b] = out[-1].name
+    return out or [Zeros(f"{name}.zeros", (source,), shape)]
+
+
+@lru_cache(maxsize=1 << 10)
+def _reduction(name: str, source: str, shape: MapShape, channels: int) -> tuple[NetworkNode, ...]:
     """ResNet's basic block with stride 2; its shortcut pools 2x2 and has a 1x1 convolution without batch norm."""
-    half = (-(-h // 2), -(-w // 2))
-    return [
-        _conv(f"{name}.conv1", c_in, c_out, h, w, 3, 2, norm=True),
-        _conv(f"{name}.conv2", c_out, c_out, *half, 3, 1, norm=True),
-        Layer(f"{name}.pool", "pool", (c_in, h, w), (c_in, *half), 0, 0, "2x2 average"),
-        _conv(f"{name}.shortcut", c_in, c_out, *half, 1, 1, norm=False),
-    ]
+    pool = Pool2d(f"{name}.pool", (source,), shape, "average", 2, 2)
+    conv1 = Conv2d(f"{name}.conv1", (source,), shape, channels, 3, 2, rectified=True)
+    conv2 = Conv2d(f"{name}.conv2", (conv1.name,), conv1.out_shape, channels, 3, rectified=True)
+    shortcut = Conv2d(f"{name}.shortcut", (pool.name,), pool.out_shape, channels, 1, norm=None)
+    add = Add(f"{name}.add", (conv2.name, shortcut.name), conv2.out_shape)
+    return (pool, conv1, conv2, shortcut, add)

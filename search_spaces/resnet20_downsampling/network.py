@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +13,8 @@ from nas.core.arch import Arch
 from nas.supernet import Supernet
 from search_spaces.layers.elastic import ElasticBatchNorm, ElasticConv, ElasticLinear
 
-if TYPE_CHECKING:
-    from search_spaces.resnet20_downsampling.space import Resnet20Downsampling
 
-
-class ConvNorm(nn.Module):
+class StridedConvNorm(nn.Module):
     """Convolution of any stride, batch norm."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int) -> None:
@@ -38,29 +36,29 @@ class ConvNorm(nn.Module):
         return [conv, self.norm.cut(self.c_out)]
 
 
-class SuperBlock(nn.Module):
+class ElasticBasicBlock(nn.Module):
     """Basic block of any stride. The shortcut is a 1x1 convolution where channels change, else it leaves pixels out."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
-        self.conv1, self.conv2 = ConvNorm(c_in, c_out, 3), ConvNorm(c_out, c_out, 3)
-        self.shortcut = ConvNorm(c_in, c_out, 1) if c_in != c_out else None
+        self.conv1, self.conv2 = StridedConvNorm(c_in, c_out, 3), StridedConvNorm(c_out, c_out, 3)
+        self.shortcut = StridedConvNorm(c_in, c_out, 1) if c_in != c_out else None
 
     def forward(self, x_BCHW: torch.Tensor, stride: int) -> torch.Tensor:
         """(B, c_in, H, W) -> (B, c_out, H/stride, W/stride)."""
         y = self.conv2(F.relu(self.conv1(x_BCHW, stride)))
-        past = x_BCHW[:, :, ::stride, ::stride] if self.shortcut is None else self.shortcut(x_BCHW, stride)
-        return F.relu(y + past)
+        shortcut = x_BCHW[:, :, ::stride, ::stride] if self.shortcut is None else self.shortcut(x_BCHW, stride)
+        return F.relu(y + shortcut)
 
-    def cut(self, stride: int) -> Block:
+    def cut(self, stride: int) -> BasicBlock:
         """The same with a fixed stride."""
-        past: nn.Module = nn.Identity() if stride == 1 else nn.MaxPool2d(1, stride)
+        shortcut: nn.Module = nn.Identity() if stride == 1 else nn.MaxPool2d(1, stride)
         if self.shortcut is not None:
-            past = nn.Sequential(*self.shortcut.cut(stride))
-        return Block(nn.Sequential(*self.conv1.cut(stride), nn.ReLU(), *self.conv2.cut()), past)
+            shortcut = nn.Sequential(*self.shortcut.cut(stride))
+        return BasicBlock(nn.Sequential(*self.conv1.cut(stride), nn.ReLU(), *self.conv2.cut()), shortcut)
 
 
-class Block(nn.Module):
+class BasicBlock(nn.Module):
     """A plain basic block."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
@@ -73,32 +71,35 @@ class Block(nn.Module):
 
 
 class Resnet20Supernet(Supernet):
-    """Weights of every network of ``space``, which all networks use whole; see ``nas.supernet`` for the contract."""
+    """Weights of every network of the space, which all networks use whole; see ``nas.supernet`` for the contract.
 
-    def __init__(self, space: Resnet20Downsampling, seed: int) -> None:
+    ``widths``: channels after the stem and after each block; ``strides``: the stride of each block in an architecture.
+    """
+
+    def __init__(
+        self, channels: int, widths: Sequence[int], classes: int, strides: Callable[[Arch], Sequence[int]], seed: int
+    ) -> None:
         super().__init__()
-        self.space = space
+        self.strides = strides
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.stem = ConvNorm(space.shape.channels, space.widths[0], 3)
-            self.blocks = nn.ModuleList(
-                SuperBlock(c_in, c_out) for c_in, c_out in zip(space.widths[:-1], space.widths[1:], strict=True)
-            )
-            self.classifier = ElasticLinear(space.widths[-1], space.shape.classes)
+            self.stem = StridedConvNorm(channels, widths[0], 3)
+            self.blocks = nn.ModuleList(ElasticBasicBlock(c_in, c_out) for c_in, c_out in pairwise(widths))
+            self.classifier = ElasticLinear(widths[-1], classes)
 
     def forward(self, x_BCHW: torch.Tensor, arch: Arch) -> torch.Tensor:
-        """(B, C, H, W) -> (B, classes), halving where ``arch`` says."""
+        """(B, C, H, W) -> (B, classes)."""
         y = F.relu(self.stem(x_BCHW))
-        for block, stride in zip(self.blocks, self.space.strides(arch), strict=True):
+        for block, stride in zip(self.blocks, self.strides(arch), strict=True):
             y = block(y, stride)
-        logits: torch.Tensor = self.classifier(y.mean((2, 3)), self.space.shape.classes)
+        logits: torch.Tensor = self.classifier(y.mean((2, 3)), self.classifier.out_features)
         return logits
 
     def subnet(self, arch: Arch) -> nn.Module:
         """A stand-alone network with copied weights."""
-        parts: list[nn.Module] = [*self.stem.cut(), nn.ReLU()]
-        for block, stride in zip(self.blocks, self.space.strides(arch), strict=True):
-            assert isinstance(block, SuperBlock)
-            parts.append(block.cut(stride))
-        classifier = self.classifier.cut(self.space.widths[-1], self.space.shape.classes)
-        return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), classifier).train(self.training)
+        modules: list[nn.Module] = [*self.stem.cut(), nn.ReLU()]
+        for block, stride in zip(self.blocks, self.strides(arch), strict=True):
+            assert isinstance(block, ElasticBasicBlock)
+            modules.append(block.cut(stride))
+        classifier = self.classifier.cut(self.classifier.in_features, self.classifier.out_features)
+        return nn.Sequential(*modules, nn.AdaptiveAvgPool2d(1), nn.Flatten(), classifier).train(self.training)

@@ -8,9 +8,8 @@ choose, so every network has the same weights. ``[4, 3, 3]`` counts the units at
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
-from math import prod
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,24 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.errors import InvalidInput
-from nas.core.liveness import chain
-from nas.core.ports import ImageShape, Layer
+from nas.core.layers import (
+    INPUT,
+    Add,
+    Conv2d,
+    GlobalAveragePool,
+    Layer,
+    Linear,
+    MapShape,
+    Network,
+    NetworkNode,
+    Relu,
+    Skip,
+)
+from nas.core.ports import ImageShape
+from nas.spaces.costs import COSTS, network_costs
 from search_spaces.identity import space_id
 from search_spaces.presets import resolved
 
-COSTS = ("params", "macs", "model_bytes", "peak_bytes")
-CONVOLUTIONS = ("dense", "pointwise")
 WIDTHS = 3  # groups of blocks with the same channels
 STATES = 5  # of a block: at the size of the input, halving it, at a half, halving that, at a quarter
 
@@ -118,55 +128,30 @@ class Resnet20Downsampling:
         """(channels, height, width), the data's own for every network."""
         return (self.shape.channels, self.shape.height, self.shape.width)
 
-    def layers(self, arch: Arch) -> list[Layer]:
-        """Every layer with its shapes, parameters and MACs, in order."""
-        h, w = self.shape.height, self.shape.width
-        out = [_conv("stem", self.shape.channels, self.widths[0], h, w, 3, 1)]
+    def network(self, arch: Arch) -> Network:
+        """The description of one network."""
+        shape = (self.shape.channels, self.shape.height, self.shape.width)
+        stem = Conv2d("stem", (INPUT,), shape, self.widths[0], 3)
+        nodes: list[NetworkNode] = [stem, Relu("stem.relu", (stem.name,), stem.out_shape)]
         for b, stride in enumerate(self.strides(arch)):
-            c_in, c_out = self.widths[b], self.widths[b + 1]
-            name, h_in, w_in = f"block{b + 1}", h, w
-            h, w = -(-h // stride), -(-w // stride)
-            out.append(_conv(f"{name}.conv1", c_in, c_out, h_in, w_in, 3, stride))
-            out.append(_conv(f"{name}.conv2", c_out, c_out, h, w, 3, 1))
-            if c_in != c_out:
-                out.append(_conv(f"{name}.shortcut", c_in, c_out, h_in, w_in, 1, stride))
-            else:
-                detail = "identity" if stride == 1 else "every other pixel"
-                out.append(Layer(f"{name}.shortcut", "skip", (c_in, h_in, w_in), (c_out, h, w), 0, 0, detail))
-        c, classes = self.widths[-1], self.shape.classes
-        return [
-            *out,
-            Layer("pool", "pool", (c, h, w), (c, 1, 1), 0, 0, "global average"),
-            Layer("classifier", "linear", (c, 1, 1), (classes, 1, 1), (c + 1) * classes, c * classes),
-        ]
+            nodes += _basic_block(f"block{b + 1}", nodes[-1].name, nodes[-1].out_shape, self.widths[b + 1], stride)
+        pool = GlobalAveragePool("pool", (nodes[-1].name,), nodes[-1].out_shape)
+        return Network(shape, (*nodes, pool, Linear("classifier", ("pool",), pool.out_shape, self.shape.classes)))
+
+    def layers(self, arch: Arch) -> list[Layer]:
+        """The layers of one network, in order."""
+        return self.network(arch).layers
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
         """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
         table = self._cost_table
-        found_NC = np.array([table[tuple(row)] for row in self.canonical(genes_NG).tolist()]).reshape(-1, len(COSTS))
-        return {name: found_NC[:, c] for c, name in enumerate(COSTS)}
+        rows_NC = np.array([table[tuple(row)] for row in self.canonical(genes_NG).tolist()]).reshape(-1, len(COSTS))
+        return {name: rows_NC[:, c] for c, name in enumerate(COSTS)}
 
     @cached_property
     def _cost_table(self) -> dict[tuple[int, ...], tuple[float, ...]]:
-        found: dict[tuple[int, ...], tuple[float, ...]] = {}
-        for genes in ((low, high) for high in range(self.depth - 1) for low in range(high + 1)):
-            layers = self.layers(Arch(self.name, genes))
-            # In the exported model, batch norm is a bias of the convolution before it; image mean and scale are held.
-            held = 2 * self.shape.channels + sum(x.params - (x.op in CONVOLUTIONS) * x.out_shape[0] for x in layers)
-            costs = (sum(x.params for x in layers), sum(x.macs for x in layers), 4 * held, 4 * self._peak(layers))
-            found[genes] = tuple(float(cost) for cost in costs)
-        return found
-
-    def _peak(self, layers: Sequence[Layer]) -> float:
-        """Numbers that live at once in the exported graph. A block holds its input beside two maps of its own until the
-        shortcut is taken, and then three maps while it adds."""
-        image = prod(layers[0].in_shape)
-        stem, last = prod(layers[0].out_shape), prod(layers[-2].in_shape)
-        maps = [(prod(a.in_shape), prod(a.out_shape)) for a in layers if a.name.endswith("conv1")]
-        blocks = [max(before, after) + 2 * after for before, after in maps]
-        channels = self.widths[-1]
-        tail = chain([last, channels, channels, self.shape.classes])
-        return max(chain([image, image, image, stem, stem]), *blocks, tail)
+        canonical = ((low, high) for high in range(self.depth - 1) for low in range(high + 1))
+        return {genes: tuple(map(float, network_costs(self.network(Arch(self.name, genes))))) for genes in canonical}
 
     def features(self, genes_NG: Genes) -> Floats:
         """What latency is learned from, shape (N, 5 * blocks): what each block does at which size. Latency is nearly
@@ -183,12 +168,19 @@ class Resnet20Downsampling:
         """A fresh supernet, weights drawn from ``seed``."""
         from search_spaces.resnet20_downsampling.network import Resnet20Supernet
 
-        return Resnet20Supernet(self, seed)
+        return Resnet20Supernet(self.shape.channels, self.widths, self.shape.classes, self.strides, seed)
 
 
-def _conv(name: str, c_in: int, c_out: int, h: int, w: int, kernel: int, stride: int) -> Layer:
-    h_out, w_out = -(-h // stride), -(-w // stride)
-    weights = c_in * c_out * kernel * kernel
-    op = "pointwise" if kernel == 1 else "dense"
-    detail = f"{kernel}x{kernel}" + (f", stride {stride}" if stride > 1 else "")
-    return Layer(name, op, (c_in, h, w), (c_out, h_out, w_out), weights + 2 * c_out, weights * h_out * w_out, detail)
+@lru_cache(maxsize=1 << 12)  # networks share most of their layers
+def _basic_block(name: str, source: str, in_shape: MapShape, channels: int, stride: int) -> tuple[NetworkNode, ...]:
+    """Two 3x3 convolutions, added to a shortcut: a 1x1 convolution where channels change, otherwise every pixel that
+    the stride leaves."""
+    x = (source,)
+    conv1 = Conv2d(f"{name}.conv1", x, in_shape, channels, 3, stride)
+    relu1 = Relu(f"{name}.relu1", (conv1.name,), conv1.out_shape)
+    conv2 = Conv2d(f"{name}.conv2", (relu1.name,), relu1.out_shape, channels, 3)
+    shortcut: NetworkNode = Skip(f"{name}.shortcut", x, in_shape, stride)
+    if in_shape[0] != channels:
+        shortcut = Conv2d(f"{name}.shortcut", x, in_shape, channels, 1, stride)
+    add = Add(f"{name}.add", (conv2.name, shortcut.name), conv2.out_shape)
+    return (conv1, relu1, conv2, shortcut, add, Relu(f"{name}.relu2", (add.name,), add.out_shape))

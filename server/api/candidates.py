@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Query, Response
 from nas.core.arch import Arch
 from nas.core.events import Origin
 from nas.core.fronts import Front, compute_front
+from nas.core.layers import summarise
 from nas.core.metrics import METRICS, OBJECTIVES, kind_of
 from nas.core.spec import SearchSpec
 from nas.schemas.candidates import (
@@ -83,7 +84,7 @@ def get_candidate(id: str, arch: str, store: CurrentStore, origin: Origin = "sea
         point=candidate,
         choices={d.name: d.choices[g] for d, g in zip(space.decisions, candidate.genes, strict=True)},
         input_shape=space.input_shape(architecture),
-        layers=[LayerSchema(**vars(layer)) for layer in space.layers(architecture)],
+        layers=[LayerSchema(**vars(summarise(layer))) for layer in space.layers(architecture)],
         artifacts=store.queries.artifacts(id, arch),
         cells=cells_of(space, architecture),
     )

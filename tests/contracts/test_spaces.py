@@ -11,11 +11,12 @@ import torch
 from nas.core import registry
 from nas.core.arch import Arch, as_archs, choice_counts, sample, space_size
 from nas.core.errors import InvalidSpec, UnknownName
+from nas.core.layers import layers_of
 from nas.core.ports import ImageShape, SearchSpace
 from nas.supernet import Supernet
 from nas.training.calibration import recalibrate
 from search_spaces.layers.elastic import ElasticDepthwise, depthwise_by_matmul
-from search_spaces.mobilenet_v3.space import PRESETS, MobileNetV3, SpaceParams, StageParams, block_layers, build
+from search_spaces.mobilenet_v3.space import PRESETS, MobileNetV3, SpaceParams, StageParams, build, inverted_residual
 
 PRESET = dict.fromkeys(("darts_cell", "mobilenet_v3", "nas_bench_201", "resnet20_downsampling"), "digits")
 SHAPE = ImageShape(1, 8, 8, 10)
@@ -184,15 +185,16 @@ def test_mobilenet_v3_large_from_the_same_blocks_has_its_published_size() -> Non
         (5, 960, 160, True, True, 1),
     ]
     stem = build({"preset": "imagenet", "resolutions": [224]}, ImageShape(3, 224, 224, 1000))
-    layers = [stem.layers(Arch("", (0,) * len(stem.decisions)))[0]]
-    c_in, size = 16, 112
+    smallest = stem.layers(Arch("", (0,) * len(stem.decisions)))
+    layers = [smallest[0]]
+    shape = (16, 112, 112)
     for i, (kernel, inner, c_out, se, hswish, stride) in enumerate(rows):
         stage = StageParams(width=c_out, stride=1 if stride == 1 else 2, act="hswish" if hswish else "relu", se=se)
-        block = block_layers(f"b{i}", c_in, c_out, size, stride, kernel, inner / c_in, stage)
-        layers += block if inner != c_in else block[1:]
-        c_in, size = c_out, block[-1].out_shape[1]
-    layers += stem.layers(Arch("", (0,) * len(stem.decisions)))[-4:]
-    assert c_in == 160
+        block = layers_of(inverted_residual(f"b{i}", "x", shape, c_out, stride, kernel, inner / shape[0], stage))
+        layers += block if inner != shape[0] else block[1:]
+        shape = block[-1].out_shape
+    layers += smallest[-4:]
+    assert shape[0] == 160
     assert sum(x.macs for x in layers) / 1e6 == pytest.approx(219, rel=0.02)
     assert sum(x.params for x in layers) / 1e6 == pytest.approx(5.4, rel=0.02)
 

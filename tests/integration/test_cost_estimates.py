@@ -21,7 +21,7 @@ from nas.core.events import Event, Progress, SearchState, StageFinished, fold_al
 from nas.core.ports import Problem, Resources
 from nas.core.spec import BudgetSpec, ObjectiveSpec, SearchSpec, StrategySpec
 from nas.engine import estimate_search_cost, run_search
-from nas.memory import forget_peak, peak_bytes
+from nas.peak_memory import peak_memory_bytes, reset_peak_memory
 from nas.schemas.dry_runs import CostEstimateSchema
 from nas.stages.estimate import EstimateStage, exceeds_space, most_inherited, profile_space
 from nas.stages.explore import ExploreStage
@@ -108,13 +108,13 @@ def test_short_work_is_repeated_and_long_work_is_not() -> None:
 def test_peak_memory_is_that_since_it_was_forgotten() -> None:
     size = 60_000_000
     np.ones(size, dtype=np.uint8)
-    forget_peak("cpu")
-    before = peak_bytes("cpu")
+    reset_peak_memory("cpu")
+    before = peak_memory_bytes("cpu")
     held = np.ones(size, dtype=np.uint8)
-    assert peak_bytes("cpu") - before == pytest.approx(held.nbytes, rel=0.3)
+    assert peak_memory_bytes("cpu") - before == pytest.approx(held.nbytes, rel=0.3)
     del held
-    forget_peak("cpu")
-    assert peak_bytes("cpu") - before < 0.5 * size
+    reset_peak_memory("cpu")
+    assert peak_memory_bytes("cpu") - before < 0.5 * size
 
 
 # Stages

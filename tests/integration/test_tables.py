@@ -25,8 +25,9 @@ from nas.core.arch import Arch, Decision, Floats, Genes, as_archs, one_hot, samp
 from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidData, InvalidInput, InvalidSpec
 from nas.core.events import Event, Measured, SearchState, StageFinished, fold_all
+from nas.core.layers import CustomLayer, Layer
 from nas.core.metrics import spearman
-from nas.core.ports import ImageShape, Layer
+from nas.core.ports import ImageShape
 from nas.core.spec import DeviceSpec, RooflineSpec, TableSpec, parse_spec
 from nas.schemas.devices import DeviceSchema
 from predictors.families.auto import AutoPredictor
@@ -67,7 +68,7 @@ class Layers(fakes.TinySpace):
         return {"params": 1.0 + genes_NG.sum(1), "macs": 1e4 * (1.0 + genes_NG.sum(1))}
 
     def layers(self, arch: Arch) -> list[Layer]:
-        return [Layer("l", "conv", (1, 8, 8), (4, 8, 8), 10 * (1 + g), 1000 * (1 + g)) for g in arch.genes]
+        return [CustomLayer("l", (), (1, 8, 8), (4, 8, 8), "conv", 10 * (1 + g), 1000 * (1 + g)) for g in arch.genes]
 
 
 TINY = fakes.TinySpace({}, ImageShape(1, 8, 8, 10))

@@ -27,6 +27,7 @@ from nas.core.device import DeviceProfile
 from nas.core.drift import Reading, drift_of
 from nas.core.errors import Conflict
 from nas.core.events import Refitted, StatusChanged, encode
+from nas.core.layers import summarise
 from nas.core.lifecycle import ENDED, LEASED, Verb, check_transition, check_verb
 from nas.core.metrics import METRICS, kendall, spearman
 from nas.core.ports import ImageShape
@@ -499,7 +500,7 @@ class FakeSearch:
             point=point,
             choices={d.name: d.choices[g] for d, g in zip(SPACE.decisions, point.genes, strict=True)},
             input_shape=SPACE.input_shape(net),
-            layers=[LayerSchema(**asdict(x)) for x in SPACE.layers(net)],
+            layers=[LayerSchema(**asdict(summarise(x))) for x in SPACE.layers(net)],
             artifacts=[a for a in self.artifacts() if a.arch == arch],
         )
 

@@ -34,7 +34,8 @@ from nas.core.events import (
     Warned,
     encode,
 )
-from nas.core.ports import ImageShape, Layer, Lease, Verdict
+from nas.core.layers import CustomLayer, Layer
+from nas.core.ports import ImageShape, Lease, Verdict
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, StrategySpec
 from server.store.store import Store
 
@@ -70,7 +71,7 @@ class TinySpace:
         return genes_NG.astype(np.float64)
 
     def layers(self, arch: Arch) -> list[Layer]:
-        return [Layer("only", "dense", (1, 8, 8), (4, 8, 8), 40, 400)]
+        return [CustomLayer("only", ("input",), (1, 8, 8), (4, 8, 8), "dense", 40, 400)]
 
     def input_shape(self, arch: Arch) -> tuple[int, int, int]:
         return (self.shape.channels, 8, 8)

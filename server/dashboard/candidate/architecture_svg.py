@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -57,8 +56,8 @@ def _tags(name: str, layers: Sequence[LayerSchema], choices: Mapping[str, int | 
     chosen = {key.rpartition(".")[2]: value for key, value in choices.items() if key.rpartition(".")[0] == name}
     tags = [f"{_LETTERS.get(key, key + ' ')}{plain(value)}" for key, value in chosen.items()]
     if not tags:
-        kernels = [m.group(1) for x in layers if (m := re.match(r"(\d+)x\1\b", x.detail))]
-        tags = [f"k{max(kernels, key=int)}"] if kernels else [layers[0].op] if layers[0].op != name else []
+        kernels = [x.kernel for x in layers if x.kernel is not None]
+        tags = [f"k{max(kernels)}"] if kernels else [layers[0].op] if layers[0].op != name else []
     if any(x.op == "se" for x in layers):
         tags.append("SE")
     return tuple(tags)

@@ -17,7 +17,8 @@ from benchmarks._cifar import small_cifar
 from benchmarks._kept import Kept
 from nas.core.arch import as_archs, every
 from nas.core.ports import Dataset, ImageShape, Split
-from search_spaces.nas_bench_201.space import OPERATIONS, active_edges, build, from_string, to_string
+from search_spaces.nas_bench_201.cell import OPERATIONS, active_edges, from_string, to_string
+from search_spaces.nas_bench_201.space import build
 
 TINY = nb.Setting(64, 8, 4, 1, 1, 0, 16, 0.1, 0.0, 4, 0, 2, 1, 0.1, 0.3)
 SPACE = build({"channels": 4, "cells": 1}, ImageShape(3, 8, 8, 10))

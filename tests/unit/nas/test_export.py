@@ -28,7 +28,8 @@ from nas import export, exported_run
 from nas.core.arch import Arch, Decision
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
 from nas.core.errors import ExportMismatch, InvalidInput
-from nas.core.ports import Dataset, ImageShape, Layer, Split
+from nas.core.layers import CustomLayer, Layer
+from nas.core.ports import Dataset, ImageShape, Split
 from tests.support.paths import ROOT
 
 SHAPE = (3, 12, 12)
@@ -232,7 +233,7 @@ class Space:
     shape = ImageShape(3, 12, 12, 5)
 
     def layers(self, arch: Arch) -> list[Layer]:
-        return [Layer("stem", "conv", (3, 8, 8), (16, 4, 4), 432, 6912)]
+        return [CustomLayer("stem", ("input",), (3, 8, 8), (16, 4, 4), "conv", 432, 6912)]
 
     def input_shape(self, arch: Arch) -> tuple[int, int, int]:
         return (3, 8, 8)

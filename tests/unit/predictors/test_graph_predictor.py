@@ -20,7 +20,7 @@ from predictors.families.graph import GraphNetwork, Wiring
 from predictors.onboarding.fitting import fit_networks
 from predictors.onboarding.refit import refitted
 from predictors.storage import Known, dump_predictor, load_predictor
-from search_spaces.nas_bench_201.space import EDGES, NODES, active_edges
+from search_spaces.nas_bench_201.cell import EDGES, NODES, active_edges
 
 SHAPE = ImageShape(1, 8, 8, 10)
 SPACES = [

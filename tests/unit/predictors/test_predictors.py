@@ -17,8 +17,9 @@ from nas.core.arch import Arch, Floats, as_archs, sample
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
 from nas.core.errors import InvalidInput, InvalidSpec, MeasurementRefused
 from nas.core.events import Event, SearchState, fold_all
+from nas.core.layers import Layer
 from nas.core.metrics import mape
-from nas.core.ports import ImageShape, Layer, SearchSpace, predict_latency
+from nas.core.ports import ImageShape, SearchSpace, predict_latency
 from nas.core.spec import DeviceSpec, parse_spec
 from predictors.calibration import upper_factor
 from predictors.families.bayesian_linear import BayesianLinear, Prior

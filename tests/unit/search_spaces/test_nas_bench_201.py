@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from nas.core.arch import Arch
 from nas.core.errors import InvalidInput, InvalidSpec, UnknownName
 from nas.core.ports import ImageShape
-from search_spaces.nas_bench_201.space import (
+from search_spaces.nas_bench_201.cell import (
     CONV1,
     CONV3,
     EDGES,
@@ -21,10 +21,10 @@ from search_spaces.nas_bench_201.space import (
     OPERATIONS,
     SKIP,
     active_edges,
-    build,
     from_string,
     to_string,
 )
+from search_spaces.nas_bench_201.space import build
 from tests.support.paths import ROOT
 
 CIFAR = ImageShape(3, 32, 32, 10)
@@ -123,7 +123,7 @@ def plain_mix(net: Any, x: torch.Tensor, weights: torch.Tensor, edges: torch.Ten
             for b in (1, 2, 3):
                 nodes.append(sum(mixed(cell, e, nodes[a]) for e, (a, end) in enumerate(EDGES) if end == b))
             y = nodes[-1]
-    return net.classifier(F.relu(net.norm(y)).mean((2, 3)), net.space.shape.classes)
+    return net.classifier(F.relu(net.norm(y)).mean((2, 3)), net.classifier.out_features)
 
 
 @pytest.mark.parametrize("partial", [1, 4])

@@ -12,7 +12,8 @@ from nas.core.arch import Floats, Genes, sample
 from nas.core.pareto import hypervolume, non_dominated
 from nas.core.ports import Explorer, History, ImageShape
 from nas.explorers import bayesian, nsga2, random
-from search_spaces.nas_bench_201.space import NasBench201, SpaceParams, from_string
+from search_spaces.nas_bench_201.cell import from_string
+from search_spaces.nas_bench_201.space import NasBench201, SpaceParams
 from tests.unit.nas.explorers.test_explorers import explored, feasible_volume, no_history, planted, space_of
 
 TABLE = Path(ROOT.parent, "shared", "data", "nb201.npz")

@@ -25,7 +25,8 @@ from nas.training.gradient.outer import first_order, second_order
 from nas.training.gradient.pruning import Pressure, penalty, shares, survivors
 from nas.training.gradient.sharpness import dominant_eigenvalue, stop_epoch
 from nas.training.gradient.teachers import distillation, vote
-from search_spaces.nas_bench_201.space import CONV3, NONE, SKIP, NasBench201, build
+from search_spaces.nas_bench_201.cell import CONV3, NONE, SKIP
+from search_spaces.nas_bench_201.space import NasBench201, build
 
 SPACE: NasBench201 = build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
 FULL = torch.ones(SPACE.relaxation.shape, dtype=torch.bool)

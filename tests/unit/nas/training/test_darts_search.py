@@ -17,7 +17,8 @@ from nas.training.gradient.search import Reading, Resource, Search, Step, search
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
 from search_spaces.darts_cell import space as darts_cell
-from search_spaces.nas_bench_201.space import CONV3, NONE, SKIP, build
+from search_spaces.nas_bench_201.cell import CONV3, NONE, SKIP
+from search_spaces.nas_bench_201.space import build
 
 TINY = {"epochs": 2, "tune_epochs": 1, "batch_size": 20, "select_epochs": 1}
 

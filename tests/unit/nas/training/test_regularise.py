@@ -16,9 +16,10 @@ from nas.datasets import digits
 from nas.training.alone import Alone, AloneRecipe
 from nas.training.pipeline import Pipeline
 from nas.training.regularise import auxiliary_of, drop, dropped, paths_of
-from search_spaces.darts_cell.space import build, from_genotype
+from search_spaces.darts_cell.cell import from_genotype
+from search_spaces.darts_cell.space import build
 from search_spaces.mobilenet_v3.space import build as mobile
-from search_spaces.nas_bench_201.space import CONV3, NONE, SKIP
+from search_spaces.nas_bench_201.cell import CONV3, NONE, SKIP
 from search_spaces.nas_bench_201.space import build as bench201
 from tests.unit.search_spaces.test_darts_cell import DARTS_V2
 

@@ -14,6 +14,7 @@ from nas.core.arch import Arch, choice_counts, sample
 from nas.core.cells import CellGraph
 from nas.core.ports import ImageShape
 from nas.core.relaxation import is_relaxed
+from search_spaces.darts_cell.cell import node_inputs
 from server.api.catalog import cell_schemas, cells_of
 from server.dashboard.candidate import cell_svg
 from server.dashboard.candidate.cell_svg import Arc
@@ -63,7 +64,7 @@ def test_the_cells_of_a_network_are_its_own() -> None:
         for kind, drawn in (("normal", normal), ("reduce", reduction)):
             expected = {
                 (a, node + 2, darts.relaxation.operations[op])
-                for node, pair in enumerate(darts.chosen(genes, kind))
+                for node, pair in enumerate(node_inputs(genes, kind))
                 for a, op in pair
             }
             assert {(a.start, a.end, a.operation) for a in cell_svg.chosen(drawn)} == expected

@@ -1,7 +1,7 @@
 """Costs, features, graph encodings and layers of every space, compared bit by bit with recorded values.
 
 Stored predictors were fitted to these features, and stored layer tables are keyed by these layers: none may change.
-``python -m tests.test_space_figures`` records a new space; an existing record is never overwritten.
+``python -m tests.contracts.test_space_figures`` records a new space; an existing record is never overwritten.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The most memory that this process, or its GPU, has held since a moment."""
+"""Peak memory of this process, or of its GPU, since a reset."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ _CLEAR = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
 
-def forget_peak(torch_device: str) -> None:
-    """Counts from now on. Where the system does not allow that, the peak is that of the whole process."""
+def reset_peak_memory(torch_device: str) -> None:
+    """Start counting. Where the operating system does not allow it, the peak is that of the process's whole life."""
     if torch_device.startswith("cuda"):
         import torch
 
         torch.cuda.reset_peak_memory_stats(torch_device)
     with contextlib.suppress(OSError):
-        _CLEAR.write_text("5")  # the resident set's high-water mark; see proc(5)
+        _CLEAR.write_text("5")  # resets the high-water mark of the resident set; see proc(5)
 
 
-def peak_bytes(torch_device: str) -> int:
-    """Of a GPU what torch has held there, else the resident set of this process, libraries and data included."""
+def peak_memory_bytes(torch_device: str) -> int:
+    """The most that torch held on a GPU, or the largest resident set of this process, libraries and data included."""
     if torch_device.startswith("cuda"):
         import torch
 

@@ -1,0 +1,445 @@
+"""Typed layers, and a network as a list of them: the one description from which everything else is derived.
+
+Derived are parameters and MACs (here), weights and activation memory of the exported model
+(``nas.spaces.exported_graph``), tables for whole populations, features of predictors, the drawing on the dashboard, and
+the ONNX model of a single layer. Shapes are (channels, height, width). A layer names the layers whose outputs it reads
+in ``inputs``; ``INPUT`` is the network's own input.
+
+A layer is what a runtime executes as one unit: a convolution with the ReLU before it and the batch norm, activation and
+skip connection after it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+from nas.core.errors import InvalidInput
+
+MapShape = tuple[int, int, int]
+Activation = Literal["relu", "hswish"]
+Normalisation = Literal["affine", "plain"]  # batch norm with and without scale and shift
+
+INPUT = "input"
+_TEXT: dict[Activation | None, str] = {"relu": "ReLU", "hswish": "h-swish", None: ""}
+
+
+@dataclass(frozen=True)
+class LayerBase(ABC):
+    """What all kinds of layers share. A kind overrides what differs from its defaults."""
+
+    name: str
+    inputs: tuple[str, ...]
+    in_shape: MapShape
+
+    @property
+    @abstractmethod
+    def op(self) -> str:
+        """Kind of operation, by which predictors sum layers."""
+
+    @property
+    @abstractmethod
+    def detail(self) -> str:
+        """Text for people. It is part of the keys of stored layer tables, so it must not change."""
+
+    @property
+    def out_shape(self) -> MapShape:
+        """(channels, height, width) of its output."""
+        return self.in_shape
+
+    @property
+    def params(self) -> int:
+        """Number of parameters."""
+        return 0
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image; only multiplications by weights count."""
+        return 0
+
+    @property
+    def window(self) -> int | None:
+        """Side of its square window, None without one."""
+        return None
+
+
+def _norm_params(norm: Normalisation | None, channels: int) -> int:
+    return 2 * channels if norm == "affine" else 0
+
+
+def _strided(shape: MapShape, channels: int, stride: int) -> MapShape:
+    return channels, -(-shape[1] // stride), -(-shape[2] // stride)
+
+
+@dataclass(frozen=True)
+class Conv2d(LayerBase):
+    """A convolution without bias and with "same" padding. ``rectified``: it reads the ReLU of its input. After it come
+    ``norm``, ``activation`` and, with ``residual``, the sum with the output of the layer of that name."""
+
+    out_channels: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    rectified: bool = False
+    norm: Normalisation | None = "affine"
+    activation: Activation | None = None
+    residual: str | None = None
+
+    @property
+    def op(self) -> str:
+        """``depthwise`` (grouped), ``pointwise`` (1x1) or ``dense``."""
+        return "depthwise" if self.groups > 1 else "pointwise" if self.kernel == 1 else "dense"
+
+    @cached_property
+    def detail(self) -> str:
+        """Such as ``3x3 ReLU, stride 2``."""
+        text = f"{self.kernel}x{self.kernel} {_TEXT[self.activation]}{'+ input' if self.residual else ''}".strip()
+        text += f", dilation {self.dilation}" if self.dilation > 1 else ""
+        # Ungrouped convolutions with an activation never named their stride in stored keys; their shapes tell it.
+        named = self.stride > 1 and (self.groups > 1 or self.activation is None)
+        return text + (f", stride {self.stride}" if named else "")
+
+    @cached_property
+    def out_shape(self) -> MapShape:
+        """(out_channels, height / stride, width / stride), rounded up."""
+        return _strided(self.in_shape, self.out_channels, self.stride)
+
+    @cached_property
+    def weights(self) -> int:
+        """Numbers in the filters."""
+        return self.in_shape[0] // self.groups * self.out_channels * self.kernel**2
+
+    @cached_property
+    def params(self) -> int:
+        """Filters, and scale and shift of an affine batch norm."""
+        return self.weights + _norm_params(self.norm, self.out_channels)
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        _, height, width = self.out_shape
+        return self.weights * height * width
+
+    @property
+    def window(self) -> int:
+        """The kernel."""
+        return self.kernel
+
+
+@dataclass(frozen=True)
+class ShiftedConv2d(LayerBase):
+    """The second half of a factorized reduction: ReLU, then a 1x1 convolution of stride 2 on the map without its first
+    row and column, concatenated after the output of the first half; then batch norm.
+
+    ``inputs``: the map, and the first half, which has half of ``out_channels``.
+    """
+
+    out_channels: int
+    norm: Normalisation | None = "affine"
+
+    op = "pointwise"
+    detail = "1x1, stride 2, one pixel on"
+
+    @cached_property
+    def out_shape(self) -> MapShape:
+        """Of both halves: (out_channels, height / 2, width / 2), rounded up."""
+        return _strided(self.in_shape, self.out_channels, 2)
+
+    @cached_property
+    def weights(self) -> int:
+        """Numbers in the filters."""
+        return self.in_shape[0] * (self.out_channels // 2)
+
+    @cached_property
+    def params(self) -> int:
+        """Filters, and scale and shift of an affine batch norm."""
+        return self.weights + _norm_params(self.norm, self.out_channels)
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        _, height, width = self.out_shape
+        return self.weights * height * width
+
+    @property
+    def window(self) -> int:
+        """1."""
+        return 1
+
+
+@dataclass(frozen=True)
+class SqueezeExcite(LayerBase):
+    """Squeeze-excite with ReLU and h-sigmoid over ``squeezed`` channels (MobileNetV3, section 5.3)."""
+
+    squeezed: int
+
+    op = "se"
+
+    @cached_property
+    def detail(self) -> str:
+        """Such as ``squeeze-excite 16``."""
+        return f"squeeze-excite {self.squeezed}"
+
+    @cached_property
+    def params(self) -> int:
+        """Two fully connected layers with bias."""
+        return self.macs + self.in_shape[0] + self.squeezed
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of the two fully connected layers."""
+        return 2 * self.in_shape[0] * self.squeezed
+
+
+@dataclass(frozen=True)
+class Linear(LayerBase):
+    """A fully connected layer on a map of one pixel."""
+
+    out_features: int
+    bias: bool = True
+    activation: Activation | None = None
+
+    op = "linear"
+
+    @cached_property
+    def detail(self) -> str:
+        """The activation, or nothing."""
+        return _TEXT[self.activation]
+
+    @cached_property
+    def out_shape(self) -> MapShape:
+        """(out_features, 1, 1)."""
+        return self.out_features, 1, 1
+
+    @cached_property
+    def params(self) -> int:
+        """Weights and bias."""
+        return self.macs + (self.out_features if self.bias else 0)
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return self.in_shape[0] * self.out_features
+
+
+@dataclass(frozen=True)
+class Pool2d(LayerBase):
+    """Average or maximum of square windows; padding is not counted, and a window of 2 has none. ``norm``: a batch norm
+    after it."""
+
+    mode: Literal["average", "max"]
+    kernel: int
+    stride: int = 1
+    norm: Normalisation | None = None
+
+    op = "pool"
+
+    @cached_property
+    def detail(self) -> str:
+        """Such as ``3x3 max, stride 2``; a stride equal to the kernel is not named."""
+        named = 1 < self.stride != self.kernel
+        return f"{self.kernel}x{self.kernel} {self.mode}" + (f", stride {self.stride}" if named else "")
+
+    @cached_property
+    def out_shape(self) -> MapShape:
+        """(channels, height / stride, width / stride), rounded up."""
+        return _strided(self.in_shape, self.in_shape[0], self.stride)
+
+    @cached_property
+    def params(self) -> int:
+        """Scale and shift of an affine batch norm."""
+        return _norm_params(self.norm, self.in_shape[0])
+
+    @property
+    def window(self) -> int:
+        """The kernel."""
+        return self.kernel
+
+
+@dataclass(frozen=True)
+class GlobalAveragePool(LayerBase):
+    """The mean over height and width. ``flatten``: in the exported model, a pool and a flattening; otherwise a mean."""
+
+    flatten: bool = True
+
+    op = "pool"
+    detail = "global average"
+
+    @cached_property
+    def out_shape(self) -> MapShape:
+        """(channels, 1, 1)."""
+        return self.in_shape[0], 1, 1
+
+
+@dataclass(frozen=True)
+class BatchNorm(LayerBase):
+    """An affine batch norm and a ReLU."""
+
+    op = "norm"
+    detail = "batch norm, ReLU"
+
+    @cached_property
+    def params(self) -> int:
+        """Scale and shift."""
+        return 2 * self.in_shape[0]
+
+
+@dataclass(frozen=True)
+class Skip(LayerBase):
+    """Passes its input on: all of it, or every ``stride``-th pixel."""
+
+    stride: int = 1
+
+    op = "skip"
+
+    @cached_property
+    def detail(self) -> str:
+        """``identity`` or ``every other pixel``."""
+        return "identity" if self.stride == 1 else "every other pixel"
+
+    @cached_property
+    def out_shape(self) -> MapShape:
+        """(channels, height / stride, width / stride), rounded up."""
+        return _strided(self.in_shape, self.in_shape[0], self.stride)
+
+
+@dataclass(frozen=True)
+class Concat(LayerBase):
+    """Maps of one shape, joined along their channels. ``in_shape`` is that of each of its inputs."""
+
+    op = "concat"
+
+    @cached_property
+    def detail(self) -> str:
+        """Such as ``4 nodes``."""
+        return f"{len(self.inputs)} nodes"
+
+    @cached_property
+    def out_shape(self) -> MapShape:
+        """(channels of all inputs, height, width)."""
+        channels, height, width = self.in_shape
+        return len(self.inputs) * channels, height, width
+
+
+@dataclass(frozen=True)
+class CustomLayer:
+    """A layer of a plug-in, of a kind that this file lacks: it is counted and drawn, but there is neither an ONNX model
+    of it alone nor its activation memory."""
+
+    name: str
+    inputs: tuple[str, ...]
+    in_shape: MapShape
+    out_shape: MapShape
+    op: str
+    params: int
+    macs: int
+    detail: str = ""
+    window: int | None = None
+
+
+Layer: TypeAlias = (
+    Conv2d
+    | ShiftedConv2d
+    | SqueezeExcite
+    | Linear
+    | Pool2d
+    | GlobalAveragePool
+    | BatchNorm
+    | Skip
+    | Concat
+    | CustomLayer
+)
+
+
+@dataclass(frozen=True)
+class Add:
+    """The sum of two maps of one shape."""
+
+    name: str
+    inputs: tuple[str, str]
+    out_shape: MapShape
+
+
+@dataclass(frozen=True)
+class Relu:
+    """A ReLU that is part of no layer."""
+
+    name: str
+    inputs: tuple[str]
+    out_shape: MapShape
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Its input times zero: the output of a cell without a path from input to output."""
+
+    name: str
+    inputs: tuple[str]
+    out_shape: MapShape
+
+
+NetworkNode: TypeAlias = Layer | Add | Relu | Zeros  # what is not a layer appears neither in tables nor in drawings
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as its nodes in the order of the exported model; each reads earlier ones by name."""
+
+    input_shape: MapShape
+    nodes: tuple[NetworkNode, ...]
+
+    def check(self) -> None:
+        """Raises InvalidInput if a node reads one that does not come before it, or if two share a name."""
+        names = {INPUT}
+        for node in self.nodes:
+            missing = [name for name in node.inputs if name not in names]
+            if missing:
+                raise InvalidInput(f"node {node.name!r}: expected {missing[0]!r} before it")
+            if node.name in names:
+                raise InvalidInput(f"node {node.name!r}: expected a name of its own")
+            names.add(node.name)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Its nodes that are layers."""
+        return layers_of(self.nodes)
+
+    @property
+    def blocks(self) -> dict[str, dict[str, Layer]]:
+        """Its layers with a dotted name: by all before the last dot, then by what is after it."""
+        grouped: dict[str, dict[str, Layer]] = {}
+        for layer in self.layers:
+            block, _, part = layer.name.rpartition(".")
+            if block:
+                grouped.setdefault(block, {})[part] = layer
+        return grouped
+
+
+def layers_of(nodes: Iterable[NetworkNode]) -> list[Layer]:
+    """The nodes that are layers."""
+    return [node for node in nodes if not isinstance(node, Add | Relu | Zeros)]
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer in reports, drawings and REST. ``kernel``: side of its square window, None without one."""
+
+    name: str
+    op: str
+    in_shape: MapShape
+    out_shape: MapShape
+    params: int
+    macs: int
+    detail: str = ""
+    kernel: int | None = None
+
+
+def summarise(layer: Layer) -> LayerSummary:
+    """The summary of a layer of any kind."""
+    return LayerSummary(
+        layer.name, layer.op, layer.in_shape, layer.out_shape, layer.params, layer.macs, layer.detail, layer.window
+    )

@@ -1,0 +1,1 @@
+"""What search spaces are made of: everything that is derived from typed layers. No torch."""

@@ -1,0 +1,115 @@
+"""The cells of DARTS: their operations and edges, where each stands in a network, and genotypes as the paper's code
+writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+from nas.core.arch import Genes
+from nas.core.cells import CellEdge, CellGraph
+from nas.core.errors import InvalidInput
+
+# Cheapest first. The last seven are what an edge of a network can carry.
+OPERATIONS = (
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+)
+NONE, MAX, AVG, SKIP, DIL3, DIL5, SEP3, SEP5 = range(8)
+NODES = 4
+
+CellKind = Literal["normal", "reduce"]
+KINDS: tuple[CellKind, ...] = ("normal", "reduce")
+PAIRS = tuple(tuple(combinations(range(node + 2), 2)) for node in range(NODES))  # inputs of each node
+EDGES = tuple((a, node) for node in range(NODES) for a in range(node + 2))  # from state, to node
+CELLS = tuple(
+    CellGraph(
+        name,
+        ("cell −2", "cell −1", *map(str, range(NODES)), "out"),
+        (
+            *(CellEdge(a, node + 2, f"{kind}.state{a}.node{node}") for a, node in EDGES),
+            *(CellEdge(node + 2, NODES + 2) for node in range(NODES)),
+        ),
+        OPERATIONS,
+        inputs=2,
+    )
+    for kind, name in zip(KINDS, ("normal cell", "reduction cell"), strict=True)
+)
+Genotype = Mapping[CellKind, tuple[tuple[str, int], ...]]
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """Where a cell stands: channels of its two inputs and of its nodes, and its map *before* it reduces. ``halve``:
+    height and width of the older input where these are still those before the last cell reduced them."""
+
+    name: str
+    kind: CellKind
+    c_older: int
+    c_newer: int
+    channels: int
+    height: int
+    width: int
+    halve: tuple[int, int] | None
+
+    @property
+    def after(self) -> tuple[int, int]:
+        """Height and width of its nodes."""
+        if self.kind == "normal":
+            return self.height, self.width
+        return -(-self.height // 2), -(-self.width // 2)
+
+    @property
+    def node_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of its nodes."""
+        return self.channels, *self.after
+
+    def state_shape(self, from_input: bool) -> tuple[int, int, int]:
+        """(channels, height, width) of the two states that are inputs, or of its nodes."""
+        return (self.channels, self.height, self.width) if from_input else self.node_shape
+
+    def stride(self, state: int) -> int:
+        """Of an operation on a state: the two inputs of a reduction cell are halved."""
+        return 2 if self.kind == "reduce" and state < 2 else 1
+
+
+def node_inputs(genes_G: Genes | Sequence[int], kind: CellKind) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """The two (state, operation) of each node of a kind of cell, operations as indices of ``OPERATIONS``."""
+    first = KINDS.index(kind) * 3 * NODES
+    out = []
+    for node in range(NODES):
+        pair, op_a, op_b = (int(g) for g in genes_G[first + 3 * node : first + 3 * node + 3])
+        a, b = PAIRS[node][pair]
+        out.append(((a, op_a + 1), (b, op_b + 1)))
+    return tuple(out)
+
+
+def genotype(genes_G: Genes | Sequence[int]) -> dict[CellKind, tuple[tuple[str, int], ...]]:
+    """A network in the notation of the paper's code: per kind of cell eight (operation, state), two per node."""
+    return {kind: tuple((OPERATIONS[op], a) for pair in node_inputs(genes_G, kind) for a, op in pair) for kind in KINDS}
+
+
+def from_genotype(cells: Genotype) -> tuple[int, ...]:
+    """The genes of a genotype. Raises InvalidInput for one that is none."""
+    genes: list[int] = []
+    for kind in KINDS:
+        cell = cells.get(kind, ())
+        if len(cell) != 2 * NODES or any(op not in OPERATIONS[1:] for op, _ in cell):
+            names = ", ".join(OPERATIONS[1:])
+            raise InvalidInput(
+                f"{kind} cell: expected {2 * NODES} pairs of an operation ({names}) and a state, got {cell}"
+            )
+        for node in range(NODES):
+            (op_a, a), (op_b, b) = sorted(cell[2 * node : 2 * node + 2], key=lambda pair: pair[1])
+            if (a, b) not in PAIRS[node]:
+                raise InvalidInput(f"{kind} cell, node {node}: expected two states below {node + 2}, got {a} and {b}")
+            genes += [PAIRS[node].index((a, b)), OPERATIONS.index(op_a) - 1, OPERATIONS.index(op_b) - 1]
+    return tuple(genes)
