@@ -28,9 +28,9 @@ from nas.core.metrics import kendall
 from nas.core.ports import Dataset, ImageShape, SearchSpace, Split
 from nas.supernet import Supernet
 from nas.training.calibration import recalibrate, score
-from nas.training.fewshot.matching import match_all, matched_split
-from nas.training.fewshot.partition import exhaustive_split, random_split, sample_part
-from nas.training.fewshot.routed import inherit
+from nas.training.fewshot.matching import match_decisions, split_by_matching
+from nas.training.fewshot.partition import exhaustive_split, random_split, sample_subspace
+from nas.training.fewshot.routed_supernet import split_supernet
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, TrainState, train, uniform
 from search_spaces.nas_bench_201.cell import from_string
@@ -117,20 +117,20 @@ def one_seed(s: Setting, archive: Path, table: Path, device: str, seed: int) -> 
         rows = np.random.default_rng((seed, repeat)).permutation(s.images)[: s.batch].astype(np.int64)
         return pipeline.augmented(data.train, rows, s.size, repeat)
 
-    found = list(match_all(warm, space, batch, (), BATCHES, seed))
+    found = list(match_decisions(warm, space, batch, (), BATCHES, seed))
     divided = {
         "random_split": random_split(space, PARTS, np.random.default_rng((seed, 20))),
         "exhaustive": exhaustive_split(space, [space.decisions[0].name], 5),
-        "gradient_matching": matched_split(found, PARTS),
+        "gradient_matching": split_by_matching(found, PARTS),
     }
     nets: dict[str, Supernet] = {"after_warmup": warm, "one_shot": one}
     for method, partition in divided.items():
-        nets[method] = routed = inherit(space, partition, warm)
+        nets[method] = routed = split_supernet(space, partition, warm)
         steps[method] = warmed
         epochs = (s.epochs - s.warmup) // partition.size
-        for part, net in enumerate(routed.parts):
+        for part, net in enumerate(routed.sub_supernets):
             assert isinstance(net, Supernet)
-            own = partial(sample_part, partition, part)
+            own = partial(sample_subspace, partition, part)
             steps[method] += fit(net.to(device), epochs=epochs, lr=s.part_lr, seed=seed + 1000 * (part + 1), sample=own)
     train_s = time.process_time() - begun
     calibration = Split(data.train.images_NCHW[: s.calibration], data.train.labels_N[: s.calibration])

@@ -96,13 +96,13 @@ Search = Callable[[Table, int, int, Floats | None], Genes]
 
 
 def asked(table: Table, genes_NG: Genes, cost_K: Floats | None) -> History:
-    """What the queries told: validation losses, and the known cost beside them."""
+    """Validation losses of the queries, with the exact cost as second column."""
     keys = table.keys(genes_NG)
     columns = [-table.validation_K[keys]] + ([] if cost_K is None else [cost_K[keys]])
     return History(genes_NG, np.stack(columns, axis=1), (~table.connected_K[keys]).astype(np.float64))
 
 
-def known(table: Table, cost_K: Floats | None) -> bayesian.Known:
+def exact_losses(table: Table, cost_K: Floats | None) -> bayesian.ExactLosses:
     """Latency, and whether the cell is connected at all; no accuracy."""
 
     def tell(genes_NG: Genes) -> tuple[Floats, Floats]:
@@ -129,7 +129,9 @@ def by_model(table: Table, seed: int, queries: int, cost_K: Floats | None) -> Ge
     while len(genes_NG) < queries:
         n = min(batch, queries - len(genes_NG))
         history = asked(table, genes_NG, cost_K)
-        genes_NG = np.concatenate([genes_NG, bayesian.propose(table.space, history, rng, n, known(table, cost_K))])
+        genes_NG = np.concatenate(
+            [genes_NG, bayesian.propose(table.space, history, rng, n, exact_losses(table, cost_K))]
+        )
     return genes_NG
 
 
@@ -167,7 +169,9 @@ def by_evolution(table: Table, seed: int, queries: int, cost_K: Floats | None) -
 def chosen(table: Table, genes_NG: Genes, cost_K: Floats | None, *, denoise: bool) -> Genes:
     """The best queried cell, or the front of the queried cells, as keys: by what is believed, or by validation."""
     history = asked(table, genes_NG, cost_K)
-    losses = bayesian.believed(table.networks, history, known(table, cost_K)) if denoise else history.losses_NM
+    losses = (
+        bayesian.posterior_mean(table.networks, history, exact_losses(table, cost_K)) if denoise else history.losses_NM
+    )
     best = non_dominated(losses) if cost_K is not None else [int(np.argmin(losses[:, 0]))]
     return table.keys(genes_NG[best])
 

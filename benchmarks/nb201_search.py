@@ -26,13 +26,13 @@ from benchmarks._kept import Kept, add_arguments
 from nas.core.arch import Floats, Genes, as_archs, every
 from nas.core.ports import Dataset, Split
 from nas.core.relaxation import parameter_free_share, skip_share
-from nas.training.alone import Alone, AloneRecipe
 from nas.training.calibration import score
 from nas.training.gradient.options import DartsParams, Preset
 from nas.training.gradient.resource import within_bounds
 from nas.training.gradient.search import Reading, Resource, Search, search
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
+from nas.training.standalone import StandaloneRecipe, StandaloneTrainer
 from search_spaces.nas_bench_201.cell import OPERATIONS, active_edges, to_string
 from search_spaces.nas_bench_201.space import NasBench201, build
 
@@ -209,8 +209,8 @@ class Bench:
         begun = time.process_time()
         (arch,) = as_archs(self.space.id, np.array([genes_G]))
         module = self.space.supernet(0).subnet(arch).to(self.device).to(memory_format=torch.channels_last)
-        recipe = AloneRecipe(s.alone_epochs, s.batch, s.alone_lr, 5e-4, 1.0, label_smoothing=0.0)
-        training = Alone(module, s.size, self._halves, self._halves_pipeline, recipe, 0)
+        recipe = StandaloneRecipe(s.alone_epochs, s.batch, s.alone_lr, 5e-4, 1.0, label_smoothing=0.0)
+        training = StandaloneTrainer(module, s.size, self._halves, self._halves_pipeline, recipe, 0)
         for epoch in range(s.alone_epochs):
             training.epoch(epoch)
         found = score(module.eval(), self._halves_pipeline.plain(self._halves.val, s.size))

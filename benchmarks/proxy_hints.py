@@ -19,7 +19,7 @@ from benchmarks._cli import Options, main, shared_file
 from nas.core.arch import Floats, Genes, as_archs
 from nas.core.metrics import spearman
 from nas.core.ports import History, ImageShape
-from nas.explorers.bayesian import Beliefs
+from nas.explorers.bayesian import ObjectiveModels
 from nas.proxies import score
 from nas.stages.proxies import ProxyAwareSpace, Scores
 from search_spaces.nas_bench_201.cell import OPERATIONS
@@ -44,8 +44,8 @@ class Plain:
 def ranks(space: Any, genes_NG: Genes, accuracy_N: Floats, rows: Any) -> float:
     """Rank correlation over all cells after those of ``rows`` were evaluated."""
     history = History(genes_NG[rows], -accuracy_N[rows, None], np.zeros(len(rows)))
-    beliefs = Beliefs.fit(space, history, None)
-    return spearman(-beliefs.surfaces[0].posterior(beliefs.encode(genes_NG))[0], accuracy_N)
+    models = ObjectiveModels.fit(space, history, None)
+    return spearman(-models.processes[0].posterior(models.encode(genes_NG))[0], accuracy_N)
 
 
 def bench(options: Options) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The energy that networks take on a device, where its table has told that of some."""
+"""Predicted energy as a cost of a search space."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from nas.core.ports import LatencyPredictor, SearchSpace, predict_latency
 class EnergyAwareSpace:
     """A search space whose costs tell predicted energy too: ``predicted_mj`` and its 95 % bound ``upper_mj``.
 
-    ``predictor`` is of a latency predictor's family, fitted to mJ. All else is the space's own.
+    ``predictor`` is of a latency predictor's family, fitted to mJ. Everything else delegates to the space.
     """
 
     def __init__(self, space: SearchSpace, predictor: LatencyPredictor) -> None:
         self._space, self._predictor = space, predictor
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # while it is unpickled, nothing is there yet
+        if name.startswith("_"):  # unpickling looks up attributes before any is set
             raise AttributeError(name)
         return getattr(self._space, name)
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """The space's own costs and the energy of N networks, each shape (N,)."""
+        """The space's costs and the energy of N networks, each of shape (N,)."""
         energy_mj = predict_latency(self._predictor, self._space, genes_NG)
         return {**self._space.costs(genes_NG), "predicted_mj": energy_mj.mean_ms, "upper_mj": energy_mj.upper_ms}
 

@@ -1,11 +1,11 @@
-"""Bayesian optimisation: a Gaussian process over networks says where the next evaluation pays most.
+"""Bayesian optimisation with Gaussian processes over networks.
 
-The process works on what a space tells of a network's structure (``accuracy_features``, an optional method of a space)
-or on its genes and costs, with a Matérn 5/2 kernel; length scale and noise maximise the posterior. One objective is
-searched by expected improvement; two, of which one is known beforehand, by expected hypervolume improvement (Emmerich
-et al., 2006; the known one makes it a sum over the steps of the front); others by optimistic random scalarisations
-(after ParEGO, Knowles, 2006). Networks of one batch are chosen one after the other, each as if those before had come
-out as expected. An evaluation is noisy, so what is ``believed`` of a network judges it better than its own evaluation.
+The processes take a space's structural features (``accuracy_features``, an optional method of a space), or genes and
+costs, with a Matérn 5/2 kernel; length scale and noise maximise the posterior. The acquisition function is expected
+improvement for one objective; expected hypervolume improvement for two of which one is exact (Emmerich et al., 2006;
+the exact one makes it a sum over the steps of the front); optimistic random scalarisations otherwise (after ParEGO,
+Knowles, 2006). A batch is chosen sequentially, with each chosen network set to its posterior mean. Evaluations are
+noisy, so the posterior mean is a better estimate of a network than its own evaluation.
 """
 
 from __future__ import annotations
@@ -25,49 +25,48 @@ from nas.core.ports import History, SearchSpace
 from nas.explorers.random import fresh
 from nas.explorers.random import propose as propose_random
 
-# What needs no evaluation: losses (N, M), NaN where only an evaluation tells, and constraint violation (N,).
-Known = Callable[[Genes], tuple[Floats, Floats]]
+# Losses (N, M) that need no evaluation, NaN for those that do, and constraint violation (N,).
+ExactLosses = Callable[[Genes], tuple[Floats, Floats]]
 Rows = NDArray[np.int64]
 Float32s = NDArray[np.float32]
 
-FEWEST = 5  # evaluations before the process is asked
-MOST = 400  # evaluations that the process is fitted to: a fit costs their cube
+MIN_EVALUATIONS = 5  # evaluations before the process is used
+MAX_FITTED = 400  # evaluations that the process is fitted to: the cost of a fit is cubic
 SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)  # squared length scales, by the median squared distance of two random networks
 NOISES = (0.003, 0.01, 0.03, 0.1, 0.3)  # noise variance by the signal's
 
 
 def propose(
-    space: SearchSpace, history: History, rng: np.random.Generator, n: int, known: Known | None = None
+    space: SearchSpace, history: History, rng: np.random.Generator, n: int, exact: ExactLosses | None = None
 ) -> Genes:
     """``n`` distinct canonical networks that are not in ``history``, the most promising first, shape (n, G).
 
-    Without ``known`` every loss and the violation are learned from the history. Raises InvalidInput when the space has
-    too few networks left.
+    Without ``exact``, every loss and the violation are modelled from the history. Raises InvalidInput when the space
+    has too few networks left.
     """
-    if len(history.genes_NG) < FEWEST:
+    if len(history.genes_NG) < MIN_EVALUATIONS:
         return propose_random(space, history, rng, n)
-    beliefs = Beliefs.fit(space, history, known)
-    pool = _listed_pool(space, history) if space_size(space.decisions) <= LISTABLE else _bred_pool(beliefs, rng)
-    ranked = _chosen(beliefs, pool, rng, n)
-    rest = iter([ranked])
-    return fresh(space, history, rng, n, lambda size: next(rest, sample(space.decisions, rng, size)))
+    models = ObjectiveModels.fit(space, history, exact)
+    pool = _listed_pool(space, history) if space_size(space.decisions) <= LISTABLE else _evolved_pool(models, rng)
+    batches = iter([_select_batch(models, pool, rng, n)])
+    return fresh(space, history, rng, n, lambda size: next(batches, sample(space.decisions, rng, size)))
 
 
-def believed(space: SearchSpace, history: History, known: Known | None = None) -> Floats:
-    """The losses of the evaluated networks without the noise of their evaluation, as believed, shape (N, M).
+def posterior_mean(space: SearchSpace, history: History, exact: ExactLosses | None = None) -> Floats:
+    """Posterior mean losses of the evaluated networks, without evaluation noise, shape (N, M).
 
-    This is a second opinion, from genes and costs alone: the process that proposed the networks looked where it erred
-    on the bright side.
+    A separate model from genes and costs alone: the model that proposed the networks is biased towards its own
+    optimistic errors.
     """
-    if len(history.genes_NG) < FEWEST:
+    if len(history.genes_NG) < MIN_EVALUATIONS:
         return history.losses_NM
-    return _believed(Beliefs.fit(space, history, known, structure=False))
+    return _posterior_mean(ObjectiveModels.fit(space, history, exact, structure=False))
 
 
 @dataclass(frozen=True)
-class Surface:
-    """A Gaussian process of one loss, fitted in closed form. Inside, a loss is ``log(1 + (loss - low) / width)``, made
-    standard: what is far worse than the best matters little, however much worse."""
+class WarpedGP:
+    """A Gaussian process of one loss, fitted in closed form on the standardised ``log(1 + (loss - low) / width)``: the
+    warping compresses differences among losses far from the best."""
 
     low: float
     width: float
@@ -81,7 +80,7 @@ class Surface:
     weights_N: Floats
 
     @staticmethod
-    def fit(features_NF: Float32s, losses_N: Floats) -> Surface:
+    def fit(features_NF: Float32s, losses_N: Floats) -> WarpedGP:
         """The mode over ``SCALES`` and ``NOISES``, under a broad prior around 4 and 0.03."""
         low = float(losses_N.min())
         width = float(np.median(losses_N)) - low or 1.0
@@ -89,7 +88,7 @@ class Surface:
         shift, spread = float(warped_N.mean()), float(warped_N.std()) or 1.0
         target_N = (warped_N - shift) / spread
         distance_NN = _distances(features_NF, features_NF).astype(np.float64)
-        best: tuple[float, Surface] | None = None
+        best: tuple[float, WarpedGP] | None = None
         for scale in SCALES:
             kernel_NN = _matern(distance_NN / scale)
             for noise in NOISES:
@@ -100,154 +99,156 @@ class Surface:
                 evidence -= 0.5 * (np.log(noise / 0.03) / 1.5) ** 2 + 0.5 * np.log(scale / 4.0) ** 2
                 if best is None or evidence > best[0]:
                     weights_N = solve_triangular(lower_NN, half_N, lower=True, trans="T")
-                    inner = (scale, noise, variance, lower_NN.astype(np.float32), weights_N)
-                    best = evidence, Surface(low, width, shift, spread, features_NF, *inner)
+                    fitted = (scale, noise, variance, lower_NN.astype(np.float32), weights_N)
+                    best = evidence, WarpedGP(low, width, shift, spread, features_NF, *fitted)
         assert best is not None
         return best[1]
 
-    def inner(self, losses_N: Floats) -> Floats:
-        """From losses to the scale of the process; what is better than all evaluated stays below zero."""
+    def warp(self, losses_N: Floats) -> Floats:
+        """From losses to the warped scale; values below the best evaluated loss are extrapolated, down to -0.99."""
         ratio_N = np.maximum((losses_N - self.low) / self.width, -0.99)
         return np.asarray((np.log1p(ratio_N) - self.shift) / self.spread)
 
-    def value(self, inner_N: Floats) -> Floats:
-        """From the scale of the process to losses."""
-        return np.asarray(self.low + self.width * np.expm1(np.clip(inner_N * self.spread + self.shift, -5.0, 50.0)))
+    def unwarp(self, warped_N: Floats) -> Floats:
+        """From the warped scale to losses."""
+        return np.asarray(self.low + self.width * np.expm1(np.clip(warped_N * self.spread + self.shift, -5.0, 50.0)))
 
     def posterior(self, features_KF: Float32s) -> tuple[Floats, Float32s]:
-        """Mean (K,) and the whitened covariance with the evaluated networks (N, K), both on the inner scale."""
+        """Mean (K,) and the whitened covariance with the evaluated networks (N, K), both on the warped scale."""
         cross_KN = _matern(_distances(features_KF, self.train_NF) / np.float32(self.scale))
         half_NK = solve_triangular(self.lower_NN, cross_KN.T, lower=True, check_finite=False)
         return np.asarray(cross_KN @ self.weights_N, dtype=np.float64), half_NK
 
 
 @dataclass(frozen=True)
-class Beliefs:
-    """All that is learned: a surface per unknown loss (by column), and of the violation where it is unknown."""
+class ObjectiveModels:
+    """A process per modelled loss (by column), and one of the violation where that is not exact."""
 
     space: SearchSpace
     history: History
-    known: Known | None
-    surfaces: dict[int, Surface]
-    violation: Surface | None
+    exact: ExactLosses | None
+    processes: dict[int, WarpedGP]
+    violation: WarpedGP | None
     structure: bool
 
     @staticmethod
-    def fit(space: SearchSpace, history: History, known: Known | None, structure: bool = True) -> Beliefs:
-        """From the whole history, or of a long one from the later half of ``MOST`` and as many of those before."""
+    def fit(space: SearchSpace, history: History, exact: ExactLosses | None, structure: bool = True) -> ObjectiveModels:
+        """Fit to the whole history; to a long one's latest ``MAX_FITTED`` / 2 evaluations and an even sample of the
+        earlier."""
         n = len(history.genes_NG)
         rows = np.arange(n)
-        if n > MOST:
-            older = np.linspace(0, n - MOST // 2 - 1, MOST // 2).round().astype(np.int64)
-            rows = np.concatenate([older, np.arange(n - MOST // 2, n)])
+        if n > MAX_FITTED:
+            older = np.linspace(0, n - MAX_FITTED // 2 - 1, MAX_FITTED // 2).round().astype(np.int64)
+            rows = np.concatenate([older, np.arange(n - MAX_FITTED // 2, n)])
         features_NF = _encode(space, history.genes_NG[rows], structure)
-        if known is None:
-            unknown = list(range(history.losses_NM.shape[1]))
+        if exact is None:
+            modelled = list(range(history.losses_NM.shape[1]))
         else:
-            unknown = np.flatnonzero(np.isnan(known(history.genes_NG[:1])[0][0])).tolist()
-        surfaces = {c: Surface.fit(features_NF, history.losses_NM[rows, c]) for c in unknown}
-        broken = known is None and bool((history.violation_N > 0).any())
-        violation = Surface.fit(features_NF, history.violation_N[rows]) if broken else None
-        return Beliefs(space, history, known, surfaces, violation, structure)
+            modelled = np.flatnonzero(np.isnan(exact(history.genes_NG[:1])[0][0])).tolist()
+        processes = {c: WarpedGP.fit(features_NF, history.losses_NM[rows, c]) for c in modelled}
+        broken = exact is None and bool((history.violation_N > 0).any())
+        violation = WarpedGP.fit(features_NF, history.violation_N[rows]) if broken else None
+        return ObjectiveModels(space, history, exact, processes, violation, structure)
 
     def encode(self, genes_NG: Genes) -> Float32s:
-        """What the surfaces are functions of."""
+        """The input features of the processes, shape (N, F)."""
         return _encode(self.space, genes_NG, self.structure)
 
-    def certain(self, genes_NG: Genes) -> tuple[Floats, Floats]:
-        """Known losses, NaN where unknown, and violation as known or believed."""
-        if self.known is not None:
-            return self.known(genes_NG)
+    def exact_losses(self, genes_NG: Genes) -> tuple[Floats, Floats]:
+        """Exact losses, NaN for modelled ones, and the exact or modelled violation."""
+        if self.exact is not None:
+            return self.exact(genes_NG)
         violation_N = np.zeros(len(genes_NG))
         if self.violation is not None:
-            violation_N = self.violation.value(self.violation.posterior(self.encode(genes_NG))[0])
+            violation_N = self.violation.unwarp(self.violation.posterior(self.encode(genes_NG))[0])
             violation_N = np.where(violation_N < 0.05 * self.violation.width, 0.0, violation_N)
         return np.full((len(genes_NG), self.history.losses_NM.shape[1]), np.nan), violation_N
 
 
 @dataclass(frozen=True)
 class Pool:
-    """K candidates; equal features stand once in ``features_UF``, and ``row_K`` tells which are whose."""
+    """K networks; ``features_UF`` holds distinct features once, ``row_K`` the row of each network."""
 
     genes_KG: Genes
     features_UF: Float32s
     row_K: Rows
 
 
-class _Outlook:
-    """One loss over a pool while a batch is chosen: mean and variance by distinct features, inner scale."""
+class _PoolPosterior:
+    """Posterior of one loss over a pool during batch selection: mean and variance by distinct features, warped
+    scale."""
 
-    def __init__(self, surface: Surface, features_UF: Float32s) -> None:
-        self.surface, self.features_UF = surface, features_UF
-        self.mean_U, self.half_NU = surface.posterior(features_UF)
+    def __init__(self, process: WarpedGP, features_UF: Float32s) -> None:
+        self.process, self.features_UF = process, features_UF
+        self.mean_U, self.half_NU = process.posterior(features_UF)
         self.share_U = np.maximum(1.0 - np.einsum("nu,nu->u", self.half_NU, self.half_NU), 1e-6)
 
     def sd(self) -> Floats:
-        """Standard deviation of what is believed, without the noise of an evaluation."""
-        return np.asarray(np.sqrt(self.surface.variance * np.maximum(self.share_U, 1e-6)), dtype=np.float64)
+        """Posterior standard deviation, without evaluation noise."""
+        return np.asarray(np.sqrt(self.process.variance * np.maximum(self.share_U, 1e-6)), dtype=np.float64)
 
-    def expect(self, row: int) -> None:
-        """As if these features had been evaluated and come out at the mean."""
-        cross_U = _matern(_distances(self.features_UF, self.features_UF[row : row + 1])[:, 0] / self.surface.scale)
+    def condition_on_mean(self, row: int) -> None:
+        """Condition on an evaluation of these features at the posterior mean."""
+        cross_U = _matern(_distances(self.features_UF, self.features_UF[row : row + 1])[:, 0] / self.process.scale)
         change_U = cross_U - self.half_NU.T @ self.half_NU[:, row]
-        change_U /= np.sqrt(max(float(change_U[row]), 1e-6) + self.surface.noise)
+        change_U /= np.sqrt(max(float(change_U[row]), 1e-6) + self.process.noise)
         self.half_NU = np.concatenate([self.half_NU, change_U[None].astype(np.float32)])
         self.share_U = self.share_U - change_U**2
 
 
-def _chosen(beliefs: Beliefs, pool: Pool, rng: np.random.Generator, n: int) -> Genes:
-    """Up to ``n`` of the pool, the best first."""
-    outlooks = {c: _Outlook(s, pool.features_UF) for c, s in beliefs.surfaces.items()}
-    certain_KM, violation_K = beliefs.certain(pool.genes_KG)
+def _select_batch(models: ObjectiveModels, pool: Pool, rng: np.random.Generator, n: int) -> Genes:
+    """Up to ``n`` networks of the pool, the best first."""
+    posteriors = {c: _PoolPosterior(s, pool.features_UF) for c, s in models.processes.items()}
+    exact_KM, violation_K = models.exact_losses(pool.genes_KG)
     feasible = violation_K <= 0
-    evaluated_NM = _believed(beliefs)
-    evaluated_NM = evaluated_NM[beliefs.history.violation_N <= 0]
+    evaluated_NM = _posterior_mean(models)
+    evaluated_NM = evaluated_NM[models.history.violation_N <= 0]
     picked: list[int] = []
     for _ in range(min(n, len(pool.genes_KG))):
         if not feasible.any() or len(evaluated_NM) == 0:
             score_K = -violation_K + 1e-3 * rng.random(len(violation_K))
         else:
-            score_K = np.where(feasible, _promise(outlooks, pool.row_K, certain_KM, evaluated_NM, rng), -np.inf)
+            score_K = np.where(feasible, _acquisition(posteriors, pool.row_K, exact_KM, evaluated_NM, rng), -np.inf)
             score_K[~feasible] = -1e9 - violation_K[~feasible]
         score_K[picked] = -np.inf
         best = int(np.argmax(score_K))
         picked.append(best)
-        expected_M = certain_KM[best].copy()
-        for column, outlook in outlooks.items():
+        expected_M = exact_KM[best].copy()
+        for column, posterior in posteriors.items():
             row = int(pool.row_K[best])
-            expected_M[column] = outlook.surface.value(outlook.mean_U[row : row + 1])[0]
-            outlook.expect(row)
+            expected_M[column] = posterior.process.unwarp(posterior.mean_U[row : row + 1])[0]
+            posterior.condition_on_mean(row)
         if feasible[best]:
             evaluated_NM = np.concatenate([evaluated_NM, expected_M[None]])
     return pool.genes_KG[picked]
 
 
-def _believed(beliefs: Beliefs) -> Floats:
-    """Losses of the evaluated networks, the unknown ones as believed, shape (N, M)."""
-    losses_NM = beliefs.history.losses_NM.copy()
+def _posterior_mean(models: ObjectiveModels) -> Floats:
+    """Losses of the evaluated networks, the modelled ones as posterior means, shape (N, M)."""
+    losses_NM = models.history.losses_NM.copy()
     for start in range(0, len(losses_NM), 4096):  # the kernel of a long history is large
         rows = slice(start, start + 4096)
-        features_NF = beliefs.encode(beliefs.history.genes_NG[rows])
-        for column, surface in beliefs.surfaces.items():
-            losses_NM[rows, column] = surface.value(surface.posterior(features_NF)[0])
+        features_NF = models.encode(models.history.genes_NG[rows])
+        for column, process in models.processes.items():
+            losses_NM[rows, column] = process.unwarp(process.posterior(features_NF)[0])
     return losses_NM
 
 
-def _promise(
-    outlooks: dict[int, _Outlook], row_K: Rows, certain_KM: Floats, evaluated_NM: Floats, rng: np.random.Generator
+def _acquisition(
+    posteriors: dict[int, _PoolPosterior], row_K: Rows, exact_KM: Floats, evaluated_NM: Floats, rng: np.random.Generator
 ) -> Floats:
-    """How much each candidate is worth evaluating, shape (K,)."""
-    m = certain_KM.shape[1]
+    """Acquisition value of each network of the pool, shape (K,)."""
+    m = exact_KM.shape[1]
     if m == 1:
-        (outlook,) = outlooks.values()
-        best = outlook.surface.inner(evaluated_NM[:, 0]).min()
-        return _improvement(best, outlook.mean_U, outlook.sd())[row_K]
-    if m == 2 and len(outlooks) == 1:
-        ((column, outlook),) = outlooks.items()
-        return _volume_gain(outlook, row_K, certain_KM[:, 1 - column], evaluated_NM[:, [1 - column, column]])
-    optimistic_KM = certain_KM.copy()
-    for column, outlook in outlooks.items():
-        optimistic_KM[:, column] = outlook.surface.value(outlook.mean_U - outlook.sd())[row_K]
+        (posterior,) = posteriors.values()
+        best = posterior.process.warp(evaluated_NM[:, 0]).min()
+        return _improvement(best, posterior.mean_U, posterior.sd())[row_K]
+    if m == 2 and len(posteriors) == 1:
+        ((column, posterior),) = posteriors.items()
+        return _volume_gain(posterior, row_K, exact_KM[:, 1 - column], evaluated_NM[:, [1 - column, column]])
+    optimistic_KM = exact_KM.copy()
+    for column, posterior in posteriors.items():
+        optimistic_KM[:, column] = posterior.process.unwarp(posterior.mean_U - posterior.sd())[row_K]
     low_M, high_M = evaluated_NM.min(axis=0), evaluated_NM[non_dominated(evaluated_NM)].max(axis=0)
     weighted_KM = (optimistic_KM - low_M) / np.maximum(high_M - low_M, 1e-9) * rng.dirichlet(np.ones(m))
     return np.asarray(-(weighted_KM.max(axis=1) + 0.05 * weighted_KM.sum(axis=1)))
@@ -259,23 +260,23 @@ def _improvement(best: float | Floats, mean_U: Floats, sd_U: Floats) -> Floats:
     return np.asarray((best - mean_U) * ndtr(u) + sd_U * np.exp(-0.5 * u * u) / np.sqrt(2.0 * np.pi))
 
 
-def _volume_gain(outlook: _Outlook, row_K: Rows, cost_K: Floats, evaluated_N2: Floats) -> Floats:
-    """Expected hypervolume improvement; of the two losses the first is known. The reference is a tenth of the range
+def _volume_gain(posterior: _PoolPosterior, row_K: Rows, cost_K: Floats, evaluated_N2: Floats) -> Floats:
+    """Expected hypervolume improvement; of the two losses the first is exact. The reference is a tenth of the range
     beyond the worst. A step of the front is a stretch of the second loss whose cheapest network is known: a candidate
     gains the stretch that it reaches times what it is cheaper."""
     worst_2 = evaluated_N2.max(axis=0)
     worst_2 = worst_2 + 0.1 * (worst_2 - evaluated_N2.min(axis=0)) + 1e-9
     front = np.unique(evaluated_N2[non_dominated(evaluated_N2)], axis=0)  # cost rises, loss falls
-    bottom = min(outlook.surface.low - 0.5 * outlook.surface.width, float(front[-1, 1]) - 1e-9)
+    bottom = min(posterior.process.low - 0.5 * posterior.process.width, float(front[-1, 1]) - 1e-9)
     tops, bottoms = np.concatenate([worst_2[1:], front[:, 1]]), np.append(front[:, 1], bottom)
     costs = np.append(front[:, 0], worst_2[0])
-    inner_tops, inner_bottoms = outlook.surface.inner(tops), outlook.surface.inner(bottoms)
-    slope = (tops - bottoms) / np.maximum(inner_tops - inner_bottoms, 1e-9)
-    mean_K, sd_K = outlook.mean_U[row_K], outlook.sd()[row_K]
+    warped_tops, warped_bottoms = posterior.process.warp(tops), posterior.process.warp(bottoms)
+    slope = (tops - bottoms) / np.maximum(warped_tops - warped_bottoms, 1e-9)
+    mean_K, sd_K = posterior.mean_U[row_K], posterior.sd()[row_K]
     standing_K = tops[np.searchsorted(front[:, 0], cost_K, side="right")]  # the loss to better at this cost
-    able = np.flatnonzero((mean_K - 3.0 * sd_K < outlook.surface.inner(standing_K)) & (cost_K < worst_2[0]))
+    able = np.flatnonzero((mean_K - 3.0 * sd_K < posterior.process.warp(standing_K)) & (cost_K < worst_2[0]))
     mean_A1, sd_A1 = mean_K[able, None], sd_K[able, None]
-    reach = _improvement(np.append(inner_tops, inner_bottoms[-1])[None], mean_A1, sd_A1)
+    reach = _improvement(np.append(warped_tops, warped_bottoms[-1])[None], mean_A1, sd_A1)
     stretches = np.maximum(reach[:, :-1] - reach[:, 1:], 0.0)
     cheaper = np.maximum(costs[None] - cost_K[able, None], 0.0)
     gain_K = np.zeros(len(row_K))
@@ -289,9 +290,9 @@ def _listed_pool(space: SearchSpace, history: History) -> Pool:
     return Pool(genes_KG[new], features_UF, row_K[new])
 
 
-@lru_cache(maxsize=4)  # of a space that never changes: the same for every proposal of a search
+@lru_cache(maxsize=4)  # spaces are immutable, and every proposal of a search reuses it
 def _listed(space: SearchSpace) -> tuple[Genes, Float32s, Rows, Rows, Rows]:
-    """All networks of a small space: genes (K, G), distinct features, whose they are, and a key with its weights."""
+    """All networks of a small space: genes (K, G), distinct features and their rows, and a key with its weights."""
     counts = choice_counts(space.decisions)
     weights_G = np.concatenate([np.cumprod(counts[::-1])[-2::-1], [1]]).astype(np.int64)
     canonical_KG = space.canonical(every(space.decisions))
@@ -301,17 +302,17 @@ def _listed(space: SearchSpace) -> tuple[Genes, Float32s, Rows, Rows, Rows]:
     return genes_KG, features_UF, row_K.reshape(-1), genes_KG @ weights_G, weights_G
 
 
-def _bred_pool(beliefs: Beliefs, rng: np.random.Generator, size: int = 1000, generations: int = 4) -> Pool:
-    """Candidates of a large space: random networks and the evaluated front, bred towards what promises most."""
-    space, history = beliefs.space, beliefs.history
+def _evolved_pool(models: ObjectiveModels, rng: np.random.Generator, size: int = 1000, generations: int = 4) -> Pool:
+    """Candidates of a large space: random networks and the evaluated front, evolved towards high acquisition values."""
+    space, history = models.space, models.history
     seen = {row.tobytes() for row in np.ascontiguousarray(history.genes_NG)}
 
     def unseen(genes_KG: Genes) -> Pool:
         genes_KG = np.unique(space.canonical(genes_KG), axis=0)
         rows = [i for i, row in enumerate(genes_KG) if row.tobytes() not in seen]
-        return Pool(genes_KG[rows], beliefs.encode(genes_KG[rows]), np.arange(len(rows)))
+        return Pool(genes_KG[rows], models.encode(genes_KG[rows]), np.arange(len(rows)))
 
-    evaluated_NM = _believed(beliefs)
+    evaluated_NM = _posterior_mean(models)
     feasible = np.flatnonzero(history.violation_N <= 0)
     if feasible.size:
         elite = history.genes_NG[feasible[non_dominated(evaluated_NM[feasible])]]
@@ -320,7 +321,7 @@ def _bred_pool(beliefs: Beliefs, rng: np.random.Generator, size: int = 1000, gen
     children = mutate(space.decisions, elite[rng.integers(len(elite), size=size)], rng, 1.0 / len(space.decisions))
     pool = unseen(np.concatenate([sample(space.decisions, rng, size), children]))
     for _ in range(generations):
-        parents = np.concatenate([elite, _top(beliefs, pool, evaluated_NM[feasible], rng, size // 10)])
+        parents = np.concatenate([elite, _top(models, pool, evaluated_NM[feasible], rng, size // 10)])
         pairs = parents[rng.integers(len(parents), size=(2, size))]
         mixed = np.where(rng.random((size, 1)) < 0.5, crossover(pairs[0], pairs[1], rng), pairs[0])
         children = mutate(space.decisions, mixed, rng, 1.0 / len(space.decisions))
@@ -328,35 +329,37 @@ def _bred_pool(beliefs: Beliefs, rng: np.random.Generator, size: int = 1000, gen
     return pool
 
 
-def _top(beliefs: Beliefs, pool: Pool, evaluated_NM: Floats, rng: np.random.Generator, n: int) -> Genes:
-    """The most promising of a pool, each by itself; of those with equal promise, any."""
-    certain_KM, violation_K = beliefs.certain(pool.genes_KG)
-    outlooks = {c: _Outlook(s, pool.features_UF) for c, s in beliefs.surfaces.items()}
+def _top(models: ObjectiveModels, pool: Pool, evaluated_NM: Floats, rng: np.random.Generator, n: int) -> Genes:
+    """The networks of a pool with the highest single acquisition values."""
+    exact_KM, violation_K = models.exact_losses(pool.genes_KG)
+    posteriors = {c: _PoolPosterior(s, pool.features_UF) for c, s in models.processes.items()}
     shares = []
     for _ in range(4 if len(evaluated_NM) else 1):  # scalarisations are drawn anew
-        score_K = _promise(outlooks, pool.row_K, certain_KM, evaluated_NM, rng) if len(evaluated_NM) else -violation_K
+        score_K = (
+            _acquisition(posteriors, pool.row_K, exact_KM, evaluated_NM, rng) if len(evaluated_NM) else -violation_K
+        )
         order = np.lexsort((-score_K, violation_K))
         shares.append(order[: max(1, n // 4)])
     return pool.genes_KG[np.unique(np.concatenate(shares))]
 
 
 def _encode(space: SearchSpace, genes_NG: Genes, structure: bool) -> Float32s:
-    """The space's own features of accuracy if it has any and they are wanted, or one-hot genes and logarithmic costs;
-    the typical squared distance of two networks is 1."""
+    """The space's accuracy features if ``structure`` and the space has any, else one-hot genes and logarithmic costs;
+    the median squared distance of two random networks is 1."""
     centre_F, spread_F = _measures(space, structure)  # type: ignore[arg-type]
     return np.asarray((_raw(space, genes_NG, structure) - centre_F) / spread_F, dtype=np.float32)
 
 
 def _raw(space: SearchSpace, genes_NG: Genes, structure: bool) -> Floats:
-    own = getattr(space, "accuracy_features", None)
-    if structure and own is not None:
-        return np.asarray(own(genes_NG), dtype=np.float64)
+    accuracy_features = getattr(space, "accuracy_features", None)
+    if structure and accuracy_features is not None:
+        return np.asarray(accuracy_features(genes_NG), dtype=np.float64)
     costs = space.costs(genes_NG)
     logs = np.log(np.stack([costs["macs"], costs["params"]], axis=1) + 1.0)
     return np.concatenate([one_hot(space.decisions, space.canonical(genes_NG)), logs], axis=1)
 
 
-@lru_cache(maxsize=16)  # of a space that never changes
+@lru_cache(maxsize=16)  # spaces are immutable
 def _measures(space: SearchSpace, structure: bool) -> tuple[Floats, Floats]:
     """Centre and spread of each feature. Costs are made standard, and all of them divided by the square root of the
     median squared distance of two random networks."""

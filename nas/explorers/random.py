@@ -22,8 +22,8 @@ def propose(space: SearchSpace, history: History, rng: np.random.Generator, n: i
 def fresh(
     space: SearchSpace, history: History, rng: np.random.Generator, n: int, draw: Callable[[int], Genes]
 ) -> Genes:
-    """``n`` distinct unseen canonical rows from ``draw(size)``, in the order drawn; where a small space runs out, the
-    last of its networks. Raises InvalidInput when there are not enough."""
+    """``n`` distinct unseen canonical rows from ``draw(size)``, in the order drawn; completed by enumeration where a
+    small space is nearly exhausted. Raises InvalidInput when there are not enough."""
     seen = {row.tobytes() for row in np.ascontiguousarray(history.genes_NG)}
     rows: list[Genes] = []
 

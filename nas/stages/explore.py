@@ -211,7 +211,7 @@ def surrogate_front(
     return found, evaluate
 
 
-def _known(problem: Problem) -> bayesian.Known:
+def _known(problem: Problem) -> bayesian.ExactLosses:
     """All objectives and bounds but those on accuracy."""
 
     def tell(genes_NG: Genes) -> tuple[Floats, Floats]:

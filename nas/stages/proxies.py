@@ -134,8 +134,8 @@ def load_scores(resources: Resources, state: SearchState) -> Scores | None:
 class ProxyAwareSpace:
     """A search space that tells an accuracy predictor what proxies would say of a network.
 
-    It is learned from those that were scored, by ridge regression on genes and logarithmic costs, since a predictor
-    looks at thousands. All else is the space's own.
+    Scores are predicted from the scored networks by ridge regression on genes and logarithmic costs, since an accuracy
+    predictor evaluates thousands of networks. Everything else delegates to the space.
     """
 
     def __init__(self, space: SearchSpace, scores: Scores, ridge: float = 1.0) -> None:
@@ -149,17 +149,17 @@ class ProxyAwareSpace:
         self._weights_FP = np.linalg.solve(gram_FF, x_NF.T @ (y_NP - self._offset_P))
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # while it is unpickled, nothing is there yet
+        if name.startswith("_"):  # unpickling looks up attributes before any is set
             raise AttributeError(name)
         return getattr(self._space, name)
 
     def proxies(self, genes_NG: Genes) -> Floats:
-        """What proxies would say, in deviations, shape (N, P)."""
+        """Predicted proxy scores, standardised, shape (N, P)."""
         x_NF = (self._plain(genes_NG) - self._centre_F) / self._spread_F
         return np.asarray(x_NF @ self._weights_FP + self._offset_P)
 
     def accuracy_features(self, genes_NG: Genes) -> Floats:
-        """The space's own, or its genes and costs, and what proxies would say."""
+        """The space's accuracy features, or its genes and costs, and predicted proxy scores."""
         own = getattr(self._space, "accuracy_features", None)
         if own is not None:
             return np.concatenate([own(genes_NG), self.proxies(genes_NG)], axis=1)

@@ -28,7 +28,7 @@ from nas.sequential import run_sequentially
 from nas.stages.cost_estimate import first_images, sample_archs, verified_range
 from nas.stages.subnets import Subnets
 from nas.stages.verify import ORIGINS, to_verify
-from nas.training.alone import Alone, AloneRecipe, pack, unpack
+from nas.training.standalone import StandaloneRecipe, StandaloneTrainer, pack, unpack
 
 HYPERPARAMETERS = (
     Hyperparameter("lr", 0.01, 0.4, default=0.1, log=True),
@@ -85,17 +85,17 @@ class RetrainStage:
         clock, wanted = resources.clock, _wanted(problem)
         archs, macs = sample_archs(problem.space)
         batch_size = min(wanted.batch_size, len(problem.data.train))
-        recipe = AloneRecipe(wanted.epochs, batch_size, 0.0, 0.0, 1.0, **regularisers(wanted, problem.space))
+        recipe = StandaloneRecipe(wanted.epochs, batch_size, 0.0, 0.0, 1.0, **regularisers(wanted, problem.space))
         val, times = first_images(problem.data.val)
 
         def epoch_s(i: int) -> float:
-            subnets, alone = _begin(problem, archs[i], recipe, problem.spec.seed, resources.torch_device)
-            step_s = mean_seconds(clock, lambda: alone.step(0, 0))
+            subnets, trainer = _begin(problem, archs[i], recipe, problem.spec.seed, resources.torch_device)
+            step_s = mean_seconds(clock, lambda: trainer.step(0, 0))
             begun = clock()
-            subnets.recalibrate(alone.module, archs[i])
+            subnets.recalibrate(trainer.module, archs[i])
             recalibrated = clock()
-            subnets.score(alone.module, archs[i], val)
-            return alone.per_epoch * step_s + recalibrated - begun + times * (clock() - recalibrated)
+            subnets.score(trainer.module, archs[i], val)
+            return trainer.per_epoch * step_s + recalibrated - begun + times * (clock() - recalibrated)
 
         timed = average_duration(macs.tolist(), epoch_s)
         fewest, most = verified_range(problem)
@@ -147,24 +147,24 @@ class Learning:
         """Scores are accuracies on the validation images, in %. Raises Diverged."""
         problem, wanted, arch = self.problem, _wanted(self.problem), self.archs[trial.group]
         batch_size = min(wanted.batch_size, len(problem.data.train))
-        recipe = AloneRecipe(wanted.epochs, batch_size, **trial.values, **regularisers(wanted, problem.space))
+        recipe = StandaloneRecipe(wanted.epochs, batch_size, **trial.values, **regularisers(wanted, problem.space))
         seed = int(np.random.default_rng((problem.spec.seed, 20, trial.number)).integers(2**62))
-        subnets, alone = _begin(problem, arch, recipe, seed, self.torch_device)
+        subnets, trainer = _begin(problem, arch, recipe, seed, self.torch_device)
         state = TrialState(trial)
         if blob is not None:
             state, weights = unpack(self.blobs.get(blob), self.torch_device)
             assert weights is not None
-            alone.restore(weights)
+            trainer.load_state_dict(weights)
         saved_at = self.clock()
         for epoch in range(len(state.scores), wanted.epochs):
-            alone.epoch(epoch)
-            subnets.recalibrate(alone.module, arch)
-            accuracy = subnets.score(alone.module, arch, problem.data.val).accuracy
+            trainer.epoch(epoch)
+            subnets.recalibrate(trainer.module, arch)
+            accuracy = subnets.score(trainer.module, arch, problem.data.val).accuracy
             last = epoch + 1 == wanted.epochs
             state = replace(state, scores=(*state.scores, accuracy), status="finished" if last else "running")
             kept = None
             if last or self.clock() - saved_at >= self.checkpoint_s:
-                weights = alone.weights()
+                weights = trainer.state_dict()
                 kept = self.blobs.put(pack(state, {"net": weights["net"]} if last else weights))
                 saved_at = self.clock()
             yield EpochResult(state.scores, kept)
@@ -258,11 +258,13 @@ class _Trials:
         return [s for s in self.states.values() if s.status == "finished"]
 
 
-def _begin(problem: Problem, arch: Arch, recipe: AloneRecipe, seed: int, device: str) -> tuple[Subnets, Alone]:
+def _begin(
+    problem: Problem, arch: Arch, recipe: StandaloneRecipe, seed: int, device: str
+) -> tuple[Subnets, StandaloneTrainer]:
     """A network with the first weights that a fresh supernet gives it."""
     subnets = Subnets(problem, problem.space.supernet(seed).to(torch.device(device)), device)
     module = subnets.net.subnet(arch)
-    return subnets, Alone(module, subnets.resolution(arch), problem.data, subnets.pipeline, recipe, seed)
+    return subnets, StandaloneTrainer(module, subnets.resolution(arch), problem.data, subnets.pipeline, recipe, seed)
 
 
 def _wanted(problem: Problem) -> RetrainSpec:

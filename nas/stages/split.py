@@ -16,8 +16,14 @@ from nas.core.events import Event, Progress, SearchState, StageFinished, Traced
 from nas.core.ports import Problem, Resources
 from nas.stages.cost_estimate import sample_archs
 from nas.stages.subnets import load_supernet
-from nas.training.fewshot.matching import Matching, match, match_all, matched_split, names_of
-from nas.training.fewshot.partition import SpacePartition, divisible, exhaustive_split, random_split
+from nas.training.fewshot.matching import (
+    GradientMatching,
+    choice_names,
+    match_decisions,
+    match_gradients,
+    split_by_matching,
+)
+from nas.training.fewshot.partition import SpacePartition, exhaustive_split, random_split, splittable
 from nas.training.pipeline import Pipeline
 
 Method = Literal["gradient_matching", "exhaustive", "random", "mixture"]
@@ -42,7 +48,7 @@ class SplitStage:
         if problem.supernet_blob is not None:
             yield StageFinished(self.name, 0.0, {"reused": True})
             return
-        found: list[Matching] = []
+        found: list[GradientMatching] = []
         if self.method == "mixture":  # learned with the weights, by the stage that follows
             nothing: dict[str, Any] = {"partition": {}, "choices": {}, "shares": [], "matching": []}
             yield StageFinished(self.name, 0.0, {"method": self.method, "parts": self.parts, **nothing})
@@ -50,25 +56,25 @@ class SplitStage:
         if self.method == "exhaustive":
             partition = exhaustive_split(space, self.decisions, self.parts)
         elif self.method == "random":
-            genes = [g for g in divisible(space) if space.decisions[g].name in self.decisions]
+            genes = [g for g in splittable(space) if space.decisions[g].name in self.decisions]
             rng = np.random.default_rng((problem.spec.seed, 20))
             partition = random_split(space, self.parts, rng, genes or None)
         else:
             net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
-            total = len(self.decisions) or len(divisible(space))
-            matching = match_all(
+            total = len(self.decisions) or len(splittable(space))
+            matching = match_decisions(
                 net, space, self._batch(problem, resources), self.decisions, self.repeats, problem.spec.seed
             )
             for m in matching:
                 found.append(m)
-                choices = names_of(space.decisions[m.gene])
+                choices = choice_names(space.decisions[m.gene])
                 table = tuple(tuple(round(float(v + 1) / 2, 5) for v in row) for row in m.similarity.clip(-1, 1))
                 yield Traced(self.name, len(found), {"score": m.score}, choices, choices, table)
                 yield Progress(self.name, len(found), total, "decisions", message=space.decisions[m.gene].name)
-            partition = matched_split(found, self.parts)
+            partition = split_by_matching(found, self.parts)
         if partition.size == 1:
             raise InvalidSpec(f"nothing could be split into at most {self.parts} parts: expected parts to be larger")
-        divided = {gene for left in partition.allowed() for gene in left}
+        divided = {gene for left in partition.allowed_choices() for gene in left}
         yield StageFinished(
             self.name,
             0.0,
@@ -76,7 +82,7 @@ class SplitStage:
                 "method": self.method,
                 "parts": partition.size,
                 "partition": partition.as_json(space.decisions),
-                "choices": {d.name: list(names_of(d)) for i, d in enumerate(space.decisions) if i in divided},
+                "choices": {d.name: list(choice_names(d)) for i, d in enumerate(space.decisions) if i in divided},
                 "shares": shares(partition, problem),
                 "matching": [_as_json(m, problem) for m in found],
             },
@@ -89,10 +95,10 @@ class SplitStage:
         clock, space = resources.clock, problem.space
         net = space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
         batch = self._batch(problem, resources)
-        genes = [g for g in divisible(space) if not self.decisions or space.decisions[g].name in self.decisions]
-        match(net, space, batch, genes[0], 1, np.random.default_rng(0))
+        genes = [g for g in splittable(space) if not self.decisions or space.decisions[g].name in self.decisions]
+        match_gradients(net, space, batch, genes[0], 1, np.random.default_rng(0))
         begun = clock()
-        match(net, space, batch, genes[0], 1, np.random.default_rng(1))
+        match_gradients(net, space, batch, genes[0], 1, np.random.default_rng(1))
         seconds = (clock() - begun) * self.repeats * len(genes)
         return StageCost.of(self.name, DurationRange(seconds / 2, seconds, 2 * seconds), len(genes), 1, "decisions")
 
@@ -111,7 +117,7 @@ class SplitStage:
 def shares(partition: SpacePartition, problem: Problem) -> list[float]:
     """The share of random gene vectors whose network lies in each part."""
     drawn = sample(problem.space.decisions, np.random.default_rng(0), COUNTED)
-    counts = np.bincount(partition.parts(problem.space.canonical(drawn)), minlength=partition.size)
+    counts = np.bincount(partition.route(problem.space.canonical(drawn)), minlength=partition.size)
     return [float(c) / COUNTED for c in counts]
 
 
@@ -124,11 +130,11 @@ def held_out_archs(problem: Problem, n: int) -> list[Arch]:
     return [ordered[i] for i in picked]
 
 
-def _as_json(m: Matching, problem: Problem) -> dict[str, Any]:
+def _as_json(m: GradientMatching, problem: Problem) -> dict[str, Any]:
     decision = problem.space.decisions[m.gene]
     return {
         "decision": decision.name,
-        "choices": list(names_of(decision)),
+        "choices": list(choice_names(decision)),
         "similarity": [[round(float(v), 5) for v in row] for row in m.similarity],
         "groups": [list(g) for g in m.groups],
         "score": m.score,

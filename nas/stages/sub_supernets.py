@@ -22,8 +22,8 @@ from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
 from nas.stages.subnets import load_supernet
 from nas.supernet import RelaxedSupernet
 from nas.training.fewshot.allowed import allowed_operations
-from nas.training.fewshot.partition import SpacePartition, extremes_of, sample_part, some_of
-from nas.training.fewshot.routed import inherit
+from nas.training.fewshot.partition import SpacePartition, sample_subspace, subspace_extremes, subspace_sample
+from nas.training.fewshot.routed_supernet import split_supernet
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.resource import within_bounds
 from nas.training.gradient.search import Reading, search
@@ -66,9 +66,9 @@ class SubSupernetStage:
         seed = int(np.random.default_rng((problem.spec.seed, *key)).integers(2**62))
         sample, ends = sample_elastic, None
         if self.part is not None:
-            sample = partial(sample_part, partition, self.part)
+            sample = partial(sample_subspace, partition, self.part)
             if any(phase.teacher != "none" for phase in self.recipe.phases):
-                ends = extremes_of(partition, self.part, problem.space)
+                ends = subspace_extremes(partition, self.part, problem.space)
         for news in train(net, problem.space, problem.data, pipeline, self.recipe, seed, start, due, sample, ends):
             if isinstance(news, Step):
                 done = news.done
@@ -139,7 +139,7 @@ class GradientSubSupernetStage:
                     else:
                         yield Checkpoint(self.name, done, blob)
                     pace.saved()
-        genes = found_inside(space, partition, self.part, learning.scores(), rng)
+        genes = discretise_inside(space, partition, self.part, learning.scores(), rng)
         run = {**run_record(problem, resources, learning, self.part + 1, genes), "part": self.part}
         found = TrainState(0, 0, {"net": learning.net.state_dict(), "run": json.dumps(run)})
         yield Checkpoint(self.name, learning.steps, resources.blobs.put(found.to_bytes()))
@@ -173,7 +173,9 @@ class SubSupernetsStage:
         partition = SpacePartition.from_json(state.finished["split"]["partition"], problem.space.decisions)
         parts = [self._part(part) for part in range(partition.size)]
         whole = self._whole(partition.size)
-        macs = [problem.space.costs(some_of(partition, i, problem.space))["macs"].mean() for i in range(len(parts))]
+        macs = [
+            problem.space.costs(subspace_sample(partition, i, problem.space))["macs"].mean() for i in range(len(parts))
+        ]
         stages = [parts[i] for i in np.argsort(macs)[::-1]]  # the longest first, so that none of them is waited for
         if whole is not None:
             stages.insert(0, whole)
@@ -192,9 +194,9 @@ class SubSupernetsStage:
             if isinstance(event, Checkpoint):
                 done[event.stage] = event.step
             yield replace(event, stage=self.name) if isinstance(event, Traced) else event
-        routed = inherit(problem.space, partition, problem.space.supernet(problem.spec.seed))
+        routed = split_supernet(problem.space, partition, problem.space.supernet(problem.spec.seed))
         runs: list[dict[str, Any]] = []
-        for stage, net in zip(parts, routed.parts, strict=True):
+        for stage, net in zip(parts, routed.sub_supernets, strict=True):
             weights = _kept(stage, resources, state)
             net.load_state_dict(weights["net"])
             runs += [json.loads(weights["run"])] if "run" in weights else []
@@ -205,7 +207,7 @@ class SubSupernetsStage:
         steps = sum(state.checkpoints[stage.name].step for stage in parts)
         result = {"supernet": blob, "reused": False, "steps": steps, "parts": partition.size, **_summary(runs)}
         if whole is not None:
-            result |= one_shot(whole, resources, state)
+            result |= one_shot_result(whole, resources, state)
         yield Checkpoint(self.name, steps, blob)
         yield StageFinished(self.name, 0.0, result)
 
@@ -271,7 +273,7 @@ def run_stages_sequentially(
         yield from stage.run(problem, resources, state)
 
 
-def one_shot(whole: SubSupernetStage, resources: Resources, state: SearchState) -> dict[str, Any]:
+def one_shot_result(whole: SubSupernetStage, resources: Resources, state: SearchState) -> dict[str, Any]:
     """The undivided supernet that was trained on to compare: its blob and its steps."""
     alone = TrainState(0, 0, {"net": _kept(whole, resources, state)["net"]})
     return {
@@ -280,14 +282,14 @@ def one_shot(whole: SubSupernetStage, resources: Resources, state: SearchState) 
     }
 
 
-def found_inside(
+def discretise_inside(
     space: RelaxedSpace, partition: SpacePartition, part: int, scores_EO: Floats, rng: np.random.Generator
 ) -> Genes:
     """The likeliest network of a part by a table of scores, shape (G,). A cell in which the divided edge leads nowhere
     is another part's network. Where none is found near the scores, their own favourite, whichever part it is in."""
 
     def outside(genes_NG: Genes) -> Floats:
-        return np.where(partition.parts(genes_NG) == part, 0.0, 100.0)
+        return np.where(partition.route(genes_NG) == part, 0.0, 100.0)
 
     try:
         return within_bounds(space, outside, scores_EO, rng)

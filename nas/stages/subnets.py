@@ -15,11 +15,11 @@ from nas.core.events import SearchState
 from nas.core.ports import Problem, Resources, Split
 from nas.export import Normalised
 from nas.supernet import Supernet
-from nas.training.alone import unpack
 from nas.training.calibration import Score, recalibrate, score
-from nas.training.fewshot.routed import restored
+from nas.training.fewshot.routed_supernet import supernet_from_weights
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
+from nas.training.standalone import unpack
 
 
 class Subnets:
@@ -76,7 +76,7 @@ def load_supernet(problem: Problem, resources: Resources, blob: str) -> Supernet
     """The supernet that was kept under ``blob``, on the training device."""
     weights = TrainState.from_bytes(resources.blobs.get(blob), resources.torch_device).weights
     assert weights is not None
-    return restored(problem.space, problem.spec.seed, weights).to(torch.device(resources.torch_device))
+    return supernet_from_weights(problem.space, problem.spec.seed, weights).to(torch.device(resources.torch_device))
 
 
 def load_subnets(

@@ -1,4 +1,4 @@
-"""Training a balanced mixture of supernets: the weights, and which network uses which of them."""
+"""Train a supernet ensemble: the weights, and the router from networks to supernets."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nas.core.cost_estimate import DurationRange, StageCost, mean_seconds
 from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
 from nas.core.ports import Problem, Resources
-from nas.stages.sub_supernets import SubSupernetStage, one_shot
+from nas.stages.sub_supernets import SubSupernetStage, one_shot_result
 from nas.stages.subnets import load_supernet
 from nas.supernet import Supernet
-from nas.training.fewshot.mixture import Mixing, imbalance, mix
-from nas.training.fewshot.partition import routed_genes
+from nas.training.fewshot.ensemble import EnsembleTraining, imbalance, train_ensemble
+from nas.training.fewshot.partition import routing_genes
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, TrainState
 
@@ -62,7 +62,7 @@ class SupernetEnsembleStage:
         saved_at = reported_at = resources.clock()
         due = lambda: resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
         traced = max(1, learning.steps // TRACES)
-        for news in mix(learning, start, due):
+        for news in train_ensemble(learning, start, due):
             if isinstance(news, Step):
                 if (now := resources.clock()) - reported_at >= 0.25 or news.done == news.total:
                     reported_at = now
@@ -80,7 +80,7 @@ class SupernetEnsembleStage:
             else:
                 yield Checkpoint(self.name, news.step, blob)
             saved_at = resources.clock()
-        routed, assignment = learning.routed(), learning.assignment()
+        routed, assignment = learning.routed(), learning.routing_table()
         record = assignment.as_json(problem.space.decisions)
         trained = TrainState(0, 0, {"net": routed.state_dict(), "partition": json.dumps(record)})
         p_RM = learning.p_RM(learning.steps - 1)
@@ -99,7 +99,7 @@ class SupernetEnsembleStage:
                 "groups": groups,
                 "shares": [float(s) for s in shares],
                 "imbalance": imbalance(learning.share_R @ p_RM),
-                **(one_shot(whole, resources, state) if whole is not None else {}),
+                **(one_shot_result(whole, resources, state) if whole is not None else {}),
             },
         )
 
@@ -119,14 +119,14 @@ class SupernetEnsembleStage:
         count = learning.steps * (2 if self.compare else 1)
         return StageCost.of(self.name, total + each * count, count, len(times), "steps")
 
-    def _begin(self, problem: Problem, resources: Resources, net: Supernet) -> Mixing:
+    def _begin(self, problem: Problem, resources: Resources, net: Supernet) -> EnsembleTraining:
         nets = [copy.deepcopy(net).to(resources.torch_device) for _ in range(self.models)]
         seed = int(np.random.default_rng((problem.spec.seed, 24)).integers(2**62))
         pipeline = Pipeline(problem.data, resources.torch_device)
-        genes = routed_genes(problem.space, self.decisions)
-        return Mixing(nets, problem.space, problem.data, pipeline, self.recipe, seed, genes)
+        genes = routing_genes(problem.space, self.decisions)
+        return EnsembleTraining(nets, problem.space, problem.data, pipeline, self.recipe, seed, genes)
 
-    def _traced(self, learning: Mixing, done: int) -> Traced:
+    def _traced(self, learning: EnsembleTraining, done: int) -> Traced:
         p_RM = learning.p_RM(done - 1)
         marginal_M = learning.share_R @ p_RM
         values = {"imbalance": imbalance(marginal_M)}

@@ -18,7 +18,7 @@ from nas.core.relaxation import is_relaxed
 from nas.core.spec import SearchSpec, parse_spec
 from nas.strategies.darts import check_partial
 from nas.training.fewshot.allowed import edges_by_decision
-from nas.training.fewshot.partition import divisible, exhaustive_split, routed_genes
+from nas.training.fewshot.partition import exhaustive_split, routing_genes, splittable
 from nas.training.gradient.options import DartsParams
 
 
@@ -28,9 +28,9 @@ class FewShotParams(BaseModel):
     combination of the decisions' choices (none named: of all) belongs to which, one network per step. ``subnets``
     networks are trained per step otherwise, ``part_epochs`` are those of each part.
 
-    ``search``: networks are searched for after training (explore), or each part is a mixture of its operations that is
-    searched by gradient, whose finds are then explored around; ``gradient`` holds options of strategy darts for that.
-    ``schedule`` is how parts are trained if not by gradient: random networks, or as by once_for_all.
+    ``search``: networks are searched for after training (explore), or each part is searched by gradient over a
+    relaxation of its operations, and its networks are the first candidates; ``gradient`` holds options of strategy
+    darts for that. ``schedule`` is how parts are trained if not by gradient: random networks, or as by once_for_all.
 
     ``trust_networks`` are trained alone to see how far the ranking can be trusted; 0: none. With them,
     ``compare_one_shot`` tells what the split has gained, unless parts are searched by gradient: it trains the whole
@@ -82,9 +82,9 @@ _OURS = {"preset", "epochs", "seeds", "batch_size", "checkpoint_s"}
 
 def check(spec: SearchSpec, space: SearchSpace) -> FewShotParams:
     """The parameters of a spec. Raises InvalidSpec for decisions that a space lacks, where nothing can be split, and
-    for a search by gradient in a space without mixtures, or with mixtures that cannot be as the parameters say."""
+    for a search by gradient in a space without a continuous relaxation, or with one that the parameters do not fit."""
     params = parse_spec(FewShotParams, spec.strategy.params)
-    known = [space.decisions[g].name for g in divisible(space)]
+    known = [space.decisions[g].name for g in splittable(space)]
     if not known:
         raise InvalidSpec(f"few_shot splits decisions, of which {space.name} leaves none open but the resolution")
     if unknown := [n for n in params.decisions if n not in known]:
@@ -93,7 +93,7 @@ def check(spec: SearchSpec, space: SearchSpace) -> FewShotParams:
     if params.split == "exhaustive":
         exhaustive_split(space, decisions, params.parts)
     if params.split == "mixture":
-        routed_genes(space, decisions)
+        routing_genes(space, decisions)
     return params
 
 
@@ -101,7 +101,7 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
     """Estimate, warm up, split, train (the parts), trust, derive (with a search by gradient), explore, verify, export.
 
     Raises InvalidSpec for decisions that the space lacks, where nothing can be split, and for a search by gradient in a
-    space without mixtures.
+    space without a continuous relaxation.
     """
     # Stages need torch; a server that only checks parameters does not.
     from nas.stages.discretize import DiscretizeStage

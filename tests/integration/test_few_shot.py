@@ -1,4 +1,4 @@
-"""Few-shot supernets: dividing a space, routing to its parts, and a whole search that does both."""
+"""Few-shot supernets: splitting a space, routing to sub-supernets, and a whole search."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpe
 from nas.stages.sub_supernets import _longest
 from nas.strategies.few_shot import few_shot
 from nas.supernet import Supernet
-from nas.training.fewshot.matching import match_all, matched_split, min_cut
+from nas.training.fewshot.matching import match_decisions, min_cut, split_by_matching
 from nas.training.fewshot.partition import (
     SpacePartition,
-    breadth_first,
     exhaustive_split,
     random_split,
-    sample_part,
+    sample_subspace,
+    split_breadth_first,
 )
-from nas.training.fewshot.routed import Routed, inherit, restored
+from nas.training.fewshot.routed_supernet import RoutedSupernet, split_supernet, supernet_from_weights
 from nas.training.progressive import TrainState
 from tests.integration.test_engine import kept, problem, run
 
@@ -115,9 +115,9 @@ def test_an_operation_that_is_there_twice_stays_together() -> None:
 @pytest.mark.parametrize("splits", [1, 2, 3])
 def test_every_binary_split_doubles_the_parts_and_loses_no_network(splits: int) -> None:
     plan = [(gene, [[0, 1], [2, 3, 4]]) for gene in range(splits)]
-    partition = breadth_first(plan, 64)
+    partition = split_breadth_first(plan, 64)
     assert partition.size == 2**splits
-    sizes = [int(np.prod([len(leaf.get(gene, range(5))) for gene in range(6)])) for leaf in partition.allowed()]
+    sizes = [int(np.prod([len(leaf.get(gene, range(5))) for gene in range(6)])) for leaf in partition.allowed_choices()]
     assert sum(sizes) == 5**6
 
 
@@ -160,8 +160,8 @@ def test_planted_groups_are_found_exactly(group_of: tuple[int, ...]) -> None:
     def batch(arch: Arch, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.randn(32, 1, 2, 4, generator=generator), torch.arange(32) % 2
 
-    found = list(match_all(Planted(group_of), space, batch, (), 3, 0))
-    partition = matched_split(found, 2)
+    found = list(match_decisions(Planted(group_of), space, batch, (), 3, 0))
+    partition = split_by_matching(found, 2)
     assert partition.gene == 0
     wanted = {tuple(i for i, g in enumerate(group_of) if g == side) for side in (0, 1)}
     assert set(partition.groups) == wanted
@@ -178,32 +178,32 @@ def partitions(space: SearchSpace) -> list[SpacePartition]:
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_every_network_has_one_part_and_every_part_draws_its_own(which: int) -> None:
+def test_subspaces_are_disjoint_and_complete_and_sample_their_own_networks(which: int) -> None:
     space = spaces()[which]
     genes = space.canonical(sample(space.decisions, np.random.default_rng(0), 500))
     everything = {d.axis: 10**6 for d in space.decisions}
     for partition in partitions(space):
         record = json.loads(json.dumps(partition.as_json(space.decisions)))
         assert SpacePartition.from_json(record, space.decisions) == partition
-        leaves = partition.allowed()
+        leaves = partition.allowed_choices()
         inside = np.array(
             [[all(g[gene] in group for gene, group in leaf.items()) for leaf in leaves] for g in genes.tolist()]
         )
         assert (inside.sum(axis=1) == 1).all()  # total and disjoint
-        assert (inside.argmax(axis=1) == partition.parts(genes)).all()
+        assert (inside.argmax(axis=1) == partition.route(genes)).all()
         for part in range(partition.size):
-            drawn = sample_part(partition, part, space, everything, np.random.default_rng(part), 3)
-            assert {int(p) for p in partition.parts(np.array([a.genes for a in drawn]))} == {part}
+            drawn = sample_subspace(partition, part, space, everything, np.random.default_rng(part), 3)
+            assert {int(p) for p in partition.route(np.array([a.genes for a in drawn]))} == {part}
             assert len({space.input_shape(a) for a in drawn}) == 1
 
 
-def test_parts_inherit_every_bit_and_then_go_their_own_ways() -> None:
+def test_sub_supernets_inherit_all_weights_and_then_are_independent() -> None:
     space = spaces()[0]
     net = space.supernet(3)
-    partition = breadth_first([(0, [[0, 1], [2, 3, 4]]), (3, [[0, 4], [1, 2, 3]])], 4)
+    partition = split_breadth_first([(0, [[0, 1], [2, 3, 4]]), (3, [[0, 4], [1, 2, 3]])], 4)
     assert partition.size == 4
-    routed = inherit(space, partition, net)
-    for part in routed.parts:
+    routed = split_supernet(space, partition, net)
+    for part in routed.sub_supernets:
         for (name, tensor), (other, same) in zip(net.state_dict().items(), part.state_dict().items(), strict=True):
             assert name == other
             assert torch.equal(tensor, same)
@@ -213,19 +213,33 @@ def test_parts_inherit_every_bit_and_then_go_their_own_ways() -> None:
     archs = as_archs(space.id, drawn)
     with torch.no_grad():
         assert all(torch.equal(net(x, a), routed(x, a)) for a in archs)
-        for p in routed.parts[2].parameters():
+        for p in routed.sub_supernets[2].parameters():
             p.mul_(0.5)
         changed = [not torch.equal(net(x, a), routed(x, a)) for a in archs]
-        assert changed == (partition.parts(drawn) == 2).tolist()
+        assert changed == (partition.route(drawn) == 2).tolist()
         module = routed.train().subnet(archs[0])
         torch.testing.assert_close(module(x), routed(x, archs[0]), rtol=1e-4, atol=1e-5)
     weights = {"net": routed.state_dict(), "partition": json.dumps(partition.as_json(space.decisions))}
-    again = restored(space, 9, TrainState.from_bytes(TrainState(0, 0, weights).to_bytes(), "cpu").weights or {})
-    assert isinstance(again, Routed)
+    again = supernet_from_weights(
+        space, 9, TrainState.from_bytes(TrainState(0, 0, weights).to_bytes(), "cpu").weights or {}
+    )
+    assert isinstance(again, RoutedSupernet)
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in routed.state_dict().items())
 
 
-def test_a_partition_that_leaves_something_out_is_refused() -> None:
+def test_weights_of_earlier_versions_load_into_sub_supernets() -> None:
+    """Their state dictionaries call the sub-supernets parts."""
+    space = spaces()[0]
+    partition = split_breadth_first([(0, [[0, 1], [2, 3, 4]])], 2)
+    routed = RoutedSupernet(space, partition, [space.supernet(1), space.supernet(2)])
+    earlier = {k.replace("sub_supernets.", "parts.", 1): v for k, v in routed.state_dict().items()}
+    assert all(k.startswith("parts.") for k in earlier)
+    record = json.dumps(partition.as_json(space.decisions))
+    again = supernet_from_weights(space, 9, {"net": earlier, "partition": record})
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in routed.state_dict().items())
+
+
+def test_an_incomplete_partition_is_refused() -> None:
     space = spaces()[0]
     good = exhaustive_split(space, [space.decisions[0].name], 5).as_json(space.decisions)
     for broken in (
@@ -273,7 +287,7 @@ def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event]
     assert len({tuple(trust[f"estimates_{net}"]) for net in ("before", "after", "one_shot")}) == 3
     for blob, divided in ((trained["supernet"], True), (trained["one_shot"], False)):
         weights = TrainState.from_bytes(FolderBlobs(folder).get(blob), "cpu").weights
-        assert isinstance(restored(problem(SPEC).space, 0, weights or {}), Routed) == divided
+        assert isinstance(supernet_from_weights(problem(SPEC).space, 0, weights or {}), RoutedSupernet) == divided
 
 
 def test_a_search_that_is_cut_ends_the_same_and_repeats_one_part_at_most(

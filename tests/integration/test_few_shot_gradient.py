@@ -21,11 +21,11 @@ from nas.core.fronts import front_of
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.relaxation import Relaxation
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
-from nas.stages.sub_supernets import found_inside
+from nas.stages.sub_supernets import discretise_inside
 from nas.strategies.few_shot import few_shot
 from nas.supernet import RelaxedSupernet
 from nas.training.fewshot.allowed import allowed_operations, edges_by_decision
-from nas.training.fewshot.partition import SpacePartition, breadth_first, extremes_of, sample_part
+from nas.training.fewshot.partition import SpacePartition, sample_subspace, split_breadth_first, subspace_extremes
 from nas.training.gradient import operation_weights
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.search import Search, search
@@ -44,10 +44,10 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-# Parts as tables of operations
+# Subspaces as tables of operations
 
 
-def test_the_decisions_that_divide_relaxations_are_those_of_one_edge() -> None:
+def test_decisions_that_can_split_a_relaxation_belong_to_one_edge() -> None:
     shape = ImageShape(3, 16, 16, 5)
     cells = registry.load("nas.search_spaces", "nas_bench_201")({"preset": "digits"}, shape)
     assert edges_by_decision(cells) == {e: (e, (0, 1, 2, 3, 4)) for e in range(6)}
@@ -62,27 +62,27 @@ def test_the_decisions_that_divide_relaxations_are_those_of_one_edge() -> None:
     assert all(operations == (1, 2, 3, 4, 5, 6, 7) for _, operations in found.values())
 
 
-def test_parts_have_disjoint_operations_that_are_all_operations_together() -> None:
+def test_subspaces_have_disjoint_and_complete_operations() -> None:
     space = registry.load("nas.search_spaces", "nas_bench_201")({"preset": "digits"}, ImageShape(3, 16, 16, 5))
-    partition = breadth_first([(0, [[0, 1], [2, 3, 4]]), (3, [[0, 4], [1, 2, 3]])], 4)
+    partition = split_breadth_first([(0, [[0, 1], [2, 3, 4]]), (3, [[0, 4], [1, 2, 3]])], 4)
     tables = [allowed_operations(space, partition, part) for part in range(4)]
     assert [t[0].nonzero()[0].tolist() for t in tables] == [[0, 1], [0, 1], [2, 3, 4], [2, 3, 4]]
     assert (tables[0][3] ^ tables[1][3]).all()
     assert all(t[[1, 2, 4, 5]].all() for t in tables)
     genes = space.canonical(sample(space.decisions, np.random.default_rng(0), 300))
-    for genes_G, part in zip(genes, partition.parts(genes), strict=True):
+    for genes_G, part in zip(genes, partition.route(genes), strict=True):
         assert tables[part][np.arange(6), genes_G].all()
 
 
 def test_what_is_found_for_a_part_lies_in_it() -> None:
     space = registry.load("nas.search_spaces", "nas_bench_201")({"preset": "digits"}, ImageShape(3, 16, 16, 5))
-    partition = breadth_first([(0, [[0, 1], [2, 3, 4]])], 2)
+    partition = split_breadth_first([(0, [[0, 1], [2, 3, 4]])], 2)
     scores = np.full((6, 5), 0.1)
     scores[0] = [0, 0, 0.2, 0.2, 0.6]
     scores[[2, 4], 0] = 0.9  # both ways on from the divided edge are cut, so that it counts as cut itself
-    assert partition.parts(space.discretise(scores)[None])[0] == 0
-    genes = found_inside(space, partition, 1, scores, np.random.default_rng(0))
-    assert partition.parts(genes[None])[0] == 1
+    assert partition.route(space.discretise(scores)[None])[0] == 0
+    genes = discretise_inside(space, partition, 1, scores, np.random.default_rng(0))
+    assert partition.route(genes[None])[0] == 1
     assert genes[0] == 4
 
 
@@ -203,7 +203,7 @@ HALVES = Dataset("halves", SeenSpace.shape, halves(160, 0), halves(40, 1), halve
 
 
 @pytest.mark.parametrize("preset", SEARCHES)
-def test_every_part_finds_its_own_best_operations(preset: str) -> None:
+def test_each_subspace_selects_its_best_operations(preset: str) -> None:
     space: Any = SeenSpace()
     halved = SpacePartition(1, ((0, 1), (2, 3)), (SpacePartition(), SpacePartition()))
     partition = SpacePartition(0, ((0, 1, 2), (3,)), (halved, SpacePartition()))
@@ -254,7 +254,7 @@ def test_parts_that_are_searched_by_gradient_give_the_first_candidates(tmp_path:
     partition = SpacePartition.from_json(state.finished["split"]["partition"], space.decisions)
     runs = state.finished["train"]["runs"]
     assert [r["part"] for r in runs] == [0, 1]
-    assert [partition.parts(np.array([r["genes"]]))[0] for r in runs] == [0, 1]
+    assert [partition.route(np.array([r["genes"]]))[0] for r in runs] == [0, 1]
     networks = state.finished["derive"]["networks"]
     assert networks == [r["genes"] for r in runs]
     assert [list(p.arch.genes) for p in state.of("search")][:2] == networks
@@ -317,19 +317,19 @@ def test_the_ends_of_a_part_lie_in_it_and_shrinking_begins_at_its_largest() -> N
     gene = next(i for i, d in enumerate(space.decisions) if d.name == "stage1.depth")
     kernel = next(i for i, d in enumerate(space.decisions) if d.name == "stage1.block2.kernel")
     top = len(space.decisions[kernel].choices) - 1
-    partition = breadth_first([(gene, [[0], [1]]), (kernel, [list(range(top)), [top]])], 4)
+    partition = split_breadth_first([(gene, [[0], [1]]), (kernel, [list(range(top)), [top]])], 4)
     for part in range(partition.size):
         if part == 1:  # a block that is not there has the first kernel
             with pytest.raises(InvalidSpec, match="no networks"):
-                extremes_of(partition, part, space)
+                subspace_extremes(partition, part, space)
             continue
-        smallest, largest = extremes_of(partition, part, space)
+        smallest, largest = subspace_extremes(partition, part, space)
         macs = space.costs(np.array([smallest.genes, largest.genes]))["macs"]
-        assert partition.parts(np.array([smallest.genes, largest.genes])).tolist() == [part, part]
-        only = sample_part(partition, part, space, {"resolution": 9}, np.random.default_rng(0), 8)
+        assert partition.route(np.array([smallest.genes, largest.genes])).tolist() == [part, part]
+        only = sample_subspace(partition, part, space, {"resolution": 9}, np.random.default_rng(0), 8)
         assert all(a.genes[gene] == largest.genes[gene] and a.genes[kernel] == largest.genes[kernel] for a in only)
         everything = {d.axis: 9 for d in space.decisions}
-        drawn = sample_part(partition, part, space, everything, np.random.default_rng(0), 64)
+        drawn = sample_subspace(partition, part, space, everything, np.random.default_rng(0), 64)
         inside = space.costs(np.array([a.genes for a in drawn]))["macs"]
         assert macs[0] <= inside.min() < inside.max() <= macs[1]
 

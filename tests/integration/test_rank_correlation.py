@@ -19,7 +19,7 @@ from nas.core.metrics import kendall
 from nas.core.rank_correlation import rank_advice, tau_deviation
 from nas.core.spec import SearchSpec, SpaceSpec, StrategySpec
 from nas.schemas.rank_correlation import RankCorrelationSchema, RankedArchSchema, SpacePartitionSchema
-from nas.training.fewshot.partition import breadth_first
+from nas.training.fewshot.partition import split_breadth_first
 from server.api.validate import examine
 from server.dashboard import charts
 from server.store.store import open_store
@@ -27,7 +27,7 @@ from server.store.trust import trust_view
 from tests.support import fakes
 
 DECISIONS = (Decision("edge1", ("none", "skip", "conv")), Decision("edge2", ("none", "pool")))
-TREE = breadth_first([(0, [[0], [1, 2]]), (1, [[0], [1]])], 3)
+TREE = split_breadth_first([(0, [[0], [1, 2]]), (1, [[0], [1]])], 3)
 MATCHING = {
     "decision": "edge1",
     "choices": ["none", "skip", "conv"],

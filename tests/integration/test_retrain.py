@@ -35,7 +35,7 @@ from nas.core.spec import BudgetSpec, DataSpec, RetrainSpec, SearchSpec, SpaceSp
 from nas.engine import run_search, stage_names, stages_of
 from nas.objectives import cheap_metrics
 from nas.stages.retrain import RetrainStage
-from nas.training.alone import unpack
+from nas.training.standalone import unpack
 from tests.integration.test_engine import SPEC, RuleDevice, kept, problem
 from tests.support import fakes
 
@@ -195,7 +195,7 @@ def test_divergence_is_told_and_if_nothing_is_left_the_search_ends(
     def diverges(self: object, number: int) -> float:
         raise Diverged("training diverged")
 
-    monkeypatch.setattr("nas.training.alone.Alone.epoch", diverges)
+    monkeypatch.setattr("nas.training.standalone.StandaloneTrainer.epoch", diverges)
     with pytest.raises(HwnasError, match="all trainings of all"):
         _note(run(folder, problem(RETRAINED), events[:begun]), seen)
     assert any(isinstance(e, Warned) and "diverged" in e.message for e in seen)

@@ -22,7 +22,7 @@ from nas.core.ports import ImageShape, Problem, Resources
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, RetrainSpec, SearchSpec, SpaceSpec
 from nas.core.spec import StrategySpec as Strategy
 from nas.engine import run_search, stage_names, stages_of
-from nas.explorers.bayesian import Surface, _encode
+from nas.explorers.bayesian import WarpedGP, _encode
 from nas.stages.proxies import ProxyAwareSpace, ProxyStage, Scores
 from nas.strategies.zero_cost import check
 from search_spaces.mobilenet_v3.space import build
@@ -148,17 +148,17 @@ def test_proxies_help_the_accuracy_predictor_where_they_tell_something() -> None
 
     scored, evaluated, unseen = drawn(128), drawn(16), drawn(300)
     noisy = truth(scored) + rng.normal(size=128)
-    informed = ProxyAwareSpace(
+    proxy_aware = ProxyAwareSpace(
         space, Scores(("hint", "noise"), scored, np.stack([noisy, rng.normal(size=128)], axis=1))
     )
-    assert informed.id == space.id
-    assert spearman(informed.proxies(unseen)[:, 0], truth(unseen)) > 0.8
+    assert proxy_aware.id == space.id
+    assert spearman(proxy_aware.proxies(unseen)[:, 0], truth(unseen)) > 0.8
 
     def ranks(told: object) -> float:
-        surface = Surface.fit(_encode(told, evaluated, True), -truth(evaluated))  # type: ignore[arg-type]
-        return spearman(-surface.posterior(_encode(told, unseen, True))[0], truth(unseen))  # type: ignore[arg-type]
+        process = WarpedGP.fit(_encode(told, evaluated, True), -truth(evaluated))  # type: ignore[arg-type]
+        return spearman(-process.posterior(_encode(told, unseen, True))[0], truth(unseen))  # type: ignore[arg-type]
 
-    assert ranks(informed) > ranks(space) + 0.05
+    assert ranks(proxy_aware) > ranks(space) + 0.05
 
 
 def test_a_trained_supernet_is_searched_with_hints(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Gradient matching: choices whose gradients on shared weights disagree go to different parts.
+"""Gradient matching: choices with conflicting gradients on shared weights go to different sub-supernets.
 
 GM-NAS (Hu et al., Generalizing few-shot NAS with gradient matching, ICLR 2022), section 3.
 """
@@ -16,15 +16,15 @@ from nas.core.arch import Arch, Decision, Floats, as_archs, sample
 from nas.core.errors import InvalidSpec
 from nas.core.ports import SearchSpace
 from nas.supernet import Supernet
-from nas.training.fewshot.partition import SpacePartition, bipartitions, breadth_first, divisible
+from nas.training.fewshot.partition import SpacePartition, bipartitions, split_breadth_first, splittable
 
-MOST_CHOICES = 16  # 32,768 bipartitions
+MAX_CHOICES = 16  # 32,768 bipartitions
 
 Batch = Callable[[Arch, int], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
-class Matching:
+class GradientMatching:
     """One decision: the mean cosine similarity of its choices' gradients, its best two groups, and how much more
     choices disagree between the groups than inside them."""
 
@@ -41,10 +41,10 @@ def min_cut(similarity: Floats) -> tuple[tuple[int, ...], tuple[int, ...]]:
     Raises InvalidSpec for fewer than 2 and more than 16 choices.
     """
     n = len(similarity)
-    if not 2 <= n <= MOST_CHOICES:
-        raise InvalidSpec(f"gradient matching divides 2 to {MOST_CHOICES} choices, got {n}")
+    if not 2 <= n <= MAX_CHOICES:
+        raise InvalidSpec(f"gradient matching splits 2 to {MAX_CHOICES} choices, got {n}")
     apart = 1.0 - similarity
-    return min(bipartitions(n), key=lambda groups: sum(_inside(apart, g) for g in groups))
+    return min(bipartitions(n), key=lambda groups: sum(_disagreement(apart, g) for g in groups))
 
 
 def score(similarity: Floats, groups: Sequence[Sequence[int]]) -> float:
@@ -52,12 +52,12 @@ def score(similarity: Floats, groups: Sequence[Sequence[int]]) -> float:
     apart = 1.0 - similarity
     across = float(apart[np.ix_(groups[0], groups[1])].mean())
     pairs = sum(len(g) * (len(g) - 1) / 2 for g in groups)
-    return across - (sum(_inside(apart, g) for g in groups) / pairs if pairs else 0.0)
+    return across - (sum(_disagreement(apart, g) for g in groups) / pairs if pairs else 0.0)
 
 
-def match(
+def match_gradients(
     net: Supernet, space: SearchSpace, batch: Batch, gene: int, repeats: int, rng: np.random.Generator
-) -> Matching:
+) -> GradientMatching:
     """Compares the choices of a decision on ``repeats`` random networks, each with one batch that all choices share.
 
     ``batch(arch, repeat)`` gives normalised images and labels. Weights stay as they are.
@@ -69,32 +69,33 @@ def match(
         total += _cosines([_gradients(net, arch, x_BCHW, y_B, repeat) for arch in archs])
     similarity = total / repeats
     groups = min_cut(similarity)
-    return Matching(gene, similarity, groups, score(similarity, groups))
+    return GradientMatching(gene, similarity, groups, score(similarity, groups))
 
 
-def match_all(
+def match_decisions(
     net: Supernet, space: SearchSpace, batch: Batch, names: Sequence[str], repeats: int, seed: int
-) -> Iterator[Matching]:
-    """One after another the named decisions, or all of them. Raises InvalidSpec for an unknown name."""
-    known = {space.decisions[g].name: g for g in divisible(space)}
-    if unknown := [n for n in names if n not in known]:
-        raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(known)}")
-    for gene in [known[n] for n in names] or list(known.values()):
-        yield match(net, space, batch, gene, repeats, np.random.default_rng((seed, 21, gene)))
+) -> Iterator[GradientMatching]:
+    """Compare the choices of the named decisions, or of all, one decision after another. Raises InvalidSpec for an
+    unknown name."""
+    by_name = {space.decisions[g].name: g for g in splittable(space)}
+    if unknown := [n for n in names if n not in by_name]:
+        raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(by_name)}")
+    for gene in [by_name[n] for n in names] or list(by_name.values()):
+        yield match_gradients(net, space, batch, gene, repeats, np.random.default_rng((seed, 21, gene)))
 
 
-def matched_split(found: Sequence[Matching], most: int) -> SpacePartition:
-    """Divides by the decisions of the highest score, in at most ``most`` parts."""
-    best = sorted(found, key=lambda m: (-m.score, m.gene))
-    return breadth_first([(m.gene, m.groups) for m in best], most)
+def split_by_matching(matchings: Sequence[GradientMatching], most: int) -> SpacePartition:
+    """Split by the decisions with the highest scores, into at most ``most`` subspaces."""
+    best = sorted(matchings, key=lambda m: (-m.score, m.gene))
+    return split_breadth_first([(m.gene, m.groups) for m in best], most)
 
 
-def names_of(decision: Decision) -> tuple[str, ...]:
-    """The choices in words."""
+def choice_names(decision: Decision) -> tuple[str, ...]:
+    """The choices as text."""
     return tuple(str(c) for c in decision.choices)
 
 
-def _inside(apart: Floats, group: Sequence[int]) -> float:
+def _disagreement(apart: Floats, group: Sequence[int]) -> float:
     return float(apart[np.ix_(group, group)][np.triu_indices(len(group), 1)].sum())
 
 

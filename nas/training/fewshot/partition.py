@@ -1,4 +1,5 @@
-"""Which part of a divided space an architecture belongs to, as a value. No torch here."""
+"""Partitions of a search space into subspaces, and routing tables: which sub-supernet an architecture belongs to. No
+torch."""
 
 from __future__ import annotations
 
@@ -14,22 +15,22 @@ from nas.core.arch import Arch, Decision, Genes, as_archs
 from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.ports import SearchSpace
 
-MOST_COMBINATIONS = 4_096  # by which a mixture is routed
+MOST_COMBINATIONS = 4_096  # of choices that a supernet ensemble is routed by
 
 
-class Division(Protocol):
-    """A space in parts: ``size`` of them, and the part of each row of canonical genes, shape (N,)."""
+class SupernetRouter(Protocol):
+    """Maps architectures to ``size`` sub-supernets: the index of each row of canonical genes, shape (N,)."""
 
     @property
     def size(self) -> int: ...
-    def parts(self, genes_NG: Genes) -> NDArray[np.int64]: ...
+    def route(self, genes_NG: Genes) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True)
 class SpacePartition:
-    """A tree: every group of choices of decision ``gene`` has a partition of its own. Without groups it is one part.
+    """A tree: every group of choices of decision ``gene`` has a partition of its own; a leaf is one subspace.
 
-    Parts are numbered from 0, depth first. Canonical genes are what counts, see ``route``.
+    Subspaces are numbered from 0, depth first, and contain canonical genes, see ``sub_supernet_index``.
     """
 
     gene: int = -1
@@ -38,42 +39,42 @@ class SpacePartition:
 
     @property
     def size(self) -> int:
-        """The number of parts."""
+        """The number of subspaces."""
         return sum(c.size for c in self.children) if self.groups else 1
 
-    def parts(self, genes_NG: Genes) -> NDArray[np.int64]:
-        """The part of each row of canonical genes, shape (N,)."""
+    def route(self, genes_NG: Genes) -> NDArray[np.int64]:
+        """The subspace of each row of canonical genes, shape (N,)."""
         out = np.zeros(len(genes_NG), dtype=np.int64)
         first = 0
         for group, child in zip(self.groups, self.children, strict=True):
             rows = np.isin(genes_NG[:, self.gene], group)
-            out[rows] = first + child.parts(genes_NG[rows])
+            out[rows] = first + child.route(genes_NG[rows])
             first += child.size
         return out
 
-    def allowed(self) -> list[dict[int, tuple[int, ...]]]:
-        """For each part, the choices that are left to each divided decision."""
+    def allowed_choices(self) -> list[dict[int, tuple[int, ...]]]:
+        """For each subspace, the choices of each split decision."""
         if not self.groups:
             return [{}]
         return [
             {self.gene: group, **deeper}
             for group, child in zip(self.groups, self.children, strict=True)
-            for deeper in child.allowed()
+            for deeper in child.allowed_choices()
         ]
 
-    def deepened(self, part: int, gene: int, groups: Sequence[Sequence[int]]) -> SpacePartition:
-        """The same with one of its parts divided."""
+    def split(self, subspace: int, gene: int, groups: Sequence[Sequence[int]]) -> SpacePartition:
+        """The same partition with one subspace split further."""
         if not self.groups:
             return SpacePartition(gene, tuple(tuple(g) for g in groups), tuple(SpacePartition() for _ in groups))
         children = []
         for child in self.children:
-            inside = 0 <= part < child.size
-            children.append(child.deepened(part, gene, groups) if inside else child)
-            part -= child.size
+            inside = 0 <= subspace < child.size
+            children.append(child.split(subspace, gene, groups) if inside else child)
+            subspace -= child.size
         return SpacePartition(self.gene, self.groups, tuple(children))
 
     def as_json(self, decisions: Sequence[Decision]) -> dict[str, Any]:
-        """With names, for storing and drawing; a part is an empty record."""
+        """With names, for storing and drawing; a subspace is an empty record."""
         if not self.groups:
             return {}
         return {
@@ -89,7 +90,7 @@ class SpacePartition:
 
 
 def _parsed(
-    record: Mapping[str, Any], decisions: Sequence[Decision], left: dict[int, tuple[int, ...]]
+    record: Mapping[str, Any], decisions: Sequence[Decision], choices: dict[int, tuple[int, ...]]
 ) -> SpacePartition:
     if not record:
         return SpacePartition()
@@ -98,141 +99,142 @@ def _parsed(
         raise InvalidInput(f"partition: expected a decision of {', '.join(names)}, got {record['decision']!r}")
     gene = names.index(record["decision"])
     groups = tuple(tuple(int(c) for c in group) for group in record["groups"])
-    if sorted(c for g in groups for c in g) != sorted(left[gene]) or not all(groups):
-        raise InvalidInput(f"partition of {names[gene]}: expected each of {list(left[gene])} once, got {groups}")
+    if sorted(c for g in groups for c in g) != sorted(choices[gene]) or not all(groups):
+        raise InvalidInput(f"partition of {names[gene]}: expected each of {list(choices[gene])} once, got {groups}")
     if len(record["children"]) != len(groups):
         raise InvalidInput(
             f"partition of {names[gene]}: expected {len(groups)} children, got {len(record['children'])}"
         )
     children = (
-        _parsed(child, decisions, {**left, gene: group})
+        _parsed(child, decisions, {**choices, gene: group})
         for group, child in zip(groups, record["children"], strict=True)
     )
     return SpacePartition(gene, groups, tuple(children))
 
 
 @dataclass(frozen=True)
-class Assignment:
-    """A table: every combination of choices of the decisions ``genes`` has its part, ``table[i]`` where the choices
-    count as the digits of i (``counts`` are the bases, the last digit runs fastest)."""
+class RoutingTable:
+    """The sub-supernet of every combination of choices of the decisions ``genes``: ``table[i]``, where the choices are
+    the digits of i (``counts`` are the bases, the last digit runs fastest)."""
 
     genes: tuple[int, ...]
     counts: tuple[int, ...]
     table: tuple[int, ...]
     size: int
 
-    def parts(self, genes_NG: Genes) -> NDArray[np.int64]:
-        """The part of each row of canonical genes, shape (N,)."""
-        return np.array(self.table, dtype=np.int64)[combination(self.genes, self.counts, genes_NG)]
+    def route(self, genes_NG: Genes) -> NDArray[np.int64]:
+        """The sub-supernet of each row of canonical genes, shape (N,)."""
+        return np.array(self.table, dtype=np.int64)[choice_combination(self.genes, self.counts, genes_NG)]
 
     def as_json(self, decisions: Sequence[Decision]) -> dict[str, Any]:
-        """With names, for storing and showing."""
+        """With names, for storing and display."""
         names = [decisions[g].name for g in self.genes]
         return {"decisions": names, "table": list(self.table), "parts": self.size}
 
     @staticmethod
-    def from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> Assignment:
-        """Inverse of ``as_json``. Raises InvalidInput unless every combination has a part."""
-        known = [d.name for d in decisions]
-        if unknown := [n for n in record["decisions"] if n not in known]:
-            raise InvalidInput(f"assignment: expected decisions of {', '.join(known)}, got {unknown[0]!r}")
-        genes = tuple(known.index(n) for n in record["decisions"])
+    def from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> RoutingTable:
+        """Inverse of ``as_json``. Raises InvalidInput unless every combination has a sub-supernet."""
+        valid = [d.name for d in decisions]
+        if unknown := [n for n in record["decisions"] if n not in valid]:
+            raise InvalidInput(f"routing table: expected decisions of {', '.join(valid)}, got {unknown[0]!r}")
+        genes = tuple(valid.index(n) for n in record["decisions"])
         counts = tuple(len(decisions[g].choices) for g in genes)
         table, size = tuple(int(m) for m in record["table"]), int(record["parts"])
         if len(table) != prod(counts) or not all(0 <= m < size for m in table):
             raise InvalidInput(
-                f"assignment: expected a part from 0 to {size - 1} for each of {prod(counts)} combinations"
+                f"routing table: expected a sub-supernet from 0 to {size - 1} for each of {prod(counts)} combinations"
             )
-        return Assignment(genes, counts, table, size)
+        return RoutingTable(genes, counts, table, size)
 
 
-def combination(genes: Sequence[int], counts: Sequence[int], genes_NG: Genes) -> NDArray[np.int64]:
-    """The number of the combination of choices that each row has for some decisions, shape (N,)."""
+def choice_combination(genes: Sequence[int], counts: Sequence[int], genes_NG: Genes) -> NDArray[np.int64]:
+    """The index of each row's combination of choices for the decisions ``genes``, shape (N,)."""
     numbers: NDArray[np.int64] = np.ravel_multi_index([genes_NG[:, g] for g in genes], tuple(counts)).astype(np.int64)
     return numbers
 
 
-def division_from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> SpacePartition | Assignment:
-    """What ``as_json`` of either gave. Raises InvalidInput."""
+def router_from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> SpacePartition | RoutingTable:
+    """Inverse of ``as_json`` of both kinds of router. Raises InvalidInput."""
     if "table" in record:
-        return Assignment.from_json(record, decisions)
+        return RoutingTable.from_json(record, decisions)
     return SpacePartition.from_json(record, decisions)
 
 
-def route(partition: Division, space: SearchSpace, arch: Arch) -> int:
-    """The part of an architecture, by its canonical genes, so that equal networks share a part."""
-    return int(partition.parts(space.canonical(np.array([arch.genes])))[0])
+def sub_supernet_index(router: SupernetRouter, space: SearchSpace, arch: Arch) -> int:
+    """The sub-supernet of an architecture, by its canonical genes, so that equal networks share one."""
+    return int(router.route(space.canonical(np.array([arch.genes])))[0])
 
 
-def sample_part(
+def sample_subspace(
     partition: SpacePartition,
-    part: int,
+    subspace: int,
     space: SearchSpace,
     elastic: Mapping[str, int],
     rng: np.random.Generator,
     n: int,
 ) -> list[Arch]:
-    """``n`` canonical architectures of one part that share one resolution, uniform over gene vectors of the part.
+    """``n`` canonical architectures of one subspace that share one resolution, uniform over its gene vectors.
 
-    ``elastic`` as in ``nas.training.samplers.sample_elastic``, of the choices that the part has. Raises InvalidSpec for
-    a part without networks.
+    ``elastic`` as in ``nas.training.samplers.sample_elastic``, of the choices in the subspace. Raises InvalidSpec
+    for a subspace without networks.
     """
-    allowed = partition.allowed()[part]
+    allowed = partition.allowed_choices()[subspace]
     choices = [
         np.array(sorted(allowed.get(i, range(len(d.choices))))[-elastic.get(d.axis, 1) :])
         for i, d in enumerate(space.decisions)
     ]
     shared = [i for i, d in enumerate(space.decisions) if d.axis == "resolution"]
     lead = [int(rng.choice(choices[i])) for i in shared]
-    found: list[Arch] = []
+    archs: list[Arch] = []
     for _ in range(200):
         drawn_NG = np.stack([rng.choice(c, size=4 * n) for c in choices], axis=1).astype(np.int64)
         drawn_NG[:, shared] = lead
         genes_NG = space.canonical(drawn_NG)
-        found += as_archs(space.id, genes_NG[partition.parts(genes_NG) == part])
-        if len(found) >= n:
-            return found[:n]
-    raise InvalidSpec(f"part {part} of the partition has no networks, or nearly none: expected another division")
+        archs += as_archs(space.id, genes_NG[partition.route(genes_NG) == subspace])
+        if len(archs) >= n:
+            return archs[:n]
+    raise InvalidSpec(
+        f"subspace {subspace} of the partition has no networks, or nearly none: expected another partition"
+    )
 
 
-def some_of(partition: SpacePartition, part: int, space: SearchSpace, n: int = 64) -> Genes:
-    """Canonical genes of ``n`` networks of a part, shape (n, G), uniform and always the same ones. Raises InvalidSpec
-    for a part without networks."""
+def subspace_sample(partition: SpacePartition, subspace: int, space: SearchSpace, n: int = 64) -> Genes:
+    """Canonical genes of ``n`` networks of a subspace, shape (n, G), uniform, with a fixed seed. Raises InvalidSpec for
+    a subspace without networks."""
     everything = {d.axis: len(d.choices) for d in space.decisions}
-    drawn = sample_part(partition, part, space, everything, np.random.default_rng(0), n)
+    drawn = sample_subspace(partition, subspace, space, everything, np.random.default_rng(0), n)
     return np.array([arch.genes for arch in drawn])
 
 
-def extremes_of(partition: SpacePartition, part: int, space: SearchSpace) -> tuple[Arch, Arch]:
-    """The network of the part's first choices and that of its last ones: its smallest and its largest. Where these,
-    being canonical, belong to other parts, those of the fewest and of the most MACs among some random ones.
+def subspace_extremes(partition: SpacePartition, subspace: int, space: SearchSpace) -> tuple[Arch, Arch]:
+    """The smallest and the largest network of a subspace: its first and its last choices. Where the canonical form of
+    these lies in another subspace, the networks with the fewest and the most MACs among some random ones.
 
-    Raises InvalidSpec for a part without networks.
+    Raises InvalidSpec for a subspace without networks.
     """
-    allowed = partition.allowed()[part]
+    allowed = partition.allowed_choices()[subspace]
     groups = [sorted(allowed.get(i, range(len(d.choices)))) for i, d in enumerate(space.decisions)]
     genes_NG = space.canonical(np.array([[g[0] for g in groups], [g[-1] for g in groups]]))
-    if (partition.parts(genes_NG) != part).any():
-        drawn_NG = some_of(partition, part, space)
+    if (partition.route(genes_NG) != subspace).any():
+        drawn_NG = subspace_sample(partition, subspace, space)
         macs_N = space.costs(drawn_NG)["macs"]
-        inside = partition.parts(genes_NG) == part
+        inside = partition.route(genes_NG) == subspace
         pick = (int(macs_N.argmin()), int(macs_N.argmax()))
         genes_NG = np.stack([genes_NG[i] if inside[i] else drawn_NG[pick[i]] for i in (0, 1)])
     smallest, largest = as_archs(space.id, genes_NG)
     return smallest, largest
 
 
-def breadth_first(plan: Sequence[tuple[int, Sequence[Sequence[int]]]], most: int) -> SpacePartition:
-    """Divides by the decisions of ``plan``, each (gene, groups), all parts by the first before any by the second, as
-    long as there are no more than ``most`` parts."""
+def split_breadth_first(plan: Sequence[tuple[int, Sequence[Sequence[int]]]], most: int) -> SpacePartition:
+    """Split by the decisions of ``plan``, each (gene, groups), breadth first, into at most ``most`` subspaces."""
     partition = SpacePartition()
     for gene, groups in plan:
-        part = 0
+        subspace = 0
         for _ in range(partition.size):
             if partition.size + len(groups) - 1 > most:
                 return partition
-            partition = partition.deepened(part, gene, groups)
-            part += len(groups)
+            partition = partition.split(subspace, gene, groups)
+            subspace += len(groups)
     return partition
 
 
@@ -241,55 +243,57 @@ def random_split(
 ) -> SpacePartition:
     """Random decisions, of ``genes`` if given, the choices of each in two random groups of equal size: the baseline."""
     plan = []
-    for gene in rng.permutation(divisible(space) if genes is None else list(genes)).tolist():
+    for gene in rng.permutation(splittable(space) if genes is None else list(genes)).tolist():
         order = rng.permutation(len(space.decisions[gene].choices)).tolist()
         half = len(order) // 2
         plan.append((gene, sorted([sorted(order[:half]), sorted(order[half:])])))
-    return breadth_first(plan, most)
+    return split_breadth_first(plan, most)
 
 
 def exhaustive_split(space: SearchSpace, names: Sequence[str], most: int) -> SpacePartition:
-    """One part for every choice of the decisions (Zhao et al., Few-shot NAS, ICML 2021).
+    """One subspace for every choice of the decisions (Zhao et al., Few-shot NAS, ICML 2021).
 
-    Raises InvalidSpec for an unknown decision, or when that takes more than ``most`` parts.
+    Raises InvalidSpec for an unknown decision, or when that takes more than ``most`` subspaces.
     """
-    known = {space.decisions[g].name: g for g in divisible(space)}
+    by_name = {space.decisions[g].name: g for g in splittable(space)}
     for name in names:
-        if name not in known:
-            raise InvalidSpec(f"few_shot cannot split {name!r}: expected some of {', '.join(known)}")
-    genes = [known[n] for n in names] or divisible(space)[:1]
+        if name not in by_name:
+            raise InvalidSpec(f"few_shot cannot split {name!r}: expected some of {', '.join(by_name)}")
+    genes = [by_name[n] for n in names] or splittable(space)[:1]
     plan = [(g, [[c] for c in range(len(space.decisions[g].choices))]) for g in genes]
-    wanted = prod(len(groups) for _, groups in plan)
-    if wanted > most:
-        raise InvalidSpec(f"an exhaustive split of {len(genes)} decisions takes {wanted} parts: parts allows {most}")
-    return breadth_first(plan, most)
+    subspaces = prod(len(groups) for _, groups in plan)
+    if subspaces > most:
+        raise InvalidSpec(f"an exhaustive split of {len(genes)} decisions takes {subspaces} parts: parts allows {most}")
+    return split_breadth_first(plan, most)
 
 
-def routed_genes(space: SearchSpace, names: Sequence[str]) -> tuple[int, ...]:
-    """The decisions that a mixture is routed by: those that are named, or all.
+def routing_genes(space: SearchSpace, names: Sequence[str]) -> tuple[int, ...]:
+    """The decisions that a supernet ensemble is routed by: the named ones, or all.
 
     Raises InvalidSpec for an unknown one, and for too many combinations.
     """
-    known = {space.decisions[g].name: g for g in divisible(space)}
-    if unknown := [n for n in names if n not in known]:
-        raise InvalidSpec(f"a mixture cannot be routed by {unknown[0]!r}: expected some of {', '.join(known)}")
-    genes = tuple(known[n] for n in names) or tuple(known.values())
+    by_name = {space.decisions[g].name: g for g in splittable(space)}
+    if unknown := [n for n in names if n not in by_name]:
+        raise InvalidSpec(
+            f"a supernet ensemble cannot be routed by {unknown[0]!r}: expected some of {', '.join(by_name)}"
+        )
+    genes = tuple(by_name[n] for n in names) or tuple(by_name.values())
     combinations = prod(len(space.decisions[g].choices) for g in genes)
     if combinations > MOST_COMBINATIONS:
         raise InvalidSpec(
-            f"a mixture is routed by at most {MOST_COMBINATIONS} combinations of choices, {len(genes)} decisions have "
-            f"{combinations}: name fewer of them under 'decisions', those whose choices interfere most"
+            f"a supernet ensemble is routed by at most {MOST_COMBINATIONS} combinations of choices, {len(genes)} "
+            f"decisions have {combinations}: name fewer of them under 'decisions', those whose choices interfere most"
         )
     return genes
 
 
-def divisible(space: SearchSpace) -> list[int]:
-    """The decisions that can be divided. One batch has one resolution, so resolution is not among them."""
+def splittable(space: SearchSpace) -> list[int]:
+    """The decisions that can split a space. One batch has one resolution, so resolution is not among them."""
     return [i for i, d in enumerate(space.decisions) if len(d.choices) > 1 and d.axis != "resolution"]
 
 
 def bipartitions(n: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """All ways to put 0 to n-1 into two groups; of at least two each where there are four or more."""
+    """All partitions of 0 to n-1 into two groups, each of at least two from n = 4."""
     least = 2 if n >= 4 else 1
     for bits in range(2 ** (n - 1)):
         second = tuple(i for i in range(1, n) if bits >> (i - 1) & 1)

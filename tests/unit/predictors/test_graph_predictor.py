@@ -146,11 +146,11 @@ def _point(x: Floats, y: Floats, graph: Graph) -> GraphNetwork:
 
 
 def test_places_that_come_and_go_have_gradients() -> None:
-    """Of a mixture of operations, as differentiable search has it."""
+    """Of a weighted sum of operations, as in differentiable search."""
     y, columns = longest_way_ms(GENES), CELLS.graph_columns(GENES)
     predictor = _point(columns[:80], y[:80], CELLS.graph)
-    mixture = np.random.default_rng(0).dirichlet(np.ones(5), size=(4, 6))[:, :, 1:].reshape(4, -1)
-    relaxed = np.hstack([mixture, np.ones((4, 2))])
+    weights = np.random.default_rng(0).dirichlet(np.ones(5), size=(4, 6))[:, :, 1:].reshape(4, -1)
+    relaxed = np.hstack([weights, np.ones((4, 2))])
     step = 1e-6 * np.eye(relaxed.shape[1])
     numeric = np.stack(
         [(predictor.predict(relaxed + s).mean_ms - predictor.predict(relaxed - s).mean_ms) / 2e-6 for s in step], 1

@@ -41,37 +41,37 @@ def told(n: int, noise: float = 0.0) -> tuple[History, Floats]:
     return History(genes_NG, noisy_NM, violation_N), losses_NM
 
 
-def latency_known(genes_NG: Genes) -> tuple[Floats, Floats]:
+def exact_latency(genes_NG: Genes) -> tuple[Floats, Floats]:
     losses_NM, _ = planted(space_of())(genes_NG)
     return np.column_stack([np.full(len(genes_NG), np.nan), losses_NM[:, 1]]), np.maximum(losses_NM[:, 1] - 0.8, 0.0)
 
 
 def test_what_it_believes_is_nearer_to_the_truth_than_noisy_evaluations() -> None:
     history, truth = told(120, noise=0.1)
-    losses = bayesian.believed(space_of(), history, latency_known)
-    assert (losses[:, 1] == history.losses_NM[:, 1]).all()  # what is known is not guessed
+    losses = bayesian.posterior_mean(space_of(), history, exact_latency)
+    assert (losses[:, 1] == history.losses_NM[:, 1]).all()  # exact losses are not modelled
     error = np.abs(losses[:, 0] - truth[:, 0]).mean()
     assert error < 0.7 * np.abs(history.losses_NM[:, 0] - truth[:, 0]).mean()
 
 
-def test_known_bounds_are_kept_by_every_proposal() -> None:
+def test_every_proposal_meets_exact_bounds() -> None:
     history, _ = told(30)
-    genes_NG = bayesian.propose(space_of(), history, np.random.default_rng(0), 12, latency_known)
-    assert (latency_known(genes_NG)[1] == 0).all()
+    genes_NG = bayesian.propose(space_of(), history, np.random.default_rng(0), 12, exact_latency)
+    assert (exact_latency(genes_NG)[1] == 0).all()
     assert (
-        np.mean(latency_known(sample(space_of().decisions, np.random.default_rng(0), 200))[1] == 0) < 0.8
+        np.mean(exact_latency(sample(space_of().decisions, np.random.default_rng(0), 200))[1] == 0) < 0.8
     )  # not of itself
 
 
 def test_the_expected_gain_is_the_mean_gain_of_drawn_outcomes() -> None:
     history, _ = told(60)
-    beliefs = bayesian.Beliefs.fit(space_of(), history, latency_known)
-    surface = beliefs.surfaces[0]
+    models = bayesian.ObjectiveModels.fit(space_of(), history, exact_latency)
+    process = models.processes[0]
     genes_NG = sample(space_of().decisions, np.random.default_rng(8), 300)
-    outlook = bayesian._Outlook(surface, beliefs.encode(genes_NG))
-    cost_K = latency_known(genes_NG)[0][:, 1]
+    posterior = bayesian._PoolPosterior(process, models.encode(genes_NG))
+    cost_K = exact_latency(genes_NG)[0][:, 1]
     evaluated = history.losses_NM[:, ::-1]
-    gain_K = bayesian._volume_gain(outlook, np.arange(300), cost_K, evaluated)
+    gain_K = bayesian._volume_gain(posterior, np.arange(300), cost_K, evaluated)
     worst = evaluated.max(axis=0)
     reference = worst + 0.1 * (worst - evaluated.min(axis=0)) + 1e-9
     front, before = evaluated[non_dominated(evaluated)], hypervolume(evaluated, reference)
@@ -79,7 +79,7 @@ def test_the_expected_gain_is_the_mean_gain_of_drawn_outcomes() -> None:
     top = np.argsort(-gain_K)[:20]
     drawn = []
     for k in top:
-        losses = surface.value(outlook.mean_U[k] + outlook.sd()[k] * draws)
+        losses = process.unwarp(posterior.mean_U[k] + posterior.sd()[k] * draws)
         drawn.append(np.mean([hypervolume(np.vstack([front, [cost_K[k], y]]), reference) for y in losses]) - before)
     assert gain_K[top] == pytest.approx(np.array(drawn), rel=0.35, abs=0.02 * max(drawn))
     assert np.corrcoef(gain_K[top], drawn)[0, 1] > 0.95
@@ -87,8 +87,8 @@ def test_the_expected_gain_is_the_mean_gain_of_drawn_outcomes() -> None:
 
 def test_a_batch_is_not_one_guess_many_times_over() -> None:
     history, _ = told(60)
-    genes_NG = bayesian.propose(space_of(), history, np.random.default_rng(0), 12, latency_known)
-    latency = latency_known(genes_NG)[0][:, 1]
+    genes_NG = bayesian.propose(space_of(), history, np.random.default_rng(0), 12, exact_latency)
+    latency = exact_latency(genes_NG)[0][:, 1]
     assert np.ptp(latency) > 0.15
     assert len(np.unique(genes_NG, axis=0)) == 12
 

@@ -1,4 +1,4 @@
-"""What networks are trained with and do not keep: dropped paths and a second classifier."""
+"""Training-only regularisers: path dropout and an auxiliary classifier."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from nas.core.ports import ImageShape
 from nas.core.regularisers import regularisers
 from nas.core.spec import DataSpec, RetrainSpec
 from nas.datasets import digits
-from nas.training.alone import Alone, AloneRecipe
 from nas.training.pipeline import Pipeline
-from nas.training.regularise import auxiliary_of, drop, dropped, paths_of
+from nas.training.regularise import auxiliary_of, drop_path, path_dropout, paths_of
+from nas.training.standalone import StandaloneRecipe, StandaloneTrainer
 from search_spaces.darts_cell.cell import from_genotype
 from search_spaces.darts_cell.space import build
 from search_spaces.mobilenet_v3.space import build as mobile
@@ -53,7 +53,7 @@ def test_the_published_evaluation_network_with_its_second_classifier() -> None:
 def test_whole_images_are_dropped_and_the_mean_is_kept() -> None:
     torch.manual_seed(0)
     x = torch.ones(20_000, 2, 1, 1)
-    y = drop(x, 0.2)
+    y = drop_path(x, 0.2)
     assert torch.equal(y[:, 0], y[:, 1])
     assert set(y.unique().tolist()) == {0.0, 1.25}
     assert float(y.mean()) == pytest.approx(1.0, abs=0.02)
@@ -67,10 +67,10 @@ def test_identities_are_never_dropped_and_nothing_is_left_behind() -> None:
     assert not any(isinstance(p, nn.Identity) for p in paths)
     x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     before = net(x)
-    with dropped(paths, 0.9999):
-        alone = net(x)
+    with path_dropout(paths, 0.9999):
+        skips_only = net(x)
     skips = space.supernet(0).subnet(Arch(space.id, (NONE, NONE, NONE, SKIP, NONE, NONE))).train()
-    torch.testing.assert_close(alone, skips(x))
+    torch.testing.assert_close(skips_only, skips(x))
     torch.testing.assert_close(net(x), before)
     assert not any(m._forward_hooks for m in net.modules())
 
@@ -91,33 +91,33 @@ def test_spaces_offer_what_they_can_and_are_off_unless_large(preset: str) -> Non
                 regularisers(wanted, space)
 
 
-def trained(recipe: AloneRecipe, cut: bool = False) -> Alone:
+def trained(recipe: StandaloneRecipe, cut: bool = False) -> StandaloneTrainer:
     data = digits.load(DataSpec(params={"max_train": 40, "max_val": 20, "max_test": 20}), 0)
     space = build({"preset": "digits"}, data.shape)
     genes = np.random.default_rng(0).integers(0, [len(d.choices) for d in space.decisions])
 
-    def begin() -> Alone:
+    def begin() -> StandaloneTrainer:
         net = space.supernet(0).subnet(Arch(space.id, tuple(genes.tolist())))
-        return Alone(net, 8, data, Pipeline(data, "cpu"), recipe, 0)
+        return StandaloneTrainer(net, 8, data, Pipeline(data, "cpu"), recipe, 0)
 
-    alone = begin()
+    trainer = begin()
     for epoch in range(recipe.epochs):
-        alone.epoch(epoch)
+        trainer.epoch(epoch)
         if cut:
             resumed = begin()
-            resumed.restore(alone.weights())
-            alone = resumed
-    return alone
+            resumed.load_state_dict(trainer.state_dict())
+            trainer = resumed
+    return trainer
 
 
 def test_training_with_both_resumes_bit_by_bit_and_keeps_neither() -> None:
-    plain = AloneRecipe(2, 40, 0.05, 1e-4, 1.0)
-    both = AloneRecipe(2, 40, 0.05, 1e-4, 1.0, drop_path=0.3, auxiliary=0.4)
+    plain = StandaloneRecipe(2, 40, 0.05, 1e-4, 1.0)
+    both = StandaloneRecipe(2, 40, 0.05, 1e-4, 1.0, drop_path=0.3, auxiliary=0.4)
     whole, resumed, without = trained(both), trained(both, cut=True), trained(plain)
     assert whole.module.state_dict().keys() == without.module.state_dict().keys()
     for name, tensor in whole.module.state_dict().items():
         assert torch.equal(tensor, resumed.module.state_dict()[name])
-    assert whole.weights()["head"]
-    assert not without.weights()["head"]
+    assert whole.state_dict()["head"]
+    assert not without.state_dict()["head"]
     changed = [n for n, t in whole.module.state_dict().items() if not torch.equal(t, without.module.state_dict()[n])]
     assert any("stem" in n for n in changed)

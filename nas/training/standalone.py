@@ -1,4 +1,4 @@
-"""Training one network by itself, from its first weights to its last; and what was reached as bytes."""
+"""Train one network from scratch, outside any supernet; serialise a trial with its weights."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from nas.core.errors import Diverged
 from nas.core.ports import Dataset
 from nas.core.tuning import Trial, TrialState
 from nas.training.pipeline import Pipeline
-from nas.training.regularise import auxiliary_of, dropped, paths_of, seen
+from nas.training.regularise import auxiliary_of, path_dropout, paths_of, recorded_outputs
 
 
 @dataclass(frozen=True)
-class AloneRecipe:
-    """How a network is trained. ``lr`` is for ``batch_size`` images, falls as a cosine, and rises in a tenth of the
-    epochs, two at most. ``augmentation`` is a multiple of what is usual. ``drop_path`` is reached at the end;
-    ``auxiliary`` is how much a second classifier's loss counts."""
+class StandaloneRecipe:
+    """Hyperparameters. ``lr`` is for ``batch_size`` images, with linear warm-up over a tenth of the epochs (two at
+    most) and cosine decay. ``augmentation`` multiplies the default strength. ``drop_path``: its probability in the last
+    epoch, rising linearly. ``auxiliary``: the weight of the auxiliary classifier's loss."""
 
     epochs: int
     batch_size: int
@@ -39,30 +39,30 @@ class AloneRecipe:
     auxiliary: float = 0.0
 
 
-class Alone:
-    """A network that is being trained in place. Everything random derives from (seed, epoch, step)."""
+class StandaloneTrainer:
+    """Trains a network in place. Everything random derives from (seed, epoch, step)."""
 
     def __init__(
-        self, module: nn.Module, resolution: int, data: Dataset, pipeline: Pipeline, recipe: AloneRecipe, seed: int
+        self, module: nn.Module, resolution: int, data: Dataset, pipeline: Pipeline, recipe: StandaloneRecipe, seed: int
     ) -> None:
         self.module = module
         self.per_epoch = max(1, len(data.train) // recipe.batch_size)
         self._resolution, self._data, self._pipeline = resolution, data, pipeline
         self._recipe, self._seed = recipe, seed
         self._paths = paths_of(module)
-        self._middle, self._head = self._second_classifier()
-        learned = [*module.parameters(), *self._head.parameters()]
-        decay = [p for p in learned if p.ndim > 1]
-        plain = [p for p in learned if p.ndim <= 1]
+        self._middle, self._head = self._auxiliary_classifier()
+        parameters = [*module.parameters(), *self._head.parameters()]
+        decay = [p for p in parameters if p.ndim > 1]
+        plain = [p for p in parameters if p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self._optimiser = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=True)
 
     def epoch(self, number: int) -> float:
-        """The ``number``-th epoch from 0; its mean loss. Raises Diverged."""
+        """Train the ``number``-th epoch from 0; return its mean loss. Raises Diverged."""
         return sum(self.step(number, i) for i in range(self.per_epoch)) / self.per_epoch
 
     def step(self, epoch: int, i: int) -> float:
-        """One optimiser step; its loss. Raises Diverged when that is no longer finite."""
+        """One optimiser step; return its loss. Raises Diverged when the loss is not finite."""
         recipe = self._recipe
         order = np.random.default_rng((self._seed, 0, epoch)).permutation(len(self._data.train))
         index_B = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
@@ -73,44 +73,45 @@ class Alone:
             group["lr"] = self._rate(epoch * self.per_epoch + i)
         self.module.train()
         self._optimiser.zero_grad(set_to_none=True)
-        with dropped(self._paths, recipe.drop_path * epoch / recipe.epochs), seen(self._middle) as features:
+        drop_path = recipe.drop_path * epoch / recipe.epochs
+        with path_dropout(self._paths, drop_path), recorded_outputs(self._middle) as features:
             loss = F.cross_entropy(self.module(x), y, label_smoothing=recipe.label_smoothing)
         if recipe.auxiliary > 0:
-            second = self._head(features[0])
-            loss = loss + recipe.auxiliary * F.cross_entropy(second, y, label_smoothing=recipe.label_smoothing)
+            auxiliary = self._head(features[0])
+            loss = loss + recipe.auxiliary * F.cross_entropy(auxiliary, y, label_smoothing=recipe.label_smoothing)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Diverged(
                 f"training diverged in epoch {epoch + 1}: loss is {value} at a learning rate of {recipe.lr:g}"
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        learned = [*self.module.parameters(), *self._head.parameters()]
-        nn.utils.clip_grad_norm_(learned, recipe.clip_norm)
+        parameters = [*self.module.parameters(), *self._head.parameters()]
+        nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
         self._optimiser.step()
         return value
 
-    def weights(self) -> dict[str, Any]:
-        """What it takes to go on."""
+    def state_dict(self) -> dict[str, Any]:
+        """The state to resume from."""
         return {
             "net": self.module.state_dict(),
             "head": self._head.state_dict(),
             "optimiser": self._optimiser.state_dict(),
         }
 
-    def restore(self, weights: Mapping[str, Any]) -> None:
-        """Inverse of ``weights``."""
-        self.module.load_state_dict(weights["net"])
-        self._head.load_state_dict(weights.get("head", {}))
-        self._optimiser.load_state_dict(weights["optimiser"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of ``state_dict``."""
+        self.module.load_state_dict(state["net"])
+        self._head.load_state_dict(state.get("head", {}))
+        self._optimiser.load_state_dict(state["optimiser"])
 
-    def _second_classifier(self) -> tuple[nn.Module, nn.Module]:
-        """The module it looks at and itself; where there is none, the network and something without parameters."""
-        nothing = (self.module, nn.Identity())
+    def _auxiliary_classifier(self) -> tuple[nn.Module, nn.Module]:
+        """The intermediate module and the classifier; without one, the network and a module without parameters."""
+        absent = (self.module, nn.Identity())
         if self._recipe.auxiliary == 0:
-            return nothing
+            return absent
         with torch.random.fork_rng():
             torch.manual_seed(int(np.random.default_rng((self._seed, 2)).integers(2**62)))
-            middle, head = auxiliary_of(self.module) or nothing
+            middle, head = auxiliary_of(self.module) or absent
         return middle, head.to(next(self.module.parameters()).device)
 
     def _rate(self, step: int) -> float:
@@ -122,7 +123,7 @@ class Alone:
 
 
 def pack(state: TrialState, weights: Mapping[str, Any] | None) -> bytes:
-    """A trial with its weights, None for one that is over; tensors and plain values only."""
+    """A trial with its weights (None once they are not needed) as bytes; tensors and plain values only."""
     buffer = io.BytesIO()
     torch.save({"state": json.dumps(asdict(replace(state, blob=None))), "weights": weights}, buffer)
     return buffer.getvalue()

@@ -1,6 +1,6 @@
-"""A balanced mixture of supernets: which of several weights a combination of choices uses is learned with the weights.
+"""A supernet ensemble: a router that assigns combinations of choices to supernets is learned with their weights.
 
-Where a choice changes the function of all weights, as the place of a downsampling does, networks harm each other in one
+Where a choice changes the function of all weights, such as the position of a downsampling, networks interfere in one
 supernet. Javan et al., Balanced mixture of supernets for learning the CNN pooling architecture, AutoML 2023, section 3.
 """
 
@@ -19,22 +19,22 @@ from nas.core.arch import LISTABLE, Arch, Floats, Genes, as_archs, every, sample
 from nas.core.errors import HwnasError
 from nas.core.ports import Dataset, SearchSpace
 from nas.supernet import Supernet
-from nas.training.fewshot.partition import Assignment, combination
-from nas.training.fewshot.routed import Routed
+from nas.training.fewshot.partition import RoutingTable, choice_combination
+from nas.training.fewshot.routed_supernet import RoutedSupernet
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, TrainState, batch_rows, optimiser, rate
 
-DRAWN = 4_096  # networks by which it is told how often each combination occurs in a space that cannot be listed
+SAMPLED = 4_096  # networks that estimate the share of each combination in a space too large to list
 TOLERANCE = 1e-4  # nats
-COLDEST = 100.0  # inverse temperature at the end; it is 1 at the beginning
-KEPT = 0.9  # of what was known of a combination, when a new accuracy comes
+MAX_INVERSE_TEMPERATURE = 100.0  # inverse temperature at the end; it is 1 at the beginning
+DECAY = 0.9  # of the exponential moving average of a combination's accuracy
 
 
 def balance(logits_RM: Floats, share_R: Floats, tolerance: float = TOLERANCE, most: int = 10_000) -> Floats:
-    """What to add to the logits of each supernet, shape (M,), so that every one of them is drawn equally often.
+    """The offset of each supernet's logits, shape (M,), that makes all supernets equally likely overall.
 
-    Rows are drawn with probabilities ``share_R``. By turns, columns are divided by how often they are drawn and rows
-    are made to sum to 1, until the distribution over supernets is within ``tolerance`` nats of the uniform one, at most
+    Rows are drawn with probabilities ``share_R``. Alternately, columns are divided by their marginal and rows
+    normalised, until the distribution over supernets is within ``tolerance`` nats of the uniform one, at most
     ``most`` times. In logarithms, since cold rows underflow.
     """
     models = logits_RM.shape[1]
@@ -60,8 +60,8 @@ def probabilities(logits_RM: Floats) -> Floats:
     return out
 
 
-class Mixing:
-    """Several supernets and the table by which networks are routed to them, learned by turns, in place.
+class EnsembleTraining:
+    """Train several supernets and their routing table in place, alternately.
 
     A step draws a network, then a supernet by the network's row of the table; the supernet learns a training batch, and
     its accuracy on a validation batch enters the row. Everything random derives from (seed, step).
@@ -84,33 +84,33 @@ class Mixing:
         self.steps = self._phase.epochs * self.per_epoch
         self._counts = tuple(len(space.decisions[g].choices) for g in genes)
         self._networks_NG: Genes | None = None
-        rows_N = combination(genes, self._counts, self._listed())
+        rows_N = choice_combination(genes, self._counts, self._listed())
         self.share_R = np.bincount(rows_N, minlength=math.prod(self._counts)) / len(rows_N)
         self.table_RM = np.ones((len(self.share_R), len(nets)))
         self.added_M = np.zeros(len(nets))
         self._optimisers = [optimiser(net, recipe) for net in nets]
 
     def p_RM(self, step: int) -> Floats:
-        """How likely each supernet is drawn for each combination at a step."""
-        return probabilities(self._cold(step) * self.table_RM + self.added_M)
+        """Probability of each supernet for each combination at a step, shape (R, M)."""
+        return probabilities(self._inverse_temperature(step) * self.table_RM + self.added_M)
 
-    def assignment(self) -> Assignment:
-        """The likeliest supernet of each combination."""
-        logits_RM = COLDEST * self.table_RM
-        found = (logits_RM + balance(logits_RM, self.share_R)).argmax(axis=1)
-        return Assignment(self.genes, self._counts, tuple(int(m) for m in found), len(self.nets))
+    def routing_table(self) -> RoutingTable:
+        """The most probable supernet of each combination."""
+        logits_RM = MAX_INVERSE_TEMPERATURE * self.table_RM
+        table_R = (logits_RM + balance(logits_RM, self.share_R)).argmax(axis=1)
+        return RoutingTable(self.genes, self._counts, tuple(int(m) for m in table_R), len(self.nets))
 
-    def routed(self) -> Routed:
-        """The supernets as one."""
-        return Routed(self.space, self.assignment(), [net for net in self.nets if isinstance(net, Supernet)])
+    def routed(self) -> RoutedSupernet:
+        """The supernets as one routed supernet."""
+        return RoutedSupernet(self.space, self.routing_table(), [net for net in self.nets if isinstance(net, Supernet)])
 
     def names(self, row: int) -> str:
-        """The choices of a combination in words."""
+        """The choices of a combination as text."""
         digits = np.unravel_index(row, self._counts)
         return ", ".join(str(self.space.decisions[g].choices[int(c)]) for g, c in zip(self.genes, digits, strict=True))
 
     def state(self, step: int) -> TrainState:
-        """What it takes to go on from a step, in tensors and plain values."""
+        """The state to resume from at a step, in tensors and plain values."""
         return TrainState(
             0,
             step,
@@ -123,20 +123,21 @@ class Mixing:
         )
 
     def restore(self, weights: Mapping[str, Any]) -> None:
-        """Goes back to what ``state`` gave."""
+        """Restore a state made by ``state``."""
         self.nets.load_state_dict(weights["nets"])
-        for mine, kept in zip(self._optimisers, weights["optimisers"], strict=True):
-            mine.load_state_dict(kept)
+        for optimiser_, stored in zip(self._optimisers, weights["optimisers"], strict=True):
+            optimiser_.load_state_dict(stored)
         self.table_RM = weights["table"].cpu().numpy().copy()
         self.added_M = weights["added"].cpu().numpy().copy()
 
     def step(self, step: int) -> Step:
-        """One step of one supernet, and one entry of the table. Raises HwnasError when the loss is not finite."""
+        """One optimiser step of one supernet, and an update of its table entry. Raises HwnasError when the loss is not
+        finite."""
         if step % self.per_epoch == 0:  # between, rows change little
-            self.added_M = balance(self._cold(step) * self.table_RM, self.share_R)
+            self.added_M = balance(self._inverse_temperature(step) * self.table_RM, self.share_R)
         rng = np.random.default_rng((self._seed, 30, step))
         arch = self._draw(rng)
-        row = int(combination(self.genes, self._counts, np.array([arch.genes]))[0])
+        row = int(choice_combination(self.genes, self._counts, np.array([arch.genes]))[0])
         model = int(rng.choice(len(self.nets), p=self.p_RM(step)[row]))
         dropout_seed, augment_seed = (int(s) for s in rng.integers(2**62, size=2))
         torch.manual_seed(dropout_seed)
@@ -147,14 +148,14 @@ class Mixing:
         loss = self._learn(model, arch, x, y, rate(self._phase, step, self.steps, self.per_epoch))
         if not math.isfinite(loss):
             raise HwnasError(
-                f"training a mixture diverged at step {step}: loss is {loss}; expected a finite value. A smaller "
-                f"learning rate than {self._phase.lr:g} may help"
+                f"training the supernet ensemble diverged at step {step}: loss is {loss}; expected a finite value. "
+                f"A smaller learning rate than {self._phase.lr:g} may help"
             )
         held_out = rng.choice(len(self._data.val), min(self.recipe.batch_size, len(self._data.val)), replace=False)
         x, y = next(self._pipeline.rows(self._data.val, np.sort(held_out).astype(np.int64), resolution, len(held_out)))
         with torch.no_grad():  # normalised by the batch, since shared weights have no statistics of their own
             accuracy = float((self.nets[model](x, arch).argmax(1) == y).double().mean())
-        self.table_RM[row, model] = KEPT * self.table_RM[row, model] + (1 - KEPT) * accuracy
+        self.table_RM[row, model] = DECAY * self.table_RM[row, model] + (1 - DECAY) * accuracy
         return Step(0, step + 1, self.steps, step + 1, self.steps, loss, len(y))
 
     def _learn(self, model: int, arch: Arch, x: torch.Tensor, y: torch.Tensor, lr: float) -> float:
@@ -169,18 +170,18 @@ class Mixing:
         sgd.step()
         return float(loss.detach())
 
-    def _cold(self, step: int) -> float:
-        """The inverse temperature, risen in a line by epochs."""
+    def _inverse_temperature(self, step: int) -> float:
+        """The inverse temperature, linear in epochs."""
         epoch, last = step // self.per_epoch, self._phase.epochs - 1
-        return 1.0 + (COLDEST - 1.0) * min(1.0, epoch / max(1, last))
+        return 1.0 + (MAX_INVERSE_TEMPERATURE - 1.0) * min(1.0, epoch / max(1, last))
 
     def _listed(self) -> Genes:
-        """All networks of the space, each once; or random ones where there are too many."""
+        """All distinct networks of the space, or a random sample of a large space."""
         if space_size(self.space.decisions) <= LISTABLE:
             if self._networks_NG is None:
                 self._networks_NG = np.unique(self.space.canonical(every(self.space.decisions)), axis=0)
             return self._networks_NG
-        return self.space.canonical(sample(self.space.decisions, np.random.default_rng(0), DRAWN))
+        return self.space.canonical(sample(self.space.decisions, np.random.default_rng(0), SAMPLED))
 
     def _draw(self, rng: np.random.Generator) -> Arch:
         if self._networks_NG is None:
@@ -189,9 +190,11 @@ class Mixing:
         return as_archs(self.space.id, self._networks_NG[row : row + 1])[0]
 
 
-def mix(learning: Mixing, start: TrainState, save_due: Callable[[], bool]) -> Iterator[Step | TrainState]:
-    """Goes on from ``start`` to the end, yielding a ``Step`` each, and a ``TrainState`` whenever ``save_due()`` and at
-    the end. Resuming from a state repeats nothing and ends in the same weights."""
+def train_ensemble(
+    learning: EnsembleTraining, start: TrainState, save_due: Callable[[], bool]
+) -> Iterator[Step | TrainState]:
+    """Train from ``start`` to the end; yield a ``Step`` after each step, and a ``TrainState`` whenever ``save_due()``
+    and at the end. Resuming from a state repeats nothing and ends in the same weights."""
     if start.weights is not None:
         learning.restore(start.weights)
     for step in range(start.step, learning.steps):

@@ -1,4 +1,4 @@
-"""A balanced mixture of supernets: the table that routes, and a whole search with one."""
+"""Supernet ensembles: the routing table, and a whole search with one."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.strategies.few_shot import few_shot
 from nas.supernet import Supernet
-from nas.training.fewshot.mixture import Mixing, balance, imbalance, mix, probabilities
-from nas.training.fewshot.partition import Assignment, division_from_json, routed_genes
-from nas.training.fewshot.routed import Routed
+from nas.training.fewshot.ensemble import EnsembleTraining, balance, imbalance, probabilities, train_ensemble
+from nas.training.fewshot.partition import RoutingTable, router_from_json, routing_genes
+from nas.training.fewshot.routed_supernet import RoutedSupernet
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, TrainState, uniform
 from server.store.trust import trust_view
@@ -109,21 +109,23 @@ def halves(n: int, seed: int) -> Split:
 DATA = Dataset("halves", SignsSpace.shape, halves(200, 0), halves(100, 1), halves(10, 2), ("up", "down"), "x")
 
 
-def begin(flips: tuple[int, ...], models: int = 2, seed: int = 0, epochs: int = 25, warm: bool = True) -> Mixing:
+def begin(
+    flips: tuple[int, ...], models: int = 2, seed: int = 0, epochs: int = 25, warm: bool = True
+) -> EnsembleTraining:
     space: Any = SignsSpace(len(flips))
     recipe = Recipe(uniform(epochs, 0.05, {"op"}, 1), batch_size=20, weight_decay=0.0, label_smoothing=0.0)
     nets = [Signs(flips, 0 if warm else m) for m in range(models)]
-    return Mixing(nets, space, DATA, Pipeline(DATA, "cpu"), recipe, seed, (0,))
+    return EnsembleTraining(nets, space, DATA, Pipeline(DATA, "cpu"), recipe, seed, (0,))
 
 
 @pytest.mark.parametrize("flips", [(0, 1, 0, 1), (0, 0, 1, 1, 0, 1), (1, 0, 0, 1, 0, 0, 1, 1)])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_planted_groups_are_found(flips: tuple[int, ...], seed: int) -> None:
+def test_planted_groups_are_recovered(flips: tuple[int, ...], seed: int) -> None:
     """From equal weights, as inherited ones are."""
     learning = begin(flips, seed=seed)
-    for news in mix(learning, TrainState(), lambda: False):
+    for news in train_ensemble(learning, TrainState(), lambda: False):
         assert not isinstance(news, Step) or np.isfinite(news.loss)
-    found = learning.assignment().table
+    found = learning.routing_table().table
     assert found in (flips, tuple(1 - f for f in flips))
     p = learning.p_RM(learning.steps - 1)
     assert imbalance(learning.share_R @ p) < 1e-3
@@ -136,23 +138,23 @@ def test_planted_groups_are_found(flips: tuple[int, ...], seed: int) -> None:
 def test_one_supernet_alone_fails_where_two_do_not() -> None:
     flips = (0, 1, 0, 1)
     alone = begin(flips, models=1)
-    list(mix(alone, TrainState(), lambda: False))
+    list(train_ensemble(alone, TrainState(), lambda: False))
     assert (alone.p_RM(5) == 1.0).all()
-    assert set(alone.assignment().table) == {0}
+    assert set(alone.routing_table().table) == {0}
     assert alone.table_RM.mean() < 0.75
 
 
-def test_a_mixture_that_is_cut_anywhere_ends_bit_by_bit_the_same() -> None:
+def test_resuming_anywhere_gives_bitwise_equal_weights() -> None:
     whole = begin((0, 1, 0, 1), epochs=3)
-    states = [n.to_bytes() for n in mix(whole, TrainState(), lambda: True) if isinstance(n, TrainState)]
+    states = [n.to_bytes() for n in train_ensemble(whole, TrainState(), lambda: True) if isinstance(n, TrainState)]
     assert len(states) == whole.steps == 30
     for at in (0, 9, 10, 28):  # inside an epoch, at its end, at the beginning of the next
         resumed = begin((0, 1, 0, 1), epochs=3)
-        *_, last = mix(resumed, TrainState.from_bytes(states[at], "cpu"), lambda: False)
+        *_, last = train_ensemble(resumed, TrainState.from_bytes(states[at], "cpu"), lambda: False)
         assert isinstance(last, TrainState)
         assert last.to_bytes() == states[-1]
     other = begin((0, 1, 0, 1), epochs=3, seed=1)
-    *_, last = mix(other, TrainState(), lambda: False)
+    *_, last = train_ensemble(other, TrainState(), lambda: False)
     assert isinstance(last, TrainState)
     assert last.to_bytes() != states[-1]
 
@@ -164,48 +166,48 @@ def downsampling() -> Any:
     return registry.load("nas.search_spaces", "resnet20_downsampling")({"preset": "digits"}, ImageShape(1, 8, 8, 10))
 
 
-def test_every_network_of_the_downsampling_space_is_drawn_equally_often() -> None:
+def test_combinations_of_the_downsampling_space_have_equal_shares() -> None:
     space = downsampling()
-    genes = routed_genes(space, ())
+    genes = routing_genes(space, ())
     data = Dataset("x", space.shape, DATA.train, DATA.val, DATA.test, (), "x")
     recipe = Recipe(uniform(1, 0.1, {"downsampling"}, 1), batch_size=20)
-    learning = Mixing([space.supernet(0)], space, data, Pipeline(data, "cpu"), recipe, 0, genes)
+    learning = EnsembleTraining([space.supernet(0)], space, data, Pipeline(data, "cpu"), recipe, 0, genes)
     assert (learning.share_R > 0).sum() == 36
     assert set(learning.share_R[learning.share_R > 0]) == {1 / 36}
 
 
-def test_an_assignment_routes_every_network_and_outlives_storage() -> None:
+def test_routing_table_json_round_trip_and_routing() -> None:
     space = downsampling()
     table = tuple(np.random.default_rng(0).integers(0, 3, 64).tolist())
-    assignment = Assignment((0, 1), (8, 8), table, 3)
-    assert division_from_json(assignment.as_json(space.decisions), space.decisions) == assignment
-    routed = Routed(space, assignment, [space.supernet(m) for m in range(3)])
+    assignment = RoutingTable((0, 1), (8, 8), table, 3)
+    assert router_from_json(assignment.as_json(space.decisions), space.decisions) == assignment
+    routed = RoutedSupernet(space, assignment, [space.supernet(m) for m in range(3)])
     x = torch.randn(2, 1, 8, 8)
     networks = space.canonical(every(space.decisions))
     with torch.no_grad():
-        for arch, part in zip(as_archs(space.id, networks), assignment.parts(networks), strict=True):
+        for arch, part in zip(as_archs(space.id, networks), assignment.route(networks), strict=True):
             assert part == table[8 * arch.genes[0] + arch.genes[1]]
-            assert torch.equal(routed(x, arch), routed.parts[part](x, arch))
+            assert torch.equal(routed(x, arch), routed.sub_supernets[part](x, arch))
     for broken in ({"table": table[1:]}, {"table": [3, *table[1:]]}, {"decisions": ["third", "fourth"]}):
-        with pytest.raises(InvalidInput, match="assignment"):
-            division_from_json({**assignment.as_json(space.decisions), **broken}, space.decisions)
+        with pytest.raises(InvalidInput, match="routing table"):
+            router_from_json({**assignment.as_json(space.decisions), **broken}, space.decisions)
 
 
-def test_a_large_space_is_routed_by_what_is_named() -> None:
+def test_a_large_space_is_routed_by_named_decisions() -> None:
     space = registry.load("nas.search_spaces", "mobilenet_v3")({"preset": "digits"}, ImageShape(1, 8, 8, 10))
     with pytest.raises(InvalidSpec, match="at most 4096 combinations"):
-        routed_genes(space, ())
+        routing_genes(space, ())
     with pytest.raises(InvalidSpec, match=r"stage1\.depth"):
-        routed_genes(space, ["stage9.depth"])
-    genes = routed_genes(space, ["stage1.depth", "stage2.depth"])
+        routing_genes(space, ["stage9.depth"])
+    genes = routing_genes(space, ["stage1.depth", "stage2.depth"])
     data = Dataset("x", space.shape, DATA.train, DATA.val, DATA.test, (), "x")
     recipe = Recipe(uniform(1, 0.1, {"depth"}, 1), batch_size=20)
-    learning = Mixing([Signs((0,))], space, data, Pipeline(data, "cpu"), recipe, 0, genes)
+    learning = EnsembleTraining([Signs((0,))], space, data, Pipeline(data, "cpu"), recipe, 0, genes)
     assert learning.share_R.sum() == pytest.approx(1.0)
     drawn = {learning._draw(np.random.default_rng(i)).genes for i in range(20)}
     assert len(drawn) > 10
     genes_NG = sample(space.decisions, np.random.default_rng(0), 5)
-    assert (learning.assignment().parts(space.canonical(genes_NG)) == 0).all()
+    assert (learning.routing_table().route(space.canonical(genes_NG)) == 0).all()
 
 
 # A whole search
@@ -229,7 +231,7 @@ SPEC = SearchSpec(
 )
 
 
-def test_a_search_by_a_mixture_ends_with_a_verified_front_and_the_same_when_cut(tmp_path: Path) -> None:
+def test_an_ensemble_search_ends_with_a_verified_front_and_the_same_when_resumed(tmp_path: Path) -> None:
     events = kept(list(run(tmp_path, problem(SPEC))))
     expected = fold_all(events)
     assert tuple(expected.finished) == few_shot.stage_names(PARAMS)  # type: ignore[attr-defined]
