@@ -14,9 +14,10 @@ from nicegui.page import page as Route
 from nas.client import Client
 from nas.core.errors import NotFound
 from nas.schemas.common import ErrorSchema
-from server.dashboard.candidate.page import subnet_page
+from server.dashboard.candidate.page import candidate_page
 from server.dashboard.devices.compare_page import compare_page
-from server.dashboard.devices.pages import device_page, devices_page
+from server.dashboard.devices.list_page import devices_page
+from server.dashboard.devices.page import device_page
 from server.dashboard.layout import LOGO, page_layout
 from server.dashboard.login import COOKIE, Sessions, add_routes
 from server.dashboard.search.page import search_page
@@ -51,10 +52,10 @@ def mount(app: FastAPI, api_url: str, *, closed: bool = False) -> None:
     async def search(client: Client, search_id: str) -> None:
         await search_page(client, search_id)
 
-    @ui.page("/searches/{search_id}/subnets/{arch}")
+    @ui.page("/searches/{search_id}/candidates/{arch}")
     @sessions.page
-    async def subnet(client: Client, search_id: str, arch: str, origin: str = "search") -> None:
-        await subnet_page(client, search_id, arch, origin)
+    async def candidate(client: Client, search_id: str, arch: str, origin: str = "search") -> None:
+        await candidate_page(client, search_id, arch, origin)
 
     @ui.page("/devices")
     @sessions.page

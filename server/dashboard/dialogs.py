@@ -1,4 +1,4 @@
-"""What every dialog with a form ends in: a place for problems, and two buttons."""
+"""The ends of dialogs: the buttons of a form, and the confirmation of what cannot be undone."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections.abc import Awaitable, Callable
 from nicegui import ui
 
 from nas.core.errors import HwnasError
-from server.dashboard.elements import div
+from server.dashboard.elements import div, heading, text
 from server.dashboard.memoized_view import problem_view
 
 
-def ending(dialog: ui.dialog, label: str, act: Callable[[], Awaitable[None]], trouble: str = "") -> None:
-    """Ends a form: ``Close``, and a button ``label`` that acts and then closes it, or shows why it could not."""
-    problem = problem_view("Not accepted")
-    problem.show(trouble)
+def dialog_buttons(dialog: ui.dialog, label: str, act: Callable[[], Awaitable[None]], problem: str = "") -> None:
+    """End a form: ``Close``, and a button ``label`` that acts and closes the dialog, or shows the error of ``act``.
+
+    ``problem``: an error to show from the start.
+    """
+    view = problem_view("Not accepted")
+    view.show(problem)
 
     async def send() -> None:
         button.props("loading")
@@ -22,7 +25,7 @@ def ending(dialog: ui.dialog, label: str, act: Callable[[], Awaitable[None]], tr
             await act()
             dialog.close()
         except HwnasError as error:
-            problem.show(str(error))
+            view.show(str(error))
         finally:
             button.props(remove="loading")
 
@@ -30,3 +33,17 @@ def ending(dialog: ui.dialog, label: str, act: Callable[[], Awaitable[None]], tr
         div("grow")
         ui.button("Close", on_click=dialog.close).props("flat no-caps")
         button = ui.button(label, on_click=send).props("unelevated no-caps")
+
+
+async def confirm(question: str, consequence: str, label: str) -> bool:
+    """Ask before something that cannot be undone. Call it in the slot of an element that outlives the dialog."""
+    with ui.dialog() as dialog, div("card stack"):
+        heading(question, 2)
+        text(consequence, "muted")
+        with div("flow"):
+            div("grow")
+            ui.button("Keep", on_click=lambda: dialog.submit(False)).props("flat no-caps")
+            ui.button(label, on_click=lambda: dialog.submit(True)).props("unelevated no-caps color=negative")
+    answer = await dialog
+    dialog.delete()
+    return bool(answer)

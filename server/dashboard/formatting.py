@@ -1,4 +1,4 @@
-"""Numbers, times and names as people read them. No drawing here."""
+"""Numbers, times and names as text for people. No drawing here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nas.core.metrics import METRICS
 from nas.schemas.candidates import MetricSchema
 from nas.schemas.jobs import JobSchema, StageSchema
 
-NONE = "–"
+MISSING = "–"
 
 
 def count(value: float) -> str:
@@ -47,14 +47,14 @@ def spread(mean: float, deviation: float, unit: str) -> str:
 
 
 def metric(metrics: dict[str, MetricSchema], name: str) -> str:
-    """A metric of a network, or a dash when it has none."""
-    view = metrics.get(name)
-    return NONE if view is None else quantity(view.value, view.unit)
+    """A metric of a candidate, or a dash if it has none."""
+    value = metrics.get(name)
+    return MISSING if value is None else quantity(value.value, value.unit)
 
 
 def share(value: float | None) -> str:
     """A number from 0 to 1 with three decimals."""
-    return NONE if value is None else f"{value:.3f}"
+    return MISSING if value is None else f"{value:.3f}"
 
 
 def size(size_bytes: int) -> str:
@@ -101,19 +101,19 @@ def moment(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def counted(n: int, what: str, plural: str = "") -> str:
-    """A number of things: ``1 search``, ``3 searches``."""
-    return f"{n} {what if n == 1 else plural or what + 's'}"
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: ``1 search``, ``3 searches``."""
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
 def sentence(fragment: str) -> str:
-    """A reason as the service gives it, as a sentence of its own."""
+    """A fragment, such as a reason of the service, as a sentence."""
     fragment = fragment.strip().rstrip(".")
     return f"{fragment[:1].upper()}{fragment[1:]}." if fragment else ""
 
 
 def label(name: str) -> str:
-    """A metric's name for people."""
+    """The label of a metric."""
     return METRICS[name].label if name in METRICS else name.replace("_", " ")
 
 
@@ -125,35 +125,35 @@ def reading(name: str, value: float) -> str:
 
 
 def active_stage(job: JobSchema) -> StageSchema | None:
-    """The stage that runs, or the last that did."""
+    """The running stage, or the last finished one."""
     running = [s for s in job.stages if s.status == "running"]
     finished = [s for s in job.stages if s.status == "finished"]
     return next(iter((running or finished)[-1:]), None)
 
 
 def fraction(stage: StageSchema) -> float:
-    """How far a stage is, 0 to 1."""
+    """The share of a stage that is done, 0 to 1."""
     if stage.status == "finished":
         return 1.0
     return min(1.0, stage.done / stage.total) if stage.total else 0.0
 
 
 def is_over(job: JobSchema) -> bool:
-    """Nothing more will come of this job, unless somebody retries it."""
+    """Whether the job has ended; only a retry continues it."""
     return job.status in ENDED
 
 
 def is_moving(job: JobSchema) -> bool:
-    """This job may change by itself at any moment."""
+    """Whether the job may change without an action of its owner."""
     return not is_over(job) and job.status != "paused"
 
 
 def gain(search: float | None, baseline: float | None) -> str:
-    """How the search's hypervolume stands to the random baseline's, in percent."""
+    """By how much the search's hypervolume exceeds the random baseline's, in percent."""
     return f"{(search / baseline - 1) * 100:+.1f} %" if search is not None and baseline else ""
 
 
 def unit_and_kind(name: str) -> tuple[str, str]:
-    """Unit and kind of a metric; none for a name that is no metric."""
+    """Unit and kind of a metric; empty for a name that is not a metric."""
     info = METRICS.get(name)
     return ("", "") if info is None else (info.unit, info.kind)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nas.core.lifecycle import JobStatus
 from nas.schemas.jobs import StageSchema
 from server.dashboard import formatting
 from server.dashboard.elements import div, progress_bar, text
 
-_GLYPHS = {"finished": "✓", "running": "▸", "waiting": "·"}
-_STOPPED = {"running": "▸", "pausing": "▸", "paused": "‖", "queued": "○"}  # a stage under way, by the job's status
+_STAGE_GLYPHS = {"finished": "✓", "running": "▸", "waiting": "·"}
+_JOB_GLYPHS = {"running": "▸", "pausing": "▸", "paused": "‖", "queued": "○"}  # of the stage that a job has begun
 
 
-def draw_stages(stages: tuple[StageSchema, ...], eta_s: float | None, status: str) -> None:
+def draw_stages(stages: tuple[StageSchema, ...], eta_s: float | None, status: JobStatus) -> None:
     """Every stage with its progress; the running one with its live readings."""
     if not stages:
         return
@@ -22,7 +23,8 @@ def draw_stages(stages: tuple[StageSchema, ...], eta_s: float | None, status: st
                 with div(f"stage {stage.status}"):
                     progress_bar(formatting.fraction(stage))
                     with div("title"):
-                        glyph = _STOPPED.get(status, "✕") if stage.status == "running" else _GLYPHS[stage.status]
+                        is_running = stage.status == "running"
+                        glyph = _JOB_GLYPHS.get(status, "✕") if is_running else _STAGE_GLYPHS[stage.status]
                         text(glyph, tag="span")
                         text(stage.name, tag="span")
                     for line in _stage_lines(stage):

@@ -1,4 +1,4 @@
-"""What can be done to searches: buttons that fit the status, and a question before what cannot be undone."""
+"""Actions on searches: buttons that fit the status, and a confirmation of what cannot be undone."""
 
 from __future__ import annotations
 
@@ -11,91 +11,91 @@ from nas.client import Client
 from nas.core.errors import HwnasError
 from nas.core.lifecycle import ALLOWED, JobStatus, Verb
 from server.dashboard import formatting
-from server.dashboard.elements import div, heading, text
+from server.dashboard.dialogs import confirm
 from server.dashboard.layout import PageShell
 from server.dashboard.service_calls import call_service
 
 
 @dataclass(frozen=True)
-class Action:
-    """A verb on screen. One with a ``consequence`` asks first."""
+class SearchAction:
+    """A verb of the lifecycle on the screen. One with a ``consequence`` asks for confirmation."""
 
     verb: Verb
     label: str
     icon: str
-    done: str
+    past: str
     consequence: str = ""
 
-    def fits(self, statuses: Iterable[JobStatus]) -> int:
-        """How many of the statuses it makes sense for."""
-        return sum(s in ALLOWED[self.verb] for s in statuses)
+    def count_allowed(self, statuses: Iterable[JobStatus]) -> int:
+        """The number of statuses in which it is allowed."""
+        return sum(status in ALLOWED[self.verb] for status in statuses)
 
 
 ACTIONS = (
-    Action("resume", "Resume", "play_arrow", "resumed"),
-    Action("pause", "Pause", "pause", "told to pause"),
-    Action("retry", "Retry", "replay", "back in the queue"),
-    Action("cancel", "Cancel", "stop", "cancelled", "It stops now. What was found so far is kept, and can be retried."),
-    Action(
+    SearchAction("resume", "Resume", "play_arrow", "resumed"),
+    SearchAction("pause", "Pause", "pause", "set to pause"),
+    SearchAction("retry", "Retry", "replay", "back in the queue"),
+    SearchAction("cancel", "Cancel", "stop", "cancelled", "It stops now. Its results are kept, and it can be retried."),
+    SearchAction(
         "delete",
         "Delete",
         "delete_outline",
         "deleted",
-        "Its networks, files and history are removed for good. Searches forked from it keep working.",
+        "Its candidates, files and history are removed for good. Searches forked from it keep working.",
     ),
 )
 
 
 class ActionBar:
-    """Buttons for one or many searches. ``after`` is told what was done, and ``trouble`` what was refused."""
+    """Buttons for one or many searches. ``after`` runs after an action; ``show_problem`` shows the errors."""
 
     def __init__(
         self,
         client: Client,
         shell: PageShell,
-        after: Callable[[Action], Awaitable[None]],
-        trouble: Callable[[str], None],
+        after: Callable[[SearchAction], Awaitable[None]],
+        show_problem: Callable[[str], None],
     ) -> None:
         self._client, self._shell = client, shell
-        self._after, self._trouble = after, trouble
+        self._after, self._show_problem = after, show_problem
         self._buttons: list[ui.button] = []
 
     def draw(self, statuses: dict[str, JobStatus]) -> None:
-        """Buttons for the searches of these ids, where this is called."""
+        """Draw the buttons for the searches of these ids in the current slot."""
         self._buttons = []
         for action in ACTIONS:
-            fitting = [i for i, status in statuses.items() if action.fits([status])]
-            if fitting:
-                self._button(action, fitting, many=len(statuses) > 1)
+            ids = [i for i, status in statuses.items() if action.count_allowed([status])]
+            if ids:
+                self._draw_button(action, ids, with_count=len(statuses) > 1)
 
-    def _button(self, action: Action, ids: list[str], many: bool) -> None:
-        label = f"{action.label} {len(ids)}" if many else action.label
+    def _draw_button(self, action: SearchAction, ids: list[str], with_count: bool) -> None:
+        label = f"{action.label} {len(ids)}" if with_count else action.label
         button = ui.button(label, icon=action.icon).props("outline no-caps")
         if action.consequence:
             button.props("color=negative")
         button.on_click(lambda: self._run(action, ids, button))
         self._buttons.append(button)
 
-    async def _run(self, action: Action, ids: list[str], button: ui.button) -> None:
-        with self._shell.content:  # the buttons may be drawn anew meanwhile
-            if action.consequence and not await _confirmed(action, len(ids)):
+    async def _run(self, action: SearchAction, ids: list[str], button: ui.button) -> None:
+        with self._shell.content:  # the buttons may be drawn again meanwhile
+            if action.consequence and not await _confirm(action, len(ids)):
                 return
             buttons = self._buttons
             for b in buttons:
                 b.disable()
             button.props("loading")
-            refused: list[str] = []
+            problems: list[str] = []
             for i in ids:
                 try:
                     await call_service(_perform, self._client, action.verb, i)
                 except HwnasError as error:
-                    refused.append(str(error))
+                    problems.append(str(error))
             button.props(remove="loading")
             for b in buttons:
                 b.enable()
-            self._trouble("\n".join(dict.fromkeys(refused)))
-            if len(refused) < len(ids):
-                ui.notify(f"{formatting.counted(len(ids) - len(refused), 'search', 'searches')} {action.done}")
+            self._show_problem("\n".join(dict.fromkeys(problems)))
+            if len(problems) < len(ids):
+                ui.notify(f"{formatting.counted(len(ids) - len(problems), 'search', 'searches')} {action.past}")
                 await self._after(action)
 
 
@@ -111,24 +111,10 @@ def _perform(client: Client, verb: Verb, search_id: str) -> bool:
     return True
 
 
-async def _confirmed(action: Action, count: int) -> bool:
-    what = "this search" if count == 1 else f"{count} searches"
-    return await confirmed(
-        f"{action.label} {what}?",
+async def _confirm(action: SearchAction, count: int) -> bool:
+    subject = "this search" if count == 1 else f"{count} searches"
+    return await confirm(
+        f"{action.label} {subject}?",
         action.consequence if count == 1 else f"Each of them: {action.consequence[0].lower()}{action.consequence[1:]}",
         f"{action.label} search" if count == 1 else f"{action.label} {count} searches",
     )
-
-
-async def confirmed(question: str, consequence: str, go: str) -> bool:
-    """Asks before something that cannot be undone; call it in the context of something that stays."""
-    with ui.dialog() as dialog, div("card stack"):
-        heading(question, 2)
-        text(consequence, "muted")
-        with div("flow"):
-            div("grow")
-            ui.button("Keep", on_click=lambda: dialog.submit(False)).props("flat no-caps")
-            ui.button(go, on_click=lambda: dialog.submit(True)).props("unelevated no-caps color=negative")
-    answer = await dialog
-    dialog.delete()
-    return bool(answer)

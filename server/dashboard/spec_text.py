@@ -1,4 +1,4 @@
-"""A spec as text that can be kept in a file and submitted again."""
+"""A spec as text that can be saved in a file and submitted again."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel
 
-Format = Literal["YAML", "JSON"]
+SpecFormat = Literal["YAML", "JSON"]
 
 
-def spec_text(spec: BaseModel, how: Format = "YAML") -> str:
+def spec_text(spec: BaseModel, spec_format: SpecFormat = "YAML") -> str:
     """The spec with every default written out."""
     record = spec.model_dump(mode="json")
-    if how == "JSON":
+    if spec_format == "JSON":
         return json.dumps(record, indent=2)
     return str(yaml.safe_dump(record, sort_keys=False, default_flow_style=False, allow_unicode=True)).rstrip()

@@ -21,7 +21,7 @@ from nas.core.spec import SearchSpec, SpaceSpec, StrategySpec
 from nas.schemas.rank_correlation import RankCorrelationSchema, RankedArchSchema, SpacePartitionSchema
 from nas.training.fewshot.partition import split_breadth_first
 from server.api.validate import examine
-from server.dashboard import charts
+from server.dashboard.charts.rank_correlation import gradient_similarity_chart, ranking_chart, without_outliers
 from server.store.store import open_store
 from server.store.trust import trust_view
 from tests.support import fakes
@@ -152,30 +152,30 @@ def test_a_search_is_shown_with_it_but_not_in_lists(tmp_path: Path) -> None:
 
 
 def test_estimates_stand_over_truth_in_a_series_of_their_own() -> None:
-    drawn = {s["id"]: s for s in charts.ranking(whole())["series"]}
-    assert list(drawn) == [f"trust.estimated.{name}" for name in ("before", "one_shot", "after")]
+    drawn = {s["id"]: s for s in ranking_chart(whole())["series"]}
+    assert list(drawn) == [f"ranking.estimated.{name}" for name in ("before", "one_shot", "after")]
     assert len({s["symbol"] for s in drawn.values()}) == 3
-    assert [d["value"] for d in drawn["trust.estimated.after"]["data"]] == [[50, 30], [60, 50], [70, 40], [80, 60]]
+    assert [d["value"] for d in drawn["ranking.estimated.after"]["data"]] == [[50, 30], [60, 50], [70, 40], [80, 60]]
     undivided = whole().model_copy(
         update={"networks": [n.model_copy(update={"one_shot": None}) for n in whole().networks]}
     )
-    assert "Undivided, trained as long" not in str(charts.ranking(undivided)["legend"])
+    assert "Undivided, trained as long" not in str(ranking_chart(undivided)["legend"])
 
 
 def test_a_network_that_learns_nothing_does_not_take_the_room_of_the_others() -> None:
     accuracies = [10.0, 91.0, 92.0, 93.0, 94.0, 95.0]
     networks = [RankedArchSchema(arch=f"n{a:g}", alone=a, before=a, after=a) for a in accuracies]
     dead = whole().model_copy(update={"networks": networks})
-    assert [n.alone for n in charts.typical(dead)] == accuracies[1:]
-    assert charts.ranking(dead)["xAxis"]["min"] >= 90
-    assert len(charts.typical(whole())) == 4
-    assert charts.ranking(whole())["xAxis"]["min"] < 50
+    assert [n.alone for n in without_outliers(dead)] == accuracies[1:]
+    assert ranking_chart(dead)["xAxis"]["min"] >= 90
+    assert len(without_outliers(whole())) == 4
+    assert ranking_chart(whole())["xAxis"]["min"] < 50
 
 
 def test_a_matrix_is_drawn_by_groups_with_disagreement_in_another_colour() -> None:
     [similarity] = whole().similarities
     grouped = similarity.model_copy(update={"groups": [["skip", "conv"], ["none"]]})
-    options = charts.similarity(grouped)
+    options = gradient_similarity_chart(grouped)
     assert options["xAxis"]["data"] == options["yAxis"]["data"] == ["skip", "conv", "none"]
     agree, disagree, values = options["series"]
     assert {tuple(d["value"]) for d in disagree["data"]} == {(1, 2, 0.3), (2, 1, 0.3)}

@@ -7,26 +7,27 @@ Run it with a dashboard on top:  python -m tests.support.fake_dashboard_api PORT
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import uvicorn
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 
 from nas.core.access import Scope
 from nas.core.arch import Arch, as_archs, mutate, sample
 from nas.core.device import DeviceProfile
 from nas.core.drift import Reading, drift_of
 from nas.core.errors import Conflict
-from nas.core.events import Refitted, StatusChanged, encode
+from nas.core.events import Evaluated, Refitted, StatusChanged, encode
 from nas.core.layers import summarise
 from nas.core.lifecycle import ENDED, LEASED, Verb, check_transition, check_verb
 from nas.core.metrics import METRICS, kendall, spearman
@@ -85,6 +86,7 @@ from nas.schemas.service import (
     WorkerSchema,
 )
 from search_spaces.mobilenet_v3.space import build
+from server.api import sse
 
 # Spelled out, so that the fake's networks stay what the tests expect when the preset is sized anew.
 SPACE = build(
@@ -436,6 +438,8 @@ class FakeSearch:
     def view(self) -> SearchSchema:
         if self.status in ("running", "pausing"):
             self.step += 1
+            body = encode(Evaluated(()))
+            self.events.append(EventSchema(seq=len(self.events) + 1, at=datetime.now(UTC), body=body))
         created = NOW - self.age
         history = []
         for n in range(16, self.shown + 1, 16):
@@ -458,7 +462,7 @@ class FakeSearch:
             stages=self.stages(),
             warnings=self.more.get("warnings", []),
             eta_s=max(20.0, 260.0 - 20 * self.step) if self.status == "running" else None,
-            last_event=self.step + 100 * len(self.events),
+            last_event=len(self.events),
             spec=self.spec,
             parent=self.more.get("parent"),
             front_size=len(f.points),
@@ -1102,10 +1106,25 @@ def create_api(contents: str = "full") -> FastAPI:
     def artifact(search_id: str, arch: str, name: str) -> Response:
         return Response(b"bytes of " + name.encode(), media_type="application/octet-stream")
 
-    @app.get("/v1/searches/{search_id}/events")
-    def events(search_id: str, after: int = 0, limit: int = 500, kind: str | None = None) -> EventPage:
-        items = [e for e in find(search_id).events if e.seq > after and kind in (None, e.body["kind"])][:limit]
-        return EventPage(items=items, last=items[-1].seq if items else after)
+    @app.get("/v1/searches/{search_id}/events", response_model=None)
+    def events(
+        search_id: str,
+        after: int = 0,
+        limit: int = 500,
+        kind: str | None = None,
+        accept: Annotated[str, Header()] = "",
+    ) -> EventPage | Response:
+        find(search_id)
+
+        def read(after: int) -> tuple[EventPage, str | None]:
+            search = next((s for s in searches if s.id == search_id), None)  # it may be deleted meanwhile
+            items = [e for e in search.events if e.seq > after and kind in (None, e.body["kind"])] if search else []
+            status = "deleted" if search is None else search.status if search.status in ENDED else None
+            return EventPage(items=items[:limit], last=items[:limit][-1].seq if items else after), status
+
+        if "text/event-stream" in accept:
+            return StreamingResponse(sse.stream(read, after, asyncio.sleep), media_type="text/event-stream")
+        return read(after)[0]
 
     @app.get("/v1/agents")
     def list_agents() -> list[AgentSchema]:

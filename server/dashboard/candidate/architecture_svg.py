@@ -1,4 +1,4 @@
-"""A network as a drawing: its layers in blocks, and the blocks as one SVG. Pure functions of the API's layers."""
+"""An architecture as a drawing: its layers in blocks, and the blocks as one SVG. Pure functions of the API's layers."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ from html import escape
 
 from nas.schemas.candidates import LayerSchema
 
-OPS = ("dense", "pointwise", "depthwise", "se", "linear", "pool")
+OPERATIONS = ("dense", "pointwise", "depthwise", "se", "linear", "pool")  # with a colour in the style sheet
 _LETTERS = {"kernel": "k", "expand": "e", "width": "w", "depth": "d"}
+_TOP, _HEIGHT = 10, 120
+
+Choices = Mapping[str, int | float | str]
+Shape = tuple[int, int, int]  # channels, height, width
 
 
 @dataclass(frozen=True)
-class Block:
-    """Consecutive layers whose names share all before the last dot. Shapes are (channels, height, width)."""
+class LayerBlock:
+    """Consecutive layers whose names are equal up to the last dot."""
 
     name: str
     layers: tuple[LayerSchema, ...]
     tags: tuple[str, ...]
 
     @property
-    def in_shape(self) -> tuple[int, int, int]:
-        """What it takes."""
+    def in_shape(self) -> Shape:
+        """The shape of its input."""
         return self.layers[0].in_shape
 
     @property
-    def out_shape(self) -> tuple[int, int, int]:
-        """What it gives."""
+    def out_shape(self) -> Shape:
+        """The shape of its output."""
         return self.layers[-1].out_shape
 
     @property
@@ -41,20 +45,20 @@ class Block:
         return sum(x.params for x in self.layers)
 
 
-def blocks(layers: Sequence[LayerSchema], choices: Mapping[str, int | float | str]) -> list[Block]:
-    """The layers grouped; each block is tagged by what was chosen for it (``k5``, ``e4``), or by its kernel."""
+def blocks(layers: Sequence[LayerSchema], choices: Choices) -> list[LayerBlock]:
+    """The layers grouped; each block is tagged by the choices for it (``k5``, ``e4``), or by its kernel."""
     grouped: list[tuple[str, list[LayerSchema]]] = []
     for layer in layers:
         name = layer.name.rpartition(".")[0] or layer.name
         if not grouped or grouped[-1][0] != name:
             grouped.append((name, []))
         grouped[-1][1].append(layer)
-    return [Block(name, tuple(some), _tags(name, some, choices)) for name, some in grouped]
+    return [LayerBlock(name, tuple(members), _tags(name, members, choices)) for name, members in grouped]
 
 
-def _tags(name: str, layers: Sequence[LayerSchema], choices: Mapping[str, int | float | str]) -> tuple[str, ...]:
-    chosen = {key.rpartition(".")[2]: value for key, value in choices.items() if key.rpartition(".")[0] == name}
-    tags = [f"{_LETTERS.get(key, key + ' ')}{plain(value)}" for key, value in chosen.items()]
+def _tags(name: str, layers: Sequence[LayerSchema], choices: Choices) -> tuple[str, ...]:
+    own_choices = {key.rpartition(".")[2]: value for key, value in choices.items() if key.rpartition(".")[0] == name}
+    tags = [f"{_LETTERS.get(key, key + ' ')}{choice_text(value)}" for key, value in own_choices.items()]
     if not tags:
         kernels = [x.kernel for x in layers if x.kernel is not None]
         tags = [f"k{max(kernels)}"] if kernels else [layers[0].op] if layers[0].op != name else []
@@ -63,89 +67,60 @@ def _tags(name: str, layers: Sequence[LayerSchema], choices: Mapping[str, int | 
     return tuple(tags)
 
 
-def plain(value: int | float | str) -> str:
+def choice_text(value: int | float | str) -> str:
     """A choice as people write it: ``4`` for 4.0."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def active(choice: str, drawn: Sequence[Block], choices: Mapping[str, int | float | str]) -> bool:
-    """False for a choice about a block that this network does not have."""
-    part = choice.rpartition(".")[0]
-    siblings = {c.rpartition(".")[0] for c in choices if c.rpartition(".")[0].count(".")}
-    return part not in siblings or part in {b.name for b in drawn}
+def is_used(decision: str, drawn_blocks: Sequence[LayerBlock], choices: Choices) -> bool:
+    """False for a decision about a block that this architecture does not have."""
+    block = decision.rpartition(".")[0]
+    optional_blocks = {c.rpartition(".")[0] for c in choices if c.rpartition(".")[0].count(".")}
+    return block not in optional_blocks or block in {b.name for b in drawn_blocks}
 
 
-def op_class(op: str) -> str:
+def operation_class(op: str) -> str:
     """The style sheet's class of an operation."""
-    return f"op-{op}" if op in OPS else "op-other"
+    return f"op-{op}" if op in OPERATIONS else "op-other"
 
 
-def shape(c_h_w: tuple[int, int, int]) -> str:
+def shape_text(c_h_w: Shape) -> str:
     """``24 × 8 × 8`` for (channels, height, width)."""
     return " × ".join(map(str, c_h_w))
 
 
-def svg(drawn: Sequence[Block], input_shape: tuple[int, int, int]) -> str:
-    """The network from left to right: a block's height is its output's resolution, its width its channels.
+def architecture_svg(drawn_blocks: Sequence[LayerBlock], input_shape: Shape) -> str:
+    """The architecture from left to right: a block's height is its output's resolution, its width its channels.
 
-    Everything from outside is escaped.
+    Names from the space are escaped.
     """
-    top, room = 10, 120
-    tallest = max(input_shape[1], *(b.out_shape[1] for b in drawn))
-    widest = max(b.out_shape[0] for b in drawn)
-    heaviest = max(b.macs for b in drawn) or 1
-    x, middle = 8.0, top + room / 2
-    parts = []
+    max_height = max(input_shape[1], *(b.out_shape[1] for b in drawn_blocks))
+    max_channels = max(b.out_shape[0] for b in drawn_blocks)
+    max_macs = max(b.macs for b in drawn_blocks) or 1
+    x, middle = 8.0, _TOP + _HEIGHT / 2
+    boxes = []
     for name, tags, out, macs in [
         ("input", (), input_shape, 0),
-        *((b.name, b.tags, b.out_shape, b.macs) for b in drawn),
+        *((b.name, b.tags, b.out_shape, b.macs) for b in drawn_blocks),
     ]:
-        width = 14 + 40 * (out[0] / widest) ** 0.5
-        height = 10 + (room - 10) * (out[1] / tallest)
-        strength = 0.12 + 0.78 * macs / heaviest
-        title = f"{name}: {' '.join(tags)} {shape(out)}, {macs:,} MACs"
+        width = 14 + 40 * (out[0] / max_channels) ** 0.5
+        height = 10 + (_HEIGHT - 10) * (out[1] / max_height)
+        opacity = 0.12 + 0.78 * macs / max_macs
+        title = f"{name}: {' '.join(tags)} {shape_text(out)}, {macs:,} MACs"
         centre = x + width / 2
-        parts.append(
+        boxes.append(
             f"<g><title>{escape(title)}</title>"
             f'<rect x="{x:.1f}" y="{middle - height / 2:.1f}" width="{width:.1f}" height="{height:.1f}" rx="4" '
-            f'fill="var(--c-search)" fill-opacity="{strength:.2f}" stroke="var(--c-search)" stroke-width="1"/>'
-            f'<text x="{centre:.1f}" y="{top + room + 16}" class="tag">{escape(" ".join(tags) or name)}</text>'
-            f'<text x="{centre:.1f}" y="{top + room + 31}" class="dim">{out[0]}×{out[1]}</text></g>'
+            f'fill="var(--c-search)" fill-opacity="{opacity:.2f}" stroke="var(--c-search)" stroke-width="1"/>'
+            f'<text x="{centre:.1f}" y="{_TOP + _HEIGHT + 16}" class="tag">{escape(" ".join(tags) or name)}</text>'
+            f'<text x="{centre:.1f}" y="{_TOP + _HEIGHT + 31}" class="dim">{out[0]}×{out[1]}</text></g>'
         )
         x += max(width + 12, 60)
     total = x + 6
     return (
-        f'<svg class="shape" viewBox="0 0 {total:.0f} {top + room + 42}" role="img" '
-        f'aria-label="The network from input to output in {len(drawn)} blocks" '
+        f'<svg class="shape" viewBox="0 0 {total:.0f} {_TOP + _HEIGHT + 42}" role="img" '
+        f'aria-label="The architecture from input to output in {len(drawn_blocks)} blocks" '
         f'style="min-width:{min(total, 900):.0f}px; max-width:{total * 1.25:.0f}px">'
         f'<line x1="0" x2="{total:.0f}" y1="{middle}" y2="{middle}" stroke="var(--grid)" stroke-width="2"/>'
-        f"{''.join(parts)}</svg>"
-    )
-
-
-def interval_svg(low: float, median: float, high: float, claim: float | None) -> str:
-    """A measured median in its 95 % interval, beside what had been promised."""
-    values = [low, median, high] + ([claim] if claim is not None else [])
-    lo, hi = min(values), max(values)
-    pad = (hi - lo) * 0.16 or hi * 0.05
-    lo, hi = lo - pad, hi + pad
-
-    def at(value: float) -> float:
-        return 10 + 380 * (value - lo) / (hi - lo)
-
-    promised = ""
-    if claim is not None:
-        promised = (
-            f'<line x1="{at(claim):.1f}" x2="{at(claim):.1f}" y1="16" y2="44" stroke="var(--c-bad)" stroke-width="2" '
-            f'stroke-dasharray="5 3"/><text x="{at(claim):.1f}" y="11" class="dim">claim {claim:.3g} ms</text>'
-        )
-    left, width = at(low), max(at(high) - at(low), 4.0)
-    return (
-        '<svg class="shape" viewBox="0 0 400 62" role="img" aria-label="Median and 95 % interval, and the claim" '
-        'style="max-width:520px">'
-        '<line x1="10" x2="390" y1="30" y2="30" stroke="var(--grid)" stroke-width="2"/>'
-        f'<rect x="{left:.1f}" width="{width:.1f}" y="22" height="16" rx="3" fill="var(--c-search)" '
-        f'fill-opacity="0.35"/>{promised}'
-        f'<circle cx="{at(median):.1f}" cy="30" r="5" fill="var(--c-search)"/>'
-        f'<text x="{at(median):.1f}" y="56">{median:.4g} ms</text></svg>'
+        f"{''.join(boxes)}</svg>"
     )

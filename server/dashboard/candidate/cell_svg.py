@@ -1,27 +1,28 @@
-"""Cells as graphs: what a network has on each edge, or what is strongest there while a search goes on. One SVG for each
-kind of cell, upright, so that it fits a telephone. Pure functions of the API's views.
+"""Cells as graphs: the operation on each edge of an architecture, or the strongest one while a search runs.
+
+One SVG for each kind of cell, upright, so that it fits a telephone. Pure functions of the API's schemas.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
+from nas.core.events import Traced
 from nas.schemas.candidates import CellSchema
 
 NONE = "none"
 COLOURS = 8  # classes ``cell-op0`` and on of the style sheet
-_PILL, _LEFT, _STEP, _ROOM, _TOP = 52, 16, 47, 46, 24  # width of a node and where it begins; distances of arcs, nodes
-_LABEL = 44  # half the width of the longest label
+_NODE_WIDTH, _NODE_X, _ARC_STEP, _NODE_STEP, _TOP = 52, 16, 47, 46, 24  # in units of the view box
+_LABEL_HALF_WIDTH = 44  # of the longest label
 
 
 @dataclass(frozen=True)
 class Arc:
-    """An edge as it is drawn. ``weight`` of its operation, 0 to 1, None: it is simply there. ``faint``: it would be
-    left out if the search ended now."""
+    """An edge as it is drawn. ``weight`` of its operation, 0 to 1, None in an architecture. ``faint``: discretisation
+    would remove it now."""
 
     start: int
     end: int
@@ -30,102 +31,104 @@ class Arc:
     faint: bool = False
 
 
-def chosen(cell: CellSchema) -> list[Arc]:
-    """The edges of a network that carry something."""
+def of_architecture(cell: CellSchema) -> list[Arc]:
+    """The edges of an architecture that have an operation."""
     return [Arc(e.start, e.end, e.operation) for e in cell.edges if e.operation not in ("", NONE)]
 
 
-def strongest(cell: CellSchema, trace: Mapping[str, Any]) -> list[Arc]:
-    """The strongest operation of every edge by the table of a ``traced`` event. Where nodes keep only some of their
-    edges, ``none`` is left aside, and all but the strongest edges into each node are faint. Edges that the table does
-    not know, or whose operations were all removed, are left out."""
-    columns = [str(c) for c in trace["columns"]]
-    rows = dict(zip(map(str, trace["rows"]), trace["table"], strict=True))
+def strongest(cell: CellSchema, trace: Traced) -> list[Arc]:
+    """The strongest operation of every edge by the table of a trace.
+
+    If nodes keep only ``cell.inputs`` of their edges, ``none`` does not count, and all but the strongest edges into
+    each node are faint. Edges without a row in the table, or whose operations were all pruned, are omitted.
+    """
+    columns = trace.columns
+    rows = dict(zip(trace.rows, trace.table, strict=True))
     choices = [i for i, name in enumerate(columns) if cell.inputs is None or name != NONE]
-    found: list[Arc] = []
+    arcs: list[Arc] = []
     for e in cell.edges:
         row = rows.get(e.name)
         if row is not None and any(row):
             best = max(choices, key=lambda i: row[i])
-            found.append(Arc(e.start, e.end, columns[best], float(row[best])))
+            arcs.append(Arc(e.start, e.end, columns[best], float(row[best])))
     if cell.inputs is None:
-        return found
-    ranked = sorted(found, key=lambda a: (a.end, -(a.weight or 0.0), a.start))
-    position = {a: [b for b in ranked if b.end == a.end].index(a) for a in found}
-    return [Arc(a.start, a.end, a.operation, a.weight, position[a] >= cell.inputs) for a in found]
+        return arcs
+    ranked = sorted(arcs, key=lambda a: (a.end, -(a.weight or 0.0), a.start))
+    position = {a: [b for b in ranked if b.end == a.end].index(a) for a in arcs}
+    return [Arc(a.start, a.end, a.operation, a.weight, position[a] >= cell.inputs) for a in arcs]
 
 
 def short(operation: str) -> str:
-    """An operation in as few letters as tell it: ``sep 3×3`` for ``sep_conv_3x3``."""
-    words = re.sub(r"(\d+)x(\d+)", r"\1×\2", operation).split("_")
-    words = [w for w in words if w not in ("nor", "connect")]
-    if len(words) > 2:
-        words = [w for w in words if w not in ("conv", "pool")]
-    return " ".join(words)
+    """A short label of an operation: ``sep 3×3`` for ``sep_conv_3x3``."""
+    terms = re.sub(r"(\d+)x(\d+)", r"\1×\2", operation).split("_")
+    terms = [t for t in terms if t not in ("nor", "connect")]
+    if len(terms) > 2:
+        terms = [t for t in terms if t not in ("conv", "pool")]
+    return " ".join(terms)
 
 
 def colour(cell: CellSchema, operation: str) -> str:
-    """The style sheet's class of an operation: its place among the cell's, ``none`` has none."""
+    """The style sheet's class of an operation, by its position among the cell's operations other than ``none``."""
     if operation == NONE or operation not in cell.operations:
         return "cell-none"
     return f"cell-op{[o for o in cell.operations if o != NONE].index(operation) % COLOURS}"
 
 
-def said(cell: CellSchema, arcs: Sequence[Arc]) -> str:
-    """The graph in words, for who cannot see it."""
-    parts = [
+def description(cell: CellSchema, arcs: Sequence[Arc]) -> str:
+    """The graph in words, for screen readers."""
+    edges = [
         f"{short(a.operation)} from {cell.nodes[a.start]} to {cell.nodes[a.end]}"
         + ("" if a.weight is None else f", weight {a.weight:.2f}")
         for a in arcs
         if not a.faint
     ]
-    return f"{cell.name}: " + ("; ".join(parts) or "nothing leads from input to output")
+    return f"{cell.name}: " + ("; ".join(edges) or "nothing leads from input to output")
 
 
 def svg(cell: CellSchema, arcs: Sequence[Arc]) -> str:
-    """Nodes from top to bottom, an arc for every edge with its operation at the apex; what only passes on, on the left.
-    Everything from outside is escaped."""
-    right = _LEFT + _PILL
+    """Nodes from top to bottom, an arc for every edge with its operation at the apex; edges without an operation on the
+    left. Names from the space are escaped."""
+    right = _NODE_X + _NODE_WIDTH
     widest = max((e.end - e.start for e in cell.edges if e.name), default=1)
-    width = right + _STEP * widest + _LABEL + 4
-    height = _TOP + _ROOM * (len(cell.nodes) - 1) + _TOP
+    width = right + _ARC_STEP * widest + _LABEL_HALF_WIDTH + 4
+    height = _TOP + _NODE_STEP * (len(cell.nodes) - 1) + _TOP
     lines = [_arc(cell, a, right) for a in sorted(arcs, key=lambda a: (not a.faint, a.weight or 0.0))]
     labels = [_label(cell, a, right) for a in arcs if not a.faint]
     nodes = [
-        f'<rect x="{_LEFT}" y="{_y(i) - 13}" width="{_PILL}" height="26" rx="7"/>'
-        f'<text x="{_LEFT + _PILL / 2}" y="{_y(i) + 4}">{escape(name)}</text>'
+        f'<rect x="{_NODE_X}" y="{_y(i) - 13}" width="{_NODE_WIDTH}" height="26" rx="7"/>'
+        f'<text x="{_NODE_X + _NODE_WIDTH / 2}" y="{_y(i) + 4}">{escape(name)}</text>'
         for i, name in enumerate(cell.nodes)
     ]
     return (
-        f'<svg class="cell" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(said(cell, arcs))}" '
-        f'style="max-width:{width}px">{_passing(cell)}{"".join(lines)}'
+        f'<svg class="cell" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(description(cell, arcs))}" '
+        f'style="max-width:{width}px">{_pass_through(cell)}{"".join(lines)}'
         f'<g class="nodes">{"".join(nodes)}</g>{"".join(labels)}</svg>'
     )
 
 
-def figures(drawn: Sequence[tuple[CellSchema, Sequence[Arc]]]) -> str:
-    """All kinds of cells side by side, or one below the other where there is no room."""
-    named = len(drawn) > 1
-    parts = [
+def side_by_side(cells: Sequence[tuple[CellSchema, Sequence[Arc]]]) -> str:
+    """All kinds of cells side by side, or one below the other on a narrow screen."""
+    named = len(cells) > 1
+    figures = [
         f"<figure>{f'<figcaption>{escape(cell.name)}</figcaption>' if named else ''}{svg(cell, arcs)}</figure>"
-        for cell, arcs in drawn
+        for cell, arcs in cells
     ]
-    return f'<div class="cells">{"".join(parts)}</div>'
+    return f'<div class="cells">{"".join(figures)}</div>'
 
 
 def _y(node: int) -> int:
-    return _TOP + _ROOM * node
+    return _TOP + _NODE_STEP * node
 
 
 def _apex(arc: Arc, right: int) -> tuple[float, float]:
-    return right + _STEP * (arc.end - arc.start), (_y(arc.start) + _y(arc.end)) / 2
+    return right + _ARC_STEP * (arc.end - arc.start), (_y(arc.start) + _y(arc.end)) / 2
 
 
 def _title(cell: CellSchema, arc: Arc) -> str:
     strength = "" if arc.weight is None else f", weight {arc.weight:.3f}"
-    kept = ", not among the strongest into its node" if arc.faint else ""
+    rank = ", not among the strongest into its node" if arc.faint else ""
     return (
-        f"<title>{escape(f'{cell.nodes[arc.start]} to {cell.nodes[arc.end]}: {arc.operation}{strength}{kept}')}</title>"
+        f"<title>{escape(f'{cell.nodes[arc.start]} to {cell.nodes[arc.end]}: {arc.operation}{strength}{rank}')}</title>"
     )
 
 
@@ -149,15 +152,15 @@ def _label(cell: CellSchema, arc: Arc, right: int) -> str:
     )
 
 
-def _passing(cell: CellSchema) -> str:
+def _pass_through(cell: CellSchema) -> str:
     ends = [(e.start, e.end) for e in cell.edges if not e.name]
     if not ends:
         return ""
     bus = 6
-    stubs = "".join(f"M{_LEFT} {_y(a)}H{bus}" for a, _ in ends)
+    stubs = "".join(f"M{_NODE_X} {_y(a)}H{bus}" for a, _ in ends)
     first, last = min(a for a, _ in ends), max(b for _, b in ends)
     return (
         f'<g class="passing"><title>{escape(cell.nodes[last])} joins the channels of these nodes</title>'
-        f'<path d="{stubs}M{bus} {_y(first)}V{_y(last)}H{_LEFT - 5}"/>'
-        f'<path class="head" d="M{_LEFT} {_y(last)}l-8 -4v8z"/></g>'
+        f'<path d="{stubs}M{bus} {_y(first)}V{_y(last)}H{_NODE_X - 5}"/>'
+        f'<path class="head" d="M{_NODE_X} {_y(last)}l-8 -4v8z"/></g>'
     )

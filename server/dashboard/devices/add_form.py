@@ -1,9 +1,9 @@
-"""The form that adds a device, whoever measures it: this service's worker, an agent, somebody else, or nobody yet."""
+"""The form that adds a device: measured by a worker or an agent, or known by a table or by peak figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from nicegui import events, ui
 from pydantic import ValidationError
@@ -19,22 +19,24 @@ from server.dashboard.elements import copy_button, div, heading, text
 from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.service_calls import call_service
 
+C = TypeVar("C", bound=ui.element)
+
 _SOURCES = {
     "worker": "This service's machine",
     "agent": "Another machine",
     "table": "A table of latencies",
     "roofline": "Peak figures",
 }
-_ABOUT = {
-    "worker": "Networks are measured where this service's worker runs.",
-    "agent": "A small program measures there, and asks this service for work. It needs onnxruntime, numpy and httpx.",
-    "table": "A file of architectures and milliseconds that somebody measured. Nothing is called verified on it.",
-    "roofline": "A prior for a machine that is not there: estimates from two figures, never called measured.",
+_DESCRIPTIONS = {
+    "worker": "Architectures are measured on the machine of this service's worker.",
+    "agent": "An agent measures on that machine. It connects to this service and needs onnxruntime, numpy and httpx.",
+    "table": "A file of architectures and latencies that were measured elsewhere. Candidates cannot be verified on it.",
+    "roofline": "Estimates for a machine that is not available, from its peak figures; never called measured.",
 }
 
 
 class AddForm:
-    """Adds a device. ``address`` is where agents find the service."""
+    """Adds a device. ``address`` is the URL at which agents reach the service."""
 
     def __init__(self, client: Client, address: str, spaces: list[SpaceSchema], datasets: list[str]) -> None:
         self._client = client
@@ -44,19 +46,17 @@ class AddForm:
         names = list(presets) or ["mobilenet_v3"]
         with div("card stack"):
             heading("Add a device", 2)
-            self._source = ui.toggle(_SOURCES, value="worker", on_change=lambda _: self._arrange()).props(
-                "no-caps unelevated"
-            )
-            self._about = text(_ABOUT["worker"], "small muted")
+            self._source = ui.toggle(_SOURCES, value="worker", on_change=self._show_fields).props("no-caps unelevated")
+            self._description = text(_DESCRIPTIONS["worker"], "small muted")
             with div("form"):
-                self._name = _field(ui.input("Name", value="this-machine", on_change=lambda _: self._show_command()))
+                self._name = _field(ui.input("Name", value="this-machine"))
                 self._samples = _field(
-                    ui.number("Networks to measure", value=96, min=4, step=1, format="%d"),
+                    ui.number("Architectures to measure", value=96, min=4, step=1, format="%d"),
                     "at least 32, or 4 once three devices are known",
                 )
                 self._space = _field(ui.select(names, value=names[0], label="Search space"))
-                known = presets.get(names[0]) or ["digits"]
-                self._preset = _field(ui.select(known, value=known[0], label="Space preset"))
+                space_presets = presets.get(names[0]) or ["digits"]
+                self._preset = _field(ui.select(space_presets, value=space_presets[0], label="Space preset"))
                 self._data = _field(ui.select(datasets or ["digits"], value=(datasets or ["digits"])[0], label="Data"))
                 if "digits" in datasets:
                     self._data.value = "digits"
@@ -66,60 +66,60 @@ class AddForm:
                 self._bandwidth = _field(ui.number("Bytes/s from memory at most", value=5e10, min=1e6, format="%.3g"))
                 self._column = _field(ui.input("Column of the device"), "of a table of several, its ms.NAME")
                 self._unit = _field(ui.select(["ms", "s", "us", "ns"], value="ms", label="Unit"))
-            text("Space and data must be those of the searches that will use the predictor.", "small muted")
+            text("Use the space and data of the searches that will use the predictor.", "small muted")
             self._space.on_value_change(
                 lambda e: self._preset.set_options(presets.get(e.value) or [], value=next(iter(presets[e.value]), None))
             )
-            with div("stack tight") as self._agent_part:
-                self._draw_agent_part()
-            with div("stack tight") as self._table_part:
-                self._draw_table_part()
+            with div("stack tight") as self._agent_section:
+                self._draw_agent_section()
+            with div("stack tight") as self._table_section:
+                self._draw_table_section()
             self._problem = problem_view("Not accepted")
             with div("flow"):
                 div("grow")
                 self._button = ui.button("Add device", on_click=self._send).props("unelevated no-caps")
-        self._arrange()
+        self._show_fields()
 
     def show_agents(self, agents: list[AgentSchema]) -> None:
-        """Says which agents are there, as they come and go."""
-        self._there.show(tuple((a.name, a.away) for a in agents))
+        """List the agents that have registered."""
+        self._agents.show(tuple((a.name, a.away) for a in agents))
 
-    def _draw_agent_part(self) -> None:
-        text("Run this on the machine, with a token of the scope device in HWNAS_TOKEN where the service asks for one:")
+    def _draw_agent_section(self) -> None:
+        text("Run this on the machine. If the service requires tokens, set HWNAS_TOKEN to one with the scope device:")
         self._command = text("", "code mono", "pre")
         with div("flow"):
             copy_button(lambda: self._command.text)
             div("grow")
-            self._there = MemoizedView(_draw_agents)
-        self._there.show(())
+            self._agents = MemoizedView(_draw_agents)
+        self._agents.show(())
+        self._name.on_value_change(self._show_command)
         self._show_command()
 
-    def _draw_table_part(self) -> None:
-        text("Columns arch and ms; or ms.NAME for each of several devices, whose last one may have ten values.")
+    def _draw_table_section(self) -> None:
+        text("Columns: arch and ms; or arch and ms.NAME for each device, of which the last needs only ten values.")
         ui.upload(label=f"A file {', '.join(TABLE_TYPES)}", on_upload=self._upload, auto_upload=True).props(
             f"accept={','.join(TABLE_TYPES)} flat bordered"
         )
         self._uploaded = text("", "small muted")
 
     def _show_command(self) -> None:
-        if hasattr(self, "_command"):
-            self._command.text = agent_command(self._address, self._name.value or "NAME")
+        self._command.text = agent_command(self._address, self._name.value or "NAME")
 
-    def _arrange(self) -> None:
+    def _show_fields(self) -> None:
         source = self._source.value
-        self._about.text = _ABOUT[source]
-        shown: dict[Any, Callable[[str], bool]] = {
+        self._description.text = _DESCRIPTIONS[source]
+        has_field: dict[ui.element, Callable[[str], bool]] = {
             self._samples: lambda s: s != "table",
             self._threads: lambda s: s == "worker",
             self._flops: lambda s: s == "roofline",
             self._bandwidth: lambda s: s == "roofline",
             self._column: lambda s: s == "table",
             self._unit: lambda s: s == "table",
-            self._agent_part: lambda s: s == "agent",
-            self._table_part: lambda s: s == "table",
+            self._agent_section: lambda s: s == "agent",
+            self._table_section: lambda s: s == "table",
         }
-        for element, wanted in shown.items():
-            element.set_visibility(wanted(source))
+        for element, is_visible in has_field.items():
+            element.set_visibility(is_visible(source))
 
     async def _upload(self, event: events.UploadEventArguments) -> None:
         try:
@@ -168,7 +168,7 @@ class AddForm:
 
 
 def agent_command(address: str, name: str) -> str:
-    """What is typed on the machine that is to be a device."""
+    """The command that starts an agent on a machine."""
     return (
         "pip install onnxruntime numpy httpx && pip install --no-deps hwnas\n"
         f"nas-agent --server {address} --name {name}"
@@ -179,9 +179,9 @@ def _draw_agents(agents: tuple[tuple[str, bool], ...]) -> None:
     if not agents:
         text("No agent has registered yet.", "small muted")
         return
-    listed = [f"{name} ({'away' if away else 'there'})" for name, away in agents]
+    listed = [f"{name} ({'not reachable' if away else 'connected'})" for name, away in agents]
     text(formatting.sentence(f"agents: {', '.join(listed)}"), "small")
 
 
-def _field(control: Any, hint: str = "") -> Any:
+def _field(control: C, hint: str = "") -> C:
     return control.props(f'outlined dense hint="{hint}"' if hint else "outlined dense")

@@ -10,9 +10,11 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.errors import InvalidInput, NotFound
-from nas.schemas.devices import DeviceComparisonSchema
-from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
-from server.dashboard import charts, formatting
+from nas.schemas.devices import DeviceComparisonSchema, ProfileDifferenceSchema
+from nas.schemas.predictors import PredictorCardSchema
+from server.dashboard import formatting
+from server.dashboard.chart_view import labelled_chart
+from server.dashboard.charts.comparison import comparison_chart
 from server.dashboard.elements import breadcrumbs, div, heading, stat, text
 from server.dashboard.layout import page_layout
 from server.dashboard.memoized_view import MemoizedView, problem_view
@@ -20,63 +22,66 @@ from server.dashboard.polling import Poller
 
 
 @dataclass(frozen=True)
-class Found:
-    """The devices that can be chosen, and what is known of the chosen two; ``problem``: why they cannot be compared."""
+class ComparisonSnapshot:
+    """The devices that can be compared, and the comparison of two; ``problem``: why they cannot be compared."""
 
     names: tuple[str, ...]
-    view: DeviceComparisonSchema | None
+    comparison: DeviceComparisonSchema | None
     problem: str = ""
 
 
 def compare_url(first: str, second: str, space: str = "") -> str:
     """The page of two devices."""
-    chosen = {"a": first, "b": second, "space": space}
-    return f"/compare?{urlencode({k: v for k, v in chosen.items() if v})}"
+    query = {"a": first, "b": second, "space": space}
+    return f"/compare?{urlencode({k: v for k, v in query.items() if v})}"
 
 
 async def compare_page(client: Client, first: str, second: str, space: str) -> None:
-    """Latencies of the same networks on both, cards, versions and differences."""
+    """Latencies of the same architectures on both devices, predictor cards, versions and differences."""
 
-    def fetch() -> Found:
+    def fetch() -> ComparisonSnapshot:
         names = tuple(d.name for d in client.devices() if d.predictors)
         if not first or not second:
-            return Found(names, None)
+            return ComparisonSnapshot(names, None)
         try:
-            return Found(names, client.compare(first, second, space or None))
+            return ComparisonSnapshot(names, client.compare(first, second, space or None))
         except (NotFound, InvalidInput) as error:
-            return Found(names, None, str(error))
+            return ComparisonSnapshot(names, None, str(error))
+
+    def draw_selects(names: tuple[str, ...], spaces: tuple[str, ...]) -> None:
+        _draw_selects(names, spaces, first, second, space)
 
     with page_layout(client, "Compare devices", "/devices") as shell:
         breadcrumbs(("Devices", "/devices"), ("Side by side", ""))
         heading("Two devices side by side")
-        choice = MemoizedView(lambda names, spaces: _draw_choice(names, spaces, first, second, space))
-        problem = problem_view("These two cannot be compared")
-        body = MemoizedView(lambda view: _draw(view) if view is not None else None, "stack")
+        selects = MemoizedView(draw_selects)
+        problem = problem_view("These two devices cannot be compared")
+        body = MemoizedView(_draw, "stack")
 
-        def draw(found: Found) -> None:
-            choice.show(found.names, tuple(found.view.spaces) if found.view is not None else ())
-            problem.show(found.problem)
-            body.show(found.view)
+        def draw(snapshot: ComparisonSnapshot) -> None:
+            comparison = snapshot.comparison
+            selects.show(snapshot.names, tuple(comparison.spaces) if comparison is not None else ())
+            problem.show(snapshot.problem)
+            body.show(comparison)
 
-        await Poller(shell, fetch, draw, lambda found: False).start()
+        await Poller(shell, fetch, draw, lambda _: False).start()
 
 
-def _draw_choice(names: tuple[str, ...], spaces: tuple[str, ...], first: str, second: str, space: str) -> None:
+def _draw_selects(names: tuple[str, ...], spaces: tuple[str, ...], first: str, second: str, space: str) -> None:
     if len(names) < 2:
-        text("It takes two devices that have predictors: add another one.", "muted")
+        text("Comparing needs two devices with predictors: add another one.", "muted")
         return
     with div("flow"):
         a = ui.select(list(names), label="One device", value=first if first in names else None)
         b = ui.select(list(names), label="The other", value=second if second in names else None)
-        for field in (a, b):
-            field.props("outlined dense options-dense").style("min-width: 12rem")
 
-        def go() -> None:
+        def open_comparison() -> None:
             if a.value and b.value:
                 ui.navigate.to(compare_url(a.value, b.value))
 
-        for field in (a, b):
-            field.on_value_change(go)
+        for select in (a, b):
+            select.props("outlined dense options-dense").style("min-width: 12rem")
+            select.on_value_change(open_comparison)
         if len(spaces) > 1:
             ui.select(
                 list(spaces),
@@ -86,51 +91,59 @@ def _draw_choice(names: tuple[str, ...], spaces: tuple[str, ...], first: str, se
             ).props("outlined dense options-dense")
 
 
-def _draw(view: DeviceComparisonSchema) -> None:
+def _draw(comparison: DeviceComparisonSchema | None) -> None:
+    if comparison is None:
+        return
     with div("card stack"):
-        heading("The same networks on both", 2)
-        text(formatting.sentence(_said(view)))
+        heading("The same architectures on both", 2)
+        text(formatting.sentence(_advice(comparison)))
         with div("fit"):
-            ui.echart(charts.comparison(view), renderer="svg").classes("chart").props(
-                'role="img" aria-label="Latency on one device over latency on the other"'
-            )
+            labelled_chart(comparison_chart(comparison), "chart", "Latency on one device over latency on the other")
             with div("figures"):
-                stat("Spearman rank correlation", formatting.share(view.spearman))
-                stat("Kendall rank correlation", formatting.share(view.kendall))
-                stat(f"{view.second} over {view.first}", f"{view.ratio:.2f} times", note="median over networks")
-                stat("Measured on both", str(view.both_measured), note=f"of {len(view.pairs)} networks")
+                stat("Spearman rank correlation", formatting.share(comparison.spearman))
+                stat("Kendall rank correlation", formatting.share(comparison.kendall))
+                ratio = f"{comparison.second} over {comparison.first}"
+                stat(ratio, f"{comparison.ratio:.2f} times", note="median over architectures")
+                total = f"of {len(comparison.pairs)} architectures"
+                stat("Measured on both", str(comparison.both_measured), note=total)
     with div("cols even"):
-        for name, card in zip((view.first, view.second), view.cards, strict=True):
-            _draw_side(name, card, [v for v in view.versions if v.device == name])
+        for name, card in zip((comparison.first, comparison.second), comparison.cards, strict=True):
+            _draw_device(name, card, sum(v.device == name for v in comparison.versions))
+    _draw_differences(comparison.first, comparison.second, comparison.differences)
+
+
+def _draw_differences(first: str, second: str, differences: Sequence[ProfileDifferenceSchema]) -> None:
     with div("card stack"):
         heading("Differences", 2)
-        if not view.differences:
+        if not differences:
             text("The two profiles differ in their names alone.", "muted")
             return
         with div("scroll"), div("plain differences", "table"):
             with div(tag="thead"), div(tag="tr"):
-                for head in ("", view.first, view.second):
-                    text(head, tag="th")
+                for title in ("", first, second):
+                    text(title, tag="th")
             with div(tag="tbody"):
-                for d in view.differences:
+                for difference in differences:
                     with div(tag="tr"):
-                        for value in (d.what, d.first, d.second):
+                        for value in (difference.what, difference.first, difference.second):
                             text(value, tag="td")
 
 
-def _said(view: DeviceComparisonSchema) -> str:
-    if view.spearman is None:
-        return "all networks take the same time on one of them, so there is no order to compare"
-    how = "almost alike" if view.spearman >= 0.98 else "much alike" if view.spearman >= 0.9 else "differently"
-    advice = (
-        "a front of one is about a front of the other"
-        if view.spearman >= 0.98
-        else "search for each of them: what is fast on one need not be on the other"
+def _advice(comparison: DeviceComparisonSchema) -> str:
+    if comparison.spearman is None:
+        return "all architectures have the same latency on one of them, so there is no order to compare"
+    if comparison.spearman >= 0.98:
+        return (
+            "the two devices rank architectures almost alike; the front of one is approximately the front of the other"
+        )
+    similarity = "similarly" if comparison.spearman >= 0.9 else "differently"
+    return (
+        f"the two devices rank architectures {similarity}; search for each of them: an architecture that is fast on "
+        "one need not be fast on the other"
     )
-    return f"the two rank networks {how}; {advice}"
 
 
-def _draw_side(name: str, card: PredictorCardSchema, versions: Sequence[PredictorVersionSchema]) -> None:
+def _draw_device(name: str, card: PredictorCardSchema, versions: int) -> None:
     with div("card stack"):
         with div("card-head").style("margin: 0"):
             with div(tag="h2"):
@@ -141,4 +154,4 @@ def _draw_side(name: str, card: PredictorCardSchema, versions: Sequence[Predicto
             stat("Mean absolute error (MAPE)", f"{card.mape:.1f} %")
             stat("Coverage of the 95 % bound", f"{card.coverage * 100:.1f} %")
             stat("Spearman rank correlation", f"{card.spearman:.3f}")
-            stat("Versions", str(len(versions)), note=f"fitted on {card.n} networks")
+            stat("Versions", str(versions), note=f"fitted on {card.n} architectures")

@@ -1,4 +1,4 @@
-"""The table of a search's networks."""
+"""The table of a search's candidates."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
-from nas.core.metrics import METRICS, SHARES
+from nas.core.metrics import METRICS, SHARES, Kind
 from nas.schemas.candidates import CandidateSchema
 from server.dashboard.elements import div, heading, text
-from server.dashboard.search.view_model import Shown, subnet_url
+from server.dashboard.search.view_model import candidate_url
 
-# In this order; a metric that no network of the search has gets no column.
-_COLUMNS = (
+# In this order; a metric that no candidate of the search has gets no column.
+_METRIC_COLUMNS = (
     "proxy_score",
     "val_accuracy",
     "trained_accuracy",
@@ -32,83 +32,83 @@ _COLUMNS = (
     "predicted_mj",
     "upper_mj",
 )
+_STATUS_LABELS = {"verified": "✓ verified", "unverified": "□ unverified", "violated": "▲ violated"}
+
+Row = dict[str, Any]  # a row of a Quasar table, by the names of its columns
 
 
-class NetworkTable:
-    """Every evaluated network; columns never mix kinds of evidence."""
+class CandidateTable:
+    """Candidates of search and random baseline, with filters; no column mixes kinds of evidence."""
 
     def __init__(self, search_id: str) -> None:
         self._search_id = search_id
-        self._rows: list[dict[str, Any]] = []
-        self._points: tuple[CandidateSchema, ...] = ()
+        self._rows: list[Row] = []
+        self._candidates: tuple[CandidateSchema, ...] = ()
+        self._metrics: list[str] = []
         self._box = div("part card")
         self._box.set_visibility(False)
-        self._columns: list[str] = []
         with self._box:
-            with div("card-head"):
-                heading("Networks", 2)
-                self._count = text("", "small muted", "span")
-                div("grow")
-                self._origin = ui.select(
-                    {"": "Any origin", "search": "Search", "baseline": "Random baseline"}, value=""
-                ).props("outlined dense aria-label='origin'")
-                self._status = ui.select(
-                    {"": "Any status", **{s: s for s in ("verified", "unverified", "violated")}}, value=""
-                ).props("outlined dense aria-label='status'")
-                self._front = ui.checkbox("Front only").props("dense")
-                self._text = ui.input(placeholder="Find by id").props("outlined dense clearable aria-label='find'")
-            for control in (self._origin, self._status, self._front, self._text):
-                control.on_value_change(self._filter)
+            self._draw_filters()
+            rows_per_page = ":rows-per-page-options='[15, 50, 100, 0]'"
             self._table = (
-                ui.table(
-                    rows=[],
-                    columns=[],
-                    row_key="key",
-                    pagination=15,
-                )
+                ui.table(rows=[], columns=[], row_key="key", pagination=15)
                 .classes("nets w-full")
-                .props(
-                    "flat dense :rows-per-page-options='[15, 50, 100, 0]' no-data-label='No network fits the filter'"
-                )
+                .props(f"flat dense {rows_per_page} no-data-label='No candidate matches the filters'")
             )
             self._table.add_slot("header-cell", _HEADER_CELL)
             self._table.add_slot("body-cell-arch", _ARCH_CELL)
             self._table.add_slot("body-cell-status", _STATUS_CELL)
-            self._table.on("row-click", self._open, [[], ["arch", "origin"], None])
+            self._table.on("row-click", self._open, [[], ["url"], None])
 
-    def show(self, shown: Shown) -> None:
-        """Lists the networks."""
-        if shown.points == self._points:
+    def _draw_filters(self) -> None:
+        origins = {"": "Any origin", "search": "Search", "baseline": "Random baseline"}
+        statuses = {"": "Any status", **{s: s for s in _STATUS_LABELS}}
+        with div("card-head"):
+            heading("Candidates", 2)
+            self._count = text("", "small muted", "span")
+            div("grow")
+            self._origin = ui.select(origins, value="").props("outlined dense aria-label='origin'")
+            self._status = ui.select(statuses, value="").props("outlined dense aria-label='status'")
+            self._front = ui.checkbox("Front only").props("dense")
+            self._arch = ui.input(placeholder="Find by id").props("outlined dense clearable aria-label='find'")
+        for control in (self._origin, self._status, self._front, self._arch):
+            control.on_value_change(self._filter)
+
+    def show(self, candidates: tuple[CandidateSchema, ...], total: int) -> None:
+        """List the best candidates of ``total``, front members first."""
+        if candidates == self._candidates:
             return
-        self._points = shown.points
-        self._box.set_visibility(bool(shown.points))
-        names = [n for n in _COLUMNS if any(n in p.metrics for p in shown.points)]
-        if "predicted_share" in names:  # milliseconds then say something on one device only
-            names = [n for n in names if n not in SHARES]
-        kinds = {n: view.kind for p in shown.points for n, view in p.metrics.items()}
-        if names != self._columns:
-            self._columns = names
-            self._table.columns = _columns(names, kinds)
-        first = sorted(shown.points, key=lambda p: (not p.on_front, p.origin != "search" and p.on_front))
-        self._rows = [_row(p, self._search_id) for p in first]
-        part = f"the best {len(shown.points)} of {shown.total}" if shown.total > len(shown.points) else f"{shown.total}"
-        self._count.text = f"{part} evaluated"
+        self._candidates = candidates
+        self._box.set_visibility(bool(candidates))
+        self._set_columns()
+        ordered = sorted(candidates, key=lambda c: (not c.on_front, c.origin != "search" and c.on_front))
+        self._rows = [_row(c, self._search_id) for c in ordered]
+        count = f"the best {len(candidates)} of {total}" if total > len(candidates) else f"{total}"
+        self._count.text = f"{count} evaluated"
         self._filter()
 
+    def _set_columns(self) -> None:
+        kinds = {name: m.kind for c in self._candidates for name, m in c.metrics.items()}
+        metrics = [name for name in _METRIC_COLUMNS if name in kinds]
+        if "predicted_share" in metrics:  # milliseconds of several devices cannot be compared
+            metrics = [name for name in metrics if name not in SHARES]
+        if metrics != self._metrics:
+            self._metrics = metrics
+            self._table.columns = _columns(metrics, kinds)
+
     def _filter(self) -> None:
-        wanted = (self._text.value or "").strip().lower()
+        arch = (self._arch.value or "").strip().lower()
         self._table.rows = [
-            r
-            for r in self._rows
-            if (not self._origin.value or r["origin"] == self._origin.value)
-            and (not self._status.value or r["status"] == self._status.value)
-            and (not self._front.value or r["front"])
-            and wanted in r["arch"]
+            row
+            for row in self._rows
+            if (not self._origin.value or row["origin"] == self._origin.value)
+            and (not self._status.value or row["status"] == self._status.value)
+            and (not self._front.value or row["front"])
+            and arch in row["arch"]
         ]
 
     def _open(self, event: GenericEventArguments) -> None:
-        row = event.args[1]
-        ui.navigate.to(subnet_url(self._search_id, row["arch"], row["origin"]))
+        ui.navigate.to(event.args[1]["url"])
 
 
 _HEADER_CELL = """<q-th :props="props">{{ props.col.label }}<template v-if="props.col.kind"><br>
@@ -117,9 +117,9 @@ _HEADER_CELL = """<q-th :props="props">{{ props.col.label }}<template v-if="prop
 _ARCH_CELL = """<q-td :props="props"><a class="mono" :href="props.row.url" @click.stop>{{ props.value }}</a>
 <span v-if="props.row.front" title="on the front"> ★</span></q-td>"""
 _STATUS_CELL = """<q-td :props="props">
-<span v-if="props.row.measured" :class="'badge ' + props.value">{{ props.row.mark }}</span>
+<span v-if="props.row.measured" :class="'badge ' + props.value">{{ props.row.label }}</span>
 <span v-else class="muted">not measured</span></q-td>"""
-_FORMATS = {
+_FORMATS = {  # JavaScript, by unit
     "%": "v => v == null ? '–' : v.toFixed(2)",
     "ms": "v => v == null ? '–' : v.toPrecision(3)",
     "mJ": "v => v == null ? '–' : v.toPrecision(3)",
@@ -129,30 +129,29 @@ _FORMATS = {
 }
 
 
-def _columns(names: list[str], kinds: Mapping[str, str]) -> list[dict[str, Any]]:
+def _columns(metrics: list[str], kinds: Mapping[str, Kind]) -> list[dict[str, Any]]:
     common = {"sortable": True, "align": "left"}
-    out: list[dict[str, Any]] = [
-        {"name": "arch", "label": "Network", "field": "arch", **common},
+    columns: list[dict[str, Any]] = [
+        {"name": "arch", "label": "Candidate", "field": "arch", **common},
         {"name": "origin", "label": "Origin", "field": "origin", **common},
         {"name": "status", "label": "Status", "field": "status", **common},
     ]
-    for name in names:
+    for name in metrics:
         info = METRICS[name]
         column = {"name": name, "label": info.label, "field": name, "unit": info.unit, "kind": kinds[name]}
-        out.append({**column, "sortable": True, "align": "right", ":format": _FORMATS[info.unit]})
-    return out
+        columns.append({**column, "sortable": True, "align": "right", ":format": _FORMATS[info.unit]})
+    return columns
 
 
-def _row(point: CandidateSchema, search_id: str) -> dict[str, Any]:
-    marks = {"verified": "✓ verified", "unverified": "□ unverified", "violated": "▲ violated"}
+def _row(candidate: CandidateSchema, search_id: str) -> Row:
     return {
-        "key": f"{point.origin}:{point.arch}",
-        "arch": point.arch,
-        "url": subnet_url(search_id, point.arch, point.origin),
-        "origin": point.origin,
-        "status": point.status,
-        "mark": marks[point.status],
-        "measured": point.measurement is not None,
-        "front": point.on_front,
-        **{name: view.value for name, view in point.metrics.items()},
+        "key": f"{candidate.origin}:{candidate.arch}",
+        "arch": candidate.arch,
+        "url": candidate_url(search_id, candidate.arch, candidate.origin),
+        "origin": candidate.origin,
+        "status": candidate.status,
+        "label": _STATUS_LABELS[candidate.status],
+        "measured": candidate.measurement is not None,
+        "front": candidate.on_front,
+        **{name: metric.value for name, metric in candidate.metrics.items()},
     }

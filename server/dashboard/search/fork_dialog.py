@@ -1,4 +1,4 @@
-"""The form for a new search on the trained supernet of another."""
+"""The form of a new search on the trained supernet of another."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from nas.client import Client
 from nas.core.errors import HwnasError
 from nas.core.spec import SearchSpec, parse_spec
 from nas.schemas.searches import ForkBody, SearchSchema
-from server.dashboard.dialogs import ending
+from server.dashboard.dialogs import dialog_buttons
 from server.dashboard.elements import div, heading, text
 from server.dashboard.layout import PageShell
 from server.dashboard.service_calls import call_service
 
-_BOUNDS = {
+_BOUND_LABELS = {
     "latency": "Latency bound (ms)",
-    "accuracy": "Least accuracy (%)",
+    "accuracy": "Lowest accuracy (%)",
     "params": "Parameter bound",
     "macs": "MACs bound",
     "peak_memory": "Peak memory bound (bytes)",
@@ -25,42 +25,42 @@ _BOUNDS = {
 
 
 def can_fork(search: SearchSchema) -> bool:
-    """Whether the search has a trained supernet to go on from."""
+    """Whether the search has a trained supernet that another search can use."""
     if search.spec.strategy.name == "zero_cost":
-        return False  # which trains none
+        return False  # it trains no supernet
     trained = any(s.name == "train" and s.status == "finished" for s in search.stages)
     return search.status == "succeeded" or search.spec.supernet is not None or trained
 
 
 async def fork_dialog(client: Client, shell: PageShell, search: SearchSchema) -> None:
-    """A form filled in with the parent's values; the child's page opens once it is accepted."""
-    trouble = ""
+    """Open a form with the parent's values; the child's page opens once the service accepts it."""
+    problem = ""
     names = {search.spec.device}
     try:
         names |= {d.name for d in await call_service(client.devices) if d.predictors}
     except HwnasError as error:
-        trouble = str(error)
+        problem = str(error)
     spec = search.spec
     with shell.content, ui.dialog() as dialog, div("card stack"):
         heading("Fork this search", 2)
-        text("A new search on the supernet that is trained already: seconds to minutes, no training.", "muted small")
+        text("A new search on the trained supernet of this one: seconds to minutes, no training.", "muted small")
         with div("form"):
             name = ui.input("Name", value=f"{spec.name[:113]}, fork").props("outlined dense").classes("wide")
             device = ui.select(sorted(names), value=spec.device, label="Device").props("outlined dense")
             seed = ui.number("Seed", value=spec.seed, min=0, format="%d").props("outlined dense")
             evaluations = ui.number("Evaluations", value=spec.budget.evaluations, min=8, step=8, format="%d")
             evaluations.props("outlined dense hint='by search and by random search each'")
-            verified = ui.number("Networks to verify", value=spec.budget.verified, min=1, format="%d")
-            verified.props("outlined dense hint='measured on the device at most'")
+            verified = ui.number("Candidates to verify", value=spec.budget.verified, min=1, format="%d")
+            verified.props("outlined dense hint='at most so many are measured on the device'")
             bounds = {
-                o.name: ui.number(_BOUNDS[o.name], value=o.bound, min=0, format="%g").props(
+                o.name: ui.number(_BOUND_LABELS[o.name], value=o.bound, min=0, format="%g").props(
                     "outlined dense clearable hint='empty: no bound'"
                 )
                 for o in spec.objectives
             }
 
         def body() -> ForkBody:
-            """What differs from the parent. Raises InvalidSpec."""
+            """The differences from the parent. Raises InvalidSpec."""
             record = spec.model_dump(mode="json") | {
                 **({"fleet": None} if device.value != spec.device else {}),
                 "name": name.value,
@@ -82,5 +82,5 @@ async def fork_dialog(client: Client, shell: PageShell, search: SearchSchema) ->
             child = await call_service(client.fork, search.id, body())
             ui.navigate.to(f"/searches/{child.id}")
 
-        ending(dialog, "Fork", send, trouble)
+        dialog_buttons(dialog, "Fork", send, problem)
     dialog.open()

@@ -1,4 +1,4 @@
-"""The head of a search's page: its name and state, whose it is, and what can be done with it."""
+"""The header of a search's page: its name and status, its owner, and its actions."""
 
 from __future__ import annotations
 
@@ -14,51 +14,53 @@ from nas.core.lifecycle import JobStatus
 from nas.schemas.administration import PrincipalSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
-from server.dashboard.dialogs import ending
+from server.dashboard.dialogs import dialog_buttons
 from server.dashboard.elements import badge, breadcrumbs, div, heading, text
 from server.dashboard.layout import PageShell
 from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.search.fork_dialog import can_fork, fork_dialog
-from server.dashboard.search.view_model import Relative, Shown
-from server.dashboard.search_actions import Action, ActionBar
+from server.dashboard.search.view_model import RelatedSearch, SearchSnapshot
+from server.dashboard.search_actions import ActionBar, SearchAction
 from server.dashboard.service_calls import call_service
 
 
-def may_submit(me: PrincipalSchema) -> bool:
+def may_submit(principal: PrincipalSchema) -> bool:
     """Whether the reader may change searches."""
-    return Principal(me.owner, frozenset(me.scopes)).may("submit")
+    return Principal(principal.owner, frozenset(principal.scopes)).may("submit")
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """What the head depends on: it is drawn again when one of these has changed, so no click meets a moving button."""
+class _HeaderState:
+    """What the header depends on. It is drawn again when one of these changes, so that no button moves under a
+    click."""
 
     status: JobStatus
     priority: int
     attempts: int
-    forkable: bool
-    allowed: bool
-    parent: Relative | None
+    can_fork: bool
+    may_submit: bool
+    parent: RelatedSearch | None
 
 
-class Head:
-    """Title, facts and actions. ``refresh`` looks at the search again."""
+class SearchHeader:
+    """Title, facts and actions. ``refresh`` reads the search again."""
 
     def __init__(self, client: Client, shell: PageShell, refresh: Callable[[], Awaitable[None]]) -> None:
         self._client, self._shell, self._refresh = client, shell, refresh
         self._search: SearchSchema | None = None
-        self._part = MemoizedView(self._draw)
-        self._trouble = problem_view("The service refused")
-        self._bar = ActionBar(client, shell, self._acted, self._trouble.show)
+        self._view = MemoizedView(self._draw)
+        self._problem = problem_view("The service refused")
+        self._actions = ActionBar(client, shell, self._after_action, self._problem.show)
 
-    def show(self, shown: Shown) -> None:
-        """Draws the head of what the page shows."""
-        s = self._search = shown.search
-        self._part.show(
-            _Shown(s.status, s.priority, s.attempts, can_fork(s), may_submit(shown.me), shown.parent),
+    def show(self, snapshot: SearchSnapshot) -> None:
+        """Draw the header of a search."""
+        search = self._search = snapshot.search
+        allowed = may_submit(snapshot.principal)
+        self._view.show(
+            _HeaderState(search.status, search.priority, search.attempts, can_fork(search), allowed, snapshot.parent)
         )
 
-    def _draw(self, shown: _Shown) -> None:
+    def _draw(self, state: _HeaderState) -> None:
         search = self._search
         assert search is not None
         breadcrumbs(("Searches", "/"), (search.spec.name, ""))
@@ -66,24 +68,24 @@ class Head:
             heading(search.spec.name)
             badge(search.status)
             div("grow")
-            if shown.allowed:
-                self._draw_actions(search, shown.forkable)
+            if state.may_submit:
+                self._draw_actions(search, state.can_fork)
         with div("flow small muted").style("margin-top: .4rem"):
             text(search.id, "mono", "span")
             text(f"{search.spec.strategy.name} in {search.spec.space.name} on {search.spec.data.name}", tag="span")
             for name in search.spec.devices:
                 ui.link(f"device {name}", f"/devices/{name}")
             if search.fleet:
-                shared = None in search.spec.views
-                text("one front, for the worst case" if shared else "a front for each device", tag="span")
+                worst_case = None in search.spec.views
+                text("one front, for the worst case" if worst_case else "a front for each device", tag="span")
             text(f"created {formatting.age(search.created_at, datetime.now(UTC))}", tag="span")
             text(f"owner {search.owner}", tag="span")
-            self._draw_priority(search, shown.allowed)
+            self._draw_priority(search, state.may_submit)
             if search.attempts > 1:
                 text(f"attempt {search.attempts}", tag="span")
-            if shown.parent is not None:
-                what = "forked from" if search.parent else "on the supernet of"
-                ui.link(f"{what} {shown.parent.name}", f"/searches/{shown.parent.id}")
+            if state.parent is not None:
+                relation = "forked from" if search.parent else "on the supernet of"
+                ui.link(f"{relation} {state.parent.name}", f"/searches/{state.parent.id}")
 
     def _draw_actions(self, search: SearchSchema, forkable: bool) -> None:
         if forkable:
@@ -94,17 +96,17 @@ class Head:
             ui.button(
                 "Reuse supernet", icon="content_copy", on_click=lambda: ui.navigate.to(f"/submit?supernet={search.id}")
             ).props("outline no-caps")
-        self._bar.draw({search.id: search.status})
+        self._actions.draw({search.id: search.status})
 
-    def _draw_priority(self, search: SearchSchema, allowed: bool) -> None:
-        if allowed and not formatting.is_over(search):
-            ui.button(f"priority {search.priority}", icon="swap_vert", on_click=self._prioritise).props(
+    def _draw_priority(self, search: SearchSchema, may_change: bool) -> None:
+        if may_change and not formatting.is_over(search):
+            ui.button(f"priority {search.priority}", icon="swap_vert", on_click=self._set_priority).props(
                 'flat dense no-caps size=sm padding="0 4px" aria-label="change priority"'
             )
         elif search.priority:
             text(f"priority {search.priority}", tag="span")
 
-    async def _acted(self, action: Action) -> None:
+    async def _after_action(self, action: SearchAction) -> None:
         if action.verb == "delete":
             ui.navigate.to("/")
         else:
@@ -114,14 +116,15 @@ class Head:
         assert self._search is not None
         await fork_dialog(self._client, self._shell, self._search)
 
-    async def _prioritise(self) -> None:
+    async def _set_priority(self) -> None:
         search = self._search
         assert search is not None
         with self._shell.content:
             with ui.dialog() as dialog, div("card stack"):
                 heading("Priority", 2)
                 text(
-                    f"Among the searches of {search.owner}, higher goes first; others are not affected.", "muted small"
+                    f"Orders the searches of {search.owner}: higher goes first. Other owners are not affected.",
+                    "muted small",
                 )
                 number = ui.number("From -100 to 100", value=search.priority, min=-100, max=100, precision=0)
                 number.props("outlined dense")
@@ -130,5 +133,5 @@ class Head:
                     await call_service(self._client.set_priority, search.id, int(number.value or 0))
                     await self._refresh()
 
-                ending(dialog, "Set priority", send)
+                dialog_buttons(dialog, "Set priority", send)
             dialog.open()

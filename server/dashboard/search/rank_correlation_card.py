@@ -1,146 +1,141 @@
-"""How a few-shot search divided its space, and how far its ranking can be trusted."""
+"""How a few-shot search partitioned its space, and how well its estimates rank architectures."""
 
 from __future__ import annotations
 
 from nicegui import ui
 
 from nas.schemas.rank_correlation import GradientSimilaritySchema, RankCorrelationSchema, SpacePartitionSchema
-from server.dashboard import charts, formatting
+from server.dashboard import formatting
+from server.dashboard.chart_view import labelled_chart
+from server.dashboard.charts.rank_correlation import gradient_similarity_chart, ranking_chart, without_outliers
 from server.dashboard.elements import div, heading, kind_chip, stat, text
 
 _METHODS = {
     "gradient_matching": "by gradient matching: choices whose gradients disagree go to different parts",
     "exhaustive": "exhaustively: a part for every choice",
     "random": "at random",
-    "mixture": "by a balanced mixture, which learns with the weights which combination of choices uses which",
+    "mixture": "by a balanced ensemble of supernets, whose router is learned with the weights",
 }
 
 
-class TrustCard:
-    """Hidden for searches that divide nothing, and until the space is divided. The matrix that is looked at stays the
-    same while more is known."""
+class RankCorrelationCard:
+    """Hidden until the space is partitioned. The decision whose matrix is shown stays selected while more results
+    arrive."""
 
     def __init__(self) -> None:
         self._box = div("part card")
         self._box.set_visibility(False)
-        self._shown: RankCorrelationSchema | None = None
+        self._correlation: RankCorrelationSchema | None = None
         self._decision = ""
 
-    def show(self, trust: RankCorrelationSchema | None) -> None:
-        """Draws what is known so far."""
-        if trust == self._shown:
+    def show(self, correlation: RankCorrelationSchema | None) -> None:
+        """Draw the results so far."""
+        if correlation == self._correlation:
             return
-        self._shown = trust
-        self._box.set_visibility(trust is not None)
+        self._correlation = correlation
+        self._box.set_visibility(correlation is not None)
         self._box.clear()
-        if trust is not None:
+        if correlation is not None:
             with self._box:
-                self._draw(trust)
+                self._draw(correlation)
 
-    def _draw(self, trust: RankCorrelationSchema) -> None:
+    def _draw(self, correlation: RankCorrelationSchema) -> None:
         with div("card-head"):
-            heading("Can the ranking be trusted?", 2)
-            if trust.networks:
+            heading("Rank correlation", 2)
+            if correlation.networks:
                 kind_chip("estimated")
         with div("stack"):
-            _draw_figures(trust)
-            if trust.advice:
-                text(trust.advice)
+            _draw_taus(correlation)
+            if correlation.advice:
+                text(correlation.advice)
             with div("cols even"):
-                if trust.networks:
+                if correlation.networks:
                     with div("stack tight"):
-                        _chart(charts.ranking(trust), "chart ranking", "Estimated accuracy over accuracy trained alone")
-                        text(_caption(trust), "small muted")
+                        label = "Estimated accuracy over accuracy when trained alone"
+                        labelled_chart(ranking_chart(correlation), "chart ranking", label)
+                        text(_caption(correlation), "small muted")
                 with div("stack tight"):
-                    text(
-                        f"The space in {trust.parts} parts, {_METHODS.get(trust.method, trust.method)}.", "small strong"
-                    )
+                    method = _METHODS.get(correlation.method, correlation.method)
+                    text(f"The space in {correlation.parts} parts, {method}.", "small strong")
                     with div("tree", "ul"):
-                        _draw_node(trust.partition)
-            if trust.similarities:
-                self._draw_similarities(trust)
+                        _draw_partition(correlation.partition)
+            if correlation.similarities:
+                self._draw_similarities(correlation)
 
-    def _draw_similarities(self, trust: RankCorrelationSchema) -> None:
-        by_name = {s.decision: s for s in sorted(trust.similarities, key=lambda s: -s.score)}
-        if self._decision not in by_name:
-            self._decision = next(iter(by_name))
+    def _draw_similarities(self, correlation: RankCorrelationSchema) -> None:
+        by_decision = {s.decision: s for s in sorted(correlation.similarities, key=lambda s: -s.score)}
+        if self._decision not in by_decision:
+            self._decision = next(iter(by_decision))
         with div("stack tight"):
             with div("flow"):
                 text("Similarity of the choices' gradients", "small strong", "span")
-                names = {name: f"{name} (score {s.score:.3f})" for name, s in by_name.items()}
+                names = {name: f"{name} (score {s.score:.3f})" for name, s in by_decision.items()}
                 select = ui.select(names, value=self._decision, label="Decision").props("dense outlined options-dense")
                 select.classes("decision")
             box = div("stack tight")
 
-            def draw(similarity: GradientSimilaritySchema) -> None:
+            def show_decision() -> None:
+                self._decision = str(select.value)
                 box.clear()
                 with box:
-                    label = f"Cosine of the gradients of the choices of {similarity.decision}"
-                    _chart(charts.similarity(similarity), "chart similarity", label)
-                    groups = " | ".join(", ".join(group) for group in similarity.groups)
-                    text(
-                        f"Mean cosine on shared weights. Best two groups: {groups}. The score tells how much "
-                        "more choices disagree between these than inside them; the highest scores are divided first.",
-                        "small muted",
-                    )
+                    _draw_similarity(by_decision[self._decision])
 
-            def choose() -> None:
-                self._decision = str(select.value)
-                draw(by_name[self._decision])
-
-            select.on_value_change(choose)
-            draw(by_name[self._decision])
+            select.on_value_change(show_decision)
+            show_decision()
 
 
-def _draw_figures(trust: RankCorrelationSchema) -> None:
-    if not trust.networks:
+def _draw_similarity(similarity: GradientSimilaritySchema) -> None:
+    label = f"Cosine of the gradients of the choices of {similarity.decision}"
+    labelled_chart(gradient_similarity_chart(similarity), "chart similarity", label)
+    groups = " | ".join(", ".join(group) for group in similarity.groups)
+    text(
+        f"Mean cosine on shared weights. Best two groups: {groups}. The score is how much more choices disagree "
+        "between these groups than inside them; the decisions with the highest scores are split first.",
+        "small muted",
+    )
+
+
+def _draw_taus(correlation: RankCorrelationSchema) -> None:
+    if not correlation.networks:
         return
+    after, one_shot = correlation.tau_after, correlation.tau_one_shot
     with div("figures"):
-        stat("Kendall tau after the split", _tau(trust.tau_after), "estimated")
-        if trust.one_shot_steps is not None:
-            gain = None
-            if trust.tau_after is not None and trust.tau_one_shot is not None:
-                gain = trust.tau_after - trust.tau_one_shot
-            stat(
-                "Undivided, at equal cost",
-                _tau(trust.tau_one_shot),
-                "estimated",
-                f"{trust.one_shot_steps} more steps, as all parts",
-            )
-            stat("Gain over one-shot", formatting.NONE if gain is None else f"{gain:+.2f}", note="tau, at equal cost")
-        stat("Before the split", _tau(trust.tau_before), "estimated", "after the warm-up")
+        stat("Kendall tau after the split", _tau(after), "estimated")
+        if correlation.one_shot_steps is not None:
+            gain = None if after is None or one_shot is None else after - one_shot
+            note = f"{correlation.one_shot_steps} more steps, as many as all parts"
+            stat("Undivided, at equal cost", _tau(one_shot), "estimated", note)
+            gain_text = formatting.MISSING if gain is None else f"{gain:+.2f}"
+            stat("Gain over one supernet", gain_text, note="tau, at equal cost")
+        stat("Before the split", _tau(correlation.tau_before), "estimated", "after the warm-up")
 
 
 def _tau(value: float | None) -> str:
-    return formatting.NONE if value is None else f"{value:.2f}"
+    return formatting.MISSING if value is None else f"{value:.2f}"
 
 
-def _caption(trust: RankCorrelationSchema) -> str:
-    networks = formatting.counted(len(trust.networks), "held-out network")
-    beyond = len(trust.networks) - len(charts.typical(trust))
-    also = (
-        f" Not drawn, far to the left: {formatting.counted(beyond, 'network')} that hardly learned." if beyond else ""
-    )
-    return f"{networks}, each trained alone from scratch. A supernet that ranks well puts them on a rising line.{also}"
+def _caption(correlation: RankCorrelationSchema) -> str:
+    count = formatting.counted(len(correlation.networks), "held-out architecture")
+    outliers = len(correlation.networks) - len(without_outliers(correlation))
+    omitted = f"{formatting.counted(outliers, 'architecture')} that hardly learned"
+    omission = f" Not drawn, far to the left: {omitted}." if outliers else ""
+    return f"{count}, each trained alone from scratch. A supernet that ranks well puts them on a rising line.{omission}"
 
 
-def _draw_node(node: SpacePartitionSchema) -> None:
-    """A group of choices, and what becomes of it."""
+def _draw_partition(node: SpacePartitionSchema) -> None:
+    """A group of choices, and how it is partitioned further."""
     with div("", "li"):
         if node.choices:
-            text((", " if all("," not in c for c in node.choices) else " · ").join(node.choices), "choices", "span")
+            separator = ", " if all("," not in choice for choice in node.choices) else " · "
+            text(separator.join(node.choices), "choices", "span")
         if node.decision is None and node.part is None:
-            text("not known before the parts are trained", "leaf", "span")
+            text("determined by training the parts", "leaf", "span")
             return
         if node.decision is None:
-            share = "" if node.share is None else f", {100 * node.share:.0f} % of all networks"
+            share = "" if node.share is None else f", {100 * node.share:.0f} % of all architectures"
             text(f"part {node.part}{share}", "leaf", "span")
             return
         text(node.decision, "mono decision-name", "span")
         with div("", "ul"):
             for child in node.children:
-                _draw_node(child)
-
-
-def _chart(options: charts.Options, classes: str, label: str) -> None:
-    ui.echart(options, renderer="svg").classes(classes).props(f'role="img" aria-label="{label}"')
+                _draw_partition(child)

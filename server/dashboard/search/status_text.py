@@ -1,19 +1,21 @@
-"""What the status of a search means for its owner, and what happens next. No drawing here."""
+"""What the status of a search means for its owner, what happens next, and its past statuses. No drawing here."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from datetime import datetime
 
-from nas.schemas.jobs import EventSchema
+from nas.core.events import StatusChanged
+from nas.core.lifecycle import JobStatus
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
-
-Tone = Literal["bad", "warn", "good", "info"]
+from server.dashboard.elements import Tone
+from server.dashboard.search.view_model import LoggedEvent
 
 
 @dataclass(frozen=True)
-class Explanation:
+class StatusExplanation:
     """A notice about a status."""
 
     tone: Tone
@@ -22,73 +24,74 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class Change:
-    """A search became ``after``, ``by`` somebody or by the service (empty), and stayed so for ``seconds`` (None: till
-    now)."""
+class StatusPeriod:
+    """A search had a ``status`` for ``seconds`` (None: until now). ``by`` is empty if the service changed it."""
 
-    at: str
-    after: str
+    begins_at: datetime
+    status: JobStatus
     by: str
     reason: str
     seconds: float | None
 
 
-def explain(search: SearchSchema) -> Explanation | None:
-    """Why the search is in its state and what happens next; None where the page says it by itself."""
-    again = "It goes on from its last checkpoint." if search.attempts else ""
+def explain(search: SearchSchema) -> StatusExplanation | None:
+    """Why the search has its status and what happens next; None where the rest of the page shows it."""
+    continuation = "It continues from its last checkpoint." if search.attempts else ""
     reason = formatting.sentence(search.error or "")
     match search.status:
         case "queued":
             waiting = formatting.sentence(search.waiting or "it starts as soon as a worker is free")
-            return Explanation("info", "Waiting for a worker", f"{waiting} {again}".strip())
+            return StatusExplanation("info", "Waiting for a worker", f"{waiting} {continuation}".strip())
         case "pausing":
-            return Explanation(
+            return StatusExplanation(
                 "info",
                 "Pausing",
-                "It works until its next result is saved, so that nothing is lost, and then frees its worker. "
-                "Resume to let it go on without a stop.",
+                "The worker finishes and saves the result that it is working on, so that nothing is lost, and is then "
+                "released. Resume to cancel the pause.",
             )
         case "paused":
-            return Explanation(
+            return StatusExplanation(
                 "warn",
                 "This search is paused",
-                "It holds no worker, and everything found so far is kept. Resume puts it back into the queue, and it "
-                "goes on from its last checkpoint.",
+                "It occupies no worker, and all results are saved. Resume puts it back into the queue; it continues "
+                "from its last checkpoint.",
             )
         case "quarantined":
-            return Explanation(
+            return StatusExplanation(
                 "bad",
                 "This search is quarantined",
-                f"Its worker stopped too often before any progress was saved, so it is not tried again by itself. "
-                f"{reason or 'No reason was recorded.'} Once the cause is mended, retry goes on from its last "
+                f"Its worker stopped too often before any progress was saved, so it is not retried automatically. "
+                f"{reason or 'No reason was recorded.'} Once the cause is fixed, retry continues from its last "
                 f"checkpoint.",
             )
         case "failed":
-            return Explanation("bad", "This search failed", reason or "No reason was recorded.")
+            return StatusExplanation("bad", "This search failed", reason or "No reason was recorded.")
         case "cancelled":
-            return Explanation(
-                "warn", "This search was cancelled", "What it found until then is kept. Retry goes on from there."
+            return StatusExplanation(
+                "warn", "This search was cancelled", "Its results until then are saved. Retry continues from there."
             )
         case _:
             return None
 
 
-def changes(events: list[EventSchema]) -> tuple[Change, ...]:
-    """The statuses a search went through, newest first."""
-    ends = [e.at for e in events[1:]]
-    return tuple(
-        Change(
-            at=formatting.moment(event.at),
-            after=event.body["after"],
-            by=event.body.get("by", ""),
-            reason=event.body.get("reason", ""),
-            seconds=(ends[i] - event.at).total_seconds() if i < len(ends) else None,
+def status_periods(changes: Sequence[LoggedEvent[StatusChanged]]) -> tuple[StatusPeriod, ...]:
+    """The statuses of a search, newest first."""
+    ends_at = [*(change.at for change in changes[1:]), None]
+    periods = [
+        StatusPeriod(
+            begins_at=change.at,
+            status=change.event.after,
+            by=change.event.by,
+            reason=change.event.reason,
+            seconds=None if end is None else (end - change.at).total_seconds(),
         )
-        for i, event in reversed(list(enumerate(events)))
-    )
+        for change, end in zip(changes, ends_at, strict=True)
+    ]
+    return tuple(reversed(periods))
 
 
-def last_interruption(events: list[EventSchema]) -> str:
-    """Why the search last lost its worker without having ended, or nothing if it never did."""
-    lost = [e for e in events if e.body.get("before") == "running" and e.body["after"] in ("queued", "quarantined")]
-    return next((e.body.get("reason", "") for e in reversed(lost)), "")
+def last_interruption(changes: Sequence[LoggedEvent[StatusChanged]]) -> str:
+    """Why the search last lost its worker without having ended; empty if it never did."""
+    events = [change.event for change in reversed(changes)]
+    lost = (e for e in events if e.before == "running" and e.after in ("queued", "quarantined"))
+    return next((e.reason for e in lost), "")

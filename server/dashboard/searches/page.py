@@ -19,7 +19,7 @@ from server.dashboard.layout import page_layout
 from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.polling import Poller
 from server.dashboard.search.header import may_submit
-from server.dashboard.search_actions import Action, ActionBar
+from server.dashboard.search_actions import ActionBar, SearchAction
 
 _STEP = 25  # searches on a page
 _FRONTS = 5  # fronts asked for in one refresh, so that the list is not kept waiting
@@ -175,7 +175,7 @@ class SearchList:
             self._state.marked.clear()
             await self._live.refresh()
 
-    async def _acted(self, _: Action) -> None:
+    async def _acted(self, _: SearchAction) -> None:
         self._state.marked.clear()
         self._listing.invalidate()
         await self._live.refresh()
@@ -255,10 +255,10 @@ def _draw_row(search: SearchSchema, age: str, best: str, owner: str) -> None:
             _draw_progress(search)
         with div("num"):
             text("Front", "cap")
-            text(str(search.front_size) if search.front_size else formatting.NONE)
+            text(str(search.front_size) if search.front_size else formatting.MISSING)
         with div("num"):
             text("Verified", "cap")
-            text(str(search.verified) if search.verified else formatting.NONE)
+            text(str(search.verified) if search.verified else formatting.MISSING)
         with div():
             text("Hypervolume", "cap")
             _draw_versus(search)
@@ -290,7 +290,7 @@ def _draw_progress(search: SearchSchema) -> None:
 def _draw_versus(search: SearchSchema) -> None:
     """Search over baseline as two bars, told apart by pattern as well."""
     if search.hypervolume is None:
-        text(formatting.NONE, "muted")
+        text(formatting.MISSING, "muted")
         return
     with div("versus num"):
         progress_bar(search.hypervolume, "search")

@@ -94,7 +94,7 @@ def _draw_record(record: AuditRecordSchema) -> None:
                 text(record.target, "mono small")
             if record.detail:
                 text(_detail(record.detail), "small muted")
-        text(record.address or formatting.NONE, "small muted", "td")
+        text(record.address or formatting.MISSING, "small muted", "td")
 
 
 def _detail(detail: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from nicegui import ui
 from nas.client import Client
 from nas.core.spec import parse_spec
 from nas.schemas.administration import QuotaBody, QuotaSchema
-from server.dashboard.dialogs import ending
+from server.dashboard.dialogs import dialog_buttons
 from server.dashboard.elements import div, heading, text
 from server.dashboard.layout import PageShell
 from server.dashboard.service_calls import call_service
@@ -33,5 +33,5 @@ async def quota_dialog(
             await call_service(client.set_quota, quota.owner, parse_spec(QuotaBody, record))
             await after()
 
-        ending(dialog, "Set limits", send)
+        dialog_buttons(dialog, "Set limits", send)
     dialog.open()

@@ -12,10 +12,10 @@ from nas.core.access import SCOPES, Scope
 from nas.core.errors import HwnasError, InvalidInput
 from nas.schemas.administration import CreatedTokenSchema, TokenSchema
 from server.dashboard import formatting
+from server.dashboard.dialogs import confirm
 from server.dashboard.elements import copy_button, div, heading, notice, text
 from server.dashboard.layout import PageShell
 from server.dashboard.memoized_view import MemoizedView, problem_view
-from server.dashboard.search_actions import confirmed
 from server.dashboard.service_calls import call_service
 
 _SCOPES: dict[Scope, str] = {
@@ -77,7 +77,7 @@ class TokenCard:
     async def _revoke(self, token: TokenSchema) -> None:
         with self._shell.content:
             what = f"Whoever uses “{token.name}” of {token.owner} is refused from now on. It cannot be taken back."
-            if not await confirmed("Revoke this token?", what, "Revoke token"):
+            if not await confirm("Revoke this token?", what, "Revoke token"):
                 return
             try:
                 await call_service(_revoke, self._client, token.id)

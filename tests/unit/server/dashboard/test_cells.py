@@ -12,6 +12,7 @@ import pytest
 from nas.core import registry
 from nas.core.arch import Arch, choice_counts, sample
 from nas.core.cells import CellGraph
+from nas.core.events import Traced
 from nas.core.ports import ImageShape
 from nas.core.relaxation import is_relaxed
 from search_spaces.darts_cell.cell import node_inputs
@@ -27,9 +28,10 @@ def space_of(name: str) -> Any:
     return registry.load("nas.search_spaces", name)({"preset": "digits"}, SHAPE)
 
 
-def trace(name: str, table: np.ndarray) -> dict[str, Any]:
+def trace(name: str, table: np.ndarray) -> Traced:
     relaxation = space_of(name).relaxation
-    return {"rows": list(relaxation.edges), "columns": list(relaxation.operations), "table": table.tolist()}
+    rows = tuple(tuple(row) for row in table.tolist())
+    return Traced("train", 1, {}, tuple(relaxation.edges), tuple(relaxation.operations), rows)
 
 
 @pytest.mark.parametrize("name", registry.names("nas.search_spaces"))
@@ -57,7 +59,7 @@ def test_the_cells_of_a_network_are_its_own() -> None:
         (1, 3, "none"),
         (2, 3, "nor_conv_1x1"),
     ]
-    assert len(cell_svg.chosen(cell)) == 4
+    assert len(cell_svg.of_architecture(cell)) == 4
     darts = space_of("darts_cell")
     for genes in sample(darts.decisions, np.random.default_rng(0), 8):
         normal, reduction = cells_of(darts, Arch(darts.id, tuple(genes.tolist())))
@@ -67,7 +69,7 @@ def test_the_cells_of_a_network_are_its_own() -> None:
                 for node, pair in enumerate(node_inputs(genes, kind))
                 for a, op in pair
             }
-            assert {(a.start, a.end, a.operation) for a in cell_svg.chosen(drawn)} == expected
+            assert {(a.start, a.end, a.operation) for a in cell_svg.of_architecture(drawn)} == expected
     mobile = space_of("mobilenet_v3")
     assert cells_of(mobile, Arch(mobile.id, (0,) * len(mobile.decisions))) == []
 
@@ -83,7 +85,7 @@ def test_what_is_strongest_is_the_network_that_the_relaxation_stands_for() -> No
             for cell, own in zip(cell_schemas(space.cells), drawn, strict=True):
                 arcs = [a for a in cell_svg.strongest(cell, trace(name, table)) if not a.faint]
                 kept = {(a.start, a.end, a.operation) for a in arcs if a.operation != "none"}
-                derived = {(a.start, a.end, a.operation) for a in cell_svg.chosen(own)}
+                derived = {(a.start, a.end, a.operation) for a in cell_svg.of_architecture(own)}
                 assert derived == kept if name == "darts_cell" else derived <= kept
                 assert all(a.weight == pytest.approx(table[:, :].max(), abs=1.0) for a in arcs)
 
@@ -140,7 +142,7 @@ def test_names_in_short_and_escaped() -> None:
     }
     assert {n: cell_svg.short(n) for n in names} == names
     (cell,) = cell_schemas(space_of("nas_bench_201").cells)
-    drawn = cell_svg.figures([(cell, [Arc(0, 1, "<script>alert(1)</script>", 0.5)])])
+    drawn = cell_svg.side_by_side([(cell, [Arc(0, 1, "<script>alert(1)</script>", 0.5)])])
     assert "<script>" not in drawn
     assert ET.fromstring(drawn) is not None
     assert choice_counts(space_of("nas_bench_201").decisions).tolist() == [5] * 6

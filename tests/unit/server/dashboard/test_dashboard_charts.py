@@ -1,4 +1,4 @@
-"""The dashboard's charts, drawings and words: pure functions of the API's views."""
+"""The dashboard's charts, drawings and texts: pure functions of the API's schemas."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from typing import Any
 import pytest
 import yaml
 
-from nas.core.events import Traced, encode
+from nas.core.events import Traced
 from nas.core.lifecycle import ALLOWED, STATUSES, JobStatus
 from nas.core.metrics import METRICS
 from nas.core.spec import SearchSpec, parse_spec
 from nas.schemas.candidates import CandidateSchema, FrontSchema
-from nas.schemas.jobs import EventSchema
-from server.dashboard import charts, formatting
-from server.dashboard.candidate import architecture_svg
-from server.dashboard.search import status_text
-from server.dashboard.search.view_model import by_run
+from server.dashboard import formatting
+from server.dashboard.candidate.architecture_svg import architecture_svg, blocks, is_used
+from server.dashboard.charts.comparison import comparison_chart
+from server.dashboard.charts.drift import drift_chart
+from server.dashboard.charts.hypervolume import hypervolume_chart
+from server.dashboard.charts.options import BAD, SURFACE, Options, nice_range
+from server.dashboard.charts.pareto import pareto_chart
+from server.dashboard.charts.predictor import predictor_chart
+from server.dashboard.charts.relaxation import by_run, operation_weights_chart, reading_charts
+from server.dashboard.search.event_log import EventLog
+from server.dashboard.search.status_text import explain, last_interruption, status_periods
 from server.dashboard.search_actions import ACTIONS
 from server.dashboard.spec_text import spec_text
 from tests.support.fake_dashboard_api import (
@@ -40,7 +46,7 @@ def running() -> FakeSearch:
     return search
 
 
-def series(options: charts.Options) -> dict[str, Any]:
+def series(options: Options) -> dict[str, Any]:
     return {s["id"]: s for s in options["series"]}
 
 
@@ -48,7 +54,7 @@ def find(points: list[CandidateSchema], datum: dict[str, Any]) -> CandidateSchem
     return next(p for p in points if (p.arch, p.origin) == (datum["arch"], datum["origin"]))
 
 
-def kinds_of(options: charts.Options, points: list[CandidateSchema], names: tuple[str, ...]) -> dict[str, set[str]]:
+def kinds_of(options: Options, points: list[CandidateSchema], names: tuple[str, ...]) -> dict[str, set[str]]:
     """Per series, the kinds of the metrics of ``names`` whose values it draws."""
     out: dict[str, set[str]] = {}
     for s in options["series"]:
@@ -66,7 +72,7 @@ ACCURACIES = ("val_accuracy", "test_accuracy")
 @pytest.mark.parametrize("names", [LATENCIES, ACCURACIES])
 def test_predicted_and_measured_never_share_a_series(names: tuple[str, ...]) -> None:
     front, points = FINISHED.front(), FINISHED.points()
-    kinds = kinds_of(charts.pareto(front, points), points, names)
+    kinds = kinds_of(pareto_chart(front, points), points, names)
     assert len(kinds) >= 5
     assert {k for found in kinds.values() for k in found} == {METRICS[n].kind for n in names}
     for ident, found in kinds.items():
@@ -74,34 +80,34 @@ def test_predicted_and_measured_never_share_a_series(names: tuple[str, ...]) -> 
         assert (found == {"measured"}) == (".measured." in ident)
 
 
-def test_nothing_is_called_measured_before_it_was_measured() -> None:
+def test_running_search_has_no_measured_series() -> None:
     search = running()
-    options = charts.pareto(search.front(), search.points())
+    options = pareto_chart(search.front(), search.points())
     assert options["xAxis"]["name"] == "Predicted latency (ms)"
     assert options["yAxis"]["name"] == "Validation accuracy (%, estimated)"
     assert not [i for i in series(options) if "measured" in i]
 
 
-def test_final_axes_are_measured_and_predicted_positions_stay_faint_and_hollow() -> None:
-    options = charts.pareto(FINISHED.front(), FINISHED.points())
+def test_final_axes_are_measured_and_predicted_positions_faint_and_hollow() -> None:
+    options = pareto_chart(FINISHED.front(), FINISHED.points())
     assert options["xAxis"]["name"] == "Measured latency (ms)"
     assert options["yAxis"]["name"] == "Test accuracy (%, measured)"
-    believed = series(options)["search.predicted.positions"]
-    assert believed["data"]
-    assert believed["itemStyle"]["color"] == charts.SURFACE
-    assert believed["itemStyle"]["opacity"] < 1
+    predicted = series(options)["search.predicted.positions"]
+    assert predicted["data"]
+    assert predicted["itemStyle"]["color"] == SURFACE
+    assert predicted["itemStyle"]["opacity"] < 1
 
 
 def test_final_chart_can_be_seen_as_predicted() -> None:
-    options = charts.pareto(FINISHED.front(), FINISHED.points(), evidence="predicted")
+    options = pareto_chart(FINISHED.front(), FINISHED.points(), evidence="predicted")
     assert options["xAxis"]["name"] == "Predicted latency (ms)"
     assert not [i for i in series(options) if "measured" in i]
-    assert len(series(options)["search.predicted.points"]["data"]) == len(FINISHED.search)
+    assert len(series(options)["search.predicted.candidates"]["data"]) == len(FINISHED.search)
 
 
 @pytest.mark.parametrize("search", [FINISHED, running()], ids=["final", "running"])
 def test_baseline_and_its_front_are_on_the_chart(search: FakeSearch) -> None:
-    drawn = series(charts.pareto(search.front(), search.points()))
+    drawn = series(pareto_chart(search.front(), search.points()))
     baseline = [s for i, s in drawn.items() if i.startswith("baseline")]
     assert sum(len(s["data"]) for s in baseline if s["type"] == "scatter") > 0
     front = next(s for i, s in drawn.items() if i.startswith("baseline") and i.endswith(".front"))
@@ -110,28 +116,57 @@ def test_baseline_and_its_front_are_on_the_chart(search: FakeSearch) -> None:
 
 def test_series_differ_by_more_than_colour() -> None:
     for search in (FINISHED, running()):
-        drawn = series(charts.pareto(search.front(), search.points()))
-        mine = next(s for i, s in drawn.items() if i.startswith("search") and i.endswith(".front"))
-        theirs = next(s for i, s in drawn.items() if i.startswith("baseline") and i.endswith(".front"))
-        assert mine["lineStyle"]["type"] != theirs["lineStyle"]["type"]
-    drawn = series(charts.pareto(THREE.front(), THREE.points()))
+        drawn = series(pareto_chart(search.front(), search.points()))
+        search_series = next(s for i, s in drawn.items() if i.startswith("search") and i.endswith(".front"))
+        baseline_series = next(s for i, s in drawn.items() if i.startswith("baseline") and i.endswith(".front"))
+        assert search_series["lineStyle"]["type"] != baseline_series["lineStyle"]["type"]
+    drawn = series(pareto_chart(THREE.front(), THREE.points()))
     symbols = [drawn[f"search.measured.{s}"]["symbol"] for s in ("verified", "unverified", "violated")]
     assert len(set(symbols)) == 3
     assert drawn["baseline.measured.verified"]["symbol"] not in symbols
 
 
-def test_violated_networks_are_marked() -> None:
+def test_violated_candidates_are_marked() -> None:
     points = THREE.points()
     broken = {(p.origin, p.arch) for p in points if p.status == "violated"}
     assert broken
-    drawn = series(charts.pareto(THREE.front(), points))
+    drawn = series(pareto_chart(THREE.front(), points))
     marked = [drawn[f"{origin}.measured.violated"] for origin in ("search", "baseline")]
     assert {(d["origin"], d["arch"]) for s in marked for d in s["data"]} == broken
-    assert all(s["itemStyle"]["color"] == charts.BAD and s["symbol"] == "triangle" for s in marked)
+    assert all(s["itemStyle"]["color"] == BAD and s["symbol"] == "triangle" for s in marked)
+
+
+def test_measured_latencies_have_error_bars_within_the_axes() -> None:
+    candidates = {(c.origin, c.arch): c for c in THREE.points()}
+    options = pareto_chart(THREE.front(), THREE.points())
+    measured = [c for c in candidates.values() if "measured_ms" in c.metrics]
+    bars = {o: series(options)[f"{o}.measured.intervals"] for o in ("search", "baseline")}
+    assert sum(len(s["data"]) for s in bars.values()) == len(measured) > 10
+    for origin, bar in bars.items():
+        assert bar["type"] == "custom"
+        assert bar["silent"]
+        for d in bar["data"]:
+            measurement = candidates[origin, d["arch"]].measurement
+            assert measurement is not None
+            median, _, low, high = d["value"]
+            assert (low, median, high) == (measurement.low_ms, measurement.median_ms, measurement.high_ms)
+            assert options["xAxis"]["min"] <= low < median < high <= options["xAxis"]["max"]
+    assert not {"search.measured.intervals", "baseline.measured.intervals"} & {
+        e["name"] for e in options["legend"]["data"]
+    }
+
+
+def test_error_bars_are_drawn_over_measured_latency_only() -> None:
+    for options in (
+        pareto_chart(THREE.front(), THREE.points(), "macs"),
+        pareto_chart(THREE.front(), THREE.points(), evidence="predicted"),
+        pareto_chart(running().front(), running().points()),
+    ):
+        assert not [d for i, s in series(options).items() if i.endswith(".intervals") for d in s["data"]]
 
 
 def test_bound_is_a_line_and_lies_within_the_axis() -> None:
-    options = charts.pareto(FINISHED.front(), FINISHED.points())
+    options = pareto_chart(FINISHED.front(), FINISHED.points())
     (mark,) = series(options)["bound"]["markLine"]["data"]
     assert mark["xAxis"] == 0.5
     assert options["xAxis"]["min"] < 0.5 < options["xAxis"]["max"]
@@ -140,23 +175,23 @@ def test_bound_is_a_line_and_lies_within_the_axis() -> None:
 
 def test_without_a_bound_there_is_no_line() -> None:
     search = running()
-    assert series(charts.pareto(search.front(), search.points()))["bound"]["markLine"]["data"] == []
+    assert series(pareto_chart(search.front(), search.points()))["bound"]["markLine"]["data"] == []
 
 
 def test_all_points_lie_within_the_axes_and_focus_narrows_them() -> None:
     search = running()
-    wide = charts.pareto(search.front(), search.points())
+    wide = pareto_chart(search.front(), search.points())
     for s in wide["series"]:
         for d in s["data"]:
             assert wide["xAxis"]["min"] <= d["value"][0] <= wide["xAxis"]["max"]
             assert wide["yAxis"]["min"] <= d["value"][1] <= wide["yAxis"]["max"]
-    near = charts.pareto(search.front(), search.points(), focus=True)
+    near = pareto_chart(search.front(), search.points(), focus=True)
     assert near["xAxis"]["max"] - near["xAxis"]["min"] < wide["xAxis"]["max"] - wide["xAxis"]["min"]
 
 
-def test_every_point_knows_its_network_for_hover_and_click() -> None:
+def test_every_datum_names_its_candidate_for_hover_and_click() -> None:
     points = FINISHED.points()
-    for s in charts.pareto(FINISHED.front(), points)["series"]:
+    for s in pareto_chart(FINISHED.front(), points)["series"]:
         for d in s["data"]:
             assert find(points, d)
             assert d["arch"] in d["tip"]
@@ -165,21 +200,21 @@ def test_every_point_knows_its_network_for_hover_and_click() -> None:
 def test_more_than_two_objectives_are_a_projection_without_a_line() -> None:
     front, points = THREE.front(), THREE.points()
     for x, title in (("latency", "Measured latency (ms)"), ("macs", "MACs (exact)")):
-        options = charts.pareto(front, points, x)
+        options = pareto_chart(front, points, x)
         assert options["xAxis"]["name"] == title
         assert series(options)["search.measured.front"]["data"] == []
 
 
 def test_empty_front_can_be_drawn() -> None:
     front: FrontSchema = next(s for s in make_searches() if s.status == "queued").front()
-    options = charts.pareto(front, [])
+    options = pareto_chart(front, [])
     assert all(s["data"] == [] for s in options["series"])
     assert options["xAxis"]["min"] < options["xAxis"]["max"]
 
 
 def test_hover_escapes_what_comes_from_outside() -> None:
     point = FINISHED.front().points[0].model_copy(update={"arch": "<img src=x>"})
-    options = charts.pareto(FINISHED.front().model_copy(update={"points": [point]}), [])
+    options = pareto_chart(FINISHED.front().model_copy(update={"points": [point]}), [])
     tips = [d["tip"] for s in options["series"] for d in s["data"]]
     assert any("&lt;img" in t for t in tips)
     assert not any("<img" in t for t in tips)
@@ -187,17 +222,17 @@ def test_hover_escapes_what_comes_from_outside() -> None:
 
 def test_hypervolume_has_search_and_baseline_at_equal_evaluations() -> None:
     view = running().view()
-    drawn = series(charts.hypervolume(view.hypervolume_history))
-    mine, theirs = drawn["search.estimated.hypervolume"], drawn["baseline.estimated.hypervolume"]
-    assert [d["value"][0] for d in mine["data"]] == [d["value"][0] for d in theirs["data"]]
-    assert [d["value"][1] for d in mine["data"]] == [h.search for h in view.hypervolume_history]
-    assert mine["lineStyle"]["type"] != theirs["lineStyle"]["type"]
-    assert mine["symbol"] != theirs["symbol"]
+    drawn = series(hypervolume_chart(view.hypervolume_history))
+    search_series, baseline_series = drawn["search.estimated.hypervolume"], drawn["baseline.estimated.hypervolume"]
+    assert [d["value"][0] for d in search_series["data"]] == [d["value"][0] for d in baseline_series["data"]]
+    assert [d["value"][1] for d in search_series["data"]] == [h.search for h in view.hypervolume_history]
+    assert search_series["lineStyle"]["type"] != baseline_series["lineStyle"]["type"]
+    assert search_series["symbol"] != baseline_series["symbol"]
 
 
-def test_predictor_chart_tells_networks_above_their_bound() -> None:
+def test_predictor_chart_separates_architectures_above_their_bound() -> None:
     card = make_card("this-machine", 7)
-    drawn = series(charts.predictor(card))
+    drawn = series(predictor_chart(card))
     above = sum(m > u for m, u in zip(card.measured_ms, card.upper_ms, strict=True))
     assert above > 0
     assert len(drawn["measured.outside"]["data"]) == above
@@ -216,41 +251,41 @@ def test_predictor_chart_tells_networks_above_their_bound() -> None:
     ],
 )
 def test_axis_ends_are_round_and_hold_the_values(values: list[float], floor: float, ceiling: float) -> None:
-    lo, hi, step = charts.nice_range(values, floor, ceiling)
+    lo, hi, step = nice_range(values, floor, ceiling)
     assert floor <= lo < hi <= ceiling
     assert all(lo <= v <= hi for v in values)
     assert 2 <= (hi - lo) / step <= 9
 
 
-def test_blocks_hold_every_layer_in_order() -> None:
+def test_blocks_contain_every_layer_in_order() -> None:
     subnet = FINISHED.subnet(FINISHED.front().points[0].arch, "search")
-    drawn = architecture_svg.blocks(subnet.layers, subnet.choices)
+    drawn = blocks(subnet.layers, subnet.choices)
     assert [x for b in drawn for x in b.layers] == subnet.layers
     assert sum(b.macs for b in drawn) == subnet.point.metrics["macs"].value
     assert sum(b.params for b in drawn) == subnet.point.metrics["params"].value
     block = next(b for b in drawn if b.name == "stage1.block1")
     kernel, expand = subnet.choices["stage1.block1.kernel"], subnet.choices["stage1.block1.expand"]
     assert block.tags[:2] == (f"k{kernel}", f"e{expand:g}")
-    assert architecture_svg.svg(drawn, subnet.input_shape).count("<rect") == len(drawn) + 1
+    assert architecture_svg(drawn, subnet.input_shape).count("<rect") == len(drawn) + 1
 
 
-def test_choices_of_absent_blocks_are_told() -> None:
+def test_choices_of_absent_blocks_are_unused() -> None:
     subnet = next(s for p in FINISHED.points() if (s := FINISHED.subnet(p.arch, p.origin)).choices["stage1.depth"] == 1)
-    drawn = architecture_svg.blocks(subnet.layers, subnet.choices)
-    assert architecture_svg.active("stage1.block1.kernel", drawn, subnet.choices)
-    assert not architecture_svg.active("stage1.block3.kernel", drawn, subnet.choices)
-    assert architecture_svg.active("resolution", drawn, subnet.choices)
-    assert architecture_svg.active("stage1.width", drawn, subnet.choices)
+    drawn = blocks(subnet.layers, subnet.choices)
+    assert is_used("stage1.block1.kernel", drawn, subnet.choices)
+    assert not is_used("stage1.block3.kernel", drawn, subnet.choices)
+    assert is_used("resolution", drawn, subnet.choices)
+    assert is_used("stage1.width", drawn, subnet.choices)
 
 
 def test_drawing_escapes_names() -> None:
     subnet = FINISHED.subnet(FINISHED.front().points[0].arch, "search")
     layers = [subnet.layers[0].model_copy(update={"name": "<script>alert(1)</script>"})]
-    assert "<script" not in architecture_svg.svg(architecture_svg.blocks(layers, {}), subnet.input_shape)
+    assert "<script" not in architecture_svg(blocks(layers, {}), subnet.input_shape)
 
 
 @pytest.mark.parametrize("how", ["YAML", "JSON"])
-def test_shown_spec_reads_back_as_the_same_spec(how: Any) -> None:
+def test_spec_text_parses_to_the_same_spec(how: Any) -> None:
     text = spec_text(FINISHED.spec, how)
     assert parse_spec(SearchSpec, yaml.safe_load(text)).content_hash == FINISHED.spec.content_hash
 
@@ -276,68 +311,60 @@ def test_shown_spec_reads_back_as_the_same_spec(how: Any) -> None:
         ),
     ],
 )
-def test_words(shown: str, expected: str) -> None:
+def test_formatting(shown: str, expected: str) -> None:
     assert shown == expected
 
 
 # Statuses
 
 
-def test_every_status_but_the_plain_ones_is_explained() -> None:
+def test_statuses_that_need_an_explanation_have_one() -> None:
     view = FINISHED.view()
-    told = {
-        status: status_text.explain(view.model_copy(update={"status": status, "error": "it broke"}))
-        for status in STATUSES
+    explanations = {
+        status: explain(view.model_copy(update={"status": status, "error": "it broke"})) for status in STATUSES
     }
-    assert {status for status, text in told.items() if text is None} == {"running", "succeeded"}
-    assert "It broke." in told["failed"].message
-    assert "It broke." in told["quarantined"].message
+    assert {status for status, explanation in explanations.items() if explanation is None} == {"running", "succeeded"}
+    assert "It broke." in explanations["failed"].message
+    assert "It broke." in explanations["quarantined"].message
     waiting = view.model_copy(update={"status": "queued", "waiting": "waiting for 1 GPU, position 3 of 12"})
-    assert (
-        status_text.explain(waiting).message
-        == "Waiting for 1 GPU, position 3 of 12. It goes on from its last checkpoint."
-    )
-    assert (
-        status_text.explain(waiting.model_copy(update={"attempts": 0})).message
-        == "Waiting for 1 GPU, position 3 of 12."
-    )
+    assert explain(waiting).message == "Waiting for 1 GPU, position 3 of 12. It continues from its last checkpoint."
+    assert explain(waiting.model_copy(update={"attempts": 0})).message == "Waiting for 1 GPU, position 3 of 12."
 
 
-def test_the_history_is_newest_first_with_durations_and_the_last_crash() -> None:
-    events = SEARCHES["too big for its machine"].events
-    found = status_text.changes(events)
-    assert [c.after for c in found] == ["quarantined", *["running", "queued"] * 4]
-    assert [c.seconds for c in found[:3]] == [None, 36.0, 4.0]
-    assert found[-1].by == "ada"
-    assert "lost 4 times" in status_text.last_interruption(events)
-    assert status_text.last_interruption(FINISHED.events) == ""
+def test_history_is_newest_first_with_durations_and_last_interruption() -> None:
+    changes = log_of(SEARCHES["too big for its machine"]).status_changes
+    periods = status_periods(changes)
+    assert [p.status for p in periods] == ["quarantined", *["running", "queued"] * 4]
+    assert [p.seconds for p in periods[:3]] == [None, 36.0, 4.0]
+    assert periods[-1].by == "ada"
+    assert "lost 4 times" in last_interruption(changes)
+    assert last_interruption(log_of(FINISHED).status_changes) == ""
+
+
+def log_of(search: FakeSearch) -> EventLog:
+    log = EventLog()
+    log.append(search.events)
+    return log
 
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_every_status_offers_what_the_lifecycle_allows(status: JobStatus) -> None:
-    offered = {a.verb for a in ACTIONS if a.fits([status])}
+    offered = {a.verb for a in ACTIONS if a.count_allowed([status])}
     assert offered == {verb for verb, allowed in ALLOWED.items() if status in allowed}
     assert {a.verb for a in ACTIONS if a.consequence} == {"cancel", "delete"}
 
 
-def traced(seed: int, epoch: int, **values: float) -> EventSchema:
-    event = Traced(
-        "train",
-        10 * epoch,
-        {"seed": seed, "epoch": epoch, **values},
-        ("edge 0-1", "edge 0-2"),
-        ("skip", "conv"),
-        WEIGHTS,
-    )
-    return EventSchema(seq=10 * seed + epoch, at=datetime(2026, 1, 1, tzinfo=UTC), body=encode(event))
+def traced(run: int, epoch: int, key: str = "seed", **values: float) -> Traced:
+    rows, columns = ("edge 0-1", "edge 0-2"), ("skip", "conv")
+    return Traced("train", 10 * epoch, {key: run, "epoch": epoch, **values}, rows, columns, WEIGHTS)
 
 
 WEIGHTS = ((0.25, 0.75), (0.9, 0.1))
 
 
-def test_readings_of_every_run_are_lines_of_their_own() -> None:
+def test_each_run_is_a_line_of_its_own() -> None:
     runs = by_run([traced(0, 1, entropy=1.5), traced(0, 2, entropy=1.2, eigenvalue=0.3), traced(4, 1, entropy=1.4)])
-    drawn = charts.traces(runs)
+    drawn = reading_charts(runs)
     assert list(drawn) == ["entropy", "eigenvalue"]
     lines = {s["id"]: [d["value"] for d in s["data"]] for s in drawn["entropy"]["series"]}
     assert lines == {"trace.entropy.seed 0": [[1, 1.5], [2, 1.2]], "trace.entropy.seed 4": [[1, 1.4]]}
@@ -346,22 +373,16 @@ def test_readings_of_every_run_are_lines_of_their_own() -> None:
     assert "Dominant eigenvalue" in drawn["eigenvalue"]["title"]["text"]
 
 
-def test_runs_have_the_names_of_what_they_are_and_their_order() -> None:
-    parts = [e.model_copy(update={"body": renamed(e.body)}) for e in (traced(10, 1), traced(2, 1), traced(10, 2))]
-    runs = by_run(parts)
-    assert [(which, len(run)) for which, run in runs.items()] == [("part 2", 1), ("part 10", 2)]
-    assert list(charts.traces(runs)) == []
+def test_runs_are_named_by_seed_or_part_in_order() -> None:
+    runs = by_run([traced(10, 1, "part"), traced(2, 1, "part"), traced(10, 2, "part")])
+    assert [(name, len(run)) for name, run in runs.items()] == [("part 2", 1), ("part 10", 2)]
+    assert list(reading_charts(runs)) == []
     assert list(by_run([traced(2**40 + 1, 1)])) == ["seed 1099511627777"]
 
 
-def renamed(body: dict[str, Any]) -> dict[str, Any]:
-    values = {{"seed": "part"}.get(name, name): value for name, value in body["values"].items()}
-    return {**body, "values": values}
-
-
-def test_a_mixture_is_drawn_edge_by_edge() -> None:
+def test_operation_weights_are_drawn_edge_by_edge() -> None:
     [run] = by_run([traced(0, 1, entropy=1.5)]).values()
-    options = charts.mixture(run[-1])
+    options = operation_weights_chart(run[-1])
     cells = {tuple(d["value"][:2]): d["value"][2] for d in options["series"][0]["data"]}
     assert cells == {(x, y): WEIGHTS[y][x] for x in range(2) for y in range(2)}
     assert (options["xAxis"]["data"], options["yAxis"]["data"]) == (["skip", "conv"], ["edge 0-1", "edge 0-2"])
@@ -373,25 +394,25 @@ def test_a_mixture_is_drawn_edge_by_edge() -> None:
     assert options["visualMap"]["seriesIndex"] == 0
 
 
-def test_no_readings_draw_nothing() -> None:
+def test_no_traces_give_no_charts() -> None:
     assert by_run([]) == {}
-    assert charts.traces({}) == {}
+    assert reading_charts({}) == {}
 
 
 def test_drift_is_drawn_over_time_beside_its_limits() -> None:
-    options = charts.drift(make_drift("bench", 1.16))
+    options = drift_chart(make_drift("bench", 1.16))
     series = {s["id"]: s for s in options["series"]}
-    assert len(series["drift.networks"]["data"]) == 48
+    assert len(series["drift.readings"]["data"]) == 48
     medians = [d["value"][1] for d in series["drift.median"]["data"]]
     assert len(medians) == 4
     assert medians[-1] == pytest.approx(1.16, abs=0.02)
     assert [m["yAxis"] for m in series["drift.limits"]["markLine"]["data"]] == [0.9, 1.1]
-    assert options["yAxis"]["max"] >= max(d["value"][1] for d in series["drift.networks"]["data"])
+    assert options["yAxis"]["max"] >= max(d["value"][1] for d in series["drift.readings"]["data"])
 
 
-def test_two_devices_are_drawn_by_how_their_networks_are_known() -> None:
+def test_comparison_groups_pairs_by_where_they_were_measured() -> None:
     one, two = make_device("one", "succeeded"), make_device("two", "succeeded")
-    options = charts.comparison(make_comparison(one, two, "a search"))
+    options = comparison_chart(make_comparison(one, two, "a search"))
     counts = {s["id"]: len(s["data"]) for s in options["series"]}
     assert counts == {"ratio": 2, "pairs.none": 40, "pairs.one": 40, "pairs.both": 40}
     assert "one" in options["xAxis"]["name"]

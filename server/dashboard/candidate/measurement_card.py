@@ -1,0 +1,104 @@
+"""The measurement of a candidate, and its metrics on each device of a fleet."""
+
+from __future__ import annotations
+
+from nicegui import ui
+
+from nas.core.device import MeasurementProtocol
+from nas.schemas.candidates import CandidateOnDeviceSchema, CandidateSchema, MeasurementSchema
+from server.dashboard import formatting
+from server.dashboard.candidate.interval_svg import interval_svg
+from server.dashboard.elements import badge, definition_list, div, heading, kind_chip, notice, text
+
+_LATENCIES = ("predicted_ms", "upper_ms", "measured_ms")
+
+
+def draw_devices(candidate: CandidateSchema) -> None:
+    """Predicted and measured latencies and the status on each device of the search."""
+    with div("card"):
+        with div("card-head"):
+            heading("By device", 2)
+            text("a candidate is verified if it is verified on every device", "small muted", "span")
+        with div("scroll"), div("plain", "table"):
+            with div("", "tr"):
+                for title in ("Device", *(formatting.label(n) for n in _LATENCIES), "Promised", "Status"):
+                    text(title, tag="th")
+            for name, on_device in candidate.devices.items():
+                _draw_device(name, on_device)
+
+
+def _draw_device(name: str, on_device: CandidateOnDeviceSchema) -> None:
+    with div("", "tr"):
+        with div("", "td"):
+            ui.link(name, f"/devices/{name}")
+        for metric in _LATENCIES:
+            with div("", "td"), div("flow tight"):
+                text(formatting.metric(on_device.metrics, metric), "num", "span")
+                if metric in on_device.metrics:
+                    kind_chip(on_device.metrics[metric].kind)
+        promised_ms = on_device.claim_ms
+        text(formatting.MISSING if promised_ms is None else formatting.quantity(promised_ms, "ms"), "num", "td")
+        with div("", "td"):
+            if on_device.measurement is None:
+                text("not measured", "muted", "span")
+            else:
+                badge(on_device.status)
+
+
+def draw_measurement(candidate: CandidateSchema, protocol: MeasurementProtocol | None) -> None:
+    """The median in its interval beside the promised latency, and how it was measured."""
+    measurement = candidate.measurement
+    with div("card stack"):
+        heading(_title(candidate), 2)
+        if measurement is None:
+            text(
+                "Not measured. Only front members are measured on the device; the values above are predicted or "
+                "estimated.",
+                "muted",
+            )
+            return
+        if measurement.refused is not None:
+            notice("warn", "The device was too unsteady, so no latency is reported", measurement.refused)
+        else:
+            _draw_interval(candidate, measurement)
+        definition_list(
+            [
+                ("Runs", f"{measurement.runs:,}"),
+                ("Variation between rounds", f"{measurement.variation * 100:.1f} %"),
+                ("Drift of the device", f"{measurement.drift:.3f} × its speed when profiled, divided out"),
+                *(_protocol_rows(protocol) if protocol is not None else ()),
+                ("Protocol id", measurement.protocol),
+                ("Device profile id", measurement.profile),
+            ]
+        )
+
+
+def _title(candidate: CandidateSchema) -> str:
+    measurement = candidate.measurement
+    devices = candidate.devices.items() if measurement is not None else ()
+    slowest = next((name for name, on_device in devices if on_device.measurement == measurement), None)
+    return "Measurement" if slowest is None else f"Measurement on {slowest}, the slowest"
+
+
+def _draw_interval(candidate: CandidateSchema, measurement: MeasurementSchema) -> None:
+    low, median, high = measurement.low_ms, measurement.median_ms, measurement.high_ms
+    if low is None or median is None or high is None:
+        return
+    promised_ms = candidate.claim_ms
+    low_text, median_text, high_text = (formatting.significant(ms, 4) for ms in (low, median, high))
+    with div():
+        ui.html(interval_svg(low, median, high, promised_ms), sanitize=False)
+        text(f"Median {median_text} ms, 95 % interval {low_text} to {high_text} ms", "strong num")
+        if promised_ms is not None:
+            outcome = "kept" if median <= promised_ms else "violated"
+            promise = f"at most {formatting.significant(promised_ms, 4)} ms"
+            text(f"Promised before measuring: {promise}, {outcome}", "small muted")
+
+
+def _protocol_rows(protocol: MeasurementProtocol) -> list[tuple[str, str]]:
+    p = protocol
+    return [
+        ("Batch, threads, precision", f"{p.batch}, {p.threads}, {p.precision}"),
+        ("Rounds", f"{p.rounds} of {p.block_ms:g} ms each after {p.warmup_ms:g} ms of warm-up"),
+        ("Refused beyond", f"{p.max_variation * 100:g} % variation, {p.max_drift * 100:g} % drift"),
+    ]

@@ -1,0 +1,132 @@
+"""``/devices/{name}``: one device with its profile, its onboarding, its predictors, and its drift."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from nicegui import ui
+
+from nas.client import Client
+from nas.core.device import DeviceProfile
+from nas.core.lifecycle import JobStatus
+from nas.schemas.agents import AgentSchema
+from nas.schemas.devices import DeviceSchema, DriftSchema
+from nas.schemas.predictors import PredictorVersionSchema
+from server.dashboard import formatting
+from server.dashboard.devices.compare_page import compare_url
+from server.dashboard.devices.device_text import agent_text, processor_text, profile_of
+from server.dashboard.devices.history_cards import draw_drift, draw_versions
+from server.dashboard.devices.predictor_card import draw_predictors
+from server.dashboard.elements import badge, breadcrumbs, definition_list, div, heading, notice, text
+from server.dashboard.job_stages import draw_stages
+from server.dashboard.layout import page_layout
+from server.dashboard.memoized_view import MemoizedView, problem_view
+from server.dashboard.polling import Poller
+
+
+@dataclass(frozen=True)
+class DeviceSnapshot:
+    """A device, and the names of the ``comparable`` devices, which have predictors, too."""
+
+    device: DeviceSchema
+    versions: list[PredictorVersionSchema]
+    drift: DriftSchema
+    comparable: tuple[str, ...]
+
+
+async def device_page(client: Client, name: str) -> None:
+    """One device: its profile, its onboarding, the cards and versions of its predictors, and its drift."""
+
+    def fetch() -> DeviceSnapshot:
+        device = client.device(name)
+        comparable = tuple(d.name for d in client.devices() if d.name != name and d.predictors)
+        return DeviceSnapshot(device, client.versions(name), client.drift(name), comparable)
+
+    with page_layout(client, name, "/devices") as shell:
+        header = MemoizedView(_draw_header)
+        error = problem_view("Adding this device failed")
+        warnings = MemoizedView(_draw_warnings)
+        stale = MemoizedView(_draw_stale)
+        agent = MemoizedView(_draw_agent)
+        onboarding = MemoizedView(_draw_onboarding)
+        predictors = MemoizedView(draw_predictors)
+        drift = MemoizedView(draw_drift)
+        versions = MemoizedView(draw_versions)
+        profile_card = MemoizedView(_draw_profile)
+
+        def draw(snapshot: DeviceSnapshot) -> None:
+            device, profile = snapshot.device, profile_of(snapshot.device)
+            comparable = snapshot.comparable if device.predictors else ()
+            header.show(device.name, device.status, processor_text(device), comparable)
+            error.show(device.error if device.status == "failed" else None)
+            warnings.show(tuple(device.warnings))
+            stale.show(tuple(device.stale))
+            agent.show(device.agent)
+            onboarding.show(device)
+            predictors.show(device.predictors, device.status)
+            has_drift = device.predictors and (profile is None or profile.measurable)
+            drift.show(snapshot.drift if has_drift else None)
+            versions.show(snapshot.versions)
+            profile_card.show(profile)
+
+        def is_active(snapshot: DeviceSnapshot) -> bool:
+            return formatting.is_moving(snapshot.device) or snapshot.device.agent is not None
+
+        await Poller(shell, fetch, draw, is_active).start()
+
+
+def _draw_header(name: str, status: JobStatus, processor: str, comparable: tuple[str, ...]) -> None:
+    breadcrumbs(("Devices", "/devices"), (name, ""))
+    with div("flow").style("margin-top: .35rem"):
+        heading(name)
+        badge(status)
+        div("grow")
+        if comparable:
+            ui.select(
+                list(comparable),
+                label="Compare with",
+                on_change=lambda e: ui.navigate.to(compare_url(name, e.value)),
+            ).props("outlined dense options-dense").style("min-width: 11rem")
+        ui.button("New search", icon="add", on_click=lambda: ui.navigate.to(f"/submit?device={name}")).props(
+            "outline no-caps"
+        )
+    text(processor, "small muted")
+
+
+def _draw_warnings(warnings: tuple[str, ...]) -> None:
+    if warnings:
+        notice("warn", "Warnings", list(warnings))
+
+
+def _draw_stale(changes: tuple[str, ...]) -> None:
+    if changes:
+        notice("warn", "The device has changed since it was profiled: add it again", list(changes))
+
+
+def _draw_agent(agent: AgentSchema | None) -> None:
+    if agent is None:
+        return
+    with div("card stack"):
+        heading("Agent", 2)
+        text(formatting.sentence(agent_text(agent, datetime.now(UTC))))
+        versions = ", ".join(f"{name} {version}" for name, version in agent.versions.items())
+        measuring = agent.measuring or formatting.MISSING
+        definition_list([("owner", agent.owner), ("measuring", measuring), ("runs on", versions)])
+
+
+def _draw_onboarding(device: DeviceSchema) -> None:
+    if device.status == "queued":
+        reason = device.waiting or "the device is measured once a worker is free"
+        notice("info", "Waiting for a worker", formatting.sentence(reason))
+    if not formatting.is_over(device) or device.status == "failed":
+        draw_stages(tuple(device.stages), device.eta_s, device.status)
+
+
+def _draw_profile(profile: DeviceProfile | None) -> None:
+    if profile is None:
+        return
+    with div("card stack"):
+        heading("Profile", 2)
+        fields = ((k, v) for k, v in asdict(profile).items() if v and not isinstance(v, dict | list | tuple))
+        definition_list([("profile id", profile.id), *((k.replace("_", " "), str(v)) for k, v in fields)])

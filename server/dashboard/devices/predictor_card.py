@@ -1,0 +1,74 @@
+"""The cards of a device's predictors."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from nas.core.lifecycle import JobStatus
+from nas.schemas.predictors import EnergyAccuracySchema, PredictorCardSchema
+from server.dashboard import formatting
+from server.dashboard.chart_view import labelled_chart
+from server.dashboard.charts.predictor import predictor_chart
+from server.dashboard.elements import definition_list, div, heading, kind_chip, stat, text
+
+
+def draw_predictors(cards: list[PredictorCardSchema], status: JobStatus) -> None:
+    """One card for each space."""
+    if not cards:
+        with div("card empty"):
+            heading("No predictor yet", 2)
+            hint = "Add the device again." if status == "failed" else "It is fitted at the end of the onboarding."
+            text(hint, "muted")
+        return
+    with div("stack"):
+        for card in cards:
+            _draw_card(card)
+
+
+def _draw_card(card: PredictorCardSchema) -> None:
+    with div("card stack"):
+        with div("card-head").style("margin: 0"):
+            heading(f"Predictor for {card.space_name}, version {card.number}", 2)
+            if card.kind == "estimated":
+                kind_chip(card.kind)
+            text(card.id, "mono small muted", "span")
+            div("grow")
+            text(f"{card.family}, fitted {formatting.age(card.created_at, datetime.now(UTC))}", "small muted")
+        text(
+            "All values are over architectures whose latencies are estimates; none of them was measured."
+            if card.kind == "estimated"
+            else "All values are over held-out architectures that took no part in fitting or calibration.",
+            "small muted",
+        )
+        with div("fit"):
+            if card.measured_ms:
+                label = "Measured over predicted latency of held-out architectures"
+                labelled_chart(predictor_chart(card), "chart predictor", label)
+            _draw_accuracy(card)
+        if card.energy is not None:
+            _draw_energy(card.energy)
+        with div("fold", "details"):
+            text("Measuring protocol", tag="summary")
+            definition_list([(k.replace("_", " "), str(v)) for k, v in card.protocol.items()])
+
+
+def _draw_accuracy(card: PredictorCardSchema) -> None:
+    low_ms, high_ms = card.range_ms
+    with div("figures"):
+        stat("Mean absolute error (MAPE)", f"{card.mape:.1f} %")
+        stat("Coverage of the 95 % bound", f"{card.coverage * 100:.1f} %")
+        stat("Spearman rank correlation", f"{card.spearman:.3f}")
+        stat("Kendall rank correlation", f"{card.kendall:.3f}")
+        counts = f"fitted on {card.n}, calibrated on {card.calibration}"
+        stat("Held-out architectures", str(card.held_out), note=counts)
+        stat("Range", f"{formatting.significant(low_ms)} to {formatting.significant(high_ms)} ms")
+
+
+def _draw_energy(energy: EnergyAccuracySchema) -> None:
+    heading("Energy", 2)
+    text("Predicted from the energies of the device's table; the service does not measure energy.", "small muted")
+    with div("figures"):
+        stat("Mean absolute error (MAPE)", f"{energy.mape:.1f} %")
+        stat("Coverage of the 95 % bound", f"{energy.coverage * 100:.1f} %")
+        stat("Spearman rank correlation", f"{energy.spearman:.3f}")
+        stat("Held-out architectures", str(energy.held_out), note=f"fitted on {energy.n}")

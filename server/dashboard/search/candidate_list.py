@@ -1,0 +1,73 @@
+"""The best candidates of a search, kept up to date with few and small calls of the service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nas.client import Client
+from nas.schemas.candidates import CandidateSchema, FrontSchema
+
+LIMIT = 2000  # drawn and listed; the best by validation accuracy
+_PAGE_SIZE = 1000
+_NEWEST_PAGE_SIZE = 200
+
+Key = tuple[str, str]  # origin, architecture
+
+
+class CandidateList:
+    """The ``LIMIT`` best candidates by validation accuracy, as one device of the search's fleet has them."""
+
+    def __init__(self, client: Client, search_id: str) -> None:
+        self._client, self._search_id = client, search_id
+        self._by_key: dict[Key, CandidateSchema] = {}
+        self.total = 0
+
+    def reload(self, device: str | None) -> None:
+        """Read all of them again: their metrics may have changed."""
+        self._by_key.clear()
+        cursor = None
+        while True:
+            page = self._client.candidates(self._search_id, limit=_PAGE_SIZE, cursor=cursor, device=device)
+            self._add(page.items)
+            self.total = page.total
+            cursor = page.next
+            if cursor is None or len(self._by_key) >= LIMIT:
+                return
+
+    def read_new(self, device: str | None) -> None:
+        """Read those that were evaluated since the last call, newest first."""
+        unread, cursor = None, None
+        while unread is None or unread > 0:
+            page = self._client.candidates(
+                self._search_id, order="-position", limit=_NEWEST_PAGE_SIZE, cursor=cursor, device=device
+            )
+            if unread is None:
+                unread, self.total = page.total - self.total, page.total
+            self._add(page.items)
+            unread -= len(page.items)
+            cursor = page.next
+            if cursor is None:
+                break
+        if len(self._by_key) > LIMIT:
+            ranked = sorted(self._by_key.values(), key=_val_accuracy, reverse=True)
+            self._by_key = {_key(c): c for c in ranked[:LIMIT]}
+
+    def _add(self, candidates: Iterable[CandidateSchema]) -> None:
+        self._by_key |= {_key(c): c for c in candidates}
+
+    def of_front(self, front: FrontSchema) -> tuple[CandidateSchema, ...]:
+        """The candidates, best first, and whether each is a member of this front."""
+        members = {_key(c) for c in (*front.points, *front.baseline)}
+        for key, candidate in self._by_key.items():
+            if candidate.on_front != (key in members):
+                self._by_key[key] = candidate.model_copy(update={"on_front": key in members})
+        return tuple(sorted(self._by_key.values(), key=_val_accuracy, reverse=True))
+
+
+def _key(candidate: CandidateSchema) -> Key:
+    return candidate.origin, candidate.arch
+
+
+def _val_accuracy(candidate: CandidateSchema) -> float:
+    metric = candidate.metrics.get("val_accuracy")
+    return float("-inf") if metric is None else metric.value

@@ -1,0 +1,77 @@
+"""The headline values of a search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nas.core.metrics import Kind
+from nas.schemas.candidates import FrontSchema
+from nas.schemas.searches import SearchSchema
+from server.dashboard import formatting
+from server.dashboard.elements import div, stat
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One value with its name, and the kind of evidence behind it."""
+
+    name: str
+    value: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class SearchSummary:
+    """Headline values of search and random baseline. ``lowest_latency`` is None if latency is no objective."""
+
+    best_accuracy: Headline
+    lowest_latency: Headline | None
+    front_size: int
+    baseline_front_size: int
+    verified: int
+    verified_on: str
+    evaluations: int
+    hypervolume: float | None
+    baseline_hypervolume: float | None
+
+    @staticmethod
+    def of(search: SearchSchema, front: FrontSchema) -> SearchSummary:
+        """The summary of a search as its front shows it."""
+        accuracy = next(o for o in front.objectives if o.objective == "accuracy")
+        latency = next((o for o in front.objectives if o.objective == "latency"), None)
+        best = max((c.metrics[accuracy.metric].value for c in front.points), default=None)
+        best_text = formatting.MISSING if best is None else formatting.quantity(best, accuracy.unit)
+        lowest_latency = None
+        if latency is not None and front.points:
+            lowest = min(c.metrics[latency.metric].value for c in front.points)
+            name = "Lowest latency on the front" if latency.unit == "ms" else "Lowest share of the bounds"
+            lowest_latency = Headline(name, formatting.quantity(lowest, latency.unit), latency.kind)
+        return SearchSummary(
+            best_accuracy=Headline(f"Best {accuracy.label.lower()}", best_text, accuracy.kind),
+            lowest_latency=lowest_latency,
+            front_size=len(front.points),
+            baseline_front_size=len(front.baseline),
+            verified=sum(c.status == "verified" for c in front.points),
+            verified_on=front.device or "every device" if search.fleet else "the device",
+            evaluations=search.evaluations,
+            hypervolume=front.hypervolume,
+            baseline_hypervolume=front.baseline_hypervolume,
+        )
+
+
+def draw_summary(summary: SearchSummary) -> None:
+    """Nothing before the first candidate was evaluated."""
+    if not summary.evaluations:
+        return
+    with div("card"), div("figures"):
+        for headline in (summary.best_accuracy, summary.lowest_latency):
+            if headline is not None:
+                stat(headline.name, headline.value, headline.kind)
+        stat("Candidates on the front", str(summary.front_size), note=f"random search: {summary.baseline_front_size}")
+        stat(f"Verified on {summary.verified_on}", str(summary.verified))
+        stat("Evaluated candidates", formatting.count(summary.evaluations), "estimated")
+        if summary.hypervolume is not None:
+            baseline = formatting.share(summary.baseline_hypervolume)
+            gain = formatting.gain(summary.hypervolume, summary.baseline_hypervolume)
+            note = f"random search: {baseline} ({gain})" if gain else ""
+            stat("Hypervolume of the front", formatting.share(summary.hypervolume), note=note)
