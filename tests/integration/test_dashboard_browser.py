@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, over a made-up service on loopback: every page, clicks, the form, the sad states."""
+"""The dashboard in a real browser, over a fake service on loopback: every page, clicks, the form, errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def down() -> Iterator[str]:
 
 
 def chart_point(page: Any, series: str, index: int) -> tuple[float, float, str]:
-    """Where a point of the Pareto chart is on the screen, and its network."""
+    """The position of a datum of the Pareto chart on the screen, and its architecture."""
     page.wait_for_selector(".pareto svg path", state="attached")
     page.locator(".pareto").scroll_into_view_if_needed()
     x, y, arch = page.evaluate(
@@ -59,11 +59,11 @@ def chart_point(page: Any, series: str, index: int) -> tuple[float, float, str]:
     [
         ("/", "digits under half a millisecond"),
         (f"/searches/{FINISHED.id}", "Pareto front"),
-        (f"/searches/{FINISHED.id}/subnets/{FINISHED.front().points[0].arch}", "Architecture"),
+        (f"/searches/{FINISHED.id}/candidates/{FINISHED.front().points[0].arch}", "Architecture"),
         ("/devices", "board-4"),
         ("/devices/this-machine", "Versions of the predictor"),
         ("/compare?a=this-machine&b=shelf", "Spearman rank correlation"),
-        ("/submit", "What is sent"),
+        ("/submit", "Save it in a file"),
         ("/service", "Audit trail"),
     ],
 )
@@ -85,32 +85,32 @@ def test_list_filters_by_status(page: Any, full: str) -> None:
     assert page.url.endswith("?status=failed")
 
 
-def test_running_search_moves_on_by_itself(page: Any, full: str) -> None:
+def test_running_search_updates_by_itself(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{RUNNING.id}")
     running = page.locator(".stage.running")
     expect(running).to_contain_text(" of ")
     before = running.inner_text()
     expect(running).not_to_have_text(before)
-    expect(page.get_by_text("nothing here has been measured yet")).to_be_visible()
+    expect(page.get_by_text("no candidate has been measured yet")).to_be_visible()
     expect(page.get_by_text("left (an estimate)")).to_be_visible()
 
 
-def test_hover_names_the_network_and_click_opens_it(page: Any, full: str) -> None:
+def test_hover_names_the_candidate_and_click_opens_it(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{FINISHED.id}")
     x, y, arch = chart_point(page, "search.measured.verified", 2)
     page.mouse.move(x, y)
     expect(page.locator(".tip")).to_contain_text(arch)
     expect(page.locator(".tip")).to_contain_text("Measured latency")
     page.mouse.click(x, y)
-    page.wait_for_url(f"**/searches/{FINISHED.id}/subnets/{arch}")
-    expect(page.get_by_role("heading", name=f"Network {arch}")).to_be_visible()
+    page.wait_for_url(f"**/searches/{FINISHED.id}/candidates/{arch}")
+    expect(page.get_by_role("heading", name=f"Candidate {arch}")).to_be_visible()
     expect(page.get_by_text("95 % interval")).to_be_visible()
     expect(page.get_by_role("link", name="model.onnx")).to_have_attribute(
         "href", f"/v1/searches/{FINISHED.id}/artifacts/{arch}/model.onnx"
     )
 
 
-def test_chart_keeps_predicted_and_measured_axes_apart(page: Any, full: str) -> None:
+def test_chart_separates_predicted_and_measured_axes(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{FINISHED.id}")
     chart = page.locator(".pareto")
     expect(chart).to_contain_text("Measured latency (ms)")
@@ -120,24 +120,24 @@ def test_chart_keeps_predicted_and_measured_axes_apart(page: Any, full: str) -> 
     expect(page.locator(".pareto")).not_to_contain_text("Measured")
 
 
-def test_trust_is_told_and_every_decision_has_its_matrix(page: Any, full: str) -> None:
+def test_rank_correlation_has_a_matrix_for_every_decision(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{FINISHED.id}")
-    trust = FINISHED.view().trust
-    assert trust is not None
-    card = page.locator(".card", has=page.get_by_role("heading", name="Can the ranking be trusted?"))
-    expect(card).to_contain_text(trust.advice)
-    expect(card.locator(".tree")).to_contain_text("part 3, 30 % of all networks")
-    first, second = trust.similarities[:2]
+    correlation = FINISHED.view().trust
+    assert correlation is not None
+    card = page.locator(".card", has=page.get_by_role("heading", name="Rank correlation"))
+    expect(card).to_contain_text(correlation.advice)
+    expect(card.locator(".tree")).to_contain_text("part 3, 30 % of all architectures")
+    first, second = correlation.similarities[:2]
     expect(card).to_contain_text(f"Best two groups: {', '.join(first.groups[0])} |")
     card.get_by_role("combobox", name="Decision").click()
     page.get_by_role("option", name=second.decision).click()
     expect(card.locator(".similarity")).to_contain_text(f"{second.similarity[0][1]:.2f}")
     page.goto(f"{full}/searches/{RUNNING.id}")
     expect(page.locator(".stage.running")).to_be_visible()
-    expect(page.get_by_role("heading", name="Can the ranking be trusted?")).to_be_hidden()
+    expect(page.get_by_role("heading", name="Rank correlation")).to_be_hidden()
 
 
-def test_table_filters_sorts_and_opens_a_network(page: Any, full: str) -> None:
+def test_table_filters_sorts_and_opens_a_candidate(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{FINISHED.id}")
     table = page.locator(".nets")
     rows = table.locator("tbody tr")
@@ -157,10 +157,10 @@ def test_table_filters_sorts_and_opens_a_network(page: Any, full: str) -> None:
     page.get_by_label("find").fill(arch[:6])
     expect(rows).to_have_count(1)
     rows.first.locator("td").nth(4).click()
-    page.wait_for_url(f"**/subnets/{arch}*")
+    page.wait_for_url(f"**/candidates/{arch}*")
 
 
-def test_form_shows_the_spec_keeps_what_was_typed_and_submits(page: Any, full: str) -> None:
+def test_form_shows_the_spec_keeps_its_input_and_submits(page: Any, full: str) -> None:
     page.goto(f"{full}/submit")
     page.get_by_label("Name").fill("from the form")
     page.get_by_label("Latency bound (ms)").fill("0.05")
@@ -170,14 +170,14 @@ def test_form_shows_the_spec_keeps_what_was_typed_and_submits(page: Any, full: s
     spec = parse_spec(SearchSpec, yaml.safe_load(preview.inner_text()))
     assert (spec.name, spec.bound("latency"), spec.budget.evaluations) == ("from the form", 0.05, 96)
     page.get_by_role("button", name="Dry run").click()
-    expect(page.get_by_text("Not feasible as written")).to_be_visible()
+    expect(page.get_by_text("Not feasible")).to_be_visible()
     page.get_by_role("button", name="Submit").click()
     expect(page.get_by_text("The search was not accepted")).to_be_visible()
     assert page.get_by_label("Name").input_value() == "from the form"
     page.get_by_label("Latency bound (ms)").fill("0.4")
     expect(preview).to_contain_text("bound: 0.4")
     page.get_by_role("button", name="Dry run").click()
-    expect(page.get_by_text("Feasible: networks of this space can meet every bound")).to_be_visible()
+    expect(page.get_by_text("Feasible: architectures of this space can meet every bound")).to_be_visible()
     expect(page.get_by_text("on node-a")).to_have_count(0)
     page.get_by_role("button", name="Time it on a worker").click()
     expect(page.get_by_text("on node-a")).to_be_visible()
@@ -188,7 +188,7 @@ def test_form_shows_the_spec_keeps_what_was_typed_and_submits(page: Any, full: s
     expect(page.get_by_text("Waiting for a worker")).to_be_visible()
 
 
-def test_form_says_what_is_wrong_before_anything_is_sent(page: Any, full: str) -> None:
+def test_form_shows_what_is_wrong_before_submitting(page: Any, full: str) -> None:
     page.goto(f"{full}/submit")
     page.get_by_label("Name").fill("")
     expect(page.locator(".spec-preview")).to_contain_text("not complete yet")
@@ -208,13 +208,13 @@ def test_device_is_added_and_its_progress_shown(page: Any, full: str) -> None:
     expect(page.locator(".stage.running")).to_contain_text("37 of 96 networks")
 
 
-def test_an_agent_is_started_with_the_command_to_copy(page: Any, full: str) -> None:
+def test_form_shows_the_command_that_starts_an_agent(page: Any, full: str) -> None:
     page.goto(f"{full}/devices")
     expect(page.get_by_text("agent last seen")).to_be_visible()
     page.get_by_role("button", name="Another machine").click()
     page.get_by_label("Name").fill("kitchen")
     expect(page.locator("pre")).to_contain_text(f"nas-agent --server {full} --name kitchen")
-    expect(page.get_by_text("Agents: shelf (there)")).to_be_visible()
+    expect(page.get_by_text("Agents: shelf (connected)")).to_be_visible()
     expect(page.get_by_label("Threads")).to_be_hidden()
     page.goto(f"{full}/devices/shelf")
     expect(page.get_by_text("Predicted from the energies of the device")).to_be_visible()
@@ -234,21 +234,21 @@ def test_a_device_from_a_table_or_peak_figures(page: Any, full: str) -> None:
     page.wait_for_url("**/devices/phone")
 
 
-def test_failed_search_tells_why(page: Any, full: str) -> None:
+def test_failed_search_shows_its_error(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{SEARCHES['a bound too tight'].id}")
     expect(page.get_by_role("alert")).to_contain_text("the lowest reachable upper bound is 0.071 ms")
 
 
 @pytest.mark.parametrize(
-    "path", ["/searches/nope", "/devices/nope", f"/searches/{FINISHED.id}/subnets/nope", "/no/such/page"]
+    "path", ["/searches/nope", "/devices/nope", f"/searches/{FINISHED.id}/candidates/nope", "/no/such/page"]
 )
-def test_unknown_things_are_not_found(page: Any, full: str, path: str) -> None:
+def test_unknown_pages_are_not_found(page: Any, full: str, path: str) -> None:
     response = page.goto(full + path)
     assert response.status == 404
     expect(page.get_by_role("heading", name="Not found")).to_be_visible()
 
 
-def test_empty_service_tells_how_to_begin(page: Any, empty: str) -> None:
+def test_empty_service_shows_first_steps(page: Any, empty: str) -> None:
     page.goto(empty)
     expect(page.get_by_text("No searches yet")).to_be_visible()
     expect(page.locator("pre")).to_contain_text("nas devices add")
@@ -261,13 +261,13 @@ def test_empty_service_tells_how_to_begin(page: Any, empty: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", f"/searches/{FINISHED.id}", "/submit"])
-def test_service_that_is_away_is_a_banner(page: Any, down: str, path: str) -> None:
+def test_unreachable_service_is_a_banner(page: Any, down: str, path: str) -> None:
     page.goto(down + path)
     expect(page.get_by_role("alert")).to_contain_text("does not answer")
     expect(page.get_by_text("Traceback")).to_have_count(0)
 
 
-def test_theme_follows_the_system_and_can_be_chosen(page: Any, full: str) -> None:
+def test_theme_follows_the_system_and_can_be_switched(page: Any, full: str) -> None:
     def background() -> str:
         return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 

@@ -1,4 +1,4 @@
-"""What can be done to searches, and the page of the service, in a real browser over a made-up service."""
+"""Actions on searches, and the page of the service, in a real browser over a fake service."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def history(page: Any) -> list[str]:
     return [text.split()[-1] for text in reversed(badges)]
 
 
-def test_a_running_search_is_paused_and_goes_on(page: Any, full: str) -> None:
+def test_running_search_is_paused_and_resumed(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{SEARCHES['digits, no bound']}")
     button(page, "Pause").click()
-    expect(page.get_by_text("It works until its next result is saved")).to_be_visible()
+    expect(page.get_by_text("The worker finishes and saves the result")).to_be_visible()
     expect(button(page, "Pause")).to_have_count(0)
     httpx.post(f"{full}/made-up/{SEARCHES['digits, no bound']}/saved").raise_for_status()
     expect(page.get_by_text("This search is paused")).to_be_visible()
@@ -50,10 +50,10 @@ def test_a_running_search_is_paused_and_goes_on(page: Any, full: str) -> None:
     button(page, "Resume").click()
     expect(page.locator("h1 + .badge")).to_have_text("○ queued")
     expect(button(page, "Resume")).to_have_count(0)
-    expect(page.get_by_text("It goes on from its last checkpoint")).to_be_visible()
+    expect(page.get_by_text("It continues from its last checkpoint")).to_be_visible()
 
 
-def test_a_failed_search_is_retried(page: Any, full: str) -> None:
+def test_failed_search_is_retried(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{SEARCHES['a bound too tight']}")
     expect(page.get_by_text("This search failed")).to_be_visible()
     expect(button(page, "Pause")).to_have_count(0)
@@ -64,16 +64,16 @@ def test_a_failed_search_is_retried(page: Any, full: str) -> None:
     assert history(page)[-2:] == ["failed", "queued"]
 
 
-def test_quarantine_is_explained_with_the_last_crash(page: Any, full: str) -> None:
+def test_quarantine_is_explained_with_the_last_interruption(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{QUARANTINED}")
-    expect(page.get_by_role("alert")).to_contain_text("is not tried again by itself")
+    expect(page.get_by_role("alert")).to_contain_text("is not retried automatically")
     expect(page.get_by_role("alert")).to_contain_text("ran out of memory")
     expect(page.locator(".history")).to_contain_text("4 attempts")
     expect(page.locator(".history")).to_contain_text("Last interruption: The worker was lost 4 times")
     assert history(page).count("running") == 4
 
 
-def test_why_a_search_waits_and_its_priority(page: Any, full: str) -> None:
+def test_queued_search_shows_its_wait_reason_and_priority(page: Any, full: str) -> None:
     page.goto(full)
     row = page.locator("a.lrow", has_text="waiting for its turn")
     expect(row).to_contain_text("position 3 of 12; waiting for 1 GPU")
@@ -88,7 +88,7 @@ def test_why_a_search_waits_and_its_priority(page: Any, full: str) -> None:
     expect(button(page, "change priority")).to_contain_text("priority 40")
 
 
-def test_cancel_asks_first_and_can_be_taken_back(page: Any, full: str) -> None:
+def test_cancel_asks_for_confirmation_and_can_be_retried(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{SEARCHES['parked over night']}")
     button(page, "Cancel").click()
     button(page, "Keep").click()
@@ -101,7 +101,7 @@ def test_cancel_asks_first_and_can_be_taken_back(page: Any, full: str) -> None:
     expect(page.locator("h1 + .badge")).to_have_text("○ queued")
 
 
-def test_delete_asks_first_and_leads_back_to_the_list(page: Any, full: str) -> None:
+def test_delete_asks_for_confirmation_and_returns_to_the_list(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{SEARCHES['stopped by hand']}")
     button(page, "Delete").click()
     expect(page.get_by_text("are removed for good")).to_be_visible()
@@ -115,7 +115,7 @@ def test_delete_asks_first_and_leads_back_to_the_list(page: Any, full: str) -> N
     expect(page.locator("a.lrow", has_text="stopped by hand")).to_have_count(0)
 
 
-def test_fork_refuses_in_place_opens_the_child_and_keeps_the_parent(page: Any, full: str) -> None:
+def test_fork_shows_errors_opens_the_child_and_protects_the_parent(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{FINISHED}")
     button(page, "Fork").click()
     dialog = page.get_by_role("dialog")
@@ -146,7 +146,7 @@ def test_fork_refuses_in_place_opens_the_child_and_keeps_the_parent(page: Any, f
     expect(button(page, "Delete")).to_be_enabled()
 
 
-def test_a_reader_may_look_but_not_touch(page: Any, reader: str) -> None:
+def test_reader_sees_no_actions(page: Any, reader: str) -> None:
     page.goto(f"{reader}/searches/{SEARCHES['digits, no bound']}")
     expect(page.locator(".stage.running")).to_be_visible()
     for name in ("Pause", "Cancel", "Fork", "change priority"):
@@ -162,11 +162,11 @@ def test_a_reader_may_look_but_not_touch(page: Any, reader: str) -> None:
     for name in ("Tokens", "Audit trail", "Use by owner"):
         expect(page.get_by_role("heading", name=name)).to_have_count(0)
     button(page, "you are ada").click()
-    expect(page.get_by_text("May: read")).to_be_visible()
+    expect(page.get_by_text("Scopes: read")).to_be_visible()
     expect(page.get_by_role("link", name="Log out")).to_have_attribute("href", "/logout")
 
 
-def test_several_searches_are_chosen_and_paused(page: Any, reader: str, full: str) -> None:
+def test_several_searches_are_selected_and_paused(page: Any, reader: str, full: str) -> None:
     page.goto(f"{full}/submit")
     for _ in range(2):
         page.goto(f"{full}/submit")
@@ -178,10 +178,10 @@ def test_several_searches_are_chosen_and_paused(page: Any, reader: str, full: st
     expect(pair).to_have_count(2)
     for row in (pair.nth(0), pair.nth(1), page.locator(".line", has_text="three objectives")):
         row.get_by_role("checkbox").click()
-    chosen = page.locator(".selection")
-    expect(chosen).to_contain_text("3 chosen")
-    expect(button(chosen, "Delete 1")).to_be_visible()
-    button(chosen, "Pause 2").click()
+    selection = page.locator(".selection")
+    expect(selection).to_contain_text("3 selected")
+    expect(button(selection, "Delete 1")).to_be_visible()
+    button(selection, "Pause 2").click()
     expect(page.locator(".selection")).to_have_count(0)
     for i in range(2):
         expect(pair.nth(i).locator(".badge")).to_have_text("‖ paused")
@@ -214,7 +214,7 @@ def test_the_service_page_of_an_administrator(page: Any, full: str) -> None:
     expect(page.locator(".audit")).not_to_contain_text("pause search")
 
 
-def test_limits_are_set(page: Any, full: str) -> None:
+def test_quota_is_set(page: Any, full: str) -> None:
     page.goto(f"{full}/service")
     button(page, "limits of ci").click()
     dialog = page.get_by_role("dialog")
@@ -226,7 +226,7 @@ def test_limits_are_set(page: Any, full: str) -> None:
     expect(share).to_contain_text("0 of 12.5")
 
 
-def test_a_token_is_made_shown_once_and_revoked(page: Any, full: str) -> None:
+def test_token_is_created_shown_once_and_revoked(page: Any, full: str) -> None:
     page.goto(f"{full}/service")
     button(page, "New token").click()
     dialog = page.get_by_role("dialog")
@@ -253,7 +253,7 @@ def test_a_token_is_made_shown_once_and_revoked(page: Any, full: str) -> None:
     expect(page.get_by_text("hwnas_")).to_have_count(0)
 
 
-def test_a_thousand_searches_are_paged(page: Any) -> None:
+def test_thousand_searches_are_paged(page: Any) -> None:
     with served("many") as url:
         page.goto(url)
         rows = page.locator("a.lrow")

@@ -1,4 +1,4 @@
-"""The audit trail for administrators: who did what, and when."""
+"""The audit trail for administrators: every action with its time, principal and target."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from server.dashboard import formatting
 from server.dashboard.elements import div, heading, text
 from server.dashboard.memoized_view import MemoizedView
 
-_STEP = 15  # records on a page
-_SEARCH = re.compile("[0-9a-f]{32}")
-_EVERYBODY = "everybody"
+_PAGE_SIZE = 15
+_SEARCH_ID = re.compile("[0-9a-f]{32}")
+_ALL_OWNERS = "everybody"
 
 
 class AuditCard:
-    """Pages of the trail, of everybody or one owner. ``refresh`` looks at the service again."""
+    """Pages of the trail, of all owners or one. ``refresh`` reads the service again."""
 
     def __init__(self, refresh: Callable[[], Awaitable[None]]) -> None:
         self._refresh = refresh
         self._owner: str | None = None
         self._cursors: list[str | None] = [None]
-        self._part = MemoizedView(self._draw)
+        self._view = MemoizedView(self._draw)
 
     def fetch(self, client: Client) -> AuditPage:
-        """The chosen page."""
-        return client.audit(_STEP, self._cursors[-1], self._owner)
+        """The present page, for the selected owner."""
+        return client.audit(_PAGE_SIZE, self._cursors[-1], self._owner)
 
     def show(self, page: AuditPage, owners: tuple[str, ...]) -> None:
-        """Draws a page; ``owners`` may be chosen from."""
-        self._part.show(page, owners, self._owner, len(self._cursors))
+        """Draw a page; ``owners`` can be selected."""
+        self._view.show(page, owners, self._owner, len(self._cursors))
 
     def _draw(self, page: AuditPage, owners: tuple[str, ...], owner: str | None, number: int) -> None:
         with div("card stack audit"):
             with div("flow"):
                 heading("Audit trail", 2).classes("grow")
                 ui.select(
-                    [_EVERYBODY, *owners],
-                    value=owner or _EVERYBODY,
+                    [_ALL_OWNERS, *owners],
+                    value=owner or _ALL_OWNERS,
                     label="Owner",
-                    on_change=lambda e: self._choose(e.value),
+                    on_change=lambda e: self._select_owner(e.value),
                 ).props("outlined dense options-dense").classes("owner")
             if not page.items:
-                text("Nothing was done yet." if owner is None else f"{owner} did nothing yet.", "muted")
+                text("No actions yet." if owner is None else f"No actions of {owner} yet.", "muted")
                 return
             with div("scroll"), div("plain", "table"):
                 with div("", "tr"):
-                    for name in ("When", "Who", "Did", "To", "From"):
+                    for name in ("Time", "Owner", "Action", "Target", "Address"):
                         text(name, tag="th")
                 for record in page.items:
                     _draw_record(record)
@@ -65,8 +65,8 @@ class AuditCard:
                     )
                     older.set_enabled(page.next is not None)
 
-    async def _choose(self, owner: str) -> None:
-        self._owner = None if owner == _EVERYBODY else owner
+    async def _select_owner(self, owner: str) -> None:
+        self._owner = None if owner == _ALL_OWNERS else owner
         self._cursors = [None]
         await self._refresh()
 
@@ -88,7 +88,7 @@ def _draw_record(record: AuditRecordSchema) -> None:
                 text(f"token {record.token}", "small muted mono")
         text(record.action, tag="td")
         with div("", "td"):
-            if _SEARCH.fullmatch(record.target) and "delete" not in record.action:
+            if _SEARCH_ID.fullmatch(record.target) and "delete" not in record.action:
                 ui.link(record.target[:12], f"/searches/{record.target}").classes("mono small")
             else:
                 text(record.target, "mono small")

@@ -1,4 +1,4 @@
-"""The form for an owner's limits."""
+"""The form for the limits of an owner."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from server.dashboard.service_calls import call_service
 async def quota_dialog(
     client: Client, shell: PageShell, quota: QuotaSchema, after: Callable[[], Awaitable[None]]
 ) -> None:
-    """Shows the present limits, and sets those that are typed."""
+    """Open a form with the present limits of an owner."""
     with shell.content, ui.dialog() as dialog, div("card stack"):
         heading(f"Limits of {quota.owner}", 2)
-        text("Empty: no limit. What runs already goes on.", "muted small")
+        text("Empty: no limit. Running searches continue.", "muted small")
         queued = ui.number("Most searches queued", value=quota.max_queued, min=0, precision=0)
         running = ui.number("Most searches running", value=quota.max_running, min=0, precision=0)
         hours = ui.number("GPU hours in all", value=quota.gpu_hours, min=0, format="%g")

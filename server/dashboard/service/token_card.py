@@ -1,4 +1,4 @@
-"""API tokens for administrators: who holds one, a form for a new one, and its revocation."""
+"""API tokens for administrators: the list, a form for a new one, and revocation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from server.dashboard.layout import PageShell
 from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.service_calls import call_service
 
-_SCOPES: dict[Scope, str] = {
+_SCOPE_LABELS: dict[Scope, str] = {
     "read": "see own searches",
     "submit": "submit, pause, cancel and delete searches",
     "device": "add devices",
@@ -29,61 +29,63 @@ _DEFAULT_DAYS = 90
 
 
 class TokenCard:
-    """All tokens. ``refresh`` looks at the service again."""
+    """All tokens. ``refresh`` reads the service again."""
 
     def __init__(self, client: Client, shell: PageShell, refresh: Callable[[], Awaitable[None]]) -> None:
         self._client, self._shell, self._refresh = client, shell, refresh
-        self._part = MemoizedView(self._draw)
-        self._trouble = ""
+        self._view = MemoizedView(self._draw)
+        self._problem = ""
 
     def show(self, tokens: tuple[TokenSchema, ...], owners: tuple[str, ...]) -> None:
-        """Draws the tokens; ``owners`` are suggested for a new one."""
-        self._part.show(tokens, owners, self._trouble)
+        """Draw the tokens; ``owners`` are suggested for a new one."""
+        self._view.show(tokens, owners, self._problem)
 
-    def _draw(self, tokens: tuple[TokenSchema, ...], owners: tuple[str, ...], trouble: str) -> None:
+    def _draw(self, tokens: tuple[TokenSchema, ...], owners: tuple[str, ...], problem: str) -> None:
         with div("card stack tokens"):
             with div("flow"):
                 heading("Tokens", 2).classes("grow")
                 ui.button("New token", icon="add", on_click=lambda: self._create(owners)).props("outline no-caps")
-            if trouble:
-                notice("bad", "The service refused", trouble)
+            if problem:
+                notice("bad", "The service refused", problem)
             if not tokens:
-                text("No token yet. Whoever is not at this machine needs one.", "muted")
+                text("No token yet. Access from other machines needs one.", "muted")
                 return
             now = datetime.now(UTC)
             with div("scroll"), div("plain", "table"):
                 with div("", "tr"):
-                    for name in ("Owner", "Name", "May", "Expires", "Last used", ""):
+                    for name in ("Owner", "Name", "Scopes", "Expires", "Last used", ""):
                         text(name, tag="th")
-                for token in sorted(tokens, key=lambda t: (_ended(t, now) != "", -t.created_at.timestamp())):
+                for token in sorted(tokens, key=lambda t: (_invalid_reason(t, now) != "", -t.created_at.timestamp())):
                     self._draw_token(token, now)
 
     def _draw_token(self, token: TokenSchema, now: datetime) -> None:
-        ended = _ended(token, now)
-        with div("muted" if ended else "", "tr"):
+        reason = _invalid_reason(token, now)
+        with div("muted" if reason else "", "tr"):
             text(token.owner, tag="td")
             with div("", "td"):
                 text(token.name)
                 text(token.id, "small muted mono")
             text(", ".join(token.scopes), tag="td")
-            text(ended or (f"{token.expires_at:%Y-%m-%d}" if token.expires_at else "never"), tag="td")
+            text(reason or (f"{token.expires_at:%Y-%m-%d}" if token.expires_at else "never"), tag="td")
             text(formatting.age(token.last_used_at, now) if token.last_used_at else "never", tag="td")
             with div("right", "td"):
-                if not ended:
+                if not reason:
                     ui.button("Revoke", on_click=lambda: self._revoke(token)).props(
                         "flat dense no-caps color=negative size=sm"
                     )
 
     async def _revoke(self, token: TokenSchema) -> None:
         with self._shell.content:
-            what = f"Whoever uses “{token.name}” of {token.owner} is refused from now on. It cannot be taken back."
-            if not await confirm("Revoke this token?", what, "Revoke token"):
+            consequence = (
+                f"Requests with “{token.name}” of {token.owner} are refused from now on. This cannot be undone."
+            )
+            if not await confirm("Revoke this token?", consequence, "Revoke token"):
                 return
             try:
                 await call_service(_revoke, self._client, token.id)
-                self._trouble = ""
+                self._problem = ""
             except HwnasError as error:
-                self._trouble = str(error)
+                self._problem = str(error)
             await self._refresh()
 
     def _create(self, owners: tuple[str, ...]) -> None:
@@ -92,11 +94,11 @@ class TokenCard:
             with form:
                 heading("New token", 2)
                 owner = ui.input("Owner", autocomplete=list(owners)).props("outlined dense")
-                name = ui.input("Name").props("outlined dense hint='what it is for, such as: laptop'")
+                name = ui.input("Name").props("outlined dense hint='its purpose, such as: laptop'")
                 with div("stack tight"):
-                    text("May", "small muted")
+                    text("Scopes", "small muted")
                     boxes = {
-                        scope: ui.checkbox(f"{scope}: {_SCOPES[scope]}", value=scope in ("read", "submit")).props(
+                        scope: ui.checkbox(f"{scope}: {_SCOPE_LABELS[scope]}", value=scope in ("read", "submit")).props(
                             "dense"
                         )
                         for scope in SCOPES
@@ -108,11 +110,10 @@ class TokenCard:
                     button.props("loading")
                     try:
                         scopes = [scope for scope, box in boxes.items() if box.value]
-                        missing = [
-                            what for what, given in (("an owner", owner.value), ("a name", name.value)) if not given
-                        ]
-                        if missing or not scopes:
-                            raise InvalidInput(f"expected {' and '.join([*missing, *([] if scopes else ['a scope'])])}")
+                        fields = (("an owner", owner.value), ("a name", name.value), ("a scope", scopes))
+                        missing = [label for label, value in fields if not value]
+                        if missing:
+                            raise InvalidInput(f"expected {' and '.join(missing)}")
                         expires = None if days.value is None else datetime.now(UTC) + timedelta(days=days.value)
                         token = await call_service(self._client.create_token, owner.value, name.value, scopes, expires)
                     except HwnasError as error:
@@ -133,10 +134,10 @@ class TokenCard:
 
 
 def _show_secret(dialog: ui.dialog, token: CreatedTokenSchema) -> None:
-    """The only time that a secret is on a screen."""
+    """Show the secret, for the only time."""
     with div("stack"):
         heading(f"Token for {token.owner}", 2)
-        text("Copy it now: it is shown only this once, and the service does not keep it.")
+        text("Copy it now: it is shown only this once, and the service does not store it.")
         text(token.secret, "code mono secret", "pre")
         with div("flow"):
             copy_button(lambda: token.secret)
@@ -149,8 +150,8 @@ def _revoke(client: Client, token_id: str) -> bool:
     return True
 
 
-def _ended(token: TokenSchema, now: datetime) -> str:
-    """Why a token is worth nothing any more, or nothing while it is valid."""
+def _invalid_reason(token: TokenSchema, now: datetime) -> str:
+    """Why a token is not valid any more; empty while it is valid."""
     if token.revoked_at is not None:
         return f"revoked {token.revoked_at:%Y-%m-%d}"
     if token.expires_at is not None and token.expires_at <= now:

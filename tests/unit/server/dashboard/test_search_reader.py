@@ -104,7 +104,7 @@ class RunningSearch:
 @pytest.fixture
 def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningSearch]:
     fakes.use_plugins(monkeypatch)
-    with open_store(f"sqlite:///{tmp_path / 'test.db'}", str(tmp_path / "blobs")) as store:
+    with open_store(f"sqlite:///{tmp_path / 'test.db'}", str(tmp_path / "blobs"), fakes.Clock()) as store:
         service = TestClient(create_app(Settings(home=tmp_path), store), "http://127.0.0.1:8765")
         transport = CountingTransport(service)
         with StreamingClient(transport) as client:
