@@ -1,4 +1,4 @@
-"""The dashboard's entry: puts its pages on a FastAPI app. Nothing is loaded from outside."""
+"""The entry of the dashboard: adds its pages to a FastAPI app. Browsers load nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _TIMEOUT_S = 20.0
 
 
 def mount(app: FastAPI, api_url: str, *, closed: bool = False) -> None:
-    """Adds the dashboard to ``app`` under ``/``, reading the REST service at ``api_url``; ``closed``: with the token of
-    whoever has logged in.
+    """Add the dashboard to ``app`` under ``/``, reading the REST service at ``api_url``; ``closed``: with the token of
+    the reader who has logged in.
 
-    Call it once per process, after every other route was added: what no route before answers goes to the dashboard.
+    Call it once per process, after every other route was added: the dashboard answers all paths without a route.
     """
     sessions = Sessions(api_url, _TIMEOUT_S, closed=closed)
     pages.on_shutdown(sessions.close)

@@ -1,4 +1,4 @@
-"""Logging in to the dashboard with an API token, kept in a cookie that no script can read and no other site can use."""
+"""The login with an API token, stored in a cookie that no script can read and no other site can use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DAY_S = 24 * 3600
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Log in · hwnas</title><link rel="stylesheet" href="/_dashboard/login.css"></head>
-<body><main><h1>hwnas</h1><p>This service asks who you are. Paste your API token; an administrator makes one with
+<body><main><h1>hwnas</h1><p>This service requires a token. Paste your API token; an administrator creates one with
 <code>nas tokens create</code>.</p>
 <form method="post" action="/login"><input type="hidden" name="next" value="{next}"><label for="token">API token</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus
@@ -33,14 +33,14 @@ _PAGE = """<!doctype html>
 
 
 class Sessions:
-    """The client of whoever is logged in, over connections that all share. ``closed``: pages need a token."""
+    """The clients of authenticated readers, over shared connections. ``closed``: pages need a token."""
 
     def __init__(self, api_url: str, timeout_s: float, *, closed: bool) -> None:
         self.closed = closed
         self._client = Client(api_url, timeout_s=timeout_s)
 
     def client(self, token: str | None) -> Client | None:
-        """What a page reads the service with; None when somebody has to log in first."""
+        """The client for a token; None if the reader has to log in first."""
         if not self.closed:
             return self._client
         try:
@@ -49,7 +49,7 @@ class Sessions:
             return None
 
     async def admitted(self, token: str | None) -> Client | None:
-        """The same, but None for a token that the service does not take (any more), too."""
+        """The client for a token; None also for a token that the service refuses, such as a revoked one."""
         client = self.client(token)
         if client is not None and self.closed:
             try:
@@ -57,36 +57,37 @@ class Sessions:
             except (Unauthorised, Forbidden):
                 return None
             except HwnasError:
-                pass  # the page itself says what is wrong with the service
+                pass  # the page shows what is wrong with the service
         return client
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._client.close()
 
     def page(self, draw: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[Response | None]]:
-        """A page function without its first argument, the client; it leads to the login where there is none."""
+        """A page function without its first argument, the client; it redirects to the login if there is no client."""
 
         @functools.wraps(draw)
-        async def shown(*given: Any, **named: Any) -> Response | None:
+        async def draw_page(*args: Any, **kwargs: Any) -> Response | None:
             request = ui.context.client.request
             client = await self.admitted(request.cookies.get(COOKIE))
             if client is None:
                 return RedirectResponse(f"/login?next={quote(request.url.path)}", 303)
-            await draw(client, *given, **named)
+            await draw(client, *args, **kwargs)
             return None
 
         signature = inspect.signature(draw)
-        rest = list(signature.parameters.values())[1:]
-        shown.__signature__ = signature.replace(parameters=rest, return_annotation=Any)  # type: ignore[attr-defined]
-        return shown
+        parameters = list(signature.parameters.values())[1:]
+        signature = signature.replace(parameters=parameters, return_annotation=Any)
+        draw_page.__signature__ = signature  # type: ignore[attr-defined]  # NiceGUI reads the parameters of the page
+        return draw_page
 
 
 def add_routes(app: FastAPI, sessions: Sessions) -> None:
-    """Adds the pages to log in and out. They are plain HTML: nothing of the dashboard is sent to strangers."""
+    """Add the pages to log in and out. They are plain HTML: the dashboard itself is sent after the login only."""
 
     if sessions.closed:
-        app.add_middleware(Downloads)
+        app.add_middleware(DownloadAuthMiddleware)
 
     @app.get("/_dashboard/login.css", include_in_schema=False)
     def style() -> Response:
@@ -102,7 +103,7 @@ def add_routes(app: FastAPI, sessions: Sessions) -> None:
         token, target = form.get("token", "").strip(), form.get("next", "/")
         client = sessions.client(token)
         if client is None:
-            return _page("That is no token: paste one that reads hwnas_...", target, 401)
+            return _page("Expected a token that begins with hwnas_", target, 401)
         try:
             await run.io_bound(client.me)
         except HwnasError as error:
@@ -119,15 +120,17 @@ def add_routes(app: FastAPI, sessions: Sessions) -> None:
         return answer
 
 
-class Downloads:
-    """Lets a browser that is logged in fetch a network's files by their links: the one place below /v1 where the cookie
-    counts, since it is sent with nothing that another site asks for."""
+class DownloadAuthMiddleware:
+    """Authenticates the download of an exported model's file by the cookie, so that links work in a browser.
+
+    No other route below /v1 accepts the cookie, which browsers never send with requests of other sites.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Puts the cookie's token where the API looks for one."""
+        """Copy the token from the cookie to the Authorization header."""
         if scope["type"] == "http" and scope["method"] == "GET" and _FILE.fullmatch(scope["path"]):
             request = Request(scope)
             token = request.cookies.get(COOKIE)
@@ -138,12 +141,12 @@ class Downloads:
 
 
 def _local(target: str) -> str:
-    """A path of this service, never another site, whatever the link says that led here."""
+    """``target`` if it is a path of this service, otherwise the list of searches."""
     plain = target.startswith("/") and not target.startswith("//") and "\\" not in target and target.isprintable()
     return quote(unquote(target)) if plain else "/"
 
 
 def _page(problem: str, target: str, status: int = 200) -> Response:
-    shown = f'<p class="problem" role="alert">{escape(problem)}</p>' if problem else ""
-    text = _PAGE.replace("{next}", escape(_local(target))).replace("{problem}", shown)
+    alert = f'<p class="problem" role="alert">{escape(problem)}</p>' if problem else ""
+    text = _PAGE.replace("{next}", escape(_local(target))).replace("{problem}", alert)
     return HTMLResponse(text, status, {"Cache-Control": "no-store"})

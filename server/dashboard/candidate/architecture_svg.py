@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from html import escape
 
 from nas.schemas.candidates import LayerSchema
+from nas.schemas.common import Shape
 
 OPERATIONS = ("dense", "pointwise", "depthwise", "se", "linear", "pool")  # with a colour in the style sheet
 _LETTERS = {"kernel": "k", "expand": "e", "width": "w", "depth": "d"}
 _TOP, _HEIGHT = 10, 120
 
 Choices = Mapping[str, int | float | str]
-Shape = tuple[int, int, int]  # channels, height, width
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from server.dashboard.charts.options import (
     value_axis,
 )
 
-Row = tuple[float, float, float]  # predicted, measured, upper bound, all in ms
+LatencyRow = tuple[float, float, float]  # predicted, measured, upper bound, all in ms
 
 
 def predictor_chart(card: PredictorCardSchema) -> Options:
@@ -46,7 +46,7 @@ def predictor_chart(card: PredictorCardSchema) -> Options:
     }
 
 
-def _points(series_id: str, name: str, rows: list[Row], symbol: str, colour: str) -> Series:
+def _points(series_id: str, name: str, rows: list[LatencyRow], symbol: str, colour: str) -> Series:
     data = [
         {
             "value": [predicted, measured],

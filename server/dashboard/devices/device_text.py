@@ -29,6 +29,6 @@ def runtime_text(device: DeviceSchema) -> str:
 
 def agent_text(agent: AgentSchema, now: datetime) -> str:
     """When the agent was last seen, and its queue."""
-    seen = f"agent last seen {formatting.age(agent.seen_at, now)}"
+    last_seen = f"agent last seen {formatting.age(agent.seen_at, now)}"
     queue = f"{formatting.counted(agent.waiting, 'architecture')} waiting" if agent.waiting else "nothing waiting"
-    return f"{seen}, {queue}{', measuring' if agent.measuring else ''}"
+    return f"{last_seen}, {queue}{', measuring' if agent.measuring else ''}"

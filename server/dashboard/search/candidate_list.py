@@ -11,7 +11,7 @@ LIMIT = 2000  # drawn and listed; the best by validation accuracy
 _PAGE_SIZE = 1000
 _NEWEST_PAGE_SIZE = 200
 
-Key = tuple[str, str]  # origin, architecture
+CandidateKey = tuple[str, str]  # origin, architecture
 
 
 class CandidateList:
@@ -19,7 +19,7 @@ class CandidateList:
 
     def __init__(self, client: Client, search_id: str) -> None:
         self._client, self._search_id = client, search_id
-        self._by_key: dict[Key, CandidateSchema] = {}
+        self._by_key: dict[CandidateKey, CandidateSchema] = {}
         self.total = 0
 
     def reload(self, device: str | None) -> None:
@@ -64,7 +64,7 @@ class CandidateList:
         return tuple(sorted(self._by_key.values(), key=_val_accuracy, reverse=True))
 
 
-def _key(candidate: CandidateSchema) -> Key:
+def _key(candidate: CandidateSchema) -> CandidateKey:
     return candidate.origin, candidate.arch
 
 

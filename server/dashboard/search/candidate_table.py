@@ -34,15 +34,15 @@ _METRIC_COLUMNS = (
 )
 _STATUS_LABELS = {"verified": "✓ verified", "unverified": "□ unverified", "violated": "▲ violated"}
 
-Row = dict[str, Any]  # a row of a Quasar table, by the names of its columns
+TableRow = dict[str, Any]  # a row of a Quasar table, by the names of its columns
 
 
-class CandidateTable:
+class CandidateTableCard:
     """Candidates of search and random baseline, with filters; no column mixes kinds of evidence."""
 
     def __init__(self, search_id: str) -> None:
         self._search_id = search_id
-        self._rows: list[Row] = []
+        self._rows: list[TableRow] = []
         self._candidates: tuple[CandidateSchema, ...] = ()
         self._metrics: list[str] = []
         self._box = div("part card")
@@ -143,7 +143,7 @@ def _columns(metrics: list[str], kinds: Mapping[str, Kind]) -> list[dict[str, An
     return columns
 
 
-def _row(candidate: CandidateSchema, search_id: str) -> Row:
+def _row(candidate: CandidateSchema, search_id: str) -> TableRow:
     return {
         "key": f"{candidate.origin}:{candidate.arch}",
         "arch": candidate.arch,

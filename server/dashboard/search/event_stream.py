@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from nas.core.errors import HwnasError
 from nas.schemas.jobs import EventSchema
 
-Watch = Callable[[int, Callable[[], bool]], Iterator[EventSchema]]
+WatchEvents = Callable[[int, Callable[[], bool]], Iterator[EventSchema]]
 
 
 class EventStream:
@@ -18,7 +18,7 @@ class EventStream:
     ``watch(after, stop)`` yields the events after a number until the job ends or ``stop()`` is true.
     """
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: WatchEvents) -> None:
         self._watch = watch
         self._events: deque[EventSchema] = deque()
         self._error: HwnasError | None = None

@@ -13,7 +13,7 @@ from server.dashboard.job_stages import draw_stages
 from server.dashboard.layout import page_layout
 from server.dashboard.memoized_view import MemoizedView
 from server.dashboard.polling import Poller
-from server.dashboard.search.candidate_table import CandidateTable
+from server.dashboard.search.candidate_table import CandidateTableCard
 from server.dashboard.search.discretization import DiscretizationSummary
 from server.dashboard.search.file_cards import draw_downloads, draw_spec
 from server.dashboard.search.front_card import FrontCard
@@ -53,7 +53,7 @@ async def search_page(client: Client, search_id: str) -> None:
             hypervolume = HypervolumeCard()
         rank_correlation = RankCorrelationCard()
         relaxation = RelaxationCard()
-        candidates = CandidateTable(search_id)
+        candidates = CandidateTableCard(search_id)
         with div("cols"):
             with div("stack"):
                 downloads = MemoizedView(draw_downloads)

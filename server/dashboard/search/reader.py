@@ -19,7 +19,7 @@ from server.dashboard import formatting
 from server.dashboard.search.candidate_list import CandidateList
 from server.dashboard.search.event_log import EventLog
 from server.dashboard.search.event_stream import EventStream
-from server.dashboard.search.staleness import Resource, Staleness
+from server.dashboard.search.staleness import SearchResource, Staleness
 from server.dashboard.search.view_model import RelatedSearch, SearchSnapshot
 
 _CHILDREN = 50
@@ -40,11 +40,11 @@ class SearchReader:
     def select_device(self, device: str | None) -> None:
         """Show the front over the latency of one device of the fleet, or the first front (None)."""
         self._device = device
-        self._staleness.invalidate((Resource.FRONT, Resource.CANDIDATES), at_once=True)
+        self._staleness.invalidate((SearchResource.FRONT, SearchResource.CANDIDATES), at_once=True)
 
     def invalidate(self) -> None:
         """Read the search itself at the next ``read``, such as after an action of the page."""
-        self._staleness.invalidate((Resource.SEARCH,), at_once=True)
+        self._staleness.invalidate((SearchResource.SEARCH,), at_once=True)
 
     def close(self) -> None:
         """Stop following the search."""
@@ -56,9 +56,11 @@ class SearchReader:
             self._snapshot = self._read_first()
         else:
             self._apply(self._stream.take())
-            self._staleness.invalidate((Resource.CHILDREN,))
+            self._staleness.invalidate((SearchResource.CHILDREN,))
             if formatting.is_moving(self._snapshot.search) or not self._stream.is_open:
-                self._staleness.invalidate((Resource.SEARCH,))  # the time left and the queue position have no events
+                self._staleness.invalidate(
+                    (SearchResource.SEARCH,)
+                )  # the time left and the queue position have no events
             self._read_due()
         if not self._stream.is_open and not formatting.is_over(self._snapshot.search):
             self._stream.open(self._log.last)
@@ -85,7 +87,7 @@ class SearchReader:
             children=self._read_children(),
             principal=client.me(),
         )
-        for resource in Resource:
+        for resource in SearchResource:
             self._staleness.mark_read(resource, now)
         return snapshot
 
@@ -119,31 +121,31 @@ class SearchReader:
         )
 
     def _read_due(self) -> None:
-        for resource in Resource:
+        for resource in SearchResource:
             now = self._clock()
             if self._staleness.is_due(resource, now):
                 self._read_resource(resource)
                 self._staleness.mark_read(resource, now)
 
-    def _read_resource(self, resource: Resource) -> None:
+    def _read_resource(self, resource: SearchResource) -> None:
         client, snapshot = self._client, self._snapshot
         assert snapshot is not None
         front, device = snapshot.front, snapshot.front.device
         match resource:
-            case Resource.SEARCH:
+            case SearchResource.SEARCH:
                 self._read_search()
-            case Resource.FRONT:
+            case SearchResource.FRONT:
                 front = client.front(self._id, self._device)
                 self._replace_candidates(front)
-            case Resource.CANDIDATES if snapshot.search.evaluations:
+            case SearchResource.CANDIDATES if snapshot.search.evaluations:
                 self._candidates.reload(device)
                 self._replace_candidates(front)
-            case Resource.NEW_CANDIDATES if snapshot.search.evaluations:
+            case SearchResource.NEW_CANDIDATES if snapshot.search.evaluations:
                 self._candidates.read_new(device)
                 self._replace_candidates(front)
-            case Resource.ARTIFACTS:
+            case SearchResource.ARTIFACTS:
                 self._snapshot = replace(snapshot, artifacts=tuple(client.artifacts(self._id)))
-            case Resource.CHILDREN:
+            case SearchResource.CHILDREN:
                 self._snapshot = replace(snapshot, children=self._read_children())
 
     def _read_search(self) -> None:
@@ -151,7 +153,7 @@ class SearchReader:
         search = self._client.search(self._id)
         if not self._stream.is_open and search.last_event > self._log.last:
             self._log.read(self._client, self._id, search.last_event)
-            self._staleness.invalidate(set(Resource) - {Resource.SEARCH}, at_once=True)
+            self._staleness.invalidate(set(SearchResource) - {SearchResource.SEARCH}, at_once=True)
         self._replace_search(search)
 
     def _replace_candidates(self, front: FrontSchema) -> None:

@@ -17,7 +17,7 @@ from nas.core.events import (
 )
 
 
-class Resource(StrEnum):
+class SearchResource(StrEnum):
     """Something that one call of the service reads, in the order in which they are read."""
 
     SEARCH = "search"
@@ -30,24 +30,24 @@ class Resource(StrEnum):
 
 # Seconds between two readings. The counts and the remaining time of a running search are at most so old.
 INTERVALS_S = {
-    Resource.SEARCH: 4.0,
-    Resource.FRONT: 4.0,
-    Resource.NEW_CANDIDATES: 4.0,
-    Resource.CANDIDATES: 12.0,
-    Resource.ARTIFACTS: 4.0,
-    Resource.CHILDREN: 30.0,
+    SearchResource.SEARCH: 4.0,
+    SearchResource.FRONT: 4.0,
+    SearchResource.NEW_CANDIDATES: 4.0,
+    SearchResource.CANDIDATES: 12.0,
+    SearchResource.ARTIFACTS: 4.0,
+    SearchResource.CHILDREN: 30.0,
 }
-_RESULTS = (Resource.SEARCH, Resource.FRONT, Resource.CANDIDATES)
+_RESULTS = (SearchResource.SEARCH, SearchResource.FRONT, SearchResource.CANDIDATES)
 # By the kind of an event. Other kinds, such as progress, change nothing that is read.
 _CHANGED = {
-    StageStarted.kind: (Resource.SEARCH,),
-    Evaluated.kind: (Resource.SEARCH, Resource.FRONT, Resource.NEW_CANDIDATES),
+    StageStarted.kind: (SearchResource.SEARCH,),
+    Evaluated.kind: (SearchResource.SEARCH, SearchResource.FRONT, SearchResource.NEW_CANDIDATES),
     Measured.kind: _RESULTS,
-    HypervolumeAt.kind: (Resource.SEARCH,),
-    Exported.kind: (Resource.ARTIFACTS,),
-    Warned.kind: (Resource.SEARCH,),
+    HypervolumeAt.kind: (SearchResource.SEARCH,),
+    Exported.kind: (SearchResource.ARTIFACTS,),
+    Warned.kind: (SearchResource.SEARCH,),
     StageFinished.kind: _RESULTS,
-    StatusChanged.kind: (*_RESULTS, Resource.ARTIFACTS),
+    StatusChanged.kind: (*_RESULTS, SearchResource.ARTIFACTS),
 }
 
 
@@ -55,10 +55,10 @@ class Staleness:
     """Everything is stale at first."""
 
     def __init__(self) -> None:
-        self._stale = set(Resource)
-        self._read_at_s = dict.fromkeys(Resource, float("-inf"))
+        self._stale = set(SearchResource)
+        self._read_at_s = dict.fromkeys(SearchResource, float("-inf"))
 
-    def invalidate(self, resources: Iterable[Resource], *, at_once: bool = False) -> None:
+    def invalidate(self, resources: Iterable[SearchResource], *, at_once: bool = False) -> None:
         """Mark resources as changed. ``at_once``: read them although their interval has not passed."""
         for resource in resources:
             self._stale.add(resource)
@@ -69,13 +69,13 @@ class Staleness:
         """Mark what an event has changed. A change of status is shown at once."""
         self.invalidate(_CHANGED.get(event_kind, ()), at_once=event_kind == StatusChanged.kind)
 
-    def is_due(self, resource: Resource, now_s: float) -> bool:
+    def is_due(self, resource: SearchResource, now_s: float) -> bool:
         """Whether to read a resource now."""
         return resource in self._stale and now_s >= self._read_at_s[resource] + INTERVALS_S[resource]
 
-    def mark_read(self, resource: Resource, now_s: float) -> None:
+    def mark_read(self, resource: SearchResource, now_s: float) -> None:
         """Note that a resource was read. Reading all candidates reads the new ones, too."""
         self._stale.discard(resource)
         self._read_at_s[resource] = now_s
-        if resource is Resource.CANDIDATES:
-            self.mark_read(Resource.NEW_CANDIDATES, now_s)
+        if resource is SearchResource.CANDIDATES:
+            self.mark_read(SearchResource.NEW_CANDIDATES, now_s)

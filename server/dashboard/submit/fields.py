@@ -26,7 +26,7 @@ _COST_BOUNDS = {  # objective: label, step format, hint
 }
 
 C = TypeVar("C", bound=ValueElement[Any])
-Record = dict[str, Any]  # of a spec, before ``parse_spec`` checks it
+SpecRecord = dict[str, Any]  # of a spec, before ``parse_spec`` checks it
 
 
 @dataclass(frozen=True)
@@ -161,9 +161,9 @@ class SpecFields:
         presets = self._presets.get(self._space.value, [])
         self._preset.set_options(presets, value=presets[0] if presets else None)
 
-    def _record(self) -> Record:
+    def _record(self) -> SpecRecord:
         """The spec as a record. Raises InvalidSpec for malformed YAML."""
-        initial: Record = self._initial.model_dump(mode="json")  # the form has no fields for some of its values
+        initial: SpecRecord = self._initial.model_dump(mode="json")  # the form has no fields for some of its values
         preset = {"preset": self._preset.value} if self._preset.value else {}
         data = initial["data"] if self._data.value == initial["data"]["name"] else {}
         space_params = preset | _mapping("space parameters", self._space_params.value)
@@ -188,13 +188,13 @@ class SpecFields:
             "retrain": self._retraining(),
         }
 
-    def _objectives(self) -> list[Record]:
+    def _objectives(self) -> list[SpecRecord]:
         costs = [
             {"name": objective, "bound": field.value} for objective, field in self._cost_bounds.items() if field.value
         ]
         return [{"name": "accuracy"}, {"name": "latency", "bound": self._bound_ms.value}, *costs]
 
-    def _fleet(self) -> Record | None:
+    def _fleet(self) -> SpecRecord | None:
         """Several devices; None for one. Raises InvalidSpec for malformed YAML."""
         first, select = self._device.value, self._further_devices
         further = [name for name in select.value if name != first] if select is not None else []
@@ -203,7 +203,7 @@ class SpecFields:
         bounds_ms = _mapping("latency bounds by device", self._fleet_bounds_ms.value)
         return {"devices": [first, *further], "front": self._fleet_front.value, "bounds_ms": bounds_ms}
 
-    def _retraining(self) -> Record | None:
+    def _retraining(self) -> SpecRecord | None:
         if not self._retrain.value:
             return None
         initial = self._initial.retrain or RetrainSpec()
@@ -211,11 +211,11 @@ class SpecFields:
         return initial.model_dump(mode="json") | {"epochs": self._retrain.value, "networks": networks}
 
 
-def _yaml(params: Record) -> str:
+def _yaml(params: SpecRecord) -> str:
     return str(yaml.safe_dump(params, sort_keys=False)) if params else ""
 
 
-def _mapping(field: str, content: str | None) -> Record:
+def _mapping(field: str, content: str | None) -> SpecRecord:
     """The YAML of a field. Raises InvalidSpec."""
     try:
         record = parse_yaml(content or "") or {}
