@@ -55,7 +55,7 @@ def chart_point(page: Any, series: str, index: int) -> tuple[float, float, str]:
 
 
 @pytest.mark.parametrize(
-    ("path", "shown"),
+    ("path", "content"),
     [
         ("/", "digits under half a millisecond"),
         (f"/searches/{FINISHED.id}", "Pareto front"),
@@ -67,9 +67,9 @@ def chart_point(page: Any, series: str, index: int) -> tuple[float, float, str]:
         ("/service", "Audit trail"),
     ],
 )
-def test_pages_open_and_fit_laptop_and_phone(page: Any, full: str, path: str, shown: str) -> None:
+def test_pages_open_and_fit_laptop_and_phone(page: Any, full: str, path: str, content: str) -> None:
     page.goto(full + path)
-    expect(page.get_by_text(shown).first).to_be_visible()
+    expect(page.get_by_text(content).first).to_be_visible()
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")  # charts follow a moment later

@@ -42,7 +42,7 @@ def test_running_search_is_paused_and_resumed(page: Any, full: str) -> None:
     button(page, "Pause").click()
     expect(page.get_by_text("The worker finishes and saves the result")).to_be_visible()
     expect(button(page, "Pause")).to_have_count(0)
-    httpx.post(f"{full}/made-up/{SEARCHES['digits, no bound']}/saved").raise_for_status()
+    httpx.post(f"{full}/fake/{SEARCHES['digits, no bound']}/saved").raise_for_status()
     expect(page.get_by_text("This search is paused")).to_be_visible()
     expect(page.locator("h1 + .badge")).to_have_text("‖ paused")
     assert history(page) == ["queued", "running", "pausing", "paused"]

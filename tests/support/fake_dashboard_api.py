@@ -1,7 +1,7 @@
-"""A service with rich, made-up contents for the dashboard's tests: the REST contract's views, and nothing behind them.
+"""A fake service with plausible contents for the dashboard's tests: the schemas of the API, and no store behind them.
 
 Run it with a dashboard on top:  python -m tests.support.fake_dashboard_api PORT|fd=N [full|reader|many|empty|down]
-``reader`` is ``full`` seen by somebody who may only read, and ``many`` has a thousand searches more.
+``reader`` is ``full`` for a token that may only read, and ``many`` has a thousand searches more.
 ``down`` mounts the dashboard on a service that does not answer.
 """
 
@@ -127,7 +127,7 @@ class Problem(Exception):
         self.status, self.code = status, code
 
 
-# Networks with made-up values
+# Candidates with invented values
 
 
 def _cost(spec: SearchSpec) -> CostEstimateSchema:
@@ -252,7 +252,7 @@ def measured(point: CandidateSchema, seed: int, bound: float | None) -> Candidat
 
 
 class FakeSearch:
-    """One search. ``step`` moves a running one on; it rises with every look at it."""
+    """One search. ``step`` is the progress of a running one; every reading raises it and logs an event."""
 
     def __init__(self, spec: SearchSpec, status: str, age: timedelta, seed: int, **more: Any) -> None:
         self.id = hashlib.sha256(f"{spec.name}{seed}".encode()).hexdigest()[:32]
@@ -293,7 +293,7 @@ class FakeSearch:
             self._log("running", self.status, self.error or "", "", at + timedelta(seconds=330))
 
     def _learn(self) -> None:
-        """Two networks broke their bound, and those that were found around them did not."""
+        """Two candidates violated their bound, and those of the refinement did not."""
         why = "cross-validated error: 2.9 % with what was fed back, 3.4 % without"
         record = {"card": {"n": 73}, "better": True, "why": why}
         for number, measured, broken in ((1, 24, 2), (2, 31, 0)):
@@ -342,8 +342,10 @@ class FakeSearch:
     def _members(self, points: Sequence[CandidateSchema]) -> list[CandidateSchema]:
         bound = self.spec.bound("latency")
         x = "measured_ms" if self.final else "predicted_ms"
-        held = "measured_ms" if self.final else "upper_ms"
-        fit = [p for p in points if held in p.metrics and (bound is None or p.metrics[held].value <= bound)]
+        bound_metric = "measured_ms" if self.final else "upper_ms"
+        fit = [
+            p for p in points if bound_metric in p.metrics and (bound is None or p.metrics[bound_metric].value <= bound)
+        ]
         return front(fit, x, "val_accuracy")
 
     @property
@@ -351,22 +353,22 @@ class FakeSearch:
         return self.status == "succeeded"
 
     @property
-    def shown(self) -> int:
-        """Evaluated networks so far, of each origin."""
+    def evaluated(self) -> int:
+        """The number of evaluated candidates of each origin."""
         if self.contents == "running":
             return min(EVALUATIONS - 8, 16 * max(0, self.step - 4))
         return {"succeeded": EVALUATIONS, "cancelled": 64}.get(self.contents, 0)
 
     def points(self) -> list[CandidateSchema]:
         out = []
-        for points in (self.search[: self.shown], self.baseline[: self.shown]):
+        for points in (self.search[: self.evaluated], self.baseline[: self.evaluated]):
             on = {p.arch for p in self._members(points)}
             out += [p.model_copy(update={"on_front": p.arch in on}) for p in points]
         return out
 
     def front(self) -> FrontSchema:
-        search, baseline = self.search[: self.shown], self.baseline[: self.shown]
-        mine, theirs = self._members(search), self._members(baseline)
+        search, baseline = self.search[: self.evaluated], self.baseline[: self.evaluated]
+        search_front, baseline_front = self._members(search), self._members(baseline)
         names = {"accuracy": ("val_accuracy", "test_accuracy"), "latency": ("predicted_ms", "measured_ms")}
         axes = []
         for o in self.spec.objectives:
@@ -388,10 +390,10 @@ class FakeSearch:
             search=self.id,
             final=self.final,
             objectives=axes,
-            points=[p.model_copy(update=mark) for p in mine],
-            baseline=[p.model_copy(update=mark) for p in theirs],
-            hypervolume=volume(mine, x, y, 0.9) if mine else None,
-            baseline_hypervolume=volume(theirs, x, y, 0.9) if theirs else None,
+            points=[p.model_copy(update=mark) for p in search_front],
+            baseline=[p.model_copy(update=mark) for p in baseline_front],
+            hypervolume=volume(search_front, x, y, 0.9) if search_front else None,
+            baseline_hypervolume=volume(baseline_front, x, y, 0.9) if baseline_front else None,
             reference=[10.0, 0.9],
         )
 
@@ -421,12 +423,12 @@ class FakeSearch:
                     )
                 )
             else:
-                values = {"hypervolume": 0.6 + 0.2 * self.shown / EVALUATIONS}
+                values = {"hypervolume": 0.6 + 0.2 * self.evaluated / EVALUATIONS}
                 out.append(
                     StageSchema(
                         name=name,
                         status="running",
-                        done=2 * self.shown,
+                        done=2 * self.evaluated,
                         total=2 * EVALUATIONS,
                         unit="subnets",
                         seconds=20 + self.step,
@@ -442,7 +444,7 @@ class FakeSearch:
             self.events.append(EventSchema(seq=len(self.events) + 1, at=datetime.now(UTC), body=body))
         created = NOW - self.age
         history = []
-        for n in range(16, self.shown + 1, 16):
+        for n in range(16, self.evaluated + 1, 16):
             cells = [volume(p[:n], "predicted_ms", "val_accuracy", 0.9) for p in (self.search, self.baseline)]
             history.append(HypervolumeSchema(evaluations=n, search=cells[0], baseline=cells[1]))
         f = self.front()
@@ -467,7 +469,7 @@ class FakeSearch:
             parent=self.more.get("parent"),
             front_size=len(f.points),
             verified=sum(p.status == "verified" and p.origin == "search" for p in self.points()),
-            evaluations=self.shown,
+            evaluations=self.evaluated,
             hypervolume=f.hypervolume,
             baseline_hypervolume=f.baseline_hypervolume,
             hypervolume_history=history,
@@ -759,7 +761,7 @@ def make_versions(device: DeviceSchema, search: str) -> list[PredictorVersionSch
     }
 
     def version(number: int, mape: float, **more: Any) -> PredictorVersionSchema:
-        given = {"before": None, "search": None, "better": True, "why": "", "in_use": False, "searches": []} | more
+        fields = {"before": None, "search": None, "better": True, "why": "", "in_use": False, "searches": []} | more
         return PredictorVersionSchema(
             id=card.id if number == 1 else f"{search[:12]}-{number - 1}",
             number=number,
@@ -769,7 +771,7 @@ def make_versions(device: DeviceSchema, search: str) -> list[PredictorVersionSch
             spearman=0.99 + 0.001 * number,
             created_at=NOW - timedelta(days=3 - number),
             **shared,
-            **given,
+            **fields,
         )
 
     fed = {"search": search}
@@ -790,17 +792,17 @@ def make_drift(name: str, latest: float) -> DriftSchema:
         for days, centre, canary in ((28, 1.0, 1.0), (19, 0.99, 1.01), (11, 1.02, 1.0), (2, latest, 1.03))
         for i in range(12)
     ]
-    found = drift_of(readings)
+    drift = drift_of(readings)
     return DriftSchema(
         device=name,
-        status=found.status,
-        within=found.within,
-        sentence=found.sentence,
+        status=drift.status,
+        within=drift.within,
+        sentence=drift.sentence,
         sessions=[
             DriftSessionSchema(
                 at=datetime.fromtimestamp(s.at, UTC), networks=s.networks, ratio=s.ratio, canary=s.canary
             )
-            for s in found.sessions
+            for s in drift.sessions
         ],
         readings=[
             DriftReadingSchema(at=datetime.fromtimestamp(r.at, UTC), arch="a" * 12, ratio=r.ratio, canary=r.canary)
@@ -892,10 +894,10 @@ def create_api(contents: str = "full") -> FastAPI:
         return JSONResponse(ErrorSchema(code="invalid_spec", message=str(error.errors())).model_dump(), 422)
 
     def find(search_id: str) -> FakeSearch:
-        found = next((s for s in searches if s.id == search_id), None)
-        if found is None:
+        search = next((s for s in searches if s.id == search_id), None)
+        if search is None:
             raise Problem(404, "not_found", f"no search {search_id!r}")
-        return found
+        return search
 
     def quota(owner: str) -> QuotaSchema:
         mine = [s.status for s in searches if s.owner == owner]
@@ -939,9 +941,9 @@ def create_api(contents: str = "full") -> FastAPI:
         if any(t.name == body.name and t.owner == body.owner for t in tokens):
             raise Problem(409, "conflict", f"{body.owner} has a token {body.name!r} already")
         fields = body.model_dump() | {"created_at": datetime.now(UTC), "revoked_at": None, "last_used_at": None}
-        made = TokenSchema(id=f"new{len(tokens)}", **fields)
-        tokens.append(made)
-        return CreatedTokenSchema(**made.model_dump(), secret=f"hwnas_{made.id}_{'s' * 43}")
+        token = TokenSchema(id=f"new{len(tokens)}", **fields)
+        tokens.append(token)
+        return CreatedTokenSchema(**token.model_dump(), secret=f"hwnas_{token.id}_{'s' * 43}")
 
     @app.delete("/v1/tokens/{token_id}", status_code=204)
     def revoke_token(token_id: str) -> None:
@@ -999,7 +1001,7 @@ def create_api(contents: str = "full") -> FastAPI:
         owner: str | None = None,
         parent: str | None = None,
     ) -> SearchPage:
-        chosen = [
+        matching = [
             s
             for s in searches
             if status in (None, s.status) and owner in (None, s.owner) and parent in (None, s.more.get("parent"))
@@ -1007,7 +1009,7 @@ def create_api(contents: str = "full") -> FastAPI:
         start = int(cursor or 0)
         after = start + limit
         return SearchPage(
-            items=[s.view() for s in chosen[start:after]], next=str(after) if after < len(chosen) else None
+            items=[s.view() for s in matching[start:after]], next=str(after) if after < len(matching) else None
         )
 
     @app.post("/v1/searches", status_code=201, response_model=None)
@@ -1037,9 +1039,9 @@ def create_api(contents: str = "full") -> FastAPI:
             return JSONResponse(view.model_dump(mode="json"))
         if tight:
             raise Problem(422, "infeasible_bound", why)
-        made = FakeSearch(spec, "queued", timedelta(), 1000 + len(searches))
-        searches.insert(0, made)
-        return made.view()
+        search = FakeSearch(spec, "queued", timedelta(), 1000 + len(searches))
+        searches.insert(0, search)
+        return search.view()
 
     @app.get("/v1/searches/{search_id}")
     def search(search_id: str) -> SearchSchema:
@@ -1051,21 +1053,21 @@ def create_api(contents: str = "full") -> FastAPI:
         if tight < 0.071:
             raise Problem(422, "infeasible_bound", f"latency: no network meets the bound of {tight} ms")
         record = find(search_id).spec.model_dump() | body.model_dump(exclude_none=True) | {"supernet": search_id}
-        made = FakeSearch(SearchSpec(**record), "queued", timedelta(), 2000 + len(searches), parent=search_id)
-        searches.insert(0, made)
-        return made.view()
+        search = FakeSearch(SearchSpec(**record), "queued", timedelta(), 2000 + len(searches), parent=search_id)
+        searches.insert(0, search)
+        return search.view()
 
     @app.post("/v1/searches/{search_id}/{verb}")
     def act(search_id: str, verb: Verb) -> SearchSchema:
         if "admin" not in scopes:
             raise Problem(403, "forbidden", "expected a token with the scope 'submit'")
-        found = find(search_id)
-        found.act(verb)
-        return found.view()
+        search = find(search_id)
+        search.act(verb)
+        return search.view()
 
-    @app.post("/made-up/{search_id}/saved")
+    @app.post("/fake/{search_id}/saved")
     def saved(search_id: str) -> None:
-        """A search that is pausing has saved its next result."""
+        """Let a search that is pausing save its next result."""
         find(search_id).move("paused", "its result was saved", "")
 
     @app.put("/v1/searches/{search_id}/priority")
@@ -1075,11 +1077,11 @@ def create_api(contents: str = "full") -> FastAPI:
 
     @app.delete("/v1/searches/{search_id}", status_code=204)
     def delete(search_id: str) -> None:
-        found = find(search_id)
-        check_verb(search_id, "delete", found.status)
+        search = find(search_id)
+        check_verb(search_id, "delete", search.status)
         if any(s.more.get("parent") == search_id and s.contents == "queued" for s in searches):
             raise Problem(409, "conflict", f"search {search_id} has a child that still needs its supernet")
-        searches.remove(found)
+        searches.remove(search)
 
     @app.get("/v1/searches/{search_id}/front")
     def get_front(search_id: str) -> FrontSchema:
@@ -1143,10 +1145,10 @@ def create_api(contents: str = "full") -> FastAPI:
 
     @app.get("/v1/devices/{name}")
     def device(name: str) -> DeviceSchema:
-        found = next((d for d in devices if d.name == name), None)
-        if found is None:
+        device = next((d for d in devices if d.name == name), None)
+        if device is None:
             raise Problem(404, "not_found", f"no device {name!r}: expected one of {', '.join(d.name for d in devices)}")
-        return found
+        return device
 
     @app.get("/v1/devices/{name}/versions")
     def versions(name: str) -> list[PredictorVersionSchema]:

@@ -63,13 +63,13 @@ def test_the_cells_of_a_network_are_its_own() -> None:
     darts = space_of("darts_cell")
     for genes in sample(darts.decisions, np.random.default_rng(0), 8):
         normal, reduction = cells_of(darts, Arch(darts.id, tuple(genes.tolist())))
-        for kind, drawn in (("normal", normal), ("reduce", reduction)):
+        for kind, cell in (("normal", normal), ("reduce", reduction)):
             expected = {
                 (a, node + 2, darts.relaxation.operations[op])
                 for node, pair in enumerate(node_inputs(genes, kind))
                 for a, op in pair
             }
-            assert {(a.start, a.end, a.operation) for a in cell_svg.of_architecture(drawn)} == expected
+            assert {(a.start, a.end, a.operation) for a in cell_svg.of_architecture(cell)} == expected
     mobile = space_of("mobilenet_v3")
     assert cells_of(mobile, Arch(mobile.id, (0,) * len(mobile.decisions))) == []
 
@@ -80,13 +80,13 @@ def test_what_is_strongest_is_the_network_that_the_relaxation_stands_for() -> No
         space, rng = space_of(name), np.random.default_rng(1)
         for _ in range(10):
             table = rng.dirichlet(np.ones(space.relaxation.shape[1]), size=space.relaxation.shape[0])
-            found = space.discretise(table)
-            drawn = cells_of(space, Arch(space.id, tuple(found.tolist())))
-            for cell, own in zip(cell_schemas(space.cells), drawn, strict=True):
+            genes = space.discretise(table)
+            architecture_cells = cells_of(space, Arch(space.id, tuple(genes.tolist())))
+            for cell, own in zip(cell_schemas(space.cells), architecture_cells, strict=True):
                 arcs = [a for a in cell_svg.strongest(cell, trace(name, table)) if not a.faint]
-                kept = {(a.start, a.end, a.operation) for a in arcs if a.operation != "none"}
+                strongest = {(a.start, a.end, a.operation) for a in arcs if a.operation != "none"}
                 derived = {(a.start, a.end, a.operation) for a in cell_svg.of_architecture(own)}
-                assert derived == kept if name == "darts_cell" else derived <= kept
+                assert derived == strongest if name == "darts_cell" else derived <= strongest
                 assert all(a.weight == pytest.approx(table[:, :].max(), abs=1.0) for a in arcs)
 
 
@@ -105,8 +105,8 @@ def test_a_drawing_holds_every_edge_its_words_and_only_its_own_colours(name: str
     boxes = []
     for cell in cell_schemas(space.cells):
         arcs = cell_svg.strongest(cell, trace(name, table))
-        drawn = ET.fromstring(cell_svg.svg(cell, arcs))
-        groups = [g for g in drawn if g.tag == "g" and g.get("class") not in ("nodes", "passing")]
+        svg = ET.fromstring(cell_svg.svg(cell, arcs))
+        groups = [g for g in svg if g.tag == "g" and g.get("class") not in ("nodes", "passing")]
         assert len(groups) == len(arcs) == len([e for e in cell.edges if e.name])
         by_title = {g.findtext("title", ""): float(g.get("opacity", "nan")) for g in groups}
         for a in arcs:
@@ -115,10 +115,10 @@ def test_a_drawing_holds_every_edge_its_words_and_only_its_own_colours(name: str
             assert by_title[title] == pytest.approx(0.2 + 0.8 * (a.weight or 0.0), abs=0.006)
         for g in groups:
             assert f".{(g.get('class') or '').split()[0]} " in style
-        said = drawn.get("aria-label", "")
-        assert all(cell_svg.short(a.operation) in said for a in arcs if not a.faint)
-        width = float((drawn.get("viewBox") or "").split()[2])
-        labels = [t for t in drawn if t.tag == "text"]
+        description = svg.get("aria-label", "")
+        assert all(cell_svg.short(a.operation) in description for a in arcs if not a.faint)
+        width = float((svg.get("viewBox") or "").split()[2])
+        labels = [t for t in svg if t.tag == "text"]
         assert width <= 360  # a telephone's, less the margins of page and card
         spots = {(t.get("x"), t.get("y")) for t in labels}
         assert len(spots) == len(labels)
@@ -142,7 +142,7 @@ def test_names_in_short_and_escaped() -> None:
     }
     assert {n: cell_svg.short(n) for n in names} == names
     (cell,) = cell_schemas(space_of("nas_bench_201").cells)
-    drawn = cell_svg.side_by_side([(cell, [Arc(0, 1, "<script>alert(1)</script>", 0.5)])])
-    assert "<script>" not in drawn
-    assert ET.fromstring(drawn) is not None
+    html = cell_svg.side_by_side([(cell, [Arc(0, 1, "<script>alert(1)</script>", 0.5)])])
+    assert "<script>" not in html
+    assert ET.fromstring(html) is not None
     assert choice_counts(space_of("nas_bench_201").decisions).tolist() == [5] * 6

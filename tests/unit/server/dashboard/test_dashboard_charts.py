@@ -60,8 +60,8 @@ def kinds_of(options: Options, points: list[CandidateSchema], names: tuple[str, 
     for s in options["series"]:
         for d in s["data"]:
             metrics = find(points, d)
-            drawn = {n for n in names if n in metrics.metrics and metrics.metrics[n].value in d["value"]}
-            out.setdefault(s["id"], set()).update(METRICS[n].kind for n in drawn)
+            metric_names = {n for n in names if n in metrics.metrics and metrics.metrics[n].value in d["value"]}
+            out.setdefault(s["id"], set()).update(METRICS[n].kind for n in metric_names)
     return out
 
 
@@ -74,10 +74,10 @@ def test_predicted_and_measured_never_share_a_series(names: tuple[str, ...]) -> 
     front, points = FINISHED.front(), FINISHED.points()
     kinds = kinds_of(pareto_chart(front, points), points, names)
     assert len(kinds) >= 5
-    assert {k for found in kinds.values() for k in found} == {METRICS[n].kind for n in names}
-    for ident, found in kinds.items():
-        assert len(found) == 1, ident
-        assert (found == {"measured"}) == (".measured." in ident)
+    assert {k for series_kinds in kinds.values() for k in series_kinds} == {METRICS[n].kind for n in names}
+    for ident, series_kinds in kinds.items():
+        assert len(series_kinds) == 1, ident
+        assert (series_kinds == {"measured"}) == (".measured." in ident)
 
 
 def test_running_search_has_no_measured_series() -> None:
@@ -107,31 +107,31 @@ def test_final_chart_can_be_seen_as_predicted() -> None:
 
 @pytest.mark.parametrize("search", [FINISHED, running()], ids=["final", "running"])
 def test_baseline_and_its_front_are_on_the_chart(search: FakeSearch) -> None:
-    drawn = series(pareto_chart(search.front(), search.points()))
-    baseline = [s for i, s in drawn.items() if i.startswith("baseline")]
+    by_id = series(pareto_chart(search.front(), search.points()))
+    baseline = [s for i, s in by_id.items() if i.startswith("baseline")]
     assert sum(len(s["data"]) for s in baseline if s["type"] == "scatter") > 0
-    front = next(s for i, s in drawn.items() if i.startswith("baseline") and i.endswith(".front"))
+    front = next(s for i, s in by_id.items() if i.startswith("baseline") and i.endswith(".front"))
     assert len(front["data"]) == len(search.front().baseline)
 
 
 def test_series_differ_by_more_than_colour() -> None:
     for search in (FINISHED, running()):
-        drawn = series(pareto_chart(search.front(), search.points()))
-        search_series = next(s for i, s in drawn.items() if i.startswith("search") and i.endswith(".front"))
-        baseline_series = next(s for i, s in drawn.items() if i.startswith("baseline") and i.endswith(".front"))
+        by_id = series(pareto_chart(search.front(), search.points()))
+        search_series = next(s for i, s in by_id.items() if i.startswith("search") and i.endswith(".front"))
+        baseline_series = next(s for i, s in by_id.items() if i.startswith("baseline") and i.endswith(".front"))
         assert search_series["lineStyle"]["type"] != baseline_series["lineStyle"]["type"]
-    drawn = series(pareto_chart(THREE.front(), THREE.points()))
-    symbols = [drawn[f"search.measured.{s}"]["symbol"] for s in ("verified", "unverified", "violated")]
+    by_id = series(pareto_chart(THREE.front(), THREE.points()))
+    symbols = [by_id[f"search.measured.{s}"]["symbol"] for s in ("verified", "unverified", "violated")]
     assert len(set(symbols)) == 3
-    assert drawn["baseline.measured.verified"]["symbol"] not in symbols
+    assert by_id["baseline.measured.verified"]["symbol"] not in symbols
 
 
 def test_violated_candidates_are_marked() -> None:
     points = THREE.points()
     broken = {(p.origin, p.arch) for p in points if p.status == "violated"}
     assert broken
-    drawn = series(pareto_chart(THREE.front(), points))
-    marked = [drawn[f"{origin}.measured.violated"] for origin in ("search", "baseline")]
+    by_id = series(pareto_chart(THREE.front(), points))
+    marked = [by_id[f"{origin}.measured.violated"] for origin in ("search", "baseline")]
     assert {(d["origin"], d["arch"]) for s in marked for d in s["data"]} == broken
     assert all(s["itemStyle"]["color"] == BAD and s["symbol"] == "triangle" for s in marked)
 
@@ -222,8 +222,8 @@ def test_hover_escapes_what_comes_from_outside() -> None:
 
 def test_hypervolume_has_search_and_baseline_at_equal_evaluations() -> None:
     view = running().view()
-    drawn = series(hypervolume_chart(view.hypervolume_history))
-    search_series, baseline_series = drawn["search.estimated.hypervolume"], drawn["baseline.estimated.hypervolume"]
+    by_id = series(hypervolume_chart(view.hypervolume_history))
+    search_series, baseline_series = by_id["search.estimated.hypervolume"], by_id["baseline.estimated.hypervolume"]
     assert [d["value"][0] for d in search_series["data"]] == [d["value"][0] for d in baseline_series["data"]]
     assert [d["value"][1] for d in search_series["data"]] == [h.search for h in view.hypervolume_history]
     assert search_series["lineStyle"]["type"] != baseline_series["lineStyle"]["type"]
@@ -232,12 +232,12 @@ def test_hypervolume_has_search_and_baseline_at_equal_evaluations() -> None:
 
 def test_predictor_chart_separates_architectures_above_their_bound() -> None:
     card = make_card("this-machine", 7)
-    drawn = series(predictor_chart(card))
+    by_id = series(predictor_chart(card))
     above = sum(m > u for m, u in zip(card.measured_ms, card.upper_ms, strict=True))
     assert above > 0
-    assert len(drawn["measured.outside"]["data"]) == above
-    assert len(drawn["measured.inside"]["data"]) == len(card.measured_ms) - above
-    assert len(drawn["bound"]["data"]) == len(card.upper_ms)
+    assert len(by_id["measured.outside"]["data"]) == above
+    assert len(by_id["measured.inside"]["data"]) == len(card.measured_ms) - above
+    assert len(by_id["bound"]["data"]) == len(card.upper_ms)
 
 
 @pytest.mark.parametrize(
@@ -259,23 +259,23 @@ def test_axis_ends_are_round_and_hold_the_values(values: list[float], floor: flo
 
 def test_blocks_contain_every_layer_in_order() -> None:
     subnet = FINISHED.subnet(FINISHED.front().points[0].arch, "search")
-    drawn = blocks(subnet.layers, subnet.choices)
-    assert [x for b in drawn for x in b.layers] == subnet.layers
-    assert sum(b.macs for b in drawn) == subnet.point.metrics["macs"].value
-    assert sum(b.params for b in drawn) == subnet.point.metrics["params"].value
-    block = next(b for b in drawn if b.name == "stage1.block1")
+    layer_blocks = blocks(subnet.layers, subnet.choices)
+    assert [x for b in layer_blocks for x in b.layers] == subnet.layers
+    assert sum(b.macs for b in layer_blocks) == subnet.point.metrics["macs"].value
+    assert sum(b.params for b in layer_blocks) == subnet.point.metrics["params"].value
+    block = next(b for b in layer_blocks if b.name == "stage1.block1")
     kernel, expand = subnet.choices["stage1.block1.kernel"], subnet.choices["stage1.block1.expand"]
     assert block.tags[:2] == (f"k{kernel}", f"e{expand:g}")
-    assert architecture_svg(drawn, subnet.input_shape).count("<rect") == len(drawn) + 1
+    assert architecture_svg(layer_blocks, subnet.input_shape).count("<rect") == len(layer_blocks) + 1
 
 
 def test_choices_of_absent_blocks_are_unused() -> None:
     subnet = next(s for p in FINISHED.points() if (s := FINISHED.subnet(p.arch, p.origin)).choices["stage1.depth"] == 1)
-    drawn = blocks(subnet.layers, subnet.choices)
-    assert is_used("stage1.block1.kernel", drawn, subnet.choices)
-    assert not is_used("stage1.block3.kernel", drawn, subnet.choices)
-    assert is_used("resolution", drawn, subnet.choices)
-    assert is_used("stage1.width", drawn, subnet.choices)
+    layer_blocks = blocks(subnet.layers, subnet.choices)
+    assert is_used("stage1.block1.kernel", layer_blocks, subnet.choices)
+    assert not is_used("stage1.block3.kernel", layer_blocks, subnet.choices)
+    assert is_used("resolution", layer_blocks, subnet.choices)
+    assert is_used("stage1.width", layer_blocks, subnet.choices)
 
 
 def test_drawing_escapes_names() -> None:
@@ -291,7 +291,7 @@ def test_spec_text_parses_to_the_same_spec(how: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shown", "expected"),
+    ("text", "expected"),
     [
         (formatting.count(1_234_567), "1.23 M"),
         (formatting.count(999), "999"),
@@ -311,8 +311,8 @@ def test_spec_text_parses_to_the_same_spec(how: Any) -> None:
         ),
     ],
 )
-def test_formatting(shown: str, expected: str) -> None:
-    assert shown == expected
+def test_formatting(text: str, expected: str) -> None:
+    assert text == expected
 
 
 # Statuses
@@ -364,13 +364,13 @@ WEIGHTS = ((0.25, 0.75), (0.9, 0.1))
 
 def test_each_run_is_a_line_of_its_own() -> None:
     runs = by_run([traced(0, 1, entropy=1.5), traced(0, 2, entropy=1.2, eigenvalue=0.3), traced(4, 1, entropy=1.4)])
-    drawn = reading_charts(runs)
-    assert list(drawn) == ["entropy", "eigenvalue"]
-    lines = {s["id"]: [d["value"] for d in s["data"]] for s in drawn["entropy"]["series"]}
+    charts = reading_charts(runs)
+    assert list(charts) == ["entropy", "eigenvalue"]
+    lines = {s["id"]: [d["value"] for d in s["data"]] for s in charts["entropy"]["series"]}
     assert lines == {"trace.entropy.seed 0": [[1, 1.5], [2, 1.2]], "trace.entropy.seed 4": [[1, 1.4]]}
-    assert len({s["lineStyle"]["color"] for s in drawn["entropy"]["series"]}) == 2
-    assert [d["value"] for s in drawn["eigenvalue"]["series"] for d in s["data"]] == [[2, 0.3]]
-    assert "Dominant eigenvalue" in drawn["eigenvalue"]["title"]["text"]
+    assert len({s["lineStyle"]["color"] for s in charts["entropy"]["series"]}) == 2
+    assert [d["value"] for s in charts["eigenvalue"]["series"] for d in s["data"]] == [[2, 0.3]]
+    assert "Dominant eigenvalue" in charts["eigenvalue"]["title"]["text"]
 
 
 def test_runs_are_named_by_seed_or_part_in_order() -> None:
