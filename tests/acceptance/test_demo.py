@@ -10,25 +10,23 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
-from nas.client import Client, Unreachable
+from nas.client import Client
 from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
 from nas.schemas.searches import ExtendBody, SearchSchema
 from server.cli.child_service import RunningService
 from server.cli.demo import DemoProgress, ending, interruption
 from server.cli.running import read_record
 from server.settings import Settings
+from tests.support.waiting import wait_for
 from workers.processes import is_dead
 
 pytestmark = pytest.mark.slow
 NAS = [sys.executable, "-m", "server.cli"]
-T = TypeVar("T")
 
 
 def test_the_demo_ends_with_one_json_object(tmp_path: Path) -> None:
@@ -144,19 +142,6 @@ class Service:
         self.client.close()
         self.child.send_signal(signal.SIGTERM)
         self.child.wait(timeout=60)
-
-
-def wait_for(look: Callable[[], T | None], seconds: float) -> T:
-    """The first answer that is not None; polls, since another process is waited for."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if (found := look()) is not None:
-                return found
-        except Unreachable:
-            pass
-        time.sleep(0.2)
-    raise AssertionError(f"nothing happened within {seconds} s")
 
 
 def test_a_search_survives_kill_9_of_the_whole_service(tmp_path: Path) -> None:

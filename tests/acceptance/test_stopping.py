@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from server.store.store import Store, open_store
-from tests.acceptance.test_demo import wait_for
-from tests.integration.test_dispatcher import submit
 from tests.support import fakes
+from tests.support.dispatching import submit
 from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 from workers.processes import descendants, is_here, send
 
 pytest.importorskip("ray")

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from nas.client import Client
+from nas.core.metrics import spearman
 from nas.core.spec import DeviceSpec, SpaceSpec, TableSpec
 from predictors.storage import load_predictor
 from server.store.store import open_store
-from tests.acceptance.test_demo import wait_for
-from tests.integration.test_tables import spearman
 from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow

@@ -51,10 +51,10 @@ from server.store.database import reading
 from server.store.measurements import LEASE_S, MAX_ATTEMPTS, Task
 from server.store.models import MeasurementRow
 from server.store.store import Store, open_store
-from tests.integration.test_service import serving
 from tests.support import fakes
 from tests.support.databases import postgres_missing, postgres_server, postgres_url
 from tests.support.paths import ROOT
+from tests.support.serving import serving
 from workers import runner
 from workers.dispatcher import Dispatcher
 from workers.following import Ended

@@ -27,8 +27,8 @@ from ray._private.authentication_test_utils import reset_auth_token_state
 
 from nas.core.ports import Lease
 from server.store.store import Store, open_store
-from tests.integration.test_dispatcher import Watched, ended, kinds, submit
 from tests.support import fakes
+from tests.support.dispatching import Watched, ended, kinds, submit
 from workers.dispatcher import Dispatcher
 from workers.processes import descendants, owner_name, send
 from workers.ray_cluster import Cluster, ray_cluster

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from nas.blobs import FolderBlobs
 from nas.core.arch import every
 from nas.core.cost_estimate import DurationRange, StageCost, average_duration, mean_seconds
 from nas.core.errors import MeasurementRefused, UnknownName
-from nas.core.events import Event, Progress, SearchState, StageFinished, fold_all
+from nas.core.events import Event, SearchState, StageFinished, fold_all
 from nas.core.ports import Problem, Resources
 from nas.core.spec import BudgetSpec, ObjectiveSpec, SearchSpec, StrategySpec
 from nas.engine import estimate_search_cost, run_search
@@ -27,8 +25,8 @@ from nas.stages.estimate import EstimateStage, exceeds_space, most_inherited, pr
 from nas.stages.explore import ExploreStage
 from nas.strategies.once_for_all import once_for_all
 from predictors.storage import dump_predictor
-from tests.integration.test_engine import SPEC, RuleDevice, problem
 from tests.support import fakes
+from tests.support.engine import SPEC, RuleDevice, estimate_cost, problem
 from workers.runner import run_job
 
 
@@ -45,18 +43,6 @@ class Ticks:
 
     def __call__(self) -> float:
         return self.now
-
-
-def estimated(folder: Path, p: Problem, stages: object = None, device: object = None) -> CostEstimateSchema:
-    ticks = count()  # every look at the clock takes a second
-    clock = lambda: float(next(ticks))  # noqa: E731
-    resources = Resources(FolderBlobs(folder), device or RuleDevice(), clock, worker="bench")  # type: ignore[arg-type]
-    events: list[Event] = list(estimate_search_cost(p, stages or once_for_all(p), resources, SearchState()))  # type: ignore[arg-type]
-    last = events[-1]
-    assert isinstance(last, StageFinished)
-    assert last.stage == "price"
-    assert next(e.message for e in events if isinstance(e, Progress)).startswith("timing ")
-    return CostEstimateSchema.model_validate(json.loads(json.dumps(last.result)))
 
 
 # From few steps to all
@@ -122,7 +108,7 @@ def test_peak_memory_is_that_since_it_was_forgotten() -> None:
 
 def test_every_stage_of_a_search_says_what_it_takes(tmp_path: Path) -> None:
     device = RuleDevice()
-    cost = estimated(tmp_path, problem(), device=device)
+    cost = estimate_cost(tmp_path, problem(), device=device)
     assert [s.stage for s in cost.stages] == ["estimate", "train", "explore", "verify", "export"]
     assert (cost.confidence, cost.worker, cost.evaluations) == ("measured", "bench", 16)
     for s in cost.stages:
@@ -145,14 +131,14 @@ def test_every_stage_of_a_search_says_what_it_takes(tmp_path: Path) -> None:
 
 
 def test_more_of_everything_costs_more(tmp_path: Path) -> None:
-    small = estimated(tmp_path, problem())
+    small = estimate_cost(tmp_path, problem())
     more = SPEC.model_copy(
         update={
             "strategy": StrategySpec(params={"epochs": 60, "batch_size": 40}),
             "budget": BudgetSpec(evaluations=160, verified=16),
         }
     )
-    large = estimated(tmp_path, problem(more))
+    large = estimate_cost(tmp_path, problem(more))
     for a, b in zip(small.stages[1:4], large.stages[1:4], strict=True):
         assert (b.seconds or 0.0) > 2 * (a.seconds or 0.0)
         assert b.steps > 2 * a.steps
@@ -162,7 +148,7 @@ def test_a_reused_supernet_costs_no_training(tmp_path: Path) -> None:
     p = problem()
     events = run_search(p, once_for_all(p)[:2], Resources(FolderBlobs(tmp_path), RuleDevice(), Ticks()), SearchState())
     supernet = fold_all(events).finished["train"]["supernet"]
-    cost = estimated(tmp_path, problem(supernet=supernet))
+    cost = estimate_cost(tmp_path, problem(supernet=supernet))
     train = cost.stages[1]
     assert (train.seconds, train.high_s, train.steps, train.timed) == (0.0, 0.0, 0, 0)
     assert "trained already" in train.note
@@ -179,7 +165,7 @@ class Mystery:
 
 
 def test_a_stage_that_cannot_say_what_it_takes_is_named_and_gets_no_number(tmp_path: Path) -> None:
-    cost = estimated(tmp_path, problem(), (EstimateStage(), Mystery()))
+    cost = estimate_cost(tmp_path, problem(), (EstimateStage(), Mystery()))
     estimate, mystery = cost.stages
     assert cost.confidence == "partial"
     assert (mystery.seconds, mystery.low_s, mystery.high_s, mystery.timed) == (None, None, None, 0)
@@ -203,15 +189,15 @@ def test_what_could_not_run_cannot_be_priced(tmp_path: Path) -> None:
         yield
 
     with pytest.raises(MeasurementRefused, match="not the device"):
-        estimated(tmp_path, problem(), once_for_all(problem())[3:], refuses)
+        estimate_cost(tmp_path, problem(), once_for_all(problem())[3:], refuses)
 
 
 def test_bounds_leave_open_how_many_networks_will_be_verified(tmp_path: Path) -> None:
-    free = estimated(tmp_path, problem(), once_for_all(problem())[3:4])
+    free = estimate_cost(tmp_path, problem(), once_for_all(problem())[3:4])
     bounded = SPEC.model_copy(
         update={"objectives": (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency", bound=5.0))}
     )
-    held = estimated(tmp_path, problem(bounded), once_for_all(problem())[3:4])
+    held = estimate_cost(tmp_path, problem(bounded), once_for_all(problem())[3:4])
     assert (held.low_s or 0.0) < 0.5 * (free.low_s or 0.0)
 
 
@@ -261,7 +247,7 @@ def test_a_budget_beyond_a_small_space_is_found_before_it_is_spent() -> None:
 
 
 def test_the_surrogate_of_a_price_needs_no_estimate(tmp_path: Path) -> None:
-    cost = estimated(tmp_path, problem(), (ExploreStage(rounds=1),))
+    cost = estimate_cost(tmp_path, problem(), (ExploreStage(rounds=1),))
     assert cost.stages[0].steps == 32
 
 

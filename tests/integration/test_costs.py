@@ -22,8 +22,8 @@ from nas.export import Footprint, Normalised, footprint, to_onnx
 from nas.spaces.activation_memory import PopulationTrace, peak
 from nas.spaces.costs import COSTS, network_costs
 from nas.stages.estimate import EstimateStage, profile_space, unsupported_objectives
-from tests.integration.test_engine import SPEC, problem, run
 from tests.support import fakes
+from tests.support.engine import SPEC, problem, run
 
 # Odd maps too: halving them takes a border.
 SPACES: list[tuple[str, dict[str, Any], ImageShape]] = [

@@ -17,8 +17,7 @@ from nas.core.fronts import front_of
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.strategies.darts import darts
 from nas.training.progressive import TrainState
-from tests.integration.test_cost_estimates import estimated
-from tests.integration.test_engine import kept, problem, run
+from tests.support.engine import estimate_cost, problem, run, stored
 
 PARAMS: dict[str, Any] = {"preset": "darts", "epochs": 2, "tune_epochs": 1, "batch_size": 40, "seeds": 2}
 SPEC = SearchSpec(
@@ -43,7 +42,7 @@ def _one_thread() -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
     folder = tmp_path_factory.mktemp("blobs")
     torch.set_num_threads(1)
-    return kept(list(run(folder, problem(SPEC)))), folder
+    return stored(list(run(folder, problem(SPEC)))), folder
 
 
 def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
@@ -170,7 +169,7 @@ def test_a_space_without_relaxations_is_refused() -> None:
 
 def test_it_has_a_price(tmp_path: Path) -> None:
     spec = with_params(preset="darts_pt", seeds=1, select_epochs=1)
-    cost = estimated(tmp_path, problem(spec), darts(problem(spec))[:3])
+    cost = estimate_cost(tmp_path, problem(spec), darts(problem(spec))[:3])
     assert [s.stage for s in cost.stages] == ["estimate", "train", "derive"]
     assert all(s.seconds is not None and s.seconds > 0 for s in cost.stages)
     assert cost.stages[1].steps == 2 + 6 + 1

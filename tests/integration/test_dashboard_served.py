@@ -15,11 +15,10 @@ import pytest
 
 from nas.core.access import LOCAL
 from server.store.store import open_store
-from tests.acceptance.test_demo import wait_for
-from tests.integration import test_fleets
-from tests.support import fakes
+from tests.support import fakes, fleets
 from tests.support.browsing import MARKS
 from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 pytestmark = MARKS
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -78,9 +77,9 @@ def test_a_token_lets_in(page: Any, tmp_path: Path) -> None:
 def test_the_device_of_a_fleet_is_chosen_at_the_chart(page: Any, tmp_path: Path) -> None:
     with open_store(f"sqlite:///{tmp_path / 'hwnas.db'}", str(tmp_path / "blobs")) as store:
         fakes.add_device(store)
-        test_fleets.add_board(store)
-        search = fakes.add_search(store, test_fleets.fleet_spec(bounds_ms=test_fleets.BOUNDS))
-        fakes.run_log(store, [*test_fleets.log(), test_fleets.VERIFIED])
+        fleets.add_board(store)
+        search = fakes.add_search(store, fleets.fleet_spec(bounds_ms=fleets.BOUNDS))
+        fakes.run_log(store, [*fleets.log(), fleets.VERIFIED])
     with service(tmp_path) as url:
         page.goto(f"{url}/searches/{search}")
         chart = page.locator(".pareto")

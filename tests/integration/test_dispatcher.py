@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,11 @@ from typing import Any
 import pytest
 
 from nas.core.errors import InvalidSpec
-from nas.core.ports import Lease, Room, Verdict
+from nas.core.ports import Lease, Room
 from nas.core.spec import ResourceSpec
-from nas.schemas.searches import SearchSchema
-from server.store.jobs import SqlJobStore
 from server.store.store import Store, open_store
 from tests.support import fakes
+from tests.support.dispatching import SECONDS, Watched, ended, kinds, submit
 from workers import dispatcher, following
 from workers.following import Ended
 from workers.placing import Node, less, place, wanted
@@ -32,7 +31,6 @@ from workers.ray_cluster import Cluster, ray_cluster
 
 ray = pytest.importorskip("ray")
 
-SECONDS = 60.0
 STUCK_S = 4.0
 
 
@@ -90,39 +88,6 @@ def test_a_process_is_known_dead_only_when_it_is() -> None:
     host, pid, start = owner_name().split(":")
     assert is_dead(f"{host}:{pid}:{start}0")  # another process had this number before
     assert not is_dead(f"elsewhere:{pid}:0")
-
-
-class Watched:
-    """The jobs of a store, with a hook on what is appended and a way to wait for the end of a job."""
-
-    def __init__(self, jobs: SqlJobStore) -> None:
-        self._jobs = jobs
-        self.on_append: Callable[[Lease, Sequence[Mapping[str, Any]]], None] = lambda *_: None
-        self.ends = threading.Semaphore(0)
-        self.lost = threading.Semaphore(0)
-        self.appends = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._jobs, name)
-
-    def append(self, lease: Lease, batch: int, events: Sequence[Mapping[str, Any]], seconds: float) -> Verdict:
-        verdict = self._jobs.append(lease, batch, events, seconds)
-        self.appends += 1
-        if verdict == "lost":
-            self.lost.release()
-        self.on_append(lease, events)
-        return verdict
-
-    def finish(self, lease: Lease, status: Any, error: str | None = None) -> bool:
-        done = self._jobs.finish(lease, status, error)
-        self.ends.release()
-        return done
-
-    def release(self, lease: Lease, crash: str | None = None) -> bool:
-        done = self._jobs.release(lease, crash)
-        if crash is None:
-            self.ends.release()
-        return done
 
 
 class Held:
@@ -278,21 +243,6 @@ def running(watched: Watched, cluster: Cluster) -> Iterator[dispatcher.Dispatche
     started.start()
     yield started
     started.stop(0.0)
-
-
-def submit(store: Store, act: str, **changes: Any) -> str:
-    spec = fakes.search_spec(strategy={"name": "plain", "params": {"act": act}}, **changes)
-    return fakes.add_search(store, spec)
-
-
-def ended(store: Store, watched: Watched, search: str) -> SearchSchema:
-    assert watched.ends.acquire(timeout=SECONDS)
-    return store.queries.search(search)
-
-
-def kinds(store: Store, search: str) -> list[str]:
-    page, _ = store.queries.events(search, 0, 1000)
-    return [e.body["kind"] for e in page.items if e.body["kind"] not in ("progress", "status")]
 
 
 @pytest.mark.slow

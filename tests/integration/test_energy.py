@@ -25,8 +25,8 @@ from predictors.onboarding.from_table import onboard_from_table
 from predictors.storage import load_predictor
 from server.cli import render
 from server.store.store import Store
-from tests.integration.test_tables import api, csv_of, plugins, store, upload  # noqa: F401  # fixtures
 from tests.support import fakes
+from tests.support.tables import csv_of, table_api, table_plugins, table_store, upload  # noqa: F401  # fixtures
 
 TINY = fakes.TinySpace({}, ImageShape(1, 8, 8, 10))
 GENES = np.unique(TINY.canonical(np.array(list(product(range(4), repeat=3)))), axis=0)
@@ -38,7 +38,7 @@ def table(energy_mj: Any = ENERGY_MJ) -> bytes:
     return csv_of([("arch", "ms", "energy_mj"), *rows])
 
 
-def added(api: TestClient, store: Store, name: str, data: bytes) -> list[Any]:  # noqa: F811
+def added(api: TestClient, store: Store, name: str, data: bytes) -> list[Any]:
     blob = upload(api, data).json()["blob"]
     spec = fakes.device_spec(name=name, source="table", table={"blob": blob}, predictor="bayesian_linear")
     assert api.post("/v1/devices", json=spec.model_dump(mode="json")).status_code == 201
@@ -56,7 +56,7 @@ def search(device: str, bound: float | None) -> dict[str, Any]:
     return fakes.search_spec(device=device, objectives=objectives).model_dump(mode="json")
 
 
-def test_a_table_with_energies_makes_energy_an_objective(api: TestClient, store: Store) -> None:  # noqa: F811
+def test_a_table_with_energies_makes_energy_an_objective(api: TestClient, store: Store) -> None:
     added(api, store, "phone", table())
     [card] = DeviceSchema.model_validate(api.get("/v1/devices/phone").json()).predictors
     assert card.energy is not None
@@ -85,7 +85,7 @@ def test_a_table_with_energies_makes_energy_an_objective(api: TestClient, store:
     assert predictor.predict(TINY.features(GENES)).mean_ms == pytest.approx(ENERGY_MJ, rel=0.15)
 
 
-def test_a_device_without_energies_is_refused(api: TestClient, store: Store) -> None:  # noqa: F811
+def test_a_device_without_energies_is_refused(api: TestClient, store: Store) -> None:
     fakes.add_device(store, fakes.device_spec(name="bench"))
     refused = api.post("/v1/searches", json=search("bench", None))
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_spec")
@@ -93,7 +93,7 @@ def test_a_device_without_energies_is_refused(api: TestClient, store: Store) -> 
     assert "energy_mj" in refused.json()["message"]
 
 
-def test_energies_of_several_devices_are_left_out_with_a_warning(api: TestClient, store: Store) -> None:  # noqa: F811
+def test_energies_of_several_devices_are_left_out_with_a_warning(api: TestClient, store: Store) -> None:
     rows = [("-".join(map(str, g)), 1.0 + g.sum(), 2.0 + g.sum(), 3.0) for g in GENES]
     events = added(api, store, "b", csv_of([("arch", "ms.a", "ms.b", "energy_mj"), *rows]))
     assert any(isinstance(e, Warned) and "energies" in e.message for e in events)

@@ -4,20 +4,15 @@ it is cut."""
 from __future__ import annotations
 
 import io
-import json
 import zipfile
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 import torch
 
 from nas.blobs import FolderBlobs
 from nas.core import registry
-from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.errors import InfeasibleBound, InvalidSpec, StorageError
 from nas.core.events import (
     Checkpoint,
@@ -25,54 +20,12 @@ from nas.core.events import (
     Event,
     Measured,
     Progress,
-    SearchState,
     Warned,
-    decode,
-    encode,
     fold_all,
 )
 from nas.core.fronts import front_of
-from nas.core.ports import Problem, Resources
-from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
-from nas.engine import run_search
-
-SPACE = {"preset": "digits", "resolutions": [4, 6], "depths": [1, 2], "final": 32, "hidden": 32}
-SPEC = SearchSpec(
-    space=SpaceSpec(params=SPACE),
-    data=DataSpec(params={"max_train": 160, "max_val": 120, "max_test": 120}),
-    strategy=StrategySpec(params={"epochs": 2, "batch_size": 40, "checkpoint_s": 1e-9}),
-    budget=BudgetSpec(evaluations=16, verified=4),
-    export=ExportSpec(count=2, int8=False),
-)
-
-
-class RulePredictor:
-    """Knows the device's rule: a millionth of a millisecond per multiplication, and a bound 10 % above."""
-
-    family = "rule"
-
-    def predict(self, features_NF: np.ndarray) -> Latency:
-        mean = 0.01 + features_NF.sum(axis=1) * 1e-4
-        return Latency(mean, 1.1 * mean)
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        return {}
-
-
-class RuleDevice:
-    """Latency by the number of weights in the ONNX file; counts what it measured."""
-
-    def __init__(self) -> None:
-        self.measured = 0
-
-    def __call__(
-        self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]
-    ) -> Iterator[Measurement]:
-        for model in models:
-            self.measured += 1
-            weights = onnx.load_model_from_string(model).graph.initializer
-            ms = 0.01 + 1e-6 * sum(int(np.prod(w.dims)) for w in weights)
-            yield Measurement("protocol", profile.id, ms, ms, ms, 9, 0.0, 1.0)
+from nas.core.spec import BudgetSpec, ObjectiveSpec, StrategySpec
+from tests.support.engine import SPEC, RuleDevice, problem, run, stored
 
 
 @pytest.fixture(autouse=True)
@@ -80,31 +33,11 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def problem(spec: SearchSpec = SPEC, supernet: str | None = None, parent: SearchState | None = None) -> Problem:
-    data = registry.load("nas.datasets", spec.data.name)(spec.data, spec.data.seed)
-    space = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, data.shape)
-    profile = DeviceProfile("rule", "m", "p", 1, "r", "1", "os")
-    inherited = tuple(parent.candidates.values()) if parent is not None else ()
-    return Problem(spec, space, data, profile, RulePredictor(), supernet, inherited)  # type: ignore[arg-type]
-
-
-def run(folder: Path, p: Problem, events: Sequence[Event] = (), device: RuleDevice | None = None) -> Iterator[Event]:
-    ticks = count()
-    resources = Resources(FolderBlobs(folder), device or RuleDevice(), lambda: float(next(ticks)))
-    stages = registry.load("nas.strategies", p.spec.strategy.name)(p)
-    return run_search(p, stages, resources, fold_all(events))
-
-
-def kept(events: Sequence[Event]) -> list[Event]:
-    """As a database would give them back."""
-    return [decode(json.loads(json.dumps(encode(e)))) for e in events]
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
     folder = tmp_path_factory.mktemp("blobs")
     torch.set_num_threads(1)
-    return kept(list(run(folder, problem()))), folder
+    return stored(list(run(folder, problem()))), folder
 
 
 def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
@@ -145,7 +78,7 @@ def test_a_search_that_is_cut_anywhere_ends_the_same(whole: tuple[list[Event], P
 def test_a_search_takes_the_explorer_that_its_spec_names_and_ends_the_same_when_cut(tmp_path: Path) -> None:
     params = {**SPEC.strategy.params, "explorer": "bayesian"}
     spec = SPEC.model_copy(update={"strategy": StrategySpec(params=params)})
-    events = kept(list(run(tmp_path, problem(spec))))
+    events = stored(list(run(tmp_path, problem(spec))))
     state = fold_all(events)
     assert len(state.of("search")) == len(state.of("baseline")) == 16
     assert front_of(spec, state).members

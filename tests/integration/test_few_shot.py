@@ -20,7 +20,7 @@ from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.events import Checkpoint, Event, Traced, fold_all
 from nas.core.fronts import front_of
 from nas.core.ports import ImageShape, SearchSpace
-from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.core.spec import SpaceSpec, StrategySpec
 from nas.stages.sub_supernets import _longest
 from nas.strategies.few_shot import few_shot
 from nas.supernet import Supernet
@@ -34,26 +34,10 @@ from nas.training.fewshot.partition import (
 )
 from nas.training.fewshot.routed_supernet import RoutedSupernet, split_supernet, supernet_from_weights
 from nas.training.progressive import TrainState
-from tests.integration.test_engine import kept, problem, run
+from tests.support.engine import problem, run, stored
+from tests.support.few_shot import MOBILE, PARAMS, SPEC
 
 SHAPE = ImageShape(3, 16, 16, 5)
-PARAMS: dict[str, Any] = {
-    "parts": 2,
-    "repeats": 1,
-    "warmup_epochs": 2,
-    "part_epochs": 1,
-    "batch_size": 40,
-    "trust_networks": 4,
-    "trust_epochs": 1,
-}
-SPEC = SearchSpec(
-    space=SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4}),
-    data=DataSpec(params={"max_train": 160, "max_val": 80, "max_test": 80}),
-    strategy=StrategySpec(name="few_shot", params={**PARAMS, "checkpoint_s": 1e-9}),
-    budget=BudgetSpec(evaluations=8, verified=2),
-    export=ExportSpec(count=1, int8=False),
-)
-MOBILE = {"preset": "digits", "resolutions": [4, 6], "depths": [1, 2], "final": 32, "hidden": 32}
 
 
 @pytest.fixture(autouse=True)
@@ -258,7 +242,7 @@ def test_an_incomplete_partition_is_refused() -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
     folder = tmp_path_factory.mktemp("blobs")
     torch.set_num_threads(1)
-    return kept(list(run(folder, problem(SPEC)))), folder
+    return stored(list(run(folder, problem(SPEC)))), folder
 
 
 def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
@@ -340,7 +324,7 @@ def test_a_hook_may_train_the_parts_elsewhere_in_any_order(tmp_path: Path) -> No
 
     from nas.core.ports import Resources
     from nas.engine import run_search
-    from tests.integration.test_engine import RuleDevice
+    from tests.support.engine import RuleDevice
 
     def backwards(stages: Any, p: Any, resources: Any, state: Any) -> Iterator[Event]:
         for stage in reversed(stages):
@@ -382,14 +366,14 @@ def test_impossible_parameters_are_refused(params: dict[str, Any], message: str)
 
 
 def test_it_has_a_price(tmp_path: Path) -> None:
-    from tests.integration.test_cost_estimates import estimated
+    from tests.support.engine import estimate_cost
 
-    cost = estimated(tmp_path, problem(SPEC), few_shot(problem(SPEC))[:5])
+    cost = estimate_cost(tmp_path, problem(SPEC), few_shot(problem(SPEC))[:5])
     assert [s.stage for s in cost.stages] == ["estimate", "warm_up", "split", "train", "trust"]
     assert all(s.seconds is not None and s.seconds > 0 for s in cost.stages)
     params = {**PARAMS, "compare_one_shot": False}
     alone = few_shot(problem(SPEC.model_copy(update={"strategy": StrategySpec(name="few_shot", params=params)})))[3]
-    [without] = estimated(tmp_path, problem(SPEC), (alone,)).stages
+    [without] = estimate_cost(tmp_path, problem(SPEC), (alone,)).stages
     assert cost.stages[3].steps == 2 * without.steps > 0
 
 

@@ -31,10 +31,9 @@ from nas.training.gradient.options import DartsParams
 from nas.training.gradient.search import Search, search
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
-from tests.integration.test_cost_estimates import estimated
-from tests.integration.test_engine import kept, problem, run
-from tests.integration.test_few_shot import MOBILE
-from tests.integration.test_few_shot import PARAMS as FEW_SHOT
+from tests.support.engine import estimate_cost, problem, run, stored
+from tests.support.few_shot import MOBILE
+from tests.support.few_shot import PARAMS as FEW_SHOT
 
 SEARCHES = ["darts", "gdas", "snas", "proxyless"]
 
@@ -244,7 +243,7 @@ def until(stream: Iterator[Event], stage: str) -> Iterator[Event]:
 
 
 def test_parts_that_are_searched_by_gradient_give_the_first_candidates(tmp_path: Path) -> None:
-    events = kept(list(run(tmp_path, problem(SPEC))))
+    events = stored(list(run(tmp_path, problem(SPEC))))
     state = fold_all(events)
     assert tuple(state.finished) == few_shot.stage_names(SPEC.strategy.params)  # type: ignore[attr-defined]
     assert "derive" in state.finished
@@ -304,7 +303,7 @@ def test_other_searches_by_gradient_reach_their_networks(search: str, tmp_path: 
 
 
 def test_a_search_by_gradient_has_a_price(tmp_path: Path) -> None:
-    cost = estimated(tmp_path, problem(SPEC), few_shot(problem(SPEC))[3:4])
+    cost = estimate_cost(tmp_path, problem(SPEC), few_shot(problem(SPEC))[3:4])
     assert cost.stages[0].seconds is not None
     assert cost.stages[0].seconds > 0
 

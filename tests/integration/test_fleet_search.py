@@ -30,8 +30,8 @@ from nas.schemas.searches import SearchSchema
 from server.api.app import create_app
 from server.settings import Settings
 from server.store.store import Store, open_store
-from tests.integration.test_engine import SPEC, RuleDevice, kept
 from tests.support import fakes
+from tests.support.engine import SPEC, RuleDevice, stored
 from workers.runner import run_job
 
 WIDE, DEEP = "wide", "deep"
@@ -107,7 +107,7 @@ def each(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
     """A search for a front on each device, without a break."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("blobs")
-    return kept(list(run(folder, problem(FleetSpec(devices=(WIDE, DEEP), front="each"))))), folder
+    return stored(list(run(folder, problem(FleetSpec(devices=(WIDE, DEEP), front="each"))))), folder
 
 
 def test_one_training_gives_each_device_a_front_of_its_own(each: tuple[list[Event], Path]) -> None:

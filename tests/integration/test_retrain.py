@@ -8,24 +8,18 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from nas.blobs import FolderBlobs
-from nas.core.arch import as_archs, sample
 from nas.core.cost_estimate import StageCost
 from nas.core.errors import Diverged, HwnasError, InvalidSpec
 from nas.core.events import (
-    Candidate,
     Checkpoint,
-    Evaluated,
     Event,
-    Origin,
     Progress,
     SearchState,
-    StageFinished,
     Warned,
     fold_all,
 )
@@ -33,11 +27,10 @@ from nas.core.fronts import front_of
 from nas.core.ports import Problem, Resources
 from nas.core.spec import BudgetSpec, DataSpec, RetrainSpec, SearchSpec, SpaceSpec, StrategySpec, parse_spec
 from nas.engine import run_search, stage_names, stages_of
-from nas.objectives import cheap_metrics
 from nas.stages.retrain import RetrainStage
 from nas.training.standalone import unpack
-from tests.integration.test_engine import SPEC, RuleDevice, kept, problem
 from tests.support import fakes
+from tests.support.engine import SPEC, RuleDevice, problem, stored, two_candidates
 
 WANTED = RetrainSpec(networks=2, epochs=3, trials=3, seeds=2, batch_size=40)
 RETRAINED = SPEC.model_copy(update={"retrain": WANTED, "budget": BudgetSpec(evaluations=8, verified=2)})
@@ -61,27 +54,11 @@ def retrain(folder: Path, p: Problem, events: Sequence[Event]) -> Iterator[Event
     return run_search(p, [RetrainStage()], resources, fold_all(events))
 
 
-def found(p: Problem) -> Iterator[Event]:
-    """What stages before have left: one network that both origins have found, and a smaller one of the search."""
-    yield StageFinished("estimate", 0.0, {"reference": {"accuracy": 10.0, "latency": 1e9, "params": 1e9, "macs": 1e9}})
-    genes_NG = p.space.canonical(sample(p.space.decisions, np.random.default_rng(0), 2))
-    cheap = cheap_metrics(p, genes_NG)
-    small, large = np.argsort(cheap["predicted_ms"]).tolist()
-    archs = as_archs(p.space.id, genes_NG)
-
-    def candidate(i: int, origin: Origin, accuracy: float) -> Candidate:
-        return Candidate(archs[i], origin, {**{k: float(v[i]) for k, v in cheap.items()}, "val_accuracy": accuracy})
-
-    yield Evaluated(
-        (candidate(large, "search", 50.0), candidate(small, "search", 40.0), candidate(large, "baseline", 50.0))
-    )
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
     folder = tmp_path_factory.mktemp("blobs")
     torch.set_num_threads(1)
-    return kept(list(run(folder, problem(RETRAINED)))), folder
+    return stored(list(run(folder, problem(RETRAINED)))), folder
 
 
 def test_the_front_is_that_of_the_retrained(whole: tuple[list[Event], Path]) -> None:
@@ -154,8 +131,8 @@ def test_a_search_that_is_cut_anywhere_ends_the_same(whole: tuple[list[Event], P
 
 def test_training_that_is_cut_after_any_event_ends_the_same_and_repeats_no_trial(tmp_path: Path) -> None:
     p = problem(RETRAINED.model_copy(update={"retrain": WANTED.model_copy(update={"trials": 2})}))
-    begun = list(found(p))
-    events = [*begun, *kept(list(retrain(tmp_path, p, begun)))]
+    begun = list(two_candidates(p))
+    events = [*begun, *stored(list(retrain(tmp_path, p, begun)))]
     expected = fold_all(events)
     for cut in range(len(begun), len(events), 3):
         before = events[:cut]
@@ -211,7 +188,7 @@ def test_training_alone_learns(tmp_path: Path) -> None:
         }
     )
     p = problem(spec)
-    begun = list(found(p))
+    begun = list(two_candidates(p))
     state = fold_all([*begun, *retrain(tmp_path, p, begun)])
     [network] = state.finished["retrain"]["networks"].values()
     assert network["trained_accuracy"] > 60.0

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from nas.client import Client
 from nas.core.errors import InfeasibleBound, NotFound
@@ -17,28 +13,7 @@ from server.api.app import create_app
 from server.settings import Settings
 from server.store.store import open_store
 from tests.support import fakes
-
-
-@contextmanager
-def serving(app: object) -> Iterator[str]:
-    """The address of a server that runs while the block lasts."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))  # type: ignore[arg-type]
-    up = threading.Event()
-    startup = server.startup
-
-    async def started(sockets: object = None) -> None:
-        await startup(sockets=sockets)  # type: ignore[arg-type]
-        up.set()
-
-    server.startup = started  # type: ignore[method-assign, assignment]
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        assert up.wait(30)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
+from tests.support.serving import serving
 
 
 def test_a_search_from_submission_to_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,8 @@ from nas.core.ports import Lease, Resources, Stage
 from nas.core.spec import DataSpec, ResourceSpec, SpaceSpec
 from nas.stages.sub_supernets import SubSupernetsStage
 from nas.strategies.few_shot import few_shot
-from tests.integration.test_engine import RuleDevice, problem
-from tests.integration.test_few_shot import PARAMS, SPEC
+from tests.support.engine import RuleDevice, problem
+from tests.support.few_shot import PARAMS, SPEC
 from workers.following import Ended
 from workers.parts import RETRIES, ray_together
 from workers.processes import descendants

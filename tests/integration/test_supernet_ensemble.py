@@ -25,8 +25,7 @@ from nas.training.fewshot.routed_supernet import RoutedSupernet
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, TrainState, uniform
 from server.store.trust import trust_view
-from tests.integration.test_cost_estimates import estimated
-from tests.integration.test_engine import kept, problem, run
+from tests.support.engine import estimate_cost, problem, run, stored
 
 
 @pytest.fixture(autouse=True)
@@ -232,7 +231,7 @@ SPEC = SearchSpec(
 
 
 def test_an_ensemble_search_ends_with_a_verified_front_and_the_same_when_resumed(tmp_path: Path) -> None:
-    events = kept(list(run(tmp_path, problem(SPEC))))
+    events = stored(list(run(tmp_path, problem(SPEC))))
     expected = fold_all(events)
     assert tuple(expected.finished) == few_shot.stage_names(PARAMS)  # type: ignore[attr-defined]
     front = front_of(SPEC, expected)
@@ -265,7 +264,7 @@ def test_an_ensemble_search_ends_with_a_verified_front_and_the_same_when_resumed
 
 
 def test_a_mixture_has_a_price(tmp_path: Path) -> None:
-    cost = estimated(tmp_path, problem(SPEC), few_shot(problem(SPEC))[2:4])
+    cost = estimate_cost(tmp_path, problem(SPEC), few_shot(problem(SPEC))[2:4])
     assert [s.stage for s in cost.stages] == ["split", "train"]
     assert cost.stages[1].seconds is not None
     assert cost.stages[1].seconds > 0

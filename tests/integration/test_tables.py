@@ -21,83 +21,26 @@ from hypothesis import strategies as st
 
 from nas.blobs import FolderBlobs
 from nas.client import Client
-from nas.core.arch import Arch, Decision, Floats, Genes, as_archs, one_hot, sample
+from nas.core.arch import Floats, Genes, as_archs, sample
 from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidData, InvalidInput, InvalidSpec
 from nas.core.events import Event, Measured, SearchState, StageFinished, fold_all
-from nas.core.layers import CustomLayer, Layer
 from nas.core.metrics import spearman
 from nas.core.ports import ImageShape
 from nas.core.spec import DeviceSpec, RooflineSpec, TableSpec, parse_spec
 from nas.schemas.devices import DeviceSchema
-from predictors.families.auto import AutoPredictor
-from predictors.families.bayesian_linear import BayesianLinear
-from predictors.families.transfer import Transfer
 from predictors.onboarding.from_table import onboard_from_table
 from predictors.onboarding.measured import onboard
 from predictors.onboarding.roofline import roofline_ms
 from predictors.onboarding.tables import RawTable, check_table, read_table
 from predictors.storage import dump_measured, load_measured, load_predictor
-from server.api.app import create_app
 from server.api.limits import MAX_BODY, MAX_FILE
-from server.settings import Settings
-from server.store.store import Store, open_store
+from server.store.store import Store
 from tests.support import fakes
-
-
-class Layers(fakes.TinySpace):
-    """A space that nobody has seen: 22 layers with 9 operations each."""
-
-    name = "layers"
-
-    def __init__(self, params: Mapping[str, Any], shape: ImageShape) -> None:
-        super().__init__(params, shape)
-        self.decisions = tuple(Decision(f"layer{i}", tuple(f"op{k}" for k in range(9))) for i in range(22))
-
-    @property
-    def id(self) -> str:
-        return "layers-1"
-
-    def canonical(self, genes_NG: Genes) -> Genes:
-        return genes_NG
-
-    def features(self, genes_NG: Genes) -> Floats:
-        return one_hot(self.decisions, genes_NG)
-
-    def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        return {"params": 1.0 + genes_NG.sum(1), "macs": 1e4 * (1.0 + genes_NG.sum(1))}
-
-    def layers(self, arch: Arch) -> list[Layer]:
-        return [CustomLayer("l", (), (1, 8, 8), (4, 8, 8), "conv", 10 * (1 + g), 1000 * (1 + g)) for g in arch.genes]
-
+from tests.support.tables import Layers, csv_of, table_api, table_plugins, table_store, upload  # noqa: F401  # fixtures
 
 TINY = fakes.TinySpace({}, ImageShape(1, 8, 8, 10))
 WIDE = Layers({}, ImageShape(1, 8, 8, 10))
-
-
-@pytest.fixture
-def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes.use_plugins(monkeypatch)
-    monkeypatch.setitem(fakes.PLUGINS["nas.search_spaces"], "layers", Layers)
-    monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "bayesian_linear", BayesianLinear)
-    monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "best", AutoPredictor)
-    monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "transfer", Transfer)
-
-
-@pytest.fixture
-def store(tmp_path: Path, plugins: None) -> Iterator[Store]:
-    with open_store(f"sqlite:///{tmp_path}/db", str(tmp_path / "blobs"), fakes.Clock()) as opened:
-        fakes.add_device(opened)
-        yield opened
-
-
-@pytest.fixture
-def api(store: Store, tmp_path: Path) -> TestClient:
-    return TestClient(create_app(Settings(home=tmp_path), store), "http://127.0.0.1", raise_server_exceptions=False)
-
-
-def csv_of(rows: Sequence[Sequence[object]]) -> bytes:
-    return "\n".join(",".join(map(str, row)) for row in rows).encode()
 
 
 def tiny(*values: object, header: str = "arch,ms") -> bytes:
@@ -433,10 +376,6 @@ def test_which_devices_are_relatives_of_another(api: TestClient, store: Store) -
 
 
 # Over REST
-
-
-def upload(api: TestClient, data: bytes, media: str = "text/csv") -> httpx.Response:
-    return api.post("/v1/tables", content=data, headers={"Content-Type": media})
 
 
 def test_a_table_goes_from_upload_to_device(api: TestClient, store: Store) -> None:

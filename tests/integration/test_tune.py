@@ -20,8 +20,7 @@ from nas.core.ports import Lease, Resources
 from nas.core.spec import BudgetSpec, ResourceSpec, RetrainSpec
 from nas.core.tuning import EpochResult, Hyperparameter, Trial, TrialRequest, TrialState, TuningPlan
 from nas.stages.retrain import RetrainStage
-from tests.integration.test_engine import SPEC, RuleDevice, problem
-from tests.integration.test_retrain import found
+from tests.support.engine import SPEC, RuleDevice, problem, two_candidates
 from workers.following import Ended
 from workers.ray_cluster import Cluster, ray_cluster
 from workers.tune import ray_tuner
@@ -122,7 +121,7 @@ def test_bad_trial_is_pruned_and_ended_trials_are_not_repeated(cluster: Cluster)
 
 
 def test_retrain_stage_runs_its_trials_on_ray(cluster: Cluster) -> None:
-    before = [encode(event) for event in found(problem(SPEC_OF_TWO))]
+    before = [encode(event) for event in two_candidates(problem(SPEC_OF_TWO))]
     state = fold_all(decode(r) for r in [*before, *run(cluster, "stage", before)])
     result = state.finished["retrain"]
     [arch_id] = result["networks"]

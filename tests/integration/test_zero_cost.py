@@ -26,7 +26,7 @@ from nas.explorers.bayesian import WarpedGP, _encode
 from nas.stages.proxies import ProxyAwareSpace, ProxyStage, Scores
 from nas.strategies.zero_cost import check
 from search_spaces.mobilenet_v3.space import build
-from tests.integration.test_engine import RuleDevice, problem
+from tests.support.engine import RuleDevice, problem
 
 SPEC = SearchSpec(
     space=SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4}),

@@ -12,34 +12,13 @@ from benchmarks.darts_step import plain_mix
 from nas.core.arch import Arch, sample, space_size
 from nas.core.errors import InvalidInput, InvalidSpec, UnknownName
 from nas.core.ports import ImageShape
-from search_spaces.darts_cell.cell import EDGES, NONE, OPERATIONS, PAIRS, Genotype, from_genotype, genotype
+from search_spaces.darts_cell.cell import EDGES, NONE, OPERATIONS, PAIRS, from_genotype, genotype
 from search_spaces.darts_cell.network import DartsSupernet, from_quarters, to_quarters
 from search_spaces.darts_cell.space import DartsCell, build
+from tests.support.darts import DARTS_V2
 
 CIFAR = ImageShape(3, 32, 32, 10)
 TINY: DartsCell = build({"preset": "digits"}, ImageShape(1, 8, 8, 4))
-DARTS_V2: Genotype = {
-    "normal": (
-        ("sep_conv_3x3", 0),
-        ("sep_conv_3x3", 1),
-        ("sep_conv_3x3", 0),
-        ("sep_conv_3x3", 1),
-        ("sep_conv_3x3", 1),
-        ("skip_connect", 0),
-        ("skip_connect", 0),
-        ("dil_conv_3x3", 2),
-    ),
-    "reduce": (
-        ("max_pool_3x3", 0),
-        ("max_pool_3x3", 1),
-        ("skip_connect", 2),
-        ("max_pool_3x3", 1),
-        ("max_pool_3x3", 0),
-        ("skip_connect", 2),
-        ("skip_connect", 2),
-        ("max_pool_3x3", 1),
-    ),
-}
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from nas.core.ports import Explorer, History, ImageShape
 from nas.explorers import bayesian, nsga2, random
 from search_spaces.nas_bench_201.cell import from_string
 from search_spaces.nas_bench_201.space import NasBench201, SpaceParams
-from tests.unit.nas.explorers.test_explorers import explored, feasible_volume, no_history, planted, space_of
+from tests.support.explorers import explored, feasible_volume, no_history, planted, space_of
 
 TABLE = Path(ROOT.parent, "shared", "data", "nb201.npz")
 

@@ -21,7 +21,7 @@ from search_spaces.darts_cell.space import build
 from search_spaces.mobilenet_v3.space import build as mobile
 from search_spaces.nas_bench_201.cell import CONV3, NONE, SKIP
 from search_spaces.nas_bench_201.space import build as bench201
-from tests.unit.search_spaces.test_darts_cell import DARTS_V2
+from tests.support.darts import DARTS_V2
 
 DIGITS = ImageShape(1, 8, 8, 10)
 

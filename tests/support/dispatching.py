@@ -1,0 +1,63 @@
+"""Jobs on a dispatcher, and what the store holds of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from nas.core.ports import Lease, Verdict
+from nas.schemas.searches import SearchSchema
+from server.store.jobs import SqlJobStore
+from server.store.store import Store
+from tests.support import fakes
+
+SECONDS = 60.0
+
+
+class Watched:
+    """The jobs of a store, with a hook on what is appended and a way to wait for the end of a job."""
+
+    def __init__(self, jobs: SqlJobStore) -> None:
+        self._jobs = jobs
+        self.on_append: Callable[[Lease, Sequence[Mapping[str, Any]]], None] = lambda *_: None
+        self.ends = threading.Semaphore(0)
+        self.lost = threading.Semaphore(0)
+        self.appends = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._jobs, name)
+
+    def append(self, lease: Lease, batch: int, events: Sequence[Mapping[str, Any]], seconds: float) -> Verdict:
+        verdict = self._jobs.append(lease, batch, events, seconds)
+        self.appends += 1
+        if verdict == "lost":
+            self.lost.release()
+        self.on_append(lease, events)
+        return verdict
+
+    def finish(self, lease: Lease, status: Any, error: str | None = None) -> bool:
+        done = self._jobs.finish(lease, status, error)
+        self.ends.release()
+        return done
+
+    def release(self, lease: Lease, crash: str | None = None) -> bool:
+        done = self._jobs.release(lease, crash)
+        if crash is None:
+            self.ends.release()
+        return done
+
+
+def submit(store: Store, act: str, **changes: Any) -> str:
+    spec = fakes.search_spec(strategy={"name": "plain", "params": {"act": act}}, **changes)
+    return fakes.add_search(store, spec)
+
+
+def ended(store: Store, watched: Watched, search: str) -> SearchSchema:
+    assert watched.ends.acquire(timeout=SECONDS)
+    return store.queries.search(search)
+
+
+def kinds(store: Store, search: str) -> list[str]:
+    page, _ = store.queries.events(search, 0, 1000)
+    return [e.body["kind"] for e in page.items if e.body["kind"] not in ("progress", "status")]

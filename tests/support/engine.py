@@ -1,0 +1,122 @@
+"""Small whole searches in one process, on a device whose latency follows a rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from nas.blobs import FolderBlobs
+from nas.core import registry
+from nas.core.arch import as_archs, sample
+from nas.core.device import DeviceProfile, Latency, Measurement
+from nas.core.events import (
+    Candidate,
+    Evaluated,
+    Event,
+    Origin,
+    Progress,
+    SearchState,
+    StageFinished,
+    decode,
+    encode,
+    fold_all,
+)
+from nas.core.ports import Problem, Resources
+from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.engine import estimate_search_cost, run_search
+from nas.objectives import cheap_metrics
+from nas.schemas.dry_runs import CostEstimateSchema
+from nas.strategies.once_for_all import once_for_all
+
+SPACE = {"preset": "digits", "resolutions": [4, 6], "depths": [1, 2], "final": 32, "hidden": 32}
+
+
+SPEC = SearchSpec(
+    space=SpaceSpec(params=SPACE),
+    data=DataSpec(params={"max_train": 160, "max_val": 120, "max_test": 120}),
+    strategy=StrategySpec(params={"epochs": 2, "batch_size": 40, "checkpoint_s": 1e-9}),
+    budget=BudgetSpec(evaluations=16, verified=4),
+    export=ExportSpec(count=2, int8=False),
+)
+
+
+class RulePredictor:
+    """Knows the device's rule: a millionth of a millisecond per multiplication, and a bound 10 % above."""
+
+    family = "rule"
+
+    def predict(self, features_NF: np.ndarray) -> Latency:
+        mean = 0.01 + features_NF.sum(axis=1) * 1e-4
+        return Latency(mean, 1.1 * mean)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        return {}
+
+
+class RuleDevice:
+    """Latency by the number of weights in the ONNX file; counts what it measured."""
+
+    def __init__(self) -> None:
+        self.measured = 0
+
+    def __call__(
+        self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]
+    ) -> Iterator[Measurement]:
+        for model in models:
+            self.measured += 1
+            weights = onnx.load_model_from_string(model).graph.initializer
+            ms = 0.01 + 1e-6 * sum(int(np.prod(w.dims)) for w in weights)
+            yield Measurement("protocol", profile.id, ms, ms, ms, 9, 0.0, 1.0)
+
+
+def problem(spec: SearchSpec = SPEC, supernet: str | None = None, parent: SearchState | None = None) -> Problem:
+    data = registry.load("nas.datasets", spec.data.name)(spec.data, spec.data.seed)
+    space = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, data.shape)
+    profile = DeviceProfile("rule", "m", "p", 1, "r", "1", "os")
+    inherited = tuple(parent.candidates.values()) if parent is not None else ()
+    return Problem(spec, space, data, profile, RulePredictor(), supernet, inherited)  # type: ignore[arg-type]
+
+
+def run(folder: Path, p: Problem, events: Sequence[Event] = (), device: RuleDevice | None = None) -> Iterator[Event]:
+    ticks = count()
+    resources = Resources(FolderBlobs(folder), device or RuleDevice(), lambda: float(next(ticks)))
+    stages = registry.load("nas.strategies", p.spec.strategy.name)(p)
+    return run_search(p, stages, resources, fold_all(events))
+
+
+def stored(events: Sequence[Event]) -> list[Event]:
+    """As a database would give them back."""
+    return [decode(json.loads(json.dumps(encode(e)))) for e in events]
+
+
+def estimate_cost(folder: Path, p: Problem, stages: object = None, device: object = None) -> CostEstimateSchema:
+    ticks = count()  # every look at the clock takes a second
+    clock = lambda: float(next(ticks))  # noqa: E731
+    resources = Resources(FolderBlobs(folder), device or RuleDevice(), clock, worker="bench")  # type: ignore[arg-type]
+    events: list[Event] = list(estimate_search_cost(p, stages or once_for_all(p), resources, SearchState()))  # type: ignore[arg-type]
+    last = events[-1]
+    assert isinstance(last, StageFinished)
+    assert last.stage == "price"
+    assert next(e.message for e in events if isinstance(e, Progress)).startswith("timing ")
+    return CostEstimateSchema.model_validate(json.loads(json.dumps(last.result)))
+
+
+def two_candidates(p: Problem) -> Iterator[Event]:
+    """What stages before have left: one network that both origins have found, and a smaller one of the search."""
+    yield StageFinished("estimate", 0.0, {"reference": {"accuracy": 10.0, "latency": 1e9, "params": 1e9, "macs": 1e9}})
+    genes_NG = p.space.canonical(sample(p.space.decisions, np.random.default_rng(0), 2))
+    cheap = cheap_metrics(p, genes_NG)
+    small, large = np.argsort(cheap["predicted_ms"]).tolist()
+    archs = as_archs(p.space.id, genes_NG)
+
+    def candidate(i: int, origin: Origin, accuracy: float) -> Candidate:
+        return Candidate(archs[i], origin, {**{k: float(v[i]) for k, v in cheap.items()}, "val_accuracy": accuracy})
+
+    yield Evaluated(
+        (candidate(large, "search", 50.0), candidate(small, "search", 40.0), candidate(large, "baseline", 50.0))
+    )
