@@ -9,10 +9,10 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check bench lock clean
+.PHONY: help install demo serve test test-fast check bench lock clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## Everything into .venv, pinned by constraints.txt
 
@@ -32,6 +32,9 @@ serve: install ## The service with API and dashboard; ARGS="--port 8000"
 
 test: install ## All tests; ARGS="-k pareto" to choose
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-fast: install ## Tests that take seconds each, for use while editing
+	@$(BIN)/python -m pytest -n 2 -m "not slow and not acceptance" $(ARGS)
 
 check: install ## Format, lint, types, import rules, names, dependencies, compose file
 	@$(BIN)/ruff check .

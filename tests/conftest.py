@@ -12,6 +12,8 @@ import pytest
 from tests.support.browsing import browsing, served, watched
 from tests.support.databases import postgres_missing, postgres_server, postgres_url
 
+pytest.register_assert_rewrite("nas.testing")
+
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
@@ -49,3 +51,10 @@ def page(context: Any) -> Iterator[Any]:
     """A page of it that is watched."""
     with watched(context) as page:
         yield page
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test below ``tests/acceptance``."""
+    for item in items:
+        if "acceptance" in item.path.parts:
+            item.add_marker("acceptance")

@@ -15,11 +15,11 @@ from nas.schemas.searches import SearchSchema
 from server.dashboard.candidate.architecture_card import draw_architecture, draw_cells, draw_choices
 from server.dashboard.candidate.architecture_svg import blocks, shape_text
 from server.dashboard.candidate.measurement_card import draw_devices, draw_measurement
+from server.dashboard.download_link import download_link
 from server.dashboard.elements import badge, breadcrumbs, div, heading, metric_stat, text
 from server.dashboard.layout import page_layout
 from server.dashboard.memoized_view import MemoizedView
 from server.dashboard.polling import Poller
-from server.dashboard.search.download_link import download_link
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from nicegui import ui
 
 from nas.core.spec import SearchSpec
 from nas.schemas.candidates import ArtifactSchema
+from server.dashboard.download_link import download_link
 from server.dashboard.elements import copy_button, div, text
-from server.dashboard.search.download_link import download_link
 from server.dashboard.search.view_model import candidate_url
 from server.dashboard.spec_text import spec_text
 

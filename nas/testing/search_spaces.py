@@ -1,0 +1,120 @@
+"""What every search space must fulfil."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nas.core import registry
+from nas.core.arch import Genes, as_archs, check_genes, choice_counts, sample
+from nas.core.errors import InvalidSpec, UnknownName
+from nas.core.ports import ImageShape, SearchSpace
+from nas.testing.errors import assert_raises
+
+
+def check_search_space(name: str, params: Mapping[str, Any], shape: ImageShape, supernet: bool = True) -> None:
+    """Check identity, canonical genes, costs, features, layers and errors of a space, and its supernet with torch.
+
+    Args:
+        name: Name under which the space is registered.
+        params: Parameters of the space, as in a spec.
+        shape: Shape of the images.
+        supernet: Build supernets and compare subnets with them; takes seconds for a large space.
+    """
+    check_identity(name, params, shape)
+    check_errors(name, params, shape)
+    space = build_space(name, params, shape)
+    check_canonical(space)
+    check_costs(space)
+    if supernet:
+        check_subnets(space)
+
+
+def build_space(name: str, params: Mapping[str, Any], shape: ImageShape) -> SearchSpace:
+    """The space of a registered name."""
+    space: SearchSpace = registry.load("nas.search_spaces", name)(params, shape)
+    return space
+
+
+def extremes_and_random(space: SearchSpace, n: int) -> Genes:
+    """Canonical genes of the smallest network, the largest one and n - 2 random ones."""
+    counts = choice_counts(space.decisions)
+    extremes = np.stack([np.zeros_like(counts), counts - 1])
+    return space.canonical(np.concatenate([extremes, sample(space.decisions, np.random.default_rng(1), n - 2)]))
+
+
+def check_identity(name: str, params: Mapping[str, Any], shape: ImageShape) -> None:
+    """The id is a function of the name, the parameters and the shape; decisions and their choices are distinct."""
+    space = build_space(name, params, shape)
+    assert space.name == name
+    assert space.id == build_space(name, params, shape).id
+    more_classes = ImageShape(shape.channels, shape.height, shape.width, classes=shape.classes + 1)
+    assert space.id != build_space(name, params, more_classes).id
+    assert build_space(name, space.params, shape).id == space.id, "params must determine the space"
+    assert len({d.name for d in space.decisions}) == len(space.decisions)
+    for decision in space.decisions:
+        assert len(set(decision.choices)) == len(decision.choices) >= 1
+
+
+def check_canonical(space: SearchSpace) -> None:
+    """Canonical genes are valid, idempotent, and describe the same network."""
+    genes = sample(space.decisions, np.random.default_rng(0), 200)
+    canonical = space.canonical(genes)
+    check_genes(space.decisions, canonical)
+    assert (space.canonical(canonical) == canonical).all()
+    for key, cost in space.costs(genes).items():
+        assert (space.costs(canonical)[key] == cost).all(), key
+    assert (space.features(genes) == space.features(canonical)).all()
+    for a, b in zip(as_archs(space.id, genes[:10]), as_archs(space.id, canonical[:10]), strict=True):
+        assert space.layers(a) == space.layers(b)
+
+
+def check_costs(space: SearchSpace) -> None:
+    """Costs are sums over layers, layers are connected, and the first choices make the smallest network."""
+    genes = extremes_and_random(space, 40)
+    costs, features = space.costs(genes), space.features(genes)
+    assert features.shape[0] == 40
+    assert np.isfinite(features).all()
+    for i, arch in enumerate(as_archs(space.id, genes)):
+        layers = space.layers(arch)
+        assert costs["params"][i] == sum(layer.params for layer in layers) > 0
+        assert costs["macs"][i] == sum(layer.macs for layer in layers) > 0
+        assert layers[0].in_shape == space.input_shape(arch)
+        assert layers[-1].out_shape[0] == space.shape.classes
+        for k, layer in enumerate(layers[1:], start=1):
+            assert layer.in_shape[0] in {before.out_shape[0] for before in layers[:k]}, layer
+    params, macs = costs["params"], costs["macs"]
+    assert params[0] == params.min() <= params.max() == params[1]  # or all equal
+    assert macs[0] == macs.min() < macs.max() == macs[1]
+
+
+def check_errors(name: str, params: Mapping[str, Any], shape: ImageShape) -> None:
+    """Unknown parameters raise InvalidSpec that names them, unknown presets UnknownName."""
+    unknown = {**params, "no_such_parameter": 1}
+    assert_raises(InvalidSpec, lambda: build_space(name, unknown, shape), "no_such_parameter")
+    for preset in ("no_such_preset", ["no_such_preset"]):
+        assert_raises(UnknownName, lambda preset=preset: build_space(name, {"preset": preset}, shape))  # type: ignore[misc]
+
+
+def check_subnets(space: SearchSpace) -> None:
+    """A subnet has the counted parameters and computes what the supernet computes at its architecture."""
+    import torch
+
+    torch.set_num_threads(1)
+    net = space.supernet(seed=3).train()
+    for arch in as_archs(space.id, extremes_and_random(space, 6)):
+        x_BCHW = torch.randn(4, *space.input_shape(arch), generator=torch.Generator().manual_seed(0))
+        subnet = net.subnet(arch).train()
+        assert sum(p.numel() for p in subnet.parameters()) == space.costs(np.array([arch.genes]))["params"][0]
+        with torch.no_grad():
+            outputs = []
+            for module, inputs in ((net, (x_BCHW, arch)), (subnet, (x_BCHW,)), (net, (x_BCHW, arch))):
+                torch.manual_seed(0)  # dropout
+                outputs.append(module(*inputs))
+        assert outputs[0].shape == (4, space.shape.classes)
+        torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(outputs[0], outputs[2], rtol=0, atol=0)
+    other = space.supernet(seed=4).state_dict()
+    assert any(not torch.equal(v, other[k]) for k, v in net.state_dict().items()), "the seed must matter"

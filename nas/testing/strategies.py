@@ -1,0 +1,14 @@
+"""What every strategy must fulfil."""
+
+from __future__ import annotations
+
+from nas.core import registry
+from nas.testing.errors import assert_raises
+
+
+def check_strategy(name: str) -> None:
+    """The parameters have defaults, survive JSON, and refuse unknown names."""
+    model = registry.load("nas.strategies", name).params_model
+    values = model().model_dump(mode="json")
+    assert values == model.model_validate(values).model_dump()
+    assert_raises(ValueError, lambda: model(no_such_parameter=1), "no_such_parameter")
