@@ -43,6 +43,7 @@ class Service:
             timeout=30.0,
             transport=transport,
             mounts=dict.fromkeys(_LOOPBACK),
+            trust_env=httpx.URL(server).host not in ("127.0.0.1", "localhost", "::1"),
         )
         self._server = server
         self._root = f"/v1/agents/{quote(name, safe='')}"

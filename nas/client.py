@@ -51,6 +51,7 @@ from nas.schemas.service import HealthSchema, ReadinessSchema, SpaceSchema, Stra
 DEFAULT_URL = "http://127.0.0.1:8765"
 # A server that restarts is back within seconds; a watch waits about a minute and a half for it.
 PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)  # every watch holds a connection
 TABLE_TYPES = {
     ".csv": "text/csv",
@@ -94,8 +95,15 @@ class Client:
         direct = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))  # never through a proxy
         try:
             self._http = httpx.Client(
-                base_url=self.url, timeout=timeout_s, transport=transport, mounts=direct, limits=_LIMITS
+                base_url=self.url,
+                timeout=timeout_s,
+                transport=transport,
+                mounts=direct,
+                limits=_LIMITS,
+                trust_env=httpx.URL(self.url).host not in _LOOPBACK,
             )
+        except ImportError as error:
+            raise errors.InvalidInput(f"ALL_PROXY or another proxy variable cannot be used: {error}") from error
         except httpx.InvalidURL as error:
             raise errors.InvalidInput(f"expected an address such as {DEFAULT_URL}, got {url!r}: {error}") from error
         if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -48,10 +49,20 @@ class Settings(BaseSettings):
     def _folders(cls, value: Any) -> Any:
         return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
 
+    @field_validator("home")
+    @classmethod
+    def _expand_home(cls, folder: Path) -> Path:
+        return folder.expanduser()
+
+    @field_validator("data_roots")
+    @classmethod
+    def _expand_data_roots(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(folder.expanduser() for folder in folders)
+
     @property
     def database(self) -> str:
         """The database to use."""
-        return self.database_url or f"sqlite:///{(self.home / 'hwnas.db').as_posix()}"
+        return self.database_url or f"sqlite:///{quote((self.home / 'hwnas.db').as_posix())}"
 
     @property
     def blobs(self) -> str:

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.core.ports import Lease, Room
 from nas.core.spec import ResourceSpec
+from nas.cpus import available_cpus
 from workers import stream
 from workers.following import Ended, Records
 from workers.placing import Node
@@ -33,6 +34,7 @@ _AHEAD = 64  # batches that a worker may be ahead of us
 _ANSWER_S = 4.0  # a cluster that does not answer for longer is gone
 _END_S = 3.0  # a worker that does not end for longer is killed by the system
 _PARTS = ("gcs_server", "raylet")
+_MAX_TMP_BYTES = 107 - len("/nas-01234567/session_2026-11-30_12-00-00_000000_4194304/sockets/plasma_store")
 
 
 class RayTask:
@@ -170,15 +172,24 @@ def ray_cluster(
         finally:
             ray.shutdown()
         return
-    folder = Path(tempfile.mkdtemp(prefix="nas-"))
+    folder = session_folder()
     record = Record(records / f"{os.getpid()}.json", folder)
     try:
-        _start_local(folder, cpus or os.cpu_count() or 1)
+        _start_local(folder, cpus or available_cpus())
         record.update()
         yield Cluster(elastic=False, run_job=run_job, blobs_url=blobs_url, record=record)
     finally:
         ray.shutdown()
         record.close()
+
+
+def session_folder() -> Path:
+    """A new temporary folder in which the paths of Ray's sockets stay below the system's limit."""
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) > _MAX_TMP_BYTES:
+        log.warning("%s is too long a path for Ray's sockets: using /tmp", parent)
+        parent = "/tmp"
+    return Path(tempfile.mkdtemp(prefix="nas-", dir=parent))
 
 
 def _start_local(folder: Path, cpus: int) -> None:

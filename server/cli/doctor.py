@@ -13,6 +13,7 @@ from pathlib import Path
 from nas.blobs import open_blobs
 from nas.client import Client
 from nas.core.errors import HwnasError
+from nas.cpus import available_cpus
 from nas.schemas.service import HealthCheckSchema
 from server.api.access import requires_tokens
 from server.settings import Settings
@@ -176,7 +177,7 @@ def _runtime(_settings: Settings) -> HealthCheckSchema:
 
 def _quiet(_settings: Settings) -> HealthCheckSchema:
     """Latency is measured here, so the machine should be quiet and its clock rate steady."""
-    cores = os.cpu_count() or 1
+    cores = available_cpus()
     load = os.getloadavg()[0]
     governors = {p.read_text().strip() for p in Path("/sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")}
     words = [f"load {load:.1f} on {cores} cores"]

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Engine, make_url
 from sqlalchemy.orm import Session
@@ -43,7 +44,7 @@ def back_up(database: str, blobs: str, archive: Path, clock: Callable[[], float]
     with tempfile.TemporaryDirectory(prefix="hwnas-backup-") as folder:
         copy = Path(folder) / _DATABASE
         _copy(Path(url.database), copy)
-        engine = connect(f"sqlite:///{copy}")
+        engine = connect(f"sqlite:///{quote(str(copy))}")
         used, missing = _referenced_by(engine), []
         engine.dispose()
         try:
@@ -95,7 +96,7 @@ def restore(archive: Path, home: Path) -> dict[str, Any]:
             (home / _DATABASE).write_bytes(database)  # last: a folder without it is not a home
     except (OSError, tarfile.TarError, EOFError, json.JSONDecodeError, KeyError) as error:
         raise InvalidInput(f"cannot restore {archive}: {error}") from error
-    engine = connect(f"sqlite:///{home / _DATABASE}")
+    engine = connect(f"sqlite:///{quote(str(home / _DATABASE))}")
     migrate_engine(engine)
     engine.dispose()
     return manifest
