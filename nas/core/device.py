@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from nas.core.arch import Floats
@@ -17,33 +17,40 @@ Source = Literal["worker", "agent", "table", "roofline"]
 
 @dataclass(frozen=True)
 class MeasurementProtocol:
-    """How latency is measured. All durations in milliseconds unless named otherwise.
+    """How latency is measured. Durations are in milliseconds.
 
-    One *round* times a block of consecutive inferences of each network in random order, with a block of the canary
-    network between any two. A block's sample is the lower ``quantile`` of its uninterrupted inferences: what the
-    network takes when nothing disturbs it. It is divided by the drift of the canary blocks around it. The value that is
-    reported is the median over rounds. See docs/measurement-protocol.md.
+    A network is timed in ``sittings``, each a process of its own, since the memory a process happens to get changes a
+    small network's time. In a sitting, *visits* of ``visit_ms`` alternate chunks of the network with chunks of the
+    canary, a small fixed network. A chunk counts if the canary before and after it lies within ``gate`` of the
+    undisturbed level, the ``level_quantile`` of its chunks within ``level_window_ms``. A sitting ends for a network once
+    the relative standard error of its median is at most ``target``, or ``budget_ms`` per network are spent. Networks
+    whose interval is wider than ``settled`` get further sittings, up to ``most_sittings``. The reported value is what the
+    network takes when nothing disturbs it, with a 95 % interval. See docs/measurement-protocol.md.
     """
 
-    version: int = 2
+    version: int = 3
     threads: int = 1
     batch: int = 1
     precision: Literal["float32", "int8"] = "float32"
     loads: int = 3
+    sittings: int = 3
+    most_sittings: int = 5
+    survey_ms: float = 100.0
+    patience_ms: float = 3000.0
     warmup_ms: float = 30.0
-    window_ms: float = 10.0
-    windows: int = 20
-    agreeing: int = 4
-    steady: float = 0.03
-    rounds: int = 9
-    block_ms: float = 12.0
+    warmup_windows: int = 20
     chunk_ms: float = 0.1
     chunk_ticks: int = 100
-    quantile: float = 0.1
-    good_variation: float = 0.03
-    max_variation: float = 0.10
-    max_drift: float = 0.35
-    retries: int = 3
+    visit_ms: float = 10.0
+    fewest_visits: int = 4
+    fewest_chunks: int = 20
+    gate: float = 0.05
+    quantile: float = 0.25
+    level_quantile: float = 0.05
+    level_window_ms: float = 5000.0
+    target: float = 0.003
+    budget_ms: float = 600.0
+    settled: float = 0.03
 
     @property
     def id(self) -> str:
@@ -52,11 +59,43 @@ class MeasurementProtocol:
 
 
 @dataclass(frozen=True)
+class MachineNoise:
+    """How steady a machine was when it was profiled.
+
+    ``floor`` is the relative standard deviation between sittings of one network when nothing disturbs it. ``levels`` are
+    the times of the canary relative to its undisturbed level: 1, and the median of the disturbed chunks if there are
+    more than a few; ``undisturbed`` is the share of its chunks at the undisturbed level. ``slope`` is how much more a
+    disturbance slows networks than the canary, as mean and standard deviation of d log(network) / d log(canary); None if
+    no disturbance was seen. ``load`` is the system's load average over a minute, None where there is none.
+    """
+
+    floor: float
+    levels: tuple[float, ...]
+    undisturbed: float
+    slope: tuple[float, float] | None = None
+    load: float | None = None
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> MachineNoise:
+        """Inverse of ``dataclasses.asdict``, through JSON."""
+        slope = record.get("slope")
+        return MachineNoise(
+            **{
+                **record,
+                "levels": tuple(record["levels"]),
+                "slope": (float(slope[0]), float(slope[1])) if slope is not None else None,
+            }
+        )
+
+
+@dataclass(frozen=True)
 class DeviceProfile:
     """What a device is, frozen: the machine, the runtime and the protocol. A change of any makes another profile.
 
     ``source`` says where its latencies come from: the machine of a worker, a machine with an agent, an uploaded table,
     or peak figures (``roofline``). ``driver`` is the version of what lies below the runtime, if it is known.
+    ``canary_ms`` is the undisturbed level of the canary, and ``noise`` how steady the machine was; both are None until
+    they are measured.
     """
 
     name: str
@@ -71,6 +110,7 @@ class DeviceProfile:
     canary_ms: float | None = None
     source: Source = "worker"
     driver: str = ""
+    noise: MachineNoise | None = None
 
     @property
     def measurable(self) -> bool:
@@ -79,9 +119,10 @@ class DeviceProfile:
 
     @property
     def id(self) -> str:
-        """Content id over everything but the canary's own speed."""
+        """Content id over everything but the canary's speed and the noise at the time."""
         record = asdict(self)
-        record.pop("canary_ms")
+        for measured in ("canary_ms", "noise"):
+            record.pop(measured)
         return _content_id(record)
 
     def as_json(self) -> dict[str, Any]:
@@ -94,20 +135,25 @@ class DeviceProfile:
         return DeviceProfile(
             **{
                 **record,
-                "protocol": MeasurementProtocol(**record["protocol"]),
+                "protocol": _protocol_from_json(record["protocol"]),
                 "affinity": tuple(record.get("affinity", ())),
+                "noise": MachineNoise.from_json(record["noise"]) if record.get("noise") is not None else None,
             }
         )
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One network, measured: medians over rounds with a 95 % confidence interval, all in ms, drift divided out.
+    """The measured latency of one network: what it takes when nothing disturbs it, with a 95 % confidence interval.
 
-    ``refused`` holds the reason when the device was too unsteady; the numbers are then None. ``p90_ms`` and ``p99_ms``
-    are over single chunks of inferences. ``cold_load_ms`` is loading the model for the first time in a process, first
-    inference included, ``warm_load_ms`` loading it again; None where that was not measured.
-    ``drift`` is the canary's median time now over its time in the device profile.
+    All times are in ms. ``refused`` holds the reason if the times say nothing; the numbers are then None.
+    ``samples_ms`` is one value per sitting, corrected for the machine's speed; ``sample_error`` is their relative
+    standard error within sittings; ``drift_error`` bounds the relative error that the correction for a disturbed or
+    changed machine may have made, which more samples do not reduce. ``variation`` is the relative standard deviation
+    between sittings, ``drift`` the canary's undisturbed level over that of the profile, ``undisturbed`` the share of
+    chunks in which nothing disturbed the network. ``p90_ms`` and ``p99_ms`` are percentiles over all chunks as they were
+    timed, disturbed ones included. ``cold_load_ms`` is the first load of the model in a process with one inference,
+    ``warm_load_ms`` a later load; None where they were not timed.
     """
 
     protocol: str
@@ -124,6 +170,21 @@ class Measurement:
     p99_ms: float | None = None
     cold_load_ms: float | None = None
     warm_load_ms: float | None = None
+    sample_error: float = 0.0
+    drift_error: float = 0.0
+    undisturbed: float = 1.0
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the width of the interval over the value; None if the measurement was refused."""
+        if self.median_ms is None or self.low_ms is None or self.high_ms is None:
+            return None
+        return (self.high_ms - self.low_ms) / (2 * self.median_ms)
+
+    @property
+    def standard_error(self) -> float | None:
+        """Relative standard error of the value, half of the relative half-width; None if it was refused."""
+        return None if self.half_width is None else self.half_width / 2
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready record."""
@@ -199,17 +260,24 @@ def comparable(measurement: Measurement, profile: DeviceProfile) -> bool:
     return alike and measurement.refused is None and measurement.median_ms is not None
 
 
-def verdict(measurement: Measurement, claim_ms: float) -> Status:
-    """``verified`` if the whole 95 % interval lies at or below what was claimed, ``violated`` if the median lies above.
+def verification_status(measurement: Measurement, promised_ms: float) -> Status:
+    """``verified`` if the whole 95 % interval lies at or below what was promised, ``violated`` if it lies above.
 
-    The claim is the bound the user set, or else the predictor's own upper bound. What is too close to call is neither,
-    and a refused measurement verifies nothing: ``unverified``.
+    The promise is the bound the user set, or else the predictor's own upper bound. An interval that holds the promise is
+    too close to call, and a refused measurement verifies nothing: both are ``unverified``.
     """
-    if measurement.median_ms is None or measurement.high_ms is None:
+    if measurement.low_ms is None or measurement.high_ms is None:
         return "unverified"
-    if measurement.median_ms > claim_ms:
-        return "violated"
-    return "verified" if measurement.high_ms <= claim_ms else "unverified"
+    if measurement.high_ms <= promised_ms:
+        return "verified"
+    return "violated" if measurement.low_ms > promised_ms else "unverified"
+
+
+def _protocol_from_json(record: Mapping[str, Any]) -> MeasurementProtocol:
+    """The protocol of a stored profile. A profile of an earlier version keeps its version, so that it is recognised as
+    outdated; the fields that this version does not have are dropped."""
+    known = {f.name for f in fields(MeasurementProtocol)}
+    return MeasurementProtocol(**{k: v for k, v in record.items() if k in known})
 
 
 def _content_id(record: dict[str, Any]) -> str:

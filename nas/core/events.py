@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from nas.core.arch import Arch
-from nas.core.device import Measurement, OnDevice, Status, over_fleet, verdict
+from nas.core.device import Measurement, OnDevice, Status, over_fleet, verification_status
 from nas.core.errors import InvalidInput
 from nas.core.lifecycle import JobStatus
 from nas.core.metrics import SHARES
@@ -362,7 +362,7 @@ def _place(candidates: dict[tuple[str, str], Candidate], event: Evaluated | Meas
         return
     key = (event.origin, event.arch.id)
     old = candidates.get(key, Candidate(event.arch, event.origin))
-    status = verdict(event.measurement, event.claim_ms)
+    status = verification_status(event.measurement, event.claim_ms)
     metrics = {k: v for k, v in old.metrics.items() if k not in ("measured_ms", "measured_share")}
     devices = dict(old.devices)
     whole = OnDevice(0.0, 0.0, status, event.claim_ms, event.measurement)

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -26,14 +26,27 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, Source
 from nas.core.errors import HwnasError, MeasurementRefused
-from predictors.measurement.protocol import Run, Stopwatch, Timing, judge, time_loading, time_runs
+from predictors.measurement.protocol import (
+    Run,
+    Sitting,
+    Stopwatch,
+    Timing,
+    judge,
+    machine_noise,
+    sit,
+    sitting_as_json,
+    sitting_from_json,
+    time_loading,
+)
 
 if sys.platform != "win32":
     import fcntl
     import resource
 
-GROUP = 16  # networks that share their rounds
-PROFILING = 6  # canaries that are timed side by side to learn a machine's usual speed
+GROUP = 16  # networks that take turns
+SMALL_BYTES = 4_000_000  # of a model whose every load is kept
+LOOKS = 5  # sittings from which a machine's speed and noise are learned
+LOOK_MS = 1500.0  # how long the canary runs alone in each of them
 
 # onnxruntime's errors share no base class.
 _CANNOT_LOAD = (
@@ -46,64 +59,119 @@ _CANNOT_LOAD = (
 )
 
 
-def measure(models: Iterable[bytes], profile: DeviceProfile, watch: Stopwatch | None = None) -> Iterator[Timing]:
-    """Times ONNX models in this process, whose affinity it sets, in groups that share their rounds.
+@dataclass(frozen=True)
+class Timed:
+    """What one sitting says of one model: its times, and how long loading it took."""
+
+    sitting: Sitting
+    cold_load_ms: float
+    warm_load_ms: float | None
+
+
+def measure(
+    models: Iterable[bytes],
+    profile: DeviceProfile,
+    watch: Stopwatch | None = None,
+    seed: int = 0,
+    survey_ms: float | None = None,
+) -> Iterator[Timed]:
+    """One sitting of ONNX models in this process, whose affinity it sets, in groups that take turns. ``survey_ms`` as in
+    ``protocol.sit``.
 
     Raises MeasurementRefused when this is not the profile's machine or a model cannot be loaded.
     """
     _require_machine(profile)
     _pin(profile.affinity)
-    watch = watch or machine_stopwatch()
-    rng = np.random.default_rng(0)
-    canary = _session(canary_model(), profile.protocol)
+    protocol = profile.protocol
+    watch = watch or machine_stopwatch(protocol.threads)
+    rng = np.random.default_rng(seed)
+    canary = _session(canary_model(), protocol)
     waiting = iter(models)
     while group := list(islice(waiting, GROUP)):
-        loaded = [time_loading(lambda m=m: _session(m, profile.protocol), profile.protocol.loads, watch) for m in group]  # type: ignore[misc]
-        timings = time_runs([run for run, _, _ in loaded], canary, profile, watch, rng)
-        for timing, (_, cold_ms, warm_ms) in zip(timings, loaded, strict=True):
-            yield replace(timing, cold_load_ms=cold_ms, warm_load_ms=warm_ms)
+        loaded = [
+            time_loading(lambda m=m: _session(m, protocol), protocol.loads, watch, len(m) <= SMALL_BYTES)  # type: ignore[misc]
+            for m in group
+        ]
+        sittings = sit([runs for runs, _, _ in loaded], canary, profile, watch, rng, survey_ms)
+        for sitting, (_, cold_ms, warm_ms) in zip(sittings, loaded, strict=True):
+            yield Timed(sitting, cold_ms, warm_ms)
 
 
 def measure_isolated(
     models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str] = ()
 ) -> Iterator[Measurement]:
-    """Measures ONNX models on this machine, in a child process (``nas.core.ports.Measurer``). Raises as
+    """Measures ONNX models on this machine, in child processes (``nas.core.ports.Measurer``). Raises as
     ``time_isolated``."""
     for timing in time_isolated(models, profile):
         yield judge(timing, profile)
 
 
-def time_isolated(models: Sequence[bytes], profile: DeviceProfile) -> Iterator[Timing]:
-    """``measure`` in a child process that imports no more than it needs.
+def time_isolated(models: Sequence[bytes], profile: DeviceProfile) -> list[Timing]:
+    """The protocol's sittings of all models, each in a child process that imports no more than it needs; then further
+    sittings of those whose interval is still wide.
 
-    Raises MeasurementRefused with the child's last words if it dies.
+    Raises MeasurementRefused with the last lines of a child's errors if it dies.
     """
+    protocol = profile.protocol
+    timed: list[list[Timed]] = [[] for _ in models]
     with tempfile.TemporaryDirectory(prefix="hwnas-measure-") as folder:
-        job = Path(folder)
-        (job / "profile.json").write_text(json.dumps(profile.as_json()))
-        for i, model in enumerate(models):
-            (job / f"{i:06d}.onnx").write_bytes(model)
-        command = [sys.executable, "-m", "predictors.measurement.onnx_runtime", folder]
-        errors = job / "stderr.txt"
-        with (
-            errors.open("wb") as log,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True) as child,
-        ):
-            assert child.stdout is not None
-            done = 0
-            try:
-                for line in child.stdout:
-                    yield Timing.from_json(json.loads(line))
-                    done += 1
-            finally:
-                if done < len(models):
-                    child.kill()
-        if child.returncode != 0 or done != len(models):
-            tail = errors.read_text(errors="replace").strip().splitlines()[-3:]
-            raise MeasurementRefused(
-                f"the measuring process ended with {child.returncode} after {done} of {len(models)} networks: "
-                + " ".join(tail)
-            )
+        job = _write_job(Path(folder), models, profile)
+        for seed in range(protocol.most_sittings):
+            wide = [i for i in range(len(models)) if seed < protocol.sittings or not _settled(timed[i], profile)]
+            if not wide and models:
+                break
+            for i, one in zip(wide, _sit_in_child(job, wide, seed), strict=True):
+                timed[i].append(one)
+            if not models:
+                break
+    return [_timing_of(of_one) for of_one in timed]
+
+
+def _timing_of(timed: Sequence[Timed]) -> Timing:
+    return Timing(tuple(t.sitting for t in timed), timed[0].cold_load_ms, timed[0].warm_load_ms)
+
+
+def _settled(timed: Sequence[Timed], profile: DeviceProfile) -> bool:
+    half_width = judge(_timing_of(timed), profile).half_width
+    return half_width is not None and half_width <= profile.protocol.settled
+
+
+def _write_job(job: Path, models: Sequence[bytes], profile: DeviceProfile) -> Path:
+    (job / "profile.json").write_text(json.dumps(profile.as_json()))
+    for i, model in enumerate(models):
+        (job / f"{i:06d}.onnx").write_bytes(model)
+    return job
+
+
+def _sit_in_child(
+    job: Path, which: Sequence[int], seed: int, survey_ms: float | None = None
+) -> list[Timed]:
+    """One sitting of the models of a job, in a process of its own."""
+    (job / "sitting.json").write_text(json.dumps({"models": list(which), "seed": seed, "survey_ms": survey_ms}))
+    command = [sys.executable, "-m", "predictors.measurement.onnx_runtime", str(job)]
+    errors = job / "stderr.txt"
+    timed = []
+    with (
+        errors.open("wb") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True) as child,
+    ):
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                record = json.loads(line)
+                timed.append(
+                    Timed(sitting_from_json(record["sitting"]), record["cold_load_ms"], record["warm_load_ms"])
+                )
+        finally:
+            if len(timed) < len(which):
+                child.kill()
+    if child.returncode != 0 or len(timed) != len(which):
+        tail = errors.read_text(errors="replace").strip().splitlines()[-3:]
+        raise MeasurementRefused(
+            f"the measuring process ended with {child.returncode} after {len(timed)} of {len(which)} networks: "
+            + " ".join(tail)
+        )
+    return timed
 
 
 def describe_machine(name: str, protocol: MeasurementProtocol, source: Source = "worker") -> DeviceProfile:
@@ -127,20 +195,23 @@ def describe_machine(name: str, protocol: MeasurementProtocol, source: Source = 
 
 
 def profile_machine(name: str, threads: int = 1, source: Source = "worker") -> DeviceProfile:
-    """The profile of this machine with its canary's time, measured in a process of its own.
+    """The profile of this machine with its canary's undisturbed time and its noise, from about ten seconds of sittings
+    of reference networks, each in a process of its own.
 
-    Raises MeasurementRefused when the machine is too unsteady to learn its usual speed, or has fewer cores than
-    ``threads``.
+    Raises MeasurementRefused when the machine has fewer cores than ``threads``, or its clock cannot be used.
     """
     profile = describe_machine(name, MeasurementProtocol(threads=threads), source)
     require_cores(profile)
-    canaries = list(measure_isolated([canary_model()] * PROFILING, profile))
-    steady = [c for c in canaries if c.refused is None]
-    if len(steady) < PROFILING // 2:
-        refused = next(c.refused for c in canaries if c.refused is not None)
-        raise MeasurementRefused(f"{name} is too unsteady to be profiled: {refused}. Stop other work and try again")
-    # Raw samples: while the profile has no canary_ms, drift is relative to the session itself.
-    return replace(profile, canary_ms=float(np.median([c.samples_ms for c in steady])))
+    models = [canary_model(), *reference_models()]
+    with tempfile.TemporaryDirectory(prefix="hwnas-profile-") as folder:
+        job = _write_job(Path(folder), models, profile)
+        timed = [_sit_in_child(job, range(len(models)), seed, LOOK_MS) for seed in range(LOOKS)]
+    by_network = [[of_one[i].sitting for of_one in timed] for i in range(len(models))]
+    levels_ms = np.array([v.level_ms for s in by_network[0] for v in s.visits])
+    # Sittings that met no undisturbed moment say nothing of the undisturbed level.
+    near = levels_ms[levels_ms <= (1 + profile.protocol.gate) * levels_ms.min()]
+    profile = replace(profile, canary_ms=float(near.mean()))
+    return replace(profile, noise=machine_noise(by_network, profile, _load()))
 
 
 def require_cores(profile: DeviceProfile) -> None:
@@ -151,8 +222,19 @@ def require_cores(profile: DeviceProfile) -> None:
 
 
 def canary_model() -> bytes:
-    """A small fixed network with the kinds of layers that searches use; its time tells the machine's mood."""
+    """A small fixed network with the kinds of layers that searches use; its time tells how fast the machine is now."""
     return files("predictors.measurement").joinpath("canary.onnx").read_bytes()
+
+
+def reference_models() -> list[bytes]:
+    """Small fixed networks of different sizes, from which the noise of a machine is learned."""
+    folder = files("predictors.measurement")
+    return [folder.joinpath(f"reference_{size}.onnx").read_bytes() for size in ("small", "medium", "large")]
+
+
+def _load() -> float | None:
+    """The system's load average over a minute."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def _session(model: bytes, protocol: MeasurementProtocol) -> Run:
@@ -186,14 +268,20 @@ def _input(entry: onnxruntime.NodeArg, batch: int) -> np.ndarray:
     return (np.random.default_rng(0).random(shape) * 255).astype(types[entry.type])
 
 
-def machine_stopwatch() -> Stopwatch:
-    """This process's stopwatch. An interruption is an involuntary context switch of any of its threads."""
+def machine_stopwatch(threads: int = 1) -> Stopwatch:
+    """This process's stopwatch. An interruption is an involuntary context switch of any of its threads; processor time
+    stands for the time of an interrupted inference if one thread does all the work."""
     if sys.platform == "win32":
         raise MeasurementRefused("measuring needs Linux or macOS")
     readings = np.array([time.perf_counter_ns() for _ in range(1000)])
     steps = np.diff(np.unique(readings))
     tick_ns = int(steps.min()) if len(steps) else 10**9  # a clock that has not moved since is too coarse for anything
-    return Stopwatch(time.perf_counter_ns, lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw, tick_ns)
+    return Stopwatch(
+        time.perf_counter_ns,
+        lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
+        tick_ns,
+        time.thread_time_ns if threads == 1 else None,
+    )
 
 
 def _require_machine(profile: DeviceProfile) -> None:
@@ -252,14 +340,22 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def main(folder: str) -> None:
-    """Measures every model in ``folder`` and prints one JSON line each; the child's half of ``measure_isolated``."""
+    """One sitting of the models that ``sitting.json`` in ``folder`` names: the child's half of ``time_isolated``. Prints
+    one JSON line for each."""
     job = Path(folder)
     profile = DeviceProfile.from_json(json.loads((job / "profile.json").read_text()))
-    watch = machine_stopwatch()
+    wanted = json.loads((job / "sitting.json").read_text())
+    watch = machine_stopwatch(profile.protocol.threads)
     _prioritise()
+    models = ((job / f"{i:06d}.onnx").read_bytes() for i in wanted["models"])
     with _alone():
-        for timing in measure((p.read_bytes() for p in sorted(job.glob("*.onnx"))), profile, watch):
-            sys.stdout.write(json.dumps(timing.as_json()) + "\n")
+        for one in measure(models, profile, watch, wanted["seed"], wanted["survey_ms"]):
+            record = {
+                "sitting": sitting_as_json(one.sitting),
+                "cold_load_ms": one.cold_load_ms,
+                "warm_load_ms": one.warm_load_ms,
+            }
+            sys.stdout.write(json.dumps(record) + "\n")
             sys.stdout.flush()
 
 

@@ -1,62 +1,88 @@
 """The measuring protocol of ``docs/measurement-protocol.md``: how networks are timed, and what the times say.
 
-Knows no runtime and no clock: a network is a function that runs it once, and time is an argument, so that all of it is
-tested on a synthetic device. Needs numpy and the plain values of ``nas.core`` alone: the device agent uses it as well.
+A network is a function that runs it once, and the clock is an argument, so that all of it is tested on synthetic devices.
+Needs numpy and the plain values of ``nas.core`` alone: the device agent uses it as well. The two halves are apart:
+``sit`` times networks in one process; ``judge`` makes a measurement of the times of several such sittings.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from nas.core.arch import Floats
-from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
+from nas.core.device import DeviceProfile, MachineNoise, Measurement, MeasurementProtocol
 from nas.core.errors import InvalidInput, MeasurementRefused
 
 Run = Callable[[], object]
 
-_STILL = 2**22  # inferences during which a clock must have moved
-_DIGITS = 6  # of a time that is kept; no clock is as good
+STILL = 2**22  # inferences during which a clock must have moved
+HOT_MS = 2.0  # a network that takes longer refills the caches by itself
+QUANTILES = np.linspace(0.0, 1.0, 41)
+DEFAULT_FLOOR = 0.01  # relative standard deviation between sittings, where a profile has none
+FLOOR_WEIGHT = 10  # sittings that the profile's noise floor counts for beside a network's own
+CONTENTION_SLOPE = (1.35, 0.175)  # mean and standard deviation: 1 for a change of clock rate, up to 1.7 for contention
+LEAST_SLOPE_ERROR = 0.1
+CPU_TIME_ERROR = 0.03  # of the time of an interrupted chunk: its caches were used by another program
+REFUSED_FACTOR = 10.0  # an interval whose ends differ by more says nothing
+_DIGITS = 6  # significant digits of a time that is sent
 
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """``now_ns`` is monotonic and moves by ``tick_ns`` at least; ``interruptions`` counts how often the process has
-    lost its core to another."""
+    """``now_ns`` is monotonic and moves by ``tick_ns`` at least. ``interruptions`` counts how often the process has lost
+    its core to another. ``cpu_ns`` is the time that the calling thread has run, None where one thread does not do all
+    the work."""
 
     now_ns: Callable[[], int]
     interruptions: Callable[[], int]
     tick_ns: int = 1
+    cpu_ns: Callable[[], int] | None = None
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One visit to a network: ``network_ms`` per inference of each uninterrupted chunk, and ``canary_ms``, the slower of
+    the canary chunks before and after it. ``interrupted_ms`` is the processor time per inference of chunks during which
+    the process lost its core. ``level_ms`` is the undisturbed level of the canary at the time."""
+
+    network_ms: tuple[float, ...]
+    canary_ms: tuple[float, ...]
+    interrupted_ms: tuple[float, ...]
+    level_ms: float
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """The times of one network in one process. ``runs`` inferences were timed; ``steps_back`` tells how often the clock
+    went backwards, ``steady`` whether the warm-up ended in a steady state. ``slope`` is how much more the disturbances of
+    this sitting slowed its networks than the canary, as ``MachineNoise.slope``; ``canary_quantiles_ms`` describes all
+    canary chunks at ``QUANTILES``."""
+
+    visits: tuple[Visit, ...]
+    runs: int
+    steady: bool = True
+    steps_back: int = 0
+    slope: tuple[float, float] | None = None
+    canary_quantiles_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The raw times of one network. ``blocks_ms``: of each round, the time per inference of every uninterrupted chunk;
-    ``drift_R``: the canary's, NaN where it was not to be had; ``runs`` inferences were timed.
+    """The raw times of one network, by sitting, and how long loading its model took in ms."""
 
-    ``steady`` tells whether the warm-up ended in a steady state, ``steps_back`` how often the clock went backwards.
-    """
-
-    blocks_ms: tuple[tuple[float, ...], ...]
-    drift_R: tuple[float, ...]
-    runs: int
-    steady: bool = True
-    steps_back: int = 0
+    sittings: tuple[Sitting, ...]
     cold_load_ms: float | None = None
     warm_load_ms: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready record; ``Timing.from_json`` reads it back."""
         return {
-            "blocks_ms": [[_rounded(ms) for ms in block] for block in self.blocks_ms],
-            "drift": [_rounded(d) if math.isfinite(d) else None for d in self.drift_R],
-            "runs": self.runs,
-            "steady": self.steady,
-            "steps_back": self.steps_back,
+            "sittings": [sitting_as_json(s) for s in self.sittings],
             "cold_load_ms": self.cold_load_ms,
             "warm_load_ms": self.warm_load_ms,
         }
@@ -64,271 +90,540 @@ class Timing:
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Timing:
         """Inverse of ``as_json``. Raises InvalidInput for times that no clock gives."""
-        rest = {k: v for k, v in record.items() if k not in ("blocks_ms", "drift")}
-        timing = Timing(
-            tuple(tuple(block) for block in record["blocks_ms"]),
-            tuple(math.nan if d is None else d for d in record["drift"]),
-            **rest,
+        return Timing(
+            tuple(sitting_from_json(s) for s in record["sittings"]), record["cold_load_ms"], record["warm_load_ms"]
         )
-        if len(timing.drift_R) != len(timing.blocks_ms):
+
+
+def sitting_as_json(sitting: Sitting) -> dict[str, Any]:
+    """A JSON-ready record, its times rounded to six significant digits."""
+    record = asdict(sitting)
+    for visit in record["visits"]:
+        for name in ("network_ms", "canary_ms", "interrupted_ms"):
+            visit[name] = [_rounded(ms) for ms in visit[name]]
+    record["canary_quantiles_ms"] = [_rounded(ms) for ms in sitting.canary_quantiles_ms]
+    return record
+
+
+def sitting_from_json(record: Mapping[str, Any]) -> Sitting:
+    """Inverse of ``sitting_as_json``. Raises InvalidInput for times that no clock gives, and for a chunk without its
+    canary."""
+    visits = tuple(
+        Visit(tuple(v["network_ms"]), tuple(v["canary_ms"]), tuple(v["interrupted_ms"]), float(v["level_ms"]))
+        for v in record["visits"]
+    )
+    for visit in visits:
+        if len(visit.network_ms) != len(visit.canary_ms):
             raise InvalidInput(
-                f"expected a drift for each of {len(timing.blocks_ms)} rounds, got {len(timing.drift_R)}"
+                f"expected a canary time for each of {len(visit.network_ms)} chunks, got {len(visit.canary_ms)}"
             )
-        times = [ms for block in timing.blocks_ms for ms in block]
-        drifts = [d for d in timing.drift_R if not math.isnan(d)]
-        if not all(0 <= t < math.inf for t in times) or not all(0 < d < math.inf for d in drifts):
-            raise InvalidInput("expected times and drifts that a clock gives: positive and finite")
-        return timing
+        times = [*visit.network_ms, *visit.canary_ms, *visit.interrupted_ms, visit.level_ms]
+        if not all(0 < t < math.inf for t in times):
+            raise InvalidInput("expected times that a clock gives: positive and finite")
+    slope = record["slope"]
+    return Sitting(
+        visits,
+        int(record["runs"]),
+        bool(record["steady"]),
+        int(record["steps_back"]),
+        (float(slope[0]), float(slope[1])) if slope is not None else None,
+        tuple(record["canary_quantiles_ms"]),
+    )
 
 
-def measure_runs(
-    runs: Sequence[Run], canary: Run, profile: DeviceProfile, watch: Stopwatch, rng: np.random.Generator
-) -> list[Measurement]:
-    """Measures networks, each given as a function that runs it once."""
-    return [judge(timing, profile) for timing in time_runs(runs, canary, profile, watch, rng)]
+# --- Timing: one sitting -------------------------------------------------------------------------------------------
 
 
-def time_runs(
-    runs: Sequence[Run], canary: Run, profile: DeviceProfile, watch: Stopwatch, rng: np.random.Generator
-) -> list[Timing]:
-    """Times networks that share their rounds. What was unsteady is timed again, all of it anew, and the steadiest
-    attempt counts."""
-    protocol = profile.protocol
-    best: dict[int, tuple[Measurement, Timing]] = {}
-    for _ in range(protocol.retries + 1):
-        todo = [i for i in range(len(runs)) if i not in best or not _settled(best[i][0], protocol)]
-        if not todo:
-            break
-        timings = time_group([runs[i] for i in todo], canary, profile.canary_ms, protocol, watch, rng)
-        for i, timing in zip(todo, timings, strict=True):
-            again = judge(timing, profile)
-            if i not in best or _unsteadiness(again) < _unsteadiness(best[i][0]):
-                best[i] = (again, timing)
-    return [best[i][1] for i in range(len(runs))]
-
-
-def _settled(measurement: Measurement, protocol: MeasurementProtocol) -> bool:
-    return measurement.refused is None and measurement.variation <= protocol.good_variation
-
-
-def _unsteadiness(measurement: Measurement) -> tuple[bool, float]:
-    return measurement.refused is not None, measurement.variation
-
-
-def time_group(
-    runs: Sequence[Run],
+def sit(
+    runs: Sequence[Sequence[Run]],
     canary: Run,
-    canary_ms: float | None,
-    protocol: MeasurementProtocol,
+    profile: DeviceProfile,
     watch: Stopwatch,
     rng: np.random.Generator,
-) -> list[Timing]:
-    """Times a group of networks in rounds, in a fresh random order each, with the canary before, between and after.
+    survey_ms: float | None = None,
+) -> list[Sitting]:
+    """Times networks in turns, each visit in a fresh random order, until each is told well enough or the time is spent.
+    Each network is given as functions that run it, one for each time its model was loaded: visits go round them, since
+    the memory that a load happens to get changes a small network's time.
 
-    The drift of a sample is the median of the four canary blocks nearest to it over ``canary_ms`` (over the group's own
-    median when the profile has none yet): one disturbed canary block does not spoil the networks beside it.
+    Before that, the canary runs alone for ``survey_ms``, and longer, up to the protocol's ``patience_ms``, while the
+    machine is slower than its profile says. Raises MeasurementRefused for a clock that stands still or is too coarse.
     """
-    warm = [_warm(run, protocol, watch) for run in runs]
-    canary_chunk = _warm(canary, protocol, watch).chunk
-    blocks: list[list[_Block]] = [[] for _ in runs]
-    place: list[list[int]] = [[] for _ in runs]  # how many canary blocks came before each
-    canaries: list[_Block] = []
-
-    def look_at_canary() -> None:
-        canaries.append(_block(canary, canary_chunk, protocol.block_ms / 2, protocol, watch))
-
-    for _ in range(protocol.rounds):
-        for i in rng.permutation(len(runs)):
-            look_at_canary()
-            place[i].append(len(canaries))
-            blocks[i].append(_block(runs[i], warm[i].chunk, protocol.block_ms, protocol, watch))
-    look_at_canary()
-    usual_ms = [_sample(block.times_ms, protocol) for block in canaries]
-    around = [_median(usual_ms[max(0, k - 2) : k + 2]) for k in range(len(canaries))]
-    base = canary_ms if canary_ms is not None else _median(usual_ms)
-    steps_back = sum(block.steps_back for block in (*canaries, *(b for of_one in blocks for b in of_one)))
+    protocol = profile.protocol
+    timer = _Timer(watch)
+    canary_chunk = _chunk_size(canary, protocol, timer)
+    track = _CanaryTrack(protocol)
+    _survey(canary, canary_chunk, profile, timer, track, protocol.survey_ms if survey_ms is None else survey_ms)
+    chunks = [_chunk_size(loads[0], protocol, timer) for loads in runs]
+    pair = [_Pair(tuple(r), chunk, canary, canary_chunk, timer, track) for r, chunk in zip(runs, chunks, strict=True)]
+    steady = [_warm_up(p, protocol) for p in pair]
+    visits: list[list[_RawVisit]] = [[] for _ in runs]
+    begun_ns, spent_ns = timer.spent_ns, len(runs) * protocol.budget_ms * 1e6
+    active = set(range(len(runs)))
+    while active and (timer.spent_ns - begun_ns < spent_ns or min(len(visits[i]) for i in active) == 0):
+        for i in rng.permutation(sorted(active)):
+            visits[i].append(_visit(pair[i], protocol, len(visits[i])))
+        active = {i for i in active if not _told_well(visits[i], track.level_ms(timer.spent_ns), protocol)}
+    finished = [
+        tuple(
+            Visit(tuple(v.network_ms), tuple(v.canary_ms), tuple(v.interrupted_ms), track.level_ms(v.at_ns))
+            for v in of_one
+        )
+        for of_one in visits
+    ]
+    slopes = [s for s in (_own_slope(of_one, protocol) for of_one in finished) if s is not None]
+    slope = (float(np.mean(slopes)), max(LEAST_SLOPE_ERROR, float(np.std(slopes, ddof=1)))) if len(slopes) > 2 else None
     return [
-        Timing(
-            blocks_ms=tuple(block.times_ms for block in blocks[i]),
-            drift_R=tuple(around[k] / base for k in place[i]),
-            runs=sum(len(block.times_ms) for block in blocks[i]) * warm[i].chunk,
-            steady=warm[i].steady,
-            steps_back=steps_back,
+        Sitting(
+            finished[i],
+            sum(len(v.network_ms) + len(v.interrupted_ms) for v in finished[i]) * pair[i].chunk,
+            steady[i],
+            timer.steps_back,
+            slope,
+            track.quantiles_ms(),
         )
         for i in range(len(runs))
     ]
 
 
-def time_loading(load: Callable[[], Run], loads: int, watch: Stopwatch) -> tuple[Run, float, float | None]:
-    """Loads a model for the first time, runs it once, then loads it ``loads`` times again: the function that runs it,
-    the time of the first and the median of the others in ms (None without any)."""
+def time_loading(
+    load: Callable[[], Run], loads: int, watch: Stopwatch, keep: bool = True
+) -> tuple[list[Run], float, float | None]:
+    """Loads a model for the first time, runs it once, then loads it ``loads`` times again: the functions that run it, as
+    often as it was loaded, or only the first unless all are to be kept; the time of the first and the median of the
+    later loads in ms (None without any)."""
     begun = watch.now_ns()
     run = load()
     run()
     cold_ms = (watch.now_ns() - begun) / 1e6
-    again = []
+    runs, again = [run], []
     for _ in range(loads):
         begun = watch.now_ns()
-        load()
+        later = load()
         again.append((watch.now_ns() - begun) / 1e6)
-    return run, max(0.0, cold_ms), max(0.0, float(np.median(again))) if again else None
+        if keep:
+            runs.append(later)
+    return runs, max(0.0, cold_ms), max(0.0, float(np.median(again))) if again else None
+
+
+class _Timer:
+    """Times chunks of inferences and adds up what they took, which a jump of the clock does not stop."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.watch = watch
+        self.spent_ns = 0.0
+        self.steps_back = 0
+
+    def chunk(self, run: Run, count: int, hot: bool) -> tuple[float, bool, float | None]:
+        """Time per inference in ms, whether the process kept its core, and the processor time per inference in ms.
+        ``hot``: one inference goes before, untimed, so that the caches hold the network."""
+        watch = self.watch
+        begun = watch.now_ns()
+        if hot:
+            run()
+        before = watch.interruptions()
+        cpu = watch.cpu_ns() if watch.cpu_ns is not None else 0
+        start = watch.now_ns()
+        for _ in range(count):
+            run()
+        end = watch.now_ns()
+        cpu_ms = (watch.cpu_ns() - cpu) / count / 1e6 if watch.cpu_ns is not None else None
+        kept = watch.interruptions() == before
+        self.steps_back += end < begun
+        self.spent_ns += abs(end - begun)
+        return (end - start) / count / 1e6, kept, cpu_ms
+
+
+class _CanaryTrack:
+    """All canary chunks of a sitting by time, from which the undisturbed level is followed."""
+
+    def __init__(self, protocol: MeasurementProtocol) -> None:
+        self._protocol = protocol
+        self._at_ns: list[float] = []
+        self._ms: list[float] = []
+
+    def add(self, at_ns: float, ms: float) -> None:
+        """One uninterrupted chunk."""
+        self._at_ns.append(at_ns)
+        self._ms.append(ms)
+
+    def level_ms(self, at_ns: float) -> float:
+        """The undisturbed level around a time: a low quantile over a window that holds disturbed and undisturbed
+        moments, and is short against changes of clock rate."""
+        at, ms = np.asarray(self._at_ns), np.asarray(self._ms)
+        half = self._protocol.level_window_ms * 1e6 / 2
+        middle = min(max(at_ns, at[0] + half), max(at[-1] - half, at[0] + half))
+        near = ms[(at >= middle - half) & (at <= middle + half)]
+        return float(np.quantile(near if near.size else ms, self._protocol.level_quantile))
+
+    def quantiles_ms(self) -> tuple[float, ...]:
+        """All chunks, at ``QUANTILES``."""
+        return tuple(np.quantile(self._ms, QUANTILES).tolist())
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A network and the canary that alternates with it."""
+
+    loads: tuple[Run, ...]
+    chunk: int
+    canary: Run
+    canary_chunk: int
+    timer: _Timer
+    track: _CanaryTrack
+
+    def canary_ms(self) -> float:
+        """One canary chunk; infinite if it was interrupted, so that nothing beside it counts as undisturbed."""
+        ms, kept, _ = self.timer.chunk(self.canary, self.canary_chunk, hot=True)
+        if not kept or ms <= 0:
+            return math.inf
+        self.track.add(self.timer.spent_ns, ms)
+        return ms
+
+
+@dataclass
+class _RawVisit:
+    """A visit before the level at its time is known."""
+
+    at_ns: float
+    network_ms: list[float]
+    canary_ms: list[float]
+    interrupted_ms: list[float]
+
+
+def _visit(pair: _Pair, protocol: MeasurementProtocol, number: int) -> _RawVisit:
+    """Alternates canary and network for ``visit_ms``, three chunks at least; the network as it was loaded at the visit's
+    turn."""
+    timer, run = pair.timer, pair.loads[number % len(pair.loads)]
+    visit = _RawVisit(timer.spent_ns, [], [], [])
+    hot, tries = pair.chunk > 1, 0
+    before_ms = pair.canary_ms()
+    while tries < 3 or timer.spent_ns - visit.at_ns < protocol.visit_ms * 1e6:
+        tries += 1
+        ms, kept, cpu_ms = timer.chunk(run, pair.chunk, hot)
+        after_ms = pair.canary_ms()
+        disturbance_ms = max(before_ms, after_ms)
+        before_ms = after_ms
+        if kept and ms > 0:
+            hot = ms < HOT_MS
+            visit.network_ms.append(ms)
+            # A canary that lost its core says that the moment was disturbed, not how much.
+            visit.canary_ms.append(disturbance_ms if math.isfinite(disturbance_ms) else 1e6)
+        elif cpu_ms is not None and cpu_ms > 0:
+            visit.interrupted_ms.append(cpu_ms)
+    return visit
+
+
+def _survey(
+    canary: Run, chunk: int, profile: DeviceProfile, timer: _Timer, track: _CanaryTrack, survey_ms: float
+) -> None:
+    """Runs the canary alone, until it was as fast as the profile says or ``patience_ms`` are over."""
+    protocol = profile.protocol
+    begun = timer.spent_ns
+    calm_ms = math.inf if profile.canary_ms is None else (1 + protocol.gate) * profile.canary_ms
+    chunks = 0
+    while True:
+        ms, kept, _ = timer.chunk(canary, chunk, hot=True)
+        if (kept and ms > 0) or not track._ms:
+            track.add(timer.spent_ns, max(ms, 1e-9))
+        chunks += 1
+        passed_ms = (timer.spent_ns - begun) / 1e6
+        if chunks >= 20 and passed_ms >= survey_ms:
+            if passed_ms >= max(survey_ms, protocol.patience_ms):
+                return
+            if chunks % 20 == 0 and track.level_ms(timer.spent_ns) <= calm_ms:
+                return
+
+
+def _chunk_size(run: Run, protocol: MeasurementProtocol, timer: _Timer) -> int:
+    """How many inferences make a chunk: long against the clock's tick, short against disturbances.
+
+    Raises MeasurementRefused for a clock that stands still, or is too coarse.
+    """
+    tick_ms = timer.watch.tick_ns / 1e6
+    chunk_ms = max(protocol.chunk_ms, protocol.chunk_ticks * tick_ms)
+    if chunk_ms > protocol.visit_ms:
+        raise MeasurementRefused(
+            f"the clock of this machine is too coarse: it moves by {tick_ms:g} ms, expected at most "
+            f"{protocol.visit_ms / protocol.chunk_ticks:g} ms"
+        )
+    count = 1
+    while timer.chunk(run, count, hot=False)[0] * count < chunk_ms:
+        count *= 2
+        if count > STILL:
+            raise MeasurementRefused(f"the clock of this machine stands still: it did not move during {STILL} runs")
+    shortest_ms = min(ms for ms in (timer.chunk(run, count, hot=True)[0] for _ in range(5)))
+    if shortest_ms <= 0:
+        return count
+    return max(1, math.ceil(chunk_ms / shortest_ms - 0.5))
+
+
+def _warm_up(pair: _Pair, protocol: MeasurementProtocol) -> bool:
+    """Runs for at least ``warmup_ms``, until the network's time over the canary's does not fall any more by more than
+    the noise of the last windows; whether that was reached within ``warmup_windows``."""
+    before: Floats | None = None
+    begun = pair.timer.spent_ns
+    for later in pair.loads[1:]:
+        later()
+    for _ in range(protocol.warmup_windows):
+        raw = _visit(pair, protocol, 0)
+        ratio = np.log(np.asarray(raw.network_ms) / np.asarray(raw.canary_ms))
+        if before is not None and before.size and ratio.size:
+            error = math.hypot(_median_error(before), _median_error(ratio))
+            falls = float(np.median(before) - np.median(ratio))
+            if falls <= 2 * error + 0.01 and pair.timer.spent_ns - begun >= protocol.warmup_ms * 1e6:
+                return True
+        before = ratio
+    return False
+
+
+def _told_well(visits: Sequence[_RawVisit], level_ms: float, protocol: MeasurementProtocol) -> bool:
+    """Whether a sitting has told enough of a network."""
+    if len(visits) < protocol.fewest_visits:
+        return False
+    accepted = [
+        [ms for ms, c in zip(v.network_ms, v.canary_ms, strict=True) if c <= (1 + protocol.gate) * level_ms]
+        for v in visits
+    ]
+    logs = [np.log(chunks) for chunks in accepted if chunks]
+    count = sum(map(len, logs))
+    if len(logs) < protocol.fewest_visits or count < min(protocol.fewest_chunks, 3 * len(visits)):
+        return False
+    return _error_of(logs) <= protocol.target
+
+
+# --- Judging: what the times say -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What one sitting says, in logarithms: the time, its standard error, and a bound of the error of its correction."""
+
+    log_ms: float
+    error: float
+    drift_error: float
+    accepted: bool
 
 
 def judge(timing: Timing, profile: DeviceProfile) -> Measurement:
-    """A measurement from raw times: drift divided out, median and its 95 % confidence interval, or a refusal.
-
-    Variation is the interquartile range of the corrected samples over their median, a spread that single spikes do not
-    move; 1 when there are too few samples to tell.
-    """
+    """A measurement from raw times: undisturbed chunks of each sitting, corrected for the machine's speed, and a 95 %
+    interval over sittings; or a refusal if the times say nothing."""
     protocol = profile.protocol
-    samples_R = np.array([_sample(block, protocol) for block in timing.blocks_ms])
-    drift_R = np.asarray(timing.drift_R, dtype=np.float64)
-    valid = np.isfinite(samples_R) & np.isfinite(drift_R)
-    corrected = samples_R[valid] / drift_R[valid]
-    drift = _median(drift_R[valid])
-    numbers: dict[str, float | None] = dict.fromkeys(("median_ms", "low_ms", "high_ms", "p90_ms", "p99_ms"))
-    variation, refused = 1.0, None
-    if timing.steps_back:
-        refused = f"the clock of the device went backwards {timing.steps_back} times"
-    elif len(corrected) < 2 / 3 * protocol.rounds:
+    whole = [s for s in timing.sittings if not s.steps_back]
+    samples = [s for s in (_sample(sitting, profile) for sitting in whole) if s is not None]
+    if any(s.accepted for s in samples):
+        samples = [s for s in samples if s.accepted]
+    chunks = [ms for s in whole for v in s.visits for ms in v.network_ms]
+    drifts = [v.level_ms / profile.canary_ms for s in whole for v in s.visits] if profile.canary_ms else []
+    steps_back = sum(s.steps_back for s in timing.sittings)
+    refused = None
+    if not samples:
         refused = (
-            f"another program took the processor during {protocol.rounds - len(corrected)} of {protocol.rounds} rounds"
+            f"the clock of the device went backwards {steps_back} times"
+            if steps_back
+            else "another program took the processor during every inference"
         )
-    else:
-        median = _median(corrected)
-        low, high = median_interval(corrected)
-        chunks = np.concatenate([np.asarray(timing.blocks_ms[r]) / drift_R[r] for r in np.flatnonzero(valid)])
-        p90, p99 = np.quantile(chunks, [0.9, 0.99])
-        numbers = {"median_ms": median, "low_ms": low, "high_ms": high, "p90_ms": float(p90), "p99_ms": float(p99)}
-        variation = float(np.subtract(*np.quantile(corrected, [0.75, 0.25])) / median)
-        if variation > protocol.max_variation:
-            refused = f"samples vary by {variation:.0%}, expected at most {protocol.max_variation:.0%}"
-        elif not 1 / (1 + protocol.max_drift) <= drift <= 1 + protocol.max_drift:
-            refused = (
-                f"the canary network takes {drift:.2f} times its usual time, expected within {protocol.max_drift:.0%}"
-            )
-        elif not timing.steady:
-            refused = (
-                f"no steady state within {protocol.windows} windows of {protocol.window_ms:g} ms: {protocol.agreeing} "
-                f"in a row always differed by more than {protocol.steady:.0%}"
-            )
-    return Measurement(
+    measurement = Measurement(
         protocol=protocol.id,
         profile=profile.id,
-        **(numbers if refused is None else dict.fromkeys(numbers)),
-        runs=timing.runs,
-        variation=variation,
-        drift=drift if math.isfinite(drift) else 1.0,
+        median_ms=None,
+        low_ms=None,
+        high_ms=None,
+        runs=sum(s.runs for s in timing.sittings),
+        variation=1.0,
+        drift=float(np.median(drifts)) if drifts else 1.0,
         refused=refused,
-        samples_ms=tuple(round(float(s), 7) for s in samples_R[valid]),
         cold_load_ms=timing.cold_load_ms,
         warm_load_ms=timing.warm_load_ms,
+        undisturbed=_undisturbed(whole, protocol),
+    )
+    if refused is not None:
+        return measurement
+    if chunks:
+        p90, p99 = np.quantile(chunks, [0.9, 0.99])
+        measurement = replace(measurement, p90_ms=float(p90), p99_ms=float(p99))
+    return _with_interval(
+        replace(
+            measurement,
+            samples_ms=tuple(float(f"{math.exp(s.log_ms):.7g}") for s in samples),
+            sample_error=float(np.sqrt(np.mean([s.error**2 for s in samples]))),
+            drift_error=float(np.mean([s.drift_error for s in samples])),
+        ),
+        profile,
     )
 
 
-def median_interval(samples: Floats) -> tuple[float, float]:
-    """Distribution-free confidence interval of the median by order statistics, at least 95 % from six samples on;
-    with fewer, the range."""
-    ordered = np.sort(samples)
-    n = len(ordered)
-    # Largest k with P(Binomial(n, 1/2) < k) <= 2.5 %: the interval is from the k-th smallest to the k-th largest.
-    tail, k, term = 0.0, 0, 0.5**n
-    while tail + term <= 0.025:
-        tail += term
-        term *= (n - k) / (k + 1)
-        k += 1
-    k = max(k, 1)
-    return float(ordered[k - 1]), float(ordered[n - k])
+def combine(measurements: Sequence[Measurement], profile: DeviceProfile) -> Measurement:
+    """One measurement of several of the same network: all their sittings count. Refused ones add nothing, unless all
+    are refused."""
+    usable = [m for m in measurements if m.refused is None]
+    if len(usable) < 2:
+        return (usable or list(measurements))[-1]
+    weights = [len(m.samples_ms) for m in usable]
+
+    def mean(values: Sequence[float]) -> float:
+        return float(np.average(values, weights=weights))
+
+    return _with_interval(
+        replace(
+            usable[-1],
+            runs=sum(m.runs for m in usable),
+            samples_ms=tuple(ms for m in usable for ms in m.samples_ms),
+            sample_error=math.sqrt(mean([m.sample_error**2 for m in usable])),
+            drift_error=mean([m.drift_error for m in usable]),
+            drift=mean([m.drift for m in usable]),
+            undisturbed=mean([m.undisturbed for m in usable]),
+        ),
+        profile,
+    )
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Time per inference of each uninterrupted chunk, how long all of it took, and how often the clock stepped back."""
+def machine_noise(
+    sittings_by_network: Sequence[Sequence[Sitting]], profile: DeviceProfile, load: float | None
+) -> MachineNoise:
+    """How steady a machine is, from several sittings of reference networks on it; ``profile`` has its ``canary_ms``."""
+    protocol = profile.protocol
+    assert profile.canary_ms is not None
+    deviations = []
+    for sittings in sittings_by_network:
+        samples = [s for s in (_sample(sitting, profile) for sitting in sittings) if s is not None and s.accepted]
+        if len(samples) > 1:
+            deviations.append(np.array([s.log_ms for s in samples]) - np.mean([s.log_ms for s in samples]))
+    freedom = sum(len(d) - 1 for d in deviations)
+    floor = math.sqrt(sum(float((d**2).sum()) for d in deviations) / freedom) if freedom else DEFAULT_FLOOR
+    ratios = np.concatenate([np.array(s.canary_quantiles_ms[:-1]) for s in sittings_by_network[0]]) / profile.canary_ms
+    disturbed = ratios[ratios > 1 + 2 * protocol.gate]
+    slopes = [s.slope for sittings in sittings_by_network for s in sittings if s.slope is not None]
+    return MachineNoise(
+        floor=max(floor, 0.001),
+        levels=(1.0, float(np.median(disturbed))) if disturbed.size > 0.05 * ratios.size else (1.0,),
+        undisturbed=float((ratios <= 1 + 2 * protocol.gate).mean()),
+        slope=(float(np.mean([m for m, _ in slopes])), float(np.mean([sd for _, sd in slopes]))) if slopes else None,
+        load=load,
+    )
 
-    times_ms: tuple[float, ...]
-    lasted_ns: int
-    steps_back: int
 
-
-@dataclass(frozen=True)
-class _Warm:
-    """A network that has run for a while: how many inferences make a chunk, and whether it became steady."""
-
-    chunk: int
-    steady: bool
-
-
-def _warm(run: Run, protocol: MeasurementProtocol, watch: Stopwatch) -> _Warm:
-    """Runs in windows for at least ``warmup_ms``, until the samples of the last ``agreeing`` windows do agree.
-
-    Raises MeasurementRefused for a clock that stands still, or is too coarse for a block.
-    """
-    chunk_ms = max(protocol.chunk_ms, protocol.chunk_ticks * watch.tick_ns / 1e6)
-    if chunk_ms > protocol.block_ms:
-        raise MeasurementRefused(
-            f"the clock of this machine is too coarse: it moves by {watch.tick_ns / 1e6:g} ms, expected at most "
-            f"{protocol.block_ms / protocol.chunk_ticks:g} ms"
+def _sample(sitting: Sitting, profile: DeviceProfile) -> _Sample | None:
+    """What a sitting says of its network; None if every chunk was interrupted and has no processor time."""
+    protocol = profile.protocol
+    slope, slope_error = sitting.slope or (profile.noise.slope if profile.noise else None) or CONTENTION_SLOPE
+    visits = [v for v in sitting.visits if v.network_ms]
+    accepted: list[Floats] = []
+    for visit in visits:
+        network, canary = np.asarray(visit.network_ms), np.asarray(visit.canary_ms)
+        chosen = np.log(network[canary <= (1 + protocol.gate) * visit.level_ms])
+        if chosen.size:
+            accepted.append(chosen - _log_drift(visit, profile) * slope)
+    drift_error = max(
+        (2 * slope_error * abs(_log_drift(v, profile)) for v in sitting.visits), default=0.0
+    )  # within two standard errors of the slope
+    if sum(map(len, accepted)) >= 3:
+        return _Sample(_low(accepted, protocol), _error_of(accepted), drift_error, True)
+    interrupted = [np.log(v.interrupted_ms) - _log_drift(v, profile) * slope for v in sitting.visits if v.interrupted_ms]
+    if interrupted and sum(map(len, interrupted)) >= sum(len(v.network_ms) for v in visits):
+        error = _error_of(interrupted)
+        return _Sample(_low(interrupted, protocol), error, drift_error + CPU_TIME_ERROR, False)
+    if not visits:
+        return None
+    own = _own_slope(sitting.visits, protocol)
+    corrected, slowed = [], []
+    for visit in visits:
+        x = np.log(np.minimum(np.asarray(visit.canary_ms), 2 * visit.level_ms) / visit.level_ms)
+        corrected.append(
+            np.log(visit.network_ms) - x * (slope if own is None else own) - _log_drift(visit, profile) * slope
         )
-    chunk = 1
-    while _time(run, chunk, watch) < chunk_ms * 1e6:
-        chunk *= 2
-        if chunk > _STILL:
-            raise MeasurementRefused(f"the clock of this machine stands still: it did not move during {_STILL} runs")
-    lasted_ns = 0
-    samples: list[float] = []
-    for _ in range(protocol.windows):
-        window = _block(run, chunk, protocol.window_ms, protocol, watch)
-        lasted_ns += window.lasted_ns
-        samples.append(_sample(window.times_ms, protocol))
-        if math.isfinite(samples[-1]):
-            chunk = max(1, round(chunk_ms / samples[-1]))  # the first runs are slow, and so were the first chunks
-        last = samples[-protocol.agreeing :]
-        agree = len(last) == protocol.agreeing and all(map(math.isfinite, last))
-        agree = agree and max(last) - min(last) <= protocol.steady * min(last)
-        if lasted_ns >= protocol.warmup_ms * 1e6 and agree:
-            return _Warm(chunk, True)
-    return _Warm(chunk, False)
+        slowed.append(x)
+    doubt = 2 * slope_error * float(np.median(np.concatenate(slowed)))
+    return _Sample(_low(corrected, protocol), _error_of(corrected), drift_error + doubt, False)
 
 
-def _time(run: Run, count: int, watch: Stopwatch) -> int:
-    at = watch.now_ns()
-    for _ in range(count):
-        run()
-    return watch.now_ns() - at
+def _low(blocks: Sequence[Floats], protocol: MeasurementProtocol) -> float:
+    """The lower ``quantile`` of all chunks: short disturbances that the canary did not meet move it little."""
+    return float(np.quantile(np.concatenate(blocks), protocol.quantile))
 
 
-def _block(run: Run, chunk: int, lasting_ms: float, protocol: MeasurementProtocol, watch: Stopwatch) -> _Block:
-    """Times chunks for about ``lasting_ms``.
+def _log_drift(visit: Visit, profile: DeviceProfile) -> float:
+    return math.log(visit.level_ms / profile.canary_ms) if profile.canary_ms else 0.0
 
-    Inferences are timed in chunks, long against the clock's tick; those during which the process lost its core do not
-    count. The block goes on until three chunks do, up to four times its length. A clock that jumps makes it no longer:
-    what the chunks took is summed up. Raises MeasurementRefused for a clock that is too coarse.
+
+def _own_slope(visits: Sequence[Visit], protocol: MeasurementProtocol) -> float | None:
+    """d log(network) / d log(canary) between undisturbed and disturbed visits to one network; None where either are
+    few. Only disturbances that last for a visit count: a short one may have hit the canary alone."""
+    timed = [v for v in visits if v.network_ms]
+    slower = np.array([math.log(float(np.median(v.canary_ms)) / v.level_ms) for v in timed])
+    log_ms = np.array([math.log(float(np.median(v.network_ms))) for v in timed])
+    calm = slower <= math.log(1 + protocol.gate)
+    disturbed = (slower > math.log(1 + 3 * protocol.gate)) & (slower < math.log(4.0))
+    if min(calm.sum(), disturbed.sum()) < protocol.fewest_visits:
+        return None
+    rise = float(np.median(log_ms[disturbed]) - np.median(log_ms[calm]))
+    return rise / float(np.median(slower[disturbed]) - np.median(slower[calm]))
+
+
+def _undisturbed(sittings: Sequence[Sitting], protocol: MeasurementProtocol) -> float:
+    count = calm = 0
+    for visit in (v for s in sittings for v in s.visits):
+        count += len(visit.canary_ms) + len(visit.interrupted_ms)
+        calm += sum(c <= (1 + protocol.gate) * visit.level_ms for c in visit.canary_ms)
+    return calm / count if count else 0.0
+
+
+def _with_interval(measurement: Measurement, profile: DeviceProfile) -> Measurement:
+    """The value and interval of a measurement's samples.
+
+    The variance between sittings is the network's own, pooled with the noise floor of the profile, which counts for
+    ``FLOOR_WEIGHT`` degrees of freedom: three sittings alone say little of it. An interval that says nothing refuses.
     """
-    times: list[int] = []
-    lasted = steps_back = tries = 0
-    while len(times) < 3 or lasted < lasting_ms * 1e6:
-        if tries >= 6 and lasted > 4 * lasting_ms * 1e6:
-            break
-        tries += 1
-        before = watch.interruptions()
-        took = _time(run, chunk, watch)
-        lasted += abs(took)
-        steps_back += took < 0
-        if watch.interruptions() == before and took >= 0:
-            times.append(took)
-    if times and float(np.quantile(times, protocol.quantile, method="lower")) == 0:
-        raise MeasurementRefused(f"the clock of this machine is too coarse: it did not move during {chunk} inferences")
-    return _Block(tuple(t / chunk / 1e6 for t in times), lasted, steps_back)
+    logs = np.log(measurement.samples_ms)
+    count = len(logs)
+    floor = profile.noise.floor if profile.noise is not None else DEFAULT_FLOOR
+    squares = float(((logs - logs.mean()) ** 2).sum())
+    freedom = FLOOR_WEIGHT + count - 1
+    variance = (FLOOR_WEIGHT * (floor**2 + measurement.sample_error**2) + squares) / freedom
+    half = student_quantile(freedom) * math.sqrt(variance / count) + measurement.drift_error
+    middle = float(logs.mean())
+    if 2 * half > math.log(REFUSED_FACTOR):
+        return replace(
+            measurement,
+            variation=math.sqrt(variance),
+            refused=f"the times vary too much to say anything: the 95 % interval of the latency spans a factor of "
+            f"{math.exp(2 * half):.3g}, expected at most {REFUSED_FACTOR:g}",
+        )
+    return replace(
+        measurement,
+        median_ms=math.exp(middle),
+        low_ms=math.exp(middle - half),
+        high_ms=math.exp(middle + half),
+        variation=math.sqrt(variance),
+    )
 
 
-def _sample(times_ms: Sequence[float], protocol: MeasurementProtocol) -> float:
-    """What a block says: the lower ``quantile`` of its times; NaN if it has none."""
-    return float(np.quantile(times_ms, protocol.quantile, method="lower")) if times_ms else math.nan
+def student_quantile(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t, from three degrees of freedom on, within 1 %: Cornish and Fisher's expansion
+    (Abramowitz and Stegun, 26.7.5). The agent has no SciPy."""
+    z = 1.959964
+    return (
+        z
+        + (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    )
 
 
-def _median(values: Sequence[float] | Floats) -> float:
-    finite = np.asarray(values)[np.isfinite(values)]
-    return float(np.median(finite)) if finite.size else math.nan
+def _error_of(blocks: Sequence[Floats]) -> float:
+    """Standard error of the median of all chunks, about that of their lower quartile. Chunks of one visit are alike, so
+    it is not less than what the medians of the visits say."""
+    of_chunks = _median_error(np.concatenate(blocks))
+    if len(blocks) < 3:
+        return of_chunks
+    return max(of_chunks, _median_error(np.array([np.median(b) for b in blocks])))
+
+
+def _median_error(values: Floats) -> float:
+    """Standard error of a median from the interquartile range, as for a Gaussian in the middle."""
+    if len(values) < 3:
+        return float(np.ptp(values)) if len(values) else math.inf
+    return 1.2533 * float(np.subtract(*np.quantile(values, [0.75, 0.25]))) / 1.349 / math.sqrt(len(values))
 
 
 def _rounded(value: float) -> float:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.core.arch import Arch
-from nas.core.device import Measurement, verdict
+from nas.core.device import Measurement, verification_status
 from nas.core.errors import InvalidInput
 from nas.core.events import (
     Candidate,
@@ -166,7 +166,7 @@ def test_metrics_of_a_known_point_are_merged_and_origins_stay_apart() -> None:
 )
 def test_the_mark_follows_from_measurement_and_claim(median_ms: float | None, claim_ms: float, status: str) -> None:
     measurement = replace(MEASUREMENT, median_ms=median_ms, high_ms=median_ms and 2.1)
-    assert verdict(measurement, claim_ms) == status
+    assert verification_status(measurement, claim_ms) == status
     [point] = fold_all([Measured(ARCH, "search", measurement, claim_ms)]).of("search")
     assert (point.status, point.claim_ms, point.measurement) == (status, claim_ms, measurement)
     assert point.metrics.get("measured_ms") == median_ms
