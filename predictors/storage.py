@@ -24,19 +24,26 @@ def dump_predictor(predictor: LatencyPredictor) -> bytes:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a device: N networks and their latencies. Those ``held_out_N`` check predictors; none is fitted
-    to them."""
+    """The measurements of a device: N networks and their latencies. Those ``held_out_N`` check predictors; none is
+    fitted to them. ``error_N`` are the relative standard errors of the latencies, None where they are not known."""
 
     genes_NG: Genes
     latency_ms_N: Floats
     held_out_N: NDArray[np.bool_]
+    error_N: Floats | None = None
 
 
-def dump_measured(genes_NG: Genes, latency_ms_N: Floats, held_out_N: NDArray[np.bool_] | None = None) -> bytes:
+def dump_measured(
+    genes_NG: Genes,
+    latency_ms_N: Floats,
+    held_out_N: NDArray[np.bool_] | None = None,
+    error_N: Floats | None = None,
+) -> bytes:
     """What is known of a device, from which it, or others, can be learned."""
     buffer = io.BytesIO()
     held_out = {"held_out": held_out_N} if held_out_N is not None else {}
-    np.savez(buffer, allow_pickle=False, genes=genes_NG, latency_ms=latency_ms_N, **held_out)
+    errors = {"error": error_N} if error_N is not None else {}
+    np.savez(buffer, allow_pickle=False, genes=genes_NG, latency_ms=latency_ms_N, **held_out, **errors)
     return buffer.getvalue()
 
 
@@ -53,7 +60,8 @@ def load_known(data: bytes) -> Known:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             genes_NG, latency_ms_N = arrays["genes"], arrays["latency_ms"]
             held_out_N = arrays["held_out"] if "held_out" in arrays.files else np.zeros(len(genes_NG), dtype=bool)
-            return Known(genes_NG, latency_ms_N, held_out_N)
+            error_N = arrays["error"] if "error" in arrays.files else None
+            return Known(genes_NG, latency_ms_N, held_out_N, error_N)
     except (ValueError, KeyError, OSError, BadZipFile) as error:
         raise StorageError(f"stored measurements cannot be read: {error}") from error
 

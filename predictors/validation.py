@@ -29,7 +29,7 @@ class Regressor(Protocol):
     def predict(self, features_NF: Floats) -> Latency: ...
 
 
-FitMean = Callable[[Floats, Floats, int], Regressor]
+FitMean = Callable[[Floats, Floats, int, Floats | None], Regressor]
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,41 @@ def check_features(features_NF: Floats, features: int) -> None:
         raise InvalidInput("expected finite features, got infinite ones or NaN")
 
 
-def held_out_ms(fit_mean: FitMean, features_NF: Floats, latency_ms_N: Floats, folds: int, seed: int) -> Floats:
+def check_weights(weight_N: Floats | None, n: int) -> Floats:
+    """Weights of N measurements, all 1 if None. Raises InvalidInput for another number, or weights that are not
+    positive and finite."""
+    if weight_N is None:
+        return np.ones(n)
+    if weight_N.shape != (n,) or not (np.isfinite(weight_N).all() and (weight_N > 0).all()):
+        raise InvalidInput(f"expected {n} positive weights, one for each measurement, got the shape {weight_N.shape}")
+    return weight_N
+
+
+def measurement_weights(held_out_ms_N: Floats, latency_ms_N: Floats, error_N: Floats) -> Floats:
+    """Weights of N measurements whose relative standard errors are ``error_N``: the inverse of their variance, to which
+    the model's own error adds, which the errors of held-out predictions ``held_out_ms_N`` tell. The mean is 1."""
+    total = float(np.median(((held_out_ms_N / latency_ms_N) - 1.0) ** 2)) / 0.455  # the median of chi squared
+    model = max(total - float(np.median(error_N**2)), 0.1 * total, 1e-8)
+    weight_N = 1.0 / (model + error_N**2)
+    return np.asarray(weight_N / weight_N.mean())
+
+
+def held_out_ms(
+    fit_mean: FitMean,
+    features_NF: Floats,
+    latency_ms_N: Floats,
+    folds: int,
+    seed: int,
+    weight_N: Floats | None = None,
+) -> Floats:
     """Mean latency of each of N networks, predicted by a fit to those of the other folds."""
     n = len(latency_ms_N)
     order = np.random.default_rng(seed).permutation(n)
     out_N = np.empty(n)
     for fold in np.array_split(order, min(folds, n)):
         rest = np.setdiff1d(order, fold)
-        out_N[fold] = fit_mean(features_NF[rest], latency_ms_N[rest], seed).predict(features_NF[fold]).mean_ms
+        weights = None if weight_N is None else weight_N[rest]
+        out_N[fold] = fit_mean(features_NF[rest], latency_ms_N[rest], seed, weights).predict(features_NF[fold]).mean_ms
     return out_N
 
 

@@ -22,10 +22,10 @@ class MeasurementProtocol:
     A network is timed in ``sittings``, each a process of its own, since the memory a process happens to get changes a
     small network's time. In a sitting, *visits* of ``visit_ms`` alternate chunks of the network with chunks of the
     canary, a small fixed network. A chunk counts if the canary before and after it lies within ``gate`` of the
-    undisturbed level, the ``level_quantile`` of its chunks within ``level_window_ms``. A sitting ends for a network once
-    the relative standard error of its median is at most ``target``, or ``budget_ms`` per network are spent. Networks
-    whose interval is wider than ``settled`` get further sittings, up to ``most_sittings``. The reported value is what the
-    network takes when nothing disturbs it, with a 95 % interval. See docs/measurement-protocol.md.
+    undisturbed level, the ``level_quantile`` of its chunks within ``level_window_ms``. A sitting ends for a network
+    once the relative standard error of its median is at most ``target``, or ``budget_ms`` per network are spent.
+    Networks whose interval is wider than ``settled`` get further sittings, up to ``most_sittings``. The reported value
+    is what the network takes when nothing disturbs it, with a 95 % interval. See docs/measurement-protocol.md.
     """
 
     version: int = 3
@@ -62,11 +62,12 @@ class MeasurementProtocol:
 class MachineNoise:
     """How steady a machine was when it was profiled.
 
-    ``floor`` is the relative standard deviation between sittings of one network when nothing disturbs it. ``levels`` are
-    the times of the canary relative to its undisturbed level: 1, and the median of the disturbed chunks if there are
-    more than a few; ``undisturbed`` is the share of its chunks at the undisturbed level. ``slope`` is how much more a
-    disturbance slows networks than the canary, as mean and standard deviation of d log(network) / d log(canary); None if
-    no disturbance was seen. ``load`` is the system's load average over a minute, None where there is none.
+    ``floor`` is the relative standard deviation between sittings of one network when nothing disturbs it. ``levels``
+    are the times of the canary relative to its undisturbed level: 1, and the median of the disturbed chunks if there
+    are more than a few; ``undisturbed`` is the share of its chunks at the undisturbed level. ``slope`` is how much
+    more a disturbance slows networks than the canary, as mean and standard deviation of d log(network) / d
+    log(canary); None if no disturbance was seen. ``load`` is the system's load average over a minute, None where there
+    is none.
     """
 
     floor: float
@@ -151,9 +152,9 @@ class Measurement:
     standard error within sittings; ``drift_error`` bounds the relative error that the correction for a disturbed or
     changed machine may have made, which more samples do not reduce. ``variation`` is the relative standard deviation
     between sittings, ``drift`` the canary's undisturbed level over that of the profile, ``undisturbed`` the share of
-    chunks in which nothing disturbed the network. ``p90_ms`` and ``p99_ms`` are percentiles over all chunks as they were
-    timed, disturbed ones included. ``cold_load_ms`` is the first load of the model in a process with one inference,
-    ``warm_load_ms`` a later load; None where they were not timed.
+    chunks in which nothing disturbed the network. ``p90_ms`` and ``p99_ms`` are percentiles over all chunks as they
+    were timed, disturbed ones included. ``cold_load_ms`` is the first load of the model in a process with one
+    inference, ``warm_load_ms`` a later load; None where they were not timed.
     """
 
     protocol: str
@@ -263,8 +264,8 @@ def comparable(measurement: Measurement, profile: DeviceProfile) -> bool:
 def verification_status(measurement: Measurement, promised_ms: float) -> Status:
     """``verified`` if the whole 95 % interval lies at or below what was promised, ``violated`` if it lies above.
 
-    The promise is the bound the user set, or else the predictor's own upper bound. An interval that holds the promise is
-    too close to call, and a refused measurement verifies nothing: both are ``unverified``.
+    The promise is the bound the user set, or else the predictor's own upper bound. An interval that holds the promise
+    is too close to call, and a refused measurement verifies nothing: both are ``unverified``.
     """
     if measurement.low_ms is None or measurement.high_ms is None:
         return "unverified"

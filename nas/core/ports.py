@@ -122,8 +122,9 @@ class Refit:
 class Refitter(Protocol):
     """Fits the predictor of a search's device again, with what it was fitted to before and more."""
 
-    def fit(self, genes_NG: Genes, latency_ms_N: Floats) -> Refit:
-        """Deterministic. Raises InvalidInput for latencies that are not positive numbers."""
+    def fit(self, genes_NG: Genes, latency_ms_N: Floats, error_N: Floats | None = None) -> Refit:
+        """Deterministic. ``error_N`` are the relative standard errors of the latencies, shape (N,). Raises
+        InvalidInput for latencies that are not positive numbers."""
 
     def load(self, record: Mapping[str, Any]) -> LatencyPredictor:
         """The predictor of a record."""

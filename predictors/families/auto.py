@@ -23,7 +23,7 @@ from predictors.families.bayesian_linear import BayesianLinear
 from predictors.families.gradient_boosting import GradientBoosting
 from predictors.families.graph import GraphNetwork, Wiring
 from predictors.families.mlp import MLP
-from predictors.validation import check_measured, held_out_ms
+from predictors.validation import check_measured, check_weights, held_out_ms
 
 Chosen = BayesianLinear | MLP | GraphNetwork | GradientBoosting
 CANDIDATES: tuple[type[BayesianLinear] | type[MLP] | type[GraphNetwork] | type[GradientBoosting], ...] = (
@@ -53,6 +53,7 @@ class AutoPredictor:
         folds: int = 10,
         seed: int = 0,
         graphs: tuple[Graph, Floats] | None = None,
+        weight_N: Floats | None = None,
     ) -> AutoPredictor:
         """Tries the families that so many networks can feed, and fits the best to all. ``graphs``: the graph of the
         space and the networks as its rows, if there is one, without which no graph network is tried.
@@ -62,31 +63,36 @@ class AutoPredictor:
         check_measured(features_NF, latency_ms_N)
         n = len(latency_ms_N)
 
-        made: dict[str, tuple[Callable[[Floats, Floats, int], Chosen], Floats]] = {
+        made: dict[str, tuple[Callable[[Floats, Floats, int, Floats | None], Chosen], Floats]] = {
             BayesianLinear.family: (BayesianLinear.fit_mean, features_NF),
             MLP.family: (MLP.fit_mean, features_NF),
         }
         if graphs is not None:
             wiring, columns_NC = Wiring.of(graphs[0]), graphs[1]
-            made[GraphNetwork.family] = (lambda x, y, seed: GraphNetwork.fit_mean(x, y, seed, wiring), columns_NC)
+            made[GraphNetwork.family] = (lambda x, y, seed, w: GraphNetwork.fit_mean(x, y, seed, wiring, w), columns_NC)
         made[GradientBoosting.family] = (GradientBoosting.fit_mean, features_NF)
         tried = {k: m for k, m in made.items() if _FEWEST_FOR.get(k, 0) <= n <= _MOST_FOR.get(k, n)}
-        held_out = {name: held_out_ms(fit_mean, x, latency_ms_N, folds, seed) for name, (fit_mean, x) in tried.items()}
+        held_out = {
+            name: held_out_ms(fit_mean, x, latency_ms_N, folds, seed, weight_N) for name, (fit_mean, x) in tried.items()
+        }
         missed = {name: np.abs(guess_N / latency_ms_N - 1.0) for name, guess_N in held_out.items()}
+        share_N = check_weights(weight_N, n)
         best, *others = tried
         for other in others:
-            gain_N = missed[best] - missed[other]
+            gain_N = share_N * (missed[best] - missed[other])
             if gain_N.mean() > gain_N.std(ddof=1) / np.sqrt(n):
                 best = other
         fit_mean, x_NF = tried[best]
-        fitted = fit_mean(x_NF, latency_ms_N, seed).bounded(x_NF, latency_ms_N, held_out[best])
-        return cls(fitted, {name: float(e.mean()) for name, e in missed.items()})
+        fitted = fit_mean(x_NF, latency_ms_N, seed, weight_N).bounded(x_NF, latency_ms_N, held_out[best])
+        return cls(fitted, {name: float((share_N * e).mean()) for name, e in missed.items()})
 
     @classmethod
-    def fit_networks(cls, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> AutoPredictor:
+    def fit_networks(
+        cls, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats, weight_N: Floats | None = None
+    ) -> AutoPredictor:
         """Fits to networks of a space, by its features, and by their graphs if it tells them. Raises as ``fit``."""
         graphs = (space.graph, space.graph_columns(genes_NG)) if has_graph(space) else None
-        return cls.fit(space.features(genes_NG), latency_ms_N, graphs=graphs)
+        return cls.fit(space.features(genes_NG), latency_ms_N, graphs=graphs, weight_N=weight_N)
 
     def inputs(self, space: SearchSpace, genes_NG: Genes) -> Floats:
         """What ``predict`` reads of N networks: what the chosen family reads."""

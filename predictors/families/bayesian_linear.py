@@ -19,7 +19,14 @@ from nas.core.arch import Floats
 from nas.core.device import Latency
 from predictors.calibration import upper_factor
 from predictors.validation import FEWEST as FEWEST
-from predictors.validation import ApplicabilityDomain, check_features, check_measured, held_out_ms, no_extrapolation_N
+from predictors.validation import (
+    ApplicabilityDomain,
+    check_features,
+    check_measured,
+    check_weights,
+    held_out_ms,
+    no_extrapolation_N,
+)
 
 _OFFSET = 30.0  # how much wider the prior of the offset is than that of a standardised feature
 
@@ -46,7 +53,13 @@ class BayesianLinear:
 
     @classmethod
     def fit(
-        cls, features_NF: Floats, latency_ms_N: Floats, prior: Prior | None = None, folds: int = 10, seed: int = 0
+        cls,
+        features_NF: Floats,
+        latency_ms_N: Floats,
+        prior: Prior | None = None,
+        folds: int = 10,
+        seed: int = 0,
+        weight_N: Floats | None = None,
     ) -> BayesianLinear:
         """Fits on all networks; calibrates the bound on predictions for networks held out of ``folds`` refits.
 
@@ -54,18 +67,23 @@ class BayesianLinear:
         """
         check_measured(features_NF, latency_ms_N)
 
-        def fit_mean(x_NF: Floats, y_N: Floats, seed: int) -> BayesianLinear:
-            return cls.fit_mean(x_NF, y_N, seed, prior)
+        def fit_mean(x_NF: Floats, y_N: Floats, seed: int, weights: Floats | None) -> BayesianLinear:
+            return cls.fit_mean(x_NF, y_N, seed, weights, prior)
 
-        held_out_N = held_out_ms(fit_mean, features_NF, latency_ms_N, folds, seed)
-        return fit_mean(features_NF, latency_ms_N, seed).bounded(features_NF, latency_ms_N, held_out_N)
+        held_out_N = held_out_ms(fit_mean, features_NF, latency_ms_N, folds, seed, weight_N)
+        return fit_mean(features_NF, latency_ms_N, seed, weight_N).bounded(features_NF, latency_ms_N, held_out_N)
 
     @classmethod
     def fit_mean(
-        cls, features_NF: Floats, latency_ms_N: Floats, seed: int, prior: Prior | None = None
+        cls,
+        features_NF: Floats,
+        latency_ms_N: Floats,
+        seed: int,
+        weight_N: Floats | None = None,
+        prior: Prior | None = None,
     ) -> BayesianLinear:
         """The mean alone, with no bound above it. The seed plays no part."""
-        weights_F, offset_ms = _posterior(features_NF, latency_ms_N, prior)
+        weights_F, offset_ms = _posterior(features_NF, latency_ms_N, check_weights(weight_N, len(latency_ms_N)), prior)
         return cls(weights_F, offset_ms, 1.0, 0.5 * float(latency_ms_N.min()))
 
     def bounded(self, features_NF: Floats, latency_ms_N: Floats, held_out_N: Floats) -> BayesianLinear:
@@ -111,7 +129,7 @@ class BayesianLinear:
         )
 
 
-def _posterior(features_NF: Floats, y_N: Floats, prior: Prior | None) -> tuple[Floats, float]:
+def _posterior(features_NF: Floats, y_N: Floats, weight_N: Floats, prior: Prior | None) -> tuple[Floats, float]:
     """The posterior mean of weights and offset, in the features' own units.
 
     Features are centred, and turned so that the prior is a standard Gaussian; an offset column of wide prior takes what
@@ -126,8 +144,9 @@ def _posterior(features_NF: Floats, y_N: Floats, prior: Prior | None) -> tuple[F
         values, vectors = np.linalg.eigh(prior.covariance_FF)
         prior_F, root_FF = prior.mean_F, vectors * np.sqrt(np.maximum(values, 0.0))
     x_NF = features_NF - centre
-    design = np.concatenate([x_NF @ root_FF, np.full((len(x_NF), 1), _OFFSET)], axis=1) / y_N[:, None]
-    target = 1.0 - x_NF @ prior_F / y_N  # what the prior leaves of y, times its weight 1 / y
+    root_N = np.sqrt(weight_N) / y_N  # squared error is relative, and counts by the measurement's weight
+    design = np.concatenate([x_NF @ root_FF, np.full((len(x_NF), 1), _OFFSET)], axis=1) * root_N[:, None]
+    target = (y_N - x_NF @ prior_F) * root_N  # what the prior leaves of y
     left, values, right = np.linalg.svd(design, full_matrices=False)
     squares, projected = values**2, left.T @ target
     beyond = max(float(target @ target - projected @ projected), 0.0)  # of the target, what no weights reach

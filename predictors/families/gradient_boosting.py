@@ -45,21 +45,30 @@ class GradientBoosting:
     domain: ApplicabilityDomain | None = None
 
     @classmethod
-    def fit(cls, features_NF: Floats, latency_ms_N: Floats, folds: int = 5, seed: int = 0) -> GradientBoosting:
+    def fit(
+        cls,
+        features_NF: Floats,
+        latency_ms_N: Floats,
+        folds: int = 5,
+        seed: int = 0,
+        weight_N: Floats | None = None,
+    ) -> GradientBoosting:
         """Fits on all networks; calibrates the bound on those held out of ``folds`` refits.
 
         Raises InvalidInput for fewer than 20 networks, latencies that are not positive, or numbers that are not finite.
         """
         check_measured(features_NF, latency_ms_N)
-        held_out_N = held_out_ms(cls.fit_mean, features_NF, latency_ms_N, folds, seed)
-        return cls.fit_mean(features_NF, latency_ms_N, seed).bounded(features_NF, latency_ms_N, held_out_N)
+        held_out_N = held_out_ms(cls.fit_mean, features_NF, latency_ms_N, folds, seed, weight_N)
+        return cls.fit_mean(features_NF, latency_ms_N, seed, weight_N).bounded(features_NF, latency_ms_N, held_out_N)
 
     @classmethod
-    def fit_mean(cls, features_NF: Floats, latency_ms_N: Floats, seed: int) -> GradientBoosting:
+    def fit_mean(
+        cls, features_NF: Floats, latency_ms_N: Floats, seed: int, weight_N: Floats | None = None
+    ) -> GradientBoosting:
         """The mean alone, with no bound above it."""
         from sklearn.ensemble import GradientBoostingRegressor  # takes a second to import
 
-        line = BayesianLinear.fit_mean(features_NF, latency_ms_N, seed)
+        line = BayesianLinear.fit_mean(features_NF, latency_ms_N, seed, weight_N)
         spread_F = features_NF.std(0)
         inverse_F = np.where(spread_F > 0, 1.0 / np.where(spread_F > 0, spread_F, 1.0), 0.0)
         grown = GradientBoostingRegressor(
@@ -70,7 +79,11 @@ class GradientBoosting:
             min_samples_leaf=_LEAF,
             init="zero",
             random_state=seed,
-        ).fit(_for_trees(features_NF, inverse_F), np.log(latency_ms_N / line.predict(features_NF).mean_ms))
+        ).fit(
+            _for_trees(features_NF, inverse_F),
+            np.log(latency_ms_N / line.predict(features_NF).mean_ms),
+            sample_weight=weight_N,
+        )
         trees = [each.tree_ for each in grown.estimators_[:, 0]]
         nodes = max(t.node_count for t in trees)
 

@@ -22,7 +22,14 @@ from nas.core.graph import Graph, has_graph
 from nas.core.ports import SearchSpace
 from predictors.calibration import upper_factor
 from predictors.families.bayesian_linear import BayesianLinear
-from predictors.validation import ApplicabilityDomain, check_features, check_measured, held_out_ms, no_extrapolation_N
+from predictors.validation import (
+    ApplicabilityDomain,
+    check_features,
+    check_measured,
+    check_weights,
+    held_out_ms,
+    no_extrapolation_N,
+)
 
 _MEMBERS, _LAYERS, _UNITS, _PENALTY, _STEPS = 2, 4, 16, 1.0, 40
 
@@ -106,6 +113,7 @@ class GraphNetwork:
         folds: int = 5,
         seed: int = 0,
         graph: Graph | None = None,
+        weight_N: Floats | None = None,
     ) -> GraphNetwork:
         """Fits on all networks, given as rows of the ``graph``, or by any features if there is none; calibrates the
         bound on those held out of ``folds`` refits.
@@ -116,34 +124,39 @@ class GraphNetwork:
         wiring = Wiring.of(graph) if graph is not None else Wiring.single(features_NC.shape[1])
         check_features(features_NC, len(wiring.place_C))
 
-        def fit_mean(x_NC: Floats, y_N: Floats, seed: int) -> GraphNetwork:
-            return cls.fit_mean(x_NC, y_N, seed, wiring)
+        def fit_mean(x_NC: Floats, y_N: Floats, seed: int, weights: Floats | None) -> GraphNetwork:
+            return cls.fit_mean(x_NC, y_N, seed, wiring, weights)
 
-        held_out_N = held_out_ms(fit_mean, features_NC, latency_ms_N, folds, seed)
-        return fit_mean(features_NC, latency_ms_N, seed).bounded(features_NC, latency_ms_N, held_out_N)
+        held_out_N = held_out_ms(fit_mean, features_NC, latency_ms_N, folds, seed, weight_N)
+        return fit_mean(features_NC, latency_ms_N, seed, weight_N).bounded(features_NC, latency_ms_N, held_out_N)
 
     @classmethod
-    def fit_networks(cls, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> GraphNetwork:
+    def fit_networks(
+        cls, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats, weight_N: Floats | None = None
+    ) -> GraphNetwork:
         """Fits to networks of a space, by their graphs if it tells them. Raises as ``fit``."""
         graph = space.graph if has_graph(space) else None
-        return cls.fit(_columns(space, genes_NG), latency_ms_N, graph=graph)
+        return cls.fit(_columns(space, genes_NG), latency_ms_N, graph=graph, weight_N=weight_N)
 
     def inputs(self, space: SearchSpace, genes_NG: Genes) -> Floats:
         """What ``predict`` reads of N networks, shape (N, C)."""
         return _columns(space, genes_NG)
 
     @classmethod
-    def fit_mean(cls, features_NC: Floats, latency_ms_N: Floats, seed: int, wiring: Wiring) -> GraphNetwork:
+    def fit_mean(
+        cls, features_NC: Floats, latency_ms_N: Floats, seed: int, wiring: Wiring, weight_N: Floats | None = None
+    ) -> GraphNetwork:
         """The mean alone, with no bound above it."""
         sums_NO = wiring.sums(features_NC)
-        line = BayesianLinear.fit_mean(sums_NO, latency_ms_N, seed)
+        line = BayesianLinear.fit_mean(sums_NO, latency_ms_N, seed, weight_N)
+        weights = check_weights(weight_N, len(latency_ms_N))
         left_N = np.log(latency_ms_N / line.predict(sums_NO).mean_ms)
         unit = max(float(left_N.std()), 1e-9)
         centre_O, inverse_O = _usual(wiring, features_NC)
         shapes = _Shapes(wiring.operations + 1)
         nodes_UNI, there_UN = _nodes(wiring, centre_O, inverse_O, features_NC)
         members = [
-            shapes.unpack(_trained(shapes, wiring.mix_UU, nodes_UNI, there_UN, left_N / unit, (seed, e)))
+            shapes.unpack(_trained(shapes, wiring.mix_UU, nodes_UNI, there_UN, left_N / unit, weights, (seed, e)))
             for e in range(_MEMBERS)
         ]
         first, later, bias, outer, offset = (np.array(part) for part in zip(*members, strict=True))
@@ -338,7 +351,13 @@ class _Shapes:
 
 
 def _trained(
-    shapes: _Shapes, mix_UU: Floats, nodes_UNI: Floats, there_UN: Floats, target_N: Floats, seed: tuple[int, int]
+    shapes: _Shapes,
+    mix_UU: Floats,
+    nodes_UNI: Floats,
+    there_UN: Floats,
+    target_N: Floats,
+    weight_N: Floats,
+    seed: tuple[int, int],
 ) -> Floats:
     """Weights that come near to the target, penalised by their squares, after a limited number of steps."""
     n = len(target_N)
@@ -351,11 +370,12 @@ def _trained(
         last_NH = states[-1][-1]
         error_N = last_NH @ outer_H + offset - target_N
         slope_UNH = np.zeros_like(states[-1])
-        slope_UNH[-1] = error_N[:, None] * outer_H
+        pull_N = weight_N * error_N
+        slope_UNH[-1] = pull_N[:, None] * outer_H
         back = _Back(mix_UU, nodes_UNI, there_UN, states, first_IH, later_LHH, slope_UNH)
-        parts = (back.by_first_IH, back.by_later_LHH, back.by_bias_LH, last_NH.T @ error_N, error_N.sum(keepdims=True))
+        parts = (back.by_first_IH, back.by_later_LHH, back.by_bias_LH, last_NH.T @ pull_N, pull_N.sum(keepdims=True))
         slope = np.concatenate([part.ravel() for part in parts]) + _PENALTY * penalised * flat
-        value = 0.5 * float(error_N @ error_N) + 0.5 * _PENALTY * float(penalised @ flat**2)
+        value = 0.5 * float(pull_N @ error_N) + 0.5 * _PENALTY * float(penalised @ flat**2)
         return value / n, slope / n
 
     start = shapes.drawn(np.random.default_rng(seed))

@@ -107,9 +107,11 @@ class LayerLut:
                 sums_NK[n, column[layer.op]] += self.latency_ms[key]
         return sums_NK
 
-    def fit_networks(self, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> LayerLutModel:
+    def fit_networks(
+        self, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats, weight_N: Floats | None = None
+    ) -> LayerLutModel:
         """The table corrected by networks, 20 or more, that were measured whole."""
-        return LayerLutModel.fit(self.by_kind(space, as_archs(space.id, genes_NG)), latency_ms_N, self)
+        return LayerLutModel.fit(self.by_kind(space, as_archs(space.id, genes_NG)), latency_ms_N, self, weight_N)
 
 
 @dataclass(frozen=True)
@@ -121,13 +123,21 @@ class LayerLutModel:
     table: LayerLut | None = None
 
     @classmethod
-    def fit(cls, features_NK: Floats, latency_ms_N: Floats, table: LayerLut | None = None) -> LayerLutModel:
+    def fit(
+        cls,
+        features_NK: Floats,
+        latency_ms_N: Floats,
+        table: LayerLut | None = None,
+        weight_N: Floats | None = None,
+    ) -> LayerLutModel:
         """From sums by kind, ``table.by_kind`` if they come from a table. Raises InvalidInput as ``BayesianLinear``."""
-        return cls(BayesianLinear.fit(features_NK, latency_ms_N), table)
+        return cls(BayesianLinear.fit(features_NK, latency_ms_N, weight_N=weight_N), table)
 
-    def fit_networks(self, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats) -> LayerLutModel:
+    def fit_networks(
+        self, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats, weight_N: Floats | None = None
+    ) -> LayerLutModel:
         """A refit to other networks by the same table."""
-        return self._required().fit_networks(space, genes_NG, latency_ms_N)
+        return self._required().fit_networks(space, genes_NG, latency_ms_N, weight_N)
 
     def inputs(self, space: SearchSpace, genes_NG: Genes) -> Floats:
         """What ``predict`` reads of N networks, shape (N, kinds). Raises UnknownName for a layer not in the table."""

@@ -42,24 +42,31 @@ class MLP:
     domain: ApplicabilityDomain | None = None
 
     @classmethod
-    def fit(cls, features_NF: Floats, latency_ms_N: Floats, folds: int = 5, seed: int = 0) -> MLP:
+    def fit(
+        cls,
+        features_NF: Floats,
+        latency_ms_N: Floats,
+        folds: int = 5,
+        seed: int = 0,
+        weight_N: Floats | None = None,
+    ) -> MLP:
         """Fits on all networks; calibrates the bound on those held out of ``folds`` refits.
 
         Raises InvalidInput for fewer than 20 networks, latencies that are not positive, or numbers that are not finite.
         """
         check_measured(features_NF, latency_ms_N)
-        held_out_N = held_out_ms(cls.fit_mean, features_NF, latency_ms_N, folds, seed)
-        return cls.fit_mean(features_NF, latency_ms_N, seed).bounded(features_NF, latency_ms_N, held_out_N)
+        held_out_N = held_out_ms(cls.fit_mean, features_NF, latency_ms_N, folds, seed, weight_N)
+        return cls.fit_mean(features_NF, latency_ms_N, seed, weight_N).bounded(features_NF, latency_ms_N, held_out_N)
 
     @classmethod
-    def fit_mean(cls, features_NF: Floats, latency_ms_N: Floats, seed: int) -> MLP:
+    def fit_mean(cls, features_NF: Floats, latency_ms_N: Floats, seed: int, weight_N: Floats | None = None) -> MLP:
         """The mean alone, with no bound above it."""
         import warnings
 
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPRegressor  # takes a second to import
 
-        line = BayesianLinear.fit_mean(features_NF, latency_ms_N, seed)
+        line = BayesianLinear.fit_mean(features_NF, latency_ms_N, seed, weight_N)
         left_N = latency_ms_N - (features_NF @ line.weights_F + line.offset_ms)
         unit_ms = max(float(left_N.std()), 1e-9 * float(latency_ms_N.mean()))
         centre_F, spread_F = features_NF.mean(0), features_NF.std(0)
@@ -76,7 +83,7 @@ class MLP:
                     alpha=_PENALTY,
                     max_iter=_STEPS,
                     random_state=seed + e,
-                ).fit(z_NF, left_N / unit_ms)
+                ).fit(z_NF, left_N / unit_ms, sample_weight=weight_N)
                 for e in range(_MEMBERS)
             ]
         return cls(

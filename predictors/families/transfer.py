@@ -25,7 +25,7 @@ from scipy.special import digamma, gammaln
 from nas.core.arch import Floats
 from nas.core.device import Latency
 from nas.core.errors import InvalidInput
-from predictors.validation import ApplicabilityDomain, check_features, check_measured, no_extrapolation_N
+from predictors.validation import ApplicabilityDomain, check_features, check_measured, check_weights, no_extrapolation_N
 
 FEWEST = 3  # networks measured on the new device
 FEWEST_DEVICES = 3
@@ -91,7 +91,12 @@ class Transfer:
 
     @classmethod
     def fit(
-        cls, features_NF: Floats, latency_ms_N: Floats, relatives: Relatives, multiple: float | None = None
+        cls,
+        features_NF: Floats,
+        latency_ms_N: Floats,
+        relatives: Relatives,
+        multiple: float | None = None,
+        weight_N: Floats | None = None,
     ) -> Transfer:
         """Adapts to a device on which N networks were measured, from 3.
 
@@ -101,7 +106,7 @@ class Transfer:
         _check(features_NF, latency_ms_N, len(relatives.centre_F), FEWEST)
         if multiple is None:
             multiple = calibrate(relatives, len(latency_ms_N))
-        weights_P, error_ms = _adapt(_prior(relatives), features_NF, latency_ms_N)
+        weights_P, error_ms = _adapt(_prior(relatives), features_NF, latency_ms_N, weight_N)
         domain = ApplicabilityDomain.of(np.concatenate([*(t.features_NF for t in relatives.tables), features_NF]))
         return cls(relatives.centre_F, weights_P, multiple * error_ms, 0.5 * float(latency_ms_N.min()), domain)
 
@@ -228,7 +233,7 @@ def _prior(relatives: Relatives) -> _Prior:
     return _Prior(relatives.centre_F, np.append(mean_F, 1.0), np.hstack([known_DF, constant]), np.append(other_F, 0.0))
 
 
-def _adapt(prior: _Prior, features_NF: Floats, y_N: Floats) -> tuple[Floats, float]:
+def _adapt(prior: _Prior, features_NF: Floats, y_N: Floats, weight_N: Floats | None = None) -> tuple[Floats, float]:
     """Posterior mean of the weights in ms, averaged over spread, share and noise by their evidence; and the root mean
     square in ms of the errors on the N networks, each predicted from the others."""
     x_NP = _with_one(features_NF - prior.centre_F)
@@ -236,7 +241,7 @@ def _adapt(prior: _Prior, features_NF: Floats, y_N: Floats) -> tuple[Floats, flo
     unit_ms = float(y_N @ expected_N / (expected_N @ expected_N))
     rest_N = y_N / unit_ms - expected_N
     cross_HPN = prior.crossed(x_NP.T)
-    inverse_HQNN, log_evidence_HQ = _heavy_tailed(x_NP @ cross_HPN, rest_N)
+    inverse_HQNN, log_evidence_HQ = _heavy_tailed(x_NP @ cross_HPN, rest_N, check_weights(weight_N, len(y_N)))
     p_HQ = np.exp(log_evidence_HQ - log_evidence_HQ.max())
     p_HQ /= p_HQ.sum()
     solved_HQN = inverse_HQNN @ rest_N
@@ -245,23 +250,25 @@ def _adapt(prior: _Prior, features_NF: Floats, y_N: Floats) -> tuple[Floats, flo
     return (prior.mean_P + step_P) * unit_ms, float(np.sqrt((error_N**2).mean())) * unit_ms
 
 
-def _heavy_tailed(grams_HNN: Floats, rest_N: Floats) -> tuple[Floats, Floats]:
-    """For each prior and each noise: the inverse covariance of the measurements and the log evidence (its variational
-    bound), where every measurement's precision is a Gamma variable, which makes the noise Student's t."""
+def _heavy_tailed(grams_HNN: Floats, rest_N: Floats, weight_N: Floats) -> tuple[Floats, Floats]:
+    """For each prior and each noise, which is lower for a measurement of more weight: the inverse covariance of the
+    measurements and the log evidence (its variational bound), where every measurement's precision is a Gamma
+    variable, which makes the noise Student's t."""
     n, half = len(rest_N), _FREEDOM / 2
     noise_Q1 = _NOISES[:, None]
+    noise_QN = noise_Q1 / weight_N
     # At first all measurements are as precise, so one decomposition of each prior's matrix serves all noises.
     values_HN, turn_HNN = np.linalg.eigh(grams_HNN)
     shrunk_HQN = 1.0 / (np.maximum(values_HN, 0.0)[:, None] + noise_Q1)
     solved_HQN = (shrunk_HQN * (rest_N @ turn_HNN)[:, None]) @ turn_HNN.swapaxes(1, 2)
     precision_HQN = _precision(noise_Q1, noise_Q1, solved_HQN, shrunk_HQN @ (turn_HNN**2).swapaxes(1, 2))
     for left in reversed(range(_ROUNDS - 1)):
-        variance_HQN = noise_Q1 / precision_HQN
+        variance_HQN = noise_QN / precision_HQN
         covariance_HQNN = grams_HNN[:, None] + variance_HQN[..., None] * np.eye(n)
         inverse_HQNN = np.linalg.inv(covariance_HQNN)
         solved_HQN = inverse_HQNN @ rest_N
         if left:
-            precision_HQN = _precision(noise_Q1, variance_HQN, solved_HQN, np.einsum("hqnn->hqn", inverse_HQNN))
+            precision_HQN = _precision(noise_QN, variance_HQN, solved_HQN, np.einsum("hqnn->hqn", inverse_HQNN))
     shape, rate_HQN = half + 0.5, (half + 0.5) / precision_HQN
     log_precision_HQN = digamma(shape) - np.log(rate_HQN)
     divergence_HQN = (
@@ -277,11 +284,11 @@ def _heavy_tailed(grams_HNN: Floats, rest_N: Floats) -> tuple[Floats, Floats]:
     return np.asarray(inverse_HQNN, dtype=np.float64), bound_HQ - 0.5 * (solved_HQN @ rest_N) - 0.5 * log_det_HQ
 
 
-def _precision(noise_Q1: Floats, variance_HQN: Floats, solved_HQN: Floats, diagonal_HQN: Floats) -> Floats:
+def _precision(noise_QN: Floats, variance_HQN: Floats, solved_HQN: Floats, diagonal_HQN: Floats) -> Floats:
     """What is to be thought of each measurement's precision, by its error and what the model leaves open of it."""
     error_HQN = variance_HQN * solved_HQN
     doubt_HQN = variance_HQN - variance_HQN**2 * diagonal_HQN
-    return np.asarray((_FREEDOM + 1) / (_FREEDOM + (error_HQN**2 + doubt_HQN) / noise_Q1))
+    return np.asarray((_FREEDOM + 1) / (_FREEDOM + (error_HQN**2 + doubt_HQN) / noise_QN))
 
 
 def _own_weights(x_NF: Floats, y_N: Floats, scale_F: Floats) -> Floats:

@@ -75,8 +75,8 @@ def measure(
     seed: int = 0,
     survey_ms: float | None = None,
 ) -> Iterator[Timed]:
-    """One sitting of ONNX models in this process, whose affinity it sets, in groups that take turns. ``survey_ms`` as in
-    ``protocol.sit``.
+    """One sitting of ONNX models in this process, whose affinity it sets, in groups that take turns. ``survey_ms`` as
+    in ``protocol.sit``.
 
     Raises MeasurementRefused when this is not the profile's machine or a model cannot be loaded.
     """
@@ -143,9 +143,7 @@ def _write_job(job: Path, models: Sequence[bytes], profile: DeviceProfile) -> Pa
     return job
 
 
-def _sit_in_child(
-    job: Path, which: Sequence[int], seed: int, survey_ms: float | None = None
-) -> list[Timed]:
+def _sit_in_child(job: Path, which: Sequence[int], seed: int, survey_ms: float | None = None) -> list[Timed]:
     """One sitting of the models of a job, in a process of its own."""
     (job / "sitting.json").write_text(json.dumps({"models": list(which), "seed": seed, "survey_ms": survey_ms}))
     command = [sys.executable, "-m", "predictors.measurement.onnx_runtime", str(job)]
@@ -340,8 +338,8 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def main(folder: str) -> None:
-    """One sitting of the models that ``sitting.json`` in ``folder`` names: the child's half of ``time_isolated``. Prints
-    one JSON line for each."""
+    """One sitting of the models that ``sitting.json`` in ``folder`` names: the child's half of ``time_isolated``.
+    Prints one JSON line for each."""
     job = Path(folder)
     profile = DeviceProfile.from_json(json.loads((job / "profile.json").read_text()))
     wanted = json.loads((job / "sitting.json").read_text())

@@ -1,8 +1,8 @@
 """The measuring protocol of ``docs/measurement-protocol.md``: how networks are timed, and what the times say.
 
-A network is a function that runs it once, and the clock is an argument, so that all of it is tested on synthetic devices.
-Needs numpy and the plain values of ``nas.core`` alone: the device agent uses it as well. The two halves are apart:
-``sit`` times networks in one process; ``judge`` makes a measurement of the times of several such sittings.
+A network is a function that runs it once, and the clock is an argument, so that all of it is tested on synthetic
+devices. Needs numpy and the plain values of ``nas.core`` alone: the device agent uses it as well. The two halves are
+apart: ``sit`` times networks in one process; ``judge`` makes a measurement of the times of several such sittings.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _DIGITS = 6  # significant digits of a time that is sent
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """``now_ns`` is monotonic and moves by ``tick_ns`` at least. ``interruptions`` counts how often the process has lost
-    its core to another. ``cpu_ns`` is the time that the calling thread has run, None where one thread does not do all
-    the work."""
+    """``now_ns`` is monotonic and moves by ``tick_ns`` at least. ``interruptions`` counts how often the process has
+    lost its core to another. ``cpu_ns`` is the time that the calling thread has run, None where one thread does not do
+    all the work."""
 
     now_ns: Callable[[], int]
     interruptions: Callable[[], int]
@@ -46,9 +46,9 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Visit:
-    """One visit to a network: ``network_ms`` per inference of each uninterrupted chunk, and ``canary_ms``, the slower of
-    the canary chunks before and after it. ``interrupted_ms`` is the processor time per inference of chunks during which
-    the process lost its core. ``level_ms`` is the undisturbed level of the canary at the time."""
+    """One visit to a network: ``network_ms`` per inference of each uninterrupted chunk, and ``canary_ms``, the slower
+    of the canary chunks before and after it. ``interrupted_ms`` is the processor time per inference of chunks during
+    which the process lost its core. ``level_ms`` is the undisturbed level of the canary at the time."""
 
     network_ms: tuple[float, ...]
     canary_ms: tuple[float, ...]
@@ -59,9 +59,9 @@ class Visit:
 @dataclass(frozen=True)
 class Sitting:
     """The times of one network in one process. ``runs`` inferences were timed; ``steps_back`` tells how often the clock
-    went backwards, ``steady`` whether the warm-up ended in a steady state. ``slope`` is how much more the disturbances of
-    this sitting slowed its networks than the canary, as ``MachineNoise.slope``; ``canary_quantiles_ms`` describes all
-    canary chunks at ``QUANTILES``."""
+    went backwards, ``steady`` whether the warm-up ended in a steady state. ``slope`` is how much more the disturbances
+    of this sitting slowed its networks than the canary, as ``MachineNoise.slope``; ``canary_quantiles_ms`` describes
+    all canary chunks at ``QUANTILES``."""
 
     visits: tuple[Visit, ...]
     runs: int
@@ -189,8 +189,8 @@ def sit(
 def time_loading(
     load: Callable[[], Run], loads: int, watch: Stopwatch, keep: bool = True
 ) -> tuple[list[Run], float, float | None]:
-    """Loads a model for the first time, runs it once, then loads it ``loads`` times again: the functions that run it, as
-    often as it was loaded, or only the first unless all are to be kept; the time of the first and the median of the
+    """Loads a model for the first time, runs it once, then loads it ``loads`` times again: the functions that run it,
+    as often as it was loaded, or only the first unless all are to be kept; the time of the first and the median of the
     later loads in ms (None without any)."""
     begun = watch.now_ns()
     run = load()
@@ -292,8 +292,8 @@ class _RawVisit:
 
 
 def _visit(pair: _Pair, protocol: MeasurementProtocol, number: int) -> _RawVisit:
-    """Alternates canary and network for ``visit_ms``, three chunks at least; the network as it was loaded at the visit's
-    turn."""
+    """Alternates canary and network for ``visit_ms``, three chunks at least; the network as it was loaded at the
+    visit's turn."""
     timer, run = pair.timer, pair.loads[number % len(pair.loads)]
     visit = _RawVisit(timer.spent_ns, [], [], [])
     hot, tries = pair.chunk > 1, 0
@@ -397,7 +397,8 @@ def _told_well(visits: Sequence[_RawVisit], level_ms: float, protocol: Measureme
 
 @dataclass(frozen=True)
 class _Sample:
-    """What one sitting says, in logarithms: the time, its standard error, and a bound of the error of its correction."""
+    """What one sitting says, in logarithms: the time, its standard error, and a bound of the error of its
+    correction."""
 
     log_ms: float
     error: float
@@ -519,7 +520,9 @@ def _sample(sitting: Sitting, profile: DeviceProfile) -> _Sample | None:
     )  # within two standard errors of the slope
     if sum(map(len, accepted)) >= 3:
         return _Sample(_low(accepted, protocol), _error_of(accepted), drift_error, True)
-    interrupted = [np.log(v.interrupted_ms) - _log_drift(v, profile) * slope for v in sitting.visits if v.interrupted_ms]
+    interrupted = [
+        np.log(v.interrupted_ms) - _log_drift(v, profile) * slope for v in sitting.visits if v.interrupted_ms
+    ]
     if interrupted and sum(map(len, interrupted)) >= sum(len(v.network_ms) for v in visits):
         error = _error_of(interrupted)
         return _Sample(_low(interrupted, protocol), error, drift_error + CPU_TIME_ERROR, False)

@@ -12,9 +12,12 @@ from nas.core import registry
 from nas.core.arch import Floats, Genes
 from nas.core.device import Latency
 from nas.core.ports import LatencyPredictor, SearchSpace, predict_latency
+from predictors.families.bayesian_linear import BayesianLinear
 from predictors.families.transfer import Relatives, Transfer, calibrate
+from predictors.validation import held_out_ms, measurement_weights
 
 HELD_OUT = 0.25
+WEIGHT_FOLDS = 5
 MOST_LEFT_OUT = 40  # networks that are each predicted from the others
 
 
@@ -28,33 +31,53 @@ class Fitted:
     guess: Latency
 
 
-def fit_networks(family: Any, space: SearchSpace, genes_NG: Genes, y_N: Floats) -> LatencyPredictor:
+def fit_networks(
+    family: Any, space: SearchSpace, genes_NG: Genes, y_N: Floats, error_N: Floats | None = None
+) -> LatencyPredictor:
     """A family, fitted to networks of a space: by the space's features, unless it has a method ``fit_networks`` of its
-    own. ``family``: its registered name, or a value of it that is to be fitted anew. Raises InvalidInput as that does.
+    own. ``family``: its registered name, or a value of it that is to be fitted anew. ``error_N`` are the relative
+    standard errors of the measurements; the more certain ones count for more. Raises InvalidInput as that does.
     """
     family = registry.load("nas.predictors", family) if isinstance(family, str) else family
     own = getattr(family, "fit_networks", None)
+    weights = {} if error_N is None else {"weight_N": weights_of(space.features(genes_NG), y_N, error_N)}
     predictor: LatencyPredictor = (
-        family.fit(space.features(genes_NG), y_N) if own is None else own(space, genes_NG, y_N)
+        family.fit(space.features(genes_NG), y_N, **weights) if own is None else own(space, genes_NG, y_N, **weights)
     )
     return predictor
 
 
-def fit_family(family: Any, space: SearchSpace, genes_NG: Genes, y_N: Floats, held_out_N: NDArray[np.bool_]) -> Fitted:
+def weights_of(x_NF: Floats, y_N: Floats, error_N: Floats) -> Floats:
+    """Weights of N measurements by their relative standard errors, and by how well a linear model predicts them."""
+    held_out_N = held_out_ms(BayesianLinear.fit_mean, x_NF, y_N, WEIGHT_FOLDS, 0)
+    return measurement_weights(held_out_N, y_N, error_N)
+
+
+def fit_family(
+    family: Any,
+    space: SearchSpace,
+    genes_NG: Genes,
+    y_N: Floats,
+    held_out_N: NDArray[np.bool_],
+    error_N: Floats | None = None,
+) -> Fitted:
     """A family as ``fit_networks`` takes it, checked on the networks that are held out."""
-    predictor = fit_networks(family, space, genes_NG[~held_out_N], y_N[~held_out_N])
+    errors = None if error_N is None else error_N[~held_out_N]
+    predictor = fit_networks(family, space, genes_NG[~held_out_N], y_N[~held_out_N], errors)
     guess = predict_latency(predictor, space, genes_NG[held_out_N])
     return Fitted(predictor, int((~held_out_N).sum()), y_N[held_out_N], guess)
 
 
-def fit_transfer(relatives: Relatives, x_NF: Floats, y_N: Floats, seed: int) -> Fitted:
+def fit_transfer(relatives: Relatives, x_NF: Floats, y_N: Floats, seed: int, error_N: Floats | None = None) -> Fitted:
     """A handful of networks beside known devices, all of them fitted to; each is checked by a fit to the others."""
     n = len(y_N)
     multiple = calibrate(relatives, n)
     out = np.random.default_rng((seed, 7)).permutation(n)[:MOST_LEFT_OUT]
+    weight_N = None if error_N is None else weights_of(x_NF, y_N, error_N)
     mean_ms, upper_ms = np.empty(len(out)), np.empty(len(out))
     for i, left in enumerate(out):
         rest = np.delete(np.arange(n), left)
-        guess = Transfer.fit(x_NF[rest], y_N[rest], relatives, multiple).predict(x_NF[left : left + 1])
+        weights = None if weight_N is None else weight_N[rest]
+        guess = Transfer.fit(x_NF[rest], y_N[rest], relatives, multiple, weights).predict(x_NF[left : left + 1])
         mean_ms[i], upper_ms[i] = guess.mean_ms[0], guess.upper_ms[0]
-    return Fitted(Transfer.fit(x_NF, y_N, relatives, multiple), n, y_N[out], Latency(mean_ms, upper_ms))
+    return Fitted(Transfer.fit(x_NF, y_N, relatives, multiple, weight_N), n, y_N[out], Latency(mean_ms, upper_ms))

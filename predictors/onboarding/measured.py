@@ -175,7 +175,7 @@ def fit_result(
         "profile": profile.id,
     }
     if relative:
-        measured = dump_measured(known.genes_NG, known.latency_ms_N, known.held_out_N)
+        measured = dump_measured(known.genes_NG, known.latency_ms_N, known.held_out_N, known.error_N)
         result |= {"known": blobs.put(measured), "networks": len(known.genes_NG)}
     return result
 

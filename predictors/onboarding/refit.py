@@ -6,8 +6,9 @@ compared; all that is fed back is fitted to. It is for later use only if it is n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,10 @@ from predictors.families.transfer import FEWEST, FEWEST_DEVICES, Relatives, Tabl
 from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_networks, fit_transfer
 from predictors.onboarding.measured import fit_result
 from predictors.storage import Known, load_predictor
-from predictors.validation import Regressor, check_measured
+from predictors.validation import FitMean, Regressor, check_measured
 
 FOLDS = 5
 MOST_LOST = 0.05  # of mean relative error, over what was known before, for what is gained elsewhere
-
-FitMean = Callable[[Floats, Floats, int], Regressor]
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,9 @@ class RefitService:
     blobs: BlobStore
     kin: Sequence[Table] = ()
 
-    def fit(self, genes_NG: Genes, latency_ms_N: Floats) -> Refit:
+    def fit(self, genes_NG: Genes, latency_ms_N: Floats, error_N: Floats | None = None) -> Refit:
         """The next version; its record holds its card and its blobs. Raises as ``refitted``."""
-        version = refitted(self.predictor, self.known, self.space, genes_NG, latency_ms_N, self.kin)
+        version = refitted(self.predictor, self.known, self.space, genes_NG, latency_ms_N, self.kin, error_N)
         record = fit_result(version.fitted, self.profile, self.space, version.known, self.blobs)
         added = len(version.known.genes_NG) - len(self.known.genes_NG)
         return Refit(version.predictor, {**record, **vars(version.verdict), "added": added})
@@ -93,6 +92,7 @@ def refitted(
     genes_MG: Genes,
     latency_ms_M: Floats,
     kin: Sequence[Table] = (),
+    error_M: Floats | None = None,
 ) -> Version:
     """The version after ``predictor``: fitted, and its bound calibrated anew, with M further measurements, such as
     those of a front that was verified. A network that was measured before counts with its later latency alone.
@@ -104,11 +104,11 @@ def refitted(
     if genes_MG.ndim != 2 or genes_MG.shape[1] != known.genes_NG.shape[1]:
         raise InvalidInput(f"expected genes of shape (M, {known.genes_NG.shape[1]}), got {genes_MG.shape}")
     check_measured(space.features(genes_MG), latency_ms_M, fewest=1)
-    more = merge_measurements(known, space, genes_MG, latency_ms_M)
+    more = merge_measurements(known, space, genes_MG, latency_ms_M, error_M)
     larger = _larger(kin, len(more.genes_NG)) if predictor.family == Transfer.family else []
     relatives = Relatives.learn(larger) if len(larger) >= FEWEST_DEVICES else None
     if relatives is not None:
-        fitted = fit_transfer(relatives, space.features(more.genes_NG), more.latency_ms_N, seed=0)
+        fitted = fit_transfer(relatives, space.features(more.genes_NG), more.latency_ms_N, 0, more.error_N)
     else:
         more = more if more.held_out_N.any() else _with_some_held_out(more)
         family: Any = predictor if hasattr(predictor, "fit_networks") else predictor.family
@@ -118,6 +118,7 @@ def refitted(
             more.genes_NG,
             more.latency_ms_N,
             more.held_out_N,
+            more.error_N,
         )
     fit_mean, x_NF = _mean_fitter(fitted.predictor, space, more.genes_NG, relatives)
     older_N = np.arange(len(x_NF)) < len(known.genes_NG)
@@ -125,21 +126,29 @@ def refitted(
     return Version(fitted, more, verdict)
 
 
-def merge_measurements(known: Known, space: SearchSpace, genes_MG: Genes, latency_ms_M: Floats) -> Known:
-    """What is known with M measurements more: the networks known before in their old order, then new ones, which are
-    not held out."""
+def merge_measurements(
+    known: Known, space: SearchSpace, genes_MG: Genes, latency_ms_M: Floats, error_M: Floats | None = None
+) -> Known:
+    """The measurements of a device with M more: the networks known before in their old order, then new ones, which are
+    not held out. Where only some relative standard errors are known, the median stands for the others."""
     place = {tuple(row): i for i, row in enumerate(space.canonical(known.genes_NG).tolist())}
     genes, latency = known.genes_NG.tolist(), known.latency_ms_N.tolist()
-    for row, ms in zip(space.canonical(genes_MG).tolist(), latency_ms_M.tolist(), strict=True):
+    known_error, new_error = known.error_N, error_M
+    some = [e for e in (known_error, new_error) if e is not None]
+    typical = float(np.median(np.concatenate(some))) if some else math.nan
+    errors = [typical] * len(genes) if known_error is None else known_error.tolist()
+    added = [typical] * len(genes_MG) if new_error is None else new_error.tolist()
+    for row, ms, error in zip(space.canonical(genes_MG).tolist(), latency_ms_M.tolist(), added, strict=True):
         if (i := place.get(tuple(row))) is not None:
-            latency[i] = ms
+            latency[i], errors[i] = ms, error
             continue
         place[tuple(row)] = len(genes)
         genes.append(row)
         latency.append(ms)
+        errors.append(error)
     held_out_N = np.zeros(len(genes), dtype=bool)
     held_out_N[: len(known.held_out_N)] = known.held_out_N
-    return Known(np.array(genes, dtype=np.int64), np.array(latency), held_out_N)
+    return Known(np.array(genes, dtype=np.int64), np.array(latency), held_out_N, np.array(errors) if some else None)
 
 
 def passes_gate(
@@ -159,8 +168,8 @@ def passes_gate(
     for fold in (order[i :: min(FOLDS, n)] for i in range(min(FOLDS, n))):
         rest = np.setdiff1d(order, fold)
         older = rest[older_N[rest]]
-        new_N[fold] = fit_mean(x_NF[rest], y_N[rest], 0).predict(x_NF[fold]).mean_ms
-        old_N[fold] = fit_mean(x_NF[older], then_N[older], 0).predict(x_NF[fold]).mean_ms
+        new_N[fold] = fit_mean(x_NF[rest], y_N[rest], 0, None).predict(x_NF[fold]).mean_ms
+        old_N[fold] = fit_mean(x_NF[older], then_N[older], 0, None).predict(x_NF[fold]).mean_ms
     new_N, old_N = np.abs(new_N / y_N - 1.0), np.abs(old_N / y_N - 1.0)
     gap_N = new_N - old_N
     if gap_N.mean() > gap_N.std(ddof=1) / np.sqrt(n):
@@ -182,14 +191,14 @@ def _mean_fitter(
     chosen: Any = predictor.chosen if isinstance(predictor, AutoPredictor) else predictor
     if isinstance(chosen, GraphNetwork):
         wiring = chosen.wiring
-        return lambda x, y, seed: GraphNetwork.fit_mean(x, y, seed, wiring), chosen.inputs(space, genes_NG)
+        return lambda x, y, seed, w: GraphNetwork.fit_mean(x, y, seed, wiring, w), chosen.inputs(space, genes_NG)
     if relatives is not None and isinstance(chosen, Transfer):
-        return lambda x, y, seed: Transfer.fit(x, y, relatives, 1.0), space.features(genes_NG)
+        return lambda x, y, seed, w: Transfer.fit(x, y, relatives, 1.0, w), space.features(genes_NG)
     if hasattr(chosen, "fit_mean"):
         return type(chosen).fit_mean, space.features(genes_NG)
     family: Any = predictor if hasattr(predictor, "fit_networks") else predictor.family
 
-    def whole(rows_N1: Floats, y_N: Floats, seed: int) -> Regressor:
+    def whole(rows_N1: Floats, y_N: Floats, seed: int, weight_N: Floats | None) -> Regressor:
         rows = rows_N1[:, 0].astype(np.int64)
         return _OfRows(fit_networks(family, space, genes_NG[rows], y_N), space, genes_NG)
 
@@ -212,7 +221,7 @@ def _with_some_held_out(known: Known) -> Known:
     n = len(known.genes_NG)
     held_out_N = np.zeros(n, dtype=bool)
     held_out_N[np.random.default_rng((0, 7)).choice(n, round(HELD_OUT * n), replace=False)] = True
-    return Known(known.genes_NG, known.latency_ms_N, held_out_N)
+    return replace(known, held_out_N=held_out_N)
 
 
 def _larger(kin: Sequence[Table], n: int) -> list[Table]:
