@@ -148,7 +148,12 @@ def _export(module: Any) -> None:
 def _measure(module: Any) -> None:
     """Latency as a function of the model's size, and a machine that is always the same."""
 
-    def measure(models: Sequence[bytes], profile: Any, networks: Sequence[str] = ()) -> Iterator[Any]:
+    def measure(
+        models: Sequence[bytes],
+        profile: Any,
+        networks: Sequence[str] = (),
+        promised_ms: Sequence[float] | None = None,
+    ) -> Iterator[Any]:
         for i, model in enumerate(models):
             if i == 1 and _training():
                 reach("measure")

@@ -74,7 +74,11 @@ class Table:
         return {}
 
     def measure(
-        self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]
+        self,
+        models: Sequence[bytes],
+        profile: DeviceProfile,
+        networks: Sequence[str],
+        promised_ms: Sequence[float] | None = None,
     ) -> Iterator[Measurement]:
         """A ``nas.core.ports.Measurer`` that looks networks up."""
         for name in networks:

@@ -176,8 +176,13 @@ def _measurer(resolved: Mapping[str, Any], blobs: BlobStore) -> Measurer:
     """By the agent of the device, where it has one, or here."""
     remote = RemoteMeasurer(resolved["measurements"], blobs)
 
-    def measure(models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]) -> Iterator[Measurement]:
-        return (remote if profile.source == "agent" else measure_isolated)(models, profile, networks)
+    def measure(
+        models: Sequence[bytes],
+        profile: DeviceProfile,
+        networks: Sequence[str],
+        promised_ms: Sequence[float] | None = None,
+    ) -> Iterator[Measurement]:
+        return (remote if profile.source == "agent" else measure_isolated)(models, profile, networks, promised_ms)
 
     return measure
 

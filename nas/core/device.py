@@ -24,8 +24,9 @@ class MeasurementProtocol:
     canary, a small fixed network. A chunk counts if the canary before and after it lies within ``gate`` of the
     undisturbed level, the ``level_quantile`` of its chunks within ``level_window_ms``. A sitting ends for a network
     once the relative standard error of its median is at most ``target``, or ``budget_ms`` per network are spent.
-    Networks whose interval is wider than ``settled`` get further sittings, up to ``most_sittings``. The reported value
-    is what the network takes when nothing disturbs it, with a 95 % interval. See docs/measurement-protocol.md.
+    Networks whose interval is wider than ``settled`` get further sittings, up to ``most_sittings``, and those whose
+    interval holds the latency that was promised for them up to ``close_sittings``. The reported value is what the
+    network takes when nothing disturbs it, with a 95 % interval. See docs/measurement-protocol.md.
     """
 
     version: int = 3
@@ -51,6 +52,17 @@ class MeasurementProtocol:
     target: float = 0.003
     budget_ms: float = 600.0
     settled: float = 0.03
+    close_sittings: int = 8
+
+    @property
+    def shortest_ms(self) -> float:
+        """The least time that a network takes, over all of its sittings, loading aside."""
+        return self.sittings * (self.warmup_ms + self.fewest_visits * self.visit_ms)
+
+    @property
+    def longest_ms(self) -> float:
+        """The time after which a network is not measured any further."""
+        return self.close_sittings * (self.warmup_windows * self.visit_ms + self.budget_ms)
 
     @property
     def id(self) -> str:

@@ -163,10 +163,15 @@ class Measurer(Protocol):
     """
 
     def __call__(
-        self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]
+        self,
+        models: Sequence[bytes],
+        profile: DeviceProfile,
+        networks: Sequence[str],
+        promised_ms: Sequence[float] | None = None,
     ) -> Iterator[Measurement]:
-        """One measurement per model, in order, yielded in batches as they are ready. Raises NotMeasuredYet where the
-        device is elsewhere and has not measured all of them."""
+        """One measurement per model, in order, yielded in batches as they are ready. Where the latencies that were
+        promised are given, more time is spent on a network whose interval holds its own. Raises NotMeasuredYet where
+        the device is elsewhere and has not measured all of them."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,20 @@ class AgentBody(BaseModel):
     )
 
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class NoiseBody(BaseModel):
+    """A ``nas.core.device.MachineNoise`` as an agent reports it."""
+
+    model_config = {"extra": "forbid"}
+    floor: float = Field(gt=0, le=10)
+    levels: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(min_length=1, max_length=8)
+    undisturbed: float = Field(ge=0, le=1)
+    slope: tuple[Finite, Finite] | None = None
+    load: float | None = Field(default=None, ge=0, le=1e6)
+
+
 class ProfileBody(BaseModel):
     """A ``nas.core.device.DeviceProfile`` as an agent reports it; the name is that of the agent."""
 
@@ -50,6 +64,7 @@ class ProfileBody(BaseModel):
     affinity: list[Annotated[int, Field(ge=0, le=65_535)]] = Field(default=[], max_length=1024)
     threads: int = Field(ge=1, le=1024)
     canary_ms: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
+    noise: NoiseBody | None = None
 
 
 class AgentRegistrationSchema(BaseModel):
@@ -96,18 +111,36 @@ class LeaseSchema(BaseModel):
     held: bool
 
 
-Times = Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(max_length=20_000)]
+Times = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(max_length=20_000)]
 
 
-class TimingBody(BaseModel):
-    """A ``predictors.protocol.Timing`` as an agent sends it: raw times, in ms."""
+class VisitBody(BaseModel):
+    """One visit to a network: times per inference of its chunks and of the canary beside them, in ms."""
 
     model_config = {"extra": "forbid"}
-    blocks_ms: list[Times] = Field(min_length=1, max_length=1_000)
-    drift: list[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None] = Field(min_length=1, max_length=1_000)
+    network_ms: Times
+    canary_ms: Times
+    interrupted_ms: Times
+    level_ms: float = Field(gt=0, allow_inf_nan=False)
+
+
+class SittingBody(BaseModel):
+    """The times of one process."""
+
+    model_config = {"extra": "forbid"}
+    visits: list[VisitBody] = Field(max_length=2_000)
     runs: int = Field(ge=0, lt=2**31)
     steady: bool
     steps_back: int = Field(ge=0, lt=2**31)
+    slope: tuple[Finite, Finite] | None
+    canary_quantiles_ms: Times
+
+
+class TimingBody(BaseModel):
+    """A ``predictors.measurement.protocol.Timing`` as an agent sends it: raw times, in ms."""
+
+    model_config = {"extra": "forbid"}
+    sittings: list[SittingBody] = Field(min_length=1, max_length=32)
     cold_load_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     warm_load_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 

@@ -46,6 +46,7 @@ class MeasurementSchema(BaseModel):
     p99_ms: float | None = None
     cold_load_ms: float | None = None
     warm_load_ms: float | None = None
+    undisturbed: float = 1.0
 
 
 class CandidateOnDeviceSchema(BaseModel):

@@ -28,11 +28,24 @@ class EnergyAccuracySchema(BaseModel):
     coverage: float
 
 
+class NoiseSchema(BaseModel):
+    """How steady the device was when it was profiled: ``floor`` is the relative standard deviation between repeated
+    measurements of one network, below which no error of a predictor can be read; ``levels`` are the speeds it was seen
+    at, as times relative to the undisturbed level; ``undisturbed`` is the share of time at that level. ``refused``
+    networks could not be measured."""
+
+    floor: float
+    levels: list[float]
+    undisturbed: float
+    refused: int
+
+
 class PredictorCardSchema(BaseModel):
     """A predictor's card: every figure is over ``held_out`` subnets that took no part in fitting or calibration.
 
     ``kind``: what its values are, ``estimated`` where nobody has measured what it was fitted to. ``energy``: where the
-    device's table tells energies, how well those are predicted beside the latencies.
+    device's table tells energies, how well those are predicted beside the latencies. ``measured_error``: relative
+    standard errors of ``measured_ms``, empty where they are not known.
     """
 
     id: str
@@ -53,6 +66,8 @@ class PredictorCardSchema(BaseModel):
     measured_ms: list[float] = []
     predicted_ms: list[float] = []
     upper_ms: list[float] = []
+    measured_error: list[float] = []
+    noise: NoiseSchema | None = None
     kind: Literal["predicted", "estimated"] = "predicted"
     energy: EnergyAccuracySchema | None = None
     number: int = 1

@@ -58,8 +58,8 @@ class MeasuringCost:
 def estimate_measuring(
     models: Mapping[str, bytes], profile: DeviceProfile, measure: Measurer, clock: Callable[[], float]
 ) -> MeasuringCost:
-    """Measures nothing, and then a group of ``models`` by their ids. An unsteady network is measured again, so each
-    takes between one attempt, whose length the protocol says, and all it may have; in between, what these took."""
+    """Measures nothing, and then a group of ``models`` by their ids. Each takes between
+    the protocol's shortest and longest time; in between, what these took."""
     protocol = profile.protocol
     if not profile.measurable:
         return MeasuringCost(0.0, DurationRange.exact(0.0), 0)
@@ -69,11 +69,9 @@ def estimate_measuring(
     begun = clock()
     list(measure([*models.values()], profile, [*models]))
     each_s = max(0.0, (clock() - begun - begin_s) / len(models))
-    once_s = (protocol.warmup_ms + protocol.rounds * 1.5 * protocol.block_ms) / 1e3  # with the canary between blocks
-    once_s = min(once_s, each_s)
-    return MeasuringCost(
-        begin_s, DurationRange(once_s, each_s, max(each_s, once_s * (protocol.retries + 1))), len(models)
-    )
+    shortest_s = min(protocol.shortest_ms / 1e3, each_s)
+    longest_s = max(each_s, protocol.longest_ms / 1e3)
+    return MeasuringCost(begin_s, DurationRange(shortest_s, each_s, longest_s), len(models))
 
 
 def verified_range(problem: Problem) -> tuple[int, int]:

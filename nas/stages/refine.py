@@ -37,7 +37,7 @@ from nas.objectives import cheap_metrics, losses
 from nas.stages.cost_estimate import sample_archs, scoring_s, verified_range
 from nas.stages.explore import accuracy_of, history_of, scored_candidates, surrogate_front
 from nas.stages.subnets import Subnets, load_subnets
-from nas.stages.verify import ORIGINS, earn, thin, unverified
+from nas.stages.verify import ORIGINS, measure_and_verify, thin, unverified
 
 _SHARE = 8  # a round scores this part of the budget
 
@@ -117,7 +117,7 @@ class RefineStage:
             subnets = load_subnets(problem, resources, state, untrained_will_do=True)
             score_s, _ = scoring_s(subnets, archs[int(macs.argmax())], problem.data.val, clock)
             protocol = problem.profile.protocol
-            once_s = (protocol.warmup_ms + protocol.rounds * 1.5 * protocol.block_ms) / 1e3
+            once_s = protocol.shortest_ms / 1e3
             each = _at_once(problem) * score_s + problem.spec.budget.verified * (score_s + once_s)
             high_s += rounds * (fit_s + len(ORIGINS) * each)
             note = f"one fit, and up to {rounds} rounds more if measured networks break their bound"
@@ -188,7 +188,7 @@ class RefineStage:
         [device] = problem.targets
         due = {p.key: [device.name] if p.measurement is None else [] for p in now}
         todo = [p for p in now if due[p.key] or "test_accuracy" not in p.metrics]
-        yield from earn(self.name, problem, resources, subnets, todo, due, len(chosen), self.group)
+        yield from measure_and_verify(self.name, problem, resources, subnets, todo, due, len(chosen), self.group)
 
 
 def newcomers(problem: Problem, state: SearchState, last: Refitted, origin: Origin) -> list[Candidate]:
@@ -217,7 +217,10 @@ def newcomers(problem: Problem, state: SearchState, last: Refitted, origin: Orig
 def _fitted(stage: str, problem: Problem, refit: Refitter, state: SearchState) -> Refitted:
     """The predictor after one more fit, to all that the search has measured."""
     usable = _usable(problem, state)
-    found = refit.fit(as_genes([p.arch for p in usable]), np.array([p.metrics["measured_ms"] for p in usable]))
+    errors = [p.measurement.standard_error or 0.0 for p in usable if p.measurement is not None]
+    found = refit.fit(
+        as_genes([p.arch for p in usable]), np.array([p.metrics["measured_ms"] for p in usable]), np.array(errors)
+    )
     before = set(state.refits[-1].measured) if state.refits else set()
     tried = [p for p in state.candidates.values() if p.measurement is not None]
     broken = sum(p.origin == "search" and p.status == "violated" and p.key not in before for p in tried)

@@ -1,4 +1,4 @@
-"""Earning the latencies: front members are exported, re-measured on the device and marked; then tested once.
+"""Verification: front members are exported, measured on the device and marked; then tested once.
 
 Search and baseline are verified alike. ``verified`` and ``violated`` are judged against what was claimed before
 measuring: the user's bound, or else the predictor's own 95 % upper bound. Where networks were retrained, those are
@@ -53,7 +53,7 @@ class VerifyStage:
         }
         todo = [c.candidate for c in chosen if due[c.candidate.key] or "test_accuracy" not in c.candidate.metrics]
         total = sum(max(1, sum(m.name in c.devices for m in measurable)) for c in chosen)
-        for event in earn(self.name, problem, resources, subnets, todo, due, total, self.group):
+        for event in measure_and_verify(self.name, problem, resources, subnets, todo, due, total, self.group):
             state = fold(state, event)
             yield event
         for member in problem.targets:
@@ -98,11 +98,11 @@ class VerifyStage:
             share = 1 / len(problem.spec.views)  # what is on the front of one device is measured on that one only
             each += (measured.each + DurationRange.exact(measured.begin_s / self.group)) * share
         total += DurationRange(each.low_s * fewest, each.seconds * most, each.high_s * most)
-        note = "an unsteady device measures networks again; the range is from one to all attempts"
+        note = "the noise of the device decides how long each takes"
         return StageCost.of(self.name, total, most, tested.count, "networks", note)
 
 
-def earn(
+def measure_and_verify(
     stage: str,
     problem: Problem,
     resources: Resources,
@@ -113,7 +113,9 @@ def earn(
     group: int,
 ) -> Iterator[Event]:
     """Tests networks and measures each on the devices where it is ``due``, in groups; they are the last of ``total``.
-    Raises NotMeasuredYet once all devices elsewhere were asked for a group."""
+    What was refused is measured once more at the end, when the machine may be quieter. Raises NotMeasuredYet once all
+    devices elsewhere were asked for a group."""
+    refused: list[tuple[Candidate, TargetDevice, bytes]] = []
     unit = "networks" if not problem.fleet else "measurements"
     done = total - sum(max(1, len(due[p.key])) for p in todo)
     for i in range(0, len(todo), group):
@@ -134,13 +136,17 @@ def earn(
             some = [p for p in together if member.name in due[p.key]]
             if not some:
                 continue
-            measurements = resources.measure([models[p.key] for p in some], member.profile, [p.arch.id for p in some])
+            measurements = resources.measure(
+                [models[p.key] for p in some],
+                member.profile,
+                [p.arch.id for p in some],
+                [_promised_ms(problem, member, p) for p in some],
+            )
             try:
                 for p, measurement in zip(some, measurements, strict=True):
                     yield _judged(problem, member, p, measurement)
                     if measurement.refused is not None:
-                        on = f" on {member.name}" if problem.fleet else ""
-                        yield Warned(stage, f"network {p.arch.id} was not measured{on}: {measurement.refused}")
+                        refused.append((p, member, models[p.key]))
                     done += 1
                     yield Progress(stage, done, total, unit, message="measuring")
             except NotMeasuredYet as missing:
@@ -149,6 +155,14 @@ def earn(
             raise NotMeasuredYet.on_all(elsewhere)
         if not models:
             yield Progress(stage, done, total, unit, message="testing")
+    for p, member, model in refused:
+        yield Progress(stage, done, total, unit, message="measuring again")
+        promised_ms = _promised_ms(problem, member, p)
+        [measurement] = resources.measure([model], member.profile, [p.arch.id], [promised_ms])
+        yield _judged(problem, member, p, measurement)
+        if measurement.refused is not None:
+            on = f" on {member.name}" if problem.fleet else ""
+            yield Warned(stage, f"network {p.arch.id} was not measured{on}: {measurement.refused}")
 
 
 @dataclass(frozen=True)
@@ -210,10 +224,14 @@ def _measured(chosen: Chosen, member: TargetDevice) -> bool:
 
 
 def _judged(problem: Problem, member: TargetDevice, p: Candidate, measurement: Measurement) -> Measured:
-    """What was claimed is the bound on the device, or else the predictor's upper bound there."""
+    promised_ms = _promised_ms(problem, member, p)
+    return Measured(p.arch, p.origin, measurement, promised_ms, member.name if problem.fleet else None)
+
+
+def _promised_ms(problem: Problem, member: TargetDevice, p: Candidate) -> float:
+    """The bound on the device, or else the predictor's upper bound there."""
     upper_ms = p.devices[member.name].upper_ms if problem.fleet else p.metrics["upper_ms"]
-    claim_ms = problem.spec.bound_on(member.name) or upper_ms
-    return Measured(p.arch, p.origin, measurement, claim_ms, member.name if problem.fleet else None)
+    return problem.spec.bound_on(member.name) or upper_ms
 
 
 def _verdicts(spec: SearchSpec, state: SearchState, view: str | None) -> dict[str, Any]:

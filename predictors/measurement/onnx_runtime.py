@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -33,6 +34,7 @@ from predictors.measurement.protocol import (
     Timing,
     judge,
     machine_noise,
+    needs_sitting,
     sit,
     sitting_as_json,
     sitting_from_json,
@@ -98,17 +100,22 @@ def measure(
 
 
 def measure_isolated(
-    models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str] = ()
+    models: Sequence[bytes],
+    profile: DeviceProfile,
+    networks: Sequence[str] = (),
+    promised_ms: Sequence[float] | None = None,
 ) -> Iterator[Measurement]:
     """Measures ONNX models on this machine, in child processes (``nas.core.ports.Measurer``). Raises as
     ``time_isolated``."""
-    for timing in time_isolated(models, profile):
+    for timing in time_isolated(models, profile, promised_ms):
         yield judge(timing, profile)
 
 
-def time_isolated(models: Sequence[bytes], profile: DeviceProfile) -> list[Timing]:
+def time_isolated(
+    models: Sequence[bytes], profile: DeviceProfile, promised_ms: Sequence[float] | None = None
+) -> list[Timing]:
     """The protocol's sittings of all models, each in a child process that imports no more than it needs; then further
-    sittings of those whose interval is still wide.
+    sittings of those whose interval is still wide, or holds the latency that was promised.
 
     Raises MeasurementRefused with the last lines of a child's errors if it dies.
     """
@@ -116,24 +123,19 @@ def time_isolated(models: Sequence[bytes], profile: DeviceProfile) -> list[Timin
     timed: list[list[Timed]] = [[] for _ in models]
     with tempfile.TemporaryDirectory(prefix="hwnas-measure-") as folder:
         job = _write_job(Path(folder), models, profile)
-        for seed in range(protocol.most_sittings):
-            wide = [i for i in range(len(models)) if seed < protocol.sittings or not _settled(timed[i], profile)]
-            if not wide and models:
-                break
-            for i, one in zip(wide, _sit_in_child(job, wide, seed), strict=True):
+        promises = [math.nan] * len(models) if promised_ms is None else promised_ms
+        due = [*range(len(models))]
+        for seed in range(max(protocol.most_sittings, protocol.close_sittings)):
+            for i, one in zip(due, _sit_in_child(job, due, seed), strict=True):
                 timed[i].append(one)
-            if not models:
+            due = [i for i in due if needs_sitting(_timing_of(timed[i]), profile, promises[i])]
+            if not due:
                 break
     return [_timing_of(of_one) for of_one in timed]
 
 
 def _timing_of(timed: Sequence[Timed]) -> Timing:
     return Timing(tuple(t.sitting for t in timed), timed[0].cold_load_ms, timed[0].warm_load_ms)
-
-
-def _settled(timed: Sequence[Timed], profile: DeviceProfile) -> bool:
-    half_width = judge(_timing_of(timed), profile).half_width
-    return half_width is not None and half_width <= profile.protocol.settled
 
 
 def _write_job(job: Path, models: Sequence[bytes], profile: DeviceProfile) -> Path:

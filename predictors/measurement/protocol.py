@@ -28,6 +28,7 @@ FLOOR_WEIGHT = 10  # sittings that the profile's noise floor counts for beside a
 CONTENTION_SLOPE = (1.35, 0.175)  # mean and standard deviation: 1 for a change of clock rate, up to 1.7 for contention
 LEAST_SLOPE_ERROR = 0.1
 CPU_TIME_ERROR = 0.03  # of the time of an interrupted chunk: its caches were used by another program
+AGAIN = "{}.again"  # the name of a network that a device elsewhere measures a second time
 REFUSED_FACTOR = 10.0  # an interval whose ends differ by more says nothing
 _DIGITS = 6  # significant digits of a time that is sent
 
@@ -172,7 +173,7 @@ def sit(
         for of_one in visits
     ]
     slopes = [s for s in (_own_slope(of_one, protocol) for of_one in finished) if s is not None]
-    slope = (float(np.mean(slopes)), max(LEAST_SLOPE_ERROR, float(np.std(slopes, ddof=1)))) if len(slopes) > 2 else None
+    slope = _spread_of(slopes)
     return [
         Sitting(
             finished[i],
@@ -454,6 +455,20 @@ def judge(timing: Timing, profile: DeviceProfile) -> Measurement:
     )
 
 
+def needs_sitting(timing: Timing, profile: DeviceProfile, promised_ms: float = math.nan) -> bool:
+    """Whether one more sitting is worth its time: the protocol wants it, the interval is wide, or it holds the latency
+    ``promised_ms`` and is not yet as narrow as more sittings make it."""
+    protocol, count = profile.protocol, len(timing.sittings)
+    if count < protocol.sittings:
+        return True
+    measurement = judge(timing, profile)
+    if measurement.low_ms is None or measurement.high_ms is None or measurement.half_width is None:
+        return count < protocol.most_sittings
+    if measurement.low_ms <= promised_ms < measurement.high_ms:
+        return count < protocol.close_sittings
+    return measurement.half_width > protocol.settled and count < protocol.most_sittings
+
+
 def combine(measurements: Sequence[Measurement], profile: DeviceProfile) -> Measurement:
     """One measurement of several of the same network: all their sittings count. Refused ones add nothing, unless all
     are refused."""
@@ -494,12 +509,15 @@ def machine_noise(
     floor = math.sqrt(sum(float((d**2).sum()) for d in deviations) / freedom) if freedom else DEFAULT_FLOOR
     ratios = np.concatenate([np.array(s.canary_quantiles_ms[:-1]) for s in sittings_by_network[0]]) / profile.canary_ms
     disturbed = ratios[ratios > 1 + 2 * protocol.gate]
-    slopes = [s.slope for sittings in sittings_by_network for s in sittings if s.slope is not None]
+    by_network = [
+        [replace(v, level_ms=profile.canary_ms) for s in of_one for v in s.visits] for of_one in sittings_by_network
+    ]
+    slopes = [s for s in (_own_slope(visits, protocol) for visits in by_network) if s is not None]
     return MachineNoise(
         floor=max(floor, 0.001),
         levels=(1.0, float(np.median(disturbed))) if disturbed.size > 0.05 * ratios.size else (1.0,),
         undisturbed=float((ratios <= 1 + 2 * protocol.gate).mean()),
-        slope=(float(np.mean([m for m, _ in slopes])), float(np.mean([sd for _, sd in slopes]))) if slopes else None,
+        slope=_spread_of(slopes),
         load=load,
     )
 
@@ -561,6 +579,13 @@ def _own_slope(visits: Sequence[Visit], protocol: MeasurementProtocol) -> float 
         return None
     rise = float(np.median(log_ms[disturbed]) - np.median(log_ms[calm]))
     return rise / float(np.median(slower[disturbed]) - np.median(slower[calm]))
+
+
+def _spread_of(slopes: Sequence[float]) -> tuple[float, float] | None:
+    """Mean and standard deviation of the slopes of several networks; None for fewer than three."""
+    if len(slopes) < 3:
+        return None
+    return float(np.mean(slopes)), max(LEAST_SLOPE_ERROR, float(np.std(slopes, ddof=1)))
 
 
 def _undisturbed(sittings: Sequence[Sitting], protocol: MeasurementProtocol) -> float:

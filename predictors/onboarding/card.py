@@ -17,10 +17,13 @@ def make_card(
     n: int,
     measured_ms: Floats,
     predicted: Latency,
+    error_H: Floats | None = None,
+    refused: int = 0,
 ) -> dict[str, Any]:
     """The fields of ``nas.schemas.predictors.PredictorCardSchema`` that do not name a database row.
 
-    ``n``: networks fitted to; every figure is over the held-out ``measured_ms`` (H,)."""
+    ``n``: networks fitted to; every figure is over the held-out ``measured_ms`` (H,), whose relative standard errors
+    are ``error_H``; ``refused`` networks could not be measured."""
     return {
         "profile": profile.id,
         "space": space.id,
@@ -38,4 +41,13 @@ def make_card(
         "measured_ms": measured_ms.tolist(),
         "predicted_ms": predicted.mean_ms.tolist(),
         "upper_ms": predicted.upper_ms.tolist(),
+        "measured_error": [] if error_H is None else error_H.tolist(),
+        "noise": None
+        if profile.noise is None
+        else {
+            "floor": profile.noise.floor,
+            "levels": list(profile.noise.levels),
+            "undisturbed": profile.noise.undisturbed,
+            "refused": refused,
+        },
     }

@@ -23,12 +23,14 @@ MOST_LEFT_OUT = 40  # networks that are each predicted from the others
 
 @dataclass(frozen=True)
 class Fitted:
-    """A predictor of ``n`` networks, and what it says, or would have said, of those that it was not fitted to."""
+    """A predictor of ``n`` networks, and its predictions for H that it was not fitted to, with their measured latency
+    and its relative standard error (None where it is not known)."""
 
     predictor: LatencyPredictor
     n: int
     truth_ms_H: Floats
     guess: Latency
+    error_H: Floats | None = None
 
 
 def fit_networks(
@@ -65,7 +67,8 @@ def fit_family(
     errors = None if error_N is None else error_N[~held_out_N]
     predictor = fit_networks(family, space, genes_NG[~held_out_N], y_N[~held_out_N], errors)
     guess = predict_latency(predictor, space, genes_NG[held_out_N])
-    return Fitted(predictor, int((~held_out_N).sum()), y_N[held_out_N], guess)
+    checked = None if error_N is None else error_N[held_out_N]
+    return Fitted(predictor, int((~held_out_N).sum()), y_N[held_out_N], guess, checked)
 
 
 def fit_transfer(relatives: Relatives, x_NF: Floats, y_N: Floats, seed: int, error_N: Floats | None = None) -> Fitted:
@@ -80,4 +83,10 @@ def fit_transfer(relatives: Relatives, x_NF: Floats, y_N: Floats, seed: int, err
         weights = None if weight_N is None else weight_N[rest]
         guess = Transfer.fit(x_NF[rest], y_N[rest], relatives, multiple, weights).predict(x_NF[left : left + 1])
         mean_ms[i], upper_ms[i] = guess.mean_ms[0], guess.upper_ms[0]
-    return Fitted(Transfer.fit(x_NF, y_N, relatives, multiple, weight_N), n, y_N[out], Latency(mean_ms, upper_ms))
+    return Fitted(
+        Transfer.fit(x_NF, y_N, relatives, multiple, weight_N),
+        n,
+        y_N[out],
+        Latency(mean_ms, upper_ms),
+        None if error_N is None else error_N[out],
+    )

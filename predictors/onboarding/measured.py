@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -19,15 +20,18 @@ from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinis
 from nas.core.layers import Layer
 from nas.core.ports import BlobStore, Measurer, SearchSpace
 from nas.core.spec import DeviceSpec
+from predictors.families.bayesian_linear import FEWEST as FEWEST_ALONE
 from predictors.families.layer_lut import LayerLut, LayerLutModel, every_layer, layer_key, table_of, to_measure
+from predictors.families.transfer import FEWEST as FEWEST_DEVICE
 from predictors.families.transfer import Relatives, Table, choose
+from predictors.measurement.protocol import AGAIN, FLOOR_WEIGHT, student_quantile
 from predictors.onboarding.card import make_card
 from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
 from predictors.onboarding.selection import d_optimal
 from predictors.storage import Known, dump_measured, dump_predictor, load_measured
 
-MOST_REFUSED = 0.2
 GROUP = 16
+_ENOUGH = round(FEWEST_ALONE / (1 - HELD_OUT)) + 1
 POOL = 512  # networks of which the most telling ones are chosen
 
 
@@ -78,6 +82,9 @@ def onboard(
         profile = profile_machine(spec.name, spec.threads)
         chosen = blobs.put(json.dumps({"genes": genes.tolist(), "held_out": held_out.tolist()}).encode())
         result = {"profile": profile.as_json(), "relatives": [*relatives], "networks": chosen}
+        yield Progress("profile", 1, 1, "machines", message=expectation(profile, len(genes)))
+        if (advice := how_to_do_better(profile)) is not None:
+            yield Warned("profile", advice)
         yield StageFinished("profile", clock() - begun, result)
 
     kept: list[Measurement] = []
@@ -93,7 +100,6 @@ def onboard(
             *((a.id, partial(export_onnx, a)) for a in archs),
         ]
         unit = "models" if layers else "networks"
-        _require_steady(spec.name, kept, len(wanted))
         group = GROUP if profile.source == "worker" else len(wanted)  # a device elsewhere is asked for all at once
         for i in range(len(kept), len(wanted), group):
             models = []
@@ -104,7 +110,14 @@ def onboard(
                 kept.append(measurement)
                 yield Progress("measure", len(kept), len(wanted), unit, message="measuring")
             yield Checkpoint("measure", len(kept), blobs.put(json.dumps([m.as_json() for m in kept]).encode()))
-            _require_steady(spec.name, kept, len(wanted))
+        again = [i for i, m in enumerate(kept) if m.refused is not None]
+        if again:  # once more, when the machine may be quieter
+            yield Progress("measure", len(kept), len(wanted), unit, message="measuring again what was refused")
+            models = [wanted[i][1]() for i in again]
+            measured_again = measure(models, profile, [AGAIN.format(wanted[i][0]) for i in again])
+            for i, measurement in zip(again, measured_again, strict=True):
+                kept[i] = measurement
+            yield Checkpoint("measure", len(kept), blobs.put(json.dumps([m.as_json() for m in kept]).encode()))
         refused = [m.refused for m in kept[len(single) :] if m.refused is not None]
         if refused:
             yield Warned("measure", f"{len(refused)} of {len(archs)} networks were left out: {refused[0]}")
@@ -116,13 +129,15 @@ def onboard(
     family = _layer_table(spec.name, layers, kept[: len(single)]) if layers else spec.predictor
     kept = kept[len(single) :]
     usable = np.array([m.median_ms is not None for m in kept])
-    latency_ms = np.array([m.median_ms if m.median_ms is not None else np.nan for m in kept])
-    y = latency_ms[usable]
+    _require_enough(spec.name, kept, FEWEST_DEVICE if kin is not None else _ENOUGH)
+    y = np.array([m.median_ms for m in kept if m.median_ms is not None])
+    error_N = np.array([m.standard_error for m in kept if m.standard_error is not None])
     if kin is not None:
-        fitted = fit_transfer(kin, space.features(genes[usable]), y, spec.seed)
+        fitted = fit_transfer(kin, space.features(genes[usable]), y, spec.seed, error_N)
     else:
-        fitted = fit_family(family, space, genes[usable], y, held_out[usable])
-    result = fit_result(fitted, profile, space, Known(genes[usable], y, held_out[usable]), blobs)
+        fitted = fit_family(family, space, genes[usable], y, held_out[usable], error_N)
+    known = Known(genes[usable], y, held_out[usable], error_N)
+    result = fit_result(fitted, profile, space, known, blobs, refused=int((~usable).sum()))
     yield StageFinished("fit", clock() - begun, result)
 
 
@@ -163,12 +178,15 @@ def fit_result(
     blobs: BlobStore,
     *,
     relative: bool = True,
+    refused: int = 0,
 ) -> dict[str, Any]:
     """The result of the stage fit: card and predictor, and, if the device may serve others as a ``relative``, what is
     known of it."""
     predictor = fitted.predictor
     result: dict[str, Any] = {
-        "card": make_card(predictor, profile, space, fitted.n, fitted.truth_ms_H, fitted.guess),
+        "card": make_card(
+            predictor, profile, space, fitted.n, fitted.truth_ms_H, fitted.guess, fitted.error_H, refused
+        ),
         "blob": blobs.put(dump_predictor(predictor)),
         "space_id": space.id,
         "family": predictor.family,
@@ -236,13 +254,42 @@ def stratified(space: SearchSpace, n: int, seed: int) -> tuple[Genes, NDArray[np
     return pool[chosen][shuffle], held_out[shuffle]
 
 
-def _require_steady(name: str, kept: Sequence[Measurement], total: int) -> None:
+def _require_enough(name: str, kept: Sequence[Measurement], fewest: int) -> None:
+    """Raises MeasurementRefused if fewer networks were measured than a predictor needs."""
     refused = [m.refused for m in kept if m.refused is not None]
-    if len(refused) > MOST_REFUSED * total:
+    if refused and len(kept) - len(refused) < fewest:
         raise MeasurementRefused(
-            f"{name} is too unsteady: {len(refused)} of {len(kept)} networks could not be measured "
-            f"(for example: {refused[0]}). Stop other work on the machine and add the device again"
+            f"expected at least {fewest} measured networks on {name}, got {len(kept) - len(refused)} of {len(kept)}; "
+            f"the others say nothing (for example: {refused[0]})"
         )
+
+
+def expectation(profile: DeviceProfile, networks: int) -> str:
+    """What to expect of measuring so many networks on a machine, in a sentence for people."""
+    noise, protocol = profile.noise, profile.protocol
+    if noise is None:
+        return f"measuring {networks} networks"
+    sittings = protocol.sittings
+    half = 100 * student_quantile(FLOOR_WEIGHT + sittings - 1) * noise.floor / math.sqrt(sittings)
+    shortest_s = networks * protocol.shortest_ms / 1e3
+    load = "" if noise.load is None else f", load {noise.load:.1f}"
+    return (
+        f"{profile.cores} {'core' if profile.cores == 1 else 'cores'}{load}; undisturbed {noise.undisturbed:.0%} of "
+        f"the time; noise floor {100 * noise.floor:.1f} %: expect intervals of about ±{half:.1f} %, "
+        f"and at least {shortest_s:.0f} s for {networks} networks"
+    )
+
+
+def how_to_do_better(profile: DeviceProfile) -> str | None:
+    """Advice for a machine that is disturbed most of the time or very noisy; None where there is nothing to gain."""
+    noise = profile.noise
+    if noise is None or (noise.undisturbed >= 0.5 and noise.floor <= 0.02):
+        return None
+    return (
+        f"{profile.name} is undisturbed {noise.undisturbed:.0%} of the time, with a noise floor of "
+        f"{100 * noise.floor:.1f} %: measuring takes longer, and intervals are wider. Stop other programs, keep a core "
+        "free of them, or use a machine without neighbours for narrower ones"
+    )
 
 
 def _draw(space: SearchSpace, rng: np.random.Generator, n: int) -> Genes:

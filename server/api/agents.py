@@ -109,10 +109,12 @@ def send_result(
         store.measurements.finish(name, id, body.lease, str(body.error), None, principal)
         return LeaseSchema(held=False)
     profile = store.measurements.profile_of(name, id)
-    rounds, chunks = len(body.timing.blocks_ms), sum(map(len, body.timing.blocks_ms))
-    if rounds != profile.protocol.rounds or chunks > MAX_CHUNKS:
+    sittings = len(body.timing.sittings)
+    chunks = sum(len(v.network_ms) + len(v.interrupted_ms) for s in body.timing.sittings for v in s.visits)
+    if sittings < profile.protocol.sittings or chunks > MAX_CHUNKS:
         raise InvalidInput(
-            f"expected {profile.protocol.rounds} rounds and at most {MAX_CHUNKS} times, got {rounds} and {chunks}"
+            f"expected at least {profile.protocol.sittings} sittings and at most {MAX_CHUNKS} times, "
+            f"got {sittings} and {chunks}"
         )
     raw = body.timing.model_dump()
     store.measurements.finish(name, id, body.lease, judge(Timing.from_json(raw), profile), raw, principal)

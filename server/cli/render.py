@@ -311,6 +311,13 @@ def card(c: PredictorCardSchema) -> RenderableType:
     table = Table(title=f"{c.family} for {c.space} ({c.held_out} held-out networks)", show_header=False)
     table.add_row("measured networks used", str(c.n))
     table.add_row("error (MAPE)", f"{c.mape:.2f} %")
+    if (n := c.noise) is not None:
+        levels = ", ".join(f"{level:.2f}" for level in n.levels)
+        table.add_row(
+            "noise floor of the device", f"{100 * n.floor:.1f} % (undisturbed {n.undisturbed:.0%} of the time)"
+        )
+        table.add_row("levels of speed, as times", levels)
+        table.add_row("networks that could not be measured", str(n.refused))
     table.add_row("rank correlation (Spearman, Kendall)", f"{c.spearman:.4f}, {c.kendall:.4f}")
     table.add_row("coverage of the 95 % upper bound", f"{c.coverage:.1%}")
     table.add_row("range", f"{c.range_ms[0]:.4f} to {c.range_ms[1]:.4f} ms")

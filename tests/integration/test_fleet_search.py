@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ class RuleFleet:
         self.rules = {WIDE: RuleDevice(), DEEP: RuleDevice()}
 
     def __call__(
-        self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]
+        self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str], promised_ms: Any = None
     ) -> Iterator[Measurement]:
         if self.away and profile.name == DEEP:
             raise NotMeasuredYet(profile.as_json(), dict.fromkeys(networks, "0" * 64))

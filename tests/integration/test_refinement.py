@@ -104,7 +104,9 @@ class Device:
             self.known |= {p.arch.id: p.arch for p in event.candidates}
         return event
 
-    def __call__(self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]) -> Iterator[Any]:
+    def __call__(
+        self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str], promised_ms: Any = None
+    ) -> Iterator[Any]:
         for network in networks:
             self.measured += 1
             ms = float(self.ms(as_genes([self.known[network]]))[0])
@@ -242,7 +244,9 @@ def test_how_often_it_looks_again_is_bounded_and_can_be_none(whole: tuple[list[E
 
 def test_only_what_was_measured_alike_is_learned_from(tmp_path: Path) -> None:
     class Otherwise(Device):
-        def __call__(self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]) -> Iterator[Any]:
+        def __call__(
+            self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str], promised_ms: Any = None
+        ) -> Iterator[Any]:
             for i, m in enumerate(super().__call__(models, profile, networks)):
                 refused = replace(m, median_ms=None, low_ms=None, high_ms=None, refused="unsteady")
                 yield [replace(m, protocol="another"), replace(m, profile="another"), refused][i % 3]
@@ -378,7 +382,9 @@ def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.Mo
     known = Known(pool, ms, np.arange(len(pool)) % 4 == 0)
     fitted = fit_family("bayesian_linear", space, pool, ms, known.held_out_N)
 
-    def by_size(models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]) -> Iterator[Measurement]:
+    def by_size(
+        models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str], promised_ms: Any = None
+    ) -> Any:
         for model in models:
             took = 1e-5 * len(model)
             yield Measurement(profile.protocol.id, profile.id, took, took, took, 9, 0.0, 1.0)

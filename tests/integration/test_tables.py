@@ -276,7 +276,9 @@ class Rule:
         self.ms_of = ms_of
         self.measured: list[bytes] = []
 
-    def __call__(self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]) -> Iterator[Any]:
+    def __call__(
+        self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str], promised_ms: Any = None
+    ) -> Iterator[Any]:
         for model in models:
             self.measured.append(model)
             yield replace(fakes.measurement(self.ms_of[model]), profile=profile.id)

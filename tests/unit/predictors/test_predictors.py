@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,7 +167,7 @@ class FakeDevice:
         self.refuses = refuses
 
     def __call__(
-        self, models: Sequence[bytes], device: DeviceProfile, networks: Sequence[str]
+        self, models: Sequence[bytes], device: DeviceProfile, networks: Sequence[str], promised_ms: Any = None
     ) -> Iterator[Measurement]:
         for model in models:
             if self.dies_after is not None and self.measured >= self.dies_after:
@@ -202,7 +203,7 @@ def test_layers_are_measured_first_where_the_predictor_composes_them(space: Sear
 
     class Device(FakeDevice):
         def __call__(
-            self, models: Sequence[bytes], device: DeviceProfile, networks: Sequence[str]
+            self, models: Sequence[bytes], device: DeviceProfile, networks: Sequence[str], promised_ms: Any = None
         ) -> Iterator[Measurement]:
             asked.extend(networks)
             yield from super().__call__(models, device, networks)
