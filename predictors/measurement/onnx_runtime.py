@@ -48,7 +48,8 @@ if sys.platform != "win32":
 GROUP = 16  # networks that take turns
 SMALL_BYTES = 4_000_000  # of a model whose every load is kept
 LOOKS = 5  # sittings from which a machine's speed and noise are learned
-LOOK_MS = 1500.0  # how long the canary runs alone in each of them
+LOOK_VISITS = 16  # to each network in a sitting, so that disturbances are seen
+LOOK_MS = 1200.0  # how long the canary runs alone in each of them
 
 # onnxruntime's errors share no base class.
 _CANNOT_LOAD = (
@@ -83,15 +84,15 @@ def measure(
     Raises MeasurementRefused when this is not the profile's machine or a model cannot be loaded.
     """
     _require_machine(profile)
-    _pin(profile.affinity)
+    pin(profile.affinity)
     protocol = profile.protocol
     watch = watch or machine_stopwatch(protocol.threads)
     rng = np.random.default_rng(seed)
-    canary = _session(canary_model(), protocol)
+    canary = load_session(canary_model(), protocol)
     waiting = iter(models)
     while group := list(islice(waiting, GROUP)):
         loaded = [
-            time_loading(lambda m=m: _session(m, protocol), protocol.loads, watch, len(m) <= SMALL_BYTES)  # type: ignore[misc]
+            time_loading(lambda m=m: load_session(m, protocol), protocol.loads, watch, len(m) <= SMALL_BYTES)  # type: ignore[misc]
             for m in group
         ]
         sittings = sit([runs for runs, _, _ in loaded], canary, profile, watch, rng, survey_ms)
@@ -204,7 +205,8 @@ def profile_machine(name: str, threads: int = 1, source: Source = "worker") -> D
     require_cores(profile)
     models = [canary_model(), *reference_models()]
     with tempfile.TemporaryDirectory(prefix="hwnas-profile-") as folder:
-        job = _write_job(Path(folder), models, profile)
+        look = replace(profile, protocol=replace(profile.protocol, fewest_visits=LOOK_VISITS))
+        job = _write_job(Path(folder), models, look)
         timed = [_sit_in_child(job, range(len(models)), seed, LOOK_MS) for seed in range(LOOKS)]
     by_network = [[of_one[i].sitting for of_one in timed] for i in range(len(models))]
     levels_ms = np.array([v.level_ms for s in by_network[0] for v in s.visits])
@@ -237,7 +239,9 @@ def _load() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
-def _session(model: bytes, protocol: MeasurementProtocol) -> Run:
+def load_session(model: bytes, protocol: MeasurementProtocol) -> Run:
+    """A function that runs the model once, with input and output bound beforehand. Raises MeasurementRefused for a
+    model that cannot be loaded or has inputs of other types."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = protocol.threads
     options.inter_op_num_threads = 1
@@ -320,7 +324,8 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _pin(affinity: Sequence[int]) -> None:
+def pin(affinity: Sequence[int]) -> None:
+    """Bind this process to cores. Raises MeasurementRefused for cores that it may not use."""
     if affinity and hasattr(os, "sched_setaffinity"):
         try:
             os.sched_setaffinity(0, affinity)

@@ -248,6 +248,11 @@ class _CanaryTrack:
         self._at_ns.append(at_ns)
         self._ms.append(ms)
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is any chunk."""
+        return bool(self._ms)
+
     def level_ms(self, at_ns: float) -> float:
         """The undisturbed level around a time: a low quantile over a window that holds disturbed and undisturbed
         moments, and is short against changes of clock rate."""
@@ -318,22 +323,25 @@ def _visit(pair: _Pair, protocol: MeasurementProtocol, number: int) -> _RawVisit
 def _survey(
     canary: Run, chunk: int, profile: DeviceProfile, timer: _Timer, track: _CanaryTrack, survey_ms: float
 ) -> None:
-    """Runs the canary alone, until it was as fast as the profile says or ``patience_ms`` are over."""
+    """Runs the canary alone, until it does not become faster any more and is as fast as the profile says, or
+    ``patience_ms`` are over."""
     protocol = profile.protocol
     begun = timer.spent_ns
     calm_ms = math.inf if profile.canary_ms is None else (1 + protocol.gate) * profile.canary_ms
-    chunks = 0
+    fastest: list[float] = []
     while True:
-        ms, kept, _ = timer.chunk(canary, chunk, hot=True)
-        if (kept and ms > 0) or not track._ms:
-            track.add(timer.spent_ns, max(ms, 1e-9))
-        chunks += 1
+        block = [timer.chunk(canary, chunk, hot=True) for _ in range(20)]
+        kept_ms = [ms for ms, kept, _ in block if kept and ms > 0] or [max(1e-9, min(ms for ms, _, _ in block))]
+        fastest.append(min(kept_ms))
+        warm = len(fastest) >= 20 and min(fastest[-10:]) >= 0.99 * min(fastest[-20:-10])
+        if warm:
+            for ms in kept_ms:
+                track.add(timer.spent_ns, ms)
         passed_ms = (timer.spent_ns - begun) / 1e6
-        if chunks >= 20 and passed_ms >= survey_ms:
-            if passed_ms >= max(survey_ms, protocol.patience_ms):
-                return
-            if chunks % 20 == 0 and track.level_ms(timer.spent_ns) <= calm_ms:
-                return
+        if passed_ms >= max(survey_ms, protocol.patience_ms) and track.ready:
+            return
+        if passed_ms >= survey_ms and warm and track.level_ms(timer.spent_ns) <= calm_ms:
+            return
 
 
 def _chunk_size(run: Run, protocol: MeasurementProtocol, timer: _Timer) -> int:
@@ -502,7 +510,8 @@ def machine_noise(
     assert profile.canary_ms is not None
     deviations = []
     for sittings in sittings_by_network:
-        samples = [s for s in (_sample(sitting, profile) for sitting in sittings) if s is not None and s.accepted]
+        calm = [s for s in sittings if all(abs(_log_drift(v, profile)) <= protocol.gate for v in s.visits)]
+        samples = [s for s in (_sample(sitting, profile) for sitting in calm) if s is not None and s.accepted]
         if len(samples) > 1:
             deviations.append(np.array([s.log_ms for s in samples]) - np.mean([s.log_ms for s in samples]))
     freedom = sum(len(d) - 1 for d in deviations)

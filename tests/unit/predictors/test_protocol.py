@@ -1,4 +1,4 @@
-"""The measuring protocol on a synthetic device whose truth is known, and with the real runtime."""
+"""The measuring protocol on synthetic devices whose truth is known, on recorded traces, and with the real runtime."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from scipy.stats import t as student
 
-from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, verdict
+from nas.core.device import DeviceProfile, MachineNoise, Measurement, MeasurementProtocol, verification_status
 from nas.core.errors import InvalidInput, MeasurementRefused
 from predictors.measurement.onnx_runtime import (
     canary_model,
@@ -23,72 +24,35 @@ from predictors.measurement.onnx_runtime import (
     measure_isolated,
     profile_machine,
 )
-from predictors.measurement.protocol import Stopwatch, Timing, judge, measure_runs, median_interval, time_loading
+from predictors.measurement.protocol import (
+    Sitting,
+    Stopwatch,
+    Timing,
+    Visit,
+    combine,
+    judge,
+    needs_sitting,
+    sit,
+    student_quantile,
+    time_loading,
+)
+from tests.support.synthetic_device import CANARY_MS, Disturbance, SyntheticDevice, replay, two_levels
 
 PROTOCOL = MeasurementProtocol()
-
-
-def profile(canary_ms: float | None = 0.2) -> DeviceProfile:
-    return DeviceProfile("synthetic", "m", "p", 2, "r", "1", "os", PROTOCOL, (0,), canary_ms)
-
-
-class SyntheticDevice:
-    """A clock in nanoseconds that runs advance by their true cost, disturbed as told."""
-
-    def __init__(
-        self,
-        *,
-        noise: float = 0.0,
-        spikes: float = 0.0,
-        drift: Callable[[float], float] = lambda _: 1.0,
-        granularity_ns: int = 1,
-        quiet_ms: float = math.inf,
-        warming: float = 0.0,
-        jumps: Mapping[float, float] | None = None,
-    ) -> None:
-        self.now = 0.0
-        self.interruptions = 0
-        self.rng = np.random.default_rng(0)
-        self.noise, self.spikes, self.drift, self.granularity_ns = noise, spikes, drift, granularity_ns
-        self.quiet_ms = quiet_ms  # how long another program leaves the core alone before it takes it for 4 ms
-        self.taken_at = quiet_ms * 1e6
-        self.warming = warming  # how much slower the first run of a network is; that halves every 20 ms of running
-        self.jumps = jumps or {}  # by how many ms the clock jumps at which time in ms
-
-    def clock(self) -> int:
-        shown = self.now + sum(by for at, by in self.jumps.items() if self.now >= at * 1e6) * 1e6
-        return int(shown) // self.granularity_ns * self.granularity_ns
-
-    def run(self, cost_ms: float) -> Callable[[], object]:
-        ran_ms = 0.0
-
-        def go() -> None:
-            nonlocal ran_ms
-            factor = (
-                (1 + self.warming * 0.5 ** (ran_ms / 20))
-                * self.drift(self.now / 1e6)
-                * (1 + self.noise * abs(self.rng.standard_normal()))
-            )
-            if self.rng.random() < self.spikes:
-                factor *= 10
-            ran_ms += cost_ms * factor
-            left = cost_ms * factor * 1e6
-            while self.now + left > self.taken_at:
-                left -= self.taken_at - self.now
-                self.now = self.taken_at + 4e6
-                self.taken_at = self.now + self.quiet_ms * 1e6
-                self.interruptions += 1
-            self.now += left
-
-        return go
-
-    def measure(self, costs_ms: Sequence[float]) -> list[Measurement]:
-        runs = [self.run(c) for c in costs_ms]
-        watch = Stopwatch(self.clock, lambda: self.interruptions, self.granularity_ns)
-        return measure_runs(runs, self.run(0.2), profile(), watch, np.random.default_rng(0))
-
-
+TRACES = Path(__file__).parents[2] / "data" / "traces"
 TRUTH = [0.05, 0.2, 1.0, 3.0]
+
+
+def profile(canary_ms: float | None = CANARY_MS, floor: float = 0.005) -> DeviceProfile:
+    noise = MachineNoise(floor, (1.0,), 1.0)
+    return DeviceProfile("synthetic", "m", "p", 2, "r", "1", "os", PROTOCOL, (0,), canary_ms, noise=noise)
+
+
+def holds(measured: Measurement, truth_ms: float) -> bool:
+    """Whether the interval holds the truth."""
+    return (
+        measured.low_ms is not None and measured.high_ms is not None and measured.low_ms <= truth_ms <= measured.high_ms
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,80 +63,194 @@ TRUTH = [0.05, 0.2, 1.0, 3.0]
         SyntheticDevice(spikes=0.1),
         SyntheticDevice(granularity_ns=1000),
         SyntheticDevice(quiet_ms=4),
-        SyntheticDevice(drift=lambda ms: 1.25),  # slower throughout, as after a clock-rate change
-        SyntheticDevice(drift=lambda ms: 1.0 + 0.2 * min(ms / 5000, 1.0)),  # slower and slower
+        SyntheticDevice(disturbance=Disturbance(lambda ms: 1.0 + 0.02 * math.sin(ms / 3000))),
         SyntheticDevice(warming=2.0),
         SyntheticDevice(jumps={300.0: 3_600_000.0, 600.0: 5.0}),  # forwards, as after a suspension
-        SyntheticDevice(noise=0.01, spikes=0.02, granularity_ns=1000, warming=1.0, drift=lambda ms: 1.1, quiet_ms=20),
+        SyntheticDevice(noise=0.01, spikes=0.02, granularity_ns=1000, warming=1.0, quiet_ms=20),
     ],
-    ids=["calm", "noise", "spikes", "coarse timer", "shared", "slow", "drifting", "warming", "jumps", "all of it"],
+    ids=["calm", "noise", "spikes", "coarse timer", "shared", "drifting", "warming", "jumps", "all of it"],
 )
-def test_the_truth_is_recovered(device: SyntheticDevice) -> None:
-    for measured, truth in zip(device.measure(TRUTH), TRUTH, strict=True):
+def test_truth_is_recovered(device: SyntheticDevice) -> None:
+    for measured, truth in zip(device.measure(TRUTH, profile()), TRUTH, strict=True):
         assert measured.refused is None
         assert measured.median_ms == pytest.approx(truth, rel=0.02)
+        assert measured.half_width is not None
+        assert measured.half_width < 0.02
 
 
-def test_the_truth_is_recovered_or_nothing_is_said() -> None:
-    """Twenty devices that are disturbed in all ways at once, and networks of 0.01 to 20 ms."""
-    right = 0
-    for seed in range(20):
+@pytest.mark.parametrize("share", [0.3, 0.7])
+@pytest.mark.parametrize("slope", [1.0, 1.35, 1.7])
+def test_two_levels_of_speed_leave_the_undisturbed_time(share: float, slope: float) -> None:
+    """A neighbour slows networks more than the canary, for seconds at a time; dividing by the canary would be wrong by
+    up to 28 %."""
+    rng = np.random.default_rng(3)
+    device = SyntheticDevice(
+        noise=0.005, disturbance=Disturbance(two_levels(rng, dwell_ms=150.0, share=share), slope), layout=0.004, seed=1
+    )
+    for measured, truth in zip(device.measure(TRUTH, profile()), TRUTH, strict=True):
+        assert measured.median_ms == pytest.approx(truth, rel=0.02)
+        assert holds(measured, truth)
+        assert measured.p90_ms is not None
+        if share > 0.5:
+            assert measured.p90_ms > 1.2 * truth  # what users of such a machine see
+
+
+def test_intervals_hold_the_truth() -> None:
+    """Sixty devices disturbed in all ways at once, networks of 0.02 to 5 ms: the interval holds the planted truth in at
+    least 93 % of the cases, and is narrow where the machine allows it."""
+    held, widths = [], []
+    for seed in range(60):
         rng = np.random.default_rng(seed)
-        cost_ms = float(np.exp(rng.uniform(np.log(0.01), np.log(20))))
-        depth, length_ms = rng.uniform(0, 0.3), rng.uniform(300, 3000)
+        cost_ms = float(np.exp(rng.uniform(np.log(0.02), np.log(5))))
+        layout = float(rng.uniform(0.002, 0.01))
         device = SyntheticDevice(
-            noise=float(rng.uniform(0, 0.03)),
-            spikes=float(rng.uniform(0, 0.15)) * min(1.0, cost_ms / PROTOCOL.chunk_ms / 4),  # they come by time
-            granularity_ns=int(rng.choice([1, 41, 1000, 10_000])),
-            quiet_ms=float(rng.choice([3.0, 8.0, 30.0, math.inf])),
-            warming=float(rng.uniform(0, 5)),
-            drift=lambda ms, depth=depth, length_ms=length_ms: 1 + depth * math.sin(ms / length_ms) ** 2,  # type: ignore[misc]
-            jumps={float(rng.uniform(50, 800)): float(rng.choice([5.0, 1000.0, -1000.0]))}
-            if rng.random() < 0.3
-            else {},
+            noise=float(rng.uniform(0, 0.01)),
+            spikes=float(rng.uniform(0, 0.1)) * min(1.0, cost_ms / PROTOCOL.chunk_ms / 4),  # they come by time
+            granularity_ns=int(rng.choice([1, 41, 1000])),
+            quiet_ms=float(rng.choice([8.0, 30.0, math.inf])),
+            warming=float(rng.uniform(0, 3)),
+            disturbance=Disturbance(
+                two_levels(
+                    rng, float(rng.uniform(1.1, 1.8)), float(rng.uniform(200, 3000)), float(rng.uniform(0, 0.8))
+                ),
+                float(rng.uniform(1.0, 1.7)),
+            ),
+            layout=layout,
+            seed=seed,
         )
-        device.rng = rng
-        [measured] = device.measure([cost_ms])
-        assert measured.refused is not None or measured.median_ms == pytest.approx(cost_ms, rel=0.04), seed
-        right += measured.refused is None
-    assert right >= 14
+        [measured] = device.measure([cost_ms], profile(floor=layout))
+        # What the network takes undisturbed is its cost and up to the mean of the noise that each inference has.
+        low, high = measured.low_ms or math.inf, measured.high_ms or 0.0
+        held.append(low <= cost_ms * (1 + 0.8 * device.noise) and high >= cost_ms)
+        widths.append(measured.half_width if measured.half_width is not None else math.inf)
+    assert np.mean(held) >= 0.93, [i for i, h in enumerate(held) if not h]
+    assert np.median(widths) < 0.02
+
+
+@pytest.mark.parametrize("busy", [0, 1, 4])
+def test_truth_is_recovered_on_recorded_traces(busy: int) -> None:
+    """The disturbances of a real machine, idle and beside one and four busy programs, on networks of known cost."""
+    with np.load(TRACES / f"busy_{busy}.npz") as trace:
+        canary, network = replay(trace["canary"], trace["network"], float(trace["step_ms"]))
+        calm_ms = float(np.quantile(trace["network"][trace["canary"] <= 1 + PROTOCOL.gate], PROTOCOL.quantile))
+    held = []
+    for seed in range(8):
+        device = SyntheticDevice(layout=0.005, seed=seed)
+        started = 700.0 * seed
+
+        def run(
+            cost_ms: float, of: Callable[[float], float], device: SyntheticDevice = device, at: float = started
+        ) -> Callable[[], object]:
+            def go() -> None:
+                device.now += cost_ms * 1e6 * of(at + device.now / 1e6)
+
+            return go
+
+        sittings: list[list[Sitting]] = [[], []]
+        for number in range(PROTOCOL.sittings):
+            layouts = [c * math.exp(0.005 * device.rng.standard_normal()) for c in (0.06, 0.4)]
+            runs = [[run(c, network)] for c in layouts]
+            rng = np.random.default_rng(number)
+            for i, sitting in enumerate(sit(runs, run(CANARY_MS, canary), profile(), device.stopwatch, rng)):
+                sittings[i].append(sitting)
+        for of_one, truth in zip(sittings, (0.06 * calm_ms, 0.4 * calm_ms), strict=True):
+            measured = judge(Timing(tuple(of_one)), profile())
+            assert measured.median_ms == pytest.approx(truth, rel=0.03)
+            held.append(holds(measured, truth))
+    assert np.mean(held) >= 0.93, held
+
+
+def test_a_machine_that_is_never_undisturbed_has_a_wide_interval_that_holds_the_truth() -> None:
+    """It takes 1.3 times as long as when it was profiled, throughout: how much of that the network suffers is not
+    known, and the interval says so."""
+    for slope in (1.0, 1.35, 1.7):
+        device = SyntheticDevice(disturbance=Disturbance(lambda _: 1.3, slope))
+        for measured, truth in zip(device.measure([0.2, 1.0], profile()), (0.2, 1.0), strict=True):
+            assert holds(measured, truth)
+            assert measured.half_width is not None
+            assert 0.05 < measured.half_width < 0.2
+            assert measured.drift == pytest.approx(1.3, rel=0.02)
+
+
+def test_a_slope_seen_when_the_machine_was_profiled_narrows_the_interval() -> None:
+    device = SyntheticDevice(disturbance=Disturbance(lambda _: 1.3, 1.6))
+    known = replace(profile(), noise=MachineNoise(0.005, (1.0, 1.3), 0.8, (1.6, 0.02)))
+    [measured] = device.measure([1.0], known)
+    assert measured.median_ms == pytest.approx(1.0, rel=0.02)
+    assert measured.half_width is not None
+    assert measured.half_width < 0.04
+
+
+def test_the_level_follows_a_machine_that_changes_its_clock_rate() -> None:
+    """From the first second on it is 1.2 times slower: chunks count all the same, and the drift is said."""
+    device = SyntheticDevice(disturbance=Disturbance(lambda ms: 1.2 if ms > 1000 else 1.0))
+    device.now = 2e9
+    [measured] = device.measure([0.5], profile())
+    assert measured.undisturbed > 0.9
+    assert measured.drift == pytest.approx(1.2, rel=0.01)
+
+
+def test_patience_waits_for_an_undisturbed_moment() -> None:
+    """The machine is disturbed for the first two seconds; the survey waits, and all that counts comes after."""
+    device = SyntheticDevice(disturbance=Disturbance(lambda ms: 1.5 if ms < 2000 else 1.0, 1.6))
+    [measured] = device.measure([0.5], profile())
+    assert measured.median_ms == pytest.approx(0.5, rel=0.01)
+    assert measured.half_width is not None
+    assert measured.half_width < 0.02
+
+
+def test_noise_of_a_machine_is_learned_from_reference_networks() -> None:
+    rng = np.random.default_rng(0)
+    device = SyntheticDevice(
+        noise=0.002, layout=0.01, disturbance=Disturbance(two_levels(rng, 1.4, 300.0, 0.4), 1.6), seed=2
+    )
+    known = device.profiled(profile(None))
+    assert known.canary_ms == pytest.approx(CANARY_MS, rel=0.02)
+    assert known.noise is not None
+    assert 0.005 < known.noise.floor < 0.02
+    assert known.noise.levels == pytest.approx((1.0, 1.4), rel=0.05)
+    assert 0.3 < known.noise.undisturbed < 0.9
+    assert known.noise.slope is not None
+    assert known.noise.slope[0] == pytest.approx(1.6, abs=0.15)
+    calm = SyntheticDevice(layout=0.002, seed=3).profiled(profile(None)).noise
+    assert calm is not None
+    assert calm.levels == (1.0,)
+    assert calm.undisturbed == 1.0
+    assert calm.floor < 0.004
 
 
 def test_a_warming_network_is_not_timed_before_its_steady_state() -> None:
     device = SyntheticDevice(warming=30.0)
-    [measured] = device.measure([1.0])
+    [measured] = device.measure([1.0], profile())
     assert measured.median_ms == pytest.approx(1.0, rel=0.02)
     assert measured.p99_ms is not None
     assert measured.p99_ms < 1.2  # even the first chunks that count are those of a warm network
-    [slow] = SyntheticDevice(warming=1e6).measure([1.0])  # halves every 20 ms: never within 5 % of 10 ms before
-    assert slow.median_ms == pytest.approx(1.0, rel=0.02) or slow.refused is not None
-    refused = judge(replace(_timing(), steady=False), profile())
-    assert refused.median_ms is None
-    assert "no steady state" in str(refused.refused)
 
 
 def test_percentiles_are_those_of_single_chunks() -> None:
     """Each chunk is one inference of 1 ms, of which one in twenty takes ten times as long."""
-    [measured] = SyntheticDevice(spikes=0.05).measure([1.0])
+    [measured] = SyntheticDevice(spikes=0.05).measure([1.0], profile())
     assert measured.median_ms == pytest.approx(1.0, rel=0.02)
     assert measured.p90_ms == pytest.approx(1.0, rel=0.05)
     assert measured.p99_ms == pytest.approx(10.0, rel=0.05)
 
 
 def test_a_clock_that_goes_backwards_is_refused_with_the_reason() -> None:
-    """As a clock of day would when it is set. The measuring ends all the same, however far it was set back."""
-    jumps = {float(at): -3_600_000.0 for at in range(100, 4000, 37)}
-    [measured] = SyntheticDevice(jumps=jumps).measure([1.0])
+    """As a clock of day would when it is set. Measuring ends all the same, however far it was set back."""
+    jumps = {float(at): -3_600_000.0 for at in range(50, 20_000, 37)}
+    [measured] = SyntheticDevice(jumps=jumps).measure([1.0], profile())
     assert measured.median_ms is None
     assert "went backwards" in str(measured.refused)
-    [once] = SyntheticDevice(jumps={150.0: -5000.0}).measure([1.0])  # measured again, and steady then
+    [once] = SyntheticDevice(jumps={150.0: -5000.0}).measure([1.0], profile())  # one sitting is lost, the others count
     assert once.median_ms == pytest.approx(1.0, rel=0.02)
 
 
-def test_a_clock_that_stands_still_is_refused() -> None:
-    watch = Stopwatch(lambda: 0, lambda: 0)
+def test_a_clock_that_stands_still_or_is_too_coarse_is_refused() -> None:
+    still = Stopwatch(lambda: 0, lambda: 0)
     with pytest.raises(MeasurementRefused, match="stands still"):
-        measure_runs([lambda: None], lambda: None, profile(), watch, np.random.default_rng(0))
+        sit([[lambda: None]], lambda: None, profile(), still, np.random.default_rng(0))
+    with pytest.raises(MeasurementRefused, match="too coarse"):
+        SyntheticDevice(granularity_ns=100_000_000).measure([0.05], profile())
 
 
 def test_loading_cold_warm_and_inference_are_apart() -> None:
@@ -183,103 +261,116 @@ def test_loading_cold_warm_and_inference_are_apart() -> None:
         device.now += next(loads) * 1e6
         return device.run(2.0)
 
-    _, cold_ms, warm_ms = time_loading(load, 3, Stopwatch(device.clock, lambda: 0))
+    runs, cold_ms, warm_ms = time_loading(load, 3, Stopwatch(device.clock, lambda: 0))
+    assert len(runs) == 4
     assert cold_ms == pytest.approx(32.0)  # the first inference included
     assert warm_ms == pytest.approx(5.0)
 
 
-def _timing() -> Timing:
-    return Timing(((1.0, 1.01, 1.02),) * 9, (1.0,) * 9, 27, cold_load_ms=3.0, warm_load_ms=2.0)
+def _timing(ms: float = 1.0, sittings: int = 3) -> Timing:
+    visit = Visit((ms, 1.01 * ms, 1.02 * ms), (CANARY_MS,) * 3, (), CANARY_MS)
+    return Timing((Sitting((visit,) * 4, 12),) * sittings, cold_load_ms=3.0, warm_load_ms=2.0)
 
 
 def test_raw_times_travel_and_are_judged_elsewhere() -> None:
-    timing = replace(_timing(), drift_R=(math.nan, *(1.1,) * 8), blocks_ms=((), *((1.1, 1.2, 1.3),) * 8))
+    [sitting] = SyntheticDevice(noise=0.01).sit([0.3], profile(), 0)
+    timing = Timing((sitting,) * 3, 3.0, 2.0)
     again = Timing.from_json(json.loads(json.dumps(timing.as_json(), allow_nan=False)))
-    assert again.blocks_ms == timing.blocks_ms
     measured = judge(again, profile())
-    assert measured == judge(timing, profile())
-    assert measured.median_ms == pytest.approx(1.0)
+    assert measured.median_ms == pytest.approx(judge(timing, profile()).median_ms, rel=1e-5)
     assert (measured.cold_load_ms, measured.warm_load_ms) == (3.0, 2.0)
-    for wrong in ({"drift": [1.0]}, {"blocks_ms": [[-1.0]] * 9}, {"drift": [0.0] * 9}, {"blocks_ms": [[math.inf]] * 9}):
+    assert Measurement.from_json(json.loads(json.dumps(measured.as_json(), allow_nan=False))) == measured
+    good = _timing().as_json()
+    for wrong in ({"network_ms": [1.0]}, {"network_ms": [-1.0] * 3}, {"level_ms": 0.0}, {"canary_ms": [math.inf] * 3}):
+        bad = json.loads(json.dumps(good))
+        bad["sittings"][0]["visits"][0] |= wrong
         with pytest.raises(InvalidInput):
-            Timing.from_json({**timing.as_json(), **wrong})
+            Timing.from_json(bad)
 
 
-def test_spikes_would_have_fooled_the_mean() -> None:
-    device = SyntheticDevice(spikes=0.1)
-    run = device.run(1.0)
-    before = device.now
-    for _ in range(1000):
-        run()
-    assert (device.now - before) / 1e9 > 1.5
+def test_an_interval_that_says_nothing_is_refused() -> None:
+    visits = [Visit((ms,) * 3, (CANARY_MS,) * 3, (), CANARY_MS) for ms in (0.1, 10.0, 1.0)]
+    scattered = Timing(tuple(Sitting((v,) * 4, 12) for v in visits))
+    measured = judge(scattered, profile(floor=0.6))
+    assert measured.median_ms is None
+    assert "too much to say anything" in str(measured.refused)
 
 
-def test_a_restless_device_is_refused_with_the_reason() -> None:
-    rng = np.random.default_rng(1)
-    level: dict[int, float] = {}
-    restless = SyntheticDevice(drift=lambda ms: level.setdefault(int(ms // 7), float(rng.uniform(0.5, 2.0))))
-    refused = [m for m in restless.measure(TRUTH) if m.refused is not None]
-    assert refused
-    assert all(m.median_ms is None and "vary" in str(m.refused) for m in refused)
-    slow = SyntheticDevice(drift=lambda ms: 2.0).measure(TRUTH)
-    assert all(m.median_ms is None and "canary" in str(m.refused) for m in slow)
-    with pytest.raises(MeasurementRefused, match="too coarse"):
-        SyntheticDevice(granularity_ns=100_000_000).measure([0.05])
-
-
-def test_a_network_that_is_always_interrupted_is_refused() -> None:
-    """Every inference of 5 ms contains a pause of 4 ms: steady, and wrong by 80 %."""
-    short, long = SyntheticDevice(quiet_ms=4).measure([0.5, 5.0])
+def test_a_network_that_is_always_interrupted_is_told_by_processor_time() -> None:
+    """Every inference of 5 ms contains a pause of 4 ms: by the clock it would be steady, and wrong by 80 %."""
+    [long] = SyntheticDevice(quiet_ms=4, cpu_time=True).measure([5.0], profile())
+    assert holds(long, 5.0)
+    assert long.half_width is not None
+    assert long.half_width > 0.03  # the pauses empty the caches: that is not known better
+    short, without = SyntheticDevice(quiet_ms=4).measure([0.5, 5.0], profile())
     assert short.median_ms == pytest.approx(0.5, rel=0.02)
-    assert long.median_ms is None
-    assert "another program took the processor" in str(long.refused)
-    assert Measurement.from_json(json.loads(json.dumps(long.as_json(), allow_nan=False))) == long
+    assert without.median_ms is None
+    assert "another program took the processor" in str(without.refused)
 
 
-def test_what_was_unsteady_is_measured_again() -> None:
-    """A storm of a second spoils the first attempt; networks that were steady are left as they were."""
-    rng = np.random.default_rng(1)
-    level: dict[int, float] = {}
+def test_more_sittings_are_spent_on_what_is_close_or_wide() -> None:
+    timing, two = _timing(), _timing(sittings=2)
+    measured = judge(timing, profile())
+    assert measured.median_ms is not None
+    assert needs_sitting(two, profile())  # the protocol wants three
+    assert not needs_sitting(timing, profile())
+    assert needs_sitting(timing, profile(), promised_ms=measured.median_ms * 1.001)  # too close to call
+    assert not needs_sitting(timing, profile(), promised_ms=measured.median_ms * 1.1)
+    assert not needs_sitting(_timing(sittings=PROTOCOL.close_sittings), profile(), measured.median_ms)
+    assert needs_sitting(timing, profile(floor=0.1))  # wide
+    assert not needs_sitting(_timing(sittings=PROTOCOL.most_sittings), profile(floor=0.1))
 
-    def storm(ms: float) -> float:
-        return level.setdefault(int(ms // 7), float(rng.uniform(1.0, 3.0))) if 100 < ms < 900 else 1.0
 
-    for measured, truth in zip(SyntheticDevice(drift=storm).measure(TRUTH), TRUTH, strict=True):
-        assert measured.refused is None
-        assert measured.variation <= PROTOCOL.good_variation
-        assert measured.median_ms == pytest.approx(truth, rel=0.02)
+def test_measurements_of_one_network_combine() -> None:
+    first, second = judge(_timing(1.0), profile()), judge(_timing(1.01), profile())
+    both = combine([first, second], profile())
+    assert first.half_width is not None
+    assert both.half_width is not None
+    assert both.half_width < first.half_width
+    assert both.median_ms == pytest.approx(math.sqrt(first.median_ms * second.median_ms))  # type: ignore[operator]
+    assert len(both.samples_ms) == 6
+    refused = Measurement("p", "d", None, None, None, 10, 0.5, 1.0, refused="the times vary")
+    assert combine([refused, second], profile()) == second
+    assert combine([refused, refused], profile()) == refused
 
 
-def test_a_refused_measurement_verifies_nothing() -> None:
-    refused = Measurement("p", "d", None, None, None, 10, 0.5, 1.0, refused="samples vary")
-    assert verdict(refused, 100.0) == "unverified"
+def test_verification_follows_the_interval() -> None:
+    refused = Measurement("p", "d", None, None, None, 10, 0.5, 1.0, refused="the times vary")
+    assert verification_status(refused, 100.0) == "unverified"
     measured = Measurement("p", "d", 1.0, 0.9, 1.1, 10, 0.01, 1.0)
-    assert verdict(measured, 1.1) == "verified"
-    assert verdict(measured, 1.099) == "unverified"  # too close to call
-    assert verdict(measured, 1.0) == "unverified"
-    assert verdict(measured, 0.999) == "violated"
+    assert verification_status(measured, 1.1) == "verified"
+    assert verification_status(measured, 1.099) == "unverified"  # too close to call
+    assert verification_status(measured, 0.9) == "unverified"
+    assert verification_status(measured, 0.899) == "violated"
 
 
-def test_the_interval_covers_the_median() -> None:
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(2000):
-        low, high = median_interval(rng.exponential(size=9))
-        hits += low <= np.log(2) <= high
-    assert hits / 2000 > 0.94
+@pytest.mark.parametrize("freedom", [5, 10, 12, 30])
+def test_student_quantile_is_that_of_scipy(freedom: int) -> None:
+    assert student_quantile(freedom) == pytest.approx(float(student.ppf(0.975, freedom)), rel=2e-3)
+
+
+def test_a_profile_of_an_earlier_protocol_is_read_as_such() -> None:
+    record = profile().as_json()
+    record.pop("noise")
+    record["protocol"] = {"version": 2, "threads": 1, "rounds": 9, "block_ms": 12.0, "max_drift": 0.35}
+    old = DeviceProfile.from_json(record)
+    assert old.protocol.version == 2
+    assert old.noise is None
+    here = describe_machine("here", PROTOCOL)
+    with pytest.raises(MeasurementRefused, match="version 2 of the measuring protocol"):
+        next(measure([canary_model()], replace(here, protocol=old.protocol)))
 
 
 @pytest.mark.slow
-def test_a_real_model_is_measured_in_a_process_of_its_own() -> None:
+def test_a_real_model_is_measured_in_processes_of_its_own() -> None:
     here = profile_machine("here")
     assert here.canary_ms is not None
     assert 0.001 < here.canary_ms < 50
-    try:
-        [again] = measure_isolated([canary_model()], here)
-    except MeasurementRefused as error:
-        pytest.fail(str(error))
-    assert again.refused is not None or again.median_ms == pytest.approx(here.canary_ms, rel=0.2)
-    assert len(again.samples_ms) == here.protocol.rounds
+    assert here.noise is not None
+    assert 0 < here.noise.floor < 0.5
+    [again] = measure_isolated([canary_model()], here)
+    assert again.median_ms == pytest.approx(here.canary_ms, rel=0.25)
+    assert len(again.samples_ms) <= here.protocol.most_sittings
     with pytest.raises(MeasurementRefused, match="cannot load"):
         list(measure_isolated([b"not a model"], here))
 

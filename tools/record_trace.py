@@ -1,0 +1,85 @@
+"""Record how a machine disturbs networks: chunks of the canary and of a reference network in turns, for the tests.
+
+    python -m tools.record_trace OUT.npz --seconds 8 --busy 1
+
+``--busy`` programs compute and write memory meanwhile. The file holds ``canary`` and ``network``, times over their
+fifth percentile, and ``step_ms``, the mean time between two chunks. Chunks during which the process lost its core are
+left out, as the protocol leaves them out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from nas.core.device import MeasurementProtocol
+from predictors.measurement.onnx_runtime import (
+    canary_model,
+    describe_machine,
+    load_session,
+    machine_stopwatch,
+    pin,
+    reference_models,
+)
+
+BUSY = """
+import numpy as np
+a, big = np.random.rand(300, 300), np.random.rand(8_000_000)
+while True:
+    for _ in range(20): a @ a
+    for _ in range(3): big += 1.0
+"""
+
+
+def record(seconds: float) -> dict[str, np.ndarray]:
+    """Chunks for so many seconds."""
+    protocol = MeasurementProtocol()
+    pin(describe_machine("here", protocol).affinity)
+    watch = machine_stopwatch()
+    runs = [load_session(canary_model(), protocol), load_session(reference_models()[1], protocol)]
+    for run in runs * 200:
+        run()
+    times: list[tuple[float, float]] = []
+    begun = time.monotonic()
+    while time.monotonic() - begun < seconds:
+        before, pair = watch.interruptions(), []
+        for run in runs:
+            run()
+            start = watch.now_ns()
+            run()
+            run()
+            pair.append((watch.now_ns() - start) / 2e6)
+        if watch.interruptions() == before:
+            times.append((pair[0], pair[1]))
+    canary, network = np.array(times).T
+    return {
+        "canary": (canary / np.quantile(canary, 0.05)).astype(np.float32),
+        "network": (network / np.quantile(network, 0.05)).astype(np.float32),
+        "step_ms": np.array(1e3 * seconds / len(times)),
+    }
+
+
+def main() -> None:
+    """Record a trace beside busy programs, which are stopped at the end."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--busy", type=int, default=0)
+    options = parser.parse_args()
+    programs = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(options.busy)]
+    try:
+        time.sleep(1.0)
+        np.savez_compressed(options.out, **record(options.seconds))
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+
+
+if __name__ == "__main__":
+    main()
