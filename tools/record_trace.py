@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nas.core.arch import Floats
 from nas.core.device import MeasurementProtocol
 from predictors.measurement.onnx_runtime import (
     canary_model,
@@ -36,8 +37,8 @@ while True:
 """
 
 
-def record(seconds: float) -> dict[str, np.ndarray]:
-    """Chunks for so many seconds."""
+def record(seconds: float) -> tuple[Floats, Floats, float]:
+    """Chunks of canary and network for so many seconds, and the mean time between them in ms."""
     protocol = MeasurementProtocol()
     pin(describe_machine("here", protocol).affinity)
     watch = machine_stopwatch()
@@ -57,11 +58,11 @@ def record(seconds: float) -> dict[str, np.ndarray]:
         if watch.interruptions() == before:
             times.append((pair[0], pair[1]))
     canary, network = np.array(times).T
-    return {
-        "canary": (canary / np.quantile(canary, 0.05)).astype(np.float32),
-        "network": (network / np.quantile(network, 0.05)).astype(np.float32),
-        "step_ms": np.array(1e3 * seconds / len(times)),
-    }
+    return (
+        (canary / np.quantile(canary, 0.05)).astype(np.float32),
+        (network / np.quantile(network, 0.05)).astype(np.float32),
+        1e3 * seconds / len(times),
+    )
 
 
 def main() -> None:
@@ -74,7 +75,8 @@ def main() -> None:
     programs = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(options.busy)]
     try:
         time.sleep(1.0)
-        np.savez_compressed(options.out, **record(options.seconds))
+        canary, network, step_ms = record(options.seconds)
+        np.savez_compressed(options.out, canary=canary, network=network, step_ms=np.array(step_ms))
     finally:
         for program in programs:
             program.kill()

@@ -304,7 +304,7 @@ def _require_machine(profile: DeviceProfile) -> None:
             )
 
 
-def _prioritise() -> None:
+def prioritise() -> None:
     """Ahead of other programs, where the system allows that; where it does not, interruptions tell."""
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, -20)
@@ -351,7 +351,7 @@ def main(folder: str) -> None:
     profile = DeviceProfile.from_json(json.loads((job / "profile.json").read_text()))
     wanted = json.loads((job / "sitting.json").read_text())
     watch = machine_stopwatch(profile.protocol.threads)
-    _prioritise()
+    prioritise()
     models = ((job / f"{i:06d}.onnx").read_bytes() for i in wanted["models"])
     with _alone():
         for one in measure(models, profile, watch, wanted["seed"], wanted["survey_ms"]):

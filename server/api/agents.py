@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Response
 
-from nas.core.device import DeviceProfile, MeasurementProtocol
+from nas.core.device import DeviceProfile, MachineNoise, MeasurementProtocol
 from nas.core.errors import InvalidInput
 from nas.core.spec import Name
 from nas.schemas.agents import (
@@ -136,4 +136,5 @@ def _profile(name: str, body: ProfileBody) -> DeviceProfile:
         driver=body.driver,
         affinity=tuple(body.affinity),
         canary_ms=body.canary_ms,
+        noise=MachineNoise.from_json(body.noise.model_dump()) if body.noise is not None else None,
     )

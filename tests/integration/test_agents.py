@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import signal
@@ -28,7 +29,7 @@ from agent.service import Refused, Service
 from nas.core.access import LOCAL, Principal
 from nas.core.arch import Arch
 from nas.core.cost_estimate import StageCost
-from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, changes
+from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, changes, verification_status
 from nas.core.errors import (
     Conflict,
     Forbidden,
@@ -44,7 +45,7 @@ from nas.engine import estimate_search_cost
 from nas.schemas.devices import DeviceSchema
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.measurement.onnx_runtime import canary_model
-from predictors.measurement.protocol import Timing, judge
+from predictors.measurement.protocol import Sitting, Timing, Visit, judge
 from server.api.app import create_app
 from server.settings import Settings
 from server.store.database import reading
@@ -63,7 +64,22 @@ from workers.remote import RemoteMeasurer
 
 PI = DeviceProfile("pi", "aarch64", "a small one", 4, "onnxruntime", "1.0", "linux", canary_ms=0.2, source="agent")
 ADA, BOB = (Principal(owner, frozenset({"device"})) for owner in ("ada", "bob"))
-TIMING = Timing(((1.0, 1.01, 1.02),) * 9, (1.0,) * 9, 27)
+
+
+def timing_of(ms: float) -> Timing:
+    """Three sittings in which a network takes so long."""
+    visit = Visit((ms, 1.01 * ms, 1.02 * ms), (0.2,) * 3, (), 0.2)
+    return Timing((Sitting((visit,) * 4, 12),) * 3)
+
+
+def with_visit(visits: int = 1, **changes: Any) -> dict[str, Any]:
+    """A timing as JSON, some of whose visits are changed."""
+    record: dict[str, Any] = json.loads(json.dumps(TIMING.as_json()))
+    record["sittings"][0]["visits"] = [{**record["sittings"][0]["visits"][0], **changes}] * visits
+    return record
+
+
+TIMING = timing_of(1.0)
 MEASURED = fakes.measurement(1.0)
 
 
@@ -432,7 +448,7 @@ def test_an_onboarding_waits_without_a_worker_and_exports_nothing_twice(
         for _ in range(40):
             task = claim(store)
             genes = list(store.blobs.get(store.measurements.model("pi", task.id, task.lease, LOCAL)))
-            timing = Timing(((1.0 + sum(genes),) * 3,) * 9, (1.0,) * 9, 27)
+            timing = timing_of(1.0 + sum(genes))
             store.measurements.finish("pi", task.id, task.lease, judge(timing, PI), timing.as_json(), LOCAL)
         until(lambda: store.queries.device("pi").status == "succeeded")
     finally:
@@ -473,12 +489,11 @@ def test_a_profile_says_that_it_is_stale_and_why(store: Store, clock: fakes.Cloc
 
 def test_a_profile_of_the_protocol_before_is_stale(store: Store) -> None:
     record = PI.as_json()
-    for added in ("loads", "window_ms", "windows", "steady"):
-        record["protocol"].pop(added)
-    record["protocol"]["version"] = 1
+    record["protocol"] = {"version": 2, "threads": 1, "batch": 1, "rounds": 9, "block_ms": 12.0, "max_drift": 0.35}
     record.pop("driver")
+    record.pop("noise")
     old = DeviceProfile.from_json({**record, "source": "agent"})
-    assert changes(old, PI) == ["protocol version: 1, now 2"]
+    assert changes(old, PI) == ["protocol version: 2, now 3"]
 
 
 # The measurer of a worker
@@ -682,11 +697,11 @@ def test_results_that_are_none_are_refused(store: Store, tmp_path: Path, hands: 
     for wrong in (
         {},
         {"timing": good, "error": "both"},
-        {"timing": {**good, "blocks_ms": [[1.0]] * 3}},
-        {"timing": {**good, "blocks_ms": [[-1.0]] * 9}},
-        {"timing": {**good, "blocks_ms": [[1.0] * 10_000] * 9}},
-        {"timing": {**good, "drift": [0.0] * 9}},
-        {"timing": {**good, "drift": [1.0]}},
+        {"timing": {**good, "sittings": good["sittings"][:1]}},
+        {"timing": with_visit(network_ms=[-1.0] * 3)},
+        {"timing": with_visit(network_ms=[1.0] * 10_000, canary_ms=[1.0] * 10_000, visits=6)},
+        {"timing": with_visit(level_ms=0.0)},
+        {"timing": with_visit(canary_ms=[1.0])},
         {"timing": {**good, "median_ms": 0.1}},
     ):
         answer = api.post(f"/v1/agents/pi/tasks/{task['id']}/result", json={"lease": task["lease"], **wrong})
@@ -698,6 +713,23 @@ def test_results_that_are_none_are_refused(store: Store, tmp_path: Path, hands: 
     assert api.post(f"/v1/agents/pi/tasks/{task['id']}/result", json=done).status_code == 200
     assert api.get(f"/v1/agents/pi/tasks/{task['id']}/model?lease={task['lease']}").status_code == 409
     assert api.get("/v1/agents/pi/tasks/none/model?lease=x").status_code == 404
+
+
+def test_a_network_that_is_too_close_to_call_is_asked_for_once_more(tmp_path: Path) -> None:
+    """A device elsewhere measures it a second time, and both results count together."""
+    from nas.blobs import open_blobs
+
+    blobs = open_blobs(str(tmp_path))
+    once = {f"{PI.name}/a/{PI.protocol.id}": judge(timing_of(1.0), PI).as_json()}
+    far, close = [1.5], [1.005]
+    [measured] = RemoteMeasurer(once, blobs)([b"x"], PI, ["a"], far)
+    assert verification_status(measured, far[0]) == "verified"
+    with pytest.raises(NotMeasuredYet) as asked:
+        list(RemoteMeasurer(once, blobs)([b"x"], PI, ["a"], close))
+    assert list(asked.value.networks) == ["a.again"]
+    twice = once | {f"{PI.name}/a.again/{PI.protocol.id}": judge(timing_of(1.0), PI).as_json()}
+    [both] = RemoteMeasurer(twice, blobs)([b"x"], PI, ["a"], close)
+    assert len(both.samples_ms) == 2 * len(measured.samples_ms)
 
 
 # Real processes
