@@ -46,7 +46,7 @@ def _draw_device(name: str, on_device: CandidateOnDeviceSchema) -> None:
 
 
 def draw_measurement(candidate: CandidateSchema, protocol: MeasurementProtocol | None) -> None:
-    """The median in its interval beside the promised latency, and how it was measured."""
+    """The latency in its interval beside the promised latency, and how it was measured."""
     measurement = candidate.measurement
     with div("card stack"):
         heading(_title(candidate), 2)
@@ -58,14 +58,15 @@ def draw_measurement(candidate: CandidateSchema, protocol: MeasurementProtocol |
             )
             return
         if measurement.refused is not None:
-            notice("warn", "The device was too unsteady, so no latency is reported", measurement.refused)
+            notice("warn", "The times say nothing, so no latency is reported", measurement.refused)
         else:
             _draw_interval(candidate, measurement)
         definition_list(
             [
                 ("Runs", f"{measurement.runs:,}"),
-                ("Variation between rounds", f"{measurement.variation * 100:.1f} %"),
-                ("Drift of the device", f"{measurement.drift:.3f} × its speed when profiled, divided out"),
+                ("Variation between sittings", f"{measurement.variation * 100:.1f} %"),
+                ("Drift of the device", f"{measurement.drift:.3f} × its time when profiled, corrected"),
+                ("Undisturbed", f"{measurement.undisturbed:.0%} of the chunks; only these count"),
                 *(_protocol_rows(protocol) if protocol is not None else ()),
                 ("Protocol id", measurement.protocol),
                 ("Device profile id", measurement.profile),
@@ -88,9 +89,9 @@ def _draw_interval(candidate: CandidateSchema, measurement: MeasurementSchema) -
     low_text, median_text, high_text = (formatting.significant(ms, 4) for ms in (low, median, high))
     with div():
         ui.html(interval_svg(low, median, high, promised_ms), sanitize=False)
-        text(f"Median {median_text} ms, 95 % interval {low_text} to {high_text} ms", "strong num")
+        text(f"{median_text} ms, 95 % interval {low_text} to {high_text} ms", "strong num")
         if promised_ms is not None:
-            outcome = "kept" if median <= promised_ms else "violated"
+            outcome = {"verified": "kept", "violated": "broken"}.get(candidate.status, "too close to call")
             promise = f"at most {formatting.significant(promised_ms, 4)} ms"
             text(f"Promised before measuring: {promise}, {outcome}", "small muted")
 
@@ -99,6 +100,7 @@ def _protocol_rows(protocol: MeasurementProtocol) -> list[tuple[str, str]]:
     p = protocol
     return [
         ("Batch, threads, precision", f"{p.batch}, {p.threads}, {p.precision}"),
-        ("Rounds", f"{p.rounds} of {p.block_ms:g} ms each after {p.warmup_ms:g} ms of warm-up"),
-        ("Refused beyond", f"{p.max_variation * 100:g} % variation, {p.max_drift * 100:g} % drift"),
+        ("Protocol version", f"{p.version}"),
+        ("Sittings", f"at least {p.sittings}, each in a process of its own, with visits of {p.visit_ms:g} ms"),
+        ("A chunk counts", f"if the canary beside it is within {p.gate * 100:g} % of its undisturbed level"),
     ]
