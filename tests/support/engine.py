@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -65,7 +66,7 @@ class RuleDevice:
         self.measured = 0
 
     def __call__(
-        self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str]
+        self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str], promised_ms: Any = None
     ) -> Iterator[Measurement]:
         for model in models:
             self.measured += 1
