@@ -63,7 +63,7 @@ _CANNOT_LOAD = (
 
 
 @dataclass(frozen=True)
-class Timed:
+class ModelSitting:
     """What one sitting says of one model: its times, and how long loading it took."""
 
     sitting: Sitting
@@ -77,7 +77,7 @@ def measure(
     watch: Stopwatch | None = None,
     seed: int = 0,
     survey_ms: float | None = None,
-) -> Iterator[Timed]:
+) -> Iterator[ModelSitting]:
     """One sitting of ONNX models in this process, whose affinity it sets, in groups that take turns. ``survey_ms`` as
     in ``protocol.sit``.
 
@@ -97,7 +97,7 @@ def measure(
         ]
         sittings = sit([runs for runs, _, _ in loaded], canary, profile, watch, rng, survey_ms)
         for sitting, (_, cold_ms, warm_ms) in zip(sittings, loaded, strict=True):
-            yield Timed(sitting, cold_ms, warm_ms)
+            yield ModelSitting(sitting, cold_ms, warm_ms)
 
 
 def measure_isolated(
@@ -121,7 +121,7 @@ def time_isolated(
     Raises MeasurementRefused with the last lines of a child's errors if it dies.
     """
     protocol = profile.protocol
-    timed: list[list[Timed]] = [[] for _ in models]
+    timed: list[list[ModelSitting]] = [[] for _ in models]
     with tempfile.TemporaryDirectory(prefix="hwnas-measure-") as folder:
         job = _write_job(Path(folder), models, profile)
         promises = [math.nan] * len(models) if promised_ms is None else promised_ms
@@ -135,7 +135,7 @@ def time_isolated(
     return [_timing_of(of_one) for of_one in timed]
 
 
-def _timing_of(timed: Sequence[Timed]) -> Timing:
+def _timing_of(timed: Sequence[ModelSitting]) -> Timing:
     return Timing(tuple(t.sitting for t in timed), timed[0].cold_load_ms, timed[0].warm_load_ms)
 
 
@@ -146,7 +146,7 @@ def _write_job(job: Path, models: Sequence[bytes], profile: DeviceProfile) -> Pa
     return job
 
 
-def _sit_in_child(job: Path, which: Sequence[int], seed: int, survey_ms: float | None = None) -> list[Timed]:
+def _sit_in_child(job: Path, which: Sequence[int], seed: int, survey_ms: float | None = None) -> list[ModelSitting]:
     """One sitting of the models of a job, in a process of its own."""
     (job / "sitting.json").write_text(json.dumps({"models": list(which), "seed": seed, "survey_ms": survey_ms}))
     command = [sys.executable, "-m", "predictors.measurement.onnx_runtime", str(job)]
@@ -161,7 +161,7 @@ def _sit_in_child(job: Path, which: Sequence[int], seed: int, survey_ms: float |
             for line in child.stdout:
                 record = json.loads(line)
                 timed.append(
-                    Timed(sitting_from_json(record["sitting"]), record["cold_load_ms"], record["warm_load_ms"])
+                    ModelSitting(sitting_from_json(record["sitting"]), record["cold_load_ms"], record["warm_load_ms"])
                 )
         finally:
             if len(timed) < len(which):
