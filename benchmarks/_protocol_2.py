@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +26,21 @@ from predictors.measurement.protocol import Run, Stopwatch
 BLOCK_MS, CHUNK_MS, QUANTILE, ROUNDS = 12.0, 0.1, 0.1, 9
 
 
-def measure(runs: list[Run], canary: Run, watch: Stopwatch, seconds: float) -> list[float]:
+def measure(
+    runs: list[Run],
+    canary: Run,
+    watch: Stopwatch,
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[float]:
     """Latency of each network in ms, from as many rounds as the time allows, nine at least."""
     chunk = [_chunk(run, watch) for run in runs]
     canary_chunk = _chunk(canary, watch)
     rng = np.random.default_rng(0)
     canaries: list[float] = []
     samples: list[list[tuple[int, float]]] = [[] for _ in runs]
-    begun = time.monotonic()
-    while min(map(len, samples)) < ROUNDS or time.monotonic() - begun < seconds:
+    begun = clock()
+    while min(map(len, samples)) < ROUNDS or clock() - begun < seconds:
         for i in rng.permutation(len(runs)):
             canaries.append(_block(canary, canary_chunk, BLOCK_MS / 2, watch))
             samples[i].append((len(canaries), _block(runs[i], chunk[i], BLOCK_MS, watch)))

@@ -25,8 +25,9 @@ class MeasurementProtocol:
     undisturbed level, the ``level_quantile`` of its chunks within ``level_window_ms``. A sitting ends for a network
     once the relative standard error of its median is at most ``target``, or ``budget_ms`` per network are spent.
     Networks whose interval is wider than ``settled`` get further sittings, up to ``most_sittings``, and those whose
-    interval holds the latency that was promised for them up to ``close_sittings``. The reported value is what the
-    network takes when nothing disturbs it, with a 95 % interval. See docs/measurement-protocol.md.
+    interval holds the latency that was promised for them up to ``close_sittings``. ``session_error`` is the relative
+    standard deviation between measurements minutes apart that their own sittings do not show. The reported value is
+    what the network takes when nothing disturbs it, with a 95 % interval. See docs/measurement-protocol.md.
     """
 
     version: int = 3
@@ -53,6 +54,7 @@ class MeasurementProtocol:
     budget_ms: float = 600.0
     settled: float = 0.03
     close_sittings: int = 8
+    session_error: float = 0.004
 
     @property
     def shortest_ms(self) -> float:

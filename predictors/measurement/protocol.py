@@ -609,7 +609,8 @@ def _with_interval(measurement: Measurement, profile: DeviceProfile) -> Measurem
     """The value and interval of a measurement's samples.
 
     The variance between sittings is the network's own, pooled with the noise floor of the profile, which counts for
-    ``FLOOR_WEIGHT`` degrees of freedom: three sittings alone say little of it. An interval that says nothing refuses.
+    ``FLOOR_WEIGHT`` degrees of freedom: three sittings alone say little of it. What differs between measurements
+    minutes apart is added, which more sittings do not reduce. An interval that says nothing refuses.
     """
     logs = np.log(measurement.samples_ms)
     count = len(logs)
@@ -617,7 +618,8 @@ def _with_interval(measurement: Measurement, profile: DeviceProfile) -> Measurem
     squares = float(((logs - logs.mean()) ** 2).sum())
     freedom = FLOOR_WEIGHT + count - 1
     variance = (FLOOR_WEIGHT * (floor**2 + measurement.sample_error**2) + squares) / freedom
-    half = student_quantile(freedom) * math.sqrt(variance / count) + measurement.drift_error
+    error = math.sqrt(variance / count + profile.protocol.session_error**2)
+    half = student_quantile(freedom) * error + measurement.drift_error
     middle = float(logs.mean())
     if 2 * half > math.log(REFUSED_FACTOR):
         return replace(
