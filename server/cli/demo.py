@@ -103,6 +103,15 @@ class PredictorResult(BaseModel):
     coverage: float
 
 
+class NoiseResult(BaseModel):
+    """How steady the machine is: ``floor`` in %, ``levels`` of speed as times relative to the undisturbed one, and how
+    many networks could not be measured while the device was added (``refused``)."""
+
+    floor: float
+    levels: list[float]
+    refused: int
+
+
 class DemoResult(BaseModel):
     """What ``nas demo --json`` prints. ``wall_s``: seconds by step and stage."""
 
@@ -112,6 +121,7 @@ class DemoResult(BaseModel):
     baseline: BaselineResult
     export: ExportResult
     predictor: PredictorResult
+    noise: NoiseResult | None
     wall_s: dict[str, float]
 
 
@@ -220,6 +230,9 @@ def _run(settings: Settings, reached: DemoProgress, screen: Console, *, port_giv
             accuracy_onnx=accuracy,
         ),
         predictor=PredictorResult(n=card.n, mape=card.mape, spearman=card.spearman, coverage=card.coverage),
+        noise=None
+        if card.noise is None
+        else NoiseResult(floor=100 * card.noise.floor, levels=card.noise.levels, refused=card.noise.refused),
         wall_s={k: round(v, 2) for k, v in wall_s.items()},
     )
 

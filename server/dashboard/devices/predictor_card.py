@@ -56,6 +56,13 @@ def _draw_accuracy(card: PredictorCardSchema) -> None:
     low_ms, high_ms = card.range_ms
     with div("figures"):
         stat("Mean absolute error (MAPE)", f"{card.mape:.1f} %")
+        if (noise := card.noise) is not None:
+            refused = f", {noise.refused} not measured" if noise.refused else ""
+            stat(
+                "Noise floor of the device",
+                f"{100 * noise.floor:.1f} %",
+                note=f"undisturbed {noise.undisturbed:.0%} of the time{refused}",
+            )
         stat("Coverage of the 95 % bound", f"{card.coverage * 100:.1f} %")
         stat("Spearman rank correlation", f"{card.spearman:.3f}")
         stat("Kendall rank correlation", f"{card.kendall:.3f}")
