@@ -270,7 +270,8 @@ def expectation(profile: DeviceProfile, networks: int) -> str:
     if noise is None:
         return f"measuring {networks} networks"
     sittings = protocol.sittings
-    half = 100 * student_quantile(FLOOR_WEIGHT + sittings - 1) * noise.floor / math.sqrt(sittings)
+    error = math.hypot(noise.floor / math.sqrt(sittings), protocol.session_error)
+    half = 100 * student_quantile(FLOOR_WEIGHT + sittings - 1) * error
     shortest_s = networks * protocol.shortest_ms / 1e3
     load = "" if noise.load is None else f", load {noise.load:.1f}"
     return (
