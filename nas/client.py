@@ -29,6 +29,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from nas.core import errors
 from nas.core.access import Scope
 from nas.core.spec import DeviceSpec, SearchSpec
+from nas.defaults import DEFAULT_URL
 from nas.schemas.administration import (
     AuditPage,
     CreatedTokenSchema,
@@ -48,7 +49,6 @@ from nas.schemas.predictors import LatencyTableSchema, PredictorCardSchema, Pred
 from nas.schemas.searches import ExtendBody, ForkBody, PriorityBody, SearchPage, SearchSchema
 from nas.schemas.service import HealthSchema, ReadinessSchema, SpaceSchema, StrategySchema, WorkerSchema
 
-DEFAULT_URL = "http://127.0.0.1:8765"
 # A server that restarts is back within seconds; a watch waits about a minute and a half for it.
 PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

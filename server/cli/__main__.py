@@ -1,4 +1,4 @@
-"""So that ``python -m server.cli`` is the command line."""
+"""``python -m server.cli`` runs the command line."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from nas.client import Client, Unreachable
 from nas.core.errors import Conflict, HwnasError, InvalidInput
 from nas.schemas.service import HealthSchema
 from server.cli.running import read_record
+from server.cli.runtime import prepare_home
 from server.cli.serve import listen
-from server.cli.start import prepare_home
 from server.settings import Settings
 
 START_S = 1200.0  # on a machine at load 30, Ray needs minutes and more than one attempt

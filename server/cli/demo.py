@@ -30,9 +30,10 @@ from nas.schemas.candidates import CandidateSchema, FrontSchema
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.predictors import PredictorCardSchema
 from nas.schemas.searches import SearchSchema
-from server.cli import choose_artifacts, progress, render
+from server.cli import progress, render
 from server.cli.child_service import RunningService, service_of
-from server.cli.start import read_settings
+from server.cli.downloads import choose_artifacts
+from server.cli.runtime import read_settings
 from server.settings import Settings
 
 # Runs a script in an interpreter that cannot import torch or anything of this project.

@@ -1,4 +1,4 @@
-"""``nas serve``: API and dashboard, and beside them a dispatcher in a process of its own."""
+"""``nas serve``: the API and the dashboard, with a dispatcher in a child process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.core.errors import Conflict, HwnasError, InvalidInput
 from server.cli.running import recorded
-from server.cli.start import leave_when_told, prepare_home, read_settings, say
+from server.cli.runtime import exit_on_signals, prepare_home, read_settings, say
 from server.cli.supervise import Supervisor
 from server.logs import set_up
 from server.settings import Settings
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def serve(given: Mapping[str, Any]) -> None:
-    """Runs until SIGINT or SIGTERM, then leaves with exit status 0. ``given`` wins over the environment.
+def serve(overrides: Mapping[str, Any]) -> None:
+    """Run until SIGINT or SIGTERM, then exit with status 0. ``overrides`` win over settings in the environment.
 
-    Raises InvalidInput for settings that make no sense, Conflict for a port in use, StorageError for a folder that
-    cannot be written; all before anything is started.
+    Raises InvalidInput for invalid settings, Conflict for a port in use, StorageError for a folder that cannot be
+    written; all before anything is started.
     """
-    leave_when_told()
-    settings = read_settings(given)
+    exit_on_signals()
+    settings = read_settings(overrides)
     set_up(settings.log_level, settings.log_format)
     with listen(settings.host, settings.port) as listener:
         prepare_home(settings)
@@ -43,7 +43,7 @@ def serve(given: Mapping[str, Any]) -> None:
 
 
 def _run(settings: Settings, listener: socket.socket, url: str) -> None:
-    # Imported here, since it takes a while: whoever finds the port taken hears of it at once.
+    # Imported here, because it takes a while and a port in use should be reported at once.
     import uvicorn
 
     from server.api.access import requires_tokens
@@ -52,14 +52,14 @@ def _run(settings: Settings, listener: socket.socket, url: str) -> None:
     from server.dashboard.app import mount
     from server.store.store import open_store
 
-    ready = f"hwnas is ready: {url} (dashboard), {url}/docs (API); everything is kept in {settings.home}"
+    ready = f"hwnas is ready: {url} (dashboard), {url}/docs (API); all data is stored in {settings.home}"
     if not settings.dispatch:
-        ready += "; searches wait for a dispatcher elsewhere"
+        ready += "; searches wait for an external dispatcher"
     with open_store(settings.database, settings.blobs) as store:
         if requires_tokens(settings) and not store.tokens.any_valid():
             raise InvalidInput(
-                f"expected a token before the service listens on {settings.host}, where everybody can reach it; there "
-                "is none. Make one: nas tokens create --owner YOU --name first --scope admin"
+                f"expected a token before the service listens on {settings.host}, which other machines can reach; "
+                "there is none. Create one: nas tokens create --owner YOU --name first --scope admin"
             )
         announce = Announcement(ready, {"server", "dispatcher"} if settings.dispatch else {"server"})
         supervisor = Supervisor(
@@ -70,18 +70,20 @@ def _run(settings: Settings, listener: socket.socket, url: str) -> None:
             ready=lambda: announce("dispatcher"),
         )
         stopping = threading.Event()
-        threading.Thread(target=_keep_house, args=(store, stopping), name="house", daemon=True).start()
+        threading.Thread(
+            target=_collect_garbage_hourly, args=(store, stopping), name="garbage collection", daemon=True
+        ).start()
         if settings.dispatch:
             supervisor.start()
 
         class Server(uvicorn.Server):
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                 await super().startup(sockets=sockets)
-                gc.freeze()  # modules stay anyway; looking through them takes a tenth of a second of a request's time
+                gc.freeze()  # modules are never freed, and scanning them delays a request by 0.1 s
                 announce("server")
 
             def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-                supervisor.begin_stop()  # at once: neither waits for the other
+                supervisor.begin_stop()  # so that dispatcher and server stop in parallel
                 super().handle_exit(sig, frame)
 
         try:
@@ -91,45 +93,45 @@ def _run(settings: Settings, listener: socket.socket, url: str) -> None:
         finally:
             stopping.set()
             if settings.dispatch:
-                say("stopping; what is running goes on at the next start")
+                say("stopping; running searches continue at the next start")
                 supervisor.stop()
 
 
 class Announcement:
-    """Says a text once, when every part has reported."""
+    """Prints a text once, when every part has reported."""
 
     def __init__(self, text: str, parts: set[str]) -> None:
         self._text = text
         self._missing = parts
 
     def __call__(self, part: str) -> None:
-        """``part`` is ready."""
+        """Report that ``part`` is ready."""
         if part in self._missing:
             self._missing.remove(part)
             if not self._missing:
                 say(self._text)
 
 
-def _keep_house(store: Store, stopping: threading.Event) -> None:
-    """Collects blobs that nobody points at, every hour."""
+def _collect_garbage_hourly(store: Store, stopping: threading.Event) -> None:
+    """Delete blobs that nothing refers to, every hour."""
     while not stopping.wait(3600.0):
         try:
-            done = store.collect()
-            log.info("%d blobs collected, %d in use", done.removed, done.referenced)
+            collected = store.collect()
+            log.info("%d blobs collected, %d in use", collected.removed, collected.referenced)
         except HwnasError as error:
-            log.error("blobs cannot be collected: %s", error)
+            log.error("garbage collection failed: %s", error)
 
 
 def _url(host: str, port: int) -> str:
-    """Where this machine reaches a server that is bound to ``host``."""
-    near = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{near}]:{port}" if ":" in near else f"http://{near}:{port}"
+    """The URL by which this machine reaches a server bound to ``host``."""
+    local_host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{local_host}]:{port}" if ":" in local_host else f"http://{local_host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens already: one that is only bound would let another server have the port as well.
+    """A listening socket: one that is only bound would let another server use the port too.
 
-    Raises Conflict for an address that cannot be had.
+    Raises Conflict for an address that cannot be bound.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -138,8 +140,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        why = f"port {port} is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+        reason = f"port {port} is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
         raise Conflict(
-            f"cannot listen on {host}:{port}: {why}. Choose another with --port PORT, or --port 0 for a free one"
+            f"cannot listen on {host}:{port}: {reason}. Choose another with --port PORT, or --port 0 for a free one"
         ) from error
     return listener

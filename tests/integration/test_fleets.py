@@ -34,8 +34,8 @@ from nas.schemas.candidates import CandidateDetailSchema, CandidatePage, FrontSc
 from nas.schemas.dry_runs import DryRunSchema
 from nas.schemas.searches import SearchSchema
 from server.api.app import create_app
-from server.cli import app as command_line
-from server.cli import words as options
+from server.cli import options
+from server.cli.app import app as command_line
 from server.settings import Settings
 from server.store.store import Store, open_store
 from tests.support import fakes

@@ -19,7 +19,6 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-import server.cli.words
 from nas.client import Client
 from nas.core.errors import Conflict, InvalidInput, StorageError
 from nas.core.events import Progress, encode
@@ -29,8 +28,9 @@ from nas.schemas.candidates import FrontSchema
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.searches import SearchSchema
 from server.api.validate import add_device_command
-from server.cli import progress, render
-from server.cli import words as options
+from server.cli import options, progress, render
+from server.cli.app import COMMANDS, app
+from server.cli.lazy import CommandEntry, load_command
 from server.cli.scatter import scatter
 from server.cli.serve import _url, listen, serve
 from tests.support.fake_service import BASELINE, END, FAILED, MEMBERS, SEARCH, FakeService, event, frames, make_front
@@ -52,24 +52,46 @@ def run(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> Run:
         monkeypatch.delenv(name, raising=False)
 
     def call(*words: str) -> Result:
-        result = CliRunner().invoke(server.cli.app, list(words))
+        result = CliRunner().invoke(app, list(words))
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result
 
     return call
 
 
-def test_nothing_heavy_is_imported_for_help() -> None:
-    heavy = ("torch", "ray", "sqlalchemy", "nicegui", "fastapi", "onnxruntime", "uvicorn", "sklearn")
+NOT_FOR_HELP = (
+    *("numpy", "scipy", "pydantic", "httpx", "yaml", "torch", "ray", "sqlalchemy", "nicegui", "fastapi", "uvicorn"),
+    *("onnxruntime", "sklearn", "nas.client", "nas.core.spec", "server.settings", "server.cli.render"),
+)
+NOT_BEFORE_LISTENING = ("torch", "ray", "sqlalchemy", "nicegui", "fastapi", "onnxruntime", "uvicorn", "sklearn")
+
+
+@pytest.mark.parametrize(
+    ("script", "modules"),
+    [
+        ("from server.cli import main; sys.argv = ['nas', '--help']", NOT_FOR_HELP),
+        # A port in use is reported before anything heavy is imported.
+        ("import server.cli.serve; main = lambda: print('devices')", NOT_BEFORE_LISTENING),
+    ],
+    ids=["help", "serve"],
+)
+def test_help_and_serve_import_no_heavy_modules(script: str, modules: tuple[str, ...]) -> None:
     script = (
-        "import sys; from typer.testing import CliRunner; from server.cli import app\n"
-        "done = CliRunner().invoke(app, ['--help']); assert done.exit_code == 0, done.output\n"
-        "assert 'devices' in done.output\n"
-        "import server.cli.serve\n"  # the port is looked at before anything is loaded
-        f"print([m for m in {heavy!r} if m in sys.modules])"
+        f"import sys; {script}\n"
+        "try: main()\n"
+        "except SystemExit as exit: assert not exit.code, exit.code\n"
+        f"print('imported:', [m for m in {modules!r} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "[]"
+    assert "devices" in done.stdout
+    assert done.stdout.splitlines()[-1] == "imported: []"
+
+
+@pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
+def test_help_in_the_list_is_the_commands_own(entry: CommandEntry) -> None:
+    command = load_command(entry)
+    assert command.help.replace("\n", " ").split("  ")[0] == entry.help
+    assert not command.hidden
 
 
 @pytest.mark.parametrize(
@@ -532,7 +554,7 @@ def test_no_server_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> Non
     with socket.socket() as free:  # bound, and nobody listens
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        done = CliRunner().invoke(server.cli.app, ["list", "--url", url])
+        done = CliRunner().invoke(app, ["list", "--url", url])
     assert done.exit_code == 1
     assert done.stderr.startswith(f"nas: no server answers at {url}")
     assert "nas serve" in done.stderr
@@ -575,10 +597,10 @@ def test_wrong_use_is_wrong_input(run: Run, words: tuple[str, ...]) -> None:
 
 def test_a_port_that_is_taken_is_named_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("server.cli.serve._run", lambda *_: pytest.fail("something was started"))
-    monkeypatch.setattr("server.cli.serve.leave_when_told", lambda: None)
+    monkeypatch.setattr("server.cli.serve.exit_on_signals", lambda: None)
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        done = CliRunner().invoke(server.cli.app, ["serve", "--port", str(port), "--home", str(tmp_path / "home")])
+        done = CliRunner().invoke(app, ["serve", "--port", str(port), "--home", str(tmp_path / "home")])
         with pytest.raises(Conflict):
             listen("127.0.0.1", port)
     assert done.exit_code == 2
@@ -591,7 +613,7 @@ def test_a_port_that_is_taken_is_named_at_once(monkeypatch: pytest.MonkeyPatch, 
 
 def test_settings_and_a_home_that_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("server.cli.serve._run", lambda *_: pytest.fail("something was started"))
-    monkeypatch.setattr("server.cli.serve.leave_when_told", lambda: None)
+    monkeypatch.setattr("server.cli.serve.exit_on_signals", lambda: None)
     with pytest.raises(InvalidInput, match="port"):
         serve({"port": 70_000})
     (tmp_path / "file").touch()

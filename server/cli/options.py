@@ -1,4 +1,4 @@
-"""Options that many commands share, and the way to the service."""
+"""Options that several commands share, and the connection to the service."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from nas.client import DEFAULT_URL, Client
+from nas.client import Client
+from nas.defaults import DEFAULT_URL
 
 _URL_HELP = f"Address of the service; without it HWNAS_URL, or {DEFAULT_URL}."
-_TOKEN_HELP = "API token; without it HWNAS_TOKEN, which no list of processes shows."
+_TOKEN_HELP = "API token; without it HWNAS_TOKEN, which the list of processes does not show."
 Url = Annotated[str, typer.Option("--url", help=_URL_HELP, show_default=False)]
 Token = Annotated[str | None, typer.Option("--token", help=_TOKEN_HELP, show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else there.")]
@@ -18,5 +19,5 @@ Home = Annotated[Path | None, typer.Option(help="Folder for database and models.
 
 
 def connect(url: str, token: str | None) -> Client:
-    """A client of the service, as the holder of a token if there is one."""
+    """A client of the service, authenticated by ``token`` if there is one."""
     return Client(url, token=token or None)

@@ -1,4 +1,4 @@
-"""What ``nas serve`` and ``nas dispatch`` do first, and alike."""
+"""What ``nas serve`` and ``nas dispatch`` share: settings, the home folder, signals and messages."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from nas.core.errors import InvalidInput, StorageError
 from server.settings import Settings
 
 
-def read_settings(given: Mapping[str, Any]) -> Settings:
-    """Settings from the environment, over which ``given`` wins. Raises InvalidInput."""
+def read_settings(overrides: Mapping[str, Any]) -> Settings:
+    """Settings from the environment and ``overrides``, which win. Raises InvalidInput."""
     try:
-        settings = Settings(**given)
+        settings = Settings(**overrides)
     except ValidationError as error:
         details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
         raise InvalidInput(f"settings: {details}") from error
@@ -25,24 +25,24 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
 
 
 def prepare_home(settings: Settings) -> None:
-    """Makes the home folder. Raises StorageError."""
+    """Create the home folder. Raises StorageError."""
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot use {settings.home} as home: {error.strerror}") from error
 
 
-def leave_when_told() -> None:
-    """SIGINT and SIGTERM unwind the stack. Once uvicorn has stopped, it raises the signal that stopped it again."""
+def exit_on_signals() -> None:
+    """Make SIGINT and SIGTERM unwind the stack. Uvicorn raises the signal that stopped it again once it has ended."""
 
-    def leave(_number: int, _frame: FrameType | None) -> None:
+    def exit_process(_number: int, _frame: FrameType | None) -> None:
         raise SystemExit(0)
 
-    signal.signal(signal.SIGINT, leave)
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, exit_process)
+    signal.signal(signal.SIGTERM, exit_process)
 
 
 def say(text: str) -> None:
-    """A line for whoever started the service."""
+    """Print a line for the operator on standard error."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

@@ -1,0 +1,156 @@
+"""The root of the command line: its options, its help and the list of its commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nas.defaults import DEFAULT_URL
+from server.cli.lazy import MARKUP, CommandEntry, LazyGroup
+
+COMMANDS = (
+    CommandEntry(
+        "serve",
+        "server.cli.commands.service:serve",
+        "Start the service: API, dashboard, queue and workers, in one command.",
+    ),
+    CommandEntry(
+        "dispatch",
+        "server.cli.commands.service:dispatch",
+        "Run searches for a service that was started elsewhere with `nas serve --no-dispatch`.",
+    ),
+    CommandEntry(
+        "demo",
+        "server.cli.commands.service:demo",
+        "The whole way in minutes: this machine as a device, a search on digits, its front, a model that runs alone.",
+    ),
+    CommandEntry("version", "server.cli.commands.service:version", "Print the version."),
+    CommandEntry(
+        "submit",
+        "server.cli.commands.submission:submit",
+        "Submit a search, from a file, from options, or both (options win).",
+    ),
+    CommandEntry(
+        "fork",
+        "server.cli.commands.submission:fork",
+        "Submit a search on the trained supernet of another, with other settings and without training.",
+    ),
+    CommandEntry(
+        "extend",
+        "server.cli.commands.submission:extend",
+        "Extend a finished search on its trained supernet: more evaluations, another bound or device. No training.",
+    ),
+    CommandEntry("list", "server.cli.commands.searches:list_searches", "List searches, newest first."),
+    CommandEntry("show", "server.cli.commands.searches:show", "Show one search with its stages."),
+    CommandEntry(
+        "watch",
+        "server.cli.commands.searches:watch",
+        "Follow a search until it ends, then print its front. Ctrl-C stops watching, not the search.",
+    ),
+    CommandEntry(
+        "front",
+        "server.cli.commands.results:front",
+        "Print the Pareto front of a search, beside that of random search at the same budget.",
+    ),
+    CommandEntry(
+        "pull",
+        "server.cli.commands.results:pull",
+        "Download exported models. Each zip holds ONNX models, weights, manifest, card and a runner.",
+    ),
+    CommandEntry(
+        "pause",
+        "server.cli.commands.searches:pause",
+        "Pause a search after its next stored result, which frees its worker. `nas resume` continues it.",
+    ),
+    CommandEntry("resume", "server.cli.commands.searches:resume", "Continue a paused search where it was paused."),
+    CommandEntry("cancel", "server.cli.commands.searches:cancel", "Cancel a search now. Its results remain."),
+    CommandEntry(
+        "retry",
+        "server.cli.commands.searches:retry",
+        "Continue a failed, cancelled or quarantined search from its last checkpoint.",
+    ),
+    CommandEntry(
+        "priority", "server.cli.commands.searches:priority", "Set a search's priority among those of its owner."
+    ),
+    CommandEntry(
+        "delete",
+        "server.cli.commands.searches:delete",
+        "Delete a search that is paused or has ended, with all its results. This cannot be undone.",
+    ),
+    CommandEntry(
+        "devices", "server.cli.commands.devices:devices_app", "Devices, their profiles and their latency predictors."
+    ),
+    CommandEntry("predictors", "server.cli.commands.catalog:predictors", "List the cards of latency predictors."),
+    CommandEntry("spaces", "server.cli.commands.catalog:spaces", "List search spaces."),
+    CommandEntry("strategies", "server.cli.commands.catalog:strategies", "List strategies and their parameters."),
+    CommandEntry(
+        "me", "server.cli.commands.access:me", "Print who the service takes you for, your scopes and your quota."
+    ),
+    CommandEntry(
+        "tokens", "server.cli.commands.tokens:tokens_app", "API tokens: who may use the service, and for what."
+    ),
+    CommandEntry("quotas", "server.cli.commands.access:quotas_app", "How much each owner may queue, run and use."),
+    CommandEntry("audit", "server.cli.commands.access:audit", "Print the audit log, newest first."),
+    CommandEntry(
+        "gc",
+        "server.cli.commands.storage:gc",
+        "Delete checkpoints and models that no search refers to. A running service does so every hour.",
+    ),
+    CommandEntry(
+        "doctor",
+        "server.cli.commands.storage:doctor",
+        "Check everything the service depends on: database, storage, disk, memory, clock, Ray, tokens, noise.",
+    ),
+    CommandEntry(
+        "backup",
+        "server.cli.commands.storage:backup",
+        "Copy an embedded service, its searches and models, into one file. The service may keep running.",
+    ),
+    CommandEntry(
+        "restore",
+        "server.cli.commands.storage:restore",
+        "Unpack a backup into a new home and verify every byte. Then: `nas serve --home FOLDER`.",
+    ),
+)
+
+
+class Commands(LazyGroup):
+    """The commands of ``nas``."""
+
+    entries = COMMANDS
+
+
+app = typer.Typer(
+    name="nas",
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=MARKUP,
+    help="""Hardware-aware neural architecture search.
+
+Run the whole workflow once with `nas demo`. Or step by step:
+
+- `nas serve` starts the service and its dashboard, in a terminal of its own
+- `nas devices add this-machine` measures this machine and fits its latency predictor
+- `nas submit --bound-ms 0.2 --watch` searches
+- `nas front SEARCH` prints the Pareto front
+- `nas pull SEARCH best` downloads the most accurate network
+
+Every command has its own `--help`. Set `HWNAS_TOKEN` for a service that requires a
+token. Exit status: 0 success, 1 the job or the service failed, 2 wrong input.""",
+)
+
+
+@app.callback()
+def nas(
+    ctx: typer.Context,
+    url: Annotated[
+        str, typer.Option("--url", envvar="HWNAS_URL", help="Address of the service.", show_default=True)
+    ] = DEFAULT_URL,
+    token: Annotated[
+        str | None, typer.Option("--token", envvar="HWNAS_TOKEN", help="API token.", show_default=False)
+    ] = None,
+) -> None:
+    """Options before a command are the defaults of its own options."""
+    ctx.default_map = {"url": url, "token": token}

@@ -1,0 +1,200 @@
+"""Commands on devices, their profiles and their latency predictors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from nas.core.errors import InvalidInput, InvalidSpec
+from nas.core.spec import DataSpec, DeviceSpec, SpaceSpec, parse_spec
+from nas.defaults import DEFAULT_URL
+from server.cli import progress, render
+from server.cli.following import until_interrupted
+from server.cli.lazy import FAILED, MARKUP
+from server.cli.options import Json, Token, Url, connect
+
+devices_app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=MARKUP,
+    help="Devices, their profiles and their latency predictors.",
+)
+DeviceName = Annotated[str, typer.Argument()]
+
+
+@devices_app.command("add")
+def devices_add(
+    name: Annotated[str, typer.Argument(help="A name for the device.")] = "this-machine",
+    agent: Annotated[
+        bool, typer.Option("--agent", help="Measure where `nas-agent --name NAME` runs, not on this service's worker.")
+    ] = False,
+    table: Annotated[
+        Path | None, typer.Option(help="Read latencies from a .csv, .json or .parquet file; measure nothing.")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="This device's column in a table of several devices.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Of the table's latencies: s, ms, us or ns.")] = None,
+    flops: Annotated[
+        float | None, typer.Option(help="Peak floating-point operations per second, such as 2e12; measure nothing.")
+    ] = None,
+    bandwidth: Annotated[
+        float | None, typer.Option(help="With --flops: memory bandwidth in bytes per second, such as 5e10.")
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Search space to fit latencies for.", show_default="mobilenet_v3")
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(help="A space parameter, key=value; may be repeated. Without --space: preset=digits."),
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="Data set; it gives the input's shape and the number of classes.")
+    ] = DataSpec().name,
+    data_path: Annotated[str | None, typer.Option(help="Path of the data set.")] = None,
+    data_param: Annotated[
+        list[str] | None, typer.Option(help="A data-set parameter, key=value; may be repeated.")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(help="Networks to measure; ten are enough once three devices were added.")
+    ] = DeviceSpec().samples,
+    predictor: Annotated[
+        str, typer.Option(help="Predictor family; `layer_table` also measures every layer of the space.")
+    ] = DeviceSpec().predictor,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = DeviceSpec().threads,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress.")] = True,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """Measure a machine and fit a latency predictor for a search space.
+
+    Without `--agent` it is the machine that the service's worker runs on. A device can also be defined by a table of
+    latencies, or by its peak figures; latencies on such a device are never called measured or verified.
+
+    Space and data must be those of the searches that will use the predictor. Do not use the machine while it is
+    measured.
+
+    Examples:
+
+    - `nas devices add this-machine`
+    - `nas devices add big-box --space mobilenet_v3 --param preset=digits --samples 200`
+    - `nas devices add pi-2 --agent --samples 10`: fitted with the help of three or more other devices
+    - `nas devices add phone --table phone.csv`: columns `arch` and `ms`, or a column for every decision
+    - `nas devices add chip --flops 2e12 --bandwidth 5e10`: a prior, before the hardware exists
+    - `nas devices add pi --agent`, once `nas-agent --server URL --name pi` runs on the machine called pi
+    """
+    sources = {"agent": agent, "table": table is not None, "roofline": flops is not None or bandwidth is not None}
+    if sum(sources.values()) > 1:
+        raise InvalidSpec("expected one of --agent, --table, and --flops with --bandwidth")
+    source = next((option for option, is_set in sources.items() if is_set), "worker")
+    default = SpaceSpec()
+    space_record = {"name": space or default.name, "params": _key_values(param or [])}
+    record = {
+        "name": name,
+        "source": source,
+        "space": default.model_dump() if space is None and not param else space_record,
+        "data": {"name": data, "path": data_path, "params": _key_values(data_param or [])},
+        "predictor": predictor,
+        "samples": samples,
+        "threads": threads,
+        "seed": seed,
+    }
+    if source == "roofline":
+        record["roofline"] = {"flops_per_s": flops, "bytes_per_s": bandwidth}
+    with connect(url, token) as nas:
+        if table is not None:
+            record["table"] = {
+                "blob": nas.upload_table(_read_bytes(table), table.name).blob,
+                "device": column,
+                "unit": unit,
+            }
+        device = nas.add_device(parse_spec(DeviceSpec, record))
+        if watch:
+            device = until_interrupted(progress.follow_device, nas, name, f"nas devices show {name}")
+        render.out(device, json_output, render.device)
+    if watch and device.status != "succeeded":
+        raise typer.Exit(FAILED)
+
+
+@devices_app.command("list")
+def devices_list(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
+    """List devices."""
+    with connect(url, token) as nas:
+        render.out(nas.devices(), json_output, render.devices)
+
+
+@devices_app.command("show")
+def devices_show(
+    name: DeviceName = "this-machine",
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """Show a device with its predictor cards."""
+    with connect(url, token) as nas:
+        render.out(nas.device(name), json_output, render.device)
+
+
+@devices_app.command("versions")
+def devices_versions(
+    name: DeviceName = "this-machine",
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """List the versions of a device's predictors, made by onboardings and by searches that fed measurements back."""
+    with connect(url, token) as nas:
+        render.out(nas.versions(name), json_output, render.versions)
+
+
+@devices_app.command("drift")
+def devices_drift(
+    name: DeviceName = "this-machine",
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """Report whether a device's predictor still holds, from what searches measured on it."""
+    with connect(url, token) as nas:
+        render.out(nas.drift(name), json_output, render.drift)
+
+
+@devices_app.command("compare")
+def devices_compare(
+    first: Annotated[str, typer.Argument(metavar="A")],
+    second: Annotated[str, typer.Argument(metavar="B")],
+    space: Annotated[str | None, typer.Option(help="Id of a space that both have a predictor for.")] = None,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """Compare two devices: latencies of the same architectures, their rank correlation, and profile differences.
+
+    Example: `nas devices compare this-machine pi`
+    """
+    with connect(url, token) as nas:
+        render.out(nas.compare(first, second, space), json_output, render.comparison)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _key_values(texts: list[str]) -> dict[str, Any]:
+    """Parameters from ``key=value``, with YAML values. Raises InvalidSpec."""
+    params = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InvalidSpec(f"expected key=value, got {text!r}")
+        try:
+            params[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InvalidSpec(f"expected a value such as 3, true, text or [1, 2] for {key}, got {value!r}") from error
+    return params

@@ -1,0 +1,56 @@
+"""Commands that print the front of a search and download its models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from nas.core.metrics import OBJECTIVES
+from nas.defaults import DEFAULT_URL
+from server.cli import render
+from server.cli.device_options import BoundMs, SearchId
+from server.cli.downloads import choose_artifacts, file_name
+from server.cli.options import Json, Token, Url, connect
+
+_AXES = f"Axes: 2 to 4 of {','.join(OBJECTIVES)}."
+
+
+def front(
+    search_id: SearchId,
+    bound_ms: BoundMs = None,
+    objectives: Annotated[str | None, typer.Option(help=_AXES)] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Latencies on this device of the fleet, or predicted for any other device.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """Print the Pareto front of a search, beside that of random search at the same budget.
+
+    Example: `nas front SEARCH --bound-ms 0.2 --objectives accuracy,latency,params`
+    """
+    axes = [name.strip() for name in objectives.split(",")] if objectives else None
+    with connect(url, token) as nas:
+        schema = nas.front(search_id, device, bound_ms, axes)
+    render.out(schema, json_output, render.front)
+
+
+def pull(
+    search_id: SearchId,
+    arch: Annotated[str, typer.Argument(help="A candidate's id, `best` (accuracy), `fastest`, or `all`.")] = "best",
+    to: Annotated[Path, typer.Option("--to", help="Folder to write to.")] = Path(),
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """Download exported models. Each zip holds ONNX models, weights, manifest, card and a runner.
+
+    Example: `nas pull SEARCH fastest --to models`
+    """
+    with connect(url, token) as nas:
+        paths = [nas.download(a, to / file_name(a)) for a in choose_artifacts(nas, search_id, arch)]
+    render.out([str(p) for p in paths], json_output, lambda names: escape("\n".join(names)))

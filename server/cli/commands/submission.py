@@ -1,0 +1,152 @@
+"""Commands that submit searches: new ones, forks and extensions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nas.core.spec import BudgetSpec, RetrainSpec, SearchSpec, parse_spec, read_spec
+from nas.defaults import DEFAULT_URL
+from nas.schemas.searches import ExtendBody, ForkBody
+from server.cli import progress, render
+from server.cli.device_options import BoundMs, Devices, FleetFront, SearchId, device_fields, with_latency_bound
+from server.cli.following import follow_and_print
+from server.cli.lazy import BAD_INPUT
+from server.cli.options import Json, Token, Url, connect
+
+Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress until it ends.")]
+Name = Annotated[str | None, typer.Option(help="A name for people.")]
+Seed = Annotated[int | None, typer.Option(min=0)]
+
+
+def submit(
+    spec: Annotated[Path | None, typer.Argument(help="A YAML or JSON file; without one, a search on digits.")] = None,
+    name: Name = None,
+    device: Devices = None,
+    fleet: FleetFront = None,
+    bound_ms: BoundMs = None,
+    evaluations: Annotated[
+        int | None,
+        typer.Option(min=8, help="Architectures to evaluate.", show_default=str(BudgetSpec().evaluations)),
+    ] = None,
+    seed: Seed = None,
+    supernet: Annotated[str | None, typer.Option(help="Reuse this search's trained supernet: no training.")] = None,
+    retrain: Annotated[
+        int | None, typer.Option(min=1, help="Train the best networks from scratch, for this many epochs each.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: the same key submits once.")] = None,
+    priority: Annotated[
+        int, typer.Option("--priority", min=-100, max=100, help="Among your searches: higher runs first.")
+    ] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Report which bounds can be met and the cost; search nothing.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Of a dry run: time a few of its steps on a worker.")
+    ] = True,
+    wait_s: Annotated[
+        float, typer.Option("--wait", min=0, max=600, help="Of a dry run: seconds to wait for the worker.")
+    ] = 60.0,
+    watch: Watch = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """Submit a search, from a file, from options, or both (options win).
+
+    Examples:
+
+    - `nas submit --dry-run --bound-ms 0.2`: can the bound be met, and how long will it take?
+    - `nas submit examples/digits.yaml --bound-ms 0.2 --watch`
+    - `nas submit --supernet SEARCH --device another --watch`: no training
+    - `nas submit --device pi=12 --device server=2`: one front, for the worst of both against its bound in ms
+    - `nas submit --device pi --device server --fleet each`: one training, a front for each
+    """
+    base = read_spec(SearchSpec, spec) if spec is not None else SearchSpec(name="digits")
+    record = base.model_dump(mode="json")
+    record |= _non_null(name=name, seed=seed, supernet=supernet)
+    if fields := device_fields(device, fleet, base.fleet):
+        del record["device"]  # of a fleet it is the first
+        record |= {"fleet": None, **fields}
+    if evaluations is not None:
+        record["budget"]["evaluations"] = evaluations
+    if bound_ms is not None:
+        record |= with_latency_bound(base, bound_ms)
+    if retrain is not None:
+        networks = min(RetrainSpec().networks, record["budget"]["verified"])
+        record["retrain"] = {"networks": networks, **(record["retrain"] or {}), "epochs": retrain}
+    complete = parse_spec(SearchSpec, record)
+    with connect(url, token) as nas:
+        if dry_run:
+            report = nas.dry_run(complete, measure, wait_s)
+            render.out(report, json_output, render.dry_run)
+            raise typer.Exit(0 if report.feasible else BAD_INPUT)
+        search = nas.submit(complete, key, priority)
+        if watch:
+            follow_and_print(nas, search.id, json_output)
+        else:
+            text = f"search [bold]{search.id}[/] is {search.status}; follow it with `nas watch {search.id}`"
+            render.out(search, json_output, lambda _: text)
+
+
+def fork(
+    search_id: SearchId,
+    spec: Annotated[Path | None, typer.Argument(help="A YAML or JSON file with fields to replace.")] = None,
+    device: Devices = None,
+    fleet: FleetFront = None,
+    name: Name = None,
+    seed: Seed = None,
+    watch: Watch = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """Submit a search on the trained supernet of another, with other settings and without training.
+
+    The file may contain `name`, `device`, `fleet`, `objectives`, `budget`, `export`, `retrain`, `resources` and `seed`;
+    options win.
+    """
+    body = read_spec(ForkBody, spec) if spec is not None else ForkBody()
+    with connect(url, token) as nas:
+        record = body.model_dump(mode="json", exclude_unset=True) | _non_null(name=name, seed=seed)
+        present_fleet = body.fleet or nas.search(search_id).spec.fleet if fleet else None
+        if fields := device_fields(device, fleet, present_fleet):
+            record |= {"device": None, "fleet": None, **fields}
+        child = nas.fork(search_id, parse_spec(ForkBody, record))
+        if watch:
+            child = progress.follow_search(nas, child.id)
+        render.out(child, json_output, render.search)
+
+
+def extend(
+    search_id: SearchId,
+    evaluations: Annotated[int | None, typer.Option(min=8, help="Architectures to evaluate.")] = None,
+    bound_ms: BoundMs = None,
+    device: Devices = None,
+    fleet: FleetFront = None,
+    name: Name = None,
+    watch: Watch = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json_output: Json = False,
+) -> None:
+    """Extend a finished search on its trained supernet: more evaluations, another bound or device. No training.
+
+    Example: `nas extend SEARCH --bound-ms 0.1 --watch`
+    """
+    bounds = {"latency": bound_ms} if bound_ms is not None else None
+    with connect(url, token) as nas:
+        fields = device_fields(device, fleet, nas.search(search_id).spec.fleet if fleet else None)
+        record = {"name": name, "evaluations": evaluations, "bounds": bounds, **fields}
+        child = nas.extend(search_id, parse_spec(ExtendBody, record))
+        if watch:
+            follow_and_print(nas, child.id, json_output)
+        else:
+            text = f"search [bold]{child.id}[/] extends {search_id}; follow it with `nas watch {child.id}`"
+            render.out(child, json_output, lambda _: text)
+
+
+def _non_null(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

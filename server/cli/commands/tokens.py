@@ -1,0 +1,89 @@
+"""Commands on API tokens. They open the database directly, so that the first token needs no running service."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Annotated, cast
+
+import typer
+from rich.console import RenderableType
+from rich.markup import escape
+
+from nas.core.access import LOCAL, SCOPES, Scope
+from nas.core.errors import InvalidInput
+from nas.schemas.administration import TokenSchema
+from server.cli import render
+from server.cli.local_store import opened_store
+from server.cli.options import Home, Json
+
+tokens_app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="API tokens: who may use the service, and for what."
+)
+_DURATION = re.compile(r"(\d{1,5})([dhw])")
+_SECONDS = {"h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+
+
+@tokens_app.command("create")
+def create_token(
+    owner: Annotated[str, typer.Option(help="The owner it acts for.")],
+    name: Annotated[str, typer.Option(help="A name for people.")],
+    scope: Annotated[list[str], typer.Option(help=f"Scope; may be repeated: {', '.join(SCOPES)}.")],
+    expires: Annotated[str | None, typer.Option(help="After 12h, 30d or 8w; without it, never.")] = None,
+    home: Home = None,
+    json_output: Json = False,
+) -> None:
+    """Create a token and print it, once: only its hash is stored.
+
+    Example: `nas tokens create --owner ada --name laptop --scope read --scope submit --expires 90d`
+    """
+    with opened_store(home) as store:
+        created, secret = store.tokens.create(owner, name, cast(list[Scope], scope), _expiry(expires), LOCAL)
+    record = {**created.model_dump(mode="json"), "secret": secret}
+    render.out(record, json_output, lambda r: r["secret"])
+
+
+@tokens_app.command("list")
+def list_tokens(home: Home = None, json_output: Json = False) -> None:
+    """List all tokens, newest first."""
+    with opened_store(home) as store:
+        render.out(store.tokens.list(), json_output, _tokens)
+
+
+@tokens_app.command("revoke")
+def revoke_token(
+    token_id: Annotated[str, typer.Argument(help="Its id, as `nas tokens list` shows it.", metavar="TOKEN")],
+    home: Home = None,
+) -> None:
+    """Revoke a token at once. This cannot be undone."""
+    with opened_store(home) as store:
+        store.tokens.revoke(token_id, LOCAL)
+    typer.echo(f"token {token_id}: revoked")
+
+
+def _expiry(expires: str | None) -> float | None:
+    if expires is None:
+        return None
+    match = _DURATION.fullmatch(expires)
+    if match is None:
+        raise InvalidInput(f"--expires: expected a time such as 12h, 30d or 8w, got {expires!r}")
+    return time.time() + int(match[1]) * _SECONDS[match[2]]
+
+
+def _tokens(items: list[TokenSchema]) -> RenderableType:
+    table = render.grid("token", "owner", "name", "scopes", "expires", "last used", "state")
+    for t in items:
+        table.add_row(
+            t.id,
+            escape(t.owner),
+            escape(t.name),
+            ", ".join(t.scopes),
+            f"{t.expires_at:%Y-%m-%d}" if t.expires_at else "never",
+            f"{t.last_used_at:%Y-%m-%d %H:%M}" if t.last_used_at else "never",
+            "revoked"
+            if t.revoked_at
+            else "valid"
+            if not t.expires_at or t.expires_at.timestamp() > time.time()
+            else "expired",
+        )
+    return table
