@@ -28,7 +28,7 @@ from server.api.context import CurrentStore
 from server.api.cross_device import predict_for_device
 from server.api.errors import responses
 from server.api.parameters import Cursor
-from server.store.queries import front_keys, point_view
+from server.store.mapping import candidate_schema, front_keys
 
 router = APIRouter(tags=["searches"])
 
@@ -52,7 +52,7 @@ def get_front(
         spec, table, finished = predict_for_device(device, spec, table, finished, store)
     device = device or (spec.device if spec.fleet is None else spec.views[0])
     front = compute_front(spec, table, finished, names, bound_ms, device)
-    schema = _front_schema(id, spec, front, store.queries.virtual(spec), device)
+    schema = _front_schema(id, spec, front, store.queries.roofline_devices(spec), device)
     return Response(schema.model_dump_json(), media_type="application/json")  # not validated again: it may be long
 
 
@@ -76,7 +76,7 @@ def list_candidates(
 @router.get("/searches/{id}/subnets/{arch}", summary="Get a candidate", responses=responses(404))
 def get_candidate(id: str, arch: str, store: CurrentStore, origin: Origin = "search") -> CandidateDetailSchema:
     """A candidate with its choices, layers, metrics and files."""
-    candidate = store.queries.point(id, arch, origin)
+    candidate = store.queries.candidate(id, arch, origin)
     spec = store.queries.search(id).spec
     space = validate.space_of(spec.space, spec.data)
     architecture = Arch(space.name, tuple(candidate.genes))
@@ -148,8 +148,8 @@ def _front_schema(
             )
             for objective, metric in zip(front.objectives, front.metrics, strict=True)
         ],
-        points=[point_view(p, p.key in members, virtual, device) for p in front.members],
-        baseline=[point_view(p, p.key in members, virtual, device) for p in front.baseline],
+        points=[candidate_schema(p, p.key in members, virtual, device) for p in front.members],
+        baseline=[candidate_schema(p, p.key in members, virtual, device) for p in front.baseline],
         hypervolume=front.hypervolume,
         baseline_hypervolume=front.baseline_hypervolume,
         reference=list(front.reference),

@@ -13,7 +13,7 @@ from nas.core.ports import SearchSpace, predict_latency
 from nas.schemas.devices import DeviceComparisonSchema, LatencyKind, LatencyPairSchema, ProfileDifferenceSchema
 from predictors.storage import load_measured, load_predictor
 from server.api import validate
-from server.store.queries import KnownDevice
+from server.store.readers.predictors import OnboardedDevice
 from server.store.store import Store
 
 MAX_PAIRS = 400
@@ -40,7 +40,7 @@ def compare_devices(
             f"{', '.join(common) or 'none'}"
         )
     selected = space_id or common[0]
-    onboarded = [store.queries.known(name, selected) for name in (first, second)]
+    onboarded = [store.queries.onboarded_device(name, selected) for name in (first, second)]
     one, two = (device for device in onboarded if device is not None)
     space = validate.space_of(one.spec.space, one.spec.data)
     measured = [_measured_ms(device, space, store) for device in (one, two)]
@@ -101,7 +101,7 @@ def _common_spaces(first: str, second: str, store: Store) -> list[str]:
     return [space for space in one if space in two]
 
 
-def _measured_ms(device: KnownDevice, space: SearchSpace, store: Store) -> dict[GeneRow, float]:
+def _measured_ms(device: OnboardedDevice, space: SearchSpace, store: Store) -> dict[GeneRow, float]:
     """Measured latency by canonical genes."""
     measured: dict[GeneRow, float] = {}
     if device.known is not None:
@@ -122,7 +122,7 @@ def _architectures(space: SearchSpace, first: dict[GeneRow, float], second: dict
 
 
 def _latency_ms(
-    device: KnownDevice, measured: dict[GeneRow, float], space: SearchSpace, genes_NG: Genes, store: Store
+    device: OnboardedDevice, measured: dict[GeneRow, float], space: SearchSpace, genes_NG: Genes, store: Store
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Latencies in ms and whether each was measured, both of shape (N,)."""
     predictor = load_predictor(device.family, store.blobs.get(device.blob))

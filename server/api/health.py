@@ -61,7 +61,7 @@ def readiness_checks(settings: Settings, store: Store) -> dict[str, Callable[[],
         return CheckResult(store.queries.database, ok=True)
 
     def schema() -> CheckResult:
-        current, expected = store.queries.revision(), store.queries.newest
+        current, expected = store.queries.revision(), store.queries.expected_revision
         detail = f"revision {current}" if current == expected else f"revision {current}, expected {expected}"
         return CheckResult(detail, ok=current == expected)
 

@@ -18,7 +18,7 @@ from nas.core.lifecycle import STATUSES
 from nas.core.ports import JobKind
 from server.api.sse import EventStreams
 from server.probes import Probe, ask_all
-from server.store.queries import ServiceStats
+from server.store.readers.service import ServiceStats
 from server.store.store import Store
 
 CACHE_S = 1.0  # the database is read at most this often

@@ -10,7 +10,6 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
-from nas.core.errors import InvalidSpec
 from nas.core.lifecycle import JobStatus
 from nas.core.spec import SearchSpec
 from nas.schemas.dry_runs import DryRunSchema
@@ -43,14 +42,10 @@ class SubmissionService:
     context: Context
     principal: CurrentPrincipal
 
-    def check_access(self, spec: SearchSpec) -> None:
-        """Raises InvalidSpec if the spec names a file, or the supernet of a search, that the caller may not read."""
+    def check(self, spec: SearchSpec) -> validate.SubmissionReport:
+        """Check a spec in full. Raises InvalidSpec, UnknownName or InvalidData."""
         validate.check_data_path(spec.data, self.context.settings)
-        if spec.supernet is not None and not self.principal.is_admin:
-            queries = self.context.store.queries
-            exists = queries.find_search(spec.supernet) is not None
-            if exists and queries.owner_of(spec.supernet) != self.principal.owner:
-                raise InvalidSpec(f"supernet: no search {spec.supernet!r}")
+        return validate.examine(spec, self.context.store, self.principal)
 
     def submit(
         self, spec: SearchSpec, key: str | None, response: Response, parent: str | None = None, priority: int = 0
@@ -62,8 +57,7 @@ class SubmissionService:
         if search_id is not None:
             response.status_code = 200
             return store.queries.search(search_id)
-        self.check_access(spec)
-        report = validate.examine(spec, store)
+        report = self.check(spec)
         report.require_feasible()
         search_id = store.jobs.submit(
             "search",
@@ -79,13 +73,13 @@ class SubmissionService:
 
     async def dry_run(self, spec: SearchSpec, measure: bool, wait_s: float, request: Request) -> DryRunSchema:
         """Report what the search would meet; with ``measure``, a worker estimates its cost within ``wait_s``."""
-        store = self.context.store
-        await run_in_threadpool(self.check_access, spec)
-        report = await run_in_threadpool(validate.examine, spec, store)
+        report = await run_in_threadpool(self.check, spec)
         if not measure:
             return report.dry_run.model_copy(update={"cost_missing": "it was not requested"})
         limit_s = self.context.heartbeat_limit_s
-        return await time_on_worker(spec, report, store, self.principal, wait_s, limit_s, request.is_disconnected)
+        return await time_on_worker(
+            spec, report, self.context.store, self.principal, wait_s, limit_s, request.is_disconnected
+        )
 
 
 async def _submission_service(context: Context, principal: CurrentPrincipal) -> SubmissionService:

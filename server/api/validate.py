@@ -14,9 +14,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nas.core import registry
+from nas.core.access import Principal
 from nas.core.arch import space_size
 from nas.core.errors import Conflict, HwnasError, InvalidData, InvalidSpec, NotFound, UnknownName
-from nas.core.events import Origin
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.regularisers import regularisers
 from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
@@ -40,7 +40,7 @@ from predictors.storage import load_predictor
 from server.api.access import requires_tokens
 from server.settings import Settings
 from server.store.jobs import spec_hash
-from server.store.queries import Queries
+from server.store.readers.submissions import OnboardingContext, ParentSearch, StoredPredictor, SubmissionContext
 from server.store.store import Store
 
 
@@ -59,8 +59,8 @@ class SubmissionReport:
             raise self.problems[0]
 
 
-def examine(spec: SearchSpec, store: Store) -> SubmissionReport:
-    """Check a search in full.
+def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionReport:
+    """Check a search of ``principal`` in full.
 
     Raises UnknownName, InvalidSpec or InvalidData for a spec that is invalid on every service. Problems that depend on
     this service's present state, such as a device without a predictor, are part of the report.
@@ -73,85 +73,98 @@ def examine(spec: SearchSpec, store: Store) -> SubmissionReport:
         strategy.check(spec, space)
     if spec.retrain is not None:
         regularisers(spec.retrain, space)
-    predictors = {name: store.queries.predictor_for(name, space.id) for name in spec.devices}
-    there = {name: found for name, found in predictors.items() if found is not None}
-    problems: list[HwnasError] = [
-        _no_predictor(spec.on(name), space, store.queries) for name in spec.devices if name not in there
-    ]
-    problems += _supernet_problems(spec, space, store.queries)
-    energy = store.queries.energy_for(spec.device, space.id) if spec.fleet is None else None
-    whole = there if len(there) == len(predictors) else {}
-    bounds_ms = FleetPredictor.bounds_of(spec)
-    known = _survey(_Surveyed(space.id, tuple(whole.items()), tuple(bounds_ms.items()), energy, space, store.blobs))
+    context = store.queries.submission_context(spec, space.id)
+    if context.parent is not None and not principal.is_admin and context.parent.owner != principal.owner:
+        raise InvalidSpec(f"supernet: no search {spec.supernet!r}")  # as for an unknown search
+    complete = len(context.predictors) == len(spec.devices)
+    profile = _profile(
+        _ProfileKey(
+            space.id,
+            tuple(context.predictors.items()) if complete else (),
+            tuple(FleetPredictor.bounds_of(spec).items()),
+            context.energy,
+            space,
+            store.blobs,
+        )
+    )
     by_device = {
-        name: _survey(_Surveyed(space.id, ((name, found),), (), None, space, store.blobs))
-        for name, found in there.items()
+        name: _profile(_ProfileKey(space.id, ((name, predictor),), (), None, space, store.blobs))
+        for name, predictor in context.predictors.items()
         if spec.fleet is not None
     }
-    problems += unsupported_objectives(spec, known)
-    problems += infeasible_on_devices(spec, known, by_device)
-    if known.networks is not None:
-        problems += exceeds_space(spec, known, _inherited(spec, store.queries))
+    problems: list[HwnasError] = [
+        *(_no_predictor(spec.on(name), space, context) for name in spec.devices if name not in context.predictors),
+        *_supernet_problems(spec, space, context.parent),
+        *unsupported_objectives(spec, profile),
+        *infeasible_on_devices(spec, profile, by_device),
+    ]
+    if profile.networks is not None:
+        problems += exceeds_space(spec, profile, context.parent.inherited if context.parent is not None else 0)
     stages = stage_names(spec)
     bounds = [spec.bound_on(name) for name in spec.devices]
     dry_run = DryRunSchema(
         feasible=not problems,
         problems=[str(p) for p in problems],
         space_size=float(space_size(space.decisions)),
-        ranges=dict(known.ranges),
-        lowest_reachable_ms=known.lowest.get("upper_ms"),
-        feasible_share=feasible_share(spec, known) if whole or all(b is None for b in bounds) else None,
+        ranges=dict(profile.ranges),
+        lowest_reachable_ms=profile.lowest.get("upper_ms"),
+        feasible_share=feasible_share(spec, profile) if complete or all(b is None for b in bounds) else None,
         sampled=SAMPLED,
         stages=list(stages),
         spec_hash=spec.content_hash,
-        fleet=[_reach(spec.on(name), by_device.get(name)) for name in spec.devices] if spec.fleet is not None else [],
+        fleet=[_feasibility(spec.on(name), by_device.get(name)) for name in spec.devices]
+        if spec.fleet is not None
+        else [],
     )
     return SubmissionReport(space, stages, tuple(problems), dry_run)
 
 
-def _reach(spec: SearchSpec, found: SpaceProfile | None) -> DeviceFeasibilitySchema:
-    ranges = found.ranges.get("predicted_ms") if found is not None else None
+def _feasibility(spec: SearchSpec, profile: SpaceProfile | None) -> DeviceFeasibilitySchema:
     return DeviceFeasibilitySchema(
         device=spec.device,
         bound_ms=spec.bound("latency"),
-        range_ms=ranges,
-        lowest_reachable_ms=found.lowest["upper_ms"] if found is not None else None,
-        feasible_share=feasible_share(spec, found) if found is not None else None,
+        range_ms=profile.ranges.get("predicted_ms") if profile is not None else None,
+        lowest_reachable_ms=profile.lowest["upper_ms"] if profile is not None else None,
+        feasible_share=feasible_share(spec, profile) if profile is not None else None,
     )
 
 
 @dataclass(frozen=True)
-class _Surveyed:
-    """What a space profile is of, by content: the space's id, family and blob of what predicts latency, by device,
-    and of what predicts energy. Several devices are a fleet, with what latency is a share of, if it is."""
+class _ProfileKey:
+    """All that a space profile depends on, by content. Several predictors are those of a fleet.
+
+    ``bounds_ms``: the bound on each device of which latency is a share, if it is.
+    """
 
     space_id: str
-    predictors: tuple[tuple[str, tuple[str, str]], ...]
+    predictors: tuple[tuple[str, StoredPredictor], ...]
     bounds_ms: tuple[tuple[str, float], ...]
-    energy: tuple[str, str] | None
+    energy: StoredPredictor | None
     space: SearchSpace = field(compare=False)
     blobs: BlobStore = field(compare=False)
 
 
-@lru_cache(maxsize=32)  # it takes a fifth of a second, and depends on nothing but content that never changes
-def _survey(of: _Surveyed) -> SpaceProfile:
-    def loaded(named: tuple[str, str]) -> LatencyPredictor:
-        return load_predictor(named[0], of.blobs.get(named[1]))
+@lru_cache(maxsize=32)  # profiling takes 0.2 s and depends only on content that never changes
+def _profile(key: _ProfileKey) -> SpaceProfile:
+    def load(predictor: StoredPredictor) -> LatencyPredictor:
+        return load_predictor(predictor.family, key.blobs.get(predictor.blob))
 
-    space = energy_aware(of.space, loaded(of.energy) if of.energy is not None else None)
-    predictors = {name: loaded(named) for name, named in of.predictors}
+    space = energy_aware(key.space, load(key.energy) if key.energy is not None else None)
+    predictors = {name: load(predictor) for name, predictor in key.predictors}
     if len(predictors) > 1:
-        return profile_space(space, FleetPredictor(predictors, dict(of.bounds_ms)))
+        return profile_space(space, FleetPredictor(predictors, dict(key.bounds_ms)))
     return profile_space(space, next(iter(predictors.values()), None))
 
 
 def check_data_path(data: DataSpec, settings: Settings) -> None:
-    """Raises InvalidSpec for a path that the service may not read for whoever asks. On an open service on loopback that
-    is whoever sits at the machine, who may read it anyway."""
+    """Raises InvalidSpec for a path that the service may not read for a caller.
+
+    The callers of an open service on loopback are users of the machine, who may read the path anyway.
+    """
     if data.path is None or not requires_tokens(settings):
         return
     path = Path(data.path)
-    inside = path.is_absolute() and "\0" not in data.path  # relative ones mean something else to every worker
+    inside = path.is_absolute() and "\0" not in data.path  # a relative path is another on every worker
     if not inside or not any(path.resolve().is_relative_to(root.resolve()) for root in settings.data_roots):
         roots = ", ".join(map(str, settings.data_roots)) or "none: the service has no `data_roots`"
         raise InvalidSpec(f"data.path: expected a path below one of the folders for data ({roots}), got {data.path!r}")
@@ -159,34 +172,23 @@ def check_data_path(data: DataSpec, settings: Settings) -> None:
 
 def check_device(spec: DeviceSpec, store: Store) -> None:
     """Raises UnknownName, InvalidSpec, InvalidData or Conflict for an onboarding that cannot run."""
-    known = [agent.name for agent in store.queries.agents()]
-    if spec.source != "agent" and spec.name in known:
+    context = store.queries.onboarding_context(spec)
+    if spec.source != "agent" and spec.name in context.agent_names:
         raise Conflict(f"device {spec.name!r} has an agent: choose another name, or let the agent measure")
-    if spec.source == "agent" and spec.name not in known:
+    if spec.source == "agent" and spec.name not in context.agent_names:
         raise InvalidSpec(
-            f"{UnknownName('agent', spec.name, known)} Start it on the machine that is to be measured: "
+            f"{UnknownName('agent', spec.name, context.agent_names)} Start it on the machine that is to be measured: "
             f"nas-agent --server ADDRESS --token TOKEN --name {spec.name}"
         )
     spec_hash(spec.model_dump(mode="json"))  # raises for a spec that cannot be stored
     if spec.predictor not in registry.names("nas.predictors"):
         raise UnknownName("predictor", spec.predictor, registry.names("nas.predictors"))
     space = space_of(spec.space, spec.data)
-    _check_profiled_alike(spec, store.queries)
+    _check_source(spec, context)
     if spec.predictor == Transfer.family and spec.source == "roofline":
-        raise InvalidSpec("predictor: 'transfer' learns from measured devices, and peak figures are none")
+        raise InvalidSpec("predictor: 'transfer' needs a measured device, and a roofline is not measured")
     if spec.beside_relatives and spec.source in ("worker", "agent"):
-        relatives = store.queries.relatives(spec)
-        if sum(networks > spec.samples for _, networks in relatives) < FEWEST_DEVICES:
-            there = ", ".join(f"{name} ({networks})" for name, networks in relatives) or "none"
-            others = (
-                f"{FEWEST_DEVICES} other devices for this space and data with more than {spec.samples} networks each; "
-                f"there are: {there}"
-            )
-            if spec.predictor == Transfer.family:
-                raise InvalidSpec(f"predictor: {spec.predictor!r} expects {others}")
-            raise InvalidSpec(
-                f"samples: expected at least {FEWEST_ALONE}, got {spec.samples}; fewer will do beside {others}"
-            )
+        _check_relatives(spec, context)
     if spec.table is not None:
         try:
             raw = RawTable.load(store.blobs.get(spec.table.blob))
@@ -195,12 +197,26 @@ def check_device(spec: DeviceSpec, store: Store) -> None:
         require_usable(spec, raw, space)
 
 
-def _check_profiled_alike(spec: DeviceSpec, queries: Queries) -> None:
-    """Raises Conflict for figures under the name of a machine that was measured, which they would put in the shade."""
-    if spec.source not in ("table", "roofline") or spec.name not in queries.device_names():
+def _check_relatives(spec: DeviceSpec, context: OnboardingContext) -> None:
+    """Raises InvalidSpec for few samples without enough other devices to fit the predictor with."""
+    if sum(networks > spec.samples for networks in context.relatives.values()) >= FEWEST_DEVICES:
         return
-    source = (queries.device(spec.name).profile or {}).get("source", spec.source)
-    if source not in ("table", "roofline"):
+    available = ", ".join(f"{name} ({networks})" for name, networks in context.relatives.items()) or "none"
+    requirement = (
+        f"{FEWEST_DEVICES} other devices for this space and data with more than {spec.samples} networks each; "
+        f"there are: {available}"
+    )
+    if spec.predictor == Transfer.family:
+        raise InvalidSpec(f"predictor: {spec.predictor!r} expects {requirement}")
+    raise InvalidSpec(
+        f"samples: expected at least {FEWEST_ALONE}, got {spec.samples}; fewer are enough with {requirement}"
+    )
+
+
+def _check_source(spec: DeviceSpec, context: OnboardingContext) -> None:
+    """Raises Conflict for a table or roofline that would replace the predictors of a measured device."""
+    unmeasured = ("table", "roofline")
+    if spec.source in unmeasured and context.source is not None and context.source not in unmeasured:
         raise Conflict(f"device {spec.name!r} is measured on its machine: choose another name for figures of it")
 
 
@@ -210,7 +226,7 @@ def space_of(space: SpaceSpec, data: DataSpec) -> SearchSpace:
     build = registry.load("nas.search_spaces", space.name)
     try:
         shape = load.describe(data)
-    except OSError as error:  # a folder that may not be read, a file that is gone by now
+    except OSError as error:  # for example a folder without read permission, or a deleted file
         raise InvalidData(f"the data at {data.path!r} cannot be read: {error.strerror or error}") from error
     built: SearchSpace = build(space.params, shape)
     return built
@@ -218,10 +234,10 @@ def space_of(space: SpaceSpec, data: DataSpec) -> SearchSpace:
 
 def predictor_for(device: str, space: SearchSpace, store: Store) -> LatencyPredictor | None:
     """The latency predictor of a device for a space, or None. Raises StorageError if its blob is lost."""
-    found = store.queries.predictor_for(device, space.id)
-    if found is None:
+    predictor = store.queries.predictor_for(device, space.id)
+    if predictor is None:
         return None
-    family, blob = found
+    family, blob = predictor
     return load_predictor(family, store.blobs.get(blob))
 
 
@@ -253,49 +269,38 @@ def _check_params(strategy: Any, spec: SearchSpec) -> None:
         model.model_validate(spec.strategy.params)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc'])) or 'params'}: {e['msg']}" for e in error.errors()]
-        known = ", ".join(model.model_fields)
-        raise InvalidSpec(f"parameters of {spec.strategy.name}: {'; '.join(lines)} (known: {known})") from error
+        names = ", ".join(model.model_fields)
+        raise InvalidSpec(f"parameters of {spec.strategy.name}: {'; '.join(lines)} (expected: {names})") from error
 
 
-def _no_predictor(spec: SearchSpec, space: SearchSpace, queries: Queries) -> HwnasError:
+def _no_predictor(spec: SearchSpec, space: SearchSpace, context: SubmissionContext) -> HwnasError:
     command = add_device_command(spec)
-    known = queries.device_names()
-    if spec.device not in known:
-        error = UnknownName("device", spec.device, known)
+    if spec.device not in context.device_names:
+        error = UnknownName("device", spec.device, context.device_names)
         return InvalidSpec(f"{error} To add it, run: {command}")
-    view = queries.device(spec.device)
-    busy = " yet: it is still being added" if view.status in ("queued", "running") else ""
+    busy = " yet: it is still being added" if spec.device in context.onboarding else ""
     return InvalidSpec(
         f"device {spec.device!r} has no latency predictor for this space and data ({space.id}){busy}. "
         f"To fit one, run: {command}"
     )
 
 
-def _supernet_problems(spec: SearchSpec, space: SearchSpace, queries: Queries) -> Iterator[HwnasError]:
+def _supernet_problems(spec: SearchSpec, space: SearchSpace, parent: ParentSearch | None) -> Iterator[HwnasError]:
     if spec.supernet is None:
         return
-    found = queries.find_search(spec.supernet)
-    if found is None:
+    if parent is None:
         yield InvalidSpec(f"supernet: no search {spec.supernet!r}")
-        return
-    other, space_id = found
-    if space_id != space.id:
-        yield InvalidSpec(f"supernet: search {spec.supernet} is over the space {space_id}, this one over {space.id}")
-    elif other.data != spec.data:
-        yield InvalidSpec(f"supernet: search {spec.supernet} was trained on other data: {other.data!r}")
-    elif "derive" in stage_names(spec) and "derive" not in stage_names(other):  # derive discretises
+    elif parent.space_id != space.id:
+        yield InvalidSpec(
+            f"supernet: search {spec.supernet} is over the space {parent.space_id}, this one over {space.id}"
+        )
+    elif parent.spec.data != spec.data:
+        yield InvalidSpec(f"supernet: search {spec.supernet} was trained on other data: {parent.spec.data!r}")
+    elif "derive" in stage_names(spec) and "derive" not in stage_names(parent.spec):  # derive discretises
         yield InvalidSpec(
             "supernet: a search by gradient goes on from a search by gradient (strategy darts, or few_shot with such a "
             f"search in its parts), search {spec.supernet} has learned no architecture parameters by "
-            f"{other.strategy.name}"
+            f"{parent.spec.strategy.name}"
         )
-    elif queries.supernet(spec.supernet) is None:
+    elif parent.supernet is None:
         yield Conflict(f"supernet: search {spec.supernet} has not finished its training")
-
-
-def _inherited(spec: SearchSpec, queries: Queries) -> int:
-    """How many networks the search inherits of the origin of which it inherits most."""
-    if spec.supernet is None or queries.find_search(spec.supernet) is None:
-        return 0
-    origins: tuple[Origin, ...] = ("search", "baseline")
-    return max(queries.candidates(spec.supernet, o, None, "position", 1, None).total for o in origins)

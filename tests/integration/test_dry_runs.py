@@ -183,7 +183,7 @@ async def _held_by_a_worker(store: Store, leases: list[Any]) -> DryRunSchema:
 
 
 async def _time(spec: SearchSpec, store: Store, wait_s: float, gone: Any) -> DryRunSchema:
-    return await time_on_worker(spec, validate.examine(spec, store), store, LOCAL, wait_s, 60.0, gone)
+    return await time_on_worker(spec, validate.examine(spec, store, LOCAL), store, LOCAL, wait_s, 60.0, gone)
 
 
 def test_nothing_is_left_of_a_client_that_goes_away(store: Store) -> None:
@@ -264,7 +264,7 @@ def test_a_space_is_surveyed_once_for_each_predictor(
         return real(*given)
 
     monkeypatch.setattr(validate, "profile_space", counted)
-    validate._survey.cache_clear()
+    validate._profile.cache_clear()
     spaces = [{"name": "tiny", "params": {"offset": n}} for n in (0, 0, 7)]
     for i, space in enumerate(spaces):
         bound = [{"name": "accuracy"}, {"name": "latency"}, {"name": "params", "bound": 130.0 + 10 * i}]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nas.core.access import LOCAL
 from nas.core.arch import Decision
 from nas.core.errors import InvalidSpec
 from nas.core.events import StageFinished
@@ -22,8 +23,8 @@ from nas.schemas.rank_correlation import RankCorrelationSchema, RankedArchSchema
 from nas.training.fewshot.partition import split_breadth_first
 from server.api.validate import examine
 from server.dashboard.charts.rank_correlation import gradient_similarity_chart, ranking_chart, without_outliers
+from server.store.rank_correlation import rank_correlation_schema
 from server.store.store import open_store
-from server.store.trust import trust_view
 from tests.support import fakes
 
 DECISIONS = (Decision("edge1", ("none", "skip", "conv")), Decision("edge2", ("none", "pool")))
@@ -60,7 +61,7 @@ TRAINED = {"steps": 120, "one_shot_steps": 120}
 
 
 def whole() -> RankCorrelationSchema:
-    view = trust_view(json.loads(json.dumps({"split": SPLIT, "train": TRAINED, "trust": TRUST})))
+    view = rank_correlation_schema(json.loads(json.dumps({"split": SPLIT, "train": TRAINED, "trust": TRUST})))
     assert view is not None
     return view
 
@@ -101,8 +102,8 @@ def test_a_gain_is_told_from_chance() -> None:
 
 
 def test_a_search_that_divides_nothing_has_no_view() -> None:
-    assert trust_view({}) is None
-    assert trust_view({"split": {"reused": True}}) is None
+    assert rank_correlation_schema({}) is None
+    assert rank_correlation_schema({"split": {"reused": True}}) is None
 
 
 def test_the_view_names_choices_and_numbers_parts_as_the_engine_does() -> None:
@@ -124,14 +125,14 @@ def test_the_view_names_choices_and_numbers_parts_as_the_engine_does() -> None:
 
 
 def test_what_is_not_known_yet_is_empty() -> None:
-    view = trust_view({"split": SPLIT})
+    view = rank_correlation_schema({"split": SPLIT})
     assert view is not None
     assert (view.tau_after, view.networks, view.advice, view.steps) == (None, [], "", None)
     without = {k: v for k, v in TRUST.items() if "one_shot" not in k}
-    view = trust_view({"split": SPLIT, "train": {"steps": 120}, "trust": without})
+    view = rank_correlation_schema({"split": SPLIT, "train": {"steps": 120}, "trust": without})
     assert view is not None
     assert (view.tau_one_shot, view.one_shot_steps, view.networks[0].one_shot) == (None, None, None)
-    untested = trust_view({"split": SPLIT, "train": TRAINED, "trust": {"networks": 0}})
+    untested = rank_correlation_schema({"split": SPLIT, "train": TRAINED, "trust": {"networks": 0}})
     assert untested is not None
     assert untested.networks == []
 
@@ -199,7 +200,7 @@ def test_a_submission_is_checked_against_its_space(params: dict[str, Any], messa
     spec = SearchSpec(space=CELLS, strategy=StrategySpec(name="few_shot", params=params))
     url = f"sqlite:///{tmp_path / 'test.db'}"
     with open_store(url, str(tmp_path / "blobs")) as store, pytest.raises(InvalidSpec, match=message):
-        examine(spec, store)
+        examine(spec, store, LOCAL)
 
 
 def test_that_check_needs_no_torch() -> None:

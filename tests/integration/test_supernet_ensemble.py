@@ -24,7 +24,7 @@ from nas.training.fewshot.partition import RoutingTable, router_from_json, routi
 from nas.training.fewshot.routed_supernet import RoutedSupernet
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, TrainState, uniform
-from server.store.trust import trust_view
+from server.store.rank_correlation import rank_correlation_schema
 from tests.support.engine import estimate_cost, problem, run, stored
 
 
@@ -243,7 +243,7 @@ def test_an_ensemble_search_ends_with_a_verified_front_and_the_same_when_resumed
     assert sum(trained["shares"]) == pytest.approx(1.0)
     assert trained["imbalance"] < 1e-2
     assert trained["one_shot_steps"] == trained["steps"]
-    view = trust_view(expected.finished)
+    view = rank_correlation_schema(expected.finished)
     assert view is not None
     assert view.partition.decision == "first.downsampling, second.downsampling"
     assert [child.share for child in view.partition.children] == trained["shares"]

@@ -348,7 +348,7 @@ def test_which_devices_are_relatives_of_another(api: TestClient, store: Store) -
         answer = api.post("/v1/devices", json=unasked.model_dump(mode="json"))
         assert answer.status_code == 422
         message = answer.json()["message"]
-        assert "at least 32, got 10; fewer will do beside 3 other devices" in message
+        assert "at least 32, got 10; fewer are enough with 3 other devices" in message
         assert f"there are: {there}" in message
         rows = [("arch", "ms"), *(("-".join(map(str, g)), 1.0 + (i + 1) * g.sum()) for g in genes)]
         table = {"blob": upload(api, csv_of(rows)).json()["blob"]}
@@ -457,7 +457,7 @@ def test_what_is_wrong_with_a_table_is_said_before_anything_is_queued(api: TestC
     spec = fakes.device_spec(source="roofline", roofline={"flops_per_s": 1e9, "bytes_per_s": 1e9})
     answer = api.post("/v1/devices", json=spec.model_dump(mode="json"))
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
-    assert store.queries.device_names() == ["bench"]
+    assert [d.name for d in store.queries.devices()] == ["bench"]
 
 
 def test_uploads_have_limits_of_their_own(api: TestClient) -> None:

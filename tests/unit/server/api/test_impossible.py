@@ -14,6 +14,7 @@ from nas.core.spec import SearchSpec, StrategySpec
 from server.api.app import create_app
 from server.api.validate import _supernet_problems, space_of
 from server.settings import Settings
+from server.store.readers.submissions import ParentSearch
 from server.store.store import open_store
 
 BENCH = {"name": "nas_bench_201", "params": {"preset": "digits"}}
@@ -58,19 +59,6 @@ def test_impossible_combinations_are_refused_at_submission(
         assert store.queries.counts(60.0)[1] == 0  # nothing is queued
 
 
-class Known:
-    """A finished search of another strategy."""
-
-    def __init__(self, spec: SearchSpec, space_id: str) -> None:
-        self._spec, self._space_id = spec, space_id
-
-    def find_search(self, search_id: str) -> tuple[SearchSpec, str]:
-        return self._spec, self._space_id
-
-    def supernet(self, search_id: str) -> str:
-        return "0" * 64
-
-
 def test_a_supernet_without_architecture_parameters_is_refused_for_differentiable_search() -> None:
     spec = SearchSpec.model_validate({"space": BENCH, "strategy": strategy("darts"), "supernet": "abc"})
     space = space_of(spec.space, spec.data)
@@ -83,7 +71,7 @@ def test_a_supernet_without_architecture_parameters_is_refused_for_differentiabl
     def problems(parent: str, child: str) -> list[str]:
         other = spec.model_copy(update={"strategy": named(parent), "supernet": None})
         wanted = spec.model_copy(update={"strategy": named(child)})
-        found = list(_supernet_problems(wanted, space, Known(other, space.id)))  # type: ignore[arg-type]
+        found = list(_supernet_problems(wanted, space, ParentSearch("local", other, space.id, "0" * 64, 0)))
         assert all(isinstance(p, InvalidSpec) for p in found)
         return [str(p) for p in found]
 

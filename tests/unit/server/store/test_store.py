@@ -385,7 +385,7 @@ _events = st.one_of(
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(st.lists(_events, max_size=6), max_size=5))
 def test_projections_equal_the_fold_of_any_log(store: Store, batches: list[list[Event]]) -> None:
-    if not store.queries.device_names():
+    if not store.queries.devices():
         fakes.add_device(store)
     search = fakes.add_search(store)
     lease = claim(store)

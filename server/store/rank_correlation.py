@@ -16,7 +16,7 @@ from nas.schemas.rank_correlation import (
 Results = Mapping[str, Mapping[str, Any]]
 
 
-def trust_view(finished: Results) -> RankCorrelationSchema | None:
+def rank_correlation_schema(finished: Results) -> RankCorrelationSchema | None:
     """From the results of a search's stages; None unless one of them divided its space."""
     split = finished.get("split", {})
     if "partition" not in split:

@@ -1,4 +1,4 @@
-"""The networks of searches in memory, as columns, brought up to date by the rows that changed since.
+"""The candidates of searches in memory, as columns, updated with the rows that changed since.
 
 A snapshot of the database gives the job's last event; every row that a later event than the cached one changed is read.
 Tables are values, so a reader with an older snapshot is never disturbed.
@@ -19,37 +19,37 @@ CACHE_BYTES = 256 * 1024 * 1024
 _LOCKS = 64
 
 
-class PointCache:
-    """Tables of networks by search, the latest used, up to ``budget`` bytes in all."""
+class CandidateCache:
+    """Tables of candidates by search: the most recently used, up to ``budget`` bytes in all."""
 
     def __init__(self, budget: int = CACHE_BYTES) -> None:
         self.nbytes = 0
         self._budget = budget
-        self._kept: OrderedDict[str, tuple[int, CandidateTable]] = OrderedDict()
+        self._tables: OrderedDict[str, tuple[int, CandidateTable]] = OrderedDict()
         self._lock = threading.Lock()
         self._loading = [threading.Lock() for _ in range(_LOCKS)]
 
     def table(self, session: Session, job: Job) -> CandidateTable:
-        """The networks of a search, as of the session's snapshot or later. What several ask for is read once."""
+        """The candidates of a search, as of the session's snapshot or later. Concurrent requests share one read."""
         with self._loading[hash(job.id) % _LOCKS]:
-            seq, table = self._find(job.id)
+            seq, table = self._lookup(job.id)
             if seq < job.last_seq:
                 table = table.updated(*load_points(session, job.id, seq))
-                self._keep(job.id, job.last_seq, table)
+                self._store(job.id, job.last_seq, table)
             return table
 
-    def _find(self, job_id: str) -> tuple[int, CandidateTable]:
+    def _lookup(self, job_id: str) -> tuple[int, CandidateTable]:
         with self._lock:
-            if job_id in self._kept:
-                self._kept.move_to_end(job_id)
-            return self._kept.get(job_id, (-1, CandidateTable()))
+            if job_id in self._tables:
+                self._tables.move_to_end(job_id)
+            return self._tables.get(job_id, (-1, CandidateTable()))
 
-    def _keep(self, job_id: str, seq: int, table: CandidateTable) -> None:
+    def _store(self, job_id: str, seq: int, table: CandidateTable) -> None:
         with self._lock:
-            if job_id in self._kept:
-                self.nbytes -= self._kept[job_id][1].nbytes
-            self._kept[job_id] = (seq, table)
-            self._kept.move_to_end(job_id)
+            if job_id in self._tables:
+                self.nbytes -= self._tables[job_id][1].nbytes
+            self._tables[job_id] = (seq, table)
+            self._tables.move_to_end(job_id)
             self.nbytes += table.nbytes
             while self.nbytes > self._budget:
-                self.nbytes -= self._kept.popitem(last=False)[1][1].nbytes
+                self.nbytes -= self._tables.popitem(last=False)[1][1].nbytes

@@ -1,0 +1,147 @@
+"""Database rows and engine values as the schemas of ``nas.schemas``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from nas.core.device import OnDevice
+from nas.core.events import Candidate, SearchState
+from nas.core.fronts import Front
+from nas.core.lifecycle import LEASED
+from nas.core.metrics import METRICS, kind_of
+from nas.schemas.candidates import (
+    ArtifactSchema,
+    CandidateOnDeviceSchema,
+    CandidateSchema,
+    MeasurementSchema,
+    MetricSchema,
+)
+from nas.schemas.jobs import JobSchema, StageSchema
+from nas.schemas.predictors import PredictorCardSchema
+from server.store.cursors import utc
+from server.store.models import ArtifactRow, Job, PredictorRow
+
+
+def front_keys(*fronts: Front) -> set[tuple[str, str]]:
+    """The keys of all members of fronts and of their baselines."""
+    return {p.key for front in fronts for p in (*front.members, *front.baseline)}
+
+
+def candidate_schema(
+    candidate: Candidate, on_front: bool, virtual: Collection[str] = frozenset(), device: str | None = None
+) -> CandidateSchema:
+    """A candidate with units and kinds of evidence: on one ``device``, or on the worst of all.
+
+    ``virtual``: the devices that are defined by peak figures alone.
+    """
+    m = candidate.measurement
+    return CandidateSchema(
+        arch=candidate.arch.id,
+        origin=candidate.origin,
+        genes=list(candidate.arch.genes),
+        metrics=_metric_schemas(candidate.metrics, device in virtual if device is not None else bool(virtual)),
+        status=candidate.status,
+        claim_ms=candidate.claim_ms,
+        measurement=MeasurementSchema.model_validate(m, from_attributes=True) if m is not None else None,
+        devices={name: _on_device_schema(part, name in virtual) for name, part in candidate.devices.items()},
+        on_front=on_front,
+    )
+
+
+def _on_device_schema(part: OnDevice, virtual: bool) -> CandidateOnDeviceSchema:
+    values_ms = {"predicted_ms": part.predicted_ms, "upper_ms": part.upper_ms, "measured_ms": part.measured_ms}
+    m = part.measurement
+    return CandidateOnDeviceSchema(
+        metrics=_metric_schemas({name: value for name, value in values_ms.items() if value is not None}, virtual),
+        status=part.status,
+        claim_ms=part.claim_ms,
+        measurement=MeasurementSchema.model_validate(m, from_attributes=True) if m is not None else None,
+    )
+
+
+def _metric_schemas(metrics: Mapping[str, float], virtual: bool) -> dict[str, MetricSchema]:
+    return {
+        name: MetricSchema(value=value, unit=METRICS[name].unit, kind=kind_of(name, virtual))
+        for name, value in metrics.items()
+    }
+
+
+def artifact_schema(row: ArtifactRow) -> ArtifactSchema:
+    """An exported file."""
+    return ArtifactSchema(
+        arch=row.arch_id,
+        name=row.name,
+        size_bytes=row.size_bytes,
+        sha256=row.blob,
+        media_type=row.media_type,
+        url=f"/v1/searches/{row.job_id}/artifacts/{row.arch_id}/{row.name}",
+        report=row.report,
+    )
+
+
+def card_schema(row: PredictorRow) -> PredictorCardSchema:
+    """The card of a predictor."""
+    row_fields = {
+        "id": row.id,
+        "device": row.device,
+        "profile": row.profile_id,
+        "space": row.space_id,
+        "family": row.family,
+    }
+    return PredictorCardSchema.model_validate(
+        {**row.card, **row_fields, "number": row.number, "created_at": utc(row.created_at)}
+    )
+
+
+def job_schema(job: Job, state: SearchState, waiting: str | None, now: float) -> JobSchema:
+    """What searches and device onboardings have in common. ``waiting`` is what a queued job waits for."""
+    return JobSchema(
+        id=job.id,
+        status=job.status,
+        owner=job.owner,
+        priority=job.priority,
+        waiting=waiting,
+        busy_seconds=job.busy_seconds,
+        created_at=utc(job.created_at),
+        started_at=utc(job.started_at) if job.started_at is not None else None,
+        finished_at=utc(job.finished_at) if job.finished_at is not None else None,
+        attempts=job.attempts,
+        error=job.error,
+        stages=[_stage_schema(job, bar, state, now) for bar in job.stages],
+        warnings=list(state.warnings),
+        eta_s=_eta_s(job, now),
+        last_event=job.last_seq,
+    )
+
+
+def _stage_schema(job: Job, bar: Mapping[str, Any], state: SearchState, now: float) -> StageSchema:
+    active = bar["status"] == "running"
+    seconds = state.seconds.get(bar["name"], 0.0)
+    if active:
+        seconds += (now if job.status in LEASED else bar["latest"]) - bar["begun"]
+    status = "waiting" if active and job.status not in LEASED else bar["status"]
+    return StageSchema(
+        name=bar["name"],
+        status=status,
+        done=bar["done"],
+        total=bar["total"],
+        unit=bar["unit"],
+        seconds=seconds,
+        values=bar["values"],
+        message=bar["message"],
+        result=dict(state.finished.get(bar["name"], {})),
+    )
+
+
+def _eta_s(job: Job, now: float) -> float | None:
+    """Estimated seconds until the running stage is done, at the rate of its present attempt."""
+    if job.status not in LEASED:
+        return None
+    for bar in job.stages:
+        if bar["status"] == "running" and bar["anchor"] is not None:
+            at, done = bar["anchor"]
+            if bar["done"] > done and bar["latest"] > at:
+                rate = (bar["done"] - done) / (bar["latest"] - at)
+                return max(0.0, float((bar["total"] - bar["done"]) / rate - (now - bar["latest"])))
+    return None

@@ -1,0 +1,1 @@
+"""Read-only queries of the store, by subject. ``server.store.queries.Queries`` unites them."""

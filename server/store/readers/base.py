@@ -1,0 +1,45 @@
+"""What all readers share: the database, the clock, cached candidates, and rows looked up by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from nas.core.errors import NotFound
+from nas.core.ports import JobKind
+from server.store.candidate_cache import CandidateCache
+from server.store.models import DeviceRow, Job
+
+
+class Reader:
+    """Reads over one database. ``clock`` gives seconds since 1970."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._candidate_cache = CandidateCache()
+
+
+def require_job(session: Session, job_id: str, kind: JobKind) -> Job:
+    """The job of an id and kind. Raises NotFound."""
+    job = session.get(Job, job_id)
+    if job is None or job.kind != kind:
+        raise NotFound(f"no {kind} {job_id!r}")
+    return job
+
+
+def require_device(session: Session, name: str) -> DeviceRow:
+    """The device of a name. Raises NotFound, with the names of all devices."""
+    row = session.get(DeviceRow, name)
+    if row is None:
+        names = session.scalars(select(DeviceRow.name).order_by(DeviceRow.name)).all()
+        raise NotFound(f"no device {name!r}; the devices: {', '.join(names) or 'none'}")
+    return row
+
+
+def roofline_devices(session: Session, names: tuple[str, ...]) -> frozenset[str]:
+    """Those of the devices that are defined by peak figures alone."""
+    rows = session.scalars(select(DeviceRow).where(DeviceRow.name.in_(names)))
+    return frozenset(row.name for row in rows if (row.profile or {}).get("source") == "roofline")

@@ -1,0 +1,131 @@
+"""Candidates of searches, and the files exported for them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from nas.core.candidates import ORIGINS, STATUSES, CandidateTable, Rows
+from nas.core.errors import NotFound, UnknownName
+from nas.core.fronts import Finished, Front, compute_front
+from nas.core.metrics import METRICS
+from nas.core.spec import SearchSpec
+from nas.schemas.candidates import ArtifactSchema, CandidatePage, CandidateSchema
+from server.store.cursors import read_cursor, write_cursor
+from server.store.database import reading
+from server.store.mapping import artifact_schema, candidate_schema, front_keys
+from server.store.models import ArtifactRow, Job, PointRow
+from server.store.projections import point_of, state_from_json
+from server.store.readers.base import Reader, require_job, roofline_devices
+
+
+class CandidateReader(Reader):
+    """Reads the candidates of searches."""
+
+    def evaluated(self, search_id: str) -> tuple[SearchSpec, CandidateTable, Finished]:
+        """The spec of a search, its candidates and the results of its stages. Raises NotFound."""
+        with reading(self._engine) as session:
+            job = require_job(session, search_id, "search")
+            finished = state_from_json(job.state).finished
+            return SearchSpec.model_validate(job.spec), self._candidate_cache.table(session, job), finished
+
+    def candidates(
+        self,
+        search_id: str,
+        origin: str | None,
+        status: str | None,
+        order: str,
+        limit: int,
+        cursor: str | None,
+        device: str | None = None,
+    ) -> CandidatePage:
+        """A page of candidates in the order of a metric or of ``position``, the order of first evaluation.
+
+        ``-`` in front of ``order`` means descending; candidates without the metric come last. ``device``: with the
+        latencies of this device of the fleet. Raises NotFound, UnknownName or InvalidInput.
+        """
+        name, descending = order.removeprefix("-"), order.startswith("-")
+        if name != "position" and name not in METRICS:
+            raise UnknownName("order", name, ["position", *METRICS])
+        spec, table, finished = self.evaluated(search_id)
+        if device is not None and device not in spec.devices:
+            raise UnknownName("device of the search", device, spec.devices)
+        on_front = front_keys(*_fronts(spec, table, finished, device))
+        if spec.fleet is not None and device is not None and len(table):
+            table = table.on(device)
+        selected_N = np.ones(len(table), dtype=bool)
+        if origin is not None:
+            selected_N &= table.origin_N == ORIGINS.index(origin)
+        if status is not None:
+            selected_N &= table.status_N == STATUSES.index(status)
+        rows = np.flatnonzero(selected_N)
+        value = rows + 1.0 if name == "position" else table.metric(name)[rows]
+        value = -value if descending else value
+        order_of_rows = value.argsort(kind="stable")  # those without a value last, ties by position
+        rows, value = rows[order_of_rows], value[order_of_rows]
+        start = 0
+        if cursor is not None:
+            last, position = read_cursor(cursor, float | int | None, int)
+            start = _count_up_to(rows, value, None if last is None else -last if descending else last, position)
+        page = rows[start : start + limit].tolist()
+        next_cursor = None
+        if start + limit < len(rows):
+            final = float(value[start + limit - 1])
+            next_cursor = write_cursor(None if math.isnan(final) else -final if descending else final, page[-1] + 1)
+        with reading(self._engine) as session:
+            virtual = roofline_devices(session, spec.devices)
+        candidates = [table.candidate(row) for row in page]
+        items = [candidate_schema(c, c.key in on_front, virtual, device) for c in candidates]
+        return CandidatePage(items=items, total=len(rows), next=next_cursor)
+
+    def candidate(self, search_id: str, arch: str, origin: str) -> CandidateSchema:
+        """One candidate. Raises NotFound."""
+        with reading(self._engine) as session:
+            job = require_job(session, search_id, "search")
+            row = session.get(PointRow, (search_id, origin, arch))
+            if row is None:
+                raise NotFound(f"search {search_id} has no network {arch!r} of origin {origin!r}")
+            candidate, spec = point_of(row), SearchSpec.model_validate(job.spec)
+            on_front = front_keys(*_fronts(spec, *self._table_and_results(session, job)))
+            return candidate_schema(candidate, candidate.key in on_front, roofline_devices(session, spec.devices))
+
+    def artifacts(self, search_id: str, arch: str | None = None) -> list[ArtifactSchema]:
+        """The files of a search, or of one of its candidates, in the order of their export. Raises NotFound."""
+        query = select(ArtifactRow).where(ArtifactRow.job_id == search_id).order_by(ArtifactRow.seq)
+        if arch is not None:
+            query = query.where(ArtifactRow.arch_id == arch)
+        with reading(self._engine) as session:
+            require_job(session, search_id, "search")
+            return [artifact_schema(row) for row in session.scalars(query)]
+
+    def artifact(self, search_id: str, arch: str, name: str) -> ArtifactSchema:
+        """One file of a candidate. Raises NotFound, with the names of its files."""
+        artifacts = self.artifacts(search_id, arch)
+        for artifact in artifacts:
+            if artifact.name == name:
+                return artifact
+        names = ", ".join(sorted(artifact.name for artifact in artifacts)) or "none"
+        raise NotFound(f"network {arch!r} of search {search_id} has no file {name!r}; its files: {names}")
+
+    def _table_and_results(self, session: Session, job: Job) -> tuple[CandidateTable, Finished]:
+        return self._candidate_cache.table(session, job), state_from_json(job.state).finished
+
+
+def _fronts(spec: SearchSpec, table: CandidateTable, finished: Finished, device: str | None = None) -> list[Front]:
+    """The front on one device, or all fronts of a search."""
+    views = spec.views if device is None or spec.fleet is None else (device,)
+    return [compute_front(spec, table, finished, device=view) for view in views]
+
+
+def _count_up_to(rows: Rows, value: NDArray[np.floating[Any]], last: float | None, position: int) -> int:
+    """The number of ordered rows before or at (``last``, ``position``); None is last in the order."""
+    missing = np.isnan(value)
+    smaller = ~missing if last is None else value < last
+    tied = missing if last is None else value == last
+    before = smaller | (tied & (rows < position))
+    return int(np.count_nonzero(before))

@@ -1,0 +1,133 @@
+"""Devices, their agents and their drift."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from nas.core.device import DeviceProfile, changes
+from nas.core.drift import Reading, drift_of
+from nas.core.spec import DeviceSpec, SearchSpec
+from nas.schemas.agents import AgentSchema
+from nas.schemas.devices import DeviceSchema, DriftReadingSchema, DriftSchema, DriftSessionSchema
+from server.store.cursors import utc
+from server.store.database import reading
+from server.store.mapping import card_schema, job_schema
+from server.store.measurements import SEEN_S as AWAY_S
+from server.store.measurements import agents, queue_of
+from server.store.models import AgentRow, DeviceRow, Job, ReadingRow, WorkerRow
+from server.store.projections import state_from_json
+from server.store.queue import SEEN_S, waiting_texts
+from server.store.readers.base import Reader, require_device, roofline_devices
+from server.store.readers.predictors import current_predictors
+
+
+class DeviceReader(Reader):
+    """Reads devices and their agents."""
+
+    def devices(self) -> list[DeviceSchema]:
+        """All devices by name."""
+        with reading(self._engine) as session:
+            rows = session.scalars(select(DeviceRow).order_by(DeviceRow.name)).all()
+            return [self._device_schema(session, row) for row in rows]
+
+    def device(self, name: str) -> DeviceSchema:
+        """One device. Raises NotFound."""
+        with reading(self._engine) as session:
+            return self._device_schema(session, require_device(session, name))
+
+    def device_job(self, name: str) -> str:
+        """The id of a device's latest onboarding job. Raises NotFound."""
+        with reading(self._engine) as session:
+            return require_device(session, name).job_id
+
+    def roofline_devices(self, spec: SearchSpec) -> frozenset[str]:
+        """The devices of a search that are defined by peak figures alone."""
+        with reading(self._engine) as session:
+            return roofline_devices(session, spec.devices)
+
+    def agents(self) -> list[AgentSchema]:
+        """All agents by name."""
+        with reading(self._engine) as session:
+            return [agent_schema(session, row, self._clock()) for row in agents(session)]
+
+    def drift(self, device: str, limit: int = 2_000) -> DriftSchema:
+        """The drift of a device since it was profiled, with its latest readings. Raises NotFound."""
+        with reading(self._engine) as session:
+            row = require_device(session, device)
+            since_profiled = (ReadingRow.device == device, ReadingRow.profile_id == row.profile_id)
+            query = select(ReadingRow).where(*since_profiled).order_by(ReadingRow.at.desc(), ReadingRow.id.desc())
+            rows = list(reversed(session.scalars(query.limit(limit)).all()))
+            readings = [(r, _ratio(r)) for r in rows if r.arch_id is None or r.measured_ms is not None]
+            drift = drift_of([Reading(r.at, r.job_id, r.canary, ratio) for r, ratio in readings])
+            return DriftSchema(
+                device=device,
+                status=drift.status,
+                within=drift.within,
+                sentence=drift.sentence,
+                sessions=[
+                    DriftSessionSchema(at=utc(s.at), networks=s.networks, ratio=s.ratio, canary=s.canary)
+                    for s in drift.sessions
+                ],
+                readings=[
+                    DriftReadingSchema(at=utc(r.at), arch=r.arch_id, ratio=ratio, canary=r.canary)
+                    for r, ratio in readings
+                ],
+            )
+
+    def _device_schema(self, session: Session, device: DeviceRow) -> DeviceSchema:
+        job = session.get_one(Job, device.job_id)
+        agent = session.get(AgentRow, device.name)
+        waiting = waiting_texts(session, [job], self._clock()).get(job.id)
+        return DeviceSchema(
+            agent=agent_schema(session, agent, self._clock()) if agent is not None else None,
+            stale=self._stale(session, device, agent),
+            **vars(job_schema(job, state_from_json(job.state), waiting, self._clock())),
+            name=device.name,
+            spec=DeviceSpec.model_validate(job.spec),
+            profile_id=device.profile_id,
+            profile=device.profile,
+            predictors=[card_schema(row) for row in current_predictors(session, device.name)],
+        )
+
+    def _stale(self, session: Session, device: DeviceRow, agent: AgentRow | None) -> list[str]:
+        """What changed on the machine since it was profiled, reported by its agent or by a dispatcher on the same
+        kind of machine; empty without a report."""
+        if device.profile is None:
+            return []
+        profiled = DeviceProfile.from_json(device.profile)
+        if profiled.source == "agent":
+            return changes(profiled, DeviceProfile.from_json(agent.profile)) if agent is not None else []
+        if profiled.source != "worker":
+            return []
+        recent = select(WorkerRow.machine).where(WorkerRow.seen_at > self._clock() - SEEN_S)
+        machines = [DeviceProfile.from_json(m) for m in session.scalars(recent) if m is not None]
+        with_threads = [replace(m.protocol, threads=profiled.protocol.threads) for m in machines]
+        differences = [
+            changes(profiled, replace(m, protocol=protocol))
+            for m, protocol in zip(machines, with_threads, strict=True)
+            if (m.machine, m.processor, m.cores) == (profiled.machine, profiled.processor, profiled.cores)
+        ]
+        return min(differences, key=len, default=[])
+
+
+def agent_schema(session: Session, row: AgentRow, now: float) -> AgentSchema:
+    """An agent at the time ``now``."""
+    waiting, measuring = queue_of(session, row.name)
+    return AgentSchema(
+        name=row.name,
+        owner=row.owner,
+        profile_id=row.profile_id,
+        profile=row.profile,
+        versions=row.versions,
+        seen_at=utc(row.seen_at),
+        away=now - row.seen_at > AWAY_S,
+        waiting=waiting,
+        measuring=measuring,
+    )
+
+
+def _ratio(row: ReadingRow) -> float | None:
+    return row.measured_ms / row.predicted_ms if row.measured_ms and row.predicted_ms else None

@@ -1,0 +1,118 @@
+"""What the check of a new search or device needs from the store, read in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from nas.core.spec import DeviceSpec, SearchSpec
+from server.store.database import reading
+from server.store.models import AgentRow, DeviceRow, Job, PointRow, PredictorRow
+from server.store.readers.base import Reader
+from server.store.resolve import energy_of, find_predictor, relatives_of, supernet_of
+
+
+@dataclass(frozen=True)
+class StoredPredictor:
+    """A predictor in the blob store."""
+
+    family: str
+    blob: str
+
+
+@dataclass(frozen=True)
+class ParentSearch:
+    """The search whose supernet another one reuses. ``supernet`` is the blob, None until training has finished.
+
+    ``inherited`` counts the candidates of the origin that has most of them.
+    """
+
+    owner: str
+    spec: SearchSpec
+    space_id: str | None
+    supernet: str | None
+    inherited: int
+
+
+@dataclass(frozen=True)
+class SubmissionContext:
+    """The state of the service that decides whether a search can run.
+
+    ``predictors`` holds the present predictor of each device of the search that has one; ``onboarding`` the devices of
+    the search whose onboarding is queued or running. ``energy`` is the energy predictor of a single device.
+    """
+
+    device_names: tuple[str, ...]
+    onboarding: frozenset[str]
+    predictors: Mapping[str, StoredPredictor]
+    energy: StoredPredictor | None
+    parent: ParentSearch | None
+
+
+@dataclass(frozen=True)
+class OnboardingContext:
+    """The state of the service that decides whether a device can be added.
+
+    ``source`` is that of the device's present profile, None without one. ``relatives`` holds the number of measured
+    networks of each other device that the new one could be fitted with.
+    """
+
+    agent_names: tuple[str, ...]
+    source: str | None
+    relatives: Mapping[str, int]
+
+
+class SubmissionReader(Reader):
+    """Reads what submissions are checked against."""
+
+    def submission_context(self, spec: SearchSpec, space_id: str) -> SubmissionContext:
+        """The context of a search over the space ``space_id``."""
+        with reading(self._engine) as session:
+            rows = {name: find_predictor(session, name, space_id) for name in spec.devices}
+            predictors = {name: row for name, row in rows.items() if row is not None}
+            alone = predictors.get(spec.device) if spec.fleet is None else None
+            return SubmissionContext(
+                device_names=tuple(session.scalars(select(DeviceRow.name).order_by(DeviceRow.name))),
+                onboarding=_onboarding(session, spec.devices),
+                predictors={name: StoredPredictor(row.family, row.blob) for name, row in predictors.items()},
+                energy=_energy(session, alone) if alone is not None else None,
+                parent=_parent(session, spec.supernet) if spec.supernet is not None else None,
+            )
+
+    def onboarding_context(self, spec: DeviceSpec) -> OnboardingContext:
+        """The context of an onboarding."""
+        with reading(self._engine) as session:
+            device = session.get(DeviceRow, spec.name)
+            return OnboardingContext(
+                agent_names=tuple(session.scalars(select(AgentRow.name).order_by(AgentRow.name))),
+                source=device.profile.get("source") if device is not None and device.profile is not None else None,
+                relatives={name: networks for name, _, networks in relatives_of(session, spec)},
+            )
+
+
+def _onboarding(session: Session, devices: tuple[str, ...]) -> frozenset[str]:
+    query = select(DeviceRow.name).join(Job, Job.id == DeviceRow.job_id)
+    active = query.where(DeviceRow.name.in_(devices), Job.status.in_(("queued", "running")))
+    return frozenset(session.scalars(active))
+
+
+def _energy(session: Session, predictor: PredictorRow) -> StoredPredictor | None:
+    energy = energy_of(session, predictor)
+    return StoredPredictor(energy["family"], energy["blob"]) if energy is not None else None
+
+
+def _parent(session: Session, search_id: str) -> ParentSearch | None:
+    job = session.get(Job, search_id)
+    if job is None or job.kind != "search":
+        return None
+    counts = select(func.count()).where(PointRow.job_id == search_id).group_by(PointRow.origin)
+    return ParentSearch(
+        owner=job.owner,
+        spec=SearchSpec.model_validate(job.spec),
+        space_id=job.space_id,
+        supernet=supernet_of(session, search_id),
+        inherited=max(session.scalars(counts), default=0),
+    )
