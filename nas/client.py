@@ -1,4 +1,6 @@
-"""The Python client: every verb of the service, over REST only.
+"""The Python client: one method for each REST route.
+
+The file is one class: its methods mirror the routes, and share nothing but sending, reading and raising errors.
 
 from nas.client import Client
 from nas.core.spec import SearchSpec
@@ -49,15 +51,16 @@ from nas.schemas.predictors import LatencyTableSchema, PredictorCardSchema, Pred
 from nas.schemas.searches import ExtendBody, ForkBody, PriorityBody, SearchPage, SearchSchema
 from nas.schemas.service import HealthSchema, ReadinessSchema, SpaceSchema, StrategySchema, WorkerSchema
 
-# A server that restarts is back within seconds; a watch waits about a minute and a half for it.
-PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
+# A server restarts within seconds; a watch retries for about a minute and a half.
+RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)  # every watch holds a connection
-TABLE_TYPES = {
+MEDIA_TYPES = {
     ".csv": "text/csv",
     ".json": "application/json",
     ".parquet": "application/vnd.apache.parquet",
 }
+QueryValue = str | int | float | bool | None
 T = TypeVar("T")
 V = TypeVar("V", bound=BaseModel)
 
@@ -69,16 +72,17 @@ class Unreachable(errors.HwnasError):
 
 
 class UnexpectedAnswer(errors.HwnasError):
-    """Something answers at the address, but not as this service does."""
+    """The response is not that of an hwnas service."""
 
     code = "unexpected_answer"
 
 
 class Client:
-    """A connection to one server. Every method raises the errors of ``nas.core.errors`` by the code that the server
-    gives, ``Unreachable`` if no server answers, and ``UnexpectedAnswer`` if it is another kind of server.
+    """A connection to one server.
 
-    ``transport`` replaces the network and ``sleep`` the waiting between reconnections, for tests.
+    Every method raises the error of ``nas.core.errors`` whose code the server returns, ``Unreachable`` if no server
+    answers, and ``UnexpectedAnswer`` if another kind of server answers. Tests replace the network by ``transport`` and
+    the delays between reconnections by ``sleep``.
     """
 
     def __init__(
@@ -91,7 +95,7 @@ class Client:
     ) -> None:
         self.url = url.rstrip("/")
         self._sleep = sleep
-        self._identify(token)
+        self._set_token(token)
         direct = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))  # never through a proxy
         try:
             self._http = httpx.Client(
@@ -118,21 +122,21 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._http.close()
 
     def using(self, token: str | None) -> Client:
-        """A client that shares these connections and sends another token. Raises InvalidInput for what is none."""
+        """A client that shares the connections and sends another token. Raises InvalidInput for a malformed token."""
         other = copy.copy(self)
-        other._identify(token)
+        other._set_token(token)
         return other
 
-    def _identify(self, token: str | None) -> None:
+    def _set_token(self, token: str | None) -> None:
         if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
-            raise errors.InvalidInput("expected a token such as hwnas_..., got one with characters that no token has")
+            raise errors.InvalidInput("expected a token such as hwnas_..., got one with invalid characters")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
-    # What the service is
+    # The service
 
     def health(self) -> HealthSchema:
         """Is the service able to take and run searches?"""
@@ -153,25 +157,25 @@ class Client:
     # Searches
 
     def submit(self, spec: SearchSpec, key: str | None = None, priority: int = 0) -> SearchSchema:
-        """Queues a search. The same ``key`` with the same spec gives the same search, however often it is sent.
+        """Submit a search. Requests with the same ``key`` and spec return the same search.
 
-        ``priority``: higher goes first among your searches.
+        ``priority``: higher runs first among your searches.
         """
         headers = {"Idempotency-Key": key} if key else {}
         params = {"priority": priority} if priority else {}
         return self._post(SearchSchema, "/v1/searches", spec, headers=headers, params=params)
 
     def dry_run(self, spec: SearchSpec, measure: bool = True, wait_s: float = 60.0) -> DryRunSchema:
-        """Can the bounds be met, where do the networks lie, and, if it is to ``measure``, what will the search take?
+        """Report whether the bounds can be met and the ranges of metrics; with ``measure``, also estimate the cost.
 
-        For the last, a worker runs a few steps of each stage; ``cost_missing`` says why that was not to be had within
-        ``wait_s``. No search is queued.
+        For the cost, a worker runs a few steps of each stage; ``cost_missing`` is the reason if there is no estimate
+        within ``wait_s``. No search is queued.
         """
         params = {"dry_run": "true", "measure": str(measure).lower(), "wait_s": f"{wait_s:g}"}
-        patience = httpx.Timeout(self._http.timeout)
-        if measure and patience.read is not None:
-            patience.read += wait_s
-        return self._post(DryRunSchema, "/v1/searches", spec, params=params, timeout=patience)
+        timeout = httpx.Timeout(self._http.timeout)
+        if measure and timeout.read is not None:
+            timeout.read += wait_s
+        return self._post(DryRunSchema, "/v1/searches", spec, params=params, timeout=timeout)
 
     def searches(
         self,
@@ -187,39 +191,39 @@ class Client:
 
     def search(self, search_id: str) -> SearchSchema:
         """One search, with its stages."""
-        return self._get(SearchSchema, f"/v1/searches/{_part(search_id)}")
+        return self._get(SearchSchema, f"/v1/searches/{_segment(search_id)}")
 
     def cancel(self, search_id: str) -> SearchSchema:
         """Stops a search now; what it found stays."""
-        return self._post(SearchSchema, f"/v1/searches/{_part(search_id)}/cancel")
+        return self._post(SearchSchema, f"/v1/searches/{_segment(search_id)}/cancel")
 
     def extend(self, search_id: str, body: ExtendBody) -> SearchSchema:
         """A new search on the same supernet: more evaluations, other bounds or another device, no training."""
-        return self._post(SearchSchema, f"/v1/searches/{_part(search_id)}/extend", body)
+        return self._post(SearchSchema, f"/v1/searches/{_segment(search_id)}/extend", body)
 
     def fork(self, search_id: str, body: ForkBody) -> SearchSchema:
         """A new search on the same supernet, with whatever ``body`` replaces; no training."""
-        return self._post(SearchSchema, f"/v1/searches/{_part(search_id)}/fork", body)
+        return self._post(SearchSchema, f"/v1/searches/{_segment(search_id)}/fork", body)
 
     def pause(self, search_id: str) -> SearchSchema:
         """Parks a search: at once if it waits, else after its next durable result."""
-        return self._post(SearchSchema, f"/v1/searches/{_part(search_id)}/pause")
+        return self._post(SearchSchema, f"/v1/searches/{_segment(search_id)}/pause")
 
     def resume(self, search_id: str) -> SearchSchema:
         """Lets a paused search go on."""
-        return self._post(SearchSchema, f"/v1/searches/{_part(search_id)}/resume")
+        return self._post(SearchSchema, f"/v1/searches/{_segment(search_id)}/resume")
 
     def retry(self, search_id: str) -> SearchSchema:
-        """Queues a search again that failed, was cancelled or quarantined; it goes on from its checkpoints."""
-        return self._post(SearchSchema, f"/v1/searches/{_part(search_id)}/retry")
+        """Continue a failed, cancelled or quarantined search from its last checkpoint."""
+        return self._post(SearchSchema, f"/v1/searches/{_segment(search_id)}/retry")
 
     def delete(self, search_id: str) -> None:
-        """Removes a search that is paused or has ended, with everything it found."""
-        self._request("DELETE", f"/v1/searches/{_part(search_id)}")
+        """Delete a search that is paused or has ended, with all its results."""
+        self._request("DELETE", f"/v1/searches/{_segment(search_id)}")
 
     def set_priority(self, search_id: str, priority: int) -> SearchSchema:
-        """Moves a search among its owner's: higher goes first."""
-        return self._put(SearchSchema, f"/v1/searches/{_part(search_id)}/priority", PriorityBody(priority=priority))
+        """Set a search's priority among those of its owner: higher runs first."""
+        return self._put(SearchSchema, f"/v1/searches/{_segment(search_id)}/priority", PriorityBody(priority=priority))
 
     def front(
         self,
@@ -231,7 +235,7 @@ class Client:
         """The fronts of a search and of its random baseline."""
         axes = ",".join(objectives) if objectives else None
         query = {"device": device, "bound_ms": bound_ms, "objectives": axes}
-        return self._get(FrontSchema, f"/v1/searches/{_part(search_id)}/front", query)
+        return self._get(FrontSchema, f"/v1/searches/{_segment(search_id)}/front", query)
 
     def candidates(
         self,
@@ -243,8 +247,10 @@ class Client:
         cursor: str | None = None,
         device: str | None = None,
     ) -> CandidatePage:
-        """A page of evaluated networks; ``order`` is a metric, with ``-`` for descending; as one ``device`` of the
-        fleet has them, if given."""
+        """A page of candidates in the ``order`` of a metric, descending with ``-`` in front.
+
+        ``device``: with the latencies of this device of the fleet.
+        """
         query = {
             "origin": origin,
             "status": status,
@@ -253,22 +259,22 @@ class Client:
             "cursor": cursor,
             "device": device,
         }
-        return self._get(CandidatePage, f"/v1/searches/{_part(search_id)}/candidates", query)
+        return self._get(CandidatePage, f"/v1/searches/{_segment(search_id)}/candidates", query)
 
     def subnet(self, search_id: str, arch: str, origin: str = "search") -> CandidateDetailSchema:
-        """Everything about one network."""
+        """One candidate with its choices, layers, metrics and files."""
         return self._get(
-            CandidateDetailSchema, f"/v1/searches/{_part(search_id)}/subnets/{_part(arch)}", {"origin": origin}
+            CandidateDetailSchema, f"/v1/searches/{_segment(search_id)}/subnets/{_segment(arch)}", {"origin": origin}
         )
 
     def artifacts(self, search_id: str) -> list[ArtifactSchema]:
         """The exported files of a search."""
-        return self._list(ArtifactSchema, f"/v1/searches/{_part(search_id)}/artifacts")
+        return self._list(ArtifactSchema, f"/v1/searches/{_segment(search_id)}/artifacts")
 
     def download(self, artifact: ArtifactSchema, path: Path) -> Path:
-        """Writes the file to ``path`` at once or not at all.
+        """Write the file to ``path`` atomically.
 
-        Raises StorageError when its sha256 is another, or when it cannot be written.
+        Raises StorageError if its sha256 differs or if it cannot be written.
         """
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         digest = hashlib.sha256()
@@ -276,7 +282,7 @@ class Client:
             path.parent.mkdir(parents=True, exist_ok=True)
             with (
                 partial.open("xb") as file,
-                self._reaching(),
+                self._transport_errors(),
                 self._http.stream("GET", artifact.url, headers=self._headers) as response,
             ):
                 self._check(response)
@@ -285,27 +291,27 @@ class Client:
                     file.write(chunk)
             if digest.hexdigest() != artifact.sha256:
                 raise errors.StorageError(
-                    f"{artifact.name} came damaged: expected sha256 {artifact.sha256}, got {digest.hexdigest()}"
+                    f"{artifact.name} is damaged: expected sha256 {artifact.sha256}, got {digest.hexdigest()}"
                 )
             partial.replace(path)
         except OSError as error:
             raise errors.StorageError(f"cannot write {path}: {error.strerror or error}") from error
         finally:
-            with contextlib.suppress(OSError):  # whatever kept it from being written has been raised already
+            with contextlib.suppress(OSError):  # the reason has been raised already
                 partial.unlink(missing_ok=True)
         return path
 
     def events(self, search_id: str, after: int = 0, limit: int = 500, kind: str | None = None) -> EventPage:
         """Events of a search after a number, oldest first; all kinds, or one such as ``status``."""
         query = {"after": after, "limit": limit, "kind": kind}
-        return self._get(EventPage, f"/v1/searches/{_part(search_id)}/events", query)
+        return self._get(EventPage, f"/v1/searches/{_segment(search_id)}/events", query)
 
     def watch(self, search_id: str, after: int = 0, stop: Callable[[], bool] = lambda: False) -> Iterator[EventSchema]:
-        """Events as they come, until the search has ended; reconnects when the connection is lost.
+        """Events as they are appended, until the search has ended; reconnects if the connection is lost.
 
-        ``stop`` ends it earlier: it is called at every sign of the server, at least every 15 seconds.
+        ``stop`` ends it earlier: it is called for each line of the stream, at least every 15 seconds.
         """
-        return self._watch(f"/v1/searches/{_part(search_id)}/events", after, stop)
+        return self._watch(f"/v1/searches/{_segment(search_id)}/events", after, stop)
 
     # Devices
 
@@ -315,41 +321,41 @@ class Client:
 
     def device(self, name: str) -> DeviceSchema:
         """One device with its predictors."""
-        return self._get(DeviceSchema, f"/v1/devices/{_part(name)}")
+        return self._get(DeviceSchema, f"/v1/devices/{_segment(name)}")
 
     def add_device(self, spec: DeviceSpec) -> DeviceSchema:
-        """Starts measuring a device."""
+        """Start the onboarding of a device."""
         return self._post(DeviceSchema, "/v1/devices", spec)
 
     def upload_table(self, data: bytes, name: str) -> LatencyTableSchema:
-        """Uploads a file of latencies, which is CSV, JSON or Parquet by its name. Raises InvalidInput for another."""
-        media = TABLE_TYPES.get(Path(name).suffix.lower())
-        if media is None:
-            raise errors.InvalidInput(f"expected a table in a file {', '.join(TABLE_TYPES)}, got {name!r}")
-        headers = {"Content-Type": media}
+        """Upload a CSV, JSON or Parquet file of latencies, told by its suffix. Raises InvalidInput for another suffix."""
+        media_type = MEDIA_TYPES.get(Path(name).suffix.lower())
+        if media_type is None:
+            raise errors.InvalidInput(f"expected a table in a file {', '.join(MEDIA_TYPES)}, got {name!r}")
+        headers = {"Content-Type": media_type}
         return self._read(
             TypeAdapter(LatencyTableSchema), self._request("POST", "/v1/tables", headers=headers, content=data)
         )
 
     def watch_device(self, name: str, after: int = 0) -> Iterator[EventSchema]:
         """Events of a device's onboarding, until it has ended."""
-        return self._watch(f"/v1/devices/{_part(name)}/events", after)
+        return self._watch(f"/v1/devices/{_segment(name)}/events", after)
 
     def versions(self, device: str) -> list[PredictorVersionSchema]:
         """All versions of a device's predictors, newest first."""
-        return self._list(PredictorVersionSchema, f"/v1/devices/{_part(device)}/versions")
+        return self._list(PredictorVersionSchema, f"/v1/devices/{_segment(device)}/versions")
 
     def drift(self, device: str) -> DriftSchema:
-        """How a device was since it was profiled."""
-        return self._get(DriftSchema, f"/v1/devices/{_part(device)}/drift")
+        """The drift of a device since it was profiled."""
+        return self._get(DriftSchema, f"/v1/devices/{_segment(device)}/drift")
 
     def compare(self, first: str, second: str, space: str | None = None) -> DeviceComparisonSchema:
-        """Two devices side by side."""
+        """Compare two devices."""
         query = {"other": second, "space": space}
-        return self._get(DeviceComparisonSchema, f"/v1/devices/{_part(first)}/comparison", query)
+        return self._get(DeviceComparisonSchema, f"/v1/devices/{_segment(first)}/comparison", query)
 
     def agents(self) -> list[AgentSchema]:
-        """All agents, and when they were last heard of."""
+        """All agents, with the time of their last request."""
         return self._list(AgentSchema, "/v1/agents")
 
     def predictors(self, device: str | None = None) -> list[PredictorCardSchema]:
@@ -358,61 +364,61 @@ class Client:
 
     def predictor(self, predictor_id: str) -> PredictorCardSchema:
         """One predictor card."""
-        return self._get(PredictorCardSchema, f"/v1/predictors/{_part(predictor_id)}")
+        return self._get(PredictorCardSchema, f"/v1/predictors/{_segment(predictor_id)}")
 
-    # Who may do what, and what they did
+    # Access and the audit log
 
     def me(self) -> PrincipalSchema:
-        """Who the service takes this client for."""
+        """The authenticated caller."""
         return self._get(PrincipalSchema, "/v1/me")
 
     def tokens(self) -> list[TokenSchema]:
-        """All tokens, short of their secrets."""
+        """All tokens, without their secrets."""
         return self._list(TokenSchema, "/v1/tokens")
 
     def create_token(
         self, owner: str, name: str, scopes: Sequence[Scope], expires_at: datetime | None = None
     ) -> CreatedTokenSchema:
-        """A new token. Its secret is in this answer and nowhere else."""
+        """Create a token. Only this response contains its secret."""
         body = TokenBody(owner=owner, name=name, scopes=list(scopes), expires_at=expires_at)
         return self._post(CreatedTokenSchema, "/v1/tokens", body)
 
     def revoke_token(self, token_id: str) -> None:
-        """Makes a token worthless, for good."""
-        self._request("DELETE", f"/v1/tokens/{_part(token_id)}")
+        """Revoke a token. This cannot be undone."""
+        self._request("DELETE", f"/v1/tokens/{_segment(token_id)}")
 
     def quotas(self) -> list[QuotaSchema]:
         """Every owner's limits and use."""
         return self._list(QuotaSchema, "/v1/quotas")
 
     def set_quota(self, owner: str, body: QuotaBody) -> QuotaSchema:
-        """New limits of an owner."""
-        return self._put(QuotaSchema, f"/v1/quotas/{_part(owner)}", body)
+        """Set the limits of an owner."""
+        return self._put(QuotaSchema, f"/v1/quotas/{_segment(owner)}", body)
 
     def audit(self, limit: int = 50, cursor: str | None = None, owner: str | None = None) -> AuditPage:
-        """A page of who did what, newest first."""
+        """A page of the audit log, newest first."""
         return self._get(AuditPage, "/v1/audit", {"limit": limit, "cursor": cursor, "owner": owner})
 
     def workers(self) -> list[WorkerSchema]:
-        """The workers that are connected, with what their nodes have and what of it is free."""
+        """The connected workers with the resources of their nodes, total and free."""
         return self._list(WorkerSchema, "/v1/workers")
 
     def ready(self) -> ReadinessSchema:
-        """Whether the service can serve requests and run searches now, with every check it made."""
-        with self._reaching():
+        """Whether the service can serve requests and run searches now, with the result of each check."""
+        with self._transport_errors():
             response = self._http.get("/readyz")
-        if response.status_code != 503:  # which says "not ready" with the same body
+        if response.status_code != 503:  # not ready; the body is the same
             self._check(response)
         return self._read(TypeAdapter(ReadinessSchema), response)
 
     # Plumbing
 
-    def _get(self, view: type[V], path: str, query: Mapping[str, Any] | None = None) -> V:
-        return self._read(TypeAdapter(view), self._request("GET", path, params=_given(query)))
+    def _get(self, view: type[V], path: str, query: Mapping[str, QueryValue] | None = None) -> V:
+        return self._read(TypeAdapter(view), self._request("GET", path, params=_non_null(query)))
 
-    def _list(self, view: type[V], path: str, query: Mapping[str, Any] | None = None) -> list[V]:
+    def _list(self, view: type[V], path: str, query: Mapping[str, QueryValue] | None = None) -> list[V]:
         adapter: TypeAdapter[list[V]] = TypeAdapter(list[view])  # type: ignore[valid-type]
-        return self._read(adapter, self._request("GET", path, params=_given(query)))
+        return self._read(adapter, self._request("GET", path, params=_non_null(query)))
 
     def _post(self, view: type[V], path: str, body: BaseModel | None = None, **kwargs: Any) -> V:
         sparse = isinstance(body, ExtendBody | ForkBody)
@@ -425,7 +431,7 @@ class Client:
     def _request(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, **kwargs: Any
     ) -> httpx.Response:
-        with self._reaching():
+        with self._transport_errors():
             response = self._http.request(method, path, headers={**self._headers, **(headers or {})}, **kwargs)
         self._check(response)
         return response
@@ -437,7 +443,7 @@ class Client:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the body"
             raise UnexpectedAnswer(
-                f"what answers at {self.url} is no hwnas service of this version: {where}: {first['msg']}"
+                f"the server at {self.url} is not an hwnas service of this version: {where}: {first['msg']}"
             ) from error
 
     @contextlib.contextmanager
@@ -452,44 +458,44 @@ class Client:
             ) from error
 
     def _check(self, response: httpx.Response) -> None:
-        """Raises the error that the server gave, if it did."""
+        """Raise the error of an unsuccessful response."""
         if response.is_success:
             return
         try:
-            problem = ErrorSchema.model_validate_json(response.read())
+            answer = ErrorSchema.model_validate_json(response.read())
         except ValidationError as error:
             raise UnexpectedAnswer(
                 f"{self.url} answered {response.status_code} {response.reason_phrase} to {response.request.method} "
-                f"{response.request.url.path}, and not as an hwnas service would"
+                f"{response.request.url.path}, unlike an hwnas service"
             ) from error
-        kind = _by_code(errors.HwnasError).get(problem.code, errors.HwnasError)
-        raised = kind.__new__(kind)  # constructors differ, and the message is complete
-        Exception.__init__(raised, problem.message)
-        raised.code = problem.code
+        error_class = _by_code(errors.HwnasError).get(answer.code, errors.HwnasError)
+        raised = error_class.__new__(error_class)  # constructors differ, and this message is complete
+        Exception.__init__(raised, answer.message)
+        raised.code = answer.code
         raise raised
 
     def _watch(self, path: str, after: int, stop: Callable[[], bool] = lambda: False) -> Iterator[EventSchema]:
-        reached, failures = False, 0
+        connected, failures = False, 0
         while not stop():
             try:
-                for sign in self._stream(path, after):
-                    if sign == "end" or stop():
+                for item in self._stream(path, after):
+                    if item == "end" or stop():
                         return
-                    reached = True
-                    if sign != "open":
+                    connected = True
+                    if item != "open":
                         failures = 0
-                    if isinstance(sign, EventSchema) and sign.seq > after:
-                        after = sign.seq
-                        yield sign
+                    if isinstance(item, EventSchema) and item.seq > after:
+                        after = item.seq
+                        yield item
             except httpx.TransportError:
-                if not reached or failures == len(PAUSES_S):
-                    with self._reaching():
+                if not connected or failures == len(RETRY_DELAYS_S):
+                    with self._transport_errors():
                         raise
-                self._sleep(PAUSES_S[failures])
+                self._sleep(RETRY_DELAYS_S[failures])
                 failures += 1
 
     def _stream(self, path: str, after: int) -> Iterator[EventSchema | Literal["open", "alive", "end"]]:
-        """Server-sent events. Raises httpx.TransportError when the stream breaks off before its end."""
+        """Server-sent events. Raises httpx.TransportError if the stream breaks before its ``end`` event."""
         headers = {**self._headers, "Accept": "text/event-stream", "Last-Event-ID": str(after)}
         timeout = httpx.Timeout(30.0, read=60.0)
         with self._http.stream("GET", path, params={"after": after}, headers=headers, timeout=timeout) as response:
@@ -515,27 +521,27 @@ class Client:
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Lines that were completed. Only line feeds part them: text may hold what else Unicode counts as a line's end."""
-    rest = b""
+    """Complete lines, split at line feeds only: JSON text may contain other Unicode line separators."""
+    incomplete = b""
     for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
+        *lines, incomplete = (incomplete + chunk).split(b"\n")
         for line in lines:
             yield line.removesuffix(b"\r")
 
 
 def _by_code(root: type[errors.HwnasError]) -> dict[str, type[errors.HwnasError]]:
-    found = {root.code: root}
+    classes = {root.code: root}
     for child in root.__subclasses__():
-        found |= _by_code(child)
-    return found
+        classes |= _by_code(child)
+    return classes
 
 
-def _part(name: str) -> str:
-    """A name as one part of a path. Raises NotFound for an empty one, whose path would be another's."""
+def _segment(name: str) -> str:
+    """A name as a segment of a path. Raises NotFound for an empty name, whose path would be that of a list."""
     if not name:
-        raise errors.NotFound("expected a name or an id, got nothing")
+        raise errors.NotFound("expected a name or an id, got an empty text")
     return quote(name, safe="")
 
 
-def _given(query: Mapping[str, Any] | None) -> dict[str, Any]:
+def _non_null(query: Mapping[str, QueryValue] | None) -> dict[str, QueryValue]:
     return {k: v for k, v in (query or {}).items() if v is not None}

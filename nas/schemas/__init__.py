@@ -1,1 +1,1 @@
-"""The REST contract: what the API returns and the client reads. One word per concept, the same on every screen."""
+"""The REST contract: the bodies that the API takes and returns, and the client sends and reads."""

@@ -12,7 +12,7 @@ from nas.schemas.common import Page
 
 
 class PrincipalSchema(BaseModel):
-    """Who the service takes you for, what you may do, and what is left of your quota."""
+    """The authenticated caller, with scopes and quota."""
 
     owner: str
     scopes: list[Scope]
@@ -21,7 +21,7 @@ class PrincipalSchema(BaseModel):
 
 
 class QuotaSchema(BaseModel):
-    """Limits of one owner, None: no limit; and what is used of them."""
+    """The limits of one owner, None meaning no limit, and their use."""
 
     owner: str
     max_queued: int | None
@@ -33,7 +33,7 @@ class QuotaSchema(BaseModel):
 
 
 class QuotaBody(BaseModel):
-    """New limits of an owner, all three; None: no limit."""
+    """All three limits of an owner; None means no limit."""
 
     model_config = {"extra": "forbid"}
     max_queued: int | None = Field(default=None, ge=0)
@@ -42,7 +42,7 @@ class QuotaBody(BaseModel):
 
 
 class TokenSchema(BaseModel):
-    """An API token, short of its secret."""
+    """An API token, without its secret."""
 
     id: str
     owner: str
@@ -55,7 +55,7 @@ class TokenSchema(BaseModel):
 
 
 class TokenBody(BaseModel):
-    """A token to make. It acts for ``owner`` within ``scopes`` until ``expires_at`` (None: until it is revoked)."""
+    """A token to create. It acts for ``owner`` within ``scopes`` until ``expires_at`` (None: until it is revoked)."""
 
     model_config = {"extra": "forbid"}
     owner: str = Field(min_length=1, max_length=120)
@@ -65,13 +65,13 @@ class TokenBody(BaseModel):
 
 
 class CreatedTokenSchema(TokenSchema):
-    """A token just made, with its secret: the only time that it is shown."""
+    """A created token with its secret, which no other response contains."""
 
     secret: str
 
 
 class AuditRecordSchema(BaseModel):
-    """Who did what to what, and from where."""
+    """An action of an owner on a target, with the address it came from."""
 
     id: int
     at: datetime

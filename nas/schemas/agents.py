@@ -11,8 +11,10 @@ from nas.schemas.common import Text
 
 
 class AgentSchema(BaseModel):
-    """The agent of a device. ``profile`` is what it last reported, ``versions`` what it runs on; ``away``: it was not
-    heard of lately. ``waiting`` networks wait for it, and it is ``measuring`` one."""
+    """The agent of a device, with the ``profile`` and the library ``versions`` that it last reported.
+
+    ``away``: it sent no request lately. ``waiting`` networks are queued for it, and it is ``measuring`` one.
+    """
 
     name: str
     owner: str
@@ -26,7 +28,7 @@ class AgentSchema(BaseModel):
 
 
 class AgentBody(BaseModel):
-    """An agent that is there: ``instance`` names its process, ``profile`` is a ``nas.core.device.DeviceProfile``."""
+    """A registration: ``instance`` identifies the process, ``profile`` is a ``nas.core.device.DeviceProfile``."""
 
     model_config = {"extra": "forbid"}
     instance: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")
@@ -51,7 +53,7 @@ class NoiseBody(BaseModel):
 
 
 class ProfileBody(BaseModel):
-    """A ``nas.core.device.DeviceProfile`` as an agent reports it; the name is that of the agent."""
+    """A ``nas.core.device.DeviceProfile`` as reported by an agent; its name is that of the agent."""
 
     model_config = {"extra": "forbid"}
     machine: Text
@@ -68,21 +70,23 @@ class ProfileBody(BaseModel):
 
 
 class AgentRegistrationSchema(BaseModel):
-    """The profile by which an agent measures; None while it has to measure the canary and register again with it."""
+    """The profile that an agent measures with; None: measure the canary and register again with it."""
 
     profile: dict[str, Any] | None
 
 
 class ClaimBody(BaseModel):
-    """Which process of an agent asks for a task."""
+    """The process of an agent that claims a task."""
 
     model_config = {"extra": "forbid"}
     instance: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")
 
 
 class MeasurementTaskSchema(BaseModel):
-    """A network to measure: its model's sha256, the device with the protocol to measure by, and the ``lease`` with
-    which the result is sent, which has to be renewed within ``seconds``."""
+    """A network to measure: the sha256 of its model and the device profile with the protocol.
+
+    The result is sent with the ``lease``, which must be renewed within ``seconds``.
+    """
 
     id: str
     lease: str
@@ -93,20 +97,20 @@ class MeasurementTaskSchema(BaseModel):
 
 
 class ClaimSchema(BaseModel):
-    """The next task of a device, None: there is none."""
+    """The next task of a device, None if there is none."""
 
     task: MeasurementTaskSchema | None
 
 
 class LeaseBody(BaseModel):
-    """Which lease of a task."""
+    """The lease of a task."""
 
     model_config = {"extra": "forbid"}
     lease: str = Field(min_length=1, max_length=64)
 
 
 class LeaseSchema(BaseModel):
-    """Whether a lease still holds; if not, the task is to be left."""
+    """Whether a lease is valid; if not, the agent must drop the task."""
 
     held: bool
 
@@ -146,7 +150,7 @@ class TimingBody(BaseModel):
 
 
 class ResultBody(LeaseBody):
-    """What came of a task: its raw times, or the ``error`` for which there are none."""
+    """The result of a task: raw times, or an ``error``."""
 
     timing: TimingBody | None = None
     error: str | None = Field(default=None, max_length=2_000)

@@ -11,7 +11,7 @@ from nas.schemas.common import Page, Shape
 
 
 class MetricSchema(BaseModel):
-    """A value that carries its unit and its kind of evidence."""
+    """A value with its unit and its kind of evidence."""
 
     value: float
     unit: str
@@ -19,7 +19,7 @@ class MetricSchema(BaseModel):
 
 
 class ArtifactSchema(BaseModel):
-    """A file of a network. ``url`` is relative to the server."""
+    """An exported file of a candidate. ``url`` is relative to the server."""
 
     arch: str
     name: str
@@ -31,7 +31,7 @@ class ArtifactSchema(BaseModel):
 
 
 class MeasurementSchema(BaseModel):
-    """Where a measured latency came from."""
+    """A latency measurement: medians in ms with a 95 % interval, by a protocol on a device profile."""
 
     protocol: str
     profile: str
@@ -50,8 +50,10 @@ class MeasurementSchema(BaseModel):
 
 
 class CandidateOnDeviceSchema(BaseModel):
-    """What is known of a network on one device of a fleet: ``predicted_ms``, ``upper_ms`` and, once it was measured,
-    ``measured_ms`` by name; whether it keeps there what was promised."""
+    """A candidate on one device of a fleet: ``predicted_ms``, ``upper_ms`` and, once measured, ``measured_ms``.
+
+    ``status``: whether the measurement on this device verified the promised latency, ``claim_ms``.
+    """
 
     metrics: dict[str, MetricSchema]
     status: Literal["unverified", "verified", "violated"]
@@ -60,9 +62,11 @@ class CandidateOnDeviceSchema(BaseModel):
 
 
 class CandidateSchema(BaseModel):
-    """One network of a search. ``claim_ms`` is what the search promised before measuring. Over a fleet, latencies are
-    those of the slowest device, unless one was asked for, and ``devices`` has them all: ``verified`` is what is so on
-    every one."""
+    """A candidate of a search. ``claim_ms`` is the latency that the search promised before measuring.
+
+    Over a fleet, latencies are those of the slowest device unless the request names one, ``devices`` has those of all,
+    and ``verified`` means verified on every device.
+    """
 
     arch: str
     origin: Literal["search", "baseline"]
@@ -89,8 +93,10 @@ class LayerSchema(BaseModel):
 
 
 class CellEdgeSchema(BaseModel):
-    """From one node to another, by their position. ``name``: its row of the relaxation, empty where it only passes on.
-    ``operation``: what a network has on it, empty: nothing, or there is no network."""
+    """An edge between two nodes, by position. ``name``: its row of the relaxation, empty for an edge without operation.
+
+    ``operation``: that of the candidate, empty for none.
+    """
 
     start: int
     end: int
@@ -109,7 +115,7 @@ class CellSchema(BaseModel):
 
 
 class CandidateDetailSchema(BaseModel):
-    """Everything about one network. ``cells``: its kinds of cells, none if its space knows no cells."""
+    """A candidate with its choices, layers and files. ``cells``: empty for a space without cells."""
 
     point: CandidateSchema
     choices: dict[str, int | float | str]
@@ -136,7 +142,7 @@ class FrontSchema(BaseModel):
 
     ``final`` is False while the search has not verified its front: the axes are then estimated and predicted metrics.
     Hypervolumes are normalised to 0..1 by ``reference`` (one value per axis) and comparable inside one answer only.
-    ``device``: whose latency the front is over; None for the worst over a fleet.
+    ``device``: the device whose latency is an axis; None for the slowest device of a fleet.
     """
 
     search: str
@@ -151,7 +157,7 @@ class FrontSchema(BaseModel):
 
 
 class CandidatePage(Page):
-    """Evaluated networks."""
+    """A page of candidates; ``total`` counts those of all pages."""
 
     items: list[CandidateSchema]
     total: int

@@ -14,8 +14,10 @@ from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 
 
 class DriftReadingSchema(BaseModel):
-    """A measurement of a network, or of the canary alone (``arch`` and ``ratio`` None). ``ratio`` is measured over
-    predicted, ``canary`` the canary's time over its time in the profile."""
+    """A measurement of a network, or of the canary only (``arch`` and ``ratio`` None).
+
+    ``ratio`` is measured over predicted latency, ``canary`` the canary's time over its time in the profile.
+    """
 
     at: datetime
     arch: str | None
@@ -24,7 +26,7 @@ class DriftReadingSchema(BaseModel):
 
 
 class DriftSessionSchema(BaseModel):
-    """What one job has measured on a device: the medians of both ratios over its networks."""
+    """The measurements of one job on a device: the medians of both ratios over its networks."""
 
     at: datetime
     networks: int
@@ -33,8 +35,7 @@ class DriftSessionSchema(BaseModel):
 
 
 class DriftSchema(BaseModel):
-    """Whether a device still is as it was profiled: ``within`` is how far it was off at most, as a share of 1.
-    ``readings`` are the latest."""
+    """Whether a device still performs as profiled. ``within`` is the greatest deviation, as a fraction."""
 
     device: str
     status: Literal["unknown", "stable", "drifting"]
@@ -45,7 +46,7 @@ class DriftSchema(BaseModel):
 
 
 class ProfileDifferenceSchema(BaseModel):
-    """Something in which two devices differ."""
+    """A field in which two device profiles differ."""
 
     what: str
     first: str
@@ -56,7 +57,7 @@ LatencyKind = Literal["measured", "predicted"]
 
 
 class LatencyPairSchema(BaseModel):
-    """A network on two devices, in ms, and how each is known."""
+    """The latencies of an architecture on two devices, in ms, and the kind of each."""
 
     arch: str
     first_ms: float
@@ -66,9 +67,11 @@ class LatencyPairSchema(BaseModel):
 
 
 class DeviceComparisonSchema(BaseModel):
-    """Two devices side by side: latencies of the same networks of one space, measured or predicted on each, how alike
-    they rank them, by how much the second is slower (``ratio``, the median), and in what the profiles differ.
-    ``spaces`` are those that both have predictors for, by id."""
+    """Two devices: latencies of the same architectures of one space, their rank correlation, and profile differences.
+
+    ``ratio`` is the median of the second device's latency over the first's. ``spaces`` are the ids of those that both
+    have predictors for.
+    """
 
     first: str
     second: str
@@ -86,8 +89,10 @@ class DeviceComparisonSchema(BaseModel):
 
 
 class DeviceSchema(JobSchema):
-    """A device: its profile, its onboarding job, its predictors in use, one for each space, and its agent if it has
-    one. ``stale`` says what has changed since it was profiled."""
+    """A device with its onboarding job, its profile, its present predictor for each space, and its agent if any.
+
+    ``stale`` lists what changed since it was profiled.
+    """
 
     name: str
     agent: AgentSchema | None = None

@@ -10,10 +10,10 @@ from nas.schemas.common import Range
 
 
 class StageCostSchema(BaseModel):
-    """What one stage will take, from ``timed`` steps of it that were really run on a worker, of ``steps`` in all.
+    """The estimated cost of one stage, from ``timed`` of its ``steps`` that were run on a worker.
 
-    ``low_s`` to ``high_s`` is the range that the timed steps and unknown repetitions leave open. All three are None for
-    a stage that cannot say what it takes; the ``note`` then says so.
+    ``low_s`` to ``high_s`` is the range of the estimate. All three durations are None for a stage that cannot be
+    estimated; ``note`` then says why.
     """
 
     stage: str
@@ -28,8 +28,11 @@ class StageCostSchema(BaseModel):
 
 
 class CostEstimateSchema(BaseModel):
-    """What a search will take on the worker that timed it. ``confidence``: ``measured`` where every stage's steps were
-    timed, ``partial`` where some stage cannot say what it takes (its ``note`` says why): sums are then without it."""
+    """The estimated cost of a search on the worker that timed it.
+
+    ``confidence``: ``measured`` if steps of every stage were timed, ``partial`` if sums lack a stage that cannot be
+    estimated (its ``note`` says why).
+    """
 
     worker: str
     seconds: float
@@ -44,7 +47,7 @@ class CostEstimateSchema(BaseModel):
 
 
 class DeviceFeasibilitySchema(BaseModel):
-    """What a search would meet on one device of its fleet."""
+    """The feasibility of a search on one device of its fleet."""
 
     device: str
     bound_ms: float | None
@@ -54,9 +57,12 @@ class DeviceFeasibilitySchema(BaseModel):
 
 
 class DryRunSchema(BaseModel):
-    """What a search would meet, before anything is spent. Ranges come from ``sampled`` random networks and the extreme
-    ones; latencies are predicted; counts are exact. ``cost`` was timed on a worker; where it is None, ``cost_missing``
-    says why. Over a fleet, latencies are those of the slowest device, and ``fleet`` has them by device."""
+    """The feasibility and the cost of a search, before it runs.
+
+    Ranges come from ``sampled`` random architectures and the smallest and largest one; latencies are predicted; counts
+    are exact. ``cost`` was timed on a worker; if it is None, ``cost_missing`` says why. Over a fleet, latencies are
+    those of the slowest device, and ``fleet`` has them by device.
+    """
 
     feasible: bool
     problems: list[str]

@@ -11,7 +11,7 @@ from nas.core.lifecycle import JobStatus
 
 
 class StageSchema(BaseModel):
-    """One stage of the bar: ``done`` of ``total`` units, ``seconds`` spent, ``values`` such as a loss."""
+    """One stage of a job: ``done`` of ``total`` units, ``seconds`` spent, ``values`` such as a loss."""
 
     name: str
     status: Literal["waiting", "running", "finished"]
@@ -25,10 +25,10 @@ class StageSchema(BaseModel):
 
 
 class JobSchema(BaseModel):
-    """What searches and device onboardings have in common. ``eta_s`` is an estimate, None until one can be made.
+    """What searches and device onboardings have in common.
 
-    ``waiting`` says what a queued job waits for, such as "waiting for 1 GPU, position 3 of 12". ``busy_seconds`` is
-    how long workers held it in all.
+    ``waiting`` is what a queued job waits for, such as "waiting for 1 GPU, position 3 of 12". ``busy_seconds`` is the
+    total time that workers spent on it. ``eta_s`` is None until it can be estimated.
     """
 
     id: str
@@ -57,7 +57,7 @@ class EventSchema(BaseModel):
 
 
 class EventPage(BaseModel):
-    """Events after a number, oldest first. ``last`` is where to go on from."""
+    """Events after a number, oldest first. ``last`` is the number to continue from."""
 
     items: list[EventSchema]
     last: int

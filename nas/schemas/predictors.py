@@ -11,7 +11,7 @@ from nas.schemas.common import Range
 
 
 class LatencyTableSchema(BaseModel):
-    """An uploaded table of latencies. ``blob`` names it in a ``DeviceSpec``; one without device names has one."""
+    """An uploaded latency table. ``blob`` names it in a ``DeviceSpec``; ``devices`` is empty for a single column."""
 
     blob: str
     rows: int
@@ -19,7 +19,7 @@ class LatencyTableSchema(BaseModel):
 
 
 class EnergyAccuracySchema(BaseModel):
-    """How well energy is predicted: figures over ``held_out`` networks, as those of a card; ``n`` were fitted to."""
+    """The accuracy of an energy predictor over ``held_out`` networks; ``n`` were used for fitting."""
 
     n: int
     held_out: int
@@ -41,11 +41,11 @@ class NoiseSchema(BaseModel):
 
 
 class PredictorCardSchema(BaseModel):
-    """A predictor's card: every figure is over ``held_out`` subnets that took no part in fitting or calibration.
+    """A predictor's card. All figures are over ``held_out`` networks that took no part in fitting or calibration.
 
-    ``kind``: what its values are, ``estimated`` where nobody has measured what it was fitted to. ``energy``: where the
-    device's table tells energies, how well those are predicted beside the latencies. ``measured_error``: relative
-    standard errors of ``measured_ms``, empty where they are not known.
+    ``kind`` is ``estimated`` if the predictor was fitted to values that were not measured. ``energy``: the accuracy of
+    its energy predictor, if the device's table contains energies. ``measured_error``: relative standard
+    errors of ``measured_ms``, empty if unknown.
     """
 
     id: str
@@ -75,10 +75,12 @@ class PredictorCardSchema(BaseModel):
 
 
 class PredictorVersionSchema(BaseModel):
-    """A version of a device's predictor for one space, short of its card, whose ``id`` it has. It knows ``networks``
-    networks; ``before`` is the version that it grew from when ``search`` fed back what it had measured, both None after
-    an onboarding. ``better``: searches may use it, ``why`` or why not; ``in_use``: a search that begins now would.
-    ``searches`` are those that have used it, as far as whoever asks may see them. The figures are those of its card."""
+    """A version of a device's predictor for one space; its card has the same ``id`` and figures.
+
+    It was fitted to ``networks`` networks. ``before`` is the previous version if it was refitted with measurements of
+    ``search``; both are None after an onboarding. ``better``: whether searches may use it, and ``why``; ``in_use``:
+    whether a new search uses it. ``searches`` are those of the caller that used it.
+    """
 
     id: str
     device: str

@@ -6,8 +6,11 @@ from pydantic import BaseModel
 
 
 class GradientSimilaritySchema(BaseModel):
-    """How far gradients agree between the choices of a decision: their mean cosine (-1 to 1) on the weights that they
-    share, the two groups that agree best inside, and by how much more choices disagree between them (``score``)."""
+    """Gradient similarity of the choices of a decision: mean cosines (-1 to 1) on the weights that they share.
+
+    ``groups`` are the two groups with the greatest similarity inside; ``score`` is the difference to the similarity
+    between them.
+    """
 
     decision: str
     choices: list[str]
@@ -17,8 +20,11 @@ class GradientSimilaritySchema(BaseModel):
 
 
 class SpacePartitionSchema(BaseModel):
-    """A divided space as a tree. A node has the ``decision`` by which it is divided, a child for each group of its
-    choices; a leaf is a ``part`` (from 1) with its ``share`` of all networks."""
+    """A partition of a space, as a tree.
+
+    A node has a ``decision`` and one child for each group of its choices; a leaf is the subspace number ``part`` (from
+    1) with its ``share`` of all architectures.
+    """
 
     choices: list[str] = []
     decision: str | None = None
@@ -28,8 +34,11 @@ class SpacePartitionSchema(BaseModel):
 
 
 class RankedArchSchema(BaseModel):
-    """A held-out network: its validation accuracy in % when trained alone, and as estimated ``before`` the split,
-    ``after`` it, and by the undivided supernet after as much training (``one_shot``)."""
+    """A held-out architecture: its validation accuracy in % when trained from scratch (``alone``), and its estimates.
+
+    Estimates are those ``before`` and ``after`` the partition, and of one supernet of the whole space after as much
+    training (``one_shot``).
+    """
 
     arch: str
     alone: float
@@ -39,9 +48,11 @@ class RankedArchSchema(BaseModel):
 
 
 class RankCorrelationSchema(BaseModel):
-    """How a few-shot search divided its space, and how far its ranking can be trusted: Kendall's tau of estimates with
-    networks trained alone. ``one_shot`` is the undivided supernet after as many steps (``one_shot_steps``) as all parts
-    together (``steps``). What is not known yet, or was not asked for, is None or empty; ``advice`` sums it up.
+    """How a few-shot search partitioned its space, and the rank correlation of its estimates.
+
+    Kendall's tau compares estimates with architectures trained from scratch. ``one_shot`` is one supernet of the whole
+    space after as many steps (``one_shot_steps``) as all sub-supernets together (``steps``). Fields are None or empty
+    before they are computed, or if they were not requested; ``advice`` summarises them.
     """
 
     method: str

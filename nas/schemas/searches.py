@@ -11,8 +11,10 @@ from nas.schemas.rank_correlation import RankCorrelationSchema
 
 
 class HypervolumeSchema(BaseModel):
-    """Normalised hypervolumes (0 to 1) of search and random baseline after so many evaluations each; of one device,
-    where each has a front."""
+    """Normalised hypervolumes (0 to 1) of search and random baseline after ``evaluations`` each.
+
+    ``device``: whose front it is, where each device has a front.
+    """
 
     evaluations: int
     search: float
@@ -21,8 +23,7 @@ class HypervolumeSchema(BaseModel):
 
 
 class FleetMemberSchema(BaseModel):
-    """A search as one device of its fleet sees it: ``front_size`` and hypervolumes are those of the front over latency
-    on this device alone."""
+    """One device of a fleet: ``front_size`` and hypervolumes are those of the front over latency on this device."""
 
     device: str
     bound_ms: float | None
@@ -57,7 +58,7 @@ class SearchPage(Page):
 
 
 class ExtendBody(BaseModel):
-    """How a finished search goes on: more evaluations, other bounds, another device or a fleet; never any training."""
+    """An extension of a finished search: more evaluations, other bounds, another device or a fleet. No training."""
 
     model_config = {"extra": "forbid"}
     name: str | None = None
@@ -69,8 +70,10 @@ class ExtendBody(BaseModel):
 
 
 class ForkBody(BaseModel):
-    """A new search on the trained supernet of another: what is given replaces the parent's, whole. ``retrain`` trains
-    the found networks alone; nothing else is trained."""
+    """A new search on the trained supernet of another; each field replaces that of the parent.
+
+    ``retrain`` trains the best networks from scratch; the supernet is not trained.
+    """
 
     model_config = {"extra": "forbid"}
     name: str | None = None
@@ -85,7 +88,7 @@ class ForkBody(BaseModel):
 
 
 class PriorityBody(BaseModel):
-    """Where a search stands among its owner's: higher goes first."""
+    """The priority of a search among those of its owner: higher runs first."""
 
     model_config = {"extra": "forbid"}
     priority: int = Field(ge=-100, le=100)

@@ -11,7 +11,7 @@ from nas.schemas.candidates import CellSchema
 
 
 class SpaceSchema(BaseModel):
-    """A search space a spec can name, with the parameters it takes, and its kinds of cells if it has any."""
+    """A search space that a spec can name, with its presets, and its cells if it has any."""
 
     name: str
     summary: str
@@ -20,7 +20,7 @@ class SpaceSchema(BaseModel):
 
 
 class StrategySchema(BaseModel):
-    """A strategy a spec can name, with its parameters' defaults."""
+    """A strategy that a spec can name, with its parameters' defaults."""
 
     name: str
     summary: str
@@ -40,7 +40,7 @@ class HealthSchema(BaseModel):
 
 
 class NodeResourcesSchema(BaseModel):
-    """What a node has, or what of it is free."""
+    """The resources of a node, total or free."""
 
     cpus: float
     gpus: float = 0.0
@@ -49,8 +49,10 @@ class NodeResourcesSchema(BaseModel):
 
 
 class WorkerSchema(BaseModel):
-    """A dispatcher that is connected, with the ``nodes`` of its cluster and what of each is ``free``, in the same
-    order; ``elastic``: more nodes may come."""
+    """A connected dispatcher with the ``nodes`` of its cluster and their ``free`` resources, in the same order.
+
+    ``elastic``: the cluster may add nodes.
+    """
 
     name: str
     slots: int
@@ -61,7 +63,7 @@ class WorkerSchema(BaseModel):
 
 
 class HealthCheckSchema(BaseModel):
-    """One thing that readiness and ``nas doctor`` look at."""
+    """The result of one check of readiness or of ``nas doctor``."""
 
     name: str
     status: Literal["ok", "warning", "failed"]
@@ -69,7 +71,7 @@ class HealthCheckSchema(BaseModel):
 
 
 class ReadinessSchema(BaseModel):
-    """Whether requests and searches can be served now, and what was looked at."""
+    """Whether requests and searches can be served now, with the result of each check."""
 
     ready: bool
     checks: list[HealthCheckSchema]

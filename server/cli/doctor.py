@@ -1,4 +1,4 @@
-"""``nas doctor``: looks at everything the service stands on, and says what to do about what is wrong."""
+"""``nas doctor``: checks everything the service depends on, and says how to fix what failed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SLOW_MS = 50.0
 
 
 def examine(settings: Settings) -> Iterator[HealthCheckSchema]:
-    """Every check, as it is made. None starts or changes anything but a probe blob."""
+    """The results of all checks, one by one. Checks write nothing but a probe blob."""
     for name, check in (
         ("home", _home),
         ("database", _database),
@@ -39,10 +39,10 @@ def examine(settings: Settings) -> Iterator[HealthCheckSchema]:
         ("runtime", _runtime),
         ("quiet", _quiet),
     ):
-        yield _made(name, check, settings)
+        yield _run_check(name, check, settings)
 
 
-def _made(name: str, check: Callable[[Settings], HealthCheckSchema], settings: Settings) -> HealthCheckSchema:
+def _run_check(name: str, check: Callable[[Settings], HealthCheckSchema], settings: Settings) -> HealthCheckSchema:
     try:
         return check(settings)
     except HwnasError as error:
@@ -54,7 +54,7 @@ def _made(name: str, check: Callable[[Settings], HealthCheckSchema], settings: S
 def _home(settings: Settings) -> HealthCheckSchema:
     if not settings.home.exists():
         return HealthCheckSchema(
-            name="home", status="warning", detail=f"{settings.home} is not there; `nas serve` makes it"
+            name="home", status="warning", detail=f"{settings.home} does not exist; `nas serve` creates it"
         )
     good = os.access(settings.home, os.W_OK)
     detail = f"{settings.home}" if good else f"{settings.home} cannot be written; check its owner"
@@ -63,11 +63,11 @@ def _home(settings: Settings) -> HealthCheckSchema:
 
 def _database(settings: Settings) -> HealthCheckSchema:
     if not settings.database_url and not (settings.home / "hwnas.db").exists():
-        return HealthCheckSchema(name="database", status="warning", detail="there is none yet; `nas serve` makes it")
+        return HealthCheckSchema(name="database", status="warning", detail="none yet; `nas serve` creates it")
     with open_store(settings.database, settings.blobs) as store:  # migrates, or says that it is too new
-        begun = time.monotonic()
+        started_at = time.monotonic()
         store.queries.counts(1.0)
-        ms = 1e3 * (time.monotonic() - begun)
+        ms = 1e3 * (time.monotonic() - started_at)
         detail = f"{store.queries.database}, revision {store.queries.revision()}, answers in {ms:.1f} ms"
     status = "ok" if ms < SLOW_MS else "warning"
     return HealthCheckSchema(
@@ -81,7 +81,7 @@ def _storage(settings: Settings) -> HealthCheckSchema:
     sha256 = blobs.put(probe)
     intact = blobs.get(sha256) == probe
     blobs.delete(sha256)
-    detail = f"{settings.blobs}: written, read and removed" if intact else f"{settings.blobs} gave other bytes back"
+    detail = f"{settings.blobs}: written, read and removed" if intact else f"{settings.blobs} returned other bytes"
     return HealthCheckSchema(name="storage", status="ok" if intact else "failed", detail=detail)
 
 
@@ -116,10 +116,12 @@ def _clock(settings: Settings) -> HealthCheckSchema:
     engine = connect(settings.database)
     try:
         with engine.connect() as connection:
-            theirs = float(connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one())
+            database_time = float(
+                connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one()
+            )
     finally:
         engine.dispose()
-    skew = time.time() - theirs
+    skew = time.time() - database_time
     detail = f"{skew:+.2f} s from the database's"
     if abs(skew) > SKEW_S:
         return HealthCheckSchema(
@@ -132,9 +134,9 @@ def _address(settings: Settings) -> HealthCheckSchema:
     with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
         probe.settimeout(1.0)
         near = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-        taken = probe.connect_ex((near, settings.port)) == 0
+        in_use = probe.connect_ex((near, settings.port)) == 0
     where = f"{settings.host}:{settings.port}"
-    if not taken:
+    if not in_use:
         return HealthCheckSchema(name="address", status="ok", detail=f"{where} is free")
     host = f"[{near}]" if ":" in near else near
     with Client(f"http://{host}:{settings.port}", timeout_s=3.0) as nas:
@@ -176,12 +178,12 @@ def _runtime(_settings: Settings) -> HealthCheckSchema:
 
 
 def _quiet(_settings: Settings) -> HealthCheckSchema:
-    """Latency is measured here, so the machine should be quiet and its clock rate steady."""
+    """Latency is measured on this machine, so it should be idle, with a steady clock rate."""
     cores = available_cpus()
     load = os.getloadavg()[0]
     governors = {p.read_text().strip() for p in Path("/sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")}
     words = [f"load {load:.1f} on {cores} cores"]
     if unsteady := governors - {"performance"}:
-        words.append(f"clock rates vary ({', '.join(sorted(unsteady))}); `performance` measures steadier")
+        words.append(f"clock rates vary ({', '.join(sorted(unsteady))}); `performance` gives steadier measurements")
     busy = load > cores
     return HealthCheckSchema(name="quiet", status="warning" if busy or unsteady else "ok", detail="; ".join(words))

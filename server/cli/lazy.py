@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -14,7 +14,7 @@ from nas.core.errors import Conflict, HwnasError, InvalidInput, NotFound
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit statuses: the job or the service failed; the input is wrong; interrupted by Ctrl-C."""
-MARKUP = "markdown"
+MARKUP: Literal["markdown"] = "markdown"
 
 
 @dataclass(frozen=True)

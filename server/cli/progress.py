@@ -26,21 +26,21 @@ def progress_console() -> Console:
 
 
 def follow_search(nas: Client, search_id: str) -> SearchSchema:
-    """Shows the stages of a search until it has ended."""
+    """Show the stages of a search until it has ended."""
     search = nas.search(search_id)
     follow(search, nas.watch(search_id, search.last_event))
     return nas.search(search_id)
 
 
 def follow_device(nas: Client, name: str) -> DeviceSchema:
-    """Shows the stages of a device's onboarding until it has ended."""
+    """Show the stages of a device's onboarding until it has ended."""
     device = nas.device(name)
     follow(device, nas.watch_device(name, device.last_event))
     return nas.device(name)
 
 
 def follow(job: JobSchema, events: Iterable[EventSchema]) -> None:
-    """Shows what has become of ``job``, and then what ``events`` after it say."""
+    """Show the stages of ``job`` and the ``events`` after it."""
     screen = progress_console()
     columns = (
         TextColumn("{task.description:>9}", table_column=Column(no_wrap=True)),
@@ -93,7 +93,7 @@ class _Note(ProgressColumn):
 
 
 class _TimeLeft(ProgressColumn):
-    """``0:01:20 left``, from the speed of late; nothing before or after."""
+    """``0:01:20 left``, from the recent speed; empty before and after."""
 
     max_refresh = 0.5
 

@@ -1,4 +1,4 @@
-"""What the command line prints on standard output: tables for people, JSON for programs."""
+"""The output of commands on standard output: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from server.cli.scatter import scatter
 from server.dashboard import formatting
 
 V = TypeVar("V")
-PIPED_WIDTH = 200  # a table takes what it needs of it; a terminal has its own width
-# The front has to fit into 80 columns with its networks' names in full, since those are what one copies.
-_HEADS = {
+PIPED_WIDTH = 200  # without a terminal; a table may be narrower
+# The front must fit into 80 columns without cutting the ids of candidates, which users copy.
+_HEADERS = {
     "proxy_score": "0-cost score",
     "test_accuracy": "test acc.",
     "val_accuracy": "val. acc.",
@@ -42,22 +42,22 @@ _HEADS = {
     "model_bytes": "model size",
     "predicted_mj": "energy",
 }
-_IF_OBJECTIVE = ("proxy_score", "peak_bytes", "model_bytes", "predicted_mj")  # for want of room
+_IF_OBJECTIVE = ("proxy_score", "peak_bytes", "model_bytes", "predicted_mj")  # to save width
 _MARKS = {"verified": "[green]verified[/]", "violated": "[red]violated[/]", "unverified": "[yellow]unverified[/]"}
 
 
 def console(file: TextIO) -> Console:
-    """Where tables and lines are drawn, as wide as the terminal, or as they need to be where there is none."""
+    """A console on ``file``, as wide as the terminal or ``PIPED_WIDTH``."""
     return Console(file=file, highlight=False, width=None if file.isatty() else PIPED_WIDTH)
 
 
 def out(value: V, as_json: bool, draw: Callable[[V], RenderableType]) -> None:
-    """Prints a result on standard output. Of what ``draw`` returns, texts may hold markup."""
+    """Print a result on standard output. Texts that ``draw`` returns may contain markup."""
     if as_json:
         sys.stdout.write(json.dumps(_plain(value)) + "\n")
         return
-    drawn = draw(value)
-    console(sys.stdout).print(drawn, soft_wrap=isinstance(drawn, str))
+    renderable = draw(value)
+    console(sys.stdout).print(renderable, soft_wrap=isinstance(renderable, str))
 
 
 def searches(items: Sequence[SearchSchema]) -> RenderableType:
@@ -98,7 +98,7 @@ def search(s: SearchSchema) -> RenderableType:
 
 
 def _fleet(s: SearchSchema) -> RenderableType:
-    """The devices of a search, each with the front as it has it."""
+    """The devices of a search, each with its front."""
     shared = s.spec.views == (None,)
     title = "one front, for the worst case; as each device has it:" if shared else "a front for each device:"
     table = grid("device", "bound ms", "front", "verified", "volume", "random", title=title)
@@ -110,7 +110,7 @@ def _fleet(s: SearchSchema) -> RenderableType:
 
 
 def front(f: FrontSchema) -> RenderableType:
-    """The front as a table, whose columns say what kind of evidence they hold, and as a chart."""
+    """The front as a table, whose headers name the kind of evidence, and as a chart."""
     if not f.points:
         return "No front yet."
     title = "Pareto front" if f.final else "Pareto front so far (nothing measured yet)"
@@ -118,18 +118,18 @@ def front(f: FrontSchema) -> RenderableType:
     if fleet:
         title += f" on {f.device}" if f.device is not None else ", latency on the worst device"
     accuracy = "test_accuracy" if f.final else "val_accuracy"
-    names = [n for n in _HEADS if any(n in p.metrics for p in f.points)]
-    shown = [n for n in names if n == accuracy or not n.endswith("accuracy")]
-    if "predicted_share" in shown:  # milliseconds are below, by device
-        shown = [n for n in shown if n not in SHARES]
+    names = [n for n in _HEADERS if any(n in p.metrics for p in f.points)]
+    columns = [n for n in names if n == accuracy or not n.endswith("accuracy")]
+    if "predicted_share" in columns:  # milliseconds are in the table by device
+        columns = [n for n in columns if n not in SHARES]
     axes = [o.metric for o in f.objectives]
-    shown = [n for n in shown if n in axes or n not in _IF_OBJECTIVE]
+    columns = [n for n in columns if n in axes or n not in _IF_OBJECTIVE]
     table = grid("\n\nnetwork", title=title, padding=0)
-    for n in shown:
-        table.add_column(f"{_HEADS[n]}\n{METRICS[n].unit}\n{_kind(f, n)}", justify="right", no_wrap=True)
+    for n in columns:
+        table.add_column(f"{_HEADERS[n]}\n{METRICS[n].unit}\n{_kind(f, n)}", justify="right", no_wrap=True)
     table.add_column("\n\nstatus", no_wrap=True)
     for p in f.points:
-        table.add_row(p.arch, *(_number(p, n) for n in shown), _MARKS[p.status])
+        table.add_row(p.arch, *(_number(p, n) for n in columns), _MARKS[p.status])
     lines: list[RenderableType] = [table]
     if fleet:
         lines.append(_by_device(f.points))
@@ -137,22 +137,22 @@ def front(f: FrontSchema) -> RenderableType:
         lines.append(escape(chart))
     if f.hypervolume is not None and f.baseline_hypervolume is not None:
         predicted = any(o.objective == "latency" and o.kind != "measured" for o in f.objectives)
-        what = "estimated and predicted" if not f.final else "latency not measured" if predicted else "measured"
+        evidence = "estimated and predicted" if not f.final else "latency not measured" if predicted else "measured"
         lines.append(
-            f"hypervolume ({what}): [bold]{f.hypervolume:.4f}[/]; random search at the same budget: "
+            f"hypervolume ({evidence}): [bold]{f.hypervolume:.4f}[/]; random search at the same budget: "
             f"{f.baseline_hypervolume:.4f} with {len(f.baseline)} networks"
         )
     return Group(*lines)
 
 
 def _by_device(points: Sequence[CandidateSchema]) -> RenderableType:
-    """What is known of every network on every device."""
+    """The latencies of every candidate on every device."""
     table = grid("network", "device", "predicted ms", "95% bound ms", "measured ms", "status", title="by device")
     for p in points:
         for name, part in p.devices.items():
             values = [part.metrics.get(m) for m in ("predicted_ms", "upper_ms", "measured_ms")]
-            shown = ["" if v is None else f"{v.value:.4f}" for v in values]
-            table.add_row(p.arch, name, *shown, _MARKS[part.status])
+            cells = ["" if v is None else f"{v.value:.4f}" for v in values]
+            table.add_row(p.arch, name, *cells, _MARKS[part.status])
     return table
 
 
@@ -182,7 +182,7 @@ def dry_run(d: DryRunSchema) -> RenderableType:
 
 
 def cost(c: CostEstimateSchema) -> RenderableType:
-    """What each stage will take, and all together."""
+    """The estimated cost of each stage and their sum."""
     timed = sum(s.timed for s in c.stages)
     table = grid("stage", "time", "from", "to", "steps", "memory", title=f"{timed} steps timed on {c.worker}")
     for s in c.stages:
@@ -238,8 +238,8 @@ def device(d: DeviceSchema) -> RenderableType:
     if d.agent is not None:
         state = "away" if d.agent.away else "there"
         doing = f", measuring {d.agent.measuring}" if d.agent.measuring else ""
-        seen = f"{d.agent.seen_at:%Y-%m-%d %H:%M:%S} UTC"
-        lines.append(f"agent: {state}, last seen {seen}, {d.agent.waiting} networks waiting{doing}")
+        last_seen = f"{d.agent.seen_at:%Y-%m-%d %H:%M:%S} UTC"
+        lines.append(f"agent: {state}, last seen {last_seen}, {d.agent.waiting} networks waiting{doing}")
     if d.waiting:
         lines.append(escape(d.waiting))
     lines += [card(c) for c in d.predictors]
@@ -280,7 +280,7 @@ def versions(items: Sequence[PredictorVersionSchema]) -> RenderableType:
 
 
 def drift(d: DriftSchema) -> RenderableType:
-    """A sentence, and the sessions that it is made from."""
+    """A sentence, and the sessions that it summarises."""
     if not d.sessions:
         return d.sentence
     table = grid("measured", "networks", "measured / predicted", "canary")
@@ -291,7 +291,7 @@ def drift(d: DriftSchema) -> RenderableType:
 
 
 def comparison(c: DeviceComparisonSchema) -> RenderableType:
-    """Figures of two devices, and in what they differ."""
+    """The comparison of two devices, and the differences of their profiles."""
     rank = "-" if c.spearman is None else f"{c.spearman:.3f}"
     lines: list[RenderableType] = [
         f"{len(c.pairs)} networks of {c.space_name}, {c.both_measured} of them measured on both devices",
@@ -344,13 +344,13 @@ def strategies(items: Sequence[StrategySchema]) -> RenderableType:
     return table
 
 
-def grid(first: str, *others: str, title: str | None = None, padding: int = 1) -> Table:
-    """A narrow table. The first column names things and is never cut."""
+def grid(first: str, *headers: str, title: str | None = None, padding: int = 1) -> Table:
+    """A narrow table. The first column holds names and is never cut."""
     table = Table(
         title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, padding, 0, 0)
     )
     table.add_column(first, no_wrap=True)
-    for name in others:
+    for name in headers:
         table.add_column(name, overflow="fold")
     return table
 
@@ -369,7 +369,7 @@ def _number(point: CandidateSchema, name: str) -> str:
 
 
 def _count(value: float) -> str:
-    """``4.24 M``; JSON has it exactly."""
+    """A rounded count such as ``4.24 M``; the JSON output is exact."""
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g} {suffix}" if value < 999.5 * size else f"{value / size:.0f} {suffix}"

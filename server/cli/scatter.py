@@ -12,7 +12,7 @@ SEARCH, BASELINE = "o", "x"
 def scatter(front: FrontSchema, width: int = 64, height: int = 14) -> str:
     """Accuracy upwards over the first cost to the right: the search's members as ``o``, its random baseline's as ``x``.
 
-    Empty when there are fewer than two networks to set apart.
+    Empty if there are fewer than two distinct points.
     """
     y = next(o for o in front.objectives if o.objective == "accuracy")
     x = next(o for o in front.objectives if o.objective != "accuracy")
@@ -24,21 +24,21 @@ def scatter(front: FrontSchema, width: int = 64, height: int = 14) -> str:
     values = baseline + search
     if len(set(values)) < 2:
         return ""
-    (left, right), (low, high) = [(min(v), max(v)) for v in zip(*values, strict=True)]
+    (x_min, x_max), (y_min, y_max) = [(min(v), max(v)) for v in zip(*values, strict=True)]
     grid = [[" "] * width for _ in range(height)]
-    for mark, some in ((BASELINE, baseline), (SEARCH, search)):  # the search's on top
-        for cost, accuracy in some:
-            column = round((cost - left) / (right - left or 1.0) * (width - 1))
-            row = round((high - accuracy) / (high - low or 1.0) * (height - 1))
+    for mark, candidates in ((BASELINE, baseline), (SEARCH, search)):  # the search's on top
+        for cost, accuracy in candidates:
+            column = round((cost - x_min) / (x_max - x_min or 1.0) * (width - 1))
+            row = round((y_max - accuracy) / (y_max - y_min or 1.0) * (height - 1))
             grid[row][column] = mark
-    names = [f"{value:.2f}" for value in (high, low)]
+    names = [f"{value:.2f}" for value in (y_max, y_min)]
     margin = max(map(len, names))
     evidence = f"{y.kind}, {y.unit}" if y.unit else y.kind
     lines = [f"{y.label} ({evidence}): {SEARCH} search, {BASELINE} random search"]
     for n, cells in enumerate(grid):
         name = names[0] if n == 0 else names[1] if n == height - 1 else ""
         lines.append(f"{name:>{margin}} |{''.join(cells)}".rstrip())
-    ends = f"{left:.4g}", f"{right:.4g}"
+    ends = f"{x_min:.4g}", f"{x_max:.4g}"
     unit = f", {x.unit}" if x.unit else ""
     lines += [
         f"{'':>{margin}} +{'-' * width}",

@@ -127,7 +127,7 @@ def test_a_service_whose_parts_are_killed_goes_on_and_stops_in_time(home: Path, 
         os.kill(service.pid_of(lambda words: words[0].endswith("/raylet")), signal.SIGKILL)
         killed = time.monotonic()
         service.wait_for_line("Ray's raylet has ended with status -9")
-        service.wait_for_line("the dispatcher has ended with status 70; it is started anew in")
+        service.wait_for_line("the dispatcher has ended with status 70; it restarts in")
         assert time.monotonic() - killed < 8.0
         service.wait_for_line("hwnas dispatcher is ready", 2)
         assert not first.exists()

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from nicegui import events, ui
 from pydantic import ValidationError
 
-from nas.client import TABLE_TYPES, Client
+from nas.client import MEDIA_TYPES, Client
 from nas.core.errors import HwnasError, InvalidInput
 from nas.core.spec import DeviceSpec, parse_spec
 from nas.schemas.agents import AgentSchema
@@ -97,8 +97,8 @@ class AddForm:
 
     def _draw_table_section(self) -> None:
         text("Columns: arch and ms; or arch and ms.NAME for each device, of which the last needs only ten values.")
-        ui.upload(label=f"A file {', '.join(TABLE_TYPES)}", on_upload=self._upload, auto_upload=True).props(
-            f"accept={','.join(TABLE_TYPES)} flat bordered"
+        ui.upload(label=f"A file {', '.join(MEDIA_TYPES)}", on_upload=self._upload, auto_upload=True).props(
+            f"accept={','.join(MEDIA_TYPES)} flat bordered"
         )
         self._uploaded = text("", "small muted")
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from nas.client import PAUSES_S, Client, UnexpectedAnswer, Unreachable
+from nas.client import RETRY_DELAYS_S, Client, UnexpectedAnswer, Unreachable
 from nas.core import errors
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.schemas.candidates import ArtifactSchema, CandidateDetailSchema, CandidatePage, FrontSchema
@@ -160,7 +160,7 @@ def test_names_stay_one_part_of_the_path(nas: Client, fake: FakeService) -> None
     with pytest.raises(errors.NotFound):
         nas.device("a/b?c#d")
     assert fake.last.url.raw_path == b"/v1/devices/a%2Fb%3Fc%23d"
-    with pytest.raises(errors.NotFound, match="got nothing"):
+    with pytest.raises(errors.NotFound, match="got an empty text"):
         nas.search("")
     assert len(fake.requests) == 1
 
@@ -189,7 +189,7 @@ def test_a_lost_connection_loses_and_doubles_nothing(
     fake.streams = [([*frames(EVENTS[:kept]), torn], end), ([*frames(EVENTS[kept:]), END], None)]
     assert list(nas.watch(SEARCH)) == EVENTS
     assert [r.headers["last-event-id"] for r in fake.requests] == ["0", str(kept)]
-    assert pauses == [PAUSES_S[0]]
+    assert pauses == [RETRY_DELAYS_S[0]]
 
 
 def test_events_that_come_twice_are_told_once(nas: Client, fake: FakeService) -> None:
@@ -209,16 +209,16 @@ def test_pauses_grow_and_begin_anew_when_something_was_heard(
     nothing, alive = (frames([]), LOST), ([*frames([]), ": ping\n\n"], LOST)
     fake.streams = [nothing, nothing, nothing, alive, nothing, ([*frames(EVENTS), END], None)]
     assert list(nas.watch(SEARCH)) == EVENTS
-    assert pauses == [*PAUSES_S[:3], *PAUSES_S[:2]]
+    assert pauses == [*RETRY_DELAYS_S[:3], *RETRY_DELAYS_S[:2]]
 
 
 def test_a_server_that_stays_away_is_given_up(nas: Client, fake: FakeService, pauses: list[float]) -> None:
-    fake.streams = [(frames(EVENTS[:2]), LOST)] + [([], LOST)] * len(PAUSES_S)
+    fake.streams = [(frames(EVENTS[:2]), LOST)] + [([], LOST)] * len(RETRY_DELAYS_S)
     seen = []
     with pytest.raises(Unreachable):
         seen += nas.watch(SEARCH)
-    assert len(fake.requests) == 1 + len(PAUSES_S)
-    assert pauses == list(PAUSES_S)
+    assert len(fake.requests) == 1 + len(RETRY_DELAYS_S)
+    assert pauses == list(RETRY_DELAYS_S)
 
 
 def test_watching_what_is_not_there(nas: Client, fake: FakeService, pauses: list[float]) -> None:

@@ -64,7 +64,7 @@ def test_a_child_is_started_anew_after_a_growing_pause() -> None:
         assert said.ready.acquire(timeout=SECONDS)
     pauses = [float(text.rsplit(" ", 2)[1]) for text in said.texts]
     assert pauses == [0.01, 0.02, 0.04]
-    assert said.texts[0].startswith("the child was killed by signal 9; it is started anew in")
+    assert said.texts[0].startswith("the child was killed by signal 9; it restarts in")
     assert child_of(one).poll() is not None
 
 
