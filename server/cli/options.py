@@ -12,10 +12,10 @@ from nas.defaults import DEFAULT_URL
 
 _URL_HELP = f"Address of the service; without it HWNAS_URL, or {DEFAULT_URL}."
 _TOKEN_HELP = "API token; without it HWNAS_TOKEN, which the list of processes does not show."
-Url = Annotated[str, typer.Option("--url", help=_URL_HELP, show_default=False)]
-Token = Annotated[str | None, typer.Option("--token", help=_TOKEN_HELP, show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else there.")]
-Home = Annotated[Path | None, typer.Option(help="Folder for database and models.", show_default="~/.hwnas")]
+UrlOption = Annotated[str, typer.Option("--url", help=_URL_HELP, show_default=False)]
+TokenOption = Annotated[str | None, typer.Option("--token", help=_TOKEN_HELP, show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else there.")]
+HomeOption = Annotated[Path | None, typer.Option(help="Folder for database and models.", show_default="~/.hwnas")]
 
 
 def connect(url: str, token: str | None) -> Client:

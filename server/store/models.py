@@ -1,4 +1,4 @@
-"""The tables. ``events`` is the truth of a job; everything else about its progress is a projection of its events."""
+"""The tables. ``events`` is the source of truth of a job; all other rows about its progress are projections."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Base(DeclarativeBase):
 
 
 class Job(Base):
-    """A search or a device onboarding: what was asked, who works on it, and how far it is.
+    """A search or a device onboarding: its spec, its lease and its progress.
 
     ``lease_token`` grows with every claim; ``lease_batch`` counts the batches written under it, so that a batch whose
-    answer was lost is not written twice. ``busy_seconds`` counts the time under leases, up to ``busy_until``.
-    ``idempotency_key`` is ``owner/key``, so that owners do not meet in it.
+    response was lost is not written twice. ``busy_seconds`` counts the time under leases, up to ``busy_until``.
+    ``idempotency_key`` is ``owner/key``, so that owners do not share keys.
     ``stalled`` counts the claims since the job last made durable progress.
     ``predictor_id`` is the version of its device's predictor that a search got when it was first claimed, and keeps.
-    ``state`` is the search state short of points and artifacts; ``stages`` is what progress bars show.
+    ``state`` is the search state without candidates and artifacts; ``stages`` holds the progress bars.
     """
 
     __tablename__ = "jobs"
@@ -93,7 +93,7 @@ class Job(Base):
 
 
 class EventRow(Base):
-    """One event of a job's log. Progress events are thinned out over time; all others stay."""
+    """One event of a job's log. Progress events are thinned out over time; all others are kept."""
 
     __tablename__ = "events"
 
@@ -104,8 +104,10 @@ class EventRow(Base):
 
 
 class PointRow(Base):
-    """An evaluated network. ``position`` is the order of first evaluation, ``seq`` the last event that changed it.
-    ``devices``: what is known of it on each device of a fleet, None without one."""
+    """A candidate. ``position`` is the order of first evaluation, ``seq`` the last event that changed it.
+
+    ``devices``: its latencies on each device of a fleet, None without a fleet.
+    """
 
     __tablename__ = "points"
     __table_args__ = (Index(None, "job_id", "position", unique=True), Index(None, "job_id", "seq"))
@@ -125,7 +127,7 @@ class PointRow(Base):
 
 
 class ArtifactRow(Base):
-    """A file of a network in the blob store. ``seq`` is the event that last exported it."""
+    """A file of a candidate in the blob store. ``seq`` is the event that last exported it."""
 
     __tablename__ = "artifacts"
 
@@ -142,7 +144,7 @@ class ArtifactRow(Base):
 
 
 class DeviceRow(Base):
-    """A device. ``job_id`` is its latest onboarding; ``profile`` is None until that has found one."""
+    """A device. ``job_id`` is its latest onboarding; ``profile`` is None until an onboarding has profiled it."""
 
     __tablename__ = "devices"
 
@@ -153,13 +155,13 @@ class DeviceRow(Base):
 
 
 class PredictorRow(Base):
-    """A version of the latency predictor for one device and one space. It is named after the onboarding that fitted it,
-    or after the search that fed back what it had measured, and never changed.
+    """A version of the latency predictor for one device and one space.
 
-    It keeps the profile it was fitted under: its predictions hold for that profile only. ``number`` counts the versions
-    of the device and space from 1; ``before`` is the version that this one grew from, None after an onboarding, and
-    ``search_id`` the search that it learned from. ``known`` is the blob of all the ``networks`` that it knows, None
-    where nothing was measured. ``better``: later searches may use it, ``why`` or why not.
+    Its id is that of the onboarding that fitted it, or derives from that of the search whose measurements it was
+    refitted with; it never changes. Its predictions are valid for its ``profile`` only. ``number`` counts the versions
+    of the device and space from 1; ``before`` is the version that was refitted, None after an onboarding, and
+    ``search_id`` the search. ``known`` is the blob of all ``networks`` measurements that it was fitted to, None if
+    nothing was measured. ``better``: whether later searches may use it, and ``why``.
     """
 
     __tablename__ = "predictors"
@@ -184,8 +186,9 @@ class PredictorRow(Base):
 
 
 class ReadingRow(Base):
-    """A network, or the canary alone, was measured on ``device`` by ``protocol``: what its predictor learns from, and
-    what tells whether the device drifts. It outlives the search that measured it.
+    """A measurement of a network, or of the canary only, on ``device`` by ``protocol``.
+
+    Predictors are refitted with it, and drift is detected from it. It outlives the search that measured it.
 
     ``canary`` is the canary's time over its time in the profile. A network has ``genes``, and ``measured_ms`` beside
     the ``predicted_ms`` of the version ``predictor_id``.
@@ -210,8 +213,10 @@ class ReadingRow(Base):
 
 
 class AgentRow(Base):
-    """The agent of a device: the profile that it last reported, and when it was last heard of. ``instance`` names its
-    present process; ``versions`` is what it runs on."""
+    """The agent of a device: the profile that it last reported, and the time of its last request.
+
+    ``instance`` identifies its present process; ``versions`` are those of its libraries.
+    """
 
     __tablename__ = "agents"
 
@@ -226,9 +231,9 @@ class AgentRow(Base):
 
 
 class MeasurementRow(Base):
-    """A network that the agent of ``device`` measures for a job: once by a protocol, however often the job asks.
+    """A network that the agent of ``device`` measures for a job, once by each protocol.
 
-    ``position`` is its place among those that were asked for together; ``profile`` is the device with the protocol to
+    ``position`` is its place among those requested together; ``profile`` is the device with the protocol to
     measure by, ``protocol`` that protocol's id, ``blob`` the model.
     ``status`` is queued, leased, done or failed; ``result`` a ``Measurement`` as JSON, or an ``error``; ``raw`` the
     times that it was made from.
@@ -257,8 +262,8 @@ class MeasurementRow(Base):
 
 
 class WorkerRow(Base):
-    """A dispatcher that is, or lately was, connected. ``nodes`` is what its cluster has, and ``free`` what is left of
-    it, as lists of ``nas.core.ports.Room``; ``elastic``: more nodes may come. ``machine`` is what it runs on itself."""
+    """A dispatcher that is, or lately was, connected. ``nodes`` are the resources of its cluster, ``free`` the free
+    ones, as lists of ``nas.core.ports.Room``; ``elastic``: the cluster may add nodes. ``machine`` is the machine of the dispatcher."""
 
     __tablename__ = "workers"
 
@@ -272,7 +277,7 @@ class WorkerRow(Base):
 
 
 class TokenRow(Base):
-    """An API token. Only the sha256 of its secret is kept; the secret has 256 random bits, so it needs no salt."""
+    """An API token. Only the sha256 of its secret is stored; the secret has 256 random bits, so it needs no salt."""
 
     __tablename__ = "tokens"
 
@@ -288,7 +293,7 @@ class TokenRow(Base):
 
 
 class OwnerRow(Base):
-    """The limits of an owner (None: none), and the GPU time that deleted searches took with them."""
+    """The limits of an owner (None: no limit), and the GPU time of deleted searches."""
 
     __tablename__ = "owners"
 
@@ -300,7 +305,7 @@ class OwnerRow(Base):
 
 
 class AuditRow(Base):
-    """Who did what. Written in the transaction that did it, and never changed."""
+    """An action of an owner. Written in the transaction of the action, and never changed."""
 
     __tablename__ = "audit"
     __table_args__ = (Index(None, "owner", "id"),)

@@ -11,20 +11,22 @@ from rich.markup import escape
 from nas.defaults import DEFAULT_URL
 from nas.schemas.administration import AuditRecordSchema, PrincipalSchema, QuotaBody, QuotaSchema
 from server.cli import render
-from server.cli.options import Json, Token, Url, connect
+from server.cli.options import JsonOption, TokenOption, UrlOption, connect
 
 quotas_app = typer.Typer(add_completion=False, help="How much each owner may queue, run and use.")
 
 
 @quotas_app.callback(invoke_without_command=True)
-def quotas(ctx: typer.Context, url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
+def quotas(
+    ctx: typer.Context, url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: JsonOption = False
+) -> None:
     """List limits and use of all owners; `set` changes them."""
     if ctx.invoked_subcommand is None:
         list_quotas(url, token, json_output)
 
 
 @quotas_app.command("list")
-def list_quotas(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
+def list_quotas(url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: JsonOption = False) -> None:
     """List limits and use of all owners; `*` holds the default limits."""
     with connect(url, token) as nas:
         render.out(nas.quotas(), json_output, _quotas)
@@ -36,9 +38,9 @@ def set_quota(
     max_queued: Annotated[int | None, typer.Option(min=0, show_default="no limit")] = None,
     max_running: Annotated[int | None, typer.Option(min=0, show_default="no limit")] = None,
     gpu_hours: Annotated[float | None, typer.Option(min=0, show_default="no limit")] = None,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    json_output: Json = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Set all three limits of an owner; an omitted limit is removed."""
     body = QuotaBody(max_queued=max_queued, max_running=max_running, gpu_hours=gpu_hours)
@@ -46,7 +48,7 @@ def set_quota(
         render.out(nas.set_quota(owner, body), json_output, lambda q: _quotas([q]))
 
 
-def me(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
+def me(url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: JsonOption = False) -> None:
     """Print who the service takes you for, your scopes and your quota."""
 
     def draw(m: PrincipalSchema) -> RenderableType:
@@ -60,9 +62,9 @@ def me(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -
 def audit(
     owner: Annotated[str | None, typer.Option(help="Only actions of this owner.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    json_output: Json = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Print the audit log, newest first."""
     with connect(url, token) as nas:

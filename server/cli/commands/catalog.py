@@ -8,27 +8,27 @@ import typer
 
 from nas.defaults import DEFAULT_URL
 from server.cli import render
-from server.cli.options import Json, Token, Url, connect
+from server.cli.options import JsonOption, TokenOption, UrlOption, connect
 
 
 def predictors(
     device: Annotated[str | None, typer.Option(help="Only of this device.")] = None,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    json_output: Json = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """List the cards of latency predictors."""
     with connect(url, token) as nas:
         render.out(nas.predictors(device), json_output, render.predictors)
 
 
-def spaces(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
+def spaces(url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: JsonOption = False) -> None:
     """List search spaces."""
     with connect(url, token) as nas:
         render.out(nas.spaces(), json_output, render.spaces)
 
 
-def strategies(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
+def strategies(url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: JsonOption = False) -> None:
     """List strategies and their parameters."""
     with connect(url, token) as nas:
         render.out(nas.strategies(), json_output, render.strategies)

@@ -14,7 +14,7 @@ from nas.defaults import DEFAULT_URL
 from server.cli import progress, render
 from server.cli.following import until_interrupted
 from server.cli.lazy import FAILED, MARKUP
-from server.cli.options import Json, Token, Url, connect
+from server.cli.options import JsonOption, TokenOption, UrlOption, connect
 
 devices_app = typer.Typer(
     add_completion=False,
@@ -65,9 +65,9 @@ def devices_add(
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = DeviceSpec().threads,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress.")] = True,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    json_output: Json = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Measure a machine and fit a latency predictor for a search space.
 
@@ -120,7 +120,7 @@ def devices_add(
 
 
 @devices_app.command("list")
-def devices_list(url: Url = DEFAULT_URL, token: Token = None, json_output: Json = False) -> None:
+def devices_list(url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: JsonOption = False) -> None:
     """List devices."""
     with connect(url, token) as nas:
         render.out(nas.devices(), json_output, render.devices)
@@ -129,9 +129,9 @@ def devices_list(url: Url = DEFAULT_URL, token: Token = None, json_output: Json 
 @devices_app.command("show")
 def devices_show(
     name: DeviceName = "this-machine",
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    json_output: Json = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Show a device with its predictor cards."""
     with connect(url, token) as nas:
@@ -141,9 +141,9 @@ def devices_show(
 @devices_app.command("versions")
 def devices_versions(
     name: DeviceName = "this-machine",
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    json_output: Json = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """List the versions of a device's predictors, made by onboardings and by searches that fed measurements back."""
     with connect(url, token) as nas:
@@ -153,9 +153,9 @@ def devices_versions(
 @devices_app.command("drift")
 def devices_drift(
     name: DeviceName = "this-machine",
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    json_output: Json = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Report whether a device's predictor still holds, from what searches measured on it."""
     with connect(url, token) as nas:
@@ -167,9 +167,9 @@ def devices_compare(
     first: Annotated[str, typer.Argument(metavar="A")],
     second: Annotated[str, typer.Argument(metavar="B")],
     space: Annotated[str | None, typer.Option(help="Id of a space that both have a predictor for.")] = None,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    json_output: Json = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Compare two devices: latencies of the same architectures, their rank correlation, and profile differences.
 

@@ -13,7 +13,7 @@ from nas.defaults import DEFAULT_URL
 from server.cli import render
 from server.cli.device_options import BoundMs, SearchId
 from server.cli.downloads import choose_artifacts, file_name
-from server.cli.options import Json, Token, Url, connect
+from server.cli.options import JsonOption, TokenOption, UrlOption, connect
 
 _AXES = f"Axes: 2 to 4 of {','.join(OBJECTIVES)}."
 
@@ -25,9 +25,9 @@ def front(
     device: Annotated[
         str | None, typer.Option(help="Latencies on this device of the fleet, or predicted for any other device.")
     ] = None,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    json_output: Json = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Print the Pareto front of a search, beside that of random search at the same budget.
 
@@ -43,9 +43,9 @@ def pull(
     search_id: SearchId,
     arch: Annotated[str, typer.Argument(help="A candidate's id, `best` (accuracy), `fastest`, or `all`.")] = "best",
     to: Annotated[Path, typer.Option("--to", help="Folder to write to.")] = Path(),
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    json_output: Json = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Download exported models. Each zip holds ONNX models, weights, manifest, card and a runner.
 

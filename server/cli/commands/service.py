@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from server.cli.options import Home, Json
+from server.cli.options import HomeOption, JsonOption
 
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port to bind; 0 takes a free one.", show_default="8765")] = None,
-    home: Home = None,
+    home: HomeOption = None,
     dispatch: Annotated[
         bool | None, typer.Option("--dispatch/--no-dispatch", help="Also run searches here.", show_default="dispatch")
     ] = None,
@@ -32,7 +32,7 @@ def serve(
 
 
 def dispatch(
-    home: Home = None,
+    home: HomeOption = None,
     supervised: Annotated[int | None, typer.Option("--supervised", hidden=True)] = None,
 ) -> None:
     """Run searches for a service that was started elsewhere with `nas serve --no-dispatch`.
@@ -46,8 +46,8 @@ def dispatch(
 
 
 def demo(
-    json_output: Json = False,
-    home: Home = None,
+    json_output: JsonOption = False,
+    home: HomeOption = None,
     port: Annotated[
         int | None, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535, show_default="8765, or a free one")
     ] = None,
@@ -65,7 +65,7 @@ def demo(
         typer.echo(result.model_dump_json())
 
 
-def version(json_output: Json = False) -> None:
+def version(json_output: JsonOption = False) -> None:
     """Print the version."""
     from server.cli import render
 

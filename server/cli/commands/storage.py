@@ -14,7 +14,7 @@ from nas.schemas.service import HealthCheckSchema
 from server.cli import render
 from server.cli.doctor import examine
 from server.cli.local_store import opened_store
-from server.cli.options import Home, Json
+from server.cli.options import HomeOption, JsonOption
 from server.cli.runtime import read_settings
 from server.store.backup import back_up
 from server.store.backup import restore as restore_archive
@@ -23,8 +23,8 @@ from server.store.backup import restore as restore_archive
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report what would be deleted.")] = False,
     grace_hours: Annotated[float, typer.Option(min=0, help="Keep unreferenced blobs younger than this.")] = 24.0,
-    home: Home = None,
-    json_output: Json = False,
+    home: HomeOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Delete checkpoints and models that no search refers to. A running service does so every hour."""
     with opened_store(home) as store:
@@ -34,7 +34,7 @@ def gc(
     render.out(asdict(collected), json_output, lambda _: text)
 
 
-def doctor(home: Home = None, json_output: Json = False) -> None:
+def doctor(home: HomeOption = None, json_output: JsonOption = False) -> None:
     """Check everything the service depends on: database, storage, disk, memory, clock, Ray, tokens, noise.
 
     Works while the service runs and while it is stopped. Exit status 1 when something failed.
@@ -47,8 +47,8 @@ def doctor(home: Home = None, json_output: Json = False) -> None:
 
 def backup(
     archive: Annotated[Path, typer.Argument(help="The file to write, such as hwnas.tar.gz.")],
-    home: Home = None,
-    json_output: Json = False,
+    home: HomeOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Copy an embedded service, its searches and models, into one file. The service may keep running."""
     settings = read_settings({"home": home} if home is not None else {})
@@ -60,7 +60,7 @@ def backup(
 def restore(
     archive: Annotated[Path, typer.Argument(help="A file that `nas backup` wrote.")],
     home: Annotated[Path, typer.Option(help="An empty folder, or one that does not exist.")],
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Unpack a backup into a new home and verify every byte. Then: `nas serve --home FOLDER`."""
     manifest = restore_archive(archive, home)

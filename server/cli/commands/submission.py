@@ -14,16 +14,16 @@ from server.cli import progress, render
 from server.cli.device_options import BoundMs, Devices, FleetFront, SearchId, device_fields, with_latency_bound
 from server.cli.following import follow_and_print
 from server.cli.lazy import BAD_INPUT
-from server.cli.options import Json, Token, Url, connect
+from server.cli.options import JsonOption, TokenOption, UrlOption, connect
 
-Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress until it ends.")]
-Name = Annotated[str | None, typer.Option(help="A name for people.")]
-Seed = Annotated[int | None, typer.Option(min=0)]
+WatchOption = Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress until it ends.")]
+NameOption = Annotated[str | None, typer.Option(help="A name for people.")]
+SeedOption = Annotated[int | None, typer.Option(min=0)]
 
 
 def submit(
     spec: Annotated[Path | None, typer.Argument(help="A YAML or JSON file; without one, a search on digits.")] = None,
-    name: Name = None,
+    name: NameOption = None,
     device: Devices = None,
     fleet: FleetFront = None,
     bound_ms: BoundMs = None,
@@ -31,7 +31,7 @@ def submit(
         int | None,
         typer.Option(min=8, help="Architectures to evaluate.", show_default=str(BudgetSpec().evaluations)),
     ] = None,
-    seed: Seed = None,
+    seed: SeedOption = None,
     supernet: Annotated[str | None, typer.Option(help="Reuse this search's trained supernet: no training.")] = None,
     retrain: Annotated[
         int | None, typer.Option(min=1, help="Train the best networks from scratch, for this many epochs each.")
@@ -49,10 +49,10 @@ def submit(
     wait_s: Annotated[
         float, typer.Option("--wait", min=0, max=600, help="Of a dry run: seconds to wait for the worker.")
     ] = 60.0,
-    watch: Watch = False,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    json_output: Json = False,
+    watch: WatchOption = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Submit a search, from a file, from options, or both (options win).
 
@@ -96,12 +96,12 @@ def fork(
     spec: Annotated[Path | None, typer.Argument(help="A YAML or JSON file with fields to replace.")] = None,
     device: Devices = None,
     fleet: FleetFront = None,
-    name: Name = None,
-    seed: Seed = None,
-    watch: Watch = False,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    json_output: Json = False,
+    name: NameOption = None,
+    seed: SeedOption = None,
+    watch: WatchOption = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Submit a search on the trained supernet of another, with other settings and without training.
 
@@ -126,11 +126,11 @@ def extend(
     bound_ms: BoundMs = None,
     device: Devices = None,
     fleet: FleetFront = None,
-    name: Name = None,
-    watch: Watch = False,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    json_output: Json = False,
+    name: NameOption = None,
+    watch: WatchOption = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Extend a finished search on its trained supernet: more evaluations, another bound or device. No training.
 

@@ -15,7 +15,7 @@ from nas.core.errors import InvalidInput
 from nas.schemas.administration import TokenSchema
 from server.cli import render
 from server.cli.local_store import opened_store
-from server.cli.options import Home, Json
+from server.cli.options import HomeOption, JsonOption
 
 tokens_app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="API tokens: who may use the service, and for what."
@@ -30,8 +30,8 @@ def create_token(
     name: Annotated[str, typer.Option(help="A name for people.")],
     scope: Annotated[list[str], typer.Option(help=f"Scope; may be repeated: {', '.join(SCOPES)}.")],
     expires: Annotated[str | None, typer.Option(help="After 12h, 30d or 8w; without it, never.")] = None,
-    home: Home = None,
-    json_output: Json = False,
+    home: HomeOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Create a token and print it, once: only its hash is stored.
 
@@ -44,7 +44,7 @@ def create_token(
 
 
 @tokens_app.command("list")
-def list_tokens(home: Home = None, json_output: Json = False) -> None:
+def list_tokens(home: HomeOption = None, json_output: JsonOption = False) -> None:
     """List all tokens, newest first."""
     with opened_store(home) as store:
         render.out(store.tokens.list(), json_output, _tokens)
@@ -53,7 +53,7 @@ def list_tokens(home: Home = None, json_output: Json = False) -> None:
 @tokens_app.command("revoke")
 def revoke_token(
     token_id: Annotated[str, typer.Argument(help="Its id, as `nas tokens list` shows it.", metavar="TOKEN")],
-    home: Home = None,
+    home: HomeOption = None,
 ) -> None:
     """Revoke a token at once. This cannot be undone."""
     with opened_store(home) as store:
