@@ -262,8 +262,11 @@ class MeasurementRow(Base):
 
 
 class WorkerRow(Base):
-    """A dispatcher that is, or lately was, connected. ``nodes`` are the resources of its cluster, ``free`` the free
-    ones, as lists of ``nas.core.ports.Room``; ``elastic``: the cluster may add nodes. ``machine`` is the machine of the dispatcher."""
+    """A dispatcher that is, or lately was, connected.
+
+    ``nodes`` are the resources of its cluster and ``free`` the free ones, as lists of ``nas.core.ports.Room``.
+    ``elastic``: the cluster may add nodes. ``machine`` is the machine of the dispatcher.
+    """
 
     __tablename__ = "workers"
 
