@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
+from nas.core.device import DeviceProfile
 from nas.schemas.common import Text
 
 
@@ -19,7 +20,7 @@ class AgentSchema(BaseModel):
     name: str
     owner: str
     profile_id: str
-    profile: dict[str, Any]
+    profile: DeviceProfile
     versions: dict[str, str]
     seen_at: datetime
     away: bool
@@ -72,7 +73,7 @@ class ProfileBody(BaseModel):
 class AgentRegistrationSchema(BaseModel):
     """The profile that an agent measures with; None: measure the canary and register again with it."""
 
-    profile: dict[str, Any] | None
+    profile: DeviceProfile | None
 
 
 class ClaimBody(BaseModel):
@@ -92,7 +93,7 @@ class MeasurementTaskSchema(BaseModel):
     lease: str
     network: str
     sha256: str
-    profile: dict[str, Any]
+    profile: DeviceProfile
     seconds: float
 
 

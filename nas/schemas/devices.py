@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from nas.core.device import DeviceProfile
 from nas.core.spec import DeviceSpec
 from nas.schemas.agents import AgentSchema
 from nas.schemas.jobs import JobSchema
@@ -99,5 +100,5 @@ class DeviceSchema(JobSchema):
     stale: list[str] = Field(default_factory=list)
     spec: DeviceSpec
     profile_id: str | None = None
-    profile: dict[str, Any] | None = None
+    profile: DeviceProfile | None = None
     predictors: list[PredictorCardSchema] = Field(default_factory=list)

@@ -46,7 +46,7 @@ def register_agent(
 ) -> AgentRegistrationSchema:
     """Report the agent's machine. `nas devices add NAME --agent` then makes it a device of the same name."""
     profile = store.measurements.register(name, body.instance, _profile(name, body.profile), body.versions, principal)
-    return AgentRegistrationSchema(profile=profile.as_json() if profile is not None else None)
+    return AgentRegistrationSchema(profile=profile)
 
 
 @router.post("/agents/{name}/claim", summary="Claim the next task", responses=responses(404, 409))
@@ -61,7 +61,7 @@ def claim_task(name: AgentName, body: ClaimBody, store: CurrentStore, principal:
             lease=task.lease,
             network=task.network,
             sha256=task.blob,
-            profile=dict(task.profile),
+            profile=DeviceProfile.from_json(dict(task.profile)),
             seconds=task.seconds,
         )
     )

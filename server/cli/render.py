@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from nas.core.device import DeviceProfile
 from nas.core.metrics import METRICS, SHARES
 from nas.schemas.candidates import CandidateSchema, FrontSchema
 from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, DriftSchema
@@ -209,9 +210,8 @@ def devices(items: Sequence[DeviceSchema]) -> RenderableType:
         return "No devices yet. Add the machine the service runs on with: nas devices add this-machine"
     table = grid("name", "status", "processor", "runtime", "predictors")
     for d in items:
-        profile = d.profile or {}
-        runtime = f"{profile.get('runtime', '')} {profile.get('runtime_version', '')}"
-        table.add_row(d.name, d.status, escape(str(profile.get("processor", ""))), runtime, str(len(d.predictors)))
+        processor, runtime = (d.profile.processor, _runtime(d.profile)) if d.profile is not None else ("", "")
+        table.add_row(d.name, d.status, escape(processor), runtime, str(len(d.predictors)))
     return table
 
 
@@ -226,12 +226,12 @@ def device(d: DeviceSchema) -> RenderableType:
     if d.error:
         lines.append(f"[red]{escape(d.error)}[/]")
     lines += [f"[yellow]warning:[/] {escape(w)}" for w in d.warnings]
-    if d.profile:
-        threads = d.profile["protocol"]["threads"]
+    if d.profile is not None:
+        threads = d.profile.protocol.threads
         lines.append(
             escape(
-                f"{d.profile['processor']}, {d.profile['cores']} cores, {d.profile['runtime']} "
-                f"{d.profile['runtime_version']}, {threads} thread{'' if threads == 1 else 's'}"
+                f"{d.profile.processor}, {d.profile.cores} cores, {_runtime(d.profile)}, "
+                f"{threads} thread{'' if threads == 1 else 's'}"
             )
         )
     lines += [f"[yellow]stale:[/] {escape(why)}. Add the device again" for why in d.stale]
@@ -342,6 +342,10 @@ def strategies(items: Sequence[StrategySchema]) -> RenderableType:
     for s in items:
         table.add_row(s.name, escape("\n".join(f"{k} = {v}" for k, v in s.params.items())), escape(s.summary))
     return table
+
+
+def _runtime(profile: DeviceProfile) -> str:
+    return f"{profile.runtime} {profile.runtime_version}"
 
 
 def grid(first: str, *headers: str, title: str | None = None, padding: int = 1) -> Table:

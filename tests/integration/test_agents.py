@@ -370,7 +370,7 @@ def test_a_machine_keeps_the_usual_time_of_its_canary(store: Store) -> None:
     newer = replace(unknown, runtime_version="2.0")
     assert store.measurements.register("pi", "two", newer, {}, LOCAL) is None
     [agent] = store.queries.agents()
-    assert (agent.profile["runtime_version"], agent.away, agent.waiting, agent.measuring) == ("1.0", False, 0, None)
+    assert (agent.profile.runtime_version, agent.away, agent.waiting, agent.measuring) == ("1.0", False, 0, None)
 
 
 # A whole onboarding, from the queue through the dispatcher and the runner
@@ -682,7 +682,7 @@ def test_an_onboarding_without_an_agent_says_how_to_start_one(store: Store, tmp_
     agent_of(api).register()
     made = DeviceSchema.model_validate(api.post("/v1/devices", json=spec).json())
     assert made.agent is not None
-    assert (made.agent.profile["source"], made.agent.away) == ("agent", False)
+    assert (made.agent.profile.source, made.agent.away) == ("agent", False)
     answer = api.post("/v1/devices", json={**spec, "source": "worker"})
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
     assert "has an agent" in answer.json()["message"]

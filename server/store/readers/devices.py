@@ -88,7 +88,7 @@ class DeviceReader(Reader):
             name=device.name,
             spec=DeviceSpec.model_validate(job.spec),
             profile_id=device.profile_id,
-            profile=device.profile,
+            profile=DeviceProfile.from_json(device.profile) if device.profile is not None else None,
             predictors=[card_schema(row) for row in current_predictors(session, device.name)],
         )
 
@@ -120,7 +120,7 @@ def agent_schema(session: Session, row: AgentRow, now: float) -> AgentSchema:
         name=row.name,
         owner=row.owner,
         profile_id=row.profile_id,
-        profile=row.profile,
+        profile=DeviceProfile.from_json(row.profile),
         versions=row.versions,
         seen_at=utc(row.seen_at),
         away=now - row.seen_at > AWAY_S,

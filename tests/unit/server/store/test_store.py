@@ -464,7 +464,7 @@ def test_an_onboarding_fills_devices_and_predictors(store: Store) -> None:
     device = store.queries.device("bench")
     assert device.profile_id == fakes.PROFILE.id
     assert device.profile is not None
-    assert device.profile["machine"] == "x86_64"
+    assert device.profile.machine == "x86_64"
     assert [(c.id, c.space, c.family, c.mape) for c in device.predictors] == [(job, "tiny-0-10", "flat", 2.0)]
     assert [s.status for s in device.stages] == ["finished"] * 3
     assert store.queries.predictor(job) == device.predictors[0]
