@@ -366,7 +366,7 @@ def _end(url: str, search_id: str) -> End:
             counts["exported", tuple(body["arch"]["genes"])] += 1
     return End(
         status=status,
-        front=tuple((_key(p), sorted((k, m.value) for k, m in p.metrics.items())) for p in front.points),
+        front=tuple((_key(p), sorted((k, m.value) for k, m in p.metrics.items())) for p in front.members),
         points={_key(p): (sorted((k, m.value) for k, m in p.metrics.items()), p.status) for p in candidates},
         exports={(a.arch, a.name): a.sha256 for a in artifacts},
         counts=counts,

@@ -417,7 +417,7 @@ def _paths(rng: random.Random, search: str) -> bytes:
                 "/v1/searches/{}",
                 "/v1/searches/{}/front",
                 "/v1/searches/{}/events",
-                f"/v1/searches/{search}/subnets/{{}}",
+                f"/v1/searches/{search}/candidates/{{}}",
                 f"/v1/searches/{search}/artifacts/{{}}/model.onnx",
                 f"/v1/searches/{search}/artifacts/x/{{}}",
                 "/v1/devices/{}",

@@ -237,7 +237,7 @@ def fronts(size: Size, url: str, store: Store, world: World) -> dict[str, Any]:
             answer = http.get(path, params=FRONT_QUERIES[number % len(FRONT_QUERIES)])
             taken = time.perf_counter() - begun
             answer.raise_for_status()
-            lengths.append(len(answer.json()["points"]))
+            lengths.append(len(answer.json()["members"]))
             return taken
 
         cold = ask(0)

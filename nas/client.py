@@ -261,10 +261,10 @@ class Client:
         }
         return self._get(CandidatePage, f"/v1/searches/{_segment(search_id)}/candidates", query)
 
-    def subnet(self, search_id: str, arch: str, origin: str = "search") -> CandidateDetailSchema:
+    def candidate(self, search_id: str, arch: str, origin: str = "search") -> CandidateDetailSchema:
         """One candidate with its choices, layers, metrics and files."""
         return self._get(
-            CandidateDetailSchema, f"/v1/searches/{_segment(search_id)}/subnets/{_segment(arch)}", {"origin": origin}
+            CandidateDetailSchema, f"/v1/searches/{_segment(search_id)}/candidates/{_segment(arch)}", {"origin": origin}
         )
 
     def artifacts(self, search_id: str) -> list[ArtifactSchema]:
@@ -328,7 +328,7 @@ class Client:
         return self._post(DeviceSchema, "/v1/devices", spec)
 
     def upload_table(self, data: bytes, name: str) -> LatencyTableSchema:
-        """Upload a CSV, JSON or Parquet file of latencies, told by its suffix. Raises InvalidInput for another suffix."""
+        """Upload a CSV, JSON or Parquet file of latencies. Raises InvalidInput for another suffix."""
         media_type = MEDIA_TYPES.get(Path(name).suffix.lower())
         if media_type is None:
             raise errors.InvalidInput(f"expected a table in a file {', '.join(MEDIA_TYPES)}, got {name!r}")

@@ -117,7 +117,7 @@ class CellSchema(BaseModel):
 class CandidateDetailSchema(BaseModel):
     """A candidate with its choices, layers and files. ``cells``: empty for a space without cells."""
 
-    point: CandidateSchema
+    candidate: CandidateSchema
     choices: dict[str, int | float | str]
     input_shape: Shape
     layers: list[LayerSchema]
@@ -149,7 +149,7 @@ class FrontSchema(BaseModel):
     device: str | None = None
     final: bool
     objectives: list[ObjectiveSchema]
-    points: list[CandidateSchema]
+    members: list[CandidateSchema]
     baseline: list[CandidateSchema]
     hypervolume: float | None
     baseline_hypervolume: float | None

@@ -34,13 +34,16 @@ class FleetMemberSchema(BaseModel):
 
 
 class SearchSchema(JobSchema):
-    """A search, short of its points. ``predictor``: the version of its device's predictor that it has used; ``trust``:
-    only of a few-shot search once its space is divided, not in lists. Where each device of a ``fleet`` has a front, the
-    figures of the search are those of the first."""
+    """A search without its candidates.
+
+    ``predictor`` is the version of its device's predictor that it uses. ``rank_correlation`` is that of a few-shot
+    search once its space is partitioned, and None in lists. Where each device of a ``fleet`` has a front, sizes and
+    hypervolumes are those of the first.
+    """
 
     spec: SearchSpec
     fleet: list[FleetMemberSchema] = Field(default_factory=list)
-    trust: RankCorrelationSchema | None = None
+    rank_correlation: RankCorrelationSchema | None = None
     parent: str | None = None
     predictor: str | None = None
     front_size: int = 0

@@ -39,7 +39,7 @@ REQUIRED_SCOPES: Mapping[tuple[str, str], Scope] = {
     ("PUT", "/searches/{id}/priority"): "submit",
     ("GET", "/searches/{id}/front"): "read",
     ("GET", "/searches/{id}/candidates"): "read",
-    ("GET", "/searches/{id}/subnets/{arch}"): "read",
+    ("GET", "/searches/{id}/candidates/{arch}"): "read",
     ("GET", "/searches/{id}/artifacts"): "read",
     ("GET", "/searches/{id}/artifacts/{arch}/{name}"): "read",
     ("GET", "/searches/{id}/events"): "read",

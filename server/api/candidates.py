@@ -73,7 +73,7 @@ def list_candidates(
     return store.queries.candidates(id, origin, status, order, limit, cursor, device)
 
 
-@router.get("/searches/{id}/subnets/{arch}", summary="Get a candidate", responses=responses(404))
+@router.get("/searches/{id}/candidates/{arch}", summary="Get a candidate", responses=responses(404))
 def get_candidate(id: str, arch: str, store: CurrentStore, origin: Origin = "search") -> CandidateDetailSchema:
     """A candidate with its choices, layers, metrics and files."""
     candidate = store.queries.candidate(id, arch, origin)
@@ -81,7 +81,7 @@ def get_candidate(id: str, arch: str, store: CurrentStore, origin: Origin = "sea
     space = validate.space_of(spec.space, spec.data)
     architecture = Arch(space.name, tuple(candidate.genes))
     return CandidateDetailSchema(
-        point=candidate,
+        candidate=candidate,
         choices={d.name: d.choices[g] for d, g in zip(space.decisions, candidate.genes, strict=True)},
         input_shape=space.input_shape(architecture),
         layers=[LayerSchema(**vars(summarise(layer))) for layer in space.layers(architecture)],
@@ -148,7 +148,7 @@ def _front_schema(
             )
             for objective, metric in zip(front.objectives, front.metrics, strict=True)
         ],
-        points=[candidate_schema(p, p.key in members, virtual, device) for p in front.members],
+        members=[candidate_schema(p, p.key in members, virtual, device) for p in front.members],
         baseline=[candidate_schema(p, p.key in members, virtual, device) for p in front.baseline],
         hypervolume=front.hypervolume,
         baseline_hypervolume=front.baseline_hypervolume,

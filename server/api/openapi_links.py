@@ -13,7 +13,7 @@ _SOURCES: Mapping[tuple[str, str, str], tuple[str, Mapping[str, str]]] = {
     ("get", "/v1/searches", "200"): ("/v1/searches/{id}", {"id": "$response.body#/items/0/id"}),
     ("post", "/v1/searches", "201"): ("/v1/searches/{id}", {"id": "$response.body#/id"}),
     ("get", "/v1/searches/{id}/candidates", "200"): (
-        "/v1/searches/{id}/subnets",
+        "/v1/searches/{id}/candidates",
         {"id": "$request.path.id", "arch": "$response.body#/items/0/arch"},
     ),
     ("get", "/v1/searches/{id}/artifacts", "200"): (

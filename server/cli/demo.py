@@ -221,7 +221,7 @@ def _run(settings: Settings, reached: DemoProgress, screen: Console, *, port_giv
     say(ending(service, settings, search.id), soft_wrap=True)
     return DemoResult(
         search_id=search.id,
-        front=[_member(p) for p in front.points],
+        front=[_member(p) for p in front.members],
         hypervolume=front.hypervolume,
         baseline=BaselineResult(hypervolume=front.baseline_hypervolume, front=[_member(p) for p in front.baseline]),
         export=ExportResult(
@@ -240,7 +240,7 @@ def _run(settings: Settings, reached: DemoProgress, screen: Console, *, port_giv
 
 def status_lines(front: FrontSchema) -> list[str]:
     """How many networks of the front have each status, and what it means."""
-    counts: Counter[str] = Counter(p.status for p in front.points)
+    counts: Counter[str] = Counter(p.status for p in front.members)
     return [f"{counts[status]} {status}: {meaning}" for status, meaning in _STATUSES.items() if counts[status]]
 
 

@@ -35,7 +35,7 @@ def file_name(artifact: ArtifactSchema) -> str:
 
 def _front_member(nas: Client, search_id: str, selection: str, artifacts: list[ArtifactSchema]) -> str:
     exported = {a.arch for a in artifacts}
-    members = [p for p in nas.front(search_id).points if p.arch in exported]
+    members = [p for p in nas.front(search_id).members if p.arch in exported]
     if not members:
         raise NotFound(f"no front member of search {search_id} was exported")
     metric, sign = ("test_accuracy", -1) if selection == "best" else ("measured_ms", 1)

@@ -89,8 +89,8 @@ def search(s: SearchSchema) -> RenderableType:
         table.add_row(x.name, x.status, f"{x.done}/{x.total} {x.unit}" if x.total else "", f"{x.seconds:.1f}")
     lines.append(table)
     lines += [f"[yellow]warning:[/] {escape(w)}" for w in s.warnings]
-    if s.trust is not None and s.trust.advice:
-        lines.append(f"trust: {escape(s.trust.advice)}")
+    if s.rank_correlation is not None and s.rank_correlation.advice:
+        lines.append(f"trust: {escape(s.rank_correlation.advice)}")
     if s.spec.views == (None,) and s.hypervolume is not None and s.baseline_hypervolume is not None:
         lines.append(f"hypervolume {s.hypervolume:.4f}, random search {s.baseline_hypervolume:.4f}")
     if s.fleet:
@@ -112,14 +112,14 @@ def _fleet(s: SearchSchema) -> RenderableType:
 
 def front(f: FrontSchema) -> RenderableType:
     """The front as a table, whose headers name the kind of evidence, and as a chart."""
-    if not f.points:
+    if not f.members:
         return "No front yet."
     title = "Pareto front" if f.final else "Pareto front so far (nothing measured yet)"
-    fleet = next((p.devices for p in f.points if p.devices), {})
+    fleet = next((p.devices for p in f.members if p.devices), {})
     if fleet:
         title += f" on {f.device}" if f.device is not None else ", latency on the worst device"
     accuracy = "test_accuracy" if f.final else "val_accuracy"
-    names = [n for n in _HEADERS if any(n in p.metrics for p in f.points)]
+    names = [n for n in _HEADERS if any(n in p.metrics for p in f.members)]
     columns = [n for n in names if n == accuracy or not n.endswith("accuracy")]
     if "predicted_share" in columns:  # milliseconds are in the table by device
         columns = [n for n in columns if n not in SHARES]
@@ -129,11 +129,11 @@ def front(f: FrontSchema) -> RenderableType:
     for n in columns:
         table.add_column(f"{_HEADERS[n]}\n{METRICS[n].unit}\n{_kind(f, n)}", justify="right", no_wrap=True)
     table.add_column("\n\nstatus", no_wrap=True)
-    for p in f.points:
+    for p in f.members:
         table.add_row(p.arch, *(_number(p, n) for n in columns), _MARKS[p.status])
     lines: list[RenderableType] = [table]
     if fleet:
-        lines.append(_by_device(f.points))
+        lines.append(_by_device(f.members))
     if chart := scatter(f):
         lines.append(escape(chart))
     if f.hypervolume is not None and f.baseline_hypervolume is not None:
@@ -217,7 +217,7 @@ def devices(items: Sequence[DeviceSchema]) -> RenderableType:
 
 def _kind(f: FrontSchema, name: str) -> str:
     """The kind of evidence of a column, which depends on the device."""
-    return next((p.metrics[name].kind for p in f.points if name in p.metrics), METRICS[name].kind)
+    return next((p.metrics[name].kind for p in f.members if name in p.metrics), METRICS[name].kind)
 
 
 def device(d: DeviceSchema) -> RenderableType:

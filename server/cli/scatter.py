@@ -20,7 +20,7 @@ def scatter(front: FrontSchema, width: int = 64, height: int = 14) -> str:
     def positions(points: Sequence[CandidateSchema]) -> list[tuple[float, float]]:
         return [(p.metrics[x.metric].value, p.metrics[y.metric].value) for p in points]
 
-    baseline, search = positions(front.baseline), positions(front.points)
+    baseline, search = positions(front.baseline), positions(front.members)
     values = baseline + search
     if len(set(values)) < 2:
         return ""

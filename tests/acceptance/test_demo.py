@@ -188,16 +188,16 @@ def test_a_search_survives_kill_9_of_the_whole_service(tmp_path: Path) -> None:
         assert started.count("estimate") == 1
         front = service.client.front(search.id)
         assert front.final
-        assert front.points
+        assert front.members
         assert service.client.artifacts(search.id)
 
         # A child on the same supernet, with a bound: verified without any training.
-        middle = sorted(p.metrics["measured_ms"].value for p in front.points)[-1] * 1.2
+        middle = sorted(p.metrics["measured_ms"].value for p in front.members)[-1] * 1.2
         child = service.client.extend(search.id, ExtendBody(evaluations=8, bounds={"latency": middle}))
         wait_for(lambda: True if service.client.search(child.id).status not in ("queued", "running") else None, 240)
         trained = {s.name: s for s in service.client.search(child.id).stages}["train"]
         assert trained.result["steps"] == 0
-        assert all(p.metrics["measured_ms"].value <= middle for p in service.client.front(child.id).points)
+        assert all(p.metrics["measured_ms"].value <= middle for p in service.client.front(child.id).members)
     finally:
         service.stop()
 

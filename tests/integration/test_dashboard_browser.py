@@ -59,7 +59,7 @@ def chart_point(page: Any, series: str, index: int) -> tuple[float, float, str]:
     [
         ("/", "digits under half a millisecond"),
         (f"/searches/{FINISHED.id}", "Pareto front"),
-        (f"/searches/{FINISHED.id}/candidates/{FINISHED.front().points[0].arch}", "Architecture"),
+        (f"/searches/{FINISHED.id}/candidates/{FINISHED.front().members[0].arch}", "Architecture"),
         ("/devices", "board-4"),
         ("/devices/this-machine", "Versions of the predictor"),
         ("/compare?a=this-machine&b=shelf", "Spearman rank correlation"),
@@ -122,7 +122,7 @@ def test_chart_separates_predicted_and_measured_axes(page: Any, full: str) -> No
 
 def test_rank_correlation_has_a_matrix_for_every_decision(page: Any, full: str) -> None:
     page.goto(f"{full}/searches/{FINISHED.id}")
-    correlation = FINISHED.view().trust
+    correlation = FINISHED.view().rank_correlation
     assert correlation is not None
     card = page.locator(".card", has=page.get_by_role("heading", name="Rank correlation"))
     expect(card).to_contain_text(correlation.advice)

@@ -138,7 +138,7 @@ def test_a_search_for_each_that_is_cut_ends_the_same(each: tuple[list[Event], Pa
     middle = next(i for i, e in enumerate(events) if isinstance(e, Measured)) + 3
     fleet = RuleFleet()
     ended = fold_all(run(folder, p, events[:middle], fleet), fold_all(events[:middle]))
-    assert ended.candidates == whole.points
+    assert ended.candidates == whole.members
     done = [(e.device, e.arch.id) for e in events[:middle] if isinstance(e, Measured)]
     assert len(fleet.asked) == sum(isinstance(e, Measured) for e in events) - len(done)
 
@@ -244,8 +244,8 @@ def test_two_virtual_devices_from_their_figures_to_their_fronts(store: Store, tm
     assert view.stages[1].result["steps"] == 0
     whole = FrontSchema.model_validate(api.get(f"/v1/searches/{child}/front").json())
     assert whole.device is None
-    assert whole.points
-    for p in whole.points:
+    assert whole.members
+    for p in whole.members:
         on = [d.metrics["predicted_ms"].value for d in p.devices.values()]
         assert p.metrics["predicted_ms"].value == pytest.approx(max(on))
     assert FrontSchema.model_validate(api.get(f"/v1/searches/{parent}/front").json()).device == "chip"

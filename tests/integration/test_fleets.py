@@ -356,13 +356,13 @@ def test_the_answers_have_every_device(store: Store, api: TestClient) -> None:
     whole = FrontSchema.model_validate(api.get(f"/v1/searches/{search}/front").json())
     assert (whole.device, [o.metric for o in whole.objectives]) == (None, ["test_accuracy", "measured_share"])
     assert whole.objectives[1].bound == 100.0
-    [member] = whole.points
+    [member] = whole.members
     assert member.status == "verified"
     assert {n: d.metrics["measured_ms"].value for n, d in member.devices.items()} == {"bench": 3.0, "board": 12.0}
     assert [d.claim_ms for d in member.devices.values()] == [8.0, 24.0]
     board = FrontSchema.model_validate(api.get(f"/v1/searches/{search}/front?device=board").json())
     assert (board.device, board.objectives[1].metric, board.objectives[1].bound) == ("board", "measured_ms", 24.0)
-    assert [p.metrics["measured_ms"].value for p in board.points] == [15.0, 12.0]
+    assert [p.metrics["measured_ms"].value for p in board.members] == [15.0, 12.0]
     listed = CandidatePage.model_validate(
         api.get(f"/v1/searches/{search}/candidates?device=board&order=measured_ms").json()
     )
@@ -371,9 +371,9 @@ def test_the_answers_have_every_device(store: Store, api: TestClient) -> None:
     wrong = api.get(f"/v1/searches/{search}/candidates?device=bord")
     assert (wrong.status_code, "'board'" in wrong.json()["message"]) == (422, True)
     one = CandidateDetailSchema.model_validate(
-        api.get(f"/v1/searches/{search}/subnets/{fakes.arch(3, 1, 1).id}").json()
+        api.get(f"/v1/searches/{search}/candidates/{fakes.arch(3, 1, 1).id}").json()
     )
-    assert [d.status for d in one.point.devices.values()] == ["violated", "verified"]
+    assert [d.status for d in one.candidate.devices.values()] == ["violated", "verified"]
 
 
 def test_an_answer_of_fronts_for_each(store: Store, api: TestClient) -> None:
@@ -384,7 +384,7 @@ def test_an_answer_of_fronts_for_each(store: Store, api: TestClient) -> None:
     assert first.hypervolume != other.hypervolume
     view = SearchSchema.model_validate(api.get(f"/v1/searches/{search}").json())
     assert [m.hypervolume for m in view.fleet] == [first.hypervolume, other.hypervolume]
-    assert (view.front_size, view.hypervolume) == (len(first.points), first.hypervolume)
+    assert (view.front_size, view.hypervolume) == (len(first.members), first.hypervolume)
 
 
 def test_a_child_may_have_another_fleet_or_none(store: Store, api: TestClient) -> None:
@@ -442,7 +442,7 @@ def test_the_command_line_names_devices_and_prints_them_all(
     assert "bench and board" in shown
     assert "one front, for the worst case" in shown
     code, shown = told(["front", search, "--device", "board", "--json"], transport, monkeypatch)
-    assert json.loads(shown)["points"][0]["devices"]["bench"]["status"] == "violated"
+    assert json.loads(shown)["members"][0]["devices"]["bench"]["status"] == "violated"
 
     sent: list[dict[str, Any]] = []
 

@@ -145,8 +145,8 @@ def test_a_search_is_shown_with_it_but_not_in_lists(tmp_path: Path) -> None:
         assert lease is not None
         for stage, result in (("split", SPLIT), ("train", TRAINED), ("trust", TRUST)):
             fakes.append(store, lease, [StageFinished(stage, 1.0, result)])
-        assert store.queries.search(search).trust == whole()
-        assert store.queries.searches(None, 10, None).items[0].trust is None
+        assert store.queries.search(search).rank_correlation == whole()
+        assert store.queries.searches(None, 10, None).items[0].rank_correlation is None
 
 
 # Drawings

@@ -424,12 +424,12 @@ def test_nothing_is_called_measured_or_verified_on_a_virtual_device(
     assert front["final"]
     assert [(o["metric"], o["kind"]) for o in front["objectives"]][1] == ("predicted_ms", "estimated")
     points = api.get(f"/v1/searches/{search}/candidates").json()["items"]
-    assert front["points"]
-    for point in [*front["points"], *points]:
+    assert front["members"]
+    for point in [*front["members"], *points]:
         assert point["status"] == "unverified"
         assert "measured_ms" not in point["metrics"]
         assert {point["metrics"][m]["kind"] for m in ("predicted_ms", "upper_ms")} == {"estimated"}
-        one = api.get(f"/v1/searches/{search}/subnets/{point['arch']}?origin={point['origin']}").json()["point"]
+        one = api.get(f"/v1/searches/{search}/candidates/{point['arch']}?origin={point['origin']}").json()["candidate"]
         assert one["metrics"]["predicted_ms"]["kind"] == "estimated"
     plain = api.get(f"/v1/searches/{search}/front?device=bench").json()
     assert plain["objectives"][1]["kind"] == "predicted"

@@ -390,7 +390,7 @@ class FakeSearch:
             search=self.id,
             final=self.final,
             objectives=axes,
-            points=[p.model_copy(update=mark) for p in search_front],
+            members=[p.model_copy(update=mark) for p in search_front],
             baseline=[p.model_copy(update=mark) for p in baseline_front],
             hypervolume=volume(search_front, x, y, 0.9) if search_front else None,
             baseline_hypervolume=volume(baseline_front, x, y, 0.9) if baseline_front else None,
@@ -467,13 +467,13 @@ class FakeSearch:
             last_event=len(self.events),
             spec=self.spec,
             parent=self.more.get("parent"),
-            front_size=len(f.points),
+            front_size=len(f.members),
             verified=sum(p.status == "verified" and p.origin == "search" for p in self.points()),
             evaluations=self.evaluated,
             hypervolume=f.hypervolume,
             baseline_hypervolume=f.baseline_hypervolume,
             hypervolume_history=history,
-            trust=self.more.get("trust"),
+            rank_correlation=self.more.get("trust"),
         )
 
     def artifacts(self) -> list[ArtifactSchema]:
@@ -503,7 +503,7 @@ class FakeSearch:
             raise Problem(404, "not_found", f"no network {arch!r} of origin {origin!r} in search {self.id}")
         net = Arch(SPACE.name, tuple(point.genes))
         return CandidateDetailSchema(
-            point=point,
+            candidate=point,
             choices={d.name: d.choices[g] for d, g in zip(SPACE.decisions, point.genes, strict=True)},
             input_shape=SPACE.input_shape(net),
             layers=[LayerSchema(**asdict(summarise(x))) for x in SPACE.layers(net)],
@@ -1096,7 +1096,7 @@ def create_api(contents: str = "full") -> FastAPI:
             items=points[start:after], total=len(points), next=str(after) if after < len(points) else None
         )
 
-    @app.get("/v1/searches/{search_id}/subnets/{arch}")
+    @app.get("/v1/searches/{search_id}/candidates/{arch}")
     def subnet(search_id: str, arch: str, origin: str = "search") -> CandidateDetailSchema:
         return find(search_id).subnet(arch, origin)
 

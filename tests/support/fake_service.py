@@ -136,8 +136,8 @@ class FakeService:
             f"POST {one}/cancel": says(self.search.model_copy(update={"status": "cancelled"})),
             f"POST {one}/extend": says(child, 201),
             f"GET {one}/front": says(make_front()),
-            f"GET {one}/candidates": says(CandidatePage(items=make_front().points, total=3)),
-            f"GET {one}/subnets/{MEMBERS[0][0]}": says(make_subnet()),
+            f"GET {one}/candidates": says(CandidatePage(items=make_front().members, total=3)),
+            f"GET {one}/candidates/{MEMBERS[0][0]}": says(make_subnet()),
             f"GET {one}/artifacts": says([self._artifact(arch) for arch, _, _ in MEMBERS]),
             f"GET {one}/events": says(EventPage(items=EVENTS[1:], last=EVENTS[-1].seq)),
             "GET /v1/devices": says([self.device]),
@@ -245,7 +245,7 @@ def make_front() -> FrontSchema:
             for o, m in axes
             for i in [METRICS[m]]
         ],
-        points=[make_point(*m, "search") for m in MEMBERS],
+        members=[make_point(*m, "search") for m in MEMBERS],
         baseline=[make_point(*m, "baseline") for m in BASELINE],
         hypervolume=0.81,
         baseline_hypervolume=0.75,
@@ -257,7 +257,7 @@ def make_subnet() -> CandidateDetailSchema:
     """The most accurate network."""
     layer = LayerSchema(name="stem", op="conv", in_shape=(1, 8, 8), out_shape=(8, 8, 8), params=72, macs=4608)
     return CandidateDetailSchema(
-        point=make_front().points[0], choices={"depth": 2}, input_shape=(1, 8, 8), layers=[layer], artifacts=[]
+        candidate=make_front().members[0], choices={"depth": 2}, input_shape=(1, 8, 8), layers=[layer], artifacts=[]
     )
 
 

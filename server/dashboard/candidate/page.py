@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from nas.client import Client
-from nas.core.device import DeviceProfile, MeasurementProtocol
+from nas.core.device import MeasurementProtocol
 from nas.core.errors import NotFound
 from nas.core.metrics import METRICS
 from nas.schemas.candidates import CandidateDetailSchema
@@ -27,17 +27,17 @@ class CandidateSnapshot:
     """A candidate with its search and the devices of the search that still exist."""
 
     search: SearchSchema
-    candidate: CandidateDetailSchema
+    detail: CandidateDetailSchema
     devices: tuple[DeviceSchema, ...]
 
     @property
     def protocol(self) -> MeasurementProtocol | None:
         """The protocol of the measurement, if a device still has the profile that was measured with."""
-        measurement = self.candidate.point.measurement
+        measurement = self.detail.candidate.measurement
         if measurement is None:
             return None
         profiles = (d.profile for d in self.devices if d.profile_id == measurement.profile)
-        return next((DeviceProfile.from_json(p).protocol for p in profiles if p is not None), None)
+        return next((p.protocol for p in profiles if p is not None), None)
 
 
 async def candidate_page(client: Client, search_id: str, arch: str, origin: str) -> None:
@@ -45,19 +45,19 @@ async def candidate_page(client: Client, search_id: str, arch: str, origin: str)
 
     def fetch() -> CandidateSnapshot:
         search = client.search(search_id)
-        candidate = client.subnet(search_id, arch, origin)
+        detail = client.candidate(search_id, arch, origin)
         devices = []
         for name in search.spec.devices:
             with suppress(NotFound):  # removed since; the measurement still names its protocol
                 devices.append(client.device(name))
-        return CandidateSnapshot(search, candidate, tuple(devices))
+        return CandidateSnapshot(search, detail, tuple(devices))
 
     with page_layout(client, f"Candidate {arch}", "") as shell:
         page = MemoizedView(_draw)
 
         def draw(snapshot: CandidateSnapshot) -> None:
             search = snapshot.search
-            page.show(search.spec.name, search.id, snapshot.candidate, snapshot.protocol)
+            page.show(search.spec.name, search.id, snapshot.detail, snapshot.protocol)
 
         await Poller(shell, fetch, draw, lambda _: False).start()
 
@@ -65,7 +65,7 @@ async def candidate_page(client: Client, search_id: str, arch: str, origin: str)
 def _draw(
     search_name: str, search_id: str, detail: CandidateDetailSchema, protocol: MeasurementProtocol | None
 ) -> None:
-    candidate = detail.point
+    candidate = detail.candidate
     with div("stack"):
         with div():
             breadcrumbs(("Searches", "/"), (search_name, f"/searches/{search_id}"), (candidate.arch, ""))

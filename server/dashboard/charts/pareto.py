@@ -94,7 +94,7 @@ def _predicted_series(
     if front.final:
         fronts = {o: [c for c in clouds[o] if c.on_front] for o in clouds}
     else:
-        fronts = {"search": front.points, "baseline": front.baseline}
+        fronts = {"search": front.members, "baseline": front.baseline}
     line = joined and not front.final
     return [
         _candidates("baseline.predicted.candidates", "Random", clouds["baseline"], xm, ym, "diamond", faint=True),
@@ -108,7 +108,7 @@ def _measured_series(
     front: FrontSchema, candidates: Sequence[CandidateSchema], xm: str, ym: str, joined: bool
 ) -> list[Series]:
     """Measured candidates by status, the measured fronts, and faintly the predicted positions of the search's."""
-    by_key = {(c.origin, c.arch): c for c in (*candidates, *front.points, *front.baseline)}
+    by_key = {(c.origin, c.arch): c for c in (*candidates, *front.members, *front.baseline)}
     measured = [c for c in by_key.values() if xm in c.metrics and ym in c.metrics and c.measurement is not None]
     search = [c for c in measured if c.origin == "search"]
     baseline = [c for c in measured if c.origin == "baseline"]
@@ -118,7 +118,7 @@ def _measured_series(
             "search.predicted.positions", "As predicted", search, predicted_xm, predicted_ym, "circle", hollow=True
         ),
         _front_line("baseline.measured.front", "Random, front", front.baseline, xm, ym, joined, "none"),
-        _front_line("search.measured.front", "Search, front", front.points, xm, ym, joined, "none"),
+        _front_line("search.measured.front", "Search, front", front.members, xm, ym, joined, "none"),
     ]
     for origin, members in (("baseline", baseline), ("search", search)):
         title, size = ("Search", 11) if origin == "search" else ("Random", 10)

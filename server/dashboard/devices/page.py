@@ -15,7 +15,7 @@ from nas.schemas.devices import DeviceSchema, DriftSchema
 from nas.schemas.predictors import PredictorVersionSchema
 from server.dashboard import formatting
 from server.dashboard.devices.compare_page import compare_url
-from server.dashboard.devices.device_text import agent_text, processor_text, profile_of
+from server.dashboard.devices.device_text import agent_text, processor_text
 from server.dashboard.devices.history_cards import draw_drift, draw_versions
 from server.dashboard.devices.predictor_card import draw_predictors
 from server.dashboard.elements import badge, breadcrumbs, definition_list, div, heading, notice, text
@@ -56,7 +56,7 @@ async def device_page(client: Client, name: str) -> None:
         profile_card = MemoizedView(_draw_profile)
 
         def draw(snapshot: DeviceSnapshot) -> None:
-            device, profile = snapshot.device, profile_of(snapshot.device)
+            device, profile = snapshot.device(snapshot.device)
             comparable = snapshot.comparable if device.predictors else ()
             header.show(device.name, device.status, processor_text(device), comparable)
             error.show(device.error if device.status == "failed" else None)

@@ -57,7 +57,7 @@ class CandidateList:
 
     def of_front(self, front: FrontSchema) -> tuple[CandidateSchema, ...]:
         """The candidates, best first, and whether each is a member of this front."""
-        members = {_key(c) for c in (*front.points, *front.baseline)}
+        members = {_key(c) for c in (*front.members, *front.baseline)}
         for key, candidate in self._by_key.items():
             if candidate.on_front != (key in members):
                 self._by_key[key] = candidate.model_copy(update={"on_front": key in members})

@@ -71,7 +71,7 @@ async def search_page(client: Client, search_id: str) -> None:
             stages.show(tuple(search.stages), search.eta_s, search.status)
             summary.show(SearchSummary.of(search, snapshot.front))
             front.show(snapshot.search, snapshot.front, snapshot.candidates)
-            rank_correlation.show(search.trust)
+            rank_correlation.show(search.rank_correlation)
             relaxation.show(snapshot.traces, snapshot.cells, DiscretizationSummary.of(search.stages))
             candidates.show(snapshot.candidates, snapshot.candidate_count)
             charts.set_visibility(bool(snapshot.candidates))

@@ -39,19 +39,19 @@ class SearchSummary:
         """The summary of a search as its front shows it."""
         accuracy = next(o for o in front.objectives if o.objective == "accuracy")
         latency = next((o for o in front.objectives if o.objective == "latency"), None)
-        best = max((c.metrics[accuracy.metric].value for c in front.points), default=None)
+        best = max((c.metrics[accuracy.metric].value for c in front.members), default=None)
         best_text = formatting.MISSING if best is None else formatting.quantity(best, accuracy.unit)
         lowest_latency = None
-        if latency is not None and front.points:
-            lowest = min(c.metrics[latency.metric].value for c in front.points)
+        if latency is not None and front.members:
+            lowest = min(c.metrics[latency.metric].value for c in front.members)
             name = "Lowest latency on the front" if latency.unit == "ms" else "Lowest share of the bounds"
             lowest_latency = Headline(name, formatting.quantity(lowest, latency.unit), latency.kind)
         return SearchSummary(
             best_accuracy=Headline(f"Best {accuracy.label.lower()}", best_text, accuracy.kind),
             lowest_latency=lowest_latency,
-            front_size=len(front.points),
+            front_size=len(front.members),
             baseline_front_size=len(front.baseline),
-            verified=sum(c.status == "verified" for c in front.points),
+            verified=sum(c.status == "verified" for c in front.members),
             verified_on=front.device or "every device" if search.fleet else "the device",
             evaluations=search.evaluations,
             hypervolume=front.hypervolume,

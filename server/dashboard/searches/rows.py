@@ -13,9 +13,9 @@ from server.dashboard.elements import badge, div, progress_bar, text
 def best_accuracy(front: FrontSchema) -> str:
     """The best accuracy on a front, with the label that says its kind; empty for an empty front."""
     axis = next((o for o in front.objectives if o.objective == "accuracy"), None)
-    if axis is None or not front.points:
+    if axis is None or not front.members:
         return ""
-    best = max(c.metrics[axis.metric].value for c in front.points)
+    best = max(c.metrics[axis.metric].value for c in front.members)
     return f"{formatting.quantity(best, axis.unit)} {axis.label.lower()}"
 
 

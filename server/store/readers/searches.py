@@ -71,7 +71,9 @@ class SearchReader(Reader):
         with reading(self._engine) as session:
             job = require_job(session, search_id, "search")
             schema = self._search_schema(session, job, waiting_texts(session, [job], self._clock()))
-            return schema.model_copy(update={"trust": rank_correlation_schema(state_from_json(job.state).finished)})
+            return schema.model_copy(
+                update={"rank_correlation": rank_correlation_schema(state_from_json(job.state).finished)}
+            )
 
     def owner_of(self, search_id: str) -> str:
         """The owner of a search. Raises NotFound."""

@@ -80,9 +80,9 @@ VERBS: list[tuple[Callable[[Client], Any], type, str, dict[str, str]]] = [
         {"origin": "baseline", "status": "verified", "order": "params", "limit": "7", "cursor": "c"},
     ),
     (
-        lambda n: n.subnet(SEARCH, BEST, "baseline"),
+        lambda n: n.candidate(SEARCH, BEST, "baseline"),
         CandidateDetailSchema,
-        f"GET /v1/searches/{SEARCH}/subnets/{BEST}",
+        f"GET /v1/searches/{SEARCH}/candidates/{BEST}",
         {"origin": "baseline"},
     ),
     (lambda n: n.artifacts(SEARCH)[0], ArtifactSchema, f"GET /v1/searches/{SEARCH}/artifacts", {}),

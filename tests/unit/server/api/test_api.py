@@ -353,10 +353,10 @@ def test_the_front(api: TestClient, done: str) -> None:
         ("test_accuracy", "measured"),
         ("measured_ms", "measured"),
     ]
-    assert {p.arch for p in front.points} == {fakes.arch(3, 3, 3).id, fakes.arch(1, 1, 1).id}
-    assert all(p.on_front and p.measurement is not None for p in front.points)
+    assert {p.arch for p in front.members} == {fakes.arch(3, 3, 3).id, fakes.arch(1, 1, 1).id}
+    assert all(p.on_front and p.measurement is not None for p in front.members)
     bounded = FrontSchema.model_validate(api.get(f"/v1/searches/{done}/front?bound_ms=6").json())
-    assert {p.arch for p in bounded.points} == {fakes.arch(1, 1, 1).id}
+    assert {p.arch for p in bounded.members} == {fakes.arch(1, 1, 1).id}
     other = api.get(f"/v1/searches/{done}/front?objectives=accuracy,params").json()
     assert [o["metric"] for o in other["objectives"]] == ["test_accuracy", "params"]
     refused(api.get(f"/v1/searches/{done}/front?objectives=accuracy,colour"), 422, "unknown_name", "colour", "macs")
@@ -368,8 +368,8 @@ def test_the_front_as_another_device_would_see_it(api: TestClient, store: Store,
     front = FrontSchema.model_validate(api.get(f"/v1/searches/{done}/front?device=slow").json())
     assert not front.final
     assert [o.kind for o in front.objectives] == ["estimated", "predicted"]
-    assert all(p.measurement is None and p.status == "unverified" for p in front.points)
-    assert all("measured_ms" not in p.metrics for p in front.points)
+    assert all(p.measurement is None and p.status == "unverified" for p in front.members)
+    assert all("measured_ms" not in p.metrics for p in front.members)
     assert front.reference == [0.0, 10.0]  # the slowest of the evaluated networks, as predicted there
     refused(api.get(f"/v1/searches/{done}/front?device=none"), 404, "not_found", "none", "slow")
     fakes.add_device(store, fakes.device_spec(name="new"), "tiny-other")
@@ -393,11 +393,11 @@ def test_candidates(api: TestClient, done: str) -> None:
 
 def test_a_subnet_in_full(api: TestClient, done: str) -> None:
     arch = fakes.arch(3, 3, 3).id
-    view = CandidateDetailSchema.model_validate(api.get(f"/v1/searches/{done}/subnets/{arch}").json())
+    view = CandidateDetailSchema.model_validate(api.get(f"/v1/searches/{done}/candidates/{arch}").json())
     assert view.choices == {"d0": 4, "d1": 4, "d2": 4}
     assert (view.input_shape, view.layers[0].op) == ((1, 8, 8), "dense")
     assert [a.name for a in view.artifacts] == ["model.onnx"]
-    refused(api.get(f"/v1/searches/{done}/subnets/{arch}?origin=baseline"), 404, "not_found", arch)
+    refused(api.get(f"/v1/searches/{done}/candidates/{arch}?origin=baseline"), 404, "not_found", arch)
 
 
 def test_an_artifact_is_sent_as_it_was_exported(api: TestClient, store: Store, done: str) -> None:
@@ -416,7 +416,7 @@ def test_a_damaged_artifact_is_not_sent(api: TestClient, tmp_path: Path, done: s
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/front", "/candidates", "/subnets/x", "/artifacts", "/artifacts/x/y", "/events", "/events?limit=1"]
+    "path", ["", "/front", "/candidates", "/candidates/x", "/artifacts", "/artifacts/x/y", "/events", "/events?limit=1"]
 )
 def test_an_unknown_search_is_not_found(api: TestClient, store: Store, path: str) -> None:
     refused(api.get(f"/v1/searches/nothing{path}"), 404, "not_found", "nothing")

@@ -175,7 +175,7 @@ def test_the_front_names_the_evidence_of_every_column(run: Run) -> None:
 
 def test_an_early_front_claims_no_measurement(run: Run, fake: FakeService) -> None:
     early = make_front()
-    for p in early.points:
+    for p in early.members:
         p.status = "unverified"
         del p.metrics["measured_ms"], p.metrics["test_accuracy"]
     for axis, metric in zip(early.objectives, ("val_accuracy", "predicted_ms"), strict=True):
@@ -192,7 +192,7 @@ def test_an_early_front_claims_no_measurement(run: Run, fake: FakeService) -> No
 @pytest.mark.parametrize("scale", [1.0, 1234.5])
 def test_eighty_columns_hold_a_front(scale: float) -> None:
     found = make_front()
-    for p in found.points:
+    for p in found.members:
         p.status = "unverified"
         for metric in p.metrics.values():
             metric.value *= 1.0 if metric.unit == "%" else scale
@@ -227,9 +227,9 @@ def test_the_chart_puts_networks_where_they_belong() -> None:
 
 
 def test_a_chart_needs_two_networks() -> None:
-    alone = make_front().model_copy(update={"points": make_front().points[:1], "baseline": []})
+    alone = make_front().model_copy(update={"members": make_front().members[:1], "baseline": []})
     assert scatter(alone) == ""
-    assert scatter(alone.model_copy(update={"points": []})) == ""
+    assert scatter(alone.model_copy(update={"members": []})) == ""
 
 
 # Submitting

@@ -213,8 +213,8 @@ def test_empty_front_can_be_drawn() -> None:
 
 
 def test_hover_escapes_what_comes_from_outside() -> None:
-    point = FINISHED.front().points[0].model_copy(update={"arch": "<img src=x>"})
-    options = pareto_chart(FINISHED.front().model_copy(update={"points": [point]}), [])
+    point = FINISHED.front().members[0].model_copy(update={"arch": "<img src=x>"})
+    options = pareto_chart(FINISHED.front().model_copy(update={"members": [point]}), [])
     tips = [d["tip"] for s in options["series"] for d in s["data"]]
     assert any("&lt;img" in t for t in tips)
     assert not any("<img" in t for t in tips)
@@ -258,11 +258,11 @@ def test_axis_ends_are_round_and_hold_the_values(values: list[float], floor: flo
 
 
 def test_blocks_contain_every_layer_in_order() -> None:
-    subnet = FINISHED.subnet(FINISHED.front().points[0].arch, "search")
+    subnet = FINISHED.subnet(FINISHED.front().members[0].arch, "search")
     layer_blocks = blocks(subnet.layers, subnet.choices)
     assert [x for b in layer_blocks for x in b.layers] == subnet.layers
-    assert sum(b.macs for b in layer_blocks) == subnet.point.metrics["macs"].value
-    assert sum(b.params for b in layer_blocks) == subnet.point.metrics["params"].value
+    assert sum(b.macs for b in layer_blocks) == subnet.candidate.metrics["macs"].value
+    assert sum(b.params for b in layer_blocks) == subnet.candidate.metrics["params"].value
     block = next(b for b in layer_blocks if b.name == "stage1.block1")
     kernel, expand = subnet.choices["stage1.block1.kernel"], subnet.choices["stage1.block1.expand"]
     assert block.tags[:2] == (f"k{kernel}", f"e{expand:g}")
@@ -279,7 +279,7 @@ def test_choices_of_absent_blocks_are_unused() -> None:
 
 
 def test_drawing_escapes_names() -> None:
-    subnet = FINISHED.subnet(FINISHED.front().points[0].arch, "search")
+    subnet = FINISHED.subnet(FINISHED.front().members[0].arch, "search")
     layers = [subnet.layers[0].model_copy(update={"name": "<script>alert(1)</script>"})]
     assert "<script" not in architecture_svg(blocks(layers, {}), subnet.input_shape)
 

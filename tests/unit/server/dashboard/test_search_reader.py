@@ -182,7 +182,7 @@ def test_measurements_reach_candidates_that_were_read_before(search: RunningSear
     search.append(candidates(0, 40))
     before = search.reader.read()
     assert {c.status for c in before.candidates} == {"unverified"}
-    first = before.front.points[0]
+    first = before.front.members[0]
     arch = fakes.arch(*first.genes)
     search.report(
         Evaluated((Candidate(arch, "search", {"test_accuracy": 60.0}),)),
