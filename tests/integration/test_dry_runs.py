@@ -145,8 +145,8 @@ def test_why_there_is_no_cost(
     view = asked(api, query, **changes)
     assert view.cost is None
     assert why in (view.cost_missing or "")
-    assert view.feasible == ("written" not in why)
-    assert bool(view.problems) == ("written" in why)
+    assert view.feasible == ("infeasible" not in why)
+    assert bool(view.problems) == ("infeasible" in why)
     assert dry_runs(store) == []
 
 

@@ -146,7 +146,7 @@ def test_a_repeated_key_submits_once(api: TestClient, store: Store) -> None:
         ({"space": {"name": "tinny"}}, "unknown_name", ["tinny", "'tiny'"]),
         ({"space": {"name": "tiny", "params": {"x": 1}}}, "invalid_spec", ["x"]),
         ({"strategy": {"name": "plane"}}, "unknown_name", ["'plain'"]),
-        ({"strategy": {"name": "plain", "params": {"epoch": 1}}}, "invalid_spec", ["epoch", "known: epochs"]),
+        ({"strategy": {"name": "plain", "params": {"epoch": 1}}}, "invalid_spec", ["epoch", "expected: epochs"]),
         ({"data": {"name": "blanc"}}, "unknown_name", ["'blank'"]),
         ({"data": {"name": "blank", "path": "/x"}}, "invalid_spec", ["no path"]),
         ({"device": "bensh"}, "invalid_spec", ["'bench'", "nas devices add bensh --space tiny --data blank"]),
