@@ -26,7 +26,7 @@ from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import BudgetSpec, SearchSpec, StrategySpec
 from nas.engine import estimate_search_cost, run_search, stages_of
 from nas.peak_memory import peak_memory_bytes, reset_peak_memory
-from nas.schemas.dry_runs import CostEstimateSchema
+from nas.schemas.dry_runs import read_cost_estimate
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.measurement.onnx_runtime import describe_machine, measure_isolated
 
@@ -60,7 +60,7 @@ def compare(spec: SearchSpec) -> dict[str, Any]:
         begun = busy_s()
         *_, priced = estimate_search_cost(problem, stages, resources, SearchState())
         assert isinstance(priced, StageFinished)
-        cost, dry_run_s = CostEstimateSchema.model_validate(priced.result), busy_s() - begun
+        cost, dry_run_s = read_cost_estimate(priced.result), busy_s() - begun
         reset_peak_memory("cpu")
         real = {
             event.stage: event.seconds

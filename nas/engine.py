@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
 from nas.core import registry
-from nas.core.cost_estimate import StageCost
+from nas.core.cost_estimate import CostEstimate, StageCost
 from nas.core.errors import InvalidSpec, NotMeasuredYet
 from nas.core.events import Event, Progress, SearchState, StageFinished, StageStarted, fold
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import SearchSpec
 from nas.peak_memory import peak_memory_bytes, reset_peak_memory
-from nas.schemas.dry_runs import CostEstimateSchema, StageCostSchema
 
 COST_STAGE = "price"  # the one stage of a dry run
 
@@ -80,7 +79,7 @@ def estimate_search_cost(
     problem: Problem, stages: Sequence[Stage], resources: Resources, state: SearchState
 ) -> Iterator[Event]:
     """Times a few steps of every stage that ``state`` does not know as finished. Yields the events of a stage
-    ``price``, whose result is a ``CostEstimateSchema`` as JSON. Nothing of the search is done or kept.
+    ``price``, whose result is a ``CostEstimate`` as JSON. Nothing of the search is done or kept.
 
     Raises what the stages raise: what cannot be timed here could not be run here either.
     """
@@ -91,15 +90,15 @@ def estimate_search_cost(
         yield Progress(COST_STAGE, len(costs), len(stages), "stages", message=f"timing {stage.name}")
         costs.append(_price(stage, problem, resources, state))
     yield Progress(COST_STAGE, len(costs), len(stages), "stages")
-    result = cost_view(problem, resources.worker, costs).model_dump(mode="json")
+    result = asdict(total_cost(problem, resources.worker, costs))
     yield StageFinished(COST_STAGE, resources.clock() - begun, result)
 
 
-def cost_view(problem: Problem, worker: str, costs: Sequence[StageCost]) -> CostEstimateSchema:
-    """All stages together. Sums leave out the stages that cannot say what they take."""
+def total_cost(problem: Problem, worker: str, costs: Sequence[StageCost]) -> CostEstimate:
+    """The cost of all stages together. Sums leave out the stages that cannot be estimated."""
     wanted = problem.spec.resources
     seconds = sum(c.seconds or 0.0 for c in costs)
-    return CostEstimateSchema(
+    return CostEstimate(
         worker=worker,
         seconds=seconds,
         low_s=sum(c.low_s or 0.0 for c in costs),
@@ -109,7 +108,7 @@ def cost_view(problem: Problem, worker: str, costs: Sequence[StageCost]) -> Cost
         memory_bytes=max((c.memory_bytes or 0 for c in costs), default=0),
         evaluations=problem.spec.budget.evaluations,
         confidence="partial" if any(c.seconds is None for c in costs) else "measured",
-        stages=[StageCostSchema(**asdict(c)) for c in costs],
+        stages=tuple(costs),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Literal
 
 import numpy as np
 from numpy.polynomial.legendre import leggauss
@@ -35,9 +36,10 @@ class DurationRange:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What a stage will take; ``nas.schemas.dry_runs.StageCostSchema`` says what the fields mean.
+    """The estimated cost of one stage, from ``timed`` of its ``steps`` that were run on a worker.
 
-    A stage that cannot say what it takes has None for its seconds, and a ``note`` that says why.
+    ``low_s`` to ``high_s`` is the range of the estimate. All three durations are None for a stage that cannot be
+    estimated; ``note`` then says why. REST returns this value as it is.
     """
 
     stage: str
@@ -74,6 +76,26 @@ class StageCost:
     def unknown(stage: str, note: str) -> StageCost:
         """A stage of which nothing is known."""
         return StageCost(stage, None, None, None, 0, 0, note=note)
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """The estimated cost of a search on the worker that timed it. REST returns this value as it is.
+
+    ``confidence``: ``measured`` if steps of every stage were timed, ``partial`` if sums lack a stage that cannot be
+    estimated (its ``note`` says why).
+    """
+
+    worker: str
+    seconds: float
+    low_s: float
+    high_s: float
+    gpu_hours: float
+    cpu_hours: float
+    memory_bytes: int
+    evaluations: int
+    confidence: Literal["measured", "partial"]
+    stages: tuple[StageCost, ...]
 
 
 @dataclass(frozen=True)

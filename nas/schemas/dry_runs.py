@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
+from nas.core.cost_estimate import CostEstimate
 from nas.schemas.common import Range
 
-
-class StageCostSchema(BaseModel):
-    """The estimated cost of one stage, from ``timed`` of its ``steps`` that were run on a worker.
-
-    ``low_s`` to ``high_s`` is the range of the estimate. All three durations are None for a stage that cannot be
-    estimated; ``note`` then says why.
-    """
-
-    stage: str
-    seconds: float | None
-    low_s: float | None
-    high_s: float | None
-    steps: int
-    timed: int
-    unit: str = ""
-    memory_bytes: int | None = None
-    note: str = ""
+_COST_ESTIMATE = TypeAdapter(CostEstimate)
 
 
-class CostEstimateSchema(BaseModel):
-    """The estimated cost of a search on the worker that timed it.
-
-    ``confidence``: ``measured`` if steps of every stage were timed, ``partial`` if sums lack a stage that cannot be
-    estimated (its ``note`` says why).
-    """
-
-    worker: str
-    seconds: float
-    low_s: float
-    high_s: float
-    gpu_hours: float
-    cpu_hours: float
-    memory_bytes: int
-    evaluations: int
-    confidence: Literal["measured", "partial"]
-    stages: list[StageCostSchema]
+def read_cost_estimate(record: Mapping[str, object]) -> CostEstimate:
+    """A cost estimate from its JSON record. Raises pydantic.ValidationError."""
+    return _COST_ESTIMATE.validate_python(record)
 
 
 class DeviceFeasibilitySchema(BaseModel):
@@ -74,5 +45,5 @@ class DryRunSchema(BaseModel):
     stages: list[str]
     spec_hash: str
     fleet: list[DeviceFeasibilitySchema] = []
-    cost: CostEstimateSchema | None = None
+    cost: CostEstimate | None = None
     cost_missing: str | None = None

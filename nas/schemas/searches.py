@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+from nas.core.events import HypervolumeAt
 from nas.core.spec import BudgetSpec, ExportSpec, FleetSpec, ObjectiveSpec, ResourceSpec, RetrainSpec, SearchSpec
 from nas.schemas.common import Page
 from nas.schemas.jobs import JobSchema
 from nas.schemas.rank_correlation import RankCorrelationSchema
-
-
-class HypervolumeSchema(BaseModel):
-    """Normalised hypervolumes (0 to 1) of search and random baseline after ``evaluations`` each.
-
-    ``device``: whose front it is, where each device has a front.
-    """
-
-    evaluations: int
-    search: float
-    baseline: float
-    device: str | None = None
 
 
 class FleetMemberSchema(BaseModel):
@@ -51,7 +40,7 @@ class SearchSchema(JobSchema):
     evaluations: int = 0
     hypervolume: float | None = None
     baseline_hypervolume: float | None = None
-    hypervolume_history: list[HypervolumeSchema] = Field(default_factory=list)
+    hypervolume_history: list[HypervolumeAt] = Field(default_factory=list)
 
 
 class SearchPage(Page):

@@ -13,11 +13,12 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from nas.core.cost_estimate import CostEstimate
 from nas.core.device import DeviceProfile
 from nas.core.metrics import METRICS, SHARES
 from nas.schemas.candidates import CandidateSchema, FrontSchema
 from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, DriftSchema
-from nas.schemas.dry_runs import CostEstimateSchema, DryRunSchema
+from nas.schemas.dry_runs import DryRunSchema
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 from nas.schemas.searches import SearchSchema
 from nas.schemas.service import SpaceSchema, StrategySchema
@@ -182,7 +183,7 @@ def dry_run(d: DryRunSchema) -> RenderableType:
     return Group(*lines)
 
 
-def cost(c: CostEstimateSchema) -> RenderableType:
+def cost(c: CostEstimate) -> RenderableType:
     """The estimated cost of each stage and their sum."""
     timed = sum(s.timed for s in c.stages)
     table = grid("stage", "time", "from", "to", "steps", "memory", title=f"{timed} steps timed on {c.worker}")

@@ -13,14 +13,14 @@ import torch
 from benchmarks.dry_run import compare, prepare
 from nas.blobs import FolderBlobs
 from nas.core.arch import every
-from nas.core.cost_estimate import DurationRange, StageCost, average_duration, mean_seconds
+from nas.core.cost_estimate import CostEstimate, DurationRange, StageCost, average_duration, mean_seconds
 from nas.core.errors import MeasurementRefused, UnknownName
 from nas.core.events import Event, SearchState, StageFinished, fold_all
 from nas.core.ports import Problem, Resources
 from nas.core.spec import BudgetSpec, ObjectiveSpec, SearchSpec, StrategySpec
 from nas.engine import estimate_search_cost, run_search
 from nas.peak_memory import peak_memory_bytes, reset_peak_memory
-from nas.schemas.dry_runs import CostEstimateSchema
+from nas.schemas.dry_runs import read_cost_estimate
 from nas.stages.estimate import EstimateStage, exceeds_space, most_inherited, profile_space
 from nas.stages.explore import ExploreStage
 from nas.strategies.once_for_all import once_for_all
@@ -179,7 +179,7 @@ def test_what_is_finished_costs_nothing(tmp_path: Path) -> None:
     resources = Resources(FolderBlobs(tmp_path), RuleDevice(), Ticks())
     *_, last = estimate_search_cost(p, once_for_all(p), resources, state)
     assert isinstance(last, StageFinished)
-    cost = CostEstimateSchema.model_validate(last.result)
+    cost = read_cost_estimate(last.result)
     assert [s.stage for s in cost.stages if s.timed] == ["explore"]
 
 
@@ -215,7 +215,7 @@ def test_a_worker_prices_a_search_as_it_would_run_it(tmp_path: Path) -> None:
     job = {"spec": SPEC.model_dump(mode="json"), "resolved": resolved}
     *before, [last] = run_job("dry_run", job, str(tmp_path), [])
     assert {event["kind"] for batch in before for event in batch} == {"stage_started", "progress"}
-    cost = CostEstimateSchema.model_validate(last["result"])
+    cost = read_cost_estimate(last["result"])
     assert (last["stage"], cost.worker, cost.confidence) == ("price", platform.node(), "measured")
     assert 0.3 < cost.stages[3].low_s < cost.stages[3].seconds  # type: ignore[operator]
     with pytest.raises(UnknownName, match="dry_run"):

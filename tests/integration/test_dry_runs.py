@@ -14,11 +14,12 @@ from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from nas.core.access import LOCAL, Principal
+from nas.core.cost_estimate import CostEstimate, StageCost
 from nas.core.errors import NotFound
 from nas.core.events import Event, Progress, StageFinished, StageStarted
 from nas.core.ports import Room
 from nas.core.spec import SearchSpec
-from nas.schemas.dry_runs import CostEstimateSchema, DryRunSchema, StageCostSchema
+from nas.schemas.dry_runs import DryRunSchema
 from server.api import validate
 from server.api.app import create_app
 from server.api.dry_runs import time_on_worker
@@ -28,7 +29,7 @@ from server.store.models import EventRow, Job
 from server.store.store import Store, open_store
 from tests.support import fakes
 
-COST = CostEstimateSchema(
+COST = CostEstimate(
     worker="bench",
     seconds=90.0,
     low_s=60.0,
@@ -38,7 +39,7 @@ COST = CostEstimateSchema(
     memory_bytes=10**9,
     evaluations=24,
     confidence="measured",
-    stages=[StageCostSchema(stage="train", seconds=90.0, low_s=60.0, high_s=150.0, steps=9, timed=2, unit="steps")],
+    stages=[StageCost(stage="train", seconds=90.0, low_s=60.0, high_s=150.0, steps=9, timed=2, unit="steps")],
 )
 PRICED: list[Event] = [StageStarted("price", 0, 1), StageFinished("price", 1.0, COST.model_dump(mode="json"))]
 URL = "/v1/searches?dry_run=true"

@@ -31,7 +31,8 @@ from nas.core.ports import Problem, Resources
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.engine import estimate_search_cost, run_search
 from nas.objectives import cheap_metrics
-from nas.schemas.dry_runs import CostEstimateSchema
+from nas.core.cost_estimate import CostEstimate
+from nas.schemas.dry_runs import read_cost_estimate
 from nas.strategies.once_for_all import once_for_all
 
 SPACE = {"preset": "digits", "resolutions": [4, 6], "depths": [1, 2], "final": 32, "hidden": 32}
@@ -95,7 +96,7 @@ def stored(events: Sequence[Event]) -> list[Event]:
     return [decode(json.loads(json.dumps(encode(e)))) for e in events]
 
 
-def estimate_cost(folder: Path, p: Problem, stages: object = None, device: object = None) -> CostEstimateSchema:
+def estimate_cost(folder: Path, p: Problem, stages: object = None, device: object = None) -> CostEstimate:
     ticks = count()  # every look at the clock takes a second
     clock = lambda: float(next(ticks))  # noqa: E731
     resources = Resources(FolderBlobs(folder), device or RuleDevice(), clock, worker="bench")  # type: ignore[arg-type]
@@ -104,7 +105,7 @@ def estimate_cost(folder: Path, p: Problem, stages: object = None, device: objec
     assert isinstance(last, StageFinished)
     assert last.stage == "price"
     assert next(e.message for e in events if isinstance(e, Progress)).startswith("timing ")
-    return CostEstimateSchema.model_validate(json.loads(json.dumps(last.result)))
+    return read_cost_estimate(json.loads(json.dumps(last.result)))
 
 
 def two_candidates(p: Problem) -> Iterator[Event]:

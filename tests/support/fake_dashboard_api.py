@@ -24,10 +24,11 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from nas.core.access import Scope
 from nas.core.arch import Arch, as_archs, mutate, sample
+from nas.core.cost_estimate import CostEstimate, StageCost
 from nas.core.device import DeviceProfile
 from nas.core.drift import Reading, drift_of
 from nas.core.errors import Conflict
-from nas.core.events import Evaluated, Refitted, StatusChanged, encode
+from nas.core.events import Evaluated, HypervolumeAt, Refitted, StatusChanged, encode
 from nas.core.layers import summarise
 from nas.core.lifecycle import ENDED, LEASED, Verb, check_transition, check_verb
 from nas.core.metrics import METRICS, kendall, spearman
@@ -66,7 +67,7 @@ from nas.schemas.devices import (
     LatencyPairSchema,
     ProfileDifferenceSchema,
 )
-from nas.schemas.dry_runs import CostEstimateSchema, DryRunSchema, StageCostSchema
+from nas.schemas.dry_runs import DryRunSchema
 from nas.schemas.jobs import EventPage, EventSchema, StageSchema
 from nas.schemas.predictors import EnergyAccuracySchema, PredictorCardSchema, PredictorVersionSchema
 from nas.schemas.rank_correlation import (
@@ -75,7 +76,7 @@ from nas.schemas.rank_correlation import (
     RankedArchSchema,
     SpacePartitionSchema,
 )
-from nas.schemas.searches import ForkBody, HypervolumeSchema, PriorityBody, SearchPage, SearchSchema
+from nas.schemas.searches import ForkBody, PriorityBody, SearchPage, SearchSchema
 from nas.schemas.service import (
     HealthCheckSchema,
     HealthSchema,
@@ -130,14 +131,14 @@ class Problem(Exception):
 # Candidates with invented values
 
 
-def _cost(spec: SearchSpec) -> CostEstimateSchema:
+def _cost(spec: SearchSpec) -> CostEstimate:
     seconds = dict(zip(STAGES, (0.4, 0.0 if spec.supernet else 96.0, 31.0, 9.0, 3.0, 9.0), strict=True))
     stages = [
-        StageCostSchema(stage=name, seconds=s, low_s=0.7 * s, high_s=1.6 * s, steps=720, timed=2, unit="steps")
+        StageCost(stage=name, seconds=s, low_s=0.7 * s, high_s=1.6 * s, steps=720, timed=2, unit="steps")
         for name, s in seconds.items()
     ]
     total = sum(seconds.values())
-    return CostEstimateSchema(
+    return CostEstimate(
         worker="node-a",
         seconds=total,
         low_s=0.7 * total,
@@ -446,7 +447,7 @@ class FakeSearch:
         history = []
         for n in range(16, self.evaluated + 1, 16):
             cells = [volume(p[:n], "predicted_ms", "val_accuracy", 0.9) for p in (self.search, self.baseline)]
-            history.append(HypervolumeSchema(evaluations=n, search=cells[0], baseline=cells[1]))
+            history.append(HypervolumeAt(evaluations=n, search=cells[0], baseline=cells[1]))
         f = self.front()
         over = self.status in ENDED
         return SearchSchema(

@@ -15,7 +15,9 @@ from typing import Any
 import httpx
 from pydantic import BaseModel
 
+from nas.core.cost_estimate import CostEstimate, StageCost
 from nas.core.device import DeviceProfile
+from nas.core.events import HypervolumeAt
 from nas.core.metrics import METRICS
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.schemas.candidates import (
@@ -38,10 +40,10 @@ from nas.schemas.devices import (
     LatencyPairSchema,
     ProfileDifferenceSchema,
 )
-from nas.schemas.dry_runs import CostEstimateSchema, DryRunSchema, StageCostSchema
+from nas.schemas.dry_runs import DryRunSchema
 from nas.schemas.jobs import EventPage, EventSchema, StageSchema
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
-from nas.schemas.searches import HypervolumeSchema, SearchPage, SearchSchema
+from nas.schemas.searches import SearchPage, SearchSchema
 from nas.schemas.service import HealthSchema, SpaceSchema, StrategySchema
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -215,7 +217,7 @@ def make_search() -> SearchSchema:
         evaluations=160,
         hypervolume=0.81,
         baseline_hypervolume=0.75,
-        hypervolume_history=[HypervolumeSchema(evaluations=160, search=0.8, baseline=0.7)],
+        hypervolume_history=[HypervolumeAt(evaluations=160, search=0.8, baseline=0.7)],
     )
 
 
@@ -278,14 +280,14 @@ def make_dry_run(feasible: bool, measured: bool = True) -> DryRunSchema:
     )
 
 
-def make_cost() -> CostEstimateSchema:
+def make_cost() -> CostEstimate:
     """Two stages that were timed, and one that cannot say what it takes."""
 
-    def stage(name: str, seconds: float | None, **more: Any) -> StageCostSchema:
+    def stage(name: str, seconds: float | None, **more: Any) -> StageCost:
         low_s, high_s = (None, None) if seconds is None else (0.7 * seconds, 1.6 * seconds)
-        return StageCostSchema(stage=name, seconds=seconds, low_s=low_s, high_s=high_s, **more)
+        return StageCost(stage=name, seconds=seconds, low_s=low_s, high_s=high_s, **more)
 
-    return CostEstimateSchema(
+    return CostEstimate(
         worker="node-a",
         seconds=108.0,
         low_s=75.6,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nas.schemas.searches import HypervolumeSchema
+from nas.core.events import HypervolumeAt
 from server.dashboard import formatting
 from server.dashboard.charts.options import (
     BASELINE,
@@ -19,7 +19,7 @@ from server.dashboard.charts.options import (
 )
 
 
-def hypervolume_chart(history: Sequence[HypervolumeSchema]) -> Options:
+def hypervolume_chart(history: Sequence[HypervolumeAt]) -> Options:
     """Hypervolume of search and random baseline after equally many evaluations each."""
     search = [(h.evaluations, h.search) for h in history]
     baseline = [(h.evaluations, h.baseline) for h in history]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from nicegui import ui
 
-from nas.schemas.searches import HypervolumeSchema, SearchSchema
+from nas.core.events import HypervolumeAt
+from nas.schemas.searches import SearchSchema
 from server.dashboard.chart_view import replace_options
 from server.dashboard.charts.hypervolume import hypervolume_chart
 from server.dashboard.elements import div, heading, kind_chip, text
@@ -16,7 +17,7 @@ class HypervolumeCard:
     def __init__(self) -> None:
         self._box = div("part card")
         self._chart: ui.echart | None = None
-        self._history: tuple[HypervolumeSchema, ...] = ()
+        self._history: tuple[HypervolumeAt, ...] = ()
         self._box.set_visibility(False)
 
     def show(self, search: SearchSchema, device: str | None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nas.schemas.dry_runs import CostEstimateSchema, DryRunSchema, StageCostSchema
+from nas.core.cost_estimate import CostEstimate, StageCost
+from nas.schemas.dry_runs import DryRunSchema
 from server.dashboard import formatting
 from server.dashboard.elements import definition_list, div, heading, notice, progress_bar, text
 
@@ -48,7 +49,7 @@ def _rows(report: DryRunSchema) -> list[tuple[str, str]]:
     return [*rows, ("Spec", report.spec_hash[:16])]
 
 
-def _draw_cost(cost: CostEstimateSchema) -> None:
+def _draw_cost(cost: CostEstimate) -> None:
     """The duration of each stage with its range, and the stages whose duration is unknown."""
     heading(f"About {formatting.duration(cost.seconds)} on {cost.worker}", 2)
     duration_range = f"{formatting.duration(cost.low_s)} to {formatting.duration(cost.high_s)}"
@@ -68,7 +69,7 @@ def _draw_cost(cost: CostEstimateSchema) -> None:
         notice("warn", "The duration of some stages is unknown; sums do not include them")
 
 
-def _stage_duration(stage: StageCostSchema) -> str:
+def _stage_duration(stage: StageCost) -> str:
     if stage.seconds is None or stage.low_s is None or stage.high_s is None:
         return "unknown"
     if stage.high_s == 0:

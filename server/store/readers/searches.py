@@ -14,7 +14,7 @@ from nas.core.fronts import Front, compute_front
 from nas.core.lifecycle import ENDED, JobStatus
 from nas.core.spec import SearchSpec
 from nas.schemas.jobs import EventPage, EventSchema
-from nas.schemas.searches import FleetMemberSchema, HypervolumeSchema, SearchPage, SearchSchema
+from nas.schemas.searches import FleetMemberSchema, SearchPage, SearchSchema
 from server.store.cursors import read_cursor, utc, write_cursor
 from server.store.database import reading
 from server.store.mapping import job_schema
@@ -183,8 +183,5 @@ class SearchReader(Reader):
             spec=SearchSpec.model_validate(job.spec),
             parent=job.parent_id,
             predictor=job.predictor_id,
-            hypervolume_history=[
-                HypervolumeSchema(evaluations=h.evaluations, search=h.search, baseline=h.baseline, device=h.device)
-                for h in state.hypervolume
-            ],
+            hypervolume_history=list(state.hypervolume),
         )

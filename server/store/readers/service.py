@@ -10,8 +10,9 @@ from typing import cast
 from sqlalchemy import and_, func, select, text
 from sqlalchemy.orm import Session
 
+from nas.core.cost_estimate import CostEstimate
 from nas.core.lifecycle import LEASED, JobStatus
-from nas.schemas.dry_runs import CostEstimateSchema
+from nas.schemas.dry_runs import read_cost_estimate
 from nas.schemas.service import NodeResourcesSchema, WorkerSchema
 from server.store.cursors import utc
 from server.store.database import reading
@@ -58,7 +59,7 @@ class DryRunProgress:
     """The progress of a dry run: its cost once it is estimated, what it waits for, or what is being timed now."""
 
     status: JobStatus
-    cost: CostEstimateSchema | None
+    cost: CostEstimate | None
     error: str | None
     waiting: str
     doing: str
@@ -81,7 +82,7 @@ class ServiceReader(Reader):
             cost = job.state.get("finished", {}).get("price")
             return DryRunProgress(
                 status=cast(JobStatus, job.status),
-                cost=CostEstimateSchema.model_validate(cost) if cost is not None else None,
+                cost=read_cost_estimate(cost) if cost is not None else None,
                 error=job.error,
                 waiting=waiting_texts(session, [job], self._clock()).get(job_id, ""),
                 doing=next((bar["message"] for bar in job.stages), ""),
