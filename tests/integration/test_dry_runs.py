@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ COST = CostEstimate(
     memory_bytes=10**9,
     evaluations=24,
     confidence="measured",
-    stages=[StageCost(stage="train", seconds=90.0, low_s=60.0, high_s=150.0, steps=9, timed=2, unit="steps")],
+    stages=(StageCost(stage="train", seconds=90.0, low_s=60.0, high_s=150.0, steps=9, timed=2, unit="steps"),),
 )
-PRICED: list[Event] = [StageStarted("price", 0, 1), StageFinished("price", 1.0, COST.model_dump(mode="json"))]
+PRICED: list[Event] = [StageStarted("price", 0, 1), StageFinished("price", 1.0, asdict(COST))]
 URL = "/v1/searches?dry_run=true"
 
 
@@ -110,7 +111,7 @@ class Worker:
             return
 
 
-def test_a_worker_times_it_before_anything_that_waits_and_nothing_stays(api: TestClient, store: Store) -> None:
+def test_dry_run_precedes_queued_jobs_and_leaves_no_job(api: TestClient, store: Store) -> None:
     waiting = fakes.add_search(store, priority=100)
     with Worker(store, PRICED) as worker:
         view = asked(api)
@@ -123,7 +124,7 @@ def test_a_worker_times_it_before_anything_that_waits_and_nothing_stays(api: Tes
         assert set(session.scalars(select(EventRow.job_id).distinct())) <= set(session.scalars(select(Job.id)))
 
 
-def test_the_cost_is_there_before_the_worker_has_signed_off(api: TestClient, store: Store) -> None:
+def test_cost_is_returned_before_the_job_finishes(api: TestClient, store: Store) -> None:
     with Worker(store, PRICED, status=None):
         assert asked(api).cost == COST
     assert dry_runs(store) == []
@@ -139,7 +140,7 @@ def test_the_cost_is_there_before_the_worker_has_signed_off(api: TestClient, sto
         (lambda s: s.jobs.beat("worker", 1, [Room(2)]), "", {"resources": {"cpus": 4}}, "infeasible"),
     ],
 )
-def test_why_there_is_no_cost(
+def test_reason_for_missing_cost(
     api: TestClient, store: Store, prepare: Any, query: str, changes: dict[str, Any], why: str
 ) -> None:
     prepare(store)
@@ -151,7 +152,7 @@ def test_why_there_is_no_cost(
     assert dry_runs(store) == []
 
 
-def test_a_worker_that_fails_says_why(api: TestClient, store: Store) -> None:
+def test_worker_failure_is_the_reason(api: TestClient, store: Store) -> None:
     with Worker(store, PRICED[:1], "failed", "the GPU has no memory left"):
         view = asked(api)
     assert view.feasible
@@ -159,9 +160,7 @@ def test_a_worker_that_fails_says_why(api: TestClient, store: Store) -> None:
     assert dry_runs(store) == []
 
 
-def test_a_dry_run_that_takes_too_long_says_how_far_it_was_and_its_worker_is_told(
-    api: TestClient, store: Store
-) -> None:
+def test_timeout_reports_progress_and_stops_the_worker(api: TestClient, store: Store) -> None:
     leases = []
     store.jobs.beat("worker", 1)
     found = asyncio.run(_held_by_a_worker(store, leases))
@@ -187,7 +186,7 @@ async def _time(spec: SearchSpec, store: Store, wait_s: float, gone: Any) -> Dry
     return await time_on_worker(spec, validate.examine(spec, store, LOCAL), store, LOCAL, wait_s, 60.0, gone)
 
 
-def test_nothing_is_left_of_a_client_that_goes_away(store: Store) -> None:
+def test_disconnected_client_leaves_no_job(store: Store) -> None:
     store.jobs.beat("worker", 1)
     looks: list[list[str]] = []
 
@@ -201,7 +200,7 @@ def test_nothing_is_left_of_a_client_that_goes_away(store: Store) -> None:
     assert dry_runs(store) == []
 
 
-def test_a_cancelled_request_leaves_nothing(store: Store) -> None:
+def test_cancelled_request_leaves_no_job(store: Store) -> None:
     store.jobs.beat("worker", 1)
 
     async def run() -> None:
@@ -221,7 +220,7 @@ def test_a_cancelled_request_leaves_nothing(store: Store) -> None:
     assert dry_runs(store) == []
 
 
-def test_a_dry_run_is_no_search_and_no_matter_of_quotas(api: TestClient, store: Store, clock: fakes.Clock) -> None:
+def test_dry_run_is_not_a_search_and_ignores_quotas(api: TestClient, store: Store, clock: fakes.Clock) -> None:
     ada = Principal("ada", frozenset({"submit"}))
     spec = body(resources={"gpus": 2})
     job = store.jobs.submit("dry_run", spec, None, space_id="tiny-0-10", by=ada)
@@ -243,7 +242,7 @@ def test_a_dry_run_is_no_search_and_no_matter_of_quotas(api: TestClient, store: 
     assert store.queries.search(search).id == search
 
 
-def test_dry_runs_that_nobody_came_back_for_are_forgotten(store: Store, clock: fakes.Clock) -> None:
+def test_abandoned_dry_runs_are_deleted(store: Store, clock: fakes.Clock) -> None:
     left = store.jobs.submit("dry_run", body(), None, space_id="tiny-0-10")
     clock.pass_(DRY_RUN_KEPT_S + 1.0)
     new = store.jobs.submit("dry_run", body(), None, space_id="tiny-0-10")
@@ -254,7 +253,7 @@ def test_dry_runs_that_nobody_came_back_for_are_forgotten(store: Store, clock: f
 # Checking is quick
 
 
-def test_a_space_is_surveyed_once_for_each_predictor(
+def test_space_profile_is_cached_by_predictor(
     api: TestClient, store: Store, clock: fakes.Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     surveyed = []
@@ -282,14 +281,14 @@ def test_a_space_is_surveyed_once_for_each_predictor(
     assert after[1] > before[1]
 
 
-def test_a_budget_beyond_the_space_is_refused(api: TestClient, store: Store) -> None:
+def test_budget_beyond_the_space_is_rejected(api: TestClient, store: Store) -> None:
     refused = api.post("/v1/searches", json=body(budget={"evaluations": 53}))
     assert refused.status_code == 422
     assert "at most 52" in refused.json()["message"]
     assert api.post("/v1/searches", json=body(budget={"evaluations": 52})).status_code == 201
 
 
-def test_what_a_child_inherits_counts_against_a_small_space(api: TestClient, store: Store) -> None:
+def test_inherited_candidates_count_against_a_small_space(api: TestClient, store: Store) -> None:
     parent = fakes.add_search(store)
     fakes.run_log(store, fakes.search_log(store.blobs.put(b"abc")))  # three networks of the search, two of the baseline
     assert api.post(f"/v1/searches/{parent}/extend", json={"evaluations": 49}).status_code == 201

@@ -21,7 +21,7 @@ def test_every_setting_is_explained() -> None:
     assert missing == []
 
 
-def test_every_figure_is_explained(tmp_path: Path) -> None:
+def test_every_metric_is_explained(tmp_path: Path) -> None:
     with open_store(f"sqlite:///{tmp_path}/db", str(tmp_path)) as store:
         metrics = PrometheusMetrics(store, EventStreams())
         metrics.requests.labels("GET", "/", "200").observe(0.1)

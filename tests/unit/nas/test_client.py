@@ -110,7 +110,7 @@ VERBS: list[tuple[Callable[[Client], Any], type, str, dict[str, str]]] = [
 
 
 @pytest.mark.parametrize(("call", "kind", "what", "query"), VERBS)
-def test_every_verb_asks_for_the_right_thing(
+def test_every_method_sends_its_request(
     nas: Client, fake: FakeService, call: Callable[[Client], Any], kind: type, what: str, query: dict[str, str]
 ) -> None:
     answer = call(nas)
@@ -127,27 +127,25 @@ def test_every_verb_asks_for_the_right_thing(
         (lambda n: n.extend(SEARCH, ExtendBody(bounds={"latency": 0.1})), ExtendBody(bounds={"latency": 0.1})),
     ],
 )
-def test_bodies_arrive_as_they_were(
-    nas: Client, fake: FakeService, call: Callable[[Client], Any], sent: BaseModel
-) -> None:
+def test_request_bodies(nas: Client, fake: FakeService, call: Callable[[Client], Any], sent: BaseModel) -> None:
     call(nas)
     assert type(sent).model_validate_json(fake.last.content) == sent
 
 
 @pytest.mark.parametrize(("status", "ready"), [(200, True), (503, False)])
-def test_readiness_is_an_answer_whatever_it_says(status: int, ready: bool) -> None:
+def test_readiness_of_an_unready_service_is_returned(status: int, ready: bool) -> None:
     view = ReadinessSchema(ready=ready, checks=[HealthCheckSchema(name="database", status="failed", detail="gone")])
     answer = httpx.Response(status, content=view.model_dump_json())
     with Client(transport=httpx.MockTransport(lambda _: answer)) as nas:
         assert nas.ready() == view
 
 
-def test_an_extension_leaves_out_what_was_not_asked(nas: Client, fake: FakeService) -> None:
+def test_extension_body_omits_unset_fields(nas: Client, fake: FakeService) -> None:
     nas.extend(SEARCH, ExtendBody(evaluations=16))
     assert fake.body() == {"evaluations": 16}
 
 
-def test_the_key_and_the_token_are_headers(fake: FakeService) -> None:
+def test_key_and_token_are_headers(fake: FakeService) -> None:
     with Client(token="secret", transport=fake.transport) as nas:
         nas.submit(SearchSpec(), key="once")
         assert fake.last.headers["idempotency-key"] == "once"
@@ -156,7 +154,7 @@ def test_the_key_and_the_token_are_headers(fake: FakeService) -> None:
         assert "idempotency-key" not in fake.last.headers
 
 
-def test_names_stay_one_part_of_the_path(nas: Client, fake: FakeService) -> None:
+def test_names_are_one_path_segment(nas: Client, fake: FakeService) -> None:
     with pytest.raises(errors.NotFound):
         nas.device("a/b?c#d")
     assert fake.last.url.raw_path == b"/v1/devices/a%2Fb%3Fc%23d"
@@ -168,13 +166,13 @@ def test_names_stay_one_part_of_the_path(nas: Client, fake: FakeService) -> None
 # Event streams
 
 
-def test_watching_gives_every_event_and_ends_with_the_job(nas: Client, fake: FakeService, pauses: list[float]) -> None:
+def test_watch_yields_every_event_and_ends_with_the_job(nas: Client, fake: FakeService, pauses: list[float]) -> None:
     assert list(nas.watch(SEARCH)) == EVENTS
     assert fake.last.url.path == f"/v1/searches/{SEARCH}/events"
     assert not pauses
 
 
-def test_watching_a_device(nas: Client, fake: FakeService) -> None:
+def test_watch_device(nas: Client, fake: FakeService) -> None:
     assert [e.seq for e in nas.watch_device("this-machine", after=2)] == [3, 4, 5, 6]
     assert fake.last.url.path == "/v1/devices/this-machine/events"
     assert fake.last.headers["last-event-id"] == "2"
@@ -182,7 +180,7 @@ def test_watching_a_device(nas: Client, fake: FakeService) -> None:
 
 @pytest.mark.parametrize("kept", range(len(EVENTS) + 1))
 @pytest.mark.parametrize("end", [LOST, None], ids=["lost", "closed"])
-def test_a_lost_connection_loses_and_doubles_nothing(
+def test_reconnection_neither_loses_nor_repeats_events(
     nas: Client, fake: FakeService, pauses: list[float], kept: int, end: Exception | None
 ) -> None:
     torn = frames(EVENTS[kept:])[1][:-12] if kept < len(EVENTS) else ""  # an event of which only a part arrives
@@ -192,27 +190,25 @@ def test_a_lost_connection_loses_and_doubles_nothing(
     assert pauses == [RETRY_DELAYS_S[0]]
 
 
-def test_events_that_come_twice_are_told_once(nas: Client, fake: FakeService) -> None:
+def test_repeated_events_are_yielded_once(nas: Client, fake: FakeService) -> None:
     fake.streams = [(frames(EVENTS[:4]), LOST), ([*frames(EVENTS[1:]), END], None)]
     assert list(nas.watch(SEARCH)) == EVENTS
 
 
-def test_texts_may_hold_what_unicode_counts_as_a_line_end(nas: Client, fake: FakeService) -> None:
+def test_event_text_may_contain_unicode_line_separators(nas: Client, fake: FakeService) -> None:
     strange = event(1, "warned", stage="train", message="one\u2028two\x85three\x0bfour\x1cfive")
     fake.streams = [([*frames([strange]), END], None)]
     assert list(nas.watch(SEARCH)) == [strange]
 
 
-def test_pauses_grow_and_begin_anew_when_something_was_heard(
-    nas: Client, fake: FakeService, pauses: list[float]
-) -> None:
+def test_retry_delays_grow_and_reset_after_progress(nas: Client, fake: FakeService, pauses: list[float]) -> None:
     nothing, alive = (frames([]), LOST), ([*frames([]), ": ping\n\n"], LOST)
     fake.streams = [nothing, nothing, nothing, alive, nothing, ([*frames(EVENTS), END], None)]
     assert list(nas.watch(SEARCH)) == EVENTS
     assert pauses == [*RETRY_DELAYS_S[:3], *RETRY_DELAYS_S[:2]]
 
 
-def test_a_server_that_stays_away_is_given_up(nas: Client, fake: FakeService, pauses: list[float]) -> None:
+def test_watch_gives_up_on_an_unreachable_server(nas: Client, fake: FakeService, pauses: list[float]) -> None:
     fake.streams = [(frames(EVENTS[:2]), LOST)] + [([], LOST)] * len(RETRY_DELAYS_S)
     seen = []
     with pytest.raises(Unreachable):
@@ -221,7 +217,7 @@ def test_a_server_that_stays_away_is_given_up(nas: Client, fake: FakeService, pa
     assert pauses == list(RETRY_DELAYS_S)
 
 
-def test_watching_what_is_not_there(nas: Client, fake: FakeService, pauses: list[float]) -> None:
+def test_watch_of_unknown_search_is_not_found(nas: Client, fake: FakeService, pauses: list[float]) -> None:
     fake.problems = {f"GET /v1/searches/{SEARCH}/events": (404, "not_found", "no search of this id")}
     with pytest.raises(errors.NotFound, match="no search of this id"):
         next(nas.watch(SEARCH))
@@ -247,7 +243,7 @@ def test_watching_what_is_not_there(nas: Client, fake: FakeService, pauses: list
         (429, "too_many_streams", errors.HwnasError),
     ],
 )
-def test_errors_come_back_as_what_they_were(
+def test_errors_are_raised_by_code(
     nas: Client, fake: FakeService, status: int, code: str, kind: type[errors.HwnasError]
 ) -> None:
     fake.problems = {"GET /v1/health": (status, code, "expected this, got that")}
@@ -258,7 +254,7 @@ def test_errors_come_back_as_what_they_were(
     assert str(caught.value) == "expected this, got that"
 
 
-def test_no_server_is_said_with_the_remedy() -> None:
+def test_unreachable_error_says_how_to_start_a_server() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("connection refused", request=request)
 
@@ -268,7 +264,7 @@ def test_no_server_is_said_with_the_remedy() -> None:
                 call()
 
 
-def test_a_slow_server_is_no_absent_one() -> None:
+def test_timeout_is_distinct_from_unreachable() -> None:
     def stall(request: httpx.Request) -> httpx.Response:
         raise httpx.ReadTimeout("timed out", request=request)
 
@@ -286,19 +282,19 @@ def test_a_slow_server_is_no_absent_one() -> None:
         httpx.Response(307, headers={"location": "/login"}),
     ],
 )
-def test_another_kind_of_server_is_recognised(nas: Client, fake: FakeService, answer: httpx.Response) -> None:
+def test_another_kind_of_server_is_reported(nas: Client, fake: FakeService, answer: httpx.Response) -> None:
     fake.answers = {"GET /v1/health": answer}
     with pytest.raises(UnexpectedAnswer, match="hwnas service"):
         nas.health()
 
 
 @pytest.mark.parametrize("url", ["localhost:8765", "ftp://there", "http://", "http://127.0.0.1:port", "there"])
-def test_an_address_that_is_none(url: str) -> None:
+def test_invalid_address_is_rejected(url: str) -> None:
     with pytest.raises(errors.InvalidInput, match="expected an address such as http"):
         Client(url)
 
 
-def test_loopback_never_goes_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loopback_bypasses_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9/")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
@@ -312,14 +308,14 @@ def test_loopback_never_goes_through_a_proxy(monkeypatch: pytest.MonkeyPatch) ->
 # Downloads
 
 
-def test_a_download_arrives_whole(nas: Client, tmp_path: Path) -> None:
+def test_download_writes_the_file(nas: Client, tmp_path: Path) -> None:
     [artifact] = [a for a in nas.artifacts(SEARCH) if a.arch == BEST]
     path = nas.download(artifact, tmp_path / "new" / "model.zip")
     assert hashlib.sha256(path.read_bytes()).hexdigest() == artifact.sha256
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_damaged_download_is_refused_and_leaves_nothing(nas: Client, fake: FakeService, tmp_path: Path) -> None:
+def test_damaged_download_is_rejected_and_removed(nas: Client, fake: FakeService, tmp_path: Path) -> None:
     artifact = nas.artifacts(SEARCH)[0]
     fake.files[artifact.name] = b"something else"
     with pytest.raises(errors.StorageError, match="damaged"):
@@ -332,7 +328,7 @@ def test_a_damaged_download_is_refused_and_leaves_nothing(nas: Client, fake: Fak
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("model.zip", b"from before")]
 
 
-def test_a_download_that_breaks_off_leaves_nothing(nas: Client, fake: FakeService, tmp_path: Path) -> None:
+def test_interrupted_download_is_removed(nas: Client, fake: FakeService, tmp_path: Path) -> None:
     artifact = nas.artifacts(SEARCH)[0]
 
     def torn() -> Iterator[bytes]:
@@ -345,7 +341,7 @@ def test_a_download_that_breaks_off_leaves_nothing(nas: Client, fake: FakeServic
     assert not list(tmp_path.iterdir())
 
 
-def test_a_download_that_is_not_there(nas: Client, fake: FakeService, tmp_path: Path) -> None:
+def test_download_of_unknown_file_is_not_found(nas: Client, fake: FakeService, tmp_path: Path) -> None:
     artifact = nas.artifacts(SEARCH)[0]
     fake.problems = {f"GET {artifact.url}": (507, "storage", "the blob is torn")}
     with pytest.raises(errors.StorageError, match="the blob is torn"):
@@ -353,7 +349,7 @@ def test_a_download_that_is_not_there(nas: Client, fake: FakeService, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_of_ours(nas: Client, tmp_path: Path) -> None:
+def test_unwritable_folder_is_a_storage_error(nas: Client, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(errors.StorageError, match=r"cannot write .*model\.zip"):
         nas.download(nas.artifacts(SEARCH)[0], tmp_path / "file" / "model.zip")

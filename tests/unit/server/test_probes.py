@@ -16,7 +16,7 @@ from server.store.store import open_store
 from tests.support import fakes
 
 
-def test_a_check_that_hangs_takes_one_thread_however_often_it_is_asked_for() -> None:
+def test_hanging_check_uses_one_thread() -> None:
     release, asked = threading.Event(), []
 
     def hang() -> str:
@@ -35,7 +35,7 @@ def test_a_check_that_hangs_takes_one_thread_however_often_it_is_asked_for() -> 
     assert ask_all({"slow": probes["slow"]}, 5.0) == {"slow": "late"}
 
 
-def test_errors_of_a_check_are_its_answer() -> None:
+def test_check_errors_are_returned() -> None:
     def full() -> str:
         raise OSError(28, "No space left on device")
 
@@ -47,12 +47,12 @@ def test_errors_of_a_check_are_its_answer() -> None:
     assert str(answers["broken"]) == "KeyError: 'x'"
 
 
-def test_a_sum_that_falls_is_a_counter_all_the_same() -> None:
+def test_counter_of_a_falling_sum_is_monotonic() -> None:
     rising = MonotonicCounters()
     assert [rising("events", value) for value in (5.0, 8.0, 2.0, 4.0)] == [5.0, 8.0, 8.0, 10.0]
 
 
-def test_figures_say_when_the_database_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_report_a_lost_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = fakes.Clock()
     with open_store(f"sqlite:///{tmp_path}/db", str(tmp_path), clock) as store:
         there = store.queries.service_stats

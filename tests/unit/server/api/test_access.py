@@ -72,7 +72,7 @@ def filled(path: str, search: str) -> str:
     )
 
 
-def test_every_route_has_a_scope_and_the_table_no_other(closed: TestClient) -> None:
+def test_every_route_has_a_scope_and_every_scope_a_route(closed: TestClient) -> None:
     app: Any = closed.app
     described = {(m, p.removeprefix("/v1")) for m, p in operations(closed) if p.startswith("/v1/")}
     assert described == set(access.REQUIRED_SCOPES)
@@ -82,7 +82,7 @@ def test_every_route_has_a_scope_and_the_table_no_other(closed: TestClient) -> N
     assert hidden <= {"/metrics"}
 
 
-def test_nobody_gets_anywhere_without_a_valid_token(closed: TestClient, store: Store, clock: fakes.Clock) -> None:
+def test_every_route_rejects_invalid_tokens(closed: TestClient, store: Store, clock: fakes.Clock) -> None:
     search = fakes.add_search(store)
     expired = token(store, "local", "admin", expires_at=clock() + DAY)
     revoked = token(store, "local", "admin")
@@ -101,7 +101,7 @@ def test_nobody_gets_anywhere_without_a_valid_token(closed: TestClient, store: S
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_a_scope_opens_its_routes_and_no_others(closed: TestClient, store: Store, scope: Scope) -> None:
+def test_scope_allows_its_routes_only(closed: TestClient, store: Store, scope: Scope) -> None:
     headers = token(store, "ada", scope)
     for (method, path), needed in access.REQUIRED_SCOPES.items():
         answer = closed.request(method, filled(f"/v1{path}", "nothing"), headers=headers)
@@ -111,7 +111,7 @@ def test_a_scope_opens_its_routes_and_no_others(closed: TestClient, store: Store
             assert answer.json()["code"] == "forbidden"
 
 
-def test_others_searches_do_not_exist_except_for_administrators(closed: TestClient, store: Store) -> None:
+def test_searches_of_other_owners_are_hidden_except_from_administrators(closed: TestClient, store: Store) -> None:
     mine, theirs = token(store, "ada", "read", "submit"), token(store, "bob", "read", "submit")
     answer = closed.post("/v1/searches", json=fakes.search_spec().model_dump(mode="json"), headers=mine)
     search = answer.json()["id"]
@@ -134,7 +134,7 @@ def test_others_searches_do_not_exist_except_for_administrators(closed: TestClie
     assert (answer.status_code, answer.json()["message"]) == (422, f"supernet: no search {search!r}")
 
 
-def test_keys_of_different_owners_do_not_meet(closed: TestClient, store: Store) -> None:
+def test_idempotency_keys_are_separate_for_each_owner(closed: TestClient, store: Store) -> None:
     ids = set()
     for owner in ("ada", "bob", "ada"):
         headers = {**token(store, owner, "submit"), "Idempotency-Key": "k"}
@@ -144,7 +144,7 @@ def test_keys_of_different_owners_do_not_meet(closed: TestClient, store: Store) 
     assert len(ids) == 2
 
 
-def test_an_open_service_answers_to_loopback_names_and_own_pages_only(store: Store, tmp_path: Path) -> None:
+def test_open_service_accepts_loopback_names_and_own_origin_only(store: Store, tmp_path: Path) -> None:
     api = service(store, tmp_path)
     assert api.get("/v1/me").json()["scopes"] == ["admin"]
     for host in ("evil.example", "evil.example:8765", "127.0.0.1.evil.example", ""):
@@ -158,18 +158,18 @@ def test_an_open_service_answers_to_loopback_names_and_own_pages_only(store: Sto
     assert api.post("/v1/searches", json=spec, headers={"Origin": "http://127.0.0.1"}).status_code == 201
 
 
-def test_a_presented_token_counts_on_an_open_service_too(store: Store, tmp_path: Path) -> None:
+def test_open_service_honours_a_token(store: Store, tmp_path: Path) -> None:
     api = service(store, tmp_path)
     assert api.get("/v1/tokens", headers=token(store, "ada", "read")).status_code == 403
     assert api.get("/v1/me", headers={"Authorization": "Bearer hwnas_0_0"}).status_code == 401
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::", "nas.example"])
-def test_any_other_address_needs_tokens(host: str, tmp_path: Path) -> None:
+def test_addresses_beyond_loopback_require_tokens(host: str, tmp_path: Path) -> None:
     assert access.requires_tokens(Settings(home=tmp_path, host=host))
 
 
-def test_websockets_of_foreign_pages_are_closed(store: Store, tmp_path: Path) -> None:
+def test_websockets_of_foreign_origins_are_closed(store: Store, tmp_path: Path) -> None:
     sent: list[Any] = []
 
     async def app(*_: Any) -> None:
@@ -185,7 +185,7 @@ def test_websockets_of_foreign_pages_are_closed(store: Store, tmp_path: Path) ->
     assert sent == ["websocket.close", "reached"]
 
 
-def test_every_answer_says_that_it_is_not_to_be_framed_or_sniffed(closed: TestClient) -> None:
+def test_every_response_has_security_headers(closed: TestClient) -> None:
     for path in ("/healthz", "/v1/me", "/nothing"):
         headers = closed.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"
@@ -193,7 +193,7 @@ def test_every_answer_says_that_it_is_not_to_be_framed_or_sniffed(closed: TestCl
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
-def test_data_lie_below_the_folders_for_data(store: Store, tmp_path: Path) -> None:
+def test_data_paths_must_be_below_data_roots(store: Store, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "out").symlink_to("/etc")
     api = service(store, tmp_path, require_tokens=True, data_roots=(tmp_path / "data",))
@@ -216,7 +216,7 @@ def tokens(url: str, tmp_path: Path, clock: fakes.Clock) -> Iterator[Store]:
         yield opened
 
 
-def test_tokens_are_made_used_and_revoked(tokens: Store, clock: fakes.Clock) -> None:
+def test_token_creation_use_and_revocation(tokens: Store, clock: fakes.Clock) -> None:
     assert not tokens.tokens.any_valid()
     view, text = tokens.tokens.create("ada", "laptop", ["submit", "read"], clock() + DAY, LOCAL)
     assert view.scopes == ["read", "submit"]
@@ -241,7 +241,7 @@ def test_tokens_are_made_used_and_revoked(tokens: Store, clock: fakes.Clock) -> 
 # Health
 
 
-def test_readiness_names_what_is_wrong(store: Store, tmp_path: Path) -> None:
+def test_readiness_names_failed_checks(store: Store, tmp_path: Path) -> None:
     api = service(store, tmp_path)
     view = ReadinessSchema.model_validate(api.get("/readyz").json())
     assert view.ready
@@ -265,7 +265,7 @@ def test_readiness_names_what_is_wrong(store: Store, tmp_path: Path) -> None:
     assert api.get("/healthz").json() == {"status": "ok"}
 
 
-def test_figures_count_what_happened(store: Store, tmp_path: Path, clock: fakes.Clock) -> None:
+def test_metrics_count_requests_jobs_and_refusals(store: Store, tmp_path: Path, clock: fakes.Clock) -> None:
     api = service(store, tmp_path)
     store.jobs.beat("w", 3)
     fakes.add_search(store)
@@ -286,13 +286,13 @@ def test_figures_count_what_happened(store: Store, tmp_path: Path, clock: fakes.
     assert not any("nothing" in str(key) for key in figures)
 
 
-def test_figures_are_for_administrators(closed: TestClient, store: Store) -> None:
+def test_metrics_require_admin_scope(closed: TestClient, store: Store) -> None:
     assert closed.get("/metrics").status_code == 401
     assert closed.get("/metrics", headers=token(store, "ada", "read")).status_code == 403
     assert closed.get("/metrics", headers=token(store, "ada", "admin")).status_code == 200
 
 
-def test_logs_hold_the_job_and_no_secret() -> None:
+def test_logs_contain_job_id_and_no_secret() -> None:
     record = logging.LogRecord(
         "x",
         logging.INFO,

@@ -85,7 +85,7 @@ def done(store: Store) -> str:
 # Catalogue
 
 
-def test_health_says_whether_searches_would_run(api: TestClient, store: Store, clock: fakes.Clock) -> None:
+def test_health_reports_whether_searches_can_run(api: TestClient, store: Store, clock: fakes.Clock) -> None:
     health = HealthSchema.model_validate(api.get("/v1/health").json())
     assert (health.status, health.workers, health.database) == ("degraded", 0, "sqlite")
     assert "no worker" in health.detail
@@ -95,7 +95,7 @@ def test_health_says_whether_searches_would_run(api: TestClient, store: Store, c
     assert (health.status, health.workers, health.queued, health.running) == ("ok", 1, 1, 0)
 
 
-def test_health_says_when_the_database_is_gone(api: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_reports_a_lost_database(api: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_seconds: float) -> Any:
         raise StorageError("the database cannot be used: disk I/O error")
 
@@ -115,7 +115,7 @@ def test_the_catalogue_lists_plug_ins(api: TestClient) -> None:
 # Submitting
 
 
-def test_a_submitted_search_waits_with_its_stages(api: TestClient, store: Store) -> None:
+def test_submitted_search_is_queued_with_its_stages(api: TestClient, store: Store) -> None:
     fakes.add_device(store)
     answer = api.post("/v1/searches", json=body())
     assert answer.status_code == 201
@@ -129,7 +129,7 @@ def test_a_submitted_search_waits_with_its_stages(api: TestClient, store: Store)
     assert lease.spec["resolved"]["predictor"]["family"] == "flat"
 
 
-def test_a_repeated_key_submits_once(api: TestClient, store: Store) -> None:
+def test_repeated_idempotency_key_submits_once(api: TestClient, store: Store) -> None:
     fakes.add_device(store)
     key = {"Idempotency-Key": "mine"}
     first = api.post("/v1/searches", json=body(), headers=key)
@@ -162,7 +162,7 @@ def test_a_repeated_key_submits_once(api: TestClient, store: Store) -> None:
         ({"seed": -1}, "invalid_spec", ["seed"]),
     ],
 )
-def test_a_search_that_cannot_run_is_refused(
+def test_invalid_search_is_rejected(
     api: TestClient, store: Store, change: dict[str, Any], code: str, words: list[str]
 ) -> None:
     fakes.add_device(store)
@@ -170,7 +170,7 @@ def test_a_search_that_cannot_run_is_refused(
     assert api.get("/v1/searches").json()["items"] == []
 
 
-def test_the_command_that_adds_a_device_says_no_more_than_needed() -> None:
+def test_add_device_command_has_only_required_options() -> None:
     assert add_device_command(SearchSpec(device="pi")) == "nas devices add pi"
     spec = SearchSpec(
         space=SpaceSpec(params={"preset": "cifar", "kernels": [3, 5], "x": "yes"}),
@@ -182,7 +182,7 @@ def test_the_command_that_adds_a_device_says_no_more_than_needed() -> None:
     )
 
 
-def test_a_device_that_is_still_being_added_is_no_device_yet(api: TestClient, store: Store) -> None:
+def test_device_during_onboarding_has_no_predictor(api: TestClient, store: Store) -> None:
     store.jobs.submit("device", fakes.device_spec().model_dump(mode="json"), None)
     refused(api.post("/v1/searches", json=body()), 422, "invalid_spec", "still being added")
 
@@ -196,7 +196,7 @@ def test_a_device_that_is_still_being_added_is_no_device_yet(api: TestClient, st
         ("accuracy", 101.0, ["100 %"]),
     ],
 )
-def test_bounds_that_no_network_meets(
+def test_infeasible_bounds_are_rejected(
     api: TestClient, store: Store, objective: str, bound: float, words: list[str]
 ) -> None:
     fakes.add_device(store)
@@ -210,13 +210,13 @@ def test_bounds_that_no_network_meets(
     assert api.post("/v1/searches", json=body(objectives=objectives(reachable))).status_code == 201
 
 
-def test_an_objective_that_the_space_does_not_tell(api: TestClient, store: Store) -> None:
+def test_unsupported_objective_is_rejected(api: TestClient, store: Store) -> None:
     fakes.add_device(store)
     spec = body(objectives=[{"name": "accuracy"}, {"name": "peak_memory", "bound": 1e5}])
     refused(api.post("/v1/searches", json=spec), 422, "invalid_spec", "peak_memory", "peak_bytes", "tiny")
 
 
-def test_a_dry_run_says_what_a_search_would_meet(api: TestClient, store: Store) -> None:
+def test_dry_run_reports_ranges_and_feasibility(api: TestClient, store: Store) -> None:
     fakes.add_device(store)
     spec = body(objectives=[{"name": "accuracy"}, {"name": "latency", "bound": 5.5}])
     answer = api.post("/v1/searches?dry_run=true", json=spec)
@@ -234,7 +234,7 @@ def test_a_dry_run_says_what_a_search_would_meet(api: TestClient, store: Store) 
     assert api.get("/v1/searches").json()["items"] == []
 
 
-def test_a_dry_run_lists_problems_instead_of_refusing(api: TestClient) -> None:
+def test_dry_run_lists_problems_without_error(api: TestClient) -> None:
     spec = body(objectives=[{"name": "accuracy"}, {"name": "params", "bound": 1.0}], supernet="nothing")
     view = DryRunSchema.model_validate(api.post("/v1/searches?dry_run=true", json=spec).json())
     assert not view.feasible
@@ -259,7 +259,7 @@ def test_extending_reuses_the_supernet(api: TestClient, store: Store, done: str)
     assert lease.spec["resolved"]["supernet"] == store.blobs.put(b"abc")
 
 
-def test_a_fork_may_retrain_and_an_extension_trains_nothing(api: TestClient, done: str) -> None:
+def test_fork_may_retrain_and_extension_does_not_train(api: TestClient, done: str) -> None:
     wanted = {"networks": 2, "epochs": 5, "trials": 3, "seeds": 1, "batch_size": 64}
     fork = SearchSchema.model_validate(api.post(f"/v1/searches/{done}/fork", json={"retrain": wanted}).json())
     assert fork.spec.retrain == RetrainSpec.model_validate(wanted)
@@ -272,7 +272,7 @@ def test_a_fork_may_retrain_and_an_extension_trains_nothing(api: TestClient, don
     refused(api.post(url, json={"retrain": {"networks": 99}}), 422, "invalid_spec", "at most budget.verified")
 
 
-def test_extending_is_idempotent_with_a_key(api: TestClient, done: str) -> None:
+def test_extension_with_repeated_key_submits_once(api: TestClient, done: str) -> None:
     statuses = [
         api.post(f"/v1/searches/{done}/extend", json={"seed": 9}, headers={"Idempotency-Key": "k"}).status_code
         for _ in range(2)
@@ -280,7 +280,7 @@ def test_extending_is_idempotent_with_a_key(api: TestClient, done: str) -> None:
     assert statuses == [201, 200]
 
 
-def test_extending_refuses_what_makes_no_sense(api: TestClient, store: Store, done: str) -> None:
+def test_invalid_extension_is_rejected(api: TestClient, store: Store, done: str) -> None:
     url = f"/v1/searches/{done}/extend"
     refused(api.post(url, json={"bounds": {"params": 1.0}}), 422, "unknown_name", "params", "latency")
     refused(api.post(url, json={"bounds": {"latency": -1.0}}), 422, "invalid_spec", "bound")
@@ -292,7 +292,7 @@ def test_extending_refuses_what_makes_no_sense(api: TestClient, store: Store, do
     refused(api.post(f"/v1/searches/{untrained}/extend", json={}), 409, "conflict", "not finished its training")
 
 
-def test_a_supernet_of_another_space_or_data_is_refused(api: TestClient, store: Store, done: str) -> None:
+def test_supernet_of_another_space_or_data_is_rejected(api: TestClient, store: Store, done: str) -> None:
     space = {"name": "tiny", "params": {"offset": 1}}
     fakes.add_device(store, fakes.device_spec(space=space), "tiny-1-10")
     refused(api.post("/v1/searches", json=body(space=space, supernet=done)), 422, "invalid_spec", "tiny-1-10")
@@ -317,7 +317,7 @@ def test_listing_and_cancelling(api: TestClient, store: Store, clock: fakes.Cloc
     assert [s["id"] for s in api.get("/v1/searches?status=cancelled").json()["items"]] == [ids[0]]
 
 
-def test_children_and_searches_of_an_owner_are_listed(api: TestClient, store: Store, done: str) -> None:
+def test_list_by_parent_and_owner(api: TestClient, store: Store, done: str) -> None:
     other = fakes.add_search(store, by=Principal("ada", frozenset({"submit"})))
     child = api.post(f"/v1/searches/{done}/extend", json={"seed": 5}).json()["id"]
 
@@ -330,7 +330,7 @@ def test_children_and_searches_of_an_owner_are_listed(api: TestClient, store: St
     assert set(listed("owner=local")) == {done, child}
 
 
-def test_workers_are_listed_while_they_are_heard_of(api: TestClient, store: Store, clock: fakes.Clock) -> None:
+def test_list_of_workers_with_recent_heartbeat(api: TestClient, store: Store, clock: fakes.Clock) -> None:
     assert api.get("/v1/workers").json() == []
     nodes = [Room(cpus=8, gpus=2, memory_gb=64, labels={"gpu": "a100"}), Room(cpus=4)]
     store.jobs.beat("node-a", 3, nodes, [Room(cpus=6, memory_gb=40, labels={"gpu": "a100"}), Room(cpus=4)], True)
@@ -342,11 +342,11 @@ def test_workers_are_listed_while_they_are_heard_of(api: TestClient, store: Stor
     assert api.get("/v1/workers").json() == []
 
 
-def test_what_has_ended_cannot_be_cancelled(api: TestClient, done: str) -> None:
+def test_ended_search_cannot_be_cancelled(api: TestClient, done: str) -> None:
     refused(api.post(f"/v1/searches/{done}/cancel"), 409, "conflict", "succeeded")
 
 
-def test_the_front(api: TestClient, done: str) -> None:
+def test_front_of_a_finished_search(api: TestClient, done: str) -> None:
     front = FrontSchema.model_validate(api.get(f"/v1/searches/{done}/front").json())
     assert front.final
     assert [(o.metric, o.kind) for o in front.objectives] == [
@@ -363,7 +363,7 @@ def test_the_front(api: TestClient, done: str) -> None:
     refused(api.get(f"/v1/searches/{done}/front?objectives=accuracy,peak_memory"), 422, "invalid_input", "peak_memory")
 
 
-def test_the_front_as_another_device_would_see_it(api: TestClient, store: Store, done: str) -> None:
+def test_front_predicted_for_another_device(api: TestClient, store: Store, done: str) -> None:
     fakes.add_device(store, fakes.device_spec(name="slow"))
     front = FrontSchema.model_validate(api.get(f"/v1/searches/{done}/front?device=slow").json())
     assert not front.final
@@ -376,7 +376,7 @@ def test_the_front_as_another_device_would_see_it(api: TestClient, store: Store,
     refused(api.get(f"/v1/searches/{done}/front?device=new"), 404, "not_found", "nas devices add new")
 
 
-def test_candidates(api: TestClient, done: str) -> None:
+def test_candidate_pages_order_and_filters(api: TestClient, done: str) -> None:
     page = CandidatePage.model_validate(api.get(f"/v1/searches/{done}/candidates?origin=search").json())
     assert [p.metrics["val_accuracy"].value for p in page.items] == [90.0, 80.0, 60.0]
     assert page.items[0].metrics["predicted_ms"].unit == "ms"
@@ -391,7 +391,7 @@ def test_candidates(api: TestClient, done: str) -> None:
     refused(api.get(f"/v1/searches/{done}/candidates?limit=1001"), 422, "invalid_input", "limit")
 
 
-def test_a_subnet_in_full(api: TestClient, done: str) -> None:
+def test_candidate_detail(api: TestClient, done: str) -> None:
     arch = fakes.arch(3, 3, 3).id
     view = CandidateDetailSchema.model_validate(api.get(f"/v1/searches/{done}/candidates/{arch}").json())
     assert view.choices == {"d0": 4, "d1": 4, "d2": 4}
@@ -400,7 +400,7 @@ def test_a_subnet_in_full(api: TestClient, done: str) -> None:
     refused(api.get(f"/v1/searches/{done}/candidates/{arch}?origin=baseline"), 404, "not_found", arch)
 
 
-def test_an_artifact_is_sent_as_it_was_exported(api: TestClient, store: Store, done: str) -> None:
+def test_artifact_download_equals_the_exported_file(api: TestClient, store: Store, done: str) -> None:
     views = [ArtifactSchema.model_validate(a) for a in api.get(f"/v1/searches/{done}/artifacts").json()]
     assert len(views) == 2
     answer = api.get(views[0].url)
@@ -409,7 +409,7 @@ def test_an_artifact_is_sent_as_it_was_exported(api: TestClient, store: Store, d
     refused(api.get(views[0].url + "x"), 404, "not_found", "model.onnx")
 
 
-def test_a_damaged_artifact_is_not_sent(api: TestClient, tmp_path: Path, done: str) -> None:
+def test_damaged_artifact_is_not_sent(api: TestClient, tmp_path: Path, done: str) -> None:
     view = ArtifactSchema.model_validate(api.get(f"/v1/searches/{done}/artifacts").json()[0])
     (tmp_path / "blobs" / view.sha256[:2] / view.sha256).write_bytes(b"abX")
     refused(api.get(view.url), 507, "storage", "damaged")
@@ -418,7 +418,7 @@ def test_a_damaged_artifact_is_not_sent(api: TestClient, tmp_path: Path, done: s
 @pytest.mark.parametrize(
     "path", ["", "/front", "/candidates", "/candidates/x", "/artifacts", "/artifacts/x/y", "/events", "/events?limit=1"]
 )
-def test_an_unknown_search_is_not_found(api: TestClient, store: Store, path: str) -> None:
+def test_unknown_search_is_not_found(api: TestClient, store: Store, path: str) -> None:
     refused(api.get(f"/v1/searches/nothing{path}"), 404, "not_found", "nothing")
     device_job = fakes.add_device(store)
     refused(api.get(f"/v1/searches/{device_job}{path}"), 404, "not_found", device_job)
@@ -455,19 +455,19 @@ def test_adding_a_device(api: TestClient, store: Store) -> None:
         ({"samples": 31}, "invalid_spec"),
     ],
 )
-def test_a_device_that_cannot_be_added(api: TestClient, change: dict[str, Any], code: str) -> None:
+def test_invalid_device_is_rejected(api: TestClient, change: dict[str, Any], code: str) -> None:
     refused(api.post("/v1/devices", json={**fakes.device_spec().model_dump(mode="json"), **change}), 422, code)
 
 
 @pytest.mark.parametrize("path", ["devices/x", "devices/x/events", "predictors/x", "predictors?device=x"])
-def test_unknown_devices_and_predictors(api: TestClient, path: str) -> None:
+def test_unknown_device_and_predictor_are_not_found(api: TestClient, path: str) -> None:
     refused(api.get(f"/v1/{path}"), 404, "not_found", "x")
 
 
 # Events
 
 
-def test_pages_of_events(api: TestClient, done: str) -> None:
+def test_event_pages(api: TestClient, done: str) -> None:
     first = EventPage.model_validate(api.get(f"/v1/searches/{done}/events?limit=10").json())
     assert [e.seq for e in first.items] == list(range(1, 11))
     rest = EventPage.model_validate(api.get(f"/v1/searches/{done}/events?after={first.last}").json())
@@ -489,7 +489,7 @@ def blocks(text: str) -> list[dict[str, str]]:
     return [dict(line.split(": ", 1) for line in b.splitlines()) for b in text.split("\n\n") if b]
 
 
-def test_a_stream_of_events_ends_with_the_job_and_resumes(api: TestClient, done: str) -> None:
+def test_event_stream_ends_with_the_job_and_resumes(api: TestClient, done: str) -> None:
     headers = {"Accept": "text/event-stream"}
     answer = api.get(f"/v1/searches/{done}/events", headers=headers)
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -507,7 +507,7 @@ async def collect(stream: AsyncIterator[bytes]) -> str:
     return b"".join([chunk async for chunk in stream]).decode()
 
 
-def test_a_stream_follows_a_running_job(store: Store) -> None:
+def test_event_stream_follows_a_running_job(store: Store) -> None:
     fakes.add_device(store)
     search = fakes.add_search(store)
     lease = store.jobs.claim("worker", 1e9)
@@ -533,7 +533,7 @@ def test_a_stream_follows_a_running_job(store: Store) -> None:
     assert waited == [sse.POLL_S] * 74
 
 
-def test_streams_are_bounded_and_counted(store: Store, tmp_path: Path, done: str) -> None:
+def test_open_event_streams_are_limited_and_counted(store: Store, tmp_path: Path, done: str) -> None:
     streams = sse.EventStreams(limit=2, per_client=1)
     api = TestClient(create_app(Settings(home=tmp_path), store, streams), "http://127.0.0.1")
     url, headers = f"/v1/searches/{done}/events", {"Accept": "text/event-stream"}
@@ -562,7 +562,7 @@ def test_streams_are_bounded_and_counted(store: Store, tmp_path: Path, done: str
 # Limits and errors
 
 
-def test_a_body_that_is_too_large_is_refused(api: TestClient) -> None:
+def test_oversized_body_is_rejected(api: TestClient) -> None:
     refused(api.post("/v1/searches", content=b" " * (MAX_BODY + 1), headers=_JSON), 413, "too_large")
 
     def chunks() -> Iterator[bytes]:
@@ -578,14 +578,14 @@ _JSON = {"Content-Type": "application/json"}
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"3", b'"x"', b"[" * 100_000, b'{"seed": NaN}', b"\xff", b'{"seed": ' + b"9" * 5000]
 )
-def test_a_body_that_is_no_spec_is_refused(api: TestClient, content: bytes) -> None:
+def test_malformed_body_is_rejected(api: TestClient, content: bytes) -> None:
     answer = api.post("/v1/searches", content=content, headers=_JSON)
     assert answer.status_code in (400, 422)
     refused(answer, answer.status_code, answer.json()["code"])
     assert answer.json()["code"] in ("invalid_input", "invalid_spec")
 
 
-def test_values_that_json_cannot_carry_back_are_refused(api: TestClient, store: Store) -> None:
+def test_values_without_json_representation_are_rejected(api: TestClient, store: Store) -> None:
     fakes.add_device(store)
     bad = json.dumps(body()).replace('"a search"', r'"\ud800"')
     refused(api.post("/v1/searches", content=bad, headers=_JSON), 422, "invalid_spec")
@@ -595,7 +595,7 @@ def test_values_that_json_cannot_carry_back_are_refused(api: TestClient, store: 
     assert api.post("/v1/searches", content=params, headers=_JSON).status_code == 422
 
 
-def test_unknown_routes_and_methods_answer_alike(api: TestClient) -> None:
+def test_unknown_routes_and_methods_return_error_schema(api: TestClient) -> None:
     refused(api.get("/v1/nothing"), 404, "not_found")
     refused(api.delete("/v1/searches"), 405, "method_not_allowed")
 
@@ -616,7 +616,7 @@ def test_every_error_has_its_status(error: HwnasError, status: int) -> None:
     assert (answer.status_code, json.loads(bytes(answer.body))) == (status, {"code": error.code, "message": "x"})
 
 
-def test_an_unexpected_error_tells_no_secrets(
+def test_unexpected_error_hides_its_message(
     api: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken() -> Any:
@@ -629,7 +629,7 @@ def test_an_unexpected_error_tells_no_secrets(
     assert "1234" in caplog.text
 
 
-def test_the_api_starts_without_torch_or_ray() -> None:
+def test_api_imports_neither_torch_nor_ray() -> None:
     code = "import sys, server.api.app, server.store.store; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -47,7 +47,7 @@ def strategy(name: str, **params: Any) -> dict[str, Any]:
         ({"space": MOBILE, "retrain": {"drop_path": 0.2}}, ["retrain.drop_path", "mobilenet_v3"]),
     ],
 )
-def test_impossible_combinations_are_refused_at_submission(
+def test_impossible_combinations_are_rejected_at_submission(
     given: dict[str, Any], words: list[str], tmp_path: Path
 ) -> None:
     with open_store(f"sqlite:///{tmp_path / 'test.db'}", str(tmp_path / "blobs")) as store:
@@ -59,7 +59,7 @@ def test_impossible_combinations_are_refused_at_submission(
         assert store.queries.counts(60.0)[1] == 0  # nothing is queued
 
 
-def test_a_supernet_without_architecture_parameters_is_refused_for_differentiable_search() -> None:
+def test_differentiable_search_rejects_a_supernet_without_architecture_parameters() -> None:
     spec = SearchSpec.model_validate({"space": BENCH, "strategy": strategy("darts"), "supernet": "abc"})
     space = space_of(spec.space, spec.data)
     assert space.shape == ImageShape(1, 8, 8, 10)

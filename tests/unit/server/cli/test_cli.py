@@ -88,7 +88,7 @@ def test_help_and_serve_import_no_heavy_modules(script: str, modules: tuple[str,
 
 
 @pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
-def test_help_in_the_list_is_the_commands_own(entry: CommandEntry) -> None:
+def test_listed_help_equals_the_command_help(entry: CommandEntry) -> None:
     command = load_command(entry)
     assert command.help.replace("\n", " ").split("  ")[0] == entry.help
     assert not command.hidden
@@ -119,18 +119,18 @@ def test_help_in_the_list_is_the_commands_own(entry: CommandEntry) -> None:
     ],
     ids=" ".join,
 )
-def test_json_stands_alone_on_standard_output(run: Run, words: tuple[str, ...]) -> None:
+def test_json_is_the_only_output(run: Run, words: tuple[str, ...]) -> None:
     done = run(*words, "--json")
     assert done.exit_code == 0, done.stderr
     assert isinstance(json.loads(done.stdout), dict | list)
 
 
-def test_json_is_the_view(run: Run) -> None:
+def test_json_equals_the_schema(run: Run) -> None:
     assert SearchSchema.model_validate_json(run("show", SEARCH, "--json").stdout).id == SEARCH
     assert FrontSchema.model_validate_json(run("front", SEARCH, "--json").stdout) == make_front()
 
 
-def test_lists_say_what_there_is(run: Run, fake: FakeService) -> None:
+def test_list_commands(run: Run, fake: FakeService) -> None:
     listed = run("list", "--status", "failed", "--limit", "7").stdout
     assert dict(fake.last.url.params) == {"status": "failed", "limit": "7"}
     assert SEARCH in listed
@@ -145,13 +145,13 @@ def test_lists_say_what_there_is(run: Run, fake: FakeService) -> None:
     assert run("version").stdout.startswith("hwnas ")
 
 
-def test_a_failed_search_shows_why(run: Run) -> None:
+def test_failed_search_shows_its_error(run: Run) -> None:
     shown = run("show", FAILED)
     assert shown.exit_code == 0
     assert "the data set is [empty]" in shown.stdout
 
 
-def test_the_front_names_the_evidence_of_every_column(run: Run) -> None:
+def test_front_headers_name_the_kind_of_evidence(run: Run) -> None:
     lines = [line.rstrip() for line in run("front", SEARCH).stdout.splitlines()]
     assert lines[0] == "Pareto front"
     assert lines[1].split() == ["test", "acc.", "latency", "95%", "bound", "latency", "params", "MACs"]
@@ -173,7 +173,7 @@ def test_the_front_names_the_evidence_of_every_column(run: Run) -> None:
     assert "0.7500" in lines[-1]
 
 
-def test_an_early_front_claims_no_measurement(run: Run, fake: FakeService) -> None:
+def test_early_front_shows_no_measurement(run: Run, fake: FakeService) -> None:
     early = make_front()
     for p in early.members:
         p.status = "unverified"
@@ -190,7 +190,7 @@ def test_an_early_front_claims_no_measurement(run: Run, fake: FakeService) -> No
 
 
 @pytest.mark.parametrize("scale", [1.0, 1234.5])
-def test_eighty_columns_hold_a_front(scale: float) -> None:
+def test_front_fits_into_eighty_columns(scale: float) -> None:
     found = make_front()
     for p in found.members:
         p.status = "unverified"
@@ -204,12 +204,12 @@ def test_eighty_columns_hold_a_front(scale: float) -> None:
         assert any(line.startswith(arch) and line.endswith("unverified") for line in map(str.rstrip, text.splitlines()))
 
 
-def test_the_front_asks_for_axes_bound_and_device(run: Run, fake: FakeService) -> None:
+def test_front_sends_axes_bound_and_device(run: Run, fake: FakeService) -> None:
     run("front", SEARCH, "--bound-ms", "0.2", "--objectives", "accuracy, macs", "--device", "board")
     assert dict(fake.last.url.params) == {"bound_ms": "0.2", "objectives": "accuracy,macs", "device": "board"}
 
 
-def test_the_chart_puts_networks_where_they_belong() -> None:
+def test_scatter_positions() -> None:
     lines = scatter(make_front(), width=41, height=11).splitlines()
     assert "Test accuracy (measured, %)" in lines[0]
     rows = [line.partition("|")[2].ljust(41) for line in lines[1:12]]
@@ -226,7 +226,7 @@ def test_the_chart_puts_networks_where_they_belong() -> None:
     assert "Measured latency (measured, ms)" in lines[-1]
 
 
-def test_a_chart_needs_two_networks() -> None:
+def test_scatter_of_one_point_is_empty() -> None:
     alone = make_front().model_copy(update={"members": make_front().members[:1], "baseline": []})
     assert scatter(alone) == ""
     assert scatter(alone.model_copy(update={"members": []})) == ""
@@ -235,12 +235,12 @@ def test_a_chart_needs_two_networks() -> None:
 # Submitting
 
 
-def test_submit_without_a_file_is_the_digits_search(run: Run, fake: FakeService) -> None:
+def test_submit_without_file_searches_digits(run: Run, fake: FakeService) -> None:
     assert run("submit").exit_code == 0
     assert SearchSpec.model_validate(fake.body()) == SearchSpec(name="digits")
 
 
-def test_options_win_over_the_file(run: Run, fake: FakeService, tmp_path: Path) -> None:
+def test_options_override_the_file(run: Run, fake: FakeService, tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump({"name": "mine", "seed": 3, "budget": {"verified": 5}}))
     words = ("--seed", "4", "--bound-ms", "0.2", "--evaluations", "16", "--device", "board", "--supernet", SEARCH)
@@ -254,7 +254,7 @@ def test_options_win_over_the_file(run: Run, fake: FakeService, tmp_path: Path) 
     assert fake.last.headers["idempotency-key"] == "once"
 
 
-def test_retraining_takes_one_option(run: Run, fake: FakeService, tmp_path: Path) -> None:
+def test_retrain_option(run: Run, fake: FakeService, tmp_path: Path) -> None:
     assert run("submit", "--retrain", "30").exit_code == 0
     assert SearchSpec.model_validate(fake.body()).retrain == RetrainSpec(epochs=30)
     path = tmp_path / "spec.yaml"
@@ -266,7 +266,7 @@ def test_retraining_takes_one_option(run: Run, fake: FakeService, tmp_path: Path
     assert SearchSpec.model_validate(fake.body()).retrain == RetrainSpec(epochs=30, networks=5)
 
 
-def test_a_bound_without_latency_is_refused(run: Run, fake: FakeService, tmp_path: Path) -> None:
+def test_bound_without_latency_objective_is_rejected(run: Run, fake: FakeService, tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     path.write_text(json.dumps({"objectives": [{"name": "accuracy"}, {"name": "macs"}]}))
     done = run("submit", str(path), "--bound-ms", "0.2")
@@ -275,7 +275,7 @@ def test_a_bound_without_latency_is_refused(run: Run, fake: FakeService, tmp_pat
     assert not fake.requests
 
 
-def test_a_dry_run_tells_and_spends_nothing(run: Run, fake: FakeService) -> None:
+def test_dry_run_prints_a_report_and_submits_nothing(run: Run, fake: FakeService) -> None:
     done = run("submit", "--dry-run", "--bound-ms", "0.2")
     assert done.exit_code == 0
     assert "feasible" in done.stdout
@@ -296,7 +296,7 @@ def test_a_dry_run_tells_and_spends_nothing(run: Run, fake: FakeService) -> None
     assert "no network meets the bound [0.01 ms]" in done.stdout
 
 
-def test_a_dry_run_without_costs_says_why(run: Run, fake: FakeService) -> None:
+def test_dry_run_without_cost_prints_the_reason(run: Run, fake: FakeService) -> None:
     done = run("submit", "--dry-run", "--no-measure", "--wait", "5")
     assert fake.last.url.params["measure"] == "false"
     assert fake.last.url.params["wait_s"] == "5"
@@ -312,7 +312,7 @@ def test_a_dry_run_without_costs_says_why(run: Run, fake: FakeService) -> None:
         ("a: [", "neither YAML nor JSON"),
     ],
 )
-def test_a_wrong_file_is_one_line(run: Run, fake: FakeService, tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_file_prints_one_line(run: Run, fake: FakeService, tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "spec.yaml").write_text(text)
     done = run("submit", str(tmp_path / "spec.yaml"))
     assert done.exit_code == 2
@@ -322,7 +322,7 @@ def test_a_wrong_file_is_one_line(run: Run, fake: FakeService, tmp_path: Path, t
     assert not fake.requests
 
 
-def test_a_file_that_is_not_there(run: Run) -> None:
+def test_missing_file_prints_one_line(run: Run) -> None:
     done = run("submit", "nowhere.yaml")
     assert done.exit_code == 2
     assert done.stderr == "nas: cannot read nowhere.yaml: No such file or directory\n"
@@ -331,7 +331,7 @@ def test_a_file_that_is_not_there(run: Run) -> None:
 # Watching
 
 
-def test_watching_tells_the_stages_on_standard_error(run: Run) -> None:
+def test_watch_prints_stages_on_standard_error(run: Run) -> None:
     done = run("watch", SEARCH)
     assert done.exit_code == 0, done.stderr
     for line in ("train: started (1 of 2)", "train: finished after 12.5 s", "export: finished after 1.5 s"):
@@ -341,7 +341,7 @@ def test_watching_tells_the_stages_on_standard_error(run: Run) -> None:
     assert BEST in done.stdout  # and then the front
 
 
-def test_watching_begins_where_the_search_stands(run: Run, fake: FakeService) -> None:
+def test_watch_starts_at_the_last_event(run: Run, fake: FakeService) -> None:
     fake.search = fake.search.model_copy(update={"last_event": 4})
     done = run("watch", SEARCH)
     assert "export: finished" in done.stderr
@@ -350,7 +350,7 @@ def test_watching_begins_where_the_search_stands(run: Run, fake: FakeService) ->
     assert stream.headers["last-event-id"] == "4"
 
 
-def test_bars_show_live_readings(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_bars_show_values(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(force_terminal=True, width=120, record=True, color_system=None)
     monkeypatch.setattr(progress, "progress_console", lambda: console)
     fake.streams = [([*frames([event(2, **_progress(3))]), END], None)]
@@ -371,13 +371,13 @@ def _progress(done: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("words", [("watch", FAILED), ("watch", FAILED, "--json")], ids=" ".join)
-def test_a_failed_search_fails_the_command(run: Run, words: tuple[str, ...]) -> None:
+def test_watch_of_a_failed_search_exits_with_1(run: Run, words: tuple[str, ...]) -> None:
     done = run(*words)
     assert done.exit_code == 1
     assert "the data set is [empty]" in done.stdout
 
 
-def test_ctrl_c_ends_the_watching_not_the_search(run: Run, fake: FakeService) -> None:
+def test_interrupt_stops_watching_without_cancelling(run: Run, fake: FakeService) -> None:
     fake.streams = [(frames([event(1, "stage_started", stage="train", position=0, total=2)]), _Interrupt())]
     done = run("watch", SEARCH)
     assert done.exit_code == 130
@@ -392,7 +392,7 @@ class _Interrupt(KeyboardInterrupt, Exception):  # type: ignore[misc]
 # What comes out, and what goes on
 
 
-def test_pull_takes_the_most_accurate_network(run: Run, fake: FakeService, tmp_path: Path) -> None:
+def test_pull_downloads_the_most_accurate_candidate(run: Run, fake: FakeService, tmp_path: Path) -> None:
     done = run("pull", SEARCH, "--to", str(tmp_path / "models"))
     path = tmp_path / "models" / f"{BEST}.zip"
     assert done.stdout.strip() == str(path)  # one line, whatever its length
@@ -408,14 +408,14 @@ def test_pull_by_name(run: Run, tmp_path: Path, which: str, archs: list[str]) ->
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{a}.zip" for a in archs)
 
 
-def test_pull_of_an_unknown_network_names_the_known(run: Run, tmp_path: Path) -> None:
+def test_pull_of_unknown_candidate_lists_exported_ones(run: Run, tmp_path: Path) -> None:
     done = run("pull", SEARCH, "f" * 12, "--to", str(tmp_path))
     assert done.exit_code == 2
     assert BEST in done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_download_fails(run: Run, fake: FakeService, tmp_path: Path) -> None:
+def test_damaged_download_exits_with_1(run: Run, fake: FakeService, tmp_path: Path) -> None:
     served = fake.files[f"{BEST}.zip"]
     answer = httpx.Response(200, content=served[:-1])
     fake.answers = {f"GET /v1/searches/{SEARCH}/artifacts/{BEST}/{BEST}.zip": answer}
@@ -426,7 +426,7 @@ def test_a_damaged_download_fails(run: Run, fake: FakeService, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["../outside.zip", "/outside.zip", "a\\b.zip", "..", ""])
-def test_a_file_name_cannot_lead_elsewhere(run: Run, fake: FakeService, tmp_path: Path, name: str) -> None:
+def test_file_name_cannot_leave_the_folder(run: Run, fake: FakeService, tmp_path: Path, name: str) -> None:
     with Client(transport=fake.transport) as nas:
         listed = [a.model_copy(update={"name": name}).model_dump(mode="json") for a in nas.artifacts(SEARCH)]
     fake.answers = {f"GET /v1/searches/{SEARCH}/artifacts": httpx.Response(200, json=listed)}
@@ -437,7 +437,7 @@ def test_a_file_name_cannot_lead_elsewhere(run: Run, fake: FakeService, tmp_path
     assert [p.name for p in tmp_path.rglob("*")] == ["to"]
 
 
-def test_extend_sends_what_was_asked(run: Run, fake: FakeService) -> None:
+def test_extend_sends_its_options(run: Run, fake: FakeService) -> None:
     done = run("extend", SEARCH, "--evaluations", "32", "--bound-ms", "0.1", "--device", "board")
     assert fake.body() == {"evaluations": 32, "bounds": {"latency": 0.1}, "device": "board"}
     assert "nas watch c41d" in done.stdout
@@ -451,7 +451,7 @@ def test_cancel(run: Run, fake: FakeService) -> None:
 # Devices
 
 
-def test_a_device_is_added_for_the_digits_space(run: Run, fake: FakeService) -> None:
+def test_devices_add_defaults_to_the_digits_space(run: Run, fake: FakeService) -> None:
     done = run("devices", "add", "this-machine")
     assert done.exit_code == 0, done.stderr
     [sent] = [r for r in fake.requests if r.method == "POST"]
@@ -461,7 +461,7 @@ def test_a_device_is_added_for_the_digits_space(run: Run, fake: FakeService) -> 
         assert figure in done.stdout
 
 
-def test_versions_drift_and_two_devices(run: Run, fake: FakeService) -> None:
+def test_devices_versions_drift_and_compare(run: Run, fake: FakeService) -> None:
     versions = run("devices", "versions").stdout
     assert "1 (in use)" in versions
     assert f"search {SEARCH}" in versions
@@ -475,7 +475,7 @@ def test_versions_drift_and_two_devices(run: Run, fake: FakeService) -> None:
     assert "a [fast] one" in both
 
 
-def test_a_device_for_other_networks(run: Run, fake: FakeService) -> None:
+def test_devices_add_for_another_space(run: Run, fake: FakeService) -> None:
     words = ["--param", "preset=cifar", "--param", "widths=[1, 2]", "--data", "npz", "--data-path", "/data/x.npz"]
     done = run(
         "devices", "add", "board", *words, "--data-param", "classes=3", "--samples", "48", "--no-watch", "--json"
@@ -496,7 +496,7 @@ def test_a_device_for_other_networks(run: Run, fake: FakeService) -> None:
         {"data": {"name": "npz", "path": "/a b/x.npz", "params": {"classes": 3, "key": "x y"}}},
     ],
 )
-def test_the_command_that_the_service_suggests_is_understood(run: Run, fake: FakeService, spec: dict[str, Any]) -> None:
+def test_suggested_add_device_command_is_valid(run: Run, fake: FakeService, spec: dict[str, Any]) -> None:
     search = SearchSpec.model_validate({**spec, "device": "board"})
     program, *words = shlex.split(add_device_command(search))
     assert program == "nas"
@@ -514,14 +514,14 @@ def test_the_command_that_the_service_suggests_is_understood(run: Run, fake: Fak
         (("--samples", "1"), "samples"),
     ],
 )
-def test_wrong_options_of_a_device(run: Run, fake: FakeService, words: tuple[str, ...], said: str) -> None:
+def test_invalid_device_options_are_rejected(run: Run, fake: FakeService, words: tuple[str, ...], said: str) -> None:
     done = run("devices", "add", "board", *words)
     assert done.exit_code == 2
     assert said in done.stderr
     assert not fake.requests
 
 
-def test_a_device_that_fails_fails_the_command(run: Run, fake: FakeService) -> None:
+def test_failed_onboarding_exits_with_1(run: Run, fake: FakeService) -> None:
     fake.device = fake.device.model_copy(update={"status": "failed", "error": "too unsteady"})
     done = run("devices", "add", "this-machine")
     assert done.exit_code == 1
@@ -541,7 +541,7 @@ def test_a_device_that_fails_fails_the_command(run: Run, fake: FakeService) -> N
         (500, "error", 1),
     ],
 )
-def test_errors_are_one_line(run: Run, fake: FakeService, status: int, code: str, exit_code: int) -> None:
+def test_error_prints_one_line(run: Run, fake: FakeService, status: int, code: str, exit_code: int) -> None:
     fake.problems = {f"GET /v1/searches/{SEARCH}": (status, code, "expected [this], got that")}
     for words in (("show", SEARCH), ("show", SEARCH, "--json"), ("watch", SEARCH)):
         done = run(*words)
@@ -550,7 +550,7 @@ def test_errors_are_one_line(run: Run, fake: FakeService, status: int, code: str
         assert not done.stdout
 
 
-def test_no_server_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server_prints_how_to_start_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:  # bound, and nobody listens
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -571,7 +571,7 @@ def test_no_server_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 @pytest.mark.parametrize("words", [("list",), ("devices", "list")], ids=" ".join)
-def test_the_address(
+def test_url_option_and_environment(
     run: Run,
     fake: FakeService,
     monkeypatch: pytest.MonkeyPatch,
@@ -588,14 +588,14 @@ def test_the_address(
 
 
 @pytest.mark.parametrize("words", [("lst",), ("front",), ("list", "--status", "odd"), ("submit", "--bound-ms", "0")])
-def test_wrong_use_is_wrong_input(run: Run, words: tuple[str, ...]) -> None:
+def test_usage_error_exits_with_2(run: Run, words: tuple[str, ...]) -> None:
     assert run(*words).exit_code == 2
 
 
 # Serving
 
 
-def test_a_port_that_is_taken_is_named_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_port_in_use_is_reported_before_startup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("server.cli.serve._run", lambda *_: pytest.fail("something was started"))
     monkeypatch.setattr("server.cli.serve.exit_on_signals", lambda: None)
     with listen("127.0.0.1", 0) as taken:
@@ -611,7 +611,7 @@ def test_a_port_that_is_taken_is_named_at_once(monkeypatch: pytest.MonkeyPatch, 
     assert not (tmp_path / "home").exists()
 
 
-def test_settings_and_a_home_that_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_invalid_settings_and_home_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("server.cli.serve._run", lambda *_: pytest.fail("something was started"))
     monkeypatch.setattr("server.cli.serve.exit_on_signals", lambda: None)
     with pytest.raises(InvalidInput, match="port"):
@@ -631,5 +631,5 @@ def test_settings_and_a_home_that_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp
         ("example", "http://example:80"),
     ],
 )
-def test_where_a_server_is_reached(host: str, url: str) -> None:
+def test_local_url_of_bound_address(host: str, url: str) -> None:
     assert _url(host, 80) == url

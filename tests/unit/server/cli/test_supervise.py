@@ -54,7 +54,7 @@ def child_of(one: Supervisor) -> subprocess.Popen[bytes]:
     return one._child
 
 
-def test_a_child_is_started_anew_after_a_growing_pause() -> None:
+def test_child_restarts_after_a_growing_pause() -> None:
     said = Said()
     with supervising(WAITS, said) as one:
         for _ in range(3):
@@ -68,7 +68,7 @@ def test_a_child_is_started_anew_after_a_growing_pause() -> None:
     assert child_of(one).poll() is not None
 
 
-def test_a_child_that_was_told_to_stop_is_not_started_anew() -> None:
+def test_stopped_child_does_not_restart() -> None:
     said = Said()
     with supervising(WAITS + "time.sleep(60)", said) as one:
         assert said.ready.acquire(timeout=SECONDS)
@@ -77,7 +77,7 @@ def test_a_child_that_was_told_to_stop_is_not_started_anew() -> None:
     assert said.texts == []
 
 
-def test_a_child_that_does_not_listen_is_killed_with_its_group() -> None:
+def test_unresponsive_child_is_killed_with_its_process_group() -> None:
     said = Said()
     deaf = (
         PRELUDE
@@ -104,7 +104,7 @@ def wait_dead(name: str) -> bool:
     return False
 
 
-def test_a_child_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
+def test_child_exits_when_its_parent_dies(tmp_path: Path) -> None:
     code = (
         "import os, sys, threading\nfrom server.cli.supervise import Supervisor\n"
         "ready = threading.Event()\n"
@@ -121,7 +121,7 @@ def test_a_child_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
     assert wait_dead(child)
 
 
-def test_ready_is_said_once_and_only_when_every_part_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ready_is_announced_once_when_every_part_is_ready(capsys: pytest.CaptureFixture[str]) -> None:
     announce = Announcement("all is ready", {"a", "b"})
     announce("a")
     announce("a")
@@ -131,7 +131,7 @@ def test_ready_is_said_once_and_only_when_every_part_is(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "all is ready\n"
 
 
-def test_what_a_dead_process_left_behind_is_ended_by_identity(tmp_path: Path) -> None:
+def test_orphans_of_a_dead_process_are_killed_by_identity(tmp_path: Path) -> None:
     records, folder, others = tmp_path / "ray", tmp_path / "session", tmp_path / "others"
     code = (
         "import subprocess, sys\nfrom pathlib import Path\nfrom workers.processes import Record\n"
@@ -163,7 +163,7 @@ def test_what_a_dead_process_left_behind_is_ended_by_identity(tmp_path: Path) ->
     assert [path.name for path in records.iterdir()] == ["far.json"]  # another host cleans up after itself
 
 
-def test_a_record_is_forgotten_when_its_process_ends_in_order(tmp_path: Path) -> None:
+def test_record_is_removed_at_a_regular_exit(tmp_path: Path) -> None:
     folder = tmp_path / "session"
     folder.mkdir()
     record = Record(tmp_path / "ray" / "one.json", folder)
