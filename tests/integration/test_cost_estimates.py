@@ -13,7 +13,7 @@ import torch
 from benchmarks.dry_run import compare, prepare
 from nas.blobs import FolderBlobs
 from nas.core.arch import every
-from nas.core.cost_estimate import CostEstimate, DurationRange, StageCost, average_duration, mean_seconds
+from nas.core.cost_estimate import DurationRange, StageCost, average_duration, mean_seconds
 from nas.core.errors import MeasurementRefused, UnknownName
 from nas.core.events import Event, SearchState, StageFinished, fold_all
 from nas.core.ports import Problem, Resources

@@ -14,6 +14,7 @@ import onnx
 from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.arch import as_archs, sample
+from nas.core.cost_estimate import CostEstimate
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.events import (
     Candidate,
@@ -31,7 +32,6 @@ from nas.core.ports import Problem, Resources
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.engine import estimate_search_cost, run_search
 from nas.objectives import cheap_metrics
-from nas.core.cost_estimate import CostEstimate
 from nas.schemas.dry_runs import read_cost_estimate
 from nas.strategies.once_for_all import once_for_all
 
