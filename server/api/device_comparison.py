@@ -84,16 +84,18 @@ def compare_devices(
 
 def profile_differences(first: DeviceProfile, second: DeviceProfile) -> list[ProfileDifferenceSchema]:
     """The fields in which two profiles differ, except their names."""
-    old, new = ({**vars(p), **_protocol_fields(p)} for p in (first, second))
+    old, new = (_flat_fields(profile) for profile in (first, second))
     return [
         ProfileDifferenceSchema(what=field.replace("_", " "), first=_format(value), second=_format(new[field]))
         for field, value in old.items()
-        if field not in ("name", "protocol") and value != new[field]
+        if value != new[field]
     ]
 
 
-def _protocol_fields(profile: DeviceProfile) -> dict[str, object]:
-    return {f"protocol {name}": value for name, value in vars(profile.protocol).items()}
+def _flat_fields(profile: DeviceProfile) -> dict[str, object]:
+    fields = {name: value for name, value in vars(profile).items() if name not in ("name", "protocol", "noise")}
+    noise_floor = profile.noise.floor if profile.noise is not None else None
+    return {**fields, **{f"protocol {k}": v for k, v in vars(profile.protocol).items()}, "noise floor": noise_floor}
 
 
 def _common_spaces(first: str, second: str, store: Store) -> list[str]:
