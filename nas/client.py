@@ -447,7 +447,7 @@ class Client:
             ) from error
 
     @contextlib.contextmanager
-    def _reaching(self) -> Iterator[None]:
+    def _transport_errors(self) -> Iterator[None]:
         try:
             yield
         except httpx.TimeoutException as error:
