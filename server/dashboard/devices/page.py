@@ -56,7 +56,7 @@ async def device_page(client: Client, name: str) -> None:
         profile_card = MemoizedView(_draw_profile)
 
         def draw(snapshot: DeviceSnapshot) -> None:
-            device, profile = snapshot.device(snapshot.device)
+            device, profile = snapshot.device, snapshot.device.profile
             comparable = snapshot.comparable if device.predictors else ()
             header.show(device.name, device.status, processor_text(device), comparable)
             error.show(device.error if device.status == "failed" else None)
