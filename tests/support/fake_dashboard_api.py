@@ -148,7 +148,7 @@ def _cost(spec: SearchSpec) -> CostEstimate:
         memory_bytes=741_000_000,
         evaluations=spec.budget.evaluations,
         confidence="measured",
-        stages=stages,
+        stages=tuple(stages),
     )
 
 

@@ -297,11 +297,11 @@ def make_cost() -> CostEstimate:
         memory_bytes=741_000_000,
         evaluations=160,
         confidence="partial",
-        stages=[
+        stages=(
             stage("train", 96.0, steps=720, timed=4, unit="steps", memory_bytes=741_000_000),
             stage("novel", None, steps=0, timed=0, note="cannot say [yet]"),
             stage("export", 12.0, steps=24, timed=2, unit="models", memory_bytes=512_000_000),
-        ],
+        ),
     )
 
 
