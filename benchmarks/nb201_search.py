@@ -27,9 +27,10 @@ from nas.core.arch import Floats, Genes, as_archs, every
 from nas.core.ports import Dataset, Split
 from nas.core.relaxation import parameter_free_share, skip_share
 from nas.training.calibration import score
+from nas.training.gradient.loop import EpochReport, GradientSearch, run_gradient_search
 from nas.training.gradient.options import DartsParams, Preset
 from nas.training.gradient.resource import within_bounds
-from nas.training.gradient.search import Reading, Resource, Search, search
+from nas.training.gradient.steps import LatencyCost
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer
@@ -175,16 +176,16 @@ class Bench:
         chosen = options(preset, self.setting)
         begun = time.process_time()
         net = self.space.supernet(seed).to(self.device).to(memory_format=torch.channels_last)
-        latency = Resource(self._latency_ms, self.table.bound_ms) if chosen.latency_weight else None
-        learning = Search(net, self.space, self.data, self.pipeline, chosen, seed, latency)
+        latency = LatencyCost(self._latency_ms, self.table.bound_ms) if chosen.latency_weight else None
+        learning = GradientSearch(net, self.space, self.data, self.pipeline, chosen, seed, latency)
         readings, warnings, steps = [], list[str](), 0
-        for news in search(learning, TrainState(), lambda: False):
-            if isinstance(news, Reading):
+        for news in run_gradient_search(learning, TrainState(), lambda: False):
+            if isinstance(news, EpochReport):
                 readings.append(news)
                 warnings += news.warnings
             elif not isinstance(news, TrainState):
                 steps += 1
-        genes = learning.found
+        genes = learning.discretised
         if learning.series:  # from the most accurate network to the cheapest
             genes = max(learning.series, key=lambda g: float(self.space.costs(g[None])["macs"][0]))
         if latency is not None:

@@ -21,8 +21,9 @@ from nas.core.relaxation import is_relaxed
 from nas.fleet import latency_metrics
 from nas.stages.subnets import Subnets
 from nas.supernet import RelaxedSupernet
+from nas.training.gradient.loop import EpochReport, GradientSearch, GradientStep, run_gradient_search
 from nas.training.gradient.options import DartsParams
-from nas.training.gradient.search import Reading, Resource, Search, Step, search
+from nas.training.gradient.steps import LatencyCost
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
 
@@ -58,16 +59,16 @@ class BilevelStage:
             learning = self._begin(problem, resources, seed)
             pace = Pace(resources.clock, self.options.checkpoint_s)
             before = len(runs) * learning.steps
-            for news in search(learning, start, pace.save_due):
+            for news in run_gradient_search(learning, start, pace.save_due):
                 match news:
-                    case Step():
+                    case GradientStep():
                         if (values := pace.seen(news)) is not None:
                             message = f"{news.kind}, epoch {news.epoch + 1} of {len(learning.kinds)}"
                             if self.options.seeds > 1:
                                 message = f"seed {seed}: {message}"
                             total = self.options.seeds * news.total
                             yield Progress(self.name, before + news.done, total, "steps", values, message)
-                    case Reading():
+                    case EpochReport():
                         yield traced(self.name, learning, {"seed": seed}, news, before)
                         for warning in news.warnings:
                             yield Warned(self.name, warning if self.options.seeds == 1 else f"seed {seed}: {warning}")
@@ -117,7 +118,7 @@ class BilevelStage:
         total += DurationRange.exact(saved_s) * (1 + total.seconds / self.options.checkpoint_s)
         return StageCost.of(self.name, total * self.options.seeds, self.options.seeds * learning.steps, timed, "steps")
 
-    def _begin(self, problem: Problem, resources: Resources, seed: int) -> Search:
+    def _begin(self, problem: Problem, resources: Resources, seed: int) -> GradientSearch:
         return searching(problem, resources, self.options, problem.space.supernet(seed), seed)
 
 
@@ -128,7 +129,7 @@ def searching(
     net: RelaxedSupernet,
     seed: int,
     allowed_EO: NDArray[np.bool_] | None = None,
-) -> Search:
+) -> GradientSearch:
     """A search that begins with the weights of ``net``, among the allowed operations."""
     assert is_relaxed(problem.space)
     moved: Any = net.to(torch.device(resources.torch_device))
@@ -142,11 +143,11 @@ def searching(
             metrics = latency_metrics(problem.predictor, problem.space, genes_NG)
             return metrics["upper_share" if by_share else "upper_ms"]
 
-        latency = Resource(upper, 100.0 if by_share else problem.spec.bound("latency"))
-    return Search(moved, problem.space, problem.data, pipeline, options, seed, latency, allowed_EO)
+        latency = LatencyCost(upper, 100.0 if by_share else problem.spec.bound("latency"))
+    return GradientSearch(moved, problem.space, problem.data, pipeline, options, seed, latency, allowed_EO)
 
 
-def traced(stage: str, learning: Search, run: Mapping[str, float], reading: Reading, before: int) -> Traced:
+def traced(stage: str, learning: GradientSearch, run: Mapping[str, float], reading: EpochReport, before: int) -> Traced:
     """A reading as an event. ``run`` tells the run by name and number, such as its seed; ``before`` steps were done by
     other runs."""
     relaxation = learning.space.relaxation
@@ -172,7 +173,7 @@ class Pace:
         """A checkpoint was kept, or tried."""
         self._saved = self._clock()
 
-    def seen(self, step: Step) -> dict[str, float] | None:
+    def seen(self, step: GradientStep) -> dict[str, float] | None:
         """Live readings, at most four times a second."""
         self._images += step.images
         now = self._clock()
@@ -183,10 +184,10 @@ class Pace:
 
 
 def run_record(
-    problem: Problem, resources: Resources, learning: Search, seed: int, genes: Genes | None = None
+    problem: Problem, resources: Resources, learning: GradientSearch, seed: int, genes: Genes | None = None
 ) -> dict[str, Any]:
     """What one run has found, in plain values; its network, ``genes`` if given, is scored with inherited weights."""
-    genes = learning.found if genes is None else genes
+    genes = learning.discretised if genes is None else genes
     arch = Arch(problem.space.id, tuple(genes.tolist()))
     subnets = Subnets(problem, learning.net, resources.torch_device)
     score = subnets.score(subnets.cut(arch), arch, problem.data.val)

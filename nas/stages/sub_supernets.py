@@ -24,10 +24,9 @@ from nas.supernet import RelaxedSupernet
 from nas.training.fewshot.allowed import allowed_operations
 from nas.training.fewshot.partition import SpacePartition, sample_subspace, subspace_extremes, subspace_sample
 from nas.training.fewshot.routed_supernet import split_supernet
+from nas.training.gradient.loop import EpochReport, GradientStep, run_gradient_search
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.resource import within_bounds
-from nas.training.gradient.search import Reading, search
-from nas.training.gradient.search import Step as Learned
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, Training, TrainState, train
 from nas.training.samplers import sample_elastic
@@ -122,11 +121,11 @@ class GradientSubSupernetStage:
         allowed_EO = allowed_operations(space, partition, self.part)
         learning = searching(problem, resources, self.options, net, seed, allowed_EO)
         pace = Pace(resources.clock, self.options.checkpoint_s)
-        for news in search(learning, start, pace.save_due):
+        for news in run_gradient_search(learning, start, pace.save_due):
             match news:
-                case Learned() if (values := pace.seen(news)) is not None:
+                case GradientStep() if (values := pace.seen(news)) is not None:
                     yield Progress(self.name, news.done, news.total, "steps", values)
-                case Reading():
+                case EpochReport():
                     yield traced(self.name, learning, {"part": self.part + 1}, news, 0)
                     for warning in news.warnings:
                         yield Warned(self.name, f"part {self.part + 1}: {warning}")

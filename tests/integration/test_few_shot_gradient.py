@@ -27,8 +27,8 @@ from nas.supernet import RelaxedSupernet
 from nas.training.fewshot.allowed import allowed_operations, edges_by_decision
 from nas.training.fewshot.partition import SpacePartition, sample_subspace, split_breadth_first, subspace_extremes
 from nas.training.gradient import operation_weights
+from nas.training.gradient.loop import GradientSearch, run_gradient_search
 from nas.training.gradient.options import DartsParams
-from nas.training.gradient.search import Search, search
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
 from tests.support.engine import estimate_cost, problem, run, stored
@@ -212,11 +212,11 @@ def test_each_subspace_selects_its_best_operations(preset: str) -> None:
     )
     for part in range(3):
         allowed_EO = allowed_operations(space, partition, part)
-        learning = Search(Seen(), space, HALVES, Pipeline(HALVES, "cpu"), options, part, None, allowed_EO)
-        for _ in search(learning, TrainState(), lambda: False):
+        learning = GradientSearch(Seen(), space, HALVES, Pipeline(HALVES, "cpu"), options, part, None, allowed_EO)
+        for _ in run_gradient_search(learning, TrainState(), lambda: False):
             pass
         assert (learning.scores()[~allowed_EO] == 0).all()
-        assert learning.found.tolist() == best[part], f"part {part}"
+        assert learning.discretised.tolist() == best[part], f"part {part}"
 
 
 # Whole searches

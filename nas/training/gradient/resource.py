@@ -48,10 +48,10 @@ def expected(space: RelaxedSpace, cost: Cost, p_EO: Floats, rng: np.random.Gener
     return Expected(float(costs[:, 0].mean()), costs[:, 1:].mean(axis=0).reshape(edges, operations))
 
 
-def differentiable(found: Expected, p_EO: torch.Tensor, none: int) -> torch.Tensor:
+def differentiable(cost: Expected, p_EO: torch.Tensor, none: int) -> torch.Tensor:
     """A scalar whose gradient in ``p_EO`` is that of the expected cost. Cutting edges costs nothing, which would make
     it the best of all latencies, so only the ratios among the other operations count."""
-    by_EO = torch.as_tensor(found.by_EO, dtype=p_EO.dtype, device=p_EO.device).clone()
+    by_EO = torch.as_tensor(cost.by_EO, dtype=p_EO.dtype, device=p_EO.device).clone()
     real_O = torch.ones(p_EO.shape[1], dtype=torch.bool, device=p_EO.device)
     real_O[none] = False
     q_EO = p_EO[:, real_O] / p_EO[:, real_O].sum(dim=1, keepdim=True).clamp_min(1e-12)

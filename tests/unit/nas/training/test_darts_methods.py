@@ -294,7 +294,7 @@ def test_a_node_drops_the_edge_it_misses_least_until_two_are_left() -> None:
         inputs=2,
     )
     mask = torch.ones(4, 2, dtype=torch.bool)
-    order = perturbation.decisions(relaxation, np.random.default_rng(0))
+    order = perturbation.targets(relaxation, np.random.default_rng(0))
     assert sorted(order[:4]) == [("edge", e) for e in range(4)]
     assert order[4:] == [("node", 5), ("node", 5)]
     found = perturbation.trials(relaxation, mask, order[4])

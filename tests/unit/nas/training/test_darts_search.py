@@ -12,8 +12,11 @@ import torch
 from nas.core.ports import Dataset
 from nas.core.spec import DataSpec
 from nas.datasets import digits
+from nas.training.gradient import monitors
+from nas.training.gradient.loop import EpochReport, GradientSearch, GradientStep, run_gradient_search
 from nas.training.gradient.options import PRESETS, DartsParams
-from nas.training.gradient.search import Reading, Resource, Search, Step, search
+from nas.training.gradient.progress import Progress
+from nas.training.gradient.steps import LatencyCost, StepResult, Steps
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
 from search_spaces.darts_cell import space as darts_cell
@@ -33,16 +36,18 @@ def data() -> Dataset:
     return digits.load(DataSpec(params={"max_train": 80, "max_val": 40, "max_test": 40}), 0)
 
 
-def begin(data: Dataset, seed: int = 0, **given: Any) -> Search:
+def begin(data: Dataset, seed: int = 0, **given: Any) -> GradientSearch:
     space = build({"preset": "digits", "channels": 4}, data.shape)
     options = DartsParams.model_validate({**TINY, **given})
-    latency = Resource(lambda g: space.costs(g)["macs"] / 1e5, 2.0) if options.latency_weight else None
+    latency = LatencyCost(lambda g: space.costs(g)["macs"] / 1e5, 2.0) if options.latency_weight else None
     net = space.supernet(seed).to(memory_format=torch.channels_last)
-    return Search(net, space, data, Pipeline(data, "cpu"), options, seed, latency)
+    return GradientSearch(net, space, data, Pipeline(data, "cpu"), options, seed, latency)
 
 
-def finish(learning: Search, start: TrainState | None = None) -> list[Reading]:
-    return [n for n in search(learning, start or TrainState(), lambda: False) if isinstance(n, Reading)]
+def finish(learning: GradientSearch, start: TrainState | None = None) -> list[EpochReport]:
+    return [
+        n for n in run_gradient_search(learning, start or TrainState(), lambda: False) if isinstance(n, EpochReport)
+    ]
 
 
 def same(a: Any, b: Any) -> bool:
@@ -67,11 +72,11 @@ CASES = {name: {"preset": name} for name in PRESETS} | {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_search_that_is_cut_anywhere_ends_bit_by_bit_the_same(data: Dataset, case: str) -> None:
+def test_resuming_anywhere_gives_bitwise_equal_results(data: Dataset, case: str) -> None:
     whole = begin(data, **CASES[case])
     states: list[bytes] = []
     news = []
-    for item in search(whole, TrainState(), lambda: True):
+    for item in run_gradient_search(whole, TrainState(), lambda: True):
         if isinstance(item, TrainState):
             states.append(item.to_bytes())
         else:
@@ -81,37 +86,72 @@ def test_a_search_that_is_cut_anywhere_ends_bit_by_bit_the_same(data: Dataset, c
         resumed = begin(data, **CASES[case])
         finish(resumed, TrainState.from_bytes(blob, "cpu"))
         assert same(resumed.state(len(resumed.kinds), 0).weights, expected)
-    steps = [n for n in news if isinstance(n, Step)]
+    steps = [n for n in news if isinstance(n, GradientStep)]
     assert all(np.isfinite(s.loss) for s in steps)
     assert steps[-1].done == steps[-1].total
-    genes = whole.found
+    genes = whole.discretised
     assert np.array_equal(whole.space.canonical(genes[None])[0], genes)
 
 
-def test_the_relaxation_step_leaves_weights_alone_and_the_weight_step_the_relaxation(data: Dataset) -> None:
+def flat(state: TrainState) -> TrainState:
+    """A checkpoint as earlier versions wrote it, with the progress beside the tensors."""
+    assert state.weights is not None
+    weights = dict(state.weights)
+    p = weights.pop("progress")
+    earlier = {
+        "weight_decay": p["weight_decay"],
+        "temperature": p["temperature"],
+        "teachers": p["teachers"],
+        "pressure": [p["pressure"][k] for k in ("weight", "step", "quiet")],
+        "series": p["series"],
+        "eigenvalues": [tuple(pair) for pair in p["eigenvalues"]],
+        "past": p["alphas_by_epoch"],
+        "healthy": p["healthy_epoch"],
+        "told": p["reported"],
+        "signs": p["signs"],
+        "ended": p["ended_epoch"],
+        "decided": p["decided"],
+        "cost": [p["costs"][k] for k in ("expected_ms", "discretised_ms", "steps")],
+        "multiplier": p["multiplier"]["value"] if p["multiplier"] is not None else None,
+    }
+    return TrainState(state.phase, state.step, {**weights, **earlier})
+
+
+@pytest.mark.parametrize("case", ["sd_darts", "gold", "la_darts", "rdarts", "darts_pt"])
+def test_checkpoints_of_earlier_versions_are_resumed(data: Dataset, case: str) -> None:
+    whole = begin(data, **CASES[case])
+    blobs = [n.to_bytes() for n in run_gradient_search(whole, TrainState(), lambda: True) if isinstance(n, TrainState)]
+    blob = flat(TrainState.from_bytes(blobs[len(blobs) // 2], "cpu")).to_bytes()
+    resumed = begin(data, **CASES[case])
+    finish(resumed, TrainState.from_bytes(blob, "cpu"))
+    expected = TrainState.from_bytes(blobs[-1], "cpu").weights
+    assert same(resumed.state(len(resumed.kinds), 0).weights, expected)
+
+
+def test_alpha_steps_leave_weights_unchanged_and_weight_steps_alphas(data: Dataset) -> None:
     for order in ("first", "second"):
         learning = begin(data, order=order, lr=0.1)
         rng = np.random.default_rng(0)
-        batches = [learning._images(w, 0, 0, rng) for w in ("weights", "alphas")]
-        noise = learning._noise(0)
+        images, held_out = (learning.batches.batch(h, 0, 0, rng) for h in ("weights", "alphas"))
+        noise = learning.model.noise(0)
         before = {k: v.clone() for k, v in learning.net.state_dict().items()}
-        alphas = learning.alphas.detach().clone()
-        learning._learn_alphas(batches[0], batches[1], noise, rng)
+        alphas = learning.model.alphas.detach().clone()
+        learning.trainer.train_alphas(learning.progress, images, held_out, noise, rng)
         assert same(before, dict(learning.net.state_dict()))
-        assert not torch.equal(alphas, learning.alphas)
-        alphas = learning.alphas.detach().clone()
-        learning._learn_weights(batches[0], noise)
-        assert torch.equal(alphas, learning.alphas)
+        assert not torch.equal(alphas, learning.model.alphas)
+        alphas = learning.model.alphas.detach().clone()
+        learning.trainer.train_weights(learning.progress, images, noise)
+        assert torch.equal(alphas, learning.model.alphas)
         assert not same(before, dict(learning.net.state_dict()))
 
 
 def test_weights_and_alphas_never_see_the_same_image_unless_at_one_level(data: Dataset) -> None:
     learning = begin(data)
-    a, b = learning._rows["weights"], learning._rows["alphas"]
+    a, b = learning.batches.rows["weights"], learning.batches.rows["alphas"]
     assert not set(a) & set(b)
     assert len(a) + len(b) == len(data.train)
     assert sorted(a) != list(range(len(a)))  # shuffled before it is split
-    assert len(begin(data, preset="snas")._rows["weights"]) == len(data.train)
+    assert len(begin(data, preset="snas").batches.rows["weights"]) == len(data.train)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +167,7 @@ def test_an_option_without_strength_is_bit_by_bit_the_base(data: Dataset, given:
     base, other = begin(data), begin(data, **given)
     finish(base)
     finish(other)
-    assert torch.equal(base.alphas, other.alphas)
+    assert torch.equal(base.model.alphas, other.model.alphas)
     assert same(dict(base.net.state_dict()), dict(other.net.state_dict()))
 
 
@@ -135,19 +175,19 @@ def test_seeds_differ_and_teachers_learn_nothing(data: Dataset) -> None:
     first, second = begin(data, seed=0), begin(data, seed=1)
     finish(first)
     finish(second)
-    assert not torch.equal(first.alphas, second.alphas)
+    assert not torch.equal(first.model.alphas, second.model.alphas)
     taught = begin(data, preset="sd_darts", teacher_warmup=1, teachers=2, tune_epochs=0, epochs=4)
     seen: list[int] = []
-    for news in search(taught, TrainState(), lambda: False):
-        if isinstance(news, Step):
-            seen.append(len(taught._teachers))
-            for net, _ in taught._teachers:
+    for news in run_gradient_search(taught, TrainState(), lambda: False):
+        if isinstance(news, GradientStep):
+            seen.append(len(taught.trainer.teachers))
+            for net, _ in taught.trainer.teachers:
                 assert all(p.grad is None and not p.requires_grad for p in net.parameters())
     assert sorted(set(seen)) == [0, 1, 2]
     assert seen[-1] == 2
 
 
-def test_readings_follow_the_relaxation(data: Dataset) -> None:
+def test_epoch_reports_hold_temperatures_eigenvalues_and_scores(data: Dataset) -> None:
     learning = begin(data, preset="gdas", probe_every=1, tune_epochs=0, batch_size=40)
     readings = finish(learning)
     assert [r.values["temperature"] for r in readings] == pytest.approx([10.0, 0.1])
@@ -156,21 +196,21 @@ def test_readings_follow_the_relaxation(data: Dataset) -> None:
     np.testing.assert_allclose(learning.scores().sum(1), 1.0)
 
 
-def push_identities(learning: Search) -> None:
+def push_identities(learning: GradientSearch) -> None:
     with torch.no_grad():
-        learning.alphas.zero_()
-        learning.alphas[:, SKIP] = 1.0
+        learning.model.alphas.zero_()
+        learning.model.alphas[:, SKIP] = 1.0
 
 
 @pytest.mark.parametrize("answer", ["warn", "regularise", "stop"])
-def test_a_collapse_is_said_and_answered(data: Dataset, answer: str) -> None:
+def test_collapse_is_reported_and_responded_to(data: Dataset, answer: str) -> None:
     learning = begin(data, collapse=answer, epochs=4, alpha_lr=1e-6, tune_epochs=0, batch_size=40)
     with torch.no_grad():
-        learning.alphas[:, CONV3] = 0.1
+        learning.model.alphas[:, CONV3] = 0.1
     warnings: list[str] = []
     epochs = 0
-    for news in search(learning, TrainState(), lambda: False):
-        if isinstance(news, Reading):
+    for news in run_gradient_search(learning, TrainState(), lambda: False):
+        if isinstance(news, EpochReport):
             epochs += 1
             warnings += news.warnings
             if news.epoch == 1:
@@ -181,15 +221,15 @@ def test_a_collapse_is_said_and_answered(data: Dataset, answer: str) -> None:
         assert epochs == 4
         assert learning.signs
     elif answer == "regularise":
-        assert learning._weight_decay == pytest.approx(0.03)
+        assert learning.progress.weight_decay == pytest.approx(0.03)
         assert epochs == 4
     else:
         assert epochs == 3
-        assert learning.found.tolist() == [CONV3] * 6  # that of the last healthy epoch
+        assert learning.discretised.tolist() == [CONV3] * 6  # that of the last healthy epoch
         assert "epoch 2" in warnings[0]
 
 
-def test_a_relaxation_that_rests_has_not_collapsed_and_is_no_place_to_go_back_to(data: Dataset) -> None:
+def test_untrained_alphas_are_neither_collapsed_nor_restored(data: Dataset) -> None:
     learning = begin(
         data, collapse="stop", epochs=4, alpha_warmup=2, alpha_lr=1e-6, tune_epochs=0, batch_size=40, probe_every=0
     )
@@ -197,54 +237,54 @@ def test_a_relaxation_that_rests_has_not_collapsed_and_is_no_place_to_go_back_to
     readings = finish(learning)
     assert [bool(r.warnings) for r in readings] == [False, False, True]
     assert "that of the last epoch" in readings[-1].warnings[0]
-    assert learning.found.tolist() == [SKIP] * 6
+    assert learning.discretised.tolist() == [SKIP] * 6
 
 
-def test_early_stopping_goes_back_to_an_older_relaxation(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_stopping_restores_earlier_alphas(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     learning = begin(data, preset="rdarts", epochs=40, tune_epochs=0, batch_size=40)
     sharpness = iter([0.2] * 10 + [2.0 * 2**i for i in range(10)])
-    monkeypatch.setattr(Search, "_eigenvalue", lambda _: next(sharpness))
-    monkeypatch.setattr(Search, "_learn", lambda *_: 1.0)
+    monkeypatch.setattr(monitors, "held_out_eigenvalue", lambda *_: next(sharpness))
+    monkeypatch.setattr(Steps, "search", lambda *_: StepResult(1.0))
     past: list[torch.Tensor] = []
-    for news in search(learning, TrainState(), lambda: False):
-        if isinstance(news, Reading):
-            past.append(learning.alphas.detach().clone())
+    for news in run_gradient_search(learning, TrainState(), lambda: False):
+        if isinstance(news, EpochReport):
+            past.append(learning.model.alphas.detach().clone())
             if not news.warnings:
                 with torch.no_grad():
-                    learning.alphas.add_(torch.randn(6, 5, generator=torch.Generator().manual_seed(news.epoch)))
+                    learning.model.alphas.add_(torch.randn(6, 5, generator=torch.Generator().manual_seed(news.epoch)))
     assert len(past) < 40
-    assert torch.equal(learning.alphas, past[learning._ended or 0])
+    assert torch.equal(learning.model.alphas, past[learning.progress.ended_epoch or 0])
 
 
-def test_perturbation_decides_every_edge_and_counts_its_trials(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_perturbation_scores_each_operation_of_each_edge(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     learning = begin(data, preset="darts_pt", select_epochs=1, tune_epochs=0, epochs=1)
     trials = 0
-    score = Search._score
+    score = monitors.held_out_score
 
-    def counted(self: Search, mixed: dict[str, Any]) -> Any:
+    def counted(*args: Any) -> Any:
         nonlocal trials
         trials += 1
-        return score(self, mixed)
+        return score(*args)
 
-    monkeypatch.setattr(Search, "_score", counted)
+    monkeypatch.setattr(monitors, "held_out_score", counted)
     finish(learning)
     assert trials == 6 * 4
-    assert (learning.mask.sum(1) == 1).all()
+    assert (learning.model.mask.sum(1) == 1).all()
     assert learning.kinds == ["search"] + ["select"] * 6
-    chosen = learning.mask.long().argmax(1).tolist()
+    chosen = learning.model.mask.long().argmax(1).tolist()
     assert NONE not in chosen
-    assert learning.found.tolist() == learning.space.canonical(np.array([chosen]))[0].tolist()
+    assert learning.discretised.tolist() == learning.space.canonical(np.array([chosen]))[0].tolist()
 
 
-def test_pruning_gives_a_series_of_shrinking_relaxations(data: Dataset) -> None:
+def test_pruning_only_removes_operations(data: Dataset) -> None:
     learning = begin(data, preset="gold", epochs=24, prune_weight=2e-3, prune_until=0.1, tune_epochs=0, batch_size=80)
     alive, pressures = [], []
-    masks = [learning.mask]
-    for news in search(learning, TrainState(), lambda: False):
-        if isinstance(news, Reading):
+    masks = [learning.model.mask]
+    for news in run_gradient_search(learning, TrainState(), lambda: False):
+        if isinstance(news, EpochReport):
             alive.append(news.values["alive"])
             pressures.append(news.values["pressure"])
-            masks.append(learning.mask)
+            masks.append(learning.model.mask)
     assert alive == sorted(alive, reverse=True)
     assert alive[-1] < alive[0]
     assert all(bool((b <= a).all()) for a, b in pairwise(masks))
@@ -259,19 +299,19 @@ def test_a_series_has_ever_fewer_operations_and_macs(data: Dataset, monkeypatch:
     fades = {6: [0, 1], 14: [2], 22: [4], 30: [5]}  # by epoch: edges that lose all their operations
     emitted: list[tuple[float, int]] = []
 
-    def step(self: Search, epoch: int, number: int) -> float:
+    def step(self: Steps, _progress: Progress, epoch: int, _step: int) -> StepResult:
         with torch.no_grad():
             if epoch == 0:
-                self.alphas.fill_(1.0)
-                self.alphas[:, CONV3] = 2.0
+                self.model.alphas.fill_(1.0)
+                self.model.alphas[:, CONV3] = 2.0
             for edge in fades.get(epoch, []):
-                self.alphas[edge] -= 22.0
-        return 1.0
+                self.model.alphas[edge] -= 22.0
+        return StepResult(1.0)
 
-    monkeypatch.setattr(Search, "_learn", step)
-    alive = float(learning.mask.sum())
-    for news in search(learning, TrainState(), lambda: False):
-        if isinstance(news, Reading):
+    monkeypatch.setattr(Steps, "search", step)
+    alive = float(learning.model.mask.sum())
+    for news in run_gradient_search(learning, TrainState(), lambda: False):
+        if isinstance(news, EpochReport):
             if len(learning.series) > len(emitted):
                 emitted.append((alive, len(emitted)))  # those that lasted, before what then died
             alive = news.values["alive"]
@@ -286,7 +326,7 @@ def test_a_series_has_ever_fewer_operations_and_macs(data: Dataset, monkeypatch:
     assert all(bool((later <= earlier).all()) for earlier, later in pairwise(tables))  # each within the one before
 
 
-def test_the_latency_loss_finds_faster_cells(data: Dataset) -> None:
+def test_the_latency_loss_lowers_latency(data: Dataset) -> None:
     """With the bound well below what the relaxation would take, the multiplier rises and expected latency falls."""
     options: dict[str, Any] = {"epochs": 8, "alpha_lr": 0.1, "tune_epochs": 0, "batch_size": 40}
     learning = begin(data, preset="la_darts", latency_weight=1.0, **options)
@@ -295,13 +335,13 @@ def test_the_latency_loss_finds_faster_cells(data: Dataset) -> None:
     finish(free)
     assert readings[-1].values["latency_ms"] < readings[0].values["latency_ms"]
     assert readings[-1].values["multiplier"] > 1.0 or readings[-1].values["latency_ms"] <= 2.0
-    macs = [float(s.space.costs(s.found[None])["macs"][0]) for s in (learning, free)]
+    macs = [float(s.space.costs(s.discretised[None])["macs"][0]) for s in (learning, free)]
     assert macs[0] <= macs[1]
 
 
-def test_it_learns(data: Dataset) -> None:
+def test_training_loss_decreases(data: Dataset) -> None:
     learning = begin(data, epochs=8, lr=0.1, tune_epochs=0)
-    losses = [n.loss for n in search(learning, TrainState(), lambda: False) if isinstance(n, Step)]
+    losses = [n.loss for n in run_gradient_search(learning, TrainState(), lambda: False) if isinstance(n, GradientStep)]
     assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
 
 
@@ -330,12 +370,12 @@ def test_partial_channels_leave_the_others_alone(data: Dataset) -> None:
 def test_cells_of_two_kinds_are_searched_by_the_same_loop(data: Dataset, given: dict[str, Any]) -> None:
     space = darts_cell.build({"preset": "digits"}, data.shape)
     options = DartsParams.model_validate({**TINY, "epochs": 1, "batch_size": 40, **given})
-    latency = Resource(lambda g: space.costs(g)["macs"] / 1e5, 2.0) if options.latency_weight else None
-    learning = Search(space.supernet(0), space, data, Pipeline(data, "cpu"), options, 0, latency)
+    latency = LatencyCost(lambda g: space.costs(g)["macs"] / 1e5, 2.0) if options.latency_weight else None
+    learning = GradientSearch(space.supernet(0), space, data, Pipeline(data, "cpu"), options, 0, latency)
     finish(learning)
-    table = space.table(learning.found)
+    table = space.table(learning.discretised)
     assert table.sum() == 16
     assert not table[:, space.relaxation.none].any()
     if options.selection == "perturbation":
-        assert learning.mask.sum() == 16  # one operation on two edges of every node
-        np.testing.assert_array_equal(table, learning.mask.numpy())
+        assert learning.model.mask.sum() == 16  # one operation on two edges of every node
+        np.testing.assert_array_equal(table, learning.model.mask.numpy())

@@ -1,0 +1,53 @@
+"""Batches of differentiable search: one half of the training images for weights, the other for alphas."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+from nas.core.ports import Dataset
+from nas.training.gradient.options import DartsParams
+from nas.training.pipeline import Index, Pipeline
+
+Half = Literal["weights", "alphas", "all"]
+Images = tuple[torch.Tensor, torch.Tensor]
+
+
+class Batches:
+    """Augmented batches by (epoch, step). Learning at one level uses all images for both weights and alphas."""
+
+    def __init__(self, data: Dataset, pipeline: Pipeline, options: DartsParams, seed: int) -> None:
+        self._data, self._pipeline, self._seed = data, pipeline, seed
+        self._resolution = data.shape.height
+        rows = np.random.default_rng((seed, 5)).permutation(len(data.train)).astype(np.int64)
+        half = len(rows) if options.order == "one_level" else len(rows) // 2
+        self.rows: dict[Half, Index] = {"weights": rows[:half], "alphas": rows[half:], "all": rows}
+        self.size = max(2, min(options.batch_size, half))
+        self.per_epoch = max(1, half // self.size)
+
+    def batch(self, half: Half, epoch: int, step: int, rng: np.random.Generator) -> Images:
+        """Augmented images (B, C, H, W), channels last, and labels (B,); every epoch has an order of its own."""
+        rows = self.rows[half]
+        order = np.random.default_rng((self._seed, 9, len(half), epoch)).permutation(len(rows))
+        index_B = rows[order[(step * self.size + np.arange(self.size)) % len(rows)]]
+        return self._augmented(index_B, int(rng.integers(2**62)))
+
+    def probe(self) -> Images:
+        """The same augmented held-out batch each time."""
+        return self._augmented(self.held_out[: self.size], 0)
+
+    @property
+    def held_out(self) -> Index:
+        """The images that weights do not train on; all of them where there are none."""
+        return self.rows["alphas"] if len(self.rows["alphas"]) else self.rows["all"]
+
+    def plain_held_out(self) -> list[Images]:
+        """All held-out images in order, not augmented, in batches of nearly equal size."""
+        batches = self._pipeline.rows(self._data.train, np.sort(self.held_out), self._resolution, max(256, self.size))
+        return [(x.contiguous(memory_format=torch.channels_last), y) for x, y in batches]
+
+    def _augmented(self, index_B: Index, seed: int) -> Images:
+        x, y = self._pipeline.augmented(self._data.train, index_B, self._resolution, seed)
+        return x.contiguous(memory_format=torch.channels_last), y

@@ -1,0 +1,318 @@
+"""The one loop of differentiable search; every method is a set of options (``options.PRESETS``).
+
+Epochs come in three kinds. A step of a *search* epoch updates the architecture parameters on held-out images and the
+weights on the others (or both together); temperature, pruning and monitors follow at its end. *select* epochs follow
+decisions by perturbation. In *tune* epochs the weights train single networks around the discretised one. Everything
+random derives from (seed, epoch, step): a position and ``GradientSearch.state`` are all that a resumed search needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nas.core.arch import Floats, Genes
+from nas.core.errors import HwnasError
+from nas.core.ports import Dataset
+from nas.core.relaxation import RelaxedSpace
+from nas.supernet import RelaxedSupernet
+from nas.training.gradient import monitors, operation_weights, perturbation, resource
+from nas.training.gradient.batches import Batches
+from nas.training.gradient.model import RelaxedModel
+from nas.training.gradient.options import DartsParams
+from nas.training.gradient.progress import CostSums, Progress
+from nas.training.gradient.pruning import Pressure
+from nas.training.gradient.steps import LatencyCost, Steps
+from nas.training.pipeline import Pipeline
+from nas.training.progressive import TrainState
+
+EpochKind = Literal["search", "select", "tune"]
+
+
+@dataclass(frozen=True)
+class GradientStep:
+    """A finished step: ``done`` of ``total`` in the whole search, with the loss on the images that weights train on."""
+
+    kind: EpochKind
+    epoch: int
+    done: int
+    total: int
+    loss: float
+    images: int
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """The end of a search epoch: ``values`` by name, scores of operations (E, O), and new warnings."""
+
+    epoch: int
+    values: Mapping[str, float]
+    p_EO: Floats
+    warnings: tuple[str, ...]
+
+
+class GradientSearch:
+    """A supernet and architecture parameters that are trained in place."""
+
+    def __init__(
+        self,
+        net: RelaxedSupernet,
+        space: RelaxedSpace,
+        data: Dataset,
+        pipeline: Pipeline,
+        options: DartsParams,
+        seed: int,
+        latency: LatencyCost | None = None,
+        allowed_EO: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """``allowed_EO``: the operations to choose from, None for all; every edge has at least one."""
+        self.space, self.options, self.seed = space, options, seed
+        self.batches = Batches(data, pipeline, options, seed)
+        self._targets: list[perturbation.Target] = []
+        if options.selection == "perturbation":
+            self._targets = perturbation.targets(space.relaxation, np.random.default_rng((seed, 6)))
+        self.kinds: list[EpochKind] = ["search"] * options.epochs
+        self.kinds += ["select"] * (len(self._targets) * options.select_epochs)
+        self.kinds += ["tune"] * options.tune_epochs
+        self.model = RelaxedModel(net, space, options, seed, torch.device(pipeline.device), allowed_EO)
+        costs_EO = _operation_costs(self.model, seed) if options.prune else None
+        self.trainer = Steps(self.model, self.batches, options, seed, latency, costs_EO)
+        self.progress = Progress(
+            options.weight_decay,
+            self._temperature(0),
+            Pressure(options.prune_weight),
+            _first_multiplier(space, latency, options, seed),
+        )
+
+    # Results
+
+    @property
+    def net(self) -> RelaxedSupernet:
+        """The supernet."""
+        return self.model.net
+
+    @property
+    def discretised(self) -> Genes:
+        """The network that the architecture parameters favour now, shape (G,)."""
+        return self.model.discretised()
+
+    @property
+    def signs(self) -> tuple[str, ...]:
+        """Signs of collapse at the end of the last search epoch."""
+        return self.progress.signs
+
+    @property
+    def series(self) -> list[Genes]:
+        """Further networks of the same search, where pruning gives a series; the latest last."""
+        return [np.array(genes, dtype=np.int64) for genes in self.progress.series]
+
+    def scores(self) -> Floats:
+        """Score of each operation, shape (E, O), 0 to 1; removed operations have 0."""
+        return self.model.scores()
+
+    # Positions and states
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return self.batches.per_epoch
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole search."""
+        return len(self.kinds) * self.per_epoch
+
+    def state(self, epoch: int, step: int) -> TrainState:
+        """The state to resume from at a position, in tensors and plain values."""
+        return TrainState(epoch, step, {**self.model.tensors(), "progress": self.progress.as_record()})
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore a state made by ``state``, or by versions without ``progress``."""
+        if "progress" in state:
+            self.progress = Progress.from_record(state["progress"])
+        else:
+            self.progress = Progress.from_flat_state(state, self.progress)
+        self.model.load_tensors(state, self.progress.weight_decay)
+
+    # Steps and epochs
+
+    def step(self, epoch: int, step: int) -> GradientStep:
+        """One step. Raises HwnasError when the loss is not finite."""
+        kind = self.kinds[epoch]
+        if not self.net.training:  # walking through all modules takes a tenth of a small step
+            self.net.train()
+        with _determinism(self.options.deterministic):
+            if kind == "tune":
+                result = self.trainer.tune(epoch, step, len(self.kinds) - self.options.tune_epochs)
+            else:
+                result = self.trainer.search(self.progress, epoch, step)
+        if result.expected_ms is not None and result.discretised_ms is not None:
+            costs = self.progress.costs.add(result.expected_ms, result.discretised_ms)
+            self.progress = replace(self.progress, costs=costs)
+        if not math.isfinite(result.loss):
+            raise HwnasError(
+                f"differentiable search diverged in epoch {epoch} at step {step}: loss is {result.loss}; expected a "
+                f"finite value. A smaller learning rate than {self.options.lr:g} may help"
+            )
+        done = epoch * self.per_epoch + step + 1
+        return GradientStep(kind, epoch, done, self.steps, result.loss, self.batches.size)
+
+    def end_epoch(self, epoch: int) -> tuple[int, EpochReport | None]:
+        """Work between epochs; return the next epoch, and a report at the end of a search epoch."""
+        report = None
+        next_epoch = epoch + 1
+        with _determinism(self.options.deterministic):
+            if self.kinds[epoch] == "search":
+                report = self._end_search_epoch(epoch)
+                if self.progress.ended_epoch is not None:
+                    next_epoch = self.options.epochs
+                if next_epoch < self.options.epochs:
+                    self.progress = replace(self.progress, temperature=self._temperature(next_epoch))
+                else:
+                    self.progress = replace(self.progress, temperature=1.0, teachers=())
+            if next_epoch < len(self.kinds) or self._targets:
+                self._begin_epoch(next_epoch, epoch)
+        return next_epoch, report
+
+    def _begin_epoch(self, epoch: int, previous: int) -> None:
+        """Decide what is due by perturbation; begin new optimisers for a new kind of epoch."""
+        o = self.options
+        kind: EpochKind | None = self.kinds[epoch] if epoch < len(self.kinds) else None
+        due = 0
+        if epoch >= o.epochs and self._targets:
+            due = len(self._targets)
+            if kind == "select":
+                due = min(due, (epoch - o.epochs) // o.select_epochs + 1)
+        while self.progress.decided < due:
+            monitors.select_by_perturbation(self.model, self.batches, self._targets[self.progress.decided])
+            self.progress = replace(self.progress, decided=self.progress.decided + 1)
+            self.model.begin_optimisers(self.progress.weight_decay)
+        if kind is not None and kind != self.kinds[previous]:
+            self.model.begin_optimisers(self.progress.weight_decay)
+
+    def _end_search_epoch(self, epoch: int) -> EpochReport:
+        o, model, progress = self.options, self.model, self.progress
+        removed = 0
+        if o.prune:
+            progress, removed = monitors.prune(model, progress)
+        # Untrained architecture parameters are random: neither healthy nor collapsed, and no epoch to restore.
+        untrained = epoch < o.alpha_warmup
+        if o.probe_every and not untrained and ((epoch + 1) % o.probe_every == 0 or epoch + 1 == o.epochs):
+            value = monitors.held_out_eigenvalue(model, self.batches)
+            progress = replace(progress, eigenvalues=(*progress.eigenvalues, (epoch, value)))
+        costs, multiplier = progress.costs, progress.multiplier
+        if multiplier is not None and costs.steps:
+            multiplier = multiplier.after(costs.discretised_ms / costs.steps)
+        cell = monitors.cell_statistics(model)
+        operations = len(self.space.relaxation.operations)
+        signs = () if untrained else tuple(monitors.collapse_signs(cell, progress, epoch, o, operations))
+        scores = self.scores()
+        progress = replace(
+            progress,
+            costs=CostSums(),
+            multiplier=multiplier,
+            signs=signs,
+            alphas_by_epoch=(*progress.alphas_by_epoch, model.alphas.detach().clone()),
+            healthy_epoch=progress.healthy_epoch if signs or untrained else epoch,
+        )
+        eigenvalues = progress.eigenvalues
+        progress, warnings = monitors.respond(progress, epoch, o)
+        if progress.ended_epoch is not None and progress.ended_epoch >= 0:
+            model.load_alphas(progress.alphas_by_epoch[progress.ended_epoch])
+        if (epoch + 1) % o.teacher_every == 0 and o.teachers and epoch + 1 >= o.teacher_warmup:
+            progress = replace(progress, teachers=(*progress.teachers, model.teacher_state())[-o.teachers :])
+        values = {
+            "entropy": cell.entropy,
+            "skip_share": cell.skip_share,
+            "temperature": progress.temperature,
+            "alpha_norm": float(model.alphas.detach().norm()),
+        }
+        if eigenvalues and eigenvalues[-1][0] == epoch:
+            values["eigenvalue"] = eigenvalues[-1][1]
+        if multiplier is not None and costs.steps:
+            values |= {"latency_ms": costs.expected_ms / costs.steps, "multiplier": multiplier.value}
+        if o.prune:
+            pressure = progress.pressure.weight
+            values |= {"died": float(removed), "alive": float(model.mask.sum()), "pressure": pressure}
+            if monitors.is_pruned(model, o.prune_until):
+                progress = replace(progress, ended_epoch=epoch)
+        self.progress = progress
+        return EpochReport(epoch, values, scores, warnings)
+
+    def _temperature(self, epoch: int) -> float:
+        o = self.options
+        start, end = o.temperature_start, o.temperature_end
+        match o.temperature:
+            case "constant":
+                return start
+            case "linear":
+                return operation_weights.linear(start, end, epoch, o.epochs)
+            case "exponential":
+                return operation_weights.exponential(start, end, epoch, o.epochs)
+            case "entropy":
+                if epoch == 0:
+                    return start
+                largest = math.log(self.space.relaxation.shape[1])
+                target = operation_weights.exponential(largest, largest * min(end, 1.0), epoch, o.epochs)
+                return operation_weights.temperature_for_entropy(self.model.alphas, self.model.mask, target)
+
+
+def run_gradient_search(
+    search: GradientSearch, start: TrainState, save_due: Callable[[], bool]
+) -> Iterator[GradientStep | EpochReport | TrainState]:
+    """Run from ``start`` to the end; yield a ``GradientStep`` after each step, an ``EpochReport`` after each search
+    epoch, and a ``TrainState`` whenever ``save_due()`` and at the end."""
+    if start.weights is not None:
+        search.restore(start.weights)
+    epoch, first = start.phase, start.step
+    while epoch < len(search.kinds):
+        for step in range(first, search.per_epoch):
+            yield search.step(epoch, step)
+            if step + 1 < search.per_epoch and save_due():
+                yield search.state(epoch, step + 1)
+        epoch, report = search.end_epoch(epoch)
+        first = 0
+        if report is not None:
+            yield report
+        if epoch < len(search.kinds) and save_due():
+            yield search.state(epoch, 0)
+    yield search.state(epoch, 0)
+
+
+def _first_multiplier(
+    space: RelaxedSpace, latency: LatencyCost | None, options: DartsParams, seed: int
+) -> resource.Multiplier | None:
+    if latency is None or options.latency_weight == 0:
+        return None
+    uniform_EO = np.full(space.relaxation.shape, 1.0 / space.relaxation.shape[1])
+    rng = np.random.default_rng((seed, 10))
+    reference = resource.expected(space, latency.cost, uniform_EO, rng, 8).mean
+    return resource.Multiplier.of(options.latency_weight, latency.bound_ms, reference)
+
+
+def _operation_costs(model: RelaxedModel, seed: int) -> torch.Tensor:
+    """MACs that an operation adds to uniformly drawn networks, relative to the largest, shape (E, O)."""
+    space, relaxation = model.space, model.space.relaxation
+    uniform_EO = np.full(relaxation.shape, 1.0) * relaxation.real / relaxation.real.sum()
+    rng = np.random.default_rng((seed, 11))
+    by_EO = resource.expected(space, lambda g: space.costs(g)["macs"], uniform_EO, rng, 8).by_EO
+    added_EO = by_EO - by_EO[:, relaxation.real].min(axis=1, keepdims=True)
+    return torch.as_tensor(np.clip(added_EO, 0, None) / max(float(added_EO.max()), 1.0)).to(model.alphas)
+
+
+@contextmanager
+def _determinism(deterministic: bool) -> Iterator[None]:
+    """Use only operations with bitwise reproducible results; slower on a GPU, without effect on the CPU."""
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        torch.use_deterministic_algorithms(deterministic or before)
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

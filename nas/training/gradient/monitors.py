@@ -1,0 +1,141 @@
+"""What is measured at the end of a search epoch, and the responses: warnings, weight decay, early stops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+from nas.core.arch import Floats
+from nas.core.relaxation import parameter_free_share, skip_share
+from nas.training.calibration import Score
+from nas.training.gradient import operation_weights, perturbation
+from nas.training.gradient.batches import Batches
+from nas.training.gradient.collapse import signs_of_collapse
+from nas.training.gradient.model import OperationWeights, RelaxedModel
+from nas.training.gradient.options import DartsParams
+from nas.training.gradient.progress import Progress
+from nas.training.gradient.pruning import survivors
+from nas.training.gradient.sharpness import dominant_eigenvalue, stop_epoch
+
+Tensor = torch.Tensor
+MAX_WEIGHT_DECAY = 0.03  # of the weights, after any number of signs of collapse
+_WITHOUT_DIGITS = str.maketrans("", "", "0123456789.e+-")
+
+
+@dataclass(frozen=True)
+class CellStatistics:
+    """Of the relaxation at temperature 1 and its discretised cell: ``entropy`` is the mean over edges, in nats."""
+
+    entropy: float
+    skip_share: float
+    parameter_free_share: float
+
+
+def cell_statistics(model: RelaxedModel) -> CellStatistics:
+    """Statistics of the current architecture parameters."""
+    relaxation = model.space.relaxation
+    p = operation_weights.softmax(model.alphas.detach(), model.mask)
+    table: Floats = model.space.table(model.discretised())
+    return CellStatistics(
+        float(operation_weights.row_entropy(p).mean()),
+        skip_share(relaxation, table),
+        parameter_free_share(relaxation, table),
+    )
+
+
+def collapse_signs(cell: CellStatistics, progress: Progress, epoch: int, o: DartsParams, operations: int) -> list[str]:
+    """Signs of collapse at the end of an epoch."""
+    return signs_of_collapse(
+        skip_share=cell.skip_share,
+        skip_limit=o.skip_limit,
+        parameter_free_share=cell.parameter_free_share,
+        entropy=cell.entropy,
+        operations=operations,
+        cooled=o.temperature != "constant" or o.prune,
+        progress=(epoch + 1) / o.epochs,
+        eigenvalues=progress.eigenvalues,
+    )
+
+
+def respond(progress: Progress, epoch: int, o: DartsParams) -> tuple[Progress, tuple[str, ...]]:
+    """The progress after the response to ``progress.signs``, and warnings. Each kind of sign is reported once. An early
+    stop sets ``ended_epoch``; early stopping by eigenvalues does not depend on ``collapse``."""
+    signs = progress.signs
+    if o.early_stop and (restored := stop_epoch(progress.eigenvalues)) is not None:
+        warning = (
+            f"stopped after epoch {epoch + 1}: {signs[-1]}; architecture parameters are those of epoch {restored + 1}"
+        )
+        return replace(progress, ended_epoch=restored), (warning,)
+    if not signs:
+        return progress, ()
+    if o.collapse == "stop":
+        healthy = progress.healthy_epoch
+        which = f"those of epoch {healthy + 1}" if healthy >= 0 else "those of the last epoch"
+        warning = f"stopped after epoch {epoch + 1}: {'; '.join(signs)}; architecture parameters are {which}"
+        return replace(progress, ended_epoch=healthy), (warning,)
+    if o.collapse == "regularise" and progress.weight_decay < MAX_WEIGHT_DECAY:
+        decay = min(MAX_WEIGHT_DECAY, 10 * max(progress.weight_decay, 1e-5))
+        warning = f"epoch {epoch + 1}: {'; '.join(signs)}; weight decay is now {decay:g}"
+        return replace(progress, weight_decay=decay, eigenvalues=()), (warning,)
+    kinds = [s.translate(_WITHOUT_DIGITS) for s in signs]
+    fresh = [s for s, kind in zip(signs, kinds, strict=True) if kind not in progress.reported]
+    reported = tuple(sorted({*progress.reported, *kinds}))
+    return replace(progress, reported=reported), tuple(f"epoch {epoch + 1}: {s}" for s in fresh)
+
+
+def held_out_eigenvalue(model: RelaxedModel, batches: Batches) -> float:
+    """The dominant eigenvalue of the loss on a fixed held-out batch, at temperature 1 and without noise."""
+    x, y = batches.probe()
+    plain = model.plain_weights()
+
+    def loss(alphas: Tensor) -> Tensor:
+        return F.cross_entropy(
+            plain.with_weights(operation_weights.softmax(alphas, model.mask)).logits(model.net, x), y
+        )
+
+    return dominant_eigenvalue(loss, model.alphas)
+
+
+@torch.no_grad()
+def held_out_score(model: RelaxedModel, batches: Batches, mixed: OperationWeights) -> Score:
+    """Accuracy and loss of the relaxation on all held-out images, not augmented, with each batch's own statistics."""
+    correct = total = 0
+    loss = 0.0
+    for x, y in batches.plain_held_out():
+        logits = mixed.logits(model.net, x)
+        correct += int((logits.argmax(1) == y).sum())
+        loss += float(F.cross_entropy(logits, y, reduction="sum"))
+        total += len(y)
+    return Score(100.0 * correct / total, loss / total)
+
+
+def select_by_perturbation(model: RelaxedModel, batches: Batches, target: perturbation.Target) -> None:
+    """Decide one edge or node by the held-out accuracy without each of its operations or edges; update the mask."""
+    plain = model.plain_weights()
+    trials = perturbation.trials(model.space.relaxation, model.mask, target)
+    scores = [
+        held_out_score(model, batches, plain.with_weights(perturbation.without(plain.weights_EO, trial)))
+        for trial in trials
+    ]
+    model.mask = perturbation.decide(model.mask, target, trials, scores, plain.weights_EO)
+
+
+def prune(model: RelaxedModel, progress: Progress) -> tuple[Progress, int]:
+    """Remove weak operations; return the progress with the next pressure, and the number of removed operations. A
+    relaxation that was stable until now adds its network to the series."""
+    mask, genes_G = model.mask, model.discretised()
+    model.mask = survivors(operation_weights.sigmoid(model.alphas.detach(), mask), mask, model.space.relaxation.nodes)
+    removed = int(mask.sum() - model.mask.sum())
+    genes = tuple(genes_G.tolist())
+    series = progress.series
+    if removed and progress.pressure.stable and genes not in series:
+        series = (*series, genes)
+    return replace(progress, series=series, pressure=progress.pressure.after(removed)), removed
+
+
+def is_pruned(model: RelaxedModel, share: float) -> bool:
+    """Whether at most ``share`` of the operations are alive."""
+    relaxation = model.space.relaxation
+    return float(model.mask.sum()) <= share * float(relaxation.real.sum() * relaxation.shape[0])

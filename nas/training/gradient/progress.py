@@ -1,0 +1,117 @@
+"""The progress of a differentiable search: every value that a resumed search needs beside tensors under training.
+
+``Progress`` is frozen and serialised here only; a checkpoint holds it beside the network, the architecture parameters
+and the optimisers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+
+from nas.training.gradient.pruning import Pressure
+from nas.training.gradient.resource import Multiplier
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherState:
+    """The weights and architecture parameters of an earlier epoch, which teach later ones."""
+
+    net: Mapping[str, Tensor]
+    alphas: Tensor
+
+
+@dataclass(frozen=True)
+class CostSums:
+    """Sums over the steps of an epoch: the expected cost of the relaxation and the cost of the discretised network."""
+
+    expected_ms: float = 0.0
+    discretised_ms: float = 0.0
+    steps: int = 0
+
+    def add(self, expected_ms: float, discretised_ms: float) -> CostSums:
+        """The sums with one step more."""
+        return CostSums(self.expected_ms + expected_ms, self.discretised_ms + discretised_ms, self.steps + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """``alphas_by_epoch``: architecture parameters at the end of each search epoch. ``eigenvalues``: (epoch, value).
+    ``healthy_epoch``: the latest epoch without signs of collapse, -1 for none. ``reported``: kinds of signs with a
+    warning already. ``ended_epoch``: the epoch whose architecture parameters an early stop restored. ``decided``:
+    decisions made by perturbation. ``series``: discretised networks of pruned relaxations."""
+
+    weight_decay: float
+    temperature: float
+    pressure: Pressure
+    multiplier: Multiplier | None
+    costs: CostSums = CostSums()
+    series: tuple[tuple[int, ...], ...] = ()
+    eigenvalues: tuple[tuple[int, float], ...] = ()
+    alphas_by_epoch: tuple[Tensor, ...] = ()
+    healthy_epoch: int = -1
+    reported: tuple[str, ...] = ()
+    signs: tuple[str, ...] = ()
+    ended_epoch: int | None = None
+    decided: int = 0
+    teachers: tuple[TeacherState, ...] = ()
+
+    def as_record(self) -> dict[str, Any]:
+        """Tensors and plain values only."""
+        record = _plain(self)
+        assert isinstance(record, dict)
+        return record
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any]) -> Progress:
+        """Inverse of ``as_record``."""
+        multiplier = record["multiplier"]
+        structured = {
+            "pressure": Pressure(**record["pressure"]),
+            "multiplier": Multiplier(**multiplier) if multiplier is not None else None,
+            "costs": CostSums(**record["costs"]),
+            "series": tuple(tuple(int(g) for g in genes) for genes in record["series"]),
+            "eigenvalues": tuple((int(epoch), float(value)) for epoch, value in record["eigenvalues"]),
+            "teachers": tuple(TeacherState(**teacher) for teacher in record["teachers"]),
+        }
+        lists = {name: tuple(record[name]) for name in ("alphas_by_epoch", "reported", "signs")}
+        return Progress(**{**record, **lists, **structured})
+
+    @staticmethod
+    def from_flat_state(state: Mapping[str, Any], start: Progress) -> Progress:
+        """From a checkpoint of earlier versions, which held these values beside the tensors; ``start`` is the progress
+        at the beginning of the same search."""
+        weight, step, quiet = state["pressure"]
+        expected_ms, discretised_ms, steps = state["cost"]
+        multiplier = start.multiplier
+        return replace(
+            start,
+            weight_decay=state["weight_decay"],
+            temperature=state["temperature"],
+            pressure=replace(start.pressure, weight=weight, step=step, quiet=quiet),
+            multiplier=replace(multiplier, value=state["multiplier"]) if multiplier is not None else None,
+            costs=CostSums(expected_ms, discretised_ms, steps),
+            series=tuple(tuple(genes) for genes in state["series"]),
+            eigenvalues=tuple((int(epoch), float(value)) for epoch, value in state["eigenvalues"]),
+            alphas_by_epoch=tuple(state["past"]),
+            healthy_epoch=state["healthy"],
+            reported=tuple(state["told"]),
+            signs=tuple(state["signs"]),
+            ended_epoch=state["ended"],
+            decided=state["decided"],
+            teachers=tuple(TeacherState(**teacher) for teacher in state["teachers"]),
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dictionaries and tuples as lists, recursively; tensors stay."""
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value

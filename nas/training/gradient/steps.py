@@ -1,0 +1,232 @@
+"""The steps of differentiable search: of weights and architecture parameters, at two levels or one, and of tuning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from nas.core.arch import Arch
+from nas.training.gradient import operation_weights, resource
+from nas.training.gradient.batches import Batches, Images
+from nas.training.gradient.model import RelaxedModel
+from nas.training.gradient.options import DartsParams
+from nas.training.gradient.outer import first_order, second_order
+from nas.training.gradient.progress import Progress, TeacherState
+from nas.training.gradient.pruning import penalty
+from nas.training.gradient.teachers import distillation, vote
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class LatencyCost:
+    """A cost in the loss of the architecture parameters: of N networks, in ms, shape (N,); and the bound on it."""
+
+    cost: resource.Cost
+    bound_ms: float | None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The loss on the images that weights train on; with a latency loss, the relaxation's expected cost and the cost of
+    the discretised network."""
+
+    loss: float
+    expected_ms: float | None = None
+    discretised_ms: float | None = None
+
+
+class Steps:
+    """Optimiser steps of a ``RelaxedModel``. ``operation_costs_EO``: relative costs of operations in the pruning
+    penalty."""
+
+    def __init__(
+        self,
+        model: RelaxedModel,
+        batches: Batches,
+        options: DartsParams,
+        seed: int,
+        latency: LatencyCost | None,
+        operation_costs_EO: Tensor | None,
+    ) -> None:
+        self.model, self.batches, self.options, self._seed = model, batches, options, seed
+        self._latency, self._operation_costs_EO = latency, operation_costs_EO
+        self._teacher_states: tuple[TeacherState, ...] = ()
+        self.teachers: list[tuple[torch.nn.Module, Tensor]] = []
+
+    def search(self, progress: Progress, epoch: int, step: int) -> StepResult:
+        """One step of architecture parameters and weights."""
+        o = self.options
+        rng = np.random.default_rng((self._seed, 8, epoch, step))
+        alpha_noise, weight_noise = (self.model.noise(int(rng.integers(2**62))) for _ in range(2))
+        images = self.batches.batch("weights", epoch, step, rng)
+        for group in self.model.weight_optimiser.param_groups:
+            group["lr"] = self._rate(epoch)
+            group["weight_decay"] = progress.weight_decay
+        trains_alphas = epoch >= o.alpha_warmup and o.alpha_lr > 0
+        if o.order == "one_level":
+            return self.one_level(progress, images, alpha_noise, trains_alphas, rng)
+        held_out = self.batches.batch("alphas", epoch, step, rng)
+        result = StepResult(math.nan)
+        if trains_alphas and not o.weights_first:
+            result = self.train_alphas(progress, images, held_out, alpha_noise, rng)
+        loss = self.train_weights(progress, images, weight_noise)
+        if trains_alphas and o.weights_first:
+            result = self.train_alphas(progress, images, held_out, alpha_noise, rng)
+        return StepResult(loss, result.expected_ms, result.discretised_ms)
+
+    def train_weights(self, progress: Progress, images: Images, noise: Tensor) -> float:
+        """One step of the weights; return the loss."""
+        model, o = self.model, self.options
+        x, y = images
+        model.weight_optimiser.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            mixed = model.weights(progress.temperature, noise)
+            if o.relaxation == "gumbel_hard":  # undrawn operations weigh nothing and learn nothing
+                mixed = mixed.with_active(mixed.weights_EO > 0)
+        logits = mixed.logits(model.net, x)
+        loss = F.cross_entropy(logits, y)
+        if (distilled := self._distillation(progress, x, logits, noise)) is not None:
+            loss = loss + distilled
+        loss.backward()  # type: ignore[no-untyped-call]
+        model.update_weights()
+        return float(loss.detach())
+
+    def train_alphas(
+        self, progress: Progress, images: Images, held_out: Images, noise: Tensor, rng: np.random.Generator
+    ) -> StepResult:
+        """One step of the architecture parameters on held-out images, by the first or second order gradient."""
+        model, o = self.model, self.options
+        parameters = model.architecture_parameters
+
+        def loss_on(batch: Images) -> Callable[[], Tensor]:
+            x, y = batch
+            return lambda: F.cross_entropy(model.weights(progress.temperature, noise, paths=2).logits(model.net, x), y)
+
+        if o.order == "second":
+            weights = [p for p in model.net.parameters() if p.requires_grad]
+            gradients = second_order(
+                loss_on(images),
+                loss_on(held_out),
+                weights,
+                parameters,
+                lr=model.weight_optimiser.param_groups[0]["lr"],
+                momentum=o.momentum,
+                weight_decay=progress.weight_decay,
+                moments=[model.weight_optimiser.state.get(w, {}).get("momentum_buffer") for w in weights],
+            )
+        else:
+            gradients = first_order(loss_on(held_out), parameters)
+        latency_loss, result = self._latency_loss(progress, rng)
+        before = model.alphas.detach().clone()
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        if latency_loss is not None:
+            assert model.alphas.grad is not None
+            model.alphas.grad = model.alphas.grad + torch.autograd.grad(latency_loss, model.alphas)[0]
+        model.alpha_optimiser.step()
+        model.alpha_optimiser.zero_grad(set_to_none=True)
+        if o.relaxation == "binary":
+            pair = operation_weights.drawn_paths(before, model.mask, noise[0], 2)
+            with torch.no_grad():
+                model.alphas.copy_(operation_weights.rescaled(before, model.alphas, pair))
+        return result
+
+    def one_level(
+        self, progress: Progress, images: Images, noise: Tensor, trains_alphas: bool, rng: np.random.Generator
+    ) -> StepResult:
+        """One step of weights and architecture parameters by the same loss on the same images."""
+        model, o = self.model, self.options
+        x, y = images
+        model.weight_optimiser.zero_grad(set_to_none=True)
+        model.alpha_optimiser.zero_grad(set_to_none=True)
+        logits = model.weights(progress.temperature, noise).logits(model.net, x)
+        task = F.cross_entropy(logits, y)
+        loss = task
+        if (distilled := self._distillation(progress, x, logits, noise)) is not None:
+            loss = loss + distilled
+        if self._operation_costs_EO is not None and progress.pressure.weight > 0:
+            strengths = operation_weights.sigmoid(model.alphas, model.mask)
+            loss = loss + progress.pressure.weight * penalty(
+                strengths, model.mask, model.space.relaxation.nodes, o.prune_cost * self._operation_costs_EO
+            )
+        result = StepResult(math.nan)
+        if trains_alphas:
+            latency_loss, result = self._latency_loss(progress, rng)
+            if latency_loss is not None:
+                loss = loss + latency_loss
+        loss.backward()  # type: ignore[no-untyped-call]
+        model.update_weights()
+        if trains_alphas:
+            model.alpha_optimiser.step()
+        return StepResult(float(task.detach()), result.expected_ms, result.discretised_ms)
+
+    def tune(self, epoch: int, step: int, first_epoch: int) -> StepResult:
+        """One step of the weights of a single network: every other step the discretised one, else one drawn by the
+        architecture parameters. ``first_epoch``: the first tuning epoch."""
+        model, o = self.model, self.options
+        rng = np.random.default_rng((self._seed, 8, epoch, step))
+        if step % 2 == 0:
+            genes_G = model.discretised()
+        else:
+            genes_G = model.space.discretise(resource.drawn_scores(model.probabilities(), rng))
+        x, y = self.batches.batch("all", epoch, step, rng)
+        per_epoch = self.batches.per_epoch
+        for group in model.weight_optimiser.param_groups:
+            position = (epoch - first_epoch) * per_epoch + step
+            group["lr"] = _cosine(o.lr, o.lr_end, position, o.tune_epochs * per_epoch)
+        model.weight_optimiser.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(model.net(x, Arch(model.space.id, tuple(genes_G.tolist()))), y)
+        if loss.requires_grad:  # False for a cell without a path from its input, where only the head could learn
+            loss.backward()  # type: ignore[no-untyped-call]
+            model.update_weights()
+        return StepResult(float(loss.detach()))
+
+    # Terms of the loss
+
+    def _distillation(self, progress: Progress, x_BCHW: Tensor, logits_BK: Tensor, noise: Tensor) -> Tensor | None:
+        o = self.options
+        if o.teacher_weight == 0:
+            return None
+        if progress.teachers is not self._teacher_states:
+            self._teacher_states = progress.teachers
+            self.teachers = [self.model.teacher(state) for state in progress.teachers]
+        if not self.teachers:
+            return None
+        with torch.no_grad():
+            logits_of_teachers = [
+                self.model.weights(progress.temperature, noise, alphas).logits(net, x_BCHW)
+                for net, alphas in self.teachers
+            ]
+            target = vote(logits_of_teachers, o.teacher_temperature, o.teacher_vote)
+        return o.teacher_weight * distillation(logits_BK, target, o.teacher_temperature)
+
+    def _latency_loss(self, progress: Progress, rng: np.random.Generator) -> tuple[Tensor | None, StepResult]:
+        if self._latency is None or progress.multiplier is None:
+            return None, StepResult(math.nan)
+        model = self.model
+        p = operation_weights.softmax(model.alphas, model.mask)
+        expected = resource.expected(
+            model.space, self._latency.cost, p.detach().double().cpu().numpy(), rng, self.options.latency_samples
+        )
+        discretised_ms = float(self._latency.cost(model.discretised()[None])[0])
+        # The bound holds for the discretised network, whose cost may be far from the expected one early in the search.
+        loss = progress.multiplier.factor(discretised_ms) * resource.differentiable(
+            expected, p, model.space.relaxation.none
+        )
+        return loss, StepResult(math.nan, expected.mean, discretised_ms)
+
+    def _rate(self, epoch: int) -> float:
+        o = self.options
+        if epoch < o.epochs:
+            return _cosine(o.lr, o.lr_end, epoch, o.epochs)
+        return o.lr / 10  # after a decision
+
+
+def _cosine(start: float, end: float, done: int, total: int) -> float:
+    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * done / max(1, total)))
