@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,15 @@ from nas.core.ports import Dataset, Split
 from nas.training.augment import augment, channel_stats, to_float
 
 Index = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class _DeviceSplit:
+    """A split and its tensors on the device. Holding the split keeps its ``id`` from being reused."""
+
+    split: Split
+    images_NCHW: torch.Tensor
+    labels_N: torch.Tensor
 
 
 class Pipeline:
@@ -24,40 +35,46 @@ class Pipeline:
         self.device = device
         self.flip = data.flip
         self.mean, self.std = channel_stats(data.train.images_NCHW)
-        self._splits: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._splits: dict[int, _DeviceSplit] = {}
 
-    def _tensors(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+    def _on_device(self, split: Split) -> _DeviceSplit:
         key = id(split)
         if key not in self._splits:
-            self._splits[key] = (
-                torch.from_numpy(split.images_NCHW).to(self.device),
-                torch.from_numpy(split.labels_N).to(self.device),
-            )
+            images_NCHW = torch.from_numpy(split.images_NCHW).to(self.device)
+            self._splits[key] = _DeviceSplit(split, images_NCHW, torch.from_numpy(split.labels_N).to(self.device))
         return self._splits[key]
 
     def augmented(
         self, split: Split, index_B: Index, resolution: int, seed: int, strength: float = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised images (B, C, resolution, resolution), augmented so many times as strongly as usual, and labels
+        """Normalised images (B, C, resolution, resolution), augmented with ``strength`` times the default, and labels
         (B,); ``seed`` decides everything."""
-        images, labels = self._tensors(split)
+        stored = self._on_device(split)
         rows = torch.from_numpy(index_B).to(self.device)
         generator = torch.Generator(self.device).manual_seed(seed)
-        x = to_float(images[rows], self.mean, self.std, resolution)
-        move = {"shift": 0.1 * strength, "rotate_degrees": 10.0 * strength, "zoom": 0.1 * strength}
-        return augment(x, generator, flip=self.flip, **move), labels[rows]
+        x = to_float(stored.images_NCHW[rows], self.mean, self.std, resolution)
+        limits = {"shift": 0.1 * strength, "rotate_degrees": 10.0 * strength, "zoom": 0.1 * strength}
+        return augment(x, generator, flip=self.flip, **limits), stored.labels_N[rows]
 
     def plain(self, split: Split, resolution: int, batch: int = 500) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The whole split in order, normalised, not augmented."""
-        images, labels = self._tensors(split)
-        for i in range(0, len(labels), batch):
-            yield to_float(images[i : i + batch], self.mean, self.std, resolution), labels[i : i + batch]
+        """The whole split in order, normalised, not augmented, in batches of nearly equal size up to ``batch``."""
+        stored = self._on_device(split)
+        for rows in _even_slices(len(split), batch):
+            yield to_float(stored.images_NCHW[rows], self.mean, self.std, resolution), stored.labels_N[rows]
 
     def rows(
         self, split: Split, index_N: Index, resolution: int, batch: int = 500
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The given images of a split in order, normalised, not augmented."""
-        images, labels = self._tensors(split)
-        for i in range(0, len(index_N), batch):
-            rows = torch.from_numpy(index_N[i : i + batch]).to(self.device)
-            yield to_float(images[rows], self.mean, self.std, resolution), labels[rows]
+        """Images of a split by index, otherwise as ``plain``."""
+        stored = self._on_device(split)
+        for part in _even_slices(len(index_N), batch):
+            rows = torch.from_numpy(index_N[part]).to(self.device)
+            yield to_float(stored.images_NCHW[rows], self.mean, self.std, resolution), stored.labels_N[rows]
+
+
+def _even_slices(count: int, most: int) -> Iterator[slice]:
+    """As few slices of at most ``most`` as possible, whose lengths differ by at most 1: a small last batch would have
+    unreliable statistics of its own."""
+    batches = math.ceil(count / most)
+    for i in range(batches):
+        yield slice(i * count // batches, (i + 1) * count // batches)
