@@ -16,6 +16,7 @@ from nas.core.errors import InvalidSpec, NotFound
 from nas.core.events import Event, SearchState, StageFinished, Warned
 from nas.core.ports import Problem, Resources
 from nas.core.relaxation import is_relaxed, skip_share
+from nas.core.rng import Stream, rng
 from nas.objectives import cheap_metrics, violation
 from nas.stages.subnets import Subnets, load_supernet
 from nas.training.gradient.resource import within_bounds
@@ -50,11 +51,11 @@ class DiscretizeStage:
         networks: list[list[int]] = []
         found: list[dict[str, Any]] = []
         mended = 0
-        for run in runs:
-            rng = np.random.default_rng((problem.spec.seed, 12, int(run["seed"])))
+        for number, run in enumerate(runs):
+            generator = rng(problem.spec.seed, Stream.DISCRETISATION, number)
             scores = np.array(run["scores"])
             favourite = np.array(run["genes"], dtype=np.int64)
-            genes = favourite if broken(favourite[None])[0] == 0 else within_bounds(space, broken, scores, rng)
+            genes = favourite if broken(favourite[None])[0] == 0 else within_bounds(space, broken, scores, generator)
             accuracy: float | None = run["val_accuracy"]
             if (genes != favourite).any():
                 mended += 1

@@ -30,6 +30,7 @@ from nas.core.events import (
 )
 from nas.core.fronts import Front, by_view, front_of, guiding_metric, state_on
 from nas.core.ports import History, Problem, Resources, SearchSpace
+from nas.core.rng import Stream, rng
 from nas.explorers import bayesian, nsga2, random
 from nas.objectives import cheap_metrics, losses, on_devices, violation
 from nas.stages.cost_estimate import sample_archs, scoring_s
@@ -72,14 +73,14 @@ class ExploreStage:
             done = sum(sizes[:number])
             if len(state.of("search")) - known["search"] > done:
                 continue  # this round was kept before a restart
-            rng = np.random.default_rng((problem.spec.seed, 4, number, inherited))
+            generator = rng(problem.spec.seed, Stream.EXPLORATION, number, inherited)
             batch: list[Candidate] = []
             scored = state  # the round as far as it has come; it is kept as a whole
             for origin, view, n in self._turns(problem, scored, done, size):
                 if origin == "search":
-                    genes_NG = self._propose(*_seen(guide, scored, view), rng, n)
+                    genes_NG = self._propose(*_seen(guide, scored, view), generator, n)
                 else:
-                    genes_NG = random.propose(problem.space, history_of(problem, scored, origin), rng, n)
+                    genes_NG = random.propose(problem.space, history_of(problem, scored, origin), generator, n)
                 candidates = []
                 for candidate in scored_candidates(problem, score, origin, genes_NG):
                     candidates.append(candidate)

@@ -17,6 +17,7 @@ from nas.core.cost_estimate import StageCost, average_duration, mean_seconds
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished
 from nas.core.metrics import spearman
 from nas.core.ports import Problem, Resources, SearchSpace
+from nas.core.rng import Stream, rng
 from nas.proxies import score
 from nas.stages.cost_estimate import sample_archs
 from nas.supernet import Supernet
@@ -35,7 +36,7 @@ class Scorer:
         self._net = net.to(torch.device(device))
         self._pipeline = Pipeline(problem.data, device)
         size = len(problem.data.train)
-        self._rows = np.random.default_rng((problem.spec.data.seed, 5)).permutation(size)[:images]
+        self._rows = rng(problem.spec.data.seed, Stream.PROXY_IMAGES).permutation(size)[:images]
 
     def __call__(self, arch: Arch) -> list[float]:
         """One score per proxy, larger is better; -inf where a proxy gives a network up."""

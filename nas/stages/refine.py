@@ -32,6 +32,7 @@ from nas.core.events import (
 )
 from nas.core.fronts import front_of, guiding_metric
 from nas.core.ports import Problem, Refitter, Resources, SearchSpace, predict_latency
+from nas.core.rng import Stream, rng
 from nas.explorers import random
 from nas.objectives import cheap_metrics, losses
 from nas.stages.cost_estimate import sample_archs, scoring_s, verified_range
@@ -133,12 +134,12 @@ class RefineStage:
         n = min(most, *(_left(problem.space, state.of(origin), most) for origin in ORIGINS))
         if n == 0:
             return
-        rng = np.random.default_rng((problem.spec.seed, 11, last.number))
+        generator = rng(problem.spec.seed, Stream.REFINEMENT, last.number)
         batch: list[Candidate] = []
         score = accuracy_of(problem, subnets)
         proposals: tuple[tuple[Origin, Genes], ...] = (
-            ("search", self._around(problem, state, rng, n)),
-            ("baseline", random.propose(problem.space, history_of(problem, state, "baseline"), rng, n)),
+            ("search", self._around(problem, state, generator, n)),
+            ("baseline", random.propose(problem.space, history_of(problem, state, "baseline"), generator, n)),
         )
         for origin, genes_NG in proposals:
             for candidate in scored_candidates(problem, score, origin, genes_NG):

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from nas.core.arch import Arch
@@ -22,6 +21,7 @@ from nas.core.errors import HwnasError
 from nas.core.events import Candidate, Checkpoint, Evaluated, Event, Progress, SearchState, StageFinished, Warned
 from nas.core.ports import BlobStore, Problem, Resources
 from nas.core.regularisers import regularisers
+from nas.core.rng import Stream, derive_seed
 from nas.core.spec import RetrainSpec
 from nas.core.tuning import EpochResult, Hyperparameter, Trial, TrialRequest, TrialState, TuningPlan
 from nas.sequential import run_sequentially
@@ -148,7 +148,7 @@ class Learning:
         problem, wanted, arch = self.problem, _wanted(self.problem), self.archs[trial.group]
         batch_size = min(wanted.batch_size, len(problem.data.train))
         recipe = StandaloneRecipe(wanted.epochs, batch_size, **trial.values, **regularisers(wanted, problem.space))
-        seed = int(np.random.default_rng((problem.spec.seed, 20, trial.number)).integers(2**62))
+        seed = derive_seed(problem.spec.seed, Stream.RETRAINING, trial.number)
         subnets, trainer = _begin(problem, arch, recipe, seed, self.torch_device)
         state = TrialState(trial)
         if blob is not None:

@@ -14,6 +14,7 @@ from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.errors import InvalidSpec
 from nas.core.events import Event, Progress, SearchState, StageFinished, Traced
 from nas.core.ports import Problem, Resources
+from nas.core.rng import Stream, rng
 from nas.stages.cost_estimate import sample_archs
 from nas.stages.subnets import load_supernet
 from nas.training.fewshot.matching import (
@@ -57,8 +58,8 @@ class SplitStage:
             partition = exhaustive_split(space, self.decisions, self.parts)
         elif self.method == "random":
             genes = [g for g in splittable(space) if space.decisions[g].name in self.decisions]
-            rng = np.random.default_rng((problem.spec.seed, 20))
-            partition = random_split(space, self.parts, rng, genes or None)
+            generator = rng(problem.spec.seed, Stream.RANDOM_SPLIT)
+            partition = random_split(space, self.parts, generator, genes or None)
         else:
             net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
             total = len(self.decisions) or len(splittable(space))
@@ -107,7 +108,7 @@ class SplitStage:
         train = problem.data.train
 
         def batch(arch: Arch, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
-            order = np.random.default_rng((problem.spec.seed, 22, repeat)).permutation(len(train))
+            order = rng(problem.spec.seed, Stream.MATCHING_BATCH, repeat).permutation(len(train))
             rows = order[: self.batch_size].astype(np.int64)
             return pipeline.augmented(train, rows, problem.space.input_shape(arch)[1], repeat)
 

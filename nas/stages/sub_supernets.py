@@ -18,6 +18,7 @@ from nas.core.errors import InfeasibleBound, StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.relaxation import RelaxedSpace, is_relaxed
+from nas.core.rng import Stream, derive_seed, rng
 from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
 from nas.stages.subnets import load_supernet
 from nas.supernet import RelaxedSupernet
@@ -61,8 +62,8 @@ class SubSupernetStage:
         saved_at = reported_at = resources.clock()
         due = lambda: resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
         pipeline = Pipeline(problem.data, resources.torch_device)
-        key = (24,) if self.part is None else (23, self.part)
-        seed = int(np.random.default_rng((problem.spec.seed, *key)).integers(2**62))
+        position = (Stream.UNDIVIDED_SUPERNET,) if self.part is None else (Stream.SUB_SUPERNET, self.part)
+        seed = derive_seed(problem.spec.seed, *position)
         sample, ends = sample_elastic, None
         if self.part is not None:
             sample = partial(sample_subspace, partition, self.part)
@@ -116,8 +117,8 @@ class GradientSubSupernetStage:
         partition = SpacePartition.from_json(state.finished["split"]["partition"], space.decisions)
         net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
         assert isinstance(net, RelaxedSupernet)
-        rng = np.random.default_rng((problem.spec.seed, 23, self.part))
-        seed = int(rng.integers(2**62))
+        generator = rng(problem.spec.seed, Stream.SUB_SUPERNET, self.part)
+        seed = int(generator.integers(2**62))
         allowed_EO = allowed_operations(space, partition, self.part)
         learning = searching(problem, resources, self.options, net, seed, allowed_EO)
         pace = Pace(resources.clock, self.options.checkpoint_s)
@@ -138,7 +139,7 @@ class GradientSubSupernetStage:
                     else:
                         yield Checkpoint(self.name, done, blob)
                     pace.saved()
-        genes = discretise_inside(space, partition, self.part, learning.scores(), rng)
+        genes = discretise_inside(space, partition, self.part, learning.scores(), generator)
         run = {**run_record(problem, resources, learning, self.part + 1, genes), "part": self.part}
         found = TrainState(0, 0, {"net": learning.net.state_dict(), "run": json.dumps(run)})
         yield Checkpoint(self.name, learning.steps, resources.blobs.put(found.to_bytes()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -13,6 +12,7 @@ from nas.core.arch import Arch
 from nas.core.errors import InvalidSpec
 from nas.core.events import SearchState
 from nas.core.ports import Problem, Resources, Split
+from nas.core.rng import Stream, rng
 from nas.export import Normalised
 from nas.supernet import Supernet
 from nas.training.calibration import Score, recalibrate, score
@@ -41,7 +41,7 @@ class Subnets:
         self._own = own
         self.pipeline = Pipeline(problem.data, device)
         size = len(problem.data.train)
-        rows = np.random.default_rng((problem.spec.data.seed, 3)).permutation(size)[:calibration_images]
+        rows = rng(problem.spec.data.seed, Stream.CALIBRATION_IMAGES).permutation(size)[:calibration_images]
         train = problem.data.train
         self.calibration = Split(train.images_NCHW[rows], train.labels_N[rows])
 

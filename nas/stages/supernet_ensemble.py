@@ -14,6 +14,7 @@ from nas.core.cost_estimate import DurationRange, StageCost, mean_seconds
 from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
 from nas.core.ports import Problem, Resources
+from nas.core.rng import Stream, derive_seed
 from nas.stages.sub_supernets import SubSupernetStage, one_shot_result
 from nas.stages.subnets import load_supernet
 from nas.supernet import Supernet
@@ -121,7 +122,7 @@ class SupernetEnsembleStage:
 
     def _begin(self, problem: Problem, resources: Resources, net: Supernet) -> EnsembleTraining:
         nets = [copy.deepcopy(net).to(resources.torch_device) for _ in range(self.models)]
-        seed = int(np.random.default_rng((problem.spec.seed, 24)).integers(2**62))
+        seed = derive_seed(problem.spec.seed, Stream.SUPERNET_ENSEMBLE)
         pipeline = Pipeline(problem.data, resources.torch_device)
         genes = routing_genes(problem.space, self.decisions)
         return EnsembleTraining(nets, problem.space, problem.data, pipeline, self.recipe, seed, genes)

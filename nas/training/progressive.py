@@ -23,6 +23,7 @@ from torch import nn
 from nas.core.arch import Arch
 from nas.core.errors import HwnasError
 from nas.core.ports import Dataset, SearchSpace
+from nas.core.rng import Stream, rng
 from nas.supernet import Supernet
 from nas.training import samplers
 from nas.training.pipeline import Pipeline
@@ -219,11 +220,11 @@ class Training:
         return Step(p, step + 1, steps, done, sum(self.lengths), loss, len(y) * len(archs))
 
     def _drawn(self, p: int, step: int) -> tuple[list[Arch], int, int]:
-        rng = np.random.default_rng((self._seed, 1, p, step))
+        generator = rng(self._seed, Stream.TRAINING_STEP, p, step)
         phase = self.recipe.phases[p]
-        dropout_seed = int(rng.integers(2**62))
-        archs = self._sample(self.space, phase.elastic, rng, phase.subnets)
-        return archs, dropout_seed, int(rng.integers(2**62))
+        dropout_seed = int(generator.integers(2**62))
+        archs = self._sample(self.space, phase.elastic, generator, phase.subnets)
+        return archs, dropout_seed, int(generator.integers(2**62))
 
 
 def train(
@@ -311,7 +312,7 @@ def batch_rows(
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The training images of a step; every epoch has an order of its own."""
     epoch, position = divmod(step, per_epoch)
-    order = np.random.default_rng((seed, 2, phase, epoch)).permutation(size)
+    order = rng(seed, Stream.BATCH_ORDER, phase, epoch).permutation(size)
     return order[position * batch : (position + 1) * batch]
 
 

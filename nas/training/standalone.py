@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from nas.core.errors import Diverged
 from nas.core.ports import Dataset
+from nas.core.rng import Stream, derive_seed, rng
 from nas.core.tuning import Trial, TrialState
 from nas.training.pipeline import Pipeline
 from nas.training.regularise import auxiliary_of, path_dropout, paths_of, recorded_outputs
@@ -64,9 +64,9 @@ class StandaloneTrainer:
     def step(self, epoch: int, i: int) -> float:
         """One optimiser step; return its loss. Raises Diverged when the loss is not finite."""
         recipe = self._recipe
-        order = np.random.default_rng((self._seed, 0, epoch)).permutation(len(self._data.train))
+        order = rng(self._seed, Stream.BATCH_ORDER, 0, epoch).permutation(len(self._data.train))
         index_B = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
-        dropout_seed, augment_seed = np.random.default_rng((self._seed, 1, epoch, i)).integers(2**62, size=2).tolist()
+        dropout_seed, augment_seed = rng(self._seed, Stream.TRAINING_STEP, epoch, i).integers(2**62, size=2).tolist()
         torch.manual_seed(dropout_seed)  # dropout only; augmentation has its own generator
         x, y = self._pipeline.augmented(self._data.train, index_B, self._resolution, augment_seed, recipe.augmentation)
         for group in self._optimiser.param_groups:
@@ -110,7 +110,7 @@ class StandaloneTrainer:
         if self._recipe.auxiliary == 0:
             return absent
         with torch.random.fork_rng():
-            torch.manual_seed(int(np.random.default_rng((self._seed, 2)).integers(2**62)))
+            torch.manual_seed(derive_seed(self._seed, Stream.AUXILIARY_WEIGHTS))
             middle, head = auxiliary_of(self.module) or absent
         return middle, head.to(next(self.module.parameters()).device)
 

@@ -18,6 +18,7 @@ from torch import nn
 from nas.core.arch import LISTABLE, Arch, Floats, Genes, as_archs, every, sample, space_size
 from nas.core.errors import HwnasError
 from nas.core.ports import Dataset, SearchSpace
+from nas.core.rng import Stream, rng
 from nas.supernet import Supernet
 from nas.training.fewshot.partition import RoutingTable, choice_combination
 from nas.training.fewshot.routed_supernet import RoutedSupernet
@@ -135,11 +136,11 @@ class EnsembleTraining:
         finite."""
         if step % self.per_epoch == 0:  # between, rows change little
             self.added_M = balance(self._inverse_temperature(step) * self.table_RM, self.share_R)
-        rng = np.random.default_rng((self._seed, 30, step))
-        arch = self._draw(rng)
+        generator = rng(self._seed, Stream.ENSEMBLE_STEP, step)
+        arch = self._draw(generator)
         row = int(choice_combination(self.genes, self._counts, np.array([arch.genes]))[0])
-        model = int(rng.choice(len(self.nets), p=self.p_RM(step)[row]))
-        dropout_seed, augment_seed = (int(s) for s in rng.integers(2**62, size=2))
+        model = int(generator.choice(len(self.nets), p=self.p_RM(step)[row]))
+        dropout_seed, augment_seed = (int(s) for s in generator.integers(2**62, size=2))
         torch.manual_seed(dropout_seed)
         resolution = self.space.input_shape(arch)[1]
         size = len(self._data.train)
@@ -151,7 +152,9 @@ class EnsembleTraining:
                 f"training the supernet ensemble diverged at step {step}: loss is {loss}; expected a finite value. "
                 f"A smaller learning rate than {self._phase.lr:g} may help"
             )
-        held_out = rng.choice(len(self._data.val), min(self.recipe.batch_size, len(self._data.val)), replace=False)
+        held_out = generator.choice(
+            len(self._data.val), min(self.recipe.batch_size, len(self._data.val)), replace=False
+        )
         x, y = next(self._pipeline.rows(self._data.val, np.sort(held_out).astype(np.int64), resolution, len(held_out)))
         with torch.no_grad():  # normalised by the batch, since shared weights have no statistics of their own
             accuracy = float((self.nets[model](x, arch).argmax(1) == y).double().mean())

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from nas.core.arch import Arch, Decision, Floats, as_archs, sample
 from nas.core.errors import InvalidSpec
 from nas.core.ports import SearchSpace
+from nas.core.rng import Stream, rng
 from nas.supernet import Supernet
 from nas.training.fewshot.partition import SpacePartition, bipartitions, split_breadth_first, splittable
 
@@ -81,7 +82,7 @@ def match_decisions(
     if unknown := [n for n in names if n not in by_name]:
         raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(by_name)}")
     for gene in [by_name[n] for n in names] or list(by_name.values()):
-        yield match_gradients(net, space, batch, gene, repeats, np.random.default_rng((seed, 21, gene)))
+        yield match_gradients(net, space, batch, gene, repeats, rng(seed, Stream.GRADIENT_MATCHING, gene))
 
 
 def split_by_matching(matchings: Sequence[GradientMatching], most: int) -> SpacePartition:

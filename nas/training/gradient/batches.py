@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from nas.core.ports import Dataset
+from nas.core.rng import Stream, rng
 from nas.training.gradient.options import DartsParams
 from nas.training.pipeline import Index, Pipeline
 
 Half = Literal["weights", "alphas", "all"]
+HALVES: tuple[Half, ...] = ("weights", "alphas", "all")
 Images = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -21,18 +23,24 @@ class Batches:
     def __init__(self, data: Dataset, pipeline: Pipeline, options: DartsParams, seed: int) -> None:
         self._data, self._pipeline, self._seed = data, pipeline, seed
         self._resolution = data.shape.height
-        rows = np.random.default_rng((seed, 5)).permutation(len(data.train)).astype(np.int64)
-        half = len(rows) if options.order == "one_level" else len(rows) // 2
-        self.rows: dict[Half, Index] = {"weights": rows[:half], "alphas": rows[half:], "all": rows}
-        self.size = max(2, min(options.batch_size, half))
-        self.per_epoch = max(1, half // self.size)
+        count = len(data.train)
+        self._half = count if options.order == "one_level" else count // 2
+        self.size = max(2, min(options.batch_size, self._half))
+        self.per_epoch = max(1, self._half // self.size)
+        self.split(rng(seed, Stream.IMAGE_HALVES))
 
-    def batch(self, half: Half, epoch: int, step: int, rng: np.random.Generator) -> Images:
+    def split(self, generator: np.random.Generator) -> None:
+        """Draw the halves."""
+        rows = generator.permutation(len(self._data.train)).astype(np.int64)
+        half = self._half
+        self.rows: dict[Half, Index] = {"weights": rows[:half], "alphas": rows[half:], "all": rows}
+
+    def batch(self, half: Half, epoch: int, step: int, generator: np.random.Generator) -> Images:
         """Augmented images (B, C, H, W), channels last, and labels (B,); every epoch has an order of its own."""
         rows = self.rows[half]
-        order = np.random.default_rng((self._seed, 9, len(half), epoch)).permutation(len(rows))
+        order = rng(self._seed, Stream.GRADIENT_BATCH_ORDER, HALVES.index(half), epoch).permutation(len(rows))
         index_B = rows[order[(step * self.size + np.arange(self.size)) % len(rows)]]
-        return self._augmented(index_B, int(rng.integers(2**62)))
+        return self._augmented(index_B, int(generator.integers(2**62)))
 
     def probe(self) -> Images:
         """The same augmented held-out batch each time."""

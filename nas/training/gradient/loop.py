@@ -22,6 +22,7 @@ from nas.core.arch import Floats, Genes
 from nas.core.errors import HwnasError
 from nas.core.ports import Dataset
 from nas.core.relaxation import RelaxedSpace
+from nas.core.rng import Stream, earlier_rng, rng
 from nas.supernet import RelaxedSupernet
 from nas.training.gradient import monitors, operation_weights, perturbation, resource
 from nas.training.gradient.batches import Batches
@@ -77,7 +78,7 @@ class GradientSearch:
         self.batches = Batches(data, pipeline, options, seed)
         self._targets: list[perturbation.Target] = []
         if options.selection == "perturbation":
-            self._targets = perturbation.targets(space.relaxation, np.random.default_rng((seed, 6)))
+            self._targets = perturbation.targets(space.relaxation, rng(seed, Stream.SELECTION_ORDER))
         self.kinds: list[EpochKind] = ["search"] * options.epochs
         self.kinds += ["select"] * (len(self._targets) * options.select_epochs)
         self.kinds += ["tune"] * options.tune_epochs
@@ -139,7 +140,16 @@ class GradientSearch:
             self.progress = Progress.from_record(state["progress"])
         else:
             self.progress = Progress.from_flat_state(state, self.progress)
+        if self.progress.earlier_streams:
+            self._use_earlier_streams()
         self.model.load_tensors(state, self.progress.weight_decay)
+
+    def _use_earlier_streams(self) -> None:
+        """Draw the image halves and the selection order as versions without named streams: weights must not see their
+        held-out images, and no target must be decided twice."""
+        self.batches.split(earlier_rng(self.seed, 5))
+        if self._targets:
+            self._targets = perturbation.targets(self.space.relaxation, earlier_rng(self.seed, 6))
 
     # Steps and epochs
 
@@ -292,8 +302,8 @@ def _first_multiplier(
     if latency is None or options.latency_weight == 0:
         return None
     uniform_EO = np.full(space.relaxation.shape, 1.0 / space.relaxation.shape[1])
-    rng = np.random.default_rng((seed, 10))
-    reference = resource.expected(space, latency.cost, uniform_EO, rng, 8).mean
+    generator = rng(seed, Stream.LATENCY_REFERENCE)
+    reference = resource.expected(space, latency.cost, uniform_EO, generator, 8).mean
     return resource.Multiplier.of(options.latency_weight, latency.bound_ms, reference)
 
 
@@ -301,8 +311,8 @@ def _operation_costs(model: RelaxedModel, seed: int) -> torch.Tensor:
     """MACs that an operation adds to uniformly drawn networks, relative to the largest, shape (E, O)."""
     space, relaxation = model.space, model.space.relaxation
     uniform_EO = np.full(relaxation.shape, 1.0) * relaxation.real / relaxation.real.sum()
-    rng = np.random.default_rng((seed, 11))
-    by_EO = resource.expected(space, lambda g: space.costs(g)["macs"], uniform_EO, rng, 8).by_EO
+    generator = rng(seed, Stream.OPERATION_COSTS)
+    by_EO = resource.expected(space, lambda g: space.costs(g)["macs"], uniform_EO, generator, 8).by_EO
     added_EO = by_EO - by_EO[:, relaxation.real].min(axis=1, keepdims=True)
     return torch.as_tensor(np.clip(added_EO, 0, None) / max(float(added_EO.max()), 1.0)).to(model.alphas)
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from nas.core.arch import Floats, Genes
 from nas.core.relaxation import RelaxedSpace
+from nas.core.rng import Stream, derive_seed
 from nas.supernet import RelaxedSupernet
 from nas.training.gradient import operation_weights
 from nas.training.gradient.options import DartsParams
@@ -60,7 +61,7 @@ class RelaxedModel:
         """``allowed_EO``: the operations to choose from, None for all; every edge has at least one."""
         self.net, self.space, self.options, self.device = net, space, options, device
         relaxation = space.relaxation
-        generator = torch.Generator().manual_seed(int(np.random.default_rng((seed, 7)).integers(2**62)))
+        generator = torch.Generator().manual_seed(derive_seed(seed, Stream.ARCHITECTURE_PARAMETERS))
         spread = 0.0 if options.prune else 1e-3
         self.alphas = nn.Parameter((spread * torch.randn(relaxation.shape, generator=generator)).to(device))
         self.betas = nn.Parameter((1e-3 * torch.randn(relaxation.shape[0], generator=generator)).to(device))

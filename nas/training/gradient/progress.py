@@ -44,7 +44,8 @@ class Progress:
     """``alphas_by_epoch``: architecture parameters at the end of each search epoch. ``eigenvalues``: (epoch, value).
     ``healthy_epoch``: the latest epoch without signs of collapse, -1 for none. ``reported``: kinds of signs with a
     warning already. ``ended_epoch``: the epoch whose architecture parameters an early stop restored. ``decided``:
-    decisions made by perturbation. ``series``: discretised networks of pruned relaxations."""
+    decisions made by perturbation. ``series``: discretised networks of pruned relaxations. ``earlier_streams``: begun
+    by a version without named random streams."""
 
     weight_decay: float
     temperature: float
@@ -60,6 +61,7 @@ class Progress:
     ended_epoch: int | None = None
     decided: int = 0
     teachers: tuple[TeacherState, ...] = ()
+    earlier_streams: bool = False
 
     def as_record(self) -> dict[str, Any]:
         """Tensors and plain values only."""
@@ -105,6 +107,7 @@ class Progress:
             ended_epoch=state["ended"],
             decided=state["decided"],
             teachers=tuple(TeacherState(**teacher) for teacher in state["teachers"]),
+            earlier_streams=True,
         )
 
 

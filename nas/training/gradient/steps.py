@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from nas.core.arch import Arch
+from nas.core.rng import Stream, rng
 from nas.training.gradient import operation_weights, resource
 from nas.training.gradient.batches import Batches, Images
 from nas.training.gradient.model import RelaxedModel
@@ -62,22 +63,22 @@ class Steps:
     def search(self, progress: Progress, epoch: int, step: int) -> StepResult:
         """One step of architecture parameters and weights."""
         o = self.options
-        rng = np.random.default_rng((self._seed, 8, epoch, step))
-        alpha_noise, weight_noise = (self.model.noise(int(rng.integers(2**62))) for _ in range(2))
-        images = self.batches.batch("weights", epoch, step, rng)
+        generator = rng(self._seed, Stream.GRADIENT_STEP, epoch, step)
+        alpha_noise, weight_noise = (self.model.noise(int(generator.integers(2**62))) for _ in range(2))
+        images = self.batches.batch("weights", epoch, step, generator)
         for group in self.model.weight_optimiser.param_groups:
             group["lr"] = self._rate(epoch)
             group["weight_decay"] = progress.weight_decay
         trains_alphas = epoch >= o.alpha_warmup and o.alpha_lr > 0
         if o.order == "one_level":
-            return self.one_level(progress, images, alpha_noise, trains_alphas, rng)
-        held_out = self.batches.batch("alphas", epoch, step, rng)
+            return self.one_level(progress, images, alpha_noise, trains_alphas, generator)
+        held_out = self.batches.batch("alphas", epoch, step, generator)
         result = StepResult(math.nan)
         if trains_alphas and not o.weights_first:
-            result = self.train_alphas(progress, images, held_out, alpha_noise, rng)
+            result = self.train_alphas(progress, images, held_out, alpha_noise, generator)
         loss = self.train_weights(progress, images, weight_noise)
         if trains_alphas and o.weights_first:
-            result = self.train_alphas(progress, images, held_out, alpha_noise, rng)
+            result = self.train_alphas(progress, images, held_out, alpha_noise, generator)
         return StepResult(loss, result.expected_ms, result.discretised_ms)
 
     def train_weights(self, progress: Progress, images: Images, noise: Tensor) -> float:
@@ -98,7 +99,7 @@ class Steps:
         return float(loss.detach())
 
     def train_alphas(
-        self, progress: Progress, images: Images, held_out: Images, noise: Tensor, rng: np.random.Generator
+        self, progress: Progress, images: Images, held_out: Images, noise: Tensor, generator: np.random.Generator
     ) -> StepResult:
         """One step of the architecture parameters on held-out images, by the first or second order gradient."""
         model, o = self.model, self.options
@@ -122,7 +123,7 @@ class Steps:
             )
         else:
             gradients = first_order(loss_on(held_out), parameters)
-        latency_loss, result = self._latency_loss(progress, rng)
+        latency_loss, result = self._latency_loss(progress, generator)
         before = model.alphas.detach().clone()
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -138,7 +139,7 @@ class Steps:
         return result
 
     def one_level(
-        self, progress: Progress, images: Images, noise: Tensor, trains_alphas: bool, rng: np.random.Generator
+        self, progress: Progress, images: Images, noise: Tensor, trains_alphas: bool, generator: np.random.Generator
     ) -> StepResult:
         """One step of weights and architecture parameters by the same loss on the same images."""
         model, o = self.model, self.options
@@ -157,7 +158,7 @@ class Steps:
             )
         result = StepResult(math.nan)
         if trains_alphas:
-            latency_loss, result = self._latency_loss(progress, rng)
+            latency_loss, result = self._latency_loss(progress, generator)
             if latency_loss is not None:
                 loss = loss + latency_loss
         loss.backward()  # type: ignore[no-untyped-call]
@@ -170,12 +171,12 @@ class Steps:
         """One step of the weights of a single network: every other step the discretised one, else one drawn by the
         architecture parameters. ``first_epoch``: the first tuning epoch."""
         model, o = self.model, self.options
-        rng = np.random.default_rng((self._seed, 8, epoch, step))
+        generator = rng(self._seed, Stream.GRADIENT_STEP, epoch, step)
         if step % 2 == 0:
             genes_G = model.discretised()
         else:
-            genes_G = model.space.discretise(resource.drawn_scores(model.probabilities(), rng))
-        x, y = self.batches.batch("all", epoch, step, rng)
+            genes_G = model.space.discretise(resource.drawn_scores(model.probabilities(), generator))
+        x, y = self.batches.batch("all", epoch, step, generator)
         per_epoch = self.batches.per_epoch
         for group in model.weight_optimiser.param_groups:
             position = (epoch - first_epoch) * per_epoch + step
@@ -206,13 +207,13 @@ class Steps:
             target = vote(logits_of_teachers, o.teacher_temperature, o.teacher_vote)
         return o.teacher_weight * distillation(logits_BK, target, o.teacher_temperature)
 
-    def _latency_loss(self, progress: Progress, rng: np.random.Generator) -> tuple[Tensor | None, StepResult]:
+    def _latency_loss(self, progress: Progress, generator: np.random.Generator) -> tuple[Tensor | None, StepResult]:
         if self._latency is None or progress.multiplier is None:
             return None, StepResult(math.nan)
         model = self.model
         p = operation_weights.softmax(model.alphas, model.mask)
         expected = resource.expected(
-            model.space, self._latency.cost, p.detach().double().cpu().numpy(), rng, self.options.latency_samples
+            model.space, self._latency.cost, p.detach().double().cpu().numpy(), generator, self.options.latency_samples
         )
         discretised_ms = float(self._latency.cost(model.discretised()[None])[0])
         # The bound holds for the discretised network, whose cost may be far from the expected one early in the search.

@@ -120,10 +120,14 @@ def flat(state: TrainState) -> TrainState:
 @pytest.mark.parametrize("case", ["sd_darts", "gold", "la_darts", "rdarts", "darts_pt"])
 def test_checkpoints_of_earlier_versions_are_resumed(data: Dataset, case: str) -> None:
     whole = begin(data, **CASES[case])
+    whole.restore(flat(TrainState.from_bytes(whole.state(0, 0).to_bytes(), "cpu")).weights or {})
     blobs = [n.to_bytes() for n in run_gradient_search(whole, TrainState(), lambda: True) if isinstance(n, TrainState)]
     blob = flat(TrainState.from_bytes(blobs[len(blobs) // 2], "cpu")).to_bytes()
     resumed = begin(data, **CASES[case])
     finish(resumed, TrainState.from_bytes(blob, "cpu"))
+    half = resumed.batches.rows["weights"]
+    earlier = np.random.default_rng((0, 5)).permutation(len(data.train))
+    assert half.tolist() == earlier[: len(half)].tolist()  # weights never see images that were held out before
     expected = TrainState.from_bytes(blobs[-1], "cpu").weights
     assert same(resumed.state(len(resumed.kinds), 0).weights, expected)
 
