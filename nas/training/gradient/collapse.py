@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nas.training.gradient.sharpness import RATIO, stop_epoch
+from nas.training.gradient.early_stopping import RATIO, stop_epoch
 
 FROZEN = 0.1  # of the largest entropy
+UNDECIDED = 0.999  # of the largest entropy: probabilities within about 6 % of uniform
 
 
 def signs_of_collapse(
@@ -23,6 +24,7 @@ def signs_of_collapse(
     operations: int,
     cooled: bool,
     progress: float,
+    search_epochs: int,
     eigenvalues: Sequence[tuple[int, float]],
 ) -> list[str]:
     """Messages for people, empty without signs. ``entropy``: mean over rows, in nats, of the operation weights at
@@ -35,9 +37,20 @@ def signs_of_collapse(
     if not cooled and progress < 0.5 and entropy < FROZEN * math.log(operations):
         most = math.log(operations)
         signs.append(f"the architecture parameters froze early: their entropy is {entropy:.3g} of {most:.3g} nats")
-    if stop_epoch(eigenvalues) is not None:
+    if stop_epoch(eigenvalues, search_epochs) is not None:
         signs.append(
             f"the dominant eigenvalue has grown by more than {RATIO - 1:.0%} to {eigenvalues[-1][1]:.3g}: the loss "
             "sharpens, so the cell may do worse than the relaxation"
         )
     return signs
+
+
+def undecided(entropy: float, largest: float) -> str | None:
+    """A message for architecture parameters that end the search near the ``largest`` entropy (both in nats): their
+    discretised network is arbitrary."""
+    if largest == 0.0 or entropy < UNDECIDED * largest:
+        return None
+    return (
+        f"the architecture parameters are undecided: their entropy is {entropy:.5g} of at most {largest:.5g} nats, so "
+        "the discretised cell is arbitrary; more epochs or a larger alpha_lr may help"
+    )

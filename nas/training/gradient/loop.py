@@ -26,6 +26,7 @@ from nas.core.rng import Stream, earlier_rng, rng
 from nas.supernet import RelaxedSupernet
 from nas.training.gradient import monitors, operation_weights, perturbation, resource
 from nas.training.gradient.batches import Batches
+from nas.training.gradient.early_stopping import probe_epochs
 from nas.training.gradient.model import RelaxedModel
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.progress import CostSums, Progress
@@ -75,6 +76,7 @@ class GradientSearch:
     ) -> None:
         """``allowed_EO``: the operations to choose from, None for all; every edge has at least one."""
         self.space, self.options, self.seed = space, options, seed
+        self._probe_epochs = set(probe_epochs(options.epochs, options.probe_every, options.alpha_warmup))
         self.batches = Batches(data, pipeline, options, seed)
         self._targets: list[perturbation.Target] = []
         if options.selection == "perturbation":
@@ -214,7 +216,7 @@ class GradientSearch:
             progress, removed = monitors.prune(model, progress)
         # Untrained architecture parameters are random: neither healthy nor collapsed, and no epoch to restore.
         untrained = epoch < o.alpha_warmup
-        if o.probe_every and not untrained and ((epoch + 1) % o.probe_every == 0 or epoch + 1 == o.epochs):
+        if epoch in self._probe_epochs:
             value = monitors.held_out_eigenvalue(model, self.batches)
             progress = replace(progress, eigenvalues=(*progress.eigenvalues, (epoch, value)))
         costs, multiplier = progress.costs, progress.multiplier
@@ -236,6 +238,10 @@ class GradientSearch:
         progress, warnings = monitors.respond(progress, epoch, o)
         if progress.ended_epoch is not None and progress.ended_epoch >= 0:
             model.load_alphas(progress.alphas_by_epoch[progress.ended_epoch])
+        is_last = progress.ended_epoch is not None or epoch + 1 == o.epochs
+        if is_last and (sign := monitors.undecided_sign(model, o)) is not None:
+            progress = replace(progress, signs=(*progress.signs, sign))
+            warnings = (*warnings, f"epoch {epoch + 1}: {sign}")
         if (epoch + 1) % o.teacher_every == 0 and o.teachers and epoch + 1 >= o.teacher_warmup:
             progress = replace(progress, teachers=(*progress.teachers, model.teacher_state())[-o.teachers :])
         values = {

@@ -12,12 +12,13 @@ from nas.core.relaxation import parameter_free_share, skip_share
 from nas.training.calibration import Score
 from nas.training.gradient import operation_weights, perturbation
 from nas.training.gradient.batches import Batches
-from nas.training.gradient.collapse import signs_of_collapse
+from nas.training.gradient.collapse import signs_of_collapse, undecided
+from nas.training.gradient.early_stopping import stop_epoch
 from nas.training.gradient.model import OperationWeights, RelaxedModel
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.progress import Progress
 from nas.training.gradient.pruning import survivors
-from nas.training.gradient.sharpness import dominant_eigenvalue, stop_epoch
+from nas.training.gradient.sharpness import dominant_eigenvalue
 
 Tensor = torch.Tensor
 MAX_WEIGHT_DECAY = 0.03  # of the weights, after any number of signs of collapse
@@ -55,6 +56,7 @@ def collapse_signs(cell: CellStatistics, progress: Progress, epoch: int, o: Dart
         operations=operations,
         cooled=o.temperature != "constant" or o.prune,
         progress=(epoch + 1) / o.epochs,
+        search_epochs=o.epochs,
         eigenvalues=progress.eigenvalues,
     )
 
@@ -63,7 +65,7 @@ def respond(progress: Progress, epoch: int, o: DartsParams) -> tuple[Progress, t
     """The progress after the response to ``progress.signs``, and warnings. Each kind of sign is reported once. An early
     stop sets ``ended_epoch``; early stopping by eigenvalues does not depend on ``collapse``."""
     signs = progress.signs
-    if o.early_stop and (restored := stop_epoch(progress.eigenvalues)) is not None:
+    if o.early_stop and (restored := stop_epoch(progress.eigenvalues, o.epochs)) is not None:
         warning = (
             f"stopped after epoch {epoch + 1}: {signs[-1]}; architecture parameters are those of epoch {restored + 1}"
         )
@@ -83,6 +85,16 @@ def respond(progress: Progress, epoch: int, o: DartsParams) -> tuple[Progress, t
     fresh = [s for s, kind in zip(signs, kinds, strict=True) if kind not in progress.reported]
     reported = tuple(sorted({*progress.reported, *kinds}))
     return replace(progress, reported=reported), tuple(f"epoch {epoch + 1}: {s}" for s in fresh)
+
+
+def undecided_sign(model: RelaxedModel, o: DartsParams) -> str | None:
+    """A message if the search ends with undecided architecture parameters. Pruning and perturbation decide by other
+    means."""
+    if o.prune or o.selection == "perturbation":
+        return None
+    entropy = float(operation_weights.row_entropy(operation_weights.softmax(model.alphas, model.mask)).mean())
+    alive_E = model.mask.sum(dim=1)
+    return undecided(entropy, float(alive_E[alive_E > 0].double().log().mean()))
 
 
 def held_out_eigenvalue(model: RelaxedModel, batches: Batches) -> float:

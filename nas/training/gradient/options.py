@@ -3,9 +3,12 @@ exclude each other. No torch."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nas.training.gradient.early_stopping import PUBLISHED_EPOCHS, can_stop, scaled
 
 Preset = Literal[
     "darts",
@@ -22,7 +25,8 @@ Preset = Literal[
     "proxyless",
 ]
 
-# What each preset changes of the defaults, which are those of DARTS (Liu et al., ICLR 2019), first order.
+# What each preset changes of the defaults, which are those of DARTS (Liu et al., ICLR 2019), first order. Counts of
+# epochs (``EPOCH_COUNTS``) are for 50 epochs and scale with ``epochs``.
 PRESETS: dict[str, dict[str, Any]] = {
     "darts": {},
     "darts2": {"order": "second"},
@@ -81,8 +85,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+# Counts of epochs in presets, and the least that a scaled one may be.
+EPOCH_COUNTS = {"alpha_warmup": 0, "probe_every": 1, "teacher_warmup": 1}
+
+
 class DartsParams(BaseModel):
-    """``preset`` sets the options of a method by name; options given beside it win.
+    """``preset`` sets the options of a method by name; explicit options win. Its counts of epochs (``alpha_warmup``,
+    ``teacher_warmup``, ``probe_every``) are those of 50 epochs, and scale with ``epochs``.
 
     ``epochs`` are passes over the weights' half of the training images; ``tune_epochs`` follow the search and train
     single networks drawn around what it found, so that inherited weights can score them. ``order``: how the
@@ -157,9 +166,14 @@ class DartsParams(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _with_preset(cls, given: Any) -> Any:
-        if isinstance(given, dict) and isinstance(name := given.get("preset", "darts"), str):
-            return {**PRESETS.get(name, {}), **given}
-        return given
+        if not isinstance(given, dict) or not isinstance(name := given.get("preset", "darts"), str):
+            return given
+        preset, epochs = dict(PRESETS.get(name, {})), given.get("epochs", PUBLISHED_EPOCHS)
+        if isinstance(epochs, int):
+            for option, least in EPOCH_COUNTS.items():
+                if option in preset:
+                    preset[option] = max(least, scaled(preset[option], epochs))
+        return {**preset, **given}
 
     @model_validator(mode="after")
     def _options_agree(self) -> DartsParams:
@@ -200,6 +214,21 @@ def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
             "temperature_end needs a temperature that moves: expected linear, exponential or entropy, got constant",
         ),
         (p.early_stop and p.probe_every == 0, "early_stop looks at eigenvalues: expected probe_every of at least 1"),
+        (
+            p.early_stop and p.probe_every > 0 and not can_stop(p.epochs, p.probe_every, p.alpha_warmup),
+            f"early_stop cannot stop within {p.epochs} epochs at probe_every {p.probe_every}: expected more epochs "
+            "or a smaller probe_every",
+        ),
+        (
+            p.alpha_warmup >= p.epochs and not frozen,
+            f"alpha_warmup leaves no epoch for the architecture parameters: expected less than {p.epochs} epochs, got "
+            f"{p.alpha_warmup}",
+        ),
+        (
+            p.teachers > 0 and p.teacher_weight > 0 and first_teacher(p) >= p.epochs,
+            f"teachers would never teach: the first is from epoch {first_teacher(p)} of {p.epochs}; expected a smaller "
+            "teacher_warmup or teacher_every",
+        ),
         (p.early_stop and frozen, "early_stop needs architecture parameters that learn: expected alpha_lr above 0"),
         (
             p.probe_every > 0 and frozen,
@@ -224,3 +253,8 @@ def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
         ),
         (p.lr_end > p.lr, f"lr_end must not be above lr: expected at most {p.lr:g}, got {p.lr_end:g}"),
     ]
+
+
+def first_teacher(p: DartsParams) -> int:
+    """The epoch, counted from 1, whose end gives the first teacher."""
+    return p.teacher_every * max(1, math.ceil(p.teacher_warmup / p.teacher_every))

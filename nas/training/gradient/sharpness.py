@@ -1,18 +1,14 @@
-"""Sharpness of the validation loss in the architecture parameters, and early stopping by it (R-DARTS: Zela et al., ICLR
+"""Sharpness of the validation loss in the architecture parameters (R-DARTS: Zela et al., ICLR
 2020)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
 Tensor = torch.Tensor
 EXPLICIT = 64  # logits up to which the Hessian is written out
-WINDOW = 5  # probes of a local average
-BACK = 4  # probes between the two averages that are compared
-RATIO = 1.3
-FIRST_EPOCH = 10
 
 
 def dominant_eigenvalue(loss: Callable[[Tensor], Tensor], alphas_EO: Tensor, iterations: int = 20) -> float:
@@ -37,25 +33,6 @@ def dominant_eigenvalue(loss: Callable[[Tensor], Tensor], alphas_EO: Tensor, ite
         return float(torch.linalg.eigvalsh((hessian + hessian.T) / 2)[-1])
     top = _power(product, n, flat, iterations)
     return top if top >= 0 else _power(lambda v: product(v) - top * v, n, flat, iterations) + top
-
-
-def stop_epoch(eigenvalues: Sequence[tuple[int, float]]) -> int | None:
-    """The epoch to go back to, once the local average of ``(epoch, eigenvalue)`` probes has grown by 30 % over four
-    probes; None while it has not. The rule of the authors' code: averages of five probes count for the middle one, and
-    the earlier of the two must not lie before epoch 10."""
-    if len(eigenvalues) < 3:
-        return None
-    epochs = [e for e, _ in eigenvalues]
-    every = epochs[1] - epochs[0]
-    averages = [
-        sum(v for _, v in eigenvalues[max(0, i + 1 - WINDOW) : i + 1]) / min(WINDOW, i + 1)
-        for i in range(2, len(eigenvalues))
-    ]
-    back_to = epochs[-1] - every * (WINDOW // 2) - every * BACK
-    if len(averages) <= BACK or back_to < FIRST_EPOCH:
-        return None
-    now, then = averages[-1], averages[-1 - BACK]
-    return back_to if then > 0 and now / then > RATIO else None
 
 
 def _power(product: Callable[[Tensor], Tensor], n: int, like: Tensor, iterations: int) -> float:

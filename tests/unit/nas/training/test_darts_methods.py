@@ -20,10 +20,11 @@ from nas.core.relaxation import is_relaxed, parameter_free_share, skip_share
 from nas.training.calibration import Score
 from nas.training.gradient import operation_weights, perturbation, resource
 from nas.training.gradient.collapse import signs_of_collapse
+from nas.training.gradient.early_stopping import can_stop, scaled, stop_epoch
 from nas.training.gradient.options import PRESETS, DartsParams
 from nas.training.gradient.outer import first_order, second_order
 from nas.training.gradient.pruning import Pressure, penalty, shares, survivors
-from nas.training.gradient.sharpness import dominant_eigenvalue, stop_epoch
+from nas.training.gradient.sharpness import dominant_eigenvalue
 from nas.training.gradient.teachers import distillation, vote
 from search_spaces.nas_bench_201.cell import CONV3, NONE, SKIP
 from search_spaces.nas_bench_201.space import NasBench201, build
@@ -527,6 +528,7 @@ def test_each_sign_of_collapse_is_seen() -> None:
         "operations": 5,
         "cooled": False,
         "progress": 0.2,
+        "search_epochs": 50,
         "eigenvalues": [],
     }
     assert signs_of_collapse(**healthy) == []  # type: ignore[arg-type]
@@ -543,12 +545,33 @@ def test_each_sign_of_collapse_is_seen() -> None:
         assert signs_of_collapse(**{**healthy, "entropy": 0.05, **late}) == []  # type: ignore[arg-type]
 
 
+def test_epoch_counts_of_presets_scale_with_epochs() -> None:
+    for epochs, warmup in ((50, 15), (10, 3), (2, 1), (1, 0), (100, 30)):
+        assert DartsParams.model_validate({"preset": "pc_darts", "epochs": epochs}).alpha_warmup == warmup
+    for epochs, warmup in ((50, 5), (10, 1), (5, 1), (2, 1)):
+        assert DartsParams.model_validate({"preset": "sd_darts", "epochs": epochs}).teacher_warmup == warmup
+    for epochs, probe_every in ((50, 2), (23, 1), (12, 1), (100, 4)):
+        params = DartsParams.model_validate({"preset": "rdarts", "epochs": epochs})
+        assert params.probe_every == probe_every
+        assert can_stop(epochs, probe_every, 0)
+
+
+def test_early_stopping_scales_with_the_length_of_the_search() -> None:
+    growing = [(e, 0.2 * 1.5**e) for e in range(12)]
+    stops = [n for n in range(1, 13) if stop_epoch(growing[:n], 12) is not None]
+    assert stops[0] == 9  # its probe of epoch 8 restores epoch 2, a fifth of 12 epochs
+    assert stop_epoch(growing[:9], 12) == scaled(10, 12) == 2
+    assert stop_epoch(growing, 50) is None
+    assert [can_stop(epochs, 1, 0) for epochs in (8, 9)] == [False, True]
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_valid_and_can_be_overridden(preset: str) -> None:
-    params = DartsParams.model_validate({"preset": preset, "epochs": 3})
-    assert params.epochs == 3
+    params = DartsParams.model_validate({"preset": preset, "epochs": 50})
+    assert params.epochs == 50
     for name, value in PRESETS[preset].items():
         assert getattr(params, name) == value
+    assert DartsParams.model_validate({"preset": preset, "epochs": 60}).epochs == 60
     again = DartsParams.model_validate(params.model_dump(mode="json"))
     assert again == params
 
@@ -574,6 +597,11 @@ def test_presets_are_valid_and_can_be_overridden(preset: str) -> None:
         ({"preset": "snas", "weights_first": True}, "learn together"),
         ({"lr": 0.01, "lr_end": 0.1}, "lr_end"),
         ({"preset": "drats"}, "darts"),
+        ({"preset": "pc_darts", "epochs": 10, "alpha_warmup": 15}, "alpha_warmup leaves no epoch"),
+        ({"preset": "sd_darts", "epochs": 5, "teacher_warmup": 5}, "never teach"),
+        ({"teachers": 2, "epochs": 6, "teacher_every": 4}, "first is from epoch 8 of 6"),
+        ({"preset": "rdarts", "epochs": 12, "probe_every": 2}, "cannot stop within 12 epochs"),
+        ({"preset": "rdarts", "epochs": 6}, "cannot stop within 6 epochs"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(given: dict[str, object], reason: str) -> None:

@@ -63,7 +63,7 @@ def same(a: Any, b: Any) -> bool:
 CASES = {name: {"preset": name} for name in PRESETS} | {
     "sd_darts": {"preset": "sd_darts", "teacher_warmup": 1},
     "pc_darts": {"preset": "pc_darts", "alpha_warmup": 1, "partial": 2},
-    "rdarts": {"preset": "rdarts", "probe_every": 1},
+    "rdarts": {"preset": "rdarts", "epochs": 9},
     "gold": {"preset": "gold", "prune_weight": 0.05},
     "gdas_all_paths": {"preset": "gdas", "all_paths": True},
     "entropy": {"preset": "small_temperature", "temperature": "entropy"},
@@ -242,6 +242,36 @@ def test_untrained_alphas_are_neither_collapsed_nor_restored(data: Dataset) -> N
     assert [bool(r.warnings) for r in readings] == [False, False, True]
     assert "that of the last epoch" in readings[-1].warnings[0]
     assert learning.discretised.tolist() == [SKIP] * 6
+
+
+@pytest.mark.parametrize("preset", ["darts", "pc_darts"])
+def test_undecided_alphas_are_reported(data: Dataset, preset: str) -> None:
+    learning = begin(data, preset=preset, epochs=3, tune_epochs=0, batch_size=40, alpha_lr=1e-6)
+    *_, last = finish(learning)
+    assert sum("undecided" in w for w in last.warnings) == 1
+    assert "of at most 1.6094 nats" in last.warnings[-1]
+    assert any("undecided" in sign for sign in learning.signs)
+    decided = begin(data, preset=preset, epochs=3, tune_epochs=0, batch_size=40, alpha_lr=1e-6)
+    with torch.no_grad():
+        decided.model.alphas[:, CONV3] = 1.0
+    *_, last = finish(decided)
+    assert not any("undecided" in w for w in last.warnings)
+
+
+def test_pc_darts_trains_alphas_in_a_short_search(data: Dataset) -> None:
+    """Its 15 epochs of warm-up were more than a search of 10 epochs had."""
+    learning = begin(data, preset="pc_darts", partial=2, epochs=10, tune_epochs=0, batch_size=40)
+    before = learning.model.alphas.detach().clone()
+    finish(learning)
+    assert learning.options.alpha_warmup == 3
+    assert float((learning.model.alphas - before).abs().max()) > 1e-3
+
+
+def test_sd_darts_differs_from_darts_in_a_short_search(data: Dataset) -> None:
+    base, taught = (begin(data, preset=p, epochs=5, tune_epochs=0, batch_size=40) for p in ("darts", "sd_darts"))
+    finish(base)
+    finish(taught)
+    assert not torch.equal(base.model.alphas, taught.model.alphas)
 
 
 def test_early_stopping_restores_earlier_alphas(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
