@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -17,7 +18,11 @@ class Supernet(nn.Module):
     Batch-norm statistics belong to a subnet, not to shared weights: in training mode the batch's own statistics
     normalise and nothing is recorded; a subnet is recalibrated before it is evaluated
     (``nas.training.calibration.recalibrate``).
+
+    ``dropout``: the probability before the classifier in training mode.
     """
+
+    dropout: float = 0.0
 
     @abstractmethod
     def forward(self, x_BCHW: torch.Tensor, arch: Arch) -> torch.Tensor:
@@ -27,8 +32,9 @@ class Supernet(nn.Module):
     def subnet(self, arch: Arch) -> nn.Module:
         """A stand-alone module with copied weights: ``subnet(arch)(x)`` equals ``net(x, arch)``."""
 
-    def sort_channels(self) -> None:
-        """Orders elastic channels by importance, leaving the largest network's function unchanged; default: nothing."""
+    def sort_channels(self, trained: Sequence[Arch] = ()) -> None:
+        """Sort elastic channels by importance, so that narrow networks inherit the most important ones; the functions
+        of the largest network and of ``trained`` stay unchanged. Default: nothing."""
 
 
 class RelaxedSupernet(Supernet):

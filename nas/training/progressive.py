@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas.core.arch import Arch
+from nas.core.arch import Arch, as_archs, choice_counts
 from nas.core.errors import HwnasError
 from nas.core.ports import Dataset, SearchSpace
 from nas.core.rng import Stream, rng
@@ -30,6 +31,7 @@ from nas.training.pipeline import Pipeline
 
 Teacher = Literal["none", "frozen", "in_place"]
 Sampler = Callable[[SearchSpace, Mapping[str, int], np.random.Generator, int], list[Arch]]  # as ``sample_elastic``
+CHANNEL_FREE_AXES = {"resolution", "kernel", "depth"}  # axes that leave the number of channels as it is
 Ends = tuple[Arch, Arch]  # the smallest and the largest network
 
 
@@ -103,35 +105,54 @@ class Step:
     images: int
 
 
-def progressive_shrinking(epochs: int, lr: float, axes: set[str]) -> tuple[Phase, ...]:
-    """The phases of Once-for-all, their published lengths and learning rates in proportion.
+@dataclass(frozen=True)
+class ShrinkingPlan:
+    """Of the six phases of progressive shrinking (largest, kernel, depth 1 and 2, width 1 and 2): shares of all epochs,
+    and learning rates relative to the first phase's."""
+
+    lengths: tuple[float, float, float, float, float, float]
+    rates: tuple[float, float, float, float, float, float]
+
+
+# Our own, for trainings of tens of epochs: depth and width phases at 1/2 and 3/4 of the kernel phase's rate.
+SHORT = ShrinkingPlan((0.40, 0.12, 0.06, 0.12, 0.06, 0.24), (1.0, 0.4, 0.2, 0.3, 0.2, 0.3))
+
+# As published: 180, 120, 25, 120, 25 and 120 epochs; depth and width phases at 1/12 and 1/4 of the kernel phase's rate.
+# The relation of that rate to the first phase's is not published; it is that of ``SHORT``.
+PUBLISHED = ShrinkingPlan(
+    (180 / 590, 120 / 590, 25 / 590, 120 / 590, 25 / 590, 120 / 590), (1.0, 0.4, 0.4 / 12, 0.4 / 4, 0.4 / 12, 0.4 / 4)
+)
+
+
+def progressive_shrinking(epochs: int, lr: float, axes: set[str], plan: ShrinkingPlan = SHORT) -> tuple[Phase, ...]:
+    """The phases of Once-for-all, by default with lengths and learning rates of our own (``SHORT``).
 
     First the largest network alone (over all input resolutions), then kernel, depth in two phases, and last width with
     everything else in two phases. A phase whose axes the space lacks is left out and its epochs go to the last one.
     """
-    widths = axes - {"resolution", "kernel", "depth"}
+    widths = axes - CHANNEL_FREE_AXES
     everything = dict.fromkeys(axes, 10**6)
     resolution = {"resolution": 10**6}
     kernel = {**resolution, "kernel": 10**6}
     depth_1, depth_2 = {**kernel, "depth": 2}, {**kernel, "depth": 10**6}
     width_1 = {**depth_2, **dict.fromkeys(widths, 2)}
-    plan: list[tuple[str, float, float, int, dict[str, int], bool]] = [
-        ("largest", 0.40, 1.0, 1, resolution, True),
-        ("kernel", 0.12, 0.4, 1, kernel, "kernel" in axes),
-        ("depth 1", 0.06, 0.2, 2, depth_1, "depth" in axes),
-        ("depth 2", 0.12, 0.3, 2, depth_2, "depth" in axes),
-        ("width 1", 0.06, 0.2, 4, width_1, bool(widths)),
-        ("width 2", 0.24, 0.3, 4, everything, True),
+    phases: list[tuple[str, int, dict[str, int], bool]] = [
+        ("largest", 1, resolution, True),
+        ("kernel", 1, kernel, "kernel" in axes),
+        ("depth 1", 2, depth_1, "depth" in axes),
+        ("depth 2", 2, depth_2, "depth" in axes),
+        ("width 1", 4, width_1, bool(widths)),
+        ("width 2", 4, everything, True),
     ]
-    kept = [p for p in plan if p[5]]
-    lengths = [max(1, round(p[1] * epochs)) for p in kept]
+    used = [i for i, phase in enumerate(phases) if phase[3]]
+    lengths = [max(1, round(plan.lengths[i] * epochs)) for i in used]
     lengths[-1] = max(1, lengths[-1] + epochs - sum(lengths))
-    return tuple(
-        Phase(
-            name, n, lr * rate, subnets, elastic, "none" if i == 0 else "frozen", min(2.0, 0.1 * n) if i == 0 else 0.0
-        )
-        for i, ((name, _, rate, subnets, elastic, _), n) in enumerate(zip(kept, lengths, strict=True))
-    )
+    out = []
+    for i, n in zip(used, lengths, strict=True):
+        name, subnets, elastic, _ = phases[i]
+        teacher: Teacher = "none" if i == 0 else "frozen"
+        out.append(Phase(name, n, lr * plan.rates[i], subnets, elastic, teacher, min(2.0, 0.1 * n) if i == 0 else 0.0))
+    return tuple(out)
 
 
 def sandwich(epochs: int, lr: float, axes: set[str]) -> tuple[Phase, ...]:
@@ -166,6 +187,7 @@ class Training:
         self._per_epoch = max(1, len(data.train) // recipe.batch_size)
         self.lengths = [p.epochs * self._per_epoch for p in recipe.phases]  # optimiser steps of each phase
         self._ends = ends or (samplers.smallest(space), samplers.largest(space))
+        self._inherited = ends is not None
         self._teacher: Supernet | None = None
         self._optimiser = optimiser(net, recipe)
 
@@ -185,12 +207,33 @@ class Training:
         return TrainState(phase, step, weights)
 
     def begin(self, phase: int) -> None:
-        """Each phase has an optimiser of its own. The first that narrows the network finds its channels sorted, and a
-        teacher frozen."""
+        """Begin a phase: with an optimiser of its own, the channels sorted if it narrows networks further, and the
+        teacher frozen before the first phase that needs one."""
+        if self.recipe.phases[phase].teacher == "frozen":
+            if self._teacher is None:
+                self._teacher = _freeze(self._net)
+            before = self.recipe.phases[phase - 1].elastic if phase > 0 else {}
+            if self._narrows(before, self.recipe.phases[phase].elastic):
+                self._net.sort_channels(self._trained_widths(before))
         self._optimiser = optimiser(self._net, self.recipe)
-        if self.recipe.phases[phase].teacher == "frozen" and self._teacher is None:
-            self._net.sort_channels()  # once, before the first phase that narrows; the teacher keeps its function
-            self._teacher = _freeze(self._net)
+
+    def _narrows(self, before: Mapping[str, int], elastic: Mapping[str, int]) -> bool:
+        counts = {d.axis: len(d.choices) for d in self.space.decisions if d.axis not in CHANNEL_FREE_AXES}
+        return any(min(elastic.get(a, 1), n) > min(before.get(a, 1), n) for a, n in counts.items())
+
+    def _trained_widths(self, before: Mapping[str, int]) -> list[Arch]:
+        """Networks with every combination of the widths that were trained so far: those of the phases before, or all
+        where the weights come from another training. Their functions survive the sorting of channels."""
+        counts = {d.axis: len(d.choices) for d in self.space.decisions if d.axis not in CHANNEL_FREE_AXES}
+        trained = {a: n if self._inherited else min(before.get(a, 1), n) for a, n in counts.items()}
+        largest = choice_counts(self.space.decisions) - 1
+        rows = []
+        for dropped in product(*(range(n) for n in trained.values())):
+            by_axis = dict(zip(trained, dropped, strict=True))
+            rows.append(
+                [max(0, top - by_axis.get(d.axis, 0)) for d, top in zip(self.space.decisions, largest, strict=True)]
+            )
+        return as_archs(self.space.id, self.space.canonical(np.array(rows, dtype=np.int64)))
 
     def archs(self, phase: int, step: int) -> list[Arch]:
         """The networks that a step trains."""
@@ -304,7 +347,13 @@ def optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def _freeze(net: Supernet) -> Supernet:
-    return copy.deepcopy(net).requires_grad_(False)
+    """A copy that does not learn. Without dropout, as in the authors' code; its batch norms use the batch's statistics,
+    so it stays in training mode."""
+    teacher = copy.deepcopy(net).requires_grad_(False)
+    for module in teacher.modules():
+        if isinstance(module, Supernet):
+            module.dropout = 0.0
+    return teacher
 
 
 def batch_rows(

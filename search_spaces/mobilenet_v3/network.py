@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -123,23 +123,40 @@ class ElasticBlock(nn.Module):
         return body if layers.project.residual is None else Residual(body)
 
     @torch.no_grad()
-    def sort_channels(self) -> None:
-        """Inner channels by importance: the L1 norm of their weights in the last 1x1 convolution, largest first."""
-        order = self.project.weight.abs().sum((0, 2, 3)).argsort(descending=True)
+    def sort_channels(self, trained: Sequence[BlockLayers]) -> None:
+        """Sort inner channels by the L1 norm of their weights in the last 1x1 convolution, largest first. ``trained``:
+        layers of blocks whose function stays unchanged."""
+        order = importance_order(
+            self.project.weight.abs().sum((0, 2, 3)), {layers.expand.out_channels for layers in trained}
+        )
         self.expand.weight.copy_(self.expand.weight[order])
         self.depthwise.weight.copy_(self.depthwise.weight[order])
-        for norm in (self.expand_norm, self.depthwise_norm):
-            for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-                tensor.copy_(tensor[order])
+        permute_norm(self.expand_norm, order)
+        permute_norm(self.depthwise_norm, order)
         if self.se is not None:
             self.se.reduce.weight.copy_(self.se.reduce.weight[:, order])
             self.se.expand.weight.copy_(self.se.expand.weight[order])
             self.se.expand.bias.copy_(self.se.expand.bias[order])
-            rank = self.se.expand.weight.abs().sum(0).argsort(descending=True)
+            squeezed = {layers.se.squeezed for layers in trained if layers.se is not None}
+            rank = importance_order(self.se.expand.weight.abs().sum(0), squeezed)
             self.se.reduce.weight.copy_(self.se.reduce.weight[rank])
             self.se.reduce.bias.copy_(self.se.reduce.bias[rank])
             self.se.expand.weight.copy_(self.se.expand.weight[:, rank])
         self.project.weight.copy_(self.project.weight[:, order])
+
+
+def importance_order(importance_C: torch.Tensor, boundaries: Collection[int]) -> torch.Tensor:
+    """The channels by falling importance, within groups that end at ``boundaries``: the first n channels are the same
+    set as before for every n of them."""
+    ends = sorted({*boundaries, len(importance_C)})
+    groups = zip([0, *ends], ends, strict=False)
+    return torch.cat([start + importance_C[start:end].argsort(descending=True) for start, end in groups])
+
+
+def permute_norm(norm: ElasticBatchNorm, order: torch.Tensor) -> None:
+    """Permute the channels of a batch norm in place."""
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        tensor.copy_(tensor[order])
 
 
 class MobileNetV3Supernet(Supernet):
@@ -237,10 +254,32 @@ class MobileNetV3Supernet(Supernet):
         )
         return nn.Sequential(modules).train(self.training)
 
-    def sort_channels(self) -> None:
-        """Sort the inner channels of every block (Once-for-all, section 3.3)."""
-        for blocks in self.stages:
+    @torch.no_grad()
+    def sort_channels(self, trained: Sequence[Arch] = ()) -> None:
+        """Sort the inner channels of every block (Once-for-all, section 3.3), and the channels between the blocks of
+        every stage by the L1 norm of the weights that read them."""
+        networks = [stage_blocks(self.describe(arch)) for arch in trained]
+        for s, blocks in enumerate(self.stages):
             assert isinstance(blocks, nn.ModuleList)
-            for block in blocks:
+            for b, block in enumerate(blocks):
                 assert isinstance(block, ElasticBlock)
-                block.sort_channels()
+                block.sort_channels([stages[s][b] for stages in networks if b < len(stages[s])])
+            self._sort_stage(s, {stages[s][0].project.out_channels for stages in networks})
+
+    def _sort_stage(self, s: int, boundaries: Collection[int]) -> None:
+        """Sort the output channels of a stage's blocks, which residual connections share."""
+        blocks = _blocks(self.stages[s])
+        readers = [block.expand for block in blocks[1:]]
+        readers.append(_blocks(self.stages[s + 1])[0].expand if s + 1 < len(self.stages) else self.final)
+        importance_C = torch.stack([reader.weight.abs().sum((0, 2, 3)) for reader in readers]).sum(0)
+        order = importance_order(importance_C, boundaries)
+        for block in blocks:
+            block.project.weight.copy_(block.project.weight[order])
+            permute_norm(block.project_norm, order)
+        for reader in readers:
+            reader.weight.copy_(reader.weight[:, order])
+
+
+def _blocks(stage: nn.Module) -> list[ElasticBlock]:
+    assert isinstance(stage, nn.ModuleList)
+    return [block for block in stage if isinstance(block, ElasticBlock)]

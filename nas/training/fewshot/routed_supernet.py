@@ -41,11 +41,11 @@ class RoutedSupernet(Supernet):
         """A stand-alone module with weights copied from the architecture's sub-supernet."""
         return self.sub_supernet(arch).subnet(arch)
 
-    def sort_channels(self) -> None:
+    def sort_channels(self, trained: Sequence[Arch] = ()) -> None:
         """Sort the channels of each sub-supernet."""
         for net in self.sub_supernets:
             assert isinstance(net, Supernet)
-            net.sort_channels()
+            net.sort_channels(trained)
 
 
 def split_supernet(space: SearchSpace, router: SupernetRouter, net: Supernet) -> RoutedSupernet:

@@ -15,7 +15,17 @@ from nas.core.spec import DataSpec
 from nas.training import samplers
 from nas.training.calibration import recalibrate, score
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Phase, Recipe, Step, TrainState, progressive_shrinking, sandwich, train
+from nas.training.progressive import (
+    PUBLISHED,
+    Phase,
+    Recipe,
+    Step,
+    Training,
+    TrainState,
+    progressive_shrinking,
+    sandwich,
+    train,
+)
 
 SMALL = {"preset": "digits", "resolutions": [6, 8], "depths": [1, 2], "final": 32, "hidden": 32, "dropout": 0.0}
 
@@ -82,6 +92,77 @@ def test_progressive_shrinking_opens_one_dimension_after_the_other(space: Search
                 assert (genes[:, at] == counts[at] - 1).all(), (phase.name, axis)
     everything = samplers.sample_elastic(space, phases[-1].elastic, np.random.default_rng(0), 2000)
     assert {a.genes[1] for a in everything} == {0, 1, 2}
+
+
+def test_the_published_plan_has_published_lengths_and_rates() -> None:
+    phases = progressive_shrinking(590, 0.1, {"resolution", "kernel", "depth", "expand"}, PUBLISHED)
+    assert [p.epochs for p in phases] == [180, 120, 25, 120, 25, 120]
+    kernel = phases[1].lr
+    assert [p.lr / kernel for p in phases[2:]] == pytest.approx([1 / 12, 1 / 4, 1 / 12, 1 / 4])
+
+
+WIDE = {**SMALL, "expands": [2, 3, 4], "widths": [0.5, 0.75, 1.0]}
+
+
+def test_channels_are_sorted_before_each_phase_that_narrows(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    space: SearchSpace = registry.load("nas.search_spaces", "mobilenet_v3")(WIDE, data.shape)
+    phases = progressive_shrinking(6, 0.1, samplers.axes(space.decisions))
+    net = space.supernet(0)
+    training = Training(net, space, data, Pipeline(data, "cpu"), Recipe(phases, 64), 0)
+    trained: dict[str, list[tuple[int, ...]]] = {}
+    for number, phase in enumerate(phases):
+        monkeypatch.setattr(
+            net, "sort_channels", lambda archs, name=phase.name: trained.update({name: [a.genes for a in archs]})
+        )
+        training.begin(number)
+    assert list(trained) == ["width 1", "width 2"]
+    axes = [d.axis for d in space.decisions]
+    assert trained["width 1"] == [samplers.largest(space).genes]
+    pairs = {(genes[axes.index("width")], genes[axes.index("expand")]) for genes in trained["width 2"]}
+    assert pairs == {(2, 2), (2, 1), (1, 2), (1, 1)}
+
+
+def test_sorting_channels_keeps_trained_networks_and_orders_the_others(data: Dataset) -> None:
+    space: SearchSpace = registry.load("nas.search_spaces", "mobilenet_v3")(WIDE, data.shape)
+    net = space.supernet(0).eval()
+    phases = progressive_shrinking(6, 0.1, samplers.axes(space.decisions))
+    training = Training(net, space, data, Pipeline(data, "cpu"), Recipe(phases, 64), 0)
+    elastic = phases[4].elastic  # the two largest widths and expansions
+    archs = [samplers.largest(space), *samplers.sample_elastic(space, elastic, np.random.default_rng(0), 8)]
+    x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = [net(x, arch) for arch in archs]
+        net.sort_channels(training._trained_widths(elastic))
+        for arch, logits in zip(archs, before, strict=True):
+            torch.testing.assert_close(net(x, arch), logits, rtol=1e-4, atol=1e-5)
+        # Whole channels are sorted where only the largest network was trained, between blocks as well.
+        net.sort_channels()
+        last = net.stages[-1]  # type: ignore[union-attr, index]
+        importance = net.final.weight.abs().sum((0, 2, 3))  # type: ignore[union-attr]
+        importance = importance + sum(block.expand.weight.abs().sum((0, 2, 3)) for block in last[1:])
+        assert (importance.diff() <= 1e-5).all()
+        torch.testing.assert_close(net(x, archs[0]), before[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_frozen_teacher_has_no_dropout(data: Dataset) -> None:
+    space: SearchSpace = registry.load("nas.search_spaces", "mobilenet_v3")({**SMALL, "dropout": 0.9}, data.shape)
+    phases = progressive_shrinking(6, 0.1, samplers.axes(space.decisions))
+    net = space.supernet(0)
+    training = Training(net, space, data, Pipeline(data, "cpu"), Recipe(phases, 64), 0)
+    training.begin(0)
+    training.begin(1)
+    teacher = training._teacher
+    assert teacher is not None
+    teacher.train()
+    top = samplers.largest(space)
+    x = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(teacher(x, top), teacher(x, top))
+        assert not torch.equal(net.train()(x, top), net(x, top))
+    resumed = Training(space.supernet(1), space, data, Pipeline(data, "cpu"), Recipe(phases, 64), 0)
+    resumed.restore(TrainState.from_bytes(training.state(1, 1).to_bytes(), "cpu").weights or {})
+    assert resumed._teacher is not None
+    assert resumed._teacher.dropout == 0.0
 
 
 def test_a_space_without_depth_skips_its_phases() -> None:
