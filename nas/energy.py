@@ -29,9 +29,9 @@ class EnergyAwareSpace:
 
 
 def energy_aware(space: SearchSpace, predictor: LatencyPredictor | None) -> SearchSpace:
-    """The space with energies, or as it is where nobody knows them."""
+    """The space with predicted energies; unchanged without a predictor."""
     if predictor is None:
         return space
-    told: Any = EnergyAwareSpace(space, predictor)
-    known: SearchSpace = told
-    return known
+    wrapped: Any = EnergyAwareSpace(space, predictor)
+    with_costs: SearchSpace = wrapped
+    return with_costs

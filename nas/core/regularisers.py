@@ -1,4 +1,4 @@
-"""What a space's networks can be trained with beside augmentation and weight decay, and how strongly."""
+"""Training-only regularisers of a space's networks, and their strengths."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from nas.core.ports import SearchSpace
 from nas.core.spec import RetrainSpec
 
 
-def regularisers(wanted: RetrainSpec, space: SearchSpace) -> dict[str, float]:
-    """``drop_path`` and ``auxiliary``: what the spec says, else what the space was published with.
+def regularisers(spec: RetrainSpec, space: SearchSpace) -> dict[str, float]:
+    """Strengths of ``drop_path`` and ``auxiliary``: the spec's, else the space's published ones.
 
-    A space that offers them has ``regularisers``, its own strengths by name. Raises InvalidSpec for one that the space
-    does not offer.
+    A space that supports them has ``regularisers``, published strengths by name. Raises InvalidSpec for a regulariser
+    that the space does not support.
     """
     offered: Mapping[str, float] = getattr(space, "regularisers", {})
-    found = {}
+    strengths = {}
     for name in ("drop_path", "auxiliary"):
-        strength = getattr(wanted, name)
+        strength = getattr(spec, name)
         if strength and name not in offered:
-            known = ", ".join(offered) or "none"
+            valid = ", ".join(offered) or "none"
             raise InvalidSpec(
-                f"retrain.{name}: networks of {space.name} cannot be trained with it; they offer: {known}"
+                f"retrain.{name}: networks of {space.name} cannot be trained with it; they offer: {valid}"
             )
-        found[name] = float(offered.get(name, 0.0) if strength is None else strength)
-    return found
+        strengths[name] = float(offered.get(name, 0.0) if strength is None else strength)
+    return strengths

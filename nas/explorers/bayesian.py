@@ -27,7 +27,7 @@ from nas.explorers.random import propose as propose_random
 
 # Losses (N, M) that need no evaluation, NaN for those that do, and constraint violation (N,).
 ExactLosses = Callable[[Genes], tuple[Floats, Floats]]
-Rows = NDArray[np.int64]
+RowIndex = NDArray[np.int64]
 Float32s = NDArray[np.float32]
 
 MIN_EVALUATIONS = 5  # evaluations before the process is used
@@ -171,7 +171,7 @@ class Pool:
 
     genes_KG: Genes
     features_UF: Float32s
-    row_K: Rows
+    row_K: RowIndex
 
 
 class _PoolPosterior:
@@ -203,16 +203,16 @@ def _select_batch(models: ObjectiveModels, pool: Pool, rng: np.random.Generator,
     feasible = violation_K <= 0
     evaluated_NM = _posterior_mean(models)
     evaluated_NM = evaluated_NM[models.history.violation_N <= 0]
-    picked: list[int] = []
+    selected: list[int] = []
     for _ in range(min(n, len(pool.genes_KG))):
         if not feasible.any() or len(evaluated_NM) == 0:
             score_K = -violation_K + 1e-3 * rng.random(len(violation_K))
         else:
             score_K = np.where(feasible, _acquisition(posteriors, pool.row_K, exact_KM, evaluated_NM, rng), -np.inf)
             score_K[~feasible] = -1e9 - violation_K[~feasible]
-        score_K[picked] = -np.inf
+        score_K[selected] = -np.inf
         best = int(np.argmax(score_K))
-        picked.append(best)
+        selected.append(best)
         expected_M = exact_KM[best].copy()
         for column, posterior in posteriors.items():
             row = int(pool.row_K[best])
@@ -220,7 +220,7 @@ def _select_batch(models: ObjectiveModels, pool: Pool, rng: np.random.Generator,
             posterior.condition_on_mean(row)
         if feasible[best]:
             evaluated_NM = np.concatenate([evaluated_NM, expected_M[None]])
-    return pool.genes_KG[picked]
+    return pool.genes_KG[selected]
 
 
 def _posterior_mean(models: ObjectiveModels) -> Floats:
@@ -235,7 +235,11 @@ def _posterior_mean(models: ObjectiveModels) -> Floats:
 
 
 def _acquisition(
-    posteriors: dict[int, _PoolPosterior], row_K: Rows, exact_KM: Floats, evaluated_NM: Floats, rng: np.random.Generator
+    posteriors: dict[int, _PoolPosterior],
+    row_K: RowIndex,
+    exact_KM: Floats,
+    evaluated_NM: Floats,
+    rng: np.random.Generator,
 ) -> Floats:
     """Acquisition value of each network of the pool, shape (K,)."""
     m = exact_KM.shape[1]
@@ -260,7 +264,7 @@ def _improvement(best: float | Floats, mean_U: Floats, sd_U: Floats) -> Floats:
     return np.asarray((best - mean_U) * ndtr(u) + sd_U * np.exp(-0.5 * u * u) / np.sqrt(2.0 * np.pi))
 
 
-def _volume_gain(posterior: _PoolPosterior, row_K: Rows, cost_K: Floats, evaluated_N2: Floats) -> Floats:
+def _volume_gain(posterior: _PoolPosterior, row_K: RowIndex, cost_K: Floats, evaluated_N2: Floats) -> Floats:
     """Expected hypervolume improvement; of the two losses the first is exact. The reference is a tenth of the range
     beyond the worst. A step of the front is a stretch of the second loss whose cheapest network is known: a candidate
     gains the stretch that it reaches times what it is cheaper."""
@@ -291,7 +295,7 @@ def _listed_pool(space: SearchSpace, history: History) -> Pool:
 
 
 @lru_cache(maxsize=4)  # spaces are immutable, and every proposal of a search reuses it
-def _listed(space: SearchSpace) -> tuple[Genes, Float32s, Rows, Rows, Rows]:
+def _listed(space: SearchSpace) -> tuple[Genes, Float32s, RowIndex, RowIndex, RowIndex]:
     """All networks of a small space: genes (K, G), distinct features and their rows, and a key with its weights."""
     counts = choice_counts(space.decisions)
     weights_G = np.concatenate([np.cumprod(counts[::-1])[-2::-1], [1]]).astype(np.int64)
@@ -305,11 +309,11 @@ def _listed(space: SearchSpace) -> tuple[Genes, Float32s, Rows, Rows, Rows]:
 def _evolved_pool(models: ObjectiveModels, rng: np.random.Generator, size: int = 1000, generations: int = 4) -> Pool:
     """Candidates of a large space: random networks and the evaluated front, evolved towards high acquisition values."""
     space, history = models.space, models.history
-    seen = {row.tobytes() for row in np.ascontiguousarray(history.genes_NG)}
+    evaluated = {row.tobytes() for row in np.ascontiguousarray(history.genes_NG)}
 
     def unseen(genes_KG: Genes) -> Pool:
         genes_KG = np.unique(space.canonical(genes_KG), axis=0)
-        rows = [i for i, row in enumerate(genes_KG) if row.tobytes() not in seen]
+        rows = [i for i, row in enumerate(genes_KG) if row.tobytes() not in evaluated]
         return Pool(genes_KG[rows], models.encode(genes_KG[rows]), np.arange(len(rows)))
 
     evaluated_NM = _posterior_mean(models)

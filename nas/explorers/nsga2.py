@@ -64,7 +64,7 @@ def minimise(
     ``evaluate`` maps canonical genes to losses and violation, and sees every network once. ``start`` seeds the first
     population. Evaluates at most ``population * (generations + 1)`` networks: fewer where no more are found.
     """
-    seen: set[int] = set()
+    evaluated_keys: set[int] = set()
 
     def evaluated(genes_NG: Genes, networks_NG: Genes) -> tuple[Population, Population]:
         losses_NM, violation_N = evaluate(networks_NG)
@@ -77,7 +77,7 @@ def minimise(
             missing = population - len(genes_NG)
             drawn_NG = draw(2 * missing)
             canonical_NG = canonical(drawn_NG)
-            new = _new_rows(canonical_NG, seen, missing)
+            new = _new_rows(canonical_NG, evaluated_keys, missing)
             genes_NG = np.concatenate([genes_NG, drawn_NG[new]])
             networks_NG = np.concatenate([networks_NG, canonical_NG[new]])
             if len(genes_NG) == population:
@@ -86,7 +86,7 @@ def minimise(
 
     def first(size: int) -> Genes:
         random_NG = sample(decisions, rng, size)
-        if start is None or seen:
+        if start is None or evaluated_keys:
             return random_NG
         return np.concatenate([start[rng.permutation(len(start))[:size]], random_NG])
 
@@ -132,16 +132,16 @@ def rank_and_crowd(losses_NM: Floats, violation_N: Floats, needed: int) -> tuple
     n = len(losses_NM)
     ranks = np.full(n, n, dtype=np.int64)
     crowding = np.zeros(n)
-    rest = np.flatnonzero(violation_N <= 0)
+    unranked = np.flatnonzero(violation_N <= 0)
     rank = ranked = 0
-    while rest.size and ranked < needed:
-        front = non_dominated(losses_NM[rest])
-        members = rest[front]
+    while unranked.size and ranked < needed:
+        front = non_dominated(losses_NM[unranked])
+        members = unranked[front]
         ranks[members] = rank
         crowding[members] = crowding_distance(losses_NM[members])
         ranked += len(members)
         rank += 1
-        rest = rest[~front]
+        unranked = unranked[~front]
     infeasible = np.flatnonzero(violation_N > 0)
     if infeasible.size:
         _, position = np.unique(violation_N[infeasible], return_inverse=True)
@@ -200,13 +200,13 @@ def _best(pool: Population) -> Population:
     return pool.take(feasible[non_dominated(pool.losses_NM[feasible])])
 
 
-def _new_rows(genes_NG: Genes, seen: set[int], most: int) -> list[int]:
-    """The first rows that are not in ``seen``, each network once; ``seen`` takes them in."""
+def _new_rows(genes_NG: Genes, evaluated_keys: set[int], limit: int) -> list[int]:
+    """Up to ``limit`` first rows that are not in ``evaluated_keys``, each network once; adds their keys."""
     weights = np.random.default_rng(0).integers(1, 2**62, size=genes_NG.shape[1], dtype=np.int64)
     keys = (genes_NG @ weights).tolist()  # a random linear hash modulo 2**64: far cheaper than comparing rows
     rows: list[int] = []
     for row, key in enumerate(keys):
-        if key not in seen and len(rows) < most:
-            seen.add(key)
+        if key not in evaluated_keys and len(rows) < limit:
+            evaluated_keys.add(key)
             rows.append(row)
     return rows

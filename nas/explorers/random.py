@@ -24,13 +24,13 @@ def fresh(
 ) -> Genes:
     """``n`` distinct unseen canonical rows from ``draw(size)``, in the order drawn; completed by enumeration where a
     small space is nearly exhausted. Raises InvalidInput when there are not enough."""
-    seen = {row.tobytes() for row in np.ascontiguousarray(history.genes_NG)}
+    taken_rows = {row.tobytes() for row in np.ascontiguousarray(history.genes_NG)}
     rows: list[Genes] = []
 
     def take(genes_NG: Genes) -> None:
         for row in np.ascontiguousarray(space.canonical(genes_NG)):
-            if len(rows) < n and row.tobytes() not in seen:
-                seen.add(row.tobytes())
+            if len(rows) < n and row.tobytes() not in taken_rows:
+                taken_rows.add(row.tobytes())
                 rows.append(row)
 
     for _ in range(20):

@@ -15,7 +15,7 @@ from nas.core.ports import Problem, Resources, Split
 from nas.core.rng import Stream, rng
 from nas.export import Normalised
 from nas.supernet import Supernet
-from nas.training.calibration import Score, recalibrate, score
+from nas.training.calibration import AccuracyAndLoss, recalibrate, score
 from nas.training.fewshot.routed_supernet import supernet_from_weights
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
@@ -67,7 +67,7 @@ class Subnets:
         """Input height and width of this network."""
         return self.problem.space.input_shape(arch)[1]
 
-    def score(self, module: nn.Module, arch: Arch, split: Split) -> Score:
+    def score(self, module: nn.Module, arch: Arch, split: Split) -> AccuracyAndLoss:
         """Accuracy and loss of a cut subnet over a split."""
         return score(module, self.pipeline.plain(split, self.resolution(arch)))
 

@@ -15,7 +15,7 @@ from torch import nn
 
 
 @dataclass(frozen=True)
-class Score:
+class AccuracyAndLoss:
     """Accuracy in % and mean cross-entropy in nats."""
 
     accuracy: float
@@ -76,7 +76,7 @@ def _statistics(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def score(module: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Score:
+def score(module: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> AccuracyAndLoss:
     """Accuracy and loss of a module in eval mode over (images, labels) batches."""
     correct = total = 0
     loss = 0.0
@@ -86,4 +86,4 @@ def score(module: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]
         correct += int((logits.argmax(1) == y_B).sum())
         loss += float(F.cross_entropy(logits, y_B, reduction="sum"))
         total += len(y_B)
-    return Score(100.0 * correct / total, loss / total)
+    return AccuracyAndLoss(100.0 * correct / total, loss / total)

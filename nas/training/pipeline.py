@@ -72,9 +72,9 @@ class Pipeline:
             yield to_float(stored.images_NCHW[rows], self.mean, self.std, resolution), stored.labels_N[rows]
 
 
-def _even_slices(count: int, most: int) -> Iterator[slice]:
-    """As few slices of at most ``most`` as possible, whose lengths differ by at most 1: a small last batch would have
+def _even_slices(count: int, limit: int) -> Iterator[slice]:
+    """As few slices of at most ``limit`` as possible, whose lengths differ by at most 1: a small last batch would have
     unreliable statistics of its own."""
-    batches = math.ceil(count / most)
+    batches = math.ceil(count / limit)
     for i in range(batches):
         yield slice(i * count // batches, (i + 1) * count // batches)

@@ -32,7 +32,7 @@ from nas.training.pipeline import Pipeline
 Teacher = Literal["none", "frozen", "in_place"]
 Sampler = Callable[[SearchSpace, Mapping[str, int], np.random.Generator, int], list[Arch]]  # as ``sample_elastic``
 CHANNEL_FREE_AXES = {"resolution", "kernel", "depth"}  # axes that leave the number of channels as it is
-Ends = tuple[Arch, Arch]  # the smallest and the largest network
+ExtremeArchs = tuple[Arch, Arch]  # the smallest and the largest network
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Training:
         recipe: Recipe,
         seed: int,
         sample: Sampler = samplers.sample_elastic,
-        ends: Ends | None = None,
+        ends: ExtremeArchs | None = None,
     ) -> None:
         self.space, self.recipe, self._sample = space, recipe, sample
         self._net, self._data, self._pipeline, self._seed = net, data, pipeline, seed
@@ -237,12 +237,12 @@ class Training:
 
     def archs(self, phase: int, step: int) -> list[Arch]:
         """The networks that a step trains."""
-        return self._drawn(phase, step)[0]
+        return self._draw(phase, step)[0]
 
     def step(self, p: int, step: int) -> Step:
         """One optimiser step. Raises HwnasError when the loss is no longer finite."""
         phase, steps = self.recipe.phases[p], self.lengths[p]
-        archs, dropout_seed, augment_seed = self._drawn(p, step)
+        archs, dropout_seed, augment_seed = self._draw(p, step)
         torch.manual_seed(dropout_seed)  # dropout only; augmentation has its own generator
         index_B = batch_rows(len(self._data.train), self.recipe.batch_size, self._seed, p, step, self._per_epoch)
         resolution = self.space.input_shape(archs[0])[1]
@@ -262,7 +262,7 @@ class Training:
         done = sum(self.lengths[:p]) + step + 1
         return Step(p, step + 1, steps, done, sum(self.lengths), loss, len(y) * len(archs))
 
-    def _drawn(self, p: int, step: int) -> tuple[list[Arch], int, int]:
+    def _draw(self, p: int, step: int) -> tuple[list[Arch], int, int]:
         generator = rng(self._seed, Stream.TRAINING_STEP, p, step)
         phase = self.recipe.phases[p]
         dropout_seed = int(generator.integers(2**62))
@@ -280,7 +280,7 @@ def train(
     start: TrainState,
     save_due: Callable[[], bool],
     sample: Sampler = samplers.sample_elastic,
-    ends: Ends | None = None,
+    ends: ExtremeArchs | None = None,
 ) -> Iterator[Step | TrainState]:
     """Trains ``net`` from ``start`` to the end, yielding a ``Step`` per optimiser step and a ``TrainState`` whenever
     ``save_due()`` and at each phase's end. Resuming from a state repeats nothing and ends in the same weights.
@@ -308,7 +308,7 @@ def _backward(
     phase: Phase,
     recipe: Recipe,
     archs: list[Arch],
-    ends: Ends,
+    ends: ExtremeArchs,
     teacher: Supernet | None,
     x: torch.Tensor,
     y: torch.Tensor,

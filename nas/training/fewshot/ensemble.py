@@ -31,16 +31,16 @@ MAX_INVERSE_TEMPERATURE = 100.0  # inverse temperature at the end; it is 1 at th
 DECAY = 0.9  # of the exponential moving average of a combination's accuracy
 
 
-def balance(logits_RM: Floats, share_R: Floats, tolerance: float = TOLERANCE, most: int = 10_000) -> Floats:
+def balance(logits_RM: Floats, share_R: Floats, tolerance: float = TOLERANCE, max_iterations: int = 10_000) -> Floats:
     """The offset of each supernet's logits, shape (M,), that makes all supernets equally likely overall.
 
     Rows are drawn with probabilities ``share_R``. Alternately, columns are divided by their marginal and rows
     normalised, until the distribution over supernets is within ``tolerance`` nats of the uniform one, at most
-    ``most`` times. In logarithms, since cold rows underflow.
+    ``max_iterations`` times. In logarithms, since cold rows underflow.
     """
     models = logits_RM.shape[1]
     added_M = np.zeros(models)
-    for _ in range(most):
+    for _ in range(max_iterations):
         marginal_M = share_R @ probabilities(logits_RM + added_M)
         if imbalance(marginal_M) < tolerance:
             break

@@ -21,7 +21,7 @@ from nas.training.fewshot.partition import SpacePartition, bipartitions, split_b
 
 MAX_CHOICES = 16  # 32,768 bipartitions
 
-Batch = Callable[[Arch, int], tuple[torch.Tensor, torch.Tensor]]
+BatchSource = Callable[[Arch, int], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,20 @@ def min_cut(similarity: Floats) -> tuple[tuple[int, ...], tuple[int, ...]]:
     n = len(similarity)
     if not 2 <= n <= MAX_CHOICES:
         raise InvalidSpec(f"gradient matching splits 2 to {MAX_CHOICES} choices, got {n}")
-    apart = 1.0 - similarity
-    return min(bipartitions(n), key=lambda groups: sum(_disagreement(apart, g) for g in groups))
+    disagreement = 1.0 - similarity
+    return min(bipartitions(n), key=lambda groups: sum(_sum_within(disagreement, g) for g in groups))
 
 
 def score(similarity: Floats, groups: Sequence[Sequence[int]]) -> float:
     """Mean disagreement between two groups less the mean inside them; both are means over pairs."""
-    apart = 1.0 - similarity
-    across = float(apart[np.ix_(groups[0], groups[1])].mean())
+    disagreement = 1.0 - similarity
+    across = float(disagreement[np.ix_(groups[0], groups[1])].mean())
     pairs = sum(len(g) * (len(g) - 1) / 2 for g in groups)
-    return across - (sum(_disagreement(apart, g) for g in groups) / pairs if pairs else 0.0)
+    return across - (sum(_sum_within(disagreement, g) for g in groups) / pairs if pairs else 0.0)
 
 
 def match_gradients(
-    net: Supernet, space: SearchSpace, batch: Batch, gene: int, repeats: int, rng: np.random.Generator
+    net: Supernet, space: SearchSpace, batch: BatchSource, gene: int, repeats: int, rng: np.random.Generator
 ) -> GradientMatching:
     """Compares the choices of a decision on ``repeats`` random networks, each with one batch that all choices share.
 
@@ -74,7 +74,7 @@ def match_gradients(
 
 
 def match_decisions(
-    net: Supernet, space: SearchSpace, batch: Batch, names: Sequence[str], repeats: int, seed: int
+    net: Supernet, space: SearchSpace, batch: BatchSource, names: Sequence[str], repeats: int, seed: int
 ) -> Iterator[GradientMatching]:
     """Compare the choices of the named decisions, or of all, one decision after another. Raises InvalidSpec for an
     unknown name."""
@@ -85,10 +85,10 @@ def match_decisions(
         yield match_gradients(net, space, batch, gene, repeats, rng(seed, Stream.GRADIENT_MATCHING, gene))
 
 
-def split_by_matching(matchings: Sequence[GradientMatching], most: int) -> SpacePartition:
-    """Split by the decisions with the highest scores, into at most ``most`` subspaces."""
+def split_by_matching(matchings: Sequence[GradientMatching], limit: int) -> SpacePartition:
+    """Split by the decisions with the highest scores, into at most ``limit`` subspaces."""
     best = sorted(matchings, key=lambda m: (-m.score, m.gene))
-    return split_breadth_first([(m.gene, m.groups) for m in best], most)
+    return split_breadth_first([(m.gene, m.groups) for m in best], limit)
 
 
 def choice_names(decision: Decision) -> tuple[str, ...]:
@@ -96,8 +96,8 @@ def choice_names(decision: Decision) -> tuple[str, ...]:
     return tuple(str(c) for c in decision.choices)
 
 
-def _disagreement(apart: Floats, group: Sequence[int]) -> float:
-    return float(apart[np.ix_(group, group)][np.triu_indices(len(group), 1)].sum())
+def _sum_within(disagreement: Floats, group: Sequence[int]) -> float:
+    return float(disagreement[np.ix_(group, group)][np.triu_indices(len(group), 1)].sum())
 
 
 def _alternatives(space: SearchSpace, gene: int, rng: np.random.Generator) -> list[Arch]:

@@ -184,11 +184,11 @@ def sample_subspace(
         for i, d in enumerate(space.decisions)
     ]
     shared = [i for i, d in enumerate(space.decisions) if d.axis == "resolution"]
-    lead = [int(rng.choice(choices[i])) for i in shared]
+    resolution = [int(rng.choice(choices[i])) for i in shared]
     archs: list[Arch] = []
     for _ in range(200):
         drawn_NG = np.stack([rng.choice(c, size=4 * n) for c in choices], axis=1).astype(np.int64)
-        drawn_NG[:, shared] = lead
+        drawn_NG[:, shared] = resolution
         genes_NG = space.canonical(drawn_NG)
         archs += as_archs(space.id, genes_NG[partition.route(genes_NG) == subspace])
         if len(archs) >= n:
@@ -202,8 +202,8 @@ def subspace_sample(partition: SpacePartition, subspace: int, space: SearchSpace
     """Canonical genes of ``n`` networks of a subspace, shape (n, G), uniform, with a fixed seed. Raises InvalidSpec for
     a subspace without networks."""
     everything = {d.axis: len(d.choices) for d in space.decisions}
-    drawn = sample_subspace(partition, subspace, space, everything, np.random.default_rng(0), n)
-    return np.array([arch.genes for arch in drawn])
+    archs = sample_subspace(partition, subspace, space, everything, np.random.default_rng(0), n)
+    return np.array([arch.genes for arch in archs])
 
 
 def subspace_extremes(partition: SpacePartition, subspace: int, space: SearchSpace) -> tuple[Arch, Arch]:
@@ -225,13 +225,13 @@ def subspace_extremes(partition: SpacePartition, subspace: int, space: SearchSpa
     return smallest, largest
 
 
-def split_breadth_first(plan: Sequence[tuple[int, Sequence[Sequence[int]]]], most: int) -> SpacePartition:
-    """Split by the decisions of ``plan``, each (gene, groups), breadth first, into at most ``most`` subspaces."""
+def split_breadth_first(plan: Sequence[tuple[int, Sequence[Sequence[int]]]], limit: int) -> SpacePartition:
+    """Split by the decisions of ``plan``, each (gene, groups), breadth first, into at most ``limit`` subspaces."""
     partition = SpacePartition()
     for gene, groups in plan:
         subspace = 0
         for _ in range(partition.size):
-            if partition.size + len(groups) - 1 > most:
+            if partition.size + len(groups) - 1 > limit:
                 return partition
             partition = partition.split(subspace, gene, groups)
             subspace += len(groups)
@@ -239,7 +239,7 @@ def split_breadth_first(plan: Sequence[tuple[int, Sequence[Sequence[int]]]], mos
 
 
 def random_split(
-    space: SearchSpace, most: int, rng: np.random.Generator, genes: Sequence[int] | None = None
+    space: SearchSpace, limit: int, rng: np.random.Generator, genes: Sequence[int] | None = None
 ) -> SpacePartition:
     """Random decisions, of ``genes`` if given, the choices of each in two random groups of equal size: the baseline."""
     plan = []
@@ -247,13 +247,13 @@ def random_split(
         order = rng.permutation(len(space.decisions[gene].choices)).tolist()
         half = len(order) // 2
         plan.append((gene, sorted([sorted(order[:half]), sorted(order[half:])])))
-    return split_breadth_first(plan, most)
+    return split_breadth_first(plan, limit)
 
 
-def exhaustive_split(space: SearchSpace, names: Sequence[str], most: int) -> SpacePartition:
+def exhaustive_split(space: SearchSpace, names: Sequence[str], limit: int) -> SpacePartition:
     """One subspace for every choice of the decisions (Zhao et al., Few-shot NAS, ICML 2021).
 
-    Raises InvalidSpec for an unknown decision, or when that takes more than ``most`` subspaces.
+    Raises InvalidSpec for an unknown decision, or when that takes more than ``limit`` subspaces.
     """
     by_name = {space.decisions[g].name: g for g in splittable(space)}
     for name in names:
@@ -262,9 +262,11 @@ def exhaustive_split(space: SearchSpace, names: Sequence[str], most: int) -> Spa
     genes = [by_name[n] for n in names] or splittable(space)[:1]
     plan = [(g, [[c] for c in range(len(space.decisions[g].choices))]) for g in genes]
     subspaces = prod(len(groups) for _, groups in plan)
-    if subspaces > most:
-        raise InvalidSpec(f"an exhaustive split of {len(genes)} decisions takes {subspaces} parts: parts allows {most}")
-    return split_breadth_first(plan, most)
+    if subspaces > limit:
+        raise InvalidSpec(
+            f"an exhaustive split of {len(genes)} decisions takes {subspaces} parts: parts allows {limit}"
+        )
+    return split_breadth_first(plan, limit)
 
 
 def routing_genes(space: SearchSpace, names: Sequence[str]) -> tuple[int, ...]:

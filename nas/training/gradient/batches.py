@@ -14,7 +14,7 @@ from nas.training.pipeline import Index, Pipeline
 
 Half = Literal["weights", "alphas", "all"]
 HALVES: tuple[Half, ...] = ("weights", "alphas", "all")
-Images = tuple[torch.Tensor, torch.Tensor]
+LabelledImages = tuple[torch.Tensor, torch.Tensor]
 
 
 class Batches:
@@ -35,14 +35,14 @@ class Batches:
         half = self._half
         self.rows: dict[Half, Index] = {"weights": rows[:half], "alphas": rows[half:], "all": rows}
 
-    def batch(self, half: Half, epoch: int, step: int, generator: np.random.Generator) -> Images:
+    def batch(self, half: Half, epoch: int, step: int, generator: np.random.Generator) -> LabelledImages:
         """Augmented images (B, C, H, W), channels last, and labels (B,); every epoch has an order of its own."""
         rows = self.rows[half]
         order = rng(self._seed, Stream.GRADIENT_BATCH_ORDER, HALVES.index(half), epoch).permutation(len(rows))
         index_B = rows[order[(step * self.size + np.arange(self.size)) % len(rows)]]
         return self._augmented(index_B, int(generator.integers(2**62)))
 
-    def probe(self) -> Images:
+    def probe(self) -> LabelledImages:
         """The same augmented held-out batch each time."""
         return self._augmented(self.held_out[: self.size], 0)
 
@@ -51,11 +51,11 @@ class Batches:
         """The images that weights do not train on; all of them where there are none."""
         return self.rows["alphas"] if len(self.rows["alphas"]) else self.rows["all"]
 
-    def plain_held_out(self) -> list[Images]:
+    def plain_held_out(self) -> list[LabelledImages]:
         """All held-out images in order, not augmented, in batches of nearly equal size."""
         batches = self._pipeline.rows(self._data.train, np.sort(self.held_out), self._resolution, max(256, self.size))
         return [(x.contiguous(memory_format=torch.channels_last), y) for x, y in batches]
 
-    def _augmented(self, index_B: Index, seed: int) -> Images:
+    def _augmented(self, index_B: Index, seed: int) -> LabelledImages:
         x, y = self._pipeline.augmented(self._data.train, index_B, self._resolution, seed)
         return x.contiguous(memory_format=torch.channels_last), y

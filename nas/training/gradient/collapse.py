@@ -35,8 +35,8 @@ def signs_of_collapse(
     elif parameter_free_share >= 1.0:
         signs.append("the discretised cell has no operation with parameters")
     if not cooled and progress < 0.5 and entropy < FROZEN * math.log(operations):
-        most = math.log(operations)
-        signs.append(f"the architecture parameters froze early: their entropy is {entropy:.3g} of {most:.3g} nats")
+        largest = math.log(operations)
+        signs.append(f"the architecture parameters froze early: their entropy is {entropy:.3g} of {largest:.3g} nats")
     if stop_epoch(eigenvalues, search_epochs) is not None:
         signs.append(
             f"the dominant eigenvalue has grown by more than {RATIO - 1:.0%} to {eigenvalues[-1][1]:.3g}: the loss "

@@ -29,7 +29,7 @@ from nas.training.gradient.batches import Batches
 from nas.training.gradient.early_stopping import probe_epochs
 from nas.training.gradient.model import RelaxedModel
 from nas.training.gradient.options import DartsParams
-from nas.training.gradient.progress import CostSums, Progress
+from nas.training.gradient.progress import CostSums, GradientProgress
 from nas.training.gradient.pruning import Pressure
 from nas.training.gradient.steps import LatencyCost, Steps
 from nas.training.pipeline import Pipeline
@@ -87,7 +87,7 @@ class GradientSearch:
         self.model = RelaxedModel(net, space, options, seed, torch.device(pipeline.device), allowed_EO)
         costs_EO = _operation_costs(self.model, seed) if options.prune else None
         self.trainer = Steps(self.model, self.batches, options, seed, latency, costs_EO)
-        self.progress = Progress(
+        self.progress = GradientProgress(
             options.weight_decay,
             self._temperature(0),
             Pressure(options.prune_weight),
@@ -139,9 +139,9 @@ class GradientSearch:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore a state made by ``state``, or by versions without ``progress``."""
         if "progress" in state:
-            self.progress = Progress.from_record(state["progress"])
+            self.progress = GradientProgress.from_record(state["progress"])
         else:
-            self.progress = Progress.from_flat_state(state, self.progress)
+            self.progress = GradientProgress.from_flat_state(state, self.progress)
         if self.progress.earlier_streams:
             self._use_earlier_streams()
         self.model.load_tensors(state, self.progress.weight_decay)

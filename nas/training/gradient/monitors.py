@@ -9,14 +9,14 @@ import torch.nn.functional as F
 
 from nas.core.arch import Floats
 from nas.core.relaxation import parameter_free_share, skip_share
-from nas.training.calibration import Score
+from nas.training.calibration import AccuracyAndLoss
 from nas.training.gradient import operation_weights, perturbation
 from nas.training.gradient.batches import Batches
 from nas.training.gradient.collapse import signs_of_collapse, undecided
 from nas.training.gradient.early_stopping import stop_epoch
 from nas.training.gradient.model import OperationWeights, RelaxedModel
 from nas.training.gradient.options import DartsParams
-from nas.training.gradient.progress import Progress
+from nas.training.gradient.progress import GradientProgress
 from nas.training.gradient.pruning import survivors
 from nas.training.gradient.sharpness import dominant_eigenvalue
 
@@ -46,7 +46,9 @@ def cell_statistics(model: RelaxedModel) -> CellStatistics:
     )
 
 
-def collapse_signs(cell: CellStatistics, progress: Progress, epoch: int, o: DartsParams, operations: int) -> list[str]:
+def collapse_signs(
+    cell: CellStatistics, progress: GradientProgress, epoch: int, o: DartsParams, operations: int
+) -> list[str]:
     """Signs of collapse at the end of an epoch."""
     return signs_of_collapse(
         skip_share=cell.skip_share,
@@ -61,7 +63,7 @@ def collapse_signs(cell: CellStatistics, progress: Progress, epoch: int, o: Dart
     )
 
 
-def respond(progress: Progress, epoch: int, o: DartsParams) -> tuple[Progress, tuple[str, ...]]:
+def respond(progress: GradientProgress, epoch: int, o: DartsParams) -> tuple[GradientProgress, tuple[str, ...]]:
     """The progress after the response to ``progress.signs``, and warnings. Each kind of sign is reported once. An early
     stop sets ``ended_epoch``; early stopping by eigenvalues does not depend on ``collapse``."""
     signs = progress.signs
@@ -74,8 +76,8 @@ def respond(progress: Progress, epoch: int, o: DartsParams) -> tuple[Progress, t
         return progress, ()
     if o.collapse == "stop":
         healthy = progress.healthy_epoch
-        which = f"those of epoch {healthy + 1}" if healthy >= 0 else "those of the last epoch"
-        warning = f"stopped after epoch {epoch + 1}: {'; '.join(signs)}; architecture parameters are {which}"
+        restored_epoch = f"those of epoch {healthy + 1}" if healthy >= 0 else "those of the last epoch"
+        warning = f"stopped after epoch {epoch + 1}: {'; '.join(signs)}; architecture parameters are {restored_epoch}"
         return replace(progress, ended_epoch=healthy), (warning,)
     if o.collapse == "regularise" and progress.weight_decay < MAX_WEIGHT_DECAY:
         decay = min(MAX_WEIGHT_DECAY, 10 * max(progress.weight_decay, 1e-5))
@@ -92,7 +94,7 @@ def undecided_sign(model: RelaxedModel, o: DartsParams) -> str | None:
     means."""
     if o.prune or o.selection == "perturbation":
         return None
-    entropy = float(operation_weights.row_entropy(operation_weights.softmax(model.alphas, model.mask)).mean())
+    entropy = float(operation_weights.row_entropy(operation_weights.softmax(model.alphas.detach(), model.mask)).mean())
     alive_E = model.mask.sum(dim=1)
     return undecided(entropy, float(alive_E[alive_E > 0].double().log().mean()))
 
@@ -111,7 +113,7 @@ def held_out_eigenvalue(model: RelaxedModel, batches: Batches) -> float:
 
 
 @torch.no_grad()
-def held_out_score(model: RelaxedModel, batches: Batches, mixed: OperationWeights) -> Score:
+def held_out_score(model: RelaxedModel, batches: Batches, mixed: OperationWeights) -> AccuracyAndLoss:
     """Accuracy and loss of the relaxation on all held-out images, not augmented, with each batch's own statistics."""
     correct = total = 0
     loss = 0.0
@@ -120,7 +122,7 @@ def held_out_score(model: RelaxedModel, batches: Batches, mixed: OperationWeight
         correct += int((logits.argmax(1) == y).sum())
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
         total += len(y)
-    return Score(100.0 * correct / total, loss / total)
+    return AccuracyAndLoss(100.0 * correct / total, loss / total)
 
 
 def select_by_perturbation(model: RelaxedModel, batches: Batches, target: perturbation.Target) -> None:
@@ -134,7 +136,7 @@ def select_by_perturbation(model: RelaxedModel, batches: Batches, target: pertur
     model.mask = perturbation.decide(model.mask, target, trials, scores, plain.weights_EO)
 
 
-def prune(model: RelaxedModel, progress: Progress) -> tuple[Progress, int]:
+def prune(model: RelaxedModel, progress: GradientProgress) -> tuple[GradientProgress, int]:
     """Remove weak operations; return the progress with the next pressure, and the number of removed operations. A
     relaxation that was stable until now adds its network to the series."""
     mask, genes_G = model.mask, model.discretised()

@@ -165,15 +165,15 @@ class DartsParams(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or not isinstance(name := given.get("preset", "darts"), str):
-            return given
-        preset, epochs = dict(PRESETS.get(name, {})), given.get("epochs", PUBLISHED_EPOCHS)
+    def _with_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(name := values.get("preset", "darts"), str):
+            return values
+        preset, epochs = dict(PRESETS.get(name, {})), values.get("epochs", PUBLISHED_EPOCHS)
         if isinstance(epochs, int):
             for option, least in EPOCH_COUNTS.items():
                 if option in preset:
                     preset[option] = max(least, scaled(preset[option], epochs))
-        return {**preset, **given}
+        return {**preset, **values}
 
     @model_validator(mode="after")
     def _options_agree(self) -> DartsParams:

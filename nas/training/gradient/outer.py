@@ -35,7 +35,7 @@ def second_order(
     The step is w' = w - lr (momentum m + dL_train/dw + weight_decay w). The mixed second derivative is a central
     difference around w, along the validation gradient v at w', with a step of ``radius`` / |v|.
     """
-    kept = [w.detach().clone() for w in weights]
+    saved = [w.detach().clone() for w in weights]
     moments = moments if moments is not None else [None] * len(weights)
     gradients = torch.autograd.grad(train_loss(), weights, allow_unused=True)
     try:
@@ -45,8 +45,8 @@ def second_order(
                 step = step if g is None else step + g
                 step = step if m is None else step + momentum * m
                 w.sub_(step, alpha=lr)
-        found = torch.autograd.grad(val_loss(), [*alphas, *weights], allow_unused=True)
-        direct, ahead = found[: len(alphas)], found[len(alphas) :]
+        gradients_ahead = torch.autograd.grad(val_loss(), [*alphas, *weights], allow_unused=True)
+        direct, ahead = gradients_ahead[: len(alphas)], gradients_ahead[len(alphas) :]
         norm = torch.stack([v.norm() for v in ahead if v is not None]).norm()
         reach = radius / float(norm) if float(norm) > 0 else 0.0
         if reach == 0.0:
@@ -54,14 +54,14 @@ def second_order(
 
         def alpha_gradient(scale: float) -> tuple[Tensor | None, ...]:
             with torch.no_grad():
-                for w, before, v in zip(weights, kept, ahead, strict=True):
+                for w, before, v in zip(weights, saved, ahead, strict=True):
                     w.copy_(before if v is None else before + scale * v)
             return torch.autograd.grad(train_loss(), alphas, allow_unused=True)
 
         above, below = alpha_gradient(reach), alpha_gradient(-reach)
     finally:
         with torch.no_grad():
-            for w, before in zip(weights, kept, strict=True):
+            for w, before in zip(weights, saved, strict=True):
                 w.copy_(before)
     return [
         _or_zeros(d, a) - lr * (_or_zeros(p, a) - _or_zeros(n, a)) / (2 * reach)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from nas.core.relaxation import Relaxation
-from nas.training.calibration import Score
+from nas.training.calibration import AccuracyAndLoss
 
 Target = tuple[str, int]  # ("edge", row) or ("node", node)
 
@@ -50,7 +50,7 @@ def decide(
     mask_EO: torch.Tensor,
     target: Target,
     candidates: Sequence[tuple[int, int | None]],
-    scores: Sequence[Score],
+    scores: Sequence[AccuracyAndLoss],
     strengths_EO: torch.Tensor,
 ) -> torch.Tensor:
     """The mask after a decision. An edge keeps the operation without which accuracy is lowest; a node drops the edge

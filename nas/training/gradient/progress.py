@@ -1,7 +1,7 @@
 """The progress of a differentiable search: every value that a resumed search needs beside tensors under training.
 
-``Progress`` is frozen and serialised here only; a checkpoint holds it beside the network, the architecture parameters
-and the optimisers.
+``GradientProgress`` is frozen and serialised here only; a checkpoint holds it beside the network, the architecture
+parameters and the optimisers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CostSums:
 
 
 @dataclass(frozen=True, eq=False)
-class Progress:
+class GradientProgress:
     """``alphas_by_epoch``: architecture parameters at the end of each search epoch. ``eigenvalues``: (epoch, value).
     ``healthy_epoch``: the latest epoch without signs of collapse, -1 for none. ``reported``: kinds of signs with a
     warning already. ``ended_epoch``: the epoch whose architecture parameters an early stop restored. ``decided``:
@@ -70,7 +70,7 @@ class Progress:
         return record
 
     @staticmethod
-    def from_record(record: Mapping[str, Any]) -> Progress:
+    def from_record(record: Mapping[str, Any]) -> GradientProgress:
         """Inverse of ``as_record``."""
         multiplier = record["multiplier"]
         structured = {
@@ -82,10 +82,10 @@ class Progress:
             "teachers": tuple(TeacherState(**teacher) for teacher in record["teachers"]),
         }
         lists = {name: tuple(record[name]) for name in ("alphas_by_epoch", "reported", "signs")}
-        return Progress(**{**record, **lists, **structured})
+        return GradientProgress(**{**record, **lists, **structured})
 
     @staticmethod
-    def from_flat_state(state: Mapping[str, Any], start: Progress) -> Progress:
+    def from_flat_state(state: Mapping[str, Any], start: GradientProgress) -> GradientProgress:
         """From a checkpoint of earlier versions, which held these values beside the tensors; ``start`` is the progress
         at the beginning of the same search."""
         weight, step, quiet = state["pressure"]

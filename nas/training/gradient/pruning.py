@@ -33,17 +33,17 @@ def penalty(strengths_EO: Tensor, mask_EO: Tensor, nodes: Sequence[int], costs_E
 
 
 def survivors(strengths_EO: Tensor, mask_EO: Tensor, nodes: Sequence[int]) -> Tensor:
-    """The mask after an epoch's deaths. The strongest operation of all never dies, so that something is left."""
+    """The mask after an epoch's deaths. The strongest operation of all never dies, so that the mask is never empty."""
     r = shares(strengths_EO * mask_EO, nodes)
     dead = mask_EO & (r <= SURELY)
     weak = torch.where(mask_EO & ~dead & (r <= MAYBE), r, torch.inf).flatten()
     for i in weak.argsort(stable=True)[:WEAKEST].tolist():
         if weak[i] < torch.inf:
             dead.view(-1)[i] = True
-    left = mask_EO & ~dead
-    if not bool(left.any()):
-        left.view(-1)[int((strengths_EO * mask_EO).argmax())] = True
-    return left
+    alive_EO = mask_EO & ~dead
+    if not bool(alive_EO.any()):
+        alive_EO.view(-1)[int((strengths_EO * mask_EO).argmax())] = True
+    return alive_EO
 
 
 @dataclass(frozen=True)

@@ -34,17 +34,17 @@ class Expected:
 def expected(space: RelaxedSpace, cost: Cost, p_EO: Floats, rng: np.random.Generator, samples: int) -> Expected:
     """From ``samples`` networks and all of their variants in one edge, priced in one batch."""
     edges, operations = p_EO.shape
-    drawn: list[Genes] = []
+    networks: list[Genes] = []
     for _ in range(samples):
         scores = drawn_scores(p_EO, rng)
-        drawn.append(space.discretise(scores))
+        networks.append(space.discretise(scores))
         for e in range(edges):
             top = int(scores[e].argmax())
             for o in range(operations):
                 other = scores.copy()
                 other[e, [top, o]] = other[e, [o, top]]  # the edge keeps its rank among edges
-                drawn.append(space.discretise(other))
-    costs = cost(np.stack(drawn)).reshape(samples, 1 + edges * operations)
+                networks.append(space.discretise(other))
+    costs = cost(np.stack(networks)).reshape(samples, 1 + edges * operations)
     return Expected(float(costs[:, 0].mean()), costs[:, 1:].mean(axis=0).reshape(edges, operations))
 
 
@@ -105,16 +105,16 @@ def within_bounds(
     if violation(favourite[None])[0] == 0:
         return favourite
     drawn_NG = np.stack([space.discretise(drawn_scores(p_EO, rng)) for _ in range(samples)])
-    kept = list(drawn_NG[violation(drawn_NG) == 0])
+    feasible = list(drawn_NG[violation(drawn_NG) == 0])
     repaired = _repaired(space, violation, log_EO, favourite)
     if repaired is not None:
-        kept.append(repaired)
-    if not kept:
+        feasible.append(repaired)
+    if not feasible:
         raise InfeasibleBound(
             f"no network within the bounds was found near the architecture parameters: the favourite exceeds them by "
             f"{100 * float(violation(favourite[None])[0]):.3g} %. A larger latency_weight may help"
         )
-    return max(kept, key=lambda genes_G: _log_likelihood(space, log_EO, genes_G))
+    return max(feasible, key=lambda genes_G: _log_likelihood(space, log_EO, genes_G))
 
 
 def drawn_scores(p_EO: Floats, rng: np.random.Generator) -> Floats:

@@ -24,8 +24,8 @@ def dominant_eigenvalue(loss: Callable[[Tensor], Tensor], alphas_EO: Tensor, ite
     def product(v: Tensor) -> Tensor:
         if not flat.requires_grad:  # a loss that is linear in the logits
             return torch.zeros_like(v)
-        (made,) = torch.autograd.grad(flat, alphas, v, retain_graph=True, allow_unused=True)
-        return torch.zeros_like(v) if made is None else made.reshape(-1)
+        (second,) = torch.autograd.grad(flat, alphas, v, retain_graph=True, allow_unused=True)
+        return torch.zeros_like(v) if second is None else second.reshape(-1)
 
     n = flat.numel()
     if n <= EXPLICIT:

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 
 from nas.core.arch import Arch
 from nas.core.rng import Stream, rng
+from nas.supernet import RelaxedSupernet
 from nas.training.gradient import operation_weights, resource
-from nas.training.gradient.batches import Batches, Images
+from nas.training.gradient.batches import Batches, LabelledImages
 from nas.training.gradient.model import RelaxedModel
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.outer import first_order, second_order
-from nas.training.gradient.progress import Progress, TeacherState
+from nas.training.gradient.progress import GradientProgress, TeacherState
 from nas.training.gradient.pruning import penalty
 from nas.training.gradient.teachers import distillation, vote
 
@@ -58,9 +59,9 @@ class Steps:
         self.model, self.batches, self.options, self._seed = model, batches, options, seed
         self._latency, self._operation_costs_EO = latency, operation_costs_EO
         self._teacher_states: tuple[TeacherState, ...] = ()
-        self.teachers: list[tuple[torch.nn.Module, Tensor]] = []
+        self.teachers: list[tuple[RelaxedSupernet, Tensor]] = []
 
-    def search(self, progress: Progress, epoch: int, step: int) -> StepResult:
+    def search(self, progress: GradientProgress, epoch: int, step: int) -> StepResult:
         """One step of architecture parameters and weights."""
         o = self.options
         generator = rng(self._seed, Stream.GRADIENT_STEP, epoch, step)
@@ -81,7 +82,7 @@ class Steps:
             result = self.train_alphas(progress, images, held_out, alpha_noise, generator)
         return StepResult(loss, result.expected_ms, result.discretised_ms)
 
-    def train_weights(self, progress: Progress, images: Images, noise: Tensor) -> float:
+    def train_weights(self, progress: GradientProgress, images: LabelledImages, noise: Tensor) -> float:
         """One step of the weights; return the loss."""
         model, o = self.model, self.options
         x, y = images
@@ -99,13 +100,18 @@ class Steps:
         return float(loss.detach())
 
     def train_alphas(
-        self, progress: Progress, images: Images, held_out: Images, noise: Tensor, generator: np.random.Generator
+        self,
+        progress: GradientProgress,
+        images: LabelledImages,
+        held_out: LabelledImages,
+        noise: Tensor,
+        generator: np.random.Generator,
     ) -> StepResult:
         """One step of the architecture parameters on held-out images, by the first or second order gradient."""
         model, o = self.model, self.options
         parameters = model.architecture_parameters
 
-        def loss_on(batch: Images) -> Callable[[], Tensor]:
+        def loss_on(batch: LabelledImages) -> Callable[[], Tensor]:
             x, y = batch
             return lambda: F.cross_entropy(model.weights(progress.temperature, noise, paths=2).logits(model.net, x), y)
 
@@ -139,7 +145,12 @@ class Steps:
         return result
 
     def one_level(
-        self, progress: Progress, images: Images, noise: Tensor, trains_alphas: bool, generator: np.random.Generator
+        self,
+        progress: GradientProgress,
+        images: LabelledImages,
+        noise: Tensor,
+        trains_alphas: bool,
+        generator: np.random.Generator,
     ) -> StepResult:
         """One step of weights and architecture parameters by the same loss on the same images."""
         model, o = self.model, self.options
@@ -190,7 +201,9 @@ class Steps:
 
     # Terms of the loss
 
-    def _distillation(self, progress: Progress, x_BCHW: Tensor, logits_BK: Tensor, noise: Tensor) -> Tensor | None:
+    def _distillation(
+        self, progress: GradientProgress, x_BCHW: Tensor, logits_BK: Tensor, noise: Tensor
+    ) -> Tensor | None:
         o = self.options
         if o.teacher_weight == 0:
             return None
@@ -207,7 +220,9 @@ class Steps:
             target = vote(logits_of_teachers, o.teacher_temperature, o.teacher_vote)
         return o.teacher_weight * distillation(logits_BK, target, o.teacher_temperature)
 
-    def _latency_loss(self, progress: Progress, generator: np.random.Generator) -> tuple[Tensor | None, StepResult]:
+    def _latency_loss(
+        self, progress: GradientProgress, generator: np.random.Generator
+    ) -> tuple[Tensor | None, StepResult]:
         if self._latency is None or progress.multiplier is None:
             return None, StepResult(math.nan)
         model = self.model

@@ -17,7 +17,7 @@ from nas.core.errors import InfeasibleBound
 from nas.core.events import Traced, decode, encode
 from nas.core.ports import ImageShape
 from nas.core.relaxation import is_relaxed, parameter_free_share, skip_share
-from nas.training.calibration import Score
+from nas.training.calibration import AccuracyAndLoss
 from nas.training.gradient import operation_weights, perturbation, resource
 from nas.training.gradient.collapse import signs_of_collapse
 from nas.training.gradient.early_stopping import can_stop, scaled, stop_epoch
@@ -258,8 +258,8 @@ def test_early_stopping_goes_back_to_before_the_growth() -> None:
 # Perturbation
 
 
-def planted(scores: dict[tuple[int, int | None], float]) -> Callable[[tuple[int, int | None]], Score]:
-    return lambda trial: Score(100 * (1 - scores.get(trial, 0.0)), 1.0)
+def planted(scores: dict[tuple[int, int | None], float]) -> Callable[[tuple[int, int | None]], AccuracyAndLoss]:
+    return lambda trial: AccuracyAndLoss(100 * (1 - scores.get(trial, 0.0)), 1.0)
 
 
 def test_an_edge_keeps_what_the_supernet_misses_most_whatever_the_logits_say() -> None:
@@ -279,7 +279,7 @@ def test_an_edge_keeps_what_the_supernet_misses_most_whatever_the_logits_say() -
     score = planted({(0, 1): 0.01, (0, 2): 0.20, (0, 3): 0.05})
     left = perturbation.decide(mask, ("edge", 0), found, [score(t) for t in found], strengths)
     assert left.tolist() == [[False, False, True, False]]
-    tied = [Score(50.0, 1.0), Score(50.0, 2.0), Score(50.0, 2.0)]
+    tied = [AccuracyAndLoss(50.0, 1.0), AccuracyAndLoss(50.0, 2.0), AccuracyAndLoss(50.0, 2.0)]
     left = perturbation.decide(mask, ("edge", 0), found, tied, torch.tensor([[0.0, 0.0, 0.1, 0.2]]))
     assert left.tolist() == [[False, False, False, True]]  # by loss, then by strength
 
@@ -299,7 +299,7 @@ def test_a_node_drops_the_edge_it_misses_least_until_two_are_left() -> None:
     assert sorted(order[:4]) == [("edge", e) for e in range(4)]
     assert order[4:] == [("node", 5), ("node", 5)]
     found = perturbation.trials(relaxation, mask, order[4])
-    scores = [Score(a, 1.0) for a in (70.0, 60.0, 65.0, 72.0)]
+    scores = [AccuracyAndLoss(a, 1.0) for a in (70.0, 60.0, 65.0, 72.0)]
     mask = perturbation.decide(mask, order[4], found, scores, torch.ones(4, 2))
     assert mask.any(1).tolist() == [True, True, True, False]
     found = perturbation.trials(relaxation, mask, order[5])
