@@ -51,6 +51,6 @@ def derive_seed(seed: int, stream: Stream, *position: int) -> int:
     return int(rng(seed, stream, *position).integers(2**62))
 
 
-def earlier_rng(seed: int, number: int) -> np.random.Generator:
-    """A draw of versions without named streams, for checkpoints that depend on it."""
-    return np.random.default_rng((seed, number))
+def earlier_rng(seed: int, *numbers: int) -> np.random.Generator:
+    """The generator of versions without named streams, for checkpoints that depend on its draws."""
+    return np.random.default_rng((seed, *numbers))

@@ -18,7 +18,7 @@ from nas.core.errors import InfeasibleBound, StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.relaxation import RelaxedSpace, is_relaxed
-from nas.core.rng import Stream, derive_seed, rng
+from nas.core.rng import Stream, derive_seed, earlier_rng, rng
 from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
 from nas.stages.subnets import load_supernet
 from nas.supernet import RelaxedSupernet
@@ -27,6 +27,7 @@ from nas.training.fewshot.partition import SpacePartition, sample_subspace, subs
 from nas.training.fewshot.routed_supernet import split_supernet
 from nas.training.gradient.loop import EpochReport, GradientStep, run_gradient_search
 from nas.training.gradient.options import DartsParams
+from nas.training.gradient.progress import uses_earlier_streams
 from nas.training.gradient.resource import within_bounds
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, Training, TrainState, train
@@ -118,6 +119,8 @@ class GradientSubSupernetStage:
         net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
         assert isinstance(net, RelaxedSupernet)
         generator = rng(problem.spec.seed, Stream.SUB_SUPERNET, self.part)
+        if start.weights is not None and uses_earlier_streams(start.weights):
+            generator = earlier_rng(problem.spec.seed, 23, self.part)  # the held-out images depend on the seed
         seed = int(generator.integers(2**62))
         allowed_EO = allowed_operations(space, partition, self.part)
         learning = searching(problem, resources, self.options, net, seed, allowed_EO)

@@ -111,6 +111,11 @@ class GradientProgress:
         )
 
 
+def uses_earlier_streams(state: Mapping[str, Any]) -> bool:
+    """Whether a search with this state was begun by a version without named random streams."""
+    return "progress" not in state or bool(state["progress"]["earlier_streams"])
+
+
 def _plain(value: Any) -> Any:
     """Dataclasses as dictionaries and tuples as lists, recursively; tensors stay."""
     if is_dataclass(value):

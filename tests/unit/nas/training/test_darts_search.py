@@ -15,7 +15,7 @@ from nas.datasets import digits
 from nas.training.gradient import monitors
 from nas.training.gradient.loop import EpochReport, GradientSearch, GradientStep, run_gradient_search
 from nas.training.gradient.options import PRESETS, DartsParams
-from nas.training.gradient.progress import GradientProgress
+from nas.training.gradient.progress import GradientProgress, uses_earlier_streams
 from nas.training.gradient.steps import LatencyCost, StepResult, Steps
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
@@ -122,7 +122,11 @@ def test_checkpoints_of_earlier_versions_are_resumed(data: Dataset, case: str) -
     whole = begin(data, **CASES[case])
     whole.restore(flat(TrainState.from_bytes(whole.state(0, 0).to_bytes(), "cpu")).weights or {})
     blobs = [n.to_bytes() for n in run_gradient_search(whole, TrainState(), lambda: True) if isinstance(n, TrainState)]
-    blob = flat(TrainState.from_bytes(blobs[len(blobs) // 2], "cpu")).to_bytes()
+    assert not uses_earlier_streams(begin(data, **CASES[case]).state(0, 0).weights or {})
+    state = TrainState.from_bytes(blobs[len(blobs) // 2], "cpu")
+    assert uses_earlier_streams(state.weights or {})
+    assert uses_earlier_streams(flat(state).weights or {})
+    blob = flat(state).to_bytes()
     resumed = begin(data, **CASES[case])
     finish(resumed, TrainState.from_bytes(blob, "cpu"))
     half = resumed.batches.rows["weights"]
