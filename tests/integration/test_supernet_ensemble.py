@@ -38,7 +38,7 @@ def _one_thread() -> None:
 
 def test_equal_rows_are_balanced_at_once() -> None:
     logits = np.array([[2.0, 1.0]] * 3)
-    added = balance(logits, np.full(3, 1 / 3), most=1)
+    added = balance(logits, np.full(3, 1 / 3), max_iterations=1)
     np.testing.assert_allclose(probabilities(logits + added), 0.5)
 
 
