@@ -72,6 +72,8 @@ def follow(job: JobSchema, events: Iterable[EventSchema]) -> None:
                         screen.print(f"{body['stage']}: started ({body['position'] + 1} of {body['total']})")
                 case "progress":
                     note = _note(body["message"], body["values"])
+                    if body["stage"] == "profile" and body["message"]:  # what the machine lets expect
+                        screen.print(f"profile: {escape(body['message'])}", soft_wrap=True)
                     _move(bars, task_of(body["stage"]), body["done"], body["total"], body["unit"], note)
                 case "stage_finished":
                     _finish(bars, task_of(body["stage"]), body["seconds"])
