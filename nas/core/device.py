@@ -223,7 +223,7 @@ class OnDevice:
 
     @property
     def measured_ms(self) -> float | None:
-        """What was measured; None before, and where the device was too unsteady."""
+        """What was measured; None before, and if the measurement was refused."""
         return self.measurement.median_ms if self.measurement is not None else None
 
     @staticmethod

@@ -62,7 +62,7 @@ class Conflict(HwnasError):
 
 
 class MeasurementRefused(HwnasError):
-    """The device was too unsteady to measure, so no number is reported."""
+    """A measurement that says nothing, so no number is reported."""
 
     code = "measurement_refused"
 

@@ -55,7 +55,7 @@ def onboard(
     ``export_layer`` gives the model of a single layer, or of none, for a predictor that composes them: all layers of
     the space are then measured before the networks.
 
-    Raises UnknownName for the predictor's family, MeasurementRefused when the machine is too unsteady, and
+    Raises UnknownName for the family, MeasurementRefused if fewer networks could be measured than it needs, and
     NotMeasuredYet as ``measure`` does.
     """
     begun = clock()
@@ -159,7 +159,7 @@ def _layer_table(device: str, layers: Mapping[str, Layer], measured: Sequence[Me
     refused = [m.refused for m in measured if m.median_ms is None]
     if refused:
         raise MeasurementRefused(
-            f"{device} is too unsteady for single layers: {len(refused)} of {len(measured)} could not be measured "
+            f"{len(refused)} of {len(measured)} single layers could not be measured on {device} "
             f"(for example: {refused[0]}). Stop other work on the machine, or choose another predictor"
         )
     return table_of(layers, [m.median_ms for m in measured if m.median_ms is not None])
