@@ -1,18 +1,16 @@
-"""What a graph predictor asks of a space: its networks as places that hold operations, and which place feeds which.
-No torch."""
+"""Networks as graphs for predictors: places that hold operations, and which place feeds which. No torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard
 
 from nas.core.arch import Floats, Genes
-from nas.core.ports import SearchSpace
 
 
 @dataclass(frozen=True)
 class Graph:
-    """All that the networks of a space can be: V places, what each of them may hold, and from where it is fed.
+    """All networks of a space in one graph: V places, which operations each can hold, and which places feed it.
 
     ``edges``: pairs of places, from and to, without a circle. A network is a row of C columns, such as 1 for the
     operation that an edge of a cell carries. Column c is of the place ``place_C[c]`` and the operation
@@ -28,16 +26,10 @@ class Graph:
     presence_C: tuple[float, ...]
 
 
-class GraphSpace(SearchSpace, Protocol):
-    """A search space that tells its networks' graphs."""
+@dataclass(frozen=True)
+class GraphEncoding:
+    """How graph predictors read the networks of a space: ``columns`` gives N networks as rows of ``graph``, shape
+    (N, C)."""
 
-    @property
-    def graph(self) -> Graph: ...
-
-    def graph_columns(self, genes_NG: Genes) -> Floats:
-        """N networks as rows of ``graph``, shape (N, C)."""
-
-
-def has_graph(space: Any) -> TypeGuard[GraphSpace]:
-    """Whether a space tells its networks' graphs."""
-    return isinstance(getattr(space, "graph", None), Graph)
+    graph: Graph
+    columns: Callable[[Genes], Floats]

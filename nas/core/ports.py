@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.arch import Arch, Decision, Floats, Genes
+from nas.core.cells import CellGraph
 from nas.core.cost_estimate import StageCost
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.events import Candidate, Event, SearchState
+from nas.core.graph import GraphEncoding
 from nas.core.layers import Layer
+from nas.core.relaxation import Relaxation
 from nas.core.spec import SearchSpec
 from nas.core.tuning import Tuner
 
@@ -91,6 +94,51 @@ class SearchSpace(Protocol):
 
     def supernet(self, seed: int) -> Any:
         """A fresh ``nas.supernet.Supernet``; imports torch."""
+
+    # What a space can do without; ``nas.spaces.base.SpaceDefaults`` has the values of one that offers nothing.
+
+    @property
+    def graph_encoding(self) -> GraphEncoding | None:
+        """Its networks as graphs for predictors; None: predictors read ``features``."""
+
+    @property
+    def cells(self) -> tuple[CellGraph, ...]:
+        """The kinds of its cells, for drawing; empty without cells."""
+
+    @property
+    def relaxation(self) -> Relaxation | None:
+        """Its continuous relaxation for differentiable search; None: only samples of networks can be trained. A space
+        with one is a ``RelaxedSpace``."""
+
+    @property
+    def regularisers(self) -> Mapping[str, float]:
+        """Strengths of the regularisers that retraining can use, by name: ``drop_path``, ``auxiliary``."""
+
+    @property
+    def accuracy_features(self) -> Callable[[Genes], Floats] | None:
+        """Inputs of accuracy predictors for N networks, shape (N, F); None: genes and costs."""
+
+
+class RelaxedSpace(SearchSpace, Protocol):
+    """A search space whose supernet is a ``nas.supernet.RelaxedSupernet``."""
+
+    @property
+    def relaxation(self) -> Relaxation: ...
+    @property
+    def partials(self) -> tuple[int, ...]:
+        """The allowed values of ``partial``, numbers of equal parts that a cell's channels divide into; 1 among
+        them."""
+
+    def discretise(self, scores_EO: Floats) -> Genes:
+        """The canonical network with the highest scores, shape (G,)."""
+
+    def table(self, genes_G: Genes) -> Floats:
+        """A discrete network as weights 0 and 1, shape (E, O); the row of an absent edge is all zeros."""
+
+
+def is_relaxed(space: SearchSpace) -> TypeGuard[RelaxedSpace]:
+    """Whether a space supports differentiable search."""
+    return space.relaxation is not None
 
 
 class LatencyPredictor(Protocol):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from nas.core.errors import InvalidSpec
 from nas.core.ports import SearchSpace
 from nas.core.spec import RetrainSpec
@@ -15,7 +13,7 @@ def regularisers(spec: RetrainSpec, space: SearchSpace) -> dict[str, float]:
     A space that supports them has ``regularisers``, published strengths by name. Raises InvalidSpec for a regulariser
     that the space does not support.
     """
-    offered: Mapping[str, float] = getattr(space, "regularisers", {})
+    offered = space.regularisers
     strengths = {}
     for name in ("drop_path", "auxiliary"):
         strength = getattr(spec, name)

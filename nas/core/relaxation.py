@@ -4,13 +4,11 @@ per edge, one column per operation. No torch."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.core.arch import Floats, Genes
-from nas.core.ports import SearchSpace
+from nas.core.arch import Floats
 
 
 @dataclass(frozen=True)
@@ -39,28 +37,6 @@ class Relaxation:
     def real(self) -> NDArray[np.bool_]:
         """All columns but ``none``, as a mask of shape (O,)."""
         return np.array([o != self.none for o in range(len(self.operations))])
-
-
-class RelaxedSpace(SearchSpace, Protocol):
-    """A search space whose supernet is a ``nas.supernet.RelaxedSupernet``."""
-
-    @property
-    def relaxation(self) -> Relaxation: ...
-    @property
-    def partials(self) -> tuple[int, ...]:
-        """The allowed values of ``partial``, numbers of equal parts that a cell's channels divide into; 1 among
-        them."""
-
-    def discretise(self, scores_EO: Floats) -> Genes:
-        """The canonical network with the highest scores, shape (G,)."""
-
-    def table(self, genes_G: Genes) -> Floats:
-        """A discrete network as weights 0 and 1, shape (E, O); the row of an absent edge is all zeros."""
-
-
-def is_relaxed(space: Any) -> TypeGuard[RelaxedSpace]:
-    """Whether a space supports differentiable search."""
-    return isinstance(getattr(space, "relaxation", None), Relaxation)
 
 
 def skip_share(relaxation: Relaxation, table_EO: Floats) -> float:

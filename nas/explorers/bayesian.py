@@ -355,7 +355,7 @@ def _encode(space: SearchSpace, genes_NG: Genes, structure: bool) -> Float32s:
 
 
 def _raw(space: SearchSpace, genes_NG: Genes, structure: bool) -> Floats:
-    accuracy_features = getattr(space, "accuracy_features", None)
+    accuracy_features = space.accuracy_features
     if structure and accuracy_features is not None:
         return np.asarray(accuracy_features(genes_NG), dtype=np.float64)
     costs = space.costs(genes_NG)
@@ -369,7 +369,7 @@ def _measures(space: SearchSpace, structure: bool) -> tuple[Floats, Floats]:
     median squared distance of two random networks."""
     raw_NF = _raw(space, space.canonical(sample(space.decisions, np.random.default_rng(0), 1000)), structure)
     centre_F, spread_F = np.zeros(raw_NF.shape[1]), np.ones(raw_NF.shape[1])
-    if not (structure and hasattr(space, "accuracy_features")):
+    if not (structure and space.accuracy_features is not None):
         centre_F[-2:], spread_F[-2:] = raw_NF[:, -2:].mean(axis=0), np.maximum(raw_NF[:, -2:].std(axis=0), 1e-9)
     scaled_NF = (raw_NF - centre_F) / spread_F
     typical = float(np.median(((scaled_NF[:500] - scaled_NF[500:]) ** 2).sum(axis=1)))

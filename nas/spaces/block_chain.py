@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.arch import Decision, Floats, Genes, choice_counts
-from nas.core.graph import Graph
+from nas.core.graph import Graph, GraphEncoding
 from nas.core.layers import INPUT, NetworkNode, layers_of
 from nas.spaces.activation_memory import graph_peak
 from nas.spaces.costs import COSTS, FLOAT_BYTES, part_counts
@@ -77,7 +77,7 @@ class BlockChain:
         return self._total_work(genes_NG)[:, self._varying]
 
     @cached_property
-    def graph(self) -> Graph:
+    def graph_encoding(self) -> GraphEncoding:
         """The blocks as places, each of which holds its work by kind of layer. A block exists if it has a depthwise
         convolution; the first and the last always do."""
         names = [f"{kind}.{work}" for kind in self.kinds for work in WORK]
@@ -85,7 +85,7 @@ class BlockChain:
         marks = [float(names[f].startswith("depthwise") and names[f].endswith(".layers")) for f in varying]
         places = range(len(self.blocks))
         always = (places[0], places[-1])
-        return Graph(
+        graph = Graph(
             tuple(block.name for block in self.blocks),
             tuple(names[f] for f in varying),
             tuple((i, i + 1) for i in places[:-1]),
@@ -93,9 +93,9 @@ class BlockChain:
             tuple(o for _ in places for o in range(len(varying))),
             tuple(0.0 if v in always else mark for v in places for mark in marks),
         )
+        return GraphEncoding(graph, self._graph_columns)
 
-    def graph_columns(self, genes_NG: Genes) -> Floats:
-        """The work in every block, shape (N, blocks * F)."""
+    def _graph_columns(self, genes_NG: Genes) -> Floats:
         return np.hstack([rows[:, self._varying] for rows in self._rows(genes_NG, self._work_tables)])
 
     def _total_work(self, genes_NG: Genes) -> Floats:

@@ -16,8 +16,7 @@ from nas.core.arch import Arch, Floats, Genes
 from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
-from nas.core.ports import Problem, Resources
-from nas.core.relaxation import is_relaxed
+from nas.core.ports import Problem, Resources, is_relaxed
 from nas.fleet import latency_metrics
 from nas.stages.subnets import Subnets
 from nas.supernet import RelaxedSupernet

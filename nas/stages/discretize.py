@@ -14,8 +14,8 @@ from nas.core.arch import Arch, Floats, Genes
 from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.errors import InvalidSpec, NotFound
 from nas.core.events import Event, SearchState, StageFinished, Warned
-from nas.core.ports import Problem, Resources
-from nas.core.relaxation import is_relaxed, skip_share
+from nas.core.ports import Problem, Resources, is_relaxed
+from nas.core.relaxation import skip_share
 from nas.core.rng import Stream, rng
 from nas.objectives import cheap_metrics, violation
 from nas.stages.subnets import Subnets, load_supernet

@@ -161,7 +161,7 @@ class ProxyAwareSpace:
 
     def accuracy_features(self, genes_NG: Genes) -> Floats:
         """The space's accuracy features, or its genes and costs, and predicted proxy scores."""
-        own = getattr(self._space, "accuracy_features", None)
+        own = self._space.accuracy_features
         if own is not None:
             return np.concatenate([own(genes_NG), self.proxies(genes_NG)], axis=1)
         x_NF = self._plain(genes_NG)

@@ -16,8 +16,7 @@ from nas.core.arch import Floats, Genes
 from nas.core.cost_estimate import DurationRange, StageCost, mean_seconds
 from nas.core.errors import InfeasibleBound, StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
-from nas.core.ports import Problem, Resources, Stage
-from nas.core.relaxation import RelaxedSpace, is_relaxed
+from nas.core.ports import Problem, RelaxedSpace, Resources, Stage, is_relaxed
 from nas.core.rng import Stream, derive_seed, earlier_rng, rng
 from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
 from nas.stages.subnets import load_supernet

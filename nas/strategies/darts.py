@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from nas.core import registry
 from nas.core.errors import InvalidSpec
-from nas.core.ports import Problem, SearchSpace, Stage
-from nas.core.relaxation import RelaxedSpace, is_relaxed
+from nas.core.ports import Problem, RelaxedSpace, SearchSpace, Stage, is_relaxed
 from nas.core.spec import SearchSpec, parse_spec
 from nas.training.gradient.options import DartsParams
 

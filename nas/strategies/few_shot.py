@@ -13,8 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.core.errors import InvalidSpec
-from nas.core.ports import Problem, SearchSpace, Stage
-from nas.core.relaxation import is_relaxed
+from nas.core.ports import Problem, SearchSpace, Stage, is_relaxed
 from nas.core.spec import SearchSpec, parse_spec
 from nas.strategies.darts import check_partial
 from nas.training.fewshot.allowed import edges_by_decision

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nas.core.arch import Floats, Genes
 from nas.core.device import Latency
 from nas.core.errors import InvalidInput, UnknownName
-from nas.core.graph import Graph, has_graph
+from nas.core.graph import Graph
 from nas.core.ports import SearchSpace
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.families.gradient_boosting import GradientBoosting
@@ -91,7 +91,8 @@ class AutoPredictor:
         cls, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats, weight_N: Floats | None = None
     ) -> AutoPredictor:
         """Fits to networks of a space, by its features, and by their graphs if it tells them. Raises as ``fit``."""
-        graphs = (space.graph, space.graph_columns(genes_NG)) if has_graph(space) else None
+        encoding = space.graph_encoding
+        graphs = None if encoding is None else (encoding.graph, encoding.columns(genes_NG))
         return cls.fit(space.features(genes_NG), latency_ms_N, graphs=graphs, weight_N=weight_N)
 
     def inputs(self, space: SearchSpace, genes_NG: Genes) -> Floats:

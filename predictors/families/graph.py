@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 
 from nas.core.arch import Floats, Genes
 from nas.core.device import Latency
-from nas.core.graph import Graph, has_graph
+from nas.core.graph import Graph
 from nas.core.ports import SearchSpace
 from predictors.calibration import upper_factor
 from predictors.families.bayesian_linear import BayesianLinear
@@ -135,7 +135,7 @@ class GraphNetwork:
         cls, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats, weight_N: Floats | None = None
     ) -> GraphNetwork:
         """Fits to networks of a space, by their graphs if it tells them. Raises as ``fit``."""
-        graph = space.graph if has_graph(space) else None
+        graph = None if space.graph_encoding is None else space.graph_encoding.graph
         return cls.fit(_columns(space, genes_NG), latency_ms_N, graph=graph, weight_N=weight_N)
 
     def inputs(self, space: SearchSpace, genes_NG: Genes) -> Floats:
@@ -247,7 +247,8 @@ _ARRAYS = (
 
 
 def _columns(space: SearchSpace, genes_NG: Genes) -> Floats:
-    return space.graph_columns(genes_NG) if has_graph(space) else space.features(genes_NG)
+    encoding = space.graph_encoding
+    return space.features(genes_NG) if encoding is None else encoding.columns(genes_NG)
 
 
 def _usual(wiring: Wiring, x_NC: Floats) -> tuple[Floats, Floats]:

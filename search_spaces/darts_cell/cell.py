@@ -11,6 +11,8 @@ from typing import Literal
 from nas.core.arch import Genes
 from nas.core.cells import CellEdge, CellGraph
 from nas.core.errors import InvalidInput
+from nas.core.graph import Graph
+from nas.core.relaxation import Relaxation
 
 # Cheapest first. The last seven are what an edge of a network can carry.
 OPERATIONS = (
@@ -43,7 +45,43 @@ CELLS = tuple(
     )
     for kind, name in zip(KINDS, ("normal cell", "reduction cell"), strict=True)
 )
+RELAXATION = Relaxation(
+    edges=tuple(f"{kind}.state{a}.node{node}" for kind in KINDS for a, node in EDGES),
+    operations=OPERATIONS,
+    nodes=tuple(k * NODES + node for k in range(len(KINDS)) for _, node in EDGES),
+    none=NONE,
+    skip=SKIP,
+    parameter_free=(NONE, MAX, AVG, SKIP),
+    inputs=2,
+)
 Genotype = Mapping[CellKind, tuple[tuple[str, int], ...]]
+
+
+def _graph() -> Graph:
+    """Of a normal and a reduction cell, side by side. Places: per kind its edges, its two inputs and its output."""
+    places_per_cell = len(EDGES) + 3
+    places: list[str] = []
+    wires: list[tuple[int, int]] = []
+    columns: list[tuple[int, int]] = []
+    for k, kind in enumerate(KINDS):
+        begin, inputs, output = (
+            k * places_per_cell,
+            k * places_per_cell + len(EDGES),
+            k * places_per_cell + places_per_cell - 1,
+        )
+        places += [*(f"{kind}.state{a}.node{node}" for a, node in EDGES), f"{kind}.older", f"{kind}.newer", kind]
+        for i, (a, _) in enumerate(EDGES):
+            columns += [(begin + i, k * len(OPERATIONS) + op - 1) for op in range(1, len(OPERATIONS))]
+            before = [inputs + a] if a < 2 else [begin + j for j, (_, other) in enumerate(EDGES) if other == a - 2]
+            wires += [*((j, begin + i) for j in before), (begin + i, output)]
+        columns += [(place, k * len(OPERATIONS) + len(OPERATIONS) - 1) for place in (inputs, inputs + 1)]
+        columns += [(output, len(KINDS) * len(OPERATIONS))]
+    operations = [f"{kind}.{op}" for kind in KINDS for op in (*OPERATIONS[1:], "input")]
+    place_C, operation_C = zip(*columns, strict=True)
+    return Graph(tuple(places), (*operations, "output"), tuple(wires), place_C, operation_C, (1.0,) * len(columns))
+
+
+GRAPH = _graph()
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes, one_hot
-from nas.core.graph import Graph
+from nas.core.graph import GraphEncoding
 from nas.core.layers import (
     INPUT,
     Add,
     Concat,
     Conv2d,
     GlobalAveragePool,
-    Layer,
     Linear,
     MapShape,
     Network,
@@ -36,8 +35,8 @@ from nas.core.layers import (
     Skip,
 )
 from nas.core.ports import ImageShape
-from nas.core.relaxation import Relaxation
 from nas.spaces.activation_memory import PopulationTrace, graph_peak
+from nas.spaces.base import DescribedSpace
 from nas.spaces.costs import COSTS, FLOAT_BYTES, part_counts
 from nas.spaces.exported_graph import ExportedGraph, exported_graph, lower
 from search_spaces.darts_cell.cell import (
@@ -46,12 +45,13 @@ from search_spaces.darts_cell.cell import (
     DIL3,
     DIL5,
     EDGES,
+    GRAPH,
     KINDS,
     MAX,
     NODES,
-    NONE,
     OPERATIONS,
     PAIRS,
+    RELAXATION,
     SEP3,
     SEP5,
     SKIP,
@@ -59,7 +59,6 @@ from search_spaces.darts_cell.cell import (
     CellPlan,
     node_inputs,
 )
-from search_spaces.identity import space_id
 from search_spaces.presets import resolved
 
 
@@ -92,31 +91,7 @@ build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
 build.cells = CELLS  # type: ignore[attr-defined]
 
 
-def _graph() -> Graph:
-    """Of a normal and a reduction cell, side by side. Places: per kind its edges, its two inputs and its output."""
-    places_per_cell = len(EDGES) + 3
-    places: list[str] = []
-    wires: list[tuple[int, int]] = []
-    columns: list[tuple[int, int]] = []
-    for k, kind in enumerate(KINDS):
-        begin, inputs, output = (
-            k * places_per_cell,
-            k * places_per_cell + len(EDGES),
-            k * places_per_cell + places_per_cell - 1,
-        )
-        places += [*(f"{kind}.state{a}.node{node}" for a, node in EDGES), f"{kind}.older", f"{kind}.newer", kind]
-        for i, (a, _) in enumerate(EDGES):
-            columns += [(begin + i, k * len(OPERATIONS) + op - 1) for op in range(1, len(OPERATIONS))]
-            before = [inputs + a] if a < 2 else [begin + j for j, (_, other) in enumerate(EDGES) if other == a - 2]
-            wires += [*((j, begin + i) for j in before), (begin + i, output)]
-        columns += [(place, k * len(OPERATIONS) + len(OPERATIONS) - 1) for place in (inputs, inputs + 1)]
-        columns += [(output, len(KINDS) * len(OPERATIONS))]
-    operations = [f"{kind}.{op}" for kind in KINDS for op in (*OPERATIONS[1:], "input")]
-    place_C, operation_C = zip(*columns, strict=True)
-    return Graph(tuple(places), (*operations, "output"), tuple(wires), place_C, operation_C, (1.0,) * len(columns))
-
-
-class DartsCell:
+class DartsCell(DescribedSpace):
     """The space as the engine sees it (``nas.core.ports.SearchSpace``).
 
     For each of the two kinds of cells and each node there are three genes: which two states it takes, and the operation
@@ -134,33 +109,12 @@ class DartsCell:
             Decision(f"{kind}.node{node}.second.operation", OPERATIONS[1:]),
         )
     )
-    relaxation = Relaxation(
-        edges=tuple(f"{kind}.state{a}.node{node}" for kind in KINDS for a, node in EDGES),
-        operations=OPERATIONS,
-        nodes=tuple(k * NODES + node for k in range(len(KINDS)) for _, node in EDGES),
-        none=NONE,
-        skip=SKIP,
-        parameter_free=(NONE, MAX, AVG, SKIP),
-        inputs=2,
-    )
-    graph = _graph()
-
+    relaxation = RELAXATION
     cells = CELLS
 
     def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
+        super().__init__(params, shape)
         self.config = params
-        self.shape = shape
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """All parameters, presets resolved."""
-        return self.config.model_dump(mode="json")
-
-    @cached_property
-    def id(self) -> str:
-        """Name plus a hash over parameters, input shape and classes."""
-        s = self.shape
-        return space_id(self.name, self.params, s.channels, s.height, s.width, s.classes)
 
     @cached_property
     def plans(self) -> tuple[CellPlan, ...]:
@@ -215,10 +169,6 @@ class DartsCell:
                     table[KINDS.index(kind) * len(EDGES) + EDGES.index((a, node)), op] = 1.0
         return table
 
-    def input_shape(self, arch: Arch) -> tuple[int, int, int]:
-        """(channels, height, width), the data's own for every network."""
-        return (self.shape.channels, self.shape.height, self.shape.width)
-
     def network(self, arch: Arch) -> Network:
         """The description of one network."""
         stem = self._stem()
@@ -228,10 +178,6 @@ class DartsCell:
             nodes += self._cell(plan, older, newer, node_inputs(arch.genes, plan.kind))
             older, newer = newer, nodes[-1].name
         return Network(self.input_shape(arch), (*nodes, *self._head(newer)))
-
-    def layers(self, arch: Arch) -> list[Layer]:
-        """The layers of one network, in order."""
-        return self.network(arch).layers
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
         """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
@@ -331,8 +277,12 @@ class DartsCell:
                     counts[rows, k, (inputs[:, slot] < 2).astype(int), genes_NG[:, g + 1 + slot] + 1] += 1.0
         return np.concatenate([one_hot(self.decisions, genes_NG), counts.reshape(len(genes_NG), -1)], axis=1)
 
-    def graph_columns(self, genes_NG: Genes) -> Floats:
-        """Per kind of cell the operation of every edge that is kept, and ones for inputs and output, shape (N, 202)."""
+    @property
+    def graph_encoding(self) -> GraphEncoding:
+        """The operation of every edge of each kind of cell, and ones for inputs and output: rows of 202 columns."""
+        return GraphEncoding(GRAPH, self._graph_columns)
+
+    def _graph_columns(self, genes_NG: Genes) -> Floats:
         n, rows = len(genes_NG), np.arange(len(genes_NG))
         parts: list[Floats] = []
         for k in range(len(KINDS)):

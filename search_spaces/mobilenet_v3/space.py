@@ -19,20 +19,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.errors import InvalidSpec
-from nas.core.graph import Graph
+from nas.core.graph import GraphEncoding
 from nas.core.layers import (
     Activation,
     Conv2d,
     GlobalAveragePool,
-    Layer,
     Linear,
     Network,
     NetworkNode,
     SqueezeExcite,
 )
 from nas.core.ports import ImageShape
+from nas.spaces.base import DescribedSpace, space_id
 from nas.spaces.block_chain import BlockChain, ChainBlock, NodeFactory
-from search_spaces.identity import space_id
 from search_spaces.presets import preset_of
 
 
@@ -167,7 +166,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> MobileNetV3:
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
 
 
-class MobileNetV3:
+class MobileNetV3(DescribedSpace):
     """The space as the engine sees it (``nas.core.ports.SearchSpace``).
 
     Genes in order: resolution; then per stage width, depth, and per block kernel, expand.
@@ -176,13 +175,8 @@ class MobileNetV3:
     name = "mobilenet_v3"
 
     def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
+        super().__init__(params, shape)
         self.config = params
-        self.shape = shape
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """All parameters, presets resolved."""
-        return self.config.model_dump(mode="json")
 
     @cached_property
     def id(self) -> str:
@@ -225,10 +219,6 @@ class MobileNetV3:
         """The description of one network."""
         return Network(self.input_shape(arch), self.chain.nodes(arch.genes))
 
-    def layers(self, arch: Arch) -> list[Layer]:
-        """The layers of one network, in order."""
-        return self.network(arch).layers
-
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
         """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
         return self.chain.costs(genes_NG)
@@ -238,13 +228,9 @@ class MobileNetV3:
         return self.chain.features(genes_NG)
 
     @property
-    def graph(self) -> Graph:
+    def graph_encoding(self) -> GraphEncoding:
         """The blocks of ``chain``, one after the other."""
-        return self.chain.graph
-
-    def graph_columns(self, genes_NG: Genes) -> Floats:
-        """The work in every block of ``chain``, shape (N, C)."""
-        return self.chain.graph_columns(genes_NG)
+        return self.chain.graph_encoding
 
     def supernet(self, seed: int) -> Any:
         """A fresh supernet, weights drawn from ``seed``."""

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from nas.core.arch import Arch, Genes
 from nas.core.cells import CellEdge, CellGraph
 from nas.core.errors import InvalidInput
+from nas.core.graph import Graph
+from nas.core.relaxation import Relaxation
 
 OPERATIONS = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3")  # cheapest first
 NONE, SKIP, POOL, CONV1, CONV3 = range(5)
@@ -16,6 +18,27 @@ NODES = 4
 PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # edges of each way from input to output
 CELLS = (
     CellGraph("cell", ("in", "1", "2", "out"), tuple(CellEdge(a, b, f"edge{a}{b}") for a, b in EDGES), OPERATIONS),
+)
+_INPUT, _OUTPUT = len(EDGES), len(EDGES) + 1  # places of the graph after those of the edges
+RELAXATION = Relaxation(
+    edges=tuple(f"edge{a}{b}" for a, b in EDGES),
+    operations=OPERATIONS,
+    nodes=tuple(b for _, b in EDGES),
+    none=NONE,
+    skip=SKIP,
+    parameter_free=(NONE, SKIP, POOL),
+)
+GRAPH = Graph(
+    places=(*(f"edge{a}{b}" for a, b in EDGES), "input", "output"),
+    operations=(*OPERATIONS[1:], "input", "output"),
+    edges=(
+        *((i, j) for i, (_, end) in enumerate(EDGES) for j, (start, _) in enumerate(EDGES) if end == start),
+        *((_INPUT, e) for e, (a, _) in enumerate(EDGES) if a == 0),
+        *((e, _OUTPUT) for e, (_, b) in enumerate(EDGES) if b == NODES - 1),
+    ),
+    place_C=(*(e for e in range(len(EDGES)) for _ in OPERATIONS[1:]), _INPUT, _OUTPUT),
+    operation_C=(*(o for _ in EDGES for o in range(len(OPERATIONS) - 1)), 4, 5),
+    presence_C=(1.0,) * (len(EDGES) * (len(OPERATIONS) - 1) + 2),
 )
 
 

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.arch import Arch, Decision, Floats, Genes, every, one_hot
-from nas.core.graph import Graph
+from nas.core.graph import GraphEncoding
 from nas.core.layers import (
     INPUT,
     Add,
     BatchNorm,
     Conv2d,
     GlobalAveragePool,
-    Layer,
     Linear,
     MapShape,
     Network,
@@ -35,28 +34,28 @@ from nas.core.layers import (
     Zeros,
 )
 from nas.core.ports import ImageShape
-from nas.core.relaxation import Relaxation
 from nas.spaces.activation_memory import NO_OPERATOR, PopulationTrace, graph_peak
+from nas.spaces.base import DescribedSpace
 from nas.spaces.costs import FLOAT_BYTES, part_counts
 from nas.spaces.exported_graph import exported_graph, lower
-from search_spaces.identity import space_id
 from search_spaces.nas_bench_201.cell import (
     CELLS,
     CONV1,
     CONV3,
     EDGES,
+    GRAPH,
     NODES,
     NONE,
     OPERATIONS,
     PATHS,
     POOL,
+    RELAXATION,
     SKIP,
     active_edges,
 )
 from search_spaces.presets import resolved
 
 STAGES = 3
-_INPUT, _OUTPUT = len(EDGES), len(EDGES) + 1  # of the graph, whose first places are the edges
 
 
 class SpaceParams(BaseModel):
@@ -86,48 +85,17 @@ build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
 build.cells = CELLS  # type: ignore[attr-defined]
 
 
-class NasBench201:
+class NasBench201(DescribedSpace):
     """The space as the engine sees it (``nas.core.ports.SearchSpace``). One gene per edge, ordered as ``EDGES``."""
 
     name = "nas_bench_201"
     decisions = tuple(Decision(f"edge{a}{b}.operation", OPERATIONS) for a, b in EDGES)
-    relaxation = Relaxation(
-        edges=tuple(f"edge{a}{b}" for a, b in EDGES),
-        operations=OPERATIONS,
-        nodes=tuple(b for _, b in EDGES),
-        none=NONE,
-        skip=SKIP,
-        parameter_free=(NONE, SKIP, POOL),
-    )
-    graph = Graph(
-        places=(*(f"edge{a}{b}" for a, b in EDGES), "input", "output"),
-        operations=(*OPERATIONS[1:], "input", "output"),
-        edges=(
-            *((i, j) for i, (_, end) in enumerate(EDGES) for j, (start, _) in enumerate(EDGES) if end == start),
-            *((_INPUT, e) for e, (a, _) in enumerate(EDGES) if a == 0),
-            *((e, _OUTPUT) for e, (_, b) in enumerate(EDGES) if b == NODES - 1),
-        ),
-        place_C=(*(e for e in range(len(EDGES)) for _ in OPERATIONS[1:]), _INPUT, _OUTPUT),
-        operation_C=(*(o for _ in EDGES for o in range(len(OPERATIONS) - 1)), 4, 5),
-        presence_C=(1.0,) * (len(EDGES) * (len(OPERATIONS) - 1) + 2),
-    )
-
+    relaxation = RELAXATION
     cells = CELLS
 
     def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
+        super().__init__(params, shape)
         self.config = params
-        self.shape = shape
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """All parameters, presets resolved."""
-        return self.config.model_dump(mode="json")
-
-    @cached_property
-    def id(self) -> str:
-        """Name plus a hash over parameters, input shape and classes."""
-        s = self.shape
-        return space_id(self.name, self.params, s.channels, s.height, s.width, s.classes)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -157,10 +125,6 @@ class NasBench201:
         """One-hot rows, shape (6, 5)."""
         return one_hot(self.decisions, genes_G[None]).reshape(len(EDGES), len(OPERATIONS))
 
-    def input_shape(self, arch: Arch) -> tuple[int, int, int]:
-        """(channels, height, width), the data's own for every network."""
-        return (self.shape.channels, self.shape.height, self.shape.width)
-
     def network(self, arch: Arch) -> Network:
         """The description of the canonical network."""
         genes = self.canonical(np.array([arch.genes]))[0].tolist()
@@ -180,10 +144,6 @@ class NasBench201:
         norm = BatchNorm("norm", (source,), shape)
         pool = GlobalAveragePool("pool", (norm.name,), shape)
         return [norm, pool, Linear("classifier", (pool.name,), pool.out_shape, self.shape.classes)]
-
-    def layers(self, arch: Arch) -> list[Layer]:
-        """The layers of one network, in order."""
-        return self.network(arch).layers
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
         """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
@@ -251,8 +211,12 @@ class NasBench201:
                     np.add.at(pairs, (np.arange(len(edges)), canonical[:, first], canonical[:, second]), 1.0)
         return np.concatenate([edges, counts, pairs.reshape(len(edges), -1)], axis=1)
 
-    def graph_columns(self, genes_NG: Genes) -> Floats:
-        """The operation of each edge, but for none, and the cell's input and output, shape (N, 26)."""
+    @property
+    def graph_encoding(self) -> GraphEncoding:
+        """The operation of each edge, but for ``none``, and the cell's input and output: rows of 26 columns."""
+        return GraphEncoding(GRAPH, self._graph_columns)
+
+    def _graph_columns(self, genes_NG: Genes) -> Floats:
         edges = one_hot(self.decisions, self.canonical(genes_NG)).reshape(len(genes_NG), len(EDGES), len(OPERATIONS))
         return np.hstack([edges[:, :, 1:].reshape(len(edges), -1), np.ones((len(edges), 2))])
 

@@ -22,7 +22,6 @@ from nas.core.layers import (
     Add,
     Conv2d,
     GlobalAveragePool,
-    Layer,
     Linear,
     MapShape,
     Network,
@@ -31,8 +30,8 @@ from nas.core.layers import (
     Skip,
 )
 from nas.core.ports import ImageShape
+from nas.spaces.base import DescribedSpace
 from nas.spaces.costs import COSTS, network_costs
-from search_spaces.identity import space_id
 from search_spaces.presets import resolved
 
 WIDTHS = 3  # groups of blocks with the same channels
@@ -66,7 +65,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> Resnet20Downsampling:
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
 
 
-class Resnet20Downsampling:
+class Resnet20Downsampling(DescribedSpace):
     """The space as the engine sees it (``nas.core.ports.SearchSpace``).
 
     Two genes: how many units come before the first and before the second downsampling. Genes in the wrong order mean
@@ -76,24 +75,13 @@ class Resnet20Downsampling:
     name = "resnet20_downsampling"
 
     def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
+        super().__init__(params, shape)
         self.config = params
-        self.shape = shape
         self.depth = WIDTHS * params.blocks  # blocks in all; the stem is one unit more
         self.decisions = (
             Decision("first.downsampling", tuple(range(1, self.depth))),
             Decision("second.downsampling", tuple(range(2, self.depth + 1))),
         )
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """All parameters, presets resolved."""
-        return self.config.model_dump(mode="json")
-
-    @cached_property
-    def id(self) -> str:
-        """Name plus a hash over parameters, input shape and classes."""
-        s = self.shape
-        return space_id(self.name, self.params, s.channels, s.height, s.width, s.classes)
 
     @cached_property
     def widths(self) -> tuple[int, ...]:
@@ -124,10 +112,6 @@ class Resnet20Downsampling:
         first, second = (self.canonical(np.array([arch.genes]))[0] + [1, 2]).tolist()
         return tuple(2 if unit in (first, second) else 1 for unit in range(1, self.depth + 1))
 
-    def input_shape(self, arch: Arch) -> tuple[int, int, int]:
-        """(channels, height, width), the data's own for every network."""
-        return (self.shape.channels, self.shape.height, self.shape.width)
-
     def network(self, arch: Arch) -> Network:
         """The description of one network."""
         shape = (self.shape.channels, self.shape.height, self.shape.width)
@@ -137,10 +121,6 @@ class Resnet20Downsampling:
             nodes += _basic_block(f"block{b + 1}", nodes[-1].name, nodes[-1].out_shape, self.widths[b + 1], stride)
         pool = GlobalAveragePool("pool", (nodes[-1].name,), nodes[-1].out_shape)
         return Network(shape, (*nodes, pool, Linear("classifier", ("pool",), pool.out_shape, self.shape.classes)))
-
-    def layers(self, arch: Arch) -> list[Layer]:
-        """The layers of one network, in order."""
-        return self.network(arch).layers
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
         """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""

@@ -13,8 +13,7 @@ from nas.core import registry
 from nas.core.arch import Arch
 from nas.core.cells import CellGraph
 from nas.core.errors import StorageError
-from nas.core.ports import SearchSpace
-from nas.core.relaxation import is_relaxed
+from nas.core.ports import SearchSpace, is_relaxed
 from nas.schemas.candidates import CellEdgeSchema, CellSchema
 from nas.schemas.service import HealthSchema, SpaceSchema, StrategySchema, WorkerSchema
 from server.api.context import Context
@@ -106,7 +105,7 @@ def cell_schemas(cells: Iterable[CellGraph], operation_by_edge: Mapping[str, str
 
 def cells_of(space: SearchSpace, arch: Arch) -> list[CellSchema]:
     """The cells of one architecture; empty for a space without cells."""
-    cells = getattr(space, "cells", ())
+    cells = space.cells
     if not cells or not is_relaxed(space):
         return []
     canonical_G = space.canonical(np.array([arch.genes]))[0]

@@ -26,8 +26,9 @@ LAYERS, OPERATIONS, DEVICES, NETWORKS, SAMPLES = 22, 9, 20, 300, 10
 PACKAGE = f"""
 import numpy as np
 from nas.core.arch import Decision
+from nas.spaces.base import SpaceDefaults
 
-class Stacked:
+class Stacked(SpaceDefaults):
     name = "stacked"
 
     def __init__(self, params, shape):

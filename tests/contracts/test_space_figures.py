@@ -58,10 +58,10 @@ def figures(name: str, params: dict[str, Any], shape: ImageShape) -> dict[str, A
         "input_shapes": [space.input_shape(arch) for arch in archs],
     }
     if name != "resnet20_downsampling":
-        graph = space.graph
+        graph = space.graph_encoding.graph
         values["graph"] = [graph.places, graph.operations, graph.edges, graph.place_C, graph.operation_C]
         values["graph_presence"] = graph.presence_C
-        values["graph_columns"] = space.graph_columns(genes).tolist()
+        values["graph_columns"] = space.graph_encoding.columns(genes).tolist()
     if name == "nas_bench_201":
         values["accuracy_features"] = space.accuracy_features(genes).tolist()
     digests = {key: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16] for key, value in values.items()}

@@ -21,6 +21,7 @@ from nas.core.events import Checkpoint, Event, Traced, fold_all
 from nas.core.fronts import front_of
 from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import SpaceSpec, StrategySpec
+from nas.spaces.base import SpaceDefaults
 from nas.stages.sub_supernets import _longest
 from nas.strategies.few_shot import few_shot
 from nas.supernet import Supernet
@@ -125,7 +126,7 @@ class Planted(Supernet):
         raise NotImplementedError
 
 
-class PlantedSpace:
+class PlantedSpace(SpaceDefaults):
     name = id = "planted"
     shape = ImageShape(1, 2, 4, 2)
 

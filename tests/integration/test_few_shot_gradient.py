@@ -21,6 +21,7 @@ from nas.core.fronts import front_of
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.relaxation import Relaxation
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.spaces.base import SpaceDefaults
 from nas.stages.sub_supernets import discretise_inside
 from nas.strategies.few_shot import few_shot
 from nas.supernet import RelaxedSupernet
@@ -141,7 +142,7 @@ def test_binary_gates_refuse_what_they_have_no_use_for(given: dict[str, Any], me
 QUALITY = np.array([[0.0, 0.8, 0.2, 1.2], [0.0, 0.3, 1.0, 0.1]])
 
 
-class SeenSpace:
+class SeenSpace(SpaceDefaults):
     name = id = "seen"
     shape = ImageShape(1, 4, 4, 2)
     decisions = tuple(Decision(f"edge{e}.operation", ("none", "a", "b", "c")) for e in range(2))

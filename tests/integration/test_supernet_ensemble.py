@@ -17,6 +17,7 @@ from nas.core.events import Checkpoint, StageFinished, Traced, fold_all
 from nas.core.fronts import front_of
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.spaces.base import SpaceDefaults
 from nas.strategies.few_shot import few_shot
 from nas.supernet import Supernet
 from nas.training.fewshot.ensemble import EnsembleTraining, balance, imbalance, probabilities, train_ensemble
@@ -81,7 +82,7 @@ class Signs(Supernet):
         raise NotImplementedError
 
 
-class SignsSpace:
+class SignsSpace(SpaceDefaults):
     name = id = "signs"
     shape = ImageShape(1, 4, 4, 2)
 

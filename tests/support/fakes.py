@@ -37,12 +37,13 @@ from nas.core.events import (
 from nas.core.layers import CustomLayer, Layer
 from nas.core.ports import ImageShape, Lease, Verdict
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.spaces.base import SpaceDefaults
 from server.store.store import Store
 
 PROFILE = DeviceProfile("bench", "x86_64", "a processor", 4, "onnxruntime", "1.0", "linux")
 
 
-class TinySpace:
+class TinySpace(SpaceDefaults):
     """Three decisions of four choices; parameters and latency grow with the genes. Gene 2 counts only if gene 1 > 0."""
 
     name = "tiny"

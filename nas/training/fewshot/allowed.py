@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.arch import sample
-from nas.core.relaxation import RelaxedSpace
+from nas.core.ports import RelaxedSpace
 from nas.training.fewshot.partition import SpacePartition
 
 SAMPLED = 512  # random networks by which decisions are matched with edges

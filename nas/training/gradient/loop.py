@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from nas.core.arch import Floats, Genes
 from nas.core.errors import HwnasError
-from nas.core.ports import Dataset
-from nas.core.relaxation import RelaxedSpace
+from nas.core.ports import Dataset, RelaxedSpace
 from nas.core.rng import Stream, earlier_rng, rng
 from nas.supernet import RelaxedSupernet
 from nas.training.gradient import monitors, operation_weights, perturbation, resource

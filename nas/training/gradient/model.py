@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nas.core.arch import Floats, Genes
-from nas.core.relaxation import RelaxedSpace
+from nas.core.ports import RelaxedSpace
 from nas.core.rng import Stream, derive_seed
 from nas.supernet import RelaxedSupernet
 from nas.training.gradient import operation_weights

@@ -18,7 +18,7 @@ import torch
 
 from nas.core.arch import Floats, Genes, neighbours
 from nas.core.errors import InfeasibleBound
-from nas.core.relaxation import RelaxedSpace
+from nas.core.ports import RelaxedSpace
 
 Cost = Callable[[Genes], Floats]
 

@@ -30,6 +30,7 @@ from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
 from nas.core.errors import ExportMismatch, InvalidInput
 from nas.core.layers import CustomLayer, Layer
 from nas.core.ports import Dataset, ImageShape, Split
+from nas.spaces.base import SpaceDefaults
 from tests.support.paths import ROOT
 
 SHAPE = (3, 12, 12)
@@ -225,7 +226,7 @@ def test_shipped_layouts() -> None:
 # The package. A tiny problem with a signal: each class has its own colour.
 
 
-class Space:
+class Space(SpaceDefaults):
     """As much of a search space as a package asks for."""
 
     name, id, params = "toy", "toy-1", {"width": 1.0}

@@ -11,9 +11,9 @@ from nas.core import registry
 from nas.core.arch import Floats, Genes, sample
 from nas.core.device import Latency
 from nas.core.errors import InvalidInput
-from nas.core.graph import Graph, GraphSpace, has_graph
+from nas.core.graph import Graph, GraphEncoding
 from nas.core.metrics import mape, spearman
-from nas.core.ports import ImageShape, predict_latency
+from nas.core.ports import ImageShape, SearchSpace, predict_latency
 from predictors.families.auto import AutoPredictor
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.families.graph import GraphNetwork, Wiring
@@ -26,17 +26,23 @@ SHAPE = ImageShape(1, 8, 8, 10)
 SPACES = [
     n
     for n in registry.names("nas.search_spaces")
-    if has_graph(registry.load("nas.search_spaces", n)({"preset": "digits"}, SHAPE))
+    if registry.load("nas.search_spaces", n)({"preset": "digits"}, SHAPE).graph_encoding is not None
 ]
 spaces = pytest.mark.parametrize("name", SPACES)
 
 
-def space_of(name: str) -> GraphSpace:
-    space: GraphSpace = registry.load("nas.search_spaces", name)({"preset": "digits"}, SHAPE)
+def space_of(name: str) -> SearchSpace:
+    space: SearchSpace = registry.load("nas.search_spaces", name)({"preset": "digits"}, SHAPE)
     return space
 
 
-def some(space: GraphSpace, n: int, seed: int = 0) -> Genes:
+def encoding_of(space: SearchSpace) -> GraphEncoding:
+    encoding = space.graph_encoding
+    assert encoding is not None
+    return encoding
+
+
+def some(space: SearchSpace, n: int, seed: int = 0) -> Genes:
     return space.canonical(sample(space.decisions, np.random.default_rng(seed), n))
 
 
@@ -60,11 +66,11 @@ def test_our_spaces_tell_their_graphs() -> None:
 
 @spaces
 def test_a_graph_is_well_made(name: str) -> None:
-    space, graph = space_of(name), space_of(name).graph
+    space, graph = space_of(name), encoding_of(space_of(name)).graph
     drawn = sample(space.decisions, np.random.default_rng(0), 50)
-    columns = space.graph_columns(drawn)
+    columns = encoding_of(space).columns(drawn)
     assert columns.shape == (50, len(graph.place_C)) == (50, len(graph.operation_C)) == (50, len(graph.presence_C))
-    assert (columns == space.graph_columns(space.canonical(drawn))).all()
+    assert (columns == encoding_of(space).columns(space.canonical(drawn))).all()
     assert set(graph.place_C) == set(range(len(graph.places)))
     assert set(graph.operation_C) == set(range(len(graph.operations)))
     assert len(set(zip(graph.place_C, graph.operation_C, strict=True))) == len(graph.place_C)
@@ -77,23 +83,23 @@ def test_a_graph_is_well_made(name: str) -> None:
 
 
 def test_a_cell_of_the_graph_is_that_of_the_space() -> None:
-    there = Wiring.of(CELLS.graph).present(CELLS.graph_columns(GENES))
+    there = Wiring.of(encoding_of(CELLS).graph).present(encoding_of(CELLS).columns(GENES))
     assert (active_edges(GENES) == there[: len(EDGES)].T).all()
     darts = space_of("darts_cell")
-    there = Wiring.of(darts.graph).present(darts.graph_columns(some(darts, 40)))
-    edges = [i for i, place in enumerate(darts.graph.places) if "node" in place]
+    there = Wiring.of(encoding_of(darts).graph).present(encoding_of(darts).columns(some(darts, 40)))
+    edges = [i for i, place in enumerate(encoding_of(darts).graph.places) if "node" in place]
     assert (there[edges].sum(0) == 16).all()  # two operations for each of four nodes of two cells
     for genes in some(darts, 40):
         kept = darts.table(genes)[:, 1:]  # type: ignore[attr-defined]
-        told = darts.graph_columns(genes[None])[0]
-        of_edges = [c for c, place in enumerate(darts.graph.place_C) if place in edges]
+        told = encoding_of(darts).columns(genes[None])[0]
+        of_edges = [c for c, place in enumerate(encoding_of(darts).graph.place_C) if place in edges]
         assert (told[of_edges].reshape(kept.shape) == kept).all()
 
 
 def test_a_layered_network_is_a_chain_whose_work_adds_up() -> None:
     space = space_of("mobilenet_v3")
     genes = some(space, 60)
-    wiring, columns = Wiring.of(space.graph), space.graph_columns(genes)
+    wiring, columns = Wiring.of(encoding_of(space).graph), encoding_of(space).columns(genes)
     np.testing.assert_allclose(wiring.sums(columns), space.features(genes), rtol=1e-12)
     blocks = wiring.present(columns)[1:-2].reshape(3, 4, 60).sum(1).T
     depths = [[c for d, c in zip(space.decisions, row, strict=True) if d.name.endswith("depth")] for row in genes]
@@ -104,7 +110,7 @@ def test_the_graph_tells_what_operations_alone_do_not() -> None:
     y = longest_way_ms(GENES) * (1 + 0.02 * np.random.default_rng(0).standard_normal(len(GENES)))
     predictor = fit_networks("graph", CELLS, GENES[:150], y[:150])
     guess = predict_latency(predictor, CELLS, GENES[150:])
-    columns = CELLS.graph_columns(GENES)
+    columns = encoding_of(CELLS).columns(GENES)
     alone = BayesianLinear.fit(columns[:150], y[:150]).predict(columns[150:])
     assert mape(y[150:], guess.mean_ms) < 0.6 * mape(y[150:], alone.mean_ms)
     assert spearman(y[150:], guess.mean_ms) > spearman(y[150:], alone.mean_ms) + 0.03
@@ -125,8 +131,8 @@ def test_the_best_tries_graphs_where_there_are_any() -> None:
 
 
 def test_the_order_of_places_plays_no_part() -> None:
-    y, columns = longest_way_ms(GENES), CELLS.graph_columns(GENES)
-    graph = CELLS.graph
+    y, columns = longest_way_ms(GENES), encoding_of(CELLS).columns(GENES)
+    graph = encoding_of(CELLS).graph
     order = np.random.default_rng(1).permutation(len(graph.places))
     new = np.argsort(order)
     renamed = replace(
@@ -147,8 +153,8 @@ def _point(x: Floats, y: Floats, graph: Graph) -> GraphNetwork:
 
 def test_places_that_come_and_go_have_gradients() -> None:
     """Of a weighted sum of operations, as in differentiable search."""
-    y, columns = longest_way_ms(GENES), CELLS.graph_columns(GENES)
-    predictor = _point(columns[:80], y[:80], CELLS.graph)
+    y, columns = longest_way_ms(GENES), encoding_of(CELLS).columns(GENES)
+    predictor = _point(columns[:80], y[:80], encoding_of(CELLS).graph)
     weights = np.random.default_rng(0).dirichlet(np.ones(5), size=(4, 6))[:, :, 1:].reshape(4, -1)
     relaxed = np.hstack([weights, np.ones((4, 2))])
     step = 1e-6 * np.eye(relaxed.shape[1])

@@ -15,8 +15,8 @@ from torch import nn
 from nas.core.arch import Floats, Genes, every
 from nas.core.errors import InfeasibleBound
 from nas.core.events import Traced, decode, encode
-from nas.core.ports import ImageShape
-from nas.core.relaxation import is_relaxed, parameter_free_share, skip_share
+from nas.core.ports import ImageShape, is_relaxed
+from nas.core.relaxation import parameter_free_share, skip_share
 from nas.training.calibration import AccuracyAndLoss
 from nas.training.gradient import operation_weights, perturbation, resource
 from nas.training.gradient.collapse import signs_of_collapse
@@ -28,6 +28,7 @@ from nas.training.gradient.sharpness import dominant_eigenvalue
 from nas.training.gradient.teachers import distillation, vote
 from search_spaces.nas_bench_201.cell import CONV3, NONE, SKIP
 from search_spaces.nas_bench_201.space import NasBench201, build
+from tests.support.fakes import TinySpace
 
 SPACE: NasBench201 = build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
 FULL = torch.ones(SPACE.relaxation.shape, dtype=torch.bool)
@@ -516,7 +517,7 @@ def test_shares_of_identities() -> None:
     assert parameter_free_share(SPACE.relaxation, table) == pytest.approx(5 / 6)
     assert skip_share(SPACE.relaxation, SPACE.table(np.zeros(6, dtype=np.int64))) == 0.0
     assert is_relaxed(SPACE)
-    assert not is_relaxed(object())
+    assert not is_relaxed(TinySpace({}, SPACE.shape))
 
 
 def test_each_sign_of_collapse_is_seen() -> None:

@@ -13,8 +13,7 @@ from nas.core import registry
 from nas.core.arch import Arch, choice_counts, sample
 from nas.core.cells import CellGraph
 from nas.core.events import Traced
-from nas.core.ports import ImageShape
-from nas.core.relaxation import is_relaxed
+from nas.core.ports import ImageShape, is_relaxed
 from search_spaces.darts_cell.cell import node_inputs
 from server.api.catalog import cell_schemas, cells_of
 from server.dashboard.candidate import cell_svg

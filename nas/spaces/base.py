@@ -1,0 +1,86 @@
+"""Base classes of search spaces. A plug-in may implement ``nas.core.ports.SearchSpace`` without the second one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+
+from nas.core.arch import Arch, Floats, Genes
+from nas.core.cells import CellGraph
+from nas.core.graph import GraphEncoding
+from nas.core.layers import Layer, Network
+from nas.core.ports import ImageShape
+from nas.core.relaxation import Relaxation
+
+
+class SpaceDefaults:
+    """The members of ``SearchSpace`` that a space can do without; a space overrides those that it offers."""
+
+    @property
+    def graph_encoding(self) -> GraphEncoding | None:
+        """None."""
+        return None
+
+    @property
+    def cells(self) -> tuple[CellGraph, ...]:
+        """None."""
+        return ()
+
+    @property
+    def relaxation(self) -> Relaxation | None:
+        """None."""
+        return None
+
+    @property
+    def regularisers(self) -> Mapping[str, float]:
+        """None."""
+        return {}
+
+    @property
+    def accuracy_features(self) -> Callable[[Genes], Floats] | None:
+        """None."""
+        return None
+
+
+class DescribedSpace(SpaceDefaults, ABC):
+    """A space with a model of parameters whose networks are described by typed layers."""
+
+    name: ClassVar[str]
+
+    def __init__(self, params: BaseModel, shape: ImageShape) -> None:
+        self._params_model = params
+        self.shape = shape
+
+    @cached_property
+    def params(self) -> Mapping[str, Any]:
+        """All parameters, presets resolved."""
+        return self._params_model.model_dump(mode="json")
+
+    @cached_property
+    def id(self) -> str:
+        """Name plus a hash over parameters, input shape and classes."""
+        s = self.shape
+        return space_id(self.name, self.params, s.channels, s.height, s.width, s.classes)
+
+    def input_shape(self, arch: Arch) -> tuple[int, int, int]:
+        """(channels, height, width), by default the data's own for every network."""
+        return (self.shape.channels, self.shape.height, self.shape.width)
+
+    @abstractmethod
+    def network(self, arch: Arch) -> Network:
+        """The description of one network, from which costs and layers are derived."""
+
+    def layers(self, arch: Arch) -> list[Layer]:
+        """The layers of one network, in order."""
+        return self.network(arch).layers
+
+
+def space_id(name: str, *contents: Any) -> str:
+    """A name plus a hash over everything that changes the networks, as plain values."""
+    return f"{name}-{hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:8]}"
