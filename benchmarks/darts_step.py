@@ -16,7 +16,8 @@ from benchmarks._cli import Options, main
 from nas.core.ports import ImageShape
 from nas.peak_memory import peak_memory_bytes, reset_peak_memory
 from search_spaces.darts_cell.cell import AVG, EDGES, KINDS, MAX, NONE, OPERATIONS, SKIP
-from search_spaces.darts_cell.network import DartsSuperCell, DartsSupernet, Entry, Factorized, Norm, Part
+from search_spaces.darts_cell.network import DartsSuperCell, DartsSupernet
+from search_spaces.darts_cell.operations import FactorizedReduction, Norm, ReluConvNorm, SeparableConv
 from search_spaces.darts_cell.space import build
 
 Tensor = torch.Tensor
@@ -53,18 +54,18 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _entry(part: object, x: Tensor) -> Tensor:
-    if isinstance(part, Factorized):
+    if isinstance(part, FactorizedReduction):
         return _factorized(part, x)
-    assert isinstance(part, Entry)
+    assert isinstance(part, ReluConvNorm)
     return _norm(part[1](F.relu(x)))
 
 
-def _factorized(part: Factorized, x: Tensor) -> Tensor:
+def _factorized(part: FactorizedReduction, x: Tensor) -> Tensor:
     x = F.relu(x)
     return _norm(torch.cat([part.even(x), part.odd(part.one_on(x))], dim=1))
 
 
-def _part(part: Part, x: Tensor) -> Tensor:
+def _part(part: SeparableConv, x: Tensor) -> Tensor:
     return _norm(part.pointwise(part.depthwise(F.relu(x))))
 
 
@@ -79,13 +80,13 @@ def _operation(cell: DartsSuperCell, edge: int, op: int, x: Tensor) -> Tensor:
     if op == SKIP and s == 1:
         return x
     found = cell.operations[f"{edge}-{op}"]
-    if isinstance(found, Factorized):
+    if isinstance(found, FactorizedReduction):
         return _factorized(found, x)
-    if isinstance(found, Part):
+    if isinstance(found, SeparableConv):
         return _part(found, x)
     assert isinstance(found, torch.nn.Sequential)
     for part in found:
-        assert isinstance(part, Part)
+        assert isinstance(part, SeparableConv)
         x = _part(part, x)
     return x
 

@@ -31,137 +31,23 @@ from search_spaces.darts_cell.cell import (
     CellPlan,
     node_inputs,
 )
+from search_spaces.darts_cell.operations import (
+    FactorizedReduction,
+    Norm,
+    ReluConvNorm,
+    SeparableConv,
+    from_quarters,
+    normalised,
+    plain_conv,
+    plain_norm,
+    pool,
+    to_quarters,
+)
+from search_spaces.darts_cell.subnet import DartsSubnet, DartsSubnetCell
 from search_spaces.layers.elastic import shuffled
 
 Tensor = torch.Tensor
 CONVS = (DIL3, DIL5, SEP3, SEP5)
-
-
-class Norm(nn.Module):
-    """Batch norm that records nothing while it trains; its scale and shift are left out of search networks."""
-
-    def __init__(self, channels: int, affine: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
-        self.running_mean: Tensor
-        self.running_var: Tensor
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Same shape."""
-        if self.training:
-            return F.batch_norm(x_BCHW, None, None, self.weight, self.bias, training=True)
-        return F.batch_norm(x_BCHW, self.running_mean, self.running_var, self.weight, self.bias)
-
-    @torch.no_grad()
-    def cut(self) -> nn.BatchNorm2d:
-        """The same as a plain batch norm."""
-        norm = nn.BatchNorm2d(len(self.running_mean), affine=self.weight is not None)
-        norm.load_state_dict({**self.state_dict(), "num_batches_tracked": torch.tensor(0)})
-        return norm.to(self.running_mean.device)
-
-
-def normalised(x_BCHW: Tensor, scale: Tensor | None = None) -> Tensor:
-    """By the statistics of the batch; times ``scale``, a scalar."""
-    weight = None if scale is None else scale.expand(x_BCHW.shape[1]).contiguous()  # else its gradient is wrong
-    return F.batch_norm(x_BCHW, None, None, weight, None, training=True)
-
-
-def _conv(
-    c_in: int, c_out: int, kernel: int = 1, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1
-) -> nn.Conv2d:
-    return nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, groups, bias=False)
-
-
-class Factorized(nn.Module):
-    """ReLU, two 1x1 convolutions of stride 2, the second one pixel on, batch norm.
-
-    ``map_size``: height and width of the input; beyond an odd border are zeros.
-    """
-
-    def __init__(self, c_in: int, c_out: int, map_size: tuple[int, int], norm: nn.Module) -> None:
-        super().__init__()
-        self.map_size = map_size
-        self.even, self.odd = _conv(c_in, c_out // 2, stride=2), _conv(c_in, c_out // 2, stride=2)
-        self.norm = norm
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, c_in, H, W) -> (B, c_out, H/2, W/2)."""
-        x = F.relu(x_BCHW)
-        out: Tensor = self.norm(torch.cat([self.even(x), self.odd(self.one_on(x))], dim=1))
-        return out
-
-    def one_on(self, x_BCHW: Tensor) -> Tensor:
-        """The map from its second row and column on."""
-        h, w = self.map_size
-        shifted = x_BCHW[:, :, 1:, 1:]
-        return F.pad(shifted, (0, w % 2, 0, h % 2)) if h % 2 or w % 2 else shifted
-
-    def scaled(self, x_BCHW: Tensor, scale: Tensor) -> Tensor:
-        """Of a part of the channels that is rectified already, normalised by its batch, times ``scale``."""
-        c = x_BCHW.shape[1]
-        halves = [
-            F.conv2d(x, conv.weight[: c // 2, :c], stride=2)
-            for x, conv in ((x_BCHW, self.even), (self.one_on(x_BCHW), self.odd))
-        ]
-        return normalised(torch.cat(halves, dim=1), scale)
-
-    def cut(self) -> Factorized:
-        """The same as plain modules."""
-        plain = Factorized(self.even.in_channels, 2 * self.even.out_channels, self.map_size, _cut(self.norm))
-        plain.load_state_dict({k: v for k, v in self.state_dict().items() if "norm" not in k}, strict=False)
-        return plain.to(self.even.weight.device)
-
-
-class Part(nn.Module):
-    """Depthwise and pointwise convolution, batch norm; ReLU before."""
-
-    def __init__(self, c: int, kernel: int, stride: int, dilation: int, norm: nn.Module) -> None:
-        super().__init__()
-        pad = dilation * (kernel // 2)
-        self.depthwise = _conv(c, c, kernel, stride=stride, padding=pad, dilation=dilation, groups=c)
-        self.pointwise = _conv(c, c)
-        self.norm = norm
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H/stride, W/stride)."""
-        out: Tensor = self.norm(self.pointwise(self.depthwise(F.relu(x_BCHW))))
-        return out
-
-    def scaled(self, x_BCHW: Tensor, scale: Tensor | None, stride: int, dilation: int) -> Tensor:
-        """Of a part of the channels that is rectified already, normalised by its batch, times ``scale``."""
-        c, k = x_BCHW.shape[1], self.depthwise.kernel_size[0]
-        y = F.conv2d(x_BCHW, self.depthwise.weight[:c], None, stride, dilation * (k // 2), dilation, c)
-        return normalised(F.conv2d(y, self.pointwise.weight[:c, :c]), scale)
-
-    def cut(self) -> Part:
-        """The same as plain modules."""
-        d = self.depthwise
-        plain = Part(d.in_channels, d.kernel_size[0], d.stride[0], d.dilation[0], _cut(self.norm))
-        plain.load_state_dict({k: v for k, v in self.state_dict().items() if "norm" not in k}, strict=False)
-        return plain.to(d.weight.device)
-
-
-class Entry(nn.Sequential):
-    """ReLU, 1x1 convolution, batch norm."""
-
-    def __init__(self, c_in: int, c_out: int, norm: nn.Module) -> None:
-        super().__init__(nn.ReLU(), _conv(c_in, c_out), norm)
-
-    def cut(self) -> Entry:
-        """The same as plain modules."""
-        conv = self[1]
-        assert isinstance(conv, nn.Conv2d)
-        plain = Entry(conv.in_channels, conv.out_channels, _cut(self[2]))
-        plain.load_state_dict({"1.weight": conv.weight}, strict=False)
-        return plain.to(conv.weight.device)
-
-
-def _cut(norm: nn.Module) -> nn.BatchNorm2d:
-    assert isinstance(norm, Norm)
-    return norm.cut()
 
 
 class DartsSuperCell(nn.Module):
@@ -175,29 +61,33 @@ class DartsSuperCell(nn.Module):
         def norm() -> Norm:
             return Norm(c, evaluation)
 
-        self.older = Factorized(plan.c_older, c, plan.halve, norm()) if plan.halve else Entry(plan.c_older, c, norm())
-        self.newer = Entry(plan.c_newer, c, norm())
+        self.older = (
+            FactorizedReduction(plan.c_older, c, plan.halve, norm())
+            if plan.halve
+            else ReluConvNorm(plan.c_older, c, norm())
+        )
+        self.newer = ReluConvNorm(plan.c_newer, c, norm())
         self.operations = nn.ModuleDict()
         for e, (a, _) in enumerate(EDGES):
             s = plan.stride(a)
             if not evaluation:
                 self.operations[f"{e}-{MAX}"], self.operations[f"{e}-{AVG}"] = norm(), norm()
             if s == 2:
-                self.operations[f"{e}-{SKIP}"] = Factorized(c, c, (plan.height, plan.width), norm())
+                self.operations[f"{e}-{SKIP}"] = FactorizedReduction(c, c, (plan.height, plan.width), norm())
             for op, kernel in ((DIL3, 3), (DIL5, 5)):
-                self.operations[f"{e}-{op}"] = Part(c, kernel, s, 2, norm())
+                self.operations[f"{e}-{op}"] = SeparableConv(c, kernel, s, 2, norm())
             for op, kernel in ((SEP3, 3), (SEP5, 5)):
                 self.operations[f"{e}-{op}"] = nn.Sequential(
-                    Part(c, kernel, s, 1, norm()), Part(c, kernel, 1, 1, norm())
+                    SeparableConv(c, kernel, s, 1, norm()), SeparableConv(c, kernel, 1, 1, norm())
                 )
 
-    def entered(self, older: Tensor, newer: Tensor) -> list[Tensor]:
+    def cell_inputs(self, older: Tensor, newer: Tensor) -> list[Tensor]:
         """The first two states."""
         return [self.older(older), self.newer(newer)]
 
     def forward(self, older: Tensor, newer: Tensor, inputs: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
         """(B, 4C, H, W); ``inputs`` are the states and operations of each node."""
-        states = self.entered(older, newer)
+        states = self.cell_inputs(older, newer)
         for node, pair in enumerate(inputs):
             first, second = (self._operation(EDGES.index((a, node)), op, states[a]) for a, op in pair)
             states.append(first + second)
@@ -222,15 +112,17 @@ class DartsSuperCell(nn.Module):
                 name = f"state{a}_node{node}"
                 if op in (MAX, AVG):
                     plain = nn.MaxPool2d(3, s, 1) if op == MAX else nn.AvgPool2d(3, s, 1, count_include_pad=False)
-                    norms = [] if self.evaluation else [_cut(self.operations[f"{edge}-{op}"])]
+                    norms = [] if self.evaluation else [plain_norm(self.operations[f"{edge}-{op}"])]
                     operations[name] = nn.Sequential(plain, *norms)
                 elif op == SKIP and s == 1:
                     operations[name] = nn.Identity()
                 else:
                     operation = self.operations[f"{edge}-{op}"]
                     parts = list(operation) if isinstance(operation, nn.Sequential) else [operation]
-                    operations[name] = nn.Sequential(*(p.cut() for p in parts if isinstance(p, Part | Factorized)))
-        assert isinstance(self.older, Factorized | Entry)
+                    operations[name] = nn.Sequential(
+                        *(p.cut() for p in parts if isinstance(p, SeparableConv | FactorizedReduction))
+                    )
+        assert isinstance(self.older, FactorizedReduction | ReluConvNorm)
         return DartsSubnetCell(
             self.older.cut(), self.newer.cut(), operations, [[a for a, _ in pair] for pair in inputs]
         )
@@ -247,7 +139,7 @@ class DartsSuperCell(nn.Module):
         """(B, 4C, H, W); see ``nas.supernet.RelaxedSupernet.mix`` and the head of this file."""
         if edges_E is not None:  # an edge's scale is that of all it carries
             weights_EO = weights_EO * edges_E[:, None]
-        states = self.mixed_entries(older, newer)
+        states = self.mixed_inputs(older, newer)
         nodes = [_Sum() for _ in range(NODES)]
         for a in range(NODES + 2):
             if a >= 2:
@@ -257,16 +149,16 @@ class DartsSuperCell(nn.Module):
                 self._spread(states[a], self.plan.stride(a), leaving, nodes, weights_EO, active, edges_E, partial)
         return torch.cat(states[2:], dim=1)
 
-    def mixed_entries(self, older: Tensor, newer: Tensor) -> list[Tensor]:
+    def mixed_inputs(self, older: Tensor, newer: Tensor) -> list[Tensor]:
         """The first two states of the relaxation."""
         c = self.plan.channels
         out = []
         for part, x in ((self.older, older), (self.newer, newer)):
-            if isinstance(part, Factorized):
+            if isinstance(part, FactorizedReduction):
                 halves = [part.even(r := F.relu(x)), part.odd(part.one_on(r))]
                 out.append(normalised(torch.cat(halves, dim=1)))
             else:
-                assert isinstance(part, Entry)
+                assert isinstance(part, ReluConvNorm)
                 out.append(normalised(part[1](F.relu(x))))
         assert out[0].shape[1] == c
         return out
@@ -287,8 +179,8 @@ class DartsSuperCell(nn.Module):
         x = state[:, : c // partial] if partial > 1 else state
         if partial > 1:
             assert edges_E is not None
-            rest = state[:, c // partial :]
-            rest = F.max_pool2d(rest, 2, 2, ceil_mode=True) if stride == 2 else rest
+            unmixed = state[:, c // partial :]
+            unmixed = F.max_pool2d(unmixed, 2, 2, ceil_mode=True) if stride == 2 else unmixed
             mine = {node: _Sum() for _, node in leaving}
         else:
             mine = {node: nodes[node] for _, node in leaving}
@@ -305,9 +197,9 @@ class DartsSuperCell(nn.Module):
                 if not active[e][op] or (op == SKIP and stride == 1):
                     continue
                 part, scale = self.operations[f"{e}-{op}"], weights_EO[e, op]
-                if isinstance(part, Factorized):
+                if isinstance(part, FactorizedReduction):
                     mine[node].add(part.scaled(rectified, scale))
-                elif isinstance(part, Part):  # dilated
+                elif isinstance(part, SeparableConv):  # dilated
                     if quarters is None:
                         mine[node].add(part.scaled(rectified, scale, stride, 2))
                     elif stride == 2:
@@ -317,15 +209,15 @@ class DartsSuperCell(nn.Module):
                 else:
                     assert isinstance(part, nn.Sequential)
                     first, second = part
-                    assert isinstance(first, Part)
-                    assert isinstance(second, Part)
+                    assert isinstance(first, SeparableConv)
+                    assert isinstance(second, SeparableConv)
                     y = F.relu(first.scaled(rectified, None, stride, 1))
                     mine[node].add(second.scaled(y, scale, 1, 1))
         if partial > 1:
             assert edges_E is not None
             for e, node in leaving:
-                made = torch.cat([mine[node].total(x, self.plan, stride), edges_E[e] * rest], dim=1)
-                nodes[node].add(shuffled(made, partial))
+                joined = torch.cat([mine[node].total(x, self.plan, stride), edges_E[e] * unmixed], dim=1)
+                nodes[node].add(shuffled(joined, partial))
 
     def _shared(
         self,
@@ -340,15 +232,15 @@ class DartsSuperCell(nn.Module):
         ops = [op for op in (MAX, AVG, SKIP) if any(active[e][op] for e, _ in leaving) and (op != SKIP or stride == 1)]
         if not ops:
             return
-        made = []
+        outputs = []
         for op in ops:
             y = x if op == SKIP else pool(x, op, stride)
-            made.append(y if op == SKIP or self.evaluation else normalised(y))
+            outputs.append(y if op == SKIP or self.evaluation else normalised(y))
         rows = torch.tensor([e for e, _ in leaving], device=x.device)
-        chosen = torch.tensor([[active[e][op] for op in ops] for e, _ in leaving], device=x.device)
-        mixed_LK = weights_EO[rows][:, torch.tensor(ops, device=x.device)] * chosen
-        stacked_KN = torch.stack([y.permute(0, 2, 3, 1) for y in made]).flatten(1)
-        b, c, h, w = made[0].shape
+        active_LK = torch.tensor([[active[e][op] for op in ops] for e, _ in leaving], device=x.device)
+        mixed_LK = weights_EO[rows][:, torch.tensor(ops, device=x.device)] * active_LK
+        stacked_KN = torch.stack([y.permute(0, 2, 3, 1) for y in outputs]).flatten(1)
+        b, c, h, w = outputs[0].shape
         out_LBHWC = (mixed_LK @ stacked_KN).view(len(leaving), b, h, w, c)
         for (_, node), y in zip(leaving, out_LBHWC.unbind(), strict=True):
             nodes[node].add(y.permute(0, 3, 1, 2))
@@ -380,94 +272,6 @@ class _Sum:
         return self._own
 
 
-def pool(x: Tensor, op: int, stride: int) -> Tensor:
-    """3x3 maximum or average."""
-    if op == MAX:
-        return F.max_pool2d(x, 3, stride, 1)
-    return F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
-
-
-def to_quarters(x_BCHW: Tensor) -> Tensor:
-    """The four images of every other row and column, as a batch four times as large, in channels-last."""
-    b, c, h, w = x_BCHW.shape
-    split = x_BCHW.permute(0, 2, 3, 1).reshape(b, h // 2, 2, w // 2, 2, c).permute(2, 4, 0, 1, 3, 5)
-    return split.reshape(4 * b, h // 2, w // 2, c).permute(0, 3, 1, 2)
-
-
-def from_quarters(x_QCHW: Tensor) -> Tensor:
-    """Inverse of ``to_quarters``."""
-    q, c, h, w = x_QCHW.shape
-    split = x_QCHW.permute(0, 2, 3, 1).reshape(2, 2, q // 4, h, w, c).permute(2, 3, 0, 4, 1, 5)
-    return split.reshape(q // 4, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
-
-
-class DartsSubnetCell(nn.Module):
-    """A plain cell: two operations for every node."""
-
-    def __init__(
-        self, older: nn.Module, newer: nn.Module, operations: dict[str, nn.Module], inputs: list[list[int]]
-    ) -> None:
-        super().__init__()
-        self.older, self.newer, self.inputs = older, newer, inputs
-        self.operations = nn.ModuleDict(operations)
-
-    def paths(self) -> list[nn.Module]:
-        """What may be dropped while it trains (``nas.training.regularise``): all but identities."""
-        return [op for op in self.operations.values() if not isinstance(op, nn.Identity)]
-
-    def forward(self, older: Tensor, newer: Tensor) -> Tensor:
-        """(B, 4C, H, W)."""
-        states = [self.older(older), self.newer(newer)]
-        for node, (a, b) in enumerate(self.inputs):
-            first, second = (self.operations[f"state{s}_node{node}"](states[s]) for s in (a, b))
-            states.append(first + second)
-        return torch.cat(states[2:], dim=1)
-
-
-class Auxiliary(nn.Sequential):
-    """The second classifier that DARTS trains its evaluation networks with, on 8x8 maps as published; other maps are
-    pooled to the same 2x2."""
-
-    def __init__(self, channels: int, map_size: tuple[int, int], classes: int) -> None:
-        pool = nn.AvgPool2d(5, stride=3, count_include_pad=False) if map_size == (8, 8) else nn.AdaptiveAvgPool2d(2)
-        super().__init__(
-            nn.ReLU(),
-            pool,
-            _conv(channels, 128),
-            nn.BatchNorm2d(128),
-            nn.ReLU(),
-            _conv(128, 768, 2),
-            nn.BatchNorm2d(768),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(768, classes),
-        )
-
-
-class DartsSubnet(nn.Module):
-    """A plain network of cells. ``map_size``: height and width of what its second reduction cell gives."""
-
-    def __init__(
-        self, stem: nn.Module, cells: list[nn.Module], classifier: nn.Linear, map_size: tuple[int, int]
-    ) -> None:
-        super().__init__()
-        self.stem, self.cells, self.classifier = stem, nn.ModuleList(cells), classifier
-        self.map_size = map_size
-
-    def auxiliary(self) -> tuple[nn.Module, nn.Module]:
-        """The second reduction cell and a classifier of what it gives (``nas.training.regularise``)."""
-        head = Auxiliary(self.classifier.in_features, self.map_size, self.classifier.out_features)
-        return self.cells[2 * len(self.cells) // 3], head
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, classes)."""
-        older = newer = self.stem(x_BCHW)
-        for cell in self.cells:
-            older, newer = newer, cell(older, newer)
-        out: Tensor = self.classifier(newer.mean((2, 3)))
-        return out
-
-
 class DartsSupernet(RelaxedSupernet):
     """Weights of every network of the space; see ``nas.supernet`` for the contract. Mixtures are normalised by their
     batch, whatever the mode."""
@@ -477,7 +281,7 @@ class DartsSupernet(RelaxedSupernet):
         width = plans[0].c_newer
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.stem = nn.Sequential(_conv(channels, width, 3, padding=1), Norm(width, affine=True))
+            self.stem = nn.Sequential(plain_conv(channels, width, 3, padding=1), Norm(width, affine=True))
             self.cells = nn.ModuleList(DartsSuperCell(plan, evaluation) for plan in plans)
             self.classifier = nn.Linear(NODES * plans[-1].channels, classes)
 
@@ -520,11 +324,11 @@ class DartsSupernet(RelaxedSupernet):
         """A stand-alone network with copied weights."""
         conv, norm = self.stem
         assert isinstance(conv, nn.Conv2d)
-        stem = _conv(conv.in_channels, conv.out_channels, 3, padding=1)
+        stem = plain_conv(conv.in_channels, conv.out_channels, 3, padding=1)
         stem.load_state_dict(conv.state_dict())
         classifier = nn.Linear(self.classifier.in_features, self.classifier.out_features)
         classifier.load_state_dict(self.classifier.state_dict())
         cells = [cell for cell in self.cells if isinstance(cell, DartsSuperCell)]
         plain_cells: list[nn.Module] = [cell.cut(node_inputs(arch.genes, cell.plan.kind)) for cell in cells]
-        plain = DartsSubnet(nn.Sequential(stem, _cut(norm)), plain_cells, classifier, cells[-1].plan.after)
+        plain = DartsSubnet(nn.Sequential(stem, plain_norm(norm)), plain_cells, classifier, cells[-1].plan.after)
         return plain.to(conv.weight.device).train(self.training)

@@ -109,8 +109,8 @@ class Nb201SuperCell(nn.Module):
         for e, (a, b) in enumerate(EDGES):
             source = nodes[a]
             if genes[e] != NONE and source is not None:
-                made, before = self.operation(e, genes[e], source), nodes[b]
-                nodes[b] = made if before is None else before + made
+                output, total = self.operation(e, genes[e], source), nodes[b]
+                nodes[b] = output if total is None else total + output
         last = nodes[-1]
         return torch.zeros_like(x_BCHW) if last is None else last
 
@@ -127,9 +127,9 @@ class Nb201SuperCell(nn.Module):
         nodes: list[torch.Tensor] = [x_BCHW, *[torch.zeros_like(x_BCHW)] * (NODES - 1)]
         for a in range(NODES - 1):
             leaving = [e for e, (begin, _) in enumerate(EDGES) if begin == a]
-            for e, made in self._mixed(leaving, nodes[a], weights_EO, active, partial).items():
+            for e, mixed in self._mixed(leaving, nodes[a], weights_EO, active, partial).items():
                 b = EDGES[e][1]
-                nodes[b] = nodes[b] + (made if edges_E is None else edges_E[e] * made)
+                nodes[b] = nodes[b] + (mixed if edges_E is None else edges_E[e] * mixed)
         return nodes[-1]
 
     def _mixed(
@@ -141,37 +141,37 @@ class Nb201SuperCell(nn.Module):
         partial: int,
     ) -> dict[int, torch.Tensor]:
         """What each of the edges from one node makes of its state, left out where that is nothing."""
-        part, rest = x_BCHW[:, : x_BCHW.shape[1] // partial], x_BCHW[:, x_BCHW.shape[1] // partial :]
+        part, unmixed = x_BCHW[:, : x_BCHW.shape[1] // partial], x_BCHW[:, x_BCHW.shape[1] // partial :]
         terms: dict[int, list[torch.Tensor]] = {e: [] for e in edges}
         rectified = F.relu(part)
         for op, convs in ((CONV1, self.conv1), (CONV3, self.conv3)):
             if on := [e for e in edges if active[e][op]]:
-                made = _side_by_side([convs[e] for e in on], rectified, weights_EO[on, op])
-                for e, one in zip(on, made, strict=True):
-                    terms[e].append(one)
+                outputs = _side_by_side([convs[e] for e in on], rectified, weights_EO[on, op])
+                for e, output in zip(on, outputs, strict=True):
+                    terms[e].append(output)
         pooled = _pool(part) if any(active[e][POOL] for e in edges) else part
         for e in edges:
             terms[e] += [weights_EO[e, op] * x for op, x in ((SKIP, part), (POOL, pooled)) if active[e][op]]
         totals = {e: functools.reduce(torch.add, of) for e, of in terms.items() if of}
         if partial == 1:
             return totals
-        nothing = torch.zeros_like(part)
-        return {e: shuffled(torch.cat([totals.get(e, nothing), rest], dim=1), partial) for e in edges}
+        zeros = torch.zeros_like(part)
+        return {e: shuffled(torch.cat([totals.get(e, zeros), unmixed], dim=1), partial) for e in edges}
 
     def cut(self, genes: Sequence[int]) -> Nb201SubnetCell:
         """One cell as plain modules; ``genes`` are canonical."""
-        made: dict[str, nn.Module] = {}
+        operations: dict[str, nn.Module] = {}
         for e, (a, b) in enumerate(EDGES):
             name, op = f"edge{a}{b}", genes[e]
             if op == SKIP:
-                made[name] = nn.Identity()
+                operations[name] = nn.Identity()
             elif op == POOL:
-                made[name] = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+                operations[name] = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
             elif op != NONE:
                 part = (self.conv1 if op == CONV1 else self.conv3)[e]
                 assert isinstance(part, ConvNorm)
-                made[name] = part.cut()
-        return Nb201SubnetCell(made)
+                operations[name] = part.cut()
+        return Nb201SubnetCell(operations)
 
 
 class Nb201SubnetCell(nn.Module):
@@ -190,8 +190,8 @@ class Nb201SubnetCell(nn.Module):
         nodes: dict[int, torch.Tensor] = {0: x_BCHW}
         for a, b in EDGES:
             if (name := f"edge{a}{b}") in self.operations:
-                made = self.operations[name](nodes[a])
-                nodes[b] = nodes[b] + made if b in nodes else made
+                output = self.operations[name](nodes[a])
+                nodes[b] = nodes[b] + output if b in nodes else output
         return nodes[NODES - 1] if NODES - 1 in nodes else x_BCHW * 0.0
 
 

@@ -13,7 +13,8 @@ from nas.core.arch import Arch, sample, space_size
 from nas.core.errors import InvalidInput, InvalidSpec, UnknownName
 from nas.core.ports import ImageShape
 from search_spaces.darts_cell.cell import EDGES, NONE, OPERATIONS, PAIRS, from_genotype, genotype
-from search_spaces.darts_cell.network import DartsSupernet, from_quarters, to_quarters
+from search_spaces.darts_cell.network import DartsSupernet
+from search_spaces.darts_cell.operations import from_quarters, to_quarters
 from search_spaces.darts_cell.space import DartsCell, build
 from tests.support.darts import DARTS_V2
 
