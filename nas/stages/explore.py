@@ -288,8 +288,7 @@ def _guided(problem: Problem, resources: Resources, state: SearchState) -> Probl
     scores = load_scores(resources, state)
     if scores is None or guiding_metric(state.finished) == "proxy_score":
         return problem
-    informed: Any = ProxyAwareSpace(problem.space, scores)
-    return replace(problem, space=informed)
+    return replace(problem, space=ProxyAwareSpace(problem.space, scores))
 
 
 def scored_candidates(problem: Problem, score: Score, origin: Origin, genes_NG: Genes) -> Iterator[Candidate]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from nas.core.metrics import spearman
 from nas.core.ports import Problem, Resources, SearchSpace
 from nas.core.rng import Stream, rng
 from nas.proxies import score
+from nas.spaces.wrapper import SpaceWrapper
 from nas.stages.cost_estimate import sample_archs
 from nas.supernet import Supernet
 from nas.training.pipeline import Pipeline
@@ -132,15 +133,15 @@ def load_scores(resources: Resources, state: SearchState) -> Scores | None:
     return Scores.load(resources.blobs.get(last.blob)) if last is not None else None
 
 
-class ProxyAwareSpace:
+class ProxyAwareSpace(SpaceWrapper):
     """A search space that tells an accuracy predictor what proxies would say of a network.
 
     Scores are predicted from the scored networks by ridge regression on genes and logarithmic costs, since an accuracy
     predictor evaluates thousands of networks. Everything else delegates to the space.
     """
 
-    def __init__(self, space: SearchSpace, scores: Scores, ridge: float = 1.0) -> None:
-        self._space = space
+    def __init__(self, inner: SearchSpace, scores: Scores, ridge: float = 1.0) -> None:
+        super().__init__(inner)
         x_NF = self._plain(scores.genes_NG)
         self._centre_F, self._spread_F = x_NF.mean(axis=0), np.maximum(x_NF.std(axis=0), 1e-9)
         x_NF = (x_NF - self._centre_F) / self._spread_F
@@ -149,19 +150,18 @@ class ProxyAwareSpace:
         gram_FF = x_NF.T @ x_NF + ridge * np.eye(x_NF.shape[1])
         self._weights_FP = np.linalg.solve(gram_FF, x_NF.T @ (y_NP - self._offset_P))
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # unpickling looks up attributes before any is set
-            raise AttributeError(name)
-        return getattr(self._space, name)
-
     def proxies(self, genes_NG: Genes) -> Floats:
         """Predicted proxy scores, standardised, shape (N, P)."""
         x_NF = (self._plain(genes_NG) - self._centre_F) / self._spread_F
         return np.asarray(x_NF @ self._weights_FP + self._offset_P)
 
-    def accuracy_features(self, genes_NG: Genes) -> Floats:
+    @property
+    def accuracy_features(self) -> Callable[[Genes], Floats]:
         """The space's accuracy features, or its genes and costs, and predicted proxy scores."""
-        own = self._space.accuracy_features
+        return self._accuracy_features
+
+    def _accuracy_features(self, genes_NG: Genes) -> Floats:
+        own = self.inner.accuracy_features
         if own is not None:
             return np.concatenate([own(genes_NG), self.proxies(genes_NG)], axis=1)
         x_NF = self._plain(genes_NG)
@@ -169,10 +169,10 @@ class ProxyAwareSpace:
         return np.concatenate([x_NF, self.proxies(genes_NG)], axis=1)
 
     def _plain(self, genes_NG: Genes) -> Floats:
-        genes_NG = self._space.canonical(genes_NG)
-        costs = self._space.costs(genes_NG)
+        genes_NG = self.inner.canonical(genes_NG)
+        costs = self.inner.costs(genes_NG)
         logs_N2 = np.log(np.stack([costs["params"], costs["macs"]], axis=1) + 1.0)
-        return np.concatenate([one_hot(self._space.decisions, genes_NG), logs_N2], axis=1)
+        return np.concatenate([one_hot(self.inner.decisions, genes_NG), logs_N2], axis=1)
 
 
 def _ranks(problem: Problem, known: Scores) -> dict[str, Any]:
