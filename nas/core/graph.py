@@ -28,8 +28,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class GraphEncoding:
-    """How graph predictors read the networks of a space: ``columns`` gives N networks as rows of ``graph``, shape
-    (N, C)."""
+    """The graph of a space, and its networks in it: ``columns`` gives N networks as rows of ``graph``, shape (N, C)."""
 
     graph: Graph
     columns: Callable[[Genes], Floats]

@@ -29,7 +29,7 @@ _TEXT: dict[Activation | None, str] = {"relu": "ReLU", "hswish": "h-swish", None
 
 @dataclass(frozen=True)
 class LayerBase(ABC):
-    """What all kinds of layers share. A kind overrides what differs from its defaults."""
+    """The members of all kinds of layers; a kind overrides the defaults."""
 
     name: str
     inputs: tuple[str, ...]
@@ -96,7 +96,7 @@ class Conv2d(LayerBase):
 
     @cached_property
     def detail(self) -> str:
-        """Such as ``3x3 ReLU, stride 2``."""
+        """Text such as ``3x3 ReLU, stride 2``."""
         text = f"{self.kernel}x{self.kernel} {_TEXT[self.activation]}{'+ input' if self.residual else ''}".strip()
         text += f", dilation {self.dilation}" if self.dilation > 1 else ""
         # Ungrouped convolutions with an activation never named their stride in stored keys; their shapes tell it.
@@ -146,7 +146,7 @@ class ShiftedConv2d(LayerBase):
 
     @cached_property
     def out_shape(self) -> MapShape:
-        """Of both halves: (out_channels, height / 2, width / 2), rounded up."""
+        """The shape of both halves: (out_channels, height / 2, width / 2), rounded up."""
         return _strided(self.in_shape, self.out_channels, 2)
 
     @cached_property
@@ -181,7 +181,7 @@ class SqueezeExcite(LayerBase):
 
     @cached_property
     def detail(self) -> str:
-        """Such as ``squeeze-excite 16``."""
+        """Text such as ``squeeze-excite 16``."""
         return f"squeeze-excite {self.squeezed}"
 
     @cached_property
@@ -240,7 +240,7 @@ class Pool2d(LayerBase):
 
     @cached_property
     def detail(self) -> str:
-        """Such as ``3x3 max, stride 2``; a stride equal to the kernel is not named."""
+        """Text such as ``3x3 max, stride 2``; a stride equal to the kernel is not named."""
         named = 1 < self.stride != self.kernel
         return f"{self.kernel}x{self.kernel} {self.mode}" + (f", stride {self.stride}" if named else "")
 
@@ -315,7 +315,7 @@ class Concat(LayerBase):
 
     @cached_property
     def detail(self) -> str:
-        """Such as ``4 nodes``."""
+        """Text such as ``4 nodes``."""
         return f"{len(self.inputs)} nodes"
 
     @cached_property

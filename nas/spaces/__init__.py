@@ -1,1 +1,1 @@
-"""What search spaces are made of: everything that is derived from typed layers. No torch."""
+"""Parts of search spaces: everything that is derived from typed layers. No torch."""

@@ -125,7 +125,7 @@ class PopulationTrace:
         return np.where(position_N < 0, -1, value_N)
 
     def made_by_convolution(self, tensor_N: Values) -> NDArray[np.bool_]:
-        """Which of the tensors are outputs of convolutions, shape (N,)."""
+        """A mask of the tensors that are outputs of convolutions, shape (N,)."""
         is_convolution_N: NDArray[np.bool_] = self._convolution_TN[tensor_N, self._rows]
         return is_convolution_N
 

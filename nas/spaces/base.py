@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel
 
@@ -17,6 +17,8 @@ from nas.core.graph import GraphEncoding
 from nas.core.layers import Layer, Network
 from nas.core.ports import ImageShape
 from nas.core.relaxation import Relaxation
+
+P = TypeVar("P", bound=BaseModel)
 
 
 class SpaceDefaults:
@@ -48,19 +50,19 @@ class SpaceDefaults:
         return None
 
 
-class DescribedSpace(SpaceDefaults, ABC):
-    """A space with a model of parameters whose networks are described by typed layers."""
+class DescribedSpace(SpaceDefaults, ABC, Generic[P]):
+    """A space whose networks are described by typed layers. ``config``: its parameters, presets resolved."""
 
     name: ClassVar[str]
 
-    def __init__(self, params: BaseModel, shape: ImageShape) -> None:
-        self._params_model = params
+    def __init__(self, config: P, shape: ImageShape) -> None:
+        self.config = config
         self.shape = shape
 
     @cached_property
     def params(self) -> Mapping[str, Any]:
-        """All parameters, presets resolved."""
-        return self._params_model.model_dump(mode="json")
+        """``config`` as plain values."""
+        return self.config.model_dump(mode="json")
 
     @cached_property
     def id(self) -> str:

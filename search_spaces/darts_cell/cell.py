@@ -58,7 +58,7 @@ Genotype = Mapping[CellKind, tuple[tuple[str, int], ...]]
 
 
 def _graph() -> Graph:
-    """Of a normal and a reduction cell, side by side. Places: per kind its edges, its two inputs and its output."""
+    """The graph of a normal and a reduction cell, side by side: for each kind its edges, two inputs and output."""
     places_per_cell = len(EDGES) + 3
     places: list[str] = []
     wires: list[tuple[int, int]] = []
@@ -86,8 +86,10 @@ GRAPH = _graph()
 
 @dataclass(frozen=True)
 class CellPlan:
-    """Where a cell stands: channels of its two inputs and of its nodes, and its map *before* it reduces. ``halve``:
-    height and width of the older input where these are still those before the last cell reduced them."""
+    """A cell in its place in the network: channels of its two inputs and of its nodes, and its map *before* it reduces.
+
+    ``halve``: height and width of the older input if these are still those before the last cell reduced them.
+    """
 
     name: str
     kind: CellKind
@@ -115,7 +117,7 @@ class CellPlan:
         return (self.channels, self.height, self.width) if from_input else self.node_shape
 
     def stride(self, state: int) -> int:
-        """Of an operation on a state: the two inputs of a reduction cell are halved."""
+        """The stride of an operation on a state: the two inputs of a reduction cell are halved."""
         return 2 if self.kind == "reduce" and state < 2 else 1
 
 

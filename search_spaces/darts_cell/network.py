@@ -1,10 +1,10 @@
 """The supernet of the DARTS cell space: every edge of every cell holds all operations.
 
-The relaxation is computed without what the plain sum over edges of weighted operations repeats or wastes. A state is
-rectified, pooled and normalised once for all edges that leave it, which differ in their weights alone. Weights of
-convolutions are the scales of the normalisation that ends them. A dilated convolution is a plain one on the four images
-that every other row and column make, for which torch has far faster kernels, and stays there up to its node. What a
-relaxation adds up is equal to the plain sum (see ``benchmarks.darts_step``).
+The relaxation equals the plain sum over edges of weighted operations, without its repeated work (see
+``benchmarks.darts_step``). A state is rectified, pooled and normalised once for all edges that leave it, since these
+differ in their weights only. Weights of convolutions are the scales of the batch norm after them. A dilated convolution
+is a plain one on the four images of every other row and column ("quarters"), for which torch has much faster kernels;
+its output stays in quarters up to its node.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ class DartsSuperCell(nn.Module):
 
 
 class _Sum:
-    """What a node adds up, in its own pixels and in quarters."""
+    """The running sum of a node, in its own pixels and in quarters."""
 
     def __init__(self) -> None:
         self._own: Tensor | None = None

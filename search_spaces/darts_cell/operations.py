@@ -31,7 +31,7 @@ class Norm(nn.Module):
 
     @torch.no_grad()
     def cut(self) -> nn.BatchNorm2d:
-        """The same as a plain batch norm."""
+        """A copy as a plain batch norm."""
         norm = nn.BatchNorm2d(len(self.running_mean), affine=self.weight is not None)
         norm.load_state_dict({**self.state_dict(), "num_batches_tracked": torch.tensor(0)})
         return norm.to(self.running_mean.device)
@@ -74,7 +74,7 @@ class FactorizedReduction(nn.Module):
         return F.pad(shifted, (0, w % 2, 0, h % 2)) if h % 2 or w % 2 else shifted
 
     def scaled(self, x_BCHW: Tensor, scale: Tensor) -> Tensor:
-        """Of a part of the channels that is rectified already, normalised by its batch, times ``scale``."""
+        """The output for some of the channels, already rectified; normalised by the batch, times ``scale``."""
         c = x_BCHW.shape[1]
         halves = [
             F.conv2d(x, conv.weight[: c // 2, :c], stride=2)
@@ -83,7 +83,7 @@ class FactorizedReduction(nn.Module):
         return normalised(torch.cat(halves, dim=1), scale)
 
     def cut(self) -> FactorizedReduction:
-        """The same as plain modules."""
+        """A copy of plain modules."""
         plain = FactorizedReduction(
             self.even.in_channels, 2 * self.even.out_channels, self.map_size, plain_norm(self.norm)
         )
@@ -107,13 +107,13 @@ class SeparableConv(nn.Module):
         return out
 
     def scaled(self, x_BCHW: Tensor, scale: Tensor | None, stride: int, dilation: int) -> Tensor:
-        """Of a part of the channels that is rectified already, normalised by its batch, times ``scale``."""
+        """The output for some of the channels, already rectified; normalised by the batch, times ``scale``."""
         c, k = x_BCHW.shape[1], self.depthwise.kernel_size[0]
         y = F.conv2d(x_BCHW, self.depthwise.weight[:c], None, stride, dilation * (k // 2), dilation, c)
         return normalised(F.conv2d(y, self.pointwise.weight[:c, :c]), scale)
 
     def cut(self) -> SeparableConv:
-        """The same as plain modules."""
+        """A copy of plain modules."""
         d = self.depthwise
         plain = SeparableConv(d.in_channels, d.kernel_size[0], d.stride[0], d.dilation[0], plain_norm(self.norm))
         plain.load_state_dict({k: v for k, v in self.state_dict().items() if "norm" not in k}, strict=False)
@@ -127,7 +127,7 @@ class ReluConvNorm(nn.Sequential):
         super().__init__(nn.ReLU(), plain_conv(c_in, c_out), norm)
 
     def cut(self) -> ReluConvNorm:
-        """The same as plain modules."""
+        """A copy of plain modules."""
         conv = self[1]
         assert isinstance(conv, nn.Conv2d)
         plain = ReluConvNorm(conv.in_channels, conv.out_channels, plain_norm(self[2]))

@@ -64,7 +64,7 @@ from search_spaces.presets import resolved
 
 class SpaceParams(BaseModel):
     """``channels`` of a node in the first cells, doubled by each reduction; ``cells`` in all; ``evaluation``: the
-    network that is trained alone, with scales in its normalisation and none after pooling."""
+    network that is trained from scratch, with scales in its normalisation and none after pooling."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     channels: int = Field(default=16, ge=4, le=512, multiple_of=2)
@@ -91,7 +91,7 @@ build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
 build.cells = CELLS  # type: ignore[attr-defined]
 
 
-class DartsCell(DescribedSpace):
+class DartsCell(DescribedSpace[SpaceParams]):
     """The space as the engine sees it (``nas.core.ports.SearchSpace``).
 
     For each of the two kinds of cells and each node there are three genes: which two states it takes, and the operation
@@ -112,10 +112,6 @@ class DartsCell(DescribedSpace):
     relaxation = RELAXATION
     cells = CELLS
 
-    def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
-        super().__init__(params, shape)
-        self.config = params
-
     @cached_property
     def plans(self) -> tuple[CellPlan, ...]:
         """All cells in order."""
@@ -135,12 +131,12 @@ class DartsCell(DescribedSpace):
 
     @property
     def partials(self) -> tuple[int, ...]:
-        """All that leave an even number of channels, half of which a factorized reduction makes."""
+        """Divisors of half the channels: a factorized reduction needs an even number in each part."""
         return tuple(n for n in range(1, self.config.channels + 1) if self.config.channels % (2 * n) == 0)
 
     @property
     def regularisers(self) -> Mapping[str, float]:
-        """What its networks can be trained with: of evaluation networks as published (section A.1.1)."""
+        """Dropped paths and a second classifier; for evaluation networks as strong as published (section A.1.1)."""
         large = self.config.evaluation
         return {"drop_path": 0.2 if large else 0.0, "auxiliary": 0.4 if large else 0.0}
 
@@ -265,7 +261,7 @@ class DartsCell(DescribedSpace):
         return trace.peak()
 
     def features(self, genes_NG: Genes) -> Floats:
-        """What latency is learned from, shape (N, F): every gene, and how often each operation occurs in cells of each
+        """Inputs of latency predictors, shape (N, F): every gene, and how often each operation occurs in cells of each
         kind, on their inputs and on their nodes."""
         counts = np.zeros((len(genes_NG), len(KINDS), 2, len(OPERATIONS)))
         rows = np.arange(len(genes_NG))
@@ -379,7 +375,7 @@ def _entry(
 
 
 def _factorized(name: str, source: str, shape: MapShape, channels: int, norm: Normalisation) -> tuple[NetworkNode, ...]:
-    """Halves a map without losing pixels: two 1x1 convolutions of stride 2, the second one pixel on."""
+    """Halve a map without losing pixels: two 1x1 convolutions of stride 2, the second one shifted by one pixel."""
     even = Conv2d(f"{name}.even", (source,), shape, channels // 2, 1, 2, rectified=True, norm=None)
     return (even, ShiftedConv2d(f"{name}.odd", (source, even.name), shape, channels, norm))
 

@@ -21,7 +21,7 @@ class DartsSubnetCell(nn.Module):
         self.operations = nn.ModuleDict(operations)
 
     def paths(self) -> list[nn.Module]:
-        """What may be dropped while it trains (``nas.training.regularise``): all but identities."""
+        """The operations that path dropping may drop (``nas.training.regularise``): all but identities."""
         return [op for op in self.operations.values() if not isinstance(op, nn.Identity)]
 
     def forward(self, older: Tensor, newer: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Elastic layers: each holds the weights of its largest form and computes with a part of them.
+"""Elastic layers: each holds the weights of its largest form and computes with the first channels of them.
 
-A part is always the *first* channels. ``cut`` copies the part into a plain torch module, which computes the same.
+``cut`` copies these channels into a plain torch module with the same output.
 Kernel transformation: Once-for-all (Cai et al., ICLR 2020), section 3.3.
 """
 
@@ -21,7 +21,7 @@ SMALL_MAP = 36
 
 
 def depthwise_by_matmul(x_BCHW: torch.Tensor, weight_C1KK: torch.Tensor, stride: int) -> torch.Tensor:
-    """The same as a depthwise ``conv2d`` with "same" padding, as one matrix product per channel.
+    """A depthwise ``conv2d`` with "same" padding, as one matrix product per channel.
 
     On maps of a few pixels the CPU's convolution kernels, backward above all, cost tens of times their arithmetic.
     """
@@ -69,7 +69,7 @@ class ElasticConv(nn.Module):
 
     @torch.no_grad()
     def cut(self, c_in: int, c_out: int) -> nn.Conv2d:
-        """The part as a plain convolution."""
+        """The first channels as a plain convolution."""
         with torch.device("meta"):
             conv = nn.Conv2d(c_in, c_out, self.kernel, self.stride, self.kernel // 2, bias=False)
         return _filled(conv, weight=self.weight[:c_out, :c_in])
@@ -113,7 +113,7 @@ class ElasticDepthwise(nn.Module):
 
     @torch.no_grad()
     def cut(self, channels: int, size: int) -> nn.Conv2d:
-        """The part as a plain depthwise convolution."""
+        """The first channels as a plain depthwise convolution."""
         with torch.device("meta"):
             conv = nn.Conv2d(channels, channels, size, self.stride, size // 2, groups=channels, bias=False)
         return _filled(conv, weight=self.kernel(size, channels))
@@ -142,7 +142,7 @@ class ElasticBatchNorm(nn.Module):
 
     @torch.no_grad()
     def cut(self, channels: int) -> nn.BatchNorm2d:
-        """The part as a plain batch norm."""
+        """The first channels as a plain batch norm."""
         with torch.device("meta"):
             norm = nn.BatchNorm2d(channels, eps=self.eps)
         return _filled(
@@ -170,7 +170,7 @@ class ElasticLinear(nn.Module):
 
     @torch.no_grad()
     def cut(self, c_in: int, c_out: int) -> nn.Linear:
-        """The part as a plain linear layer."""
+        """The first channels as a plain linear layer."""
         with torch.device("meta"):
             linear = nn.Linear(c_in, c_out)
         return _filled(linear, weight=self.weight[:c_out, :c_in], bias=self.bias[:c_out])
@@ -209,7 +209,7 @@ class ElasticSqueezeExcite(nn.Module):
 
     @torch.no_grad()
     def cut(self, channels: int, squeezed: int) -> SqueezeExcite2d:
-        """The part as a plain squeeze-excite."""
+        """The first channels as a plain squeeze-excite."""
         with torch.device("meta"):
             se = SqueezeExcite2d(channels, squeezed)
         reduce, expand = self.reduce, self.expand

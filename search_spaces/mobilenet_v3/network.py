@@ -105,7 +105,7 @@ class ElasticBlock(nn.Module):
         return out
 
     def cut(self, layers: BlockLayers) -> nn.Module:
-        """The same as a plain block."""
+        """A copy as a plain block."""
         inner, c_out = layers.expand.out_channels, layers.project.out_channels
         modules: OrderedDict[str, nn.Module] = OrderedDict(
             expand=self.expand.cut(layers.expand.in_shape[0], inner),

@@ -166,17 +166,13 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> MobileNetV3:
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
 
 
-class MobileNetV3(DescribedSpace):
+class MobileNetV3(DescribedSpace[SpaceParams]):
     """The space as the engine sees it (``nas.core.ports.SearchSpace``).
 
     Genes in order: resolution; then per stage width, depth, and per block kernel, expand.
     """
 
     name = "mobilenet_v3"
-
-    def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
-        super().__init__(params, shape)
-        self.config = params
 
     @cached_property
     def id(self) -> str:
@@ -185,7 +181,7 @@ class MobileNetV3(DescribedSpace):
 
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
-        """What can be chosen."""
+        """Resolution; then for each stage width, depth, and kernel and expansion of each block."""
         c = self.config
         out = [Decision("resolution", c.resolutions)]
         for s in range(len(c.stages)):

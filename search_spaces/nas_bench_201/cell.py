@@ -43,7 +43,7 @@ GRAPH = Graph(
 
 
 def active_edges(genes_NG: Genes) -> NDArray[np.bool_]:
-    """Which edges carry an operation and lie on a path from the input to the output, shape (N, 6)."""
+    """A mask of the edges that carry an operation and lie on a path from input to output, shape (N, 6)."""
     carries = genes_NG != NONE
     reached = np.zeros((len(genes_NG), NODES), dtype=bool)
     needed = np.zeros((len(genes_NG), NODES), dtype=bool)

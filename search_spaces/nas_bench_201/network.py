@@ -33,7 +33,7 @@ class ConvNorm(nn.Module):
         return y if self.norm is None else self.norm(y)
 
     def cut(self) -> nn.Sequential:
-        """The same as plain modules."""
+        """Copies as plain modules."""
         parts: list[nn.Module] = [nn.ReLU()] if self.relu else []
         parts.append(self.conv.cut(self.c_in, self.c_out))
         if self.norm is not None:
@@ -55,7 +55,7 @@ class Reduction(nn.Module):
         return out
 
     def cut(self) -> Reduction:
-        """The same as plain modules."""
+        """Copies as plain modules."""
         assert isinstance(self.body, nn.Sequential)
         assert isinstance(self.shortcut, ConvNorm)
         plain = [part.cut() for part in self.body if isinstance(part, ConvNorm)]
@@ -69,7 +69,7 @@ def _pool(x_BCHW: torch.Tensor) -> torch.Tensor:
 def _side_by_side(
     parts: Sequence[nn.Module], rectified_BCHW: torch.Tensor, scales_N: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """What N convolutions of one kind make of the same input as one convolution; normalised without scale and shift,
+    """Outputs of N convolutions of one kind on the same input, as one convolution; normalised without scale and shift,
     then times ``scales_N``."""
     convs = [part for part in parts if isinstance(part, ConvNorm) and part.norm is not None]
     c = rectified_BCHW.shape[1]
@@ -93,7 +93,7 @@ class Nb201SuperCell(nn.Module):
         self.conv3 = nn.ModuleList(ConvNorm(channels, channels, 3) for _ in EDGES)
 
     def operation(self, edge: int, op: int, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """What an operation makes of its input; same shape."""
+        """The output of an operation on an edge; same shape as its input."""
         if op == NONE:
             return torch.zeros_like(x_BCHW)
         if op == SKIP:
@@ -140,7 +140,7 @@ class Nb201SuperCell(nn.Module):
         active: Sequence[Sequence[bool]],
         partial: int,
     ) -> dict[int, torch.Tensor]:
-        """What each of the edges from one node makes of its state, left out where that is nothing."""
+        """The mixed output of each edge that leaves one node; edges without active operations are left out."""
         part, unmixed = x_BCHW[:, : x_BCHW.shape[1] // partial], x_BCHW[:, x_BCHW.shape[1] // partial :]
         terms: dict[int, list[torch.Tensor]] = {e: [] for e in edges}
         rectified = F.relu(part)
@@ -182,7 +182,7 @@ class Nb201SubnetCell(nn.Module):
         self.operations = nn.ModuleDict(operations)
 
     def paths(self) -> list[nn.Module]:
-        """What may be dropped while it trains (``nas.training.regularise``): all but identities."""
+        """The operations that path dropping may drop (``nas.training.regularise``): all but identities."""
         return [op for op in self.operations.values() if not isinstance(op, nn.Identity)]
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:

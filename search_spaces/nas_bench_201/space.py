@@ -85,17 +85,13 @@ build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
 build.cells = CELLS  # type: ignore[attr-defined]
 
 
-class NasBench201(DescribedSpace):
+class NasBench201(DescribedSpace[SpaceParams]):
     """The space as the engine sees it (``nas.core.ports.SearchSpace``). One gene per edge, ordered as ``EDGES``."""
 
     name = "nas_bench_201"
     decisions = tuple(Decision(f"edge{a}{b}.operation", OPERATIONS) for a, b in EDGES)
     relaxation = RELAXATION
     cells = CELLS
-
-    def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
-        super().__init__(params, shape)
-        self.config = params
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -104,12 +100,12 @@ class NasBench201(DescribedSpace):
 
     @property
     def partials(self) -> tuple[int, ...]:
-        """All that divide the channels."""
+        """The divisors of the channels."""
         return tuple(n for n in range(1, self.config.channels + 1) if self.config.channels % n == 0)
 
     @property
     def regularisers(self) -> Mapping[str, float]:
-        """What its networks can be trained with; those of the table were trained without."""
+        """Dropped paths, by default without: the networks of the table were trained so."""
         return {"drop_path": 0.0}
 
     def canonical(self, genes_NG: Genes) -> Genes:
@@ -199,7 +195,7 @@ class NasBench201(DescribedSpace):
         return base, by_operation
 
     def features(self, genes_NG: Genes) -> Floats:
-        """What latency is learned from, shape (N, 110): the operation on each edge, how often each occurs, and pairs of
+        """Inputs of latency predictors, shape (N, 110): the operation on each edge, how often each occurs, and pairs of
         operations on consecutive edges, which a runtime may fuse or must wait between."""
         canonical = self.canonical(genes_NG)
         edges = one_hot(self.decisions, canonical)
@@ -221,7 +217,7 @@ class NasBench201(DescribedSpace):
         return np.hstack([edges[:, :, 1:].reshape(len(edges), -1), np.ones((len(edges), 2))])
 
     def accuracy_features(self, genes_NG: Genes) -> Floats:
-        """What accuracy is learned from, shape (N, 58): how often each sequence of operations leads from input to
+        """Inputs of accuracy predictors, shape (N, 58): how often each sequence of operations leads from input to
         output, identities left out; most, fewest and total of operations, convolutions and pools on these ways; and how
         often each operation occurs. Equal for cells that are equal as graphs."""
         features_NF = _ways(self.canonical(genes_NG))

@@ -1,4 +1,4 @@
-"""The supernet of the downsampling space: one ResNet-20, whose strides come from the architecture of each call."""
+"""The supernet of the downsampling space: one ResNet-20 that takes its strides from the architecture of each call."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StridedConvNorm(nn.Module):
         return out
 
     def cut(self, stride: int = 1) -> list[nn.Module]:
-        """The same as plain modules."""
+        """Copies as plain modules, with a fixed stride."""
         conv = self.conv.cut(self.c_in, self.c_out)
         conv.stride = (stride, stride)
         return [conv, self.norm.cut(self.c_out)]
@@ -51,7 +51,7 @@ class ElasticBasicBlock(nn.Module):
         return F.relu(y + shortcut)
 
     def cut(self, stride: int) -> BasicBlock:
-        """The same with a fixed stride."""
+        """A copy with a fixed stride."""
         shortcut: nn.Module = nn.Identity() if stride == 1 else nn.MaxPool2d(1, stride)
         if self.shortcut is not None:
             shortcut = nn.Sequential(*self.shortcut.cut(stride))

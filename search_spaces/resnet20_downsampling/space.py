@@ -1,4 +1,4 @@
-"""Where a ResNet-20 halves its maps (Javan et al., Balanced mixture of supernets, AutoML 2023). No torch here; the
+"""The places of downsamplings in a ResNet-20 (Javan et al., Balanced mixture of supernets, AutoML 2023). No torch; the
 supernet is in ``network.py``.
 
 The network of He et al. (CVPR 2016) for small images: a stem and nine basic blocks, ten units in a row, whose channels
@@ -65,7 +65,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> Resnet20Downsampling:
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
 
 
-class Resnet20Downsampling(DescribedSpace):
+class Resnet20Downsampling(DescribedSpace[SpaceParams]):
     """The space as the engine sees it (``nas.core.ports.SearchSpace``).
 
     Two genes: how many units come before the first and before the second downsampling. Genes in the wrong order mean
@@ -74,10 +74,9 @@ class Resnet20Downsampling(DescribedSpace):
 
     name = "resnet20_downsampling"
 
-    def __init__(self, params: SpaceParams, shape: ImageShape) -> None:
-        super().__init__(params, shape)
-        self.config = params
-        self.depth = WIDTHS * params.blocks  # blocks in all; the stem is one unit more
+    def __init__(self, config: SpaceParams, shape: ImageShape) -> None:
+        super().__init__(config, shape)
+        self.depth = WIDTHS * config.blocks  # blocks in all; the stem is one unit more
         self.decisions = (
             Decision("first.downsampling", tuple(range(1, self.depth))),
             Decision("second.downsampling", tuple(range(2, self.depth + 1))),
@@ -134,7 +133,7 @@ class Resnet20Downsampling(DescribedSpace):
         return {genes: tuple(map(float, network_costs(self.network(Arch(self.name, genes))))) for genes in canonical}
 
     def features(self, genes_NG: Genes) -> Floats:
-        """What latency is learned from, shape (N, 5 * blocks): what each block does at which size. Latency is nearly
+        """Inputs of latency predictors, shape (N, 5 * blocks): the size and the stride of each block. Latency is nearly
         additive over blocks, and a block of known channels has no other property."""
         places_NG = self.canonical(genes_NG) + [1, 2]
         units_B = np.arange(1, self.depth + 1)
