@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks._cli import Options, main
-from search_spaces.layers.elastic import depthwise_by_matmul
+from search_spaces.layers.depthwise import depthwise_by_matmul
 
 BATCH = 128
 CASES = ((96, 4, 3), (96, 4, 5), (192, 1, 5), (192, 2, 3), (192, 2, 5), (192, 3, 5), (128, 6, 5))

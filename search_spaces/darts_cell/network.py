@@ -44,7 +44,7 @@ from search_spaces.darts_cell.operations import (
     to_quarters,
 )
 from search_spaces.darts_cell.subnet import DartsSubnet, DartsSubnetCell
-from search_spaces.layers.elastic import shuffled
+from search_spaces.layers.channel_shuffle import shuffled
 
 Tensor = torch.Tensor
 CONVS = (DIL3, DIL5, SEP3, SEP5)

@@ -17,13 +17,11 @@ from torch import nn
 from nas.core.arch import Arch
 from nas.core.layers import Activation, Conv2d, Layer, Linear, Network, SqueezeExcite
 from nas.supernet import Supernet
-from search_spaces.layers.elastic import (
-    ElasticBatchNorm,
-    ElasticConv,
-    ElasticDepthwise,
-    ElasticLinear,
-    ElasticSqueezeExcite,
-)
+from search_spaces.layers.batch_norm import ElasticBatchNorm
+from search_spaces.layers.convolution import ElasticConv
+from search_spaces.layers.depthwise import ElasticDepthwise
+from search_spaces.layers.linear import ElasticLinear
+from search_spaces.layers.squeeze_excite import ElasticSqueezeExcite
 
 
 def _activation(name: Activation | None) -> nn.Module:

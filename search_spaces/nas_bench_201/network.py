@@ -12,7 +12,10 @@ from torch import nn
 
 from nas.core.arch import Arch, Genes
 from nas.supernet import RelaxedSupernet
-from search_spaces.layers.elastic import ElasticBatchNorm, ElasticConv, ElasticLinear, shuffled
+from search_spaces.layers.batch_norm import ElasticBatchNorm
+from search_spaces.layers.channel_shuffle import shuffled
+from search_spaces.layers.convolution import ElasticConv
+from search_spaces.layers.linear import ElasticLinear
 from search_spaces.nas_bench_201.cell import CONV1, CONV3, EDGES, NODES, NONE, POOL, SKIP
 
 

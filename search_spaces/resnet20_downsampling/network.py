@@ -11,7 +11,9 @@ from torch import nn
 
 from nas.core.arch import Arch
 from nas.supernet import Supernet
-from search_spaces.layers.elastic import ElasticBatchNorm, ElasticConv, ElasticLinear
+from search_spaces.layers.batch_norm import ElasticBatchNorm
+from search_spaces.layers.convolution import ElasticConv
+from search_spaces.layers.linear import ElasticLinear
 
 
 class StridedConvNorm(nn.Module):

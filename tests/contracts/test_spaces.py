@@ -15,7 +15,7 @@ from nas.core.layers import layers_of
 from nas.core.ports import ImageShape, SearchSpace
 from nas.supernet import Supernet
 from nas.training.calibration import recalibrate
-from search_spaces.layers.elastic import ElasticDepthwise, depthwise_by_matmul
+from search_spaces.layers.depthwise import ElasticDepthwise, depthwise_by_matmul
 from search_spaces.mobilenet_v3.space import PRESETS, MobileNetV3, SpaceParams, StageParams, build, inverted_residual
 
 PRESET = dict.fromkeys(("darts_cell", "mobilenet_v3", "nas_bench_201", "resnet20_downsampling"), "digits")
