@@ -1,4 +1,4 @@
-"""Cells as graphs, for drawing: nodes and what leads from one to another. No torch."""
+"""Kinds of cells as graphs of nodes and edges, for drawings and relaxations. No torch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CellEdge:
-    """From one node to another, by their position. ``name`` is that of its row of the relaxation; one without a name
-    carries no operation, it only passes on."""
+    """An edge between two nodes, by their positions. ``name``: its row of the relaxation; empty for an edge without an
+    operation."""
 
     start: int
     end: int
@@ -17,11 +17,11 @@ class CellEdge:
 
 @dataclass(frozen=True)
 class CellGraph:
-    """One kind of cell: its ``nodes``, inputs first and the output last; its edges, each to a later node; and the
-    ``operations`` that an edge can carry. ``inputs``: how many of its edges a node keeps in a network, None: all, and
-    not to carry anything (``none``) is a choice like others.
+    """One kind of cell: ``nodes``, inputs first and the output last; ``edges``, each to a later node; and the
+    ``operations`` that an edge can carry.
 
-    A space of cells offers its kinds as ``cells``, as does the function that builds it.
+    ``inputs``: how many of its incoming edges a node of a discrete network has; None: all of them, with ``none`` as a
+    choice like others.
     """
 
     name: str

@@ -3,12 +3,14 @@ per edge, one column per operation. No torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.arch import Floats
+from nas.core.cells import CellGraph
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,23 @@ class Relaxation:
     skip: int
     parameter_free: tuple[int, ...]
     inputs: int | None = None
+
+    @classmethod
+    def of_cells(
+        cls, cells: Sequence[CellGraph], *, none: int, skip: int, parameter_free: tuple[int, ...]
+    ) -> Relaxation:
+        """The table of all edges of ``cells`` that carry operations, which are the same in all cells."""
+        ends = [(cell.name, edge.end) for cell in cells for edge in cell.edges if edge.name]
+        numbers = {end: number for number, end in enumerate(dict.fromkeys(ends))}
+        return cls(
+            edges=tuple(edge.name for cell in cells for edge in cell.edges if edge.name),
+            operations=cells[0].operations,
+            nodes=tuple(numbers[end] for end in ends),
+            none=none,
+            skip=skip,
+            parameter_free=parameter_free,
+            inputs=cells[0].inputs,
+        )
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -45,15 +45,7 @@ CELLS = tuple(
     )
     for kind, name in zip(KINDS, ("normal cell", "reduction cell"), strict=True)
 )
-RELAXATION = Relaxation(
-    edges=tuple(f"{kind}.state{a}.node{node}" for kind in KINDS for a, node in EDGES),
-    operations=OPERATIONS,
-    nodes=tuple(k * NODES + node for k in range(len(KINDS)) for _, node in EDGES),
-    none=NONE,
-    skip=SKIP,
-    parameter_free=(NONE, MAX, AVG, SKIP),
-    inputs=2,
-)
+RELAXATION = Relaxation.of_cells(CELLS, none=NONE, skip=SKIP, parameter_free=(NONE, MAX, AVG, SKIP))
 Genotype = Mapping[CellKind, tuple[tuple[str, int], ...]]
 
 

@@ -20,14 +20,7 @@ CELLS = (
     CellGraph("cell", ("in", "1", "2", "out"), tuple(CellEdge(a, b, f"edge{a}{b}") for a, b in EDGES), OPERATIONS),
 )
 _INPUT, _OUTPUT = len(EDGES), len(EDGES) + 1  # places of the graph after those of the edges
-RELAXATION = Relaxation(
-    edges=tuple(f"edge{a}{b}" for a, b in EDGES),
-    operations=OPERATIONS,
-    nodes=tuple(b for _, b in EDGES),
-    none=NONE,
-    skip=SKIP,
-    parameter_free=(NONE, SKIP, POOL),
-)
+RELAXATION = Relaxation.of_cells(CELLS, none=NONE, skip=SKIP, parameter_free=(NONE, SKIP, POOL))
 GRAPH = Graph(
     places=(*(f"edge{a}{b}" for a, b in EDGES), "input", "output"),
     operations=(*OPERATIONS[1:], "input", "output"),
