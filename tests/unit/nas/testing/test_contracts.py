@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from nas.core.arch import Arch, Floats, Genes
 from nas.core.errors import InvalidInput, InvalidSpec
-from nas.core.ports import Dataset, ImageShape, Layer, Split
+from nas.core.layers import Layer
+from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec
 from nas.testing import check_dataset, check_predictor, check_search_space, check_strategy
 from nas.testing.errors import assert_raises
