@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from nas.core.access import LOCAL
+from nas.core.events import Progress
 from server.store.store import open_store
 from tests.support import fakes, fleets
 from tests.support.browsing import MARKS
@@ -49,7 +50,7 @@ def service(home: Path, **settings: str) -> Iterator[str]:
         child.wait(timeout=30)
 
 
-def test_every_page_of_an_empty_service_opens(page: Any, tmp_path: Path) -> None:
+def test_pages_of_an_empty_service_open(page: Any, tmp_path: Path) -> None:
     with service(tmp_path) as url:
         for path, heading in (
             ("/", "Searches"),
@@ -62,7 +63,7 @@ def test_every_page_of_an_empty_service_opens(page: Any, tmp_path: Path) -> None
         page.goto("about:blank")  # its socket would notice that the service goes
 
 
-def test_a_token_lets_in(page: Any, tmp_path: Path) -> None:
+def test_token_authenticates(page: Any, tmp_path: Path) -> None:
     with open_store(f"sqlite:///{tmp_path / 'hwnas.db'}", str(tmp_path / "blobs")) as store:
         _, token = store.tokens.create("ada", "laptop", ["submit", "read"], None, LOCAL)
     with service(tmp_path, require_tokens="true") as url:
@@ -74,7 +75,7 @@ def test_a_token_lets_in(page: Any, tmp_path: Path) -> None:
         page.goto("about:blank")
 
 
-def test_the_device_of_a_fleet_is_chosen_at_the_chart(page: Any, tmp_path: Path) -> None:
+def test_device_of_a_fleet_is_selected_at_the_chart(page: Any, tmp_path: Path) -> None:
     with open_store(f"sqlite:///{tmp_path / 'hwnas.db'}", str(tmp_path / "blobs")) as store:
         fakes.add_device(store)
         fleets.add_board(store)
@@ -90,3 +91,27 @@ def test_the_device_of_a_fleet_is_chosen_at_the_chart(page: Any, tmp_path: Path)
         expect(chart).to_contain_text("Measured latency (ms)")
         expect(page.get_by_text("Verified on board")).to_be_visible()
         page.goto("about:blank")
+
+
+def test_running_search_is_followed_to_its_end(page: Any, tmp_path: Path) -> None:
+    with open_store(f"sqlite:///{tmp_path / 'hwnas.db'}", str(tmp_path / "blobs")) as store:
+        fakes.add_device(store)
+        search = fakes.add_search(store)
+        lease = store.jobs.claim("tests", 1e6)
+        assert lease is not None
+        assert lease.job_id == store.queries.search_job(search)
+        log = fakes.search_log()
+        fakes.append(store, lease, [*log[:3], Progress("train", 1, 4, "epochs", {"loss": 2.0})], 1e6)
+        with service(tmp_path) as url:
+            page.goto(f"{url}/searches/{search}")
+            stage = page.locator(".stage.running")
+            expect(stage).to_contain_text("1 of 4 epochs")
+            fakes.append(store, lease, [Progress("train", 3, 4, "epochs", {"loss": 1.0}, "nearly")], 1e6)
+            expect(stage).to_contain_text("3 of 4 epochs")
+            expect(stage).to_contain_text("nearly")
+            fakes.append(store, lease, log[6:], 1e6)
+            assert store.jobs.finish(lease, "succeeded")
+            expect(page.locator("h1 + .badge")).to_have_text("✓ succeeded")
+            expect(page.locator(".pareto")).to_contain_text("Measured latency (ms)")
+            expect(page.locator(".nets tbody tr").first).to_contain_text("verified")
+            page.goto("about:blank")
