@@ -21,7 +21,7 @@ _SKELETON_AFTER_S = 0.7  # a slower first fetch shows a skeleton
 
 
 class Poller(Generic[T]):
-    """Fetch in a thread and draw, at once and then periodically: more often while the result ``is_active``.
+    """Fetch in a thread and draw, at once and then periodically: every ``active_s`` while the result ``is_active``.
 
     ``draw`` runs in the page's context and changes only what has changed. Create the poller after the page's elements
     and handlers, then ``await poller.start()`` last: a fast fetch makes the first paint complete, a slow one shows a
@@ -34,6 +34,7 @@ class Poller(Generic[T]):
         fetch: Callable[[], T],
         draw: Callable[[T], None],
         is_active: Callable[[T], bool],
+        active_s: float = ACTIVE_S,
     ) -> None:
         self._shell, self._fetch, self._draw, self._is_active = shell, fetch, draw, is_active
         self._page: Page = ui.context.client
@@ -41,7 +42,7 @@ class Poller(Generic[T]):
         with self._skeleton:
             for _ in range(3):
                 div("skeleton")
-        self._interval_s = ACTIVE_S
+        self._active_s = self._interval_s = active_s
         self._timer: ui.timer | None = None
         self._not_found = False
         self._refreshing = asyncio.Lock()
@@ -84,6 +85,6 @@ class Poller(Generic[T]):
             self._shell.show_problem(None)
             self._skeleton.set_visibility(False)
             self._draw(view)
-            self._interval_s = ACTIVE_S if self._is_active(view) else IDLE_S
+            self._interval_s = self._active_s if self._is_active(view) else IDLE_S
             if self._timer is not None:
                 self._timer.interval = self._interval_s

@@ -19,6 +19,8 @@ from server.dashboard.layout import page_layout
 from server.dashboard.memoized_view import MemoizedView
 from server.dashboard.polling import Poller
 
+_REFRESH_S = 3.0
+
 
 @dataclass(frozen=True)
 class DevicesSnapshot:
@@ -33,10 +35,15 @@ class DevicesSnapshot:
 async def devices_page(client: Client) -> None:
     """All devices, and a form to add one."""
     form: AddForm | None = None
+    spaces: list[SpaceSchema] = []
+    datasets: list[str] = []
     address = str(ui.context.client.request.base_url).rstrip("/")
 
     def fetch() -> DevicesSnapshot:
-        return DevicesSnapshot(client.devices(), client.agents(), client.spaces(), client.datasets())
+        nonlocal spaces, datasets
+        if form is None:
+            spaces, datasets = client.spaces(), client.datasets()
+        return DevicesSnapshot(client.devices(), client.agents(), spaces, datasets)
 
     with page_layout(client, "Devices", "/devices") as shell:
         heading("Devices")
@@ -56,7 +63,7 @@ async def devices_page(client: Client) -> None:
                     form = AddForm(client, address, snapshot.spaces, snapshot.datasets)
             form.show_agents(snapshot.agents)
 
-        await Poller(shell, fetch, draw, lambda _: True).start()
+        await Poller(shell, fetch, draw, lambda _: True, _REFRESH_S).start()
 
 
 def _draw_devices(devices: list[DeviceSchema]) -> None:

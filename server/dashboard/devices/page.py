@@ -24,6 +24,8 @@ from server.dashboard.layout import page_layout
 from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.polling import Poller
 
+_REFRESH_S = 3.0  # each reads four resources
+
 
 @dataclass(frozen=True)
 class DeviceSnapshot:
@@ -73,7 +75,7 @@ async def device_page(client: Client, name: str) -> None:
         def is_active(snapshot: DeviceSnapshot) -> bool:
             return formatting.is_moving(snapshot.device) or snapshot.device.agent is not None
 
-        await Poller(shell, fetch, draw, is_active).start()
+        await Poller(shell, fetch, draw, is_active, _REFRESH_S).start()
 
 
 def _draw_header(name: str, status: JobStatus, processor: str, comparable: tuple[str, ...]) -> None:

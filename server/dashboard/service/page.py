@@ -23,6 +23,7 @@ from server.dashboard.service.token_card import TokenCard
 from server.dashboard.service.usage import draw_usage
 from server.dashboard.service.worker_card import draw_workers
 
+_REFRESH_S = 5.0  # each reads six resources
 _CHECK_GLYPHS = {"ok": "✓", "warning": "!", "failed": "✕"}
 
 
@@ -83,7 +84,10 @@ async def service_page(client: Client) -> None:
         async def edit_quota(quota: QuotaSchema) -> None:
             await quota_dialog(client, shell, quota, poller.refresh)
 
-        poller = Poller(shell, fetch, draw, lambda snapshot: any(q.queued + q.running for q in snapshot.quotas))
+        def is_active(snapshot: ServiceSnapshot) -> bool:
+            return any(q.queued + q.running for q in snapshot.quotas)
+
+        poller = Poller(shell, fetch, draw, is_active, _REFRESH_S)
         await poller.start()
 
 

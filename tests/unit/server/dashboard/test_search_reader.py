@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from nas.client import Client
+from nas.client import Client, Unreachable
 from nas.core.events import Candidate, Evaluated, Event, HypervolumeAt, Measured, Progress, StageFinished, StageStarted
 from nas.core.ports import Lease
 from nas.schemas.jobs import EventSchema
@@ -47,16 +48,18 @@ class StreamingClient(Client):
     def __init__(self, transport: CountingTransport) -> None:
         super().__init__(transport=transport)
         self._counter = transport
-        self._queue: queue.Queue[EventSchema | None] = queue.Queue()
+        self._queue: queue.Queue[EventSchema | Unreachable | None] = queue.Queue()
 
     def watch(self, search_id: str, after: int = 0, stop: Callable[[], bool] = lambda: False) -> Iterator[EventSchema]:
         self._counter.calls["stream"] += 1
-        while (event := self._queue.get()) is not None and not stop():
+        while isinstance(event := self._queue.get(), EventSchema) and not stop():
             yield event
             self._queue.task_done()
         self._queue.task_done()
+        if isinstance(event, Unreachable):
+            raise event
 
-    def deliver(self, events: Sequence[EventSchema | None]) -> None:
+    def deliver(self, events: Sequence[EventSchema | Unreachable | None]) -> None:
         """Wait until the reader's stream has taken the events; None ends it."""
         for event in events:
             self._queue.put(event)
@@ -206,3 +209,16 @@ def test_change_of_status_is_shown_at_once(search: RunningSearch) -> None:
 def test_search_without_news_keeps_its_snapshot(search: RunningSearch) -> None:
     snapshot = search.reader.read()
     assert search.reader.read() is snapshot
+
+
+def test_broken_stream_is_an_error_once_and_opened_again(search: RunningSearch) -> None:
+    search.reader.read()
+    search.client.deliver([Unreachable("no server answers")])
+    [thread] = [t for t in threading.enumerate() if t.name == "event stream"]
+    thread.join()
+    with pytest.raises(Unreachable, match="no server answers"):
+        search.reader.read()
+    search.append(candidates(0, 8))
+    search.measured_calls()
+    assert search.read_after(60.0).candidate_count == 8
+    assert search.measured_calls()["stream"] == 1
