@@ -93,6 +93,7 @@ def test_running_search_updates_by_itself(page: Any, full: str) -> None:
     expect(running).not_to_have_text(before)
     expect(page.get_by_text("no candidate has been measured yet")).to_be_visible()
     expect(page.get_by_text("left (an estimate)")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_hover_names_the_candidate_and_click_opens_it(page: Any, full: str) -> None:

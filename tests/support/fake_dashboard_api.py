@@ -7,7 +7,6 @@ Run it with a dashboard on top:  python -m tests.support.fake_dashboard_api PORT
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import socket
 import sys
@@ -20,7 +19,7 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
 from nas.core.access import Scope
 from nas.core.arch import Arch, as_archs, mutate, sample
@@ -30,7 +29,7 @@ from nas.core.drift import Reading, drift_of
 from nas.core.errors import Conflict
 from nas.core.events import Evaluated, HypervolumeAt, Refitted, StatusChanged, encode
 from nas.core.layers import summarise
-from nas.core.lifecycle import ENDED, LEASED, Verb, check_transition, check_verb
+from nas.core.lifecycle import ENDED, LEASED, JobStatus, Verb, check_transition, check_verb
 from nas.core.metrics import METRICS, kendall, spearman
 from nas.core.ports import ImageShape
 from nas.core.rank_correlation import rank_advice
@@ -863,6 +862,7 @@ AGENT = AgentSchema(
 def create_api(contents: str = "full") -> FastAPI:
     """The fake service with everything, or ``empty``."""
     app = FastAPI()
+    streams = sse.EventStreams()
     full = contents != "empty"
     searches = make_searches() if full else []
     searches += make_many(1000) if contents == "many" else []
@@ -1119,15 +1119,17 @@ def create_api(contents: str = "full") -> FastAPI:
     ) -> EventPage | Response:
         find(search_id)
 
-        def read(after: int) -> tuple[EventPage, str | None]:
-            search = next((s for s in searches if s.id == search_id), None)  # it may be deleted meanwhile
-            items = [e for e in search.events if e.seq > after and kind in (None, e.body["kind"])] if search else []
-            status = "deleted" if search is None else search.status if search.status in ENDED else None
-            return EventPage(items=items[:limit], last=items[:limit][-1].seq if items else after), status
+        def read(after: int, limit: int) -> tuple[EventPage, JobStatus | None]:
+            search = next((s for s in searches if s.id == search_id), None)
+            if search is None:  # deleted meanwhile
+                return EventPage(items=[], last=after), "cancelled"
+            items = [e for e in search.events if e.seq > after and kind in (None, e.body["kind"])][:limit]
+            page = EventPage(items=items, last=items[-1].seq if items else after)
+            return page, search.status if search.status in ENDED else None
 
         if "text/event-stream" in accept:
-            return StreamingResponse(sse.stream(read, after, asyncio.sleep), media_type="text/event-stream")
-        return read(after)[0]
+            return streams.response(read, after, "")
+        return read(after, limit)[0]
 
     @app.get("/v1/agents")
     def list_agents() -> list[AgentSchema]:
