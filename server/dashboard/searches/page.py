@@ -24,7 +24,7 @@ from server.dashboard.searches.rows import best_accuracy, draw_row
 _PAGE_SIZE = 25
 _FRONTS_PER_REFRESH = 5  # so that the list does not wait for all of them
 _ALL_STATUSES = "all"
-_ALL_OWNERS = "everybody"
+_ALL_OWNERS = "all owners"
 FIRST_STEPS = "nas devices add\nnas submit"
 
 

@@ -16,7 +16,7 @@ from server.dashboard.memoized_view import MemoizedView
 
 _PAGE_SIZE = 15
 _SEARCH_ID = re.compile("[0-9a-f]{32}")
-_ALL_OWNERS = "everybody"
+_ALL_OWNERS = "all owners"
 
 
 class AuditCard:
