@@ -59,8 +59,12 @@ class StreamingClient(Client):
         if isinstance(event, Unreachable):
             raise event
 
-    def deliver(self, events: Sequence[EventSchema | Unreachable | None]) -> None:
-        """Wait until the reader's stream has taken the events; None ends it."""
+    def end(self) -> None:
+        """End one stream."""
+        self._queue.put(None)
+
+    def deliver(self, events: Sequence[EventSchema | Unreachable]) -> None:
+        """Wait until the reader's stream has taken the events; an error breaks it off."""
         for event in events:
             self._queue.put(event)
         self._queue.join()
@@ -119,7 +123,7 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningS
             )
             yield running
             running.reader.close()
-            client.deliver([None])
+            client.end()
 
 
 def candidates(first: int, count: int) -> Evaluated:
@@ -169,7 +173,7 @@ def test_snapshot_after_following_equals_a_fresh_one(search: RunningSearch) -> N
     assert followed.front == expected.front
     assert followed.search == expected.search
     fresh.close()
-    search.client.deliver([None])
+    search.client.end()
 
 
 def test_progress_is_shown_without_a_call(search: RunningSearch) -> None:
@@ -214,11 +218,13 @@ def test_search_without_news_keeps_its_snapshot(search: RunningSearch) -> None:
 def test_broken_stream_is_an_error_once_and_opened_again(search: RunningSearch) -> None:
     search.reader.read()
     search.client.deliver([Unreachable("no server answers")])
-    [thread] = [t for t in threading.enumerate() if t.name == "event stream"]
-    thread.join()
+    for thread in [t for t in threading.enumerate() if t.name == "event stream"]:
+        thread.join()
     with pytest.raises(Unreachable, match="no server answers"):
         search.reader.read()
     search.append(candidates(0, 8))
     search.measured_calls()
     assert search.read_after(60.0).candidate_count == 8
+    search.report(Progress("explore", 5, 9, "candidates"))
+    assert search.read_after(0.0).search.stages[1].done == 5
     assert search.measured_calls()["stream"] == 1
