@@ -156,7 +156,7 @@ def test_page_of_running_search_makes_at_most_two_calls_a_second(search: Running
     calls = search.measured_calls()
     assert calls.total() / (ticks * ACTIVE_S) + HEADER_CALLS / HEADER_REFRESH_S <= 2.0
     assert calls["front"] >= 5  # it does follow
-    assert calls["stream"] == 0  # it was opened by the first reading
+    assert calls["stream"] <= 1  # the first reading opened it
 
 
 def test_snapshot_after_following_equals_a_fresh_one(search: RunningSearch) -> None:
