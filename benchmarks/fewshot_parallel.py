@@ -17,6 +17,7 @@ from nas.core import registry
 from nas.core.events import SearchState, StageFinished
 from nas.core.ports import Lease, Problem, Resources
 from nas.core.spec import DataSpec, ResourceSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.stages.results import SplitResult, TrainResult
 from nas.stages.sub_supernets import SubSupernetsStage
 from nas.strategies.few_shot import few_shot
 from nas.training.fewshot.partition import random_split
@@ -86,8 +87,8 @@ def run_job(
     warm = TrainState(0, 0, {"net": space.supernet(0).state_dict()})
     state = SearchState(
         finished={
-            "warm_up": {"supernet": blobs.put(warm.to_bytes())},
-            "split": {"partition": partition.as_json(space.decisions)},
+            "warm_up": TrainResult(blobs.put(warm.to_bytes())).to_json(),
+            "split": SplitResult(partition=partition.as_json(space.decisions)).to_json(),
         }
     )
     problem = Problem(SPEC, space, data, None, None)  # type: ignore[arg-type]  # training asks for no device

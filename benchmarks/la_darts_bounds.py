@@ -29,6 +29,7 @@ from nas.core.ports import Dataset, Problem, Resources, Stage
 from nas.core.spec import BudgetSpec, ObjectiveSpec, SearchSpec, StrategySpec
 from nas.engine import run_search
 from nas.stages.explore import ExploreStage
+from nas.stages.results import DiscretizeResult, TrainResult
 from nas.strategies.darts import darts
 from search_spaces.nas_bench_201.cell import EDGES, OPERATIONS, from_string
 from search_spaces.nas_bench_201.space import NasBench201, build
@@ -131,7 +132,7 @@ def compare(
             for bound_ms in bounds_ms:
                 state = _run(_problem(base, "la_darts", seed, bound_ms, search), blobs, table, STAGES)
                 blind = _problem(base, "darts", seed, bound_ms, search)
-                blind = replace(blind, supernet_blob=trained.finished["train"]["supernet"])
+                blind = replace(blind, supernet_blob=TrainResult.require(trained.finished).blob)
                 repaired = _run(blind, blobs, table, ("estimate", "train", "derive"))
                 runs.append(_told(space, table, seed, bound_ms, state, repaired))
     return summary(table, bounds_ms, runs)
@@ -173,8 +174,8 @@ def _run(problem: Problem, blobs: FolderBlobs, table: Table, names: Sequence[str
 def _told(
     space: NasBench201, table: Table, seed: int, bound_ms: float, state: SearchState, repaired: SearchState
 ) -> dict[str, Any]:
-    (arch,) = as_archs(space.id, np.array(state.finished["derive"]["networks"][:1]))
-    (other,) = as_archs(space.id, np.array(repaired.finished["derive"]["networks"][:1]))
+    (arch,) = as_archs(space.id, np.array(DiscretizeResult.require(state.finished).networks[:1]))
+    (other,) = as_archs(space.id, np.array(DiscretizeResult.require(repaired.finished).networks[:1]))
     point, row = state.candidates["search", arch.id], table.row_of[arch.id]
     ms = float(table.latency_ms_N[row])
     return {
@@ -185,7 +186,7 @@ def _told(
         "table_ms": ms,
         "met": ms <= bound_ms,
         "status": point.status,
-        "needed_repair": bool(state.finished["derive"]["replaced"]),
+        "needed_repair": bool(DiscretizeResult.require(state.finished).replaced),
         "accuracy": float(table.accuracy_N[row]),
         "optimum": table.best_within(bound_ms),
         "repaired_ms": float(table.latency_ms_N[table.row_of[other.id]]),

@@ -27,6 +27,7 @@ from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace, pr
 from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
 from nas.engine import run_search
 from nas.export import to_onnx, to_onnx_for_timing
+from nas.stages.results import TrainResult
 from nas.stages.subnets import load_subnets
 from predictors.measurement.onnx_runtime import measure_isolated, profile_machine
 from predictors.onboarding.measured import onboard
@@ -95,7 +96,7 @@ def bounds(problem: Problem, resources: Resources, predictor: LatencyPredictor) 
     upper_ms = predict_latency(predictor, space, some_NG).upper_ms
     chosen_ms = np.quantile(upper_ms, np.linspace(0.05, 0.9, BOUNDS))
     state = run(problem, resources)
-    supernet = str(state.finished["train"]["supernet"])
+    supernet = TrainResult.require(state.finished).blob
     models: list[bytes] = []
     claims: list[float] = []
     first_ms: list[float] = []

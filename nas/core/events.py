@@ -16,6 +16,7 @@ from nas.core.lifecycle import JobStatus
 from nas.core.metrics import SHARES
 
 Origin = Literal["search", "baseline"]
+StageResults = Mapping[str, Mapping[str, Any]]  # results as JSON, by stage
 
 
 @dataclass(frozen=True)
@@ -290,7 +291,7 @@ class SearchState:
     """Everything a search knows about its own past. Treat as a value: ``fold`` returns the next one."""
 
     stage: str | None = None
-    finished: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    finished: StageResults = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
     candidates: Mapping[tuple[str, str], Candidate] = field(default_factory=dict)

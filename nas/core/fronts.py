@@ -8,20 +8,49 @@ never choose a network. Where networks are retrained, theirs is the validation a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from nas.core.arch import Floats
 from nas.core.candidates import ORIGINS, PREDICTED_METRICS, STATUSES, CandidateTable, Rows
 from nas.core.errors import InvalidInput, UnknownName
-from nas.core.events import Candidate, Origin, SearchState
+from nas.core.events import Candidate, Origin
 from nas.core.metrics import METRICS, OBJECTIVES, SHARES
 from nas.core.pareto import Mask, hypervolume, non_dominated
 from nas.core.spec import SearchSpec
 
-Finished = Mapping[str, Mapping[str, Any]]
+
+@dataclass(frozen=True)
+class FrontContext:
+    """What the finished stages of a search say about its fronts.
+
+    ``reference``: by objective, the worst value that counts in hypervolumes, None while unknown. ``guiding_metric``
+    stands for accuracy until networks are verified. ``verified``: whether verification has finished; ``measured``:
+    whether it could measure latencies. ``by_device``: the same for devices of a fleet that differ.
+    """
+
+    reference: Mapping[str, float] | None = None
+    guiding_metric: str = "val_accuracy"
+    verified: bool = False
+    measured: bool = False
+    by_device: Mapping[str, FrontContext] = field(default_factory=dict)
+
+    def on(self, device: str) -> FrontContext:
+        """The context of one device."""
+        return self.by_device.get(device, self)
+
+    def reference_of(self, objectives: Sequence[str]) -> tuple[float, ...] | None:
+        """The reference values of ``objectives``, None while unknown. Raises InvalidInput for an objective without a
+        reference value."""
+        if self.reference is None:
+            return None
+        if missing := [n for n in objectives if n not in self.reference]:
+            raise InvalidInput(
+                f"no values of {missing[0]} for the networks of this search: expected some of "
+                f"{', '.join(self.reference)}"
+            )
+        return tuple(float(self.reference[n]) for n in objectives)
 
 
 @dataclass(frozen=True)
@@ -43,50 +72,37 @@ class Front:
     final: bool
 
 
-def front_of(
-    spec: SearchSpec,
-    state: SearchState,
-    objectives: Sequence[str] | None = None,
-    bound_ms: float | None = None,
-    device: str | None = None,
-) -> Front:
-    """The front as far as the search has come; as ``compute_front``."""
-    return compute_front(
-        spec, CandidateTable.of(state.candidates.values()), state.finished, objectives, bound_ms, device
-    )
-
-
 def compute_front(
     spec: SearchSpec,
     table: CandidateTable,
-    finished: Finished,
+    context: FrontContext,
     objectives: Sequence[str] | None = None,
     bound_ms: float | None = None,
     device: str | None = None,
 ) -> Front:
-    """The front of the networks in ``table``; ``finished`` holds the results of stages. ``bound_ms`` further limits
-    latency. ``device``: the front as one device of the fleet has it; where each has one, the first unless told.
+    """The front of the networks in ``table``. ``bound_ms`` further limits latency. ``device``: the front on that
+    device of a fleet; if each device has a front, the default is the first.
 
     Raises UnknownName or InvalidInput for objectives that cannot span a front.
     """
     if spec.fleet is not None and (device := device or spec.views[0]) is not None:
         if len(table):
             table = table.on(device)
-        spec, finished = spec.on(device), finished_on(finished, device)
+        spec, context = spec.on(device), context.on(device)
     names = tuple(objectives or (o.name for o in spec.objectives))
     for name in names:
         if name not in OBJECTIVES:
             raise UnknownName("objective", name, OBJECTIVES)
     if len(set(names)) != len(names) or not 2 <= len(names) <= 4:
         raise InvalidInput(f"expected 2 to 4 different objectives of {', '.join(OBJECTIVES)}, got {', '.join(names)}")
-    final = "verify" in finished or bool(table.measurements)
-    # On a device that nothing can be measured on, latency stays predicted.
-    measured = bool(table.measurements) or bool(finished.get("verify", {}).get("measured", final))
+    final = context.verified or bool(table.measurements)
+    # On a device without measurements, latency stays predicted.
+    measured = context.measured or bool(table.measurements)
     metric_of = {o: pair[measured if o == "latency" else final] for o, pair in OBJECTIVES.items()}
     if spec.by_share:
         metric_of["latency"] = SHARES[metric_of["latency"]]
     if not final:
-        metric_of["accuracy"] = guiding_metric(finished)
+        metric_of["accuracy"] = context.guiding_metric
     metrics = tuple(metric_of[n] for n in names)
     # Test data choose nothing, and before it is measured a latency is held to its calibrated upper bound.
     deciding = "val_accuracy" if spec.retrain is None else "trained_accuracy"
@@ -104,7 +120,7 @@ def compute_front(
     if bound_ms is not None:
         limited = "measured_ms" if measured else "upper_ms"
         bounds[limited] = min(bound_ms, bounds.get(limited, bound_ms))
-    reference = reference_of(finished, names)
+    reference = context.reference_of(names)
     if reference is not None:
         reference = tuple(0.0 if m == "proxy_score" else r for m, r in zip(metrics, reference, strict=True))
     # A network that breaks a bound on one device of a fleet gives its place to those that it had dominated.
@@ -133,40 +149,6 @@ def compute_front(
         return relative_hypervolume(members, metrics, reference)
 
     return Front(names, metrics, search, baseline, volume(search), volume(baseline), reference or (), final)
-
-
-def state_on(state: SearchState, device: str) -> SearchState:
-    """A search as one device of its fleet sees it."""
-    candidates = {key: c.on(device) for key, c in state.candidates.items()}
-    return replace(state, candidates=candidates, finished=finished_on(state.finished, device))
-
-
-def finished_on(finished: Finished, device: str) -> Finished:
-    """Results of stages with what those of one device of a fleet have beside them in their place."""
-    return {stage: {**result, **result.get("fleet", {}).get(device, {})} for stage, result in finished.items()}
-
-
-def by_view(results: Mapping[str | None, Mapping[str, Any]]) -> dict[str, Any]:
-    """A result of a stage, from one for each of ``SearchSpec.views``: the first, and beside it all by device."""
-    first = next(iter(results.values()))
-    fleet = {name: dict(result) for name, result in results.items() if name is not None}
-    return {**first, "fleet": fleet} if fleet else dict(first)
-
-
-def guiding_metric(finished: Finished) -> str:
-    """The metric that the search goes by in place of accuracy: estimated accuracy, or a score by zero-cost proxies."""
-    return "proxy_score" if finished.get("proxies", {}).get("steers") else "val_accuracy"
-
-
-def reference_of(finished: Finished, objectives: Sequence[str]) -> tuple[float, ...] | None:
-    """The reference values per objective that the estimate stage recorded, or None before it has ended. Raises
-    InvalidInput for an objective that was not known of the networks."""
-    result = finished.get("estimate")
-    if result is None:
-        return None
-    if unknown := [n for n in objectives if n not in result["reference"]]:
-        raise InvalidInput(f"{unknown[0]} is not known of this search's networks: {', '.join(result['reference'])} are")
-    return tuple(float(result["reference"][n]) for n in objectives)
 
 
 def relative_hypervolume(candidates: Sequence[Candidate], metrics: Sequence[str], reference: Sequence[float]) -> float:

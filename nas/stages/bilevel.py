@@ -18,6 +18,7 @@ from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
 from nas.core.ports import Problem, Resources, is_relaxed
 from nas.fleet import latency_metrics
+from nas.stages.results import BilevelResult, SeedRun, TrainResult
 from nas.stages.subnets import Subnets
 from nas.supernet import RelaxedSupernet
 from nas.training.gradient.loop import EpochReport, GradientSearch, GradientStep, run_gradient_search
@@ -40,7 +41,7 @@ class BilevelStage:
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Ends with the blob of the supernet. Raises StorageError when a run's last state cannot be kept."""
         if problem.supernet_blob is not None:
-            yield StageFinished(self.name, 0.0, {"supernet": problem.supernet_blob, "reused": True, "steps": 0})
+            yield StageFinished(self.name, 0.0, TrainResult.reuse(problem.supernet_blob).to_json())
             return
         start, runs = TrainState(), list[dict[str, Any]]()
         last = state.checkpoints.get(self.name)
@@ -94,7 +95,7 @@ class BilevelStage:
             assert supernet is not None
             blob = resources.blobs.put(TrainState(0, 0, {"net": supernet["net"], "runs": json.dumps(runs)}).to_bytes())
             yield Checkpoint(self.name, before + learning.steps, blob)
-        yield StageFinished(self.name, 0.0, {"supernet": blob, "reused": False, **_summary(runs)})
+        yield StageFinished(self.name, 0.0, _result(blob, runs).to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """A few steps of each kind and what is done at the end of an epoch; early ends are not foreseen."""
@@ -206,14 +207,26 @@ def with_runs(state: TrainState, runs: list[dict[str, Any]]) -> TrainState:
     return TrainState(state.phase, state.step, {**state.weights, "runs": json.dumps(runs)})
 
 
-def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+def _result(blob: str, runs: list[dict[str, Any]]) -> BilevelResult:
     accuracies = [float(run["val_accuracy"]) for run in runs]
-    return {
-        "steps": sum(int(run["steps"]) for run in runs),
-        "runs": [{k: run[k] for k in ("seed", "genes", "series", "val_accuracy", "signs", "supernet")} for run in runs],
-        "mean_val_accuracy": fmean(accuracies),
-        "deviation_val_accuracy": stdev(accuracies) if len(accuracies) > 1 else 0.0,
-    }
+    return BilevelResult(
+        supernet=blob,
+        reused=False,
+        steps=sum(int(run["steps"]) for run in runs),
+        runs=tuple(
+            SeedRun(
+                seed=run["seed"],
+                genes=tuple(run["genes"]),
+                series=tuple(map(tuple, run["series"])),
+                val_accuracy=run["val_accuracy"],
+                signs=tuple(run["signs"]),
+                supernet=run["supernet"],
+            )
+            for run in runs
+        ),
+        mean_val_accuracy=fmean(accuracies),
+        deviation_val_accuracy=stdev(accuracies) if len(accuracies) > 1 else 0.0,
+    )
 
 
 def _seconds(clock: Callable[[], float], work: Callable[[], object]) -> float:

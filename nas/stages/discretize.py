@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from nas.core.ports import Problem, Resources, is_relaxed
 from nas.core.relaxation import skip_share
 from nas.core.rng import Stream, rng
 from nas.objectives import cheap_metrics, violation
+from nas.stages.results import DiscretizeResult, PartNetwork, SeedNetwork, TrainResult
 from nas.stages.subnets import Subnets, load_supernet
 from nas.training.gradient.resource import within_bounds
 from nas.training.progressive import TrainState
@@ -37,7 +38,7 @@ class DiscretizeStage:
         for a supernet that no differentiable search has trained."""
         space = problem.space
         assert is_relaxed(space)
-        blob = problem.supernet_blob or state.finished["train"]["supernet"]
+        blob = problem.supernet_blob or TrainResult.require(state.finished).blob
         weights = TrainState.from_bytes(resources.blobs.get(blob), "cpu").weights
         if weights is None or "runs" not in weights:
             raise InvalidSpec(
@@ -49,7 +50,8 @@ class DiscretizeStage:
 
         runs = json.loads(weights["runs"])
         networks: list[list[int]] = []
-        found: list[dict[str, Any]] = []
+        seeds: list[SeedNetwork] = []
+        parts: list[PartNetwork] = []
         mended = 0
         for number, run in enumerate(runs):
             generator = rng(problem.spec.seed, Stream.DISCRETISATION, number)
@@ -64,19 +66,27 @@ class DiscretizeStage:
                 except NotFound:  # of a search that was deleted
                     accuracy = None
                     yield Warned(self.name, f"the weights of seed {run['seed']} are gone, so its network has no score")
-            which = {"part": run["part"] + 1} if "part" in run else {"seed": run["seed"]}
-            found.append({**which, "genes": genes.tolist(), "val_accuracy": accuracy})
+            chosen = tuple(genes.tolist())
+            if "part" in run:
+                parts.append(PartNetwork(run["part"] + 1, chosen, accuracy))
+            else:
+                seeds.append(SeedNetwork(run["seed"], chosen, accuracy))
             series = [g for g in run["series"] if broken(np.array([g]))[0] == 0]
             networks += [g for g in (genes.tolist(), *reversed(series)) if g not in networks]
         if mended:
             yield Warned(self.name, f"{mended} of {len(runs)} found networks broke a bound and were replaced")
         shares = [skip_share(space.relaxation, space.table(np.array(g))) for g in networks]
-        result = {"networks": networks, "replaced": mended, "skip_shares": shares}
-        if any("part" in run for run in runs):
-            result |= {"parts": found}
-        else:
-            result |= {"seeds": found, **_spread([s["val_accuracy"] for s in found])}
-        yield StageFinished(self.name, 0.0, result)
+        mean, deviation = _mean_and_deviation([s.val_accuracy for s in seeds])
+        result = DiscretizeResult(
+            networks=tuple(tuple(genes) for genes in networks),
+            replaced=mended,
+            skip_shares=tuple(shares),
+            seeds=tuple(seeds) if seeds else None,
+            parts=tuple(parts) if parts else None,
+            mean_val_accuracy=mean,
+            deviation_val_accuracy=deviation,
+        )
+        yield StageFinished(self.name, 0.0, result.to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """It looks at a few thousand predictions at most."""
@@ -96,10 +106,9 @@ def _score(problem: Problem, resources: Resources, supernet: str, genes_G: Genes
     return subnets.score(subnets.cut(arch), arch, problem.data.val).accuracy
 
 
-def _spread(accuracies: Sequence[float | None]) -> dict[str, float]:
-    """Mean and deviation of what is known, none of it: nothing."""
-    known = [a for a in accuracies if a is not None]
-    if not known:
-        return {}
-    deviation = stdev(known) if len(known) > 1 else 0.0
-    return {"mean_val_accuracy": fmean(known), "deviation_val_accuracy": deviation}
+def _mean_and_deviation(accuracies: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and standard deviation of the values that are not None; None if there are none."""
+    values = [a for a in accuracies if a is not None]
+    if not values:
+        return None, None
+    return fmean(values), stdev(values) if len(values) > 1 else 0.0

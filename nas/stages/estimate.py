@@ -6,8 +6,8 @@ The same answer is given when a search is submitted and when it begins: both cal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from nas.core.metrics import BOUND_METRIC, METRICS
 from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace
 from nas.core.spec import SearchSpec
 from nas.fleet import latency_metrics
+from nas.stages.results import EstimateResult
 
 SAMPLED = 20_000
 
@@ -163,9 +164,9 @@ class EstimateStage:
         refusals = [*unsupported_objectives(spec, found), *infeasible_on_devices(spec, found, by_device)]
         for error in [*refusals, *exceeds_space(spec, found, inherited)]:
             raise error
-        result = _result(problem, spec, found)
         fleet = {name: _result(problem, spec.on(name), part) for name, part in by_device.items()}
-        yield StageFinished(self.name, 0.0, {**result, "sampled": SAMPLED, **({"fleet": fleet} if fleet else {})})
+        result = replace(_result(problem, spec, found), sampled=SAMPLED, fleet=fleet)
+        yield StageFinished(self.name, 0.0, result.to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """It is run in full, without a warm-up, since the search has none either."""
@@ -179,17 +180,17 @@ def _held(spec: SearchSpec) -> dict[str, str]:
     return {o: metric for o, metric in BOUND_METRIC.items() if o != "latency" or not spec.by_share}
 
 
-def _result(problem: Problem, spec: SearchSpec, found: SpaceProfile) -> dict[str, Any]:
-    """What later stages and screens read, of a search or of one device of its fleet."""
+def _result(problem: Problem, spec: SearchSpec, found: SpaceProfile) -> EstimateResult:
+    """The result for a search, or for one device of its fleet."""
     held = BOUND_METRIC | ({"latency": "upper_share"} if spec.by_share else {})
-    return {
-        "ranges": {k: list(v) for k, v in found.ranges.items()},
-        "feasible_share": feasible_share(spec, found),
-        "reference": {
+    return EstimateResult(
+        reference={
             "accuracy": 100.0 / problem.data.shape.classes,
             **{o: found.ranges[metric][1] for o, metric in held.items() if metric in found.ranges},
         },
-    }
+        ranges=found.ranges,
+        feasible_share=feasible_share(spec, found),
+    )
 
 
 def most_inherited(candidates: Sequence[Candidate]) -> int:

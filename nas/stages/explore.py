@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -28,13 +28,14 @@ from nas.core.events import (
     StageFinished,
     fold,
 )
-from nas.core.fronts import Front, by_view, front_of, guiding_metric, state_on
 from nas.core.ports import History, Problem, Resources, SearchSpace
 from nas.core.rng import Stream, rng
 from nas.explorers import bayesian, nsga2, random
 from nas.objectives import cheap_metrics, losses, on_devices, violation
 from nas.stages.cost_estimate import sample_archs, scoring_s
+from nas.stages.fronts import front_of, front_summary, guiding_metric, state_on
 from nas.stages.proxies import ProxyAwareSpace, ProxyStage, load_scores
+from nas.stages.results import DiscretizeResult, ExploreResult
 from nas.stages.subnets import Subnets, load_subnets
 
 Score = Callable[[Arch], dict[str, float]]
@@ -99,9 +100,14 @@ class ExploreStage:
                 yield HypervolumeAt(len(state.of("search")), front.hypervolume, front.baseline_hypervolume, view)
                 volumes["hypervolume" if view is None else f"hypervolume on {view}"] = front.hypervolume
             yield Progress(self.name, 2 * (done + size), 2 * budget, "subnets", volumes)
-        fronts = {view: _front_result(front_of(problem.spec, state, device=view)) for view in problem.spec.views}
-        result = {"evaluations": len(state.of("search")), "inherited": known["search"]}
-        yield StageFinished(self.name, 0.0, {**result, **by_view(fronts)})
+        fronts = {view: front_summary(front_of(problem.spec, state, device=view)) for view in problem.spec.views}
+        result = ExploreResult(
+            evaluations=len(state.of("search")),
+            inherited=known["search"],
+            fleet={name: front for name, front in fronts.items() if name is not None},
+            **vars(fronts[problem.spec.views[0]]),
+        )
+        yield StageFinished(self.name, 0.0, result.to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Candidates from the smallest to the largest, and one proposal in the middle of the budget."""
@@ -267,7 +273,8 @@ def spread(genes_NG: Genes, losses_NM: Floats, seen_NG: Genes, n: int) -> Genes:
 
 def _derived(state: SearchState) -> Genes:
     """The networks that a stage before has found, shape (N, G)."""
-    return np.array(state.finished.get("derive", {}).get("networks", []), dtype=np.int64)
+    result = DiscretizeResult.read(state.finished)
+    return np.array(result.networks if result is not None else [], dtype=np.int64)
 
 
 def _around(space: SearchSpace, history: History, derived_NG: Genes, rng: np.random.Generator, n: int) -> Genes:
@@ -327,14 +334,6 @@ def _refresh(problem: Problem, candidates: tuple[Candidate, ...]) -> Iterator[Ca
 
 def _seen(problem: Problem, state: SearchState, view: str | None) -> tuple[Problem, SearchState]:
     return (problem, state) if view is None else (problem.on(view), state_on(state, view))
-
-
-def _front_result(front: Front) -> dict[str, Any]:
-    return {
-        "hypervolume": front.hypervolume,
-        "baseline_hypervolume": front.baseline_hypervolume,
-        "front_size": len(front.members),
-    }
 
 
 def _violation(problem: Problem, cheap: dict[str, Floats], accuracy_N: Floats, by: str) -> Floats:

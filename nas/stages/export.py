@@ -12,10 +12,11 @@ from nas.core.cost_estimate import DurationRange, StageCost, average_duration
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import NotMeasuredYet
 from nas.core.events import Candidate, Event, Exported, Progress, SearchState, StageFinished
-from nas.core.fronts import front_of
 from nas.core.ports import Problem, Resources
 from nas.export import package
 from nas.stages.cost_estimate import estimate_measuring, first_images, sample_archs, verified_range
+from nas.stages.fronts import front_of
+from nas.stages.results import ExportResult
 from nas.stages.subnets import load_subnets
 from nas.stages.verify import thin
 
@@ -64,7 +65,7 @@ class ExportStage:
         for p, archive, report in packages:
             name = f"{p.arch.id}.zip"
             yield Exported(p.arch, name, resources.blobs.put(archive), len(archive), "application/zip", report)
-        yield StageFinished(self.name, 0.0, {"models": len(chosen)})
+        yield StageFinished(self.name, 0.0, ExportResult(len(chosen)).to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """The smallest and the largest network as packages. How many networks the front will have is not known."""

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from nas.core.rng import Stream, rng
 from nas.proxies import score
 from nas.spaces.wrapper import SpaceWrapper
 from nas.stages.cost_estimate import sample_archs
+from nas.stages.results import ProxiesResult
 from nas.supernet import Supernet
 from nas.training.pipeline import Pipeline
 
@@ -113,7 +114,8 @@ class ProxyStage:
             yield Checkpoint(self.name, len(rows), resources.blobs.put(some.dump()))
             yield Progress(self.name, len(rows), len(archs), "networks")
         known = Scores(self.proxies, as_genes(archs), np.array(rows))
-        yield StageFinished(self.name, 0.0, {"steers": self.steers, "networks": len(archs), **_ranks(problem, known)})
+        result = ProxiesResult(self.steers, len(archs), _rank_correlations(problem, known))
+        yield StageFinished(self.name, 0.0, result.to_json())
 
     def scorer(self, problem: Problem, resources: Resources) -> Scorer:
         """What scores a network."""
@@ -175,13 +177,13 @@ class ProxyAwareSpace(SpaceWrapper):
         return np.concatenate([one_hot(self.inner.decisions, genes_NG), logs_N2], axis=1)
 
 
-def _ranks(problem: Problem, known: Scores) -> dict[str, Any]:
+def _rank_correlations(problem: Problem, known: Scores) -> dict[str, dict[str, float | None]]:
     """How each proxy ranks networks, beside what counting parameters and MACs would do: correlations near 1 say that it
     tells nothing more."""
     costs = problem.space.costs(known.genes_NG)
-    out: dict[str, Any] = {}
+    out: dict[str, dict[str, float | None]] = {}
     for p, name in enumerate(known.proxies):
         score_N = known.standard(known.scores_NP)[:, p]
         ranks = {cost: spearman(score_N, costs[cost]) for cost in ("params", "macs")}
         out[name] = {cost: rank if math.isfinite(rank) else None for cost, rank in ranks.items()}
-    return {"spearman": out}
+    return out

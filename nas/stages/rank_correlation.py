@@ -16,6 +16,7 @@ from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinis
 from nas.core.metrics import kendall
 from nas.core.ports import Problem, Resources
 from nas.core.rank_correlation import LOW_TAU, describe_tau, rank_advice
+from nas.stages.results import RankCorrelationResult, SubSupernetsResult, TrainResult
 from nas.stages.split import held_out_archs
 from nas.stages.subnets import Subnets, load_supernet
 from nas.training.pipeline import Pipeline
@@ -35,7 +36,7 @@ class RankCorrelationStage:
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Warns when tau after the split is low. A network that was trained before a restart is not trained again."""
         if self.networks == 0 or problem.supernet_blob is not None:
-            yield StageFinished(self.name, 0.0, {"networks": 0})
+            yield StageFinished(self.name, 0.0, RankCorrelationResult().to_json())
             return
         archs = held_out_archs(problem, self.networks)
         truth: list[float] = []
@@ -45,29 +46,35 @@ class RankCorrelationStage:
             truth.append(self._alone(problem, resources, arch))
             yield Checkpoint(self.name, len(truth), resources.blobs.put(json.dumps(truth).encode()))
             yield Progress(self.name, len(truth), len(archs), "networks")
-        supernets = {"before": state.finished["warm_up"]["supernet"], "after": state.finished["train"]["supernet"]}
-        if "one_shot" in state.finished["train"]:
-            supernets["one_shot"] = state.finished["train"]["one_shot"]
-        estimates, tau = {}, {}
+        trained = SubSupernetsResult.require(state.finished)
+        supernets = {"before": TrainResult.require(state.finished, "warm_up").blob, "after": trained.blob}
+        if trained.one_shot is not None:
+            supernets["one_shot"] = trained.one_shot
+        estimates: dict[str, tuple[float, ...]] = {}
+        tau: dict[str, float | None] = {}
         for which, blob in supernets.items():
             subnets = Subnets(problem, load_supernet(problem, resources, blob), resources.torch_device)
-            estimates[which] = [subnets.score(subnets.cut(a), a, problem.data.val).accuracy for a in archs]
+            estimates[which] = tuple(subnets.score(subnets.cut(a), a, problem.data.val).accuracy for a in archs)
             against_truth = kendall(np.array(estimates[which]), np.array(truth))
             tau[which] = None if math.isnan(against_truth) else against_truth  # where all are estimated alike
-        said = rank_advice(len(archs), tau["before"], tau["after"], tau.get("one_shot"))
+        advice = rank_advice(len(archs), tau["before"], tau["after"], tau.get("one_shot"))
         yield Traced(self.name, len(archs), {f"tau_{which}": t for which, t in tau.items() if t is not None})
         if tau["after"] is None or tau["after"] < LOW_TAU:
             yield Warned(self.name, describe_tau(len(archs), tau["after"]))
-        result = {
-            "networks": len(archs),
-            **{f"tau_{which}": t for which, t in tau.items()},
-            "advice": said,
-            "archs": [a.id for a in archs],
-            "genes": [list(a.genes) for a in archs],
-            "truth": truth,
-            **{f"estimates_{which}": found for which, found in estimates.items()},
-        }
-        yield StageFinished(self.name, 0.0, result)
+        result = RankCorrelationResult(
+            networks=len(archs),
+            tau_before=tau["before"],
+            tau_after=tau["after"],
+            tau_one_shot=tau.get("one_shot"),
+            advice=advice,
+            archs=tuple(a.id for a in archs),
+            genes=tuple(a.genes for a in archs),
+            truth=tuple(truth),
+            estimates_before=estimates["before"],
+            estimates_after=estimates["after"],
+            estimates_one_shot=estimates.get("one_shot"),
+        )
+        yield StageFinished(self.name, 0.0, result.to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Trains the network in the middle alone for an epoch."""

@@ -30,13 +30,14 @@ from nas.core.events import (
     Warned,
     fold,
 )
-from nas.core.fronts import front_of, guiding_metric
 from nas.core.ports import Problem, Refitter, Resources, SearchSpace, predict_latency
 from nas.core.rng import Stream, rng
 from nas.explorers import random
 from nas.objectives import cheap_metrics, losses
 from nas.stages.cost_estimate import sample_archs, scoring_s, verified_range
 from nas.stages.explore import accuracy_of, history_of, scored_candidates, surrogate_front
+from nas.stages.fronts import front_of, front_summary, guiding_metric
+from nas.stages.results import RefineResult
 from nas.stages.subnets import Subnets, load_subnets
 from nas.stages.verify import ORIGINS, measure_and_verify, thin, unverified
 
@@ -64,7 +65,7 @@ class RefineStage:
                     f"too little is known of device {problem.spec.device!r} to fit its latency predictor anew with "
                     "what was measured: add the device again, with more samples",
                 )
-            yield StageFinished(self.name, 0.0, {"refits": 0, "rounds": 0, "broken": 0})
+            yield StageFinished(self.name, 0.0, RefineResult().to_json())
             return
         trained = "retrain" in state.finished or guiding_metric(state.finished) != "val_accuracy"
         rounds = 0 if trained else problem.spec.budget.reexplore
@@ -88,19 +89,13 @@ class RefineStage:
             event = _fitted(self.name, problem, refit, state)
             state = fold(state, event)
             yield event
-        front = front_of(problem.spec, state)
-        yield StageFinished(
-            self.name,
-            0.0,
-            {
-                "refits": len(state.refits),
-                "rounds": sum(r.broken > 0 and r.number <= rounds for r in state.refits),
-                "broken": sum(r.broken for r in state.refits),
-                "front_size": len(front.members),
-                "hypervolume": front.hypervolume,
-                "baseline_hypervolume": front.baseline_hypervolume,
-            },
+        result = RefineResult(
+            refits=len(state.refits),
+            rounds=sum(r.broken > 0 and r.number <= rounds for r in state.refits),
+            broken=sum(r.broken for r in state.refits),
+            **vars(front_summary(front_of(problem.spec, state))),
         )
+        yield StageFinished(self.name, 0.0, result.to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """One fit to made-up measurements, and one network that is scored. Whether a bound will break is not known."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -26,6 +26,7 @@ from nas.core.spec import RetrainSpec
 from nas.core.tuning import EpochResult, Hyperparameter, Trial, TrialRequest, TrialState, TuningPlan
 from nas.sequential import run_sequentially
 from nas.stages.cost_estimate import first_images, sample_archs, verified_range
+from nas.stages.results import RetrainedNetwork, RetrainResult, TrialSummary
 from nas.stages.subnets import Subnets
 from nas.stages.verify import ORIGINS, to_verify
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer, pack, unpack
@@ -75,9 +76,9 @@ class RetrainStage:
             raise HwnasError(f"all trainings of all {len(archs)} networks diverged: {trials.failures()[0]}")
         for id_ in archs.keys() - reached.keys():
             yield Warned(self.name, f"network {id_} is left out: all its trainings diverged")
-        metrics = {id_: {k: v for k, v in r.items() if k.startswith("trained_")} for id_, r in reached.items()}
+        metrics = {id_: _trained_metrics(network) for id_, network in reached.items()}
         yield Evaluated(tuple(Candidate(a, o, metrics[a.id]) for o in ORIGINS for a in found[o] if a.id in metrics))
-        yield StageFinished(self.name, 0.0, {"networks": reached, **trials.summary()})
+        yield StageFinished(self.name, 0.0, trials.result(reached).to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Epochs of the smallest and the largest network and some between. How many trials are stopped early is not
@@ -190,45 +191,42 @@ class _Trials:
                 best.setdefault(state.trial.group, state)
         return best
 
-    def reached(self) -> dict[str, dict[str, Any]]:
+    def reached(self) -> dict[str, RetrainedNetwork]:
         """What was reached by network: the mean over seeds, and the weights of the best of them."""
-        out: dict[str, dict[str, Any]] = {}
+        out: dict[str, RetrainedNetwork] = {}
         for id_, best in self.best().items():
             again = [s for s in self._finished() if s.trial.group == id_ and s.trial.number >= self.wanted.trials]
             runs = sorted([best, *again], key=lambda s: s.trial.number)
             chosen = max(runs, key=lambda s: (s.scores[-1], -s.trial.number))
             accuracies = [s.scores[-1] for s in runs]
-            out[id_] = {
-                "weights": chosen.blob,
-                "values": dict(best.trial.values),
-                "trained_accuracy": fmean(accuracies),
-            }
-            if len(runs) > 1:
-                out[id_]["trained_deviation"] = stdev(accuracies)
+            assert chosen.blob is not None
+            deviation = stdev(accuracies) if len(runs) > 1 else None
+            out[id_] = RetrainedNetwork(chosen.blob, best.trial.values, fmean(accuracies), deviation)
         return dict(sorted(out.items()))
 
-    def summary(self) -> dict[str, Any]:
+    def result(self, reached: Mapping[str, RetrainedNetwork]) -> RetrainResult:
         """Every trial in a line, and how many epochs early stopping has saved."""
         states = sorted(self.states.values(), key=lambda s: (s.trial.group, s.trial.number))
         spent = sum(len(s.scores) for s in states)
         rows = [
-            {
-                "network": s.trial.group,
-                "trial": s.trial.number + 1,
-                "status": s.status,
-                "epochs": len(s.scores),
-                "accuracy": s.scores[-1] if s.scores else None,
+            TrialSummary(
+                network=s.trial.group,
+                trial=s.trial.number + 1,
+                status=s.status,
+                epochs=len(s.scores),
+                accuracy=s.scores[-1] if s.scores else None,
                 **s.trial.values,
-            }
+            )
             for s in states
         ]
-        return {
-            "trials": rows,
-            "pruned": sum(s.status == "pruned" for s in states),
-            "failed": sum(s.status == "failed" for s in states),
-            "epochs": spent,
-            "epochs_saved": sum(self.wanted.epochs - len(s.scores) for s in states if s.status == "pruned"),
-        }
+        return RetrainResult(
+            networks=reached,
+            trials=tuple(rows),
+            pruned=sum(s.status == "pruned" for s in states),
+            failed=sum(s.status == "failed" for s in states),
+            epochs=spent,
+            epochs_saved=sum(self.wanted.epochs - len(s.scores) for s in states if s.status == "pruned"),
+        )
 
     def failures(self) -> list[str]:
         """Why trials failed."""
@@ -256,6 +254,13 @@ class _Trials:
 
     def _finished(self) -> list[TrialState]:
         return [s for s in self.states.values() if s.status == "finished"]
+
+
+def _trained_metrics(network: RetrainedNetwork) -> dict[str, float]:
+    metrics = {"trained_accuracy": network.trained_accuracy}
+    if network.trained_deviation is not None:
+        metrics["trained_deviation"] = network.trained_deviation
+    return metrics
 
 
 def _begin(

@@ -16,6 +16,7 @@ from nas.core.events import Event, Progress, SearchState, StageFinished, Traced
 from nas.core.ports import Problem, Resources
 from nas.core.rng import Stream, rng
 from nas.stages.cost_estimate import sample_archs
+from nas.stages.results import GradientSimilarity, SplitResult, TrainResult
 from nas.stages.subnets import load_supernet
 from nas.training.fewshot.matching import (
     GradientMatching,
@@ -47,12 +48,12 @@ class SplitStage:
         holds the tree, the matrices and the share of networks in each part."""
         space = problem.space
         if problem.supernet_blob is not None:
-            yield StageFinished(self.name, 0.0, {"reused": True})
+            yield StageFinished(self.name, 0.0, SplitResult(reused=True).to_json())
             return
         found: list[GradientMatching] = []
         if self.method == "mixture":  # learned with the weights, by the stage that follows
-            nothing: dict[str, Any] = {"partition": {}, "choices": {}, "shares": [], "matching": []}
-            yield StageFinished(self.name, 0.0, {"method": self.method, "parts": self.parts, **nothing})
+            result = SplitResult(method=self.method, parts=self.parts, partition={}, choices={}, shares=(), matching=())
+            yield StageFinished(self.name, 0.0, result.to_json())
             return
         if self.method == "exhaustive":
             partition = exhaustive_split(space, self.decisions, self.parts)
@@ -61,7 +62,7 @@ class SplitStage:
             generator = rng(problem.spec.seed, Stream.RANDOM_SPLIT)
             partition = random_split(space, self.parts, generator, genes or None)
         else:
-            net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
+            net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
             total = len(self.decisions) or len(splittable(space))
             matching = match_decisions(
                 net, space, self._batch(problem, resources), self.decisions, self.repeats, problem.spec.seed
@@ -76,18 +77,15 @@ class SplitStage:
         if partition.size == 1:
             raise InvalidSpec(f"nothing could be split into at most {self.parts} parts: expected parts to be larger")
         divided = {gene for left in partition.allowed_choices() for gene in left}
-        yield StageFinished(
-            self.name,
-            0.0,
-            {
-                "method": self.method,
-                "parts": partition.size,
-                "partition": partition.as_json(space.decisions),
-                "choices": {d.name: list(choice_names(d)) for i, d in enumerate(space.decisions) if i in divided},
-                "shares": shares(partition, problem),
-                "matching": [_as_json(m, problem) for m in found],
-            },
+        result = SplitResult(
+            method=self.method,
+            parts=partition.size,
+            partition=partition.as_json(space.decisions),
+            choices={d.name: tuple(choice_names(d)) for i, d in enumerate(space.decisions) if i in divided},
+            shares=tuple(shares(partition, problem)),
+            matching=tuple(_similarity(m, problem) for m in found),
         )
+        yield StageFinished(self.name, 0.0, result.to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Compares the choices of the first decision once, on an untrained supernet."""
@@ -131,12 +129,12 @@ def held_out_archs(problem: Problem, n: int) -> list[Arch]:
     return [ordered[i] for i in picked]
 
 
-def _as_json(m: GradientMatching, problem: Problem) -> dict[str, Any]:
+def _similarity(m: GradientMatching, problem: Problem) -> GradientSimilarity:
     decision = problem.space.decisions[m.gene]
-    return {
-        "decision": decision.name,
-        "choices": list(choice_names(decision)),
-        "similarity": [[round(float(v), 5) for v in row] for row in m.similarity],
-        "groups": [list(g) for g in m.groups],
-        "score": m.score,
-    }
+    return GradientSimilarity(
+        decision=decision.name,
+        choices=tuple(choice_names(decision)),
+        similarity=tuple(tuple(round(float(v), 5) for v in row) for row in m.similarity),
+        groups=tuple(tuple(g) for g in m.groups),
+        score=m.score,
+    )

@@ -19,6 +19,7 @@ from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinis
 from nas.core.ports import Problem, RelaxedSpace, Resources, Stage, is_relaxed
 from nas.core.rng import Stream, derive_seed, earlier_rng, rng
 from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
+from nas.stages.results import PartRun, SplitResult, SubSupernetsResult, TrainResult
 from nas.stages.subnets import load_supernet
 from nas.supernet import RelaxedSupernet
 from nas.training.fewshot.allowed import allowed_operations
@@ -50,8 +51,8 @@ class SubSupernetStage:
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Goes on from its own last checkpoint. Raises StorageError when the last one cannot be kept."""
-        partition = SpacePartition.from_json(state.finished["split"]["partition"], problem.space.decisions)
-        net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
+        partition = SpacePartition.from_json(SplitResult.require(state.finished).tree, problem.space.decisions)
+        net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
         start, done = TrainState(), 0
         if (last := state.checkpoints.get(self.name)) is not None:
             start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
@@ -114,8 +115,8 @@ class GradientSubSupernetStage:
             start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
             if start.weights is not None and "run" in start.weights:
                 return
-        partition = SpacePartition.from_json(state.finished["split"]["partition"], space.decisions)
-        net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
+        partition = SpacePartition.from_json(SplitResult.require(state.finished).tree, space.decisions)
+        net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
         assert isinstance(net, RelaxedSupernet)
         generator = rng(problem.spec.seed, Stream.SUB_SUPERNET, self.part)
         if start.weights is not None and uses_earlier_streams(start.weights):
@@ -170,9 +171,9 @@ class SubSupernetsStage:
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Ends with the blob of the parts as one supernet. A part that is trained already is not trained again."""
         if problem.supernet_blob is not None:
-            yield StageFinished(self.name, 0.0, {"supernet": problem.supernet_blob, "reused": True, "steps": 0})
+            yield StageFinished(self.name, 0.0, TrainResult.reuse(problem.supernet_blob).to_json())
             return
-        partition = SpacePartition.from_json(state.finished["split"]["partition"], problem.space.decisions)
+        partition = SpacePartition.from_json(SplitResult.require(state.finished).tree, problem.space.decisions)
         parts = [self._part(part) for part in range(partition.size)]
         whole = self._whole(partition.size)
         macs = [
@@ -207,11 +208,18 @@ class SubSupernetsStage:
         trained = TrainState(0, 0, {"net": routed.state_dict(), "partition": tree, **found})
         blob = resources.blobs.put(trained.to_bytes())
         steps = sum(state.checkpoints[stage.name].step for stage in parts)
-        result = {"supernet": blob, "reused": False, "steps": steps, "parts": partition.size, **_summary(runs)}
-        if whole is not None:
-            result |= one_shot_result(whole, resources, state)
+        alone = store_one_shot(whole, resources, state) if whole is not None else None
+        result = SubSupernetsResult(
+            supernet=blob,
+            reused=False,
+            steps=steps,
+            parts=partition.size,
+            one_shot=alone,
+            one_shot_steps=state.checkpoints[whole.name].step if whole is not None else None,
+            runs=_runs(runs) if runs else None,
+        )
         yield Checkpoint(self.name, steps, blob)
-        yield StageFinished(self.name, 0.0, result)
+        yield StageFinished(self.name, 0.0, result.to_json())
 
     def _part(self, part: int) -> SubSupernetStage | GradientSubSupernetStage:
         if self.options is not None:
@@ -261,10 +269,17 @@ class SubSupernetsStage:
         return SubSupernetStage(None, replace(self.recipe, phases=longer), self.checkpoint_s)
 
 
-def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What each part's search has found, if parts were searched."""
-    shown = ("part", "genes", "series", "val_accuracy", "signs")
-    return {"runs": [{key: run[key] for key in shown} for run in runs]} if runs else {}
+def _runs(runs: Sequence[Mapping[str, Any]]) -> tuple[PartRun, ...]:
+    return tuple(
+        PartRun(
+            part=run["part"],
+            genes=tuple(run["genes"]),
+            series=tuple(map(tuple, run["series"])),
+            val_accuracy=run["val_accuracy"],
+            signs=tuple(run["signs"]),
+        )
+        for run in runs
+    )
 
 
 def run_stages_sequentially(
@@ -275,13 +290,10 @@ def run_stages_sequentially(
         yield from stage.run(problem, resources, state)
 
 
-def one_shot_result(whole: SubSupernetStage, resources: Resources, state: SearchState) -> dict[str, Any]:
-    """The undivided supernet that was trained on to compare: its blob and its steps."""
+def store_one_shot(whole: SubSupernetStage, resources: Resources, state: SearchState) -> str:
+    """Stores the weights of the undivided supernet that was trained for comparison; their blob."""
     alone = TrainState(0, 0, {"net": _kept(whole, resources, state)["net"]})
-    return {
-        "one_shot": resources.blobs.put(alone.to_bytes()),
-        "one_shot_steps": state.checkpoints[whole.name].step,
-    }
+    return resources.blobs.put(alone.to_bytes())
 
 
 def discretise_inside(

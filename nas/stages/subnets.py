@@ -14,6 +14,7 @@ from nas.core.events import SearchState
 from nas.core.ports import Problem, Resources, Split
 from nas.core.rng import Stream, rng
 from nas.export import Normalised
+from nas.stages.results import RetrainResult, TrainResult
 from nas.supernet import Supernet
 from nas.training.calibration import AccuracyAndLoss, recalibrate, score
 from nas.training.fewshot.routed_supernet import supernet_from_weights
@@ -87,16 +88,18 @@ def load_subnets(
     Of a fresh supernet if there is none and that will do: for telling how long something takes, or after retraining.
     Raises InvalidSpec when there is none.
     """
-    retrained = state.finished.get("retrain", {}).get("networks", {})
+    result = RetrainResult.read(state.finished)
+    retrained = result.networks if result is not None else {}
 
     def own(arch: Arch) -> Mapping[str, Any] | None:
         if arch.id not in retrained:
             return None
-        _, weights = unpack(resources.blobs.get(retrained[arch.id]["weights"]), resources.torch_device)
+        _, weights = unpack(resources.blobs.get(retrained[arch.id].weights), resources.torch_device)
         assert weights is not None
         return dict(weights["net"])
 
-    blob = problem.supernet_blob or state.finished.get("train", {}).get("supernet")
+    trained = TrainResult.read(state.finished)
+    blob = problem.supernet_blob or (trained.supernet if trained is not None else None)
     if blob is not None:
         return Subnets(problem, load_supernet(problem, resources, blob), resources.torch_device, own=own)
     net = problem.space.supernet(problem.spec.seed)

@@ -15,7 +15,8 @@ from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
 from nas.core.ports import Problem, Resources
 from nas.core.rng import Stream, derive_seed
-from nas.stages.sub_supernets import SubSupernetStage, one_shot_result
+from nas.stages.results import EnsembleResult, TrainResult
+from nas.stages.sub_supernets import SubSupernetStage, store_one_shot
 from nas.stages.subnets import load_supernet
 from nas.supernet import Supernet
 from nas.training.fewshot.ensemble import EnsembleTraining, imbalance, train_ensemble
@@ -44,7 +45,7 @@ class SupernetEnsembleStage:
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Ends with the blob of the routed supernet. Raises StorageError when it cannot be kept."""
         if problem.supernet_blob is not None:
-            yield StageFinished(self.name, 0.0, {"supernet": problem.supernet_blob, "reused": True, "steps": 0})
+            yield StageFinished(self.name, 0.0, TrainResult.reuse(problem.supernet_blob).to_json())
             return
         whole = SubSupernetStage(None, self.recipe, self.checkpoint_s) if self.compare else None
         before = 0
@@ -55,7 +56,7 @@ class SupernetEnsembleStage:
                     event = replace(event, stage=self.name, total=2 * event.total, message="undivided, to compare")
                 yield event
             before = state.checkpoints[whole.name].step
-        net = load_supernet(problem, resources, state.finished["warm_up"]["supernet"])
+        net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
         learning = self._begin(problem, resources, net)
         start = TrainState()
         if (last := state.checkpoints.get(self.name)) is not None:
@@ -88,21 +89,19 @@ class SupernetEnsembleStage:
         drawn = [r for r in np.flatnonzero(learning.share_R).tolist() if learning.share_R.size <= SHOWN]
         groups = [[learning.names(r) for r in drawn if assignment.table[r] == m] for m in range(self.models)]
         shares = np.bincount(assignment.table, learning.share_R, minlength=self.models)
-        yield StageFinished(
-            self.name,
-            0.0,
-            {
-                "supernet": resources.blobs.put(trained.to_bytes()),
-                "reused": False,
-                "steps": learning.steps,
-                "parts": self.models,
-                "assignment": record,
-                "groups": groups,
-                "shares": [float(s) for s in shares],
-                "imbalance": imbalance(learning.share_R @ p_RM),
-                **(one_shot_result(whole, resources, state) if whole is not None else {}),
-            },
+        result = EnsembleResult(
+            supernet=resources.blobs.put(trained.to_bytes()),
+            reused=False,
+            steps=learning.steps,
+            parts=self.models,
+            assignment=record,
+            groups=tuple(tuple(group) for group in groups),
+            shares=tuple(float(s) for s in shares),
+            imbalance=imbalance(learning.share_R @ p_RM),
+            one_shot=store_one_shot(whole, resources, state) if whole is not None else None,
+            one_shot_steps=state.checkpoints[whole.name].step if whole is not None else None,
         )
+        yield StageFinished(self.name, 0.0, result.to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Steps on random networks, at a learning rate of 0."""

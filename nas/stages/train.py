@@ -14,6 +14,7 @@ from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Warned
 from nas.core.ports import Problem, Resources
 from nas.stages.cost_estimate import NETWORKS, scoring_s
+from nas.stages.results import TrainResult
 from nas.stages.subnets import Subnets
 from nas.training import samplers
 from nas.training.pipeline import Pipeline
@@ -31,7 +32,7 @@ class TrainStage:
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Ends with the blob of the trained supernet. Raises StorageError when the last checkpoint cannot be kept."""
         if problem.supernet_blob is not None:
-            yield StageFinished(self.name, 0.0, {"supernet": problem.supernet_blob, "reused": True, "steps": 0})
+            yield StageFinished(self.name, 0.0, TrainResult.reuse(problem.supernet_blob).to_json())
             return
         net = problem.space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
         start, done = TrainState(), 0
@@ -72,7 +73,7 @@ class TrainStage:
             ("smallest", samplers.smallest(problem.space)),
         ):
             reached[f"{name}_val_accuracy"] = subnets.score(subnets.cut(arch), arch, problem.data.val).accuracy
-        yield StageFinished(self.name, 0.0, {"supernet": blob, "reused": False, "steps": done, **reached})
+        yield StageFinished(self.name, 0.0, TrainResult(blob, False, done, **reached).to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Steps of each phase: the smallest and the largest of those that training will draw, and some between."""

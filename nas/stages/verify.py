@@ -26,11 +26,12 @@ from nas.core.events import (
     Warned,
     fold,
 )
-from nas.core.fronts import by_view, front_of, state_on
 from nas.core.ports import Problem, Resources, TargetDevice
 from nas.core.spec import SearchSpec
 from nas.export import to_onnx
 from nas.stages.cost_estimate import estimate_measuring, sample_archs, scoring_s, verified_range
+from nas.stages.fronts import front_of, front_summary, state_on
+from nas.stages.results import VerifyResult
 from nas.stages.subnets import Subnets, load_subnets
 
 ORIGINS: tuple[Origin, ...] = ("search", "baseline")
@@ -63,15 +64,15 @@ class VerifyStage:
                     f"nothing can be measured on device {member.name!r}, of which only figures are known: latencies "
                     "stay predicted, and no network is called verified" + (" on it" if problem.fleet else ""),
                 )
-        by_device = {m.name: {"measured": m.profile.measurable} for m in problem.fleet}
-        result = {"measured": len(measurable) == len(problem.targets), **({"fleet": by_device} if by_device else {})}
-        ended = replace(state, finished={**state.finished, self.name: result})
-        whole = {view: _verdicts(problem.spec, ended, view) for view in problem.spec.views}
-        if None in whole:
-            yield StageFinished(self.name, 0.0, {**result, **whole[None]})
+        fleet = {m.name: VerifyResult(measured=m.profile.measurable) for m in problem.fleet}
+        result = VerifyResult(measured=len(measurable) == len(problem.targets), fleet=fleet)
+        ended = replace(state, finished={**state.finished, self.name: result.to_json()})
+        if None in problem.spec.views:
+            result = _counted(result, problem.spec, ended, None)
         else:
-            each: dict[str | None, Mapping[str, Any]] = {n: {**by_device[n], **whole[n]} for n in by_device}
-            yield StageFinished(self.name, 0.0, by_view(each))
+            fleet = {name: _counted(part, problem.spec, ended, name) for name, part in fleet.items()}
+            result = replace(fleet[problem.spec.device], fleet=fleet)
+        yield StageFinished(self.name, 0.0, result.to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Networks that are tested and exported, and a small group that is measured."""
@@ -234,19 +235,18 @@ def _promised_ms(problem: Problem, member: TargetDevice, p: Candidate) -> float:
     return problem.spec.bound_on(member.name) or upper_ms
 
 
-def _verdicts(spec: SearchSpec, state: SearchState, view: str | None) -> dict[str, Any]:
+def _counted(result: VerifyResult, spec: SearchSpec, state: SearchState, view: str | None) -> VerifyResult:
     front = front_of(spec, state, device=view)
     tried = [p for p in state.of("search") if p.measurement or any(d.measurement for d in p.devices.values())]
     seen = tried if view is None else [p.on(view) for p in tried]
     marks = [p.status for p in seen if view is None or p.measurement is not None]
-    return {
-        "verified": marks.count("verified"),
-        "violated": marks.count("violated"),
-        "unverified": marks.count("unverified"),
-        "front_size": len(front.members),
-        "hypervolume": front.hypervolume,
-        "baseline_hypervolume": front.baseline_hypervolume,
-    }
+    return replace(
+        result,
+        verified=marks.count("verified"),
+        violated=marks.count("violated"),
+        unverified=marks.count("unverified"),
+        **vars(front_summary(front)),
+    )
 
 
 def _estimates(point: Candidate, retrained: bool) -> dict[str, float]:

@@ -46,12 +46,12 @@ def get_front(
     ] = None,
 ) -> Response:
     """The front of the search and that of its random baseline, over the same axes."""
-    spec, table, finished = store.queries.evaluated(id)
+    spec, table, context = store.queries.evaluated(id)
     names = objectives.split(",") if objectives is not None else None
     if device is not None and device not in spec.devices:
-        spec, table, finished = predict_for_device(device, spec, table, finished, store)
+        spec, table, context = predict_for_device(device, spec, table, context, store)
     device = device or (spec.device if spec.fleet is None else spec.views[0])
-    front = compute_front(spec, table, finished, names, bound_ms, device)
+    front = compute_front(spec, table, context, names, bound_ms, device)
     schema = _front_schema(id, spec, front, store.queries.roofline_devices(spec), device)
     return Response(schema.model_dump_json(), media_type="application/json")  # not validated again: it may be long
 

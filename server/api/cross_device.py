@@ -6,7 +6,7 @@ import numpy as np
 
 from nas.core.candidates import CandidateTable
 from nas.core.errors import NotFound
-from nas.core.fronts import Finished
+from nas.core.fronts import FrontContext
 from nas.core.ports import predict_latency
 from nas.core.spec import SearchSpec
 from server.api import validate
@@ -14,9 +14,9 @@ from server.store.store import Store
 
 
 def predict_for_device(
-    device: str, spec: SearchSpec, table: CandidateTable, finished: Finished, store: Store
-) -> tuple[SearchSpec, CandidateTable, Finished]:
-    """Spec, candidates and stage results with latencies predicted for ``device``, and without measurements.
+    device: str, spec: SearchSpec, table: CandidateTable, context: FrontContext, store: Store
+) -> tuple[SearchSpec, CandidateTable, FrontContext]:
+    """Spec, candidates and front context with latencies predicted for ``device``, and without measurements.
 
     The search's own latency bound does not apply to another device, and the reference latency becomes that of the
     slowest candidate. Raises NotFound if the device has no predictor for the space.
@@ -30,10 +30,10 @@ def predict_for_device(
     unbounded = tuple(o.model_copy(update={"bound": None}) if o.name == "latency" else o for o in spec.objectives)
     spec = spec.model_copy(update={"objectives": unbounded, "device": device, "fleet": None})
     if len(table) == 0:
-        return spec, table, finished
+        return spec, table, context
     latency = predict_latency(predictor, space, table.genes_NG.astype(np.int64))
-    finished = {stage: result for stage, result in finished.items() if stage != "verify"}
-    if "estimate" in finished:
-        reference = {**finished["estimate"]["reference"], "latency": float(latency.mean_ms.max())}
-        finished["estimate"] = {**finished["estimate"], "reference": reference}
-    return spec, table.with_latency(latency), finished
+    reference = context.reference
+    if reference is not None:
+        reference = {**reference, "latency": float(latency.mean_ms.max())}
+    context = FrontContext(reference, context.guiding_metric)
+    return spec, table.with_latency(latency), context

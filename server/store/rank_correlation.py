@@ -6,50 +6,53 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
+from nas.core.events import StageResults
 from nas.schemas.rank_correlation import (
     GradientSimilaritySchema,
     RankCorrelationSchema,
     RankedArchSchema,
     SpacePartitionSchema,
 )
+from nas.stages.results import EnsembleResult, GradientSimilarity, RankCorrelationResult, SplitResult
 
-Results = Mapping[str, Mapping[str, Any]]
 
-
-def rank_correlation_schema(finished: Results) -> RankCorrelationSchema | None:
+def rank_correlation_schema(finished: StageResults) -> RankCorrelationSchema | None:
     """From the results of a search's stages; None unless one of them divided its space."""
-    split = finished.get("split", {})
-    if "partition" not in split:
+    split = SplitResult.read(finished)
+    if split is None or split.partition is None:
         return None
-    trained, ranked = finished.get("train", {}), finished.get("trust", {})
+    trained = EnsembleResult.read(finished) or EnsembleResult()
+    ranked = RankCorrelationResult.read(finished) or RankCorrelationResult()
+    assert split.method is not None
+    assert split.parts is not None
     return RankCorrelationSchema(
-        method=split["method"],
-        parts=split["parts"],
-        partition=_mixture(trained) if split["method"] == "mixture" else _whole_tree(split),
-        similarities=[_similarity(m) for m in split["matching"]],
-        steps=trained.get("steps"),
-        one_shot_steps=trained.get("one_shot_steps"),
-        tau_before=ranked.get("tau_before"),
-        tau_after=ranked.get("tau_after"),
-        tau_one_shot=ranked.get("tau_one_shot"),
-        networks=_networks(ranked) if ranked.get("networks") else [],
-        advice=ranked.get("advice", ""),
+        method=split.method,
+        parts=split.parts,
+        partition=_ensemble(trained) if split.method == "mixture" else _whole_tree(split),
+        similarities=[_similarity(m) for m in split.matching or ()],
+        steps=trained.steps,
+        one_shot_steps=trained.one_shot_steps,
+        tau_before=ranked.tau_before,
+        tau_after=ranked.tau_after,
+        tau_one_shot=ranked.tau_one_shot,
+        networks=_networks(ranked) if ranked.networks else [],
+        advice=ranked.advice or "",
     )
 
 
-def _mixture(trained: Mapping[str, Any]) -> SpacePartitionSchema:
-    """The combinations of choices that each part of a mixture has learned, a tree of one level."""
-    if "assignment" not in trained:
+def _ensemble(trained: EnsembleResult) -> SpacePartitionSchema:
+    """The combinations of choices that each supernet of an ensemble has learned, as a tree of one level."""
+    if trained.assignment is None:
         return SpacePartitionSchema()
     children = [
-        SpacePartitionSchema(choices=group, part=part + 1, share=share)
-        for part, (group, share) in enumerate(zip(trained["groups"], trained["shares"], strict=True))
+        SpacePartitionSchema(choices=list(group), part=part + 1, share=share)
+        for part, (group, share) in enumerate(zip(trained.groups or (), trained.shares or (), strict=True))
     ]
-    return SpacePartitionSchema(decision=", ".join(trained["assignment"]["decisions"]), children=children)
+    return SpacePartitionSchema(decision=", ".join(trained.assignment["decisions"]), children=children)
 
 
-def _whole_tree(split: Mapping[str, Any]) -> SpacePartitionSchema:
-    return _tree(split["partition"], (), split["choices"], split["shares"], count())
+def _whole_tree(split: SplitResult) -> SpacePartitionSchema:
+    return _tree(split.tree, (), split.choices or {}, split.shares or (), count())
 
 
 def _tree(
@@ -74,16 +77,27 @@ def _tree(
     )
 
 
-def _similarity(record: Mapping[str, Any]) -> GradientSimilaritySchema:
-    names = record["choices"]
-    groups = [[names[c] for c in group] for group in record["groups"]]
-    return GradientSimilaritySchema(**{**record, "groups": groups})
+def _similarity(m: GradientSimilarity) -> GradientSimilaritySchema:
+    return GradientSimilaritySchema(
+        decision=m.decision,
+        choices=list(m.choices),
+        similarity=[list(row) for row in m.similarity],
+        groups=[[m.choices[c] for c in group] for group in m.groups],
+        score=m.score,
+    )
 
 
-def _networks(ranked: Mapping[str, Any]) -> list[RankedArchSchema]:
-    one_shot = ranked.get("estimates_one_shot", [None] * ranked["networks"])
-    columns = (ranked["archs"], ranked["truth"], ranked["estimates_before"], ranked["estimates_after"], one_shot)
+def _networks(ranked: RankCorrelationResult) -> list[RankedArchSchema]:
+    one_shot = ranked.estimates_one_shot or (None,) * ranked.networks
+    rows = zip(
+        ranked.archs or (),
+        ranked.truth or (),
+        ranked.estimates_before or (),
+        ranked.estimates_after or (),
+        one_shot,
+        strict=True,
+    )
     return [
         RankedArchSchema(arch=arch, alone=alone, before=before, after=after, one_shot=one)
-        for arch, alone, before, after, one in zip(*columns, strict=True)
+        for arch, alone, before, after, one in rows
     ]

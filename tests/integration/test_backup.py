@@ -13,7 +13,7 @@ import pytest
 
 from nas.core.errors import InvalidInput
 from nas.core.events import Progress
-from nas.core.fronts import front_of
+from nas.stages.fronts import front_of
 from server.cli.doctor import examine
 from server.settings import Settings
 from server.store.backup import back_up, restore

@@ -15,13 +15,13 @@ from nas.core import registry
 from nas.core.arch import as_archs, choice_counts, sample
 from nas.core.errors import InfeasibleBound, InvalidSpec
 from nas.core.events import SearchState, fold_all
-from nas.core.fronts import front_of
 from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import BudgetSpec, ExportSpec, ObjectiveSpec, StrategySpec
 from nas.export import Footprint, Normalised, footprint, to_onnx
 from nas.spaces.activation_memory import PopulationTrace, peak
 from nas.spaces.costs import COSTS, network_costs
 from nas.stages.estimate import EstimateStage, profile_space, unsupported_objectives
+from nas.stages.fronts import front_of
 from tests.support import fakes
 from tests.support.engine import SPEC, problem, run
 

@@ -13,8 +13,8 @@ import torch
 from nas.blobs import FolderBlobs
 from nas.core.errors import InvalidSpec
 from nas.core.events import Checkpoint, Event, Traced, fold_all
-from nas.core.fronts import front_of
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.stages.fronts import front_of
 from nas.strategies.darts import darts
 from nas.training.progressive import TrainState
 from tests.support.engine import estimate_cost, problem, run, stored

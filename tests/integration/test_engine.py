@@ -23,8 +23,8 @@ from nas.core.events import (
     Warned,
     fold_all,
 )
-from nas.core.fronts import front_of
 from nas.core.spec import BudgetSpec, ObjectiveSpec, StrategySpec
+from nas.stages.fronts import front_of
 from tests.support.engine import SPEC, RuleDevice, problem, run, stored
 
 

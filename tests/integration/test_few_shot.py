@@ -18,10 +18,10 @@ from nas.core import registry
 from nas.core.arch import Arch, Decision, Genes, as_archs, sample
 from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.events import Checkpoint, Event, Traced, fold_all
-from nas.core.fronts import front_of
 from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import SpaceSpec, StrategySpec
 from nas.spaces.base import SpaceDefaults
+from nas.stages.fronts import front_of
 from nas.stages.sub_supernets import _longest
 from nas.strategies.few_shot import few_shot
 from nas.supernet import Supernet

@@ -17,11 +17,11 @@ from nas.core import registry
 from nas.core.arch import Arch, Decision, Floats, Genes, one_hot, sample
 from nas.core.errors import InvalidSpec
 from nas.core.events import Checkpoint, Event, Traced, fold_all
-from nas.core.fronts import front_of
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.relaxation import Relaxation
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.spaces.base import SpaceDefaults
+from nas.stages.fronts import front_of
 from nas.stages.sub_supernets import discretise_inside
 from nas.strategies.few_shot import few_shot
 from nas.supernet import RelaxedSupernet

@@ -21,13 +21,13 @@ from nas.core import registry
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.errors import InfeasibleBound, NotMeasuredYet
 from nas.core.events import Event, Measured, fold_all
-from nas.core.fronts import front_of
 from nas.core.ports import Problem, Resources, TargetDevice
 from nas.core.spec import DeviceSpec, FleetSpec, RooflineSpec, SearchSpec
 from nas.engine import run_search
 from nas.fleet import FleetPredictor
 from nas.schemas.candidates import FrontSchema
 from nas.schemas.searches import SearchSchema
+from nas.stages.fronts import front_of
 from server.api.app import create_app
 from server.settings import Settings
 from server.store.store import Store, open_store
@@ -138,7 +138,7 @@ def test_a_search_for_each_that_is_cut_ends_the_same(each: tuple[list[Event], Pa
     middle = next(i for i, e in enumerate(events) if isinstance(e, Measured)) + 3
     fleet = RuleFleet()
     ended = fold_all(run(folder, p, events[:middle], fleet), fold_all(events[:middle]))
-    assert ended.candidates == whole.members
+    assert ended.candidates == whole.candidates
     done = [(e.device, e.arch.id) for e in events[:middle] if isinstance(e, Measured)]
     assert len(fleet.asked) == sum(isinstance(e, Measured) for e in events) - len(done)
 

@@ -28,11 +28,11 @@ from nas.core.events import (
     encode,
     fold_all,
 )
-from nas.core.fronts import front_of
 from nas.core.spec import FleetSpec, SearchSpec, parse_spec
 from nas.schemas.candidates import CandidateDetailSchema, CandidatePage, FrontSchema
 from nas.schemas.dry_runs import DryRunSchema
 from nas.schemas.searches import SearchSchema
+from nas.stages.fronts import front_of
 from server.api.app import create_app
 from server.cli import options
 from server.cli.app import app as command_line

@@ -33,7 +33,6 @@ from nas.core.events import (
     fold,
     fold_all,
 )
-from nas.core.fronts import front_of
 from nas.core.ports import Problem, Resources, Stage, predict_latency
 from nas.core.spec import (
     BudgetSpec,
@@ -49,6 +48,7 @@ from nas.engine import run_search
 from nas.stages import explore, refine, verify
 from nas.stages.estimate import EstimateStage
 from nas.stages.explore import ExploreStage
+from nas.stages.fronts import front_of
 from nas.stages.refine import RefineStage
 from nas.stages.verify import VerifyStage
 from predictors.families.bayesian_linear import BayesianLinear

@@ -23,10 +23,10 @@ from nas.core.events import (
     Warned,
     fold_all,
 )
-from nas.core.fronts import front_of
 from nas.core.ports import Problem, Resources
 from nas.core.spec import BudgetSpec, DataSpec, RetrainSpec, SearchSpec, SpaceSpec, StrategySpec, parse_spec
 from nas.engine import run_search, stage_names, stages_of
+from nas.stages.fronts import front_of
 from nas.stages.retrain import RetrainStage
 from nas.training.standalone import unpack
 from tests.support import fakes

@@ -14,10 +14,10 @@ from nas.core import registry
 from nas.core.arch import Arch, Decision, Genes, as_archs, every, sample
 from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.events import Checkpoint, StageFinished, Traced, fold_all
-from nas.core.fronts import front_of
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.spaces.base import SpaceDefaults
+from nas.stages.fronts import front_of
 from nas.strategies.few_shot import few_shot
 from nas.supernet import Supernet
 from nas.training.fewshot.ensemble import EnsembleTraining, balance, imbalance, probabilities, train_ensemble

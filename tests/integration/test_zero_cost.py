@@ -16,13 +16,13 @@ from nas.blobs import FolderBlobs
 from nas.core.arch import sample
 from nas.core.errors import InvalidSpec
 from nas.core.events import Checkpoint, Event, decode, encode, fold_all
-from nas.core.fronts import front_of
 from nas.core.metrics import METRICS, spearman
 from nas.core.ports import ImageShape, Problem, Resources
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, RetrainSpec, SearchSpec, SpaceSpec
 from nas.core.spec import StrategySpec as Strategy
 from nas.engine import run_search, stage_names, stages_of
 from nas.explorers.bayesian import WarpedGP, _encode
+from nas.stages.fronts import front_of
 from nas.stages.proxies import ProxyAwareSpace, ProxyStage, Scores
 from nas.strategies.zero_cost import check
 from search_spaces.mobilenet_v3.space import build

@@ -12,10 +12,11 @@ from sqlalchemy.orm import Session
 
 from nas.core.candidates import ORIGINS, STATUSES, CandidateTable, Rows
 from nas.core.errors import NotFound, UnknownName
-from nas.core.fronts import Finished, Front, compute_front
+from nas.core.fronts import Front, FrontContext, compute_front
 from nas.core.metrics import METRICS
 from nas.core.spec import SearchSpec
 from nas.schemas.candidates import ArtifactSchema, CandidatePage, CandidateSchema
+from nas.stages.fronts import front_context
 from server.store.cursors import read_cursor, write_cursor
 from server.store.database import reading
 from server.store.mapping import artifact_schema, candidate_schema, front_keys
@@ -27,12 +28,11 @@ from server.store.readers.base import Reader, require_job, roofline_devices
 class CandidateReader(Reader):
     """Reads the candidates of searches."""
 
-    def evaluated(self, search_id: str) -> tuple[SearchSpec, CandidateTable, Finished]:
+    def evaluated(self, search_id: str) -> tuple[SearchSpec, CandidateTable, FrontContext]:
         """The spec of a search, its candidates and the results of its stages. Raises NotFound."""
         with reading(self._engine) as session:
             job = require_job(session, search_id, "search")
-            finished = state_from_json(job.state).finished
-            return SearchSpec.model_validate(job.spec), self._candidate_cache.table(session, job), finished
+            return SearchSpec.model_validate(job.spec), *self._table_and_context(session, job)
 
     def candidates(
         self,
@@ -52,10 +52,10 @@ class CandidateReader(Reader):
         name, descending = order.removeprefix("-"), order.startswith("-")
         if name != "position" and name not in METRICS:
             raise UnknownName("order", name, ["position", *METRICS])
-        spec, table, finished = self.evaluated(search_id)
+        spec, table, context = self.evaluated(search_id)
         if device is not None and device not in spec.devices:
             raise UnknownName("device of the search", device, spec.devices)
-        on_front = front_keys(*_fronts(spec, table, finished, device))
+        on_front = front_keys(*_fronts(spec, table, context, device))
         if spec.fleet is not None and device is not None and len(table):
             table = table.on(device)
         selected_N = np.ones(len(table), dtype=bool)
@@ -112,14 +112,14 @@ class CandidateReader(Reader):
         names = ", ".join(sorted(artifact.name for artifact in artifacts)) or "none"
         raise NotFound(f"network {arch!r} of search {search_id} has no file {name!r}; its files: {names}")
 
-    def _table_and_results(self, session: Session, job: Job) -> tuple[CandidateTable, Finished]:
-        return self._candidate_cache.table(session, job), state_from_json(job.state).finished
+    def _table_and_context(self, session: Session, job: Job) -> tuple[CandidateTable, FrontContext]:
+        return self._candidate_cache.table(session, job), front_context(state_from_json(job.state).finished)
 
 
-def _fronts(spec: SearchSpec, table: CandidateTable, finished: Finished, device: str | None = None) -> list[Front]:
+def _fronts(spec: SearchSpec, table: CandidateTable, context: FrontContext, device: str | None = None) -> list[Front]:
     """The front on one device, or all fronts of a search."""
     views = spec.views if device is None or spec.fleet is None else (device,)
-    return [compute_front(spec, table, finished, device=view) for view in views]
+    return [compute_front(spec, table, context, device=view) for view in views]
 
 
 def _count_up_to(rows: Rows, value: NDArray[np.floating[Any]], last: float | None, position: int) -> int:

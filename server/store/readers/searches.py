@@ -15,6 +15,7 @@ from nas.core.lifecycle import ENDED, JobStatus
 from nas.core.spec import SearchSpec
 from nas.schemas.jobs import EventPage, EventSchema
 from nas.schemas.searches import FleetMemberSchema, SearchPage, SearchSchema
+from nas.stages.fronts import front_context
 from server.store.cursors import read_cursor, utc, write_cursor
 from server.store.database import reading
 from server.store.mapping import job_schema
@@ -159,10 +160,11 @@ class SearchReader(Reader):
 
     def _summarise(self, session: Session, job: Job) -> SearchSummary:
         spec = SearchSpec.model_validate(job.spec)
-        table, finished = self._candidate_cache.table(session, job), state_from_json(job.state).finished
-        by_device = {name: compute_front(spec, table, finished, device=name) for name in spec.devices if spec.fleet}
+        table = self._candidate_cache.table(session, job)
+        context = front_context(state_from_json(job.state).finished)
+        by_device = {name: compute_front(spec, table, context, device=name) for name in spec.devices if spec.fleet}
         shared = spec.views == (None,)
-        front = compute_front(spec, table, finished) if shared else by_device[spec.device]
+        front = compute_front(spec, table, context) if shared else by_device[spec.device]
         return SearchSummary(
             front=FrontSummary.of(front),
             evaluations=len(table.of_origin("search")),

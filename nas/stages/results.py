@@ -1,0 +1,373 @@
+"""Results of stages, one frozen dataclass for each stage.
+
+A ``StageFinished`` event carries its result as JSON, so that an event log outlives the code that wrote it. Stages write
+``result.to_json()``; whoever reads a result names its class: ``SplitResult.require(state.finished).partition``. Fields
+that earlier versions did not write have defaults, and unknown keys are ignored. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from nas.core.errors import InvalidInput
+from nas.core.events import StageResults
+from nas.core.tuning import TrialStatus
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """Base of all results. ``stage`` is the name under which a result is stored, unless a stage has several names."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_inf_nan="constants")
+    stage: ClassVar[str]
+
+    @classmethod
+    def read(cls, finished: StageResults, stage: str | None = None) -> Self | None:
+        """The result of a finished stage, None if it has not finished. Raises InvalidInput for malformed JSON."""
+        record = finished.get(stage or cls.stage)
+        if record is None:
+            return None
+        try:
+            result: Self = _adapter(cls).validate_python(record)
+        except ValidationError as error:
+            wrong = ", ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise InvalidInput(f"result of stage {stage or cls.stage!r}: {wrong}") from error
+        return result
+
+    @classmethod
+    def require(cls, finished: StageResults, stage: str | None = None) -> Self:
+        """The result of a stage that has finished. Raises InvalidInput if it has not."""
+        result = cls.read(finished, stage)
+        if result is None:
+            raise InvalidInput(
+                f"expected a finished stage {stage or cls.stage!r}, got {', '.join(finished) or 'no finished stages'}"
+            )
+        return result
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON, without fields that are None or empty mappings of devices."""
+        record = _adapter(type(self)).dump_python(self, mode="json")
+        fleet = record.pop("fleet", None) or {}
+        record = {key: value for key, value in record.items() if value is not None}
+        if fleet:
+            record["fleet"] = {
+                name: {k: v for k, v in part.items() if v is not None and k != "fleet"} for name, part in fleet.items()
+            }
+        return record
+
+
+_ADAPTERS: dict[type[StageResult], TypeAdapter[Any]] = {}
+
+
+def _adapter(cls: type[StageResult]) -> TypeAdapter[Any]:
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return _ADAPTERS[cls]
+
+
+@dataclass(frozen=True)
+class EstimateResult(StageResult):
+    """What is known of a space before any training.
+
+    ``ranges``: lowest and highest value by metric. ``feasible_share``: share of random networks within all bounds, 0
+    to 1. ``reference``: by objective, the worst value that counts in hypervolumes. ``sampled``: number of random
+    networks. ``fleet``: the same by device, in a search over a fleet.
+    """
+
+    stage: ClassVar[str] = "estimate"
+    reference: Mapping[str, float] | None = None
+    ranges: Mapping[str, tuple[float, float]] | None = None
+    feasible_share: float | None = None
+    sampled: int | None = None
+    fleet: Mapping[str, EstimateResult] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainResult(StageResult):
+    """A trained supernet: ``supernet`` is its blob (sha256), ``steps`` the optimizer steps of this search. ``reused``:
+    it comes from another search. Accuracies in % on validation images."""
+
+    stage: ClassVar[str] = "train"
+    supernet: str | None = None
+    reused: bool | None = None
+    steps: int | None = None
+    largest_val_accuracy: float | None = None
+    smallest_val_accuracy: float | None = None
+
+    @classmethod
+    def reuse(cls, supernet: str) -> TrainResult:
+        """The result of a stage that trains nothing because a supernet is given."""
+        return TrainResult(supernet, True, 0)
+
+    @property
+    def blob(self) -> str:
+        """The blob of the supernet. Raises InvalidInput if the stage kept none."""
+        if self.supernet is None:
+            raise InvalidInput("expected a result with a supernet, got one without")
+        return self.supernet
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One run of gradient search from a seed: ``genes`` of its network, ``series`` of the networks before it, ``signs``
+    of collapse, ``supernet`` the blob of its weights. ``val_accuracy`` in %."""
+
+    seed: int
+    genes: tuple[int, ...]
+    series: tuple[tuple[int, ...], ...]
+    val_accuracy: float
+    signs: tuple[str, ...]
+    supernet: str
+
+
+@dataclass(frozen=True)
+class PartRun:
+    """Gradient search in one part of a space (counted from 0); otherwise as ``SeedRun``."""
+
+    part: int
+    genes: tuple[int, ...]
+    series: tuple[tuple[int, ...], ...]
+    val_accuracy: float
+    signs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BilevelResult(TrainResult):
+    """Gradient search from one seed or several; mean and standard deviation of accuracy over ``runs``, in %."""
+
+    runs: tuple[SeedRun, ...] | None = None
+    mean_val_accuracy: float | None = None
+    deviation_val_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class SubSupernetsResult(TrainResult):
+    """One supernet for each of ``parts`` parts of a space, routed as one. ``one_shot``: the blob of an undivided
+    supernet that was trained for comparison, for ``one_shot_steps``. ``runs``: if parts were searched by gradient."""
+
+    parts: int | None = None
+    one_shot: str | None = None
+    one_shot_steps: int | None = None
+    runs: tuple[PartRun, ...] | None = None
+
+
+@dataclass(frozen=True)
+class EnsembleResult(SubSupernetsResult):
+    """A supernet ensemble with a learned router. ``assignment``: the router's table, as
+    ``nas.training.fewshot.routed`` stores it. ``groups``: names of the choices by supernet, ``shares`` of the networks
+    by supernet, and the ``imbalance`` between supernets."""
+
+    assignment: Mapping[str, Any] | None = None
+    groups: tuple[tuple[str, ...], ...] | None = None
+    shares: tuple[float, ...] | None = None
+    imbalance: float | None = None
+
+
+@dataclass(frozen=True)
+class GradientSimilarity:
+    """How alike the gradients of a decision's choices are: matrix ``similarity`` (-1 to 1), the ``groups`` of choices
+    (by index) that it suggests, and the ``score`` of that split."""
+
+    decision: str
+    choices: tuple[str, ...]
+    similarity: tuple[tuple[float, ...], ...]
+    groups: tuple[tuple[int, ...], ...]
+    score: float
+
+
+@dataclass(frozen=True)
+class SplitResult(StageResult):
+    """A space divided into ``parts`` parts by ``method``. ``partition``: the tree, as ``SpacePartition.as_json``.
+    ``choices``: names by divided decision. ``shares`` of the networks by part. ``reused``: nothing was divided, because
+    a supernet is given."""
+
+    stage: ClassVar[str] = "split"
+    reused: bool | None = None
+    method: str | None = None
+    parts: int | None = None
+    partition: Mapping[str, Any] | None = None
+    choices: Mapping[str, tuple[str, ...]] | None = None
+    shares: tuple[float, ...] | None = None
+    matching: tuple[GradientSimilarity, ...] | None = None
+
+    @property
+    def tree(self) -> Mapping[str, Any]:
+        """The partition. Raises InvalidInput if nothing was divided."""
+        if self.partition is None:
+            raise InvalidInput("expected a space that was divided, got a reused supernet")
+        return self.partition
+
+
+@dataclass(frozen=True)
+class RankCorrelationResult(StageResult):
+    """Kendall's tau between estimates and the accuracies of ``networks`` networks trained alone (``truth``, in %),
+    before and after the split and for the undivided supernet; None if all estimates are equal."""
+
+    stage: ClassVar[str] = "trust"
+    networks: int = 0
+    tau_before: float | None = None
+    tau_after: float | None = None
+    tau_one_shot: float | None = None
+    advice: str | None = None
+    archs: tuple[str, ...] | None = None
+    genes: tuple[tuple[int, ...], ...] | None = None
+    truth: tuple[float, ...] | None = None
+    estimates_before: tuple[float, ...] | None = None
+    estimates_after: tuple[float, ...] | None = None
+    estimates_one_shot: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class SeedNetwork:
+    """The network of one seed; ``val_accuracy`` in %, None if its weights no longer exist."""
+
+    seed: int
+    genes: tuple[int, ...]
+    val_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class PartNetwork:
+    """The network of one part of a space, counted from 1; otherwise as ``SeedNetwork``."""
+
+    part: int
+    genes: tuple[int, ...]
+    val_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class DiscretizeResult(StageResult):
+    """Networks cut out of continuous relaxations, as ``networks`` of genes. ``replaced``: how many broke a bound and
+    were replaced. ``skip_shares``: share of skip connections by network. By ``seeds`` or by ``parts``, with mean and
+    standard deviation over seeds, in %."""
+
+    stage: ClassVar[str] = "derive"
+    networks: tuple[tuple[int, ...], ...] = ()
+    replaced: int | None = None
+    skip_shares: tuple[float, ...] | None = None
+    seeds: tuple[SeedNetwork, ...] | None = None
+    parts: tuple[PartNetwork, ...] | None = None
+    mean_val_accuracy: float | None = None
+    deviation_val_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class ProxiesResult(StageResult):
+    """Networks scored by zero-cost proxies. ``steers``: their score stands for accuracy in the search. ``spearman``:
+    rank correlation with ``params`` and ``macs`` by proxy, None if a score is constant."""
+
+    stage: ClassVar[str] = "proxies"
+    steers: bool = False
+    networks: int | None = None
+    spearman: Mapping[str, Mapping[str, float | None]] | None = None
+
+
+@dataclass(frozen=True)
+class FrontSummary:
+    """Number of front members, and hypervolumes of search and baseline (0 to 1)."""
+
+    front_size: int | None = None
+    hypervolume: float | None = None
+    baseline_hypervolume: float | None = None
+
+
+@dataclass(frozen=True)
+class ExploreResult(StageResult, FrontSummary):
+    """``evaluations`` networks were scored by the search, of which ``inherited`` by its parent. ``fleet``: front by
+    device, if each has one; the fields of the whole are then those of the first."""
+
+    stage: ClassVar[str] = "explore"
+    evaluations: int | None = None
+    inherited: int | None = None
+    fleet: Mapping[str, FrontSummary] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RetrainedNetwork:
+    """Best training of one network: blob of its ``weights``, hyperparameter ``values``, validation accuracy in % as
+    mean over seeds, and its standard deviation if there are several."""
+
+    weights: str
+    values: Mapping[str, float]
+    trained_accuracy: float
+    trained_deviation: float | None = None
+
+
+@dataclass(frozen=True)
+class TrialSummary:
+    """One training of a network (id), counted from 1; ``accuracy`` in % after ``epochs``, None before the first."""
+
+    network: str
+    trial: int
+    status: TrialStatus
+    epochs: int
+    accuracy: float | None
+    lr: float
+    weight_decay: float
+    augmentation: float
+
+
+@dataclass(frozen=True)
+class RetrainResult(StageResult):
+    """Networks that were trained from scratch, by architecture id; ``epochs_saved`` by early stopping."""
+
+    stage: ClassVar[str] = "retrain"
+    networks: Mapping[str, RetrainedNetwork] = field(default_factory=dict)
+    trials: tuple[TrialSummary, ...] | None = None
+    pruned: int | None = None
+    failed: int | None = None
+    epochs: int | None = None
+    epochs_saved: int | None = None
+
+
+@dataclass(frozen=True)
+class VerifyResult(StageResult, FrontSummary):
+    """Statuses of the networks that were measured. ``measured``: whether latencies could be measured on the device, or
+    on all devices of a fleet. ``fleet``: the same by device."""
+
+    stage: ClassVar[str] = "verify"
+    measured: bool = True
+    verified: int | None = None
+    violated: int | None = None
+    unverified: int | None = None
+    fleet: Mapping[str, VerifyResult] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RefineResult(StageResult, FrontSummary):
+    """``refits`` of the predictor, ``rounds`` of exploring again, and networks that broke their bound (``broken``)."""
+
+    stage: ClassVar[str] = "learn"
+    refits: int = 0
+    rounds: int = 0
+    broken: int = 0
+
+
+@dataclass(frozen=True)
+class ExportResult(StageResult):
+    """Number of exported models."""
+
+    stage: ClassVar[str] = "export"
+    models: int | None = None
+
+
+RESULTS: Mapping[str, type[StageResult]] = {
+    cls.stage: cls
+    for cls in (
+        EstimateResult,
+        TrainResult,
+        SplitResult,
+        RankCorrelationResult,
+        DiscretizeResult,
+        ProxiesResult,
+        ExploreResult,
+        RetrainResult,
+        VerifyResult,
+        RefineResult,
+        ExportResult,
+    )
+}
