@@ -114,7 +114,7 @@ def test_the_view_names_choices_and_numbers_parts_as_the_engine_does() -> None:
 
     assert [leaf.part for leaf in leaves(view.partition)] == [1, 2, 3]
     assert [leaf.share for leaf in leaves(view.partition)] == SPLIT["shares"]
-    allowed = TREE.allowed()
+    allowed = TREE.allowed_choices()
     first, second = view.partition.children
     assert (view.partition.decision, first.decision, second.decision) == ("edge1", "edge2", None)
     assert [child.choices for child in (first, second)] == [["none"], ["skip", "conv"]]

@@ -29,7 +29,7 @@ class CandidateReader(Reader):
     """Reads the candidates of searches."""
 
     def evaluated(self, search_id: str) -> tuple[SearchSpec, CandidateTable, FrontContext]:
-        """The spec of a search, its candidates and the results of its stages. Raises NotFound."""
+        """The spec of a search, its candidates and the context of its fronts. Raises NotFound."""
         with reading(self._engine) as session:
             job = require_job(session, search_id, "search")
             return SearchSpec.model_validate(job.spec), *self._table_and_context(session, job)
@@ -91,7 +91,7 @@ class CandidateReader(Reader):
             if row is None:
                 raise NotFound(f"search {search_id} has no network {arch!r} of origin {origin!r}")
             candidate, spec = point_of(row), SearchSpec.model_validate(job.spec)
-            on_front = front_keys(*_fronts(spec, *self._table_and_results(session, job)))
+            on_front = front_keys(*_fronts(spec, *self._table_and_context(session, job)))
             return candidate_schema(candidate, candidate.key in on_front, roofline_devices(session, spec.devices))
 
     def artifacts(self, search_id: str, arch: str | None = None) -> list[ArtifactSchema]:

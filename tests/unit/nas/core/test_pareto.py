@@ -12,8 +12,8 @@ from hypothesis.extra.numpy import arrays
 
 from nas.core.arch import Floats
 from nas.core.errors import InvalidInput
-from nas.core.metrics import Goal
-from nas.core.pareto import Mask, ParetoFront, hypervolume, non_dominated
+from nas.core.pareto import Mask, hypervolume, non_dominated, weakly_dominated
+from tests.support import pareto as second
 
 
 def brute_force(losses_NM: Floats) -> Mask:
@@ -112,43 +112,28 @@ def test_hypervolume_counts_only_what_is_better_than_the_reference() -> None:
         hypervolume(np.zeros((1, 2)), np.ones(3))
 
 
-Points = list[tuple[str, tuple[float, ...]]]
+@given(clouds(objectives=(1, 5)))
+def test_non_dominated_agrees_with_the_second_implementation(losses_NM: Floats) -> None:
+    assert non_dominated(losses_NM).tolist() == second.non_dominated(losses_NM).tolist()
 
 
-def named(values_NM: Floats) -> Points:
-    return [(f"n{i}", tuple(float(v) for v in row)) for i, row in enumerate(values_NM)]
+@pytest.mark.parametrize("objectives", [2, 3, 4])
+def test_non_dominated_of_many_points_agrees_with_the_second_implementation(objectives: int) -> None:
+    rng = np.random.default_rng(objectives)
+    for losses_NM in (rng.random((6000, objectives)), rng.integers(0, 30, (6000, objectives)).astype(float)):
+        assert (non_dominated(losses_NM) == second.non_dominated(losses_NM)).all()
 
 
-@given(clouds(most=25), st.randoms(use_true_random=False), st.integers(1, 7))
-def test_any_order_and_any_batches_give_an_equal_front(values_NM: Floats, random: object, batch: int) -> None:
-    cycle: tuple[Goal, ...] = ("max", "min", "min", "max")
-    goals = cycle[: values_NM.shape[1]]
-    points = named(values_NM)
-    whole = ParetoFront(goals).insert(points)
-    shuffled = list(points)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    front = ParetoFront(goals)
-    for start in range(0, len(shuffled), batch):
-        front = front.insert(shuffled[start : start + batch])
-    assert front == whole
-    assert hash(front) == hash(whole)
-    assert front.insert(points) == whole  # idempotent
-    signs = np.array([-1.0 if g == "max" else 1.0 for g in goals])
-    expected = {name for (name, _), keep in zip(points, brute_force(values_NM * signs), strict=True) if keep}
-    assert set(front.members) == expected
-    assert dict(zip(front.members, front.values, strict=True)) == {n: v for n, v in points if n in expected}
+@given(clouds())
+def test_hypervolume_agrees_with_the_second_implementation(losses_NM: Floats) -> None:
+    reference_M = np.full(losses_NM.shape[1], 4.0)
+    expected = second.hypervolume(losses_NM, reference_M)
+    assert hypervolume(losses_NM, reference_M) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
-def test_a_front_keeps_equal_values_and_refuses_nonsense() -> None:
-    front = ParetoFront(("max", "min")).insert([("b", (90.0, 2.0)), ("a", (90.0, 2.0)), ("c", (80.0, 3.0))])
-    assert front.members == ("a", "b")
-    assert front.hypervolume((50.0, 4.0)) == 80.0
-    assert ParetoFront(("max", "min")).hypervolume((50.0, 4.0)) == 0.0
-    with pytest.raises(InvalidInput, match="expected 2 finite values"):
-        front.insert([("d", (1.0, float("nan")))])
-    with pytest.raises(InvalidInput, match="expected 2 finite values"):
-        front.insert([("d", (1.0,))])
-    with pytest.raises(InvalidInput, match="inserted before"):
-        front.insert([("a", (91.0, 2.0))])
-    with pytest.raises(InvalidInput, match="reference"):
-        front.hypervolume((50.0,))
+@given(clouds(objectives=(2, 5)), st.integers(0, 20))
+def test_fronts_are_the_same_without_weakly_dominated_points(losses_NM: Floats, earlier: int) -> None:
+    first = losses_NM[:earlier]
+    keep = np.concatenate([np.ones(len(first), dtype=bool), ~weakly_dominated(losses_NM[earlier:], first)])
+    whole = np.unique(losses_NM[non_dominated(losses_NM)], axis=0)
+    assert np.unique(losses_NM[keep][non_dominated(losses_NM[keep])], axis=0).tolist() == whole.tolist()
