@@ -15,16 +15,17 @@ from benchmarks._cli import Options, main
 from nas.blobs import open_blobs
 from nas.core import registry
 from nas.core.events import SearchState, StageFinished
-from nas.core.ports import Lease, Problem, Resources
+from nas.core.jobs import EncodedEvent, Lease, SearchPayload
+from nas.core.ports import Problem, Resources
 from nas.core.spec import DataSpec, ResourceSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.stages.results import SplitResult, TrainResult
 from nas.stages.sub_supernets import SubSupernetsStage
 from nas.strategies.few_shot import few_shot
 from nas.training.fewshot.partition import random_split
 from nas.training.progressive import TrainState
-from workers.following import Ended
-from workers.parts import ray_together
-from workers.ray_cluster import Cluster, ray_cluster
+from workers.attempt import AttemptOutcome
+from workers.parallel_stages import ray_parallel_runner
+from workers.ray_cluster import RayCluster, ray_cluster
 
 PARTS, EPOCHS, REPEATS = 4, 40, 3
 SPEC = SearchSpec(
@@ -61,24 +62,23 @@ def bench(options: Options) -> Mapping[str, Any]:
     }
 
 
-def _train(cluster: Cluster, workers: int) -> tuple[float, float]:
+def _train(cluster: RayCluster, workers: int) -> tuple[float, float]:
     """Seconds that all parts took, and how many cores other programs had meanwhile."""
-    lease = Lease(f"on {workers}", "search", {"workers": workers}, 1, 0.0)
-    task = cluster.run(lease, ResourceSpec(cpus=2), cluster.nodes()[0])
-    records: list[dict[str, Any]] = []
-    while not isinstance(got := task.next(600.0), Ended):
+    spec = SPEC.model_copy(update={"resources": ResourceSpec(cpus=workers)})
+    lease = Lease(f"on {workers}", 1, 0.0, SearchPayload(spec, devices=()))
+    job = cluster.start(lease, ResourceSpec(cpus=2), cluster.nodes()[0])
+    records: list[EncodedEvent] = []
+    while not isinstance(got := job.poll(600.0), AttemptOutcome):
         if got is None:
-            raise TimeoutError(task.dump())
+            raise TimeoutError(job.dump_stacks())
         records += got
-    if got.how != "succeeded":
-        raise RuntimeError(f"training {got.how}: {got.message}")
+    if got.status != "succeeded":
+        raise RuntimeError(f"training {got.status}: {got.message}")
     return records[-1]["seconds"], records[-1]["others"]
 
 
-def run_job(
-    kind: str, spec: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
-) -> Iterator[list[dict[str, Any]]]:
-    """The job: trains the parts on so many workers with one thread each, and says how long that took."""
+def run_job(payload: SearchPayload, blobs_url: str, events: Sequence[EncodedEvent]) -> Iterator[list[dict[str, Any]]]:
+    """Train the sub-supernets on ``resources.cpus`` workers with one thread each, and report how long that took."""
     torch.set_num_threads(1)
     data = registry.load("nas.datasets", SPEC.data.name)(SPEC.data, SPEC.data.seed)
     space = registry.load("nas.search_spaces", SPEC.space.name)(SPEC.space.params, data.shape)
@@ -93,12 +93,13 @@ def run_job(
     )
     problem = Problem(SPEC, space, data, None, None)  # type: ignore[arg-type]  # training asks for no device
     [stage] = [s for s in few_shot(problem) if isinstance(s, SubSupernetsStage)]
-    together = ray_together(spec["workers"], 0)
-    resources = Resources(blobs, None, time.monotonic, run_parallel=together)  # type: ignore[arg-type]
+    workers = payload.spec.resources.cpus
+    run_parallel = ray_parallel_runner(workers, 0)
+    resources = Resources(blobs, None, time.monotonic, run_parallel=run_parallel)  # type: ignore[arg-type]
     begun, idle = time.perf_counter(), _busy_s()
     steps = [e.result["steps"] for e in stage.run(problem, resources, state) if isinstance(e, StageFinished)]
     wall_s = time.perf_counter() - begun
-    others = (_busy_s() - idle) / wall_s - spec["workers"]
+    others = (_busy_s() - idle) / wall_s - workers
     yield [{"kind": "timed", "seconds": wall_s, "steps": steps[0], "others": others}]
 
 

@@ -86,7 +86,7 @@ def _store(module: Any) -> None:
 
     def claimed(self: Any, *given: Any, **named: Any) -> Any:
         lease = claim(self, *given, **named)
-        if lease is not None and lease.kind == "search":
+        if lease is not None and lease.payload.kind == "search":
             reach("claim")
         return lease
 

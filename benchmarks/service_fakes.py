@@ -14,7 +14,8 @@ from nas.core import registry
 from nas.core.arch import Floats, sample
 from nas.core.device import DeviceProfile
 from nas.core.events import Event, HypervolumeAt, Progress, StageFinished, StageStarted, encode
-from nas.core.ports import Lease, SearchSpace
+from nas.core.jobs import Lease
+from nas.core.ports import SearchSpace
 from nas.core.spec import DeviceSpec, SearchSpec
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.onboarding.card import make_card

@@ -1,7 +1,7 @@
-"""Claims jobs and runs them on a cluster. The database decides everything; the cluster lends the hands.
+"""The dispatcher: claims jobs and runs them on a cluster. The database is the only source of truth.
 
-Each claimed job has a thread here that appends what its task yields and does what the answer says. What the database
-says is ours and what really runs are compared every few seconds, by the names of jobs and leases.
+Each claimed job has a thread here that appends the job's events and obeys the store's answers. Every few seconds the
+leases in the database are reconciled with the jobs that run here, by job id and lease token.
 """
 
 from __future__ import annotations
@@ -15,71 +15,71 @@ from typing import Literal, Protocol
 
 from nas.core.device import DeviceProfile
 from nas.core.errors import HwnasError, InvalidSpec, StorageError
-from nas.core.ports import JobStore, Lease, Room
-from nas.core.queueing import fits, largest, nearest_lack
+from nas.core.jobs import JobStore, Lease, LeaseToken
+from nas.core.log_context import job_context
+from nas.core.scheduling import NodeResources, describe_largest, fits, required_resources, smallest_shortage
 from nas.core.spec import ResourceSpec
-from workers.following import RETRY_S, Ended, Follower, Task
-from workers.placing import Node, less, place, wanted
+from workers.attempt import RETRY_S, AttemptOutcome, AttemptRunner, RunningJob
+from workers.placement import Node, choose_node, subtract_reserved
 
 log = logging.getLogger(__name__)
 
 RECONCILE_S = 5.0
-SHUN_S = 30.0  # a cluster takes that long to notice that a node is gone
+AVOID_S = 30.0  # how long a node is avoided after a crash; a cluster takes about that long to notice a dead node
 GRACE_S = 12.0
-_ERRORS_S = 10.0  # an error of the loop is said no more often than this
+_LOG_INTERVAL_S = 10.0  # between two log records of errors of the loop
 
 
 class DispatchStore(JobStore, Protocol):
-    """A job store with the ends of a job, and a place to say who is here."""
+    """A job store that also ends jobs and registers dispatchers."""
 
     def finish(
-        self, lease: Lease, status: Literal["succeeded", "failed", "cancelled"], error: str | None = None
+        self, lease: LeaseToken, status: Literal["succeeded", "failed", "cancelled"], error: str | None = None
     ) -> bool: ...
-    def release(self, lease: Lease, crash: str | None = None) -> bool: ...
-    def held(self, worker: str) -> Sequence[tuple[str, int]]: ...
-    def beat(
+    def release(self, lease: LeaseToken, crash: str | None = None) -> bool: ...
+    def leases_of(self, worker: str) -> Sequence[LeaseToken]: ...
+    def heartbeat(
         self,
         worker: str,
         slots: int,
-        nodes: Sequence[Room] = (),
-        free: Sequence[Room] = (),
+        nodes: Sequence[NodeResources] = (),
+        free: Sequence[NodeResources] = (),
         elastic: bool = False,
         machine: DeviceProfile | None = None,
     ) -> None: ...
-    def leave(self, worker: str) -> None: ...
+    def unregister(self, worker: str) -> None: ...
 
 
-class Cluster(Protocol):
-    """Where jobs run."""
+class ClusterBackend(Protocol):
+    """Where jobs run. ``elastic``: nodes may be added."""
 
     @property
     def elastic(self) -> bool: ...
     def nodes(self) -> list[Node]: ...
-    def run(self, lease: Lease, want: ResourceSpec, node: Node) -> Task: ...
+    def start(self, lease: Lease, required: ResourceSpec, node: Node) -> RunningJob: ...
 
 
 @dataclass(frozen=True)
-class Hand:
-    """A job that runs: where, on what, and who follows it."""
+class ActiveAttempt:
+    """A job that runs on a node, and the thread that runs its attempt."""
 
-    lease: Lease
-    want: ResourceSpec
+    required: ResourceSpec
     node_id: str
-    follower: Follower
+    runner: AttemptRunner
     thread: threading.Thread
 
 
 class Dispatcher:
-    """Runs up to ``parallel_jobs`` jobs at a time, as far as they fit, until it is stopped.
+    """Runs up to ``parallel_jobs`` jobs concurrently, as far as they fit the cluster, until it is stopped.
 
-    ``owner`` names this process in leases; ``machine`` is what it runs on, from which devices are told to be stale.
-    ``clock`` gives seconds, monotonic.
+    ``owner`` names this process in leases; ``machine`` describes the machine that it runs on, for the check whether a
+    device profile is stale. ``clock`` gives monotonic seconds.
     """
 
     def __init__(
         self,
         jobs: DispatchStore,
-        cluster: Cluster,
+        cluster: ClusterBackend,
         owner: str,
         *,
         lease_seconds: float = 15.0,
@@ -100,182 +100,187 @@ class Dispatcher:
         self._clock = clock
         self._stopping = threading.Event()
         self._abandoned = threading.Event()
-        self._grace_seconds = GRACE_S
-        self._hands: dict[tuple[str, int], Hand] = {}
-        self._shunned: dict[str, float] = {}  # nodes on which a job crashed, and until when
-        self._beaten = self._reconciled = self._complained = -1e9
+        self._grace_s = GRACE_S
+        self._attempts: dict[LeaseToken, ActiveAttempt] = {}
+        self._avoid_until: dict[str, float] = {}  # by id of a node on which a job crashed
+        self._heartbeat_at = self._reconciled_at = self._logged_at = -1e9
         self._loop = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)
 
     def start(self) -> None:
-        """Begins to claim jobs, in a thread of its own."""
+        """Begin to claim jobs, in a background thread."""
         self._loop.start()
 
-    def stop(self, grace_seconds: float = GRACE_S) -> None:
-        """Lets each job reach its next durable result, for ``grace_seconds`` at most, puts all back into the queue,
-        from where they go on later, and waits until all is quiet."""
-        self._grace_seconds = grace_seconds
+    def stop(self, grace_s: float = GRACE_S) -> None:
+        """Stop claiming, let each job reach its next durable result for at most ``grace_s``, return all jobs to the
+        queue and wait for the threads. Another dispatcher continues the jobs."""
+        self._grace_s = grace_s
         self._stopping.set()
         self._loop.join()
 
-    def abandon(self, why: str, seconds: float = 3.0) -> None:
-        """The cluster is gone: its jobs go back into the queue with ``why``. Touches the cluster no more."""
+    def abandon(self, reason: str, timeout_s: float = 3.0) -> None:
+        """Return all jobs of a lost cluster to the queue with ``reason``. Does not access the cluster any more."""
         self._abandoned.set()
-        for hand in list(self._hands.values()):
-            hand.follower.give_up("crashed", why)
+        for attempt in list(self._attempts.values()):
+            attempt.runner.abort("crashed", reason)
         self._stopping.set()
         if self._loop.is_alive():
-            self._loop.join(seconds)
+            self._loop.join(timeout_s)
 
     def _dispatch(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._turn()
+                self._run_cycle()
             except StorageError as error:
-                if self._may_complain():
+                if self._may_log_error():
                     log.error("jobs cannot be claimed: %s", error)
             except Exception:
-                if self._may_complain():
+                if self._may_log_error():
                     log.exception("jobs cannot be claimed")
             self._stopping.wait(self._poll_seconds)
-        hands = list(self._hands.values())
-        for hand in hands:
-            hand.follower.leave(self._grace_seconds)
-        for hand in hands:
-            hand.thread.join()
+        attempts = list(self._attempts.values())
+        for attempt in attempts:
+            attempt.runner.stop(self._grace_s)
+        for attempt in attempts:
+            attempt.thread.join()
         try:
-            self._jobs.leave(self._owner)
+            self._jobs.unregister(self._owner)
         except StorageError as error:
-            log.error("the dispatcher could not sign off: %s", error)
+            log.error("the dispatcher could not unregister: %s", error)
 
-    def _turn(self) -> None:
+    def _run_cycle(self) -> None:
         now = self._clock()
-        self._hands = {name: hand for name, hand in self._hands.items() if hand.thread.is_alive()}
-        self._shunned = {node: until for node, until in self._shunned.items() if until > now}
-        beat = now - self._beaten >= self._lease_seconds / 3
-        if beat or len(self._hands) < self._parallel_jobs:
-            nodes = self._nodes()
-        if beat:
+        self._attempts = {token: attempt for token, attempt in self._attempts.items() if attempt.thread.is_alive()}
+        self._avoid_until = {node: until for node, until in self._avoid_until.items() if until > now}
+        heartbeat_due = now - self._heartbeat_at >= self._lease_seconds / 3
+        if heartbeat_due or len(self._attempts) < self._parallel_jobs:
+            nodes = subtract_reserved(self._cluster.nodes(), self._reserved())
+        if heartbeat_due:
             total, free = [n.total for n in nodes], [n.free for n in nodes]
-            self._jobs.beat(self._owner, self._parallel_jobs, total, free, self._cluster.elastic, self._machine)
-            self._beaten = now
-        if now - self._reconciled >= RECONCILE_S:
+            self._jobs.heartbeat(self._owner, self._parallel_jobs, total, free, self._cluster.elastic, self._machine)
+            self._heartbeat_at = now
+        if now - self._reconciled_at >= RECONCILE_S:
             self._reconcile()
-            self._reconciled = now
-        while len(self._hands) < self._parallel_jobs:
-            began = self._clock()
+            self._reconciled_at = now
+        while len(self._attempts) < self._parallel_jobs:
+            claimed_at = self._clock()
             lease = self._jobs.claim(self._owner, self._lease_seconds, [n.free for n in nodes])
-            if lease is None or not self._take(lease, nodes, began + self._lease_seconds):
+            if lease is None or not self._start_attempt(lease, nodes, claimed_at + self._lease_seconds):
                 break
-            nodes = less(nodes, self._taken())
+            nodes = subtract_reserved(nodes, self._reserved())
 
-    def _nodes(self) -> list[Node]:
-        return less(self._cluster.nodes(), self._taken())
-
-    def _taken(self) -> dict[str, list[ResourceSpec]]:
-        taken: dict[str, list[ResourceSpec]] = {}
-        for hand in self._hands.values():
-            taken.setdefault(hand.node_id, []).append(hand.want)
-        return taken
+    def _reserved(self) -> dict[str, list[ResourceSpec]]:
+        """Resources of our running jobs by node id."""
+        reserved: dict[str, list[ResourceSpec]] = {}
+        for attempt in self._attempts.values():
+            reserved.setdefault(attempt.node_id, []).append(attempt.required)
+        return reserved
 
     def _reconcile(self) -> None:
-        """A lease that nothing runs for is given back: the answer to its claim was lost. A task without a lease is
-        killed: somebody else may run its job."""
-        running = set(self._hands)
-        held = set(self._jobs.held(self._owner))
-        for job_id, token in held - running:
-            log.warning("job %s: nothing runs under token %d; back into the queue", job_id, token)
-            self._jobs.release(Lease(job_id, "search", {}, token, 0.0))
-        for name in running - held:
-            self._hands[name].follower.give_up("lost", "its lease is over")
+        """Release leases without a running job (the response to the claim was lost), and kill jobs without a lease
+        (another process may run them)."""
+        running = set(self._attempts)
+        leases = set(self._jobs.leases_of(self._owner))
+        for lease in leases - running:
+            with job_context(lease.job_id):
+                log.warning("job %s: nothing runs under token %d; returned to the queue", lease.job_id, lease.token)
+                self._jobs.release(lease)
+        for lease in running - leases:
+            self._attempts[lease].runner.abort("lost", "its lease is over")
 
-    def _take(self, lease: Lease, nodes: Sequence[Node], held_until: float) -> bool:
-        """Starts a claimed job; False if it has no place now, so that the next one should not be asked for yet."""
-        try:
-            want = wanted(lease)
-            node = place(want, nodes, self._shunned)
-            if node is None:
-                self._settle(lease, self._misfit(want, nodes), held_until)
+    def _start_attempt(self, lease: Lease, nodes: Sequence[Node], lease_deadline: float) -> bool:
+        """Start a claimed job. False if it cannot be placed now, so that no further job should be claimed yet."""
+        with job_context(lease.job_id):
+            try:
+                required = required_resources(lease.payload.spec)
+                node = choose_node(required, nodes, self._avoid_until)
+                if node is None:
+                    self._record(lease, self._unplaced_outcome(required, nodes), lease_deadline)
+                    return False
+                job = self._cluster.start(lease, required, node)
+            except HwnasError as error:
+                self._record(lease, AttemptOutcome("failed", str(error)), lease_deadline)
+                return True
+            except Exception as error:
+                log.exception("job %s could not be started", lease.job_id)
+                self._record(lease, AttemptOutcome("crashed", f"{type(error).__name__}: {error}"), lease_deadline)
                 return False
-            task = self._cluster.run(lease, want, node)
-        except HwnasError as error:
-            self._settle(lease, Ended("failed", str(error)), held_until)
-            return True
-        except Exception as error:
-            log.exception("job %s could not be started", lease.job_id)
-            self._settle(lease, Ended("crashed", f"{type(error).__name__}: {error}"), held_until)
-            return False
-        log.info("job %s: claimed with token %d, on node %s", lease.job_id, lease.token, node.id)
-        follower = Follower(
+            log.info("job %s: claimed with token %d, on node %s", lease.job_id, lease.token, node.id)
+        runner = AttemptRunner(
             self._jobs,
             lease,
-            task,
-            held_until=held_until,
+            job,
+            lease_deadline=lease_deadline,
             lease_seconds=self._lease_seconds,
             stuck_seconds=self._stuck_seconds,
             clock=self._clock,
-            pause=self._abandoned.wait,
-            stuck=lambda: self._look(lease, task),
+            sleep=self._abandoned.wait,
+            on_silence=lambda: self._log_stacks(lease, job),
         )
         thread = threading.Thread(
-            target=self._work, args=(lease, task, follower, node.id), name=f"job {lease.job_id}", daemon=True
+            target=self._run_attempt, args=(lease, job, runner, node.id), name=f"job {lease.job_id}", daemon=True
         )
-        self._hands[lease.job_id, lease.token] = Hand(lease, want, node.id, follower, thread)
+        self._attempts[LeaseToken(lease.job_id, lease.token)] = ActiveAttempt(required, node.id, runner, thread)
         thread.start()
         return True
 
-    def _misfit(self, want: ResourceSpec, nodes: Sequence[Node]) -> Ended:
-        """What happens to a job that no node has room for. Where none ever will, it fails."""
-        rooms = [n.total for n in nodes]
-        if self._cluster.elastic or any(fits(want, room) for room in rooms):
-            return Ended("stopped", "there is no room for it at the moment")
-        lack = nearest_lack(want, rooms)
-        raise InvalidSpec(f"expected at most what one node has, the largest {largest(rooms)}; it lacks {lack}")
+    def _unplaced_outcome(self, required: ResourceSpec, nodes: Sequence[Node]) -> AttemptOutcome:
+        """The outcome of a job that fits no node now. Raises InvalidSpec if it can never fit."""
+        totals = [n.total for n in nodes]
+        if self._cluster.elastic or any(fits(required, total) for total in totals):
+            return AttemptOutcome("stopped", "no node has enough free resources at the moment")
+        shortage = smallest_shortage(required, totals)
+        raise InvalidSpec(
+            f"expected at most what one node has, the largest {describe_largest(totals)}; it lacks {shortage}"
+        )
 
-    def _work(self, lease: Lease, task: Task, follower: Follower, node_id: str) -> None:
-        try:
-            ended = follower.run()
-        except HwnasError as error:
-            ended = Ended("failed", str(error))
-        except Exception as error:
-            log.exception("job %s: an error of the dispatcher", lease.job_id)
-            ended = Ended("failed", f"{type(error).__name__}: {error}")
-        if not self._abandoned.is_set():
-            task.kill()
-        if ended.how == "crashed":
-            self._shunned[node_id] = self._clock() + SHUN_S
-        self._settle(lease, ended, follower.held_until)
+    def _run_attempt(self, lease: Lease, job: RunningJob, runner: AttemptRunner, node_id: str) -> None:
+        with job_context(lease.job_id):
+            try:
+                outcome = runner.run()
+            except HwnasError as error:
+                outcome = AttemptOutcome("failed", str(error))
+            except Exception as error:
+                log.exception("job %s: an error of the dispatcher", lease.job_id)
+                outcome = AttemptOutcome("failed", f"{type(error).__name__}: {error}")
+            if not self._abandoned.is_set():
+                job.kill()
+            if outcome.status == "crashed":
+                self._avoid_until[node_id] = self._clock() + AVOID_S
+            self._record(lease, outcome, runner.lease_deadline)
 
-    def _settle(self, lease: Lease, ended: Ended, held_until: float) -> None:
-        """Tells the store how it ended. While the database is away that is tried again until the lease has passed."""
-        log.info("job %s: %s%s", lease.job_id, ended.how, f": {ended.message}" if ended.message else "")
+    def _record(self, lease: Lease, outcome: AttemptOutcome, lease_deadline: float) -> None:
+        """Write the outcome to the store; while the database is unavailable, retry until the lease has expired."""
+        log.info("job %s: %s%s", lease.job_id, outcome.status, f": {outcome.message}" if outcome.message else "")
         while True:
             try:
-                match ended.how:
+                match outcome.status:
                     case "succeeded" | "failed":
-                        self._jobs.finish(lease, ended.how, ended.message)
+                        self._jobs.finish(lease, outcome.status, outcome.message)
                     case "crashed":
-                        self._jobs.release(lease, crash=ended.message)
+                        self._jobs.release(lease, crash=outcome.message)
                     case "stopped":
                         self._jobs.release(lease)
                     case "parked" | "lost":
                         pass
                 return
             except StorageError as error:
-                if self._stopping.is_set() or self._clock() + RETRY_S >= held_until:
-                    log.error("job %s: its end could not be kept: %s", lease.job_id, error)
+                if self._stopping.is_set() or self._clock() + RETRY_S >= lease_deadline:
+                    log.error("job %s: its outcome could not be stored: %s", lease.job_id, error)
                     return
             self._abandoned.wait(RETRY_S)
 
-    def _look(self, lease: Lease, task: Task) -> None:
-        """Logs where a silent job is. In a thread of its own: its node may not answer."""
+    def _log_stacks(self, lease: Lease, job: RunningJob) -> None:
+        """Log the stacks of a silent job. In a separate thread: its node may not respond."""
 
-        def look() -> None:
-            log.warning("job %s has been silent for %g s: %s", lease.job_id, self._stuck_seconds, task.dump())
+        def log_stacks() -> None:
+            with job_context(lease.job_id):
+                stacks = job.dump_stacks()
+                log.warning("job %s has been silent for %g s: %s", lease.job_id, self._stuck_seconds, stacks)
 
-        threading.Thread(target=look, name=f"look at {lease.job_id}", daemon=True).start()
+        threading.Thread(target=log_stacks, name=f"stacks of {lease.job_id}", daemon=True).start()
 
-    def _may_complain(self) -> bool:
+    def _may_log_error(self) -> bool:
         now = self._clock()
-        due = now - self._complained >= _ERRORS_S
-        self._complained = now if due else self._complained
+        due = now - self._logged_at >= _LOG_INTERVAL_S
+        self._logged_at = now if due else self._logged_at
         return due

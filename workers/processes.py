@@ -1,6 +1,6 @@
-"""Processes by an identity that no other process ever has, so that a restart finds what was left behind, and ends it.
+"""Unique process identities, so that a restart finds and kills orphaned processes.
 
-A name or a number alone does not say which process is meant: numbers are used again.
+A process id alone does not identify a process, since ids are reused.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 
-def owner_name() -> str:
-    """``host:pid:start time`` of this process: a name that no other process on this host ever has."""
-    return name_of(os.getpid())
+def own_process_name() -> str:
+    """Return ``host:pid:start time`` of this process, which no other process on this host ever has."""
+    return process_name(os.getpid())
 
 
-def name_of(pid: int) -> str:
-    """``host:pid:start time`` of a process of this host."""
+def process_name(pid: int) -> str:
+    """Return ``host:pid:start time`` of a process on this host."""
     return f"{socket.gethostname()}:{pid}:{_start_time(pid)}"
 
 
-def is_dead(owner: str) -> bool:
-    """Whether ``owner`` was a process of this host that runs no more. Of other hosts nothing is known: False."""
-    host, pid, start = _parts(owner)
+def is_dead(name: str) -> bool:
+    """Whether a process of this host has ended. False for a process of another host."""
+    host, pid, start = _parse_name(name)
     return host == socket.gethostname() and pid is not None and _start_time(pid) != start
 
 
-def is_here(owner: str) -> bool:
-    """Whether ``owner`` is a process of this host that runs."""
-    host, pid, start = _parts(owner)
+def is_alive(name: str) -> bool:
+    """Whether a process of this host is running. False for a process of another host."""
+    host, pid, start = _parse_name(name)
     return host == socket.gethostname() and pid is not None and _start_time(pid) == start
 
 
-def send(owner: str, number: signal.Signals) -> bool:
-    """Sends a signal to a process of this host; False if it runs no more."""
-    _, pid, _ = _parts(owner)
-    if pid is None or not is_here(owner):
+def send_signal(name: str, number: signal.Signals) -> bool:
+    """Send a signal to a process of this host; False if it has ended."""
+    _, pid, _ = _parse_name(name)
+    if pid is None or not is_alive(name):
         return False
     try:
         os.kill(pid, number)
@@ -53,35 +53,35 @@ def send(owner: str, number: signal.Signals) -> bool:
 
 
 def descendants(pid: int) -> list[str]:
-    """The processes that ``pid`` has started, and those that they have, and so on; by name. Empty without ``/proc``."""
+    """Return the names of all descendants of a process. Empty on a system without ``/proc``."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         fields = _stat(int(folder.name))
         if fields is not None:
             children.setdefault(int(fields[1]), []).append(int(folder.name))
-    found, look = [], [pid]
-    while look:
-        below = children.get(look.pop(), [])
-        found += below
-        look += below
-    return [name_of(p) for p in sorted(found)]
+    pids, parents = [], [pid]
+    while parents:
+        below = children.get(parents.pop(), [])
+        pids += below
+        parents += below
+    return [process_name(p) for p in sorted(pids)]
 
 
-class Record:
-    """A file that says which processes and which folder one process started, for a start after its sudden death."""
+class ProcessRecord:
+    """A file that lists the child processes and the temporary folder of this process, for cleanup after a crash."""
 
     def __init__(self, path: Path, folder: Path) -> None:
         self._path = path
         self._folder = folder
         self._written: list[str] | None = None
-        self._owner = owner_name()
+        self._owner = own_process_name()
         path.parent.mkdir(parents=True, exist_ok=True)
         self.update()
 
     def update(self) -> None:
-        """Writes down what this process has started by now. A process that is reparented later stays in it."""
-        known = [name for name in self._written or [] if is_here(name)]
-        now = sorted({*known, *descendants(os.getpid())})
+        """Write the current descendants. A recorded process stays in the file if it is reparented later."""
+        recorded = [name for name in self._written or [] if is_alive(name)]
+        now = sorted({*recorded, *descendants(os.getpid())})
         if now != self._written:
             text = json.dumps({"owner": self._owner, "folder": str(self._folder), "processes": now})
             fresh = self._path.with_suffix(".new")
@@ -90,39 +90,39 @@ class Record:
             self._written = now
 
     def close(self) -> None:
-        """Ends what still runs of it and forgets it."""
+        """Kill the recorded processes, and remove their folder and the file."""
         self.update()
-        _clear(self._written or [], self._folder)
+        _kill(self._written or [], self._folder)
         self._path.unlink(missing_ok=True)
 
 
-def sweep(records: Path) -> int:
-    """Ends the processes and removes the folders that dead processes left behind; how many processes."""
+def kill_orphans(records: Path) -> int:
+    """Kill the recorded processes of dead processes and remove their folders. Returns the number of processes."""
     count = 0
     for path in sorted(records.glob("*.json")):
         record = json.loads(path.read_text())
         if is_dead(record["owner"]):
-            count += _clear(record["processes"], Path(record["folder"]))
+            count += _kill(record["processes"], Path(record["folder"]))
             path.unlink(missing_ok=True)
     return count
 
 
-def _clear(names: Iterable[str], folder: Path) -> int:
-    left = [name for name in names if is_here(name)]
-    for name in left:
-        send(name, signal.SIGKILL)
+def _kill(names: Iterable[str], folder: Path) -> int:
+    alive = [name for name in names if is_alive(name)]
+    for name in alive:
+        send_signal(name, signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)
-    return len(left)
+    return len(alive)
 
 
-def _parts(owner: str) -> tuple[str, int | None, str]:
-    host, _, rest = owner.partition(":")
-    pid, _, start = rest.partition(":")
+def _parse_name(name: str) -> tuple[str, int | None, str]:
+    host, _, process = name.partition(":")
+    pid, _, start = process.partition(":")
     return host, int(pid) if pid.isdigit() else None, start
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields of ``/proc/PID/stat`` from the state on; None for a process that is not there."""
+    """Return the fields of ``/proc/PID/stat`` from the state on; None if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # the name before may hold spaces
     except (FileNotFoundError, ProcessLookupError):
@@ -130,9 +130,9 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def _start_time(pid: int) -> str | None:
-    """When a process began, in the system's own words; None if there is none."""
+    """Return when a process started, in the system's own format; None if there is no such process."""
     if Path("/proc/self/stat").exists():
         fields = _stat(pid)
         return None if fields is None or fields[0] == "Z" else fields[19]
-    found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return "-".join(found.stdout.replace(":", ".").split()) or None
+    listing = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return "-".join(listing.stdout.replace(":", ".").split()) or None

@@ -1,4 +1,4 @@
-"""Ray, local or joined: what its nodes have, jobs that run on them, and whether it is still there."""
+"""The Ray cluster, local or joined: its nodes, the jobs that run on them, and its health."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray._private import ray_constants
@@ -18,131 +18,142 @@ from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from nas.core.ports import Lease, Room
+from nas.core.jobs import Lease
+from nas.core.scheduling import NodeResources
 from nas.core.spec import ResourceSpec
 from nas.cpus import available_cpus
 from workers import stream
-from workers.following import Ended, Records
-from workers.placing import Node
-from workers.processes import Record
+from workers.attempt import AttemptOutcome, EventBatch
+from workers.placement import Node
+from workers.processes import ProcessRecord
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-OBJECT_STORE_BYTES = 200 * 1024 * 1024  # jobs hand over events, not tensors
+OBJECT_STORE_BYTES = 200 * 1024 * 1024  # jobs yield events, not tensors
 GB = 1e9
-_AHEAD = 64  # batches that a worker may be ahead of us
-_ANSWER_S = 4.0  # a cluster that does not answer for longer is gone
-_END_S = 3.0  # a worker that does not end for longer is killed by the system
-_PARTS = ("gcs_server", "raylet")
+_MAX_BUFFERED_BATCHES = 64  # of one worker, before backpressure stops it
+_HEALTH_TIMEOUT_S = 4.0  # a cluster that does not respond for longer is considered lost
+_CANCEL_TIMEOUT_S = 3.0  # a worker that does not end for longer is killed by a signal
+_RAY_PROCESSES = ("gcs_server", "raylet")
 _MAX_TMP_BYTES = 107 - len("/nas-01234567/session_2026-11-30_12-00-00_000000_4194304/sockets/plasma_store")
 
 
-class RayTask:
-    """A job on a Ray worker."""
+class RayJob:
+    """A ``workers.attempt.RunningJob`` on a Ray worker."""
 
-    def __init__(self, started: Any, node_id: str) -> None:
-        self._stream = started
+    def __init__(self, generator: Any, node_id: str) -> None:
+        self._stream = generator
         self._node_id = node_id
-        self._hello: stream.Hello | None = None
-        self._over = False
+        self._worker: stream.WorkerHandshake | None = None
+        self._ended = False
 
     @property
-    def begun(self) -> bool:
-        """Whether a worker has said that it runs it."""
-        return self._hello is not None
+    def has_started(self) -> bool:
+        """Whether a worker process has sent its handshake."""
+        return self._worker is not None
 
-    def next(self, seconds: float) -> Records | Ended | None:
-        """Waits up to ``seconds`` for more events, or the end."""
-        ready, _ = ray.wait([self._stream], timeout=seconds)
+    def poll(self, timeout_s: float) -> EventBatch | AttemptOutcome | None:
+        """Wait up to ``timeout_s`` for more events or the outcome; None on timeout."""
+        ready, _ = ray.wait([self._stream], timeout=timeout_s)
         if not ready:
             return None
         try:
-            found: stream.Hello | Records | Ended = ray.get(next(self._stream))
+            message: stream.WorkerHandshake | EventBatch | AttemptOutcome = ray.get(next(self._stream))
         except StopIteration:
-            found = Ended("succeeded")
+            message = AttemptOutcome("succeeded")
         except RayTaskError as error:
-            log.error("a job failed with an error that was not foreseen\n%s", error)
-            found = Ended("failed", f"{type(error.cause).__name__}: {error.cause}")
+            log.error("a job failed with an unexpected error\n%s", error)
+            message = AttemptOutcome("failed", f"{type(error.cause).__name__}: {error.cause}")
         except RayError as error:
-            found = Ended("crashed", f"{type(error).__name__}: {str(error).splitlines()[0]}")
-        if isinstance(found, stream.Hello):
-            self._hello = found
+            message = AttemptOutcome("crashed", f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        if isinstance(message, stream.WorkerHandshake):
+            self._worker = message
             return []
-        self._over = isinstance(found, Ended)
-        return found
+        self._ended = isinstance(message, AttemptOutcome)
+        return message
 
     def kill(self) -> None:
-        """Ends it, if it has not ended by itself; a worker that does not even listen to Ray is killed by the system."""
-        if self._over:
+        """Cancel the job if it still runs; a worker that ignores Ray is killed by a signal."""
+        if self._ended:
             return
-        self._over = True
+        self._ended = True
         ray.cancel(self._stream, force=True)
-        done, _ = ray.wait([self._stream.completed()], timeout=_END_S)
-        if self._hello is not None and (not done or stream.runs_here(self._hello)):
-            self._there(stream.end)
+        done, _ = ray.wait([self._stream.completed()], timeout=_CANCEL_TIMEOUT_S)
+        if self._worker is not None and (not done or stream.is_local(self._worker)):
+            self._call_on_node(stream.kill_worker, self._worker)
 
-    def dump(self) -> str:
-        """The stacks of its worker."""
-        if self._hello is None:
-            return f"it has not begun: it waits for node {self._node_id}"
-        return str(self._there(stream.dump) or "its node does not answer")
+    def dump_stacks(self) -> str:
+        """Return the stacks of the worker process."""
+        if self._worker is None:
+            return f"it has not started: it waits for node {self._node_id}"
+        return str(self._call_on_node(stream.dump_stacks, self._worker) or "its node does not respond")
 
-    def _there(self, do: Any) -> object:
-        """What ``do`` says about the worker, asked on its own host; None when there is no answer."""
-        if self._hello is None or stream.runs_here(self._hello):
-            return do(self._hello)
+    def _call_on_node(
+        self, function: Callable[[stream.WorkerHandshake], T], worker: stream.WorkerHandshake
+    ) -> T | None:
+        """Call a function on the worker's own host; None if the node does not respond."""
+        if stream.is_local(worker):
+            return function(worker)
         strategy = NodeAffinitySchedulingStrategy(self._node_id, soft=False)
-        answer = ray.remote(do).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(self._hello)
+        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": strategy}
+        answer = ray.remote(function).options(**options).remote(worker)
         try:
-            return ray.get(answer, timeout=30.0)
+            result: T = ray.get(answer, timeout=30.0)
+            return result
         except RayError as error:
-            log.warning("node %s does not answer: %s", self._node_id, type(error).__name__)
+            log.warning("node %s does not respond: %s", self._node_id, type(error).__name__)
             return None
 
 
-class Cluster:
-    """The cluster that this process is connected to. ``elastic``: more nodes may come."""
+class RayCluster:
+    """The Ray cluster that this process is connected to. ``elastic``: nodes may be added."""
 
-    def __init__(self, *, elastic: bool, run_job: str, blobs_url: str, record: Record | None) -> None:
+    def __init__(self, *, elastic: bool, run_job: str, blobs_url: str, record: ProcessRecord | None) -> None:
         self.elastic = elastic
         self._run_job = run_job
         self._blobs_url = blobs_url
         self._record = record
 
     def nodes(self) -> list[Node]:
-        """The nodes that are alive. What is free lags behind by up to a second."""
+        """Return the nodes that are alive. Free resources lag behind by up to a second."""
         free = available_resources_per_node()  # type: ignore[no-untyped-call]
         return [
-            Node(n["NodeID"], _room(n["Resources"], n["Labels"]), _room(free.get(n["NodeID"], {}), n["Labels"]))
+            Node(
+                n["NodeID"],
+                _node_resources(n["Resources"], n["Labels"]),
+                _node_resources(free.get(n["NodeID"], {}), n["Labels"]),
+            )
             for n in ray.nodes()  # type: ignore[no-untyped-call]
             if n["Alive"]
         ]
 
-    def run(self, lease: Lease, want: ResourceSpec, node: Node) -> RayTask:
-        """Starts a job on a node."""
-        started = _stream_job.options(
+    def start(self, lease: Lease, required: ResourceSpec, node: Node) -> RayJob:
+        """Start a job on a node."""
+        generator = _stream_job.options(
             name=f"{lease.job_id}:{lease.token}",
-            num_cpus=want.cpus,
-            num_gpus=want.gpus,
-            memory=int(want.memory_gb * GB) if want.memory_gb is not None else None,
+            num_cpus=required.cpus,
+            num_gpus=required.gpus,
+            memory=int(required.memory_gb * GB) if required.memory_gb is not None else None,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
-            _generator_backpressure_num_objects=_AHEAD,
-        ).remote(self._run_job, lease.kind, dict(lease.spec), self._blobs_url, list(lease.events))
-        return RayTask(started, node.id)
+            _generator_backpressure_num_objects=_MAX_BUFFERED_BATCHES,
+        ).remote(self._run_job, lease.payload, self._blobs_url, lease.events)
+        return RayJob(generator, node.id)
 
-    def gone(self) -> str | None:
-        """Why this cluster is of no more use, or None. Takes a few seconds when it does not answer."""
+    def failure(self) -> str | None:
+        """Return why this cluster can no longer be used, or None. Takes a few seconds if it does not respond."""
         if self._record is None:
-            return None if _answers() else f"the Ray cluster has not answered for {_ANSWER_S:g} s"
+            return None if _responds() else f"the Ray cluster has not responded for {_HEALTH_TIMEOUT_S:g} s"
         self._record.update()
-        for part in _PARTS:
-            for started in _processes(part):
-                if (status := started.process.poll()) is not None:
-                    return f"Ray's {part} has ended with status {status}"
+        for name in _RAY_PROCESSES:
+            for process in _processes(name):
+                if (status := process.process.poll()) is not None:
+                    return f"Ray's {name} has ended with status {status}"
         return None
 
-    def clear(self) -> None:
-        """Ends what a local cluster has left, without asking it."""
+    def kill_processes(self) -> None:
+        """Kill the processes of a local cluster, without using Ray."""
         if self._record is not None:
             self._record.close()
 
@@ -155,29 +166,29 @@ def ray_cluster(
     blobs_url: str,
     cpus: int | None = None,
     run_job: str = "workers.runner:run_job",
-) -> Iterator[Cluster]:
-    """Joins the cluster at ``address``, or runs a local one for as long as the block lasts.
+) -> Iterator[RayCluster]:
+    """Join the cluster at ``address``, or run a local one while the block runs.
 
-    ``run_job`` names the function that runs a job on a worker, so that what it imports is imported there only.
-    ``records`` is a folder for notes on what a local cluster has started, see ``workers.processes.sweep``.
+    ``run_job`` names the function that runs a job on a worker, so that its imports happen there only.
+    ``records`` is a folder for ``workers.processes.ProcessRecord`` of a local cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # by default Ray lets every other program go first
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of tasks that were cancelled, which nobody waits for
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default Ray gives workers a low priority
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of cancelled tasks
     if address is not None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         try:
-            yield Cluster(elastic=True, run_job=run_job, blobs_url=blobs_url, record=None)
+            yield RayCluster(elastic=True, run_job=run_job, blobs_url=blobs_url, record=None)
         finally:
             ray.shutdown()
         return
     folder = session_folder()
-    record = Record(records / f"{os.getpid()}.json", folder)
+    record = ProcessRecord(records / f"{os.getpid()}.json", folder)
     try:
         _start_local(folder, cpus or available_cpus())
         record.update()
-        yield Cluster(elastic=False, run_job=run_job, blobs_url=blobs_url, record=record)
+        yield RayCluster(elastic=False, run_job=run_job, blobs_url=blobs_url, record=record)
     finally:
         ray.shutdown()
         record.close()
@@ -193,11 +204,11 @@ def session_folder() -> Path:
 
 
 def _start_local(folder: Path, cpus: int) -> None:
-    """A local Ray on loopback, with a secret of its own, no dashboard, and workers only while a job needs them, so that
-    nothing runs beside a measurement. Its files go into ``folder``, whose path has to be short: sockets lie in it."""
+    """Start a local Ray on loopback with a random secret, no dashboard, and workers only while a job needs them, so
+    that nothing runs beside a measurement. ``folder`` needs a short path, since it contains sockets."""
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    usual = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False  # without this, a local Ray listens on every network interface
+    default = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # otherwise a local Ray listens on every network interface
     try:
         ray.init(
             address="local",
@@ -209,33 +220,36 @@ def _start_local(folder: Path, cpus: int) -> None:
             _temp_dir=str(folder),
         )
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = usual
+        ray_constants.ENABLE_RAY_CLUSTER = default
 
 
-def _room(resources: dict[str, float], labels: dict[str, str]) -> Room:
-    """A node as Ray counts it. Ray's own labels go without their prefix, the random node id not at all."""
-    named = {k.removeprefix("ray.io/"): v for k, v in labels.items() if k != "ray.io/node-id"}
-    return Room(resources.get("CPU", 0.0), resources.get("GPU", 0.0), resources.get("memory", 0.0) / GB, named)
+def _node_resources(resources: dict[str, float], labels: dict[str, str]) -> NodeResources:
+    """Convert Ray's resources and labels of a node. Ray's own labels lose their prefix; the random node id is left
+    out."""
+    own_labels = {k.removeprefix("ray.io/"): v for k, v in labels.items() if k != "ray.io/node-id"}
+    return NodeResources(
+        resources.get("CPU", 0.0), resources.get("GPU", 0.0), resources.get("memory", 0.0) / GB, own_labels
+    )
 
 
-def _processes(part: str) -> Sequence[Any]:
+def _processes(name: str) -> Sequence[Any]:
     node = ray._private.worker._global_node
-    return node.all_processes.get(part, []) if node is not None else []
+    return node.all_processes.get(name, []) if node is not None else []
 
 
-def _answers() -> bool:
-    """Whether the cluster says that the node beside us, which we run through, is alive."""
-    found: list[bool] = []
+def _responds() -> bool:
+    """Whether the cluster reports our own node as alive, within a timeout."""
+    answers: list[bool] = []
 
-    def ask() -> None:
-        own = ray.get_runtime_context().get_node_id()
+    def query() -> None:
+        own_id = ray.get_runtime_context().get_node_id()
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        found.append(any(n["NodeID"] == own and n["Alive"] for n in nodes))
+        answers.append(any(n["NodeID"] == own_id and n["Alive"] for n in nodes))
 
-    asking = threading.Thread(target=ask, daemon=True, name="is Ray there")
-    asking.start()
-    asking.join(_ANSWER_S)
-    return found == [True]
+    thread = threading.Thread(target=query, daemon=True, name="Ray health")
+    thread.start()
+    thread.join(_HEALTH_TIMEOUT_S)
+    return answers == [True]
 
 
 @ray.remote(max_retries=0)

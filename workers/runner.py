@@ -1,15 +1,15 @@
-"""What a worker does with a claimed job: resolve what the spec names, run it, hand out its events in batches.
+"""Run a claimed job on a worker: load the plug-ins that the spec names, run the engine, yield encoded events.
 
-A worker holds no database credentials: everything it needs came with the lease, and blobs come from the blob store.
+A worker has no database credentials: its payload comes with the lease, and blobs come from the blob store.
 """
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from typing import Any, get_args
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -18,22 +18,23 @@ from nas.blobs import open_blobs
 from nas.core import registry
 from nas.core.arch import Arch
 from nas.core.device import DeviceProfile, Measurement
-from nas.core.errors import InvalidSpec, NotMeasuredYet, UnknownName
-from nas.core.events import (
-    Event,
-    MeasurementsWanted,
-    SearchState,
-    StageStarted,
-    candidate_from_json,
-    decode,
-    encode,
-    fold_all,
+from nas.core.errors import InvalidSpec, NotMeasuredYet
+from nas.core.events import Event, MeasurementsWanted, SearchState, StageStarted, decode, encode, fold_all
+from nas.core.jobs import (
+    AgentResults,
+    DevicePayload,
+    DryRunPayload,
+    EncodedEvent,
+    JobPayload,
+    OnboardingPayload,
+    PredictorBlob,
+    RefitData,
+    SearchPayload,
 )
 from nas.core.layers import Layer
 from nas.core.ports import (
     BlobStore,
     Dataset,
-    JobKind,
     LatencyPredictor,
     Measurer,
     ParallelRunner,
@@ -43,7 +44,7 @@ from nas.core.ports import (
     Stage,
     TargetDevice,
 )
-from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec
+from nas.core.spec import BudgetSpec, DataSpec, SearchSpec, SpaceSpec
 from nas.core.tuning import Tuner
 from nas.energy import energy_aware
 from nas.engine import estimate_search_cost, run_search, stages_of
@@ -56,56 +57,47 @@ from predictors.onboarding.from_table import onboard_from_table
 from predictors.onboarding.measured import onboard
 from predictors.onboarding.refit import RefitService, can_learn, merge_measurements
 from predictors.storage import load_known, load_measured, load_predictor
+from workers.attempt import EventBatch
 from workers.remote import RemoteMeasurer
 
-Batch = list[dict[str, Any]]
 
-
-def run_job(
-    kind: JobKind, job: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
-) -> Iterator[Batch]:
-    """Goes on from ``events`` and yields batches of encoded events; ``job`` is ``Lease.spec``.
-
-    Raises the error of what cannot be run as HwnasError.
-    """
+def run_job(payload: JobPayload, blobs_url: str, events: Sequence[EncodedEvent]) -> Iterator[EventBatch]:
+    """Continue a job after ``events`` and yield batches of encoded events. Raises HwnasError if the job cannot be
+    run."""
     blobs = open_blobs(blobs_url)
     state = fold_all(decode(e) for e in events)
-    if kind == "search":
-        stream = _search(job, blobs, state)
-    elif kind == "dry_run":
-        stream = _dry_run(job, blobs, state)
-    elif kind == "device":
-        stream = _device(job, blobs, state)
-    else:
-        raise UnknownName("kind of job", kind, get_args(JobKind))
     stage = state.stage or ""
     try:
-        for event in stream:
+        for event in _events(payload, blobs, state):
             stage = event.stage if isinstance(event, StageStarted) else stage
             yield [encode(event)]
-    except NotMeasuredYet as elsewhere:
-        yield [encode(MeasurementsWanted(stage, e.profile, e.networks)) for e in (elsewhere, *elsewhere.others)]
+    except NotMeasuredYet as missing:
+        yield [encode(MeasurementsWanted(stage, e.profile, e.networks)) for e in (missing, *missing.others)]
 
 
-def _search(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Iterator[Event]:
-    problem, stages, resources = _resolved(job, blobs)
-    yield from run_search(problem, stages, resources, state)
+def _events(payload: JobPayload, blobs: BlobStore, state: SearchState) -> Iterator[Event]:
+    match payload:
+        case SearchPayload():
+            problem, stages, resources = _load_search(payload, blobs)
+            return run_search(problem, stages, resources, state)
+        case DryRunPayload(search):
+            problem, stages, resources = _load_search(search, blobs)
+            return estimate_search_cost(problem, stages, resources, state)
+        case OnboardingPayload():
+            return _onboard(payload, blobs, state)
+        case _:
+            assert_never(payload)
 
 
-def _dry_run(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Iterator[Event]:
-    problem, stages, resources = _resolved(job, blobs)
-    yield from estimate_search_cost(problem, stages, resources, state)
-
-
-def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequence[Stage], Resources]:
-    spec = parse_spec(SearchSpec, job["spec"])
-    resolved = job["resolved"]
+def _load_search(payload: SearchPayload, blobs: BlobStore) -> tuple[Problem, Sequence[Stage], Resources]:
+    spec = payload.spec
     torch.set_num_threads(spec.resources.cpus)
-    data, space = _load(spec.space, spec.data)
-    if (energy := resolved.get("energy")) is not None:
-        space = energy_aware(space, load_predictor(energy["family"], blobs.get(energy["blob"])))
-    fleet = tuple(_member(record, blobs) for record in resolved["fleet"])
-    first = fleet[0] if fleet else _member({"name": spec.device, **resolved}, blobs)
+    data, space = _load_plugins(spec.space, spec.data)
+    if payload.energy is not None:
+        space = energy_aware(space, _load_predictor(payload.energy, blobs))
+    members = tuple(_load_device(device, blobs) for device in payload.devices)
+    fleet = members if spec.fleet is not None else ()
+    first = members[0]
     predictor = FleetPredictor.of(spec, {m.name: m.predictor for m in fleet}) if fleet else first.predictor
     problem = Problem(
         spec=spec,
@@ -113,13 +105,13 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
         data=data,
         profile=first.profile,
         predictor=predictor,
-        supernet_blob=resolved["supernet"],
-        inherited=tuple(candidate_from_json(p) for p in resolved["inherited"]),
+        supernet_blob=payload.supernet_blob,
+        inherited=payload.inherited,
         fleet=fleet,
     )
     resources = Resources(
         blobs=blobs,
-        measure=_measurer(resolved, blobs),
+        measure=_measurer(payload.measurements, blobs),
         clock=time.monotonic,
         torch_device=_torch_device(spec.resources.gpus),
         versions={
@@ -128,14 +120,14 @@ def _resolved(job: Mapping[str, Any], blobs: BlobStore) -> tuple[Problem, Sequen
         },
         worker=platform.node(),
         tuner=_tuner(spec),
-        refit=_refits(predictor, space, first.profile, resolved.get("learning"), blobs, spec.budget),
-        run_parallel=_together(spec),
+        refit=_refits(predictor, space, first.profile, payload.refit, blobs, spec.budget),
+        run_parallel=_parallel_runner(spec),
     )
     return problem, stages_of(problem), resources
 
 
-def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Iterator[Event]:
-    spec = parse_spec(DeviceSpec, job["spec"])
+def _onboard(payload: OnboardingPayload, blobs: BlobStore, state: SearchState) -> Iterator[Event]:
+    spec = payload.spec
     torch.set_num_threads(1)
     shape = registry.load("nas.datasets", spec.data.name).describe(spec.data)
     space: SearchSpace = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, shape)
@@ -147,34 +139,36 @@ def _device(job: Mapping[str, Any], blobs: BlobStore, state: SearchState) -> Ite
     def export(arch: Arch) -> bytes:
         return to_onnx_for_timing(net.subnet(arch), space.input_shape(arch))
 
-    kin = job["resolved"].get("relatives", ())
-    if spec.source == "worker":
-        here = (measure_isolated, profile_machine, blobs, state, time.monotonic, kin, _layer_model)
-        yield from onboard(spec, space, export, *here)
+    relatives = payload.relative_blobs
+    profile = payload.profile
+    if profile is None:
+        local = (measure_isolated, profile_machine, blobs, state, time.monotonic, relatives, _layer_model)
+        yield from onboard(spec, space, export, *local)
         return
-    profile = DeviceProfile.from_json(job["resolved"]["profile"])
-    measure = RemoteMeasurer(job["resolved"]["measurements"], blobs)
+    measure = RemoteMeasurer(payload.measurements, blobs)
 
-    def export_unless_known(arch: Arch) -> bytes:
-        return b"" if measure.knows(arch.id, profile) else export(arch)
+    def export_if_missing(arch: Arch) -> bytes:
+        return b"" if measure.has_result(arch.id, profile) else export(arch)
 
-    there = (measure, lambda *_: profile, blobs, state, time.monotonic, kin, _layer_model)
-    yield from onboard(spec, space, export_unless_known, *there)
+    remote = (measure, lambda *_: profile, blobs, state, time.monotonic, relatives, _layer_model)
+    yield from onboard(spec, space, export_if_missing, *remote)
 
 
 def _layer_model(layer: Layer | None) -> bytes:
     return empty_to_onnx() if layer is None else layer_to_onnx(layer)
 
 
-def _member(record: Mapping[str, Any], blobs: BlobStore) -> TargetDevice:
-    predictor = record["predictor"]
-    loaded = load_predictor(predictor["family"], blobs.get(predictor["blob"]))
-    return TargetDevice(record["name"], DeviceProfile.from_json(record["profile"]), loaded)
+def _load_device(device: DevicePayload, blobs: BlobStore) -> TargetDevice:
+    return TargetDevice(device.name, device.profile, _load_predictor(device.predictor, blobs))
 
 
-def _measurer(resolved: Mapping[str, Any], blobs: BlobStore) -> Measurer:
-    """By the agent of the device, where it has one, or here."""
-    remote = RemoteMeasurer(resolved["measurements"], blobs)
+def _load_predictor(predictor: PredictorBlob, blobs: BlobStore) -> LatencyPredictor:
+    return load_predictor(predictor.family, blobs.get(predictor.blob))
+
+
+def _measurer(results: AgentResults, blobs: BlobStore) -> Measurer:
+    """Measure by the agent of the device if it has one, else on this machine."""
+    remote = RemoteMeasurer(results, blobs)
 
     def measure(
         models: Sequence[bytes],
@@ -187,52 +181,54 @@ def _measurer(resolved: Mapping[str, Any], blobs: BlobStore) -> Measurer:
     return measure
 
 
-def _load(space: SpaceSpec, data: DataSpec) -> tuple[Dataset, SearchSpace]:
-    loaded: Dataset = registry.load("nas.datasets", data.name)(data, data.seed)
-    return loaded, registry.load("nas.search_spaces", space.name)(space.params, loaded.shape)
+def _load_plugins(space: SpaceSpec, data: DataSpec) -> tuple[Dataset, SearchSpace]:
+    dataset: Dataset = registry.load("nas.datasets", data.name)(data, data.seed)
+    return dataset, registry.load("nas.search_spaces", space.name)(space.params, dataset.shape)
 
 
 def _refits(
     predictor: LatencyPredictor,
     space: SearchSpace,
     profile: DeviceProfile,
-    learning: Mapping[str, Any] | None,
+    data: RefitData | None,
     blobs: BlobStore,
     budget: BudgetSpec,
 ) -> RefitService | None:
-    """How the predictor learns, from all that was ever measured alike on the device; None where too little is known."""
-    if learning is None:
+    """Refit the predictor with all comparable measurements of the device; None if there are too few of them."""
+    if data is None:
         return None
-    known = load_known(blobs.get(learning["known"]))
-    if learning["genes"]:
-        genes_MG, latency_ms_M = np.array(learning["genes"], dtype=np.int64), np.array(learning["latency_ms"])
-        known = merge_measurements(known, space, genes_MG, latency_ms_M)
-    kin = []
+    measured = load_known(blobs.get(data.known_blob))
+    if data.genes:
+        genes_NG, latency_ms_N = np.array(data.genes, dtype=np.int64), np.array(data.latency_ms)
+        measured = merge_measurements(measured, space, genes_NG, latency_ms_N)
+    relatives = []
     if predictor.family == Transfer.family:
-        tables = (load_measured(blobs.get(blob)) for blob in learning["relatives"])
-        kin = [Table(space.features(genes), ms) for genes, ms in tables]
-    n = len(known.genes_NG)
+        tables = (load_measured(blobs.get(blob)) for blob in data.relative_blobs)
+        relatives = [Table(space.features(genes_NG), latency_ms_N) for genes_NG, latency_ms_N in tables]
+    n = len(measured.genes_NG)
     most = n + 2 * budget.verified * (1 + budget.reexplore)
-    return RefitService(predictor, known, space, profile, blobs, kin) if can_learn(predictor, n, most, kin) else None
+    if not can_learn(predictor, n, most, relatives):
+        return None
+    return RefitService(predictor, measured, space, profile, blobs, relatives)
 
 
 def _tuner(spec: SearchSpec) -> Tuner | None:
     if spec.retrain is None:
         return None
-    from workers.tune import ray_tuner  # imports Ray Tune, which takes seconds
+    from workers.tune import ray_tuner  # importing Ray Tune takes seconds
 
     return ray_tuner(spec.resources.cpus, spec.resources.gpus)
 
 
-def _together(spec: SearchSpec) -> ParallelRunner:
-    def together(
+def _parallel_runner(spec: SearchSpec) -> ParallelRunner:
+    def run_parallel(
         stages: Sequence[Stage], problem: Problem, resources: Resources, state: SearchState
     ) -> Iterator[Event]:
-        from workers.parts import ray_together  # imports Ray, which most jobs have no use for here
+        from workers.parallel_stages import ray_parallel_runner  # imports Ray, which most jobs do not use here
 
-        yield from ray_together(spec.resources.cpus, spec.resources.gpus)(stages, problem, resources, state)
+        yield from ray_parallel_runner(spec.resources.cpus, spec.resources.gpus)(stages, problem, resources, state)
 
-    return together
+    return run_parallel
 
 
 def _torch_device(gpus: int) -> str:

@@ -1,4 +1,4 @@
-"""Who asks, and what they may do."""
+"""Authenticated callers and their scopes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ LOCAL_OWNER = "local"
 
 @dataclass(frozen=True)
 class Principal:
-    """Somebody who was let in. ``admin`` holds every scope and sees every owner's searches.
+    """An authenticated caller. The scope ``admin`` includes all others and shows every owner's searches.
 
-    ``token_id`` is None for whoever sits at the machine and needs no token. ``address`` is where the request came from.
+    ``token_id`` is None for a local caller, who needs no token. ``address`` is the client's network address.
     """
 
     owner: str
@@ -26,16 +26,16 @@ class Principal:
 
     @property
     def is_admin(self) -> bool:
-        """Whether everything is allowed."""
+        """Whether the caller has the scope ``admin``."""
         return "admin" in self.scopes
 
-    def may(self, scope: Scope) -> bool:
+    def has_scope(self, scope: Scope) -> bool:
         """Whether ``scope`` is granted; ``submit`` and ``device`` imply ``read``."""
         return self.is_admin or scope in self.scopes or (scope == "read" and bool(self.scopes))
 
     def require(self, scope: Scope) -> None:
         """Raises Forbidden without ``scope``."""
-        if not self.may(scope):
+        if not self.has_scope(scope):
             raise Forbidden(f"expected a token with the scope {scope!r}, this one has {', '.join(sorted(self.scopes))}")
 
 

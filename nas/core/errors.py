@@ -61,6 +61,18 @@ class Conflict(HwnasError):
     code = "conflict"
 
 
+class AgentBusy(Conflict):
+    """Another process of the same name measures as a device's agent."""
+
+    code = "agent_busy"
+
+    def __init__(self, device: str, lease_s: float) -> None:
+        super().__init__(
+            f"another process measures as the agent of device {device!r}: stop it, or wait until its lease has "
+            f"expired, which takes up to {lease_s:g} s"
+        )
+
+
 class MeasurementRefused(HwnasError):
     """A measurement that says nothing, so no number is reported."""
 

@@ -1,4 +1,6 @@
-"""The life of a job: its statuses, and which may follow which. The store makes every transition a compare-and-set."""
+"""Job state machine: statuses, legal transitions, and the commands allowed in each status. The store makes every
+transition a compare-and-set.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +10,21 @@ from typing import Literal, get_args
 from nas.core.errors import Conflict
 
 JobStatus = Literal[
-    "queued",  # waits for a worker, after its submission, a crash or a stop of the service
-    "running",  # a worker holds its lease
-    "pausing",  # runs until its next durable result, and is then parked
-    "paused",  # parked; goes on when it is told to
+    "queued",  # waits for a worker: after submission, a crash or a stop of the service
+    "running",  # leased to a worker
+    "pausing",  # runs until its next durable result, then becomes paused
+    "paused",  # continues on the command resume
     "succeeded",
-    "failed",  # ended with an error of its own
+    "failed",  # ended with an error
     "cancelled",
-    "quarantined",  # took its worker down too often; goes on only when somebody says so
+    "quarantined",  # too many attempts without progress; continues on the command retry
 ]
 
 STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
 ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled", "quarantined"})
 LEASED: frozenset[JobStatus] = frozenset({"running", "pausing"})
 
-LEGAL: Mapping[JobStatus, frozenset[JobStatus]] = {
+TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
     "queued": frozenset({"running", "paused", "failed", "cancelled", "quarantined"}),
     "running": frozenset({"queued", "pausing", "succeeded", "failed", "cancelled"}),
     "pausing": frozenset({"running", "paused", "succeeded", "failed", "cancelled"}),
@@ -33,9 +35,9 @@ LEGAL: Mapping[JobStatus, frozenset[JobStatus]] = {
     "quarantined": frozenset({"queued"}),
 }
 
-Verb = Literal["pause", "resume", "cancel", "retry", "delete"]
+JobCommand = Literal["pause", "resume", "cancel", "retry", "delete"]
 
-ALLOWED: Mapping[Verb, frozenset[JobStatus]] = {
+ALLOWED_STATUSES: Mapping[JobCommand, frozenset[JobStatus]] = {
     "pause": frozenset({"queued", "running"}),
     "resume": frozenset({"pausing", "paused"}),
     "cancel": frozenset({"queued", "running", "pausing", "paused"}),
@@ -43,8 +45,8 @@ ALLOWED: Mapping[Verb, frozenset[JobStatus]] = {
     "delete": frozenset({"paused", *ENDED}),
 }
 
-# A verb that asks for what is already so changes nothing and is no error.
-SETTLED: Mapping[Verb, frozenset[JobStatus]] = {
+# Statuses in which a command has no effect and raises no error.
+NO_EFFECT_STATUSES: Mapping[JobCommand, frozenset[JobStatus]] = {
     "pause": frozenset({"pausing", "paused"}),
     "resume": frozenset({"queued", "running"}),
     "cancel": frozenset({"cancelled"}),
@@ -54,17 +56,17 @@ SETTLED: Mapping[Verb, frozenset[JobStatus]] = {
 
 
 def check_transition(job_id: str, before: JobStatus, after: JobStatus) -> None:
-    """Raises Conflict for a transition that is not legal."""
-    if after not in LEGAL[before]:
-        legal = ", ".join(sorted(LEGAL[before])) or "none, it has ended for good"
-        raise Conflict(f"job {job_id} is {before} and cannot become {after}; what can follow: {legal}")
+    """Raises Conflict for an illegal transition."""
+    if after not in TRANSITIONS[before]:
+        legal = ", ".join(sorted(TRANSITIONS[before])) or "none, since it has ended"
+        raise Conflict(f"job {job_id} is {before} and cannot become {after}; legal transitions: {legal}")
 
 
-def check_verb(job_id: str, verb: Verb, status: JobStatus) -> bool:
-    """Whether the verb has anything to do. Raises Conflict where it makes no sense."""
-    if status in SETTLED[verb]:
+def check_command(job_id: str, command: JobCommand, status: JobStatus) -> bool:
+    """Whether the command has an effect. Raises Conflict if it is not allowed in this status."""
+    if status in NO_EFFECT_STATUSES[command]:
         return False
-    if status not in ALLOWED[verb]:
-        expected = " or ".join(sorted(ALLOWED[verb]))
-        raise Conflict(f"cannot {verb} job {job_id}: expected one that is {expected}, it is {status}")
+    if status not in ALLOWED_STATUSES[command]:
+        expected = " or ".join(sorted(ALLOWED_STATUSES[command]))
+        raise Conflict(f"cannot {command} job {job_id}: expected one that is {expected}, it is {status}")
     return True

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO, Literal, Protocol, TypeGuard
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -263,9 +263,10 @@ class Problem:
 @dataclass(frozen=True)
 class Resources:
     """What a stage may use. ``torch_device`` such as ``cpu`` or ``cuda:0``; ``clock`` gives seconds, monotonic;
-    ``worker`` is a name for the machine. ``tuner`` runs trials, None: one after the other. ``run_parallel`` runs
-    independent stages at once and yields their events as they come, one stage's death repeating only that stage; None:
-    they run one after another. ``refit`` lets the predictor learn from what is measured, None: it does not."""
+    ``worker`` is a name for the machine. ``tuner`` runs trials, None: one after the other. ``run_parallel``
+    runs independent stages in parallel and yields their events as they arrive; if a stage's process dies, only that
+    stage is restarted; None: stages run one after another. ``refit`` lets the predictor learn from what is measured,
+    None: it does not."""
 
     blobs: BlobStore
     measure: Measurer
@@ -295,42 +296,3 @@ class Stage(Protocol):
 
 ParallelRunner = Callable[[Sequence[Stage], Problem, Resources, SearchState], Iterator[Event]]
 Strategy = Callable[[Problem], tuple[Stage, ...]]
-
-JobKind = Literal["search", "device", "dry_run"]
-Verdict = Literal["continue", "stop", "lost"]
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A claimed job. ``token`` grows with every claim of the job; an append with an older token writes nothing."""
-
-    job_id: str
-    kind: JobKind
-    spec: Mapping[str, Any]
-    token: int
-    expires_at: float
-    events: tuple[Mapping[str, Any], ...] = ()
-
-
-@dataclass(frozen=True)
-class Room:
-    """What one node of the cluster has: amounts by ``cpus``, ``gpus`` and ``memory_gb``, and its labels."""
-
-    cpus: float
-    gpus: float = 0.0
-    memory_gb: float = 0.0
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
-class JobStore(Protocol):
-    """The queue and the log. The answer to ``append`` carries pausing and fencing; there is no other channel."""
-
-    def submit(self, kind: JobKind, spec: Mapping[str, Any], key: str | None) -> str: ...
-    def claim(self, worker: str, seconds: float, free: Sequence[Room] | None = None) -> Lease | None:
-        """The next job in fair order that fits into one of the ``free`` rooms (None: anything fits)."""
-
-    def append(self, lease: Lease, batch: int, events: Sequence[Mapping[str, Any]], seconds: float) -> Verdict:
-        """Writes the ``batch``-th batch (from 1) of this lease and renews it. A batch that was written already, by a
-        call whose answer was lost, is not written again. ``stop``: the job is parked now, the lease is over."""
-
-    def cancel(self, job_id: str) -> None: ...

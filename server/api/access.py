@@ -115,7 +115,7 @@ class Authorizer:
         address = request.client.host[:64] if request.client is not None else None
         kind, _, text = request.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and text:
-            return self._store.tokens.check(text.strip(), address)
+            return self._store.tokens.authenticate(text.strip(), address)
         if self.tokens_required:
             raise Unauthorised("expected a token: send it as `Authorization: Bearer hwnas_...`")
         return Principal(LOCAL_OWNER, frozenset({"admin"}), None, address)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Path, Query, Response
 
 from nas.core.device import DeviceProfile, MachineNoise, MeasurementProtocol
 from nas.core.errors import InvalidInput
+from nas.core.jobs import MeasurementFailure
 from nas.core.spec import Name
 from nas.schemas.agents import (
     AgentBody,
@@ -61,8 +62,8 @@ def claim_task(name: AgentName, body: ClaimBody, store: CurrentStore, principal:
             lease=task.lease,
             network=task.network,
             sha256=task.blob,
-            profile=DeviceProfile.from_json(dict(task.profile)),
-            seconds=task.seconds,
+            profile=task.profile,
+            seconds=task.lease_seconds,
         )
     )
 
@@ -86,7 +87,7 @@ def renew_lease(
     name: AgentName, id: TaskId, body: LeaseBody, store: CurrentStore, principal: CurrentPrincipal
 ) -> LeaseSchema:
     """Report that the agent is still measuring."""
-    return LeaseSchema(held=store.measurements.beat(name, id, body.lease, principal))
+    return LeaseSchema(held=store.measurements.renew(name, id, body.lease, principal))
 
 
 @router.post("/agents/{name}/tasks/{id}/release", summary="Give a task back", responses=responses(404))
@@ -106,7 +107,7 @@ def send_result(
     if (body.timing is None) == (body.error is None):
         raise InvalidInput("expected either `timing` or `error`")
     if body.timing is None:
-        store.measurements.finish(name, id, body.lease, str(body.error), None, principal)
+        store.measurements.finish(name, id, body.lease, MeasurementFailure(str(body.error)), None, principal)
         return LeaseSchema(held=False)
     profile = store.measurements.profile_of(name, id)
     sittings = len(body.timing.sittings)
@@ -116,8 +117,8 @@ def send_result(
             f"expected at least {profile.protocol.sittings} sittings and at most {MAX_CHUNKS} times, "
             f"got {sittings} and {chunks}"
         )
-    raw = body.timing.model_dump()
-    store.measurements.finish(name, id, body.lease, judge(Timing.from_json(raw), profile), raw, principal)
+    timing = Timing.from_json(body.timing.model_dump())
+    store.measurements.finish(name, id, body.lease, judge(timing, profile), timing, principal)
     return LeaseSchema(held=False)
 
 

@@ -14,8 +14,8 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nas.core.errors import HwnasError
+from nas.core.jobs import JobKind
 from nas.core.lifecycle import STATUSES
-from nas.core.ports import JobKind
 from server.api.sse import EventStreams
 from server.probes import Probe, ask_all
 from server.store.readers.service import ServiceStats

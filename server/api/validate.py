@@ -39,7 +39,7 @@ from predictors.onboarding.tables import RawTable
 from predictors.storage import load_predictor
 from server.api.access import requires_tokens
 from server.settings import Settings
-from server.store.jobs import spec_hash
+from server.store.json_validation import spec_hash
 from server.store.readers.submissions import OnboardingContext, ParentSearch, StoredPredictor, SubmissionContext
 from server.store.store import Store
 

@@ -54,20 +54,20 @@ def _run(settings: Settings, stop_reasons: StopReasons, ready: threading.Event, 
     from predictors.measurement.onnx_runtime import describe_machine
     from server.store.store import open_store
     from workers.dispatcher import GRACE_S, Dispatcher
-    from workers.processes import is_dead, owner_name, sweep
+    from workers.processes import is_dead, kill_orphans, own_process_name
     from workers.ray_cluster import ray_cluster
 
     records = settings.home / "ray"
     with open_store(settings.database, settings.blobs) as store:
-        if orphans := sweep(records):
-            log.warning("ended %d process(es) of an interrupted dispatcher", orphans)
+        if orphans := kill_orphans(records):
+            log.warning("killed %d orphaned process(es) of an interrupted dispatcher", orphans)
         if released := store.jobs.release_dead(is_dead):
             say(f"{released} interrupted job(s) continue from their last checkpoint")
         with ray_cluster(settings.ray_address, records, blobs_url=settings.blobs) as cluster:
             dispatcher = Dispatcher(
                 store.jobs,
                 cluster,
-                owner_name(),
+                own_process_name(),
                 lease_seconds=settings.lease_seconds,
                 poll_seconds=settings.poll_seconds,
                 parallel_jobs=settings.parallel_jobs,
@@ -77,16 +77,16 @@ def _run(settings: Settings, stop_reasons: StopReasons, ready: threading.Event, 
             for number in (signal.SIGINT, signal.SIGTERM):  # Ray has replaced the handlers
                 signal.signal(number, lambda *_: stop_reasons.put("signal"))
             dispatcher.start()
-            rooms = [node.total for node in cluster.nodes()]
-            cores, gpus = sum(r.cpus for r in rooms), sum(r.gpus for r in rooms)
-            say(f"hwnas dispatcher is ready: {len(rooms)} node(s), {cores:g} CPU cores, {gpus:g} GPUs")
+            nodes = [node.total for node in cluster.nodes()]
+            cores, gpus = sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)
+            say(f"hwnas dispatcher is ready: {len(nodes)} node(s), {cores:g} CPU cores, {gpus:g} GPUs")
             ready.set()
             if channel is not None:
                 channel.sendall(b"ready\n")
             lost: list[str] = []
 
             def watch_ray() -> None:
-                while (why := cluster.gone()) is None:
+                while (why := cluster.failure()) is None:
                     time.sleep(CHECK_RAY_S)
                 lost.append(why)
                 stop_reasons.put("ray lost")
@@ -97,7 +97,7 @@ def _run(settings: Settings, stop_reasons: StopReasons, ready: threading.Event, 
             if reason == "ray lost":
                 say(f"{lost[0]}; the dispatcher ends, its jobs return to the queue")
                 dispatcher.abandon(lost[0])
-                cluster.clear()
+                cluster.kill_processes()
                 logging.shutdown()
                 os._exit(LOST_RAY)  # at once: threads may still wait for Ray
             dispatcher.stop(GRACE_S if reason == "signal" else 0.0)

@@ -10,11 +10,11 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from nas.core.errors import StorageError
-from workers.processes import is_here, owner_name
+from workers.processes import is_alive, own_process_name
 
 
 class ServiceRecord(BaseModel):
-    """Address of a service, and the process that serves it (``workers.processes.owner_name``)."""
+    """Address of a service, and the process that serves it (``workers.processes.own_process_name``)."""
 
     url: str
     process: str
@@ -24,7 +24,7 @@ class ServiceRecord(BaseModel):
 def recorded(home: Path, url: str) -> Iterator[None]:
     """Record in ``home`` that this process serves ``url``, until the block ends. Raises StorageError."""
     path = _path(home)
-    text = ServiceRecord(url=url, process=owner_name()).model_dump_json()
+    text = ServiceRecord(url=url, process=own_process_name()).model_dump_json()
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         fresh.write_text(text)
@@ -35,7 +35,9 @@ def recorded(home: Path, url: str) -> Iterator[None]:
         yield
     finally:
         record = read_record(home)
-        if record is not None and record.process == owner_name():  # another service of the same home may have started
+        if (
+            record is not None and record.process == own_process_name()
+        ):  # another service of the same home may have started
             path.unlink(missing_ok=True)
 
 
@@ -51,7 +53,7 @@ def read_record(home: Path) -> ServiceRecord | None:
         return None
     except (OSError, ValidationError) as error:
         raise StorageError(f"cannot read {path}: {error}. Delete it if no service runs on {home}") from error
-    return record if is_here(record.process) else None
+    return record if is_alive(record.process) else None
 
 
 def _path(home: Path) -> Path:

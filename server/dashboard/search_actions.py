@@ -9,7 +9,7 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.errors import HwnasError
-from nas.core.lifecycle import ALLOWED, JobStatus, Verb
+from nas.core.lifecycle import ALLOWED_STATUSES, JobCommand, JobStatus
 from server.dashboard import formatting
 from server.dashboard.dialogs import confirm
 from server.dashboard.layout import PageShell
@@ -20,7 +20,7 @@ from server.dashboard.service_calls import call_service
 class SearchAction:
     """A verb of the lifecycle on the screen. One with a ``consequence`` asks for confirmation."""
 
-    verb: Verb
+    verb: JobCommand
     label: str
     icon: str
     past: str
@@ -28,7 +28,7 @@ class SearchAction:
 
     def count_allowed(self, statuses: Iterable[JobStatus]) -> int:
         """The number of statuses in which it is allowed."""
-        return sum(status in ALLOWED[self.verb] for status in statuses)
+        return sum(status in ALLOWED_STATUSES[self.verb] for status in statuses)
 
 
 ACTIONS = (
@@ -99,8 +99,8 @@ class ActionBar:
                 await self._after(action)
 
 
-def _perform(client: Client, verb: Verb, search_id: str) -> bool:
-    calls: dict[Verb, Callable[[str], object]] = {
+def _perform(client: Client, verb: JobCommand, search_id: str) -> bool:
+    calls: dict[JobCommand, Callable[[str], object]] = {
         "pause": client.pause,
         "resume": client.resume,
         "cancel": client.cancel,

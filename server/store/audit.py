@@ -1,4 +1,4 @@
-"""The audit trail: who did what, written in the transaction that did it."""
+"""The audit trail: who did what. A record is written in the transaction of the action."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from server.store.models import AuditRow
 
 
 def record(session: Session, by: Principal, action: str, target: str, now: float, **detail: Any) -> None:
-    """Adds a record to the transaction at hand. ``action`` is a verb and its object, such as ``cancel search``."""
+    """Add a record to the current transaction. ``action`` is a verb and its object, such as ``cancel search``."""
     session.add(
         AuditRow(
             at=now,
@@ -36,7 +36,7 @@ class Audit:
         self._engine = engine
 
     def page(self, limit: int, cursor: str | None = None, owner: str | None = None) -> AuditPage:
-        """Records, newest first; of one owner, if given. Raises InvalidInput for a cursor that is none."""
+        """Return records, newest first; of one owner, if given. Raises InvalidInput for an invalid cursor."""
         query = select(AuditRow).order_by(AuditRow.id.desc())
         if owner is not None:
             query = query.where(AuditRow.owner == owner)

@@ -12,7 +12,7 @@ from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidInput
 from nas.core.events import Event, Measured, Refitted, SearchState, StageFinished
 from server.store.models import DeviceRow, Job, PredictorRow, ReadingRow
-from server.store.resolve import find_predictor
+from server.store.predictor_lookup import find_predictor
 
 
 def project_onboarding(session: Session, job: Job, events: Iterable[Event], state: SearchState, at: float) -> None:

@@ -264,7 +264,8 @@ class MeasurementRow(Base):
 class WorkerRow(Base):
     """A dispatcher that is, or lately was, connected.
 
-    ``nodes`` are the resources of its cluster and ``free`` the free ones, as lists of ``nas.core.ports.Room``.
+    ``nodes`` are the resources of its cluster and ``free`` the free ones, as lists of
+    ``nas.core.scheduling.NodeResources``.
     ``elastic``: the cluster may add nodes. ``machine`` is the machine of the dispatcher.
     """
 

@@ -1,4 +1,4 @@
-"""Limits of owners, and what they have used."""
+"""Quotas: the limits of owners and their usage."""
 
 from __future__ import annotations
 
@@ -16,29 +16,33 @@ from server.store import audit
 from server.store.database import reading, writing
 from server.store.models import Job, OwnerRow
 
-DEFAULT = "*"  # the limits of every owner that has none of its own
+DEFAULT_OWNER = "*"  # its limits apply to every owner without limits of its own
 
 
 class Quotas:
-    """Reads and sets limits. ``clock`` gives seconds since 1970."""
+    """Reads and sets quotas. ``clock`` gives seconds since 1970."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
         self._engine = engine
         self._clock = clock
 
     def view(self, owner: str) -> QuotaSchema:
-        """Limits and use of one owner."""
+        """Return limits and usage of an owner."""
         with reading(self._engine) as session:
             return _view(session, owner)
 
     def views(self) -> list[QuotaSchema]:
-        """Limits and use of every owner that has limits or searches, by name; ``*`` holds the limits of all others."""
+        """Return limits and usage of every owner with limits or searches, by name; ``*`` holds the default limits."""
         with reading(self._engine) as session:
-            owners = {DEFAULT, *session.scalars(select(OwnerRow.name)), *session.scalars(select(Job.owner).distinct())}
+            owners = {
+                DEFAULT_OWNER,
+                *session.scalars(select(OwnerRow.name)),
+                *session.scalars(select(Job.owner).distinct()),
+            }
             return [_view(session, owner) for owner in sorted(owners)]
 
     def set(self, owner: str, body: QuotaBody, by: Principal) -> QuotaSchema:
-        """Sets all limits of an owner."""
+        """Set all limits of an owner."""
         with writing(self._engine) as session:
             row = session.get(OwnerRow, owner, with_for_update=True) or OwnerRow(name=owner, gpu_seconds_deleted=0.0)
             row.max_queued, row.max_running, row.gpu_hours = body.max_queued, body.max_running, body.gpu_hours
@@ -49,44 +53,44 @@ class Quotas:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What an owner may take; None: no limit."""
+class QuotaLimits:
+    """Limits of an owner; None: no limit."""
 
     max_queued: int | None = None
     max_running: int | None = None
     gpu_hours: float | None = None
 
 
-def limits_of(session: Session, owners: Collection[str]) -> dict[str, Limits]:
-    """The limits of owners, their own or else the common ones."""
-    rows = {r.name: r for r in session.scalars(select(OwnerRow).where(OwnerRow.name.in_([*owners, DEFAULT])))}
-    found = {name: Limits(r.max_queued, r.max_running, r.gpu_hours) for name, r in rows.items()}
-    return {owner: found.get(owner, found.get(DEFAULT, Limits())) for owner in owners}
+def limits_of(session: Session, owners: Collection[str]) -> dict[str, QuotaLimits]:
+    """Return the limits of owners: their own, else the default."""
+    rows = {r.name: r for r in session.scalars(select(OwnerRow).where(OwnerRow.name.in_([*owners, DEFAULT_OWNER])))}
+    limits = {name: QuotaLimits(r.max_queued, r.max_running, r.gpu_hours) for name, r in rows.items()}
+    return {owner: limits.get(owner, limits.get(DEFAULT_OWNER, QuotaLimits())) for owner in owners}
 
 
-def require_room_in_queue(session: Session, owner: str) -> None:
-    """Raises QuotaExceeded when the owner may not queue another search."""
+def require_queue_quota(session: Session, owner: str) -> None:
+    """Raises QuotaExceeded if the owner may not queue another search."""
     limits = limits_of(session, [owner])[owner]
     if limits.max_queued is not None:
-        queued = count(session, owner, ("queued",))
+        queued = count_searches(session, owner, ("queued",))
         if queued >= limits.max_queued:
             raise QuotaExceeded(f"{owner} may have {limits.max_queued} searches in the queue and has {queued} there")
     if limits.gpu_hours is not None and (used := gpu_hours_used(session, owner)) >= limits.gpu_hours:
         raise QuotaExceeded(f"{owner} may use {limits.gpu_hours:g} GPU-hours and has used {used:.3g}")
 
 
-def count(session: Session, owner: str, statuses: Collection[str]) -> int:
-    """How many searches of an owner have one of these statuses."""
+def count_searches(session: Session, owner: str, statuses: Collection[str]) -> int:
+    """Count the searches of an owner with one of these statuses."""
     query = select(func.count()).where(Job.owner == owner, Job.kind == "search", Job.status.in_(statuses))
     return session.scalar(query) or 0
 
 
 def gpu_hours_used(session: Session, owner: str) -> float:
-    """GPU-hours of all jobs of an owner, deleted ones included."""
+    """Return the GPU-hours of all jobs of an owner, including deleted jobs."""
     seconds = func.sum(Job.busy_seconds * Job.resources["gpus"].as_float())
-    kept = session.scalar(select(seconds).where(Job.owner == owner)) or 0.0
+    present = session.scalar(select(seconds).where(Job.owner == owner)) or 0.0
     deleted = session.scalar(select(OwnerRow.gpu_seconds_deleted).where(OwnerRow.name == owner)) or 0.0
-    return float(kept + deleted) / 3600.0
+    return float(present + deleted) / 3600.0
 
 
 def _view(session: Session, owner: str) -> QuotaSchema:
@@ -96,7 +100,7 @@ def _view(session: Session, owner: str) -> QuotaSchema:
         max_queued=limits.max_queued,
         max_running=limits.max_running,
         gpu_hours=limits.gpu_hours,
-        queued=count(session, owner, ("queued",)),
-        running=count(session, owner, LEASED),
+        queued=count_searches(session, owner, ("queued",)),
+        running=count_searches(session, owner, LEASED),
         gpu_hours_used=gpu_hours_used(session, owner),
     )

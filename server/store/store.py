@@ -1,4 +1,4 @@
-"""Everything that is kept, in one value: the jobs, what can be read about them, and the blobs."""
+"""The store: jobs, queries, agents' measurements, quotas, audit trail, tokens and blobs in one value."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from server.store.tokens import Tokens
 
 @dataclass(frozen=True)
 class Store:
-    """The jobs and what can be read about them, what agents measure for them, owners' limits, tokens, the audit trail,
-    the blobs, and how to collect those that nobody points at (``server.store.garbage.collect``)."""
+    """The parts of the store. ``collect`` removes unreferenced blobs, see ``server.store.garbage.collect``."""
 
     jobs: SqlJobStore
     queries: Queries
@@ -36,14 +35,14 @@ class Store:
 
 @contextmanager
 def open_store(database: str, blobs: str, clock: Callable[[], float] = time.time) -> Iterator[Store]:
-    """Connects, brings the schema up to date, and closes the connections at the end.
+    """Connect, migrate the schema, and close the connections at the end.
 
-    Raises InvalidInput for URLs that cannot be used, StorageError for a database that cannot.
+    Raises InvalidInput for invalid URLs, StorageError for a database that cannot be used.
     """
     engine = connect(database)
     try:
         migrate_engine(engine)
-        kept = open_blobs(blobs)
+        blob_store = open_blobs(blobs)
         yield Store(
             jobs=SqlJobStore(engine, clock),
             queries=Queries(engine, clock),
@@ -51,8 +50,8 @@ def open_store(database: str, blobs: str, clock: Callable[[], float] = time.time
             quotas=Quotas(engine, clock),
             audit=Audit(engine),
             tokens=Tokens(engine, clock),
-            blobs=kept,
-            collect=lambda **options: collect(engine, kept, clock(), **options),
+            blobs=blob_store,
+            collect=lambda **options: collect(engine, blob_store, clock(), **options),
         )
     finally:
         engine.dispose()

@@ -1,4 +1,4 @@
-"""API tokens. A token reads ``hwnas_<id>_<secret>``; only the sha256 of its secret is kept."""
+"""API tokens. The text of a token is ``hwnas_<id>_<secret>``; only the sha256 of the secret is stored."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from server.store.cursors import utc
 from server.store.database import reading, writing
 from server.store.models import TokenRow
 
-SEEN_EVERY_S = 60.0  # how exact "last used" is
+LAST_USED_RESOLUTION_S = 60.0
 _TOKEN = re.compile(r"hwnas_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _INVALID = "the token is not valid: unknown, expired or revoked"
 
 
 class Tokens:
-    """Makes, checks and revokes tokens. ``clock`` gives seconds since 1970."""
+    """Creates, verifies and revokes tokens. ``clock`` gives seconds since 1970."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
         self._engine = engine
@@ -35,8 +35,8 @@ class Tokens:
     def create(
         self, owner: str, name: str, scopes: Sequence[Scope], expires_at: float | None, by: Principal
     ) -> tuple[TokenSchema, str]:
-        """A new token and its text, which is not kept. Raises InvalidInput for an owner that is no name, no or unknown
-        scopes, or an end that has passed."""
+        """Create a token; return it with its text, which is not stored. Raises InvalidInput for an invalid owner,
+        missing or unknown scopes, or an expiry in the past."""
         if not _OWNER.fullmatch(owner):
             raise InvalidInput(
                 f"expected an owner of up to 64 letters, digits, dots, dashes, underscores or @, got {owner!r}"
@@ -47,7 +47,7 @@ class Tokens:
             raise InvalidInput(f"expected one or more of the scopes {', '.join(SCOPES)}, got {got}")
         now = self._clock()
         if expires_at is not None and expires_at <= now:
-            raise InvalidInput(f"expected an end in the future, got {utc(expires_at):%Y-%m-%d %H:%M} UTC")
+            raise InvalidInput(f"expected an expiry in the future, got {utc(expires_at):%Y-%m-%d %H:%M} UTC")
         token_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         with writing(self._engine) as session:
             row = TokenRow(
@@ -64,25 +64,25 @@ class Tokens:
             session.flush()
             return _view(row), f"hwnas_{token_id}_{secret}"
 
-    def check(self, text: str, address: str | None = None) -> Principal:
-        """Whoever holds this token. Raises Unauthorised."""
+    def authenticate(self, text: str, address: str | None = None) -> Principal:
+        """Return the principal of a token. Raises Unauthorised."""
         match = _TOKEN.fullmatch(text)
         if match is None:
             raise Unauthorised("expected a token such as hwnas_..., as `nas tokens create` prints it")
         with reading(self._engine) as session:
             row = session.get(TokenRow, match[1])
         now = self._clock()
-        known = row.secret_hash if row is not None else _hash("")
-        if not hmac.compare_digest(known, _hash(match[2])) or row is None or not _valid(row, now):
+        expected = row.secret_hash if row is not None else _hash("")
+        if not hmac.compare_digest(expected, _hash(match[2])) or row is None or not _valid(row, now):
             raise Unauthorised(_INVALID)
-        if row.last_used_at is None or now - row.last_used_at >= SEEN_EVERY_S:
+        if row.last_used_at is None or now - row.last_used_at >= LAST_USED_RESOLUTION_S:
             with writing(self._engine) as session:
                 session.get_one(TokenRow, row.id).last_used_at = now
         scopes: frozenset[Scope] = frozenset(s for s in SCOPES if s in row.scopes)
         return Principal(row.owner, scopes, row.id, address)
 
     def revoke(self, token_id: str, by: Principal) -> None:
-        """Makes a token worthless, for good. Raises NotFound."""
+        """Revoke a token for good. Raises NotFound."""
         with writing(self._engine) as session:
             row = session.get(TokenRow, token_id, with_for_update=True)
             if row is None:
@@ -92,19 +92,19 @@ class Tokens:
                 audit.record(session, by, "revoke token", token_id, row.revoked_at, owner=row.owner, name=row.name)
 
     def list(self) -> list[TokenSchema]:
-        """All tokens, newest first, revoked ones included."""
+        """Return all tokens, newest first, including revoked ones."""
         with reading(self._engine) as session:
             return [_view(row) for row in session.scalars(select(TokenRow).order_by(TokenRow.created_at.desc()))]
 
     def any_valid(self) -> bool:
-        """Whether anybody could be let in."""
+        """Whether a valid token exists."""
         with reading(self._engine) as session:
             return _any_valid(session, self._clock())
 
 
 def _any_valid(session: Session, now: float) -> bool:
-    living = and_(TokenRow.revoked_at.is_(None), or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now))
-    return session.scalars(select(TokenRow.id).where(living).limit(1)).first() is not None
+    valid = and_(TokenRow.revoked_at.is_(None), or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now))
+    return session.scalars(select(TokenRow.id).where(valid).limit(1)).first() is not None
 
 
 def _valid(row: TokenRow, now: float) -> bool:

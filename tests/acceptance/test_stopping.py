@@ -20,7 +20,7 @@ from tests.support import fakes
 from tests.support.dispatching import submit
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
-from workers.processes import descendants, is_here, send
+from workers.processes import descendants, is_alive, send_signal
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -93,7 +93,7 @@ def serving(home: Path, *words: str, **settings: str) -> Iterator[Service]:
         service.child.kill()
         service.child.wait()
         for name in left:
-            send(name, signal.SIGKILL)
+            send_signal(name, signal.SIGKILL)
 
 
 def checkpoints(store: Store, search: str) -> list[int]:
@@ -105,7 +105,7 @@ def session(home: Path) -> Path | None:
     """The folder of the local Ray, as the dispatcher wrote it down."""
     for path in (home / "ray").glob("*.json"):
         record: dict[str, Any] = json.loads(path.read_text())
-        if is_here(record["owner"]):
+        if is_alive(record["owner"]):
             return Path(record["folder"])
     return None
 
@@ -147,7 +147,7 @@ def test_a_service_whose_parts_are_killed_goes_on_and_stops_in_time(home: Path, 
         silent = submit(store, "forever")
         wait_for(lambda: True if checkpoints(store, silent) else None, 60)
         before = checkpoints(store, slow)
-        processes = [p for p in descendants(service.child.pid) if is_here(p)]
+        processes = [p for p in descendants(service.child.pid) if is_alive(p)]
         third = session(home)
         assert third is not None
         told = time.monotonic()
@@ -155,7 +155,7 @@ def test_a_service_whose_parts_are_killed_goes_on_and_stops_in_time(home: Path, 
         assert service.child.wait(timeout=30) == 0, service.log.read_text()
         took_s = time.monotonic() - told
         assert took_s < 20.0
-        assert [p for p in processes if is_here(p)] == []
+        assert [p for p in processes if is_alive(p)] == []
         assert not third.exists()
         assert {store.queries.search(s).status for s in (slow, silent)} == {"queued"}
         assert len(checkpoints(store, slow)) > len(before)

@@ -29,7 +29,7 @@ from agent.service import Refused, Service
 from nas.core.access import LOCAL, Principal
 from nas.core.arch import Arch
 from nas.core.cost_estimate import StageCost
-from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, changes, verification_status
+from nas.core.device import DeviceProfile, MeasurementProtocol, changes, verification_status
 from nas.core.errors import (
     Conflict,
     Forbidden,
@@ -40,7 +40,8 @@ from nas.core.errors import (
     NotMeasuredYet,
 )
 from nas.core.events import MeasurementsWanted, SearchState, StageFinished, StageStarted
-from nas.core.ports import Lease, Room
+from nas.core.jobs import Lease, LeaseToken, MeasurementFailure, MeasurementKey
+from nas.core.scheduling import NodeResources
 from nas.engine import estimate_search_cost
 from nas.schemas.devices import DeviceSchema
 from predictors.families.bayesian_linear import BayesianLinear
@@ -49,7 +50,7 @@ from predictors.measurement.protocol import Sitting, Timing, Visit, judge
 from server.api.app import create_app
 from server.settings import Settings
 from server.store.database import reading
-from server.store.measurements import LEASE_S, MAX_ATTEMPTS, Task
+from server.store.measurements import LEASE_S, MAX_ATTEMPTS, MeasurementTask
 from server.store.models import MeasurementRow
 from server.store.store import Store, open_store
 from tests.support import fakes
@@ -57,9 +58,9 @@ from tests.support.databases import postgres_missing, postgres_server, postgres_
 from tests.support.paths import ROOT
 from tests.support.serving import serving
 from workers import runner
+from workers.attempt import AttemptOutcome
 from workers.dispatcher import Dispatcher
-from workers.following import Ended
-from workers.placing import Node
+from workers.placement import Node
 from workers.remote import RemoteMeasurer
 
 PI = DeviceProfile("pi", "aarch64", "a small one", 4, "onnxruntime", "1.0", "linux", canary_ms=0.2, source="agent")
@@ -133,13 +134,13 @@ def parked(store: Store, *networks: str, name: str = "pi") -> tuple[str, Lease]:
     return job, lease
 
 
-def claim(store: Store, instance: str = "one", name: str = "pi") -> Task:
+def claim(store: Store, instance: str = "one", name: str = "pi") -> MeasurementTask:
     task = store.measurements.claim(name, instance, LOCAL)
     assert task is not None
     return task
 
 
-def finish(store: Store, task: Task, name: str = "pi") -> None:
+def finish(store: Store, task: MeasurementTask, name: str = "pi") -> None:
     store.measurements.finish(name, task.id, task.lease, MEASURED, TIMING.as_json(), LOCAL)
 
 
@@ -171,11 +172,8 @@ def test_a_job_waits_for_its_agent_and_goes_on_with_what_was_measured(store: Sto
     again = store.jobs.claim("worker", 100.0)
     assert again is not None
     assert again.job_id == job
-    results = again.spec["resolved"]["measurements"]
-    assert {key: Measurement.from_json(value) for key, value in results.items()} == {
-        f"{PI.name}/{n}/{PI.protocol.id}": MEASURED for n in ("a", "b")
-    }
-    assert store.jobs.held("worker") == [(job, again.token)]
+    assert again.payload.measurements == {MeasurementKey(PI.name, n, PI.protocol.id): MEASURED for n in ("a", "b")}
+    assert store.jobs.leases_of("worker") == [LeaseToken(job, again.token)]
 
 
 def test_the_answer_that_parks_may_be_lost(store: Store) -> None:
@@ -201,7 +199,7 @@ def test_what_is_known_is_not_measured_again(store: Store) -> None:
     lease = store.jobs.claim("worker", 100.0)
     assert lease is not None
     assert fakes.append(store, lease, [want("a", profile=other)]) == "stop"
-    assert claim(store).profile["protocol"]["precision"] == "int8"
+    assert claim(store).profile.protocol.precision == "int8"
     assert store.queries.device("pi").id == job
 
 
@@ -228,8 +226,8 @@ def test_pause_cancel_and_retry_of_a_job_that_waits(store: Store) -> None:
     store.jobs.resume(job)
     task = claim(store)
     store.jobs.cancel(job)
-    assert not store.measurements.beat("pi", task.id, task.lease, LOCAL)
-    with pytest.raises(Conflict, match="does not hold any more"):
+    assert not store.measurements.renew("pi", task.id, task.lease, LOCAL)
+    with pytest.raises(Conflict, match="no longer holds"):
         finish(store, task)
     assert {status for _, status, _ in rows(store)} <= {"queued", "leased"}
     assert store.measurements.claim("pi", "one", LOCAL) is None
@@ -243,10 +241,10 @@ def test_a_failed_network_is_measured_again_when_its_job_is_retried(store: Store
     register(store)
     job, _ = parked(store, "a")
     task = claim(store)
-    store.measurements.finish("pi", task.id, task.lease, "cannot load", None, LOCAL)
+    store.measurements.finish("pi", task.id, task.lease, MeasurementFailure("cannot load"), None, LOCAL)
     lease = store.jobs.claim("worker", 100.0)
     assert lease is not None
-    measure = RemoteMeasurer(lease.spec["resolved"]["measurements"], store.blobs)
+    measure = RemoteMeasurer(lease.payload.measurements, store.blobs)
     with pytest.raises(MeasurementRefused, match="device 'pi' could not measure a: cannot load"):
         list(measure([b""], PI, ["a"]))
     store.jobs.finish(lease, "failed", "cannot load")
@@ -301,11 +299,11 @@ def test_a_late_result_writes_nothing(store: Store, clock: fakes.Clock) -> None:
     register(store)
     parked(store, "a")
     late = claim(store)
-    assert store.measurements.beat("pi", late.id, late.lease, LOCAL)
+    assert store.measurements.renew("pi", late.id, late.lease, LOCAL)
     clock.pass_(LEASE_S + 1)
-    assert not store.measurements.beat("pi", late.id, late.lease, LOCAL)
+    assert not store.measurements.renew("pi", late.id, late.lease, LOCAL)
     now = claim(store)
-    with pytest.raises(Conflict, match="nothing was kept"):
+    with pytest.raises(Conflict, match="nothing was stored"):
         finish(store, late)
     assert rows(store) == [("a", "leased", 2)]
     finish(store, now)
@@ -323,7 +321,7 @@ def test_a_beat_keeps_the_lease(store: Store, clock: fakes.Clock) -> None:
     task = claim(store)
     for _ in range(5):
         clock.pass_(0.8 * LEASE_S)
-        assert store.measurements.beat("pi", task.id, task.lease, LOCAL)
+        assert store.measurements.renew("pi", task.id, task.lease, LOCAL)
     finish(store, task)
 
 
@@ -349,7 +347,7 @@ def test_an_agent_that_stops_gives_its_task_back(store: Store) -> None:
 
 def test_an_agent_belongs_to_whoever_registered_it(store: Store) -> None:
     assert store.measurements.register("pi", "one", PI, {}, ADA) is not None
-    with pytest.raises(Forbidden, match="somebody else's"):
+    with pytest.raises(Forbidden, match="belongs to another owner"):
         store.measurements.register("pi", "two", PI, {}, BOB)
     with pytest.raises(NotFound, match="no agent has registered as 'pi'"):
         store.measurements.claim("pi", "two", BOB)
@@ -386,29 +384,29 @@ class Inline:
         self.runs = 0
 
     def nodes(self) -> list[Node]:
-        return [Node("here", Room(8), Room(8))]
+        return [Node("here", NodeResources(8), NodeResources(8))]
 
-    def run(self, lease: Lease, want: Any, node: Node) -> InlineTask:
+    def start(self, lease: Lease, required: Any, node: Node) -> InlineJob:
         self.runs += 1
-        return InlineTask(runner.run_job(lease.kind, lease.spec, self.blobs, lease.events))
+        return InlineJob(runner.run_job(lease.payload, self.blobs, lease.events))
 
 
-class InlineTask:
-    begun = True
+class InlineJob:
+    has_started = True
 
     def __init__(self, batches: Iterator[list[dict[str, Any]]]) -> None:
         self.batches = batches
 
-    def next(self, seconds: float) -> list[dict[str, Any]] | Ended:
+    def poll(self, timeout_s: float) -> list[dict[str, Any]] | AttemptOutcome:
         try:
-            return next(self.batches, None) or Ended("succeeded")
+            return next(self.batches, None) or AttemptOutcome("succeeded")
         except HwnasError as error:
-            return Ended("failed", str(error))
+            return AttemptOutcome("failed", str(error))
 
     def kill(self) -> None:
         pass
 
-    def dump(self) -> str:
+    def dump_stacks(self) -> str:
         return ""
 
 
@@ -443,7 +441,7 @@ def test_an_onboarding_waits_without_a_worker_and_exports_nothing_twice(
     dispatcher.start()
     try:
         until(lambda: store.queries.agents()[0].waiting == 40)
-        until(lambda: store.jobs.held("d") == [])  # nobody holds anything meanwhile
+        until(lambda: store.jobs.leases_of("d") == [])  # nobody holds anything meanwhile
         assert store.queries.device("pi").waiting == "waiting for device pi: 0 of 40 networks measured"
         for _ in range(40):
             task = claim(store)
@@ -477,11 +475,11 @@ def test_a_profile_says_that_it_is_stale_and_why(store: Store, clock: fakes.Cloc
 
     assert store.queries.device("bench").stale == []
     here = replace(fakes.PROFILE, name="host", protocol=MeasurementProtocol())
-    store.jobs.beat("elsewhere", 1, machine=replace(here, processor="another", runtime_version="3.0"))
+    store.jobs.heartbeat("elsewhere", 1, machine=replace(here, processor="another", runtime_version="3.0"))
     assert store.queries.device("bench").stale == []  # nobody is there who knows
-    store.jobs.beat("worker", 1, machine=replace(here, os="linux 7"))
+    store.jobs.heartbeat("worker", 1, machine=replace(here, os="linux 7"))
     assert store.queries.device("bench").stale == ["os: linux, now linux 7"]
-    store.jobs.beat("other", 1, machine=here)
+    store.jobs.heartbeat("other", 1, machine=here)
     assert store.queries.device("bench").stale == []
     clock.pass_(3600.0)
     assert store.queries.device("bench").stale == []
@@ -503,17 +501,17 @@ def test_a_worker_asks_for_what_is_missing_once(tmp_path: Path) -> None:
     from nas.blobs import open_blobs
 
     blobs = open_blobs(str(tmp_path))
-    nothing = RemoteMeasurer({}, blobs)
+    without_results = RemoteMeasurer({}, blobs)
     with pytest.raises(NotMeasuredYet, match="has to measure 2 networks") as asked:
-        list(nothing([b"x", b"y"], PI, ["a", "b"]))
+        list(without_results([b"x", b"y"], PI, ["a", "b"]))
     assert blobs.get(asked.value.networks["b"]) == b"y"
-    some = RemoteMeasurer({f"{PI.name}/a/{PI.protocol.id}": MEASURED.as_json()}, blobs)
-    assert some.knows("a", PI)
-    assert not some.knows("a", replace(PI, protocol=MeasurementProtocol(threads=2)))
+    measured_a = RemoteMeasurer({MeasurementKey(PI.name, "a", PI.protocol.id): MEASURED}, blobs)
+    assert measured_a.has_result("a", PI)
+    assert not measured_a.has_result("a", replace(PI, protocol=MeasurementProtocol(threads=2)))
     with pytest.raises(NotMeasuredYet) as asked:
-        list(some([b"", b"y"], PI, ["a", "b"]))
+        list(measured_a([b"", b"y"], PI, ["a", "b"]))
     assert list(asked.value.networks) == ["b"]
-    assert list(some([b""], PI, ["a"])) == [MEASURED]
+    assert list(measured_a([b""], PI, ["a"])) == [MEASURED]
 
 
 def test_a_dry_run_does_not_wait_for_an_agent(tmp_path: Path) -> None:
@@ -608,7 +606,7 @@ def test_an_agent_measures_what_is_asked_of_it(store: Store, tmp_path: Path, han
     assert hands.profiled == 1  # the second registration found the canary's time
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
-    measured = [Measurement.from_json(m) for m in lease.spec["resolved"]["measurements"].values()]
+    measured = list(lease.payload.measurements.values())
     assert [m.median_ms for m in measured] == [pytest.approx(1.0)] * 2
     assert measured[0].p99_ms == pytest.approx(1.02)
     assert measured[0].profile == replace(PI, protocol=MeasurementProtocol()).id
@@ -631,9 +629,9 @@ def test_a_damaged_model_is_not_measured(store: Store, tmp_path: Path, hands: Ha
     assert len(asked) == 2
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
-    [result] = lease.spec["resolved"]["measurements"].values()
+    [result] = lease.payload.measurements.values()
     expected, got = (hashlib.sha256(data).hexdigest() for data in (b"a", b"something else"))
-    assert result == {"error": f"the model came damaged: expected sha256 {expected}, got {got}"}
+    assert result == MeasurementFailure(f"the model came damaged: expected sha256 {expected}, got {got}")
 
 
 def test_a_lost_network_is_waited_for_and_nothing_doubled(
@@ -715,19 +713,19 @@ def test_results_that_are_none_are_refused(store: Store, tmp_path: Path, hands: 
     assert api.get("/v1/agents/pi/tasks/none/model?lease=x").status_code == 404
 
 
-def test_a_network_that_is_too_close_to_call_is_asked_for_once_more(tmp_path: Path) -> None:
+def test_network_too_close_to_call_is_requested_once_more(tmp_path: Path) -> None:
     """A device elsewhere measures it a second time, and both results count together."""
     from nas.blobs import open_blobs
 
     blobs = open_blobs(str(tmp_path))
-    once = {f"{PI.name}/a/{PI.protocol.id}": judge(timing_of(1.0), PI).as_json()}
+    once = {MeasurementKey(PI.name, "a", PI.protocol.id): judge(timing_of(1.0), PI)}
     far, close = [1.5], [1.005]
     [measured] = RemoteMeasurer(once, blobs)([b"x"], PI, ["a"], far)
     assert verification_status(measured, far[0]) == "verified"
     with pytest.raises(NotMeasuredYet) as asked:
         list(RemoteMeasurer(once, blobs)([b"x"], PI, ["a"], close))
     assert list(asked.value.networks) == ["a.again"]
-    twice = once | {f"{PI.name}/a.again/{PI.protocol.id}": judge(timing_of(1.0), PI).as_json()}
+    twice = once | {MeasurementKey(PI.name, "a.again", PI.protocol.id): judge(timing_of(1.0), PI)}
     [both] = RemoteMeasurer(twice, blobs)([b"x"], PI, ["a"], close)
     assert len(both.samples_ms) == 2 * len(measured.samples_ms)
 
@@ -835,10 +833,10 @@ def test_two_agents_are_two_devices_and_one_is_killed_in_the_middle(
             lease = store.jobs.claim("worker", 1000.0)
             assert lease is not None
             assert lease.job_id == jobs[name]
-            results = lease.spec["resolved"]["measurements"]
-            assert sorted(results) == sorted(f"{name}/{n}/{p.protocol.id}" for n in networks)
-            assert all(m["profile"] == p.id for m in results.values())
-            assert all(m["refused"] or 0.001 < m["median_ms"] < 50 for m in results.values())
+            results = lease.payload.measurements
+            assert set(results) == {MeasurementKey(name, n, p.protocol.id) for n in networks}
+            assert all(m.profile == p.id for m in results.values())
+            assert all(m.refused or 0.001 < m.median_ms < 50 for m in results.values())
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A cluster of two real Ray nodes on loopback: placed by label and room, and one node is killed in the middle."""
+"""A cluster of two real Ray nodes on loopback: placement by label and free resources, and a killed node."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tests.support.paths import ROOT
 pytest.importorskip("ray")
 from ray._private.authentication_test_utils import reset_auth_token_state
 
-from nas.core.ports import Lease
+from nas.core.jobs import Lease
 from server.store.store import Store, open_store
 from tests.support import fakes
-from tests.support.dispatching import Watched, ended, kinds, submit
+from tests.support.dispatching import ObservedJobs, ended, kinds, submit
 from workers.dispatcher import Dispatcher
-from workers.processes import descendants, owner_name, send
-from workers.ray_cluster import Cluster, ray_cluster
+from workers.processes import descendants, own_process_name, send_signal
+from workers.ray_cluster import RayCluster, ray_cluster
 
 pytestmark = pytest.mark.slow
 
@@ -39,15 +39,15 @@ SECONDS = 90.0
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port
 
 
-def answers(port: int) -> bool:
-    with socket.socket() as asking:
-        return asking.connect_ex(("127.0.0.1", port)) == 0
+def is_listening(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 # A cluster that can span hosts takes this host's outer address wherever loopback is named; these nodes must not.
@@ -62,7 +62,7 @@ main()
 
 
 class RayNode:
-    """``ray start`` as a child of ours, with its processes."""
+    """``ray start`` as a child process, with its descendants."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str], *words: str) -> None:
         self.log = folder / f"{len(list(folder.glob('*.log')))}.log"
@@ -72,7 +72,7 @@ class RayNode:
             self.child = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
     def raylet(self) -> int:
-        """The process that makes it a node."""
+        """Return the process id of the node's raylet."""
         for name in descendants(self.child.pid):
             pid = int(name.split(":")[1])
             if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].endswith(b"/raylet"):
@@ -81,7 +81,7 @@ class RayNode:
 
     def stop(self) -> None:
         for name in [*descendants(self.child.pid)]:
-            send(name, signal.SIGKILL)
+            send_signal(name, signal.SIGKILL)
         self.child.kill()
         self.child.wait()
 
@@ -110,7 +110,7 @@ def nodes() -> Iterator[dict[str, RayNode]]:
             head = ["--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", str(folder / "a")]
             started["west"] = RayNode(folder, environment, *head, "--num-cpus", "1", "--labels", "zone=west")
             deadline = time.monotonic() + SECONDS
-            while not answers(port):
+            while not is_listening(port):
                 assert started["west"].child.poll() is None, started["west"].log.read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
@@ -132,11 +132,11 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def cluster(nodes: dict[str, RayNode], blobs: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(nodes: dict[str, RayNode], blobs: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
-        given = {"blobs_url": blobs, "run_job": "tests.support.fakes:run_fake_job"}
-        with ray_cluster(os.environ["NAS_TEST_RAY"], tmp_path_factory.mktemp("records"), **given) as joined:
+        options = {"blobs_url": blobs, "run_job": "tests.support.fakes:run_fake_job"}
+        with ray_cluster(os.environ["NAS_TEST_RAY"], tmp_path_factory.mktemp("records"), **options) as joined:
             deadline = time.monotonic() + SECONDS
             while len(joined.nodes()) < 2:
                 assert nodes["east"].child.poll() is None, nodes["east"].log.read_text()
@@ -154,13 +154,13 @@ def store(tmp_path: Path, blobs: str) -> Iterator[Store]:
 
 
 @pytest.fixture
-def watched(store: Store) -> Watched:
-    return Watched(store.jobs)
+def watched(store: Store) -> ObservedJobs:
+    return ObservedJobs(store.jobs)
 
 
 @pytest.fixture
-def running(watched: Watched, cluster: Cluster) -> Iterator[Dispatcher]:
-    started = Dispatcher(watched, cluster, owner_name(), lease_seconds=30.0, poll_seconds=0.05, parallel_jobs=4)
+def running(watched: ObservedJobs, cluster: RayCluster) -> Iterator[Dispatcher]:
+    started = Dispatcher(watched, cluster, own_process_name(), lease_seconds=30.0, poll_seconds=0.05, parallel_jobs=4)
     started.start()
     yield started
     started.stop(0.0)
@@ -176,18 +176,18 @@ def raylets_of(store: Store, searches: Sequence[str]) -> list[int]:
     return parents
 
 
-def test_the_nodes_are_seen_with_their_labels_on_loopback_only(cluster: Cluster) -> None:
+def test_nodes_have_labels_and_listen_on_loopback_only(cluster: RayCluster) -> None:
     import ray
 
     assert sorted((n.total.cpus, n.total.labels["zone"]) for n in cluster.nodes()) == [(1.0, "east"), (1.0, "west")]
     assert {n["NodeManagerAddress"] for n in ray.nodes()} == {"127.0.0.1"}
     assert cluster.elastic
-    assert cluster.gone() is None
+    assert cluster.failure() is None
 
 
 @pytest.mark.usefixtures("running")
-def test_jobs_go_to_where_there_is_room_and_where_they_ask_to(
-    store: Store, watched: Watched, nodes: dict[str, RayNode]
+def test_jobs_are_placed_by_free_resources_and_labels(
+    store: Store, watched: ObservedJobs, nodes: dict[str, RayNode]
 ) -> None:
     going = threading.Semaphore(0)
     seen: set[str] = set()
@@ -213,15 +213,15 @@ def test_jobs_go_to_where_there_is_room_and_where_they_ask_to(
 
 
 @pytest.mark.usefixtures("running")
-def test_a_job_goes_on_elsewhere_when_its_node_is_killed(
-    store: Store, watched: Watched, nodes: dict[str, RayNode], cluster: Cluster
+def test_job_continues_on_another_node_when_its_node_is_killed(
+    store: Store, watched: ObservedJobs, nodes: dict[str, RayNode], cluster: RayCluster
 ) -> None:
     """Last, since the node does not come back."""
     killed = threading.Event()
 
     def kill(lease: Lease, events: Sequence[Mapping[str, Any]]) -> None:
-        mine = lease.spec["spec"]["strategy"]["params"]["act"] == "hang"
-        if mine and not killed.is_set() and any(e["kind"] == "checkpoint" for e in events):
+        is_hanging = lease.payload.spec.strategy.params["act"] == "hang"
+        if is_hanging and not killed.is_set() and any(e["kind"] == "checkpoint" for e in events):
             os.kill(nodes["east"].raylet(), signal.SIGKILL)
             killed.set()
 
@@ -233,10 +233,10 @@ def test_a_job_goes_on_elsewhere_when_its_node_is_killed(
     view = ended(store, watched, search)
     assert view.status == "succeeded", view.error
     assert view.attempts >= 2
-    assert view.stages[0].result["steps_known"] >= 1  # it did not begin anew
+    assert view.stages[0].result["steps_known"] >= 1  # it continued from a checkpoint
     assert kinds(store, search).count("stage_finished") == 1
     assert kinds(store, search).count("checkpoint") == 3
-    assert cluster.gone() is None
+    assert cluster.failure() is None
 
     def zones() -> list[str]:
         return [node.total.labels["zone"] for node in cluster.nodes()]

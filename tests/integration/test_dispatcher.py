@@ -1,4 +1,4 @@
-"""The dispatcher: first its parts, then jobs on a real local Ray, whose workers are killed."""
+"""The dispatcher: its parts first, then jobs on a real local Ray whose workers are killed."""
 
 from __future__ import annotations
 
@@ -18,48 +18,45 @@ from typing import Any
 import pytest
 
 from nas.core.errors import InvalidSpec
-from nas.core.ports import Lease, Room
+from nas.core.jobs import Lease, LeaseToken
+from nas.core.scheduling import NodeResources, required_resources
 from nas.core.spec import ResourceSpec
 from server.store.store import Store, open_store
 from tests.support import fakes
-from tests.support.dispatching import SECONDS, Watched, ended, kinds, submit
-from workers import dispatcher, following
-from workers.following import Ended
-from workers.placing import Node, less, place, wanted
-from workers.processes import _start_time, is_dead, owner_name
-from workers.ray_cluster import Cluster, ray_cluster
+from tests.support.dispatching import SECONDS, ObservedJobs, ended, kinds, submit
+from workers import attempt, dispatcher
+from workers.attempt import AttemptOutcome
+from workers.placement import Node, choose_node, subtract_reserved
+from workers.processes import _start_time, is_dead, own_process_name
+from workers.ray_cluster import RayCluster, ray_cluster
 
 ray = pytest.importorskip("ray")
 
 STUCK_S = 4.0
 
 
-def lease(spec: Mapping[str, Any]) -> Lease:
-    return Lease("id", "search", {"spec": spec, "resolved": {}}, 1, 0.0)
-
-
 def node(name: str, cpus: float, gpus: float = 0.0, free: float | None = None, **labels: str) -> Node:
-    total = Room(cpus, gpus, 8.0, labels)
+    total = NodeResources(cpus, gpus, 8.0, labels)
     return Node(name, total, replace(total, cpus=cpus if free is None else free))
 
 
-def test_what_a_job_wants_comes_from_its_spec() -> None:
+def test_required_resources_come_from_the_spec() -> None:
     resources = {"cpus": 2, "gpus": 1, "memory_gb": 1.5, "labels": {"gpu": "a100"}}
-    assert wanted(lease({"resources": resources})) == ResourceSpec.model_validate(resources)
-    assert wanted(lease({"threads": 3})) == ResourceSpec(cpus=3)
+    assert required_resources(fakes.search_spec(resources=resources)) == ResourceSpec.model_validate(resources)
+    assert required_resources(fakes.device_spec(threads=3)) == ResourceSpec(cpus=3)
 
 
-def test_a_job_goes_where_it_fits_and_is_least_in_the_way() -> None:
+def test_choose_node_prefers_the_plainest_node_that_fits() -> None:
     nodes = [node("gpus", 8, 4, gpu="a100"), node("full", 8, free=1), node("plain", 4), node("wide", 8)]
 
-    def where(shunned: Sequence[str] = (), **want: Any) -> str | None:
-        found = place(ResourceSpec.model_validate(want), nodes, shunned)
-        return None if found is None else found.id
+    def where(avoid: Sequence[str] = (), **required: Any) -> str | None:
+        chosen = choose_node(ResourceSpec.model_validate(required), nodes, avoid)
+        return None if chosen is None else chosen.id
 
     assert where(cpus=2) == "wide"
     assert where(["wide"], cpus=2) == "plain"
     assert where(["wide"], cpus=8) == "gpus"
-    assert where(["wide", "gpus"], cpus=8) in ("wide", "gpus")  # better there than not at all
+    assert where(["wide", "gpus"], cpus=8) in ("wide", "gpus")  # an avoided node is better than none
     assert where(gpus=1) == "gpus"
     assert where(labels={"gpu": "a100"}) == "gpus"
     assert where(labels={"gpu": "h100"}) is None
@@ -67,15 +64,18 @@ def test_a_job_goes_where_it_fits_and_is_least_in_the_way() -> None:
     assert where(memory_gb=9.0) is None
 
 
-def test_what_we_took_is_set_aside_before_the_cluster_says_so() -> None:
-    taken = {"one": [ResourceSpec(cpus=3, memory_gb=2.0), ResourceSpec(cpus=1)]}
-    [one, two] = less([node("one", 8), node("two", 8, free=2)], taken)
+def test_subtract_reserved_precedes_the_report_of_the_cluster() -> None:
+    reserved = {"one": [ResourceSpec(cpus=3, memory_gb=2.0), ResourceSpec(cpus=1)]}
+    [one, two] = subtract_reserved([node("one", 8), node("two", 8, free=2)], reserved)
     assert (one.free.cpus, one.free.memory_gb, one.total.cpus) == (4, 6.0, 8)
     assert two.free.cpus == 2
 
 
-def test_a_process_is_known_dead_only_when_it_is() -> None:
-    code = "import sys; from workers.processes import owner_name; print(owner_name(), flush=True); sys.stdin.read()"
+def test_is_dead_only_after_the_process_has_ended() -> None:
+    code = (
+        "import sys; from workers.processes import own_process_name; "
+        "print(own_process_name(), flush=True); sys.stdin.read()"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         name = child.stdout.readline().decode().strip()
@@ -84,136 +84,138 @@ def test_a_process_is_known_dead_only_when_it_is() -> None:
         child.kill()
         child.wait()
         assert is_dead(name)
-    assert not is_dead(owner_name())
-    host, pid, start = owner_name().split(":")
-    assert is_dead(f"{host}:{pid}:{start}0")  # another process had this number before
+    assert not is_dead(own_process_name())
+    host, pid, start = own_process_name().split(":")
+    assert is_dead(f"{host}:{pid}:{start}0")  # another process with a reused id
     assert not is_dead(f"elsewhere:{pid}:0")
 
 
-class Held:
-    """A task that does nothing until it is told how it ends."""
+class IdleJob:
+    """A running job that does nothing until its end is set."""
 
-    begun = True
+    has_started = True
 
     def __init__(self) -> None:
         self.ends = threading.Event()
         self.killed = threading.Event()
 
-    def next(self, seconds: float) -> Ended | None:
-        return Ended("succeeded") if self.ends.wait(min(seconds, 0.02)) else None
+    def poll(self, timeout_s: float) -> AttemptOutcome | None:
+        return AttemptOutcome("succeeded") if self.ends.wait(min(timeout_s, 0.02)) else None
 
     def kill(self) -> None:
         self.killed.set()
 
-    def dump(self) -> str:
+    def dump_stacks(self) -> str:
         return ""
 
 
-class Shelf:
-    """A cluster of made-up nodes that runs made-up tasks."""
+class FakeCluster:
+    """A cluster of made-up nodes that runs idle jobs."""
 
     elastic = False
 
     def __init__(self, *nodes: Node) -> None:
         self.all = list(nodes)
-        self.tasks: dict[str, Held] = {}
+        self.running: dict[str, IdleJob] = {}
         self.placed: list[tuple[str, str]] = []
         self.started = threading.Semaphore(0)
 
     def nodes(self) -> list[Node]:
         return self.all
 
-    def run(self, lease: Lease, want: ResourceSpec, node: Node) -> Held:
-        self.tasks[lease.job_id] = task = Held()
+    def start(self, lease: Lease, required: ResourceSpec, node: Node) -> IdleJob:
+        self.running[lease.job_id] = job = IdleJob()
         self.placed.append((lease.job_id, node.id))
         self.started.release()
-        return task
+        return job
 
 
 @pytest.fixture
-def shelf() -> Shelf:
-    return Shelf(node("one", 2), node("two", 1, zone="east"))
+def fake_cluster() -> FakeCluster:
+    return FakeCluster(node("one", 2), node("two", 1, zone="east"))
 
 
 @pytest.fixture
-def idle(watched: Watched, shelf: Shelf) -> Iterator[dispatcher.Dispatcher]:
-    """A dispatcher that is turned by hand."""
-    made = dispatcher.Dispatcher(watched, shelf, "us", parallel_jobs=8, lease_seconds=30.0)
+def idle(watched: ObservedJobs, fake_cluster: FakeCluster) -> Iterator[dispatcher.Dispatcher]:
+    """A dispatcher whose cycles are run by the test."""
+    made = dispatcher.Dispatcher(watched, fake_cluster, "us", parallel_jobs=8, lease_seconds=30.0)
     yield made
     made.abandon("the test is over")
-    for hand in made._hands.values():
-        hand.thread.join()
+    for active in made._attempts.values():
+        active.thread.join()
 
 
-def again(idle: dispatcher.Dispatcher) -> None:
-    idle._reconciled = idle._beaten = -1e9
-    idle._turn()
+def run_cycle(idle: dispatcher.Dispatcher) -> None:
+    idle._reconciled_at = idle._heartbeat_at = -1e9
+    idle._run_cycle()
 
 
-def test_only_what_fits_is_claimed_and_it_goes_where_it_fits(
-    store: Store, idle: dispatcher.Dispatcher, shelf: Shelf
+def test_claims_only_jobs_that_fit_and_places_them(
+    store: Store, idle: dispatcher.Dispatcher, fake_cluster: FakeCluster
 ) -> None:
     labelled = submit(store, "end", resources={"labels": {"zone": "east"}})
     wide = submit(store, "end", resources={"cpus": 2})
     late = submit(store, "end")
-    again(idle)
-    assert shelf.placed == [(labelled, "two"), (wide, "one")]
+    run_cycle(idle)
+    assert fake_cluster.placed == [(labelled, "two"), (wide, "one")]
     assert store.queries.search(late).status == "queued"
-    shelf.tasks[wide].ends.set()
-    idle._hands[wide, 1].thread.join()
-    again(idle)
-    assert shelf.placed[2:] == [(late, "one")]
+    fake_cluster.running[wide].ends.set()
+    idle._attempts[LeaseToken(wide, 1)].thread.join()
+    run_cycle(idle)
+    assert fake_cluster.placed[2:] == [(late, "one")]
 
 
-def test_a_lease_without_a_task_is_given_back(store: Store, idle: dispatcher.Dispatcher) -> None:
+def test_lease_without_a_running_job_is_released(store: Store, idle: dispatcher.Dispatcher) -> None:
     search = submit(store, "end", resources={"cpus": 2})
-    assert store.jobs.claim("us", 1e6) is not None  # and the answer was lost
+    assert store.jobs.claim("us", 1e6) is not None  # and the response was lost
     idle._parallel_jobs = 0
-    again(idle)
+    run_cycle(idle)
     assert store.queries.search(search).status == "queued"
 
 
-def test_a_task_without_a_lease_is_killed(store: Store, idle: dispatcher.Dispatcher, shelf: Shelf) -> None:
-    search = submit(store, "end")
-    again(idle)
-    assert store.jobs.held("us") == [(search, 1)]
-    store.jobs.release_dead(lambda owner: owner == "us")
-    assert store.jobs.claim("another", 1e6) is not None
-    again(idle)
-    assert shelf.tasks[search].killed.wait(SECONDS)
-    assert store.queries.search(search).status == "running"
-    assert store.jobs.held("another") == [(search, 2)]
-
-
-def test_jobs_of_a_cluster_that_is_gone_go_back_with_the_reason(
-    store: Store, idle: dispatcher.Dispatcher, shelf: Shelf
+def test_running_job_without_a_lease_is_killed(
+    store: Store, idle: dispatcher.Dispatcher, fake_cluster: FakeCluster
 ) -> None:
     search = submit(store, "end")
-    again(idle)
+    run_cycle(idle)
+    assert store.jobs.leases_of("us") == [LeaseToken(search, 1)]
+    store.jobs.release_dead(lambda owner: owner == "us")
+    assert store.jobs.claim("another", 1e6) is not None
+    run_cycle(idle)
+    assert fake_cluster.running[search].killed.wait(SECONDS)
+    assert store.queries.search(search).status == "running"
+    assert store.jobs.leases_of("another") == [LeaseToken(search, 2)]
+
+
+def test_jobs_of_a_lost_cluster_return_to_the_queue_with_the_reason(
+    store: Store, idle: dispatcher.Dispatcher, fake_cluster: FakeCluster
+) -> None:
+    search = submit(store, "end")
+    run_cycle(idle)
     idle.abandon("Ray's raylet has ended")
-    idle._hands[search, 1].thread.join()
+    idle._attempts[LeaseToken(search, 1)].thread.join()
     assert store.queries.search(search).status == "queued"
-    assert not shelf.tasks[search].killed.is_set()  # nobody waits for a cluster that is gone
+    assert not fake_cluster.running[search].killed.is_set()  # a lost cluster is not accessed
 
 
-def test_a_node_on_which_a_job_crashed_comes_last(store: Store, idle: dispatcher.Dispatcher, shelf: Shelf) -> None:
-    shelf.all = [node("one", 2), node("two", 1)]
+def test_node_is_avoided_after_a_crash(store: Store, idle: dispatcher.Dispatcher, fake_cluster: FakeCluster) -> None:
+    fake_cluster.all = [node("one", 2), node("two", 1)]
     first = submit(store, "end")
-    again(idle)
-    assert shelf.placed == [(first, "one")]
-    idle._hands[first, 1].follower.give_up("crashed", "its worker died")
-    idle._hands[first, 1].thread.join()
-    again(idle)
-    assert shelf.placed[1:] == [(first, "two")]
+    run_cycle(idle)
+    assert fake_cluster.placed == [(first, "one")]
+    idle._attempts[LeaseToken(first, 1)].runner.abort("crashed", "its worker died")
+    idle._attempts[LeaseToken(first, 1)].thread.join()
+    run_cycle(idle)
+    assert fake_cluster.placed[1:] == [(first, "two")]
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     folder = tmp_path_factory.mktemp("cluster")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Ray does not wait for its own processes
-        given = {"blobs_url": str(folder / "blobs"), "run_job": "tests.support.fakes:run_fake_job"}
-        with ray_cluster(None, folder / "records", cpus=2, **given) as started:
+        options = {"blobs_url": str(folder / "blobs"), "run_job": "tests.support.fakes:run_fake_job"}
+        with ray_cluster(None, folder / "records", cpus=2, **options) as started:
             yield started
         gc.collect()
 
@@ -226,16 +228,16 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def watched(store: Store) -> Watched:
-    return Watched(store.jobs)
+def watched(store: Store) -> ObservedJobs:
+    return ObservedJobs(store.jobs)
 
 
 @pytest.fixture
-def running(watched: Watched, cluster: Cluster) -> Iterator[dispatcher.Dispatcher]:
+def running(watched: ObservedJobs, cluster: RayCluster) -> Iterator[dispatcher.Dispatcher]:
     started = dispatcher.Dispatcher(
         watched,
         cluster,
-        owner_name(),
+        own_process_name(),
         lease_seconds=30.0,
         stuck_seconds=STUCK_S,
         poll_seconds=0.05,
@@ -247,17 +249,17 @@ def running(watched: Watched, cluster: Cluster) -> Iterator[dispatcher.Dispatche
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("running")
-def test_a_job_runs_to_its_end(store: Store, watched: Watched) -> None:
+def test_job_succeeds(store: Store, watched: ObservedJobs) -> None:
     search = submit(store, "end")
     view = ended(store, watched, search)
     assert (view.status, view.error, view.attempts) == ("succeeded", None, 1)
-    told = [kind for kind in kinds(store, search) if kind != "warned"]  # of silence, on a busy machine
-    assert told == ["stage_started", *["checkpoint"] * 3, "stage_finished"]
+    reported = [kind for kind in kinds(store, search) if kind != "warned"]  # of silence, on a busy machine
+    assert reported == ["stage_started", *["checkpoint"] * 3, "stage_finished"]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("running")
-def test_a_job_goes_on_after_its_worker_was_killed(store: Store, watched: Watched) -> None:
+def test_job_continues_after_its_worker_was_killed(store: Store, watched: ObservedJobs) -> None:
     killed: list[int] = []
 
     def kill(_lease: Lease, events: Sequence[Mapping[str, Any]]) -> None:
@@ -272,7 +274,7 @@ def test_a_job_goes_on_after_its_worker_was_killed(store: Store, watched: Watche
     assert len(killed) == 1
     assert (view.status, view.attempts) == ("succeeded", 2)
     assert view.stages[0].result == {"steps_known": 1}
-    assert kinds(store, search).count("checkpoint") == 3  # none was lost, none made twice
+    assert kinds(store, search).count("checkpoint") == 3  # none was lost or repeated
 
 
 @pytest.mark.slow
@@ -284,8 +286,8 @@ def test_a_job_goes_on_after_its_worker_was_killed(store: Store, watched: Watche
         ("bug", {}, "ZeroDivisionError: a bug"),
     ],
 )
-def test_a_job_fails_once_with_its_reason(
-    store: Store, watched: Watched, act: str, changes: dict[str, Any], words: str
+def test_failed_job_is_not_retried_and_reports_its_reason(
+    store: Store, watched: ObservedJobs, act: str, changes: dict[str, Any], words: str
 ) -> None:
     view = ended(store, watched, submit(store, act, **changes))
     assert (view.status, view.attempts) == ("failed", 1)
@@ -294,7 +296,7 @@ def test_a_job_fails_once_with_its_reason(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("running")
-def test_a_silent_job_is_cancelled(store: Store, watched: Watched) -> None:
+def test_silent_job_is_cancelled(store: Store, watched: ObservedJobs) -> None:
     def cancel(lease: Lease, events: Sequence[Mapping[str, Any]]) -> None:
         if any(e["kind"] == "checkpoint" for e in events):
             store.jobs.cancel(lease.job_id)
@@ -309,14 +311,14 @@ def test_a_silent_job_is_cancelled(store: Store, watched: Watched) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("running")
-def test_what_no_node_can_hold_is_refused_at_once(store: Store, watched: Watched) -> None:
-    ended(store, watched, submit(store, "end"))  # by now the dispatcher has said what there is
+def test_submission_beyond_every_node_raises(store: Store, watched: ObservedJobs) -> None:
+    ended(store, watched, submit(store, "end"))  # by now the dispatcher has reported its nodes
     with pytest.raises(InvalidSpec, match=r"expected at most 2 CPU cores.*got a request for 64 CPU cores"):
         submit(store, "end", resources={"cpus": 64})
 
 
 @pytest.mark.slow
-def test_stopping_puts_the_job_back(store: Store, watched: Watched, running: dispatcher.Dispatcher) -> None:
+def test_stop_returns_the_job_to_the_queue(store: Store, watched: ObservedJobs, running: dispatcher.Dispatcher) -> None:
     seen = threading.Event()
     watched.on_append = lambda _lease, events: seen.set() if any(e["kind"] == "checkpoint" for e in events) else None
     search = submit(store, "forever")
@@ -332,7 +334,7 @@ def test_stopping_puts_the_job_back(store: Store, watched: Watched, running: dis
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("running")
-def test_a_job_that_was_lost_is_forgotten(store: Store, watched: Watched) -> None:
+def test_job_claimed_by_another_worker_is_abandoned(store: Store, watched: ObservedJobs) -> None:
     taken = threading.Event()
 
     def take(_lease: Lease, events: Sequence[Mapping[str, Any]]) -> None:
@@ -344,15 +346,15 @@ def test_a_job_that_was_lost_is_forgotten(store: Store, watched: Watched) -> Non
     watched.on_append = take
     search = submit(store, "forever")
     assert taken.wait(SECONDS)
-    follower = submit(store, "end")  # runs only once the lost one has let go
-    assert ended(store, watched, follower).status == "succeeded"
+    next_search = submit(store, "end")  # runs only after the lost job has ended
+    assert ended(store, watched, next_search).status == "succeeded"
     assert store.queries.search(search).status == "running"
     assert kinds(store, search) == ["stage_started", "checkpoint"]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("running")
-def test_a_chatty_job_is_slowed_and_loses_nothing(store: Store, watched: Watched) -> None:
+def test_backpressure_slows_a_job_without_losing_events(store: Store, watched: ObservedJobs) -> None:
     sizes: list[int] = []
     times: list[float] = []
 
@@ -361,21 +363,21 @@ def test_a_chatty_job_is_slowed_and_loses_nothing(store: Store, watched: Watched
         times.append(time.monotonic())
 
     watched.on_append = count
-    search = submit(store, "chatty")  # 50,000 events as fast as it can
+    search = submit(store, "chatty")  # 50,000 events as fast as possible
     view = ended(store, watched, search)
     assert view.status == "succeeded", view.error
     assert kinds(store, search).count("checkpoint") == 50
-    assert max(sizes) <= following.MAX_EVENTS
+    assert max(sizes) <= attempt.MAX_EVENTS
     assert len(times) <= 10 * (times[-1] - times[0]) + 2
     assert view.stages[0].done == 50_000
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("act", ["spin", "sleep"])
-def test_a_job_without_news_keeps_its_lease_and_is_looked_at(
-    store: Store, watched: Watched, running: dispatcher.Dispatcher, caplog: pytest.LogCaptureFixture, act: str
+def test_silent_job_keeps_its_lease_and_its_stacks_are_logged(
+    store: Store, watched: ObservedJobs, running: dispatcher.Dispatcher, caplog: pytest.LogCaptureFixture, act: str
 ) -> None:
-    """Whether a C function holds the interpreter's lock or a process is stopped: neither is in the dispatcher's way."""
+    """A C function that holds the interpreter lock, or a stopped process, does not block the dispatcher."""
     running._lease_seconds = 2.0
     warned = threading.Event()
     seen: list[Mapping[str, Any]] = []
@@ -391,7 +393,7 @@ def test_a_job_without_news_keeps_its_lease_and_is_looked_at(
 
     watched.on_append = look
     view = ended(store, watched, submit(store, act))
-    assert (view.status, view.attempts) == ("succeeded", 1)  # no lease was lost in all that time
+    assert (view.status, view.attempts) == ("succeeded", 1)  # no lease was lost meanwhile
     assert warned.is_set()
     assert len(seen) == 1
     assert (seen[0]["stage"], seen[0]["message"].split(";")[0]) == (
@@ -404,7 +406,7 @@ def test_a_job_without_news_keeps_its_lease_and_is_looked_at(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("running")
-def test_a_worker_that_does_not_listen_to_ray_is_killed(store: Store, watched: Watched) -> None:
+def test_worker_that_ignores_ray_is_killed(store: Store, watched: ObservedJobs) -> None:
     pids: list[int] = []
 
     def stop(lease: Lease, events: Sequence[Mapping[str, Any]]) -> None:
@@ -422,11 +424,11 @@ def test_a_worker_that_does_not_listen_to_ray_is_killed(store: Store, watched: W
 
 
 @pytest.mark.slow
-def test_the_local_cluster_listens_on_loopback_only(cluster: Cluster) -> None:
+def test_local_cluster_listens_on_loopback_only(cluster: RayCluster) -> None:
     [only] = cluster.nodes()
     assert (only.total.cpus, only.total.labels) == (2.0, {})
     assert only.free.cpus <= 2.0
     assert only.total.memory_gb > 0.1
-    assert cluster.gone() is None
+    assert cluster.failure() is None
     assert not cluster.elastic
     assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]

@@ -18,14 +18,15 @@ from nas.core.access import LOCAL, Principal
 from nas.core.cost_estimate import CostEstimate, StageCost
 from nas.core.errors import NotFound
 from nas.core.events import Event, Progress, StageFinished, StageStarted
-from nas.core.ports import Room
+from nas.core.jobs import DryRunPayload
+from nas.core.scheduling import NodeResources
 from nas.core.spec import SearchSpec
 from nas.schemas.dry_runs import DryRunSchema
 from server.api import validate
 from server.api.app import create_app
 from server.api.dry_runs import time_on_worker
 from server.settings import Settings
-from server.store.jobs import DRY_RUN_KEPT_S
+from server.store.jobs import DRY_RUN_LIFETIME_S
 from server.store.models import EventRow, Job
 from server.store.store import Store, open_store
 from tests.support import fakes
@@ -87,7 +88,7 @@ class Worker:
         self._store, self._events, self._how = store, events, (status, error)
         self.kind = ""
         self._stop = threading.Event()
-        store.jobs.beat("worker", 1)
+        store.jobs.heartbeat("worker", 1)
         self._thread = threading.Thread(target=self._work)
 
     def __enter__(self) -> Worker:
@@ -104,7 +105,7 @@ class Worker:
                 continue
             lease = self._store.jobs.claim("worker", 60.0)
             assert lease is not None
-            self.kind = lease.kind
+            self.kind = lease.payload.kind
             fakes.append(self._store, lease, self._events, 60.0)
             if self._how[0] is not None:
                 self._store.jobs.finish(lease, *self._how)
@@ -134,10 +135,10 @@ def test_cost_is_returned_before_the_job_finishes(api: TestClient, store: Store)
     ("prepare", "query", "changes", "why"),
     [
         (lambda s: None, "", {}, "no worker is connected"),
-        (lambda s: s.jobs.beat("worker", 1), "&measure=false", {}, "not requested"),
-        (lambda s: s.jobs.beat("worker", 1), "&wait_s=0", {}, "no worker was free within 0 s"),
-        (lambda s: s.jobs.beat("worker", 1), "", {"device": "none"}, "infeasible"),
-        (lambda s: s.jobs.beat("worker", 1, [Room(2)]), "", {"resources": {"cpus": 4}}, "infeasible"),
+        (lambda s: s.jobs.heartbeat("worker", 1), "&measure=false", {}, "not requested"),
+        (lambda s: s.jobs.heartbeat("worker", 1), "&wait_s=0", {}, "no worker was free within 0 s"),
+        (lambda s: s.jobs.heartbeat("worker", 1), "", {"device": "none"}, "infeasible"),
+        (lambda s: s.jobs.heartbeat("worker", 1, [NodeResources(2)]), "", {"resources": {"cpus": 4}}, "infeasible"),
     ],
 )
 def test_reason_for_missing_cost(
@@ -162,7 +163,7 @@ def test_worker_failure_is_the_reason(api: TestClient, store: Store) -> None:
 
 def test_timeout_reports_progress_and_stops_the_worker(api: TestClient, store: Store) -> None:
     leases = []
-    store.jobs.beat("worker", 1)
+    store.jobs.heartbeat("worker", 1)
     found = asyncio.run(_held_by_a_worker(store, leases))
     assert "not done within 0.2 s (timing explore)" in (found.cost_missing or "")
     assert fakes.append(store, leases[0], PRICED[1:]) == "lost"
@@ -187,7 +188,7 @@ async def _time(spec: SearchSpec, store: Store, wait_s: float, gone: Any) -> Dry
 
 
 def test_disconnected_client_leaves_no_job(store: Store) -> None:
-    store.jobs.beat("worker", 1)
+    store.jobs.heartbeat("worker", 1)
     looks: list[list[str]] = []
 
     async def gone() -> bool:
@@ -201,7 +202,7 @@ def test_disconnected_client_leaves_no_job(store: Store) -> None:
 
 
 def test_cancelled_request_leaves_no_job(store: Store) -> None:
-    store.jobs.beat("worker", 1)
+    store.jobs.heartbeat("worker", 1)
 
     async def run() -> None:
         begun = asyncio.Event()
@@ -230,9 +231,9 @@ def test_dry_run_is_not_a_search_and_ignores_quotas(api: TestClient, store: Stor
     assert api.post(f"/v1/searches/{job}/cancel").status_code == 404
     lease = store.jobs.claim("worker", 60.0)
     assert lease is not None
-    assert (lease.job_id, lease.kind) == (job, "dry_run")
-    expected = {"profile", "predictor", "learning", "energy", "fleet", "supernet", "inherited", "measurements"}
-    assert set(lease.spec["resolved"]) == expected
+    assert (lease.job_id, lease.payload.kind) == (job, "dry_run")
+    assert isinstance(lease.payload, DryRunPayload)
+    assert lease.payload.search.devices[0].name == "bench"
     clock.pass_(36.0)
     store.jobs.discard(job)
     assert store.quotas.view("ada").gpu_hours_used == pytest.approx(2 * 36.0 / 3600)
@@ -244,7 +245,7 @@ def test_dry_run_is_not_a_search_and_ignores_quotas(api: TestClient, store: Stor
 
 def test_abandoned_dry_runs_are_deleted(store: Store, clock: fakes.Clock) -> None:
     left = store.jobs.submit("dry_run", body(), None, space_id="tiny-0-10")
-    clock.pass_(DRY_RUN_KEPT_S + 1.0)
+    clock.pass_(DRY_RUN_LIFETIME_S + 1.0)
     new = store.jobs.submit("dry_run", body(), None, space_id="tiny-0-10")
     assert dry_runs(store) == [new]
     assert left != new

@@ -15,7 +15,6 @@ from nas.core.device import DeviceProfile, Latency
 from nas.core.events import SearchState, Warned
 from nas.core.metrics import BOUND_METRIC
 from nas.core.ports import ImageShape, Problem
-from nas.core.spec import DeviceSpec
 from nas.energy import energy_aware
 from nas.objectives import cheap_metrics, losses, violation
 from nas.schemas.devices import DeviceSchema
@@ -44,7 +43,7 @@ def added(api: TestClient, store: Store, name: str, data: bytes) -> list[Any]:
     assert api.post("/v1/devices", json=spec.model_dump(mode="json")).status_code == 201
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
-    wanted = DeviceSpec.model_validate(lease.spec["spec"])
+    wanted = lease.payload.spec
     events = list(onboard_from_table(wanted, TINY, store.blobs, SearchState(), fakes.Clock()))
     fakes.append(store, lease, events)
     store.jobs.finish(lease, "succeeded")
@@ -80,8 +79,8 @@ def test_a_table_with_energies_makes_energy_an_objective(api: TestClient, store:
     assert api.post("/v1/searches", json=search("phone", 9.0)).status_code == 201
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
-    told = lease.spec["resolved"]["energy"]
-    predictor = load_predictor(told["family"], store.blobs.get(told["blob"]))
+    energy = lease.payload.energy
+    predictor = load_predictor(energy.family, store.blobs.get(energy.blob))
     assert predictor.predict(TINY.features(GENES)).mean_ms == pytest.approx(ENERGY_MJ, rel=0.15)
 
 

@@ -335,8 +335,8 @@ def test_a_hook_may_train_the_parts_elsewhere_in_any_order(tmp_path: Path) -> No
         SPEC.model_copy(update={"strategy": StrategySpec(name="few_shot", params={**PARAMS, "split": "random"})})
     )
     blobs = []
-    for together in (None, backwards):
-        resources = Resources(FolderBlobs(tmp_path), RuleDevice(), lambda: 0.0, run_parallel=together)
+    for run_parallel in (None, backwards):
+        resources = Resources(FolderBlobs(tmp_path), RuleDevice(), lambda: 0.0, run_parallel=run_parallel)
         state = fold_all(_until(run_search(p, few_shot(p), resources, fold_all([])), "train"))
         blobs.append(state.finished["train"]["supernet"])
     assert blobs[0] == blobs[1]

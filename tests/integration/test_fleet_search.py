@@ -195,7 +195,7 @@ def work(store: Store, folder: Path) -> None:
     """A worker runs the next job to its end."""
     lease = store.jobs.claim("worker", 100.0)
     assert lease is not None
-    for batch in run_job(lease.kind, lease.spec, str(folder / "blobs"), lease.events):
+    for batch in run_job(lease.payload, str(folder / "blobs"), lease.events):
         assert fakes.append(store, lease, batch, 100.0) == "continue"
     assert store.jobs.finish(lease, "succeeded")
 

@@ -28,6 +28,7 @@ from nas.core.events import (
     encode,
     fold_all,
 )
+from nas.core.jobs import MeasurementKey
 from nas.core.spec import FleetSpec, SearchSpec, parse_spec
 from nas.schemas.candidates import CandidateDetailSchema, CandidatePage, FrontSchema
 from nas.schemas.dry_runs import DryRunSchema
@@ -40,7 +41,7 @@ from server.settings import Settings
 from server.store.store import Store, open_store
 from tests.support import fakes
 from tests.support.fleets import BOUNDS, VERIFIED, add_board, candidate, fleet_spec, log, measured
-from workers.remote import RemoteMeasurer, result_key
+from workers.remote import RemoteMeasurer
 
 LATENCY = [{"name": "accuracy"}, {"name": "latency"}]
 
@@ -254,14 +255,12 @@ def test_a_worker_gets_every_device_with_its_predictor(store: Store) -> None:
     fakes.add_search(store, fleet_spec())
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
-    resolved = lease.spec["resolved"]
-    assert [d["name"] for d in resolved["fleet"]] == ["bench", "board"]
-    assert len({d["predictor"]["blob"] for d in resolved["fleet"]}) == 2
-    assert resolved["predictor"] == resolved["fleet"][0]["predictor"]
+    assert [d.name for d in lease.payload.devices] == ["bench", "board"]
+    assert len({d.predictor.blob for d in lease.payload.devices}) == 2
     fakes.add_search(store)
     alone = store.jobs.claim("worker", 10.0)
     assert alone is not None
-    assert alone.spec["resolved"]["fleet"] == []
+    assert alone.payload.devices == lease.payload.devices[:1]
 
 
 def test_what_was_measured_on_each_device_is_read_back(any_store: Store) -> None:
@@ -302,8 +301,8 @@ def test_each_device_is_waited_for_at_once_and_keeps_its_own_results(any_store: 
         store.measurements.finish(name, task.id, task.lease, result, None, LOCAL)
     again = store.jobs.claim("worker", 10.0)
     assert again is not None
-    results = again.spec["resolved"]["measurements"]
-    assert set(results) == {result_key("net", p) for p in profiles.values()}
+    results = again.payload.measurements
+    assert set(results) == {MeasurementKey(p.name, "net", p.protocol.id) for p in profiles.values()}
     remote = RemoteMeasurer(results, store.blobs)
     assert [[m.median_ms for m in remote([b""], p, ["net"])] for p in profiles.values()] == [[1.0], [2.0]]
 

@@ -33,6 +33,7 @@ from nas.core.events import (
     fold,
     fold_all,
 )
+from nas.core.jobs import DryRunPayload, SearchPayload
 from nas.core.ports import Problem, Resources, Stage, predict_latency
 from nas.core.spec import (
     BudgetSpec,
@@ -400,7 +401,7 @@ def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.Mo
         search = store.jobs.submit("search", spec.model_dump(mode="json"), None, space_id=space.id)
         lease = store.jobs.claim("worker", 1000.0)
         assert lease is not None
-        for batch in runner.run_job("search", lease.spec, url, lease.events):
+        for batch in runner.run_job(lease.payload, url, lease.events):
             assert fakes.append(store, lease, batch, 1000.0) == "continue"
         assert store.jobs.finish(lease, "succeeded")
         *grown, first = store.queries.versions("planted")
@@ -414,11 +415,11 @@ def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.Mo
         stages = {s.name: s for s in store.queries.search(search).stages}
         assert stages["learn"].result["refits"] == len(grown)
         assert len(store.queries.drift("planted").readings) >= len(measured)
-        costs = {c["stage"]: c for c in _price(runner, lease.spec, url)}
+        costs = {c["stage"]: c for c in _price(runner, lease.payload, url)}
         assert costs["learn"]["seconds"] > 0
         assert costs["learn"]["high_s"] > costs["learn"]["seconds"]
 
 
-def _price(runner: Any, job: Any, url: str) -> list[dict[str, Any]]:
-    batches = runner.run_job("dry_run", job, url, [])
+def _price(runner: Any, search: SearchPayload, url: str) -> list[dict[str, Any]]:
+    batches = runner.run_job(DryRunPayload(search), url, [])
     return next(e for batch in batches for e in batch if e["kind"] == "stage_finished")["result"]["stages"]  # type: ignore[no-any-return]

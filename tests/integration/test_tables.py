@@ -364,17 +364,17 @@ def test_which_devices_are_relatives_of_another(api: TestClient, store: Store) -
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
     store.collect(grace_s=-1e12)
-    known_of = [load_measured(store.blobs.get(blob))[1] for blob in lease.spec["resolved"]["relatives"]]
+    known_of = [load_measured(store.blobs.get(blob))[1] for blob in lease.payload.relative_blobs]
     assert [len(ms) for ms in known_of] == [len(genes)] * 3
     assert api.post("/v1/devices", json=unasked.model_dump(mode="json")).status_code == 201
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
-    assert len(lease.spec["resolved"]["relatives"]) == 3
+    assert len(lease.payload.relative_blobs) == 3
     enough = fakes.device_spec(name="newest", predictor="best", samples=32)
     assert api.post("/v1/devices", json=enough.model_dump(mode="json")).status_code == 201
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
-    assert lease.spec["resolved"]["relatives"] == []
+    assert lease.payload.relative_blobs == ()
 
 
 # Over REST
@@ -395,8 +395,7 @@ def test_a_table_goes_from_upload_to_device(api: TestClient, store: Store) -> No
     store.collect(grace_s=-1e12)  # what a device names is not collected
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
-    spec = DeviceSpec.model_validate(lease.spec["spec"])
-    events = list(onboard_from_table(spec, TINY, store.blobs, SearchState(), fakes.Clock()))
+    events = list(onboard_from_table(lease.payload.spec, TINY, store.blobs, SearchState(), fakes.Clock()))
     fakes.append(store, lease, events)
     store.jobs.finish(lease, "succeeded")
     view = DeviceSchema.model_validate(api.get("/v1/devices/phone").json())

@@ -16,13 +16,14 @@ pytest.importorskip("ray")
 
 from nas.blobs import FolderBlobs
 from nas.core.events import decode, encode, fold_all
-from nas.core.ports import Lease, Resources
+from nas.core.jobs import Lease
+from nas.core.ports import Resources
 from nas.core.spec import BudgetSpec, ResourceSpec, RetrainSpec
 from nas.core.tuning import EpochResult, Hyperparameter, Trial, TrialRequest, TrialState, TuningPlan
 from nas.stages.retrain import RetrainStage
 from tests.support.engine import SPEC, RuleDevice, problem, two_candidates
-from workers.following import Ended
-from workers.ray_cluster import Cluster, ray_cluster
+from workers.attempt import AttemptOutcome
+from workers.ray_cluster import RayCluster, ray_cluster
 from workers.tune import ray_tuner
 
 pytestmark = pytest.mark.slow
@@ -44,7 +45,7 @@ def train_linearly(trial: Trial, blob: str | None) -> Iterator[EpochResult]:
 
 
 def run_plan(
-    kind: str, spec: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
+    job: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
 ) -> Iterator[list[dict[str, Any]]]:
     """Job: a good, a bad and a proposed trial; then the same plan again with the states of the first two."""
     requests = (
@@ -63,7 +64,7 @@ def run_plan(
 
 
 def run_stage(
-    kind: str, spec: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
+    job: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
 ) -> Iterator[list[dict[str, Any]]]:
     """Job: the stage on the digits, one network with two trials."""
     torch.set_num_threads(1)
@@ -74,14 +75,14 @@ def run_stage(
 
 
 def run_job(
-    kind: str, spec: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
+    job: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
 ) -> Iterator[list[dict[str, Any]]]:
-    """The job that ``spec`` names."""
-    yield from {"plan": run_plan, "stage": run_stage}[spec["run"]](kind, spec, blobs_url, events)
+    """The job that ``job`` names."""
+    yield from {"plan": run_plan, "stage": run_stage}[job["run"]](job, blobs_url, events)
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     folder = tmp_path_factory.mktemp("cluster")
     blobs = str(folder / "blobs")
     with ray_cluster(
@@ -93,18 +94,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         gc.collect()
 
 
-def run(cluster: Cluster, job: str, events: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+def run(cluster: RayCluster, job: str, events: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
     """All records of a job that takes the only core."""
     records: list[dict[str, Any]] = []
-    task = cluster.run(Lease(job, "search", {"run": job}, 1, 0.0, tuple(events)), ResourceSpec(), cluster.nodes()[0])
-    while not isinstance(got := task.next(SECONDS), Ended):
-        assert got is not None, task.dump()
+    task = cluster.start(Lease(job, 1, 0.0, {"run": job}, tuple(events)), ResourceSpec(), cluster.nodes()[0])
+    while not isinstance(got := task.poll(SECONDS), AttemptOutcome):
+        assert got is not None, task.dump_stacks()
         records += got
-    assert got.how == "succeeded", got.message
+    assert got.status == "succeeded", got.message
     return records
 
 
-def test_bad_trial_is_pruned_and_ended_trials_are_not_repeated(cluster: Cluster) -> None:
+def test_bad_trial_is_pruned_and_ended_trials_are_not_repeated(cluster: RayCluster) -> None:
     records = run(cluster, "plan")
     first = {r["id"]: r for r in records if r["kind"] == "first"}
     assert {id_: (r["status"], len(r["scores"])) for id_, r in first.items() if id_ != "a.2"} == {
@@ -120,7 +121,7 @@ def test_bad_trial_is_pruned_and_ended_trials_are_not_repeated(cluster: Cluster)
     assert again["b.0"]["scores"] == first["b.0"]["scores"]
 
 
-def test_retrain_stage_runs_its_trials_on_ray(cluster: Cluster) -> None:
+def test_retrain_stage_runs_its_trials_on_ray(cluster: RayCluster) -> None:
     before = [encode(event) for event in two_candidates(problem(SPEC_OF_TWO))]
     state = fold_all(decode(r) for r in [*before, *run(cluster, "stage", before)])
     result = state.finished["retrain"]

@@ -17,8 +17,8 @@ from nas.core.arch import Arch
 from nas.core.drift import LIMIT, Reading, drift_of
 from nas.core.errors import NotFound
 from nas.core.events import Event, Measured, MeasurementsWanted, Refitted, StageFinished, StageStarted
+from nas.core.jobs import Lease
 from nas.core.metrics import spearman
-from nas.core.ports import Lease
 from nas.schemas.devices import DeviceComparisonSchema, DriftSchema
 from nas.schemas.predictors import PredictorVersionSchema
 from predictors.storage import dump_measured
@@ -108,14 +108,14 @@ def test_what_a_search_feeds_back_is_a_version_that_later_searches_get(store: St
     onboarding = add_device(store)
     clock.pass_(10)
     first, lease = claim(store, "first")
-    assert lease.spec["resolved"]["predictor"]["id"] == onboarding
-    assert lease.spec["resolved"]["learning"]["genes"] == []
+    assert lease.payload.devices[0].predictor_id == onboarding
+    assert lease.payload.refit.genes == ()
     end(store, lease, learning(store, refit(store, 1, broken=1), refit(store, 2)))
     clock.pass_(10)
     second, lease = claim(store, "second")
-    assert lease.spec["resolved"]["predictor"]["id"] == f"{first}-2"
-    assert lease.spec["resolved"]["learning"]["genes"] == [[3, 3, 3]]
-    assert lease.spec["resolved"]["learning"]["latency_ms"] == [11.0]
+    assert lease.payload.devices[0].predictor_id == f"{first}-2"
+    assert lease.payload.refit.genes == ((3, 3, 3),)
+    assert lease.payload.refit.latency_ms == (11.0,)
     versions = store.queries.versions("bench")
     assert [(v.number, v.before, v.in_use, v.better) for v in versions] == [
         (3, f"{first}-1", True, True),
@@ -166,8 +166,8 @@ def test_a_running_search_keeps_the_version_that_it_began_with(store: Store, clo
     again = store.jobs.claim("tests", 100.0)
     assert again is not None
     assert again.job_id == slow
-    assert again.spec["resolved"]["predictor"]["id"] == onboarding
-    assert again.spec["resolved"]["learning"]["genes"] == []  # what was measured since it began plays no part
+    assert again.payload.devices[0].predictor_id == onboarding
+    assert again.payload.refit.genes == ()  # what was measured since it began plays no part
     # It learned from what the other did not know, but not the other way round: the other's stays in use.
     end(store, again, [Measured(fakes.arch(1, 1, 1), "search", measurement(4.0), 4.4), refit(store)])
     newest, middle, _ = store.queries.versions("bench")
@@ -176,7 +176,7 @@ def test_a_running_search_keeps_the_version_that_it_began_with(store: Store, clo
     assert middle.in_use
     clock.pass_(5)
     _, third = claim(store, "third")
-    assert sorted(third.spec["resolved"]["learning"]["genes"]) == [[1, 1, 1], [3, 3, 3]]
+    assert sorted(third.payload.refit.genes) == [(1, 1, 1), (3, 3, 3)]
 
 
 def test_a_version_that_is_worse_is_kept_and_not_used(store: Store, clock: fakes.Clock) -> None:
@@ -189,7 +189,7 @@ def test_a_version_that_is_worse_is_kept_and_not_used(store: Store, clock: fakes
     assert store.queries.predictor_for("bench", "tiny-0-10") == ("flat", store.blobs.put(fakes.predictor_bytes()))
     clock.pass_(1)
     _, lease = claim(store, "second")
-    assert lease.spec["resolved"]["predictor"]["id"] == onboarding
+    assert lease.payload.devices[0].predictor_id == onboarding
 
 
 def test_drift_is_what_was_measured_over_what_was_predicted(store: Store, clock: fakes.Clock) -> None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nas.core.ports import Lease, Verdict
+from nas.core.jobs import AppendOutcome, Lease
 from nas.schemas.searches import SearchSchema
 from server.store.jobs import SqlJobStore
 from server.store.store import Store
@@ -15,8 +15,8 @@ from tests.support import fakes
 SECONDS = 60.0
 
 
-class Watched:
-    """The jobs of a store, with a hook on what is appended and a way to wait for the end of a job."""
+class ObservedJobs:
+    """The jobs of a store, with a hook on appends and semaphores to wait for the end of a job."""
 
     def __init__(self, jobs: SqlJobStore) -> None:
         self._jobs = jobs
@@ -28,13 +28,13 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._jobs, name)
 
-    def append(self, lease: Lease, batch: int, events: Sequence[Mapping[str, Any]], seconds: float) -> Verdict:
-        verdict = self._jobs.append(lease, batch, events, seconds)
+    def append(self, lease: Lease, batch: int, events: Sequence[Mapping[str, Any]], seconds: float) -> AppendOutcome:
+        answer = self._jobs.append(lease, batch, events, seconds)
         self.appends += 1
-        if verdict == "lost":
+        if answer == "lost":
             self.lost.release()
         self.on_append(lease, events)
-        return verdict
+        return answer
 
     def finish(self, lease: Lease, status: Any, error: str | None = None) -> bool:
         done = self._jobs.finish(lease, status, error)
@@ -53,7 +53,7 @@ def submit(store: Store, act: str, **changes: Any) -> str:
     return fakes.add_search(store, spec)
 
 
-def ended(store: Store, watched: Watched, search: str) -> SearchSchema:
+def ended(store: Store, watched: ObservedJobs, search: str) -> SearchSchema:
     assert watched.ends.acquire(timeout=SECONDS)
     return store.queries.search(search)
 

@@ -29,7 +29,7 @@ from nas.core.drift import Reading, drift_of
 from nas.core.errors import Conflict
 from nas.core.events import Evaluated, HypervolumeAt, Refitted, StatusChanged, encode
 from nas.core.layers import summarise
-from nas.core.lifecycle import ENDED, LEASED, JobStatus, Verb, check_transition, check_verb
+from nas.core.lifecycle import ENDED, LEASED, JobStatus, JobCommand, check_transition, check_command
 from nas.core.metrics import METRICS, kendall, spearman
 from nas.core.ports import ImageShape
 from nas.core.rank_correlation import rank_advice
@@ -314,9 +314,9 @@ class FakeSearch:
         if after == "cancelled" and self.contents == "running":
             self.contents = "cancelled"
 
-    def act(self, verb: Verb) -> None:
+    def act(self, verb: JobCommand) -> None:
         """A verb over REST; raises Conflict where it makes no sense."""
-        if not check_verb(self.id, verb, self.status):
+        if not check_command(self.id, verb, self.status):
             return
         match verb:
             case "pause":
@@ -1059,7 +1059,7 @@ def create_api(contents: str = "full") -> FastAPI:
         return search.view()
 
     @app.post("/v1/searches/{search_id}/{verb}")
-    def act(search_id: str, verb: Verb) -> SearchSchema:
+    def act(search_id: str, verb: JobCommand) -> SearchSchema:
         if "admin" not in scopes:
             raise Problem(403, "forbidden", "expected a token with the scope 'submit'")
         search = find(search_id)
@@ -1079,7 +1079,7 @@ def create_api(contents: str = "full") -> FastAPI:
     @app.delete("/v1/searches/{search_id}", status_code=204)
     def delete(search_id: str) -> None:
         search = find(search_id)
-        check_verb(search_id, "delete", search.status)
+        check_command(search_id, "delete", search.status)
         if any(s.more.get("parent") == search_id and s.contents == "queued" for s in searches):
             raise Problem(409, "conflict", f"search {search_id} has a child that still needs its supernet")
         searches.remove(search)

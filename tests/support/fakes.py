@@ -34,8 +34,9 @@ from nas.core.events import (
     Warned,
     encode,
 )
+from nas.core.jobs import AppendOutcome, Lease, SearchPayload
 from nas.core.layers import CustomLayer, Layer
-from nas.core.ports import ImageShape, Lease, Verdict
+from nas.core.ports import ImageShape
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.spaces.base import SpaceDefaults
 from server.store.store import Store
@@ -298,7 +299,7 @@ _batches: Counter[tuple[str, int]] = Counter()
 
 def append(
     store: Store, lease: Lease, events: Sequence[Event | Mapping[str, Any]] = (), seconds: float = 10.0
-) -> Verdict:
+) -> AppendOutcome:
     """Appends the next batch of a lease."""
     _batches[lease.job_id, lease.token] += 1
     bodies = [dict(e) if isinstance(e, Mapping) else encode(e) for e in events]
@@ -328,7 +329,7 @@ class Clock:
 
 
 def run_fake_job(
-    kind: str, spec: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
+    payload: SearchPayload, blobs_url: str, events: Sequence[Mapping[str, Any]]
 ) -> Iterator[list[dict[str, Any]]]:
     """A job whose strategy parameter ``act`` says how it goes; runs on a Ray worker.
 
@@ -336,7 +337,7 @@ def run_fake_job(
     spends some seconds in C, where it holds the interpreter's lock; ``chatty`` yields 50,000 events; ``slow`` takes a
     second for each of ten steps.
     """
-    act = spec["spec"]["strategy"]["params"].get("act", "end")
+    act = payload.spec.strategy.params.get("act", "end")
     steps = sum(e["kind"] == "checkpoint" for e in events)
     blobs = open_blobs(blobs_url)
     if act == "refuse":

@@ -26,7 +26,7 @@ from server.dashboard.service_calls import call_service
 
 def may_submit(principal: PrincipalSchema) -> bool:
     """Whether the reader may change searches."""
-    return Principal(principal.owner, frozenset(principal.scopes)).may("submit")
+    return Principal(principal.owner, frozenset(principal.scopes)).has_scope("submit")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from nas.core.errors import NotFound
-from nas.core.ports import JobKind
+from nas.core.jobs import JobKind
 from server.store.candidate_cache import CandidateCache
 from server.store.models import DeviceRow, Job
 

@@ -15,11 +15,10 @@ from nas.schemas.devices import DeviceSchema, DriftReadingSchema, DriftSchema, D
 from server.store.cursors import utc
 from server.store.database import reading
 from server.store.mapping import card_schema, job_schema
-from server.store.measurements import SEEN_S as AWAY_S
-from server.store.measurements import agents, queue_of
+from server.store.measurements import AGENT_TIMEOUT_S, agent_queue, agents
 from server.store.models import AgentRow, DeviceRow, Job, ReadingRow, WorkerRow
 from server.store.projections import state_from_json
-from server.store.queue import SEEN_S, waiting_texts
+from server.store.queue import WORKER_TIMEOUT_S, wait_reasons
 from server.store.readers.base import Reader, require_device, roofline_devices
 from server.store.readers.predictors import current_predictors
 
@@ -80,7 +79,7 @@ class DeviceReader(Reader):
     def _device_schema(self, session: Session, device: DeviceRow) -> DeviceSchema:
         job = session.get_one(Job, device.job_id)
         agent = session.get(AgentRow, device.name)
-        waiting = waiting_texts(session, [job], self._clock()).get(job.id)
+        waiting = wait_reasons(session, [job], self._clock()).get(job.id)
         return DeviceSchema(
             agent=agent_schema(session, agent, self._clock()) if agent is not None else None,
             stale=self._stale(session, device, agent),
@@ -102,7 +101,7 @@ class DeviceReader(Reader):
             return changes(profiled, DeviceProfile.from_json(agent.profile)) if agent is not None else []
         if profiled.source != "worker":
             return []
-        recent = select(WorkerRow.machine).where(WorkerRow.seen_at > self._clock() - SEEN_S)
+        recent = select(WorkerRow.machine).where(WorkerRow.seen_at > self._clock() - WORKER_TIMEOUT_S)
         machines = [DeviceProfile.from_json(m) for m in session.scalars(recent) if m is not None]
         with_threads = [replace(m.protocol, threads=profiled.protocol.threads) for m in machines]
         differences = [
@@ -115,7 +114,7 @@ class DeviceReader(Reader):
 
 def agent_schema(session: Session, row: AgentRow, now: float) -> AgentSchema:
     """An agent at the time ``now``."""
-    waiting, measuring = queue_of(session, row.name)
+    waiting, measuring = agent_queue(session, row.name)
     return AgentSchema(
         name=row.name,
         owner=row.owner,
@@ -123,7 +122,7 @@ def agent_schema(session: Session, row: AgentRow, now: float) -> AgentSchema:
         profile=DeviceProfile.from_json(row.profile),
         versions=row.versions,
         seen_at=utc(row.seen_at),
-        away=now - row.seen_at > AWAY_S,
+        away=now - row.seen_at > AGENT_TIMEOUT_S,
         waiting=waiting,
         measuring=measuring,
     )

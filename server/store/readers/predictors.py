@@ -16,8 +16,8 @@ from server.store.cursors import utc
 from server.store.database import reading
 from server.store.mapping import card_schema
 from server.store.models import Job, PredictorRow, ReadingRow
+from server.store.predictor_lookup import find_predictor, versions_before
 from server.store.readers.base import Reader, require_device
-from server.store.resolve import find_predictor, versions_before
 
 
 @dataclass(frozen=True)

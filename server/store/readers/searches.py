@@ -21,7 +21,7 @@ from server.store.database import reading
 from server.store.mapping import job_schema
 from server.store.models import EventRow, Job
 from server.store.projections import load_exports, state_from_json
-from server.store.queue import waiting_texts
+from server.store.queue import wait_reasons
 from server.store.rank_correlation import rank_correlation_schema
 from server.store.readers.base import Reader, require_job
 
@@ -71,7 +71,7 @@ class SearchReader(Reader):
         """One search. Raises NotFound."""
         with reading(self._engine) as session:
             job = require_job(session, search_id, "search")
-            schema = self._search_schema(session, job, waiting_texts(session, [job], self._clock()))
+            schema = self._search_schema(session, job, wait_reasons(session, [job], self._clock()))
             return schema.model_copy(
                 update={"rank_correlation": rank_correlation_schema(state_from_json(job.state).finished)}
             )
@@ -107,7 +107,7 @@ class SearchReader(Reader):
             jobs = session.scalars(query.limit(limit + 1)).all()
             page = jobs[:limit]
             next_cursor = write_cursor(page[-1].created_at, page[-1].id) if len(jobs) > limit else None
-            waiting = waiting_texts(session, page, self._clock())
+            waiting = wait_reasons(session, page, self._clock())
             return SearchPage(items=[self._search_schema(session, job, waiting) for job in page], next=next_cursor)
 
     def search_job(self, search_id: str) -> str:

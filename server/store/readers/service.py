@@ -16,11 +16,10 @@ from nas.schemas.dry_runs import read_cost_estimate
 from nas.schemas.service import NodeResourcesSchema, WorkerSchema
 from server.store.cursors import utc
 from server.store.database import reading
-from server.store.measurements import OPEN, agents
-from server.store.measurements import SEEN_S as AWAY_S
+from server.store.measurements import AGENT_TIMEOUT_S, OPEN, agents
 from server.store.migrate import head
 from server.store.models import EventRow, Job, MeasurementRow, WorkerRow
-from server.store.queue import SEEN_S, waiting_texts
+from server.store.queue import WORKER_TIMEOUT_S, wait_reasons
 from server.store.readers.base import Reader, require_job
 
 
@@ -84,7 +83,7 @@ class ServiceReader(Reader):
                 status=cast(JobStatus, job.status),
                 cost=read_cost_estimate(cost) if cost is not None else None,
                 error=job.error,
-                waiting=waiting_texts(session, [job], self._clock()).get(job_id, ""),
+                waiting=wait_reasons(session, [job], self._clock()).get(job_id, ""),
                 doing=next((bar["message"] for bar in job.stages), ""),
             )
 
@@ -115,7 +114,9 @@ class ServiceReader(Reader):
             last = and_(EventRow.job_id == Job.id, EventRow.seq == Job.last_seq)  # one row of each job
             latest_events = select(func.max(EventRow.at), func.min(EventRow.at)).join(Job, last).where(leased)
             newest, quietest = session.execute(latest_events).one()
-            live_workers = select(func.count(), func.sum(WorkerRow.slots)).where(WorkerRow.seen_at > now - SEEN_S)
+            live_workers = select(func.count(), func.sum(WorkerRow.slots)).where(
+                WorkerRow.seen_at > now - WORKER_TIMEOUT_S
+            )
             workers, slots = session.execute(live_workers).one()
             gpus = Job.resources["gpus"].as_float()
             sums = select(
@@ -168,7 +169,7 @@ def _agent_stats(session: Session, now: float) -> dict[str, AgentStats]:
     return {
         row.name: AgentStats(
             age_s=now - row.seen_at,
-            live=now - row.seen_at <= AWAY_S,
+            live=now - row.seen_at <= AGENT_TIMEOUT_S,
             queued=counts.get((row.name, "queued"), 0),
             leased=counts.get((row.name, "leased"), 0),
             ended={status: counts.get((row.name, status), 0) for status in ("done", "failed")},

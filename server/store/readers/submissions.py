@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 
 from nas.core.spec import DeviceSpec, SearchSpec
 from server.store.database import reading
+from server.store.job_payload import supernet_of
 from server.store.models import AgentRow, DeviceRow, Job, PointRow, PredictorRow
+from server.store.predictor_lookup import energy_of, find_predictor, relatives_of
 from server.store.readers.base import Reader
-from server.store.resolve import energy_of, find_predictor, relatives_of, supernet_of
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class SubmissionReader(Reader):
             return OnboardingContext(
                 agent_names=tuple(session.scalars(select(AgentRow.name).order_by(AgentRow.name))),
                 source=device.profile.get("source") if device is not None and device.profile is not None else None,
-                relatives={name: networks for name, _, networks in relatives_of(session, spec)},
+                relatives={relative.device: relative.networks for relative in relatives_of(session, spec)},
             )
 
 

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from nas.core.access import LOCAL, SCOPES, Scope
 from nas.core.errors import InvalidInput, NotFound, Unauthorised
+from nas.core.log_context import job_context
 from nas.schemas.service import ReadinessSchema
 from server import logs
 from server.api import access
@@ -221,16 +222,16 @@ def test_token_creation_use_and_revocation(tokens: Store, clock: fakes.Clock) ->
     view, text = tokens.tokens.create("ada", "laptop", ["submit", "read"], clock() + DAY, LOCAL)
     assert view.scopes == ["read", "submit"]
     assert tokens.tokens.any_valid()
-    assert tokens.tokens.check(text, "::1").owner == "ada"
+    assert tokens.tokens.authenticate(text, "::1").owner == "ada"
     assert tokens.tokens.list()[0].last_used_at is not None
     assert text.split("_", 2)[2] not in repr(tokens.tokens.list())
     clock.pass_(DAY)
     assert not tokens.tokens.any_valid()
     with pytest.raises(Unauthorised, match="expired"):
-        tokens.tokens.check(text)
+        tokens.tokens.authenticate(text)
     for bad in ("", "x", text[:-1], text + "a", "hwnas_" + "0" * 12 + "_" + "a" * 43):
         with pytest.raises(Unauthorised):
-            tokens.tokens.check(bad)
+            tokens.tokens.authenticate(bad)
     with pytest.raises(NotFound):
         tokens.tokens.revoke("nothing", LOCAL)
     for owner, scopes, end in (("", ["read"], None), ("a b", ["read"], None), ("a", [], None), ("a", ["read"], 1.0)):
@@ -252,7 +253,7 @@ def test_readiness_names_failed_checks(store: Store, tmp_path: Path) -> None:
         "disk": "ok",
         "dispatcher": "warning",
     }
-    store.jobs.beat("w", 1)
+    store.jobs.heartbeat("w", 1)
     assert "warning" not in api.get("/readyz").text
     blobs = tmp_path / "blobs"
     for path in sorted(blobs.rglob("*"), reverse=True):
@@ -267,7 +268,7 @@ def test_readiness_names_failed_checks(store: Store, tmp_path: Path) -> None:
 
 def test_metrics_count_requests_jobs_and_refusals(store: Store, tmp_path: Path, clock: fakes.Clock) -> None:
     api = service(store, tmp_path)
-    store.jobs.beat("w", 3)
+    store.jobs.heartbeat("w", 3)
     fakes.add_search(store)
     fakes.run_log(store, fakes.search_log())
     fakes.add_search(store)
@@ -302,8 +303,9 @@ def test_logs_contain_job_id_and_no_secret() -> None:
         ("hwnas_0123456789ab_" + "S" * 43, "postgresql://ada:pass@host/db"),
         None,
     )
-    record.threadName = "job 0123"
-    line = json.loads(logs.JsonLines().format(record))
+    with job_context("0123"):
+        line = json.loads(logs.JsonFormatter().format(record))
     assert line["job"] == "0123"
     assert line["message"] == "see hwnas_0123456789ab_*** and postgresql://ada:***@host/db"
-    assert "SSS" not in logs.Redacted("%(message)s").format(record)
+    assert "job" not in json.loads(logs.JsonFormatter().format(record))
+    assert "SSS" not in logs.RedactingFormatter("%(message)s").format(record)

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from nas.core.access import Principal
 from nas.core.errors import Conflict, HwnasError, InfeasibleBound, MeasurementRefused, NotFound, StorageError
 from nas.core.events import Progress, StageFinished, StageStarted
-from nas.core.ports import Room
+from nas.core.scheduling import NodeResources
 from nas.core.spec import DataSpec, RetrainSpec, SearchSpec, SpaceSpec
 from nas.schemas.candidates import ArtifactSchema, CandidateDetailSchema, CandidatePage, FrontSchema
 from nas.schemas.devices import DeviceSchema
@@ -89,7 +89,7 @@ def test_health_reports_whether_searches_can_run(api: TestClient, store: Store, 
     health = HealthSchema.model_validate(api.get("/v1/health").json())
     assert (health.status, health.workers, health.database) == ("degraded", 0, "sqlite")
     assert "no worker" in health.detail
-    store.jobs.beat("worker", 1)
+    store.jobs.heartbeat("worker", 1)
     fakes.add_search(store)
     health = HealthSchema.model_validate(api.get("/v1/health").json())
     assert (health.status, health.workers, health.queued, health.running) == ("ok", 1, 1, 0)
@@ -126,7 +126,7 @@ def test_submitted_search_is_queued_with_its_stages(api: TestClient, store: Stor
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
     assert lease.job_id == view.id
-    assert lease.spec["resolved"]["predictor"]["family"] == "flat"
+    assert lease.payload.devices[0].predictor.family == "flat"
 
 
 def test_repeated_idempotency_key_submits_once(api: TestClient, store: Store) -> None:
@@ -256,7 +256,7 @@ def test_extending_reuses_the_supernet(api: TestClient, store: Store, done: str)
     assert (child.spec.bound("latency"), child.spec.space) == (7.0, fakes.search_spec().space)
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
-    assert lease.spec["resolved"]["supernet"] == store.blobs.put(b"abc")
+    assert lease.payload.supernet_blob == store.blobs.put(b"abc")
 
 
 def test_fork_may_retrain_and_extension_does_not_train(api: TestClient, done: str) -> None:
@@ -332,8 +332,10 @@ def test_list_by_parent_and_owner(api: TestClient, store: Store, done: str) -> N
 
 def test_list_of_workers_with_recent_heartbeat(api: TestClient, store: Store, clock: fakes.Clock) -> None:
     assert api.get("/v1/workers").json() == []
-    nodes = [Room(cpus=8, gpus=2, memory_gb=64, labels={"gpu": "a100"}), Room(cpus=4)]
-    store.jobs.beat("node-a", 3, nodes, [Room(cpus=6, memory_gb=40, labels={"gpu": "a100"}), Room(cpus=4)], True)
+    nodes = [NodeResources(cpus=8, gpus=2, memory_gb=64, labels={"gpu": "a100"}), NodeResources(cpus=4)]
+    store.jobs.heartbeat(
+        "node-a", 3, nodes, [NodeResources(cpus=6, memory_gb=40, labels={"gpu": "a100"}), NodeResources(cpus=4)], True
+    )
     (worker,) = TypeAdapter(list[WorkerSchema]).validate_json(api.get("/v1/workers").content)
     assert (worker.name, worker.slots, worker.elastic) == ("node-a", 3, True)
     assert [(n.cpus, n.gpus, n.labels) for n in worker.nodes] == [(8, 2, {"gpu": "a100"}), (4, 0, {})]

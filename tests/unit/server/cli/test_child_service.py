@@ -17,7 +17,7 @@ from server.cli.child_service import REPEAT_S, ServiceNotStarted, WaitLine, serv
 from server.cli.running import ServiceRecord, read_record, recorded
 from server.settings import Settings
 from tests.support.fake_service import FakeService
-from workers.processes import owner_name
+from workers.processes import own_process_name
 
 
 def screen() -> Console:
@@ -32,7 +32,7 @@ def text_of(console: Console) -> str:
 def test_a_service_is_on_record_while_it_runs(tmp_path: Path) -> None:
     assert read_record(tmp_path) is None
     with recorded(tmp_path, "http://127.0.0.1:1"):
-        assert read_record(tmp_path) == ServiceRecord(url="http://127.0.0.1:1", process=owner_name())
+        assert read_record(tmp_path) == ServiceRecord(url="http://127.0.0.1:1", process=own_process_name())
     assert read_record(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
 
@@ -45,7 +45,7 @@ def test_the_record_of_a_later_service_stays(tmp_path: Path) -> None:
 
 
 def test_a_dead_process_serves_nothing(tmp_path: Path) -> None:
-    host, pid, _ = owner_name().split(":", 2)
+    host, pid, _ = own_process_name().split(":", 2)
     dead = ServiceRecord(url="http://127.0.0.1:1", process=f"{host}:{pid}:0")
     (tmp_path / "service.json").write_text(dead.model_dump_json())
     assert read_record(tmp_path) is None

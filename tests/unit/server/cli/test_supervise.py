@@ -17,7 +17,15 @@ import pytest
 
 from server.cli.serve import Announcement
 from server.cli.supervise import Supervisor
-from workers.processes import Record, descendants, is_dead, is_here, name_of, owner_name, sweep
+from workers.processes import (
+    ProcessRecord,
+    descendants,
+    is_alive,
+    is_dead,
+    kill_orphans,
+    own_process_name,
+    process_name,
+)
 
 SECONDS = 30.0
 PRELUDE = "import os, signal, socket, sys, time\nchannel = socket.socket(fileno=int(sys.argv[1]))\n"
@@ -114,8 +122,8 @@ def test_child_exits_when_its_parent_dies(tmp_path: Path) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
-        child = name_of(int(parent.stdout.readline()))
-        assert is_here(child)
+        child = process_name(int(parent.stdout.readline()))
+        assert is_alive(child)
         parent.kill()
         parent.wait()
     assert wait_dead(child)
@@ -134,20 +142,20 @@ def test_ready_is_announced_once_when_every_part_is_ready(capsys: pytest.Capture
 def test_orphans_of_a_dead_process_are_killed_by_identity(tmp_path: Path) -> None:
     records, folder, others = tmp_path / "ray", tmp_path / "session", tmp_path / "others"
     code = (
-        "import subprocess, sys\nfrom pathlib import Path\nfrom workers.processes import Record\n"
+        "import subprocess, sys\nfrom pathlib import Path\nfrom workers.processes import ProcessRecord\n"
         f"folder = Path({str(folder)!r}); folder.mkdir()\n"
-        f"record = Record(Path({str(records)!r}) / 'one.json', folder)\n"
+        f"record = ProcessRecord(Path({str(records)!r}) / 'one.json', folder)\n"
         "child = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(600)'])\n"
         "record.update()\nprint(child.pid, flush=True)\nsys.stdin.read()\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
-        left = name_of(int(owner.stdout.readline()))
-        assert sweep(records) == 0  # its owner lives
-        assert is_here(left)
+        left = process_name(int(owner.stdout.readline()))
+        assert kill_orphans(records) == 0  # its owner lives
+        assert is_alive(left)
         owner.kill()
         owner.wait()
-    assert is_here(left)
+    assert is_alive(left)
     others.mkdir()
     record = json.loads((records / "one.json").read_text())
     assert record["processes"] == [left]
@@ -156,7 +164,7 @@ def test_orphans_of_a_dead_process_are_killed_by_identity(tmp_path: Path) -> Non
     (records / "two.json").write_text(json.dumps(mine))  # its number is used by another process now: by us
     far = {"owner": "elsewhere:1:0", "folder": str(others), "processes": []}
     (records / "far.json").write_text(json.dumps(far))
-    assert sweep(records) == 1
+    assert kill_orphans(records) == 1
     assert wait_dead(left)
     assert not folder.exists()
     assert others.exists()
@@ -166,9 +174,9 @@ def test_orphans_of_a_dead_process_are_killed_by_identity(tmp_path: Path) -> Non
 def test_record_is_removed_at_a_regular_exit(tmp_path: Path) -> None:
     folder = tmp_path / "session"
     folder.mkdir()
-    record = Record(tmp_path / "ray" / "one.json", folder)
-    assert json.loads((tmp_path / "ray" / "one.json").read_text())["owner"] == owner_name()
+    record = ProcessRecord(tmp_path / "ray" / "one.json", folder)
+    assert json.loads((tmp_path / "ray" / "one.json").read_text())["owner"] == own_process_name()
     record.close()
     assert not folder.exists()
     assert list((tmp_path / "ray").iterdir()) == []
-    assert socket.gethostname() in owner_name()
+    assert socket.gethostname() in own_process_name()

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from nas.core.events import Traced
-from nas.core.lifecycle import ALLOWED, STATUSES, JobStatus
+from nas.core.lifecycle import ALLOWED_STATUSES, STATUSES, JobStatus
 from nas.core.metrics import METRICS
 from nas.core.spec import SearchSpec, parse_spec
 from nas.schemas.candidates import CandidateSchema, FrontSchema
@@ -350,7 +350,7 @@ def log_of(search: FakeSearch) -> EventLog:
 @pytest.mark.parametrize("status", STATUSES)
 def test_every_status_offers_what_the_lifecycle_allows(status: JobStatus) -> None:
     offered = {a.verb for a in ACTIONS if a.count_allowed([status])}
-    assert offered == {verb for verb, allowed in ALLOWED.items() if status in allowed}
+    assert offered == {verb for verb, allowed in ALLOWED_STATUSES.items() if status in allowed}
     assert {a.verb for a in ACTIONS if a.consequence} == {"cancel", "delete"}
 
 

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from nas.client import Client, Unreachable
 from nas.core.events import Candidate, Evaluated, Event, HypervolumeAt, Measured, Progress, StageFinished, StageStarted
-from nas.core.ports import Lease
+from nas.core.jobs import Lease
 from nas.schemas.jobs import EventSchema
 from server.api.app import create_app
 from server.dashboard.layout import HEADER_REFRESH_S

@@ -25,8 +25,17 @@ from hypothesis.stateful import (
 from nas.core.access import LOCAL
 from nas.core.errors import Conflict, InvalidInput, NotFound, QuotaExceeded
 from nas.core.events import Checkpoint, Event, Progress, StatusChanged, Warned
-from nas.core.lifecycle import ALLOWED, LEASED, LEGAL, SETTLED, STATUSES, Verb, check_transition, check_verb
-from nas.core.ports import Lease
+from nas.core.jobs import Lease
+from nas.core.lifecycle import (
+    ALLOWED_STATUSES,
+    LEASED,
+    NO_EFFECT_STATUSES,
+    STATUSES,
+    TRANSITIONS,
+    JobCommand,
+    check_command,
+    check_transition,
+)
 from nas.schemas.administration import QuotaBody
 from server.store.jobs import MAX_STALLED
 from server.store.store import Store, open_store
@@ -38,22 +47,22 @@ DURABLE = Checkpoint("train", 1, "0" * 64)
 
 
 def test_the_table_leads_everywhere_and_verbs_ask_for_legal_transitions() -> None:
-    assert set(LEGAL) == set(STATUSES)
-    assert {after for afters in LEGAL.values() for after in afters} == set(STATUSES) - set()
-    goals: dict[Verb, set[str]] = {
+    assert set(TRANSITIONS) == set(STATUSES)
+    assert {after for afters in TRANSITIONS.values() for after in afters} == set(STATUSES) - set()
+    goals: dict[JobCommand, set[str]] = {
         "pause": {"pausing", "paused"},
         "resume": {"running", "queued"},
         "cancel": {"cancelled"},
         "retry": {"queued"},
     }
     for verb, after in goals.items():
-        for status in ALLOWED[verb]:
-            assert LEGAL[status] & after, (verb, status)
+        for status in ALLOWED_STATUSES[verb]:
+            assert TRANSITIONS[status] & after, (verb, status)
     with pytest.raises(Conflict, match="succeeded and cannot become running"):
         check_transition("j", "succeeded", "running")
     with pytest.raises(Conflict, match="expected one that is cancelled or failed or quarantined, it is succeeded"):
-        check_verb("j", "retry", "succeeded")
-    assert not check_verb("j", "cancel", "cancelled")
+        check_command("j", "retry", "succeeded")
+    assert not check_command("j", "cancel", "cancelled")
 
 
 class Life(RuleBasedStateMachine):
@@ -91,17 +100,17 @@ class Life(RuleBasedStateMachine):
     # People
 
     @rule(data=st.data(), verb=st.sampled_from(["pause", "resume", "cancel", "retry"]))
-    def ask(self, data: st.DataObject, verb: Verb) -> None:
+    def ask(self, data: st.DataObject, verb: JobCommand) -> None:
         if not self.model:
             return
         job = data.draw(st.sampled_from(list(self.model)))  # in order of submission: identifiers are random
         self._expire(job)
         status: Any = self.model[job]
         call = getattr(self.store.jobs, verb)
-        if status in SETTLED[verb]:
+        if status in NO_EFFECT_STATUSES[verb]:
             call(job)
             return
-        if status not in ALLOWED[verb]:
+        if status not in ALLOWED_STATUSES[verb]:
             with pytest.raises(Conflict):
                 call(job)
             return
@@ -124,7 +133,7 @@ class Life(RuleBasedStateMachine):
             return
         job = data.draw(st.sampled_from(list(self.model)))  # in order of submission: identifiers are random
         self._expire(job)
-        if self.model[job] in ALLOWED["delete"]:
+        if self.model[job] in ALLOWED_STATUSES["delete"]:
             self.store.jobs.delete(job)
             del self.model[job]
             with pytest.raises(NotFound):
@@ -240,7 +249,7 @@ class Life(RuleBasedStateMachine):
             assert (changes[0]["before"], changes[0]["after"]) == (None, "queued")
             for a, b in itertools.pairwise(changes):
                 assert a["after"] == b["before"]
-                assert b["after"] in LEGAL[b["before"]]
+                assert b["after"] in TRANSITIONS[b["before"]]
             view = self.store.queries.search(job)
             assert view.status == changes[-1]["after"] == status
             assert [item.seq for item in page.items] == list(range(1, view.last_event + 1))
@@ -327,7 +336,7 @@ def test_a_full_queue_refuses_and_says_so(store: Store) -> None:
 
 def test_an_owner_at_its_limit_waits_and_the_view_says_why(store: Store, clock: fakes.Clock) -> None:
     store.quotas.set("local", QuotaBody(max_running=1), LOCAL)
-    store.jobs.beat("w", 1)
+    store.jobs.heartbeat("w", 1)
     fakes.add_search(store)
     clock.pass_(1.0)
     second = fakes.add_search(store)

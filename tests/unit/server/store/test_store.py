@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, inspect, select
 
-from nas.core.device import DeviceProfile
 from nas.core.errors import Conflict, InvalidInput, InvalidSpec, NotFound, StorageError, UnknownName
 from nas.core.events import (
     Checkpoint,
@@ -32,7 +31,7 @@ from nas.core.events import (
     decode,
     fold_all,
 )
-from nas.core.ports import Lease
+from nas.core.jobs import Lease
 from server.store.database import connect, writing
 from server.store.jobs import MAX_STALLED
 from server.store.migrate import head, migrate, migrate_engine
@@ -292,7 +291,7 @@ def test_leases_of_dead_owners_are_released(store: Store, search: str, clock: fa
     assert dead is not None
     assert alive is not None
     for dispatcher in ("host:1:1", "host:2:2"):
-        store.jobs.beat(dispatcher, 1)
+        store.jobs.heartbeat(dispatcher, 1)
     assert store.jobs.release_dead(lambda owner: owner == "host:1:1") == 1
     assert [worker.name for worker in store.queries.workers(60.0)] == ["host:2:2"]
     assert claim(store).job_id == search
@@ -490,11 +489,12 @@ def test_a_search_gets_the_newest_predictor_of_its_space(store: Store, clock: fa
     clock.pass_(1.0)
     fakes.add_device(store, space_id="tiny-other")
     fakes.add_search(store)
-    resolved = claim(store).spec["resolved"]
-    assert resolved["predictor"]["id"] == newest
-    assert resolved["predictor"]["family"] == "flat"
-    assert DeviceProfile.from_json(resolved["profile"]) == fakes.PROFILE
-    assert (resolved["supernet"], resolved["inherited"]) == (None, [])
+    payload = claim(store).payload
+    [device] = payload.devices
+    assert device.predictor_id == newest
+    assert device.predictor.family == "flat"
+    assert device.profile == fakes.PROFILE
+    assert (payload.supernet_blob, payload.inherited) == (None, ())
 
 
 def test_a_search_whose_predictor_is_missing_fails_with_the_reason(store: Store) -> None:
@@ -511,20 +511,19 @@ def test_a_child_inherits_supernet_and_estimates_over_generations(store: Store) 
     fakes.run_log(store, fakes.search_log("a" * 64))
     child = fakes.add_search(store, fakes.search_spec(supernet=parent), parent=parent)
     lease = claim(store)
-    resolved = lease.spec["resolved"]
-    assert resolved["supernet"] == "a" * 64
-    inherited = resolved["inherited"]
-    assert [(p["origin"], p["arch"]["genes"]) for p in inherited[:3]] == [
-        ("search", [0, 0, 0]),
-        ("search", [1, 1, 1]),
-        ("baseline", [0, 1, 0]),
+    assert lease.payload.supernet_blob == "a" * 64
+    inherited = lease.payload.inherited
+    assert [(c.origin, c.arch.genes) for c in inherited[:3]] == [
+        ("search", (0, 0, 0)),
+        ("search", (1, 1, 1)),
+        ("baseline", (0, 1, 0)),
     ]
-    assert inherited[0]["metrics"] == {"val_accuracy": 60.0, "val_loss": 1.0}
-    assert all(set(p["metrics"]) <= {"val_accuracy", "val_loss"} for p in inherited)
+    assert inherited[0].metrics == {"val_accuracy": 60.0, "val_loss": 1.0}
+    assert all(set(c.metrics) <= {"val_accuracy", "val_loss"} for c in inherited)
     append(store, lease, StageFinished("explore", 1.0))
     store.jobs.finish(lease, "succeeded")
     fakes.add_search(store, fakes.search_spec(supernet=child), parent=child)
-    assert claim(store).spec["resolved"]["supernet"] == "a" * 64
+    assert claim(store).payload.supernet_blob == "a" * 64
 
 
 # Reading
@@ -606,12 +605,12 @@ def test_a_re_exported_file_is_listed_once(store: Store, search: str) -> None:
 
 
 def test_workers_are_counted_while_they_beat(store: Store, clock: fakes.Clock) -> None:
-    store.jobs.beat("a", 1)
-    store.jobs.beat("b", 1)
+    store.jobs.heartbeat("a", 1)
+    store.jobs.heartbeat("b", 1)
     assert store.queries.counts(30.0) == (2, 0, 0)
     clock.pass_(20.0)
-    store.jobs.beat("b", 1)
+    store.jobs.heartbeat("b", 1)
     clock.pass_(20.0)
     assert store.queries.counts(30.0) == (1, 0, 0)
-    store.jobs.leave("b")
+    store.jobs.unregister("b")
     assert store.queries.counts(30.0) == (0, 0, 0)

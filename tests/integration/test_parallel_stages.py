@@ -20,16 +20,17 @@ pytest.importorskip("ray")
 from nas.blobs import FolderBlobs
 from nas.core.errors import HwnasError
 from nas.core.events import Checkpoint, Event, Progress, StageFinished, Warned, decode, encode, fold_all
-from nas.core.ports import Lease, Resources, Stage
+from nas.core.jobs import Lease
+from nas.core.ports import Resources, Stage
 from nas.core.spec import DataSpec, ResourceSpec, SpaceSpec
 from nas.stages.sub_supernets import SubSupernetsStage
 from nas.strategies.few_shot import few_shot
 from tests.support.engine import RuleDevice, problem
 from tests.support.few_shot import PARAMS, SPEC
-from workers.following import Ended
-from workers.parts import RETRIES, ray_together
+from workers.attempt import AttemptOutcome
+from workers.parallel_stages import RETRIES, ray_parallel_runner
 from workers.processes import descendants
-from workers.ray_cluster import Cluster, RayTask, ray_cluster
+from workers.ray_cluster import RayCluster, RayJob, ray_cluster
 
 pytestmark = pytest.mark.slow
 
@@ -89,21 +90,21 @@ class Mortal:
 
 
 def run_job(
-    kind: str, spec: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
+    job: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
 ) -> Iterator[list[dict[str, Any]]]:
-    """The job that ``spec`` names: training the parts, of which one may be ``mortal``; or stages that do as told."""
+    """The job that ``job`` names: training the parts, of which one may be ``mortal``; or stages that do as told."""
     torch.set_num_threads(1)
-    on_ray = ray_together(2, 0)
+    on_ray = ray_parallel_runner(2, 0)
     p, state = problem(SMALL), fold_all(decode(e) for e in events)
 
-    def together(stages: Sequence[Stage], *world: Any) -> Iterator[Event]:
-        return on_ray([Mortal(s) if s.name == spec.get("mortal") else s for s in stages], *world)  # type: ignore[list-item]
+    def run_parallel(stages: Sequence[Stage], *world: Any) -> Iterator[Event]:
+        return on_ray([Mortal(s) if s.name == job.get("mortal") else s for s in stages], *world)  # type: ignore[list-item]
 
-    resources = Resources(FolderBlobs(Path(blobs_url)), RuleDevice(), time.monotonic, run_parallel=together)
-    if spec["run"] == "parts":
+    resources = Resources(FolderBlobs(Path(blobs_url)), RuleDevice(), time.monotonic, run_parallel=run_parallel)
+    if job["run"] == "parts":
         found = parts_stage().run(p, resources, state)
     else:
-        told = [Told(f"part.{i}", act, spec["folder"]) for i, act in enumerate(spec["acts"])]
+        told = [Told(f"part.{i}", act, job["folder"]) for i, act in enumerate(job["acts"])]
         found = on_ray(told, p, resources, state)  # type: ignore[arg-type]
     yield from ([encode(event)] for event in found)
 
@@ -119,8 +120,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(folder: Path) -> Iterator[Cluster]:
-    given = {"blobs_url": str(folder / "blobs"), "run_job": "tests.integration.test_sub_supernets:run_job"}
+def cluster(folder: Path) -> Iterator[RayCluster]:
+    given = {"blobs_url": str(folder / "blobs"), "run_job": "tests.integration.test_parallel_stages:run_job"}
     with ray_cluster(None, folder / "ray", cpus=2, **given) as found:
         yield found
     with warnings.catch_warnings():
@@ -147,18 +148,18 @@ def expected(folder: Path, before: list[Event]) -> list[Event]:
     return list(parts_stage().run(problem(SMALL), resources, fold_all(before)))
 
 
-def start(cluster: Cluster, events: Sequence[Event] = (), **job: Any) -> RayTask:
-    lease = Lease("parts", "search", job, 1, 0.0, tuple(encode(e) for e in events))
-    return cluster.run(lease, ResourceSpec(cpus=2), cluster.nodes()[0])
+def start(cluster: RayCluster, events: Sequence[Event] = (), **job: Any) -> RayJob:
+    lease = Lease("parts", 1, 0.0, job, tuple(encode(e) for e in events))
+    return cluster.start(lease, ResourceSpec(cpus=2), cluster.nodes()[0])
 
 
-def follow(task: RayTask) -> Iterator[Event]:
+def follow(task: RayJob) -> Iterator[Event]:
     """The events of a job to its end."""
-    while not isinstance(got := task.next(SECONDS), Ended):
-        assert got is not None, task.dump()
+    while not isinstance(got := task.poll(SECONDS), AttemptOutcome):
+        assert got is not None, task.dump_stacks()
         yield from map(decode, got)
-    if got.how != "succeeded":
-        raise HwnasError(f"{got.how}: {got.message}")
+    if got.status != "succeeded":
+        raise HwnasError(f"{got.status}: {got.message}")
 
 
 def steps_of(events: Sequence[Event]) -> dict[str, list[int]]:
@@ -191,7 +192,7 @@ def processes(title: str) -> list[int]:
 
 
 def test_parts_end_in_the_same_bits_though_their_job_is_ended_and_one_of_them_is_killed(
-    cluster: Cluster, before: list[Event], expected: list[Event]
+    cluster: RayCluster, before: list[Event], expected: list[Event]
 ) -> None:
     """The job ends with its processes; later each part goes on from its own last checkpoint, and so does, by itself,
     the one whose process dies."""
@@ -214,10 +215,10 @@ def test_parts_end_in_the_same_bits_though_their_job_is_ended_and_one_of_them_is
     [warning] = [e for e in rest if isinstance(e, Warned)]
     assert warning.stage == mortal
     at = rest.index(warning)
-    assert f"goes on after step {steps_of(rest[:at])[mortal][-1]};" in warning.message
+    assert f"continues after step {steps_of(rest[:at])[mortal][-1]}" in warning.message
 
 
-def test_parts_run_at_the_same_time_and_share_the_cores(cluster: Cluster, tmp_path: Path) -> None:
+def test_parts_run_at_the_same_time_and_share_the_cores(cluster: RayCluster, tmp_path: Path) -> None:
     def threads(*acts: str) -> list[int]:
         task = start(cluster, run="told", acts=acts, folder=str(tmp_path))
         return [e.done for e in follow(task) if isinstance(e, Progress)]
@@ -227,7 +228,7 @@ def test_parts_run_at_the_same_time_and_share_the_cores(cluster: Cluster, tmp_pa
 
 
 def test_a_part_that_fails_or_dies_again_and_again_fails_the_job_and_ends_the_others(
-    cluster: Cluster, tmp_path: Path
+    cluster: RayCluster, tmp_path: Path
 ) -> None:
     with pytest.raises(HwnasError, match=f"died {RETRIES + 1} times in a row"):
         list(follow(start(cluster, run="told", acts=["die"], folder=str(tmp_path))))

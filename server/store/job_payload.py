@@ -1,0 +1,143 @@
+"""Build the payload of a job when it is claimed: everything that its spec names, so that a worker needs no database."""
+
+from __future__ import annotations
+
+import math
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from nas.core.device import DeviceProfile
+from nas.core.errors import InvalidSpec
+from nas.core.events import Candidate, candidate_from_json
+from nas.core.jobs import (
+    DevicePayload,
+    DryRunPayload,
+    JobPayload,
+    OnboardingPayload,
+    PredictorBlob,
+    RefitData,
+    SearchPayload,
+)
+from nas.core.metrics import METRICS
+from nas.core.spec import DeviceSpec, SearchSpec, parse_spec
+from server.store.measurements import agent_results
+from server.store.models import AgentRow, Job, PointRow, PredictorRow, ReadingRow
+from server.store.predictor_lookup import energy_of, find_predictor, relatives_of, versions_before
+
+
+def build_payload(session: Session, job: Job) -> JobPayload:
+    """Resolve the spec of a job. Raises InvalidSpec for names that do not exist (any more).
+
+    A search keeps the predictor version of its first claim, whose id is stored in ``job``.
+    """
+    if job.kind == "device":
+        return _onboarding_payload(session, job)
+    payload = _search_payload(session, job)
+    return DryRunPayload(payload) if job.kind == "dry_run" else payload
+
+
+def _onboarding_payload(session: Session, job: Job) -> OnboardingPayload:
+    spec = parse_spec(DeviceSpec, job.spec)
+    relatives = tuple(relative.blob for relative in relatives_of(session, spec))
+    if spec.source != "agent":
+        return OnboardingPayload(spec, relatives)
+    agent = session.get(AgentRow, job.name)
+    if agent is None:
+        raise InvalidSpec(f"no agent has registered as {job.name!r}")
+    profiling = job.state.get("finished", {}).get("profile")
+    profile = DeviceProfile.from_json(profiling["profile"] if profiling else agent.profile)
+    return OnboardingPayload(spec, relatives, profile, agent_results(session, job.id))
+
+
+def _search_payload(session: Session, job: Job) -> SearchPayload:
+    spec = parse_spec(SearchSpec, job.spec)
+    predictors = [_predictor_of(session, job, name) for name in spec.devices]
+    job.predictor_id = predictors[0].id
+    single = spec.fleet is None
+    return SearchPayload(
+        spec=spec,
+        devices=tuple(
+            DevicePayload(name, DeviceProfile.from_json(p.profile), PredictorBlob(p.family, p.blob), p.id)
+            for name, p in zip(spec.devices, predictors, strict=True)
+        ),
+        energy=energy_of(session, predictors[0]) if single else None,  # energy is not predicted by device
+        refit=_refit_data(session, job, predictors[0]) if single else None,
+        supernet_blob=_required_supernet(session, spec.supernet) if spec.supernet is not None else None,
+        inherited=_estimated_candidates(session, spec.supernet) if spec.supernet is not None else (),
+        measurements=agent_results(session, job.id),
+    )
+
+
+def _predictor_of(session: Session, job: Job, device: str) -> PredictorRow:
+    """The predictor version of a device as of the first claim of the search, whatever was fitted later."""
+    row = session.get(PredictorRow, job.predictor_id) if job.predictor_id is not None else None
+    if row is None or row.device != device:
+        row = find_predictor(session, device, job.space_id, until=job.started_at)
+    if row is None:
+        raise InvalidSpec(f"device {device!r} has no latency predictor for the space {job.space_id}")
+    return row
+
+
+def _refit_data(session: Session, job: Job, predictor: PredictorRow) -> RefitData | None:
+    """The data that the predictor was fitted to, and comparable measurements of other searches before this one began;
+    None if nothing was ever measured."""
+    if predictor.known is None:
+        return None
+    onboarding = session.get(Job, versions_before(session, predictor)[-1].id)
+    profiling = onboarding.state.get("finished", {}).get("profile", {}) if onboarding is not None else {}
+    protocol = DeviceProfile.from_json(predictor.profile).protocol.id
+    readings = session.execute(
+        select(ReadingRow.genes, ReadingRow.measured_ms)
+        .where(ReadingRow.device == predictor.device, ReadingRow.space_id == predictor.space_id)
+        .where(ReadingRow.profile_id == predictor.profile_id, ReadingRow.protocol == protocol)
+        .where(ReadingRow.job_id != job.id, ReadingRow.measured_ms.is_not(None))
+        .where(ReadingRow.at < (job.started_at if job.started_at is not None else math.inf))
+        .order_by(ReadingRow.at, ReadingRow.id)
+    ).all()
+    return RefitData(
+        known_blob=predictor.known,
+        relative_blobs=tuple(profiling.get("relatives", ())),
+        genes=tuple(tuple(row.genes) for row in readings),
+        latency_ms=tuple(row.measured_ms for row in readings),
+    )
+
+
+def supernet_of(session: Session, search_id: str) -> str | None:
+    """The blob of the trained supernet of a search, or of the search whose supernet it reuses; None while there is
+    none."""
+    job: Job | None = session.get(Job, search_id)
+    while job is not None and job.kind == "search":
+        training = job.state.get("finished", {}).get("train")
+        if training is not None and training.get("supernet"):
+            return str(training["supernet"])
+        if job.spec["supernet"] is None:
+            checkpoint = job.state.get("checkpoints", {}).get("train")
+            return str(checkpoint["blob"]) if training is not None and checkpoint is not None else None
+        job = session.get(Job, job.spec["supernet"])
+    return None
+
+
+def _required_supernet(session: Session, search_id: str) -> str:
+    blob = supernet_of(session, search_id)
+    if blob is None:
+        raise InvalidSpec(f"search {search_id!r} has no trained supernet")
+    return blob
+
+
+def _estimated_candidates(session: Session, search_id: str) -> tuple[Candidate, ...]:
+    """The candidates of a search with their estimated metrics only, since other metrics depend on device and bounds."""
+    rows = session.scalars(select(PointRow).where(PointRow.job_id == search_id).order_by(PointRow.position))
+    return tuple(
+        candidate_from_json(
+            {
+                "arch": {"space": row.space, "genes": row.genes},
+                "origin": row.origin,
+                "metrics": {k: v for k, v in row.metrics.items() if METRICS[k].kind == "estimated"},
+                "status": "unverified",
+                "claim_ms": None,
+                "measurement": None,
+            }
+        )
+        for row in rows
+    )

@@ -1,0 +1,72 @@
+"""Validate JSON before it is stored: events of workers, which are not trusted, and specs, with their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nas.core.errors import InvalidInput, InvalidSpec
+from nas.core.events import Evaluated, Event, Progress, StatusChanged, decode
+from nas.core.jobs import EncodedEvent
+from nas.core.metrics import metric_info
+from server.store.database import JsonText
+
+MAX_EVENTS = 10_000  # of one append
+MAX_EVENT_BYTES = 16 * 1024 * 1024  # of one event as JSON
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")  # as JSON writes it; PostgreSQL cannot store it
+
+
+def validate_events(events: Sequence[EncodedEvent]) -> tuple[list[JsonText], list[Event]]:
+    """Return the events as JSON text to store, and decoded. Raises InvalidInput if they are malformed, too many, too
+    large, or status events."""
+    if len(events) > MAX_EVENTS:
+        raise InvalidInput(f"expected at most {MAX_EVENTS} events in one batch, got {len(events)}")
+    texts = [_to_json(event) for event in events]
+    return texts, [_decode(text) for text in texts]
+
+
+def spec_hash(spec: Mapping[str, Any]) -> str:
+    """Return the sha256 of the canonical JSON, equal to ``SearchSpec.content_hash``. Raises InvalidSpec for values that
+    JSON cannot represent."""
+    try:
+        text = json.dumps(spec, sort_keys=True, allow_nan=False)
+        json.dumps(spec, ensure_ascii=False).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidSpec(f"the spec cannot be stored as JSON: {error}") from error
+    if _NUL.search(text):
+        raise InvalidSpec("the spec contains a NUL character, which cannot be stored")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _to_json(event: EncodedEvent) -> JsonText:
+    """Serialise an event. Drops values of progress that are not finite; elsewhere they raise InvalidInput."""
+    body = dict(event)
+    if body.get("kind") == Progress.kind:
+        body["values"] = {k: v for k, v in body.get("values", {}).items() if math.isfinite(v)}
+    try:
+        text = json.dumps(body, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(f"a {body.get('kind')} event cannot be stored as JSON: {error}") from error
+    if len(text) > MAX_EVENT_BYTES:
+        raise InvalidInput(
+            f"expected an event of at most {MAX_EVENT_BYTES} bytes, got {len(text)} ({body.get('kind')})"
+        )
+    return JsonText(_NUL.sub(r"\1", text) if "\\u0000" in text else text)
+
+
+def _decode(text: str) -> Event:
+    body = json.loads(text)
+    try:
+        event = decode(body)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InvalidInput(f"a malformed {body.get('kind')} event: {error!r}") from error
+    if isinstance(event, StatusChanged):
+        raise InvalidInput("workers do not set the status: expected any other event, got a status event")
+    if isinstance(event, Evaluated):
+        for name in {name for candidate in event.candidates for name in candidate.metrics}:
+            metric_info(name)
+    return event
