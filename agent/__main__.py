@@ -1,4 +1,4 @@
-"""``python -m agent``: the device agent where no command was installed."""
+"""``python -m agent``: run the device agent where the command is not installed."""
 
 from agent.main import main
 

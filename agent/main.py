@@ -1,8 +1,8 @@
-"""``nas-agent``: makes this machine a device of an hwnas service elsewhere.
+"""``nas-agent``: make this machine a device of a remote hwnas service.
 
-It asks the service for one network at a time, measures it by the service's protocol in a process of its own, and sends
-the raw times back. It keeps nothing: it may be killed and started again at any moment, and what it was at is measured
-anew. Needs onnxruntime, numpy and httpx.
+The agent claims one network at a time, measures it by the service's protocol in a separate process, and sends the raw
+times. It stores nothing: it may be killed and restarted at any time, and an interrupted network is measured again.
+Needs onnxruntime, numpy and httpx.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import httpx
 
-from agent.service import Refused, Service
-from nas.core.device import DeviceProfile, MeasurementProtocol
+from agent.service import AGENT_BUSY, CONFLICT, NOT_FOUND, STOPPED, LeasedTask, ServiceClient, ServiceError
+from nas.core.device import MeasurementProtocol
 from nas.core.errors import MeasurementRefused
 from predictors.measurement.onnx_runtime import describe_machine, profile_machine, require_cores, time_isolated
+from predictors.measurement.protocol import Timing
 
 log = logging.getLogger("nas-agent")
 
 POLL_S = 1.0
-BUSY_S = 5.0  # between two tries while another process of this name is at work
-STOPPED, WRONG = 0, 2
+BUSY_S = 5.0  # between two tries while another process measures under this name
+EXIT_STOPPED, EXIT_USAGE = 0, 2
 
 
 class Stop(BaseException):
-    """SIGTERM or SIGINT, wherever the agent was."""
+    """SIGTERM or SIGINT. Not an Exception, so that it ends the agent at any point."""
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Runs the agent until it is stopped. Exit status 2 for what was asked wrongly, such as with an unknown token."""
-    given = _parser().parse_args(words)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the agent until it is stopped. Exit status 2 on a wrong request, such as an unknown token."""
+    options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s nas-agent: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     stopping = threading.Event()
@@ -53,19 +53,21 @@ def main(words: Sequence[str] | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     try:
-        service = Service(given.server, given.token, given.name, stopping, log.warning)
-        agent = Agent(service, given.name, given.threads, stopping, given.poll)
-        agent.run(given.tasks)
+        service = ServiceClient(options.server, options.token, options.name, stopping, log.warning)
+        agent = Agent(service, options.name, options.threads, stopping, options.poll)
+        agent.run(options.tasks)
     except Stop:
         log.info("stopped")
-    except (Refused, MeasurementRefused, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        sys.exit(_last_words(error))
+    except (ServiceError, MeasurementRefused, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        sys.exit(_exit_status(error))
 
 
 class Agent:
-    """One process that measures under one name. ``instance`` tells it from others of that name."""
+    """One process that measures under one name. ``instance`` distinguishes it from other processes of that name."""
 
-    def __init__(self, service: Service, name: str, threads: int, stopping: threading.Event, poll_s: float) -> None:
+    def __init__(
+        self, service: ServiceClient, name: str, threads: int, stopping: threading.Event, poll_s: float
+    ) -> None:
         self._service = service
         self._name = name
         self._threads = threads
@@ -74,21 +76,20 @@ class Agent:
         self._instance = secrets.token_hex(8)
 
     def run(self, tasks: int | None = None) -> None:
-        """Measures until it is stopped, or for so many ``tasks``. Raises Refused, and MeasurementRefused for a machine
-        that has fewer cores than threads."""
+        """Measure until stopped, or until ``tasks`` are done. Raises ServiceError, and MeasurementRefused for a machine
+        with fewer cores than threads."""
         self.register()
         done = 0
         while not self._stopping.is_set() and (tasks is None or done < tasks):
             try:
                 task = self._service.claim(self._instance)
-            except Refused as error:
-                if error.status == 404:  # the service has forgotten us
+            except ServiceError as error:
+                if error.code == NOT_FOUND:  # the service has lost the registration
                     self.register()
-                    continue
-                if error.status != 409:
+                elif error.code == AGENT_BUSY:
+                    self._wait_while_busy(error)
+                else:
                     raise
-                log.warning("%s", error)
-                self._stopping.wait(BUSY_S)
                 continue
             if task is None:
                 self._stopping.wait(self._poll_s)
@@ -97,94 +98,89 @@ class Agent:
             done += 1
 
     def register(self) -> None:
-        """Says what this machine is; measures the canary first if the service does not know its usual time yet."""
-        here = describe_machine(self._name, MeasurementProtocol(threads=self._threads), "agent")
-        require_cores(here)
+        """Register this machine; measure the canary first if the service does not know its time yet."""
+        profile = describe_machine(self._name, MeasurementProtocol(threads=self._threads), "agent")
+        require_cores(profile)
         while not self._stopping.is_set():
             try:
-                if self._service.register(_registration(self._instance, here)) is not None:
-                    log.info("registered as %r: %s, %d threads", self._name, here.processor, self._threads)
+                if self._service.register(self._instance, profile, _versions()) is not None:
+                    log.info("registered as %r: %s, %d threads", self._name, profile.processor, self._threads)
                     return
-            except Refused as error:
-                if error.status != 409 or error.code != "conflict" or "One at a time" not in str(error):
+            except ServiceError as error:
+                if error.code != AGENT_BUSY:
                     raise
-                log.warning("%s", error)
-                self._stopping.wait(BUSY_S)
+                self._wait_while_busy(error)
                 continue
             log.info("measuring this machine's usual speed; leave it alone meanwhile")
             try:
-                here = profile_machine(self._name, self._threads, "agent")
+                profile = profile_machine(self._name, self._threads, "agent")
             except MeasurementRefused as error:
                 log.warning("%s", error)
                 self._stopping.wait(BUSY_S)
 
-    def measure(self, task: Mapping[str, Any]) -> None:
-        """Measures one network and sends its times, or why there are none."""
-        log.info("measuring network %s", task["network"])
+    def measure(self, task: LeasedTask) -> None:
+        """Measure one network and send its times, or the reason why there are none."""
+        log.info("measuring network %s", task.network)
         try:
-            with self._holding(task):
-                result = self._result_of(task)
-            self._service.finish(task, **result)
-        except Refused as error:
-            if error.status not in (404, 409):
+            with self._renewing(task):
+                result = self._time(task)
+            self._service.finish(task, result)
+        except ServiceError as error:
+            if error.code not in (NOT_FOUND, CONFLICT):  # of a lease that no longer holds
                 raise
-            log.warning("network %s: %s", task["network"], error)
+            log.warning("network %s: %s", task.network, error)
         except Stop:
             with suppress(httpx.TransportError):
                 self._service.release(task)
             raise
 
-    def _result_of(self, task: Mapping[str, Any]) -> dict[str, Any]:
-        profile = DeviceProfile.from_json(dict(task["profile"]))
-        try:
-            model = self._model(task)
-            [timing] = time_isolated([model], profile)
-        except MeasurementRefused as error:
-            log.warning("network %s: %s", task["network"], error)
-            return {"error": str(error)[:2000]}
-        return {"timing": timing.as_json()}
+    def _wait_while_busy(self, error: ServiceError) -> None:
+        log.warning("%s", error)
+        self._stopping.wait(BUSY_S)
 
-    def _model(self, task: Mapping[str, Any]) -> bytes:
-        """Raises MeasurementRefused for bytes that are not those that were meant, twice in a row."""
+    def _time(self, task: LeasedTask) -> Timing | str:
+        try:
+            model = self._verified_model(task)
+            [timing] = time_isolated([model], task.profile)
+        except MeasurementRefused as error:
+            log.warning("network %s: %s", task.network, error)
+            return str(error)[:2000]
+        return timing
+
+    def _verified_model(self, task: LeasedTask) -> bytes:
+        """Raises MeasurementRefused if the bytes do not match their sha256 twice in a row."""
         for _ in range(2):
             model = self._service.model(task)
-            found = hashlib.sha256(model).hexdigest()
-            if found == task["sha256"]:
+            actual = hashlib.sha256(model).hexdigest()
+            if actual == task.sha256:
                 return model
-        raise MeasurementRefused(f"the model came damaged: expected sha256 {task['sha256']}, got {found}")
+        raise MeasurementRefused(f"the model came damaged: expected sha256 {task.sha256}, got {actual}")
 
     @contextmanager
-    def _holding(self, task: Mapping[str, Any]) -> Iterator[None]:
-        """Renews the lease from a thread of its own while the block lasts. A lease that is lost is no reason to stop:
-        the service says what counts when it gets the result."""
-        over = threading.Event()
+    def _renewing(self, task: LeasedTask) -> Iterator[None]:
+        """Renew the lease in a background thread while the block runs. A lost lease does not stop the measurement,
+        since the service decides whether it accepts the result."""
+        done = threading.Event()
 
-        def beat() -> None:
-            while not over.wait(task["seconds"] / 4):
+        def renew() -> None:
+            while not done.wait(task.lease_seconds / 4):
                 with suppress(httpx.TransportError, ValueError):
-                    if not self._service.beat(task):
+                    if not self._service.renew(task):
                         return
 
-        thread = threading.Thread(target=beat, name="beat", daemon=True)
+        thread = threading.Thread(target=renew, name="renew lease", daemon=True)
         thread.start()
         try:
             yield
         finally:
-            over.set()
-            thread.join(1.0)  # it may be waiting for an answer, which matters no more
+            done.set()
+            thread.join(1.0)  # it may be waiting for a response, which does not matter any more
 
 
-def _registration(instance: str, profile: DeviceProfile) -> dict[str, Any]:
-    record = profile.as_json()
-    threads = record.pop("protocol")["threads"]
-    for known in ("name", "source"):
-        record.pop(known)
-    versions = {"python": platform.python_version(), **{p: _version(p) for p in ("onnxruntime", "numpy", "hwnas")}}
-    return {
-        "instance": instance,
-        "profile": {**record, "affinity": list(profile.affinity), "threads": threads},
-        "versions": {k: v for k, v in versions.items() if v},
-    }
+def _versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that matter for measuring."""
+    versions = {p: _version(p) for p in ("onnxruntime", "numpy", "hwnas")}
+    return {"python": platform.python_version(), **{p: v for p, v in versions.items() if v}}
 
 
 def _version(package: str) -> str:
@@ -194,17 +190,18 @@ def _version(package: str) -> str:
         return ""
 
 
-def _last_words(error: Exception) -> int:
-    if isinstance(error, Refused) and error.status == 0:
-        return STOPPED
+def _exit_status(error: Exception) -> int:
+    """Print the error unless the agent was stopped, and return the exit status."""
+    if isinstance(error, ServiceError) and error.code == STOPPED:
+        return EXIT_STOPPED
     sys.stderr.write(f"nas-agent: {error}\n")
-    return WRONG
+    return EXIT_USAGE
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nas-agent",
-        description="Makes this machine a device of an hwnas service. Needs onnxruntime, numpy and httpx.",
+        description="Make this machine a device of an hwnas service. Needs onnxruntime, numpy and httpx.",
         epilog="Then, for the service to measure networks on it: nas devices add NAME --agent",
     )
     parser.add_argument("--server", required=True, help="address of the service, such as https://nas.example:8765")

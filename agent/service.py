@@ -1,20 +1,26 @@
-"""What an agent says to the service, over a network that comes and goes."""
+"""HTTP client of a device agent: retries while the service is unreachable, typed tasks and results."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
-PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0)  # between tries while the service cannot be reached; the last again and again
+from nas.core.device import DeviceProfile
+from predictors.measurement.protocol import Timing
+
+RETRY_PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0)  # between tries while the service is unreachable; the last one repeats
+AGENT_BUSY, CONFLICT, NOT_FOUND, STOPPED = "agent_busy", "conflict", "not_found", "stopped"
 _LOOPBACK = ("all://127.0.0.1", "all://localhost", "all://[::1]")  # never through a proxy
 
 
-class Refused(Exception):
-    """The service says no. ``status`` is that of HTTP, ``code`` one of the service's own."""
+class ServiceError(Exception):
+    """An error response of the service: the HTTP ``status`` and the ``code`` of the error. If the agent was stopped,
+    the status is 0 and the code ``stopped``."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -22,10 +28,31 @@ class Refused(Exception):
         self.code = code
 
 
-class Service:
-    """The routes of one agent. Every call is repeated until the service answers, or ``stopping`` is set.
+@dataclass(frozen=True)
+class LeasedTask:
+    """A network to measure: the sha256 of its model, and the profile with the protocol to measure by. The lease has to
+    be renewed within ``lease_seconds``."""
 
-    Raises Refused for what it answers with an error of the asker's, and Refused 0 when stopped meanwhile.
+    id: str
+    lease: str
+    network: str
+    sha256: str
+    profile: DeviceProfile
+    lease_seconds: float
+
+    @staticmethod
+    def from_json(record: dict[str, Any]) -> LeasedTask:
+        """Read the service's record of a task."""
+        profile = DeviceProfile.from_json(record["profile"])
+        return LeasedTask(
+            record["id"], record["lease"], record["network"], record["sha256"], profile, record["seconds"]
+        )
+
+
+class ServiceClient:
+    """The routes of one agent. Every request is repeated until the service responds or ``stopping`` is set.
+
+    Raises ServiceError on a 4xx response and when stopped.
     """
 
     def __init__(
@@ -34,7 +61,7 @@ class Service:
         token: str | None,
         name: str,
         stopping: threading.Event,
-        say: Callable[[str], None],
+        warn: Callable[[str], None],
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(
@@ -48,64 +75,75 @@ class Service:
         self._server = server
         self._root = f"/v1/agents/{quote(name, safe='')}"
         self._stopping = stopping
-        self._say = say
+        self._warn = warn
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._http.close()
 
-    def register(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Says what machine this is; the profile to measure by, or None while its canary's time is missing."""
-        profile: dict[str, Any] | None = self._ask("PUT", "", body).json()["profile"]
-        return profile
+    def register(self, instance: str, profile: DeviceProfile, versions: Mapping[str, str]) -> DeviceProfile | None:
+        """Register the machine and return the profile to measure by; None if the profile lacks the canary's time."""
+        body = {"instance": instance, "profile": _registration(profile), "versions": versions}
+        record = self._request("PUT", "", body).json()["profile"]
+        return DeviceProfile.from_json(record) if record is not None else None
 
-    def claim(self, instance: str) -> dict[str, Any] | None:
-        """The next task, if there is one."""
-        task: dict[str, Any] | None = self._ask("POST", "/claim", {"instance": instance}).json()["task"]
-        return task
+    def claim(self, instance: str) -> LeasedTask | None:
+        """Lease the next task, if there is one."""
+        record = self._request("POST", "/claim", {"instance": instance}).json()["task"]
+        return LeasedTask.from_json(record) if record is not None else None
 
-    def model(self, task: Mapping[str, Any]) -> bytes:
-        """The bytes of a task's model, not yet checked."""
-        return self._ask("GET", f"/tasks/{task['id']}/model", params={"lease": task["lease"]}).content
+    def model(self, task: LeasedTask) -> bytes:
+        """Return the bytes of a task's model, not yet verified."""
+        return self._request("GET", f"/tasks/{task.id}/model", params={"lease": task.lease}).content
 
-    def beat(self, task: Mapping[str, Any]) -> bool:
-        """Renews the lease on a task, once; whether it holds, as far as is known."""
-        answer = self._http.post(f"{self._root}/tasks/{task['id']}/beat", json={"lease": task["lease"]})
-        return bool(answer.json()["held"]) if answer.is_success else answer.status_code >= 500
+    def renew(self, task: LeasedTask) -> bool:
+        """Renew the lease on a task, without retry. Returns whether it still holds; True on a server error."""
+        response = self._http.post(f"{self._root}/tasks/{task.id}/beat", json={"lease": task.lease})
+        return bool(response.json()["held"]) if response.is_success else response.status_code >= 500
 
-    def finish(self, task: Mapping[str, Any], **result: Any) -> None:
-        """Sends a result. The service knows a lease's result again, so that it may be sent twice."""
-        self._ask("POST", f"/tasks/{task['id']}/result", {"lease": task["lease"], **result})
+    def finish(self, task: LeasedTask, result: Timing | str) -> None:
+        """Send the measured times, or the reason why there are none. The service accepts repeated requests."""
+        outcome = {"error": result} if isinstance(result, str) else {"timing": result.as_json()}
+        self._request("POST", f"/tasks/{task.id}/result", {"lease": task.lease, **outcome})
 
-    def release(self, task: Mapping[str, Any]) -> None:
-        """Gives a task back, once: if that is lost, its lease passes by itself."""
-        self._http.post(f"{self._root}/tasks/{task['id']}/release", json={"lease": task["lease"]})
+    def release(self, task: LeasedTask) -> None:
+        """Return a task to the queue, without retry: if the request is lost, its lease expires."""
+        self._http.post(f"{self._root}/tasks/{task.id}/release", json={"lease": task.lease})
 
-    def _ask(
+    def _request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, params: Mapping[str, str] | None = None
     ) -> httpx.Response:
         tries = 0
         while not self._stopping.is_set():
             try:
-                answer = self._http.request(method, self._root + path, json=body, params=params)
-                if answer.is_success:
-                    return answer
-                if answer.status_code < 500 and answer.status_code not in (408, 429):
-                    raise _refusal(answer)
-                problem = f"{self._server} answers {answer.status_code}"
+                response = self._http.request(method, self._root + path, json=body, params=params)
+                if response.is_success:
+                    return response
+                if response.status_code < 500 and response.status_code not in (408, 429):
+                    raise _service_error(response)
+                problem = f"{self._server} responds with status {response.status_code}"
             except httpx.TransportError as error:
                 problem = f"{self._server} cannot be reached ({error or type(error).__name__})"
-            pause_s = PAUSES_S[min(tries, len(PAUSES_S) - 1)]
-            self._say(f"{problem}; trying again in {pause_s:g} s")
+            pause_s = RETRY_PAUSES_S[min(tries, len(RETRY_PAUSES_S) - 1)]
+            self._warn(f"{problem}; trying again in {pause_s:g} s")
             self._stopping.wait(pause_s)
             tries += 1
-        raise Refused(0, "stopped", "the agent was told to stop")
+        raise ServiceError(0, STOPPED, "the agent was stopped")
 
 
-def _refusal(answer: httpx.Response) -> Refused:
+def _registration(profile: DeviceProfile) -> dict[str, Any]:
+    """Convert to a registration: the service knows the name and the source, and chooses the protocol but its
+    threads."""
+    record = profile.as_json()
+    threads = record.pop("protocol")["threads"]
+    del record["name"], record["source"]
+    return {**record, "affinity": list(profile.affinity), "threads": threads}
+
+
+def _service_error(response: httpx.Response) -> ServiceError:
     try:
-        problem = answer.json()
-        return Refused(answer.status_code, str(problem["code"]), str(problem["message"]))
+        problem = response.json()
+        return ServiceError(response.status_code, str(problem["code"]), str(problem["message"]))
     except (ValueError, KeyError, TypeError):
-        text = f"what answers is no hwnas service: {answer.status_code} {answer.reason_phrase}"
-        return Refused(answer.status_code, "unexpected", text)
+        text = f"not an hwnas service: it responds with {response.status_code} {response.reason_phrase}"
+        return ServiceError(response.status_code, "unexpected", text)

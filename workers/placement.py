@@ -23,12 +23,12 @@ def subtract_reserved(nodes: Iterable[Node], reserved: Mapping[str, Sequence[Res
     resources lags behind."""
     out = []
     for node in nodes:
-        total, free, ours = node.total, node.free, reserved.get(node.id, ())
+        total, free, requirements = node.total, node.free, reserved.get(node.id, ())
         available = replace(
             free,
-            cpus=min(free.cpus, total.cpus - sum(r.cpus for r in ours)),
-            gpus=min(free.gpus, total.gpus - sum(r.gpus for r in ours)),
-            memory_gb=min(free.memory_gb, total.memory_gb - sum(r.memory_gb or 0.0 for r in ours)),
+            cpus=min(free.cpus, total.cpus - sum(r.cpus for r in requirements)),
+            gpus=min(free.gpus, total.gpus - sum(r.gpus for r in requirements)),
+            memory_gb=min(free.memory_gb, total.memory_gb - sum(r.memory_gb or 0.0 for r in requirements)),
         )
         out.append(replace(node, free=available))
     return out

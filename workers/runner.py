@@ -206,8 +206,8 @@ def _refits(
         tables = (load_measured(blobs.get(blob)) for blob in data.relative_blobs)
         relatives = [Table(space.features(genes_NG), latency_ms_N) for genes_NG, latency_ms_N in tables]
     n = len(measured.genes_NG)
-    most = n + 2 * budget.verified * (1 + budget.reexplore)
-    if not can_learn(predictor, n, most, relatives):
+    maximum = n + 2 * budget.verified * (1 + budget.reexplore)
+    if not can_learn(predictor, n, maximum, relatives):
         return None
     return RefitService(predictor, measured, space, profile, blobs, relatives)
 

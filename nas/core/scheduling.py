@@ -80,8 +80,8 @@ def missing_resources(required: ResourceSpec, node: NodeResources) -> list[str]:
 
 def smallest_shortage(required: ResourceSpec, nodes: Sequence[NodeResources]) -> str:
     """Describe what the closest node lacks, such as ``1 GPU and 8 GB of memory``; empty if the job fits."""
-    shortages = [missing_resources(required, node) for node in nodes] or [["a node"]]
-    return " and ".join(min(shortages, key=lambda missing: len(missing)))
+    missing = min((missing_resources(required, node) for node in nodes), key=len, default=["a node"])
+    return " and ".join(missing)
 
 
 def describe_largest(nodes: Sequence[NodeResources]) -> str:

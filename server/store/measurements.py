@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from predictors.protocol import Timing
 from sqlalchemy import ColumnElement, Engine, func, or_, select, update
 from sqlalchemy.orm import Session
 
@@ -21,6 +20,7 @@ from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import AgentBusy, Conflict, Forbidden, InvalidInput, NotFound
 from nas.core.events import MeasurementsWanted
 from nas.core.jobs import MeasurementFailure, MeasurementKey
+from predictors.measurement.protocol import Timing
 from server.store import audit
 from server.store.database import reading, writing
 from server.store.models import AgentRow, DeviceRow, Job, MeasurementRow
@@ -96,11 +96,15 @@ class Measurements:
             agent.seen_at, agent.instance = now, instance
             self._fail_exhausted(session, name, now)
             free = or_(MeasurementRow.status == "queued", MeasurementRow.lease_expires_at <= now)
-            wanted = MeasurementRow.id == current.id if current is not None else free  # repeated after a lost response
+            claimable = (
+                MeasurementRow.id == current.id if current is not None else free
+            )  # repeated after a lost response
             row = session.scalars(
                 select(MeasurementRow)
                 .join(Job, Job.id == MeasurementRow.job_id)
-                .where(wanted, MeasurementRow.device == name, MeasurementRow.status.in_(OPEN), Job.status == "queued")
+                .where(
+                    claimable, MeasurementRow.device == name, MeasurementRow.status.in_(OPEN), Job.status == "queued"
+                )
                 .order_by(Job.priority.desc(), Job.created_at, MeasurementRow.created_at, MeasurementRow.position)
                 .limit(1)
                 .with_for_update(of=MeasurementRow)

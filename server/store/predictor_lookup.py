@@ -14,7 +14,7 @@ from server.store.models import DeviceRow, Job, PredictorRow
 
 
 @dataclass(frozen=True)
-class Relative:
+class RelatedDevice:
     """Another device that was measured for the same space and data: the blob of its measurements, and of how many
     networks."""
 
@@ -53,15 +53,15 @@ def energy_of(session: Session, predictor: PredictorRow) -> PredictorBlob | None
     return None if energy is None else PredictorBlob(energy["family"], energy["blob"])
 
 
-def relatives_of(session: Session, spec: DeviceSpec) -> list[Relative]:
+def relatives_of(session: Session, spec: DeviceSpec) -> list[RelatedDevice]:
     """Return the newest measurements of each other device for the same space and data, by device name."""
     if not spec.beside_relatives:
         return []
     query = select(PredictorRow.device, Job.spec, Job.state).join(Job, Job.id == PredictorRow.id)
     rows = session.execute(query.where(PredictorRow.device != spec.name).order_by(PredictorRow.created_at))
-    relatives: dict[str, Relative] = {}
+    relatives: dict[str, RelatedDevice] = {}
     for device, record, state in rows:
         other, fit = DeviceSpec.model_validate(record), state.get("finished", {}).get("fit", {})
         if (other.space, other.data) == (spec.space, spec.data) and "known" in fit:
-            relatives[device] = Relative(device, fit["known"], fit["networks"])
+            relatives[device] = RelatedDevice(device, fit["known"], fit["networks"])
     return [relatives[device] for device in sorted(relatives)]

@@ -43,8 +43,8 @@ class Tokens:
             )
         unknown = set(scopes) - set(SCOPES)
         if unknown or not scopes:
-            got = ", ".join(sorted(unknown)) or "none"
-            raise InvalidInput(f"expected one or more of the scopes {', '.join(SCOPES)}, got {got}")
+            problem = ", ".join(sorted(unknown)) or "none"
+            raise InvalidInput(f"expected one or more of the scopes {', '.join(SCOPES)}, got {problem}")
         now = self._clock()
         if expires_at is not None and expires_at <= now:
             raise InvalidInput(f"expected an expiry in the future, got {utc(expires_at):%Y-%m-%d %H:%M} UTC")

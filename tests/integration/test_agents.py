@@ -25,12 +25,13 @@ from sqlalchemy import select
 
 from agent import main as agent_main
 from agent.main import Agent
-from agent.service import Refused, Service
+from agent.service import ServiceClient, ServiceError
 from nas.core.access import LOCAL, Principal
 from nas.core.arch import Arch
 from nas.core.cost_estimate import StageCost
 from nas.core.device import DeviceProfile, MeasurementProtocol, changes, verification_status
 from nas.core.errors import (
+    AgentBusy,
     Conflict,
     Forbidden,
     HwnasError,
@@ -141,7 +142,7 @@ def claim(store: Store, instance: str = "one", name: str = "pi") -> MeasurementT
 
 
 def finish(store: Store, task: MeasurementTask, name: str = "pi") -> None:
-    store.measurements.finish(name, task.id, task.lease, MEASURED, TIMING.as_json(), LOCAL)
+    store.measurements.finish(name, task.id, task.lease, MEASURED, TIMING, LOCAL)
 
 
 def rows(store: Store) -> list[tuple[str, str, int]]:
@@ -287,7 +288,7 @@ def test_a_device_measures_one_network_at_a_time(store: Store, clock: fakes.Cloc
     assert again.lease != first.lease
     with pytest.raises(Conflict, match="another process measures as the agent of device 'pi'"):
         claim(store, "two")
-    with pytest.raises(Conflict, match="One at a time"):
+    with pytest.raises(AgentBusy, match="another process measures"):
         register(store, instance="two")
     clock.pass_(LEASE_S + 1)
     register(store, instance="two")
@@ -447,7 +448,7 @@ def test_an_onboarding_waits_without_a_worker_and_exports_nothing_twice(
             task = claim(store)
             genes = list(store.blobs.get(store.measurements.model("pi", task.id, task.lease, LOCAL)))
             timing = timing_of(1.0 + sum(genes))
-            store.measurements.finish("pi", task.id, task.lease, judge(timing, PI), timing.as_json(), LOCAL)
+            store.measurements.finish("pi", task.id, task.lease, judge(timing, PI), timing, LOCAL)
         until(lambda: store.queries.device("pi").status == "succeeded")
     finally:
         dispatcher.stop()
@@ -584,8 +585,8 @@ def agent_of(api: TestClient, token: str | None = None, change: Callable[..., An
         made = httpx.Response(answer.status_code, content=answer.content, headers={"content-type": "application/json"})
         return made if change is None else change(request, made)
 
-    line = Service("http://127.0.0.1", token, "pi", stopping, said.append, httpx.MockTransport(handle))
-    return Agent(line, "pi", 1, stopping, 0.0)
+    client = ServiceClient("http://127.0.0.1", token, "pi", stopping, said.append, httpx.MockTransport(handle))
+    return Agent(client, "pi", 1, stopping, 0.0)
 
 
 def wait_for_models(store: Store, *networks: str) -> str:
@@ -638,7 +639,7 @@ def test_a_lost_network_is_waited_for_and_nothing_doubled(
     store: Store, tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every other request is lost on its way there or back."""
-    monkeypatch.setattr("agent.service.PAUSES_S", (0.0,))
+    monkeypatch.setattr("agent.service.RETRY_PAUSES_S", (0.0,))
     count = 0
 
     def shaky(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
@@ -660,14 +661,14 @@ def test_who_may_be_an_agent(store: Store, tmp_path: Path, hands: Hands) -> None
     api = service(store, tmp_path, require_tokens=True)
     for scopes, status in (((), 401), (("read", "submit"), 403)):
         token = store.tokens.create("ada", "t", scopes, None, LOCAL)[1] if scopes else "hwnas_0_0"
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(ServiceError) as refused:
             agent_of(api, token).run(tasks=1)
         assert refused.value.status == status
     _, token = store.tokens.create("ada", "t", ("device",), None, LOCAL)
     agent_of(api, token).register()
     assert store.queries.agents()[0].owner == "ada"
     _, other = store.tokens.create("bob", "t", ("device",), None, LOCAL)
-    with pytest.raises(Refused, match="somebody else's"):
+    with pytest.raises(ServiceError, match="belongs to another owner"):
         agent_of(api, other).register()
 
 

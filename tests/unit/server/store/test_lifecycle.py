@@ -212,7 +212,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(lease=leases)
     def claim_a_status(self, lease: Lease) -> None:
-        with pytest.raises(InvalidInput, match="does not decide"):
+        with pytest.raises(InvalidInput, match="do not set the status"):
             self.store.jobs.append(lease, 1, fakes.records([StatusChanged("running", "succeeded")]), SECONDS)
 
     @rule(lease=leases, status=st.sampled_from(["succeeded", "failed"]))
