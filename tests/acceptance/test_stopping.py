@@ -110,7 +110,7 @@ def session(home: Path) -> Path | None:
     return None
 
 
-def test_a_service_whose_parts_are_killed_goes_on_and_stops_in_time(home: Path, store: Store) -> None:
+def test_service_survives_killed_processes_and_stops_in_time(home: Path, store: Store) -> None:
     with serving(home, parallel_jobs="2") as service:
         service.wait_for_line("hwnas is ready: http://127.0.0.1:")
         slow = submit(store, "slow")
@@ -165,7 +165,7 @@ def test_a_service_whose_parts_are_killed_goes_on_and_stops_in_time(home: Path, 
         assert "did not end within" not in service.log.read_text()
 
 
-def test_a_server_without_dispatcher_knows_no_ray(home: Path, store: Store) -> None:
+def test_server_without_dispatcher_does_not_import_ray(home: Path, store: Store) -> None:
     with serving(home, "--no-dispatch") as service:
         service.wait_for_line("hwnas is ready")
         assert descendants(service.child.pid) == []

@@ -155,7 +155,7 @@ def rows(store: Store) -> list[tuple[str, str, int]]:
 # Jobs that wait
 
 
-def test_a_job_waits_for_its_agent_and_goes_on_with_what_was_measured(store: Store, clock: fakes.Clock) -> None:
+def test_job_waits_for_its_agent_and_receives_the_results(store: Store, clock: fakes.Clock) -> None:
     register(store)
     job, lease = parked(store, "a", "b")
     view = store.queries.device("pi")
@@ -177,7 +177,7 @@ def test_a_job_waits_for_its_agent_and_goes_on_with_what_was_measured(store: Sto
     assert store.jobs.leases_of("worker") == [LeaseToken(job, again.token)]
 
 
-def test_the_answer_that_parks_may_be_lost(store: Store) -> None:
+def test_lost_response_to_the_parking_append(store: Store) -> None:
     register(store)
     _, lease = parked(store, "a")
     events = [StageStarted("measure", 1, 3), want("a")]
@@ -186,7 +186,7 @@ def test_the_answer_that_parks_may_be_lost(store: Store) -> None:
     assert rows(store) == [("a", "queued", 0)]
 
 
-def test_what_is_known_is_not_measured_again(store: Store) -> None:
+def test_network_with_a_result_is_not_measured_again(store: Store) -> None:
     register(store)
     job, _ = parked(store, "a")
     finish(store, claim(store))
@@ -204,7 +204,7 @@ def test_what_is_known_is_not_measured_again(store: Store) -> None:
     assert store.queries.device("pi").id == job
 
 
-def test_waiting_is_not_held_against_a_job_and_other_jobs_pass(store: Store) -> None:
+def test_waiting_for_an_agent_is_no_crash_and_other_jobs_run(store: Store) -> None:
     register(store)
     job, _ = parked(store, "a")
     for _ in range(7):
@@ -219,7 +219,7 @@ def test_waiting_is_not_held_against_a_job_and_other_jobs_pass(store: Store) -> 
     assert passing.job_id == search
 
 
-def test_pause_cancel_and_retry_of_a_job_that_waits(store: Store) -> None:
+def test_pause_cancel_and_retry_of_a_waiting_job(store: Store) -> None:
     register(store)
     job, _ = parked(store, "a", "b")
     store.jobs.pause(job)
@@ -238,7 +238,7 @@ def test_pause_cancel_and_retry_of_a_job_that_waits(store: Store) -> None:
     assert store.jobs.claim("worker", 100.0) is not None
 
 
-def test_a_failed_network_is_measured_again_when_its_job_is_retried(store: Store) -> None:
+def test_retry_requeues_failed_measurements(store: Store) -> None:
     register(store)
     job, _ = parked(store, "a")
     task = claim(store)
@@ -254,7 +254,7 @@ def test_a_failed_network_is_measured_again_when_its_job_is_retried(store: Store
     finish(store, claim(store))
 
 
-def test_only_networks_of_agents_can_be_wanted(store: Store) -> None:
+def test_measurement_requests_need_a_device_with_an_agent(store: Store) -> None:
     onboarding(store)
     register(store)
     lease = store.jobs.claim("worker", 100.0)
@@ -263,7 +263,7 @@ def test_only_networks_of_agents_can_be_wanted(store: Store) -> None:
         fakes.append(store, lease, [want("a", profile=fakes.PROFILE)])
 
 
-def test_models_that_are_waited_for_are_not_collected(store: Store, clock: fakes.Clock) -> None:
+def test_models_of_open_tasks_are_not_garbage(store: Store, clock: fakes.Clock) -> None:
     register(store)
     parked(store, "a")
     kept = store.blobs.put(b"a")
@@ -279,7 +279,7 @@ def test_models_that_are_waited_for_are_not_collected(store: Store, clock: fakes
 # Leases
 
 
-def test_a_device_measures_one_network_at_a_time(store: Store, clock: fakes.Clock) -> None:
+def test_device_measures_one_network_at_a_time(store: Store, clock: fakes.Clock) -> None:
     register(store)
     parked(store, "a", "b")
     first = claim(store)
@@ -296,7 +296,7 @@ def test_a_device_measures_one_network_at_a_time(store: Store, clock: fakes.Cloc
     assert [r for r in rows(store) if r[1] == "leased"] == [("a", "leased", 3)]
 
 
-def test_a_late_result_writes_nothing(store: Store, clock: fakes.Clock) -> None:
+def test_late_result_writes_nothing(store: Store, clock: fakes.Clock) -> None:
     register(store)
     parked(store, "a")
     late = claim(store)
@@ -316,7 +316,7 @@ def test_a_late_result_writes_nothing(store: Store, clock: fakes.Clock) -> None:
     assert rows(store) == [("a", "done", 2)]
 
 
-def test_a_beat_keeps_the_lease(store: Store, clock: fakes.Clock) -> None:
+def test_renewal_keeps_the_lease(store: Store, clock: fakes.Clock) -> None:
     register(store)
     parked(store, "a")
     task = claim(store)
@@ -326,7 +326,7 @@ def test_a_beat_keeps_the_lease(store: Store, clock: fakes.Clock) -> None:
     finish(store, task)
 
 
-def test_a_network_that_takes_its_agent_down_fails_in_the_end(store: Store, clock: fakes.Clock) -> None:
+def test_network_that_crashes_its_agent_fails_eventually(store: Store, clock: fakes.Clock) -> None:
     register(store)
     parked(store, "a", "b")
     for _ in range(MAX_ATTEMPTS):
@@ -336,7 +336,7 @@ def test_a_network_that_takes_its_agent_down_fails_in_the_end(store: Store, cloc
     assert rows(store) == [("a", "failed", MAX_ATTEMPTS), ("b", "leased", 1)]
 
 
-def test_an_agent_that_stops_gives_its_task_back(store: Store) -> None:
+def test_stopped_agent_releases_its_task(store: Store) -> None:
     register(store)
     parked(store, "a")
     task = claim(store)
@@ -346,7 +346,7 @@ def test_an_agent_that_stops_gives_its_task_back(store: Store) -> None:
     assert claim(store, "two").network == "a"
 
 
-def test_an_agent_belongs_to_whoever_registered_it(store: Store) -> None:
+def test_agent_belongs_to_its_first_owner(store: Store) -> None:
     assert store.measurements.register("pi", "one", PI, {}, ADA) is not None
     with pytest.raises(Forbidden, match="belongs to another owner"):
         store.measurements.register("pi", "two", PI, {}, BOB)
@@ -358,7 +358,7 @@ def test_an_agent_belongs_to_whoever_registered_it(store: Store) -> None:
     assert [(r.owner, r.action, r.target) for r in store.audit.page(1).items] == [("ada", "register agent", "pi")]
 
 
-def test_a_machine_keeps_the_usual_time_of_its_canary(store: Store) -> None:
+def test_machine_keeps_its_canary_time(store: Store) -> None:
     unknown = replace(PI, canary_ms=None)
     assert store.measurements.register("pi", "one", unknown, {}, LOCAL) is None
     register(store)
@@ -422,7 +422,7 @@ class Tiny:
 
 
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
-def test_an_onboarding_waits_without_a_worker_and_exports_nothing_twice(
+def test_waiting_onboarding_holds_no_worker_and_exports_each_model_once(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exported: list[Arch] = []
@@ -465,7 +465,7 @@ def test_an_onboarding_waits_without_a_worker_and_exports_nothing_twice(
 # What has changed
 
 
-def test_a_profile_says_that_it_is_stale_and_why(store: Store, clock: fakes.Clock) -> None:
+def test_stale_profile_reports_the_changes(store: Store, clock: fakes.Clock) -> None:
     register(store)
     onboarding(store)
     fakes.run_log(store, fakes.device_log(store.blobs.put(fakes.predictor_bytes()), profile=PI))
@@ -486,7 +486,7 @@ def test_a_profile_says_that_it_is_stale_and_why(store: Store, clock: fakes.Cloc
     assert store.queries.device("bench").stale == []
 
 
-def test_a_profile_of_the_protocol_before_is_stale(store: Store) -> None:
+def test_profile_of_an_older_protocol_is_stale(store: Store) -> None:
     record = PI.as_json()
     record["protocol"] = {"version": 2, "threads": 1, "batch": 1, "rounds": 9, "block_ms": 12.0, "max_drift": 0.35}
     record.pop("driver")
@@ -498,7 +498,7 @@ def test_a_profile_of_the_protocol_before_is_stale(store: Store) -> None:
 # The measurer of a worker
 
 
-def test_a_worker_asks_for_what_is_missing_once(tmp_path: Path) -> None:
+def test_worker_requests_missing_measurements_once(tmp_path: Path) -> None:
     from nas.blobs import open_blobs
 
     blobs = open_blobs(str(tmp_path))
@@ -515,7 +515,7 @@ def test_a_worker_asks_for_what_is_missing_once(tmp_path: Path) -> None:
     assert list(measured_a([b""], PI, ["a"])) == [MEASURED]
 
 
-def test_a_dry_run_does_not_wait_for_an_agent(tmp_path: Path) -> None:
+def test_dry_run_does_not_wait_for_an_agent(tmp_path: Path) -> None:
     """It says that the stage that measures cannot be timed, and estimates the others."""
 
     def estimate_cost(*_: object) -> StageCost:
@@ -596,7 +596,7 @@ def wait_for_models(store: Store, *networks: str) -> str:
     return job
 
 
-def test_an_agent_measures_what_is_asked_of_it(store: Store, tmp_path: Path, hands: Hands) -> None:
+def test_agent_measures_its_tasks(store: Store, tmp_path: Path, hands: Hands) -> None:
     api = service(store, tmp_path)
     agent = agent_of(api)
     agent.register()
@@ -613,7 +613,7 @@ def test_an_agent_measures_what_is_asked_of_it(store: Store, tmp_path: Path, han
     assert measured[0].profile == replace(PI, protocol=MeasurementProtocol()).id
 
 
-def test_a_damaged_model_is_not_measured(store: Store, tmp_path: Path, hands: Hands) -> None:
+def test_damaged_model_is_not_measured(store: Store, tmp_path: Path, hands: Hands) -> None:
     asked = []
 
     def damage(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
@@ -635,7 +635,7 @@ def test_a_damaged_model_is_not_measured(store: Store, tmp_path: Path, hands: Ha
     assert result == MeasurementFailure(f"the model came damaged: expected sha256 {expected}, got {got}")
 
 
-def test_a_lost_network_is_waited_for_and_nothing_doubled(
+def test_agent_retries_lost_requests_without_duplicates(
     store: Store, tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every other request is lost on its way there or back."""
@@ -657,7 +657,7 @@ def test_a_lost_network_is_waited_for_and_nothing_doubled(
     assert sorted(hands.models) == [b"a", b"b", b"c"]
 
 
-def test_who_may_be_an_agent(store: Store, tmp_path: Path, hands: Hands) -> None:
+def test_agent_needs_a_token_with_the_device_scope(store: Store, tmp_path: Path, hands: Hands) -> None:
     api = service(store, tmp_path, require_tokens=True)
     for scopes, status in (((), 401), (("read", "submit"), 403)):
         token = store.tokens.create("ada", "t", scopes, None, LOCAL)[1] if scopes else "hwnas_0_0"
@@ -672,7 +672,7 @@ def test_who_may_be_an_agent(store: Store, tmp_path: Path, hands: Hands) -> None
         agent_of(api, other).register()
 
 
-def test_an_onboarding_without_an_agent_says_how_to_start_one(store: Store, tmp_path: Path, hands: Hands) -> None:
+def test_onboarding_without_an_agent_explains_how_to_start_one(store: Store, tmp_path: Path, hands: Hands) -> None:
     api = service(store, tmp_path)
     spec = fakes.device_spec(name="pi", source="agent").model_dump(mode="json")
     answer = api.post("/v1/devices", json=spec)
@@ -687,7 +687,7 @@ def test_an_onboarding_without_an_agent_says_how_to_start_one(store: Store, tmp_
     assert "has an agent" in answer.json()["message"]
 
 
-def test_results_that_are_none_are_refused(store: Store, tmp_path: Path, hands: Hands) -> None:
+def test_malformed_results_are_rejected(store: Store, tmp_path: Path, hands: Hands) -> None:
     api = service(store, tmp_path)
     agent_of(api).register()
     wait_for_models(store, "a")
@@ -791,9 +791,7 @@ def until(found: Callable[[], Any], seconds: float = 180.0) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
-def test_two_agents_are_two_devices_and_one_is_killed_in_the_middle(
-    store: Store, tmp_path: Path, clock: fakes.Clock
-) -> None:
+def test_two_agents_of_which_one_is_killed_while_measuring(store: Store, tmp_path: Path, clock: fakes.Clock) -> None:
     """Real agents, real models, a real network; the leases' clock is moved by hand, and the canary's time is given."""
     model = store.blobs.put(canary_model())
     networks = [f"n{i}" for i in range(3)]
@@ -842,7 +840,7 @@ def test_two_agents_are_two_devices_and_one_is_killed_in_the_middle(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
-def test_a_plain_machine_can_be_an_agent_and_a_wrong_token_cannot(store: Store, tmp_path: Path) -> None:
+def test_agent_runs_with_minimal_packages_and_rejects_a_wrong_token(store: Store, tmp_path: Path) -> None:
     with (
         serving(create_app(Settings(home=tmp_path, require_tokens=True), store)) as url,
         running(url, "pi", 1, "--token", "hwnas_0_0") as stranger,

@@ -44,7 +44,7 @@ def what(store: Store) -> tuple[object, ...]:
     return view, front_of(*store.queries.state(view.id)), files, store.queries.devices()
 
 
-def test_a_backup_during_writes_restores_to_the_same(store: Store, home: Path, tmp_path: Path) -> None:
+def test_backup_during_writes_restores_the_same_state(store: Store, home: Path, tmp_path: Path) -> None:
     search = fakes.add_search(store)
     lease = store.jobs.claim("w", 1e6)
     assert lease is not None
@@ -73,7 +73,7 @@ def test_a_backup_during_writes_restores_to_the_same(store: Store, home: Path, t
         restore(tmp_path / "b.tar.gz", tmp_path / "new")
 
 
-def test_a_damaged_backup_is_refused(store: Store, home: Path, tmp_path: Path) -> None:
+def test_damaged_backup_is_rejected(store: Store, home: Path, tmp_path: Path) -> None:
     back_up(f"sqlite:///{home}/hwnas.db", str(home / "blobs"), tmp_path / "b.tar.gz")
     with tarfile.open(tmp_path / "b.tar.gz") as tar:
         tar.extractall(tmp_path / "parts", filter="data")
@@ -93,7 +93,7 @@ def test_a_damaged_backup_is_refused(store: Store, home: Path, tmp_path: Path) -
 
 @pytest.mark.postgres
 @pytest.mark.skipif(postgres_missing() is not None, reason=str(postgres_missing()))
-def test_the_documented_way_for_postgresql(tmp_path: Path) -> None:
+def test_documented_backup_of_postgresql(tmp_path: Path) -> None:
     tools = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
     with postgres_server() as server:
         url = postgres_url(server, "first")
@@ -112,7 +112,7 @@ def test_the_documented_way_for_postgresql(tmp_path: Path) -> None:
             assert what(again) == before
 
 
-def test_the_doctor_finds_what_is_wrong(store: Store, home: Path, tmp_path: Path) -> None:
+def test_doctor_reports_problems(store: Store, home: Path, tmp_path: Path) -> None:
     found = {c.name: c for c in examine(Settings(home=home, port=1))}
     assert {n for n, c in found.items() if c.status == "failed"} == set()
     assert found["database"].detail.startswith(f"sqlite, revision {head()}")

@@ -191,7 +191,7 @@ def processes(title: str) -> list[int]:
     return found
 
 
-def test_parts_end_in_the_same_bits_though_their_job_is_ended_and_one_of_them_is_killed(
+def test_interrupted_parallel_training_equals_sequential_training(
     cluster: RayCluster, before: list[Event], expected: list[Event]
 ) -> None:
     """The job ends with its processes; later each part goes on from its own last checkpoint, and so does, by itself,
@@ -218,7 +218,7 @@ def test_parts_end_in_the_same_bits_though_their_job_is_ended_and_one_of_them_is
     assert f"continues after step {steps_of(rest[:at])[mortal][-1]}" in warning.message
 
 
-def test_parts_run_at_the_same_time_and_share_the_cores(cluster: RayCluster, tmp_path: Path) -> None:
+def test_stages_run_in_parallel_and_share_the_cores(cluster: RayCluster, tmp_path: Path) -> None:
     def threads(*acts: str) -> list[int]:
         task = start(cluster, run="told", acts=acts, folder=str(tmp_path))
         return [e.done for e in follow(task) if isinstance(e, Progress)]
@@ -227,9 +227,7 @@ def test_parts_run_at_the_same_time_and_share_the_cores(cluster: RayCluster, tmp
     assert threads("end") == [2]
 
 
-def test_a_part_that_fails_or_dies_again_and_again_fails_the_job_and_ends_the_others(
-    cluster: RayCluster, tmp_path: Path
-) -> None:
+def test_failing_stage_fails_the_job_and_ends_the_remaining_stages(cluster: RayCluster, tmp_path: Path) -> None:
     with pytest.raises(HwnasError, match=f"died {RETRIES + 1} times in a row"):
         list(follow(start(cluster, run="told", acts=["die"], folder=str(tmp_path))))
     with pytest.raises(HwnasError, match="failed: expected something else"):

@@ -46,7 +46,7 @@ SECONDS = 10.0
 DURABLE = Checkpoint("train", 1, "0" * 64)
 
 
-def test_the_table_leads_everywhere_and_verbs_ask_for_legal_transitions() -> None:
+def test_every_status_is_reachable_and_commands_are_legal_transitions() -> None:
     assert set(TRANSITIONS) == set(STATUSES)
     assert {after for afters in TRANSITIONS.values() for after in afters} == set(STATUSES) - set()
     goals: dict[JobCommand, set[str]] = {
@@ -290,13 +290,13 @@ def lives(examples: int, steps: int) -> settings:
     )
 
 
-def test_any_life_on_sqlite() -> None:
+def test_any_job_history_on_sqlite() -> None:
     run_state_machine_as_test(Life, settings=lives(15, 40))
 
 
 @pytest.mark.postgres
 @pytest.mark.skipif(postgres_missing() is not None, reason=str(postgres_missing()))
-def test_any_life_on_postgresql(tmp_path: Path) -> None:
+def test_any_job_history_on_postgresql(tmp_path: Path) -> None:
     with postgres_server() as server:
         made = iter(range(1000))
 
@@ -321,7 +321,7 @@ def store(tmp_path: Path, clock: fakes.Clock) -> Iterator[Store]:
         yield opened
 
 
-def test_a_full_queue_refuses_and_says_so(store: Store) -> None:
+def test_full_queue_rejects_with_the_quota(store: Store) -> None:
     store.quotas.set("local", QuotaBody(max_queued=1), LOCAL)
     first = fakes.add_search(store)
     with pytest.raises(QuotaExceeded, match="local may have 1 searches in the queue and has 1"):
@@ -334,7 +334,7 @@ def test_a_full_queue_refuses_and_says_so(store: Store) -> None:
     assert [r.action for r in store.audit.page(2).items] == ["submit search", "cancel search"]
 
 
-def test_an_owner_at_its_limit_waits_and_the_view_says_why(store: Store, clock: fakes.Clock) -> None:
+def test_owner_at_its_limit_waits_with_the_reason(store: Store, clock: fakes.Clock) -> None:
     store.quotas.set("local", QuotaBody(max_running=1), LOCAL)
     store.jobs.heartbeat("w", 1)
     fakes.add_search(store)

@@ -55,7 +55,7 @@ def everything(store: Store, search: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("old", ["0001", "0002", "0003", "0004"])
-def test_rows_survive_the_way_back_and_forth(url: str, tmp_path: Path, old: str) -> None:
+def test_rows_survive_downgrade_and_upgrade(url: str, tmp_path: Path, old: str) -> None:
     blobs = tmp_path / "blobs"
     ended, _ = filled(url, blobs)
     with open_store(url, str(blobs), fakes.Clock()) as store:
@@ -70,7 +70,7 @@ def test_rows_survive_the_way_back_and_forth(url: str, tmp_path: Path, old: str)
         assert everything(store, ended) == before
 
 
-def test_keys_of_the_first_schema_still_find_their_searches(url: str, tmp_path: Path) -> None:
+def test_keys_of_the_first_schema_find_their_searches(url: str, tmp_path: Path) -> None:
     blobs = tmp_path / "blobs"
     _, waiting = filled(url, blobs)
     to(url, "0001")
@@ -81,7 +81,7 @@ def test_keys_of_the_first_schema_still_find_their_searches(url: str, tmp_path: 
             fakes.add_search(store, fakes.search_spec(name="another"), key="second")
 
 
-def test_searches_whose_end_was_asked_for_are_over(url: str, tmp_path: Path) -> None:
+def test_cancellation_requests_of_the_first_schema_are_cancelled(url: str, tmp_path: Path) -> None:
     blobs = tmp_path / "blobs"
     ended, waiting = filled(url, blobs)
     to(url, "0001")

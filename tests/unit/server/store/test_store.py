@@ -77,7 +77,7 @@ def append(store: Store, lease: Lease, *events: Event) -> str:
 # Schema
 
 
-def test_migrations_make_exactly_the_models(url: str) -> None:
+def test_migrations_produce_the_models(url: str) -> None:
     migrate(url)
     migrate(url)  # does nothing the second time
     engine = connect(url)
@@ -88,7 +88,7 @@ def test_migrations_make_exactly_the_models(url: str) -> None:
     engine.dispose()
 
 
-def test_processes_that_start_at_once_migrate_once(url: str) -> None:
+def test_concurrent_processes_migrate_once(url: str) -> None:
     engines = [connect(url) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(migrate_engine, engines))
@@ -98,7 +98,7 @@ def test_processes_that_start_at_once_migrate_once(url: str) -> None:
         engine.dispose()
 
 
-def test_a_newer_schema_is_refused(url: str) -> None:
+def test_newer_schema_is_rejected(url: str) -> None:
     migrate(url)
     engine = connect(url)
     with engine.begin() as connection:
@@ -118,12 +118,12 @@ def test_sqlite_waits_for_locks_and_keeps_foreign_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["mysql://x/y", "nonsense", "sqlite://"])
-def test_other_databases_are_refused(wrong: str) -> None:
+def test_unsupported_databases_are_rejected(wrong: str) -> None:
     with pytest.raises(InvalidInput):
         connect(wrong)
 
 
-def test_an_unusable_database_is_a_storage_error(tmp_path: Path) -> None:
+def test_unusable_database_raises_storage_error(tmp_path: Path) -> None:
     (tmp_path / "folder.db").mkdir()
     with (
         pytest.raises(StorageError, match="database"),
@@ -135,7 +135,7 @@ def test_an_unusable_database_is_a_storage_error(tmp_path: Path) -> None:
 # Submitting
 
 
-def test_a_key_returns_the_job_it_made(store: Store) -> None:
+def test_idempotency_key_returns_its_job(store: Store) -> None:
     spec = fakes.search_spec().model_dump(mode="json")
     first = store.jobs.submit("search", spec, "key")
     assert store.jobs.submit("search", spec, "key") == first
@@ -149,7 +149,7 @@ def test_a_key_returns_the_job_it_made(store: Store) -> None:
     assert count(store, Job) == 2
 
 
-def test_one_key_in_many_threads_makes_one_job(store: Store) -> None:
+def test_concurrent_submissions_with_one_key_create_one_job(store: Store) -> None:
     spec = fakes.search_spec().model_dump(mode="json")
     gate = threading.Barrier(6)
 
@@ -163,18 +163,18 @@ def test_one_key_in_many_threads_makes_one_job(store: Store) -> None:
 
 
 @pytest.mark.parametrize("bad", [{"a": float("nan")}, {"a": "\x00"}, {"a": "\ud800"}, {"a": object()}])
-def test_specs_that_cannot_be_stored_are_refused(store: Store, bad: dict[str, object]) -> None:
+def test_specs_that_cannot_be_stored_are_rejected(store: Store, bad: dict[str, object]) -> None:
     with pytest.raises(InvalidSpec):
         store.jobs.submit("search", {"name": "x", **bad}, None)
     store.jobs.submit("search", {"name": "x", "a": "\\u0000 spelled out"}, None)
 
 
-def test_the_spec_hash_is_that_of_the_spec(store: Store, search: str) -> None:
+def test_spec_hash_equals_content_hash(store: Store, search: str) -> None:
     with writing(store.queries._engine) as session:
         assert session.get_one(Job, search).spec_hash == fakes.search_spec().content_hash
 
 
-def test_a_device_is_added_once_at_a_time(store: Store) -> None:
+def test_device_has_one_onboarding_at_a_time(store: Store) -> None:
     spec = fakes.device_spec().model_dump(mode="json")
     first = store.jobs.submit("device", spec, None)
     with pytest.raises(Conflict, match=first):
@@ -198,7 +198,7 @@ def test_jobs_are_claimed_in_order_and_once(store: Store, clock: fakes.Clock) ->
     assert store.jobs.claim("worker", 10.0) is None
 
 
-def test_claims_at_the_same_time_get_different_jobs(store: Store) -> None:
+def test_concurrent_claims_get_different_jobs(store: Store) -> None:
     fakes.add_device(store)
     searches = {fakes.add_search(store) for _ in range(8)}
     with ThreadPoolExecutor(8) as pool:
@@ -206,7 +206,7 @@ def test_claims_at_the_same_time_get_different_jobs(store: Store) -> None:
     assert {lease.job_id for lease in leases if lease is not None} == searches
 
 
-def test_a_passed_lease_is_claimed_again_and_its_worker_writes_nothing(
+def test_expired_lease_is_claimed_again_and_fences_the_old_worker(
     store: Store, search: str, clock: fakes.Clock
 ) -> None:
     old = claim(store, 10.0)
@@ -227,7 +227,7 @@ def test_a_passed_lease_is_claimed_again_and_its_worker_writes_nothing(
     assert append(store, new, StageFinished("train", 1.0)) == "continue"
 
 
-def test_appending_renews_the_lease(store: Store, search: str, clock: fakes.Clock) -> None:
+def test_append_renews_the_lease(store: Store, search: str, clock: fakes.Clock) -> None:
     lease = claim(store, 10.0)
     for _ in range(5):
         clock.pass_(8.0)
@@ -235,7 +235,7 @@ def test_appending_renews_the_lease(store: Store, search: str, clock: fakes.Cloc
     assert store.jobs.claim("other", 10.0) is None
 
 
-def test_a_lease_carries_the_log_with_the_latest_progress_only(store: Store, search: str) -> None:
+def test_lease_contains_the_log_with_the_latest_progress_only(store: Store, search: str) -> None:
     log = fakes.search_log()
     append(store, first := claim(store), *log[:9])
     store.jobs.release(first)
@@ -243,7 +243,7 @@ def test_a_lease_carries_the_log_with_the_latest_progress_only(store: Store, sea
     assert events == [e for e in log[:9] if not (isinstance(e, Progress) and e.done == 1)]
 
 
-def test_after_five_attempts_without_progress_the_job_is_quarantined(store: Store, search: str) -> None:
+def test_job_is_quarantined_after_five_attempts_without_progress(store: Store, search: str) -> None:
     for _ in range(MAX_STALLED):
         lease = claim(store)
         append(store, lease, StageStarted("train", 0, 1), Progress("train", 1, 2), Warned("train", "again"))
@@ -258,7 +258,7 @@ def test_after_five_attempts_without_progress_the_job_is_quarantined(store: Stor
 
 
 @pytest.mark.parametrize("event", [Checkpoint("train", 1, "0" * 64), StageFinished("train", 1.0)])
-def test_durable_progress_starts_the_count_of_attempts_again(store: Store, search: str, event: Event) -> None:
+def test_durable_progress_resets_the_attempt_count(store: Store, search: str, event: Event) -> None:
     for i in range(MAX_STALLED + 2):
         lease = claim(store)
         if i == 3:
@@ -267,7 +267,7 @@ def test_durable_progress_starts_the_count_of_attempts_again(store: Store, searc
     assert store.queries.search(search).status == "queued"
 
 
-def test_repeating_the_same_event_is_no_progress(store: Store, search: str) -> None:
+def test_repeated_event_is_no_progress(store: Store, search: str) -> None:
     for _ in range(MAX_STALLED + 1):
         lease = claim(store)
         append(store, lease, Evaluated((fakes.candidate((0, 0, 0), 50.0),)))
@@ -277,7 +277,7 @@ def test_repeating_the_same_event_is_no_progress(store: Store, search: str) -> N
     assert store.queries.search(search).status == "quarantined"
 
 
-def test_interruptions_are_not_held_against_a_job(store: Store, search: str) -> None:
+def test_interruptions_are_not_counted_as_crashes(store: Store, search: str) -> None:
     for _ in range(2 * MAX_STALLED):
         assert store.jobs.release(claim(store))
     assert claim(store).job_id == search
@@ -303,14 +303,14 @@ def test_leases_of_dead_owners_are_released(store: Store, search: str, clock: fa
 # Cancelling
 
 
-def test_cancelling_a_waiting_job_ends_it(store: Store, search: str) -> None:
+def test_cancel_ends_a_queued_job(store: Store, search: str) -> None:
     store.jobs.cancel(search)
     store.jobs.cancel(search)
     assert store.queries.search(search).status == "cancelled"
     assert store.jobs.claim("worker", 10.0) is None
 
 
-def test_a_cancelled_job_is_over_and_its_worker_writes_nothing(store: Store, search: str) -> None:
+def test_cancel_fences_the_worker(store: Store, search: str) -> None:
     lease = claim(store)
     append(store, lease, Evaluated((fakes.candidate((0, 0, 0), 50.0),)))
     store.jobs.cancel(search)
@@ -321,7 +321,7 @@ def test_a_cancelled_job_is_over_and_its_worker_writes_nothing(store: Store, sea
     assert (view.status, view.evaluations) == ("cancelled", 1)
 
 
-def test_a_cancelled_job_of_a_dead_worker_is_not_run_again(store: Store, search: str, clock: fakes.Clock) -> None:
+def test_cancelled_job_of_a_dead_worker_is_not_run_again(store: Store, search: str, clock: fakes.Clock) -> None:
     claim(store, 10.0)
     store.jobs.cancel(search)
     clock.pass_(11.0)
@@ -329,7 +329,7 @@ def test_a_cancelled_job_of_a_dead_worker_is_not_run_again(store: Store, search:
     assert store.queries.search(search).status == "cancelled"
 
 
-def test_what_has_ended_cannot_be_cancelled(store: Store, search: str) -> None:
+def test_ended_job_cannot_be_cancelled(store: Store, search: str) -> None:
     fakes.run_log(store, fakes.search_log())
     with pytest.raises(Conflict, match="succeeded"):
         store.jobs.cancel(search)
@@ -397,7 +397,7 @@ def test_projections_equal_the_fold_of_any_log(store: Store, batches: list[list[
     store.jobs.finish(lease, "succeeded")
 
 
-def test_nothing_is_written_of_a_batch_that_fails(store: Store, search: str) -> None:
+def test_failed_batch_writes_nothing(store: Store, search: str) -> None:
     lease = claim(store)
     good = fakes.records([Evaluated((fakes.candidate((0, 0, 0), 50.0),))])
     with pytest.raises(InvalidInput, match="unknown event kind"):
@@ -413,12 +413,12 @@ def test_nothing_is_written_of_a_batch_that_fails(store: Store, search: str) -> 
     assert store.queries.search(search).last_event == 2  # queued, running
 
 
-def test_a_reading_that_is_not_finite_is_left_out(store: Store, search: str) -> None:
+def test_non_finite_progress_value_is_dropped(store: Store, search: str) -> None:
     append(store, claim(store), Progress("train", 1, 2, values={"loss": float("nan"), "rate": 0.1}))
     assert store.queries.search(search).stages[0].values == {"rate": 0.1}
 
 
-def test_a_chatty_search_does_not_grow_the_database(store: Store, search: str) -> None:
+def test_frequent_progress_does_not_grow_the_database(store: Store, search: str) -> None:
     lease = claim(store)
     for i in range(10):
         append(store, lease, *[Progress("train", 100 * i + j, 1000) for j in range(100)])
@@ -458,7 +458,7 @@ def test_progress_bars_and_time_left(store: Store, clock: fakes.Clock) -> None:
     assert (train.status, train.done, train.seconds, train.result) == ("finished", 100, 24.0, {"x": 1})
 
 
-def test_an_onboarding_fills_devices_and_predictors(store: Store) -> None:
+def test_onboarding_creates_device_and_predictor(store: Store) -> None:
     job = fakes.add_device(store)
     device = store.queries.device("bench")
     assert device.profile_id == fakes.PROFILE.id
@@ -472,7 +472,7 @@ def test_an_onboarding_fills_devices_and_predictors(store: Store) -> None:
         store.queries.predictors("bnch")
 
 
-def test_an_onboarding_without_its_result_is_refused(store: Store) -> None:
+def test_onboarding_without_a_result_is_rejected(store: Store) -> None:
     store.jobs.submit("device", fakes.device_spec().model_dump(mode="json"), None)
     lease = claim(store)
     with pytest.raises(InvalidInput, match="profile"):
@@ -482,7 +482,7 @@ def test_an_onboarding_without_its_result_is_refused(store: Store) -> None:
 # What a lease resolves
 
 
-def test_a_search_gets_the_newest_predictor_of_its_space(store: Store, clock: fakes.Clock) -> None:
+def test_search_gets_the_newest_predictor_of_its_space(store: Store, clock: fakes.Clock) -> None:
     fakes.add_device(store)
     clock.pass_(1.0)
     newest = fakes.add_device(store)
@@ -497,7 +497,7 @@ def test_a_search_gets_the_newest_predictor_of_its_space(store: Store, clock: fa
     assert (payload.supernet_blob, payload.inherited) == (None, ())
 
 
-def test_a_search_whose_predictor_is_missing_fails_with_the_reason(store: Store) -> None:
+def test_search_without_a_predictor_fails_with_the_reason(store: Store) -> None:
     search = fakes.add_search(store)
     assert store.jobs.claim("worker", 10.0) is None
     view = store.queries.search(search)
@@ -505,7 +505,7 @@ def test_a_search_whose_predictor_is_missing_fails_with_the_reason(store: Store)
     assert "'bench' has no latency predictor" in (view.error or "")
 
 
-def test_a_child_inherits_supernet_and_estimates_over_generations(store: Store) -> None:
+def test_child_inherits_supernet_and_estimates_over_generations(store: Store) -> None:
     fakes.add_device(store)
     parent = fakes.add_search(store)
     fakes.run_log(store, fakes.search_log("a" * 64))
@@ -581,12 +581,12 @@ def test_candidates_by_origin_and_status(store: Store, search: str) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["x", "!!!", "W10=", "WyJhIiwgImIiXQ==", "bnVsbA=="])
-def test_a_cursor_that_is_none_is_refused(store: Store, search: str, cursor: str) -> None:
+def test_invalid_cursor_is_rejected(store: Store, search: str, cursor: str) -> None:
     with pytest.raises(InvalidInput, match="cursor"):
         store.queries.searches(None, 3, cursor)
 
 
-def test_the_search_view_sums_up(store: Store, search: str) -> None:
+def test_search_summary(store: Store, search: str) -> None:
     fakes.run_log(store, fakes.search_log())
     view = store.queries.search(search)
     assert (view.status, view.evaluations, view.warnings) == ("succeeded", 3, ["slow"])
@@ -596,7 +596,7 @@ def test_the_search_view_sums_up(store: Store, search: str) -> None:
     assert view.hypervolume is not None
 
 
-def test_a_re_exported_file_is_listed_once(store: Store, search: str) -> None:
+def test_re_exported_file_is_listed_once(store: Store, search: str) -> None:
     fakes.run_log(store, fakes.search_log())
     assert count(store, ArtifactRow) == 2
     assert store.queries.artifact(search, fakes.arch(3, 3, 3).id, "model.onnx").report == {"ok": True, "again": 1}
@@ -604,7 +604,7 @@ def test_a_re_exported_file_is_listed_once(store: Store, search: str) -> None:
         store.queries.artifact(search, fakes.arch(3, 3, 3).id, "model.pt")
 
 
-def test_workers_are_counted_while_they_beat(store: Store, clock: fakes.Clock) -> None:
+def test_workers_are_counted_while_they_send_heartbeats(store: Store, clock: fakes.Clock) -> None:
     store.jobs.heartbeat("a", 1)
     store.jobs.heartbeat("b", 1)
     assert store.queries.counts(30.0) == (2, 0, 0)
