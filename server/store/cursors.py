@@ -1,4 +1,4 @@
-"""Cursors of pages, and times as views show them."""
+"""Page cursors, and times of the database as datetimes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from nas.core.errors import InvalidInput
 
 
 def write_cursor(*parts: object) -> str:
-    """The place behind a row, as opaque text."""
+    """Encode a position in a page order as opaque text."""
     return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
 
 
 def read_cursor(text: str, *types: Any) -> list[Any]:
-    """Inverse of ``write_cursor`` for parts of these types. Raises InvalidInput."""
+    """Decode a cursor with parts of these types. Raises InvalidInput."""
     try:
         parts = json.loads(base64.urlsafe_b64decode(text.encode()))
     except (binascii.Error, ValueError) as error:
@@ -30,5 +30,5 @@ def read_cursor(text: str, *types: Any) -> list[Any]:
 
 
 def utc(seconds: float) -> datetime:
-    """A time of the database as a view shows it."""
+    """Convert seconds since 1970 to a datetime in UTC."""
     return datetime.fromtimestamp(seconds, UTC)

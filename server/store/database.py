@@ -1,4 +1,4 @@
-"""One engine for SQLite and PostgreSQL, and the two ways to use it: ``reading`` and ``writing``."""
+"""Database engines for SQLite and PostgreSQL, and sessions for ``reading`` and ``writing``."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sqlalchemy.orm import Session
 from nas.core.errors import InvalidInput, StorageError
 
 BUSY_MS = 20_000
-_POOL: dict[str, Any] = {"pool_size": 16, "max_overflow": 32}  # no fewer than the server's request threads
+_POOL: dict[str, Any] = {"pool_size": 16, "max_overflow": 32}  # at least as many as the server's request threads
 
 
 class JsonText(str):
-    """Text that is JSON already: it goes into a JSON column as it is."""
+    """Serialised JSON, which is stored in a JSON column unchanged."""
 
 
 def connect(url: str) -> Engine:
-    """An engine for a database URL. Raises InvalidInput for a URL that is neither SQLite nor PostgreSQL."""
+    """Return an engine for a database URL. Raises InvalidInput for a URL that is neither SQLite nor PostgreSQL."""
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -47,21 +47,21 @@ def connect(url: str) -> Engine:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
-    """A session that sees one snapshot. Raises StorageError when the database cannot be used."""
+    """Open a session on one snapshot. Raises StorageError if the database cannot be used."""
     snapshot = engine.execution_options(isolation_level="REPEATABLE READ") if _is_pg(engine) else engine
-    with errors_as_ours(), Session(snapshot) as session:
+    with translated_errors(), Session(snapshot) as session:
         yield session
 
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Session]:
-    """A session in one write transaction, committed at the end. Raises StorageError when it cannot be written.
+    """Open a session in one write transaction, committed at the end. Raises StorageError if it cannot be written.
 
-    SQLite takes its single write lock at the beginning: a transaction that first reads and then wants to write would
-    otherwise fail instead of waiting.
+    SQLite takes its single write lock at the beginning: a transaction that reads first and then writes would otherwise
+    fail instead of waiting.
     """
     with (
-        errors_as_ours(),
+        translated_errors(),
         Session(engine.execution_options(hwnas_write=True), expire_on_commit=False) as session,
         session.begin(),
     ):
@@ -69,8 +69,8 @@ def writing(engine: Engine) -> Iterator[Session]:
 
 
 @contextmanager
-def errors_as_ours() -> Iterator[None]:
-    """Raises StorageError for a database that cannot be used, InvalidInput for a value that it cannot hold."""
+def translated_errors() -> Iterator[None]:
+    """Raise StorageError if the database cannot be used, InvalidInput for a value that it cannot store."""
     try:
         yield
     except (OperationalError, InterfaceError) as error:
@@ -78,9 +78,9 @@ def errors_as_ours() -> Iterator[None]:
     except PoolTimeout as error:
         raise StorageError(f"the database is too busy: {error}") from error
     except DataError as error:  # a NUL character, or a number beyond the column's range
-        raise InvalidInput(f"the database cannot hold a value: {error.orig}") from error
-    except (OverflowError, UnicodeEncodeError) as error:  # SQLite's driver says the same in its own way
-        raise InvalidInput(f"the database cannot hold a value: {error}") from error
+        raise InvalidInput(f"the database cannot store a value: {error.orig}") from error
+    except (OverflowError, UnicodeEncodeError) as error:  # the same from SQLite's driver
+        raise InvalidInput(f"the database cannot store a value: {error}") from error
 
 
 def _is_pg(engine: Engine) -> bool:
@@ -92,7 +92,7 @@ def _as_json(value: Any) -> str:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver begins no transactions of its own; _begin_sqlite does
+    connection.isolation_level = None  # _begin_sqlite begins transactions, not the driver
     for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 

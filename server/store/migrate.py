@@ -1,4 +1,4 @@
-"""Brings a database to the present schema. Runs at every start; does nothing when there is nothing to do."""
+"""Migrate a database to the current schema. Runs at every start and does nothing if the schema is current."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, text
 
 from nas.core.errors import StorageError
-from server.store.database import connect, errors_as_ours
+from server.store.database import connect, translated_errors
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +21,8 @@ _LOCK = 0x6877_6E61  # any number, the same in every process
 
 
 def migrate(url: str) -> None:
-    """Upgrades the database at ``url`` to the newest schema. Raises StorageError when it is newer than this version
-    or cannot be used."""
+    """Upgrade the database at ``url`` to the newest schema. Raises StorageError if its schema is newer than this
+    version or the database cannot be used."""
     engine = connect(url)
     try:
         migrate_engine(engine)
@@ -31,8 +31,8 @@ def migrate(url: str) -> None:
 
 
 def migrate_engine(engine: Engine) -> None:
-    """As ``migrate``. Processes that start at once take turns: the first upgrades, the others find it done."""
-    with errors_as_ours(), engine.execution_options(hwnas_write=True).begin() as connection:
+    """As ``migrate``, for an engine. Concurrent processes are serialised, so that the first one upgrades."""
+    with translated_errors(), engine.execution_options(hwnas_write=True).begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         before = MigrationContext.configure(connection).get_current_revision()
@@ -41,12 +41,12 @@ def migrate_engine(engine: Engine) -> None:
         try:
             command.upgrade(alembic_config(connection), "head")
         except CommandError as error:
-            raise StorageError(f"the database's schema is not known to this version of hwnas: {error}") from error
-        log.info("the database's schema went from %s to %s", before or "nothing", head())
+            raise StorageError(f"this version of hwnas does not know the database's schema: {error}") from error
+        log.info("migrated the database schema from %s to %s", before or "nothing", head())
 
 
 def head() -> str:
-    """The newest revision that this version knows."""
+    """Return the newest revision of this version."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
     config.set_main_option("path_separator", "os")
@@ -54,7 +54,7 @@ def head() -> str:
 
 
 def alembic_config(connection: Connection) -> Config:
-    """Alembic's settings over an open connection."""
+    """Return Alembic's configuration for an open connection."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
     config.set_main_option("path_separator", "os")

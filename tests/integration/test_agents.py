@@ -570,7 +570,9 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
     return Hands(monkeypatch)
 
 
-def agent_of(api: TestClient, token: str | None = None, change: Callable[..., Any] | None = None) -> Agent:
+def agent_of(
+    api: TestClient, token: str | None = None, change: Callable[..., Any] | None = None, name: str = "pi"
+) -> Agent:
     said: list[str] = []
     stopping = threading.Event()
 
@@ -585,8 +587,8 @@ def agent_of(api: TestClient, token: str | None = None, change: Callable[..., An
         made = httpx.Response(answer.status_code, content=answer.content, headers={"content-type": "application/json"})
         return made if change is None else change(request, made)
 
-    client = ServiceClient("http://127.0.0.1", token, "pi", stopping, said.append, httpx.MockTransport(handle))
-    return Agent(client, "pi", 1, stopping, 0.0)
+    client = ServiceClient("http://127.0.0.1", token, name, stopping, said.append, httpx.MockTransport(handle))
+    return Agent(client, name, 1, stopping, 0.0)
 
 
 def wait_for_models(store: Store, *networks: str) -> str:
@@ -670,6 +672,26 @@ def test_agent_needs_a_token_with_the_device_scope(store: Store, tmp_path: Path,
     _, other = store.tokens.create("bob", "t", ("device",), None, LOCAL)
     with pytest.raises(ServiceError, match="belongs to another owner"):
         agent_of(api, other).register()
+
+
+def test_agent_waits_while_another_process_measures_and_fails_on_other_conflicts(
+    store: Store, tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = service(store, tmp_path)
+    register(store)
+    wait_for_models(store, "a")
+    task = claim(store)
+    agent = agent_of(api)
+    with pytest.raises(ServiceError) as busy:
+        agent._service.claim("two")
+    assert (busy.value.status, busy.value.code) == (409, "agent_busy")
+    waits: list[float] = []
+    monkeypatch.setattr(agent, "_wait_while_busy", lambda _error: (waits.append(0.0), finish(store, task)))
+    agent.register()  # once the other process has finished its task
+    assert len(waits) == 1
+    with pytest.raises(ServiceError, match="already exists and has no agent") as conflict:
+        agent_of(api, name="bench").register()
+    assert conflict.value.code == "conflict"
 
 
 def test_onboarding_without_an_agent_explains_how_to_start_one(store: Store, tmp_path: Path, hands: Hands) -> None:

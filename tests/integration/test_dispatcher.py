@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import logging
 import os
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from nas.core.errors import InvalidSpec
 from nas.core.jobs import Lease, LeaseToken
 from nas.core.scheduling import NodeResources, required_resources
 from nas.core.spec import ResourceSpec
+from server.logs import JsonFormatter
 from server.store.store import Store, open_store
 from tests.support import fakes
 from tests.support.dispatching import SECONDS, ObservedJobs, ended, kinds, submit
@@ -163,6 +166,29 @@ def test_claims_only_jobs_that_fit_and_places_them(
     idle._attempts[LeaseToken(wide, 1)].thread.join()
     run_cycle(idle)
     assert fake_cluster.placed[2:] == [(late, "one")]
+
+
+def test_log_records_of_an_attempt_have_its_job_as_a_field(
+    store: Store, idle: dispatcher.Dispatcher, fake_cluster: FakeCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines: list[dict[str, Any]] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(json.loads(JsonFormatter().format(record)))
+
+    handler = Collect()
+    with caplog.at_level(logging.INFO, logger=dispatcher.log.name):
+        dispatcher.log.addHandler(handler)
+        search = submit(store, "end")
+        run_cycle(idle)
+        fake_cluster.running[search].ends.set()
+        idle._attempts[LeaseToken(search, 1)].thread.join()
+        dispatcher.log.removeHandler(handler)
+    assert [(line["job"], line["message"].partition(": ")[2]) for line in lines] == [
+        (search, "claimed with token 1, on node one"),
+        (search, "succeeded"),
+    ]
 
 
 def test_lease_without_a_running_job_is_released(store: Store, idle: dispatcher.Dispatcher) -> None:

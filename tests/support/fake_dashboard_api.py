@@ -29,7 +29,7 @@ from nas.core.drift import Reading, drift_of
 from nas.core.errors import Conflict
 from nas.core.events import Evaluated, HypervolumeAt, Refitted, StatusChanged, encode
 from nas.core.layers import summarise
-from nas.core.lifecycle import ENDED, LEASED, JobStatus, JobCommand, check_transition, check_command
+from nas.core.lifecycle import ENDED, LEASED, JobCommand, JobStatus, check_command, check_transition
 from nas.core.metrics import METRICS, kendall, spearman
 from nas.core.ports import ImageShape
 from nas.core.rank_correlation import rank_advice

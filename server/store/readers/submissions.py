@@ -102,7 +102,7 @@ def _onboarding(session: Session, devices: tuple[str, ...]) -> frozenset[str]:
 
 def _energy(session: Session, predictor: PredictorRow) -> StoredPredictor | None:
     energy = energy_of(session, predictor)
-    return StoredPredictor(energy["family"], energy["blob"]) if energy is not None else None
+    return StoredPredictor(energy.family, energy.blob) if energy is not None else None
 
 
 def _parent(session: Session, search_id: str) -> ParentSearch | None:
