@@ -46,18 +46,18 @@ def main(
     )
     parser.add_argument("--seeds", type=int, default=seeds, help="number of seeds (%(default)s)")
     more(parser)
-    given = parser.parse_args()
-    if given.seeds < 1:
-        parser.error(f"--seeds: expected at least 1, got {given.seeds}")
+    arguments = parser.parse_args()
+    if arguments.seeds < 1:
+        parser.error(f"--seeds: expected at least 1, got {arguments.seeds}")
     result = {
         "benchmark": name,
-        **bench(Options(given.shared, tuple(range(given.seeds)), given.json, vars(given))),
+        **bench(Options(arguments.shared, tuple(range(arguments.seeds)), arguments.json, vars(arguments))),
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "machine": machine(),
         "versions": {p: version(p) for p in packages},
     }
-    if given.json:
+    if arguments.json:
         print(json.dumps(result, indent=2))
     else:
         for key, value in flat(result):

@@ -41,8 +41,8 @@ def plain_mix(net: DartsSupernet, x: Tensor, weights_EO: Tensor) -> Tensor:
             total = torch.tensor(0.0)
             for e, (a, end) in enumerate(EDGES):
                 if end == node:
-                    made = [rows[e, op] * _operation(cell, e, op, states[a]) for op in range(len(OPERATIONS))]
-                    total = total + sum(made)
+                    outputs = [rows[e, op] * _operation(cell, e, op, states[a]) for op in range(len(OPERATIONS))]
+                    total = total + sum(outputs)
             states.append(total)
         older, newer = newer, torch.cat(states[2:], dim=1)
     logits: Tensor = net.classifier(F.adaptive_avg_pool2d(newer, 1).flatten(1))
@@ -79,13 +79,13 @@ def _operation(cell: DartsSuperCell, edge: int, op: int, x: Tensor) -> Tensor:
         return _norm(F.avg_pool2d(x, 3, s, 1, count_include_pad=False))
     if op == SKIP and s == 1:
         return x
-    found = cell.operations[f"{edge}-{op}"]
-    if isinstance(found, FactorizedReduction):
-        return _factorized(found, x)
-    if isinstance(found, SeparableConv):
-        return _part(found, x)
-    assert isinstance(found, torch.nn.Sequential)
-    for part in found:
+    module = cell.operations[f"{edge}-{op}"]
+    if isinstance(module, FactorizedReduction):
+        return _factorized(module, x)
+    if isinstance(module, SeparableConv):
+        return _part(module, x)
+    assert isinstance(module, torch.nn.Sequential)
+    for part in module:
         assert isinstance(part, SeparableConv)
         x = _part(part, x)
     return x
@@ -94,11 +94,11 @@ def _operation(cell: DartsSuperCell, edge: int, op: int, x: Tensor) -> Tensor:
 # One step: the architecture parameters on held-out images, then the weights
 
 
-class Bench:
+class StepBench:
     """A supernet, its architecture parameters, their optimisers and two batches."""
 
-    def __init__(self, ours: bool) -> None:
-        self.ours = ours
+    def __init__(self, product: bool) -> None:
+        self.product = product
         generator = torch.Generator().manual_seed(0)
         net = build({"preset": "search"}, SHAPE).supernet(0)
         assert isinstance(net, DartsSupernet)
@@ -108,7 +108,7 @@ class Bench:
             (torch.randn(BATCH, 3, 32, 32, generator=generator), torch.randint(10, (BATCH,), generator=generator))
             for _ in range(2)
         ]
-        if ours:
+        if product:
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.batches = [(x.contiguous(memory_format=torch.channels_last), y) for x, y in self.batches]
         self.weight_optimiser = torch.optim.SGD(net.parameters(), 0.025, 0.9, weight_decay=3e-4)
@@ -116,7 +116,7 @@ class Bench:
 
     def step(self) -> tuple[float, float]:
         """Validation and training loss."""
-        return self._our_step() if self.ours else self._plain_step()
+        return self._our_step() if self.product else self._plain_step()
 
     def _plain_step(self) -> tuple[float, float]:
         losses = []
@@ -148,12 +148,12 @@ class Bench:
 def bench(options: Options) -> dict[str, Any]:
     """Repeats in turns, on one thread: the median of plain over ours."""
     torch.set_num_threads(1)
-    plain, ours = Bench(ours=False), Bench(ours=True)
-    first = [b.step() for b in (plain, ours)]
+    plain, product = StepBench(product=False), StepBench(product=True)
+    first = [b.step() for b in (plain, product)]
     ratios, seconds_plain, seconds_ours = [], [], []
     for _ in options.seeds:
         seconds_plain.append(_seconds(plain.step))
-        seconds_ours.append(_seconds(ours.step))
+        seconds_ours.append(_seconds(product.step))
         ratios.append(seconds_plain[-1] / seconds_ours[-1])
     memory = {name: _peak_of_a_step(name) for name in ("plain", "ours")}
     return {
@@ -170,9 +170,9 @@ def bench(options: Options) -> dict[str, Any]:
 
 
 def _seconds(step: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+    start_s = time.perf_counter()
     step()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start_s
 
 
 def _peak_of_a_step(name: str) -> int:
@@ -182,13 +182,13 @@ def _peak_of_a_step(name: str) -> int:
     return int(done.stdout)
 
 
-def peak(ours: bool) -> int:
+def peak(product: bool) -> int:
     """Bytes that a step adds to the process at most."""
     torch.set_num_threads(1)
-    made = Bench(ours)
+    bench = StepBench(product)
     reset_peak_memory("cpu")
     before = peak_memory_bytes("cpu")
-    made.step()
+    bench.step()
     return peak_memory_bytes("cpu") - before
 
 

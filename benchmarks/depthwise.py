@@ -35,9 +35,9 @@ def bench(options: Options) -> dict[str, Any]:
 
 def seconds(forward: Callable[[], torch.Tensor]) -> float:
     """Time of one pass forward and back."""
-    begun = time.perf_counter()
+    start_s = time.perf_counter()
     forward().sum().backward()  # type: ignore[no-untyped-call]
-    return time.perf_counter() - begun
+    return time.perf_counter() - start_s
 
 
 if __name__ == "__main__":

@@ -57,10 +57,10 @@ def compare(spec: SearchSpec) -> dict[str, Any]:
     """One dry run and then the search itself."""
     with tempfile.TemporaryDirectory() as folder:
         problem, stages, resources = prepare(spec, Path(folder))
-        begun = busy_s()
+        start_s = busy_s()
         *_, priced = estimate_search_cost(problem, stages, resources, SearchState())
         assert isinstance(priced, StageFinished)
-        cost, dry_run_s = read_cost_estimate(priced.result), busy_s() - begun
+        cost, dry_run_s = read_cost_estimate(priced.result), busy_s() - start_s
         reset_peak_memory("cpu")
         real = {
             event.stage: event.seconds

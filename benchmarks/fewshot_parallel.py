@@ -42,8 +42,8 @@ def bench(options: Options) -> Mapping[str, Any]:
     seconds: dict[int, list[float]] = {1: [], 2: []}
     busy: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
-        given = {"blobs_url": folder, "run_job": "benchmarks.fewshot_parallel:run_job"}
-        with ray_cluster(None, Path(folder) / "ray", cpus=2, **given) as cluster:
+        cluster_options = {"blobs_url": folder, "run_job": "benchmarks.fewshot_parallel:run_job"}
+        with ray_cluster(None, Path(folder) / "ray", cpus=2, **cluster_options) as cluster:
             _train(cluster, 2)
             for _ in range(REPEATS):
                 for workers in seconds:
@@ -68,12 +68,12 @@ def _train(cluster: RayCluster, workers: int) -> tuple[float, float]:
     lease = Lease(f"on {workers}", 1, 0.0, SearchPayload(spec, devices=()))
     job = cluster.start(lease, ResourceSpec(cpus=2), cluster.nodes()[0])
     records: list[EncodedEvent] = []
-    while not isinstance(got := job.poll(600.0), AttemptOutcome):
-        if got is None:
+    while not isinstance(outcome := job.poll(600.0), AttemptOutcome):
+        if outcome is None:
             raise TimeoutError(job.dump_stacks())
-        records += got
-    if got.status != "succeeded":
-        raise RuntimeError(f"training {got.status}: {got.message}")
+        records += outcome
+    if outcome.status != "succeeded":
+        raise RuntimeError(f"training {outcome.status}: {outcome.message}")
     return records[-1]["seconds"], records[-1]["others"]
 
 
@@ -96,11 +96,11 @@ def run_job(payload: SearchPayload, blobs_url: str, events: Sequence[EncodedEven
     workers = payload.spec.resources.cpus
     run_parallel = ray_parallel_runner(workers, 0)
     resources = Resources(blobs, None, time.monotonic, run_parallel=run_parallel)  # type: ignore[arg-type]
-    begun, idle = time.perf_counter(), _busy_s()
+    start_s, idle = time.perf_counter(), _busy_s()
     steps = [e.result["steps"] for e in stage.run(problem, resources, state) if isinstance(e, StageFinished)]
-    wall_s = time.perf_counter() - begun
-    others = (_busy_s() - idle) / wall_s - workers
-    yield [{"kind": "timed", "seconds": wall_s, "steps": steps[0], "others": others}]
+    wall_s = time.perf_counter() - start_s
+    other_load = (_busy_s() - idle) / wall_s - workers
+    yield [{"kind": "timed", "seconds": wall_s, "steps": steps[0], "others": other_load}]
 
 
 def _busy_s() -> float:

@@ -22,7 +22,7 @@ import torch
 from benchmarks import fewshot_parallel
 from benchmarks._cifar import small_cifar
 from benchmarks._cli import Options, main, shared_file
-from benchmarks._kept import Kept, add_arguments
+from benchmarks._finished_runs import FinishedRuns, add_arguments
 from nas.core.arch import Arch, as_archs
 from nas.core.metrics import kendall
 from nas.core.ports import Dataset, ImageShape, SearchSpace, Split
@@ -41,7 +41,7 @@ METHODS = ("one_shot", "random_split", "exhaustive", "gradient_matching")
 
 
 @dataclass(frozen=True)
-class Setting:
+class RankingSetting:
     """Sizes, the same for all methods. ``epochs`` over ``images``, the first ``warmup`` undivided; ``validation`` other
     images judge, and ``calibration`` of the images give each cell its statistics."""
 
@@ -58,8 +58,8 @@ class Setting:
     batch: int
 
 
-SMALL = Setting(10_000, 1_000, 200, 8, 8, 1, 80, 60, 0.1, 0.01, 64)
-FULL = Setting(45_000, 5_000, 2_000, 32, 16, 5, 250, 150, 0.1, 0.05, 128)
+SMALL = RankingSetting(10_000, 1_000, 200, 8, 8, 1, 80, 60, 0.1, 0.01, 64)
+FULL = RankingSetting(45_000, 5_000, 2_000, 32, 16, 5, 250, 150, 0.1, 0.05, 128)
 
 
 def bench(options: Options) -> Mapping[str, Any]:
@@ -68,18 +68,18 @@ def bench(options: Options) -> Mapping[str, Any]:
     archive = shared_file(options, "data", "cifar10_jpeg.npz")
     table = shared_file(options, "data", "nb201.npz")
     device: str = options.more["device"]
-    kept = Kept(options.more["partial"], asdict(setting))
+    finished = FinishedRuns(options.more["partial"], asdict(setting))
     work = partial(one_seed, setting, archive, table, device)
     names = {seed: f"seed {seed}" for seed in options.seeds}
-    missing = [seed for seed in options.seeds if names[seed] not in kept.runs]
+    missing = [seed for seed in options.seeds if names[seed] not in finished.runs]
     # Two at once on cores, one after another on a GPU.
     with ProcessPoolExecutor(2 if device == "cpu" else 1, mp_context=get_context("spawn")) as pool:
         for seed, run in zip(missing, pool.map(work, missing), strict=True):
-            kept.keep(names[seed], run, f"tau {run['tau']}")
+            finished.keep(names[seed], run, f"tau {run['tau']}")
     shared = fewshot_parallel.bench(options)
-    found = result([kept.runs[names[seed]] for seed in options.seeds])
+    figures = result([finished.runs[names[seed]] for seed in options.seeds])
     efficiency = {key: shared[key] for key in ("parallel_efficiency", "one_worker_s", "two_workers_s")}
-    return {**found, "cells": CELLS, "setting": asdict(setting), "device": device, **efficiency}
+    return {**figures, "cells": CELLS, "setting": asdict(setting), "device": device, **efficiency}
 
 
 def result(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -99,14 +99,14 @@ def result(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def one_seed(s: Setting, archive: Path, table: Path, device: str, seed: int) -> dict[str, Any]:
+def one_seed(s: RankingSetting, archive: Path, table: Path, device: str, seed: int) -> dict[str, Any]:
     """All methods with one seed: tau, mean accuracy of the cells in %, steps, and processor seconds of training."""
     torch.set_num_threads(1)
     data = small_cifar(archive, s.images, s.validation, s.size)
     space = build({"channels": s.channels, "cells": s.cells}, ImageShape(3, s.size, s.size, len(data.class_names)))
     pipeline = Pipeline(data, device)
     archs, truth_N = _cells(space, table)
-    begun = time.process_time()
+    start_s = time.process_time()
     fit = partial(_fit, space=space, data=data, pipeline=pipeline, batch=s.batch)
     one = space.supernet(seed).to(device)
     steps = {"one_shot": fit(one, epochs=s.epochs, lr=s.lr, seed=seed)}
@@ -117,11 +117,11 @@ def one_seed(s: Setting, archive: Path, table: Path, device: str, seed: int) -> 
         rows = np.random.default_rng((seed, repeat)).permutation(s.images)[: s.batch].astype(np.int64)
         return pipeline.augmented(data.train, rows, s.size, repeat)
 
-    found = list(match_decisions(warm, space, batch, (), BATCHES, seed))
+    matches = list(match_decisions(warm, space, batch, (), BATCHES, seed))
     divided = {
         "random_split": random_split(space, PARTS, np.random.default_rng((seed, 20))),
         "exhaustive": exhaustive_split(space, [space.decisions[0].name], 5),
-        "gradient_matching": split_by_matching(found, PARTS),
+        "gradient_matching": split_by_matching(matches, PARTS),
     }
     nets: dict[str, Supernet] = {"after_warmup": warm, "one_shot": one}
     for method, partition in divided.items():
@@ -132,7 +132,7 @@ def one_seed(s: Setting, archive: Path, table: Path, device: str, seed: int) -> 
             assert isinstance(net, Supernet)
             own = partial(sample_subspace, partition, part)
             steps[method] += fit(net.to(device), epochs=epochs, lr=s.part_lr, seed=seed + 1000 * (part + 1), sample=own)
-    train_s = time.process_time() - begun
+    train_s = time.process_time() - start_s
     calibration = Split(data.train.images_NCHW[: s.calibration], data.train.labels_N[: s.calibration])
     tau, accuracy = {}, {}
     for method, net in nets.items():
@@ -167,8 +167,8 @@ def _fit(
 ) -> int:
     """Trains in place on networks of the space, or of those that ``sample`` draws; the number of steps."""
     recipe = Recipe(uniform(epochs, lr, {"operation"}, 1), batch)
-    news = list(train(net, space, data, pipeline, recipe, seed, TrainState(), lambda: False, **sample))
-    return len(news) - 1  # and the state at the end
+    progress = list(train(net, space, data, pipeline, recipe, seed, TrainState(), lambda: False, **sample))
+    return len(progress) - 1  # and the state at the end
 
 
 def _cells(space: SearchSpace, table: Path) -> tuple[list[Arch], np.ndarray[Any, np.dtype[np.float64]]]:

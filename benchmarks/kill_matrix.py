@@ -62,7 +62,7 @@ MATRIX: Mapping[str, tuple[Victim, ...]] = {
 
 
 @dataclass(frozen=True)
-class Case:
+class KillCase:
     """One run of the service. ``stall``: the victim is stopped past its lease instead of killed."""
 
     point: str
@@ -107,17 +107,17 @@ class Place:
     database_url: str = ""
 
 
-def cases() -> list[Case]:
+def cases() -> list[KillCase]:
     """All of them; the two databases take turns, but connections can only be cut to a server."""
-    out: list[Case] = []
+    out: list[KillCase] = []
     for point, victims in MATRIX.items():
         for victim in victims:
             turn: Literal["sqlite", "postgresql"] = "sqlite" if len(out) % 2 else "postgresql"
-            out.append(Case(point, victim, "postgresql" if victim == "connections" else turn))
+            out.append(KillCase(point, victim, "postgresql" if victim == "connections" else turn))
     return [
         *out,
-        Case("epoch", "dispatcher", "sqlite", stall=True),
-        Case("blob", "dispatcher", "postgresql", stall=True),
+        KillCase("epoch", "dispatcher", "sqlite", stall=True),
+        KillCase("blob", "dispatcher", "postgresql", stall=True),
     ]
 
 
@@ -209,13 +209,13 @@ class Service:
 
 def descendants(pid: int, mark: str) -> list[int]:
     """All processes below ``pid``, and all others whose environment holds ``mark``: orphans have no parents."""
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) not in (pid, os.getpid()):
             with contextlib.suppress(OSError):
                 if f"{FOLDER}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return found
+                    pids.append(int(entry.name))
+    return pids
 
 
 def command_line(pid: int) -> str:
@@ -234,20 +234,20 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(look: Callable[[], T | None], seconds: float, otherwise: str) -> T:
+def wait_for(poll: Callable[[], T | None], seconds: float, otherwise: str) -> T:
     """The first answer that is not None; no answer from the service is none. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(Unreachable, UnexpectedAnswer):
-            if (found := look()) is not None:
-                return found
+            if (value := poll()) is not None:
+                return value
         time.sleep(0.1)
     raise TimeoutError(f"{otherwise} within {seconds:g} s")
 
 
-def run_case(case: Case, place: Place, expected: End | None, port: int) -> tuple[Verdict, End | None]:
+def run_case(case: KillCase, place: Place, expected: End | None, port: int) -> tuple[Verdict, End | None]:
     """Runs one case in a place of its own. ``expected`` None: nothing is killed, the end is what is wanted."""
-    begun = time.monotonic()
+    start_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hwnas-kill-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         service = Service(place, folder, case.point if expected is not None else "", port)
@@ -270,13 +270,13 @@ def run_case(case: Case, place: Place, expected: End | None, port: int) -> tuple
                 search_id = submitted.result(timeout=PATIENCE_S)
             end = _end(service.url, search_id)
             if expected is None:
-                return Verdict(seconds=time.monotonic() - begun), end
+                return Verdict(seconds=time.monotonic() - start_s), end
             return replace(
-                _compare(end, expected, service.url), fenced_writes=fenced, seconds=time.monotonic() - begun
+                _compare(end, expected, service.url), fenced_writes=fenced, seconds=time.monotonic() - start_s
             ), end
         except (TimeoutError, RuntimeError, HwnasError) as error:
             wrong = f"{type(error).__name__}: {error}\n{service.log_end()}"
-            return Verdict(wrong=wrong, lost=1, seconds=time.monotonic() - begun), None
+            return Verdict(wrong=wrong, lost=1, seconds=time.monotonic() - start_s), None
         finally:
             if other is not None:
                 other.kill()
@@ -306,7 +306,7 @@ def _reached(folder: Path) -> int | None:
         return None
 
 
-def _kill(service: Service, case: Case, here: int) -> None:
+def _kill(service: Service, case: KillCase, worker_pid: int) -> None:
     if case.victim == "connections":
         name = service.place.database_url.split("/")[3].split("?")[0]
         host = service.place.database_url.partition("host=")[2]
@@ -316,7 +316,7 @@ def _kill(service: Service, case: Case, here: int) -> None:
         if not cut:
             raise RuntimeError("there was no connection to cut")
         return
-    victims = [here] if case.victim == "worker" else service.pids(case.victim)
+    victims = [worker_pid] if case.victim == "worker" else service.pids(case.victim)
     if not victims:
         raise RuntimeError(f"there was no {case.victim} to kill")
     for pid in victims:
@@ -392,7 +392,7 @@ def _compare(end: End, expected: End, url: str) -> Verdict:
 
 
 @contextlib.contextmanager
-def _templates(root: Path) -> Iterator[Callable[[Case], Place]]:
+def _templates(root: Path) -> Iterator[Callable[[KillCase], Place]]:
     """Places with a device already in them, for each database; every call of the result makes a fresh copy."""
     sqlite = Place(root / "sqlite")
     with postgres_server() as server:
@@ -416,14 +416,14 @@ def _templates(root: Path) -> Iterator[Callable[[Case], Place]]:
                         raise RuntimeError(f"no device: {client.device('this-machine').error}")
             finally:
                 service.stop()
-        made = 0
+        homes = 0
         lock = threading.Lock()
 
-        def fresh(case: Case) -> Place:
-            nonlocal made
+        def fresh(case: KillCase) -> Place:
+            nonlocal homes
             with lock:
-                made += 1
-                home = root / f"case-{made}"
+                homes += 1
+                home = root / f"case-{homes}"
                 if case.database == "sqlite":
                     shutil.copytree(sqlite.home, home)
                     return Place(home)
@@ -439,21 +439,21 @@ def _free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def bench(options: _cli.Options, chosen: str = "", parallel: int = 2) -> dict[str, Any]:
-    """All cases whose name contains ``chosen``, ``parallel`` at a time."""
+def bench(options: _cli.Options, only: str = "", parallel: int = 2) -> dict[str, Any]:
+    """All cases whose name contains ``only``, ``parallel`` at a time."""
     if (missing := postgres_missing()) is not None:
         sys.exit(f"the kill matrix needs PostgreSQL: {missing}")
-    todo = [case for case in cases() if chosen in case.name]
+    todo = [case for case in cases() if only in case.name]
     with (
         tempfile.TemporaryDirectory(prefix="hwnas-matrix-", ignore_cleanup_errors=True) as name,
         _templates(Path(name)) as fresh,
     ):
-        calm = Case("", "server", "sqlite")
+        calm = KillCase("", "server", "sqlite")
         verdict, expected = run_case(calm, fresh(calm), None, _free_port())
         if expected is None or expected.status != "succeeded":
             sys.exit(f"the undisturbed search did not succeed: {verdict.wrong}")
 
-        def one(case: Case) -> Verdict:
+        def one(case: KillCase) -> Verdict:
             verdict, _ = run_case(case, fresh(case), expected, _free_port())
             print(f"{case.name}: {verdict.wrong or 'survived'} ({verdict.seconds:.0f} s)", file=sys.stderr)
             return verdict

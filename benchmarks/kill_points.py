@@ -84,8 +84,8 @@ def _store(module: Any) -> None:
 
     claim = module.SqlJobStore.claim
 
-    def claimed(self: Any, *given: Any, **named: Any) -> Any:
-        lease = claim(self, *given, **named)
+    def claimed(self: Any, *args: Any, **named: Any) -> Any:
+        lease = claim(self, *args, **named)
         if lease is not None and lease.payload.kind == "search":
             reach("claim")
         return lease
@@ -120,12 +120,12 @@ def _train(module: Any) -> None:
     """In the middle of an epoch, after a checkpoint."""
     train = module.train
 
-    def stepped(*given: Any, **named: Any) -> Iterator[Any]:
+    def stepped(*args: Any, **named: Any) -> Iterator[Any]:
         checkpointed = False
-        for news in train(*given, **named):
-            yield news
-            if isinstance(news, module.Step):
-                if checkpointed and news.done % 10 == 5:
+        for event in train(*args, **named):
+            yield event
+            if isinstance(event, module.Step):
+                if checkpointed and event.done % 10 == 5:
                     reach("epoch")
             else:
                 checkpointed = True
@@ -137,10 +137,10 @@ def _export(module: Any) -> None:
     """Between two models."""
     package = module.package
 
-    def packaged(*given: Any, **named: Any) -> Any:
-        made = package(*given, **named)
+    def packaged(*args: Any, **named: Any) -> Any:
+        result = package(*args, **named)
         reach("export")
-        return made
+        return result
 
     module.package = packaged
 

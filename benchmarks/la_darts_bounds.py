@@ -43,7 +43,7 @@ _DIGITS = len(OPERATIONS) ** np.arange(len(EDGES))
 
 
 @dataclass(frozen=True)
-class Table:
+class LatencyTable:
     """Distinct cells: latencies (N,) in ms and accuracies (N,) in %, and their rows by the cell's id and by its key.
 
     It is both a ``nas.core.ports.LatencyPredictor`` and, by ``measure``, a ``Measurer``."""
@@ -55,14 +55,14 @@ class Table:
     row_by_key: Genes
 
     @staticmethod
-    def of(space: NasBench201, genes_NG: Genes, latency_ms_N: Floats, accuracy_N: Floats) -> Table:
+    def of(space: NasBench201, genes_NG: Genes, latency_ms_N: Floats, accuracy_N: Floats) -> LatencyTable:
         """Cells of which every edge does something; all others are equal to one of them."""
         own_N = (space.canonical(genes_NG) == genes_NG).all(axis=1)
         genes_NG = genes_NG[own_N]
         rows = {arch.id: i for i, arch in enumerate(as_archs(space.id, genes_NG))}
         by_key = np.full(len(OPERATIONS) ** len(EDGES), -1)
         by_key[genes_NG @ _DIGITS] = np.arange(len(genes_NG))
-        return Table(latency_ms_N[own_N], accuracy_N[own_N], rows, by_key)
+        return LatencyTable(latency_ms_N[own_N], accuracy_N[own_N], rows, by_key)
 
     def predict(self, features_NF: Floats) -> Latency:
         """Latencies by the operations on the edges, which are what features begin with; each is its own bound."""
@@ -104,17 +104,17 @@ def bench(options: Options) -> dict[str, Any]:
         genes_NG = np.array([from_string(str(name)) for name in arrays["arch_str"]])
         ms_N = arrays["latency_ms"][:, list(arrays["latency_device"]).index(DEVICE)].astype(np.float64)
         accuracy_N = arrays["test_acc_200ep_cifar10"].astype(np.float64)
-    table = Table.of(space, genes_NG, ms_N, accuracy_N)
+    table = LatencyTable.of(space, genes_NG, ms_N, accuracy_N)
     bounds_ms = [float(np.quantile(table.latency_ms_N, q)) for q in QUANTILES]
-    begun = time.process_time()
-    found = compare(space, data, table, bounds_ms, options.seeds, SEARCH)
-    return {**found, "device": DEVICE, "processor_s": time.process_time() - begun}
+    start_s = time.process_time()
+    rows = compare(space, data, table, bounds_ms, options.seeds, SEARCH)
+    return {**rows, "device": DEVICE, "processor_s": time.process_time() - start_s}
 
 
 def compare(
     space: NasBench201,
     data: Dataset,
-    table: Table,
+    table: LatencyTable,
     bounds_ms: Sequence[float],
     seeds: Sequence[int],
     search: Mapping[str, Any],
@@ -134,11 +134,11 @@ def compare(
                 blind = _problem(base, "darts", seed, bound_ms, search)
                 blind = replace(blind, supernet_blob=TrainResult.require(trained.finished).blob)
                 repaired = _run(blind, blobs, table, ("estimate", "train", "derive"))
-                runs.append(_told(space, table, seed, bound_ms, state, repaired))
+                runs.append(_report(space, table, seed, bound_ms, state, repaired))
     return summary(table, bounds_ms, runs)
 
 
-def summary(table: Table, bounds_ms: Sequence[float], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summary(table: LatencyTable, bounds_ms: Sequence[float], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """All runs together, by bound and one by one."""
     return {
         "bounds": [_of_bound(table, b, [r for r in runs if r["bound_ms"] == b]) for b in bounds_ms],
@@ -164,15 +164,15 @@ def _problem(base: Problem, preset: str, seed: int, bound_ms: float | None, sear
     return replace(base, spec=spec)
 
 
-def _run(problem: Problem, blobs: FolderBlobs, table: Table, names: Sequence[str]) -> SearchState:
+def _run(problem: Problem, blobs: FolderBlobs, table: LatencyTable, names: Sequence[str]) -> SearchState:
     explore = ExploreStage(rounds=1)  # what was derived and its neighbours
     stages: list[Stage] = [explore if s.name == explore.name else s for s in darts(problem) if s.name in names]
     resources = Resources(blobs, table.measure, time.monotonic)
     return fold_all(run_search(problem, stages, resources, SearchState()))
 
 
-def _told(
-    space: NasBench201, table: Table, seed: int, bound_ms: float, state: SearchState, repaired: SearchState
+def _report(
+    space: NasBench201, table: LatencyTable, seed: int, bound_ms: float, state: SearchState, repaired: SearchState
 ) -> dict[str, Any]:
     (arch,) = as_archs(space.id, np.array(DiscretizeResult.require(state.finished).networks[:1]))
     (other,) = as_archs(space.id, np.array(DiscretizeResult.require(repaired.finished).networks[:1]))
@@ -194,7 +194,7 @@ def _told(
     }
 
 
-def _of_bound(table: Table, bound_ms: float, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _of_bound(table: LatencyTable, bound_ms: float, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def mean(name: str) -> float:
         return float(np.mean([r[name] for r in runs]))
 

@@ -31,7 +31,7 @@ from search_spaces.mobilenet_v3.space import build
 
 Rows = NDArray[np.int64]
 
-KNOWN = (
+SOURCE_DEVICES = (
     *("1080ti_1", "1080ti_32", "1080ti_256", "silver_4114", "silver_4210r"),
     *("samsung_a50", "pixel3", "essential_ph_1", "samsung_s7"),
 )
@@ -43,7 +43,7 @@ SELECTION_DRAWS = 10
 
 
 @dataclass(frozen=True)
-class Bench:
+class CellLatencies:
     """N networks by their features, and their latency in ms on D devices."""
 
     features_NF: Floats
@@ -76,19 +76,19 @@ def bench(options: Options) -> dict[str, Any]:
         names = tuple(str(name) for name in table["latency_device"])
         latency_ms_ND = table["latency_ms"].astype(np.float64)
     with threadpool_limits(limits=1):
-        candidates = {k: Bench(f, names, latency_ms_ND) for k, f in cell_features(operations, edges).items()}
+        candidates = {k: CellLatencies(f, names, latency_ms_ND) for k, f in cell_features(operations, edges).items()}
         selection = {k: left_out(b) for k, b in candidates.items()}
         features = max(selection, key=lambda k: selection[k]["mean"])
         cells = candidates[features]
         return {
-            "help": protocol(cells, options.seeds, drawn),
-            "help_chosen_actively": protocol(cells, options.seeds, chosen),
+            "help": protocol(cells, options.seeds, random_samples),
+            "help_chosen_actively": protocol(cells, options.seeds, optimal_samples),
             "fit_predict_s": seconds(cells),
             "features": features,
             "selection": selection,
             "unseen_kinds": unseen(cells, cell_kinds(names), options.seeds),
             **once_for_all(ofa, options),
-            "setting": {"draws": len(options.seeds), "known": KNOWN, "level": 0.95, "threads": 1},
+            "setting": {"draws": len(options.seeds), "known": SOURCE_DEVICES, "level": 0.95, "threads": 1},
         }
 
 
@@ -116,28 +116,28 @@ def cell_features(operations_NE: Rows, edges_E2: Rows) -> dict[str, Floats]:
     }
 
 
-def drawn(cells: Bench, relatives: Relatives, pool: Rows, n: int, rng: np.random.Generator) -> Rows:
+def random_samples(cells: CellLatencies, relatives: Relatives, pool: Rows, n: int, rng: np.random.Generator) -> Rows:
     """Samples at random, as published."""
     return rng.choice(pool, n, replace=False)
 
 
-def chosen(cells: Bench, relatives: Relatives, pool: Rows, n: int, rng: np.random.Generator) -> Rows:
+def optimal_samples(cells: CellLatencies, relatives: Relatives, pool: Rows, n: int, rng: np.random.Generator) -> Rows:
     """Samples chosen for what they tell, from a random half of the pool, so that draws differ."""
     half = rng.choice(pool, len(pool) // 2, replace=False)
     return half[choose(relatives, cells.features_NF[half], n)]
 
 
-Sampler = Callable[[Bench, Relatives, Rows, int, np.random.Generator], Rows]
+Sampler = Callable[[CellLatencies, Relatives, Rows, int, np.random.Generator], Rows]
 
 
-def protocol(cells: Bench, seeds: Sequence[int], sampler: Sampler) -> dict[str, Any]:
+def protocol(cells: CellLatencies, seeds: Sequence[int], sampler: Sampler) -> dict[str, Any]:
     """The published targets, by number of samples."""
-    relatives = cells.relatives(KNOWN)
+    relatives = cells.relatives(SOURCE_DEVICES)
     return {str(n): over_devices(cells, relatives, TARGETS, n, seeds, sampler) for n in SAMPLES}
 
 
 def over_devices(
-    cells: Bench, relatives: Relatives, targets: Sequence[str], n: int, seeds: Sequence[int], sampler: Sampler
+    cells: CellLatencies, relatives: Relatives, targets: Sequence[str], n: int, seeds: Sequence[int], sampler: Sampler
 ) -> dict[str, Any]:
     """Means over draws, by device and over devices."""
     multiple = calibrate(relatives, n)
@@ -146,7 +146,7 @@ def over_devices(
 
 
 def one_draw(
-    cells: Bench, relatives: Relatives, target: str, n: int, seed: int, sampler: Sampler, multiple: float
+    cells: CellLatencies, relatives: Relatives, target: str, n: int, seed: int, sampler: Sampler, multiple: float
 ) -> Draw:
     """Samples, fits, and judges on the test networks."""
     latency_ms_N = cells.latency_ms(target)
@@ -159,37 +159,39 @@ def one_draw(
 
 def summary(draws: Mapping[str, Sequence[Draw]]) -> dict[str, Any]:
     """``spearman`` and ``coverage`` by device, their means over devices, and the worst draw of a mean over devices."""
-    rank = {name: float(np.mean([d.spearman for d in each])) for name, each in draws.items()}
-    covered = {name: float(np.mean([d.coverage for d in each])) for name, each in draws.items()}
+    rank = {name: float(np.mean([d.spearman for d in runs])) for name, runs in draws.items()}
+    covered = {name: float(np.mean([d.coverage for d in runs])) for name, runs in draws.items()}
     return {
         "spearman_mean": float(np.mean(list(rank.values()))),
-        "spearman_worst_draw": float(np.min(np.mean([[d.spearman for d in each] for each in draws.values()], axis=0))),
+        "spearman_worst_draw": float(np.min(np.mean([[d.spearman for d in runs] for runs in draws.values()], axis=0))),
         "coverage": float(np.mean(list(covered.values()))),
         "spearman": rank,
         "coverage_by_device": covered,
     }
 
 
-def left_out(cells: Bench) -> dict[str, float]:
+def left_out(cells: CellLatencies) -> dict[str, float]:
     """Mean rank correlation on each known device, known from the others; on cells that the protocol has measured."""
     result: dict[str, float] = {}
     ranks: dict[int, list[float]] = {n: [] for n in SAMPLES}
-    for target in KNOWN:
-        relatives = cells.relatives([d for d in KNOWN if d != target])
+    for target in SOURCE_DEVICES:
+        relatives = cells.relatives([d for d in SOURCE_DEVICES if d != target])
         latency_ms_N = cells.latency_ms(target)
         pool = trim(latency_ms_N, MEASURED)
         for n in SAMPLES:
             for seed in range(SELECTION_DRAWS):
                 samples = np.random.default_rng((seed, n)).choice(pool, n, replace=False)
-                rest = np.setdiff1d(pool, samples)
+                test_rows = np.setdiff1d(pool, samples)
                 # The bound is not looked at here, so it is not calibrated.
                 predictor = Transfer.fit(cells.features_NF[samples], latency_ms_N[samples], relatives, multiple=1.0)
-                ranks[n].append(spearman(latency_ms_N[rest], predictor.predict(cells.features_NF[rest]).mean_ms))
+                ranks[n].append(
+                    spearman(latency_ms_N[test_rows], predictor.predict(cells.features_NF[test_rows]).mean_ms)
+                )
     result = {str(n): float(np.mean(r)) for n, r in ranks.items()}
     return {**result, "mean": float(np.mean(list(result.values())))}
 
 
-def unseen(cells: Bench, kinds: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> dict[str, Any]:
+def unseen(cells: CellLatencies, kinds: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> dict[str, Any]:
     """Every kind of device in turn unknown, all others known: the same figures over all devices."""
     result: dict[str, Any] = {}
     for n in SAMPLES:
@@ -197,7 +199,7 @@ def unseen(cells: Bench, kinds: Mapping[str, Sequence[str]], seeds: Sequence[int
         for kind in kinds.values():
             relatives = cells.relatives([d for d in cells.names if d not in kind])
             multiple = calibrate(relatives, n)
-            draws |= {t: [one_draw(cells, relatives, t, n, s, drawn, multiple) for s in seeds] for t in kind}
+            draws |= {t: [one_draw(cells, relatives, t, n, s, random_samples, multiple) for s in seeds] for t in kind}
         figures = summary(draws)
         by_kind = {k: float(np.mean([figures["spearman"][d] for d in kind])) for k, kind in kinds.items()}
         result[str(n)] = {"by_kind": by_kind, **figures}
@@ -208,7 +210,7 @@ def once_for_all(path: Any, options: Options) -> dict[str, Any]:
     """Unseen GPUs, and unseen batch sizes, on the once-for-all space."""
     space = build({"preset": "imagenet"}, ImageShape(3, 224, 224, 1000))
     genes_NG, names, latency_ms_ND = load_ofa(space, path)
-    networks = Bench(space.features(genes_NG), names, latency_ms_ND)
+    networks = CellLatencies(space.features(genes_NG), names, latency_ms_ND)
     gpus = group(names, lambda name: name.rpartition("_")[0])
     batches = group(names, lambda name: f"batch {name.rpartition('_')[2]}")
     return {
@@ -239,19 +241,19 @@ def trim(latency_ms_N: Floats, rows: Rows) -> Rows:
     return np.sort(order[cut : len(rows) - cut])
 
 
-def seconds(cells: Bench) -> float:
+def seconds(cells: CellLatencies) -> float:
     """Processor time of calibrating, fitting to 20 measurements and predicting all cells; the median of five. Learning
     from the known devices is not in it: that is done once for all targets."""
-    relatives = cells.relatives(KNOWN)
+    relatives = cells.relatives(SOURCE_DEVICES)
     latency_ms_N = cells.latency_ms(TARGETS[0])
-    taken = []
+    seconds = []
     for _ in range(5):
-        begun = time.process_time()
+        start_s = time.process_time()
         Transfer.fit(cells.features_NF[MEASURED[:20]], latency_ms_N[MEASURED[:20]], relatives).predict(
             cells.features_NF
         )
-        taken.append(time.process_time() - begun)
-    return float(np.median(taken))
+        seconds.append(time.process_time() - start_s)
+    return float(np.median(seconds))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from predictors.measurement.onnx_runtime import measure_isolated, profile_machin
 from predictors.onboarding.fitting import fit_networks
 from predictors.onboarding.measured import stratified
 
-SAMPLES, OTHERS = 40, 40
+SAMPLES, TEST_NETWORKS = 40, 40
 AGAIN = 3  # times that what was too unsteady is tried once more
 FAMILIES = ("bayesian_linear", "mlp", "graph", "gradient_boosting", "best")
 SPEC = SearchSpec()
@@ -51,20 +51,20 @@ def bench(options: Options) -> dict[str, Any]:
     table = table_of(layers, layers_ms.tolist())
 
     known_NG, _ = stratified(space, SAMPLES, 0)
-    others_NG = space.canonical(sample(space.decisions, np.random.default_rng(1234), OTHERS))
+    others_NG = space.canonical(sample(space.decisions, np.random.default_rng(1234), TEST_NETWORKS))
     genes_NG = np.concatenate([known_NG, others_NG])
     networks_ms, networks_s, refused_networks = timed([export(a) for a in as_archs(space.id, genes_NG)], profile)
     known_ms, true_ms = networks_ms[:SAMPLES], networks_ms[SAMPLES:]
 
-    def judged(fit: Callable[[], tuple[Floats, Floats | None]]) -> dict[str, float]:
-        begun = time.process_time()
+    def errors_of(fit: Callable[[], tuple[Floats, Floats | None]]) -> dict[str, float]:
+        start_s = time.process_time()
         mean_ms, upper_ms = fit()
         bound = {} if upper_ms is None else {"coverage": coverage(true_ms, upper_ms)}
         return {
             "mape": mape(true_ms, mean_ms),
             "spearman": spearman(true_ms, mean_ms),
             **bound,
-            "fit_s": time.process_time() - begun,
+            "fit_s": time.process_time() - start_s,
         }
 
     def fitted(family: Any) -> tuple[Floats, Floats | None]:
@@ -78,16 +78,21 @@ def bench(options: Options) -> dict[str, Any]:
         "empty_ms": table.empty_ms,
         "range_ms": [float(true_ms.min()), float(true_ms.max())],
         "sum_over_measured": float(np.median(table.sum_ms(space, others_NG) / true_ms)),
-        "layers_summed": judged(lambda: (table.sum_ms(space, others_NG), None)),
-        "layers_corrected": judged(lambda: fitted(table)),
-        "whole_networks": {family: judged(lambda f=family: fitted(f)) for family in FAMILIES},  # type: ignore[misc]
-        "setting": {"corrected_with": SAMPLES, "judged_on": OTHERS, "protocol": profile.protocol.version, "threads": 1},
+        "layers_summed": errors_of(lambda: (table.sum_ms(space, others_NG), None)),
+        "layers_corrected": errors_of(lambda: fitted(table)),
+        "whole_networks": {family: errors_of(lambda f=family: fitted(f)) for family in FAMILIES},  # type: ignore[misc]
+        "setting": {
+            "corrected_with": SAMPLES,
+            "judged_on": TEST_NETWORKS,
+            "protocol": profile.protocol.version,
+            "threads": 1,
+        },
     }
 
 
 def timed(models: Sequence[bytes], profile: DeviceProfile) -> tuple[Floats, float, int]:
     """Median ms of each model, seconds that took in all, and how many had to be tried again."""
-    begun = time.monotonic()
+    start_s = time.monotonic()
     measured: list[Measurement] = list(measure_isolated(models, profile))
     refused = [i for i, m in enumerate(measured) if m.refused is not None]
     first = len(refused)
@@ -97,7 +102,7 @@ def timed(models: Sequence[bytes], profile: DeviceProfile) -> tuple[Floats, floa
         refused = [i for i in refused if measured[i].refused is not None]
     if refused:
         raise SystemExit(f"the machine is too unsteady: {measured[refused[0]].refused}")
-    return np.array([m.median_ms for m in measured], dtype=np.float64), time.monotonic() - begun, first
+    return np.array([m.median_ms for m in measured], dtype=np.float64), time.monotonic() - start_s, first
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ _END = b"\r\n\r\n"
 
 
 @dataclass(frozen=True)
-class Case:
+class MalformedCase:
     """What is sent. ``half``: the sender closes its side after it, as for a request of which the rest never comes."""
 
     kind: str
@@ -53,19 +53,19 @@ def bench(requests: int, seed: int) -> dict[str, Any]:
         slowest: dict[str, float] = {}
         wrong: list[str] = []
 
-        def cases(n: int) -> Iterator[Case]:
+        def cases(n: int) -> Iterator[MalformedCase]:
             for _ in range(n):
                 case = make_case(rng, search)
                 kinds[case.kind] += 1
                 yield case
 
-        begun = time.monotonic()
+        start_s = time.monotonic()
         memory_mb = []
         for part in range(PARTS):
             n = requests * (part + 1) // PARTS - requests * part // PARTS
             asyncio.run(_send_all(cases(n), port, counted, slowest, wrong))
             memory_mb.append(round(resident_mb(pid), 1))
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - start_s
         answering = _works(port, search)
     return {
         "requests": kinds.total(),
@@ -175,23 +175,23 @@ def _furnish(store: Any) -> str:
     costs = {k: v[:3].tolist() for k, v in space.costs(genes_NG[:3]).items()}
     metrics = [{"val_accuracy": 80.0 + i, **{k: v[i] for k, v in costs.items()}} for i in range(3)]
     blob = store.blobs.put(b"a model")
-    found = [
+    events = [
         StageStarted("explore", 0, 1),
         Evaluated(tuple(Candidate(a, "search", m) for a, m in zip(archs, metrics, strict=True))),
         StageFinished("explore", 1.0),
         Exported(archs[0], "model.onnx", blob, 7, "application/octet-stream"),
     ]
-    return run("search", spec, found, ("explore",), space.id)
+    return run("search", spec, events, ("explore",), space.id)
 
 
 # The requests
 
 
-def make_case(rng: random.Random, search: str) -> Case:
+def make_case(rng: random.Random, search: str) -> MalformedCase:
     """One malformed request; the same for the same state of ``rng``."""
     kind, make = rng.choice(_KINDS)
     case = make(rng, search)
-    return case if isinstance(case, Case) else Case(kind, case)
+    return case if isinstance(case, MalformedCase) else MalformedCase(kind, case)
 
 
 def request(
@@ -266,7 +266,7 @@ _BODIES = {
 }
 
 
-def _good(what: str) -> dict[str, Any]:
+def _good(kind: str) -> dict[str, Any]:
     from nas.core.spec import DeviceSpec, SearchSpec
 
     return {
@@ -278,7 +278,7 @@ def _good(what: str) -> dict[str, Any]:
         "priority": {"priority": 3},
         "tokens": {"owner": "ada", "name": "x", "scopes": ["read"], "expires_at": "2100-01-01T00:00:00Z"},
         "quotas": {"max_queued": 3, "max_running": None, "gpu_hours": 2.5},
-    }[what]
+    }[kind]
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -299,28 +299,28 @@ def _changed(record: Any, place: tuple[Any, ...], value: Any) -> Any:
     return copy
 
 
-def _send_record(what: str, record: Any, search: str, **headers: str) -> bytes:
-    method, path = _BODIES[what].replace("{id}", search).split(" ")
+def _send_record(kind: str, record: Any, search: str, **headers: str) -> bytes:
+    method, path = _BODIES[kind].replace("{id}", search).split(" ")
     return request(method, path, json.dumps(record).encode(), headers)
 
 
 def _wrong_types(rng: random.Random, search: str) -> bytes:
-    what = rng.choice(list(_BODIES))
-    record: Any = _good(what)
+    kind = rng.choice(list(_BODIES))
+    record: Any = _good(kind)
     for _ in range(rng.randint(1, 3)):
         record = _changed(record, rng.choice(_places(record)), rng.choice(_ODD))
-    return _send_record(what, record, search)
+    return _send_record(kind, record, search)
 
 
 def _unknown_keys(rng: random.Random, search: str) -> bytes:
-    what = rng.choice(list(_BODIES))
-    return _send_record(what, {**_good(what), str(rng.choice(_ODD))[:100]: rng.choice(_ODD)}, search)
+    kind = rng.choice(list(_BODIES))
+    return _send_record(kind, {**_good(kind), str(rng.choice(_ODD))[:100]: rng.choice(_ODD)}, search)
 
 
 def _torn_json(rng: random.Random, search: str) -> bytes:
-    what = rng.choice(list(_BODIES))
-    method, path = _BODIES[what].replace("{id}", search).split(" ")
-    text = bytearray(json.dumps(_good(what)).encode())
+    kind = rng.choice(list(_BODIES))
+    method, path = _BODIES[kind].replace("{id}", search).split(" ")
+    text = bytearray(json.dumps(_good(kind)).encode())
     for _ in range(rng.randint(1, 8)):
         at = rng.randrange(len(text))
         match rng.randrange(3):
@@ -372,7 +372,7 @@ def _bomb(rng: random.Random, search: str) -> bytes:
     return request("POST", "/v1/searches", body, {"Content-Encoding": how})
 
 
-def _oversized(rng: random.Random, search: str) -> Case:
+def _oversized(rng: random.Random, search: str) -> MalformedCase:
     match rng.randrange(5):
         case 0:
             data = request("POST", "/v1/searches", b" " * (1024 * 1024 + 1))
@@ -389,7 +389,7 @@ def _oversized(rng: random.Random, search: str) -> Case:
             data = request("GET", "/v1/searches?cursor=" + "x" * rng.choice([500, 9000, 100_000]))
         case _:
             data = request("GET", "/v1/searches", headers={f"X-{i}": "y" * 900 for i in range(rng.choice([40, 200]))})
-    return Case("oversized", data, half=True)
+    return MalformedCase("oversized", data, half=True)
 
 
 def _paths(rng: random.Random, search: str) -> bytes:
@@ -435,27 +435,27 @@ def _paths(rng: random.Random, search: str) -> bytes:
 
 
 def _data_paths(rng: random.Random, search: str) -> bytes:
-    what = rng.choice(["searches", "dry", "devices"])
+    kind = rng.choice(["searches", "dry", "devices"])
     data = {"name": rng.choice(["npz", "folder", "digits", "parquet"]), "path": rng.choice(_PATHS)}
-    return _send_record(what, {**_good(what), "data": data}, search)
+    return _send_record(kind, {**_good(kind), "data": data}, search)
 
 
 def _plugins(rng: random.Random, search: str) -> bytes:
-    what = rng.choice(["searches", "dry", "devices"])
-    record = _good(what)
-    part = rng.choice(["space", "data", *(["strategy"] if what != "devices" else ["predictor"])])
+    kind = rng.choice(["searches", "dry", "devices"])
+    record = _good(kind)
+    part = rng.choice(["space", "data", *(["strategy"] if kind != "devices" else ["predictor"])])
     name = rng.choice(_NAMES)
     record[part] = name if part == "predictor" else {**record[part], "name": name}
-    return _send_record(what, record, search)
+    return _send_record(kind, record, search)
 
 
 def _parameters(rng: random.Random, search: str) -> bytes:
-    what = rng.choice(["searches", "dry", "devices"])
-    record = _good(what)
+    kind = rng.choice(["searches", "dry", "devices"])
+    record = _good(kind)
     key = rng.choice(["preset", "depths", "kernels", "expands", "widths", "resolutions", "stages", "hidden", "dropout"])
     huge: list[Any] = [[10**6], list(range(1, 5000)), [1e308], [0.1, 1e-300], [2**62], "digits" * 10]
     record["space"] = {"name": "mobilenet_v3", "params": {"preset": "digits", key: rng.choice(_ODD + huge)}}
-    return _send_record(what, record, search)
+    return _send_record(kind, record, search)
 
 
 def _queries(rng: random.Random, search: str) -> bytes:
@@ -514,7 +514,7 @@ def _headers(rng: random.Random, search: str) -> bytes:
     return line + b" HTTP/1.1\r\nConnection: close\r\n" + raw + b"\r\n{}"
 
 
-def _protocol(rng: random.Random, search: str) -> Case:
+def _protocol(rng: random.Random, search: str) -> MalformedCase:
     data = rng.choice(
         [
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -530,15 +530,15 @@ def _protocol(rng: random.Random, search: str) -> Case:
             b"GET /v1/me HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 20,
         ]
     )
-    return Case("protocol", data, half=True)
+    return MalformedCase("protocol", data, half=True)
 
 
-def _half(rng: random.Random, search: str) -> Case:
-    whole = _send_record("searches", _good("searches"), search)
-    return Case("half closed", whole[: rng.randrange(1, len(whole))], half=True)
+def _half(rng: random.Random, search: str) -> MalformedCase:
+    request = _send_record("searches", _good("searches"), search)
+    return MalformedCase("half closed", request[: rng.randrange(1, len(request))], half=True)
 
 
-_KINDS: list[tuple[str, Callable[[random.Random, str], bytes | Case]]] = [
+_KINDS: list[tuple[str, Callable[[random.Random, str], bytes | MalformedCase]]] = [
     ("wrong types", _wrong_types),
     ("wrong types", _wrong_types),
     ("unknown keys", _unknown_keys),
@@ -566,13 +566,13 @@ _KINDS: list[tuple[str, Callable[[random.Random, str], bytes | Case]]] = [
 
 
 async def _send_all(
-    cases: Iterator[Case], port: int, counted: Counter[str], slowest: dict[str, float], wrong: list[str]
+    cases: Iterator[MalformedCase], port: int, counted: Counter[str], slowest: dict[str, float], wrong: list[str]
 ) -> None:
     async def work() -> None:
         for case in cases:
-            begun = time.monotonic()
+            start_s = time.monotonic()
             status = await _send(case, port)
-            slowest[case.kind] = max(slowest.get(case.kind, 0.0), time.monotonic() - begun)
+            slowest[case.kind] = max(slowest.get(case.kind, 0.0), time.monotonic() - start_s)
             counted[f"{status // 100}xx" if isinstance(status, int) else status] += 1
             if status == "unanswered" or (isinstance(status, int) and status >= 500):
                 wrong.append(f"{status} to {case.kind}: {case.data[:1500]!r}")
@@ -580,7 +580,7 @@ async def _send_all(
     await asyncio.gather(*(work() for _ in range(AT_A_TIME)))
 
 
-async def _send(case: Case, port: int) -> int | str:
+async def _send(case: MalformedCase, port: int) -> int | str:
     """The status that came back; ``closed`` without one, or ``unanswered`` when nothing happened at all."""
     try:
         async with asyncio.timeout(PATIENCE_S):

@@ -49,7 +49,7 @@ class TableSpace(NasBench201):
 
 
 @dataclass(frozen=True)
-class Table:
+class AccuracyTable:
     """The cells by their key, ``genes @ weights``: accuracies (15625,) in %, latencies (15625, D) in ms.
 
     ``networks`` is the space as it is, where dead edges make no difference.
@@ -68,10 +68,10 @@ class Table:
         return genes_NG @ (len(OPERATIONS) ** np.arange(5, -1, -1))
 
 
-def read(options: Options, data_set: str) -> Table:
+def read(options: Options, data_set: str) -> AccuracyTable:
     """The table of one data set."""
-    given = SpaceParams(), ImageShape(3, 32, 32, DATA_SETS[data_set])
-    space = TableSpace(*given)
+    space_arguments = SpaceParams(), ImageShape(3, 32, 32, DATA_SETS[data_set])
+    space = TableSpace(*space_arguments)
     with np.load(shared_file(options, "data", "nb201.npz"), allow_pickle=False) as table:
         code = np.array([OPERATIONS.index(str(name)) for name in table["op_names"]])
         keys_K = code[table["ops"]] @ (len(OPERATIONS) ** np.arange(5, -1, -1))
@@ -81,9 +81,9 @@ def read(options: Options, data_set: str) -> Table:
             out[keys_K] = table[name]
             return out
 
-        return Table(
+        return AccuracyTable(
             space,
-            NasBench201(*given),
+            NasBench201(*space_arguments),
             column(f"val_acc_200ep_{data_set}"),
             column(f"test_acc_200ep_{data_set}"),
             column("connected") > 0,
@@ -92,83 +92,83 @@ def read(options: Options, data_set: str) -> Table:
         )
 
 
-Search = Callable[[Table, int, int, Floats | None], Genes]
+Search = Callable[[AccuracyTable, int, int, Floats | None], Genes]
 
 
-def asked(table: Table, genes_NG: Genes, cost_K: Floats | None) -> History:
+def history_of(table: AccuracyTable, genes_NG: Genes, cost_K: Floats | None) -> History:
     """Validation losses of the queries, with the exact cost as second column."""
     keys = table.keys(genes_NG)
     columns = [-table.validation_K[keys]] + ([] if cost_K is None else [cost_K[keys]])
     return History(genes_NG, np.stack(columns, axis=1), (~table.connected_K[keys]).astype(np.float64))
 
 
-def exact_losses(table: Table, cost_K: Floats | None) -> bayesian.ExactLosses:
+def exact_losses(table: AccuracyTable, cost_K: Floats | None) -> bayesian.ExactLosses:
     """Latency, and whether the cell is connected at all; no accuracy."""
 
     def tell(genes_NG: Genes) -> tuple[Floats, Floats]:
         keys = table.keys(genes_NG)
-        nothing = np.full(len(keys), np.nan)
-        columns = [nothing] + ([] if cost_K is None else [cost_K[keys]])
+        unknown = np.full(len(keys), np.nan)
+        columns = [unknown] + ([] if cost_K is None else [cost_K[keys]])
         return np.stack(columns, axis=1), (~table.connected_K[keys]).astype(np.float64)
 
     return tell
 
 
-def connected(table: Table, rng: np.random.Generator, n: int) -> Genes:
+def connected(table: AccuracyTable, rng: np.random.Generator, n: int) -> Genes:
     """Distinct random cells with a path from input to output."""
     empty = History(np.zeros((0, 6), dtype=np.int64), np.zeros((0, 1)), np.zeros(0))
     genes_NG = random.propose(table.space, empty, rng, n + n // 4 + 8)
     return genes_NG[table.connected_K[table.keys(genes_NG)]][:n]
 
 
-def by_model(table: Table, seed: int, queries: int, cost_K: Floats | None) -> Genes:
+def by_model(table: AccuracyTable, seed: int, queries: int, cost_K: Floats | None) -> Genes:
     """The Bayesian explorer, asked and told through its public interface."""
     first, batch = (FIRST, BATCH) if cost_K is None else (FRONT_FIRST, FRONT_BATCH)
     rng = np.random.default_rng(seed)
     genes_NG = connected(table, rng, first)
     while len(genes_NG) < queries:
         n = min(batch, queries - len(genes_NG))
-        history = asked(table, genes_NG, cost_K)
+        history = history_of(table, genes_NG, cost_K)
         genes_NG = np.concatenate(
             [genes_NG, bayesian.propose(table.space, history, rng, n, exact_losses(table, cost_K))]
         )
     return genes_NG
 
 
-def by_chance(table: Table, seed: int, queries: int, cost_K: Floats | None) -> Genes:
+def by_chance(table: AccuracyTable, seed: int, queries: int, cost_K: Floats | None) -> Genes:
     """Random search."""
     return connected(table, np.random.default_rng(seed), queries)
 
 
-def by_evolution(table: Table, seed: int, queries: int, cost_K: Floats | None) -> Genes:
+def by_evolution(table: AccuracyTable, seed: int, queries: int, cost_K: Floats | None) -> Genes:
     """Regularised evolution (Real et al., AAAI 2019): population 20, tournaments of 5, one mutation, the oldest dies;
     with a cost, each tournament is for a random weighting of both."""
     rng = np.random.default_rng(seed)
     first = connected(table, rng, 20)
-    seen = {int(k) for k in table.keys(first)}
+    seen_keys = {int(k) for k in table.keys(first)}
     genes, alive = list(first), deque(range(20), maxlen=20)
     while len(genes) < queries:
-        some = rng.choice(np.array(alive), 5, replace=False)
-        losses = asked(table, np.array(genes), cost_K).losses_NM
+        tournament = rng.choice(np.array(alive), 5, replace=False)
+        losses = history_of(table, np.array(genes), cost_K).losses_NM
         spread = np.maximum(np.ptp(losses, axis=0), 1e-9)
         weights = rng.dirichlet(np.ones(losses.shape[1]))
-        parent = genes[some[np.argmin((losses[some] / spread) @ weights)]]
+        parent = genes[tournament[np.argmin((losses[tournament] / spread) @ weights)]]
         child = mutate(table.space.decisions, parent[None], rng, 0.0)
         key = int(table.keys(child)[0])
-        if key in seen or not table.connected_K[key]:
+        if key in seen_keys or not table.connected_K[key]:
             child = mutate(table.space.decisions, child, rng, 0.0)
             key = int(table.keys(child)[0])
-        if key in seen or not table.connected_K[key]:
+        if key in seen_keys or not table.connected_K[key]:
             continue
-        seen.add(key)
+        seen_keys.add(key)
         alive.append(len(genes))
         genes.append(child[0])
     return np.array(genes)
 
 
-def chosen(table: Table, genes_NG: Genes, cost_K: Floats | None, *, denoise: bool) -> Genes:
+def final_choice(table: AccuracyTable, genes_NG: Genes, cost_K: Floats | None, *, denoise: bool) -> Genes:
     """The best queried cell, or the front of the queried cells, as keys: by what is believed, or by validation."""
-    history = asked(table, genes_NG, cost_K)
+    history = history_of(table, genes_NG, cost_K)
     losses = (
         bayesian.posterior_mean(table.networks, history, exact_losses(table, cost_K)) if denoise else history.losses_NM
     )
@@ -179,19 +179,21 @@ def chosen(table: Table, genes_NG: Genes, cost_K: Floats | None, *, denoise: boo
 SEARCHES: dict[str, Search] = {"bayesian": by_model, "evolution": by_evolution, "random": by_chance}
 
 
-def single(table: Table, search: str, seed: int) -> float:
+def single(table: AccuracyTable, search: str, seed: int) -> float:
     """True accuracy of the cell chosen after ``QUERIES`` queries, in %."""
     genes_NG = SEARCHES[search](table, seed, QUERIES, None)
     if len(np.unique(table.keys(genes_NG))) != QUERIES:
         raise HwnasError(f"{search}: expected {QUERIES} distinct queries")
-    return float(table.test_K[chosen(table, genes_NG, None, denoise=search == "bayesian")[0]])
+    return float(table.test_K[final_choice(table, genes_NG, None, denoise=search == "bayesian")[0]])
 
 
-def front_ratio(table: Table, search: str, device: str, seed: int, best: float) -> float:
+def front_ratio(table: AccuracyTable, search: str, device: str, seed: int, best: float) -> float:
     """True hypervolume of the front chosen after ``FRONT_QUERIES`` queries, as a share of the best there is."""
     latency_K = table.latency_KD[:, table.devices.index(device)]
     cost_K = latency_K / latency_K[table.connected_K].max()
-    keys = chosen(table, SEARCHES[search](table, seed, FRONT_QUERIES, cost_K), cost_K, denoise=search == "bayesian")
+    keys = final_choice(
+        table, SEARCHES[search](table, seed, FRONT_QUERIES, cost_K), cost_K, denoise=search == "bayesian"
+    )
     return hypervolume(np.stack([cost_K[keys], 1.0 - table.test_K[keys] / 100.0], axis=1), np.ones(2)) / best
 
 
@@ -208,7 +210,7 @@ def bench(options: Options) -> dict[str, Any]:
         for data_set in DATA_SETS:
             table = read(options, data_set)
             for search in SEARCHES:
-                begun = time.process_time()
+                start_s = time.process_time()
                 values = [single(table, search, seed) for seed in options.seeds]
                 singles[search][data_set] = {
                     "mean": float(np.mean(values)),
@@ -222,7 +224,7 @@ def bench(options: Options) -> dict[str, Any]:
                 }
                 ratios[search][data_set] = {"mean": float(np.mean(list(by_device.values()))), "by_device": by_device}
                 if search == "bayesian":
-                    seconds["single"] += between - begun
+                    seconds["single"] += between - start_s
                     seconds["hypervolume_ratio"] += time.process_time() - between
     out["single"] = {d: singles["bayesian"][d]["mean"] for d in DATA_SETS}
     out["hypervolume_ratio"] = {d: ratios["bayesian"][d]["mean"] for d in DATA_SETS}

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks._cifar import small_cifar
 from benchmarks._cli import Options, main, shared_file
-from benchmarks._kept import Kept, add_arguments
+from benchmarks._finished_runs import FinishedRuns, add_arguments
 from nas.core.arch import Floats, Genes, as_archs, every
 from nas.core.ports import Dataset, Split
 from nas.core.relaxation import parameter_free_share, skip_share
@@ -46,7 +46,7 @@ PUBLISHED_EPOCHS, PUBLISHED_STEPS = 50, 50 * 390
 
 
 @dataclass(frozen=True)
-class Setting:
+class SearchSetting:
     """Sizes, the same for every preset. ``images`` are halved: one half for the weights, one for the alphas, and for
     random search one to learn from and one to choose by. ``rest``: share of the epochs in which weights learn alone
     before alphas do, where a preset has none of its own. ``partial``: 1/K of the channels are mixed by all but the
@@ -76,12 +76,12 @@ class Setting:
         return PUBLISHED_STEPS / (self.epochs * (self.images // 2 // self.batch))
 
 
-SMALL = Setting(2_000, 8, 8, 1, 20, 1, 64, 0.1, 0.3, 4, 10, 2, 8, 0.1, 0.3)
-FULL = Setting(50_000, 32, 16, 5, 50, 5, 64, 0.025, 0.0, 1, 2, 4, 12, 0.1, 0.0)
+SMALL = SearchSetting(2_000, 8, 8, 1, 20, 1, 64, 0.1, 0.3, 4, 10, 2, 8, 0.1, 0.3)
+FULL = SearchSetting(50_000, 32, 16, 5, 50, 5, 64, 0.025, 0.0, 1, 2, 4, 12, 0.1, 0.0)
 
 
 @dataclass(frozen=True)
-class Table:
+class CellTable:
     """True accuracies (15625, 3) in % by data set, latencies (15625,) in ms on ``DEVICE``; rows by ``key``."""
 
     accuracy_KD: Floats
@@ -104,7 +104,7 @@ class Table:
         return float(np.quantile(self.latency_K[self.connected_K], QUANTILE))
 
 
-def read(path: Path) -> Table:
+def read(path: Path) -> CellTable:
     """The table from ``nb201.npz``."""
     with np.load(path, allow_pickle=False) as arrays:
         code = np.array([OPERATIONS.index(str(name)) for name in arrays["op_names"]])
@@ -112,14 +112,14 @@ def read(path: Path) -> Table:
         order = np.argsort(keys_K)
         accuracy = np.stack([arrays[f"test_acc_200ep_{d}"][order] for d in DATA_SETS], axis=1)
         device = [str(name) for name in arrays["latency_device"]].index(DEVICE)
-        return Table(
+        return CellTable(
             accuracy.astype(np.float64),
             arrays["latency_ms"][order, device].astype(np.float64),
             arrays["connected"][order] > 0,
         )
 
 
-def options(preset: str, setting: Setting) -> DartsParams:
+def options(preset: str, setting: SearchSetting) -> DartsParams:
     """A preset at this size: what it counts in epochs keeps its share of them, and the alphas learn as much faster as
     there are fewer steps."""
     own = DartsParams.model_validate({"preset": preset})
@@ -159,10 +159,10 @@ def options(preset: str, setting: Setting) -> DartsParams:
     return DartsParams.model_validate(given)
 
 
-class Bench:
+class SearchBench:
     """Images, table and space of one setting on one device."""
 
-    def __init__(self, setting: Setting, data: Dataset, table: Table, device: str) -> None:
+    def __init__(self, setting: SearchSetting, data: Dataset, table: CellTable, device: str) -> None:
         self.setting, self.data, self.table, self.device = setting, data, table, device
         self.space: NasBench201 = build({"channels": setting.channels, "cells": setting.cells}, data.shape)
         self.pipeline = Pipeline(data, device)
@@ -173,17 +173,17 @@ class Bench:
 
     def searched(self, preset: str, seed: int) -> dict[str, Any]:
         """One search, and what the table says of the cell it found."""
-        chosen = options(preset, self.setting)
-        begun = time.process_time()
+        preset_options = options(preset, self.setting)
+        start_s = time.process_time()
         net = self.space.supernet(seed).to(self.device).to(memory_format=torch.channels_last)
-        latency = LatencyCost(self._latency_ms, self.table.bound_ms) if chosen.latency_weight else None
-        learning = GradientSearch(net, self.space, self.data, self.pipeline, chosen, seed, latency)
+        latency = LatencyCost(self._latency_ms, self.table.bound_ms) if preset_options.latency_weight else None
+        learning = GradientSearch(net, self.space, self.data, self.pipeline, preset_options, seed, latency)
         readings, warnings, steps = [], list[str](), 0
-        for news in run_gradient_search(learning, TrainState(), lambda: False):
-            if isinstance(news, EpochReport):
-                readings.append(news)
-                warnings += news.warnings
-            elif not isinstance(news, TrainState):
+        for event in run_gradient_search(learning, TrainState(), lambda: False):
+            if isinstance(event, EpochReport):
+                readings.append(event)
+                warnings += event.warnings
+            elif not isinstance(event, TrainState):
                 steps += 1
         genes = learning.discretised
         if learning.series:  # from the most accurate network to the cheapest
@@ -194,7 +194,7 @@ class Bench:
         return {
             **self._cell(genes),
             "steps": steps,
-            "seconds": time.process_time() - begun,
+            "seconds": time.process_time() - start_s,
             "signs": list(learning.signs),
             "warnings": warnings,
             "entropy": [round(r.values["entropy"], 4) for r in readings],
@@ -207,7 +207,7 @@ class Bench:
     def trained(self, genes_G: Sequence[int]) -> dict[str, Any]:
         """One random cell, trained alone on one half and judged on the other."""
         s = self.setting
-        begun = time.process_time()
+        start_s = time.process_time()
         (arch,) = as_archs(self.space.id, np.array([genes_G]))
         module = self.space.supernet(0).subnet(arch).to(self.device).to(memory_format=torch.channels_last)
         recipe = StandaloneRecipe(s.alone_epochs, s.batch, s.alone_lr, 5e-4, 1.0, label_smoothing=0.0)
@@ -216,7 +216,7 @@ class Bench:
             training.epoch(epoch)
         found = score(module.eval(), self._halves_pipeline.plain(self._halves.val, s.size))
         steps = s.alone_epochs * training.per_epoch
-        seconds = time.process_time() - begun
+        seconds = time.process_time() - start_s
         return {**self._cell(arch.genes), "val_accuracy": found.accuracy, "steps": steps, "seconds": seconds}
 
     def _cell(self, genes_G: Any) -> dict[str, Any]:
@@ -257,14 +257,14 @@ def at_cost(trained: Sequence[Mapping[str, Any]], seconds: float, draws: int = D
     truth_ND = np.array([[run["accuracy"][d] for d in DATA_SETS] for run in trained])
     val_N = np.array([run["val_accuracy"] for run in trained])
     cost_N = np.array([run["seconds"] for run in trained])
-    found, counts, spent = [], [], []
+    best_ND, counts, spent = [], [], []
     for draw in range(draws):
         order = np.random.default_rng(draw).permutation(len(trained))
         n = max(1, int(np.searchsorted(np.cumsum(cost_N[order]), seconds, side="right")))
-        found.append(truth_ND[order[:n][val_N[order[:n]].argmax()]])
+        best_ND.append(truth_ND[order[:n][val_N[order[:n]].argmax()]])
         counts.append(n)
         spent.append(float(cost_N[order[:n]].sum()))
-    mean, deviation = np.mean(found, axis=0), np.std(found, axis=0)
+    mean, deviation = np.mean(best_ND, axis=0), np.std(best_ND, axis=0)
     return {
         "mean": dict(zip(DATA_SETS, mean.tolist(), strict=True)),
         "deviation": dict(zip(DATA_SETS, deviation.tolist(), strict=True)),
@@ -273,7 +273,7 @@ def at_cost(trained: Sequence[Mapping[str, Any]], seconds: float, draws: int = D
     }
 
 
-def told(run: Mapping[str, Any]) -> str:
+def describe(run: Mapping[str, Any]) -> str:
     """A line on a run."""
     return f"{run['accuracy']['cifar10']:.2f} %, {run['seconds']:.1f} s"
 
@@ -296,30 +296,33 @@ def summary(runs: Sequence[Mapping[str, Any]], trained: Sequence[Mapping[str, An
     }
 
 
-def bench(given: Options) -> dict[str, Any]:
+def bench(arguments: Options) -> dict[str, Any]:
     """All presets with all seeds, random cells between them."""
     torch.set_num_threads(1)
-    setting = FULL if given.more["full"] else SMALL
-    names: Sequence[str] = given.more["presets"]
-    table = read(shared_file(given, "data", "nb201.npz"))
-    data = small_cifar(shared_file(given, "data", "cifar10_jpeg.npz"), setting.images, 2, setting.size)
-    b = Bench(setting, data, table, given.more["device"])
-    kept = Kept(given.more["partial"], asdict(setting))
-    return {**result(b, kept, names, given.seeds), "setting": {**asdict(setting), "alpha_speed": setting.alpha_speed}}
+    setting = FULL if arguments.more["full"] else SMALL
+    names: Sequence[str] = arguments.more["presets"]
+    table = read(shared_file(arguments, "data", "nb201.npz"))
+    data = small_cifar(shared_file(arguments, "data", "cifar10_jpeg.npz"), setting.images, 2, setting.size)
+    b = SearchBench(setting, data, table, arguments.more["device"])
+    finished = FinishedRuns(arguments.more["partial"], asdict(setting))
+    return {
+        **result(b, finished, names, arguments.seeds),
+        "setting": {**asdict(setting), "alpha_speed": setting.alpha_speed},
+    }
 
 
-def result(b: Bench, kept: Kept, names: Sequence[str], seeds: Iterable[int]) -> dict[str, Any]:
+def result(b: SearchBench, finished: FinishedRuns, names: Sequence[str], seeds: Iterable[int]) -> dict[str, Any]:
     """What the benchmark prints, apart from its setting."""
     order = [(preset, seed) for seed in seeds for preset in names]
     cells = iter(random_cells(b.space, len(order) * b.setting.alone_cells))
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    runs_of: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     trained = []
     for preset, seed in order:
-        found[preset].append(kept.run(f"{preset}/{seed}", lambda p=preset, s=seed: b.searched(p, s), told))  # type: ignore[misc]
+        runs_of[preset].append(finished.run(f"{preset}/{seed}", lambda p=preset, s=seed: b.searched(p, s), describe))  # type: ignore[misc]
         for genes in [next(cells) for _ in range(b.setting.alone_cells)]:
-            trained.append(kept.run(f"alone/{genes}", lambda g=genes: b.trained(g), told))  # type: ignore[misc]
+            trained.append(finished.run(f"alone/{genes}", lambda g=genes: b.trained(g), describe))  # type: ignore[misc]
     within = [run for run in trained if run["latency_ms"] <= b.table.bound_ms]
-    presets = {name: summary(runs, within if name == "la_darts" else trained) for name, runs in found.items()}
+    presets = {name: summary(runs, within if name == "la_darts" else trained) for name, runs in runs_of.items()}
     repaired = [name for name in names if name not in PLAIN]
     return {
         "accuracy": {name: p["mean"] for name, p in presets.items()},

@@ -60,27 +60,27 @@ def bench(options: Options) -> dict[str, Any]:
     scored = np.random.default_rng(0).permutation(len(genes_NG))[:SCORED]
     net, y = space.supernet(0), torch.arange(16) % 10
     x = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    begun = time.process_time()
+    start_s = time.process_time()
     archs = as_archs(space.id, genes_NG[scored])
-    found = Scores(
+    scores = Scores(
         PROXIES, genes_NG[scored], np.array([[score(n, net.subnet(a), x, y) for n in PROXIES] for a in archs])
     )
-    seconds = time.process_time() - begun
-    standard_NP = found.standard(found.scores_NP)
-    alone = {name: spearman(standard_NP[:, p], accuracy_N[scored]) for p, name in enumerate(PROXIES)}
+    seconds = time.process_time() - start_s
+    standard_NP = scores.standard(scores.scores_NP)
+    by_proxy = {name: spearman(standard_NP[:, p], accuracy_N[scored]) for p, name in enumerate(PROXIES)}
     for cost in ("params", "macs"):
-        alone[cost] = spearman(space.costs(genes_NG[scored])[cost], accuracy_N[scored])
+        by_proxy[cost] = spearman(space.costs(genes_NG[scored])[cost], accuracy_N[scored])
     out: dict[str, Any] = {}
     with threadpool_limits(limits=1):
-        for label, told in (("structure", space), ("genes_and_costs", Plain(space))):
-            hinted = ProxyAwareSpace(told, found)
+        for label, base in (("structure", space), ("genes_and_costs", Plain(space))):
+            hinted = ProxyAwareSpace(base, scores)
             for n in EVALUATED:
                 draws = [np.random.default_rng((seed, n)).permutation(len(genes_NG))[:n] for seed in options.seeds]
                 out.setdefault(label, {})[str(n)] = {
-                    which: float(np.mean([ranks(s, genes_NG, accuracy_N, rows) for rows in draws]))
-                    for which, s in (("without", told), ("with_hints", hinted))
+                    label_hints: float(np.mean([ranks(s, genes_NG, accuracy_N, rows) for rows in draws]))
+                    for label_hints, s in (("without", base), ("with_hints", hinted))
                 }
-    return {"spearman": out, "spearman_alone": alone, "scoring_s": seconds, "seeds": len(options.seeds)}
+    return {"spearman": out, "spearman_alone": by_proxy, "scoring_s": seconds, "seeds": len(options.seeds)}
 
 
 if __name__ == "__main__":

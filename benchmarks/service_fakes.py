@@ -207,9 +207,9 @@ class Background:
 
 def clocked(act: Callable[[], object]) -> float:
     """Seconds that ``act`` takes."""
-    begun = time.perf_counter()
+    start_s = time.perf_counter()
     act()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start_s
 
 
 def percentiles(name: str, seconds: Sequence[float]) -> Mapping[str, float]:

@@ -146,18 +146,19 @@ def submits(size: Size, url: str) -> dict[str, Any]:
                 except queue.Empty:
                     return
                 body = SearchSpec(name=f"search {number}", seed=number).model_dump(mode="json")
-                begun = time.perf_counter()
+                start_s = time.perf_counter()
                 answer = http.post("/v1/searches", json=body, headers={"Idempotency-Key": f"key-{number}"})
-                seconds.append(time.perf_counter() - begun)
+                seconds.append(time.perf_counter() - start_s)
                 answer.raise_for_status()
                 answers.append((number, answer.json()["id"]))
 
     elapsed = clocked(lambda: _at_once(size.clients, client))
-    ids = {number: {found for n, found in answers if n == number} for number in range(size.searches)}
-    there = Counter(s["spec"]["name"] for page in _pages(url) for s in page["items"])
+    ids = {number: {search for n, search in answers if n == number} for number in range(size.searches)}
+    stored_names = Counter(s["spec"]["name"] for page in _pages(url) for s in page["items"])
     return {
-        "submitted_lost": sum(there[f"search {n}"] == 0 for n in ids),
-        "submitted_doubled": sum(len(found) - 1 for found in ids.values()) + sum(c - 1 for c in there.values()),
+        "submitted_lost": sum(stored_names[f"search {n}"] == 0 for n in ids),
+        "submitted_doubled": sum(len(searches) - 1 for searches in ids.values())
+        + sum(c - 1 for c in stored_names.values()),
         "submits_per_s": size.searches / elapsed,
         **percentiles("submit", seconds),
     }
@@ -195,8 +196,8 @@ def lists(size: Size, url: str) -> dict[str, Any]:
 
 def ingests(size: Size, settings: Settings, store: Store, world: World) -> dict[str, Any]:
     """Events per second, written by several jobs at once in batches such as a lively search makes."""
-    each = size.events // size.jobs
-    batches = [list(live_batches(world.points(each, seed=10 + i), each)) for i in range(size.jobs)]
+    events_per_job = size.events // size.jobs
+    batches = [list(live_batches(world.points(events_per_job, seed=10 + i), events_per_job)) for i in range(size.jobs)]
     writers = _running(store, size.jobs, world)
     seconds: list[float] = []
 
@@ -213,8 +214,8 @@ def ingests(size: Size, settings: Settings, store: Store, world: World) -> dict[
 def fronts(size: Size, url: str, store: Store, world: World) -> dict[str, Any]:
     """The front of a search with many candidates: first in quiet, then while more of them arrive."""
     arriving = 50
-    most = size.candidates + 60 * arriving
-    points = world.points(most, seed=2)
+    max_candidates = size.candidates + 60 * arriving
+    points = world.points(max_candidates, seed=2)
     [writer] = _running(store, 1, world)
 
     def fill() -> None:
@@ -224,7 +225,7 @@ def fronts(size: Size, url: str, store: Store, world: World) -> dict[str, Any]:
     filled = clocked(fill)
     path = f"/v1/searches/{writer.lease.job_id}/front"
     lengths: list[int] = []
-    later = iter(range(size.candidates, most, arriving))
+    later = iter(range(size.candidates, max_candidates, arriving))
 
     def arrive() -> None:
         if (start := next(later, None)) is not None:
@@ -233,12 +234,12 @@ def fronts(size: Size, url: str, store: Store, world: World) -> dict[str, Any]:
     with httpx.Client(base_url=url, timeout=120.0) as http:
 
         def ask(number: int) -> float:
-            begun = time.perf_counter()
+            start_s = time.perf_counter()
             answer = http.get(path, params=FRONT_QUERIES[number % len(FRONT_QUERIES)])
-            taken = time.perf_counter() - begun
+            seconds = time.perf_counter() - start_s
             answer.raise_for_status()
             lengths.append(len(answer.json()["members"]))
-            return taken
+            return seconds
 
         cold = ask(0)
         quiet = [ask(n) for n in range(size.fronts)]
@@ -283,19 +284,19 @@ def streams(size: Size, url: str, store: Store, world: World) -> dict[str, Any]:
         writing = asyncio.get_running_loop().run_in_executor(None, _write_streams, writers, size.streamed_events)
         await asyncio.sleep(0.5)
         half.set()
-        found = await asyncio.gather(*tasks)
+        results = await asyncio.gather(*tasks)
         await writing
-        return found, late_s
+        return results, late_s
 
-    begun = time.perf_counter()
-    found, late_s = asyncio.run(follow_all())
-    elapsed = time.perf_counter() - begun
+    start_s = time.perf_counter()
+    results, late_s = asyncio.run(follow_all())
+    elapsed = time.perf_counter() - start_s
     expected = {job: list(range(1, store.queries.search(job).last_event + 1)) for job in ids}
-    complete = sum(seqs == expected[job] for seqs, job in zip(found, followed, strict=True))
+    complete = sum(seqs == expected[job] for seqs, job in zip(results, followed, strict=True))
     return {
         "streams": size.streams,
         "streams_complete": complete,
-        "streamed_events_per_s": sum(map(len, found)) / elapsed,
+        "streamed_events_per_s": sum(map(len, results)) / elapsed,
         **percentiles("stream_delay", late_s),
     }
 
@@ -303,13 +304,13 @@ def streams(size: Size, url: str, store: Store, world: World) -> dict[str, Any]:
 def _write_streams(writers: Sequence[Writer], events: int) -> None:
     """Ten events a second and more of each job, in small batches, by a few threads."""
 
-    def write(some: Sequence[Writer]) -> None:
+    def write(batch: Sequence[Writer]) -> None:
         for step in range(0, events, 5):
-            for writer in some:
+            for writer in batch:
                 writer.events(
                     *[Warned("explore", f"event {step + i}") for i in range(4)], Progress("explore", step, events)
                 )
-        for writer in some:
+        for writer in batch:
             writer.finish()
 
     _all([partial(write, writers[i::4]) for i in range(4)])
@@ -378,12 +379,12 @@ def _pages(url: str) -> Iterator[dict[str, Any]]:
     cursor: str | None = None
     with httpx.Client(base_url=url, timeout=120.0) as http:
         while True:
-            begun = time.perf_counter()
+            start_s = time.perf_counter()
             answer = http.get("/v1/searches", params={"limit": 200, **({"cursor": cursor} if cursor else {})})
-            taken = time.perf_counter() - begun
+            seconds = time.perf_counter() - start_s
             answer.raise_for_status()
             page = answer.json()
-            yield {**page, "seconds": taken}
+            yield {**page, "seconds": seconds}
             cursor = page["next"]
             if cursor is None:
                 return
@@ -413,31 +414,31 @@ def _server(settings: Settings) -> Iterator[tuple[str, int]]:
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    said: list[str] = []
+    results: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    lines: list[str] = []
 
     def listen() -> None:
         assert process.stderr is not None
         for line in process.stderr:
-            said.append(line)
+            lines.append(line)
             if (match := re.search(r"hwnas is ready: (http://\S+)", line)) is not None:
-                found.put(match[1])
-        found.put(None)
+                results.put(match[1])
+        results.put(None)
 
     listener = threading.Thread(target=listen)
     listener.start()
     try:
-        url = found.get(timeout=READY_S)
+        url = results.get(timeout=READY_S)
         if url is None:
-            raise RuntimeError(f"the server did not start:\n{''.join(said)}")
+            raise RuntimeError(f"the server did not start:\n{''.join(lines)}")
         _await(url)
         yield url, process.pid
     finally:
         process.terminate()
         process.wait(30)
         listener.join()
-        if errors := [line for line in said if "Traceback" in line or " ERROR " in line]:
-            sys.stderr.write("".join(said[-60:]))
+        if errors := [line for line in lines if "Traceback" in line or " ERROR " in line]:
+            sys.stderr.write("".join(lines[-60:]))
             raise RuntimeError(f"the server wrote {len(errors)} errors")
 
 

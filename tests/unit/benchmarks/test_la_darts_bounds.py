@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.la_darts_bounds import Table, compare
+from benchmarks.la_darts_bounds import LatencyTable, compare
 from nas.core.arch import every
 from nas.core.device import DeviceProfile, Latency
 from nas.core.spec import DataSpec
@@ -20,15 +20,15 @@ COSTS = np.array([0.0, 0.0, 0.5, 1.0, 3.0])  # ms, and accuracy in %, of an oper
 
 
 @pytest.fixture
-def planted() -> tuple[NasBench201, Table]:
+def planted() -> tuple[NasBench201, LatencyTable]:
     torch.set_num_threads(1)
     space = build({"preset": "digits", "channels": 4}, digits.load(DataSpec(), 0).shape)
     genes_NG = every(space.decisions)
     ms_N = 1.0 + COSTS[genes_NG].sum(axis=1)
-    return space, Table.of(space, genes_NG, ms_N, 50.0 + 2 * (ms_N - 1.0))
+    return space, LatencyTable.of(space, genes_NG, ms_N, 50.0 + 2 * (ms_N - 1.0))
 
 
-def test_the_table_tells_every_cell_by_its_features_and_by_its_id(planted: tuple[NasBench201, Table]) -> None:
+def test_the_table_tells_every_cell_by_its_features_and_by_its_id(planted: tuple[NasBench201, LatencyTable]) -> None:
     space, table = planted
     genes_NG = every(space.decisions)[::97]
     truth_N = 1.0 + COSTS[space.canonical(genes_NG)].sum(axis=1)
@@ -43,7 +43,9 @@ def test_the_table_tells_every_cell_by_its_features_and_by_its_id(planted: tuple
     assert measured == [table.latency_ms_N[table.row_of[name]] for name in some]
 
 
-def test_derived_cells_meet_their_bounds_by_the_table_and_are_verified(planted: tuple[NasBench201, Table]) -> None:
+def test_derived_cells_meet_their_bounds_by_the_table_and_are_verified(
+    planted: tuple[NasBench201, LatencyTable],
+) -> None:
     space, table = planted
     data = digits.load(DataSpec(params={"max_train": 80, "max_val": 40, "max_test": 40}), 0)
     result = compare(space, data, table, [3.0, 8.0], (0,), TINY)

@@ -14,18 +14,18 @@ from PIL import Image
 from benchmarks import fewshot_rank
 from benchmarks import nb201_search as nb
 from benchmarks._cifar import small_cifar
-from benchmarks._kept import Kept
+from benchmarks._finished_runs import FinishedRuns
 from nas.core.arch import as_archs, every
 from nas.core.ports import Dataset, ImageShape, Split
 from search_spaces.nas_bench_201.cell import OPERATIONS, active_edges, from_string, to_string
 from search_spaces.nas_bench_201.space import build
 
-TINY = nb.Setting(64, 8, 4, 1, 1, 0, 16, 0.1, 0.0, 4, 0, 2, 1, 0.1, 0.3)
+TINY = nb.SearchSetting(64, 8, 4, 1, 1, 0, 16, 0.1, 0.0, 4, 0, 2, 1, 0.1, 0.3)
 SPACE = build({"channels": 4, "cells": 1}, ImageShape(3, 8, 8, 10))
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> nb.Table:
+def table(tmp_path_factory: pytest.TempPathFactory) -> nb.CellTable:
     """In the layout of the real file: operations in another order, rows shuffled; a cell's accuracy tells its genes."""
     path = tmp_path_factory.mktemp("table") / "nb201.npz"
     genes = np.random.default_rng(0).permutation(every(SPACE.decisions))
@@ -51,7 +51,7 @@ def data() -> Dataset:
     return Dataset("noise", SPACE.shape, split, split, split, tuple("abcdefghij"), "")
 
 
-def test_a_cell_is_looked_up_by_its_operations(table: nb.Table) -> None:
+def test_a_cell_is_looked_up_by_its_operations(table: nb.CellTable) -> None:
     genes = from_string("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|none~2|")
     key = int(np.dot(genes, 5 ** np.arange(5, -1, -1)))
     assert table.truth(genes) == {"cifar10": key / 200, "cifar100": key / 200 + 1, "imagenet16": key / 200 + 2}
@@ -97,13 +97,13 @@ def test_random_cells_are_connected_and_different() -> None:
     assert cells[:50] == nb.random_cells(SPACE, 50)
 
 
-def test_an_interrupted_benchmark_goes_on(table: nb.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_benchmark_goes_on(table: nb.CellTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two presets with a real search each: cut off in the middle, then to the end; nothing runs twice."""
-    b, names, done = nb.Bench(TINY, data(), table, "cpu"), ("gdas", "la_darts"), list[str]()
+    b, names, done = nb.SearchBench(TINY, data(), table, "cpu"), ("gdas", "la_darts"), list[str]()
     monkeypatch.setattr(nb.time, "process_time", lambda: 0.0)
-    whole = nb.result(b, Kept(tmp_path / "whole.json", asdict(TINY)), names, [0])
+    whole = nb.result(b, FinishedRuns(tmp_path / "whole.json", asdict(TINY)), names, [0])
 
-    class Cut(Kept):
+    class Cut(FinishedRuns):
         left = 3
 
         def run(self, name: str, work: Any, told: Any) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def test_an_interrupted_benchmark_goes_on(table: nb.Table, tmp_path: Path, monke
     assert len(done) == len(set(done)) == 6
     assert whole["presets"]["la_darts"]["runs"][0]["latency_ms"] <= table.bound_ms
     with pytest.raises(SystemExit, match="another setting"):
-        Kept(tmp_path / "cut.json", asdict(nb.SMALL))
+        FinishedRuns(tmp_path / "cut.json", asdict(nb.SMALL))
 
 
 def test_images_come_from_all_classes(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_all_ways_of_ranking_cost_as_much_and_none_is_undivided_by_mistake(
     monkeypatch.setattr(fewshot_rank, "small_cifar", lambda *_: data())
     monkeypatch.setattr(fewshot_rank, "CELLS", 8)
     monkeypatch.setattr(fewshot_rank, "BATCHES", 1)
-    setting = fewshot_rank.Setting(64, 64, 32, 8, 4, 1, 22, 2, 0.1, 0.05, 32)
+    setting = fewshot_rank.RankingSetting(64, 64, 32, 8, 4, 1, 22, 2, 0.1, 0.05, 32)
     run = fewshot_rank.one_seed(setting, tmp_path, tmp_path / "table.npz", "cpu", 0)
     assert run["steps"] == dict.fromkeys(fewshot_rank.METHODS, 22 * 2)
     assert run["parts"] == {"random_split": 4, "exhaustive": 5, "gradient_matching": 4}

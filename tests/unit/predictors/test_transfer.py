@@ -12,7 +12,16 @@ import pytest
 from sklearn.linear_model import BayesianRidge
 
 from benchmarks._cli import ROOT
-from benchmarks.latency_transfer import KNOWN, MEASURED, TARGETS, Bench, cell_features, drawn, over_devices, trim
+from benchmarks.latency_transfer import (
+    MEASURED,
+    SOURCE_DEVICES,
+    TARGETS,
+    CellLatencies,
+    cell_features,
+    over_devices,
+    random_samples,
+    trim,
+)
 from nas.core.arch import Decision, Floats, one_hot, sample
 from nas.core.errors import InvalidInput
 from nas.core.metrics import spearman
@@ -197,7 +206,7 @@ def test_ten_measurements_on_measured_devices() -> None:
     with np.load(path, allow_pickle=False) as table:
         features = cell_features(table["ops"].astype(np.int64), table["edges"].astype(np.int64))["operations"]
         names = tuple(str(name) for name in table["latency_device"])
-        cells = Bench(features, names, table["latency_ms"].astype(np.float64))
-    figures = over_devices(cells, cells.relatives(KNOWN), TARGETS, 10, range(6), drawn)
+        cells = CellLatencies(features, names, table["latency_ms"].astype(np.float64))
+    figures = over_devices(cells, cells.relatives(SOURCE_DEVICES), TARGETS, 10, range(6), random_samples)
     assert figures["spearman_mean"] > 0.945
     assert 0.88 < figures["coverage"] < 0.99

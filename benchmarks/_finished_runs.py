@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--partial", type=Path, default=default, help="finished runs, to go on from (%(default)s)")
 
 
-class Kept:
+class FinishedRuns:
     """Runs by name in a JSON file, written after each. ``setting`` is what they all have in common; a file with runs of
     another setting ends the program."""
 
@@ -33,19 +33,19 @@ class Kept:
                 sys.exit(f"{path} holds runs of another setting: remove it, or give another file by --partial")
             self.runs = record["runs"]
 
-    def keep(self, name: str, run: dict[str, Any], told: str) -> None:
+    def keep(self, name: str, run: dict[str, Any], message: str) -> None:
         """Keeps a finished run, and says on standard error what it gave."""
         self.runs[name] = run
         new = self._path.with_suffix(".new")
         new.write_text(json.dumps({"setting": self._setting, "runs": self.runs}))
         new.replace(self._path)
-        print(f"{name}: {told}", file=sys.stderr, flush=True)
+        print(f"{name}: {message}", file=sys.stderr, flush=True)
 
     def run(
-        self, name: str, work: Callable[[], dict[str, Any]], told: Callable[[Mapping[str, Any]], str]
+        self, name: str, work: Callable[[], dict[str, Any]], describe: Callable[[Mapping[str, Any]], str]
     ) -> dict[str, Any]:
         """The run of this name, from the file if it is there."""
         if name not in self.runs:
             run = work()
-            self.keep(name, run, told(run))
+            self.keep(name, run, describe(run))
         return self.runs[name]
