@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.core import registry
 from nas.core.arch import Floats
@@ -40,7 +42,7 @@ def check_predictor(family: str, features_NF: Floats, latency_ms_N: Floats) -> N
     assert_raises(HwnasError, lambda: kind.fit(features_NF[:30], -latency_ms_N[:30]))
 
 
-def _through_npz(arrays: dict[str, Any]) -> dict[str, Any]:
+def _through_npz(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     buffer.seek(0)

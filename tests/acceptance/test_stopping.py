@@ -38,7 +38,7 @@ module.__getattr__ = find
 """
 
 
-class Service:
+class StoppableService:
     """``nas serve`` as a child, its log, and its processes."""
 
     def __init__(self, home: Path, *words: str, **settings: str) -> None:
@@ -84,8 +84,8 @@ def store(home: Path) -> Iterator[Store]:
 
 
 @contextmanager
-def serving(home: Path, *words: str, **settings: str) -> Iterator[Service]:
-    service = Service(home, *words, **settings)
+def serving(home: Path, *words: str, **settings: str) -> Iterator[StoppableService]:
+    service = StoppableService(home, *words, **settings)
     try:
         yield service
     finally:

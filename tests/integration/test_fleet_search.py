@@ -38,7 +38,7 @@ from workers.runner import run_job
 WIDE, DEEP = "wide", "deep"
 
 
-class Rule:
+class HalfSumPredictor:
     """The sum of a half of the features, in 1e-4 ms: two devices do not agree which networks are fast."""
 
     family = "rule"
@@ -84,7 +84,7 @@ def problem(fleet: FleetSpec) -> Problem:
     spec = SearchSpec.model_validate(record)
     data = registry.load("nas.datasets", spec.data.name)(spec.data, spec.data.seed)
     space = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, data.shape)
-    rules = {WIDE: Rule(slice(None, None, 2), 1.0), DEEP: Rule(slice(1, None, 2), 3.0)}
+    rules = {WIDE: HalfSumPredictor(slice(None, None, 2), 1.0), DEEP: HalfSumPredictor(slice(1, None, 2), 3.0)}
     members = tuple(TargetDevice(n, DeviceProfile(n, "m", "p", 1, "r", "1", "os"), rules[n]) for n in spec.devices)
     predictor = FleetPredictor.of(spec, {m.name: m.predictor for m in members})
     return Problem(spec, space, data, members[0].profile, predictor, fleet=members)

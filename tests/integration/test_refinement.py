@@ -94,7 +94,7 @@ KNOWN = onboarded()
 FIRST = BayesianLinear.fit(SPACE.features(KNOWN.genes_NG), KNOWN.latency_ms_N)
 
 
-class Device:
+class RecordingDevice:
     """Measures by a rule; knows networks by their ids, once it was told of them."""
 
     def __init__(self, ms: Any = planted_ms) -> None:
@@ -160,8 +160,10 @@ STAGES: tuple[Stage, ...] = (
 )
 
 
-def run(folder: Path, p: Problem, events: Sequence[Event] = (), device: Device | None = None) -> Iterator[Event]:
-    device = device or Device()
+def run(
+    folder: Path, p: Problem, events: Sequence[Event] = (), device: RecordingDevice | None = None
+) -> Iterator[Event]:
+    device = device or RecordingDevice()
     for event in events:
         device.told(event)
     ticks = count()
@@ -217,7 +219,7 @@ def test_a_search_that_is_cut_anywhere_learns_the_same(whole: tuple[list[Event],
     first = next(i for i, e in enumerate(events) if isinstance(e, Measured))
     marks = [i for i, e in enumerate(events) if i >= first and not isinstance(e, Progress)]
     for cut in [*marks[:: max(1, len(marks) // 12)], *(i for i in marks if isinstance(events[i], Refitted))]:
-        device = Device()
+        device = RecordingDevice()
         before = events[: cut + 1]
         state = fold_all(run(folder, problem(), before, device), fold_all(before))
         assert state.candidates == expected.candidates, f"cut after event {cut}: {events[cut]}"
@@ -238,13 +240,13 @@ def test_how_often_it_looks_again_is_bounded_and_can_be_none(whole: tuple[list[E
     def worse_and_worse(genes_NG: Genes) -> Floats:
         return float(next(moving)) * usual_ms(genes_NG)
 
-    state = fold_all(run(tmp_path, problem(1, bound=None), device=Device(worse_and_worse)))
+    state = fold_all(run(tmp_path, problem(1, bound=None), device=RecordingDevice(worse_and_worse)))
     assert state.finished["learn"]["rounds"] == 1
     assert [r.number for r in state.refits] == [1, 2]
 
 
 def test_only_what_was_measured_alike_is_learned_from(tmp_path: Path) -> None:
-    class Otherwise(Device):
+    class Otherwise(RecordingDevice):
         def __call__(
             self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str], promised_ms: Any = None
         ) -> Iterator[Any]:
@@ -356,7 +358,7 @@ def test_a_handful_of_older_networks_is_enough_to_judge_a_version() -> None:
 
 
 def test_a_predictor_that_cannot_be_fitted_anew_is_said_to_be_so(tmp_path: Path) -> None:
-    resources = Resources(FolderBlobs(tmp_path), Device(), lambda: 0.0)
+    resources = Resources(FolderBlobs(tmp_path), RecordingDevice(), lambda: 0.0)
     events = list(RefineStage().run(problem(), resources, SearchState()))
     assert [type(e) for e in events] == [Warned, StageFinished]
     assert "too little is known of device" in fold_all(events).warnings[0]

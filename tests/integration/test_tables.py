@@ -269,7 +269,7 @@ def test_a_spec_that_gives_the_wrong_figures_is_refused(record: dict[str, Any], 
 # Ten measurements beside devices that are known
 
 
-class Rule:
+class WeightsDevice:
     """Measures a device's own weights; counts what it measured."""
 
     def __init__(self, ms_of: Mapping[bytes, float]) -> None:
@@ -300,8 +300,8 @@ def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(
             row = np.frombuffer(model, dtype=np.uint8).astype(np.int64)[None]
             return float(1.0 + WIDE.features(row)[0] @ weights[8])
 
-    def add(spec: DeviceSpec, state: SearchState, known: Sequence[str]) -> tuple[Rule, list[Event]]:
-        device, ticks = Rule(Mine()), count()
+    def add(spec: DeviceSpec, state: SearchState, known: Sequence[str]) -> tuple[WeightsDevice, list[Event]]:
+        device, ticks = WeightsDevice(Mine()), count()
         events = onboard(
             spec,
             WIDE,

@@ -63,7 +63,7 @@ def browsing() -> Iterator[Any]:
 
 
 @dataclass
-class Watched:
+class WatchedPage:
     """A page whose console and requests are watched."""
 
     page: Any
@@ -84,7 +84,7 @@ class Watched:
 def watched(context: Any) -> Iterator[Any]:
     """A fresh page; whatever a test does, no error may reach the console and no request may leave the machine."""
     context.clear_cookies()
-    watch = Watched(context.new_page())
+    watch = WatchedPage(context.new_page())
     watch.page.on("console", watch.console)
     watch.page.on("pageerror", lambda error: watch.errors.append(str(error)))
     watch.page.on("request", watch.request)
