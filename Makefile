@@ -5,7 +5,6 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ARGS   ?=
 
 .DEFAULT_GOAL := help
@@ -16,12 +15,8 @@ help: ## This list
 
 install: $(STAMP) ## Everything into .venv, pinned by constraints.txt
 
-# torch goes first: once the pinned CPU build is there, nothing pulls in another one.
 $(STAMP): pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) >&2
-	@echo "Installing into $(VENV) (about two minutes the first time)" >&2
-	@$(PIP) install -c constraints.txt torch >&2
-	@$(PIP) install -c constraints.txt -e '.[dev,postgres,s3]' >&2
+	@$(PYTHON) tools/install.py $(VENV)
 	@touch $@
 
 demo: install ## A whole search on this machine in minutes; ARGS=--json for machines

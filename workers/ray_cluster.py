@@ -7,6 +7,7 @@ import os
 import secrets
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 200 * 1024 * 1024  # jobs yield events, not tensors
 GB = 1e9
+_START_TIMEOUT_S = 300.0  # for the processes of a local Ray to start
 _MAX_BUFFERED_BATCHES = 64  # of one worker, before backpressure stops it
 _HEALTH_TIMEOUT_S = 4.0  # a cluster that does not respond for longer is considered lost
 _CANCEL_TIMEOUT_S = 3.0  # a worker that does not end for longer is killed by a signal
@@ -207,8 +209,9 @@ def _start_local(folder: Path, cpus: int) -> None:
     """Start a local Ray on loopback with a random secret, no dashboard, and workers only while a job needs them, so
     that nothing runs beside a measurement. ``folder`` needs a short path, since it contains sockets."""
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    default = ray_constants.ENABLE_RAY_CLUSTER
+    default, get_node = ray_constants.ENABLE_RAY_CLUSTER, ray._private.services.get_node
     ray_constants.ENABLE_RAY_CLUSTER = False  # otherwise a local Ray listens on every network interface
+    ray._private.services.get_node = wait_for_node(get_node, _START_TIMEOUT_S)
     try:
         ray.init(
             address="local",
@@ -221,6 +224,29 @@ def _start_local(folder: Path, cpus: int) -> None:
         )
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = default
+        ray._private.services.get_node = get_node
+
+
+def wait_for_node(
+    get_node: Callable[[str, str], T],
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Callable[[str, str], T]:
+    """Wrap Ray's ``get_node`` to wait ``seconds`` for a node to register: Ray gives up after 30 s, in which a busy
+    machine does not start its processes. Raises RuntimeError if the node has not registered by then."""
+
+    def wait(gcs_address: str, node_id: str) -> T:
+        deadline = clock() + seconds
+        while True:
+            try:
+                return get_node(gcs_address, node_id)
+            except RuntimeError:
+                if clock() > deadline:
+                    raise
+            sleep(0.2)
+
+    return wait
 
 
 def _node_resources(resources: dict[str, float], labels: dict[str, str]) -> NodeResources:

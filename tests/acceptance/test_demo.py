@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,6 +21,7 @@ from server.cli.child_service import RunningService
 from server.cli.demo import DemoProgress, ending, interruption
 from server.cli.running import read_record
 from server.settings import Settings
+from tests.support.demo import check_result
 from tests.support.waiting import wait_for
 from workers.processes import is_dead
 
@@ -36,27 +36,6 @@ def test_the_demo_ends_with_one_json_object(tmp_path: Path) -> None:
     check_result(json.loads(done.stdout))
     assert "1/4" in done.stderr
     assert "serve --home" in done.stderr
-
-
-def check_result(result: dict[str, Any]) -> None:
-    """The figures of a quick demo are there, and make sense."""
-    assert set(result) == {"search_id", "front", "hypervolume", "baseline", "export", "predictor", "wall_s"}
-    fields = {"arch", "test_accuracy", "predicted_ms", "upper_ms", "measured_ms", "low_ms", "high_ms", "status"}
-    fields |= {"params", "macs"}
-    assert result["front"]
-    assert result["baseline"]["front"]
-    for member in [*result["front"], *result["baseline"]["front"]]:
-        assert set(member) == fields
-        assert member["status"] in ("verified", "violated", "unverified")  # the last where it is too close to call
-        assert 0 < member["predicted_ms"] <= member["upper_ms"]
-        assert 0 < member["low_ms"] <= member["measured_ms"] <= member["high_ms"] < 100
-    assert "verified" in {member["status"] for member in result["front"]}
-    assert 0 < result["hypervolume"] < 1
-    assert result["export"]["accuracy_onnx"] == pytest.approx(result["export"]["accuracy_torch"], abs=0.1)
-    assert result["export"]["max_abs_err"] < 1e-3
-    assert Path(result["export"]["path"]).is_file()
-    assert result["predictor"]["spearman"] > 0.9
-    assert {"serve", "device", "train", "explore", "verify", "export", "total"} <= set(result["wall_s"])
 
 
 def test_an_interrupted_demo_says_what_is_left_and_stops_its_service(tmp_path: Path) -> None:
