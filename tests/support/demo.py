@@ -10,7 +10,8 @@ import pytest
 
 def check_result(result: dict[str, Any]) -> None:
     """The figures of a quick demo are there, and make sense."""
-    assert set(result) == {"search_id", "front", "hypervolume", "baseline", "export", "predictor", "wall_s"}
+    expected = {"search_id", "front", "hypervolume", "baseline", "export", "predictor", "noise", "wall_s"}
+    assert set(result) == expected
     fields = {"arch", "test_accuracy", "predicted_ms", "upper_ms", "measured_ms", "low_ms", "high_ms", "status"}
     fields |= {"params", "macs"}
     assert result["front"]
@@ -26,4 +27,8 @@ def check_result(result: dict[str, Any]) -> None:
     assert result["export"]["max_abs_err"] < 1e-3
     assert Path(result["export"]["path"]).is_file()
     assert result["predictor"]["spearman"] > 0.9
+    assert set(result["noise"]) == {"floor", "levels", "refused"}
+    assert 0 <= result["noise"]["floor"] < 100
+    assert min(result["noise"]["levels"]) > 0
+    assert result["noise"]["refused"] == 0
     assert {"serve", "device", "train", "explore", "verify", "export", "total"} <= set(result["wall_s"])
