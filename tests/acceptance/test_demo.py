@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def test_the_demo_ends_with_one_json_object(tmp_path: Path) -> None:
     assert "serve --home" in done.stderr
 
 
+@pytest.fixture
+def heeds_sigint() -> Iterator[None]:
+    """Child processes heed SIGINT, even if the tests were started in the background, where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_sigint")
 def test_an_interrupted_demo_says_what_is_left_and_stops_its_service(tmp_path: Path) -> None:
     home = tmp_path / "home"
     command = [*NAS, "demo", "--quick", "--home", str(home), "--port", "0"]
