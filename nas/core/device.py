@@ -281,7 +281,7 @@ def verification_status(measurement: Measurement, promised_ms: float) -> Status:
     The promise is the bound the user set, or else the predictor's own upper bound. An interval that holds the promise
     is too close to call, and a refused measurement verifies nothing: both are ``unverified``.
     """
-    if measurement.low_ms is None or measurement.high_ms is None:
+    if measurement.median_ms is None or measurement.low_ms is None or measurement.high_ms is None:
         return "unverified"
     if measurement.high_ms <= promised_ms:
         return "verified"

@@ -162,7 +162,13 @@ def test_metrics_of_a_known_point_are_merged_and_origins_stay_apart() -> None:
 
 @pytest.mark.parametrize(
     ("median_ms", "claim_ms", "status"),
-    [(2.0, 2.1, "verified"), (2.0, 2.09, "unverified"), (2.0, 1.99, "violated"), (None, 9.0, "unverified")],
+    [
+        (2.0, 2.1, "verified"),
+        (2.0, 2.09, "unverified"),
+        (2.0, 1.99, "unverified"),
+        (2.0, 1.89, "violated"),
+        (None, 9.0, "unverified"),
+    ],
 )
 def test_the_mark_follows_from_measurement_and_claim(median_ms: float | None, claim_ms: float, status: str) -> None:
     measurement = replace(MEASUREMENT, median_ms=median_ms, high_ms=median_ms and 2.1)
