@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any, TextIO, TypeVar
 
 from pydantic import BaseModel
@@ -318,6 +319,8 @@ def card(c: PredictorCardSchema) -> RenderableType:
             "noise floor of the device", f"{100 * n.floor:.1f} % (undisturbed {n.undisturbed:.0%} of the time)"
         )
         table.add_row("levels of speed, as times", levels)
+        if c.measured_error:
+            table.add_row("95 % intervals of the measurements", f"±{200 * fmean(c.measured_error):.1f} % on average")
         table.add_row("networks that could not be measured", str(n.refused))
     table.add_row("rank correlation (Spearman, Kendall)", f"{c.spearman:.4f}, {c.kendall:.4f}")
     table.add_row("coverage of the 95 % upper bound", f"{c.coverage:.1%}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from statistics import fmean
 
 from nas.core.lifecycle import JobStatus
 from nas.schemas.predictors import EnergyAccuracySchema, PredictorCardSchema
@@ -63,6 +64,8 @@ def _draw_accuracy(card: PredictorCardSchema) -> None:
                 f"{100 * noise.floor:.1f} %",
                 note=f"undisturbed {noise.undisturbed:.0%} of the time{refused}",
             )
+        if card.measured_error:
+            stat("95 % intervals", f"±{200 * fmean(card.measured_error):.1f} %", note="of the measurements, on average")
         stat("Coverage of the 95 % bound", f"{card.coverage * 100:.1f} %")
         stat("Spearman rank correlation", f"{card.spearman:.3f}")
         stat("Kendall rank correlation", f"{card.kendall:.3f}")
