@@ -88,7 +88,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> DartsCell:
 
 
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
-build.cells = CELLS  # type: ignore[attr-defined]
+build.cell_graphs = CELLS  # type: ignore[attr-defined]
 
 
 class DartsCell(DescribedSpace[SpaceParams]):

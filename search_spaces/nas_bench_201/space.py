@@ -82,7 +82,7 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> NasBench201:
 
 
 build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
-build.cells = CELLS  # type: ignore[attr-defined]
+build.cell_graphs = CELLS  # type: ignore[attr-defined]
 
 
 class NasBench201(DescribedSpace[SpaceParams]):

@@ -63,7 +63,7 @@ def list_spaces() -> list[SpaceSchema]:
             name=name,
             summary=_summary(build),
             presets=list(getattr(build, "presets", ())),
-            cells=cell_schemas(getattr(build, "cells", ())),
+            cells=cell_schemas(getattr(build, "cell_graphs", ())),
         )
         for name, build in builders.items()
     ]
