@@ -823,7 +823,7 @@ def test_two_agents_of_which_one_is_killed_while_measuring(store: Store, tmp_pat
         running(url, "two", 2),
     ):
         until(lambda: len(store.queries.agents()) == 2)
-        profiles = {a.name: DeviceProfile.from_json(a.profile) for a in store.queries.agents()}
+        profiles = {a.name: a.profile for a in store.queries.agents()}
         assert {name: p.protocol.threads for name, p in profiles.items()} == {"one": 1, "two": 2}
         assert len({p.id for p in profiles.values()}) == 2
         jobs = {}

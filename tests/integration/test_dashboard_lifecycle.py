@@ -45,6 +45,7 @@ def test_running_search_is_paused_and_resumed(page: Any, full: str) -> None:
     httpx.post(f"{full}/fake/{SEARCHES['digits, no bound']}/saved").raise_for_status()
     expect(page.get_by_text("This search is paused")).to_be_visible()
     expect(page.locator("h1 + .badge")).to_have_text("‖ paused")
+    expect(page.locator(".timeline .badge").first).to_contain_text("paused")
     assert history(page) == ["queued", "running", "pausing", "paused"]
     expect(page.locator(".change.pausing")).to_contain_text("by local")
     button(page, "Resume").click()
