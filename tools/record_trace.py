@@ -10,13 +10,12 @@ left out, as the protocol leaves them out.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.measuring import busy
 from nas.core.arch import Floats
 from nas.core.device import MeasurementProtocol
 from predictors.measurement.onnx_runtime import (
@@ -27,14 +26,6 @@ from predictors.measurement.onnx_runtime import (
     pin,
     reference_models,
 )
-
-BUSY = """
-import numpy as np
-a, big = np.random.rand(300, 300), np.random.rand(8_000_000)
-while True:
-    for _ in range(20): a @ a
-    for _ in range(3): big += 1.0
-"""
 
 
 def record(seconds: float) -> tuple[Floats, Floats, float]:
@@ -72,15 +63,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--busy", type=int, default=0)
     options = parser.parse_args()
-    programs = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(options.busy)]
-    try:
+    with busy(options.busy):
         time.sleep(1.0)
         canary, network, step_ms = record(options.seconds)
         np.savez_compressed(options.out, canary=canary, network=network, step_ms=np.array(step_ms))
-    finally:
-        for program in programs:
-            program.kill()
-            program.wait()
 
 
 if __name__ == "__main__":
