@@ -64,7 +64,8 @@ class Shell:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("HWNAS_", "VIRTUAL_ENV"))}
+        inherited = ("HWNAS_", "VIRTUAL_ENV", "MAKE", "MFLAGS")  # the last two when make runs the tests
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(inherited)}
         self.environment = {**clean, "HOME": str(self.home), "HWNAS_PORT": str(port), "HWNAS_URL": self.url}
         self.activation = ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +97,21 @@ def test_concurrent_processes_migrate_once(url: str) -> None:
         assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all() == [head()]
     for engine in engines:
         engine.dispose()
+
+
+def test_a_new_sqlite_file_waits_for_another_process_that_creates_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("CREATE TABLE theirs (id INTEGER)")
+    release = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+    release.start()
+    engine = connect(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    release.join()
+    other.close()
+    engine.dispose()
 
 
 def test_newer_schema_is_rejected(url: str) -> None:
