@@ -141,9 +141,11 @@ class DownloadAuthMiddleware:
 
 
 def _local(target: str) -> str:
-    """``target`` if it is a path of this service, otherwise the list of searches."""
-    plain = target.startswith("/") and not target.startswith("//") and "\\" not in target and target.isprintable()
-    return quote(unquote(target)) if plain else "/"
+    """``target`` if its decoded form, which is what browsers are sent to, is a path of this service; otherwise the
+    list of searches."""
+    path = unquote(target)
+    plain = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
+    return quote(path) if plain else "/"
 
 
 def _page(problem: str, target: str, status: int = 200) -> Response:
