@@ -120,6 +120,10 @@ class Authorizer:
             raise Unauthorised("expected a token: send it as `Authorization: Bearer hwnas_...`")
         return Principal(LOCAL_OWNER, frozenset({"admin"}), None, address)
 
+    def still_admits(self, principal: Principal) -> bool:
+        """Whether the token of a caller who was admitted before still holds."""
+        return principal.token_id is None or self._store.tokens.holds(principal.token_id)
+
 
 async def _authenticated(request: Request) -> Principal:
     principal: Principal = request.state.principal

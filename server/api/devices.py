@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Response
@@ -90,7 +91,13 @@ def list_device_events(
     job = queries.device_job(name)
     start = after if last_event_id is None else last_event_id
     return sse.page_or_stream(
-        context.streams, lambda seq, size: queries.events(job, seq, size), accept, start, limit, principal
+        context.streams,
+        lambda seq, size: queries.events(job, seq, size),
+        accept,
+        start,
+        limit,
+        principal,
+        partial(context.authorizer.still_admits, principal),
     )
 
 

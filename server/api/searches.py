@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
@@ -226,5 +227,11 @@ def list_events(
     job = queries.search_job(id)
     start = after if last_event_id is None else last_event_id
     return sse.page_or_stream(
-        context.streams, lambda seq, size: queries.events(job, seq, size, kind), accept, start, limit, principal
+        context.streams,
+        lambda seq, size: queries.events(job, seq, size, kind),
+        accept,
+        start,
+        limit,
+        principal,
+        partial(context.authorizer.still_admits, principal),
     )

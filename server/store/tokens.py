@@ -81,6 +81,12 @@ class Tokens:
         scopes: frozenset[Scope] = frozenset(s for s in SCOPES if s in row.scopes)
         return Principal(row.owner, scopes, row.id, address)
 
+    def holds(self, token_id: str) -> bool:
+        """Whether a token is neither revoked nor expired."""
+        with reading(self._engine) as session:
+            row = session.get(TokenRow, token_id)
+            return row is not None and _valid(row, self._clock())
+
     def revoke(self, token_id: str, by: Principal) -> None:
         """Revoke a token for good. Raises NotFound."""
         with writing(self._engine) as session:

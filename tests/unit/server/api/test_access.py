@@ -19,7 +19,7 @@ from nas.core.errors import InvalidInput, NotFound, Unauthorised
 from nas.core.log_context import job_context
 from nas.schemas.service import ReadinessSchema
 from server import logs
-from server.api import access
+from server.api import access, sse
 from server.api.app import create_app
 from server.settings import Settings
 from server.store.store import Store, open_store
@@ -157,6 +157,29 @@ def test_open_service_accepts_loopback_names_and_own_origin_only(store: Store, t
     for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
         assert api.post("/v1/searches", json=spec, headers={"Origin": origin}).status_code == 403
     assert api.post("/v1/searches", json=spec, headers={"Origin": "http://127.0.0.1"}).status_code == 201
+
+
+def test_event_stream_of_a_revoked_token_ends(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, text = store.tokens.create("ada", "test", ["submit"], None, LOCAL)
+    spec = fakes.search_spec().model_dump(mode="json")
+    headers = {"Authorization": f"Bearer {text}"}
+    pauses = 0
+
+    async def sleep(_seconds: float) -> None:
+        nonlocal pauses
+        pauses += 1
+        assert pauses < 1000, "the stream of a revoked token goes on"
+        if pauses == 100:
+            store.tokens.revoke(text.split("_")[1], LOCAL)
+
+    streams = sse.EventStreams(sleep=sleep)
+    api = TestClient(create_app(Settings(home=tmp_path, require_tokens=True), store, streams), "http://127.0.0.1")
+    search = api.post("/v1/searches", json=spec, headers=headers).json()["id"]
+    answer = api.get(f"/v1/searches/{search}/events", headers={**headers, "Accept": "text/event-stream"})
+    assert answer.status_code == 200
+    assert "event: end" not in answer.text
+    assert pauses >= 100
+    assert streams.open == 0
 
 
 def test_open_service_honours_a_token(store: Store, tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException, Response
 from pydantic import TypeAdapter
+from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 
 from nas.core.access import Principal
@@ -535,6 +539,52 @@ def test_event_stream_follows_a_running_job(store: Store) -> None:
     assert waited == [sse.POLL_S] * 74
 
 
+async def broken_off(response: Response) -> None:
+    """Send a response to a client that has gone."""
+
+    async def receive() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None:
+        raise OSError("the client has gone")
+
+    with contextlib.suppress(OSError, ClientDisconnect):
+        await response({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+
+
+def test_simultaneous_streams_do_not_exceed_the_limit() -> None:
+    streams = sse.EventStreams(limit=16)
+    page: sse.ReadEvents = lambda _seq, _size: (EventPage(items=[], last=0), None)  # noqa: E731
+    start = threading.Barrier(64)
+
+    def open_one(_n: int) -> bool:
+        start.wait()
+        try:
+            streams.response(page, 0, "ada", lambda: True)
+        except HTTPException:
+            return False
+        return True
+
+    with ThreadPoolExecutor(64) as pool:
+        assert sum(pool.map(open_one, range(64))) == 16
+
+
+def test_stream_of_a_client_who_is_no_longer_admitted_breaks_off() -> None:
+    admitted = [True, True, False]
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    stream = sse.stream_events(
+        lambda _seq, _size: (EventPage(items=[], last=0), None), 0, sleep, lambda: admitted.pop(0)
+    )
+    text = asyncio.run(collect(stream))
+    assert "event: end" not in text
+    assert admitted == []
+    assert sum(waited) == pytest.approx(3 * sse.ADMISSION_S, abs=sse.POLL_S)
+
+
 def test_open_event_streams_are_limited_and_counted(store: Store, tmp_path: Path, done: str) -> None:
     streams = sse.EventStreams(limit=2, per_client=1)
     api = TestClient(create_app(Settings(home=tmp_path), store, streams), "http://127.0.0.1")
@@ -543,16 +593,14 @@ def test_open_event_streams_are_limited_and_counted(store: Store, tmp_path: Path
     async def held(*clients: str) -> None:
         """Opens a stream for each client, and asks for one more over HTTP."""
         opened = [
-            aiter(streams.response(lambda _seq, _size: (EventPage(items=[], last=0), None), 0, c).body_iterator)
+            streams.response(lambda _seq, _size: (EventPage(items=[], last=0), None), 0, c, lambda: True)
             for c in clients
         ]
-        for stream in opened:
-            await anext(stream)
-        assert streams.open == len(clients)
+        assert streams.open == len(clients)  # also those of which nothing was sent yet
         answer = await asyncio.to_thread(api.get, url, headers=headers)
         refused(answer, 429, "too_many_streams", "of your" if len(clients) < 2 else "2 event streams")
         for stream in opened:
-            await stream.aclose()  # type: ignore[attr-defined]
+            await broken_off(stream)
 
     asyncio.run(held("testclient"))
     asyncio.run(held("another", "a third"))
