@@ -53,6 +53,7 @@ from nas.schemas.service import HealthSchema, ReadinessSchema, SpaceSchema, Stra
 
 # A server restarts within seconds; a watch retries for about a minute and a half.
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
+SUBMISSION_ATTEMPTS = 2
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)  # every watch holds a connection
 MEDIA_TYPES = {
@@ -157,13 +158,13 @@ class Client:
     # Searches
 
     def submit(self, spec: SearchSpec, key: str | None = None, priority: int = 0) -> SearchSchema:
-        """Submit a search. Requests with the same ``key`` and spec return the same search.
+        """Submit a search. Requests with the same idempotency ``key`` and spec return the same search; without a key,
+        every call has its own, so that a request whose answer is lost can be repeated and submits once.
 
         ``priority``: higher runs first among your searches.
         """
-        headers = {"Idempotency-Key": key} if key else {}
         params = {"priority": priority} if priority else {}
-        return self._post(SearchSchema, "/v1/searches", spec, headers=headers, params=params)
+        return self._submit(SearchSchema, "/v1/searches", spec, key, params=params)
 
     def dry_run(self, spec: SearchSpec, measure: bool = True, wait_s: float = 60.0) -> DryRunSchema:
         """Report whether the bounds can be met and the ranges of metrics; with ``measure``, also estimate the cost.
@@ -197,13 +198,15 @@ class Client:
         """Stops a search now; what it found stays."""
         return self._post(SearchSchema, f"/v1/searches/{_segment(search_id)}/cancel")
 
-    def extend(self, search_id: str, body: ExtendBody) -> SearchSchema:
-        """A new search on the same supernet: more evaluations, other bounds or another device, no training."""
-        return self._post(SearchSchema, f"/v1/searches/{_segment(search_id)}/extend", body)
+    def extend(self, search_id: str, body: ExtendBody, key: str | None = None) -> SearchSchema:
+        """A new search on the same supernet: more evaluations, other bounds or another device, no training. ``key`` as
+        for ``submit``."""
+        return self._submit(SearchSchema, f"/v1/searches/{_segment(search_id)}/extend", body, key)
 
-    def fork(self, search_id: str, body: ForkBody) -> SearchSchema:
-        """A new search on the same supernet, with whatever ``body`` replaces; no training."""
-        return self._post(SearchSchema, f"/v1/searches/{_segment(search_id)}/fork", body)
+    def fork(self, search_id: str, body: ForkBody, key: str | None = None) -> SearchSchema:
+        """A new search on the same supernet, with whatever ``body`` replaces; no training. ``key`` as for
+        ``submit``."""
+        return self._submit(SearchSchema, f"/v1/searches/{_segment(search_id)}/fork", body, key)
 
     def pause(self, search_id: str) -> SearchSchema:
         """Parks a search: at once if it waits, else after its next durable result."""
@@ -323,9 +326,9 @@ class Client:
         """One device with its predictors."""
         return self._get(DeviceSchema, f"/v1/devices/{_segment(name)}")
 
-    def add_device(self, spec: DeviceSpec) -> DeviceSchema:
-        """Start the onboarding of a device."""
-        return self._post(DeviceSchema, "/v1/devices", spec)
+    def add_device(self, spec: DeviceSpec, key: str | None = None) -> DeviceSchema:
+        """Start the onboarding of a device. ``key`` as for ``submit``."""
+        return self._submit(DeviceSchema, "/v1/devices", spec, key)
 
     def upload_table(self, data: bytes, name: str) -> LatencyTableSchema:
         """Upload a CSV, JSON or Parquet file of latencies. Raises InvalidInput for another suffix."""
@@ -424,6 +427,22 @@ class Client:
         sparse = isinstance(body, ExtendBody | ForkBody)
         payload = body.model_dump(mode="json", exclude_none=sparse) if body is not None else None
         return self._read(TypeAdapter(view), self._request("POST", path, json=payload, **kwargs))
+
+    def _submit(self, view: type[V], path: str, body: BaseModel, key: str | None, **kwargs: Any) -> V:
+        """Post with an idempotency key, once more if the answer is lost: the service may have done what was asked.
+
+        Raises Unreachable, with the key to repeat the request by, if the second answer is lost, too.
+        """
+        key = key or secrets.token_hex(16)
+        for attempt in range(SUBMISSION_ATTEMPTS):
+            try:
+                return self._post(view, path, body, headers={"Idempotency-Key": key}, **kwargs)
+            except Unreachable as error:
+                if isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout):  # it was never sent
+                    raise
+                if attempt == SUBMISSION_ATTEMPTS - 1:
+                    raise Unreachable(f"{error}. It may have been accepted: repeat it with the key {key}") from error
+        raise AssertionError("unreachable")
 
     def _put(self, view: type[V], path: str, body: BaseModel) -> V:
         return self._read(TypeAdapter(view), self._request("PUT", path, json=body.model_dump(mode="json")))

@@ -15,6 +15,10 @@ _TOKEN_HELP = "API token; without it HWNAS_TOKEN, which the list of processes do
 UrlOption = Annotated[str, typer.Option("--url", help=_URL_HELP, show_default=False)]
 TokenOption = Annotated[str | None, typer.Option("--token", help=_TOKEN_HELP, show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else there.")]
+CursorOption = Annotated[str | None, typer.Option(help="Where the page begins, as the page before it said.")]
+KeyOption = Annotated[
+    str | None, typer.Option(help="Idempotency key: the same key submits once. Without it, each call has its own.")
+]
 HomeOption = Annotated[Path | None, typer.Option(help="Folder for database and models.", show_default="~/.hwnas")]
 
 

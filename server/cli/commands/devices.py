@@ -14,7 +14,7 @@ from nas.defaults import DEFAULT_URL
 from server.cli import progress, render
 from server.cli.following import until_interrupted
 from server.cli.lazy import FAILED, MARKUP
-from server.cli.options import JsonOption, TokenOption, UrlOption, connect
+from server.cli.options import JsonOption, KeyOption, TokenOption, UrlOption, connect
 
 devices_app = typer.Typer(
     add_completion=False,
@@ -64,6 +64,7 @@ def devices_add(
     ] = DeviceSpec().predictor,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = DeviceSpec().threads,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    key: KeyOption = None,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress.")] = True,
     url: UrlOption = DEFAULT_URL,
     token: TokenOption = None,
@@ -111,7 +112,7 @@ def devices_add(
                 "device": column,
                 "unit": unit,
             }
-        device = nas.add_device(parse_spec(DeviceSpec, record))
+        device = nas.add_device(parse_spec(DeviceSpec, record), key)
         if watch:
             device = until_interrupted(progress.follow_device, nas, name, f"nas devices show {name}")
         render.out(device, json_output, render.device)

@@ -14,7 +14,7 @@ from server.cli import progress, render
 from server.cli.device_options import BoundMs, Devices, FleetFront, SearchId, device_fields, with_latency_bound
 from server.cli.following import follow_and_print
 from server.cli.lazy import BAD_INPUT
-from server.cli.options import JsonOption, TokenOption, UrlOption, connect
+from server.cli.options import JsonOption, KeyOption, TokenOption, UrlOption, connect
 
 WatchOption = Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress until it ends.")]
 NameOption = Annotated[str | None, typer.Option(help="A name for people.")]
@@ -36,7 +36,7 @@ def submit(
     retrain: Annotated[
         int | None, typer.Option(min=1, help="Train the best networks from scratch, for this many epochs each.")
     ] = None,
-    key: Annotated[str | None, typer.Option(help="Idempotency key: the same key submits once.")] = None,
+    key: KeyOption = None,
     priority: Annotated[
         int, typer.Option("--priority", min=-100, max=100, help="Among your searches: higher runs first.")
     ] = 0,
@@ -98,6 +98,7 @@ def fork(
     fleet: FleetFront = None,
     name: NameOption = None,
     seed: SeedOption = None,
+    key: KeyOption = None,
     watch: WatchOption = False,
     url: UrlOption = DEFAULT_URL,
     token: TokenOption = None,
@@ -114,7 +115,7 @@ def fork(
         present_fleet = body.fleet or nas.search(search_id).spec.fleet if fleet else None
         if fields := device_fields(device, fleet, present_fleet):
             record |= {"device": None, "fleet": None, **fields}
-        child = nas.fork(search_id, parse_spec(ForkBody, record))
+        child = nas.fork(search_id, parse_spec(ForkBody, record), key)
         if watch:
             child = progress.follow_search(nas, child.id)
         render.out(child, json_output, render.search)
@@ -127,6 +128,7 @@ def extend(
     device: Devices = None,
     fleet: FleetFront = None,
     name: NameOption = None,
+    key: KeyOption = None,
     watch: WatchOption = False,
     url: UrlOption = DEFAULT_URL,
     token: TokenOption = None,
@@ -140,7 +142,7 @@ def extend(
     with connect(url, token) as nas:
         fields = device_fields(device, fleet, nas.search(search_id).spec.fleet if fleet else None)
         record = {"name": name, "evaluations": evaluations, "bounds": bounds, **fields}
-        child = nas.extend(search_id, parse_spec(ExtendBody, record))
+        child = nas.extend(search_id, parse_spec(ExtendBody, record), key)
         if watch:
             follow_and_print(nas, child.id, json_output)
         else:

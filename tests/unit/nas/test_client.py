@@ -19,7 +19,7 @@ from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, DriftSchem
 from nas.schemas.dry_runs import DryRunSchema
 from nas.schemas.jobs import EventPage
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
-from nas.schemas.searches import ExtendBody, SearchPage, SearchSchema
+from nas.schemas.searches import ExtendBody, ForkBody, SearchPage, SearchSchema
 from nas.schemas.service import HealthCheckSchema, HealthSchema, ReadinessSchema, SpaceSchema, StrategySchema
 from tests.support.fake_service import END, EVENTS, MEMBERS, SEARCH, FakeService, event, frames
 
@@ -150,8 +150,42 @@ def test_key_and_token_are_headers(fake: FakeService) -> None:
         nas.submit(SearchSpec(), key="once")
         assert fake.last.headers["idempotency-key"] == "once"
         assert fake.last.headers["authorization"] == "Bearer secret"
+
+
+def test_submission_whose_answer_is_lost_is_repeated_with_the_same_key(fake: FakeService) -> None:
+    calls: list[Callable[[Client], Any]] = [
+        lambda n: n.submit(SearchSpec()),
+        lambda n: n.extend(SEARCH, ExtendBody()),
+        lambda n: n.fork(SEARCH, ForkBody()),
+        lambda n: n.add_device(DeviceSpec()),
+    ]
+    keys: set[str] = set()
+    for call in calls:
+        sent: list[str] = []
+
+        def lose(request: httpx.Request, sent: list[str] = sent) -> httpx.Response:
+            sent.append(request.headers["idempotency-key"])
+            raise httpx.ReadTimeout("timed out", request=request)
+
+        with Client(transport=httpx.MockTransport(lose)) as nas, pytest.raises(Unreachable) as caught:
+            call(nas)
+        assert len(sent) == 2
+        assert sent[0] == sent[1]
+        assert f"repeat it with the key {sent[0]}" in str(caught.value)
+        keys.add(sent[0])
+    assert len(keys) == len(calls)
+
+
+def test_submission_that_was_never_sent_is_not_repeated() -> None:
+    sent: list[str] = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers["idempotency-key"])
+        raise httpx.ConnectError("refused", request=request)
+
+    with Client(transport=httpx.MockTransport(refuse)) as nas, pytest.raises(Unreachable, match="no server answers"):
         nas.submit(SearchSpec())
-        assert "idempotency-key" not in fake.last.headers
+    assert len(sent) == 1
 
 
 def test_names_are_one_path_segment(nas: Client, fake: FakeService) -> None:
