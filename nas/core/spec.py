@@ -22,11 +22,19 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SpaceSpec(_Strict):
-    """A search space by name, and its parameters."""
+_DEFAULT_SPACE = "mobilenet_v3"
 
-    name: str = "mobilenet_v3"
-    params: dict[str, Any] = Field(default_factory=lambda: {"preset": "digits"})
+
+def _default_space_params(fields: dict[str, Any]) -> dict[str, Any]:
+    """The preset for the default data, of the default space alone: other spaces have defaults of their own."""
+    return {"preset": "digits"} if fields.get("name") == _DEFAULT_SPACE else {}
+
+
+class SpaceSpec(_Strict):
+    """A search space by name, and its parameters; without parameters, those that the space itself defaults to."""
+
+    name: str = _DEFAULT_SPACE
+    params: dict[str, Any] = Field(default_factory=_default_space_params)
 
 
 class StrategySpec(_Strict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, computed_field
 
 from nas.core.events import HypervolumeAt
 from nas.core.spec import BudgetSpec, ExportSpec, FleetSpec, ObjectiveSpec, ResourceSpec, RetrainSpec, SearchSpec
@@ -41,6 +41,12 @@ class SearchSchema(JobSchema):
     hypervolume: float | None = None
     baseline_hypervolume: float | None = None
     hypervolume_history: list[HypervolumeAt] = Field(default_factory=list)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def name(self) -> str:
+        """The name that its spec gives it."""
+        return self.spec.name
 
 
 class SearchPage(Page):

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from nas.core.errors import InvalidSpec
-from nas.core.spec import BudgetSpec, DeviceSpec, SearchSpec, parse_spec, read_spec
+from nas.core.spec import BudgetSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
 from tests.support.paths import ROOT
 
 
@@ -117,3 +117,12 @@ def test_the_examples_are_specs_whose_names_exist() -> None:
         registry.load("nas.search_spaces", spec.space.name)
         registry.load("nas.strategies", spec.strategy.name)
         registry.load("nas.datasets", spec.data.name)
+
+
+def test_spaces_do_not_inherit_the_parameters_of_the_default_space() -> None:
+    assert SearchSpec().space.params == {"preset": "digits"}
+    for record in ({}, {"name": "mobilenet_v3"}):
+        assert parse_spec(SearchSpec, {"space": record}).space.params == {"preset": "digits"}
+    assert parse_spec(SearchSpec, {"space": {"name": "myvgg"}}).space == SpaceSpec(name="myvgg", params={})
+    assert parse_spec(DeviceSpec, {"space": {"name": "myvgg"}}).space == SpaceSpec(name="myvgg", params={})
+    assert parse_spec(SearchSpec, {"space": {"params": {"preset": "cifar"}}}).space.params == {"preset": "cifar"}
