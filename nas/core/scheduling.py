@@ -90,4 +90,5 @@ def describe_largest(nodes: Sequence[NodeResources]) -> str:
         return "no node"
     cpus, gpus = max(n.cpus for n in nodes), max(n.gpus for n in nodes)
     memory_gb = max(n.memory_gb for n in nodes)
-    return f"{cpus:g} CPU cores, {gpus:g} GPUs and {memory_gb:.3g} GB of memory"
+    plural = "" if cpus == 1 else "s", "" if gpus == 1 else "s"
+    return f"{cpus:g} CPU core{plural[0]}, {gpus:g} GPU{plural[1]} and {memory_gb:.3g} GB of memory"

@@ -178,7 +178,7 @@ def check_device(spec: DeviceSpec, store: Store) -> None:
     if spec.source == "agent" and spec.name not in context.agent_names:
         raise InvalidSpec(
             f"{UnknownName('agent', spec.name, context.agent_names)} Start it on the machine that is to be measured: "
-            f"nas-agent --server ADDRESS --token TOKEN --name {spec.name}"
+            f"HWNAS_TOKEN=TOKEN nas-agent --server ADDRESS --name {spec.name}"
         )
     spec_hash(spec.model_dump(mode="json"))  # raises for a spec that cannot be stored
     if spec.predictor not in registry.names("nas.predictors"):

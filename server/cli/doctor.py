@@ -182,7 +182,7 @@ def _quiet(_settings: Settings) -> HealthCheckSchema:
     cores = available_cpus()
     load = os.getloadavg()[0]
     governors = {p.read_text().strip() for p in Path("/sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")}
-    words = [f"load {load:.1f} on {cores} cores"]
+    words = [f"load {load:.1f} on {cores} core{'' if cores == 1 else 's'}"]
     if unsteady := governors - {"performance"}:
         words.append(f"clock rates vary ({', '.join(sorted(unsteady))}); `performance` gives steadier measurements")
     busy = load > cores

@@ -67,13 +67,30 @@ def searches(items: Sequence[SearchSchema]) -> RenderableType:
     """A table of searches."""
     if not items:
         return "No searches yet. Begin with: nas devices add this-machine, and then: nas submit --watch"
-    table = grid("id", "name", "device", "status", "stage", "verified", "volume", "random")
+    table = grid("id")
+    table.add_column("name", overflow="ellipsis", min_width=8)  # the only one that gives way in a narrow terminal
+    for name in ("device", "status", "stage", "verified", "volume", "random"):
+        table.add_column(name, no_wrap=True)
     for s in items:
         stage = next((x.name for x in s.stages if x.status == "running"), "")
         volumes = ["" if v is None else f"{v:.4f}" for v in (s.hypervolume, s.baseline_hypervolume)]
         verified = f"{s.verified}/{s.front_size}" if s.front_size else ""
-        table.add_row(s.id, escape(s.spec.name), ", ".join(s.spec.devices), s.status, stage, verified, *volumes)
+        table.add_row(s.id, escape(s.name), _devices(s), s.status, stage, verified, *volumes)
     return table
+
+
+def _devices(s: SearchSchema) -> str:
+    """The device of a search; of a fleet the first, and the number of the others."""
+    first, *others = s.spec.devices
+    return f"{first} +{len(others)}" if others else first
+
+
+def more_pages(command: str, cursor: str | None) -> None:
+    """Say on standard error, which programs do not read, that a list goes on, and print the command for what follows.
+
+    ``cursor`` is None at the end of the list."""
+    if cursor is not None:
+        sys.stderr.write(f"There is more; the next page: {command} --cursor {cursor}\n")
 
 
 def search(s: SearchSchema) -> RenderableType:
@@ -187,7 +204,8 @@ def dry_run(d: DryRunSchema) -> RenderableType:
 def cost(c: CostEstimate) -> RenderableType:
     """The estimated cost of each stage and their sum."""
     timed = sum(s.timed for s in c.stages)
-    table = grid("stage", "time", "from", "to", "steps", "memory", title=f"{timed} steps timed on {c.worker}")
+    title = f"{formatting.counted(timed, 'step')} timed on {c.worker}"
+    table = grid("stage", "time", "from", "to", "steps", "memory", title=title)
     for s in c.stages:
         steps = f"{s.steps} {s.unit}" if s.unit else ""
         memory = formatting.size(s.memory_bytes) if s.memory_bytes is not None else ""
@@ -198,7 +216,7 @@ def cost(c: CostEstimate) -> RenderableType:
     lines += [f"{s.stage}: {escape(s.note)}" for s in c.stages if s.note]
     hours = f"{c.gpu_hours:.2g} GPU-hours, " if c.gpu_hours else ""
     how = "every stage was timed" if c.confidence == "measured" else "[yellow]not every stage could be timed[/]"
-    lines.append(f"{hours}{c.cpu_hours:.2g} CPU-hours, {c.evaluations} evaluations; {how}")
+    lines.append(f"{hours}{c.cpu_hours:.2g} CPU-hours, {formatting.counted(c.evaluations, 'evaluation')}; {how}")
     return Group(*lines)
 
 
@@ -229,19 +247,16 @@ def device(d: DeviceSchema) -> RenderableType:
         lines.append(f"[red]{escape(d.error)}[/]")
     lines += [f"[yellow]warning:[/] {escape(w)}" for w in d.warnings]
     if d.profile is not None:
-        threads = d.profile.protocol.threads
-        lines.append(
-            escape(
-                f"{d.profile.processor}, {d.profile.cores} cores, {_runtime(d.profile)}, "
-                f"{threads} thread{'' if threads == 1 else 's'}"
-            )
-        )
+        cores = formatting.counted(d.profile.cores, "core")
+        threads = formatting.counted(d.profile.protocol.threads, "thread")
+        lines.append(escape(f"{d.profile.processor}, {cores}, {_runtime(d.profile)}, {threads}"))
     lines += [f"[yellow]stale:[/] {escape(why)}. Add the device again" for why in d.stale]
     if d.agent is not None:
         state = "away" if d.agent.away else "there"
         doing = f", measuring {d.agent.measuring}" if d.agent.measuring else ""
         last_seen = f"{d.agent.seen_at:%Y-%m-%d %H:%M:%S} UTC"
-        lines.append(f"agent: {state}, last seen {last_seen}, {d.agent.waiting} networks waiting{doing}")
+        waiting = f"{formatting.counted(d.agent.waiting, 'network')} waiting"
+        lines.append(f"agent: {state}, last seen {last_seen}, {waiting}{doing}")
     if d.waiting:
         lines.append(escape(d.waiting))
     lines += [card(c) for c in d.predictors]

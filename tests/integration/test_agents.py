@@ -699,7 +699,8 @@ def test_onboarding_without_an_agent_explains_how_to_start_one(store: Store, tmp
     spec = fakes.device_spec(name="pi", source="agent").model_dump(mode="json")
     answer = api.post("/v1/devices", json=spec)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_spec")
-    assert "nas-agent --server ADDRESS --token TOKEN --name pi" in answer.json()["message"]
+    assert "HWNAS_TOKEN=TOKEN nas-agent --server ADDRESS --name pi" in answer.json()["message"]
+    assert "--token" not in answer.json()["message"]  # other users of a machine see the options of its processes
     agent_of(api).register()
     made = DeviceSchema.model_validate(api.post("/v1/devices", json=spec).json())
     assert made.agent is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from rich.markup import escape
 from nas.defaults import DEFAULT_URL
 from nas.schemas.administration import AuditRecordSchema, PrincipalSchema, QuotaBody, QuotaSchema
 from server.cli import render
-from server.cli.options import JsonOption, TokenOption, UrlOption, connect
+from server.cli.options import CursorOption, JsonOption, TokenOption, UrlOption, connect
 
 quotas_app = typer.Typer(add_completion=False, help="How much each owner may queue, run and use.")
 
@@ -62,13 +63,17 @@ def me(url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: Jso
 def audit(
     owner: Annotated[str | None, typer.Option(help="Only actions of this owner.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
+    cursor: CursorOption = None,
     url: UrlOption = DEFAULT_URL,
     token: TokenOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Print the audit log, newest first."""
     with connect(url, token) as nas:
-        render.out(nas.audit(limit=limit, owner=owner).items, json_output, _audit)
+        page = nas.audit(limit=limit, cursor=cursor, owner=owner)
+    render.out(page.items, json_output, _audit)
+    words = ["nas", "audit", *(["--owner", owner] if owner is not None else []), "--limit", str(limit)]
+    render.more_pages(shlex.join(words), page.next)
 
 
 def _quotas(items: list[QuotaSchema]) -> RenderableType:

@@ -13,20 +13,23 @@ from server.cli import render
 from server.cli.device_options import SearchId
 from server.cli.following import follow_and_print
 from server.cli.lazy import FAILED
-from server.cli.options import JsonOption, TokenOption, UrlOption, connect
+from server.cli.options import CursorOption, JsonOption, TokenOption, UrlOption, connect
 
 
 def list_searches(
     status: Annotated[JobStatus | None, typer.Option(help="Only searches of this status.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="Maximum number of searches.")] = 50,
+    cursor: CursorOption = None,
     url: UrlOption = DEFAULT_URL,
     token: TokenOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """List searches, newest first."""
     with connect(url, token) as nas:
-        page = nas.searches(status, limit)
+        page = nas.searches(status, limit, cursor)
     render.out(page.items, json_output, render.searches)
+    words = ["nas", "list", *(["--status", status] if status is not None else []), "--limit", str(limit)]
+    render.more_pages(" ".join(words), page.next)
 
 
 def show(

@@ -130,7 +130,7 @@ class AddForm:
             self._problem.show(str(error))
             return
         devices = f", devices {', '.join(self._table.devices)}" if self._table.devices else ""
-        self._uploaded.text = f"{self._table.rows} rows{devices}"
+        self._uploaded.text = f"{formatting.counted(self._table.rows, 'row')}{devices}"
         self._problem.show(None)
 
     def _record(self) -> dict[str, Any]:

@@ -154,4 +154,4 @@ def _draw_device(name: str, card: PredictorCardSchema, versions: int) -> None:
             stat("Mean absolute error (MAPE)", f"{card.mape:.1f} %")
             stat("Coverage of the 95 % bound", f"{card.coverage * 100:.1f} %")
             stat("Spearman rank correlation", f"{card.spearman:.3f}")
-            stat("Versions", str(versions), note=f"fitted on {card.n} architectures")
+            stat("Versions", str(versions), note=f"fitted on {formatting.counted(card.n, 'architecture')}")

@@ -12,7 +12,9 @@ from server.dashboard import formatting
 def processor_text(device: DeviceSchema) -> str:
     """Processor and cores."""
     profile = device.profile
-    return "not profiled yet" if profile is None else f"{profile.processor}, {profile.cores} cores"
+    if profile is None:
+        return "not profiled yet"
+    return f"{profile.processor}, {formatting.counted(profile.cores, 'core')}"
 
 
 def runtime_text(device: DeviceSchema) -> str:

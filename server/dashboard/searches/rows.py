@@ -62,7 +62,7 @@ def _draw_progress(search: SearchSchema) -> None:
     elif search.status == "paused":
         text("before its first stage", "muted")
     elif search.finished_at is not None and search.started_at is not None:
-        text(f"{search.evaluations} candidates evaluated", "num")
+        text(f"{formatting.counted(search.evaluations, 'candidate')} evaluated", "num")
         text(f"in {formatting.duration((search.finished_at - search.started_at).total_seconds())}", "muted")
 
 

@@ -23,7 +23,7 @@ from nas.client import Client
 from nas.core.errors import Conflict, InvalidInput, StorageError
 from nas.core.events import Progress, encode
 from nas.core.metrics import METRICS
-from nas.core.spec import BudgetSpec, DeviceSpec, RetrainSpec, SearchSpec
+from nas.core.spec import BudgetSpec, DeviceSpec, FleetSpec, RetrainSpec, SearchSpec
 from nas.schemas.candidates import FrontSchema
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.searches import SearchSchema
@@ -134,6 +134,9 @@ def test_list_commands(run: Run, fake: FakeService) -> None:
     listed = run("list", "--status", "failed", "--limit", "7").stdout
     assert dict(fake.last.url.params) == {"status": "failed", "limit": "7"}
     assert SEARCH in listed
+    assert run("list", "--limit", "7").stderr == "There is more; the next page: nas list --limit 7 --cursor more\n"
+    run("list", "--cursor", "more")
+    assert fake.last.url.params["cursor"] == "more"
     assert "digits [small]" in listed  # brackets of names are no markup
     assert "mobilenet_v3" in run("spaces").stdout
     assert "epochs = 9" in run("strategies").stdout
@@ -143,6 +146,18 @@ def test_list_commands(run: Run, fake: FakeService) -> None:
     assert "2.25" in cards
     assert "96.0%" in cards
     assert run("version").stdout.startswith("hwnas ")
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_list_never_folds_names_of_devices(fake: FakeService, width: int) -> None:
+    spec = SearchSpec(name="a search with a long name for people to read", device="jetson-orin-nano-15w")
+    fleet = SearchSpec(fleet=FleetSpec(devices=("jetson-orin-nano-15w", "pi", "server")))
+    for one, device in ((spec, "jetson-orin-nano-15w"), (fleet, "jetson-orin-nano-15w +2")):
+        search = fake.search.model_copy(update={"spec": one, "id": "0123456789ab"})
+        screen = Console(file=io.StringIO(), width=width)
+        screen.print(render.searches([search]))
+        drawn = screen.file.getvalue()  # type: ignore[attr-defined]
+        assert any("0123456789ab" in line and device in line for line in drawn.splitlines()), drawn
 
 
 def test_failed_search_shows_its_error(run: Run) -> None:
