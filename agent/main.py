@@ -208,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--token",
         default=os.environ.get("HWNAS_TOKEN"),
-        help="API token with the scope `device`; better given in HWNAS_TOKEN, where other users cannot see it",
+        help="API token with the scope `agent` for the device; give it in HWNAS_TOKEN, where other users do not see it",
     )
     parser.add_argument("--name", required=True, help="name of the device")
     parser.add_argument("--threads", type=_positive, default=1, help="threads to measure with (1)")

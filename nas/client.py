@@ -38,6 +38,7 @@ from nas.schemas.administration import (
     PrincipalSchema,
     QuotaBody,
     QuotaSchema,
+    SessionSchema,
     TokenBody,
     TokenSchema,
 )
@@ -380,15 +381,29 @@ class Client:
         return self._list(TokenSchema, "/v1/tokens")
 
     def create_token(
-        self, owner: str, name: str, scopes: Sequence[Scope], expires_at: datetime | None = None
+        self,
+        owner: str,
+        name: str,
+        scopes: Sequence[Scope],
+        expires_at: datetime | None = None,
+        device: str | None = None,
     ) -> CreatedTokenSchema:
-        """Create a token. Only this response contains its secret."""
-        body = TokenBody(owner=owner, name=name, scopes=list(scopes), expires_at=expires_at)
+        """Create a token. Only this response contains its secret. The scope ``agent`` stands alone, with the ``device``
+        that the token is for."""
+        body = TokenBody(owner=owner, name=name, scopes=list(scopes), expires_at=expires_at, device=device)
         return self._post(CreatedTokenSchema, "/v1/tokens", body)
 
     def revoke_token(self, token_id: str) -> None:
         """Revoke a token. This cannot be undone."""
         self._request("DELETE", f"/v1/tokens/{_segment(token_id)}")
+
+    def open_session(self) -> SessionSchema:
+        """Open a session with the client's token. Its secret authenticates in place of the token, until it is ended."""
+        return self._post(SessionSchema, "/v1/sessions")
+
+    def end_session(self) -> None:
+        """End the session that the client authenticates with."""
+        self._request("DELETE", "/v1/sessions/current")
 
     def quotas(self) -> list[QuotaSchema]:
         """Every owner's limits and use."""

@@ -11,7 +11,7 @@ from typing import Literal
 from nas.core.log_context import current_job
 
 _QUIET = ("httpx", "alembic")  # they log every request and every migration on INFO
-_SECRETS = re.compile(r"(hwnas_[0-9a-f]{12}_)[A-Za-z0-9_-]+|(?<=://)([^:/@\s]+):[^@/\s]+@")
+_SECRETS = re.compile(r"(hwnas_(?:session_)?[0-9a-f]{12}_)[A-Za-z0-9_-]+|(?<=://)([^:/@\s]+):[^@/\s]+@")
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 

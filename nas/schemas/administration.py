@@ -8,15 +8,17 @@ from typing import Any
 from pydantic import AwareDatetime, BaseModel, Field
 
 from nas.core.access import Scope
+from nas.core.spec import Name
 from nas.schemas.common import Page
 
 
 class PrincipalSchema(BaseModel):
-    """The authenticated caller, with scopes and quota."""
+    """The authenticated caller, with scopes and quota. ``device``: the only one that an agent's token is for."""
 
     owner: str
     scopes: list[Scope]
     token: str | None
+    device: str | None = None
     quota: QuotaSchema
 
 
@@ -52,22 +54,35 @@ class TokenSchema(BaseModel):
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+    device: str | None = None
 
 
 class TokenBody(BaseModel):
-    """A token to create. It acts for ``owner`` within ``scopes`` until ``expires_at`` (None: until it is revoked)."""
+    """A token to create. It acts for ``owner`` within ``scopes`` until ``expires_at`` (None: until it is revoked).
+
+    The scope ``agent`` stands alone, with the name of the only ``device`` that the token is for.
+    """
 
     model_config = {"extra": "forbid"}
     owner: str = Field(min_length=1, max_length=120)
     name: str = Field(min_length=1, max_length=120)
     scopes: list[Scope] = Field(min_length=1)
     expires_at: AwareDatetime | None = None
+    device: Name | None = None
 
 
 class CreatedTokenSchema(TokenSchema):
     """A created token with its secret, which no other response contains."""
 
     secret: str
+
+
+class SessionSchema(BaseModel):
+    """A session of the dashboard with its secret, which authenticates like the token it was opened with until
+    ``expires_at``, or until it or the token is ended."""
+
+    secret: str
+    expires_at: datetime
 
 
 class AuditRecordSchema(BaseModel):

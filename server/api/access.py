@@ -16,6 +16,7 @@ from nas.core.access import LOCAL_OWNER, Principal, Scope
 from nas.core.errors import Forbidden, HwnasError, NotFound, Unauthorised
 from server.api import errors
 from server.settings import Settings
+from server.store.sessions import SESSION_PREFIX
 from server.store.store import Store
 
 # By method and route below /v1. A route without an entry is closed to everybody.
@@ -51,15 +52,17 @@ REQUIRED_SCOPES: Mapping[tuple[str, str], Scope] = {
     ("GET", "/devices/{name}/drift"): "read",
     ("GET", "/devices/{name}/comparison"): "read",
     ("GET", "/agents"): "read",
-    ("PUT", "/agents/{name}"): "device",
-    ("POST", "/agents/{name}/claim"): "device",
-    ("GET", "/agents/{name}/tasks/{id}/model"): "device",
-    ("POST", "/agents/{name}/tasks/{id}/beat"): "device",
-    ("POST", "/agents/{name}/tasks/{id}/release"): "device",
-    ("POST", "/agents/{name}/tasks/{id}/result"): "device",
+    ("PUT", "/agents/{name}"): "agent",
+    ("POST", "/agents/{name}/claim"): "agent",
+    ("GET", "/agents/{name}/tasks/{id}/model"): "agent",
+    ("POST", "/agents/{name}/tasks/{id}/beat"): "agent",
+    ("POST", "/agents/{name}/tasks/{id}/release"): "agent",
+    ("POST", "/agents/{name}/tasks/{id}/result"): "agent",
     ("POST", "/tables"): "device",
     ("GET", "/predictors"): "read",
     ("GET", "/predictors/{id}"): "read",
+    ("POST", "/sessions"): "read",
+    ("DELETE", "/sessions/current"): "read",
     ("GET", "/tokens"): "admin",
     ("POST", "/tokens"): "admin",
     ("DELETE", "/tokens/{id}"): "admin",
@@ -97,7 +100,7 @@ class Authorizer:
     def __call__(self, request: Request) -> None:
         """Check that ``request.state.principal`` may use the route.
 
-        Raises Forbidden, or NotFound if the route names a search of another owner.
+        Raises Forbidden, also for an agent of another device, or NotFound if the route names a search of another owner.
         """
         route = request.scope["route"].path
         scope = REQUIRED_SCOPES.get((request.method if request.method != "HEAD" else "GET", route))
@@ -105,23 +108,29 @@ class Authorizer:
             raise Forbidden(f"method not allowed for this route: {request.method} {route}")
         principal: Principal = request.state.principal
         principal.require(scope)
+        if principal.device is not None and request.path_params.get("name") != principal.device:
+            raise Forbidden(f"expected a request for device {principal.device!r}, which this token is bound to")
         if "/searches/{id}" in route and not principal.is_admin:
             search = request.path_params["id"]
             if self._store.queries.owner_of(search) != principal.owner:
                 raise NotFound(f"no search {search!r}")
 
     def authenticate(self, request: Request) -> Principal:
-        """The caller. Raises Unauthorised for a missing, unknown, expired or revoked token."""
+        """The caller. Raises Unauthorised for a missing, unknown, expired or revoked token or session."""
         address = request.client.host[:64] if request.client is not None else None
         kind, _, text = request.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and text:
-            return self._store.tokens.authenticate(text.strip(), address)
+            secret = text.strip()
+            store = self._store.sessions if secret.startswith(SESSION_PREFIX) else self._store.tokens
+            return store.authenticate(secret, address)
         if self.tokens_required:
             raise Unauthorised("expected a token: send it as `Authorization: Bearer hwnas_...`")
         return Principal(LOCAL_OWNER, frozenset({"admin"}), None, address)
 
     def still_admits(self, principal: Principal) -> bool:
-        """Whether the token of a caller who was admitted before still holds."""
+        """Whether the token of a caller who was admitted before still holds, and the session, if it was one."""
+        if principal.session_id is not None and not self._store.sessions.holds(principal.session_id):
+            return False
         return principal.token_id is None or self._store.tokens.holds(principal.token_id)
 
 

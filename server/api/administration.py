@@ -12,6 +12,7 @@ from nas.schemas.administration import (
     PrincipalSchema,
     QuotaBody,
     QuotaSchema,
+    SessionSchema,
     TokenBody,
     TokenSchema,
 )
@@ -19,6 +20,7 @@ from server.api.access import CurrentPrincipal
 from server.api.context import CurrentStore
 from server.api.errors import responses
 from server.api.parameters import Cursor
+from server.store.cursors import utc
 
 router = APIRouter(tags=["administration"])
 
@@ -30,6 +32,7 @@ def me(store: CurrentStore, principal: CurrentPrincipal) -> PrincipalSchema:
         owner=principal.owner,
         scopes=sorted(principal.scopes),
         token=principal.token_id,
+        device=principal.device,
         quota=store.quotas.view(principal.owner),
     )
 
@@ -44,7 +47,7 @@ def list_tokens(store: CurrentStore) -> list[TokenSchema]:
 def create_token(body: TokenBody, store: CurrentStore, principal: CurrentPrincipal) -> CreatedTokenSchema:
     """The only response that ever contains the secret."""
     expires_at = body.expires_at.timestamp() if body.expires_at is not None else None
-    token, secret = store.tokens.create(body.owner, body.name, body.scopes, expires_at, principal)
+    token, secret = store.tokens.create(body.owner, body.name, body.scopes, expires_at, principal, body.device)
     return CreatedTokenSchema(**token.model_dump(), secret=secret)
 
 
@@ -52,6 +55,20 @@ def create_token(body: TokenBody, store: CurrentStore, principal: CurrentPrincip
 def revoke_token(id: str, store: CurrentStore, principal: CurrentPrincipal) -> Response:
     """Reject the token from now on."""
     store.tokens.revoke(id, principal)
+    return Response(status_code=204)
+
+
+@router.post("/sessions", status_code=201, summary="Open a session", responses=responses(507))
+def open_session(store: CurrentStore, principal: CurrentPrincipal) -> SessionSchema:
+    """What the dashboard's login keeps in its cookie in place of the token that opened it."""
+    secret, expires_at = store.sessions.open(principal)
+    return SessionSchema(secret=secret, expires_at=utc(expires_at))
+
+
+@router.delete("/sessions/current", status_code=204, summary="End the session", responses=responses(507))
+def end_session(store: CurrentStore, principal: CurrentPrincipal) -> Response:
+    """Reject the session that this request came with from now on. Its token remains valid."""
+    store.sessions.end(principal)
     return Response(status_code=204)
 
 

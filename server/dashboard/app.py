@@ -35,7 +35,7 @@ def mount(app: FastAPI, api_url: str, *, closed: bool = False) -> None:
 
     Call it once per process, after every other route was added: the dashboard answers all paths without a route.
     """
-    sessions = Sessions(api_url, _TIMEOUT_S, closed=closed)
+    sessions = Sessions(Client(api_url, timeout_s=_TIMEOUT_S), closed=closed)
     pages.on_shutdown(sessions.close)
     add_routes(app, sessions)
     pages.add_static_files("/_dashboard", _STATIC)

@@ -1,7 +1,11 @@
-"""The login with an API token, stored in a cookie that no script can read and no other site can use."""
+"""The login with an API token, which opens a session of the service.
+
+A cookie that no script can read and no other site can use holds the secret of the session, never the token.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import re
@@ -18,10 +22,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nas.client import Client
 from nas.core.errors import Forbidden, HwnasError, InvalidInput, Unauthorised
+from server.dashboard.service_calls import call_service
 
-COOKIE = "hwnas_token"
+COOKIE = "hwnas_session"
+_FORMER_COOKIE = "hwnas_token"  # held the token itself
 _FILE = re.compile(r"/v1/searches/[^/]+/artifacts/[^/]+/[^/]+")
-_DAY_S = 24 * 3600
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Log in · hwnas</title><link rel="stylesheet" href="/_dashboard/login.css"></head>
@@ -33,24 +38,24 @@ _PAGE = """<!doctype html>
 
 
 class Sessions:
-    """The clients of authenticated readers, over shared connections. ``closed``: pages need a token."""
+    """The clients of authenticated readers, over shared connections. ``closed``: pages need a session."""
 
-    def __init__(self, api_url: str, timeout_s: float, *, closed: bool) -> None:
+    def __init__(self, client: Client, *, closed: bool) -> None:
         self.closed = closed
-        self._client = Client(api_url, timeout_s=timeout_s)
+        self._client = client
 
-    def client(self, token: str | None) -> Client | None:
-        """The client for a token; None if the reader has to log in first."""
+    def client(self, secret: str | None) -> Client | None:
+        """The client for the secret of a token or session; None if the reader has to log in first."""
         if not self.closed:
             return self._client
         try:
-            return self._client.using(token) if token else None
+            return self._client.using(secret) if secret else None
         except InvalidInput:
             return None
 
-    async def admitted(self, token: str | None) -> Client | None:
-        """The client for a token; None also for a token that the service refuses, such as a revoked one."""
-        client = self.client(token)
+    async def admitted(self, secret: str | None) -> Client | None:
+        """The client for a session; None also for one that the service refuses, such as that of a revoked token."""
+        client = self.client(secret)
         if client is not None and self.closed:
             try:
                 await run.io_bound(client.me)
@@ -105,16 +110,23 @@ def add_routes(app: FastAPI, sessions: Sessions) -> None:
         if client is None:
             return _page("Expected a token that begins with hwnas_", target, 401)
         try:
-            await run.io_bound(client.me)
+            session = await call_service(client.open_session)
         except HwnasError as error:
             return _page(str(error), target, 401)
         answer = RedirectResponse(_local(target), 303)
         secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
-        answer.set_cookie(COOKIE, token, max_age=30 * _DAY_S, httponly=True, samesite="strict", secure=secure)
+        answer.set_cookie(
+            COOKIE, session.secret, expires=session.expires_at, httponly=True, samesite="strict", secure=secure
+        )
+        answer.delete_cookie(_FORMER_COOKIE, httponly=True, samesite="strict")
         return answer
 
     @app.get("/logout", include_in_schema=False)
-    def log_out() -> Response:
+    def log_out(request: Request) -> Response:
+        client = sessions.client(request.cookies.get(COOKIE)) if sessions.closed else None
+        if client is not None:
+            with contextlib.suppress(Unauthorised):  # it has ended already
+                client.end_session()
         answer = RedirectResponse("/login", 303)
         answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return answer
@@ -130,12 +142,12 @@ class DownloadAuthMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Copy the token from the cookie to the Authorization header."""
+        """Copy the session's secret from the cookie to the Authorization header."""
         if scope["type"] == "http" and scope["method"] == "GET" and _FILE.fullmatch(scope["path"]):
             request = Request(scope)
-            token = request.cookies.get(COOKIE)
-            if token is not None and "authorization" not in request.headers:
-                header = (b"authorization", f"Bearer {token}".encode("latin-1", "replace"))
+            secret = request.cookies.get(COOKIE)
+            if secret is not None and "authorization" not in request.headers:
+                header = (b"authorization", f"Bearer {secret}".encode("latin-1", "replace"))
                 scope = {**scope, "headers": [*scope["headers"], header]}
         await self._app(scope, receive, send)
 

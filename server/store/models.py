@@ -144,11 +144,13 @@ class ArtifactRow(Base):
 
 
 class DeviceRow(Base):
-    """A device. ``job_id`` is its latest onboarding; ``profile`` is None until an onboarding has profiled it."""
+    """A device. ``job_id`` is its latest onboarding; ``profile`` is None until an onboarding has profiled it. Only its
+    ``owner`` and administrators may change it."""
 
     __tablename__ = "devices"
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(120), default="local")
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     profile_id: Mapped[str | None] = mapped_column(String(16))
     profile: Mapped[dict[str, Any] | None] = mapped_column(Json)
@@ -281,7 +283,10 @@ class WorkerRow(Base):
 
 
 class TokenRow(Base):
-    """An API token. Only the sha256 of its secret is stored; the secret has 256 random bits, so it needs no salt."""
+    """An API token. Only the sha256 of its secret is stored; the secret has 256 random bits, so it needs no salt.
+
+    ``device``: the only one that an agent's token is for; None for other tokens.
+    """
 
     __tablename__ = "tokens"
 
@@ -294,10 +299,24 @@ class TokenRow(Base):
     expires_at: Mapped[float | None]
     revoked_at: Mapped[float | None]
     last_used_at: Mapped[float | None]
+    device: Mapped[str | None] = mapped_column(String(64))
+
+
+class SessionRow(Base):
+    """A login of the dashboard with a token, which it ends with. Only the sha256 of its secret is stored."""
+
+    __tablename__ = "sessions"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    token_id: Mapped[str] = mapped_column(ForeignKey("tokens.id"))
+    secret_hash: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
 
 
 class OwnerRow(Base):
-    """The limits of an owner (None: no limit), and the GPU time of deleted searches."""
+    """The limits of an owner (None: no limit), the GPU time of deleted searches, and when a dry run of theirs last went
+    before all other jobs."""
 
     __tablename__ = "owners"
 
@@ -306,6 +325,7 @@ class OwnerRow(Base):
     max_running: Mapped[int | None]
     gpu_hours: Mapped[float | None]
     gpu_seconds_deleted: Mapped[float] = mapped_column(default=0.0)
+    urgent_at: Mapped[float | None]
 
 
 class AuditRow(Base):

@@ -16,6 +16,7 @@ from server.store.measurements import Measurements
 from server.store.migrate import migrate_engine
 from server.store.queries import Queries
 from server.store.quotas import Quotas
+from server.store.sessions import Sessions
 from server.store.tokens import Tokens
 
 
@@ -29,6 +30,7 @@ class Store:
     quotas: Quotas
     audit: Audit
     tokens: Tokens
+    sessions: Sessions
     blobs: FolderBlobs | RemoteBlobs
     collect: Callable[..., CollectionResult]
 
@@ -50,6 +52,7 @@ def open_store(database: str, blobs: str, clock: Callable[[], float] = time.time
             quotas=Quotas(engine, clock),
             audit=Audit(engine),
             tokens=Tokens(engine, clock),
+            sessions=Sessions(engine, clock),
             blobs=blob_store,
             collect=lambda **options: collect(engine, blob_store, clock(), **options),
         )

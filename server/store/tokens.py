@@ -33,10 +33,16 @@ class Tokens:
         self._clock = clock
 
     def create(
-        self, owner: str, name: str, scopes: Sequence[Scope], expires_at: float | None, by: Principal
+        self,
+        owner: str,
+        name: str,
+        scopes: Sequence[Scope],
+        expires_at: float | None,
+        by: Principal,
+        device: str | None = None,
     ) -> tuple[TokenSchema, str]:
         """Create a token; return it with its text, which is not stored. Raises InvalidInput for an invalid owner,
-        missing or unknown scopes, or an expiry in the past."""
+        missing or unknown scopes, a scope ``agent`` that is not alone with a ``device``, or an expiry in the past."""
         if not _OWNER.fullmatch(owner):
             raise InvalidInput(
                 f"expected an owner of up to 64 letters, digits, dots, dashes, underscores or @, got {owner!r}"
@@ -45,6 +51,11 @@ class Tokens:
         if unknown or not scopes:
             problem = ", ".join(sorted(unknown)) or "none"
             raise InvalidInput(f"expected one or more of the scopes {', '.join(SCOPES)}, got {problem}")
+        if ("agent" in scopes) != (device is not None) or (device is not None and set(scopes) != {"agent"}):
+            raise InvalidInput(
+                "expected the scope 'agent' alone, with the device that the token is for, or other scopes without a "
+                f"device; got {', '.join(scopes)} {'without a device' if device is None else f'for device {device!r}'}"
+            )
         now = self._clock()
         if expires_at is not None and expires_at <= now:
             raise InvalidInput(f"expected an expiry in the future, got {utc(expires_at):%Y-%m-%d %H:%M} UTC")
@@ -54,13 +65,15 @@ class Tokens:
                 id=token_id,
                 owner=owner,
                 name=name,
-                secret_hash=_hash(secret),
+                secret_hash=hash_secret(secret),
                 scopes=sorted(set(scopes)),
                 created_at=now,
                 expires_at=expires_at,
+                device=device,
             )
             session.add(row)
-            audit.record(session, by, "create token", token_id, now, owner=owner, name=name, scopes=row.scopes)
+            bound = {"device": device} if device is not None else {}
+            audit.record(session, by, "create token", token_id, now, owner=owner, name=name, scopes=row.scopes, **bound)
             session.flush()
             return _view(row), f"hwnas_{token_id}_{secret}"
 
@@ -72,20 +85,19 @@ class Tokens:
         with reading(self._engine) as session:
             row = session.get(TokenRow, match[1])
         now = self._clock()
-        expected = row.secret_hash if row is not None else _hash("")
-        if not hmac.compare_digest(expected, _hash(match[2])) or row is None or not _valid(row, now):
+        expected = row.secret_hash if row is not None else hash_secret("")
+        if not hmac.compare_digest(expected, hash_secret(match[2])) or row is None or not is_valid(row, now):
             raise Unauthorised(_INVALID)
         if row.last_used_at is None or now - row.last_used_at >= LAST_USED_RESOLUTION_S:
             with writing(self._engine) as session:
                 session.get_one(TokenRow, row.id).last_used_at = now
-        scopes: frozenset[Scope] = frozenset(s for s in SCOPES if s in row.scopes)
-        return Principal(row.owner, scopes, row.id, address)
+        return principal_of(row, address)
 
     def holds(self, token_id: str) -> bool:
         """Whether a token is neither revoked nor expired."""
         with reading(self._engine) as session:
             row = session.get(TokenRow, token_id)
-            return row is not None and _valid(row, self._clock())
+            return row is not None and is_valid(row, self._clock())
 
     def revoke(self, token_id: str, by: Principal) -> None:
         """Revoke a token for good. Raises NotFound."""
@@ -113,11 +125,19 @@ def _any_valid(session: Session, now: float) -> bool:
     return session.scalars(select(TokenRow.id).where(valid).limit(1)).first() is not None
 
 
-def _valid(row: TokenRow, now: float) -> bool:
+def is_valid(row: TokenRow, now: float) -> bool:
+    """Whether a token is neither revoked nor expired."""
     return row.revoked_at is None and (row.expires_at is None or now < row.expires_at)
 
 
-def _hash(secret: str) -> str:
+def principal_of(row: TokenRow, address: str | None, session_id: str | None = None) -> Principal:
+    """The caller who has a token, or a session that was opened with it."""
+    scopes: frozenset[Scope] = frozenset(s for s in SCOPES if s in row.scopes)
+    return Principal(row.owner, scopes, row.id, address, row.device, session_id)
+
+
+def hash_secret(secret: str) -> str:
+    """What is stored of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -131,4 +151,5 @@ def _view(row: TokenRow) -> TokenSchema:
         expires_at=utc(row.expires_at) if row.expires_at is not None else None,
         revoked_at=utc(row.revoked_at) if row.revoked_at is not None else None,
         last_used_at=utc(row.last_used_at) if row.last_used_at is not None else None,
+        device=row.device,
     )

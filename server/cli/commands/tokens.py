@@ -29,16 +29,23 @@ def create_token(
     owner: Annotated[str, typer.Option(help="The owner it acts for.")],
     name: Annotated[str, typer.Option(help="A name for people.")],
     scope: Annotated[list[str], typer.Option(help=f"Scope; may be repeated: {', '.join(SCOPES)}.")],
+    device: Annotated[
+        str | None, typer.Option(help="Of the scope agent, which stands alone: the device that the token is for.")
+    ] = None,
     expires: Annotated[str | None, typer.Option(help="After 12h, 30d or 8w; without it, never.")] = None,
     home: HomeOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Create a token and print it, once: only its hash is stored.
 
-    Example: `nas tokens create --owner ada --name laptop --scope read --scope submit --expires 90d`
+    Examples:
+
+    - `nas tokens create --owner ada --name laptop --scope read --scope submit --expires 90d`
+    - `nas tokens create --owner ada --name board --scope agent --device pi`: for `nas-agent --name pi` and nothing else
     """
+    scopes = cast(list[Scope], scope)
     with opened_store(home) as store:
-        created, secret = store.tokens.create(owner, name, cast(list[Scope], scope), _expiry(expires), LOCAL)
+        created, secret = store.tokens.create(owner, name, scopes, _expiry(expires), LOCAL, device)
     record = {**created.model_dump(mode="json"), "secret": secret}
     render.out(record, json_output, lambda r: r["secret"])
 
@@ -77,7 +84,7 @@ def _tokens(items: list[TokenSchema]) -> RenderableType:
             t.id,
             escape(t.owner),
             escape(t.name),
-            ", ".join(t.scopes),
+            ", ".join(t.scopes) + (f" of {t.device}" if t.device is not None else ""),
             f"{t.expires_at:%Y-%m-%d}" if t.expires_at else "never",
             f"{t.last_used_at:%Y-%m-%d %H:%M}" if t.last_used_at else "never",
             "revoked"

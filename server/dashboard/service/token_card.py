@@ -22,6 +22,7 @@ _SCOPE_LABELS: dict[Scope, str] = {
     "read": "see own searches",
     "submit": "submit, pause, cancel and delete searches",
     "device": "add devices",
+    "agent": "measure on one device, and nothing else",
     "admin": "everything, for all owners",
 }
 _LIFETIMES = {7: "a week", 30: "a month", 90: "three months", 365: "a year", None: "until revoked"}
@@ -65,7 +66,7 @@ class TokenCard:
             with div("", "td"):
                 text(token.name)
                 text(token.id, "small muted mono")
-            text(", ".join(token.scopes), tag="td")
+            text(", ".join(token.scopes) + (f" of {token.device}" if token.device is not None else ""), tag="td")
             text(reason or (f"{token.expires_at:%Y-%m-%d}" if token.expires_at else "never"), tag="td")
             text(formatting.age(token.last_used_at, now) if token.last_used_at else "never", tag="td")
             with div("right", "td"):
@@ -103,6 +104,8 @@ class TokenCard:
                         )
                         for scope in SCOPES
                     }
+                    device = ui.input("Device of the agent").props("outlined dense")
+                    device.bind_visibility_from(boxes["agent"], "value")
                 days = ui.select(_LIFETIMES, value=_DEFAULT_DAYS, label="Valid for").props("outlined dense")
                 problem = problem_view("Not accepted")
 
@@ -115,7 +118,10 @@ class TokenCard:
                         if missing:
                             raise InvalidInput(f"expected {' and '.join(missing)}")
                         expires = None if days.value is None else datetime.now(UTC) + timedelta(days=days.value)
-                        token = await call_service(self._client.create_token, owner.value, name.value, scopes, expires)
+                        bound_to = device.value or None if "agent" in scopes else None
+                        token = await call_service(
+                            self._client.create_token, owner.value, name.value, scopes, expires, bound_to
+                        )
                     except HwnasError as error:
                         problem.show(str(error))
                         return

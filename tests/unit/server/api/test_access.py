@@ -53,7 +53,8 @@ def closed(store: Store, tmp_path: Path) -> TestClient:
 
 
 def token(store: Store, owner: str, *scopes: Scope, expires_at: float | None = None) -> dict[str, str]:
-    _, text = store.tokens.create(owner, "test", scopes, expires_at, LOCAL)
+    device = "n" if scopes == ("agent",) else None  # as ``filled`` fills in names
+    _, text = store.tokens.create(owner, "test", scopes, expires_at, LOCAL, device)
     return {"Authorization": f"Bearer {text}"}
 
 
@@ -106,7 +107,8 @@ def test_scope_allows_its_routes_only(closed: TestClient, store: Store, scope: S
     headers = token(store, "ada", scope)
     for (method, path), needed in access.REQUIRED_SCOPES.items():
         answer = closed.request(method, filled(f"/v1{path}", "nothing"), headers=headers)
-        allowed = scope in (needed, "admin") or needed == "read"
+        implied = {"read": ("read", "submit", "device"), "agent": ("agent", "device")}
+        allowed = scope in (*implied.get(needed, (needed,)), "admin")
         assert (answer.status_code == 403) != allowed, (method, path, answer.text)
         if not allowed:
             assert answer.json()["code"] == "forbidden"
@@ -133,6 +135,66 @@ def test_searches_of_other_owners_are_hidden_except_from_administrators(closed: 
     reused = fakes.search_spec(supernet=search).model_dump(mode="json")
     answer = closed.post("/v1/searches", json=reused, headers=theirs)
     assert (answer.status_code, answer.json()["message"]) == (422, f"supernet: no search {search!r}")
+
+
+def test_token_of_an_agent_is_for_one_device(closed: TestClient, store: Store) -> None:
+    agent = token(store, "ada", "agent")
+    answer = closed.post("/v1/agents/n/claim", headers=agent, json={"instance": "i"})
+    assert answer.json()["code"] == "not_found"  # it has not registered yet
+    answer = closed.post("/v1/agents/other/claim", headers=agent, json={"instance": "i"})
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    assert "'n'" in answer.json()["message"]
+    search = fakes.add_search(store)
+    for path in ("/searches", f"/searches/{search}", f"/searches/{search}/artifacts", "/devices", "/agents", "/me"):
+        assert closed.get(f"/v1{path}", headers=agent).status_code == 403, path
+    for scopes, device in ((["agent"], None), (["agent", "read"], "n"), (["device"], "n")):
+        body = {"owner": "ada", "name": "x", "scopes": scopes, "device": device}
+        answer = closed.post("/v1/tokens", headers=token(store, "root", "admin"), json=body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input"), body
+        assert "expected the scope 'agent' alone" in answer.json()["message"]
+
+
+def session(api: TestClient, headers: dict[str, str]) -> dict[str, str]:
+    answer = api.post("/v1/sessions", headers=headers)
+    assert answer.status_code == 201, answer.text
+    return {"Authorization": f"Bearer {answer.json()['secret']}"}
+
+
+def test_session_authenticates_until_it_ends(closed: TestClient, store: Store, clock: fakes.Clock) -> None:
+    ada = token(store, "ada", "submit")
+    first, second = session(closed, ada), session(closed, ada)
+    assert first != second
+    me = closed.get("/v1/me", headers=first).json()
+    assert (me["owner"], me["scopes"]) == ("ada", ["submit"])
+    assert closed.delete("/v1/sessions/current", headers=first).status_code == 204
+    assert closed.get("/v1/me", headers=first).status_code == 401
+    for headers in (second, ada):  # logging out elsewhere ends neither
+        assert closed.get("/v1/me", headers=headers).status_code == 200
+    clock.pass_(31 * DAY)
+    assert closed.get("/v1/me", headers=second).status_code == 401
+    assert closed.get("/v1/me", headers=ada).status_code == 200
+
+
+def test_session_ends_with_its_token(closed: TestClient, store: Store, clock: fakes.Clock) -> None:
+    revoked, expiring = token(store, "ada", "read"), token(store, "ada", "read", expires_at=clock() + DAY)
+    one, two = session(closed, revoked), session(closed, expiring)
+    store.tokens.revoke(revoked["Authorization"].split("_")[1], LOCAL)
+    assert closed.get("/v1/me", headers=one).status_code == 401
+    clock.pass_(DAY)
+    assert closed.get("/v1/me", headers=two).status_code == 401
+
+
+def test_session_is_opened_with_a_token_only(closed: TestClient, store: Store, tmp_path: Path) -> None:
+    opened = session(closed, token(store, "ada", "read"))
+    answer = closed.post("/v1/sessions", headers=opened)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+    answer = closed.delete("/v1/sessions/current", headers=token(store, "ada", "read"))
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+    answer = service(store, tmp_path).post("/v1/sessions")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+    forged = {"Authorization": opened["Authorization"][:-3] + "abc"}
+    for headers in (forged, {"Authorization": "Bearer hwnas_session_x"}):
+        assert closed.get("/v1/me", headers=headers).status_code == 401
 
 
 def test_idempotency_keys_are_separate_for_each_owner(closed: TestClient, store: Store) -> None:
@@ -332,3 +394,5 @@ def test_logs_contain_job_id_and_no_secret() -> None:
     assert line["message"] == "see hwnas_0123456789ab_*** and postgresql://ada:***@host/db"
     assert "job" not in json.loads(logs.JsonFormatter().format(record))
     assert "SSS" not in logs.RedactingFormatter("%(message)s").format(record)
+    record.args = ("hwnas_session_0123456789ab_" + "S" * 43, "")
+    assert "hwnas_session_0123456789ab_*** " in logs.RedactingFormatter("%(message)s").format(record)

@@ -54,7 +54,7 @@ def everything(store: Store, search: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("old", ["0001", "0002", "0003", "0004"])
+@pytest.mark.parametrize("old", ["0001", "0002", "0003", "0004", "0005"])
 def test_rows_survive_downgrade_and_upgrade(url: str, tmp_path: Path, old: str) -> None:
     blobs = tmp_path / "blobs"
     ended, _ = filled(url, blobs)
@@ -90,3 +90,12 @@ def test_cancellation_requests_of_the_first_schema_are_cancelled(url: str, tmp_p
         assert store.queries.search(waiting).status == "cancelled"
         assert store.queries.search(ended).status == "succeeded"
         assert store.jobs.claim("worker", 10.0) is None
+
+
+def test_devices_belong_to_who_added_them_first(url: str, tmp_path: Path) -> None:
+    blobs = tmp_path / "blobs"
+    filled(url, blobs)
+    to(url, "0005")
+    execute(url, "UPDATE jobs SET owner = 'ada' WHERE kind = 'device'")
+    with open_store(url, str(blobs), fakes.Clock()) as store:
+        assert store.queries.device("bench").owner == "ada"
