@@ -54,6 +54,21 @@ COMMANDS = (
         "Print the Pareto front of a search, beside that of random search at the same budget.",
     ),
     CommandEntry(
+        "candidates",
+        "server.cli.commands.results:candidates",
+        "List the candidates that a search evaluated, the best first.",
+    ),
+    CommandEntry(
+        "events",
+        "server.cli.commands.events:events",
+        "Print the event log of a search, one JSON record on a line, oldest first.",
+    ),
+    CommandEntry(
+        "logs",
+        "server.cli.commands.events:logs",
+        "Print what happened in a search, in words: changes of status, stages, warnings and errors.",
+    ),
+    CommandEntry(
         "pull",
         "server.cli.commands.results:pull",
         "Download exported models. Each zip holds ONNX models, weights, manifest, card and a runner.",
@@ -81,6 +96,12 @@ COMMANDS = (
     CommandEntry(
         "devices", "server.cli.commands.devices:devices_app", "Devices, their profiles and their latency predictors."
     ),
+    CommandEntry(
+        "onboardings",
+        "server.cli.commands.onboardings:onboardings_app",
+        "Onboardings of devices: follow, pause, resume, cancel, retry, prioritise and delete them.",
+    ),
+    CommandEntry("agents", "server.cli.commands.catalog:agents", "List the agents of devices elsewhere."),
     CommandEntry("predictors", "server.cli.commands.catalog:predictors", "List the cards of latency predictors."),
     CommandEntry("spaces", "server.cli.commands.catalog:spaces", "List search spaces."),
     CommandEntry("strategies", "server.cli.commands.catalog:strategies", "List strategies and their parameters."),

@@ -17,6 +17,7 @@ from rich.table import Table
 from nas.core.cost_estimate import CostEstimate
 from nas.core.device import DeviceProfile
 from nas.core.metrics import METRICS, SHARES
+from nas.schemas.agents import AgentSchema
 from nas.schemas.candidates import CandidateSchema, FrontSchema
 from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, DriftSchema
 from nas.schemas.dry_runs import DryRunSchema
@@ -165,6 +166,24 @@ def front(f: FrontSchema) -> RenderableType:
     return Group(*lines)
 
 
+def candidates(items: Sequence[CandidateSchema]) -> RenderableType:
+    """A table of candidates with all their metrics."""
+    if not items:
+        return "No candidates."
+    names = [n for n in _HEADERS if any(n in c.metrics for c in items)]
+    table = grid("network")
+    for n in names:
+        kind = next(c.metrics[n].kind for c in items if n in c.metrics)
+        table.add_column(f"{_HEADERS[n]}\n{METRICS[n].unit}\n{kind}", justify="right", no_wrap=True)
+    for header in ("origin", "status", "front"):
+        table.add_column(header, no_wrap=True)
+    for c in items:
+        table.add_row(
+            c.arch, *(_number(c, n) for n in names), c.origin, _MARKS[c.status], "front" if c.on_front else ""
+        )
+    return table
+
+
 def _by_device(points: Sequence[CandidateSchema]) -> RenderableType:
     """The latencies of every candidate on every device."""
     table = grid("network", "device", "predicted ms", "95% bound ms", "measured ms", "status", title="by device")
@@ -228,10 +247,10 @@ def devices(items: Sequence[DeviceSchema]) -> RenderableType:
     """A table of devices."""
     if not items:
         return "No devices yet. Add the machine the service runs on with: nas devices add this-machine"
-    table = grid("name", "status", "processor", "runtime", "predictors")
+    table = grid("name", "owner", "status", "processor", "runtime", "predictors")
     for d in items:
         processor, runtime = (d.profile.processor, _runtime(d.profile)) if d.profile is not None else ("", "")
-        table.add_row(d.name, d.status, escape(processor), runtime, str(len(d.predictors)))
+        table.add_row(d.name, escape(d.owner), d.status, escape(processor), runtime, str(len(d.predictors)))
     return table
 
 
@@ -261,6 +280,25 @@ def device(d: DeviceSchema) -> RenderableType:
         lines.append(escape(d.waiting))
     lines += [card(c) for c in d.predictors]
     return Group(*lines)
+
+
+def agents(items: Sequence[AgentSchema]) -> RenderableType:
+    """A table of agents."""
+    if not items:
+        return "No agents yet. Start one on the machine that is to be measured: nas-agent --server ADDRESS --name NAME"
+    table = grid("name", "owner", "state", "last seen (UTC)", "waiting", "measuring", "processor", "versions")
+    for a in items:
+        table.add_row(
+            a.name,
+            escape(a.owner),
+            "[yellow]away[/]" if a.away else "there",
+            f"{a.seen_at:%Y-%m-%d %H:%M:%S}",
+            str(a.waiting),
+            a.measuring or "",
+            escape(a.profile.processor),
+            escape(", ".join(f"{name} {version}" for name, version in a.versions.items())),
+        )
+    return table
 
 
 def predictors(items: Sequence[PredictorCardSchema]) -> RenderableType:

@@ -22,6 +22,12 @@ def predictors(
         render.out(nas.predictors(device), json_output, render.predictors)
 
 
+def agents(url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: JsonOption = False) -> None:
+    """List the agents of devices elsewhere."""
+    with connect(url, token) as nas:
+        render.out(nas.agents(), json_output, render.agents)
+
+
 def spaces(url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: JsonOption = False) -> None:
     """List search spaces."""
     with connect(url, token) as nas:

@@ -15,6 +15,7 @@ from server.cli import progress, render
 from server.cli.following import until_interrupted
 from server.cli.lazy import FAILED, MARKUP
 from server.cli.options import JsonOption, KeyOption, TokenOption, UrlOption, connect
+from server.dashboard import formatting
 
 devices_app = typer.Typer(
     add_completion=False,
@@ -137,6 +138,35 @@ def devices_show(
     """Show a device with its predictor cards."""
     with connect(url, token) as nas:
         render.out(nas.device(name), json_output, render.device)
+
+
+@devices_app.command("rename")
+def devices_rename(
+    name: Annotated[str, typer.Argument()],
+    new_name: Annotated[str, typer.Argument()],
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Rename a device of yours. Searches that have ended keep the name that they were run with."""
+    with connect(url, token) as nas:
+        render.out(nas.rename_device(name, new_name), json_output, lambda d: f"device {name}: now {d.name}")
+
+
+@devices_app.command("delete")
+def devices_delete(
+    name: Annotated[str, typer.Argument()],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+) -> None:
+    """Delete a device of yours with its onboardings and predictors. This cannot be undone."""
+    with connect(url, token) as nas:
+        predictors = formatting.counted(len(nas.device(name).predictors), "predictor")
+        if not yes and not typer.confirm(f"Delete device {name} with its {predictors}?"):
+            raise typer.Exit(FAILED)
+        nas.delete_device(name)
+    typer.echo(f"device {name}: deleted")
 
 
 @devices_app.command("versions")

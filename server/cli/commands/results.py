@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from nas.core.device import Status
+from nas.core.events import Origin
 from nas.core.metrics import OBJECTIVES
 from nas.defaults import DEFAULT_URL
 from server.cli import render
 from server.cli.device_options import BoundMs, SearchId
 from server.cli.downloads import choose_artifacts, file_name
-from server.cli.options import JsonOption, TokenOption, UrlOption, connect
+from server.cli.options import CursorOption, JsonOption, TokenOption, UrlOption, connect
 
 _AXES = f"Axes: 2 to 4 of {','.join(OBJECTIVES)}."
 
@@ -37,6 +40,31 @@ def front(
     with connect(url, token) as nas:
         schema = nas.front(search_id, device, bound_ms, axes)
     render.out(schema, json_output, render.front)
+
+
+def candidates(
+    search_id: SearchId,
+    origin: Annotated[Origin | None, typer.Option(help="Only of the search, or of its random baseline.")] = None,
+    status: Annotated[Status | None, typer.Option(help="Only of this status of verification.")] = None,
+    order: Annotated[str, typer.Option(help="A metric; with - in front, descending.")] = "-val_accuracy",
+    device: Annotated[str | None, typer.Option(help="With the latencies on this device of the fleet.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of candidates.")] = 50,
+    cursor: CursorOption = None,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """List the candidates that a search evaluated, the best first.
+
+    Example: `nas candidates SEARCH --order predicted_ms --status verified`
+    """
+    with connect(url, token) as nas:
+        page = nas.candidates(search_id, origin, status, order, limit, cursor, device)
+    render.out(page.items, json_output, render.candidates)
+    filters = {"--origin": origin, "--status": status, "--device": device}
+    words = [word for option, value in filters.items() if value is not None for word in (option, value)]
+    words = ["nas", "candidates", search_id, *words, f"--order={order}", "--limit", str(limit)]
+    render.more_pages(shlex.join(words), page.next)
 
 
 def pull(

@@ -1,0 +1,110 @@
+"""Commands that print the event log of a search: as records for programs, and in words for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from nas.client import Client
+from nas.core.events import (
+    Checkpoint,
+    Event,
+    Exported,
+    Measured,
+    MeasurementsWanted,
+    Progress,
+    Refitted,
+    StageFinished,
+    StageStarted,
+    StatusChanged,
+    Warned,
+    decode,
+)
+from nas.defaults import DEFAULT_URL
+from nas.schemas.jobs import EventSchema
+from server.cli.device_options import SearchId
+from server.cli.options import TokenOption, UrlOption, connect
+
+AfterOption = Annotated[int, typer.Option(min=0, help="Only events with a greater number.")]
+FollowOption = Annotated[bool, typer.Option("--follow", help="Go on until the search has ended.")]
+_PAGE = 500
+
+
+def events(
+    search_id: SearchId,
+    kind: Annotated[str | None, typer.Option(help="Only events of this kind, such as status or warned.")] = None,
+    after: AfterOption = 0,
+    follow: FollowOption = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+) -> None:
+    """Print the event log of a search, one JSON record on a line, oldest first.
+
+    Example: `nas events SEARCH --kind warned`
+    """
+    with connect(url, token) as nas:
+        for item in _log(nas, search_id, after, follow):
+            if kind is None or item.body["kind"] == kind:
+                sys.stdout.write(json.dumps(item.model_dump(mode="json")) + "\n")
+
+
+def logs(
+    search_id: SearchId,
+    after: AfterOption = 0,
+    follow: FollowOption = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+) -> None:
+    """Print what happened in a search, in words: changes of status, stages, warnings and errors.
+
+    Example: `nas logs SEARCH --follow`
+    """
+    with connect(url, token) as nas:
+        for item in _log(nas, search_id, after, follow):
+            text = describe(decode(item.body))
+            if text is not None:
+                sys.stdout.write(f"{item.at:%Y-%m-%d %H:%M:%S}  {text}\n")
+
+
+def _log(nas: Client, search_id: str, after: int, follow: bool) -> Iterator[EventSchema]:
+    """The events after a number: those there are, or all until the search has ended."""
+    if follow:
+        yield from nas.watch(search_id, after)
+        return
+    while page := nas.events(search_id, after, _PAGE).items:
+        yield from page
+        after = page[-1].seq
+
+
+def describe(event: Event) -> str | None:
+    """One line on an event; None for one that says nothing alone, such as an evaluated candidate."""
+    match event:
+        case StatusChanged(before, after, reason, by):
+            change = after if before is None else f"{before} -> {after}"
+            return change + (f" by {by}" if by else "") + (f": {reason}" if reason else "")
+        case StageStarted(stage, position, total):
+            return f"{stage}: started ({position + 1} of {total})"
+        case StageFinished(stage, seconds, _):
+            return f"{stage}: finished after {seconds:.1f} s"
+        case Progress(stage, done, total, unit, _, message) if message:
+            return f"{stage}: {message} ({done}/{total} {unit})"
+        case Warned(stage, message):
+            return f"{stage}: warning: {message}"
+        case Checkpoint(stage, step, _):
+            return f"{stage}: checkpoint at {step}"
+        case MeasurementsWanted(stage, profile, networks):
+            return f"{stage}: {len(networks)} to be measured by the agent of {profile['name']}"
+        case Measured(arch, origin, measurement, claim_ms, device):
+            where = f" on {device}" if device is not None else ""
+            result = measurement.refused or f"{measurement.median_ms:.4f} ms, promised {claim_ms:.4f} ms"
+            return f"measured {arch.id} of the {origin}{where}: {result}"
+        case Refitted(stage, number, measured, _, _, _):
+            return f"{stage}: the predictor was fitted for the {number}. time, with {len(measured)} measured candidates"
+        case Exported(arch, name, _, _, _, _):
+            return f"exported {arch.id}: {name}"
+        case _:
+            return None
