@@ -45,7 +45,14 @@ from nas.schemas.administration import (
 from nas.schemas.agents import AgentSchema
 from nas.schemas.candidates import ArtifactSchema, CandidateDetailSchema, CandidatePage, FrontSchema
 from nas.schemas.common import ErrorSchema
-from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, DriftSchema
+from nas.schemas.devices import (
+    DeviceComparisonSchema,
+    DeviceSchema,
+    DriftSchema,
+    OnboardingPage,
+    OnboardingSchema,
+    RenameBody,
+)
 from nas.schemas.dry_runs import DryRunSchema
 from nas.schemas.jobs import EventPage, EventSchema
 from nas.schemas.predictors import LatencyTableSchema, PredictorCardSchema, PredictorVersionSchema
@@ -344,6 +351,54 @@ class Client:
     def watch_device(self, name: str, after: int = 0) -> Iterator[EventSchema]:
         """Events of a device's onboarding, until it has ended."""
         return self._watch(f"/v1/devices/{_segment(name)}/events", after)
+
+    def delete_device(self, name: str) -> None:
+        """Delete a device with its onboardings and predictors."""
+        self._request("DELETE", f"/v1/devices/{_segment(name)}")
+
+    def rename_device(self, name: str, new_name: str) -> DeviceSchema:
+        """Rename a device."""
+        return self._put(DeviceSchema, f"/v1/devices/{_segment(name)}/name", RenameBody(name=new_name))
+
+    def onboardings(
+        self, device: str | None = None, status: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> OnboardingPage:
+        """A page of onboardings, newest first."""
+        query = {"device": device, "status": status, "limit": limit, "cursor": cursor}
+        return self._get(OnboardingPage, "/v1/onboardings", query)
+
+    def onboarding(self, onboarding_id: str) -> OnboardingSchema:
+        """One onboarding, with its stages."""
+        return self._get(OnboardingSchema, f"/v1/onboardings/{_segment(onboarding_id)}")
+
+    def watch_onboarding(self, onboarding_id: str, after: int = 0) -> Iterator[EventSchema]:
+        """Events of an onboarding, until it has ended."""
+        return self._watch(f"/v1/onboardings/{_segment(onboarding_id)}/events", after)
+
+    def pause_onboarding(self, onboarding_id: str) -> OnboardingSchema:
+        """Pause an onboarding: at once if it waits, else after its next stored result."""
+        return self._post(OnboardingSchema, f"/v1/onboardings/{_segment(onboarding_id)}/pause")
+
+    def resume_onboarding(self, onboarding_id: str) -> OnboardingSchema:
+        """Continue a paused onboarding."""
+        return self._post(OnboardingSchema, f"/v1/onboardings/{_segment(onboarding_id)}/resume")
+
+    def cancel_onboarding(self, onboarding_id: str) -> OnboardingSchema:
+        """Stop an onboarding now; predictors of earlier ones remain in use."""
+        return self._post(OnboardingSchema, f"/v1/onboardings/{_segment(onboarding_id)}/cancel")
+
+    def retry_onboarding(self, onboarding_id: str) -> OnboardingSchema:
+        """Continue a failed, cancelled or quarantined onboarding."""
+        return self._post(OnboardingSchema, f"/v1/onboardings/{_segment(onboarding_id)}/retry")
+
+    def set_onboarding_priority(self, onboarding_id: str, priority: int) -> OnboardingSchema:
+        """Set an onboarding's priority among the jobs of its owner: higher runs first."""
+        path = f"/v1/onboardings/{_segment(onboarding_id)}/priority"
+        return self._put(OnboardingSchema, path, PriorityBody(priority=priority))
+
+    def delete_onboarding(self, onboarding_id: str) -> None:
+        """Delete an onboarding that has ended or is paused and made no predictor."""
+        self._request("DELETE", f"/v1/onboardings/{_segment(onboarding_id)}")
 
     def versions(self, device: str) -> list[PredictorVersionSchema]:
         """All versions of a device's predictors, newest first."""

@@ -8,8 +8,9 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from nas.core.device import DeviceProfile
-from nas.core.spec import DeviceSpec
+from nas.core.spec import DeviceSpec, Name
 from nas.schemas.agents import AgentSchema
+from nas.schemas.common import Page
 from nas.schemas.jobs import JobSchema
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 
@@ -90,9 +91,10 @@ class DeviceComparisonSchema(BaseModel):
 
 
 class DeviceSchema(JobSchema):
-    """A device with its onboarding job, its profile, its present predictor for each space, and its agent if any.
+    """A device with its latest onboarding, its profile, its present predictor for each space, and its agent if any.
 
-    ``stale`` lists what changed since it was profiled.
+    Its fields as a job, ``id`` among them, are those of the onboarding, but for the ``owner``, who is that of the
+    device. ``stale`` lists what changed since it was profiled.
     """
 
     name: str
@@ -102,3 +104,23 @@ class DeviceSchema(JobSchema):
     profile_id: str | None = None
     profile: DeviceProfile | None = None
     predictors: list[PredictorCardSchema] = Field(default_factory=list)
+
+
+class OnboardingSchema(JobSchema):
+    """An onboarding: a job that measures a device for one space and fits a predictor."""
+
+    device: str
+    spec: DeviceSpec
+
+
+class OnboardingPage(Page):
+    """Onboardings, newest first."""
+
+    items: list[OnboardingSchema]
+
+
+class RenameBody(BaseModel):
+    """The new name of a device."""
+
+    model_config = {"extra": "forbid"}
+    name: Name

@@ -14,6 +14,7 @@ from server.api import (
     devices,
     errors,
     health,
+    onboardings,
     searches,
     tables,
 )
@@ -54,7 +55,7 @@ def create_app(settings: Settings, store: Store, streams: EventStreams | None = 
     app.add_middleware(RequestGuardMiddleware, authorizer=authorizer)
     app.add_middleware(RequestMetricsMiddleware, metrics=metrics)
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(authorizer)], responses=errors.responses(401, 403))
-    for routes in (catalog, searches, candidates, devices, agents, tables, administration):
+    for routes in (catalog, searches, candidates, devices, onboardings, agents, tables, administration):
         v1.include_router(routes.router)
     app.include_router(v1)
     app.include_router(health.router)

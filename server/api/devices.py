@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Query, Response
 from fastapi.sse import EventSourceResponse
 
 from nas.core.spec import DeviceSpec
-from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, DriftSchema
+from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, DriftSchema, RenameBody
 from nas.schemas.jobs import EventPage
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 from server.api import sse, validate
@@ -38,7 +38,7 @@ def list_devices(store: CurrentStore) -> list[DeviceSchema]:
     summary="Add a device",
     responses={
         200: {"model": DeviceSchema, "description": "The idempotency key exists"},
-        **responses(400, 409, 413, 507),
+        **responses(400, 409, 413, 429, 507),
     },
 )
 def add_device(
@@ -51,7 +51,8 @@ def add_device(
     """Profile the device, measure networks of the space on it and fit a latency predictor. With the source `table`,
     uploaded before, or `roofline`, nothing is measured.
 
-    An existing device is measured again, or gets a predictor for another space.
+    An existing device of yours is measured again, which makes a new version of its predictor, or gets one for another
+    space, also while the first onboarding runs.
     """
     store = context.store
     record = spec.model_dump(mode="json")
@@ -59,7 +60,7 @@ def add_device(
         response.status_code = 200
     else:
         validate.check_data_path(spec.data, context.settings)
-        validate.check_device(spec, store)
+        validate.check_device(spec, store, principal)
         stages = TABLE_STAGES if spec.source in ("table", "roofline") else MEASURED_STAGES
         store.jobs.submit("device", record, idempotency_key, stages=stages, by=principal)
     return store.queries.device(spec.name)
@@ -69,6 +70,20 @@ def add_device(
 def get_device(name: str, store: CurrentStore) -> DeviceSchema:
     """A device with its profile, its latest onboarding and its predictors."""
     return store.queries.device(name)
+
+
+@router.delete("/devices/{name}", status_code=204, summary="Delete a device", responses=responses(404, 409, 507))
+def delete_device(name: str, store: CurrentStore, principal: CurrentPrincipal) -> Response:
+    """Delete a device of yours with its onboardings and predictors. Searches that have ended keep their results."""
+    store.devices.delete(name, principal)
+    return Response(status_code=204)
+
+
+@router.put("/devices/{name}/name", summary="Rename a device", responses=responses(404, 409, 413, 507))
+def rename_device(name: str, body: RenameBody, store: CurrentStore, principal: CurrentPrincipal) -> DeviceSchema:
+    """Rename a device of yours. Searches that have ended keep the name that they were run with."""
+    store.devices.rename(name, body.name, principal)
+    return store.queries.device(body.name)
 
 
 @router.get(

@@ -21,6 +21,7 @@ _SOURCES: Mapping[tuple[str, str, str], tuple[str, Mapping[str, str]]] = {
         {"id": "$request.path.id", "arch": "$response.body#/0/arch", "name": "$response.body#/0/name"},
     ),
     ("get", "/v1/devices", "200"): ("/v1/devices/{name}", {"name": "$response.body#/0/name"}),
+    ("get", "/v1/onboardings", "200"): ("/v1/onboardings/{id}", {"id": "$response.body#/items/0/id"}),
     ("get", "/v1/predictors", "200"): ("/v1/predictors/{id}", {"id": "$response.body#/0/id"}),
     ("get", "/v1/tokens", "200"): ("/v1/tokens/{id}", {"id": "$response.body#/0/id"}),
 }

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from nas.core import registry
 from nas.core.access import Principal
 from nas.core.arch import space_size
-from nas.core.errors import Conflict, HwnasError, InvalidData, InvalidSpec, NotFound, UnknownName
+from nas.core.errors import Conflict, Forbidden, HwnasError, InvalidData, InvalidSpec, NotFound, UnknownName
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.regularisers import regularisers
 from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
@@ -42,6 +42,8 @@ from server.settings import Settings
 from server.store.json_validation import spec_hash
 from server.store.readers.submissions import OnboardingContext, ParentSearch, StoredPredictor, SubmissionContext
 from server.store.store import Store
+
+MOST_SAMPLES = 2_000  # that an onboarding measures, which takes about an hour; predictors gain little beyond 500
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,19 @@ def check_data_path(data: DataSpec, settings: Settings) -> None:
         raise InvalidSpec(f"data.path: expected a path below one of the folders for data ({roots}), got {data.path!r}")
 
 
-def check_device(spec: DeviceSpec, store: Store) -> None:
-    """Raises UnknownName, InvalidSpec, InvalidData or Conflict for an onboarding that cannot run."""
+def check_device(spec: DeviceSpec, store: Store, principal: Principal) -> None:
+    """Raises UnknownName, InvalidSpec, InvalidData or Conflict for an onboarding that cannot run, and Forbidden for the
+    device or the agent of another owner."""
     context = store.queries.onboarding_context(spec)
+    if context.owner is not None and not principal.may_change(context.owner):
+        raise Forbidden(f"device {spec.name!r} belongs to {context.owner}: choose another name for yours")
+    if spec.source in ("worker", "agent") and spec.samples > MOST_SAMPLES:
+        raise InvalidSpec(
+            f"samples: expected at most {MOST_SAMPLES:,} networks to measure, since each takes seconds; "
+            f"got {spec.samples:,}"
+        )
+    if spec.source == "agent" and context.agent_owner is not None and not principal.may_change(context.agent_owner):
+        raise Forbidden(f"the agent of device {spec.name!r} belongs to another owner")
     if spec.source != "agent" and spec.name in context.agent_names:
         raise Conflict(f"device {spec.name!r} has an agent: choose another name, or let the agent measure")
     if spec.source == "agent" and spec.name not in context.agent_names:

@@ -35,6 +35,17 @@ def dialog_buttons(dialog: ui.dialog, label: str, act: Callable[[], Awaitable[No
         button = ui.button(label, on_click=send).props("unelevated no-caps")
 
 
+def priority_dialog(owner: str, priority: int, set_priority: Callable[[int], Awaitable[None]]) -> None:
+    """Ask for the priority of a job of ``owner``. Call it in the slot of an element that outlives the dialog."""
+    with ui.dialog() as dialog, div("card stack"):
+        heading("Priority", 2)
+        text(f"Orders the jobs of {owner}: higher goes first. Other owners are not affected.", "muted small")
+        number = ui.number("From -100 to 100", value=priority, min=-100, max=100, precision=0)
+        number.props("outlined dense")
+        dialog_buttons(dialog, "Set priority", lambda: set_priority(int(number.value or 0)))
+    dialog.open()
+
+
 async def confirm(question: str, consequence: str, label: str) -> bool:
     """Ask before something that cannot be undone. Call it in the slot of an element that outlives the dialog."""
     with ui.dialog() as dialog, div("card stack"):

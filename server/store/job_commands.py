@@ -15,6 +15,7 @@ from nas.core.errors import Conflict, NotFound
 from nas.core.lifecycle import ENDED, JobCommand, JobStatus, check_command
 from server.store import audit, measurements
 from server.store.models import Job, OwnerRow
+from server.store.onboardings import detach_onboarding, require_no_other_onboarding, require_owner_of_job
 from server.store.quotas import require_queue_quota
 from server.store.transitions import account_busy_time, change_status
 
@@ -40,6 +41,8 @@ def cancel(session: Session, job_id: str, by: Principal, now: float) -> None:
 def retry(session: Session, job_id: str, by: Principal, now: float) -> None:
     """Return an ended job to the queue and reset its crash count."""
     if (job := _begin_command(session, job_id, "retry", by, now)) is not None:
+        if job.kind == "device":
+            require_no_other_onboarding(session, job)
         require_queue_quota(session, job.owner)
         job.stalled, job.last_crash = 0, None
         measurements.requeue_failed(session, job_id, now)
@@ -51,13 +54,13 @@ def delete(session: Session, job_id: str, by: Principal, now: float) -> None:
     job = _begin_command(session, job_id, "delete", by, now)
     assert job is not None  # no status makes a delete a no-op
     if job.kind == "device":
-        raise Conflict(f"job {job_id} is the onboarding of a device and owns its predictor")
+        detach_onboarding(session, job)
     dependents = select(Job.id, Job.status).where(Job.spec["supernet"].as_string() == job_id)
     active = [row.id for row in session.execute(dependents) if row.status not in ENDED]
     if active:
         raise Conflict(f"search {job_id} cannot be deleted yet: {', '.join(active)} uses its supernet")
     session.execute(update(Job).where(Job.parent_id == job_id).values(parent_id=None))
-    _remove(session, job)
+    remove(session, job)
 
 
 def discard(session: Session, job_id: str, now: float) -> None:
@@ -65,7 +68,7 @@ def discard(session: Session, job_id: str, now: float) -> None:
     job = session.get(Job, job_id, with_for_update=True)
     if job is not None and job.kind == "dry_run":
         account_busy_time(job, now)
-        _remove(session, job)
+        remove(session, job)
 
 
 def discard_created_before(session: Session, limit: float, now: float) -> None:
@@ -74,7 +77,7 @@ def discard_created_before(session: Session, limit: float, now: float) -> None:
         discard(session, job_id, now)
 
 
-def _remove(session: Session, job: Job) -> None:
+def remove(session: Session, job: Job) -> None:
     """Delete the rows of a job; its GPU time stays on its owner's account."""
     if gpu_seconds := job.busy_seconds * job.resources.get("gpus", 0):
         row = session.get(OwnerRow, job.owner, with_for_update=True) or OwnerRow(
@@ -88,6 +91,7 @@ def _remove(session: Session, job: Job) -> None:
 def set_priority(session: Session, job_id: str, priority: int, by: Principal, now: float) -> None:
     """Set the priority of a job among the jobs of its owner; higher goes first."""
     job = _lock_job(session, job_id)
+    require_owner_of_job(session, job, by)
     if job.status in ENDED:
         raise Conflict(f"job {job_id} has ended ({job.status}), so its priority cannot be changed")
     audit.record(session, by, f"prioritise {job.kind}", job_id, now, before=job.priority, after=priority)
@@ -95,8 +99,10 @@ def set_priority(session: Session, job_id: str, priority: int, by: Principal, no
 
 
 def _begin_command(session: Session, job_id: str, command: JobCommand, by: Principal, now: float) -> Job | None:
-    """Lock the job, check the command and record it; None if it has no effect. Raises NotFound or Conflict."""
+    """Lock the job, check the command and record it; None if it has no effect. Raises NotFound, Forbidden for the
+    onboarding of another owner, or Conflict."""
     job = _lock_job(session, job_id)
+    require_owner_of_job(session, job, by)
     if not check_command(job_id, command, cast(JobStatus, job.status)):
         return None
     audit.record(session, by, f"{command} {job.kind}", job_id, now, name=job.name, status=job.status)

@@ -21,7 +21,7 @@ from nas.core.device import DeviceProfile
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec
 from nas.core.events import MeasurementsWanted, StatusChanged
 from nas.core.jobs import AppendOutcome, EncodedEvent, JobKind, Lease, LeaseToken
-from nas.core.lifecycle import ENDED, LEASED
+from nas.core.lifecycle import LEASED
 from nas.core.scheduling import NodeResources
 from nas.core.spec import ResourceSpec
 from server.store import audit, job_commands, measurements
@@ -29,10 +29,11 @@ from server.store.database import reading, writing
 from server.store.job_payload import build_payload
 from server.store.json_validation import spec_hash, validate_events
 from server.store.leases import grant_lease, lock_leased, return_expired, return_to_queue, was_parked_by
-from server.store.models import DeviceRow, EventRow, Job, WorkerRow
+from server.store.models import EventRow, Job, WorkerRow
+from server.store.onboardings import register_onboarding
 from server.store.projections import new_stage, project, surplus_progress
-from server.store.queue import capacity_shortage, claimable_jobs, cluster_capacity
-from server.store.quotas import require_queue_quota
+from server.store.queue import capacity_shortage, claimable_jobs, cluster_capacity, note_urgent_claim
+from server.store.quotas import has_spent_gpu_hours, require_dry_run_quota, require_queue_quota
 from server.store.transitions import account_busy_time, append_status, change_status
 
 MAX_STALLED = 5
@@ -69,8 +70,8 @@ class SqlJobStore:
         """Queue a job and return its id; if the idempotency ``key`` was used before, return the id of that job.
 
         ``space_id`` identifies the built search space, by which its predictor is found. Raises Conflict if the key was
-        used for another spec or the device is being added already, InvalidSpec for values that JSON cannot represent
-        and for more resources than any node has, and QuotaExceeded.
+        used for another spec or the device is being added already, Forbidden for the device of another owner,
+        InvalidSpec for values that JSON cannot represent and for more resources than any node has, and QuotaExceeded.
         """
         digest = spec_hash(spec)
         required = _required_resources(spec)
@@ -81,10 +82,10 @@ class SqlJobStore:
                 now = self._clock()
                 if (reason := capacity_shortage(required, cluster_capacity(session, now))) is not None:
                     raise InvalidSpec(f"resources: {reason}")
-                if kind == "search":
-                    require_queue_quota(session, by.owner)
                 if kind == "dry_run":
                     job_commands.discard_created_before(session, now - DRY_RUN_LIFETIME_S, now)
+                    require_dry_run_quota(session, by.owner)
+                require_queue_quota(session, by.owner)
                 job = Job(
                     id=secrets.token_hex(6),
                     kind=kind,
@@ -106,7 +107,7 @@ class SqlJobStore:
                 session.flush()
                 append_status(session, job, StatusChanged(None, "queued", "submitted", by.owner), now)
                 if kind == "device":
-                    _register_device(session, job)
+                    register_onboarding(session, job, by)
                 if kind != "dry_run":
                     audit.record(session, by, f"submit {kind}", job.id, now, name=job.name)
                 return job.id
@@ -141,8 +142,8 @@ class SqlJobStore:
             job_commands.retry(session, job_id, by, self._clock())
 
     def delete(self, job_id: str, by: Principal = LOCAL) -> None:
-        """Delete a paused or ended search with its results. Raises NotFound, or Conflict while it runs or another
-        unfinished search needs its supernet."""
+        """Delete a paused or ended search with its results, or an onboarding that made no predictor. Raises NotFound,
+        or Conflict while it runs or another unfinished search needs its supernet."""
         with writing(self._engine) as session:
             job_commands.delete(session, job_id, by, self._clock())
 
@@ -163,7 +164,7 @@ class SqlJobStore:
         an expired lease to the queue; a job whose attempts all end without progress is quarantined."""
         with writing(self._engine) as session:
             return_expired(session, self._clock())
-            for job_id in claimable_jobs(session, free):
+            for job_id in claimable_jobs(session, free, self._clock()):
                 query = select(Job).where(Job.id == job_id, Job.status == "queued")
                 job = session.scalars(query.with_for_update(skip_locked=True)).first()
                 if job is None:  # another dispatcher has claimed it
@@ -179,6 +180,8 @@ class SqlJobStore:
                 except HwnasError as error:
                     change_status(session, job, "failed", now, str(error))
                     continue
+                if job.kind == "dry_run":
+                    note_urgent_claim(session, job.owner, now)
                 return grant_lease(session, job, worker, now, seconds, payload)
         return None
 
@@ -199,6 +202,8 @@ class SqlJobStore:
                 raise InvalidInput(f"expected batch {job.lease_batch + 1} of this lease, got {batch}")
             account_busy_time(job, now)
             job.lease_expires_at = now + seconds
+            if job.status == "running" and has_spent_gpu_hours(session, job):
+                change_status(session, job, "pausing", now, f"{job.owner} has used up the GPU-hours of the quota")
             if batch <= job.lease_batch:
                 return "continue"
             job.lease_batch = batch
@@ -316,13 +321,3 @@ def _required_resources(spec: Mapping[str, Any]) -> ResourceSpec:
     """As ``nas.core.scheduling.required_resources``, for a spec as JSON."""
     record = spec.get("resources")
     return ResourceSpec.model_validate(record) if record is not None else ResourceSpec(cpus=spec.get("threads", 1))
-
-
-def _register_device(session: Session, job: Job) -> None:
-    device = session.get(DeviceRow, job.name, with_for_update=True)
-    if device is None:
-        session.add(DeviceRow(name=job.name, job_id=job.id))
-        return
-    if session.get_one(Job, device.job_id).status not in ENDED:
-        raise Conflict(f"device {job.name!r} is being added already (job {device.job_id})")
-    device.job_id = job.id

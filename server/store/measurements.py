@@ -24,6 +24,7 @@ from predictors.measurement.protocol import Timing
 from server.store import audit
 from server.store.database import reading, writing
 from server.store.models import AgentRow, DeviceRow, Job, MeasurementRow
+from server.store.onboardings import require_owner
 
 LEASE_S = 20.0
 AGENT_TIMEOUT_S = 60.0  # an agent without a request for longer is offline
@@ -58,8 +59,8 @@ class Measurements:
         which the agent then measures and registers again with.
 
         A machine that was profiled before keeps its canary's time, since drift is relative to it. Raises Forbidden if
-        the agent belongs to another owner, AgentBusy while another process of the same name measures, and Conflict if a
-        device of this name has no agent.
+        the agent or the device belongs to another owner, AgentBusy while another process of the same name measures, and
+        Conflict if a device of this name has no agent.
         """
         with writing(self._engine) as session:
             now = self._clock()
@@ -67,6 +68,8 @@ class Measurements:
             if row is not None and row.owner != by.owner and not by.is_admin:
                 raise Forbidden(f"the agent of device {name!r} belongs to another owner")
             device = session.get(DeviceRow, name)
+            if device is not None:
+                require_owner(device, by)
             if device is not None and device.profile is not None and device.profile.get("source") != "agent":
                 raise Conflict(f"device {name!r} already exists and has no agent: choose another name")
             if row is not None and row.instance != instance and self._leased_task(session, name, now) is not None:

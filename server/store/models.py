@@ -315,8 +315,7 @@ class SessionRow(Base):
 
 
 class OwnerRow(Base):
-    """The limits of an owner (None: no limit), the GPU time of deleted searches, and when a dry run of theirs last went
-    before all other jobs."""
+    """The limits of an owner (None: no limit), and the GPU time of deleted searches."""
 
     __tablename__ = "owners"
 
@@ -325,7 +324,15 @@ class OwnerRow(Base):
     max_running: Mapped[int | None]
     gpu_hours: Mapped[float | None]
     gpu_seconds_deleted: Mapped[float] = mapped_column(default=0.0)
-    urgent_at: Mapped[float | None]
+
+
+class UrgentClaimRow(Base):
+    """When a dry run of an owner last went before the jobs of all others."""
+
+    __tablename__ = "urgent_claims"
+
+    owner: Mapped[str] = mapped_column(String(120), primary_key=True)
+    at: Mapped[float]
 
 
 class AuditRow(Base):

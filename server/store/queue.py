@@ -17,9 +17,10 @@ from nas.core.lifecycle import LEASED
 from nas.core.scheduling import NodeResources, QueuedJob, describe_largest, fair_order, fits, smallest_shortage
 from nas.core.spec import ResourceSpec
 from server.store.measurements import agent_wait_reasons, waits_for_agent
-from server.store.models import Job, WorkerRow
+from server.store.models import Job, UrgentClaimRow, WorkerRow
 from server.store.quotas import gpu_hours_used, limits_of
 
+FAVOUR_INTERVAL_S = 30.0  # between two dry runs of one owner that go before all other jobs
 LOOKAHEAD = 16  # oldest jobs of each owner that are considered for a claim
 WORKER_TIMEOUT_S = 60.0  # after this time without a heartbeat, the resources of a dispatcher are not counted
 
@@ -45,7 +46,7 @@ def cluster_capacity(session: Session, now: float) -> ClusterCapacity:
     )
 
 
-def claimable_jobs(session: Session, free: Sequence[NodeResources] | None) -> Iterator[str]:
+def claimable_jobs(session: Session, free: Sequence[NodeResources] | None, now: float) -> Iterator[str]:
     """Yield ids of queued jobs that fit one of the ``free`` nodes (None: any job), in scheduling order."""
     rank = func.row_number().over(
         partition_by=(Job.owner, Job.kind == "dry_run"), order_by=(Job.priority.desc(), Job.created_at, Job.id)
@@ -55,10 +56,29 @@ def claimable_jobs(session: Session, free: Sequence[NodeResources] | None) -> It
     rows = {row.id: row for row in session.execute(select(ranked).where(ranked.c.rank <= LOOKAHEAD))}
     running = running_by_owner(session)
     over_quota = _quota_wait_reasons(session, {row.owner for row in rows.values()}, running)
-    for job in fair_order(_queued_jobs(rows.values()), running):
+    for job in _favoured_once(session, fair_order(_queued_jobs(rows.values()), running), now):
         required = stored_resources(rows[job.id].resources)
-        if (job.urgent or job.owner not in over_quota) and (free is None or any(fits(required, n) for n in free)):
+        if job.owner not in over_quota and (free is None or any(fits(required, n) for n in free)):
             yield job.id
+
+
+def _favoured_once(session: Session, order: Sequence[QueuedJob], now: float) -> list[QueuedJob]:
+    """Jobs in ``order``, but for dry runs of owners of whom one went before other jobs within ``FAVOUR_INTERVAL_S``:
+    these come last, so that a stream of dry runs holds up nobody."""
+    owners = {job.owner for job in order if job.urgent}
+    recent = set(
+        session.scalars(
+            select(UrgentClaimRow.owner).where(
+                UrgentClaimRow.owner.in_(owners), UrgentClaimRow.at > now - FAVOUR_INTERVAL_S
+            )
+        )
+    )
+    return sorted(order, key=lambda job: job.urgent and job.owner in recent)
+
+
+def note_urgent_claim(session: Session, owner: str, now: float) -> None:
+    """Store that a dry run of an owner went before other jobs."""
+    session.merge(UrgentClaimRow(owner=owner, at=now))
 
 
 def wait_reasons(session: Session, jobs: Sequence[Job], now: float) -> dict[str, str]:
@@ -107,7 +127,7 @@ def _quota_wait_reasons(session: Session, owners: set[str], running: Mapping[str
     reasons = {}
     for owner, limits in limits_of(session, owners).items():
         if limits.max_running is not None and running.get(owner, 0) >= limits.max_running:
-            reasons[owner] = f"waiting for one of {owner}'s {running.get(owner, 0)} running searches to end (its quota)"
+            reasons[owner] = f"waiting for one of {owner}'s {running.get(owner, 0)} running jobs to end (its quota)"
         elif limits.gpu_hours is not None and (used := gpu_hours_used(session, owner)) >= limits.gpu_hours:
             reasons[owner] = f"{owner} has used {used:.3g} of {limits.gpu_hours:g} GPU-hours"
     return reasons

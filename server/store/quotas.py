@@ -10,13 +10,14 @@ from sqlalchemy.orm import Session
 
 from nas.core.access import Principal
 from nas.core.errors import QuotaExceeded
-from nas.core.lifecycle import LEASED
+from nas.core.lifecycle import ENDED, LEASED
 from nas.schemas.administration import QuotaBody, QuotaSchema
 from server.store import audit
 from server.store.database import reading, writing
 from server.store.models import Job, OwnerRow
 
 DEFAULT_OWNER = "*"  # its limits apply to every owner without limits of its own
+DRY_RUNS_AT_ONCE = 4  # of one owner, since they go before other jobs
 
 
 class Quotas:
@@ -69,19 +70,36 @@ def limits_of(session: Session, owners: Collection[str]) -> dict[str, QuotaLimit
 
 
 def require_queue_quota(session: Session, owner: str) -> None:
-    """Raises QuotaExceeded if the owner may not queue another search."""
+    """Raises QuotaExceeded if the owner may not queue another job, of whatever kind."""
     limits = limits_of(session, [owner])[owner]
     if limits.max_queued is not None:
-        queued = count_searches(session, owner, ("queued",))
+        queued = count_jobs(session, owner, ("queued",))
         if queued >= limits.max_queued:
-            raise QuotaExceeded(f"{owner} may have {limits.max_queued} searches in the queue and has {queued} there")
+            plural = "" if limits.max_queued == 1 else "s"
+            raise QuotaExceeded(f"{owner} may have {limits.max_queued} job{plural} in the queue and has {queued} there")
     if limits.gpu_hours is not None and (used := gpu_hours_used(session, owner)) >= limits.gpu_hours:
         raise QuotaExceeded(f"{owner} may use {limits.gpu_hours:g} GPU-hours and has used {used:.3g}")
 
 
-def count_searches(session: Session, owner: str, statuses: Collection[str]) -> int:
-    """Count the searches of an owner with one of these statuses."""
-    query = select(func.count()).where(Job.owner == owner, Job.kind == "search", Job.status.in_(statuses))
+def require_dry_run_quota(session: Session, owner: str) -> None:
+    """Raises QuotaExceeded if as many dry runs of the owner as may be at once wait or run already."""
+    unfinished = select(func.count()).where(Job.owner == owner, Job.kind == "dry_run", Job.status.not_in(ENDED))
+    if (session.scalar(unfinished) or 0) >= DRY_RUNS_AT_ONCE:
+        raise QuotaExceeded(f"{DRY_RUNS_AT_ONCE} dry runs of {owner} wait or run already: let one of them end")
+
+
+def has_spent_gpu_hours(session: Session, job: Job) -> bool:
+    """Whether the owner of a job that uses GPUs has no GPU-hours left."""
+    if not job.resources.get("gpus", 0):
+        return False
+    limit = limits_of(session, [job.owner])[job.owner].gpu_hours
+    session.flush()  # the time that was accounted in this transaction
+    return limit is not None and gpu_hours_used(session, job.owner) >= limit
+
+
+def count_jobs(session: Session, owner: str, statuses: Collection[str]) -> int:
+    """Count the jobs of an owner, of every kind, with one of these statuses."""
+    query = select(func.count()).where(Job.owner == owner, Job.status.in_(statuses))
     return session.scalar(query) or 0
 
 
@@ -100,7 +118,7 @@ def _view(session: Session, owner: str) -> QuotaSchema:
         max_queued=limits.max_queued,
         max_running=limits.max_running,
         gpu_hours=limits.gpu_hours,
-        queued=count_searches(session, owner, ("queued",)),
-        running=count_searches(session, owner, LEASED),
+        queued=count_jobs(session, owner, ("queued",)),
+        running=count_jobs(session, owner, LEASED),
         gpu_hours_used=gpu_hours_used(session, owner),
     )

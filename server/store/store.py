@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from nas.blobs import FolderBlobs, RemoteBlobs, open_blobs
 from server.store.audit import Audit
 from server.store.database import connect
+from server.store.devices import Devices
 from server.store.garbage import CollectionResult, collect
 from server.store.jobs import SqlJobStore
 from server.store.measurements import Measurements
@@ -26,6 +27,7 @@ class Store:
 
     jobs: SqlJobStore
     queries: Queries
+    devices: Devices
     measurements: Measurements
     quotas: Quotas
     audit: Audit
@@ -48,6 +50,7 @@ def open_store(database: str, blobs: str, clock: Callable[[], float] = time.time
         yield Store(
             jobs=SqlJobStore(engine, clock),
             queries=Queries(engine, clock),
+            devices=Devices(engine, clock),
             measurements=Measurements(engine, clock),
             quotas=Quotas(engine, clock),
             audit=Audit(engine),

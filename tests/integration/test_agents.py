@@ -353,8 +353,10 @@ def test_agent_belongs_to_its_first_owner(store: Store) -> None:
     with pytest.raises(NotFound, match="no agent has registered as 'pi'"):
         store.measurements.claim("pi", "two", BOB)
     assert store.measurements.claim("pi", "one", ADA) is None
-    with pytest.raises(Conflict, match="choose another name"):
+    with pytest.raises(Forbidden, match="'bench' belongs to local"):
         store.measurements.register("bench", "one", replace(PI, name="bench"), {}, ADA)
+    with pytest.raises(Conflict, match="choose another name"):
+        store.measurements.register("bench", "one", replace(PI, name="bench"), {}, LOCAL)
     assert [(r.owner, r.action, r.target) for r in store.audit.page(1).items] == [("ada", "register agent", "pi")]
 
 

@@ -221,11 +221,11 @@ def test_cancelled_request_leaves_no_job(store: Store) -> None:
     assert dry_runs(store) == []
 
 
-def test_dry_run_is_not_a_search_and_ignores_quotas(api: TestClient, store: Store, clock: fakes.Clock) -> None:
+def test_dry_run_is_no_search_and_counts_in_quotas(api: TestClient, store: Store, clock: fakes.Clock) -> None:
     ada = Principal("ada", frozenset({"submit"}))
     spec = body(resources={"gpus": 2})
     job = store.jobs.submit("dry_run", spec, None, space_id="tiny-0-10", by=ada)
-    assert store.quotas.view("ada").queued == 0
+    assert store.quotas.view("ada").queued == 1
     with pytest.raises(NotFound):
         store.queries.search(job)
     assert api.post(f"/v1/searches/{job}/cancel").status_code == 404

@@ -64,6 +64,7 @@ from nas.schemas.devices import (
     DriftSchema,
     DriftSessionSchema,
     LatencyPairSchema,
+    OnboardingPage,
     ProfileDifferenceSchema,
 )
 from nas.schemas.dry_runs import DryRunSchema
@@ -1128,7 +1129,7 @@ def create_api(contents: str = "full") -> FastAPI:
             return page, search.status if search.status in ENDED else None
 
         if "text/event-stream" in accept:
-            return streams.response(read, after, "")
+            return streams.response(read, after, "", lambda: True)
         return read(after, limit)[0]
 
     @app.get("/v1/agents")
@@ -1152,6 +1153,10 @@ def create_api(contents: str = "full") -> FastAPI:
         if device is None:
             raise Problem(404, "not_found", f"no device {name!r}: expected one of {', '.join(d.name for d in devices)}")
         return device
+
+    @app.get("/v1/onboardings")
+    def onboardings(device: str, limit: int = 50) -> OnboardingPage:
+        return OnboardingPage(items=[])
 
     @app.get("/v1/devices/{name}/versions")
     def versions(name: str) -> list[PredictorVersionSchema]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -10,21 +11,24 @@ from nicegui import ui
 from nas.client import Client
 from nas.core.device import DeviceProfile
 from nas.core.lifecycle import JobStatus
+from nas.schemas.administration import PrincipalSchema
 from nas.schemas.agents import AgentSchema
-from nas.schemas.devices import DeviceSchema, DriftSchema
+from nas.schemas.devices import DeviceSchema, DriftSchema, OnboardingSchema
 from nas.schemas.predictors import PredictorVersionSchema
 from server.dashboard import formatting
 from server.dashboard.devices.compare_page import compare_url
 from server.dashboard.devices.device_text import agent_text, processor_text
 from server.dashboard.devices.history_cards import draw_drift, draw_versions
+from server.dashboard.devices.onboarding_card import OnboardingCard, draw_device_actions, may_change
 from server.dashboard.devices.predictor_card import draw_predictors
 from server.dashboard.elements import badge, breadcrumbs, definition_list, div, heading, notice, text
 from server.dashboard.job_stages import draw_stages
-from server.dashboard.layout import page_layout
+from server.dashboard.layout import PageShell, page_layout
 from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.polling import Poller
 
-_REFRESH_S = 3.0  # each reads four resources
+_REFRESH_S = 3.0  # each reads six resources
+_ONBOARDINGS = 10  # the newest, which are shown
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class DeviceSnapshot:
     """A device, and the names of the ``comparable`` devices, which have predictors, too."""
 
     device: DeviceSchema
+    onboardings: list[OnboardingSchema]
+    principal: PrincipalSchema
     versions: list[PredictorVersionSchema]
     drift: DriftSchema
     comparable: tuple[str, ...]
@@ -43,15 +49,23 @@ async def device_page(client: Client, name: str) -> None:
     def fetch() -> DeviceSnapshot:
         device = client.device(name)
         comparable = tuple(d.name for d in client.devices() if d.name != name and d.predictors)
-        return DeviceSnapshot(device, client.versions(name), client.drift(name), comparable)
+        return DeviceSnapshot(
+            device=device,
+            onboardings=client.onboardings(name, limit=_ONBOARDINGS).items,
+            principal=client.me(),
+            versions=client.versions(name),
+            drift=client.drift(name),
+            comparable=comparable,
+        )
 
     with page_layout(client, name, "/devices") as shell:
-        header = MemoizedView(_draw_header)
+        header = MemoizedView(functools.partial(_draw_header, client, shell))
         error = problem_view("Adding this device failed")
         warnings = MemoizedView(_draw_warnings)
         stale = MemoizedView(_draw_stale)
         agent = MemoizedView(_draw_agent)
         onboarding = MemoizedView(_draw_onboarding)
+        onboardings = OnboardingCard(client, shell, lambda: poller.refresh())
         predictors = MemoizedView(draw_predictors)
         drift = MemoizedView(draw_drift)
         versions = MemoizedView(draw_versions)
@@ -60,12 +74,14 @@ async def device_page(client: Client, name: str) -> None:
         def draw(snapshot: DeviceSnapshot) -> None:
             device, profile = snapshot.device, snapshot.device.profile
             comparable = snapshot.comparable if device.predictors else ()
-            header.show(device.name, device.status, processor_text(device), comparable)
+            owns = may_change(snapshot.principal, device.owner)
+            header.show(device.name, device.status, device.owner, processor_text(device), comparable, owns)
             error.show(device.error if device.status == "failed" else None)
             warnings.show(tuple(device.warnings))
             stale.show(tuple(device.stale))
             agent.show(device.agent)
             onboarding.show(device)
+            onboardings.show(snapshot.onboardings, device, snapshot.principal)
             predictors.show(device.predictors, device.status)
             has_drift = device.predictors and (profile is None or profile.measurable)
             drift.show(snapshot.drift if has_drift else None)
@@ -75,10 +91,20 @@ async def device_page(client: Client, name: str) -> None:
         def is_active(snapshot: DeviceSnapshot) -> bool:
             return formatting.is_moving(snapshot.device) or snapshot.device.agent is not None
 
-        await Poller(shell, fetch, draw, is_active, _REFRESH_S).start()
+        poller = Poller(shell, fetch, draw, is_active, _REFRESH_S)
+        await poller.start()
 
 
-def _draw_header(name: str, status: JobStatus, processor: str, comparable: tuple[str, ...]) -> None:
+def _draw_header(
+    client: Client,
+    shell: PageShell,
+    name: str,
+    status: JobStatus,
+    owner: str,
+    processor: str,
+    comparable: tuple[str, ...],
+    may_change_it: bool,
+) -> None:
     breadcrumbs(("Devices", "/devices"), (name, ""))
     with div("flow").style("margin-top: .35rem"):
         heading(name)
@@ -93,7 +119,9 @@ def _draw_header(name: str, status: JobStatus, processor: str, comparable: tuple
         ui.button("New search", icon="add", on_click=lambda: ui.navigate.to(f"/submit?device={name}")).props(
             "outline no-caps"
         )
-    text(processor, "small muted")
+        if may_change_it:
+            draw_device_actions(client, shell, name)
+    text(f"{processor}; owner {owner}", "small muted")
 
 
 def _draw_warnings(warnings: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ from nas.core.lifecycle import JobStatus
 from nas.schemas.administration import PrincipalSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
-from server.dashboard.dialogs import dialog_buttons
+from server.dashboard.dialogs import priority_dialog
 from server.dashboard.elements import badge, breadcrumbs, div, heading, text
 from server.dashboard.layout import PageShell
 from server.dashboard.memoized_view import MemoizedView, problem_view
@@ -119,19 +119,10 @@ class SearchHeader:
     async def _set_priority(self) -> None:
         search = self._search
         assert search is not None
+
+        async def send(priority: int) -> None:
+            await call_service(self._client.set_priority, search.id, priority)
+            await self._refresh()
+
         with self._shell.content:
-            with ui.dialog() as dialog, div("card stack"):
-                heading("Priority", 2)
-                text(
-                    f"Orders the searches of {search.owner}: higher goes first. Other owners are not affected.",
-                    "muted small",
-                )
-                number = ui.number("From -100 to 100", value=search.priority, min=-100, max=100, precision=0)
-                number.props("outlined dense")
-
-                async def send() -> None:
-                    await call_service(self._client.set_priority, search.id, int(number.value or 0))
-                    await self._refresh()
-
-                dialog_buttons(dialog, "Set priority", send)
-            dialog.open()
+            priority_dialog(search.owner, search.priority, send)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from nas.core.device import DeviceProfile, changes
 from nas.core.drift import Reading, drift_of
+from nas.core.errors import NotFound
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.schemas.agents import AgentSchema
-from nas.schemas.devices import DeviceSchema, DriftReadingSchema, DriftSchema, DriftSessionSchema
-from server.store.cursors import utc
+from nas.schemas.devices import (
+    DeviceSchema,
+    DriftReadingSchema,
+    DriftSchema,
+    DriftSessionSchema,
+    OnboardingPage,
+    OnboardingSchema,
+)
+from server.store.cursors import read_cursor, utc, write_cursor
 from server.store.database import reading
 from server.store.mapping import card_schema, job_schema
 from server.store.measurements import AGENT_TIMEOUT_S, agent_queue, agents
@@ -41,6 +49,43 @@ class DeviceReader(Reader):
         """The id of a device's latest onboarding job. Raises NotFound."""
         with reading(self._engine) as session:
             return require_device(session, name).job_id
+
+    def onboardings(self, device: str | None, status: str | None, limit: int, cursor: str | None) -> OnboardingPage:
+        """A page of onboardings, newest first, optionally of one device. Raises InvalidInput for an invalid cursor."""
+        query = select(Job).where(Job.kind == "device").order_by(Job.created_at.desc(), Job.id.desc())
+        if device is not None:
+            query = query.where(Job.name == device)
+        if status is not None:
+            query = query.where(Job.status == status)
+        if cursor is not None:
+            at, last = read_cursor(cursor, float, str)
+            query = query.where(or_(Job.created_at < at, and_(Job.created_at == at, Job.id < last)))
+        with reading(self._engine) as session:
+            jobs = session.scalars(query.limit(limit + 1)).all()
+            page = jobs[:limit]
+            waiting = wait_reasons(session, page, self._clock())
+            return OnboardingPage(
+                items=[self._onboarding_schema(job, waiting.get(job.id)) for job in page],
+                next=write_cursor(page[-1].created_at, page[-1].id) if len(jobs) > limit else None,
+            )
+
+    def onboarding(self, onboarding_id: str) -> OnboardingSchema:
+        """One onboarding. Raises NotFound."""
+        with reading(self._engine) as session:
+            job = _require_onboarding(session, onboarding_id)
+            return self._onboarding_schema(job, wait_reasons(session, [job], self._clock()).get(job.id))
+
+    def onboarding_job(self, onboarding_id: str) -> str:
+        """The id of an onboarding's job, which equals its own. Raises NotFound."""
+        with reading(self._engine) as session:
+            return _require_onboarding(session, onboarding_id).id
+
+    def _onboarding_schema(self, job: Job, waiting: str | None) -> OnboardingSchema:
+        return OnboardingSchema(
+            **vars(job_schema(job, state_from_json(job.state), waiting, self._clock())),
+            device=job.name,
+            spec=DeviceSpec.model_validate(job.spec),
+        )
 
     def roofline_devices(self, spec: SearchSpec) -> frozenset[str]:
         """The devices of a search that are defined by peak figures alone."""
@@ -83,7 +128,7 @@ class DeviceReader(Reader):
         return DeviceSchema(
             agent=agent_schema(session, agent, self._clock()) if agent is not None else None,
             stale=self._stale(session, device, agent),
-            **vars(job_schema(job, state_from_json(job.state), waiting, self._clock())),
+            **{**vars(job_schema(job, state_from_json(job.state), waiting, self._clock())), "owner": device.owner},
             name=device.name,
             spec=DeviceSpec.model_validate(job.spec),
             profile_id=device.profile_id,
@@ -110,6 +155,13 @@ class DeviceReader(Reader):
             if (m.machine, m.processor, m.cores) == (profiled.machine, profiled.processor, profiled.cores)
         ]
         return min(differences, key=len, default=[])
+
+
+def _require_onboarding(session: Session, onboarding_id: str) -> Job:
+    job = session.get(Job, onboarding_id)
+    if job is None or job.kind != "device":
+        raise NotFound(f"no onboarding {onboarding_id!r}")
+    return job
 
 
 def agent_schema(session: Session, row: AgentRow, now: float) -> AgentSchema:

@@ -24,6 +24,7 @@ from server.store.projections import load_exports, state_from_json
 from server.store.queue import wait_reasons
 from server.store.rank_correlation import rank_correlation_schema
 from server.store.readers.base import Reader, require_job
+from server.store.replaced_devices import replacement_warnings
 
 _MAX_SUMMARIES = 20_000  # a few megabytes
 
@@ -73,7 +74,10 @@ class SearchReader(Reader):
             job = require_job(session, search_id, "search")
             schema = self._search_schema(session, job, wait_reasons(session, [job], self._clock()))
             return schema.model_copy(
-                update={"rank_correlation": rank_correlation_schema(state_from_json(job.state).finished)}
+                update={
+                    "rank_correlation": rank_correlation_schema(state_from_json(job.state).finished),
+                    "warnings": [*schema.warnings, *replacement_warnings(session, job, schema.spec)],
+                }
             )
 
     def owner_of(self, search_id: str) -> str:

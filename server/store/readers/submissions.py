@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from nas.core.lifecycle import ENDED
 from nas.core.spec import DeviceSpec, SearchSpec
 from server.store.database import reading
 from server.store.job_payload import supernet_of
@@ -43,7 +44,7 @@ class SubmissionContext:
     """The state of the service that decides whether a search can run.
 
     ``predictors`` holds the present predictor of each device of the search that has one; ``onboarding`` the devices of
-    the search whose onboarding is queued or running. ``energy`` is the energy predictor of a single device.
+    the search whose onboarding has not ended. ``energy`` is the energy predictor of a single device.
     """
 
     device_names: tuple[str, ...]
@@ -57,11 +58,14 @@ class SubmissionContext:
 class OnboardingContext:
     """The state of the service that decides whether a device can be added.
 
-    ``source`` is that of the device's present profile, None without one. ``relatives`` holds the number of measured
-    networks of each other device that the new one could be fitted with.
+    ``owner`` is that of the device, ``agent_owner`` that of the agent of its name, None without one. ``source`` is that
+    of the device's present profile, None without one. ``relatives`` holds the number of measured networks of each other
+    device that the new one could be fitted with.
     """
 
     agent_names: tuple[str, ...]
+    owner: str | None
+    agent_owner: str | None
     source: str | None
     relatives: Mapping[str, int]
 
@@ -87,16 +91,18 @@ class SubmissionReader(Reader):
         """The context of an onboarding."""
         with reading(self._engine) as session:
             device = session.get(DeviceRow, spec.name)
+            agent = session.get(AgentRow, spec.name)
             return OnboardingContext(
                 agent_names=tuple(session.scalars(select(AgentRow.name).order_by(AgentRow.name))),
+                owner=device.owner if device is not None else None,
+                agent_owner=agent.owner if agent is not None else None,
                 source=device.profile.get("source") if device is not None and device.profile is not None else None,
                 relatives={relative.device: relative.networks for relative in relatives_of(session, spec)},
             )
 
 
 def _onboarding(session: Session, devices: tuple[str, ...]) -> frozenset[str]:
-    query = select(DeviceRow.name).join(Job, Job.id == DeviceRow.job_id)
-    active = query.where(DeviceRow.name.in_(devices), Job.status.in_(("queued", "running")))
+    active = select(Job.name).where(Job.kind == "device", Job.name.in_(devices), Job.status.not_in(ENDED))
     return frozenset(session.scalars(active))
 
 

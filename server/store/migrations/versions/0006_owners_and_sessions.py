@@ -17,7 +17,12 @@ def upgrade() -> None:
         " AND jobs.name = devices.name ORDER BY jobs.created_at, jobs.id LIMIT 1)"
     )
     op.add_column("tokens", sa.Column("device", sa.String(64)))
-    op.add_column("owners", sa.Column("urgent_at", sa.Double()))
+    op.create_table(
+        "urgent_claims",
+        sa.Column("owner", sa.String(120), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("owner", name="pk_urgent_claims"),
+    )
     op.create_table(
         "sessions",
         sa.Column("id", sa.String(16), nullable=False),
@@ -33,7 +38,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Readers of the dashboard log in again. Tokens of agents are revoked: older versions know no such scope."""
     op.drop_table("sessions")
-    op.drop_column("owners", "urgent_at")
+    op.drop_table("urgent_claims")
     op.execute("UPDATE tokens SET revoked_at = created_at WHERE device IS NOT NULL AND revoked_at IS NULL")
     op.drop_column("tokens", "device")
     op.drop_column("devices", "owner")

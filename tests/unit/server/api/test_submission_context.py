@@ -45,7 +45,7 @@ def test_check_of_a_search_takes_one_transaction(store: Store) -> None:
 
 def test_check_of_a_device_takes_one_transaction(store: Store) -> None:
     transactions = count_transactions(store)
-    validate.check_device(fakes.device_spec(), store)
+    validate.check_device(fakes.device_spec(), store, LOCAL)
     assert len(transactions) == 1
 
 

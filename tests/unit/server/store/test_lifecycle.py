@@ -22,9 +22,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from nas.core.access import LOCAL
+from nas.core.access import LOCAL, Principal
 from nas.core.errors import Conflict, InvalidInput, NotFound, QuotaExceeded
-from nas.core.events import Checkpoint, Event, Progress, StatusChanged, Warned
+from nas.core.events import Checkpoint, Event, Progress, StageStarted, StatusChanged, Warned
 from nas.core.jobs import Lease
 from nas.core.lifecycle import (
     ALLOWED_STATUSES,
@@ -38,6 +38,8 @@ from nas.core.lifecycle import (
 )
 from nas.schemas.administration import QuotaBody
 from server.store.jobs import MAX_STALLED
+from server.store.queue import FAVOUR_INTERVAL_S
+from server.store.quotas import DRY_RUNS_AT_ONCE
 from server.store.store import Store, open_store
 from tests.support import fakes
 from tests.support.databases import postgres_missing, postgres_server, postgres_url
@@ -324,7 +326,7 @@ def store(tmp_path: Path, clock: fakes.Clock) -> Iterator[Store]:
 def test_full_queue_rejects_with_the_quota(store: Store) -> None:
     store.quotas.set("local", QuotaBody(max_queued=1), LOCAL)
     first = fakes.add_search(store)
-    with pytest.raises(QuotaExceeded, match="local may have 1 searches in the queue and has 1"):
+    with pytest.raises(QuotaExceeded, match="local may have 1 job in the queue and has 1"):
         fakes.add_search(store)
     store.jobs.cancel(first)
     fakes.add_search(store)
@@ -344,4 +346,78 @@ def test_owner_at_its_limit_waits_with_the_reason(store: Store, clock: fakes.Clo
     assert store.jobs.claim("w", 10.0) is not None
     assert store.jobs.claim("w", 10.0) is None
     waiting = store.queries.search(second).waiting
-    assert waiting == "waiting for one of local's 1 running searches to end (its quota), position 1 of 1"
+    assert waiting == "waiting for one of local's 1 running jobs to end (its quota), position 1 of 1"
+
+
+def submit_dry_run(store: Store, name: str = "dry", by: Principal = LOCAL, gpus: int = 0) -> str:
+    record = fakes.search_spec(name=name, resources={"gpus": gpus}).model_dump(mode="json")
+    return store.jobs.submit("dry_run", record, None, space_id="tiny-0-10", by=by)
+
+
+def test_quotas_count_every_kind_of_job(store: Store) -> None:
+    store.quotas.set("ada", QuotaBody(max_queued=0, max_running=0, gpu_hours=0.0), LOCAL)
+    ada = Principal("ada", frozenset({"device", "submit"}))
+    for kind, record in (
+        ("search", fakes.search_spec().model_dump(mode="json")),
+        ("dry_run", fakes.search_spec().model_dump(mode="json")),
+        ("device", fakes.device_spec(name="hers").model_dump(mode="json")),
+    ):
+        with pytest.raises(QuotaExceeded):
+            store.jobs.submit(kind, record, None, space_id="tiny-0-10", by=ada)  # type: ignore[arg-type]
+    store.quotas.set("ada", QuotaBody(max_running=1), LOCAL)
+    onboarding = fakes.device_spec(name="hers").model_dump(mode="json")
+    store.jobs.submit("device", onboarding, None, by=ada)
+    submit_dry_run(store, by=ada)
+    assert store.quotas.view("ada").queued == 2
+    assert store.jobs.claim("w", 10.0) is not None
+    assert store.quotas.view("ada").running == 1
+    assert store.jobs.claim("w", 10.0) is None  # neither a dry run nor an onboarding runs beside the only job
+
+
+def test_dry_runs_of_one_owner_are_few_at_a_time(store: Store) -> None:
+    for n in range(DRY_RUNS_AT_ONCE):
+        submit_dry_run(store, f"dry {n}")
+    with pytest.raises(QuotaExceeded, match="dry runs of local wait or run already"):
+        submit_dry_run(store, "one more")
+    submit_dry_run(store, by=Principal("ada", frozenset({"submit"})))
+
+
+def test_stream_of_dry_runs_does_not_starve_the_queue(store: Store, clock: fakes.Clock) -> None:
+    search = fakes.add_search(store)
+    bob = Principal("bob", frozenset({"submit"}))
+    claimed = []
+    for n in range(3):
+        clock.pass_(1.0)
+        dry_run = submit_dry_run(store, f"dry {n}", by=bob)
+        lease = store.jobs.claim("w", 10.0)
+        assert lease is not None
+        claimed.append(lease.job_id)
+        store.jobs.discard(dry_run)
+    assert claimed[1] == search  # the first dry run goes before it, the second does not
+    clock.pass_(FAVOUR_INTERVAL_S)
+    fakes.add_search(store, fakes.search_spec(name="another"))
+    dry_run = submit_dry_run(store, "dry again", by=bob)
+    lease = store.jobs.claim("w", 10.0)
+    assert lease is not None
+    assert lease.job_id == dry_run
+
+
+def test_search_that_uses_up_the_gpu_hours_is_paused(store: Store, clock: fakes.Clock) -> None:
+    store.quotas.set("local", QuotaBody(gpu_hours=1.0), LOCAL)
+    search = fakes.add_search(store, fakes.search_spec(resources={"gpus": 2}))
+    lease = store.jobs.claim("w", 1e6)
+    assert lease is not None
+    clock.pass_(1700.0)
+    assert fakes.append(store, lease, [StageStarted("train", 0, 1)], 1e6) == "continue"
+    clock.pass_(200.0)  # 1,900 s on 2 GPUs are more than an hour
+    outcome = fakes.append(store, lease, [Checkpoint("train", 1, "0" * 64)], 1e6)
+    assert outcome == "stop"
+    paused = store.queries.search(search)
+    assert paused.status == "paused"
+    reasons = [e.body["reason"] for e in store.queries.events(search, 0, 100, "status")[0].items]
+    assert "local has used up the GPU-hours of the quota" in reasons
+    store.jobs.resume(search)
+    assert store.jobs.claim("w", 10.0) is None
+    assert "has used 1.06 of 1 GPU-hours" in str(store.queries.search(search).waiting)
+    store.quotas.set("local", QuotaBody(gpu_hours=2.0), LOCAL)
+    assert store.jobs.claim("w", 10.0) is not None
