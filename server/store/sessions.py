@@ -25,7 +25,7 @@ LIFETIME_S = 30 * 24 * 3600.0
 _SESSION = re.compile(rf"{SESSION_PREFIX}([0-9a-f]{{12}})_([A-Za-z0-9_-]{{43}})")
 
 
-class Sessions:
+class TokenSessions:
     """Opens, verifies and ends sessions. ``clock`` gives seconds since 1970."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:

@@ -17,7 +17,7 @@ from server.store.measurements import Measurements
 from server.store.migrate import migrate_engine
 from server.store.queries import Queries
 from server.store.quotas import Quotas
-from server.store.sessions import Sessions
+from server.store.sessions import TokenSessions
 from server.store.tokens import Tokens
 
 
@@ -32,7 +32,7 @@ class Store:
     quotas: Quotas
     audit: Audit
     tokens: Tokens
-    sessions: Sessions
+    sessions: TokenSessions
     blobs: FolderBlobs | RemoteBlobs
     collect: Callable[..., CollectionResult]
 
@@ -55,7 +55,7 @@ def open_store(database: str, blobs: str, clock: Callable[[], float] = time.time
             quotas=Quotas(engine, clock),
             audit=Audit(engine),
             tokens=Tokens(engine, clock),
-            sessions=Sessions(engine, clock),
+            sessions=TokenSessions(engine, clock),
             blobs=blob_store,
             collect=lambda **options: collect(engine, blob_store, clock(), **options),
         )

@@ -20,6 +20,7 @@ from nas.core.device import DeviceProfile
 from nas.core.events import HypervolumeAt
 from nas.core.metrics import METRICS
 from nas.core.spec import DeviceSpec, SearchSpec
+from nas.schemas.agents import AgentSchema
 from nas.schemas.candidates import (
     ArtifactSchema,
     CandidateDetailSchema,
@@ -38,6 +39,8 @@ from nas.schemas.devices import (
     DriftSchema,
     DriftSessionSchema,
     LatencyPairSchema,
+    OnboardingPage,
+    OnboardingSchema,
     ProfileDifferenceSchema,
 )
 from nas.schemas.dry_runs import DryRunSchema
@@ -52,6 +55,9 @@ PROFILE = DeviceProfile("this-machine", "x86_64", "a [fast] processor", 4, "onnx
 # Most accurate, in between, fastest: name, test accuracy, measured latency.
 MEMBERS = (("a" * 12, 98.5, 0.30), ("b" * 12, 97.25, 0.20), ("c" * 12, 91.0, 0.10))
 BASELINE = (("d" * 12, 96.0, 0.28), ("e" * 12, 88.0, 0.12))
+
+ONBOARDING = "/v1/onboardings/0b0a4d"
+ONBOARDING_VERBS = {"pause": "paused", "resume": "queued", "cancel": "cancelled", "retry": "queued"}
 
 End = Exception | None
 Script = tuple[Sequence[str], End]
@@ -141,13 +147,21 @@ class FakeService:
             f"GET {one}/candidates": says(CandidatePage(items=make_front().members, total=3)),
             f"GET {one}/candidates/{MEMBERS[0][0]}": says(make_subnet()),
             f"GET {one}/artifacts": says([self._artifact(arch) for arch, _, _ in MEMBERS]),
-            f"GET {one}/events": says(EventPage(items=EVENTS[1:], last=EVENTS[-1].seq)),
+            f"GET {one}/events": lambda r: _json(event_page(int(r.url.params.get("after", "0")))),
             "GET /v1/devices": says([self.device]),
             "POST /v1/devices": lambda r: _json(make_device("queued", DeviceSpec.model_validate_json(r.content)), 201),
             f"GET {device}": says(self.device),
             f"GET {device}/versions": says([make_version(1), make_version(2, better=False)]),
             f"GET {device}/drift": says(make_drift()),
             f"GET {device}/comparison": says(make_comparison()),
+            f"PUT {device}/name": says(self.device.model_copy(update={"name": "desk"})),
+            f"DELETE {device}": lambda _: httpx.Response(204),
+            "GET /v1/onboardings": says(OnboardingPage(items=[make_onboarding()], next="more")),
+            f"GET {ONBOARDING}": says(make_onboarding()),
+            **{f"POST {ONBOARDING}/{verb}": says(make_onboarding(status)) for verb, status in ONBOARDING_VERBS.items()},
+            f"PUT {ONBOARDING}/priority": says(make_onboarding().model_copy(update={"priority": 3})),
+            f"DELETE {ONBOARDING}": lambda _: httpx.Response(204),
+            "GET /v1/agents": says([make_agent()]),
             "GET /v1/predictors": says([make_card()]),
             "GET /v1/predictors/card1": says(make_card()),
         }
@@ -196,6 +210,39 @@ EVENTS = [
     event(5, "stage_started", stage="export", position=1, total=2),
     event(6, "stage_finished", stage="export", seconds=1.5, result={}),
 ]
+
+
+def event_page(after: int) -> EventPage:
+    """The events of the search after a number."""
+    items = [e for e in EVENTS if e.seq > after]
+    return EventPage(items=items, last=items[-1].seq if items else after)
+
+
+def make_onboarding(status: str = "queued") -> OnboardingSchema:
+    """An onboarding of this machine."""
+    return OnboardingSchema(
+        id="0b0a4d",
+        device="this-machine",
+        spec=DeviceSpec(),
+        status=status,
+        created_at=NOW,
+        waiting="position 1 of 1",
+    )
+
+
+def make_agent() -> AgentSchema:
+    """The agent of a board that is away."""
+    return AgentSchema(
+        name="board",
+        owner="ada",
+        profile_id="0",
+        profile=PROFILE,
+        versions={"onnxruntime": "1.31"},
+        seen_at=NOW,
+        away=True,
+        waiting=2,
+        measuring=None,
+    )
 
 
 def make_search() -> SearchSchema:

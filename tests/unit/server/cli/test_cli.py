@@ -24,7 +24,7 @@ from nas.core.errors import Conflict, InvalidInput, StorageError
 from nas.core.events import Progress, encode
 from nas.core.metrics import METRICS
 from nas.core.spec import BudgetSpec, DeviceSpec, FleetSpec, RetrainSpec, SearchSpec
-from nas.schemas.candidates import FrontSchema
+from nas.schemas.candidates import CandidatePage, FrontSchema
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.searches import SearchSchema
 from server.api.validate import add_device_command
@@ -33,7 +33,19 @@ from server.cli.app import COMMANDS, app
 from server.cli.lazy import CommandEntry, load_command
 from server.cli.scatter import scatter
 from server.cli.serve import _url, listen, serve
-from tests.support.fake_service import BASELINE, END, FAILED, MEMBERS, SEARCH, FakeService, event, frames, make_front
+from tests.support.fake_service import (
+    BASELINE,
+    END,
+    EVENTS,
+    FAILED,
+    MEMBERS,
+    ONBOARDING_VERBS,
+    SEARCH,
+    FakeService,
+    event,
+    frames,
+    make_front,
+)
 
 BEST, MIDDLE, FASTEST = (arch for arch, _, _ in MEMBERS)
 Run = Callable[..., Result]
@@ -106,6 +118,12 @@ def test_listed_help_equals_the_command_help(entry: CommandEntry) -> None:
         ("devices", "drift"),
         ("devices", "compare", "this-machine", "board"),
         ("predictors",),
+        ("agents",),
+        ("candidates", SEARCH),
+        ("onboardings", "list"),
+        ("onboardings", "cancel", "0b0a4d"),
+        ("onboardings", "priority", "0b0a4d", "3"),
+        ("devices", "rename", "this-machine", "desk"),
         ("spaces",),
         ("strategies",),
         ("version",),
@@ -158,6 +176,53 @@ def test_list_never_folds_names_of_devices(fake: FakeService, width: int) -> Non
         screen.print(render.searches([search]))
         drawn = screen.file.getvalue()  # type: ignore[attr-defined]
         assert any("0123456789ab" in line and device in line for line in drawn.splitlines()), drawn
+
+
+def test_candidates_are_filtered_ordered_and_paged(run: Run, fake: FakeService) -> None:
+    done = run("candidates", SEARCH, "--status", "verified", "--order=predicted_ms", "--limit", "2")
+    assert dict(fake.last.url.params) == {"status": "verified", "order": "predicted_ms", "limit": "2"}
+    assert all(arch in done.stdout for arch, _, _ in MEMBERS)
+    assert done.stderr == ""
+    page = CandidatePage(items=make_front().members, total=9, next="more")
+    fake.answers = {f"GET /v1/searches/{SEARCH}/candidates": httpx.Response(200, content=page.model_dump_json())}
+    done = run("candidates", SEARCH, "--status", "verified", "--limit", "2")
+    words = f"nas candidates {SEARCH} --status verified --order=-val_accuracy --limit 2 --cursor more"
+    assert done.stderr == f"There is more; the next page: {words}\n"
+
+
+def test_events_are_records_and_logs_are_sentences(run: Run) -> None:
+    records = [json.loads(line) for line in run("events", SEARCH).stdout.splitlines()]
+    assert [r["seq"] for r in records] == [e.seq for e in EVENTS]
+    kinds = {r["body"]["kind"] for r in records}
+    [kind, *_] = kinds
+    chosen = run("events", SEARCH, "--kind", kind).stdout.splitlines()
+    assert {json.loads(line)["body"]["kind"] for line in chosen} == {kind}
+    followed = run("events", SEARCH, "--follow").stdout.splitlines()
+    assert len(followed) == len(EVENTS)
+    logs = run("logs", SEARCH).stdout
+    assert "2030-01-02 03:04:05  " in logs
+    assert "train: started (1 of" in logs
+
+
+def test_onboardings_are_controlled(run: Run, fake: FakeService) -> None:
+    listed = run("onboardings", "list", "--device", "this-machine", "--limit", "1")
+    assert "0b0a4d" in listed.stdout
+    assert listed.stderr.endswith("nas onboardings list --device this-machine --limit 1 --cursor more\n")
+    for verb, status in ONBOARDING_VERBS.items():
+        assert run("onboardings", verb, "0b0a4d").stdout == f"onboarding 0b0a4d of this-machine: {status}\n"
+    assert run("onboardings", "priority", "0b0a4d", "3").stdout == "onboarding 0b0a4d: priority 3\n"
+    assert fake.body() == {"priority": 3}
+    assert run("onboardings", "delete", "0b0a4d", "--yes").stdout == "onboarding 0b0a4d: deleted\n"
+    assert run("devices", "rename", "this-machine", "desk").stdout == "device this-machine: now desk\n"
+    assert fake.body() == {"name": "desk"}
+    assert run("devices", "delete", "this-machine", "--yes").stdout == "device this-machine: deleted\n"
+    assert fake.last.method == "DELETE"
+
+
+def test_agents_are_listed(run: Run) -> None:
+    listed = run("agents").stdout
+    assert "board" in listed
+    assert "away" in listed
 
 
 def test_failed_search_shows_its_error(run: Run) -> None:
