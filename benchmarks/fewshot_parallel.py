@@ -20,7 +20,7 @@ from nas.core.ports import Problem, Resources
 from nas.core.spec import DataSpec, ResourceSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.stages.results import SplitResult, TrainResult
 from nas.stages.sub_supernets import SubSupernetsStage
-from nas.strategies.few_shot import few_shot
+from nas.strategies.few_shot import FEW_SHOT
 from nas.training.fewshot.partition import random_split
 from nas.training.progressive import TrainState
 from workers.attempt import AttemptOutcome
@@ -80,8 +80,8 @@ def _train(cluster: RayCluster, workers: int) -> tuple[float, float]:
 def run_job(payload: SearchPayload, blobs_url: str, events: Sequence[EncodedEvent]) -> Iterator[list[dict[str, Any]]]:
     """Train the sub-supernets on ``resources.cpus`` workers with one thread each, and report how long that took."""
     torch.set_num_threads(1)
-    data = registry.load("nas.datasets", SPEC.data.name)(SPEC.data, SPEC.data.seed)
-    space = registry.load("nas.search_spaces", SPEC.space.name)(SPEC.space.params, data.shape)
+    data = registry.load_dataset(SPEC.data.name).load(SPEC.data, SPEC.data.seed)
+    space = registry.load_space(SPEC.space.name).build(SPEC.space.params, data.shape)
     blobs = open_blobs(blobs_url)
     partition = random_split(space, PARTS, np.random.default_rng(0))
     warm = TrainState(0, 0, {"net": space.supernet(0).state_dict()})
@@ -92,7 +92,7 @@ def run_job(payload: SearchPayload, blobs_url: str, events: Sequence[EncodedEven
         }
     )
     problem = Problem(SPEC, space, data, None, None)  # type: ignore[arg-type]  # training asks for no device
-    [stage] = [s for s in few_shot(problem) if isinstance(s, SubSupernetsStage)]
+    [stage] = [s for s in FEW_SHOT.stages(problem) if isinstance(s, SubSupernetsStage)]
     workers = payload.spec.resources.cpus
     run_parallel = ray_parallel_runner(workers, 0)
     resources = Resources(blobs, None, time.monotonic, run_parallel=run_parallel)  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ from nas.core.spec import BudgetSpec, ObjectiveSpec, SearchSpec, StrategySpec
 from nas.engine import run_search
 from nas.stages.explore import ExploreStage
 from nas.stages.results import DiscretizeResult, TrainResult
-from nas.strategies.darts import darts
+from nas.strategies.darts import DARTS
 from search_spaces.nas_bench_201.cell import EDGES, OPERATIONS, from_string
 from search_spaces.nas_bench_201.space import NasBench201, build
 
@@ -166,7 +166,7 @@ def _problem(base: Problem, preset: str, seed: int, bound_ms: float | None, sear
 
 def _run(problem: Problem, blobs: FolderBlobs, table: LatencyTable, names: Sequence[str]) -> SearchState:
     explore = ExploreStage(rounds=1)  # what was derived and its neighbours
-    stages: list[Stage] = [explore if s.name == explore.name else s for s in darts(problem) if s.name in names]
+    stages: list[Stage] = [explore if s.name == explore.name else s for s in DARTS.stages(problem) if s.name in names]
     resources = Resources(blobs, table.measure, time.monotonic)
     return fold_all(run_search(problem, stages, resources, SearchState()))
 

@@ -19,7 +19,7 @@ from nas.core import registry
 from nas.core.arch import Arch, Floats, as_archs, sample
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.metrics import coverage, mape, spearman
-from nas.core.ports import SearchSpace, predict_latency
+from nas.core.ports import predict_latency
 from nas.core.spec import SearchSpec
 from nas.export import to_onnx_for_timing
 from nas.spaces.layer_onnx import empty_to_onnx, layer_to_onnx
@@ -37,8 +37,8 @@ SPEC = SearchSpec()
 def bench(options: Options) -> dict[str, Any]:
     """Layers first, then whole networks, then the error of each way of predicting the others."""
     torch.set_num_threads(1)
-    data = registry.load("nas.datasets", SPEC.data.name)(SPEC.data, SPEC.data.seed)
-    space: SearchSpace = registry.load("nas.search_spaces", SPEC.space.name)(SPEC.space.params, data.shape)
+    data = registry.load_dataset(SPEC.data.name).load(SPEC.data, SPEC.data.seed)
+    space = registry.load_space(SPEC.space.name).build(SPEC.space.params, data.shape)
     net = space.supernet(0).eval()
 
     def export(arch: Arch) -> bytes:

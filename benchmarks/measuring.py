@@ -24,7 +24,6 @@ import torch
 from benchmarks._cli import Options, main
 from nas.core import registry
 from nas.core.arch import Floats, as_archs, sample
-from nas.core.ports import SearchSpace
 from nas.core.spec import SearchSpec
 from nas.export import to_onnx_for_timing
 from predictors.measurement.onnx_runtime import measure_isolated, profile_machine
@@ -81,8 +80,8 @@ def bench(options: Options) -> dict[str, Any]:
 def networks() -> list[bytes]:
     """Networks of the digits space, from small to large, as they are exported for timing."""
     spec = SearchSpec(name="measuring")
-    data = registry.load("nas.datasets", spec.data.name)(spec.data, spec.data.seed)
-    space: SearchSpace = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, data.shape)
+    data = registry.load_dataset(spec.data.name).load(spec.data, spec.data.seed)
+    space = registry.load_space(spec.space.name).build(spec.space.params, data.shape)
     net = space.supernet(0).eval()
     genes_NG = space.canonical(sample(space.decisions, np.random.default_rng(1), POOL))
     order = np.argsort(space.costs(genes_NG)["macs"])

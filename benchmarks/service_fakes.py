@@ -39,8 +39,8 @@ class World:
     def make() -> World:
         """Plants a device and fits its predictor."""
         spec = SearchSpec()
-        shape = registry.load("nas.datasets", spec.data.name).describe(spec.data)
-        space: SearchSpace = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, shape)
+        shape = registry.load_dataset(spec.data.name).describe(spec.data)
+        space = registry.load_space(spec.space.name).build(spec.space.params, shape)
         rng = np.random.default_rng(0)
         features_NF = space.features(space.canonical(sample(space.decisions, rng, 96)))
         weights_F = rng.uniform(0.5, 1.5, features_NF.shape[1]) / np.maximum(features_NF.mean(axis=0), 1e-9)

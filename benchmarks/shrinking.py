@@ -50,8 +50,8 @@ def accuracies(space: SearchSpace, data: Dataset, plan: ShrinkingPlan, epochs: i
 def bench(options: Options) -> Mapping[str, Any]:
     """Means and standard deviations over seeds, in %, and in how many seeds ours is better."""
     torch.set_num_threads(1)
-    data: Dataset = registry.load("nas.datasets", "digits")(DataSpec(), 0)
-    space: SearchSpace = registry.load("nas.search_spaces", "mobilenet_v3")({"preset": "digits"}, data.shape)
+    data = registry.load_dataset("digits").load(DataSpec(), 0)
+    space = registry.load_space("mobilenet_v3").build({"preset": "digits"}, data.shape)
     epochs = int(options.more["epochs"])
     runs = {
         name: [accuracies(space, data, plan, epochs, seed) for seed in options.seeds] for name, plan in PLANS.items()

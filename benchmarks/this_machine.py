@@ -23,7 +23,7 @@ from nas.core import registry
 from nas.core.arch import Arch, as_archs, sample
 from nas.core.device import DeviceProfile
 from nas.core.events import SearchState, fold
-from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace, predict_latency
+from nas.core.ports import LatencyPredictor, Problem, Resources, predict_latency
 from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
 from nas.engine import run_search
 from nas.export import to_onnx, to_onnx_for_timing
@@ -46,8 +46,8 @@ def bench(options: Options) -> dict[str, Any]:
     """Onboarding, the predictor on other networks, and ten searches with the fate of their verified members."""
     torch.set_num_threads(1)
     device = DeviceSpec(samples=SAMPLES)
-    data = registry.load("nas.datasets", SPEC.data.name)(SPEC.data, SPEC.data.seed)
-    space: SearchSpace = registry.load("nas.search_spaces", SPEC.space.name)(SPEC.space.params, data.shape)
+    data = registry.load_dataset(SPEC.data.name).load(SPEC.data, SPEC.data.seed)
+    space = registry.load_space(SPEC.space.name).build(SPEC.space.params, data.shape)
     net = space.supernet(0).eval()
 
     def export(arch: Arch) -> bytes:
@@ -133,7 +133,7 @@ def bounds(problem: Problem, resources: Resources, predictor: LatencyPredictor) 
 
 def run(problem: Problem, resources: Resources) -> SearchState:
     """A whole search; what it left behind."""
-    stages = registry.load("nas.strategies", problem.spec.strategy.name)(problem)
+    stages = registry.load_strategy(problem.spec.strategy.name).stages(problem)
     state = SearchState()
     for event in run_search(problem, stages, resources, state):
         state = fold(state, event)

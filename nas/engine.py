@@ -20,35 +20,22 @@ COST_STAGE = "price"  # the one stage of a dry run
 
 
 def stages_of(problem: Problem) -> tuple[Stage, ...]:
-    """The stages of a search: those of its strategy, with learning after verification and, where the spec says so,
-    retraining before it.
-
-    Raises what the strategy raises, and InvalidSpec for retraining what is never verified.
-    """
-    stages: tuple[Stage, ...] = registry.load("nas.strategies", problem.spec.strategy.name)(problem)
-    names = [stage.name for stage in stages]
-    if problem.spec.retrain is None and "verify" not in names:
-        return stages
-    from nas.stages.refine import RefineStage
-    from nas.stages.retrain import RetrainStage
-
-    at = _at_verify(problem.spec, names)
-    before = (RetrainStage(),) if problem.spec.retrain is not None else ()
-    return (*stages[:at], *before, stages[at], RefineStage(), *stages[at + 1 :])
+    """The stages of a search. Raises UnknownName for an unknown strategy, and what the strategy raises."""
+    return registry.load_strategy(problem.spec.strategy.name).stages(problem)
 
 
 def stage_names(spec: SearchSpec) -> tuple[str, ...]:
-    """The names of the stages as far as the strategy tells them, in a tuple or by a function of its parameters.
+    """The names of the stages of a search, without torch.
 
-    Raises UnknownName for a strategy that is none, and InvalidSpec for retraining what is never verified.
+    Raises UnknownName for an unknown strategy, and InvalidSpec for wrong parameters and for retraining with a strategy
+    that has no stage for it.
     """
-    told = getattr(registry.load("nas.strategies", spec.strategy.name), "stage_names", ())
-    names: tuple[str, ...] = tuple(told(spec.strategy.params) if callable(told) else told)
-    if not names or (spec.retrain is None and "verify" not in names):
-        return names
-    at = _at_verify(spec, names)
-    before = ("retrain",) if spec.retrain is not None else ()
-    return (*names[:at], *before, "verify", "learn", *names[at + 1 :])
+    names = registry.load_strategy(spec.strategy.name).stage_names(spec)
+    if spec.retrain is not None and "retrain" not in names:
+        raise InvalidSpec(
+            f"retrain: expected a strategy that retrains networks, got {spec.strategy.name!r}: {', '.join(names)}"
+        )
+    return names
 
 
 def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -112,19 +99,9 @@ def total_cost(problem: Problem, worker: str, costs: Sequence[StageCost]) -> Cos
     )
 
 
-def _at_verify(spec: SearchSpec, names: Sequence[str]) -> int:
-    if "verify" not in names:
-        raise InvalidSpec(
-            f"retrain: expected a strategy that verifies networks, got {spec.strategy.name!r}: {', '.join(names)}"
-        )
-    return list(names).index("verify")
-
-
 def _price(stage: Stage, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
     if stage.name in state.finished:
         return StageCost.nothing(stage.name, "finished already")
-    if not hasattr(stage, "estimate_cost"):
-        return StageCost.unknown(stage.name, "this stage cannot say what it takes, so sums leave it out")
     reset_peak_memory(resources.torch_device)
     try:
         cost = stage.estimate_cost(problem, resources, state)

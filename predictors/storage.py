@@ -68,7 +68,7 @@ def load_known(data: bytes) -> Known:
 
 def load_predictor(family: str, data: bytes) -> LatencyPredictor:
     """Inverse of ``dump_predictor``. Raises UnknownName for a family that is not installed, StorageError for damage."""
-    kind = registry.load("nas.predictors", family)
+    kind = registry.load_family(family)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             predictor: LatencyPredictor = kind.from_arrays({k: arrays[k] for k in arrays.files})

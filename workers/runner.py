@@ -129,8 +129,8 @@ def _load_search(payload: SearchPayload, blobs: BlobStore) -> tuple[Problem, Seq
 def _onboard(payload: OnboardingPayload, blobs: BlobStore, state: SearchState) -> Iterator[Event]:
     spec = payload.spec
     torch.set_num_threads(1)
-    shape = registry.load("nas.datasets", spec.data.name).describe(spec.data)
-    space: SearchSpace = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, shape)
+    shape = registry.load_dataset(spec.data.name).describe(spec.data)
+    space = registry.load_space(spec.space.name).build(spec.space.params, shape)
     if spec.source in ("table", "roofline"):
         yield from onboard_from_table(spec, space, blobs, state, time.monotonic)
         return
@@ -182,8 +182,8 @@ def _measurer(results: AgentResults, blobs: BlobStore) -> Measurer:
 
 
 def _load_plugins(space: SpaceSpec, data: DataSpec) -> tuple[Dataset, SearchSpace]:
-    dataset: Dataset = registry.load("nas.datasets", data.name)(data, data.seed)
-    return dataset, registry.load("nas.search_spaces", space.name)(space.params, dataset.shape)
+    dataset = registry.load_dataset(data.name).load(data, data.seed)
+    return dataset, registry.load_space(space.name).build(space.params, dataset.shape)
 
 
 def _refits(

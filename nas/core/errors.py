@@ -37,6 +37,12 @@ class UnknownName(InvalidInput):
         super().__init__(f"unknown {what} {got!r}: expected one of {', '.join(names) or '(none)'}.{hint}")
 
 
+class InvalidPlugin(HwnasError):
+    """An installed package declares an entry point that is no plug-in of its group."""
+
+    code = "invalid_plugin"
+
+
 class InvalidData(InvalidInput):
     """A data set that cannot be used: corrupt, pickled, an empty class, a wrong shape."""
 

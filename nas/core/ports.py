@@ -59,7 +59,7 @@ class Dataset:
 class SearchSpace(Protocol):
     """What can be chosen, and what it costs; knows no torch until ``supernet`` is called.
 
-    The plug-in object of a space is a class or function called as ``build(params, shape)``.
+    ``nas.core.plugins.SearchSpaceType`` makes it.
     """
 
     @property
@@ -290,9 +290,9 @@ class Stage(Protocol):
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """What ``run`` will take, from a few of its steps that are really run on real data, after one untimed step.
 
-        Nothing is kept, and no stage before has to have run. A plug-in's stage may lack this: it is reported as such.
+        Nothing is kept, and no stage before has to have run. A stage that cannot tell returns ``StageCost.unknown``
+        with the reason; sums leave it out.
         """
 
 
 ParallelRunner = Callable[[Sequence[Stage], Problem, Resources, SearchState], Iterator[Event]]
-Strategy = Callable[[Problem], tuple[Stage, ...]]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal
+from typing import Literal, TypeVar, cast
 
-from nas.core.errors import UnknownName
+from nas.core.errors import InvalidPlugin, UnknownName
+from nas.core.plugins import DatasetType, PredictorFamily, SearchSpaceType, Strategy
 
 Group = Literal["nas.search_spaces", "nas.strategies", "nas.predictors", "nas.datasets"]
-_WHAT = {
+_CONCEPTS: dict[Group, str] = {
     "nas.search_spaces": "search space",
     "nas.strategies": "strategy",
     "nas.predictors": "predictor",
     "nas.datasets": "data set",
 }
+T = TypeVar("T")
 
 
 def names(group: Group) -> list[str]:
@@ -22,12 +24,44 @@ def names(group: Group) -> list[str]:
     return sorted(_entries(group))
 
 
-def load(group: Group, name: str) -> Any:
-    """The plug-in object. Raises UnknownName with the nearest valid name."""
-    found = _entries(group).get(name)
-    if found is None:
-        raise UnknownName(_WHAT[group], name, names(group))
-    return found.load()
+def load_space(name: str) -> SearchSpaceType:
+    """The search space of a name. Raises UnknownName with the nearest valid name, and InvalidPlugin."""
+    return _instance("nas.search_spaces", name, SearchSpaceType)
+
+
+def load_strategy(name: str) -> Strategy:
+    """The strategy of a name. Raises UnknownName with the nearest valid name, and InvalidPlugin."""
+    return _instance("nas.strategies", name, Strategy)
+
+
+def load_dataset(name: str) -> DatasetType:
+    """The data set of a name. Raises UnknownName with the nearest valid name, and InvalidPlugin."""
+    return _instance("nas.datasets", name, DatasetType)
+
+
+def load_family(name: str) -> PredictorFamily:
+    """The predictor family of a name. Raises UnknownName with the nearest valid name, and InvalidPlugin."""
+    return cast(PredictorFamily, _instance("nas.predictors", name, type))
+
+
+def _instance(group: Group, name: str, kind: type[T]) -> T:
+    plugin = _load(group, name)
+    if not isinstance(plugin, kind):
+        raise InvalidPlugin(f"entry point {name!r} of {group}: expected a {kind.__name__}, got {plugin!r}")
+    return plugin
+
+
+def _load(group: Group, name: str) -> object:
+    entry = _entries(group).get(name)
+    if entry is None:
+        raise UnknownName(_CONCEPTS[group], name, names(group))
+    try:
+        return entry.load()
+    except (ImportError, AttributeError) as error:
+        raise InvalidPlugin(
+            f"{_CONCEPTS[group]} {name!r}: its entry point {entry.value!r} cannot be imported: {error}. "
+            "Install the package that declares it anew (this one with: pip install --no-deps -e .)"
+        ) from error
 
 
 @cache  # looking takes longer than all else that a submission does, and what is installed stays while a process runs

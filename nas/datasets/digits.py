@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nas.core.errors import InvalidSpec
+from nas.core.plugins import DatasetType
 from nas.core.ports import Dataset, ImageShape
 from nas.core.spec import DataSpec
 from nas.datasets.splits import Source, SplitParams, build, check_images, parse_params
@@ -39,4 +40,9 @@ def _params(spec: DataSpec) -> Params:
     return parse_params(Params, spec)
 
 
-load.describe = describe  # type: ignore[attr-defined]
+DIGITS = DatasetType(
+    "digits",
+    "Handwritten digits, 1797 images of 8x8 pixels; part of scikit-learn, so nothing is downloaded.",
+    describe,
+    load,
+)

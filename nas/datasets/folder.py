@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from nas.core.errors import InvalidData
+from nas.core.plugins import DatasetType
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec
 from nas.datasets.images import Decode, ImageParams, decoder
@@ -88,4 +89,9 @@ def _decode(files: _Files, names: tuple[str, ...], decode: Decode) -> Split:
     return check_images("folder", images, np.array([k for _, k in pairs]))
 
 
-load.describe = describe  # type: ignore[attr-defined]
+FOLDER = DatasetType(
+    "folder",
+    "Image files in one sub-folder per class, optionally below train/, val/ and test/.",
+    describe,
+    load,
+)

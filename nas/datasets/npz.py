@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from nas.core.errors import InvalidData
+from nas.core.plugins import DatasetType
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec
 from nas.datasets.splits import (
@@ -202,4 +203,4 @@ def _as_NCHW(key: str, images: NDArray[np.generic], params: Params) -> NDArray[n
     return images if layout == "NCHW" else images.transpose(0, 3, 1, 2)
 
 
-load.describe = describe  # type: ignore[attr-defined]
+NPZ = DatasetType("npz", "Arrays in a NumPy archive. Nothing pickled is ever opened.", describe, load)

@@ -1,4 +1,4 @@
-"""Images in Parquet files as Hugging Face's datasets keep them: encoded bytes in a column, class numbers in another."""
+"""Images in Parquet files as Hugging Face's datasets keep them: encoded bytes and class numbers in columns."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nas.core.errors import InvalidData
+from nas.core.plugins import DatasetType
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec
 from nas.datasets.images import Decode, ImageParams, decoder
@@ -177,4 +178,9 @@ def _decode(paths: Sequence[Path], params: Params, decode: Decode) -> Split:
     return check_images(f"{paths[0].parent}", images, _labels(paths, params))
 
 
-load.describe = describe  # type: ignore[attr-defined]
+PARQUET = DatasetType(
+    "parquet",
+    "Images in Parquet files as Hugging Face's datasets keep them: encoded bytes and class numbers in columns.",
+    describe,
+    load,
+)

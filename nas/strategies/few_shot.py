@@ -6,19 +6,19 @@ et al., Balanced mixture of supernets, AutoML 2023.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.core.errors import InvalidSpec
+from nas.core.plugins import Strategy
 from nas.core.ports import Problem, SearchSpace, Stage, is_relaxed
 from nas.core.spec import SearchSpec, parse_spec
-from nas.strategies.darts import check_partial
+from nas.stages.closing import closing_stage_names, closing_stages
 from nas.training.fewshot.allowed import edges_by_decision
 from nas.training.fewshot.partition import exhaustive_split, routing_genes, splittable
-from nas.training.gradient.options import DartsParams
+from nas.training.gradient.options import DartsParams, check_partial
 
 
 class FewShotParams(BaseModel):
@@ -79,8 +79,8 @@ class FewShotParams(BaseModel):
 _OURS = {"preset", "epochs", "seeds", "batch_size", "checkpoint_s"}
 
 
-def check(spec: SearchSpec, space: SearchSpace) -> FewShotParams:
-    """The parameters of a spec. Raises InvalidSpec for decisions that a space lacks, where nothing can be split, and
+def check(spec: SearchSpec, space: SearchSpace) -> None:
+    """Raises InvalidSpec for decisions that a space lacks, where nothing can be split, and
     for a search by gradient in a space without a continuous relaxation, or with one that the parameters do not fit."""
     params = parse_spec(FewShotParams, spec.strategy.params)
     known = [space.decisions[g].name for g in splittable(space)]
@@ -93,11 +93,10 @@ def check(spec: SearchSpec, space: SearchSpace) -> FewShotParams:
         exhaustive_split(space, decisions, params.parts)
     if params.split == "mixture":
         routing_genes(space, decisions)
-    return params
 
 
-def few_shot(problem: Problem) -> tuple[Stage, ...]:
-    """Estimate, warm up, split, train (the parts), trust, derive (with a search by gradient), explore, verify, export.
+def stages(problem: Problem) -> tuple[Stage, ...]:
+    """All stages of a search.
 
     Raises InvalidSpec for decisions that the space lacks, where nothing can be split, and for a search by gradient in a
     space without a continuous relaxation.
@@ -106,17 +105,16 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.discretize import DiscretizeStage
     from nas.stages.estimate import EstimateStage
     from nas.stages.explore import ExploreStage
-    from nas.stages.export import ExportStage
     from nas.stages.rank_correlation import RankCorrelationStage
     from nas.stages.split import SplitStage
     from nas.stages.sub_supernets import SubSupernetsStage
     from nas.stages.supernet_ensemble import SupernetEnsembleStage
     from nas.stages.train import TrainStage
-    from nas.stages.verify import VerifyStage
     from nas.training import samplers
     from nas.training.progressive import Phase, Recipe, progressive_shrinking, sandwich, uniform
 
-    params, space = check(problem.spec, problem.space), problem.space
+    params, space = parse_spec(FewShotParams, problem.spec.strategy.params), problem.space
+    check(problem.spec, space)
     options = _gradient_options(params) if params.search != "explore" else None
     decisions = _divided(params, space)
     compare = params.compare_one_shot and params.trust_networks > 0
@@ -147,8 +145,7 @@ def few_shot(problem: Problem) -> tuple[Stage, ...]:
         RankCorrelationStage(alone, params.trust_networks),
         *((DiscretizeStage(),) if options is not None else ()),
         ExploreStage(),
-        VerifyStage(),
-        ExportStage(),
+        *closing_stages(problem.spec),
     )
 
 
@@ -184,13 +181,17 @@ def _divided(params: FewShotParams, space: SearchSpace) -> tuple[str, ...]:
     return named or (fit[:1] if params.split == "exhaustive" else fit)
 
 
-few_shot.check = check  # type: ignore[attr-defined]
-few_shot.params_model = FewShotParams  # type: ignore[attr-defined]
+def stage_names(spec: SearchSpec) -> tuple[str, ...]:
+    """The names of ``stages``. Raises InvalidSpec for wrong parameters."""
+    derive = ("derive",) if parse_spec(FewShotParams, spec.strategy.params).search != "explore" else ()
+    return ("estimate", "warm_up", "split", "train", "trust", *derive, "explore", *closing_stage_names(spec))
 
 
-def _stage_names(params: Mapping[str, Any]) -> tuple[str, ...]:
-    derive = ("derive",) if params.get("search", "explore") != "explore" else ()
-    return ("estimate", "warm_up", "split", "train", "trust", *derive, "explore", "verify", "export")
-
-
-few_shot.stage_names = _stage_names  # type: ignore[attr-defined]
+FEW_SHOT = Strategy(
+    "few_shot",
+    "Few-shot search: one supernet for each part of the space, so that networks that conflict share no weights.",
+    FewShotParams,
+    stages,
+    stage_names,
+    check,
+)

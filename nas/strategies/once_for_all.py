@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from nas.core.plugins import Strategy
 from nas.core.ports import Problem, Stage
-from nas.core.spec import parse_spec
-from nas.strategies.zero_cost import ProxyName, check_proxies
+from nas.core.spec import SearchSpec, parse_spec
+from nas.stages.closing import closing_stage_names, closing_stages
+from nas.strategies.proxy_options import ProxyName, check_proxies
 
 
 class OnceForAllParams(BaseModel):
@@ -42,15 +43,13 @@ class OnceForAllParams(BaseModel):
         return self
 
 
-def once_for_all(problem: Problem) -> tuple[Stage, ...]:
-    """Estimate, train (largest, kernel, depth, width), proxies if wanted, explore, verify, export."""
+def stages(problem: Problem) -> tuple[Stage, ...]:
+    """All stages of a search. Raises InvalidSpec for wrong parameters."""
     # Stages need torch; a server that only checks parameters does not.
     from nas.stages.estimate import EstimateStage
     from nas.stages.explore import ExploreStage
-    from nas.stages.export import ExportStage
     from nas.stages.proxies import ProxyStage
     from nas.stages.train import TrainStage
-    from nas.stages.verify import VerifyStage
     from nas.training import samplers
     from nas.training.progressive import Recipe, progressive_shrinking, sandwich
 
@@ -67,12 +66,20 @@ def once_for_all(problem: Problem) -> tuple[Stage, ...]:
     explore = ExploreStage(explorer=params.explorer)
     images = min(params.proxy_images, len(problem.data.train))
     hints = (ProxyStage(tuple(params.proxies), False, params.proxy_networks, images),) if params.proxies else ()
-    return (EstimateStage(), TrainStage(recipe, params.checkpoint_s), *hints, explore, VerifyStage(), ExportStage())
+    train = TrainStage(recipe, params.checkpoint_s)
+    return (EstimateStage(), train, *hints, explore, *closing_stages(problem.spec))
 
 
-def _stage_names(params: Mapping[str, Any]) -> tuple[str, ...]:
-    return ("estimate", "train", *(("proxies",) if params.get("proxies") else ()), "explore", "verify", "export")
+def stage_names(spec: SearchSpec) -> tuple[str, ...]:
+    """The names of ``stages``. Raises InvalidSpec for wrong parameters."""
+    hints = ("proxies",) if parse_spec(OnceForAllParams, spec.strategy.params).proxies else ()
+    return ("estimate", "train", *hints, "explore", *closing_stage_names(spec))
 
 
-once_for_all.params_model = OnceForAllParams  # type: ignore[attr-defined]
-once_for_all.stage_names = _stage_names  # type: ignore[attr-defined]
+ONCE_FOR_ALL = Strategy(
+    "once_for_all",
+    "Once-for-all: train one supernet for every network of the space, then search it.",
+    OnceForAllParams,
+    stages,
+    stage_names,
+)

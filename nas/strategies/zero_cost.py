@@ -3,16 +3,16 @@ are (Abdelfattah et al., ICLR 2021)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.core.errors import InvalidSpec
+from nas.core.plugins import Strategy
 from nas.core.ports import Problem, SearchSpace, Stage
 from nas.core.spec import SearchSpec, parse_spec
-
-ProxyName = Literal["grad_norm", "snip", "synflow", "jacob_cov", "naswot", "zen", "near"]
+from nas.stages.closing import closing_stage_names, closing_stages
+from nas.strategies.proxy_options import ProxyName, check_proxies
 
 
 class ZeroCostParams(BaseModel):
@@ -31,12 +31,6 @@ class ZeroCostParams(BaseModel):
         return self
 
 
-def check_proxies(names: Sequence[str]) -> None:
-    """Raises ValueError for a proxy that comes twice."""
-    if len(set(names)) != len(names):
-        raise ValueError(f"proxies: expected each once, got {', '.join(names)}")
-
-
 def check(spec: SearchSpec, space: SearchSpace) -> None:
     """Raises InvalidSpec for a search that reuses a supernet, or whose accuracies would never be known."""
     if spec.supernet is not None:  # first: an extension has neither, and cannot have the other
@@ -48,26 +42,34 @@ def check(spec: SearchSpec, space: SearchSpace) -> None:
         )
 
 
-def zero_cost(problem: Problem) -> tuple[Stage, ...]:
-    """Estimate, proxies, explore, (retrain,) verify, export: no supernet is trained.
+def stages(problem: Problem) -> tuple[Stage, ...]:
+    """All stages of a search.
 
     Raises InvalidSpec for a search that retrains nothing, or that reuses a supernet.
     """
     # Stages need torch; a server that only checks parameters does not.
     from nas.stages.estimate import EstimateStage
     from nas.stages.explore import ExploreStage
-    from nas.stages.export import ExportStage
     from nas.stages.proxies import ProxyStage
-    from nas.stages.verify import VerifyStage
 
     check(problem.spec, problem.space)
     params = parse_spec(ZeroCostParams, problem.spec.strategy.params)
     images = min(params.images, len(problem.data.train))
     proxies = ProxyStage(tuple(params.proxies), True, params.sampled, images)
     explore = ExploreStage(explorer=params.explorer, proxies=proxies)
-    return (EstimateStage(), proxies, explore, VerifyStage(), ExportStage())
+    return (EstimateStage(), proxies, explore, *closing_stages(problem.spec))
 
 
-zero_cost.params_model = ZeroCostParams  # type: ignore[attr-defined]
-zero_cost.stage_names = ("estimate", "proxies", "explore", "verify", "export")  # type: ignore[attr-defined]
-zero_cost.check = check  # type: ignore[attr-defined]
+def stage_names(spec: SearchSpec) -> tuple[str, ...]:
+    """The names of ``stages``."""
+    return ("estimate", "proxies", "explore", *closing_stage_names(spec))
+
+
+ZERO_COST = Strategy(
+    "zero_cost",
+    "Search without a supernet: zero-cost proxies choose networks, which are trained from scratch.",
+    ZeroCostParams,
+    stages,
+    stage_names,
+    check,
+)

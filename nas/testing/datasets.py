@@ -16,8 +16,11 @@ def check_dataset(spec: DataSpec) -> None:
 
     Use a small example in which every class has as many images, and no image occurs twice.
     """
-    data, described = load_dataset(spec, seed=1), registry.load("nas.datasets", spec.name).describe(spec)
-    assert described == data.shape
+    kind = registry.load_dataset(spec.name)
+    assert kind.name == spec.name
+    assert kind.summary.strip()
+    data = load_dataset(spec, seed=1)
+    assert kind.describe(spec) == data.shape
     assert len(data.class_names) == data.shape.classes
     for split in (data.train, data.val, data.test):
         check_split(split, data)
@@ -30,8 +33,7 @@ def check_dataset(spec: DataSpec) -> None:
 
 def load_dataset(spec: DataSpec, seed: int) -> Dataset:
     """The data set that a spec names."""
-    data: Dataset = registry.load("nas.datasets", spec.name)(spec, seed)
-    return data
+    return registry.load_dataset(spec.name).load(spec, seed)
 
 
 def fingerprints(split: Split) -> set[bytes]:

@@ -24,7 +24,7 @@ def check_predictor(family: str, features_NF: Floats, latency_ms_N: Floats) -> N
         features_NF: Features of at least 200 architectures; the first 100 are fitted, the others are predicted.
         latency_ms_N: Their latencies in milliseconds, which the family must be able to learn.
     """
-    kind = registry.load("nas.predictors", family)
+    kind = registry.load_family(family)
     fitted = kind.fit(features_NF[:100], latency_ms_N[:100])
     assert fitted.family == family
     predicted, truth = fitted.predict(features_NF[100:]), latency_ms_N[100:]

@@ -33,8 +33,7 @@ def check_search_space(name: str, params: Mapping[str, object], shape: ImageShap
 
 def build_space(name: str, params: Mapping[str, object], shape: ImageShape) -> SearchSpace:
     """The space of a registered name."""
-    space: SearchSpace = registry.load("nas.search_spaces", name)(params, shape)
-    return space
+    return registry.load_space(name).build(params, shape)
 
 
 def extremes_and_random(space: SearchSpace, n: int) -> Genes:
@@ -46,8 +45,10 @@ def extremes_and_random(space: SearchSpace, n: int) -> Genes:
 
 def check_identity(name: str, params: Mapping[str, object], shape: ImageShape) -> None:
     """The id is a function of the name, the parameters and the shape; decisions and their choices are distinct."""
-    space = build_space(name, params, shape)
-    assert space.name == name
+    kind, space = registry.load_space(name), build_space(name, params, shape)
+    assert kind.name == space.name == name
+    assert kind.summary.strip()
+    assert kind.cells == space.cells, "a kind of space has the cells of its spaces"
     assert space.id == build_space(name, params, shape).id
     more_classes = ImageShape(shape.channels, shape.height, shape.width, classes=shape.classes + 1)
     assert space.id != build_space(name, params, more_classes).id

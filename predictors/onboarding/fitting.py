@@ -40,7 +40,7 @@ def fit_networks(
     own. ``family``: its registered name, or a value of it that is to be fitted anew. ``error_N`` are the relative
     standard errors of the measurements; the more certain ones count for more. Raises InvalidInput as that does.
     """
-    family = registry.load("nas.predictors", family) if isinstance(family, str) else family
+    family = registry.load_family(family) if isinstance(family, str) else family
     own = getattr(family, "fit_networks", None)
     weights = {} if error_N is None else {"weight_N": weights_of(space.features(genes_NG), y_N, error_N)}
     predictor: LatencyPredictor = (

@@ -65,7 +65,7 @@ def onboard(
     if spec.beside_relatives:
         kin = known_devices(space, [load_measured(blobs.get(blob)) for blob in relatives], spec.samples)
     else:
-        registry.load("nas.predictors", spec.predictor)  # an unknown one is heard of before anything is measured
+        registry.load_family(spec.predictor)  # an unknown one is heard of before anything is measured
     layers = every_layer(space) if spec.predictor == LayerLutModel.family else {}
     single = to_measure(layers) if layers else []
     if "networks" in done:

@@ -29,6 +29,7 @@ from nas.core.layers import (
     NetworkNode,
     SqueezeExcite,
 )
+from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
 from nas.spaces.base import DescribedSpace, space_id
 from nas.spaces.block_chain import BlockChain, ChainBlock, NodeFactory
@@ -163,7 +164,12 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> MobileNetV3:
         ) from error
 
 
-build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
+MOBILENET_V3 = SearchSpaceType(
+    "mobilenet_v3",
+    "MobileNetV3 networks of variable depth, width, kernel size, expansion and resolution.",
+    build,
+    tuple(PRESETS),
+)
 
 
 class MobileNetV3(DescribedSpace[SpaceParams]):

@@ -33,6 +33,7 @@ from nas.core.layers import (
     Skip,
     Zeros,
 )
+from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
 from nas.spaces.activation_memory import NO_OPERATOR, PopulationTrace, graph_peak
 from nas.spaces.base import DescribedSpace
@@ -81,8 +82,13 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> NasBench201:
     return NasBench201(resolved("nas_bench_201", params, PRESETS, "benchmark"), shape)
 
 
-build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
-build.cell_graphs = CELLS  # type: ignore[attr-defined]
+NAS_BENCH_201 = SearchSpaceType(
+    "nas_bench_201",
+    "The cell space of NAS-Bench-201: 15,625 cells of six edges with five operations each.",
+    build,
+    tuple(PRESETS),
+    CELLS,
+)
 
 
 class NasBench201(DescribedSpace[SpaceParams]):

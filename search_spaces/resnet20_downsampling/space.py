@@ -29,6 +29,7 @@ from nas.core.layers import (
     Relu,
     Skip,
 )
+from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
 from nas.spaces.base import DescribedSpace
 from nas.spaces.costs import COSTS, network_costs
@@ -62,7 +63,12 @@ def build(params: Mapping[str, Any], shape: ImageShape) -> Resnet20Downsampling:
     return Resnet20Downsampling(resolved("resnet20_downsampling", params, PRESETS, "resnet20"), shape)
 
 
-build.presets = tuple(PRESETS)  # type: ignore[attr-defined]
+RESNET20_DOWNSAMPLING = SearchSpaceType(
+    "resnet20_downsampling",
+    "The 36 ways to place two downsamplings among the nine blocks of a ResNet-20.",
+    build,
+    tuple(PRESETS),
+)
 
 
 class Resnet20Downsampling(DescribedSpace[SpaceParams]):

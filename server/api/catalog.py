@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 from fastapi import APIRouter
@@ -57,25 +56,20 @@ def list_workers(context: Context) -> list[WorkerSchema]:
 @router.get("/spaces", summary="List search spaces")
 def list_spaces() -> list[SpaceSchema]:
     """Every registered search space with its presets."""
-    builders = {name: registry.load("nas.search_spaces", name) for name in registry.names("nas.search_spaces")}
     return [
-        SpaceSchema(
-            name=name,
-            summary=_summary(build),
-            presets=list(getattr(build, "presets", ())),
-            cells=cell_schemas(getattr(build, "cell_graphs", ())),
-        )
-        for name, build in builders.items()
+        SpaceSchema(name=name, summary=space.summary, presets=list(space.presets), cells=cell_schemas(space.cells))
+        for name in registry.names("nas.search_spaces")
+        for space in [registry.load_space(name)]
     ]
 
 
 @router.get("/strategies", summary="List search strategies")
 def list_strategies() -> list[StrategySchema]:
     """Every registered strategy with its parameters' defaults."""
-    strategies = {name: registry.load("nas.strategies", name) for name in registry.names("nas.strategies")}
     return [
-        StrategySchema(name=name, summary=_summary(strategy), params=_default_params(strategy))
-        for name, strategy in strategies.items()
+        StrategySchema(name=name, summary=strategy.summary, params=strategy.params_model().model_dump(mode="json"))
+        for name in registry.names("nas.strategies")
+        for strategy in [registry.load_strategy(name)]
     ]
 
 
@@ -116,12 +110,3 @@ def cells_of(space: SearchSpace, arch: Arch) -> list[CellSchema]:
         if row_O.any()
     }
     return cell_schemas(cells, operation_by_edge)
-
-
-def _summary(plugin: Any) -> str:
-    return (plugin.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ")
-
-
-def _default_params(strategy: Any) -> dict[str, Any]:
-    model = getattr(strategy, "params_model", None)
-    return model().model_dump(mode="json") if model is not None else {}

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from nas.core import registry
 from nas.core.access import Principal
 from nas.core.arch import space_size
 from nas.core.errors import Conflict, Forbidden, HwnasError, InvalidData, InvalidSpec, NotFound, UnknownName
+from nas.core.plugins import Strategy
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.regularisers import regularisers
 from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
@@ -68,11 +69,10 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     this service's present state, such as a device without a predictor, are part of the report.
     """
     spec_hash(spec.model_dump(mode="json"))  # raises for a spec that cannot be stored
-    strategy = registry.load("nas.strategies", spec.strategy.name)
+    strategy = registry.load_strategy(spec.strategy.name)
     _check_params(strategy, spec)
     space = space_of(spec.space, spec.data)
-    if hasattr(strategy, "check"):  # of the spec against what the strategy needs, and of parameters against the space
-        strategy.check(spec, space)
+    strategy.check(spec, space)
     if spec.retrain is not None:
         regularisers(spec.retrain, space)
     context = store.queries.submission_context(spec, space.id)
@@ -234,14 +234,12 @@ def _check_source(spec: DeviceSpec, context: OnboardingContext) -> None:
 
 def space_of(space: SpaceSpec, data: DataSpec) -> SearchSpace:
     """The search space that two parts of a spec name. Raises UnknownName, InvalidSpec or InvalidData."""
-    load = registry.load("nas.datasets", data.name)
-    build = registry.load("nas.search_spaces", space.name)
+    dataset_type, space_type = registry.load_dataset(data.name), registry.load_space(space.name)
     try:
-        shape = load.describe(data)
+        shape = dataset_type.describe(data)
     except OSError as error:  # for example a folder without read permission, or a deleted file
         raise InvalidData(f"the data at {data.path!r} cannot be read: {error.strerror or error}") from error
-    built: SearchSpace = build(space.params, shape)
-    return built
+    return space_type.build(space.params, shape)
 
 
 def predictor_for(device: str, space: SearchSpace, store: Store) -> LatencyPredictor | None:
@@ -273,10 +271,8 @@ def _pairs(option: str, params: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _check_params(strategy: Any, spec: SearchSpec) -> None:
-    model: type[BaseModel] | None = getattr(strategy, "params_model", None)
-    if model is None:
-        return
+def _check_params(strategy: Strategy, spec: SearchSpec) -> None:
+    model = strategy.params_model
     try:
         model.model_validate(spec.strategy.params)
     except ValidationError as error:

@@ -362,8 +362,7 @@ def _card_of(nas: Client, search: SearchSchema) -> PredictorCardSchema:
 
 
 def _dataset(search: SearchSchema) -> Dataset:
-    dataset: Dataset = registry.load("nas.datasets", search.spec.data.name)(search.spec.data, search.spec.data.seed)
-    return dataset
+    return registry.load_dataset(search.spec.data.name).load(search.spec.data, search.spec.data.seed)
 
 
 def _run_alone(archive: Path, folder: Path, data: Dataset) -> float:

@@ -32,12 +32,11 @@ FASHION = SHARED / "data" / "fashion_mnist.npz"
 
 
 def describe(spec: DataSpec) -> Any:
-    return registry.load("nas.datasets", spec.name).describe(spec)
+    return registry.load_dataset(spec.name).describe(spec)
 
 
 def load(spec: DataSpec, seed: int = 0) -> Dataset:
-    data: Dataset = registry.load("nas.datasets", spec.name)(spec, seed)
-    return data
+    return registry.load_dataset(spec.name).load(spec, seed)
 
 
 def pictures(n: int = 60, classes: int = 3, channels: int = 3, side: int = 8) -> tuple[Any, Any]:

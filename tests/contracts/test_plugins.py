@@ -12,6 +12,8 @@ from nas.core import registry
 from nas.core.arch import Floats, sample
 from nas.core.errors import UnknownName
 from nas.core.ports import ImageShape, SearchSpace
+from nas.core.spec import DataSpec, RetrainSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.engine import stage_names, stages_of
 from nas.testing.predictors import check_predictor
 from nas.testing.search_spaces import (
     build_space,
@@ -24,12 +26,11 @@ from nas.testing.search_spaces import (
 )
 from nas.testing.strategies import check_strategy
 from predictors.storage import dump_predictor, load_predictor
+from tests.support.engine import problem
 
 SHAPE = ImageShape(channels=3, height=16, width=16, classes=5)
 SPACES: list[tuple[str, str]] = [
-    (name, preset)
-    for name in registry.names("nas.search_spaces")
-    for preset in getattr(registry.load("nas.search_spaces", name), "presets", ())
+    (name, preset) for name in registry.names("nas.search_spaces") for preset in registry.load_space(name).presets
 ]
 spaces = pytest.mark.parametrize(("name", "preset"), SPACES, ids=[f"{n}-{p}" for n, p in SPACES])
 FROM_FEATURES = [name for name in registry.names("nas.predictors") if name != "transfer"]  # which needs other devices
@@ -42,11 +43,16 @@ def space_of(name: str, preset: str) -> SearchSpace:
 
 def test_every_space_has_a_preset_and_every_plugin_a_summary() -> None:
     assert {name for name, _ in SPACES} == set(registry.names("nas.search_spaces"))
-    groups: tuple[registry.Group, ...] = ("nas.search_spaces", "nas.strategies", "nas.predictors", "nas.datasets")
-    for group in groups:
-        assert registry.names(group)
-        for name in registry.names(group):
-            assert (registry.load(group, name).__doc__ or "").strip(), f"{group}: {name} has no docstring"
+    values = [
+        *((name, registry.load_space(name)) for name in registry.names("nas.search_spaces")),
+        *((name, registry.load_strategy(name)) for name in registry.names("nas.strategies")),
+        *((name, registry.load_dataset(name)) for name in registry.names("nas.datasets")),
+    ]
+    for name, plugin in values:
+        assert plugin.name == name
+        assert plugin.summary.endswith("."), name
+    for family in registry.names("nas.predictors"):
+        assert (registry.load_family(family).__doc__ or "").strip(), f"{family} has no docstring"
 
 
 @spaces
@@ -96,7 +102,7 @@ def test_predictor(family: str) -> None:
 @predictors
 def test_predictor_survives_storage(family: str) -> None:
     features, latency = planted(400, seed=1)
-    fitted = registry.load("nas.predictors", family).fit(features[:100], latency[:100])
+    fitted = registry.load_family(family).fit(features[:100], latency[:100])
     loaded = load_predictor(family, dump_predictor(fitted)).predict(features)
     assert loaded.mean_ms.tolist() == fitted.predict(features).mean_ms.tolist()
     assert loaded.upper_ms.tolist() == fitted.predict(features).upper_ms.tolist()
@@ -105,3 +111,19 @@ def test_predictor_survives_storage(family: str) -> None:
 @pytest.mark.parametrize("strategy", registry.names("nas.strategies"))
 def test_strategy(strategy: str) -> None:
     check_strategy(strategy)
+
+
+@pytest.mark.parametrize("retrain", [False, True])
+@pytest.mark.parametrize("strategy", registry.names("nas.strategies"))
+def test_stage_names_are_those_of_the_stages(strategy: str, retrain: bool) -> None:
+    spec = SearchSpec(
+        space=SpaceSpec(name="nas_bench_201", params={"preset": "digits"}),
+        data=DataSpec(params={"max_train": 40}),
+        strategy=StrategySpec(name=strategy),
+        retrain=RetrainSpec() if retrain or strategy == "zero_cost" else None,
+    )
+    names = tuple(stage.name for stage in stages_of(problem(spec)))
+    assert names == stage_names(spec)
+    assert names[0] == "estimate"
+    assert names[-3:] == ("verify", "learn", "export")
+    assert ("retrain" in names) == (spec.retrain is not None)

@@ -45,7 +45,7 @@ def relatives() -> Relatives:
 
 
 def fit(family: str, x: Floats, y: Floats) -> Any:
-    kind = registry.load("nas.predictors", family)
+    kind = registry.load_family(family)
     if kind is not Transfer:
         return kind.fit(x, y)
     few = slice(24 if len(x) == len(y) else None)  # a handful is what it is for

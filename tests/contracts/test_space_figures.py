@@ -42,7 +42,7 @@ CASES: dict[str, tuple[str, dict[str, Any], ImageShape]] = {
 
 def figures(name: str, params: dict[str, Any], shape: ImageShape) -> dict[str, Any]:
     """Digests over 100 architectures, and the costs of the smallest and the largest of them in full."""
-    space: Any = registry.load("nas.search_spaces", name)(params, shape)
+    space: Any = registry.load_space(name).build(params, shape)
     counts = choice_counts(space.decisions)
     drawn = sample(space.decisions, np.random.default_rng(5), 98)
     genes = space.canonical(np.concatenate([np.stack([0 * counts, counts - 1]), drawn]))

@@ -24,8 +24,7 @@ SHAPE = ImageShape(1, 8, 8, 10)
 
 @pytest.fixture(params=registry.names("nas.search_spaces"))
 def space(request: pytest.FixtureRequest) -> SearchSpace:
-    built: SearchSpace = registry.load("nas.search_spaces", request.param)({"preset": PRESET[request.param]}, SHAPE)
-    return built
+    return registry.load_space(request.param).build({"preset": PRESET[request.param]}, SHAPE)
 
 
 def some_archs(space: SearchSpace, n: int) -> list[Arch]:

@@ -24,10 +24,10 @@ from nas.peak_memory import peak_memory_bytes, reset_peak_memory
 from nas.schemas.dry_runs import read_cost_estimate
 from nas.stages.estimate import EstimateStage, exceeds_space, most_inherited, profile_space
 from nas.stages.explore import ExploreStage
-from nas.strategies.once_for_all import once_for_all
+from nas.strategies.once_for_all import ONCE_FOR_ALL
 from predictors.storage import dump_predictor
 from tests.support import fakes
-from tests.support.engine import SPEC, RuleDevice, estimate_cost, problem
+from tests.support.engine import SPEC, RuleDevice, RuleRefitter, estimate_cost, problem
 from workers.runner import run_job
 
 
@@ -109,8 +109,8 @@ def test_peak_memory_is_that_since_it_was_forgotten() -> None:
 
 def test_every_stage_of_a_search_says_what_it_takes(tmp_path: Path) -> None:
     device = RuleDevice()
-    cost = estimate_cost(tmp_path, problem(), device=device)
-    assert [s.stage for s in cost.stages] == ["estimate", "train", "explore", "verify", "export"]
+    cost = estimate_cost(tmp_path, problem(), device=device, refit=RuleRefitter())
+    assert [s.stage for s in cost.stages] == ["estimate", "train", "explore", "verify", "learn", "export"]
     assert (cost.confidence, cost.worker, cost.evaluations) == ("measured", "bench", 16)
     for s in cost.stages:
         assert s.low_s is not None
@@ -121,14 +121,14 @@ def test_every_stage_of_a_search_says_what_it_takes(tmp_path: Path) -> None:
         assert s.memory_bytes is not None
         assert s.memory_bytes > 50e6
     # Three batches of 40 in an epoch; each of the six phases is at least one epoch long.
-    assert [s.steps for s in cost.stages] == [1, 18, 32, 8, 2]
+    assert [s.steps for s in cost.stages] == [1, 18, 32, 8, 3, 2]
     assert cost.stages[1].timed >= 2 * 6
     assert cost.seconds == pytest.approx(sum(s.seconds or 0.0 for s in cost.stages))
     assert cost.low_s < cost.seconds < cost.high_s
     assert cost.cpu_hours == pytest.approx(cost.seconds / 3600)
     assert cost.gpu_hours == 0.0
     assert device.measured <= 3
-    assert "not known beforehand" in cost.stages[4].note
+    assert "not known beforehand" in cost.stages[5].note
 
 
 def test_more_of_everything_costs_more(tmp_path: Path) -> None:
@@ -147,7 +147,9 @@ def test_more_of_everything_costs_more(tmp_path: Path) -> None:
 
 def test_a_reused_supernet_costs_no_training(tmp_path: Path) -> None:
     p = problem()
-    events = run_search(p, once_for_all(p)[:2], Resources(FolderBlobs(tmp_path), RuleDevice(), Ticks()), SearchState())
+    events = run_search(
+        p, ONCE_FOR_ALL.stages(p)[:2], Resources(FolderBlobs(tmp_path), RuleDevice(), Ticks()), SearchState()
+    )
     supernet = fold_all(events).finished["train"]["supernet"]
     cost = estimate_cost(tmp_path, problem(supernet=supernet))
     train = cost.stages[1]
@@ -157,9 +159,12 @@ def test_a_reused_supernet_costs_no_training(tmp_path: Path) -> None:
 
 
 class Mystery:
-    """A plug-in's stage that cannot say what it takes."""
+    """A stage that cannot tell what it takes."""
 
     name = "mystery"
+
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        return StageCost.unknown(self.name, "this stage cannot say what it takes")
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         raise NotImplementedError
@@ -178,7 +183,7 @@ def test_what_is_finished_costs_nothing(tmp_path: Path) -> None:
     p = problem()
     state = SearchState(finished={"estimate": {}, "train": {}, "verify": {}, "export": {}})
     resources = Resources(FolderBlobs(tmp_path), RuleDevice(), Ticks())
-    *_, last = estimate_search_cost(p, once_for_all(p), resources, state)
+    *_, last = estimate_search_cost(p, ONCE_FOR_ALL.stages(p), resources, state)
     assert isinstance(last, StageFinished)
     cost = read_cost_estimate(last.result)
     assert [s.stage for s in cost.stages if s.timed] == ["explore"]
@@ -190,15 +195,15 @@ def test_what_could_not_run_cannot_be_priced(tmp_path: Path) -> None:
         yield
 
     with pytest.raises(MeasurementRefused, match="not the device"):
-        estimate_cost(tmp_path, problem(), once_for_all(problem())[3:], refuses)
+        estimate_cost(tmp_path, problem(), ONCE_FOR_ALL.stages(problem())[3:], refuses)
 
 
 def test_bounds_leave_open_how_many_networks_will_be_verified(tmp_path: Path) -> None:
-    free = estimate_cost(tmp_path, problem(), once_for_all(problem())[3:4])
+    free = estimate_cost(tmp_path, problem(), ONCE_FOR_ALL.stages(problem())[3:4])
     bounded = SPEC.model_copy(
         update={"objectives": (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency", bound=5.0))}
     )
-    held = estimate_cost(tmp_path, problem(bounded), once_for_all(problem())[3:4])
+    held = estimate_cost(tmp_path, problem(bounded), ONCE_FOR_ALL.stages(problem())[3:4])
     assert (held.low_s or 0.0) < 0.5 * (free.low_s or 0.0)
 
 

@@ -68,7 +68,7 @@ def test_every_space_has_a_case() -> None:
 @pytest.mark.filterwarnings("ignore:Constant folding")
 @pytest.mark.parametrize(("name", "params", "shape"), SPACES, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(SPACES)])
 def test_costs_are_those_of_the_exported_graph(name: str, params: dict[str, Any], shape: ImageShape) -> None:
-    space: SearchSpace = registry.load("nas.search_spaces", name)(params, shape)
+    space = registry.load_space(name).build(params, shape)
     net = space.supernet(0).eval()
     counts = choice_counts(space.decisions)
     random_NG = sample(space.decisions, np.random.default_rng(7), 3)
@@ -89,7 +89,7 @@ def test_costs_are_those_of_the_exported_graph(name: str, params: dict[str, Any]
 
 @pytest.mark.parametrize(("name", "params", "shape"), SPACES, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(SPACES)])
 def test_tables_agree_with_the_description(name: str, params: dict[str, Any], shape: ImageShape) -> None:
-    space: Any = registry.load("nas.search_spaces", name)(params, shape)
+    space: Any = registry.load_space(name).build(params, shape)
     genes_NG = sample(space.decisions, np.random.default_rng(8), 150)
     costs = space.costs(genes_NG)
     for i, arch in enumerate(as_archs(space.id, genes_NG)):

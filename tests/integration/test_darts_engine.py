@@ -15,7 +15,7 @@ from nas.core.errors import InvalidSpec
 from nas.core.events import Checkpoint, Event, Traced, fold_all
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.stages.fronts import front_of
-from nas.strategies.darts import darts
+from nas.strategies.darts import DARTS
 from nas.training.progressive import TrainState
 from tests.support.engine import estimate_cost, problem, run, stored
 
@@ -48,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
 def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
     events, folder = whole
     state = fold_all(events)
-    assert list(state.finished) == ["estimate", "train", "derive", "explore", "verify", "export"]
+    assert list(state.finished) == ["estimate", "train", "derive", "explore", "verify", "learn", "export"]
     assert len(state.of("search")) == len(state.of("baseline")) == 12
     front = front_of(SPEC, state)
     assert front.final
@@ -164,12 +164,12 @@ def test_a_supernet_without_a_relaxation_is_refused(tmp_path: Path) -> None:
 def test_a_space_without_relaxations_is_refused() -> None:
     spec = SPEC.model_copy(update={"space": SpaceSpec(name="mobilenet_v3", params={"preset": "digits"})})
     with pytest.raises(InvalidSpec, match="mobilenet_v3 does not offer"):
-        darts(problem(spec))
+        DARTS.stages(problem(spec))
 
 
 def test_it_has_a_price(tmp_path: Path) -> None:
     spec = with_params(preset="darts_pt", seeds=1, select_epochs=1)
-    cost = estimate_cost(tmp_path, problem(spec), darts(problem(spec))[:3])
+    cost = estimate_cost(tmp_path, problem(spec), DARTS.stages(problem(spec))[:3])
     assert [s.stage for s in cost.stages] == ["estimate", "train", "derive"]
     assert all(s.seconds is not None and s.seconds > 0 for s in cost.stages)
     assert cost.stages[1].steps == 2 + 6 + 1

@@ -43,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
 def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
     events, folder = whole
     state = fold_all(events)
-    assert list(state.finished) == ["estimate", "train", "explore", "verify", "export"]
+    assert list(state.finished) == ["estimate", "train", "explore", "verify", "learn", "export"]
     assert len(state.of("search")) == len(state.of("baseline")) == 16
     front = front_of(SPEC, state)
     assert front.final
@@ -88,7 +88,7 @@ def test_a_search_takes_the_explorer_that_its_spec_names_and_ends_the_same_when_
     assert again.candidates.keys() == state.candidates.keys()
     wrong = problem(SPEC.model_copy(update={"strategy": StrategySpec(params={"explorer": "bayesean"})}))
     with pytest.raises(InvalidSpec, match="explorer"):
-        registry.load("nas.strategies", "once_for_all")(wrong)
+        registry.load_strategy("once_for_all").stages(wrong)
 
 
 def test_another_bound_on_the_same_supernet_trains_nothing(whole: tuple[list[Event], Path]) -> None:

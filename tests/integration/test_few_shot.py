@@ -23,7 +23,7 @@ from nas.core.spec import SpaceSpec, StrategySpec
 from nas.spaces.base import SpaceDefaults
 from nas.stages.fronts import front_of
 from nas.stages.sub_supernets import _longest
-from nas.strategies.few_shot import few_shot
+from nas.strategies.few_shot import FEW_SHOT
 from nas.supernet import Supernet
 from nas.training.fewshot.matching import match_decisions, min_cut, split_by_matching
 from nas.training.fewshot.partition import (
@@ -47,8 +47,8 @@ def _one_thread() -> None:
 
 
 def spaces() -> list[SearchSpace]:
-    cells = registry.load("nas.search_spaces", "nas_bench_201")({"preset": "digits", "channels": 4}, SHAPE)
-    mobile = registry.load("nas.search_spaces", "mobilenet_v3")(MOBILE, SHAPE)
+    cells = registry.load_space("nas_bench_201").build({"preset": "digits", "channels": 4}, SHAPE)
+    mobile = registry.load_space("mobilenet_v3").build(MOBILE, SHAPE)
     return [cells, mobile]
 
 
@@ -249,7 +249,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
 def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
     events, folder = whole
     state = fold_all(events)
-    assert tuple(state.finished) == few_shot.stage_names(SPEC.strategy.params)  # type: ignore[attr-defined]
+    assert tuple(state.finished) == FEW_SHOT.stage_names(SPEC)
     front = front_of(SPEC, state)
     assert front.final
     assert all(p.status in ("verified", "violated") for p in front.members)
@@ -337,7 +337,7 @@ def test_a_hook_may_train_the_parts_elsewhere_in_any_order(tmp_path: Path) -> No
     blobs = []
     for run_parallel in (None, backwards):
         resources = Resources(FolderBlobs(tmp_path), RuleDevice(), lambda: 0.0, run_parallel=run_parallel)
-        state = fold_all(_until(run_search(p, few_shot(p), resources, fold_all([])), "train"))
+        state = fold_all(_until(run_search(p, FEW_SHOT.stages(p), resources, fold_all([])), "train"))
         blobs.append(state.finished["train"]["supernet"])
     assert blobs[0] == blobs[1]
 
@@ -363,17 +363,19 @@ def _until(stream: Iterator[Event], stage: str) -> Iterator[Event]:
 def test_impossible_parameters_are_refused(params: dict[str, Any], message: str) -> None:
     spec = SPEC.model_copy(update={"strategy": StrategySpec(name="few_shot", params=params)})
     with pytest.raises(InvalidSpec, match=message):
-        few_shot(problem(spec))
+        FEW_SHOT.stages(problem(spec))
 
 
 def test_it_has_a_price(tmp_path: Path) -> None:
     from tests.support.engine import estimate_cost
 
-    cost = estimate_cost(tmp_path, problem(SPEC), few_shot(problem(SPEC))[:5])
+    cost = estimate_cost(tmp_path, problem(SPEC), FEW_SHOT.stages(problem(SPEC))[:5])
     assert [s.stage for s in cost.stages] == ["estimate", "warm_up", "split", "train", "trust"]
     assert all(s.seconds is not None and s.seconds > 0 for s in cost.stages)
     params = {**PARAMS, "compare_one_shot": False}
-    alone = few_shot(problem(SPEC.model_copy(update={"strategy": StrategySpec(name="few_shot", params=params)})))[3]
+    alone = FEW_SHOT.stages(
+        problem(SPEC.model_copy(update={"strategy": StrategySpec(name="few_shot", params=params)}))
+    )[3]
     [without] = estimate_cost(tmp_path, problem(SPEC), (alone,)).stages
     assert cost.stages[3].steps == 2 * without.steps > 0
 

@@ -23,7 +23,7 @@ from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, Searc
 from nas.spaces.base import SpaceDefaults
 from nas.stages.fronts import front_of
 from nas.stages.sub_supernets import discretise_inside
-from nas.strategies.few_shot import few_shot
+from nas.strategies.few_shot import FEW_SHOT
 from nas.supernet import RelaxedSupernet
 from nas.training.fewshot.allowed import allowed_operations, edges_by_decision
 from nas.training.fewshot.partition import SpacePartition, sample_subspace, split_breadth_first, subspace_extremes
@@ -34,7 +34,7 @@ from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
 from tests.support.engine import estimate_cost, problem, run, stored
 from tests.support.few_shot import MOBILE
-from tests.support.few_shot import PARAMS as FEW_SHOT
+from tests.support.few_shot import PARAMS as FEW_SHOT_PARAMS
 
 SEARCHES = ["darts", "gdas", "snas", "proxyless"]
 
@@ -49,9 +49,9 @@ def _one_thread() -> None:
 
 def test_decisions_that_can_split_a_relaxation_belong_to_one_edge() -> None:
     shape = ImageShape(3, 16, 16, 5)
-    cells = registry.load("nas.search_spaces", "nas_bench_201")({"preset": "digits"}, shape)
+    cells = registry.load_space("nas_bench_201").build({"preset": "digits"}, shape)
     assert edges_by_decision(cells) == {e: (e, (0, 1, 2, 3, 4)) for e in range(6)}
-    darts = registry.load("nas.search_spaces", "darts_cell")({"preset": "digits"}, shape)
+    darts = registry.load_space("darts_cell").build({"preset": "digits"}, shape)
     found = edges_by_decision(darts)
     # Later nodes choose which two of their inputs they keep, so their operations have no edge of their own.
     assert {darts.decisions[g].name for g in found} == {
@@ -63,7 +63,7 @@ def test_decisions_that_can_split_a_relaxation_belong_to_one_edge() -> None:
 
 
 def test_subspaces_have_disjoint_and_complete_operations() -> None:
-    space = registry.load("nas.search_spaces", "nas_bench_201")({"preset": "digits"}, ImageShape(3, 16, 16, 5))
+    space = registry.load_space("nas_bench_201").build({"preset": "digits"}, ImageShape(3, 16, 16, 5))
     partition = split_breadth_first([(0, [[0, 1], [2, 3, 4]]), (3, [[0, 4], [1, 2, 3]])], 4)
     tables = [allowed_operations(space, partition, part) for part in range(4)]
     assert [t[0].nonzero()[0].tolist() for t in tables] == [[0, 1], [0, 1], [2, 3, 4], [2, 3, 4]]
@@ -75,7 +75,7 @@ def test_subspaces_have_disjoint_and_complete_operations() -> None:
 
 
 def test_what_is_found_for_a_part_lies_in_it() -> None:
-    space = registry.load("nas.search_spaces", "nas_bench_201")({"preset": "digits"}, ImageShape(3, 16, 16, 5))
+    space = registry.load_space("nas_bench_201").build({"preset": "digits"}, ImageShape(3, 16, 16, 5))
     partition = split_breadth_first([(0, [[0, 1], [2, 3, 4]])], 2)
     scores = np.full((6, 5), 0.1)
     scores[0] = [0, 0, 0.2, 0.2, 0.6]
@@ -222,7 +222,7 @@ def test_each_subspace_selects_its_best_operations(preset: str) -> None:
 
 # Whole searches
 
-PARAMS: dict[str, Any] = {**FEW_SHOT, "warmup_epochs": 1, "trust_networks": 0, "gradient": {"tune_epochs": 1}}
+PARAMS: dict[str, Any] = {**FEW_SHOT_PARAMS, "warmup_epochs": 1, "trust_networks": 0, "gradient": {"tune_epochs": 1}}
 SPEC = SearchSpec(
     space=SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4}),
     data=DataSpec(params={"max_train": 120, "max_val": 60, "max_test": 60}),
@@ -246,7 +246,7 @@ def until(stream: Iterator[Event], stage: str) -> Iterator[Event]:
 def test_parts_that_are_searched_by_gradient_give_the_first_candidates(tmp_path: Path) -> None:
     events = stored(list(run(tmp_path, problem(SPEC))))
     state = fold_all(events)
-    assert tuple(state.finished) == few_shot.stage_names(SPEC.strategy.params)  # type: ignore[attr-defined]
+    assert tuple(state.finished) == FEW_SHOT.stage_names(SPEC)
     assert "derive" in state.finished
     assert front_of(SPEC, state).final
     assert len(state.exports) == 1
@@ -304,7 +304,7 @@ def test_other_searches_by_gradient_reach_their_networks(search: str, tmp_path: 
 
 
 def test_a_search_by_gradient_has_a_price(tmp_path: Path) -> None:
-    cost = estimate_cost(tmp_path, problem(SPEC), few_shot(problem(SPEC))[3:4])
+    cost = estimate_cost(tmp_path, problem(SPEC), FEW_SHOT.stages(problem(SPEC))[3:4])
     assert cost.stages[0].seconds is not None
     assert cost.stages[0].seconds > 0
 
@@ -313,7 +313,7 @@ def test_a_search_by_gradient_has_a_price(tmp_path: Path) -> None:
 
 
 def test_the_ends_of_a_part_lie_in_it_and_shrinking_begins_at_its_largest() -> None:
-    space = registry.load("nas.search_spaces", "mobilenet_v3")(MOBILE, ImageShape(3, 16, 16, 5))
+    space = registry.load_space("mobilenet_v3").build(MOBILE, ImageShape(3, 16, 16, 5))
     gene = next(i for i, d in enumerate(space.decisions) if d.name == "stage1.depth")
     kernel = next(i for i, d in enumerate(space.decisions) if d.name == "stage1.block2.kernel")
     top = len(space.decisions[kernel].choices) - 1
@@ -336,7 +336,7 @@ def test_the_ends_of_a_part_lie_in_it_and_shrinking_begins_at_its_largest() -> N
 
 @pytest.mark.parametrize("schedule", ["progressive", "sandwich"])
 def test_parts_are_trained_as_once_for_all_trains(schedule: str, tmp_path: Path) -> None:
-    params = {**FEW_SHOT, "split": "exhaustive", "schedule": schedule, "trust_networks": 0, "warmup_epochs": 1}
+    params = {**FEW_SHOT_PARAMS, "split": "exhaustive", "schedule": schedule, "trust_networks": 0, "warmup_epochs": 1}
     params |= {"decisions": ["stage1.depth"], "part_epochs": 1}
     data = DataSpec(params={"max_train": 80, "max_val": 40, "max_test": 40})
     given = {"space": SpaceSpec(params=MOBILE), "data": data}
@@ -359,7 +359,7 @@ def test_parts_are_trained_as_once_for_all_trains(schedule: str, tmp_path: Path)
 )
 def test_parameters_that_contradict_each_other_are_refused(params: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidSpec, match=message):
-        few_shot(problem(with_params(**{"search": "darts", **params})))
+        FEW_SHOT.stages(problem(with_params(**{"search": "darts", **params})))
 
 
 def test_a_space_without_relaxations_is_not_searched_by_gradient() -> None:
@@ -368,7 +368,7 @@ def test_a_space_without_relaxations_is_not_searched_by_gradient() -> None:
         update={"space": SpaceSpec(params=MOBILE), "strategy": StrategySpec(name="few_shot", params=params)}
     )
     with pytest.raises(InvalidSpec, match="expected search explore"):
-        few_shot(problem(spec))
+        FEW_SHOT.stages(problem(spec))
     cells = SPEC.model_copy(
         update={
             "space": SpaceSpec(name="darts_cell", params={"preset": "digits"}),
@@ -376,4 +376,4 @@ def test_a_space_without_relaxations_is_not_searched_by_gradient() -> None:
         }
     )
     with pytest.raises(InvalidSpec, match=r"normal\.node0\.first\.operation"):
-        few_shot(problem(cells))
+        FEW_SHOT.stages(problem(cells))

@@ -82,8 +82,8 @@ def _one_thread() -> None:
 def problem(fleet: FleetSpec) -> Problem:
     record = SPEC.model_dump(mode="json") | {"fleet": fleet.model_dump(mode="json"), "device": fleet.devices[0]}
     spec = SearchSpec.model_validate(record)
-    data = registry.load("nas.datasets", spec.data.name)(spec.data, spec.data.seed)
-    space = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, data.shape)
+    data = registry.load_dataset(spec.data.name).load(spec.data, spec.data.seed)
+    space = registry.load_space(spec.space.name).build(spec.space.params, data.shape)
     rules = {WIDE: HalfSumPredictor(slice(None, None, 2), 1.0), DEEP: HalfSumPredictor(slice(1, None, 2), 3.0)}
     members = tuple(TargetDevice(n, DeviceProfile(n, "m", "p", 1, "r", "1", "os"), rules[n]) for n in spec.devices)
     predictor = FleetPredictor.of(spec, {m.name: m.predictor for m in members})
@@ -93,7 +93,7 @@ def problem(fleet: FleetSpec) -> Problem:
 def run(folder: Path, p: Problem, before: Sequence[Event] = (), fleet: RuleFleet | None = None) -> Iterator[Event]:
     ticks = count()
     resources = Resources(FolderBlobs(folder), fleet or RuleFleet(), lambda: float(next(ticks)))
-    stages = registry.load("nas.strategies", p.spec.strategy.name)(p)
+    stages = registry.load_strategy(p.spec.strategy.name).stages(p)
     return run_search(p, stages, resources, fold_all(before))
 
 

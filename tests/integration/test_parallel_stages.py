@@ -24,7 +24,7 @@ from nas.core.jobs import Lease
 from nas.core.ports import Resources, Stage
 from nas.core.spec import DataSpec, ResourceSpec, SpaceSpec
 from nas.stages.sub_supernets import SubSupernetsStage
-from nas.strategies.few_shot import few_shot
+from nas.strategies.few_shot import FEW_SHOT
 from tests.support.engine import RuleDevice, problem
 from tests.support.few_shot import PARAMS, SPEC
 from workers.attempt import AttemptOutcome
@@ -110,7 +110,7 @@ def run_job(
 
 
 def parts_stage() -> SubSupernetsStage:
-    [stage] = [s for s in few_shot(problem(SMALL)) if isinstance(s, SubSupernetsStage)]
+    [stage] = [s for s in FEW_SHOT.stages(problem(SMALL)) if isinstance(s, SubSupernetsStage)]
     return stage
 
 
@@ -135,7 +135,7 @@ def before(folder: Path) -> list[Event]:
     torch.set_num_threads(1)
     p, resources = problem(SMALL), Resources(FolderBlobs(folder / "blobs"), RuleDevice(), time.monotonic)
     events: list[Event] = []
-    for stage in few_shot(p)[:3]:
+    for stage in FEW_SHOT.stages(p)[:3]:
         for event in stage.run(p, resources, fold_all(events)):
             events.append(event)
     return events

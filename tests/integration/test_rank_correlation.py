@@ -208,10 +208,10 @@ def test_that_check_needs_no_torch() -> None:
 import sys
 from nas.core.ports import ImageShape
 from nas.core.spec import SearchSpec, StrategySpec
-from nas.strategies.few_shot import few_shot
+from nas.strategies.few_shot import FEW_SHOT
 from search_spaces.nas_bench_201.space import build
 spec = SearchSpec(strategy=StrategySpec(name="few_shot", params={"split": "exhaustive", "parts": 5}))
-few_shot.check(spec, build({"preset": "digits"}, ImageShape(1, 8, 8, 10)))
+FEW_SHOT.check(spec, build({"preset": "digits"}, ImageShape(1, 8, 8, 10)))
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

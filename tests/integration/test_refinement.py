@@ -68,8 +68,8 @@ SPEC = SearchSpec(
     budget=BudgetSpec(evaluations=64, verified=12),
 )
 PROFILE = DeviceProfile("planted", "m", "p", 1, "r", "1", "os")
-DATA = registry.load("nas.datasets", "digits").describe(SPEC.data)
-SPACE = registry.load("nas.search_spaces", "mobilenet_v3")(SPEC.space.params, DATA)
+DATA = registry.load_dataset("digits").describe(SPEC.data)
+SPACE = registry.load_space("mobilenet_v3").build(SPEC.space.params, DATA)
 POOL = SPACE.canonical(sample(SPACE.decisions, np.random.default_rng(0), 4000))
 EDGE = float(np.quantile(SPACE.costs(POOL)["macs"], 0.3))
 
@@ -377,9 +377,7 @@ def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.Mo
         budget=BudgetSpec(evaluations=8, verified=3),
         export=ExportSpec(count=1, int8=False),
     )
-    space = registry.load("nas.search_spaces", "mobilenet_v3")(
-        params, registry.load("nas.datasets", "digits").describe(data)
-    )
+    space = registry.load_space("mobilenet_v3").build(params, registry.load_dataset("digits").describe(data))
     pool = np.unique(space.canonical(sample(space.decisions, np.random.default_rng(0), 200)), axis=0)[:60]
     ms = 0.01 + 1e-6 * space.costs(pool)["macs"]
     known = Known(pool, ms, np.arange(len(pool)) % 4 == 0)

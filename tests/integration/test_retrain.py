@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -222,13 +223,14 @@ def test_the_spec_says_what_is_wrong() -> None:
         parse_spec(SearchSpec, {"retrain": {"epocs": 3}})
 
 
-def test_every_strategy_that_verifies_can_be_retrained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_strategy_with_the_closing_stages_retrains(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stage_names(RETRAINED) == ("estimate", "train", "explore", "retrain", "verify", "learn", "export")
     assert "retrain" not in stage_names(SPEC)
     fakes.use_plugins(monkeypatch)
     spec = fakes.search_spec(retrain={"epochs": 1})
-    monkeypatch.setattr(fakes.plain, "stage_names", ("estimate", "train"))
-    with pytest.raises(InvalidSpec, match="verifies networks, got 'plain'"):
+    without_end = replace(fakes.PLAIN, stage_names=lambda spec: ("estimate", "train"))
+    monkeypatch.setitem(fakes.PLUGINS["nas.strategies"], "plain", without_end)
+    with pytest.raises(InvalidSpec, match="retrains networks, got 'plain'"):
         stage_names(spec)
 
 

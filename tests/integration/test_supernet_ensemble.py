@@ -18,7 +18,7 @@ from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.spaces.base import SpaceDefaults
 from nas.stages.fronts import front_of
-from nas.strategies.few_shot import few_shot
+from nas.strategies.few_shot import FEW_SHOT
 from nas.supernet import Supernet
 from nas.training.fewshot.ensemble import EnsembleTraining, balance, imbalance, probabilities, train_ensemble
 from nas.training.fewshot.partition import RoutingTable, router_from_json, routing_genes
@@ -163,7 +163,7 @@ def test_resuming_anywhere_gives_bitwise_equal_weights() -> None:
 
 
 def downsampling() -> Any:
-    return registry.load("nas.search_spaces", "resnet20_downsampling")({"preset": "digits"}, ImageShape(1, 8, 8, 10))
+    return registry.load_space("resnet20_downsampling").build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
 
 
 def test_combinations_of_the_downsampling_space_have_equal_shares() -> None:
@@ -194,7 +194,7 @@ def test_routing_table_json_round_trip_and_routing() -> None:
 
 
 def test_a_large_space_is_routed_by_named_decisions() -> None:
-    space = registry.load("nas.search_spaces", "mobilenet_v3")({"preset": "digits"}, ImageShape(1, 8, 8, 10))
+    space = registry.load_space("mobilenet_v3").build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
     with pytest.raises(InvalidSpec, match="at most 4096 combinations"):
         routing_genes(space, ())
     with pytest.raises(InvalidSpec, match=r"stage1\.depth"):
@@ -234,7 +234,7 @@ SPEC = SearchSpec(
 def test_an_ensemble_search_ends_with_a_verified_front_and_the_same_when_resumed(tmp_path: Path) -> None:
     events = stored(list(run(tmp_path, problem(SPEC))))
     expected = fold_all(events)
-    assert tuple(expected.finished) == few_shot.stage_names(PARAMS)  # type: ignore[attr-defined]
+    assert tuple(expected.finished) == FEW_SHOT.stage_names(SPEC)
     front = front_of(SPEC, expected)
     assert front.final
     assert front.members
@@ -265,7 +265,7 @@ def test_an_ensemble_search_ends_with_a_verified_front_and_the_same_when_resumed
 
 
 def test_a_mixture_has_a_price(tmp_path: Path) -> None:
-    cost = estimate_cost(tmp_path, problem(SPEC), few_shot(problem(SPEC))[2:4])
+    cost = estimate_cost(tmp_path, problem(SPEC), FEW_SHOT.stages(problem(SPEC))[2:4])
     assert [s.stage for s in cost.stages] == ["split", "train"]
     assert cost.stages[1].seconds is not None
     assert cost.stages[1].seconds > 0

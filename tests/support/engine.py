@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import onnx
 
 from nas.blobs import FolderBlobs
 from nas.core import registry
-from nas.core.arch import as_archs, sample
+from nas.core.arch import Floats, Genes, as_archs, sample
 from nas.core.cost_estimate import CostEstimate
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.events import (
@@ -28,12 +28,12 @@ from nas.core.events import (
     encode,
     fold_all,
 )
-from nas.core.ports import Problem, Resources
+from nas.core.ports import Problem, Refit, Refitter, Resources, Stage
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
-from nas.engine import estimate_search_cost, run_search
+from nas.engine import estimate_search_cost, run_search, stages_of
 from nas.objectives import cheap_metrics
 from nas.schemas.dry_runs import read_cost_estimate
-from nas.strategies.once_for_all import once_for_all
+from nas.strategies.once_for_all import ONCE_FOR_ALL
 
 SPACE = {"preset": "digits", "resolutions": [4, 6], "depths": [1, 2], "final": 32, "hidden": 32}
 
@@ -77,8 +77,8 @@ class RuleDevice:
 
 
 def problem(spec: SearchSpec = SPEC, supernet: str | None = None, parent: SearchState | None = None) -> Problem:
-    data = registry.load("nas.datasets", spec.data.name)(spec.data, spec.data.seed)
-    space = registry.load("nas.search_spaces", spec.space.name)(spec.space.params, data.shape)
+    data = registry.load_dataset(spec.data.name).load(spec.data, spec.data.seed)
+    space = registry.load_space(spec.space.name).build(spec.space.params, data.shape)
     profile = DeviceProfile("rule", "m", "p", 1, "r", "1", "os")
     inherited = tuple(parent.candidates.values()) if parent is not None else ()
     return Problem(spec, space, data, profile, RulePredictor(), supernet, inherited)  # type: ignore[arg-type]
@@ -87,8 +87,7 @@ def problem(spec: SearchSpec = SPEC, supernet: str | None = None, parent: Search
 def run(folder: Path, p: Problem, events: Sequence[Event] = (), device: RuleDevice | None = None) -> Iterator[Event]:
     ticks = count()
     resources = Resources(FolderBlobs(folder), device or RuleDevice(), lambda: float(next(ticks)))
-    stages = registry.load("nas.strategies", p.spec.strategy.name)(p)
-    return run_search(p, stages, resources, fold_all(events))
+    return run_search(p, stages_of(p), resources, fold_all(events))
 
 
 def stored(events: Sequence[Event]) -> list[Event]:
@@ -96,11 +95,25 @@ def stored(events: Sequence[Event]) -> list[Event]:
     return [decode(json.loads(json.dumps(encode(e)))) for e in events]
 
 
-def estimate_cost(folder: Path, p: Problem, stages: object = None, device: object = None) -> CostEstimate:
+class RuleRefitter:
+    """Learns nothing from any number of measurements."""
+
+    def fit(self, genes_NG: Genes, latency_ms_N: Floats, error_N: Floats | None = None) -> Refit:
+        assert len(genes_NG) == len(latency_ms_N)
+        return Refit(RulePredictor(), {})
+
+    def load(self, record: Mapping[str, Any]) -> RulePredictor:
+        return RulePredictor()
+
+
+def estimate_cost(
+    folder: Path, p: Problem, stages: Sequence[Stage] = (), device: object = None, refit: Refitter | None = None
+) -> CostEstimate:
     ticks = count()  # every look at the clock takes a second
     clock = lambda: float(next(ticks))  # noqa: E731
-    resources = Resources(FolderBlobs(folder), device or RuleDevice(), clock, worker="bench")  # type: ignore[arg-type]
-    events: list[Event] = list(estimate_search_cost(p, stages or once_for_all(p), resources, SearchState()))  # type: ignore[arg-type]
+    measurer: Any = device or RuleDevice()
+    resources = Resources(FolderBlobs(folder), measurer, clock, worker="bench", refit=refit)
+    events: list[Event] = list(estimate_search_cost(p, stages or ONCE_FOR_ALL.stages(p), resources, SearchState()))
     last = events[-1]
     assert isinstance(last, StageFinished)
     assert last.stage == "price"

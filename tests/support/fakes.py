@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,11 @@ from nas.core.events import (
 )
 from nas.core.jobs import AppendOutcome, Lease, SearchPayload
 from nas.core.layers import CustomLayer, Layer
-from nas.core.ports import ImageShape
+from nas.core.plugins import DatasetType, SearchSpaceType, Strategy
+from nas.core.ports import Dataset, ImageShape, Problem, Stage
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.spaces.base import SpaceDefaults
+from nas.stages.closing import closing_stage_names
 from server.store.store import Store
 
 PROFILE = DeviceProfile("bench", "x86_64", "a processor", 4, "onnxruntime", "1.0", "linux")
@@ -109,17 +112,20 @@ class PlainParams(BaseModel):
     epochs: int = 3
 
 
-def plain(problem: Any) -> tuple[Any, ...]:
-    """A strategy that is never run here."""
+def _never_run(problem: Problem) -> tuple[Stage, ...]:
     raise NotImplementedError
 
 
-plain.params_model = PlainParams  # type: ignore[attr-defined]
-plain.stage_names = ("estimate", "train", "explore", "verify", "export")  # type: ignore[attr-defined]
+PLAIN = Strategy(
+    "plain",
+    "A strategy that is never run here.",
+    PlainParams,
+    _never_run,
+    lambda spec: ("estimate", "train", "explore", *closing_stage_names(spec)),
+)
 
 
-def blank(spec: DataSpec, seed: int) -> Any:
-    """Data that are never read here."""
+def _never_read(spec: DataSpec, seed: int) -> Dataset:
     raise NotImplementedError
 
 
@@ -129,26 +135,35 @@ def _describe(spec: DataSpec) -> ImageShape:
     return ImageShape(1, 8, 8, int(spec.params.get("classes", 10)))
 
 
-blank.describe = _describe  # type: ignore[attr-defined]
+TINY = SearchSpaceType("tiny", "Three decisions of four choices.", TinySpace)
+BLANK = DatasetType("blank", "Data that are never read here.", _describe, _never_read)
 
-PLUGINS: dict[str, dict[str, Any]] = {
-    "nas.search_spaces": {"tiny": TinySpace},
-    "nas.strategies": {"plain": plain},
+PLUGINS: dict[registry.Group, dict[str, object]] = {
+    "nas.search_spaces": {"tiny": TINY},
+    "nas.strategies": {"plain": PLAIN},
     "nas.predictors": {"flat": FlatPredictor},
-    "nas.datasets": {"blank": blank},
+    "nas.datasets": {"blank": BLANK},
 }
+
+
+class RegisteredValue(EntryPoint):
+    """An entry point whose object is one of ``PLUGINS``."""
+
+    def __init__(self, name: str, group: registry.Group) -> None:
+        super().__init__(name, "tests.support.fakes:PLUGINS", group)
+
+    def load(self) -> object:
+        """The value itself."""
+        return PLUGINS[self.group][self.name]
 
 
 def use_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces the registered plug-ins by those of this file."""
 
-    def load(group: registry.Group, name: str) -> Any:
-        if name not in PLUGINS[group]:
-            raise UnknownName(group.removeprefix("nas."), name, PLUGINS[group])
-        return PLUGINS[group][name]
+    def entries(group: registry.Group) -> dict[str, EntryPoint]:
+        return {name: RegisteredValue(name, group) for name in PLUGINS[group]}
 
-    monkeypatch.setattr(registry, "load", load)
-    monkeypatch.setattr(registry, "names", lambda group: sorted(PLUGINS[group]))
+    monkeypatch.setattr(registry, "_entries", entries)
 
 
 def search_spec(**changes: Any) -> SearchSpec:

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from nas.core.arch import Arch, Decision, Floats, Genes, one_hot
 from nas.core.layers import CustomLayer, Layer
+from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
 from predictors.families.auto import AutoPredictor
 from predictors.families.bayesian_linear import BayesianLinear
@@ -51,7 +52,9 @@ class Layers(fakes.TinySpace):
 @pytest.fixture(name="plugins")
 def table_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     fakes.use_plugins(monkeypatch)
-    monkeypatch.setitem(fakes.PLUGINS["nas.search_spaces"], "layers", Layers)
+    monkeypatch.setitem(
+        fakes.PLUGINS["nas.search_spaces"], "layers", SearchSpaceType("layers", "Layers with operations.", Layers)
+    )
     monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "bayesian_linear", BayesianLinear)
     monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "best", AutoPredictor)
     monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "transfer", Transfer)

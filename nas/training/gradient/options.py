@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from nas.core.errors import InvalidSpec
+from nas.core.ports import RelaxedSpace
 from nas.training.gradient.early_stopping import PUBLISHED_EPOCHS, can_stop, scaled
 
 Preset = Literal[
@@ -258,3 +260,12 @@ def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
 def first_teacher(p: DartsParams) -> int:
     """The epoch, counted from 1, whose end gives the first teacher."""
     return p.teacher_every * max(1, math.ceil(p.teacher_warmup / p.teacher_every))
+
+
+def check_partial(params: DartsParams, space: RelaxedSpace) -> None:
+    """Raises InvalidSpec where the channels of a space cannot be divided as the parameters say."""
+    if params.partial not in (partials := space.partials):
+        raise InvalidSpec(
+            f"partial: expected one of {', '.join(map(str, partials))}, since the channels of {space.name} with these "
+            f"parameters cannot be divided otherwise; got {params.partial}"
+        )

@@ -26,14 +26,13 @@ SHAPE = ImageShape(1, 8, 8, 10)
 SPACES = [
     n
     for n in registry.names("nas.search_spaces")
-    if registry.load("nas.search_spaces", n)({"preset": "digits"}, SHAPE).graph_encoding is not None
+    if registry.load_space(n).build({"preset": "digits"}, SHAPE).graph_encoding is not None
 ]
 spaces = pytest.mark.parametrize("name", SPACES)
 
 
 def space_of(name: str) -> SearchSpace:
-    space: SearchSpace = registry.load("nas.search_spaces", name)({"preset": "digits"}, SHAPE)
-    return space
+    return registry.load_space(name).build({"preset": "digits"}, SHAPE)
 
 
 def encoding_of(space: SearchSpace) -> GraphEncoding:

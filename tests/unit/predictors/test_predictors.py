@@ -71,16 +71,13 @@ def test_too_few_networks_give_no_bound() -> None:
 
 @pytest.fixture(params=[name for name in registry.names("nas.predictors") if name != "transfer"])
 def family(request: pytest.FixtureRequest) -> type:
-    kind: type = registry.load("nas.predictors", request.param)
+    kind: type = registry.load_family(request.param)
     return kind
 
 
 @pytest.fixture(scope="module")
 def space() -> SearchSpace:
-    built: SearchSpace = registry.load("nas.search_spaces", "mobilenet_v3")(
-        {"preset": "digits"}, ImageShape(1, 8, 8, 10)
-    )
-    return built
+    return registry.load_space("mobilenet_v3").build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
 
 
 def planted(space: SearchSpace, n: int, noise: float, seed: int = 0) -> tuple[Floats, Floats]:
@@ -132,7 +129,7 @@ def test_units_of_features_do_not_matter(family: type, space: SearchSpace) -> No
     scale = np.geomspace(1e-3, 1e3, x.shape[1])
     a = family.fit(x, y).predict(x).mean_ms  # type: ignore[attr-defined]
     b = family.fit(x * scale, y).predict(x * scale).mean_ms  # type: ignore[attr-defined]
-    trees = registry.load("nas.predictors", "gradient_boosting")  # the last digit decides between equally good splits
+    trees = registry.load_family("gradient_boosting")  # the last digit decides between equally good splits
     np.testing.assert_allclose(a, b, rtol=0.01 if family is trees else 1e-5)
 
 
@@ -179,7 +176,7 @@ class FakeDevice:
 
 def run_onboarding(space: SearchSpace, device: FakeDevice, folder: Path, state: SearchState) -> Iterator[Event]:
     x, y = planted(space, 200, noise=0.01)
-    rule = registry.load("nas.predictors", "bayesian_linear").fit(x, y)
+    rule = registry.load_family("bayesian_linear").fit(x, y)
 
     def export(arch: Arch) -> bytes:
         return repr(float(rule.predict(space.features(np.array([arch.genes]))).mean_ms[0])).encode()

@@ -114,9 +114,9 @@ def test_the_examples_are_specs_whose_names_exist() -> None:
     assert examples
     for path in examples:
         spec = read_spec(SearchSpec, path)
-        registry.load("nas.search_spaces", spec.space.name)
-        registry.load("nas.strategies", spec.strategy.name)
-        registry.load("nas.datasets", spec.data.name)
+        registry.load_space(spec.space.name)
+        registry.load_strategy(spec.strategy.name)
+        registry.load_dataset(spec.data.name)
 
 
 def test_spaces_do_not_inherit_the_parameters_of_the_default_space() -> None:

@@ -27,7 +27,7 @@ SPACES = [
 
 
 def layers_of(name: str, preset: str) -> list[Layer]:
-    space = registry.load("nas.search_spaces", name)({"preset": preset}, ImageShape(3, 17, 17, 10))
+    space = registry.load_space(name).build({"preset": preset}, ImageShape(3, 17, 17, 10))
     genes = space.canonical(sample(space.decisions, np.random.default_rng(0), 24))
     return list(distinct_layers(space, as_archs(space.id, genes)).values())
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import BaseModel
 
+from nas.core import registry
 from nas.core.arch import Arch, Floats, Genes
 from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.layers import Layer
@@ -26,7 +28,7 @@ def _fake_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     fakes.use_plugins(monkeypatch)
 
 
-def register(monkeypatch: pytest.MonkeyPatch, group: str, name: str, plugin: object) -> None:
+def register(monkeypatch: pytest.MonkeyPatch, group: registry.Group, name: str, plugin: object) -> None:
     monkeypatch.setitem(fakes.PLUGINS[group], name, plugin)
 
 
@@ -51,7 +53,7 @@ def test_space_with_unstable_id_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         def id(self) -> str:
             return f"tiny-{next(self.ids)}"
 
-    register(monkeypatch, "nas.search_spaces", "tiny", Unstable)
+    register(monkeypatch, "nas.search_spaces", "tiny", replace(fakes.TINY, build=Unstable))
     with pytest.raises(AssertionError):
         check_search_space("tiny", {}, SHAPE)
 
@@ -89,7 +91,8 @@ def test_costs_that_differ_from_layers_fail() -> None:
 
 
 def test_space_that_ignores_unknown_parameters_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    register(monkeypatch, "nas.search_spaces", "tiny", lambda params, shape: fakes.TinySpace({}, shape))
+    careless = replace(fakes.TINY, build=lambda params, shape: fakes.TinySpace({}, shape))
+    register(monkeypatch, "nas.search_spaces", "tiny", careless)
     with pytest.raises(AssertionError, match="nothing was raised"):
         check_errors("tiny", {}, SHAPE)
 
@@ -135,11 +138,7 @@ def test_strategy_with_lax_parameters_fails(monkeypatch: pytest.MonkeyPatch) -> 
     class LaxParams(BaseModel):
         epochs: int = 3
 
-    def lax(problem: Any) -> tuple[Any, ...]:
-        raise NotImplementedError
-
-    lax.params_model = LaxParams  # type: ignore[attr-defined]
-    register(monkeypatch, "nas.strategies", "lax", lax)
+    register(monkeypatch, "nas.strategies", "lax", replace(fakes.PLAIN, name="lax", params_model=LaxParams))
     with pytest.raises(AssertionError, match="nothing was raised"):
         check_strategy("lax")
 
@@ -152,7 +151,6 @@ def test_dataset_that_ignores_its_seed_fails(monkeypatch: pytest.MonkeyPatch) ->
         splits = [Split(images[i : i + 20], labels[i : i + 20]) for i in (0, 20, 40)]
         return Dataset("fixed", SHAPE, *splits, tuple("abcdefghij"), "hash")
 
-    load.describe = lambda spec: SHAPE  # type: ignore[attr-defined]
-    register(monkeypatch, "nas.datasets", "blank", load)
+    register(monkeypatch, "nas.datasets", "blank", replace(fakes.BLANK, describe=lambda spec: SHAPE, load=load))
     with pytest.raises(AssertionError):
         check_dataset(DataSpec(name="blank"))

@@ -32,14 +32,12 @@ SMALL = {"preset": "digits", "resolutions": [6, 8], "depths": [1, 2], "final": 3
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    loaded: Dataset = registry.load("nas.datasets", "digits")(DataSpec(params={"max_train": 320}), 0)
-    return loaded
+    return registry.load_dataset("digits").load(DataSpec(params={"max_train": 320}), 0)
 
 
 @pytest.fixture(scope="module")
 def space(data: Dataset) -> SearchSpace:
-    built: SearchSpace = registry.load("nas.search_spaces", "mobilenet_v3")(SMALL, data.shape)
-    return built
+    return registry.load_space("mobilenet_v3").build(SMALL, data.shape)
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +103,7 @@ WIDE = {**SMALL, "expands": [2, 3, 4], "widths": [0.5, 0.75, 1.0]}
 
 
 def test_channels_are_sorted_before_each_phase_that_narrows(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    space: SearchSpace = registry.load("nas.search_spaces", "mobilenet_v3")(WIDE, data.shape)
+    space = registry.load_space("mobilenet_v3").build(WIDE, data.shape)
     phases = progressive_shrinking(6, 0.1, samplers.axes(space.decisions))
     net = space.supernet(0)
     training = Training(net, space, data, Pipeline(data, "cpu"), Recipe(phases, 64), 0)
@@ -123,7 +121,7 @@ def test_channels_are_sorted_before_each_phase_that_narrows(data: Dataset, monke
 
 
 def test_sorting_channels_keeps_trained_networks_and_orders_the_others(data: Dataset) -> None:
-    space: SearchSpace = registry.load("nas.search_spaces", "mobilenet_v3")(WIDE, data.shape)
+    space = registry.load_space("mobilenet_v3").build(WIDE, data.shape)
     net = space.supernet(0).eval()
     phases = progressive_shrinking(6, 0.1, samplers.axes(space.decisions))
     training = Training(net, space, data, Pipeline(data, "cpu"), Recipe(phases, 64), 0)
@@ -145,7 +143,7 @@ def test_sorting_channels_keeps_trained_networks_and_orders_the_others(data: Dat
 
 
 def test_the_frozen_teacher_has_no_dropout(data: Dataset) -> None:
-    space: SearchSpace = registry.load("nas.search_spaces", "mobilenet_v3")({**SMALL, "dropout": 0.9}, data.shape)
+    space = registry.load_space("mobilenet_v3").build({**SMALL, "dropout": 0.9}, data.shape)
     phases = progressive_shrinking(6, 0.1, samplers.axes(space.decisions))
     net = space.supernet(0)
     training = Training(net, space, data, Pipeline(data, "cpu"), Recipe(phases, 64), 0)

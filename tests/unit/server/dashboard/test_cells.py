@@ -11,7 +11,6 @@ import pytest
 
 from nas.core import registry
 from nas.core.arch import Arch, choice_counts, sample
-from nas.core.cells import CellGraph
 from nas.core.events import Traced
 from nas.core.ports import ImageShape, is_relaxed
 from search_spaces.darts_cell.cell import node_inputs
@@ -24,7 +23,7 @@ RELAXED = ("darts_cell", "nas_bench_201")
 
 
 def space_of(name: str) -> Any:
-    return registry.load("nas.search_spaces", name)({"preset": "digits"}, SHAPE)
+    return registry.load_space(name).build({"preset": "digits"}, SHAPE)
 
 
 def trace(name: str, table: np.ndarray) -> Traced:
@@ -35,9 +34,9 @@ def trace(name: str, table: np.ndarray) -> Traced:
 
 @pytest.mark.parametrize("name", registry.names("nas.search_spaces"))
 def test_every_space_of_relaxations_tells_its_cells_and_its_edges_lead_forward(name: str) -> None:
-    space, build = space_of(name), registry.load("nas.search_spaces", name)
-    graphs: tuple[CellGraph, ...] = getattr(space, "cells", ())
-    assert graphs == getattr(build, "cell_graphs", ())
+    space, space_type = space_of(name), registry.load_space(name)
+    graphs = space.cells
+    assert graphs == space_type.cells
     assert bool(graphs) == is_relaxed(space)
     for cell in graphs:
         assert all(0 <= e.start < e.end < len(cell.nodes) for e in cell.edges)

@@ -1,0 +1,80 @@
+"""What a plug-in registers: one frozen value for each search space, strategy and data set, one class for each family of
+latency predictors. ``nas.core.registry`` loads them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from nas.core.arch import Floats
+from nas.core.cells import CellGraph
+from nas.core.ports import Dataset, ImageShape, LatencyPredictor, Problem, SearchSpace, Stage
+from nas.core.spec import DataSpec, SearchSpec
+
+
+@dataclass(frozen=True)
+class SearchSpaceType:
+    """A kind of search space. ``summary``: one sentence for people.
+
+    ``build`` makes a space from ``space.params`` of a spec and the shape of the images; it raises InvalidSpec for
+    unknown or impossible parameters and UnknownName for an unknown preset. ``presets``: what ``params["preset"]`` can
+    be. ``cells``: the kinds of cells of its networks, for drawing; empty without cells.
+    """
+
+    name: str
+    summary: str
+    build: Callable[[Mapping[str, Any], ImageShape], SearchSpace]
+    presets: tuple[str, ...] = ()
+    cells: tuple[CellGraph, ...] = ()
+
+
+@dataclass(frozen=True)
+class DatasetType:
+    """A kind of data set. ``summary``: one sentence for people.
+
+    ``describe`` gives the shape of a spec's images without reading them; ``load`` reads them as uint8 and makes three
+    disjoint splits, by a seed. Both raise InvalidSpec, UnknownName for an unknown parameter, and InvalidData with the
+    file and what is wrong with it.
+    """
+
+    name: str
+    summary: str
+    describe: Callable[[DataSpec], ImageShape]
+    load: Callable[[DataSpec, int], Dataset]
+
+
+def fits_every_space(spec: SearchSpec, space: SearchSpace) -> None:
+    """The check of a strategy that runs in any space with any spec."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A search strategy. ``summary``: one sentence for people.
+
+    ``params_model``: the parameters, each with a default; unknown ones are refused. ``stages`` makes all stages of a
+    search, in order, from estimating to exporting; ``stage_names`` gives their names from a valid spec without torch
+    (``nas.stages.closing`` has the stages after exploring). ``check`` raises InvalidSpec at submission for a spec that
+    the strategy cannot run in a space; it imports no torch either.
+    """
+
+    name: str
+    summary: str
+    params_model: type[BaseModel]
+    stages: Callable[[Problem], tuple[Stage, ...]]
+    stage_names: Callable[[SearchSpec], tuple[str, ...]]
+    check: Callable[[SearchSpec, SearchSpace], None] = fits_every_space
+
+
+class PredictorFamily(Protocol):
+    """A class of latency predictors."""
+
+    def fit(self, features_NF: Floats, latency_ms_N: Floats) -> LatencyPredictor:
+        """The predictor fitted to N latencies in milliseconds; the same data give the same predictor. Raises
+        InvalidInput for too few latencies or such as are not positive."""
+
+    def from_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> LatencyPredictor:
+        """The predictor that ``LatencyPredictor.to_arrays`` has saved."""
