@@ -46,7 +46,7 @@ def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, 
     for position, stage in enumerate(stages):
         if stage.name in state.finished:
             continue
-        begun = resources.clock()
+        started_at = resources.clock()
         started = StageStarted(stage.name, position, len(stages))
         state = fold(state, started)
         yield started
@@ -57,7 +57,7 @@ def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, 
                 continue
             state = fold(state, event)
             yield event
-        finished = StageFinished(stage.name, resources.clock() - begun, result)
+        finished = StageFinished(stage.name, resources.clock() - started_at, result)
         state = fold(state, finished)
         yield finished
 
@@ -70,7 +70,7 @@ def estimate_search_cost(
 
     Raises what the stages raise: what cannot be timed here could not be run here either.
     """
-    begun = resources.clock()
+    started_at = resources.clock()
     yield StageStarted(COST_STAGE, 0, 1)
     costs: list[StageCost] = []
     for stage in stages:
@@ -78,20 +78,20 @@ def estimate_search_cost(
         costs.append(_price(stage, problem, resources, state))
     yield Progress(COST_STAGE, len(costs), len(stages), "stages")
     result = asdict(total_cost(problem, resources.worker, costs))
-    yield StageFinished(COST_STAGE, resources.clock() - begun, result)
+    yield StageFinished(COST_STAGE, resources.clock() - started_at, result)
 
 
 def total_cost(problem: Problem, worker: str, costs: Sequence[StageCost]) -> CostEstimate:
     """The cost of all stages together. Sums leave out the stages that cannot be estimated."""
-    wanted = problem.spec.resources
+    requested = problem.spec.resources
     seconds = sum(c.seconds or 0.0 for c in costs)
     return CostEstimate(
         worker=worker,
         seconds=seconds,
         low_s=sum(c.low_s or 0.0 for c in costs),
         high_s=sum(c.high_s or 0.0 for c in costs),
-        gpu_hours=seconds * wanted.gpus / 3600,
-        cpu_hours=seconds * wanted.cpus / 3600,
+        gpu_hours=seconds * requested.gpus / 3600,
+        cpu_hours=seconds * requested.cpus / 3600,
         memory_bytes=max((c.memory_bytes or 0 for c in costs), default=0),
         evaluations=problem.spec.budget.evaluations,
         confidence="partial" if any(c.seconds is None for c in costs) else "measured",
@@ -101,11 +101,11 @@ def total_cost(problem: Problem, worker: str, costs: Sequence[StageCost]) -> Cos
 
 def _price(stage: Stage, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
     if stage.name in state.finished:
-        return StageCost.nothing(stage.name, "finished already")
+        return StageCost.zero(stage.name, "finished already")
     reset_peak_memory(resources.torch_device)
     try:
         cost = stage.estimate_cost(problem, resources, state)
-    except NotMeasuredYet as elsewhere:
-        device = elsewhere.profile["name"]
+    except NotMeasuredYet as not_measured:
+        device = not_measured.profile["name"]
         return StageCost.unknown(stage.name, f"the agent of device {device!r} measures for it, at a pace of its own")
     return replace(cost, memory_bytes=cost.memory_bytes or peak_memory_bytes(resources.torch_device))

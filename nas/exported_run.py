@@ -79,17 +79,17 @@ def main() -> None:
     parser.add_argument("--logits", type=Path, help="also write the logits to this .npy file")
     arguments = parser.parse_args()
 
-    here = Path(__file__).resolve().parent
-    manifest = json.loads((here / "manifest.json").read_text(encoding="utf-8"))
+    folder = Path(__file__).resolve().parent
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     name = "model.int8.onnx" if arguments.int8 else "model.onnx"
     if name not in manifest["files"]:
         parser.error(f"this package holds no {name}")
-    model = (here / name).read_bytes()
+    model = (folder / name).read_bytes()
     if hashlib.sha256(model).hexdigest() != manifest["files"][name]["sha256"]:
         parser.error(f"{name} is not the file that manifest.json names: it was changed or damaged")
-    wanted = manifest["preprocessing"]
+    preprocessing = manifest["preprocessing"]
     try:
-        images = as_NCHW(read_images(arguments.images, arguments.key), wanted["channels"])
+        images = as_NCHW(read_images(arguments.images, arguments.key), preprocessing["channels"])
     except (OSError, ValueError) as error:
         parser.error(f"{arguments.images}: {error}")
 
@@ -98,14 +98,14 @@ def main() -> None:
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     chunks = []
     for start in range(0, len(images), 64):
-        x = resize(images[start : start + 64], wanted["height"], wanted["width"])
+        x = resize(images[start : start + 64], preprocessing["height"], preprocessing["width"])
         chunks.append(session.run(["logits"], {"image": x})[0])
-    logits = np.concatenate(chunks) if chunks else np.empty((0, len(wanted["class_names"])), np.float32)
+    logits = np.concatenate(chunks) if chunks else np.empty((0, len(preprocessing["class_names"])), np.float32)
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     for n, share in enumerate(shares):
         k = int(share.argmax())
-        sys.stdout.write(f"{n}\t{wanted['class_names'][k]}\t{share[k]:.3f}\n")
+        sys.stdout.write(f"{n}\t{preprocessing['class_names'][k]}\t{share[k]:.3f}\n")
     if arguments.logits is not None:
         np.save(arguments.logits, logits)
 

@@ -41,8 +41,8 @@ class FleetPredictor:
 
     def inputs(self, space: SearchSpace, genes_NG: Genes) -> Floats:
         """What ``predict`` reads of N networks: mean and upper bound on each device in ms, shape (N, 2 D)."""
-        found = self.by_device(space, genes_NG).values()
-        return np.stack([column for latency in found for column in (latency.mean_ms, latency.upper_ms)], axis=1)
+        latencies = self.by_device(space, genes_NG).values()
+        return np.stack([column for latency in latencies for column in (latency.mean_ms, latency.upper_ms)], axis=1)
 
     def predict(self, latency_ms_NF: Floats) -> Latency:
         """The latency of N networks on the slowest device."""

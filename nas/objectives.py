@@ -23,9 +23,12 @@ def on_devices(problem: Problem, genes_NG: Genes) -> list[dict[str, OnDevice]]:
     """What is predicted of each of N networks on every device of a fleet; nothing where there is none."""
     if not isinstance(problem.predictor, FleetPredictor):
         return [{} for _ in genes_NG]
-    found = problem.predictor.by_device(problem.space, genes_NG)
+    latency_by_device = problem.predictor.by_device(problem.space, genes_NG)
     return [
-        {name: OnDevice(float(latency.mean_ms[i]), float(latency.upper_ms[i])) for name, latency in found.items()}
+        {
+            name: OnDevice(float(latency.mean_ms[i]), float(latency.upper_ms[i]))
+            for name, latency in latency_by_device.items()
+        }
         for i in range(len(genes_NG))
     ]
 

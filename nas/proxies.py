@@ -104,9 +104,11 @@ def zen(net: nn.Module, x_BCHW: Tensor, y_B: Tensor, repeats: int = 8, gamma: fl
         deviations: list[Tensor] = []
 
         def deviation(
-            _module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor, kept: list[Tensor] = deviations
+            _module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor, log_deviations: list[Tensor] = deviations
         ) -> None:
-            kept.append(inputs[0].var(dim=(0, *range(2, inputs[0].dim()))).mean().clamp_min(1e-30).sqrt().log())
+            log_deviations.append(
+                inputs[0].var(dim=(0, *range(2, inputs[0].dim()))).mean().clamp_min(1e-30).sqrt().log()
+            )
 
         net.train()
         with _hooks(net, (nn.BatchNorm2d,), deviation):
@@ -188,8 +190,8 @@ def _hooks(net: nn.Module, kinds: tuple[type[nn.Module], ...], hook: Callable[..
 def _untouched(net: nn.Module) -> Iterator[None]:
     """Weights, buffers, precision and mode are afterwards what they were before."""
     modes = {m: m.training for m in net.modules()}
-    kept = {name: t.detach().clone() for name, t in net.state_dict(keep_vars=True).items()}
-    kinds = {t.dtype for t in kept.values() if t.is_floating_point()}
+    saved_tensors = {name: t.detach().clone() for name, t in net.state_dict(keep_vars=True).items()}
+    kinds = {t.dtype for t in saved_tensors.values() if t.is_floating_point()}
     try:
         yield
     finally:
@@ -197,6 +199,6 @@ def _untouched(net: nn.Module) -> Iterator[None]:
             net.to(kinds.pop())
         with torch.no_grad():
             for name, t in net.state_dict(keep_vars=True).items():
-                t.copy_(kept[name])
+                t.copy_(saved_tensors[name])
         for module, mode in modes.items():
             module.training = mode

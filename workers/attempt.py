@@ -54,7 +54,7 @@ class RunningJob(Protocol):
         """Return the stacks of the worker process, for the log."""
 
 
-class EventLog(Protocol):
+class EventSink(Protocol):
     """The part of a job store that appends events."""
 
     def append(
@@ -68,7 +68,7 @@ class AttemptRunner:
 
     def __init__(
         self,
-        event_log: EventLog,
+        event_log: EventSink,
         lease: Lease,
         job: RunningJob,
         *,

@@ -72,7 +72,7 @@ def run_job(payload: JobPayload, blobs_url: str, events: Sequence[EncodedEvent])
             stage = event.stage if isinstance(event, StageStarted) else stage
             yield [encode(event)]
     except NotMeasuredYet as missing:
-        yield [encode(MeasurementsWanted(stage, e.profile, e.networks)) for e in (missing, *missing.others)]
+        yield [encode(MeasurementsWanted(stage, e.profile, e.networks)) for e in (missing, *missing.further_devices)]
 
 
 def _events(payload: JobPayload, blobs: BlobStore, state: SearchState) -> Iterator[Event]:

@@ -76,8 +76,8 @@ class CandidateTable:
         """A table from lists of equal length. Raises InvalidInput for networks of several spaces."""
         if not spaces:
             return cls()
-        if len(found := set(spaces)) > 1 or len({len(g) for g in genes}) > 1:
-            raise InvalidInput(f"expected networks of one space, with equal numbers of genes, got {sorted(found)}")
+        if len(space_ids := set(spaces)) > 1 or len({len(g) for g in genes}) > 1:
+            raise InvalidInput(f"expected networks of one space, with equal numbers of genes, got {sorted(space_ids)}")
         values = [[m.get(name, np.nan) for name in _COLUMN] for m in metrics]
         names = tuple(dict.fromkeys(name for parts in devices for name in parts))
         unknown = OnDevice(np.nan, np.nan)
@@ -151,16 +151,18 @@ class CandidateTable:
             columns[name][: len(self)] = old if len(self) else new[:0]
             columns[name][rows] = new
         places = rows.tolist()
-        gone = set(places)
-        kept = {row: m for row, m in self.measurements.items() if row not in gone}
+        replaced_rows = set(places)
+        unchanged = {row: m for row, m in self.measurements.items() if row not in replaced_rows}
         moved = {places[i]: m for i, m in changed.measurements.items()}
-        parts = {row: p for row, p in self.measured.items() if row not in gone}
+        parts = {row: p for row, p in self.measured.items() if row not in replaced_rows}
         parts |= {places[i]: p for i, p in changed.measured.items()}
         table = CandidateTable(
-            space=changed.space, measurements={**kept, **moved}, devices=changed.devices, measured=parts, **columns
+            space=changed.space, measurements={**unchanged, **moved}, devices=changed.devices, measured=parts, **columns
         )
-        known = rows[rows < len(self)]
-        same = np.array_equal(self._predicted_losses(known), table._predicted_losses(known), equal_nan=True)
+        existing_rows = rows[rows < len(self)]
+        same = np.array_equal(
+            self._predicted_losses(existing_rows), table._predicted_losses(existing_rows), equal_nan=True
+        )
         start = len(self) if self.non_dominated is not None and same else 0
         return replace(table, non_dominated=table._non_dominated(start, self.non_dominated if start else None))
 
@@ -174,17 +176,17 @@ class CandidateTable:
     def _non_dominated(self, start: int, before: Rows | None) -> Rows:
         """The non-dominated rows, given those ``before`` row ``start``. Rows that lack a metric stay and dominate
         none."""
-        found = [before] if before is not None else []
+        non_dominated_rows = [before] if before is not None else []
         for origin in ORIGINS:
             rows = self.of_origin(origin)
             rows = rows[rows >= start]
             losses, full = self._full(rows)
             older = before[self.origin_N[before] == ORIGINS.index(origin)] if before is not None else rows[:0]
-            kept, kept_full = self._full(older)
+            older_losses, older_full = self._full(older)
             stays = np.ones(len(rows), dtype=bool)
-            stays[full] = ~weakly_dominated(losses[full], kept[kept_full])
-            found.append(rows[stays])
-        return np.sort(np.concatenate(found))
+            stays[full] = ~weakly_dominated(losses[full], older_losses[older_full])
+            non_dominated_rows.append(rows[stays])
+        return np.sort(np.concatenate(non_dominated_rows))
 
     def _full(self, rows: Rows) -> tuple[Floats, Mask]:
         losses = self._predicted_losses(rows)

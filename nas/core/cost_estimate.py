@@ -68,7 +68,7 @@ class StageCost:
         )
 
     @staticmethod
-    def nothing(stage: str, note: str) -> StageCost:
+    def zero(stage: str, note: str) -> StageCost:
         """A stage that has nothing to do."""
         return StageCost(stage, 0.0, 0.0, 0.0, 0, 0, note=note)
 
@@ -135,14 +135,14 @@ def average_duration(
 
 
 def mean_seconds(
-    clock: Callable[[], float], work: Callable[[], object], at_least_s: float = 0.1, most: int = 50
+    clock: Callable[[], float], work: Callable[[], object], at_least_s: float = 0.1, max_runs: int = 50
 ) -> float:
     """Seconds that ``work`` takes: the mean of as many times as ``at_least_s`` holds, so that short work is not told by
     a single accident."""
-    begun, count = clock(), 0
+    started_at, count = clock(), 0
     while True:
         work()
         count += 1
-        passed = clock() - begun
-        if passed >= at_least_s or count == most:
+        passed = clock() - started_at
+        if passed >= at_least_s or count == max_runs:
             return passed / count

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from nas.core.arch import Floats
 
 Status = Literal["unverified", "verified", "violated"]
-Source = Literal["worker", "agent", "table", "roofline"]
+LatencySource = Literal["worker", "agent", "table", "roofline"]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class DeviceProfile:
     protocol: MeasurementProtocol = field(default_factory=MeasurementProtocol)
     affinity: tuple[int, ...] = ()
     canary_ms: float | None = None
-    source: Source = "worker"
+    source: LatencySource = "worker"
     driver: str = ""
     noise: MachineNoise | None = None
 
@@ -259,8 +259,8 @@ class Latency:
 def changes(profiled: DeviceProfile, now: DeviceProfile) -> list[str]:
     """What has changed on a machine since it was profiled, such as ``runtime version: 1.22.0, now 1.23.1``; nothing if
     the profile still holds."""
-    what = ("machine", "processor", "cores", "runtime", "runtime_version", "driver", "os")
-    pairs = [(name.replace("_", " "), getattr(profiled, name), getattr(now, name)) for name in what]
+    fields_compared = ("machine", "processor", "cores", "runtime", "runtime_version", "driver", "os")
+    pairs = [(name.replace("_", " "), getattr(profiled, name), getattr(now, name)) for name in fields_compared]
     for name in ("version", "threads"):
         pairs.append((f"protocol {name}", getattr(profiled.protocol, name), getattr(now.protocol, name)))
     return [
@@ -291,8 +291,8 @@ def verification_status(measurement: Measurement, promised_ms: float) -> Status:
 def _protocol_from_json(record: Mapping[str, Any]) -> MeasurementProtocol:
     """The protocol of a stored profile. A profile of an earlier version keeps its version, so that it is recognised as
     outdated; the fields that this version does not have are dropped."""
-    known = {f.name for f in fields(MeasurementProtocol)}
-    return MeasurementProtocol(**{k: v for k, v in record.items() if k in known})
+    field_names = {f.name for f in fields(MeasurementProtocol)}
+    return MeasurementProtocol(**{k: v for k, v in record.items() if k in field_names})
 
 
 def _content_id(record: dict[str, Any]) -> str:

@@ -62,8 +62,8 @@ def drift_of(readings: Sequence[Reading]) -> Drift:
     if last.deviation <= LIMIT:
         times = "once" if len(sessions) == 1 else f"in {len(sessions)} sessions"
         before = " (lately; it was farther off before)" if within > LIMIT else ""
-        shown = last.deviation if before else within
-        return Drift("stable", within, f"Stable within {_percent(shown)}{before}, measured {times}.", sessions)
+        deviation = last.deviation if before else within
+        return Drift("stable", within, f"Stable within {_percent(deviation)}{before}, measured {times}.", sessions)
     parts = []
     if last.ratio is not None and abs(last.ratio - 1.0) > LIMIT:
         parts.append(f"networks take {_change(last.ratio)} than predicted")

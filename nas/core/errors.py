@@ -30,11 +30,11 @@ class UnknownName(InvalidInput):
 
     code = "unknown_name"
 
-    def __init__(self, what: str, got: str, known: Iterable[str]) -> None:
-        names = sorted(known)
-        near = difflib.get_close_matches(got, names, n=1)
+    def __init__(self, concept: str, name: str, valid_names: Iterable[str]) -> None:
+        names = sorted(valid_names)
+        near = difflib.get_close_matches(name, names, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"unknown {what} {got!r}: expected one of {', '.join(names) or '(none)'}.{hint}")
+        super().__init__(f"unknown {concept} {name!r}: expected one of {', '.join(names) or '(none)'}.{hint}")
 
 
 class InvalidPlugin(HwnasError):
@@ -92,18 +92,18 @@ class NotMeasuredYet(HwnasError):
     code = "not_measured_yet"
 
     def __init__(
-        self, profile: Mapping[str, Any], networks: Mapping[str, str], others: tuple[NotMeasuredYet, ...] = ()
+        self, profile: Mapping[str, Any], networks: Mapping[str, str], further_devices: tuple[NotMeasuredYet, ...] = ()
     ) -> None:
         super().__init__(f"device {profile['name']!r} has to measure {len(networks)} networks first")
         self.profile = profile
         self.networks = networks
-        self.others = others
+        self.further_devices = further_devices
 
     @classmethod
     def on_all(cls, devices: list[NotMeasuredYet]) -> NotMeasuredYet:
         """All of them at once, so that no device waits for another."""
-        first, *others = devices
-        return cls(first.profile, first.networks, tuple(others))
+        first, *further_devices = devices
+        return cls(first.profile, first.networks, tuple(further_devices))
 
 
 class ExportMismatch(HwnasError):

@@ -317,16 +317,16 @@ def fold(state: SearchState, event: Event) -> SearchState:
         case Checkpoint():
             return replace(state, checkpoints={**state.checkpoints, event.stage: event})
         case Exported():
-            kept = tuple(e for e in state.exports if (e.arch.id, e.name) != (event.arch.id, event.name))
-            return replace(state, exports=(*kept, event))
+            other_exports = tuple(e for e in state.exports if (e.arch.id, e.name) != (event.arch.id, event.name))
+            return replace(state, exports=(*other_exports, event))
         case HypervolumeAt():
-            kept_hv = tuple(
+            earlier_volumes = tuple(
                 h for h in state.hypervolume if h.device != event.device or h.evaluations < event.evaluations
             )
-            return replace(state, hypervolume=(*kept_hv, event))
+            return replace(state, hypervolume=(*earlier_volumes, event))
         case Refitted():
-            kept_refits = tuple(r for r in state.refits if r.number < event.number)
-            return replace(state, refits=(*kept_refits, event))
+            earlier_refits = tuple(r for r in state.refits if r.number < event.number)
+            return replace(state, refits=(*earlier_refits, event))
         case Warned():
             return replace(state, warnings=(*state.warnings, event.message))
         case StageFinished():
@@ -366,7 +366,7 @@ def _place(candidates: dict[tuple[str, str], Candidate], event: Evaluated | Meas
     status = verification_status(event.measurement, event.claim_ms)
     metrics = {k: v for k, v in old.metrics.items() if k not in ("measured_ms", "measured_share")}
     devices = dict(old.devices)
-    whole = OnDevice(0.0, 0.0, status, event.claim_ms, event.measurement)
+    overall = OnDevice(0.0, 0.0, status, event.claim_ms, event.measurement)
     if event.device is not None:
         if event.device not in devices:
             raise InvalidInput(
@@ -374,18 +374,18 @@ def _place(candidates: dict[tuple[str, str], Candidate], event: Evaluated | Meas
             )
         part = replace(devices[event.device], status=status, claim_ms=event.claim_ms, measurement=event.measurement)
         devices[event.device] = part
-        whole = over_fleet([*devices.values()])
-    if whole.measured_ms is not None:
-        metrics["measured_ms"] = whole.measured_ms
+        overall = over_fleet([*devices.values()])
+    if overall.measured_ms is not None:
+        metrics["measured_ms"] = overall.measured_ms
         shares = [100.0 * d.measured_ms / d.claim_ms for d in devices.values() if d.measured_ms and d.claim_ms]
         if shares and "predicted_share" in metrics:  # what is claimed of a device with a bound is the bound
             metrics["measured_share"] = max(shares)
     candidates[key] = replace(
         old,
         metrics=metrics,
-        status=whole.status,
-        claim_ms=whole.claim_ms,
-        measurement=whole.measurement,
+        status=overall.status,
+        claim_ms=overall.claim_ms,
+        measurement=overall.measurement,
         devices=devices,
     )
 

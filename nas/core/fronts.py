@@ -107,7 +107,7 @@ def compute_front(
     # Test data choose nothing, and before it is measured a latency is held to its calibrated upper bound.
     deciding = "val_accuracy" if spec.retrain is None else "trained_accuracy"
     choose = tuple(deciding if m == "test_accuracy" else m for m in metrics)
-    held = {
+    bounded_metrics = {
         "test_accuracy": deciding,
         "predicted_ms": "upper_ms",
         "predicted_share": "upper_share",
@@ -115,7 +115,7 @@ def compute_front(
     }
     # Bounds hold whether or not their objective is an axis of this front.
     limits = {o: spec.bound(o) for o in OBJECTIVES} | ({"latency": 100.0} if spec.by_share else {})
-    bounds = {held.get(m := metric_of[o], m): limit for o, limit in limits.items() if limit is not None}
+    bounds = {bounded_metrics.get(m := metric_of[o], m): limit for o, limit in limits.items() if limit is not None}
     bounds.pop("proxy_score", None)  # which is no accuracy
     if bound_ms is not None:
         limited = "measured_ms" if measured else "upper_ms"
@@ -126,20 +126,20 @@ def compute_front(
     # A network that breaks a bound on one device of a fleet gives its place to those that it had dominated.
     dominance_is_final = not final and not table.measured and {*metrics, *bounds} <= set(PREDICTED_METRICS)
     possible = table.non_dominated if dominance_is_final and table.non_dominated is not None else np.arange(len(table))
-    known = _meets(table, possible, bounds)
+    feasible_N = _meets(table, possible, bounds)
     if spec.fleet is not None and limits["latency"] is not None:  # broken on one device before all have measured it
-        known &= table.status_N[possible] != STATUSES.index("violated")
+        feasible_N &= table.status_N[possible] != STATUSES.index("violated")
     for metric in {*metrics, *choose}:
-        known &= ~np.isnan(table.metric(metric)[possible])
-    possible = possible[known]
+        feasible_N &= ~np.isnan(table.metric(metric)[possible])
+    possible = possible[feasible_N]
 
     def on_front(origin: Origin) -> tuple[Candidate, ...]:
         rows = possible[table.origin_N[possible] == ORIGINS.index(origin)]
         losses = np.stack([_losses(table, m, rows) for m in choose], axis=1)
-        kept = np.flatnonzero(non_dominated(losses))
+        front_rows = np.flatnonzero(non_dominated(losses))
         # Of equal networks the first; sorted by their losses.
-        _, first = np.unique(losses[kept], axis=0, return_index=True)
-        return tuple(table.candidate(int(row)) for row in rows[kept[first]])
+        _, first = np.unique(losses[front_rows], axis=0, return_index=True)
+        return tuple(table.candidate(int(row)) for row in rows[front_rows[first]])
 
     search, baseline = on_front("search"), on_front("baseline")
 

@@ -16,7 +16,7 @@ import numpy as np
 from nas.core.arch import Floats
 from nas.core.errors import UnknownName
 
-Kind = Literal["exact", "estimated", "predicted", "trained", "measured"]
+MetricKind = Literal["exact", "estimated", "predicted", "trained", "measured"]
 Goal = Literal["min", "max"]
 
 
@@ -26,7 +26,7 @@ class MetricInfo:
 
     name: str
     unit: str
-    kind: Kind
+    kind: MetricKind
     goal: Goal
     label: str
 
@@ -84,7 +84,7 @@ def metric_info(name: str) -> MetricInfo:
     return METRICS[name]
 
 
-def kind_of(name: str, virtual: bool = False) -> Kind:
+def kind_of(name: str, virtual: bool = False) -> MetricKind:
     """The kind of a metric. On a ``virtual`` device, known by peak figures alone, what is predicted elsewhere is only
     estimated: nobody has ever measured it."""
     kind = metric_info(name).kind

@@ -44,29 +44,29 @@ def _pivots(candidates_KM: Floats, sample_SM: Floats) -> Floats:
     """Those candidates that between them dominate most of a sample: in each turn the one that dominates most of what is
     left of it, as long as that is worth a pass over all points."""
     covers = np.array([_dominated(sample_SM, candidate[None]) for candidate in candidates_KM])
-    chosen: list[int] = []
-    while len(chosen) < _PIVOTS:
+    pivots: list[int] = []
+    while len(pivots) < _PIVOTS:
         counts = covers.sum(axis=1)
         best = int(counts.argmax())
         if counts[best] < _WORTH * len(sample_SM):
             break
-        chosen.append(best)
+        pivots.append(best)
         covers[:, covers[best]] = False
-    return candidates_KM[chosen]
+    return candidates_KM[pivots]
 
 
 def _weeded(losses_NM: Floats, pivots_PM: Floats) -> NDArray[np.intp]:
     """The rows that no pivot dominates."""
-    left, columns_MN = np.arange(len(losses_NM)), np.ascontiguousarray(losses_NM.T)
+    remaining, columns_MN = np.arange(len(losses_NM)), np.ascontiguousarray(losses_NM.T)
     for pivot in pivots_PM:
-        better = np.zeros(len(left), dtype=bool)
-        equal = np.ones(len(left), dtype=bool)
+        better = np.zeros(len(remaining), dtype=bool)
+        equal = np.ones(len(remaining), dtype=bool)
         for column, value in zip(columns_MN, pivot, strict=True):
             better |= column < value
             equal &= column == value
         stays = better | equal
-        left, columns_MN = left[stays], columns_MN[:, stays]
-    return left
+        remaining, columns_MN = remaining[stays], columns_MN[:, stays]
+    return remaining
 
 
 def _dominated(rows_BM: Floats, others_KM: Floats) -> Mask:
@@ -91,14 +91,14 @@ def weakly_dominated(losses_NM: Floats, kept_KM: Floats) -> Mask:
     start, size = 0, _MANY
     while start < len(losses_NM):
         rows = losses_NM[start : start + size]
-        left = np.arange(len(rows))
+        undecided = np.arange(len(rows))
         if len(rows) > _MANY and len(kept_KM):
-            left = _weeded(rows, _pivots(kept_KM[non_dominated(kept_KM)], rows[:: len(rows) // _MANY]))
-        for chunk in range(0, len(left), _CHUNK):
-            some = left[chunk : chunk + _CHUNK]
-            lost = _weakly_dominated(rows[some], kept_KM)
-            kept_KM = np.concatenate([kept_KM, rows[some[~lost]]])
-            out[start + some] = lost
+            undecided = _weeded(rows, _pivots(kept_KM[non_dominated(kept_KM)], rows[:: len(rows) // _MANY]))
+        for chunk in range(0, len(undecided), _CHUNK):
+            chunk_rows = undecided[chunk : chunk + _CHUNK]
+            lost = _weakly_dominated(rows[chunk_rows], kept_KM)
+            kept_KM = np.concatenate([kept_KM, rows[chunk_rows[~lost]]])
+            out[start + chunk_rows] = lost
         start, size = start + size, 2 * size
     return out
 

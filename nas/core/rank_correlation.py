@@ -20,22 +20,22 @@ def rank_advice(networks: int, before: float | None, after: float | None, one_sh
     """Whether to believe the order of the parts' estimates, and what the split has gained. None: all were estimated
     alike, so there is no order. ``one_shot`` is of the undivided supernet after as many steps, where that was trained.
     """
-    said = [describe_tau(networks, after)]
+    sentences = [describe_tau(networks, after)]
     if after is not None and one_shot is not None:
         gain, noise = after - one_shot, tau_deviation(networks)
         than = f"than the same training without it ({after:.2f} against {one_shot:.2f})"
         if gain >= noise:
-            said.append(f"The split ranks better {than}.")
+            sentences.append(f"The split ranks better {than}.")
         elif gain <= -noise:
-            said.append(f"The split ranks worse {than}: once_for_all or fewer parts may serve this space better.")
+            sentences.append(f"The split ranks worse {than}: once_for_all or fewer parts may serve this space better.")
         else:
-            said.append(
+            sentences.append(
                 f"The split ranks neither clearly better nor worse {than}: on {networks} networks, differences below "
                 f"{noise:.2f} may be chance."
             )
     elif after is not None and before is not None:
-        said.append(f"Before the split, after the warm-up alone, tau was {before:.2f}.")
-    return " ".join(said)
+        sentences.append(f"Before the split, after the warm-up alone, tau was {before:.2f}.")
+    return " ".join(sentences)
 
 
 def describe_tau(networks: int, tau: float | None) -> str:

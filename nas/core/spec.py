@@ -308,12 +308,12 @@ def parse_spec(model: type[T], record: object) -> T:
     try:
         return model.model_validate(record)
     except ValidationError as error:
-        known = ", ".join(model.model_fields)
+        field_names = ", ".join(model.model_fields)
         lines = []
         for e in error.errors():
             where = ".".join(str(p) for p in e["loc"]) or "spec"
             if e["type"] == "extra_forbidden":
-                lines.append(f"unknown key {where!r}" + (f": expected {known}" if len(e["loc"]) == 1 else ""))
+                lines.append(f"unknown key {where!r}" + (f": expected {field_names}" if len(e["loc"]) == 1 else ""))
             else:
                 lines.append(f"{where}: {e['msg']}, got {e['input']!r}")
         raise InvalidSpec("; ".join(lines)) from error

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from nas.core.metrics import Goal, Kind
+from nas.core.metrics import Goal, MetricKind
 from nas.schemas.common import Page, Shape
 
 
@@ -15,7 +15,7 @@ class MetricSchema(BaseModel):
 
     value: float
     unit: str
-    kind: Kind
+    kind: MetricKind
 
 
 class ArtifactSchema(BaseModel):
@@ -132,7 +132,7 @@ class ObjectiveSchema(BaseModel):
     metric: str
     label: str
     unit: str
-    kind: Kind
+    kind: MetricKind
     goal: Goal
     bound: float | None = None
 

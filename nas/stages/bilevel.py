@@ -52,32 +52,32 @@ class BilevelStage:
             runs = json.loads(start.weights["runs"])
             if "alphas" not in start.weights:  # between two runs
                 start = TrainState()
-        kept = [int(run["seed"]) for run in runs]
+        finished_seeds = [int(run["seed"]) for run in runs]
         for seed in range(problem.spec.seed, problem.spec.seed + self.options.seeds):
-            if seed in kept:
+            if seed in finished_seeds:
                 continue
             learning = self._begin(problem, resources, seed)
             pace = Pace(resources.clock, self.options.checkpoint_s)
             before = len(runs) * learning.steps
-            for news in run_gradient_search(learning, start, pace.save_due):
-                match news:
+            for report in run_gradient_search(learning, start, pace.save_due):
+                match report:
                     case GradientStep():
-                        if (values := pace.seen(news)) is not None:
-                            message = f"{news.kind}, epoch {news.epoch + 1} of {len(learning.kinds)}"
+                        if (values := pace.observe(report)) is not None:
+                            message = f"{report.kind}, epoch {report.epoch + 1} of {len(learning.kinds)}"
                             if self.options.seeds > 1:
                                 message = f"seed {seed}: {message}"
-                            total = self.options.seeds * news.total
-                            yield Progress(self.name, before + news.done, total, "steps", values, message)
+                            total = self.options.seeds * report.total
+                            yield Progress(self.name, before + report.done, total, "steps", values, message)
                     case EpochReport():
-                        yield traced(self.name, learning, {"seed": seed}, news, before)
-                        for warning in news.warnings:
+                        yield traced(self.name, learning, {"seed": seed}, report, before)
+                        for warning in report.warnings:
                             yield Warned(self.name, warning if self.options.seeds == 1 else f"seed {seed}: {warning}")
                     case TrainState():
-                        if news.phase >= len(learning.kinds):
+                        if report.phase >= len(learning.kinds):
                             continue  # kept below, with what was found
-                        done = before + news.phase * learning.per_epoch + news.step
+                        done = before + report.phase * learning.per_epoch + report.step
                         try:
-                            blob = resources.blobs.put(with_runs(news, runs).to_bytes())
+                            blob = resources.blobs.put(with_runs(report, runs).to_bytes())
                         except StorageError as error:
                             yield Warned(
                                 self.name, f"checkpoint at step {done} was not kept, training goes on: {error}"
@@ -100,17 +100,17 @@ class BilevelStage:
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """A few steps of each kind and what is done at the end of an epoch; early ends are not foreseen."""
         if problem.supernet_blob is not None:
-            return StageCost.nothing(self.name, "the supernet is trained already")
+            return StageCost.zero(self.name, "the supernet is trained already")
         clock = resources.clock
-        begun = clock()
+        started_at = clock()
         learning = self._begin(problem, resources, problem.spec.seed)
-        total, timed = DurationRange.exact(clock() - begun), 0
+        total, timed = DurationRange.exact(clock() - started_at), 0
         for kind in dict.fromkeys(learning.kinds):
             epochs = [e for e, k in enumerate(learning.kinds) if k == kind]
             # Alphas may rest in the first epochs, so the last of a kind is the one that stands for the others.
             times = [_seconds(clock, lambda e=epochs[-1], s=s: learning.step(e, s)) for s in range(PRICED + 1)][1:]  # type: ignore[misc]
-            each = DurationRange(min(times), fmean(times), max(times))
-            total += each * (len(epochs) * learning.per_epoch)
+            step_duration = DurationRange(min(times), fmean(times), max(times))
+            total += step_duration * (len(epochs) * learning.per_epoch)
             if kind != "select":
                 total += DurationRange.exact(_seconds(clock, lambda e=epochs[0]: learning.end_epoch(e))) * len(epochs)  # type: ignore[misc]
             timed += len(times)
@@ -162,7 +162,7 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float], checkpoint_s: float) -> None:
         self._clock, self._checkpoint_s = clock, checkpoint_s
-        self._begun = self._saved = self._reported = clock()
+        self._started_at = self._saved = self._reported = clock()
         self._images = 0
 
     def save_due(self) -> bool:
@@ -173,14 +173,14 @@ class Pace:
         """A checkpoint was kept, or tried."""
         self._saved = self._clock()
 
-    def seen(self, step: GradientStep) -> dict[str, float] | None:
+    def observe(self, step: GradientStep) -> dict[str, float] | None:
         """Live readings, at most four times a second."""
         self._images += step.images
         now = self._clock()
         if now - self._reported < 0.25 and step.done < step.total:
             return None
         self._reported = now
-        return {"loss": step.loss, "images_per_s": self._images / max(now - self._begun, 1e-9)}
+        return {"loss": step.loss, "images_per_s": self._images / max(now - self._started_at, 1e-9)}
 
 
 def run_record(
@@ -230,6 +230,6 @@ def _result(blob: str, runs: list[dict[str, Any]]) -> BilevelResult:
 
 
 def _seconds(clock: Callable[[], float], work: Callable[[], object]) -> float:
-    begun = clock()
+    started_at = clock()
     work()
-    return clock() - begun
+    return clock() - started_at

@@ -26,20 +26,20 @@ def sample_archs(space: SearchSpace, n: int = NETWORKS) -> tuple[list[Arch], Flo
     return as_archs(space.id, genes_NG), space.costs(genes_NG)["macs"]
 
 
-def first_images(split: Split, most: int = PART) -> tuple[Split, float]:
+def first_images(split: Split, max_images: int = PART) -> tuple[Split, float]:
     """The first images of a split, and how many times as many it has in all."""
-    part = Split(split.images_NCHW[:most], split.labels_N[:most])
+    part = Split(split.images_NCHW[:max_images], split.labels_N[:max_images])
     return part, len(split) / len(part)
 
 
 def scoring_s(subnets: Subnets, arch: Arch, split: Split, clock: Callable[[], float]) -> tuple[float, nn.Module]:
     """Seconds to cut out a network, recalibrate it and score it over a split; and the network."""
     part, times = first_images(split)
-    begun = clock()
+    started_at = clock()
     module = subnets.cut(arch)
     cut = clock()
     subnets.score(module, arch, part)
-    return cut - begun + times * (clock() - cut), module
+    return cut - started_at + times * (clock() - cut), module
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class MeasuringCost:
     """What it takes to begin measuring, and to measure one network; ``timed`` networks were measured."""
 
     begin_s: float
-    each: DurationRange
+    per_network: DurationRange
     timed: int
 
     def of(self, n: float, groups: float) -> DurationRange:
         """``n`` networks in so many groups."""
-        return DurationRange.exact(self.begin_s) * groups + self.each * n
+        return DurationRange.exact(self.begin_s) * groups + self.per_network * n
 
 
 def estimate_measuring(
@@ -63,12 +63,12 @@ def estimate_measuring(
     protocol = profile.protocol
     if not profile.measurable:
         return MeasuringCost(0.0, DurationRange.exact(0.0), 0)
-    begun = clock()
+    started_at = clock()
     list(measure([], profile, []))
-    begin_s = clock() - begun
-    begun = clock()
+    begin_s = clock() - started_at
+    started_at = clock()
     list(measure([*models.values()], profile, [*models]))
-    each_s = max(0.0, (clock() - begun - begin_s) / len(models))
+    each_s = max(0.0, (clock() - started_at - begin_s) / len(models))
     shortest_s = min(protocol.shortest_ms / 1e3, each_s)
     longest_s = max(each_s, protocol.longest_ms / 1e3)
     return MeasuringCost(begin_s, DurationRange(shortest_s, each_s, longest_s), len(models))
@@ -78,8 +78,8 @@ def verified_range(problem: Problem) -> tuple[int, int]:
     """The fewest and the most networks of one origin that will be verified, for all fronts. Where bounds hold, it is
     not known beforehand how many networks of a random search will meet them."""
     scored = problem.spec.budget.evaluations + len(problem.inherited) // 2
-    most = min(problem.spec.budget.verified, scored)
+    upper = min(problem.spec.budget.verified, scored)
     if problem.spec.retrain is not None:
-        most = min(most, problem.spec.retrain.networks)
+        upper = min(upper, problem.spec.retrain.networks)
     bounded = any(o.bound is not None for o in problem.spec.objectives) or bool(problem.fleet)
-    return (1 if bounded else most), min(most * len(problem.spec.views), scored)
+    return (1 if bounded else upper), min(upper * len(problem.spec.views), scored)

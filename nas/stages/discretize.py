@@ -66,11 +66,11 @@ class DiscretizeStage:
                 except NotFound:  # of a search that was deleted
                     accuracy = None
                     yield Warned(self.name, f"the weights of seed {run['seed']} are gone, so its network has no score")
-            chosen = tuple(genes.tolist())
+            discretised_genes = tuple(genes.tolist())
             if "part" in run:
-                parts.append(PartNetwork(run["part"] + 1, chosen, accuracy))
+                parts.append(PartNetwork(run["part"] + 1, discretised_genes, accuracy))
             else:
-                seeds.append(SeedNetwork(run["seed"], chosen, accuracy))
+                seeds.append(SeedNetwork(run["seed"], discretised_genes, accuracy))
             series = [g for g in run["series"] if broken(np.array([g]))[0] == 0]
             networks += [g for g in (genes.tolist(), *reversed(series)) if g not in networks]
         if mended:
@@ -90,12 +90,12 @@ class DiscretizeStage:
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """It looks at a few thousand predictions at most."""
-        begun = resources.clock()
+        started_at = resources.clock()
         counts = [len(d.choices) for d in problem.space.decisions]
         genes_NG = np.random.default_rng(0).integers(0, counts, size=(512, len(counts)))
         violation(problem, cheap_metrics(problem, genes_NG))
         bounded = any(o.bound is not None for o in problem.spec.objectives)
-        seconds = resources.clock() - begun
+        seconds = resources.clock() - started_at
         return StageCost.of(self.name, DurationRange(0.0, seconds, 8 * seconds if bounded else seconds), 1, 1)
 
 

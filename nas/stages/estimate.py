@@ -71,10 +71,12 @@ def profile_space(space: SearchSpace, predictor: LatencyPredictor | None) -> Spa
     )
 
 
-def unsupported_objectives(spec: SearchSpec, found: SpaceProfile) -> list[HwnasError]:
+def unsupported_objectives(spec: SearchSpec, profile: SpaceProfile) -> list[HwnasError]:
     """Which objectives the search space does not tell of its networks, or the device does not; latency is the business
     of its predictor."""
-    space = f"search space {found.space} does not tell it: expected {{}} among its costs, got {', '.join(found.values)}"
+    space = (
+        f"search space {profile.space} does not tell it: expected {{}} among its costs, got {', '.join(profile.values)}"
+    )
     device = (
         f"device {spec.device!r} does not tell it of this space: expected one that was added from a table with a "
         "column energy_mj"
@@ -82,28 +84,28 @@ def unsupported_objectives(spec: SearchSpec, found: SpaceProfile) -> list[HwnasE
     return [
         InvalidSpec(f"objective {o.name}: {device if o.name == 'energy' else space.format(BOUND_METRIC[o.name])}")
         for o in spec.objectives
-        if o.name not in ("accuracy", "latency") and BOUND_METRIC[o.name] not in found.values
+        if o.name not in ("accuracy", "latency") and BOUND_METRIC[o.name] not in profile.values
     ]
 
 
-def infeasible_bounds(spec: SearchSpec, found: SpaceProfile) -> list[HwnasError]:
+def infeasible_bounds(spec: SearchSpec, profile: SpaceProfile) -> list[HwnasError]:
     """Why no network can meet the bounds, naming the lowest reachable values; empty if some can."""
     problems: list[HwnasError] = []
-    if spec.by_share and (lowest := found.lowest.get("upper_share")) is not None and lowest > 100:
+    if spec.by_share and (lowest := profile.lowest.get("upper_share")) is not None and lowest > 100:
         problems.append(
             InfeasibleBound(
-                f"no network of {found.space} meets the bounds on latency on all of {', '.join(spec.devices)}: at the "
-                f"least, {lowest:.6g} % of a bound is reached on the worst of them"
+                f"no network of {profile.space} meets the bounds on latency on all of {', '.join(spec.devices)}: at "
+                f"the least, {lowest:.6g} % of a bound is reached on the worst of them"
             )
         )
-    for objective, metric in _held(spec).items():
-        bound, lowest, unit = spec.bound(objective), found.lowest.get(metric), f" {METRICS[metric].unit}".rstrip()
+    for objective, metric in _bounded_metrics(spec).items():
+        bound, lowest, unit = spec.bound(objective), profile.lowest.get(metric), f" {METRICS[metric].unit}".rstrip()
         if bound is not None and lowest is not None and lowest > bound:
             where = f" on {' and '.join(spec.devices)}" if objective == "latency" else ""
             problems.append(
                 InfeasibleBound(
-                    f"no network of {found.space} meets the bound {bound:g}{unit} on {objective}: the lowest reachable "
-                    f"value{where} is {lowest:.6g}{unit}"
+                    f"no network of {profile.space} meets the bound {bound:g}{unit} on {objective}: the lowest "
+                    f"reachable value{where} is {lowest:.6g}{unit}"
                 )
             )
     if (least := spec.bound("accuracy")) is not None and least > 100:
@@ -112,39 +114,39 @@ def infeasible_bounds(spec: SearchSpec, found: SpaceProfile) -> list[HwnasError]
 
 
 def infeasible_on_devices(
-    spec: SearchSpec, found: SpaceProfile, by_device: Mapping[str, SpaceProfile]
+    spec: SearchSpec, profile: SpaceProfile, by_device: Mapping[str, SpaceProfile]
 ) -> list[HwnasError]:
     """``infeasible_bounds`` on every device of a fleet, and on all of them together where they share a front."""
     problems = [e for name, part in by_device.items() for e in infeasible_bounds(spec.on(name), part)]
     if None in spec.views and not problems:
-        problems = infeasible_bounds(spec, found)
+        problems = infeasible_bounds(spec, profile)
     return [*{str(e): e for e in problems}.values()]  # bounds on params or MACs are the same everywhere
 
 
-def exceeds_space(spec: SearchSpec, found: SpaceProfile, inherited: int) -> list[HwnasError]:
+def exceeds_space(spec: SearchSpec, profile: SpaceProfile, inherited: int) -> list[HwnasError]:
     """Why the budget cannot be spent in a small space. ``inherited``: networks of one origin that are scored already;
     none is scored twice."""
     budget = spec.budget.evaluations
-    if found.networks is None or budget <= (left := max(0, found.networks - inherited)):
+    if profile.networks is None or budget <= (remaining := max(0, profile.networks - inherited)):
         return []
-    known = f", of which {inherited} are scored already" if inherited else ""
+    inherited_note = f", of which {inherited} are scored already" if inherited else ""
     return [
         InvalidSpec(
-            f"budget.evaluations: expected at most {left}, since {found.space} has {found.networks} networks{known}; "
-            f"got {budget}"
+            f"budget.evaluations: expected at most {remaining}, since {profile.space} has {profile.networks} "
+            f"networks{inherited_note}; got {budget}"
         )
     ]
 
 
-def feasible_share(spec: SearchSpec, found: SpaceProfile) -> float:
+def feasible_share(spec: SearchSpec, profile: SpaceProfile) -> float:
     """Share of random networks that meet all bounds on what is known of them."""
     feasible_N = np.ones(SAMPLED, dtype=bool)
-    if spec.by_share and "upper_share" in found.values:
-        feasible_N &= found.values["upper_share"] <= 100
-    for objective, metric in _held(spec).items():
+    if spec.by_share and "upper_share" in profile.values:
+        feasible_N &= profile.values["upper_share"] <= 100
+    for objective, metric in _bounded_metrics(spec).items():
         bound = spec.bound(objective)
-        if bound is not None and metric in found.values:
-            feasible_N &= found.values[metric] <= bound
+        if bound is not None and metric in profile.values:
+            feasible_N &= profile.values[metric] <= bound
     return float(feasible_N.mean())
 
 
@@ -158,38 +160,38 @@ class EstimateStage:
         """Raises InfeasibleBound, naming the lowest reachable value, or InvalidSpec for a budget beyond the space and
         for objectives that it does not tell."""
         spec = problem.spec
-        found = profile_space(problem.space, problem.predictor)
+        profile = profile_space(problem.space, problem.predictor)
         by_device = {m.name: profile_space(problem.space, m.predictor) for m in problem.fleet}
         inherited = most_inherited(problem.inherited)
-        refusals = [*unsupported_objectives(spec, found), *infeasible_on_devices(spec, found, by_device)]
-        for error in [*refusals, *exceeds_space(spec, found, inherited)]:
+        refusals = [*unsupported_objectives(spec, profile), *infeasible_on_devices(spec, profile, by_device)]
+        for error in [*refusals, *exceeds_space(spec, profile, inherited)]:
             raise error
         fleet = {name: _result(problem, spec.on(name), part) for name, part in by_device.items()}
-        result = replace(_result(problem, spec, found), sampled=SAMPLED, fleet=fleet)
+        result = replace(_result(problem, spec, profile), sampled=SAMPLED, fleet=fleet)
         yield StageFinished(self.name, 0.0, result.to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """It is run in full, without a warm-up, since the search has none either."""
-        begun = resources.clock()
+        started_at = resources.clock()
         for predictor in (problem.predictor, *(m.predictor for m in problem.fleet)):
             profile_space(problem.space, predictor)
-        return StageCost.of(self.name, DurationRange.exact(resources.clock() - begun), 1, 1)
+        return StageCost.of(self.name, DurationRange.exact(resources.clock() - started_at), 1, 1)
 
 
-def _held(spec: SearchSpec) -> dict[str, str]:
+def _bounded_metrics(spec: SearchSpec) -> dict[str, str]:
     return {o: metric for o, metric in BOUND_METRIC.items() if o != "latency" or not spec.by_share}
 
 
-def _result(problem: Problem, spec: SearchSpec, found: SpaceProfile) -> EstimateResult:
+def _result(problem: Problem, spec: SearchSpec, profile: SpaceProfile) -> EstimateResult:
     """The result for a search, or for one device of its fleet."""
-    held = BOUND_METRIC | ({"latency": "upper_share"} if spec.by_share else {})
+    metric_by_objective = BOUND_METRIC | ({"latency": "upper_share"} if spec.by_share else {})
     return EstimateResult(
         reference={
             "accuracy": 100.0 / problem.data.shape.classes,
-            **{o: found.ranges[metric][1] for o, metric in held.items() if metric in found.ranges},
+            **{o: profile.ranges[metric][1] for o, metric in metric_by_objective.items() if metric in profile.ranges},
         },
-        ranges=found.ranges,
-        feasible_share=feasible_share(spec, found),
+        ranges=profile.ranges,
+        feasible_share=feasible_share(spec, profile),
     )
 
 

@@ -68,18 +68,18 @@ class ExploreStage:
             event = Evaluated(tuple(_refresh(problem, problem.inherited)))
             state = fold(state, event)
             yield event
-        known = {o: len([p for p in problem.inherited if p.origin == o]) for o in ("search", "baseline")}
+        inherited_by_origin = {o: len([p for p in problem.inherited if p.origin == o]) for o in ("search", "baseline")}
         sizes = [len(part) for part in np.array_split(np.arange(budget), min(self.rounds, budget))]
         for number, size in enumerate(sizes):
             done = sum(sizes[:number])
-            if len(state.of("search")) - known["search"] > done:
+            if len(state.of("search")) - inherited_by_origin["search"] > done:
                 continue  # this round was kept before a restart
             generator = rng(problem.spec.seed, Stream.EXPLORATION, number, inherited)
             batch: list[Candidate] = []
             scored = state  # the round as far as it has come; it is kept as a whole
             for origin, view, n in self._turns(problem, scored, done, size):
                 if origin == "search":
-                    genes_NG = self._propose(*_seen(guide, scored, view), generator, n)
+                    genes_NG = self._propose(*_on_view(guide, scored, view), generator, n)
                 else:
                     genes_NG = random.propose(problem.space, history_of(problem, scored, origin), generator, n)
                 candidates = []
@@ -103,7 +103,7 @@ class ExploreStage:
         fronts = {view: front_summary(front_of(problem.spec, state, device=view)) for view in problem.spec.views}
         result = ExploreResult(
             evaluations=len(state.of("search")),
-            inherited=known["search"],
+            inherited=inherited_by_origin["search"],
             fleet={name: front for name, front in fronts.items() if name is not None},
             **vars(fronts[problem.spec.views[0]]),
         )
@@ -113,26 +113,30 @@ class ExploreStage:
         """Candidates from the smallest to the largest, and one proposal in the middle of the budget."""
         clock, budget = resources.clock, problem.spec.budget.evaluations
         archs, macs = sample_archs(problem.space)
-        begun = clock()
+        started_at = clock()
         if self.proxies is not None:
             scorer = self.proxies.scorer(problem, resources)
-            total = DurationRange.exact(clock() - begun)
-            found = average_duration(macs.tolist(), lambda i: mean_seconds(clock, lambda: scorer(archs[i])))
+            total = DurationRange.exact(clock() - started_at)
+            scoring = average_duration(macs.tolist(), lambda i: mean_seconds(clock, lambda: scorer(archs[i])))
         else:
             subnets = load_subnets(problem, resources, state, untrained_will_do=True)
-            total = DurationRange.exact(clock() - begun)
-            found = average_duration(macs.tolist(), lambda i: scoring_s(subnets, archs[i], problem.data.val, clock)[0])
+            total = DurationRange.exact(clock() - started_at)
+            scoring = average_duration(
+                macs.tolist(), lambda i: scoring_s(subnets, archs[i], problem.data.val, clock)[0]
+            )
         # Where along the front the search will look is not known beforehand; the baseline draws as we did.
-        total += DurationRange(found.smallest_s, found.span.seconds, found.largest_s) * budget + found.span * budget
+        total += (
+            DurationRange(scoring.smallest_s, scoring.span.seconds, scoring.largest_s) * budget + scoring.span * budget
+        )
         rounds = min(self.rounds, budget)
         history = _made_up(problem, min(len(problem.inherited) + budget // 2, 2_000))
         rng = np.random.default_rng(0)
-        each = max(1, budget // rounds // len(problem.spec.views))
+        proposal_size = max(1, budget // rounds // len(problem.spec.views))
         view = problem.spec.views[0]
-        propose_s = mean_seconds(clock, lambda: self._propose(*_seen(problem, history, view), rng, each))
+        propose_s = mean_seconds(clock, lambda: self._propose(*_on_view(problem, history, view), rng, proposal_size))
         proposals = min(budget, len(problem.spec.views) * (rounds if problem.inherited else rounds - 1))
         total += DurationRange.exact(propose_s) * proposals
-        return StageCost.of(self.name, total, 2 * budget, found.count, "subnets")
+        return StageCost.of(self.name, total, 2 * budget, scoring.count, "subnets")
 
     def _turns(
         self, problem: Problem, state: SearchState, done: int, size: int
@@ -167,19 +171,21 @@ class ExploreStage:
             extremes = space.canonical(np.stack([np.zeros_like(counts), counts - 1]))
             return np.concatenate([extremes, random.propose(space, history, rng, n)])[:n]
         if self.explorer == "bayesian":
-            return bayesian.propose(space, history, rng, n, _known(problem))
+            return bayesian.propose(space, history, rng, n, _exact_losses(problem))
         genes_NG = as_genes([p.arch for p in candidates])
-        found, evaluate = surrogate_front(problem, state, rng, self.population, self.generations)
-        picked = spread(found.genes_NG, found.losses_NM, genes_NG, n)
-        missing = n - len(picked)
+        front, evaluate = surrogate_front(problem, state, rng, self.population, self.generations)
+        proposed_NG = spread(front.genes_NG, front.losses_NM, genes_NG, n)
+        missing = n - len(proposed_NG)
         if missing > 0:
-            taken = History(
-                np.concatenate([history.genes_NG, picked]),
-                np.concatenate([history.losses_NM, evaluate(picked)[0]]) if len(picked) else history.losses_NM,
-                np.concatenate([history.violation_N, np.zeros(len(picked))]),
+            extended_history = History(
+                np.concatenate([history.genes_NG, proposed_NG]),
+                np.concatenate([history.losses_NM, evaluate(proposed_NG)[0]])
+                if len(proposed_NG)
+                else history.losses_NM,
+                np.concatenate([history.violation_N, np.zeros(len(proposed_NG))]),
             )
-            picked = np.concatenate([picked, nsga2.propose(space, taken, rng, missing)])
-        return picked
+            proposed_NG = np.concatenate([proposed_NG, nsga2.propose(space, extended_history, rng, missing)])
+        return proposed_NG
 
 
 def accuracy_of(problem: Problem, subnets: Subnets) -> Score:
@@ -206,7 +212,7 @@ def surrogate_front(
         accuracy = surrogate.predict(candidates_NG)
         return losses(problem, cheap, accuracy), _violation(problem, cheap, accuracy, by)
 
-    found = nsga2.minimise(
+    front = nsga2.minimise(
         space.decisions,
         space.canonical,
         evaluate,
@@ -215,10 +221,10 @@ def surrogate_front(
         generations=generations,
         start=genes_NG,
     )
-    return found, evaluate
+    return front, evaluate
 
 
-def _known(problem: Problem) -> bayesian.ExactLosses:
+def _exact_losses(problem: Problem) -> bayesian.ExactLosses:
     """All objectives and bounds but those on accuracy."""
 
     def tell(genes_NG: Genes) -> tuple[Floats, Floats]:
@@ -263,8 +269,8 @@ class AccuracySurrogate:
 
 def spread(genes_NG: Genes, losses_NM: Floats, seen_NG: Genes, n: int) -> Genes:
     """Up to ``n`` of the candidates that were not seen, evenly spaced along the first cost objective."""
-    seen = {row.tobytes() for row in np.ascontiguousarray(seen_NG)}
-    fresh = [i for i, row in enumerate(np.ascontiguousarray(genes_NG)) if row.tobytes() not in seen]
+    excluded = {row.tobytes() for row in np.ascontiguousarray(seen_NG)}
+    fresh = [i for i, row in enumerate(np.ascontiguousarray(genes_NG)) if row.tobytes() not in excluded]
     order = sorted(fresh, key=lambda i: tuple(losses_NM[i, 1:]))
     if len(order) > n:
         order = [order[i] for i in np.unique(np.linspace(0, len(order) - 1, n).round().astype(int))]
@@ -282,10 +288,10 @@ def _around(space: SearchSpace, history: History, derived_NG: Genes, rng: np.ran
     beyond these random ones."""
     counts = choice_counts(space.decisions)
     near = [rng.permutation(neighbours(space.decisions, genes_G.tolist())) for genes_G in derived_NG]
-    lead = iter([np.concatenate([derived_NG, np.stack([np.zeros_like(counts), counts - 1]), *near])])
+    ordered_batches = iter([np.concatenate([derived_NG, np.stack([np.zeros_like(counts), counts - 1]), *near])])
 
     def draw(size: int) -> Genes:
-        return next(lead, sample(space.decisions, rng, size))
+        return next(ordered_batches, sample(space.decisions, rng, size))
 
     return random.fresh(space, history, rng, n, draw)
 
@@ -332,7 +338,7 @@ def _refresh(problem: Problem, candidates: tuple[Candidate, ...]) -> Iterator[Ca
         yield Candidate(p.arch, p.origin, metrics, devices=devices[i])
 
 
-def _seen(problem: Problem, state: SearchState, view: str | None) -> tuple[Problem, SearchState]:
+def _on_view(problem: Problem, state: SearchState, view: str | None) -> tuple[Problem, SearchState]:
     return (problem, state) if view is None else (problem.on(view), state_on(state, view))
 
 

@@ -30,9 +30,9 @@ class ExportStage:
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Raises ExportMismatch when an exported model disagrees with the torch network."""
         subnets = load_subnets(problem, resources, state)
-        chosen = _chosen(problem, state)
+        exported = _exported_candidates(problem, state)
         ready = {e.arch.id for e in state.exports}
-        todo = [p for p in chosen if p.arch.id not in ready]
+        todo = [p for p in exported if p.arch.id not in ready]
         packages: list[tuple[Candidate, bytes, dict[str, object]]] = []
         for p in todo:
             measurement, profile = _measured(problem, p)
@@ -51,7 +51,7 @@ class ExportStage:
                 int8=problem.spec.export.int8,
             )
             packages.append((p, archive, report))
-            yield Progress(self.name, len(ready) + len(packages), len(chosen), "models", message="packaging")
+            yield Progress(self.name, len(ready) + len(packages), len(exported), "models", message="packaging")
         if problem.spec.export.int8 and packages:
             models = [zipfile.ZipFile(io.BytesIO(archive)).read("model.int8.onnx") for _, archive, _ in packages]
             names = [p.arch.id for p, _, _ in packages]
@@ -65,21 +65,21 @@ class ExportStage:
         for p, archive, report in packages:
             name = f"{p.arch.id}.zip"
             yield Exported(p.arch, name, resources.blobs.put(archive), len(archive), "application/zip", report)
-        yield StageFinished(self.name, 0.0, ExportResult(len(chosen)).to_json())
+        yield StageFinished(self.name, 0.0, ExportResult(len(exported)).to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """The smallest and the largest network as packages. How many networks the front will have is not known."""
         clock, int8 = resources.clock, problem.spec.export.int8
-        begun = clock()
+        started_at = clock()
         subnets = load_subnets(problem, resources, state, untrained_will_do=True)
-        total = DurationRange.exact(clock() - begun)
+        total = DurationRange.exact(clock() - started_at)
         archs, macs = sample_archs(problem.space)
         test, times = first_images(problem.data.test)
         few = replace(problem.data, test=test)
         quantised: dict[str, bytes] = {}
 
         def seconds_of(i: int) -> float:
-            begun = clock()
+            started_at = clock()
             module = subnets.cut(archs[i])
             mean, std, seed = subnets.pipeline.mean, subnets.pipeline.std, problem.spec.seed
             archive, _ = package(
@@ -89,36 +89,38 @@ class ExportStage:
                 quantised[archs[i].id] = zipfile.ZipFile(io.BytesIO(archive)).read("model.int8.onnx")
                 if len(quantised) > 2:
                     quantised.pop(next(iter(quantised)))
-            return times * (clock() - begun)
+            return times * (clock() - started_at)
 
         packed = average_duration(macs.tolist(), seconds_of, inner=1)
-        each = packed.span
+        model_duration = packed.span
         for member in problem.targets if int8 else ():
             measured = estimate_measuring(quantised, _in_int8(member.profile), resources.measure, clock)
             total += DurationRange.exact(measured.begin_s)
-            each += measured.each
-        most = min(problem.spec.export.count or verified_range(problem)[1], verified_range(problem)[1])
-        total += DurationRange(each.low_s, each.seconds * (1 + most) / 2, each.high_s * most)
-        note = f"how many networks the front will have is not known beforehand: between 1 and {most}"
-        return StageCost.of(self.name, total, most, packed.count, "models", note)
+            model_duration += measured.per_network
+        max_models = min(problem.spec.export.count or verified_range(problem)[1], verified_range(problem)[1])
+        total += DurationRange(
+            model_duration.low_s, model_duration.seconds * (1 + max_models) / 2, model_duration.high_s * max_models
+        )
+        note = f"how many networks the front will have is not known beforehand: between 1 and {max_models}"
+        return StageCost.of(self.name, total, max_models, packed.count, "models", note)
 
 
-def _chosen(problem: Problem, state: SearchState) -> list[Candidate]:
+def _exported_candidates(problem: Problem, state: SearchState) -> list[Candidate]:
     """Front members, evenly along each front; one that is on several fronts once."""
-    chosen: dict[str, Candidate] = {}
+    candidate_by_id: dict[str, Candidate] = {}
     for view in problem.spec.views:
         members = front_of(problem.spec, state, device=view).members
-        some = thin(members, min(problem.spec.export.count or len(members), len(members))) if members else ()
-        chosen |= {p.arch.id: state.candidates[p.key] for p in some}
-    return [*chosen.values()]
+        thinned = thin(members, min(problem.spec.export.count or len(members), len(members))) if members else ()
+        candidate_by_id |= {p.arch.id: state.candidates[p.key] for p in thinned}
+    return [*candidate_by_id.values()]
 
 
 def _measured(problem: Problem, p: Candidate) -> tuple[Measurement | None, DeviceProfile | None]:
     """The measurement of a network and the device it was made on: over a fleet the slowest, once all have measured."""
     if not problem.fleet:
         return p.measurement, problem.profile
-    found = (m.profile for m in problem.fleet if p.devices[m.name].measurement == p.measurement is not None)
-    return p.measurement, next(found, None)
+    profiles = (m.profile for m in problem.fleet if p.devices[m.name].measurement == p.measurement is not None)
+    return p.measurement, next(profiles, None)
 
 
 def _in_int8(profile: DeviceProfile) -> DeviceProfile:
@@ -129,14 +131,16 @@ def _measured_int8(
     problem: Problem, resources: Resources, models: list[bytes], networks: list[str]
 ) -> dict[str, list[Measurement]]:
     """The int8 models as measured, by device."""
-    found: dict[str, list[Measurement]] = {}
-    elsewhere: list[NotMeasuredYet] = []
+    measurements_by_device: dict[str, list[Measurement]] = {}
+    not_measured: list[NotMeasuredYet] = []
     for member in problem.targets:
         if member.profile.measurable:
             try:
-                found[member.name] = list(resources.measure(models, _in_int8(member.profile), networks))
+                measurements_by_device[member.name] = list(
+                    resources.measure(models, _in_int8(member.profile), networks)
+                )
             except NotMeasuredYet as missing:
-                elsewhere.append(missing)
-    if elsewhere:
-        raise NotMeasuredYet.on_all(elsewhere)
-    return found
+                not_measured.append(missing)
+    if not_measured:
+        raise NotMeasuredYet.on_all(not_measured)
+    return measurements_by_device

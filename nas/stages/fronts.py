@@ -9,26 +9,26 @@ from nas.core.candidates import CandidateTable
 from nas.core.events import SearchState, StageResults
 from nas.core.fronts import Front, FrontContext, compute_front
 from nas.core.spec import SearchSpec
-from nas.stages.results import EstimateResult, FrontSummary, ProxiesResult, VerifyResult
+from nas.stages.results import EstimateResult, FrontStatistics, ProxiesResult, VerifyResult
 
 
 def front_context(finished: StageResults) -> FrontContext:
     """What results of stages say about fronts. Raises InvalidInput for malformed results."""
     profiled, verified = EstimateResult.read(finished), VerifyResult.read(finished)
-    whole = FrontContext(
+    context = FrontContext(
         reference=profiled.reference if profiled is not None else None,
         guiding_metric=guiding_metric(finished),
         verified=verified is not None,
         measured=verified is not None and verified.measured,
     )
-    parts = dict.fromkeys((*(profiled.fleet if profiled else ()), *(verified.fleet if verified else ())), whole)
+    parts = dict.fromkeys((*(profiled.fleet if profiled else ()), *(verified.fleet if verified else ())), context)
     for device, part in parts.items():
         if profiled is not None and device in profiled.fleet:
             part = replace(part, reference=profiled.fleet[device].reference)
         if verified is not None and device in verified.fleet:
             part = replace(part, measured=verified.fleet[device].measured)
         parts[device] = part
-    return replace(whole, by_device=parts)
+    return replace(context, by_device=parts)
 
 
 def guiding_metric(finished: StageResults) -> str:
@@ -49,9 +49,9 @@ def front_of(
     return compute_front(spec, table, front_context(state.finished), objectives, bound_ms, device)
 
 
-def front_summary(front: Front) -> FrontSummary:
+def front_summary(front: Front) -> FrontStatistics:
     """Size and hypervolumes of a front."""
-    return FrontSummary(len(front.members), front.hypervolume, front.baseline_hypervolume)
+    return FrontStatistics(len(front.members), front.hypervolume, front.baseline_hypervolume)
 
 
 def state_on(state: SearchState, device: str) -> SearchState:

@@ -45,8 +45,8 @@ class Scorer:
         resolution = self.problem.space.input_shape(arch)[1]
         ((x_BCHW, y_B),) = self._pipeline.rows(self.problem.data.train, self._rows, resolution, len(self._rows))
         module = self._net.subnet(arch)
-        found = [score(name, module, x_BCHW, y_B) for name in self.proxies]
-        return [-math.inf if math.isnan(s) else s for s in found]
+        scores = [score(name, module, x_BCHW, y_B) for name in self.proxies]
+        return [-math.inf if math.isnan(s) else s for s in scores]
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,11 @@ class ProxyStage:
             rows = Scores.load(resources.blobs.get(last.blob)).scores_NP.tolist()
         while len(rows) < len(archs):
             rows += [scorer(arch) for arch in archs[len(rows) : len(rows) + _BATCH]]
-            some = Scores(self.proxies, as_genes(archs[: len(rows)]), np.array(rows))
-            yield Checkpoint(self.name, len(rows), resources.blobs.put(some.dump()))
+            partial_scores = Scores(self.proxies, as_genes(archs[: len(rows)]), np.array(rows))
+            yield Checkpoint(self.name, len(rows), resources.blobs.put(partial_scores.dump()))
             yield Progress(self.name, len(rows), len(archs), "networks")
-        known = Scores(self.proxies, as_genes(archs), np.array(rows))
-        result = ProxiesResult(self.steers, len(archs), _rank_correlations(problem, known))
+        scores = Scores(self.proxies, as_genes(archs), np.array(rows))
+        result = ProxiesResult(self.steers, len(archs), _rank_correlations(problem, scores))
         yield StageFinished(self.name, 0.0, result.to_json())
 
     def scorer(self, problem: Problem, resources: Resources) -> Scorer:
@@ -177,13 +177,13 @@ class ProxyAwareSpace(SpaceWrapper):
         return np.concatenate([one_hot(self.inner.decisions, genes_NG), logs_N2], axis=1)
 
 
-def _rank_correlations(problem: Problem, known: Scores) -> dict[str, dict[str, float | None]]:
+def _rank_correlations(problem: Problem, scores: Scores) -> dict[str, dict[str, float | None]]:
     """How each proxy ranks networks, beside what counting parameters and MACs would do: correlations near 1 say that it
     tells nothing more."""
-    costs = problem.space.costs(known.genes_NG)
+    costs = problem.space.costs(scores.genes_NG)
     out: dict[str, dict[str, float | None]] = {}
-    for p, name in enumerate(known.proxies):
-        score_N = known.standard(known.scores_NP)[:, p]
+    for p, name in enumerate(scores.proxies):
+        score_N = scores.standard(scores.scores_NP)[:, p]
         ranks = {cost: spearman(score_N, costs[cost]) for cost in ("params", "macs")}
         out[name] = {cost: rank if math.isfinite(rank) else None for cost, rank in ranks.items()}
     return out

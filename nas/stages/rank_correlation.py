@@ -43,7 +43,7 @@ class RankCorrelationStage:
         if (last := state.checkpoints.get(self.name)) is not None:
             truth = json.loads(resources.blobs.get(last.blob))
         for arch in archs[len(truth) :]:
-            truth.append(self._alone(problem, resources, arch))
+            truth.append(self._standalone_accuracy(problem, resources, arch))
             yield Checkpoint(self.name, len(truth), resources.blobs.put(json.dumps(truth).encode()))
             yield Progress(self.name, len(truth), len(archs), "networks")
         trained = SubSupernetsResult.require(state.finished)
@@ -52,13 +52,13 @@ class RankCorrelationStage:
             supernets["one_shot"] = trained.one_shot
         estimates: dict[str, tuple[float, ...]] = {}
         tau: dict[str, float | None] = {}
-        for which, blob in supernets.items():
+        for label, blob in supernets.items():
             subnets = Subnets(problem, load_supernet(problem, resources, blob), resources.torch_device)
-            estimates[which] = tuple(subnets.score(subnets.cut(a), a, problem.data.val).accuracy for a in archs)
-            against_truth = kendall(np.array(estimates[which]), np.array(truth))
-            tau[which] = None if math.isnan(against_truth) else against_truth  # where all are estimated alike
+            estimates[label] = tuple(subnets.score(subnets.cut(a), a, problem.data.val).accuracy for a in archs)
+            against_truth = kendall(np.array(estimates[label]), np.array(truth))
+            tau[label] = None if math.isnan(against_truth) else against_truth  # where all are estimated alike
         advice = rank_advice(len(archs), tau["before"], tau["after"], tau.get("one_shot"))
-        yield Traced(self.name, len(archs), {f"tau_{which}": t for which, t in tau.items() if t is not None})
+        yield Traced(self.name, len(archs), {f"tau_{label}": t for label, t in tau.items() if t is not None})
         if tau["after"] is None or tau["after"] < LOW_TAU:
             yield Warned(self.name, describe_tau(len(archs), tau["after"]))
         result = RankCorrelationResult(
@@ -79,15 +79,15 @@ class RankCorrelationStage:
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Trains the network in the middle alone for an epoch."""
         if self.networks == 0 or problem.supernet_blob is not None:
-            return StageCost.nothing(self.name, "no network is trained alone")
+            return StageCost.zero(self.name, "no network is trained alone")
         archs = held_out_archs(problem, self.networks)
         once = replace(self, recipe=replace(self.recipe, phases=(replace(self.recipe.phases[0], epochs=1),)))
-        begun = resources.clock()
-        once._alone(problem, resources, archs[len(archs) // 2])
-        seconds = (resources.clock() - begun) * self.recipe.phases[0].epochs * len(archs)
+        started_at = resources.clock()
+        once._standalone_accuracy(problem, resources, archs[len(archs) // 2])
+        seconds = (resources.clock() - started_at) * self.recipe.phases[0].epochs * len(archs)
         return StageCost.of(self.name, DurationRange(seconds / 2, seconds, 2 * seconds), len(archs), 1, "networks")
 
-    def _alone(self, problem: Problem, resources: Resources, arch: Arch) -> float:
+    def _standalone_accuracy(self, problem: Problem, resources: Resources, arch: Arch) -> float:
         """Validation accuracy in % of a network that shares its weights with no other."""
         net = problem.space.supernet(problem.spec.seed).to(resources.torch_device)
         pipeline = Pipeline(problem.data, resources.torch_device)

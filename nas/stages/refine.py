@@ -101,12 +101,12 @@ class RefineStage:
         """One fit to made-up measurements, and one network that is scored. Whether a bound will break is not known."""
         refit, clock = resources.refit, resources.clock
         if refit is None or problem.fleet or not problem.profile.measurable:
-            return StageCost.nothing(self.name, "over a fleet, and where too little is known, nothing is learned")
+            return StageCost.zero(self.name, "over a fleet, and where too little is known, nothing is learned")
         archs, macs = sample_archs(problem.space)
         genes_NG = as_genes(archs[: verified_range(problem)[1]])
-        begun = clock()
+        started_at = clock()
         refit.fit(genes_NG, predict_latency(problem.predictor, problem.space, genes_NG).mean_ms)
-        fit_s = clock() - begun
+        fit_s = clock() - started_at
         rounds = 0 if problem.spec.retrain is not None else problem.spec.budget.reexplore
         high_s, note = fit_s, "one fit of the predictor"
         if rounds:
@@ -114,8 +114,8 @@ class RefineStage:
             score_s, _ = scoring_s(subnets, archs[int(macs.argmax())], problem.data.val, clock)
             protocol = problem.profile.protocol
             once_s = protocol.shortest_ms / 1e3
-            each = _at_once(problem) * score_s + problem.spec.budget.verified * (score_s + once_s)
-            high_s += rounds * (fit_s + len(ORIGINS) * each)
+            round_s = _at_once(problem) * score_s + problem.spec.budget.verified * (score_s + once_s)
+            high_s += rounds * (fit_s + len(ORIGINS) * round_s)
             note = f"one fit, and up to {rounds} rounds more if measured networks break their bound"
         return StageCost.of(self.name, DurationRange(fit_s, fit_s, high_s), 1 + rounds, 1, "fits", note)
 
@@ -125,8 +125,8 @@ class RefineStage:
         """One ``Evaluated`` with both origins, unless it is there already or the space has no networks left."""
         if len(state.of("search")) > last.evaluated:
             return
-        most = _at_once(problem)
-        n = min(most, *(_left(problem.space, state.of(origin), most) for origin in ORIGINS))
+        round_size = _at_once(problem)
+        n = min(round_size, *(_unseen_count(problem.space, state.of(origin), round_size) for origin in ORIGINS))
         if n == 0:
             return
         generator = rng(problem.spec.seed, Stream.REFINEMENT, last.number)
@@ -147,7 +147,7 @@ class RefineStage:
         """Unseen networks, nearest first to where the broken ones were believed to be: of the front as it is believed
         now, then neighbours of the broken ones that meet the bounds, then random ones."""
         space, candidates = problem.space, state.of("search")
-        found, evaluate = surrogate_front(problem, state, rng, self.population, self.generations)
+        front, evaluate = surrogate_front(problem, state, rng, self.population, self.generations)
         broken = [p for p in candidates if p.status == "violated"]
         claimed = cheap_metrics(problem, as_genes([p.arch for p in broken]))
         claimed |= {k: np.array([p.metrics[k] for p in broken]) for k in ("predicted_ms", "upper_ms")}
@@ -155,36 +155,41 @@ class RefineStage:
         near_NG = space.canonical(np.concatenate([neighbours(space.decisions, p.arch.genes) for p in broken]))
         near_NM, violation_N = evaluate(near_NG)
         fits = violation_N == 0
-        spread_M = np.ptp(np.concatenate([found.losses_NM, holes_HM]), axis=0)
+        spread_M = np.ptp(np.concatenate([front.losses_NM, holes_HM]), axis=0)
         scale_M = np.where(spread_M > 0, spread_M, 1.0)
         ordered_NG = np.concatenate(
             [
-                found.genes_NG[_nearest(found.losses_NM / scale_M, holes_HM / scale_M)],
+                front.genes_NG[_nearest(front.losses_NM / scale_M, holes_HM / scale_M)],
                 near_NG[fits][_nearest(near_NM[fits] / scale_M, holes_HM / scale_M)],
             ]
         )
-        lead = iter([ordered_NG])
+        ordered_batches = iter([ordered_NG])
 
         def draw(size: int) -> Genes:
-            return next(lead, sample(space.decisions, rng, size))
+            return next(ordered_batches, sample(space.decisions, rng, size))
 
         return random.fresh(space, history_of(problem, state, "search"), rng, n, draw)
 
     def _verify(
         self, problem: Problem, resources: Resources, subnets: Subnets, state: SearchState, last: Refitted
     ) -> Iterator[Event]:
-        chosen = [p for origin in ORIGINS for p in newcomers(problem, state, last, origin)]
-        if not chosen:
+        newcomer_candidates = [p for origin in ORIGINS for p in newcomers(problem, state, last, origin)]
+        if not newcomer_candidates:
             return
-        kept = ("predicted_ms", "upper_ms")  # the others' stay as they were when they were claimed
-        yield Evaluated(tuple(Candidate(p.arch, p.origin, {k: p.metrics[k] for k in kept}) for p in chosen))
+        updated_metrics = ("predicted_ms", "upper_ms")  # the others' stay as they were when they were claimed
+        yield Evaluated(
+            tuple(Candidate(p.arch, p.origin, {k: p.metrics[k] for k in updated_metrics}) for p in newcomer_candidates)
+        )
         now = [
-            replace(state.candidates[p.key], metrics={**state.candidates[p.key].metrics, **p.metrics}) for p in chosen
+            replace(state.candidates[p.key], metrics={**state.candidates[p.key].metrics, **p.metrics})
+            for p in newcomer_candidates
         ]
         [device] = problem.targets
         due = {p.key: [device.name] if p.measurement is None else [] for p in now}
         todo = [p for p in now if due[p.key] or "test_accuracy" not in p.metrics]
-        yield from measure_and_verify(self.name, problem, resources, subnets, todo, due, len(chosen), self.group)
+        yield from measure_and_verify(
+            self.name, problem, resources, subnets, todo, due, len(newcomer_candidates), self.group
+        )
 
 
 def newcomers(problem: Problem, state: SearchState, last: Refitted, origin: Origin) -> list[Candidate]:
@@ -193,7 +198,7 @@ def newcomers(problem: Problem, state: SearchState, last: Refitted, origin: Orig
     tried = set(last.measured)
     candidates = [p for p in state.of(origin) if p.key not in tried or p.measurement is not None]
     cheap = cheap_metrics(problem, as_genes([p.arch for p in candidates]))
-    believed = []
+    repredicted = []
     for i, p in enumerate(candidates):
         estimates = {k: v for k, v in p.metrics.items() if k not in ("measured_ms", "test_accuracy")}
         if p.key not in tried:
@@ -202,26 +207,26 @@ def newcomers(problem: Problem, state: SearchState, last: Refitted, origin: Orig
             latency = dict.fromkeys(("predicted_ms", "upper_ms"), p.measurement.median_ms)
         else:
             continue
-        believed.append(Candidate(p.arch, p.origin, {**estimates, **latency}))
-    front = front_of(problem.spec, SearchState(finished=unverified(state), candidates={p.key: p for p in believed}))
+        repredicted.append(Candidate(p.arch, p.origin, {**estimates, **latency}))
+    front = front_of(problem.spec, SearchState(finished=unverified(state), candidates={p.key: p for p in repredicted}))
     members = front.members if origin == "search" else front.baseline
     new = tuple(p for p in members if p.key not in tried)
-    most = problem.spec.budget.verified
-    return list(thin(new, most) if len(new) > most else new)
+    max_networks = problem.spec.budget.verified
+    return list(thin(new, max_networks) if len(new) > max_networks else new)
 
 
 def _fitted(stage: str, problem: Problem, refit: Refitter, state: SearchState) -> Refitted:
     """The predictor after one more fit, to all that the search has measured."""
     usable = _usable(problem, state)
     errors = [p.measurement.standard_error or 0.0 for p in usable if p.measurement is not None]
-    found = refit.fit(
+    refitted = refit.fit(
         as_genes([p.arch for p in usable]), np.array([p.metrics["measured_ms"] for p in usable]), np.array(errors)
     )
     before = set(state.refits[-1].measured) if state.refits else set()
     tried = [p for p in state.candidates.values() if p.measurement is not None]
     broken = sum(p.origin == "search" and p.status == "violated" and p.key not in before for p in tried)
     keys = tuple(p.key for p in tried)
-    return Refitted(stage, len(state.refits) + 1, keys, len(state.of("search")), broken, found.record)
+    return Refitted(stage, len(state.refits) + 1, keys, len(state.of("search")), broken, refitted.record)
 
 
 def _usable(problem: Problem, state: SearchState) -> list[Candidate]:
@@ -240,10 +245,10 @@ def _at_once(problem: Problem) -> int:
     return max(1, problem.spec.budget.evaluations // _SHARE)
 
 
-def _left(space: SearchSpace, candidates: Sequence[Candidate], most: int) -> int:
+def _unseen_count(space: SearchSpace, candidates: Sequence[Candidate], limit: int) -> int:
     """How many networks are left that are none of the ``candidates``; ``most`` where they are too many to count."""
     if space_size(space.decisions) > LISTABLE:
-        return most
+        return limit
     return len(np.unique(space.canonical(every(space.decisions)), axis=0)) - len(candidates)
 
 

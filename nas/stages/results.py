@@ -267,7 +267,7 @@ class ProxiesResult(StageResult):
 
 
 @dataclass(frozen=True)
-class FrontSummary:
+class FrontStatistics:
     """Number of front members, and hypervolumes of search and baseline (0 to 1)."""
 
     front_size: int | None = None
@@ -276,14 +276,14 @@ class FrontSummary:
 
 
 @dataclass(frozen=True)
-class ExploreResult(StageResult, FrontSummary):
+class ExploreResult(StageResult, FrontStatistics):
     """``evaluations`` networks were scored by the search, of which ``inherited`` by its parent. ``fleet``: front by
     device, if each has one; the fields of the whole are then those of the first."""
 
     stage: ClassVar[str] = "explore"
     evaluations: int | None = None
     inherited: int | None = None
-    fleet: Mapping[str, FrontSummary] = field(default_factory=dict)
+    fleet: Mapping[str, FrontStatistics] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,7 @@ class RetrainResult(StageResult):
 
 
 @dataclass(frozen=True)
-class VerifyResult(StageResult, FrontSummary):
+class VerifyResult(StageResult, FrontStatistics):
     """Statuses of the networks that were measured. ``measured``: whether latencies could be measured on the device, or
     on all devices of a fleet. ``fleet``: the same by device."""
 
@@ -338,7 +338,7 @@ class VerifyResult(StageResult, FrontSummary):
 
 
 @dataclass(frozen=True)
-class RefineResult(StageResult, FrontSummary):
+class RefineResult(StageResult, FrontStatistics):
     """``refits`` of the predictor, ``rounds`` of exploring again, and networks that broke their bound (``broken``)."""
 
     stage: ClassVar[str] = "learn"

@@ -49,26 +49,26 @@ class RetrainStage:
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Trials that ended before a restart are not repeated. Raises HwnasError when every training diverges."""
-        wanted = _wanted(problem)
-        chosen = to_verify(problem, state, wanted.networks)
-        found = {o: [c.candidate.arch for c in chosen if c.candidate.origin == o] for o in ORIGINS}
-        archs = {arch.id: arch for o in ORIGINS for arch in found[o]}
+        settings = _retrain_spec(problem)
+        verifiable = to_verify(problem, state, settings.networks)
+        archs_by_origin = {o: [c.candidate.arch for c in verifiable if c.candidate.origin == o] for o in ORIGINS}
+        archs = {arch.id: arch for o in ORIGINS for arch in archs_by_origin[o]}
         learn = Learning(problem, archs, resources.blobs, resources.torch_device, self.checkpoint_s, resources.clock)
-        trials = _Trials(self._known(resources, state), wanted, len(archs))
+        trials = _Trials(self._stored_trials(resources, state), settings, len(archs))
 
         search = TuningPlan(
-            tuple(TrialRequest(id_, n, _DEFAULTS if n == 0 else None) for n in range(wanted.trials) for id_ in archs),
+            tuple(TrialRequest(id_, n, _DEFAULTS if n == 0 else None) for n in range(settings.trials) for id_ in archs),
             HYPERPARAMETERS,
-            wanted.epochs,
+            settings.epochs,
             problem.spec.seed,
         )
         yield from self._run(search, learn, resources, trials)
         again = tuple(
-            TrialRequest(id_, wanted.trials + n, best.trial.values)
-            for n in range(wanted.seeds - 1)
+            TrialRequest(id_, settings.trials + n, best.trial.values)
+            for n in range(settings.seeds - 1)
             for id_, best in trials.best().items()
         )
-        repeats = TuningPlan(again, HYPERPARAMETERS, wanted.epochs, problem.spec.seed, reduction=None)
+        repeats = TuningPlan(again, HYPERPARAMETERS, settings.epochs, problem.spec.seed, reduction=None)
         yield from self._run(repeats, learn, resources, trials)
 
         reached = trials.reached()
@@ -77,60 +77,65 @@ class RetrainStage:
         for id_ in archs.keys() - reached.keys():
             yield Warned(self.name, f"network {id_} is left out: all its trainings diverged")
         metrics = {id_: _trained_metrics(network) for id_, network in reached.items()}
-        yield Evaluated(tuple(Candidate(a, o, metrics[a.id]) for o in ORIGINS for a in found[o] if a.id in metrics))
+        yield Evaluated(
+            tuple(Candidate(a, o, metrics[a.id]) for o in ORIGINS for a in archs_by_origin[o] if a.id in metrics)
+        )
         yield StageFinished(self.name, 0.0, trials.result(reached).to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Epochs of the smallest and the largest network and some between. How many trials are stopped early is not
         known: the range goes from all that can be to none."""
-        clock, wanted = resources.clock, _wanted(problem)
+        clock, settings = resources.clock, _retrain_spec(problem)
         archs, macs = sample_archs(problem.space)
-        batch_size = min(wanted.batch_size, len(problem.data.train))
-        recipe = StandaloneRecipe(wanted.epochs, batch_size, 0.0, 0.0, 1.0, **regularisers(wanted, problem.space))
+        batch_size = min(settings.batch_size, len(problem.data.train))
+        recipe = StandaloneRecipe(settings.epochs, batch_size, 0.0, 0.0, 1.0, **regularisers(settings, problem.space))
         val, times = first_images(problem.data.val)
 
         def epoch_s(i: int) -> float:
             subnets, trainer = _begin(problem, archs[i], recipe, problem.spec.seed, resources.torch_device)
             step_s = mean_seconds(clock, lambda: trainer.step(0, 0))
-            begun = clock()
+            started_at = clock()
             subnets.recalibrate(trainer.module, archs[i])
             recalibrated = clock()
             subnets.score(trainer.module, archs[i], val)
-            return trainer.per_epoch * step_s + recalibrated - begun + times * (clock() - recalibrated)
+            return trainer.per_epoch * step_s + recalibrated - started_at + times * (clock() - recalibrated)
 
         timed = average_duration(macs.tolist(), epoch_s)
-        fewest, most = verified_range(problem)
-        plan = TuningPlan((), HYPERPARAMETERS, wanted.epochs, 0)
-        least = wanted.seeds * wanted.epochs + (wanted.trials - 1) * (plan.rungs or (wanted.epochs,))[0]
-        all_ = (wanted.seeds + wanted.trials - 1) * wanted.epochs
+        min_networks, max_networks = verified_range(problem)
+        plan = TuningPlan((), HYPERPARAMETERS, settings.epochs, 0)
+        least = settings.seeds * settings.epochs + (settings.trials - 1) * (plan.rungs or (settings.epochs,))[0]
+        all_ = (settings.seeds + settings.trials - 1) * settings.epochs
         devices = max(1, problem.spec.resources.gpus)
         total = DurationRange(
-            timed.span.low_s * fewest * least,  # both origins may have found the same networks
-            timed.span.seconds * len(ORIGINS) * most * (least + all_) / 2,
-            timed.span.high_s * len(ORIGINS) * most * all_,
+            timed.span.low_s * min_networks * least,  # both origins may have found the same networks
+            timed.span.seconds * len(ORIGINS) * max_networks * (least + all_) / 2,
+            timed.span.high_s * len(ORIGINS) * max_networks * all_,
         ) * (1 / devices)
         note = "how many trials are stopped early is not known beforehand"
-        return StageCost.of(self.name, total, len(ORIGINS) * most * all_, timed.count, "epochs", note)
+        return StageCost.of(self.name, total, len(ORIGINS) * max_networks * all_, timed.count, "epochs", note)
 
     def _run(self, plan: TuningPlan, learn: Learning, resources: Resources, trials: _Trials) -> Iterator[Event]:
-        for news in (resources.tuner or run_sequentially)(plan, learn, trials.states):
-            before = trials.states.get(news.trial.id)
-            if news.status in ("pruned", "failed"):  # its weights are of no more use
-                news = replace(news, blob=resources.blobs.put(pack(news, None)))
-            trials.states[news.trial.id] = news
-            if news.status == "failed":
-                yield Warned(self.name, f"network {news.trial.group}, trial {news.trial.number + 1}: {news.message}")
-            if news.blob is not None and (before is None or news.blob != before.blob):
-                yield Checkpoint(f"{self.name}.{news.trial.id}", len(news.scores), news.blob)
-            yield trials.progress(self.name, news)
+        for trial_state in (resources.tuner or run_sequentially)(plan, learn, trials.states):
+            before = trials.states.get(trial_state.trial.id)
+            if trial_state.status in ("pruned", "failed"):  # its weights are of no more use
+                trial_state = replace(trial_state, blob=resources.blobs.put(pack(trial_state, None)))
+            trials.states[trial_state.trial.id] = trial_state
+            if trial_state.status == "failed":
+                yield Warned(
+                    self.name,
+                    f"network {trial_state.trial.group}, trial {trial_state.trial.number + 1}: {trial_state.message}",
+                )
+            if trial_state.blob is not None and (before is None or trial_state.blob != before.blob):
+                yield Checkpoint(f"{self.name}.{trial_state.trial.id}", len(trial_state.scores), trial_state.blob)
+            yield trials.progress(self.name, trial_state)
 
-    def _known(self, resources: Resources, state: SearchState) -> dict[str, TrialState]:
-        known = {}
+    def _stored_trials(self, resources: Resources, state: SearchState) -> dict[str, TrialState]:
+        states = {}
         for stage, checkpoint in state.checkpoints.items():
             if stage.startswith(f"{self.name}."):
-                found, _ = unpack(resources.blobs.get(checkpoint.blob), "cpu")
-                known[found.trial.id] = replace(found, blob=checkpoint.blob)
-        return known
+                stored, _ = unpack(resources.blobs.get(checkpoint.blob), "cpu")
+                states[stored.trial.id] = replace(stored, blob=checkpoint.blob)
+        return states
 
 
 @dataclass(frozen=True)
@@ -146,9 +151,9 @@ class Learning:
 
     def __call__(self, trial: Trial, blob: str | None) -> Iterator[EpochResult]:
         """Scores are accuracies on the validation images, in %. Raises Diverged."""
-        problem, wanted, arch = self.problem, _wanted(self.problem), self.archs[trial.group]
-        batch_size = min(wanted.batch_size, len(problem.data.train))
-        recipe = StandaloneRecipe(wanted.epochs, batch_size, **trial.values, **regularisers(wanted, problem.space))
+        problem, settings, arch = self.problem, _retrain_spec(self.problem), self.archs[trial.group]
+        batch_size = min(settings.batch_size, len(problem.data.train))
+        recipe = StandaloneRecipe(settings.epochs, batch_size, **trial.values, **regularisers(settings, problem.space))
         seed = derive_seed(problem.spec.seed, Stream.RETRAINING, trial.number)
         subnets, trainer = _begin(problem, arch, recipe, seed, self.torch_device)
         state = TrialState(trial)
@@ -157,18 +162,18 @@ class Learning:
             assert weights is not None
             trainer.load_state_dict(weights)
         saved_at = self.clock()
-        for epoch in range(len(state.scores), wanted.epochs):
+        for epoch in range(len(state.scores), settings.epochs):
             trainer.epoch(epoch)
             subnets.recalibrate(trainer.module, arch)
             accuracy = subnets.score(trainer.module, arch, problem.data.val).accuracy
-            last = epoch + 1 == wanted.epochs
+            last = epoch + 1 == settings.epochs
             state = replace(state, scores=(*state.scores, accuracy), status="finished" if last else "running")
-            kept = None
+            blob_id = None
             if last or self.clock() - saved_at >= self.checkpoint_s:
                 weights = trainer.state_dict()
-                kept = self.blobs.put(pack(state, {"net": weights["net"]} if last else weights))
+                blob_id = self.blobs.put(pack(state, {"net": weights["net"]} if last else weights))
                 saved_at = self.clock()
-            yield EpochResult(state.scores, kept)
+            yield EpochResult(state.scores, blob_id)
 
 
 @dataclass
@@ -176,18 +181,18 @@ class _Trials:
     """All trials of the stage, by id."""
 
     states: dict[str, TrialState]
-    wanted: RetrainSpec
+    settings: RetrainSpec
     networks: int
     total: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.total = self.networks * (self.wanted.trials + self.wanted.seeds - 1) * self.wanted.epochs
+        self.total = self.networks * (self.settings.trials + self.settings.seeds - 1) * self.settings.epochs
 
     def best(self) -> dict[str, TrialState]:
         """Of each network the trial that has come furthest, the earliest of equals."""
         best: dict[str, TrialState] = {}
         for state in sorted(self._finished(), key=lambda s: (-s.scores[-1], s.trial.number)):
-            if state.trial.number < self.wanted.trials:
+            if state.trial.number < self.settings.trials:
                 best.setdefault(state.trial.group, state)
         return best
 
@@ -195,13 +200,13 @@ class _Trials:
         """What was reached by network: the mean over seeds, and the weights of the best of them."""
         out: dict[str, RetrainedNetwork] = {}
         for id_, best in self.best().items():
-            again = [s for s in self._finished() if s.trial.group == id_ and s.trial.number >= self.wanted.trials]
+            again = [s for s in self._finished() if s.trial.group == id_ and s.trial.number >= self.settings.trials]
             runs = sorted([best, *again], key=lambda s: s.trial.number)
-            chosen = max(runs, key=lambda s: (s.scores[-1], -s.trial.number))
+            best_run = max(runs, key=lambda s: (s.scores[-1], -s.trial.number))
             accuracies = [s.scores[-1] for s in runs]
-            assert chosen.blob is not None
+            assert best_run.blob is not None
             deviation = stdev(accuracies) if len(runs) > 1 else None
-            out[id_] = RetrainedNetwork(chosen.blob, best.trial.values, fmean(accuracies), deviation)
+            out[id_] = RetrainedNetwork(best_run.blob, best.trial.values, fmean(accuracies), deviation)
         return dict(sorted(out.items()))
 
     def result(self, reached: Mapping[str, RetrainedNetwork]) -> RetrainResult:
@@ -225,31 +230,31 @@ class _Trials:
             pruned=sum(s.status == "pruned" for s in states),
             failed=sum(s.status == "failed" for s in states),
             epochs=spent,
-            epochs_saved=sum(self.wanted.epochs - len(s.scores) for s in states if s.status == "pruned"),
+            epochs_saved=sum(self.settings.epochs - len(s.scores) for s in states if s.status == "pruned"),
         )
 
     def failures(self) -> list[str]:
         """Why trials failed."""
         return [s.message for s in self.states.values() if s.status == "failed"]
 
-    def progress(self, stage: str, news: TrialState) -> Progress:
+    def progress(self, stage: str, latest: TrialState) -> Progress:
         """How far all have come; a trial that was stopped counts in full."""
         over = [s for s in self.states.values() if s.status != "running"]
         running = [s for s in self.states.values() if s.status == "running"]
-        done = len(over) * self.wanted.epochs + sum(len(s.scores) for s in running)
+        done = len(over) * self.settings.epochs + sum(len(s.scores) for s in running)
         values = {
             "trials_finished": float(sum(s.status == "finished" for s in over)),
             "trials_pruned": float(sum(s.status == "pruned" for s in over)),
         }
-        if news.scores:
-            values["trained_accuracy"] = news.scores[-1]
+        if latest.scores:
+            values["trained_accuracy"] = latest.scores[-1]
         how = {
-            "running": f"epoch {len(news.scores)}",
+            "running": f"epoch {len(latest.scores)}",
             "finished": "finished",
-            "pruned": f"pruned after epoch {len(news.scores)}: others of this network were better by then",
+            "pruned": f"pruned after epoch {len(latest.scores)}: others of this network were better by then",
             "failed": "diverged",
-        }[news.status]
-        message = f"network {news.trial.group}, trial {news.trial.number + 1}: {how}"
+        }[latest.status]
+        message = f"network {latest.trial.group}, trial {latest.trial.number + 1}: {how}"
         return Progress(stage, done, self.total, "epochs", values, message)
 
     def _finished(self) -> list[TrialState]:
@@ -272,6 +277,6 @@ def _begin(
     return subnets, StandaloneTrainer(module, subnets.resolution(arch), problem.data, subnets.pipeline, recipe, seed)
 
 
-def _wanted(problem: Problem) -> RetrainSpec:
+def _retrain_spec(problem: Problem) -> RetrainSpec:
     assert problem.spec.retrain is not None
     return problem.spec.retrain

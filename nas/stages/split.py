@@ -50,7 +50,7 @@ class SplitStage:
         if problem.supernet_blob is not None:
             yield StageFinished(self.name, 0.0, SplitResult(reused=True).to_json())
             return
-        found: list[GradientMatching] = []
+        matchings: list[GradientMatching] = []
         if self.method == "mixture":  # learned with the weights, by the stage that follows
             result = SplitResult(method=self.method, parts=self.parts, partition={}, choices={}, shares=(), matching=())
             yield StageFinished(self.name, 0.0, result.to_json())
@@ -68,37 +68,37 @@ class SplitStage:
                 net, space, self._batch(problem, resources), self.decisions, self.repeats, problem.spec.seed
             )
             for m in matching:
-                found.append(m)
+                matchings.append(m)
                 choices = choice_names(space.decisions[m.gene])
                 table = tuple(tuple(round(float(v + 1) / 2, 5) for v in row) for row in m.similarity.clip(-1, 1))
-                yield Traced(self.name, len(found), {"score": m.score}, choices, choices, table)
-                yield Progress(self.name, len(found), total, "decisions", message=space.decisions[m.gene].name)
-            partition = split_by_matching(found, self.parts)
+                yield Traced(self.name, len(matchings), {"score": m.score}, choices, choices, table)
+                yield Progress(self.name, len(matchings), total, "decisions", message=space.decisions[m.gene].name)
+            partition = split_by_matching(matchings, self.parts)
         if partition.size == 1:
             raise InvalidSpec(f"nothing could be split into at most {self.parts} parts: expected parts to be larger")
-        divided = {gene for left in partition.allowed_choices() for gene in left}
+        divided = {gene for choices in partition.allowed_choices() for gene in choices}
         result = SplitResult(
             method=self.method,
             parts=partition.size,
             partition=partition.as_json(space.decisions),
             choices={d.name: tuple(choice_names(d)) for i, d in enumerate(space.decisions) if i in divided},
             shares=tuple(shares(partition, problem)),
-            matching=tuple(_similarity(m, problem) for m in found),
+            matching=tuple(_similarity(m, problem) for m in matchings),
         )
         yield StageFinished(self.name, 0.0, result.to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Compares the choices of the first decision once, on an untrained supernet."""
         if problem.supernet_blob is not None or self.method != "gradient_matching":
-            return StageCost.nothing(self.name, "nothing is compared")
+            return StageCost.zero(self.name, "nothing is compared")
         clock, space = resources.clock, problem.space
         net = space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
         batch = self._batch(problem, resources)
         genes = [g for g in splittable(space) if not self.decisions or space.decisions[g].name in self.decisions]
         match_gradients(net, space, batch, genes[0], 1, np.random.default_rng(0))
-        begun = clock()
+        started_at = clock()
         match_gradients(net, space, batch, genes[0], 1, np.random.default_rng(1))
-        seconds = (clock() - begun) * self.repeats * len(genes)
+        seconds = (clock() - started_at) * self.repeats * len(genes)
         return StageCost.of(self.name, DurationRange(seconds / 2, seconds, 2 * seconds), len(genes), 1, "decisions")
 
     def _batch(self, problem: Problem, resources: Resources) -> Any:
@@ -115,8 +115,8 @@ class SplitStage:
 
 def shares(partition: SpacePartition, problem: Problem) -> list[float]:
     """The share of random gene vectors whose network lies in each part."""
-    drawn = sample(problem.space.decisions, np.random.default_rng(0), COUNTED)
-    counts = np.bincount(partition.route(problem.space.canonical(drawn)), minlength=partition.size)
+    sample_NG = sample(problem.space.decisions, np.random.default_rng(0), COUNTED)
+    counts = np.bincount(partition.route(problem.space.canonical(sample_NG)), minlength=partition.size)
     return [float(c) / COUNTED for c in counts]
 
 
@@ -125,8 +125,8 @@ def held_out_archs(problem: Problem, n: int) -> list[Arch]:
     archs, macs = sample_archs(problem.space, 8 * n)
     unique = {a.genes: (float(m), a) for a, m in zip(archs, macs, strict=True)}
     ordered = [a for _, a in sorted(unique.values(), key=lambda pair: (pair[0], pair[1].genes))]
-    picked = np.unique(np.linspace(0, len(ordered) - 1, n).round().astype(int))
-    return [ordered[i] for i in picked]
+    positions = np.unique(np.linspace(0, len(ordered) - 1, n).round().astype(int))
+    return [ordered[i] for i in positions]
 
 
 def _similarity(m: GradientMatching, problem: Problem) -> GradientSimilarity:

@@ -70,17 +70,17 @@ class SubSupernetStage:
             sample = partial(sample_subspace, partition, self.part)
             if any(phase.teacher != "none" for phase in self.recipe.phases):
                 ends = subspace_extremes(partition, self.part, problem.space)
-        for news in train(net, problem.space, problem.data, pipeline, self.recipe, seed, start, due, sample, ends):
-            if isinstance(news, Step):
-                done = news.done
-                if (now := resources.clock()) - reported_at >= 0.25 or news.done == news.total:
+        for report in train(net, problem.space, problem.data, pipeline, self.recipe, seed, start, due, sample, ends):
+            if isinstance(report, Step):
+                done = report.done
+                if (now := resources.clock()) - reported_at >= 0.25 or report.done == report.total:
                     reported_at = now
-                    yield Progress(self.name, news.done, news.total, "steps", {"loss": news.loss})
+                    yield Progress(self.name, report.done, report.total, "steps", {"loss": report.loss})
                 continue
             try:
-                blob = resources.blobs.put(news.to_bytes())
+                blob = resources.blobs.put(report.to_bytes())
             except StorageError as error:
-                if news.phase == phases:
+                if report.phase == phases:
                     raise
                 yield Warned(self.name, f"checkpoint at step {done} was not kept, training goes on: {error}")
             else:
@@ -125,18 +125,18 @@ class GradientSubSupernetStage:
         allowed_EO = allowed_operations(space, partition, self.part)
         learning = searching(problem, resources, self.options, net, seed, allowed_EO)
         pace = Pace(resources.clock, self.options.checkpoint_s)
-        for news in run_gradient_search(learning, start, pace.save_due):
-            match news:
-                case GradientStep() if (values := pace.seen(news)) is not None:
-                    yield Progress(self.name, news.done, news.total, "steps", values)
+        for report in run_gradient_search(learning, start, pace.save_due):
+            match report:
+                case GradientStep() if (values := pace.observe(report)) is not None:
+                    yield Progress(self.name, report.done, report.total, "steps", values)
                 case EpochReport():
-                    yield traced(self.name, learning, {"part": self.part + 1}, news, 0)
-                    for warning in news.warnings:
+                    yield traced(self.name, learning, {"part": self.part + 1}, report, 0)
+                    for warning in report.warnings:
                         yield Warned(self.name, f"part {self.part + 1}: {warning}")
-                case TrainState() if news.phase < len(learning.kinds):
-                    done = news.phase * learning.per_epoch + news.step
+                case TrainState() if report.phase < len(learning.kinds):
+                    done = report.phase * learning.per_epoch + report.step
                     try:
-                        blob = resources.blobs.put(news.to_bytes())
+                        blob = resources.blobs.put(report.to_bytes())
                     except StorageError as error:
                         yield Warned(self.name, f"checkpoint at step {done} was not kept, training goes on: {error}")
                     else:
@@ -144,8 +144,8 @@ class GradientSubSupernetStage:
                     pace.saved()
         genes = discretise_inside(space, partition, self.part, learning.scores(), generator)
         run = {**run_record(problem, resources, learning, self.part + 1, genes), "part": self.part}
-        found = TrainState(0, 0, {"net": learning.net.state_dict(), "run": json.dumps(run)})
-        yield Checkpoint(self.name, learning.steps, resources.blobs.put(found.to_bytes()))
+        runs_entry = TrainState(0, 0, {"net": learning.net.state_dict(), "run": json.dumps(run)})
+        yield Checkpoint(self.name, learning.steps, resources.blobs.put(runs_entry.to_bytes()))
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Is told by the stage of all parts."""
@@ -162,7 +162,7 @@ class SubSupernetsStage:
     """
 
     recipe: Recipe
-    most: int
+    max_parts: int
     checkpoint_s: float = 10.0
     compare: bool = False
     options: DartsParams | None = None
@@ -175,13 +175,13 @@ class SubSupernetsStage:
             return
         partition = SpacePartition.from_json(SplitResult.require(state.finished).tree, problem.space.decisions)
         parts = [self._part(part) for part in range(partition.size)]
-        whole = self._whole(partition.size)
+        undivided = self._undivided_stage(partition.size)
         macs = [
             problem.space.costs(subspace_sample(partition, i, problem.space))["macs"].mean() for i in range(len(parts))
         ]
         stages = [parts[i] for i in np.argsort(macs)[::-1]]  # the longest first, so that none of them is waited for
-        if whole is not None:
-            stages.insert(0, whole)
+        if undivided is not None:
+            stages.insert(0, undivided)
         run_parallel = resources.run_parallel or run_stages_sequentially
         numbers = {stage.name: stage.part for stage in stages}
         done = dict.fromkeys(numbers, 0)
@@ -191,7 +191,7 @@ class SubSupernetsStage:
                 done[event.stage] = event.done
                 part = numbers[event.stage]
                 message = "undivided, to compare" if part is None else f"part {part + 1} of {partition.size}"
-                total = event.total * (1 if part is None else partition.size) * (1 if whole is None else 2)
+                total = event.total * (1 if part is None else partition.size) * (1 if undivided is None else 2)
                 yield replace(event, stage=self.name, done=sum(done.values()), total=total, message=message)
                 continue
             if isinstance(event, Checkpoint):
@@ -200,22 +200,22 @@ class SubSupernetsStage:
         routed = split_supernet(problem.space, partition, problem.space.supernet(problem.spec.seed))
         runs: list[dict[str, Any]] = []
         for stage, net in zip(parts, routed.sub_supernets, strict=True):
-            weights = _kept(stage, resources, state)
+            weights = _checkpoint_weights(stage, resources, state)
             net.load_state_dict(weights["net"])
             runs += [json.loads(weights["run"])] if "run" in weights else []
         tree = json.dumps(partition.as_json(problem.space.decisions))
-        found = {"runs": json.dumps(runs)} if runs else {}
-        trained = TrainState(0, 0, {"net": routed.state_dict(), "partition": tree, **found})
+        runs_entry = {"runs": json.dumps(runs)} if runs else {}
+        trained = TrainState(0, 0, {"net": routed.state_dict(), "partition": tree, **runs_entry})
         blob = resources.blobs.put(trained.to_bytes())
         steps = sum(state.checkpoints[stage.name].step for stage in parts)
-        alone = store_one_shot(whole, resources, state) if whole is not None else None
+        one_shot_blob = store_one_shot(undivided, resources, state) if undivided is not None else None
         result = SubSupernetsResult(
             supernet=blob,
             reused=False,
             steps=steps,
             parts=partition.size,
-            one_shot=alone,
-            one_shot_steps=state.checkpoints[whole.name].step if whole is not None else None,
+            one_shot=one_shot_blob,
+            one_shot_steps=state.checkpoints[undivided.name].step if undivided is not None else None,
             runs=_runs(runs) if runs else None,
         )
         yield Checkpoint(self.name, steps, blob)
@@ -230,39 +230,41 @@ class SubSupernetsStage:
         """Steps on random networks of the whole space, for as many parts as there may be, shared among as many cores
         or GPUs as may train at once, each part on its share of cores."""
         if problem.supernet_blob is not None:
-            return StageCost.nothing(self.name, "the supernet is trained already")
+            return StageCost.zero(self.name, "the supernet is trained already")
         if self.options is not None:
-            hands = self._hands(problem, resources, self.most)
-            with _threads(max(1, torch.get_num_threads() // hands)):
-                each = BilevelStage(self.options).estimate_cost(problem, resources, state)
-            assert each.seconds is not None and each.low_s is not None and each.high_s is not None  # noqa: PT018
-            span = DurationRange(each.low_s, each.seconds, each.high_s) * _longest([1] * self.most, hands)
-            return StageCost.of(self.name, span, each.steps * self.most, each.timed, "steps")
+            workers = self._parallel_workers(problem, resources, self.max_parts)
+            with _threads(max(1, torch.get_num_threads() // workers)):
+                part_cost = BilevelStage(self.options).estimate_cost(problem, resources, state)
+            assert part_cost.seconds is not None and part_cost.low_s is not None and part_cost.high_s is not None  # noqa: PT018
+            span = DurationRange(part_cost.low_s, part_cost.seconds, part_cost.high_s) * _longest(
+                [1] * self.max_parts, workers
+            )
+            return StageCost.of(self.name, span, part_cost.steps * self.max_parts, part_cost.timed, "steps")
         clock = resources.clock
-        whole = self._whole(self.most)
-        work = [self.most] * (whole is not None) + [1] * self.most  # in lengths of a part
-        hands = self._hands(problem, resources, len(work))
-        with _threads(max(1, torch.get_num_threads() // hands)):
-            begun = clock()
+        undivided = self._undivided_stage(self.max_parts)
+        work = [self.max_parts] * (undivided is not None) + [1] * self.max_parts  # in lengths of a part
+        workers = self._parallel_workers(problem, resources, len(work))
+        with _threads(max(1, torch.get_num_threads() // workers)):
+            started_at = clock()
             net = problem.space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
             pipeline = Pipeline(problem.data, resources.torch_device)
             still = replace(self.recipe, phases=tuple(replace(p, lr=0.0) for p in self.recipe.phases))
             training = Training(net, problem.space, problem.data, pipeline, still, problem.spec.seed)
             training.begin(0)
-            total = DurationRange.exact(clock() - begun) * len(work)
+            total = DurationRange.exact(clock() - started_at) * len(work)
             steps = iter(range(10**6))
             training.step(0, next(steps))
             times = [mean_seconds(clock, lambda: training.step(0, next(steps)), at_least_s=0.0) for _ in range(4)]
         of_step = DurationRange(min(times), sum(times) / len(times), max(times))
         of_part = sum(training.lengths)
-        total += of_step * (of_part * _longest(work, hands))
+        total += of_step * (of_part * _longest(work, workers))
         return StageCost.of(self.name, total, of_part * sum(work), len(times), "steps")
 
-    def _hands(self, problem: Problem, resources: Resources, stages: int) -> int:
-        wanted = problem.spec.resources
-        return min(wanted.gpus or wanted.cpus, stages) if resources.run_parallel is not None else 1
+    def _parallel_workers(self, problem: Problem, resources: Resources, stages: int) -> int:
+        requested = problem.spec.resources
+        return min(requested.gpus or requested.cpus, stages) if resources.run_parallel is not None else 1
 
-    def _whole(self, size: int) -> SubSupernetStage | None:
+    def _undivided_stage(self, size: int) -> SubSupernetStage | None:
         if not self.compare or self.options is not None:
             return None
         longer = tuple(replace(p, epochs=p.epochs * size) for p in self.recipe.phases)
@@ -290,10 +292,10 @@ def run_stages_sequentially(
         yield from stage.run(problem, resources, state)
 
 
-def store_one_shot(whole: SubSupernetStage, resources: Resources, state: SearchState) -> str:
+def store_one_shot(undivided: SubSupernetStage, resources: Resources, state: SearchState) -> str:
     """Stores the weights of the undivided supernet that was trained for comparison; their blob."""
-    alone = TrainState(0, 0, {"net": _kept(whole, resources, state)["net"]})
-    return resources.blobs.put(alone.to_bytes())
+    weights = TrainState(0, 0, {"net": _checkpoint_weights(undivided, resources, state)["net"]})
+    return resources.blobs.put(weights.to_bytes())
 
 
 def discretise_inside(
@@ -311,16 +313,16 @@ def discretise_inside(
         return space.discretise(scores_EO)
 
 
-def _kept(stage: Stage, resources: Resources, state: SearchState) -> Mapping[str, Any]:
+def _checkpoint_weights(stage: Stage, resources: Resources, state: SearchState) -> Mapping[str, Any]:
     """What the last checkpoint of a stage holds."""
     weights = TrainState.from_bytes(resources.blobs.get(state.checkpoints[stage.name].blob), "cpu").weights
     assert weights is not None
     return weights
 
 
-def _longest(work: Sequence[int], hands: int) -> int:
+def _longest(work: Sequence[int], workers: int) -> int:
     """How long it takes so many hands that each take what comes next."""
-    busy = [0] * hands
+    busy = [0] * workers
     for length in work:
         busy[busy.index(min(busy))] += length
     return max(busy)

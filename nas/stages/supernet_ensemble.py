@@ -25,7 +25,7 @@ from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, TrainState
 
 TRACES = 20  # readings that are kept of the table
-SHOWN = 64  # combinations up to which the table is drawn
+MAX_TRACED = 64  # combinations up to which the table is drawn
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ class SupernetEnsembleStage:
         if problem.supernet_blob is not None:
             yield StageFinished(self.name, 0.0, TrainResult.reuse(problem.supernet_blob).to_json())
             return
-        whole = SubSupernetStage(None, self.recipe, self.checkpoint_s) if self.compare else None
+        undivided = SubSupernetStage(None, self.recipe, self.checkpoint_s) if self.compare else None
         before = 0
-        if whole is not None:
-            for event in whole.run(problem, resources, state):
+        if undivided is not None:
+            for event in undivided.run(problem, resources, state):
                 state = fold(state, event)
                 if isinstance(event, Progress):
                     event = replace(event, stage=self.name, total=2 * event.total, message="undivided, to compare")
                 yield event
-            before = state.checkpoints[whole.name].step
+            before = state.checkpoints[undivided.name].step
         net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
         learning = self._begin(problem, resources, net)
         start = TrainState()
@@ -64,30 +64,30 @@ class SupernetEnsembleStage:
         saved_at = reported_at = resources.clock()
         due = lambda: resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
         traced = max(1, learning.steps // TRACES)
-        for news in train_ensemble(learning, start, due):
-            if isinstance(news, Step):
-                if (now := resources.clock()) - reported_at >= 0.25 or news.done == news.total:
+        for report in train_ensemble(learning, start, due):
+            if isinstance(report, Step):
+                if (now := resources.clock()) - reported_at >= 0.25 or report.done == report.total:
                     reported_at = now
-                    done, total = before + news.done, before + news.total
-                    yield Progress(self.name, done, total, "steps", {"loss": news.loss})
-                if news.done % traced == 0 or news.done == news.total:
-                    yield self._traced(learning, news.done)
+                    done, total = before + report.done, before + report.total
+                    yield Progress(self.name, done, total, "steps", {"loss": report.loss})
+                if report.done % traced == 0 or report.done == report.total:
+                    yield self._traced(learning, report.done)
                 continue
             try:
-                blob = resources.blobs.put(news.to_bytes())
+                blob = resources.blobs.put(report.to_bytes())
             except StorageError as error:
-                if news.step == learning.steps:
+                if report.step == learning.steps:
                     raise
-                yield Warned(self.name, f"checkpoint at step {news.step} was not kept, training goes on: {error}")
+                yield Warned(self.name, f"checkpoint at step {report.step} was not kept, training goes on: {error}")
             else:
-                yield Checkpoint(self.name, news.step, blob)
+                yield Checkpoint(self.name, report.step, blob)
             saved_at = resources.clock()
         routed, assignment = learning.routed(), learning.routing_table()
         record = assignment.as_json(problem.space.decisions)
         trained = TrainState(0, 0, {"net": routed.state_dict(), "partition": json.dumps(record)})
         p_RM = learning.p_RM(learning.steps - 1)
-        drawn = [r for r in np.flatnonzero(learning.share_R).tolist() if learning.share_R.size <= SHOWN]
-        groups = [[learning.names(r) for r in drawn if assignment.table[r] == m] for m in range(self.models)]
+        traced_rows = [r for r in np.flatnonzero(learning.share_R).tolist() if learning.share_R.size <= MAX_TRACED]
+        groups = [[learning.names(r) for r in traced_rows if assignment.table[r] == m] for m in range(self.models)]
         shares = np.bincount(assignment.table, learning.share_R, minlength=self.models)
         result = EnsembleResult(
             supernet=resources.blobs.put(trained.to_bytes()),
@@ -98,26 +98,26 @@ class SupernetEnsembleStage:
             groups=tuple(tuple(group) for group in groups),
             shares=tuple(float(s) for s in shares),
             imbalance=imbalance(learning.share_R @ p_RM),
-            one_shot=store_one_shot(whole, resources, state) if whole is not None else None,
-            one_shot_steps=state.checkpoints[whole.name].step if whole is not None else None,
+            one_shot=store_one_shot(undivided, resources, state) if undivided is not None else None,
+            one_shot_steps=state.checkpoints[undivided.name].step if undivided is not None else None,
         )
         yield StageFinished(self.name, 0.0, result.to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Steps on random networks, at a learning rate of 0."""
         if problem.supernet_blob is not None:
-            return StageCost.nothing(self.name, "the supernet is trained already")
+            return StageCost.zero(self.name, "the supernet is trained already")
         clock = resources.clock
-        begun = clock()
+        started_at = clock()
         still = replace(self, recipe=replace(self.recipe, phases=(replace(self.recipe.phases[0], lr=0.0),)))
         learning = still._begin(problem, resources, problem.space.supernet(problem.spec.seed))
-        total = DurationRange.exact(clock() - begun)
+        total = DurationRange.exact(clock() - started_at)
         steps = iter(range(10**6))
         learning.step(next(steps))
         times = [mean_seconds(clock, lambda: learning.step(next(steps)), at_least_s=0.0) for _ in range(4)]
-        each = DurationRange(min(times), sum(times) / len(times), max(times))
+        step_duration = DurationRange(min(times), sum(times) / len(times), max(times))
         count = learning.steps * (2 if self.compare else 1)
-        return StageCost.of(self.name, total + each * count, count, len(times), "steps")
+        return StageCost.of(self.name, total + step_duration * count, count, len(times), "steps")
 
     def _begin(self, problem: Problem, resources: Resources, net: Supernet) -> EnsembleTraining:
         nets = [copy.deepcopy(net).to(resources.torch_device) for _ in range(self.models)]
@@ -131,9 +131,9 @@ class SupernetEnsembleStage:
         marginal_M = learning.share_R @ p_RM
         values = {"imbalance": imbalance(marginal_M)}
         values |= {f"supernet_{m + 1}": float(share) for m, share in enumerate(marginal_M)}
-        drawn = np.flatnonzero(learning.share_R)
-        if len(drawn) > SHOWN:
+        trained_rows = np.flatnonzero(learning.share_R)
+        if len(trained_rows) > MAX_TRACED:
             return Traced(self.name, done, values)
-        rows = tuple(learning.names(int(r)) for r in drawn)
-        table = tuple(tuple(round(float(p), 5) for p in p_RM[r]) for r in drawn)
+        rows = tuple(learning.names(int(r)) for r in trained_rows)
+        table = tuple(tuple(round(float(p), 5) for p in p_RM[r]) for r in trained_rows)
         return Traced(self.name, done, values, rows, tuple(f"supernet {m + 1}" for m in range(self.models)), table)

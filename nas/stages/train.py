@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -41,24 +42,24 @@ class TrainStage:
             start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
             done = last.step
         saved_at = reported_at = resources.clock()
-        begun, images = resources.clock(), 0
+        started_at, images = resources.clock(), 0
         blob = last.blob if last is not None else ""
         due = lambda: resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
         pipeline = Pipeline(problem.data, resources.torch_device)
         phases = self.recipe.phases
-        for news in train(net, problem.space, problem.data, pipeline, self.recipe, problem.spec.seed, start, due):
-            if isinstance(news, Step):
-                images += news.images
-                done = news.done
-                if (now := resources.clock()) - reported_at >= 0.25 or news.done == news.total:
+        for report in train(net, problem.space, problem.data, pipeline, self.recipe, problem.spec.seed, start, due):
+            if isinstance(report, Step):
+                images += report.images
+                done = report.done
+                if (now := resources.clock()) - reported_at >= 0.25 or report.done == report.total:
                     reported_at = now
-                    values = {"loss": news.loss, "images_per_s": images / max(now - begun, 1e-9)}
-                    message = f"phase {phases[news.phase].name} ({news.phase + 1} of {len(phases)})"
-                    yield Progress(self.name, news.done, news.total, "steps", values, message)
+                    values = {"loss": report.loss, "images_per_s": images / max(now - started_at, 1e-9)}
+                    message = f"phase {phases[report.phase].name} ({report.phase + 1} of {len(phases)})"
+                    yield Progress(self.name, report.done, report.total, "steps", values, message)
                 continue
-            finished = news.phase == len(phases)
+            finished = report.phase == len(phases)
             try:
-                blob = resources.blobs.put(news.to_bytes())
+                blob = resources.blobs.put(report.to_bytes())
             except StorageError as error:
                 if finished:
                     raise
@@ -78,28 +79,34 @@ class TrainStage:
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Steps of each phase: the smallest and the largest of those that training will draw, and some between."""
         if problem.supernet_blob is not None:
-            return StageCost.nothing(self.name, "the supernet is trained already")
+            return StageCost.zero(self.name, "the supernet is trained already")
         clock, space = resources.clock, problem.space
-        begun = clock()
+        started_at = clock()
         net = space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
         pipeline = Pipeline(problem.data, resources.torch_device)
         # At a learning rate of 0 nothing is learned and nothing diverges, in the same time.
         still = replace(self.recipe, phases=tuple(replace(p, lr=0.0) for p in self.recipe.phases))
         training = Training(net, space, problem.data, pipeline, still, problem.spec.seed)
-        total, timed = DurationRange.exact(clock() - begun), 0
+        total, timed = DurationRange.exact(clock() - started_at), 0
         for p, length in enumerate(training.lengths):
-            begun = clock()
+            started_at = clock()
             training.begin(p)
-            total += DurationRange.exact(clock() - begun)
+            total += DurationRange.exact(clock() - started_at)
             steps = np.linspace(0, length - 1, min(length, NETWORKS)).astype(int).tolist()
             macs = [float(space.costs(as_genes(training.archs(p, step)))["macs"].sum()) for step in steps]
-            found = average_duration(macs, lambda i, p=p, s=steps: mean_seconds(clock, lambda: training.step(p, s[i])))  # type: ignore[misc]
-            total += found.span * length
-            timed += found.count
+            step_duration = average_duration(macs, partial(_step_seconds, training, clock, p, steps))
+            total += step_duration.span * length
+            timed += step_duration.count
         kept_s = mean_seconds(clock, lambda: resources.blobs.put(training.state(0, 0).to_bytes()))
-        kept = min(total.seconds / self.checkpoint_s, sum(training.lengths)) + len(training.lengths)
-        total += DurationRange.exact(kept_s) * kept
+        checkpoints = min(total.seconds / self.checkpoint_s, sum(training.lengths)) + len(training.lengths)
+        total += DurationRange.exact(kept_s) * checkpoints
         subnets = Subnets(problem, net, resources.torch_device)
         for arch in (samplers.largest(space), samplers.smallest(space)):
             total += DurationRange.exact(scoring_s(subnets, arch, problem.data.val, clock)[0])
         return StageCost.of(self.name, total, sum(training.lengths), timed, "steps")
+
+
+def _step_seconds(
+    training: Training, clock: Callable[[], float], phase: int, steps: Sequence[int], position: int
+) -> float:
+    return mean_seconds(clock, lambda: training.step(phase, steps[position]))

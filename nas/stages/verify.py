@@ -47,13 +47,14 @@ class VerifyStage:
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Networks that were measured before a restart are not measured again."""
         subnets = load_subnets(problem, resources, state)
-        chosen = to_verify(problem, state, problem.spec.budget.verified)
+        verifiable = to_verify(problem, state, problem.spec.budget.verified)
         measurable = [m for m in problem.targets if m.profile.measurable]
         due = {
-            c.candidate.key: [m.name for m in measurable if m.name in c.devices and not _measured(c, m)] for c in chosen
+            c.candidate.key: [m.name for m in measurable if m.name in c.devices and not _measured(c, m)]
+            for c in verifiable
         }
-        todo = [c.candidate for c in chosen if due[c.candidate.key] or "test_accuracy" not in c.candidate.metrics]
-        total = sum(max(1, sum(m.name in c.devices for m in measurable)) for c in chosen)
+        todo = [c.candidate for c in verifiable if due[c.candidate.key] or "test_accuracy" not in c.candidate.metrics]
+        total = sum(max(1, sum(m.name in c.devices for m in measurable)) for c in verifiable)
         for event in measure_and_verify(self.name, problem, resources, subnets, todo, due, total, self.group):
             state = fold(state, event)
             yield event
@@ -77,30 +78,34 @@ class VerifyStage:
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Networks that are tested and exported, and a small group that is measured."""
         clock = resources.clock
-        begun = clock()
+        started_at = clock()
         subnets = load_subnets(problem, resources, state, untrained_will_do=True)
-        total = DurationRange.exact(clock() - begun)
+        total = DurationRange.exact(clock() - started_at)
         archs, macs = sample_archs(problem.space)
         models: dict[int, bytes] = {}
 
         def seconds_of(i: int) -> float:
             tested_s, module = scoring_s(subnets, archs[i], problem.data.test, clock)
-            begun = clock()
+            started_at = clock()
             models[i] = to_onnx(subnets.with_normalisation(module), problem.space.input_shape(archs[i]))
-            return tested_s + clock() - begun
+            return tested_s + clock() - started_at
 
         tested = average_duration(macs.tolist(), seconds_of)
-        some = [*models][:3]
-        named = {archs[i].id: models[i] for i in some}
-        fewest, most = (len(ORIGINS) * n for n in verified_range(problem))
-        each = tested.span
+        sample_rows = [*models][:3]
+        named = {archs[i].id: models[i] for i in sample_rows}
+        min_networks, max_networks = (len(ORIGINS) * n for n in verified_range(problem))
+        network_duration = tested.span
         for member in problem.targets:
             measured = estimate_measuring(named, member.profile, resources.measure, clock)
             share = 1 / len(problem.spec.views)  # what is on the front of one device is measured on that one only
-            each += (measured.each + DurationRange.exact(measured.begin_s / self.group)) * share
-        total += DurationRange(each.low_s * fewest, each.seconds * most, each.high_s * most)
+            network_duration += (measured.per_network + DurationRange.exact(measured.begin_s / self.group)) * share
+        total += DurationRange(
+            network_duration.low_s * min_networks,
+            network_duration.seconds * max_networks,
+            network_duration.high_s * max_networks,
+        )
         note = "the noise of the device decides how long each takes"
-        return StageCost.of(self.name, total, most, tested.count, "networks", note)
+        return StageCost.of(self.name, total, max_networks, tested.count, "networks", note)
 
 
 def measure_and_verify(
@@ -132,58 +137,58 @@ def measure_and_verify(
             yield Progress(stage, done, total, unit, message="exporting")
         yield Evaluated(tuple(tested))
         done += len(together) - len(models)
-        elsewhere: list[NotMeasuredYet] = []
+        not_measured: list[NotMeasuredYet] = []
         for member in problem.targets:
-            some = [p for p in together if member.name in due[p.key]]
-            if not some:
+            due_here = [p for p in together if member.name in due[p.key]]
+            if not due_here:
                 continue
             measurements = resources.measure(
-                [models[p.key] for p in some],
+                [models[p.key] for p in due_here],
                 member.profile,
-                [p.arch.id for p in some],
-                [_promised_ms(problem, member, p) for p in some],
+                [p.arch.id for p in due_here],
+                [_promised_ms(problem, member, p) for p in due_here],
             )
             try:
-                for p, measurement in zip(some, measurements, strict=True):
-                    yield _judged(problem, member, p, measurement)
+                for p, measurement in zip(due_here, measurements, strict=True):
+                    yield _measured_event(problem, member, p, measurement)
                     if measurement.refused is not None:
                         refused.append((p, member, models[p.key]))
                     done += 1
                     yield Progress(stage, done, total, unit, message="measuring")
             except NotMeasuredYet as missing:
-                elsewhere.append(missing)
-        if elsewhere:
-            raise NotMeasuredYet.on_all(elsewhere)
+                not_measured.append(missing)
+        if not_measured:
+            raise NotMeasuredYet.on_all(not_measured)
         if not models:
             yield Progress(stage, done, total, unit, message="testing")
     for p, member, model in refused:
         yield Progress(stage, done, total, unit, message="measuring again")
         promised_ms = _promised_ms(problem, member, p)
         [measurement] = resources.measure([model], member.profile, [p.arch.id], [promised_ms])
-        yield _judged(problem, member, p, measurement)
+        yield _measured_event(problem, member, p, measurement)
         if measurement.refused is not None:
             on = f" on {member.name}" if problem.fleet else ""
             yield Warned(stage, f"network {p.arch.id} was not measured{on}: {measurement.refused}")
 
 
 @dataclass(frozen=True)
-class Chosen:
+class VerifiableCandidate:
     """A network to verify, on ``devices``."""
 
     candidate: Candidate
     devices: tuple[str, ...]
 
 
-def to_verify(problem: Problem, state: SearchState, n: int) -> list[Chosen]:
+def to_verify(problem: Problem, state: SearchState, n: int) -> list[VerifiableCandidate]:
     """The networks that are worth measuring, up to ``n`` of each origin for every front, each on the devices of the
     fronts that it may be part of."""
     devices: dict[tuple[str, str], tuple[str, ...]] = {}
     for view in problem.spec.views:
-        seen, known = (problem, state) if view is None else (problem.on(view), state_on(state, view))
+        problem_on_view, state_on_view = (problem, state) if view is None else (problem.on(view), state_on(state, view))
         for origin in ORIGINS:
-            for p in candidates(seen, known, origin, n):
-                devices[p.key] = (*devices.get(p.key, ()), *seen.spec.devices)
-    return [Chosen(state.candidates[key], names) for key, names in devices.items()]
+            for p in candidates(problem_on_view, state_on_view, origin, n):
+                devices[p.key] = (*devices.get(p.key, ()), *problem_on_view.spec.devices)
+    return [VerifiableCandidate(state.candidates[key], names) for key, names in devices.items()]
 
 
 def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> list[Candidate]:
@@ -193,23 +198,23 @@ def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> 
     points = state.of(origin)
     if "retrain" in state.finished:
         points = [p for p in points if "trained_accuracy" in p.metrics]
-    chosen: list[Candidate] = []
+    ranked: list[Candidate] = []
     before = unverified(state)
     if "retrain" in before:  # zero-cost proxies have done what they can
         before.pop("proxies", None)
-    rest = {
+    remaining = {
         p.key: Candidate(p.arch, p.origin, _estimates(p, "retrain" in state.finished), claim_ms=p.claim_ms)
         for p in points
     }
-    while rest and len(chosen) < n:
-        layer = front_of(problem.spec, SearchState(finished=before, candidates=rest))
+    while remaining and len(ranked) < n:
+        layer = front_of(problem.spec, SearchState(finished=before, candidates=remaining))
         members = layer.members if origin == "search" else layer.baseline
         if not members:
             break
-        members = members[: n - len(chosen)] if len(members) <= n - len(chosen) else thin(members, n - len(chosen))
-        chosen += [state.candidates[p.key] for p in members]
-        rest = {k: p for k, p in rest.items() if k not in {m.key for m in members}}
-    return chosen
+        members = members[: n - len(ranked)] if len(members) <= n - len(ranked) else thin(members, n - len(ranked))
+        ranked += [state.candidates[p.key] for p in members]
+        remaining = {k: p for k, p in remaining.items() if k not in {m.key for m in members}}
+    return ranked
 
 
 def thin(points: tuple[Candidate, ...], n: int) -> tuple[Candidate, ...]:
@@ -219,12 +224,12 @@ def thin(points: tuple[Candidate, ...], n: int) -> tuple[Candidate, ...]:
     return tuple(points[round(i * (len(points) - 1) / (n - 1))] for i in range(n))
 
 
-def _measured(chosen: Chosen, member: TargetDevice) -> bool:
-    on = chosen.candidate.devices.get(member.name)
-    return (on if on is not None else chosen.candidate).measurement is not None
+def _measured(verifiable: VerifiableCandidate, member: TargetDevice) -> bool:
+    on = verifiable.candidate.devices.get(member.name)
+    return (on if on is not None else verifiable.candidate).measurement is not None
 
 
-def _judged(problem: Problem, member: TargetDevice, p: Candidate, measurement: Measurement) -> Measured:
+def _measured_event(problem: Problem, member: TargetDevice, p: Candidate, measurement: Measurement) -> Measured:
     promised_ms = _promised_ms(problem, member, p)
     return Measured(p.arch, p.origin, measurement, promised_ms, member.name if problem.fleet else None)
 
@@ -238,8 +243,8 @@ def _promised_ms(problem: Problem, member: TargetDevice, p: Candidate) -> float:
 def _counted(result: VerifyResult, spec: SearchSpec, state: SearchState, view: str | None) -> VerifyResult:
     front = front_of(spec, state, device=view)
     tried = [p for p in state.of("search") if p.measurement or any(d.measurement for d in p.devices.values())]
-    seen = tried if view is None else [p.on(view) for p in tried]
-    marks = [p.status for p in seen if view is None or p.measurement is not None]
+    on_view = tried if view is None else [p.on(view) for p in tried]
+    marks = [p.status for p in on_view if view is None or p.measurement is not None]
     return replace(
         result,
         verified=marks.count("verified"),
@@ -250,8 +255,8 @@ def _counted(result: VerifyResult, spec: SearchSpec, state: SearchState, view: s
 
 
 def _estimates(point: Candidate, retrained: bool) -> dict[str, float]:
-    known = {k: v for k, v in point.metrics.items() if k not in ("measured_ms", "measured_share", "test_accuracy")}
-    return {**known, "val_accuracy": known["trained_accuracy"]} if retrained else known
+    unmeasured = {k: v for k, v in point.metrics.items() if k not in ("measured_ms", "measured_share", "test_accuracy")}
+    return {**unmeasured, "val_accuracy": unmeasured["trained_accuracy"]} if retrained else unmeasured
 
 
 def unverified(state: SearchState) -> dict[str, Mapping[str, Any]]:

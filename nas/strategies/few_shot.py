@@ -71,23 +71,23 @@ class FewShotParams(BaseModel):
                 raise ValueError("gradient: expected none with search explore")
         elif self.schedule != "uniform":
             raise ValueError(f"schedule {self.schedule} is for search explore, got {self.search}")
-        elif taken := sorted(_OURS & set(self.gradient)):
-            raise ValueError(f"gradient.{taken[0]} is given by few_shot itself: expected other options of darts")
+        elif reserved := sorted(_RESERVED & set(self.gradient)):
+            raise ValueError(f"gradient.{reserved[0]} is given by few_shot itself: expected other options of darts")
         return self
 
 
-_OURS = {"preset", "epochs", "seeds", "batch_size", "checkpoint_s"}
+_RESERVED = {"preset", "epochs", "seeds", "batch_size", "checkpoint_s"}
 
 
 def check(spec: SearchSpec, space: SearchSpace) -> None:
     """Raises InvalidSpec for decisions that a space lacks, where nothing can be split, and
     for a search by gradient in a space without a continuous relaxation, or with one that the parameters do not fit."""
     params = parse_spec(FewShotParams, spec.strategy.params)
-    known = [space.decisions[g].name for g in splittable(space)]
-    if not known:
+    names = [space.decisions[g].name for g in splittable(space)]
+    if not names:
         raise InvalidSpec(f"few_shot splits decisions, of which {space.name} leaves none open but the resolution")
-    if unknown := [n for n in params.decisions if n not in known]:
-        raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(known)}")
+    if unknown := [n for n in params.decisions if n not in names]:
+        raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(names)}")
     decisions = _divided(params, space)
     if params.split == "exhaustive":
         exhaustive_split(space, decisions, params.parts)
@@ -136,13 +136,13 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
             schedule = progressive_shrinking if params.schedule == "progressive" else sandwich
             phases = schedule(params.part_epochs, params.part_lr, axes)
         train = SubSupernetsStage(recipe(phases), params.parts, params.checkpoint_s, compare, options)
-    alone = recipe(uniform(params.trust_epochs, params.lr, axes, 1))
+    standalone = recipe(uniform(params.trust_epochs, params.lr, axes, 1))
     return (
         EstimateStage(),
         TrainStage(warm_up, params.checkpoint_s, "warm_up"),
         SplitStage(params.split, params.parts, decisions, params.repeats, warm_up.batch_size),
         train,
-        RankCorrelationStage(alone, params.trust_networks),
+        RankCorrelationStage(standalone, params.trust_networks),
         *((DiscretizeStage(),) if options is not None else ()),
         ExploreStage(),
         *closing_stages(problem.spec),
@@ -151,13 +151,13 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
 
 def _gradient_options(params: FewShotParams) -> DartsParams:
     """The options of strategy darts by which each part is searched."""
-    ours = {
+    derived = {
         "preset": params.search,
         "epochs": params.part_epochs,
         "batch_size": params.batch_size,
         "checkpoint_s": params.checkpoint_s,
     }
-    return parse_spec(DartsParams, {"lr": params.part_lr, **params.gradient, **ours})
+    return parse_spec(DartsParams, {"lr": params.part_lr, **params.gradient, **derived})
 
 
 def _divided(params: FewShotParams, space: SearchSpace) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, Source
+from nas.core.device import DeviceProfile, LatencySource, Measurement, MeasurementProtocol
 from nas.core.errors import HwnasError, MeasurementRefused
 from predictors.measurement.protocol import (
     Run,
@@ -175,7 +175,7 @@ def _sit_in_child(job: Path, which: Sequence[int], seed: int, survey_ms: float |
     return timed
 
 
-def describe_machine(name: str, protocol: MeasurementProtocol, source: Source = "worker") -> DeviceProfile:
+def describe_machine(name: str, protocol: MeasurementProtocol, source: LatencySource = "worker") -> DeviceProfile:
     """This machine and runtime as a profile, its canary not yet measured. The last allowed cores are chosen: the first
     ones serve most interrupts."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -195,7 +195,7 @@ def describe_machine(name: str, protocol: MeasurementProtocol, source: Source = 
     )
 
 
-def profile_machine(name: str, threads: int = 1, source: Source = "worker") -> DeviceProfile:
+def profile_machine(name: str, threads: int = 1, source: LatencySource = "worker") -> DeviceProfile:
     """The profile of this machine with its canary's undisturbed time and its noise, from about ten seconds of sittings
     of reference networks, each in a process of its own.
 

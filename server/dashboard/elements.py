@@ -8,7 +8,7 @@ from typing import Literal
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
-from nas.core.metrics import Kind
+from nas.core.metrics import MetricKind
 from nas.schemas.candidates import MetricSchema
 from server.dashboard import formatting
 
@@ -50,12 +50,12 @@ def badge(status: str) -> ui.element:
     return text(f"{_STATUS_GLYPHS.get(status, '')} {status}", f"badge {status}", "span")
 
 
-def kind_chip(kind: Kind) -> ui.element:
+def kind_chip(kind: MetricKind) -> ui.element:
     """The kind of evidence of a value; each kind has its own outline."""
     return text(kind, f"kind {kind}", "span")
 
 
-def stat(name: str, value: str, kind: Kind | None = None, note: str = "") -> None:
+def stat(name: str, value: str, kind: MetricKind | None = None, note: str = "") -> None:
     """A headline value with its name, and its kind if it is a metric."""
     with div("figure"):
         text(value, "value")

@@ -524,7 +524,7 @@ def test_dry_run_does_not_wait_for_an_agent(tmp_path: Path) -> None:
         raise NotMeasuredYet(PI.as_json(), {"a": "0" * 64})
 
     stages: Any = [
-        SimpleNamespace(name="train", estimate_cost=lambda *_: StageCost.nothing("train", "known")),
+        SimpleNamespace(name="train", estimate_cost=lambda *_: StageCost.zero("train", "known")),
         SimpleNamespace(name="verify", estimate_cost=estimate_cost),
     ]
     problem: Any = SimpleNamespace(spec=fakes.search_spec())

@@ -89,7 +89,7 @@ def test_short_work_is_repeated_and_long_work_is_not() -> None:
     assert clock.now == pytest.approx(0.12)
     assert mean_seconds(clock, lambda: work(5.0)) == 5.0
     assert clock.now == pytest.approx(5.12)
-    assert mean_seconds(clock, lambda: work(0.0), most=7) == 0.0
+    assert mean_seconds(clock, lambda: work(0.0), max_runs=7) == 0.0
 
 
 def test_peak_memory_is_that_since_it_was_forgotten() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
-from nas.core.metrics import METRICS, SHARES, Kind
+from nas.core.metrics import METRICS, SHARES, MetricKind
 from nas.schemas.candidates import CandidateSchema
 from server.dashboard.elements import div, heading, text
 from server.dashboard.search.view_model import candidate_url
@@ -129,7 +129,7 @@ _FORMATS = {  # JavaScript, by unit
 }
 
 
-def _columns(metrics: list[str], kinds: Mapping[str, Kind]) -> list[dict[str, Any]]:
+def _columns(metrics: list[str], kinds: Mapping[str, MetricKind]) -> list[dict[str, Any]]:
     common = {"sortable": True, "align": "left"}
     columns: list[dict[str, Any]] = [
         {"name": "arch", "label": "Candidate", "field": "arch", **common},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nas.core.metrics import Kind
+from nas.core.metrics import MetricKind
 from nas.schemas.candidates import FrontSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
@@ -17,7 +17,7 @@ class Headline:
 
     name: str
     value: str
-    kind: Kind
+    kind: MetricKind
 
 
 @dataclass(frozen=True)

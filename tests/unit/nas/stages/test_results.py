@@ -18,7 +18,7 @@ from nas.stages.results import (
     EnsembleResult,
     EstimateResult,
     ExploreResult,
-    FrontSummary,
+    FrontStatistics,
     RankCorrelationResult,
     RetrainResult,
     SplitResult,
@@ -187,7 +187,7 @@ def test_every_kind_of_training_reads_as_a_trained_supernet() -> None:
 
 
 def test_summaries_by_device_are_written_beside_the_first() -> None:
-    first = FrontSummary(3, 0.5, 0.4)
+    first = FrontStatistics(3, 0.5, 0.4)
     result = ExploreResult(evaluations=8, inherited=0, fleet={"pi": first}, **vars(first))
     assert result.to_json()["fleet"] == {"pi": {"front_size": 3, "hypervolume": 0.5, "baseline_hypervolume": 0.4}}
     assert ExploreResult.require({"explore": result.to_json()}) == result
