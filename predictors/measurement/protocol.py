@@ -417,9 +417,11 @@ class _Sample:
 
 def judge(timing: Timing, profile: DeviceProfile) -> Measurement:
     """A measurement from raw times: undisturbed chunks of each sitting, corrected for the machine's speed, and a 95 %
-    interval over sittings; or a refusal if the times say nothing."""
+    interval over sittings; or a refusal if the times say nothing. Sittings whose warm-up did not end in a steady state
+    count only where there are no others."""
     protocol = profile.protocol
-    whole = [s for s in timing.sittings if not s.steps_back]
+    forward = [s for s in timing.sittings if not s.steps_back]
+    whole = [s for s in forward if s.steady] or forward
     samples = [s for s in (_sample(sitting, profile) for sitting in whole) if s is not None]
     if any(s.accepted for s in samples):
         samples = [s for s in samples if s.accepted]
@@ -465,9 +467,12 @@ def judge(timing: Timing, profile: DeviceProfile) -> Measurement:
 
 def needs_sitting(timing: Timing, profile: DeviceProfile, promised_ms: float = math.nan) -> bool:
     """Whether one more sitting is worth its time: the protocol wants it, the interval is wide, or it holds the latency
-    ``promised_ms`` and is not yet as narrow as more sittings make it."""
+    ``promised_ms`` and is not yet as narrow as more sittings make it. Of the sittings that the protocol wants, those
+    that did not become steady are made up for."""
     protocol, count = profile.protocol, len(timing.sittings)
     if count < protocol.sittings:
+        return True
+    if sum(s.steady for s in timing.sittings) < protocol.sittings and count < protocol.most_sittings:
         return True
     measurement = judge(timing, profile)
     if measurement.low_ms is None or measurement.high_ms is None or measurement.half_width is None:

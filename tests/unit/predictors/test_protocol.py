@@ -227,6 +227,20 @@ def test_a_warming_network_is_not_timed_before_its_steady_state() -> None:
     assert measured.p99_ms < 1.2  # even the first chunks that count are those of a warm network
 
 
+def test_a_sitting_that_never_became_steady_counts_only_where_there_is_no_other() -> None:
+    steady, warming = sitting_of(1.0), replace(sitting_of(1.3), steady=False)
+    assert judge(Timing((steady, warming, steady)), profile()).median_ms == pytest.approx(1.0)
+    assert judge(Timing((warming, warming, warming)), profile()).median_ms == pytest.approx(1.3)
+    assert needs_sitting(Timing((steady, warming, steady)), profile())
+    assert not needs_sitting(Timing((steady, warming, steady, steady)), profile())
+    assert not needs_sitting(Timing((warming,) * PROTOCOL.most_sittings), profile())
+
+
+def sitting_of(ms: float) -> Sitting:
+    """Ten undisturbed visits to a network of so many ms."""
+    return Sitting((Visit((ms,) * 4, (CANARY_MS,) * 4, (), CANARY_MS),) * 10, runs=40)
+
+
 def test_percentiles_are_those_of_single_chunks() -> None:
     """Each chunk is one inference of 1 ms, of which one in twenty takes ten times as long."""
     [measured] = SyntheticDevice(spikes=0.05).measure([1.0], profile())
