@@ -19,7 +19,8 @@ class LatencyTableSchema(BaseModel):
 
 
 class EnergyAccuracySchema(BaseModel):
-    """The accuracy of an energy predictor over ``held_out`` networks; ``n`` were used for fitting."""
+    """The accuracy of an energy predictor, which is fitted to ``n`` networks, over ``held_out`` of these, as predicted by
+    a fit to the others."""
 
     n: int
     held_out: int
@@ -41,7 +42,8 @@ class NoiseSchema(BaseModel):
 
 
 class PredictorCardSchema(BaseModel):
-    """A predictor's card. All figures are over ``held_out`` networks that took no part in fitting or calibration.
+    """A predictor's card. It is fitted to ``n`` networks; all figures are over ``held_out`` of these, as predicted by
+    fits that did not know them.
 
     ``kind`` is ``estimated`` if the predictor was fitted to values that were not measured. ``energy``: the accuracy of
     its energy predictor, if the device's table contains energies. ``measured_error``: relative standard

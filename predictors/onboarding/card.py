@@ -22,8 +22,8 @@ def make_card(
 ) -> dict[str, Any]:
     """The fields of ``nas.schemas.predictors.PredictorCardSchema`` that do not name a database row.
 
-    ``n``: networks fitted to; every figure is over the held-out ``measured_ms`` (H,), whose relative standard errors
-    are ``error_H``; ``refused`` networks could not be measured."""
+    ``n``: networks fitted to; every figure is over ``measured_ms`` (H,) of those of them that a fit to the others
+    ``predicted``, with ``error_H`` their relative standard errors; ``refused`` networks could not be measured."""
     return {
         "profile": profile.id,
         "space": space.id,
