@@ -19,8 +19,8 @@ class LatencyTableSchema(BaseModel):
 
 
 class EnergyAccuracySchema(BaseModel):
-    """The accuracy of an energy predictor, which is fitted to ``n`` networks, over ``held_out`` of these, as predicted by
-    a fit to the others."""
+    """The accuracy of an energy predictor, which is fitted to ``n`` networks, over ``held_out`` networks, as predicted
+    by a fit that did not know them."""
 
     n: int
     held_out: int
@@ -42,8 +42,8 @@ class NoiseSchema(BaseModel):
 
 
 class PredictorCardSchema(BaseModel):
-    """A predictor's card. It is fitted to ``n`` networks; all figures are over ``held_out`` of these, as predicted by
-    fits that did not know them.
+    """A predictor's card. It is fitted to ``n`` networks; all figures are over ``held_out`` networks, as predicted by a
+    fit that did not know them.
 
     ``kind`` is ``estimated`` if the predictor was fitted to values that were not measured. ``energy``: the accuracy of
     its energy predictor, if the device's table contains energies. ``measured_error``: relative standard

@@ -22,7 +22,7 @@ def make_card(
 ) -> dict[str, Any]:
     """The fields of ``nas.schemas.predictors.PredictorCardSchema`` that do not name a database row.
 
-    ``n``: networks fitted to; every figure is over ``measured_ms`` (H,) of those of them that a fit to the others
+    ``n``: networks fitted to; every figure is over ``measured_ms`` (H,) of networks that a fit without them
     ``predicted``, with ``error_H`` their relative standard errors; ``refused`` networks could not be measured."""
     return {
         "profile": profile.id,

@@ -364,7 +364,7 @@ def comparison(c: DeviceComparisonSchema) -> RenderableType:
 def card(c: PredictorCardSchema) -> RenderableType:
     """A predictor card."""
     table = Table(title=f"{c.family} for {c.space} ({c.held_out} held-out networks)", show_header=False)
-    table.add_row("measured networks used", f"{c.n}, {c.held_out} of them checked by a fit without them")
+    table.add_row("measured networks used", f"{c.n}; checked on {c.held_out} by a fit without them")
     table.add_row("error (MAPE)", f"{c.mape:.2f} %")
     if (n := c.noise) is not None:
         levels = ", ".join(f"{level:.2f}" for level in n.levels)

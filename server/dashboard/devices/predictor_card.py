@@ -69,7 +69,7 @@ def _draw_accuracy(card: PredictorCardSchema) -> None:
         stat("Coverage of the 95 % bound", f"{card.coverage * 100:.1f} %")
         stat("Spearman rank correlation", f"{card.spearman:.3f}")
         stat("Kendall rank correlation", f"{card.kendall:.3f}")
-        counts = f"of {card.n} in all, predicted by a fit to the others"
+        counts = f"predicted by a fit without them; the one in use has {card.n}"
         stat("Held-out architectures", str(card.held_out), note=counts)
         stat("Range", f"{formatting.significant(low_ms)} to {formatting.significant(high_ms)} ms")
 
