@@ -22,11 +22,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 import httpx
 
-from agent.service import AGENT_BUSY, CONFLICT, NOT_FOUND, STOPPED, LeasedTask, ServiceClient, ServiceError
+from agent.service import AGENT_BUSY, CONFLICT, NOT_FOUND, STOPPED, ServiceClient, ServiceError
 from nas.core.device import MeasurementProtocol
 from nas.core.errors import MeasurementRefused
+from nas.core.timing import MeasurementTask, Timing
 from predictors.measurement.onnx_runtime import describe_machine, profile_machine, require_cores, time_isolated
-from predictors.measurement.protocol import Timing
 
 log = logging.getLogger("nas-agent")
 
@@ -118,7 +118,7 @@ class Agent:
                 log.warning("%s", error)
                 self._stopping.wait(BUSY_S)
 
-    def measure(self, task: LeasedTask) -> None:
+    def measure(self, task: MeasurementTask) -> None:
         """Measure one network and send its times, or the reason why there are none."""
         log.info("measuring network %s", task.network)
         try:
@@ -138,7 +138,7 @@ class Agent:
         log.warning("%s", error)
         self._stopping.wait(BUSY_S)
 
-    def _time(self, task: LeasedTask) -> Timing | str:
+    def _time(self, task: MeasurementTask) -> Timing | str:
         try:
             model = self._verified_model(task)
             [timing] = time_isolated([model], task.profile)
@@ -147,7 +147,7 @@ class Agent:
             return str(error)[:2000]
         return timing
 
-    def _verified_model(self, task: LeasedTask) -> bytes:
+    def _verified_model(self, task: MeasurementTask) -> bytes:
         """Raises MeasurementRefused if the bytes do not match their sha256 twice in a row."""
         for _ in range(2):
             model = self._service.model(task)
@@ -157,7 +157,7 @@ class Agent:
         raise MeasurementRefused(f"the model came damaged: expected sha256 {task.sha256}, got {actual}")
 
     @contextmanager
-    def _renewing(self, task: LeasedTask) -> Iterator[None]:
+    def _renewing(self, task: MeasurementTask) -> Iterator[None]:
         """Renew the lease in a background thread while the block runs. A lost lease does not stop the measurement,
         since the service decides whether it accepts the result."""
         done = threading.Event()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 import httpx
 
 from nas.core.device import DeviceProfile
-from predictors.measurement.protocol import Timing
+from nas.core.timing import MeasurementTask, Timing
 
 RETRY_PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0)  # between tries while the service is unreachable; the last one repeats
 AGENT_BUSY, CONFLICT, NOT_FOUND, STOPPED = "agent_busy", "conflict", "not_found", "stopped"
@@ -26,27 +24,6 @@ class ServiceError(Exception):
         super().__init__(message)
         self.status = status
         self.code = code
-
-
-@dataclass(frozen=True)
-class LeasedTask:
-    """A network to measure: the sha256 of its model, and the profile with the protocol to measure by. The lease has to
-    be renewed within ``lease_seconds``."""
-
-    id: str
-    lease: str
-    network: str
-    sha256: str
-    profile: DeviceProfile
-    lease_seconds: float
-
-    @staticmethod
-    def from_json(record: dict[str, Any]) -> LeasedTask:
-        """Read the service's record of a task."""
-        profile = DeviceProfile.from_json(record["profile"])
-        return LeasedTask(
-            record["id"], record["lease"], record["network"], record["sha256"], profile, record["seconds"]
-        )
 
 
 class ServiceClient:
@@ -87,31 +64,31 @@ class ServiceClient:
         record = self._request("PUT", "", body).json()["profile"]
         return DeviceProfile.from_json(record) if record is not None else None
 
-    def claim(self, instance: str) -> LeasedTask | None:
+    def claim(self, instance: str) -> MeasurementTask | None:
         """Lease the next task, if there is one."""
         record = self._request("POST", "/claim", {"instance": instance}).json()["task"]
-        return LeasedTask.from_json(record) if record is not None else None
+        return MeasurementTask.from_json(record) if record is not None else None
 
-    def model(self, task: LeasedTask) -> bytes:
+    def model(self, task: MeasurementTask) -> bytes:
         """Return the bytes of a task's model, not yet verified."""
         return self._request("GET", f"/tasks/{task.id}/model", params={"lease": task.lease}).content
 
-    def renew(self, task: LeasedTask) -> bool:
+    def renew(self, task: MeasurementTask) -> bool:
         """Renew the lease on a task, without retry. Returns whether it still holds; True on a server error."""
         response = self._http.post(f"{self._root}/tasks/{task.id}/beat", json={"lease": task.lease})
         return bool(response.json()["held"]) if response.is_success else response.status_code >= 500
 
-    def finish(self, task: LeasedTask, result: Timing | str) -> None:
+    def finish(self, task: MeasurementTask, result: Timing | str) -> None:
         """Send the measured times, or the reason why there are none. The service accepts repeated requests."""
         outcome = {"error": result} if isinstance(result, str) else {"timing": result.as_json()}
         self._request("POST", f"/tasks/{task.id}/result", {"lease": task.lease, **outcome})
 
-    def release(self, task: LeasedTask) -> None:
+    def release(self, task: MeasurementTask) -> None:
         """Return a task to the queue, without retry: if the request is lost, its lease expires."""
         self._http.post(f"{self._root}/tasks/{task.id}/release", json={"lease": task.lease})
 
     def _request(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, params: Mapping[str, str] | None = None
+        self, method: str, path: str, body: Mapping[str, object] | None = None, params: Mapping[str, str] | None = None
     ) -> httpx.Response:
         tries = 0
         while not self._stopping.is_set():
@@ -131,7 +108,7 @@ class ServiceClient:
         raise ServiceError(0, STOPPED, "the agent was stopped")
 
 
-def _registration(profile: DeviceProfile) -> dict[str, Any]:
+def _registration(profile: DeviceProfile) -> dict[str, object]:
     """Convert to a registration: the service knows the name and the source, and chooses the protocol but its
     threads."""
     record = profile.as_json()

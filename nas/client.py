@@ -30,13 +30,14 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from nas.core import errors
 from nas.core.access import Scope
+from nas.core.drift import Drift
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.defaults import DEFAULT_URL
 from nas.schemas.administration import (
     AuditPage,
     CreatedTokenSchema,
     PrincipalSchema,
-    QuotaBody,
+    QuotaLimits,
     QuotaSchema,
     SessionSchema,
     TokenBody,
@@ -48,7 +49,6 @@ from nas.schemas.common import ErrorSchema
 from nas.schemas.devices import (
     DeviceComparisonSchema,
     DeviceSchema,
-    DriftSchema,
     OnboardingPage,
     OnboardingSchema,
     RenameBody,
@@ -404,9 +404,9 @@ class Client:
         """All versions of a device's predictors, newest first."""
         return self._list(PredictorVersionSchema, f"/v1/devices/{_segment(device)}/versions")
 
-    def drift(self, device: str) -> DriftSchema:
+    def drift(self, device: str) -> Drift:
         """The drift of a device since it was profiled."""
-        return self._get(DriftSchema, f"/v1/devices/{_segment(device)}/drift")
+        return self._get(Drift, f"/v1/devices/{_segment(device)}/drift")
 
     def compare(self, first: str, second: str, space: str | None = None) -> DeviceComparisonSchema:
         """Compare two devices."""
@@ -464,7 +464,7 @@ class Client:
         """Every owner's limits and use."""
         return self._list(QuotaSchema, "/v1/quotas")
 
-    def set_quota(self, owner: str, body: QuotaBody) -> QuotaSchema:
+    def set_quota(self, owner: str, body: QuotaLimits) -> QuotaSchema:
         """Set the limits of an owner."""
         return self._put(QuotaSchema, f"/v1/quotas/{_segment(owner)}", body)
 
@@ -486,8 +486,8 @@ class Client:
 
     # Plumbing
 
-    def _get(self, view: type[V], path: str, query: Mapping[str, QueryValue] | None = None) -> V:
-        return self._read(TypeAdapter(view), self._request("GET", path, params=_non_null(query)))
+    def _get(self, schema: type[T], path: str, query: Mapping[str, QueryValue] | None = None) -> T:
+        return self._read(TypeAdapter(schema), self._request("GET", path, params=_non_null(query)))
 
     def _list(self, view: type[V], path: str, query: Mapping[str, QueryValue] | None = None) -> list[V]:
         adapter: TypeAdapter[list[V]] = TypeAdapter(list[view])  # type: ignore[valid-type]

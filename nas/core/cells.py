@@ -8,11 +8,12 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class CellEdge:
     """An edge between two nodes, by their positions. ``name``: its row of the relaxation; empty for an edge without an
-    operation."""
+    operation. ``operation``: that of one architecture; empty for none, and in the graph of a whole space."""
 
     start: int
     end: int
     name: str = ""
+    operation: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
-"""Whether a device still is what its profile and its predictor say: what was measured over what was expected.
+"""Whether a device still performs as its profile and its predictor say: measured over expected times.
 
-Two ratios, since a measurement has the canary's drift divided out: that of networks, measured over predicted, and that
-of the canary, its time over that in the profile.
+A measurement is corrected by the drift of the canary, so there are two ratios: that of networks, measured over
+predicted, and that of the canary, its time over that in the profile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from datetime import datetime
 from statistics import median
 from typing import Literal
 
@@ -16,66 +16,76 @@ LIMIT = 0.10  # beyond it, a device has drifted
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One measurement ``at`` a time, in seconds since 1970, for the job ``job_id``; ``ratio`` is measured over
-    predicted, None for the canary alone."""
+class DriftReading:
+    """A measurement of an architecture, or of the canary alone (``arch`` and ``ratio`` are None).
 
-    at: float
-    job_id: str
-    canary: float
+    ``ratio`` is measured over predicted latency, ``canary`` the canary's time over its time in the profile.
+    """
+
+    at: datetime
+    arch: str | None
     ratio: float | None
+    canary: float
 
 
 @dataclass(frozen=True)
-class Session:
-    """What one job has measured, until ``at``: medians over its ``networks``, none where it was the canary alone."""
+class DriftSession:
+    """The measurements of one job, until ``at``: medians of both ratios over its ``networks``."""
 
-    at: float
+    at: datetime
     networks: int
-    canary: float
     ratio: float | None
+    canary: float
 
     @property
     def deviation(self) -> float:
-        """How far the farther of the two ratios is from 1."""
+        """The deviation from 1 of the ratio that deviates more."""
         return max(abs(self.canary - 1.0), abs((self.ratio or 1.0) - 1.0))
 
 
 @dataclass(frozen=True)
 class Drift:
-    """``status``, and what it means in a sentence; ``within`` is the largest deviation of any session."""
+    """Whether a device still performs as profiled, with a ``sentence``. ``within`` is the largest deviation of any
+    session, as a fraction."""
 
+    device: str
     status: Literal["unknown", "stable", "drifting"]
     within: float | None
     sentence: str
-    sessions: tuple[Session, ...]
+    sessions: tuple[DriftSession, ...]
+    readings: tuple[DriftReading, ...]
 
 
-def drift_of(readings: Sequence[Reading]) -> Drift:
-    """What readings, in the order of time, say. The latest session decides: a device drifts when the median network, or
-    the canary, is more than ``LIMIT`` off what was expected."""
-    sessions = tuple(_session(list(group)) for _, group in groupby(readings, key=lambda r: r.job_id))
+def drift_of(device: str, readings_by_session: Sequence[Sequence[DriftReading]]) -> Drift:
+    """The drift of a device from the readings of each session, in the order of time.
+
+    The latest session decides: a device drifts if the median network, or the canary, deviates by more than ``LIMIT``.
+    """
+    sessions = tuple(_session(readings) for readings in readings_by_session)
+    all_readings = tuple(reading for readings in readings_by_session for reading in readings)
     if not sessions:
-        return Drift("unknown", None, "Nothing was measured since the device was profiled.", ())
+        return Drift(device, "unknown", None, "Nothing was measured since the device was profiled.", (), ())
     within = max(s.deviation for s in sessions)
     last = sessions[-1]
     if last.deviation <= LIMIT:
         times = "once" if len(sessions) == 1 else f"in {len(sessions)} sessions"
         before = " (lately; it was farther off before)" if within > LIMIT else ""
         deviation = last.deviation if before else within
-        return Drift("stable", within, f"Stable within {_percent(deviation)}{before}, measured {times}.", sessions)
-    parts = []
+        sentence = f"Stable within {_percent(deviation)}{before}, measured {times}."
+        return Drift(device, "stable", within, sentence, sessions, all_readings)
+    changes = []
     if last.ratio is not None and abs(last.ratio - 1.0) > LIMIT:
-        parts.append(f"networks take {_change(last.ratio)} than predicted")
+        changes.append(f"networks take {_change(last.ratio)} than predicted")
     if abs(last.canary - 1.0) > LIMIT:
-        parts.append(f"the canary takes {_change(last.canary)} than when the device was profiled")
-    return Drift("drifting", within, f"Drifting: {', and '.join(parts)}. Add the device again.", sessions)
+        changes.append(f"the canary takes {_change(last.canary)} than when the device was profiled")
+    sentence = f"Drifting: {', and '.join(changes)}. Add the device again."
+    return Drift(device, "drifting", within, sentence, sessions, all_readings)
 
 
-def _session(readings: Sequence[Reading]) -> Session:
+def _session(readings: Sequence[DriftReading]) -> DriftSession:
     ratios = [r.ratio for r in readings if r.ratio is not None]
     canary = median(r.canary for r in readings)
-    return Session(readings[-1].at, len(ratios), canary, median(ratios) if ratios else None)
+    return DriftSession(readings[-1].at, len(ratios), median(ratios) if ratios else None, canary)
 
 
 def _change(ratio: float) -> str:

@@ -22,25 +22,23 @@ class PrincipalSchema(BaseModel):
     quota: QuotaSchema
 
 
-class QuotaSchema(BaseModel):
-    """The limits of one owner, None meaning no limit, and their use."""
-
-    owner: str
-    max_queued: int | None
-    max_running: int | None
-    gpu_hours: float | None
-    queued: int = 0
-    running: int = 0
-    gpu_hours_used: float = 0.0
-
-
-class QuotaBody(BaseModel):
-    """All three limits of an owner; None means no limit."""
+class QuotaLimits(BaseModel):
+    """The limits of an owner; None means no limit."""
 
     model_config = {"extra": "forbid"}
     max_queued: int | None = Field(default=None, ge=0)
     max_running: int | None = Field(default=None, ge=0)
     gpu_hours: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+
+class QuotaSchema(QuotaLimits):
+    """The limits of one owner and their use."""
+
+    model_config = {"extra": "ignore"}  # a newer service may say more
+    owner: str
+    queued: int = 0
+    running: int = 0
+    gpu_hours_used: float = 0.0
 
 
 class TokenSchema(BaseModel):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from nas.core.device import DeviceProfile
+from nas.core.device import DeviceProfile, MachineNoise
+from nas.core.timing import MeasurementTask, Sitting, Timing, Visit
 from nas.schemas.common import Text
 
 
@@ -40,17 +42,19 @@ class AgentBody(BaseModel):
 
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Slope = tuple[Finite, Finite] | None
 
 
-class NoiseBody(BaseModel):
-    """A ``nas.core.device.MachineNoise`` as an agent reports it."""
+@dataclass(frozen=True)
+class NoiseBody(MachineNoise):
+    """A ``MachineNoise`` as an agent reports it, with bounds."""
 
-    model_config = {"extra": "forbid"}
-    floor: float = Field(gt=0, le=10)
-    levels: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(min_length=1, max_length=8)
-    undisturbed: float = Field(ge=0, le=1)
-    slope: tuple[Finite, Finite] | None = None
-    load: float | None = Field(default=None, ge=0, le=1e6)
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    floor: Annotated[float, Field(gt=0, le=10)]
+    levels: Annotated[tuple[Annotated[float, Field(gt=0, le=1e6)], ...], Field(min_length=1, max_length=8)]
+    undisturbed: Annotated[float, Field(ge=0, le=1)]
+    slope: Slope = None
+    load: Annotated[float, Field(ge=0, le=1e6)] | None = None
 
 
 class ProfileBody(BaseModel):
@@ -83,24 +87,10 @@ class ClaimBody(BaseModel):
     instance: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")
 
 
-class MeasurementTaskSchema(BaseModel):
-    """A network to measure: the sha256 of its model and the device profile with the protocol.
-
-    The result is sent with the ``lease``, which must be renewed within ``seconds``.
-    """
-
-    id: str
-    lease: str
-    network: str
-    sha256: str
-    profile: DeviceProfile
-    seconds: float
-
-
 class ClaimSchema(BaseModel):
     """The next task of a device, None if there is none."""
 
-    task: MeasurementTaskSchema | None
+    task: MeasurementTask | None
 
 
 class LeaseBody(BaseModel):
@@ -116,38 +106,43 @@ class LeaseSchema(BaseModel):
     held: bool
 
 
-Times = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(max_length=20_000)]
+Times = Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(max_length=20_000)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+LoadMs = Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
 
 
-class VisitBody(BaseModel):
-    """One visit to a network: times per inference of its chunks and of the canary beside them, in ms."""
+@dataclass(frozen=True)
+class VisitBody(Visit):
+    """A ``Visit`` as an agent sends it, with bounds."""
 
-    model_config = {"extra": "forbid"}
+    __pydantic_config__ = ConfigDict(extra="forbid")
     network_ms: Times
     canary_ms: Times
     interrupted_ms: Times
-    level_ms: float = Field(gt=0, allow_inf_nan=False)
+    level_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class SittingBody(BaseModel):
-    """The times of one process."""
+@dataclass(frozen=True)
+class SittingBody(Sitting):
+    """A ``Sitting`` as an agent sends it, with bounds."""
 
-    model_config = {"extra": "forbid"}
-    visits: list[VisitBody] = Field(max_length=2_000)
-    runs: int = Field(ge=0, lt=2**31)
-    steady: bool
-    steps_back: int = Field(ge=0, lt=2**31)
-    slope: tuple[Finite, Finite] | None
-    canary_quantiles_ms: Times
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    visits: Annotated[tuple[VisitBody, ...], Field(max_length=2_000)]
+    runs: Count
+    steady: bool = field()
+    steps_back: Count = field()
+    slope: Slope = field()
+    canary_quantiles_ms: Times = field()
 
 
-class TimingBody(BaseModel):
-    """A ``predictors.measurement.protocol.Timing`` as an agent sends it: raw times, in ms."""
+@dataclass(frozen=True)
+class TimingBody(Timing):
+    """A ``Timing`` as an agent sends it, with bounds."""
 
-    model_config = {"extra": "forbid"}
-    sittings: list[SittingBody] = Field(min_length=1, max_length=32)
-    cold_load_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    warm_load_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    sittings: Annotated[tuple[SittingBody, ...], Field(min_length=1, max_length=32)]
+    cold_load_ms: LoadMs = None
+    warm_load_ms: LoadMs = None
 
 
 class ResultBody(LeaseBody):

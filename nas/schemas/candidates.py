@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 
+from nas.core.cells import CellGraph
+from nas.core.device import Measurement, Status
+from nas.core.events import Origin
+from nas.core.layers import LayerSummary, MapShape
 from nas.core.metrics import Goal, MetricKind
-from nas.schemas.common import Page, Shape
+from nas.schemas.common import Page
 
 
 class MetricSchema(BaseModel):
@@ -30,25 +34,6 @@ class ArtifactSchema(BaseModel):
     report: dict[str, Any] = {}
 
 
-class MeasurementSchema(BaseModel):
-    """A latency measurement: medians in ms with a 95 % interval, by a protocol on a device profile."""
-
-    protocol: str
-    profile: str
-    median_ms: float | None
-    low_ms: float | None
-    high_ms: float | None
-    runs: int
-    variation: float
-    drift: float
-    refused: str | None = None
-    p90_ms: float | None = None
-    p99_ms: float | None = None
-    cold_load_ms: float | None = None
-    warm_load_ms: float | None = None
-    undisturbed: float = 1.0
-
-
 class CandidateOnDeviceSchema(BaseModel):
     """A candidate on one device of a fleet: ``predicted_ms``, ``upper_ms`` and, once measured, ``measured_ms``.
 
@@ -56,9 +41,9 @@ class CandidateOnDeviceSchema(BaseModel):
     """
 
     metrics: dict[str, MetricSchema]
-    status: Literal["unverified", "verified", "violated"]
+    status: Status
     claim_ms: float | None = None
-    measurement: MeasurementSchema | None = None
+    measurement: Measurement | None = None
 
 
 class CandidateSchema(BaseModel):
@@ -69,49 +54,14 @@ class CandidateSchema(BaseModel):
     """
 
     arch: str
-    origin: Literal["search", "baseline"]
+    origin: Origin
     genes: list[int]
     metrics: dict[str, MetricSchema]
-    status: Literal["unverified", "verified", "violated"]
+    status: Status
     claim_ms: float | None = None
-    measurement: MeasurementSchema | None = None
+    measurement: Measurement | None = None
     devices: dict[str, CandidateOnDeviceSchema] = {}
     on_front: bool = False
-
-
-class LayerSchema(BaseModel):
-    """One layer of a network, for drawing. ``kernel``: side of its square window, null without one."""
-
-    name: str
-    op: str
-    in_shape: Shape
-    out_shape: Shape
-    params: int
-    macs: int
-    detail: str = ""
-    kernel: int | None = None
-
-
-class CellEdgeSchema(BaseModel):
-    """An edge between two nodes, by position. ``name``: its row of the relaxation, empty for an edge without operation.
-
-    ``operation``: that of the candidate, empty for none.
-    """
-
-    start: int
-    end: int
-    name: str = ""
-    operation: str = ""
-
-
-class CellSchema(BaseModel):
-    """One kind of cell as a graph (``nas.core.cells.CellGraph``): nodes, inputs first and the output last."""
-
-    name: str
-    nodes: list[str]
-    edges: list[CellEdgeSchema]
-    operations: list[str]
-    inputs: int | None = None
 
 
 class CandidateDetailSchema(BaseModel):
@@ -119,10 +69,10 @@ class CandidateDetailSchema(BaseModel):
 
     candidate: CandidateSchema
     choices: dict[str, int | float | str]
-    input_shape: Shape
-    layers: list[LayerSchema]
+    input_shape: MapShape
+    layers: list[LayerSummary]
     artifacts: list[ArtifactSchema]
-    cells: list[CellSchema] = []
+    cells: list[CellGraph] = []
 
 
 class ObjectiveSchema(BaseModel):

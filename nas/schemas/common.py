@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import BaseModel, Field
 
 Text = Annotated[str, Field(max_length=200)]
-# Plain arrays in the OpenAPI description: not every reader supports ``prefixItems``.
-_RANGE = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
-_SHAPE = {"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 3}
-Range = Annotated[tuple[float, float], WithJsonSchema(_RANGE)]  # from, to
-Shape = Annotated[tuple[int, int, int], WithJsonSchema(_SHAPE)]  # channels, height, width
+Range = tuple[float, float]  # from, to
 
 
 class Page(BaseModel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -13,38 +12,6 @@ from nas.schemas.agents import AgentSchema
 from nas.schemas.common import Page
 from nas.schemas.jobs import JobSchema
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
-
-
-class DriftReadingSchema(BaseModel):
-    """A measurement of a network, or of the canary only (``arch`` and ``ratio`` None).
-
-    ``ratio`` is measured over predicted latency, ``canary`` the canary's time over its time in the profile.
-    """
-
-    at: datetime
-    arch: str | None
-    ratio: float | None
-    canary: float
-
-
-class DriftSessionSchema(BaseModel):
-    """The measurements of one job on a device: the medians of both ratios over its networks."""
-
-    at: datetime
-    networks: int
-    ratio: float | None
-    canary: float
-
-
-class DriftSchema(BaseModel):
-    """Whether a device still performs as profiled. ``within`` is the greatest deviation, as a fraction."""
-
-    device: str
-    status: Literal["unknown", "stable", "drifting"]
-    within: float | None
-    sentence: str
-    sessions: list[DriftSessionSchema]
-    readings: list[DriftReadingSchema]
 
 
 class ProfileDifferenceSchema(BaseModel):

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from nas.schemas.candidates import CellSchema
+from nas.core.cells import CellGraph
+from nas.core.scheduling import NodeResources
 
 
 class SpaceSchema(BaseModel):
@@ -16,7 +17,7 @@ class SpaceSchema(BaseModel):
     name: str
     summary: str
     presets: list[str] = []
-    cells: list[CellSchema] = []
+    cells: list[CellGraph] = []
 
 
 class StrategySchema(BaseModel):
@@ -39,15 +40,6 @@ class HealthSchema(BaseModel):
     detail: str = ""
 
 
-class NodeResourcesSchema(BaseModel):
-    """The resources of a node, total or free."""
-
-    cpus: float
-    gpus: float = 0.0
-    memory_gb: float = 0.0
-    labels: dict[str, str] = {}
-
-
 class WorkerSchema(BaseModel):
     """A connected dispatcher with the ``nodes`` of its cluster and their ``free`` resources, in the same order.
 
@@ -58,8 +50,8 @@ class WorkerSchema(BaseModel):
     slots: int
     seen_at: datetime
     elastic: bool
-    nodes: list[NodeResourcesSchema]
-    free: list[NodeResourcesSchema]
+    nodes: list[NodeResources]
+    free: list[NodeResources]
 
 
 class HealthCheckSchema(BaseModel):

@@ -27,17 +27,14 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from nas.core.device import DeviceProfile, LatencySource, Measurement, MeasurementProtocol
 from nas.core.errors import HwnasError, MeasurementRefused
+from nas.core.timing import Sitting, Timing, sitting_as_json, sitting_from_json
 from predictors.measurement.protocol import (
     Run,
-    Sitting,
     Stopwatch,
-    Timing,
     judge,
     machine_noise,
     needs_sitting,
     sit,
-    sitting_as_json,
-    sitting_from_json,
     time_loading,
 )
 

@@ -8,15 +8,15 @@ apart: ``sit`` times networks in one process; ``judge`` makes a measurement of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nas.core.arch import Floats
 from nas.core.device import DeviceProfile, MachineNoise, Measurement, MeasurementProtocol
-from nas.core.errors import InvalidInput, MeasurementRefused
+from nas.core.errors import MeasurementRefused
+from nas.core.timing import Sitting, Timing, Visit
 
 Run = Callable[[], object]
 
@@ -30,7 +30,6 @@ LEAST_SLOPE_ERROR = 0.1
 CPU_TIME_ERROR = 0.03  # of the time of an interrupted chunk: its caches were used by another program
 AGAIN = "{}.again"  # the name of a network that a device elsewhere measures a second time
 REFUSED_FACTOR = 10.0  # an interval whose ends differ by more says nothing
-_DIGITS = 6  # significant digits of a time that is sent
 
 
 @dataclass(frozen=True)
@@ -43,93 +42,6 @@ class Stopwatch:
     interruptions: Callable[[], int]
     tick_ns: int = 1
     cpu_ns: Callable[[], int] | None = None
-
-
-@dataclass(frozen=True)
-class Visit:
-    """One visit to a network: ``network_ms`` per inference of each uninterrupted chunk, and ``canary_ms``, the slower
-    of the canary chunks before and after it. ``interrupted_ms`` is the processor time per inference of chunks during
-    which the process lost its core. ``level_ms`` is the undisturbed level of the canary at the time."""
-
-    network_ms: tuple[float, ...]
-    canary_ms: tuple[float, ...]
-    interrupted_ms: tuple[float, ...]
-    level_ms: float
-
-
-@dataclass(frozen=True)
-class Sitting:
-    """The times of one network in one process. ``runs`` inferences were timed; ``steps_back`` tells how often the clock
-    went backwards, ``steady`` whether the warm-up ended in a steady state. ``slope`` is how much more the disturbances
-    of this sitting slowed its networks than the canary, as ``MachineNoise.slope``; ``canary_quantiles_ms`` describes
-    all canary chunks at ``QUANTILES``."""
-
-    visits: tuple[Visit, ...]
-    runs: int
-    steady: bool = True
-    steps_back: int = 0
-    slope: tuple[float, float] | None = None
-    canary_quantiles_ms: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Timing:
-    """The raw times of one network, by sitting, and how long loading its model took in ms."""
-
-    sittings: tuple[Sitting, ...]
-    cold_load_ms: float | None = None
-    warm_load_ms: float | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready record; ``Timing.from_json`` reads it back."""
-        return {
-            "sittings": [sitting_as_json(s) for s in self.sittings],
-            "cold_load_ms": self.cold_load_ms,
-            "warm_load_ms": self.warm_load_ms,
-        }
-
-    @staticmethod
-    def from_json(record: Mapping[str, Any]) -> Timing:
-        """Inverse of ``as_json``. Raises InvalidInput for times that no clock gives."""
-        return Timing(
-            tuple(sitting_from_json(s) for s in record["sittings"]), record["cold_load_ms"], record["warm_load_ms"]
-        )
-
-
-def sitting_as_json(sitting: Sitting) -> dict[str, Any]:
-    """A JSON-ready record, its times rounded to six significant digits."""
-    record = asdict(sitting)
-    for visit in record["visits"]:
-        for name in ("network_ms", "canary_ms", "interrupted_ms"):
-            visit[name] = [_rounded(ms) for ms in visit[name]]
-    record["canary_quantiles_ms"] = [_rounded(ms) for ms in sitting.canary_quantiles_ms]
-    return record
-
-
-def sitting_from_json(record: Mapping[str, Any]) -> Sitting:
-    """Inverse of ``sitting_as_json``. Raises InvalidInput for times that no clock gives, and for a chunk without its
-    canary."""
-    visits = tuple(
-        Visit(tuple(v["network_ms"]), tuple(v["canary_ms"]), tuple(v["interrupted_ms"]), float(v["level_ms"]))
-        for v in record["visits"]
-    )
-    for visit in visits:
-        if len(visit.network_ms) != len(visit.canary_ms):
-            raise InvalidInput(
-                f"expected a canary time for each of {len(visit.network_ms)} chunks, got {len(visit.canary_ms)}"
-            )
-        times = [*visit.network_ms, *visit.canary_ms, *visit.interrupted_ms, visit.level_ms]
-        if not all(0 < t < math.inf for t in times):
-            raise InvalidInput("expected times that a clock gives: positive and finite")
-    slope = record["slope"]
-    return Sitting(
-        visits,
-        int(record["runs"]),
-        bool(record["steady"]),
-        int(record["steps_back"]),
-        (float(slope[0]), float(slope[1])) if slope is not None else None,
-        tuple(record["canary_quantiles_ms"]),
-    )
 
 
 # --- Timing: one sitting -------------------------------------------------------------------------------------------
@@ -668,7 +580,3 @@ def _median_error(values: Floats) -> float:
     if len(values) < 3:
         return float(np.ptp(values)) if len(values) else math.inf
     return 1.2533 * float(np.subtract(*np.quantile(values, [0.75, 0.25]))) / 1.349 / math.sqrt(len(values))
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")

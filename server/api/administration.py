@@ -10,7 +10,7 @@ from nas.schemas.administration import (
     AuditPage,
     CreatedTokenSchema,
     PrincipalSchema,
-    QuotaBody,
+    QuotaLimits,
     QuotaSchema,
     SessionSchema,
     TokenBody,
@@ -81,7 +81,7 @@ def list_quotas(store: CurrentStore) -> list[QuotaSchema]:
 @router.put("/quotas/{owner}", summary="Set an owner's limits", responses=responses(400, 413, 507))
 def set_quota(
     owner: Annotated[str, Path(min_length=1, max_length=64)],
-    body: QuotaBody,
+    body: QuotaLimits,
     store: CurrentStore,
     principal: CurrentPrincipal,
 ) -> QuotaSchema:

@@ -6,10 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Response
 
-from nas.core.device import DeviceProfile, MachineNoise, MeasurementProtocol
+from nas.core.device import DeviceProfile, MeasurementProtocol
 from nas.core.errors import InvalidInput
 from nas.core.jobs import MeasurementFailure
 from nas.core.spec import Name
+from nas.core.timing import check_visit
 from nas.schemas.agents import (
     AgentBody,
     AgentRegistrationSchema,
@@ -18,11 +19,10 @@ from nas.schemas.agents import (
     ClaimSchema,
     LeaseBody,
     LeaseSchema,
-    MeasurementTaskSchema,
     ProfileBody,
     ResultBody,
 )
-from predictors.measurement.protocol import Timing, judge
+from predictors.measurement.protocol import judge
 from server.api.access import CurrentPrincipal
 from server.api.context import CurrentStore
 from server.api.errors import responses
@@ -53,19 +53,7 @@ def register_agent(
 @router.post("/agents/{name}/claim", summary="Claim the next task", responses=responses(404, 409))
 def claim_task(name: AgentName, body: ClaimBody, store: CurrentStore, principal: CurrentPrincipal) -> ClaimSchema:
     """Lease a network to measure, for as long as the lease is renewed. One task at a time."""
-    task = store.measurements.claim(name, body.instance, principal)
-    if task is None:
-        return ClaimSchema(task=None)
-    return ClaimSchema(
-        task=MeasurementTaskSchema(
-            id=task.id,
-            lease=task.lease,
-            network=task.network,
-            sha256=task.blob,
-            profile=task.profile,
-            seconds=task.lease_seconds,
-        )
-    )
+    return ClaimSchema(task=store.measurements.claim(name, body.instance, principal))
 
 
 @router.get(
@@ -117,8 +105,10 @@ def send_result(
             f"expected at least {profile.protocol.sittings} sittings and at most {MAX_CHUNKS} times, "
             f"got {sittings} and {chunks}"
         )
-    timing = Timing.from_json(body.timing.model_dump())
-    store.measurements.finish(name, id, body.lease, judge(timing, profile), timing, principal)
+    for sitting in body.timing.sittings:
+        for visit in sitting.visits:
+            check_visit(visit)
+    store.measurements.finish(name, id, body.lease, judge(body.timing, profile), body.timing, principal)
     return LeaseSchema(held=False)
 
 
@@ -137,5 +127,5 @@ def _profile(name: str, body: ProfileBody) -> DeviceProfile:
         driver=body.driver,
         affinity=tuple(body.affinity),
         canary_ms=body.canary_ms,
-        noise=MachineNoise.from_json(body.noise.model_dump()) if body.noise is not None else None,
+        noise=body.noise,
     )

@@ -22,7 +22,7 @@ from server.api.access import Authorizer, RequestGuardMiddleware
 from server.api.context import ApiContext, attach_context
 from server.api.limits import RequestLimitMiddleware
 from server.api.metrics import PrometheusMetrics, RequestMetricsMiddleware
-from server.api.openapi_links import describe_links
+from server.api.openapi import complete_description
 from server.api.sse import EventStreams
 from server.probes import Probe
 from server.settings import Settings
@@ -59,5 +59,5 @@ def create_app(settings: Settings, store: Store, streams: EventStreams | None = 
         v1.include_router(routes.router)
     app.include_router(v1)
     app.include_router(health.router)
-    describe_links(app)
+    complete_description(app)
     return app

@@ -19,7 +19,6 @@ from nas.schemas.candidates import (
     CandidateDetailSchema,
     CandidatePage,
     FrontSchema,
-    LayerSchema,
     ObjectiveSchema,
 )
 from server.api import validate
@@ -84,7 +83,7 @@ def get_candidate(id: str, arch: str, store: CurrentStore, origin: Origin = "sea
         candidate=candidate,
         choices={d.name: d.choices[g] for d, g in zip(space.decisions, candidate.genes, strict=True)},
         input_shape=space.input_shape(architecture),
-        layers=[LayerSchema(**vars(summarise(layer))) for layer in space.layers(architecture)],
+        layers=[summarise(layer) for layer in space.layers(architecture)],
         artifacts=store.queries.artifacts(id, arch),
         cells=cells_of(space, architecture),
     )

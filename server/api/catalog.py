@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -13,7 +13,6 @@ from nas.core.arch import Arch
 from nas.core.cells import CellGraph
 from nas.core.errors import StorageError
 from nas.core.ports import SearchSpace, is_relaxed
-from nas.schemas.candidates import CellEdgeSchema, CellSchema
 from nas.schemas.service import HealthSchema, SpaceSchema, StrategySchema, WorkerSchema
 from server.api.context import Context
 
@@ -57,7 +56,7 @@ def list_workers(context: Context) -> list[WorkerSchema]:
 def list_spaces() -> list[SpaceSchema]:
     """Every registered search space with its presets."""
     return [
-        SpaceSchema(name=name, summary=space.summary, presets=list(space.presets), cells=cell_schemas(space.cells))
+        SpaceSchema(name=name, summary=space.summary, presets=list(space.presets), cells=list(space.cells))
         for name in registry.names("nas.search_spaces")
         for space in [registry.load_space(name)]
     ]
@@ -79,26 +78,8 @@ def list_datasets() -> list[str]:
     return registry.names("nas.datasets")
 
 
-def cell_schemas(cells: Iterable[CellGraph], operation_by_edge: Mapping[str, str] | None = None) -> list[CellSchema]:
-    """Cells for drawing, optionally with the operations that an architecture has on their edges."""
-    operations = operation_by_edge or {}
-    return [
-        CellSchema(
-            name=cell.name,
-            nodes=list(cell.nodes),
-            edges=[
-                CellEdgeSchema(start=e.start, end=e.end, name=e.name, operation=operations.get(e.name, ""))
-                for e in cell.edges
-            ],
-            operations=list(cell.operations),
-            inputs=cell.inputs,
-        )
-        for cell in cells
-    ]
-
-
-def cells_of(space: SearchSpace, arch: Arch) -> list[CellSchema]:
-    """The cells of one architecture; empty for a space without cells."""
+def cells_of(space: SearchSpace, arch: Arch) -> list[CellGraph]:
+    """The cells of one architecture with its operations on their edges; empty for a space without cells."""
     cells = space.cells
     if not cells or not is_relaxed(space):
         return []
@@ -109,4 +90,7 @@ def cells_of(space: SearchSpace, arch: Arch) -> list[CellSchema]:
         for edge, row_O in zip(relaxation.edges, table_EO, strict=True)
         if row_O.any()
     }
-    return cell_schemas(cells, operation_by_edge)
+    return [
+        replace(cell, edges=tuple(replace(e, operation=operation_by_edge.get(e.name, "")) for e in cell.edges))
+        for cell in cells
+    ]

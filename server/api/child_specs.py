@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.spec import BudgetSpec, SearchSpec, parse_spec
 from nas.schemas.searches import ExtendBody, ForkBody
@@ -41,7 +39,7 @@ def forked_spec(parent_id: str, spec: SearchSpec, body: ForkBody) -> SearchSpec:
     return parse_spec(SearchSpec, {**defaults, **changes, "supernet": parent_id})
 
 
-def _device_fields(body: ExtendBody | ForkBody, spec: SearchSpec, bound_changed: bool) -> dict[str, Any]:
+def _device_fields(body: ExtendBody | ForkBody, spec: SearchSpec, bound_changed: bool) -> dict[str, object]:
     """``device`` and ``fleet`` of a child: from the body, or else from its parent.
 
     A changed latency bound replaces all bounds of the parent's fleet.

@@ -8,8 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query, Response
 from fastapi.sse import EventSourceResponse
 
+from nas.core.drift import Drift
 from nas.core.spec import DeviceSpec
-from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, DriftSchema, RenameBody
+from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, RenameBody
 from nas.schemas.jobs import EventPage
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 from server.api import sse, validate
@@ -126,7 +127,7 @@ def list_predictor_versions(
 
 
 @router.get("/devices/{name}/drift", summary="Drift of a device over time", responses=responses(404))
-def get_drift(name: str, store: CurrentStore) -> DriftSchema:
+def get_drift(name: str, store: CurrentStore) -> Drift:
     """The ratio of measured to predicted latency in searches since the device was profiled, and whether its predictor
     still holds."""
     return store.queries.drift(name)

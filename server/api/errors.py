@@ -52,10 +52,11 @@ _CODES = {
     429: "too_many_streams",
     431: "too_large",
 }
+OpenApiResponses = dict[int | str, dict[str, Any]]  # descriptions by status, as FastAPI takes them
 MAX_MESSAGE = 2_000  # characters of a message that repeats an invalid value
 
 
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def responses(*statuses: int) -> OpenApiResponses:
     """The error responses of a route, for OpenAPI."""
     return {s: {"model": ErrorSchema, "description": HTTPStatus(s).phrase} for s in statuses}
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Header, Query
 
 from nas.schemas.common import ErrorSchema
+from server.api.errors import OpenApiResponses
 
 IdempotencyKey = Annotated[
     str | None,
@@ -23,7 +24,7 @@ LastEventId = Annotated[
     int | None, Header(alias="Last-Event-ID", ge=0, le=2**31 - 1, description="Of a stream: overrides `after`")
 ]
 
-EVENT_RESPONSES: dict[int | str, dict[str, Any]] = {
+EVENT_RESPONSES: OpenApiResponses = {
     200: {
         "description": "A page of events; or a stream of events if `Accept` contains `text/event-stream`",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},

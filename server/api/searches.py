@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -21,7 +21,7 @@ from server.api.access import CurrentPrincipal
 from server.api.child_specs import extended_spec, forked_spec
 from server.api.context import Context, CurrentStore
 from server.api.dry_runs import time_on_worker
-from server.api.errors import responses
+from server.api.errors import OpenApiResponses, responses
 from server.api.parameters import EVENT_RESPONSES, Accept, After, Cursor, IdempotencyKey, LastEventId
 
 _EXAMPLE = {
@@ -29,9 +29,7 @@ _EXAMPLE = {
     "objectives": [{"name": "accuracy"}, {"name": "latency", "bound": 0.2}],
     "budget": {"evaluations": 240},
 }
-_KEY_EXISTS: dict[int | str, dict[str, Any]] = {
-    200: {"model": SearchSchema, "description": "The idempotency key exists"}
-}
+_KEY_EXISTS: OpenApiResponses = {200: {"model": SearchSchema, "description": "The idempotency key exists"}}
 
 router = APIRouter(tags=["searches"])
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -262,7 +261,7 @@ def add_device_command(spec: SearchSpec) -> str:
     return shlex.join(words)
 
 
-def _pairs(option: str, params: Mapping[str, Any]) -> list[str]:
+def _pairs(option: str, params: Mapping[str, object]) -> list[str]:
     """Parameters as options ``key=value``, where the command line reads a value as YAML."""
     words = []
     for key, value in params.items():

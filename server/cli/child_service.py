@@ -39,10 +39,10 @@ class ServiceNotStarted(HwnasError):
 
 @dataclass(frozen=True)
 class RunningService:
-    """``ours``: this process started the service and stops it; otherwise it was there before."""
+    """``started_here``: this process started the service and stops it; otherwise it was there before."""
 
     url: str
-    ours: bool
+    started_here: bool
 
 
 class WaitLine:
@@ -96,7 +96,7 @@ def service_of(settings: Settings, screen: Console, *, port_given: bool) -> Iter
     record = read_record(settings.home)
     if record is not None:
         _wait_until_dispatching(record.url, screen)
-        yield RunningService(record.url, ours=False)
+        yield RunningService(record.url, started_here=False)
         return
     require_embedded(settings)
     port = settings.port
@@ -113,7 +113,7 @@ def service_of(settings: Settings, screen: Console, *, port_given: bool) -> Iter
     with log.open("wb") as file:
         child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            yield RunningService(_wait_until_ready(child, settings.home, log, screen), ours=True)
+            yield RunningService(_wait_until_ready(child, settings.home, log, screen), started_here=True)
         finally:
             _stop(child, screen)
 

@@ -37,7 +37,7 @@ from server.cli.runtime import read_settings
 from server.settings import Settings
 
 # Runs a script in an interpreter that cannot import torch or anything of this project.
-_ALONE = """
+_ISOLATED_RUN = """
 import runpy, sys
 for name in ("torch", "nas", "search_spaces", "predictors", "server", "workers"):
     sys.modules[name] = None
@@ -86,7 +86,7 @@ class BaselineResult(BaseModel):
     front: list[MemberResult]
 
 
-class ExportResult(BaseModel):
+class PulledModelResult(BaseModel):
     """The downloaded model: largest difference to the torch network, accuracies in % on the test images."""
 
     path: str
@@ -120,7 +120,7 @@ class DemoResult(BaseModel):
     front: list[MemberResult]
     hypervolume: float | None
     baseline: BaselineResult
-    export: ExportResult
+    export: PulledModelResult
     predictor: PredictorResult
     noise: NoiseResult | None
     wall_s: dict[str, float]
@@ -145,8 +145,8 @@ def run_demo(home: Path | None, port: int | None, *, quick: bool) -> DemoResult:
     SIGTERM or SIGHUP the service is stopped, what is left is printed, and SystemExit raised.
     """
     screen = progress.progress_console()
-    given = {"home": home, "port": port}
-    settings = read_settings({k: v for k, v in given.items() if v is not None})
+    options = {"home": home, "port": port}
+    settings = read_settings({k: v for k, v in options.items() if v is not None})
     settings = settings.model_copy(update={"home": settings.home.expanduser().absolute()})
     is_new = not (settings.home / "hwnas.db").exists()
     reached = DemoProgress()
@@ -172,7 +172,7 @@ def _run(settings: Settings, reached: DemoProgress, screen: Console, *, port_giv
     with service_of(settings, screen, port_given=port_given) as service, _client(service) as nas:
         reached.service = service
         wall_s["serve"] = time.monotonic() - start
-        if service.ours:
+        if service.started_here:
             say(f"Ready after {wall_s['serve']:.0f} s. A browser shows all that follows: {service.url}")
         else:
             say(f"A service runs on this home already, at {service.url}: it is used, and left running.")
@@ -210,7 +210,7 @@ def _run(settings: Settings, reached: DemoProgress, screen: Console, *, port_giv
         _step(reached, say, 4, "Download the most accurate network and run it without hwnas")
         [artifact] = choose_artifacts(nas, search.id, "best")
         path = nas.download(artifact, settings.home / "models" / artifact.name)
-        accuracy = _run_alone(path, path.with_suffix(""), _dataset(search))
+        accuracy = _run_isolated(path, path.with_suffix(""), _dataset(search))
         card = _card_of(nas, search)
         wall_s["pull"] = time.monotonic() - at
         say(escape(str(path)), soft_wrap=True)
@@ -224,7 +224,7 @@ def _run(settings: Settings, reached: DemoProgress, screen: Console, *, port_giv
         front=[_member(p) for p in front.members],
         hypervolume=front.hypervolume,
         baseline=BaselineResult(hypervolume=front.baseline_hypervolume, front=[_member(p) for p in front.baseline]),
-        export=ExportResult(
+        export=PulledModelResult(
             path=str(path),
             max_abs_err=artifact.report["max_abs_err"],
             accuracy_torch=artifact.report["accuracy_torch"],
@@ -248,7 +248,7 @@ def ending(service: RunningService, settings: Settings, search_id: str) -> str:
     """Where the search can be seen: at once, or after one command."""
     page = f"{service.url}/searches/{search_id}"
     usual = read_settings({})
-    if not service.ours:
+    if not service.started_here:
         return f"The search in the dashboard:\n    {escape(page)}"
     words = [nas_command(), "serve"]
     if settings.home != usual.home.expanduser().absolute():
@@ -266,7 +266,7 @@ def interruption(reached: DemoProgress, home: Path, *, is_new: bool) -> str:
     """What an interrupted demo leaves where, how it goes on, and how that is deleted. ``is_new``: by this demo."""
     again = shlex.join([nas_command(), *sys.argv[1:]])
     lines = [f"\n[bold]Interrupted[/] ({escape(reached.step)})."]
-    if reached.service is not None and not reached.service.ours:
+    if reached.service is not None and not reached.service.started_here:
         lines.append(f"The service at {reached.service.url} was there before, and goes on with what was asked.")
     elif home.exists():
         lines.append(f"The service has stopped. All that is done so far is kept in {escape(str(home))}.")
@@ -291,13 +291,13 @@ def nas_command() -> str:
     on_path = shutil.which("nas")
     if on_path is not None and Path(on_path).absolute() == script.absolute():
         return "nas"
-    here = Path.cwd()
-    return str(script.relative_to(here) if script.is_relative_to(here) else script)
+    folder = Path.cwd()
+    return str(script.relative_to(folder) if script.is_relative_to(folder) else script)
 
 
-def _step(reached: DemoProgress, say: Say, number: int, what: str) -> None:
-    reached.step = f"in step {number} of {_STEPS}, {what.partition(':')[0]}"
-    say(f"\n[bold]{number}/{_STEPS}  {what}[/]")
+def _step(reached: DemoProgress, say: Say, number: int, title: str) -> None:
+    reached.step = f"in step {number} of {_STEPS}, {title.partition(':')[0]}"
+    say(f"\n[bold]{number}/{_STEPS}  {title}[/]")
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:
@@ -306,7 +306,7 @@ def _leave(number: int, _frame: FrameType | None) -> None:
 
 def _client(service: RunningService) -> Client:
     """Of a service that was there before, as the holder of ``HWNAS_TOKEN``; our own asks for none."""
-    return Client(service.url, token=None if service.ours else os.environ.get("HWNAS_TOKEN") or None)
+    return Client(service.url, token=None if service.started_here else os.environ.get("HWNAS_TOKEN") or None)
 
 
 def _search_spec(quick: bool) -> SearchSpec:
@@ -365,14 +365,14 @@ def _dataset(search: SearchSchema) -> Dataset:
     return registry.load_dataset(search.spec.data.name).load(search.spec.data, search.spec.data.seed)
 
 
-def _run_alone(archive: Path, folder: Path, data: Dataset) -> float:
+def _run_isolated(archive: Path, folder: Path, data: Dataset) -> float:
     """Accuracy in % over the test images, by the runner inside the zip, in a process without torch or hwnas."""
     with zipfile.ZipFile(archive) as unpacked:
         unpacked.extractall(folder)
     images = folder / "test_images.npy"
     np.save(images, data.test.images_NCHW.transpose(0, 2, 3, 1))
     logits = folder / "test_logits.npy"
-    command = [sys.executable, "-I", "-c", _ALONE, str(folder / "run.py"), str(images), "--logits", str(logits)]
+    command = [sys.executable, "-I", "-c", _ISOLATED_RUN, str(folder / "run.py"), str(images), "--logits", str(logits)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode != 0:
         raise DemoFailed(f"the pulled model does not run: {done.stderr.strip()[-500:]}")

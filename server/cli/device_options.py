@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,7 +26,7 @@ FleetFront = Annotated[
 ]
 
 
-def device_fields(devices: list[str] | None, front: FrontKind | None, fleet: FleetSpec | None) -> dict[str, Any]:
+def device_fields(devices: list[str] | None, front: FrontKind | None, fleet: FleetSpec | None) -> dict[str, object]:
     """``device`` or ``fleet`` of a spec from options; empty without options.
 
     ``fleet`` is the present fleet, whose front ``--fleet`` alone changes. Raises InvalidSpec.
@@ -60,7 +60,7 @@ def _bounds_ms(devices: list[str]) -> dict[str, float]:
     return bounds_ms
 
 
-def with_latency_bound(spec: SearchSpec, bound_ms: float) -> dict[str, Any]:
+def with_latency_bound(spec: SearchSpec, bound_ms: float) -> dict[str, object]:
     """``objectives`` of a spec with another latency bound. Raises InvalidSpec if latency is not an objective."""
     if all(objective.name != "latency" for objective in spec.objectives):
         raise InvalidSpec("--bound-ms needs latency among the objectives of the spec")

@@ -10,10 +10,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from server.cli.runtime import exit_on_signals, prepare_home, read_settings, say
+from server.cli.runtime import SettingOverrides, exit_on_signals, prepare_home, read_settings, say
 from server.logs import set_up
 from server.settings import Settings
 
@@ -26,7 +25,7 @@ STOP_TIMEOUT_S = 16.0
 StopReasons = queue.SimpleQueue[Literal["signal", "orphaned", "ray lost"]]
 
 
-def dispatch(overrides: Mapping[str, Any], *, supervised: int | None) -> None:
+def dispatch(overrides: SettingOverrides, *, supervised: int | None) -> None:
     """Run until SIGINT or SIGTERM, then exit with status 0; with 70 when the connection to Ray is lost.
 
     ``supervised`` is the file descriptor of a socket to the parent process: this process reports on it that it takes

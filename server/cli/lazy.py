@@ -77,7 +77,7 @@ class LazyGroup(TyperGroup):
             raise typer.Exit(BAD_INPUT if isinstance(error, InvalidInput | NotFound | Conflict) else FAILED) from error
 
 
-def _inherit_defaults(command: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _inherit_defaults(command: Any, defaults: Mapping[str, object]) -> dict[str, object]:
     """Defaults of options, nested in the way in which a group hands them to its commands."""
-    children: Mapping[str, Any] = command.commands if isinstance(command, TyperGroup) else {}
+    children: Mapping[str, object] = command.commands if isinstance(command, TyperGroup) else {}
     return {**defaults, **{name: _inherit_defaults(child, defaults) for name, child in children.items()}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -114,6 +113,6 @@ def _finish(bars: Progress, task: TaskID, seconds: float) -> None:
     bars.update(task, completed=1.0, total=1.0, note=f"{seconds:.1f} s")
 
 
-def _note(message: str, values: Mapping[str, Any]) -> str:
+def _note(message: str, values: Mapping[str, float]) -> str:
     readings = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items()]
     return escape(", ".join([message, *readings] if message else readings))

@@ -6,9 +6,9 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import Any, TextIO, TypeVar
+from typing import TextIO, TypeVar
 
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -16,10 +16,11 @@ from rich.table import Table
 
 from nas.core.cost_estimate import CostEstimate
 from nas.core.device import DeviceProfile
+from nas.core.drift import Drift
 from nas.core.metrics import METRICS, SHARES
 from nas.schemas.agents import AgentSchema
 from nas.schemas.candidates import CandidateSchema, FrontSchema
-from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, DriftSchema
+from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema
 from nas.schemas.dry_runs import DryRunSchema
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 from nas.schemas.searches import SearchSchema
@@ -28,6 +29,7 @@ from server.cli.scatter import scatter
 from server.dashboard import formatting
 
 V = TypeVar("V")
+_JSON: TypeAdapter[object] = TypeAdapter(object)  # values of any type
 PIPED_WIDTH = 200  # without a terminal; a table may be narrower
 # The front must fit into 80 columns without cutting the ids of candidates, which users copy.
 _HEADERS = {
@@ -58,7 +60,7 @@ def console(file: TextIO) -> Console:
 def out(value: V, as_json: bool, draw: Callable[[V], RenderableType]) -> None:
     """Print a result on standard output. Texts that ``draw`` returns may contain markup."""
     if as_json:
-        sys.stdout.write(json.dumps(_plain(value)) + "\n")
+        sys.stdout.write(json.dumps(_JSON.dump_python(value, mode="json")) + "\n")
         return
     renderable = draw(value)
     console(sys.stdout).print(renderable, soft_wrap=isinstance(renderable, str))
@@ -334,7 +336,7 @@ def versions(items: Sequence[PredictorVersionSchema]) -> RenderableType:
     return table
 
 
-def drift(d: DriftSchema) -> RenderableType:
+def drift(d: Drift) -> RenderableType:
     """A sentence, and the sessions that it summarises."""
     if not d.sessions:
         return d.sentence
@@ -435,11 +437,3 @@ def _count(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {suffix}" if value < 999.5 * size else f"{value / size:.0f} {suffix}"
     return f"{value:.0f}"
-
-
-def _plain(value: object) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value

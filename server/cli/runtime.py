@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from nas.core.errors import InvalidInput, StorageError
 from server.settings import Settings
 
+SettingOverrides = Mapping[str, Any]  # values of settings by name, before pydantic checks them
 
-def read_settings(overrides: Mapping[str, Any]) -> Settings:
+
+def read_settings(overrides: SettingOverrides) -> Settings:
     """Settings from the environment and ``overrides``, which win. Raises InvalidInput."""
     try:
         settings = Settings(**overrides)

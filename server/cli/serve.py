@@ -9,13 +9,12 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Mapping
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nas.core.errors import Conflict, HwnasError, InvalidInput
 from server.cli.running import recorded
-from server.cli.runtime import exit_on_signals, prepare_home, read_settings, say
+from server.cli.runtime import SettingOverrides, exit_on_signals, prepare_home, read_settings, say
 from server.cli.supervise import Supervisor
 from server.logs import set_up
 from server.settings import Settings
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def serve(overrides: Mapping[str, Any]) -> None:
+def serve(overrides: SettingOverrides) -> None:
     """Run until SIGINT or SIGTERM, then exit with status 0. ``overrides`` win over settings in the environment.
 
     Raises InvalidInput for invalid settings, Conflict for a port in use, StorageError for a folder that cannot be

@@ -14,7 +14,6 @@ from nas.schemas.candidates import (
     ArtifactSchema,
     CandidateOnDeviceSchema,
     CandidateSchema,
-    MeasurementSchema,
     MetricSchema,
 )
 from nas.schemas.jobs import JobSchema, StageSchema
@@ -35,7 +34,6 @@ def candidate_schema(
 
     ``virtual``: the devices that are defined by peak figures alone.
     """
-    m = candidate.measurement
     return CandidateSchema(
         arch=candidate.arch.id,
         origin=candidate.origin,
@@ -43,7 +41,7 @@ def candidate_schema(
         metrics=_metric_schemas(candidate.metrics, device in virtual if device is not None else bool(virtual)),
         status=candidate.status,
         claim_ms=candidate.claim_ms,
-        measurement=MeasurementSchema.model_validate(m, from_attributes=True) if m is not None else None,
+        measurement=candidate.measurement,
         devices={name: _on_device_schema(part, name in virtual) for name, part in candidate.devices.items()},
         on_front=on_front,
     )
@@ -51,12 +49,11 @@ def candidate_schema(
 
 def _on_device_schema(part: OnDevice, virtual: bool) -> CandidateOnDeviceSchema:
     values_ms = {"predicted_ms": part.predicted_ms, "upper_ms": part.upper_ms, "measured_ms": part.measured_ms}
-    m = part.measurement
     return CandidateOnDeviceSchema(
         metrics=_metric_schemas({name: value for name, value in values_ms.items() if value is not None}, virtual),
         status=part.status,
         claim_ms=part.claim_ms,
-        measurement=MeasurementSchema.model_validate(m, from_attributes=True) if m is not None else None,
+        measurement=part.measurement,
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, func, or_, select, update
@@ -20,7 +19,7 @@ from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import AgentBusy, Conflict, Forbidden, InvalidInput, NotFound
 from nas.core.events import MeasurementsWanted
 from nas.core.jobs import MeasurementFailure, MeasurementKey
-from predictors.measurement.protocol import Timing
+from nas.core.timing import MeasurementTask, Timing
 from server.store import audit
 from server.store.database import reading, writing
 from server.store.models import AgentRow, DeviceRow, Job, MeasurementRow
@@ -30,19 +29,6 @@ LEASE_S = 20.0
 AGENT_TIMEOUT_S = 60.0  # an agent without a request for longer is offline
 MAX_ATTEMPTS = 5  # at one network; a task fails after as many leases without a result
 OPEN = ("queued", "leased")
-
-
-@dataclass(frozen=True)
-class MeasurementTask:
-    """A leased task: measure ``network``, whose model is in ``blob``, on the device and by the protocol of ``profile``.
-    ``lease_seconds``: time until the lease has to be renewed."""
-
-    id: str
-    lease: str
-    network: str
-    blob: str
-    profile: DeviceProfile
-    lease_seconds: float
 
 
 class Measurements:

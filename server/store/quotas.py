@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
@@ -11,7 +10,7 @@ from sqlalchemy.orm import Session
 from nas.core.access import Principal
 from nas.core.errors import QuotaExceeded
 from nas.core.lifecycle import ENDED, LEASED
-from nas.schemas.administration import QuotaBody, QuotaSchema
+from nas.schemas.administration import QuotaLimits, QuotaSchema
 from server.store import audit
 from server.store.database import reading, writing
 from server.store.models import Job, OwnerRow
@@ -42,7 +41,7 @@ class Quotas:
             }
             return [_view(session, owner) for owner in sorted(owners)]
 
-    def set(self, owner: str, body: QuotaBody, by: Principal) -> QuotaSchema:
+    def set(self, owner: str, body: QuotaLimits, by: Principal) -> QuotaSchema:
         """Set all limits of an owner."""
         with writing(self._engine) as session:
             row = session.get(OwnerRow, owner, with_for_update=True) or OwnerRow(name=owner, gpu_seconds_deleted=0.0)
@@ -53,20 +52,15 @@ class Quotas:
             return _view(session, owner)
 
 
-@dataclass(frozen=True)
-class QuotaLimits:
-    """Limits of an owner; None: no limit."""
-
-    max_queued: int | None = None
-    max_running: int | None = None
-    gpu_hours: float | None = None
-
-
 def limits_of(session: Session, owners: Collection[str]) -> dict[str, QuotaLimits]:
     """Return the limits of owners: their own, else the default."""
     rows = {r.name: r for r in session.scalars(select(OwnerRow).where(OwnerRow.name.in_([*owners, DEFAULT_OWNER])))}
-    limits = {name: QuotaLimits(r.max_queued, r.max_running, r.gpu_hours) for name, r in rows.items()}
+    limits = {name: _limits(r) for name, r in rows.items()}
     return {owner: limits.get(owner, limits.get(DEFAULT_OWNER, QuotaLimits())) for owner in owners}
+
+
+def _limits(row: OwnerRow) -> QuotaLimits:
+    return QuotaLimits(max_queued=row.max_queued, max_running=row.max_running, gpu_hours=row.gpu_hours)
 
 
 def require_queue_quota(session: Session, owner: str) -> None:
@@ -115,9 +109,7 @@ def _view(session: Session, owner: str) -> QuotaSchema:
     limits = limits_of(session, [owner])[owner]
     return QuotaSchema(
         owner=owner,
-        max_queued=limits.max_queued,
-        max_running=limits.max_running,
-        gpu_hours=limits.gpu_hours,
+        **limits.model_dump(),
         queued=count_jobs(session, owner, ("queued",)),
         running=count_jobs(session, owner, LEASED),
         gpu_hours_used=gpu_hours_used(session, owner),

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 
 from nas.defaults import DEFAULT_URL
-from nas.schemas.administration import AuditRecordSchema, PrincipalSchema, QuotaBody, QuotaSchema
+from nas.schemas.administration import AuditRecordSchema, PrincipalSchema, QuotaLimits, QuotaSchema
 from server.cli import render
 from server.cli.options import CursorOption, JsonOption, TokenOption, UrlOption, connect
 
@@ -44,7 +44,7 @@ def set_quota(
     json_output: JsonOption = False,
 ) -> None:
     """Set all three limits of an owner; an omitted limit is removed."""
-    body = QuotaBody(max_queued=max_queued, max_running=max_running, gpu_hours=gpu_hours)
+    body = QuotaLimits(max_queued=max_queued, max_running=max_running, gpu_hours=gpu_hours)
     with connect(url, token) as nas:
         render.out(nas.set_quota(owner, body), json_output, lambda q: _quotas([q]))
 
@@ -95,6 +95,6 @@ def _of(used: float, limit: float | None) -> str:
 def _audit(items: list[AuditRecordSchema]) -> RenderableType:
     table = render.grid("when (UTC)", "who", "did", "to", "from")
     for a in items:
-        who = a.owner if a.token is None else f"{a.owner} ({a.token})"
-        table.add_row(f"{a.at:%Y-%m-%d %H:%M:%S}", escape(who), a.action, escape(a.target), a.address or "")
+        caller = a.owner if a.token is None else f"{a.owner} ({a.token})"
+        table.add_row(f"{a.at:%Y-%m-%d %H:%M:%S}", escape(caller), a.action, escape(a.target), a.address or "")
     return table

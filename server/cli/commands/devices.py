@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import yaml
@@ -217,7 +217,7 @@ def _read_bytes(path: Path) -> bytes:
         raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _key_values(texts: list[str]) -> dict[str, Any]:
+def _key_values(texts: list[str]) -> dict[str, object]:
     """Parameters from ``key=value``, with YAML values. Raises InvalidSpec."""
     params = {}
     for text in texts:

@@ -150,5 +150,5 @@ def extend(
             render.out(child, json_output, lambda _: text)
 
 
-def _non_null(**options: Any) -> dict[str, Any]:
+def _non_null(**options: Any) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from nicegui import ui
 
-from nas.schemas.candidates import CandidateDetailSchema, CellSchema, LayerSchema
+from nas.core.cells import CellGraph
+from nas.core.layers import LayerSummary
+from nas.schemas.candidates import CandidateDetailSchema
 from server.dashboard import formatting
 from server.dashboard.candidate import cell_svg
 from server.dashboard.candidate.architecture_svg import (
@@ -21,7 +23,7 @@ from server.dashboard.candidate.architecture_svg import (
 from server.dashboard.elements import div, heading, text
 
 
-def draw_cells(cells: Sequence[CellSchema]) -> None:
+def draw_cells(cells: Sequence[CellGraph]) -> None:
     """The cells as graphs, of a space that has cells."""
     if not cells:
         return
@@ -52,7 +54,7 @@ def draw_architecture(blocks: Sequence[LayerBlock], detail: CandidateDetailSchem
             _draw_block(block, most_macs)
 
 
-def _draw_legend(layers: Sequence[LayerSchema]) -> None:
+def _draw_legend(layers: Sequence[LayerSummary]) -> None:
     used = {x.op for x in layers if x.macs}
     with div("flow small muted").style("margin: .9rem 0 .5rem"):
         for op in [o for o in OPERATIONS if o in used] + sorted(used - set(OPERATIONS)):

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from nas.schemas.candidates import LayerSchema
-from nas.schemas.common import Shape
+from nas.core.layers import LayerSummary, MapShape
 
 OPERATIONS = ("dense", "pointwise", "depthwise", "se", "linear", "pool")  # with a colour in the style sheet
 _LETTERS = {"kernel": "k", "expand": "e", "width": "w", "depth": "d"}
@@ -21,16 +20,16 @@ class LayerBlock:
     """Consecutive layers whose names are equal up to the last dot."""
 
     name: str
-    layers: tuple[LayerSchema, ...]
+    layers: tuple[LayerSummary, ...]
     tags: tuple[str, ...]
 
     @property
-    def in_shape(self) -> Shape:
+    def in_shape(self) -> MapShape:
         """The shape of its input."""
         return self.layers[0].in_shape
 
     @property
-    def out_shape(self) -> Shape:
+    def out_shape(self) -> MapShape:
         """The shape of its output."""
         return self.layers[-1].out_shape
 
@@ -45,9 +44,9 @@ class LayerBlock:
         return sum(x.params for x in self.layers)
 
 
-def blocks(layers: Sequence[LayerSchema], choices: Choices) -> list[LayerBlock]:
+def blocks(layers: Sequence[LayerSummary], choices: Choices) -> list[LayerBlock]:
     """The layers grouped; each block is tagged by the choices for it (``k5``, ``e4``), or by its kernel."""
-    grouped: list[tuple[str, list[LayerSchema]]] = []
+    grouped: list[tuple[str, list[LayerSummary]]] = []
     for layer in layers:
         name = layer.name.rpartition(".")[0] or layer.name
         if not grouped or grouped[-1][0] != name:
@@ -56,7 +55,7 @@ def blocks(layers: Sequence[LayerSchema], choices: Choices) -> list[LayerBlock]:
     return [LayerBlock(name, tuple(members), _tags(name, members, choices)) for name, members in grouped]
 
 
-def _tags(name: str, layers: Sequence[LayerSchema], choices: Choices) -> tuple[str, ...]:
+def _tags(name: str, layers: Sequence[LayerSummary], choices: Choices) -> tuple[str, ...]:
     own_choices = {key.rpartition(".")[2]: value for key, value in choices.items() if key.rpartition(".")[0] == name}
     tags = [f"{_LETTERS.get(key, key + ' ')}{choice_text(value)}" for key, value in own_choices.items()]
     if not tags:
@@ -84,12 +83,12 @@ def operation_class(op: str) -> str:
     return f"op-{op}" if op in OPERATIONS else "op-other"
 
 
-def shape_text(c_h_w: Shape) -> str:
+def shape_text(c_h_w: MapShape) -> str:
     """``24 × 8 × 8`` for (channels, height, width)."""
     return " × ".join(map(str, c_h_w))
 
 
-def architecture_svg(drawn_blocks: Sequence[LayerBlock], input_shape: Shape) -> str:
+def architecture_svg(drawn_blocks: Sequence[LayerBlock], input_shape: MapShape) -> str:
     """The architecture from left to right: a block's height is its output's resolution, its width its channels.
 
     Names from the space are escaped.

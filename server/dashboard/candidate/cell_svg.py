@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from nas.core.cells import CellGraph
 from nas.core.events import Traced
-from nas.schemas.candidates import CellSchema
 
 NONE = "none"
 COLOURS = 8  # classes ``cell-op0`` and on of the style sheet
@@ -31,12 +31,12 @@ class Arc:
     faint: bool = False
 
 
-def of_architecture(cell: CellSchema) -> list[Arc]:
+def of_architecture(cell: CellGraph) -> list[Arc]:
     """The edges of an architecture that have an operation."""
     return [Arc(e.start, e.end, e.operation) for e in cell.edges if e.operation not in ("", NONE)]
 
 
-def strongest(cell: CellSchema, trace: Traced) -> list[Arc]:
+def strongest(cell: CellGraph, trace: Traced) -> list[Arc]:
     """The strongest operation of every edge by the table of a trace.
 
     If nodes keep only ``cell.inputs`` of their edges, ``none`` does not count, and all but the strongest edges into
@@ -67,14 +67,14 @@ def short(operation: str) -> str:
     return " ".join(terms)
 
 
-def colour(cell: CellSchema, operation: str) -> str:
+def colour(cell: CellGraph, operation: str) -> str:
     """The style sheet's class of an operation, by its position among the cell's operations other than ``none``."""
     if operation == NONE or operation not in cell.operations:
         return "cell-none"
     return f"cell-op{[o for o in cell.operations if o != NONE].index(operation) % COLOURS}"
 
 
-def description(cell: CellSchema, arcs: Sequence[Arc]) -> str:
+def description(cell: CellGraph, arcs: Sequence[Arc]) -> str:
     """The graph in words, for screen readers."""
     edges = [
         f"{short(a.operation)} from {cell.nodes[a.start]} to {cell.nodes[a.end]}"
@@ -85,7 +85,7 @@ def description(cell: CellSchema, arcs: Sequence[Arc]) -> str:
     return f"{cell.name}: " + ("; ".join(edges) or "nothing leads from input to output")
 
 
-def svg(cell: CellSchema, arcs: Sequence[Arc]) -> str:
+def svg(cell: CellGraph, arcs: Sequence[Arc]) -> str:
     """Nodes from top to bottom, an arc for every edge with its operation at the apex; edges without an operation on the
     left. Names from the space are escaped."""
     right = _NODE_X + _NODE_WIDTH
@@ -106,7 +106,7 @@ def svg(cell: CellSchema, arcs: Sequence[Arc]) -> str:
     )
 
 
-def side_by_side(cells: Sequence[tuple[CellSchema, Sequence[Arc]]]) -> str:
+def side_by_side(cells: Sequence[tuple[CellGraph, Sequence[Arc]]]) -> str:
     """All kinds of cells side by side, or one below the other on a narrow screen."""
     named = len(cells) > 1
     figures = [
@@ -124,7 +124,7 @@ def _apex(arc: Arc, right: int) -> tuple[float, float]:
     return right + _ARC_STEP * (arc.end - arc.start), (_y(arc.start) + _y(arc.end)) / 2
 
 
-def _title(cell: CellSchema, arc: Arc) -> str:
+def _title(cell: CellGraph, arc: Arc) -> str:
     strength = "" if arc.weight is None else f", weight {arc.weight:.3f}"
     rank = ", not among the strongest into its node" if arc.faint else ""
     return (
@@ -132,7 +132,7 @@ def _title(cell: CellSchema, arc: Arc) -> str:
     )
 
 
-def _arc(cell: CellSchema, arc: Arc, right: int) -> str:
+def _arc(cell: CellGraph, arc: Arc, right: int) -> str:
     top, bottom = _y(arc.start) + 6, _y(arc.end) - 6
     out = right + (_apex(arc, right)[0] - right) / 0.75  # where a cubic's handles are for its apex to be there
     strength = 1.0 if arc.weight is None else 0.2 + 0.8 * min(1.0, max(0.0, arc.weight))
@@ -144,7 +144,7 @@ def _arc(cell: CellSchema, arc: Arc, right: int) -> str:
     )
 
 
-def _label(cell: CellSchema, arc: Arc, right: int) -> str:
+def _label(cell: CellGraph, arc: Arc, right: int) -> str:
     x, y = _apex(arc, right)
     weight = "" if arc.weight is None else f' <tspan class="weight">{arc.weight:.2f}</tspan>'
     return (
@@ -152,7 +152,7 @@ def _label(cell: CellSchema, arc: Arc, right: int) -> str:
     )
 
 
-def _pass_through(cell: CellSchema) -> str:
+def _pass_through(cell: CellGraph) -> str:
     ends = [(e.start, e.end) for e in cell.edges if not e.name]
     if not ends:
         return ""

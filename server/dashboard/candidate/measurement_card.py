@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from nicegui import ui
 
-from nas.core.device import MeasurementProtocol
-from nas.schemas.candidates import CandidateOnDeviceSchema, CandidateSchema, MeasurementSchema
+from nas.core.device import Measurement, MeasurementProtocol
+from nas.schemas.candidates import CandidateOnDeviceSchema, CandidateSchema
 from server.dashboard import formatting
 from server.dashboard.candidate.interval_svg import interval_svg
 from server.dashboard.elements import badge, definition_list, div, heading, kind_chip, notice, text
@@ -81,7 +81,7 @@ def _title(candidate: CandidateSchema) -> str:
     return "Measurement" if slowest is None else f"Measurement on {slowest}, the slowest"
 
 
-def _draw_interval(candidate: CandidateSchema, measurement: MeasurementSchema) -> None:
+def _draw_interval(candidate: CandidateSchema, measurement: Measurement) -> None:
     low, median, high = measurement.low_ms, measurement.median_ms, measurement.high_ms
     if low is None or median is None or high is None:
         return

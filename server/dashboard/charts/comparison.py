@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from nas.schemas.devices import DeviceComparisonSchema, LatencyPairSchema
 from server.dashboard import formatting
@@ -12,6 +11,7 @@ from server.dashboard.charts.options import (
     FAINT,
     PURPLE,
     SEARCH,
+    Datum,
     Options,
     base_options,
     legend,
@@ -55,7 +55,7 @@ def comparison_chart(comparison: DeviceComparisonSchema) -> Options:
     }
 
 
-def _data(comparison: DeviceComparisonSchema, pairs: Sequence[LatencyPairSchema]) -> list[dict[str, Any]]:
+def _data(comparison: DeviceComparisonSchema, pairs: Sequence[LatencyPairSchema]) -> list[Datum]:
     return [
         {
             "value": [p.first_ms, p.second_ms],

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
-from nas.core.drift import LIMIT
-from nas.schemas.devices import DriftSchema
+from nas.core.drift import LIMIT, Drift
 from server.dashboard import formatting
 from server.dashboard.charts.options import (
     BASELINE,
     SEARCH,
+    Datum,
     Options,
     Series,
     base_options,
@@ -28,7 +27,7 @@ from server.dashboard.charts.options import (
 Ratios = Sequence[tuple[datetime, float]]
 
 
-def drift_chart(drift: DriftSchema) -> Options:
+def drift_chart(drift: Drift) -> Options:
     """Measured over predicted latency over time, its median in each session, and the canary's ratio."""
     readings = [(r.at, r.ratio) for r in drift.readings if r.ratio is not None]
     medians = [(s.at, s.ratio) for s in drift.sessions if s.ratio is not None]
@@ -54,7 +53,7 @@ def drift_chart(drift: DriftSchema) -> Options:
     }
 
 
-def _data(title: str, ratios: Ratios) -> list[dict[str, Any]]:
+def _data(title: str, ratios: Ratios) -> list[Datum]:
     return [
         {
             "value": [at.timestamp() * 1000, ratio],

@@ -8,7 +8,8 @@ from html import escape
 from typing import Any
 
 Options = dict[str, Any]  # what ECharts reads; built here and in the chart modules, never read by other modules
-Series = dict[str, Any]
+Series = Options
+Datum = Options  # one point of a series
 
 SEARCH, BASELINE, BAD, PURPLE, INK, FAINT, GRID, SURFACE = (
     f"var(--{name})" for name in ("c-search", "c-random", "c-bad", "c-purple", "ink", "ink-2", "grid", "surface")
@@ -110,9 +111,7 @@ def nice_range(values: Sequence[float], floor: float, ceiling: float) -> tuple[f
     return max(math.floor(low / step) * step, floor), min(math.ceil(high / step) * step, ceiling), step
 
 
-def scatter_series(
-    series_id: str, name: str, data: list[dict[str, Any]], symbol: str, colour: str, *, size: int
-) -> Series:
+def scatter_series(series_id: str, name: str, data: list[Datum], symbol: str, colour: str, *, size: int) -> Series:
     """Points."""
     return {
         "id": series_id,
@@ -144,7 +143,7 @@ def plain_line_series(
     }
 
 
-def mark_line_series(series_id: str, name: str, marks: list[dict[str, Any]]) -> Series:
+def mark_line_series(series_id: str, name: str, marks: list[Datum]) -> Series:
     """Dashed lines across the chart, such as bounds."""
     return {
         "id": series_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any, Literal
+from typing import Literal
 
 from nas.core.metrics import METRICS
 from nas.schemas.candidates import CandidateSchema, FrontSchema, ObjectiveSchema
@@ -14,6 +14,7 @@ from server.dashboard.charts.options import (
     BASELINE,
     SEARCH,
     SURFACE,
+    Datum,
     Options,
     Series,
     base_options,
@@ -225,7 +226,7 @@ def _origin_colour(series_id: str) -> str:
     return SEARCH if series_id.startswith("search") else BASELINE
 
 
-def _datum(candidate: CandidateSchema, xm: str, ym: str) -> dict[str, Any]:
+def _datum(candidate: CandidateSchema, xm: str, ym: str) -> Datum:
     metrics = candidate.metrics
     names = [n for n in dict.fromkeys((ym, xm, "upper_ms", "params", "macs", *metrics)) if n in metrics]
     rows = [
@@ -242,7 +243,7 @@ def _datum(candidate: CandidateSchema, xm: str, ym: str) -> dict[str, Any]:
     }
 
 
-def _bound_mark(axis: ObjectiveSchema, key: str) -> dict[str, Any] | None:
+def _bound_mark(axis: ObjectiveSchema, key: str) -> Datum | None:
     if axis.bound is None:
         return None
     text = f"bound {axis.bound:g} {axis.unit}".strip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from nicegui import events, ui
 from pydantic import ValidationError
@@ -133,7 +133,7 @@ class AddForm:
         self._uploaded.text = f"{formatting.counted(self._table.rows, 'row')}{devices}"
         self._problem.show(None)
 
-    def _record(self) -> dict[str, Any]:
+    def _record(self) -> dict[str, object]:
         source = self._source.value
         record = {
             "name": self._name.value,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nicegui import ui
 
-from nas.schemas.devices import DriftSchema
+from nas.core.drift import Drift
 from nas.schemas.predictors import PredictorVersionSchema
 from server.dashboard import formatting
 from server.dashboard.chart_view import labelled_chart
@@ -17,7 +17,7 @@ _NEWEST = 10  # earlier versions are folded
 _SEARCHES = 3  # links to the searches that used a version
 
 
-def draw_drift(drift: DriftSchema | None) -> None:
+def draw_drift(drift: Drift | None) -> None:
     """Measured over expected latency, with a summary in words."""
     if drift is None:
         return

@@ -10,10 +10,11 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.device import DeviceProfile
+from nas.core.drift import Drift
 from nas.core.lifecycle import JobStatus
 from nas.schemas.administration import PrincipalSchema
 from nas.schemas.agents import AgentSchema
-from nas.schemas.devices import DeviceSchema, DriftSchema, OnboardingSchema
+from nas.schemas.devices import DeviceSchema, OnboardingSchema
 from nas.schemas.predictors import PredictorVersionSchema
 from server.dashboard import formatting
 from server.dashboard.devices.compare_page import compare_url
@@ -39,7 +40,7 @@ class DeviceSnapshot:
     onboardings: list[OnboardingSchema]
     principal: PrincipalSchema
     versions: list[PredictorVersionSchema]
-    drift: DriftSchema
+    drift: Drift
     comparable: tuple[str, ...]
 
 

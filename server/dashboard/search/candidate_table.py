@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from nicegui import ui
 from nicegui.events import GenericEventArguments
@@ -34,7 +33,7 @@ _METRIC_COLUMNS = (
 )
 _STATUS_LABELS = {"verified": "✓ verified", "unverified": "□ unverified", "violated": "▲ violated"}
 
-TableRow = dict[str, Any]  # a row of a Quasar table, by the names of its columns
+TableRow = dict[str, object]  # a row of a Quasar table, by the names of its columns
 
 
 class CandidateTableCard:
@@ -129,9 +128,9 @@ _FORMATS = {  # JavaScript, by unit
 }
 
 
-def _columns(metrics: list[str], kinds: Mapping[str, MetricKind]) -> list[dict[str, Any]]:
+def _columns(metrics: list[str], kinds: Mapping[str, MetricKind]) -> list[dict[str, object]]:
     common = {"sortable": True, "align": "left"}
-    columns: list[dict[str, Any]] = [
+    columns: list[dict[str, object]] = [
         {"name": "arch", "label": "Candidate", "field": "arch", **common},
         {"name": "origin", "label": "Origin", "field": "origin", **common},
         {"name": "status", "label": "Status", "field": "status", **common},

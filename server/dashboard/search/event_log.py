@@ -12,7 +12,7 @@ from server.dashboard.search.view_model import LoggedEvent
 _PAGE_SIZE = 1000
 
 
-class EventLog:
+class EventHistory:
     """The part of a log up to event number ``last``."""
 
     def __init__(self) -> None:

@@ -21,17 +21,17 @@ from server.dashboard.search.header import SearchHeader
 from server.dashboard.search.history_card import draw_children, draw_history
 from server.dashboard.search.hypervolume_card import HypervolumeCard
 from server.dashboard.search.rank_correlation_card import RankCorrelationCard
-from server.dashboard.search.reader import SearchReader
+from server.dashboard.search.reader import SearchPageReader
 from server.dashboard.search.refit_card import draw_refits
 from server.dashboard.search.relaxation_card import RelaxationCard
 from server.dashboard.search.status_text import StatusExplanation, explain
-from server.dashboard.search.summary_card import SearchSummary, draw_summary
+from server.dashboard.search.summary_card import SearchHeadlines, draw_summary
 from server.dashboard.search.view_model import SearchSnapshot
 
 
 async def search_page(client: Client, search_id: str) -> None:
     """Status, actions, stages, fronts, candidates, files, history and related searches."""
-    reader = SearchReader(client, search_id, time.monotonic)
+    reader = SearchPageReader(client, search_id, time.monotonic)
     ui.context.client.on_delete(reader.close)
 
     async def select_device(device: str | None) -> None:
@@ -69,7 +69,7 @@ async def search_page(client: Client, search_id: str) -> None:
             header.show(snapshot)
             explanation.show(explain(search))
             stages.show(tuple(search.stages), search.eta_s, search.status)
-            summary.show(SearchSummary.of(search, snapshot.front))
+            summary.show(SearchHeadlines.of(search, snapshot.front))
             front.show(snapshot.search, snapshot.front, snapshot.candidates)
             rank_correlation.show(search.rank_correlation)
             relaxation.show(snapshot.traces, snapshot.cells, DiscretizationSummary.of(search.stages))

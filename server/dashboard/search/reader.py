@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from nas.client import Client
+from nas.core.cells import CellGraph
 from nas.core.errors import NotFound
 from nas.core.events import Progress, decode
-from nas.schemas.candidates import CellSchema, FrontSchema
+from nas.schemas.candidates import FrontSchema
 from nas.schemas.jobs import EventSchema, StageSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
 from server.dashboard.search.candidate_list import CandidateList
-from server.dashboard.search.event_log import EventLog
+from server.dashboard.search.event_log import EventHistory
 from server.dashboard.search.event_stream import EventStream
 from server.dashboard.search.staleness import SearchResource, Staleness
 from server.dashboard.search.view_model import RelatedSearch, SearchSnapshot
@@ -25,14 +26,14 @@ from server.dashboard.search.view_model import RelatedSearch, SearchSnapshot
 _CHILDREN = 50
 
 
-class SearchReader:
+class SearchPageReader:
     """Takes snapshots of one search. One thread at a time may ``read``; ``clock`` counts seconds."""
 
     def __init__(self, client: Client, search_id: str, clock: Callable[[], float]) -> None:
         self._client, self._id, self._clock = client, search_id, clock
         self._stream = EventStream(lambda after, stop: client.watch(search_id, after, stop))
         self._staleness = Staleness()
-        self._log = EventLog()
+        self._log = EventHistory()
         self._candidates = CandidateList(client, search_id)
         self._device: str | None = None
         self._snapshot: SearchSnapshot | None = None
@@ -161,7 +162,7 @@ class SearchReader:
         candidates, count = self._candidates.of_front(front), self._candidates.total
         self._snapshot = replace(self._snapshot, front=front, candidates=candidates, candidate_count=count)
 
-    def _read_cells(self, search: SearchSchema) -> tuple[CellSchema, ...]:
+    def _read_cells(self, search: SearchSchema) -> tuple[CellGraph, ...]:
         if not self._log.traces:
             return ()
         return next((tuple(s.cells) for s in self._client.spaces() if s.name == search.spec.space.name), ())

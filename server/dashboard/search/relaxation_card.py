@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from nicegui import ui
 
+from nas.core.cells import CellGraph
 from nas.core.events import Traced
-from nas.schemas.candidates import CellSchema
 from server.dashboard import formatting
 from server.dashboard.candidate import cell_svg
 from server.dashboard.chart_view import labelled_chart, replace_options
@@ -39,14 +39,14 @@ class RelaxationCard:
         self._box = div("part card")
         self._box.set_visibility(False)
         self._traces: tuple[Traced, ...] = ()
-        self._cells: tuple[CellSchema, ...] = ()
+        self._cells: tuple[CellGraph, ...] = ()
         self._summary = DiscretizationSummary()
         self._run = ""
         self._identity: _CardIdentity | None = None
         self._charts: dict[str, ui.echart] = {}
         self._cell_drawing: ui.html | None = None
 
-    def show(self, traces: tuple[Traced, ...], cells: tuple[CellSchema, ...], summary: DiscretizationSummary) -> None:
+    def show(self, traces: tuple[Traced, ...], cells: tuple[CellGraph, ...], summary: DiscretizationSummary) -> None:
         """Draw the ``traces`` by epoch (others have cards of their own), the ``cells``, and the result."""
         traces = tuple(t for t in traces if "epoch" in t.values)
         if (traces, cells, summary) != (self._traces, self._cells, self._summary):

@@ -21,7 +21,7 @@ class Headline:
 
 
 @dataclass(frozen=True)
-class SearchSummary:
+class SearchHeadlines:
     """Headline values of search and random baseline. ``lowest_latency`` is None if latency is no objective."""
 
     best_accuracy: Headline
@@ -35,7 +35,7 @@ class SearchSummary:
     baseline_hypervolume: float | None
 
     @staticmethod
-    def of(search: SearchSchema, front: FrontSchema) -> SearchSummary:
+    def of(search: SearchSchema, front: FrontSchema) -> SearchHeadlines:
         """The summary of a search as its front shows it."""
         accuracy = next(o for o in front.objectives if o.objective == "accuracy")
         latency = next((o for o in front.objectives if o.objective == "latency"), None)
@@ -46,7 +46,7 @@ class SearchSummary:
             lowest = min(c.metrics[latency.metric].value for c in front.members)
             name = "Lowest latency on the front" if latency.unit == "ms" else "Lowest share of the bounds"
             lowest_latency = Headline(name, formatting.quantity(lowest, latency.unit), latency.kind)
-        return SearchSummary(
+        return SearchHeadlines(
             best_accuracy=Headline(f"Best {accuracy.label.lower()}", best_text, accuracy.kind),
             lowest_latency=lowest_latency,
             front_size=len(front.members),
@@ -59,7 +59,7 @@ class SearchSummary:
         )
 
 
-def draw_summary(summary: SearchSummary) -> None:
+def draw_summary(summary: SearchHeadlines) -> None:
     """Nothing before the first candidate was evaluated."""
     if not summary.evaluations:
         return

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from nas.core.cells import CellGraph
 from nas.core.events import Refitted, StatusChanged, Traced
 from nas.core.lifecycle import JobStatus
 from nas.schemas.administration import PrincipalSchema
-from nas.schemas.candidates import ArtifactSchema, CandidateSchema, CellSchema, FrontSchema
+from nas.schemas.candidates import ArtifactSchema, CandidateSchema, FrontSchema
 from nas.schemas.searches import SearchSchema
 
 E = TypeVar("E", bound=StatusChanged | Traced | Refitted, covariant=True)
@@ -60,7 +61,7 @@ class SearchSnapshot:
     principal: PrincipalSchema
     traces: tuple[Traced, ...] = ()
     refits: tuple[LoggedEvent[Refitted], ...] = ()
-    cells: tuple[CellSchema, ...] = ()
+    cells: tuple[CellGraph, ...] = ()
 
 
 def candidate_url(search_id: str, arch: str, origin: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from nicegui import ui
 
@@ -97,5 +96,5 @@ def _draw_record(record: AuditRecordSchema) -> None:
         text(record.address or formatting.MISSING, "small muted", "td")
 
 
-def _detail(detail: dict[str, Any]) -> str:
+def _detail(detail: dict[str, object]) -> str:
     return ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in detail.items() if value is not None)

@@ -8,7 +8,7 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.spec import parse_spec
-from nas.schemas.administration import QuotaBody, QuotaSchema
+from nas.schemas.administration import QuotaLimits, QuotaSchema
 from server.dashboard.dialogs import dialog_buttons
 from server.dashboard.elements import div, heading, text
 from server.dashboard.layout import PageShell
@@ -30,7 +30,7 @@ async def quota_dialog(
 
         async def send() -> None:
             record = {"max_queued": queued.value, "max_running": running.value, "gpu_hours": hours.value}
-            await call_service(client.set_quota, quota.owner, parse_spec(QuotaBody, record))
+            await call_service(client.set_quota, quota.owner, parse_spec(QuotaLimits, record))
             await after()
 
         dialog_buttons(dialog, "Set limits", send)

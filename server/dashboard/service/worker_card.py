@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nas.schemas.service import NodeResourcesSchema, WorkerSchema
+from nas.core.scheduling import NodeResources
+from nas.schemas.service import WorkerSchema
 from server.dashboard import formatting
 from server.dashboard.elements import div, heading, text
 from server.dashboard.service.usage import draw_usage
@@ -29,7 +30,7 @@ def _draw_worker(worker: WorkerSchema) -> None:
             _draw_node(node, worker.free[i] if reports_free else None)
 
 
-def _draw_node(node: NodeResourcesSchema, free: NodeResourcesSchema | None) -> None:
+def _draw_node(node: NodeResources, free: NodeResources | None) -> None:
     """The resources in use and in all; in all only, if it is not known what is ``free``."""
     used = None if free is None else (node.cpus - free.cpus, node.gpus - free.gpus, node.memory_gb - free.memory_gb)
     used_cpus, used_gpus, used_memory_gb = used or (None, None, None)

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from nas.core.device import DeviceProfile, changes
-from nas.core.drift import Reading, drift_of
+from nas.core.drift import Drift, DriftReading, drift_of
 from nas.core.errors import NotFound
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.schemas.agents import AgentSchema
-from nas.schemas.devices import (
-    DeviceSchema,
-    DriftReadingSchema,
-    DriftSchema,
-    DriftSessionSchema,
-    OnboardingPage,
-    OnboardingSchema,
-)
+from nas.schemas.devices import DeviceSchema, OnboardingPage, OnboardingSchema
 from server.store.cursors import read_cursor, utc, write_cursor
 from server.store.database import reading
 from server.store.mapping import card_schema, job_schema
@@ -97,29 +91,16 @@ class DeviceReader(Reader):
         with reading(self._engine) as session:
             return [agent_schema(session, row, self._clock()) for row in agents(session)]
 
-    def drift(self, device: str, limit: int = 2_000) -> DriftSchema:
+    def drift(self, device: str, limit: int = 2_000) -> Drift:
         """The drift of a device since it was profiled, with its latest readings. Raises NotFound."""
         with reading(self._engine) as session:
             row = require_device(session, device)
             since_profiled = (ReadingRow.device == device, ReadingRow.profile_id == row.profile_id)
             query = select(ReadingRow).where(*since_profiled).order_by(ReadingRow.at.desc(), ReadingRow.id.desc())
             rows = list(reversed(session.scalars(query.limit(limit)).all()))
-            readings = [(r, _ratio(r)) for r in rows if r.arch_id is None or r.measured_ms is not None]
-            drift = drift_of([Reading(r.at, r.job_id, r.canary, ratio) for r, ratio in readings])
-            return DriftSchema(
-                device=device,
-                status=drift.status,
-                within=drift.within,
-                sentence=drift.sentence,
-                sessions=[
-                    DriftSessionSchema(at=utc(s.at), networks=s.networks, ratio=s.ratio, canary=s.canary)
-                    for s in drift.sessions
-                ],
-                readings=[
-                    DriftReadingSchema(at=utc(r.at), arch=r.arch_id, ratio=ratio, canary=r.canary)
-                    for r, ratio in readings
-                ],
-            )
+            usable = [r for r in rows if r.arch_id is None or r.measured_ms is not None]
+            sessions = [list(group) for _, group in groupby(usable, key=lambda r: r.job_id)]
+            return drift_of(device, [[_drift_reading(r) for r in session] for session in sessions])
 
     def _device_schema(self, session: Session, device: DeviceRow) -> DeviceSchema:
         job = session.get_one(Job, device.job_id)
@@ -180,5 +161,6 @@ def agent_schema(session: Session, row: AgentRow, now: float) -> AgentSchema:
     )
 
 
-def _ratio(row: ReadingRow) -> float | None:
-    return row.measured_ms / row.predicted_ms if row.measured_ms and row.predicted_ms else None
+def _drift_reading(row: ReadingRow) -> DriftReading:
+    ratio = row.measured_ms / row.predicted_ms if row.measured_ms and row.predicted_ms else None
+    return DriftReading(utc(row.at), row.arch_id, ratio, row.canary)

@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from nas.core.cost_estimate import CostEstimate
 from nas.core.lifecycle import LEASED, JobStatus
+from nas.core.scheduling import NodeResources
 from nas.schemas.dry_runs import read_cost_estimate
-from nas.schemas.service import NodeResourcesSchema, WorkerSchema
+from nas.schemas.service import WorkerSchema
 from server.store.cursors import utc
 from server.store.database import reading
 from server.store.measurements import AGENT_TIMEOUT_S, OPEN, agents
@@ -97,8 +98,8 @@ class ServiceReader(Reader):
                     slots=row.slots,
                     seen_at=utc(row.seen_at),
                     elastic=row.elastic,
-                    nodes=[NodeResourcesSchema(**room) for room in row.nodes],
-                    free=[NodeResourcesSchema(**room) for room in row.free],
+                    nodes=[NodeResources(**node) for node in row.nodes],
+                    free=[NodeResources(**node) for node in row.free],
                 )
                 for row in session.scalars(recent)
             ]

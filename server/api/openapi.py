@@ -1,4 +1,4 @@
-"""OpenAPI links: which operations take the ids that a response contains."""
+"""The OpenAPI description: links between operations whose responses and paths hold the same ids, and plain arrays."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
+
+JsonObject = dict[str, Any]  # of the description, as FastAPI makes it
 
 # By operation and status: a path prefix, and where the response holds the parameters of the paths below it.
 _SOURCES: Mapping[tuple[str, str, str], tuple[str, Mapping[str, str]]] = {
@@ -27,22 +29,35 @@ _SOURCES: Mapping[tuple[str, str, str], tuple[str, Mapping[str, str]]] = {
 }
 
 
-def describe_links(app: FastAPI) -> None:
-    """Add the links to the OpenAPI description of ``app``."""
-    without_links = app.openapi
+def complete_description(app: FastAPI) -> None:
+    """Add links to the OpenAPI description of ``app``, and describe tuples as arrays."""
+    from_routes = app.openapi
 
-    def with_links() -> dict[str, Any]:
+    def completed() -> JsonObject:
         if app.openapi_schema is None:
-            paths = without_links()["paths"]
+            description = from_routes()
+            _describe_tuples_as_arrays(description)
+            paths = description["paths"]
             for (method, path, status), (prefix, values) in _SOURCES.items():
                 paths[path][method]["responses"][status]["links"] = _links(paths, prefix, values)
         assert app.openapi_schema is not None
         return app.openapi_schema
 
-    app.openapi = with_links  # type: ignore[method-assign]
+    app.openapi = completed  # type: ignore[method-assign]
 
 
-def _links(paths: Mapping[str, Any], prefix: str, values: Mapping[str, str]) -> dict[str, Any]:
+def _describe_tuples_as_arrays(node: object) -> None:
+    """Replace ``prefixItems``, which not every reader supports, where all items of a tuple are described alike."""
+    if isinstance(node, dict):
+        items = node.get("prefixItems")
+        if isinstance(items, list) and all(item == items[0] for item in items):
+            del node["prefixItems"]
+            node["items"] = items[0]
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _describe_tuples_as_arrays(child)
+
+
+def _links(paths: JsonObject, prefix: str, values: Mapping[str, str]) -> JsonObject:
     return {
         operation["operationId"]: {"operationId": operation["operationId"], "parameters": dict(values)}
         for path, operations in paths.items()
