@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.browsing import browsing, served, watched
+from tests.support.browsing import ServedDashboard, browsing, served, watched
 from tests.support.databases import postgres_missing, postgres_server, postgres_url
 
 pytest.register_assert_rewrite("nas.testing")
@@ -33,10 +33,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def full() -> Iterator[str]:
-    """Where the dashboard shows searches and devices of every kind."""
-    with served("full") as url:
-        yield url
+def dashboard() -> Iterator[ServedDashboard]:
+    """A dashboard that shows searches and devices of every kind."""
+    with served("full") as dashboard:
+        yield dashboard
+
+
+@pytest.fixture
+def full(dashboard: ServedDashboard) -> str:
+    """The address of that dashboard."""
+    return dashboard.url
 
 
 @pytest.fixture(scope="module")

@@ -74,27 +74,27 @@ def test_an_interrupted_demo_says_what_is_left_and_stops_its_service(tmp_path: P
 
 def test_an_ending_names_one_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HWNAS_HOME", str(tmp_path / "home"))
-    ours = RunningService("http://127.0.0.1:8765", ours=True)
-    usual = ending(ours, Settings(), "abc")
+    started = RunningService("http://127.0.0.1:8765", started_here=True)
+    usual = ending(started, Settings(), "abc")
     assert usual.splitlines()[1].split()[-1] == "serve"
     assert "http://127.0.0.1:8765/searches/abc" in usual
     elsewhere = Settings(home=tmp_path / "other home")
-    command = ending(RunningService("http://127.0.0.1:1234", ours=True), elsewhere, "abc").splitlines()[1]
+    command = ending(RunningService("http://127.0.0.1:1234", started_here=True), elsewhere, "abc").splitlines()[1]
     assert shlex.split(command)[1:] == ["serve", "--home", str(tmp_path / "other home"), "--port", "1234"]
-    alive = ending(RunningService("http://127.0.0.1:1234", ours=False), Settings(), "abc")
+    alive = ending(RunningService("http://127.0.0.1:1234", started_here=False), Settings(), "abc")
     assert alive.split()[-1] == "http://127.0.0.1:1234/searches/abc"
     assert "serve" not in alive
 
 
 def test_an_interruption_deletes_no_older_searches(tmp_path: Path) -> None:
-    ours = RunningService("http://127.0.0.1:1", ours=True)
-    way = DemoProgress("in step 3 of 4, Search", ours, "abc")
+    started = RunningService("http://127.0.0.1:1", started_here=True)
+    way = DemoProgress("in step 3 of 4, Search", started, "abc")
     assert f"rm -r {tmp_path}" in interruption(way, tmp_path, is_new=True)
     older = interruption(way, tmp_path, is_new=False)
     assert "rm -r" not in older
     assert "cancel abc" in older
     assert "delete abc" in older
-    before = DemoProgress("in step 3 of 4, Search", RunningService("http://127.0.0.1:1", ours=False), "abc")
+    before = DemoProgress("in step 3 of 4, Search", RunningService("http://127.0.0.1:1", started_here=False), "abc")
     assert "goes on" in interruption(before, tmp_path, is_new=False)
     assert "Nothing was started" in interruption(DemoProgress(), tmp_path / "none", is_new=True)
 

@@ -43,15 +43,16 @@ from nas.core.errors import (
 from nas.core.events import MeasurementsWanted, SearchState, StageFinished, StageStarted
 from nas.core.jobs import Lease, LeaseToken, MeasurementFailure, MeasurementKey
 from nas.core.scheduling import NodeResources
+from nas.core.timing import MeasurementTask, Sitting, Timing, Visit
 from nas.engine import estimate_search_cost
 from nas.schemas.devices import DeviceSchema
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.measurement.onnx_runtime import canary_model
-from predictors.measurement.protocol import Sitting, Timing, Visit, judge
+from predictors.measurement.protocol import judge
 from server.api.app import create_app
 from server.settings import Settings
 from server.store.database import reading
-from server.store.measurements import LEASE_S, MAX_ATTEMPTS, MeasurementTask
+from server.store.measurements import LEASE_S, MAX_ATTEMPTS
 from server.store.models import MeasurementRow
 from server.store.store import Store, open_store
 from tests.support import fakes

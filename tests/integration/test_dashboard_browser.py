@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, over a fake service on loopback: every page, clicks, the form, errors."""
+"""The dashboard in a real browser, over a seeded service on loopback: every page, clicks, the form, errors."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from nas.client import Client
 from nas.core.spec import SearchSpec, parse_spec
-from tests.support.browsing import MARKS, served
-from tests.support.fake_dashboard_api import make_searches
-
-SEARCHES = {s.spec.name: s for s in make_searches()}
-FINISHED = SEARCHES["digits under half a millisecond"]
-RUNNING = SEARCHES["digits, no bound"]
+from nas.schemas.candidates import CandidateSchema
+from tests.support.browsing import MARKS, ServedDashboard, served
+from tests.support.seeded_dashboard import CANCELLED, FAILED, FINISHED, RUNNING
 
 pytestmark = MARKS
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -24,14 +22,25 @@ expect = sync_api.expect
 
 @pytest.fixture(scope="module")
 def empty() -> Iterator[str]:
-    with served("empty") as url:
-        yield url
+    with served("empty") as dashboard:
+        yield dashboard.url
 
 
 @pytest.fixture(scope="module")
 def down() -> Iterator[str]:
-    with served("down") as url:
-        yield url
+    with served("down") as dashboard:
+        yield dashboard.url
+
+
+@pytest.fixture(scope="module")
+def finished(dashboard: ServedDashboard) -> str:
+    """The id of the search with a verified front."""
+    return dashboard.search_id(FINISHED)
+
+
+def candidates(dashboard: ServedDashboard, search_id: str) -> list[CandidateSchema]:
+    with Client(dashboard.url) as nas:
+        return nas.candidates(search_id, limit=1000).items
 
 
 def chart_point(page: Any, series: str, index: int) -> tuple[float, float, str]:
@@ -58,8 +67,8 @@ def chart_point(page: Any, series: str, index: int) -> tuple[float, float, str]:
     ("path", "content"),
     [
         ("/", "digits under half a millisecond"),
-        (f"/searches/{FINISHED.id}", "Pareto front"),
-        (f"/searches/{FINISHED.id}/candidates/{FINISHED.front().members[0].arch}", "Architecture"),
+        ("/searches/{finished}", "Pareto front"),
+        ("/searches/{finished}/candidates/{arch}", "Architecture"),
         ("/devices", "board-4"),
         ("/devices/this-machine", "Versions of the predictor"),
         ("/compare?a=this-machine&b=shelf", "Spearman rank correlation"),
@@ -67,8 +76,11 @@ def chart_point(page: Any, series: str, index: int) -> tuple[float, float, str]:
         ("/service", "Audit trail"),
     ],
 )
-def test_pages_open_and_fit_laptop_and_phone(page: Any, full: str, path: str, content: str) -> None:
-    page.goto(full + path)
+def test_pages_open_and_fit_laptop_and_phone(
+    page: Any, dashboard: ServedDashboard, finished: str, path: str, content: str
+) -> None:
+    arch = dashboard.front(FINISHED).members[0].arch
+    page.goto(dashboard.url + path.format(finished=finished, arch=arch))
     expect(page.get_by_text(content).first).to_be_visible()
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
@@ -77,16 +89,16 @@ def test_pages_open_and_fit_laptop_and_phone(page: Any, full: str, path: str, co
 
 def test_list_filters_by_status(page: Any, full: str) -> None:
     page.goto(full)
-    expect(page.locator("a.lrow", has_text="stopped by hand")).to_be_visible()
+    expect(page.locator("a.lrow", has_text=CANCELLED)).to_be_visible()
     page.get_by_role("button", name="failed", exact=True).click()
-    expect(page.locator("a.lrow", has_text="stopped by hand")).to_have_count(0)
+    expect(page.locator("a.lrow", has_text=CANCELLED)).to_have_count(0)
     expect(page.locator("a.lrow")).to_have_count(1)
     expect(page.locator("a.lrow")).to_contain_text("no network meets the bound")
     assert page.url.endswith("?status=failed")
 
 
-def test_running_search_updates_by_itself(page: Any, full: str) -> None:
-    page.goto(f"{full}/searches/{RUNNING.id}")
+def test_running_search_updates_by_itself(page: Any, dashboard: ServedDashboard) -> None:
+    page.goto(f"{dashboard.url}/searches/{dashboard.search_id(RUNNING)}")
     running = page.locator(".stage.running")
     expect(running).to_contain_text(" of ")
     before = running.inner_text()
@@ -96,23 +108,23 @@ def test_running_search_updates_by_itself(page: Any, full: str) -> None:
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
-def test_hover_names_the_candidate_and_click_opens_it(page: Any, full: str) -> None:
-    page.goto(f"{full}/searches/{FINISHED.id}")
+def test_hover_names_the_candidate_and_click_opens_it(page: Any, full: str, finished: str) -> None:
+    page.goto(f"{full}/searches/{finished}")
     x, y, arch = chart_point(page, "search.measured.verified", 2)
     page.mouse.move(x, y)
     expect(page.locator(".tip")).to_contain_text(arch)
     expect(page.locator(".tip")).to_contain_text("Measured latency")
     page.mouse.click(x, y)
-    page.wait_for_url(f"**/searches/{FINISHED.id}/candidates/{arch}")
+    page.wait_for_url(f"**/searches/{finished}/candidates/{arch}")
     expect(page.get_by_role("heading", name=f"Candidate {arch}")).to_be_visible()
     expect(page.get_by_text("95 % interval")).to_be_visible()
     expect(page.get_by_role("link", name="model.onnx")).to_have_attribute(
-        "href", f"/v1/searches/{FINISHED.id}/artifacts/{arch}/model.onnx"
+        "href", f"/v1/searches/{finished}/artifacts/{arch}/model.onnx"
     )
 
 
-def test_chart_separates_predicted_and_measured_axes(page: Any, full: str) -> None:
-    page.goto(f"{full}/searches/{FINISHED.id}")
+def test_chart_separates_predicted_and_measured_axes(page: Any, full: str, finished: str) -> None:
+    page.goto(f"{full}/searches/{finished}")
     chart = page.locator(".pareto")
     expect(chart).to_contain_text("Measured latency (ms)")
     expect(chart).to_contain_text("bound 0.5 ms")
@@ -121,9 +133,10 @@ def test_chart_separates_predicted_and_measured_axes(page: Any, full: str) -> No
     expect(page.locator(".pareto")).not_to_contain_text("Measured")
 
 
-def test_rank_correlation_has_a_matrix_for_every_decision(page: Any, full: str) -> None:
-    page.goto(f"{full}/searches/{FINISHED.id}")
-    correlation = FINISHED.view().rank_correlation
+def test_rank_correlation_has_a_matrix_for_every_decision(page: Any, dashboard: ServedDashboard, finished: str) -> None:
+    page.goto(f"{dashboard.url}/searches/{finished}")
+    with Client(dashboard.url) as nas:
+        correlation = nas.search(finished).rank_correlation
     assert correlation is not None
     card = page.locator(".card", has=page.get_by_role("heading", name="Rank correlation"))
     expect(card).to_contain_text(correlation.advice)
@@ -133,13 +146,13 @@ def test_rank_correlation_has_a_matrix_for_every_decision(page: Any, full: str) 
     card.get_by_role("combobox", name="Decision").click()
     page.get_by_role("option", name=second.decision).click()
     expect(card.locator(".similarity")).to_contain_text(f"{second.similarity[0][1]:.2f}")
-    page.goto(f"{full}/searches/{RUNNING.id}")
+    page.goto(f"{dashboard.url}/searches/{dashboard.search_id(RUNNING)}")
     expect(page.locator(".stage.running")).to_be_visible()
     expect(page.get_by_role("heading", name="Rank correlation")).to_be_hidden()
 
 
-def test_table_filters_sorts_and_opens_a_candidate(page: Any, full: str) -> None:
-    page.goto(f"{full}/searches/{FINISHED.id}")
+def test_table_filters_sorts_and_opens_a_candidate(page: Any, dashboard: ServedDashboard, finished: str) -> None:
+    page.goto(f"{dashboard.url}/searches/{finished}")
     table = page.locator(".nets")
     rows = table.locator("tbody tr")
     expect(rows).to_have_count(15)
@@ -147,13 +160,13 @@ def test_table_filters_sorts_and_opens_a_candidate(page: Any, full: str) -> None
     expect(header).to_contain_text("ms")
     expect(header).to_contain_text("measured")
     page.get_by_role("checkbox", name="Front only").click()
-    front = {p.arch for p in FINISHED.points() if p.on_front}
+    front = [c for c in candidates(dashboard, finished) if c.on_front]
     expect(page.locator(".nets .q-table__bottom")).to_contain_text(f"of {len(front)}")
     header.click()
     cells = rows.locator("td:nth-child(8)")
     expect(cells.first).not_to_have_text("–")
-    fastest = min(p.metrics["measured_ms"].value for p in FINISHED.points() if p.on_front)
-    expect(cells.first).to_have_text(f"{fastest:.3f}")
+    fastest = min(c.metrics["measured_ms"].value for c in front)
+    expect(cells.first).to_have_text(f"{fastest:.3g}")
     arch = rows.first.locator("a").inner_text()
     page.get_by_label("find").fill(arch[:6])
     expect(rows).to_have_count(1)
@@ -200,9 +213,9 @@ def test_form_shows_what_is_wrong_before_submitting(page: Any, full: str) -> Non
 
 def test_device_is_added_and_its_progress_shown(page: Any, full: str) -> None:
     page.goto(f"{full}/devices")
-    page.get_by_label("Name").fill("this-machine")
+    page.get_by_label("Name").fill("board-4")
     page.get_by_role("button", name="Add device").click()
-    expect(page.get_by_role("alert")).to_contain_text("there is a device 'this-machine' already")
+    expect(page.get_by_role("alert")).to_contain_text("device 'board-4' is being added already")
     page.get_by_label("Name").fill("kiosk")
     page.get_by_role("button", name="Add device").click()
     page.wait_for_url("**/devices/kiosk")
@@ -235,16 +248,16 @@ def test_a_device_from_a_table_or_peak_figures(page: Any, full: str) -> None:
     page.wait_for_url("**/devices/phone")
 
 
-def test_failed_search_shows_its_error(page: Any, full: str) -> None:
-    page.goto(f"{full}/searches/{SEARCHES['a bound too tight'].id}")
+def test_failed_search_shows_its_error(page: Any, dashboard: ServedDashboard) -> None:
+    page.goto(f"{dashboard.url}/searches/{dashboard.search_id(FAILED)}")
     expect(page.get_by_role("alert")).to_contain_text("the lowest reachable upper bound is 0.071 ms")
 
 
 @pytest.mark.parametrize(
-    "path", ["/searches/nope", "/devices/nope", f"/searches/{FINISHED.id}/candidates/nope", "/no/such/page"]
+    "path", ["/searches/nope", "/devices/nope", "/searches/{finished}/candidates/nope", "/no/such/page"]
 )
-def test_unknown_pages_are_not_found(page: Any, full: str, path: str) -> None:
-    response = page.goto(full + path)
+def test_unknown_pages_are_not_found(page: Any, full: str, finished: str, path: str) -> None:
+    response = page.goto(full + path.format(finished=finished))
     assert response.status == 404
     expect(page.get_by_role("heading", name="Not found")).to_be_visible()
 
@@ -261,7 +274,7 @@ def test_empty_service_shows_first_steps(page: Any, empty: str) -> None:
     expect(page.get_by_text("No devices yet")).to_be_visible()
 
 
-@pytest.mark.parametrize("path", ["/", f"/searches/{FINISHED.id}", "/submit"])
+@pytest.mark.parametrize("path", ["/", "/searches/5ea4c1", "/submit"])
 def test_unreachable_service_is_a_banner(page: Any, down: str, path: str) -> None:
     page.goto(down + path)
     expect(page.get_by_role("alert")).to_contain_text("does not answer")

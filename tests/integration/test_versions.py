@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import TypeAdapter
 from sqlalchemy import select
 
 from nas.core.access import LOCAL
 from nas.core.arch import Arch
-from nas.core.drift import LIMIT, Reading, drift_of
+from nas.core.drift import LIMIT, Drift, DriftReading, drift_of
 from nas.core.errors import NotFound
 from nas.core.events import Event, Measured, MeasurementsWanted, Refitted, StageFinished, StageStarted
 from nas.core.jobs import Lease
 from nas.core.metrics import spearman
-from nas.schemas.devices import DeviceComparisonSchema, DriftSchema
+from nas.schemas.devices import DeviceComparisonSchema
 from nas.schemas.predictors import PredictorVersionSchema
 from predictors.storage import dump_measured
 from server.api.app import create_app
@@ -222,26 +224,28 @@ def test_drift_is_what_was_measured_over_what_was_predicted(store: Store, clock:
 
 
 def test_a_device_that_is_slower_than_it_was_says_so() -> None:
-    def session(day: int, ratio: float, canary: float = 1.0) -> list[Reading]:
-        return [Reading(86_400.0 * day + i, f"job{day}", canary, ratio + 0.01 * (i - 1)) for i in range(3)]
+    def session(day: int, ratio: float, canary: float = 1.0) -> list[DriftReading]:
+        start = datetime(2030, 1, day, tzinfo=UTC)
+        ratios = [ratio - 0.01, ratio, ratio + 0.01]
+        return [DriftReading(start + timedelta(seconds=i), "a", r, canary) for i, r in enumerate(ratios)]
 
-    assert drift_of([]).status == "unknown"
-    steady = drift_of([*session(1, 1.02), *session(2, 0.97)])
+    assert drift_of("bench", []).status == "unknown"
+    steady = drift_of("bench", [session(1, 1.02), session(2, 0.97)])
     assert (steady.status, len(steady.sessions)) == ("stable", 2)
     assert steady.within == pytest.approx(0.03)
     assert "within 3.0 %" in steady.sentence
-    slower = drift_of([*session(1, 1.0), *session(2, 1.0 + LIMIT + 0.05)])
+    slower = drift_of("bench", [session(1, 1.0), session(2, 1.0 + LIMIT + 0.05)])
     assert slower.status == "drifting"
     assert "15 % longer than predicted" in slower.sentence
     assert "Add the device again" in slower.sentence
-    canary = drift_of([*session(1, 1.0), *session(2, 1.0, canary=0.8)])
+    canary = drift_of("bench", [session(1, 1.0), session(2, 1.0, canary=0.8)])
     assert "the canary takes 20 % less" in canary.sentence
-    mended = drift_of([*session(1, 1.3), *session(2, 1.01)])
+    mended = drift_of("bench", [session(1, 1.3), session(2, 1.01)])
     assert mended.status == "stable"
     assert "farther off before" in mended.sentence
-    alone = drift_of([Reading(0.0, "profiled again", 1.2, None)])
-    assert alone.status == "drifting"
-    assert alone.sessions[0].networks == 0
+    canary_only = drift_of("bench", [[DriftReading(datetime(2030, 1, 1, tzinfo=UTC), None, None, 1.2)]])
+    assert canary_only.status == "drifting"
+    assert canary_only.sessions[0].networks == 0
 
 
 @pytest.fixture
@@ -258,7 +262,7 @@ def test_versions_drift_and_two_devices_over_rest(store: Store, api: TestClient,
     versions = [PredictorVersionSchema.model_validate(v) for v in api.get("/v1/devices/bench/versions").json()]
     assert [v.number for v in versions] == [2, 1]
     assert versions[0].search == search
-    drift = DriftSchema.model_validate(api.get("/v1/devices/bench/drift").json())
+    drift = TypeAdapter(Drift).validate_json(api.get("/v1/devices/bench/drift").content)
     assert [r.ratio for r in drift.readings] == pytest.approx([1.1])
     both = DeviceComparisonSchema.model_validate(
         api.get("/v1/devices/bench/comparison", params={"other": "board"}).json()

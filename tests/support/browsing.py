@@ -1,4 +1,4 @@
-"""A real browser on the dashboard over the made-up service, for tests. Chromium is Debian's."""
+"""A real browser on the dashboard over a seeded service, for tests. Chromium is Debian's."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from nas.client import Client
+from nas.schemas.candidates import FrontSchema
 from tests.support.paths import ROOT
 
 CHROMIUM = next((p for p in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(p).exists()), None)
@@ -34,16 +36,37 @@ MARKS = [
 ]
 
 
+@dataclass(frozen=True)
+class ServedDashboard:
+    """A seeded service with the dashboard: its address, and a token of ada's that may read, if it requires one."""
+
+    url: str
+    token: str | None
+
+    def search_id(self, name: str) -> str:
+        """The id of a search by its name."""
+        with Client(self.url, token=self.token) as nas:
+            return next(search.id for search in nas.searches(limit=100).items if search.spec.name == name)
+
+    def front(self, name: str) -> FrontSchema:
+        """The front of a search."""
+        with Client(self.url, token=self.token) as nas:
+            return nas.front(self.search_id(name))
+
+
 @contextmanager
-def served(contents: str) -> Iterator[str]:
-    """The fake service with the dashboard on it, in a process of its own: NiceGUI keeps its pages per process."""
+def served(contents: str) -> Iterator[ServedDashboard]:
+    """A seeded service with the dashboard on it, in a process of its own: NiceGUI keeps its pages per process."""
     with socket.create_server(("127.0.0.1", 0)) as listener:  # waits for the server, so nobody need poll for it
         port = listener.getsockname()[1]
-        command = [sys.executable, "-m", "tests.support.fake_dashboard_api", f"fd={listener.fileno()}", contents]
+        command = [sys.executable, "-m", "tests.support.seeded_dashboard", str(listener.fileno()), contents]
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        server = subprocess.Popen(command, cwd=ROOT, env=env, pass_fds=[listener.fileno()])
+        pipe = subprocess.PIPE
+        server = subprocess.Popen(command, cwd=ROOT, env=env, pass_fds=[listener.fileno()], stdout=pipe, text=True)
         try:
-            yield f"http://127.0.0.1:{port}"
+            assert server.stdout is not None
+            token = server.stdout.readline().strip()  # once the store is seeded
+            yield ServedDashboard(f"http://127.0.0.1:{port}", token if contents == "reader" else None)
         finally:
             server.terminate()
             server.wait(timeout=15)

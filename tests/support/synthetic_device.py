@@ -11,7 +11,8 @@ import numpy as np
 
 from nas.core.arch import Floats
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
-from predictors.measurement.protocol import Sitting, Stopwatch, Timing, judge, machine_noise, needs_sitting, sit
+from nas.core.timing import Sitting, Timing
+from predictors.measurement.protocol import Stopwatch, judge, machine_noise, needs_sitting, sit
 
 PROTOCOL = MeasurementProtocol()
 CANARY_MS = 0.05

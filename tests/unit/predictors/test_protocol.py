@@ -17,6 +17,7 @@ from scipy.stats import t as student
 
 from nas.core.device import DeviceProfile, MachineNoise, Measurement, MeasurementProtocol, verification_status
 from nas.core.errors import InvalidInput, MeasurementRefused
+from nas.core.timing import Sitting, Timing, Visit
 from predictors.measurement.onnx_runtime import (
     canary_model,
     describe_machine,
@@ -25,10 +26,7 @@ from predictors.measurement.onnx_runtime import (
     profile_machine,
 )
 from predictors.measurement.protocol import (
-    Sitting,
     Stopwatch,
-    Timing,
-    Visit,
     combine,
     judge,
     needs_sitting,

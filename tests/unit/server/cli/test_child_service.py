@@ -16,7 +16,7 @@ from server.cli import child_service
 from server.cli.child_service import REPEAT_S, ServiceNotStarted, WaitLine, service_of
 from server.cli.running import ServiceRecord, read_record, recorded
 from server.settings import Settings
-from tests.support.fake_service import FakeService
+from tests.support.seeded_service import seeded_service
 from workers.processes import own_process_name
 
 
@@ -71,13 +71,14 @@ def test_a_wait_is_reported_on_change_and_again_after_a_while() -> None:
 
 
 def test_a_service_of_the_same_home_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child_service, "Client", partial(Client, transport=FakeService().transport))
-    with (
-        recorded(tmp_path, "http://127.0.0.1:1"),
-        service_of(Settings(home=tmp_path), screen(), port_given=True) as service,
-    ):
-        assert service.url == "http://127.0.0.1:1"
-        assert not service.ours
+    with seeded_service(tmp_path) as seeded:
+        monkeypatch.setattr(child_service, "Client", partial(Client, transport=seeded.transport))
+        with (
+            recorded(tmp_path, "http://127.0.0.1:1"),
+            service_of(Settings(home=tmp_path), screen(), port_given=True) as service,
+        ):
+            assert service.url == "http://127.0.0.1:1"
+            assert not service.started_here
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_a_port_in_use_that_nobody_asked_for_is_given_way(tmp_path: Path) -> Non
         taken.listen()
         port = taken.getsockname()[1]
         with service_of(Settings(home=tmp_path, port=port), console, port_given=False) as service:
-            assert service.ours
+            assert service.started_here
             assert not service.url.endswith(f":{port}")
             assert read_record(tmp_path) is not None
     assert read_record(tmp_path) is None

@@ -8,7 +8,8 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,51 +21,60 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from nas.client import Client
+from nas.core.access import LOCAL
 from nas.core.errors import Conflict, InvalidInput, StorageError
-from nas.core.events import Progress, encode
-from nas.core.metrics import METRICS
+from nas.core.events import Evaluated, StageFinished
 from nas.core.spec import BudgetSpec, DeviceSpec, FleetSpec, RetrainSpec, SearchSpec
-from nas.schemas.candidates import CandidatePage, FrontSchema
+from nas.engine import stage_names
+from nas.schemas.candidates import FrontSchema
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.searches import SearchSchema
+from nas.strategies.once_for_all import OnceForAllParams
 from server.api.validate import add_device_command
 from server.cli import options, progress, render
 from server.cli.app import COMMANDS, app
 from server.cli.lazy import CommandEntry, load_command
 from server.cli.scatter import scatter
 from server.cli.serve import _url, listen, serve
-from tests.support.fake_service import (
+from tests.support import seeding
+from tests.support.seeded_service import (
     BASELINE,
-    END,
-    EVENTS,
-    FAILED,
     MEMBERS,
-    ONBOARDING_VERBS,
-    SEARCH,
-    FakeService,
-    event,
-    frames,
-    make_front,
+    SHORT_LOG,
+    SPACE,
+    STAGE_SECONDS,
+    SeededService,
+    StreamCut,
+    seeded_service,
 )
+from tests.support.seeding import REFERENCE, candidate, networks
 
 BEST, MIDDLE, FASTEST = (arch for arch, _, _ in MEMBERS)
+SEARCH, FAILED, LIVE, ONBOARDING = "{search}", "{failed}", "{live}", "{onboarding}"  # ``run`` replaces them by ids
 Run = Callable[..., Result]
 
 
 @pytest.fixture
-def fake() -> FakeService:
-    return FakeService()
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeededService]:
+    with seeded_service(tmp_path_factory.mktemp("service")) as service:
+        service.transport.before_stream = service.work
+        yield service
 
 
 @pytest.fixture
-def run(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the command line against the fake service."""
-    monkeypatch.setattr(options, "Client", partial(Client, transport=fake.transport, sleep=pytest.fail))
+def run(service: SeededService, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command line against the seeded service, whose worker runs what is queued once its log is followed."""
+    monkeypatch.setattr(options, "Client", partial(Client, transport=service.transport, sleep=pytest.fail))
     for name in ("HWNAS_URL", "HWNAS_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    ids = {SEARCH: service.search, FAILED: service.failed}
 
     def call(*words: str) -> Result:
-        result = CliRunner().invoke(app, list(words))
+        if LIVE in words:
+            ids[LIVE] = service.start_search().lease.job_id
+        if ONBOARDING in words:
+            ids[ONBOARDING] = seeding.submit_device(service.store, DeviceSpec())
+        result = CliRunner().invoke(app, [ids.get(word, word) for word in words])
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result
 
@@ -121,16 +131,16 @@ def test_listed_help_equals_the_command_help(entry: CommandEntry) -> None:
         ("agents",),
         ("candidates", SEARCH),
         ("onboardings", "list"),
-        ("onboardings", "cancel", "0b0a4d"),
-        ("onboardings", "priority", "0b0a4d", "3"),
-        ("devices", "rename", "this-machine", "desk"),
+        ("onboardings", "cancel", ONBOARDING),
+        ("onboardings", "priority", ONBOARDING, "3"),
+        ("devices", "rename", "board", "desk"),
         ("spaces",),
         ("strategies",),
         ("version",),
         ("watch", SEARCH),
         ("submit", "--dry-run"),
         ("submit", "--watch"),
-        ("cancel", SEARCH),
+        ("cancel", LIVE),
         ("extend", SEARCH, "--watch"),
         ("devices", "add", "--watch"),
         ("devices", "add", "--no-watch"),
@@ -143,95 +153,105 @@ def test_json_is_the_only_output(run: Run, words: tuple[str, ...]) -> None:
     assert isinstance(json.loads(done.stdout), dict | list)
 
 
-def test_json_equals_the_schema(run: Run) -> None:
-    assert SearchSchema.model_validate_json(run("show", SEARCH, "--json").stdout).id == SEARCH
-    assert FrontSchema.model_validate_json(run("front", SEARCH, "--json").stdout) == make_front()
+def test_json_equals_the_schema(run: Run, service: SeededService) -> None:
+    assert SearchSchema.model_validate_json(run("show", SEARCH, "--json").stdout).id == service.search
+    assert FrontSchema.model_validate_json(run("front", SEARCH, "--json").stdout) == service.front
 
 
-def test_list_commands(run: Run, fake: FakeService) -> None:
-    listed = run("list", "--status", "failed", "--limit", "7").stdout
-    assert dict(fake.last.url.params) == {"status": "failed", "limit": "7"}
-    assert SEARCH in listed
-    assert run("list", "--limit", "7").stderr == "There is more; the next page: nas list --limit 7 --cursor more\n"
-    run("list", "--cursor", "more")
-    assert fake.last.url.params["cursor"] == "more"
+def test_list_commands(run: Run, service: SeededService) -> None:
+    listed = run("list", "--status", "succeeded", "--limit", "7").stdout
+    assert dict(service.last.url.params) == {"status": "succeeded", "limit": "7"}
+    assert service.search in listed
+    hint, cursor = run("list", "--limit", "2").stderr.rsplit(" ", 1)
+    assert hint == "There is more; the next page: nas list --limit 2 --cursor"
+    run("list", "--cursor", cursor.strip())
+    assert service.last.url.params["cursor"] == cursor.strip()
     assert "digits [small]" in listed  # brackets of names are no markup
     assert "mobilenet_v3" in run("spaces").stdout
-    assert "epochs = 9" in run("strategies").stdout
+    assert f"epochs = {OnceForAllParams().epochs}" in run("strategies").stdout
     assert "a [fast] processor" in run("devices", "list").stdout
     cards = run("predictors", "--device", "this-machine").stdout
-    assert dict(fake.last.url.params) == {"device": "this-machine"}
+    assert dict(service.last.url.params) == {"device": "this-machine"}
     assert "2.25" in cards
     assert "96.0%" in cards
     assert run("version").stdout.startswith("hwnas ")
 
 
 @pytest.mark.parametrize("width", [80, 100])
-def test_list_never_folds_names_of_devices(fake: FakeService, width: int) -> None:
+def test_list_never_folds_names_of_devices(service: SeededService, width: int) -> None:
     spec = SearchSpec(name="a search with a long name for people to read", device="jetson-orin-nano-15w")
     fleet = SearchSpec(fleet=FleetSpec(devices=("jetson-orin-nano-15w", "pi", "server")))
     for one, device in ((spec, "jetson-orin-nano-15w"), (fleet, "jetson-orin-nano-15w +2")):
-        search = fake.search.model_copy(update={"spec": one, "id": "0123456789ab"})
+        search = service.view(service.search).model_copy(update={"spec": one, "id": "0123456789ab"})
         screen = Console(file=io.StringIO(), width=width)
         screen.print(render.searches([search]))
-        drawn = screen.file.getvalue()  # type: ignore[attr-defined]
-        assert any("0123456789ab" in line and device in line for line in drawn.splitlines()), drawn
+        text = screen.file.getvalue()  # type: ignore[attr-defined]
+        assert any("0123456789ab" in line and device in line for line in text.splitlines()), text
 
 
-def test_candidates_are_filtered_ordered_and_paged(run: Run, fake: FakeService) -> None:
-    done = run("candidates", SEARCH, "--status", "verified", "--order=predicted_ms", "--limit", "2")
-    assert dict(fake.last.url.params) == {"status": "verified", "order": "predicted_ms", "limit": "2"}
+def test_candidates_are_filtered_ordered_and_paged(run: Run, service: SeededService) -> None:
+    done = run("candidates", SEARCH, "--status", "verified", "--order=predicted_ms", "--limit", "9")
+    assert dict(service.last.url.params) == {"status": "verified", "order": "predicted_ms", "limit": "9"}
     assert all(arch in done.stdout for arch, _, _ in MEMBERS)
     assert done.stderr == ""
-    page = CandidatePage(items=make_front().members, total=9, next="more")
-    fake.answers = {f"GET /v1/searches/{SEARCH}/candidates": httpx.Response(200, content=page.model_dump_json())}
-    done = run("candidates", SEARCH, "--status", "verified", "--limit", "2")
-    words = f"nas candidates {SEARCH} --status verified --order=-val_accuracy --limit 2 --cursor more"
-    assert done.stderr == f"There is more; the next page: {words}\n"
+    hint, _cursor = run("candidates", SEARCH, "--status", "verified", "--limit", "2").stderr.rsplit(" ", 1)
+    words = f"nas candidates {service.search} --status verified --order=-val_accuracy --limit 2 --cursor"
+    assert hint == f"There is more; the next page: {words}"
 
 
-def test_events_are_records_and_logs_are_sentences(run: Run) -> None:
+def test_events_are_records_and_logs_are_sentences(run: Run, service: SeededService) -> None:
+    events = service.events(service.search)
     records = [json.loads(line) for line in run("events", SEARCH).stdout.splitlines()]
-    assert [r["seq"] for r in records] == [e.seq for e in EVENTS]
-    kinds = {r["body"]["kind"] for r in records}
-    [kind, *_] = kinds
-    chosen = run("events", SEARCH, "--kind", kind).stdout.splitlines()
-    assert {json.loads(line)["body"]["kind"] for line in chosen} == {kind}
+    assert [r["seq"] for r in records] == [e.seq for e in events]
+    kind = records[0]["body"]["kind"]
+    of_kind = run("events", SEARCH, "--kind", kind).stdout.splitlines()
+    assert {json.loads(line)["body"]["kind"] for line in of_kind} == {kind}
     followed = run("events", SEARCH, "--follow").stdout.splitlines()
-    assert len(followed) == len(EVENTS)
+    assert len(followed) == len(events)
     logs = run("logs", SEARCH).stdout
-    assert "2030-01-02 03:04:05  " in logs
+    assert f"{events[0].at:%Y-%m-%d %H:%M:%S}  " in logs
     assert "train: started (1 of" in logs
 
 
-def test_onboardings_are_controlled(run: Run, fake: FakeService) -> None:
+def test_onboardings_are_controlled(run: Run, service: SeededService) -> None:
+    job_id = seeding.submit_device(service.store, DeviceSpec())
     listed = run("onboardings", "list", "--device", "this-machine", "--limit", "1")
-    assert "0b0a4d" in listed.stdout
-    assert listed.stderr.endswith("nas onboardings list --device this-machine --limit 1 --cursor more\n")
-    for verb, status in ONBOARDING_VERBS.items():
-        assert run("onboardings", verb, "0b0a4d").stdout == f"onboarding 0b0a4d of this-machine: {status}\n"
-    assert run("onboardings", "priority", "0b0a4d", "3").stdout == "onboarding 0b0a4d: priority 3\n"
-    assert fake.body() == {"priority": 3}
-    assert run("onboardings", "delete", "0b0a4d", "--yes").stdout == "onboarding 0b0a4d: deleted\n"
-    assert run("devices", "rename", "this-machine", "desk").stdout == "device this-machine: now desk\n"
-    assert fake.body() == {"name": "desk"}
-    assert run("devices", "delete", "this-machine", "--yes").stdout == "device this-machine: deleted\n"
-    assert fake.last.method == "DELETE"
+    assert job_id in listed.stdout
+    assert "nas onboardings list --device this-machine --limit 1 --cursor " in listed.stderr
+    for verb, status in (
+        ("pause", "paused"),
+        ("resume", "queued"),
+        ("cancel", "cancelled"),
+        ("retry", "queued"),
+        ("cancel", "cancelled"),
+    ):
+        assert run("onboardings", verb, job_id).stdout == f"onboarding {job_id} of this-machine: {status}\n"
+        if status == "queued":
+            assert run("onboardings", "priority", job_id, "3").stdout == f"onboarding {job_id}: priority 3\n"
+            assert service.body() == {"priority": 3}
+    assert run("onboardings", "delete", job_id, "--yes").stdout == f"onboarding {job_id}: deleted\n"
+    assert run("devices", "rename", "board", "desk").stdout == "device board: now desk\n"
+    assert service.body() == {"name": "desk"}
+    assert run("devices", "delete", "desk", "--yes").stdout == "device desk: deleted\n"
+    assert service.last.method == "DELETE"
 
 
-def test_agents_are_listed(run: Run) -> None:
+def test_agents_are_listed(run: Run, service: SeededService) -> None:
+    profile = replace(seeding.PROFILE, name="pi", source="agent")
+    service.store.measurements.register("pi", "instance-1", profile, {"onnxruntime": "1.31"}, LOCAL)
+    service.clock.pass_(3600.0)
     listed = run("agents").stdout
-    assert "board" in listed
+    assert "pi" in listed
     assert "away" in listed
 
 
 def test_failed_search_shows_its_error(run: Run) -> None:
-    shown = run("show", FAILED)
-    assert shown.exit_code == 0
-    assert "the data set is [empty]" in shown.stdout
+    done = run("show", FAILED)
+    assert done.exit_code == 0
+    assert "the data set is [empty]" in done.stdout
 
 
-def test_front_headers_name_the_kind_of_evidence(run: Run) -> None:
+def test_front_headers_name_the_kind_of_evidence(run: Run, service: SeededService) -> None:
     lines = [line.rstrip() for line in run("front", SEARCH).stdout.splitlines()]
     assert lines[0] == "Pareto front"
     assert lines[1].split() == ["test", "acc.", "latency", "95%", "bound", "latency", "params", "MACs"]
@@ -249,56 +269,52 @@ def test_front_headers_name_the_kind_of_evidence(run: Run) -> None:
         [row] = [line for line in lines if line.startswith(arch)]
         numbers = [f"{accuracy:.2f}", f"{0.98 * ms:.4f}", f"{1.1 * ms:.4f}", f"{ms:.4f}"]
         assert row.split() == [arch, *numbers, "40", "k", "1.2", "M", "verified"]
-    assert "0.8100" in lines[-1]
-    assert "0.7500" in lines[-1]
+    assert f"{service.front.hypervolume:.4f}" in lines[-1]
+    assert f"{service.front.baseline_hypervolume:.4f}" in lines[-1]
 
 
-def test_early_front_shows_no_measurement(run: Run, fake: FakeService) -> None:
-    early = make_front()
-    for p in early.members:
-        p.status = "unverified"
-        del p.metrics["measured_ms"], p.metrics["test_accuracy"]
-    for axis, metric in zip(early.objectives, ("val_accuracy", "predicted_ms"), strict=True):
-        axis.metric, axis.kind = metric, METRICS[metric].kind
-    early.final, early.baseline = False, []
-    fake.answers = {f"GET /v1/searches/{SEARCH}/front": httpx.Response(200, json=early.model_dump(mode="json"))}
-    shown = run("front", SEARCH).stdout
-    assert "nothing measured yet" in shown
-    assert "estimated" in shown
-    assert "unverified" in shown
-    assert "measured" not in shown.replace("nothing measured yet", "")
+def test_early_front_shows_no_measurement(run: Run, service: SeededService) -> None:
+    points = (candidate(arch, val_accuracy=90.0, predicted_ms=0.2, upper_ms=0.22) for arch in networks(SPACE, 3))
+    early = service.start_search(StageFinished("estimate", 0.5, {"reference": REFERENCE}), Evaluated(tuple(points)))
+    front = run("front", early.lease.job_id).stdout
+    assert "nothing measured yet" in front
+    assert "estimated" in front
+    assert "unverified" in front
+    assert "measured" not in front.replace("nothing measured yet", "")
 
 
 @pytest.mark.parametrize("scale", [1.0, 1234.5])
-def test_front_fits_into_eighty_columns(scale: float) -> None:
-    found = make_front()
-    for p in found.members:
+def test_front_fits_into_eighty_columns(service: SeededService, scale: float) -> None:
+    front = service.front
+    for p in front.members:
         p.status = "unverified"
         for metric in p.metrics.values():
             metric.value *= 1.0 if metric.unit == "%" else scale
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(render.front(found))
+    console.print(render.front(front))
     text = console.export_text()
     assert "…" not in text
     for arch, _, _ in MEMBERS:
         assert any(line.startswith(arch) and line.endswith("unverified") for line in map(str.rstrip, text.splitlines()))
 
 
-def test_front_sends_axes_bound_and_device(run: Run, fake: FakeService) -> None:
+def test_front_sends_axes_bound_and_device(run: Run, service: SeededService) -> None:
     run("front", SEARCH, "--bound-ms", "0.2", "--objectives", "accuracy, macs", "--device", "board")
-    assert dict(fake.last.url.params) == {"bound_ms": "0.2", "objectives": "accuracy,macs", "device": "board"}
+    assert dict(service.last.url.params) == {"bound_ms": "0.2", "objectives": "accuracy,macs", "device": "board"}
 
 
-def test_scatter_positions() -> None:
-    lines = scatter(make_front(), width=41, height=11).splitlines()
+def test_scatter_positions(service: SeededService) -> None:
+    lines = scatter(service.front, width=41, height=11).splitlines()
     assert "Test accuracy (measured, %)" in lines[0]
     rows = [line.partition("|")[2].ljust(41) for line in lines[1:12]]
     ranges = [*MEMBERS, *BASELINE]
-    (left, right), (low, high) = [(min(v), max(v)) for v in zip(*[m[1:][::-1] for m in ranges], strict=True)]
+    (least_ms, most_ms), (low, high) = [(min(v), max(v)) for v in zip(*[m[1:][::-1] for m in ranges], strict=True)]
     placed = {}
     for mark, members in (("x", BASELINE), ("o", MEMBERS)):
         for _, accuracy, ms in members:
-            placed[round((high - accuracy) / (high - low) * 10), round((ms - left) / (right - left) * 40)] = mark
+            placed[round((high - accuracy) / (high - low) * 10), round((ms - least_ms) / (most_ms - least_ms) * 40)] = (
+                mark
+            )
     assert {(r, c): m for r, row in enumerate(rows) for c, m in enumerate(row) if m != " "} == placed
     assert rows[0][40] == "o"  # the most accurate network is also the slowest
     assert lines[1].startswith("98.50 |")
@@ -306,85 +322,97 @@ def test_scatter_positions() -> None:
     assert "Measured latency (measured, ms)" in lines[-1]
 
 
-def test_scatter_of_one_point_is_empty() -> None:
-    alone = make_front().model_copy(update={"members": make_front().members[:1], "baseline": []})
-    assert scatter(alone) == ""
-    assert scatter(alone.model_copy(update={"members": []})) == ""
+def test_scatter_of_one_point_is_empty(service: SeededService) -> None:
+    front = service.front.model_copy(update={"members": service.front.members[:1], "baseline": []})
+    assert scatter(front) == ""
+    assert scatter(front.model_copy(update={"members": []})) == ""
 
 
 # Submitting
 
 
-def test_submit_without_file_searches_digits(run: Run, fake: FakeService) -> None:
+def test_submit_without_file_searches_digits(run: Run, service: SeededService) -> None:
     assert run("submit").exit_code == 0
-    assert SearchSpec.model_validate(fake.body()) == SearchSpec(name="digits")
+    assert SearchSpec.model_validate(service.body()) == SearchSpec(name="digits")
 
 
-def test_options_override_the_file(run: Run, fake: FakeService, tmp_path: Path) -> None:
+def test_options_override_the_file(run: Run, service: SeededService, tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump({"name": "mine", "seed": 3, "budget": {"verified": 5}}))
     words = ("--seed", "4", "--bound-ms", "0.2", "--evaluations", "16", "--device", "board", "--supernet", SEARCH)
     done = run("submit", str(path), *words, "--key", "once")
     assert done.exit_code == 0, done.stderr
-    spec = SearchSpec.model_validate(fake.body())
+    spec = SearchSpec.model_validate(service.body())
     assert spec.name == "mine"
-    assert (spec.seed, spec.device, spec.supernet) == (4, "board", SEARCH)
+    assert (spec.seed, spec.device, spec.supernet) == (4, "board", service.search)
     assert spec.bound("latency") == 0.2
     assert spec.budget == BudgetSpec(evaluations=16, verified=5)
-    assert fake.last.headers["idempotency-key"] == "once"
+    assert service.last.headers["idempotency-key"] == "once"
 
 
-def test_retrain_option(run: Run, fake: FakeService, tmp_path: Path) -> None:
+def test_retrain_option(run: Run, service: SeededService, tmp_path: Path) -> None:
     assert run("submit", "--retrain", "30").exit_code == 0
-    assert SearchSpec.model_validate(fake.body()).retrain == RetrainSpec(epochs=30)
+    assert SearchSpec.model_validate(service.body()).retrain == RetrainSpec(epochs=30)
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump({"budget": {"verified": 5}, "retrain": {"trials": 9, "networks": 4}}))
     assert run("submit", str(path), "--retrain", "30").exit_code == 0
-    assert SearchSpec.model_validate(fake.body()).retrain == RetrainSpec(epochs=30, trials=9, networks=4)
+    assert SearchSpec.model_validate(service.body()).retrain == RetrainSpec(epochs=30, trials=9, networks=4)
     path.write_text(yaml.safe_dump({"budget": {"verified": 5}}))
     assert run("submit", str(path), "--retrain", "30").exit_code == 0
-    assert SearchSpec.model_validate(fake.body()).retrain == RetrainSpec(epochs=30, networks=5)
+    assert SearchSpec.model_validate(service.body()).retrain == RetrainSpec(epochs=30, networks=5)
 
 
-def test_bound_without_latency_objective_is_rejected(run: Run, fake: FakeService, tmp_path: Path) -> None:
+def test_bound_without_latency_objective_is_rejected(run: Run, service: SeededService, tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     path.write_text(json.dumps({"objectives": [{"name": "accuracy"}, {"name": "macs"}]}))
     done = run("submit", str(path), "--bound-ms", "0.2")
     assert done.exit_code == 2
     assert "latency among the objectives" in done.stderr
-    assert not fake.requests
+    assert not service.requests
 
 
-def test_dry_run_prints_a_report_and_submits_nothing(run: Run, fake: FakeService) -> None:
+def test_dry_run_prints_a_report_and_submits_nothing(run: Run, service: SeededService) -> None:
     done = run("submit", "--dry-run", "--bound-ms", "0.2")
     assert done.exit_code == 0
     assert "feasible" in done.stdout
-    assert "0.05 ms" in done.stdout
-    assert [r.url.params.get("dry_run") for r in fake.requests] == ["true"]
+    assert [r.url.params.get("dry_run") for r in service.requests] == ["true"]
+    with service.client() as nas:
+        lowest_ms = nas.dry_run(SearchSpec(), measure=False).lowest_reachable_ms
+    assert f"{lowest_ms:.4g} ms" in done.stdout
     lines = done.stdout.splitlines()
-    assert any("6 steps timed on node-a" in line for line in lines)
+    assert any("10 steps timed on node-a" in line for line in lines)
     train = next(line for line in lines if line.startswith("train"))
     assert all(part in train for part in ("1 min 36 s", "1 min 7 s", "2 min 34 s", "720 steps", "741 MB"))
-    assert next(line for line in lines if line.startswith("novel")).split()[1:4] == ["?", "?", "?"]
-    assert "novel: cannot say [yet]" in lines
-    assert next(line for line in lines if line.startswith("total")).split()[1:3] == ["1", "min"]
+    untimed = next(
+        stage for stage, seconds in zip(stage_names(SearchSpec()), STAGE_SECONDS, strict=True) if seconds is None
+    )
+    assert next(line for line in lines if line.startswith(untimed)).split()[1:4] == ["?", "?", "?"]
+    assert f"{untimed}: cannot say [yet]" in lines
+    assert next(line for line in lines if line.startswith("total")).split()[1:3] == ["2", "min"]
     assert "not every stage could be timed" in done.stdout
     assert max(map(len, lines)) <= 80
-    fake.feasible = False
-    done = run("submit", "--dry-run")
+    done = run("submit", "--dry-run", "--bound-ms", "0.01")
     assert done.exit_code == 2
-    assert "no network meets the bound [0.01 ms]" in done.stdout
+    assert "no network meets the bound of 0.01 ms" in done.stdout
 
 
-def test_dry_run_without_cost_prints_the_reason(run: Run, fake: FakeService) -> None:
+def test_problems_of_a_dry_run_are_no_markup(service: SeededService) -> None:
+    with service.client() as nas:
+        dry_run = nas.dry_run(SearchSpec(), measure=False)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(render.dry_run(dry_run.model_copy(update={"feasible": False, "problems": ["the bound [0.01 ms]"]})))
+    assert "the bound [0.01 ms]" in console.export_text()
+
+
+def test_dry_run_without_cost_prints_the_reason(run: Run, service: SeededService) -> None:
     done = run("submit", "--dry-run", "--no-measure", "--wait", "5")
-    assert fake.last.url.params["measure"] == "false"
-    assert fake.last.url.params["wait_s"] == "5"
+    assert service.last.url.params["measure"] == "false"
+    assert service.last.url.params["wait_s"] == "5"
     assert "how long it takes is not known: it was not requested" in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("nme: x", "unknown key 'nme'"),
         ("seed: many", "seed"),
@@ -392,14 +420,16 @@ def test_dry_run_without_cost_prints_the_reason(run: Run, fake: FakeService) -> 
         ("a: [", "neither YAML nor JSON"),
     ],
 )
-def test_invalid_file_prints_one_line(run: Run, fake: FakeService, tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_file_prints_one_line(
+    run: Run, service: SeededService, tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "spec.yaml").write_text(text)
     done = run("submit", str(tmp_path / "spec.yaml"))
     assert done.exit_code == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.startswith("nas: ")
     assert not done.stdout
-    assert not fake.requests
+    assert not service.requests
 
 
 def test_missing_file_prints_one_line(run: Run) -> None:
@@ -411,8 +441,10 @@ def test_missing_file_prints_one_line(run: Run) -> None:
 # Watching
 
 
-def test_watch_prints_stages_on_standard_error(run: Run) -> None:
-    done = run("watch", SEARCH)
+def test_watch_prints_stages_on_standard_error(run: Run, service: SeededService) -> None:
+    search = seeding.submit_search(service.store, SearchSpec(name="live"))
+    service.transport.before_stream = partial(service.work, log=service.measured_log())
+    done = run("watch", search)
     assert done.exit_code == 0, done.stderr
     for line in ("train: started (1 of 2)", "train: finished after 12.5 s", "export: finished after 1.5 s"):
         assert line in done.stderr
@@ -421,33 +453,36 @@ def test_watch_prints_stages_on_standard_error(run: Run) -> None:
     assert BEST in done.stdout  # and then the front
 
 
-def test_watch_starts_at_the_last_event(run: Run, fake: FakeService) -> None:
-    fake.search = fake.search.model_copy(update={"last_event": 4})
-    done = run("watch", SEARCH)
+def test_watch_starts_at_the_last_event(run: Run, service: SeededService) -> None:
+    attempt = service.start_search(*SHORT_LOG[:4])
+    search = attempt.lease.job_id
+    last = service.view(search).last_event
+
+    def end() -> None:
+        attempt.append(*SHORT_LOG[4:])
+        attempt.finish()
+
+    service.transport.before_stream = end
+    done = run("watch", search)
     assert "export: finished" in done.stderr
     assert "train: started" not in done.stderr
-    [stream] = [r for r in fake.requests if r.url.path.endswith("/events")]
-    assert stream.headers["last-event-id"] == "4"
+    [stream] = [r for r in service.requests if r.url.path.endswith("/events")]
+    assert stream.headers["last-event-id"] == str(last)
 
 
-def test_progress_bars_show_values(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_bars_show_values(service: SeededService, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(force_terminal=True, width=120, record=True, color_system=None)
     monkeypatch.setattr(progress, "progress_console", lambda: console)
-    fake.streams = [([*frames([event(2, **_progress(3))]), END], None)]
-    running = fake.search.model_copy(
-        update={"stages": [s.model_copy(update={"status": "waiting"}) for s in fake.search.stages]}
-    )
-    with Client(transport=fake.transport) as nas:
-        progress.follow(running, nas.watch(SEARCH))
-    shown = console.export_text()
-    assert "3/9 steps" in shown
-    assert "loss 0.5" in shown
-    assert "depth" in shown
-    assert "export" in shown
-
-
-def _progress(done: int) -> dict[str, Any]:
-    return encode(Progress("train", done, 9, "steps", {"loss": 0.5}, "depth"))
+    service.transport.cuts = [StreamCut(4, error=None, end=True)]  # up to the progress of the training
+    search = service.view(service.streamed)
+    waiting = [s.model_copy(update={"status": "waiting"}) for s in search.stages]
+    with service.client() as nas:
+        progress.follow(search.model_copy(update={"stages": waiting}), nas.watch(service.streamed))
+    text = console.export_text()
+    assert "3/9 steps" in text
+    assert "loss 0.5" in text
+    assert "depth" in text
+    assert "export" in text
 
 
 @pytest.mark.parametrize("words", [("watch", FAILED), ("watch", FAILED, "--json")], ids=" ".join)
@@ -457,12 +492,12 @@ def test_watch_of_a_failed_search_exits_with_1(run: Run, words: tuple[str, ...])
     assert "the data set is [empty]" in done.stdout
 
 
-def test_interrupt_stops_watching_without_cancelling(run: Run, fake: FakeService) -> None:
-    fake.streams = [(frames([event(1, "stage_started", stage="train", position=0, total=2)]), _Interrupt())]
+def test_interrupt_stops_watching_without_cancelling(run: Run, service: SeededService) -> None:
+    service.transport.cuts = [StreamCut(1, error=_Interrupt())]
     done = run("watch", SEARCH)
     assert done.exit_code == 130
-    assert f"nas watch {SEARCH}" in done.stderr
-    assert not any(r.url.path.endswith("/cancel") for r in fake.requests)
+    assert f"nas watch {service.search}" in done.stderr
+    assert not any(r.url.path.endswith("/cancel") for r in service.requests)
 
 
 class _Interrupt(KeyboardInterrupt, Exception):  # type: ignore[misc]
@@ -472,18 +507,19 @@ class _Interrupt(KeyboardInterrupt, Exception):  # type: ignore[misc]
 # What comes out, and what goes on
 
 
-def test_pull_downloads_the_most_accurate_candidate(run: Run, fake: FakeService, tmp_path: Path) -> None:
+def test_pull_downloads_the_most_accurate_candidate(run: Run, service: SeededService, tmp_path: Path) -> None:
     done = run("pull", SEARCH, "--to", str(tmp_path / "models"))
     path = tmp_path / "models" / f"{BEST}.zip"
     assert done.stdout.strip() == str(path)  # one line, whatever its length
-    assert path.read_bytes() == fake.files[path.name]
+    assert path.read_bytes() == f"the zip of {BEST}".encode()
 
 
 @pytest.mark.parametrize(
-    ("which", "archs"), [("best", [BEST]), ("fastest", [FASTEST]), (MIDDLE, [MIDDLE]), ("all", [BEST, MIDDLE, FASTEST])]
+    ("selection", "archs"),
+    [("best", [BEST]), ("fastest", [FASTEST]), (MIDDLE, [MIDDLE]), ("all", [BEST, MIDDLE, FASTEST])],
 )
-def test_pull_by_name(run: Run, tmp_path: Path, which: str, archs: list[str]) -> None:
-    done = run("pull", SEARCH, which, "--to", str(tmp_path), "--json")
+def test_pull_by_name(run: Run, tmp_path: Path, selection: str, archs: list[str]) -> None:
+    done = run("pull", SEARCH, selection, "--to", str(tmp_path), "--json")
     assert json.loads(done.stdout) == [str(tmp_path / f"{a}.zip") for a in archs]
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{a}.zip" for a in archs)
 
@@ -495,10 +531,9 @@ def test_pull_of_unknown_candidate_lists_exported_ones(run: Run, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
-def test_damaged_download_exits_with_1(run: Run, fake: FakeService, tmp_path: Path) -> None:
-    served = fake.files[f"{BEST}.zip"]
-    answer = httpx.Response(200, content=served[:-1])
-    fake.answers = {f"GET /v1/searches/{SEARCH}/artifacts/{BEST}/{BEST}.zip": answer}
+def test_damaged_download_exits_with_1(run: Run, service: SeededService, tmp_path: Path) -> None:
+    damaged = httpx.Response(200, content=b"the zip of anothe")
+    service.answer(f"GET /v1/searches/{service.search}/artifacts/{BEST}/{BEST}.zip", damaged)
     done = run("pull", SEARCH, "--to", str(tmp_path))
     assert done.exit_code == 1
     assert "damaged" in done.stderr
@@ -506,10 +541,10 @@ def test_damaged_download_exits_with_1(run: Run, fake: FakeService, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["../outside.zip", "/outside.zip", "a\\b.zip", "..", ""])
-def test_file_name_cannot_leave_the_folder(run: Run, fake: FakeService, tmp_path: Path, name: str) -> None:
-    with Client(transport=fake.transport) as nas:
-        listed = [a.model_copy(update={"name": name}).model_dump(mode="json") for a in nas.artifacts(SEARCH)]
-    fake.answers = {f"GET /v1/searches/{SEARCH}/artifacts": httpx.Response(200, json=listed)}
+def test_file_name_cannot_leave_the_folder(run: Run, service: SeededService, tmp_path: Path, name: str) -> None:
+    with service.client() as nas:
+        listed = [a.model_copy(update={"name": name}).model_dump(mode="json") for a in nas.artifacts(service.search)]
+    service.answer(f"GET /v1/searches/{service.search}/artifacts", httpx.Response(200, json=listed))
     (tmp_path / "to").mkdir()
     done = run("pull", SEARCH, BEST, "--to", str(tmp_path / "to"))
     assert done.exit_code == 1
@@ -517,54 +552,54 @@ def test_file_name_cannot_leave_the_folder(run: Run, fake: FakeService, tmp_path
     assert [p.name for p in tmp_path.rglob("*")] == ["to"]
 
 
-def test_extend_sends_its_options(run: Run, fake: FakeService) -> None:
-    done = run("extend", SEARCH, "--evaluations", "32", "--bound-ms", "0.1", "--device", "board")
-    assert fake.body() == {"evaluations": 32, "bounds": {"latency": 0.1}, "device": "board"}
-    assert "nas watch c41d" in done.stdout
+def test_extend_sends_its_options(run: Run, service: SeededService) -> None:
+    done = run("extend", SEARCH, "--evaluations", "32", "--bound-ms", "0.4", "--device", "board")
+    assert service.body() == {"evaluations": 32, "bounds": {"latency": 0.4}, "device": "board"}
+    [child] = service.store.queries.searches(None, 9, None, parent=service.search).items
+    assert f"nas watch {child.id}" in done.stdout
 
 
-def test_cancel(run: Run, fake: FakeService) -> None:
-    assert "cancelled" in run("cancel", SEARCH).stdout
-    assert fake.last.url.path == f"/v1/searches/{SEARCH}/cancel"
+def test_cancel(run: Run, service: SeededService) -> None:
+    assert "cancelled" in run("cancel", LIVE).stdout
+    [cancelled] = service.store.queries.searches("cancelled", 9, None).items
+    assert service.last.url.path == f"/v1/searches/{cancelled.id}/cancel"
 
 
 # Devices
 
 
-def test_devices_add_defaults_to_the_digits_space(run: Run, fake: FakeService) -> None:
+def test_devices_add_defaults_to_the_digits_space(run: Run, service: SeededService) -> None:
     done = run("devices", "add", "this-machine")
     assert done.exit_code == 0, done.stderr
-    [sent] = [r for r in fake.requests if r.method == "POST"]
+    [sent] = [r for r in service.requests if r.method == "POST"]
     assert DeviceSpec.model_validate_json(sent.content) == DeviceSpec()
-    assert "train: started" in done.stderr
+    assert "measure: started" in done.stderr
     for figure in ("2.25 %", "0.9910", "96.0%", "a [fast] processor"):
         assert figure in done.stdout
 
 
-def test_devices_versions_drift_and_compare(run: Run, fake: FakeService) -> None:
+def test_devices_versions_drift_and_compare(run: Run, service: SeededService) -> None:
     versions = run("devices", "versions").stdout
     assert "1 (in use)" in versions
-    assert f"search {SEARCH}" in versions
+    assert f"search {service.slower}" in versions
     assert "not used: it is [worse]" in versions
     drifting = run("devices", "drift", "this-machine").stdout
     assert "20 % longer" in drifting
     assert "1.200" in drifting
     both = run("devices", "compare", "this-machine", "board").stdout
-    assert dict(fake.last.url.params) == {"other": "board"}
+    assert dict(service.last.url.params) == {"other": "board"}
     assert "3.00 times as long" in both
-    assert "a [fast] one" in both
+    assert "a [fast] processor" in both
 
 
-def test_devices_add_for_another_space(run: Run, fake: FakeService) -> None:
-    words = ["--param", "preset=cifar", "--param", "widths=[1, 2]", "--data", "npz", "--data-path", "/data/x.npz"]
-    done = run(
-        "devices", "add", "board", *words, "--data-param", "classes=3", "--samples", "48", "--no-watch", "--json"
-    )
+def test_devices_add_for_another_space(run: Run, service: SeededService) -> None:
+    words = ["--param", "preset=cifar", "--param", "depths=[1, 2]", "--data-param", "val_fraction=0.3"]
+    done = run("devices", "add", "board", *words, "--samples", "48", "--no-watch", "--json")
     spec = DeviceSchema.model_validate_json(done.stdout).spec
-    assert spec.space.model_dump() == {"name": "mobilenet_v3", "params": {"preset": "cifar", "widths": [1, 2]}}
-    assert (spec.data.name, spec.data.path, spec.data.params) == ("npz", "/data/x.npz", {"classes": 3})
+    assert spec.space.model_dump() == {"name": "mobilenet_v3", "params": {"preset": "cifar", "depths": [1, 2]}}
+    assert (spec.data.name, spec.data.params) == ("digits", {"val_fraction": 0.3})
     assert (spec.name, spec.samples) == ("board", 48)
-    assert len(fake.requests) == 1
+    assert len(service.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -576,17 +611,19 @@ def test_devices_add_for_another_space(run: Run, fake: FakeService) -> None:
         {"data": {"name": "npz", "path": "/a b/x.npz", "params": {"classes": 3, "key": "x y"}}},
     ],
 )
-def test_suggested_add_device_command_is_valid(run: Run, fake: FakeService, spec: dict[str, Any]) -> None:
+def test_suggested_add_device_command_is_valid(run: Run, service: SeededService, spec: dict[str, Any]) -> None:
+    board = service.store.queries.device("board").model_dump(mode="json")
+    service.answer("POST /v1/devices", httpx.Response(201, json=board))  # whatever the data and the space
     search = SearchSpec.model_validate({**spec, "device": "board"})
     program, *words = shlex.split(add_device_command(search))
     assert program == "nas"
     assert run(*words, "--no-watch").exit_code == 0
-    sent = DeviceSpec.model_validate(fake.body())
+    sent = DeviceSpec.model_validate(service.body())
     assert (sent.name, sent.space, sent.data) == ("board", search.space, search.data)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--param", "preset"), "expected key=value, got 'preset'"),
         (("--param", "=digits"), "expected key=value"),
@@ -594,15 +631,17 @@ def test_suggested_add_device_command_is_valid(run: Run, fake: FakeService, spec
         (("--samples", "1"), "samples"),
     ],
 )
-def test_invalid_device_options_are_rejected(run: Run, fake: FakeService, words: tuple[str, ...], said: str) -> None:
+def test_invalid_device_options_are_rejected(
+    run: Run, service: SeededService, words: tuple[str, ...], message: str
+) -> None:
     done = run("devices", "add", "board", *words)
     assert done.exit_code == 2
-    assert said in done.stderr
-    assert not fake.requests
+    assert message in done.stderr
+    assert not service.requests
 
 
-def test_failed_onboarding_exits_with_1(run: Run, fake: FakeService) -> None:
-    fake.device = fake.device.model_copy(update={"status": "failed", "error": "too unsteady"})
+def test_failed_onboarding_exits_with_1(run: Run, service: SeededService) -> None:
+    service.transport.before_stream = partial(service.work, "failed", "too unsteady")
     done = run("devices", "add", "this-machine")
     assert done.exit_code == 1
     assert "too unsteady" in done.stdout
@@ -621,8 +660,8 @@ def test_failed_onboarding_exits_with_1(run: Run, fake: FakeService) -> None:
         (500, "error", 1),
     ],
 )
-def test_error_prints_one_line(run: Run, fake: FakeService, status: int, code: str, exit_code: int) -> None:
-    fake.problems = {f"GET /v1/searches/{SEARCH}": (status, code, "expected [this], got that")}
+def test_error_prints_one_line(run: Run, service: SeededService, status: int, code: str, exit_code: int) -> None:
+    service.refuse(f"GET /v1/searches/{service.search}", status, code, "expected [this], got that")
     for words in (("show", SEARCH), ("show", SEARCH, "--json"), ("watch", SEARCH)):
         done = run(*words)
         assert done.exit_code == exit_code
@@ -645,15 +684,15 @@ def test_unreachable_server_prints_how_to_start_it(monkeypatch: pytest.MonkeyPat
     ("before", "after", "environment", "expected"),
     [
         ((), (), None, "http://127.0.0.1:8765"),
-        ((), (), "http://env:1", "http://env:1"),
-        (("--url", "http://first:2"), (), "http://env:1", "http://first:2"),
-        (("--url", "http://first:2"), ("--url", "http://second:3"), "http://env:1", "http://second:3"),
+        ((), (), "http://localhost:1", "http://localhost:1"),
+        (("--url", "http://localhost:2"), (), "http://localhost:1", "http://localhost:2"),
+        (("--url", "http://localhost:2"), ("--url", "http://localhost:3"), "http://localhost:1", "http://localhost:3"),
     ],
 )
 @pytest.mark.parametrize("words", [("list",), ("devices", "list")], ids=" ".join)
 def test_url_option_and_environment(
     run: Run,
-    fake: FakeService,
+    service: SeededService,
     monkeypatch: pytest.MonkeyPatch,
     before: tuple[str, ...],
     after: tuple[str, ...],
@@ -664,7 +703,7 @@ def test_url_option_and_environment(
     if environment is not None:
         monkeypatch.setenv("HWNAS_URL", environment)
     assert run(*before, *words, *after).exit_code == 0
-    assert str(fake.last.url).startswith(expected + "/")
+    assert str(service.last.url).startswith(expected + "/")
 
 
 @pytest.mark.parametrize("words", [("lst",), ("front",), ("list", "--status", "odd"), ("submit", "--bound-ms", "0")])
@@ -678,8 +717,8 @@ def test_usage_error_exits_with_2(run: Run, words: tuple[str, ...]) -> None:
 def test_port_in_use_is_reported_before_startup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("server.cli.serve._run", lambda *_: pytest.fail("something was started"))
     monkeypatch.setattr("server.cli.serve.exit_on_signals", lambda: None)
-    with listen("127.0.0.1", 0) as taken:
-        port = taken.getsockname()[1]
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
         done = CliRunner().invoke(app, ["serve", "--port", str(port), "--home", str(tmp_path / "home")])
         with pytest.raises(Conflict):
             listen("127.0.0.1", port)

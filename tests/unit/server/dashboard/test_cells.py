@@ -14,7 +14,7 @@ from nas.core.arch import Arch, choice_counts, sample
 from nas.core.events import Traced
 from nas.core.ports import ImageShape, is_relaxed
 from search_spaces.darts_cell.cell import node_inputs
-from server.api.catalog import cell_schemas, cells_of
+from server.api.catalog import cells_of
 from server.dashboard.candidate import cell_svg
 from server.dashboard.candidate.cell_svg import Arc
 
@@ -80,7 +80,7 @@ def test_what_is_strongest_is_the_network_that_the_relaxation_stands_for() -> No
             table = rng.dirichlet(np.ones(space.relaxation.shape[1]), size=space.relaxation.shape[0])
             genes = space.discretise(table)
             architecture_cells = cells_of(space, Arch(space.id, tuple(genes.tolist())))
-            for cell, own in zip(cell_schemas(space.cells), architecture_cells, strict=True):
+            for cell, own in zip(space.cells, architecture_cells, strict=True):
                 arcs = [a for a in cell_svg.strongest(cell, trace(name, table)) if not a.faint]
                 strongest = {(a.start, a.end, a.operation) for a in arcs if a.operation != "none"}
                 derived = {(a.start, a.end, a.operation) for a in cell_svg.of_architecture(own)}
@@ -91,7 +91,7 @@ def test_what_is_strongest_is_the_network_that_the_relaxation_stands_for() -> No
 def test_edges_without_any_operation_left_are_not_drawn() -> None:
     table = np.zeros((6, 5))
     table[0, 4] = 0.9
-    (cell,) = cell_schemas(space_of("nas_bench_201").cells)
+    (cell,) = space_of("nas_bench_201").cells
     assert cell_svg.strongest(cell, trace("nas_bench_201", table)) == [Arc(0, 1, "nor_conv_3x3", 0.9)]
 
 
@@ -101,7 +101,7 @@ def test_a_drawing_holds_every_edge_its_words_and_only_its_own_colours(name: str
     table = np.random.default_rng(2).dirichlet(np.ones(space.relaxation.shape[1]), size=space.relaxation.shape[0])
     style = (Path(cell_svg.__file__).parents[1] / "static" / "dashboard.css").read_text()
     boxes = []
-    for cell in cell_schemas(space.cells):
+    for cell in space.cells:
         arcs = cell_svg.strongest(cell, trace(name, table))
         svg = ET.fromstring(cell_svg.svg(cell, arcs))
         groups = [g for g in svg if g.tag == "g" and g.get("class") not in ("nodes", "passing")]
@@ -139,7 +139,7 @@ def test_names_in_short_and_escaped() -> None:
         "my_op": "my op",
     }
     assert {n: cell_svg.short(n) for n in names} == names
-    (cell,) = cell_schemas(space_of("nas_bench_201").cells)
+    (cell,) = space_of("nas_bench_201").cells
     html = cell_svg.side_by_side([(cell, [Arc(0, 1, "<script>alert(1)</script>", 0.5)])])
     assert "<script>" not in html
     assert ET.fromstring(html) is not None

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import yaml
+from fastapi.testclient import TestClient
 
+from nas.client import Client
+from nas.core.drift import Drift
 from nas.core.events import Traced
 from nas.core.lifecycle import ALLOWED_STATUSES, STATUSES, JobStatus
 from nas.core.metrics import METRICS
 from nas.core.spec import SearchSpec, parse_spec
-from nas.schemas.candidates import CandidateSchema, FrontSchema
+from nas.schemas.candidates import CandidateDetailSchema, CandidateSchema, FrontSchema
+from nas.schemas.devices import DeviceComparisonSchema
+from nas.schemas.jobs import EventSchema
+from nas.schemas.predictors import PredictorCardSchema
+from nas.schemas.searches import SearchSchema
+from server.api.app import create_app
 from server.dashboard import formatting
 from server.dashboard.candidate.architecture_svg import architecture_svg, blocks, is_used
 from server.dashboard.charts.comparison import comparison_chart
@@ -22,28 +33,72 @@ from server.dashboard.charts.options import BAD, SURFACE, Options, nice_range
 from server.dashboard.charts.pareto import pareto_chart
 from server.dashboard.charts.predictor import predictor_chart
 from server.dashboard.charts.relaxation import by_run, operation_weights_chart, reading_charts
-from server.dashboard.search.event_log import EventLog
+from server.dashboard.search.event_log import EventHistory
 from server.dashboard.search.status_text import explain, last_interruption, status_periods
 from server.dashboard.search_actions import ACTIONS
 from server.dashboard.spec_text import spec_text
-from tests.support.fake_dashboard_api import (
-    FakeSearch,
-    make_card,
-    make_comparison,
-    make_device,
-    make_drift,
-    make_searches,
-)
-
-SEARCHES = {s.spec.name: s for s in make_searches()}
-FINISHED = SEARCHES["digits under half a millisecond"]
-THREE = SEARCHES["three objectives, extended"]
+from server.settings import Settings
+from tests.support.seeded_dashboard import FINISHED, QUARANTINED, QUEUED, RUNNING, THREE, seeded_store
 
 
-def running() -> FakeSearch:
-    search = next(s for s in make_searches() if s.status == "running")
-    search.step = 12
-    return search
+@dataclass(frozen=True)
+class SearchResources:
+    """What REST says about a search."""
+
+    search: SearchSchema
+    front: FrontSchema
+    candidates: list[CandidateSchema]
+    events: list[EventSchema]
+    details: Callable[[CandidateSchema], CandidateDetailSchema]
+
+
+@dataclass(frozen=True)
+class ServiceResources:
+    """What REST says about the searches, by name, and the devices of the seeded service."""
+
+    searches: Mapping[str, SearchResources]
+    card: PredictorCardSchema
+    drift: Drift
+    comparison: DeviceComparisonSchema
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceResources]:
+    folder = tmp_path_factory.mktemp("seeded")
+    with seeded_store(folder) as seeds:
+        app = TestClient(create_app(Settings(home=folder), seeds.store), "http://127.0.0.1:8765")
+        with Client(transport=app._transport) as nas:
+            yield ServiceResources(
+                {name: resources(nas, seeds.ids[name]) for name in (FINISHED, THREE, RUNNING, QUEUED, QUARANTINED)},
+                nas.predictors("this-machine")[-1],
+                nas.drift("this-machine"),
+                nas.compare("this-machine", "shelf"),
+            )
+
+
+def resources(nas: Client, search_id: str) -> SearchResources:
+    return SearchResources(
+        nas.search(search_id),
+        nas.front(search_id),
+        nas.candidates(search_id, limit=1000).items,
+        nas.events(search_id, limit=1000).items,
+        lambda candidate: nas.candidate(search_id, candidate.arch, candidate.origin),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(service: ServiceResources) -> SearchResources:
+    return service.searches[FINISHED]
+
+
+@pytest.fixture(scope="module")
+def three(service: ServiceResources) -> SearchResources:
+    return service.searches[THREE]
+
+
+@pytest.fixture(scope="module")
+def running(service: ServiceResources) -> SearchResources:
+    return service.searches[RUNNING]
 
 
 def series(options: Options) -> dict[str, Any]:
@@ -70,8 +125,8 @@ ACCURACIES = ("val_accuracy", "test_accuracy")
 
 
 @pytest.mark.parametrize("names", [LATENCIES, ACCURACIES])
-def test_predicted_and_measured_never_share_a_series(names: tuple[str, ...]) -> None:
-    front, points = FINISHED.front(), FINISHED.points()
+def test_predicted_and_measured_never_share_a_series(finished: SearchResources, names: tuple[str, ...]) -> None:
+    front, points = finished.front, finished.candidates
     kinds = kinds_of(pareto_chart(front, points), points, names)
     assert len(kinds) >= 5
     assert {k for series_kinds in kinds.values() for k in series_kinds} == {METRICS[n].kind for n in names}
@@ -80,16 +135,16 @@ def test_predicted_and_measured_never_share_a_series(names: tuple[str, ...]) -> 
         assert (series_kinds == {"measured"}) == (".measured." in ident)
 
 
-def test_running_search_has_no_measured_series() -> None:
-    search = running()
-    options = pareto_chart(search.front(), search.points())
+def test_running_search_has_no_measured_series(running: SearchResources) -> None:
+    search = running
+    options = pareto_chart(search.front, search.candidates)
     assert options["xAxis"]["name"] == "Predicted latency (ms)"
     assert options["yAxis"]["name"] == "Validation accuracy (%, estimated)"
     assert not [i for i in series(options) if "measured" in i]
 
 
-def test_final_axes_are_measured_and_predicted_positions_faint_and_hollow() -> None:
-    options = pareto_chart(FINISHED.front(), FINISHED.points())
+def test_final_axes_are_measured_and_predicted_positions_faint_and_hollow(finished: SearchResources) -> None:
+    options = pareto_chart(finished.front, finished.candidates)
     assert options["xAxis"]["name"] == "Measured latency (ms)"
     assert options["yAxis"]["name"] == "Test accuracy (%, measured)"
     predicted = series(options)["search.predicted.positions"]
@@ -98,47 +153,52 @@ def test_final_axes_are_measured_and_predicted_positions_faint_and_hollow() -> N
     assert predicted["itemStyle"]["opacity"] < 1
 
 
-def test_final_chart_can_be_seen_as_predicted() -> None:
-    options = pareto_chart(FINISHED.front(), FINISHED.points(), evidence="predicted")
+def test_final_chart_can_be_seen_as_predicted(finished: SearchResources) -> None:
+    options = pareto_chart(finished.front, finished.candidates, evidence="predicted")
     assert options["xAxis"]["name"] == "Predicted latency (ms)"
     assert not [i for i in series(options) if "measured" in i]
-    assert len(series(options)["search.predicted.candidates"]["data"]) == len(FINISHED.search)
+    assert len(series(options)["search.predicted.candidates"]["data"]) == sum(
+        c.origin == "search" for c in finished.candidates
+    )
 
 
-@pytest.mark.parametrize("search", [FINISHED, running()], ids=["final", "running"])
-def test_baseline_and_its_front_are_on_the_chart(search: FakeSearch) -> None:
-    by_id = series(pareto_chart(search.front(), search.points()))
+@pytest.mark.parametrize("name", [FINISHED, RUNNING], ids=["final", "running"])
+def test_baseline_and_its_front_are_on_the_chart(service: ServiceResources, name: str) -> None:
+    search = service.searches[name]
+    by_id = series(pareto_chart(search.front, search.candidates))
     baseline = [s for i, s in by_id.items() if i.startswith("baseline")]
     assert sum(len(s["data"]) for s in baseline if s["type"] == "scatter") > 0
     front = next(s for i, s in by_id.items() if i.startswith("baseline") and i.endswith(".front"))
-    assert len(front["data"]) == len(search.front().baseline)
+    assert len(front["data"]) == len(search.front.baseline)
 
 
-def test_series_differ_by_more_than_colour() -> None:
-    for search in (FINISHED, running()):
-        by_id = series(pareto_chart(search.front(), search.points()))
+def test_series_differ_by_more_than_colour(
+    finished: SearchResources, three: SearchResources, running: SearchResources
+) -> None:
+    for search in (finished, running):
+        by_id = series(pareto_chart(search.front, search.candidates))
         search_series = next(s for i, s in by_id.items() if i.startswith("search") and i.endswith(".front"))
         baseline_series = next(s for i, s in by_id.items() if i.startswith("baseline") and i.endswith(".front"))
         assert search_series["lineStyle"]["type"] != baseline_series["lineStyle"]["type"]
-    by_id = series(pareto_chart(THREE.front(), THREE.points()))
+    by_id = series(pareto_chart(three.front, three.candidates))
     symbols = [by_id[f"search.measured.{s}"]["symbol"] for s in ("verified", "unverified", "violated")]
     assert len(set(symbols)) == 3
     assert by_id["baseline.measured.verified"]["symbol"] not in symbols
 
 
-def test_violated_candidates_are_marked() -> None:
-    points = THREE.points()
+def test_violated_candidates_are_marked(three: SearchResources) -> None:
+    points = three.candidates
     broken = {(p.origin, p.arch) for p in points if p.status == "violated"}
     assert broken
-    by_id = series(pareto_chart(THREE.front(), points))
+    by_id = series(pareto_chart(three.front, points))
     marked = [by_id[f"{origin}.measured.violated"] for origin in ("search", "baseline")]
     assert {(d["origin"], d["arch"]) for s in marked for d in s["data"]} == broken
     assert all(s["itemStyle"]["color"] == BAD and s["symbol"] == "triangle" for s in marked)
 
 
-def test_measured_latencies_have_error_bars_within_the_axes() -> None:
-    candidates = {(c.origin, c.arch): c for c in THREE.points()}
-    options = pareto_chart(THREE.front(), THREE.points())
+def test_measured_latencies_have_error_bars_within_the_axes(three: SearchResources) -> None:
+    candidates = {(c.origin, c.arch): c for c in three.candidates}
+    options = pareto_chart(three.front, three.candidates)
     measured = [c for c in candidates.values() if "measured_ms" in c.metrics]
     bars = {o: series(options)[f"{o}.measured.intervals"] for o in ("search", "baseline")}
     assert sum(len(s["data"]) for s in bars.values()) == len(measured) > 10
@@ -156,72 +216,72 @@ def test_measured_latencies_have_error_bars_within_the_axes() -> None:
     }
 
 
-def test_error_bars_are_drawn_over_measured_latency_only() -> None:
+def test_error_bars_are_drawn_over_measured_latency_only(three: SearchResources, running: SearchResources) -> None:
     for options in (
-        pareto_chart(THREE.front(), THREE.points(), "macs"),
-        pareto_chart(THREE.front(), THREE.points(), evidence="predicted"),
-        pareto_chart(running().front(), running().points()),
+        pareto_chart(three.front, three.candidates, "macs"),
+        pareto_chart(three.front, three.candidates, evidence="predicted"),
+        pareto_chart(running.front, running.candidates),
     ):
         assert not [d for i, s in series(options).items() if i.endswith(".intervals") for d in s["data"]]
 
 
-def test_bound_is_a_line_and_lies_within_the_axis() -> None:
-    options = pareto_chart(FINISHED.front(), FINISHED.points())
+def test_bound_is_a_line_and_lies_within_the_axis(finished: SearchResources) -> None:
+    options = pareto_chart(finished.front, finished.candidates)
     (mark,) = series(options)["bound"]["markLine"]["data"]
     assert mark["xAxis"] == 0.5
     assert options["xAxis"]["min"] < 0.5 < options["xAxis"]["max"]
     assert "0.5 ms" in mark["label"]["formatter"]
 
 
-def test_without_a_bound_there_is_no_line() -> None:
-    search = running()
-    assert series(pareto_chart(search.front(), search.points()))["bound"]["markLine"]["data"] == []
+def test_without_a_bound_there_is_no_line(running: SearchResources) -> None:
+    search = running
+    assert series(pareto_chart(search.front, search.candidates))["bound"]["markLine"]["data"] == []
 
 
-def test_all_points_lie_within_the_axes_and_focus_narrows_them() -> None:
-    search = running()
-    wide = pareto_chart(search.front(), search.points())
+def test_all_points_lie_within_the_axes_and_focus_narrows_them(running: SearchResources) -> None:
+    search = running
+    wide = pareto_chart(search.front, search.candidates)
     for s in wide["series"]:
         for d in s["data"]:
             assert wide["xAxis"]["min"] <= d["value"][0] <= wide["xAxis"]["max"]
             assert wide["yAxis"]["min"] <= d["value"][1] <= wide["yAxis"]["max"]
-    near = pareto_chart(search.front(), search.points(), focus=True)
+    near = pareto_chart(search.front, search.candidates, focus=True)
     assert near["xAxis"]["max"] - near["xAxis"]["min"] < wide["xAxis"]["max"] - wide["xAxis"]["min"]
 
 
-def test_every_datum_names_its_candidate_for_hover_and_click() -> None:
-    points = FINISHED.points()
-    for s in pareto_chart(FINISHED.front(), points)["series"]:
+def test_every_datum_names_its_candidate_for_hover_and_click(finished: SearchResources) -> None:
+    points = finished.candidates
+    for s in pareto_chart(finished.front, points)["series"]:
         for d in s["data"]:
             assert find(points, d)
             assert d["arch"] in d["tip"]
 
 
-def test_more_than_two_objectives_are_a_projection_without_a_line() -> None:
-    front, points = THREE.front(), THREE.points()
+def test_more_than_two_objectives_are_a_projection_without_a_line(three: SearchResources) -> None:
+    front, points = three.front, three.candidates
     for x, title in (("latency", "Measured latency (ms)"), ("macs", "MACs (exact)")):
         options = pareto_chart(front, points, x)
         assert options["xAxis"]["name"] == title
         assert series(options)["search.measured.front"]["data"] == []
 
 
-def test_empty_front_can_be_drawn() -> None:
-    front: FrontSchema = next(s for s in make_searches() if s.status == "queued").front()
+def test_empty_front_can_be_drawn(service: ServiceResources) -> None:
+    front = service.searches[QUEUED].front
     options = pareto_chart(front, [])
     assert all(s["data"] == [] for s in options["series"])
     assert options["xAxis"]["min"] < options["xAxis"]["max"]
 
 
-def test_hover_escapes_what_comes_from_outside() -> None:
-    point = FINISHED.front().members[0].model_copy(update={"arch": "<img src=x>"})
-    options = pareto_chart(FINISHED.front().model_copy(update={"members": [point]}), [])
+def test_hover_escapes_what_comes_from_outside(finished: SearchResources) -> None:
+    point = finished.front.members[0].model_copy(update={"arch": "<img src=x>"})
+    options = pareto_chart(finished.front.model_copy(update={"members": [point]}), [])
     tips = [d["tip"] for s in options["series"] for d in s["data"]]
     assert any("&lt;img" in t for t in tips)
     assert not any("<img" in t for t in tips)
 
 
-def test_hypervolume_has_search_and_baseline_at_equal_evaluations() -> None:
-    view = running().view()
+def test_hypervolume_has_search_and_baseline_at_equal_evaluations(running: SearchResources) -> None:
+    view = running.search
     by_id = series(hypervolume_chart(view.hypervolume_history))
     search_series, baseline_series = by_id["search.estimated.hypervolume"], by_id["baseline.estimated.hypervolume"]
     assert [d["value"][0] for d in search_series["data"]] == [d["value"][0] for d in baseline_series["data"]]
@@ -230,8 +290,8 @@ def test_hypervolume_has_search_and_baseline_at_equal_evaluations() -> None:
     assert search_series["symbol"] != baseline_series["symbol"]
 
 
-def test_predictor_chart_separates_architectures_above_their_bound() -> None:
-    card = make_card("this-machine", 7)
+def test_predictor_chart_separates_architectures_above_their_bound(service: ServiceResources) -> None:
+    card = service.card
     by_id = series(predictor_chart(card))
     above = sum(m > u for m, u in zip(card.measured_ms, card.upper_ms, strict=True))
     assert above > 0
@@ -257,8 +317,8 @@ def test_axis_ends_are_round_and_hold_the_values(values: list[float], floor: flo
     assert 2 <= (hi - lo) / step <= 9
 
 
-def test_blocks_contain_every_layer_in_order() -> None:
-    subnet = FINISHED.subnet(FINISHED.front().members[0].arch, "search")
+def test_blocks_contain_every_layer_in_order(finished: SearchResources) -> None:
+    subnet = finished.details(finished.front.members[0])
     layer_blocks = blocks(subnet.layers, subnet.choices)
     assert [x for b in layer_blocks for x in b.layers] == subnet.layers
     assert sum(b.macs for b in layer_blocks) == subnet.candidate.metrics["macs"].value
@@ -269,8 +329,8 @@ def test_blocks_contain_every_layer_in_order() -> None:
     assert architecture_svg(layer_blocks, subnet.input_shape).count("<rect") == len(layer_blocks) + 1
 
 
-def test_choices_of_absent_blocks_are_unused() -> None:
-    subnet = next(s for p in FINISHED.points() if (s := FINISHED.subnet(p.arch, p.origin)).choices["stage1.depth"] == 1)
+def test_choices_of_absent_blocks_are_unused(finished: SearchResources) -> None:
+    subnet = next(detail for p in finished.candidates if (detail := finished.details(p)).choices["stage1.depth"] == 1)
     layer_blocks = blocks(subnet.layers, subnet.choices)
     assert is_used("stage1.block1.kernel", layer_blocks, subnet.choices)
     assert not is_used("stage1.block3.kernel", layer_blocks, subnet.choices)
@@ -278,16 +338,16 @@ def test_choices_of_absent_blocks_are_unused() -> None:
     assert is_used("stage1.width", layer_blocks, subnet.choices)
 
 
-def test_drawing_escapes_names() -> None:
-    subnet = FINISHED.subnet(FINISHED.front().members[0].arch, "search")
-    layers = [subnet.layers[0].model_copy(update={"name": "<script>alert(1)</script>"})]
+def test_drawing_escapes_names(finished: SearchResources) -> None:
+    subnet = finished.details(finished.front.members[0])
+    layers = [replace(subnet.layers[0], name="<script>alert(1)</script>")]
     assert "<script" not in architecture_svg(blocks(layers, {}), subnet.input_shape)
 
 
 @pytest.mark.parametrize("how", ["YAML", "JSON"])
-def test_spec_text_parses_to_the_same_spec(how: Any) -> None:
-    text = spec_text(FINISHED.spec, how)
-    assert parse_spec(SearchSpec, yaml.safe_load(text)).content_hash == FINISHED.spec.content_hash
+def test_spec_text_parses_to_the_same_spec(finished: SearchResources, how: Any) -> None:
+    text = spec_text(finished.search.spec, how)
+    assert parse_spec(SearchSpec, yaml.safe_load(text)).content_hash == finished.search.spec.content_hash
 
 
 @pytest.mark.parametrize(
@@ -318,8 +378,8 @@ def test_formatting(text: str, expected: str) -> None:
 # Statuses
 
 
-def test_statuses_that_need_an_explanation_have_one() -> None:
-    view = FINISHED.view()
+def test_statuses_that_need_an_explanation_have_one(finished: SearchResources) -> None:
+    view = finished.search
     explanations = {
         status: explain(view.model_copy(update={"status": status, "error": "it broke"})) for status in STATUSES
     }
@@ -331,18 +391,21 @@ def test_statuses_that_need_an_explanation_have_one() -> None:
     assert explain(waiting.model_copy(update={"attempts": 0})).message == "Waiting for 1 GPU, position 3 of 12."
 
 
-def test_history_is_newest_first_with_durations_and_last_interruption() -> None:
-    changes = log_of(SEARCHES["too big for its machine"]).status_changes
+def test_history_is_newest_first_with_durations_and_last_interruption(
+    service: ServiceResources, finished: SearchResources
+) -> None:
+    changes = log_of(service.searches[QUARANTINED]).status_changes
     periods = status_periods(changes)
-    assert [p.status for p in periods] == ["quarantined", *["running", "queued"] * 4]
-    assert [p.seconds for p in periods[:3]] == [None, 36.0, 4.0]
+    assert [p.status for p in periods] == ["quarantined", "queued", *["running", "queued"] * 5]
+    assert periods[0].seconds is None
+    assert [p.seconds for p in periods[1:4]] == pytest.approx([4.0, 36.0, 4.0], abs=0.5)
     assert periods[-1].by == "ada"
-    assert "lost 4 times" in last_interruption(changes)
-    assert last_interruption(log_of(FINISHED).status_changes) == ""
+    assert "ran out of memory" in last_interruption(changes)
+    assert last_interruption(log_of(finished).status_changes) == ""
 
 
-def log_of(search: FakeSearch) -> EventLog:
-    log = EventLog()
+def log_of(search: SearchResources) -> EventHistory:
+    log = EventHistory()
     log.append(search.events)
     return log
 
@@ -399,21 +462,32 @@ def test_no_traces_give_no_charts() -> None:
     assert reading_charts({}) == {}
 
 
-def test_drift_is_drawn_over_time_beside_its_limits() -> None:
-    options = drift_chart(make_drift("bench", 1.16))
+def test_drift_is_drawn_over_time_beside_its_limits(service: ServiceResources) -> None:
+    options = drift_chart(service.drift)
     series = {s["id"]: s for s in options["series"]}
-    assert len(series["drift.readings"]["data"]) == 48
+    measured = [r for r in service.drift.readings if r.ratio is not None]
+    assert len(series["drift.readings"]["data"]) == len(measured) > 40
     medians = [d["value"][1] for d in series["drift.median"]["data"]]
-    assert len(medians) == 4
-    assert medians[-1] == pytest.approx(1.16, abs=0.02)
+    assert medians == [s.ratio for s in service.drift.sessions]
     assert [m["yAxis"] for m in series["drift.limits"]["markLine"]["data"]] == [0.9, 1.1]
     assert options["yAxis"]["max"] >= max(d["value"][1] for d in series["drift.readings"]["data"])
 
 
-def test_comparison_groups_pairs_by_where_they_were_measured() -> None:
-    one, two = make_device("one", "succeeded"), make_device("two", "succeeded")
-    options = comparison_chart(make_comparison(one, two, "a search"))
+def test_comparison_groups_pairs_by_where_they_were_measured(service: ServiceResources) -> None:
+    predicted: dict[str, Any] = {"first_kind": "predicted", "second_kind": "predicted"}
+    pairs = service.comparison.pairs
+    pairs = [pair.model_copy(update=predicted) if i >= len(pairs) - 40 else pair for i, pair in enumerate(pairs)]
+    comparison = service.comparison.model_copy(update={"pairs": pairs})
+    options = comparison_chart(comparison)
     counts = {s["id"]: len(s["data"]) for s in options["series"]}
-    assert counts == {"ratio": 2, "pairs.none": 40, "pairs.one": 40, "pairs.both": 40}
-    assert "one" in options["xAxis"]["name"]
-    assert "two" in options["yAxis"]["name"]
+    measured_on = Counter((p.first_kind, p.second_kind).count("measured") for p in comparison.pairs)
+    assert sum(measured_on.values()) == len(comparison.pairs) >= 100
+    assert counts == {
+        "ratio": 2,
+        "pairs.none": measured_on[0],
+        "pairs.one": measured_on[1],
+        "pairs.both": measured_on[2],
+    }
+    assert min(measured_on[0], measured_on[1], measured_on[2]) > 0
+    assert "this-machine" in options["xAxis"]["name"]
+    assert "shelf" in options["yAxis"]["name"]

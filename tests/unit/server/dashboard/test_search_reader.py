@@ -20,7 +20,7 @@ from server.api.app import create_app
 from server.dashboard.layout import HEADER_REFRESH_S
 from server.dashboard.polling import ACTIVE_S
 from server.dashboard.search.candidate_list import LIMIT
-from server.dashboard.search.reader import SearchReader
+from server.dashboard.search.reader import SearchPageReader
 from server.dashboard.search.view_model import SearchSnapshot
 from server.settings import Settings
 from server.store.store import Store, open_store
@@ -81,7 +81,7 @@ class RunningSearch:
         assert lease is not None
         self.lease: Lease = lease
         self.clock = fakes.Clock(0.0)
-        self.reader = SearchReader(client, self.id, self.clock)
+        self.reader = SearchPageReader(client, self.id, self.clock)
         self._delivered = 0
 
     def append(self, *events: Event) -> None:
@@ -167,7 +167,7 @@ def test_snapshot_after_following_equals_a_fresh_one(search: RunningSearch) -> N
         search.read_after(ACTIVE_S)
     assert len(search.reader.read().candidates) <= LIMIT
     followed = search.read_after(60.0)
-    fresh = SearchReader(search.client, search.id, search.clock)
+    fresh = SearchPageReader(search.client, search.id, search.clock)
     expected = fresh.read()
     assert (followed.candidate_count, keys(followed)) == (expected.candidate_count, keys(expected))
     assert followed.front == expected.front

@@ -36,7 +36,7 @@ from nas.core.lifecycle import (
     check_command,
     check_transition,
 )
-from nas.schemas.administration import QuotaBody
+from nas.schemas.administration import QuotaLimits
 from server.store.jobs import MAX_STALLED
 from server.store.queue import FAVOUR_INTERVAL_S
 from server.store.quotas import DRY_RUNS_AT_ONCE
@@ -324,7 +324,7 @@ def store(tmp_path: Path, clock: fakes.Clock) -> Iterator[Store]:
 
 
 def test_full_queue_rejects_with_the_quota(store: Store) -> None:
-    store.quotas.set("local", QuotaBody(max_queued=1), LOCAL)
+    store.quotas.set("local", QuotaLimits(max_queued=1), LOCAL)
     first = fakes.add_search(store)
     with pytest.raises(QuotaExceeded, match="local may have 1 job in the queue and has 1"):
         fakes.add_search(store)
@@ -337,7 +337,7 @@ def test_full_queue_rejects_with_the_quota(store: Store) -> None:
 
 
 def test_owner_at_its_limit_waits_with_the_reason(store: Store, clock: fakes.Clock) -> None:
-    store.quotas.set("local", QuotaBody(max_running=1), LOCAL)
+    store.quotas.set("local", QuotaLimits(max_running=1), LOCAL)
     store.jobs.heartbeat("w", 1)
     fakes.add_search(store)
     clock.pass_(1.0)
@@ -355,7 +355,7 @@ def submit_dry_run(store: Store, name: str = "dry", by: Principal = LOCAL, gpus:
 
 
 def test_quotas_count_every_kind_of_job(store: Store) -> None:
-    store.quotas.set("ada", QuotaBody(max_queued=0, max_running=0, gpu_hours=0.0), LOCAL)
+    store.quotas.set("ada", QuotaLimits(max_queued=0, max_running=0, gpu_hours=0.0), LOCAL)
     ada = Principal("ada", frozenset({"device", "submit"}))
     for kind, record in (
         ("search", fakes.search_spec().model_dump(mode="json")),
@@ -364,7 +364,7 @@ def test_quotas_count_every_kind_of_job(store: Store) -> None:
     ):
         with pytest.raises(QuotaExceeded):
             store.jobs.submit(kind, record, None, space_id="tiny-0-10", by=ada)  # type: ignore[arg-type]
-    store.quotas.set("ada", QuotaBody(max_running=1), LOCAL)
+    store.quotas.set("ada", QuotaLimits(max_running=1), LOCAL)
     onboarding = fakes.device_spec(name="hers").model_dump(mode="json")
     store.jobs.submit("device", onboarding, None, by=ada)
     submit_dry_run(store, by=ada)
@@ -403,7 +403,7 @@ def test_stream_of_dry_runs_does_not_starve_the_queue(store: Store, clock: fakes
 
 
 def test_search_that_uses_up_the_gpu_hours_is_paused(store: Store, clock: fakes.Clock) -> None:
-    store.quotas.set("local", QuotaBody(gpu_hours=1.0), LOCAL)
+    store.quotas.set("local", QuotaLimits(gpu_hours=1.0), LOCAL)
     search = fakes.add_search(store, fakes.search_spec(resources={"gpus": 2}))
     lease = store.jobs.claim("w", 1e6)
     assert lease is not None
@@ -419,5 +419,5 @@ def test_search_that_uses_up_the_gpu_hours_is_paused(store: Store, clock: fakes.
     store.jobs.resume(search)
     assert store.jobs.claim("w", 10.0) is None
     assert "has used 1.06 of 1 GPU-hours" in str(store.queries.search(search).waiting)
-    store.quotas.set("local", QuotaBody(gpu_hours=2.0), LOCAL)
+    store.quotas.set("local", QuotaLimits(gpu_hours=2.0), LOCAL)
     assert store.jobs.claim("w", 10.0) is not None
