@@ -65,7 +65,8 @@ def served(contents: str) -> Iterator[ServedDashboard]:
         server = subprocess.Popen(command, cwd=ROOT, env=env, pass_fds=[listener.fileno()], stdout=pipe, text=True)
         try:
             assert server.stdout is not None
-            token = server.stdout.readline().strip()  # once the store is seeded
+            with server.stdout:
+                token = server.stdout.readline().strip()  # once the store is seeded
             yield ServedDashboard(f"http://127.0.0.1:{port}", token if contents == "reader" else None)
         finally:
             server.terminate()
