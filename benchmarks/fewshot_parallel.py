@@ -32,7 +32,8 @@ SPEC = SearchSpec(
     space=SpaceSpec(name="nas_bench_201", params={"preset": "digits"}),
     data=DataSpec(),
     strategy=StrategySpec(
-        name="few_shot", params={"parts": PARTS, "split": "random", "part_epochs": EPOCHS, "compare_one_shot": False}
+        name="few_shot",
+        params={"subspaces": PARTS, "split": "random", "subspace_epochs": EPOCHS, "compare_one_shot": False},
     ),
 )
 
@@ -57,7 +58,7 @@ def bench(options: Options) -> Mapping[str, Any]:
         "one_worker_s": float(np.median(seconds[1])),
         "two_workers_s": float(np.median(seconds[2])),
         "others_cpus": float(np.median([*busy[1], *busy[2]])),
-        "parts": PARTS,
+        "subspaces": PARTS,
         "epochs": EPOCHS,
     }
 

@@ -54,7 +54,7 @@ class RankingSetting:
     epochs: int
     warmup: int
     lr: float
-    part_lr: float
+    subspace_lr: float
     batch: int
 
 
@@ -131,7 +131,9 @@ def one_seed(s: RankingSetting, archive: Path, table: Path, device: str, seed: i
         for part, net in enumerate(routed.sub_supernets):
             assert isinstance(net, Supernet)
             own = partial(sample_subspace, partition, part)
-            steps[method] += fit(net.to(device), epochs=epochs, lr=s.part_lr, seed=seed + 1000 * (part + 1), sample=own)
+            steps[method] += fit(
+                net.to(device), epochs=epochs, lr=s.subspace_lr, seed=seed + 1000 * (part + 1), sample=own
+            )
     train_s = time.process_time() - start_s
     calibration = Split(data.train.images_NCHW[: s.calibration], data.train.labels_N[: s.calibration])
     tau, accuracy = {}, {}

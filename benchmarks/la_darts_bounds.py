@@ -133,7 +133,7 @@ def compare(
                 state = _run(_problem(base, "la_darts", seed, bound_ms, search), blobs, table, STAGES)
                 blind = _problem(base, "darts", seed, bound_ms, search)
                 blind = replace(blind, supernet_blob=TrainResult.require(trained.finished).blob)
-                repaired = _run(blind, blobs, table, ("estimate", "train", "derive"))
+                repaired = _run(blind, blobs, table, ("estimate", "train", "discretize"))
                 runs.append(_report(space, table, seed, bound_ms, state, repaired))
     return summary(table, bounds_ms, runs)
 
@@ -151,7 +151,7 @@ def summary(table: LatencyTable, bounds_ms: Sequence[float], runs: Sequence[Mapp
     }
 
 
-STAGES = ("estimate", "train", "derive", "explore", "verify")
+STAGES = ("estimate", "train", "discretize", "explore", "verify")
 
 
 def _problem(base: Problem, preset: str, seed: int, bound_ms: float | None, search: Mapping[str, Any]) -> Problem:

@@ -86,7 +86,7 @@ class World:
             "origin": ("search", "baseline")[i % 2],
             "metrics": metrics,
             "status": "unverified",
-            "claim_ms": None,
+            "promised_ms": None,
             "measurement": None,
         }
 

@@ -16,7 +16,7 @@ from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import SearchSpec
 from nas.peak_memory import peak_memory_bytes, reset_peak_memory
 
-COST_STAGE = "price"  # the one stage of a dry run
+COST_STAGE = "cost_estimate"  # the one stage of a dry run
 
 
 def stages_of(problem: Problem) -> tuple[Stage, ...]:

@@ -28,7 +28,7 @@ Rows = NDArray[np.intp]
 @dataclass(frozen=True)
 class CandidateTable:
     """N networks of one space. ``origin_N`` and ``status_N`` index ``ORIGINS`` and ``STATUSES``; the columns of
-    ``metrics_NM`` are those of ``METRICS``, NaN where a network has no such metric or, in ``claim_ms_N``, no claim.
+    ``metrics_NM`` are those of ``METRICS``, NaN where a network has no such metric or, in ``promised_ms_N``, no claim.
     ``measurements`` are by row. In a search over a fleet, ``latency_ms_NDV`` holds what was predicted for each of
     ``devices``, mean and upper bound, and ``measured`` by row what was measured on any. ``non_dominated``: the
     sorted rows that a front over exact, estimated and predicted metrics can hold, or None if not computed. Never
@@ -39,7 +39,7 @@ class CandidateTable:
     origin_N: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
     status_N: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
     metrics_NM: Floats = field(default_factory=lambda: np.empty((0, len(METRICS))))
-    claim_ms_N: Floats = field(default_factory=lambda: np.empty(0))
+    promised_ms_N: Floats = field(default_factory=lambda: np.empty(0))
     measurements: Mapping[int, Measurement] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
     latency_ms_NDV: Floats = field(default_factory=lambda: np.empty((0, 0, 2)))
@@ -56,7 +56,7 @@ class CandidateTable:
             origins=[p.origin for p in candidates],
             statuses=[p.status for p in candidates],
             metrics=[p.metrics for p in candidates],
-            claims_ms=[p.claim_ms for p in candidates],
+            promises_ms=[p.promised_ms for p in candidates],
             measurements={i: p.measurement for i, p in enumerate(candidates) if p.measurement is not None},
             devices=[p.devices for p in candidates],
         )
@@ -69,7 +69,7 @@ class CandidateTable:
         origins: Sequence[str],
         statuses: Sequence[str],
         metrics: Sequence[Mapping[str, float]],
-        claims_ms: Sequence[float | None],
+        promises_ms: Sequence[float | None],
         measurements: Mapping[int, Measurement],
         devices: Sequence[Mapping[str, OnDevice]],
     ) -> CandidateTable:
@@ -88,7 +88,7 @@ class CandidateTable:
             origin_N=np.array([ORIGINS.index(o) for o in origins], dtype=np.int8),
             status_N=np.array([STATUSES.index(s) for s in statuses], dtype=np.int8),
             metrics_NM=np.array(values, dtype=np.float64),
-            claim_ms_N=np.array([np.nan if c is None else c for c in claims_ms], dtype=np.float64),
+            promised_ms_N=np.array([np.nan if c is None else c for c in promises_ms], dtype=np.float64),
             measurements=measurements,
             devices=names,
             latency_ms_NDV=np.array(latency_ms, dtype=np.float64).reshape(len(spaces), len(names), 2),
@@ -119,13 +119,13 @@ class CandidateTable:
     def candidate(self, row: int) -> Candidate:
         """One network."""
         values = self.metrics_NM[row].tolist()
-        claim_ms = float(self.claim_ms_N[row])
+        promised_ms = float(self.promised_ms_N[row])
         return Candidate(
             arch=Arch(self.space, tuple(self.genes_NG[row].tolist())),
             origin=ORIGINS[self.origin_N[row]],
             metrics={name: value for name, value in zip(_COLUMN, values, strict=True) if value == value},
             status=STATUSES[self.status_N[row]],
-            claim_ms=claim_ms if claim_ms == claim_ms else None,
+            promised_ms=promised_ms if promised_ms == promised_ms else None,
             measurement=self.measurements.get(row),
             devices=self.measured.get(row) or self._predicted(row),
         )
@@ -145,7 +145,7 @@ class CandidateTable:
             raise InvalidInput(f"expected networks on the devices {self.devices}, got some on {changed.devices}")
         n = max(len(self), int(rows.max()) + 1)
         columns = {}
-        for name in ("genes_NG", "origin_N", "status_N", "metrics_NM", "claim_ms_N", "latency_ms_NDV"):
+        for name in ("genes_NG", "origin_N", "status_N", "metrics_NM", "promised_ms_N", "latency_ms_NDV"):
             old, new = getattr(self, name), getattr(changed, name)
             columns[name] = np.empty((n, *new.shape[1:]), new.dtype, order="F")
             columns[name][: len(self)] = old if len(self) else new[:0]
@@ -203,7 +203,7 @@ class CandidateTable:
             self,
             metrics_NM=metrics_NM,
             status_N=np.full(len(self), STATUSES.index("unverified"), dtype=np.int8),
-            claim_ms_N=np.full(len(self), np.nan),
+            promised_ms_N=np.full(len(self), np.nan),
             measurements={},
             devices=(),
             latency_ms_NDV=np.empty((len(self), 0, 2)),
@@ -219,7 +219,7 @@ class CandidateTable:
         for row, parts in self.measured.items():
             part = parts[device]
             table.status_N[row] = STATUSES.index(part.status)
-            table.claim_ms_N[row] = np.nan if part.claim_ms is None else part.claim_ms
+            table.promised_ms_N[row] = np.nan if part.promised_ms is None else part.promised_ms
             table.metrics_NM[row, _COLUMN["measured_ms"]] = np.nan if part.measured_ms is None else part.measured_ms
             if part.measurement is not None:
                 measurements[row] = part.measurement

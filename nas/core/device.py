@@ -218,7 +218,7 @@ class OnDevice:
     predicted_ms: float
     upper_ms: float
     status: Status = "unverified"
-    claim_ms: float | None = None
+    promised_ms: float | None = None
     measurement: Measurement | None = None
 
     @property
@@ -245,7 +245,7 @@ def over_fleet(parts: Sequence[OnDevice]) -> OnDevice:
     if any(part.measurement is None for part in parts):
         return OnDevice(predicted_ms, upper_ms, status)
     slowest = max(parts, key=lambda part: math.inf if part.measured_ms is None else part.measured_ms)
-    return OnDevice(predicted_ms, upper_ms, status, slowest.claim_ms, slowest.measurement)
+    return OnDevice(predicted_ms, upper_ms, status, slowest.promised_ms, slowest.measurement)
 
 
 @dataclass(frozen=True)

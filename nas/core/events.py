@@ -31,7 +31,7 @@ class Candidate:
     origin: Origin
     metrics: Mapping[str, float] = field(default_factory=dict)
     status: Status = "unverified"
-    claim_ms: float | None = None
+    promised_ms: float | None = None
     measurement: Measurement | None = None
     devices: Mapping[str, OnDevice] = field(default_factory=dict)
 
@@ -42,7 +42,9 @@ class Candidate:
         metrics |= {"predicted_ms": part.predicted_ms, "upper_ms": part.upper_ms}
         if part.measured_ms is not None:
             metrics["measured_ms"] = part.measured_ms
-        return replace(self, metrics=metrics, status=part.status, claim_ms=part.claim_ms, measurement=part.measurement)
+        return replace(
+            self, metrics=metrics, status=part.status, promised_ms=part.promised_ms, measurement=part.measurement
+        )
 
     @property
     def key(self) -> tuple[str, str]:
@@ -103,14 +105,14 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Measured:
-    """A network was measured on the device, or on that ``device`` of a fleet; ``claim_ms`` is what the search had
+    """A network was measured on the device, or on that ``device`` of a fleet; ``promised_ms`` is what the search had
     promised for it there."""
 
     kind: ClassVar[str] = "measured"
     arch: Arch
     origin: Origin
     measurement: Measurement
-    claim_ms: float
+    promised_ms: float
     device: str | None = None
 
 
@@ -363,28 +365,30 @@ def _place(candidates: dict[tuple[str, str], Candidate], event: Evaluated | Meas
         return
     key = (event.origin, event.arch.id)
     old = candidates.get(key, Candidate(event.arch, event.origin))
-    status = verification_status(event.measurement, event.claim_ms)
+    status = verification_status(event.measurement, event.promised_ms)
     metrics = {k: v for k, v in old.metrics.items() if k not in ("measured_ms", "measured_share")}
     devices = dict(old.devices)
-    overall = OnDevice(0.0, 0.0, status, event.claim_ms, event.measurement)
+    overall = OnDevice(0.0, 0.0, status, event.promised_ms, event.measurement)
     if event.device is not None:
         if event.device not in devices:
             raise InvalidInput(
                 f"network {event.arch.id} was measured on {event.device!r}, for which nothing predicted it"
             )
-        part = replace(devices[event.device], status=status, claim_ms=event.claim_ms, measurement=event.measurement)
+        part = replace(
+            devices[event.device], status=status, promised_ms=event.promised_ms, measurement=event.measurement
+        )
         devices[event.device] = part
         overall = over_fleet([*devices.values()])
     if overall.measured_ms is not None:
         metrics["measured_ms"] = overall.measured_ms
-        shares = [100.0 * d.measured_ms / d.claim_ms for d in devices.values() if d.measured_ms and d.claim_ms]
+        shares = [100.0 * d.measured_ms / d.promised_ms for d in devices.values() if d.measured_ms and d.promised_ms]
         if shares and "predicted_share" in metrics:  # what is claimed of a device with a bound is the bound
             metrics["measured_share"] = max(shares)
     candidates[key] = replace(
         old,
         metrics=metrics,
         status=overall.status,
-        claim_ms=overall.claim_ms,
+        promised_ms=overall.promised_ms,
         measurement=overall.measurement,
         devices=devices,
     )

@@ -17,7 +17,7 @@ def tau_deviation(networks: int) -> float:
 
 
 def rank_advice(networks: int, before: float | None, after: float | None, one_shot: float | None = None) -> str:
-    """Whether to believe the order of the parts' estimates, and what the split has gained. None: all were estimated
+    """Whether to believe the order of the subspaces' estimates, and what the split has gained. None: all were estimated
     alike, so there is no order. ``one_shot`` is of the undivided supernet after as many steps, where that was trained.
     """
     sentences = [describe_tau(networks, after)]
@@ -27,7 +27,9 @@ def rank_advice(networks: int, before: float | None, after: float | None, one_sh
         if gain >= noise:
             sentences.append(f"The split ranks better {than}.")
         elif gain <= -noise:
-            sentences.append(f"The split ranks worse {than}: once_for_all or fewer parts may serve this space better.")
+            sentences.append(
+                f"The split ranks worse {than}: once_for_all or fewer subspaces may serve this space better."
+            )
         else:
             sentences.append(
                 f"The split ranks neither clearly better nor worse {than}: on {networks} networks, differences below "
@@ -49,7 +51,7 @@ def describe_tau(networks: int, tau: float | None) -> str:
             "'retrain' decide between the networks of the front."
         )
     if tau - tau_deviation(networks) < LOW_TAU:
-        return f"The order of the estimates is fair, but hardly proven: {measured}. More trust_networks tell more."
+        return f"The order of the estimates is fair, but hardly proven: {measured}. More rank_networks tell more."
     if tau < HIGH_TAU:
         return f"The order of the estimates can be followed where networks differ clearly: {measured}."
     return f"The order of the estimates can be trusted: {measured}."

@@ -37,17 +37,17 @@ class ArtifactSchema(BaseModel):
 class CandidateOnDeviceSchema(BaseModel):
     """A candidate on one device of a fleet: ``predicted_ms``, ``upper_ms`` and, once measured, ``measured_ms``.
 
-    ``status``: whether the measurement on this device verified the promised latency, ``claim_ms``.
+    ``status``: whether the measurement on this device verified the promised latency, ``promised_ms``.
     """
 
     metrics: dict[str, MetricSchema]
     status: Status
-    claim_ms: float | None = None
+    promised_ms: float | None = None
     measurement: Measurement | None = None
 
 
 class CandidateSchema(BaseModel):
-    """A candidate of a search. ``claim_ms`` is the latency that the search promised before measuring.
+    """A candidate of a search. ``promised_ms`` is the latency that the search promised before measuring.
 
     Over a fleet, latencies are those of the slowest device unless the request names one, ``devices`` has those of all,
     and ``verified`` means verified on every device.
@@ -58,7 +58,7 @@ class CandidateSchema(BaseModel):
     genes: list[int]
     metrics: dict[str, MetricSchema]
     status: Status
-    claim_ms: float | None = None
+    promised_ms: float | None = None
     measurement: Measurement | None = None
     devices: dict[str, CandidateOnDeviceSchema] = {}
     on_front: bool = False

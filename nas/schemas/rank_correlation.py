@@ -22,14 +22,13 @@ class GradientSimilaritySchema(BaseModel):
 class SpacePartitionSchema(BaseModel):
     """A partition of a space, as a tree.
 
-    A node has a ``decision`` and one child for each group of its choices; a leaf is the subspace number ``part`` (from
-    1) with its ``share`` of all architectures.
-    """
+    A node has a ``decision`` and one child for each group of its choices; a leaf is the subspace number ``subspace``
+    (from 1) with its ``share`` of all architectures."""
 
     choices: list[str] = []
     decision: str | None = None
     children: list[SpacePartitionSchema] = []
-    part: int | None = None
+    subspace: int | None = None
     share: float | None = None
 
 
@@ -56,7 +55,7 @@ class RankCorrelationSchema(BaseModel):
     """
 
     method: str
-    parts: int
+    subspaces: int
     partition: SpacePartitionSchema
     similarities: list[GradientSimilaritySchema] = []
     steps: int | None = None

@@ -21,4 +21,4 @@ def closing_stages(spec: SearchSpec) -> tuple[Stage, ...]:
 def closing_stage_names(spec: SearchSpec) -> tuple[str, ...]:
     """Their names."""
     retrain = ("retrain",) if spec.retrain is not None else ()
-    return (*retrain, "verify", "learn", "export")
+    return (*retrain, "verify", "refine", "export")

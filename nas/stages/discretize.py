@@ -18,7 +18,7 @@ from nas.core.ports import Problem, Resources, is_relaxed
 from nas.core.relaxation import skip_share
 from nas.core.rng import Stream, rng
 from nas.objectives import cheap_metrics, violation
-from nas.stages.results import DiscretizeResult, PartNetwork, SeedNetwork, TrainResult
+from nas.stages.results import DiscretizeResult, SeedNetwork, SubspaceNetwork, TrainResult
 from nas.stages.subnets import Subnets, load_supernet
 from nas.training.gradient.resource import within_bounds
 from nas.training.progressive import TrainState
@@ -28,10 +28,10 @@ from nas.training.progressive import TrainState
 class DiscretizeStage:
     """Discretises every run's architecture parameters; one that breaks a bound is replaced by the likeliest within. The
     network of every seed is scored on validation images with the weights of its own run, and with several seeds, mean
-    and deviation tell how much of it is luck. Where the runs are those of a divided space's parts, the weights are in
-    the supernet of all, and what they found differs for other reasons than luck."""
+    and deviation tell how much of it is luck. Where the runs are those of a divided space's subspaces, the weights are
+    in the supernet of all, and what they found differs for other reasons than luck."""
 
-    name: ClassVar[str] = "derive"
+    name: ClassVar[str] = "discretize"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Raises InfeasibleBound where no network near the architecture parameters meets the bounds, and InvalidSpec
@@ -51,7 +51,7 @@ class DiscretizeStage:
         runs = json.loads(weights["runs"])
         networks: list[list[int]] = []
         seeds: list[SeedNetwork] = []
-        parts: list[PartNetwork] = []
+        subspaces: list[SubspaceNetwork] = []
         mended = 0
         for number, run in enumerate(runs):
             generator = rng(problem.spec.seed, Stream.DISCRETISATION, number)
@@ -67,8 +67,8 @@ class DiscretizeStage:
                     accuracy = None
                     yield Warned(self.name, f"the weights of seed {run['seed']} are gone, so its network has no score")
             discretised_genes = tuple(genes.tolist())
-            if "part" in run:
-                parts.append(PartNetwork(run["part"] + 1, discretised_genes, accuracy))
+            if "subspace" in run:
+                subspaces.append(SubspaceNetwork(run["subspace"] + 1, discretised_genes, accuracy))
             else:
                 seeds.append(SeedNetwork(run["seed"], discretised_genes, accuracy))
             series = [g for g in run["series"] if broken(np.array([g]))[0] == 0]
@@ -82,7 +82,7 @@ class DiscretizeStage:
             replaced=mended,
             skip_shares=tuple(shares),
             seeds=tuple(seeds) if seeds else None,
-            parts=tuple(parts) if parts else None,
+            subspaces=tuple(subspaces) if subspaces else None,
             mean_val_accuracy=mean,
             deviation_val_accuracy=deviation,
         )

@@ -31,7 +31,7 @@ class RankCorrelationStage:
 
     recipe: Recipe
     networks: int
-    name: ClassVar[str] = "trust"
+    name: ClassVar[str] = "rank_correlation"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Warns when tau after the split is low. A network that was trained before a restart is not trained again."""

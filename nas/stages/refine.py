@@ -53,7 +53,7 @@ class RefineStage:
     population: int = 96
     generations: int = 60
     group: int = 12
-    name: ClassVar[str] = "learn"
+    name: ClassVar[str] = "refine"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Every step follows from the latest ``Refitted`` and the events after it, so a restart takes the same one."""

@@ -125,10 +125,10 @@ class SeedRun:
 
 
 @dataclass(frozen=True)
-class PartRun:
-    """Gradient search in one part of a space (counted from 0); otherwise as ``SeedRun``."""
+class SubspaceRun:
+    """Gradient search in one subspace of a space (counted from 0); otherwise as ``SeedRun``."""
 
-    part: int
+    subspace: int
     genes: tuple[int, ...]
     series: tuple[tuple[int, ...], ...]
     val_accuracy: float
@@ -146,13 +146,14 @@ class BilevelResult(TrainResult):
 
 @dataclass(frozen=True)
 class SubSupernetsResult(TrainResult):
-    """One supernet for each of ``parts`` parts of a space, routed as one. ``one_shot``: the blob of an undivided
-    supernet that was trained for comparison, for ``one_shot_steps``. ``runs``: if parts were searched by gradient."""
+    """One supernet for each of ``subspaces`` subspaces of a space, routed as one. ``one_shot``: the blob of an
+    undivided supernet that was trained for comparison, for ``one_shot_steps``. ``runs``: if subspaces were searched by
+    gradient."""
 
-    parts: int | None = None
+    subspaces: int | None = None
     one_shot: str | None = None
     one_shot_steps: int | None = None
-    runs: tuple[PartRun, ...] | None = None
+    runs: tuple[SubspaceRun, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -181,14 +182,14 @@ class GradientSimilarity:
 
 @dataclass(frozen=True)
 class SplitResult(StageResult):
-    """A space divided into ``parts`` parts by ``method``. ``partition``: the tree, as ``SpacePartition.as_json``.
-    ``choices``: names by divided decision. ``shares`` of the networks by part. ``reused``: nothing was divided, because
-    a supernet is given."""
+    """A space divided into ``subspaces`` subspaces by ``method``. ``partition``: the tree, as
+    ``SpacePartition.as_json``. ``choices``: names by divided decision. ``shares`` of the networks by subspace.
+    ``reused``: nothing was divided, because a supernet is given."""
 
     stage: ClassVar[str] = "split"
     reused: bool | None = None
     method: str | None = None
-    parts: int | None = None
+    subspaces: int | None = None
     partition: Mapping[str, Any] | None = None
     choices: Mapping[str, tuple[str, ...]] | None = None
     shares: tuple[float, ...] | None = None
@@ -207,7 +208,7 @@ class RankCorrelationResult(StageResult):
     """Kendall's tau between estimates and the accuracies of ``networks`` networks trained alone (``truth``, in %),
     before and after the split and for the undivided supernet; None if all estimates are equal."""
 
-    stage: ClassVar[str] = "trust"
+    stage: ClassVar[str] = "rank_correlation"
     networks: int = 0
     tau_before: float | None = None
     tau_after: float | None = None
@@ -231,10 +232,10 @@ class SeedNetwork:
 
 
 @dataclass(frozen=True)
-class PartNetwork:
-    """The network of one part of a space, counted from 1; otherwise as ``SeedNetwork``."""
+class SubspaceNetwork:
+    """The network of one subspace of a space, counted from 1; otherwise as ``SeedNetwork``."""
 
-    part: int
+    subspace: int
     genes: tuple[int, ...]
     val_accuracy: float | None
 
@@ -242,15 +243,15 @@ class PartNetwork:
 @dataclass(frozen=True)
 class DiscretizeResult(StageResult):
     """Networks cut out of continuous relaxations, as ``networks`` of genes. ``replaced``: how many broke a bound and
-    were replaced. ``skip_shares``: share of skip connections by network. By ``seeds`` or by ``parts``, with mean and
-    standard deviation over seeds, in %."""
+    were replaced. ``skip_shares``: share of skip connections by network. By ``seeds`` or by ``subspaces``, with mean
+    and standard deviation over seeds, in %."""
 
-    stage: ClassVar[str] = "derive"
+    stage: ClassVar[str] = "discretize"
     networks: tuple[tuple[int, ...], ...] = ()
     replaced: int | None = None
     skip_shares: tuple[float, ...] | None = None
     seeds: tuple[SeedNetwork, ...] | None = None
-    parts: tuple[PartNetwork, ...] | None = None
+    subspaces: tuple[SubspaceNetwork, ...] | None = None
     mean_val_accuracy: float | None = None
     deviation_val_accuracy: float | None = None
 
@@ -341,7 +342,7 @@ class VerifyResult(StageResult, FrontStatistics):
 class RefineResult(StageResult, FrontStatistics):
     """``refits`` of the predictor, ``rounds`` of exploring again, and networks that broke their bound (``broken``)."""
 
-    stage: ClassVar[str] = "learn"
+    stage: ClassVar[str] = "refine"
     refits: int = 0
     rounds: int = 0
     broken: int = 0

@@ -1,4 +1,4 @@
-"""Dividing a space into parts, each of which gets a supernet of its own."""
+"""Dividing a space into subspaces, each of which gets a supernet of its own."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from nas.training.fewshot.matching import (
 from nas.training.fewshot.partition import SpacePartition, exhaustive_split, random_split, splittable
 from nas.training.pipeline import Pipeline
 
-Method = Literal["gradient_matching", "exhaustive", "random", "mixture"]
-COUNTED = 2_000  # random networks by which the sizes of parts are told
+Method = Literal["gradient_matching", "exhaustive", "random", "ensemble"]
+COUNTED = 2_000  # random networks by which the sizes of subspaces are told
 
 
 @dataclass(frozen=True)
 class SplitStage:
-    """Divides by ``decisions``, or by any, in at most ``parts`` parts. Needs the supernet of a stage ``warm_up``."""
+    """Divides by ``decisions``, or by any, in at most ``subspaces`` subspaces. Needs the supernet of a stage
+    ``warm_up``."""
 
     method: Method
-    parts: int
+    subspaces: int
     decisions: tuple[str, ...] = ()
     repeats: int = 16
     batch_size: int = 64
@@ -45,22 +46,24 @@ class SplitStage:
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """One ``Traced`` per decision that was compared: similarities of gradients, -1 to 1 drawn as 0 to 1. The result
-        holds the tree, the matrices and the share of networks in each part."""
+        holds the tree, the matrices and the share of networks in each subspace."""
         space = problem.space
         if problem.supernet_blob is not None:
             yield StageFinished(self.name, 0.0, SplitResult(reused=True).to_json())
             return
         matchings: list[GradientMatching] = []
-        if self.method == "mixture":  # learned with the weights, by the stage that follows
-            result = SplitResult(method=self.method, parts=self.parts, partition={}, choices={}, shares=(), matching=())
+        if self.method == "ensemble":  # learned with the weights, by the stage that follows
+            result = SplitResult(
+                method=self.method, subspaces=self.subspaces, partition={}, choices={}, shares=(), matching=()
+            )
             yield StageFinished(self.name, 0.0, result.to_json())
             return
         if self.method == "exhaustive":
-            partition = exhaustive_split(space, self.decisions, self.parts)
+            partition = exhaustive_split(space, self.decisions, self.subspaces)
         elif self.method == "random":
             genes = [g for g in splittable(space) if space.decisions[g].name in self.decisions]
             generator = rng(problem.spec.seed, Stream.RANDOM_SPLIT)
-            partition = random_split(space, self.parts, generator, genes or None)
+            partition = random_split(space, self.subspaces, generator, genes or None)
         else:
             net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
             total = len(self.decisions) or len(splittable(space))
@@ -73,13 +76,15 @@ class SplitStage:
                 table = tuple(tuple(round(float(v + 1) / 2, 5) for v in row) for row in m.similarity.clip(-1, 1))
                 yield Traced(self.name, len(matchings), {"score": m.score}, choices, choices, table)
                 yield Progress(self.name, len(matchings), total, "decisions", message=space.decisions[m.gene].name)
-            partition = split_by_matching(matchings, self.parts)
+            partition = split_by_matching(matchings, self.subspaces)
         if partition.size == 1:
-            raise InvalidSpec(f"nothing could be split into at most {self.parts} parts: expected parts to be larger")
+            raise InvalidSpec(
+                f"nothing could be split into at most {self.subspaces} subspaces: expected subspaces to be larger"
+            )
         divided = {gene for choices in partition.allowed_choices() for gene in choices}
         result = SplitResult(
             method=self.method,
-            parts=partition.size,
+            subspaces=partition.size,
             partition=partition.as_json(space.decisions),
             choices={d.name: tuple(choice_names(d)) for i, d in enumerate(space.decisions) if i in divided},
             shares=tuple(shares(partition, problem)),
@@ -114,7 +119,7 @@ class SplitStage:
 
 
 def shares(partition: SpacePartition, problem: Problem) -> list[float]:
-    """The share of random gene vectors whose network lies in each part."""
+    """The share of random gene vectors whose network lies in each subspace."""
     sample_NG = sample(problem.space.decisions, np.random.default_rng(0), COUNTED)
     counts = np.bincount(partition.route(problem.space.canonical(sample_NG)), minlength=partition.size)
     return [float(c) / COUNTED for c in counts]

@@ -1,4 +1,4 @@
-"""Training the parts of a divided supernet, each with checkpoints of its own."""
+"""Training the subspaces of a divided supernet, each with checkpoints of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinis
 from nas.core.ports import Problem, RelaxedSpace, Resources, Stage, is_relaxed
 from nas.core.rng import Stream, derive_seed, earlier_rng, rng
 from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
-from nas.stages.results import PartRun, SplitResult, SubSupernetsResult, TrainResult
+from nas.stages.results import SplitResult, SubspaceRun, SubSupernetsResult, TrainResult
 from nas.stages.subnets import load_supernet
 from nas.supernet import RelaxedSupernet
 from nas.training.fewshot.allowed import allowed_operations
@@ -36,18 +36,18 @@ from nas.training.samplers import sample_elastic
 
 @dataclass(frozen=True)
 class SubSupernetStage:
-    """Trains one part, or without a ``part`` the whole space in one, beginning with the warmed-up weights. It needs
-    nothing of the others, so it may run in another process: its events are all that it gives back. Its last checkpoint
-    holds the trained weights."""
+    """Trains one subspace, or without a ``subspace`` the whole space in one, beginning with the warmed-up weights. It
+    needs nothing of the others, so it may run in another process: its events are all that it gives back. Its last
+    checkpoint holds the trained weights."""
 
-    part: int | None
+    subspace: int | None
     recipe: Recipe
     checkpoint_s: float
 
     @property
     def name(self) -> str:
         """Under which its checkpoints are kept."""
-        return "train.one_shot" if self.part is None else f"train.part{self.part + 1}"
+        return "train.one_shot" if self.subspace is None else f"train.subspace{self.subspace + 1}"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Goes on from its own last checkpoint. Raises StorageError when the last one cannot be kept."""
@@ -63,13 +63,13 @@ class SubSupernetStage:
         saved_at = reported_at = resources.clock()
         due = lambda: resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
         pipeline = Pipeline(problem.data, resources.torch_device)
-        position = (Stream.UNDIVIDED_SUPERNET,) if self.part is None else (Stream.SUB_SUPERNET, self.part)
+        position = (Stream.UNDIVIDED_SUPERNET,) if self.subspace is None else (Stream.SUB_SUPERNET, self.subspace)
         seed = derive_seed(problem.spec.seed, *position)
         sample, ends = sample_elastic, None
-        if self.part is not None:
-            sample = partial(sample_subspace, partition, self.part)
+        if self.subspace is not None:
+            sample = partial(sample_subspace, partition, self.subspace)
             if any(phase.teacher != "none" for phase in self.recipe.phases):
-                ends = subspace_extremes(partition, self.part, problem.space)
+                ends = subspace_extremes(partition, self.subspace, problem.space)
         for report in train(net, problem.space, problem.data, pipeline, self.recipe, seed, start, due, sample, ends):
             if isinstance(report, Step):
                 done = report.done
@@ -88,23 +88,24 @@ class SubSupernetStage:
             saved_at = resources.clock()
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
-        """Is told by the stage of all parts."""
+        """Is told by the stage of all subspaces."""
         return StageCost.unknown(self.name, "estimated together with the other sub-supernets")
 
 
 @dataclass(frozen=True)
 class GradientSubSupernetStage:
-    """Searches one part by gradient, beginning with the warmed-up weights: a relaxation of the part's operations alone.
+    """Searches one subspace by gradient, beginning with the warmed-up weights: a relaxation of the subspace's
+    operations alone.
 
     Like ``SubSupernetStage`` it may run elsewhere. Its last checkpoint holds the weights, and what was found."""
 
-    part: int
+    subspace: int
     options: DartsParams
 
     @property
     def name(self) -> str:
         """Under which its checkpoints are kept."""
-        return f"train.part{self.part + 1}"
+        return f"train.subspace{self.subspace + 1}"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Goes on from its own last checkpoint. Raises StorageError when the last one cannot be kept."""
@@ -118,11 +119,11 @@ class GradientSubSupernetStage:
         partition = SpacePartition.from_json(SplitResult.require(state.finished).tree, space.decisions)
         net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
         assert isinstance(net, RelaxedSupernet)
-        generator = rng(problem.spec.seed, Stream.SUB_SUPERNET, self.part)
+        generator = rng(problem.spec.seed, Stream.SUB_SUPERNET, self.subspace)
         if start.weights is not None and uses_earlier_streams(start.weights):
-            generator = earlier_rng(problem.spec.seed, 23, self.part)  # the held-out images depend on the seed
+            generator = earlier_rng(problem.spec.seed, 23, self.subspace)  # the held-out images depend on the seed
         seed = int(generator.integers(2**62))
-        allowed_EO = allowed_operations(space, partition, self.part)
+        allowed_EO = allowed_operations(space, partition, self.subspace)
         learning = searching(problem, resources, self.options, net, seed, allowed_EO)
         pace = Pace(resources.clock, self.options.checkpoint_s)
         for report in run_gradient_search(learning, start, pace.save_due):
@@ -130,9 +131,9 @@ class GradientSubSupernetStage:
                 case GradientStep() if (values := pace.observe(report)) is not None:
                     yield Progress(self.name, report.done, report.total, "steps", values)
                 case EpochReport():
-                    yield traced(self.name, learning, {"part": self.part + 1}, report, 0)
+                    yield traced(self.name, learning, {"subspace": self.subspace + 1}, report, 0)
                     for warning in report.warnings:
-                        yield Warned(self.name, f"part {self.part + 1}: {warning}")
+                        yield Warned(self.name, f"subspace {self.subspace + 1}: {warning}")
                 case TrainState() if report.phase < len(learning.kinds):
                     done = report.phase * learning.per_epoch + report.step
                     try:
@@ -142,24 +143,24 @@ class GradientSubSupernetStage:
                     else:
                         yield Checkpoint(self.name, done, blob)
                     pace.saved()
-        genes = discretise_inside(space, partition, self.part, learning.scores(), generator)
-        run = {**run_record(problem, resources, learning, self.part + 1, genes), "part": self.part}
+        genes = discretise_inside(space, partition, self.subspace, learning.scores(), generator)
+        run = {**run_record(problem, resources, learning, self.subspace + 1, genes), "subspace": self.subspace}
         runs_entry = TrainState(0, 0, {"net": learning.net.state_dict(), "run": json.dumps(run)})
         yield Checkpoint(self.name, learning.steps, resources.blobs.put(runs_entry.to_bytes()))
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
-        """Is told by the stage of all parts."""
+        """Is told by the stage of all subspaces."""
         return StageCost.unknown(self.name, "estimated together with the other sub-supernets")
 
 
 @dataclass(frozen=True)
 class SubSupernetsStage:
-    """Trains every part by ``recipe``, all at once where ``Resources.run_parallel`` says how, else one after another.
+    """Trains every subspace by ``recipe``, all at once where ``Resources.run_parallel`` says how, else one after
+    another.
 
-    ``compare``: for comparison, the undivided supernet is trained on as well, for as many steps as all parts together.
-    With ``options`` each part is searched by gradient instead, and the networks that were found are kept beside the
-    weights; there is nothing to compare then.
-    """
+    ``compare``: for comparison, the undivided supernet is trained on as well, for as many steps as all subspaces
+    together. With ``options`` each subspace is searched by gradient instead, and the networks that were found are kept
+    beside the weights; there is nothing to compare then."""
 
     recipe: Recipe
     max_parts: int
@@ -169,29 +170,35 @@ class SubSupernetsStage:
     name: ClassVar[str] = "train"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
-        """Ends with the blob of the parts as one supernet. A part that is trained already is not trained again."""
+        """Ends with the blob of the subspaces as one supernet. A subspace that is trained already is not trained
+        again."""
         if problem.supernet_blob is not None:
             yield StageFinished(self.name, 0.0, TrainResult.reuse(problem.supernet_blob).to_json())
             return
         partition = SpacePartition.from_json(SplitResult.require(state.finished).tree, problem.space.decisions)
-        parts = [self._part(part) for part in range(partition.size)]
+        sub_supernet_stages = [self._sub_supernet_stage(subspace) for subspace in range(partition.size)]
         undivided = self._undivided_stage(partition.size)
         macs = [
-            problem.space.costs(subspace_sample(partition, i, problem.space))["macs"].mean() for i in range(len(parts))
+            problem.space.costs(subspace_sample(partition, i, problem.space))["macs"].mean()
+            for i in range(len(sub_supernet_stages))
         ]
-        stages = [parts[i] for i in np.argsort(macs)[::-1]]  # the longest first, so that none of them is waited for
+        stages = [
+            sub_supernet_stages[i] for i in np.argsort(macs)[::-1]
+        ]  # the longest first, so that none of them is waited for
         if undivided is not None:
             stages.insert(0, undivided)
         run_parallel = resources.run_parallel or run_stages_sequentially
-        numbers = {stage.name: stage.part for stage in stages}
+        numbers = {stage.name: stage.subspace for stage in stages}
         done = dict.fromkeys(numbers, 0)
         for event in run_parallel(stages, problem, resources, state):
             state = fold(state, event)
             if isinstance(event, Progress):
                 done[event.stage] = event.done
-                part = numbers[event.stage]
-                message = "undivided, to compare" if part is None else f"part {part + 1} of {partition.size}"
-                total = event.total * (1 if part is None else partition.size) * (1 if undivided is None else 2)
+                subspace = numbers[event.stage]
+                message = (
+                    "undivided, to compare" if subspace is None else f"subspace {subspace + 1} of {partition.size}"
+                )
+                total = event.total * (1 if subspace is None else partition.size) * (1 if undivided is None else 2)
                 yield replace(event, stage=self.name, done=sum(done.values()), total=total, message=message)
                 continue
             if isinstance(event, Checkpoint):
@@ -199,7 +206,7 @@ class SubSupernetsStage:
             yield replace(event, stage=self.name) if isinstance(event, Traced) else event
         routed = split_supernet(problem.space, partition, problem.space.supernet(problem.spec.seed))
         runs: list[dict[str, Any]] = []
-        for stage, net in zip(parts, routed.sub_supernets, strict=True):
+        for stage, net in zip(sub_supernet_stages, routed.sub_supernets, strict=True):
             weights = _checkpoint_weights(stage, resources, state)
             net.load_state_dict(weights["net"])
             runs += [json.loads(weights["run"])] if "run" in weights else []
@@ -207,13 +214,13 @@ class SubSupernetsStage:
         runs_entry = {"runs": json.dumps(runs)} if runs else {}
         trained = TrainState(0, 0, {"net": routed.state_dict(), "partition": tree, **runs_entry})
         blob = resources.blobs.put(trained.to_bytes())
-        steps = sum(state.checkpoints[stage.name].step for stage in parts)
+        steps = sum(state.checkpoints[stage.name].step for stage in sub_supernet_stages)
         one_shot_blob = store_one_shot(undivided, resources, state) if undivided is not None else None
         result = SubSupernetsResult(
             supernet=blob,
             reused=False,
             steps=steps,
-            parts=partition.size,
+            subspaces=partition.size,
             one_shot=one_shot_blob,
             one_shot_steps=state.checkpoints[undivided.name].step if undivided is not None else None,
             runs=_runs(runs) if runs else None,
@@ -221,14 +228,14 @@ class SubSupernetsStage:
         yield Checkpoint(self.name, steps, blob)
         yield StageFinished(self.name, 0.0, result.to_json())
 
-    def _part(self, part: int) -> SubSupernetStage | GradientSubSupernetStage:
+    def _sub_supernet_stage(self, subspace: int) -> SubSupernetStage | GradientSubSupernetStage:
         if self.options is not None:
-            return GradientSubSupernetStage(part, self.options)
-        return SubSupernetStage(part, self.recipe, self.checkpoint_s)
+            return GradientSubSupernetStage(subspace, self.options)
+        return SubSupernetStage(subspace, self.recipe, self.checkpoint_s)
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
-        """Steps on random networks of the whole space, for as many parts as there may be, shared among as many cores
-        or GPUs as may train at once, each part on its share of cores."""
+        """Steps on random networks of the whole space, for as many subspaces as there may be, shared among as many
+        cores or GPUs as may train at once, each subspace on its share of cores."""
         if problem.supernet_blob is not None:
             return StageCost.zero(self.name, "the supernet is trained already")
         if self.options is not None:
@@ -242,7 +249,7 @@ class SubSupernetsStage:
             return StageCost.of(self.name, span, part_cost.steps * self.max_parts, part_cost.timed, "steps")
         clock = resources.clock
         undivided = self._undivided_stage(self.max_parts)
-        work = [self.max_parts] * (undivided is not None) + [1] * self.max_parts  # in lengths of a part
+        work = [self.max_parts] * (undivided is not None) + [1] * self.max_parts  # in lengths of a subspace
         workers = self._parallel_workers(problem, resources, len(work))
         with _threads(max(1, torch.get_num_threads() // workers)):
             started_at = clock()
@@ -271,10 +278,10 @@ class SubSupernetsStage:
         return SubSupernetStage(None, replace(self.recipe, phases=longer), self.checkpoint_s)
 
 
-def _runs(runs: Sequence[Mapping[str, Any]]) -> tuple[PartRun, ...]:
+def _runs(runs: Sequence[Mapping[str, Any]]) -> tuple[SubspaceRun, ...]:
     return tuple(
-        PartRun(
-            part=run["part"],
+        SubspaceRun(
+            subspace=run["subspace"],
             genes=tuple(run["genes"]),
             series=tuple(map(tuple, run["series"])),
             val_accuracy=run["val_accuracy"],
@@ -299,13 +306,14 @@ def store_one_shot(undivided: SubSupernetStage, resources: Resources, state: Sea
 
 
 def discretise_inside(
-    space: RelaxedSpace, partition: SpacePartition, part: int, scores_EO: Floats, rng: np.random.Generator
+    space: RelaxedSpace, partition: SpacePartition, subspace: int, scores_EO: Floats, rng: np.random.Generator
 ) -> Genes:
-    """The likeliest network of a part by a table of scores, shape (G,). A cell in which the divided edge leads nowhere
-    is another part's network. Where none is found near the scores, their own favourite, whichever part it is in."""
+    """The likeliest network of a subspace by a table of scores, shape (G,). A cell in which the divided edge leads
+    nowhere is another subspace's network. Where none is found near the scores, their own favourite, whichever subspace
+    it is in."""
 
     def outside(genes_NG: Genes) -> Floats:
-        return np.where(partition.route(genes_NG) == part, 0.0, 100.0)
+        return np.where(partition.route(genes_NG) == subspace, 0.0, 100.0)
 
     try:
         return within_bounds(space, outside, scores_EO, rng)

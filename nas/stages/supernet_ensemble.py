@@ -93,7 +93,7 @@ class SupernetEnsembleStage:
             supernet=resources.blobs.put(trained.to_bytes()),
             reused=False,
             steps=learning.steps,
-            parts=self.models,
+            subspaces=self.models,
             assignment=record,
             groups=tuple(tuple(group) for group in groups),
             shares=tuple(float(s) for s in shares),

@@ -203,7 +203,7 @@ def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> 
     if "retrain" in before:  # zero-cost proxies have done what they can
         before.pop("proxies", None)
     remaining = {
-        p.key: Candidate(p.arch, p.origin, _estimates(p, "retrain" in state.finished), claim_ms=p.claim_ms)
+        p.key: Candidate(p.arch, p.origin, _estimates(p, "retrain" in state.finished), promised_ms=p.promised_ms)
         for p in points
     }
     while remaining and len(ranked) < n:
@@ -261,4 +261,4 @@ def _estimates(point: Candidate, retrained: bool) -> dict[str, float]:
 
 def unverified(state: SearchState) -> dict[str, Mapping[str, Any]]:
     """The results of stages as they were before any network was measured."""
-    return {k: v for k, v in state.finished.items() if k not in ("verify", "learn")}
+    return {k: v for k, v in state.finished.items() if k not in ("verify", "refine")}

@@ -33,7 +33,7 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
 
 def stage_names(spec: SearchSpec) -> tuple[str, ...]:
     """The names of ``stages``."""
-    return ("estimate", "train", "derive", "explore", *closing_stage_names(spec))
+    return ("estimate", "train", "discretize", "explore", *closing_stage_names(spec))
 
 
 def check(spec: SearchSpec, space: SearchSpace) -> None:

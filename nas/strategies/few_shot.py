@@ -1,7 +1,7 @@
-"""Few-shot search: a supernet for each part of the space.
+"""Few-shot search: a supernet for each subspace of the space.
 
-Parts by choices: Zhao et al., ICML 2021; by gradient matching: Hu et al., GM-NAS, ICLR 2022; by a learned table: Javan
-et al., Balanced mixture of supernets, AutoML 2023.
+Subspaces by choices: Zhao et al., ICML 2021; by gradient matching: Hu et al., GM-NAS, ICLR 2022; by a learned table:
+Javan et al., Balanced mixture of supernets, AutoML 2023.
 """
 
 from __future__ import annotations
@@ -22,37 +22,38 @@ from nas.training.gradient.options import DartsParams, check_partial
 
 
 class FewShotParams(BaseModel):
-    """``split``: how the space is divided, in at most ``parts`` parts, by ``decisions`` (none named: by any; an
-    exhaustive split takes the first). A ``mixture`` has exactly as many parts, and learns with their weights which
-    combination of the decisions' choices (none named: of all) belongs to which, one network per step. ``subnets``
-    networks are trained per step otherwise, ``part_epochs`` are those of each part.
+    """``split``: how the space is divided, in at most ``subspaces`` subspaces, by ``decisions`` (none named: by any; an
+    exhaustive split takes the first). An ``ensemble`` has exactly as many subspaces, and learns with their weights
+    which combination of the decisions' choices (none named: of all) belongs to which, one network per step. ``subnets``
+    networks are trained per step otherwise, ``subspace_epochs`` are those of each subspace.
 
-    ``search``: networks are searched for after training (explore), or each part is searched by gradient over a
+    ``search``: networks are searched for after training (explore), or each subspace is searched by gradient over a
     relaxation of its operations, and its networks are the first candidates; ``gradient`` holds options of strategy
-    darts for that. ``schedule`` is how parts are trained if not by gradient: random networks, or as by once_for_all.
+    darts for that. ``schedule`` is how subspaces are trained if not by gradient: random networks, or as by
+    once_for_all.
 
-    ``trust_networks`` are trained alone to see how far the ranking can be trusted; 0: none. With them,
-    ``compare_one_shot`` tells what the split has gained, unless parts are searched by gradient: it trains the whole
-    supernet on for as many steps as all parts together.
+    ``rank_networks`` are trained alone to see how far the ranking can be trusted; 0: none. With them,
+    ``compare_one_shot`` tells what the split has gained, unless subspaces are searched by gradient: it trains the whole
+    supernet on for as many steps as all subspaces together.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    split: Literal["gradient_matching", "exhaustive", "random", "mixture"] = "gradient_matching"
+    split: Literal["gradient_matching", "exhaustive", "random", "ensemble"] = "gradient_matching"
     search: Literal["explore", "darts", "gdas", "snas", "proxyless"] = "explore"
     gradient: dict[str, Any] = Field(default_factory=dict)
     schedule: Literal["uniform", "progressive", "sandwich"] = "uniform"
-    parts: int = Field(default=4, ge=2, le=64)
+    subspaces: int = Field(default=4, ge=2, le=64)
     decisions: list[str] = Field(default_factory=list)
     repeats: int = Field(default=8, ge=1, le=1_000)
     warmup_epochs: int = Field(default=20, ge=1, le=100_000)
-    part_epochs: int = Field(default=8, ge=1, le=100_000)
+    subspace_epochs: int = Field(default=8, ge=1, le=100_000)
     subnets: int = Field(default=2, ge=1, le=64)
     batch_size: int = Field(default=64, ge=2, le=65_536)
     lr: float = Field(default=0.1, gt=0, le=10)
-    part_lr: float = Field(default=0.05, gt=0, le=10)
+    subspace_lr: float = Field(default=0.05, gt=0, le=10)
     weight_decay: float = Field(default=3e-5, ge=0, le=1)
-    trust_networks: int = Field(default=12, ge=0, le=1_000)
-    trust_epochs: int = Field(default=4, ge=1, le=100_000)
+    rank_networks: int = Field(default=12, ge=0, le=1_000)
+    rank_epochs: int = Field(default=4, ge=1, le=100_000)
     compare_one_shot: bool = True
     checkpoint_s: float = Field(default=10.0, gt=0)
 
@@ -62,10 +63,10 @@ class FewShotParams(BaseModel):
             raise ValueError("decisions: a random split draws its own; expected none, or another split")
         if len(set(self.decisions)) != len(self.decisions):
             raise ValueError(f"decisions: expected each once, got {', '.join(self.decisions)}")
-        if 0 < self.trust_networks < 4:
-            raise ValueError(f"trust_networks: expected 0, or at least 4 for a ranking, got {self.trust_networks}")
-        if self.split == "mixture" and (self.search, self.schedule) != ("explore", "uniform"):
-            raise ValueError("split mixture has a training of its own: expected search explore and schedule uniform")
+        if 0 < self.rank_networks < 4:
+            raise ValueError(f"rank_networks: expected 0, or at least 4 for a ranking, got {self.rank_networks}")
+        if self.split == "ensemble" and (self.search, self.schedule) != ("explore", "uniform"):
+            raise ValueError("split ensemble has a training of its own: expected search explore and schedule uniform")
         if self.search == "explore":
             if self.gradient:
                 raise ValueError("gradient: expected none with search explore")
@@ -90,8 +91,8 @@ def check(spec: SearchSpec, space: SearchSpace) -> None:
         raise InvalidSpec(f"few_shot cannot split {unknown[0]!r}: expected some of {', '.join(names)}")
     decisions = _divided(params, space)
     if params.split == "exhaustive":
-        exhaustive_split(space, decisions, params.parts)
-    if params.split == "mixture":
+        exhaustive_split(space, decisions, params.subspaces)
+    if params.split == "ensemble":
         routing_genes(space, decisions)
 
 
@@ -117,7 +118,7 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     check(problem.spec, space)
     options = _gradient_options(params) if params.search != "explore" else None
     decisions = _divided(params, space)
-    compare = params.compare_one_shot and params.trust_networks > 0
+    compare = params.compare_one_shot and params.rank_networks > 0
     axes = samplers.axes(space.decisions)
 
     def recipe(phases: tuple[Phase, ...]) -> Recipe:
@@ -125,24 +126,24 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
 
     warm_up = recipe(uniform(params.warmup_epochs, params.lr, axes, params.subnets))
     train: Stage
-    if params.split == "mixture":
-        mixed = recipe(uniform(params.parts * params.part_epochs, params.part_lr, axes, 1))
+    if params.split == "ensemble":
+        mixed = recipe(uniform(params.subspaces * params.subspace_epochs, params.subspace_lr, axes, 1))
         mixed = replace(mixed, weight_decay=0.0, label_smoothing=0.0)
-        train = SupernetEnsembleStage(mixed, params.parts, decisions, params.checkpoint_s, compare)
+        train = SupernetEnsembleStage(mixed, params.subspaces, decisions, params.checkpoint_s, compare)
     else:
         if params.schedule == "uniform":
-            phases = uniform(params.part_epochs, params.part_lr, axes, params.subnets)
+            phases = uniform(params.subspace_epochs, params.subspace_lr, axes, params.subnets)
         else:
             schedule = progressive_shrinking if params.schedule == "progressive" else sandwich
-            phases = schedule(params.part_epochs, params.part_lr, axes)
-        train = SubSupernetsStage(recipe(phases), params.parts, params.checkpoint_s, compare, options)
-    standalone = recipe(uniform(params.trust_epochs, params.lr, axes, 1))
+            phases = schedule(params.subspace_epochs, params.subspace_lr, axes)
+        train = SubSupernetsStage(recipe(phases), params.subspaces, params.checkpoint_s, compare, options)
+    standalone = recipe(uniform(params.rank_epochs, params.lr, axes, 1))
     return (
         EstimateStage(),
         TrainStage(warm_up, params.checkpoint_s, "warm_up"),
-        SplitStage(params.split, params.parts, decisions, params.repeats, warm_up.batch_size),
+        SplitStage(params.split, params.subspaces, decisions, params.repeats, warm_up.batch_size),
         train,
-        RankCorrelationStage(standalone, params.trust_networks),
+        RankCorrelationStage(standalone, params.rank_networks),
         *((DiscretizeStage(),) if options is not None else ()),
         ExploreStage(),
         *closing_stages(problem.spec),
@@ -150,14 +151,14 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
 
 
 def _gradient_options(params: FewShotParams) -> DartsParams:
-    """The options of strategy darts by which each part is searched."""
+    """The options of strategy darts by which each subspace is searched."""
     derived = {
         "preset": params.search,
-        "epochs": params.part_epochs,
+        "epochs": params.subspace_epochs,
         "batch_size": params.batch_size,
         "checkpoint_s": params.checkpoint_s,
     }
-    return parse_spec(DartsParams, {"lr": params.part_lr, **params.gradient, **derived})
+    return parse_spec(DartsParams, {"lr": params.subspace_lr, **params.gradient, **derived})
 
 
 def _divided(params: FewShotParams, space: SearchSpace) -> tuple[str, ...]:
@@ -183,13 +184,13 @@ def _divided(params: FewShotParams, space: SearchSpace) -> tuple[str, ...]:
 
 def stage_names(spec: SearchSpec) -> tuple[str, ...]:
     """The names of ``stages``. Raises InvalidSpec for wrong parameters."""
-    derive = ("derive",) if parse_spec(FewShotParams, spec.strategy.params).search != "explore" else ()
-    return ("estimate", "warm_up", "split", "train", "trust", *derive, "explore", *closing_stage_names(spec))
+    derive = ("discretize",) if parse_spec(FewShotParams, spec.strategy.params).search != "explore" else ()
+    return ("estimate", "warm_up", "split", "train", "rank_correlation", *derive, "explore", *closing_stage_names(spec))
 
 
 FEW_SHOT = Strategy(
     "few_shot",
-    "Few-shot search: one supernet for each part of the space, so that networks that conflict share no weights.",
+    "Few-shot search: one supernet for each subspace of the space, so that networks that conflict share no weights.",
     FewShotParams,
     stages,
     stage_names,

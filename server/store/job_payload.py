@@ -135,7 +135,7 @@ def _estimated_candidates(session: Session, search_id: str) -> tuple[Candidate, 
                 "origin": row.origin,
                 "metrics": {k: v for k, v in row.metrics.items() if METRICS[k].kind == "estimated"},
                 "status": "unverified",
-                "claim_ms": None,
+                "promised_ms": None,
                 "measurement": None,
             }
         )

@@ -40,7 +40,7 @@ def candidate_schema(
         genes=list(candidate.arch.genes),
         metrics=_metric_schemas(candidate.metrics, device in virtual if device is not None else bool(virtual)),
         status=candidate.status,
-        claim_ms=candidate.claim_ms,
+        promised_ms=candidate.promised_ms,
         measurement=candidate.measurement,
         devices={name: _on_device_schema(part, name in virtual) for name, part in candidate.devices.items()},
         on_front=on_front,
@@ -52,7 +52,7 @@ def _on_device_schema(part: OnDevice, virtual: bool) -> CandidateOnDeviceSchema:
     return CandidateOnDeviceSchema(
         metrics=_metric_schemas({name: value for name, value in values_ms.items() if value is not None}, virtual),
         status=part.status,
-        claim_ms=part.claim_ms,
+        promised_ms=part.promised_ms,
         measurement=part.measurement,
     )
 

@@ -121,7 +121,7 @@ class PointRow(Base):
     genes: Mapped[list[int]]
     metrics: Mapped[dict[str, Any]]
     status: Mapped[str] = mapped_column(String(16))
-    claim_ms: Mapped[float | None]
+    promised_ms: Mapped[float | None]
     measurement: Mapped[dict[str, Any] | None] = mapped_column(Json)
     devices: Mapped[dict[str, Any] | None] = mapped_column(Json)
 

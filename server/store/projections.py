@@ -45,7 +45,7 @@ _OWN_TABLES = (Evaluated, Measured, Exported)  # change rows of their own and no
 _BARS = (StageStarted, Progress, StageFinished)
 
 _points = Base.metadata.tables["points"]
-_CHANGING = ("seq", "metrics", "status", "claim_ms", "measurement", "devices")
+_CHANGING = ("seq", "metrics", "status", "promised_ms", "measurement", "devices")
 _OF_ORIGIN = select(_points).where(
     _points.c.job_id == bindparam("job"),
     _points.c.origin == bindparam("origin"),  # without it, the key's index would be read for the whole job
@@ -106,12 +106,12 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
 def load_points(session: Session, job_id: str, after: int) -> tuple[Rows, CandidateTable]:
     """The candidates that changed after event ``after``: their rows in the job's table, and their new values."""
     p = PointRow
-    columns = (p.position, p.space, p.origin, p.status, p.claim_ms, *(cast(c, Text) for c in (p.genes, p.metrics)))
+    columns = (p.position, p.space, p.origin, p.status, p.promised_ms, *(cast(c, Text) for c in (p.genes, p.metrics)))
     changed = (p.job_id == job_id, p.seq > after)
     records = session.execute(select(*columns).where(*changed).order_by(p.position)).all()
     if not records:
         return np.empty(0, dtype=np.intp), CandidateTable()
-    positions, spaces, origins, statuses, claims_ms, genes, metrics = zip(*records, strict=True)
+    positions, spaces, origins, statuses, promises_ms, genes, metrics = zip(*records, strict=True)
     rows = np.array(positions, dtype=np.intp) - 1
     row_of = {position: i for i, position in enumerate(positions)}
     measured = session.execute(select(p.position, p.measurement).where(*changed, p.measurement.is_not(None)))
@@ -124,7 +124,7 @@ def load_points(session: Session, job_id: str, after: int) -> tuple[Rows, Candid
         origins=origins,
         statuses=statuses,
         metrics=_all_json(metrics),
-        claims_ms=claims_ms,
+        promises_ms=promises_ms,
         measurements={row_of[row[0]]: Measurement.from_json(row[1]) for row in measured},
         devices=devices,
     )
@@ -289,7 +289,7 @@ def _values(point: Candidate) -> dict[str, Any]:
     return {
         "metrics": dict(point.metrics),
         "status": point.status,
-        "claim_ms": point.claim_ms,
+        "promised_ms": point.promised_ms,
         "measurement": point.measurement.as_json() if point.measurement is not None else None,
         "devices": {name: asdict(part) for name, part in point.devices.items()} or None,
     }
@@ -302,7 +302,7 @@ def point_of(row: Any) -> Candidate:
         origin=row.origin,
         metrics=row.metrics,
         status=row.status,
-        claim_ms=row.claim_ms,
+        promised_ms=row.promised_ms,
         measurement=Measurement.from_json(row.measurement) if row.measurement else None,
         devices=_on_devices(row.devices),
     )

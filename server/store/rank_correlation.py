@@ -24,11 +24,11 @@ def rank_correlation_schema(finished: StageResults) -> RankCorrelationSchema | N
     trained = EnsembleResult.read(finished) or EnsembleResult()
     ranked = RankCorrelationResult.read(finished) or RankCorrelationResult()
     assert split.method is not None
-    assert split.parts is not None
+    assert split.subspaces is not None
     return RankCorrelationSchema(
         method=split.method,
-        parts=split.parts,
-        partition=_ensemble(trained) if split.method == "mixture" else _whole_tree(split),
+        subspaces=split.subspaces,
+        partition=_ensemble(trained) if split.method == "ensemble" else _whole_tree(split),
         similarities=[_similarity(m) for m in split.matching or ()],
         steps=trained.steps,
         one_shot_steps=trained.one_shot_steps,
@@ -45,8 +45,8 @@ def _ensemble(trained: EnsembleResult) -> SpacePartitionSchema:
     if trained.assignment is None:
         return SpacePartitionSchema()
     children = [
-        SpacePartitionSchema(choices=list(group), part=part + 1, share=share)
-        for part, (group, share) in enumerate(zip(trained.groups or (), trained.shares or (), strict=True))
+        SpacePartitionSchema(choices=list(group), subspace=subspace + 1, share=share)
+        for subspace, (group, share) in enumerate(zip(trained.groups or (), trained.shares or (), strict=True))
     ]
     return SpacePartitionSchema(decision=", ".join(trained.assignment["decisions"]), children=children)
 
@@ -60,18 +60,18 @@ def _tree(
     choices: Sequence[str],
     names: Mapping[str, Sequence[str]],
     shares: Sequence[float],
-    parts: Iterator[int],
+    subspaces: Iterator[int],
 ) -> SpacePartitionSchema:
-    """Parts are numbered depth first, as the engine does."""
+    """Subspaces are numbered depth first, as the engine does."""
     if not node:
-        part = next(parts)
-        return SpacePartitionSchema(choices=list(choices), part=part + 1, share=shares[part])
+        subspace = next(subspaces)
+        return SpacePartitionSchema(choices=list(choices), subspace=subspace + 1, share=shares[subspace])
     known = names[node["decision"]]
     return SpacePartitionSchema(
         choices=list(choices),
         decision=node["decision"],
         children=[
-            _tree(child, [known[c] for c in group], names, shares, parts)
+            _tree(child, [known[c] for c in group], names, shares, subspaces)
             for group, child in zip(node["groups"], node["children"], strict=True)
         ],
     )

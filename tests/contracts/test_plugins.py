@@ -125,5 +125,5 @@ def test_stage_names_are_those_of_the_stages(strategy: str, retrain: bool) -> No
     names = tuple(stage.name for stage in stages_of(problem(spec)))
     assert names == stage_names(spec)
     assert names[0] == "estimate"
-    assert names[-3:] == ("verify", "learn", "export")
+    assert names[-3:] == ("verify", "refine", "export")
     assert ("retrain" in names) == (spec.retrain is not None)

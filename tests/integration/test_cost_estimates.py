@@ -110,7 +110,7 @@ def test_peak_memory_is_that_since_it_was_forgotten() -> None:
 def test_every_stage_of_a_search_says_what_it_takes(tmp_path: Path) -> None:
     device = RuleDevice()
     cost = estimate_cost(tmp_path, problem(), device=device, refit=RuleRefitter())
-    assert [s.stage for s in cost.stages] == ["estimate", "train", "explore", "verify", "learn", "export"]
+    assert [s.stage for s in cost.stages] == ["estimate", "train", "explore", "verify", "refine", "export"]
     assert (cost.confidence, cost.worker, cost.evaluations) == ("measured", "bench", 16)
     for s in cost.stages:
         assert s.low_s is not None
@@ -214,7 +214,7 @@ def test_a_worker_prices_a_search_as_it_would_run_it(tmp_path: Path) -> None:
     *before, [last] = run_job(DryRunPayload(search), str(tmp_path), [])
     assert {event["kind"] for batch in before for event in batch} == {"stage_started", "progress"}
     cost = read_cost_estimate(last["result"])
-    assert (last["stage"], cost.worker, cost.confidence) == ("price", platform.node(), "measured")
+    assert (last["stage"], cost.worker, cost.confidence) == ("cost_estimate", platform.node(), "measured")
     assert 0.3 < cost.stages[3].low_s < cost.stages[3].seconds  # type: ignore[operator]
 
 

@@ -48,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
 def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
     events, folder = whole
     state = fold_all(events)
-    assert list(state.finished) == ["estimate", "train", "derive", "explore", "verify", "learn", "export"]
+    assert list(state.finished) == ["estimate", "train", "discretize", "explore", "verify", "refine", "export"]
     assert len(state.of("search")) == len(state.of("baseline")) == 12
     front = front_of(SPEC, state)
     assert front.final
@@ -62,12 +62,12 @@ def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event]
     accuracies = [r["val_accuracy"] for r in trained["runs"]]
     assert trained["mean_val_accuracy"] == pytest.approx(np.mean(accuracies))
     assert trained["deviation_val_accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
-    derived = state.finished["derive"]
+    derived = state.finished["discretize"]
     assert [s["val_accuracy"] for s in derived["seeds"]] == accuracies
     assert derived["deviation_val_accuracy"] == trained["deviation_val_accuracy"] > 0
     for r in trained["runs"]:  # each seed's weights are kept for as long as the search
         assert state.checkpoints[f"train.seed{r['seed']}"].blob == r["supernet"]
-    networks = state.finished["derive"]["networks"]
+    networks = state.finished["discretize"]["networks"]
     assert [list(p.arch.genes) for p in state.of("search")][: len(networks)] == networks
     blob = TrainState.from_bytes(FolderBlobs(folder).get(trained["supernet"]), "cpu").weights
     assert blob is not None
@@ -95,13 +95,13 @@ def test_a_search_that_is_cut_while_it_trains_ends_the_same(whole: tuple[list[Ev
         before = events[: cut + 1]
         state = fold_all(_until_derived(run(folder, problem(SPEC), before)), fold_all(before))
         assert state.finished["train"] == expected.finished["train"]
-        assert state.finished["derive"] == expected.finished["derive"]
+        assert state.finished["discretize"] == expected.finished["discretize"]
 
 
 def _until_derived(stream: Any) -> Any:
     for event in stream:
         yield event
-        if event.kind == "stage_finished" and event.stage == "derive":
+        if event.kind == "stage_finished" and event.stage == "discretize":
             return
 
 
@@ -114,27 +114,27 @@ def test_another_bound_on_the_same_relaxation_trains_nothing(whole: tuple[list[E
     p = problem(child, parent.finished["train"]["supernet"], parent)
     state = fold_all(run(folder, p))
     assert state.finished["train"]["reused"]
-    genes = np.array(state.finished["derive"]["networks"])
+    genes = np.array(state.finished["discretize"]["networks"])
     assert (p.predictor.predict(p.space.features(genes)).upper_ms <= latencies[5]).all()
-    seeds = state.finished["derive"]["seeds"]
+    seeds = state.finished["discretize"]["seeds"]
     assert {tuple(s["genes"]) for s in seeds} <= {tuple(g) for g in genes.tolist()}
     accuracies = [s["val_accuracy"] for s in seeds]
-    assert state.finished["derive"]["mean_val_accuracy"] == pytest.approx(np.mean(accuracies))
-    assert state.finished["derive"]["deviation_val_accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert state.finished["discretize"]["mean_val_accuracy"] == pytest.approx(np.mean(accuracies))
+    assert state.finished["discretize"]["deviation_val_accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
 
 
 @pytest.mark.parametrize("preset", ["gdas", "gold"])
 def test_presets_reach_their_networks(preset: str, tmp_path: Path) -> None:
     spec = with_params(preset=preset, seeds=1, epochs=3)
     events = list(_until_derived(run(tmp_path, problem(spec))))
-    assert fold_all(events).finished["derive"]["networks"]
+    assert fold_all(events).finished["discretize"]["networks"]
 
 
 def test_a_bound_is_met_after_discretisation_or_said_to_be_out_of_reach(tmp_path: Path) -> None:
     objectives = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="macs", bound=45_000))
     spec = with_params(preset="la_darts", seeds=1).model_copy(update={"objectives": objectives})
     events = list(_until_derived(run(tmp_path, problem(spec))))
-    networks = np.array(fold_all(events).finished["derive"]["networks"])
+    networks = np.array(fold_all(events).finished["discretize"]["networks"])
     assert (problem(spec).space.costs(networks)["macs"] <= 45_000).all()
 
 
@@ -148,9 +148,9 @@ def test_weights_that_are_gone_leave_a_network_without_a_score(whole: tuple[list
     objectives = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="macs", bound=45_000))
     p = problem(SPEC.model_copy(update={"objectives": objectives}), supernet, parent)
     state = fold_all(_until_derived(run(tmp_path, p)))
-    seeds = state.finished["derive"]["seeds"]
+    seeds = state.finished["discretize"]["seeds"]
     assert [s["val_accuracy"] for s in seeds] == [None, None]
-    assert "mean_val_accuracy" not in state.finished["derive"]
+    assert "mean_val_accuracy" not in state.finished["discretize"]
     assert sum("are gone" in w for w in state.warnings) == 2
 
 
@@ -170,7 +170,7 @@ def test_a_space_without_relaxations_is_refused() -> None:
 def test_it_has_a_price(tmp_path: Path) -> None:
     spec = with_params(preset="darts_pt", seeds=1, select_epochs=1)
     cost = estimate_cost(tmp_path, problem(spec), DARTS.stages(problem(spec))[:3])
-    assert [s.stage for s in cost.stages] == ["estimate", "train", "derive"]
+    assert [s.stage for s in cost.stages] == ["estimate", "train", "discretize"]
     assert all(s.seconds is not None and s.seconds > 0 for s in cost.stages)
     assert cost.stages[1].steps == 2 + 6 + 1
     assert cost.stages[1].timed == 9

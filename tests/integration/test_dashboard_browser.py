@@ -140,7 +140,7 @@ def test_rank_correlation_has_a_matrix_for_every_decision(page: Any, dashboard: 
     assert correlation is not None
     card = page.locator(".card", has=page.get_by_role("heading", name="Rank correlation"))
     expect(card).to_contain_text(correlation.advice)
-    expect(card.locator(".tree")).to_contain_text("part 3, 30 % of all architectures")
+    expect(card.locator(".tree")).to_contain_text("subspace 3, 30 % of all architectures")
     first, second = correlation.similarities[:2]
     expect(card).to_contain_text(f"Best two groups: {', '.join(first.groups[0])} |")
     card.get_by_role("combobox", name="Decision").click()

@@ -43,7 +43,7 @@ COST = CostEstimate(
     confidence="measured",
     stages=(StageCost(stage="train", seconds=90.0, low_s=60.0, high_s=150.0, steps=9, timed=2, unit="steps"),),
 )
-PRICED: list[Event] = [StageStarted("price", 0, 1), StageFinished("price", 1.0, asdict(COST))]
+PRICED: list[Event] = [StageStarted("cost_estimate", 0, 1), StageFinished("cost_estimate", 1.0, asdict(COST))]
 URL = "/v1/searches?dry_run=true"
 
 
@@ -176,7 +176,7 @@ async def _held_by_a_worker(store: Store, leases: list[Any]) -> DryRunSchema:
     async def begins() -> bool:
         if not leases:
             leases.append(store.jobs.claim("worker", 60.0))
-            progress = Progress("price", 2, 5, "stages", message="timing explore")
+            progress = Progress("cost_estimate", 2, 5, "stages", message="timing explore")
             fakes.append(store, leases[0], [PRICED[0], progress], 60.0)
         return False
 

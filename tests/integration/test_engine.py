@@ -43,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
 def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
     events, folder = whole
     state = fold_all(events)
-    assert list(state.finished) == ["estimate", "train", "explore", "verify", "learn", "export"]
+    assert list(state.finished) == ["estimate", "train", "explore", "verify", "refine", "export"]
     assert len(state.of("search")) == len(state.of("baseline")) == 16
     front = front_of(SPEC, state)
     assert front.final
@@ -111,7 +111,7 @@ def test_another_bound_on_the_same_supernet_trains_nothing(whole: tuple[list[Eve
     front = front_of(child, state)
     assert front.members
     assert all(p.metrics["measured_ms"] <= bound for p in front.members)
-    assert all(p.claim_ms == bound for p in front.members)
+    assert all(p.promised_ms == bound for p in front.members)
 
 
 def test_a_bound_that_nothing_meets_is_refused_with_the_lowest_reachable(tmp_path: Path) -> None:

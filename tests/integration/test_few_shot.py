@@ -255,14 +255,14 @@ def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event]
     assert all(p.status in ("verified", "violated") for p in front.members)
     assert len(state.exports) == 1
     split = state.finished["split"]
-    assert split["parts"] == 2
+    assert split["subspaces"] == 2
     assert sum(split["shares"]) == pytest.approx(1.0)
     assert [m["decision"] for m in split["matching"]] == [d.name for d in problem(SPEC).space.decisions]
     assert max(split["matching"], key=lambda m: m["score"])["decision"] == split["partition"]["decision"]
     traces = [e for e in events if isinstance(e, Traced) and e.stage == "split"]
     assert len(traces) == 6
     assert all(0 <= v <= 1 for t in traces for row in t.table for v in row)
-    trust = state.finished["trust"]
+    trust = state.finished["rank_correlation"]
     assert -1 <= trust["tau_before"] <= 1
     assert -1 <= trust["tau_after"] <= 1
     assert len(trust["truth"]) == trust["networks"] == 4
@@ -285,15 +285,19 @@ def test_a_search_that_is_cut_ends_the_same_and_repeats_one_part_at_most(
     for i, e in enumerate(events):
         if isinstance(e, Checkpoint):
             kept_at.setdefault(e.stage, []).append(i)
-    of_part = kept_at["train.part1"]
-    for cut, end in ((kept_at["train.one_shot"][0], "train"), (of_part[0], "train"), (kept_at["trust"][0], "trust")):
+    of_part = kept_at["train.subspace1"]
+    for cut, end in (
+        (kept_at["train.one_shot"][0], "train"),
+        (of_part[0], "train"),
+        (kept_at["rank_correlation"][0], "rank_correlation"),
+    ):
         rest = list(_until(run(folder, problem(SPEC), events[: cut + 1]), end))
         state = fold_all(rest, fold_all(events[: cut + 1]))
         known = {stage: result for stage, result in expected.finished.items() if stage in state.finished}
         assert state.finished == known, f"cut after event {cut}: {events[cut]}"
     before = events[: of_part[-1] + 1]
     rest = list(run(folder, problem(SPEC), before))
-    assert not any(isinstance(e, Checkpoint) and e.stage in ("train.part1", "train.one_shot") for e in rest)
+    assert not any(isinstance(e, Checkpoint) and e.stage in ("train.subspace1", "train.one_shot") for e in rest)
     state = fold_all(rest, fold_all(before))
     assert state.finished == expected.finished
     assert state.candidates == expected.candidates
@@ -311,11 +315,11 @@ def test_another_bound_on_the_same_parts_trains_nothing(whole: tuple[list[Event]
 
 @pytest.mark.parametrize("split", ["exhaustive", "random"])
 def test_mobile_networks_are_split_as_well(split: str, tmp_path: Path) -> None:
-    params = {**PARAMS, "split": split, "parts": 4, "trust_networks": 0, "warmup_epochs": 1}  # nothing to compare
+    params = {**PARAMS, "split": split, "subspaces": 4, "rank_networks": 0, "warmup_epochs": 1}  # nothing to compare
     space = SpaceSpec(params=MOBILE)
     spec = SPEC.model_copy(update={"space": space, "strategy": StrategySpec(name="few_shot", params=params)})
     state = fold_all(_until(run(tmp_path, problem(spec)), "explore"))
-    assert state.finished["train"]["parts"] == state.finished["split"]["parts"] >= 2
+    assert state.finished["train"]["subspaces"] == state.finished["split"]["subspaces"] >= 2
     assert "one_shot" not in state.finished["train"]
     assert len(state.of("search")) == 8
 
@@ -353,11 +357,11 @@ def _until(stream: Iterator[Event], stage: str) -> Iterator[Event]:
     ("params", "message"),
     [
         ({"decisions": ["edge99.operation"]}, "edge01.operation"),
-        ({"split": "exhaustive", "parts": 4}, "takes 5 parts"),
+        ({"split": "exhaustive", "subspaces": 4}, "takes 5 parts"),
         ({"split": "random", "decisions": ["edge01.operation"]}, "random split"),
         ({"decisions": ["edge01.operation", "edge01.operation"]}, "each once"),
-        ({"trust_networks": 2}, "at least 4"),
-        ({"parts": 1}, "parts"),
+        ({"rank_networks": 2}, "at least 4"),
+        ({"subspaces": 1}, "subspaces"),
     ],
 )
 def test_impossible_parameters_are_refused(params: dict[str, Any], message: str) -> None:
@@ -370,7 +374,7 @@ def test_it_has_a_price(tmp_path: Path) -> None:
     from tests.support.engine import estimate_cost
 
     cost = estimate_cost(tmp_path, problem(SPEC), FEW_SHOT.stages(problem(SPEC))[:5])
-    assert [s.stage for s in cost.stages] == ["estimate", "warm_up", "split", "train", "trust"]
+    assert [s.stage for s in cost.stages] == ["estimate", "warm_up", "split", "train", "rank_correlation"]
     assert all(s.seconds is not None and s.seconds > 0 for s in cost.stages)
     params = {**PARAMS, "compare_one_shot": False}
     alone = FEW_SHOT.stages(

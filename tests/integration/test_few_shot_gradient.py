@@ -222,7 +222,7 @@ def test_each_subspace_selects_its_best_operations(preset: str) -> None:
 
 # Whole searches
 
-PARAMS: dict[str, Any] = {**FEW_SHOT_PARAMS, "warmup_epochs": 1, "trust_networks": 0, "gradient": {"tune_epochs": 1}}
+PARAMS: dict[str, Any] = {**FEW_SHOT_PARAMS, "warmup_epochs": 1, "rank_networks": 0, "gradient": {"tune_epochs": 1}}
 SPEC = SearchSpec(
     space=SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4}),
     data=DataSpec(params={"max_train": 120, "max_val": 60, "max_test": 60}),
@@ -247,21 +247,21 @@ def test_parts_that_are_searched_by_gradient_give_the_first_candidates(tmp_path:
     events = stored(list(run(tmp_path, problem(SPEC))))
     state = fold_all(events)
     assert tuple(state.finished) == FEW_SHOT.stage_names(SPEC)
-    assert "derive" in state.finished
+    assert "discretize" in state.finished
     assert front_of(SPEC, state).final
     assert len(state.exports) == 1
     space = problem(SPEC).space
     partition = SpacePartition.from_json(state.finished["split"]["partition"], space.decisions)
     runs = state.finished["train"]["runs"]
-    assert [r["part"] for r in runs] == [0, 1]
+    assert [r["subspace"] for r in runs] == [0, 1]
     assert [partition.route(np.array([r["genes"]]))[0] for r in runs] == [0, 1]
-    networks = state.finished["derive"]["networks"]
+    networks = state.finished["discretize"]["networks"]
     assert networks == [r["genes"] for r in runs]
     assert [list(p.arch.genes) for p in state.of("search")][:2] == networks
     for found, point in zip(runs, state.of("search"), strict=False):  # scored with the weights of their own part
         assert point.metrics["val_accuracy"] == pytest.approx(found["val_accuracy"])
     traces = [e for e in events if isinstance(e, Traced) and e.stage == "train"]
-    tables = {int(t.values["part"]): np.array(t.table) for t in traces}
+    tables = {int(t.values["subspace"]): np.array(t.table) for t in traces}
     for part in (0, 1):
         allowed_EO = allowed_operations(space, partition, part)  # type: ignore[arg-type]
         assert (tables[part + 1][~allowed_EO] == 0).all()
@@ -270,36 +270,36 @@ def test_parts_that_are_searched_by_gradient_give_the_first_candidates(tmp_path:
     assert weights is not None
     assert len(json.loads(weights["runs"])) == 2
 
-    of_parts = [(i, e.stage) for i, e in enumerate(events) if isinstance(e, Checkpoint) and "train.part" in e.stage]
+    of_parts = [(i, e.stage) for i, e in enumerate(events) if isinstance(e, Checkpoint) and "train.subspace" in e.stage]
     first = of_parts[0][1]  # the part that is trained first has more MACs
     marks = [i for i, stage in of_parts if stage != first]
     for cut in (marks[0], marks[-1]):
         before = events[: cut + 1]
-        rest = list(until(run(tmp_path, problem(SPEC), before), "derive"))
+        rest = list(until(run(tmp_path, problem(SPEC), before), "discretize"))
         again = fold_all(rest, fold_all(before)).finished
         assert again["train"] == state.finished["train"]
-        assert again["derive"] == state.finished["derive"]
+        assert again["discretize"] == state.finished["discretize"]
         assert not any(isinstance(e, Checkpoint) and e.stage == first for e in rest)
 
     supernet = state.finished["train"]["supernet"]
-    reused = fold_all(until(run(tmp_path, problem(SPEC, supernet, state)), "derive"))
-    assert reused.finished["derive"]["networks"] == networks
+    reused = fold_all(until(run(tmp_path, problem(SPEC, supernet, state)), "discretize"))
+    assert reused.finished["discretize"]["networks"] == networks
 
     costs = space.costs(np.array(networks))["macs"]
     objectives = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="macs", bound=float(costs.min()) - 1))
     tight = problem(SPEC.model_copy(update={"objectives": objectives}), supernet, state)
-    bounded = fold_all(until(run(tmp_path, tight), "derive")).finished["derive"]
+    bounded = fold_all(until(run(tmp_path, tight), "discretize")).finished["discretize"]
     assert bounded["replaced"] == 2
     assert (space.costs(np.array(bounded["networks"]))["macs"] < costs.min()).all()
-    assert [p["part"] for p in bounded["parts"]] == [1, 2]
-    assert all(0 <= p["val_accuracy"] <= 100 for p in bounded["parts"])  # with the weights of all parts
+    assert [p["subspace"] for p in bounded["subspaces"]] == [1, 2]
+    assert all(0 <= p["val_accuracy"] <= 100 for p in bounded["subspaces"])  # with the weights of all parts
 
 
 @pytest.mark.parametrize("search", ["gdas", "snas", "proxyless"])
 def test_other_searches_by_gradient_reach_their_networks(search: str, tmp_path: Path) -> None:
     spec = with_params(search=search, split="random")
-    state = fold_all(until(run(tmp_path, problem(spec)), "derive"))
-    assert len(state.finished["derive"]["networks"]) == 2
+    state = fold_all(until(run(tmp_path, problem(spec)), "discretize"))
+    assert len(state.finished["discretize"]["networks"]) == 2
     assert all(0 <= r["val_accuracy"] <= 100 for r in state.finished["train"]["runs"])
 
 
@@ -336,13 +336,13 @@ def test_the_ends_of_a_part_lie_in_it_and_shrinking_begins_at_its_largest() -> N
 
 @pytest.mark.parametrize("schedule", ["progressive", "sandwich"])
 def test_parts_are_trained_as_once_for_all_trains(schedule: str, tmp_path: Path) -> None:
-    params = {**FEW_SHOT_PARAMS, "split": "exhaustive", "schedule": schedule, "trust_networks": 0, "warmup_epochs": 1}
-    params |= {"decisions": ["stage1.depth"], "part_epochs": 1}
+    params = {**FEW_SHOT_PARAMS, "split": "exhaustive", "schedule": schedule, "rank_networks": 0, "warmup_epochs": 1}
+    params |= {"decisions": ["stage1.depth"], "subspace_epochs": 1}
     data = DataSpec(params={"max_train": 80, "max_val": 40, "max_test": 40})
     given = {"space": SpaceSpec(params=MOBILE), "data": data}
     spec = SPEC.model_copy(update={**given, "strategy": StrategySpec(name="few_shot", params=params)})
     state = fold_all(until(run(tmp_path, problem(spec)), "train"))
-    assert state.finished["train"]["parts"] == 2
+    assert state.finished["train"]["subspaces"] == 2
     assert state.finished["train"]["steps"] > 0
 
 
@@ -353,7 +353,7 @@ def test_parts_are_trained_as_once_for_all_trains(schedule: str, tmp_path: Path)
         ({"search": "darts", "schedule": "progressive"}, "schedule progressive"),
         ({"search": "darts", "gradient": {"epochs": 3}}, r"gradient\.epochs"),
         ({"search": "darts", "gradient": {"epoch": 3}}, "epoch"),
-        ({"search": "darts", "split": "mixture"}, "split mixture"),
+        ({"search": "darts", "split": "ensemble"}, "split ensemble"),
         ({"search": "enas"}, "proxyless"),
     ],
 )

@@ -112,7 +112,7 @@ def test_verified_is_what_is_verified_on_every_device() -> None:
     assert (broken.status, broken.metrics["measured_share"]) == ("violated", 112.5)
     assert [d.status for d in broken.devices.values()] == ["violated", "verified"]
     on = broken.on("board")
-    assert (on.status, on.metrics["measured_ms"], on.claim_ms) == ("verified", 15.0, 24.0)
+    assert (on.status, on.metrics["measured_ms"], on.promised_ms) == ("verified", 15.0, 24.0)
     assert not {"predicted_share", "measured_share"} & set(on.metrics)
 
 
@@ -358,7 +358,7 @@ def test_the_answers_have_every_device(store: Store, api: TestClient) -> None:
     [member] = whole.members
     assert member.status == "verified"
     assert {n: d.metrics["measured_ms"].value for n, d in member.devices.items()} == {"bench": 3.0, "board": 12.0}
-    assert [d.claim_ms for d in member.devices.values()] == [8.0, 24.0]
+    assert [d.promised_ms for d in member.devices.values()] == [8.0, 24.0]
     board = FrontSchema.model_validate(api.get(f"/v1/searches/{search}/front?device=board").json())
     assert (board.device, board.objectives[1].metric, board.objectives[1].bound) == ("board", "measured_ms", 24.0)
     assert [p.metrics["measured_ms"].value for p in board.members] == [15.0, 12.0]

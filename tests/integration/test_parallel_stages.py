@@ -46,7 +46,7 @@ SMALL = SPEC.model_copy(
         "space": SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4, "cells": 1}),
         "data": DataSpec(params={"max_train": 80, "max_val": 40, "max_test": 40}),
         "strategy": SPEC.strategy.model_copy(
-            update={"params": {**PARAMS, "split": "random", "part_epochs": STEPS // 2, "checkpoint_s": 1e-9}}
+            update={"params": {**PARAMS, "split": "random", "subspace_epochs": STEPS // 2, "checkpoint_s": 1e-9}}
         ),
     }
 )

@@ -38,7 +38,7 @@ MATCHING = {
 }
 SPLIT: dict[str, Any] = {
     "method": "gradient_matching",
-    "parts": 3,
+    "subspaces": 3,
     "partition": TREE.as_json(DECISIONS),
     "choices": {d.name: list(d.choices) for d in DECISIONS},
     "shares": [0.25, 0.5, 0.25],
@@ -61,7 +61,9 @@ TRAINED = {"steps": 120, "one_shot_steps": 120}
 
 
 def whole() -> RankCorrelationSchema:
-    view = rank_correlation_schema(json.loads(json.dumps({"split": SPLIT, "train": TRAINED, "trust": TRUST})))
+    view = rank_correlation_schema(
+        json.loads(json.dumps({"split": SPLIT, "train": TRAINED, "rank_correlation": TRUST}))
+    )
     assert view is not None
     return view
 
@@ -112,7 +114,7 @@ def test_the_view_names_choices_and_numbers_parts_as_the_engine_does() -> None:
     def leaves(node: SpacePartitionSchema) -> list[SpacePartitionSchema]:
         return [leaf for child in node.children for leaf in leaves(child)] if node.decision is not None else [node]
 
-    assert [leaf.part for leaf in leaves(view.partition)] == [1, 2, 3]
+    assert [leaf.subspace for leaf in leaves(view.partition)] == [1, 2, 3]
     assert [leaf.share for leaf in leaves(view.partition)] == SPLIT["shares"]
     allowed = TREE.allowed_choices()
     first, second = view.partition.children
@@ -129,10 +131,10 @@ def test_what_is_not_known_yet_is_empty() -> None:
     assert view is not None
     assert (view.tau_after, view.networks, view.advice, view.steps) == (None, [], "", None)
     without = {k: v for k, v in TRUST.items() if "one_shot" not in k}
-    view = rank_correlation_schema({"split": SPLIT, "train": {"steps": 120}, "trust": without})
+    view = rank_correlation_schema({"split": SPLIT, "train": {"steps": 120}, "rank_correlation": without})
     assert view is not None
     assert (view.tau_one_shot, view.one_shot_steps, view.networks[0].one_shot) == (None, None, None)
-    untested = rank_correlation_schema({"split": SPLIT, "train": TRAINED, "trust": {"networks": 0}})
+    untested = rank_correlation_schema({"split": SPLIT, "train": TRAINED, "rank_correlation": {"networks": 0}})
     assert untested is not None
     assert untested.networks == []
 
@@ -143,7 +145,7 @@ def test_a_search_is_shown_with_it_but_not_in_lists(tmp_path: Path) -> None:
         search = fakes.add_search(store)
         lease = store.jobs.claim("worker", 10.0)
         assert lease is not None
-        for stage, result in (("split", SPLIT), ("train", TRAINED), ("trust", TRUST)):
+        for stage, result in (("split", SPLIT), ("train", TRAINED), ("rank_correlation", TRUST)):
             fakes.append(store, lease, [StageFinished(stage, 1.0, result)])
         assert store.queries.search(search).rank_correlation == whole()
         assert store.queries.searches(None, 10, None).items[0].rank_correlation is None
@@ -192,8 +194,8 @@ def test_a_matrix_is_drawn_by_groups_with_disagreement_in_another_colour() -> No
     ("params", "message"),
     [
         ({"decisions": ["edge99.operation"]}, "edge01.operation"),
-        ({"split": "exhaustive", "parts": 4}, "takes 5 parts"),
-        ({"parts": 1}, "parts"),
+        ({"split": "exhaustive", "subspaces": 4}, "takes 5 parts"),
+        ({"subspaces": 1}, "subspaces"),
     ],
 )
 def test_a_submission_is_checked_against_its_space(params: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -210,7 +212,7 @@ from nas.core.ports import ImageShape
 from nas.core.spec import SearchSpec, StrategySpec
 from nas.strategies.few_shot import FEW_SHOT
 from search_spaces.nas_bench_201.space import build
-spec = SearchSpec(strategy=StrategySpec(name="few_shot", params={"split": "exhaustive", "parts": 5}))
+spec = SearchSpec(strategy=StrategySpec(name="few_shot", params={"split": "exhaustive", "subspaces": 5}))
 FEW_SHOT.check(spec, build({"preset": "digits"}, ImageShape(1, 8, 8, 10)))
 assert "torch" not in sys.modules
 """

@@ -233,7 +233,7 @@ def test_how_often_it_looks_again_is_bounded_and_can_be_none(whole: tuple[list[E
     start = next(i for i, e in enumerate(events) if isinstance(e, Refitted))
     off = fold_all(run(folder, problem(reexplore=0), events[:start]), fold_all(events[:start]))
     assert [r.number for r in off.refits] == [1]
-    assert off.finished["learn"]["rounds"] == 0
+    assert off.finished["refine"]["rounds"] == 0
     assert len(off.of("search")) == 64
     moving = count(2)
 
@@ -241,7 +241,7 @@ def test_how_often_it_looks_again_is_bounded_and_can_be_none(whole: tuple[list[E
         return float(next(moving)) * usual_ms(genes_NG)
 
     state = fold_all(run(tmp_path, problem(1, bound=None), device=RecordingDevice(worse_and_worse)))
-    assert state.finished["learn"]["rounds"] == 1
+    assert state.finished["refine"]["rounds"] == 1
     assert [r.number for r in state.refits] == [1, 2]
 
 
@@ -257,7 +257,7 @@ def test_only_what_was_measured_alike_is_learned_from(tmp_path: Path) -> None:
     state = fold_all(run(tmp_path, problem(), device=Otherwise()))
     assert any(p.measurement is not None for p in state.candidates.values())
     assert state.refits == ()
-    assert state.finished["learn"]["refits"] == 0
+    assert state.finished["refine"]["refits"] == 0
 
 
 # Versions of a predictor
@@ -417,11 +417,11 @@ def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.Mo
         }
         assert grown[0].networks == len(pool) + len(measured - {a.id for a in as_archs(space.id, pool)})
         stages = {s.name: s for s in store.queries.search(search).stages}
-        assert stages["learn"].result["refits"] == len(grown)
+        assert stages["refine"].result["refits"] == len(grown)
         assert len(store.queries.drift("planted").readings) >= len(measured)
         costs = {c["stage"]: c for c in _price(runner, lease.payload, url)}
-        assert costs["learn"]["seconds"] > 0
-        assert costs["learn"]["high_s"] > costs["learn"]["seconds"]
+        assert costs["refine"]["seconds"] > 0
+        assert costs["refine"]["high_s"] > costs["refine"]["seconds"]
 
 
 def _price(runner: Any, search: SearchPayload, url: str) -> list[dict[str, Any]]:

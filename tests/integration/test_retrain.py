@@ -64,7 +64,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
 
 def test_the_front_is_that_of_the_retrained(whole: tuple[list[Event], Path]) -> None:
     state = fold_all(whole[0])
-    assert list(state.finished) == ["estimate", "train", "explore", "retrain", "verify", "learn", "export"]
+    assert list(state.finished) == ["estimate", "train", "explore", "retrain", "verify", "refine", "export"]
     result = state.finished["retrain"]
     for origin in ("search", "baseline"):
         trained = [p for p in state.of(origin) if "trained_accuracy" in p.metrics]
@@ -158,7 +158,16 @@ def test_cells_that_were_found_by_gradient_are_retrained_as_well(tmp_path: Path)
         }
     )
     state = fold_all(run(tmp_path, problem(spec)))
-    assert list(state.finished) == ["estimate", "train", "derive", "explore", "retrain", "verify", "learn", "export"]
+    assert list(state.finished) == [
+        "estimate",
+        "train",
+        "discretize",
+        "explore",
+        "retrain",
+        "verify",
+        "refine",
+        "export",
+    ]
     assert front_of(spec, state).members
     assert {e.arch.id for e in state.exports} <= set(state.finished["retrain"]["networks"])
 
@@ -224,7 +233,7 @@ def test_the_spec_says_what_is_wrong() -> None:
 
 
 def test_every_strategy_with_the_closing_stages_retrains(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert stage_names(RETRAINED) == ("estimate", "train", "explore", "retrain", "verify", "learn", "export")
+    assert stage_names(RETRAINED) == ("estimate", "train", "explore", "retrain", "verify", "refine", "export")
     assert "retrain" not in stage_names(SPEC)
     fakes.use_plugins(monkeypatch)
     spec = fakes.search_spec(retrain={"epochs": 1})

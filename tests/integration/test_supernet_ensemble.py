@@ -213,13 +213,13 @@ def test_a_large_space_is_routed_by_named_decisions() -> None:
 # A whole search
 
 PARAMS: dict[str, Any] = {
-    "split": "mixture",
-    "parts": 2,
+    "split": "ensemble",
+    "subspaces": 2,
     "warmup_epochs": 1,
-    "part_epochs": 2,
+    "subspace_epochs": 2,
     "batch_size": 40,
-    "trust_networks": 4,
-    "trust_epochs": 1,
+    "rank_networks": 4,
+    "rank_epochs": 1,
     "checkpoint_s": 1e-9,
 }
 SPEC = SearchSpec(
@@ -264,7 +264,7 @@ def test_an_ensemble_search_ends_with_a_verified_front_and_the_same_when_resumed
         assert fold_all(rest, fold_all(before)).finished["train"] == trained
 
 
-def test_a_mixture_has_a_price(tmp_path: Path) -> None:
+def test_an_ensemble_has_a_cost(tmp_path: Path) -> None:
     cost = estimate_cost(tmp_path, problem(SPEC), FEW_SHOT.stages(problem(SPEC))[2:4])
     assert [s.stage for s in cost.stages] == ["split", "train"]
     assert cost.stages[1].seconds is not None

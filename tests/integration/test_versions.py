@@ -78,7 +78,7 @@ def refit(store: Store, number: int = 1, better: bool = True, broken: int = 0) -
         "better": better,
         "why": "cross-validated error: 2.0 % with what was fed back, 3.0 % without",
     }
-    return Refitted("learn", number, (("search", "a"),), 3, broken, record)
+    return Refitted("refine", number, (("search", "a"),), 3, broken, record)
 
 
 def learning(store: Store, *refits: Event, ms: float = 11.0, drift: float = 1.0) -> list[Event]:
@@ -87,9 +87,9 @@ def learning(store: Store, *refits: Event, ms: float = 11.0, drift: float = 1.0)
         *fakes.search_log(store.blobs.put(b"abc"))[:17],
         Measured(fakes.arch(3, 3, 3), "search", measurement(ms, drift), 11.0),
         StageFinished("verify", 1.0),
-        StageStarted("learn", 4, 6),
+        StageStarted("refine", 4, 6),
         *refits,
-        StageFinished("learn", 1.0),
+        StageFinished("refine", 1.0),
     ]
 
 

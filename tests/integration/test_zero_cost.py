@@ -62,7 +62,7 @@ def test_a_search_without_a_supernet_ends_with_trained_and_measured_networks(
 ) -> None:
     state = fold_all(whole[0])
     assert tuple(state.finished) == stage_names(SPEC)
-    assert tuple(state.finished) == ("estimate", "proxies", "explore", "retrain", "verify", "learn", "export")
+    assert tuple(state.finished) == ("estimate", "proxies", "explore", "retrain", "verify", "refine", "export")
     assert len(state.of("search")) == len(state.of("baseline")) == 12
     assert not any("val_accuracy" in p.metrics for p in state.candidates.values())  # a proxy is no accuracy
     assert all(0.0 <= p.metrics["proxy_score"] <= 100.0 for p in state.candidates.values())

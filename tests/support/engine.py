@@ -116,7 +116,7 @@ def estimate_cost(
     events: list[Event] = list(estimate_search_cost(p, stages or ONCE_FOR_ALL.stages(p), resources, SearchState()))
     last = events[-1]
     assert isinstance(last, StageFinished)
-    assert last.stage == "price"
+    assert last.stage == "cost_estimate"
     assert next(e.message for e in events if isinstance(e, Progress)).startswith("timing ")
     return read_cost_estimate(json.loads(json.dumps(last.result)))
 

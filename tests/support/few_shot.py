@@ -7,13 +7,13 @@ from typing import Any
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
 
 PARAMS: dict[str, Any] = {
-    "parts": 2,
+    "subspaces": 2,
     "repeats": 1,
     "warmup_epochs": 2,
-    "part_epochs": 1,
+    "subspace_epochs": 1,
     "batch_size": 40,
-    "trust_networks": 4,
-    "trust_epochs": 1,
+    "rank_networks": 4,
+    "rank_epochs": 1,
 }
 
 

@@ -250,7 +250,7 @@ def partition_results() -> tuple[dict[str, Any], dict[str, Any]]:
     partition = {"decision": first["decision"], "groups": first["groups"], "children": [{}, inside]}
     split = {
         "method": "gradient_matching",
-        "parts": 3,
+        "subspaces": 3,
         "partition": partition,
         "choices": {m["decision"]: m["choices"] for m in (first, second)},
         "shares": [0.3, 0.4, 0.3],
@@ -396,7 +396,7 @@ def _seed_finished(seeds: Seeds) -> None:
     points = [p for origin in ("search", "baseline") for p in [q for q in points if q.origin == origin][:EVALUATIONS]]
     split, ranking = partition_results()
     attempt.append(*training_events(store, 9))
-    attempt.append(StageFinished("split", 8.0, split), StageFinished("trust", 60.0, ranking))
+    attempt.append(StageFinished("split", 8.0, split), StageFinished("rank_correlation", 60.0, ranking))
     attempt.append(StageStarted("explore", 6, 9), *exploration_events(points), StageFinished("explore", 31.0))
     seeds.clock.pass_(250.0)
     attempt.append(
@@ -422,7 +422,7 @@ def _refit(store: Store, points: Sequence[Candidate], number: int) -> Refitted:
         "better": True,
         "why": "cross-validated error: 2.9 % with what was fed back, 3.4 % without",
     }
-    return Refitted("learn", number, tuple(p.key for p in points[:24]), EVALUATIONS, 2, record)
+    return Refitted("refine", number, tuple(p.key for p in points[:24]), EVALUATIONS, 2, record)
 
 
 def _seed_three_objectives(seeds: Seeds) -> None:

@@ -308,6 +308,6 @@ def _run_drifting_search(service: SeededService) -> str:
     return service.run_search(
         Evaluated(tuple(points)),
         *(measured(point, profile, 0.24, 0.22) for point in points),
-        Refitted("learn", 1, tuple(point.key for point in points), 3, 3, refit),
+        Refitted("refine", 1, tuple(point.key for point in points), 3, 3, refit),
         name="slower",
     )

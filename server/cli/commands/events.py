@@ -98,9 +98,9 @@ def describe(event: Event) -> str | None:
             return f"{stage}: checkpoint at {step}"
         case MeasurementsWanted(stage, profile, networks):
             return f"{stage}: {len(networks)} to be measured by the agent of {profile['name']}"
-        case Measured(arch, origin, measurement, claim_ms, device):
+        case Measured(arch, origin, measurement, promised_ms, device):
             where = f" on {device}" if device is not None else ""
-            result = measurement.refused or f"{measurement.median_ms:.4f} ms, promised {claim_ms:.4f} ms"
+            result = measurement.refused or f"{measurement.median_ms:.4f} ms, promised {promised_ms:.4f} ms"
             return f"measured {arch.id} of the {origin}{where}: {result}"
         case Refitted(stage, number, measured, _, _, _):
             return f"{stage}: the predictor was fitted for the {number}. time, with {len(measured)} measured candidates"

@@ -36,7 +36,7 @@ def _draw_device(name: str, on_device: CandidateOnDeviceSchema) -> None:
                 text(formatting.metric(on_device.metrics, metric), "num", "span")
                 if metric in on_device.metrics:
                     kind_chip(on_device.metrics[metric].kind)
-        promised_ms = on_device.claim_ms
+        promised_ms = on_device.promised_ms
         text(formatting.MISSING if promised_ms is None else formatting.quantity(promised_ms, "ms"), "num", "td")
         with div("", "td"):
             if on_device.measurement is None:
@@ -85,7 +85,7 @@ def _draw_interval(candidate: CandidateSchema, measurement: Measurement) -> None
     low, median, high = measurement.low_ms, measurement.median_ms, measurement.high_ms
     if low is None or median is None or high is None:
         return
-    promised_ms = candidate.claim_ms
+    promised_ms = candidate.promised_ms
     low_text, median_text, high_text = (formatting.significant(ms, 4) for ms in (low, median, high))
     with div():
         ui.html(interval_svg(low, median, high, promised_ms), sanitize=False)

@@ -21,7 +21,7 @@ from server.dashboard.charts.options import (
     value_axis,
 )
 
-_RUN_KEYS = ("seed", "part")  # readings that name the run of all other readings of an event
+_RUN_KEYS = ("seed", "subspace")  # readings that name the run of all other readings of an event
 _READING_TITLES = {
     "entropy": "Entropy of the operation weights",
     "skip_share": "Share of skip connections",
@@ -42,7 +42,7 @@ def reading_title(name: str) -> str:
 
 
 def by_run(traces: Sequence[Traced]) -> dict[str, list[Traced]]:
-    """The traces in order, by their run: ``seed 0`` of several seeds, ``part 1`` of a partitioned space."""
+    """The traces in order, by their run: ``seed 0`` of several seeds, ``subspace 1`` of a partitioned space."""
     runs: dict[str, list[Traced]] = {}
     for trace in traces:
         name = next((f"{key} {int(trace.values[key])}" for key in _RUN_KEYS if key in trace.values), "")

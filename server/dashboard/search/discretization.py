@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from nas.schemas.jobs import StageSchema
 
-_STAGE = "derive"
+_STAGE = "discretize"
 
 
 class SeedResult(BaseModel):
@@ -19,20 +19,20 @@ class SeedResult(BaseModel):
     val_accuracy: float | None
 
 
-class PartResult(BaseModel):
-    """The architecture of one part of a partitioned space."""
+class SubspaceResult(BaseModel):
+    """The architecture of one subspace of a partitioned space."""
 
     model_config = ConfigDict(frozen=True)
-    part: int
+    subspace: int
     val_accuracy: float | None
 
 
 class DiscretizationSummary(BaseModel):
-    """The validation accuracies of the discretised architectures: by seed, or by part of a partitioned space."""
+    """The validation accuracies of the discretised architectures: by seed, or by subspace of a partitioned space."""
 
     model_config = ConfigDict(frozen=True)
     seeds: tuple[SeedResult, ...] = ()
-    parts: tuple[PartResult, ...] = ()
+    subspaces: tuple[SubspaceResult, ...] = ()
     mean_val_accuracy: float | None = None
     deviation_val_accuracy: float | None = None
 

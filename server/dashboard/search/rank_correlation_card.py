@@ -11,10 +11,10 @@ from server.dashboard.charts.rank_correlation import gradient_similarity_chart, 
 from server.dashboard.elements import div, heading, kind_chip, stat, text
 
 _METHODS = {
-    "gradient_matching": "by gradient matching: choices whose gradients disagree go to different parts",
-    "exhaustive": "exhaustively: a part for every choice",
+    "gradient_matching": "by gradient matching: choices whose gradients disagree go to different subspaces",
+    "exhaustive": "exhaustively: a subspace for every choice",
     "random": "at random",
-    "mixture": "by a balanced ensemble of supernets, whose router is learned with the weights",
+    "ensemble": "by a balanced ensemble of supernets, whose router is learned with the weights",
 }
 
 
@@ -56,7 +56,7 @@ class RankCorrelationCard:
                         text(_caption(correlation), "small muted")
                 with div("stack tight"):
                     method = _METHODS.get(correlation.method, correlation.method)
-                    text(f"The space in {correlation.parts} parts, {method}.", "small strong")
+                    text(f"The space in {correlation.subspaces} subspaces, {method}.", "small strong")
                     with div("tree", "ul"):
                         _draw_partition(correlation.partition)
             if correlation.similarities:
@@ -103,7 +103,7 @@ def _draw_taus(correlation: RankCorrelationSchema) -> None:
         stat("Kendall tau after the split", _tau(after), "estimated")
         if correlation.one_shot_steps is not None:
             gain = None if after is None or one_shot is None else after - one_shot
-            note = f"{correlation.one_shot_steps} more steps, as many as all parts"
+            note = f"{correlation.one_shot_steps} more steps, as many as all subspaces"
             stat("Undivided, at equal cost", _tau(one_shot), "estimated", note)
             gain_text = formatting.MISSING if gain is None else f"{gain:+.2f}"
             stat("Gain over one supernet", gain_text, note="tau, at equal cost")
@@ -128,12 +128,12 @@ def _draw_partition(node: SpacePartitionSchema) -> None:
         if node.choices:
             separator = ", " if all("," not in choice for choice in node.choices) else " · "
             text(separator.join(node.choices), "choices", "span")
-        if node.decision is None and node.part is None:
-            text("determined by training the parts", "leaf", "span")
+        if node.decision is None and node.subspace is None:
+            text("determined by training the subspaces", "leaf", "span")
             return
         if node.decision is None:
             share = "" if node.share is None else f", {100 * node.share:.0f} % of all architectures"
-            text(f"part {node.part}{share}", "leaf", "span")
+            text(f"subspace {node.subspace}{share}", "leaf", "span")
             return
         text(node.decision, "mono decision-name", "span")
         with div("", "ul"):

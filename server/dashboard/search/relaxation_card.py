@@ -32,8 +32,8 @@ class _CardIdentity:
 
 
 class RelaxationCard:
-    """A small chart for every reading, and of one run (a seed or a part) the cells as they are now and the weights of
-    operations by edge. Hidden while there are no readings."""
+    """A small chart for every reading, and of one run (a seed or a subspace) the cells as they are now and the weights
+    of operations by edge. Hidden while there are no readings."""
 
     def __init__(self) -> None:
         self._box = div("part card")
@@ -110,12 +110,12 @@ class RelaxationCard:
 
 
 def _draw_summary(summary: DiscretizationSummary) -> None:
-    """Validation accuracies by part; or by seed with mean and deviation, nothing for a single seed."""
-    if summary.parts:
+    """Validation accuracies by subspace; or by seed with mean and deviation, nothing for a single seed."""
+    if summary.subspaces:
         with div("figures").style("margin-bottom: 1rem"):
-            for i, result in enumerate(summary.parts):
+            for i, result in enumerate(summary.subspaces):
                 note = "" if i else "validation accuracy of its architecture"
-                stat(f"Part {result.part}", _accuracy(result.val_accuracy), "estimated", note)
+                stat(f"Subspace {result.subspace}", _accuracy(result.val_accuracy), "estimated", note)
         return
     seeds = [s for s in summary.seeds if s.val_accuracy is not None]
     mean, deviation = summary.mean_val_accuracy, summary.deviation_val_accuracy

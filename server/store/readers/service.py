@@ -79,7 +79,7 @@ class ServiceReader(Reader):
         """The progress of a dry run. Raises NotFound."""
         with reading(self._engine) as session:
             job = require_job(session, job_id, "dry_run")
-            cost = job.state.get("finished", {}).get("price")
+            cost = job.state.get("finished", {}).get("cost_estimate")
             return DryRunProgress(
                 status=cast(JobStatus, job.status),
                 cost=read_cost_estimate(cost) if cost is not None else None,

@@ -161,7 +161,7 @@ def test_metrics_of_a_known_point_are_merged_and_origins_stay_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("median_ms", "claim_ms", "status"),
+    ("median_ms", "promised_ms", "status"),
     [
         (2.0, 2.1, "verified"),
         (2.0, 2.09, "unverified"),
@@ -170,11 +170,11 @@ def test_metrics_of_a_known_point_are_merged_and_origins_stay_apart() -> None:
         (None, 9.0, "unverified"),
     ],
 )
-def test_the_mark_follows_from_measurement_and_claim(median_ms: float | None, claim_ms: float, status: str) -> None:
+def test_the_mark_follows_from_measurement_and_claim(median_ms: float | None, promised_ms: float, status: str) -> None:
     measurement = replace(MEASUREMENT, median_ms=median_ms, high_ms=median_ms and 2.1)
-    assert verification_status(measurement, claim_ms) == status
-    [point] = fold_all([Measured(ARCH, "search", measurement, claim_ms)]).of("search")
-    assert (point.status, point.claim_ms, point.measurement) == (status, claim_ms, measurement)
+    assert verification_status(measurement, promised_ms) == status
+    [point] = fold_all([Measured(ARCH, "search", measurement, promised_ms)]).of("search")
+    assert (point.status, point.promised_ms, point.measurement) == (status, promised_ms, measurement)
     assert point.metrics.get("measured_ms") == median_ms
 
 

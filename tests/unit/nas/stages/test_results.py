@@ -50,7 +50,7 @@ OLD: dict[str, dict[str, Any]] = {
     "warm_up": {"supernet": "1" * 64, "reused": False, "steps": 40, "largest_val_accuracy": 80.0},
     "split": {
         "method": "gradient_matching",
-        "parts": 2,
+        "subspaces": 2,
         "partition": {"decision": "edge", "groups": [[0], [1, 2]], "children": [{}, {}]},
         "choices": {"edge": ["none", "skip", "conv"]},
         "shares": [0.25, 0.75],
@@ -64,8 +64,15 @@ OLD: dict[str, dict[str, Any]] = {
             }
         ],
     },
-    "train": {"supernet": BLOB, "reused": False, "steps": 80, "parts": 2, "one_shot": "2" * 64, "one_shot_steps": 160},
-    "trust": {
+    "train": {
+        "supernet": BLOB,
+        "reused": False,
+        "steps": 80,
+        "subspaces": 2,
+        "one_shot": "2" * 64,
+        "one_shot_steps": 160,
+    },
+    "rank_correlation": {
         "networks": 2,
         "tau_before": None,
         "tau_after": 0.5,
@@ -76,7 +83,7 @@ OLD: dict[str, dict[str, Any]] = {
         "estimates_before": [50.0, 50.0],
         "estimates_after": [60.0, 61.0],
     },
-    "derive": {
+    "discretize": {
         "networks": [[1, 0], [0, 0]],
         "replaced": 1,
         "skip_shares": [0.5, 0.0],
@@ -115,7 +122,7 @@ OLD: dict[str, dict[str, Any]] = {
         "baseline_hypervolume": 0.5,
         "fleet": {"pi": {"measured": False}},
     },
-    "learn": {"refits": 1, "rounds": 0, "broken": 0, "front_size": 3, "hypervolume": 0.6, "baseline_hypervolume": 0.5},
+    "refine": {"refits": 1, "rounds": 0, "broken": 0, "front_size": 3, "hypervolume": 0.6, "baseline_hypervolume": 0.5},
     "export": {"models": 3},
 }
 
@@ -179,7 +186,7 @@ def test_every_kind_of_training_reads_as_a_trained_supernet() -> None:
     bilevel = BilevelResult.require({"train": runs})
     assert bilevel.runs is not None
     assert bilevel.runs[0].series == ((0, 0), (1, 0))
-    ensemble = EnsembleResult(supernet=BLOB, steps=8, parts=2, assignment={"decisions": ["a"]}, shares=(0.5, 0.5))
+    ensemble = EnsembleResult(supernet=BLOB, steps=8, subspaces=2, assignment={"decisions": ["a"]}, shares=(0.5, 0.5))
     for result in (bilevel, ensemble):
         read = TrainResult.require({"train": result.to_json()})
         assert (read.blob, read.steps) == (BLOB, 8)

@@ -126,7 +126,7 @@ def test_submitted_search_is_queued_with_its_stages(api: TestClient, store: Stor
     view = SearchSchema.model_validate(answer.json())
     assert view.spec == fakes.search_spec()
     assert view.status == "queued"
-    assert [s.name for s in view.stages] == ["estimate", "train", "explore", "verify", "learn", "export"]
+    assert [s.name for s in view.stages] == ["estimate", "train", "explore", "verify", "refine", "export"]
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
     assert lease.job_id == view.id
@@ -233,7 +233,7 @@ def test_dry_run_reports_ranges_and_feasibility(api: TestClient, store: Store) -
     assert view.lowest_reachable_ms == pytest.approx(1.1)
     # Of the 64 gene vectors, upper_ms = 1.1 (1 + d0 + d1 + d2 if d1 else 0) <= 5.5 holds for 4*4 + 10 + 6 + 3.
     assert view.feasible_share == pytest.approx((16 + 9 + 6 + 3) / 64, abs=0.02)
-    assert view.stages == ["estimate", "train", "explore", "verify", "learn", "export"]
+    assert view.stages == ["estimate", "train", "explore", "verify", "refine", "export"]
     assert view.spec_hash == fakes.search_spec(objectives=spec["objectives"]).content_hash
     assert api.get("/v1/searches").json()["items"] == []
 
@@ -267,7 +267,7 @@ def test_fork_may_retrain_and_extension_does_not_train(api: TestClient, done: st
     wanted = {"networks": 2, "epochs": 5, "trials": 3, "seeds": 1, "batch_size": 64}
     fork = SearchSchema.model_validate(api.post(f"/v1/searches/{done}/fork", json={"retrain": wanted}).json())
     assert fork.spec.retrain == RetrainSpec.model_validate(wanted)
-    assert [s.name for s in fork.stages] == ["estimate", "train", "explore", "retrain", "verify", "learn", "export"]
+    assert [s.name for s in fork.stages] == ["estimate", "train", "explore", "retrain", "verify", "refine", "export"]
     again = SearchSchema.model_validate(api.post(f"/v1/searches/{fork.id}/fork", json={"seed": 4}).json())
     assert again.spec.retrain == fork.spec.retrain
     longer = SearchSchema.model_validate(api.post(f"/v1/searches/{fork.id}/extend", json={}).json())

@@ -437,8 +437,8 @@ def test_each_run_is_a_line_of_its_own() -> None:
 
 
 def test_runs_are_named_by_seed_or_part_in_order() -> None:
-    runs = by_run([traced(10, 1, "part"), traced(2, 1, "part"), traced(10, 2, "part")])
-    assert [(name, len(run)) for name, run in runs.items()] == [("part 2", 1), ("part 10", 2)]
+    runs = by_run([traced(10, 1, "subspace"), traced(2, 1, "subspace"), traced(10, 2, "subspace")])
+    assert [(name, len(run)) for name, run in runs.items()] == [("subspace 2", 1), ("subspace 10", 2)]
     assert list(reading_charts(runs)) == []
     assert list(by_run([traced(2**40 + 1, 1)])) == ["seed 1099511627777"]
 

@@ -10,10 +10,13 @@ from alembic import command
 from sqlalchemy import text
 
 from nas.core.errors import Conflict
+from nas.core.events import Checkpoint, Evaluated, Event, StageFinished, StageStarted, Traced
+from nas.core.spec import SearchSpec, StrategySpec
 from server.store.database import connect
 from server.store.migrate import alembic_config, head
 from server.store.store import Store, open_store
-from tests.support import fakes
+from tests.support import fakes, seeding
+from tests.support.seeding import candidate, measured, networks
 
 
 def filled(url: str, folder: Path) -> tuple[str, str]:
@@ -54,7 +57,7 @@ def everything(store: Store, search: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("old", ["0001", "0002", "0003", "0004", "0005"])
+@pytest.mark.parametrize("old", ["0001", "0002", "0003", "0004", "0005", "0006"])
 def test_rows_survive_downgrade_and_upgrade(url: str, tmp_path: Path, old: str) -> None:
     blobs = tmp_path / "blobs"
     ended, _ = filled(url, blobs)
@@ -99,3 +102,57 @@ def test_devices_belong_to_who_added_them_first(url: str, tmp_path: Path) -> Non
     execute(url, "UPDATE jobs SET owner = 'ada' WHERE kind = 'device'")
     with open_store(url, str(blobs), fakes.Clock()) as store:
         assert store.queries.device("bench").owner == "ada"
+
+
+FEW_SHOT = SearchSpec(
+    name="divided",
+    strategy=StrategySpec(
+        name="few_shot",
+        params={"split": "ensemble", "subspaces": 2, "subspace_epochs": 3, "subspace_lr": 0.1, "rank_networks": 4},
+    ),
+)
+OLD_WORDS = ("claim_ms", "trust", "learn", "derive", "mixture", "parts", "part_epochs", "part_lr", "train.part1")
+NEW_WORDS = ("promised_ms", "rank_correlation", "refine", "discretize", "ensemble", "subspaces", "train.subspace1")
+
+
+def few_shot_log() -> list[Event]:
+    """Results of every stage whose name or fields were replaced."""
+    point = candidate(networks(seeding.default_space(), 1)[0], val_accuracy=90.0, predicted_ms=0.2, upper_ms=0.22)
+    run = {"subspace": 0, "genes": [0, 1], "series": [], "val_accuracy": 80.0, "signs": []}
+    return [
+        StageFinished("split", 1.0, {"method": "ensemble", "subspaces": 2, "partition": {}}),
+        StageStarted("train.subspace1", 0, 2),
+        Traced("train", 10, {"subspace": 1, "entropy": 0.5}),
+        Checkpoint("train.subspace1", 7, "0" * 64),
+        StageFinished("train", 2.0, {"supernet": "1" * 64, "subspaces": 2, "runs": [run]}),
+        StageFinished("rank_correlation", 3.0, {"networks": 0, "tau_before": 0.5}),
+        StageFinished("discretize", 1.0, {"networks": [], "subspaces": [{**run, "subspace": 1}]}),
+        Evaluated((point,)),
+        measured(point, seeding.PROFILE, 0.21, 0.22),
+        StageFinished("refine", 1.0, {"refits": 0}),
+    ]
+
+
+def test_replaced_words_are_rewritten_in_specs_events_and_states(url: str, tmp_path: Path) -> None:
+    raw = "SELECT spec, state, stages, (SELECT count(*) FROM points) FROM jobs WHERE kind = 'search'"
+    bodies = "SELECT body FROM events ORDER BY job_id, seq"
+    with open_store(url, str(tmp_path / "blobs"), fakes.Clock()) as store:
+        seeding.add_device(store, "this-machine")
+        search = seeding.submit_search(store, FEW_SHOT)
+        attempt = seeding.claim(store)
+        attempt.append(*few_shot_log())
+        attempt.finish()
+        before = [store.queries.search(search), store.queries.events(search, 0, 1000)]
+        candidates = store.queries.candidates(search, None, None, "position", 100, None)
+    new_rows = (execute(url, raw), execute(url, bodies))
+    to(url, "0006")
+    old_text = str([tuple(row) for query in (raw, bodies) for row in execute(url, query)])
+    assert [word for word in OLD_WORDS if word not in old_text] == []
+    assert [word for word in NEW_WORDS if word in old_text] == []
+    with open_store(url, str(tmp_path / "blobs"), fakes.Clock()) as store:
+        assert (execute(url, raw), execute(url, bodies)) == new_rows
+        assert [store.queries.search(search), store.queries.events(search, 0, 1000)] == before
+        assert store.queries.candidates(search, None, None, "position", 100, None) == candidates
+        record = FEW_SHOT.model_dump(mode="json")
+        assert execute(url, f"SELECT spec_hash FROM jobs WHERE id = '{search}'") == [(FEW_SHOT.content_hash,)]
+        assert store.queries.search(search).spec.model_dump(mode="json") == record
