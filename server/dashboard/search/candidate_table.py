@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from nicegui import ui
 from nicegui.events import GenericEventArguments
@@ -33,7 +34,7 @@ _METRIC_COLUMNS = (
 )
 _STATUS_LABELS = {"verified": "✓ verified", "unverified": "□ unverified", "violated": "▲ violated"}
 
-TableRow = dict[str, object]  # a row of a Quasar table, by the names of its columns
+TableRow = dict[str, Any]  # a row of a Quasar table, by the names of its columns
 
 
 class CandidateTableCard:

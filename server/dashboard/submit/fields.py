@@ -26,7 +26,7 @@ _COST_BOUNDS = {  # objective: label, step format, hint
 }
 
 C = TypeVar("C", bound=ValueElement[Any])
-SpecRecord = dict[str, object]  # of a spec, before ``parse_spec`` checks it
+SpecRecord = dict[str, Any]  # of a spec, before ``parse_spec`` checks it
 
 
 @dataclass(frozen=True)
