@@ -78,8 +78,8 @@ def test_an_ending_names_one_command(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     usual = ending(started, Settings(), "abc")
     assert usual.splitlines()[1].split()[-1] == "serve"
     assert "http://127.0.0.1:8765/searches/abc" in usual
-    elsewhere = Settings(home=tmp_path / "other home")
-    command = ending(RunningService("http://127.0.0.1:1234", started_here=True), elsewhere, "abc").splitlines()[1]
+    other_home = Settings(home=tmp_path / "other home")
+    command = ending(RunningService("http://127.0.0.1:1234", started_here=True), other_home, "abc").splitlines()[1]
     assert shlex.split(command)[1:] == ["serve", "--home", str(tmp_path / "other home"), "--port", "1234"]
     alive = ending(RunningService("http://127.0.0.1:1234", started_here=False), Settings(), "abc")
     assert alive.split()[-1] == "http://127.0.0.1:1234/searches/abc"
@@ -192,10 +192,10 @@ def test_a_search_survives_kill_9_of_the_whole_service(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         command = [sys.executable, "-m", "server.cli", "serve", "--home", str(tmp_path / "home"), "--port", str(port)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2

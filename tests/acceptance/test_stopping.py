@@ -53,11 +53,11 @@ class StoppableService:
             self.child = subprocess.Popen(command, stdout=log, stderr=log, env=own, start_new_session=True)
 
     def wait_for_line(self, words: str, count: int = 1) -> None:
-        def look() -> bool | None:
+        def condition() -> bool | None:
             assert self.child.poll() is None, self.log.read_text()
             return True if self.log.read_text().count(words) >= count else None
 
-        wait_for(look, 90)
+        wait_for(condition, 90)
 
     def pid_of(self, matches: Callable[[list[str]], bool]) -> int:
         for name in descendants(self.child.pid):
@@ -89,10 +89,10 @@ def serving(home: Path, *words: str, **settings: str) -> Iterator[StoppableServi
     try:
         yield service
     finally:
-        left = descendants(service.child.pid)
+        descendant_processes = descendants(service.child.pid)
         service.child.kill()
         service.child.wait()
-        for name in left:
+        for name in descendant_processes:
             send_signal(name, signal.SIGKILL)
 
 
@@ -150,10 +150,10 @@ def test_service_survives_killed_processes_and_stops_in_time(home: Path, store: 
         processes = [p for p in descendants(service.child.pid) if is_alive(p)]
         third = session(home)
         assert third is not None
-        told = time.monotonic()
+        signalled_s = time.monotonic()
         service.child.send_signal(signal.SIGTERM)
         assert service.child.wait(timeout=30) == 0, service.log.read_text()
-        took_s = time.monotonic() - told
+        took_s = time.monotonic() - signalled_s
         assert took_s < 20.0
         assert [p for p in processes if is_alive(p)] == []
         assert not third.exists()
@@ -172,7 +172,7 @@ def test_server_without_dispatcher_does_not_import_ray(home: Path, store: Store)
         maps = Path(f"/proc/{service.child.pid}/maps").read_text()
         assert "/ray/_raylet" not in maps
         assert "/torch/" not in maps
-        told = time.monotonic()
+        signalled_s = time.monotonic()
         service.child.send_signal(signal.SIGTERM)
         assert service.child.wait(timeout=30) == 0
-        assert time.monotonic() - told < 5.0
+        assert time.monotonic() - signalled_s < 5.0

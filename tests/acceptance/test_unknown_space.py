@@ -95,13 +95,13 @@ def test_ten_samples_of_a_new_device_in_a_space_nobody_knows(tmp_path: Path) -> 
         child.terminate()
         child.wait(timeout=40)
     with open_store(f"sqlite:///{home / 'hwnas.db'}", str(home / "blobs")) as store:
-        found = store.queries.predictor_for("new", card.space)
-        assert found is not None
-        predictor = load_predictor(found[0], store.blobs.get(found[1]))
-    rest = np.isnan(new_ms[1])
-    guess = predictor.predict(np.eye(OPERATIONS)[genes[rest]].reshape(int(rest.sum()), -1))
-    assert spearman(new_ms[0][rest], guess.mean_ms) > 0.9
-    assert np.mean(new_ms[0][rest] <= guess.upper_ms) > 0.8
+        stored_predictor = store.queries.predictor_for("new", card.space)
+        assert stored_predictor is not None
+        predictor = load_predictor(stored_predictor[0], store.blobs.get(stored_predictor[1]))
+    is_unmeasured = np.isnan(new_ms[1])
+    guess = predictor.predict(np.eye(OPERATIONS)[genes[is_unmeasured]].reshape(int(is_unmeasured.sum()), -1))
+    assert spearman(new_ms[0][is_unmeasured], guess.mean_ms) > 0.9
+    assert np.mean(new_ms[0][is_unmeasured] <= guess.upper_ms) > 0.8
 
 
 def made_up() -> tuple[bytes, np.ndarray, np.ndarray]:
@@ -117,11 +117,11 @@ def made_up() -> tuple[bytes, np.ndarray, np.ndarray]:
     costs = mean + np.einsum("dk,klo->dlo", rng.standard_normal((DEVICES + 1, 3)), ways)
     ms = np.abs(costs[:, np.arange(LAYERS), genes].sum(axis=2)) * rng.lognormal(0.0, 0.5, (DEVICES + 1, 1))
     ms *= 1 + 0.01 * rng.standard_normal(ms.shape)
-    known = np.full(NETWORKS, np.nan)
+    known_ms = np.full(NETWORKS, np.nan)
     few = rng.choice(NETWORKS, SAMPLES, replace=False)
-    known[few] = ms[-1][few]
+    known_ms[few] = ms[-1][few]
     lines = [",".join(["arch", *(f"ms.device-{i}" for i in range(DEVICES)), "ms.new"])]
     for n, row in enumerate(genes):
-        cells = [f"{v:.5f}" for v in ms[:DEVICES, n]] + ["" if np.isnan(known[n]) else f"{known[n]:.5f}"]
+        cells = [f"{v:.5f}" for v in ms[:DEVICES, n]] + ["" if np.isnan(known_ms[n]) else f"{known_ms[n]:.5f}"]
         lines.append(",".join(["-".join(map(str, row)), *cells]))
-    return "\n".join(lines).encode(), np.stack([ms[-1], known]), genes
+    return "\n".join(lines).encode(), np.stack([ms[-1], known_ms]), genes

@@ -150,9 +150,9 @@ def test_stratified_parts_cover_everything_once(counts: list[int], fractions: tu
     parts = stratified(labels, fractions, names, np.random.default_rng(seed))
     assert sorted(np.concatenate(parts)) == list(range(len(labels)))
     for part, fraction in zip(parts[1:], fractions, strict=True):
-        got = np.bincount(labels[part], minlength=len(counts))
-        assert (got >= 1).all()
-        assert (np.abs(got - fraction * np.array(counts)) <= 2).all()
+        counts_in_part = np.bincount(labels[part], minlength=len(counts))
+        assert (counts_in_part >= 1).all()
+        assert (np.abs(counts_in_part - fraction * np.array(counts)) <= 2).all()
     assert (np.bincount(labels[parts[0]], minlength=len(counts)) >= 1).all()
 
 
@@ -286,7 +286,7 @@ def test_npz_damage_is_noticed_or_harmless(data: st.DataObject, tmp_path_factory
     spec = write_npz(path, images=images, labels=labels)
     file = path / "data.npz"
     raw = bytearray(file.read_bytes())
-    whole = load(spec)
+    intact = load(spec)
     at = data.draw(st.integers(0, len(raw) - 1))
     if data.draw(st.booleans()):
         raw[at] ^= data.draw(st.integers(1, 255))
@@ -297,7 +297,7 @@ def test_npz_damage_is_noticed_or_harmless(data: st.DataObject, tmp_path_factory
         damaged = load(spec)
     except InvalidInput:
         return
-    assert damaged.content_hash == whole.content_hash
+    assert damaged.content_hash == intact.content_hash
 
 
 def test_npz_that_is_no_archive(tmp_path: Path) -> None:
@@ -340,8 +340,8 @@ def test_folder_names_the_broken_file(tmp_path: Path) -> None:
     images, labels = pictures()
     spec = write_folder(tmp_path, images, labels)
     victim = tmp_path / "class-1" / "007.png"
-    whole = victim.read_bytes()
-    for broken in (whole[: len(whole) // 2], b"", b"GIF89a nonsense"):
+    intact_bytes = victim.read_bytes()
+    for broken in (intact_bytes[: len(intact_bytes) // 2], b"", b"GIF89a nonsense"):
         victim.write_bytes(broken)
         with pytest.raises(InvalidData, match=r"class-1/007\.png: cannot be decoded"):
             load(spec)
@@ -482,10 +482,10 @@ def test_digits_take_no_path() -> None:
 
 def test_empty_split_of_a_source() -> None:
     images, labels = pictures()
-    whole = Split(images.transpose(0, 3, 1, 2), labels)
-    empty = Split(whole.images_NCHW[:0], labels[:0])
+    split = Split(images.transpose(0, 3, 1, 2), labels)
+    empty = Split(split.images_NCHW[:0], labels[:0])
     with pytest.raises(InvalidData, match="class 'a' has no images in the test split of 0 images"):
-        build("x", Source(whole, ("a", "b", "c"), test=empty), SplitParams(), 0)
+        build("x", Source(split, ("a", "b", "c"), test=empty), SplitParams(), 0)
 
 
 def test_data_sets_need_no_torch() -> None:

@@ -59,9 +59,9 @@ def fitted(family: str) -> Any:
 
 @families
 def test_an_additive_latency_is_recovered(family: str) -> None:
-    begun = time.process_time()
+    start_s = time.process_time()
     predicted = fit(family, X[:160], additive(2)[:160]).predict(X[700:])
-    assert time.process_time() - begun < 20
+    assert time.process_time() - start_s < 20
     assert spearman(additive(2)[700:], predicted.mean_ms) > 0.95
     assert mape(additive(2)[700:], predicted.mean_ms) < 6
 
@@ -178,17 +178,17 @@ def test_the_best_is_linear_where_latency_is_and_is_not_where_it_is_not() -> Non
     bent = 1.0 + pairs @ (rng.gamma(0.3, size=pairs.shape[1]) * (rng.random(pairs.shape[1]) < 0.1))
     best = AutoPredictor.fit(X[:400], bent[:400], folds=4)
     assert best.chosen.family != "bayesian_linear"
-    alone = BayesianLinear.fit(X[:400], bent[:400])
+    linear = BayesianLinear.fit(X[:400], bent[:400])
     truth = bent[700:]
-    assert mape(truth, best.predict(X[700:]).mean_ms) < 0.9 * mape(truth, alone.predict(X[700:]).mean_ms)
+    assert mape(truth, best.predict(X[700:]).mean_ms) < 0.9 * mape(truth, linear.predict(X[700:]).mean_ms)
     assert best.errors[best.chosen.family] == min(best.errors.values())
 
 
 def test_what_is_measured_next_tells_more_than_chance() -> None:
-    chosen = d_optimal(X[:300], 20)
-    assert len(set(chosen.tolist())) == 20
+    optimal_rows = d_optimal(X[:300], 20)
+    assert len(set(optimal_rows.tolist())) == 20
     random = [np.random.default_rng(s).choice(300, 20, replace=False) for s in range(30)]
-    assert information(X[:300], chosen) > max(information(X[:300], r) for r in random)
+    assert information(X[:300], optimal_rows) > max(information(X[:300], r) for r in random)
     errors = []
     for seed in range(8):
         y, rows = additive(seed, noise=0.0), random[seed][:10]
@@ -255,10 +255,10 @@ def test_layers_add_up_and_whole_networks_correct_them() -> None:
 
 
 def test_all_layers_of_a_space_are_found() -> None:
-    known = every_layer(SPACE)
-    others = SPACE.canonical(sample(SPACE.decisions, np.random.default_rng(77), 1500))
-    assert distinct_layers(SPACE, as_archs(SPACE.id, others)).keys() <= known.keys()
-    assert list(known) == sorted(known) == list(every_layer(SPACE))
+    layers = every_layer(SPACE)
+    random_genes_NG = SPACE.canonical(sample(SPACE.decisions, np.random.default_rng(77), 1500))
+    assert distinct_layers(SPACE, as_archs(SPACE.id, random_genes_NG)).keys() <= layers.keys()
+    assert list(layers) == sorted(layers) == list(every_layer(SPACE))
     large = build({"preset": "imagenet", "widths": [0.5, 0.75, 1.0]}, ImageShape(3, 224, 224, 1000))
     with pytest.raises(InvalidInput, match="at most 2500 different layers"):
         every_layer(large)

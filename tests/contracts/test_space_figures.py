@@ -44,8 +44,8 @@ def figures(name: str, params: dict[str, Any], shape: ImageShape) -> dict[str, A
     """Digests over 100 architectures, and the costs of the smallest and the largest of them in full."""
     space: Any = registry.load_space(name).build(params, shape)
     counts = choice_counts(space.decisions)
-    drawn = sample(space.decisions, np.random.default_rng(5), 98)
-    genes = space.canonical(np.concatenate([np.stack([0 * counts, counts - 1]), drawn]))
+    sampled_genes_NG = sample(space.decisions, np.random.default_rng(5), 98)
+    genes = space.canonical(np.concatenate([np.stack([0 * counts, counts - 1]), sampled_genes_NG]))
     archs = as_archs(space.id, genes)
     costs = {key: value.tolist() for key, value in space.costs(genes).items()}
     values = {

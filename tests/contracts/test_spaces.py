@@ -95,12 +95,12 @@ def test_threads_with_different_architectures_do_not_disturb_each_other(space: S
     net = randomised(space)
     archs = some_archs(space, 6)
     inputs = [torch.randn(2, *space.input_shape(a), generator=torch.Generator().manual_seed(2)) for a in archs]
-    alone = [net(x, a) for x, a in zip(inputs, archs, strict=True)]
+    sequential_outputs = [net(x, a) for x, a in zip(inputs, archs, strict=True)]
     wrong: list[int] = []
 
     def work(i: int) -> None:
         for _ in range(5):
-            if not torch.equal(net(inputs[i], archs[i]), alone[i]):
+            if not torch.equal(net(inputs[i], archs[i]), sequential_outputs[i]):
                 wrong.append(i)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(archs))]
@@ -214,12 +214,14 @@ def test_depthwise_by_matmul_equals_the_convolution(size: int, kernel: int, stri
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, size, size, generator=generator, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 1, kernel, kernel, generator=generator, dtype=torch.float64, requires_grad=True)
-    ours = depthwise_by_matmul(x, weight, stride)
+    by_matmul = depthwise_by_matmul(x, weight, stride)
     reference = torch.nn.functional.conv2d(x, weight, stride=stride, padding=kernel // 2, groups=3)
-    torch.testing.assert_close(ours, reference)
-    seen = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(by_matmul, reference)
+    output_gradient = torch.randn(by_matmul.shape, generator=generator, dtype=torch.float64)
     for a, b in zip(
-        torch.autograd.grad(ours, (x, weight), seen), torch.autograd.grad(reference, (x, weight), seen), strict=True
+        torch.autograd.grad(by_matmul, (x, weight), output_gradient),
+        torch.autograd.grad(reference, (x, weight), output_gradient),
+        strict=True,
     ):
         torch.testing.assert_close(a, b)
 

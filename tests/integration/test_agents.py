@@ -267,12 +267,12 @@ def test_measurement_requests_need_a_device_with_an_agent(store: Store) -> None:
 def test_models_of_open_tasks_are_not_garbage(store: Store, clock: fakes.Clock) -> None:
     register(store)
     parked(store, "a")
-    kept = store.blobs.put(b"a")
+    blob = store.blobs.put(b"a")
     surplus = store.blobs.put(b"surplus")
     for path in (store.blobs.root).glob("??/*"):  # type: ignore[union-attr]
         os.utime(path, (0, 0))
     store.collect()
-    assert store.blobs.get(kept) == b"a"
+    assert store.blobs.get(blob) == b"a"
     with pytest.raises(NotFound):
         store.blobs.get(surplus)
 
@@ -366,9 +366,9 @@ def test_machine_keeps_its_canary_time(store: Store) -> None:
     assert store.measurements.register("pi", "one", unknown, {}, LOCAL) is None
     register(store)
     for later in (unknown, replace(PI, canary_ms=0.5)):
-        kept = store.measurements.register("pi", "two", later, {}, LOCAL)
-        assert kept is not None
-        assert kept.canary_ms == 0.2
+        registered_profile = store.measurements.register("pi", "two", later, {}, LOCAL)
+        assert registered_profile is not None
+        assert registered_profile.canary_ms == 0.2
     newer = replace(unknown, runtime_version="2.0")
     assert store.measurements.register("pi", "two", newer, {}, LOCAL) is None
     [agent] = store.queries.agents()
@@ -478,12 +478,12 @@ def test_stale_profile_reports_the_changes(store: Store, clock: fakes.Clock) -> 
     assert store.queries.device("pi").stale == ["runtime version: 1.0, now 2.0", "driver: unknown, now microcode 0x2"]
 
     assert store.queries.device("bench").stale == []
-    here = replace(fakes.PROFILE, name="host", protocol=MeasurementProtocol())
-    store.jobs.heartbeat("elsewhere", 1, machine=replace(here, processor="another", runtime_version="3.0"))
+    current_profile = replace(fakes.PROFILE, name="host", protocol=MeasurementProtocol())
+    store.jobs.heartbeat("elsewhere", 1, machine=replace(current_profile, processor="another", runtime_version="3.0"))
     assert store.queries.device("bench").stale == []  # nobody is there who knows
-    store.jobs.heartbeat("worker", 1, machine=replace(here, os="linux 7"))
+    store.jobs.heartbeat("worker", 1, machine=replace(current_profile, os="linux 7"))
     assert store.queries.device("bench").stale == ["os: linux, now linux 7"]
-    store.jobs.heartbeat("other", 1, machine=here)
+    store.jobs.heartbeat("other", 1, machine=current_profile)
     assert store.queries.device("bench").stale == []
     clock.pass_(3600.0)
     assert store.queries.device("bench").stale == []
@@ -506,15 +506,15 @@ def test_worker_requests_missing_measurements_once(tmp_path: Path) -> None:
 
     blobs = open_blobs(str(tmp_path))
     without_results = RemoteMeasurer({}, blobs)
-    with pytest.raises(NotMeasuredYet, match="has to measure 2 networks") as asked:
+    with pytest.raises(NotMeasuredYet, match="has to measure 2 networks") as refusal:
         list(without_results([b"x", b"y"], PI, ["a", "b"]))
-    assert blobs.get(asked.value.networks["b"]) == b"y"
+    assert blobs.get(refusal.value.networks["b"]) == b"y"
     measured_a = RemoteMeasurer({MeasurementKey(PI.name, "a", PI.protocol.id): MEASURED}, blobs)
     assert measured_a.has_result("a", PI)
     assert not measured_a.has_result("a", replace(PI, protocol=MeasurementProtocol(threads=2)))
-    with pytest.raises(NotMeasuredYet) as asked:
+    with pytest.raises(NotMeasuredYet) as refusal:
         list(measured_a([b"", b"y"], PI, ["a", "b"]))
-    assert list(asked.value.networks) == ["b"]
+    assert list(refusal.value.networks) == ["b"]
     assert list(measured_a([b""], PI, ["a"])) == [MEASURED]
 
 
@@ -546,7 +546,7 @@ def service(store: Store, tmp_path: Path, **changes: Any) -> TestClient:
     return TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
 
 
-class Hands:
+class MeasuringStub:
     """Stands in for the machine: what it measures, and how."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -569,14 +569,14 @@ class Hands:
 
 
 @pytest.fixture
-def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
-    return Hands(monkeypatch)
+def measuring(monkeypatch: pytest.MonkeyPatch) -> MeasuringStub:
+    return MeasuringStub(monkeypatch)
 
 
 def agent_of(
     api: TestClient, token: str | None = None, change: Callable[..., Any] | None = None, name: str = "pi"
 ) -> Agent:
-    said: list[str] = []
+    log_lines: list[str] = []
     stopping = threading.Event()
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -587,10 +587,12 @@ def agent_of(
             headers=dict(request.headers),
             follow_redirects=False,
         )
-        made = httpx.Response(answer.status_code, content=answer.content, headers={"content-type": "application/json"})
-        return made if change is None else change(request, made)
+        response = httpx.Response(
+            answer.status_code, content=answer.content, headers={"content-type": "application/json"}
+        )
+        return response if change is None else change(request, response)
 
-    client = ServiceClient("http://127.0.0.1", token, name, stopping, said.append, httpx.MockTransport(handle))
+    client = ServiceClient("http://127.0.0.1", token, name, stopping, log_lines.append, httpx.MockTransport(handle))
     return Agent(client, name, 1, stopping, 0.0)
 
 
@@ -601,15 +603,15 @@ def wait_for_models(store: Store, *networks: str) -> str:
     return job
 
 
-def test_agent_measures_its_tasks(store: Store, tmp_path: Path, hands: Hands) -> None:
+def test_agent_measures_its_tasks(store: Store, tmp_path: Path, measuring: MeasuringStub) -> None:
     api = service(store, tmp_path)
     agent = agent_of(api)
     agent.register()
-    assert hands.profiled == 1
+    assert measuring.profiled == 1
     wait_for_models(store, "a", "b")
     agent.run(tasks=2)
-    assert hands.models == [b"a", b"b"]
-    assert hands.profiled == 1  # the second registration found the canary's time
+    assert measuring.models == [b"a", b"b"]
+    assert measuring.profiled == 1  # the second registration found the canary's time
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
     measured = list(lease.payload.measurements.values())
@@ -618,12 +620,12 @@ def test_agent_measures_its_tasks(store: Store, tmp_path: Path, hands: Hands) ->
     assert measured[0].profile == replace(PI, protocol=MeasurementProtocol()).id
 
 
-def test_damaged_model_is_not_measured(store: Store, tmp_path: Path, hands: Hands) -> None:
-    asked = []
+def test_damaged_model_is_not_measured(store: Store, tmp_path: Path, measuring: MeasuringStub) -> None:
+    requested_models = []
 
     def damage(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
         if request.url.path.endswith("/model"):
-            asked.append(request)
+            requested_models.append(request)
             return httpx.Response(200, content=b"something else")
         return answer
 
@@ -631,17 +633,17 @@ def test_damaged_model_is_not_measured(store: Store, tmp_path: Path, hands: Hand
     agent_of(api).register()
     wait_for_models(store, "a")
     agent_of(api, change=damage).run(tasks=1)
-    assert hands.models == []
-    assert len(asked) == 2
+    assert measuring.models == []
+    assert len(requested_models) == 2
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
     [result] = lease.payload.measurements.values()
-    expected, got = (hashlib.sha256(data).hexdigest() for data in (b"a", b"something else"))
-    assert result == MeasurementFailure(f"the model came damaged: expected sha256 {expected}, got {got}")
+    expected, actual = (hashlib.sha256(data).hexdigest() for data in (b"a", b"something else"))
+    assert result == MeasurementFailure(f"the model came damaged: expected sha256 {expected}, got {actual}")
 
 
 def test_agent_retries_lost_requests_without_duplicates(
-    store: Store, tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, measuring: MeasuringStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every other request is lost on its way there or back."""
     monkeypatch.setattr("agent.service.RETRY_PAUSES_S", (0.0,))
@@ -659,10 +661,10 @@ def test_agent_retries_lost_requests_without_duplicates(
     wait_for_models(store, "a", "b", "c")
     agent_of(api, change=shaky).run(tasks=3)
     assert [(network, status) for network, status, _ in rows(store)] == [(n, "done") for n in "abc"]
-    assert sorted(hands.models) == [b"a", b"b", b"c"]
+    assert sorted(measuring.models) == [b"a", b"b", b"c"]
 
 
-def test_agent_needs_a_token_with_the_device_scope(store: Store, tmp_path: Path, hands: Hands) -> None:
+def test_agent_needs_a_token_with_the_device_scope(store: Store, tmp_path: Path, measuring: MeasuringStub) -> None:
     api = service(store, tmp_path, require_tokens=True)
     for scopes, status in (((), 401), (("read", "submit"), 403)):
         token = store.tokens.create("ada", "t", scopes, None, LOCAL)[1] if scopes else "hwnas_0_0"
@@ -678,7 +680,7 @@ def test_agent_needs_a_token_with_the_device_scope(store: Store, tmp_path: Path,
 
 
 def test_agent_waits_while_another_process_measures_and_fails_on_other_conflicts(
-    store: Store, tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, measuring: MeasuringStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = service(store, tmp_path)
     register(store)
@@ -697,7 +699,9 @@ def test_agent_waits_while_another_process_measures_and_fails_on_other_conflicts
     assert conflict.value.code == "conflict"
 
 
-def test_onboarding_without_an_agent_explains_how_to_start_one(store: Store, tmp_path: Path, hands: Hands) -> None:
+def test_onboarding_without_an_agent_explains_how_to_start_one(
+    store: Store, tmp_path: Path, measuring: MeasuringStub
+) -> None:
     api = service(store, tmp_path)
     spec = fakes.device_spec(name="pi", source="agent").model_dump(mode="json")
     answer = api.post("/v1/devices", json=spec)
@@ -705,15 +709,15 @@ def test_onboarding_without_an_agent_explains_how_to_start_one(store: Store, tmp
     assert "HWNAS_TOKEN=TOKEN nas-agent --server ADDRESS --name pi" in answer.json()["message"]
     assert "--token" not in answer.json()["message"]  # other users of a machine see the options of its processes
     agent_of(api).register()
-    made = DeviceSchema.model_validate(api.post("/v1/devices", json=spec).json())
-    assert made.agent is not None
-    assert (made.agent.profile.source, made.agent.away) == ("agent", False)
+    device = DeviceSchema.model_validate(api.post("/v1/devices", json=spec).json())
+    assert device.agent is not None
+    assert (device.agent.profile.source, device.agent.away) == ("agent", False)
     answer = api.post("/v1/devices", json={**spec, "source": "worker"})
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
     assert "has an agent" in answer.json()["message"]
 
 
-def test_malformed_results_are_rejected(store: Store, tmp_path: Path, hands: Hands) -> None:
+def test_malformed_results_are_rejected(store: Store, tmp_path: Path, measuring: MeasuringStub) -> None:
     api = service(store, tmp_path)
     agent_of(api).register()
     wait_for_models(store, "a")
@@ -749,9 +753,9 @@ def test_network_too_close_to_call_is_requested_once_more(tmp_path: Path) -> Non
     far, close = [1.5], [1.005]
     [measured] = RemoteMeasurer(once, blobs)([b"x"], PI, ["a"], far)
     assert verification_status(measured, far[0]) == "verified"
-    with pytest.raises(NotMeasuredYet) as asked:
+    with pytest.raises(NotMeasuredYet) as refusal:
         list(RemoteMeasurer(once, blobs)([b"x"], PI, ["a"], close))
-    assert list(asked.value.networks) == ["a.again"]
+    assert list(refusal.value.networks) == ["a.again"]
     twice = once | {MeasurementKey(PI.name, "a.again", PI.protocol.id): judge(timing_of(1.0), PI)}
     [both] = RemoteMeasurer(twice, blobs)([b"x"], PI, ["a"], close)
     assert len(both.samples_ms) == 2 * len(measured.samples_ms)
@@ -775,7 +779,7 @@ agent.profile_machine = profile_machine
 agent.main({words!r})
 """
 FORBIDDEN = {"torch", "pydantic", "sqlalchemy", "onnx", "scipy", "sklearn", "ray", "yaml", "fastapi", "nicegui"}
-OURS = {"server", "workers", "search_spaces", "nas.core.spec", "nas.schemas"}
+FORBIDDEN_PACKAGES = {"server", "workers", "search_spaces", "nas.core.spec", "nas.schemas"}
 
 
 class Running:
@@ -783,7 +787,7 @@ class Running:
 
     def __init__(self, url: str, name: str, threads: int, *more: str) -> None:
         words = ["--server", url, "--name", name, "--threads", str(threads), "--poll", "0.05", *more]
-        code = BLOCKER.format(names=FORBIDDEN | OURS, words=words)
+        code = BLOCKER.format(names=FORBIDDEN | FORBIDDEN_PACKAGES, words=words)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -804,12 +808,12 @@ def running(url: str, name: str, threads: int, *more: str) -> Iterator[Running]:
             agent.kill()
 
 
-def until(found: Callable[[], Any], seconds: float = 180.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 180.0) -> Any:
     """What ``found`` gives once it gives anything."""
     end = time.monotonic() + seconds
     pause = threading.Event()
     while time.monotonic() < end:
-        if result := found():
+        if result := condition():
             return result
         pause.wait(0.05)
     raise AssertionError("nothing happened")

@@ -38,7 +38,7 @@ def store(home: Path) -> Iterator[Store]:
         yield opened
 
 
-def what(store: Store) -> tuple[object, ...]:
+def contents_of(store: Store) -> tuple[object, ...]:
     [view] = store.queries.searches("succeeded", 10, None).items
     files = [(a.name, store.blobs.get(a.sha256)) for a in store.queries.artifacts(view.id)]
     return view, front_of(*store.queries.state(view.id)), files, store.queries.devices()
@@ -65,7 +65,7 @@ def test_backup_during_writes_restores_the_same_state(store: Store, home: Path, 
     restored = restore(tmp_path / "b.tar.gz", tmp_path / "new")
     assert restored == manifest
     with open_store(f"sqlite:///{tmp_path}/new/hwnas.db", str(tmp_path / "new" / "blobs")) as again:
-        assert what(again) == what(store)
+        assert contents_of(again) == contents_of(store)
         assert again.queries.search(search).status == "running"
     with pytest.raises(InvalidInput, match="already exists"):
         back_up(f"sqlite:///{home}/hwnas.db", str(home / "blobs"), tmp_path / "b.tar.gz")
@@ -101,7 +101,7 @@ def test_documented_backup_of_postgresql(tmp_path: Path) -> None:
             fakes.add_device(store)
             fakes.add_search(store)
             fakes.run_log(store, fakes.search_log(store.blobs.put(b"a model")))
-            before = what(store)
+            before = contents_of(store)
         where = ["--host", server, "--username", "postgres"]
         dump = tmp_path / "hwnas.dump"
         subprocess.run([tools / "pg_dump", *where, "--format=custom", f"--file={dump}", "first"], check=True)
@@ -109,13 +109,13 @@ def test_documented_backup_of_postgresql(tmp_path: Path) -> None:
         second = postgres_url(server, "second")
         subprocess.run([tools / "pg_restore", *where, "--dbname=second", dump], check=True)
         with open_store(second, str(tmp_path / "copy")) as again:
-            assert what(again) == before
+            assert contents_of(again) == before
 
 
 def test_doctor_reports_problems(store: Store, home: Path, tmp_path: Path) -> None:
-    found = {c.name: c for c in examine(Settings(home=home, port=1))}
-    assert {n for n, c in found.items() if c.status == "failed"} == set()
-    assert found["database"].detail.startswith(f"sqlite, revision {head()}")
+    check_by_name = {c.name: c for c in examine(Settings(home=home, port=1))}
+    assert {n for n, c in check_by_name.items() if c.status == "failed"} == set()
+    assert check_by_name["database"].detail.startswith(f"sqlite, revision {head()}")
     (tmp_path / "file").write_text("")
     bad = Settings(home=home, blobs_url=str(tmp_path / "file"), host="0.0.0.0", port=1, ray_address="127.0.0.1:1")
     failed = {c.name: c.detail for c in examine(bad) if c.status == "failed"}

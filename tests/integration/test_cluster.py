@@ -190,16 +190,16 @@ def test_jobs_are_placed_by_free_resources_and_labels(
     store: Store, watched: ObservedJobs, nodes: dict[str, RayNode]
 ) -> None:
     going = threading.Semaphore(0)
-    seen: set[str] = set()
+    nodes_used: set[str] = set()
     places: dict[str, int] = {}
 
-    def look(lease: Lease, events: Sequence[Mapping[str, Any]]) -> None:
-        if lease.job_id not in seen and any(e["kind"] == "checkpoint" for e in events):
-            seen.add(lease.job_id)
+    def record_nodes(lease: Lease, events: Sequence[Mapping[str, Any]]) -> None:
+        if lease.job_id not in nodes_used and any(e["kind"] == "checkpoint" for e in events):
+            nodes_used.add(lease.job_id)
             [places[lease.job_id]] = raylets_of(store, [lease.job_id])
             going.release()
 
-    watched.on_append = look
+    watched.on_append = record_nodes
     first, second = submit(store, "forever"), submit(store, "forever")
     east = submit(store, "end", resources={"labels": {"zone": "east"}})
     for _ in range(2):

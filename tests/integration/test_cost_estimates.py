@@ -58,14 +58,14 @@ def test_the_average_lies_inside_the_range_that_a_few_times_leave() -> None:
         calls.append(i)
         return 1.0 + float(sizes[i]) ** 2
 
-    found = average_duration(sizes, seconds_of)
+    comparison = average_duration(sizes, seconds_of)
     truth = float(np.mean([1.0 + s**2 for s in sizes]))
-    assert found.count == 4
+    assert comparison.count == 4
     assert len(calls) == 5  # and one to warm up: the smallest
     assert calls[0] == int(np.argmin(sizes))
-    assert (found.smallest_s, found.largest_s) == (1.0, 2.0)
-    assert found.span.low_s < truth < found.span.high_s
-    assert found.span.seconds == pytest.approx(truth, rel=0.03)
+    assert (comparison.smallest_s, comparison.largest_s) == (1.0, 2.0)
+    assert comparison.span.low_s < truth < comparison.span.high_s
+    assert comparison.span.seconds == pytest.approx(truth, rel=0.03)
     assert average_duration(sizes, lambda i: 2.0 + sizes[i], patience_s=3.0).count == 2  # slow: the two ends only
 
 
@@ -97,9 +97,9 @@ def test_peak_memory_is_that_since_it_was_forgotten() -> None:
     np.ones(size, dtype=np.uint8)
     reset_peak_memory("cpu")
     before = peak_memory_bytes("cpu")
-    held = np.ones(size, dtype=np.uint8)
-    assert peak_memory_bytes("cpu") - before == pytest.approx(held.nbytes, rel=0.3)
-    del held
+    buffer = np.ones(size, dtype=np.uint8)
+    assert peak_memory_bytes("cpu") - before == pytest.approx(buffer.nbytes, rel=0.3)
+    del buffer
     reset_peak_memory("cpu")
     assert peak_memory_bytes("cpu") - before < 0.5 * size
 
@@ -203,8 +203,8 @@ def test_bounds_leave_open_how_many_networks_will_be_verified(tmp_path: Path) ->
     bounded = SPEC.model_copy(
         update={"objectives": (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency", bound=5.0))}
     )
-    held = estimate_cost(tmp_path, problem(bounded), ONCE_FOR_ALL.stages(problem())[3:4])
-    assert (held.low_s or 0.0) < 0.5 * (free.low_s or 0.0)
+    estimate_of_all = estimate_cost(tmp_path, problem(bounded), ONCE_FOR_ALL.stages(problem())[3:4])
+    assert (estimate_of_all.low_s or 0.0) < 0.5 * (free.low_s or 0.0)
 
 
 def test_a_worker_prices_a_search_as_it_would_run_it(tmp_path: Path) -> None:
@@ -223,12 +223,12 @@ def test_a_worker_prices_a_search_as_it_would_run_it(tmp_path: Path) -> None:
 
 def test_a_budget_beyond_a_small_space_is_found_before_it_is_spent() -> None:
     space = fakes.TinySpace({}, fakes.ImageShape(1, 8, 8, 10))
-    found = profile_space(space, None)
-    assert found.networks == len({tuple(g) for g in space.canonical(every(space.decisions)).tolist()}) == 52
+    comparison = profile_space(space, None)
+    assert comparison.networks == len({tuple(g) for g in space.canonical(every(space.decisions)).tolist()}) == 52
 
     def refusals(evaluations: int, inherited: int) -> list[str]:
         spec = SearchSpec(budget=BudgetSpec(evaluations=evaluations))
-        return [str(e) for e in exceeds_space(spec, found, inherited)]
+        return [str(e) for e in exceeds_space(spec, comparison, inherited)]
 
     assert refusals(52, 0) == refusals(20, 32) == []
     assert "at most 52" in refusals(53, 0)[0]
@@ -251,8 +251,8 @@ def test_the_surrogate_of_a_price_needs_no_estimate(tmp_path: Path) -> None:
 def test_a_dry_run_predicts_what_the_search_takes() -> None:
     """Computing time, so that other programs on the machine do not matter."""
     spec = SearchSpec(strategy=StrategySpec(params={"epochs": 6}), budget=BudgetSpec(evaluations=16, verified=4))
-    found = compare(spec)
-    assert 1 / 1.5 < found["total"]["ratio"] < 1.5, found
+    comparison = compare(spec)
+    assert 1 / 1.5 < comparison["total"]["ratio"] < 1.5, comparison
     for stage in ("train", "explore", "verify", "export"):
-        assert found["stages"][stage]["inside"], (stage, found)
-    assert 1 / 1.5 < found["memory_ratio"] < 1.5
+        assert comparison["stages"][stage]["inside"], (stage, comparison)
+    assert 1 / 1.5 < comparison["memory_ratio"] < 1.5

@@ -80,9 +80,9 @@ def test_costs_are_those_of_the_exported_graph(name: str, params: dict[str, Any]
         )
     genes_NG = space.canonical(np.concatenate([random_NG, [0 * counts, counts - 1]]))
     costs = space.costs(genes_NG)
-    found = [footprint(exported(space, net, arch)) for arch in as_archs(space.id, genes_NG)]
-    assert [f.peak_bytes for f in found] == costs["peak_bytes"].tolist()
-    assert [f.model_bytes for f in found] == costs["model_bytes"].tolist()
+    footprints = [footprint(exported(space, net, arch)) for arch in as_archs(space.id, genes_NG)]
+    assert [f.peak_bytes for f in footprints] == costs["peak_bytes"].tolist()
+    assert [f.model_bytes for f in footprints] == costs["model_bytes"].tolist()
     one_by_one = [float(space.costs(genes_G[None])["peak_bytes"][0]) for genes_G in genes_NG]
     assert one_by_one == costs["peak_bytes"].tolist()
 
@@ -112,14 +112,16 @@ def graph() -> bytes:
         helper.make_node("ReduceSum", ["c", "axes"], ["e"]),
         helper.make_node("Mul", ["e", "d"], ["logits"]),
     ]
-    made = helper.make_graph(
+    graph_proto = helper.make_graph(
         nodes,
         "small",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 2, 2])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)],
         [two, weight],
     )
-    return bytes(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    return bytes(
+        helper.make_model(graph_proto, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    )
 
 
 def test_the_footprint_of_a_graph_by_hand() -> None:

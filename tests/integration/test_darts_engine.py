@@ -29,8 +29,8 @@ SPEC = SearchSpec(
 )
 
 
-def with_params(**given: Any) -> SearchSpec:
-    return SPEC.model_copy(update={"strategy": StrategySpec(name="darts", params={**PARAMS, **given})})
+def with_params(**params: Any) -> SearchSpec:
+    return SPEC.model_copy(update={"strategy": StrategySpec(name="darts", params={**PARAMS, **params})})
 
 
 @pytest.fixture(autouse=True)
@@ -39,14 +39,14 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
+def finished_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
     folder = tmp_path_factory.mktemp("blobs")
     torch.set_num_threads(1)
     return stored(list(run(folder, problem(SPEC)))), folder
 
 
-def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
-    events, folder = whole
+def test_a_search_ends_with_a_verified_front_and_models(finished_search: tuple[list[Event], Path]) -> None:
+    events, folder = finished_search
     state = fold_all(events)
     assert list(state.finished) == ["estimate", "train", "discretize", "explore", "verify", "refine", "export"]
     assert len(state.of("search")) == len(state.of("baseline")) == 12
@@ -76,8 +76,8 @@ def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event]
     assert point.metrics["val_accuracy"] == pytest.approx(best["val_accuracy"])  # scored on its own run's weights
 
 
-def test_every_epoch_leaves_a_trace(whole: tuple[list[Event], Path]) -> None:
-    traces = [e for e in whole[0] if isinstance(e, Traced)]
+def test_every_epoch_leaves_a_trace(finished_search: tuple[list[Event], Path]) -> None:
+    traces = [e for e in finished_search[0] if isinstance(e, Traced)]
     assert [(t.values["seed"], t.values["epoch"]) for t in traces] == [(0, 1), (0, 2), (1, 1), (1, 2)]
     assert [t.step for t in traces] == sorted(t.step for t in traces)
     for t in traces:
@@ -87,8 +87,8 @@ def test_every_epoch_leaves_a_trace(whole: tuple[list[Event], Path]) -> None:
         assert {"entropy", "skip_share", "temperature"} <= set(t.values)
 
 
-def test_a_search_that_is_cut_while_it_trains_ends_the_same(whole: tuple[list[Event], Path]) -> None:
-    events, folder = whole
+def test_a_search_that_is_cut_while_it_trains_ends_the_same(finished_search: tuple[list[Event], Path]) -> None:
+    events, folder = finished_search
     expected = fold_all(events)
     marks = [i for i, e in enumerate(events) if isinstance(e, Checkpoint)]
     for cut in (marks[2], marks[len(marks) // 2], marks[-1]):
@@ -105,8 +105,8 @@ def _until_derived(stream: Any) -> Any:
             return
 
 
-def test_another_bound_on_the_same_relaxation_trains_nothing(whole: tuple[list[Event], Path]) -> None:
-    events, folder = whole
+def test_another_bound_on_the_same_relaxation_trains_nothing(finished_search: tuple[list[Event], Path]) -> None:
+    events, folder = finished_search
     parent = fold_all(events)
     latencies = sorted(p.metrics["upper_ms"] for p in parent.candidates.values())
     objectives = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency", bound=latencies[5]))
@@ -138,8 +138,10 @@ def test_a_bound_is_met_after_discretisation_or_said_to_be_out_of_reach(tmp_path
     assert (problem(spec).space.costs(networks)["macs"] <= 45_000).all()
 
 
-def test_weights_that_are_gone_leave_a_network_without_a_score(whole: tuple[list[Event], Path], tmp_path: Path) -> None:
-    events, folder = whole
+def test_weights_that_are_gone_leave_a_network_without_a_score(
+    finished_search: tuple[list[Event], Path], tmp_path: Path
+) -> None:
+    events, folder = finished_search
     parent = fold_all(events)
     weights = TrainState.from_bytes(FolderBlobs(folder).get(parent.finished["train"]["supernet"]), "cpu").weights
     assert weights is not None

@@ -53,8 +53,8 @@ def test_choose_node_prefers_the_plainest_node_that_fits() -> None:
     nodes = [node("gpus", 8, 4, gpu="a100"), node("full", 8, free=1), node("plain", 4), node("wide", 8)]
 
     def where(avoid: Sequence[str] = (), **required: Any) -> str | None:
-        chosen = choose_node(ResourceSpec.model_validate(required), nodes, avoid)
-        return None if chosen is None else chosen.id
+        node = choose_node(ResourceSpec.model_validate(required), nodes, avoid)
+        return None if node is None else node.id
 
     assert where(cpus=2) == "wide"
     assert where(["wide"], cpus=2) == "plain"
@@ -141,10 +141,10 @@ def fake_cluster() -> FakeCluster:
 @pytest.fixture
 def idle(watched: ObservedJobs, fake_cluster: FakeCluster) -> Iterator[dispatcher.Dispatcher]:
     """A dispatcher whose cycles are run by the test."""
-    made = dispatcher.Dispatcher(watched, fake_cluster, "us", parallel_jobs=8, lease_seconds=30.0)
-    yield made
-    made.abandon("the test is over")
-    for active in made._attempts.values():
+    idle_dispatcher = dispatcher.Dispatcher(watched, fake_cluster, "us", parallel_jobs=8, lease_seconds=30.0)
+    yield idle_dispatcher
+    idle_dispatcher.abandon("the test is over")
+    for active in idle_dispatcher._attempts.values():
         active.thread.join()
 
 
@@ -345,10 +345,12 @@ def test_submission_beyond_every_node_raises(store: Store, watched: ObservedJobs
 
 @pytest.mark.slow
 def test_stop_returns_the_job_to_the_queue(store: Store, watched: ObservedJobs, running: dispatcher.Dispatcher) -> None:
-    seen = threading.Event()
-    watched.on_append = lambda _lease, events: seen.set() if any(e["kind"] == "checkpoint" for e in events) else None
+    first_event = threading.Event()
+    watched.on_append = lambda _lease, events: (
+        first_event.set() if any(e["kind"] == "checkpoint" for e in events) else None
+    )
     search = submit(store, "forever")
-    assert seen.wait(SECONDS)
+    assert first_event.wait(SECONDS)
     assert store.queries.counts(30.0) == (1, 0, 1)
     running.stop(1.0)
     assert store.queries.search(search).status == "queued"
@@ -361,17 +363,17 @@ def test_stop_returns_the_job_to_the_queue(store: Store, watched: ObservedJobs, 
 @pytest.mark.slow
 @pytest.mark.usefixtures("running")
 def test_job_claimed_by_another_worker_is_abandoned(store: Store, watched: ObservedJobs) -> None:
-    taken = threading.Event()
+    claimed_elsewhere = threading.Event()
 
     def take(_lease: Lease, events: Sequence[Mapping[str, Any]]) -> None:
-        if not taken.is_set() and any(e["kind"] == "checkpoint" for e in events):
+        if not claimed_elsewhere.is_set() and any(e["kind"] == "checkpoint" for e in events):
             store.jobs.release_dead(lambda _owner: True)
             assert store.jobs.claim("other", 1e6) is not None
-            taken.set()
+            claimed_elsewhere.set()
 
     watched.on_append = take
     search = submit(store, "forever")
-    assert taken.wait(SECONDS)
+    assert claimed_elsewhere.wait(SECONDS)
     next_search = submit(store, "end")  # runs only after the lost job has ended
     assert ended(store, watched, next_search).status == "succeeded"
     assert store.queries.search(search).status == "running"
@@ -406,23 +408,23 @@ def test_silent_job_keeps_its_lease_and_its_stacks_are_logged(
     """A C function that holds the interpreter lock, or a stopped process, does not block the dispatcher."""
     running._lease_seconds = 2.0
     warned = threading.Event()
-    seen: list[Mapping[str, Any]] = []
+    events_so_far: list[Mapping[str, Any]] = []
 
-    def look(_lease: Lease, events: Sequence[Mapping[str, Any]]) -> None:
-        seen.extend(e for e in events if e["kind"] == "warned")
-        if seen:
+    def record_events(_lease: Lease, events: Sequence[Mapping[str, Any]]) -> None:
+        events_so_far.extend(e for e in events if e["kind"] == "warned")
+        if events_so_far:
             warned.set()
         pids = [int(e["values"]["pid"]) for e in events if e["kind"] == "progress"]
         if act == "sleep" and pids:
             os.kill(pids[0], signal.SIGSTOP)
             threading.Timer(2 * STUCK_S, os.kill, [pids[0], signal.SIGCONT]).start()
 
-    watched.on_append = look
+    watched.on_append = record_events
     view = ended(store, watched, submit(store, act))
     assert (view.status, view.attempts) == ("succeeded", 1)  # no lease was lost meanwhile
     assert warned.is_set()
-    assert len(seen) == 1
-    assert (seen[0]["stage"], seen[0]["message"].split(";")[0]) == (
+    assert len(events_so_far) == 1
+    assert (events_so_far[0]["stage"], events_so_far[0]["message"].split(";")[0]) == (
         "train",
         f"no news from the worker for {STUCK_S:g} s",
     )

@@ -70,7 +70,7 @@ def body(**changes: Any) -> dict[str, Any]:
     return record
 
 
-def asked(api: TestClient, query: str = "", **changes: Any) -> DryRunSchema:
+def dry_run_of(api: TestClient, query: str = "", **changes: Any) -> DryRunSchema:
     answer = api.post(URL + query, json=body(**changes))
     assert answer.status_code == 200, answer.text
     return DryRunSchema.model_validate(answer.json())
@@ -115,7 +115,7 @@ class Worker:
 def test_dry_run_precedes_queued_jobs_and_leaves_no_job(api: TestClient, store: Store) -> None:
     waiting = fakes.add_search(store, priority=100)
     with Worker(store, PRICED) as worker:
-        view = asked(api)
+        view = dry_run_of(api)
     assert worker.kind == "dry_run"
     assert (view.cost, view.cost_missing) == (COST, None)
     assert view.feasible
@@ -127,7 +127,7 @@ def test_dry_run_precedes_queued_jobs_and_leaves_no_job(api: TestClient, store: 
 
 def test_cost_is_returned_before_the_job_finishes(api: TestClient, store: Store) -> None:
     with Worker(store, PRICED, status=None):
-        assert asked(api).cost == COST
+        assert dry_run_of(api).cost == COST
     assert dry_runs(store) == []
 
 
@@ -145,7 +145,7 @@ def test_reason_for_missing_cost(
     api: TestClient, store: Store, prepare: Any, query: str, changes: dict[str, Any], why: str
 ) -> None:
     prepare(store)
-    view = asked(api, query, **changes)
+    view = dry_run_of(api, query, **changes)
     assert view.cost is None
     assert why in (view.cost_missing or "")
     assert view.feasible == ("infeasible" not in why)
@@ -155,7 +155,7 @@ def test_reason_for_missing_cost(
 
 def test_worker_failure_is_the_reason(api: TestClient, store: Store) -> None:
     with Worker(store, PRICED[:1], "failed", "the GPU has no memory left"):
-        view = asked(api)
+        view = dry_run_of(api)
     assert view.feasible
     assert "the GPU has no memory left" in (view.cost_missing or "")
     assert dry_runs(store) == []
@@ -164,8 +164,8 @@ def test_worker_failure_is_the_reason(api: TestClient, store: Store) -> None:
 def test_timeout_reports_progress_and_stops_the_worker(api: TestClient, store: Store) -> None:
     leases = []
     store.jobs.heartbeat("worker", 1)
-    found = asyncio.run(_held_by_a_worker(store, leases))
-    assert "not done within 0.2 s (timing explore)" in (found.cost_missing or "")
+    dry_run = asyncio.run(_held_by_a_worker(store, leases))
+    assert "not done within 0.2 s (timing explore)" in (dry_run.cost_missing or "")
     assert fakes.append(store, leases[0], PRICED[1:]) == "lost"
     assert not store.jobs.finish(leases[0], "succeeded")
 
@@ -183,20 +183,20 @@ async def _held_by_a_worker(store: Store, leases: list[Any]) -> DryRunSchema:
     return await _time(fakes.search_spec(), store, 0.2, begins)
 
 
-async def _time(spec: SearchSpec, store: Store, wait_s: float, gone: Any) -> DryRunSchema:
-    return await time_on_worker(spec, validate.examine(spec, store, LOCAL), store, LOCAL, wait_s, 60.0, gone)
+async def _time(spec: SearchSpec, store: Store, wait_s: float, disconnected: Any) -> DryRunSchema:
+    return await time_on_worker(spec, validate.examine(spec, store, LOCAL), store, LOCAL, wait_s, 60.0, disconnected)
 
 
 def test_disconnected_client_leaves_no_job(store: Store) -> None:
     store.jobs.heartbeat("worker", 1)
     looks: list[list[str]] = []
 
-    async def gone() -> bool:
+    async def disconnected() -> bool:
         looks.append(dry_runs(store))
         return len(looks) == 2
 
-    found = asyncio.run(_time(fakes.search_spec(), store, 60.0, gone))
-    assert found.cost is None
+    dry_run = asyncio.run(_time(fakes.search_spec(), store, 60.0, disconnected))
+    assert dry_run.cost is None
     assert [len(ids) for ids in looks] == [1, 1]
     assert dry_runs(store) == []
 
@@ -205,14 +205,14 @@ def test_cancelled_request_leaves_no_job(store: Store) -> None:
     store.jobs.heartbeat("worker", 1)
 
     async def run() -> None:
-        begun = asyncio.Event()
+        started = asyncio.Event()
 
-        async def gone() -> bool:
-            begun.set()
+        async def disconnected() -> bool:
+            started.set()
             return False
 
-        task = asyncio.create_task(_time(fakes.search_spec(), store, 60.0, gone))
-        await begun.wait()
+        task = asyncio.create_task(_time(fakes.search_spec(), store, 60.0, disconnected))
+        await started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -244,11 +244,11 @@ def test_dry_run_is_no_search_and_counts_in_quotas(api: TestClient, store: Store
 
 
 def test_abandoned_dry_runs_are_deleted(store: Store, clock: fakes.Clock) -> None:
-    left = store.jobs.submit("dry_run", body(), None, space_id="tiny-0-10")
+    job_id = store.jobs.submit("dry_run", body(), None, space_id="tiny-0-10")
     clock.pass_(DRY_RUN_LIFETIME_S + 1.0)
     new = store.jobs.submit("dry_run", body(), None, space_id="tiny-0-10")
     assert dry_runs(store) == [new]
-    assert left != new
+    assert job_id != new
 
 
 # Checking is quick
@@ -260,24 +260,24 @@ def test_space_profile_is_cached_by_predictor(
     surveyed = []
     real = validate.profile_space
 
-    def counted(*given: Any) -> Any:
-        surveyed.append(given)
-        return real(*given)
+    def counted(*arguments: Any) -> Any:
+        surveyed.append(arguments)
+        return real(*arguments)
 
     monkeypatch.setattr(validate, "profile_space", counted)
     validate._profile.cache_clear()
     spaces = [{"name": "tiny", "params": {"offset": n}} for n in (0, 0, 7)]
     for i, space in enumerate(spaces):
         bound = [{"name": "accuracy"}, {"name": "latency"}, {"name": "params", "bound": 130.0 + 10 * i}]
-        answer = asked(api, "&measure=false", space=space, objectives=bound)
+        answer = dry_run_of(api, "&measure=false", space=space, objectives=bound)
         assert answer.ranges["params"][0] == 100.0 + 10 * space["params"]["offset"]  # type: ignore[index]
     assert len(surveyed) == 2
-    before = asked(api, "&measure=false").ranges["predicted_ms"]
+    before = dry_run_of(api, "&measure=false").ranges["predicted_ms"]
     assert len(surveyed) == 2
     clock.pass_(1.0)
     store.jobs.submit("device", fakes.device_spec().model_dump(mode="json"), None)
     fakes.run_log(store, fakes.device_log(store.blobs.put(fakes.predictor_bytes((2.0, 2.0, 2.0)))))
-    after = asked(api, "&measure=false").ranges["predicted_ms"]
+    after = dry_run_of(api, "&measure=false").ranges["predicted_ms"]
     assert len(surveyed) == 3
     assert after[1] > before[1]
 

@@ -43,8 +43,8 @@ def added(api: TestClient, store: Store, name: str, data: bytes) -> list[Any]:
     assert api.post("/v1/devices", json=spec.model_dump(mode="json")).status_code == 201
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
-    wanted = lease.payload.spec
-    events = list(onboard_from_table(wanted, TINY, store.blobs, SearchState(), fakes.Clock()))
+    device_spec = lease.payload.spec
+    events = list(onboard_from_table(device_spec, TINY, store.blobs, SearchState(), fakes.Clock()))
     fakes.append(store, lease, events)
     store.jobs.finish(lease, "succeeded")
     return events
@@ -66,11 +66,11 @@ def test_a_table_with_energies_makes_energy_an_objective(api: TestClient, store:
         console.print(render.card(card))
     assert "energy: error" in told_of.get()
     store.collect(grace_s=-1e12)  # what predicts energy is not collected
-    found = DryRunSchema.model_validate(
+    dry_run = DryRunSchema.model_validate(
         api.post("/v1/searches?dry_run=true&measure=false", json=search("phone", 9.0)).json()
     )
-    assert found.feasible
-    low, high = found.ranges["predicted_mj"]
+    assert dry_run.feasible
+    low, high = dry_run.ranges["predicted_mj"]
     assert (low, high) == (pytest.approx(2.0, rel=0.15), pytest.approx(29.0, rel=0.15))
     refused = api.post("/v1/searches", json=search("phone", 0.5))
     assert (refused.status_code, refused.json()["code"]) == (422, "infeasible_bound")

@@ -34,14 +34,14 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
+def finished_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
     folder = tmp_path_factory.mktemp("blobs")
     torch.set_num_threads(1)
     return stored(list(run(folder, problem()))), folder
 
 
-def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
-    events, folder = whole
+def test_a_search_ends_with_a_verified_front_and_models(finished_search: tuple[list[Event], Path]) -> None:
+    events, folder = finished_search
     state = fold_all(events)
     assert list(state.finished) == ["estimate", "train", "explore", "verify", "refine", "export"]
     assert len(state.of("search")) == len(state.of("baseline")) == 16
@@ -59,8 +59,8 @@ def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event]
 
 
 @pytest.mark.slow
-def test_a_search_that_is_cut_anywhere_ends_the_same(whole: tuple[list[Event], Path]) -> None:
-    events, folder = whole
+def test_a_search_that_is_cut_anywhere_ends_the_same(finished_search: tuple[list[Event], Path]) -> None:
+    events, folder = finished_search
     expected = fold_all(events)
     marks = [i for i, e in enumerate(events) if not isinstance(e, Progress)]
     for cut in marks[:: max(1, len(marks) // 9)]:
@@ -91,8 +91,8 @@ def test_a_search_takes_the_explorer_that_its_spec_names_and_ends_the_same_when_
         registry.load_strategy("once_for_all").stages(wrong)
 
 
-def test_another_bound_on_the_same_supernet_trains_nothing(whole: tuple[list[Event], Path]) -> None:
-    events, folder = whole
+def test_another_bound_on_the_same_supernet_trains_nothing(finished_search: tuple[list[Event], Path]) -> None:
+    events, folder = finished_search
     parent = fold_all(events)
     latencies = sorted(p.metrics["upper_ms"] for p in parent.candidates.values())
     bound = latencies[len(latencies) // 2]
@@ -103,10 +103,10 @@ def test_another_bound_on_the_same_supernet_trains_nothing(whole: tuple[list[Eve
         }
     )
     supernet = parent.finished["train"]["supernet"]
-    got = list(run(folder, problem(child, supernet, parent)))
-    state = fold_all(got)
+    child_events = list(run(folder, problem(child, supernet, parent)))
+    state = fold_all(child_events)
     assert state.finished["train"] == {"supernet": supernet, "reused": True, "steps": 0}
-    assert not any(isinstance(e, Checkpoint) for e in got)
+    assert not any(isinstance(e, Checkpoint) for e in child_events)
     assert len(state.of("search")) == 16 + 8
     front = front_of(child, state)
     assert front.members
@@ -131,15 +131,15 @@ def test_a_full_disk_is_said_and_training_goes_on_until_nothing_can_be_kept(
         raise StorageError("the disk is full")
 
     monkeypatch.setattr(FolderBlobs, "put", full)
-    seen: list[Event] = []
+    events_so_far: list[Event] = []
     with pytest.raises(StorageError, match="disk is full"):
-        _note(run(tmp_path, problem()), seen)
-    assert any(isinstance(e, Warned) and "disk is full" in e.message for e in seen)
+        _note(run(tmp_path, problem()), events_so_far)
+    assert any(isinstance(e, Warned) and "disk is full" in e.message for e in events_so_far)
     monkeypatch.undo()
-    state = fold_all(run(tmp_path, problem(), seen), fold_all(seen))
+    state = fold_all(run(tmp_path, problem(), events_so_far), fold_all(events_so_far))
     assert "export" in state.finished
 
 
-def _note(stream: Iterator[Event], seen: list[Event]) -> None:
+def _note(stream: Iterator[Event], events_so_far: list[Event]) -> None:
     for event in stream:
-        seen.append(event)
+        events_so_far.append(event)

@@ -145,12 +145,12 @@ def test_planted_groups_are_found_exactly(group_of: tuple[int, ...]) -> None:
     def batch(arch: Arch, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.randn(32, 1, 2, 4, generator=generator), torch.arange(32) % 2
 
-    found = list(match_decisions(Planted(group_of), space, batch, (), 3, 0))
-    partition = split_by_matching(found, 2)
+    similarities = list(match_decisions(Planted(group_of), space, batch, (), 3, 0))
+    partition = split_by_matching(similarities, 2)
     assert partition.gene == 0
-    wanted = {tuple(i for i, g in enumerate(group_of) if g == side) for side in (0, 1)}
-    assert set(partition.groups) == wanted
-    assert np.allclose(found[1].similarity, 1.0, atol=1e-6)
+    expected_groups = {tuple(i for i, g in enumerate(group_of) if g == side) for side in (0, 1)}
+    assert set(partition.groups) == expected_groups
+    assert np.allclose(similarities[1].similarity, 1.0, atol=1e-6)
 
 
 # Partitions and routing
@@ -162,9 +162,9 @@ def partitions(space: SearchSpace) -> list[SpacePartition]:
     return [random_split(space, 3, rng), random_split(space, 4, rng), exhaustive_split(space, [name], 8)]
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_subspaces_are_disjoint_and_complete_and_sample_their_own_networks(which: int) -> None:
-    space = spaces()[which]
+@pytest.mark.parametrize("partition_index", [0, 1])
+def test_subspaces_are_disjoint_and_complete_and_sample_their_own_networks(partition_index: int) -> None:
+    space = spaces()[partition_index]
     genes = space.canonical(sample(space.decisions, np.random.default_rng(0), 500))
     everything = {d.axis: 10**6 for d in space.decisions}
     for partition in partitions(space):
@@ -177,9 +177,9 @@ def test_subspaces_are_disjoint_and_complete_and_sample_their_own_networks(which
         assert (inside.sum(axis=1) == 1).all()  # total and disjoint
         assert (inside.argmax(axis=1) == partition.route(genes)).all()
         for part in range(partition.size):
-            drawn = sample_subspace(partition, part, space, everything, np.random.default_rng(part), 3)
-            assert {int(p) for p in partition.route(np.array([a.genes for a in drawn]))} == {part}
-            assert len({space.input_shape(a) for a in drawn}) == 1
+            sampled_genes_NG = sample_subspace(partition, part, space, everything, np.random.default_rng(part), 3)
+            assert {int(p) for p in partition.route(np.array([a.genes for a in sampled_genes_NG]))} == {part}
+            assert len({space.input_shape(a) for a in sampled_genes_NG}) == 1
 
 
 def test_sub_supernets_inherit_all_weights_and_then_are_independent() -> None:
@@ -194,14 +194,14 @@ def test_sub_supernets_inherit_all_weights_and_then_are_independent() -> None:
             assert torch.equal(tensor, same)
             assert tensor.data_ptr() != same.data_ptr()
     x = torch.randn(4, 3, 16, 16)
-    drawn = space.canonical(sample(space.decisions, np.random.default_rng(0), 12))
-    archs = as_archs(space.id, drawn)
+    sampled_genes_NG = space.canonical(sample(space.decisions, np.random.default_rng(0), 12))
+    archs = as_archs(space.id, sampled_genes_NG)
     with torch.no_grad():
         assert all(torch.equal(net(x, a), routed(x, a)) for a in archs)
         for p in routed.sub_supernets[2].parameters():
             p.mul_(0.5)
         changed = [not torch.equal(net(x, a), routed(x, a)) for a in archs]
-        assert changed == (partition.route(drawn) == 2).tolist()
+        assert changed == (partition.route(sampled_genes_NG) == 2).tolist()
         module = routed.train().subnet(archs[0])
         torch.testing.assert_close(module(x), routed(x, archs[0]), rtol=1e-4, atol=1e-5)
     weights = {"net": routed.state_dict(), "partition": json.dumps(partition.as_json(space.decisions))}
@@ -240,14 +240,14 @@ def test_an_incomplete_partition_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
+def finished_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
     folder = tmp_path_factory.mktemp("blobs")
     torch.set_num_threads(1)
     return stored(list(run(folder, problem(SPEC)))), folder
 
 
-def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event], Path]) -> None:
-    events, folder = whole
+def test_a_search_ends_with_a_verified_front_and_models(finished_search: tuple[list[Event], Path]) -> None:
+    events, folder = finished_search
     state = fold_all(events)
     assert tuple(state.finished) == FEW_SHOT.stage_names(SPEC)
     front = front_of(SPEC, state)
@@ -276,10 +276,10 @@ def test_a_search_ends_with_a_verified_front_and_models(whole: tuple[list[Event]
 
 
 def test_a_search_that_is_cut_ends_the_same_and_repeats_one_part_at_most(
-    whole: tuple[list[Event], Path],
+    finished_search: tuple[list[Event], Path],
 ) -> None:
     """Cut after a checkpoint of each stage up to ``trust``; what comes after is every search's."""
-    events, folder = whole
+    events, folder = finished_search
     expected = fold_all(events)
     kept_at: dict[str, list[int]] = {}
     for i, e in enumerate(events):
@@ -291,21 +291,21 @@ def test_a_search_that_is_cut_ends_the_same_and_repeats_one_part_at_most(
         (of_part[0], "train"),
         (kept_at["rank_correlation"][0], "rank_correlation"),
     ):
-        rest = list(_until(run(folder, problem(SPEC), events[: cut + 1]), end))
-        state = fold_all(rest, fold_all(events[: cut + 1]))
-        known = {stage: result for stage, result in expected.finished.items() if stage in state.finished}
-        assert state.finished == known, f"cut after event {cut}: {events[cut]}"
+        later_events = list(_until(run(folder, problem(SPEC), events[: cut + 1]), end))
+        state = fold_all(later_events, fold_all(events[: cut + 1]))
+        finished_results = {stage: result for stage, result in expected.finished.items() if stage in state.finished}
+        assert state.finished == finished_results, f"cut after event {cut}: {events[cut]}"
     before = events[: of_part[-1] + 1]
-    rest = list(run(folder, problem(SPEC), before))
-    assert not any(isinstance(e, Checkpoint) and e.stage in ("train.subspace1", "train.one_shot") for e in rest)
-    state = fold_all(rest, fold_all(before))
+    later_events = list(run(folder, problem(SPEC), before))
+    assert not any(isinstance(e, Checkpoint) and e.stage in ("train.subspace1", "train.one_shot") for e in later_events)
+    state = fold_all(later_events, fold_all(before))
     assert state.finished == expected.finished
     assert state.candidates == expected.candidates
     assert state.exports == expected.exports
 
 
-def test_another_bound_on_the_same_parts_trains_nothing(whole: tuple[list[Event], Path]) -> None:
-    events, folder = whole
+def test_another_bound_on_the_same_parts_trains_nothing(finished_search: tuple[list[Event], Path]) -> None:
+    events, folder = finished_search
     parent = fold_all(events)
     supernet = parent.finished["train"]["supernet"]
     state = fold_all(_until(run(folder, problem(SPEC, supernet, parent)), "verify"))
@@ -377,13 +377,13 @@ def test_it_has_a_price(tmp_path: Path) -> None:
     assert [s.stage for s in cost.stages] == ["estimate", "warm_up", "split", "train", "rank_correlation"]
     assert all(s.seconds is not None and s.seconds > 0 for s in cost.stages)
     params = {**PARAMS, "compare_one_shot": False}
-    alone = FEW_SHOT.stages(
+    training_stage = FEW_SHOT.stages(
         problem(SPEC.model_copy(update={"strategy": StrategySpec(name="few_shot", params=params)}))
     )[3]
-    [without] = estimate_cost(tmp_path, problem(SPEC), (alone,)).stages
+    [without] = estimate_cost(tmp_path, problem(SPEC), (training_stage,)).stages
     assert cost.stages[3].steps == 2 * without.steps > 0
 
 
 def test_what_hands_take_is_what_the_busiest_takes() -> None:
-    assert [_longest([4, 1, 1, 1, 1], hands) for hands in (1, 2, 5)] == [8, 4, 4]
-    assert [_longest([1, 1, 1], hands) for hands in (1, 2, 3)] == [3, 2, 1]
+    assert [_longest([4, 1, 1, 1, 1], workers) for workers in (1, 2, 5)] == [8, 4, 4]
+    assert [_longest([1, 1, 1], workers) for workers in (1, 2, 3)] == [3, 2, 1]

@@ -52,14 +52,14 @@ def test_decisions_that_can_split_a_relaxation_belong_to_one_edge() -> None:
     cells = registry.load_space("nas_bench_201").build({"preset": "digits"}, shape)
     assert edges_by_decision(cells) == {e: (e, (0, 1, 2, 3, 4)) for e in range(6)}
     darts = registry.load_space("darts_cell").build({"preset": "digits"}, shape)
-    found = edges_by_decision(darts)
+    decisions_by_edge = edges_by_decision(darts)
     # Later nodes choose which two of their inputs they keep, so their operations have no edge of their own.
-    assert {darts.decisions[g].name for g in found} == {
-        f"{kind}.node0.{which}.operation" for kind in ("normal", "reduce") for which in ("first", "second")
+    assert {darts.decisions[g].name for g in decisions_by_edge} == {
+        f"{kind}.node0.{operand}.operation" for kind in ("normal", "reduce") for operand in ("first", "second")
     }
-    edges = {darts.relaxation.edges[edge] for edge, _ in found.values()}
+    edges = {darts.relaxation.edges[edge] for edge, _ in decisions_by_edge.values()}
     assert len(edges) == 4
-    assert all(operations == (1, 2, 3, 4, 5, 6, 7) for _, operations in found.values())
+    assert all(operations == (1, 2, 3, 4, 5, 6, 7) for _, operations in decisions_by_edge.values())
 
 
 def test_subspaces_have_disjoint_and_complete_operations() -> None:
@@ -130,11 +130,11 @@ def test_paths_and_gates_are_drawn_by_the_relaxation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"), [({"order": "second"}, "order first"), ({"temperature": "linear"}, "temperature constant")]
+    ("changes", "message"), [({"order": "second"}, "order first"), ({"temperature": "linear"}, "temperature constant")]
 )
-def test_binary_gates_refuse_what_they_have_no_use_for(given: dict[str, Any], message: str) -> None:
+def test_binary_gates_refuse_what_they_have_no_use_for(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DartsParams.model_validate({"preset": "proxyless", **given})
+        DartsParams.model_validate({"preset": "proxyless", **changes})
 
 
 # A planted space: how well an image is seen depends on the operations
@@ -161,7 +161,7 @@ class SeenSpace(SpaceDefaults):
         return one_hot(self.decisions, genes_G[None]).reshape(2, 4)
 
 
-class Seen(RelaxedSupernet):
+class RecordingRelaxedSupernet(RelaxedSupernet):
     """Logits are those of a line, larger by what the operations are worth."""
 
     def __init__(self) -> None:
@@ -213,7 +213,9 @@ def test_each_subspace_selects_its_best_operations(preset: str) -> None:
     )
     for part in range(3):
         allowed_EO = allowed_operations(space, partition, part)
-        learning = GradientSearch(Seen(), space, HALVES, Pipeline(HALVES, "cpu"), options, part, None, allowed_EO)
+        learning = GradientSearch(
+            RecordingRelaxedSupernet(), space, HALVES, Pipeline(HALVES, "cpu"), options, part, None, allowed_EO
+        )
         for _ in run_gradient_search(learning, TrainState(), lambda: False):
             pass
         assert (learning.scores()[~allowed_EO] == 0).all()
@@ -232,8 +234,8 @@ SPEC = SearchSpec(
 )
 
 
-def with_params(**given: Any) -> SearchSpec:
-    return SPEC.model_copy(update={"strategy": StrategySpec(name="few_shot", params={**PARAMS, **given})})
+def with_params(**changes: Any) -> SearchSpec:
+    return SPEC.model_copy(update={"strategy": StrategySpec(name="few_shot", params={**PARAMS, **changes})})
 
 
 def until(stream: Iterator[Event], stage: str) -> Iterator[Event]:
@@ -258,8 +260,8 @@ def test_parts_that_are_searched_by_gradient_give_the_first_candidates(tmp_path:
     networks = state.finished["discretize"]["networks"]
     assert networks == [r["genes"] for r in runs]
     assert [list(p.arch.genes) for p in state.of("search")][:2] == networks
-    for found, point in zip(runs, state.of("search"), strict=False):  # scored with the weights of their own part
-        assert point.metrics["val_accuracy"] == pytest.approx(found["val_accuracy"])
+    for run_result, point in zip(runs, state.of("search"), strict=False):  # scored with the weights of their own part
+        assert point.metrics["val_accuracy"] == pytest.approx(run_result["val_accuracy"])
     traces = [e for e in events if isinstance(e, Traced) and e.stage == "train"]
     tables = {int(t.values["subspace"]): np.array(t.table) for t in traces}
     for part in (0, 1):
@@ -275,11 +277,11 @@ def test_parts_that_are_searched_by_gradient_give_the_first_candidates(tmp_path:
     marks = [i for i, stage in of_parts if stage != first]
     for cut in (marks[0], marks[-1]):
         before = events[: cut + 1]
-        rest = list(until(run(tmp_path, problem(SPEC), before), "discretize"))
-        again = fold_all(rest, fold_all(before)).finished
+        later_events = list(until(run(tmp_path, problem(SPEC), before), "discretize"))
+        again = fold_all(later_events, fold_all(before)).finished
         assert again["train"] == state.finished["train"]
         assert again["discretize"] == state.finished["discretize"]
-        assert not any(isinstance(e, Checkpoint) and e.stage == first for e in rest)
+        assert not any(isinstance(e, Checkpoint) and e.stage == first for e in later_events)
 
     supernet = state.finished["train"]["supernet"]
     reused = fold_all(until(run(tmp_path, problem(SPEC, supernet, state)), "discretize"))
@@ -329,8 +331,8 @@ def test_the_ends_of_a_part_lie_in_it_and_shrinking_begins_at_its_largest() -> N
         only = sample_subspace(partition, part, space, {"resolution": 9}, np.random.default_rng(0), 8)
         assert all(a.genes[gene] == largest.genes[gene] and a.genes[kernel] == largest.genes[kernel] for a in only)
         everything = {d.axis: 9 for d in space.decisions}
-        drawn = sample_subspace(partition, part, space, everything, np.random.default_rng(0), 64)
-        inside = space.costs(np.array([a.genes for a in drawn]))["macs"]
+        sampled_genes_NG = sample_subspace(partition, part, space, everything, np.random.default_rng(0), 64)
+        inside = space.costs(np.array([a.genes for a in sampled_genes_NG]))["macs"]
         assert macs[0] <= inside.min() < inside.max() <= macs[1]
 
 
@@ -339,8 +341,8 @@ def test_parts_are_trained_as_once_for_all_trains(schedule: str, tmp_path: Path)
     params = {**FEW_SHOT_PARAMS, "split": "exhaustive", "schedule": schedule, "rank_networks": 0, "warmup_epochs": 1}
     params |= {"decisions": ["stage1.depth"], "subspace_epochs": 1}
     data = DataSpec(params={"max_train": 80, "max_val": 40, "max_test": 40})
-    given = {"space": SpaceSpec(params=MOBILE), "data": data}
-    spec = SPEC.model_copy(update={**given, "strategy": StrategySpec(name="few_shot", params=params)})
+    changes = {"space": SpaceSpec(params=MOBILE), "data": data}
+    spec = SPEC.model_copy(update={**changes, "strategy": StrategySpec(name="few_shot", params=params)})
     state = fold_all(until(run(tmp_path, problem(spec)), "train"))
     assert state.finished["train"]["subspaces"] == 2
     assert state.finished["train"]["steps"] > 0

@@ -104,15 +104,15 @@ def trained(events: Sequence[Event]) -> list[Event]:
 
 
 @pytest.fixture(scope="module")
-def each(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
+def search_for_each(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
     """A search for a front on each device, without a break."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("blobs")
     return stored(list(run(folder, problem(FleetSpec(devices=(WIDE, DEEP), front="each"))))), folder
 
 
-def test_one_training_gives_each_device_a_front_of_its_own(each: tuple[list[Event], Path]) -> None:
-    events, _ = each
+def test_one_training_gives_each_device_a_front_of_its_own(search_for_each: tuple[list[Event], Path]) -> None:
+    events, _ = search_for_each
     state = fold_all(events)
     spec = problem(FleetSpec(devices=(WIDE, DEEP), front="each")).spec
     assert len(state.of("search")) == len(state.of("baseline")) == 16
@@ -131,39 +131,43 @@ def test_one_training_gives_each_device_a_front_of_its_own(each: tuple[list[Even
     assert state.exports
 
 
-def test_a_search_for_each_that_is_cut_ends_the_same(each: tuple[list[Event], Path]) -> None:
-    events, folder = each
-    whole = fold_all(events)
+def test_a_search_for_each_that_is_cut_ends_the_same(search_for_each: tuple[list[Event], Path]) -> None:
+    events, folder = search_for_each
+    complete = fold_all(events)
     p = problem(FleetSpec(devices=(WIDE, DEEP), front="each"))
     middle = next(i for i, e in enumerate(events) if isinstance(e, Measured)) + 3
     fleet = RuleFleet()
     ended = fold_all(run(folder, p, events[:middle], fleet), fold_all(events[:middle]))
-    assert ended.candidates == whole.candidates
+    assert ended.candidates == complete.candidates
     done = [(e.device, e.arch.id) for e in events[:middle] if isinstance(e, Measured)]
     assert len(fleet.asked) == sum(isinstance(e, Measured) for e in events) - len(done)
 
 
-def test_the_worst_case_is_verified_everywhere_and_within_every_bound(each: tuple[list[Event], Path]) -> None:
+def test_the_worst_case_is_verified_everywhere_and_within_every_bound(
+    search_for_each: tuple[list[Event], Path],
+) -> None:
     """On the supernet of the search above. A device that is elsewhere is asked once the other has measured."""
-    events, folder = each
+    events, folder = search_for_each
     ranges = {n: r["ranges"]["upper_ms"] for n, r in fold_all(events).finished["estimate"]["fleet"].items()}
-    found = {
+    metrics_by_device = {
         n: sorted(e.measurement.median_ms or 0 for e in events if isinstance(e, Measured) and e.device == n)
         for n in ranges
     }
-    bounds_ms = {n: max(sum(ranges[n]) / 2, found[n][len(found[n]) // 2]) for n in ranges}  # some keep them
+    bounds_ms = {
+        n: max(sum(ranges[n]) / 2, metrics_by_device[n][len(metrics_by_device[n]) // 2]) for n in ranges
+    }  # some keep them
     p = problem(FleetSpec(devices=(WIDE, DEEP), bounds_ms=bounds_ms))
     log = trained(events)
     away = RuleFleet(away=True)
-    seen: list[Event] = []
+    events_so_far: list[Event] = []
     with pytest.raises(NotMeasuredYet) as missing:
-        seen.extend(run(folder, p, log, away))  # keeps what came before the end
+        events_so_far.extend(run(folder, p, log, away))  # keeps what came before the end
     assert missing.value.profile["name"] == DEEP
     assert {name for name, _ in away.asked} == {WIDE}
     assert set(missing.value.networks) == {network for _, network in away.asked}
-    state = fold_all([*log, *seen])
+    state = fold_all([*log, *events_so_far])
     assert not any(q.status == "verified" for q in state.candidates.values())
-    state = fold_all(run(folder, p, [*log, *seen]), state)
+    state = fold_all(run(folder, p, [*log, *events_so_far]), state)
     front = front_of(p.spec, state)
     assert front.metrics == ("test_accuracy", "measured_share")
     assert front.members
@@ -242,10 +246,10 @@ def test_two_virtual_devices_from_their_figures_to_their_fronts(store: Store, tm
                 assert p.metrics["predicted_ms"].kind == "estimated"
                 assert p.status == "unverified"
     assert view.stages[1].result["steps"] == 0
-    whole = FrontSchema.model_validate(api.get(f"/v1/searches/{child}/front").json())
-    assert whole.device is None
-    assert whole.members
-    for p in whole.members:
+    complete = FrontSchema.model_validate(api.get(f"/v1/searches/{child}/front").json())
+    assert complete.device is None
+    assert complete.members
+    for p in complete.members:
         on = [d.metrics["predicted_ms"].value for d in p.devices.values()]
         assert p.metrics["predicted_ms"].value == pytest.approx(max(on))
     assert FrontSchema.model_validate(api.get(f"/v1/searches/{parent}/front").json()).device == "chip"

@@ -53,16 +53,16 @@ def test_the_first_of_a_fleet_is_the_device_of_the_search() -> None:
     spec = parse_spec(SearchSpec, {"fleet": {"devices": ["a", "b"]}})
     assert (spec.device, spec.devices, spec.views, spec.by_share) == ("a", ("a", "b"), (None,), False)
     assert SearchSpec.model_validate(spec.model_dump(mode="json")) == spec
-    alone = parse_spec(SearchSpec, {"device": "a"})
-    assert (alone.devices, alone.views, alone.on("a")) == (("a",), (None,), alone)
+    single = parse_spec(SearchSpec, {"device": "a"})
+    assert (single.devices, single.views, single.on("a")) == (("a",), (None,), single)
     bounded = [{"name": "accuracy"}, {"name": "latency", "bound": 5}]
-    each = parse_spec(
+    front_each = parse_spec(
         SearchSpec,
         {"objectives": bounded, "fleet": {"devices": ["a", "b"], "front": "each", "bounds_ms": {"b": 2}}},
     )
-    assert (each.views, each.by_share) == (("a", "b"), False)
-    assert [each.on(d).bound("latency") for d in "ab"] == [5, 2]
-    assert each.on("b").fleet is None
+    assert (front_each.views, front_each.by_share) == (("a", "b"), False)
+    assert [front_each.on(d).bound("latency") for d in "ab"] == [5, 2]
+    assert front_each.on("b").fleet is None
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,13 @@ def test_verified_is_what_is_verified_on_every_device() -> None:
     assert "measured_ms" not in half.metrics
     assert half.devices["bench"].status == "verified"
     state = fold_all([decode(encode(e)) for e in events])
-    kept, broken = (state.candidates["search", fakes.arch(*g).id] for g in ((0, 1, 1), (3, 1, 1)))
-    assert (kept.status, kept.metrics["measured_ms"], kept.metrics["measured_share"]) == ("verified", 12.0, 50.0)
-    assert kept.measurement == measured(12.0)
+    within_bound, broken = (state.candidates["search", fakes.arch(*g).id] for g in ((0, 1, 1), (3, 1, 1)))
+    assert (within_bound.status, within_bound.metrics["measured_ms"], within_bound.metrics["measured_share"]) == (
+        "verified",
+        12.0,
+        50.0,
+    )
+    assert within_bound.measurement == measured(12.0)
     assert (broken.status, broken.metrics["measured_share"]) == ("violated", 112.5)
     assert [d.status for d in broken.devices.values()] == ["violated", "verified"]
     on = broken.on("board")
@@ -118,11 +122,11 @@ def test_verified_is_what_is_verified_on_every_device() -> None:
 
 def test_a_refusal_on_one_device_leaves_a_network_unverified() -> None:
     refusal = Measured(fakes.arch(0, 1, 1), "search", measured(None), 24.0, "board")
-    found = fold_all([*log()[:4], refusal]).candidates["search", fakes.arch(0, 1, 1).id]
-    assert found.status == "unverified"
-    assert found.measurement is not None
-    assert found.measurement.refused == "unsteady"
-    assert not {"measured_ms", "measured_share"} & set(found.metrics)
+    restored = fold_all([*log()[:4], refusal]).candidates["search", fakes.arch(0, 1, 1).id]
+    assert restored.status == "unverified"
+    assert restored.measurement is not None
+    assert restored.measurement.refused == "unsteady"
+    assert not {"measured_ms", "measured_share"} & set(restored.metrics)
 
 
 def test_a_prediction_made_anew_keeps_what_was_measured() -> None:
@@ -145,12 +149,12 @@ def test_events_and_candidates_of_before_are_still_read() -> None:
     old = encode(Evaluated((fakes.candidate((1, 1, 1), 80.0),)))
     for p in old["candidates"]:
         del p["devices"]
-    seen = encode(Measured(fakes.arch(1, 1, 1), "search", fakes.measurement(5.0), 6.0))
+    record = encode(Measured(fakes.arch(1, 1, 1), "search", fakes.measurement(5.0), 6.0))
     volume = encode(HypervolumeAt(2, 0.5, 0.4))
-    del seen["device"], volume["device"]
-    state = fold_all([decode(old), decode(seen), decode(volume)])
-    [found] = state.candidates.values()
-    assert (found.status, found.metrics["measured_ms"], dict(found.devices)) == ("verified", 5.0, {})
+    del record["device"], volume["device"]
+    state = fold_all([decode(old), decode(record), decode(volume)])
+    [restored] = state.candidates.values()
+    assert (restored.status, restored.metrics["measured_ms"], dict(restored.devices)) == ("verified", 5.0, {})
     assert state.hypervolume == (HypervolumeAt(2, 0.5, 0.4),)
 
 
@@ -258,9 +262,9 @@ def test_a_worker_gets_every_device_with_its_predictor(store: Store) -> None:
     assert [d.name for d in lease.payload.devices] == ["bench", "board"]
     assert len({d.predictor.blob for d in lease.payload.devices}) == 2
     fakes.add_search(store)
-    alone = store.jobs.claim("worker", 10.0)
-    assert alone is not None
-    assert alone.payload.devices == lease.payload.devices[:1]
+    single_lease = store.jobs.claim("worker", 10.0)
+    assert single_lease is not None
+    assert single_lease.payload.devices == lease.payload.devices[:1]
 
 
 def test_what_was_measured_on_each_device_is_read_back(any_store: Store) -> None:
@@ -285,10 +289,10 @@ def test_each_device_is_waited_for_at_once_and_keeps_its_own_results(any_store: 
     assert lease is not None
     profiles = {n: replace(fakes.PROFILE, name=n, source="agent", canary_ms=1.0) for n in ("nano", "pi")}
     blob = store.blobs.put(b"model")
-    wanted = [MeasurementsWanted("verify", p.as_json(), {"net": blob}) for p in profiles.values()]
+    requests = [MeasurementsWanted("verify", p.as_json(), {"net": blob}) for p in profiles.values()]
     for profile in profiles.values():
         store.measurements.register(profile.name, "one", profile, {}, LOCAL)
-    assert fakes.append(store, lease, wanted) == "stop"
+    assert fakes.append(store, lease, requests) == "stop"
     waiting = store.queries.search(job).waiting
     assert waiting is not None
     assert "device nano: 0 of 1 networks measured" in waiting
@@ -310,8 +314,8 @@ def test_each_device_is_waited_for_at_once_and_keeps_its_own_results(any_store: 
 def test_bad_fleets_are_refused_at_submission(store: Store, api: TestClient) -> None:
     def answer(**fleet: Any) -> tuple[int, str]:
         record = fakes.search_spec().model_dump(mode="json") | {"fleet": fleet, "device": fleet["devices"][0]}
-        got = submit(api, record)
-        return got.status_code, got.text
+        response = submit(api, record)
+        return response.status_code, response.text
 
     for fleet, words in (
         ({"devices": ["bench", "bord"]}, ("unknown device 'bord'", "Did you mean 'board'", "nas devices add bord")),
@@ -352,10 +356,10 @@ def searched(store: Store, spec: SearchSpec) -> str:
 
 def test_the_answers_have_every_device(store: Store, api: TestClient) -> None:
     search = searched(store, fleet_spec(bounds_ms=BOUNDS))
-    whole = FrontSchema.model_validate(api.get(f"/v1/searches/{search}/front").json())
-    assert (whole.device, [o.metric for o in whole.objectives]) == (None, ["test_accuracy", "measured_share"])
-    assert whole.objectives[1].bound == 100.0
-    [member] = whole.members
+    front = FrontSchema.model_validate(api.get(f"/v1/searches/{search}/front").json())
+    assert (front.device, [o.metric for o in front.objectives]) == (None, ["test_accuracy", "measured_share"])
+    assert front.objectives[1].bound == 100.0
+    [member] = front.members
     assert member.status == "verified"
     assert {n: d.metrics["measured_ms"].value for n, d in member.devices.items()} == {"bench": 3.0, "board": 12.0}
     assert [d.promised_ms for d in member.devices.values()] == [8.0, 24.0]
@@ -407,16 +411,18 @@ def test_a_child_may_have_another_fleet_or_none(store: Store, api: TestClient) -
     assert child("fork", objectives=[{"name": "accuracy"}, {"name": "macs"}]).fleet == moved.fleet
     same = [o.model_dump() for o in fleet_spec(bounds_ms=BOUNDS).objectives]
     assert child("fork", objectives=same).fleet == fleet_spec(bounds_ms=BOUNDS).fleet
-    each = {"devices": ["board", "bench"], "front": "each"}
-    assert child("fork", fleet=each).views == child("extend", fleet=each).views == ("board", "bench")
-    both = api.post(f"/v1/searches/{parent}/extend", json={"device": "bench", "fleet": each})
+    fleet_record = {"devices": ["board", "bench"], "front": "each"}
+    assert child("fork", fleet=fleet_record).views == child("extend", fleet=fleet_record).views == ("board", "bench")
+    both = api.post(f"/v1/searches/{parent}/extend", json={"device": "bench", "fleet": fleet_record})
     assert (both.status_code, "got both" in both.json()["message"]) == (422, True)
 
 
 # The command line
 
 
-def told(arguments: list[str], transport: httpx.BaseTransport, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+def run_command(
+    arguments: list[str], transport: httpx.BaseTransport, monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, str]:
     monkeypatch.setattr(options, "Client", partial(Client, transport=transport, sleep=pytest.fail))
     done = CliRunner().invoke(command_line, arguments)
     return done.exit_code, done.output
@@ -428,20 +434,22 @@ def test_the_command_line_names_devices_and_prints_them_all(
     search = searched(store, fleet_spec(bounds_ms=BOUNDS))
 
     def handle(request: httpx.Request) -> httpx.Response:
-        got = api.request(request.method, str(request.url.raw_path.decode()), content=request.content)
-        return httpx.Response(got.status_code, content=got.content, headers={"content-type": "application/json"})
+        response = api.request(request.method, str(request.url.raw_path.decode()), content=request.content)
+        return httpx.Response(
+            response.status_code, content=response.content, headers={"content-type": "application/json"}
+        )
 
     transport = httpx.MockTransport(handle)
-    code, shown = told(["front", search], transport, monkeypatch)
+    code, output = run_command(["front", search], transport, monkeypatch)
     assert code == 0
-    rows = [line for line in shown.splitlines() if line.startswith(fakes.arch(0, 1, 1).id)]
+    rows = [line for line in output.splitlines() if line.startswith(fakes.arch(0, 1, 1).id)]
     assert len(rows) == 3  # on the front, and once for each device
     assert any("board" in row and "12.0000" in row and "verified" in row for row in rows)
-    code, shown = told(["show", search], transport, monkeypatch)
-    assert "bench and board" in shown
-    assert "one front, for the worst case" in shown
-    code, shown = told(["front", search, "--device", "board", "--json"], transport, monkeypatch)
-    assert json.loads(shown)["members"][0]["devices"]["bench"]["status"] == "violated"
+    code, output = run_command(["show", search], transport, monkeypatch)
+    assert "bench and board" in output
+    assert "one front, for the worst case" in output
+    code, output = run_command(["front", search, "--device", "board", "--json"], transport, monkeypatch)
+    assert json.loads(output)["members"][0]["devices"]["bench"]["status"] == "violated"
 
     sent: list[dict[str, Any]] = []
 
@@ -454,8 +462,8 @@ def test_the_command_line_names_devices_and_prints_them_all(
         ["--device", "pi", "--device", "server", "--fleet", "each"],
         ["--device", "pi"],
     ):
-        code, shown = told(["submit", *words, "--json"], httpx.MockTransport(keep), monkeypatch)
-        assert code == 0, shown
+        code, output = run_command(["submit", *words, "--json"], httpx.MockTransport(keep), monkeypatch)
+        assert code == 0, output
     assert [s["device"] for s in sent] == ["pi"] * 3
     assert sent[0]["fleet"] == {
         "devices": ["pi", "server"],
@@ -464,11 +472,11 @@ def test_the_command_line_names_devices_and_prints_them_all(
     }
     assert sent[1]["fleet"]["front"] == "each"
     assert sent[2]["fleet"] is None
-    for wrong, said in (
+    for wrong, message in (
         (["--device", "pi", "--fleet", "each"], "two devices or more"),
         (["--device", "pi=12"], "--bound-ms"),
         (["--device", "a=x", "--device", "b"], "in milliseconds, got 'x'"),
     ):
-        code, shown = told(["submit", *wrong], httpx.MockTransport(keep), monkeypatch)
-        assert (code, said in " ".join(shown.split())) == (2, True), shown
+        code, output = run_command(["submit", *wrong], httpx.MockTransport(keep), monkeypatch)
+        assert (code, message in " ".join(output.split())) == (2, True), output
     assert len(sent) == 3

@@ -23,7 +23,7 @@ from server.settings import Settings
 from server.store.store import Store, open_store
 from tests.support import fakes
 
-HERE = {"Host": "127.0.0.1"}
+LOOPBACK_HEADERS = {"Host": "127.0.0.1"}
 # A valid body may name what does not exist, so not every valid body is accepted.
 UNPROMISED = [positive_data_acceptance]
 ANY_HEALTH = list(HealthCheck)
@@ -40,17 +40,17 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 
 def described(app: FastAPI) -> Any:
-    return schemathesis.openapi.from_asgi("/openapi.json", app, headers=HERE)
+    return schemathesis.openapi.from_asgi("/openapi.json", app, headers=LOOPBACK_HEADERS)
 
 
 @pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
 def test_every_operation_keeps_its_promises(store: Store, tmp_path: Path, closed: bool) -> None:
     app = create_app(Settings(home=tmp_path, require_tokens=closed), store)
     _, token = store.tokens.create("ada", "fuzz", ["admin"], None, LOCAL)
-    headers = {**HERE, "Authorization": f"Bearer {token}"} if closed else HERE
+    headers = {**LOOPBACK_HEADERS, "Authorization": f"Bearer {token}"} if closed else LOOPBACK_HEADERS
     checked = 0
-    for found in described(app).get_all_operations():
-        operation = found.ok()
+    for result in described(app).get_all_operations():
+        operation = result.ok()
 
         @settings(max_examples=6, deadline=None, database=None, suppress_health_check=ANY_HEALTH)
         @given(case=operation.as_strategy())
@@ -71,7 +71,7 @@ def test_what_one_answer_links_to_the_next_request_finds(store: Store, tmp_path:
         """Walks along the links of the description."""
 
         def get_call_kwargs(self, case: schemathesis.Case) -> dict[str, Any]:
-            return {"headers": HERE}
+            return {"headers": LOOPBACK_HEADERS}
 
         def validate_response(self, response: Any, case: schemathesis.Case, **_: Any) -> None:
             case.validate_response(response, excluded_checks=UNPROMISED)
@@ -96,15 +96,15 @@ def test_every_link_leads_somewhere(store: Store, tmp_path: Path) -> None:
     app = create_app(Settings(home=tmp_path), store)
     paths = app.openapi()["paths"]
     where = {op["operationId"]: (method, path) for path, ops in paths.items() for method, op in ops.items()}
-    here = {"id": store.queries.searches(None, 1, None).items[0].id}
+    parameters = {"id": store.queries.searches(None, 1, None).items[0].id}
     followed = set()
-    with TestClient(app, headers=HERE) as api:
+    with TestClient(app, headers=LOOPBACK_HEADERS) as api:
         for source, operations in paths.items():
             for answer in operations.get("get", {"responses": {}})["responses"].values():
                 for link in answer.get("links", {}).values():
                     method, target = where[link["operationId"]]
-                    body = api.get(source.format(**here)).json()
-                    values = {name: pointed(body, text, here) for name, text in link["parameters"].items()}
+                    body = api.get(source.format(**parameters)).json()
+                    values = {name: pointed(body, text, parameters) for name, text in link["parameters"].items()}
                     if method == "get" and None not in values.values():
                         assert api.get(target.format(**values)).status_code == 200, (source, target)
                         followed.add(target)

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 SECONDS = 240.0
 STEPS = 8  # of each part, and a checkpoint after each
-WANTED = {
+EXPECTED_STEPS = {
     "train.one_shot": list(range(1, 2 * STEPS + 1)),
     "train.part1": list(range(1, STEPS + 1)),
     "train.part2": list(range(1, STEPS + 1)),
@@ -53,7 +53,7 @@ SMALL = SPEC.model_copy(
 
 
 @dataclass(frozen=True)
-class Told:
+class ScriptedStage:
     """A stage that does as it is told. ``folder`` is where those meet that run at the same time."""
 
     name: str
@@ -82,10 +82,10 @@ class Mortal:
         return str(self.stage.name)
 
     def run(self, problem: Any, resources: Any, state: Any) -> Iterator[Event]:
-        begun = state.checkpoints[self.name].step if self.name in state.checkpoints else 0
+        first_step = state.checkpoints[self.name].step if self.name in state.checkpoints else 0
         for event in self.stage.run(problem, resources, state):
             yield event
-            if isinstance(event, Checkpoint) and event.step == STEPS // 2 > begun:
+            if isinstance(event, Checkpoint) and event.step == STEPS // 2 > first_step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -102,11 +102,11 @@ def run_job(
 
     resources = Resources(FolderBlobs(Path(blobs_url)), RuleDevice(), time.monotonic, run_parallel=run_parallel)
     if job["run"] == "parts":
-        found = parts_stage().run(p, resources, state)
+        stage_events = parts_stage().run(p, resources, state)
     else:
-        told = [Told(f"part.{i}", act, job["folder"]) for i, act in enumerate(job["acts"])]
-        found = on_ray(told, p, resources, state)  # type: ignore[arg-type]
-    yield from ([encode(event)] for event in found)
+        scripted_stages = [ScriptedStage(f"part.{i}", act, job["folder"]) for i, act in enumerate(job["acts"])]
+        stage_events = on_ray(scripted_stages, p, resources, state)  # type: ignore[arg-type]
+    yield from ([encode(event)] for event in stage_events)
 
 
 def parts_stage() -> SubSupernetsStage:
@@ -121,9 +121,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(folder: Path) -> Iterator[RayCluster]:
-    given = {"blobs_url": str(folder / "blobs"), "run_job": "tests.integration.test_parallel_stages:run_job"}
-    with ray_cluster(None, folder / "ray", cpus=2, **given) as found:
-        yield found
+    options = {"blobs_url": str(folder / "blobs"), "run_job": "tests.integration.test_parallel_stages:run_job"}
+    with ray_cluster(None, folder / "ray", cpus=2, **options) as ray:
+        yield ray
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves sockets and processes to the collector
         gc.collect()
@@ -155,20 +155,20 @@ def start(cluster: RayCluster, events: Sequence[Event] = (), **job: Any) -> RayJ
 
 def follow(task: RayJob) -> Iterator[Event]:
     """The events of a job to its end."""
-    while not isinstance(got := task.poll(SECONDS), AttemptOutcome):
-        assert got is not None, task.dump_stacks()
-        yield from map(decode, got)
-    if got.status != "succeeded":
-        raise HwnasError(f"{got.status}: {got.message}")
+    while not isinstance(outcome := task.poll(SECONDS), AttemptOutcome):
+        assert outcome is not None, task.dump_stacks()
+        yield from map(decode, outcome)
+    if outcome.status != "succeeded":
+        raise HwnasError(f"{outcome.status}: {outcome.message}")
 
 
 def steps_of(events: Sequence[Event]) -> dict[str, list[int]]:
     """The steps at which each part was kept, in order."""
-    kept: dict[str, list[int]] = {}
+    steps_by_part: dict[str, list[int]] = {}
     for e in events:
         if isinstance(e, Checkpoint):
-            kept.setdefault(e.stage, []).append(e.step)
-    return kept
+            steps_by_part.setdefault(e.stage, []).append(e.step)
+    return steps_by_part
 
 
 def wait_until_gone(title: str) -> None:
@@ -180,15 +180,15 @@ def wait_until_gone(title: str) -> None:
 
 def processes(title: str) -> list[int]:
     """The Ray workers below this process that run a task of such a name."""
-    found = []
+    process_ids = []
     for pid in (int(name.split(":")[1]) for name in descendants(os.getpid())):
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
         if words.startswith(f"ray::{title}".encode()):
-            found.append(pid)
-    return found
+            process_ids.append(pid)
+    return process_ids
 
 
 def test_interrupted_parallel_training_equals_sequential_training(
@@ -206,16 +206,18 @@ def test_interrupted_parallel_training_equals_sequential_training(
     wait_until_gone("train.")
     assert not [e for e in events if isinstance(e, Warned)]
     done = steps_of(events)
-    mortal = min(WANTED, key=lambda name: (len(done.get(name, [])), name))  # on a busy machine any may be behind
-    rest = list(follow(start(cluster, [*before, *events], run="parts", mortal=mortal)))
-    assert isinstance(rest[-1], StageFinished)
-    assert rest[-1] == expected[-1]
-    assert steps_of(expected[:-2]) == WANTED
-    assert steps_of([*events, *rest[:-2]]) == WANTED  # no step was done twice
-    [warning] = [e for e in rest if isinstance(e, Warned)]
+    mortal = min(
+        EXPECTED_STEPS, key=lambda name: (len(done.get(name, [])), name)
+    )  # on a busy machine any may be behind
+    later_events = list(follow(start(cluster, [*before, *events], run="parts", mortal=mortal)))
+    assert isinstance(later_events[-1], StageFinished)
+    assert later_events[-1] == expected[-1]
+    assert steps_of(expected[:-2]) == EXPECTED_STEPS
+    assert steps_of([*events, *later_events[:-2]]) == EXPECTED_STEPS  # no step was done twice
+    [warning] = [e for e in later_events if isinstance(e, Warned)]
     assert warning.stage == mortal
-    at = rest.index(warning)
-    assert f"continues after step {steps_of(rest[:at])[mortal][-1]}" in warning.message
+    at = later_events.index(warning)
+    assert f"continues after step {steps_of(later_events[:at])[mortal][-1]}" in warning.message
 
 
 def test_stages_run_in_parallel_and_share_the_cores(cluster: RayCluster, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ CELLS = SpaceSpec(name="nas_bench_201", params={"preset": "digits"})
 TRAINED = {"steps": 120, "one_shot_steps": 120}
 
 
-def whole() -> RankCorrelationSchema:
+def correlation_of_all() -> RankCorrelationSchema:
     view = rank_correlation_schema(
         json.loads(json.dumps({"split": SPLIT, "train": TRAINED, "rank_correlation": TRUST}))
     )
@@ -109,7 +109,7 @@ def test_a_search_that_divides_nothing_has_no_view() -> None:
 
 
 def test_the_view_names_choices_and_numbers_parts_as_the_engine_does() -> None:
-    view = whole()
+    view = correlation_of_all()
 
     def leaves(node: SpacePartitionSchema) -> list[SpacePartitionSchema]:
         return [leaf for child in node.children for leaf in leaves(child)] if node.decision is not None else [node]
@@ -121,7 +121,7 @@ def test_the_view_names_choices_and_numbers_parts_as_the_engine_does() -> None:
     assert (view.partition.decision, first.decision, second.decision) == ("edge1", "edge2", None)
     assert [child.choices for child in (first, second)] == [["none"], ["skip", "conv"]]
     assert [leaf.choices for leaf in first.children] == [["none"], ["pool"]]
-    assert [left[0] for left in allowed] == [(0,), (0,), (1, 2)]
+    assert [allowed_choices[0] for allowed_choices in allowed] == [(0,), (0,), (1, 2)]
     assert view.similarities[0].groups == [["none"], ["skip", "conv"]]
     assert [(n.arch, n.alone, n.one_shot) for n in view.networks][2] == ("c", 70.0, 44.0)
 
@@ -147,7 +147,7 @@ def test_a_search_is_shown_with_it_but_not_in_lists(tmp_path: Path) -> None:
         assert lease is not None
         for stage, result in (("split", SPLIT), ("train", TRAINED), ("rank_correlation", TRUST)):
             fakes.append(store, lease, [StageFinished(stage, 1.0, result)])
-        assert store.queries.search(search).rank_correlation == whole()
+        assert store.queries.search(search).rank_correlation == correlation_of_all()
         assert store.queries.searches(None, 10, None).items[0].rank_correlation is None
 
 
@@ -155,12 +155,17 @@ def test_a_search_is_shown_with_it_but_not_in_lists(tmp_path: Path) -> None:
 
 
 def test_estimates_stand_over_truth_in_a_series_of_their_own() -> None:
-    drawn = {s["id"]: s for s in ranking_chart(whole())["series"]}
-    assert list(drawn) == [f"ranking.estimated.{name}" for name in ("before", "one_shot", "after")]
-    assert len({s["symbol"] for s in drawn.values()}) == 3
-    assert [d["value"] for d in drawn["ranking.estimated.after"]["data"]] == [[50, 30], [60, 50], [70, 40], [80, 60]]
-    undivided = whole().model_copy(
-        update={"networks": [n.model_copy(update={"one_shot": None}) for n in whole().networks]}
+    series_by_id = {s["id"]: s for s in ranking_chart(correlation_of_all())["series"]}
+    assert list(series_by_id) == [f"ranking.estimated.{name}" for name in ("before", "one_shot", "after")]
+    assert len({s["symbol"] for s in series_by_id.values()}) == 3
+    assert [d["value"] for d in series_by_id["ranking.estimated.after"]["data"]] == [
+        [50, 30],
+        [60, 50],
+        [70, 40],
+        [80, 60],
+    ]
+    undivided = correlation_of_all().model_copy(
+        update={"networks": [n.model_copy(update={"one_shot": None}) for n in correlation_of_all().networks]}
     )
     assert "Undivided, trained as long" not in str(ranking_chart(undivided)["legend"])
 
@@ -168,15 +173,15 @@ def test_estimates_stand_over_truth_in_a_series_of_their_own() -> None:
 def test_a_network_that_learns_nothing_does_not_take_the_room_of_the_others() -> None:
     accuracies = [10.0, 91.0, 92.0, 93.0, 94.0, 95.0]
     networks = [RankedArchSchema(arch=f"n{a:g}", alone=a, before=a, after=a) for a in accuracies]
-    dead = whole().model_copy(update={"networks": networks})
+    dead = correlation_of_all().model_copy(update={"networks": networks})
     assert [n.alone for n in without_outliers(dead)] == accuracies[1:]
     assert ranking_chart(dead)["xAxis"]["min"] >= 90
-    assert len(without_outliers(whole())) == 4
-    assert ranking_chart(whole())["xAxis"]["min"] < 50
+    assert len(without_outliers(correlation_of_all())) == 4
+    assert ranking_chart(correlation_of_all())["xAxis"]["min"] < 50
 
 
 def test_a_matrix_is_drawn_by_groups_with_disagreement_in_another_colour() -> None:
-    [similarity] = whole().similarities
+    [similarity] = correlation_of_all().similarities
     grouped = similarity.model_copy(update={"groups": [["skip", "conv"], ["none"]]})
     options = gradient_similarity_chart(grouped)
     assert options["xAxis"]["data"] == options["yAxis"]["data"] == ["skip", "conv", "none"]

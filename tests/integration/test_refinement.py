@@ -90,8 +90,8 @@ def onboarded(ms: Any = usual_ms, n: int = 60) -> Known:
     return Known(small, ms(small), np.arange(n) % 4 == 0)
 
 
-KNOWN = onboarded()
-FIRST = BayesianLinear.fit(SPACE.features(KNOWN.genes_NG), KNOWN.latency_ms_N)
+ONBOARDED_DATA = onboarded()
+FIRST = BayesianLinear.fit(SPACE.features(ONBOARDED_DATA.genes_NG), ONBOARDED_DATA.latency_ms_N)
 
 
 class RecordingDevice:
@@ -100,7 +100,7 @@ class RecordingDevice:
     def __init__(self, ms: Any = planted_ms) -> None:
         self.ms, self.known, self.measured = ms, dict[str, Arch](), 0
 
-    def told(self, event: Event) -> Event:
+    def observe(self, event: Event) -> Event:
         if isinstance(event, Evaluated):
             self.known |= {p.arch.id: p.arch for p in event.candidates}
         return event
@@ -168,23 +168,23 @@ def run(
         device.told(event)
     ticks = count()
     blobs = FolderBlobs(folder)
-    refit = RefitService(FIRST, KNOWN, SPACE, PROFILE, blobs)
+    refit = RefitService(FIRST, ONBOARDED_DATA, SPACE, PROFILE, blobs)
     resources = Resources(blobs, device, lambda: float(next(ticks)), refit=refit)
     return (device.told(e) for e in run_search(p, STAGES, resources, fold_all(events)))
 
 
-def kept(events: Sequence[Event]) -> list[Event]:
+def durable(events: Sequence[Event]) -> list[Event]:
     return [decode(json.loads(json.dumps(encode(e)))) for e in events]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
+def refined_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
     folder = tmp_path_factory.mktemp("blobs")
     with pytest.MonkeyPatch.context() as patch:
         for module in (explore, refine, verify):
             patch.setattr(module, "load_subnets", lambda *_, **__: Scores())
         patch.setattr(verify, "to_onnx", lambda *_: b"")
-        return kept(list(run(folder, problem()))), folder
+        return durable(list(run(folder, problem()))), folder
 
 
 def until_verified(events: Sequence[Event]) -> SearchState:
@@ -196,8 +196,8 @@ def until_verified(events: Sequence[Event]) -> SearchState:
     raise AssertionError("the predictor never learned")
 
 
-def test_a_search_looks_again_around_a_hole_and_keeps_its_bound(whole: tuple[list[Event], Path]) -> None:
-    events, _ = whole
+def test_a_search_looks_again_around_a_hole_and_keeps_its_bound(refined_search: tuple[list[Event], Path]) -> None:
+    events, _ = refined_search
     spec = problem().spec
     before, after = until_verified(events), fold_all(events)
     broken = [p for p in before.of("search") if p.status == "violated"]
@@ -213,8 +213,8 @@ def test_a_search_looks_again_around_a_hole_and_keeps_its_bound(whole: tuple[lis
     assert len(after.of("search")) == len(after.of("baseline")) > 64  # the baseline was given as much
 
 
-def test_a_search_that_is_cut_anywhere_learns_the_same(whole: tuple[list[Event], Path]) -> None:
-    events, folder = whole
+def test_a_search_that_is_cut_anywhere_learns_the_same(refined_search: tuple[list[Event], Path]) -> None:
+    events, folder = refined_search
     expected = fold_all(events)
     first = next(i for i, e in enumerate(events) if isinstance(e, Measured))
     marks = [i for i, e in enumerate(events) if i >= first and not isinstance(e, Progress)]
@@ -228,8 +228,10 @@ def test_a_search_that_is_cut_anywhere_learns_the_same(whole: tuple[list[Event],
         assert device.measured == sum(isinstance(e, Measured) for e in events) - done
 
 
-def test_how_often_it_looks_again_is_bounded_and_can_be_none(whole: tuple[list[Event], Path], tmp_path: Path) -> None:
-    events, folder = whole
+def test_how_often_it_looks_again_is_bounded_and_can_be_none(
+    refined_search: tuple[list[Event], Path], tmp_path: Path
+) -> None:
+    events, folder = refined_search
     start = next(i for i, e in enumerate(events) if isinstance(e, Refitted))
     off = fold_all(run(folder, problem(reexplore=0), events[:start]), fold_all(events[:start]))
     assert [r.number for r in off.refits] == [1]
@@ -265,21 +267,21 @@ def test_only_what_was_measured_alike_is_learned_from(tmp_path: Path) -> None:
 
 def test_a_refit_mends_a_bound_that_was_broken_and_leaves_the_old_version_alone() -> None:
     hole = POOL[SPACE.costs(POOL)["macs"] > EDGE]
-    fed, rest = hole[:30], hole[30:]
-    kept = dump_predictor(FIRST)
-    version = refitted(FIRST, KNOWN, SPACE, fed, planted_ms(fed))
-    before, after = (p.predict(SPACE.features(rest)).upper_ms for p in (FIRST, version.predictor))
-    assert (planted_ms(rest) <= before).mean() < 0.1
-    assert (planted_ms(rest) <= after).mean() > 0.8
+    fed, held_out = hole[:30], hole[30:]
+    first_arrays = dump_predictor(FIRST)
+    version = refitted(FIRST, ONBOARDED_DATA, SPACE, fed, planted_ms(fed))
+    before, after = (p.predict(SPACE.features(held_out)).upper_ms for p in (FIRST, version.predictor))
+    assert (planted_ms(held_out) <= before).mean() < 0.1
+    assert (planted_ms(held_out) <= after).mean() > 0.8
     # The bound is calibrated for networks in the proportion of those fitted to: one in the hole for two beside it.
-    small = POOL[SPACE.costs(POOL)["macs"] <= EDGE][len(KNOWN.genes_NG) :][: 2 * len(rest)]
-    mixture = np.concatenate([small, rest[: len(small) // 2]])
+    small = POOL[SPACE.costs(POOL)["macs"] <= EDGE][len(ONBOARDED_DATA.genes_NG) :][: 2 * len(held_out)]
+    mixture = np.concatenate([small, held_out[: len(small) // 2]])
     assert (planted_ms(mixture) <= version.predictor.predict(SPACE.features(mixture)).upper_ms).mean() > 0.9
     assert version.verdict.better, version.verdict.why
-    assert dump_predictor(FIRST) == kept
+    assert dump_predictor(FIRST) == first_arrays
     # Checked on the same networks as the version before, as predicted by a fit without them.
-    assert version.fitted.truth_ms_H.tolist() == KNOWN.latency_ms_N[KNOWN.held_out_N].tolist()
-    assert version.fitted.n == len(KNOWN.genes_NG) + len(fed)
+    assert version.fitted.truth_ms_H.tolist() == ONBOARDED_DATA.latency_ms_N[ONBOARDED_DATA.held_out_N].tolist()
+    assert version.fitted.n == len(ONBOARDED_DATA.genes_NG) + len(fed)
     again = refitted(version.predictor, version.known, SPACE, fed, planted_ms(fed))
     assert len(again.known.genes_NG) == len(version.known.genes_NG)  # measured once more, not twice as weighty
     back = load_known(dump_measured(version.known.genes_NG, version.known.latency_ms_N, version.known.held_out_N))
@@ -290,35 +292,35 @@ def test_a_refit_mends_a_bound_that_was_broken_and_leaves_the_old_version_alone(
 def test_what_would_make_a_predictor_worse_does_not_take_its_place() -> None:
     fresh = POOL[SPACE.costs(POOL)["macs"] <= EDGE][60:90]
     nonsense = usual_ms(fresh) * np.random.default_rng(0).choice([0.2, 5.0], len(fresh))
-    version = refitted(FIRST, KNOWN, SPACE, fresh, nonsense)
+    version = refitted(FIRST, ONBOARDED_DATA, SPACE, fresh, nonsense)
     assert not version.verdict.better
     assert "cross-validated error" in version.verdict.why
     noise = np.random.default_rng(0).normal(1.0, 0.02, 90)
-    known = replace(KNOWN, latency_ms_N=KNOWN.latency_ms_N * noise[:60])
-    verdict = refitted(FIRST, known, SPACE, fresh, usual_ms(fresh) * noise[60:]).verdict
+    training_data = replace(ONBOARDED_DATA, latency_ms_N=ONBOARDED_DATA.latency_ms_N * noise[:60])
+    verdict = refitted(FIRST, training_data, SPACE, fresh, usual_ms(fresh) * noise[60:]).verdict
     assert verdict.better, verdict.why
 
 
 def test_nonsense_is_not_fed_back() -> None:
-    some = POOL[:1]
+    few_genes_NG = POOL[:1]
     with pytest.raises(InvalidInput, match="positive"):
-        refitted(FIRST, KNOWN, SPACE, some, np.array([-1.0]))
+        refitted(FIRST, ONBOARDED_DATA, SPACE, few_genes_NG, np.array([-1.0]))
     with pytest.raises(InvalidInput, match="genes of shape"):
-        refitted(FIRST, KNOWN, SPACE, some[:, :-1], np.array([1.0]))
+        refitted(FIRST, ONBOARDED_DATA, SPACE, few_genes_NG[:, :-1], np.array([1.0]))
 
 
 @pytest.mark.parametrize("family", ["best", "graph"])
 def test_every_family_that_learns_a_device_alone_can_be_fed_back_to(family: str, tmp_path: Path) -> None:
-    known = onboarded(n=40)
-    train = ~known.held_out_N
-    first = fit_networks(family, SPACE, known.genes_NG[train], known.latency_ms_N[train])
-    refits = RefitService(first, known, SPACE, PROFILE, FolderBlobs(tmp_path))
+    training_data = onboarded(n=40)
+    train = ~training_data.held_out_N
+    first = fit_networks(family, SPACE, training_data.genes_NG[train], training_data.latency_ms_N[train])
+    refits = RefitService(first, training_data, SPACE, PROFILE, FolderBlobs(tmp_path))
     fed = POOL[SPACE.costs(POOL)["macs"] > EDGE][:8]
-    found = refits.fit(fed, planted_ms(fed))
-    assert found.record["family"] == family
-    assert found.record["networks"] == 48
-    loaded = predict_latency(refits.load(found.record), SPACE, fed)
-    assert loaded.upper_ms.tolist() == predict_latency(found.predictor, SPACE, fed).upper_ms.tolist()
+    refit = refits.fit(fed, planted_ms(fed))
+    assert refit.record["family"] == family
+    assert refit.record["networks"] == 48
+    loaded = predict_latency(refits.load(refit.record), SPACE, fed)
+    assert loaded.upper_ms.tolist() == predict_latency(refit.predictor, SPACE, fed).upper_ms.tolist()
 
 
 def relative_ms(seed: int) -> Any:
@@ -334,17 +336,17 @@ def relatives(networks: int) -> list[Table]:
 
 def test_a_device_that_was_learned_from_relatives_learns_beside_them_until_it_can_stand_alone(tmp_path: Path) -> None:
     kin, mine, fed = relatives(networks=34), relative_ms(9), POOL[1000:1120]
-    known = Known(POOL[100:110], mine(POOL[100:110]), np.zeros(10, dtype=bool))
-    first = Transfer.fit(SPACE.features(known.genes_NG), known.latency_ms_N, Relatives.learn(kin))
+    training_data = Known(POOL[100:110], mine(POOL[100:110]), np.zeros(10, dtype=bool))
+    first = Transfer.fit(SPACE.features(training_data.genes_NG), training_data.latency_ms_N, Relatives.learn(kin))
     assert can_learn(first, 10, 200, kin)
-    refits = RefitService(first, known, SPACE, PROFILE, FolderBlobs(tmp_path), kin)
+    refits = RefitService(first, training_data, SPACE, PROFILE, FolderBlobs(tmp_path), kin)
     beside = refits.fit(fed[:8], mine(fed[:8]))
     assert (beside.record["family"], beside.record["networks"]) == ("transfer", 18)
     assert beside.record["better"], beside.record["why"]
-    alone = refits.fit(fed[:30], mine(fed[:30]))  # more than are known of any relative
-    assert (alone.record["family"], alone.record["networks"]) == ("best", 40)
-    for found in (beside, alone):
-        guess = predict_latency(refits.load(found.record), SPACE, fed[30:])
+    own_fit = refits.fit(fed[:30], mine(fed[:30]))  # more than are known of any relative
+    assert (own_fit.record["family"], own_fit.record["networks"]) == ("best", 40)
+    for refit in (beside, own_fit):
+        guess = predict_latency(refits.load(refit.record), SPACE, fed[30:])
         assert np.abs(guess.mean_ms / mine(fed[30:]) - 1).mean() < 0.1
     # Between 20 and 32 networks it could neither stand alone nor be told from such relatives.
     assert not can_learn(first, 10, 200, relatives(networks=20))
@@ -354,11 +356,11 @@ def test_a_device_that_was_learned_from_relatives_learns_beside_them_until_it_ca
 
 
 def test_a_handful_of_older_networks_is_enough_to_judge_a_version() -> None:
-    some, mine = POOL[200:230], relative_ms(9)
-    known = Known(some[:4], mine(some[:4]), np.zeros(4, dtype=bool))
+    few_genes_NG, mine = POOL[200:230], relative_ms(9)
+    training_data = Known(few_genes_NG[:4], mine(few_genes_NG[:4]), np.zeros(4, dtype=bool))
     kin = relatives(networks=60)
-    first = Transfer.fit(SPACE.features(known.genes_NG), known.latency_ms_N, Relatives.learn(kin), 2.0)
-    assert refitted(first, known, SPACE, some[4:], mine(some[4:]), kin).verdict.better
+    first = Transfer.fit(SPACE.features(training_data.genes_NG), training_data.latency_ms_N, Relatives.learn(kin), 2.0)
+    assert refitted(first, training_data, SPACE, few_genes_NG[4:], mine(few_genes_NG[4:]), kin).verdict.better
 
 
 def test_a_predictor_that_cannot_be_fitted_anew_is_said_to_be_so(tmp_path: Path) -> None:
@@ -384,8 +386,8 @@ def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.Mo
     space = registry.load_space("mobilenet_v3").build(params, registry.load_dataset("digits").describe(data))
     pool = np.unique(space.canonical(sample(space.decisions, np.random.default_rng(0), 200)), axis=0)[:60]
     ms = 0.01 + 1e-6 * space.costs(pool)["macs"]
-    known = Known(pool, ms, np.arange(len(pool)) % 4 == 0)
-    fitted = fit_family("bayesian_linear", space, pool, ms, known.held_out_N)
+    training_data = Known(pool, ms, np.arange(len(pool)) % 4 == 0)
+    fitted = fit_family("bayesian_linear", space, pool, ms, training_data.held_out_N)
 
     def by_size(
         models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str], promised_ms: Any = None
@@ -399,7 +401,7 @@ def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.Mo
     with open_store(f"sqlite:///{tmp_path / 'test.db'}", url, fakes.Clock()) as store:
         device = DeviceSpec(name="planted", space=spec.space, data=data)
         onboarding = store.jobs.submit("device", device.model_dump(mode="json"), None)
-        result = fit_result(fitted, PROFILE, space, known, store.blobs)
+        result = fit_result(fitted, PROFILE, space, training_data, store.blobs)
         profiled = StageFinished("profile", 0.0, {"profile": PROFILE.as_json()})
         fakes.run_log(store, [profiled, StageFinished("fit", 0.0, result)])
         search = store.jobs.submit("search", spec.model_dump(mode="json"), None, space_id=space.id)

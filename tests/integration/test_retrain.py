@@ -33,8 +33,8 @@ from nas.training.standalone import unpack
 from tests.support import fakes
 from tests.support.engine import SPEC, RuleDevice, problem, stored, two_candidates
 
-WANTED = RetrainSpec(networks=2, epochs=3, trials=3, seeds=2, batch_size=40)
-RETRAINED = SPEC.model_copy(update={"retrain": WANTED, "budget": BudgetSpec(evaluations=8, verified=2)})
+RETRAIN_SPEC = RetrainSpec(networks=2, epochs=3, trials=3, seeds=2, batch_size=40)
+RETRAINED = SPEC.model_copy(update={"retrain": RETRAIN_SPEC, "budget": BudgetSpec(evaluations=8, verified=2)})
 
 
 @pytest.fixture(autouse=True)
@@ -56,14 +56,14 @@ def retrain(folder: Path, p: Problem, events: Sequence[Event]) -> Iterator[Event
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
+def retrained_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
     folder = tmp_path_factory.mktemp("blobs")
     torch.set_num_threads(1)
     return stored(list(run(folder, problem(RETRAINED)))), folder
 
 
-def test_the_front_is_that_of_the_retrained(whole: tuple[list[Event], Path]) -> None:
-    state = fold_all(whole[0])
+def test_the_front_is_that_of_the_retrained(retrained_search: tuple[list[Event], Path]) -> None:
+    state = fold_all(retrained_search[0])
     assert list(state.finished) == ["estimate", "train", "explore", "retrain", "verify", "refine", "export"]
     result = state.finished["retrain"]
     for origin in ("search", "baseline"):
@@ -81,8 +81,10 @@ def test_the_front_is_that_of_the_retrained(whole: tuple[list[Event], Path]) -> 
     assert ranked == sorted(front.members, key=lambda p: p.metrics["measured_ms"])
 
 
-def test_search_and_baseline_get_the_same_and_every_trial_is_told_of(whole: tuple[list[Event], Path]) -> None:
-    state = fold_all(whole[0])
+def test_search_and_baseline_get_the_same_and_every_trial_is_told_of(
+    retrained_search: tuple[list[Event], Path],
+) -> None:
+    state = fold_all(retrained_search[0])
     result = state.finished["retrain"]
     by_network: dict[str, list[dict[str, object]]] = {}
     for row in result["trials"]:
@@ -96,14 +98,14 @@ def test_search_and_baseline_get_the_same_and_every_trial_is_told_of(whole: tupl
         assert all(r["epochs"] == 3 for r in rows if r["status"] == "finished")
     assert result["epochs"] + result["epochs_saved"] == 3 * 4 * len(by_network)
     assert result["pruned"] == sum(r["status"] == "pruned" for r in result["trials"])
-    said = [e.message for e in whole[0] if isinstance(e, Progress) and e.stage == "retrain"]
-    assert sum("pruned" in m for m in said) == result["pruned"] > 0
-    last = [e for e in whole[0] if isinstance(e, Progress) and e.stage == "retrain"][-1]
+    messages = [e.message for e in retrained_search[0] if isinstance(e, Progress) and e.stage == "retrain"]
+    assert sum("pruned" in m for m in messages) == result["pruned"] > 0
+    last = [e for e in retrained_search[0] if isinstance(e, Progress) and e.stage == "retrain"][-1]
     assert last.done == last.total
 
 
-def test_what_is_exported_has_its_own_weights(whole: tuple[list[Event], Path]) -> None:
-    events, folder = whole
+def test_what_is_exported_has_its_own_weights(retrained_search: tuple[list[Event], Path]) -> None:
+    events, folder = retrained_search
     state = fold_all(events)
     exported = state.exports[0]
     with zipfile.ZipFile(io.BytesIO(FolderBlobs(folder).get(exported.blob))) as archive:
@@ -118,8 +120,8 @@ def test_what_is_exported_has_its_own_weights(whole: tuple[list[Event], Path]) -
 
 
 @pytest.mark.slow
-def test_a_search_that_is_cut_anywhere_ends_the_same(whole: tuple[list[Event], Path]) -> None:
-    events, folder = whole
+def test_a_search_that_is_cut_anywhere_ends_the_same(retrained_search: tuple[list[Event], Path]) -> None:
+    events, folder = retrained_search
     expected = fold_all(events)
     marks = [i for i, e in enumerate(events) if getattr(e, "stage", "").startswith("retrain")]
     for cut in (marks[len(marks) // 2], marks[-1], marks[-1] + 3):
@@ -131,19 +133,19 @@ def test_a_search_that_is_cut_anywhere_ends_the_same(whole: tuple[list[Event], P
 
 
 def test_training_that_is_cut_after_any_event_ends_the_same_and_repeats_no_trial(tmp_path: Path) -> None:
-    p = problem(RETRAINED.model_copy(update={"retrain": WANTED.model_copy(update={"trials": 2})}))
-    begun = list(two_candidates(p))
-    events = [*begun, *stored(list(retrain(tmp_path, p, begun)))]
+    p = problem(RETRAINED.model_copy(update={"retrain": RETRAIN_SPEC.model_copy(update={"trials": 2})}))
+    first_events = list(two_candidates(p))
+    events = [*first_events, *stored(list(retrain(tmp_path, p, first_events)))]
     expected = fold_all(events)
-    for cut in range(len(begun), len(events), 3):
+    for cut in range(len(first_events), len(events), 3):
         before = events[:cut]
         after = list(retrain(tmp_path, p, before))
         state = fold_all(after, fold_all(before))
         assert state.candidates == expected.candidates, f"cut before event {cut}: {events[cut]}"
         assert state.checkpoints == expected.checkpoints  # and so all weights, by their sha256
         assert state.finished == expected.finished
-        known = {(e.stage, e.step) for e in before if isinstance(e, Checkpoint)}
-        assert not known & {(e.stage, e.step) for e in after if isinstance(e, Checkpoint)}
+        checkpoints = {(e.stage, e.step) for e in before if isinstance(e, Checkpoint)}
+        assert not checkpoints & {(e.stage, e.step) for e in after if isinstance(e, Checkpoint)}
 
 
 @pytest.mark.slow
@@ -173,19 +175,19 @@ def test_cells_that_were_found_by_gradient_are_retrained_as_well(tmp_path: Path)
 
 
 def test_divergence_is_told_and_if_nothing_is_left_the_search_ends(
-    whole: tuple[list[Event], Path], monkeypatch: pytest.MonkeyPatch
+    retrained_search: tuple[list[Event], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events, folder = whole
-    begun = next(i for i, e in enumerate(events) if getattr(e, "stage", "") == "retrain")
-    seen: list[Event] = []
+    events, folder = retrained_search
+    retrain_index = next(i for i, e in enumerate(events) if getattr(e, "stage", "") == "retrain")
+    events_so_far: list[Event] = []
 
     def diverges(self: object, number: int) -> float:
         raise Diverged("training diverged")
 
     monkeypatch.setattr("nas.training.standalone.StandaloneTrainer.epoch", diverges)
     with pytest.raises(HwnasError, match="all trainings of all"):
-        _note(run(folder, problem(RETRAINED), events[:begun]), seen)
-    assert any(isinstance(e, Warned) and "diverged" in e.message for e in seen)
+        _note(run(folder, problem(RETRAINED), events[:retrain_index]), events_so_far)
+    assert any(isinstance(e, Warned) and "diverged" in e.message for e in events_so_far)
 
 
 def test_training_alone_learns(tmp_path: Path) -> None:
@@ -198,21 +200,21 @@ def test_training_alone_learns(tmp_path: Path) -> None:
         }
     )
     p = problem(spec)
-    begun = list(two_candidates(p))
-    state = fold_all([*begun, *retrain(tmp_path, p, begun)])
+    first_events = list(two_candidates(p))
+    state = fold_all([*first_events, *retrain(tmp_path, p, first_events)])
     [network] = state.finished["retrain"]["networks"].values()
     assert network["trained_accuracy"] > 60.0
     assert all("trained_deviation" not in point.metrics for point in state.candidates.values())
 
 
 def test_the_cost_of_retraining_grows_with_trials_and_has_a_range(tmp_path: Path) -> None:
-    def estimate_cost(wanted: RetrainSpec) -> StageCost:
+    def estimate_cost(retrain: RetrainSpec) -> StageCost:
         ticks = count()
         resources = Resources(FolderBlobs(tmp_path), RuleDevice(), lambda: float(next(ticks)))
-        p = problem(RETRAINED.model_copy(update={"retrain": wanted}))
+        p = problem(RETRAINED.model_copy(update={"retrain": retrain}))
         return RetrainStage().estimate_cost(p, resources, SearchState())
 
-    small, large = estimate_cost(WANTED), estimate_cost(WANTED.model_copy(update={"trials": 9}))
+    small, large = estimate_cost(RETRAIN_SPEC), estimate_cost(RETRAIN_SPEC.model_copy(update={"trials": 9}))
     for cost in (small, large):
         assert cost.low_s is not None
         assert cost.seconds is not None
@@ -243,6 +245,6 @@ def test_every_strategy_with_the_closing_stages_retrains(monkeypatch: pytest.Mon
         stage_names(spec)
 
 
-def _note(stream: Iterator[Event], seen: list[Event]) -> None:
+def _note(stream: Iterator[Event], events_so_far: list[Event]) -> None:
     for event in stream:
-        seen.append(event)
+        events_so_far.append(event)

@@ -32,18 +32,18 @@ def test_a_search_from_submission_to_download(tmp_path: Path, monkeypatch: pytes
         lease = store.jobs.claim("worker", 60.0)
         assert lease is not None
         log = fakes.records(fakes.search_log(store.blobs.put(b"abc")))
-        left = iter([*[log[i : i + 5] for i in range(5, len(log), 5)], None])
+        batches = iter([*[log[i : i + 5] for i in range(5, len(log), 5)], None])
         fakes.append(store, lease, log[:5], 60.0)
         written = 2 + 5
-        seen = []
+        kinds = []
         for event in nas.watch(search.id):  # each event seen makes the worker go on: it is a live stream
-            seen.append(event.seq)
-            if event.seq == written and (batch := next(left)) is not None:
+            kinds.append(event.seq)
+            if event.seq == written and (batch := next(batches)) is not None:
                 fakes.append(store, lease, batch, 60.0)
                 written += len(batch)
             elif event.seq == written:
                 store.jobs.finish(lease, "succeeded")
-        assert seen == list(range(1, len(log) + 4))  # queued, running, the worker's, succeeded
+        assert kinds == list(range(1, len(log) + 4))  # queued, running, the worker's, succeeded
 
         assert nas.search(search.id).status == "succeeded"
         assert nas.front(search.id).final

@@ -123,31 +123,33 @@ def begin(
 def test_planted_groups_are_recovered(flips: tuple[int, ...], seed: int) -> None:
     """From equal weights, as inherited ones are."""
     learning = begin(flips, seed=seed)
-    for news in train_ensemble(learning, TrainState(), lambda: False):
-        assert not isinstance(news, Step) or np.isfinite(news.loss)
-    found = learning.routing_table().table
-    assert found in (flips, tuple(1 - f for f in flips))
+    for update in train_ensemble(learning, TrainState(), lambda: False):
+        assert not isinstance(update, Step) or np.isfinite(update.loss)
+    table = learning.routing_table().table
+    assert table in (flips, tuple(1 - f for f in flips))
     p = learning.p_RM(learning.steps - 1)
     assert imbalance(learning.share_R @ p) < 1e-3
-    right = learning.table_RM[np.arange(len(flips)), found]
-    wrong = learning.table_RM[np.arange(len(flips)), 1 - np.array(found)]
+    right = learning.table_RM[np.arange(len(flips)), table]
+    wrong = learning.table_RM[np.arange(len(flips)), 1 - np.array(table)]
     assert right.mean() > 0.9
     assert (right > wrong).all()
 
 
 def test_one_supernet_alone_fails_where_two_do_not() -> None:
     flips = (0, 1, 0, 1)
-    alone = begin(flips, models=1)
-    list(train_ensemble(alone, TrainState(), lambda: False))
-    assert (alone.p_RM(5) == 1.0).all()
-    assert set(alone.routing_table().table) == {0}
-    assert alone.table_RM.mean() < 0.75
+    single_model = begin(flips, models=1)
+    list(train_ensemble(single_model, TrainState(), lambda: False))
+    assert (single_model.p_RM(5) == 1.0).all()
+    assert set(single_model.routing_table().table) == {0}
+    assert single_model.table_RM.mean() < 0.75
 
 
 def test_resuming_anywhere_gives_bitwise_equal_weights() -> None:
-    whole = begin((0, 1, 0, 1), epochs=3)
-    states = [n.to_bytes() for n in train_ensemble(whole, TrainState(), lambda: True) if isinstance(n, TrainState)]
-    assert len(states) == whole.steps == 30
+    uninterrupted = begin((0, 1, 0, 1), epochs=3)
+    states = [
+        n.to_bytes() for n in train_ensemble(uninterrupted, TrainState(), lambda: True) if isinstance(n, TrainState)
+    ]
+    assert len(states) == uninterrupted.steps == 30
     for at in (0, 9, 10, 28):  # inside an epoch, at its end, at the beginning of the next
         resumed = begin((0, 1, 0, 1), epochs=3)
         *_, last = train_ensemble(resumed, TrainState.from_bytes(states[at], "cpu"), lambda: False)
@@ -204,8 +206,8 @@ def test_a_large_space_is_routed_by_named_decisions() -> None:
     recipe = Recipe(uniform(1, 0.1, {"depth"}, 1), batch_size=20)
     learning = EnsembleTraining([Signs((0,))], space, data, Pipeline(data, "cpu"), recipe, 0, genes)
     assert learning.share_R.sum() == pytest.approx(1.0)
-    drawn = {learning._draw(np.random.default_rng(i)).genes for i in range(20)}
-    assert len(drawn) > 10
+    sampled_genes = {learning._draw(np.random.default_rng(i)).genes for i in range(20)}
+    assert len(sampled_genes) > 10
     genes_NG = sample(space.decisions, np.random.default_rng(0), 5)
     assert (learning.routing_table().route(space.canonical(genes_NG)) == 0).all()
 
@@ -256,12 +258,12 @@ def test_an_ensemble_search_ends_with_a_verified_front_and_the_same_when_resumed
     marks = [i for i, e in enumerate(events) if isinstance(e, Checkpoint) and e.stage == "train"]
     for cut in (marks[1], marks[-1]):
         before = events[: cut + 1]
-        rest = []
+        later_events = []
         for event in run(tmp_path, problem(SPEC), before):
-            rest.append(event)
+            later_events.append(event)
             if isinstance(event, StageFinished) and event.stage == "train":
                 break
-        assert fold_all(rest, fold_all(before)).finished["train"] == trained
+        assert fold_all(later_events, fold_all(before)).finished["train"] == trained
 
 
 def test_an_ensemble_has_a_cost(tmp_path: Path) -> None:

@@ -63,15 +63,15 @@ def test_one_table_in_three_formats_and_two_ways_to_name_a_network() -> None:
     columns = {"arch": genes.tolist(), "ms": ms}
     parquet = io.BytesIO()
     pq.write_table(pa.table(columns), parquet)
-    chosen = {d.name: [d.choices[g] for g in genes[:, i]] for i, d in enumerate(TINY.decisions)}
+    choices_by_decision = {d.name: [d.choices[g] for g in genes[:, i]] for i, d in enumerate(TINY.decisions)}
     rows = [dict(zip(("arch", "ms"), row, strict=True)) for row in zip(texts, ms, strict=True)]
     for data, kind in (
         (csv_of([("arch", "ms"), *zip(texts, ms, strict=True)]), "csv"),
         (b"\xef\xbb\xbf" + csv_of([("ms", "arch"), *zip(ms, texts, strict=True)]) + b"\r\n\r\n", "csv"),
-        (csv_of([(*chosen, "ms"), *zip(*chosen.values(), ms, strict=True)]), "csv"),
+        (csv_of([(*choices_by_decision, "ms"), *zip(*choices_by_decision.values(), ms, strict=True)]), "csv"),
         (json.dumps(columns).encode(), "json"),
         (json.dumps(rows).encode(), "json"),
-        (json.dumps({**chosen, "ms": ms}).encode(), "json"),
+        (json.dumps({**choices_by_decision, "ms": ms}).encode(), "json"),
         (parquet.getvalue(), "parquet"),
     ):
         raw = read_table(data, kind)  # type: ignore[arg-type]
@@ -181,7 +181,7 @@ def onboarded(spec: DeviceSpec, space: Any, folder: Path, clock: Any = None) -> 
 def test_ten_samples_of_a_new_device_beside_a_table_of_others(plugins: None, tmp_path: Path) -> None:
     genes, ms = family_of_devices(11, 150)
     few = np.sort(np.random.default_rng(1).choice(len(genes), 10, replace=False))
-    rest = np.setdiff1d(np.arange(len(genes)), few)
+    unmeasured_rows = np.setdiff1d(np.arange(len(genes)), few)
     covered = []
     for mine in (8, 9, 10):
         cells = [[f"{v:.4f}" for v in row] for row in (*ms[:8], ms[mine])]
@@ -198,9 +198,9 @@ def test_ten_samples_of_a_new_device_beside_a_table_of_others(plugins: None, tmp
         fit = state.finished["fit"]
         assert (fit["family"], fit["card"]["n"], fit["card"]["held_out"]) == ("transfer", 10, 10)
         predictor = load_predictor("transfer", FolderBlobs(tmp_path).get(fit["blob"]))
-        guess = predictor.predict(WIDE.features(genes[rest]))
-        assert spearman(ms[mine][rest], guess.mean_ms) > 0.9
-        covered.append(np.mean(ms[mine][rest] <= guess.upper_ms))
+        guess = predictor.predict(WIDE.features(genes[unmeasured_rows]))
+        assert spearman(ms[mine][unmeasured_rows], guess.mean_ms) > 0.9
+        covered.append(np.mean(ms[mine][unmeasured_rows] <= guess.upper_ms))
     assert np.mean(covered) > 0.8  # on average over devices
     assert [type(e) for e in events].count(StageFinished) == 2
 
@@ -300,7 +300,7 @@ def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(
             row = np.frombuffer(model, dtype=np.uint8).astype(np.int64)[None]
             return float(1.0 + WIDE.features(row)[0] @ weights[8])
 
-    def add(spec: DeviceSpec, state: SearchState, known: Sequence[str]) -> tuple[WeightsDevice, list[Event]]:
+    def add(spec: DeviceSpec, state: SearchState, relatives: Sequence[str]) -> tuple[WeightsDevice, list[Event]]:
         device, ticks = WeightsDevice(Mine()), count()
         events = onboard(
             spec,
@@ -311,7 +311,7 @@ def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(
             blobs,
             state,
             lambda: float(next(ticks)),
-            known,
+            relatives,
         )
         return device, list(events)
 
@@ -320,16 +320,16 @@ def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(
     fit = fold_all(events).finished["fit"]
     assert len(set(device.measured)) == len(device.measured) == 10
     assert (fit["family"], fit["card"]["n"], fit["card"]["held_out"], fit["networks"]) == ("transfer", 10, 10, 10)
-    others = sample(WIDE.decisions, rng, 300)
-    guess = load_predictor("transfer", blobs.get(fit["blob"])).predict(WIDE.features(others))
-    truth = 1.0 + WIDE.features(others) @ weights[8]
+    test_genes_NG = sample(WIDE.decisions, rng, 300)
+    guess = load_predictor("transfer", blobs.get(fit["blob"])).predict(WIDE.features(test_genes_NG))
+    truth = 1.0 + WIDE.features(test_genes_NG) @ weights[8]
     assert spearman(truth, guess.mean_ms) > 0.9
     known_genes, known_ms = load_measured(blobs.get(fit["known"]))
     assert np.allclose(known_ms, 1.0 + WIDE.features(known_genes) @ weights[8])
 
     # After a restart the same networks are measured, whatever devices have become known meanwhile.
-    begun = fold_all(events[:3])
-    again, _ = add(spec, begun, relatives[:5])
+    profiled_state = fold_all(events[:3])
+    again, _ = add(spec, profiled_state, relatives[:5])
     assert again.measured == device.measured
     with pytest.raises(InvalidInput, match="at least 3 known devices, got 2"):
         add(spec, SearchState(), relatives[:2])
@@ -343,20 +343,22 @@ def test_which_devices_are_relatives_of_another(api: TestClient, store: Store) -
     for i in range(3):
         answer = api.post("/v1/devices", json=spec.model_dump(mode="json"))
         assert answer.status_code == 422
-        there = ", ".join(f"d{k} ({len(genes)})" for k in range(i)) or "none"
-        assert f"more than 10 networks each; there are: {there}" in answer.json()["message"]
+        available = ", ".join(f"d{k} ({len(genes)})" for k in range(i)) or "none"
+        assert f"more than 10 networks each; there are: {available}" in answer.json()["message"]
         answer = api.post("/v1/devices", json=unasked.model_dump(mode="json"))
         assert answer.status_code == 422
         message = answer.json()["message"]
         assert "at least 32, got 10; fewer are enough with 3 other devices" in message
-        assert f"there are: {there}" in message
+        assert f"there are: {available}" in message
         rows = [("arch", "ms"), *(("-".join(map(str, g)), 1.0 + (i + 1) * g.sum()) for g in genes)]
         table = {"blob": upload(api, csv_of(rows)).json()["blob"]}
-        known = fakes.device_spec(name=f"d{i}", source="table", table=table, predictor="bayesian_linear")
-        assert api.post("/v1/devices", json=known.model_dump(mode="json")).status_code == 201
+        relative_spec = fakes.device_spec(name=f"d{i}", source="table", table=table, predictor="bayesian_linear")
+        assert api.post("/v1/devices", json=relative_spec.model_dump(mode="json")).status_code == 201
         lease = store.jobs.claim("worker", 10.0)
         assert lease is not None
-        fakes.append(store, lease, list(onboard_from_table(known, TINY, store.blobs, SearchState(), fakes.Clock())))
+        fakes.append(
+            store, lease, list(onboard_from_table(relative_spec, TINY, store.blobs, SearchState(), fakes.Clock()))
+        )
         store.jobs.finish(lease, "succeeded")
     other_data = fakes.device_spec(name="new", predictor="transfer", samples=10, data={"name": "blank", "seed": 1})
     assert api.post("/v1/devices", json=other_data.model_dump(mode="json")).status_code == 422
@@ -388,9 +390,9 @@ def test_a_table_goes_from_upload_to_device(api: TestClient, store: Store) -> No
     assert answer.json() | {"blob": ""} == {"blob": "", "rows": len(genes), "devices": []}
     table = {"blob": answer.json()["blob"]}
     changes = {"name": "phone", "source": "table", "table": table, "predictor": "bayesian_linear"}
-    made = api.post("/v1/devices", json=fakes.device_spec(**changes).model_dump(mode="json"))
-    assert made.status_code == 201
-    view = DeviceSchema.model_validate(made.json())
+    response = api.post("/v1/devices", json=fakes.device_spec(**changes).model_dump(mode="json"))
+    assert response.status_code == 201
+    view = DeviceSchema.model_validate(response.json())
     assert [s.name for s in view.stages] == ["profile", "fit"]
     store.collect(grace_s=-1e12)  # what a device names is not collected
     lease = store.jobs.claim("worker", 10.0)
@@ -469,14 +471,17 @@ def test_uploads_have_limits_of_their_own(api: TestClient) -> None:
 
 
 def test_the_client_uploads_files_by_their_kind() -> None:
-    seen: list[httpx.Request] = []
+    sent_requests: list[httpx.Request] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
+        sent_requests.append(request)
         return httpx.Response(201, json={"blob": "0" * 64, "rows": 1, "devices": []})
 
     with Client(transport=httpx.MockTransport(handle)) as nas:
         assert nas.upload_table(b"PAR1", "t.Parquet").rows == 1
-        assert (seen[0].headers["content-type"], seen[0].content) == ("application/vnd.apache.parquet", b"PAR1")
+        assert (sent_requests[0].headers["content-type"], sent_requests[0].content) == (
+            "application/vnd.apache.parquet",
+            b"PAR1",
+        )
         with pytest.raises(InvalidInput, match=r"\.csv, \.json, \.parquet"):
             nas.upload_table(b"", "t.xlsx")

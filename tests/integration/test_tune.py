@@ -87,8 +87,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     blobs = str(folder / "blobs")
     with ray_cluster(
         None, folder / "ray", blobs_url=blobs, cpus=1, run_job="tests.integration.test_tune:run_job"
-    ) as found:
-        yield found
+    ) as ray:
+        yield ray
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves sockets and processes to the collector
         gc.collect()
@@ -98,10 +98,10 @@ def run(cluster: RayCluster, job: str, events: Sequence[Mapping[str, Any]] = ())
     """All records of a job that takes the only core."""
     records: list[dict[str, Any]] = []
     task = cluster.start(Lease(job, 1, 0.0, {"run": job}, tuple(events)), ResourceSpec(), cluster.nodes()[0])
-    while not isinstance(got := task.poll(SECONDS), AttemptOutcome):
-        assert got is not None, task.dump_stacks()
-        records += got
-    assert got.status == "succeeded", got.message
+    while not isinstance(outcome := task.poll(SECONDS), AttemptOutcome):
+        assert outcome is not None, task.dump_stacks()
+        records += outcome
+    assert outcome.status == "succeeded", outcome.message
     return records
 
 

@@ -129,12 +129,12 @@ def test_what_a_search_feeds_back_is_a_version_that_later_searches_get(store: St
     assert [v.networks for v in versions] == [43, 42, 40]
     assert store.queries.device("bench").predictors[0].number == 3
     assert store.queries.search(first).predictor == onboarding
-    kept = {v.id for v in versions}
-    assert {card.id for card in store.queries.predictors("bench")} == kept
+    version_ids = {v.id for v in versions}
+    assert {card.id for card in store.queries.predictors("bench")} == version_ids
     assert store.queries.versions("bench", owner="somebody else")[0].search is None
     # Versions, and what they know, outlive the search that made them.
     store.jobs.delete(first)
-    assert {v.id for v in store.queries.versions("bench")} == kept
+    assert {v.id for v in store.queries.versions("bench")} == version_ids
     with reading(store.queries._engine) as session:
         assert known_blob(store, 42) in referenced_blobs(session)
     with pytest.raises(NotFound):
@@ -151,9 +151,9 @@ def test_a_reading_names_the_version_that_had_predicted_it(store: Store, clock: 
     for i in range(0, len(events), at_once):
         assert fakes.append(store, lease, events[i : i + at_once], 100.0) == "continue"
     with reading(store.queries._engine) as session:
-        found = session.scalars(select(ReadingRow.predictor_id).order_by(ReadingRow.id)).all()
+        predictor_ids = session.scalars(select(ReadingRow.predictor_id).order_by(ReadingRow.id)).all()
     onboarding = store.queries.search(search).predictor
-    assert found == [onboarding, f"{search}-1"]
+    assert predictor_ids == [onboarding, f"{search}-1"]
 
 
 def test_a_running_search_keeps_the_version_that_it_began_with(store: Store, clock: fakes.Clock) -> None:
@@ -201,19 +201,19 @@ def test_drift_is_what_was_measured_over_what_was_predicted(store: Store, clock:
         clock.pass_(86_400)
         _, lease = claim(store, key)
         end(store, lease, learning(store, ms=ms, drift=canary))
-    found = store.queries.drift("bench")
-    assert [r.ratio for r in found.readings] == pytest.approx([1.02, 0.97])
-    assert [s.canary for s in found.sessions] == [1.0, 1.02]
-    assert (found.status, found.within) == ("stable", pytest.approx(0.03))
+    drift = store.queries.drift("bench")
+    assert [r.ratio for r in drift.readings] == pytest.approx([1.02, 0.97])
+    assert [s.canary for s in drift.sessions] == [1.0, 1.02]
+    assert (drift.status, drift.within) == ("stable", pytest.approx(0.03))
     # The same machine profiled again: its canary takes longer, and what was measured is still of this profile.
     spec = fakes.device_spec().model_dump(mode="json")
     clock.pass_(86_400)
     store.jobs.submit("device", spec, None)
     slower = replace(fakes.PROFILE, canary_ms=0.25)
     fakes.run_log(store, fakes.device_log(store.blobs.put(fakes.predictor_bytes()), profile=slower))
-    found = store.queries.drift("bench")
-    assert found.sessions[-1].canary == pytest.approx(1.25)
-    assert found.status == "drifting"
+    drift = store.queries.drift("bench")
+    assert drift.sessions[-1].canary == pytest.approx(1.25)
+    assert drift.status == "drifting"
     assert [v.number for v in store.queries.versions("bench")] == [2, 1]
     # Another runtime is another profile, of which nothing is known yet.
     clock.pass_(86_400)
@@ -271,8 +271,8 @@ def test_versions_drift_and_two_devices_over_rest(store: Store, api: TestClient,
     first, second = (np.array([getattr(p, f"{side}_ms") for p in both.pairs]) for side in ("first", "second"))
     assert both.spearman == pytest.approx(spearman(first, second))
     assert both.ratio == pytest.approx(np.median(second / first))
-    known = {p.arch: p for p in both.pairs}
-    fed = known[Arch("tiny-0-10", (3, 3, 3)).id]
+    pair_by_arch = {p.arch: p for p in both.pairs}
+    fed = pair_by_arch[Arch("tiny-0-10", (3, 3, 3)).id]
     assert (fed.first_ms, fed.first_kind) == (11.0, "measured")
     predicted = next(p for p in both.pairs if p.second_kind == "predicted")
     genes = next(g for g in np.ndindex(4, 4, 4) if Arch("tiny-0-10", g).id == predicted.arch)
@@ -281,7 +281,7 @@ def test_versions_drift_and_two_devices_over_rest(store: Store, api: TestClient,
     assert [d.what for d in both.differences] == ["cores"]
     assert [(d.first, d.second) for d in both.differences] == [("4", "5")]
     assert {v.number for v in both.versions} == {1, 2}
-    for path, status, said in (
+    for path, status, message in (
         ("bench/comparison?other=bench", 422, "twice"),
         ("bench/comparison?other=nope", 404, "no device 'nope'"),
         ("bench/comparison?other=board&space=other", 404, "tiny-0-10"),
@@ -289,7 +289,7 @@ def test_versions_drift_and_two_devices_over_rest(store: Store, api: TestClient,
         ("nope/drift", 404, "no device"),
     ):
         answer = api.get(f"/v1/devices/{path}")
-        assert (answer.status_code, said in answer.json()["message"]) == (status, True), answer.text
+        assert (answer.status_code, message in answer.json()["message"]) == (status, True), answer.text
 
 
 def test_agents_figures(store: Store, api: TestClient, clock: fakes.Clock) -> None:

@@ -51,16 +51,16 @@ def run(folder: Path, p: Problem, events: Sequence[Event] = ()) -> Iterator[Even
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
+def finished_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
     folder = tmp_path_factory.mktemp("blobs")
     torch.set_num_threads(1)
     return [decode(json.loads(json.dumps(encode(e)))) for e in run(folder, problem(SPEC))], folder
 
 
 def test_a_search_without_a_supernet_ends_with_trained_and_measured_networks(
-    whole: tuple[list[Event], Path],
+    finished_search: tuple[list[Event], Path],
 ) -> None:
-    state = fold_all(whole[0])
+    state = fold_all(finished_search[0])
     assert tuple(state.finished) == stage_names(SPEC)
     assert tuple(state.finished) == ("estimate", "proxies", "explore", "retrain", "verify", "refine", "export")
     assert len(state.of("search")) == len(state.of("baseline")) == 12
@@ -71,13 +71,13 @@ def test_a_search_without_a_supernet_ends_with_trained_and_measured_networks(
     assert front.members
     assert all({"trained_accuracy", "test_accuracy"} <= p.metrics.keys() for p in front.members)
     assert len(state.exports) == 1
-    told = state.finished["proxies"]["spearman"]
-    assert set(told) == {"synflow", "jacob_cov", "naswot"}
-    assert all(-1.0 <= r <= 1.0 for ranks in told.values() for r in ranks.values())
+    correlations = state.finished["proxies"]["spearman"]
+    assert set(correlations) == {"synflow", "jacob_cov", "naswot"}
+    assert all(-1.0 <= r <= 1.0 for ranks in correlations.values() for r in ranks.values())
 
 
-def test_until_networks_are_trained_the_front_shows_scores_as_scores(whole: tuple[list[Event], Path]) -> None:
-    events, _ = whole
+def test_until_networks_are_trained_the_front_shows_scores_as_scores(finished_search: tuple[list[Event], Path]) -> None:
+    events, _ = finished_search
     explored = next(i for i, e in enumerate(events) if e.kind == "stage_finished" and e.stage == "explore")
     state = fold_all(events[: explored + 1])
     front = front_of(SPEC, state)
@@ -91,12 +91,16 @@ def test_until_networks_are_trained_the_front_shows_scores_as_scores(whole: tupl
     assert front_of(bounded, state).members
 
 
-@pytest.mark.parametrize("which", [0, -1])
-def test_a_search_that_is_cut_while_it_scores_goes_on_the_same(whole: tuple[list[Event], Path], which: int) -> None:
-    events, folder = whole
-    kept = [i for i, e in enumerate(events) if isinstance(e, Checkpoint) and e.stage == "proxies"][which]
-    state = fold_all(events[: kept + 1])
-    for event in run(folder, problem(SPEC), events[: kept + 1]):
+@pytest.mark.parametrize("checkpoint_index", [0, -1])
+def test_a_search_that_is_cut_while_it_scores_goes_on_the_same(
+    finished_search: tuple[list[Event], Path], checkpoint_index: int
+) -> None:
+    events, folder = finished_search
+    checkpoint_positions = [i for i, e in enumerate(events) if isinstance(e, Checkpoint) and e.stage == "proxies"][
+        checkpoint_index
+    ]
+    state = fold_all(events[: checkpoint_positions + 1])
+    for event in run(folder, problem(SPEC), events[: checkpoint_positions + 1]):
         state = fold_all([event], state)
         if state.candidates:
             break
@@ -123,22 +127,22 @@ def test_what_would_never_know_an_accuracy_is_refused() -> None:
 def test_scores_survive_and_make_a_scale() -> None:
     genes = np.arange(12).reshape(6, 2)
     scores = np.array([[1.0, -math.inf], [2.0, 5.0], [3.0, 5.0], [4.0, 5.0], [5.0, 5.0], [1e9, 6.0]])
-    known = Scores.load(Scores(("a", "b"), genes, scores).dump())
-    assert known.proxies == ("a", "b")
-    assert (known.genes_NG == genes).all()
-    assert (known.scores_NP == scores).all()
-    scale = known.on_one_scale(scores)
+    restored = Scores.load(Scores(("a", "b"), genes, scores).dump())
+    assert restored.proxies == ("a", "b")
+    assert (restored.genes_NG == genes).all()
+    assert (restored.scores_NP == scores).all()
+    scale = restored.on_one_scale(scores)
     assert (np.diff(scale) >= 0).all()
     assert scale[0] < scale[1] < scale[4] < scale[5]
     assert ((scale > 0) & (scale < 100)).all()
-    assert known.on_one_scale(np.array([[3.5, 5.0]])) == pytest.approx(50.0)
+    assert restored.on_one_scale(np.array([[3.5, 5.0]])) == pytest.approx(50.0)
 
 
 def test_proxies_help_the_accuracy_predictor_where_they_tell_something() -> None:
     space = build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
     rng = np.random.default_rng(0)
 
-    def drawn(n: int) -> np.ndarray:
+    def sampled_scores(n: int) -> np.ndarray:
         return space.canonical(sample(space.decisions, rng, n))
 
     weights_G = rng.normal(size=len(space.decisions))
@@ -146,7 +150,7 @@ def test_proxies_help_the_accuracy_predictor_where_they_tell_something() -> None
     def truth(genes_NG: np.ndarray) -> np.ndarray:
         return np.asarray(genes_NG @ weights_G + np.log(space.costs(genes_NG)["macs"]))
 
-    scored, evaluated, unseen = drawn(128), drawn(16), drawn(300)
+    scored, evaluated, unseen = sampled_scores(128), sampled_scores(16), sampled_scores(300)
     noisy = truth(scored) + rng.normal(size=128)
     proxy_aware = ProxyAwareSpace(
         space, Scores(("hint", "noise"), scored, np.stack([noisy, rng.normal(size=128)], axis=1))
@@ -154,9 +158,9 @@ def test_proxies_help_the_accuracy_predictor_where_they_tell_something() -> None
     assert proxy_aware.id == space.id
     assert spearman(proxy_aware.proxies(unseen)[:, 0], truth(unseen)) > 0.8
 
-    def ranks(told: object) -> float:
-        process = WarpedGP.fit(_encode(told, evaluated, True), -truth(evaluated))  # type: ignore[arg-type]
-        return spearman(-process.posterior(_encode(told, unseen, True))[0], truth(unseen))  # type: ignore[arg-type]
+    def ranks(values: object) -> float:
+        process = WarpedGP.fit(_encode(values, evaluated, True), -truth(evaluated))  # type: ignore[arg-type]
+        return spearman(-process.posterior(_encode(values, unseen, True))[0], truth(unseen))  # type: ignore[arg-type]
 
     assert ranks(proxy_aware) > ranks(space) + 0.05
 

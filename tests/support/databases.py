@@ -61,9 +61,9 @@ def postgres_url(folder: str, name: str) -> str:
 
 
 def _binaries() -> Path | None:
-    found = [home for home in _HOMES if (home / "initdb").exists() and (home / "pg_ctl").exists()]
+    homes = [home for home in _HOMES if (home / "initdb").exists() and (home / "pg_ctl").exists()]
     on_path = shutil.which("initdb")
-    return found[0] if found else Path(on_path).parent if on_path is not None else None
+    return homes[0] if homes else Path(on_path).parent if on_path is not None else None
 
 
 def _postgres_uid() -> int | None:

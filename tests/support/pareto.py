@@ -92,13 +92,13 @@ def _sweep(points: list[list[float]], reference: list[float]) -> float:
         volume += area * (z - level)
         level = z
         first = last = bisect_right(xs, x)
-        left, ceiling = x, ys[first - 1]
+        x_from, ceiling = x, ys[first - 1]
         if ceiling <= y:
             continue  # nothing of it sticks out
         while ys[last] >= y:  # steps that the point covers
-            area += (xs[last] - left) * (ceiling - y)
-            left, ceiling = xs[last], ys[last]
+            area += (xs[last] - x_from) * (ceiling - y)
+            x_from, ceiling = xs[last], ys[last]
             last += 1
-        area += (xs[last] - left) * (ceiling - y)
+        area += (xs[last] - x_from) * (ceiling - y)
         xs[first:last], ys[first:last] = [x], [y]
     return volume + area * (reference[2] - level)

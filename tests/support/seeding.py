@@ -165,7 +165,7 @@ def onboarding_events(
     """The events of an onboarding that fits ``predictor``; ``card`` replaces figures of its card. ``measured_archs``
     were measured as the predictor says."""
     figures = {"n": 64, "calibration": 16, "held_out": 32, "mape": 2.25, "spearman": 0.991, "kendall": 0.93}
-    made = {
+    full_card = {
         "profile": profile.id,
         "space": space.id,
         "space_name": space.name,
@@ -176,7 +176,7 @@ def onboarding_events(
         **(card or {}),
     }
     result = {
-        "card": made,
+        "card": full_card,
         "blob": store.blobs.put(dump_predictor(predictor)),
         "space_id": space.id,
         "family": predictor.family,

@@ -81,8 +81,8 @@ class SyntheticDevice:
         self.cpu_time = cpu_time
 
     def clock(self) -> int:
-        shown = self.now + sum(by for at, by in self.jumps.items() if self.now >= at * 1e6) * 1e6
-        return int(shown) // self.granularity_ns * self.granularity_ns
+        reading_ns = self.now + sum(by for at, by in self.jumps.items() if self.now >= at * 1e6) * 1e6
+        return int(reading_ns) // self.granularity_ns * self.granularity_ns
 
     def cpu_clock(self) -> int:
         return int(self.now - self.lost_ns)
@@ -100,14 +100,14 @@ class SyntheticDevice:
             if self.rng.random() < self.spikes:
                 factor *= 10
             ran_ms += cost_ms * factor
-            left = cost_ms * factor * 1e6
-            while self.now + left > self.taken_at:
-                left -= self.taken_at - self.now
+            remaining_ns = cost_ms * factor * 1e6
+            while self.now + remaining_ns > self.taken_at:
+                remaining_ns -= self.taken_at - self.now
                 self.now = self.taken_at + 4e6
                 self.lost_ns += 4e6
                 self.taken_at = self.now + self.quiet_ms * 1e6
                 self.interruptions += 1
-            self.now += left
+            self.now += remaining_ns
 
         return go
 
@@ -143,12 +143,12 @@ class SyntheticDevice:
 
     def profiled(self, profile: DeviceProfile) -> DeviceProfile:
         """The profile with canary and noise as this device shows them now."""
-        look = replace(profile, protocol=replace(PROTOCOL, fewest_visits=16))
-        looks = [self.sit([0.02, CANARY_MS, 0.15], look, seed, 500.0) for seed in range(5)]
+        survey_profile = replace(profile, protocol=replace(PROTOCOL, fewest_visits=16))
+        looks = [self.sit([0.02, CANARY_MS, 0.15], survey_profile, seed, 500.0) for seed in range(5)]
         by_network = [list(of_one) for of_one in zip(*looks, strict=True)]
         levels = [v.level_ms for s in by_network[0] for v in s.visits]
-        known = replace(profile, canary_ms=min(levels))
-        return replace(known, noise=machine_noise(by_network, known, None))
+        measured_profile = replace(profile, canary_ms=min(levels))
+        return replace(measured_profile, noise=machine_noise(by_network, measured_profile, None))
 
 
 def replay(canary_N: Floats, network_N: Floats, step_ms: float) -> tuple[Factor, Factor]:

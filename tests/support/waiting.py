@@ -11,13 +11,13 @@ from nas.client import Unreachable
 T = TypeVar("T")
 
 
-def wait_for(look: Callable[[], T | None], seconds: float) -> T:
+def wait_for(poll: Callable[[], T | None], seconds: float) -> T:
     """The first answer that is not None; polls, since another process is waited for."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
-            if (found := look()) is not None:
-                return found
+            if (answer := poll()) is not None:
+                return answer
         except Unreachable:
             pass
         time.sleep(0.2)

@@ -32,15 +32,15 @@ def test_the_table_tells_every_cell_by_its_features_and_by_its_id(planted: tuple
     space, table = planted
     genes_NG = every(space.decisions)[::97]
     truth_N = 1.0 + COSTS[space.canonical(genes_NG)].sum(axis=1)
-    told: Latency = table.predict(space.features(genes_NG))
-    np.testing.assert_allclose(told.mean_ms, truth_N)
-    np.testing.assert_array_equal(told.mean_ms, told.upper_ms)
+    latency: Latency = table.predict(space.features(genes_NG))
+    np.testing.assert_allclose(latency.mean_ms, truth_N)
+    np.testing.assert_array_equal(latency.mean_ms, latency.upper_ms)
     assert table.best_within(7.0) == 62.0
     assert table.mean_within(1.0) == 50.0
     profile = DeviceProfile("t", "", "", 1, "table", "1", "")
-    some = list(table.row_of)[:5]
-    measured = [m.median_ms for m in table.measure([b""] * 5, profile, some)]
-    assert measured == [table.latency_ms_N[table.row_of[name]] for name in some]
+    few_cells = list(table.row_of)[:5]
+    measured = [m.median_ms for m in table.measure([b""] * 5, profile, few_cells)]
+    assert measured == [table.latency_ms_N[table.row_of[name]] for name in few_cells]
 
 
 def test_derived_cells_meet_their_bounds_by_the_table_and_are_verified(

@@ -61,13 +61,13 @@ def test_a_cell_is_looked_up_by_its_operations(table: nb.CellTable) -> None:
 
 def test_every_preset_is_valid_at_both_sizes_and_learns_as_far() -> None:
     for setting in (nb.SMALL, nb.FULL):
-        found = {name: nb.options(name, setting) for name in nb.NAMES}
-        assert len(found) == 12
-        assert {o.epochs for o in found.values()} == {setting.epochs}
+        options_by_name = {name: nb.options(name, setting) for name in nb.NAMES}
+        assert len(options_by_name) == 12
+        assert {o.epochs for o in options_by_name.values()} == {setting.epochs}
         steps = setting.epochs * (setting.images // 2 // setting.batch)
-        assert found["darts"].alpha_lr * steps == pytest.approx(3e-4 * nb.PUBLISHED_STEPS)
-        assert found["pc_darts"].alpha_lr == pytest.approx(2 * found["darts"].alpha_lr)
-        assert found["pc_darts"].alpha_warmup == round(0.3 * setting.epochs)
+        assert options_by_name["darts"].alpha_lr * steps == pytest.approx(3e-4 * nb.PUBLISHED_STEPS)
+        assert options_by_name["pc_darts"].alpha_lr == pytest.approx(2 * options_by_name["darts"].alpha_lr)
+        assert options_by_name["pc_darts"].alpha_warmup == round(0.3 * setting.epochs)
 
 
 def pool(n: int, seconds: float) -> list[dict[str, Any]]:
@@ -78,8 +78,8 @@ def pool(n: int, seconds: float) -> list[dict[str, Any]]:
 
 def test_random_search_spends_no_more_than_its_budget() -> None:
     for budget, cells in ((0.5, 1), (2.0, 1), (6.0, 3), (7.9, 3), (1e9, 20)):
-        found = nb.at_cost(pool(20, 2.0), budget, 50)
-        assert (found["cells"], found["seconds"]) == (cells, 2.0 * cells)
+        options_by_name = nb.at_cost(pool(20, 2.0), budget, 50)
+        assert (options_by_name["cells"], options_by_name["seconds"]) == (cells, 2.0 * cells)
 
 
 def test_random_search_chooses_by_validation_alone() -> None:
@@ -101,7 +101,7 @@ def test_an_interrupted_benchmark_goes_on(table: nb.CellTable, tmp_path: Path, m
     """Two presets with a real search each: cut off in the middle, then to the end; nothing runs twice."""
     b, names, done = nb.SearchBench(TINY, data(), table, "cpu"), ("gdas", "la_darts"), list[str]()
     monkeypatch.setattr(nb.time, "process_time", lambda: 0.0)
-    whole = nb.result(b, FinishedRuns(tmp_path / "whole.json", asdict(TINY)), names, [0])
+    uninterrupted = nb.result(b, FinishedRuns(tmp_path / "whole.json", asdict(TINY)), names, [0])
 
     class Cut(FinishedRuns):
         left = 3
@@ -117,9 +117,9 @@ def test_an_interrupted_benchmark_goes_on(table: nb.CellTable, tmp_path: Path, m
     with pytest.raises(KeyboardInterrupt):
         nb.result(b, Cut(tmp_path / "cut.json", asdict(TINY)), names, [0])
     again = Cut(tmp_path / "cut.json", asdict(TINY))
-    assert nb.result(b, again, names, [0]) == whole
+    assert nb.result(b, again, names, [0]) == uninterrupted
     assert len(done) == len(set(done)) == 6
-    assert whole["presets"]["la_darts"]["runs"][0]["latency_ms"] <= table.bound_ms
+    assert uninterrupted["presets"]["la_darts"]["runs"][0]["latency_ms"] <= table.bound_ms
     with pytest.raises(SystemExit, match="another setting"):
         FinishedRuns(tmp_path / "cut.json", asdict(nb.SMALL))
 
@@ -140,9 +140,9 @@ def test_images_come_from_all_classes(tmp_path: Path) -> None:
         is_test=np.tile([0, 0, 0, 0, 1], 20),
         class_names=np.array(list("abcd")),
     )
-    found = small_cifar(tmp_path / "c.npz", 40, 20, 8)
-    assert found.train.images_NCHW.shape == (40, 3, 8, 8)
-    for split in (found.train, found.val):
+    images = small_cifar(tmp_path / "c.npz", 40, 20, 8)
+    assert images.train.images_NCHW.shape == (40, 3, 8, 8)
+    for split in (images.train, images.val):
         assert set(split.labels_N.tolist()) == {0, 1, 2, 3}
         assert (split.images_NCHW[:, 0].mean((1, 2)) / 60).round().tolist() == split.labels_N.tolist()
 

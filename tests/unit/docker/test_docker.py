@@ -23,15 +23,18 @@ def instructions(path: Path) -> list[tuple[str, str]]:
     """Instructions with their arguments, continuation lines joined, comments left out."""
     lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line.strip())]
+    return [
+        (word, arguments_text)
+        for word, _, arguments_text in (line.partition(" ") for line in joined.splitlines() if line.strip())
+    ]
 
 
 def arguments(path: Path, word: str) -> list[str]:
-    return [rest for name, rest in instructions(path) if name == word]
+    return [arguments_text for name, arguments_text in instructions(path) if name == word]
 
 
 def environment(path: Path) -> dict[str, str]:
-    pairs = [pair for rest in arguments(path, "ENV") for pair in shlex.split(rest)]
+    pairs = [pair for arguments_text in arguments(path, "ENV") for pair in shlex.split(arguments_text)]
     return dict(pair.split("=", 1) for pair in pairs)
 
 
@@ -55,12 +58,16 @@ def test_both_images_are_there_and_compose_builds_them() -> None:
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda p: p.stem)
 def test_everything_copied_exists_and_is_in_the_build_context(path: Path) -> None:
-    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = [shlex.split(rest)[:-1] for rest in arguments(path, "COPY") if not rest.startswith("--from")]
+    kept_paths = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = [
+        shlex.split(arguments_text)[:-1]
+        for arguments_text in arguments(path, "COPY")
+        if not arguments_text.startswith("--from")
+    ]
     sources = {source for words in copied for source in words}
     for source in sources:
         assert (ROOT / source).exists(), f"{path.name} copies {source}"
-        assert source in kept, f".dockerignore keeps {source} out of the build"
+        assert source in kept_paths, f".dockerignore keeps {source} out of the build"
     packages = {p.name for p in ROOT.iterdir() if (p / "__init__.py").exists()} - {"tests", "benchmarks", "tools"}
     assert packages <= sources  # everything that is installed is copied
 
@@ -73,9 +80,9 @@ def test_images_are_slim_unprivileged_pinned_and_checked(path: Path) -> None:
     assert "USER" in last_stage
     assert arguments(path, "USER")[-1] not in ("root", "0")
     assert "HEALTHCHECK" in last_stage
-    installs = [rest for rest in arguments(path, "RUN") if "pip install" in rest]
+    installs = [arguments_text for arguments_text in arguments(path, "RUN") if "pip install" in arguments_text]
     assert len(installs) == 2
-    assert all("constraints.txt" in rest for rest in installs)
+    assert all("constraints.txt" in arguments_text for arguments_text in installs)
     assert "torch==" in installs[0]  # torch first, so that nothing pulls in another build
     assert re.search(r"^torch==[\d.]+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
 
@@ -83,8 +90,8 @@ def test_images_are_slim_unprivileged_pinned_and_checked(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda p: p.stem)
 def test_the_worker_and_the_server_install_extras_that_exist(path: Path) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for rest in arguments(path, "RUN"):
-        for extra in re.findall(r"\.\[(\w+)\]", rest):
+    for arguments_text in arguments(path, "RUN"):
+        for extra in re.findall(r"\.\[(\w+)\]", arguments_text):
             assert extra in extras
 
 
@@ -100,19 +107,19 @@ def test_commands_are_programs_that_the_images_have(name: str) -> None:
 def test_settings_named_in_the_environment_exist_and_are_accepted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     service = SERVICES[name]
     dockerfile = dockerfile_of(service)
-    given = {**(environment(dockerfile) if dockerfile else {}), **service.get("environment", {})}
-    ours = {k: str(v) for k, v in given.items() if k.startswith("HWNAS_")}
-    for key in ours:
+    environment_of_service = {**(environment(dockerfile) if dockerfile else {}), **service.get("environment", {})}
+    settings_by_name = {k: str(v) for k, v in environment_of_service.items() if k.startswith("HWNAS_")}
+    for key in settings_by_name:
         assert key.removeprefix("HWNAS_").lower() in Settings.model_fields
-    for key, value in ours.items():
+    for key, value in settings_by_name.items():
         monkeypatch.setenv(key, value)
     Settings()
 
 
 def test_ports_and_addresses_agree() -> None:
     server = SERVICES["server"]
-    given = server["environment"]
-    port = str(given["HWNAS_PORT"])
+    environment_of_service = server["environment"]
+    port = str(environment_of_service["HWNAS_PORT"])
     dockerfile = dockerfile_of(server)
     assert dockerfile is not None
     assert arguments(dockerfile, "EXPOSE") == [port] == [environment(dockerfile)["HWNAS_PORT"]]
@@ -120,15 +127,15 @@ def test_ports_and_addresses_agree() -> None:
     assert f":{port}/readyz" in arguments(dockerfile, "HEALTHCHECK")[0]
     assert server["ports"] == [f"127.0.0.1:{port}:{port}"]  # nobody but this host, until somebody decides otherwise
 
-    head, ray_port = given["HWNAS_RAY_ADDRESS"].split(":")
+    head, ray_port = environment_of_service["HWNAS_RAY_ADDRESS"].split(":")
     assert head in SERVICES
     assert ray_port in SERVICES[head]["command"]
     worker = dockerfile_of(SERVICES["ray-worker"])
     assert worker is not None
-    assert given["HWNAS_RAY_ADDRESS"] in arguments(worker, "CMD")[0]
+    assert environment_of_service["HWNAS_RAY_ADDRESS"] in arguments(worker, "CMD")[0]
     assert arguments(worker, "EXPOSE") == [ray_port]
     assert f"('{head}', {ray_port})" in arguments(worker, "HEALTHCHECK")[0]
-    database = re.search(r"@([\w-]+):(\d+)/(\w+)$", given["HWNAS_DATABASE_URL"])
+    database = re.search(r"@([\w-]+):(\d+)/(\w+)$", environment_of_service["HWNAS_DATABASE_URL"])
     assert database is not None
     assert database[1] in SERVICES
     assert database[3] == SERVICES[database[1]]["environment"]["POSTGRES_DB"]

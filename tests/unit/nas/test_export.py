@@ -146,10 +146,10 @@ def test_the_graph_is_folded_and_fused() -> None:
             "Flatten": 1,
             "Gemm": 1,
         }
-    held = onnx.load_model_from_string(model)
-    assert [(o.domain, o.version) for o in held.opset_import] == [("", export.OPSET)]
-    assert [i.name for i in held.graph.input] == ["image"]
-    assert [o.name for o in held.graph.output] == ["logits"]
+    loaded = onnx.load_model_from_string(model)
+    assert [(o.domain, o.version) for o in loaded.opset_import] == [("", export.OPSET)]
+    assert [i.name for i in loaded.graph.input] == ["image"]
+    assert [o.name for o in loaded.graph.output] == ["logits"]
     assert str(Path.home()).encode() not in model
     assert str(ROOT).encode() not in model
 
@@ -209,15 +209,20 @@ def test_shipped_layouts() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), dtype=np.uint8)
     expected = rgb.transpose(0, 3, 1, 2)
     as_rgb, as_grey = partial(exported_run.as_NCHW, channels=3), partial(exported_run.as_NCHW, channels=1)
-    for given_, wanted in ((rgb, expected), (expected, expected), (rgb[0], expected[:1]), (expected[0], expected[:1])):
-        assert np.array_equal(as_rgb(given_), wanted)
+    for given_, expected_layout in (
+        (rgb, expected),
+        (expected, expected),
+        (rgb[0], expected[:1]),
+        (expected[0], expected[:1]),
+    ):
+        assert np.array_equal(as_rgb(given_), expected_layout)
     grey = rgb[..., :1]
-    for given_, wanted in (
+    for given_, expected_layout in (
         (grey, expected[:, :1]),
         (grey[..., 0], expected[:, :1]),
         (grey[0, ..., 0], expected[:1, :1]),
     ):
-        assert np.array_equal(as_grey(given_), wanted)
+        assert np.array_equal(as_grey(given_), expected_layout)
     for use, wrong in ((as_rgb, grey), (as_grey, rgb), (as_rgb, grey[..., 0]), (as_rgb, rgb.astype(float))):
         with pytest.raises(ValueError, match="expected"):
             use(wrong)
@@ -398,8 +403,8 @@ def test_int8_is_smaller_and_uses_integers() -> None:
     assert operators(small)["QuantizeLinear"] > 0
     weights = {i.name: i.data_type for i in onnx.load_model_from_string(small).graph.initializer}
     assert onnx.TensorProto.INT8 in weights.values()
-    expected, got = export.onnx_predict(model, floats()), export.onnx_predict(small, floats())
-    assert np.abs(got - expected).max() < 0.1 * np.abs(expected).max()
+    expected, int8_output = export.onnx_predict(model, floats()), export.onnx_predict(small, floats())
+    assert np.abs(int8_output - expected).max() < 0.1 * np.abs(expected).max()
     assert small == export.quantise_int8(model, floats(32))
 
 

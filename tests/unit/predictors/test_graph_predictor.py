@@ -41,12 +41,12 @@ def encoding_of(space: SearchSpace) -> GraphEncoding:
     return encoding
 
 
-def some(space: SearchSpace, n: int, seed: int = 0) -> Genes:
+def random_genes(space: SearchSpace, n: int, seed: int = 0) -> Genes:
     return space.canonical(sample(space.decisions, np.random.default_rng(seed), n))
 
 
 CELLS = space_of("nas_bench_201")
-GENES = np.unique(some(CELLS, 700), axis=0)
+GENES = np.unique(random_genes(CELLS, 700), axis=0)
 
 
 def longest_way_ms(genes_NG: Genes) -> Floats:
@@ -66,38 +66,38 @@ def test_our_spaces_tell_their_graphs() -> None:
 @spaces
 def test_a_graph_is_well_made(name: str) -> None:
     space, graph = space_of(name), encoding_of(space_of(name)).graph
-    drawn = sample(space.decisions, np.random.default_rng(0), 50)
-    columns = encoding_of(space).columns(drawn)
+    sampled = sample(space.decisions, np.random.default_rng(0), 50)
+    columns = encoding_of(space).columns(sampled)
     assert columns.shape == (50, len(graph.place_C)) == (50, len(graph.operation_C)) == (50, len(graph.presence_C))
-    assert (columns == encoding_of(space).columns(space.canonical(drawn))).all()
+    assert (columns == encoding_of(space).columns(space.canonical(sampled))).all()
     assert set(graph.place_C) == set(range(len(graph.places)))
     assert set(graph.operation_C) == set(range(len(graph.operations)))
     assert len(set(zip(graph.place_C, graph.operation_C, strict=True))) == len(graph.place_C)
     feeds = np.zeros((len(graph.places),) * 2, dtype=int)
     feeds[tuple(np.array(graph.edges).T)] = 1
     assert not np.linalg.matrix_power(feeds, len(graph.places)).any()  # no circle
-    there = Wiring.of(graph).present(columns)
-    assert (np.abs(there * (1 - there)) < 1e-9).all()
-    assert (there[-1] == 1).all()
+    present_edges = Wiring.of(graph).present(columns)
+    assert (np.abs(present_edges * (1 - present_edges)) < 1e-9).all()
+    assert (present_edges[-1] == 1).all()
 
 
 def test_a_cell_of_the_graph_is_that_of_the_space() -> None:
-    there = Wiring.of(encoding_of(CELLS).graph).present(encoding_of(CELLS).columns(GENES))
-    assert (active_edges(GENES) == there[: len(EDGES)].T).all()
+    present_edges = Wiring.of(encoding_of(CELLS).graph).present(encoding_of(CELLS).columns(GENES))
+    assert (active_edges(GENES) == present_edges[: len(EDGES)].T).all()
     darts = space_of("darts_cell")
-    there = Wiring.of(encoding_of(darts).graph).present(encoding_of(darts).columns(some(darts, 40)))
+    present_edges = Wiring.of(encoding_of(darts).graph).present(encoding_of(darts).columns(random_genes(darts, 40)))
     edges = [i for i, place in enumerate(encoding_of(darts).graph.places) if "node" in place]
-    assert (there[edges].sum(0) == 16).all()  # two operations for each of four nodes of two cells
-    for genes in some(darts, 40):
-        kept = darts.table(genes)[:, 1:]  # type: ignore[attr-defined]
-        told = encoding_of(darts).columns(genes[None])[0]
+    assert (present_edges[edges].sum(0) == 16).all()  # two operations for each of four nodes of two cells
+    for genes in random_genes(darts, 40):
+        operations = darts.table(genes)[:, 1:]  # type: ignore[attr-defined]
+        encoded = encoding_of(darts).columns(genes[None])[0]
         of_edges = [c for c, place in enumerate(encoding_of(darts).graph.place_C) if place in edges]
-        assert (told[of_edges].reshape(kept.shape) == kept).all()
+        assert (encoded[of_edges].reshape(operations.shape) == operations).all()
 
 
 def test_a_layered_network_is_a_chain_whose_work_adds_up() -> None:
     space = space_of("mobilenet_v3")
-    genes = some(space, 60)
+    genes = random_genes(space, 60)
     wiring, columns = Wiring.of(encoding_of(space).graph), encoding_of(space).columns(genes)
     np.testing.assert_allclose(wiring.sums(columns), space.features(genes), rtol=1e-12)
     blocks = wiring.present(columns)[1:-2].reshape(3, 4, 60).sum(1).T
@@ -110,9 +110,9 @@ def test_the_graph_tells_what_operations_alone_do_not() -> None:
     predictor = fit_networks("graph", CELLS, GENES[:150], y[:150])
     guess = predict_latency(predictor, CELLS, GENES[150:])
     columns = encoding_of(CELLS).columns(GENES)
-    alone = BayesianLinear.fit(columns[:150], y[:150]).predict(columns[150:])
-    assert mape(y[150:], guess.mean_ms) < 0.6 * mape(y[150:], alone.mean_ms)
-    assert spearman(y[150:], guess.mean_ms) > spearman(y[150:], alone.mean_ms) + 0.03
+    by_operations = BayesianLinear.fit(columns[:150], y[:150]).predict(columns[150:])
+    assert mape(y[150:], guess.mean_ms) < 0.6 * mape(y[150:], by_operations.mean_ms)
+    assert spearman(y[150:], guess.mean_ms) > spearman(y[150:], by_operations.mean_ms) + 0.03
     assert 0.9 <= (y[150:] <= guess.upper_ms).mean() <= 1.0
 
 
@@ -124,9 +124,9 @@ def test_the_best_tries_graphs_where_there_are_any() -> None:
     assert "graph" not in AutoPredictor.fit(CELLS.features(GENES[:64]), y[:64]).errors
     best = AutoPredictor(fit_networks("graph", CELLS, GENES[:64], y[:64]), tried.errors)  # type: ignore[arg-type]
     again = load_predictor("best", dump_predictor(best))
-    kept, read, own = (predict_latency(p, CELLS, GENES[64:]).mean_ms for p in (best, again, best.chosen))
-    assert (kept == read).all()
-    assert (kept == own).all()
+    selected_ms, read, own = (predict_latency(p, CELLS, GENES[64:]).mean_ms for p in (best, again, best.chosen))
+    assert (selected_ms == read).all()
+    assert (selected_ms == own).all()
 
 
 def test_the_order_of_places_plays_no_part() -> None:
@@ -167,13 +167,13 @@ def test_places_that_come_and_go_have_gradients() -> None:
 def test_a_refit_reads_graphs_again_and_other_spaces_are_refused() -> None:
     y = longest_way_ms(GENES)
     first = fit_networks("graph", CELLS, GENES[:40], y[:40])
-    known = Known(GENES[:40], y[:40], np.arange(40) % 4 == 0)
-    second = refitted(first, known, CELLS, GENES[40:60], y[40:60])
+    training_data = Known(GENES[:40], y[:40], np.arange(40) % 4 == 0)
+    second = refitted(first, training_data, CELLS, GENES[40:60], y[40:60])
     assert isinstance(second.predictor, GraphNetwork)
     assert len(second.known.latency_ms_N) == 60
     chain = space_of("mobilenet_v3")
     with pytest.raises(InvalidInput, match="another search space"):
-        predict_latency(second.predictor, chain, some(chain, 3))
+        predict_latency(second.predictor, chain, random_genes(chain, 3))
 
 
 def test_a_predictor_without_a_reader_of_its_own_reads_features() -> None:

@@ -113,8 +113,8 @@ def test_a_predictor_is_a_value(family: type, space: SearchSpace) -> None:
 
 def test_a_known_device_stands_in_for_measurements(space: SearchSpace) -> None:
     x, y = planted(space, 200, noise=0.02)
-    known = BayesianLinear.fit(x, 3.0 * y)  # three times as slow, layer by layer
-    weights = known.weights_F / 3.0
+    known_device = BayesianLinear.fit(x, 3.0 * y)  # three times as slow, layer by layer
+    weights = known_device.weights_F / 3.0
     prior = Prior(weights, np.diag((0.1 * weights) ** 2))
     few = slice(0, 22)
     error = [
@@ -188,13 +188,13 @@ def run_onboarding(space: SearchSpace, device: FakeDevice, folder: Path, state: 
 
 def test_layers_are_measured_first_where_the_predictor_composes_them(space: SearchSpace, tmp_path: Path) -> None:
     """Of a device on which a network takes half of its layers' times, and a tenth of a millisecond."""
-    asked: list[str] = []
+    requested: list[str] = []
     genes: list[tuple[int, ...]] = []
 
     def layer_ms(layer: Layer | None) -> float:
         return 0.003 if layer is None else 0.003 + 1e-6 * layer.macs / (2 if layer.op == "depthwise" else 5) + 1e-3
 
-    def whole(arch: Arch) -> bytes:
+    def model_of(arch: Arch) -> bytes:
         genes.append(arch.genes)
         return repr(0.1 + 0.5 * sum(layer_ms(layer) - 0.003 for layer in space.layers(arch))).encode()
 
@@ -202,24 +202,24 @@ def test_layers_are_measured_first_where_the_predictor_composes_them(space: Sear
         def __call__(
             self, models: Sequence[bytes], device: DeviceProfile, networks: Sequence[str], promised_ms: Any = None
         ) -> Iterator[Measurement]:
-            asked.extend(networks)
+            requested.extend(networks)
             yield from super().__call__(models, device, networks)
 
     def run(device: FakeDevice, state: SearchState, spec: DeviceSpec, known: bool = True) -> Iterator[Event]:
         clock = iter(np.arange(1e6)).__next__
         blobs = open_blobs(str(tmp_path))
         layers = (lambda layer: repr(layer_ms(layer)).encode()) if known else None
-        return onboard(spec, space, whole, device, lambda *_: profile(), blobs, state, clock, (), layers)
+        return onboard(spec, space, model_of, device, lambda *_: profile(), blobs, state, clock, (), layers)
 
     spec = DeviceSpec(samples=40, predictor="layer_table")
     layers = to_measure(every_layer(space))
     events: list[Event] = []
     with pytest.raises(KeyboardInterrupt):
         events.extend(run(Device(dies_after=100), SearchState(), spec))
-    first = list(asked)
+    first = list(requested)
     state = fold_all(events)
     state = fold_all(run(Device(), state, spec), state)
-    assert len({name for name in asked if name.startswith("layer-")}) == len(layers)
+    assert len({name for name in requested if name.startswith("layer-")}) == len(layers)
     assert all(name.startswith("layer-") for name in first)
     assert len(genes) == 40
     fit = state.finished["fit"]
@@ -227,9 +227,9 @@ def test_layers_are_measured_first_where_the_predictor_composes_them(space: Sear
     assert fit["card"]["mape"] < 0.5
     assert state.finished["measure"] == {"measured": 40, "refused": 0, "layers": len(layers)}
     predictor = load_predictor("layer_table", open_blobs(str(tmp_path)).get(fit["blob"]))
-    others = space.canonical(sample(space.decisions, np.random.default_rng(3), 20))
-    truth = [float(whole(arch)) for arch in as_archs(space.id, others)]
-    assert mape(np.array(truth), predict_latency(predictor, space, others).mean_ms) < 0.5
+    test_genes_NG = space.canonical(sample(space.decisions, np.random.default_rng(3), 20))
+    truth = [float(model_of(arch)) for arch in as_archs(space.id, test_genes_NG)]
+    assert mape(np.array(truth), predict_latency(predictor, space, test_genes_NG).mean_ms) < 0.5
 
     with pytest.raises(MeasurementRefused, match="could not be measured"):
         list(run(FakeDevice(refuses=True), SearchState(), spec))
@@ -244,11 +244,11 @@ def test_onboarding_goes_on_without_measuring_twice(space: SearchSpace, tmp_path
     with pytest.raises(KeyboardInterrupt):
         events.extend(run_onboarding(space, FakeDevice(dies_after=35), tmp_path, SearchState()))
     state = fold_all(events)
-    kept = state.checkpoints["measure"].step
-    assert 0 < kept <= 35
+    step = state.checkpoints["measure"].step
+    assert 0 < step <= 35
     fresh = FakeDevice()
     state = fold_all(run_onboarding(space, fresh, tmp_path, state), state)
-    assert fresh.measured == 48 - kept
+    assert fresh.measured == 48 - step
     card = state.finished["fit"]["card"]
     assert card["n"] == 48
     assert card["mape"] < 2.0

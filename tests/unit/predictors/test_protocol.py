@@ -368,33 +368,33 @@ def test_a_profile_of_an_earlier_protocol_is_read_as_such() -> None:
     old = DeviceProfile.from_json(record)
     assert old.protocol.version == 2
     assert old.noise is None
-    here = describe_machine("here", PROTOCOL)
+    profile_of_machine = describe_machine("here", PROTOCOL)
     with pytest.raises(MeasurementRefused, match="version 2 of the measuring protocol"):
-        next(measure([canary_model()], replace(here, protocol=old.protocol)))
+        next(measure([canary_model()], replace(profile_of_machine, protocol=old.protocol)))
 
 
 @pytest.mark.slow
 def test_a_real_model_is_measured_in_processes_of_its_own() -> None:
-    here = profile_machine("here")
-    assert here.canary_ms is not None
-    assert 0.001 < here.canary_ms < 50
-    assert here.noise is not None
-    assert 0 < here.noise.floor < 0.5
-    [again] = measure_isolated([canary_model()], here)
-    assert again.median_ms == pytest.approx(here.canary_ms, rel=0.25)
-    assert len(again.samples_ms) <= here.protocol.most_sittings
+    profile_of_machine = profile_machine("here")
+    assert profile_of_machine.canary_ms is not None
+    assert 0.001 < profile_of_machine.canary_ms < 50
+    assert profile_of_machine.noise is not None
+    assert 0 < profile_of_machine.noise.floor < 0.5
+    [again] = measure_isolated([canary_model()], profile_of_machine)
+    assert again.median_ms == pytest.approx(profile_of_machine.canary_ms, rel=0.25)
+    assert len(again.samples_ms) <= profile_of_machine.protocol.most_sittings
     with pytest.raises(MeasurementRefused, match="cannot load"):
-        list(measure_isolated([b"not a model"], here))
+        list(measure_isolated([b"not a model"], profile_of_machine))
 
 
 def test_another_machine_is_not_measured_in_this_ones_name() -> None:
-    here = describe_machine("here", PROTOCOL)
+    profile_of_machine = describe_machine("here", PROTOCOL)
     for change in ({"processor": "a slower one"}, {"runtime_version": "0.1"}):
         with pytest.raises(MeasurementRefused, match=f"expected {next(iter(change))}.*Add the device again"):
-            next(measure([canary_model()], replace(here, **change)))
+            next(measure([canary_model()], replace(profile_of_machine, **change)))
     with pytest.raises(MeasurementRefused, match="allowed are"):
-        next(measure([canary_model()], replace(here, affinity=(4095,))))
-    older = replace(here, protocol=replace(PROTOCOL, version=1))
+        next(measure([canary_model()], replace(profile_of_machine, affinity=(4095,))))
+    older = replace(profile_of_machine, protocol=replace(PROTOCOL, version=1))
     with pytest.raises(MeasurementRefused, match="version 1 of the measuring protocol"):
         next(measure([canary_model()], older))
 

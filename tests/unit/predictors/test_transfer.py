@@ -140,13 +140,13 @@ def test_units_do_not_matter(family: Family, relatives: Relatives) -> None:
 
 
 def test_chosen_networks_tell_more_than_random_ones(family: Family, relatives: Relatives) -> None:
-    picked = choose(relatives, FEATURES[:300], 12)
-    assert len(set(picked.tolist())) == 12
-    assert np.array_equal(picked[:5], choose(relatives, FEATURES[:300], 5))
+    selected_rows = choose(relatives, FEATURES[:300], 12)
+    assert len(set(selected_rows.tolist())) == 12
+    assert np.array_equal(selected_rows[:5], choose(relatives, FEATURES[:300], 5))
     errors = []
     for seed in range(16):
         y = family.device(disturbed=0.0)
-        for rows in (picked, np.arange(300)[few(12, seed)]):
+        for rows in (selected_rows, np.arange(300)[few(12, seed)]):
             guess = Transfer.fit(FEATURES[rows], y[rows], relatives, multiple=1.0).predict(FEATURES[300:]).mean_ms
             errors.append(np.mean(np.abs(guess / y[300:] - 1)))
     assert np.mean(errors[::2]) < np.mean(errors[1::2])
@@ -194,8 +194,8 @@ def test_the_protocol_leaves_out_either_end() -> None:
     rows = trim(latency, MEASURED)
     assert len(rows) == 720
     assert rows.max() < 900
-    left = np.setdiff1d(MEASURED, rows)
-    assert not ((latency[left] > latency[rows].min()) & (latency[left] < latency[rows].max())).any()
+    held_out_rows = np.setdiff1d(MEASURED, rows)
+    assert not ((latency[held_out_rows] > latency[rows].min()) & (latency[held_out_rows] < latency[rows].max())).any()
 
 
 def test_ten_measurements_on_measured_devices() -> None:

@@ -69,9 +69,9 @@ def test_the_best_two_edges_survive_and_none_is_never_derived() -> None:
     best = scores[:, 1:].max(axis=1)
     for node in set(TINY.relaxation.nodes):
         rows = [e for e, n in enumerate(TINY.relaxation.nodes) if n == node]
-        kept = [e for e in rows if table[e].any()]
-        assert sorted(kept) == sorted(sorted(rows, key=lambda e: -best[e])[:2])
-        assert all(table[e].argmax() == 1 + scores[e, 1:].argmax() for e in kept)
+        kept_edges = [e for e in rows if table[e].any()]
+        assert sorted(kept_edges) == sorted(sorted(rows, key=lambda e: -best[e])[:2])
+        assert all(table[e].argmax() == 1 + scores[e, 1:].argmax() for e in kept_edges)
 
 
 def test_quarters_there_and_back() -> None:
@@ -89,13 +89,13 @@ def test_a_relaxation_equals_the_plain_sum_in_double_precision(size: int) -> Non
     x = torch.randn(4, 3, size, size, dtype=torch.float64)
     alphas = torch.randn(2 * len(EDGES), len(OPERATIONS), dtype=torch.float64, requires_grad=True)
     y = torch.randint(5, (4,))
-    found = []
+    outputs = []
     for mix in (lambda w: net.mix(x, w), lambda w: plain_mix(net, x, w)):
         loss = torch.nn.functional.cross_entropy(mix(alphas.softmax(1)), y)
-        found.append((loss, torch.autograd.grad(loss, [alphas, *net.parameters()])))
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-11, atol=1e-12)
-    for ours, plain in zip(found[0][1], found[1][1], strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-7, atol=1e-9)
+        outputs.append((loss, torch.autograd.grad(loss, [alphas, *net.parameters()])))
+    torch.testing.assert_close(outputs[0][0], outputs[1][0], rtol=1e-11, atol=1e-12)
+    for relaxed, plain in zip(outputs[0][1], outputs[1][1], strict=True):
+        torch.testing.assert_close(relaxed, plain, rtol=1e-7, atol=1e-9)
 
 
 def test_the_relaxation_is_twice_differentiable() -> None:

@@ -53,8 +53,8 @@ def test_names_and_parameters_equal_the_table() -> None:
     table = np.load(TABLE, allow_pickle=False)
     space = build({}, CIFAR)
     genes = np.array([from_string(str(name)) for name in table["arch_str"]])
-    here = np.array([OPERATIONS.index(str(op)) for op in table["op_names"]])
-    assert np.array_equal(genes, here[table["ops"]])
+    operations = np.array([OPERATIONS.index(str(op)) for op in table["op_names"]])
+    assert np.array_equal(genes, operations[table["ops"]])
     assert [to_string(Arch(space.name, tuple(g))) for g in genes[:500].tolist()] == table["arch_str"][:500].tolist()
     # The table counts operations on edges that lead nowhere; where there are none, the counts are equal.
     alive = (active_edges(genes) == (genes != NONE)).all(axis=1)
@@ -102,17 +102,17 @@ def plain_mix(net: Any, x: torch.Tensor, weights: torch.Tensor, edges: torch.Ten
 
     def mixed(cell: Any, e: int, state: torch.Tensor) -> torch.Tensor:
         c = state.shape[1] // k
-        part, rest = state[:, :c], state[:, c:]
+        part, passed_through = state[:, :c], state[:, c:]
         one, three = (convs[e].conv.weight[:c, :c] for convs in (cell.conv1, cell.conv3))
-        made = [
+        branches = [
             torch.zeros_like(part),
             part,
             F.avg_pool2d(part, 3, 1, 1, count_include_pad=False),
             norm(F.conv2d(F.relu(part), one)),
             norm(F.conv2d(F.relu(part), three, padding=1)),
         ]
-        y = torch.stack([w * m for w, m in zip(weights[e], made, strict=True)]).sum(0)
-        y = y if k == 1 else torch.cat([y, rest], 1).unflatten(1, (k, c)).transpose(1, 2).flatten(1, 2)
+        y = torch.stack([w * m for w, m in zip(weights[e], branches, strict=True)]).sum(0)
+        y = y if k == 1 else torch.cat([y, passed_through], 1).unflatten(1, (k, c)).transpose(1, 2).flatten(1, 2)
         return y if edges is None else edges[e] * y
 
     y = net.stem(x)
@@ -134,7 +134,7 @@ def test_a_relaxation_equals_the_plain_sum_in_double_precision(partial: int) -> 
     x = torch.randn(6, 1, 8, 8, dtype=torch.float64, generator=generator)
     alphas = torch.randn(6, 5, dtype=torch.float64, generator=generator).requires_grad_(True)
     edges = torch.rand(6, dtype=torch.float64, generator=generator) if partial > 1 else None
-    found = []
+    outputs = []
     for mix in (
         lambda w: net.mix(x, w, edges_E=edges, partial=partial),
         lambda w: plain_mix(net, x, w, edges, partial),
@@ -143,9 +143,9 @@ def test_a_relaxation_equals_the_plain_sum_in_double_precision(partial: int) -> 
         learned = [alphas, *net.stages[0][0].conv3.parameters(), *net.stages[2][0].conv1.parameters()]
         first = torch.autograd.grad(logits.logsumexp(1).sum(), learned, create_graph=True, allow_unused=True)
         (second,) = torch.autograd.grad((first[0] ** 2).sum(), alphas)
-        found.append([logits, *(g for g in first if g is not None), second])
-    for ours, plain in zip(*found, strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-11)
+        outputs.append([logits, *(g for g in first if g is not None), second])
+    for relaxed, plain in zip(*outputs, strict=True):
+        torch.testing.assert_close(relaxed, plain, rtol=1e-9, atol=1e-11)
 
 
 def test_operations_that_are_not_active_take_no_part() -> None:

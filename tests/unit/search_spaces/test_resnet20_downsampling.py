@@ -46,17 +46,19 @@ def test_all_networks_have_the_same_weights_and_later_places_cost_more() -> None
     space = build({}, CIFAR)
     costs = space.costs(every(space.decisions))
     assert set(costs["params"]) == {272_474}
-    least, most = (space.costs(np.array([space.from_counts(c).genes]))["macs"][0] for c in ((1, 1, 8), (8, 1, 1)))
+    least, largest_macs = (
+        space.costs(np.array([space.from_counts(c).genes]))["macs"][0] for c in ((1, 1, 8), (8, 1, 1))
+    )
     assert least == costs["macs"].min()
-    assert most == costs["macs"].max()
+    assert largest_macs == costs["macs"].max()
 
 
 def test_genes_in_the_wrong_order_mean_the_same_places() -> None:
     space = build({}, CIFAR)
     # (units before the first, units before the second), as choices rather than genes
     pairs = [((3, 7), (3, 7)), ((7, 3), (3, 7)), ((5, 5), (5, 6)), ((8, 8), (8, 9)), ((2, 2), (2, 3))]
-    for given, meant in pairs:
-        genes = np.array([[given[0] - 1, given[1] - 2]])
+    for units, meant in pairs:
+        genes = np.array([[units[0] - 1, units[1] - 2]])
         assert (space.canonical(genes)[0] + [1, 2]).tolist() == list(meant)
 
 

@@ -17,10 +17,10 @@ from tests.support import fakes
 
 
 def test_hanging_check_uses_one_thread() -> None:
-    release, asked = threading.Event(), []
+    release, calls = threading.Event(), []
 
     def hang() -> str:
-        asked.append(1)
+        calls.append(1)
         release.wait(10)
         return "late"
 
@@ -30,7 +30,7 @@ def test_hanging_check_uses_one_thread() -> None:
     for answers in (first, second):
         assert isinstance(answers["slow"], StorageError)
         assert "0.05 s" in str(answers["slow"])
-    assert len(asked) == 1
+    assert len(calls) == 1
     release.set()
     assert ask_all({"slow": probes["slow"]}, 5.0) == {"slow": "late"}
 
@@ -55,13 +55,13 @@ def test_counter_of_a_falling_sum_is_monotonic() -> None:
 def test_metrics_report_a_lost_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = fakes.Clock()
     with open_store(f"sqlite:///{tmp_path}/db", str(tmp_path), clock) as store:
-        there = store.queries.service_stats
+        read_stats = store.queries.service_stats
         away = threading.Event()
 
         def figures_or_not() -> object:
             if away.is_set():
                 raise StorageError("the database does not answer")
-            return there()
+            return read_stats()
 
         monkeypatch.setattr(store.queries, "service_stats", figures_or_not)
         metrics = PrometheusMetrics(store, EventStreams(), clock)

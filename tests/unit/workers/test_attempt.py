@@ -125,10 +125,10 @@ def test_durable_events_are_appended_soon_and_progress_later(
 ) -> None:
     progress = [(0.02 * i, [Progress("train", i, 100)]) for i in range(100)]  # two seconds
     script = ScriptedJob(clock, [*progress, (2.0, [checkpoint(1)]), (2.0, AttemptOutcome("succeeded"))])
-    begun = clock.now
+    start_s = clock.now
     assert runner(event_log, lease, script).run() == AttemptOutcome("succeeded")
     assert 7 <= len(event_log.appends) <= 10  # every quarter of a second, and the end at once
-    assert event_log.appends[-1][0] - begun == pytest.approx(2.1, abs=0.15)
+    assert event_log.appends[-1][0] - start_s == pytest.approx(2.1, abs=0.15)
     assert written(store, lease)[-1] == "checkpoint"
     assert set(written(store, lease)) == {"progress", "checkpoint"}
 
@@ -146,12 +146,12 @@ def test_backpressure_slows_a_job_without_losing_events(
 ) -> None:
     events = [checkpoint(i) for i in range(4000)]
     script = ScriptedJob(clock, [*((0.0, [e]) for e in events), (0.0, AttemptOutcome("succeeded"))])
-    begun = clock.now
+    start_s = clock.now
     assert runner(event_log, lease, script).run() == AttemptOutcome("succeeded")
     times = [at for at, _, _ in event_log.appends]
     assert all(later - sooner >= 0.099 for sooner, later in itertools.pairwise(times))
     assert max(count for _, _, count in event_log.appends) == attempt.MAX_EVENTS
-    assert clock.now - begun >= 4000 / attempt.MAX_EVENTS * attempt.MIN_INTERVAL_S * 0.9  # it had to wait
+    assert clock.now - start_s >= 4000 / attempt.MAX_EVENTS * attempt.MIN_INTERVAL_S * 0.9  # it had to wait
     steps = []
     seq = 0
     while page := store.queries.events(lease.job_id, seq, 1000)[0].items:
@@ -229,11 +229,11 @@ def test_attempt_is_lost_if_the_lease_expires_while_the_database_is_down(
     event_log: FlakyEventLog, store: Store, clock: fakes.Clock, lease: Lease
 ) -> None:
     event_log.down = lambda: True
-    begun = clock.now
+    start_s = clock.now
     ended = runner(event_log, lease, ScriptedJob(clock, [(1.0, [checkpoint(1)])])).run()
     assert ended.status == "lost"
     assert "the database is away" in (ended.message or "")
-    assert LEASE_S <= clock.now - begun <= LEASE_S + 2.0
+    assert LEASE_S <= clock.now - start_s <= LEASE_S + 2.0
     assert written(store, lease) == []
     assert store.jobs.claim("another", LEASE_S) is not None  # after its lease has expired
 
@@ -280,27 +280,27 @@ def test_stop_waits_for_the_next_durable_result(
         (7.0, [checkpoint(7)]),
         (8.0, [checkpoint(8)]),
     ]
-    begun = clock.now
+    start_s = clock.now
     script = ScriptedJob(clock, steps, {1: lambda: one.stop(12.0)})
     one = runner(event_log, lease, script)
     assert one.run() == AttemptOutcome("stopped")
-    assert clock.now - begun == pytest.approx(7.0, abs=1.0)
+    assert clock.now - start_s == pytest.approx(7.0, abs=1.0)
     page, _ = store.queries.events(lease.job_id, 0, 1000)
     assert [e.body["step"] for e in page.items if e.body["kind"] == "checkpoint"] == [1, 7]
 
 
 def test_stop_waits_at_most_the_grace_period(event_log: FlakyEventLog, clock: fakes.Clock, lease: Lease) -> None:
-    begun = clock.now
+    start_s = clock.now
     script = ScriptedJob(clock, [(1.0, [Progress("train", 1, 9)])], {0: lambda: one.stop(12.0)})
     one = runner(event_log, lease, script)
     assert one.run() == AttemptOutcome("stopped")
-    assert 12.5 <= clock.now - begun <= 13.5
+    assert 12.5 <= clock.now - start_s <= 13.5
     one = runner(event_log, lease, ScriptedJob(clock, []), lease_deadline=clock.now + 100.0)
     event_log.down = lambda: True
     one.stop(12.0)
-    begun = clock.now
+    start_s = clock.now
     assert one.run().status == "lost"
-    assert clock.now - begun <= 13.5
+    assert clock.now - start_s <= 13.5
 
 
 def test_aborted_attempt_writes_nothing_more(
@@ -313,13 +313,13 @@ def test_aborted_attempt_writes_nothing_more(
 
 
 def test_silence_is_reported_once(event_log: FlakyEventLog, store: Store, clock: fakes.Clock, lease: Lease) -> None:
-    looked = threading.Semaphore(0)
+    reported = threading.Semaphore(0)
     steps: list[ScriptStep] = [
         (1.0, [StageStarted("train", 0, 1)]),
         (200.0, [checkpoint(1)]),
         (500.0, AttemptOutcome("succeeded")),
     ]
-    one = runner(event_log, lease, ScriptedJob(clock, steps), stuck_seconds=60.0, on_silence=looked.release)
+    one = runner(event_log, lease, ScriptedJob(clock, steps), stuck_seconds=60.0, on_silence=reported.release)
     assert one.run() == AttemptOutcome("succeeded")
     assert written(store, lease) == ["stage_started", "warned", "checkpoint", "warned"]  # once per silence
     page, _ = store.queries.events(lease.job_id, 0, 1000)
@@ -327,6 +327,6 @@ def test_silence_is_reported_once(event_log: FlakyEventLog, store: Store, clock:
     assert first.body["stage"] == "train"
     assert "60 s" in first.body["message"]
     assert first.at.timestamp() - clock.now + 500.0 == pytest.approx(61.0, abs=2.0)
-    assert looked.acquire(blocking=False)
-    assert looked.acquire(blocking=False)
-    assert not looked.acquire(blocking=False)
+    assert reported.acquire(blocking=False)
+    assert reported.acquire(blocking=False)
+    assert not reported.acquire(blocking=False)

@@ -107,11 +107,11 @@ def test_every_kind_of_event_is_generated_and_has_its_own_name() -> None:
 
 @given(logs)
 def test_a_log_cut_anywhere_goes_on_to_the_same_state(log: list[Event]) -> None:
-    whole = fold_all(log)
+    state_of_all = fold_all(log)
     stored = [json.dumps(encode(e)) for e in log]
     for cut in range(len(log) + 1):
         resumed = fold_all(decode(json.loads(s)) for s in stored[:cut])
-        assert fold_all(log[cut:], resumed) == whole
+        assert fold_all(log[cut:], resumed) == state_of_all
 
 
 @given(logs, events)

@@ -135,5 +135,5 @@ def test_hypervolume_agrees_with_the_second_implementation(losses_NM: Floats) ->
 def test_fronts_are_the_same_without_weakly_dominated_points(losses_NM: Floats, earlier: int) -> None:
     first = losses_NM[:earlier]
     keep = np.concatenate([np.ones(len(first), dtype=bool), ~weakly_dominated(losses_NM[earlier:], first)])
-    whole = np.unique(losses_NM[non_dominated(losses_NM)], axis=0)
-    assert np.unique(losses_NM[keep][non_dominated(losses_NM[keep])], axis=0).tolist() == whole.tolist()
+    front = np.unique(losses_NM[non_dominated(losses_NM)], axis=0)
+    assert np.unique(losses_NM[keep][non_dominated(losses_NM[keep])], axis=0).tolist() == front.tolist()

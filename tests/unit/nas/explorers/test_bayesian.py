@@ -27,12 +27,12 @@ def volumes(explorer: Explorer, bound: float, rounds: int, n: int, seeds: int = 
 
 @pytest.mark.parametrize("bound", [np.inf, 0.8])
 def test_it_beats_random_search_and_nsga2_within_few_evaluations(bound: float) -> None:
-    ours, chance, bred = (volumes(e.propose, bound, rounds=4, n=5) for e in (bayesian, random, nsga2))
-    assert np.mean(ours) > 1.05 * np.mean(chance)
-    assert np.mean(ours) > 1.05 * np.mean(bred)
+    bayesian_volumes, chance, bred = (volumes(e.propose, bound, rounds=4, n=5) for e in (bayesian, random, nsga2))
+    assert np.mean(bayesian_volumes) > 1.05 * np.mean(chance)
+    assert np.mean(bayesian_volumes) > 1.05 * np.mean(bred)
 
 
-def told(n: int, noise: float = 0.0) -> tuple[History, Floats]:
+def history_of(n: int, noise: float = 0.0) -> tuple[History, Floats]:
     """Random networks with noisy first losses, and the true ones."""
     rng = np.random.default_rng(3)
     genes_NG = random.propose(space_of(), no_history(space_of()), rng, n)
@@ -47,7 +47,7 @@ def exact_latency(genes_NG: Genes) -> tuple[Floats, Floats]:
 
 
 def test_what_it_believes_is_nearer_to_the_truth_than_noisy_evaluations() -> None:
-    history, truth = told(120, noise=0.1)
+    history, truth = history_of(120, noise=0.1)
     losses = bayesian.posterior_mean(space_of(), history, exact_latency)
     assert (losses[:, 1] == history.losses_NM[:, 1]).all()  # exact losses are not modelled
     error = np.abs(losses[:, 0] - truth[:, 0]).mean()
@@ -55,7 +55,7 @@ def test_what_it_believes_is_nearer_to_the_truth_than_noisy_evaluations() -> Non
 
 
 def test_every_proposal_meets_exact_bounds() -> None:
-    history, _ = told(30)
+    history, _ = history_of(30)
     genes_NG = bayesian.propose(space_of(), history, np.random.default_rng(0), 12, exact_latency)
     assert (exact_latency(genes_NG)[1] == 0).all()
     assert (
@@ -64,7 +64,7 @@ def test_every_proposal_meets_exact_bounds() -> None:
 
 
 def test_the_expected_gain_is_the_mean_gain_of_drawn_outcomes() -> None:
-    history, _ = told(60)
+    history, _ = history_of(60)
     models = bayesian.ObjectiveModels.fit(space_of(), history, exact_latency)
     process = models.processes[0]
     genes_NG = sample(space_of().decisions, np.random.default_rng(8), 300)
@@ -77,16 +77,16 @@ def test_the_expected_gain_is_the_mean_gain_of_drawn_outcomes() -> None:
     front, before = evaluated[non_dominated(evaluated)], hypervolume(evaluated, reference)
     draws = np.random.default_rng(9).normal(size=200)
     top = np.argsort(-gain_K)[:20]
-    drawn = []
+    gains = []
     for k in top:
         losses = process.unwarp(posterior.mean_U[k] + posterior.sd()[k] * draws)
-        drawn.append(np.mean([hypervolume(np.vstack([front, [cost_K[k], y]]), reference) for y in losses]) - before)
-    assert gain_K[top] == pytest.approx(np.array(drawn), rel=0.35, abs=0.02 * max(drawn))
-    assert np.corrcoef(gain_K[top], drawn)[0, 1] > 0.95
+        gains.append(np.mean([hypervolume(np.vstack([front, [cost_K[k], y]]), reference) for y in losses]) - before)
+    assert gain_K[top] == pytest.approx(np.array(gains), rel=0.35, abs=0.02 * max(gains))
+    assert np.corrcoef(gain_K[top], gains)[0, 1] > 0.95
 
 
 def test_a_batch_is_not_one_guess_many_times_over() -> None:
-    history, _ = told(60)
+    history, _ = history_of(60)
     genes_NG = bayesian.propose(space_of(), history, np.random.default_rng(0), 12, exact_latency)
     latency = exact_latency(genes_NG)[0][:, 1]
     assert np.ptp(latency) > 0.15
@@ -114,5 +114,5 @@ def test_on_the_table_of_trained_cells_it_chooses_better_than_random_search() ->
     from benchmarks.nb201_oracle import read, single
 
     table = read(Options(TABLE.parents[1], (0,), True), "cifar100")
-    ours, chance = ([single(table, search, seed) for seed in range(3)] for search in ("bayesian", "random"))
-    assert np.mean(ours) > np.mean(chance) + 0.5
+    bayesian_volumes, chance = ([single(table, search, seed) for seed in range(3)] for search in ("bayesian", "random"))
+    assert np.mean(bayesian_volumes) > np.mean(chance) + 0.5

@@ -56,10 +56,10 @@ def test_nsga2_proposals_beat_random_search_at_equal_evaluations(bound: float) -
         history = explored(explorer, evaluate, seed)
         return feasible_volume(history.losses_NM, history.violation_N)
 
-    ours = [volume(nsga2.propose, seed) for seed in range(7)]
-    theirs = [volume(random.propose, seed) for seed in range(7)]
-    assert np.median(ours) > 1.03 * np.median(theirs)
-    assert sum(a > b for a, b in zip(ours, theirs, strict=True)) >= 6
+    nsga2_volumes = [volume(nsga2.propose, seed) for seed in range(7)]
+    random_volumes = [volume(random.propose, seed) for seed in range(7)]
+    assert np.median(nsga2_volumes) > 1.03 * np.median(random_volumes)
+    assert sum(a > b for a, b in zip(nsga2_volumes, random_volumes, strict=True)) >= 6
 
 
 def run(evaluate: Evaluate, seed: int, population: int = 60, generations: int = 39) -> nsga2.Population:
@@ -71,13 +71,13 @@ def run(evaluate: Evaluate, seed: int, population: int = 60, generations: int = 
 def test_minimise_beats_random_search_at_equal_evaluations(bound: float) -> None:
     space = space_of()
     evaluate = planted(space, bound)
-    ours, theirs = [], []
+    nsga2_volumes, random_volumes = [], []
     for seed in range(7):
         front = run(evaluate, seed)
-        ours.append(feasible_volume(front.losses_NM, front.violation_N))
+        nsga2_volumes.append(feasible_volume(front.losses_NM, front.violation_N))
         genes = space.canonical(sample(space.decisions, np.random.default_rng(seed), 60 * 40))
-        theirs.append(feasible_volume(*evaluate(genes)))
-    assert np.median(ours) > 1.05 * np.median(theirs)
+        random_volumes.append(feasible_volume(*evaluate(genes)))
+    assert np.median(nsga2_volumes) > 1.05 * np.median(random_volumes)
 
 
 def test_minimise_is_no_worse_than_another_library_at_equal_evaluations() -> None:
@@ -92,15 +92,15 @@ def test_minimise_is_no_worse_than_another_library_at_equal_evaluations() -> Non
 
 
 def test_minimise_evaluates_no_network_twice() -> None:
-    seen: list[Genes] = []
+    evaluated: list[Genes] = []
     evaluate = planted(space_of())
 
     def watched(genes_NG: Genes) -> tuple[Floats, Floats]:
-        seen.append(genes_NG)
+        evaluated.append(genes_NG)
         return evaluate(genes_NG)
 
     run(watched, seed=0, population=50, generations=30)
-    everything = np.concatenate(seen)
+    everything = np.concatenate(evaluated)
     assert len(np.unique(everything, axis=0)) == len(everything)
     assert 50 * 30 <= len(everything) <= 50 * 31
 
@@ -119,16 +119,16 @@ def test_minimise_returns_a_front_of_distinct_feasible_canonical_networks() -> N
 
 def test_minimise_returns_the_front_of_everything_it_evaluated() -> None:
     evaluate = planted(space_of(), bound=0.7)
-    seen: list[Floats] = []
+    evaluated: list[Floats] = []
 
     def watched(genes_NG: Genes) -> tuple[Floats, Floats]:
         losses, violation = evaluate(genes_NG)
-        seen.append(losses[violation <= 0])
+        evaluated.append(losses[violation <= 0])
         return losses, violation
 
     front = run(watched, seed=3, population=30, generations=10)
-    everything = np.unique(np.concatenate(seen), axis=0)
-    assert len(seen) == 11
+    everything = np.unique(np.concatenate(evaluated), axis=0)
+    assert len(evaluated) == 11
     expected = everything[non_dominated(everything)]
     assert (np.unique(front.losses_NM, axis=0) == expected).all()
 
@@ -181,12 +181,12 @@ def test_ranks_are_repeated_fronts_and_infeasible_come_last_by_violation() -> No
     rng = np.random.default_rng(0)
     losses, violation = rng.random((60, 2)), np.maximum(rng.normal(size=60), 0.0)
     ranks, crowding = nsga2.rank_and_crowd(losses, violation, 60)
-    rest = violation <= 0
-    for rank in range(int(ranks[rest].max()) + 1):
-        rows = np.flatnonzero(rest)
+    is_feasible = violation <= 0
+    for rank in range(int(ranks[is_feasible].max()) + 1):
+        rows = np.flatnonzero(is_feasible)
         peeled = rows[non_dominated(losses[rows])]
         assert sorted(peeled) == np.flatnonzero(ranks == rank).tolist()
-        rest[peeled] = False
+        is_feasible[peeled] = False
     bad = np.flatnonzero(violation > 0)
     assert ranks[bad].min() > ranks[violation <= 0].max()
     assert (np.argsort(ranks[bad]) == np.argsort(violation[bad])).all()
@@ -197,10 +197,10 @@ def test_ranks_are_repeated_fronts_and_infeasible_come_last_by_violation() -> No
 def test_a_small_space_is_proposed_to_its_last_network(explorer: Explorer) -> None:
     space = build({"preset": "digits", "resolutions": [8], "depths": [1]}, ImageShape(1, 8, 8, 10))
     every = np.unique(space.canonical(np.array(list(np.ndindex(*[len(d.choices) for d in space.decisions])))), axis=0)
-    known, missing = every[:-3], every[-3:]
-    history = History(known, space.features(known)[:, :2], np.zeros(len(known)))
-    found = explorer(space, history, np.random.default_rng(0), 3)
-    assert np.unique(found, axis=0).tolist() == missing.tolist()
+    evaluated_genes, missing = every[:-3], every[-3:]
+    history = History(evaluated_genes, space.features(evaluated_genes)[:, :2], np.zeros(len(evaluated_genes)))
+    proposals = explorer(space, history, np.random.default_rng(0), 3)
+    assert np.unique(proposals, axis=0).tolist() == missing.tolist()
 
 
 def test_three_objectives_are_ranked_and_searched() -> None:
@@ -215,13 +215,13 @@ def test_three_objectives_are_ranked_and_searched() -> None:
     def volume(losses_NM: Floats) -> float:
         return hypervolume(losses_NM, np.array([1.6, 2.5, 10.0]))
 
-    ours, theirs = [], []
+    nsga2_volumes, random_volumes = [], []
     for seed in range(5):
         front = run(three, seed)
         assert non_dominated(front.losses_NM).all()
-        ours.append(volume(front.losses_NM))
-        theirs.append(volume(three(sample(space.decisions, np.random.default_rng(seed), 60 * 40))[0]))
-    assert np.median(ours) > 1.02 * np.median(theirs)
+        nsga2_volumes.append(volume(front.losses_NM))
+        random_volumes.append(volume(three(sample(space.decisions, np.random.default_rng(seed), 60 * 40))[0]))
+    assert np.median(nsga2_volumes) > 1.02 * np.median(random_volumes)
 
 
 def test_crowding_distance_by_hand() -> None:

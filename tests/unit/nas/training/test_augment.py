@@ -73,9 +73,9 @@ def test_nothing_asked_nothing_done() -> None:
 def test_flip_mirrors_about_half() -> None:
     x = images(n=400).float()
     y = augment(x, generator(), flip=True, shift=0, rotate_degrees=0, zoom=0)
-    kept = (y - x).abs().amax((1, 2, 3)) < 1e-2
+    is_unchanged = (y - x).abs().amax((1, 2, 3)) < 1e-2
     mirrored = (y - x.flip(3)).abs().amax((1, 2, 3)) < 1e-2
-    assert torch.all(kept ^ mirrored)
+    assert torch.all(is_unchanged ^ mirrored)
     assert 140 < int(mirrored.sum()) < 260
 
 

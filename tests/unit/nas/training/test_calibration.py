@@ -62,10 +62,10 @@ def test_batches_have_nearly_equal_sizes_and_every_image_once(n: int) -> None:
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= 256
     assert len(sizes) == -(-n // 256)
-    (whole,) = pipeline.plain(data.train, 4, batch=n)
-    assert torch.equal(torch.cat([x for x, _ in batches]), whole[0])
+    (only_batch,) = pipeline.plain(data.train, 4, batch=n)
+    assert torch.equal(torch.cat([x for x, _ in batches]), only_batch[0])
     rows = np.arange(n)[::-1].astype(np.int64)
-    assert torch.equal(torch.cat([y for _, y in pipeline.rows(data.train, rows, 4, 256)]), whole[1].flip(0))
+    assert torch.equal(torch.cat([y for _, y in pipeline.rows(data.train, rows, 4, 256)]), only_batch[1].flip(0))
 
 
 @pytest.mark.parametrize("n", [257, 258, 300])

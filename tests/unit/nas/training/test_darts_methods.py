@@ -57,8 +57,8 @@ def test_first_order_takes_the_weights_as_they_are() -> None:
 @pytest.mark.parametrize(("eta", "expected"), [(0.5, 2.0), (1.0, 8.0)])
 def test_second_order_looks_one_step_ahead(eta: float, expected: float) -> None:
     toy = Toy()
-    (got,) = second_order(toy.train, toy.val, [toy.w], [toy.a], lr=eta)
-    assert float(got) == pytest.approx(expected, abs=1e-6)
+    (gradient,) = second_order(toy.train, toy.val, [toy.w], [toy.a], lr=eta)
+    assert float(gradient) == pytest.approx(expected, abs=1e-6)
     assert float(toy.w.detach()) == -2.0
     assert toy.w.grad is None
     assert toy.a.grad is None
@@ -68,7 +68,7 @@ def test_second_order_knows_momentum_and_decay() -> None:
     """w' = w - eta (mu m + dL/dw + lambda w), and no term of the second derivative has them."""
     toy = Toy()
     eta, mu, decay, m = 0.5, 0.9, 0.1, 3.0
-    (got,) = second_order(
+    (gradient,) = second_order(
         toy.train,
         toy.val,
         [toy.w],
@@ -79,7 +79,7 @@ def test_second_order_knows_momentum_and_decay() -> None:
         moments=[torch.tensor([m], dtype=torch.float64)],
     )
     ahead = -2.0 - eta * (mu * m + (2 * -2.0 - 2 * 2.0) + decay * -2.0)
-    assert float(got) == pytest.approx((ahead - 2.0) - eta * 2.0 * -2.0, abs=1e-6)
+    assert float(gradient) == pytest.approx((ahead - 2.0) - eta * 2.0 * -2.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("eta", "end"), [(0.5, 1.0), (0.0, 2.0)])
@@ -144,9 +144,9 @@ def test_only_drawn_operations_learn() -> None:
     alphas = torch.zeros(6, 5, requires_grad=True)
     noise = operation_weights.gumbel_noise(torch.zeros(6, 5), torch.Generator().manual_seed(3))
     weights = operation_weights.gumbel_hard(alphas, FULL, 1.0, noise)
-    drawn = weights.argmax(1).tolist()
+    sampled_operations = weights.argmax(1).tolist()
     net.mix(torch.randn(4, 1, 8, 8), weights, active_EO=weights > 0).logsumexp(1).sum().backward()
-    reaches = SPACE.canonical(np.array([drawn]))[0]
+    reaches = SPACE.canonical(np.array([sampled_operations]))[0]
     for cells in net.stages:
         for e in range(6):
             grads = [cells[0].conv1[e].conv.weight.grad, cells[0].conv3[e].conv.weight.grad]
@@ -240,10 +240,10 @@ def test_power_iteration_finds_the_signed_top() -> None:
 
 
 def _trigger(series: Callable[[int], float], epochs: int = 80) -> tuple[int, int] | None:
-    seen: list[tuple[int, float]] = []
+    readings: list[tuple[int, float]] = []
     for epoch in range(0, epochs, 2):
-        seen.append((epoch, series(epoch)))
-        if (back := stop_epoch(seen)) is not None:
+        readings.append((epoch, series(epoch)))
+        if (back := stop_epoch(readings)) is not None:
             return epoch, back
     return None
 
@@ -275,14 +275,16 @@ def test_an_edge_keeps_what_the_supernet_misses_most_whatever_the_logits_say() -
     )
     mask = torch.ones(1, 4, dtype=torch.bool)
     strengths = torch.tensor([[0.0, 5.0, 0.0, 0.0]]).softmax(1)
-    found = perturbation.trials(relaxation, mask, ("edge", 0))
-    assert found == [(0, 1), (0, 2), (0, 3)]
+    trials_of_edge = perturbation.trials(relaxation, mask, ("edge", 0))
+    assert trials_of_edge == [(0, 1), (0, 2), (0, 3)]
     score = planted({(0, 1): 0.01, (0, 2): 0.20, (0, 3): 0.05})
-    left = perturbation.decide(mask, ("edge", 0), found, [score(t) for t in found], strengths)
-    assert left.tolist() == [[False, False, True, False]]
+    remaining_mask = perturbation.decide(
+        mask, ("edge", 0), trials_of_edge, [score(t) for t in trials_of_edge], strengths
+    )
+    assert remaining_mask.tolist() == [[False, False, True, False]]
     tied = [AccuracyAndLoss(50.0, 1.0), AccuracyAndLoss(50.0, 2.0), AccuracyAndLoss(50.0, 2.0)]
-    left = perturbation.decide(mask, ("edge", 0), found, tied, torch.tensor([[0.0, 0.0, 0.1, 0.2]]))
-    assert left.tolist() == [[False, False, False, True]]  # by loss, then by strength
+    remaining_mask = perturbation.decide(mask, ("edge", 0), trials_of_edge, tied, torch.tensor([[0.0, 0.0, 0.1, 0.2]]))
+    assert remaining_mask.tolist() == [[False, False, False, True]]  # by loss, then by strength
 
 
 def test_a_node_drops_the_edge_it_misses_least_until_two_are_left() -> None:
@@ -299,13 +301,13 @@ def test_a_node_drops_the_edge_it_misses_least_until_two_are_left() -> None:
     order = perturbation.targets(relaxation, np.random.default_rng(0))
     assert sorted(order[:4]) == [("edge", e) for e in range(4)]
     assert order[4:] == [("node", 5), ("node", 5)]
-    found = perturbation.trials(relaxation, mask, order[4])
+    trials_of_edge = perturbation.trials(relaxation, mask, order[4])
     scores = [AccuracyAndLoss(a, 1.0) for a in (70.0, 60.0, 65.0, 72.0)]
-    mask = perturbation.decide(mask, order[4], found, scores, torch.ones(4, 2))
+    mask = perturbation.decide(mask, order[4], trials_of_edge, scores, torch.ones(4, 2))
     assert mask.any(1).tolist() == [True, True, True, False]
-    found = perturbation.trials(relaxation, mask, order[5])
-    assert [e for e, _ in found] == [0, 1, 2]
-    mask = perturbation.decide(mask, order[5], found, scores[:3], torch.ones(4, 2))
+    trials_of_edge = perturbation.trials(relaxation, mask, order[5])
+    assert [e for e, _ in trials_of_edge] == [0, 1, 2]
+    mask = perturbation.decide(mask, order[5], trials_of_edge, scores[:3], torch.ones(4, 2))
     assert mask.any(1).tolist() == [False, True, True, False]
 
 
@@ -320,10 +322,10 @@ def test_taking_away_raises_nothing_else() -> None:
 
 
 def test_votes_soft_and_majority() -> None:
-    said = [torch.tensor([p]).log() for p in ([0.9, 0.1], [0.1, 0.9], [0.8, 0.2])]
-    torch.testing.assert_close(vote(said, 1.0, "soft"), torch.tensor([[0.6, 0.4]]))
-    torch.testing.assert_close(vote(said, 1.0, "majority", 0.0), torch.tensor([[2 / 3, 1 / 3]]))
-    torch.testing.assert_close(vote(said, 1.0, "majority").sum(1), torch.ones(1))
+    log_votes = [torch.tensor([p]).log() for p in ([0.9, 0.1], [0.1, 0.9], [0.8, 0.2])]
+    torch.testing.assert_close(vote(log_votes, 1.0, "soft"), torch.tensor([[0.6, 0.4]]))
+    torch.testing.assert_close(vote(log_votes, 1.0, "majority", 0.0), torch.tensor([[2 / 3, 1 / 3]]))
+    torch.testing.assert_close(vote(log_votes, 1.0, "majority").sum(1), torch.ones(1))
 
 
 def test_a_student_that_agrees_with_its_teachers_learns_nothing_from_them() -> None:
@@ -364,8 +366,8 @@ def test_a_weak_operation_dies_on_every_edge(edge: int) -> None:
     mask[:, NONE] = False
     alphas = torch.zeros(6, 5)
     alphas[edge, CONV3] = -20.0
-    left = survivors(operation_weights.sigmoid(alphas, mask), mask, SPACE.relaxation.nodes)
-    assert (mask & ~left).nonzero().tolist() == [[edge, CONV3]]
+    remaining_mask = survivors(operation_weights.sigmoid(alphas, mask), mask, SPACE.relaxation.nodes)
+    assert (mask & ~remaining_mask).nonzero().tolist() == [[edge, CONV3]]
 
 
 def test_pruning_only_removes_and_something_is_always_left() -> None:
@@ -418,12 +420,12 @@ def additive(genes_NG: Genes) -> Floats:
 
 def test_the_gradient_of_an_additive_cost_is_its_table() -> None:
     p = np.full((6, 5), 0.2)
-    found = resource.expected(RAW, additive, p, np.random.default_rng(0), 3)
+    trials_of_edge = resource.expected(RAW, additive, p, np.random.default_rng(0), 3)
     np.testing.assert_allclose(
-        found.by_EO - found.by_EO[:, :1], TABLE - TABLE[:, :1]
+        trials_of_edge.by_EO - trials_of_edge.by_EO[:, :1], TABLE - TABLE[:, :1]
     )  # up to what the other edges cost
     alphas = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
-    (g,) = torch.autograd.grad(resource.differentiable(found, alphas.softmax(1), NONE), alphas)
+    (g,) = torch.autograd.grad(resource.differentiable(trials_of_edge, alphas.softmax(1), NONE), alphas)
     torch.testing.assert_close(g.sum(1), torch.zeros(6, dtype=torch.float64), atol=1e-12, rtol=0)
     torch.testing.assert_close(g[:, NONE], torch.zeros(6, dtype=torch.float64), atol=1e-12, rtol=0)
     assert bool((g[:, CONV3] > 0).all())
@@ -433,8 +435,8 @@ def test_at_one_network_the_expected_cost_is_its_own() -> None:
     rng = np.random.default_rng(1)
     for genes in rng.integers(0, 5, size=(5, 6)):
         certain = np.eye(5)[genes]
-        found = resource.expected(SPACE, lambda g: SPACE.costs(g)["macs"], certain, rng, 2)
-        assert found.mean == SPACE.costs(genes[None])["macs"][0]
+        trials_of_edge = resource.expected(SPACE, lambda g: SPACE.costs(g)["macs"], certain, rng, 2)
+        assert trials_of_edge.mean == SPACE.costs(genes[None])["macs"][0]
 
 
 def test_the_expected_cost_is_that_of_all_networks() -> None:
@@ -442,13 +444,13 @@ def test_the_expected_cost_is_that_of_all_networks() -> None:
     genes_NG = every(SPACE.decisions)
     likelihood = np.prod(p[np.arange(6), genes_NG], axis=1)
     truth = float(likelihood @ SPACE.costs(genes_NG)["macs"])
-    found = resource.expected(SPACE, lambda g: SPACE.costs(g)["macs"], p, np.random.default_rng(1), 400)
-    assert found.mean == pytest.approx(truth, rel=0.05)
+    trials_of_edge = resource.expected(SPACE, lambda g: SPACE.costs(g)["macs"], p, np.random.default_rng(1), 400)
+    assert trials_of_edge.mean == pytest.approx(truth, rel=0.05)
     by_EO = np.array(
         [[likelihood[genes_NG[:, e] == o] @ SPACE.costs(genes_NG[genes_NG[:, e] == o])["macs"] / p[e, o]
           for o in range(5)] for e in range(6)]
     )  # fmt: skip
-    np.testing.assert_allclose(found.by_EO, by_EO, rtol=0.1)
+    np.testing.assert_allclose(trials_of_edge.by_EO, by_EO, rtol=0.1)
 
 
 def test_of_two_equal_operations_the_faster_wins() -> None:
@@ -456,8 +458,8 @@ def test_of_two_equal_operations_the_faster_wins() -> None:
     gaps = []
     for _ in range(20):
         p = alphas.softmax(1)
-        found = resource.expected(RAW, additive, p.detach().numpy(), np.random.default_rng(0), 1)
-        (g,) = torch.autograd.grad(resource.differentiable(found, p, NONE), alphas)
+        trials_of_edge = resource.expected(RAW, additive, p.detach().numpy(), np.random.default_rng(0), 1)
+        (g,) = torch.autograd.grad(resource.differentiable(trials_of_edge, p, NONE), alphas)
         with torch.no_grad():
             alphas.sub_(0.1 * g)
         gaps.append(float(alphas[0, SKIP].detach() - alphas[0, CONV3].detach()))
@@ -578,7 +580,7 @@ def test_presets_are_valid_and_can_be_overridden(preset: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"),
+    ("options", "reason"),
     [
         ({"preset": "gold", "selection": "perturbation"}, "nothing to select"),
         ({"preset": "gold", "order": "first"}, "one level"),
@@ -605,9 +607,9 @@ def test_presets_are_valid_and_can_be_overridden(preset: str) -> None:
         ({"preset": "rdarts", "epochs": 6}, "cannot stop within 6 epochs"),
     ],
 )
-def test_options_that_exclude_each_other_are_refused(given: dict[str, object], reason: str) -> None:
+def test_options_that_exclude_each_other_are_refused(options: dict[str, object], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
-        DartsParams.model_validate(given)
+        DartsParams.model_validate(options)
 
 
 def test_a_trace_survives_the_log() -> None:

@@ -36,9 +36,9 @@ def data() -> Dataset:
     return digits.load(DataSpec(params={"max_train": 80, "max_val": 40, "max_test": 40}), 0)
 
 
-def begin(data: Dataset, seed: int = 0, **given: Any) -> GradientSearch:
+def begin(data: Dataset, seed: int = 0, **changes: Any) -> GradientSearch:
     space = build({"preset": "digits", "channels": 4}, data.shape)
-    options = DartsParams.model_validate({**TINY, **given})
+    options = DartsParams.model_validate({**TINY, **changes})
     latency = LatencyCost(lambda g: space.costs(g)["macs"] / 1e5, 2.0) if options.latency_weight else None
     net = space.supernet(seed).to(memory_format=torch.channels_last)
     return GradientSearch(net, space, data, Pipeline(data, "cpu"), options, seed, latency)
@@ -73,24 +73,24 @@ CASES = {name: {"preset": name} for name in PRESETS} | {
 
 @pytest.mark.parametrize("case", CASES)
 def test_resuming_anywhere_gives_bitwise_equal_results(data: Dataset, case: str) -> None:
-    whole = begin(data, **CASES[case])
+    uninterrupted = begin(data, **CASES[case])
     states: list[bytes] = []
-    news = []
-    for item in run_gradient_search(whole, TrainState(), lambda: True):
+    update = []
+    for item in run_gradient_search(uninterrupted, TrainState(), lambda: True):
         if isinstance(item, TrainState):
             states.append(item.to_bytes())
         else:
-            news.append(item)
+            update.append(item)
     expected = TrainState.from_bytes(states[-1], "cpu").weights
     for blob in (states[len(states) // 2], states[-2]):
         resumed = begin(data, **CASES[case])
         finish(resumed, TrainState.from_bytes(blob, "cpu"))
         assert same(resumed.state(len(resumed.kinds), 0).weights, expected)
-    steps = [n for n in news if isinstance(n, GradientStep)]
+    steps = [n for n in update if isinstance(n, GradientStep)]
     assert all(np.isfinite(s.loss) for s in steps)
     assert steps[-1].done == steps[-1].total
-    genes = whole.discretised
-    assert np.array_equal(whole.space.canonical(genes[None])[0], genes)
+    genes = uninterrupted.discretised
+    assert np.array_equal(uninterrupted.space.canonical(genes[None])[0], genes)
 
 
 def flat(state: TrainState) -> TrainState:
@@ -119,9 +119,13 @@ def flat(state: TrainState) -> TrainState:
 
 @pytest.mark.parametrize("case", ["sd_darts", "gold", "la_darts", "rdarts", "darts_pt"])
 def test_checkpoints_of_earlier_versions_are_resumed(data: Dataset, case: str) -> None:
-    whole = begin(data, **CASES[case])
-    whole.restore(flat(TrainState.from_bytes(whole.state(0, 0).to_bytes(), "cpu")).weights or {})
-    blobs = [n.to_bytes() for n in run_gradient_search(whole, TrainState(), lambda: True) if isinstance(n, TrainState)]
+    uninterrupted = begin(data, **CASES[case])
+    uninterrupted.restore(flat(TrainState.from_bytes(uninterrupted.state(0, 0).to_bytes(), "cpu")).weights or {})
+    blobs = [
+        n.to_bytes()
+        for n in run_gradient_search(uninterrupted, TrainState(), lambda: True)
+        if isinstance(n, TrainState)
+    ]
     assert not uses_earlier_streams(begin(data, **CASES[case]).state(0, 0).weights or {})
     state = TrainState.from_bytes(blobs[len(blobs) // 2], "cpu")
     assert uses_earlier_streams(state.weights or {})
@@ -163,7 +167,7 @@ def test_weights_and_alphas_never_see_the_same_image_unless_at_one_level(data: D
 
 
 @pytest.mark.parametrize(
-    "given",
+    "changes",
     [
         {"relaxation": "sparse_noisy", "temperature": "exponential"},
         {"preset": "sd_darts", "teacher_weight": 0.0, "teacher_warmup": 1},
@@ -171,8 +175,8 @@ def test_weights_and_alphas_never_see_the_same_image_unless_at_one_level(data: D
         {"probe_every": 2},
     ],
 )
-def test_an_option_without_strength_is_bit_by_bit_the_base(data: Dataset, given: dict[str, Any]) -> None:
-    base, other = begin(data), begin(data, **given)
+def test_an_option_without_strength_is_bit_by_bit_the_base(data: Dataset, changes: dict[str, Any]) -> None:
+    base, other = begin(data), begin(data, **changes)
     finish(base)
     finish(other)
     assert torch.equal(base.model.alphas, other.model.alphas)
@@ -185,14 +189,14 @@ def test_seeds_differ_and_teachers_learn_nothing(data: Dataset) -> None:
     finish(second)
     assert not torch.equal(first.model.alphas, second.model.alphas)
     taught = begin(data, preset="sd_darts", teacher_warmup=1, teachers=2, tune_epochs=0, epochs=4)
-    seen: list[int] = []
-    for news in run_gradient_search(taught, TrainState(), lambda: False):
-        if isinstance(news, GradientStep):
-            seen.append(len(taught.trainer.teachers))
+    steps_so_far: list[int] = []
+    for update in run_gradient_search(taught, TrainState(), lambda: False):
+        if isinstance(update, GradientStep):
+            steps_so_far.append(len(taught.trainer.teachers))
             for net, _ in taught.trainer.teachers:
                 assert all(p.grad is None and not p.requires_grad for p in net.parameters())
-    assert sorted(set(seen)) == [0, 1, 2]
-    assert seen[-1] == 2
+    assert sorted(set(steps_so_far)) == [0, 1, 2]
+    assert steps_so_far[-1] == 2
 
 
 def test_epoch_reports_hold_temperatures_eigenvalues_and_scores(data: Dataset) -> None:
@@ -217,11 +221,11 @@ def test_collapse_is_reported_and_responded_to(data: Dataset, answer: str) -> No
         learning.model.alphas[:, CONV3] = 0.1
     warnings: list[str] = []
     epochs = 0
-    for news in run_gradient_search(learning, TrainState(), lambda: False):
-        if isinstance(news, EpochReport):
+    for update in run_gradient_search(learning, TrainState(), lambda: False):
+        if isinstance(update, EpochReport):
             epochs += 1
-            warnings += news.warnings
-            if news.epoch == 1:
+            warnings += update.warnings
+            if update.epoch == 1:
                 push_identities(learning)
     assert any("identities" in w for w in warnings)
     if answer == "warn":
@@ -284,12 +288,12 @@ def test_early_stopping_restores_earlier_alphas(data: Dataset, monkeypatch: pyte
     monkeypatch.setattr(monitors, "held_out_eigenvalue", lambda *_: next(sharpness))
     monkeypatch.setattr(Steps, "search", lambda *_: StepResult(1.0))
     past: list[torch.Tensor] = []
-    for news in run_gradient_search(learning, TrainState(), lambda: False):
-        if isinstance(news, EpochReport):
+    for update in run_gradient_search(learning, TrainState(), lambda: False):
+        if isinstance(update, EpochReport):
             past.append(learning.model.alphas.detach().clone())
-            if not news.warnings:
+            if not update.warnings:
                 with torch.no_grad():
-                    learning.model.alphas.add_(torch.randn(6, 5, generator=torch.Generator().manual_seed(news.epoch)))
+                    learning.model.alphas.add_(torch.randn(6, 5, generator=torch.Generator().manual_seed(update.epoch)))
     assert len(past) < 40
     assert torch.equal(learning.model.alphas, past[learning.progress.ended_epoch or 0])
 
@@ -309,19 +313,19 @@ def test_perturbation_scores_each_operation_of_each_edge(data: Dataset, monkeypa
     assert trials == 6 * 4
     assert (learning.model.mask.sum(1) == 1).all()
     assert learning.kinds == ["search"] + ["select"] * 6
-    chosen = learning.model.mask.long().argmax(1).tolist()
-    assert NONE not in chosen
-    assert learning.discretised.tolist() == learning.space.canonical(np.array([chosen]))[0].tolist()
+    operations = learning.model.mask.long().argmax(1).tolist()
+    assert NONE not in operations
+    assert learning.discretised.tolist() == learning.space.canonical(np.array([operations]))[0].tolist()
 
 
 def test_pruning_only_removes_operations(data: Dataset) -> None:
     learning = begin(data, preset="gold", epochs=24, prune_weight=2e-3, prune_until=0.1, tune_epochs=0, batch_size=80)
     alive, pressures = [], []
     masks = [learning.model.mask]
-    for news in run_gradient_search(learning, TrainState(), lambda: False):
-        if isinstance(news, EpochReport):
-            alive.append(news.values["alive"])
-            pressures.append(news.values["pressure"])
+    for update in run_gradient_search(learning, TrainState(), lambda: False):
+        if isinstance(update, EpochReport):
+            alive.append(update.values["alive"])
+            pressures.append(update.values["pressure"])
             masks.append(learning.model.mask)
     assert alive == sorted(alive, reverse=True)
     assert alive[-1] < alive[0]
@@ -348,17 +352,17 @@ def test_a_series_has_ever_fewer_operations_and_macs(data: Dataset, monkeypatch:
 
     monkeypatch.setattr(Steps, "search", step)
     alive = float(learning.model.mask.sum())
-    for news in run_gradient_search(learning, TrainState(), lambda: False):
-        if isinstance(news, EpochReport):
+    for update in run_gradient_search(learning, TrainState(), lambda: False):
+        if isinstance(update, EpochReport):
             if len(learning.series) > len(emitted):
                 emitted.append((alive, len(emitted)))  # those that lasted, before what then died
-            alive = news.values["alive"]
+            alive = update.values["alive"]
     series = np.array(learning.series)
     macs = learning.space.costs(series)["macs"]
-    kept = (series != NONE).sum(axis=1)
+    operation_counts = (series != NONE).sum(axis=1)
     assert len(series) >= 3
     assert all(b < a for a, b in pairwise(macs.tolist()))
-    assert all(b < a for a, b in pairwise(kept.tolist()))
+    assert all(b < a for a, b in pairwise(operation_counts.tolist()))
     assert all(b < a for (a, _), (b, _) in pairwise(emitted))
     tables = [learning.space.table(g)[:, 1:] for g in series]
     assert all(bool((later <= earlier).all()) for earlier, later in pairwise(tables))  # each within the one before
@@ -395,7 +399,7 @@ def test_partial_channels_leave_the_others_alone(data: Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "changes",
     [
         {"preset": "gdas"},
         {"preset": "pc_darts", "partial": 2, "alpha_warmup": 0},
@@ -405,9 +409,9 @@ def test_partial_channels_leave_the_others_alone(data: Dataset) -> None:
     ],
     ids=lambda g: g["preset"],
 )
-def test_cells_of_two_kinds_are_searched_by_the_same_loop(data: Dataset, given: dict[str, Any]) -> None:
+def test_cells_of_two_kinds_are_searched_by_the_same_loop(data: Dataset, changes: dict[str, Any]) -> None:
     space = darts_cell.build({"preset": "digits"}, data.shape)
-    options = DartsParams.model_validate({**TINY, "epochs": 1, "batch_size": 40, **given})
+    options = DartsParams.model_validate({**TINY, "epochs": 1, "batch_size": 40, **changes})
     latency = LatencyCost(lambda g: space.costs(g)["macs"] / 1e5, 2.0) if options.latency_weight else None
     learning = GradientSearch(space.supernet(0), space, data, Pipeline(data, "cpu"), options, 0, latency)
     finish(learning)

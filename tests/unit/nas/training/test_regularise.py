@@ -41,9 +41,9 @@ def test_the_published_evaluation_network_with_its_second_classifier() -> None:
     with torch.device("meta"):
         net = space.supernet(0).subnet(Arch(space.id, from_genotype(DARTS_V2)))
     assert count(net) == 3_349_342
-    found = auxiliary_of(net)
-    assert found is not None
-    tap, head = found
+    auxiliary = auxiliary_of(net)
+    assert auxiliary is not None
+    tap, head = auxiliary
     assert tap is net.cells[13]
     assert count(head) == 576 * 128 + 2 * 128 + 128 * 768 * 2 * 2 + 2 * 768 + 768 * 10 + 10 == 476_426
     assert head.eval()(torch.randn(2, 576, 8, 8)).shape == (2, 10)
@@ -83,12 +83,12 @@ def test_spaces_offer_what_they_can_and_are_off_unless_large(preset: str) -> Non
     assert regularisers(RetrainSpec(), space) == {"drop_path": 0.0, "auxiliary": 0.0}
     net = space.supernet(0).subnet(Arch(space.id, tuple(len(d.choices) - 1 for d in space.decisions)))
     for name, offered in (("drop_path", bool(paths_of(net))), ("auxiliary", auxiliary_of(net) is not None)):
-        wanted = RetrainSpec.model_validate({name: 0.3})
+        retrain = RetrainSpec.model_validate({name: 0.3})
         if offered:
-            assert regularisers(wanted, space)[name] == 0.3
+            assert regularisers(retrain, space)[name] == 0.3
         else:
             with pytest.raises(InvalidSpec, match=f"retrain.{name}: networks of {preset}"):
-                regularisers(wanted, space)
+                regularisers(retrain, space)
 
 
 def trained(recipe: StandaloneRecipe, cut: bool = False) -> StandaloneTrainer:
@@ -113,11 +113,13 @@ def trained(recipe: StandaloneRecipe, cut: bool = False) -> StandaloneTrainer:
 def test_training_with_both_resumes_bit_by_bit_and_keeps_neither() -> None:
     plain = StandaloneRecipe(2, 40, 0.05, 1e-4, 1.0)
     both = StandaloneRecipe(2, 40, 0.05, 1e-4, 1.0, drop_path=0.3, auxiliary=0.4)
-    whole, resumed, without = trained(both), trained(both, cut=True), trained(plain)
-    assert whole.module.state_dict().keys() == without.module.state_dict().keys()
-    for name, tensor in whole.module.state_dict().items():
+    uninterrupted, resumed, without = trained(both), trained(both, cut=True), trained(plain)
+    assert uninterrupted.module.state_dict().keys() == without.module.state_dict().keys()
+    for name, tensor in uninterrupted.module.state_dict().items():
         assert torch.equal(tensor, resumed.module.state_dict()[name])
-    assert whole.state_dict()["head"]
+    assert uninterrupted.state_dict()["head"]
     assert not without.state_dict()["head"]
-    changed = [n for n, t in whole.module.state_dict().items() if not torch.equal(t, without.module.state_dict()[n])]
+    changed = [
+        n for n, t in uninterrupted.module.state_dict().items() if not torch.equal(t, without.module.state_dict()[n])
+    ]
     assert any("stem" in n for n in changed)

@@ -51,13 +51,13 @@ def weights_after(
     """Trains until ``stop_at`` steps were done in all (None: to the end); saves after every step."""
     net = space.supernet(0)
     last, done = start, 0
-    for news in train(net, space, data, Pipeline(data, "cpu"), recipe, 3, start, lambda: True):
-        if isinstance(news, TrainState):
-            last = TrainState.from_bytes(news.to_bytes(), "cpu")
+    for update in train(net, space, data, Pipeline(data, "cpu"), recipe, 3, start, lambda: True):
+        if isinstance(update, TrainState):
+            last = TrainState.from_bytes(update.to_bytes(), "cpu")
             if stop_at is not None and done >= stop_at:
                 break
         else:
-            done = news.done
+            done = update.done
     return last
 
 
@@ -66,12 +66,12 @@ def test_resuming_at_any_step_ends_in_the_same_weights(schedule: object, space: 
     assert callable(schedule)
     phases = schedule(2 if schedule is sandwich else 1, 0.05, samplers.axes(space.decisions))
     recipe = Recipe(phases, batch_size=80)
-    whole = weights_after(space, data, recipe, TrainState(), None)
-    assert whole.weights is not None
+    uninterrupted = weights_after(space, data, recipe, TrainState(), None)
+    assert uninterrupted.weights is not None
     for stop in (1, 4, 6):
         resumed = weights_after(space, data, recipe, weights_after(space, data, recipe, TrainState(), stop), None)
         assert resumed.weights is not None
-        assert all(torch.equal(v, resumed.weights["net"][k]) for k, v in whole.weights["net"].items()), stop
+        assert all(torch.equal(v, resumed.weights["net"][k]) for k, v in uninterrupted.weights["net"].items()), stop
 
 
 def test_progressive_shrinking_opens_one_dimension_after_the_other(space: SearchSpace) -> None:
@@ -82,8 +82,8 @@ def test_progressive_shrinking_opens_one_dimension_after_the_other(space: Search
     assert [p.subnets for p in phases] == [1, 1, 2, 2, 4, 4]
     counts = np.array([len(d.choices) for d in space.decisions])
     for phase in phases:
-        drawn = samplers.sample_elastic(space, phase.elastic, np.random.default_rng(0), 400)
-        genes = np.array([a.genes for a in drawn])
+        sampled = samplers.sample_elastic(space, phase.elastic, np.random.default_rng(0), 400)
+        genes = np.array([a.genes for a in sampled])
         for axis in ("kernel", "depth", "expand", "width"):
             at = [i for i, d in enumerate(space.decisions) if d.axis == axis]
             if axis not in phase.elastic and axis not in ("kernel", "expand"):
@@ -171,8 +171,8 @@ def test_a_space_without_depth_skips_its_phases() -> None:
 
 def test_all_subnets_of_a_step_share_the_resolution(space: SearchSpace) -> None:
     for seed in range(20):
-        drawn = samplers.sample_elastic(space, {"resolution": 9, "depth": 9}, np.random.default_rng(seed), 4)
-        assert len({space.input_shape(a) for a in drawn}) == 1
+        sampled = samplers.sample_elastic(space, {"resolution": 9, "depth": 9}, np.random.default_rng(seed), 4)
+        assert len({space.input_shape(a) for a in sampled}) == 1
 
 
 def test_gradients_of_a_step_are_summed(space: SearchSpace, data: Dataset) -> None:
@@ -208,8 +208,8 @@ def test_shrinking_makes_small_networks_good(data: Dataset, space: SearchSpace) 
 
     def accuracy(phases: tuple[Phase, ...]) -> float:
         net = space.supernet(0)
-        for news in train(net, space, data, pipeline, Recipe(phases, 32), 0, TrainState(), lambda: False):
-            assert isinstance(news, Step | TrainState)
+        for update in train(net, space, data, pipeline, Recipe(phases, 32), 0, TrainState(), lambda: False):
+            assert isinstance(update, Step | TrainState)
         module = net.subnet(small)
         resolution = space.input_shape(small)[1]
         recalibrate(module, (x for x, _ in pipeline.plain(data.train, resolution)))

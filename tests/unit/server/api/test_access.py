@@ -115,25 +115,25 @@ def test_scope_allows_its_routes_only(closed: TestClient, store: Store, scope: S
 
 
 def test_searches_of_other_owners_are_hidden_except_from_administrators(closed: TestClient, store: Store) -> None:
-    mine, theirs = token(store, "ada", "read", "submit"), token(store, "bob", "read", "submit")
+    mine, token_of_bob = token(store, "ada", "read", "submit"), token(store, "bob", "read", "submit")
     answer = closed.post("/v1/searches", json=fakes.search_spec().model_dump(mode="json"), headers=mine)
     search = answer.json()["id"]
     assert answer.json()["owner"] == "ada"
     for (method, path), needed in access.REQUIRED_SCOPES.items():
         if "/searches/{id}" in path and needed != "admin":
             body = {"priority": 1} if path.endswith("priority") else {}
-            answer = closed.request(method, filled(f"/v1{path}", search), headers=theirs, json=body)
+            answer = closed.request(method, filled(f"/v1{path}", search), headers=token_of_bob, json=body)
             assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), (method, path)
             assert answer.json()["message"] == f"no search {search!r}"
     assert store.queries.search(search).status == "queued"
     boss = token(store, "root", "admin")
-    for who, seen in ((mine, [search]), (theirs, []), (boss, [search])):
-        assert [s["id"] for s in closed.get("/v1/searches?owner=ada", headers=who).json()["items"]] == seen
+    for caller, visible in ((mine, [search]), (token_of_bob, []), (boss, [search])):
+        assert [s["id"] for s in closed.get("/v1/searches?owner=ada", headers=caller).json()["items"]] == visible
     assert closed.post(f"/v1/searches/{search}/cancel", headers=boss).json()["status"] == "cancelled"
     actions = [(r.owner, r.action, r.target) for r in store.audit.page(2).items]
     assert actions == [("root", "cancel search", search), ("local", "create token", actions[1][2])]
     reused = fakes.search_spec(supernet=search).model_dump(mode="json")
-    answer = closed.post("/v1/searches", json=reused, headers=theirs)
+    answer = closed.post("/v1/searches", json=reused, headers=token_of_bob)
     assert (answer.status_code, answer.json()["message"]) == (422, f"supernet: no search {search!r}")
 
 

@@ -206,8 +206,8 @@ def test_infeasible_bounds_are_rejected(
     fakes.add_device(store)
 
     def objectives(value: float) -> list[dict[str, Any]]:
-        rest = [{"name": n} for n in ("accuracy", "latency") if n != objective]
-        return [*rest, {"name": objective, "bound": value}]
+        other_objectives = [{"name": n} for n in ("accuracy", "latency") if n != objective]
+        return [*other_objectives, {"name": objective, "bound": value}]
 
     refused(api.post("/v1/searches", json=body(objectives=objectives(bound))), 422, "infeasible_bound", *words)
     reachable = {"latency": 1.1000001, "params": 100.0, "macs": 1000.0, "accuracy": 99.0}[objective]
@@ -264,9 +264,9 @@ def test_extending_reuses_the_supernet(api: TestClient, store: Store, done: str)
 
 
 def test_fork_may_retrain_and_extension_does_not_train(api: TestClient, done: str) -> None:
-    wanted = {"networks": 2, "epochs": 5, "trials": 3, "seeds": 1, "batch_size": 64}
-    fork = SearchSchema.model_validate(api.post(f"/v1/searches/{done}/fork", json={"retrain": wanted}).json())
-    assert fork.spec.retrain == RetrainSpec.model_validate(wanted)
+    retrain = {"networks": 2, "epochs": 5, "trials": 3, "seeds": 1, "batch_size": 64}
+    fork = SearchSchema.model_validate(api.post(f"/v1/searches/{done}/fork", json={"retrain": retrain}).json())
+    assert fork.spec.retrain == RetrainSpec.model_validate(retrain)
     assert [s.name for s in fork.stages] == ["estimate", "train", "explore", "retrain", "verify", "refine", "export"]
     again = SearchSchema.model_validate(api.post(f"/v1/searches/{fork.id}/fork", json={"seed": 4}).json())
     assert again.spec.retrain == fork.spec.retrain
@@ -314,8 +314,8 @@ def test_listing_and_cancelling(api: TestClient, store: Store, clock: fakes.Cloc
         clock.pass_(1.0)
     page = SearchPage.model_validate(api.get("/v1/searches?limit=2").json())
     assert [s.id for s in page.items] == ids[:0:-1]
-    rest = SearchPage.model_validate(api.get("/v1/searches", params={"limit": 2, "cursor": page.next}).json())
-    assert ([s.id for s in rest.items], rest.next) == ([ids[0]], None)
+    next_page = SearchPage.model_validate(api.get("/v1/searches", params={"limit": 2, "cursor": page.next}).json())
+    assert ([s.id for s in next_page.items], next_page.next) == ([ids[0]], None)
     answer = api.post(f"/v1/searches/{ids[0]}/cancel")
     assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
     assert [s["id"] for s in api.get("/v1/searches?status=cancelled").json()["items"]] == [ids[0]]
@@ -389,9 +389,9 @@ def test_candidate_pages_order_and_filters(api: TestClient, done: str) -> None:
     assert page.items[0].on_front
     assert not page.items[2].on_front
     first = api.get(f"/v1/searches/{done}/candidates?limit=2&order=params").json()
-    rest = api.get(f"/v1/searches/{done}/candidates", params={"order": "params", "cursor": first["next"]}).json()
-    assert first["total"] == rest["total"] == 5
-    assert len(first["items"] + rest["items"]) == 5
+    next_page = api.get(f"/v1/searches/{done}/candidates", params={"order": "params", "cursor": first["next"]}).json()
+    assert first["total"] == next_page["total"] == 5
+    assert len(first["items"] + next_page["items"]) == 5
     refused(api.get(f"/v1/searches/{done}/candidates?order=x"), 422, "unknown_name")
     refused(api.get(f"/v1/searches/{done}/candidates?cursor=x"), 422, "invalid_input", "cursor")
     refused(api.get(f"/v1/searches/{done}/candidates?limit=1001"), 422, "invalid_input", "limit")
@@ -476,9 +476,17 @@ def test_unknown_device_and_predictor_are_not_found(api: TestClient, path: str) 
 def test_event_pages(api: TestClient, done: str) -> None:
     first = EventPage.model_validate(api.get(f"/v1/searches/{done}/events?limit=10").json())
     assert [e.seq for e in first.items] == list(range(1, 11))
-    rest = EventPage.model_validate(api.get(f"/v1/searches/{done}/events?after={first.last}").json())
-    assert first.items + rest.items == EventPage.model_validate(api.get(f"/v1/searches/{done}/events").json()).items
-    assert rest.items[-1].body == {"kind": "status", "before": "running", "after": "succeeded", "reason": "", "by": ""}
+    next_page = EventPage.model_validate(api.get(f"/v1/searches/{done}/events?after={first.last}").json())
+    assert (
+        first.items + next_page.items == EventPage.model_validate(api.get(f"/v1/searches/{done}/events").json()).items
+    )
+    assert next_page.items[-1].body == {
+        "kind": "status",
+        "before": "running",
+        "after": "succeeded",
+        "reason": "",
+        "by": "",
+    }
     assert EventPage.model_validate(api.get(f"/v1/searches/{done}/events?after=99").json()).last == 99
 
 
@@ -487,8 +495,8 @@ def test_events_of_one_kind(api: TestClient, done: str) -> None:
     expected = [e for e in everything if e.body["kind"] == "status"]
     assert [e.body["after"] for e in expected] == ["queued", "running", "succeeded"]
     first = EventPage.model_validate(api.get(f"/v1/searches/{done}/events?kind=status&limit=2").json())
-    rest = EventPage.model_validate(api.get(f"/v1/searches/{done}/events?kind=status&after={first.last}").json())
-    assert (first.items, rest.items) == (expected[:2], expected[2:])
+    next_page = EventPage.model_validate(api.get(f"/v1/searches/{done}/events?kind=status&after={first.last}").json())
+    assert (first.items, next_page.items) == (expected[:2], expected[2:])
 
 
 def blocks(text: str) -> list[dict[str, str]]:
@@ -532,10 +540,10 @@ def test_event_stream_follows_a_running_job(store: Store) -> None:
         steps.pop(0)()
 
     text = asyncio.run(collect(sse.stream_events(lambda seq, size: store.queries.events(search, seq, size), 0, sleep)))
-    found = text.split("\n\n")
-    assert [b.split("\n")[1] for b in found if "\nid: " in b] == [f"id: {n}" for n in range(1, 7)]
-    assert found.count(": ping") == 1
-    assert '"failed"' in found[-2]
+    blocks = text.split("\n\n")
+    assert [b.split("\n")[1] for b in blocks if "\nid: " in b] == [f"id: {n}" for n in range(1, 7)]
+    assert blocks.count(": ping") == 1
+    assert '"failed"' in blocks[-2]
     assert waited == [sse.POLL_S] * 74
 
 
@@ -590,7 +598,7 @@ def test_open_event_streams_are_limited_and_counted(store: Store, tmp_path: Path
     api = TestClient(create_app(Settings(home=tmp_path), store, streams), "http://127.0.0.1")
     url, headers = f"/v1/searches/{done}/events", {"Accept": "text/event-stream"}
 
-    async def held(*clients: str) -> None:
+    async def hold_streams(*clients: str) -> None:
         """Opens a stream for each client, and asks for one more over HTTP."""
         opened = [
             streams.response(lambda _seq, _size: (EventPage(items=[], last=0), None), 0, c, lambda: True)
@@ -602,8 +610,8 @@ def test_open_event_streams_are_limited_and_counted(store: Store, tmp_path: Path
         for stream in opened:
             await broken_off(stream)
 
-    asyncio.run(held("testclient"))
-    asyncio.run(held("another", "a third"))
+    asyncio.run(hold_streams("testclient"))
+    asyncio.run(hold_streams("another", "a third"))
     for _ in range(2):
         assert api.get(url, headers=headers).status_code == 200
     assert streams.open == 0

@@ -27,7 +27,7 @@ def strategy(name: str, **params: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("changes", "words"),
     [
         ({"space": MOBILE, "strategy": strategy("darts")}, ["mobilenet_v3 does not offer", "nas_bench_201"]),
         (
@@ -48,12 +48,12 @@ def strategy(name: str, **params: Any) -> dict[str, Any]:
     ],
 )
 def test_impossible_combinations_are_rejected_at_submission(
-    given: dict[str, Any], words: list[str], tmp_path: Path
+    changes: dict[str, Any], words: list[str], tmp_path: Path
 ) -> None:
     with open_store(f"sqlite:///{tmp_path / 'test.db'}", str(tmp_path / "blobs")) as store:
         api = TestClient(create_app(Settings(home=tmp_path), store), "http://127.0.0.1", raise_server_exceptions=False)
         for url in ("/v1/searches", "/v1/searches?dry_run=true"):
-            answer = api.post(url, json={"name": "x", **given})
+            answer = api.post(url, json={"name": "x", **changes})
             assert (answer.status_code, answer.json()["code"]) == (422, "invalid_spec"), answer.text
             assert all(word in answer.json()["message"] for word in words), answer.text
         assert store.queries.counts(60.0)[1] == 0  # nothing is queued
@@ -64,16 +64,18 @@ def test_differentiable_search_rejects_a_supernet_without_architecture_parameter
     space = space_of(spec.space, spec.data)
     assert space.shape == ImageShape(1, 8, 8, 10)
 
-    def named(what: str) -> StrategySpec:
-        name, _, search = what.partition(":")
+    def named(name: str) -> StrategySpec:
+        name, _, search = name.partition(":")
         return StrategySpec(name=name, params={"search": search} if search else {})
 
     def problems(parent: str, child: str) -> list[str]:
         other = spec.model_copy(update={"strategy": named(parent), "supernet": None})
-        wanted = spec.model_copy(update={"strategy": named(child)})
-        found = list(_supernet_problems(wanted, space, ParentSearch("local", other, space.id, "0" * 64, 0)))
-        assert all(isinstance(p, InvalidSpec) for p in found)
-        return [str(p) for p in found]
+        child_spec = spec.model_copy(update={"strategy": named(child)})
+        problems_found = list(
+            _supernet_problems(child_spec, space, ParentSearch("local", other, space.id, "0" * 64, 0))
+        )
+        assert all(isinstance(p, InvalidSpec) for p in problems_found)
+        return [str(p) for p in problems_found]
 
     (why,) = problems("once_for_all", "darts")
     assert "goes on from a search by gradient" in why

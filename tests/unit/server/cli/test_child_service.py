@@ -103,10 +103,10 @@ def test_a_service_beyond_this_machine_is_not_started(settings: Settings, name: 
 
 def test_a_given_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        settings = Settings(home=home, port=taken.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        settings = Settings(home=home, port=listener.getsockname()[1])
         with pytest.raises(Conflict, match="--port"), service_of(settings, screen(), port_given=True):
             pass
     assert not home.exists()
@@ -125,10 +125,10 @@ def test_a_service_that_does_not_start_shows_the_end_of_its_log(tmp_path: Path) 
 @pytest.mark.slow
 def test_a_port_in_use_that_nobody_asked_for_is_given_way(tmp_path: Path) -> None:
     console = screen()
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         with service_of(Settings(home=tmp_path, port=port), console, port_given=False) as service:
             assert service.started_here
             assert not service.url.endswith(f":{port}")

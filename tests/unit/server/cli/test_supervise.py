@@ -32,7 +32,7 @@ PRELUDE = "import os, signal, socket, sys, time\nchannel = socket.socket(fileno=
 WAITS = PRELUDE + "channel.sendall(b'ready')\nwhile channel.recv(9): pass\n"
 
 
-class Said:
+class RecordedMessages:
     """What a supervisor said and when its children were ready."""
 
     def __init__(self) -> None:
@@ -46,10 +46,10 @@ class Said:
 
 
 @contextmanager
-def supervising(code: str, said: Said, **changes: float) -> Iterator[Supervisor]:
-    given = {"first_pause_s": 0.01, **changes}
+def supervising(code: str, messages: RecordedMessages, **changes: float) -> Iterator[Supervisor]:
+    options = {"first_pause_s": 0.01, **changes}
     command = [sys.executable, "-S", "-c", code]
-    one = Supervisor("child", command, dict(os.environ), say=said.say, ready=said.ready.release, **given)  # type: ignore[arg-type]
+    one = Supervisor("child", command, dict(os.environ), say=messages.say, ready=messages.ready.release, **options)  # type: ignore[arg-type]
     one.start()
     try:
         yield one
@@ -63,30 +63,30 @@ def child_of(one: Supervisor) -> subprocess.Popen[bytes]:
 
 
 def test_child_restarts_after_a_growing_pause() -> None:
-    said = Said()
-    with supervising(WAITS, said) as one:
+    messages = RecordedMessages()
+    with supervising(WAITS, messages) as one:
         for _ in range(3):
-            assert said.ready.acquire(timeout=SECONDS)
+            assert messages.ready.acquire(timeout=SECONDS)
             os.kill(child_of(one).pid, signal.SIGKILL)
-            assert said.heard.acquire(timeout=SECONDS)
-        assert said.ready.acquire(timeout=SECONDS)
-    pauses = [float(text.rsplit(" ", 2)[1]) for text in said.texts]
+            assert messages.heard.acquire(timeout=SECONDS)
+        assert messages.ready.acquire(timeout=SECONDS)
+    pauses = [float(text.rsplit(" ", 2)[1]) for text in messages.texts]
     assert pauses == [0.01, 0.02, 0.04]
-    assert said.texts[0].startswith("the child was killed by signal 9; it restarts in")
+    assert messages.texts[0].startswith("the child was killed by signal 9; it restarts in")
     assert child_of(one).poll() is not None
 
 
 def test_stopped_child_does_not_restart() -> None:
-    said = Said()
-    with supervising(WAITS + "time.sleep(60)", said) as one:
-        assert said.ready.acquire(timeout=SECONDS)
+    messages = RecordedMessages()
+    with supervising(WAITS + "time.sleep(60)", messages) as one:
+        assert messages.ready.acquire(timeout=SECONDS)
         one.stop()
         assert child_of(one).returncode == -signal.SIGTERM
-    assert said.texts == []
+    assert messages.texts == []
 
 
 def test_unresponsive_child_is_killed_with_its_process_group() -> None:
-    said = Said()
+    messages = RecordedMessages()
     deaf = (
         PRELUDE
         + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -94,13 +94,13 @@ def test_unresponsive_child_is_killed_with_its_process_group() -> None:
         + "if pid: channel.sendall(f'ready {pid}'.encode())\n"
         + "time.sleep(600)\n"
     )
-    with supervising(deaf, said, kill_s=0.2) as one:
-        assert said.ready.acquire(timeout=SECONDS)
+    with supervising(deaf, messages, kill_s=0.2) as one:
+        assert messages.ready.acquire(timeout=SECONDS)
         [grandchild] = descendants(child_of(one).pid)
         one.stop()
     assert child_of(one).returncode == -signal.SIGKILL
     assert is_dead(grandchild) or wait_dead(grandchild)
-    assert said.texts == ["the child did not end within 0.2 s and is killed"]
+    assert messages.texts == ["the child did not end within 0.2 s and is killed"]
 
 
 def wait_dead(name: str) -> bool:
@@ -140,7 +140,7 @@ def test_ready_is_announced_once_when_every_part_is_ready(capsys: pytest.Capture
 
 
 def test_orphans_of_a_dead_process_are_killed_by_identity(tmp_path: Path) -> None:
-    records, folder, others = tmp_path / "ray", tmp_path / "session", tmp_path / "others"
+    records, folder, other_folder = tmp_path / "ray", tmp_path / "session", tmp_path / "others"
     code = (
         "import subprocess, sys\nfrom pathlib import Path\nfrom workers.processes import ProcessRecord\n"
         f"folder = Path({str(folder)!r}); folder.mkdir()\n"
@@ -150,24 +150,24 @@ def test_orphans_of_a_dead_process_are_killed_by_identity(tmp_path: Path) -> Non
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
-        left = process_name(int(owner.stdout.readline()))
+        child_name = process_name(int(owner.stdout.readline()))
         assert kill_orphans(records) == 0  # its owner lives
-        assert is_alive(left)
+        assert is_alive(child_name)
         owner.kill()
         owner.wait()
-    assert is_alive(left)
-    others.mkdir()
+    assert is_alive(child_name)
+    other_folder.mkdir()
     record = json.loads((records / "one.json").read_text())
-    assert record["processes"] == [left]
-    host, _, start = left.split(":")
+    assert record["processes"] == [child_name]
+    host, _, start = child_name.split(":")
     mine = {"owner": f"{host}:1:0", "folder": str(tmp_path / "none"), "processes": [f"{host}:{os.getpid()}:{start}"]}
     (records / "two.json").write_text(json.dumps(mine))  # its number is used by another process now: by us
-    far = {"owner": "elsewhere:1:0", "folder": str(others), "processes": []}
+    far = {"owner": "elsewhere:1:0", "folder": str(other_folder), "processes": []}
     (records / "far.json").write_text(json.dumps(far))
     assert kill_orphans(records) == 1
-    assert wait_dead(left)
+    assert wait_dead(child_name)
     assert not folder.exists()
-    assert others.exists()
+    assert other_folder.exists()
     assert [path.name for path in records.iterdir()] == ["far.json"]  # another host cleans up after itself
 
 

@@ -300,12 +300,12 @@ def test_any_job_history_on_sqlite() -> None:
 @pytest.mark.skipif(postgres_missing() is not None, reason=str(postgres_missing()))
 def test_any_job_history_on_postgresql(tmp_path: Path) -> None:
     with postgres_server() as server:
-        made = iter(range(1000))
+        names = iter(range(1000))
 
         class OnPostgres(Life):
             @contextmanager
             def open(self) -> Iterator[Store]:
-                with open_store(postgres_url(server, f"life{next(made)}"), str(tmp_path), self.clock) as store:
+                with open_store(postgres_url(server, f"life{next(names)}"), str(tmp_path), self.clock) as store:
                     yield store
 
         run_state_machine_as_test(OnPostgres, settings=lives(5, 30))

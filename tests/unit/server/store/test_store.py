@@ -368,8 +368,8 @@ def test_projections_equal_the_fold_wherever_the_log_is_cut(store: Store, search
     log = fakes.search_log()
     for cut in range(0, len(log), batch):
         lease = claim(store)
-        known = [decode(e) for e in lease.events]
-        assert fold_all(known) == fold_all(log[:cut])
+        known_events = [decode(e) for e in lease.events]
+        assert fold_all(known_events) == fold_all(log[:cut])
         append(store, lease, *log[cut : cut + batch])
         same(store, search, fold_all(log[: cut + batch]))
         store.jobs.release(lease, crash="killed")
@@ -546,22 +546,22 @@ def test_child_inherits_supernet_and_estimates_over_generations(store: Store) ->
 
 
 def test_pages_of_searches_are_complete_newest_first(store: Store, clock: fakes.Clock) -> None:
-    made = []
+    submitted = []
     for i in range(7):
-        made.append(fakes.add_search(store))
+        submitted.append(fakes.add_search(store))
         clock.pass_(float(i % 2))  # some at the same time
-    seen: list[str] = []
+    listed: list[str] = []
     cursor = None
     while True:
         page = store.queries.searches(None, 3, cursor)
-        seen += [s.id for s in page.items]
+        listed += [s.id for s in page.items]
         cursor = page.next
         if cursor is None:
             break
-    assert sorted(seen) == sorted(made)
-    assert seen[0] in made[-2:]
-    assert [s.created_at for s in map(store.queries.search, seen)] == sorted(
-        (s.created_at for s in map(store.queries.search, made)), reverse=True
+    assert sorted(listed) == sorted(submitted)
+    assert listed[0] in submitted[-2:]
+    assert [s.created_at for s in map(store.queries.search, listed)] == sorted(
+        (s.created_at for s in map(store.queries.search, submitted)), reverse=True
     )
     assert store.queries.searches("running", 3, None).items == []
 
@@ -569,8 +569,8 @@ def test_pages_of_searches_are_complete_newest_first(store: Store, clock: fakes.
 @pytest.mark.parametrize("order", ["-val_accuracy", "val_accuracy", "test_accuracy", "-test_accuracy", "position"])
 def test_pages_of_candidates_are_complete_and_in_order(store: Store, search: str, order: str) -> None:
     fakes.run_log(store, fakes.search_log())
-    whole = store.queries.candidates(search, None, None, order, 100, None)
-    assert (whole.total, whole.next) == (5, None)
+    all_candidates = store.queries.candidates(search, None, None, order, 100, None)
+    assert (all_candidates.total, all_candidates.next) == (5, None)
     paged = []
     cursor = None
     while True:
@@ -579,12 +579,12 @@ def test_pages_of_candidates_are_complete_and_in_order(store: Store, search: str
         cursor = page.next
         if cursor is None:
             break
-    assert paged == whole.items
+    assert paged == all_candidates.items
     name = order.removeprefix("-")
     if name != "position":
-        values = [p.metrics[name].value for p in whole.items if name in p.metrics]
+        values = [p.metrics[name].value for p in all_candidates.items if name in p.metrics]
         assert values == sorted(values, reverse=order.startswith("-"))
-        assert all(name in p.metrics for p in whole.items[: len(values)])
+        assert all(name in p.metrics for p in all_candidates.items[: len(values)])
 
 
 def test_candidates_by_origin_and_status(store: Store, search: str) -> None:
