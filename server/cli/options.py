@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Concatenate, ParamSpec, TypeVar, get_type_hints
 
 import typer
 
@@ -22,6 +26,46 @@ KeyOption = Annotated[
 HomeOption = Annotated[Path | None, typer.Option(help="Folder for database and models.", show_default="~/.hwnas")]
 
 
-def connect(url: str, token: str | None) -> Client:
-    """A client of the service, authenticated by ``token`` if there is one."""
-    return Client(url, token=token or None)
+@dataclass(frozen=True)
+class Connection:
+    """The options of every command that calls the service: where it is, and the token of the caller."""
+
+    url: UrlOption = DEFAULT_URL
+    token: TokenOption = None
+
+    def connect(self) -> Client:
+        """A client of the service, authenticated by the token if there is one."""
+        return Client(self.url, token=self.token or None)
+
+
+@dataclass(frozen=True)
+class ServiceOptions(Connection):
+    """The options of every command that prints what the service answers."""
+
+    json_output: JsonOption = False
+
+
+P = ParamSpec("P")
+C = TypeVar("C", bound=Connection)
+
+
+def service_command(command: Callable[Concatenate[C, P], None]) -> Callable[P, None]:
+    """Give a command the options of its first argument, a ``Connection``, after its own."""
+    first, *own = inspect.signature(command, eval_str=True).parameters.values()
+    make_options: Callable[..., C] = first.annotation
+    hints = get_type_hints(first.annotation, include_extras=True)
+    shared = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+        for f in fields(first.annotation)
+    ]
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        values = {parameter.name: kwargs.pop(parameter.name) for parameter in shared}
+        command(make_options(**values), *args, **kwargs)
+
+    # Typer reads both; without ``__wrapped__`` it does not see those of ``command``.
+    del run.__wrapped__
+    run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)}
+    return run

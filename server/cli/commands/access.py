@@ -9,69 +9,71 @@ import typer
 from rich.console import Group, RenderableType
 from rich.markup import escape
 
-from nas.defaults import DEFAULT_URL
 from nas.schemas.administration import AuditRecordSchema, PrincipalSchema, QuotaLimits, QuotaSchema
 from server.cli import render
-from server.cli.options import CursorOption, JsonOption, TokenOption, UrlOption, connect
+from server.cli.options import CursorOption, ServiceOptions, service_command
 
 quotas_app = typer.Typer(add_completion=False, help="How much each owner may queue, run and use.")
 
 
 @quotas_app.callback(invoke_without_command=True)
-def quotas(
-    ctx: typer.Context, url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: JsonOption = False
-) -> None:
+@service_command
+def quotas(service: ServiceOptions, ctx: typer.Context) -> None:
     """List limits and use of all owners; `set` changes them."""
     if ctx.invoked_subcommand is None:
-        list_quotas(url, token, json_output)
+        _print_quotas(service)
 
 
 @quotas_app.command("list")
-def list_quotas(url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: JsonOption = False) -> None:
+@service_command
+def list_quotas(service: ServiceOptions) -> None:
     """List limits and use of all owners; `*` holds the default limits."""
-    with connect(url, token) as nas:
-        render.out(nas.quotas(), json_output, _quotas)
+    _print_quotas(service)
+
+
+def _print_quotas(service: ServiceOptions) -> None:
+    with service.connect() as nas:
+        render.out(nas.quotas(), service.json_output, _quotas)
 
 
 @quotas_app.command("set")
+@service_command
 def set_quota(
+    service: ServiceOptions,
     owner: Annotated[str, typer.Argument(help="An owner, or `*` for the default limits.")],
     max_queued: Annotated[int | None, typer.Option(min=0, show_default="no limit")] = None,
     max_running: Annotated[int | None, typer.Option(min=0, show_default="no limit")] = None,
     gpu_hours: Annotated[float | None, typer.Option(min=0, show_default="no limit")] = None,
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    json_output: JsonOption = False,
 ) -> None:
     """Set all three limits of an owner; an omitted limit is removed."""
     body = QuotaLimits(max_queued=max_queued, max_running=max_running, gpu_hours=gpu_hours)
-    with connect(url, token) as nas:
-        render.out(nas.set_quota(owner, body), json_output, lambda q: _quotas([q]))
+    with service.connect() as nas:
+        render.out(nas.set_quota(owner, body), service.json_output, lambda q: _quotas([q]))
 
 
-def me(url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: JsonOption = False) -> None:
+@service_command
+def me(service: ServiceOptions) -> None:
     """Print who the service takes you for, your scopes and your quota."""
 
     def draw(m: PrincipalSchema) -> RenderableType:
         how = f"token {m.token}" if m.token is not None else "no token: a local user"
         return Group(f"[bold]{escape(m.owner)}[/] ({how}) may: {', '.join(m.scopes)}", _quotas([m.quota]))
 
-    with connect(url, token) as nas:
-        render.out(nas.me(), json_output, draw)
+    with service.connect() as nas:
+        render.out(nas.me(), service.json_output, draw)
 
 
+@service_command
 def audit(
+    service: ServiceOptions,
     owner: Annotated[str | None, typer.Option(help="Only actions of this owner.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
     cursor: CursorOption = None,
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    json_output: JsonOption = False,
 ) -> None:
     """Print the audit log, newest first."""
-    with connect(url, token) as nas:
+    with service.connect() as nas:
         page = nas.audit(limit=limit, cursor=cursor, owner=owner)
-    render.out(page.items, json_output, _audit)
+    render.out(page.items, service.json_output, _audit)
     words = ["nas", "audit", *(["--owner", owner] if owner is not None else []), "--limit", str(limit)]
     render.more_pages(shlex.join(words), page.next)
 

@@ -6,35 +6,36 @@ from typing import Annotated
 
 import typer
 
-from nas.defaults import DEFAULT_URL
 from server.cli import render
-from server.cli.options import JsonOption, TokenOption, UrlOption, connect
+from server.cli.options import ServiceOptions, service_command
 
 
+@service_command
 def predictors(
+    service: ServiceOptions,
     device: Annotated[str | None, typer.Option(help="Only of this device.")] = None,
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    json_output: JsonOption = False,
 ) -> None:
     """List the cards of latency predictors."""
-    with connect(url, token) as nas:
-        render.out(nas.predictors(device), json_output, render.predictors)
+    with service.connect() as nas:
+        render.out(nas.predictors(device), service.json_output, render.predictors)
 
 
-def agents(url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: JsonOption = False) -> None:
+@service_command
+def agents(service: ServiceOptions) -> None:
     """List the agents of devices elsewhere."""
-    with connect(url, token) as nas:
-        render.out(nas.agents(), json_output, render.agents)
+    with service.connect() as nas:
+        render.out(nas.agents(), service.json_output, render.agents)
 
 
-def spaces(url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: JsonOption = False) -> None:
+@service_command
+def spaces(service: ServiceOptions) -> None:
     """List search spaces."""
-    with connect(url, token) as nas:
-        render.out(nas.spaces(), json_output, render.spaces)
+    with service.connect() as nas:
+        render.out(nas.spaces(), service.json_output, render.spaces)
 
 
-def strategies(url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: JsonOption = False) -> None:
+@service_command
+def strategies(service: ServiceOptions) -> None:
     """List strategies and their parameters."""
-    with connect(url, token) as nas:
-        render.out(nas.strategies(), json_output, render.strategies)
+    with service.connect() as nas:
+        render.out(nas.strategies(), service.json_output, render.strategies)

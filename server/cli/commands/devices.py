@@ -10,11 +10,10 @@ import yaml
 
 from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.spec import DataSpec, DeviceSpec, SpaceSpec, parse_spec
-from nas.defaults import DEFAULT_URL
 from server.cli import progress, render
 from server.cli.following import until_interrupted
 from server.cli.lazy import FAILED, MARKUP
-from server.cli.options import JsonOption, KeyOption, TokenOption, UrlOption, connect
+from server.cli.options import Connection, KeyOption, ServiceOptions, service_command
 from server.dashboard import formatting
 
 devices_app = typer.Typer(
@@ -27,7 +26,9 @@ DeviceName = Annotated[str, typer.Argument()]
 
 
 @devices_app.command("add")
+@service_command
 def devices_add(
+    service: ServiceOptions,
     name: Annotated[str, typer.Argument(help="A name for the device.")] = "this-machine",
     agent: Annotated[
         bool, typer.Option("--agent", help="Measure where `nas-agent --name NAME` runs, not on this service's worker.")
@@ -67,9 +68,6 @@ def devices_add(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     key: KeyOption = None,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress.")] = True,
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    json_output: JsonOption = False,
 ) -> None:
     """Measure a machine and fit a latency predictor for a search space.
 
@@ -106,7 +104,7 @@ def devices_add(
     }
     if source == "roofline":
         record["roofline"] = {"flops_per_s": flops, "bytes_per_s": bandwidth}
-    with connect(url, token) as nas:
+    with service.connect() as nas:
         if table is not None:
             record["table"] = {
                 "blob": nas.upload_table(_read_bytes(table), table.name).blob,
@@ -116,52 +114,51 @@ def devices_add(
         device = nas.add_device(parse_spec(DeviceSpec, record), key)
         if watch:
             device = until_interrupted(progress.follow_device, nas, name, f"nas devices show {name}")
-        render.out(device, json_output, render.device)
+        render.out(device, service.json_output, render.device)
     if watch and device.status != "succeeded":
         raise typer.Exit(FAILED)
 
 
 @devices_app.command("list")
-def devices_list(url: UrlOption = DEFAULT_URL, token: TokenOption = None, json_output: JsonOption = False) -> None:
+@service_command
+def devices_list(service: ServiceOptions) -> None:
     """List devices."""
-    with connect(url, token) as nas:
-        render.out(nas.devices(), json_output, render.devices)
+    with service.connect() as nas:
+        render.out(nas.devices(), service.json_output, render.devices)
 
 
 @devices_app.command("show")
+@service_command
 def devices_show(
+    service: ServiceOptions,
     name: DeviceName = "this-machine",
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    json_output: JsonOption = False,
 ) -> None:
     """Show a device with its predictor cards."""
-    with connect(url, token) as nas:
-        render.out(nas.device(name), json_output, render.device)
+    with service.connect() as nas:
+        render.out(nas.device(name), service.json_output, render.device)
 
 
 @devices_app.command("rename")
+@service_command
 def devices_rename(
+    service: ServiceOptions,
     name: Annotated[str, typer.Argument()],
     new_name: Annotated[str, typer.Argument()],
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    json_output: JsonOption = False,
 ) -> None:
     """Rename a device of yours. Searches that have ended keep the name that they were run with."""
-    with connect(url, token) as nas:
-        render.out(nas.rename_device(name, new_name), json_output, lambda d: f"device {name}: now {d.name}")
+    with service.connect() as nas:
+        render.out(nas.rename_device(name, new_name), service.json_output, lambda d: f"device {name}: now {d.name}")
 
 
 @devices_app.command("delete")
+@service_command
 def devices_delete(
+    service: Connection,
     name: Annotated[str, typer.Argument()],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
 ) -> None:
     """Delete a device of yours with its onboardings and predictors. This cannot be undone."""
-    with connect(url, token) as nas:
+    with service.connect() as nas:
         predictors = formatting.counted(len(nas.device(name).predictors), "predictor")
         if not yes and not typer.confirm(f"Delete device {name} with its {predictors}?"):
             raise typer.Exit(FAILED)
@@ -170,44 +167,41 @@ def devices_delete(
 
 
 @devices_app.command("versions")
+@service_command
 def devices_versions(
+    service: ServiceOptions,
     name: DeviceName = "this-machine",
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    json_output: JsonOption = False,
 ) -> None:
     """List the versions of a device's predictors, made by onboardings and by searches that fed measurements back."""
-    with connect(url, token) as nas:
-        render.out(nas.versions(name), json_output, render.versions)
+    with service.connect() as nas:
+        render.out(nas.versions(name), service.json_output, render.versions)
 
 
 @devices_app.command("drift")
+@service_command
 def devices_drift(
+    service: ServiceOptions,
     name: DeviceName = "this-machine",
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    json_output: JsonOption = False,
 ) -> None:
     """Report whether a device's predictor still holds, from what searches measured on it."""
-    with connect(url, token) as nas:
-        render.out(nas.drift(name), json_output, render.drift)
+    with service.connect() as nas:
+        render.out(nas.drift(name), service.json_output, render.drift)
 
 
 @devices_app.command("compare")
+@service_command
 def devices_compare(
+    service: ServiceOptions,
     first: Annotated[str, typer.Argument(metavar="A")],
     second: Annotated[str, typer.Argument(metavar="B")],
     space: Annotated[str | None, typer.Option(help="Id of a space that both have a predictor for.")] = None,
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    json_output: JsonOption = False,
 ) -> None:
     """Compare two devices: latencies of the same architectures, their rank correlation, and profile differences.
 
     Example: `nas devices compare this-machine pi`
     """
-    with connect(url, token) as nas:
-        render.out(nas.compare(first, second, space), json_output, render.comparison)
+    with service.connect() as nas:
+        render.out(nas.compare(first, second, space), service.json_output, render.comparison)
 
 
 def _read_bytes(path: Path) -> bytes:

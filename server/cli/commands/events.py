@@ -24,46 +24,45 @@ from nas.core.events import (
     Warned,
     decode,
 )
-from nas.defaults import DEFAULT_URL
 from nas.schemas.jobs import EventSchema
 from server.cli.device_options import SearchId
-from server.cli.options import TokenOption, UrlOption, connect
+from server.cli.options import Connection, service_command
 
 AfterOption = Annotated[int, typer.Option(min=0, help="Only events with a greater number.")]
 FollowOption = Annotated[bool, typer.Option("--follow", help="Go on until the search has ended.")]
 _PAGE = 500
 
 
+@service_command
 def events(
+    service: Connection,
     search_id: SearchId,
     kind: Annotated[str | None, typer.Option(help="Only events of this kind, such as status or warned.")] = None,
     after: AfterOption = 0,
     follow: FollowOption = False,
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
 ) -> None:
     """Print the event log of a search, one JSON record on a line, oldest first.
 
     Example: `nas events SEARCH --kind warned`
     """
-    with connect(url, token) as nas:
+    with service.connect() as nas:
         for item in _log(nas, search_id, after, follow):
             if kind is None or item.body["kind"] == kind:
                 sys.stdout.write(json.dumps(item.model_dump(mode="json")) + "\n")
 
 
+@service_command
 def logs(
+    service: Connection,
     search_id: SearchId,
     after: AfterOption = 0,
     follow: FollowOption = False,
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
 ) -> None:
     """Print what happened in a search, in words: changes of status, stages, warnings and errors.
 
     Example: `nas logs SEARCH --follow`
     """
-    with connect(url, token) as nas:
+    with service.connect() as nas:
         for item in _log(nas, search_id, after, follow):
             text = describe(decode(item.body))
             if text is not None:

@@ -12,37 +12,37 @@ from rich.markup import escape
 from nas.core.device import Status
 from nas.core.events import Origin
 from nas.core.metrics import OBJECTIVES
-from nas.defaults import DEFAULT_URL
 from server.cli import render
 from server.cli.device_options import BoundMs, SearchId
 from server.cli.downloads import choose_artifacts, file_name
-from server.cli.options import CursorOption, JsonOption, TokenOption, UrlOption, connect
+from server.cli.options import CursorOption, ServiceOptions, service_command
 
 _AXES = f"Axes: 2 to 4 of {','.join(OBJECTIVES)}."
 
 
+@service_command
 def front(
+    service: ServiceOptions,
     search_id: SearchId,
     bound_ms: BoundMs = None,
     objectives: Annotated[str | None, typer.Option(help=_AXES)] = None,
     device: Annotated[
         str | None, typer.Option(help="Latencies on this device of the fleet, or predicted for any other device.")
     ] = None,
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    json_output: JsonOption = False,
 ) -> None:
     """Print the Pareto front of a search, beside that of random search at the same budget.
 
     Example: `nas front SEARCH --bound-ms 0.2 --objectives accuracy,latency,params`
     """
     axes = [name.strip() for name in objectives.split(",")] if objectives else None
-    with connect(url, token) as nas:
+    with service.connect() as nas:
         schema = nas.front(search_id, device, bound_ms, axes)
-    render.out(schema, json_output, render.front)
+    render.out(schema, service.json_output, render.front)
 
 
+@service_command
 def candidates(
+    service: ServiceOptions,
     search_id: SearchId,
     origin: Annotated[Origin | None, typer.Option(help="Only of the search, or of its random baseline.")] = None,
     status: Annotated[Status | None, typer.Option(help="Only of this status of verification.")] = None,
@@ -50,35 +50,31 @@ def candidates(
     device: Annotated[str | None, typer.Option(help="With the latencies on this device of the fleet.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of candidates.")] = 50,
     cursor: CursorOption = None,
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    json_output: JsonOption = False,
 ) -> None:
     """List the candidates that a search evaluated, the best first.
 
     Example: `nas candidates SEARCH --order predicted_ms --status verified`
     """
-    with connect(url, token) as nas:
+    with service.connect() as nas:
         page = nas.candidates(search_id, origin, status, order, limit, cursor, device)
-    render.out(page.items, json_output, render.candidates)
+    render.out(page.items, service.json_output, render.candidates)
     filters = {"--origin": origin, "--status": status, "--device": device}
     words = [word for option, value in filters.items() if value is not None for word in (option, value)]
     words = ["nas", "candidates", search_id, *words, f"--order={order}", "--limit", str(limit)]
     render.more_pages(shlex.join(words), page.next)
 
 
+@service_command
 def pull(
+    service: ServiceOptions,
     search_id: SearchId,
     arch: Annotated[str, typer.Argument(help="A candidate's id, `best` (accuracy), `fastest`, or `all`.")] = "best",
     to: Annotated[Path, typer.Option("--to", help="Folder to write to.")] = Path(),
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    json_output: JsonOption = False,
 ) -> None:
     """Download exported models. Each zip holds ONNX models, weights, manifest, card and a runner.
 
     Example: `nas pull SEARCH fastest --to models`
     """
-    with connect(url, token) as nas:
+    with service.connect() as nas:
         paths = [nas.download(a, to / file_name(a)) for a in choose_artifacts(nas, search_id, arch)]
-    render.out([str(p) for p in paths], json_output, lambda names: escape("\n".join(names)))
+    render.out([str(p) for p in paths], service.json_output, lambda names: escape("\n".join(names)))

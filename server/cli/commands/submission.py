@@ -8,20 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from nas.core.spec import BudgetSpec, RetrainSpec, SearchSpec, parse_spec, read_spec
-from nas.defaults import DEFAULT_URL
 from nas.schemas.searches import ExtendBody, ForkBody
 from server.cli import progress, render
 from server.cli.device_options import BoundMs, Devices, FleetFront, SearchId, device_fields, with_latency_bound
 from server.cli.following import follow_and_print
 from server.cli.lazy import BAD_INPUT
-from server.cli.options import JsonOption, KeyOption, TokenOption, UrlOption, connect
+from server.cli.options import KeyOption, ServiceOptions, service_command
 
 WatchOption = Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress until it ends.")]
 NameOption = Annotated[str | None, typer.Option(help="A name for people.")]
 SeedOption = Annotated[int | None, typer.Option(min=0)]
 
 
+@service_command
 def submit(
+    service: ServiceOptions,
     spec: Annotated[Path | None, typer.Argument(help="A YAML or JSON file; without one, a search on digits.")] = None,
     name: NameOption = None,
     device: Devices = None,
@@ -50,9 +51,6 @@ def submit(
         float, typer.Option("--wait", min=0, max=600, help="Of a dry run: seconds to wait for the worker.")
     ] = 60.0,
     watch: WatchOption = False,
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    json_output: JsonOption = False,
 ) -> None:
     """Submit a search, from a file, from options, or both (options win).
 
@@ -78,20 +76,22 @@ def submit(
         networks = min(RetrainSpec().networks, record["budget"]["verified"])
         record["retrain"] = {"networks": networks, **(record["retrain"] or {}), "epochs": retrain}
     complete = parse_spec(SearchSpec, record)
-    with connect(url, token) as nas:
+    with service.connect() as nas:
         if dry_run:
             report = nas.dry_run(complete, measure, wait_s)
-            render.out(report, json_output, render.dry_run)
+            render.out(report, service.json_output, render.dry_run)
             raise typer.Exit(0 if report.feasible else BAD_INPUT)
         search = nas.submit(complete, key, priority)
         if watch:
-            follow_and_print(nas, search.id, json_output)
+            follow_and_print(nas, search.id, service.json_output)
         else:
             text = f"search [bold]{search.id}[/] is {search.status}; follow it with `nas watch {search.id}`"
-            render.out(search, json_output, lambda _: text)
+            render.out(search, service.json_output, lambda _: text)
 
 
+@service_command
 def fork(
+    service: ServiceOptions,
     search_id: SearchId,
     spec: Annotated[Path | None, typer.Argument(help="A YAML or JSON file with fields to replace.")] = None,
     device: Devices = None,
@@ -100,9 +100,6 @@ def fork(
     seed: SeedOption = None,
     key: KeyOption = None,
     watch: WatchOption = False,
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    json_output: JsonOption = False,
 ) -> None:
     """Submit a search on the trained supernet of another, with other settings and without training.
 
@@ -110,7 +107,7 @@ def fork(
     options win.
     """
     body = read_spec(ForkBody, spec) if spec is not None else ForkBody()
-    with connect(url, token) as nas:
+    with service.connect() as nas:
         record = body.model_dump(mode="json", exclude_unset=True) | _non_null(name=name, seed=seed)
         present_fleet = body.fleet or nas.search(search_id).spec.fleet if fleet else None
         if fields := device_fields(device, fleet, present_fleet):
@@ -118,10 +115,12 @@ def fork(
         child = nas.fork(search_id, parse_spec(ForkBody, record), key)
         if watch:
             child = progress.follow_search(nas, child.id)
-        render.out(child, json_output, render.search)
+        render.out(child, service.json_output, render.search)
 
 
+@service_command
 def extend(
+    service: ServiceOptions,
     search_id: SearchId,
     evaluations: Annotated[int | None, typer.Option(min=8, help="Architectures to evaluate.")] = None,
     bound_ms: BoundMs = None,
@@ -130,24 +129,21 @@ def extend(
     name: NameOption = None,
     key: KeyOption = None,
     watch: WatchOption = False,
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    json_output: JsonOption = False,
 ) -> None:
     """Extend a finished search on its trained supernet: more evaluations, another bound or device. No training.
 
     Example: `nas extend SEARCH --bound-ms 0.1 --watch`
     """
     bounds = {"latency": bound_ms} if bound_ms is not None else None
-    with connect(url, token) as nas:
+    with service.connect() as nas:
         fields = device_fields(device, fleet, nas.search(search_id).spec.fleet if fleet else None)
         record = {"name": name, "evaluations": evaluations, "bounds": bounds, **fields}
         child = nas.extend(search_id, parse_spec(ExtendBody, record), key)
         if watch:
-            follow_and_print(nas, child.id, json_output)
+            follow_and_print(nas, child.id, service.json_output)
         else:
             text = f"search [bold]{child.id}[/] extends {search_id}; follow it with `nas watch {child.id}`"
-            render.out(child, json_output, lambda _: text)
+            render.out(child, service.json_output, lambda _: text)
 
 
 def _non_null(**options: Any) -> dict[str, object]:
