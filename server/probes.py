@@ -24,39 +24,41 @@ class Probe(Generic[T]):
         self.name = name
         self._check = check
         self._lock = threading.Lock()
-        self._asked: Future[T] | None = None
+        self._pending: Future[T] | None = None
 
     def ask(self) -> Future[T]:
         """The answer that is on its way, else a new one; it may hold the check's error."""
         with self._lock:
-            if self._asked is None or self._asked.done():
-                self._asked = Future()
+            if self._pending is None or self._pending.done():
+                self._pending = Future()
                 # A daemon, since a pool's threads would be waited for when the process ends.
-                threading.Thread(target=self._run, args=(self._asked,), name=f"probe {self.name}", daemon=True).start()
-            return self._asked
+                threading.Thread(
+                    target=self._run, args=(self._pending,), name=f"probe {self.name}", daemon=True
+                ).start()
+            return self._pending
 
-    def _run(self, asked: Future[T]) -> None:
+    def _run(self, answer: Future[T]) -> None:
         try:
-            asked.set_result(self._check())
+            answer.set_result(self._check())
         except HwnasError as error:
-            asked.set_exception(error)
+            answer.set_exception(error)
         except OSError as error:
-            asked.set_exception(StorageError(error.strerror or str(error)))
+            answer.set_exception(StorageError(error.strerror or str(error)))
         except Exception as error:
             log.exception("the check of %s failed", self.name)
-            asked.set_exception(StorageError(f"{type(error).__name__}: {error}"))
+            answer.set_exception(StorageError(f"{type(error).__name__}: {error}"))
 
 
 def ask_all(probes: Mapping[str, Probe[T]], seconds: float) -> dict[str, T | HwnasError]:
     """What every check says, or why it failed, within ``seconds`` for all of them together."""
     answers = {name: probe.ask() for name, probe in probes.items()}
     until = time.monotonic() + seconds
-    found: dict[str, T | HwnasError] = {}
+    results: dict[str, T | HwnasError] = {}
     for name, answer in answers.items():
         try:
-            found[name] = answer.result(max(0.0, until - time.monotonic()))
+            results[name] = answer.result(max(0.0, until - time.monotonic()))
         except Late:
-            found[name] = StorageError(f"no answer within {seconds:g} s")
+            results[name] = StorageError(f"no answer within {seconds:g} s")
         except HwnasError as error:
-            found[name] = error
-    return found
+            results[name] = error
+    return results

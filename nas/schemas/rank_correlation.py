@@ -33,14 +33,14 @@ class SpacePartitionSchema(BaseModel):
 
 
 class RankedArchSchema(BaseModel):
-    """A held-out architecture: its validation accuracy in % when trained from scratch (``alone``), and its estimates.
+    """A held-out architecture: its accuracy in % when trained from scratch (``standalone``), and its estimates.
 
     Estimates are those ``before`` and ``after`` the partition, and of one supernet of the whole space after as much
     training (``one_shot``).
     """
 
     arch: str
-    alone: float
+    standalone: float
     before: float
     after: float
     one_shot: float | None = None

@@ -11,7 +11,7 @@ from nas.core.spec import FleetSpec, SearchSpec
 
 SearchId = Annotated[str, typer.Argument(help="The search's id, as `nas list` shows it.", metavar="SEARCH")]
 BoundMs = Annotated[float | None, typer.Option("--bound-ms", min=1e-6, help="Latency bound in milliseconds.")]
-Devices = Annotated[
+DeviceOptions = Annotated[
     list[str] | None,
     typer.Option(
         "--device",

@@ -84,8 +84,8 @@ def searches(items: Sequence[SearchSchema]) -> RenderableType:
 
 def _devices(s: SearchSchema) -> str:
     """The device of a search; of a fleet the first, and the number of the others."""
-    first, *others = s.spec.devices
-    return f"{first} +{len(others)}" if others else first
+    first, *further = s.spec.devices
+    return f"{first} +{len(further)}" if further else first
 
 
 def more_pages(command: str, cursor: str | None) -> None:

@@ -60,8 +60,8 @@ def detach_onboarding(session: Session, job: Job) -> None:
     device = session.get_one(DeviceRow, job.name, with_for_update=True)
     if device.job_id != job.id:
         return
-    others = select(Job.id).where(Job.kind == "device", Job.name == job.name, Job.id != job.id)
-    before = session.scalars(others.order_by(Job.created_at.desc(), Job.id.desc()).limit(1)).first()
+    other_onboardings = select(Job.id).where(Job.kind == "device", Job.name == job.name, Job.id != job.id)
+    before = session.scalars(other_onboardings.order_by(Job.created_at.desc(), Job.id.desc()).limit(1)).first()
     if before is None:
         session.delete(device)
     else:

@@ -66,12 +66,12 @@ def _tree(
     if not node:
         subspace = next(subspaces)
         return SpacePartitionSchema(choices=list(choices), subspace=subspace + 1, share=shares[subspace])
-    known = names[node["decision"]]
+    choice_names = names[node["decision"]]
     return SpacePartitionSchema(
         choices=list(choices),
         decision=node["decision"],
         children=[
-            _tree(child, [known[c] for c in group], names, shares, subspaces)
+            _tree(child, [choice_names[c] for c in group], names, shares, subspaces)
             for group, child in zip(node["groups"], node["children"], strict=True)
         ],
     )
@@ -98,6 +98,6 @@ def _networks(ranked: RankCorrelationResult) -> list[RankedArchSchema]:
         strict=True,
     )
     return [
-        RankedArchSchema(arch=arch, alone=alone, before=before, after=after, one_shot=one)
-        for arch, alone, before, after, one in rows
+        RankedArchSchema(arch=arch, standalone=standalone, before=before, after=after, one_shot=one)
+        for arch, standalone, before, after, one in rows
     ]

@@ -123,7 +123,7 @@ def test_the_view_names_choices_and_numbers_parts_as_the_engine_does() -> None:
     assert [leaf.choices for leaf in first.children] == [["none"], ["pool"]]
     assert [allowed_choices[0] for allowed_choices in allowed] == [(0,), (0,), (1, 2)]
     assert view.similarities[0].groups == [["none"], ["skip", "conv"]]
-    assert [(n.arch, n.alone, n.one_shot) for n in view.networks][2] == ("c", 70.0, 44.0)
+    assert [(n.arch, n.standalone, n.one_shot) for n in view.networks][2] == ("c", 70.0, 44.0)
 
 
 def test_what_is_not_known_yet_is_empty() -> None:
@@ -172,9 +172,9 @@ def test_estimates_stand_over_truth_in_a_series_of_their_own() -> None:
 
 def test_a_network_that_learns_nothing_does_not_take_the_room_of_the_others() -> None:
     accuracies = [10.0, 91.0, 92.0, 93.0, 94.0, 95.0]
-    networks = [RankedArchSchema(arch=f"n{a:g}", alone=a, before=a, after=a) for a in accuracies]
+    networks = [RankedArchSchema(arch=f"n{a:g}", standalone=a, before=a, after=a) for a in accuracies]
     dead = correlation_of_all().model_copy(update={"networks": networks})
-    assert [n.alone for n in without_outliers(dead)] == accuracies[1:]
+    assert [n.standalone for n in without_outliers(dead)] == accuracies[1:]
     assert ranking_chart(dead)["xAxis"]["min"] >= 90
     assert len(without_outliers(correlation_of_all())) == 4
     assert ranking_chart(correlation_of_all())["xAxis"]["min"] < 50

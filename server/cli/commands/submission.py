@@ -10,7 +10,7 @@ import typer
 from nas.core.spec import BudgetSpec, RetrainSpec, SearchSpec, parse_spec, read_spec
 from nas.schemas.searches import ExtendBody, ForkBody
 from server.cli import progress, render
-from server.cli.device_options import BoundMs, Devices, FleetFront, SearchId, device_fields, with_latency_bound
+from server.cli.device_options import BoundMs, DeviceOptions, FleetFront, SearchId, device_fields, with_latency_bound
 from server.cli.following import follow_and_print
 from server.cli.lazy import BAD_INPUT
 from server.cli.options import KeyOption, ServiceOptions, service_command
@@ -25,7 +25,7 @@ def submit(
     service: ServiceOptions,
     spec: Annotated[Path | None, typer.Argument(help="A YAML or JSON file; without one, a search on digits.")] = None,
     name: NameOption = None,
-    device: Devices = None,
+    device: DeviceOptions = None,
     fleet: FleetFront = None,
     bound_ms: BoundMs = None,
     evaluations: Annotated[
@@ -94,7 +94,7 @@ def fork(
     service: ServiceOptions,
     search_id: SearchId,
     spec: Annotated[Path | None, typer.Argument(help="A YAML or JSON file with fields to replace.")] = None,
-    device: Devices = None,
+    device: DeviceOptions = None,
     fleet: FleetFront = None,
     name: NameOption = None,
     seed: SeedOption = None,
@@ -124,7 +124,7 @@ def extend(
     search_id: SearchId,
     evaluations: Annotated[int | None, typer.Option(min=8, help="Architectures to evaluate.")] = None,
     bound_ms: BoundMs = None,
-    device: Devices = None,
+    device: DeviceOptions = None,
     fleet: FleetFront = None,
     name: NameOption = None,
     key: KeyOption = None,

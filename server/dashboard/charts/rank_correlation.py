@@ -34,9 +34,9 @@ _ESTIMATES: tuple[tuple[str, Callable[[RankedArchSchema], float | None], str, st
 def without_outliers(correlation: RankCorrelationSchema) -> list[RankedArchSchema]:
     """The held-out architectures without those that learn next to nothing even when trained alone; a chart that is
     framed around such outliers has no room for the others."""
-    centre = median(r.alone for r in correlation.networks)
-    spread = median(abs(r.alone - centre) for r in correlation.networks)
-    return [r for r in correlation.networks if r.alone >= centre - 8 * max(1.0, spread)]
+    centre = median(r.standalone for r in correlation.networks)
+    spread = median(abs(r.standalone - centre) for r in correlation.networks)
+    return [r for r in correlation.networks if r.standalone >= centre - 8 * max(1.0, spread)]
 
 
 def ranking_chart(correlation: RankCorrelationSchema) -> Options:
@@ -47,12 +47,12 @@ def ranking_chart(correlation: RankCorrelationSchema) -> Options:
     for series_name, estimate_of, name, symbol, colour in _ESTIMATES:
         data = [
             {
-                "value": [r.alone, estimate],
+                "value": [r.standalone, estimate],
                 "arch": r.arch,
                 "tip": tooltip_html(
                     r.arch,
                     [
-                        ("Trained alone <i>trained</i>", formatting.quantity(r.alone, "%")),
+                        ("Trained alone <i>trained</i>", formatting.quantity(r.standalone, "%")),
                         (f"{name} <i>estimated</i>", formatting.quantity(estimate, "%")),
                     ],
                 ),

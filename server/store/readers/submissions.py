@@ -78,12 +78,12 @@ class SubmissionReader(Reader):
         with reading(self._engine) as session:
             rows = {name: find_predictor(session, name, space_id) for name in spec.devices}
             predictors = {name: row for name, row in rows.items() if row is not None}
-            alone = predictors.get(spec.device) if spec.fleet is None else None
+            single = predictors.get(spec.device) if spec.fleet is None else None
             return SubmissionContext(
                 device_names=tuple(session.scalars(select(DeviceRow.name).order_by(DeviceRow.name))),
                 onboarding=_onboarding(session, spec.devices),
                 predictors={name: StoredPredictor(row.family, row.blob) for name, row in predictors.items()},
-                energy=_energy(session, alone) if alone is not None else None,
+                energy=_energy(session, single) if single is not None else None,
                 parent=_parent(session, spec.supernet) if spec.supernet is not None else None,
             )
 
