@@ -1,4 +1,4 @@
-"""What a rank correlation with networks that were trained alone says about a supernet, in words."""
+"""What a rank correlation with networks that were trained from scratch says about a supernet, in words."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def describe_tau(networks: int, tau: float | None) -> str:
     """Whether to believe an order of such a tau; None: there is none."""
     if tau is None:
         return "All networks were estimated alike, so there is no order to trust: train for more epochs."
-    measured = f"Kendall tau is {tau:.2f} on {networks} networks trained alone"
+    measured = f"Kendall tau is {tau:.2f} on {networks} networks trained from scratch"
     if tau < LOW_TAU:
         return (
             f"Do not trust the order of the estimates: {measured}, below {LOW_TAU}. Train for more epochs, or let "

@@ -1,4 +1,4 @@
-"""How far the ranking of a supernet can be trusted: against networks that are trained alone."""
+"""How far the ranking of a supernet can be trusted: against networks that are trained from scratch."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from nas.training.progressive import Recipe, TrainState, train
 
 @dataclass(frozen=True)
 class RankCorrelationStage:
-    """Trains ``networks`` held-out networks alone by ``recipe``, and compares their order with the estimates of the
-    supernet before and after the split, and of the undivided one that was trained for as long, if it was. Nothing of it
-    steers the search."""
+    """Trains ``networks`` held-out networks from scratch by ``recipe``, and compares their order with the estimates of
+    the supernet before and after the split, and of the undivided one that was trained for as long, if it was. Nothing
+    of it steers the search."""
 
     recipe: Recipe
     networks: int
@@ -77,9 +77,9 @@ class RankCorrelationStage:
         yield StageFinished(self.name, 0.0, result.to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
-        """Trains the network in the middle alone for an epoch."""
+        """Trains the network in the middle from scratch for an epoch."""
         if self.networks == 0 or problem.supernet_blob is not None:
-            return StageCost.zero(self.name, "no network is trained alone")
+            return StageCost.zero(self.name, "no network is trained from scratch")
         archs = held_out_archs(problem, self.networks)
         once = replace(self, recipe=replace(self.recipe, phases=(replace(self.recipe.phases[0], epochs=1),)))
         started_at = resources.clock()

@@ -32,7 +32,7 @@ class FewShotParams(BaseModel):
     darts for that. ``schedule`` is how subspaces are trained if not by gradient: random networks, or as by
     once_for_all.
 
-    ``rank_networks`` are trained alone to see how far the ranking can be trusted; 0: none. With them,
+    ``rank_networks`` are trained from scratch to see how far the ranking can be trusted; 0: none. With them,
     ``compare_one_shot`` tells what the split has gained, unless subspaces are searched by gradient: it trains the whole
     supernet on for as many steps as all subspaces together.
     """

@@ -32,16 +32,16 @@ _ESTIMATES: tuple[tuple[str, Callable[[RankedArchSchema], float | None], str, st
 
 
 def without_outliers(correlation: RankCorrelationSchema) -> list[RankedArchSchema]:
-    """The held-out architectures without those that learn next to nothing even when trained alone; a chart that is
-    framed around such outliers has no room for the others."""
+    """The held-out architectures without those that learn next to nothing even when trained from scratch; a chart that
+    is framed around such outliers has no room for the others."""
     centre = median(r.standalone for r in correlation.networks)
     spread = median(abs(r.standalone - centre) for r in correlation.networks)
     return [r for r in correlation.networks if r.standalone >= centre - 8 * max(1.0, spread)]
 
 
 def ranking_chart(correlation: RankCorrelationSchema) -> Options:
-    """Estimates of held-out architectures over their accuracies when trained alone, before and after the split. The
-    axes are framed ``without_outliers``."""
+    """Estimates of held-out architectures over their accuracies when trained from scratch, before and after the split.
+    The axes are framed ``without_outliers``."""
     framed = {r.arch for r in without_outliers(correlation)}
     series = []
     for series_name, estimate_of, name, symbol, colour in _ESTIMATES:
@@ -52,7 +52,7 @@ def ranking_chart(correlation: RankCorrelationSchema) -> Options:
                 "tip": tooltip_html(
                     r.arch,
                     [
-                        ("Trained alone <i>trained</i>", formatting.quantity(r.standalone, "%")),
+                        ("From scratch <i>trained</i>", formatting.quantity(r.standalone, "%")),
                         (f"{name} <i>estimated</i>", formatting.quantity(estimate, "%")),
                     ],
                 ),
@@ -66,7 +66,9 @@ def ranking_chart(correlation: RankCorrelationSchema) -> Options:
         **base_options(),
         "legend": legend(series),
         "tooltip": tooltip(),
-        "xAxis": value_axis("Validation accuracy (%, trained alone)", [x for x, _ in points], floor=0.0, ceiling=100.0),
+        "xAxis": value_axis(
+            "Validation accuracy (%, trained from scratch)", [x for x, _ in points], floor=0.0, ceiling=100.0
+        ),
         "yAxis": value_axis(
             "Validation accuracy (%, estimated)", [y for _, y in points], floor=0.0, ceiling=100.0, gap=44
         ),

@@ -51,7 +51,7 @@ class RankCorrelationCard:
             with div("cols even"):
                 if correlation.networks:
                     with div("stack tight"):
-                        label = "Estimated accuracy over accuracy when trained alone"
+                        label = "Estimated accuracy over accuracy when trained from scratch"
                         labelled_chart(ranking_chart(correlation), "chart ranking", label)
                         text(_caption(correlation), "small muted")
                 with div("stack tight"):
@@ -119,7 +119,7 @@ def _caption(correlation: RankCorrelationSchema) -> str:
     outliers = len(correlation.networks) - len(without_outliers(correlation))
     omitted = f"{formatting.counted(outliers, 'architecture')} that hardly learned"
     omission = f" Not drawn, far to the left: {omitted}." if outliers else ""
-    return f"{count}, each trained alone from scratch. A supernet that ranks well puts them on a rising line.{omission}"
+    return f"{count}, each trained from scratch. A supernet that ranks well puts them on a rising line.{omission}"
 
 
 def _draw_partition(node: SpacePartitionSchema) -> None:
