@@ -557,11 +557,7 @@ class Client:
                 f"{self.url} answered {response.status_code} {response.reason_phrase} to {response.request.method} "
                 f"{response.request.url.path}, unlike an hwnas service"
             ) from error
-        error_class = _by_code(errors.HwnasError).get(answer.code, errors.HwnasError)
-        raised = error_class.__new__(error_class)  # constructors differ, and this message is complete
-        Exception.__init__(raised, answer.message)
-        raised.code = answer.code
-        raise raised
+        raise errors.error_of(answer.code, answer.message)
 
     def _watch(self, path: str, after: int, stop: Callable[[], bool] = lambda: False) -> Iterator[EventSchema]:
         connected, failures = False, 0
@@ -616,13 +612,6 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
         *lines, incomplete = (incomplete + chunk).split(b"\n")
         for line in lines:
             yield line.removesuffix(b"\r")
-
-
-def _by_code(root: type[errors.HwnasError]) -> dict[str, type[errors.HwnasError]]:
-    classes = {root.code: root}
-    for child in root.__subclasses__():
-        classes |= _by_code(child)
-    return classes
 
 
 def _segment(name: str) -> str:

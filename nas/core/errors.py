@@ -44,9 +44,34 @@ class InvalidPlugin(HwnasError):
 
 
 class InvalidData(InvalidInput):
-    """A data set that cannot be used: corrupt, pickled, an empty class, a wrong shape."""
+    """A data set that cannot be used: corrupt, pickled, an empty class, a wrong shape. Made of one problem or of many;
+    ``problems`` has all, the message the first few."""
 
     code = "invalid_data"
+    _SHOWN = 20
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Every problem, in the order in which they were noticed."""
+        return tuple(str(problem) for problem in self.args)
+
+    def __str__(self) -> str:
+        if len(self.args) == 1:
+            return str(self.args[0])
+        more = f"; and {len(self.args) - self._SHOWN} more" if len(self.args) > self._SHOWN else ""
+        return f"{len(self.args)} problems with the data: {'; '.join(self.problems[: self._SHOWN])}{more}"
+
+
+class DataTooLarge(InvalidData):
+    """A data set that is valid as far as is known, and does not fit into the memory that may be used."""
+
+    code = "data_too_large"
+
+
+class DataChanged(InvalidData):
+    """The data of a search are not those that it, or the search whose supernet it uses, was trained on."""
+
+    code = "data_changed"
 
 
 class InfeasibleBound(InvalidSpec):
@@ -140,3 +165,19 @@ class QuotaExceeded(HwnasError):
     """The owner's quota is used up. The message names the quota, what it is and what is used."""
 
     code = "quota_exceeded"
+
+
+def error_of(code: str, *messages: str) -> HwnasError:
+    """The error of a code with complete messages, as another process has raised it; HwnasError for an unknown code."""
+    error_class = _classes_by_code(HwnasError).get(code, HwnasError)
+    error = error_class.__new__(error_class)  # constructors differ, and these messages are complete
+    Exception.__init__(error, *messages)
+    error.code = code
+    return error
+
+
+def _classes_by_code(root: type[HwnasError]) -> dict[str, type[HwnasError]]:
+    classes = {root.code: root}
+    for child in root.__subclasses__():
+        classes |= _classes_by_code(child)
+    return classes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Protocol, TypeGuard
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.cells import CellGraph
 from nas.core.cost_estimate import StageCost
+from nas.core.data_account import DataAccount
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.events import Candidate, Event, SearchState
 from nas.core.graph import GraphEncoding
@@ -44,7 +45,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three disjoint splits: ``train`` fits weights, ``val`` steers the search, ``test`` is only reported."""
+    """Three disjoint splits: ``train`` fits weights, ``val`` steers the search, ``test`` is only reported.
+
+    ``account``: what became of every input; a data set that is made otherwise than by ``nas.datasets.splits.build`` may
+    leave it out.
+    """
 
     name: str
     shape: ImageShape
@@ -54,6 +59,7 @@ class Dataset:
     class_names: tuple[str, ...]
     content_hash: str
     flip: bool = False
+    account: DataAccount = field(default_factory=DataAccount)
 
 
 class SearchSpace(Protocol):
@@ -233,7 +239,8 @@ class TargetDevice:
 
 @dataclass(frozen=True)
 class Problem:
-    """A spec with everything it names resolved. ``supernet_blob``: trained weights to reuse, no training.
+    """A spec with everything it names resolved. ``supernet_blob``: trained weights to reuse, no training;
+    ``supernet_data``: the content hash of the data that they were trained on, None where it is not recorded.
 
     ``inherited``: estimated candidates of the parent search whose supernet is reused. Over a ``fleet``,
     ``predictor`` is a ``nas.fleet.FleetPredictor`` and ``profile`` that of the first device.
@@ -247,6 +254,7 @@ class Problem:
     supernet_blob: str | None = None
     inherited: tuple[Candidate, ...] = ()
     fleet: tuple[TargetDevice, ...] = ()
+    supernet_data: str | None = None
 
     @property
     def targets(self) -> tuple[TargetDevice, ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mimetypes
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,59 +14,166 @@ from nas.core.errors import InvalidData
 from nas.core.plugins import DatasetType
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec
-from nas.datasets.images import Decode, ImageParams, decoder
-from nas.datasets.splits import Source, build, check_class_count, check_images, existing_path, parse_params
+from nas.datasets.images import ImageFormat, ImageParams, decode_all, format_of, is_image
+from nas.datasets.intake import Intake
+from nas.datasets.splits import (
+    SPLIT_NAMES,
+    Source,
+    build,
+    check_class_count,
+    check_images,
+    existing_path,
+    parse_params,
+    square_shape,
+)
 
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_Files = dict[str, list[Path]]  # by class
+_PHOTO_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"})
+_Files = Mapping[str, Sequence[Path]]  # by class
+
+
+class Params(ImageParams):
+    """``recursive``: images in folders below a class's folder belong to the class; else there may be none."""
+
+    recursive: bool = False
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files of every split by class, and the classes in the order of their names."""
+
+    files: Mapping[str, _Files]
+    class_names: tuple[str, ...]
+
+    def images(self, split: str) -> Iterator[tuple[Path, str]]:
+        """The files of a split, class by class, each with its name for messages."""
+        return ((path, str(path)) for files in self.files[split].values() for path in files)
 
 
 def describe(spec: DataSpec) -> ImageShape:
-    """The shape, from the folders' names and the first image."""
-    parts, names = _list(spec)
-    decode, first = _decoder(spec, parts)
-    channels, height, width = decode(first, str(first)).shape
-    return ImageShape(channels, height, width, check_class_count(names))
+    """The shape, from the folders' names and the first image that can be decoded."""
+    params, intake = parse_params(Params, spec), Intake()
+    listing = _list(existing_path(spec), params, intake)
+    classes = check_class_count(listing.class_names)
+    intake.require_usable()
+    return square_shape(*format_of(listing.images("train"), params).shape, classes)
 
 
 def load(spec: DataSpec, seed: int) -> Dataset:
-    """The folder's images. Raises InvalidData naming the file or the class that is wrong."""
-    parts, names = _list(spec)
-    check_class_count(names)
-    decode, _ = _decoder(spec, parts)
-    splits = {part: _decode(files, names, decode) for part, files in parts.items()}
-    source = Source(splits["train"], names, val=splits.get("val"), test=splits.get("test"))
-    return build(spec.name, source, parse_params(ImageParams, spec), seed)
+    """The folder's images. Raises InvalidData with every file and class that is wrong."""
+    params = parse_params(Params, spec)
+    intake = Intake(params.skip_unreadable)
+    listing = _list(existing_path(spec), params, intake)
+    check_class_count(listing.class_names)
+    if not any(listing.files["train"].values()):
+        intake.require_usable()
+    target = format_of(listing.images("train"), params)
+    splits = {name: _decode(listing, name, target, intake) for name in listing.files}
+    source = Source(splits["train"], listing.class_names, splits.get("val"), splits.get("test"), intake)
+    return build(spec.name, source, params, seed)
 
 
-def _list(spec: DataSpec) -> tuple[dict[str, _Files], tuple[str, ...]]:
-    """Files by split and class, and the classes in the order of their names."""
-    root = existing_path(spec)
-    folders = _folders(root)
-    parts: dict[str, Path] = {}
-    if folders and all(f.name in _SPLITS for f in folders):
-        for folder in folders:
-            part = _SPLITS[folder.name]
-            if part in parts:
-                raise InvalidData(
-                    f"{root}: expected one folder for the {part} split, got {parts[part].name} and {folder.name}"
-                )
-            parts[part] = folder
-        if "train" not in parts:
-            raise InvalidData(f"{root}: expected a folder train, got {', '.join(f.name for f in folders)}")
-    else:
-        parts["train"] = root
-    names = tuple(sorted({f.name for part in parts.values() for f in _folders(part)}))
+def _list(root: Path, params: Params, intake: Intake) -> Listing:
+    split_folders = _split_folders(root)
+    for folder in dict.fromkeys((root, *split_folders.values())):
+        _note_loose_files(folder, intake)
+    names = tuple(sorted({f.name for split in split_folders.values() for f in _folders(split)}))
     if not names:
+        intake.require_usable()
         raise InvalidData(f"{root}: expected one sub-folder per class, got none")
-    extensions = frozenset(Image.registered_extensions())
-    listed: dict[str, _Files] = {}
-    for part, folder in parts.items():
-        listed[part] = {name: _files(folder / name, extensions) for name in names}
-        for name, files in listed[part].items():
-            if not files:
-                raise InvalidData(f"class {name!r} has no images: expected image files in {folder / name}")
-    return listed, names
+    files = {
+        split: {name: _class_files(folder / name, params, intake) for name in names}
+        for split, folder in split_folders.items()
+    }
+    for split, by_class in files.items():
+        for name, paths in by_class.items():
+            if not paths:
+                folder = split_folders[split] / name
+                intake.problem(f"class {name!r} has no images: expected image files in {folder}")
+    return Listing(files, names)
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """The folder of every split; the root is that of ``train`` where it has no folders for splits."""
+    folders = _folders(root)
+    split_of = {f: SPLIT_NAMES[f.name.casefold()] for f in folders if f.name.casefold() in SPLIT_NAMES}
+    others = [f.name for f in folders if f not in split_of]
+    if others and any(_folders(f) for f in split_of):  # folders of classes below: the names mean splits
+        raise InvalidData(
+            f"{root}: expected folders for splits only ({', '.join(SPLIT_NAMES)}) beside "
+            f"{', '.join(f.name for f in split_of)}, got {', '.join(others)}"
+        )
+    if others or not folders:
+        return {"train": root}
+    chosen: dict[str, Path] = {}
+    for folder, split in split_of.items():
+        if split in chosen:
+            raise InvalidData(
+                f"{root}: expected one folder for the {split} split, got {chosen[split].name} and {folder.name}"
+            )
+        chosen[split] = folder
+    if "train" not in chosen:
+        raise InvalidData(f"{root}: expected a folder train, got {', '.join(f.name for f in folders)}")
+    return chosen
+
+
+def _note_loose_files(folder: Path, intake: Intake) -> None:
+    """Images beside the folders of the classes have no class."""
+    loose = []
+    for path in _files(folder):
+        if _is_image(path):
+            loose.append(path.name)
+        else:
+            intake.unused.append(str(path))
+    if loose:
+        intake.problem(
+            f"{folder}: {len(loose)} images lie beside the folders of the classes, such as {loose[0]}: expected every "
+            "image in the folder of its class"
+        )
+
+
+def _class_files(folder: Path, params: Params, intake: Intake) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    images = _images(_files(folder), intake)
+    deeper = _images((path for below in _folders(folder) for path in _files_below(below)), intake)
+    if deeper and not params.recursive:
+        intake.problem(
+            f"{folder}: {len(deeper)} images lie in folders below, such as {deeper[0].relative_to(folder)}: expected "
+            "them in the class's folder itself; set the parameter recursive to read them as images of this class"
+        )
+    return [*images, *deeper]
+
+
+def _images(paths: Iterator[Path], intake: Intake) -> list[Path]:
+    images = []
+    for path in paths:
+        if _is_image(path):
+            images.append(path)
+        else:
+            intake.unused.append(str(path))
+    return images
+
+
+def _is_image(path: Path) -> bool:
+    """By its suffix, whether or not it can be read here; a file with another suffix by its content."""
+    suffix = path.suffix.lower()
+    if suffix in Image.registered_extensions() or suffix in _PHOTO_SUFFIXES:
+        return True
+    kind, _ = mimetypes.guess_type(path.name, strict=False)
+    return (kind or "").startswith("image/") or is_image(path)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files in a folder and the folders below it, but for links to folders, which may lead in circles."""
+    yield from _files(folder)
+    for below in _folders(folder):
+        if not below.is_symlink():
+            yield from _files_below(below)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Everything that is no folder, without hidden files, which systems leave behind."""
+    return iter(sorted(p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith(".")))
 
 
 def _folders(root: Path) -> list[Path]:
@@ -72,21 +182,10 @@ def _folders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _files(folder: Path, extensions: frozenset[str]) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in extensions and not p.name.startswith("."))
-
-
-def _decoder(spec: DataSpec, parts: dict[str, _Files]) -> tuple[Decode, Path]:
-    first = next(iter(parts["train"].values()))[0]
-    return decoder(first, str(first), parse_params(ImageParams, spec)), first
-
-
-def _decode(files: _Files, names: tuple[str, ...], decode: Decode) -> Split:
-    pairs = [(path, k) for k, name in enumerate(names) for path in files[name]]
-    images = np.stack([decode(path, str(path)) for path, _ in pairs])
-    return check_images("folder", images, np.array([k for _, k in pairs]))
+def _decode(listing: Listing, split: str, target: ImageFormat, intake: Intake) -> Split:
+    labels_N = np.array([k for k, files in enumerate(listing.files[split].values()) for _ in files], dtype=np.int64)
+    images_NCHW, usable = decode_all(listing.images(split), len(labels_N), target, intake)
+    return check_images("folder", images_NCHW, labels_N[usable])
 
 
 FOLDER = DatasetType(

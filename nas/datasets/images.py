@@ -3,66 +3,198 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
 from nas.core.errors import InvalidData
+from nas.datasets.intake import Intake
+from nas.datasets.limits import check_memory, check_pixels
 from nas.datasets.splits import SplitParams
 
 Encoded = Path | bytes
-Decode = Callable[[Encoded, str], NDArray[np.uint8]]
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
 _GREY = ("1", "L", "LA", "La")
 _EIGHT_BITS = (*_GREY, "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV")
+_ORIENTATION = 0x0112  # in EXIF
+Background = Literal["white", "black"]
 
 
-class ImageParams(SplitParams):
-    """``image_size``: images are cropped to a centred square and scaled to so many pixels; None: all have one size.
-
-    ``channels``: 1 for grey, 3 for colour; None: what the first image has.
-    """
+class SizeParams(SplitParams):
+    """``image_size``: images are cropped to a centred square and scaled to so many pixels; None: all have one size, and
+    what is not square is cropped."""
 
     image_size: int | None = Field(default=None, ge=4, le=4096)
+
+
+class ImageParams(SizeParams):
+    """``channels``: 1 for grey, 3 for colour; None: what the first image has. ``background``: what transparent pixels
+    show. ``skip_unreadable``: so many images at most may be left out because they cannot be used."""
+
     channels: Literal[1, 3] | None = None
+    background: Background = "white"
+    skip_unreadable: int = Field(default=0, ge=0)
 
 
-def decoder(first: Encoded, where: str, params: ImageParams) -> Decode:
-    """``decode(encoded, where) -> image_CHW``; size and channels come from ``params``, or else from the first image.
+@dataclass(frozen=True)
+class ImageFormat:
+    """What the images of a data set become. ``size``: width and height that all must have, None where they are scaled
+    to ``image_size``. ``forced``: the parameters say how many channels, so that colour may become grey."""
 
-    Raises InvalidData naming ``where`` for an image that is truncated, no image, or of another size.
-    """
-    image = _open(first, where)
-    mode = "L" if (params.channels or (1 if image.mode in _GREY else 3)) == 1 else "RGB"
-    size = image.size
+    grey: bool
+    forced: bool
+    size: tuple[int, int] | None
+    image_size: int | None
+    background: Background
 
-    def decode(encoded: Encoded, where: str) -> NDArray[np.uint8]:
-        image = _open(encoded, where).convert(mode)
-        if params.image_size is not None:
-            image = ImageOps.fit(image, (params.image_size, params.image_size), Image.Resampling.BILINEAR)
-        elif image.size != size:
-            raise InvalidData(
-                f"{where}: expected {size[0]}x{size[1]} pixels as in the first image, got "
-                f"{image.size[0]}x{image.size[1]}; set the parameter image_size to scale all images to one size"
-            )
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        width, height = self.size or (self.image_size or 0, self.image_size or 0)
+        return 1 if self.grey else 3, height, width
+
+    def decode(self, encoded: Encoded, where: str, intake: Intake) -> NDArray[np.uint8] | None:
+        """The image in CHW, or None after noting in ``intake`` why it cannot be used."""
+        changes: list[str] = []
+        try:
+            image = self._fit(self._convert(_open(encoded, changes), changes), changes)
+        except InvalidData as unusable:
+            intake.unreadable(where, str(unusable))
+            return None
+        for change in changes:
+            intake.converted(change)
         array_HW_or_HWC = np.asarray(image, dtype=np.uint8)
-        return array_HW_or_HWC[None] if mode == "L" else array_HW_or_HWC.transpose(2, 0, 1)
+        return array_HW_or_HWC[None] if self.grey else array_HW_or_HWC.transpose(2, 0, 1)
 
-    return decode
+    def _convert(self, image: Image.Image, changes: list[str]) -> Image.Image:
+        grey = image.mode in _GREY
+        if image.has_transparency_data:
+            image = _over_background(image, self.background, changes)
+        if self.grey and not grey and not _is_grey(image):
+            if not self.forced:
+                raise InvalidData(
+                    "expected a grey image as the first one is, got colour; set the parameter channels to 3, or to 1 "
+                    "to make all images grey"
+                )
+            changes.append("colour to grey")
+        if not self.grey and grey:
+            changes.append("grey to three equal channels")
+        if image.mode in ("CMYK", "YCbCr", "HSV"):
+            changes.append(f"{image.mode} to RGB")
+        return image.convert("L" if self.grey else "RGB")
+
+    def _fit(self, image: Image.Image, changes: list[str]) -> Image.Image:
+        width, height = image.size
+        if self.image_size is None:
+            if image.size != self.size:
+                assert self.size is not None
+                raise InvalidData(
+                    f"expected {self.size[0]}x{self.size[1]} pixels as in the first image, got {width}x{height}; set "
+                    "the parameter image_size to scale all images to one size"
+                )
+            return image  # ``splits.build`` crops what is not square, whatever the source
+        if width != height:
+            changes.append("cropped to the centred square")
+        if min(width, height) != self.image_size:
+            changes.append(f"scaled to {self.image_size}x{self.image_size} pixels")
+        return ImageOps.fit(image, (self.image_size, self.image_size), Image.Resampling.BILINEAR)
 
 
-def _open(encoded: Encoded, where: str) -> Image.Image:
+def format_of(images: Iterable[tuple[Encoded, str]], params: ImageParams) -> ImageFormat:
+    """The format by ``params``, and what they leave open by the first image that can be decoded.
+
+    Raises InvalidData naming the first image where none can.
+    """
+    refusal = InvalidData("expected images, got none")
+    for at, (encoded, where) in enumerate(images):
+        try:
+            first = _open(encoded, [])
+        except InvalidData as unusable:
+            refusal = refusal if at else InvalidData(f"{where}: {unusable}")
+            continue
+        return ImageFormat(
+            grey=(params.channels or (1 if first.mode in _GREY else 3)) == 1,
+            forced=params.channels is not None,
+            size=first.size if params.image_size is None else None,
+            image_size=params.image_size,
+            background=params.background,
+        )
+    raise refusal
+
+
+def decode_all(
+    images: Iterable[tuple[Encoded, str]], count: int, target: ImageFormat, intake: Intake
+) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+    """The usable ones of ``count`` images, shape (N, C, H, W), and their positions. Raises DataTooLarge."""
+    check_memory(f"{count} images", 2 * count * int(np.prod(target.shape)))  # as single images, and then as one array
+    decoded, positions = [], []
+    for at, (encoded, where) in enumerate(images):
+        image = target.decode(encoded, where, intake)
+        if image is not None:
+            decoded.append(image)
+            positions.append(at)
+    images_NCHW = np.stack(decoded) if decoded else np.empty((0, *target.shape), dtype=np.uint8)
+    return images_NCHW, np.array(positions, dtype=np.intp)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file without a known suffix begins as an image does."""
+    try:
+        with Image.open(path):
+            return True
+    except _UNREADABLE:
+        return False
+
+
+def _open(encoded: Encoded, changes: list[str]) -> Image.Image:
+    """The first frame, upright. Raises InvalidData for what cannot be decoded."""
+    if encoded == b"":
+        raise InvalidData("expected the image's bytes, got none")
     try:
         with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as image:
+            check_pixels(*image.size)
             image.load()
+            frames = getattr(image, "n_frames", 1)  # Pillow's formats without animation lack it
+            turned = image.getexif().get(_ORIENTATION, 1) != 1
             upright = ImageOps.exif_transpose(image)
+    except UnidentifiedImageError as error:
+        raise InvalidData("cannot be decoded (truncated, or no image): its format is unknown") from error
     except _UNREADABLE as error:
-        raise InvalidData(f"{where}: cannot be decoded (truncated, or no image): {error}") from error
+        raise InvalidData(f"cannot be decoded (truncated, or no image): {error}") from error
     if upright.mode not in _EIGHT_BITS:
-        raise InvalidData(f"{where}: expected 8 bits per channel, got Pillow mode {upright.mode}")
+        raise InvalidData(f"expected 8 bits per channel, got Pillow mode {upright.mode}")
+    if frames > 1:
+        changes.append("the first of several frames")
+    if turned:
+        changes.append("turned upright as its EXIF orientation says")
     return upright
+
+
+def _over_background(image: Image.Image, background: Background, changes: list[str]) -> Image.Image:
+    """Without transparency: what is transparent shows the background."""
+    if image.mode in ("La", "RGBa"):  # of colours multiplied by their opacity
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    layers = image.convert("RGBA")
+    lowest, _ = layers.getchannel("A").getextrema()
+    if lowest == 255:
+        return layers.convert("RGB")
+    changes.append(f"transparency over {background}")
+    return Image.alpha_composite(Image.new("RGBA", layers.size, background), layers).convert("RGB")
+
+
+def _is_grey(image: Image.Image) -> bool:
+    rgb_HWC = np.asarray(image.convert("RGB"))
+    return bool((rgb_HWC == rgb_HWC[..., :1]).all())

@@ -4,47 +4,76 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from pydantic import model_validator
 
 from nas.core.errors import InvalidData
 from nas.core.plugins import DatasetType
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec
+from nas.datasets.images import SizeParams
+from nas.datasets.intake import Intake
+from nas.datasets.limits import SMALL_BYTES, check_expansion, check_memory
 from nas.datasets.splits import (
     Source,
-    SplitParams,
     build,
     check_class_count,
     check_images,
-    check_labels,
     existing_path,
     numbered_classes,
     parse_params,
+    square_shape,
 )
 
-# (images, labels) and the same of the test split; the first pair that is there is taken.
-_Keys = tuple[str, str]
-_KNOWN_KEYS: tuple[tuple[_Keys, _Keys | None], ...] = (
-    (("x_train", "y_train"), ("x_test", "y_test")),
-    (("train_images", "train_labels"), ("test_images", "test_labels")),
-    (("images", "labels"), None),
-    (("x", "y"), None),
+_Keys = tuple[str, str]  # images and labels
+
+
+@dataclass(frozen=True)
+class _SplitKeys:
+    """Where the splits of an archive lie; ``val`` and ``test`` are None where it has no such split."""
+
+    train: _Keys
+    val: _Keys | None = None
+    test: _Keys | None = None
+
+    def present_in(self, keys: Collection[str]) -> _SplitKeys:
+        """The same without splits of which neither images nor labels are there."""
+        val = self.val if self.val is not None and set(self.val) & set(keys) else None
+        test = self.test if self.test is not None and set(self.test) & set(keys) else None
+        return _SplitKeys(self.train, val, test)
+
+    @property
+    def pairs(self) -> dict[str, _Keys]:
+        """The keys of every split."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: keys for name, keys in splits.items() if keys is not None}
+
+
+# The first whose training split is there is taken.
+_KNOWN_KEYS = (
+    _SplitKeys(("x_train", "y_train"), ("x_val", "y_val"), ("x_test", "y_test")),
+    _SplitKeys(("train_images", "train_labels"), ("val_images", "val_labels"), ("test_images", "test_labels")),
+    _SplitKeys(("images", "labels")),
+    _SplitKeys(("x", "y")),
 )
 _CORRUPT = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, RuntimeError)
 
 
-class Params(SplitParams):
+class Params(SizeParams):
     """Where in the archive things lie. Keys left out are looked for under their usual names."""
 
     images: str | None = None
     labels: str | None = None
+    val_images: str | None = None
+    val_labels: str | None = None
     test_images: str | None = None
     test_labels: str | None = None
     layout: Literal["auto", "NHWC", "NCHW"] = "auto"
@@ -54,18 +83,37 @@ class Params(SplitParams):
     def _keys_come_in_pairs(self) -> Params:
         if (self.images is None) != (self.labels is None):
             raise ValueError("expected both or neither of images and labels")
-        if (self.test_images is None) != (self.test_labels is None):
-            raise ValueError("expected both or neither of test_images and test_labels")
-        if self.test_images is not None and self.images is None:
-            raise ValueError("expected images and labels beside test_images and test_labels")
+        for split, (images, labels) in {
+            "val": (self.val_images, self.val_labels),
+            "test": (self.test_images, self.test_labels),
+        }.items():
+            if (images is None) != (labels is None):
+                raise ValueError(f"expected both or neither of {split}_images and {split}_labels")
+            if images is not None and self.images is None:
+                raise ValueError(f"expected images and labels beside {split}_images and {split}_labels")
         return self
+
+    @property
+    def keys(self) -> _SplitKeys | None:
+        """The keys that are given, None where they are to be looked for."""
+        if self.images is None or self.labels is None:
+            return None
+        val, test = (self.val_images, self.val_labels), (self.test_images, self.test_labels)
+        return _SplitKeys((self.images, self.labels), _given(val), _given(test))
+
+
+def _given(keys: tuple[str | None, str | None]) -> _Keys | None:
+    images, labels = keys
+    return None if images is None or labels is None else (images, labels)
 
 
 def describe(spec: DataSpec) -> ImageShape:
     """The shape, from the header of the images and from the labels."""
-    source = _read(spec, _Archive.placeholder)
+    source, params = _read(spec, _Archive.placeholder), parse_params(Params, spec)
     _, channels, height, width = source.images.images_NCHW.shape
-    return ImageShape(channels, height, width, check_class_count(source.class_names))
+    if params.image_size is not None:
+        height = width = params.image_size
+    return square_shape(channels, height, width, check_class_count(source.class_names))
 
 
 def load(spec: DataSpec, seed: int) -> Dataset:
@@ -73,19 +121,44 @@ def load(spec: DataSpec, seed: int) -> Dataset:
     return build(spec.name, _read(spec, _Archive.array), parse_params(Params, spec), seed)
 
 
-def _read(spec: DataSpec, read_images: Callable[[_Archive, str], NDArray[np.generic]]) -> Source:
-    params, path = parse_params(Params, spec), existing_path(spec)
+def _read(spec: DataSpec, read: Callable[[_Archive, str], NDArray[np.generic]]) -> Source:
+    """The archive; with placeholders in place of images, these keep the size that they have in the archive."""
+    params, path, intake = parse_params(Params, spec), existing_path(spec), Intake()
     with _Archive(path) as archive:
-        train_keys, test_keys = _keys(archive, params)
+        keys = _keys(archive, params)
 
         def split(images_key: str, labels_key: str) -> Split:
-            images = _as_NCHW(images_key, read_images(archive, images_key), params)
-            return check_images(f"{path.name}: {images_key}, {labels_key}", images, _labels(archive, labels_key))
+            where = f"{path.name}: {images_key}, {labels_key}"
+            stored = _as_NCHW(images_key, archive.placeholder(images_key), params)
+            check_images(where, stored, _as_labels(archive.placeholder(labels_key)))  # before anything is read
+            images = check_images(
+                where, _as_NCHW(images_key, read(archive, images_key), params), _as_labels(archive.array(labels_key))
+            )
+            return images if read is _Archive.placeholder else _scaled(images, params.image_size, intake)
 
-        train = split(*train_keys)
-        test = split(*test_keys) if test_keys else None
-        names = _class_names(archive, params, [s.labels_N for s in (train, test) if s is not None])
-    return Source(train, names, test=test)
+        splits = {name: split(*pair) for name, pair in keys.pairs.items()}
+        names = _class_names(archive, params, [s.labels_N for s in splits.values()])
+        used = {"class_names", *(key for pair in keys.pairs.values() for key in pair)}
+        intake.unused += [f"array {key!r}" for key in archive.keys if key not in used]
+    return Source(splits["train"], names, splits.get("val"), splits.get("test"), intake)
+
+
+def _scaled(images: Split, side: int | None, intake: Intake) -> Split:
+    """Cropped to the centred square and scaled as images in files are; without a ``side`` as they are."""
+    _, channels, height, width = images.images_NCHW.shape
+    if side is None or (height, width) == (side, side):
+        return images
+    if height != width:
+        intake.converted("cropped to the centred square", len(images))
+    if min(height, width) != side:
+        intake.converted(f"scaled to {side}x{side} pixels", len(images))
+    check_memory(f"{len(images)} images", len(images) * channels * side * side)
+    scaled_NCHW = np.empty((len(images), channels, side, side), dtype=np.uint8)
+    for image_CHW, scaled_CHW in zip(images.images_NCHW, scaled_NCHW, strict=True):
+        for plane_HW, scaled_HW in zip(image_CHW, scaled_CHW, strict=True):
+            plane = Image.fromarray(np.ascontiguousarray(plane_HW))
+            scaled_HW[:] = np.asarray(ImageOps.fit(plane, (side, side), Image.Resampling.BILINEAR))
+    return Split(scaled_NCHW, images.labels_N)
 
 
 class _Archive:
@@ -119,14 +192,18 @@ class _Archive:
                 f"{self._path}: array {key!r} holds pickled Python objects, which could run code when opened and are "
                 f"refused: expected plain numbers, got {dtype}"
             )
-        stored = self._zip.getinfo(f"{key}.npy").file_size
-        if prod(shape) * dtype.itemsize > stored:
-            raise self._corrupt(key, f"expected {prod(shape) * dtype.itemsize} bytes for {shape}, got {stored}")
+        entry = self._zip.getinfo(f"{key}.npy")
+        check_expansion(f"{self._path}: array {key!r}", entry.file_size, entry.compress_size)
+        if prod(shape) * dtype.itemsize > entry.file_size:
+            raise self._corrupt(
+                key, f"expected {prod(shape) * dtype.itemsize} bytes for {shape}, got {entry.file_size}"
+            )
         return shape, dtype
 
     def array(self, key: str) -> NDArray[np.generic]:
-        """An array, whole."""
-        self.header(key)
+        """An array, whole. Raises DataTooLarge before reading what does not fit into memory."""
+        shape, dtype = self.header(key)
+        check_memory(f"{self._path}: array {key!r}", prod(shape) * dtype.itemsize)
         try:
             with self._zip.open(f"{key}.npy") as file:
                 array: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
@@ -144,44 +221,36 @@ class _Archive:
         return InvalidData(f"{self._path}: array {key!r} is corrupt or truncated: {why}")
 
 
-def _keys(archive: _Archive, params: Params) -> tuple[_Keys, _Keys | None]:
-    if params.images is not None and params.labels is not None:
-        train = _existing(archive, (params.images, params.labels))
-        if params.test_images is None or params.test_labels is None:
-            return train, None
-        return train, _existing(archive, (params.test_images, params.test_labels))
-    for train, test in _KNOWN_KEYS:
-        if set(train) <= set(archive.keys):
-            return train, _existing(archive, test) if test and set(test) & set(archive.keys) else None
-    known = "; ".join(f"{images} and {labels}" for (images, labels), _ in _KNOWN_KEYS)
-    raise InvalidData(
-        f"expected arrays named {known}, or params images and labels that name them; got {', '.join(archive.keys)}"
-    )
-
-
-def _existing(archive: _Archive, keys: _Keys) -> _Keys:
-    for key in keys:
+def _keys(archive: _Archive, params: Params) -> _SplitKeys:
+    """Raises InvalidData where an array is missing."""
+    usual = (known.present_in(archive.keys) for known in _KNOWN_KEYS if set(known.train) <= set(archive.keys))
+    keys = params.keys or next(usual, None)
+    if keys is None:
+        known = "; ".join(f"{images} and {labels}" for images, labels in (k.train for k in _KNOWN_KEYS))
+        raise InvalidData(
+            f"expected arrays named {known}, or params images and labels that name them; got {', '.join(archive.keys)}"
+        )
+    for key in (key for pair in keys.pairs.values() for key in pair):
         if key not in archive.keys:
             raise InvalidData(f"expected an array {key!r} in the archive, got {', '.join(archive.keys)}")
     return keys
 
 
-def _labels(archive: _Archive, key: str) -> NDArray[np.generic]:
-    labels = archive.array(key)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    check_labels(key, labels)
-    return labels
+def _as_labels(labels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Labels of shape (N,), also where they are stored as (N, 1)."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 def _class_names(archive: _Archive, params: Params, labels: list[NDArray[Any]]) -> tuple[str, ...]:
     if params.class_names is not None:
         return params.class_names
     if "class_names" in archive.keys:
-        names = archive.array("class_names")
-        if names.ndim != 1 or names.dtype.kind != "U":
-            raise InvalidData(f"class_names: expected strings of shape (K,), got {names.dtype} of shape {names.shape}")
-        return tuple(str(n) for n in names)
+        stored = archive.placeholder("class_names")
+        if stored.ndim != 1 or stored.dtype.kind != "U" or stored.nbytes > SMALL_BYTES:
+            raise InvalidData(
+                f"class_names: expected strings of shape (K,), got {stored.dtype} of shape {stored.shape}"
+            )
+        return tuple(str(n) for n in archive.array("class_names"))
     return numbered_classes(labels)
 
 

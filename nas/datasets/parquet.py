@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from nas.core.errors import InvalidData
 from nas.core.plugins import DatasetType
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec
-from nas.datasets.images import Decode, ImageParams, decoder
+from nas.datasets.images import ImageFormat, ImageParams, decode_all, format_of
+from nas.datasets.intake import Intake
+from nas.datasets.limits import check_memory
 from nas.datasets.splits import (
+    SPLIT_NAMES,
     Source,
     build,
     check_class_count,
@@ -27,11 +30,31 @@ from nas.datasets.splits import (
     existing_path,
     numbered_classes,
     parse_params,
+    square_shape,
 )
 
-_SPLITS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
-_SHARD = re.compile(rf"({'|'.join(_SPLITS)})([-._].*)?\.parquet")
+_SHARD = re.compile(rf"({'|'.join(SPLIT_NAMES)})([-._].*)?\.parquet", re.IGNORECASE)
 _UNREADABLE = (pa.ArrowException, OSError)
+
+
+@dataclass(frozen=True)
+class _Feature:
+    """A column as Hugging Face's metadata describes it: ``names`` of its classes, if it has such."""
+
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _DatasetInfo:
+    features: Mapping[str, _Feature]
+
+
+@dataclass(frozen=True)
+class _HuggingFace:
+    info: _DatasetInfo
+
+
+_HUGGINGFACE = TypeAdapter(_HuggingFace)
 
 
 class Params(ImageParams):
@@ -43,22 +66,23 @@ class Params(ImageParams):
 
 
 def describe(spec: DataSpec) -> ImageShape:
-    """The shape, from the metadata, the labels and the first image."""
+    """The shape, from the metadata, the labels and the first image that can be decoded."""
     params, parts = parse_params(Params, spec), _shards(spec)
     names = _class_names(params, parts)
-    encoded, where = next(_encoded(parts["train"], params))
-    channels, height, width = decoder(encoded, where, params)(encoded, where).shape
-    return ImageShape(channels, height, width, check_class_count(names))
+    classes = check_class_count(names)
+    return square_shape(*format_of(_present(parts["train"], params), params).shape, classes)
 
 
 def load(spec: DataSpec, seed: int) -> Dataset:
-    """The files' images. Raises InvalidData naming the file and row, column or class that is wrong."""
+    """The files' images. Raises InvalidData with every file and row, column or class that is wrong."""
     params, parts = parse_params(Params, spec), _shards(spec)
     names = _class_names(params, parts)
     check_class_count(names)
-    decode = decoder(*next(_encoded(parts["train"], params)), params)
-    splits = {part: _decode(paths, params, decode) for part, paths in parts.items()}
-    return build(spec.name, Source(splits["train"], names, splits.get("val"), splits.get("test")), params, seed)
+    intake = Intake(params.skip_unreadable)
+    target = format_of(_present(parts["train"], params), params)
+    splits = {part: _decode(paths, params, target, intake) for part, paths in parts.items()}
+    source = Source(splits["train"], names, splits.get("val"), splits.get("test"), intake)
+    return build(spec.name, source, params, seed)
 
 
 def _shards(spec: DataSpec) -> dict[str, list[Path]]:
@@ -74,17 +98,21 @@ def _shards(spec: DataSpec) -> dict[str, list[Path]]:
     for path, match in zip(paths, matches, strict=True):
         if match is None:
             raise InvalidData(f"{path}: expected a name such as train-00000.parquet, as the other files have")
-        parts.setdefault(_SPLITS[match[1]], []).append(path)
+        parts.setdefault(SPLIT_NAMES[match[1].casefold()], []).append(path)
     if "train" not in parts:
         raise InvalidData(f"{root}: expected files train-*.parquet, got {', '.join(p.name for p in paths)}")
     return parts
 
 
-def _schema(path: Path) -> pa.Schema:
+def _metadata(path: Path) -> pq.FileMetaData:
     try:
-        return pq.read_schema(path)
+        return pq.read_metadata(path)
     except _UNREADABLE as error:
         raise InvalidData(f"{path}: expected a Parquet file, got a corrupt one or none: {error}") from error
+
+
+def _schema(path: Path) -> pa.Schema:
+    return _metadata(path).schema.to_arrow_schema()
 
 
 def _column(path: Path, chosen: str | None, usual: Sequence[str]) -> str:
@@ -114,32 +142,36 @@ def _label_column(path: Path, params: Params) -> str:
     return name
 
 
+def _present(paths: Sequence[Path], params: Params) -> Iterator[tuple[bytes, str]]:
+    """Every image's bytes that are there, and where they lie. Raises InvalidData if there are none."""
+    empty = True
+    for encoded, where in _encoded(paths, params):
+        if encoded:
+            empty = False
+            yield encoded, where
+    if empty:
+        raise InvalidData(f"{paths[0]}: expected images, got no rows with any")
+
+
 def _encoded(paths: Sequence[Path], params: Params) -> Iterator[tuple[bytes, str]]:
-    """Every image's bytes, and where they lie."""
-    found = False
+    """Every row's bytes, empty where it has none, and where they lie."""
     for path in paths:
-        column = _image_column(path, params)
-        row = 0
+        column, row = _image_column(path, params), 0
         try:
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=[column]):
-                for held in batch.column(0).to_pylist():
-                    where = f"{path}, row {row}"
-                    data = held.get("bytes") if isinstance(held, dict) else held
-                    if data is None:
-                        raise InvalidData(f"{where}: expected the image's bytes in column {column!r}, got none")
-                    found = True
-                    yield data, where
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=64, columns=[column]):
+                for stored in batch.column(0).to_pylist():
+                    encoded = stored.get("bytes") if isinstance(stored, dict) else stored
+                    yield encoded or b"", f"{path}, row {row}"
                     row += 1
         except _UNREADABLE as error:
             raise InvalidData(f"{path}: corrupt or truncated: {error}") from error
-    if not found:
-        raise InvalidData(f"{paths[0]}: expected images, got no rows")
 
 
 def _labels(paths: Sequence[Path], params: Params) -> NDArray[np.int64]:
     labels = []
     for path in paths:
         column = _label_column(path, params)
+        check_memory(f"{path}: column {column!r}", 16 * _rows(path))
         try:
             held = pq.read_table(path, columns=[column]).column(0)
         except _UNREADABLE as error:
@@ -162,20 +194,29 @@ def _class_names(params: Params, parts: dict[str, list[Path]]) -> tuple[str, ...
     metadata = (_schema(path).metadata or {}).get(b"huggingface")
     if metadata is not None:
         try:
-            record: Any = json.loads(metadata)
-            names = record["info"]["features"][column].get("names")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            features = _HUGGINGFACE.validate_json(metadata).info.features
+        except ValidationError as error:
             raise InvalidData(
-                f"{path}: the metadata 'huggingface' does not describe column {column!r}: {error!r}"
+                f"{path}: the metadata 'huggingface': expected JSON with info.features, got {metadata[:60]!r}"
             ) from error
-        if names is not None:
-            return tuple(str(n) for n in names)
+        if column not in features:
+            raise InvalidData(
+                f"{path}: the metadata 'huggingface' describes the columns {', '.join(features) or '(none)'}: expected "
+                f"{column!r} among them; name the classes by the parameter class_names"
+            )
+        if (names := features[column].names) is not None:
+            return tuple(names)
     return numbered_classes([_labels(paths, params) for paths in parts.values()])
 
 
-def _decode(paths: Sequence[Path], params: Params, decode: Decode) -> Split:
-    images = np.stack([decode(data, where) for data, where in _encoded(paths, params)])
-    return check_images(f"{paths[0].parent}", images, _labels(paths, params))
+def _rows(path: Path) -> int:
+    return int(_metadata(path).num_rows)
+
+
+def _decode(paths: Sequence[Path], params: Params, target: ImageFormat, intake: Intake) -> Split:
+    labels_N = _labels(paths, params)
+    images_NCHW, usable = decode_all(_encoded(paths, params), len(labels_N), target, intake)
+    return check_images(f"{paths[0].parent}", images_NCHW, labels_N[usable])
 
 
 PARQUET = DatasetType(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,21 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from nas.core.errors import InvalidData, InvalidSpec, UnknownName
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec, parse_spec
+from nas.datasets.contents import contentless, make_account
+from nas.datasets.intake import Intake
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""The names of folders and files, in lower case, that stand for a split."""
+_SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 class SplitParams(BaseModel):
@@ -42,12 +57,14 @@ class SplitParams(BaseModel):
 
 @dataclass(frozen=True)
 class Source:
-    """What a source holds: its undivided images, the splits it defines itself, and the names of its classes."""
+    """What a source holds: its undivided images, the splits it defines itself, the names of its classes, and what
+    happened to its inputs on reading."""
 
     images: Split
     class_names: tuple[str, ...]
     val: Split | None = None
     test: Split | None = None
+    intake: Intake = field(default_factory=Intake)
 
 
 P = TypeVar("P", bound=SplitParams)
@@ -118,33 +135,93 @@ def check_class_count(class_names: Sequence[str]) -> int:
 def build(name: str, source: Source, params: SplitParams, seed: int) -> Dataset:
     """The data set with every missing split drawn from the undivided images, stratified and shuffled by ``seed``.
 
-    The content hash covers the three splits as used: equal hashes mean equal splits, so weights trained on one are
-    never validated on images they have seen. Raises InvalidData if a class is empty in any split.
+    Images that are not square are cropped to the centred square. The content hash covers the three splits as used:
+    equal hashes mean equal splits, so weights trained on one are never validated on images they have seen. Raises
+    InvalidData with all problems: classes that are empty in a split, shapes that differ, images without content.
     """
-    classes = check_class_count(source.class_names)
-    parts = {"training": source.images, "validation": source.val, "test": source.test}
-    for where, part in parts.items():
-        if part is not None:
-            _check_part(where, part, source)
-    rng = np.random.default_rng(seed)
-    wanted = [
+    classes, intake = check_class_count(source.class_names), source.intake
+    own = {"training": source.images, "validation": source.val, "test": source.test}
+    own_splits = {where: split for where, split in own.items() if split is not None}
+    fractions = (
         0.0 if source.val is not None else params.val_fraction,
         0.0 if source.test is not None else params.test_fraction,
-    ]
-    train_at, val_at, test_at = stratified(source.images.labels_N, wanted, source.class_names, rng)
-    splits = (
-        _take(source.images, train_at, params.max_train, rng),
-        _own_or_drawn(source.val, source.images, val_at, params.max_val, rng),
-        _own_or_drawn(source.test, source.images, test_at, params.max_test, rng),
     )
-    for where, split in zip(parts, splits, strict=True):
-        counts = np.bincount(split.labels_N, minlength=classes)
-        if not counts.all():
-            missing = source.class_names[int(np.argmin(counts))]
-            raise InvalidData(f"class {missing!r} has no images in the {where} split of {len(split)} images")
-    _, channels, height, width = splits[0].images_NCHW.shape
-    shape = ImageShape(channels, height, width, classes)
-    return Dataset(name, shape, *splits, source.class_names, _content_hash(splits, source.class_names), params.flip)
+    intake.require_usable([*_part_problems(own_splits, source), *_small_classes(source, fractions)])
+    inputs = sum(len(split) for split in own_splits.values()) + len(intake.skipped)
+    squares = {where: cropped_to_square(split, intake) for where, split in own_splits.items()}
+    splits = _divided(squares, fractions, source.class_names, params, np.random.default_rng(seed))
+    intake.require_usable(p for where, split in splits.items() for p in _missing_classes(where, split, source))
+    content_hash = _content_hash([*splits.values()], source.class_names)
+    account = make_account(splits, source.class_names, intake, inputs, content_hash)
+    intake.require_usable(contentless(splits["train"], account))
+    _, channels, height, width = splits["train"].images_NCHW.shape
+    return Dataset(
+        name=name,
+        shape=ImageShape(channels, height, width, classes),
+        **splits,
+        class_names=source.class_names,
+        content_hash=content_hash,
+        flip=params.flip,
+        account=account,
+    )
+
+
+def square_shape(channels: int, height: int, width: int, classes: int) -> ImageShape:
+    """The shape of images after ``build`` has cropped them."""
+    side = min(height, width)
+    return ImageShape(channels, side, side, classes)
+
+
+def cropped_to_square(split: Split, intake: Intake) -> Split:
+    """The centred squares of images that are not square."""
+    height, width = split.images_NCHW.shape[2:]
+    side = min(height, width)
+    if height == width:
+        return split
+    top, left = (height - side) // 2, (width - side) // 2
+    intake.converted(f"cropped from {width}x{height} pixels to the centred square", len(split))
+    return Split(split.images_NCHW[:, :, top : top + side, left : left + side], split.labels_N)
+
+
+def _divided(
+    own: Mapping[str, Split],
+    fractions: Sequence[float],
+    class_names: Sequence[str],
+    params: SplitParams,
+    rng: np.random.Generator,
+) -> dict[str, Split]:
+    """Train, val and test: the source's own splits, or drawn from its training images."""
+    images = own["training"]
+    train_at, val_at, test_at = stratified(images.labels_N, fractions, class_names, rng)
+    return {
+        "train": _take(images, train_at, params.max_train, rng),
+        "val": _own_or_drawn(own.get("validation"), images, val_at, params.max_val, rng),
+        "test": _own_or_drawn(own.get("test"), images, test_at, params.max_test, rng),
+    }
+
+
+def _small_classes(source: Source, fractions: Sequence[float]) -> Iterator[str]:
+    """Classes with too few images to be in every split that is drawn."""
+    needed = _images_needed(fractions)
+    counts = np.bincount(source.images.labels_N, minlength=len(source.class_names))
+    for name, count in zip(source.class_names, counts.tolist(), strict=False):  # labels beyond are a problem apart
+        if count < needed:
+            yield _too_few(name, needed, count)
+
+
+def _missing_classes(where: str, split: Split, source: Source) -> Iterator[str]:
+    counts = np.bincount(split.labels_N, minlength=len(source.class_names))
+    for at in np.flatnonzero(counts == 0).tolist():
+        name = source.class_names[at]
+        yield f"class {name!r} has no images in the {_SPLIT_WORDS[where]} split of {len(split)} images"
+
+
+def _images_needed(fractions: Sequence[float]) -> int:
+    return 1 + sum(fraction > 0 for fraction in fractions)
+
+
+def _too_few(name: str, needed: int, count: int) -> str:
+    return f"class {name!r} has too few images to split: expected at least {needed}, got {count}"
 
 
 def stratified(
@@ -158,11 +235,9 @@ def stratified(
     parts: list[list[NDArray[np.int64]]] = [[] for _ in range(len(fractions) + 1)]
     for k, name in enumerate(class_names):
         members = rng.permutation(np.flatnonzero(labels_N == k))
-        needed = 1 + sum(f > 0 for f in fractions)
+        needed = _images_needed(fractions)
         if len(members) < needed:
-            raise InvalidData(
-                f"class {name!r} has too few images to split: expected at least {needed}, got {len(members)}"
-            )
+            raise InvalidData(_too_few(name, needed, len(members)))
         sizes = [max(1, round(f * len(members))) if f > 0 else 0 for f in fractions]
         while sum(sizes) >= len(members):  # rounding up left nothing for the rest
             sizes[sizes.index(max(sizes))] -= 1
@@ -192,15 +267,17 @@ def _take(split: Split, at: NDArray[np.int64], limit: int | None, rng: np.random
     return Split(np.ascontiguousarray(split.images_NCHW[at]), split.labels_N[at])
 
 
-def _check_part(where: str, part: Split, source: Source) -> None:
-    expected, got = source.images.images_NCHW.shape[1:], part.images_NCHW.shape[1:]
-    if got != expected:
-        raise InvalidData(f"{where} images: expected the shape of the training images {expected}, got {got}")
-    if len(part) and int(part.labels_N.max()) >= len(source.class_names):
-        raise InvalidData(
-            f"{where} labels: expected 0 to {len(source.class_names) - 1} for {len(source.class_names)} classes, "
-            f"got {int(part.labels_N.max())}"
-        )
+def _part_problems(own: Mapping[str, Split], source: Source) -> Iterator[str]:
+    expected = source.images.images_NCHW.shape[1:]
+    for where, split in own.items():
+        got = split.images_NCHW.shape[1:]
+        if got != expected:
+            yield f"{where} images: expected the shape of the training images {expected}, got {got}"
+        if len(split) and int(split.labels_N.max()) >= len(source.class_names):
+            yield (
+                f"{where} labels: expected 0 to {len(source.class_names) - 1} for {len(source.class_names)} classes, "
+                f"got {int(split.labels_N.max())}"
+            )
 
 
 def _content_hash(splits: Sequence[Split], class_names: Sequence[str]) -> str:

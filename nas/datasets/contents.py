@@ -1,0 +1,77 @@
+"""What the images of three splits hold: copies, contradictions, images without content, and the account of it all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.core.data_account import DataAccount, SplitAccount
+from nas.core.ports import Split
+from nas.datasets.intake import Intake
+
+_CHUNK = 4096  # images looked at together
+_Digests = list[bytes]
+
+
+def make_account(
+    splits: Mapping[str, Split], class_names: tuple[str, ...], intake: Intake, inputs: int, content_hash: str
+) -> DataAccount:
+    """The account of a data set whose source holds ``inputs`` images."""
+    digests = {name: _digests(split) for name, split in splits.items()}
+    known = set(digests["train"])
+    used = sum(len(split) for split in splits.values())
+    return DataAccount(
+        content_hash=content_hash,
+        class_names=class_names,
+        inputs=inputs,
+        splits={
+            name: SplitAccount(
+                images=len(split),
+                by_class=tuple(np.bincount(split.labels_N, minlength=len(class_names)).tolist()),
+                copies=len(split) - len(known) if name == "train" else sum(digest in known for digest in digests[name]),
+            )
+            for name, split in splits.items()
+        },
+        conversions=intake.conversions,
+        skipped=intake.skipped,
+        unused=tuple(intake.unused),
+        left_out=inputs - used - len(intake.skipped),
+        one_colour=sum(int(one_colour(split.images_NCHW).sum()) for split in splits.values()),
+        contradictory=_contradictory(splits, digests),
+    )
+
+
+def contentless(train: Split, account: DataAccount) -> Iterator[str]:
+    """Why nothing can be learned from the training images, if so."""
+    hint = ""
+    if any(c.change.startswith("transparency") for c in account.conversions):
+        hint = "; what was transparent shows the background now: set the parameter background to the other colour"
+    if account.splits["train"].copies == len(train) - 1:
+        yield f"all {len(train)} training images are equal, so there is nothing to learn{hint}"
+    elif bool(one_colour(train.images_NCHW).all()):
+        yield f"each of the {len(train)} training images shows one colour only, so there is nothing to learn{hint}"
+
+
+def one_colour(images_NCHW: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which images have equal pixels, shape (N,)."""
+    flags = [np.empty(0, dtype=np.bool_)]
+    for start in range(0, len(images_NCHW), _CHUNK):
+        chunk = images_NCHW[start : start + _CHUNK]
+        flags.append((chunk == chunk[:, :, :1, :1]).all(axis=(1, 2, 3)))
+    return np.concatenate(flags)
+
+
+def _digests(split: Split) -> _Digests:
+    return [hashlib.blake2b(image_CHW.tobytes(), digest_size=16).digest() for image_CHW in split.images_NCHW]
+
+
+def _contradictory(splits: Mapping[str, Split], digests: Mapping[str, _Digests]) -> int:
+    labels: dict[bytes, list[int]] = defaultdict(list)
+    for name, split in splits.items():
+        for digest, label in zip(digests[name], split.labels_N.tolist(), strict=True):
+            labels[digest].append(label)
+    return sum(len(same) for same in labels.values() if len(set(same)) > 1)
