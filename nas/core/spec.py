@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.metrics import OBJECTIVES
+from nas.core.strict_yaml import parse_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -45,13 +46,27 @@ class StrategySpec(_Strict):
 
 
 class DataSpec(_Strict):
-    """A data set by name. ``path`` lies on the machine that runs the search; ``digits`` needs none. ``seed`` decides
+    """A data set by name. ``path``, an absolute one, lies on the machine that runs the search; ``digits`` needs none.
+    Clients make the path of a file absolute (``read_spec``). ``seed`` decides
     the splits, whatever the search's own seed is, so that a reused supernet never meets its training images as test."""
 
     name: str = "digits"
     path: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
     params: dict[str, Any] = Field(default_factory=dict)
+
+    def beside(self, folder: Path) -> DataSpec:
+        """The same data with an absolute path: a relative one is one relative to ``folder``, ``~`` the user's home.
+
+        Raises InvalidSpec for the home of an unknown user.
+        """
+        if self.path is None:
+            return self
+        try:
+            path = folder / Path(self.path).expanduser()
+        except RuntimeError as error:  # a home that nobody has
+            raise InvalidSpec(f"data.path: {error}, got {self.path!r}") from error
+        return self.model_copy(update={"path": os.path.normpath(path)})
 
 
 class ObjectiveSpec(_Strict):
@@ -92,7 +107,8 @@ class RetrainSpec(_Strict):
 
 
 class ExportSpec(_Strict):
-    """What is exported: every front member, or only the best few by accuracy; int8 beside float32."""
+    """What is exported: every front member, or ``count`` of them evenly along the front, from the most accurate to the
+    cheapest; int8 beside float32."""
 
     count: int | None = Field(default=None, ge=1, description="None: every front member")
     int8: bool = True
@@ -319,23 +335,23 @@ def parse_spec(model: type[T], record: object) -> T:
         raise InvalidSpec("; ".join(lines)) from error
 
 
-def parse_yaml(text: str) -> Any:
-    """YAML of somebody else as plain values. Raises InvalidSpec for what is none, and for aliases: a few lines of them
-    stand for more than any memory holds."""
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise InvalidSpec("YAML aliases (*name) are not taken here: write out what they stand for")
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date that is none
-        raise InvalidSpec(f"not YAML: {error}") from error
-
-
 def read_spec(model: type[T], path: Path) -> T:
-    """The spec in a YAML or JSON file. Raises InvalidSpec if it cannot be read as such."""
+    """The spec in a YAML or JSON file; a relative ``data.path`` is one relative to the file's folder.
+
+    Raises InvalidSpec if it cannot be read as such.
+    """
     try:
-        record = yaml.safe_load(path.read_text())
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidSpec(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise InvalidSpec(f"{path} is neither YAML nor JSON: {error}") from error
-    return parse_spec(model, record if record is not None else {})
+    try:
+        record = parse_yaml(text)
+    except InvalidSpec as error:
+        raise InvalidSpec(f"{path}: {error}") from error
+    spec = parse_spec(model, record if record is not None else {})
+    if not isinstance(spec, SearchSpec | DeviceSpec):
+        return spec
+    data = spec.data.beside(path.absolute().parent)
+    return spec.model_copy(update={"data": data})  # type: ignore[return-value]  # mypy forgets the narrowed T

@@ -134,9 +134,10 @@ def test_every_command_of_the_readme_works(tmp_path: Path) -> None:
 
 def own_search(shell: Shell) -> None:
     """The section about a search of one's own."""
-    [[again, make_images, add, dry_run, submit, listing, front, pull, extend]] = commands("Your own search")
+    [[again, make_images, check, add, dry_run, submit, listing, front, pull, extend]] = commands("Your own search")
     assert f"{again} && " == shell.activation
     shell.run(make_images)
+    assert "1797 images in 10 classes" in shell.run(check)
     shell.run(add, {"nas devices add": "nas devices add --samples 32"})
     small = fenced("Your own search", "yaml")
     for key, value in SMALL.items():

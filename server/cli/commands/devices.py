@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.spec import DataSpec, DeviceSpec, SpaceSpec, parse_spec
+from nas.core.strict_yaml import parse_yaml
 from server.cli import progress, render
 from server.cli.following import until_interrupted
 from server.cli.lazy import FAILED, MARKUP
@@ -54,7 +54,9 @@ def devices_add(
     data: Annotated[
         str, typer.Option(help="Data set; it gives the input's shape and the number of classes.")
     ] = DataSpec().name,
-    data_path: Annotated[str | None, typer.Option(help="Path of the data set.")] = None,
+    data_path: Annotated[
+        str | None, typer.Option(help="Path of the data set, on the machine that runs `nas serve`.")
+    ] = None,
     data_param: Annotated[
         list[str] | None, typer.Option(help="A data-set parameter, key=value; may be repeated.")
     ] = None,
@@ -91,12 +93,13 @@ def devices_add(
         raise InvalidSpec("expected one of --agent, --table, and --flops with --bandwidth")
     source = next((option for option, is_set in sources.items() if is_set), "worker")
     default = SpaceSpec()
-    space_record = {"name": space or default.name, "params": _key_values(param or [])}
+    space_record = {"name": space or default.name, "params": key_values(param or [])}
+    data_spec = DataSpec(name=data, path=data_path, params=key_values(data_param or []))
     record = {
         "name": name,
         "source": source,
         "space": default.model_dump() if space is None and not param else space_record,
-        "data": {"name": data, "path": data_path, "params": _key_values(data_param or [])},
+        "data": data_spec.beside(Path.cwd()).model_dump(),
         "predictor": predictor,
         "samples": samples,
         "threads": threads,
@@ -211,15 +214,19 @@ def _read_bytes(path: Path) -> bytes:
         raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _key_values(texts: list[str]) -> dict[str, object]:
+def key_values(texts: list[str]) -> dict[str, object]:
     """Parameters from ``key=value``, with YAML values. Raises InvalidSpec."""
     params = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise InvalidSpec(f"expected key=value, got {text!r}")
+        if key in params:
+            raise InvalidSpec(f"parameter {key!r} is given twice: expected it once")
         try:
-            params[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InvalidSpec(f"expected a value such as 3, true, text or [1, 2] for {key}, got {value!r}") from error
+            params[key] = parse_yaml(value)
+        except InvalidSpec as error:
+            raise InvalidSpec(
+                f"expected a value such as 3, true, text or [1, 2] for {key}, got {value!r}: {error}"
+            ) from error
     return params

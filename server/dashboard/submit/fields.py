@@ -11,7 +11,8 @@ from nicegui import ui
 from nicegui.elements.mixins.value_element import ValueElement
 
 from nas.core.errors import InvalidSpec
-from nas.core.spec import FleetSpec, RetrainSpec, SearchSpec, parse_spec, parse_yaml
+from nas.core.spec import FleetSpec, RetrainSpec, SearchSpec, parse_spec
+from nas.core.strict_yaml import parse_yaml
 from nas.schemas.searches import SearchSchema
 from nas.schemas.service import SpaceSchema, StrategySchema
 from server.dashboard.elements import div, text
