@@ -16,9 +16,10 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,9 @@ from nas.core.arch import Arch
 from nas.core.device import DeviceProfile, Measurement, OnDevice
 from nas.core.errors import ExportMismatch, InvalidInput
 from nas.core.layers import summarise
-from nas.core.metrics import metric_info
+from nas.core.metrics import metric_info, recall_by_class
 from nas.core.ports import Dataset, SearchSpace
+from nas.model_card import model_card
 from nas.spaces.activation_memory import peak
 
 OPSET = 17
@@ -103,6 +105,21 @@ def to_onnx_for_timing(network: nn.Module, input_shape: tuple[int, int, int]) ->
     of 1 would be optimised away."""
     channels = input_shape[0]
     return to_onnx(Normalised(network, [127.5] * channels, [63.0] * channels), input_shape)
+
+
+@dataclass(frozen=True)
+class PackageReport:
+    """The checks that a package passed. ``max_abs_err``: the largest difference of logits between torch and ONNX.
+    Accuracies are those on test images, in %: ``int8_accuracy`` None without int8, ``balanced_accuracy`` the mean of
+    ``recall_by_class``, which is None for a class without images. ``sizes``: bytes by file name."""
+
+    max_abs_err: float
+    accuracy_torch: float
+    accuracy_onnx: float
+    int8_accuracy: float | None
+    balanced_accuracy: float
+    recall_by_class: Mapping[str, float | None]
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -192,14 +209,13 @@ def package(
     int8: bool = True,
     calibration_images: int = 128,
     versions: Mapping[str, str] | None = None,
-) -> tuple[bytes, dict[str, Any]]:
+) -> tuple[bytes, PackageReport]:
     """Everything a user needs of one network as a zip file, and a report of the checks it passed.
 
     ``module`` takes images normalised by ``mean`` and ``std`` (pixel values); the exported graph normalises itself.
-    Every test image goes through torch, and through the preprocessing and the models of the zip file. Report:
-    ``max_abs_err`` (logits), ``accuracy_torch``, ``accuracy_onnx``, ``int8_accuracy`` (%, None without int8) and
-    ``sizes`` (bytes by file name). ``versions`` are further ones to record; ``fleet``: the devices of a search over
-    several, and what is known of the network on each. Equal arguments give equal bytes.
+    Every test image goes through torch, and through the preprocessing and the models of the zip file. ``versions`` are
+    further ones to record; ``fleet``: the devices of a search over several, and what is known of the network on each.
+    Equal arguments give equal bytes.
 
     Raises ExportMismatch if torch and ONNX disagree, InvalidInput for a measured latency without its measurement.
     """
@@ -214,9 +230,10 @@ def package(
         models["model.int8.onnx"] = quantise_int8(models["model.onnx"], sample)
     report = _evaluate(network, models, data, height, width)
     shown = {name: _metric_json(name, value) for name, value in metrics.items()}
-    shown["test_accuracy"] = _metric_json("test_accuracy", report["accuracy_onnx"])
-    if int8:
-        shown["int8_test_accuracy"] = {**_metric_json("test_accuracy", report["int8_accuracy"]), "precision": "int8"}
+    shown["test_accuracy"] = _metric_json("test_accuracy", report.accuracy_onnx)
+    shown["test_balanced_accuracy"] = _metric_json("test_balanced_accuracy", report.balanced_accuracy)
+    if report.int8_accuracy is not None:
+        shown["int8_test_accuracy"] = {**_metric_json("test_accuracy", report.int8_accuracy), "precision": "int8"}
     files = {
         **models,
         "weights.safetensors": safetensors.torch.save(_plain_weights(module)),
@@ -238,8 +255,14 @@ def package(
         "format_version": 1,
         "architecture": arch.id,
         "seed": seed,
-        "data": {"name": data.name, "content_hash": data.content_hash, "test_images": len(data.test)},
+        "data": {
+            "name": data.name,
+            "content_hash": data.content_hash,
+            "test_images": len(data.test),
+            "account": asdict(data.account),
+        },
         "metrics": shown,
+        "recall_by_class": dict(report.recall_by_class),
         "measurement": None if measurement is None else measurement.as_json(),
         "device": None if profile is None else profile.as_json(),
         **({"fleet": {n: {"profile": p.as_json(), **asdict(on)} for n, (p, on) in fleet.items()}} if fleet else {}),
@@ -257,17 +280,17 @@ def package(
             "std": list(std),
             "class_names": list(data.class_names),
         },
-        "onnx": {"opset": OPSET, "output": "logits", "max_abs_err": report["max_abs_err"]},
+        "onnx": {"opset": OPSET, "output": "logits", "max_abs_err": report.max_abs_err},
         "versions": {name: version(name) for name in _VERSIONED} | dict(versions or {}),
     }
-    files["model_card.md"] = _model_card(manifest, {name: len(content) for name, content in files.items()}).encode()
+    sizes = {name: len(content) for name, content in files.items()}
+    files["model_card.md"] = model_card(manifest, data.account, sizes).encode()
     manifest["files"] = {
         name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
         for name, content in sorted(files.items())
     }
     files["manifest.json"] = _json(manifest)
-    report["sizes"] = {name: len(content) for name, content in sorted(files.items())}
-    return _zip(files), report
+    return _zip(files), replace(report, sizes={name: len(content) for name, content in sorted(files.items())})
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
@@ -326,11 +349,9 @@ def _max_abs_err(expected: Logits, got: Logits, tolerance: float) -> float:
     return error
 
 
-def _evaluate(
-    network: nn.Module, models: Mapping[str, bytes], data: Dataset, height: int, width: int
-) -> dict[str, Any]:
-    """Test accuracies in % and the largest difference of logits; images are prepared by torch for ``network`` and by
-    the shipped preprocessing for ``models``, so that both are compared."""
+def _evaluate(network: nn.Module, models: Mapping[str, bytes], data: Dataset, height: int, width: int) -> PackageReport:
+    """Test accuracies and the largest difference of logits; images are prepared by torch for ``network`` and by the
+    shipped preprocessing for ``models``, so that both are compared."""
     sessions = {name: _session(model) for name, model in models.items()}
     logits: dict[str, list[Logits]] = {name: [] for name in ("torch", *models)}
     for start in range(0, len(data.test), 256):
@@ -343,12 +364,16 @@ def _evaluate(
             logits[name].append(_run(session, shipped))
     joined = {name: np.concatenate(chunks) for name, chunks in logits.items()}
     accuracy = {name: float((v.argmax(axis=1) == data.test.labels_N).mean() * 100.0) for name, v in joined.items()}
-    return {
-        "max_abs_err": _max_abs_err(joined["torch"], joined["model.onnx"], TOLERANCE),
-        "accuracy_torch": accuracy["torch"],
-        "accuracy_onnx": accuracy["model.onnx"],
-        "int8_accuracy": accuracy.get("model.int8.onnx"),
-    }
+    answers_N = joined["model.onnx"].argmax(axis=1)
+    recalls = recall_by_class(data.test.labels_N, answers_N, len(data.class_names))
+    return PackageReport(
+        max_abs_err=_max_abs_err(joined["torch"], joined["model.onnx"], TOLERANCE),
+        accuracy_torch=accuracy["torch"],
+        accuracy_onnx=accuracy["model.onnx"],
+        int8_accuracy=accuracy.get("model.int8.onnx"),
+        balanced_accuracy=fmean(r for r in recalls if r is not None),
+        recall_by_class=dict(zip(data.class_names, recalls, strict=True)),
+    )
 
 
 def _plain_weights(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -372,80 +397,3 @@ def _zip(files: Mapping[str, bytes]) -> bytes:
             entry.create_system, entry.external_attr = 3, 0o644 << 16
             archive.writestr(entry, content, compress_type=zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
-
-
-def _model_card(manifest: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
-    wanted, device, measurement = manifest["preprocessing"], manifest["device"], manifest["measurement"]
-    rows = []
-    for name, metric in manifest["metrics"].items():
-        label = "Test accuracy, int8 model" if name == "int8_test_accuracy" else metric_info(name).label
-        value = f"{metric['value']:,.4g}" if metric["unit"] else f"{metric['value']:,.0f}"
-        rows.append(f"| {label} | {value} {metric['unit']} | {metric['kind']} |".replace("  ", " "))
-    if measurement is None or device is None:
-        measured = "Its latency was not measured."
-    elif measurement["median_ms"] is None:
-        measured = f"Its latency on {device['name']} could not be measured: {measurement['refused']}."
-    else:
-        protocol = device["protocol"]
-        measured = (
-            f"Latency of `model.onnx`: {measurement['median_ms']:.4g} ms (95 % interval {measurement['low_ms']:.4g} to "
-            f"{measurement['high_ms']:.4g} ms, {measurement['runs']} runs), measured on {device['name']} "
-            f"({device['processor']}) with {device['runtime']} {device['runtime_version']}, batch {protocol['batch']}, "
-            f"threads {protocol['threads']}. On any other machine it differs."
-        )
-    if fleet := manifest.get("fleet"):
-        measured = f"{_fleet_table(fleet)}\n\n{measured}"
-    channels = {1: "grey", 3: "RGB"}.get(wanted["channels"], f"{wanted['channels']}-channel")
-    return f"""# Image classifier {manifest["architecture"]}
-
-Found by hwnas for the data set {manifest["data"]["name"]}. It sorts images into {len(wanted["class_names"])} classes:
-{", ".join(wanted["class_names"])}.
-
-| | value | evidence |
-|---|---|---|
-{chr(10).join(rows)}
-
-{measured}
-
-Test accuracy was taken over {manifest["data"]["test_images"]} images that had no part in training or in the choice of
-this network, with the models of this package. The network's ONNX and torch forms agree within
-{manifest["onnx"]["max_abs_err"]:.1e} (largest difference of any logit).
-
-## Use
-
-    pip install numpy onnxruntime
-    python run.py images.npy
-
-The input `image` is float32 of shape (batch, {wanted["channels"]}, {wanted["height"]}, {wanted["width"]}): {channels}
-pixel values from 0 to 255, scaled to {wanted["height"]}x{wanted["width"]} ({wanted["resize"]}). The model
-normalises them itself. The output `logits` has one column per class, in the order above.
-
-## Files
-
-{chr(10).join(f"- `{name}`: {_FILES[name]}, {size / 1024:,.0f} KiB" for name, size in sizes.items())}
-- `manifest.json`: checksums, metrics with their evidence, measurement protocol, versions
-
-## Limits
-
-The network knows these classes only and answers with one of them whatever it is shown. It was trained on this data set
-alone; check it on your own images before you rely on it.
-"""
-
-
-def _fleet_table(fleet: Mapping[str, Any]) -> str:
-    """What is known of the network on every device of the search."""
-    rows = ["| device | predicted ms | 95 % upper bound ms | measured ms | status |", "|---|---|---|---|---|"]
-    for name, on in fleet.items():
-        measured_ms = on["measurement"]["median_ms"] if on["measurement"] is not None else None
-        shown = f"{measured_ms:.4g}" if measured_ms is not None else "not measured"
-        rows.append(f"| {name} | {on['predicted_ms']:.4g} | {on['upper_ms']:.4g} | {shown} | {on['status']} |")
-    return "\n".join(rows)
-
-
-_FILES = {
-    "model.onnx": "the network in float32",
-    "model.int8.onnx": "the network in int8; its accuracy is its own, see above",
-    "weights.safetensors": "the weights as torch had them",
-    "architecture.json": "the architecture: choices and layers",
-    "run.py": "runs the models with numpy and onnxruntime",
-}

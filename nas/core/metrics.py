@@ -8,10 +8,13 @@ zero-cost proxies), *predicted* (by a learned predictor), *trained* (a network t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.core.arch import Floats
 from nas.core.errors import UnknownName
@@ -40,10 +43,12 @@ METRICS: dict[str, MetricInfo] = {
         MetricInfo("model_bytes", "B", "exact", "min", "Model size"),
         MetricInfo("proxy_score", "", "estimated", "max", "Zero-cost score"),
         MetricInfo("val_accuracy", "%", "estimated", "max", "Validation accuracy"),
+        MetricInfo("val_balanced_accuracy", "%", "estimated", "max", "Balanced validation accuracy"),
         MetricInfo("val_loss", "nats", "estimated", "min", "Validation loss"),
         MetricInfo("trained_accuracy", "%", "trained", "max", "Validation accuracy, trained alone"),
         MetricInfo("trained_deviation", "%", "trained", "min", "Deviation over seeds, trained alone"),
         MetricInfo("test_accuracy", "%", "measured", "max", "Test accuracy"),
+        MetricInfo("test_balanced_accuracy", "%", "measured", "max", "Balanced test accuracy"),
         MetricInfo("predicted_ms", "ms", "predicted", "min", "Predicted latency"),
         MetricInfo("upper_ms", "ms", "predicted", "min", "95 % upper bound"),
         MetricInfo("predicted_mj", "mJ", "predicted", "min", "Predicted energy"),
@@ -75,6 +80,15 @@ BOUND_METRIC: dict[str, str] = {
 
 # In the worst case over a fleet with bounds, latency is held against the bound of the device where that is tightest.
 SHARES = {"predicted_ms": "predicted_share", "upper_ms": "upper_share", "measured_ms": "measured_share"}
+
+
+def attainable(lowest: float, digits: int = 6) -> str:
+    """A lowest reachable value with so many significant digits, rounded up: taken as a bound, it can be met."""
+    if not math.isfinite(lowest) or float(f"{lowest:.{digits}g}") >= lowest:
+        return f"{lowest:.{digits}g}"
+    exact = Decimal(lowest)
+    step = Decimal(1).scaleb(exact.adjusted() - digits + 1)
+    return f"{exact.quantize(step, rounding=ROUND_CEILING).normalize():f}"
 
 
 def metric_info(name: str) -> MetricInfo:
@@ -110,6 +124,13 @@ def kendall(a: Floats, b: Floats) -> float:
     from scipy.stats import kendalltau
 
     return float(kendalltau(a, b).statistic)
+
+
+def recall_by_class(label_N: NDArray[np.int64], answer_N: NDArray[np.int64], classes: int) -> tuple[float | None, ...]:
+    """The share of each class's images that are recognised, in %; None for a class without images."""
+    total_K = np.bincount(label_N, minlength=classes)
+    right_K = np.bincount(label_N[answer_N == label_N], minlength=classes)
+    return tuple(100.0 * r / t if t else None for r, t in zip(right_K.tolist(), total_K.tolist(), strict=True))
 
 
 def coverage(truth: Floats, upper: Floats) -> float:

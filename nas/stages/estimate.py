@@ -15,7 +15,7 @@ from nas.core.arch import LISTABLE, Floats, Genes, choice_counts, every, neighbo
 from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.errors import HwnasError, InfeasibleBound, InvalidSpec
 from nas.core.events import Candidate, Event, SearchState, StageFinished
-from nas.core.metrics import BOUND_METRIC, METRICS
+from nas.core.metrics import BOUND_METRIC, METRICS, attainable
 from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace
 from nas.core.spec import SearchSpec
 from nas.fleet import latency_metrics
@@ -95,7 +95,7 @@ def infeasible_bounds(spec: SearchSpec, profile: SpaceProfile) -> list[HwnasErro
         problems.append(
             InfeasibleBound(
                 f"no network of {profile.space} meets the bounds on latency on all of {', '.join(spec.devices)}: at "
-                f"the least, {lowest:.6g} % of a bound is reached on the worst of them"
+                f"the least, {attainable(lowest)} % of a bound is reached on the worst of them"
             )
         )
     for objective, metric in _bounded_metrics(spec).items():
@@ -105,7 +105,7 @@ def infeasible_bounds(spec: SearchSpec, profile: SpaceProfile) -> list[HwnasErro
             problems.append(
                 InfeasibleBound(
                     f"no network of {profile.space} meets the bound {bound:g}{unit} on {objective}: the lowest "
-                    f"reachable value{where} is {lowest:.6g}{unit}"
+                    f"reachable value{where} is {attainable(lowest)}{unit}"
                 )
             )
     if (least := spec.bound("accuracy")) is not None and least > 100:

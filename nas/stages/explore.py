@@ -193,7 +193,11 @@ def accuracy_of(problem: Problem, subnets: Subnets) -> Score:
 
     def evaluate(arch: Arch) -> dict[str, float]:
         result = subnets.score(subnets.cut(arch), arch, problem.data.val)
-        return {"val_accuracy": result.accuracy, "val_loss": result.loss}
+        return {
+            "val_accuracy": result.accuracy,
+            "val_balanced_accuracy": result.balanced_accuracy,
+            "val_loss": result.loss,
+        }
 
     return evaluate
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
@@ -13,7 +14,7 @@ from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import NotMeasuredYet
 from nas.core.events import Candidate, Event, Exported, Progress, SearchState, StageFinished
 from nas.core.ports import Problem, Resources
-from nas.export import package
+from nas.export import PackageReport, package
 from nas.stages.cost_estimate import estimate_measuring, first_images, sample_archs, verified_range
 from nas.stages.fronts import front_of
 from nas.stages.results import ExportResult
@@ -33,7 +34,7 @@ class ExportStage:
         exported = _exported_candidates(problem, state)
         ready = {e.arch.id for e in state.exports}
         todo = [p for p in exported if p.arch.id not in ready]
-        packages: list[tuple[Candidate, bytes, dict[str, object]]] = []
+        packages: list[tuple[Candidate, bytes, PackageReport]] = []
         for p in todo:
             measurement, profile = _measured(problem, p)
             archive, report = package(
@@ -52,19 +53,25 @@ class ExportStage:
             )
             packages.append((p, archive, report))
             yield Progress(self.name, len(ready) + len(packages), len(exported), "models", message="packaging")
+        int8_measurements: dict[str, dict[str, object]] = defaultdict(dict)
         if problem.spec.export.int8 and packages:
             models = [zipfile.ZipFile(io.BytesIO(archive)).read("model.int8.onnx") for _, archive, _ in packages]
             names = [p.arch.id for p, _, _ in packages]
             for name, measured in _measured_int8(problem, resources, models, names).items():
-                for (_, _, report), measurement in zip(packages, measured, strict=True):
-                    short = {k: v for k, v in asdict(measurement).items() if k != "samples_ms"}
-                    if problem.fleet:
-                        report["int8_measurements"] = {**report.get("int8_measurements", {}), name: short}  # type: ignore[dict-item]
-                    else:
-                        report["int8_measurement"] = short
+                for (p, _, _), measurement in zip(packages, measured, strict=True):
+                    summary = {k: v for k, v in asdict(measurement).items() if k != "samples_ms"}
+                    int8_measurements[p.arch.id][name] = summary
         for p, archive, report in packages:
-            name = f"{p.arch.id}.zip"
-            yield Exported(p.arch, name, resources.blobs.put(archive), len(archive), "application/zip", report)
+            measured_int8 = int8_measurements[p.arch.id]
+            int8_report: dict[str, object] = {}
+            if measured_int8:
+                int8_report = (
+                    {"int8_measurements": measured_int8}
+                    if problem.fleet
+                    else {"int8_measurement": measured_int8[problem.spec.device]}
+                )
+            name, blob = f"{p.arch.id}.zip", resources.blobs.put(archive)
+            yield Exported(p.arch, name, blob, len(archive), "application/zip", {**asdict(report), **int8_report})
         yield StageFinished(self.name, 0.0, ExportResult(len(exported)).to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:

@@ -30,6 +30,7 @@ from nas.core.events import (
     Warned,
     fold,
 )
+from nas.core.metrics import METRICS
 from nas.core.ports import Problem, Refitter, Resources, SearchSpace, predict_latency
 from nas.core.rng import Stream, rng
 from nas.explorers import random
@@ -200,7 +201,7 @@ def newcomers(problem: Problem, state: SearchState, last: Refitted, origin: Orig
     cheap = cheap_metrics(problem, as_genes([p.arch for p in candidates]))
     repredicted = []
     for i, p in enumerate(candidates):
-        estimates = {k: v for k, v in p.metrics.items() if k not in ("measured_ms", "test_accuracy")}
+        estimates = {k: v for k, v in p.metrics.items() if METRICS[k].kind != "measured"}
         if p.key not in tried:
             latency = {k: float(cheap[k][i]) for k in ("predicted_ms", "upper_ms")}
         elif p.measurement is not None and p.measurement.median_ms is not None:

@@ -16,6 +16,7 @@ from nas.core.device import Measurement
 from nas.core.errors import NotMeasuredYet
 from nas.core.events import (
     Candidate,
+    ClassRecall,
     Evaluated,
     Event,
     Measured,
@@ -26,6 +27,7 @@ from nas.core.events import (
     Warned,
     fold,
 )
+from nas.core.metrics import METRICS
 from nas.core.ports import Problem, Resources, TargetDevice
 from nas.core.spec import SearchSpec
 from nas.export import to_onnx
@@ -130,8 +132,10 @@ def measure_and_verify(
         tested = []
         for p in together:
             module = subnets.cut(p.arch)
-            test = subnets.score(module, p.arch, problem.data.test).accuracy
-            tested.append(Candidate(p.arch, p.origin, {"test_accuracy": test}))
+            test = subnets.score(module, p.arch, problem.data.test)
+            accuracies = {"test_accuracy": test.accuracy, "test_balanced_accuracy": test.balanced_accuracy}
+            tested.append(Candidate(p.arch, p.origin, accuracies))
+            yield ClassRecall(p.arch, test.recall_by_class)
             if due[p.key]:
                 models[p.key] = to_onnx(subnets.with_normalisation(module), problem.space.input_shape(p.arch))
             yield Progress(stage, done, total, unit, message="exporting")
@@ -255,7 +259,7 @@ def _counted(result: VerifyResult, spec: SearchSpec, state: SearchState, view: s
 
 
 def _estimates(point: Candidate, retrained: bool) -> dict[str, float]:
-    unmeasured = {k: v for k, v in point.metrics.items() if k not in ("measured_ms", "measured_share", "test_accuracy")}
+    unmeasured = {k: v for k, v in point.metrics.items() if METRICS[k].kind != "measured"}
     return {**unmeasured, "val_accuracy": unmeasured["trained_accuracy"]} if retrained else unmeasured
 
 

@@ -8,7 +8,7 @@ import json
 import sys
 import zipfile
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess, run
@@ -278,7 +278,7 @@ def trained(data: Dataset) -> nn.Module:
     return module.eval()
 
 
-def make_package(module: nn.Module, data: Dataset, **changes: Any) -> tuple[bytes, dict[str, Any]]:
+def make_package(module: nn.Module, data: Dataset, **changes: Any) -> tuple[bytes, export.PackageReport]:
     settings: dict[str, Any] = {
         "mean": MEAN,
         "std": STD,
@@ -291,7 +291,7 @@ def make_package(module: nn.Module, data: Dataset, **changes: Any) -> tuple[byte
 
 
 @pytest.fixture(scope="module")
-def packed(trained: nn.Module, data: Dataset) -> tuple[bytes, dict[str, Any]]:
+def packed(trained: nn.Module, data: Dataset) -> tuple[bytes, export.PackageReport]:
     return make_package(trained, data)
 
 
@@ -300,7 +300,9 @@ def unzip(content: bytes) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_package_holds_everything_with_checksums(packed: tuple[bytes, dict[str, Any]], trained: nn.Module) -> None:
+def test_package_holds_everything_with_checksums(
+    packed: tuple[bytes, export.PackageReport], trained: nn.Module
+) -> None:
     files = unzip(packed[0])
     assert set(files) == {
         "model.onnx",
@@ -315,21 +317,29 @@ def test_package_holds_everything_with_checksums(packed: tuple[bytes, dict[str, 
     assert set(manifest["files"]) == set(files) - {"manifest.json"}
     for name, entry in manifest["files"].items():
         assert entry == {"sha256": hashlib.sha256(files[name]).hexdigest(), "size_bytes": len(files[name])}
-    assert packed[1]["sizes"] == {name: len(content) for name, content in files.items()}
+    assert packed[1].sizes == {name: len(content) for name, content in files.items()}
     weights = load_safetensors(files["weights.safetensors"])
     assert all(torch.equal(weights[k], v) for k, v in trained.state_dict().items())
     assert files["model.onnx"] == export.to_onnx(export.Normalised(trained, MEAN, STD), (3, 8, 8))
 
 
-def test_manifest_carries_the_evidence(packed: tuple[bytes, dict[str, Any]]) -> None:
+def test_manifest_carries_the_evidence(packed: tuple[bytes, export.PackageReport]) -> None:
     files, report = unzip(packed[0]), packed[1]
     manifest, architecture = json.loads(files["manifest.json"]), json.loads(files["architecture.json"])
     assert manifest["metrics"]["measured_ms"] == {"value": 0.5, "unit": "ms", "kind": "measured"}
     assert manifest["metrics"]["val_accuracy"]["kind"] == "estimated"
-    assert manifest["metrics"]["test_accuracy"]["value"] == report["accuracy_onnx"]  # of these very files
+    assert manifest["metrics"]["test_accuracy"]["value"] == report.accuracy_onnx  # of these very files
     assert manifest["measurement"]["runs"] == 900
     assert manifest["device"]["protocol"]["threads"] == 1
-    assert manifest["data"] == {"name": "toy", "content_hash": "ab" * 32, "test_images": 300}
+    assert {**manifest["data"], "account": None} == {
+        "name": "toy",
+        "content_hash": "ab" * 32,
+        "test_images": 300,
+        "account": None,
+    }
+    assert manifest["recall_by_class"] == report.recall_by_class
+    balanced = manifest["metrics"]["test_balanced_accuracy"]
+    assert balanced == {"value": report.balanced_accuracy, "unit": "%", "kind": "measured"}
     assert manifest["seed"] == 7
     assert manifest["preprocessing"]["class_names"] == ["a", "b", "c", "d", "e"]
     assert {"hwnas", "torch", "onnx", "onnxruntime"} == set(manifest["versions"])
@@ -338,7 +348,7 @@ def test_manifest_carries_the_evidence(packed: tuple[bytes, dict[str, Any]]) -> 
     assert architecture["layers"][0]["macs"] == 6912
 
 
-def test_card_is_short_and_says_where_numbers_come_from(packed: tuple[bytes, dict[str, Any]]) -> None:
+def test_card_is_short_and_says_where_numbers_come_from(packed: tuple[bytes, export.PackageReport]) -> None:
     card = unzip(packed[0])["model_card.md"].decode()
     assert len(card.splitlines()) < 60
     assert "| Measured latency | 0.5 ms | measured |" in card
@@ -348,16 +358,16 @@ def test_card_is_short_and_says_where_numbers_come_from(packed: tuple[bytes, dic
     assert "float32 of shape (batch, 3, 8, 8)" in card
 
 
-def test_report(packed: tuple[bytes, dict[str, Any]]) -> None:
+def test_report(packed: tuple[bytes, export.PackageReport]) -> None:
     report = packed[1]
-    assert report["accuracy_torch"] > 90
-    assert report["accuracy_onnx"] == pytest.approx(report["accuracy_torch"], abs=0.4)
-    assert report["int8_accuracy"] > 85
-    assert 0 < report["max_abs_err"] < 1e-2
+    assert report.accuracy_torch > 90
+    assert report.accuracy_onnx == pytest.approx(report.accuracy_torch, abs=0.4)
+    assert report.int8_accuracy > 85
+    assert 0 < report.max_abs_err < 1e-2
 
 
 def test_equal_packages_are_equal_bytes(
-    packed: tuple[bytes, dict[str, Any]], trained: nn.Module, data: Dataset
+    packed: tuple[bytes, export.PackageReport], trained: nn.Module, data: Dataset
 ) -> None:
     assert make_package(trained, data)[0] == packed[0]
     assert make_package(trained, data, seed=8)[0] != packed[0]
@@ -367,7 +377,7 @@ def test_package_without_int8_or_measurement(trained: nn.Module, data: Dataset) 
     content, report = make_package(trained, data, int8=False, measurement=None, profile=None, metrics={})
     files = unzip(content)
     assert "model.int8.onnx" not in files
-    assert report["int8_accuracy"] is None
+    assert report.int8_accuracy is None
     assert "not measured" in files["model_card.md"].decode()
     refused = replace(MEASUREMENT, median_ms=None, low_ms=None, high_ms=None, refused="the machine was busy")
     card = unzip(make_package(trained, data, int8=False, measurement=refused, metrics={})[0])["model_card.md"]
@@ -422,13 +432,13 @@ def run_package(folder: Path, *arguments: str) -> CompletedProcess[str]:
 
 
 @pytest.fixture
-def unpacked(packed: tuple[bytes, dict[str, Any]], tmp_path: Path) -> Path:
+def unpacked(packed: tuple[bytes, export.PackageReport], tmp_path: Path) -> Path:
     for name, content in unzip(packed[0]).items():
         (tmp_path / name).write_bytes(content)
     return tmp_path
 
 
-def test_run_py_needs_no_torch(unpacked: Path, packed: tuple[bytes, dict[str, Any]], data: Dataset) -> None:
+def test_run_py_needs_no_torch(unpacked: Path, packed: tuple[bytes, export.PackageReport], data: Dataset) -> None:
     test = data.test
     np.savez(unpacked / "images.npz", x_test=test.images_NCHW.transpose(0, 2, 3, 1), y_test=test.labels_N)
     for flags, key in ((["--logits", "l.npy"], "accuracy_onnx"), (["--int8", "--logits", "l.npy"], "int8_accuracy")):
@@ -436,7 +446,7 @@ def test_run_py_needs_no_torch(unpacked: Path, packed: tuple[bytes, dict[str, An
         assert done.returncode == 0, done.stderr
         names = [line.split("\t")[1] for line in done.stdout.splitlines()]
         right = [data.class_names[k] == name for k, name in zip(test.labels_N, names, strict=True)]
-        assert 100 * np.mean(right) == pytest.approx(packed[1][key], abs=0.4)
+        assert 100 * np.mean(right) == pytest.approx(asdict(packed[1])[key], abs=0.4)
         assert np.load(unpacked / "l.npy").shape == (300, 5)
 
 

@@ -10,7 +10,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nas.core.errors import UnknownName
-from nas.core.metrics import METRICS, OBJECTIVES, coverage, kendall, mape, metric_info, spearman
+from nas.core.metrics import (
+    METRICS,
+    OBJECTIVES,
+    attainable,
+    coverage,
+    kendall,
+    mape,
+    metric_info,
+    recall_by_class,
+    spearman,
+)
 
 # Few distinct values, so that ties are common.
 pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=30).map(
@@ -74,3 +84,16 @@ def test_an_objective_reads_metrics_of_one_goal_and_ends_on_evidence() -> None:
 def test_an_unknown_metric_is_named_with_the_nearest() -> None:
     with pytest.raises(UnknownName, match=r"unknown metric 'mac'.*Did you mean 'macs'\?"):
         metric_info("mac")
+
+
+@pytest.mark.parametrize("lowest", [0.13636812, 0.05, 136368.2, 1e-7, 3.0, 99.99999999, 0.2999999999999])
+@pytest.mark.parametrize("digits", [4, 6])
+def test_a_printed_limit_can_be_met(lowest: float, digits: int) -> None:
+    printed = attainable(lowest, digits)
+    assert float(printed) >= lowest
+    assert float(printed) <= lowest * (1 + 10.0 ** (1 - digits))
+
+
+def test_recall_of_classes() -> None:
+    labels, answers = np.array([0, 0, 1, 1, 1, 3]), np.array([0, 1, 1, 1, 0, 0])
+    assert recall_by_class(labels, answers, 4) == (50.0, pytest.approx(100 * 2 / 3), None, 0.0)

@@ -1,0 +1,130 @@
+"""The model card of an exported network: its manifest as a page for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nas.core.data_account import DataAccount, account_sentences
+from nas.core.metrics import metric_info
+
+FILES = {
+    "model.onnx": "the network in float32",
+    "model.int8.onnx": "the network in int8; its accuracy is its own, see above",
+    "weights.safetensors": "the weights as torch had them",
+    "architecture.json": "the architecture: choices and layers",
+    "run.py": "runs the models with numpy and onnxruntime",
+}
+_CLASSES_SHOWN = 20
+Manifest = Mapping[str, Any]
+
+
+def model_card(manifest: Manifest, account: DataAccount, sizes: Mapping[str, int]) -> str:
+    """The card as Markdown; ``sizes`` in bytes by file name."""
+    wanted = manifest["preprocessing"]
+    channels = {1: "grey", 3: "RGB"}.get(wanted["channels"], f"{wanted['channels']}-channel")
+    return f"""# Image classifier {manifest["architecture"]}
+
+Found by hwnas for the data set {manifest["data"]["name"]}. It sorts images into {len(wanted["class_names"])} classes:
+{", ".join(wanted["class_names"])}.
+
+| | value | evidence |
+|---|---|---|
+{chr(10).join(_metric_rows(manifest))}
+
+{_latency(manifest)}
+
+{_test_images(manifest, account)} The network's ONNX and torch forms agree within {manifest["onnx"]["max_abs_err"]:.1e}
+(largest difference of any logit).
+
+Recall by class, the lowest first: {_recall(manifest["recall_by_class"])}.
+{_data(account)}
+## Use
+
+    pip install numpy onnxruntime
+    python run.py images.npy
+
+The input `image` is float32 of shape (batch, {wanted["channels"]}, {wanted["height"]}, {wanted["width"]}): {channels}
+pixel values from 0 to 255, scaled to {wanted["height"]}x{wanted["width"]} ({wanted["resize"]}). The model
+normalises them itself. The output `logits` has one column per class, in the order above.
+
+## Files
+
+{chr(10).join(f"- `{name}`: {FILES[name]}, {size / 1024:,.0f} KiB" for name, size in sizes.items())}
+- `manifest.json`: checksums, metrics with their evidence, measurement protocol, versions
+
+## Limits
+
+The network knows these classes only and answers with one of them whatever it is shown. It was trained on this data set
+alone; check it on your own images before you rely on it.
+"""
+
+
+def _metric_rows(manifest: Manifest) -> list[str]:
+    rows = []
+    for name, metric in manifest["metrics"].items():
+        label = "Test accuracy, int8 model" if name == "int8_test_accuracy" else metric_info(name).label
+        value = f"{metric['value']:,.4g}" if metric["unit"] else f"{metric['value']:,.0f}"
+        rows.append(f"| {label} | {value} {metric['unit']} | {metric['kind']} |".replace("  ", " "))
+    return rows
+
+
+def _latency(manifest: Manifest) -> str:
+    device, measurement = manifest["device"], manifest["measurement"]
+    if measurement is None or device is None:
+        measured = "Its latency was not measured."
+    elif measurement["median_ms"] is None:
+        measured = f"Its latency on {device['name']} could not be measured: {measurement['refused']}."
+    else:
+        protocol = device["protocol"]
+        measured = (
+            f"Latency of `model.onnx`: {measurement['median_ms']:.4g} ms (95 % interval {measurement['low_ms']:.4g} to "
+            f"{measurement['high_ms']:.4g} ms, {measurement['runs']} runs), measured on {device['name']} "
+            f"({device['processor']}) with {device['runtime']} {device['runtime_version']}, batch {protocol['batch']}, "
+            f"threads {protocol['threads']}. On any other machine it differs."
+        )
+    fleet = manifest.get("fleet")
+    return f"{_fleet_table(fleet)}\n\n{measured}" if fleet else measured
+
+
+def _test_images(manifest: Manifest, account: DataAccount) -> str:
+    """How far the test images are new to the network."""
+    images = manifest["data"]["test_images"]
+    test = account.splits.get("test")
+    copies = test.copies if test is not None else 0
+    taken = f"Test accuracy was taken over {images} images"
+    if copies:
+        return (
+            f"{taken}, with the models of this package. **{copies} of them are exact copies of training images**, so "
+            "the accuracy on new images is lower; the others had no part in training or in the choice of this network."
+        )
+    return (
+        f"{taken} that had no part in training or in the choice of this network, with the models of this package; none "
+        "is an exact copy of a training image."
+    )
+
+
+def _recall(recall: Mapping[str, float | None]) -> str:
+    known = sorted((value, name) for name, value in recall.items() if value is not None)
+    shown = ", ".join(f"{name} {value:.1f} %" for value, name in known[:_CLASSES_SHOWN])
+    return shown + (f", and {len(known) - _CLASSES_SHOWN} classes above" if len(known) > _CLASSES_SHOWN else "")
+
+
+def _data(account: DataAccount) -> str:
+    """What became of the images when they were read."""
+    if not account.splits:
+        return ""
+    warnings = [
+        f"{warning[0].upper()}{warning[1:]}." for warning in (w.removeprefix("data: ") for w in account.warnings)
+    ]
+    return f"\n## Data\n\n{' '.join([*account_sentences(account), *warnings])}\n"
+
+
+def _fleet_table(fleet: Mapping[str, Any]) -> str:
+    """What is known of the network on every device of the search."""
+    rows = ["| device | predicted ms | 95 % upper bound ms | measured ms | status |", "|---|---|---|---|---|"]
+    for name, on in fleet.items():
+        measured_ms = on["measurement"]["median_ms"] if on["measurement"] is not None else None
+        shown = f"{measured_ms:.4g}" if measured_ms is not None else "not measured"
+        rows.append(f"| {name} | {on['predicted_ms']:.4g} | {on['upper_ms']:.4g} | {shown} | {on['status']} |")
+    return "\n".join(rows)
