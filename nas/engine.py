@@ -10,11 +10,12 @@ from dataclasses import asdict, replace
 
 from nas.core import registry
 from nas.core.cost_estimate import CostEstimate, StageCost
-from nas.core.errors import InvalidSpec, NotMeasuredYet
-from nas.core.events import Event, Progress, SearchState, StageFinished, StageStarted, fold
+from nas.core.errors import DataChanged, InvalidSpec, NotMeasuredYet
+from nas.core.events import Concluded, DataRead, Event, Progress, SearchState, StageFinished, StageStarted, Warned, fold
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import SearchSpec
 from nas.peak_memory import peak_memory_bytes, reset_peak_memory
+from nas.stages.conclusions import conclude
 
 COST_STAGE = "cost_estimate"  # the one stage of a dry run
 
@@ -41,8 +42,10 @@ def stage_names(spec: SearchSpec) -> tuple[str, ...]:
 def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, state: SearchState) -> Iterator[Event]:
     """Yields the events of every stage that ``state`` does not know as finished.
 
-    A stage that ends without a ``StageFinished`` of its own gets one with an empty result.
+    A stage that ends without a ``StageFinished`` of its own gets one with an empty result. Raises DataChanged before
+    any stage where the data are not those that the search, or the one whose supernet it uses, has read.
     """
+    require_same_data(problem, state)
     for position, stage in enumerate(stages):
         if stage.name in state.finished:
             continue
@@ -50,6 +53,9 @@ def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, 
         started = StageStarted(stage.name, position, len(stages))
         state = fold(state, started)
         yield started
+        for event in _account_for_data(stage.name, problem, state):
+            state = fold(state, event)
+            yield event
         result = {}
         for event in stage.run(problem, resources, state):
             if isinstance(event, StageFinished):
@@ -60,6 +66,8 @@ def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, 
         finished = StageFinished(stage.name, resources.clock() - started_at, result)
         state = fold(state, finished)
         yield finished
+    if not state.conclusions and (conclusions := conclude(problem, state)):
+        yield Concluded(conclusions)
 
 
 def estimate_search_cost(
@@ -70,6 +78,7 @@ def estimate_search_cost(
 
     Raises what the stages raise: what cannot be timed here could not be run here either.
     """
+    require_same_data(problem, state)
     started_at = resources.clock()
     yield StageStarted(COST_STAGE, 0, 1)
     costs: list[StageCost] = []
@@ -97,6 +106,36 @@ def total_cost(problem: Problem, worker: str, costs: Sequence[StageCost]) -> Cos
         confidence="partial" if any(c.seconds is None for c in costs) else "measured",
         stages=tuple(costs),
     )
+
+
+def require_same_data(problem: Problem, state: SearchState) -> None:
+    """Raises DataChanged where other images, labels or splits were read before: images that have trained the supernet
+    could be among the test images now."""
+    before = state.data.content_hash if state.data is not None else None
+    for known, when in ((before, "when this search began"), (problem.supernet_data, "by the search of the supernet")):
+        check_same_data(known, problem.data.content_hash, when)
+
+
+def check_same_data(known: str | None, present: str, when: str) -> None:
+    """Raises DataChanged for content hashes that differ; None is one that was not recorded."""
+    if known is not None and known != present:
+        raise DataChanged(
+            f"the data have changed: expected those that were read {when} (content hash {known[:12]}), got others "
+            f"({present[:12]}); restore the files, or submit a search that trains a supernet of its own"
+        )
+
+
+def _account_for_data(stage: str, problem: Problem, state: SearchState) -> Iterator[Event]:
+    """The account of the data, once in a search."""
+    if state.data is not None:
+        return
+    account = replace(problem.data.account, content_hash=problem.data.content_hash)
+    yield DataRead(account)
+    warnings = account.warnings
+    if problem.supernet_blob is not None and problem.supernet_data is None:
+        warnings += ("data: it is not recorded which images the reused supernet was trained on",)
+    for warning in warnings:
+        yield Warned(stage, warning)
 
 
 def _price(stage: Stage, problem: Problem, resources: Resources, state: SearchState) -> StageCost:

@@ -106,6 +106,7 @@ def _load_search(payload: SearchPayload, blobs: BlobStore) -> tuple[Problem, Seq
         profile=first.profile,
         predictor=predictor,
         supernet_blob=payload.supernet_blob,
+        supernet_data=payload.supernet_data,
         inherited=payload.inherited,
         fleet=fleet,
     )

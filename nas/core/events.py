@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from nas.core.arch import Arch
+from nas.core.conclusion import Conclusion
+from nas.core.data_account import DataAccount, data_account_from_json
 from nas.core.device import Measurement, OnDevice, Status, over_fleet, verification_status
 from nas.core.errors import InvalidInput
 from nas.core.lifecycle import JobStatus
@@ -50,6 +52,14 @@ class Candidate:
     def key(self) -> tuple[str, str]:
         """Identity inside a search: where it came from and which network it is."""
         return (self.origin, self.arch.id)
+
+
+@dataclass(frozen=True)
+class DataRead:
+    """The data set was read by a worker, for the first time in this search; later attempts must read the same."""
+
+    kind: ClassVar[str] = "data_read"
+    account: DataAccount
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,24 @@ class Measured:
     measurement: Measurement
     promised_ms: float
     device: str | None = None
+
+
+@dataclass(frozen=True)
+class ClassRecall:
+    """A network was tested with the weights that are exported: the share of each class's test images that it
+    recognises, in %, in the order of the class names; None for a class without images."""
+
+    kind: ClassVar[str] = "class_recall"
+    arch: Arch
+    recall_by_class: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Concluded:
+    """All stages are done, and the results are not what a reader expects."""
+
+    kind: ClassVar[str] = "concluded"
+    conclusions: tuple[Conclusion, ...]
 
 
 @dataclass(frozen=True)
@@ -225,6 +253,9 @@ Event = (
     | Warned
     | StageFinished
     | StatusChanged
+    | DataRead
+    | ClassRecall
+    | Concluded
 )
 
 _TYPES: dict[str, type[Any]] = {
@@ -243,6 +274,9 @@ _TYPES: dict[str, type[Any]] = {
         Warned,
         StageFinished,
         StatusChanged,
+        DataRead,
+        ClassRecall,
+        Concluded,
     )
 }
 
@@ -271,6 +305,12 @@ def decode(record: Mapping[str, Any]) -> Event:
         body["measured"] = tuple((origin, arch_id) for origin, arch_id in body["measured"])
     if kind == Measured.kind:
         body["measurement"] = Measurement.from_json(body["measurement"])
+    if kind == ClassRecall.kind:
+        body["recall_by_class"] = tuple(body["recall_by_class"])
+    if kind == Concluded.kind:
+        body["conclusions"] = tuple(Conclusion(**c) for c in body["conclusions"])
+    if kind == DataRead.kind:
+        body["account"] = data_account_from_json(body["account"])
     event: Event = _TYPES[kind](**body)
     return event
 
@@ -290,7 +330,9 @@ def candidate_from_json(record: Mapping[str, Any]) -> Candidate:
 
 @dataclass(frozen=True)
 class SearchState:
-    """Everything a search knows about its own past. Treat as a value: ``fold`` returns the next one."""
+    """Everything a search knows about its own past. Treat as a value: ``fold`` returns the next one. ``data`` is None
+    before the data were read, and in searches of versions that kept no account of them. ``class_recall``: what
+    ``ClassRecall`` events say, by architecture id."""
 
     stage: str | None = None
     finished: StageResults = field(default_factory=dict)
@@ -301,6 +343,9 @@ class SearchState:
     hypervolume: tuple[HypervolumeAt, ...] = ()
     warnings: tuple[str, ...] = ()
     refits: tuple[Refitted, ...] = ()
+    data: DataAccount | None = None
+    class_recall: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    conclusions: tuple[Conclusion, ...] = ()
 
     def of(self, origin: Origin) -> list[Candidate]:
         """The candidates of one origin, in the order they were first evaluated."""
@@ -310,6 +355,12 @@ class SearchState:
 def fold(state: SearchState, event: Event) -> SearchState:
     """The state after one more event."""
     match event:
+        case DataRead():
+            return replace(state, data=event.account)
+        case ClassRecall():
+            return replace(state, class_recall={**state.class_recall, event.arch.id: event.recall_by_class})
+        case Concluded():
+            return replace(state, conclusions=event.conclusions)
         case StageStarted():
             return replace(state, stage=event.stage)
         case Evaluated() | Measured():

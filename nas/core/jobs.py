@@ -73,8 +73,9 @@ AgentResults = Mapping[MeasurementKey, Measurement | MeasurementFailure]
 @dataclass(frozen=True)
 class SearchPayload:
     """A search with its devices, in the order of the spec. ``energy`` is the predictor of energy, None for a fleet or
-    if the device has none. ``supernet_blob`` and ``inherited`` (estimated candidates) come from the search whose
-    supernet is reused. ``refit`` is None where nothing was measured or over a fleet."""
+    if the device has none. ``supernet_blob``, ``supernet_data`` (the content hash of its data, None where it is not
+    recorded) and ``inherited`` (estimated candidates) come from the search whose supernet is reused. ``refit`` is None
+    where nothing was measured or over a fleet."""
 
     kind: ClassVar[JobKind] = "search"
     spec: SearchSpec
@@ -82,6 +83,7 @@ class SearchPayload:
     energy: PredictorBlob | None = None
     refit: RefitData | None = None
     supernet_blob: str | None = None
+    supernet_data: str | None = None
     inherited: tuple[Candidate, ...] = ()
     measurements: AgentResults = field(default_factory=dict)
 

@@ -65,7 +65,8 @@ class CandidateSchema(BaseModel):
 
 
 class CandidateDetailSchema(BaseModel):
-    """A candidate with its choices, layers and files. ``cells``: empty for a space without cells."""
+    """A candidate with its choices, layers and files. ``cells``: empty for a space without cells. ``class_recall``: the
+    share of each class's test images that it recognises, in %, once it was tested."""
 
     candidate: CandidateSchema
     choices: dict[str, int | float | str]
@@ -73,10 +74,12 @@ class CandidateDetailSchema(BaseModel):
     layers: list[LayerSummary]
     artifacts: list[ArtifactSchema]
     cells: list[CellGraph] = []
+    class_recall: dict[str, float | None] = {}
 
 
 class ObjectiveSchema(BaseModel):
-    """An axis of a front."""
+    """An axis of a front. ``decided_by``: the metric that decides which candidates are on the front, where it is not
+    the ``metric`` of the axis: test data choose no network."""
 
     objective: str
     metric: str
@@ -85,6 +88,7 @@ class ObjectiveSchema(BaseModel):
     kind: MetricKind
     goal: Goal
     bound: float | None = None
+    decided_by: str | None = None
 
 
 class FrontSchema(BaseModel):

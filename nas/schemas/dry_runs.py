@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, TypeAdapter
 
 from nas.core.cost_estimate import CostEstimate
+from nas.core.data_account import DataAccount
 from nas.schemas.common import Range
 
 _COST_ESTIMATE = TypeAdapter(CostEstimate)
@@ -32,7 +33,8 @@ class DryRunSchema(BaseModel):
 
     Ranges come from ``sampled`` random architectures and the smallest and largest one; latencies are predicted; counts
     are exact. ``cost`` was timed on a worker; if it is None, ``cost_missing`` says why. Over a fleet, latencies are
-    those of the slowest device, and ``fleet`` has them by device.
+    those of the slowest device, and ``fleet`` has them by device. ``data`` is the account of the data set; None where
+    it was not read, with ``data_missing`` to say why.
     """
 
     feasible: bool
@@ -45,5 +47,7 @@ class DryRunSchema(BaseModel):
     stages: list[str]
     spec_hash: str
     fleet: list[DeviceFeasibilitySchema] = []
+    data: DataAccount | None = None
+    data_missing: str | None = None
     cost: CostEstimate | None = None
     cost_missing: str | None = None

@@ -11,7 +11,8 @@ from nas.core.lifecycle import JobStatus
 
 
 class StageSchema(BaseModel):
-    """One stage of a job: ``done`` of ``total`` units, ``seconds`` spent, ``values`` such as a loss."""
+    """One stage of a job: ``done`` of ``total`` units, ``seconds`` spent, ``values`` such as a loss. ``eta_s``: seconds
+    until it ends, None until they can be estimated."""
 
     name: str
     status: Literal["waiting", "running", "finished"]
@@ -19,6 +20,7 @@ class StageSchema(BaseModel):
     total: int = 0
     unit: str = ""
     seconds: float = 0.0
+    eta_s: float | None = None
     values: dict[str, float] = {}
     message: str = ""
     result: dict[str, Any] = {}
@@ -28,7 +30,8 @@ class JobSchema(BaseModel):
     """What searches and device onboardings have in common.
 
     ``waiting`` is what a queued job waits for, such as "waiting for 1 GPU, position 3 of 12". ``busy_seconds`` is the
-    total time that workers spent on it. ``eta_s`` is None until it can be estimated.
+    total time that workers spent on it. ``eta_s``: seconds until the whole job ends, None until they can be
+    estimated, which is in its last stage; before, the running stage has an ``eta_s`` of its own.
     """
 
     id: str

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field, computed_field
 
+from nas.core.conclusion import Conclusion
+from nas.core.data_account import DataAccount
 from nas.core.events import HypervolumeAt
 from nas.core.spec import BudgetSpec, ExportSpec, FleetSpec, ObjectiveSpec, ResourceSpec, RetrainSpec, SearchSpec
 from nas.schemas.common import Page
@@ -26,13 +28,17 @@ class SearchSchema(JobSchema):
     """A search without its candidates.
 
     ``predictor`` is the version of its device's predictor that it uses. ``rank_correlation`` is that of a few-shot
-    search once its space is partitioned, and None in lists. Where each device of a ``fleet`` has a front, sizes and
+    search once its space is partitioned; ``data`` is the account of its data set once a worker has read it. Both are
+    None in lists. ``conclusions`` say what a search that has ended comes to where that is no front, or one of networks
+    that only guess. Where each device of a ``fleet`` has a front, sizes and
     hypervolumes are those of the first.
     """
 
     spec: SearchSpec
     fleet: list[FleetMemberSchema] = Field(default_factory=list)
+    conclusions: list[Conclusion] = Field(default_factory=list)
     rank_correlation: RankCorrelationSchema | None = None
+    data: DataAccount | None = None
     parent: str | None = None
     predictor: str | None = None
     front_size: int = 0

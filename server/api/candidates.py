@@ -86,6 +86,7 @@ def get_candidate(id: str, arch: str, store: CurrentStore, origin: Origin = "sea
         layers=[summarise(layer) for layer in space.layers(architecture)],
         artifacts=store.queries.artifacts(id, arch),
         cells=cells_of(space, architecture),
+        class_recall=store.queries.class_recall(id, arch),
     )
 
 
@@ -126,6 +127,7 @@ def _front_schema(
     search_id: str, spec: SearchSpec, front: Front, virtual: Collection[str], device: str | None
 ) -> FrontSchema:
     members = front_keys(front)
+    deciding = "val_accuracy" if spec.retrain is None else "trained_accuracy"
     estimated = device in virtual if device is not None else bool(virtual)
     spec_on_device = spec if device is None else spec.on(device)
     bounds: dict[str, float | None] = {o.name: o.bound for o in spec_on_device.objectives}
@@ -144,6 +146,7 @@ def _front_schema(
                 kind=kind_of(metric, estimated),
                 goal=METRICS[metric].goal,
                 bound=bounds.get(objective) if metric != "proxy_score" else None,
+                decided_by=deciding if metric == "test_accuracy" else None,
             )
             for objective, metric in zip(front.objectives, front.metrics, strict=True)
         ],

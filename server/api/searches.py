@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from nas.core.lifecycle import JobStatus
 from nas.core.spec import SearchSpec
+from nas.engine import check_same_data
 from nas.schemas.dry_runs import DryRunSchema
 from nas.schemas.jobs import EventPage
 from nas.schemas.searches import ExtendBody, ForkBody, PriorityBody, SearchPage, SearchSchema
@@ -20,6 +21,7 @@ from server.api import sse, validate
 from server.api.access import CurrentPrincipal
 from server.api.child_specs import extended_spec, forked_spec
 from server.api.context import Context, CurrentStore
+from server.api.data_check import report_of
 from server.api.dry_runs import time_on_worker
 from server.api.errors import OpenApiResponses, responses
 from server.api.parameters import EVENT_RESPONSES, Accept, After, Cursor, IdempotencyKey, LastEventId
@@ -69,6 +71,14 @@ class SubmissionService:
             priority=priority,
         )
         return store.queries.search(search_id)
+
+    def require_same_data(self, search: SearchSchema) -> None:
+        """Raise DataChanged if the data of a search that is to go on are not those that it has read."""
+        if search.data is not None and search.spec.data.path is not None:
+            report = report_of(search.spec.data)
+            report.require_usable()
+            if report.content_hash is not None:
+                check_same_data(search.data.content_hash, report.content_hash, "when this search began")
 
     async def dry_run(self, spec: SearchSpec, measure: bool, wait_s: float, request: Request) -> DryRunSchema:
         """Report what the search would meet; with ``measure``, a worker estimates its cost within ``wait_s``."""
@@ -144,9 +154,10 @@ def pause_search(id: str, store: CurrentStore, principal: CurrentPrincipal) -> S
     return store.queries.search(id)
 
 
-@router.post("/searches/{id}/resume", summary="Resume a search", responses=responses(404, 409, 507))
-def resume_search(id: str, store: CurrentStore, principal: CurrentPrincipal) -> SearchSchema:
-    """Continue a paused search where it was paused."""
+@router.post("/searches/{id}/resume", summary="Resume a search", responses=responses(400, 404, 409, 507))
+def resume_search(id: str, store: CurrentStore, principal: CurrentPrincipal, submissions: Submissions) -> SearchSchema:
+    """Continue a paused search where it was paused. Refused if its data have changed."""
+    submissions.require_same_data(store.queries.search(id))
     store.jobs.resume(store.queries.search_job(id), principal)
     return store.queries.search(id)
 
@@ -158,9 +169,10 @@ def cancel_search(id: str, store: CurrentStore, principal: CurrentPrincipal) -> 
     return store.queries.search(id)
 
 
-@router.post("/searches/{id}/retry", summary="Retry a search", responses=responses(404, 409, 429, 507))
-def retry_search(id: str, store: CurrentStore, principal: CurrentPrincipal) -> SearchSchema:
-    """Continue a failed, cancelled or quarantined search from its last checkpoint."""
+@router.post("/searches/{id}/retry", summary="Retry a search", responses=responses(400, 404, 409, 429, 507))
+def retry_search(id: str, store: CurrentStore, principal: CurrentPrincipal, submissions: Submissions) -> SearchSchema:
+    """Continue a failed, cancelled or quarantined search from its last checkpoint. Refused if its data have changed."""
+    submissions.require_same_data(store.queries.search(id))
     store.jobs.retry(store.queries.search_job(id), principal)
     return store.queries.search(id)
 

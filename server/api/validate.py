@@ -15,13 +15,13 @@ from pydantic import ValidationError
 from nas.core import registry
 from nas.core.access import Principal
 from nas.core.arch import space_size
-from nas.core.errors import Conflict, Forbidden, HwnasError, InvalidData, InvalidSpec, NotFound, UnknownName
+from nas.core.errors import Conflict, DataChanged, Forbidden, HwnasError, InvalidData, InvalidSpec, NotFound, UnknownName
 from nas.core.plugins import Strategy
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.regularisers import regularisers
 from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.energy import energy_aware
-from nas.engine import stage_names
+from nas.engine import check_same_data, stage_names
 from nas.fleet import FleetPredictor
 from nas.schemas.dry_runs import DeviceFeasibilitySchema, DryRunSchema
 from nas.stages.estimate import (
@@ -38,6 +38,7 @@ from predictors.onboarding.from_table import require_usable
 from predictors.onboarding.tables import RawTable
 from predictors.storage import load_predictor
 from server.api.access import requires_tokens
+from server.api.data_check import report_of
 from server.settings import Settings
 from server.store.json_validation import spec_hash
 from server.store.readers.submissions import OnboardingContext, ParentSearch, StoredPredictor, SubmissionContext
@@ -70,7 +71,9 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     spec_hash(spec.model_dump(mode="json"))  # raises for a spec that cannot be stored
     strategy = registry.load_strategy(spec.strategy.name)
     _check_params(strategy, spec)
+    report = report_of(spec.data)
     space = space_of(spec.space, spec.data)
+    report.require_usable()
     strategy.check(spec, space)
     if spec.retrain is not None:
         regularisers(spec.retrain, space)
@@ -95,7 +98,7 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     }
     problems: list[HwnasError] = [
         *(_no_predictor(spec.on(name), space, context) for name in spec.devices if name not in context.predictors),
-        *_supernet_problems(spec, space, context.parent),
+        *_supernet_problems(spec, space, context.parent, report.content_hash),
         *unsupported_objectives(spec, profile),
         *infeasible_on_devices(spec, profile, by_device),
     ]
@@ -113,6 +116,8 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
         sampled=SAMPLED,
         stages=list(stages),
         spec_hash=spec.content_hash,
+        data=report.account,
+        data_missing=report.incomplete or None,
         fleet=[_feasibility(spec.on(name), by_device.get(name)) for name in spec.devices]
         if spec.fleet is not None
         else [],
@@ -158,13 +163,20 @@ def _profile(key: _ProfileKey) -> SpaceProfile:
 
 
 def check_data_path(data: DataSpec, settings: Settings) -> None:
-    """Raises InvalidSpec for a path that the service may not read for a caller.
+    """Raises InvalidSpec for a relative path, and for one that the service may not read for a caller.
 
     The callers of an open service on loopback are users of the machine, who may read the path anyway.
     """
-    if data.path is None or not requires_tokens(settings):
+    if data.path is None:
         return
     path = Path(data.path)
+    if not requires_tokens(settings):
+        if not path.is_absolute() and not data.path.startswith("~"):
+            raise InvalidSpec(
+                "data.path: expected an absolute path, since a relative one is another on every machine, got "
+                f"{data.path!r}"
+            )
+        return
     inside = path.is_absolute() and "\0" not in data.path  # a relative path is another on every worker
     if not inside or not any(path.resolve().is_relative_to(root.resolve()) for root in settings.data_roots):
         roots = ", ".join(map(str, settings.data_roots)) or "none: the service has no `data_roots`"
@@ -195,6 +207,7 @@ def check_device(spec: DeviceSpec, store: Store, principal: Principal) -> None:
     if spec.predictor not in registry.names("nas.predictors"):
         raise UnknownName("predictor", spec.predictor, registry.names("nas.predictors"))
     space = space_of(spec.space, spec.data)
+    report_of(spec.data).require_usable()
     _check_source(spec, context)
     if spec.predictor == Transfer.family and spec.source == "roofline":
         raise InvalidSpec("predictor: 'transfer' needs a measured device, and a roofline is not measured")
@@ -233,12 +246,7 @@ def _check_source(spec: DeviceSpec, context: OnboardingContext) -> None:
 
 def space_of(space: SpaceSpec, data: DataSpec) -> SearchSpace:
     """The search space that two parts of a spec name. Raises UnknownName, InvalidSpec or InvalidData."""
-    dataset_type, space_type = registry.load_dataset(data.name), registry.load_space(space.name)
-    try:
-        shape = dataset_type.describe(data)
-    except OSError as error:  # for example a folder without read permission, or a deleted file
-        raise InvalidData(f"the data at {data.path!r} cannot be read: {error.strerror or error}") from error
-    return space_type.build(space.params, shape)
+    return registry.load_space(space.name).build(space.params, report_of(data).require_shape())
 
 
 def predictor_for(device: str, space: SearchSpace, store: Store) -> LatencyPredictor | None:
@@ -292,9 +300,17 @@ def _no_predictor(spec: SearchSpec, space: SearchSpace, context: SubmissionConte
     )
 
 
-def _supernet_problems(spec: SearchSpec, space: SearchSpace, parent: ParentSearch | None) -> Iterator[HwnasError]:
+def _supernet_problems(
+    spec: SearchSpec, space: SearchSpace, parent: ParentSearch | None, content_hash: str | None
+) -> Iterator[HwnasError]:
+    """``content_hash``: of the data as they are now, None where they were not read."""
     if spec.supernet is None:
         return
+    if parent is not None and content_hash is not None:
+        try:
+            check_same_data(parent.data_hash, content_hash, f"by search {spec.supernet}")
+        except DataChanged as error:
+            yield error
     if parent is None:
         yield InvalidSpec(f"supernet: no search {spec.supernet!r}")
     elif parent.space_id != space.id:

@@ -37,6 +37,8 @@ def back_up(database: str, blobs: str, archive: Path, clock: Callable[[], float]
     url = make_url(database)
     if url.get_backend_name() != "sqlite" or not url.database:
         raise InvalidInput("expected an embedded SQLite database; for PostgreSQL use pg_dump, see docs/operations.md")
+    if not Path(url.database).exists():
+        raise NotFound(f"there is no database {url.database} to back up")
     if archive.exists():
         raise InvalidInput(f"{archive} already exists")
     store = open_blobs(blobs)

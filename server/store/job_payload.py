@@ -64,6 +64,7 @@ def _search_payload(session: Session, job: Job) -> SearchPayload:
         energy=energy_of(session, predictors[0]) if single else None,  # energy is not predicted by device
         refit=_refit_data(session, job, predictors[0]) if single else None,
         supernet_blob=_required_supernet(session, spec.supernet) if spec.supernet is not None else None,
+        supernet_data=data_hash_of(session, spec.supernet) if spec.supernet is not None else None,
         inherited=_estimated_candidates(session, spec.supernet) if spec.supernet is not None else (),
         measurements=agent_results(session, job.id),
     )
@@ -116,6 +117,14 @@ def supernet_of(session: Session, search_id: str) -> str | None:
             return str(checkpoint["blob"]) if training is not None and checkpoint is not None else None
         job = session.get(Job, job.spec["supernet"])
     return None
+
+
+def data_hash_of(session: Session, search_id: str) -> str | None:
+    """The content hash of the data that a search has read; None while it has read none, and for searches of versions
+    that did not record it."""
+    job = session.get(Job, search_id)
+    data = job.state.get("data") if job is not None else None
+    return str(data["content_hash"]) if data else None
 
 
 def _required_supernet(session: Session, search_id: str) -> str:

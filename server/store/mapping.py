@@ -125,6 +125,7 @@ def _stage_schema(job: Job, bar: Mapping[str, Any], state: SearchState, now: flo
         total=bar["total"],
         unit=bar["unit"],
         seconds=seconds,
+        eta_s=_stage_eta_s(bar, now) if active and job.status in LEASED else None,
         values=bar["values"],
         message=bar["message"],
         result=dict(state.finished.get(bar["name"], {})),
@@ -132,13 +133,19 @@ def _stage_schema(job: Job, bar: Mapping[str, Any], state: SearchState, now: flo
 
 
 def _eta_s(job: Job, now: float) -> float | None:
-    """Estimated seconds until the running stage is done, at the rate of its present attempt."""
-    if job.status not in LEASED:
+    """Estimated seconds until the job is done: those of its running stage where no other waits behind it."""
+    if job.status not in LEASED or any(bar["status"] == "waiting" for bar in job.stages):
         return None
-    for bar in job.stages:
-        if bar["status"] == "running" and bar["anchor"] is not None:
-            at, done = bar["anchor"]
-            if bar["done"] > done and bar["latest"] > at:
-                rate = (bar["done"] - done) / (bar["latest"] - at)
-                return max(0.0, float((bar["total"] - bar["done"]) / rate - (now - bar["latest"])))
-    return None
+    running = [bar for bar in job.stages if bar["status"] == "running"]
+    return _stage_eta_s(running[-1], now) if running else None
+
+
+def _stage_eta_s(bar: Mapping[str, Any], now: float) -> float | None:
+    """Estimated seconds until a running stage is done, at the rate of its present attempt."""
+    if bar["anchor"] is None:
+        return None
+    at, done = bar["anchor"]
+    if bar["done"] <= done or bar["latest"] <= at:
+        return None
+    rate = (bar["done"] - done) / (bar["latest"] - at)
+    return max(0.0, float((bar["total"] - bar["done"]) / rate - (now - bar["latest"])))

@@ -18,6 +18,8 @@ from sqlalchemy.orm import Session
 
 from nas.core.arch import Arch
 from nas.core.candidates import ORIGINS, CandidateTable, Rows
+from nas.core.conclusion import Conclusion
+from nas.core.data_account import data_account_from_json
 from nas.core.device import Measurement, OnDevice
 from nas.core.events import (
     Candidate,
@@ -181,6 +183,9 @@ def state_to_json(state: SearchState) -> dict[str, Any]:
         "hypervolume": [asdict(h) for h in state.hypervolume],
         "warnings": list(state.warnings),
         "refits": [asdict(r) for r in state.refits],
+        "data": asdict(state.data) if state.data is not None else None,
+        "class_recall": {arch: list(recall) for arch, recall in state.class_recall.items()},
+        "conclusions": [asdict(c) for c in state.conclusions],
     }
 
 
@@ -196,6 +201,9 @@ def state_from_json(record: Mapping[str, Any]) -> SearchState:
         hypervolume=tuple(HypervolumeAt(**h) for h in record["hypervolume"]),
         warnings=tuple(record["warnings"]),
         refits=tuple(_refit(r) for r in record.get("refits", ())),
+        data=data_account_from_json(data) if (data := record.get("data")) else None,
+        class_recall={arch: tuple(recall) for arch, recall in record.get("class_recall", {}).items()},
+        conclusions=tuple(Conclusion(**c) for c in record.get("conclusions", ())),
     )
 
 

@@ -94,6 +94,15 @@ class CandidateReader(Reader):
             on_front = front_keys(*_fronts(spec, *self._table_and_context(session, job)))
             return candidate_schema(candidate, candidate.key in on_front, roofline_devices(session, spec.devices))
 
+    def class_recall(self, search_id: str, arch: str) -> dict[str, float | None]:
+        """The share of each class's test images that a network recognises, in %; empty before it was tested. Raises
+        NotFound."""
+        with reading(self._engine) as session:
+            state = state_from_json(require_job(session, search_id, "search").state)
+        recall = state.class_recall.get(arch, ())
+        names = state.data.class_names if state.data is not None else ()
+        return dict(zip(names or map(str, range(len(recall))), recall, strict=False))
+
     def artifacts(self, search_id: str, arch: str | None = None) -> list[ArtifactSchema]:
         """The files of a search, or of one of its candidates, in the order of their export. Raises NotFound."""
         query = select(ArtifactRow).where(ArtifactRow.job_id == search_id).order_by(ArtifactRow.seq)

@@ -73,9 +73,11 @@ class SearchReader(Reader):
         with reading(self._engine) as session:
             job = require_job(session, search_id, "search")
             schema = self._search_schema(session, job, wait_reasons(session, [job], self._clock()))
+            state = state_from_json(job.state)
             return schema.model_copy(
                 update={
-                    "rank_correlation": rank_correlation_schema(state_from_json(job.state).finished),
+                    "rank_correlation": rank_correlation_schema(state.finished),
+                    "data": state.data,
                     "warnings": [*schema.warnings, *replacement_warnings(session, job, schema.spec)],
                 }
             )
@@ -190,4 +192,5 @@ class SearchReader(Reader):
             parent=job.parent_id,
             predictor=job.predictor_id,
             hypervolume_history=list(state.hypervolume),
+            conclusions=list(state.conclusions),
         )

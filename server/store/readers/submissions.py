@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from nas.core.lifecycle import ENDED
 from nas.core.spec import DeviceSpec, SearchSpec
 from server.store.database import reading
-from server.store.job_payload import supernet_of
+from server.store.job_payload import data_hash_of, supernet_of
 from server.store.models import AgentRow, DeviceRow, Job, PointRow, PredictorRow
 from server.store.predictor_lookup import energy_of, find_predictor, relatives_of
 from server.store.readers.base import Reader
@@ -27,7 +27,8 @@ class StoredPredictor:
 
 @dataclass(frozen=True)
 class ParentSearch:
-    """The search whose supernet another one reuses. ``supernet`` is the blob, None until training has finished.
+    """The search whose supernet another one reuses. ``supernet`` is the blob, None until training has finished;
+    ``data_hash`` the content hash of its data, None where it is not recorded.
 
     ``inherited`` counts the candidates of the origin that has most of them.
     """
@@ -37,6 +38,7 @@ class ParentSearch:
     space_id: str | None
     supernet: str | None
     inherited: int
+    data_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,5 +123,6 @@ def _parent(session: Session, search_id: str) -> ParentSearch | None:
         spec=SearchSpec.model_validate(job.spec),
         space_id=job.space_id,
         supernet=supernet_of(session, search_id),
+        data_hash=data_hash_of(session, search_id),
         inherited=max(session.scalars(counts), default=0),
     )

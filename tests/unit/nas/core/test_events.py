@@ -11,11 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.core.arch import Arch
+from nas.core.conclusion import Conclusion
+from nas.core.data_account import SPLITS, Conversion, DataAccount, SkippedInput, SplitAccount
 from nas.core.device import Measurement, verification_status
 from nas.core.errors import InvalidInput
 from nas.core.events import (
     Candidate,
     Checkpoint,
+    ClassRecall,
+    Concluded,
+    DataRead,
     Evaluated,
     Event,
     Exported,
@@ -58,6 +63,22 @@ good = st.builds(
     samples_ms=st.lists(numbers, max_size=3).map(tuple),
 )
 refused = good.map(lambda m: replace(m, median_ms=None, low_ms=None, high_ms=None, refused="unsteady"))
+counts = st.integers(0, 9)
+accounts = st.builds(
+    DataAccount,
+    content_hash=texts,
+    class_names=st.lists(texts, max_size=2).map(tuple),
+    inputs=counts,
+    splits=st.dictionaries(
+        st.sampled_from(SPLITS), st.builds(SplitAccount, counts, st.lists(counts, max_size=2).map(tuple), counts)
+    ),
+    conversions=st.lists(st.builds(Conversion, texts, counts), max_size=2).map(tuple),
+    skipped=st.lists(st.builds(SkippedInput, texts, texts), max_size=2).map(tuple),
+    unused=st.lists(texts, max_size=2).map(tuple),
+    left_out=counts,
+    one_colour=counts,
+    contradictory=counts,
+)
 events: st.SearchStrategy[Event] = st.one_of(
     st.builds(StageStarted, stages, st.integers(0, 5), st.integers(1, 6)),
     st.builds(Progress, stages, st.integers(0, 9), st.integers(1, 9), texts, st.dictionaries(texts, numbers), texts),
@@ -88,6 +109,9 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Warned, stages, texts),
     st.builds(StatusChanged, st.sampled_from([None, *STATUSES]), st.sampled_from(STATUSES), texts, texts),
     st.builds(StageFinished, stages, st.integers(0, 100).map(float), documents),
+    st.builds(DataRead, accounts),
+    st.builds(ClassRecall, archs, st.lists(st.none() | numbers, max_size=3).map(tuple)),
+    st.builds(Concluded, st.lists(st.builds(Conclusion, st.just("chance_level"), texts), max_size=2).map(tuple)),
 )
 logs = st.lists(events, max_size=12)
 
@@ -102,7 +126,7 @@ def test_an_event_comes_back_from_json_as_it_was(event: Event) -> None:
 
 def test_every_kind_of_event_is_generated_and_has_its_own_name() -> None:
     kinds = [t.kind for t in get_args(Event)]
-    assert len(set(kinds)) == len(kinds) == 13
+    assert len(set(kinds)) == len(kinds) == 16
 
 
 @given(logs)

@@ -1,0 +1,103 @@
+"""Check data sets of specs in processes of their own: the server opens no file that a caller names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import BoundedSemaphore
+
+from pydantic import ValidationError
+
+from nas.core import registry
+from nas.core.errors import InvalidData
+from nas.core.spec import DataSpec
+from nas.datasets.check import REPORT, REQUEST, CheckRequest, DataReport
+
+CHECK_SECONDS = 20.0
+CHECK_BYTES = 2 * 2**30
+_PARALLEL = BoundedSemaphore(2)
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class _CheckKey:
+    """A data set with its files as they are now."""
+
+    data_json: str
+    fingerprint: str
+
+
+def report_of(data: DataSpec) -> DataReport:
+    """What is known of a data set; checked again when a file of it has changed.
+
+    A data set without files of a caller is not read: only its shape is asked for. Raises UnknownName, and what the data
+    set raises where nothing lies at the path.
+    """
+    plugin = registry.load("nas.datasets", data.name)
+    try:
+        path = None if data.path is None else Path(data.path).expanduser()
+        fingerprint = _fingerprint(path) if path is not None and path.exists() else None
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, no permission, no such home, a NUL
+        raise InvalidData(f"the data at {data.path!r} cannot be read: {error}") from error
+    if fingerprint is None:
+        return DataReport(plugin.describe(data), incomplete="part of the installation, and not read here")
+    return _checked(_CheckKey(data.model_dump_json(), fingerprint))
+
+
+@lru_cache(maxsize=256)
+def _checked(key: _CheckKey) -> DataReport:
+    request = CheckRequest(DataSpec.model_validate_json(key.data_json), CHECK_BYTES)
+    environment = {**os.environ, **dict.fromkeys(_THREADS, "1")}
+    command = [sys.executable, "-m", "nas.datasets.check"]
+    with _PARALLEL:
+        try:
+            done = subprocess.run(
+                command,
+                input=REQUEST.dump_json(request),
+                env=environment,
+                capture_output=True,
+                timeout=CHECK_SECONDS,
+                check=False,
+            )
+            output, reason = done.stdout, f"its check ended with status {done.returncode}"
+        except subprocess.TimeoutExpired as late:
+            output, reason = late.stdout or b"", f"reading it takes more than {CHECK_SECONDS:g} s"
+    return _last_report(output, reason)
+
+
+def _last_report(output: bytes, reason: str) -> DataReport:
+    """The last complete line; ``reason`` says why there is no more."""
+    for line in reversed(output.splitlines()):
+        try:
+            report = REPORT.validate_json(line)
+        except ValidationError:  # the line that was being written
+            continue
+        unfinished = report.account is None and not report.problems and not report.incomplete
+        return DataReport(report.shape, incomplete=reason) if unfinished else report
+    return DataReport(problems=(f"the data cannot be read: {reason}",))
+
+
+def _fingerprint(path: Path) -> str:
+    """Changes when a file below the path does, by names, sizes and times; the same for a path without anything."""
+    digest = hashlib.sha256()
+    for entry in [path] if path.is_file() else sorted(_entries(path)):
+        status = entry.stat() if entry.exists() else entry.lstat()
+        digest.update(f"{entry}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _entries(root: Path) -> Iterator[Path]:
+    """All files below a folder, each folder once though links lead in circles."""
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(folder) / name for name in names)
