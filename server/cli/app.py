@@ -102,6 +102,7 @@ COMMANDS = (
         "Onboardings of devices: follow, pause, resume, cancel, retry, prioritise and delete them.",
     ),
     CommandEntry("agents", "server.cli.commands.catalog:agents", "List the agents of devices elsewhere."),
+    CommandEntry("data", "server.cli.commands.data:data_app", "Data sets: check one before a search."),
     CommandEntry("predictors", "server.cli.commands.catalog:predictors", "List the cards of latency predictors."),
     CommandEntry("spaces", "server.cli.commands.catalog:spaces", "List search spaces."),
     CommandEntry("strategies", "server.cli.commands.catalog:strategies", "List strategies and their parameters."),
@@ -174,4 +175,7 @@ def nas(
     ] = None,
 ) -> None:
     """Options before a command are the defaults of its own options."""
-    ctx.default_map = {"url": url, "token": token}
+    ctx.default_map = {"token": token}
+    source = ctx.get_parameter_source("url")
+    if source is not None and source.name != "DEFAULT":  # some commands work without a service, too
+        ctx.default_map["url"] = url

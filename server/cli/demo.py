@@ -208,7 +208,7 @@ def _run(settings: Settings, reached: DemoProgress, screen: Console, *, port_giv
 
         at = time.monotonic()
         _step(reached, say, 4, "Download the most accurate network and run it without hwnas")
-        [artifact] = choose_artifacts(nas, search.id, "best")
+        [artifact] = choose_artifacts(nas, search.id, "best").artifacts
         path = nas.download(artifact, settings.home / "models" / artifact.name)
         accuracy = _run_isolated(path, path.with_suffix(""), _dataset(search))
         card = _card_of(nas, search)

@@ -16,6 +16,7 @@ from nas.core.errors import HwnasError
 from nas.cpus import available_cpus
 from nas.schemas.service import HealthCheckSchema
 from server.api.access import requires_tokens
+from server.cli.local_store import missing_database
 from server.settings import Settings
 from server.store.database import connect
 from server.store.store import open_store
@@ -42,6 +43,20 @@ def examine(settings: Settings) -> Iterator[HealthCheckSchema]:
         yield _run_check(name, check, settings)
 
 
+def examine_service(url: str, token: str | None) -> Iterator[HealthCheckSchema]:
+    """Whether a service elsewhere answers, and its own checks."""
+    with Client(url, token=token, timeout_s=10.0) as nas:
+        try:
+            health, readiness = nas.health(), nas.ready()
+        except HwnasError as error:
+            yield HealthCheckSchema(name="address", status="failed", detail=str(error))
+            return
+    ready = "ready" if readiness.ready else "not ready"
+    detail = f"{url} is served by hwnas {health.version}, {ready}"
+    yield HealthCheckSchema(name="address", status="ok" if readiness.ready else "failed", detail=detail)
+    yield from readiness.checks
+
+
 def _run_check(name: str, check: Callable[[Settings], HealthCheckSchema], settings: Settings) -> HealthCheckSchema:
     try:
         return check(settings)
@@ -62,7 +77,7 @@ def _home(settings: Settings) -> HealthCheckSchema:
 
 
 def _database(settings: Settings) -> HealthCheckSchema:
-    if not settings.database_url and not (settings.home / "hwnas.db").exists():
+    if missing_database(settings) is not None:
         return HealthCheckSchema(name="database", status="warning", detail="none yet; `nas serve` creates it")
     with open_store(settings.database, settings.blobs) as store:  # migrates, or says that it is too new
         started_at = time.monotonic()
@@ -76,6 +91,8 @@ def _database(settings: Settings) -> HealthCheckSchema:
 
 
 def _storage(settings: Settings) -> HealthCheckSchema:
+    if not settings.blobs_url and not settings.home.exists():
+        return HealthCheckSchema(name="storage", status="warning", detail="none yet; `nas serve` creates it")
     blobs = open_blobs(settings.blobs)
     probe = b"hwnas doctor"
     sha256 = blobs.put(probe)
@@ -153,8 +170,10 @@ def _tokens(settings: Settings) -> HealthCheckSchema:
         return HealthCheckSchema(
             name="tokens", status="ok", detail="not needed: the service is open to this machine alone"
         )
-    with open_store(settings.database, settings.blobs) as store:
-        valid = store.tokens.any_valid()
+    valid = False
+    if missing_database(settings) is None:
+        with open_store(settings.database, settings.blobs) as store:
+            valid = store.tokens.any_valid()
     detail = "needed, and there are some" if valid else "needed, and there is none: nas tokens create"
     return HealthCheckSchema(name="tokens", status="ok" if valid else "failed", detail=detail)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from nas.client import Client
@@ -9,21 +11,30 @@ from nas.core.errors import NotFound, StorageError
 from nas.schemas.candidates import ArtifactSchema
 
 
-def choose_artifacts(nas: Client, search_id: str, selection: str) -> list[ArtifactSchema]:
+@dataclass(frozen=True)
+class Selection:
+    """Files to download. ``note`` says where they are not of the network that was meant, empty otherwise."""
+
+    artifacts: list[ArtifactSchema]
+    note: str = ""
+
+
+def choose_artifacts(nas: Client, search_id: str, selection: str) -> Selection:
     """The files of the ``best`` or ``fastest`` front member, of ``all`` candidates, or of one. Raises NotFound."""
     artifacts = nas.artifacts(search_id)
     if not artifacts:
         raise NotFound(f"search {search_id} has exported no models (yet)")
     if selection == "all":
-        return artifacts
-    arch = _front_member(nas, search_id, selection, artifacts) if selection in ("best", "fastest") else selection
+        return Selection(artifacts)
+    exported = sorted({a.arch for a in artifacts})
+    arch, note = _front_member(nas, search_id, selection, exported) if selection in _ENDS else (selection, "")
     selected = [a for a in artifacts if a.arch == arch]
     if not selected:
-        exported = ", ".join(sorted({a.arch for a in artifacts}))
         raise NotFound(
-            f"no exported candidate {arch!r} in search {search_id}: expected one of best, fastest, all, {exported}"
+            f"no exported candidate {arch!r} in search {search_id}: expected one of best, fastest, all, "
+            f"{', '.join(exported)}"
         )
-    return selected
+    return Selection(selected, note)
 
 
 def file_name(artifact: ArtifactSchema) -> str:
@@ -33,10 +44,24 @@ def file_name(artifact: ArtifactSchema) -> str:
     return artifact.name
 
 
-def _front_member(nas: Client, search_id: str, selection: str, artifacts: list[ArtifactSchema]) -> str:
-    exported = {a.arch for a in artifacts}
-    members = [p for p in nas.front(search_id).members if p.arch in exported]
-    if not members:
+def _front_member(nas: Client, search_id: str, selection: str, exported: Collection[str]) -> tuple[str, str]:
+    """The exported network at an end of the front, and a note if the front has a better one that was not exported."""
+    front = nas.front(search_id)
+    axis = next((o for o in front.objectives if o.objective == _ENDS[selection]), None)
+    if axis is None:
+        raise NotFound(f"search {search_id} has no objective {_ENDS[selection]}, by which one could be {selection}")
+    sign = -1 if axis.goal == "max" else 1
+    ordered = sorted(front.members, key=lambda p: sign * p.metrics[axis.metric].value)
+    chosen = next((p for p in ordered if p.arch in exported), None)
+    if chosen is None:
         raise NotFound(f"no front member of search {search_id} was exported")
-    metric, sign = ("test_accuracy", -1) if selection == "best" else ("measured_ms", 1)
-    return min(members, key=lambda p: sign * p.metrics[metric].value).arch
+    if chosen.arch == ordered[0].arch:
+        return chosen.arch, ""
+    end, value = ordered[0], chosen.metrics[axis.metric].value
+    return chosen.arch, (
+        f"{end.arch} is {selection} on the front with {end.metrics[axis.metric].value:.4g} {axis.unit}, and was not "
+        f"exported, since export.count limits it; {chosen.arch} with {value:.4g} {axis.unit} is downloaded"
+    )
+
+
+_ENDS = {"best": "accuracy", "fastest": "latency"}

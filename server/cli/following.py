@@ -22,7 +22,9 @@ def follow_and_print(nas: Client, search_id: str, json_output: bool) -> None:
     if search.status != "succeeded":
         raise typer.Exit(FAILED)
     if not json_output:
-        render.out(nas.front(search_id), json_output, render.front)
+        front = nas.front(search_id)
+        conclusions = [] if front.members else search.conclusions  # printed with the search already
+        render.out(front, json_output, lambda f: render.front(f, conclusions))
 
 
 def until_interrupted(follow: Callable[[Client, str], J], nas: Client, name: str, resume_command: str) -> J:

@@ -23,6 +23,10 @@ CursorOption = Annotated[str | None, typer.Option(help="Where the page begins, a
 KeyOption = Annotated[
     str | None, typer.Option(help="Idempotency key: the same key submits once. Without it, each call has its own.")
 ]
+ServiceUrlOption = Annotated[
+    str | None,
+    typer.Option("--url", help="A service that runs elsewhere; without it HWNAS_URL, or else the home folder is used."),
+]
 HomeOption = Annotated[Path | None, typer.Option(help="Folder for database and models.", show_default="~/.hwnas")]
 
 

@@ -14,10 +14,12 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from nas.core.conclusion import Conclusion
 from nas.core.cost_estimate import CostEstimate
+from nas.core.data_account import account_sentences
 from nas.core.device import DeviceProfile
 from nas.core.drift import Drift
-from nas.core.metrics import METRICS, SHARES
+from nas.core.metrics import METRICS, SHARES, attainable
 from nas.schemas.agents import AgentSchema
 from nas.schemas.candidates import CandidateSchema, FrontSchema
 from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema
@@ -27,6 +29,7 @@ from nas.schemas.searches import SearchSchema
 from nas.schemas.service import SpaceSchema, StrategySchema
 from server.cli.scatter import scatter
 from server.dashboard import formatting
+from server.dashboard.front_text import membership_note
 
 V = TypeVar("V")
 _JSON: TypeAdapter[object] = TypeAdapter(object)  # values of any type
@@ -102,10 +105,13 @@ def search(s: SearchSchema) -> RenderableType:
     lines: list[RenderableType] = [f"[bold]{escape(s.spec.name)}[/] ({s.id}) on {where}: [bold]{s.status}[/]"]
     if s.parent:
         lines.append(f"on the supernet of {s.parent}")
-    if s.eta_s is not None and s.status in ("queued", "running"):
-        lines.append(f"about {s.eta_s:.0f} s left")
+    if s.status == "running" and (time_left := formatting.time_left(s)):
+        lines.append(time_left)
     if s.error:
         lines.append(f"[red]{escape(s.error)}[/]")
+    lines += [conclusion(c) for c in s.conclusions]
+    if s.data is not None:
+        lines += [escape(sentence) for sentence in account_sentences(s.data)]
     table = grid("stage", "status", "done", "seconds")
     for x in s.stages:
         table.add_row(x.name, x.status, f"{x.done}/{x.total} {x.unit}" if x.total else "", f"{x.seconds:.1f}")
@@ -120,6 +126,11 @@ def search(s: SearchSchema) -> RenderableType:
     return Group(*lines)
 
 
+def conclusion(c: Conclusion) -> str:
+    """What a search comes to, where that is no front of networks that have learned."""
+    return f"[yellow]{escape(c.message)}[/]"
+
+
 def _fleet(s: SearchSchema) -> RenderableType:
     """The devices of a search, each with its front."""
     shared = s.spec.views == (None,)
@@ -132,10 +143,10 @@ def _fleet(s: SearchSchema) -> RenderableType:
     return table
 
 
-def front(f: FrontSchema) -> RenderableType:
-    """The front as a table, whose headers name the kind of evidence, and as a chart."""
+def front(f: FrontSchema, conclusions: Sequence[Conclusion] = ()) -> RenderableType:
+    """What the search comes to, then the front as a table, whose headers name the kind of evidence, and as a chart."""
     if not f.members:
-        return "No front yet."
+        return "\n".join(map(conclusion, conclusions)) or "No front yet."
     title = "Pareto front" if f.final else "Pareto front so far (nothing measured yet)"
     fleet = next((p.devices for p in f.members if p.devices), {})
     if fleet:
@@ -153,7 +164,9 @@ def front(f: FrontSchema) -> RenderableType:
     table.add_column("\n\nstatus", no_wrap=True)
     for p in f.members:
         table.add_row(p.arch, *(_number(p, n) for n in columns), _MARKS[p.status])
-    lines: list[RenderableType] = [table]
+    lines: list[RenderableType] = [*map(conclusion, conclusions), table]
+    if note := membership_note(f):
+        lines.append(note)
     if fleet:
         lines.append(_by_device(f.members))
     if chart := scatter(f):
@@ -208,13 +221,18 @@ def dry_run(d: DryRunSchema) -> RenderableType:
         table.add_row(label, f"{low:,.4g}", f"{high:,.4g}")
     lines.append(table)
     if d.lowest_reachable_ms is not None:
-        lines.append(f"the lowest latency bound that can be met is {d.lowest_reachable_ms:.4g} ms")
+        lines.append(f"the lowest latency bound that can be met is {attainable(d.lowest_reachable_ms, 4)} ms")
     if d.feasible_share is not None:
         lines.append(f"{d.feasible_share:.1%} of random networks meet the bounds")
     for r in d.fleet:
-        least = "" if r.lowest_reachable_ms is None else f"the lowest bound is {r.lowest_reachable_ms:.4g} ms"
+        least = (
+            "" if r.lowest_reachable_ms is None else f"the lowest bound is {attainable(r.lowest_reachable_ms, 4)} ms"
+        )
         share = "" if r.feasible_share is None else f"{r.feasible_share:.1%} of random networks meet its bounds"
         lines.append(escape(f"{r.device}: {', '.join(filter(None, (least, share))) or 'nothing is known'}"))
+    if d.data is not None:
+        lines += [escape(sentence) for sentence in account_sentences(d.data)]
+        lines += [f"[yellow]warning:[/] {escape(w)}" for w in d.data.warnings]
     if d.cost is not None:
         lines.append(cost(d.cost))
     elif d.feasible and d.cost_missing:

@@ -36,8 +36,9 @@ def front(
     """
     axes = [name.strip() for name in objectives.split(",")] if objectives else None
     with service.connect() as nas:
+        conclusions = nas.search(search_id).conclusions
         schema = nas.front(search_id, device, bound_ms, axes)
-    render.out(schema, service.json_output, render.front)
+    render.out(schema, service.json_output, lambda f: render.front(f, conclusions))
 
 
 @service_command
@@ -76,5 +77,8 @@ def pull(
     Example: `nas pull SEARCH fastest --to models`
     """
     with service.connect() as nas:
-        paths = [nas.download(a, to / file_name(a)) for a in choose_artifacts(nas, search_id, arch)]
+        selection = choose_artifacts(nas, search_id, arch)
+        if selection.note:
+            typer.echo(f"nas: {selection.note}", err=True)
+        paths = [nas.download(a, to / file_name(a)) for a in selection.artifacts]
     render.out([str(p) for p in paths], service.json_output, lambda names: escape("\n".join(names)))

@@ -12,9 +12,9 @@ from rich.markup import escape
 
 from nas.schemas.service import HealthCheckSchema
 from server.cli import render
-from server.cli.doctor import examine
+from server.cli.doctor import examine, examine_service
 from server.cli.local_store import opened_store
-from server.cli.options import HomeOption, JsonOption
+from server.cli.options import HomeOption, JsonOption, ServiceUrlOption, TokenOption
 from server.cli.runtime import read_settings
 from server.store.backup import back_up
 from server.store.backup import restore as restore_archive
@@ -34,13 +34,23 @@ def gc(
     render.out(asdict(collected), json_output, lambda _: text)
 
 
-def doctor(home: HomeOption = None, json_output: JsonOption = False) -> None:
+def doctor(
+    home: HomeOption = None,
+    url: ServiceUrlOption = None,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
+) -> None:
     """Check everything the service depends on: database, storage, disk, memory, clock, Ray, tokens, noise.
 
-    Works while the service runs and while it is stopped. Exit status 1 when something failed.
+    Of the service in the home folder of this machine, while it runs and while it is stopped; with the address of
+    another, whether that one is ready. Exit status 1 when something failed.
     """
-    checks = list(examine(read_settings({"home": home} if home is not None else {})))
-    render.out(checks, json_output, _checks)
+    if url is not None and home is None:
+        title, checks = f"the service at {url}", list(examine_service(url, token))
+    else:
+        settings = read_settings({"home": home} if home is not None else {})
+        title, checks = f"the service of this machine in {settings.home}", list(examine(settings))
+    render.out(checks, json_output, lambda shown: _checks(title, shown))
     if any(check.status == "failed" for check in checks):
         raise typer.Exit(1)
 
@@ -67,9 +77,9 @@ def restore(
     render.out(manifest, json_output, lambda m: f"{home}: the database and {m['blobs']} blobs")
 
 
-def _checks(checks: list[HealthCheckSchema]) -> RenderableType:
+def _checks(subject: str, checks: list[HealthCheckSchema]) -> RenderableType:
     colours = {"ok": "green", "warning": "yellow", "failed": "red"}
-    table = render.grid("check", "status", "detail")
+    table = render.grid("check", "status", "detail", title=escape(subject))
     for c in checks:
         table.add_row(c.name, f"[{colours[c.status]}]{c.status}[/]", escape(c.detail))
     return table

@@ -1,9 +1,11 @@
-"""Commands on API tokens. They open the database directly, so that the first token needs no running service."""
+"""Commands on API tokens. Without the address of a service, they open the database of the home folder directly, so that
+the first token needs no running service."""
 
 from __future__ import annotations
 
 import re
 import time
+from datetime import UTC, datetime
 from typing import Annotated, cast
 
 import typer
@@ -12,10 +14,10 @@ from rich.markup import escape
 
 from nas.core.access import LOCAL, SCOPES, Scope
 from nas.core.errors import InvalidInput
-from nas.schemas.administration import TokenSchema
+from nas.schemas.administration import CreatedTokenSchema, TokenSchema
 from server.cli import render
 from server.cli.local_store import opened_store
-from server.cli.options import HomeOption, JsonOption
+from server.cli.options import HomeOption, JsonOption, ServiceUrlOption, TokenOption, connect
 
 tokens_app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="API tokens: who may use the service, and for what."
@@ -34,6 +36,8 @@ def create_token(
     ] = None,
     expires: Annotated[str | None, typer.Option(help="After 12h, 30d or 8w; without it, never.")] = None,
     home: HomeOption = None,
+    url: ServiceUrlOption = None,
+    token: TokenOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Create a token and print it, once: only its hash is stored.
@@ -43,28 +47,49 @@ def create_token(
     - `nas tokens create --owner ada --name laptop --scope read --scope submit --expires 90d`
     - `nas tokens create --owner ada --name board --scope agent --device pi`: for `nas-agent --name pi` and nothing else
     """
-    scopes = cast(list[Scope], scope)
-    with opened_store(home) as store:
-        created, secret = store.tokens.create(owner, name, scopes, _expiry(expires), LOCAL, device)
-    record = {**created.model_dump(mode="json"), "secret": secret}
-    render.out(record, json_output, lambda r: r["secret"])
+    scopes, expires_at = cast(list[Scope], scope), _expiry(expires)
+    if url is not None and home is None:
+        with connect(url, token) as nas:
+            at = datetime.fromtimestamp(expires_at, UTC) if expires_at is not None else None
+            made = nas.create_token(owner, name, scopes, at, device)
+    else:
+        with opened_store(home, create=True) as store:
+            view, secret = store.tokens.create(owner, name, scopes, expires_at, LOCAL, device)
+            made = CreatedTokenSchema(**view.model_dump(), secret=secret)
+    render.out(made, json_output, lambda created: created.secret)
 
 
 @tokens_app.command("list")
-def list_tokens(home: HomeOption = None, json_output: JsonOption = False) -> None:
+def list_tokens(
+    home: HomeOption = None,
+    url: ServiceUrlOption = None,
+    token: TokenOption = None,
+    json_output: JsonOption = False,
+) -> None:
     """List all tokens, newest first."""
-    with opened_store(home) as store:
-        render.out(store.tokens.list(), json_output, _tokens)
+    if url is not None and home is None:
+        with connect(url, token) as nas:
+            tokens = nas.tokens()
+    else:
+        with opened_store(home) as store:
+            tokens = store.tokens.list()
+    render.out(tokens, json_output, _tokens)
 
 
 @tokens_app.command("revoke")
 def revoke_token(
     token_id: Annotated[str, typer.Argument(help="Its id, as `nas tokens list` shows it.", metavar="TOKEN")],
     home: HomeOption = None,
+    url: ServiceUrlOption = None,
+    token: TokenOption = None,
 ) -> None:
     """Revoke a token at once. This cannot be undone."""
-    with opened_store(home) as store:
-        store.tokens.revoke(token_id, LOCAL)
+    if url is not None and home is None:
+        with connect(url, token) as nas:
+            nas.revoke_token(token_id)
+    else:
+        with opened_store(home) as store:
+            store.tokens.revoke(token_id, LOCAL)
     typer.echo(f"token {token_id}: revoked")
 
 
