@@ -131,6 +131,17 @@ def active_stage(job: JobSchema) -> StageSchema | None:
     return next(iter((running or finished)[-1:]), None)
 
 
+def time_left(job: JobSchema) -> str:
+    """How long the job will take, or at least its running stage, and how many stages follow; empty where not known."""
+    if job.eta_s is not None:
+        return f"about {duration(job.eta_s)} left"
+    stage = next((s for s in job.stages if s.status == "running" and s.eta_s is not None), None)
+    if stage is None or stage.eta_s is None:
+        return ""
+    waiting = sum(s.status == "waiting" for s in job.stages)
+    return f"{stage.name}: about {duration(stage.eta_s)} left, then {counted(waiting, 'stage')} more"
+
+
 def fraction(stage: StageSchema) -> float:
     """The share of a stage that is done, 0 to 1."""
     if stage.status == "finished":

@@ -13,7 +13,7 @@ _STAGE_GLYPHS = {"finished": "✓", "running": "▸", "waiting": "·"}
 _JOB_GLYPHS = {"running": "▸", "pausing": "▸", "paused": "‖", "queued": "○"}  # of the stage that a job has begun
 
 
-def draw_stages(stages: tuple[StageSchema, ...], eta_s: float | None, status: JobStatus) -> None:
+def draw_stages(stages: tuple[StageSchema, ...], time_left: str, status: JobStatus) -> None:
     """Every stage with its progress; the running one with its live readings."""
     if not stages:
         return
@@ -29,8 +29,8 @@ def draw_stages(stages: tuple[StageSchema, ...], eta_s: float | None, status: Jo
                         text(stage.name, tag="span")
                     for line in _stage_lines(stage):
                         text(line, "note")
-        if eta_s is not None and status == "running":
-            text(f"About {formatting.duration(eta_s)} left (an estimate)", "small muted").style("margin-top: .8rem")
+        if time_left and status == "running":
+            text(formatting.sentence(f"{time_left} (an estimate)"), "small muted").style("margin-top: .8rem")
 
 
 def _stage_lines(stage: StageSchema) -> Iterable[str]:

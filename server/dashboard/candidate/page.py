@@ -12,6 +12,7 @@ from nas.core.metrics import METRICS
 from nas.schemas.candidates import CandidateDetailSchema
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.searches import SearchSchema
+from server.dashboard import formatting
 from server.dashboard.candidate.architecture_card import draw_architecture, draw_cells, draw_choices
 from server.dashboard.candidate.architecture_svg import blocks, shape_text
 from server.dashboard.candidate.measurement_card import draw_devices, draw_measurement
@@ -80,6 +81,7 @@ def _draw(
                 metric_stat(name, candidate.metrics[name])
         if candidate.devices:
             draw_devices(candidate)
+        _draw_class_recall(detail.class_recall)
         architecture = blocks(detail.layers, detail.choices)
         draw_cells(detail.cells)
         draw_architecture(architecture, detail)
@@ -87,6 +89,20 @@ def _draw(
             draw_measurement(candidate, protocol)
             _draw_downloads(detail)
         draw_choices(architecture, detail.choices)
+
+
+def _draw_class_recall(recall: dict[str, float | None]) -> None:
+    """The share of each class's test images that the candidate recognises, the worst class first."""
+    if not recall:
+        return
+    with div("card stack"):
+        heading("Recall by class", 2)
+        text("Share of each class's test images that the exported network recognises, the lowest first.", "small muted")
+        with div("scroll"), div("plain", "table"):
+            for name, value in sorted(recall.items(), key=lambda item: -1.0 if item[1] is None else item[1]):
+                with div("", "tr"):
+                    text(name, tag="td")
+                    text("no images" if value is None else formatting.quantity(value, "%"), "num", "td")
 
 
 def _draw_downloads(detail: CandidateDetailSchema) -> None:

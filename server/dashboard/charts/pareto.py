@@ -26,7 +26,7 @@ from server.dashboard.charts.options import (
     value_axis,
 )
 
-Evidence = Literal["predicted", "measured"]
+Evidence = Literal["predicted", "measured", "validation"]
 
 _ERROR_BAR = """(params, api) => {
   const [low, high] = [2, 3].map(i => api.coord([api.value(i), api.value(1)]));
@@ -53,15 +53,18 @@ def pareto_chart(
 ) -> Options:
     """Accuracy over ``x_objective`` (default: the first that is not accuracy).
 
-    A front that is not ``final`` is drawn with predicted values whatever ``evidence`` says. ``focus`` frames the fronts
+    A front that is not ``final`` is drawn with predicted values whatever ``evidence`` says; ``validation`` shows the
+    accuracy that decides membership beside measured costs, so that no member is dominated. ``focus`` frames the fronts
     rather than every candidate. Only fronts of two objectives are joined by a line: of more, a drawing is a projection.
     """
     y_axis = next(o for o in front.objectives if o.objective == "accuracy")
     x_axis = next((o for o in front.objectives if o.objective == x_objective), None) or next(
         o for o in front.objectives if o.objective != "accuracy"
     )
-    measured = front.final and evidence == "measured"
+    measured = front.final and evidence != "predicted"
     x_metric, y_metric = (x_axis.metric, y_axis.metric)
+    if measured and evidence == "validation":
+        y_metric = y_axis.decided_by or y_metric
     if not measured:
         x_metric, y_metric = _PREDICTED.get(x_metric, x_metric), _PREDICTED.get(y_metric, y_metric)
         if not any(y_metric in c.metrics for c in candidates):

@@ -151,7 +151,7 @@ def _draw_onboarding(device: DeviceSchema) -> None:
         reason = device.waiting or "the device is measured once a worker is free"
         notice("info", "Waiting for a worker", formatting.sentence(reason))
     if not formatting.is_over(device) or device.status == "failed":
-        draw_stages(tuple(device.stages), device.eta_s, device.status)
+        draw_stages(tuple(device.stages), formatting.time_left(device), device.status)
 
 
 def _draw_profile(profile: DeviceProfile | None) -> None:

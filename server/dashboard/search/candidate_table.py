@@ -19,6 +19,7 @@ _METRIC_COLUMNS = (
     "val_accuracy",
     "trained_accuracy",
     "test_accuracy",
+    "test_balanced_accuracy",
     "predicted_ms",
     "upper_ms",
     "measured_ms",

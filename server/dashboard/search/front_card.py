@@ -13,6 +13,7 @@ from nas.schemas.searches import SearchSchema
 from server.dashboard.chart_view import labelled_chart, replace_options
 from server.dashboard.charts.pareto import Evidence, pareto_chart
 from server.dashboard.elements import div, heading, kind_chip, text
+from server.dashboard.front_text import membership_note
 from server.dashboard.search.view_model import candidate_url
 
 _TOGGLE_PROPS = "no-caps unelevated dense padding='2px 10px'"
@@ -97,7 +98,7 @@ class FrontCard:
                 objectives = ui.toggle(costs, value=objective).props(_TOGGLE_PROPS)
                 objectives.on_value_change(lambda e: self._change(replace(self._settings, x_objective=e.value)))
             if front.final:
-                names = {"measured": "Measured", "predicted": "As predicted"}
+                names = {"measured": "Measured", "validation": "By validation", "predicted": "As predicted"}
                 evidence = ui.toggle(names, value=settings.evidence).props(_TOGGLE_PROPS)
                 evidence.on_value_change(lambda e: self._change(replace(self._settings, evidence=e.value)))
             focus = ui.switch("Zoom to fronts", value=settings.focus).props("dense")
@@ -125,6 +126,10 @@ def _caption(front: FrontSchema, evidence: Evidence) -> str:
             "Filled marks: measured on the device and on test data, with the 95 % interval of the latency; front "
             "members are larger. Hollow circles: the search's predictions."
         )
+    elif front.final and evidence == "validation":
+        caption = (
+            "Measured costs over the accuracy that members are chosen by: no member is dominated in all objectives."
+        )
     elif front.final:
         caption = "All candidates as the search predicted them; larger marks are on the final front."
     elif any(o.metric == "proxy_score" for o in front.objectives):
@@ -133,6 +138,8 @@ def _caption(front: FrontSchema, evidence: Evidence) -> str:
         )
     else:
         caption = "Latency is predicted and accuracy estimated with shared weights; front members will be measured."
+    if front.final and evidence == "measured" and (note := membership_note(front)):
+        caption += f" {note}"
     if len(front.objectives) > 2:
         caption += f" The front has {len(front.objectives)} objectives; this is a projection on two of them."
     return f"{caption} Click a mark to open its candidate."

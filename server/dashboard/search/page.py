@@ -14,6 +14,7 @@ from server.dashboard.layout import page_layout
 from server.dashboard.memoized_view import MemoizedView
 from server.dashboard.polling import Poller
 from server.dashboard.search.candidate_table import CandidateTableCard
+from server.dashboard.search.data_card import draw_data
 from server.dashboard.search.discretization import DiscretizationSummary
 from server.dashboard.search.file_cards import draw_downloads, draw_spec
 from server.dashboard.search.front_card import FrontCard
@@ -56,6 +57,7 @@ async def search_page(client: Client, search_id: str) -> None:
         candidates = CandidateTableCard(search_id)
         with div("cols"):
             with div("stack"):
+                data = MemoizedView(draw_data)
                 downloads = MemoizedView(draw_downloads)
                 spec = MemoizedView(draw_spec)
                 children = MemoizedView(draw_children)
@@ -68,7 +70,7 @@ async def search_page(client: Client, search_id: str) -> None:
             ui.page_title(f"{search.spec.name} · hwnas")
             header.show(snapshot)
             explanation.show(explain(search))
-            stages.show(tuple(search.stages), search.eta_s, search.status)
+            stages.show(tuple(search.stages), formatting.time_left(search), search.status)
             summary.show(SearchHeadlines.of(search, snapshot.front))
             front.show(snapshot.search, snapshot.front, snapshot.candidates)
             rank_correlation.show(search.rank_correlation)
@@ -77,6 +79,7 @@ async def search_page(client: Client, search_id: str) -> None:
             charts.set_visibility(bool(snapshot.candidates))
             hypervolume.show(search, snapshot.front.device)
             warnings.show(tuple(search.warnings))
+            data.show(search.data)
             downloads.show(snapshot.artifacts, search_id)
             spec.show(search.spec)
             children.show(snapshot.children)

@@ -11,6 +11,7 @@ from nas.core.lifecycle import JobStatus
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
 from server.dashboard.elements import Tone
+from server.dashboard.front_text import CONCLUSION_TITLES
 from server.dashboard.search.view_model import LoggedEvent
 
 
@@ -70,6 +71,9 @@ def explain(search: SearchSchema) -> StatusExplanation | None:
             return StatusExplanation(
                 "warn", "This search was cancelled", "Its results until then are saved. Retry continues from there."
             )
+        case "succeeded" if search.conclusions:
+            messages = " ".join(formatting.sentence(c.message) for c in search.conclusions)
+            return StatusExplanation("warn", CONCLUSION_TITLES[search.conclusions[0].code], messages)
         case _:
             return None
 

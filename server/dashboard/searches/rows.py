@@ -8,6 +8,7 @@ from nas.schemas.candidates import FrontSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
 from server.dashboard.elements import badge, div, progress_bar, text
+from server.dashboard.front_text import CONCLUSION_TITLES
 
 
 def best_accuracy(front: FrontSchema) -> str:
@@ -52,8 +53,9 @@ def _draw_progress(search: SearchSchema) -> None:
         text((search.error or search.status).splitlines()[0][:140]).style("color: var(--c-bad)")
     elif search.status in ("running", "pausing", "paused") and stage is not None:
         number = next(i for i, s in enumerate(search.stages) if s.name == stage.name) + 1
-        eta = f", about {formatting.duration(search.eta_s)} left" if search.eta_s is not None else ""
-        text(f"{stage.name} ({number} of {len(search.stages)}){eta}")
+        text(f"{stage.name} ({number} of {len(search.stages)})")
+        if time_left := formatting.time_left(search):
+            text(time_left, "muted")
         progress_bar(formatting.fraction(stage))
         if search.status == "pausing":
             text("until its next result is saved", "muted")
@@ -63,6 +65,8 @@ def _draw_progress(search: SearchSchema) -> None:
         text("before its first stage", "muted")
     elif search.finished_at is not None and search.started_at is not None:
         text(f"{formatting.counted(search.evaluations, 'candidate')} evaluated", "num")
+        for conclusion in search.conclusions:
+            text(CONCLUSION_TITLES[conclusion.code].lower()).style("color: var(--c-bad)")
         text(f"in {formatting.duration((search.finished_at - search.started_at).total_seconds())}", "muted")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from nas.core.cost_estimate import CostEstimate, StageCost
+from nas.core.data_account import account_sentences
+from nas.core.metrics import attainable
 from nas.schemas.dry_runs import DryRunSchema
 from server.dashboard import formatting
 from server.dashboard.elements import definition_list, div, heading, notice, progress_bar, text
@@ -19,6 +21,8 @@ def draw_dry_run(report: DryRunSchema | None, timed: bool) -> None:
         else:
             notice("bad", "Not feasible", report.problems or "No architecture can meet the bounds.")
         definition_list(_rows(report))
+        if report.data is not None and report.data.warnings:
+            notice("warn", "The data", list(report.data.warnings))
         if report.cost is not None:
             _draw_cost(report.cost)
         elif timed and report.feasible:
@@ -31,16 +35,18 @@ def _rows(report: DryRunSchema) -> list[tuple[str, str]]:
         ("Stages", ", ".join(report.stages)),
     ]
     if report.lowest_reachable_ms is not None:
-        lowest = formatting.quantity(report.lowest_reachable_ms, "ms")
-        rows.append(("Lowest reachable latency", f"{lowest} (upper bound)"))
+        lowest = attainable(report.lowest_reachable_ms, 4)
+        rows.append(("Lowest reachable latency", f"{lowest} ms (upper bound)"))
     if report.feasible_share is not None:
         share = f"{report.feasible_share * 100:.1f} % of {report.sampled} sampled"
         rows.append(("Architectures within the bounds", share))
     for device in report.fleet:
         if device.lowest_reachable_ms is not None and device.feasible_share is not None:
-            lowest = formatting.quantity(device.lowest_reachable_ms, "ms")
+            lowest = f"{attainable(device.lowest_reachable_ms, 4)} ms"
             share = f"{device.feasible_share * 100:.1f} % within its bounds"
             rows.append((f"On {device.device}", f"lowest {lowest}; {share}"))
+    if report.data is not None:
+        rows.append(("Data", " ".join(account_sentences(report.data))))
     for name, (low, high) in report.ranges.items():
         unit, kind = formatting.unit_and_kind(name)
         label = formatting.label(name)
