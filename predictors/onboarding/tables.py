@@ -131,6 +131,7 @@ def _read_csv(data: bytes) -> dict[str, list[Any]]:
     if not rows:
         return {}
     header = [name.strip() for name in rows[0]]
+    _check_separator(header)
     _check_header(header)
     for i, row in enumerate(rows[1:], start=1):
         if len(row) != len(header):
@@ -169,6 +170,16 @@ def _read_parquet(data: bytes) -> dict[str, list[Any]]:
     except (pa.ArrowException, OSError) as error:
         raise InvalidData(f"not a Parquet file: {error}") from error
     return columns
+
+
+def _check_separator(header: Sequence[str]) -> None:
+    """Raises InvalidData for the CSV of programs that write decimal commas and so separate cells otherwise."""
+    separator = next((s for s in (";", "\t", "|") if s in header[0]), None)
+    if len(header) == 1 and separator is not None:
+        raise InvalidData(
+            f"expected commas between cells and decimal points, got {separator!r} in the header {header[0]!r:.60}: "
+            "save the table as comma-separated CSV"
+        )
 
 
 def _check_header(header: Sequence[str]) -> None:
@@ -262,7 +273,8 @@ def _numbers(name: str, values: Sequence[Any], problems: list[str], *, gaps: boo
         except (ValueError, OverflowError):
             number = float("nan")
         if not math.isfinite(number):
-            problems.append(f"row {i + 1}: expected a number as {name}, got {value!r:.40}")
+            hint = "; decimals follow a point" if isinstance(value, str) and re.fullmatch(r"-?\d+,\d+", value) else ""
+            problems.append(f"row {i + 1}: expected a number as {name}, got {value!r:.40}{hint}")
         elif number <= 0:
             problems.append(f"row {i + 1}: expected a positive {name}, got {number:g}")
         else:

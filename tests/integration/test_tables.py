@@ -121,6 +121,8 @@ def test_units_other_costs_and_several_devices() -> None:
         (b"arch,ms", ["at least one row"]),
         (b"", ["at least one row"]),
         (b"\xff\xfe", ["not CSV in UTF-8"]),
+        (b"arch;ms\n0-1-2;1,5", ["commas between cells", "got ';' in the header 'arch;ms'"]),
+        (b'arch,ms\n0-1-2,"1,5"', ["row 1", "got '1,5'; decimals follow a point"]),
     ],
 )
 def test_a_wrong_table_is_refused_with_its_rows(data: bytes, words: list[str]) -> None:
