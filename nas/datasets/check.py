@@ -71,10 +71,10 @@ def check_data(data: DataSpec) -> Iterator[DataReport]:
     """What is known after looking at the headers, and then after reading everything."""
     shape = None
     try:
-        plugin = registry.load("nas.datasets", data.name)
-        shape = plugin.describe(data)
+        dataset_type = registry.load_dataset(data.name)
+        shape = dataset_type.describe(data)
         yield DataReport(shape)
-        dataset = plugin(data, data.seed)
+        dataset = dataset_type.load(data, data.seed)
         yield DataReport(shape, replace(dataset.account, content_hash=dataset.content_hash))
     except DataTooLarge as error:
         yield DataReport(shape, incomplete=str(error))

@@ -39,14 +39,14 @@ def report_of(data: DataSpec) -> DataReport:
     A data set without files of a caller is not read: only its shape is asked for. Raises UnknownName, and what the data
     set raises where nothing lies at the path.
     """
-    plugin = registry.load("nas.datasets", data.name)
+    dataset_type = registry.load_dataset(data.name)
     try:
         path = None if data.path is None else Path(data.path).expanduser()
         fingerprint = _fingerprint(path) if path is not None and path.exists() else None
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, no permission, no such home, a NUL
         raise InvalidData(f"the data at {data.path!r} cannot be read: {error}") from error
     if fingerprint is None:
-        return DataReport(plugin.describe(data), incomplete="part of the installation, and not read here")
+        return DataReport(dataset_type.describe(data), incomplete="part of the installation, and not read here")
     return _checked(_CheckKey(data.model_dump_json(), fingerprint))
 
 

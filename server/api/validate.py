@@ -15,7 +15,16 @@ from pydantic import ValidationError
 from nas.core import registry
 from nas.core.access import Principal
 from nas.core.arch import space_size
-from nas.core.errors import Conflict, DataChanged, Forbidden, HwnasError, InvalidData, InvalidSpec, NotFound, UnknownName
+from nas.core.errors import (
+    Conflict,
+    DataChanged,
+    Forbidden,
+    HwnasError,
+    InvalidData,
+    InvalidSpec,
+    NotFound,
+    UnknownName,
+)
 from nas.core.plugins import Strategy
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.regularisers import regularisers

@@ -31,7 +31,7 @@ def write(path: Path, seed: int = 0) -> DataSpec:
 def test_a_later_attempt_on_other_images_is_refused_before_any_stage(tmp_path: Path) -> None:
     problem = engine.problem()
     resources = engine.Resources(engine.FolderBlobs(tmp_path), engine.RuleDevice(), lambda: 0.0)
-    started, read, *_ = run_search(problem, engine.once_for_all(problem), resources, fold_all([]))
+    started, read, *_ = run_search(problem, engine.ONCE_FOR_ALL.stages(problem), resources, fold_all([]))
     assert isinstance(started, StageStarted)
     assert isinstance(read, DataRead)
     state = fold_all([decode(encode(read))])
@@ -39,23 +39,23 @@ def test_a_later_attempt_on_other_images_is_refused_before_any_stage(tmp_path: P
     assert state.data.content_hash == problem.data.content_hash
     other = replace(problem, data=replace(problem.data, content_hash="f" * 64))
     with pytest.raises(DataChanged, match=r"expected those that were read when this search began .* restore the files"):
-        next(run_search(other, engine.once_for_all(problem), resources, state))
+        next(run_search(other, engine.ONCE_FOR_ALL.stages(problem), resources, state))
     reused = replace(problem, supernet_blob="0" * 64, supernet_data="e" * 64)
     with pytest.raises(DataChanged, match="by the search of the supernet"):
-        next(run_search(reused, engine.once_for_all(problem), resources, fold_all([])))
+        next(run_search(reused, engine.ONCE_FOR_ALL.stages(problem), resources, fold_all([])))
 
 
 def test_a_supernet_of_unrecorded_data_is_warned_about(tmp_path: Path) -> None:
     problem = replace(engine.problem(), supernet_blob="0" * 64)
     resources = engine.Resources(engine.FolderBlobs(tmp_path), engine.RuleDevice(), lambda: 0.0)
-    events = run_search(problem, engine.once_for_all(problem), resources, fold_all([]))
+    events = run_search(problem, engine.ONCE_FOR_ALL.stages(problem), resources, fold_all([]))
     warned = [e.message for e, _ in zip(events, range(3), strict=False) if isinstance(e, Warned)]
     assert warned == ["data: it is not recorded which images the reused supernet was trained on"]
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    monkeypatch.setitem(fakes.PLUGINS["nas.datasets"], "npz", registry.load("nas.datasets", "npz"))
+    monkeypatch.setitem(fakes.PLUGINS["nas.datasets"], "npz", registry.load_dataset("npz"))
     fakes.use_plugins(monkeypatch)
     with open_store(f"sqlite:///{tmp_path}/db", str(tmp_path / "blobs"), fakes.Clock()) as opened:
         yield opened

@@ -50,8 +50,7 @@ def with_params(spec: DataSpec, **params: object) -> DataSpec:
 
 def read_data(spec: DataSpec, seed: int = 0) -> Dataset:
     """The data set that a spec names."""
-    data: Dataset = registry.load("nas.datasets", spec.name)(spec, seed)
-    return data
+    return registry.load_dataset(spec.name).load(spec, seed)
 
 
 def problems_of(spec: DataSpec) -> tuple[str, ...]:
