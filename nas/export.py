@@ -135,15 +135,15 @@ def footprint(onnx_bytes: bytes) -> Footprint:
     """Exactly, from the graph; what its tensors measure is seen by running it on one image."""
     model = onnx.load_model_from_string(onnx_bytes)
     graph = model.graph
-    held = [(w.dims, w.data_type) for w in graph.initializer]
-    held += [(a.t.dims, a.t.data_type) for n in graph.node for a in n.attribute if n.op_type == "Constant"]
-    weights = [math.prod(dims) for dims, kind in held if kind == onnx.TensorProto.FLOAT]
+    constants = [(w.dims, w.data_type) for w in graph.initializer]
+    constants += [(a.t.dims, a.t.data_type) for n in graph.node for a in n.attribute if n.op_type == "Constant"]
+    weights = [math.prod(dims) for dims, kind in constants if kind == onnx.TensorProto.FLOAT]
     image = graph.input[0]
     last = {image.name: 0}
     for node in graph.node:
         if read := [name for name in node.input if name in last]:  # others are made of weights alone
-            made = [name for name in node.output if name]
-            last.update(dict.fromkeys([*read, *made], len(last) + len(made) - 1))
+            outputs = [name for name in node.output if name]
+            last.update(dict.fromkeys([*read, *outputs], len(last) + len(outputs) - 1))
     del graph.output[:]
     graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in last if name != image.name)
     options = onnxruntime.SessionOptions()
@@ -151,9 +151,9 @@ def footprint(onnx_bytes: bytes) -> Footprint:
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     x_1CHW = np.zeros([1, *(d.dim_value for d in image.type.tensor_type.shape.dim[1:])], dtype=np.float32)
-    sizes = [x_1CHW.nbytes, *(made.nbytes for made in session.run(None, {image.name: x_1CHW}))]
-    most = peak(np.array([sizes], dtype=np.float64), np.array([[*last.values()]]))
-    return Footprint(int(most[0]), 4 * sum(weights))
+    sizes = [x_1CHW.nbytes, *(output.nbytes for output in session.run(None, {image.name: x_1CHW}))]
+    peaks = peak(np.array([sizes], dtype=np.float64), np.array([[*last.values()]]))
+    return Footprint(int(peaks[0]), 4 * sum(weights))
 
 
 def onnx_predict(onnx_bytes: bytes, x_NCHW: Images, batch: int = 256) -> Logits:
@@ -225,15 +225,18 @@ def package(
     network = _frozen(Normalised(module, mean, std))
     models = {"model.onnx": to_onnx(network, (channels, height, width))}
     if int8:
-        chosen = np.random.default_rng(seed).permutation(len(data.train))[:calibration_images]
-        sample = exported_run.resize(data.train.images_NCHW[chosen], height, width)
+        sample_rows = np.random.default_rng(seed).permutation(len(data.train))[:calibration_images]
+        sample = exported_run.resize(data.train.images_NCHW[sample_rows], height, width)
         models["model.int8.onnx"] = quantise_int8(models["model.onnx"], sample)
     report = _evaluate(network, models, data, height, width)
-    shown = {name: _metric_json(name, value) for name, value in metrics.items()}
-    shown["test_accuracy"] = _metric_json("test_accuracy", report.accuracy_onnx)
-    shown["test_balanced_accuracy"] = _metric_json("test_balanced_accuracy", report.balanced_accuracy)
+    metrics_json = {name: _metric_json(name, value) for name, value in metrics.items()}
+    metrics_json["test_accuracy"] = _metric_json("test_accuracy", report.accuracy_onnx)
+    metrics_json["test_balanced_accuracy"] = _metric_json("test_balanced_accuracy", report.balanced_accuracy)
     if report.int8_accuracy is not None:
-        shown["int8_test_accuracy"] = {**_metric_json("test_accuracy", report.int8_accuracy), "precision": "int8"}
+        metrics_json["int8_test_accuracy"] = {
+            **_metric_json("test_accuracy", report.int8_accuracy),
+            "precision": "int8",
+        }
     files = {
         **models,
         "weights.safetensors": safetensors.torch.save(_plain_weights(module)),
@@ -261,7 +264,7 @@ def package(
             "test_images": len(data.test),
             "account": asdict(data.account),
         },
-        "metrics": shown,
+        "metrics": metrics_json,
         "recall_by_class": dict(report.recall_by_class),
         "measurement": None if measurement is None else measurement.as_json(),
         "device": None if profile is None else profile.as_json(),
@@ -311,11 +314,11 @@ def _inline_shared_weights(graph: onnx.GraphProto) -> None:
     """Removes the Identity nodes through which the exporter lets equal weights share one tensor."""
     weights = {w.name for w in graph.initializer}
     alias = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Identity" and n.input[0] in weights}
-    kept = [n for n in graph.node if n.output[0] not in alias]
-    for node in kept:
+    nodes = [n for n in graph.node if n.output[0] not in alias]
+    for node in nodes:
         node.input[:] = [alias.get(name, name) for name in node.input]
     del graph.node[:]
-    graph.node.extend(kept)
+    graph.node.extend(nodes)
 
 
 def _session(onnx_bytes: bytes) -> onnxruntime.InferenceSession:
@@ -335,12 +338,12 @@ def _torch_logits(frozen: nn.Module, x_NCHW: Images) -> Logits:
     return np.concatenate(chunks)
 
 
-def _max_abs_err(expected: Logits, got: Logits, tolerance: float) -> float:
-    if expected.shape != got.shape:
-        raise ExportMismatch(f"expected logits of shape {expected.shape} as torch gives, got {got.shape}")
-    if not (np.isfinite(expected).all() and np.isfinite(got).all()):
+def _max_abs_err(expected: Logits, actual: Logits, tolerance: float) -> float:
+    if expected.shape != actual.shape:
+        raise ExportMismatch(f"expected logits of shape {expected.shape} as torch gives, got {actual.shape}")
+    if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
         raise ExportMismatch("expected finite logits, got NaN or infinity")
-    error = float(np.abs(expected - got).max())
+    error = float(np.abs(expected - actual).max())
     limit = tolerance * max(float(np.abs(expected).max()), 1e-2)
     if error > limit:
         raise ExportMismatch(

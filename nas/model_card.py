@@ -21,12 +21,12 @@ Manifest = Mapping[str, Any]
 
 def model_card(manifest: Manifest, account: DataAccount, sizes: Mapping[str, int]) -> str:
     """The card as Markdown; ``sizes`` in bytes by file name."""
-    wanted = manifest["preprocessing"]
-    channels = {1: "grey", 3: "RGB"}.get(wanted["channels"], f"{wanted['channels']}-channel")
+    image = manifest["preprocessing"]
+    channels = {1: "grey", 3: "RGB"}.get(image["channels"], f"{image['channels']}-channel")
     return f"""# Image classifier {manifest["architecture"]}
 
-Found by hwnas for the data set {manifest["data"]["name"]}. It sorts images into {len(wanted["class_names"])} classes:
-{", ".join(wanted["class_names"])}.
+Found by hwnas for the data set {manifest["data"]["name"]}. It sorts images into {len(image["class_names"])} classes:
+{", ".join(image["class_names"])}.
 
 | | value | evidence |
 |---|---|---|
@@ -44,8 +44,8 @@ Recall by class, the lowest first: {_recall(manifest["recall_by_class"])}.
     pip install numpy onnxruntime
     python run.py images.npy
 
-The input `image` is float32 of shape (batch, {wanted["channels"]}, {wanted["height"]}, {wanted["width"]}): {channels}
-pixel values from 0 to 255, scaled to {wanted["height"]}x{wanted["width"]} ({wanted["resize"]}). The model
+The input `image` is float32 of shape (batch, {image["channels"]}, {image["height"]}, {image["width"]}): {channels}
+pixel values from 0 to 255, scaled to {image["height"]}x{image["width"]} ({image["resize"]}). The model
 normalises them itself. The output `logits` has one column per class, in the order above.
 
 ## Files
@@ -90,24 +90,22 @@ def _latency(manifest: Manifest) -> str:
 def _test_images(manifest: Manifest, account: DataAccount) -> str:
     """How far the test images are new to the network."""
     images = manifest["data"]["test_images"]
-    test = account.splits.get("test")
-    copies = test.copies if test is not None else 0
-    taken = f"Test accuracy was taken over {images} images"
-    if copies:
+    tested = f"Test accuracy was taken over {images} images, with the models of this package."
+    new = "had no part in training or in the choice of this network"
+    if (test := account.splits.get("test")) is None:
+        return f"{tested} They {new}."
+    if test.copies:
         return (
-            f"{taken}, with the models of this package. **{copies} of them are exact copies of training images**, so "
-            "the accuracy on new images is lower; the others had no part in training or in the choice of this network."
+            f"{tested} **{test.copies} of them are exact copies of training images**, so the accuracy on new images is "
+            f"lower; the others {new}."
         )
-    return (
-        f"{taken} that had no part in training or in the choice of this network, with the models of this package; none "
-        "is an exact copy of a training image."
-    )
+    return f"{tested} They {new}; none is an exact copy of a training image."
 
 
 def _recall(recall: Mapping[str, float | None]) -> str:
-    known = sorted((value, name) for name, value in recall.items() if value is not None)
-    shown = ", ".join(f"{name} {value:.1f} %" for value, name in known[:_CLASSES_SHOWN])
-    return shown + (f", and {len(known) - _CLASSES_SHOWN} classes above" if len(known) > _CLASSES_SHOWN else "")
+    recalls = sorted((value, name) for name, value in recall.items() if value is not None)
+    listed = ", ".join(f"{name} {value:.1f} %" for value, name in recalls[:_CLASSES_SHOWN])
+    return listed + (f", and {len(recalls) - _CLASSES_SHOWN} classes above" if len(recalls) > _CLASSES_SHOWN else "")
 
 
 def _data(account: DataAccount) -> str:
@@ -121,10 +119,10 @@ def _data(account: DataAccount) -> str:
 
 
 def _fleet_table(fleet: Mapping[str, Any]) -> str:
-    """What is known of the network on every device of the search."""
+    """What is recalls of the network on every device of the search."""
     rows = ["| device | predicted ms | 95 % upper bound ms | measured ms | status |", "|---|---|---|---|---|"]
     for name, on in fleet.items():
         measured_ms = on["measurement"]["median_ms"] if on["measurement"] is not None else None
-        shown = f"{measured_ms:.4g}" if measured_ms is not None else "not measured"
-        rows.append(f"| {name} | {on['predicted_ms']:.4g} | {on['upper_ms']:.4g} | {shown} | {on['status']} |")
+        latency = f"{measured_ms:.4g}" if measured_ms is not None else "not measured"
+        rows.append(f"| {name} | {on['predicted_ms']:.4g} | {on['upper_ms']:.4g} | {latency} | {on['status']} |")
     return "\n".join(rows)

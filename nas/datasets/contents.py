@@ -22,7 +22,7 @@ def make_account(
 ) -> DataAccount:
     """The account of a data set whose source holds ``inputs`` images."""
     digests = {name: _digests(split) for name, split in splits.items()}
-    known = set(digests["train"])
+    training_digests = set(digests["train"])
     used = sum(len(split) for split in splits.values())
     return DataAccount(
         content_hash=content_hash,
@@ -32,7 +32,9 @@ def make_account(
             name: SplitAccount(
                 images=len(split),
                 by_class=tuple(np.bincount(split.labels_N, minlength=len(class_names)).tolist()),
-                copies=len(split) - len(known) if name == "train" else sum(digest in known for digest in digests[name]),
+                copies=len(split) - len(training_digests)
+                if name == "train"
+                else sum(digest in training_digests for digest in digests[name]),
             )
             for name, split in splits.items()
         },

@@ -11,7 +11,7 @@ from nas.core.spec import DataSpec
 from nas.datasets.splits import Source, SplitParams, build, check_images, parse_params
 
 
-class Params(SplitParams):
+class DigitsParams(SplitParams):
     """As everywhere, but a mirrored digit is not a digit."""
 
     flip: bool = False
@@ -34,10 +34,10 @@ def load(spec: DataSpec, seed: int) -> Dataset:
     return build(spec.name, Source(images, tuple(str(k) for k in range(10))), params, seed)
 
 
-def _params(spec: DataSpec) -> Params:
+def _params(spec: DataSpec) -> DigitsParams:
     if spec.path is not None:
         raise InvalidSpec(f"data set 'digits' takes no path, got {spec.path!r}")
-    return parse_params(Params, spec)
+    return parse_params(DigitsParams, spec)
 
 
 DIGITS = DatasetType(

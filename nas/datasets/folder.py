@@ -31,7 +31,7 @@ _PHOTO_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", 
 _Files = Mapping[str, Sequence[Path]]  # by class
 
 
-class Params(ImageParams):
+class FolderParams(ImageParams):
     """``recursive``: images in folders below a class's folder belong to the class; else there may be none."""
 
     recursive: bool = False
@@ -51,7 +51,7 @@ class Listing:
 
 def describe(spec: DataSpec) -> ImageShape:
     """The shape, from the folders' names and the first image that can be decoded."""
-    params, intake = parse_params(Params, spec), Intake()
+    params, intake = parse_params(FolderParams, spec), Intake()
     listing = _list(existing_path(spec), params, intake)
     classes = check_class_count(listing.class_names)
     intake.require_usable()
@@ -60,7 +60,7 @@ def describe(spec: DataSpec) -> ImageShape:
 
 def load(spec: DataSpec, seed: int) -> Dataset:
     """The folder's images. Raises InvalidData with every file and class that is wrong."""
-    params = parse_params(Params, spec)
+    params = parse_params(FolderParams, spec)
     intake = Intake(params.skip_unreadable)
     listing = _list(existing_path(spec), params, intake)
     check_class_count(listing.class_names)
@@ -72,7 +72,7 @@ def load(spec: DataSpec, seed: int) -> Dataset:
     return build(spec.name, source, params, seed)
 
 
-def _list(root: Path, params: Params, intake: Intake) -> Listing:
+def _list(root: Path, params: FolderParams, intake: Intake) -> Listing:
     split_folders = _split_folders(root)
     for folder in dict.fromkeys((root, *split_folders.values())):
         _note_loose_files(folder, intake)
@@ -96,24 +96,24 @@ def _split_folders(root: Path) -> dict[str, Path]:
     """The folder of every split; the root is that of ``train`` where it has no folders for splits."""
     folders = _folders(root)
     split_of = {f: SPLIT_NAMES[f.name.casefold()] for f in folders if f.name.casefold() in SPLIT_NAMES}
-    others = [f.name for f in folders if f not in split_of]
-    if others and any(_folders(f) for f in split_of):  # folders of classes below: the names mean splits
+    other_names = [f.name for f in folders if f not in split_of]
+    if other_names and any(_folders(f) for f in split_of):  # folders of classes below: the names mean splits
         raise InvalidData(
             f"{root}: expected folders for splits only ({', '.join(SPLIT_NAMES)}) beside "
-            f"{', '.join(f.name for f in split_of)}, got {', '.join(others)}"
+            f"{', '.join(f.name for f in split_of)}, got {', '.join(other_names)}"
         )
-    if others or not folders:
+    if other_names or not folders:
         return {"train": root}
-    chosen: dict[str, Path] = {}
+    by_split: dict[str, Path] = {}
     for folder, split in split_of.items():
-        if split in chosen:
+        if split in by_split:
             raise InvalidData(
-                f"{root}: expected one folder for the {split} split, got {chosen[split].name} and {folder.name}"
+                f"{root}: expected one folder for the {split} split, got {by_split[split].name} and {folder.name}"
             )
-        chosen[split] = folder
-    if "train" not in chosen:
+        by_split[split] = folder
+    if "train" not in by_split:
         raise InvalidData(f"{root}: expected a folder train, got {', '.join(f.name for f in folders)}")
-    return chosen
+    return by_split
 
 
 def _note_loose_files(folder: Path, intake: Intake) -> None:
@@ -131,7 +131,7 @@ def _note_loose_files(folder: Path, intake: Intake) -> None:
         )
 
 
-def _class_files(folder: Path, params: Params, intake: Intake) -> list[Path]:
+def _class_files(folder: Path, params: FolderParams, intake: Intake) -> list[Path]:
     if not folder.is_dir():
         return []
     images = _images(_files(folder), intake)

@@ -62,8 +62,8 @@ class Intake:
         places: dict[str, list[str]] = defaultdict(list)
         for skipped in self._unreadable:
             places[skipped.reason].append(skipped.where)
-        for reason, (first, *others) in places.items():
-            if len(others) < _MANY:
-                yield from (f"{where}: {reason}" for where in (first, *others))
+        for reason, (first, *further) in places.items():
+            if len(further) < _MANY:
+                yield from (f"{where}: {reason}" for where in (first, *further))
             else:
-                yield f"{first}: {reason}; the same for {len(others)} other images, such as {', '.join(others[:3])}"
+                yield f"{first}: {reason}; the same for {len(further)} other images, such as {', '.join(further[:3])}"

@@ -67,7 +67,7 @@ _KNOWN_KEYS = (
 _CORRUPT = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, RuntimeError)
 
 
-class Params(SizeParams):
+class NpzParams(SizeParams):
     """Where in the archive things lie. Keys left out are looked for under their usual names."""
 
     images: str | None = None
@@ -80,7 +80,7 @@ class Params(SizeParams):
     class_names: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
-    def _keys_come_in_pairs(self) -> Params:
+    def _keys_come_in_pairs(self) -> NpzParams:
         if (self.images is None) != (self.labels is None):
             raise ValueError("expected both or neither of images and labels")
         for split, (images, labels) in {
@@ -99,17 +99,17 @@ class Params(SizeParams):
         if self.images is None or self.labels is None:
             return None
         val, test = (self.val_images, self.val_labels), (self.test_images, self.test_labels)
-        return _SplitKeys((self.images, self.labels), _given(val), _given(test))
+        return _SplitKeys((self.images, self.labels), _complete_pair(val), _complete_pair(test))
 
 
-def _given(keys: tuple[str | None, str | None]) -> _Keys | None:
+def _complete_pair(keys: tuple[str | None, str | None]) -> _Keys | None:
     images, labels = keys
     return None if images is None or labels is None else (images, labels)
 
 
 def describe(spec: DataSpec) -> ImageShape:
     """The shape, from the header of the images and from the labels."""
-    source, params = _read(spec, _Archive.placeholder), parse_params(Params, spec)
+    source, params = _read(spec, _Archive.placeholder), parse_params(NpzParams, spec)
     _, channels, height, width = source.images.images_NCHW.shape
     if params.image_size is not None:
         height = width = params.image_size
@@ -118,12 +118,12 @@ def describe(spec: DataSpec) -> ImageShape:
 
 def load(spec: DataSpec, seed: int) -> Dataset:
     """The archive's images. Raises InvalidData saying what was expected and what lies there."""
-    return build(spec.name, _read(spec, _Archive.array), parse_params(Params, spec), seed)
+    return build(spec.name, _read(spec, _Archive.array), parse_params(NpzParams, spec), seed)
 
 
 def _read(spec: DataSpec, read: Callable[[_Archive, str], NDArray[np.generic]]) -> Source:
     """The archive; with placeholders in place of images, these keep the size that they have in the archive."""
-    params, path, intake = parse_params(Params, spec), existing_path(spec), Intake()
+    params, path, intake = parse_params(NpzParams, spec), existing_path(spec), Intake()
     with _Archive(path) as archive:
         keys = _keys(archive, params)
 
@@ -221,14 +221,14 @@ class _Archive:
         return InvalidData(f"{self._path}: array {key!r} is corrupt or truncated: {why}")
 
 
-def _keys(archive: _Archive, params: Params) -> _SplitKeys:
+def _keys(archive: _Archive, params: NpzParams) -> _SplitKeys:
     """Raises InvalidData where an array is missing."""
-    usual = (known.present_in(archive.keys) for known in _KNOWN_KEYS if set(known.train) <= set(archive.keys))
+    usual = (keys.present_in(archive.keys) for keys in _KNOWN_KEYS if set(keys.train) <= set(archive.keys))
     keys = params.keys or next(usual, None)
     if keys is None:
-        known = "; ".join(f"{images} and {labels}" for images, labels in (k.train for k in _KNOWN_KEYS))
+        names = "; ".join(f"{images} and {labels}" for images, labels in (k.train for k in _KNOWN_KEYS))
         raise InvalidData(
-            f"expected arrays named {known}, or params images and labels that name them; got {', '.join(archive.keys)}"
+            f"expected arrays named {names}, or params images and labels that name them; got {', '.join(archive.keys)}"
         )
     for key in (key for pair in keys.pairs.values() for key in pair):
         if key not in archive.keys:
@@ -241,7 +241,7 @@ def _as_labels(labels: NDArray[np.generic]) -> NDArray[np.generic]:
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
-def _class_names(archive: _Archive, params: Params, labels: list[NDArray[Any]]) -> tuple[str, ...]:
+def _class_names(archive: _Archive, params: NpzParams, labels: list[NDArray[Any]]) -> tuple[str, ...]:
     if params.class_names is not None:
         return params.class_names
     if "class_names" in archive.keys:
@@ -254,7 +254,7 @@ def _class_names(archive: _Archive, params: Params, labels: list[NDArray[Any]]) 
     return numbered_classes(labels)
 
 
-def _as_NCHW(key: str, images: NDArray[np.generic], params: Params) -> NDArray[np.generic]:
+def _as_NCHW(key: str, images: NDArray[np.generic], params: NpzParams) -> NDArray[np.generic]:
     """Images with their channels second. Raises InvalidData where the layout cannot be told."""
     if images.ndim == 3:
         return images[:, None]

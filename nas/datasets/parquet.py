@@ -57,7 +57,7 @@ class _HuggingFace:
 _HUGGINGFACE = TypeAdapter(_HuggingFace)
 
 
-class Params(ImageParams):
+class ParquetParams(ImageParams):
     """``image`` and ``label`` name the columns; None: ``image`` or ``img``, ``label`` or ``labels``."""
 
     image: str | None = None
@@ -67,7 +67,7 @@ class Params(ImageParams):
 
 def describe(spec: DataSpec) -> ImageShape:
     """The shape, from the metadata, the labels and the first image that can be decoded."""
-    params, parts = parse_params(Params, spec), _shards(spec)
+    params, parts = parse_params(ParquetParams, spec), _shards(spec)
     names = _class_names(params, parts)
     classes = check_class_count(names)
     return square_shape(*format_of(_present(parts["train"], params), params).shape, classes)
@@ -75,7 +75,7 @@ def describe(spec: DataSpec) -> ImageShape:
 
 def load(spec: DataSpec, seed: int) -> Dataset:
     """The files' images. Raises InvalidData with every file and row, column or class that is wrong."""
-    params, parts = parse_params(Params, spec), _shards(spec)
+    params, parts = parse_params(ParquetParams, spec), _shards(spec)
     names = _class_names(params, parts)
     check_class_count(names)
     intake = Intake(params.skip_unreadable)
@@ -115,26 +115,28 @@ def _schema(path: Path) -> pa.Schema:
     return _metadata(path).schema.to_arrow_schema()
 
 
-def _column(path: Path, chosen: str | None, usual: Sequence[str]) -> str:
+def _column(path: Path, parameter: str | None, usual: Sequence[str]) -> str:
     names = _schema(path).names
-    for name in [chosen] if chosen else usual:
+    for name in [parameter] if parameter else usual:
         if name in names:
             return name
-    raise InvalidData(f"{path}: expected a column {' or '.join([chosen] if chosen else usual)}, got {', '.join(names)}")
+    raise InvalidData(
+        f"{path}: expected a column {' or '.join([parameter] if parameter else usual)}, got {', '.join(names)}"
+    )
 
 
-def _image_column(path: Path, params: Params) -> str:
+def _image_column(path: Path, params: ParquetParams) -> str:
     name = _column(path, params.image, ("image", "img"))
     kind = _schema(path).field(name).type
-    held = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
-    if not (pa.types.is_binary(held) or pa.types.is_large_binary(held)):
+    stored_type = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+    if not (pa.types.is_binary(stored_type) or pa.types.is_large_binary(stored_type)):
         raise InvalidData(
             f"{path}: column {name!r}: expected encoded images (binary, or a struct of bytes), got {kind}"
         )
     return name
 
 
-def _label_column(path: Path, params: Params) -> str:
+def _label_column(path: Path, params: ParquetParams) -> str:
     name = _column(path, params.label, ("label", "labels"))
     kind = _schema(path).field(name).type
     if not pa.types.is_integer(kind):
@@ -142,7 +144,7 @@ def _label_column(path: Path, params: Params) -> str:
     return name
 
 
-def _present(paths: Sequence[Path], params: Params) -> Iterator[tuple[bytes, str]]:
+def _present(paths: Sequence[Path], params: ParquetParams) -> Iterator[tuple[bytes, str]]:
     """Every image's bytes that are there, and where they lie. Raises InvalidData if there are none."""
     empty = True
     for encoded, where in _encoded(paths, params):
@@ -153,7 +155,7 @@ def _present(paths: Sequence[Path], params: Params) -> Iterator[tuple[bytes, str
         raise InvalidData(f"{paths[0]}: expected images, got no rows with any")
 
 
-def _encoded(paths: Sequence[Path], params: Params) -> Iterator[tuple[bytes, str]]:
+def _encoded(paths: Sequence[Path], params: ParquetParams) -> Iterator[tuple[bytes, str]]:
     """Every row's bytes, empty where it has none, and where they lie."""
     for path in paths:
         column, row = _image_column(path, params), 0
@@ -167,25 +169,25 @@ def _encoded(paths: Sequence[Path], params: Params) -> Iterator[tuple[bytes, str
             raise InvalidData(f"{path}: corrupt or truncated: {error}") from error
 
 
-def _labels(paths: Sequence[Path], params: Params) -> NDArray[np.int64]:
+def _labels(paths: Sequence[Path], params: ParquetParams) -> NDArray[np.int64]:
     labels = []
     for path in paths:
         column = _label_column(path, params)
         check_memory(f"{path}: column {column!r}", 16 * _rows(path))
         try:
-            held = pq.read_table(path, columns=[column]).column(0)
+            label_column = pq.read_table(path, columns=[column]).column(0)
         except _UNREADABLE as error:
             raise InvalidData(f"{path}: corrupt or truncated: {error}") from error
-        if held.null_count:
+        if label_column.null_count:
             raise InvalidData(
-                f"{path}: column {column!r}: expected a class number in every row, got {held.null_count} nulls"
+                f"{path}: column {column!r}: expected a class number in every row, got {label_column.null_count} nulls"
             )
-        labels.append(held.to_numpy())
+        labels.append(label_column.to_numpy())
         check_labels(f"{path}: {column}", labels[-1])
     return np.concatenate(labels).astype(np.int64)
 
 
-def _class_names(params: Params, parts: dict[str, list[Path]]) -> tuple[str, ...]:
+def _class_names(params: ParquetParams, parts: dict[str, list[Path]]) -> tuple[str, ...]:
     """Names from the parameters, else from the metadata that Hugging Face's datasets write, else numbers."""
     if params.class_names is not None:
         return params.class_names
@@ -213,7 +215,7 @@ def _rows(path: Path) -> int:
     return int(_metadata(path).num_rows)
 
 
-def _decode(paths: Sequence[Path], params: Params, target: ImageFormat, intake: Intake) -> Split:
+def _decode(paths: Sequence[Path], params: ParquetParams, target: ImageFormat, intake: Intake) -> Split:
     labels_N = _labels(paths, params)
     images_NCHW, usable = decode_all(_encoded(paths, params), len(labels_N), target, intake)
     return check_images(f"{paths[0].parent}", images_NCHW, labels_N[usable])

@@ -259,20 +259,20 @@ def _take(split: Split, at: NDArray[np.int64], limit: int | None, rng: np.random
     """The images at ``at``; a stratified sample of ``limit`` of them (to within rounding, one per class at least)."""
     if limit is not None and limit < len(at):
         labels = split.labels_N[at]
-        chosen = []
+        kept_rows = []
         for k in np.unique(labels):
             members = np.flatnonzero(labels == k)
-            chosen.append(members[: max(1, round(limit * len(members) / len(at)))])
-        at = at[rng.permutation(np.concatenate(chosen))]
+            kept_rows.append(members[: max(1, round(limit * len(members) / len(at)))])
+        at = at[rng.permutation(np.concatenate(kept_rows))]
     return Split(np.ascontiguousarray(split.images_NCHW[at]), split.labels_N[at])
 
 
 def _part_problems(own: Mapping[str, Split], source: Source) -> Iterator[str]:
     expected = source.images.images_NCHW.shape[1:]
     for where, split in own.items():
-        got = split.images_NCHW.shape[1:]
-        if got != expected:
-            yield f"{where} images: expected the shape of the training images {expected}, got {got}"
+        part_shape = split.images_NCHW.shape[1:]
+        if part_shape != expected:
+            yield f"{where} images: expected the shape of the training images {expected}, got {part_shape}"
         if len(split) and int(split.labels_N.max()) >= len(source.class_names):
             yield (
                 f"{where} labels: expected 0 to {len(source.class_names) - 1} for {len(source.class_names)} classes, "

@@ -29,9 +29,9 @@ def _empty_fronts(problem: Problem, state: SearchState) -> Iterator[Conclusion]:
     for view in problem.spec.views:
         if front_of(problem.spec, state, device=view).members:
             continue
-        spec, seen = (problem.spec, state) if view is None else (problem.spec.on(view), state_on(state, view))
+        spec, known_state = (problem.spec, state) if view is None else (problem.spec.on(view), state_on(state, view))
         where = f" on {view}" if view is not None else ""
-        reaches = [_reach(spec, seen, o.name, bound) for o in spec.objectives if (bound := spec.bound(o.name))]
+        reaches = [_reach(spec, known_state, o.name, bound) for o in spec.objectives if (bound := spec.bound(o.name))]
         if reaches:
             yield Conclusion("bounds_unmet", f"no network meets every bound{where}: {'; '.join(map(str, reaches))}")
         else:

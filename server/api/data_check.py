@@ -94,10 +94,10 @@ def _fingerprint(path: Path) -> str:
 
 def _entries(root: Path) -> Iterator[Path]:
     """All files below a folder, each folder once though links lead in circles."""
-    seen: set[str] = set()
+    visited: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:
+        if (real := os.path.realpath(folder)) in visited:
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         yield from (Path(folder) / name for name in names)

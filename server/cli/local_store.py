@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import make_url
-
 from nas.core.errors import NotFound
 from server.cli.runtime import prepare_home, read_settings
 from server.settings import Settings
+from server.store.database import sqlite_file
 from server.store.store import Store, open_store
 
 
@@ -32,8 +31,5 @@ def opened_store(home: Path | None, create: bool = False) -> Iterator[Store]:
 
 def missing_database(settings: Settings) -> Path | None:
     """The SQLite file of the settings if it does not exist; None if it does, and for databases on a server."""
-    url = make_url(settings.database)
-    if url.get_backend_name() != "sqlite" or not url.database:
-        return None
-    path = Path(url.database)
-    return None if path.exists() else path
+    file = sqlite_file(settings.database)
+    return None if file is None or file.exists() else file

@@ -47,6 +47,15 @@ def connect(url: str) -> Engine:
             raise InvalidInput(f"unknown database {other!r}: expected sqlite or postgresql")
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite database; None for a database on a server. Raises InvalidInput for what is no URL."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise InvalidInput(f"not a database URL: {url!r}") from error
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
     """Open a session on one snapshot. Raises StorageError if the database cannot be used."""

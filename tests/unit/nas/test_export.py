@@ -26,6 +26,7 @@ from torch import nn
 
 from nas import export, exported_run
 from nas.core.arch import Arch, Decision
+from nas.core.data_account import Conversion, DataAccount, SplitAccount
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
 from nas.core.errors import ExportMismatch, InvalidInput
 from nas.core.layers import CustomLayer, Layer
@@ -461,3 +462,16 @@ def test_run_py_refuses_clearly(unpacked: Path, data: Dataset) -> None:
     done = run_package(unpacked, "one.npy")
     assert done.returncode == 2
     assert "changed or damaged" in done.stderr
+
+
+def test_card_says_how_new_the_test_images_are(trained: nn.Module, data: Dataset) -> None:
+    def card(copies: int) -> str:
+        test = SplitAccount(images=300, by_class=(60,) * 5, copies=copies)
+        account = DataAccount("ab" * 32, data.class_names, 550, {"test": test}, (Conversion("colour to grey", 7),))
+        content, _ = make_package(trained, replace(data, account=account), int8=False)
+        return unzip(content)["model_card.md"].decode()
+
+    assert "none is an exact copy of a training image" in card(0)
+    assert "**30 of them are exact copies of training images**" in card(30)
+    assert "7 images: colour to grey." in card(0)
+    assert "Recall by class, the lowest first: " in card(0)
