@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from nas.core.events import (
+    Concluded,
+    DataRead,
     Evaluated,
     Exported,
     HypervolumeAt,
@@ -41,6 +43,8 @@ _RESULTS = (SearchResource.SEARCH, SearchResource.FRONT, SearchResource.CANDIDAT
 # By the kind of an event. Other kinds, such as progress, change nothing that is read.
 _CHANGED = {
     StageStarted.kind: (SearchResource.SEARCH,),
+    DataRead.kind: (SearchResource.SEARCH,),
+    Concluded.kind: (SearchResource.SEARCH,),
     Evaluated.kind: (SearchResource.SEARCH, SearchResource.FRONT, SearchResource.NEW_CANDIDATES),
     Measured.kind: _RESULTS,
     HypervolumeAt.kind: (SearchResource.SEARCH,),
