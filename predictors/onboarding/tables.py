@@ -141,7 +141,7 @@ def _read_csv(data: bytes) -> dict[str, list[Any]]:
 
 def _read_json(data: bytes) -> dict[str, list[Any]]:
     try:
-        record = json.loads(data.decode("utf-8-sig"))
+        record = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_distinct_columns)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise InvalidData(f"not JSON in UTF-8: {error}") from error
     if isinstance(record, dict) and record and all(isinstance(v, list) for v in record.values()):
@@ -153,6 +153,11 @@ def _read_json(data: bytes) -> dict[str, list[Any]]:
         names = list(dict.fromkeys(name for row in record for name in row))
         return {name: [row.get(name) for row in record] for name in names}
     raise InvalidData("expected a JSON list of rows, each an object, or an object with a list for each column")
+
+
+def _distinct_columns(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _check_header([name for name, _ in pairs])
+    return dict(pairs)
 
 
 def _read_parquet(data: bytes) -> dict[str, list[Any]]:

@@ -54,7 +54,7 @@ def report_of(data: DataSpec) -> DataReport:
 def _checked(key: _CheckKey) -> DataReport:
     request = CheckRequest(DataSpec.model_validate_json(key.data_json), CHECK_BYTES)
     environment = {**os.environ, **dict.fromkeys(_THREADS, "1")}
-    command = [sys.executable, "-m", "nas.datasets.check"]
+    command = [sys.executable, "-P", "-m", "nas.datasets.check"]  # -P: no modules of the current folder
     with _PARALLEL:
         try:
             done = subprocess.run(

@@ -106,21 +106,31 @@ def json_problem(body: bytes) -> str | None:
     if len(steps) and int(np.cumsum(steps).max()) > MAX_DEPTH:
         return f"expected JSON of at most {MAX_DEPTH} levels, got more"
     try:
-        json.loads(text, parse_int=_integer)
-    except _TooLarge as error:
+        json.loads(text, parse_int=_integer, object_pairs_hook=_distinct_keys)
+    except _OutOfRange as error:
         return str(error)
     except ValueError:
         return None  # malformed; the route reports it
     return None
 
 
-class _TooLarge(Exception):
+class _OutOfRange(Exception):
     pass
+
+
+def _distinct_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object of JSON; of a key given twice, the last would win."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in record if names.count(name) > 1)
+        raise _OutOfRange(f"expected every key of an object once, got {twice!r:.60} more than once")
+    return record
 
 
 def _integer(text: str) -> int:
     if len(text) > 20 or abs(int(text)) >= MAX_INTEGER:
-        raise _TooLarge(f"expected integers below 2^63, got {text[:24]}{'...' if len(text) > 24 else ''}")
+        raise _OutOfRange(f"expected integers below 2^63, got {text[:24]}{'...' if len(text) > 24 else ''}")
     return int(text)
 
 

@@ -96,3 +96,28 @@ def test_extensions_forks_and_retries_need_the_same_data(store: Store, tmp_path:
         "reuse": 201,
         "retry": 200,
     }
+
+
+def test_a_dry_run_shows_the_account_and_a_bad_data_set_is_refused_with_all_problems(
+    store: Store, tmp_path: Path
+) -> None:
+    data = write(tmp_path / "images.npz")
+    api = TestClient(create_app(Settings(home=tmp_path), store), base_url="http://127.0.0.1")
+    fakes.add_device(store, fakes.device_spec(data=data.model_dump()), space_id="tiny-0-2")
+
+    def dry_run(record: DataSpec) -> dict[str, object]:
+        spec = fakes.search_spec(data=record.model_dump()).model_dump(mode="json")
+        answer: dict[str, object] = api.post("/v1/searches?dry_run=true&measure=false", json=spec).json()
+        return answer
+
+    account = dry_run(data)["data"]
+    assert isinstance(account, dict)
+    assert (account["inputs"], account["class_names"]) == (60, ["0", "1"])
+    relative = dry_run(DataSpec(name="npz", path="images.npz"))
+    assert relative["code"] == "invalid_spec"
+    assert "expected an absolute path" in str(relative["message"])
+    images = np.zeros((8, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.array([0, 0, 0, 0, 1, 1, 2, 3]))
+    refused = dry_run(data)
+    assert refused["code"] == "invalid_data"
+    assert [f"class '{k}' has too few images" in str(refused["message"]) for k in range(4)] == [False, True, True, True]
