@@ -310,7 +310,7 @@ def _no_predictor(spec: SearchSpec, space: SearchSpace, context: SubmissionConte
 
 
 def _supernet_problems(
-    spec: SearchSpec, space: SearchSpace, parent: ParentSearch | None, content_hash: str | None
+    spec: SearchSpec, space: SearchSpace, parent: ParentSearch | None, content_hash: str | None = None
 ) -> Iterator[HwnasError]:
     """``content_hash``: of the data as they are now, None where they were not read."""
     if spec.supernet is None:

@@ -33,6 +33,7 @@ from nas.core.events import (
     fold_all,
 )
 from nas.core.jobs import Lease
+from server.dashboard import formatting
 from server.store.database import connect, writing
 from server.store.jobs import MAX_STALLED
 from server.store.migrate import head, migrate, migrate_engine
@@ -468,10 +469,19 @@ def test_progress_bars_and_time_left(store: Store, clock: fakes.Clock) -> None:
         {"loss": 1.0},
         25.0,
     )
-    assert view.eta_s == pytest.approx(90 * 2.0 - 5.0)
+    assert train.eta_s == pytest.approx(90 * 2.0 - 5.0)
+    assert view.eta_s is None  # a stage waits that nothing is known of
+    assert formatting.time_left(view) == "train: about 2 min 55 s left, then 2 stages more"
     fakes.append(store, lease, [StageFinished("train", 24.0, {"x": 1})], 1000.0)
     train = store.queries.search(search).stages[1]
     assert (train.status, train.done, train.seconds, train.result) == ("finished", 100, 24.0, {"x": 1})
+    log = [StageFinished("estimate", 1.0), StageStarted("export", 2, 3), Progress("export", 0, 4)]
+    fakes.append(store, lease, log, 1000.0)
+    clock.pass_(10.0)
+    fakes.append(store, lease, [Progress("export", 1, 4)], 1000.0)
+    view = store.queries.search(search)
+    assert view.eta_s == pytest.approx(30.0)  # the last stage
+    assert formatting.time_left(view) == "about 30 s left"
 
 
 def test_onboarding_creates_device_and_predictor(store: Store) -> None:
