@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from nas.core.errors import InvalidInput
 
 SPLITS = ("train", "val", "test")
+LISTED = 100  # an account travels with the state of its search
 _SHOWN = 3
 
 
@@ -45,8 +46,9 @@ class DataAccount:
 
     ``content_hash`` names the three splits with their images, labels and class names. ``inputs`` is the number of
     images that the source holds: those of all ``splits``, the ``skipped`` and the ``left_out``, which limits such as
-    ``max_train`` exclude. ``unused`` lists what else lies there, such as files that are no images. ``one_colour``
-    images have equal pixels; ``contradictory`` images have a copy with another label.
+    ``max_train`` exclude. ``unused`` lists what else lies there, such as files that are no images. Of long lists the
+    first ``LISTED`` are here, all are counted. ``one_colour`` images have equal pixels; ``contradictory`` images have
+    a copy with another label.
     """
 
     content_hash: str = ""
@@ -55,7 +57,9 @@ class DataAccount:
     splits: Mapping[str, SplitAccount] = field(default_factory=dict)
     conversions: tuple[Conversion, ...] = ()
     skipped: tuple[SkippedInput, ...] = ()
+    skipped_count: int = 0
     unused: tuple[str, ...] = ()
+    unused_count: int = 0
     left_out: int = 0
     one_colour: int = 0
     contradictory: int = 0
@@ -88,12 +92,12 @@ class DataAccount:
             told.append(f"data: {self.contradictory} images have an exact copy with another label")
         if self.one_colour:
             told.append(f"data: {self.one_colour} images show one colour only")
-        if self.skipped:
+        if self.skipped_count:
             some = "; ".join(f"{s.where}: {s.reason}" for s in self.skipped[:_SHOWN])
-            told.append(f"data: {len(self.skipped)} images were skipped: {some}{_more(len(self.skipped))}")
-        if self.unused:
+            told.append(f"data: {self.skipped_count} images were skipped: {some}{_more(self.skipped_count)}")
+        if self.unused_count:
             some = ", ".join(self.unused[:_SHOWN])
-            told.append(f"data: not used, since they are no images: {some}{_more(len(self.unused))}")
+            told.append(f"data: not used, since they are no images: {some}{_more(self.unused_count)}")
         return told
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.core.data_account import DataAccount, SplitAccount
+from nas.core.data_account import LISTED, DataAccount, SplitAccount
 from nas.core.ports import Split
 from nas.datasets.intake import Intake
 
@@ -39,8 +39,10 @@ def make_account(
             for name, split in splits.items()
         },
         conversions=intake.conversions,
-        skipped=intake.skipped,
-        unused=tuple(intake.unused),
+        skipped=intake.skipped[:LISTED],
+        skipped_count=len(intake.skipped),
+        unused=tuple(intake.unused[:LISTED]),
+        unused_count=len(intake.unused),
         left_out=inputs - used - len(intake.skipped),
         one_colour=sum(int(one_colour(split.images_NCHW).sum()) for split in splits.values()),
         contradictory=_contradictory(splits, digests),

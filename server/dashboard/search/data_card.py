@@ -7,8 +7,6 @@ from nicegui import ui
 from nas.core.data_account import DataAccount, account_sentences
 from server.dashboard.elements import definition_list, div, heading, notice, text
 
-_SHOWN = 50
-
 
 def draw_data(account: DataAccount | None) -> None:
     """The account of the data; nothing before a worker has read them."""
@@ -23,11 +21,11 @@ def draw_data(account: DataAccount | None) -> None:
         with ui.expansion("Images by class").props("dense"):
             _draw_classes(account)
         if account.skipped:
-            with ui.expansion(f"Skipped images ({len(account.skipped)})").props("dense"):
-                for skipped in account.skipped[:_SHOWN]:
+            with ui.expansion(f"Skipped images ({account.skipped_count})").props("dense"):
+                for skipped in account.skipped:
                     text(f"{skipped.where}: {skipped.reason}", "small")
-                if len(account.skipped) > _SHOWN:
-                    text(f"and {len(account.skipped) - _SHOWN} more", "small muted")
+                if account.skipped_count > len(account.skipped):
+                    text(f"and {account.skipped_count - len(account.skipped)} more", "small muted")
 
 
 def _draw_classes(account: DataAccount) -> None:

@@ -67,3 +67,12 @@ def test_archives_that_unpack_to_far_more_are_refused_by_their_headers(tmp_path:
     assert path.stat().st_size < 100_000
     with pytest.raises(InvalidData, match=r"expected at most 500 times its packed size"):
         read_data(DataSpec(name="npz", path=str(path)))
+
+
+def test_long_lists_are_counted_and_cut(tmp_path: Path) -> None:
+    spec = colour_folder(tmp_path)
+    for at in range(150):
+        (tmp_path / "cat" / f"{at}.txt").write_text("a note")
+    account = read_data(spec).account
+    assert (len(account.unused), account.unused_count) == (100, 150)
+    assert "and 147 more" in account.warnings[0]
