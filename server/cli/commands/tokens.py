@@ -17,7 +17,7 @@ from nas.core.errors import InvalidInput
 from nas.schemas.administration import CreatedTokenSchema, TokenSchema
 from server.cli import render
 from server.cli.local_store import opened_store
-from server.cli.options import HomeOption, JsonOption, ServiceUrlOption, TokenOption, connect
+from server.cli.options import Connection, HomeOption, JsonOption, ServiceUrlOption, TokenOption
 
 tokens_app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="API tokens: who may use the service, and for what."
@@ -49,7 +49,7 @@ def create_token(
     """
     scopes, expires_at = cast(list[Scope], scope), _expiry(expires)
     if url is not None and home is None:
-        with connect(url, token) as nas:
+        with Connection(url, token).connect() as nas:
             at = datetime.fromtimestamp(expires_at, UTC) if expires_at is not None else None
             made = nas.create_token(owner, name, scopes, at, device)
     else:
@@ -68,7 +68,7 @@ def list_tokens(
 ) -> None:
     """List all tokens, newest first."""
     if url is not None and home is None:
-        with connect(url, token) as nas:
+        with Connection(url, token).connect() as nas:
             tokens = nas.tokens()
     else:
         with opened_store(home) as store:
@@ -85,7 +85,7 @@ def revoke_token(
 ) -> None:
     """Revoke a token at once. This cannot be undone."""
     if url is not None and home is None:
-        with connect(url, token) as nas:
+        with Connection(url, token).connect() as nas:
             nas.revoke_token(token_id)
     else:
         with opened_store(home) as store:
