@@ -25,7 +25,7 @@ from nas.blobs import FolderBlobs
 from nas.core.arch import Floats, Genes, as_archs
 from nas.core.device import DeviceProfile, Latency, Measurement, MeasurementProtocol
 from nas.core.events import SearchState, fold_all
-from nas.core.ports import Dataset, Problem, Resources, Stage
+from nas.core.ports import Dataset, PredictorDefaults, Problem, Resources, Stage
 from nas.core.spec import BudgetSpec, ObjectiveSpec, SearchSpec, StrategySpec
 from nas.engine import run_search
 from nas.stages.explore import ExploreStage
@@ -43,7 +43,7 @@ _DIGITS = len(OPERATIONS) ** np.arange(len(EDGES))
 
 
 @dataclass(frozen=True)
-class LatencyTable:
+class LatencyTable(PredictorDefaults):
     """Distinct cells: latencies (N,) in ms and accuracies (N,) in %, and their rows by the cell's id and by its key.
 
     It is both a ``nas.core.ports.LatencyPredictor`` and, by ``measure``, a ``Measurer``."""

@@ -17,7 +17,7 @@ from nas.core.spec import SearchSpec
 
 @dataclass(frozen=True)
 class FleetPredictor:
-    """Regressor the latency on the slowest of several devices. ``bounds_ms``: what latency is a share of, by device;
+    """Predicts the latency on the slowest of several devices. ``bounds_ms``: what latency is a share of, by device;
     empty where it is not."""
 
     predictors: Mapping[str, LatencyPredictor]
@@ -47,6 +47,12 @@ class FleetPredictor:
     def predict(self, latency_ms_NF: Floats) -> Latency:
         """The latency of N networks on the slowest device."""
         return Latency(latency_ms_NF[:, 0::2].max(axis=1), latency_ms_NF[:, 1::2].max(axis=1))
+
+    def extrapolations(self, space: SearchSpace, genes_NG: Genes) -> NDArray[np.bool_] | None:
+        """Which of N networks lie outside the domain of any device's predictor, shape (N,); None if none has one."""
+        flags = [p.extrapolations(space, genes_NG) for p in self.predictors.values()]
+        known = [flags_N for flags_N in flags if flags_N is not None]
+        return np.any(known, axis=0) if known else None
 
     def metrics(self, latency_ms_NF: Floats) -> dict[str, Floats]:
         """Latency metrics of N networks, each shape (N,); shares in % of the bounds, if there are any."""

@@ -9,10 +9,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.core import registry
 from nas.core.arch import Floats, Genes
 from nas.core.errors import StorageError
 from nas.core.ports import LatencyPredictor
+from predictors.base import load_family
 
 
 def dump_predictor(predictor: LatencyPredictor) -> bytes:
@@ -68,10 +68,9 @@ def load_known(data: bytes) -> Known:
 
 def load_predictor(family: str, data: bytes) -> LatencyPredictor:
     """Inverse of ``dump_predictor``. Raises UnknownName for a family that is not installed, StorageError for damage."""
-    kind = registry.load_family(family)
+    registered = load_family(family)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            predictor: LatencyPredictor = kind.from_arrays({k: arrays[k] for k in arrays.files})
+            return registered.from_arrays({k: arrays[k] for k in arrays.files})
     except (ValueError, KeyError, OSError, BadZipFile) as error:
         raise StorageError(f"the stored {family} predictor cannot be read: {error}") from error
-    return predictor

@@ -1,26 +1,17 @@
-"""What every family of predictors shares: checked input, a bound calibrated out of sample, and which networks are
-unlike all that were measured.
-
-A family is a frozen value with ``factor`` and ``domain``; its ``fit_mean(features, latency, seed)`` fits the mean
-alone.
-"""
+"""Checked inputs of latency predictors, weights of measurements, and predictions out of sample."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.core.arch import Floats
 from nas.core.device import Latency
 from nas.core.errors import InvalidInput
 
 FEWEST = 20  # networks to fit and calibrate on
-_RIDGE = 0.1  # of the variance of a standardised feature, in the measure of distance
-_MARGIN = 2.0  # beyond the farthest network that was measured, seen from the others
 
 
 class Regressor(Protocol):
@@ -30,69 +21,6 @@ class Regressor(Protocol):
 
 
 FitMean = Callable[[Floats, Floats, int, Floats | None], Regressor]
-
-
-@dataclass(frozen=True)
-class ApplicabilityDomain:
-    """Where networks were measured: their principal axes in standardised features, which distances are weighed by."""
-
-    centre_F: Floats
-    scale_F: Floats
-    axes_RF: Floats
-    inverse_R: Floats
-    rest: float
-    limit: float
-
-    @classmethod
-    def of(cls, features_NF: Floats) -> ApplicabilityDomain:
-        """The domain of N networks. The limit is from the farthest of them, seen from the others."""
-        centre_F, scale_F = features_NF.mean(0), features_NF.std(0)
-        scale_F = np.where(scale_F > 1e-12 * np.abs(centre_F), scale_F, 0.0)
-        z_NF = _standardised(features_NF, centre_F, scale_F)
-        if len(z_NF) > z_NF.shape[1]:
-            squares_R, axes_FR = np.linalg.eigh(z_NF.T @ z_NF)  # many times faster than the other way
-            squares_R, axes_RF = np.maximum(squares_R, 0.0), axes_FR.T
-        else:
-            _, values_R, axes_RF = np.linalg.svd(z_NF, full_matrices=False)
-            squares_R = values_R**2
-        ridge = _RIDGE * len(z_NF)
-        domain = cls(centre_F, scale_F, axes_RF, 1.0 / (squares_R + ridge), 1.0 / ridge, 0.0)
-        far_N = domain.distance(features_NF)
-        limit = _MARGIN * float((far_N / np.maximum(1.0 - far_N, 1e-9)).max())
-        return cls(centre_F, scale_F, axes_RF, domain.inverse_R, domain.rest, limit)
-
-    def distance(self, features_NF: Floats) -> Floats:
-        """Squared distance of N networks from the centre, in units of how far the measured ones spread."""
-        z_NF = _standardised(features_NF, self.centre_F, self.scale_F)
-        along_NR = z_NF @ self.axes_RF.T
-        beyond_N = np.maximum((z_NF**2).sum(1) - (along_NR**2).sum(1), 0.0)
-        return np.asarray((along_NR**2) @ self.inverse_R + beyond_N * self.rest)
-
-    def is_extrapolation(self, features_NF: Floats) -> NDArray[np.bool_]:
-        """Which of N networks are farther off than any measured one, or have a feature that no measured one had."""
-        new_NF = (self.scale_F == 0.0) & (np.abs(features_NF - self.centre_F) > 1e-9 * (1.0 + np.abs(self.centre_F)))
-        return np.asarray(new_NF.any(1) | (self.distance(features_NF) > self.limit))
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything as plain arrays, whose names begin with ``domain_``."""
-        return {
-            "domain_centre_F": self.centre_F,
-            "domain_scale_F": self.scale_F,
-            "domain_axes_RF": self.axes_RF,
-            "domain_inverse_R": self.inverse_R,
-            "domain_scalars": np.array([self.rest, self.limit]),
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ApplicabilityDomain | None:
-        """Inverse of ``to_arrays``; None for a predictor that was stored before there were domains."""
-        if "domain_scalars" not in arrays:
-            return None
-        rest, limit = (float(v) for v in arrays["domain_scalars"])
-        centre_F, scale_F, axes_RF, inverse_R = (
-            np.asarray(arrays[f"domain_{k}"], dtype=np.float64) for k in ("centre_F", "scale_F", "axes_RF", "inverse_R")
-        )
-        return cls(centre_F, scale_F, axes_RF, inverse_R, rest, limit)
 
 
 def check_measured(features_NF: Floats, latency_ms_N: Floats, fewest: int = FEWEST) -> None:
@@ -152,16 +80,9 @@ def held_out_ms(
     order = np.random.default_rng(seed).permutation(n)
     out_N = np.empty(n)
     for fold in np.array_split(order, min(folds, n)):
-        rest = np.setdiff1d(order, fold)
-        weights = None if weight_N is None else weight_N[rest]
-        out_N[fold] = fit_mean(features_NF[rest], latency_ms_N[rest], seed, weights).predict(features_NF[fold]).mean_ms
+        fitted = np.setdiff1d(order, fold)
+        weights = None if weight_N is None else weight_N[fitted]
+        out_N[fold] = (
+            fit_mean(features_NF[fitted], latency_ms_N[fitted], seed, weights).predict(features_NF[fold]).mean_ms
+        )
     return out_N
-
-
-def no_extrapolation_N(features_NF: Floats) -> NDArray[np.bool_]:
-    """Nothing is known to be is_extrapolation: the answer of predictors that were stored before there were domains."""
-    return np.zeros(len(features_NF), dtype=bool)
-
-
-def _standardised(features_NF: Floats, centre_F: Floats, scale_F: Floats) -> Floats:
-    return np.asarray((features_NF - centre_F) * np.where(scale_F > 0, 1.0 / np.where(scale_F > 0, scale_F, 1.0), 0.0))

@@ -148,19 +148,36 @@ def is_relaxed(space: SearchSpace) -> TypeGuard[RelaxedSpace]:
 
 
 class LatencyPredictor(Protocol):
-    """A value made by its family's ``fit``. Saved without pickle: ``to_arrays``, and the family's ``from_arrays``."""
+    """A value made by its family's ``fit``. Saved without pickle: ``to_arrays``, and the family's ``from_arrays``.
+    ``PredictorDefaults`` has the values of one that reads features and has no applicability domain."""
 
     @property
     def family(self) -> str: ...
     def predict(self, features_NF: Floats) -> Latency: ...
     def to_arrays(self) -> dict[str, NDArray[Any]]: ...
+    def inputs(self, space: SearchSpace, genes_NG: Genes) -> Floats:
+        """What ``predict`` reads of N networks, such as the features of the space. Raises InvalidInput for networks of
+        another space."""
+
+    def extrapolations(self, space: SearchSpace, genes_NG: Genes) -> NDArray[np.bool_] | None:
+        """Which of N networks lie outside the predictor's applicability domain, shape (N,); None if it has none."""
+
+
+class PredictorDefaults:
+    """Base of predictors that read the features of a space and have no applicability domain."""
+
+    def inputs(self, space: SearchSpace, genes_NG: Genes) -> Floats:
+        """The features of the space, shape (N, F)."""
+        return space.features(genes_NG)
+
+    def extrapolations(self, space: SearchSpace, genes_NG: Genes) -> NDArray[np.bool_] | None:
+        """None: no domain."""
+        return None
 
 
 def predict_latency(predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes) -> Latency:
-    """Latency of N networks of a space. They are read by the space's features, unless the predictor has a method
-    ``inputs(space, genes_NG)`` that says what else it reads, such as graphs. Raises InvalidInput for another space."""
-    read = getattr(predictor, "inputs", None)
-    return predictor.predict(space.features(genes_NG) if read is None else read(space, genes_NG))
+    """Latency of N networks of a space. Raises InvalidInput for another space."""
+    return predictor.predict(predictor.inputs(space, genes_NG))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nas.core.arch import Floats, Genes
 from nas.core.device import Latency
-from nas.core.errors import InvalidInput, UnknownName
+from nas.core.errors import UnknownName
 from nas.core.graph import Graph
 from nas.core.ports import SearchSpace
 from predictors.families.bayesian_linear import BayesianLinear
@@ -97,23 +97,19 @@ class AutoPredictor:
 
     def inputs(self, space: SearchSpace, genes_NG: Genes) -> Floats:
         """What ``predict`` reads of N networks: what the chosen family reads."""
-        if isinstance(self.chosen, GraphNetwork):
-            return self.chosen.inputs(space, genes_NG)
-        return space.features(genes_NG)
+        return self.chosen.inputs(space, genes_NG)
 
     def predict(self, features_NF: Floats) -> Latency:
         """Latency in ms of N networks. Raises InvalidInput for features of another space."""
         return self.chosen.predict(features_NF)
 
-    def gradient(self, features_NF: Floats) -> Floats:
-        """Of the mean in ms by each feature, shape (N, F). Raises InvalidInput where the chosen family has none."""
-        if isinstance(self.chosen, GradientBoosting):
-            raise InvalidInput(f"the predictor is of the family {self.chosen.family}, which has no gradient")
-        return self.chosen.gradient(features_NF)
-
-    def is_extrapolation(self, features_NF: Floats) -> NDArray[np.bool_]:
-        """Which of N networks are unlike all that were measured, shape (N,)."""
+    def is_extrapolation(self, features_NF: Floats) -> NDArray[np.bool_] | None:
+        """Which of N networks lie outside the domain of the chosen predictor, shape (N,); None without a domain."""
         return self.chosen.is_extrapolation(features_NF)
+
+    def extrapolations(self, space: SearchSpace, genes_NG: Genes) -> NDArray[np.bool_] | None:
+        """``is_extrapolation`` of N networks of a space."""
+        return self.is_extrapolation(self.inputs(space, genes_NG))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as plain arrays: those of the chosen, its family, and the errors by family."""

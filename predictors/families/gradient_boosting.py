@@ -8,30 +8,28 @@ Friedman, "Stochastic gradient boosting" (Computational Statistics & Data Analys
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.arch import Floats
-from nas.core.device import Latency
-from predictors.calibration import upper_factor
+from predictors.base import FeaturePredictor
 from predictors.families.bayesian_linear import BayesianLinear
-from predictors.validation import ApplicabilityDomain, check_features, check_measured, held_out_ms, no_extrapolation_N
 
 _TREES, _DEPTH, _RATE, _SHARE, _LEAF = 150, 3, 0.08, 0.6, 5
 _NO_CHILD = -1
 
 
 @dataclass(frozen=True)
-class GradientBoosting:
+class GradientBoosting(FeaturePredictor):
     """``mean = line * exp(sum of the trees' leaves)``, where ``line`` is ``weights . features + line_ms``, at least
     ``floor_ms``. T trees of at most M nodes: in node m, a network goes left where its feature ``feature_TM``, times
     ``inverse_F``, is at most ``threshold_TM``; a node with no ``left_TM`` is a leaf of ``value_TM``."""
 
     family: ClassVar[str] = "gradient_boosting"
+    scalars: ClassVar[tuple[str, ...]] = ("line_ms", "floor_ms", "factor")
     weights_F: Floats
     inverse_F: Floats
     feature_TM: NDArray[np.int64]
@@ -41,25 +39,6 @@ class GradientBoosting:
     value_TM: Floats
     line_ms: float
     floor_ms: float
-    factor: float = 1.0
-    domain: ApplicabilityDomain | None = None
-
-    @classmethod
-    def fit(
-        cls,
-        features_NF: Floats,
-        latency_ms_N: Floats,
-        folds: int = 5,
-        seed: int = 0,
-        weight_N: Floats | None = None,
-    ) -> GradientBoosting:
-        """Fits on all networks; calibrates the bound on those held out of ``folds`` refits.
-
-        Raises InvalidInput for fewer than 20 networks, latencies that are not positive, or numbers that are not finite.
-        """
-        check_measured(features_NF, latency_ms_N)
-        held_out_N = held_out_ms(cls.fit_mean, features_NF, latency_ms_N, folds, seed, weight_N)
-        return cls.fit_mean(features_NF, latency_ms_N, seed, weight_N).bounded(features_NF, latency_ms_N, held_out_N)
 
     @classmethod
     def fit_mean(
@@ -84,7 +63,7 @@ class GradientBoosting:
             np.log(latency_ms_N / line.predict(features_NF).mean_ms),
             sample_weight=weight_N,
         )
-        trees = [each.tree_ for each in grown.estimators_[:, 0]]
+        trees = [regressor.tree_ for regressor in grown.estimators_[:, 0]]
         nodes = max(t.node_count for t in trees)
 
         def padded(name: str, empty: float, kind: type) -> NDArray[Any]:
@@ -103,13 +82,13 @@ class GradientBoosting:
             line.floor_ms,
         )
 
-    def bounded(self, features_NF: Floats, latency_ms_N: Floats, held_out_N: Floats) -> GradientBoosting:
-        """The same mean with its bound, from what refits said of networks that they did not know."""
-        return replace(self, factor=upper_factor(latency_ms_N, held_out_N), domain=ApplicabilityDomain.of(features_NF))
+    @property
+    def columns(self) -> int:
+        """Number of features."""
+        return len(self.weights_F)
 
-    def predict(self, features_NF: Floats) -> Latency:
-        """Latency in ms of N networks. Raises InvalidInput for features of another space."""
-        check_features(features_NF, len(self.weights_F))
+    def mean_ms(self, features_NF: Floats) -> Floats:
+        """Mean latency in ms, shape (N,)."""
         x_NF = _for_trees(features_NF, self.inverse_F)
         rows_N1, trees_T = np.arange(len(x_NF))[:, None], np.arange(len(self.left_TM))
         node_NT = np.zeros((len(x_NF), len(trees_T)), dtype=np.int64)
@@ -119,38 +98,7 @@ class GradientBoosting:
             next_NT = np.where(goes_NT, left_NT, self.right_TM[trees_T, node_NT])
             node_NT = np.where(left_NT == _NO_CHILD, node_NT, next_NT)
         line_ms = np.maximum(features_NF @ self.weights_F + self.line_ms, self.floor_ms)
-        mean_ms = line_ms * np.exp(self.value_TM[trees_T, node_NT].sum(1))
-        return Latency(mean_ms, mean_ms * self.factor)
-
-    def is_extrapolation(self, features_NF: Floats) -> NDArray[np.bool_]:
-        """Which of N networks are unlike all that were measured, shape (N,)."""
-        check_features(features_NF, len(self.weights_F))
-        return self.domain.is_extrapolation(features_NF) if self.domain is not None else no_extrapolation_N(features_NF)
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything as plain arrays."""
-        return {
-            "weights_F": self.weights_F,
-            "inverse_F": self.inverse_F,
-            "feature_TM": self.feature_TM,
-            "threshold_TM": self.threshold_TM,
-            "left_TM": self.left_TM,
-            "right_TM": self.right_TM,
-            "value_TM": self.value_TM,
-            "scalars": np.array([self.line_ms, self.floor_ms, self.factor]),
-            **(self.domain.to_arrays() if self.domain is not None else {}),
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> GradientBoosting:
-        """Inverse of ``to_arrays``."""
-        line_ms, floor_ms, factor = (float(v) for v in arrays["scalars"])
-        feature_TM, left_TM, right_TM = (arrays[k].astype(np.int64) for k in ("feature_TM", "left_TM", "right_TM"))
-        weights_F, inverse_F, threshold_TM, value_TM = (
-            np.asarray(arrays[k], dtype=np.float64) for k in ("weights_F", "inverse_F", "threshold_TM", "value_TM")
-        )
-        trees = (feature_TM, threshold_TM, left_TM, right_TM, value_TM)
-        return cls(weights_F, inverse_F, *trees, line_ms, floor_ms, factor, ApplicabilityDomain.from_arrays(arrays))
+        return np.asarray(line_ms * np.exp(self.value_TM[trees_T, node_NT].sum(1)))
 
 
 def _for_trees(features_NF: Floats, inverse_F: Floats) -> NDArray[np.float32]:

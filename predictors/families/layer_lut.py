@@ -147,13 +147,13 @@ class LayerLutModel:
         """Latency in ms of N networks. Raises InvalidInput for sums of another table."""
         return self.line.predict(features_NK)
 
-    def gradient(self, features_NK: Floats) -> Floats:
-        """Of the mean in ms by the time of each kind, shape (N, kinds)."""
-        return self.line.gradient(features_NK)
-
-    def is_extrapolation(self, features_NK: Floats) -> NDArray[np.bool_]:
-        """Which of N networks are unlike all that were measured, shape (N,)."""
+    def is_extrapolation(self, features_NK: Floats) -> NDArray[np.bool_] | None:
+        """Which of N networks lie outside the domain of the linear model, shape (N,); None without a domain."""
         return self.line.is_extrapolation(features_NK)
+
+    def extrapolations(self, space: SearchSpace, genes_NG: Genes) -> NDArray[np.bool_] | None:
+        """``is_extrapolation`` of N networks of a space."""
+        return self.is_extrapolation(self.inputs(space, genes_NG))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as plain arrays."""

@@ -14,18 +14,19 @@ the weights; Dunn, Wasserman, Ramdas, "Distribution-free prediction sets for two
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, gammaln
 
 from nas.core.arch import Floats
-from nas.core.device import Latency
 from nas.core.errors import InvalidInput
-from predictors.validation import ApplicabilityDomain, check_features, check_measured, check_weights, no_extrapolation_N
+from predictors.base import BoundedPredictor
+from predictors.domain import ApplicabilityDomain
+from predictors.validation import check_measured, check_weights
 
 FEWEST = 3  # networks measured on the new device
 FEWEST_DEVICES = 3
@@ -79,15 +80,16 @@ class Relatives:
 
 
 @dataclass(frozen=True)
-class Transfer:
-    """``mean = weights . (features - centre, 1)`` in ms, and ``upper`` a margin in ms above it."""
+class Transfer(BoundedPredictor):
+    """``mean = weights . (features - centre, 1)`` in ms, never below half of the fastest network that was measured,
+    and ``upper`` a margin in ms above it. Its domain holds the networks measured here and on known devices."""
 
     family: ClassVar[str] = "transfer"
+    scalars: ClassVar[tuple[str, ...]] = ("margin_ms", "floor_ms")
     centre_F: Floats
     weights_P: Floats
     margin_ms: float
     floor_ms: float
-    domain: ApplicabilityDomain | None = None
 
     @classmethod
     def fit(
@@ -108,41 +110,21 @@ class Transfer:
             multiple = calibrate(relatives, len(latency_ms_N))
         weights_P, error_ms = _adapt(_prior(relatives), features_NF, latency_ms_N, weight_N)
         domain = ApplicabilityDomain.of(np.concatenate([*(t.features_NF for t in relatives.tables), features_NF]))
-        return cls(relatives.centre_F, weights_P, multiple * error_ms, 0.5 * float(latency_ms_N.min()), domain)
+        floor_ms = 0.5 * float(latency_ms_N.min())
+        return cls(relatives.centre_F, weights_P, multiple * error_ms, floor_ms, domain=domain)
 
-    def predict(self, features_NF: Floats) -> Latency:
-        """Latency in ms of N networks; never below half of the fastest network that was measured.
+    @property
+    def columns(self) -> int:
+        """Number of features."""
+        return len(self.centre_F)
 
-        Raises InvalidInput for features of another space.
-        """
-        check_features(features_NF, len(self.centre_F))
-        mean_ms = np.maximum((features_NF - self.centre_F) @ self.weights_P[:-1] + self.weights_P[-1], self.floor_ms)
-        return Latency(mean_ms, mean_ms + self.margin_ms)
+    def mean_ms(self, features_NF: Floats) -> Floats:
+        """Mean latency in ms, shape (N,)."""
+        return np.maximum((features_NF - self.centre_F) @ self.weights_P[:-1] + self.weights_P[-1], self.floor_ms)
 
-    def gradient(self, features_NF: Floats) -> Floats:
-        """Of the mean in ms by each feature, shape (N, F); 0 where the mean is at its floor."""
-        return np.asarray(self.weights_P[:-1] * (self.predict(features_NF).mean_ms > self.floor_ms)[:, None])
-
-    def is_extrapolation(self, features_NF: Floats) -> NDArray[np.bool_]:
-        """Which of N networks are unlike all that were measured, here or on known devices, shape (N,)."""
-        check_features(features_NF, len(self.centre_F))
-        return self.domain.is_extrapolation(features_NF) if self.domain is not None else no_extrapolation_N(features_NF)
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything as plain arrays."""
-        return {
-            "centre_F": self.centre_F,
-            "weights_P": self.weights_P,
-            "scalars": np.array([self.margin_ms, self.floor_ms]),
-            **(self.domain.to_arrays() if self.domain is not None else {}),
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Transfer:
-        """Inverse of ``to_arrays``."""
-        margin, floor = (float(v) for v in arrays["scalars"])
-        centre_F, weights_P = (np.asarray(arrays[k], dtype=np.float64) for k in ("centre_F", "weights_P"))
-        return cls(centre_F, weights_P, margin, floor, ApplicabilityDomain.from_arrays(arrays))
+    def bound_ms(self, mean_ms_N: Floats) -> Floats:
+        """The means with the margin, shape (N,)."""
+        return mean_ms_N + self.margin_ms
 
 
 def calibrate(relatives: Relatives, n: int, level: float = 0.95, draws: int = 6, seed: int = 0) -> float:

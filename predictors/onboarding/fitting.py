@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.core import registry
 from nas.core.arch import Floats, Genes
 from nas.core.device import Latency
 from nas.core.ports import LatencyPredictor, SearchSpace, predict_latency
+from predictors.base import NetworkFitter, load_family
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.families.transfer import Relatives, Transfer, calibrate
 from predictors.validation import held_out_ms, measurement_weights
@@ -35,19 +34,14 @@ class Fitted:
 
 
 def fit_networks(
-    family: Any, space: SearchSpace, genes_NG: Genes, y_N: Floats, error_N: Floats | None = None
+    family: str | NetworkFitter, space: SearchSpace, genes_NG: Genes, y_N: Floats, error_N: Floats | None = None
 ) -> LatencyPredictor:
-    """A family, fitted to networks of a space: by the space's features, unless it has a method ``fit_networks`` of its
-    own. ``family``: its registered name, or a value of it that is to be fitted anew. ``error_N`` are the relative
-    standard errors of the measurements; the more certain ones count for more. Raises InvalidInput as that does.
-    """
-    family = registry.load_family(family) if isinstance(family, str) else family
-    own = getattr(family, "fit_networks", None)
-    weights = {} if error_N is None else {"weight_N": weights_of(space.features(genes_NG), y_N, error_N)}
-    predictor: LatencyPredictor = (
-        family.fit(space.features(genes_NG), y_N, **weights) if own is None else own(space, genes_NG, y_N, **weights)
-    )
-    return predictor
+    """A family, by its registered name or as what is fitted, fitted to networks of a space. ``error_N`` are the
+    relative standard errors of the measurements; the more certain ones count for more. Raises UnknownName for the
+    name, InvalidInput as the family does."""
+    fitter = load_family(family) if isinstance(family, str) else family
+    weight_N = None if error_N is None else weights_of(space.features(genes_NG), y_N, error_N)
+    return fitter.fit_networks(space, genes_NG, y_N, weight_N)
 
 
 def weights_of(x_NF: Floats, y_N: Floats, error_N: Floats) -> Floats:
@@ -57,7 +51,7 @@ def weights_of(x_NF: Floats, y_N: Floats, error_N: Floats) -> Floats:
 
 
 def fit_family(
-    family: Any,
+    family: str | NetworkFitter,
     space: SearchSpace,
     genes_NG: Genes,
     y_N: Floats,

@@ -19,8 +19,9 @@ from nas.core.device import DeviceProfile, Latency
 from nas.core.errors import InvalidInput
 from nas.core.ports import BlobStore, LatencyPredictor, Refit, SearchSpace, predict_latency
 from nas.core.spec import FEWEST_ALONE
+from predictors.base import CalibratedPredictor, NetworkFitter, load_family
 from predictors.families.auto import AutoPredictor
-from predictors.families.graph import GraphNetwork
+from predictors.families.layer_lut import LayerLutModel
 from predictors.families.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
 from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_networks, fit_transfer
 from predictors.onboarding.measured import fit_result
@@ -111,14 +112,8 @@ def refitted(
         fitted = fit_transfer(relatives, space.features(more.genes_NG), more.latency_ms_N, 0, more.error_N)
     else:
         more = more if more.held_out_N.any() else _with_some_held_out(more)
-        family: Any = predictor if hasattr(predictor, "fit_networks") else predictor.family
         fitted = fit_family(
-            AutoPredictor.family if predictor.family == Transfer.family else family,
-            space,
-            more.genes_NG,
-            more.latency_ms_N,
-            more.held_out_N,
-            more.error_N,
+            _fitter_of(predictor), space, more.genes_NG, more.latency_ms_N, more.held_out_N, more.error_N
         )
     fit_mean, x_NF = _mean_fitter(fitted.predictor, space, more.genes_NG, relatives)
     older_N = np.arange(len(x_NF)) < len(known.genes_NG)
@@ -184,23 +179,27 @@ def _figures(new_N: Floats, old_N: Floats) -> str:
     return f"{100 * new_N.mean():.1f} % with what was fed back, {100 * old_N.mean():.1f} % without"
 
 
+def _fitter_of(predictor: LatencyPredictor) -> NetworkFitter:
+    """What is fitted after a predictor: its family, with its own table of layers; any where it has lost its kin."""
+    if isinstance(predictor, LayerLutModel):
+        return predictor
+    return AutoPredictor if isinstance(predictor, Transfer) else load_family(predictor.family)
+
+
 def _mean_fitter(
     predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes, relatives: Relatives | None
 ) -> tuple[FitMean, Floats]:
-    """How the mean alone is fitted, as a whole where a family does not tell; and what it reads of the networks."""
-    chosen: Any = predictor.chosen if isinstance(predictor, AutoPredictor) else predictor
-    if isinstance(chosen, GraphNetwork):
-        wiring = chosen.wiring
-        return lambda x, y, seed, w: GraphNetwork.fit_mean(x, y, seed, wiring, w), chosen.inputs(space, genes_NG)
+    """How the mean alone is fitted, or the whole where a family has no such fit; and what it reads of the networks."""
+    chosen = predictor.chosen if isinstance(predictor, AutoPredictor) else predictor
+    if isinstance(chosen, CalibratedPredictor):
+        return chosen.refit_mean, chosen.inputs(space, genes_NG)
     if relatives is not None and isinstance(chosen, Transfer):
         return lambda x, y, seed, w: Transfer.fit(x, y, relatives, 1.0, w), space.features(genes_NG)
-    if hasattr(chosen, "fit_mean"):
-        return type(chosen).fit_mean, space.features(genes_NG)
-    family: Any = predictor if hasattr(predictor, "fit_networks") else predictor.family
+    fitter = _fitter_of(predictor)
 
     def whole(rows_N1: Floats, y_N: Floats, seed: int, weight_N: Floats | None) -> Regressor:
         rows = rows_N1[:, 0].astype(np.int64)
-        return _OfRows(fit_networks(family, space, genes_NG[rows], y_N), space, genes_NG)
+        return _OfRows(fit_networks(fitter, space, genes_NG[rows], y_N), space, genes_NG)
 
     return whole, np.arange(len(genes_NG), dtype=np.float64)[:, None]
 

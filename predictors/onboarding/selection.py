@@ -43,11 +43,3 @@ def d_optimal(features_NF: Floats, n: int, measured: NDArray[np.int64] | None = 
         steps_KN[k] = along_N / np.sqrt(variance_N[best] + _NOISE)
         variance_N = np.maximum(variance_N - steps_KN[k] ** 2, 0.0)
     return np.array(chosen, dtype=np.int64)
-
-
-def information(features_NF: Floats, rows: NDArray[np.int64]) -> float:
-    """What measuring the ``rows`` tells of a linear model over the N candidates, in nats."""
-    spread_F = features_NF.std(0)
-    x_NF = (features_NF - features_NF.mean(0)) / np.where(spread_F > 0, spread_F, np.inf)
-    x_KP = np.hstack([x_NF / np.sqrt(max(1, int((spread_F > 0).sum()))), np.ones((len(x_NF), 1))])[rows]
-    return 0.5 * float(np.linalg.slogdet(np.eye(len(rows)) + x_KP @ x_KP.T / _NOISE)[1])

@@ -14,7 +14,7 @@ from rich.console import Console
 from nas.core.device import DeviceProfile, Latency
 from nas.core.events import SearchState, Warned
 from nas.core.metrics import BOUND_METRIC
-from nas.core.ports import ImageShape, Problem
+from nas.core.ports import ImageShape, PredictorDefaults, Problem
 from nas.energy import energy_aware
 from nas.objectives import cheap_metrics, losses, violation
 from nas.schemas.devices import DeviceSchema
@@ -101,7 +101,7 @@ def test_energies_of_several_devices_are_left_out_with_a_warning(api: TestClient
     assert any(isinstance(e, Warned) and "energies" in e.message for e in events)
 
 
-class _Rule:
+class _Rule(PredictorDefaults):
     family = "rule"
 
     def predict(self, features_NF: Any) -> Latency:

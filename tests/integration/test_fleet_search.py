@@ -21,7 +21,7 @@ from nas.core import registry
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.errors import InfeasibleBound, NotMeasuredYet
 from nas.core.events import Event, Measured, fold_all
-from nas.core.ports import Problem, Resources, TargetDevice
+from nas.core.ports import PredictorDefaults, Problem, Resources, TargetDevice
 from nas.core.spec import DeviceSpec, FleetSpec, RooflineSpec, SearchSpec
 from nas.engine import run_search
 from nas.fleet import FleetPredictor
@@ -38,7 +38,7 @@ from workers.runner import run_job
 WIDE, DEEP = "wide", "deep"
 
 
-class HalfSumPredictor:
+class HalfSumPredictor(PredictorDefaults):
     """The sum of a half of the features, in 1e-4 ms: two devices do not agree which networks are fast."""
 
     family = "rule"

@@ -28,7 +28,7 @@ from nas.core.events import (
     encode,
     fold_all,
 )
-from nas.core.ports import Problem, Refit, Refitter, Resources, Stage
+from nas.core.ports import PredictorDefaults, Problem, Refit, Refitter, Resources, Stage
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.engine import estimate_search_cost, run_search, stages_of
 from nas.objectives import cheap_metrics
@@ -47,7 +47,7 @@ SPEC = SearchSpec(
 )
 
 
-class RulePredictor:
+class RulePredictor(PredictorDefaults):
     """Knows the device's rule: a millionth of a millisecond per multiplication, and a bound 10 % above."""
 
     family = "rule"

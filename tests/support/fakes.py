@@ -38,7 +38,7 @@ from nas.core.events import (
 from nas.core.jobs import AppendOutcome, Lease, SearchPayload
 from nas.core.layers import CustomLayer, Layer
 from nas.core.plugins import DatasetType, SearchSpaceType, Strategy
-from nas.core.ports import Dataset, ImageShape, Problem, Stage
+from nas.core.ports import Dataset, ImageShape, PredictorDefaults, Problem, Stage
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.spaces.base import SpaceDefaults
 from nas.stages.closing import closing_stage_names
@@ -85,7 +85,7 @@ class TinySpace(SpaceDefaults):
         raise NotImplementedError
 
 
-class FlatPredictor:
+class FlatPredictor(PredictorDefaults):
     """1 ms plus the weighted sum of the features; the upper bound is 10 % above."""
 
     family = "flat"

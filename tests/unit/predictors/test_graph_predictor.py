@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from nas.core.device import Latency
 from nas.core.errors import InvalidInput
 from nas.core.graph import Graph, GraphEncoding
 from nas.core.metrics import mape, spearman
-from nas.core.ports import ImageShape, SearchSpace, predict_latency
+from nas.core.ports import ImageShape, PredictorDefaults, SearchSpace, predict_latency
 from predictors.families.auto import AutoPredictor
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.families.graph import GraphNetwork, Wiring
@@ -150,20 +153,6 @@ def _point(x: Floats, y: Floats, graph: Graph) -> GraphNetwork:
     return GraphNetwork.fit_mean(x, y, 0, Wiring.of(graph))
 
 
-def test_places_that_come_and_go_have_gradients() -> None:
-    """Of a weighted sum of operations, as in differentiable search."""
-    y, columns = longest_way_ms(GENES), encoding_of(CELLS).columns(GENES)
-    predictor = _point(columns[:80], y[:80], encoding_of(CELLS).graph)
-    weights = np.random.default_rng(0).dirichlet(np.ones(5), size=(4, 6))[:, :, 1:].reshape(4, -1)
-    relaxed = np.hstack([weights, np.ones((4, 2))])
-    step = 1e-6 * np.eye(relaxed.shape[1])
-    numeric = np.stack(
-        [(predictor.predict(relaxed + s).mean_ms - predictor.predict(relaxed - s).mean_ms) / 2e-6 for s in step], 1
-    )
-    np.testing.assert_allclose(predictor.gradient(relaxed), numeric, rtol=1e-5, atol=1e-7)
-    assert np.abs(numeric).max() > 0.01
-
-
 def test_a_refit_reads_graphs_again_and_other_spaces_are_refused() -> None:
     y = longest_way_ms(GENES)
     first = fit_networks("graph", CELLS, GENES[:40], y[:40])
@@ -176,8 +165,8 @@ def test_a_refit_reads_graphs_again_and_other_spaces_are_refused() -> None:
         predict_latency(second.predictor, chain, random_genes(chain, 3))
 
 
-def test_a_predictor_without_a_reader_of_its_own_reads_features() -> None:
-    class Plain:
+def test_a_predictor_with_defaults_reads_features_and_has_no_domain() -> None:
+    class Plain(PredictorDefaults):
         family = "plain"
 
         def predict(self, features_NF: Floats) -> Latency:
@@ -188,3 +177,19 @@ def test_a_predictor_without_a_reader_of_its_own_reads_features() -> None:
             return {}
 
     assert len(predict_latency(Plain(), CELLS, GENES).mean_ms) == len(GENES)
+    assert Plain().extrapolations(CELLS, GENES) is None
+
+
+def test_predicting_needs_no_torch(tmp_path: Path) -> None:
+    """A server predicts with what a worker has fitted."""
+    predictor = fit_networks("graph", CELLS, GENES[:40], longest_way_ms(GENES[:40]))
+    (tmp_path / "stored").write_bytes(dump_predictor(predictor))
+    columns = encoding_of(CELLS).columns(GENES[:3])
+    code = (
+        "import sys, numpy as np; from pathlib import Path; from predictors.storage import load_predictor; "
+        "predictor = load_predictor('graph', Path(sys.argv[1]).read_bytes()); "
+        "print(*predictor.predict(np.array(eval(sys.argv[2]))).mean_ms); assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "stored"), str(columns.tolist())]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
+    np.testing.assert_allclose([*map(float, out.stdout.split())], predictor.predict(columns).mean_ms, rtol=1e-12)

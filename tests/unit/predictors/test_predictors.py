@@ -23,7 +23,6 @@ from nas.core.metrics import mape
 from nas.core.ports import ImageShape, SearchSpace, predict_latency
 from nas.core.spec import DeviceSpec, parse_spec
 from predictors.calibration import upper_factor
-from predictors.families.bayesian_linear import BayesianLinear, Prior
 from predictors.families.layer_lut import every_layer, to_measure
 from predictors.onboarding import measured as onboarding
 from predictors.onboarding.measured import onboard, stratified
@@ -109,19 +108,6 @@ def test_a_predictor_is_a_value(family: type, space: SearchSpace) -> None:
     assert one.mean_ms[0] == pytest.approx(a.mean_ms[0])
     assert (a.upper_ms >= a.mean_ms).all()
     assert (predictor.predict(np.zeros_like(x)).mean_ms > 0).all()
-
-
-def test_a_known_device_stands_in_for_measurements(space: SearchSpace) -> None:
-    x, y = planted(space, 200, noise=0.02)
-    known_device = BayesianLinear.fit(x, 3.0 * y)  # three times as slow, layer by layer
-    weights = known_device.weights_F / 3.0
-    prior = Prior(weights, np.diag((0.1 * weights) ** 2))
-    few = slice(0, 22)
-    error = [
-        np.mean(np.abs(BayesianLinear.fit(x[few], y[few], prior=p).predict(x[22:]).mean_ms / y[22:] - 1))
-        for p in (prior, None)
-    ]
-    assert error[0] < 0.75 * error[1]
 
 
 def test_units_of_features_do_not_matter(family: type, space: SearchSpace) -> None:
