@@ -4,9 +4,10 @@ NAS-Bench-201: 900 cells (0 to 899) measured on each of nine known devices; a dr
 the target; rank correlation on cells 900 to 1899. Of both, the 10 % fastest and slowest on that target are left out.
 Test cells take no part in choosing samples, fitting, or calibrating the bound.
 
-The features are chosen anew in every run on the known devices alone, each left out in turn, with cells 0 to 899
-(``selection``). The constants of ``predictors/families/transfer.py`` follow the same figure, but were set with the
-targets' figures in sight: only the features are free of them by construction. Beside the published protocol: all 27
+The cells go the product's way: an uploaded table of the known devices (``check_table``), and the features of its
+networks. The latencies show that the cells were measured with their inactive operations, so these count; ``simplified``
+has the figures with the features of canonical cells, as a table without such rows would get them. The constants of
+``predictors/families/transfer.py`` were set with the targets' figures in sight. Beside the published protocol: all 27
 devices, those of one kind unknown; and once-for-all networks on unseen GPUs, and at unseen batch sizes.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +28,12 @@ from benchmarks._ofa import load_ofa
 from nas.core.arch import Floats
 from nas.core.metrics import coverage, spearman
 from nas.core.ports import ImageShape
+from predictors.as_written import measured_space
 from predictors.families.transfer import Relatives, Table, Transfer, calibrate, choose
+from predictors.onboarding.tables import RawTable, check_table
 from search_spaces.mobilenet_v3.space import build
+from search_spaces.nas_bench_201.cell import EDGES
+from search_spaces.nas_bench_201.space import build as build_cells
 
 Rows = NDArray[np.int64]
 
@@ -39,7 +45,6 @@ TARGETS = ("titan_rtx_256", "gold_6226", "pixel2", "raspi4", "eyeriss", "fpga")
 SAMPLES = (10, 20)
 MEASURED, TESTED = np.arange(900), np.arange(900, 1900)
 TRIMMED = 0.1  # of the cells, at either end
-SELECTION_DRAWS = 10
 
 
 @dataclass(frozen=True)
@@ -71,49 +76,32 @@ def bench(options: Options) -> dict[str, Any]:
     """The published protocol first, then the devices that are harder to guess."""
     path = shared_file(options, "data", "nb201.npz")
     ofa = shared_file(options, "data", "ofa.npz")
-    with np.load(path, allow_pickle=False) as table:
-        operations, edges = table["ops"].astype(np.int64), table["edges"].astype(np.int64)
-        names = tuple(str(name) for name in table["latency_device"])
-        latency_ms_ND = table["latency_ms"].astype(np.float64)
     with threadpool_limits(limits=1):
-        candidates = {k: CellLatencies(f, names, latency_ms_ND) for k, f in cell_features(operations, edges).items()}
-        selection = {k: left_out(b) for k, b in candidates.items()}
-        features = max(selection, key=lambda k: selection[k]["mean"])
-        cells = candidates[features]
+        cells, simplified = uploaded_cells(path), uploaded_cells(path, simplified=True)
         return {
             "help": protocol(cells, options.seeds, random_samples),
             "help_chosen_actively": protocol(cells, options.seeds, optimal_samples),
+            "simplified": protocol(simplified, options.seeds, random_samples),
             "fit_predict_s": seconds(cells),
-            "features": features,
-            "selection": selection,
-            "unseen_kinds": unseen(cells, cell_kinds(names), options.seeds),
+            "unseen_kinds": unseen(cells, cell_kinds(cells.names), options.seeds),
             **once_for_all(ofa, options),
             "setting": {"draws": len(options.seeds), "known": SOURCE_DEVICES, "level": 0.95, "threads": 1},
         }
 
 
-def cell_features(operations_NE: Rows, edges_E2: Rows) -> dict[str, Floats]:
-    """Candidates: the operation of every edge and how often each occurs; with pairs of operations on consecutive edges;
-    with the operations whose output reaches the cell's."""
-    edge_NEO = np.eye(5)[operations_NE]
-    n = len(edge_NEO)
-    single = np.hstack([edge_NEO.reshape(n, -1), edge_NEO.sum(1)])
-    consecutive = [
-        (i, j) for i, (_, end) in enumerate(edges_E2) for j, (start, _) in enumerate(edges_E2) if end == start
-    ]
-    pairs = [(edge_NEO[:, i, :, None] * edge_NEO[:, j, None, :]).reshape(n, -1) for i, j in consecutive]
-    reaches_NV = np.zeros((n, 4), dtype=bool)
-    reaches_NV[:, 3] = True
-    for start, end in sorted(map(tuple, edges_E2.tolist()), reverse=True):
-        edge = [tuple(e) for e in edges_E2.tolist()].index((start, end))
-        reaches_NV[:, start] |= reaches_NV[:, end] & (operations_NE[:, edge] != 0)
-    used = (edge_NEO * reaches_NV[:, edges_E2[:, 1], None]).reshape(n, -1)
-    return {
-        "operations": single,
-        "operations, pairs": np.hstack([single, *pairs]),
-        "operations, used": np.hstack([single, used]),
-        "operations, pairs, used": np.hstack([single, *pairs, used]),
-    }
+def uploaded_cells(path: Path, simplified: bool = False) -> CellLatencies:
+    """All cells with the features that the product learns from once the known devices' table is uploaded;
+    ``simplified``: with those of the canonical cells."""
+    space = build_cells({"preset": "benchmark"}, ImageShape(3, 32, 32, 10))
+    with np.load(path, allow_pickle=False) as table:
+        genes_NG = table["ops"].astype(np.int64)
+        names = tuple(str(name) for name in table["latency_device"])
+        latency_ms_ND = table["latency_ms"].astype(np.float64)
+        assert tuple(map(tuple, table["edges"].tolist())) == EDGES
+    columns = {f"ms.{d}": latency_ms_ND[MEASURED, names.index(d)].tolist() for d in SOURCE_DEVICES}
+    uploaded = check_table(RawTable({"arch": genes_NG[MEASURED].tolist(), **columns}), space)
+    fitted_space = measured_space(space, uploaded.as_written and not simplified)
+    return CellLatencies(fitted_space.features(genes_NG), names, latency_ms_ND)
 
 
 def random_samples(cells: CellLatencies, relatives: Relatives, pool: Rows, n: int, rng: np.random.Generator) -> Rows:
@@ -168,27 +156,6 @@ def summary(draws: Mapping[str, Sequence[Draw]]) -> dict[str, Any]:
         "spearman": rank,
         "coverage_by_device": covered,
     }
-
-
-def left_out(cells: CellLatencies) -> dict[str, float]:
-    """Mean rank correlation on each known device, known from the others; on cells that the protocol has measured."""
-    result: dict[str, float] = {}
-    ranks: dict[int, list[float]] = {n: [] for n in SAMPLES}
-    for target in SOURCE_DEVICES:
-        relatives = cells.relatives([d for d in SOURCE_DEVICES if d != target])
-        latency_ms_N = cells.latency_ms(target)
-        pool = trim(latency_ms_N, MEASURED)
-        for n in SAMPLES:
-            for seed in range(SELECTION_DRAWS):
-                samples = np.random.default_rng((seed, n)).choice(pool, n, replace=False)
-                test_rows = np.setdiff1d(pool, samples)
-                # The bound is not looked at here, so it is not calibrated.
-                predictor = Transfer.fit(cells.features_NF[samples], latency_ms_N[samples], relatives, multiple=1.0)
-                ranks[n].append(
-                    spearman(latency_ms_N[test_rows], predictor.predict(cells.features_NF[test_rows]).mean_ms)
-                )
-    result = {str(n): float(np.mean(r)) for n, r in ranks.items()}
-    return {**result, "mean": float(np.mean(list(result.values())))}
 
 
 def unseen(cells: CellLatencies, kinds: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ A query tells the validation accuracy of one cell after 200 epochs, and nothing 
 up at the end. With one objective the search asks about 100 cells and chooses one of them; with latency, which is known
 for every cell, beside it, about 200 cells, and the chosen front's true hypervolume is divided by that of the best front
 there is (``nb201_oracle.csv``: latency by the slowest cell's, error as a fraction, reference (1, 1), connected cells).
-Random search and regularised evolution choose by the highest validation accuracy.
+All choose by validation accuracy, as the product does.
 """
 
 from __future__ import annotations
@@ -50,13 +50,9 @@ class TableSpace(NasBench201):
 
 @dataclass(frozen=True)
 class AccuracyTable:
-    """The cells by their key, ``genes @ weights``: accuracies (15625,) in %, latencies (15625, D) in ms.
-
-    ``networks`` is the space as it is, where dead edges make no difference.
-    """
+    """The cells by their key, ``genes @ weights``: accuracies (15625,) in %, latencies (15625, D) in ms."""
 
     space: TableSpace
-    networks: NasBench201
     validation_K: Floats
     test_K: Floats
     connected_K: NDArray[np.bool_]
@@ -70,8 +66,7 @@ class AccuracyTable:
 
 def read(options: Options, data_set: str) -> AccuracyTable:
     """The table of one data set."""
-    space_arguments = SpaceParams(), ImageShape(3, 32, 32, DATA_SETS[data_set])
-    space = TableSpace(*space_arguments)
+    space = TableSpace(SpaceParams(), ImageShape(3, 32, 32, DATA_SETS[data_set]))
     with np.load(shared_file(options, "data", "nb201.npz"), allow_pickle=False) as table:
         code = np.array([OPERATIONS.index(str(name)) for name in table["op_names"]])
         keys_K = code[table["ops"]] @ (len(OPERATIONS) ** np.arange(5, -1, -1))
@@ -83,7 +78,6 @@ def read(options: Options, data_set: str) -> AccuracyTable:
 
         return AccuracyTable(
             space,
-            NasBench201(*space_arguments),
             column(f"val_acc_200ep_{data_set}"),
             column(f"test_acc_200ep_{data_set}"),
             column("connected") > 0,
@@ -166,12 +160,9 @@ def by_evolution(table: AccuracyTable, seed: int, queries: int, cost_K: Floats |
     return np.array(genes)
 
 
-def final_choice(table: AccuracyTable, genes_NG: Genes, cost_K: Floats | None, *, denoise: bool) -> Genes:
-    """The best queried cell, or the front of the queried cells, as keys: by what is believed, or by validation."""
-    history = history_of(table, genes_NG, cost_K)
-    losses = (
-        bayesian.posterior_mean(table.networks, history, exact_losses(table, cost_K)) if denoise else history.losses_NM
-    )
+def final_choice(table: AccuracyTable, genes_NG: Genes, cost_K: Floats | None) -> Genes:
+    """The best queried cell, or the front of the queried cells, as keys: by validation, as the front of a search is."""
+    losses = history_of(table, genes_NG, cost_K).losses_NM
     best = non_dominated(losses) if cost_K is not None else [int(np.argmin(losses[:, 0]))]
     return table.keys(genes_NG[best])
 
@@ -184,16 +175,14 @@ def single(table: AccuracyTable, search: str, seed: int) -> float:
     genes_NG = SEARCHES[search](table, seed, QUERIES, None)
     if len(np.unique(table.keys(genes_NG))) != QUERIES:
         raise HwnasError(f"{search}: expected {QUERIES} distinct queries")
-    return float(table.test_K[final_choice(table, genes_NG, None, denoise=search == "bayesian")[0]])
+    return float(table.test_K[final_choice(table, genes_NG, None)[0]])
 
 
 def front_ratio(table: AccuracyTable, search: str, device: str, seed: int, best: float) -> float:
     """True hypervolume of the front chosen after ``FRONT_QUERIES`` queries, as a share of the best there is."""
     latency_K = table.latency_KD[:, table.devices.index(device)]
     cost_K = latency_K / latency_K[table.connected_K].max()
-    keys = final_choice(
-        table, SEARCHES[search](table, seed, FRONT_QUERIES, cost_K), cost_K, denoise=search == "bayesian"
-    )
+    keys = final_choice(table, SEARCHES[search](table, seed, FRONT_QUERIES, cost_K), cost_K)
     return hypervolume(np.stack([cost_K[keys], 1.0 - table.test_K[keys] / 100.0], axis=1), np.ones(2)) / best
 
 

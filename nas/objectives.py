@@ -33,6 +33,12 @@ def on_devices(problem: Problem, genes_NG: Genes) -> list[dict[str, OnDevice]]:
     ]
 
 
+def extrapolated(problem: Problem, genes_NG: Genes) -> list[bool | None]:
+    """Whether each of N networks lies outside the domain of the latency predictor; None where it has no domain."""
+    flags_N = problem.predictor.extrapolations(problem.space, genes_NG)
+    return [None] * len(genes_NG) if flags_N is None else flags_N.tolist()
+
+
 def losses(problem: Problem, metrics: Mapping[str, Floats], accuracy_N: Floats) -> Floats:
     """Objectives of the spec as values to minimise, shape (N, M), in the spec's order."""
     metric_of = {o: metric for o, (metric, _) in OBJECTIVES.items()}

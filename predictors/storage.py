@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zipfile import BadZipFile
 
 import numpy as np
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from nas.core.arch import Floats, Genes
 from nas.core.errors import StorageError
-from nas.core.ports import LatencyPredictor
+from nas.core.ports import LatencyPredictor, SearchSpace
+from predictors.as_written import measured_space
 from predictors.base import load_family
+from predictors.families.transfer import Table
 
 
 def dump_predictor(predictor: LatencyPredictor) -> bytes:
@@ -25,43 +27,58 @@ def dump_predictor(predictor: LatencyPredictor) -> bytes:
 @dataclass(frozen=True)
 class Known:
     """The measurements of a device: N networks and their latencies. Those ``held_out_N`` check predictors; none is
-    fitted to them. ``error_N`` are the relative standard errors of the latencies, None where they are not known."""
+    fitted to them. ``error_N`` are the relative standard errors of the latencies, None where they are not known.
+    ``as_written``: the networks were measured with their inactive parts, and their genes are not canonical."""
 
     genes_NG: Genes
     latency_ms_N: Floats
     held_out_N: NDArray[np.bool_]
     error_N: Floats | None = None
+    as_written: bool = False
 
+    def space(self, space: SearchSpace) -> SearchSpace:
+        """The space in which the networks are fitted."""
+        return measured_space(space, self.as_written)
 
-def dump_measured(
-    genes_NG: Genes,
-    latency_ms_N: Floats,
-    held_out_N: NDArray[np.bool_] | None = None,
-    error_N: Floats | None = None,
-) -> bytes:
-    """What is known of a device, from which it, or others, can be learned."""
-    buffer = io.BytesIO()
-    held_out = {"held_out": held_out_N} if held_out_N is not None else {}
-    errors = {"error": error_N} if error_N is not None else {}
-    np.savez(buffer, allow_pickle=False, genes=genes_NG, latency_ms=latency_ms_N, **held_out, **errors)
-    return buffer.getvalue()
+    def table(self, space: SearchSpace) -> Table:
+        """Features and latencies of all networks, as other devices learn from them."""
+        return Table(self.space(space).features(self.genes_NG), self.latency_ms_N)
 
+    def canonical(self, space: SearchSpace) -> Known:
+        """The measurements of canonical networks alone, which are those that a search can choose."""
+        canonical_NG = space.canonical(self.genes_NG)
+        if not self.as_written:
+            return replace(self, genes_NG=canonical_NG)
+        rows = (canonical_NG == self.genes_NG).all(axis=1)
+        error_N = None if self.error_N is None else self.error_N[rows]
+        return Known(self.genes_NG[rows], self.latency_ms_N[rows], self.held_out_N[rows], error_N)
 
-def load_measured(data: bytes) -> tuple[Genes, Floats]:
-    """Networks and their latencies. Raises StorageError for damage."""
-    known = load_known(data)
-    return known.genes_NG, known.latency_ms_N
+    def dump(self) -> bytes:
+        """The measurements as bytes; ``load_known`` reads them back."""
+        buffer = io.BytesIO()
+        errors = {"error": self.error_N} if self.error_N is not None else {}
+        np.savez(
+            buffer,
+            allow_pickle=False,
+            genes=self.genes_NG,
+            latency_ms=self.latency_ms_N,
+            held_out=self.held_out_N,
+            as_written=np.array(self.as_written),
+            **errors,
+        )
+        return buffer.getvalue()
 
 
 def load_known(data: bytes) -> Known:
-    """Inverse of ``dump_measured``; where it was not kept which networks were held out, none is. Raises StorageError
-    for damage."""
+    """Inverse of ``Known.dump``. Where an older version did not store which networks were held out, none is; its
+    networks are canonical. Raises StorageError for damage."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             genes_NG, latency_ms_N = arrays["genes"], arrays["latency_ms"]
             held_out_N = arrays["held_out"] if "held_out" in arrays.files else np.zeros(len(genes_NG), dtype=bool)
             error_N = arrays["error"] if "error" in arrays.files else None
-            return Known(genes_NG, latency_ms_N, held_out_N, error_N)
+            as_written = "as_written" in arrays.files and bool(arrays["as_written"])
+            return Known(genes_NG, latency_ms_N, held_out_N, error_N, as_written)
     except (ValueError, KeyError, OSError, BadZipFile) as error:
         raise StorageError(f"stored measurements cannot be read: {error}") from error
 

@@ -51,12 +51,12 @@ from nas.engine import estimate_search_cost, run_search, stages_of
 from nas.export import to_onnx_for_timing
 from nas.fleet import FleetPredictor
 from nas.spaces.layer_onnx import empty_to_onnx, layer_to_onnx
-from predictors.families.transfer import Table, Transfer
+from predictors.families.transfer import Transfer
 from predictors.measurement.onnx_runtime import measure_isolated, profile_machine
 from predictors.onboarding.from_table import onboard_from_table
 from predictors.onboarding.measured import onboard
 from predictors.onboarding.refit import RefitService, can_learn, merge_measurements
-from predictors.storage import load_known, load_measured, load_predictor
+from predictors.storage import load_known, load_predictor
 from workers.attempt import EventBatch
 from workers.remote import RemoteMeasurer
 
@@ -204,8 +204,7 @@ def _refits(
         measured = merge_measurements(measured, space, genes_NG, latency_ms_N)
     relatives = []
     if predictor.family == Transfer.family:
-        tables = (load_measured(blobs.get(blob)) for blob in data.relative_blobs)
-        relatives = [Table(space.features(genes_NG), latency_ms_N) for genes_NG, latency_ms_N in tables]
+        relatives = [load_known(blobs.get(blob)).table(space) for blob in data.relative_blobs]
     n = len(measured.genes_NG)
     maximum = n + 2 * budget.verified * (1 + budget.reexplore)
     if not can_learn(predictor, n, maximum, relatives):

@@ -20,6 +20,7 @@ ORIGINS: tuple[Origin, ...] = get_args(Origin)
 STATUSES: tuple[Status, ...] = get_args(Status)
 PREDICTED_METRICS = ("val_accuracy", "predicted_ms", "upper_ms", "params", "macs")
 _COLUMN = {name: i for i, name in enumerate(METRICS)}
+_ARRAYS = ("genes_NG", "origin_N", "status_N", "metrics_NM", "promised_ms_N", "extrapolated_N", "latency_ms_NDV")
 _MEASUREMENT_BYTES = 2048  # about what one takes in memory
 
 Rows = NDArray[np.intp]
@@ -30,7 +31,8 @@ class CandidateTable:
     """N networks of one space. ``origin_N`` and ``status_N`` index ``ORIGINS`` and ``STATUSES``; the columns of
     ``metrics_NM`` are those of ``METRICS``, NaN where a network has no such metric or, in ``promised_ms_N``, no claim.
     ``measurements`` are by row. In a search over a fleet, ``latency_ms_NDV`` holds what was predicted for each of
-    ``devices``, mean and upper bound, and ``measured`` by row what was measured on any. ``non_dominated``: the
+    ``devices``, mean and upper bound, and ``measured`` by row what was measured on any. ``extrapolated_N``: 1 outside
+    the predictor's domain, 0 inside, -1 where it has none. ``non_dominated``: the
     sorted rows that a front over exact, estimated and predicted metrics can hold, or None if not computed. Never
     changed in place."""
 
@@ -40,6 +42,7 @@ class CandidateTable:
     status_N: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
     metrics_NM: Floats = field(default_factory=lambda: np.empty((0, len(METRICS))))
     promised_ms_N: Floats = field(default_factory=lambda: np.empty(0))
+    extrapolated_N: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
     measurements: Mapping[int, Measurement] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
     latency_ms_NDV: Floats = field(default_factory=lambda: np.empty((0, 0, 2)))
@@ -59,6 +62,7 @@ class CandidateTable:
             promises_ms=[p.promised_ms for p in candidates],
             measurements={i: p.measurement for i, p in enumerate(candidates) if p.measurement is not None},
             devices=[p.devices for p in candidates],
+            extrapolated=[p.extrapolated for p in candidates],
         )
 
     @classmethod
@@ -72,6 +76,7 @@ class CandidateTable:
         promises_ms: Sequence[float | None],
         measurements: Mapping[int, Measurement],
         devices: Sequence[Mapping[str, OnDevice]],
+        extrapolated: Sequence[bool | None],
     ) -> CandidateTable:
         """A table from lists of equal length. Raises InvalidInput for networks of several spaces."""
         if not spaces:
@@ -89,6 +94,7 @@ class CandidateTable:
             status_N=np.array([STATUSES.index(s) for s in statuses], dtype=np.int8),
             metrics_NM=np.array(values, dtype=np.float64),
             promised_ms_N=np.array([np.nan if c is None else c for c in promises_ms], dtype=np.float64),
+            extrapolated_N=np.array([-1 if flag is None else flag for flag in extrapolated], dtype=np.int8),
             measurements=measurements,
             devices=names,
             latency_ms_NDV=np.array(latency_ms, dtype=np.float64).reshape(len(spaces), len(names), 2),
@@ -128,6 +134,7 @@ class CandidateTable:
             promised_ms=promised_ms if promised_ms == promised_ms else None,
             measurement=self.measurements.get(row),
             devices=self.measured.get(row) or self._predicted(row),
+            extrapolated=None if self.extrapolated_N[row] < 0 else bool(self.extrapolated_N[row]),
         )
 
     def _predicted(self, row: int) -> dict[str, OnDevice]:
@@ -145,7 +152,7 @@ class CandidateTable:
             raise InvalidInput(f"expected networks on the devices {self.devices}, got some on {changed.devices}")
         n = max(len(self), int(rows.max()) + 1)
         columns = {}
-        for name in ("genes_NG", "origin_N", "status_N", "metrics_NM", "promised_ms_N", "latency_ms_NDV"):
+        for name in _ARRAYS:
             old, new = getattr(self, name), getattr(changed, name)
             columns[name] = np.empty((n, *new.shape[1:]), new.dtype, order="F")
             columns[name][: len(self)] = old if len(self) else new[:0]
@@ -193,7 +200,8 @@ class CandidateTable:
         return losses, np.asarray(~np.isnan(losses).any(axis=1))
 
     def with_latency(self, latency: Latency) -> CandidateTable:
-        """The same networks with other predictions, N of them, no energies, and nothing claimed or measured."""
+        """The same networks with other predictions, N of them, no energies, nothing claimed or measured, and no domain
+        of the predictions."""
         metrics_NM = self.metrics_NM.copy()
         for name in (*SHARES, *SHARES.values(), "predicted_mj", "upper_mj"):
             metrics_NM[:, _COLUMN[name]] = np.nan
@@ -204,6 +212,7 @@ class CandidateTable:
             metrics_NM=metrics_NM,
             status_N=np.full(len(self), STATUSES.index("unverified"), dtype=np.int8),
             promised_ms_N=np.full(len(self), np.nan),
+            extrapolated_N=np.full(len(self), -1, dtype=np.int8),
             measurements={},
             devices=(),
             latency_ms_NDV=np.empty((len(self), 0, 2)),
@@ -225,6 +234,7 @@ class CandidateTable:
                 measurements[row] = part.measurement
         return replace(
             table,
+            extrapolated_N=self.extrapolated_N,
             measurements=measurements,
             devices=self.devices,
             latency_ms_NDV=self.latency_ms_NDV,

@@ -27,6 +27,8 @@ class Candidate:
 
     ``measured_ms`` enters only through a ``Measured`` event, together with its protocol. In a search over a fleet,
     ``devices`` says what is known on each; latencies, status, claim and measurement are then those of ``over_fleet``.
+    ``extrapolated``: whether it lies outside the applicability domain of the latency predictor (over a fleet, of any),
+    so that its latency is to be measured rather than believed; None where the predictor has no domain.
     """
 
     arch: Arch
@@ -36,6 +38,7 @@ class Candidate:
     promised_ms: float | None = None
     measurement: Measurement | None = None
     devices: Mapping[str, OnDevice] = field(default_factory=dict)
+    extrapolated: bool | None = None
 
     def on(self, device: str) -> Candidate:
         """The network as one device of the fleet has it."""
@@ -446,12 +449,14 @@ def _place(candidates: dict[tuple[str, str], Candidate], event: Evaluated | Meas
 
 
 def _merged(old: Candidate, new: Candidate) -> Candidate:
-    """What was measured on a device stays, whatever is predicted there anew."""
+    """What was measured on a device stays, whatever is predicted there anew; an event that predicts nothing says
+    nothing of the domain."""
     devices = dict(old.devices)
     for name, part in new.devices.items():
         before = devices.get(name, part)
         devices[name] = replace(before, predicted_ms=part.predicted_ms, upper_ms=part.upper_ms)
-    return replace(old, metrics={**old.metrics, **new.metrics}, devices=devices)
+    extrapolated = old.extrapolated if new.extrapolated is None else new.extrapolated
+    return replace(old, metrics={**old.metrics, **new.metrics}, devices=devices, extrapolated=extrapolated)
 
 
 def _arch(record: Mapping[str, Any]) -> Arch:

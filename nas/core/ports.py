@@ -121,6 +121,11 @@ class SearchSpace(Protocol):
         """Strengths of the regularisers that retraining can use, by name: ``drop_path``, ``auxiliary``."""
 
     @property
+    def features_as_written(self) -> Callable[[Genes], Floats] | None:
+        """``features`` of N networks that are built with their inactive parts, which tables of others may have
+        measured; equal to ``features`` for canonical genes. None: inactive genes are never built."""
+
+    @property
     def accuracy_features(self) -> Callable[[Genes], Floats] | None:
         """Inputs of accuracy predictors for N networks, shape (N, F); None: genes and costs."""
 

@@ -50,7 +50,8 @@ class CandidateSchema(BaseModel):
     """A candidate of a search. ``promised_ms`` is the latency that the search promised before measuring.
 
     Over a fleet, latencies are those of the slowest device unless the request names one, ``devices`` has those of all,
-    and ``verified`` means verified on every device.
+    and ``verified`` means verified on every device. ``extrapolated``: whether it lies outside the domain of the latency
+    predictor, where predictions do not hold (over a fleet, of any); null where the predictor has no domain.
     """
 
     arch: str
@@ -61,6 +62,7 @@ class CandidateSchema(BaseModel):
     promised_ms: float | None = None
     measurement: Measurement | None = None
     devices: dict[str, CandidateOnDeviceSchema] = {}
+    extrapolated: bool | None = None
     on_front: bool = False
 
 

@@ -30,8 +30,9 @@ class SearchSchema(JobSchema):
     ``predictor`` is the version of its device's predictor that it uses. ``rank_correlation`` is that of a few-shot
     search once its space is partitioned; ``data`` is the account of its data set once a worker has read it. Both are
     None in lists. ``conclusions`` say what a search that has ended comes to where that is no front, or one of networks
-    that only guess. Where each device of a ``fleet`` has a front, sizes and
-    hypervolumes are those of the first.
+    that only guess. Where each device of a ``fleet`` has a front, sizes and hypervolumes are those of the first.
+    ``extrapolated`` of the ``evaluations`` lie outside the domain of the latency predictor, ``extrapolated_measured``
+    of these were measured.
     """
 
     spec: SearchSpec
@@ -44,6 +45,8 @@ class SearchSchema(JobSchema):
     front_size: int = 0
     verified: int = 0
     evaluations: int = 0
+    extrapolated: int = 0
+    extrapolated_measured: int = 0
     hypervolume: float | None = None
     baseline_hypervolume: float | None = None
     hypervolume_history: list[HypervolumeAt] = Field(default_factory=list)

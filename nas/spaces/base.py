@@ -45,6 +45,11 @@ class SpaceDefaults:
         return {}
 
     @property
+    def features_as_written(self) -> Callable[[Genes], Floats] | None:
+        """None."""
+        return None
+
+    @property
     def accuracy_features(self) -> Callable[[Genes], Floats] | None:
         """None."""
         return None

@@ -69,6 +69,11 @@ class SpaceWrapper:
         return self.inner.regularisers
 
     @property
+    def features_as_written(self) -> Callable[[Genes], Floats] | None:
+        """Of ``inner``."""
+        return self.inner.features_as_written
+
+    @property
     def accuracy_features(self) -> Callable[[Genes], Floats] | None:
         """Of ``inner``."""
         return self.inner.accuracy_features

@@ -31,7 +31,7 @@ from nas.core.events import (
 from nas.core.ports import History, Problem, Resources, SearchSpace
 from nas.core.rng import Stream, rng
 from nas.explorers import bayesian, nsga2, random
-from nas.objectives import cheap_metrics, losses, on_devices, violation
+from nas.objectives import cheap_metrics, extrapolated, losses, on_devices, violation
 from nas.stages.cost_estimate import sample_archs, scoring_s
 from nas.stages.fronts import front_of, front_summary, guiding_metric, state_on
 from nas.stages.proxies import ProxyAwareSpace, ProxyStage, load_scores
@@ -310,9 +310,10 @@ def _guided(problem: Problem, resources: Resources, state: SearchState) -> Probl
 
 def scored_candidates(problem: Problem, score: Score, origin: Origin, genes_NG: Genes) -> Iterator[Candidate]:
     cheap, devices = cheap_metrics(problem, genes_NG), on_devices(problem, genes_NG)
+    outside = extrapolated(problem, genes_NG)
     for i, arch in enumerate(as_archs(problem.space.id, genes_NG)):
         metrics = {name: float(column[i]) for name, column in cheap.items()}
-        yield Candidate(arch, origin, {**metrics, **score(arch)}, devices=devices[i])
+        yield Candidate(arch, origin, {**metrics, **score(arch)}, devices=devices[i], extrapolated=outside[i])
 
 
 def _made_up(problem: Problem, n: int) -> SearchState:
@@ -336,10 +337,11 @@ def _refresh(problem: Problem, candidates: tuple[Candidate, ...]) -> Iterator[Ca
     """Inherited estimates keep their accuracy; what depends on the device is predicted anew."""
     genes_NG = as_genes([p.arch for p in candidates])
     cheap, devices = cheap_metrics(problem, genes_NG), on_devices(problem, genes_NG)
+    outside = extrapolated(problem, genes_NG)
     for i, p in enumerate(candidates):
         estimates = {k: v for k, v in p.metrics.items() if k in ("val_accuracy", "val_loss")}
         metrics = {**{k: float(v[i]) for k, v in cheap.items()}, **estimates}
-        yield Candidate(p.arch, p.origin, metrics, devices=devices[i])
+        yield Candidate(p.arch, p.origin, metrics, devices=devices[i], extrapolated=outside[i])
 
 
 def _on_view(problem: Problem, state: SearchState, view: str | None) -> tuple[Problem, SearchState]:

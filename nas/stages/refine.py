@@ -4,6 +4,8 @@ A search settles where its predictor is too optimistic, so networks that break t
 verification the predictor is fitted anew. If networks of the search have broken their bound, the holes that they leave
 in the front are explored with what it knows by then, without training: a few networks near them are scored with the
 supernet, as many random ones beside them, and those that come to the front are measured, in so many rounds at most.
+Networks on the front that lie outside the predictor's domain are measured before others, and a round goes to them
+even if no bound is broken: there, a prediction says nothing.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ from nas.core.metrics import METRICS
 from nas.core.ports import Problem, Refitter, Resources, SearchSpace, predict_latency
 from nas.core.rng import Stream, rng
 from nas.explorers import random
-from nas.objectives import cheap_metrics, losses
+from nas.objectives import cheap_metrics, extrapolated, losses
 from nas.stages.cost_estimate import sample_archs, scoring_s, verified_range
 from nas.stages.explore import accuracy_of, history_of, scored_candidates, surrogate_front
 from nas.stages.fronts import front_of, front_summary, guiding_metric
 from nas.stages.results import RefineResult
 from nas.stages.subnets import Subnets, load_subnets
-from nas.stages.verify import ORIGINS, measure_and_verify, thin, unverified
+from nas.stages.verify import ORIGINS, measure_and_verify, measured_first, unverified
 
 _SHARE = 8  # a round scores this part of the budget
 
@@ -76,11 +78,13 @@ class RefineStage:
             state = fold(state, event)
             yield event
         subnets = None
-        while state.refits and state.refits[-1].broken and state.refits[-1].number <= rounds:
+        while state.refits and state.refits[-1].number <= rounds:
             last = state.refits[-1]
             wiser = replace(problem, predictor=refit.load(last.record))
+            if not last.broken and not extrapolated_newcomers(wiser, state, last):
+                break
             subnets = subnets or load_subnets(problem, resources, state)
-            for step in (self._explore, self._verify):
+            for step in (self._explore, self._verify) if last.broken else (self._verify,):
                 for event in step(wiser, resources, subnets, state, last):
                     state = fold(state, event)
                     yield event
@@ -117,7 +121,10 @@ class RefineStage:
             once_s = protocol.shortest_ms / 1e3
             round_s = _at_once(problem) * score_s + problem.spec.budget.verified * (score_s + once_s)
             high_s += rounds * (fit_s + len(ORIGINS) * round_s)
-            note = f"one fit, and up to {rounds} rounds more if measured networks break their bound"
+            note = (
+                f"one fit, and up to {rounds} rounds more if measured networks break their bound or members of the "
+                "front lie outside the predictor's domain"
+            )
         return StageCost.of(self.name, DurationRange(fit_s, fit_s, high_s), 1 + rounds, 1, "fits", note)
 
     def _explore(
@@ -174,46 +181,56 @@ class RefineStage:
     def _verify(
         self, problem: Problem, resources: Resources, subnets: Subnets, state: SearchState, last: Refitted
     ) -> Iterator[Event]:
-        newcomer_candidates = [p for origin in ORIGINS for p in newcomers(problem, state, last, origin)]
-        if not newcomer_candidates:
+        if last.broken:
+            networks = [p for origin in ORIGINS for p in newcomers(problem, state, last, origin)]
+        else:
+            networks = extrapolated_newcomers(problem, state, last)
+        if not networks:
             return
-        updated_metrics = ("predicted_ms", "upper_ms")  # the others' stay as they were when they were claimed
+        updated = ("predicted_ms", "upper_ms")  # other metrics stay as they were when a latency was promised
         yield Evaluated(
-            tuple(Candidate(p.arch, p.origin, {k: p.metrics[k] for k in updated_metrics}) for p in newcomer_candidates)
+            tuple(
+                Candidate(p.arch, p.origin, {k: p.metrics[k] for k in updated}, extrapolated=p.extrapolated)
+                for p in networks
+            )
         )
         now = [
-            replace(state.candidates[p.key], metrics={**state.candidates[p.key].metrics, **p.metrics})
-            for p in newcomer_candidates
+            replace(state.candidates[p.key], metrics={**state.candidates[p.key].metrics, **p.metrics}) for p in networks
         ]
         [device] = problem.targets
         due = {p.key: [device.name] if p.measurement is None else [] for p in now}
         todo = [p for p in now if due[p.key] or "test_accuracy" not in p.metrics]
-        yield from measure_and_verify(
-            self.name, problem, resources, subnets, todo, due, len(newcomer_candidates), self.group
-        )
+        yield from measure_and_verify(self.name, problem, resources, subnets, todo, due, len(networks), self.group)
 
 
 def newcomers(problem: Problem, state: SearchState, last: Refitted, origin: Origin) -> list[Candidate]:
-    """The networks of one origin that come to the front as it is believed since the ``last`` refit, and were not tried
-    before. What was measured after it plays no part, so a restart chooses the same."""
+    """The networks of one origin that come to the front as it is predicted since the ``last`` refit, and were not tried
+    before; those outside the predictor's domain first. What was measured after it plays no part, so a restart chooses
+    the same."""
     tried = set(last.measured)
     candidates = [p for p in state.of(origin) if p.key not in tried or p.measurement is not None]
-    cheap = cheap_metrics(problem, as_genes([p.arch for p in candidates]))
-    repredicted = []
+    genes_NG = as_genes([p.arch for p in candidates])
+    cheap, outside = cheap_metrics(problem, genes_NG), extrapolated(problem, genes_NG)
+    predicted = []
     for i, p in enumerate(candidates):
         estimates = {k: v for k, v in p.metrics.items() if METRICS[k].kind != "measured"}
         if p.key not in tried:
-            latency = {k: float(cheap[k][i]) for k in ("predicted_ms", "upper_ms")}
+            latency, flag = {k: float(cheap[k][i]) for k in ("predicted_ms", "upper_ms")}, outside[i]
         elif p.measurement is not None and p.measurement.median_ms is not None:
-            latency = dict.fromkeys(("predicted_ms", "upper_ms"), p.measurement.median_ms)
+            latency, flag = dict.fromkeys(("predicted_ms", "upper_ms"), p.measurement.median_ms), False
         else:
             continue
-        repredicted.append(Candidate(p.arch, p.origin, {**estimates, **latency}))
-    front = front_of(problem.spec, SearchState(finished=unverified(state), candidates={p.key: p for p in repredicted}))
+        predicted.append(Candidate(p.arch, p.origin, {**estimates, **latency}, extrapolated=flag))
+    front = front_of(problem.spec, SearchState(finished=unverified(state), candidates={p.key: p for p in predicted}))
     members = front.members if origin == "search" else front.baseline
-    new = tuple(p for p in members if p.key not in tried)
-    max_networks = problem.spec.budget.verified
-    return list(thin(new, max_networks) if len(new) > max_networks else new)
+    return list(measured_first([p for p in members if p.key not in tried], problem.spec.budget.verified))
+
+
+def extrapolated_newcomers(problem: Problem, state: SearchState, last: Refitted) -> list[Candidate]:
+    """The ``newcomers`` of the search that lie outside the domain of the refitted predictor."""
+    if not any(extrapolated(problem, as_genes([p.arch for p in state.of("search")]))):
+        return []
+    return [p for p in newcomers(problem, state, last, "search") if p.extrapolated]
 
 
 def _fitted(stage: str, problem: Problem, refit: Refitter, state: SearchState) -> Refitted:

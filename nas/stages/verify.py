@@ -1,5 +1,6 @@
 """Verification: front members are exported, measured on the device and marked; then tested once.
 
+Networks outside the domain of the latency predictor are measured before others: their latency cannot be predicted.
 Search and baseline are verified alike. ``verified`` and ``violated`` are judged against what was claimed before
 measuring: the user's bound, or else the predictor's own 95 % upper bound. Where networks were retrained, those are
 verified, with their own weights.
@@ -207,7 +208,13 @@ def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> 
     if "retrain" in before:  # zero-cost proxies have done what they can
         before.pop("proxies", None)
     remaining = {
-        p.key: Candidate(p.arch, p.origin, _estimates(p, "retrain" in state.finished), promised_ms=p.promised_ms)
+        p.key: Candidate(
+            p.arch,
+            p.origin,
+            _estimates(p, "retrain" in state.finished),
+            promised_ms=p.promised_ms,
+            extrapolated=p.extrapolated,
+        )
         for p in points
     }
     while remaining and len(ranked) < n:
@@ -215,16 +222,24 @@ def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> 
         members = layer.members if origin == "search" else layer.baseline
         if not members:
             break
-        members = members[: n - len(ranked)] if len(members) <= n - len(ranked) else thin(members, n - len(ranked))
+        members = measured_first(members, n - len(ranked))
         ranked += [state.candidates[p.key] for p in members]
         remaining = {k: p for k, p in remaining.items() if k not in {m.key for m in members}}
     return ranked
 
 
+def measured_first(points: Sequence[Candidate], n: int) -> tuple[Candidate, ...]:
+    """Up to ``n`` of the points: those outside the domain of the predictor, then others, each evenly by rank."""
+    outside = tuple(p for p in points if p.extrapolated)
+    inside = tuple(p for p in points if not p.extrapolated)
+    first = thin(outside, n)
+    return first + thin(inside, n - len(first))
+
+
 def thin(points: tuple[Candidate, ...], n: int) -> tuple[Candidate, ...]:
-    """``n`` of the points, evenly by rank, both ends kept."""
-    if n == 1:
-        return points[:1]
+    """Up to ``n`` of the points, evenly by rank, both ends kept."""
+    if n == 1 or len(points) <= n:
+        return points[:n]
     return tuple(points[round(i * (len(points) - 1) / (n - 1))] for i in range(n))
 
 

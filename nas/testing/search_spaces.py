@@ -67,6 +67,8 @@ def check_canonical(space: SearchSpace) -> None:
     for key, cost in space.costs(genes).items():
         assert (space.costs(canonical)[key] == cost).all(), key
     assert (space.features(genes) == space.features(canonical)).all()
+    if space.features_as_written is not None:
+        assert (space.features_as_written(canonical) == space.features(canonical)).all()
     for a, b in zip(as_archs(space.id, genes[:10]), as_archs(space.id, canonical[:10]), strict=True):
         assert space.layers(a) == space.layers(b)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -40,7 +42,14 @@ def train_member(
     mix_UU: Floats, nodes_UNI: Floats, presence_UN: Floats, target_N: Floats, weight_N: Floats, start: MemberWeights
 ) -> MemberWeights:
     """Weights that minimise the weighted squared error plus a penalty on their squares, after at most ``STEPS`` steps
-    of L-BFGS from ``start``; the offset is not penalised. Deterministic on one machine."""
+    of L-BFGS from ``start``; the offset is not penalised. On one thread: more would only wait for each other."""
+    with _one_thread():
+        return _train(mix_UU, nodes_UNI, presence_UN, target_N, weight_N, start)
+
+
+def _train(
+    mix_UU: Floats, nodes_UNI: Floats, presence_UN: Floats, target_N: Floats, weight_N: Floats, start: MemberWeights
+) -> MemberWeights:
     mix, nodes, presence, target, weight = map(torch.from_numpy, (mix_UU, nodes_UNI, presence_UN, target_N, weight_N))
     # What a node holds does not change: it is mixed once, before the first round's weights.
     mixed_inputs = _mix(mix, nodes)
@@ -50,7 +59,7 @@ def train_member(
     def loss(flat: Floats) -> tuple[float, Floats]:
         leaf = torch.tensor(flat, requires_grad=True)
         first, later, bias, outer, offset = (
-            part.reshape(shape) for part, shape in zip(leaf.split(sizes), shapes, strict=True)
+            part.reshape(shape) for part, shape in zip(torch.split(leaf, sizes), shapes, strict=True)
         )
         state = torch.tanh(mixed_inputs @ first + bias[0])
         for layer in range(1, LAYERS):
@@ -63,6 +72,16 @@ def train_member(
     flat = np.concatenate([part.ravel() for part in parts])
     best = torch.from_numpy(minimize(loss, flat, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x)
     return MemberWeights(*(part.reshape(shape).numpy() for part, shape in zip(best.split(sizes), shapes, strict=True)))
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _mix(mix_UU: torch.Tensor, values_UNH: torch.Tensor) -> torch.Tensor:

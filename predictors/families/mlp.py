@@ -88,4 +88,4 @@ class MLP(FeaturePredictor):
         hidden_ENH = np.tanh(z_NF @ self.inner_EFH + self.bias_EH[:, None])
         more_EN = np.einsum("enh,eh->en", hidden_ENH, self.outer_EH) + self.offset_E[:, None]
         mean_ms = features_NF @ self.weights_F + self.line_ms + self.unit_ms * more_EN.mean(0)
-        return np.maximum(mean_ms, self.floor_ms)
+        return np.asarray(np.maximum(mean_ms, self.floor_ms))

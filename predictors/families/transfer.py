@@ -120,7 +120,8 @@ class Transfer(BoundedPredictor):
 
     def mean_ms(self, features_NF: Floats) -> Floats:
         """Mean latency in ms, shape (N,)."""
-        return np.maximum((features_NF - self.centre_F) @ self.weights_P[:-1] + self.weights_P[-1], self.floor_ms)
+        line_ms_N = (features_NF - self.centre_F) @ self.weights_P[:-1] + self.weights_P[-1]
+        return np.asarray(np.maximum(line_ms_N, self.floor_ms))
 
     def bound_ms(self, mean_ms_N: Floats) -> Floats:
         """The means with the margin, shape (N,)."""

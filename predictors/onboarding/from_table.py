@@ -18,6 +18,7 @@ from nas.core.events import Event, SearchState, StageFinished, StageStarted, War
 from nas.core.metrics import coverage, mape, spearman
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.spec import DeviceSpec, RooflineSpec
+from predictors.as_written import measured_space
 from predictors.families.bayesian_linear import FEWEST as FEWEST_ALONE
 from predictors.families.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
 from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
@@ -52,7 +53,8 @@ def onboard_from_table(
     if float(np.ptp(known_ms_N)) == 0.0:
         raise InvalidData(f"every network takes {known_ms_N[0]:g} ms on {spec.name!r}: there is nothing to learn")
     estimated = spec.roofline is not None
-    known = Known(genes_NG, known_ms_N, np.zeros(len(genes_NG), dtype=bool))
+    as_written = spec.table is not None and table.as_written
+    known = Known(genes_NG, known_ms_N, np.zeros(len(genes_NG), dtype=bool), as_written=as_written)
     result = fit_result(fitted, profile, space, known, blobs, relative=not estimated)
     result["card"] |= {"protocol": how, "kind": "estimated" if estimated else "predicted"}
     if not estimated and "energy_mj" in table.others:
@@ -97,6 +99,7 @@ def _fit_roofline(spec: DeviceSpec, roofline: RooflineSpec, space: SearchSpace) 
 def _fit_table(spec: DeviceSpec, table: LatencyTable, space: SearchSpace) -> tuple[Fitted, Genes, Floats]:
     own, relatives = _split(spec, table)
     _require_enough(spec, own, relatives)
+    space = measured_space(space, table.as_written)
     known_N = np.isfinite(own)
     genes_NG, y_N = table.genes_NG[known_N], own[known_N]
     x_NF = space.features(genes_NG)
@@ -115,6 +118,7 @@ def _fit_energy(
     told = len(energy_mj_N) >= _ENOUGH and float(np.ptp(energy_mj_N)) > 0
     if not told or len(table.devices) > 1 or spec.predictor == Transfer.family:
         return None
+    space = measured_space(space, table.as_written)
     fitted = fit_family(spec.predictor, space, table.genes_NG, energy_mj_N, _held_out(spec, len(energy_mj_N)))
     truth, guess = fitted.truth_ms_H, fitted.guess
     return fitted.predictor, {

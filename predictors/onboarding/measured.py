@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core import registry
-from nas.core.arch import Arch, Floats, Genes, as_archs, choice_counts, sample
+from nas.core.arch import Arch, Genes, as_archs, choice_counts, sample
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import InvalidInput, MeasurementRefused
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, StageStarted, Warned
@@ -23,12 +23,12 @@ from nas.core.spec import DeviceSpec
 from predictors.families.bayesian_linear import FEWEST as FEWEST_ALONE
 from predictors.families.layer_lut import LayerLut, LayerLutModel, every_layer, layer_key, table_of, to_measure
 from predictors.families.transfer import FEWEST as FEWEST_DEVICE
-from predictors.families.transfer import Relatives, Table, choose
+from predictors.families.transfer import Relatives, choose
 from predictors.measurement.protocol import AGAIN, FLOOR_WEIGHT, student_quantile
 from predictors.onboarding.card import make_card
 from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
 from predictors.onboarding.selection import d_optimal
-from predictors.storage import Known, dump_measured, dump_predictor, load_measured
+from predictors.storage import Known, dump_predictor, load_known
 
 GROUP = 16
 _ENOUGH = round(FEWEST_ALONE / (1 - HELD_OUT)) + 1
@@ -50,7 +50,7 @@ def onboard(
     """Yields the stages profile, measure and fit; goes on from ``state``. Networks once measured are kept in a
     checkpoint and never measured again.
 
-    ``relatives`` are blobs of what is known of other devices (``predictors.storage.dump_measured``), where the device
+    ``relatives`` are blobs of what is known of other devices (``predictors.storage.Known``), where the device
     is learned from them: a handful of networks will do then, and they are chosen for what each would tell.
     ``export_layer`` gives the model of a single layer, or of none, for a predictor that composes them: all layers of
     the space are then measured before the networks.
@@ -63,7 +63,7 @@ def onboard(
     relatives = done.get("relatives", relatives)  # those by which networks were chosen
     kin = None
     if spec.beside_relatives:
-        kin = known_devices(space, [load_measured(blobs.get(blob)) for blob in relatives], spec.samples)
+        kin = known_devices(space, [load_known(blobs.get(blob)) for blob in relatives], spec.samples)
     else:
         registry.load_family(spec.predictor)  # an unknown one is heard of before anything is measured
     layers = every_layer(space) if spec.predictor == LayerLutModel.family else {}
@@ -193,16 +193,14 @@ def fit_result(
         "profile": profile.id,
     }
     if relative:
-        measured = dump_measured(known.genes_NG, known.latency_ms_N, known.held_out_N, known.error_N)
-        result |= {"known": blobs.put(measured), "networks": len(known.genes_NG)}
+        result |= {"known": blobs.put(known.dump()), "networks": len(known.genes_NG)}
     return result
 
 
-def known_devices(space: SearchSpace, known: Sequence[tuple[Genes, Floats]], samples: int) -> Relatives:
+def known_devices(space: SearchSpace, known: Sequence[Known], samples: int) -> Relatives:
     """The devices that a new one of ``samples`` networks can be learned from: those with more. Raises InvalidInput
     where there are too few."""
-    enough = [(genes, ms) for genes, ms in known if len(genes) > samples]
-    return Relatives.learn([Table(space.features(genes), ms) for genes, ms in enough])
+    return Relatives.learn([device.table(space) for device in known if len(device.genes_NG) > samples])
 
 
 def informative(space: SearchSpace, relatives: Relatives, n: int, seed: int) -> Genes:

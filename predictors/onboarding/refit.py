@@ -104,6 +104,7 @@ def refitted(
     """
     if genes_MG.ndim != 2 or genes_MG.shape[1] != known.genes_NG.shape[1]:
         raise InvalidInput(f"expected genes of shape (M, {known.genes_NG.shape[1]}), got {genes_MG.shape}")
+    space = known.space(space)
     check_measured(space.features(genes_MG), latency_ms_M, fewest=1)
     more = merge_measurements(known, space, genes_MG, latency_ms_M, error_M)
     larger = _larger(kin, len(more.genes_NG)) if predictor.family == Transfer.family else []
@@ -126,6 +127,7 @@ def merge_measurements(
 ) -> Known:
     """The measurements of a device with M more: the networks known before in their old order, then new ones, which are
     not held out. Where only some relative standard errors are known, the median stands for the others."""
+    space = known.space(space)
     place = {tuple(row): i for i, row in enumerate(space.canonical(known.genes_NG).tolist())}
     genes, latency = known.genes_NG.tolist(), known.latency_ms_N.tolist()
     known_error, new_error = known.error_N, error_M
@@ -143,7 +145,8 @@ def merge_measurements(
         errors.append(error)
     held_out_N = np.zeros(len(genes), dtype=bool)
     held_out_N[: len(known.held_out_N)] = known.held_out_N
-    return Known(np.array(genes, dtype=np.int64), np.array(latency), held_out_N, np.array(errors) if some else None)
+    error_N = np.array(errors) if some else None
+    return Known(np.array(genes, dtype=np.int64), np.array(latency), held_out_N, error_N, known.as_written)
 
 
 def passes_gate(

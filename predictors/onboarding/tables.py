@@ -70,12 +70,14 @@ class RawTable:
 @dataclass(frozen=True)
 class LatencyTable:
     """Distinct networks and what they take: ``latency_ms_DN`` of each of D devices, NaN where it is not known; others
-    (``energy_mj``, ``peak_mb``) by name, each (N,)."""
+    (``energy_mj``, ``peak_mb``) by name, each (N,). ``as_written``: the networks were measured with their inactive
+    parts, so that the genes are not canonical."""
 
     genes_NG: Genes
     devices: tuple[str, ...]
     latency_ms_DN: Floats
     others: Mapping[str, Floats]
+    as_written: bool = False
 
 
 def read_table(data: bytes, kind: Kind) -> RawTable:
@@ -98,7 +100,8 @@ def read_table(data: bytes, kind: Kind) -> RawTable:
 
 def check_table(table: RawTable, space: SearchSpace, unit: Unit | None = None) -> LatencyTable:
     """The table as networks of ``space`` and milliseconds. ``unit``: that of its latencies, if it is known; else they
-    are taken for milliseconds, and refused where they cannot be.
+    are taken for milliseconds, and refused where they cannot be. Rows that are the same network once inactive parts are
+    left out, with unequal latencies, show that networks were measured as they are written.
 
     Raises InvalidData, with the rows, for values that are negative, missing or no numbers, architectures that are
     unknown or come twice, and columns that mean nothing.
@@ -115,7 +118,22 @@ def check_table(table: RawTable, space: SearchSpace, unit: Unit | None = None) -
     for name, values_N in zip(latency, values_DN, strict=True):
         _check_unit(name, values_N[np.isfinite(values_N)], unit)
         _check_alike(name, values_N)
-    return LatencyTable(genes_NG, tuple(table.devices), values_DN, extras)
+    if _measured_as_written(space, genes_NG, np.array([*values_DN, *extras.values()])):
+        return LatencyTable(genes_NG, tuple(table.devices), values_DN, extras, as_written=True)
+    canonical_NG, first_N = np.unique(space.canonical(genes_NG), axis=0, return_index=True)
+    order = np.argsort(first_N)
+    rows = first_N[order]
+    columns = {name: values_N[rows] for name, values_N in extras.items()}
+    return LatencyTable(canonical_NG[order], tuple(table.devices), values_DN[:, rows], columns)
+
+
+def _measured_as_written(space: SearchSpace, genes_NG: Genes, values_VN: Floats) -> bool:
+    """Whether any two rows that are equal as canonical networks have unequal values."""
+    _, network_N = np.unique(space.canonical(genes_NG), axis=0, return_inverse=True)
+    order = np.argsort(network_N.ravel(), kind="stable")
+    same_N = np.diff(network_N.ravel()[order]) == 0
+    unequal_N = (np.diff(values_VN[:, order], axis=1) != 0).any(0)  # a value that is missing equals none
+    return bool((same_N & unequal_N).any())
 
 
 def _is_ms(name: str) -> bool:
@@ -227,13 +245,14 @@ def _architectures(table: RawTable, space: SearchSpace, known: set[str]) -> Gene
         raise UnknownName("column", sorted(surplus)[0], ["arch", "ms", "ms.NAME", *_EXTRAS, *names[:20]])
     _raise(problems)
     genes_NG = np.array(rows, dtype=np.int64)
-    canonical_NG = space.canonical(genes_NG)
+    # Where inactive parts are never built, genes that differ in them alone are one network.
+    built_NG = space.canonical(genes_NG) if space.features_as_written is None else genes_NG
     first: dict[bytes, int] = {}
-    for i, row in enumerate(canonical_NG, start=1):
+    for i, row in enumerate(built_NG, start=1):
         if (earlier := first.setdefault(row.tobytes(), i)) != i:
             problems.append(f"row {i}: the same network as row {earlier}")
     _raise(problems)
-    return canonical_NG
+    return genes_NG
 
 
 def _indices(cell: Any, space: SearchSpace, row: int, problems: list[str]) -> list[int]:

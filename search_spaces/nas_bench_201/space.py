@@ -201,16 +201,19 @@ class NasBench201(DescribedSpace[SpaceParams]):
         return base, by_operation
 
     def features(self, genes_NG: Genes) -> Floats:
-        """Inputs of latency predictors, shape (N, 110): the operation on each edge, how often each occurs, and pairs of
+        """Inputs of latency predictors, shape (N, 60): the operation on each edge, how often each occurs, and pairs of
         operations on consecutive edges, which a runtime may fuse or must wait between."""
-        canonical = self.canonical(genes_NG)
-        edges = one_hot(self.decisions, canonical)
+        return self.features_as_written(self.canonical(genes_NG))
+
+    def features_as_written(self, genes_NG: Genes) -> Floats:
+        """``features`` of cells as they stand, inactive edges included, as NAS-Bench-201 measured them."""
+        edges = one_hot(self.decisions, genes_NG)
         counts = edges.reshape(len(edges), len(EDGES), len(OPERATIONS)).sum(axis=1)
         pairs = np.zeros((len(edges), len(OPERATIONS), len(OPERATIONS)))
         for first, (_, middle) in enumerate(EDGES):
             for second, (start, _) in enumerate(EDGES):
                 if middle == start:
-                    np.add.at(pairs, (np.arange(len(edges)), canonical[:, first], canonical[:, second]), 1.0)
+                    np.add.at(pairs, (np.arange(len(edges)), genes_NG[:, first], genes_NG[:, second]), 1.0)
         return np.concatenate([edges, counts, pairs.reshape(len(edges), -1)], axis=1)
 
     @property

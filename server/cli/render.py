@@ -119,6 +119,11 @@ def search(s: SearchSchema) -> RenderableType:
     lines += [f"[yellow]warning:[/] {escape(w)}" for w in s.warnings]
     if s.rank_correlation is not None and s.rank_correlation.advice:
         lines.append(f"trust: {escape(s.rank_correlation.advice)}")
+    if s.extrapolated:
+        lines.append(
+            f"{s.extrapolated} of {s.evaluations} evaluated candidates lie outside the domain of the latency "
+            f"predictor; {s.extrapolated_measured} of them were measured"
+        )
     if s.spec.views == (None,) and s.hypervolume is not None and s.baseline_hypervolume is not None:
         lines.append(f"hypervolume {s.hypervolume:.4f}, random search {s.baseline_hypervolume:.4f}")
     if s.fleet:
@@ -167,6 +172,8 @@ def front(f: FrontSchema, conclusions: Sequence[Conclusion] = ()) -> RenderableT
     lines: list[RenderableType] = [*map(conclusion, conclusions), table]
     if note := membership_note(f):
         lines.append(note)
+    if outside := [p.arch for p in f.members if p.extrapolated and p.measurement is None]:
+        lines.append(f"[yellow]outside the domain of the latency predictor, not measured:[/] {', '.join(outside)}")
     if fleet:
         lines.append(_by_device(f.members))
     if chart := scatter(f):

@@ -43,6 +43,7 @@ def candidate_schema(
         promised_ms=candidate.promised_ms,
         measurement=candidate.measurement,
         devices={name: _on_device_schema(part, name in virtual) for name, part in candidate.devices.items()},
+        extrapolated=candidate.extrapolated,
         on_front=on_front,
     )
 

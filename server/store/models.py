@@ -106,7 +106,8 @@ class EventRow(Base):
 class PointRow(Base):
     """A candidate. ``position`` is the order of first evaluation, ``seq`` the last event that changed it.
 
-    ``devices``: its latencies on each device of a fleet, None without a fleet.
+    ``devices``: its latencies on each device of a fleet, None without a fleet. ``extrapolated``: whether it lies
+    outside the domain of the latency predictor, None where that has none.
     """
 
     __tablename__ = "points"
@@ -124,6 +125,7 @@ class PointRow(Base):
     promised_ms: Mapped[float | None]
     measurement: Mapped[dict[str, Any] | None] = mapped_column(Json)
     devices: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    extrapolated: Mapped[bool | None]
 
 
 class ArtifactRow(Base):

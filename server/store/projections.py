@@ -47,7 +47,7 @@ _OWN_TABLES = (Evaluated, Measured, Exported)  # change rows of their own and no
 _BARS = (StageStarted, Progress, StageFinished)
 
 _points = Base.metadata.tables["points"]
-_CHANGING = ("seq", "metrics", "status", "promised_ms", "measurement", "devices")
+_CHANGING = ("seq", "metrics", "status", "promised_ms", "measurement", "devices", "extrapolated")
 _OF_ORIGIN = select(_points).where(
     _points.c.job_id == bindparam("job"),
     _points.c.origin == bindparam("origin"),  # without it, the key's index would be read for the whole job
@@ -108,12 +108,13 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
 def load_points(session: Session, job_id: str, after: int) -> tuple[Rows, CandidateTable]:
     """The candidates that changed after event ``after``: their rows in the job's table, and their new values."""
     p = PointRow
-    columns = (p.position, p.space, p.origin, p.status, p.promised_ms, *(cast(c, Text) for c in (p.genes, p.metrics)))
+    plain = (p.position, p.space, p.origin, p.status, p.promised_ms, p.extrapolated)
+    columns = (*plain, *(cast(c, Text) for c in (p.genes, p.metrics)))
     changed = (p.job_id == job_id, p.seq > after)
     records = session.execute(select(*columns).where(*changed).order_by(p.position)).all()
     if not records:
         return np.empty(0, dtype=np.intp), CandidateTable()
-    positions, spaces, origins, statuses, promises_ms, genes, metrics = zip(*records, strict=True)
+    positions, spaces, origins, statuses, promises_ms, extrapolated, genes, metrics = zip(*records, strict=True)
     rows = np.array(positions, dtype=np.intp) - 1
     row_of = {position: i for i, position in enumerate(positions)}
     measured = session.execute(select(p.position, p.measurement).where(*changed, p.measurement.is_not(None)))
@@ -129,6 +130,7 @@ def load_points(session: Session, job_id: str, after: int) -> tuple[Rows, Candid
         promises_ms=promises_ms,
         measurements={row_of[row[0]]: Measurement.from_json(row[1]) for row in measured},
         devices=devices,
+        extrapolated=extrapolated,
     )
     return rows, table
 
@@ -300,6 +302,7 @@ def _values(point: Candidate) -> dict[str, Any]:
         "promised_ms": point.promised_ms,
         "measurement": point.measurement.as_json() if point.measurement is not None else None,
         "devices": {name: asdict(part) for name, part in point.devices.items()} or None,
+        "extrapolated": point.extrapolated,
     }
 
 
@@ -313,6 +316,7 @@ def point_of(row: Any) -> Candidate:
         promised_ms=row.promised_ms,
         measurement=Measurement.from_json(row.measurement) if row.measurement else None,
         devices=_on_devices(row.devices),
+        extrapolated=row.extrapolated,
     )
 
 

@@ -3,6 +3,7 @@ somewhere looks again around the hole, without training."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -57,7 +58,7 @@ from predictors.families.transfer import Relatives, Table, Transfer
 from predictors.onboarding.fitting import fit_family, fit_networks
 from predictors.onboarding.measured import fit_result
 from predictors.onboarding.refit import RefitService, can_learn, refitted
-from predictors.storage import Known, dump_measured, dump_predictor, load_known
+from predictors.storage import Known, dump_predictor, load_known
 from server.store.store import open_store
 from tests.support import fakes
 from workers import runner
@@ -92,6 +93,7 @@ def onboarded(ms: Any = usual_ms, n: int = 60) -> Known:
 
 ONBOARDED_DATA = onboarded()
 FIRST = BayesianLinear.fit(SPACE.features(ONBOARDED_DATA.genes_NG), ONBOARDED_DATA.latency_ms_N)
+WIDE = replace(FIRST, factor=1.5)  # whose bound nothing breaks
 
 
 class RecordingDevice:
@@ -247,6 +249,49 @@ def test_how_often_it_looks_again_is_bounded_and_can_be_none(
     assert [r.number for r in state.refits] == [1, 2]
 
 
+def test_networks_outside_the_domain_are_flagged_and_measured_before_others(whole: tuple[list[Event], Path]) -> None:
+    """Only small networks were measured at the onboarding; the large ones are extrapolations."""
+    before = until_verified(whole[0])
+    candidates = [*before.candidates.values()]
+    outside = FIRST.extrapolations(SPACE, as_genes([p.arch for p in candidates]))
+    assert outside is not None
+    assert 0 < outside.sum() < len(outside)
+    assert [p.extrapolated for p in candidates] == outside.tolist()
+    for origin in verify.ORIGINS:
+        ranks = verify.candidates(problem(), before, origin, 64)
+        measured = [p for p in before.of(origin) if p.measurement is not None]
+        flagged_on_front = [p for p in ranks[: len(measured)] if p.extrapolated]
+        assert all(p.measurement is not None for p in flagged_on_front[:12])
+
+
+def test_extrapolations_on_the_front_are_measured_in_rounds_even_if_no_bound_breaks(tmp_path: Path) -> None:
+    def few_verified(reexplore: int) -> SearchState:
+        p = problem(reexplore, bound=None)
+        budget = p.spec.budget.model_copy(update={"verified": 3})
+        p = replace(p, spec=p.spec.model_copy(update={"budget": budget}), predictor=WIDE)
+        ticks, device = count(), RecordingDevice(usual_ms)
+        known = replace(ONBOARDED_DATA, held_out_N=np.zeros(len(ONBOARDED_DATA.genes_NG), dtype=bool))
+        refit = _KeepsDomain(WIDE, known, SPACE, PROFILE, FolderBlobs(tmp_path))
+        resources = Resources(FolderBlobs(tmp_path), device, lambda: float(next(ticks)), refit=refit)
+        return fold_all(device.told(e) for e in run_search(p, STAGES, resources, SearchState()))
+
+    once, often = few_verified(0), few_verified(2)
+    assert once.refits[0].broken == often.refits[0].broken == 0
+
+    def measured_outside(state: SearchState) -> int:
+        return sum(p.extrapolated is True and p.measurement is not None for p in state.of("search"))
+
+    assert len(once.of("search")) == len(often.of("search"))  # nothing was explored again
+    assert measured_outside(often) > measured_outside(once)
+
+
+class _KeepsDomain(RefitService):
+    """Whose refits know the same domain as before, as if they had learned nothing."""
+
+    def load(self, record: Any) -> Any:
+        return WIDE
+
+
 def test_only_what_was_measured_alike_is_learned_from(tmp_path: Path) -> None:
     class Otherwise(RecordingDevice):
         def __call__(
@@ -284,9 +329,11 @@ def test_a_refit_mends_a_bound_that_was_broken_and_leaves_the_old_version_alone(
     assert version.fitted.n == len(ONBOARDED_DATA.genes_NG) + len(fed)
     again = refitted(version.predictor, version.known, SPACE, fed, planted_ms(fed))
     assert len(again.known.genes_NG) == len(version.known.genes_NG)  # measured once more, not twice as weighty
-    back = load_known(dump_measured(version.known.genes_NG, version.known.latency_ms_N, version.known.held_out_N))
+    back = load_known(version.known.dump())
     assert back.held_out_N.tolist() == version.known.held_out_N.tolist()
-    assert not load_known(dump_measured(fed, planted_ms(fed))).held_out_N.any()
+    old = io.BytesIO()  # as versions before held-out networks stored them
+    np.savez(old, genes=fed, latency_ms=planted_ms(fed))
+    assert not load_known(old.getvalue()).held_out_N.any()
 
 
 def test_what_would_make_a_predictor_worse_does_not_take_its_place() -> None:

@@ -21,19 +21,21 @@ from hypothesis import strategies as st
 
 from nas.blobs import FolderBlobs
 from nas.client import Client
+from nas.core import registry
 from nas.core.arch import Floats, Genes, as_archs, sample
 from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidData, InvalidInput, InvalidSpec
 from nas.core.events import Event, Measured, SearchState, StageFinished, fold_all
-from nas.core.metrics import spearman
-from nas.core.ports import ImageShape
+from nas.core.metrics import mape, spearman
+from nas.core.ports import ImageShape, predict_latency
 from nas.core.spec import DeviceSpec, RooflineSpec, TableSpec, parse_spec
 from nas.schemas.devices import DeviceSchema
 from predictors.onboarding.from_table import onboard_from_table
 from predictors.onboarding.measured import onboard
+from predictors.onboarding.refit import refitted
 from predictors.onboarding.roofline import roofline_ms
 from predictors.onboarding.tables import RawTable, check_table, read_table
-from predictors.storage import dump_measured, load_measured, load_predictor
+from predictors.storage import Known, load_known, load_predictor
 from server.api.limits import MAX_BODY, MAX_FILE
 from server.store.store import Store
 from tests.support import fakes
@@ -129,6 +131,38 @@ def test_a_wrong_table_is_refused_with_its_rows(data: bytes, words: list[str]) -
     with pytest.raises(InvalidInput) as refused:
         checked(data)
     assert all(word in str(refused.value) for word in words), refused.value
+
+
+CELLS = registry.load("nas.search_spaces", "nas_bench_201")({"preset": "digits"}, ImageShape(1, 8, 8, 10))
+
+
+def test_cells_measured_with_their_inactive_operations_are_learned_from_as_written(tmp_path: Path) -> None:
+    """The table of a device that runs every operation, whether or not anything reads its output."""
+    genes = np.unique(sample(CELLS.decisions, np.random.default_rng(0), 400), axis=0)
+    cost_ms = np.array([0.0, 0.1, 0.4, 0.9, 1.6])
+    built, simplified = (1.0 + cost_ms[g].sum(axis=1) for g in (genes, CELLS.canonical(genes)))
+    written = check_table(RawTable({"arch": genes.tolist(), "ms": built.tolist()}), CELLS)
+    assert written.as_written
+    assert (written.genes_NG == genes).all()
+    canonical = check_table(RawTable({"arch": genes.tolist(), "ms": simplified.tolist()}), CELLS)
+    assert not canonical.as_written
+    assert (CELLS.canonical(canonical.genes_NG) == canonical.genes_NG).all()
+    assert len(np.unique(canonical.genes_NG, axis=0)) == len(canonical.genes_NG) < len(genes)
+    blobs = FolderBlobs(tmp_path)
+    raw = RawTable({"arch": genes[:300].tolist(), "ms": built[:300].tolist()})
+    spec = DeviceSpec(name="d", table=TableSpec(blob=blobs.put(raw.dump())))
+    [*_, fitted] = onboard_from_table(spec, CELLS, blobs, SearchState(), lambda: 0.0)
+    assert isinstance(fitted, StageFinished)
+    predictor = load_predictor(fitted.result["family"], blobs.get(fitted.result["blob"]))
+    known = load_known(blobs.get(fitted.result["known"]))
+    assert known.as_written
+    assert len(known.genes_NG) == 300
+    chosen = np.unique(CELLS.canonical(genes[300:]), axis=0)  # a search chooses canonical cells
+    truth_ms = 1.0 + cost_ms[chosen].sum(axis=1)
+    assert mape(truth_ms, predict_latency(predictor, CELLS, chosen).mean_ms) < 2
+    later = refitted(predictor, known, CELLS, chosen[:20], truth_ms[:20])
+    assert later.known.as_written
+    assert mape(truth_ms, predict_latency(later.predictor, CELLS, chosen).mean_ms) < 2
 
 
 def test_files_that_are_no_tables_are_refused() -> None:
@@ -286,6 +320,10 @@ class WeightsDevice:
             yield replace(fakes.measurement(self.ms_of[model]), profile=profile.id)
 
 
+def _known(genes_NG: Genes, latency_ms_N: Floats) -> Known:
+    return Known(genes_NG, latency_ms_N, np.zeros(len(genes_NG), dtype=bool))
+
+
 @pytest.mark.parametrize("predictor", ["transfer", DeviceSpec().predictor])
 def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(
     plugins: None, tmp_path: Path, predictor: str
@@ -295,7 +333,7 @@ def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(
     weights = mean * np.abs(1.0 + 0.3 * rng.standard_normal((9, 2)) @ rng.standard_normal((2, 198)))
     blobs = FolderBlobs(tmp_path)
     genes = np.unique(sample(WIDE.decisions, rng, 300), axis=0)
-    relatives = [blobs.put(dump_measured(genes, 1.0 + WIDE.features(genes) @ w)) for w in weights[:8]]
+    relatives = [blobs.put(_known(genes, 1.0 + WIDE.features(genes) @ w).dump()) for w in weights[:8]]
 
     class Mine(dict[bytes, float]):
         def __missing__(self, model: bytes) -> float:
@@ -326,8 +364,8 @@ def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(
     guess = load_predictor("transfer", blobs.get(fit["blob"])).predict(WIDE.features(test_genes_NG))
     truth = 1.0 + WIDE.features(test_genes_NG) @ weights[8]
     assert spearman(truth, guess.mean_ms) > 0.9
-    known_genes, known_ms = load_measured(blobs.get(fit["known"]))
-    assert np.allclose(known_ms, 1.0 + WIDE.features(known_genes) @ weights[8])
+    known = load_known(blobs.get(fit["known"]))
+    assert np.allclose(known.latency_ms_N, 1.0 + WIDE.features(known.genes_NG) @ weights[8])
 
     # After a restart the same networks are measured, whatever devices have become known meanwhile.
     profiled_state = fold_all(events[:3])
@@ -368,7 +406,7 @@ def test_which_devices_are_relatives_of_another(api: TestClient, store: Store) -
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
     store.collect(grace_s=-1e12)
-    known_of = [load_measured(store.blobs.get(blob))[1] for blob in lease.payload.relative_blobs]
+    known_of = [load_known(store.blobs.get(blob)).latency_ms_N for blob in lease.payload.relative_blobs]
     assert [len(ms) for ms in known_of] == [len(genes)] * 3
     assert api.post("/v1/devices", json=unasked.model_dump(mode="json")).status_code == 201
     lease = store.jobs.claim("worker", 10.0)

@@ -56,6 +56,12 @@ def draw_measurement(candidate: CandidateSchema, protocol: MeasurementProtocol |
                 "estimated.",
                 "muted",
             )
+            if candidate.extrapolated:
+                notice(
+                    "warn",
+                    "Outside the domain of the latency predictor",
+                    "No network like it was measured on the device: its predicted latency and bound may not hold.",
+                )
             return
         if measurement.refused is not None:
             notice("warn", "The times say nothing, so no latency is reported", measurement.refused)

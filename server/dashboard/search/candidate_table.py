@@ -116,7 +116,8 @@ _HEADER_CELL = """<q-th :props="props">{{ props.col.label }}<template v-if="prop
 <span v-if="props.col.unit" class="muted small">{{ props.col.unit }}&nbsp;</span>
 <span :class="'kind ' + props.col.kind">{{ props.col.kind }}</span></template></q-th>"""
 _ARCH_CELL = """<q-td :props="props"><a class="mono" :href="props.row.url" @click.stop>{{ props.value }}</a>
-<span v-if="props.row.front" title="on the front"> ★</span></q-td>"""
+<span v-if="props.row.front" title="on the front"> ★</span>
+<span v-if="props.row.extrapolated" title="outside the domain of the latency predictor"> ◇</span></q-td>"""
 _STATUS_CELL = """<q-td :props="props">
 <span v-if="props.row.measured" :class="'badge ' + props.value">{{ props.row.label }}</span>
 <span v-else class="muted">not measured</span></q-td>"""
@@ -154,5 +155,6 @@ def _row(candidate: CandidateSchema, search_id: str) -> TableRow:
         "label": _STATUS_LABELS[candidate.status],
         "measured": candidate.measurement is not None,
         "front": candidate.on_front,
+        "extrapolated": candidate.extrapolated is True,
         **{name: metric.value for name, metric in candidate.metrics.items()},
     }

@@ -31,6 +31,8 @@ class SearchHeadlines:
     verified: int
     verified_on: str
     evaluations: int
+    extrapolated: int
+    extrapolated_measured: int
     hypervolume: float | None
     baseline_hypervolume: float | None
 
@@ -54,6 +56,8 @@ class SearchHeadlines:
             verified=sum(c.status == "verified" for c in front.members),
             verified_on=front.device or "every device" if search.fleet else "the device",
             evaluations=search.evaluations,
+            extrapolated=search.extrapolated,
+            extrapolated_measured=search.extrapolated_measured,
             hypervolume=front.hypervolume,
             baseline_hypervolume=front.baseline_hypervolume,
         )
@@ -70,6 +74,9 @@ def draw_summary(summary: SearchHeadlines) -> None:
         stat("Candidates on the front", str(summary.front_size), note=f"random search: {summary.baseline_front_size}")
         stat(f"Verified on {summary.verified_on}", str(summary.verified))
         stat("Evaluated candidates", formatting.count(summary.evaluations), "estimated")
+        if summary.extrapolated:
+            note = f"measured before others: {formatting.count(summary.extrapolated_measured)}"
+            stat("Outside the predictor's domain", formatting.count(summary.extrapolated), "predicted", note=note)
         if summary.hypervolume is not None:
             baseline = formatting.share(summary.baseline_hypervolume)
             gain = formatting.gain(summary.hypervolume, summary.baseline_hypervolume)

@@ -55,6 +55,8 @@ class SearchSummary:
 
     front: FrontSummary
     evaluations: int
+    extrapolated: int = 0
+    extrapolated_measured: int = 0
     fleet: tuple[FleetMemberSchema, ...] = ()
 
 
@@ -171,9 +173,13 @@ class SearchReader(Reader):
         by_device = {name: compute_front(spec, table, context, device=name) for name in spec.devices if spec.fleet}
         shared = spec.views == (None,)
         front = compute_front(spec, table, context) if shared else by_device[spec.device]
+        rows = table.of_origin("search")
+        outside = rows[table.extrapolated_N[rows] == 1].tolist()
         return SearchSummary(
             front=FrontSummary.of(front),
-            evaluations=len(table.of_origin("search")),
+            evaluations=len(rows),
+            extrapolated=len(outside),
+            extrapolated_measured=sum(row in table.measurements or row in table.measured for row in outside),
             fleet=tuple(
                 FleetMemberSchema(device=name, bound_ms=spec.bound_on(name), **vars(FrontSummary.of(front_on_device)))
                 for name, front_on_device in by_device.items()
@@ -187,6 +193,8 @@ class SearchReader(Reader):
             **vars(job_schema(job, state, waiting.get(job.id), self._clock())),
             **vars(summary.front),
             evaluations=summary.evaluations,
+            extrapolated=summary.extrapolated,
+            extrapolated_measured=summary.extrapolated_measured,
             fleet=list(summary.fleet),
             spec=SearchSpec.model_validate(job.spec),
             parent=job.parent_id,

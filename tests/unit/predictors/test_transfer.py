@@ -16,11 +16,10 @@ from benchmarks.latency_transfer import (
     MEASURED,
     SOURCE_DEVICES,
     TARGETS,
-    CellLatencies,
-    cell_features,
     over_devices,
     random_samples,
     trim,
+    uploaded_cells,
 )
 from nas.core.arch import Decision, Floats, one_hot, sample
 from nas.core.errors import InvalidInput
@@ -203,10 +202,7 @@ def test_ten_measurements_on_measured_devices() -> None:
     path = SHARED / "data" / "nb201.npz"
     if not path.exists():
         pytest.skip(f"needs the table {path}; set HWNAS_SHARED to the folder that holds data/nb201.npz")
-    with np.load(path, allow_pickle=False) as table:
-        features = cell_features(table["ops"].astype(np.int64), table["edges"].astype(np.int64))["operations"]
-        names = tuple(str(name) for name in table["latency_device"])
-        cells = CellLatencies(features, names, table["latency_ms"].astype(np.float64))
+    cells = uploaded_cells(path)
     figures = over_devices(cells, cells.relatives(SOURCE_DEVICES), TARGETS, 10, range(6), random_samples)
     assert figures["spearman_mean"] > 0.945
     assert 0.88 < figures["coverage"] < 0.99

@@ -42,12 +42,32 @@ from nas.core.events import (
 )
 from nas.core.lifecycle import STATUSES
 
+ONE = Arch("s-1", (0, 1))
+
+
+def test_a_prediction_flags_extrapolations_and_other_events_keep_the_flag() -> None:
+    state = fold(SearchState(), Evaluated((Candidate(ONE, "search", {"predicted_ms": 1.0}, extrapolated=True),)))
+    state = fold(state, Evaluated((Candidate(ONE, "search", {"test_accuracy": 9.0}),)))
+    assert state.candidates["search", ONE.id].extrapolated is True
+    state = fold(state, Evaluated((Candidate(ONE, "search", {"predicted_ms": 2.0}, extrapolated=False),)))
+    assert state.candidates["search", ONE.id].extrapolated is False
+
+
+def test_event_logs_from_before_domains_say_nothing_of_them() -> None:
+    record = encode(Evaluated((Candidate(ONE, "search", extrapolated=True),)))
+    del record["candidates"][0]["extrapolated"]
+    event = decode(json.loads(json.dumps(record)))
+    assert isinstance(event, Evaluated)
+    assert event.candidates[0].extrapolated is None
+
+
 archs = st.builds(Arch, st.sampled_from(["s-1", "s-2"]), st.tuples(st.integers(0, 1), st.integers(0, 1)))
 origins = st.sampled_from(["search", "baseline"])
 stages = st.sampled_from(["estimate", "train", "explore", "verify"])
 numbers = st.floats(0.0, 1e6)
 # Names that a fold may merge; a measured latency has no place among them.
 metrics = st.dictionaries(st.sampled_from(["params", "val_accuracy", "predicted_ms", "upper_ms"]), numbers)
+evaluated = st.builds(Candidate, archs, origins, metrics, extrapolated=st.none() | st.booleans())
 texts = st.text(max_size=8)
 documents = st.dictionaries(texts, st.none() | st.integers() | texts | st.lists(numbers, max_size=2), max_size=3)
 good = st.builds(
@@ -84,7 +104,12 @@ accounts = st.builds(
 events: st.SearchStrategy[Event] = st.one_of(
     st.builds(StageStarted, stages, st.integers(0, 5), st.integers(1, 6)),
     st.builds(Progress, stages, st.integers(0, 9), st.integers(1, 9), texts, st.dictionaries(texts, numbers), texts),
-    st.builds(Evaluated, st.lists(st.builds(Candidate, archs, origins, metrics), max_size=3).map(tuple)),
+    st.builds(
+        Evaluated,
+        st.lists(st.builds(Candidate, archs, origins, metrics, extrapolated=st.none() | st.booleans()), max_size=3).map(
+            tuple
+        ),
+    ),
     st.builds(Measured, archs, origins, good | refused, numbers),
     st.builds(
         Traced,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console, RenderableType
 from sqlalchemy import func, inspect, select
 
 from nas.core.errors import Conflict, InvalidInput, InvalidSpec, NotFound, StorageError, UnknownName
@@ -33,6 +35,7 @@ from nas.core.events import (
     fold_all,
 )
 from nas.core.jobs import Lease
+from server.cli import render
 from server.dashboard import formatting
 from server.store.database import connect, writing
 from server.store.jobs import MAX_STALLED
@@ -640,3 +643,31 @@ def test_workers_are_counted_while_they_send_heartbeats(store: Store, clock: fak
     assert store.queries.counts(30.0) == (1, 0, 0)
     store.jobs.unregister("b")
     assert store.queries.counts(30.0) == (0, 0, 0)
+
+
+def test_candidates_outside_the_domain_are_counted_and_shown(store: Store, search: str) -> None:
+    flags = {(0, 0, 0): True, (1, 1, 1): False, (3, 3, 3): True}
+    evaluated = [replace(fakes.candidate(g, 60.0 + sum(g)), extrapolated=flag) for g, flag in flags.items()]
+    unknown = fakes.candidate((0, 1, 0), 70.0, "baseline")
+    fakes.run_log(store, [Evaluated((*evaluated, unknown))])
+    before = store.queries.search(search)
+    assert (before.evaluations, before.extrapolated, before.extrapolated_measured) == (3, 2, 0)
+    page = store.queries.candidates(search, None, None, "position", 100, None)
+    assert [c.extrapolated for c in page.items] == [True, False, True, None]
+    front = store.queries.front(search)
+    outside = " ".join(_text(render.front(front)).split())
+    assert f"not measured: {', '.join(c.arch for c in front.members if c.extrapolated)}" in outside
+    assert "2 of 3 evaluated candidates lie outside the domain" in _text(render.search(before))
+
+
+def test_measured_extrapolations_are_counted(store: Store, search: str) -> None:
+    outside = replace(fakes.candidate((3, 3, 3), 90.0), extrapolated=True)
+    fakes.run_log(store, [Evaluated((outside,)), Measured(outside.arch, "search", fakes.measurement(9.0), 11.0)])
+    summary = store.queries.search(search)
+    assert (summary.extrapolated, summary.extrapolated_measured) == (1, 1)
+
+
+def _text(renderable: RenderableType) -> str:
+    console = Console(width=400, file=io.StringIO(), record=True)
+    console.print(renderable)
+    return console.export_text()

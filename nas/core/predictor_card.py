@@ -1,0 +1,122 @@
+"""The predictor card: how good a latency predictor is, on networks that took no part in making it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from nas.core.device import DeviceProfile, Source
+from nas.core.spec import RooflineSpec, TableSpec
+
+
+@dataclass(frozen=True)
+class CardNoise:
+    """How steady the device was when it was profiled: ``floor`` is the relative standard deviation between repeated
+    measurements of one network, below which no error of a predictor can be read; ``levels`` are the speeds it was seen
+    at, as times relative to the undisturbed level; ``undisturbed`` is the share of time at that level. ``refused``
+    networks could not be measured."""
+
+    floor: float
+    levels: tuple[float, ...]
+    undisturbed: float
+    refused: int
+
+
+@dataclass(frozen=True)
+class EnergyAccuracy:
+    """The accuracy of an energy predictor over ``held_out`` networks; ``n`` were used for fitting. ``mape`` in %."""
+
+    n: int
+    held_out: int
+    mape: float
+    spearman: float
+    coverage: float
+
+
+@dataclass(frozen=True)
+class UploadedTable:
+    """In place of a protocol: whoever made the ``table`` measured by one of their own."""
+
+    table: TableSpec
+
+
+@dataclass(frozen=True)
+class PeakFigures:
+    """In place of a protocol: the ``roofline`` that latencies were computed from. Nothing was measured."""
+
+    roofline: RooflineSpec
+
+
+# The fields of a ``MeasurementProtocol`` with its id. Cards of earlier versions hold those of their own protocol.
+ProtocolFields = Mapping[str, int | float | str]
+
+
+@dataclass(frozen=True)
+class PredictorCard:
+    """The figures of a predictor over ``held_out`` networks that took no part in fitting or calibration: ``mape`` in %,
+    rank correlations, the share of latencies at or below the 95 % bound (``coverage``, 0 to 1). ``n`` networks were
+    fitted to. ``measured_error``: relative standard errors of ``measured_ms``, empty if unknown. ``kendall_interval``:
+    95 % bootstrap interval of ``kendall``.
+
+    ``kind`` is ``estimated`` where latencies were computed from peak figures: nothing was measured, so there are no
+    figures, and ``range_ms`` is that of the estimates.
+    """
+
+    profile: str
+    space: str
+    space_name: str
+    family: str
+    protocol: UploadedTable | PeakFigures | ProtocolFields
+    n: int
+    calibration: int
+    range_ms: tuple[float, float]
+    held_out: int = 0
+    mape: float | None = None
+    spearman: float | None = None
+    kendall: float | None = None
+    kendall_interval: tuple[float, float] | None = None
+    coverage: float | None = None
+    measured_ms: tuple[float, ...] = ()
+    predicted_ms: tuple[float, ...] = ()
+    upper_ms: tuple[float, ...] = ()
+    measured_error: tuple[float, ...] = ()
+    noise: CardNoise | None = None
+    kind: Literal["predicted", "estimated"] = "predicted"
+    energy: EnergyAccuracy | None = None
+
+    @property
+    def source(self) -> Source:
+        """Where the latencies come from; ``worker`` for all that were measured by a protocol of the service."""
+        if isinstance(self.protocol, UploadedTable):
+            return "table"
+        return "roofline" if isinstance(self.protocol, PeakFigures) else "worker"
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> PredictorCard:
+        """A stored card. Earlier versions compared estimates with the formula that they were computed from; such
+        figures are left out. Raises pydantic's ValidationError, a ValueError, for a record that is no card."""
+        card = _CARD.validate_python(record)
+        if card.kind == "predicted":
+            return card
+        return PredictorCard(
+            profile=card.profile,
+            space=card.space,
+            space_name=card.space_name,
+            family=card.family,
+            protocol=card.protocol,
+            n=card.n,
+            calibration=card.calibration,
+            range_ms=card.range_ms,
+            kind=card.kind,
+        )
+
+
+_CARD = TypeAdapter(PredictorCard)
+
+
+def protocol_fields(profile: DeviceProfile) -> ProtocolFields:
+    """The protocol of a profile as a card holds it."""
+    return {"id": profile.protocol.id, **vars(profile.protocol)}
