@@ -5,42 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.core import registry
 from nas.core.arch import Floats, Genes
 from nas.core.device import Latency
-from nas.core.ports import LatencyPredictor, SearchSpace
+from nas.core.ports import SearchSpace
 from predictors.calibration import upper_factor
 from predictors.domain import ApplicabilityDomain
 from predictors.validation import check_features, check_measured, held_out_ms
-
-
-class NetworkFitter(Protocol):
-    """What is fitted to networks of a space: a family, or a value such as a table of layers."""
-
-    def fit_networks(
-        self, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats, weight_N: Floats | None = None
-    ) -> LatencyPredictor:
-        """Fits to N networks, whose measurements may have weights. Raises InvalidInput for data that do not do."""
-
-
-class PredictorFamily(NetworkFitter, Protocol):
-    """The plug-in object of a family, a class."""
-
-    @property
-    def family(self) -> str: ...
-    def from_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> LatencyPredictor:
-        """The predictor of which these are the arrays. Raises KeyError or ValueError for others."""
-
-
-def load_family(name: str) -> PredictorFamily:
-    """A registered family. Raises UnknownName."""
-    family: PredictorFamily = registry.load("nas.predictors", name)
-    return family
 
 
 @dataclass(frozen=True)

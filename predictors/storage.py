@@ -9,11 +9,11 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.core import registry
 from nas.core.arch import Floats, Genes
 from nas.core.errors import StorageError
 from nas.core.ports import LatencyPredictor, SearchSpace
 from predictors.as_written import measured_space
-from predictors.base import load_family
 from predictors.families.transfer import Table
 
 
@@ -85,7 +85,7 @@ def load_known(data: bytes) -> Known:
 
 def load_predictor(family: str, data: bytes) -> LatencyPredictor:
     """Inverse of ``dump_predictor``. Raises UnknownName for a family that is not installed, StorageError for damage."""
-    registered = load_family(family)
+    registered = registry.load_family(family)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return registered.from_arrays({k: arrays[k] for k in arrays.files})

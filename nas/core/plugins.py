@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from nas.core.arch import Floats
+from nas.core.arch import Floats, Genes
 from nas.core.cells import CellGraph
 from nas.core.ports import Dataset, ImageShape, LatencyPredictor, Problem, SearchSpace, Stage
 from nas.core.spec import DataSpec, SearchSpec
@@ -69,8 +69,17 @@ class Strategy:
     check: Callable[[SearchSpec, SearchSpace], None] = fits_every_space
 
 
-class PredictorFamily(Protocol):
-    """A class of latency predictors."""
+class NetworkFitter(Protocol):
+    """What is fitted to networks of a space: a family, or a value such as a table of layers."""
+
+    def fit_networks(
+        self, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats, weight_N: Floats | None = None
+    ) -> LatencyPredictor:
+        """The predictor fitted to N networks, whose measurements may have weights. Raises as ``fit``."""
+
+
+class PredictorFamily(NetworkFitter, Protocol):
+    """A class of latency predictors; ``predictors.base.FeaturePredictor`` is a base for those that read features."""
 
     def fit(self, features_NF: Floats, latency_ms_N: Floats) -> LatencyPredictor:
         """The predictor fitted to N latencies in milliseconds; the same data give the same predictor. Raises

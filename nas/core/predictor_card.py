@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from nas.core.device import DeviceProfile, Source
+from nas.core.device import DeviceProfile, LatencySource
 from nas.core.spec import RooflineSpec, TableSpec
 
 
@@ -88,7 +88,7 @@ class PredictorCard:
     energy: EnergyAccuracy | None = None
 
     @property
-    def source(self) -> Source:
+    def source(self) -> LatencySource:
         """Where the latencies come from; ``worker`` for all that were measured by a protocol of the service."""
         if isinstance(self.protocol, UploadedTable):
             return "table"

@@ -70,8 +70,9 @@ def _train(
         return value.item(), slope.numpy()
 
     flat = np.concatenate([part.ravel() for part in parts])
-    best = torch.from_numpy(minimize(loss, flat, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x)
-    return MemberWeights(*(part.reshape(shape).numpy() for part, shape in zip(best.split(sizes), shapes, strict=True)))
+    best = minimize(loss, flat, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x
+    weights = np.split(best, np.cumsum(sizes)[:-1])
+    return MemberWeights(*(part.reshape(shape) for part, shape in zip(weights, shapes, strict=True)))
 
 
 @contextlib.contextmanager

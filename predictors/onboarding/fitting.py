@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.core import registry
 from nas.core.arch import Floats, Genes
 from nas.core.device import Latency
+from nas.core.plugins import NetworkFitter
 from nas.core.ports import LatencyPredictor, SearchSpace, predict_latency
-from predictors.base import NetworkFitter, load_family
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.families.transfer import Relatives, Transfer, calibrate
 from predictors.validation import held_out_ms, measurement_weights
@@ -39,7 +40,7 @@ def fit_networks(
     """A family, by its registered name or as what is fitted, fitted to networks of a space. ``error_N`` are the
     relative standard errors of the measurements; the more certain ones count for more. Raises UnknownName for the
     name, InvalidInput as the family does."""
-    fitter = load_family(family) if isinstance(family, str) else family
+    fitter = registry.load_family(family) if isinstance(family, str) else family
     weight_N = None if error_N is None else weights_of(space.features(genes_NG), y_N, error_N)
     return fitter.fit_networks(space, genes_NG, y_N, weight_N)
 

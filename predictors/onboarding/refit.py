@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.core import registry
 from nas.core.arch import Floats, Genes
 from nas.core.device import DeviceProfile, Latency
 from nas.core.errors import InvalidInput
+from nas.core.plugins import NetworkFitter
 from nas.core.ports import BlobStore, LatencyPredictor, Refit, SearchSpace, predict_latency
 from nas.core.spec import FEWEST_ALONE
-from predictors.base import CalibratedPredictor, NetworkFitter, load_family
+from predictors.base import CalibratedPredictor
 from predictors.families.auto import AutoPredictor
 from predictors.families.layer_lut import LayerLutModel
 from predictors.families.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
@@ -186,7 +188,7 @@ def _fitter_of(predictor: LatencyPredictor) -> NetworkFitter:
     """What is fitted after a predictor: its family, with its own table of layers; any where it has lost its kin."""
     if isinstance(predictor, LayerLutModel):
         return predictor
-    return AutoPredictor if isinstance(predictor, Transfer) else load_family(predictor.family)
+    return AutoPredictor if isinstance(predictor, Transfer) else registry.load_family(predictor.family)
 
 
 def _mean_fitter(

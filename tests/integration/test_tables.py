@@ -133,7 +133,7 @@ def test_a_wrong_table_is_refused_with_its_rows(data: bytes, words: list[str]) -
     assert all(word in str(refused.value) for word in words), refused.value
 
 
-CELLS = registry.load("nas.search_spaces", "nas_bench_201")({"preset": "digits"}, ImageShape(1, 8, 8, 10))
+CELLS = registry.load_space("nas_bench_201").build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
 
 
 def test_cells_measured_with_their_inactive_operations_are_learned_from_as_written(tmp_path: Path) -> None:
