@@ -137,6 +137,7 @@ def _furnish(store: Any) -> str:
     from nas.core.spec import DeviceSpec, SearchSpec
     from predictors.families.bayesian_linear import BayesianLinear
     from predictors.onboarding.card import make_card
+    from predictors.onboarding.results import FitResult
     from predictors.storage import dump_predictor
 
     spec, device = SearchSpec(), DeviceSpec()
@@ -148,13 +149,9 @@ def _furnish(store: Any) -> str:
     predictor = BayesianLinear.fit(features_NF, latency_ms_N)
     profile = DeviceProfile(device.name, "x86_64", "a processor", 2, "onnxruntime", "1.0", "linux")
     predicted = predictor.predict(features_NF[:24])
-    fitted = {
-        "blob": store.blobs.put(dump_predictor(predictor)),
-        "card": make_card(predictor, profile, space, 96, latency_ms_N[:24], predicted),
-        "space_id": space.id,
-        "family": predictor.family,
-        "profile": profile.id,
-    }
+    card = make_card(predictor, profile, space, 96, latency_ms_N[:24], predicted)
+    blob = store.blobs.put(dump_predictor(predictor))
+    fitted = FitResult(card, blob, space.id, predictor.family, profile.id).to_json()
 
     def run(kind: Any, record: Any, events: list[Any], stages: tuple[str, ...], space_id: str | None) -> str:
         job: str = store.jobs.submit(kind, record.model_dump(mode="json"), None, stages=stages, space_id=space_id)

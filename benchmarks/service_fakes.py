@@ -19,6 +19,7 @@ from nas.core.ports import SearchSpace
 from nas.core.spec import DeviceSpec, SearchSpec
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.onboarding.card import make_card
+from predictors.onboarding.results import FitResult
 from predictors.storage import dump_predictor
 from server.store.store import Store
 
@@ -105,13 +106,8 @@ def add_device(store: Store, world: World) -> None:
     )
     measured_ms = features_NF @ world.weights_F + 0.02
     card = make_card(world.predictor, profile, world.space, 96, measured_ms, world.predictor.predict(features_NF))
-    fitted = {
-        "card": card,
-        "blob": store.blobs.put(dump_predictor(world.predictor)),
-        "space_id": world.space.id,
-        "family": world.predictor.family,
-        "profile": profile.id,
-    }
+    blob = store.blobs.put(dump_predictor(world.predictor))
+    fitted = FitResult(card, blob, world.space.id, world.predictor.family, profile.id).to_json()
     store.jobs.submit("device", spec.model_dump(mode="json"), None, stages=("profile", "measure", "fit"))
     writer = Writer.claim(store, "a device")
     assert writer is not None

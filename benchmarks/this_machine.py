@@ -21,7 +21,6 @@ from benchmarks._cli import Options, main
 from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.arch import Arch, as_archs, sample
-from nas.core.device import DeviceProfile
 from nas.core.events import SearchState, fold
 from nas.core.ports import LatencyPredictor, Problem, Resources, predict_latency
 from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
@@ -31,6 +30,7 @@ from nas.stages.results import TrainResult
 from nas.stages.subnets import load_subnets
 from predictors.measurement.onnx_runtime import measure_isolated, profile_machine
 from predictors.onboarding.measured import onboard
+from predictors.onboarding.results import FitResult, ProfileResult
 from predictors.storage import load_predictor
 
 SAMPLES, OTHERS, BOUNDS = 40, 40, 10
@@ -60,9 +60,8 @@ def bench(options: Options) -> dict[str, Any]:
         for event in onboard(device, space, export, measure_isolated, profile_machine, blobs, state, time.monotonic):
             state = fold(state, event)
         onboarding_s = time.monotonic() - begun
-        profile = DeviceProfile.from_json(dict(state.finished["profile"]["profile"]))
-        fitted = state.finished["fit"]
-        predictor = load_predictor(fitted["family"], blobs.get(fitted["blob"]))
+        profile, fitted = ProfileResult.require(state.finished).profile, FitResult.require(state.finished)
+        predictor = load_predictor(fitted.family, blobs.get(fitted.blob))
 
         genes_NG = space.canonical(sample(space.decisions, np.random.default_rng(1234), OTHERS))
         archs = as_archs(space.id, genes_NG)
@@ -81,7 +80,7 @@ def bench(options: Options) -> dict[str, Any]:
         resources = Resources(blobs, measure_isolated, time.monotonic, worker="this machine")
         return {
             "onboarding_s": onboarding_s,
-            "family": fitted["family"],
+            "family": fitted.family,
             "fitted_on": SAMPLES,
             "others": quality,
             "bounds": bounds(problem, resources, predictor),

@@ -9,6 +9,7 @@ zero-cost proxies), *predicted* (by a learned predictor), *trained* (a network t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import Literal
@@ -131,6 +132,55 @@ def recall_by_class(label_N: NDArray[np.int64], answer_N: NDArray[np.int64], cla
     total_K = np.bincount(label_N, minlength=classes)
     right_K = np.bincount(label_N[answer_N == label_N], minlength=classes)
     return tuple(100.0 * r / t if t else None for r, t in zip(right_K.tolist(), total_K.tolist(), strict=True))
+
+
+_FEWEST_PAIRS = 5
+
+
+def kendall_interval(a: Floats, b: Floats, level: float = 0.95, resamples: int = 999) -> tuple[float, float] | None:
+    """The bootstrap interval of ``kendall`` over pairs (percentile method, a fixed seed); None where either side is
+    constant, and for fewer than five pairs, which chance puts in perfect order too often. A resample in which either
+    side is constant shows no order and counts as 0."""
+
+    def tau(x: Floats, y: Floats) -> float:
+        value = kendall(x, y)
+        return 0.0 if math.isnan(value) else value
+
+    return (
+        _bootstrap(tau, (a, b), level, resamples) if len(a) >= _FEWEST_PAIRS and not math.isnan(kendall(a, b)) else None
+    )
+
+
+def kendall_gain_interval(
+    truth: Floats, before: Floats, after: Floats, level: float = 0.95, resamples: int = 999
+) -> tuple[float, float] | None:
+    """The bootstrap interval of how much better ``after`` ranks than ``before``: the difference of ``kendall`` to the
+    truth, over the same resamples. None as ``kendall_interval``."""
+
+    def gain(x: Floats, y: Floats, z: Floats) -> float:
+        value = kendall(z, x) - kendall(y, x)
+        return 0.0 if math.isnan(value) else value
+
+    known = len(truth) >= _FEWEST_PAIRS and not math.isnan(kendall(before, truth) + kendall(after, truth))
+    return _bootstrap(gain, (truth, before, after), level, resamples) if known else None
+
+
+def _bootstrap(
+    statistic: Callable[..., float], samples: tuple[Floats, ...], level: float, resamples: int
+) -> tuple[float, float]:
+    from scipy.stats import bootstrap
+
+    interval = bootstrap(
+        samples,
+        statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=resamples,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def coverage(truth: Floats, upper: Floats) -> float:

@@ -1,57 +1,79 @@
-"""What a rank correlation with networks that were trained from scratch says about a supernet, in words."""
+"""What a rank correlation with networks that were trained from scratch shows of a supernet, in numbers and in words."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
-LOW_TAU, HIGH_TAU = (
-    0.4,
-    0.7,
-)  # below, an order is of little more use than the number of MACs; above, it is worth following
+LOW_TAU, HIGH_TAU = 0.4, 0.7  # below, an order is of little more use than the number of MACs; above, it can be followed
 
-
-def tau_deviation(networks: int) -> float:
-    """The standard deviation of Kendall's tau between unrelated orders of so many networks (Kendall, Rank correlation
-    methods, 1948, section 5.2)."""
-    return math.sqrt(2 * (2 * networks + 5) / (9 * networks * (networks - 1)))
+Interval = tuple[float, float]
 
 
-def rank_advice(networks: int, before: float | None, after: float | None, one_shot: float | None = None) -> str:
-    """Whether to believe the order of the subspaces' estimates, and what the split has gained. None: all were estimated
-    alike, so there is no order. ``one_shot`` is of the undivided supernet after as many steps, where that was trained.
-    """
-    sentences = [describe_tau(networks, after)]
+@dataclass(frozen=True)
+class Tau:
+    """Kendall's tau over ``networks`` networks with its 95 % bootstrap ``interval``, None for too few networks."""
+
+    value: float
+    networks: int
+    interval: Interval | None = None
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether it shows an order at all: its interval does not hold zero."""
+        return self.interval is not None and not spans_zero(self.interval)
+
+    def __str__(self) -> str:
+        shown = (
+            "too few for an interval"
+            if self.interval is None
+            else "95 % interval {:.2f} to {:.2f}".format(*self.interval)
+        )
+        return f"{self.value:.2f} on {self.networks} networks trained from scratch ({shown})"
+
+
+def spans_zero(interval: Interval) -> bool:
+    """Whether the interval holds zero."""
+    low, high = interval
+    return low <= 0.0 <= high
+
+
+def rank_advice(
+    before: Tau | None, after: Tau | None, one_shot: Tau | None = None, gain: Interval | None = None
+) -> str:
+    """Whether the order of the subspaces' estimates can be followed, and what the split has gained. None: all were
+    estimated alike, so there is no order. ``one_shot`` is of the undivided supernet after as many steps, where that was
+    trained; ``gain`` is the interval of the difference to it."""
+    sentences = [describe_tau(after)]
     if after is not None and one_shot is not None:
-        gain, noise = after - one_shot, tau_deviation(networks)
-        than = f"than the same training without it ({after:.2f} against {one_shot:.2f})"
-        if gain >= noise:
+        than = f"than the same training without it ({after.value:.2f} against {one_shot.value:.2f})"
+        if gain is None or spans_zero(gain):
+            interval = "" if gain is None else ": the difference may be {:.2f} to {:.2f}".format(*gain)
+            sentences.append(f"The split ranks neither clearly better nor worse {than}{interval}.")
+        elif after.value > one_shot.value:
             sentences.append(f"The split ranks better {than}.")
-        elif gain <= -noise:
-            sentences.append(
-                f"The split ranks worse {than}: once_for_all or fewer subspaces may serve this space better."
-            )
         else:
-            sentences.append(
-                f"The split ranks neither clearly better nor worse {than}: on {networks} networks, differences below "
-                f"{noise:.2f} may be chance."
-            )
+            sentences.append(f"The split ranks worse {than}: once_for_all or fewer subspaces may serve this space better.")
     elif after is not None and before is not None:
-        sentences.append(f"Before the split, after the warm-up alone, tau was {before:.2f}.")
+        sentences.append(f"Before the split, after the warm-up alone, tau was {before.value:.2f}.")
     return " ".join(sentences)
 
 
-def describe_tau(networks: int, tau: float | None) -> str:
-    """Whether to believe an order of such a tau; None: there is none."""
+def describe_tau(tau: Tau | None) -> str:
+    """Whether an order of such a tau can be followed; None: there is none."""
     if tau is None:
-        return "All networks were estimated alike, so there is no order to trust: train for more epochs."
-    measured = f"Kendall tau is {tau:.2f} on {networks} networks trained from scratch"
-    if tau < LOW_TAU:
+        return "All networks were estimated alike, so there is no order to follow: train for more epochs."
+    if not tau.conclusive:
         return (
-            f"Do not trust the order of the estimates: {measured}, below {LOW_TAU}. Train for more epochs, or let "
-            "'retrain' decide between the networks of the front."
+            f"Kendall's tau is {tau}: too uncertain to say whether the estimates rank. More rank_networks tell more."
         )
-    if tau - tau_deviation(networks) < LOW_TAU:
-        return f"The order of the estimates is fair, but hardly proven: {measured}. More rank_networks tell more."
-    if tau < HIGH_TAU:
-        return f"The order of the estimates can be followed where networks differ clearly: {measured}."
-    return f"The order of the estimates can be trusted: {measured}."
+    if tau.value < LOW_TAU:
+        return (
+            f"Do not trust the order of the estimates: Kendall's tau is {tau}, below {LOW_TAU}. Train for more epochs, "
+            "or let 'retrain' decide between the networks of the front."
+        )
+    assert tau.interval is not None
+    if tau.interval[0] < LOW_TAU:
+        return f"The order of the estimates is fair, but hardly proven: Kendall's tau is {tau}."
+    if tau.value < HIGH_TAU:
+        return f"The order of the estimates can be followed where networks differ clearly: Kendall's tau is {tau}."
+    return f"The order of the estimates can be trusted: Kendall's tau is {tau}."

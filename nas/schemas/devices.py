@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from nas.core.device import DeviceProfile
 from nas.core.spec import DeviceSpec, Name
 from nas.schemas.agents import AgentSchema
-from nas.schemas.common import Page
+from nas.schemas.common import Page, Range
 from nas.schemas.jobs import JobSchema
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 
@@ -51,6 +51,7 @@ class DeviceComparisonSchema(BaseModel):
     both_measured: int
     spearman: float | None
     kendall: float | None
+    kendall_interval: Range | None = None
     ratio: float
     cards: list[PredictorCardSchema]
     versions: list[PredictorVersionSchema]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from nas.core.device import LatencySource
 from nas.schemas.common import Range
 
 
@@ -43,9 +44,10 @@ class NoiseSchema(BaseModel):
 
 class PredictorCardSchema(BaseModel):
     """A predictor's card. It is fitted to ``n`` networks; all figures are over ``held_out`` networks, as predicted by a
-    fit that did not know them.
+    fit that did not know them; ``kendall_interval`` is a 95 % bootstrap interval over them.
 
-    ``kind`` is ``estimated`` if the predictor was fitted to values that were not measured. ``energy``: the accuracy of
+    ``source``: where the latencies come from. ``kind`` is ``estimated`` if they were computed from peak figures:
+    nothing was measured then, and all figures are null. ``energy``: the accuracy of
     its energy predictor, if the device's table contains energies. ``measured_error``: relative standard
     errors of ``measured_ms``, empty if unknown.
     """
@@ -60,10 +62,11 @@ class PredictorCardSchema(BaseModel):
     n: int
     calibration: int
     held_out: int
-    mape: float
-    spearman: float
-    kendall: float
-    coverage: float
+    mape: float | None
+    spearman: float | None
+    kendall: float | None
+    kendall_interval: Range | None = None
+    coverage: float | None
     range_ms: Range
     measured_ms: list[float] = []
     predicted_ms: list[float] = []
@@ -71,6 +74,7 @@ class PredictorCardSchema(BaseModel):
     measured_error: list[float] = []
     noise: NoiseSchema | None = None
     kind: Literal["predicted", "estimated"] = "predicted"
+    source: LatencySource = "worker"
     energy: EnergyAccuracySchema | None = None
     number: int = 1
     created_at: datetime
@@ -94,9 +98,9 @@ class PredictorVersionSchema(BaseModel):
     networks: int
     n: int
     held_out: int
-    mape: float
-    spearman: float
-    coverage: float
+    mape: float | None
+    spearman: float | None
+    coverage: float | None
     before: str | None
     search: str | None
     better: bool

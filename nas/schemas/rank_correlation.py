@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from nas.schemas.common import Range
+
 
 class GradientSimilaritySchema(BaseModel):
     """Gradient similarity of the choices of a decision: mean cosines (-1 to 1) on the weights that they share.
@@ -49,7 +51,9 @@ class RankedArchSchema(BaseModel):
 class RankCorrelationSchema(BaseModel):
     """How a few-shot search partitioned its space, and the rank correlation of its estimates.
 
-    Kendall's tau compares estimates with architectures trained from scratch. ``one_shot`` is one supernet of the whole
+    Kendall's tau compares estimates with architectures trained from scratch; ``intervals`` are 95 % bootstrap intervals
+    of ``before``, ``after``, ``one_shot``, and of the ``gain`` of after over one_shot, which are conclusive if they do
+    not hold zero. ``one_shot`` is one supernet of the whole
     space after as many steps (``one_shot_steps``) as all sub-supernets together (``steps``). Fields are None or empty
     before they are computed, or if they were not requested; ``advice`` summarises them.
     """
@@ -63,5 +67,6 @@ class RankCorrelationSchema(BaseModel):
     tau_before: float | None = None
     tau_after: float | None = None
     tau_one_shot: float | None = None
+    intervals: dict[str, Range] = {}
     networks: list[RankedArchSchema] = []
     advice: str = ""

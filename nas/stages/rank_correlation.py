@@ -10,12 +10,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from nas.core.arch import Arch
+from nas.core.arch import Arch, Floats
 from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
-from nas.core.metrics import kendall
+from nas.core.metrics import kendall, kendall_gain_interval, kendall_interval
 from nas.core.ports import Problem, Resources
-from nas.core.rank_correlation import LOW_TAU, describe_tau, rank_advice
+from nas.core.rank_correlation import LOW_TAU, Tau, describe_tau, rank_advice
 from nas.stages.results import RankCorrelationResult, SubSupernetsResult, TrainResult
 from nas.stages.split import held_out_archs
 from nas.stages.subnets import Subnets, load_supernet
@@ -51,21 +51,25 @@ class RankCorrelationStage:
         if trained.one_shot is not None:
             supernets["one_shot"] = trained.one_shot
         estimates: dict[str, tuple[float, ...]] = {}
-        tau: dict[str, float | None] = {}
+        tau: dict[str, Tau | None] = {}
         for label, blob in supernets.items():
             subnets = Subnets(problem, load_supernet(problem, resources, blob), resources.torch_device)
             estimates[label] = tuple(subnets.score(subnets.cut(a), a, problem.data.val).accuracy for a in archs)
-            against_truth = kendall(np.array(estimates[label]), np.array(truth))
-            tau[label] = None if math.isnan(against_truth) else against_truth  # where all are estimated alike
-        advice = rank_advice(len(archs), tau["before"], tau["after"], tau.get("one_shot"))
-        yield Traced(self.name, len(archs), {f"tau_{label}": t for label, t in tau.items() if t is not None})
-        if tau["after"] is None or tau["after"] < LOW_TAU:
-            yield Warned(self.name, describe_tau(len(archs), tau["after"]))
+            tau[label] = _tau(np.array(estimates[label]), np.array(truth))
+        one_shot, gain = tau.get("one_shot"), None
+        if "one_shot" in estimates:
+            gain = kendall_gain_interval(np.array(truth), np.array(estimates["one_shot"]), np.array(estimates["after"]))
+        advice = rank_advice(tau["before"], tau["after"], one_shot, gain)
+        yield Traced(self.name, len(archs), {f"tau_{label}": t.value for label, t in tau.items() if t is not None})
+        if tau["after"] is None or not tau["after"].conclusive or tau["after"].value < LOW_TAU:
+            yield Warned(self.name, describe_tau(tau["after"]))
+        intervals = {label: t.interval for label, t in tau.items() if t is not None and t.interval is not None}
         result = RankCorrelationResult(
             networks=len(archs),
-            tau_before=tau["before"],
-            tau_after=tau["after"],
-            tau_one_shot=tau.get("one_shot"),
+            tau_before=_value(tau["before"]),
+            tau_after=_value(tau["after"]),
+            tau_one_shot=_value(one_shot),
+            intervals=intervals | ({"gain": gain} if gain is not None else {}),
             advice=advice,
             archs=tuple(a.id for a in archs),
             genes=tuple(a.genes for a in archs),
@@ -105,3 +109,13 @@ class RankCorrelationStage:
             pass
         subnets = Subnets(problem, net, resources.torch_device)
         return subnets.score(subnets.cut(arch), arch, problem.data.val).accuracy
+
+
+def _tau(estimates_N: Floats, truth_N: Floats) -> Tau | None:
+    """None where all networks are estimated alike."""
+    value = kendall(estimates_N, truth_N)
+    return None if math.isnan(value) else Tau(value, len(truth_N), kendall_interval(estimates_N, truth_N))
+
+
+def _value(tau: Tau | None) -> float | None:
+    return None if tau is None else tau.value

@@ -29,8 +29,11 @@ class StageResult:
     def read(cls, finished: StageResults, stage: str | None = None) -> Self | None:
         """The result of a finished stage, None if it has not finished. Raises InvalidInput for malformed JSON."""
         record = finished.get(stage or cls.stage)
-        if record is None:
-            return None
+        return None if record is None else cls.parse(record, stage)
+
+    @classmethod
+    def parse(cls, record: Mapping[str, Any], stage: str | None = None) -> Self:
+        """A result from its JSON. Raises InvalidInput for malformed JSON."""
         try:
             result: Self = _adapter(cls).validate_python(record)
         except ValidationError as error:
@@ -206,13 +209,15 @@ class SplitResult(StageResult):
 @dataclass(frozen=True)
 class RankCorrelationResult(StageResult):
     """Kendall's tau between estimates and the accuracies of ``networks`` networks trained alone (``truth``, in %),
-    before and after the split and for the undivided supernet; None if all estimates are equal."""
+    before and after the split and for the undivided supernet; None if all estimates are equal. ``intervals``: 95 %
+    bootstrap intervals of ``before``, ``after``, ``one_shot``, and of the ``gain`` of after over one_shot."""
 
     stage: ClassVar[str] = "rank_correlation"
     networks: int = 0
     tau_before: float | None = None
     tau_after: float | None = None
     tau_one_shot: float | None = None
+    intervals: Mapping[str, tuple[float, float]] | None = None
     advice: str | None = None
     archs: tuple[str, ...] | None = None
     genes: tuple[tuple[int, ...], ...] | None = None

@@ -1,13 +1,19 @@
-"""The predictor card: how good a latency predictor is, on networks that took no part in making it."""
+"""Making the card of a predictor (``nas.core.predictor_card``)."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from nas.core.arch import Floats
 from nas.core.device import DeviceProfile, Latency
-from nas.core.metrics import coverage, kendall, mape, spearman
+from nas.core.metrics import coverage, kendall, kendall_interval, mape, spearman
 from nas.core.ports import LatencyPredictor, SearchSpace
+from nas.core.predictor_card import (
+    CardNoise,
+    EnergyAccuracy,
+    PeakFigures,
+    PredictorCard,
+    UploadedTable,
+    protocol_fields,
+)
 
 
 def make_card(
@@ -19,35 +25,56 @@ def make_card(
     predicted: Latency,
     error_H: Floats | None = None,
     refused: int = 0,
-) -> dict[str, Any]:
-    """The fields of ``nas.schemas.predictors.PredictorCardSchema`` that do not name a database row.
+    table: UploadedTable | None = None,
+    energy: EnergyAccuracy | None = None,
+) -> PredictorCard:
+    """The card of a predictor fitted to ``n`` networks.
 
-    ``n``: networks fitted to; every figure is over ``measured_ms`` (H,) of networks that a fit without them
-    ``predicted``, with ``error_H`` their relative standard errors; ``refused`` networks could not be measured."""
-    return {
-        "profile": profile.id,
-        "space": space.id,
-        "space_name": space.name,
-        "family": predictor.family,
-        "protocol": {"id": profile.protocol.id, **vars(profile.protocol)},
-        "n": n,
-        "calibration": n,
-        "held_out": len(measured_ms),
-        "mape": mape(measured_ms, predicted.mean_ms),
-        "spearman": spearman(measured_ms, predicted.mean_ms),
-        "kendall": kendall(measured_ms, predicted.mean_ms),
-        "coverage": coverage(measured_ms, predicted.upper_ms),
-        "range_ms": [float(measured_ms.min()), float(measured_ms.max())],
-        "measured_ms": measured_ms.tolist(),
-        "predicted_ms": predicted.mean_ms.tolist(),
-        "upper_ms": predicted.upper_ms.tolist(),
-        "measured_error": [] if error_H is None else error_H.tolist(),
-        "noise": None
-        if profile.noise is None
-        else {
-            "floor": profile.noise.floor,
-            "levels": list(profile.noise.levels),
-            "undisturbed": profile.noise.undisturbed,
-            "refused": refused,
-        },
-    }
+    Every figure is over ``measured_ms`` (H,) of networks that a fit without them ``predicted``, with ``error_H`` their
+    relative standard errors; ``refused`` networks could not be measured. ``table``: where the latencies were uploaded, and with them perhaps energies.
+    """
+    noise = profile.noise
+    return PredictorCard(
+        profile=profile.id,
+        space=space.id,
+        space_name=space.name,
+        family=predictor.family,
+        protocol=protocol_fields(profile) if table is None else table,
+        n=n,
+        calibration=n,
+        held_out=len(measured_ms),
+        mape=mape(measured_ms, predicted.mean_ms),
+        spearman=spearman(measured_ms, predicted.mean_ms),
+        kendall=kendall(measured_ms, predicted.mean_ms),
+        kendall_interval=kendall_interval(measured_ms, predicted.mean_ms),
+        coverage=coverage(measured_ms, predicted.upper_ms),
+        range_ms=(float(measured_ms.min()), float(measured_ms.max())),
+        measured_ms=tuple(measured_ms.tolist()),
+        predicted_ms=tuple(predicted.mean_ms.tolist()),
+        upper_ms=tuple(predicted.upper_ms.tolist()),
+        measured_error=() if error_H is None else tuple(error_H.tolist()),
+        noise=None if noise is None else CardNoise(noise.floor, noise.levels, noise.undisturbed, refused),
+        energy=energy,
+    )
+
+
+def make_estimated_card(
+    predictor: LatencyPredictor,
+    profile: DeviceProfile,
+    space: SearchSpace,
+    estimated_ms: Floats,
+    source: PeakFigures,
+) -> PredictorCard:
+    """The card of a predictor fitted to latencies that were computed for N networks, ``estimated_ms`` (N,): it has no
+    figures, since nothing was measured."""
+    return PredictorCard(
+        profile=profile.id,
+        space=space.id,
+        space_name=space.name,
+        family=predictor.family,
+        protocol=source,
+        n=len(estimated_ms),
+        calibration=len(estimated_ms),
+        range_ms=(float(estimated_ms.min()), float(estimated_ms.max())),
+        kind="estimated",
+    )

@@ -6,23 +6,25 @@ Nothing can be measured on such a device, so what is learned from it stays a pre
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.core.arch import Floats, Genes, as_archs
+from nas.core.arch import Floats, as_archs
 from nas.core.device import DeviceProfile, MeasurementProtocol
 from nas.core.errors import InvalidData
 from nas.core.events import Event, SearchState, StageFinished, StageStarted, Warned
 from nas.core.metrics import coverage, mape, spearman
-from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
+from nas.core.ports import BlobStore, SearchSpace
+from nas.core.predictor_card import EnergyAccuracy, PeakFigures, UploadedTable
 from nas.core.spec import DeviceSpec, RooflineSpec
 from predictors.as_written import measured_space
 from predictors.families.bayesian_linear import FEWEST as FEWEST_ALONE
 from predictors.families.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
+from predictors.onboarding.card import make_card, make_estimated_card
 from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
 from predictors.onboarding.measured import fit_result, stratified
+from predictors.onboarding.results import EnergyFit, FitResult, ProfileResult
 from predictors.onboarding.roofline import roofline_ms
 from predictors.onboarding.tables import LatencyTable, RawTable, check_table
 from predictors.storage import Known, dump_predictor
@@ -35,39 +37,65 @@ def onboard_from_table(
     spec: DeviceSpec, space: SearchSpace, blobs: BlobStore, state: SearchState, clock: Callable[[], float]
 ) -> Iterator[Event]:
     """Yields the stages profile and fit. Raises InvalidData for a table that cannot be used."""
-    begun = clock()
+    started_s = clock()
     profile = profile_of(spec)
     if "profile" not in state.finished:
         yield StageStarted("profile", 0, 2)
-        yield StageFinished("profile", clock() - begun, {"profile": profile.as_json()})
-    begun = clock()
+        yield StageFinished("profile", clock() - started_s, ProfileResult(profile).to_json())
+    started_s = clock()
     yield StageStarted("fit", 1, 2)
     if spec.roofline is not None:
-        fitted, genes_NG, known_ms_N = _fit_roofline(spec, spec.roofline, space)
-        how = {"roofline": spec.roofline.model_dump()}
+        result = _estimated(spec, spec.roofline, profile, space, blobs)
     else:
         assert spec.table is not None
         table = check_table(RawTable.load(blobs.get(spec.table.blob)), space, spec.table.unit)
-        fitted, genes_NG, known_ms_N = _fit_table(spec, table, space)
-        how = {"table": spec.table.model_dump()}
-    if float(np.ptp(known_ms_N)) == 0.0:
-        raise InvalidData(f"every network takes {known_ms_N[0]:g} ms on {spec.name!r}: there is nothing to learn")
-    estimated = spec.roofline is not None
-    as_written = spec.table is not None and table.as_written
-    known = Known(genes_NG, known_ms_N, np.zeros(len(genes_NG), dtype=bool), as_written=as_written)
-    result = fit_result(fitted, profile, space, known, blobs, relative=not estimated)
-    result["card"] |= {"protocol": how, "kind": "estimated" if estimated else "predicted"}
-    if not estimated and "energy_mj" in table.others:
-        if (energy := _fit_energy(spec, table, space)) is not None:
-            result["energy"] = {"family": energy[0].family, "blob": blobs.put(dump_predictor(energy[0]))}
-            result["card"]["energy"] = energy[1]
-        else:
+        energy = _fit_energy(spec, table, space) if "energy_mj" in table.others else None
+        if "energy_mj" in table.others and energy is None:
             yield Warned(
                 "fit",
                 f"the energies of the table are left out: expected at least {_ENOUGH} networks of a single device, "
                 f"whose energies differ, got {len(table.genes_NG)} of {len(table.devices)}",
             )
-    yield StageFinished("fit", clock() - begun, result)
+        result = _learned(spec, table, UploadedTable(spec.table), energy, profile, space, blobs)
+    yield StageFinished("fit", clock() - started_s, result.to_json())
+
+
+def _estimated(
+    spec: DeviceSpec, roofline: RooflineSpec, profile: DeviceProfile, space: SearchSpace, blobs: BlobStore
+) -> FitResult:
+    """The family learns what the roofline says of a sample of networks, so that its bound covers what it misses."""
+    genes_NG, held_out_N = stratified(space, spec.samples, spec.seed)
+    latency_ms_N = roofline_ms(space, as_archs(space.id, genes_NG), roofline.flops_per_s, roofline.bytes_per_s)
+    _require_spread(spec, latency_ms_N)
+    predictor = fit_family(spec.predictor, space, genes_NG, latency_ms_N, held_out_N).predictor
+    card = make_estimated_card(predictor, profile, space, latency_ms_N, PeakFigures(roofline))
+    return fit_result(predictor, card, None, blobs)
+
+
+def _learned(
+    spec: DeviceSpec,
+    table: LatencyTable,
+    source: UploadedTable,
+    energy: Fitted | None,
+    profile: DeviceProfile,
+    space: SearchSpace,
+    blobs: BlobStore,
+) -> FitResult:
+    """The family learns what the table says of its networks."""
+    fitted, known = _fit_table(spec, table, space)
+    accuracy = None if energy is None else _energy_accuracy(energy)
+    checked = (fitted.n, fitted.truth_ms_H, fitted.guess)
+    card = make_card(fitted.predictor, profile, space, *checked, table=source, energy=accuracy)
+    stored = None
+    if energy is not None:
+        stored = EnergyFit(energy.predictor.family, blobs.put(dump_predictor(energy.predictor)))
+    return fit_result(fitted.predictor, card, known, blobs, stored)
+
+
+def _require_spread(spec: DeviceSpec, latency_ms_N: Floats) -> None:
+    """Raises InvalidData for latencies that are all equal."""
+    if float(np.ptp(latency_ms_N)) == 0.0:
+        raise InvalidData(f"every network takes {latency_ms_N[0]:g} ms on {spec.name!r}: there is nothing to learn")
 
 
 def profile_of(spec: DeviceSpec) -> DeviceProfile:
@@ -88,46 +116,40 @@ def require_usable(spec: DeviceSpec, raw: RawTable, space: SearchSpace) -> None:
     _require_enough(spec, *_split(spec, check_table(raw, space, spec.table.unit)))
 
 
-def _fit_roofline(spec: DeviceSpec, roofline: RooflineSpec, space: SearchSpace) -> tuple[Fitted, Genes, Floats]:
-    """The family learns what the roofline says of a sample of networks, so that its bound covers what it misses."""
-    genes_NG, held_out_N = stratified(space, spec.samples, spec.seed)
-    known_ms_N = roofline_ms(space, as_archs(space.id, genes_NG), roofline.flops_per_s, roofline.bytes_per_s)
-    fitted = fit_family(spec.predictor, space, genes_NG, known_ms_N, held_out_N)
-    return fitted, genes_NG, known_ms_N
-
-
-def _fit_table(spec: DeviceSpec, table: LatencyTable, space: SearchSpace) -> tuple[Fitted, Genes, Floats]:
+def _fit_table(spec: DeviceSpec, table: LatencyTable, space: SearchSpace) -> tuple[Fitted, Known]:
     own, relatives = _split(spec, table)
     _require_enough(spec, own, relatives)
     space = measured_space(space, table.as_written)
     known_N = np.isfinite(own)
     genes_NG, y_N = table.genes_NG[known_N], own[known_N]
-    x_NF = space.features(genes_NG)
+    _require_spread(spec, y_N)
+    known = Known(genes_NG, y_N, np.zeros(len(genes_NG), dtype=bool), as_written=table.as_written)
     if len(y_N) >= _ENOUGH and spec.predictor != Transfer.family:
-        return fit_family(spec.predictor, space, genes_NG, y_N, _held_out(spec, len(y_N))), genes_NG, y_N
+        return fit_family(spec.predictor, space, genes_NG, y_N, _held_out(spec, len(y_N))), known
     tables = [Table(space.features(table.genes_NG[np.isfinite(o)]), o[np.isfinite(o)]) for o in relatives]
-    return fit_transfer(Relatives.learn(tables), x_NF, y_N, spec.seed), genes_NG, y_N
+    return fit_transfer(Relatives.learn(tables), space.features(genes_NG), y_N, spec.seed), known
 
 
-def _fit_energy(
-    spec: DeviceSpec, table: LatencyTable, space: SearchSpace
-) -> tuple[LatencyPredictor, dict[str, Any]] | None:
-    """What predicts energy, and how well it does on networks that are held out; None for too few networks, for energies
-    that are all the same, or for several devices, of which nobody says whose the energies are."""
+def _fit_energy(spec: DeviceSpec, table: LatencyTable, space: SearchSpace) -> Fitted | None:
+    """What predicts energy, checked on networks that are held out; None for too few networks, for energies that are all
+    the same, or for several devices, of which nobody says whose the energies are."""
     energy_mj_N = table.others["energy_mj"]
-    told = len(energy_mj_N) >= _ENOUGH and float(np.ptp(energy_mj_N)) > 0
-    if not told or len(table.devices) > 1 or spec.predictor == Transfer.family:
+    enough = len(energy_mj_N) >= _ENOUGH and float(np.ptp(energy_mj_N)) > 0
+    if not enough or len(table.devices) > 1 or spec.predictor == Transfer.family:
         return None
     space = measured_space(space, table.as_written)
-    fitted = fit_family(spec.predictor, space, table.genes_NG, energy_mj_N, _held_out(spec, len(energy_mj_N)))
+    return fit_family(spec.predictor, space, table.genes_NG, energy_mj_N, _held_out(spec, len(energy_mj_N)))
+
+
+def _energy_accuracy(fitted: Fitted) -> EnergyAccuracy:
     truth, guess = fitted.truth_ms_H, fitted.guess
-    return fitted.predictor, {
-        "n": fitted.n,
-        "held_out": len(truth),
-        "mape": mape(truth, guess.mean_ms),
-        "spearman": spearman(truth, guess.mean_ms),
-        "coverage": coverage(truth, guess.upper_ms),
-    }
+    return EnergyAccuracy(
+        n=fitted.n,
+        held_out=len(truth),
+        mape=mape(truth, guess.mean_ms),
+        spearman=spearman(truth, guess.mean_ms),
+        coverage=coverage(truth, guess.upper_ms),
+    )
 
 
 def _held_out(spec: DeviceSpec, n: int) -> NDArray[np.bool_]:
@@ -140,10 +162,10 @@ def _split(spec: DeviceSpec, table: LatencyTable) -> tuple[Floats, list[Floats]]
     """The device's own column, and those of its relatives: the others with more networks, from which can be told how
     far so few lead."""
     assert spec.table is not None
-    wanted = spec.table.device or (spec.name if spec.name in table.devices else table.devices[-1])
-    if wanted not in table.devices:
-        raise InvalidData(f"the table has no device {wanted!r}: expected one of {', '.join(table.devices)}")
-    index = table.devices.index(wanted)
+    device = spec.table.device or (spec.name if spec.name in table.devices else table.devices[-1])
+    if device not in table.devices:
+        raise InvalidData(f"the table has no device {device!r}: expected one of {', '.join(table.devices)}")
+    index = table.devices.index(device)
     own = table.latency_ms_DN[index]
     fewest = max(int(np.isfinite(own).sum()), FEWEST) + 1
     others = np.delete(table.latency_ms_DN, index, axis=0)

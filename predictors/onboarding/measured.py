@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,8 @@ from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import InvalidInput, MeasurementRefused
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, StageStarted, Warned
 from nas.core.layers import Layer
-from nas.core.ports import BlobStore, Measurer, SearchSpace
+from nas.core.ports import BlobStore, LatencyPredictor, Measurer, SearchSpace
+from nas.core.predictor_card import PredictorCard
 from nas.core.spec import DeviceSpec
 from predictors.families.bayesian_linear import FEWEST as FEWEST_ALONE
 from predictors.families.layer_lut import LayerLut, LayerLutModel, every_layer, layer_key, table_of, to_measure
@@ -26,7 +26,8 @@ from predictors.families.transfer import FEWEST as FEWEST_DEVICE
 from predictors.families.transfer import Relatives, choose
 from predictors.measurement.protocol import AGAIN, FLOOR_WEIGHT, student_quantile
 from predictors.onboarding.card import make_card
-from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
+from predictors.onboarding.fitting import HELD_OUT, fit_family, fit_transfer
+from predictors.onboarding.results import EnergyFit, FitResult, MeasureResult, ProfileResult
 from predictors.onboarding.selection import d_optimal
 from predictors.storage import Known, dump_predictor, load_known
 
@@ -58,87 +59,113 @@ def onboard(
     Raises UnknownName for the family, MeasurementRefused if fewer networks could be measured than it needs, and
     NotMeasuredYet as ``measure`` does.
     """
-    begun = clock()
-    done = state.finished.get("profile", {})
-    relatives = done.get("relatives", relatives)  # those by which networks were chosen
+    started_s = clock()
+    profiled = ProfileResult.read(state.finished)
+    if profiled is not None and profiled.networks is None:
+        profiled = None  # an earlier version did not store which networks it chose
+    if profiled is not None and profiled.relatives is not None:
+        relatives = profiled.relatives  # those by which networks were chosen
     kin = None
     if spec.beside_relatives:
         kin = known_devices(space, [load_known(blobs.get(blob)) for blob in relatives], spec.samples)
     else:
-        registry.load_family(spec.predictor)  # an unknown one is heard of before anything is measured
+        registry.load_family(spec.predictor)  # raises for an unknown one before anything is measured
     layers = every_layer(space) if spec.predictor == LayerLutModel.family else {}
     single = to_measure(layers) if layers else []
-    if "networks" in done:
-        genes, held_out = _chosen(blobs.get(done["networks"]))
-    elif kin is not None:
-        genes = informative(space, kin, spec.samples, spec.seed)
-        held_out = np.zeros(len(genes), dtype=bool)
+    if profiled is not None and profiled.networks is not None:
+        genes, held_out, profile = *_load_networks(blobs.get(profiled.networks)), profiled.profile
     else:
-        genes, held_out = stratified_and_telling(space, spec.samples, spec.seed)
-    if "networks" in done:
-        profile = DeviceProfile.from_json(dict(done["profile"]))
-    else:
+        if kin is not None:
+            genes = informative(space, kin, spec.samples, spec.seed)
+            held_out = np.zeros(len(genes), dtype=bool)
+        else:
+            genes, held_out = stratified_and_telling(space, spec.samples, spec.seed)
         yield StageStarted("profile", 0, 3)
         profile = profile_machine(spec.name, spec.threads)
-        chosen = blobs.put(json.dumps({"genes": genes.tolist(), "held_out": held_out.tolist()}).encode())
-        result = {"profile": profile.as_json(), "relatives": [*relatives], "networks": chosen}
+        networks = blobs.put(json.dumps({"genes": genes.tolist(), "held_out": held_out.tolist()}).encode())
         yield Progress("profile", 1, 1, "machines", message=expectation(profile, len(genes)))
         if (advice := how_to_do_better(profile)) is not None:
             yield Warned("profile", advice)
-        yield StageFinished("profile", clock() - begun, result)
+        result = ProfileResult(profile, tuple(relatives), networks)
+        yield StageFinished("profile", clock() - started_s, result.to_json())
 
-    kept: list[Measurement] = []
+    measurements: list[Measurement] = []
     last = state.checkpoints.get("measure")
-    if last is not None and "networks" in done:  # a version that kept no networks may have chosen others
-        kept = [Measurement.from_json(m) for m in json.loads(blobs.get(last.blob))]
-    begun = clock()
-    archs = as_archs(space.id, genes)
+    if last is not None and profiled is not None:
+        measurements = [Measurement.from_json(m) for m in json.loads(blobs.get(last.blob))]
+    started_s = clock()
     if "measure" not in state.finished:
         yield StageStarted("measure", 1, 3)
-        wanted: list[tuple[str, Callable[[], bytes]]] = [
+        models = [
             *_layer_models(layers, export_layer),
-            *((a.id, partial(export_onnx, a)) for a in archs),
+            *((a.id, partial(export_onnx, a)) for a in as_archs(space.id, genes)),
         ]
-        unit = "models" if layers else "networks"
-        group = GROUP if profile.source == "worker" else len(wanted)  # a device elsewhere is asked for all at once
-        for i in range(len(kept), len(wanted), group):
-            models = []
-            for _, export in wanted[i : i + group]:
-                models.append(export())
-                yield Progress("measure", len(kept), len(wanted), unit, message="exporting")
-            for measurement in measure(models, profile, [name for name, _ in wanted[i : i + group]]):
-                kept.append(measurement)
-                yield Progress("measure", len(kept), len(wanted), unit, message="measuring")
-            yield Checkpoint("measure", len(kept), blobs.put(json.dumps([m.as_json() for m in kept]).encode()))
-        again = [i for i, m in enumerate(kept) if m.refused is not None]
-        if again:  # once more, when the machine may be quieter
-            yield Progress("measure", len(kept), len(wanted), unit, message="measuring again what was refused")
-            models = [wanted[i][1]() for i in again]
-            measured_again = measure(models, profile, [AGAIN.format(wanted[i][0]) for i in again])
-            for i, measurement in zip(again, measured_again, strict=True):
-                kept[i] = measurement
-            yield Checkpoint("measure", len(kept), blobs.put(json.dumps([m.as_json() for m in kept]).encode()))
-        refused = [m.refused for m in kept[len(single) :] if m.refused is not None]
+        yield from _measure(models, "models" if layers else "networks", measurements, measure, profile, blobs)
+        refused = [m.refused for m in measurements[len(single) :] if m.refused is not None]
         if refused:
-            yield Warned("measure", f"{len(refused)} of {len(archs)} networks were left out: {refused[0]}")
-        counts = {"measured": len(archs) - len(refused), "refused": len(refused)}
-        yield StageFinished("measure", clock() - begun, counts | ({"layers": len(single)} if layers else {}))
+            yield Warned("measure", f"{len(refused)} of {len(genes)} networks were left out: {refused[0]}")
+        counts = MeasureResult(len(genes) - len(refused), len(refused), len(single) if layers else None)
+        yield StageFinished("measure", clock() - started_s, counts.to_json())
 
-    begun = clock()
+    started_s = clock()
     yield StageStarted("fit", 2, 3)
-    family = _layer_table(spec.name, layers, kept[: len(single)]) if layers else spec.predictor
-    kept = kept[len(single) :]
-    usable = np.array([m.median_ms is not None for m in kept])
-    _require_enough(spec.name, kept, FEWEST_DEVICE if kin is not None else _ENOUGH)
-    y = np.array([m.median_ms for m in kept if m.median_ms is not None])
-    error_N = np.array([m.standard_error for m in kept if m.standard_error is not None])
+    family = _layer_table(spec.name, layers, measurements[: len(single)]) if layers else spec.predictor
+    of_networks = measurements[len(single) :]
+    _require_enough(spec.name, of_networks, FEWEST_DEVICE if kin is not None else _ENOUGH)
+    known, refused_count = _known(genes, held_out, of_networks)
     if kin is not None:
-        fitted = fit_transfer(kin, space.features(genes[usable]), y, spec.seed, error_N)
+        features_NF = space.features(known.genes_NG)
+        fitted = fit_transfer(kin, features_NF, known.latency_ms_N, spec.seed, known.error_N)
     else:
-        fitted = fit_family(family, space, genes[usable], y, held_out[usable], error_N)
-    known = Known(genes[usable], y, held_out[usable], error_N)
-    result = fit_result(fitted, profile, space, known, blobs, refused=int((~usable).sum()))
-    yield StageFinished("fit", clock() - begun, result)
+        fitted = fit_family(family, space, known.genes_NG, known.latency_ms_N, known.held_out_N, known.error_N)
+    card = make_card(
+        fitted.predictor, profile, space, fitted.n, fitted.truth_ms_H, fitted.guess, fitted.error_H, refused_count
+    )
+    yield StageFinished("fit", clock() - started_s, fit_result(fitted.predictor, card, known, blobs).to_json())
+
+
+def _measure(
+    models: Sequence[tuple[str, Callable[[], bytes]]],
+    unit: str,
+    measurements: list[Measurement],
+    measure: Measurer,
+    profile: DeviceProfile,
+    blobs: BlobStore,
+) -> Iterator[Event]:
+    """Measure the models that follow those of ``measurements``, to which theirs are appended; then once more those that
+    were refused, when the machine may be quieter."""
+    group = GROUP if profile.source == "worker" else len(models)  # a device elsewhere is asked for all at once
+    for i in range(len(measurements), len(models), group):
+        exported = []
+        for _, export in models[i : i + group]:
+            exported.append(export())
+            yield Progress("measure", len(measurements), len(models), unit, message="exporting")
+        for measurement in measure(exported, profile, [name for name, _ in models[i : i + group]]):
+            measurements.append(measurement)
+            yield Progress("measure", len(measurements), len(models), unit, message="measuring")
+        yield _checkpoint(measurements, blobs)
+    again = [i for i, m in enumerate(measurements) if m.refused is not None]
+    if again:
+        yield Progress("measure", len(measurements), len(models), unit, message="measuring again what was refused")
+        exported = [models[i][1]() for i in again]
+        measured_again = measure(exported, profile, [AGAIN.format(models[i][0]) for i in again])
+        for i, measurement in zip(again, measured_again, strict=True):
+            measurements[i] = measurement
+        yield _checkpoint(measurements, blobs)
+
+
+def _checkpoint(measurements: Sequence[Measurement], blobs: BlobStore) -> Checkpoint:
+    blob = blobs.put(json.dumps([m.as_json() for m in measurements]).encode())
+    return Checkpoint("measure", len(measurements), blob)
+
+
+def _known(genes_NG: Genes, held_out_N: NDArray[np.bool_], measurements: Sequence[Measurement]) -> tuple[Known, int]:
+    """What was measured, and how many networks were refused."""
+    usable_N = np.array([m.median_ms is not None for m in measurements])
+    latency_ms = [m.median_ms for m in measurements if m.median_ms is not None]
+    errors = [m.standard_error for m in measurements if m.standard_error is not None]
+    known = Known(genes_NG[usable_N], np.array(latency_ms), held_out_N[usable_N], np.array(errors))
+    return known, int((~usable_N).sum())
 
 
 def _layer_models(
@@ -165,36 +192,30 @@ def _layer_table(device: str, layers: Mapping[str, Layer], measured: Sequence[Me
     return table_of(layers, [m.median_ms for m in measured if m.median_ms is not None])
 
 
-def _chosen(blob: bytes) -> tuple[Genes, NDArray[np.bool_]]:
+def _load_networks(blob: bytes) -> tuple[Genes, NDArray[np.bool_]]:
+    """Genes of the networks to measure, and which are held out."""
     record = json.loads(blob)
     return np.array(record["genes"], dtype=np.int64), np.array(record["held_out"], dtype=bool)
 
 
 def fit_result(
-    fitted: Fitted,
-    profile: DeviceProfile,
-    space: SearchSpace,
-    known: Known,
+    predictor: LatencyPredictor,
+    card: PredictorCard,
+    known: Known | None,
     blobs: BlobStore,
-    *,
-    relative: bool = True,
-    refused: int = 0,
-) -> dict[str, Any]:
-    """The result of the stage fit: card and predictor, and, if the device may serve others as a ``relative``, what is
-    known of it."""
-    predictor = fitted.predictor
-    result: dict[str, Any] = {
-        "card": make_card(
-            predictor, profile, space, fitted.n, fitted.truth_ms_H, fitted.guess, fitted.error_H, refused
-        ),
-        "blob": blobs.put(dump_predictor(predictor)),
-        "space_id": space.id,
-        "family": predictor.family,
-        "profile": profile.id,
-    }
-    if relative:
-        result |= {"known": blobs.put(known.dump()), "networks": len(known.genes_NG)}
-    return result
+    energy: EnergyFit | None = None,
+) -> FitResult:
+    """The result of the stage fit. ``known``: the measurements of the device, from which others may be learned."""
+    return FitResult(
+        card=card,
+        blob=blobs.put(dump_predictor(predictor)),
+        space_id=card.space,
+        family=predictor.family,
+        profile=card.profile,
+        known=None if known is None else blobs.put(known.dump()),
+        networks=0 if known is None else len(known.genes_NG),
+        energy=energy,
+    )
 
 
 def known_devices(space: SearchSpace, known: Sequence[Known], samples: int) -> Relatives:
@@ -252,12 +273,13 @@ def stratified(space: SearchSpace, n: int, seed: int) -> tuple[Genes, NDArray[np
     return pool[chosen][shuffle], held_out[shuffle]
 
 
-def _require_enough(name: str, kept: Sequence[Measurement], fewest: int) -> None:
+def _require_enough(name: str, measurements: Sequence[Measurement], fewest: int) -> None:
     """Raises MeasurementRefused if fewer networks were measured than a predictor needs."""
-    refused = [m.refused for m in kept if m.refused is not None]
-    if refused and len(kept) - len(refused) < fewest:
+    refused = [m.refused for m in measurements if m.refused is not None]
+    measured = len(measurements) - len(refused)
+    if refused and measured < fewest:
         raise MeasurementRefused(
-            f"expected at least {fewest} measured networks on {name}, got {len(kept) - len(refused)} of {len(kept)}; "
+            f"expected at least {fewest} measured networks on {name}, got {measured} of {len(measurements)}; "
             f"the others say nothing (for example: {refused[0]})"
         )
 

@@ -25,8 +25,10 @@ from predictors.base import CalibratedPredictor
 from predictors.families.auto import AutoPredictor
 from predictors.families.layer_lut import LayerLutModel
 from predictors.families.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
+from predictors.onboarding.card import make_card
 from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_networks, fit_transfer
 from predictors.onboarding.measured import fit_result
+from predictors.onboarding.results import RefitResult
 from predictors.storage import Known, load_predictor
 from predictors.validation import FitMean, Regressor, check_measured
 
@@ -71,13 +73,20 @@ class RefitService:
     def fit(self, genes_NG: Genes, latency_ms_N: Floats, error_N: Floats | None = None) -> Refit:
         """The next version; its record holds its card and its blobs. Raises as ``refitted``."""
         version = refitted(self.predictor, self.known, self.space, genes_NG, latency_ms_N, self.kin, error_N)
-        record = fit_result(version.fitted, self.profile, self.space, version.known, self.blobs)
-        added = len(version.known.genes_NG) - len(self.known.genes_NG)
-        return Refit(version.predictor, {**record, **vars(version.verdict), "added": added})
+        fitted, known = version.fitted, version.known
+        checked = (fitted.n, fitted.truth_ms_H, fitted.guess, fitted.error_H)
+        card = make_card(version.predictor, self.profile, self.space, *checked)
+        result = RefitResult(
+            **vars(fit_result(version.predictor, card, known, self.blobs)),
+            **vars(version.verdict),
+            added=len(known.genes_NG) - len(self.known.genes_NG),
+        )
+        return Refit(version.predictor, result.to_json())
 
     def load(self, record: Mapping[str, Any]) -> LatencyPredictor:
         """The predictor of a record."""
-        return load_predictor(record["family"], self.blobs.get(record["blob"]))
+        result = RefitResult.parse(record)
+        return load_predictor(result.family, self.blobs.get(result.blob))
 
 
 def can_learn(predictor: LatencyPredictor, n: int, most: int, kin: Sequence[Table]) -> bool:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from nas.core.arch import Arch, Floats, Genes, sample
 from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidInput, NotFound
-from nas.core.metrics import kendall, spearman
+from nas.core.metrics import kendall, kendall_interval, spearman
 from nas.core.ports import SearchSpace, predict_latency
 from nas.schemas.devices import DeviceComparisonSchema, LatencyKind, LatencyPairSchema, ProfileDifferenceSchema
 from predictors.storage import load_known, load_predictor
@@ -70,6 +70,7 @@ def compare_devices(
         both_measured=int((first_measured_N & second_measured_N).sum()),
         spearman=_finite_or_none(spearman(first_ms_N, second_ms_N)),
         kendall=_finite_or_none(kendall(first_ms_N, second_ms_N)),
+        kendall_interval=kendall_interval(first_ms_N, second_ms_N),
         ratio=float(np.median(second_ms_N / first_ms_N)),
         cards=[one.card, two.card],
         versions=[

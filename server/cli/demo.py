@@ -99,9 +99,9 @@ class PredictorResult(BaseModel):
     """How good the latency predictor is, on networks that it was not fitted to."""
 
     n: int
-    mape: float
-    spearman: float
-    coverage: float
+    mape: float | None
+    spearman: float | None
+    coverage: float | None
 
 
 class NoiseResult(BaseModel):

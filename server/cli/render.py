@@ -335,7 +335,12 @@ def predictors(items: Sequence[PredictorCardSchema]) -> RenderableType:
     table = grid("id", "device", "space", "family", "networks", "MAPE", "Spearman", "coverage", "range ms")
     for c in items:
         low, high = c.range_ms
-        figures = f"{c.mape:.2f} %", f"{c.spearman:.4f}", f"{c.coverage:.1%}", f"{low:.3g} to {high:.3g}"
+        accuracy = (
+            formatting.figure(c.mape, ".2f", " %"),
+            formatting.figure(c.spearman, ".4f"),
+            formatting.figure(c.coverage, ".1%"),
+        )
+        figures = *accuracy, f"{low:.3g} to {high:.3g}"
         table.add_row(c.id, c.device, c.space, c.family, str(c.n), *figures)
     return table
 
@@ -351,9 +356,9 @@ def versions(items: Sequence[PredictorVersionSchema]) -> RenderableType:
             v.space_name,
             v.family,
             str(v.networks),
-            f"{v.mape:.1f}",
-            f"{v.spearman:.3f}",
-            f"{v.coverage:.2f}",
+            formatting.figure(v.mape, ".1f"),
+            formatting.figure(v.spearman, ".3f"),
+            formatting.figure(v.coverage, ".2f"),
             "onboarding" if v.before is None else f"search {v.search}" if v.search else "a search",
             str(len(v.searches)),
             "" if v.better else escape(f"not used: {v.why}"),
@@ -378,11 +383,13 @@ def comparison(c: DeviceComparisonSchema) -> RenderableType:
     lines: list[RenderableType] = [
         f"{len(c.pairs)} networks of {c.space_name}, {c.both_measured} of them measured on both devices",
         f"rank correlation (Spearman) {rank}; {c.second} takes {c.ratio:.2f} times as long as {c.first}",
+        f"Kendall's tau {formatting.figure(c.kendall, '.3f')} "
+        f"({formatting.tau_interval(c.kendall_interval, len(c.pairs))})",
     ]
     table = grid("", c.first, c.second)
     one, two = c.cards
     table.add_row("predictor", f"{one.family}, version {one.number}", f"{two.family}, version {two.number}")
-    table.add_row("mean error", f"{one.mape:.1f} %", f"{two.mape:.1f} %")
+    table.add_row("mean error", formatting.figure(one.mape, ".1f", " %"), formatting.figure(two.mape, ".1f", " %"))
     for d in c.differences:
         table.add_row(d.what, escape(d.first), escape(d.second))
     return Group(*lines, table)
@@ -390,9 +397,15 @@ def comparison(c: DeviceComparisonSchema) -> RenderableType:
 
 def card(c: PredictorCardSchema) -> RenderableType:
     """A predictor card."""
+    if c.kind == "estimated":
+        return (
+            f"{c.family} for {c.space}: fitted to estimates of {c.n} networks from peak figures, "
+            f"{c.range_ms[0]:.4f} to {c.range_ms[1]:.4f} ms. Nothing was measured, so there is no accuracy to report"
+        )
     table = Table(title=f"{c.family} for {c.space} ({c.held_out} held-out networks)", show_header=False)
-    table.add_row("measured networks used", f"{c.n}; checked on {c.held_out} by a fit without them")
-    table.add_row("error (MAPE)", f"{c.mape:.2f} %")
+    used = "networks of the uploaded table used" if c.source == "table" else "measured networks used"
+    table.add_row(used, f"{c.n}; checked on {c.held_out} by a fit without them")
+    table.add_row("error (MAPE)", formatting.figure(c.mape, ".2f", " %"))
     if (n := c.noise) is not None:
         levels = ", ".join(f"{level:.2f}" for level in n.levels)
         table.add_row(
@@ -402,8 +415,10 @@ def card(c: PredictorCardSchema) -> RenderableType:
         if c.measured_error:
             table.add_row("95 % intervals of the measurements", f"±{200 * fmean(c.measured_error):.1f} % on average")
         table.add_row("networks that could not be measured", str(n.refused))
-    table.add_row("rank correlation (Spearman, Kendall)", f"{c.spearman:.4f}, {c.kendall:.4f}")
-    table.add_row("coverage of the 95 % upper bound", f"{c.coverage:.1%}")
+    table.add_row("rank correlation (Spearman)", formatting.figure(c.spearman, ".4f"))
+    interval = formatting.tau_interval(c.kendall_interval, c.held_out)
+    table.add_row("rank correlation (Kendall's tau)", f"{formatting.figure(c.kendall, '.4f')} ({interval})")
+    table.add_row("coverage of the 95 % upper bound", formatting.figure(c.coverage, ".1%"))
     table.add_row("range", f"{c.range_ms[0]:.4f} to {c.range_ms[1]:.4f} ms")
     if (e := c.energy) is not None:
         table.add_row("energy: networks used, held out", f"{e.n}, {e.held_out}")

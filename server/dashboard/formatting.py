@@ -168,3 +168,17 @@ def unit_and_kind(name: str) -> tuple[str, str]:
     """Unit and kind of a metric; empty for a name that is not a metric."""
     info = METRICS.get(name)
     return ("", "") if info is None else (info.unit, info.kind)
+
+
+def tau_interval(interval: tuple[float, float] | None, networks: int) -> str:
+    """The 95 % interval of Kendall's tau over so many networks, and whether it shows an order at all."""
+    if interval is None:
+        return f"n = {networks}, too few for an interval"
+    low, high = interval
+    conclusion = ", which holds zero: no conclusion" if low <= 0.0 <= high else ""
+    return f"95 % interval {low:.2f} to {high:.2f}, n = {networks}{conclusion}"
+
+
+def figure(value: float | None, spec: str, unit: str = "") -> str:
+    """A number by a format such as ``.1f``, with its unit; a dash where there is none."""
+    return MISSING if value is None else f"{value:{spec}}{unit}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -11,6 +10,7 @@ from sqlalchemy.orm import Session
 from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidInput
 from nas.core.events import Event, Measured, Refitted, SearchState, StageFinished
+from predictors.onboarding.results import FitResult, ProfileResult, RefitResult
 from server.store.models import DeviceRow, Job, PredictorRow, ReadingRow
 from server.store.predictor_lookup import find_predictor
 
@@ -22,27 +22,26 @@ def project_onboarding(session: Session, job: Job, events: Iterable[Event], stat
             continue
         device = session.get_one(DeviceRow, job.name)
         if event.stage == "profile":
-            profile = DeviceProfile.from_json(_require_result(event, "profile"))
+            profile = ProfileResult.parse(event.result).profile
             _add_canary_reading(session, job, device, profile, at)
             device.profile, device.profile_id = profile.as_json(), profile.id
         elif event.stage == "fit":
-            if "profile" not in state.finished:
-                raise InvalidInput("a predictor was fitted before its device had a profile")
-            profile = DeviceProfile.from_json(dict(state.finished["profile"]["profile"]))
+            profile = ProfileResult.require(state.finished).profile
+            fitted = FitResult.parse(event.result)
             session.merge(
                 PredictorRow(
                     id=job.id,
                     device=device.name,
                     profile_id=profile.id,
                     profile=profile.as_json(),
-                    space_id=_require_result(event, "space_id"),
-                    family=_require_result(event, "family"),
-                    card=_require_result(event, "card"),
-                    blob=_require_result(event, "blob"),
+                    space_id=fitted.space_id,
+                    family=fitted.family,
+                    card=dict(event.result["card"]),
+                    blob=fitted.blob,
                     created_at=at,
-                    number=_next_number(session, device.name, _require_result(event, "space_id"), job.id),
-                    known=event.result.get("known"),
-                    networks=event.result.get("networks", 0),
+                    number=_next_number(session, device.name, fitted.space_id, job.id),
+                    known=fitted.known,
+                    networks=fitted.networks,
                     better=True,
                     why="",
                 )
@@ -101,11 +100,11 @@ def add_version(session: Session, job: Job, event: Refitted, at: float) -> None:
     before = session.get(PredictorRow, job.predictor_id) if job.predictor_id is not None else None
     if before is None:
         raise InvalidInput("expected a search with a predictor, got a refit of one without")
-    record = event.record
+    refitted = RefitResult.parse(event.record)
     own_versions = {before.id, *(_version_id(job, n) for n in range(1, event.number))}
     current = find_predictor(session, before.device, before.space_id)
     overtaken = current is not None and current.profile_id == before.profile_id and current.id not in own_versions
-    better, why = bool(record["better"]), str(record["why"])
+    better, why = refitted.better, refitted.why
     if better and overtaken:
         assert current is not None
         better, why = False, f"version {current.number} was made first, from measurements that this one lacks; {why}"
@@ -116,15 +115,15 @@ def add_version(session: Session, job: Job, event: Refitted, at: float) -> None:
             profile_id=before.profile_id,
             profile=before.profile,
             space_id=before.space_id,
-            family=record["family"],
-            card=record["card"],
-            blob=record["blob"],
+            family=refitted.family,
+            card=dict(event.record["card"]),
+            blob=refitted.blob,
             created_at=at,
             number=_next_number(session, before.device, before.space_id, _version_id(job, event.number)),
             before=before.id if event.number == 1 else _version_id(job, event.number - 1),
             search_id=job.id,
-            known=record["known"],
-            networks=record["networks"],
+            known=refitted.known,
+            networks=refitted.networks,
             better=better,
             why=why,
         )
@@ -144,9 +143,3 @@ def _next_number(session: Session, device: str, space_id: str, of: str) -> int:
         PredictorRow.device == device, PredictorRow.space_id == space_id
     )
     return (session.scalar(numbers) or 0) + 1
-
-
-def _require_result(event: StageFinished, name: str) -> Any:
-    if name not in event.result:
-        raise InvalidInput(f"the {event.stage} stage of an onboarding ended without {name!r} in its result")
-    return event.result[name]

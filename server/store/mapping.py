@@ -10,6 +10,7 @@ from nas.core.events import Candidate, SearchState
 from nas.core.fronts import Front
 from nas.core.lifecycle import LEASED
 from nas.core.metrics import METRICS, kind_of
+from nas.core.predictor_card import PredictorCard
 from nas.schemas.candidates import (
     ArtifactSchema,
     CandidateOnDeviceSchema,
@@ -87,8 +88,18 @@ def card_schema(row: PredictorRow) -> PredictorCardSchema:
         "space": row.space_id,
         "family": row.family,
     }
+    card = PredictorCard.from_json(row.card)
     return PredictorCardSchema.model_validate(
-        {**row.card, **row_fields, "number": row.number, "created_at": utc(row.created_at)}
+        {
+            **vars(card),
+            **row_fields,
+            "source": card.source,
+            "protocol": row.card["protocol"],
+            "noise": None if card.noise is None else vars(card.noise),
+            "energy": None if card.energy is None else vars(card.energy),
+            "number": row.number,
+            "created_at": utc(row.created_at),
+        }
     )
 
 

@@ -35,6 +35,7 @@ def rank_correlation_schema(finished: StageResults) -> RankCorrelationSchema | N
         tau_before=ranked.tau_before,
         tau_after=ranked.tau_after,
         tau_one_shot=ranked.tau_one_shot,
+        intervals=dict(ranked.intervals or {}),
         networks=_networks(ranked) if ranked.networks else [],
         advice=ranked.advice or "",
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from nas.core.access import LOCAL
 from nas.core.arch import Decision
 from nas.core.errors import InvalidSpec
 from nas.core.events import StageFinished
-from nas.core.metrics import kendall
-from nas.core.rank_correlation import rank_advice, tau_deviation
+from nas.core.metrics import kendall, kendall_gain_interval, kendall_interval
+from nas.core.rank_correlation import Tau, rank_advice, spans_zero
 from nas.core.spec import SearchSpec, SpaceSpec, StrategySpec
 from nas.schemas.rank_correlation import RankCorrelationSchema, RankedArchSchema, SpacePartitionSchema
 from nas.training.fewshot.partition import split_breadth_first
@@ -71,33 +71,73 @@ def correlation_of_all() -> RankCorrelationSchema:
 # Words
 
 
-@pytest.mark.parametrize("n", [4, 5, 6])
-def test_chance_is_the_spread_of_tau_over_all_orders(n: int) -> None:
-    straight = np.arange(n, dtype=float)
-    taus = [kendall(straight, np.array(order, dtype=float)) for order in permutations(range(n))]
-    assert tau_deviation(n) == pytest.approx(np.std(taus))
-
-
 @pytest.mark.parametrize(
-    ("networks", "tau", "words"),
+    ("tau", "words"),
     [
-        (500, 0.2, "Do not trust"),
-        (12, 0.5, "hardly proven"),
-        (500, 0.6, "where networks differ"),
-        (500, 0.8, "can be t"),
+        (Tau(0.2, 500, (0.1, 0.3)), "Do not trust"),
+        (Tau(0.5, 12, (0.2, 0.8)), "hardly proven"),
+        (Tau(0.6, 500, (0.5, 0.7)), "where networks differ"),
+        (Tau(0.8, 500, (0.7, 0.9)), "can be trusted"),
+        (Tau(0.67, 4, (-0.3, 1.0)), "too uncertain"),
+        (Tau(0.67, 2), "too uncertain"),
     ],
 )
-def test_advice_goes_by_tau_and_by_how_many_networks_it_rests_on(networks: int, tau: float, words: str) -> None:
-    assert words in rank_advice(networks, None, tau)
-    assert f"{tau:.2f} on {networks} networks" in rank_advice(networks, None, tau)
+def test_advice_goes_by_tau_and_its_interval(tau: Tau, words: str) -> None:
+    advice = rank_advice(None, tau)
+    assert words in advice
+    assert f"{tau.value:.2f} on {tau.networks} networks" in advice
+    assert ("trust the order" in advice or "followed" in advice or "fair" in advice or "can be" in advice) == (
+        tau.conclusive
+    )
 
 
 def test_a_gain_is_told_from_chance() -> None:
-    assert "ranks better" in rank_advice(100, 0.3, 0.7, 0.5)
-    assert "ranks worse" in rank_advice(100, 0.3, 0.5, 0.7)
-    assert "may be chance" in rank_advice(12, 0.3, 0.7, 0.6)
-    assert "0.30" in rank_advice(12, 0.3, 0.7)
-    assert "no order" in rank_advice(12, 0.3, None, 0.5)
+    before, half, high = Tau(0.3, 100, (0.2, 0.4)), Tau(0.5, 100, (0.4, 0.6)), Tau(0.7, 100, (0.6, 0.8))
+    assert "ranks better" in rank_advice(before, high, half, (0.1, 0.3))
+    assert "ranks worse" in rank_advice(before, half, high, (-0.3, -0.1))
+    assert "neither clearly better nor worse" in rank_advice(before, high, half, (-0.1, 0.4))
+    assert "neither clearly better nor worse" in rank_advice(before, high, half, None)
+    assert "0.30" in rank_advice(before, high)
+    assert "no order" in rank_advice(before, None, half)
+
+
+def test_four_networks_prove_no_order_and_many_do() -> None:
+    assert kendall_interval(np.arange(4.0), np.arange(4.0)) is None  # one of 12 orders is as good by chance
+    few = kendall_interval(np.arange(6.0), np.array([1.0, 0.0, 4.0, 2.0, 3.0, 5.0]))
+    assert few is not None
+    assert spans_zero(few)
+    x = np.random.default_rng(0).normal(size=60)
+    many = kendall_interval(x, x + np.random.default_rng(1).normal(scale=0.5, size=60))
+    assert many is not None
+    assert not spans_zero(many)
+    tau = kendall(x, x + np.random.default_rng(1).normal(scale=0.5, size=60))
+    assert many[0] < tau < many[1]
+    assert kendall_interval(x[:2], x[:2]) is None
+    assert kendall_interval(x, np.zeros(60)) is None
+
+
+def test_the_interval_holds_the_true_tau_as_often_as_it_says() -> None:
+    """Of Gaussian pairs with correlation r, tau is 2 / pi arcsin(r)."""
+    rng, correlation, inside = np.random.default_rng(0), 0.6, 0
+    for _ in range(60):
+        x = rng.normal(size=30)
+        y = correlation * x + math.sqrt(1 - correlation**2) * rng.normal(size=30)
+        interval = kendall_interval(x, y, resamples=199)
+        assert interval is not None
+        inside += interval[0] <= 2 / math.pi * math.asin(correlation) <= interval[1]
+    assert inside >= 51
+
+
+def test_a_gain_over_one_supernet_has_an_interval() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=80)
+    better, worse = truth + 0.3 * rng.normal(size=80), truth + 2.0 * rng.normal(size=80)
+    gain = kendall_gain_interval(truth, worse, better)
+    assert gain is not None
+    assert gain[0] > 0
+    same = kendall_gain_interval(truth, better, better + 1e-3 * rng.normal(size=80))
+    assert same is not None
+    assert spans_zero(same)
 
 
 # The view

@@ -41,7 +41,7 @@ from nas.core.events import (
     Warned,
 )
 from nas.core.jobs import JobKind
-from nas.core.rank_correlation import rank_advice
+from nas.core.rank_correlation import Tau, rank_advice
 from nas.core.scheduling import NodeResources
 from nas.core.spec import BudgetSpec, DeviceSpec, ObjectiveSpec, ResourceSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.schemas.administration import QuotaLimits
@@ -267,7 +267,10 @@ def partition_results() -> tuple[dict[str, Any], dict[str, Any]]:
         "estimates_before": estimates[0],
         "estimates_after": estimates[1],
         "estimates_one_shot": estimates[2],
-        "advice": rank_advice(12, 0.09, 0.64, 0.42),
+        "intervals": {"before": (-0.4, 0.5), "after": (0.3, 0.9), "one_shot": (0.0, 0.8), "gain": (-0.1, 0.5)},
+        "advice": rank_advice(
+            Tau(0.09, 12, (-0.4, 0.5)), Tau(0.64, 12, (0.3, 0.9)), Tau(0.42, 12, (0.0, 0.8)), (-0.1, 0.5)
+        ),
     }
     return split, ranking
 

@@ -101,7 +101,8 @@ def _draw(comparison: DeviceComparisonSchema | None) -> None:
             labelled_chart(comparison_chart(comparison), "chart", "Latency on one device over latency on the other")
             with div("figures"):
                 stat("Spearman rank correlation", formatting.share(comparison.spearman))
-                stat("Kendall rank correlation", formatting.share(comparison.kendall))
+                interval = formatting.tau_interval(comparison.kendall_interval, len(comparison.pairs))
+                stat("Kendall rank correlation", formatting.share(comparison.kendall), note=interval)
                 ratio = f"{comparison.second} over {comparison.first}"
                 stat(ratio, f"{comparison.ratio:.2f} times", note="median over architectures")
                 total = f"of {len(comparison.pairs)} architectures"
@@ -136,6 +137,9 @@ def _advice(comparison: DeviceComparisonSchema) -> str:
         return (
             "the two devices rank architectures almost alike; the front of one is approximately the front of the other"
         )
+    low, high = comparison.kendall_interval or (-1.0, 1.0)
+    if low <= 0.0 <= high:
+        return f"{len(comparison.pairs)} architectures do not show whether the two devices rank alike"
     similarity = "similarly" if comparison.spearman >= 0.9 else "differently"
     return (
         f"the two devices rank architectures {similarity}; search for each of them: an architecture that is fast on "
@@ -151,7 +155,7 @@ def _draw_device(name: str, card: PredictorCardSchema, versions: int) -> None:
             div("grow")
             text(f"{card.family}, version {card.number}", "small muted")
         with div("figures"):
-            stat("Mean absolute error (MAPE)", f"{card.mape:.1f} %")
-            stat("Coverage of the 95 % bound", f"{card.coverage * 100:.1f} %")
-            stat("Spearman rank correlation", f"{card.spearman:.3f}")
+            stat("Mean absolute error (MAPE)", formatting.figure(card.mape, ".1f", " %"))
+            stat("Coverage of the 95 % bound", formatting.figure(card.coverage, ".1%"))
+            stat("Spearman rank correlation", formatting.figure(card.spearman, ".3f"))
             stat("Versions", str(versions), note=f"fitted on {formatting.counted(card.n, 'architecture')}")

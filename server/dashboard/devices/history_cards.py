@@ -78,9 +78,9 @@ def _draw_row(version: PredictorVersionSchema) -> None:
             else:
                 ui.link(f"search {version.search[:12]}", f"/searches/{version.search}").classes("whole")
         text(str(version.networks or version.n), "whole num", "td")
-        text(f"{version.mape:.1f} %", "whole num", "td")
-        text(f"{version.spearman:.3f}", "whole num", "td")
-        text(f"{version.coverage * 100:.0f} %", "whole num", "td")
+        text(formatting.figure(version.mape, ".1f", " %"), "whole num", "td")
+        text(formatting.figure(version.spearman, ".3f"), "whole num", "td")
+        text(formatting.figure(version.coverage, ".0%"), "whole num", "td")
         _draw_searches(version.searches)
         with div(tag="td"):
             if version.in_use:

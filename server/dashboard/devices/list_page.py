@@ -95,9 +95,8 @@ def _draw_device(device: DeviceSchema) -> None:
         text(runtime_text(device))
     with div("small num").style("grid-column: span 2"):
         text(formatting.counted(len(device.predictors), "predictor"))
-        if device.predictors:
-            best = min(device.predictors, key=lambda c: c.mape)
-            text(f"mean error {best.mape:.1f} % on held-out architectures", "muted")
+        if errors := [card.mape for card in device.predictors if card.mape is not None]:
+            text(f"mean error {min(errors):.1f} % on held-out architectures", "muted")
 
 
 def _draw_progress(device: DeviceSchema) -> None:

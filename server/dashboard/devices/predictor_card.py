@@ -35,15 +35,19 @@ def _draw_card(card: PredictorCardSchema) -> None:
             text(card.id, "mono small muted", "span")
             div("grow")
             text(f"{card.family}, fitted {formatting.age(card.created_at, datetime.now(UTC))}", "small muted")
-        text(
-            "All values are over architectures whose latencies are estimates; none of them was measured."
-            if card.kind == "estimated"
-            else "All values are over held-out architectures that took no part in fitting or calibration.",
-            "small muted",
-        )
+        if card.kind == "estimated":
+            low_ms, high_ms = (formatting.significant(ms) for ms in card.range_ms)
+            text(
+                f"Fitted to estimates of {card.n} architectures from peak figures, {low_ms} to {high_ms} ms. Nothing "
+                "was measured, so there is no accuracy to report.",
+                "small muted",
+            )
+            return
+        text("All values are over held-out architectures that took no part in fitting or calibration.", "small muted")
         with div("fit"):
             if card.measured_ms:
-                label = "Measured over predicted latency of held-out architectures"
+                shown = "Uploaded" if card.source == "table" else "Measured"
+                label = f"{shown} over predicted latency of held-out architectures"
                 labelled_chart(predictor_chart(card), "chart predictor", label)
             _draw_accuracy(card)
         if card.energy is not None:
@@ -56,7 +60,7 @@ def _draw_card(card: PredictorCardSchema) -> None:
 def _draw_accuracy(card: PredictorCardSchema) -> None:
     low_ms, high_ms = card.range_ms
     with div("figures"):
-        stat("Mean absolute error (MAPE)", f"{card.mape:.1f} %")
+        stat("Mean absolute error (MAPE)", formatting.figure(card.mape, ".1f", " %"))
         if (noise := card.noise) is not None:
             refused = f", {noise.refused} not measured" if noise.refused else ""
             stat(
@@ -66,9 +70,10 @@ def _draw_accuracy(card: PredictorCardSchema) -> None:
             )
         if card.measured_error:
             stat("95 % intervals", f"±{200 * fmean(card.measured_error):.1f} %", note="of the measurements, on average")
-        stat("Coverage of the 95 % bound", f"{card.coverage * 100:.1f} %")
-        stat("Spearman rank correlation", f"{card.spearman:.3f}")
-        stat("Kendall rank correlation", f"{card.kendall:.3f}")
+        stat("Coverage of the 95 % bound", formatting.figure(card.coverage, ".1%"))
+        stat("Spearman rank correlation", formatting.figure(card.spearman, ".3f"))
+        interval = formatting.tau_interval(card.kendall_interval, card.held_out)
+        stat("Kendall rank correlation", formatting.figure(card.kendall, ".3f"), note=interval)
         counts = f"predicted by a fit without them; the one in use has {card.n}"
         stat("Held-out architectures", str(card.held_out), note=counts)
         stat("Range", f"{formatting.significant(low_ms)} to {formatting.significant(high_ms)} ms")

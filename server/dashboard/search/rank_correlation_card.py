@@ -98,16 +98,21 @@ def _draw_similarity(similarity: GradientSimilaritySchema) -> None:
 def _draw_taus(correlation: RankCorrelationSchema) -> None:
     if not correlation.networks:
         return
-    after, one_shot = correlation.tau_after, correlation.tau_one_shot
+    after, one_shot, intervals = correlation.tau_after, correlation.tau_one_shot, correlation.intervals
+    networks = len(correlation.networks)
+
+    def interval(label: str) -> str:
+        return formatting.tau_interval(intervals.get(label), networks)
+
     with div("figures"):
-        stat("Kendall tau after the split", _tau(after), "estimated")
+        stat("Kendall tau after the split", _tau(after), "estimated", interval("after"))
         if correlation.one_shot_steps is not None:
             gain = None if after is None or one_shot is None else after - one_shot
-            note = f"{correlation.one_shot_steps} more steps, as many as all subspaces"
+            note = f"{correlation.one_shot_steps} more steps, as many as all subspaces; {interval('one_shot')}"
             stat("Undivided, at equal cost", _tau(one_shot), "estimated", note)
             gain_text = formatting.MISSING if gain is None else f"{gain:+.2f}"
-            stat("Gain over one supernet", gain_text, note="tau, at equal cost")
-        stat("Before the split", _tau(correlation.tau_before), "estimated", "after the warm-up")
+            stat("Gain over one supernet", gain_text, note=f"tau, at equal cost; {interval('gain')}")
+        stat("Before the split", _tau(correlation.tau_before), "estimated", f"after the warm-up; {interval('before')}")
 
 
 def _tau(value: float | None) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from nas.core.device import DeviceProfile
 from nas.core.errors import NotFound
+from nas.core.predictor_card import PredictorCard
 from nas.core.spec import DeviceSpec
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 from server.store.cursors import utc
@@ -95,9 +96,14 @@ class PredictorReader(Reader):
                     in_use=row.id in in_use,
                     searches=searches.get(row.id, []),
                     created_at=utc(row.created_at),
-                    **{k: row.card[k] for k in ("space_name", "n", "held_out", "mape", "spearman", "coverage")},
+                    space_name=card.space_name,
+                    n=card.n,
+                    held_out=card.held_out,
+                    mape=card.mape,
+                    spearman=card.spearman,
+                    coverage=card.coverage,
                 )
-                for row in rows
+                for row, card in ((row, PredictorCard.from_json(row.card)) for row in rows)
             ]
 
     def onboarded_device(self, device: str, space_id: str) -> OnboardedDevice | None:
