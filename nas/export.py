@@ -38,7 +38,7 @@ from nas.core.arch import Arch
 from nas.core.device import DeviceProfile, Measurement, OnDevice
 from nas.core.errors import ExportMismatch, InvalidInput
 from nas.core.layers import summarise
-from nas.core.metrics import metric_info, recall_by_class
+from nas.core.metrics import kind_of, metric_info, recall_by_class
 from nas.core.ports import Dataset, SearchSpace
 from nas.model_card import model_card
 from nas.spaces.activation_memory import peak
@@ -209,13 +209,14 @@ def package(
     int8: bool = True,
     calibration_images: int = 128,
     versions: Mapping[str, str] | None = None,
+    virtual: bool = False,
 ) -> tuple[bytes, PackageReport]:
     """Everything a user needs of one network as a zip file, and a report of the checks it passed.
 
     ``module`` takes images normalised by ``mean`` and ``std`` (pixel values); the exported graph normalises itself.
     Every test image goes through torch, and through the preprocessing and the models of the zip file. ``versions`` are
-    further ones to record; ``fleet``: the devices of a search over several, and what is known of the network on each.
-    Equal arguments give equal bytes.
+    further ones to record; ``fleet``: the devices of a search over several, and what is known of the network on each;
+    ``virtual``: latencies are estimates from peak figures. Equal arguments give equal bytes.
 
     Raises ExportMismatch if torch and ONNX disagree, InvalidInput for a measured latency without its measurement.
     """
@@ -229,7 +230,7 @@ def package(
         sample = exported_run.resize(data.train.images_NCHW[sample_rows], height, width)
         models["model.int8.onnx"] = quantise_int8(models["model.onnx"], sample)
     report = _evaluate(network, models, data, height, width)
-    metrics_json = {name: _metric_json(name, value) for name, value in metrics.items()}
+    metrics_json = {name: _metric_json(name, value, virtual) for name, value in metrics.items()}
     metrics_json["test_accuracy"] = _metric_json("test_accuracy", report.accuracy_onnx)
     metrics_json["test_balanced_accuracy"] = _metric_json("test_balanced_accuracy", report.balanced_accuracy)
     if report.int8_accuracy is not None:
@@ -268,7 +269,7 @@ def package(
         "recall_by_class": dict(report.recall_by_class),
         "measurement": None if measurement is None else measurement.as_json(),
         "device": None if profile is None else profile.as_json(),
-        **({"fleet": {n: {"profile": p.as_json(), **asdict(on)} for n, (p, on) in fleet.items()}} if fleet else {}),
+        **({"fleet": {name: _on_device_json(*known) for name, known in fleet.items()}} if fleet else {}),
         "preprocessing": {
             "input": "image",
             "layout": "NCHW",
@@ -383,9 +384,13 @@ def _plain_weights(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
 
 
-def _metric_json(name: str, value: float) -> dict[str, Any]:
-    info = metric_info(name)
-    return {"value": value, "unit": info.unit, "kind": info.kind}
+def _metric_json(name: str, value: float, virtual: bool = False) -> dict[str, Any]:
+    return {"value": value, "unit": metric_info(name).unit, "kind": kind_of(name, virtual)}
+
+
+def _on_device_json(profile: DeviceProfile, on_device: OnDevice) -> dict[str, Any]:
+    kind = kind_of("predicted_ms", virtual=profile.source == "roofline")
+    return {"profile": profile.as_json(), **asdict(on_device), "kind": kind}
 
 
 def _json(record: Mapping[str, Any]) -> bytes:

@@ -119,10 +119,12 @@ def _data(account: DataAccount) -> str:
 
 
 def _fleet_table(fleet: Mapping[str, Any]) -> str:
-    """What is recalls of the network on every device of the search."""
-    rows = ["| device | predicted ms | 95 % upper bound ms | measured ms | status |", "|---|---|---|---|---|"]
+    """The latencies of the network on every device of the search."""
+    head = "| device | latency ms | 95 % upper bound ms | evidence | measured ms | status |"
+    rows = [head, "|---|---|---|---|---|---|"]
     for name, on in fleet.items():
         measured_ms = on["measurement"]["median_ms"] if on["measurement"] is not None else None
         latency = f"{measured_ms:.4g}" if measured_ms is not None else "not measured"
-        rows.append(f"| {name} | {on['predicted_ms']:.4g} | {on['upper_ms']:.4g} | {latency} | {on['status']} |")
+        without = f"{on['predicted_ms']:.4g} | {on['upper_ms']:.4g} | {on['kind']}"
+        rows.append(f"| {name} | {without} | {latency} | {on['status']} |")
     return "\n".join(rows)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from nas.core.cost_estimate import CostEstimate
 from nas.core.data_account import DataAccount
+from nas.core.metrics import MetricKind
 from nas.schemas.common import Range
 
 _COST_ESTIMATE = TypeAdapter(CostEstimate)
@@ -31,16 +32,18 @@ class DeviceFeasibilitySchema(BaseModel):
 class DryRunSchema(BaseModel):
     """The feasibility and the cost of a search, before it runs.
 
-    Ranges come from ``sampled`` random architectures and the smallest and largest one; latencies are predicted; counts
-    are exact. ``cost`` was timed on a worker; if it is None, ``cost_missing`` says why. Over a fleet, latencies are
-    those of the slowest device, and ``fleet`` has them by device. ``data`` is the account of the data set; None where
-    it was not read, with ``data_missing`` to say why.
+    Ranges come from ``sampled`` random architectures and the smallest and largest one; ``kinds`` is the kind of
+    evidence of each: counts are exact, latencies predicted, or estimated on a device that is known by peak figures.
+    ``cost`` was timed on a worker; if it is None, ``cost_missing`` says why. Over a fleet, latencies are those of the
+    slowest device, and ``fleet`` has them by device. ``data`` is the account of the data set; None where it was not
+    read, with ``data_missing`` to say why.
     """
 
     feasible: bool
     problems: list[str]
     space_size: float
     ranges: dict[str, Range]
+    kinds: dict[str, MetricKind] = {}
     lowest_reachable_ms: float | None
     feasible_share: float | None
     sampled: int

@@ -50,6 +50,7 @@ class ExportStage:
                 profile=profile,
                 fleet={m.name: (m.profile, p.devices[m.name]) for m in problem.fleet},
                 int8=problem.spec.export.int8,
+                virtual=any(m.profile.source == "roofline" for m in problem.targets),
             )
             packages.append((p, archive, report))
             yield Progress(self.name, len(ready) + len(packages), len(exported), "models", message="packaging")

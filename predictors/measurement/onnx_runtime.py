@@ -28,6 +28,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from nas.core.device import DeviceProfile, LatencySource, Measurement, MeasurementProtocol
 from nas.core.errors import HwnasError, MeasurementRefused
 from nas.core.timing import Sitting, Timing, sitting_as_json, sitting_from_json
+from nas.cpus import available_cpus
 from predictors.measurement.protocol import (
     Run,
     Stopwatch,
@@ -181,7 +182,7 @@ def describe_machine(name: str, protocol: MeasurementProtocol, source: LatencySo
         name=name,
         machine=platform.machine(),
         processor=about.get("model name") or about.get("hardware") or platform.processor() or "unknown",
-        cores=os.cpu_count() or 1,
+        cores=available_cpus(),
         runtime="onnxruntime CPUExecutionProvider",
         runtime_version=onnxruntime.__version__,
         os=f"{platform.system()} {platform.release()}",

@@ -31,7 +31,8 @@ def make_card(
     """The card of a predictor fitted to ``n`` networks.
 
     Every figure is over ``measured_ms`` (H,) of networks that a fit without them ``predicted``, with ``error_H`` their
-    relative standard errors; ``refused`` networks could not be measured. ``table``: where the latencies were uploaded, and with them perhaps energies.
+    relative standard errors; ``refused`` networks could not be measured. ``table``: where the latencies were uploaded;
+    ``energy``: of the predictor of its energies.
     """
     noise = profile.noise
     return PredictorCard(

@@ -96,7 +96,7 @@ def onboard(
     started_s = clock()
     if "measure" not in state.finished:
         yield StageStarted("measure", 1, 3)
-        models = [
+        models: list[tuple[str, Callable[[], bytes]]] = [
             *_layer_models(layers, export_layer),
             *((a.id, partial(export_onnx, a)) for a in as_archs(space.id, genes)),
         ]

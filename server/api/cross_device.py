@@ -25,7 +25,8 @@ def predict_for_device(
     predictor = validate.predictor_for(device, space, store)
     if predictor is None:
         store.queries.device(device)  # raises NotFound for an unknown device
-        command = validate.add_device_command(spec.model_copy(update={"device": device}))
+        added = store.queries.added_device(device)
+        command = validate.add_device_command(spec.model_copy(update={"device": device}), added)
         raise NotFound(f"device {device!r} has no latency predictor for {space.id}. To fit one, run: {command}")
     unbounded = tuple(o.model_copy(update={"bound": None}) if o.name == "latency" else o for o in spec.objectives)
     spec = spec.model_copy(update={"objectives": unbounded, "device": device, "fleet": None})

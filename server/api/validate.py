@@ -25,6 +25,7 @@ from nas.core.errors import (
     NotFound,
     UnknownName,
 )
+from nas.core.metrics import kind_of
 from nas.core.plugins import Strategy
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
 from nas.core.regularisers import regularisers
@@ -114,12 +115,14 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     if profile.networks is not None:
         problems += exceeds_space(spec, profile, context.parent.inherited if context.parent is not None else 0)
     stages = stage_names(spec)
+    virtual = any(added.source == "roofline" for added in context.added.values())
     bounds = [spec.bound_on(name) for name in spec.devices]
     dry_run = DryRunSchema(
         feasible=not problems,
         problems=[str(p) for p in problems],
         space_size=float(space_size(space.decisions)),
         ranges=dict(profile.ranges),
+        kinds={name: kind_of(name, virtual) for name in profile.ranges},
         lowest_reachable_ms=profile.lowest.get("upper_ms"),
         feasible_share=feasible_share(spec, profile) if complete or all(b is None for b in bounds) else None,
         sampled=SAMPLED,
@@ -267,15 +270,26 @@ def predictor_for(device: str, space: SearchSpace, store: Store) -> LatencyPredi
     return load_predictor(family, store.blobs.get(blob))
 
 
-def add_device_command(spec: SearchSpec) -> str:
-    """The command that gives ``spec``'s device a predictor for its space."""
-    words = ["nas", "devices", "add", spec.device]
+def add_device_command(spec: SearchSpec, added: DeviceSpec | None = None) -> str:
+    """The command that gives ``spec``'s device a predictor for its space, from the source from which it was ``added``
+    before. For a table, FILE stands for one of that space."""
+    words = ["nas", "devices", "add", spec.device, *_source_options(added or DeviceSpec(name=spec.device))]
     if spec.space != SpaceSpec():
         words += ["--space", spec.space.name, *_pairs("--param", spec.space.params)]
     if spec.data != DataSpec():
         words += ["--data", spec.data.name, *_pairs("--data-param", spec.data.params)]
         words += ["--data-path", spec.data.path] if spec.data.path is not None else []
     return shlex.join(words)
+
+
+def _source_options(added: DeviceSpec) -> list[str]:
+    if added.roofline is not None:
+        return ["--flops", f"{added.roofline.flops_per_s:g}", "--bandwidth", f"{added.roofline.bytes_per_s:g}"]
+    if added.table is not None:
+        unit = ["--unit", added.table.unit] if added.table.unit is not None else []
+        return ["--table", "FILE", *unit]
+    threads = ["--threads", str(added.threads)] if added.threads != DeviceSpec().threads else []
+    return (["--agent"] if added.source == "agent" else []) + threads
 
 
 def _pairs(option: str, params: Mapping[str, object]) -> list[str]:
@@ -298,15 +312,22 @@ def _check_params(strategy: Strategy, spec: SearchSpec) -> None:
 
 
 def _no_predictor(spec: SearchSpec, space: SearchSpace, context: SubmissionContext) -> HwnasError:
-    command = add_device_command(spec)
+    added = context.added.get(spec.device)
+    command = add_device_command(spec, added)
     if spec.device not in context.device_names:
         error = UnknownName("device", spec.device, context.device_names)
         return InvalidSpec(f"{error} To add it, run: {command}")
     busy = " yet: it is still being added" if spec.device in context.onboarding else ""
     return InvalidSpec(
         f"device {spec.device!r} has no latency predictor for this space and data ({space.id}){busy}. "
-        f"To fit one, run: {command}"
+        f"{_how_to_fit(added)}: {command}"
     )
+
+
+def _how_to_fit(added: DeviceSpec | None) -> str:
+    if added is not None and added.table is not None:
+        return "To fit one, upload a table of the device's latencies in this space as FILE"
+    return "To fit one, run"
 
 
 def _supernet_problems(

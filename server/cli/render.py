@@ -224,7 +224,8 @@ def dry_run(d: DryRunSchema) -> RenderableType:
     table = grid("metric", "lowest", "highest", title=f"{d.space_size:.3g} networks, {d.sampled} looked at")
     for name, (low, high) in d.ranges.items():
         info = METRICS.get(name)
-        label = name if info is None else f"{info.label}{f', {info.unit}' if info.unit else ''} ({info.kind})"
+        kind = "" if info is None else d.kinds.get(name, info.kind)
+        label = name if info is None else f"{info.label}{f', {info.unit}' if info.unit else ''} ({kind})"
         table.add_row(label, f"{low:,.4g}", f"{high:,.4g}")
     lines.append(table)
     if d.lowest_reachable_ms is not None:

@@ -18,6 +18,7 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console, RenderableType
 
 from nas.blobs import FolderBlobs
 from nas.client import Client
@@ -28,8 +29,11 @@ from nas.core.errors import InvalidData, InvalidInput, InvalidSpec
 from nas.core.events import Event, Measured, SearchState, StageFinished, fold_all
 from nas.core.metrics import mape, spearman
 from nas.core.ports import ImageShape, predict_latency
+from nas.core.predictor_card import PredictorCard
 from nas.core.spec import DeviceSpec, RooflineSpec, TableSpec, parse_spec
 from nas.schemas.devices import DeviceSchema
+from nas.schemas.dry_runs import DryRunSchema
+from nas.schemas.predictors import PredictorCardSchema
 from predictors.onboarding.from_table import onboard_from_table
 from predictors.onboarding.measured import onboard
 from predictors.onboarding.refit import refitted
@@ -37,6 +41,7 @@ from predictors.onboarding.roofline import roofline_ms
 from predictors.onboarding.tables import RawTable, check_table, read_table
 from predictors.storage import Known, load_known, load_predictor
 from server.api.limits import MAX_BODY, MAX_FILE
+from server.cli import render
 from server.store.store import Store
 from tests.support import fakes
 from tests.support.tables import Layers, csv_of, table_api, table_plugins, table_store, upload  # noqa: F401  # fixtures
@@ -282,7 +287,9 @@ def test_a_virtual_device_is_estimated_and_never_measured(plugins: None, tmp_pat
     state = onboarded(spec, WIDE, tmp_path)[1]
     card = state.finished["fit"]["card"]
     assert (card["kind"], card["protocol"]) == ("estimated", {"roofline": {"flops_per_s": 1e9, "bytes_per_s": 1e9}})
-    assert card["spearman"] > 0.9
+    assert (card["held_out"], card["mape"], card["spearman"], card["coverage"]) == (0, None, None, None)
+    assert card["measured_ms"] == []
+    assert card["n"] == 400
     profile = DeviceProfile.from_json(dict(state.finished["profile"]["profile"]))
     assert not profile.measurable
 
@@ -457,7 +464,14 @@ def test_nothing_is_called_measured_or_verified_on_a_virtual_device(
     events = list(onboard_from_table(spec, TINY, store.blobs, SearchState(), fakes.Clock()))
     fakes.append(store, lease, events)
     store.jobs.finish(lease, "succeeded")
-    assert api.get("/v1/devices/chip").json()["predictors"][0]["kind"] == "estimated"
+    [card] = api.get("/v1/devices/chip").json()["predictors"]
+    assert (card["kind"], card["source"], card["held_out"], card["mape"]) == ("estimated", "roofline", 0, None)
+    shown = "".join(_lines(render.card(PredictorCardSchema.model_validate(card))))
+    assert "Nothing was measured" in shown
+    assert "measured networks" not in shown
+    dry_run = api.post("/v1/searches?dry_run=true&measure=false", json=_search("chip")).json()
+    assert dry_run["kinds"]["predicted_ms"] == "estimated"
+    assert "Predicted latency, ms (estimated)" in "".join(_lines(render.dry_run(DryRunSchema.model_validate(dry_run))))
     search = fakes.add_search(store, fakes.search_spec(device="chip"))
     log = [e for e in fakes.search_log(store.blobs.put(b"abc")) if not isinstance(e, Measured | StageFinished)]
     fakes.run_log(store, [*log, StageFinished("estimate", 1.0, {"reference": fakes.REFERENCE}), _VERIFIED])
@@ -474,6 +488,42 @@ def test_nothing_is_called_measured_or_verified_on_a_virtual_device(
         assert one["metrics"]["predicted_ms"]["kind"] == "estimated"
     plain = api.get(f"/v1/searches/{search}/front?device=bench").json()
     assert plain["objectives"][1]["kind"] == "predicted"
+
+
+def test_cards_that_compared_estimates_with_their_formula_lose_their_figures() -> None:
+    """As version 0.2 stored them."""
+    figures = {
+        "mape": 0.0,
+        "spearman": 1.0,
+        "kendall": 1.0,
+        "coverage": 1.0,
+        "measured_ms": [1.0],
+        "predicted_ms": [1.0],
+    }
+    names = {
+        "profile": "p",
+        "space": "s",
+        "space_name": "s",
+        "family": "best",
+        "n": 54,
+        "calibration": 54,
+        "held_out": 18,
+    }
+    source = {"roofline": {"flops_per_s": 1e9, "bytes_per_s": 1e9}}
+    record = {**names, **figures, "upper_ms": [1.0], "range_ms": [1.0, 2.0], "kind": "estimated", "protocol": source}
+    card = PredictorCard.from_json(record)
+    assert (card.mape, card.coverage, card.held_out, card.measured_ms) == (None, None, 0, ())
+    assert (card.n, card.range_ms, card.source) == (54, (1.0, 2.0), "roofline")
+    measured = PredictorCard.from_json(
+        {**record, "kind": "predicted", "protocol": {"id": "x", "version": 2, "rounds": 9}}
+    )
+    assert (measured.mape, measured.held_out, measured.source) == (0.0, 18, "worker")
+    assert measured.protocol == {"id": "x", "version": 2, "rounds": 9}
+
+
+def _lines(renderable: RenderableType) -> list[str]:
+    console = Console(width=300, file=io.StringIO())
+    return [segment.text for segment in console.render(renderable)]
 
 
 _VERIFIED = StageFinished("verify", 1.0, {"measured": False})

@@ -49,7 +49,7 @@ def _rows(report: DryRunSchema) -> list[tuple[str, str]]:
         rows.append(("Data", " ".join(account_sentences(report.data))))
     for name, (low, high) in report.ranges.items():
         unit, kind = formatting.unit_and_kind(name)
-        label = formatting.label(name)
+        kind, label = report.kinds.get(name, kind), formatting.label(name)
         title = label if kind in label.lower() else f"{label} ({kind})"
         rows.append((title, f"{formatting.quantity(low, unit)} to {formatting.quantity(high, unit)}"))
     return [*rows, ("Spec", report.spec_hash[:16])]

@@ -46,10 +46,12 @@ class SubmissionContext:
     """The state of the service that decides whether a search can run.
 
     ``predictors`` holds the present predictor of each device of the search that has one; ``onboarding`` the devices of
-    the search whose onboarding has not ended. ``energy`` is the energy predictor of a single device.
+    the search whose onboarding has not ended; ``added`` how each known device of it was added last. ``energy`` is the
+    energy predictor of a single device.
     """
 
     device_names: tuple[str, ...]
+    added: Mapping[str, DeviceSpec]
     onboarding: frozenset[str]
     predictors: Mapping[str, StoredPredictor]
     energy: StoredPredictor | None
@@ -83,11 +85,17 @@ class SubmissionReader(Reader):
             single = predictors.get(spec.device) if spec.fleet is None else None
             return SubmissionContext(
                 device_names=tuple(session.scalars(select(DeviceRow.name).order_by(DeviceRow.name))),
+                added={name: added for name in spec.devices if (added := _added(session, name)) is not None},
                 onboarding=_onboarding(session, spec.devices),
                 predictors={name: StoredPredictor(row.family, row.blob) for name, row in predictors.items()},
                 energy=_energy(session, single) if single is not None else None,
                 parent=_parent(session, spec.supernet) if spec.supernet is not None else None,
             )
+
+    def added_device(self, device: str) -> DeviceSpec | None:
+        """How a device was added last; None for an unknown one."""
+        with reading(self._engine) as session:
+            return _added(session, device)
 
     def onboarding_context(self, spec: DeviceSpec) -> OnboardingContext:
         """The context of an onboarding."""
@@ -101,6 +109,12 @@ class SubmissionReader(Reader):
                 source=device.profile.get("source") if device is not None and device.profile is not None else None,
                 relatives={relative.device: relative.networks for relative in relatives_of(session, spec)},
             )
+
+
+def _added(session: Session, device: str) -> DeviceSpec | None:
+    latest = select(Job.spec).where(Job.kind == "device", Job.name == device).order_by(Job.created_at.desc()).limit(1)
+    record = session.scalar(latest)
+    return None if record is None else DeviceSpec.model_validate(record)
 
 
 def _onboarding(session: Session, devices: tuple[str, ...]) -> frozenset[str]:

@@ -349,6 +349,14 @@ def test_manifest_carries_the_evidence(packed: tuple[bytes, export.PackageReport
     assert architecture["layers"][0]["macs"] == 6912
 
 
+def test_latencies_from_peak_figures_are_called_estimated(trained: nn.Module, data: Dataset) -> None:
+    metrics = {"predicted_ms": 0.5, "upper_ms": 0.6, "params": 1234.0}
+    files = unzip(make_package(trained, data, metrics=metrics, measurement=None, profile=None, virtual=True)[0])
+    kinds = {name: metric["kind"] for name, metric in json.loads(files["manifest.json"])["metrics"].items()}
+    assert (kinds["predicted_ms"], kinds["upper_ms"], kinds["params"]) == ("estimated", "estimated", "exact")
+    assert "| Predicted latency | 0.5 ms | estimated |" in files["model_card.md"].decode()
+
+
 def test_card_is_short_and_says_where_numbers_come_from(packed: tuple[bytes, export.PackageReport]) -> None:
     card = unzip(packed[0])["model_card.md"].decode()
     assert len(card.splitlines()) < 60

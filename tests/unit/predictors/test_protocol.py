@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -406,3 +408,14 @@ def test_the_canary_is_the_network_that_the_protocol_describes() -> None:
     assert kinds == {"Conv": 5, "Relu": 5, "GlobalAveragePool": 1}
     digest = hashlib.sha256(canary_model()).hexdigest()
     assert digest in Path("docs/measurement-protocol.md").read_text()
+
+
+def test_cores_are_those_that_the_process_may_use() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from nas.core.device import MeasurementProtocol; "
+        "from predictors.measurement.onnx_runtime import describe_machine; "
+        "print(describe_machine('x', MeasurementProtocol()).cores)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "1"

@@ -186,6 +186,27 @@ def test_add_device_command_has_only_required_options() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({"source": "agent", "threads": 2}, "--agent --threads 2"),
+        ({"source": "table", "table": {"blob": "0" * 64, "unit": "us"}}, "--table FILE --unit us"),
+        (
+            {"source": "roofline", "roofline": {"flops_per_s": 2e12, "bytes_per_s": 5e10}},
+            "--flops 2e+12 --bandwidth 5e+10",
+        ),
+    ],
+)
+def test_a_device_gets_a_further_predictor_from_its_own_source(
+    api: TestClient, store: Store, changes: dict[str, Any], options: str
+) -> None:
+    """Not from the machine of the service, under the device's name."""
+    added = fakes.device_spec(name="phone", **changes)
+    store.jobs.submit("device", added.model_dump(mode="json"), None)
+    answer = api.post("/v1/searches", json={**body(), "device": "phone"})
+    refused(answer, 422, "invalid_spec", f"nas devices add phone {options}")
+
+
 def test_device_during_onboarding_has_no_predictor(api: TestClient, store: Store) -> None:
     store.jobs.submit("device", fakes.device_spec().model_dump(mode="json"), None)
     refused(api.post("/v1/searches", json=body()), 422, "invalid_spec", "still being added")
