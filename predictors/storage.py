@@ -25,7 +25,7 @@ def dump_predictor(predictor: LatencyPredictor) -> bytes:
 
 
 @dataclass(frozen=True)
-class Known:
+class DeviceMeasurements:
     """The measurements of a device: N networks and their latencies. Those ``held_out_N`` check predictors; none is
     fitted to them. ``error_N`` are the relative standard errors of the latencies, None where they are not known.
     ``as_written``: the networks were measured with their inactive parts, and their genes are not canonical."""
@@ -44,17 +44,17 @@ class Known:
         """Features and latencies of all networks, as other devices learn from them."""
         return Table(self.space(space).features(self.genes_NG), self.latency_ms_N)
 
-    def canonical(self, space: SearchSpace) -> Known:
+    def canonical(self, space: SearchSpace) -> DeviceMeasurements:
         """The measurements of canonical networks alone, which are those that a search can choose."""
         canonical_NG = space.canonical(self.genes_NG)
         if not self.as_written:
             return replace(self, genes_NG=canonical_NG)
         rows = (canonical_NG == self.genes_NG).all(axis=1)
         error_N = None if self.error_N is None else self.error_N[rows]
-        return Known(self.genes_NG[rows], self.latency_ms_N[rows], self.held_out_N[rows], error_N)
+        return DeviceMeasurements(self.genes_NG[rows], self.latency_ms_N[rows], self.held_out_N[rows], error_N)
 
     def dump(self) -> bytes:
-        """The measurements as bytes; ``load_known`` reads them back."""
+        """The measurements as bytes; ``load_measurements`` reads them back."""
         buffer = io.BytesIO()
         errors = {"error": self.error_N} if self.error_N is not None else {}
         np.savez(
@@ -69,7 +69,7 @@ class Known:
         return buffer.getvalue()
 
 
-def load_known(data: bytes) -> Known:
+def load_measurements(data: bytes) -> DeviceMeasurements:
     """Inverse of ``Known.dump``. Where an older version did not store which networks were held out, none is; its
     networks are canonical. Raises StorageError for damage."""
     try:
@@ -78,7 +78,7 @@ def load_known(data: bytes) -> Known:
             held_out_N = arrays["held_out"] if "held_out" in arrays.files else np.zeros(len(genes_NG), dtype=bool)
             error_N = arrays["error"] if "error" in arrays.files else None
             as_written = "as_written" in arrays.files and bool(arrays["as_written"])
-            return Known(genes_NG, latency_ms_N, held_out_N, error_N, as_written)
+            return DeviceMeasurements(genes_NG, latency_ms_N, held_out_N, error_N, as_written)
     except (ValueError, KeyError, OSError, BadZipFile) as error:
         raise StorageError(f"stored measurements cannot be read: {error}") from error
 

@@ -56,7 +56,7 @@ from predictors.measurement.onnx_runtime import measure_isolated, profile_machin
 from predictors.onboarding.from_table import onboard_from_table
 from predictors.onboarding.measured import onboard
 from predictors.onboarding.refit import RefitService, can_learn, merge_measurements
-from predictors.storage import load_known, load_predictor
+from predictors.storage import load_measurements, load_predictor
 from workers.attempt import EventBatch
 from workers.remote import RemoteMeasurer
 
@@ -198,13 +198,13 @@ def _refits(
     """Refit the predictor with all comparable measurements of the device; None if there are too few of them."""
     if data is None:
         return None
-    measured = load_known(blobs.get(data.known_blob))
+    measured = load_measurements(blobs.get(data.known_blob))
     if data.genes:
         genes_NG, latency_ms_N = np.array(data.genes, dtype=np.int64), np.array(data.latency_ms)
         measured = merge_measurements(measured, space, genes_NG, latency_ms_N)
     relatives = []
     if predictor.family == Transfer.family:
-        relatives = [load_known(blobs.get(blob)).table(space) for blob in data.relative_blobs]
+        relatives = [load_measurements(blobs.get(blob)).table(space) for blob in data.relative_blobs]
     n = len(measured.genes_NG)
     maximum = n + 2 * budget.verified * (1 + budget.reexplore)
     if not can_learn(predictor, n, maximum, relatives):

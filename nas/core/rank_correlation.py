@@ -52,7 +52,9 @@ def rank_advice(
         elif after.value > one_shot.value:
             sentences.append(f"The split ranks better {than}.")
         else:
-            sentences.append(f"The split ranks worse {than}: once_for_all or fewer subspaces may serve this space better.")
+            sentences.append(
+                f"The split ranks worse {than}: once_for_all or fewer subspaces may serve this space better."
+            )
     elif after is not None and before is not None:
         sentences.append(f"Before the split, after the warm-up alone, tau was {before.value:.2f}.")
     return " ".join(sentences)
@@ -63,9 +65,7 @@ def describe_tau(tau: Tau | None) -> str:
     if tau is None:
         return "All networks were estimated alike, so there is no order to follow: train for more epochs."
     if not tau.conclusive:
-        return (
-            f"Kendall's tau is {tau}: too uncertain to say whether the estimates rank. More rank_networks tell more."
-        )
+        return f"Kendall's tau is {tau}: too uncertain to say whether the estimates rank. More rank_networks tell more."
     if tau.value < LOW_TAU:
         return (
             f"Do not trust the order of the estimates: Kendall's tau is {tau}, below {LOW_TAU}. Train for more epochs, "

@@ -62,15 +62,15 @@ def _posterior(features_NF: Floats, y_N: Floats, weight_N: Floats) -> tuple[Floa
     x_NF = (features_NF - centre_F) * root_F
     design = np.concatenate([x_NF, np.full((len(x_NF), 1), _OFFSET)], axis=1) * root_N[:, None]
     target = y_N * root_N
-    left, values, right = np.linalg.svd(design, full_matrices=False)
-    squares, projected = values**2, left.T @ target
+    left_vectors, values, right_vectors = np.linalg.svd(design, full_matrices=False)
+    squares, projected = values**2, left_vectors.T @ target
     beyond = max(float(target @ target - projected @ projected), 0.0)  # of the target, what no weights reach
-    n, rank = left.shape
+    n, rank = left_vectors.shape
     ridges = np.geomspace(1e-9, 1e3, 49) * max(float(squares.max()), 1e-12)
     spread = squares + ridges[:, None]
     noise = np.maximum(((projected**2 / spread).sum(1) + beyond / ridges) / n, 1e-300)
     evidence = -0.5 * (n * np.log(noise) + np.log(spread).sum(1) + (n - rank) * np.log(ridges))
     ridge = ridges[np.argmax(evidence)]
-    solution = right.T @ (projected * values / (squares + ridge))
+    solution = right_vectors.T @ (projected * values / (squares + ridge))
     weights_F = root_F * solution[:-1]
     return weights_F, float(_OFFSET * solution[-1] - weights_F @ centre_F)

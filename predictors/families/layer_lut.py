@@ -41,20 +41,20 @@ def every_layer(space: SearchSpace) -> dict[str, Layer]:
     """All layers that networks of the space have, by key in order: those of random networks, until a thousand more
     bring none that is new. Raises InvalidInput for a space of too many."""
     rng, counts = np.random.default_rng(0), choice_counts(space.decisions)
-    drawn = np.stack([np.zeros_like(counts), counts - 1])
-    found: dict[str, Layer] = {}
+    genes_NG = np.stack([np.zeros_like(counts), counts - 1])
+    layers: dict[str, Layer] = {}
     still = 0
     while still < _STILL:
-        new = distinct_layers(space, as_archs(space.id, space.canonical(drawn)))
-        still = still + len(drawn) if new.keys() <= found.keys() else 0
-        found |= new
-        if len(found) > MOST_LAYERS:
+        new = distinct_layers(space, as_archs(space.id, space.canonical(genes_NG)))
+        still = still + len(genes_NG) if new.keys() <= layers.keys() else 0
+        layers |= new
+        if len(layers) > MOST_LAYERS:
             raise InvalidInput(
                 f"expected a space of at most {MOST_LAYERS} different layers to measure one by one, "
                 f"got more: {space.id}. Another family of predictors measures whole networks only"
             )
-        drawn = sample(space.decisions, rng, _GROUP)
-    return dict(sorted(found.items()))
+        genes_NG = sample(space.decisions, rng, _GROUP)
+    return dict(sorted(layers.items()))
 
 
 def to_measure(layers: Mapping[str, Layer]) -> list[Layer | None]:

@@ -75,8 +75,8 @@ class Relatives:
 
     def without(self, device: int) -> Relatives:
         """All but one of the devices."""
-        rest = [d for d in range(len(self.tables)) if d != device]
-        return replace(self, weights_DF=self.weights_DF[rest], tables=tuple(self.tables[d] for d in rest))
+        remaining = [d for d in range(len(self.tables)) if d != device]
+        return replace(self, weights_DF=self.weights_DF[remaining], tables=tuple(self.tables[d] for d in remaining))
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,10 @@ def calibrate(relatives: Relatives, n: int, level: float = 0.95, draws: int = 6,
         prior = _prior(relatives.without(device))
         x_NP = _with_one(table.features_NF - prior.centre_F)
         for _ in range(draws):
-            few, rest = np.split(rng.permutation(len(x_NP)), [n])
+            few, unmeasured = np.split(rng.permutation(len(x_NP)), [n])
             weights_P, error_ms = _adapt(prior, table.features_NF[few], table.latency_ms_N[few])
-            ratios.append((table.latency_ms_N[rest] - x_NP[rest] @ weights_P) / max(error_ms, 1e-12))
-            shares.append(np.full(len(rest), 1.0 / len(rest)))
+            ratios.append((table.latency_ms_N[unmeasured] - x_NP[unmeasured] @ weights_P) / max(error_ms, 1e-12))
+            shares.append(np.full(len(unmeasured), 1.0 / len(unmeasured)))
     ratio_M, share_M = np.concatenate(ratios), np.concatenate(shares)
     order = ratio_M.argsort()
     reached_M = share_M[order].cumsum() / share_M.sum()
@@ -166,14 +166,14 @@ def choose(relatives: Relatives, features_NF: Floats, n: int) -> NDArray[np.int6
     x_NP = _with_one(features_NF - prior.centre_F)
     left_NN = x_NP @ prior.covariance(1.0, float(_SHARES.mean())) @ x_NP.T
     noise = float(np.sqrt(_NOISES[0] * _NOISES[-1]))
-    chosen: list[int] = []
+    selected: list[int] = []
     for _ in range(n):
         gain_N = (left_NN**2).sum(0) / (np.diag(left_NN) + noise)
-        gain_N[chosen] = -np.inf
+        gain_N[selected] = -np.inf
         best = int(gain_N.argmax())
-        chosen.append(best)
+        selected.append(best)
         left_NN -= np.outer(left_NN[best], left_NN[best]) / (left_NN[best, best] + noise)
-    return np.array(chosen, dtype=np.int64)
+    return np.array(selected, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -245,12 +245,12 @@ def _heavy_tailed(grams_HNN: Floats, rest_N: Floats, weight_N: Floats) -> tuple[
     shrunk_HQN = 1.0 / (np.maximum(values_HN, 0.0)[:, None] + noise_Q1)
     solved_HQN = (shrunk_HQN * (rest_N @ turn_HNN)[:, None]) @ turn_HNN.swapaxes(1, 2)
     precision_HQN = _precision(noise_Q1, noise_Q1, solved_HQN, shrunk_HQN @ (turn_HNN**2).swapaxes(1, 2))
-    for left in reversed(range(_ROUNDS - 1)):
+    for rounds_to_go in reversed(range(_ROUNDS - 1)):
         variance_HQN = noise_QN / precision_HQN
         covariance_HQNN = grams_HNN[:, None] + variance_HQN[..., None] * np.eye(n)
         inverse_HQNN = np.linalg.inv(covariance_HQNN)
         solved_HQN = inverse_HQNN @ rest_N
-        if left:
+        if rounds_to_go:
             precision_HQN = _precision(noise_QN, variance_HQN, solved_HQN, np.einsum("hqnn->hqn", inverse_HQNN))
     shape, rate_HQN = half + 0.5, (half + 0.5) / precision_HQN
     log_precision_HQN = digamma(shape) - np.log(rate_HQN)

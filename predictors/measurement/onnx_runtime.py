@@ -144,9 +144,9 @@ def _write_job(job: Path, models: Sequence[bytes], profile: DeviceProfile) -> Pa
     return job
 
 
-def _sit_in_child(job: Path, which: Sequence[int], seed: int, survey_ms: float | None = None) -> list[ModelSitting]:
+def _sit_in_child(job: Path, rows: Sequence[int], seed: int, survey_ms: float | None = None) -> list[ModelSitting]:
     """One sitting of the models of a job, in a process of its own."""
-    (job / "sitting.json").write_text(json.dumps({"models": list(which), "seed": seed, "survey_ms": survey_ms}))
+    (job / "sitting.json").write_text(json.dumps({"models": list(rows), "seed": seed, "survey_ms": survey_ms}))
     command = [sys.executable, "-m", "predictors.measurement.onnx_runtime", str(job)]
     errors = job / "stderr.txt"
     timed = []
@@ -162,12 +162,12 @@ def _sit_in_child(job: Path, which: Sequence[int], seed: int, survey_ms: float |
                     ModelSitting(sitting_from_json(record["sitting"]), record["cold_load_ms"], record["warm_load_ms"])
                 )
         finally:
-            if len(timed) < len(which):
+            if len(timed) < len(rows):
                 child.kill()
-    if child.returncode != 0 or len(timed) != len(which):
+    if child.returncode != 0 or len(timed) != len(rows):
         tail = errors.read_text(errors="replace").strip().splitlines()[-3:]
         raise MeasurementRefused(
-            f"the measuring process ended with {child.returncode} after {len(timed)} of {len(which)} networks: "
+            f"the measuring process ended with {child.returncode} after {len(timed)} of {len(rows)} networks: "
             + " ".join(tail)
         )
     return timed
@@ -203,8 +203,8 @@ def profile_machine(name: str, threads: int = 1, source: LatencySource = "worker
     require_cores(profile)
     models = [canary_model(), *reference_models()]
     with tempfile.TemporaryDirectory(prefix="hwnas-profile-") as folder:
-        look = replace(profile, protocol=replace(profile.protocol, fewest_visits=LOOK_VISITS))
-        job = _write_job(Path(folder), models, look)
+        long_visits = replace(profile, protocol=replace(profile.protocol, fewest_visits=LOOK_VISITS))
+        job = _write_job(Path(folder), models, long_visits)
         timed = [_sit_in_child(job, range(len(models)), seed, LOOK_MS) for seed in range(LOOKS)]
     by_network = [[of_one[i].sitting for of_one in timed] for i in range(len(models))]
     levels_ms = np.array([v.level_ms for s in by_network[0] for v in s.visits])
@@ -260,13 +260,13 @@ def load_session(model: bytes, protocol: MeasurementProtocol) -> Run:
 
 def _input(entry: onnxruntime.NodeArg, batch: int) -> np.ndarray:
     types = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
-    first, *rest = entry.shape
-    if entry.type not in types or not all(isinstance(d, int) for d in rest):
+    first, *fixed_shape = entry.shape
+    if entry.type not in types or not all(isinstance(d, int) for d in fixed_shape):
         raise MeasurementRefused(
             f"expected inputs of {' or '.join(types)} where only the batch size is free, "
             f"got {entry.name!r} of {entry.type} and shape {entry.shape}"
         )
-    shape = (first if isinstance(first, int) else batch, *rest)
+    shape = (first if isinstance(first, int) else batch, *fixed_shape)
     return (np.random.default_rng(0).random(shape) * 255).astype(types[entry.type])
 
 
@@ -287,18 +287,18 @@ def machine_stopwatch(threads: int = 1) -> Stopwatch:
 
 
 def _require_machine(profile: DeviceProfile) -> None:
-    here = describe_machine(profile.name, profile.protocol)
+    machine_now = describe_machine(profile.name, profile.protocol)
     if profile.protocol.version != MeasurementProtocol.version:
         raise MeasurementRefused(
             f"the device {profile.name!r} was profiled by version {profile.protocol.version} of the measuring "
             f"protocol, expected {MeasurementProtocol.version}. Add the device again"
         )
-    for what in ("machine", "processor", "runtime", "runtime_version"):
-        expected, got = getattr(profile, what), getattr(here, what)
-        if expected != got:
+    for field in ("machine", "processor", "runtime", "runtime_version"):
+        expected, current = getattr(profile, field), getattr(machine_now, field)
+        if expected != current:
             raise MeasurementRefused(
-                f"this is not the device {profile.name!r} as it was profiled: expected {what} {expected!r}, "
-                f"got {got!r}. Add the device again"
+                f"this is not the device {profile.name!r} as it was profiled: expected {field} {expected!r}, "
+                f"got {current!r}. Add the device again"
             )
 
 
@@ -314,7 +314,7 @@ def prioritise() -> None:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def _exclusively() -> Iterator[None]:
     """Waits until no other measuring process of this user runs on the machine; two would spoil both."""
     path = Path(tempfile.gettempdir()) / f"hwnas-measure-{os.getuid()}.lock"
     with path.open("w") as lock:
@@ -347,12 +347,12 @@ def main(folder: str) -> None:
     Prints one JSON line for each."""
     job = Path(folder)
     profile = DeviceProfile.from_json(json.loads((job / "profile.json").read_text()))
-    wanted = json.loads((job / "sitting.json").read_text())
+    job_record = json.loads((job / "sitting.json").read_text())
     watch = machine_stopwatch(profile.protocol.threads)
     prioritise()
-    models = ((job / f"{i:06d}.onnx").read_bytes() for i in wanted["models"])
-    with _alone():
-        for one in measure(models, profile, watch, wanted["seed"], wanted["survey_ms"]):
+    models = ((job / f"{i:06d}.onnx").read_bytes() for i in job_record["models"])
+    with _exclusively():
+        for one in measure(models, profile, watch, job_record["seed"], job_record["survey_ms"]):
             record = {
                 "sitting": sitting_as_json(one.sitting),
                 "cold_load_ms": one.cold_load_ms,

@@ -105,15 +105,15 @@ def time_loading(
     """Loads a model for the first time, runs it once, then loads it ``loads`` times again: the functions that run it,
     as often as it was loaded, or only the first unless all are to be kept; the time of the first and the median of the
     later loads in ms (None without any)."""
-    begun = watch.now_ns()
+    started_ns = watch.now_ns()
     run = load()
     run()
-    cold_ms = (watch.now_ns() - begun) / 1e6
+    cold_ms = (watch.now_ns() - started_ns) / 1e6
     runs, again = [run], []
     for _ in range(loads):
-        begun = watch.now_ns()
+        started_ns = watch.now_ns()
         later = load()
-        again.append((watch.now_ns() - begun) / 1e6)
+        again.append((watch.now_ns() - started_ns) / 1e6)
         if keep:
             runs.append(later)
     return runs, max(0.0, cold_ms), max(0.0, float(np.median(again))) if again else None
@@ -131,7 +131,7 @@ class _Timer:
         """Time per inference in ms, whether the process kept its core, and the processor time per inference in ms.
         ``hot``: one inference goes before, untimed, so that the caches hold the network."""
         watch = self.watch
-        begun = watch.now_ns()
+        started_ns = watch.now_ns()
         if hot:
             run()
         before = watch.interruptions()
@@ -141,10 +141,10 @@ class _Timer:
             run()
         end = watch.now_ns()
         cpu_ms = (watch.cpu_ns() - cpu) / count / 1e6 if watch.cpu_ns is not None else None
-        kept = watch.interruptions() == before
-        self.steps_back += end < begun
-        self.spent_ns += abs(end - begun)
-        return (end - start) / count / 1e6, kept, cpu_ms
+        uninterrupted = watch.interruptions() == before
+        self.steps_back += end < started_ns
+        self.spent_ns += abs(end - started_ns)
+        return (end - start) / count / 1e6, uninterrupted, cpu_ms
 
 
 class _CanaryTrack:
@@ -192,8 +192,8 @@ class _Pair:
 
     def canary_ms(self) -> float:
         """One canary chunk; infinite if it was interrupted, so that nothing beside it counts as undisturbed."""
-        ms, kept, _ = self.timer.chunk(self.canary, self.canary_chunk, hot=True)
-        if not kept or ms <= 0:
+        ms, uninterrupted, _ = self.timer.chunk(self.canary, self.canary_chunk, hot=True)
+        if not uninterrupted or ms <= 0:
             return math.inf
         self.track.add(self.timer.spent_ns, ms)
         return ms
@@ -218,11 +218,11 @@ def _visit(pair: _Pair, protocol: MeasurementProtocol, number: int) -> _RawVisit
     before_ms = pair.canary_ms()
     while tries < 3 or timer.spent_ns - visit.at_ns < protocol.visit_ms * 1e6:
         tries += 1
-        ms, kept, cpu_ms = timer.chunk(run, pair.chunk, hot)
+        ms, uninterrupted, cpu_ms = timer.chunk(run, pair.chunk, hot)
         after_ms = pair.canary_ms()
         disturbance_ms = max(before_ms, after_ms)
         before_ms = after_ms
-        if kept and ms > 0:
+        if uninterrupted and ms > 0:
             hot = ms < HOT_MS
             visit.network_ms.append(ms)
             # A canary that lost its core says that the moment was disturbed, not how much.
@@ -238,18 +238,20 @@ def _survey(
     """Runs the canary alone, until it does not become faster any more and is as fast as the profile says, or
     ``patience_ms`` are over."""
     protocol = profile.protocol
-    begun = timer.spent_ns
+    started_ns = timer.spent_ns
     calm_ms = math.inf if profile.canary_ms is None else (1 + protocol.gate) * profile.canary_ms
     fastest: list[float] = []
     while True:
         block = [timer.chunk(canary, chunk, hot=True) for _ in range(20)]
-        kept_ms = [ms for ms, kept, _ in block if kept and ms > 0] or [max(1e-9, min(ms for ms, _, _ in block))]
+        kept_ms = [ms for ms, uninterrupted, _ in block if uninterrupted and ms > 0] or [
+            max(1e-9, min(ms for ms, _, _ in block))
+        ]
         fastest.append(min(kept_ms))
         warm = len(fastest) >= 20 and min(fastest[-10:]) >= 0.99 * min(fastest[-20:-10])
         if warm:
             for ms in kept_ms:
                 track.add(timer.spent_ns, ms)
-        passed_ms = (timer.spent_ns - begun) / 1e6
+        passed_ms = (timer.spent_ns - started_ns) / 1e6
         if passed_ms >= max(survey_ms, protocol.patience_ms) and track.ready:
             return
         if passed_ms >= survey_ms and warm and track.level_ms(timer.spent_ns) <= calm_ms:
@@ -283,7 +285,7 @@ def _warm_up(pair: _Pair, protocol: MeasurementProtocol) -> bool:
     """Runs for at least ``warmup_ms``, until the network's time over the canary's does not fall any more by more than
     the noise of the last windows; whether that was reached within ``warmup_windows``."""
     before: Floats | None = None
-    begun = pair.timer.spent_ns
+    started_ns = pair.timer.spent_ns
     for later in pair.loads[1:]:
         later()
     for _ in range(protocol.warmup_windows):
@@ -292,7 +294,7 @@ def _warm_up(pair: _Pair, protocol: MeasurementProtocol) -> bool:
         if before is not None and before.size and ratio.size:
             error = math.hypot(_median_error(before), _median_error(ratio))
             falls = float(np.median(before) - np.median(ratio))
-            if falls <= 2 * error + 0.01 and pair.timer.spent_ns - begun >= protocol.warmup_ms * 1e6:
+            if falls <= 2 * error + 0.01 and pair.timer.spent_ns - started_ns >= protocol.warmup_ms * 1e6:
                 return True
         before = ratio
     return False
@@ -333,12 +335,12 @@ def judge(timing: Timing, profile: DeviceProfile) -> Measurement:
     count only where there are no others."""
     protocol = profile.protocol
     forward = [s for s in timing.sittings if not s.steps_back]
-    whole = [s for s in forward if s.steady] or forward
-    samples = [s for s in (_sample(sitting, profile) for sitting in whole) if s is not None]
+    counted = [s for s in forward if s.steady] or forward
+    samples = [s for s in (_sample(sitting, profile) for sitting in counted) if s is not None]
     if any(s.accepted for s in samples):
         samples = [s for s in samples if s.accepted]
-    chunks = [ms for s in whole for v in s.visits for ms in v.network_ms]
-    drifts = [v.level_ms / profile.canary_ms for s in whole for v in s.visits] if profile.canary_ms else []
+    chunks = [ms for s in counted for v in s.visits for ms in v.network_ms]
+    drifts = [v.level_ms / profile.canary_ms for s in counted for v in s.visits] if profile.canary_ms else []
     steps_back = sum(s.steps_back for s in timing.sittings)
     refused = None
     if not samples:
@@ -359,7 +361,7 @@ def judge(timing: Timing, profile: DeviceProfile) -> Measurement:
         refused=refused,
         cold_load_ms=timing.cold_load_ms,
         warm_load_ms=timing.warm_load_ms,
-        undisturbed=_undisturbed(whole, protocol),
+        undisturbed=_undisturbed(counted, protocol),
     )
     if refused is not None:
         return measurement
@@ -456,9 +458,9 @@ def _sample(sitting: Sitting, profile: DeviceProfile) -> _Sample | None:
     accepted: list[Floats] = []
     for visit in visits:
         network, canary = np.asarray(visit.network_ms), np.asarray(visit.canary_ms)
-        chosen = np.log(network[canary <= (1 + protocol.gate) * visit.level_ms])
-        if chosen.size:
-            accepted.append(chosen - _log_drift(visit, profile) * slope)
+        log_ms = np.log(network[canary <= (1 + protocol.gate) * visit.level_ms])
+        if log_ms.size:
+            accepted.append(log_ms - _log_drift(visit, profile) * slope)
     drift_error = max(
         (2 * slope_error * abs(_log_drift(v, profile)) for v in sitting.visits), default=0.0
     )  # within two standard errors of the slope

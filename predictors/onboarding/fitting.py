@@ -83,10 +83,12 @@ def fit_transfer(relatives: Relatives, x_NF: Floats, y_N: Floats, seed: int, err
     out = np.random.default_rng((seed, 7)).permutation(n)[:MOST_LEFT_OUT]
     weight_N = None if error_N is None else weights_of(x_NF, y_N, error_N)
     mean_ms, upper_ms = np.empty(len(out)), np.empty(len(out))
-    for i, left in enumerate(out):
-        rest = np.delete(np.arange(n), left)
-        weights = None if weight_N is None else weight_N[rest]
-        guess = Transfer.fit(x_NF[rest], y_N[rest], relatives, multiple, weights).predict(x_NF[left : left + 1])
+    for i, row in enumerate(out):
+        other_rows = np.delete(np.arange(n), row)
+        weights = None if weight_N is None else weight_N[other_rows]
+        guess = Transfer.fit(x_NF[other_rows], y_N[other_rows], relatives, multiple, weights).predict(
+            x_NF[row : row + 1]
+        )
         mean_ms[i], upper_ms[i] = guess.mean_ms[0], guess.upper_ms[0]
     return Fitted(
         Transfer.fit(x_NF, y_N, relatives, multiple, weight_N),

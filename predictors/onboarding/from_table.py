@@ -27,7 +27,7 @@ from predictors.onboarding.measured import fit_result, stratified
 from predictors.onboarding.results import EnergyFit, FitResult, ProfileResult
 from predictors.onboarding.roofline import roofline_ms
 from predictors.onboarding.tables import LatencyTable, RawTable, check_table
-from predictors.storage import Known, dump_predictor
+from predictors.storage import DeviceMeasurements, dump_predictor
 
 STAGES = ("profile", "fit")
 _ENOUGH = round(FEWEST_ALONE / (1 - HELD_OUT)) + 1
@@ -49,8 +49,8 @@ def onboard_from_table(
     else:
         assert spec.table is not None
         table = check_table(RawTable.load(blobs.get(spec.table.blob)), space, spec.table.unit)
-        energy = _fit_energy(spec, table, space) if "energy_mj" in table.others else None
-        if "energy_mj" in table.others and energy is None:
+        energy = _fit_energy(spec, table, space) if "energy_mj" in table.extras else None
+        if "energy_mj" in table.extras and energy is None:
             yield Warned(
                 "fit",
                 f"the energies of the table are left out: expected at least {_ENOUGH} networks of a single device, "
@@ -82,14 +82,14 @@ def _learned(
     blobs: BlobStore,
 ) -> FitResult:
     """The family learns what the table says of its networks."""
-    fitted, known = _fit_table(spec, table, space)
+    fitted, measurements = _fit_table(spec, table, space)
     accuracy = None if energy is None else _energy_accuracy(energy)
     checked = (fitted.n, fitted.truth_ms_H, fitted.guess)
     card = make_card(fitted.predictor, profile, space, *checked, table=source, energy=accuracy)
     stored = None
     if energy is not None:
         stored = EnergyFit(energy.predictor.family, blobs.put(dump_predictor(energy.predictor)))
-    return fit_result(fitted.predictor, card, known, blobs, stored)
+    return fit_result(fitted.predictor, card, measurements, blobs, stored)
 
 
 def _require_spread(spec: DeviceSpec, latency_ms_N: Floats) -> None:
@@ -102,12 +102,12 @@ def profile_of(spec: DeviceSpec) -> DeviceProfile:
     """The profile of a device that nobody has seen."""
     if spec.roofline is not None:
         peak, bandwidth = spec.roofline.flops_per_s, spec.roofline.bytes_per_s
-        what, runtime, release = f"{peak:.3g} FLOP/s, {bandwidth:.3g} bytes/s", "roofline", "1"
+        processor, runtime, release = f"{peak:.3g} FLOP/s, {bandwidth:.3g} bytes/s", "roofline", "1"
     else:
         assert spec.table is not None
-        what, runtime, release = "an uploaded table", "table", spec.table.blob[:12]
+        processor, runtime, release = "an uploaded table", "table", spec.table.blob[:12]
     unknown = MeasurementProtocol(version=0)  # whoever measured did it by a protocol of their own, or nobody did
-    return DeviceProfile(spec.name, "", what, 1, runtime, release, "", protocol=unknown, source=spec.source)
+    return DeviceProfile(spec.name, "", processor, 1, runtime, release, "", protocol=unknown, source=spec.source)
 
 
 def require_usable(spec: DeviceSpec, raw: RawTable, space: SearchSpace) -> None:
@@ -116,24 +116,24 @@ def require_usable(spec: DeviceSpec, raw: RawTable, space: SearchSpace) -> None:
     _require_enough(spec, *_split(spec, check_table(raw, space, spec.table.unit)))
 
 
-def _fit_table(spec: DeviceSpec, table: LatencyTable, space: SearchSpace) -> tuple[Fitted, Known]:
+def _fit_table(spec: DeviceSpec, table: LatencyTable, space: SearchSpace) -> tuple[Fitted, DeviceMeasurements]:
     own, relatives = _split(spec, table)
     _require_enough(spec, own, relatives)
     space = measured_space(space, table.as_written)
     known_N = np.isfinite(own)
     genes_NG, y_N = table.genes_NG[known_N], own[known_N]
     _require_spread(spec, y_N)
-    known = Known(genes_NG, y_N, np.zeros(len(genes_NG), dtype=bool), as_written=table.as_written)
+    measurements = DeviceMeasurements(genes_NG, y_N, np.zeros(len(genes_NG), dtype=bool), as_written=table.as_written)
     if len(y_N) >= _ENOUGH and spec.predictor != Transfer.family:
-        return fit_family(spec.predictor, space, genes_NG, y_N, _held_out(spec, len(y_N))), known
+        return fit_family(spec.predictor, space, genes_NG, y_N, _held_out(spec, len(y_N))), measurements
     tables = [Table(space.features(table.genes_NG[np.isfinite(o)]), o[np.isfinite(o)]) for o in relatives]
-    return fit_transfer(Relatives.learn(tables), space.features(genes_NG), y_N, spec.seed), known
+    return fit_transfer(Relatives.learn(tables), space.features(genes_NG), y_N, spec.seed), measurements
 
 
 def _fit_energy(spec: DeviceSpec, table: LatencyTable, space: SearchSpace) -> Fitted | None:
     """What predicts energy, checked on networks that are held out; None for too few networks, for energies that are all
     the same, or for several devices, of which nobody says whose the energies are."""
-    energy_mj_N = table.others["energy_mj"]
+    energy_mj_N = table.extras["energy_mj"]
     enough = len(energy_mj_N) >= _ENOUGH and float(np.ptp(energy_mj_N)) > 0
     if not enough or len(table.devices) > 1 or spec.predictor == Transfer.family:
         return None
@@ -168,8 +168,8 @@ def _split(spec: DeviceSpec, table: LatencyTable) -> tuple[Floats, list[Floats]]
     index = table.devices.index(device)
     own = table.latency_ms_DN[index]
     fewest = max(int(np.isfinite(own).sum()), FEWEST) + 1
-    others = np.delete(table.latency_ms_DN, index, axis=0)
-    return own, [o for o in others if np.isfinite(o).sum() >= fewest]
+    other_columns = np.delete(table.latency_ms_DN, index, axis=0)
+    return own, [o for o in other_columns if np.isfinite(o).sum() >= fewest]
 
 
 def _require_enough(spec: DeviceSpec, own_N: Floats, relatives: list[Floats]) -> None:

@@ -29,7 +29,7 @@ from predictors.onboarding.card import make_card
 from predictors.onboarding.fitting import HELD_OUT, fit_family, fit_transfer
 from predictors.onboarding.results import EnergyFit, FitResult, MeasureResult, ProfileResult
 from predictors.onboarding.selection import d_optimal
-from predictors.storage import Known, dump_predictor, load_known
+from predictors.storage import DeviceMeasurements, dump_predictor, load_measurements
 
 GROUP = 16
 _ENOUGH = round(FEWEST_ALONE / (1 - HELD_OUT)) + 1
@@ -51,8 +51,8 @@ def onboard(
     """Yields the stages profile, measure and fit; goes on from ``state``. Networks once measured are kept in a
     checkpoint and never measured again.
 
-    ``relatives`` are blobs of what is known of other devices (``predictors.storage.Known``), where the device
-    is learned from them: a handful of networks will do then, and they are chosen for what each would tell.
+    ``relatives`` are blobs of the measurements of other devices (``predictors.storage.DeviceMeasurements``), where the
+    device is learned from them: a handful of networks will do then, and they are chosen for what each would tell.
     ``export_layer`` gives the model of a single layer, or of none, for a predictor that composes them: all layers of
     the space are then measured before the networks.
 
@@ -67,7 +67,7 @@ def onboard(
         relatives = profiled.relatives  # those by which networks were chosen
     kin = None
     if spec.beside_relatives:
-        kin = known_devices(space, [load_known(blobs.get(blob)) for blob in relatives], spec.samples)
+        kin = known_devices(space, [load_measurements(blobs.get(blob)) for blob in relatives], spec.samples)
     else:
         registry.load_family(spec.predictor)  # raises for an unknown one before anything is measured
     layers = every_layer(space) if spec.predictor == LayerLutModel.family else {}
@@ -112,16 +112,16 @@ def onboard(
     family = _layer_table(spec.name, layers, measurements[: len(single)]) if layers else spec.predictor
     of_networks = measurements[len(single) :]
     _require_enough(spec.name, of_networks, FEWEST_DEVICE if kin is not None else _ENOUGH)
-    known, refused_count = _known(genes, held_out, of_networks)
+    usable, refused_count = _usable_measurements(genes, held_out, of_networks)
     if kin is not None:
-        features_NF = space.features(known.genes_NG)
-        fitted = fit_transfer(kin, features_NF, known.latency_ms_N, spec.seed, known.error_N)
+        features_NF = space.features(usable.genes_NG)
+        fitted = fit_transfer(kin, features_NF, usable.latency_ms_N, spec.seed, usable.error_N)
     else:
-        fitted = fit_family(family, space, known.genes_NG, known.latency_ms_N, known.held_out_N, known.error_N)
+        fitted = fit_family(family, space, usable.genes_NG, usable.latency_ms_N, usable.held_out_N, usable.error_N)
     card = make_card(
         fitted.predictor, profile, space, fitted.n, fitted.truth_ms_H, fitted.guess, fitted.error_H, refused_count
     )
-    yield StageFinished("fit", clock() - started_s, fit_result(fitted.predictor, card, known, blobs).to_json())
+    yield StageFinished("fit", clock() - started_s, fit_result(fitted.predictor, card, usable, blobs).to_json())
 
 
 def _measure(
@@ -159,13 +159,15 @@ def _checkpoint(measurements: Sequence[Measurement], blobs: BlobStore) -> Checkp
     return Checkpoint("measure", len(measurements), blob)
 
 
-def _known(genes_NG: Genes, held_out_N: NDArray[np.bool_], measurements: Sequence[Measurement]) -> tuple[Known, int]:
+def _usable_measurements(
+    genes_NG: Genes, held_out_N: NDArray[np.bool_], measurements: Sequence[Measurement]
+) -> tuple[DeviceMeasurements, int]:
     """What was measured, and how many networks were refused."""
     usable_N = np.array([m.median_ms is not None for m in measurements])
     latency_ms = [m.median_ms for m in measurements if m.median_ms is not None]
     errors = [m.standard_error for m in measurements if m.standard_error is not None]
-    known = Known(genes_NG[usable_N], np.array(latency_ms), held_out_N[usable_N], np.array(errors))
-    return known, int((~usable_N).sum())
+    usable = DeviceMeasurements(genes_NG[usable_N], np.array(latency_ms), held_out_N[usable_N], np.array(errors))
+    return usable, int((~usable_N).sum())
 
 
 def _layer_models(
@@ -201,27 +203,27 @@ def _load_networks(blob: bytes) -> tuple[Genes, NDArray[np.bool_]]:
 def fit_result(
     predictor: LatencyPredictor,
     card: PredictorCard,
-    known: Known | None,
+    measurements: DeviceMeasurements | None,
     blobs: BlobStore,
     energy: EnergyFit | None = None,
 ) -> FitResult:
-    """The result of the stage fit. ``known``: the measurements of the device, from which others may be learned."""
+    """The result of the stage fit. ``measurements``: those of the device, from which others may be learned."""
     return FitResult(
         card=card,
         blob=blobs.put(dump_predictor(predictor)),
         space_id=card.space,
         family=predictor.family,
         profile=card.profile,
-        known=None if known is None else blobs.put(known.dump()),
-        networks=0 if known is None else len(known.genes_NG),
+        known=None if measurements is None else blobs.put(measurements.dump()),
+        networks=0 if measurements is None else len(measurements.genes_NG),
         energy=energy,
     )
 
 
-def known_devices(space: SearchSpace, known: Sequence[Known], samples: int) -> Relatives:
+def known_devices(space: SearchSpace, devices: Sequence[DeviceMeasurements], samples: int) -> Relatives:
     """The devices that a new one of ``samples`` networks can be learned from: those with more. Raises InvalidInput
     where there are too few."""
-    return Relatives.learn([device.table(space) for device in known if len(device.genes_NG) > samples])
+    return Relatives.learn([device.table(space) for device in devices if len(device.genes_NG) > samples])
 
 
 def informative(space: SearchSpace, relatives: Relatives, n: int, seed: int) -> Genes:
@@ -238,14 +240,14 @@ def stratified_and_telling(space: SearchSpace, n: int, seed: int) -> tuple[Genes
     fitted = np.setdiff1d(np.flatnonzero(~held_out), [work.argmin(), work.argmax()])
     given_up = fitted[: len(fitted) // 2]
     pool, _ = stratified(space, max(2 * n, POOL), seed)
-    known = {row.tobytes() for row in genes}
-    pool = pool[[row.tobytes() not in known for row in pool]]
+    included = {row.tobytes() for row in genes}
+    pool = pool[[row.tobytes() not in included for row in pool]]
     if len(pool) < len(given_up):
         return genes, held_out
-    kept = np.setdiff1d(np.flatnonzero(~held_out), given_up)
-    candidates = np.concatenate([genes[kept], pool])
+    remaining = np.setdiff1d(np.flatnonzero(~held_out), given_up)
+    candidates = np.concatenate([genes[remaining], pool])
     genes = genes.copy()
-    genes[given_up] = candidates[d_optimal(space.features(candidates), len(given_up), np.arange(len(kept)))]
+    genes[given_up] = candidates[d_optimal(space.features(candidates), len(given_up), np.arange(len(remaining)))]
     return genes, held_out
 
 
@@ -261,16 +263,16 @@ def stratified(space: SearchSpace, n: int, seed: int) -> tuple[Genes, NDArray[np
     order = np.argsort(work, kind="stable")
     # Half in even steps along the range, which takes the sparse ends; the rest at random.
     targets = np.linspace(work.min(), work.max(), n // 2)
-    taken = {int(order[min(np.searchsorted(work[order], t), len(order) - 1)]) for t in targets}
-    remaining = np.setdiff1d(np.arange(len(pool)), list(taken))
-    taken |= set(rng.choice(remaining, size=min(n - len(taken), len(remaining)), replace=False).tolist())
-    chosen = np.array(sorted(taken, key=lambda i: work[i]))
-    held_out = np.zeros(len(chosen), dtype=bool)
+    selection = {int(order[min(np.searchsorted(work[order], t), len(order) - 1)]) for t in targets}
+    remaining = np.setdiff1d(np.arange(len(pool)), list(selection))
+    selection |= set(rng.choice(remaining, size=min(n - len(selection), len(remaining)), replace=False).tolist())
+    selected = np.array(sorted(selection, key=lambda i: work[i]))
+    held_out = np.zeros(len(selected), dtype=bool)
     size = round(1 / HELD_OUT)
-    for start in range(1, len(chosen) - 1, size):
-        held_out[rng.integers(start, min(start + size, len(chosen) - 1))] = True
-    shuffle = rng.permutation(len(chosen))
-    return pool[chosen][shuffle], held_out[shuffle]
+    for start in range(1, len(selected) - 1, size):
+        held_out[rng.integers(start, min(start + size, len(selected) - 1))] = True
+    shuffle = rng.permutation(len(selected))
+    return pool[selected][shuffle], held_out[shuffle]
 
 
 def _require_enough(name: str, measurements: Sequence[Measurement], fewest: int) -> None:

@@ -29,7 +29,7 @@ from predictors.onboarding.card import make_card
 from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_networks, fit_transfer
 from predictors.onboarding.measured import fit_result
 from predictors.onboarding.results import RefitResult
-from predictors.storage import Known, load_predictor
+from predictors.storage import DeviceMeasurements, load_predictor
 from predictors.validation import FitMean, Regressor, check_measured
 
 FOLDS = 5
@@ -49,7 +49,7 @@ class Version:
     """A predictor with all that it knows."""
 
     fitted: Fitted
-    known: Known
+    measurements: DeviceMeasurements
     verdict: GateDecision
 
     @property
@@ -60,11 +60,11 @@ class Version:
 
 @dataclass(frozen=True)
 class RefitService:
-    """``nas.core.ports.Refitter``: fits the family of ``predictor`` to what is ``known`` and more. ``kin``: the known
+    """``nas.core.ports.Refitter``: fits the family of ``predictor`` to ``measurements`` and more. ``kin``: the known
     devices that a predictor learns from which has few networks of its own."""
 
     predictor: LatencyPredictor
-    known: Known
+    measurements: DeviceMeasurements
     space: SearchSpace
     profile: DeviceProfile
     blobs: BlobStore
@@ -72,14 +72,14 @@ class RefitService:
 
     def fit(self, genes_NG: Genes, latency_ms_N: Floats, error_N: Floats | None = None) -> Refit:
         """The next version; its record holds its card and its blobs. Raises as ``refitted``."""
-        version = refitted(self.predictor, self.known, self.space, genes_NG, latency_ms_N, self.kin, error_N)
-        fitted, known = version.fitted, version.known
+        version = refitted(self.predictor, self.measurements, self.space, genes_NG, latency_ms_N, self.kin, error_N)
+        fitted, measurements = version.fitted, version.measurements
         checked = (fitted.n, fitted.truth_ms_H, fitted.guess, fitted.error_H)
         card = make_card(version.predictor, self.profile, self.space, *checked)
         result = RefitResult(
-            **vars(fit_result(version.predictor, card, known, self.blobs)),
+            **vars(fit_result(version.predictor, card, measurements, self.blobs)),
             **vars(version.verdict),
-            added=len(known.genes_NG) - len(self.known.genes_NG),
+            added=len(measurements.genes_NG) - len(self.measurements.genes_NG),
         )
         return Refit(version.predictor, result.to_json())
 
@@ -89,17 +89,17 @@ class RefitService:
         return load_predictor(result.family, self.blobs.get(result.blob))
 
 
-def can_learn(predictor: LatencyPredictor, n: int, most: int, kin: Sequence[Table]) -> bool:
-    """Whether a predictor of ``n`` networks can be fitted to any number from these to ``most``. One that has learned
-    from relatives needs them, each with more networks than it has, until it has enough to stand alone."""
+def can_learn(predictor: LatencyPredictor, n: int, max_networks: int, kin: Sequence[Table]) -> bool:
+    """Whether a predictor of ``n`` networks can be fitted to any number from these to ``max_networks``. One that
+    has learned from relatives needs them, each with more networks than it has, until it has enough to stand alone."""
     if predictor.family != Transfer.family or n >= FEWEST_ALONE:
         return True
-    return n > FEWEST and len(_larger(kin, min(most, FEWEST_ALONE - 1))) >= FEWEST_DEVICES
+    return n > FEWEST and len(_larger(kin, min(max_networks, FEWEST_ALONE - 1))) >= FEWEST_DEVICES
 
 
 def refitted(
     predictor: LatencyPredictor,
-    known: Known,
+    measurements: DeviceMeasurements,
     space: SearchSpace,
     genes_MG: Genes,
     latency_ms_M: Floats,
@@ -113,11 +113,11 @@ def refitted(
     has to stand alone. Raises InvalidInput for networks of another space, for latencies that are not positive numbers,
     and for too few networks to stand alone.
     """
-    if genes_MG.ndim != 2 or genes_MG.shape[1] != known.genes_NG.shape[1]:
-        raise InvalidInput(f"expected genes of shape (M, {known.genes_NG.shape[1]}), got {genes_MG.shape}")
-    space = known.space(space)
+    if genes_MG.ndim != 2 or genes_MG.shape[1] != measurements.genes_NG.shape[1]:
+        raise InvalidInput(f"expected genes of shape (M, {measurements.genes_NG.shape[1]}), got {genes_MG.shape}")
+    space = measurements.space(space)
     check_measured(space.features(genes_MG), latency_ms_M, fewest=1)
-    more = merge_measurements(known, space, genes_MG, latency_ms_M, error_M)
+    more = merge_measurements(measurements, space, genes_MG, latency_ms_M, error_M)
     larger = _larger(kin, len(more.genes_NG)) if predictor.family == Transfer.family else []
     relatives = Relatives.learn(larger) if len(larger) >= FEWEST_DEVICES else None
     if relatives is not None:
@@ -128,22 +128,26 @@ def refitted(
             _fitter_of(predictor), space, more.genes_NG, more.latency_ms_N, more.held_out_N, more.error_N
         )
     fit_mean, x_NF = _mean_fitter(fitted.predictor, space, more.genes_NG, relatives)
-    older_N = np.arange(len(x_NF)) < len(known.genes_NG)
-    verdict = passes_gate(fit_mean, x_NF, more.latency_ms_N, older_N, known.latency_ms_N)
+    older_N = np.arange(len(x_NF)) < len(measurements.genes_NG)
+    verdict = passes_gate(fit_mean, x_NF, more.latency_ms_N, older_N, measurements.latency_ms_N)
     return Version(fitted, more, verdict)
 
 
 def merge_measurements(
-    known: Known, space: SearchSpace, genes_MG: Genes, latency_ms_M: Floats, error_M: Floats | None = None
-) -> Known:
+    measurements: DeviceMeasurements,
+    space: SearchSpace,
+    genes_MG: Genes,
+    latency_ms_M: Floats,
+    error_M: Floats | None = None,
+) -> DeviceMeasurements:
     """The measurements of a device with M more: the networks known before in their old order, then new ones, which are
     not held out. Where only some relative standard errors are known, the median stands for the others."""
-    space = known.space(space)
-    place = {tuple(row): i for i, row in enumerate(space.canonical(known.genes_NG).tolist())}
-    genes, latency = known.genes_NG.tolist(), known.latency_ms_N.tolist()
-    known_error, new_error = known.error_N, error_M
-    some = [e for e in (known_error, new_error) if e is not None]
-    typical = float(np.median(np.concatenate(some))) if some else math.nan
+    space = measurements.space(space)
+    place = {tuple(row): i for i, row in enumerate(space.canonical(measurements.genes_NG).tolist())}
+    genes, latency = measurements.genes_NG.tolist(), measurements.latency_ms_N.tolist()
+    known_error, new_error = measurements.error_N, error_M
+    all_errors = [e for e in (known_error, new_error) if e is not None]
+    typical = float(np.median(np.concatenate(all_errors))) if all_errors else math.nan
     errors = [typical] * len(genes) if known_error is None else known_error.tolist()
     added = [typical] * len(genes_MG) if new_error is None else new_error.tolist()
     for row, ms, error in zip(space.canonical(genes_MG).tolist(), latency_ms_M.tolist(), added, strict=True):
@@ -155,9 +159,11 @@ def merge_measurements(
         latency.append(ms)
         errors.append(error)
     held_out_N = np.zeros(len(genes), dtype=bool)
-    held_out_N[: len(known.held_out_N)] = known.held_out_N
-    error_N = np.array(errors) if some else None
-    return Known(np.array(genes, dtype=np.int64), np.array(latency), held_out_N, error_N, known.as_written)
+    held_out_N[: len(measurements.held_out_N)] = measurements.held_out_N
+    error_N = np.array(errors) if all_errors else None
+    return DeviceMeasurements(
+        np.array(genes, dtype=np.int64), np.array(latency), held_out_N, error_N, measurements.as_written
+    )
 
 
 def passes_gate(
@@ -175,9 +181,9 @@ def passes_gate(
     order = np.random.default_rng(0).permutation(n)
     order = order[np.argsort(~older_N[order], kind="stable")]
     for fold in (order[i :: min(FOLDS, n)] for i in range(min(FOLDS, n))):
-        rest = np.setdiff1d(order, fold)
-        older = rest[older_N[rest]]
-        new_N[fold] = fit_mean(x_NF[rest], y_N[rest], 0, None).predict(x_NF[fold]).mean_ms
+        fitted_rows = np.setdiff1d(order, fold)
+        older = fitted_rows[older_N[fitted_rows]]
+        new_N[fold] = fit_mean(x_NF[fitted_rows], y_N[fitted_rows], 0, None).predict(x_NF[fold]).mean_ms
         old_N[fold] = fit_mean(x_NF[older], then_N[older], 0, None).predict(x_NF[fold]).mean_ms
     new_N, old_N = np.abs(new_N / y_N - 1.0), np.abs(old_N / y_N - 1.0)
     gap_N = new_N - old_N
@@ -204,18 +210,18 @@ def _mean_fitter(
     predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes, relatives: Relatives | None
 ) -> tuple[FitMean, Floats]:
     """How the mean alone is fitted, or the whole where a family has no such fit; and what it reads of the networks."""
-    chosen = predictor.chosen if isinstance(predictor, AutoPredictor) else predictor
-    if isinstance(chosen, CalibratedPredictor):
-        return chosen.refit_mean, chosen.inputs(space, genes_NG)
-    if relatives is not None and isinstance(chosen, Transfer):
+    predictor_in_use = predictor.chosen if isinstance(predictor, AutoPredictor) else predictor
+    if isinstance(predictor_in_use, CalibratedPredictor):
+        return predictor_in_use.refit_mean, predictor_in_use.inputs(space, genes_NG)
+    if relatives is not None and isinstance(predictor_in_use, Transfer):
         return lambda x, y, seed, w: Transfer.fit(x, y, relatives, 1.0, w), space.features(genes_NG)
     fitter = _fitter_of(predictor)
 
-    def whole(rows_N1: Floats, y_N: Floats, seed: int, weight_N: Floats | None) -> Regressor:
+    def fit_whole(rows_N1: Floats, y_N: Floats, seed: int, weight_N: Floats | None) -> Regressor:
         rows = rows_N1[:, 0].astype(np.int64)
         return _OfRows(fit_networks(fitter, space, genes_NG[rows], y_N), space, genes_NG)
 
-    return whole, np.arange(len(genes_NG), dtype=np.float64)[:, None]
+    return fit_whole, np.arange(len(genes_NG), dtype=np.float64)[:, None]
 
 
 @dataclass(frozen=True)
@@ -230,11 +236,11 @@ class _OfRows:
         return predict_latency(self.predictor, self.space, self.genes_NG[rows_N1[:, 0].astype(np.int64)])
 
 
-def _with_some_held_out(known: Known) -> Known:
-    n = len(known.genes_NG)
+def _with_some_held_out(measurements: DeviceMeasurements) -> DeviceMeasurements:
+    n = len(measurements.genes_NG)
     held_out_N = np.zeros(n, dtype=bool)
     held_out_N[np.random.default_rng((0, 7)).choice(n, round(HELD_OUT * n), replace=False)] = True
-    return replace(known, held_out_N=held_out_N)
+    return replace(measurements, held_out_N=held_out_N)
 
 
 def _larger(kin: Sequence[Table], n: int) -> list[Table]:

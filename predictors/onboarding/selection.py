@@ -21,25 +21,25 @@ def d_optimal(features_NF: Floats, n: int, measured: NDArray[np.int64] | None = 
 
     Needs time and memory for N x F numbers and ``n`` steps. Raises InvalidInput when fewer than ``n`` remain.
     """
-    known = np.array([], dtype=np.int64) if measured is None else measured
-    left = len(features_NF) - len(np.unique(known))
-    if not 0 < n <= left:
-        raise InvalidInput(f"expected to choose between 1 and {left} networks, got {n}")
+    measured_rows = np.array([], dtype=np.int64) if measured is None else measured
+    remaining = len(features_NF) - len(np.unique(measured_rows))
+    if not 0 < n <= remaining:
+        raise InvalidInput(f"expected to choose between 1 and {remaining} networks, got {n}")
     spread_F = features_NF.std(0)
     x_NF = (features_NF - features_NF.mean(0)) / np.where(spread_F > 0, spread_F, np.inf)
     x_NP = np.hstack([x_NF / np.sqrt(max(1, int((spread_F > 0).sum()))), np.ones((len(x_NF), 1))])
     variance_N = (x_NP**2).sum(1)
-    steps_KN = np.empty((len(known) + n, len(x_NP)))  # rows of the Cholesky factor of what is known already
-    chosen: list[int] = []
+    steps_KN = np.empty((len(measured_rows) + n, len(x_NP)))  # rows of the Cholesky factor of what is known already
+    selected: list[int] = []
     for k in range(len(steps_KN)):
-        if k < len(known):
-            best = int(known[k])
+        if k < len(measured_rows):
+            best = int(measured_rows[k])
         else:
             open_N = variance_N.copy()
-            open_N[[*known, *chosen]] = -np.inf
+            open_N[[*measured_rows, *selected]] = -np.inf
             best = int(open_N.argmax())
-            chosen.append(best)
+            selected.append(best)
         along_N = x_NP @ x_NP[best] - steps_KN[:k, best] @ steps_KN[:k]
         steps_KN[k] = along_N / np.sqrt(variance_N[best] + _NOISE)
         variance_N = np.maximum(variance_N - steps_KN[k] ** 2, 0.0)
-    return np.array(chosen, dtype=np.int64)
+    return np.array(selected, dtype=np.int64)

@@ -32,7 +32,7 @@ MAX_COLUMNS = 1_000
 MAX_CELLS = 4_000_000
 SLOWEST_MS, FASTEST_MS = 1e5, 1e-4  # a table all beyond is in another unit
 FAR = 300.0  # times the median: no space spans as much, but milliseconds among microseconds do
-_SHOWN = 5
+_MAX_PROBLEMS = 5
 _EXTRAS = ("energy_mj", "peak_mb")
 
 
@@ -76,7 +76,7 @@ class LatencyTable:
     genes_NG: Genes
     devices: tuple[str, ...]
     latency_ms_DN: Floats
-    others: Mapping[str, Floats]
+    extras: Mapping[str, Floats]
     as_written: bool = False
 
 
@@ -107,12 +107,12 @@ def check_table(table: RawTable, space: SearchSpace, unit: Unit | None = None) -
     unknown or come twice, and columns that mean nothing.
     """
     latency = {name: values for name, values in table.columns.items() if _is_ms(name)}
-    others = {name: values for name, values in table.columns.items() if name in _EXTRAS}
-    genes_NG = _architectures(table, space, set(latency) | set(others))
+    extra_columns = {name: values for name, values in table.columns.items() if name in _EXTRAS}
+    genes_NG = _architectures(table, space, set(latency) | set(extra_columns))
     problems: list[str] = []
     several = len(latency) > 1
     values_DN = np.array([_numbers(name, v, problems, gaps=several) for name, v in latency.items()])
-    extras = {name: _numbers(name, v, problems, gaps=False) for name, v in others.items()}
+    extras = {name: _numbers(name, v, problems, gaps=False) for name, v in extra_columns.items()}
     _raise(problems)
     values_DN = values_DN * UNITS[unit or "ms"]
     for name, values_N in zip(latency, values_DN, strict=True):
@@ -223,19 +223,19 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _architectures(table: RawTable, space: SearchSpace, known: set[str]) -> Genes:
+def _architectures(table: RawTable, space: SearchSpace, value_columns: set[str]) -> Genes:
     names = [d.name for d in space.decisions]
     problems: list[str] = []
     if "arch" in table.columns:
-        surplus = set(table.columns) - known - {"arch"}
+        surplus = set(table.columns) - value_columns - {"arch"}
         rows = [_indices(cell, space, i, problems) for i, cell in enumerate(table.columns["arch"], start=1)]
     else:
         missing = [n for n in names if n not in table.columns]
         if missing:
             raise InvalidData(
-                f"expected a column arch, or one for each decision of {space.name}; missing: {_some(missing)}"
+                f"expected a column arch, or one for each decision of {space.name}; missing: {_listed(missing)}"
             )
-        surplus = set(table.columns) - known - set(names)
+        surplus = set(table.columns) - value_columns - set(names)
         choices = [{str(c): k for k, c in enumerate(d.choices)} for d in space.decisions]
         rows = [
             [_choice(table.columns[n][i], choices[g], n, i + 1, problems) for g, n in enumerate(names)]
@@ -281,7 +281,7 @@ def _choice(cell: Any, choices: Mapping[str, int], name: str, row: int, problems
     with_point = {str(float(c)): k for c, k in choices.items() if re.fullmatch(r"-?\d+(\.\d+)?", c)}
     if re.fullmatch(r"-?\d+(\.\d+)?", text) and str(float(text)) in with_point:
         return with_point[str(float(text))]
-    problems.append(f"row {row}: unknown architecture: {name} is {text!r:.40}, expected one of {_some(choices)}")
+    problems.append(f"row {row}: unknown architecture: {name} is {text!r:.40}, expected one of {_listed(choices)}")
     return 0
 
 
@@ -329,16 +329,16 @@ def _check_alike(name: str, values_N: Floats) -> None:
         value, median = values_N[rows[0] - 1], np.nanmedian(values_N)
         raise InvalidData(
             f"{name}: the values of {len(rows)} rows are more than {FAR:g} times off the median of {median:g} ms, "
-            f"such as {value:g} in row {rows[0]}: are they in another unit? Rows: {_some(rows.tolist())}"
+            f"such as {value:g} in row {rows[0]}: are they in another unit? Rows: {_listed(rows.tolist())}"
         )
 
 
 def _raise(problems: Sequence[str]) -> None:
     if problems:
-        more = f" (and {len(problems) - _SHOWN} more)" if len(problems) > _SHOWN else ""
-        raise InvalidData("; ".join(problems[:_SHOWN]) + more)
+        more = f" (and {len(problems) - _MAX_PROBLEMS} more)" if len(problems) > _MAX_PROBLEMS else ""
+        raise InvalidData("; ".join(problems[:_MAX_PROBLEMS]) + more)
 
 
-def _some(names: Iterable[Any]) -> str:
+def _listed(names: Iterable[Any]) -> str:
     listed = list(names)
     return ", ".join(map(str, listed[:8])) + (", ..." if len(listed) > 8 else "")

@@ -11,7 +11,7 @@ from nas.core.errors import InvalidInput, NotFound
 from nas.core.metrics import kendall, kendall_interval, spearman
 from nas.core.ports import SearchSpace, predict_latency
 from nas.schemas.devices import DeviceComparisonSchema, LatencyKind, LatencyPairSchema, ProfileDifferenceSchema
-from predictors.storage import load_known, load_predictor
+from predictors.storage import load_measurements, load_predictor
 from server.api import validate
 from server.store.readers.predictors import OnboardedDevice
 from server.store.store import Store
@@ -108,7 +108,7 @@ def _measured_ms(device: OnboardedDevice, space: SearchSpace, store: Store) -> d
     """Measured latency by canonical genes."""
     measured: dict[GeneRow, float] = {}
     if device.known is not None:
-        known = load_known(store.blobs.get(device.known)).canonical(space)
+        known = load_measurements(store.blobs.get(device.known)).canonical(space)
         measured |= dict(zip(map(tuple, known.genes_NG.tolist()), known.latency_ms_N.tolist(), strict=True))
     return measured | dict(device.readings)
 

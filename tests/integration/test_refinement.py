@@ -21,6 +21,7 @@ from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, sample
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import InvalidInput
 from nas.core.events import (
+    Candidate,
     Evaluated,
     Event,
     Measured,
@@ -58,7 +59,7 @@ from predictors.families.transfer import Relatives, Table, Transfer
 from predictors.onboarding.fitting import fit_family, fit_networks
 from predictors.onboarding.measured import fit_result
 from predictors.onboarding.refit import RefitService, can_learn, refitted
-from predictors.storage import Known, dump_predictor, load_known
+from predictors.storage import DeviceMeasurements, dump_predictor, load_measurements
 from server.store.store import open_store
 from tests.support import fakes
 from workers import runner
@@ -85,10 +86,10 @@ def planted_ms(genes_NG: Genes) -> Floats:
     return np.where(SPACE.costs(genes_NG)["macs"] > EDGE, 1.6, 1.0) * usual_ms(genes_NG)
 
 
-def onboarded(ms: Any = usual_ms, n: int = 60) -> Known:
+def onboarded(ms: Any = usual_ms, n: int = 60) -> DeviceMeasurements:
     """As if only small networks had been measured."""
     small = POOL[SPACE.costs(POOL)["macs"] <= EDGE][:n]
-    return Known(small, ms(small), np.arange(n) % 4 == 0)
+    return DeviceMeasurements(small, ms(small), np.arange(n) % 4 == 0)
 
 
 ONBOARDED_DATA = onboarded()
@@ -257,11 +258,19 @@ def test_networks_outside_the_domain_are_flagged_and_measured_before_others(whol
     assert outside is not None
     assert 0 < outside.sum() < len(outside)
     assert [p.extrapolated for p in candidates] == outside.tolist()
-    for origin in verify.ORIGINS:
-        ranks = verify.candidates(problem(), before, origin, 64)
-        measured = [p for p in before.of(origin) if p.measurement is not None]
-        flagged_on_front = [p for p in ranks[: len(measured)] if p.extrapolated]
-        assert all(p.measurement is not None for p in flagged_on_front[:12])
+    first = next(i for i, event in enumerate(whole[0]) if isinstance(event, Measured))
+    front = front_of(problem().spec, fold_all(whole[0][:first]))
+    flagged = [p for p in front.members if p.extrapolated]
+    assert 0 < len(flagged) <= 12
+    assert all(before.candidates[p.key].measurement is not None for p in flagged)
+
+
+def test_networks_outside_the_domain_come_first_whatever_their_rank() -> None:
+    points = [Candidate(Arch("s", (i,)), "search", extrapolated=i in (3, 4, 11)) for i in range(12)]
+    ranks = [p.arch.genes[0] for p in verify.measured_first(points, 6)]
+    assert ranks == [3, 4, 11, 0, 6, 10]
+    assert [p.arch.genes[0] for p in verify.measured_first(points, 2)] == [3, 11]
+    assert len(verify.measured_first(points, 40)) == 12
 
 
 def test_extrapolations_on_the_front_are_measured_in_rounds_even_if_no_bound_breaks(tmp_path: Path) -> None:
@@ -327,13 +336,13 @@ def test_a_refit_mends_a_bound_that_was_broken_and_leaves_the_old_version_alone(
     # Checked on the same networks as the version before, as predicted by a fit without them.
     assert version.fitted.truth_ms_H.tolist() == ONBOARDED_DATA.latency_ms_N[ONBOARDED_DATA.held_out_N].tolist()
     assert version.fitted.n == len(ONBOARDED_DATA.genes_NG) + len(fed)
-    again = refitted(version.predictor, version.known, SPACE, fed, planted_ms(fed))
-    assert len(again.known.genes_NG) == len(version.known.genes_NG)  # measured once more, not twice as weighty
-    back = load_known(version.known.dump())
-    assert back.held_out_N.tolist() == version.known.held_out_N.tolist()
+    again = refitted(version.predictor, version.measurements, SPACE, fed, planted_ms(fed))
+    assert len(again.measurements.genes_NG) == len(version.measurements.genes_NG)  # measured once more, not twice as weighty
+    back = load_measurements(version.measurements.dump())
+    assert back.held_out_N.tolist() == version.measurements.held_out_N.tolist()
     old = io.BytesIO()  # as versions before held-out networks stored them
     np.savez(old, genes=fed, latency_ms=planted_ms(fed))
-    assert not load_known(old.getvalue()).held_out_N.any()
+    assert not load_measurements(old.getvalue()).held_out_N.any()
 
 
 def test_what_would_make_a_predictor_worse_does_not_take_its_place() -> None:
@@ -383,7 +392,7 @@ def relatives(networks: int) -> list[Table]:
 
 def test_a_device_that_was_learned_from_relatives_learns_beside_them_until_it_can_stand_alone(tmp_path: Path) -> None:
     kin, mine, fed = relatives(networks=34), relative_ms(9), POOL[1000:1120]
-    training_data = Known(POOL[100:110], mine(POOL[100:110]), np.zeros(10, dtype=bool))
+    training_data = DeviceMeasurements(POOL[100:110], mine(POOL[100:110]), np.zeros(10, dtype=bool))
     first = Transfer.fit(SPACE.features(training_data.genes_NG), training_data.latency_ms_N, Relatives.learn(kin))
     assert can_learn(first, 10, 200, kin)
     refits = RefitService(first, training_data, SPACE, PROFILE, FolderBlobs(tmp_path), kin)
@@ -404,7 +413,7 @@ def test_a_device_that_was_learned_from_relatives_learns_beside_them_until_it_ca
 
 def test_a_handful_of_older_networks_is_enough_to_judge_a_version() -> None:
     few_genes_NG, mine = POOL[200:230], relative_ms(9)
-    training_data = Known(few_genes_NG[:4], mine(few_genes_NG[:4]), np.zeros(4, dtype=bool))
+    training_data = DeviceMeasurements(few_genes_NG[:4], mine(few_genes_NG[:4]), np.zeros(4, dtype=bool))
     kin = relatives(networks=60)
     first = Transfer.fit(SPACE.features(training_data.genes_NG), training_data.latency_ms_N, Relatives.learn(kin), 2.0)
     assert refitted(first, training_data, SPACE, few_genes_NG[4:], mine(few_genes_NG[4:]), kin).verdict.better
@@ -433,7 +442,7 @@ def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.Mo
     space = registry.load_space("mobilenet_v3").build(params, registry.load_dataset("digits").describe(data))
     pool = np.unique(space.canonical(sample(space.decisions, np.random.default_rng(0), 200)), axis=0)[:60]
     ms = 0.01 + 1e-6 * space.costs(pool)["macs"]
-    training_data = Known(pool, ms, np.arange(len(pool)) % 4 == 0)
+    training_data = DeviceMeasurements(pool, ms, np.arange(len(pool)) % 4 == 0)
     fitted = fit_family("bayesian_linear", space, pool, ms, training_data.held_out_N)
 
     def by_size(

@@ -39,7 +39,7 @@ from predictors.onboarding.measured import onboard
 from predictors.onboarding.refit import refitted
 from predictors.onboarding.roofline import roofline_ms
 from predictors.onboarding.tables import RawTable, check_table, read_table
-from predictors.storage import Known, load_known, load_predictor
+from predictors.storage import DeviceMeasurements, load_measurements, load_predictor
 from server.api.limits import MAX_BODY, MAX_FILE
 from server.cli import render
 from server.store.store import Store
@@ -91,7 +91,7 @@ def test_units_other_costs_and_several_devices() -> None:
     assert checked(tiny(1500.0, 2500.0), unit="us").latency_ms_DN.tolist() == [[1.5, 2.5]]
     assert checked(tiny(1500.0, 2500.0), unit="s").latency_ms_DN.tolist() == [[1.5e6, 2.5e6]]
     full = checked(tiny("1.5,3,0.25", header="arch,ms,energy_mj,peak_mb"))
-    assert {k: v.tolist() for k, v in full.others.items()} == {"energy_mj": [3.0], "peak_mb": [0.25]}
+    assert {k: v.tolist() for k, v in full.extras.items()} == {"energy_mj": [3.0], "peak_mb": [0.25]}
     two = checked(tiny("1.5,", "2.5,7", header="arch,ms.a,ms.b c"))
     assert two.devices == ("a", "b c")
     np.testing.assert_array_equal(two.latency_ms_DN, [[1.5, 2.5], [np.nan, 7.0]])
@@ -155,18 +155,18 @@ def test_cells_measured_with_their_inactive_operations_are_learned_from_as_writt
     assert len(np.unique(canonical.genes_NG, axis=0)) == len(canonical.genes_NG) < len(genes)
     blobs = FolderBlobs(tmp_path)
     raw = RawTable({"arch": genes[:300].tolist(), "ms": built[:300].tolist()})
-    spec = DeviceSpec(name="d", table=TableSpec(blob=blobs.put(raw.dump())))
+    spec = DeviceSpec(name="d", source="table", table=TableSpec(blob=blobs.put(raw.dump())))
     [*_, fitted] = onboard_from_table(spec, CELLS, blobs, SearchState(), lambda: 0.0)
     assert isinstance(fitted, StageFinished)
     predictor = load_predictor(fitted.result["family"], blobs.get(fitted.result["blob"]))
-    known = load_known(blobs.get(fitted.result["known"]))
+    known = load_measurements(blobs.get(fitted.result["known"]))
     assert known.as_written
     assert len(known.genes_NG) == 300
     chosen = np.unique(CELLS.canonical(genes[300:]), axis=0)  # a search chooses canonical cells
     truth_ms = 1.0 + cost_ms[chosen].sum(axis=1)
     assert mape(truth_ms, predict_latency(predictor, CELLS, chosen).mean_ms) < 2
     later = refitted(predictor, known, CELLS, chosen[:20], truth_ms[:20])
-    assert later.known.as_written
+    assert later.measurements.as_written
     assert mape(truth_ms, predict_latency(later.predictor, CELLS, chosen).mean_ms) < 2
 
 
@@ -327,8 +327,8 @@ class WeightsDevice:
             yield replace(fakes.measurement(self.ms_of[model]), profile=profile.id)
 
 
-def _known(genes_NG: Genes, latency_ms_N: Floats) -> Known:
-    return Known(genes_NG, latency_ms_N, np.zeros(len(genes_NG), dtype=bool))
+def _known(genes_NG: Genes, latency_ms_N: Floats) -> DeviceMeasurements:
+    return DeviceMeasurements(genes_NG, latency_ms_N, np.zeros(len(genes_NG), dtype=bool))
 
 
 @pytest.mark.parametrize("predictor", ["transfer", DeviceSpec().predictor])
@@ -371,7 +371,7 @@ def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(
     guess = load_predictor("transfer", blobs.get(fit["blob"])).predict(WIDE.features(test_genes_NG))
     truth = 1.0 + WIDE.features(test_genes_NG) @ weights[8]
     assert spearman(truth, guess.mean_ms) > 0.9
-    known = load_known(blobs.get(fit["known"]))
+    known = load_measurements(blobs.get(fit["known"]))
     assert np.allclose(known.latency_ms_N, 1.0 + WIDE.features(known.genes_NG) @ weights[8])
 
     # After a restart the same networks are measured, whatever devices have become known meanwhile.
@@ -413,7 +413,7 @@ def test_which_devices_are_relatives_of_another(api: TestClient, store: Store) -
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
     store.collect(grace_s=-1e12)
-    known_of = [load_known(store.blobs.get(blob)).latency_ms_N for blob in lease.payload.relative_blobs]
+    known_of = [load_measurements(store.blobs.get(blob)).latency_ms_N for blob in lease.payload.relative_blobs]
     assert [len(ms) for ms in known_of] == [len(genes)] * 3
     assert api.post("/v1/devices", json=unasked.model_dump(mode="json")).status_code == 201
     lease = store.jobs.claim("worker", 10.0)

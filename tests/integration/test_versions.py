@@ -23,7 +23,7 @@ from nas.core.jobs import Lease
 from nas.core.metrics import spearman
 from nas.schemas.devices import DeviceComparisonSchema
 from nas.schemas.predictors import PredictorVersionSchema
-from predictors.storage import Known
+from predictors.storage import DeviceMeasurements
 from server.api.app import create_app
 from server.settings import Settings
 from server.store.database import reading
@@ -49,7 +49,9 @@ def known_blob(store: Store, n: int = 40, factor: float = 1.0) -> str:
     rng = np.random.default_rng(n)
     genes = np.unique(rng.integers(0, 4, (3 * n, 3)), axis=0)[:n]
     genes[genes[:, 1] == 0, 2] = 0
-    return store.blobs.put(Known(genes, factor * (1.0 + genes.sum(1)), np.zeros(len(genes), dtype=bool)).dump())
+    return store.blobs.put(
+        DeviceMeasurements(genes, factor * (1.0 + genes.sum(1)), np.zeros(len(genes), dtype=bool)).dump()
+    )
 
 
 def add_device(store: Store, name: str = "bench", weights: tuple[float, ...] = (1.0, 1.0, 1.0)) -> str:

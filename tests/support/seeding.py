@@ -18,7 +18,7 @@ from nas.core.ports import SearchSpace
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.engine import COST_STAGE, stage_names
 from predictors.families.bayesian_linear import BayesianLinear
-from predictors.storage import dump_measured, dump_predictor
+from predictors.storage import DeviceMeasurements, dump_predictor
 from server.api import validate
 from server.api.devices import MEASURED_STAGES
 from server.store.database import writing
@@ -151,7 +151,8 @@ def submit_device(store: Store, spec: DeviceSpec) -> str:
 def measured_blob(store: Store, space: SearchSpace, predictor: BayesianLinear, archs: Sequence[Arch]) -> str:
     """The blob of measurements that are as the predictor says."""
     genes_NG = np.array([arch.genes for arch in archs])
-    return store.blobs.put(dump_measured(genes_NG, predictor.predict(space.features(genes_NG)).mean_ms))
+    latency_ms_N = predictor.predict(space.features(genes_NG)).mean_ms
+    return store.blobs.put(DeviceMeasurements(genes_NG, latency_ms_N, np.zeros(len(genes_NG), dtype=bool)).dump())
 
 
 def onboarding_events(

@@ -22,7 +22,7 @@ from predictors.families.bayesian_linear import BayesianLinear
 from predictors.families.graph import GraphNetwork, Wiring
 from predictors.onboarding.fitting import fit_networks
 from predictors.onboarding.refit import refitted
-from predictors.storage import Known, dump_predictor, load_predictor
+from predictors.storage import DeviceMeasurements, dump_predictor, load_predictor
 from search_spaces.nas_bench_201.cell import EDGES, NODES, active_edges
 
 SHAPE = ImageShape(1, 8, 8, 10)
@@ -156,10 +156,10 @@ def _point(x: Floats, y: Floats, graph: Graph) -> GraphNetwork:
 def test_a_refit_reads_graphs_again_and_other_spaces_are_refused() -> None:
     y = longest_way_ms(GENES)
     first = fit_networks("graph", CELLS, GENES[:40], y[:40])
-    training_data = Known(GENES[:40], y[:40], np.arange(40) % 4 == 0)
+    training_data = DeviceMeasurements(GENES[:40], y[:40], np.arange(40) % 4 == 0)
     second = refitted(first, training_data, CELLS, GENES[40:60], y[40:60])
     assert isinstance(second.predictor, GraphNetwork)
-    assert len(second.known.latency_ms_N) == 60
+    assert len(second.measurements.latency_ms_N) == 60
     chain = space_of("mobilenet_v3")
     with pytest.raises(InvalidInput, match="another search space"):
         predict_latency(second.predictor, chain, random_genes(chain, 3))
