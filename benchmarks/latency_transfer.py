@@ -30,7 +30,7 @@ from nas.core.metrics import coverage, spearman
 from nas.core.ports import ImageShape
 from predictors.as_written import measured_space
 from predictors.families.transfer import Relatives, Table, Transfer, calibrate, choose
-from predictors.onboarding.tables import RawTable, check_table
+from predictors.onboarding.tables import FAR, RawTable, check_table
 from search_spaces.mobilenet_v3.space import build
 from search_spaces.nas_bench_201.cell import EDGES
 from search_spaces.nas_bench_201.space import build as build_cells
@@ -61,7 +61,12 @@ class CellLatencies:
 
     def relatives(self, devices: Sequence[str]) -> Relatives:
         """What the measured networks of some devices tell."""
-        return Relatives.learn([Table(self.features_NF[MEASURED], self.latency_ms(d)[MEASURED]) for d in devices])
+        tables = []
+        for device in devices:
+            latency_ms_M = accepted(self.latency_ms(device)[MEASURED])
+            rows = np.isfinite(latency_ms_M)
+            tables.append(Table(self.features_NF[MEASURED][rows], latency_ms_M[rows]))
+        return Relatives.learn(tables)
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,19 @@ def uploaded_cells(path: Path, simplified: bool = False) -> CellLatencies:
         names = tuple(str(name) for name in table["latency_device"])
         latency_ms_ND = table["latency_ms"].astype(np.float64)
         assert tuple(map(tuple, table["edges"].tolist())) == EDGES
-    columns = {f"ms.{d}": latency_ms_ND[MEASURED, names.index(d)].tolist() for d in SOURCE_DEVICES}
+    accepted_MD = accepted(latency_ms_ND[MEASURED])
+    empty_or_ms = [[None if np.isnan(ms) else float(ms) for ms in latency_ms_M] for latency_ms_M in accepted_MD.T]
+    columns = {f"ms.{d}": empty_or_ms[names.index(d)] for d in SOURCE_DEVICES}
     uploaded = check_table(RawTable({"arch": genes_NG[MEASURED].tolist(), **columns}), space)
     fitted_space = measured_space(space, uploaded.as_written and not simplified)
     return CellLatencies(fitted_space.features(genes_NG), names, latency_ms_ND)
+
+
+def accepted(latency_ms_MD: Floats) -> Floats:
+    """The latencies, NaN for those so far off their device's median that the product refuses them in a table: of cells
+    that compute nothing, on phones."""
+    ratio_MD = latency_ms_MD / np.median(latency_ms_MD, axis=0)
+    return np.where((ratio_MD > FAR) | (ratio_MD < 1 / FAR), np.nan, latency_ms_MD)
 
 
 def random_samples(cells: CellLatencies, relatives: Relatives, pool: Rows, n: int, rng: np.random.Generator) -> Rows:

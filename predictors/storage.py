@@ -70,8 +70,8 @@ class DeviceMeasurements:
 
 
 def load_measurements(data: bytes) -> DeviceMeasurements:
-    """Inverse of ``Known.dump``. Where an older version did not store which networks were held out, none is; its
-    networks are canonical. Raises StorageError for damage."""
+    """Inverse of ``DeviceMeasurements.dump``. Where an older version did not store which networks were held out, none
+    is; its networks are canonical. Raises StorageError for damage."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             genes_NG, latency_ms_N = arrays["genes"], arrays["latency_ms"]

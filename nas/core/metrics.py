@@ -161,8 +161,8 @@ def kendall_gain_interval(
         value = kendall(z, x) - kendall(y, x)
         return 0.0 if math.isnan(value) else value
 
-    known = len(truth) >= _FEWEST_PAIRS and not math.isnan(kendall(before, truth) + kendall(after, truth))
-    return _bootstrap(gain, (truth, before, after), level, resamples) if known else None
+    computable = len(truth) >= _FEWEST_PAIRS and not math.isnan(kendall(before, truth) + kendall(after, truth))
+    return _bootstrap(gain, (truth, before, after), level, resamples) if computable else None
 
 
 def _bootstrap(

@@ -23,12 +23,12 @@ class Tau:
         return self.interval is not None and not spans_zero(self.interval)
 
     def __str__(self) -> str:
-        shown = (
+        interval = (
             "too few for an interval"
             if self.interval is None
             else "95 % interval {:.2f} to {:.2f}".format(*self.interval)
         )
-        return f"{self.value:.2f} on {self.networks} networks trained from scratch ({shown})"
+        return f"{self.value:.2f} on {self.networks} networks trained from scratch ({interval})"
 
 
 def spans_zero(interval: Interval) -> bool:

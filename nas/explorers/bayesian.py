@@ -52,17 +52,6 @@ def propose(
     return fresh(space, history, rng, n, lambda size: next(batches, sample(space.decisions, rng, size)))
 
 
-def posterior_mean(space: SearchSpace, history: History, exact: ExactLosses | None = None) -> Floats:
-    """Posterior mean losses of the evaluated networks, without evaluation noise, shape (N, M).
-
-    A separate model from genes and costs alone: the model that proposed the networks is biased towards its own
-    optimistic errors.
-    """
-    if len(history.genes_NG) < MIN_EVALUATIONS:
-        return history.losses_NM
-    return _posterior_mean(ObjectiveModels.fit(space, history, exact, structure=False))
-
-
 @dataclass(frozen=True)
 class WarpedGP:
     """A Gaussian process of one loss, fitted in closed form on the standardised ``log(1 + (loss - low) / width)``: the
@@ -129,10 +118,9 @@ class ObjectiveModels:
     exact: ExactLosses | None
     processes: dict[int, WarpedGP]
     violation: WarpedGP | None
-    structure: bool
 
     @staticmethod
-    def fit(space: SearchSpace, history: History, exact: ExactLosses | None, structure: bool = True) -> ObjectiveModels:
+    def fit(space: SearchSpace, history: History, exact: ExactLosses | None) -> ObjectiveModels:
         """Fit to the whole history; to a long one's latest ``MAX_FITTED`` / 2 evaluations and an even sample of the
         earlier."""
         n = len(history.genes_NG)
@@ -140,7 +128,7 @@ class ObjectiveModels:
         if n > MAX_FITTED:
             older = np.linspace(0, n - MAX_FITTED // 2 - 1, MAX_FITTED // 2).round().astype(np.int64)
             rows = np.concatenate([older, np.arange(n - MAX_FITTED // 2, n)])
-        features_NF = _encode(space, history.genes_NG[rows], structure)
+        features_NF = _encode(space, history.genes_NG[rows])
         if exact is None:
             modelled = list(range(history.losses_NM.shape[1]))
         else:
@@ -148,11 +136,11 @@ class ObjectiveModels:
         processes = {c: WarpedGP.fit(features_NF, history.losses_NM[rows, c]) for c in modelled}
         broken = exact is None and bool((history.violation_N > 0).any())
         violation = WarpedGP.fit(features_NF, history.violation_N[rows]) if broken else None
-        return ObjectiveModels(space, history, exact, processes, violation, structure)
+        return ObjectiveModels(space, history, exact, processes, violation)
 
     def encode(self, genes_NG: Genes) -> Float32s:
         """The input features of the processes, shape (N, F)."""
-        return _encode(self.space, genes_NG, self.structure)
+        return _encode(self.space, genes_NG)
 
     def exact_losses(self, genes_NG: Genes) -> tuple[Floats, Floats]:
         """Exact losses, NaN for modelled ones, and the exact or modelled violation."""
@@ -347,16 +335,16 @@ def _top(models: ObjectiveModels, pool: Pool, evaluated_NM: Floats, rng: np.rand
     return pool.genes_KG[np.unique(np.concatenate(shares))]
 
 
-def _encode(space: SearchSpace, genes_NG: Genes, structure: bool) -> Float32s:
-    """The space's accuracy features if ``structure`` and the space has any, else one-hot genes and logarithmic costs;
+def _encode(space: SearchSpace, genes_NG: Genes) -> Float32s:
+    """The space's accuracy features if it has any, else one-hot genes and logarithmic costs;
     the median squared distance of two random networks is 1."""
-    centre_F, spread_F = _measures(space, structure)  # type: ignore[arg-type]
-    return np.asarray((_raw(space, genes_NG, structure) - centre_F) / spread_F, dtype=np.float32)
+    centre_F, spread_F = _measures(space)  # type: ignore[arg-type]
+    return np.asarray((_raw(space, genes_NG) - centre_F) / spread_F, dtype=np.float32)
 
 
-def _raw(space: SearchSpace, genes_NG: Genes, structure: bool) -> Floats:
+def _raw(space: SearchSpace, genes_NG: Genes) -> Floats:
     accuracy_features = space.accuracy_features
-    if structure and accuracy_features is not None:
+    if accuracy_features is not None:
         return np.asarray(accuracy_features(genes_NG), dtype=np.float64)
     costs = space.costs(genes_NG)
     logs = np.log(np.stack([costs["macs"], costs["params"]], axis=1) + 1.0)
@@ -364,12 +352,12 @@ def _raw(space: SearchSpace, genes_NG: Genes, structure: bool) -> Floats:
 
 
 @lru_cache(maxsize=16)  # spaces are immutable
-def _measures(space: SearchSpace, structure: bool) -> tuple[Floats, Floats]:
+def _measures(space: SearchSpace) -> tuple[Floats, Floats]:
     """Centre and spread of each feature. Costs are made standard, and all of them divided by the square root of the
     median squared distance of two random networks."""
-    raw_NF = _raw(space, space.canonical(sample(space.decisions, np.random.default_rng(0), 1000)), structure)
+    raw_NF = _raw(space, space.canonical(sample(space.decisions, np.random.default_rng(0), 1000)))
     centre_F, spread_F = np.zeros(raw_NF.shape[1]), np.ones(raw_NF.shape[1])
-    if not (structure and space.accuracy_features is not None):
+    if space.accuracy_features is None:
         centre_F[-2:], spread_F[-2:] = raw_NF[:, -2:].mean(axis=0), np.maximum(raw_NF[:, -2:].std(axis=0), 1e-9)
     scaled_NF = (raw_NF - centre_F) / spread_F
     typical = float(np.median(((scaled_NF[:500] - scaled_NF[500:]) ** 2).sum(axis=1)))

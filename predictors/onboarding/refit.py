@@ -76,9 +76,15 @@ class RefitService:
         fitted, measurements = version.fitted, version.measurements
         checked = (fitted.n, fitted.truth_ms_H, fitted.guess, fitted.error_H)
         card = make_card(version.predictor, self.profile, self.space, *checked)
+        stored = fit_result(version.predictor, card, measurements, self.blobs)
         result = RefitResult(
-            **vars(fit_result(version.predictor, card, measurements, self.blobs)),
-            **vars(version.verdict),
+            card=card,
+            blob=stored.blob,
+            family=stored.family,
+            known=stored.known,
+            networks=stored.networks,
+            better=version.verdict.better,
+            why=version.verdict.why,
             added=len(measurements.genes_NG) - len(self.measurements.genes_NG),
         )
         return Refit(version.predictor, result.to_json())

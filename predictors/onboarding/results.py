@@ -57,9 +57,16 @@ class FitResult(StageResult):
 
 
 @dataclass(frozen=True)
-class RefitResult(FitResult):
-    """A predictor fitted again with ``added`` measurements. ``better``: no worse than the one before, and ``why``."""
+class RefitResult(StageResult):
+    """A predictor fitted again with ``added`` measurements, as ``FitResult``; its card names its space and profile.
+    ``better``: no worse than the one before, and ``why``."""
 
-    better: bool = False
-    why: str = ""
+    stage: ClassVar[str] = "refine"
+    card: PredictorCard
+    blob: str
+    family: str
+    better: bool
+    why: str
+    known: str | None = None
+    networks: int = 0
     added: int = 0

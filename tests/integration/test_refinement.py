@@ -337,7 +337,8 @@ def test_a_refit_mends_a_bound_that_was_broken_and_leaves_the_old_version_alone(
     assert version.fitted.truth_ms_H.tolist() == ONBOARDED_DATA.latency_ms_N[ONBOARDED_DATA.held_out_N].tolist()
     assert version.fitted.n == len(ONBOARDED_DATA.genes_NG) + len(fed)
     again = refitted(version.predictor, version.measurements, SPACE, fed, planted_ms(fed))
-    assert len(again.measurements.genes_NG) == len(version.measurements.genes_NG)  # measured once more, not twice as weighty
+    # Measured once more, not twice as weighty.
+    assert len(again.measurements.genes_NG) == len(version.measurements.genes_NG)
     back = load_measurements(version.measurements.dump())
     assert back.held_out_N.tolist() == version.measurements.held_out_N.tolist()
     old = io.BytesIO()  # as versions before held-out networks stored them

@@ -155,7 +155,9 @@ def test_cells_measured_with_their_inactive_operations_are_learned_from_as_writt
     assert len(np.unique(canonical.genes_NG, axis=0)) == len(canonical.genes_NG) < len(genes)
     blobs = FolderBlobs(tmp_path)
     raw = RawTable({"arch": genes[:300].tolist(), "ms": built[:300].tolist()})
-    spec = DeviceSpec(name="d", source="table", table=TableSpec(blob=blobs.put(raw.dump())))
+    spec = DeviceSpec(
+        name="d", source="table", predictor="bayesian_linear", table=TableSpec(blob=blobs.put(raw.dump()))
+    )
     [*_, fitted] = onboard_from_table(spec, CELLS, blobs, SearchState(), lambda: 0.0)
     assert isinstance(fitted, StageFinished)
     predictor = load_predictor(fitted.result["family"], blobs.get(fitted.result["blob"]))

@@ -159,8 +159,8 @@ def test_proxies_help_the_accuracy_predictor_where_they_tell_something() -> None
     assert spearman(proxy_aware.proxies(unseen)[:, 0], truth(unseen)) > 0.8
 
     def ranks(values: object) -> float:
-        process = WarpedGP.fit(_encode(values, evaluated, True), -truth(evaluated))  # type: ignore[arg-type]
-        return spearman(-process.posterior(_encode(values, unseen, True))[0], truth(unseen))  # type: ignore[arg-type]
+        process = WarpedGP.fit(_encode(values, evaluated), -truth(evaluated))  # type: ignore[arg-type]
+        return spearman(-process.posterior(_encode(values, unseen))[0], truth(unseen))  # type: ignore[arg-type]
 
     assert ranks(proxy_aware) > ranks(space) + 0.05
 

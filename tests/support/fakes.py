@@ -258,6 +258,7 @@ CARD: dict[str, Any] = {
     "profile": PROFILE.id,
     "space": "tiny-0-10",
     "space_name": "tiny",
+    "family": "flat",
     "protocol": asdict(PROFILE.protocol),
     "n": 96,
     "calibration": 20,

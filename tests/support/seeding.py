@@ -170,6 +170,7 @@ def onboarding_events(
         "profile": profile.id,
         "space": space.id,
         "space_name": space.name,
+        "family": predictor.family,
         "protocol": asdict(profile.protocol),
         **figures,
         "coverage": 0.96,

@@ -48,7 +48,7 @@ def exact_latency(genes_NG: Genes) -> tuple[Floats, Floats]:
 
 def test_what_it_believes_is_nearer_to_the_truth_than_noisy_evaluations() -> None:
     history, truth = history_of(120, noise=0.1)
-    losses = bayesian.posterior_mean(space_of(), history, exact_latency)
+    losses = bayesian._posterior_mean(bayesian.ObjectiveModels.fit(space_of(), history, exact_latency))
     assert (losses[:, 1] == history.losses_NM[:, 1]).all()  # exact losses are not modelled
     error = np.abs(losses[:, 0] - truth[:, 0]).mean()
     assert error < 0.7 * np.abs(history.losses_NM[:, 0] - truth[:, 0]).mean()
