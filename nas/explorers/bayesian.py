@@ -290,7 +290,7 @@ def _listed(space: SearchSpace) -> tuple[Genes, Float32s, RowIndex, RowIndex, Ro
     canonical_KG = space.canonical(every(space.decisions))
     _, first = np.unique(canonical_KG @ weights_G, return_index=True)
     genes_KG = canonical_KG[first]
-    features_UF, row_K = np.unique(_encode(space, genes_KG, True), axis=0, return_inverse=True)
+    features_UF, row_K = np.unique(_encode(space, genes_KG), axis=0, return_inverse=True)
     return genes_KG, features_UF, row_K.reshape(-1), genes_KG @ weights_G, weights_G
 
 
