@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ from alembic import command
 from sqlalchemy import text
 
 from nas.core.errors import Conflict
-from nas.core.events import Checkpoint, Evaluated, Event, StageFinished, StageStarted, Traced
+from nas.core.events import Checkpoint, Evaluated, Event, StageFinished, StageStarted, Traced, decode, fold_all
+from nas.core.jobs import SearchPayload
 from nas.core.spec import SearchSpec, StrategySpec
 from server.store.database import connect
 from server.store.migrate import alembic_config, head
 from server.store.store import Store, open_store
 from tests.support import fakes, seeding
+from tests.support.paths import ROOT
 from tests.support.seeding import candidate, measured, networks
 
 
@@ -156,3 +160,36 @@ def test_replaced_words_are_rewritten_in_specs_events_and_states(url: str, tmp_p
         record = FEW_SHOT.model_dump(mode="json")
         assert execute(url, f"SELECT spec_hash FROM jobs WHERE id = '{search}'") == [(FEW_SHOT.content_hash,)]
         assert store.queries.search(search).spec.model_dump(mode="json") == record
+
+
+def test_a_home_that_revision_0005_wrote_opens_resumes_and_forks(tmp_path: Path) -> None:
+    """Two few-shot searches: one that ended, and one that was interrupted while its first sub-supernet was trained."""
+    database = tmp_path / "hwnas.db"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.executescript((ROOT / "tests" / "data" / "home_0005.sql").read_text())
+    with open_store(f"sqlite:///{database}", str(tmp_path / "blobs"), fakes.Clock(2e9)) as store:
+        ids = {search.spec.name: search.id for search in store.queries.searches(None, 9, None).items}
+        ended = store.queries.search(ids["whole"])
+        assert [stage.name for stage in ended.stages][4:] == ["rank_correlation", "explore", "verify", "export"]
+        assert ended.spec.strategy.params["subspaces"] == 2
+        assert ended.rank_correlation is not None
+        assert (ended.rank_correlation.subspaces, len(ended.rank_correlation.networks)) == (2, 4)
+        verified = store.queries.candidates(ended.id, None, "violated", "position", 9, None).items
+        assert {c.promised_ms is not None and c.measurement is not None for c in verified} == {True}
+        record = ended.spec.model_dump(mode="json")
+        assert store.jobs.find("search", record, "key-whole") == ended.id
+
+        resumed = store.jobs.claim("worker", 10.0)
+        assert resumed is not None
+        assert resumed.job_id == ids["cut"]
+        state = fold_all(decode(event) for event in resumed.events)
+        assert {"warm_up", "split"} <= state.finished.keys()
+        assert state.checkpoints["train.subspace2"].stage == "train.subspace2"
+
+        fork = ended.spec.model_copy(update={"name": "fork", "supernet": ended.id})
+        seeding.submit_search(store, fork)
+        forked = store.jobs.claim("worker", 10.0)
+        assert forked is not None
+        assert isinstance(forked.payload, SearchPayload)
+        assert forked.payload.supernet_blob == ended.stages[3].result["supernet"]
+        assert forked.payload.inherited
