@@ -168,12 +168,12 @@ def run(
 ) -> Iterator[Event]:
     device = device or RecordingDevice()
     for event in events:
-        device.told(event)
+        device.observe(event)
     ticks = count()
     blobs = FolderBlobs(folder)
     refit = RefitService(FIRST, ONBOARDED_DATA, SPACE, PROFILE, blobs)
     resources = Resources(blobs, device, lambda: float(next(ticks)), refit=refit)
-    return (device.told(e) for e in run_search(p, STAGES, resources, fold_all(events)))
+    return (device.observe(e) for e in run_search(p, STAGES, resources, fold_all(events)))
 
 
 def durable(events: Sequence[Event]) -> list[Event]:
