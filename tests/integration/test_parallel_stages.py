@@ -38,8 +38,8 @@ SECONDS = 240.0
 STEPS = 8  # of each part, and a checkpoint after each
 EXPECTED_STEPS = {
     "train.one_shot": list(range(1, 2 * STEPS + 1)),
-    "train.part1": list(range(1, STEPS + 1)),
-    "train.part2": list(range(1, STEPS + 1)),
+    "train.subspace1": list(range(1, STEPS + 1)),
+    "train.subspace2": list(range(1, STEPS + 1)),
 }
 SMALL = SPEC.model_copy(
     update={
@@ -200,7 +200,7 @@ def test_interrupted_parallel_training_equals_sequential_training(
     task = start(cluster, before, run="parts")
     for event in follow(task):
         events.append(event)
-        if {"train.one_shot", "train.part1"} <= set(steps_of(events)):
+        if {"train.one_shot", "train.subspace1"} <= set(steps_of(events)):
             break
     task.kill()
     wait_until_gone("train.")
