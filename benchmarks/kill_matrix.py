@@ -292,7 +292,7 @@ def _submit(url: str) -> str:
             try:
                 return client.submit(SPEC, key=KEY).id
             except HwnasError as error:
-                if error.code == "storage":  # the database was away; nobody knows whether it was written
+                if error.code in ("storage", "storage_busy"):  # it may be written or not
                     return None
                 raise
 

@@ -112,7 +112,7 @@ def measure(size: Size, database: str, home: Path, world: World) -> dict[str, An
     settings = Settings(home=home, database_url=database, port=0, dispatch=False)
     with open_store(settings.database, settings.blobs) as store:
         add_device(store, world)
-        with _server(settings) as (url, pid):
+        with served(settings) as (url, pid):
             before_mb = _rss_mb(pid)
             parts: list[Mapping[str, Any]] = [
                 submits(size, url),
@@ -402,7 +402,7 @@ def _all(acts: Sequence[Callable[[], None]]) -> None:
 
 
 @contextlib.contextmanager
-def _server(settings: Settings) -> Iterator[tuple[str, int]]:
+def served(settings: Settings) -> Iterator[tuple[str, int]]:
     """Address and process id of a ``nas serve`` without a dispatcher, while the block lasts."""
     fields = {"home": settings.home, "database_url": settings.database, "port": 0, "dispatch": "false"}
     environment = {**os.environ, **{f"HWNAS_{k.upper()}": str(v) for k, v in fields.items()}, "PYTHONPATH": str(ROOT)}

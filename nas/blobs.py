@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from nas.core.errors import InvalidInput, NotFound, StorageError
+from nas.core.errors import DamagedBlob, InvalidInput, NotFound, StorageError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -148,7 +148,7 @@ def _checked_name(sha256: str) -> str:
 def _verified(data: bytes, sha256: str) -> bytes:
     actual = hashlib.sha256(data).hexdigest()
     if actual != sha256:
-        raise StorageError(f"blob {sha256} is damaged: its {len(data)} bytes have sha256 {actual}")
+        raise DamagedBlob(f"blob {sha256} is damaged: its {len(data)} bytes have sha256 {actual}")
     return data
 
 
@@ -159,6 +159,8 @@ def _storage_errors(sha256: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise NotFound(f"no blob {sha256}") from error
     except OSError as error:
+        if error.errno == errno.EIO:
+            raise DamagedBlob(f"blob {sha256} cannot be read from its disk: {error.strerror}") from error
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full" if full else error.strerror or str(error)
         raise StorageError(f"blob {sha256} cannot be stored or read: {reason}") from error

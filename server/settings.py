@@ -18,10 +18,11 @@ class Settings(BaseSettings):
     ``database_url`` and ``blobs_url`` default to an SQLite file and a folder in ``home``; PostgreSQL and any fsspec URL
     serve more than one machine. ``ray_address`` joins a Ray cluster instead of starting a local one. ``dispatch`` runs
     a dispatcher beside the server; a replica that only answers does without. A worker that is silent for
-    ``stuck_seconds`` has its stack written to the log. ``require_tokens`` asks for tokens on loopback, too, as behind a
-    proxy. Where tokens are needed, data sets of specs may lie below ``data_roots`` only (in the environment, separated
-    as in PATH). At most ``streams`` event streams are open at a time; where tokens are needed, one client gets an
-    eighth of them. The head of a request, and then its body, have to arrive within ``request_seconds``.
+    ``stuck_seconds`` has its stack written to the log, and after ``hang_seconds`` its attempt ended. ``require_tokens``
+    asks for tokens on loopback, too, as behind a proxy. Where tokens are needed, data sets of specs may lie below
+    ``data_roots`` only (in the environment, separated as in PATH). At most ``streams`` event streams are open at a
+    time; where tokens are needed, one client gets an eighth of them. The head of a request, and then its body, have to
+    arrive within ``request_seconds``.
     """
 
     model_config = SettingsConfigDict(env_prefix="HWNAS_", extra="forbid", frozen=True)
@@ -36,6 +37,7 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(default=0.2, gt=0)
     parallel_jobs: int = Field(default=1, ge=1)
     stuck_seconds: float = Field(default=600.0, gt=0)
+    hang_seconds: float = Field(default=3600.0, gt=0)
     dispatch: bool = True
     require_tokens: bool = False
     data_roots: Annotated[tuple[Path, ...], NoDecode] = ()

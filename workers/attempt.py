@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,21 +20,23 @@ from nas.core.jobs import AppendOutcome, EncodedEvent, Lease, LeaseToken
 log = logging.getLogger(__name__)
 
 EventBatch = list[EncodedEvent]
-AttemptStatus = Literal["succeeded", "failed", "crashed", "stopped", "parked", "lost"]
+AttemptStatus = Literal["succeeded", "failed", "crashed", "unstored", "stopped", "parked", "lost"]
 
 DURABLE = frozenset(e.kind for e in (Checkpoint, Evaluated, Measured, Exported, StageFinished))
 MAX_EVENTS, MAX_BYTES = 500, 2**20  # of one append; a single event may be larger
 MIN_INTERVAL_S = 0.1  # between two appends of one job
 PROGRESS_INTERVAL_S = 0.25  # between two appends if only progress is pending
-HEARTBEAT_S = 1.0  # longest interval between two appends: how soon a silent job learns that it was cancelled
+POLL_S = 1.0  # longest time that a job is waited for at once
 RETRY_S = 1.0  # between two tries while the database is unavailable
+HANG_S = 3600.0  # a worker that is silent for longer has its attempt ended
 START_TIMEOUT_S = 120.0  # a job that has not started by then is released
 
 
 @dataclass(frozen=True)
 class AttemptOutcome:
-    """How an attempt ended. ``stopped``: the job returns to the queue; ``parked``: the store has parked the job;
-    ``lost``: the lease belongs to another process or has expired."""
+    """How an attempt ended. ``unstored``: something could not be stored or read, so the job is tried again later;
+    ``stopped``: the job returns to the queue; ``parked``: the store has parked the job; ``lost``: the lease belongs to
+    another process or has expired."""
 
     status: AttemptStatus
     message: str | None = None
@@ -63,8 +66,9 @@ class EventSink(Protocol):
 
 
 class AttemptRunner:
-    """Runs one attempt. ``lease_deadline`` is when the lease expires unless it is renewed, by ``clock``; ``on_silence``
-    is called once for every silence of ``stuck_seconds``."""
+    """Runs one attempt. ``lease_deadline`` is when the lease expires by ``clock``; appends renew the lease, and so may
+    whoever sets it. ``on_silence`` is called once for every silence of ``stuck_seconds``; a silence of ``hang_seconds``
+    ends the attempt, with the stacks of the worker in the log."""
 
     def __init__(
         self,
@@ -75,6 +79,7 @@ class AttemptRunner:
         lease_deadline: float,
         lease_seconds: float,
         stuck_seconds: float,
+        hang_seconds: float = HANG_S,
         clock: Callable[[], float],
         sleep: Callable[[float], object],
         on_silence: Callable[[], None],
@@ -84,8 +89,9 @@ class AttemptRunner:
         self._job = job
         self.lease_deadline = lease_deadline
         self._lease_seconds = lease_seconds
-        self._heartbeat_s = min(HEARTBEAT_S, lease_seconds / 3)
+        self._poll_s = min(POLL_S, lease_seconds / 3)
         self._stuck_seconds = stuck_seconds
+        self._hang_seconds = hang_seconds
         self._clock = clock
         self._sleep = sleep
         self._on_silence = on_silence
@@ -115,12 +121,8 @@ class AttemptRunner:
         events."""
         while not self._aborted.is_set():
             due_s = self._next_append_at() - self._clock()
-            if (
-                not self._job.has_started
-                and self._clock() - self._claimed_at >= START_TIMEOUT_S
-                and self._outcome is None
-            ):
-                return AttemptOutcome("stopped", f"its node did not start it within {START_TIMEOUT_S:g} s")
+            if self._outcome is None and (overdue := self._overdue()) is not None:
+                return overdue
             if due_s <= 0:
                 if (outcome := self._append()) is not None:
                     return outcome
@@ -128,15 +130,30 @@ class AttemptRunner:
                 self._heard_at = self._clock()  # not silent: the job was not polled
                 self._sleep(due_s)
             else:
-                self._receive(self._job.poll(min(due_s, self._heartbeat_s)))
+                self._receive(self._job.poll(min(due_s, self._poll_s)))
         return self._abort_outcome
+
+    def _overdue(self) -> AttemptOutcome | None:
+        """How an attempt ends that has waited too long: for its start, for news, or for the renewal of its lease."""
+        now = self._clock()
+        if not self._job.has_started and self._stop_at is not None:
+            return AttemptOutcome("stopped")
+        if not self._job.has_started and now - self._claimed_at >= START_TIMEOUT_S:
+            return AttemptOutcome("stopped", f"its node did not start it within {START_TIMEOUT_S:g} s")
+        if self._job.has_started and now - self._heard_at >= self._hang_seconds:
+            reason = f"no news from its worker for {self._hang_seconds:g} s"
+            log.error("job %s: %s, so its attempt ends: %s", self._lease.job_id, reason, self._job.dump_stacks())
+            return AttemptOutcome("crashed", reason)
+        if self._next_append_at() == math.inf and now >= self.lease_deadline:
+            return AttemptOutcome("lost", "its lease could not be renewed")
+        return None
 
     def _next_append_at(self) -> float:
         if self._database_down:
             return self._appended_at + RETRY_S
         if self._outcome is not None or self._pending_bytes:
             return self._appended_at + MIN_INTERVAL_S
-        due = self._appended_at + (PROGRESS_INTERVAL_S if self._pending else self._heartbeat_s)
+        due = self._appended_at + PROGRESS_INTERVAL_S if self._pending or self._unconfirmed else math.inf
         return due if self._stop_at is None else min(due, max(self._stop_at, self._appended_at + MIN_INTERVAL_S))
 
     def _is_full(self) -> bool:

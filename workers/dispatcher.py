@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -19,7 +19,8 @@ from nas.core.jobs import JobStore, Lease, LeaseToken
 from nas.core.log_context import job_context
 from nas.core.scheduling import NodeResources, describe_largest, fits, required_resources, smallest_shortage
 from nas.core.spec import ResourceSpec
-from workers.attempt import RETRY_S, AttemptOutcome, AttemptRunner, RunningJob
+from workers.attempt import HANG_S, RETRY_S, AttemptOutcome, AttemptRunner, RunningJob
+from workers.lease_keeper import LeaseKeeper
 from workers.placement import Node, choose_node, subtract_reserved
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 RECONCILE_S = 5.0
 AVOID_S = 30.0  # how long a node is avoided after a crash; a cluster takes about that long to notice a dead node
 GRACE_S = 12.0
+STORAGE_DELAY_S = 5.0  # before the first retry after a storage error; doubled with each further one
 _LOG_INTERVAL_S = 10.0  # between two log records of errors of the loop
 
 
@@ -36,7 +38,8 @@ class DispatchStore(JobStore, Protocol):
     def finish(
         self, lease: LeaseToken, status: Literal["succeeded", "failed", "cancelled"], error: str | None = None
     ) -> bool: ...
-    def release(self, lease: LeaseToken, crash: str | None = None) -> bool: ...
+    def release(self, lease: LeaseToken, crash: str | None = None, delay_s: float = 0.0) -> bool: ...
+    def renew(self, leases: Collection[LeaseToken], seconds: float) -> Sequence[LeaseToken]: ...
     def leases_of(self, worker: str) -> Sequence[LeaseToken]: ...
     def heartbeat(
         self,
@@ -86,6 +89,7 @@ class Dispatcher:
         poll_seconds: float = 0.2,
         parallel_jobs: int = 1,
         stuck_seconds: float = 600.0,
+        hang_seconds: float = HANG_S,
         machine: DeviceProfile | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,18 +100,21 @@ class Dispatcher:
         self._poll_seconds = poll_seconds
         self._parallel_jobs = parallel_jobs
         self._stuck_seconds = stuck_seconds
+        self._hang_seconds = hang_seconds
         self._machine = machine
         self._clock = clock
         self._stopping = threading.Event()
         self._abandoned = threading.Event()
         self._grace_s = GRACE_S
         self._attempts: dict[LeaseToken, ActiveAttempt] = {}
+        self._leases = LeaseKeeper(jobs, lease_seconds, clock)
         self._avoid_until: dict[str, float] = {}  # by id of a node on which a job crashed
         self._heartbeat_at = self._reconciled_at = self._logged_at = -1e9
         self._loop = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)
 
     def start(self) -> None:
         """Begin to claim jobs, in a background thread."""
+        self._leases.start()
         self._loop.start()
 
     def stop(self, grace_s: float = GRACE_S) -> None:
@@ -142,6 +149,7 @@ class Dispatcher:
             attempt.runner.stop(self._grace_s)
         for attempt in attempts:
             attempt.thread.join()
+        self._leases.stop()
         try:
             self._jobs.unregister(self._owner)
         except StorageError as error:
@@ -198,7 +206,7 @@ class Dispatcher:
                     return False
                 job = self._cluster.start(lease, required, node)
             except HwnasError as error:
-                self._record(lease, AttemptOutcome("failed", str(error)), lease_deadline)
+                self._record(lease, _outcome_of(error), lease_deadline)
                 return True
             except Exception as error:
                 log.exception("job %s could not be started", lease.job_id)
@@ -212,6 +220,7 @@ class Dispatcher:
             lease_deadline=lease_deadline,
             lease_seconds=self._lease_seconds,
             stuck_seconds=self._stuck_seconds,
+            hang_seconds=self._hang_seconds,
             clock=self._clock,
             sleep=self._abandoned.wait,
             on_silence=lambda: self._log_stacks(lease, job),
@@ -219,7 +228,9 @@ class Dispatcher:
         thread = threading.Thread(
             target=self._run_attempt, args=(lease, job, runner, node.id), name=f"job {lease.job_id}", daemon=True
         )
-        self._attempts[LeaseToken(lease.job_id, lease.token)] = ActiveAttempt(required, node.id, runner, thread)
+        token = LeaseToken(lease.job_id, lease.token)
+        self._attempts[token] = ActiveAttempt(required, node.id, runner, thread)
+        self._leases.add(token, runner)
         thread.start()
         return True
 
@@ -238,10 +249,11 @@ class Dispatcher:
             try:
                 outcome = runner.run()
             except HwnasError as error:
-                outcome = AttemptOutcome("failed", str(error))
+                outcome = _outcome_of(error)
             except Exception as error:
                 log.exception("job %s: an error of the dispatcher", lease.job_id)
                 outcome = AttemptOutcome("failed", f"{type(error).__name__}: {error}")
+            self._leases.remove(LeaseToken(lease.job_id, lease.token))
             if not self._abandoned.is_set():
                 job.kill()
             if outcome.status == "crashed":
@@ -258,6 +270,8 @@ class Dispatcher:
                         self._jobs.finish(lease, outcome.status, outcome.message)
                     case "crashed":
                         self._jobs.release(lease, crash=outcome.message)
+                    case "unstored":
+                        self._jobs.release(lease, crash=outcome.message, delay_s=STORAGE_DELAY_S)
                     case "stopped":
                         self._jobs.release(lease)
                     case "parked" | "lost":
@@ -284,3 +298,7 @@ class Dispatcher:
         due = now - self._logged_at >= _LOG_INTERVAL_S
         self._logged_at = now if due else self._logged_at
         return due
+
+
+def _outcome_of(error: HwnasError) -> AttemptOutcome:
+    return AttemptOutcome("unstored" if isinstance(error, StorageError) else "failed", str(error))

@@ -38,6 +38,7 @@ _START_TIMEOUT_S = 300.0  # for the processes of a local Ray to start
 _MAX_BUFFERED_BATCHES = 64  # of one worker, before backpressure stops it
 _HEALTH_TIMEOUT_S = 4.0  # a cluster that does not respond for longer is considered lost
 _CANCEL_TIMEOUT_S = 3.0  # a worker that does not end for longer is killed by a signal
+_SECRET_VARIABLES = ("HWNAS_DATABASE_URL", "HWNAS_TOKEN")  # workers need neither
 _RAY_PROCESSES = ("gcs_server", "raylet")
 _MAX_TMP_BYTES = 107 - len("/nas-01234567/session_2026-11-30_12-00-00_000000_4194304/sockets/plasma_store")
 
@@ -185,6 +186,8 @@ def ray_cluster(
         finally:
             ray.shutdown()
         return
+    for name in _SECRET_VARIABLES:  # every process of a local cluster inherits the environment
+        os.environ.pop(name, None)
     folder = session_folder()
     record = ProcessRecord(records / f"{os.getpid()}.json", folder)
     try:

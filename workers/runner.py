@@ -58,6 +58,7 @@ from predictors.onboarding.measured import onboard
 from predictors.onboarding.refit import RefitService, can_learn, merge_measurements
 from predictors.storage import load_measurements, load_predictor
 from workers.attempt import EventBatch
+from workers.checkpoints import without_damaged_checkpoints
 from workers.remote import RemoteMeasurer
 
 
@@ -65,7 +66,10 @@ def run_job(payload: JobPayload, blobs_url: str, events: Sequence[EncodedEvent])
     """Continue a job after ``events`` and yield batches of encoded events. Raises HwnasError if the job cannot be
     run."""
     blobs = open_blobs(blobs_url)
-    state = fold_all(decode(e) for e in events)
+    log = without_damaged_checkpoints([decode(e) for e in events], blobs)
+    if log.warnings:
+        yield [encode(warning) for warning in log.warnings]
+    state = fold_all([*log.events, *log.warnings])
     stage = state.stage or ""
     try:
         for event in _events(payload, blobs, state):

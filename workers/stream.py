@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.core.errors import HwnasError
+from nas.core.errors import HwnasError, StorageError
 from nas.core.events import Progress
 from nas.core.jobs import EncodedEvent, JobPayload
 from workers.attempt import AttemptOutcome, EventBatch
@@ -46,6 +46,8 @@ def stream_job(
         try:
             yield WorkerHandshake(own_process_name(), stacks.name)
             yield from throttle_progress(pkgutil.resolve_name(run_job)(payload, blobs_url, events), time.monotonic)
+        except StorageError as error:
+            yield AttemptOutcome("unstored", str(error))
         except HwnasError as error:
             yield AttemptOutcome("failed", str(error))
         finally:

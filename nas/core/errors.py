@@ -149,6 +149,17 @@ class StorageError(HwnasError):
     code = "storage"
 
 
+class DamagedBlob(StorageError):
+    """The stored bytes of a blob are not those that were stored."""
+
+
+class StorageBusy(StorageError):
+    """The database is there but takes nothing at the moment: it is locked, restarts or has too many connections. The
+    same request succeeds later."""
+
+    code = "storage_busy"
+
+
 class Unauthorised(HwnasError):
     """No token came with the request, or none that is valid."""
 
@@ -177,7 +188,8 @@ def error_of(code: str, *messages: str) -> HwnasError:
 
 
 def _classes_by_code(root: type[HwnasError]) -> dict[str, type[HwnasError]]:
-    classes = {root.code: root}
+    """The class of each code; of a code that classes share, the most general."""
+    classes: dict[str, type[HwnasError]] = {}
     for child in root.__subclasses__():
         classes |= _classes_by_code(child)
-    return classes
+    return {**classes, root.code: root}

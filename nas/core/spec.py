@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.metrics import OBJECTIVES
@@ -20,7 +21,22 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _require_finite(value: Any) -> Any:
+    """Raises ValueError for a number, however deep, that JSON cannot represent."""
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, float) and not math.isfinite(part):
+            raise ValueError(f"expected finite numbers, got {part}")
+        parts += part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ()
+    return value
+
+
+PluginParams = Annotated[dict[str, Any], AfterValidator(_require_finite)]
+"""Parameters of a plug-in, by name, as JSON can represent them."""
 
 
 _DEFAULT_SPACE = "mobilenet_v3"
@@ -35,14 +51,14 @@ class SpaceSpec(_Strict):
     """A search space by name, and its parameters; without parameters, those that the space itself defaults to."""
 
     name: str = _DEFAULT_SPACE
-    params: dict[str, Any] = Field(default_factory=_default_space_params)
+    params: PluginParams = Field(default_factory=_default_space_params)
 
 
 class StrategySpec(_Strict):
     """A strategy by name, and its parameters."""
 
     name: str = "once_for_all"
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: PluginParams = Field(default_factory=dict)
 
 
 class DataSpec(_Strict):
@@ -53,7 +69,7 @@ class DataSpec(_Strict):
     name: str = "digits"
     path: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: PluginParams = Field(default_factory=dict)
 
     def beside(self, folder: Path) -> DataSpec:
         """The same data with an absolute path: a relative one is one relative to ``folder``, ``~`` the user's home.

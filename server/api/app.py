@@ -47,7 +47,7 @@ def create_app(settings: Settings, store: Store, streams: EventStreams | None = 
     errors.install(app)
     authorizer = Authorizer(settings, store)
     per_client = settings.streams // STREAM_SHARE if authorizer.tokens_required else settings.streams
-    streams = streams or EventStreams(settings.streams, per_client)
+    streams = streams or EventStreams(store.changes, settings.streams, per_client)
     metrics = PrometheusMetrics(store, streams)
     probes = {name: Probe(name, check) for name, check in health.readiness_checks(settings, store).items()}
     attach_context(app, ApiContext(settings, store, streams, authorizer, metrics, probes))

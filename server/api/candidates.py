@@ -28,6 +28,7 @@ from server.api.cross_device import predict_for_device
 from server.api.errors import responses
 from server.api.parameters import Cursor
 from server.store.mapping import candidate_schema, front_keys
+from server.store.store import Store
 
 router = APIRouter(tags=["searches"])
 
@@ -45,14 +46,27 @@ def get_front(
     ] = None,
 ) -> Response:
     """The front of the search and that of its random baseline, over the same axes."""
-    spec, table, context = store.queries.evaluated(id)
-    names = objectives.split(",") if objectives is not None else None
-    if device is not None and device not in spec.devices:
-        spec, table, context = predict_for_device(device, spec, table, context, store)
+    spec, front = _front(id, store, device, bound_ms, objectives)
     device = device or (spec.device if spec.fleet is None else spec.views[0])
-    front = compute_front(spec, table, context, names, bound_ms, device)
     schema = _front_schema(id, spec, front, store.queries.roofline_devices(spec), device)
     return Response(schema.model_dump_json(), media_type="application/json")  # not validated again: it may be long
+
+
+def _front(
+    search_id: str, store: Store, device: str | None, bound_ms: float | None, objectives: str | None
+) -> tuple[SearchSpec, Front]:
+    """The stored front; of another device, with another bound or over other objectives, that of all candidates."""
+    spec, stored = store.queries.front(search_id)
+    foreign = device is not None and device not in spec.devices
+    if not foreign and bound_ms is None and objectives is None:
+        return (spec, stored) if device is None else store.queries.front(search_id, device)
+    spec, table, context = store.queries.evaluated(search_id)
+    if foreign:
+        assert device is not None
+        spec, table, context = predict_for_device(device, spec, table, context, store)
+    names = objectives.split(",") if objectives is not None else None
+    device = device or (spec.device if spec.fleet is None else spec.views[0])
+    return spec, compute_front(spec, table, context, names, bound_ms, device)
 
 
 @router.get("/searches/{id}/candidates", summary="List candidates", responses=responses(404))

@@ -108,6 +108,7 @@ def list_device_events(
     start = after if last_event_id is None else last_event_id
     return sse.page_or_stream(
         context.streams,
+        job,
         lambda seq, size: queries.events(job, seq, size),
         accept,
         start,

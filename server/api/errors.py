@@ -21,6 +21,7 @@ from nas.core.errors import (
     MeasurementRefused,
     NotFound,
     QuotaExceeded,
+    StorageBusy,
     StorageError,
     Unauthorised,
 )
@@ -37,6 +38,7 @@ STATUSES: dict[type[HwnasError], int] = {
     QuotaExceeded: 429,
     Conflict: 409,
     MeasurementRefused: 503,
+    StorageBusy: 503,
     StorageError: 507,
     HwnasError: 500,
 }
@@ -53,6 +55,7 @@ _CODES = {
     431: "too_large",
 }
 OpenApiResponses = dict[int | str, dict[str, Any]]  # descriptions by status, as FastAPI takes them
+RETRY_AFTER_S = 2  # for a database that is busy
 MAX_MESSAGE = 2_000  # characters of a message that repeats an invalid value
 
 
@@ -72,7 +75,10 @@ def install(app: FastAPI) -> None:
 def error_response(error: HwnasError) -> JSONResponse:
     """The response for an error of ``nas.core.errors``; its class, or its nearest base, sets the status."""
     status = next(STATUSES[c] for c in type(error).__mro__ if c in STATUSES)
-    return _response(status, error.code, str(error), {"WWW-Authenticate": "Bearer"} if status == 401 else None)
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    if isinstance(error, StorageBusy):
+        headers = {"Retry-After": str(RETRY_AFTER_S)}
+    return _response(status, error.code, str(error), headers)
 
 
 def refusal(status: int, message: str) -> JSONResponse:

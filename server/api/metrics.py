@@ -88,24 +88,6 @@ def route_of(scope: Scope) -> str:
     return f"/v1{route}" if below else route
 
 
-class MonotonicCounters:
-    """Counters of sums that fall when searches are deleted: they count the increases only.
-
-    Prometheus would take a fall for a restart and count everything twice.
-    """
-
-    def __init__(self) -> None:
-        self._last: dict[str, float] = {}
-        self._counted: dict[str, float] = {}
-
-    def __call__(self, name: str, value: float) -> float:
-        """The total increase of the sum ``name`` so far, whose present value is ``value``."""
-        added = max(0.0, value - self._last.get(name, 0.0))
-        self._last[name] = value
-        self._counted[name] = self._counted.get(name, 0.0) + added
-        return self._counted[name]
-
-
 class _StoreCollector(Collector):
     """Statistics of the database and of this process, read when Prometheus scrapes."""
 
@@ -113,7 +95,6 @@ class _StoreCollector(Collector):
         self._streams = streams
         self._clock = clock
         self._probe = Probe("service statistics", store.queries.service_stats)
-        self._counters = MonotonicCounters()
         self._lock = threading.Lock()
         self._stats: ServiceStats | None = None
         self._read_at = float("-inf")
@@ -178,14 +159,12 @@ class _StoreCollector(Collector):
             },
         )
         for name, about, value in (
-            ("hwnas_events", "Events in the logs of jobs", stats.events),
-            ("hwnas_evaluations", "Networks evaluated by searches", stats.evaluations),
-            ("hwnas_busy_seconds", "Time that workers spent on jobs", stats.busy_s),
-            ("hwnas_gpu_seconds", "The same, multiplied by the GPUs in use", stats.gpu_s),
+            ("hwnas_events", "Events written to the logs of jobs", stats.usage.events),
+            ("hwnas_evaluations", "Networks evaluated by searches", stats.usage.evaluations),
+            ("hwnas_busy_seconds", "Time that workers spent on jobs", stats.usage.busy_seconds),
+            ("hwnas_gpu_seconds", "The same, multiplied by the GPUs in use", stats.usage.gpu_seconds),
         ):
-            family = CounterMetricFamily(name, about)
-            family.add_metric([], self._counters(name, value))
-            yield family
+            yield CounterMetricFamily(name, about, value=value)
 
     def _current_stats(self) -> ServiceStats | None:
         if self._clock() - self._read_at >= CACHE_S:

@@ -60,6 +60,7 @@ def list_onboarding_events(
     start = after if last_event_id is None else last_event_id
     return sse.page_or_stream(
         context.streams,
+        job,
         lambda seq, size: queries.events(job, seq, size),
         accept,
         start,

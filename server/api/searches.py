@@ -238,6 +238,7 @@ def list_events(
     start = after if last_event_id is None else last_event_id
     return sse.page_or_stream(
         context.streams,
+        job,
         lambda seq, size: queries.events(job, seq, size, kind),
         accept,
         start,

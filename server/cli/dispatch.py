@@ -71,6 +71,7 @@ def _run(settings: Settings, stop_reasons: StopReasons, ready: threading.Event, 
                 poll_seconds=settings.poll_seconds,
                 parallel_jobs=settings.parallel_jobs,
                 stuck_seconds=settings.stuck_seconds,
+                hang_seconds=settings.hang_seconds,
                 machine=describe_machine(platform.node(), MeasurementProtocol()),
             )
             for number in (signal.SIGINT, signal.SIGTERM):  # Ray has replaced the handlers

@@ -27,9 +27,12 @@ def read_settings(overrides: SettingOverrides) -> Settings:
 
 
 def prepare_home(settings: Settings) -> None:
-    """Create the home folder. Raises StorageError."""
+    """Create the home folder, which its owner alone can read, or make it so. Raises StorageError."""
     try:
-        settings.home.mkdir(parents=True, exist_ok=True)
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = settings.home.stat().st_mode
+        if mode & 0o077:
+            settings.home.chmod(mode & 0o700)
     except OSError as error:
         raise StorageError(f"cannot use {settings.home} as home: {error.strerror}") from error
 

@@ -35,8 +35,14 @@ class CandidateCache:
             seq, table = self._lookup(job.id)
             if seq < job.last_seq:
                 table = table.updated(*load_points(session, job.id, seq))
-                self._store(job.id, job.last_seq, table)
+                self.store(job.id, job.last_seq, table)
             return table
+
+    def uncommitted_table(self, session: Session, job: Job) -> CandidateTable:
+        """The candidates of a search as of the session's own transaction. Not kept, since it may still fail: the caller
+        stores the table once it is committed."""
+        seq, table = self._lookup(job.id)
+        return table.updated(*load_points(session, job.id, seq))
 
     def _lookup(self, job_id: str) -> tuple[int, CandidateTable]:
         with self._lock:
@@ -44,7 +50,8 @@ class CandidateCache:
                 self._tables.move_to_end(job_id)
             return self._tables.get(job_id, (-1, CandidateTable()))
 
-    def _store(self, job_id: str, seq: int, table: CandidateTable) -> None:
+    def store(self, job_id: str, seq: int, table: CandidateTable) -> None:
+        """Keep the candidates of a search as of event ``seq``."""
         with self._lock:
             if job_id in self._tables:
                 self.nbytes -= self._tables[job_id][1].nbytes

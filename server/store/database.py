@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DataError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from nas.core.errors import InvalidInput, StorageError
+from nas.core.errors import InvalidInput, StorageBusy, StorageError
 
 BUSY_MS = 20_000
+_OWN_TABLES = {"jobs", "events", "alembic_version"}
+_BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_DAMAGED_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# SQLSTATEs. Classes: no connection, rolled back against a deadlock, shutting down or cancelled. Single ones: too many
+# connections, a lock that was not available. A full disk is none of them.
+_TEMPORARY_CLASSES, _TEMPORARY = ("08", "40", "57"), ("53300", "55P03")
+_AT_END = "at the end"  # in ``Session.info``
 _POOL: dict[str, Any] = {"pool_size": 16, "max_overflow": 32}  # at least as many as the server's request threads
 
 
@@ -26,7 +35,8 @@ class JsonText(str):
 
 
 def connect(url: str) -> Engine:
-    """Return an engine for a database URL. Raises InvalidInput for a URL that is neither SQLite nor PostgreSQL."""
+    """Return an engine for a database URL. Raises InvalidInput for a URL that is neither SQLite nor PostgreSQL, and
+    StorageError, having changed nothing, for a file that is damaged or belongs to another program."""
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -35,7 +45,7 @@ def connect(url: str) -> Engine:
         case "sqlite":
             if not parsed.database or parsed.database == ":memory:":
                 raise InvalidInput(f"expected an SQLite file such as sqlite:///hwnas.db, got {url!r}")
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            _prepare_file(Path(parsed.database))
             engine = create_engine(parsed, json_serializer=_as_json, **_POOL)
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
@@ -77,21 +87,43 @@ def writing(engine: Engine) -> Iterator[Session]:
         session.begin(),
     ):
         yield session
+        for write in session.info.pop(_AT_END, {}).values():
+            write(session)
+
+
+def at_end(session: Session, write: Callable[[Session], None]) -> None:
+    """Call ``write`` once at the end of the transaction, whose last locks it takes."""
+    session.info.setdefault(_AT_END, {})[write.__qualname__] = write
 
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Raise StorageError if the database cannot be used, InvalidInput for a value that it cannot store."""
+    """Raise StorageBusy if the database cannot be used at the moment, StorageError if it cannot be used at all, and
+    InvalidInput for a value that it cannot store."""
     try:
         yield
     except (OperationalError, InterfaceError) as error:
-        raise StorageError(f"the database cannot be used: {error.orig}") from error
+        kind = StorageBusy if _is_temporary(error) else StorageError
+        raise kind(f"the database cannot be used: {error.orig}") from error
     except PoolTimeout as error:
-        raise StorageError(f"the database is too busy: {error}") from error
+        raise StorageBusy(f"the database is too busy: {error}") from error
     except DataError as error:  # a NUL character, or a number beyond the column's range
         raise InvalidInput(f"the database cannot store a value: {error.orig}") from error
     except (OverflowError, UnicodeEncodeError) as error:  # the same from SQLite's driver
         raise InvalidInput(f"the database cannot store a value: {error}") from error
+    except DatabaseError as error:
+        if isinstance(error.orig, sqlite3.DatabaseError) and error.orig.sqlite_errorcode & 0xFF in _DAMAGED_CODES:
+            raise StorageError(f"the database is damaged, or no database: {error.orig}") from error
+        raise
+
+
+def _is_temporary(error: DBAPIError) -> bool:
+    """Whether the same transaction may succeed later."""
+    if isinstance(error.orig, sqlite3.Error):
+        return error.orig.sqlite_errorcode & 0xFF in _BUSY_CODES
+    answer: Any = error.orig  # an error of psycopg, whose SQLSTATE is None where the server has not answered
+    state = answer.sqlstate
+    return state is None or state[:2] in _TEMPORARY_CLASSES or state in _TEMPORARY
 
 
 def _is_pg(engine: Engine) -> bool:
@@ -100,6 +132,42 @@ def _is_pg(engine: Engine) -> bool:
 
 def _as_json(value: Any) -> str:
     return value if isinstance(value, JsonText) else json.dumps(value)
+
+
+def require_own_tables(tables: Collection[str], database: str) -> None:
+    """Raise StorageError if these are the tables of another program. A database without tables is free."""
+    if tables and not set(tables) >= _OWN_TABLES:
+        names = ", ".join(sorted(tables)[:4])
+        raise StorageError(f"{database} is not a database of hwnas: it has tables of another program ({names})")
+
+
+def _prepare_file(file: Path) -> None:
+    """Check an SQLite file, or create it, so that its owner alone can read it. SQLite gives its other files the same
+    mode. Raises StorageError."""
+    try:
+        if file.exists() and file.stat().st_size > 0:
+            require_own_tables(_tables_of(file), str(file))
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        for path in (file, *(file.with_name(f"{file.name}-{suffix}") for suffix in ("wal", "shm"))):
+            if path.exists() and path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+    except OSError as error:
+        raise StorageError(f"cannot use {file} as a database: {error.strerror}") from error
+
+
+def _tables_of(file: Path) -> list[str]:
+    """The tables of an SQLite file, which is not changed. Raises StorageError."""
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=BUSY_MS / 1000)
+        try:
+            return [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        busy = error.sqlite_errorcode & 0xFF in _BUSY_CODES
+        reason = f"{file} is locked by another process" if busy else f"{file} is damaged, or no database: {error}"
+        raise (StorageBusy if busy else StorageError)(reason) from error
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

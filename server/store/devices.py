@@ -6,8 +6,6 @@ unfinished search needs is neither deleted nor renamed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sqlalchemy import Engine, delete, or_, select, update
 from sqlalchemy.orm import Session
 
@@ -16,17 +14,17 @@ from nas.core.errors import Conflict
 from nas.core.lifecycle import ENDED
 from nas.core.spec import SearchSpec
 from server.store import audit
+from server.store.clock import DatabaseClock
 from server.store.database import writing
-from server.store.job_commands import remove
 from server.store.models import AgentRow, DeviceRow, Job, PredictorRow, ReadingRow
 from server.store.onboardings import onboardings_of, require_owner
 from server.store.readers.base import require_device
 
 
 class Devices:
-    """Deletes and renames devices. ``clock`` gives seconds since 1970."""
+    """Deletes and renames devices. ``clock`` is that of the database."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, clock: DatabaseClock) -> None:
         self._engine = engine
         self._clock = clock
 
@@ -42,8 +40,8 @@ class Devices:
             session.delete(device)
             session.flush()  # before the jobs that it refers to
             for job in session.scalars(onboardings_of(name)).all():
-                remove(session, job)
-            audit.record(session, by, "delete device", name, self._clock())
+                session.delete(job)
+            audit.record(session, by, "delete device", name, self._clock(session))
 
     def rename(self, name: str, new_name: str, by: Principal) -> None:
         """Rename a device with its predictors. Searches that have ended keep the name that they were run with, and
@@ -74,7 +72,7 @@ class Devices:
             for job in session.scalars(onboardings_of(name)).all():
                 job.name, job.spec = new_name, {**job.spec, "name": new_name}
             session.delete(device)
-            audit.record(session, by, "rename device", name, self._clock(), name=new_name)
+            audit.record(session, by, "rename device", name, self._clock(session), name=new_name)
 
 
 def _changeable(session: Session, name: str, by: Principal, change: str) -> DeviceRow:

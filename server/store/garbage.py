@@ -15,12 +15,15 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from nas.blobs import BlobInfo
+from nas.core.events import Checkpoint
+from nas.core.lifecycle import ENDED
 from nas.core.ports import BlobStore
 from server.store.database import reading
 from server.store.measurements import OPEN
-from server.store.models import ArtifactRow, Job, MeasurementRow, PredictorRow
+from server.store.models import ArtifactRow, EventRow, Job, MeasurementRow, PredictorRow
 
 GRACE_S = 24 * 3600.0
+SPARE_CHECKPOINTS = 3  # of each stage of an unfinished job
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -46,7 +49,7 @@ def collect(
     """Remove every blob that no row references and that is older than ``grace_s``. Raises StorageError."""
     old = [blob for blob in blobs.list() if blob.stored_at < now - grace_s]
     with reading(engine) as session:  # after the listing, so that a listed blob that is in use is seen as in use
-        used = referenced_blobs(session)
+        used = referenced_blobs(session) | _spare_checkpoints(session)
     unreferenced = [blob for blob in old if blob.sha256 not in used]
     if not dry_run:
         for blob in unreferenced:
@@ -64,6 +67,17 @@ def referenced_blobs(session: Session) -> set[str]:
     for state in session.scalars(select(Job.state)):
         used.update(_hashes(state))
     return used
+
+
+def _spare_checkpoints(session: Session) -> set[str]:
+    """The blobs of the last checkpoints of unfinished jobs: a stage goes on from an older one if the newest is
+    damaged."""
+    checkpoints = (EventRow.body["kind"].as_string() == Checkpoint.kind, Job.status.not_in(ENDED))
+    query = select(EventRow.job_id, EventRow.body).join(Job, Job.id == EventRow.job_id).where(*checkpoints)
+    blobs: dict[tuple[str, str], list[str]] = {}
+    for job_id, body in session.execute(query.order_by(EventRow.job_id, EventRow.seq)):
+        blobs.setdefault((job_id, body["stage"]), []).append(body["blob"])
+    return {blob for of_stage in blobs.values() for blob in of_stage[-SPARE_CHECKPOINTS:]}
 
 
 def _hashes(value: Any) -> Iterator[str]:

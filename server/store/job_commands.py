@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from nas.core.access import Principal
 from nas.core.errors import Conflict, NotFound
-from nas.core.lifecycle import ENDED, JobCommand, JobStatus, check_command
+from nas.core.lifecycle import ENDED, STATUSES, JobCommand, JobStatus, check_command
 from server.store import audit, measurements
-from server.store.models import Job, OwnerRow
+from server.store.models import Job
 from server.store.onboardings import detach_onboarding, require_no_other_onboarding, require_owner_of_job
 from server.store.quotas import require_queue_quota
 from server.store.transitions import account_busy_time, change_status
@@ -44,7 +44,7 @@ def retry(session: Session, job_id: str, by: Principal, now: float) -> None:
         if job.kind == "device":
             require_no_other_onboarding(session, job)
         require_queue_quota(session, job.owner)
-        job.stalled, job.last_crash = 0, None
+        job.stalled, job.last_crash, job.available_at = 0, None, None
         measurements.requeue_failed(session, job_id, now)
         change_status(session, job, "queued", now, "retried", by.owner)
 
@@ -55,37 +55,26 @@ def delete(session: Session, job_id: str, by: Principal, now: float) -> None:
     assert job is not None  # no status makes a delete a no-op
     if job.kind == "device":
         detach_onboarding(session, job)
-    dependents = select(Job.id, Job.status).where(Job.spec["supernet"].as_string() == job_id)
-    active = [row.id for row in session.execute(dependents) if row.status not in ENDED]
-    if active:
+    unfinished = Job.status.in_([status for status in STATUSES if status not in ENDED])
+    dependents = select(Job.id).where(unfinished, Job.spec["supernet"].as_string() == job_id)
+    if active := session.scalars(dependents).all():
         raise Conflict(f"search {job_id} cannot be deleted yet: {', '.join(active)} uses its supernet")
     session.execute(update(Job).where(Job.parent_id == job_id).values(parent_id=None))
-    remove(session, job)
+    session.delete(job)
 
 
 def discard(session: Session, job_id: str, now: float) -> None:
     """Delete a dry run, whatever its status; this ends its lease, if any."""
     job = session.get(Job, job_id, with_for_update=True)
     if job is not None and job.kind == "dry_run":
-        account_busy_time(job, now)
-        remove(session, job)
+        account_busy_time(session, job, now)
+        session.delete(job)
 
 
 def discard_created_before(session: Session, limit: float, now: float) -> None:
     """Delete dry runs that a server has left behind because it died."""
     for job_id in session.scalars(select(Job.id).where(Job.kind == "dry_run", Job.created_at < limit)).all():
         discard(session, job_id, now)
-
-
-def remove(session: Session, job: Job) -> None:
-    """Delete the rows of a job; its GPU time stays on its owner's account."""
-    if gpu_seconds := job.busy_seconds * job.resources.get("gpus", 0):
-        row = session.get(OwnerRow, job.owner, with_for_update=True) or OwnerRow(
-            name=job.owner, gpu_seconds_deleted=0.0
-        )
-        row.gpu_seconds_deleted += gpu_seconds
-        session.add(row)
-    session.delete(job)
 
 
 def set_priority(session: Session, job_id: str, priority: int, by: Principal, now: float) -> None:

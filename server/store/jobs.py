@@ -8,7 +8,7 @@ the queue is in ``queue``, leases are in ``leases``, and all status changes in `
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -25,16 +25,28 @@ from nas.core.lifecycle import LEASED
 from nas.core.scheduling import NodeResources
 from nas.core.spec import ResourceSpec
 from server.store import audit, job_commands, measurements
+from server.store.changes import note_change
+from server.store.clock import DatabaseClock
 from server.store.database import reading, writing
+from server.store.fronts import FrontProjector
 from server.store.job_payload import build_payload
 from server.store.json_validation import spec_hash, validate_events
-from server.store.leases import grant_lease, lock_leased, return_expired, return_to_queue, was_parked_by
+from server.store.leases import (
+    excuse_expiry,
+    expired_leases,
+    grant_lease,
+    lock_leased,
+    return_expired,
+    return_to_queue,
+    was_parked_by,
+)
 from server.store.models import EventRow, Job, WorkerRow
 from server.store.onboardings import register_onboarding
 from server.store.projections import new_stage, project, surplus_progress
 from server.store.queue import capacity_shortage, claimable_jobs, cluster_capacity, note_urgent_claim
 from server.store.quotas import has_spent_gpu_hours, require_dry_run_quota, require_queue_quota
 from server.store.transitions import account_busy_time, append_status, change_status
+from server.store.usage import add_usage
 
 MAX_STALLED = 5
 DRY_RUN_LIFETIME_S = 3600.0  # a dry run that its server has not removed by then is removed
@@ -42,11 +54,12 @@ _WORKER_LIFETIME_S = 24 * 3600.0  # of the row of a dispatcher without heartbeat
 
 
 class SqlJobStore:
-    """Jobs in SQLite or PostgreSQL. ``clock`` gives seconds since 1970."""
+    """Jobs in SQLite or PostgreSQL. ``clock`` is that of the database."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, clock: DatabaseClock) -> None:
         self._engine = engine
         self._clock = clock
+        self._fronts = FrontProjector()
 
     # Submission and commands
 
@@ -79,7 +92,7 @@ class SqlJobStore:
             with writing(self._engine) as session:
                 if key is not None and (existing := _find_by_key(session, kind, digest, key, by.owner)) is not None:
                     return existing
-                now = self._clock()
+                now = self._clock(session)
                 if (reason := capacity_shortage(required, cluster_capacity(session, now))) is not None:
                     raise InvalidSpec(f"resources: {reason}")
                 if kind == "dry_run":
@@ -122,54 +135,56 @@ class SqlJobStore:
         """Pause a job: at once if it is queued, else at its next durable result. Raises NotFound, or Conflict if it has
         ended."""
         with writing(self._engine) as session:
-            job_commands.pause(session, job_id, by, self._clock())
+            job_commands.pause(session, job_id, by, self._clock(session))
 
     def resume(self, job_id: str, by: Principal = LOCAL) -> None:
         """Return a paused job to the queue, or let a pausing job continue. Raises NotFound or Conflict."""
         with writing(self._engine) as session:
-            job_commands.resume(session, job_id, by, self._clock())
+            job_commands.resume(session, job_id, by, self._clock(session))
 
     def cancel(self, job_id: str, by: Principal = LOCAL) -> None:
         """Cancel a job at once: its lease ends, and earlier results stay. Raises NotFound, or Conflict if it has ended
         otherwise."""
         with writing(self._engine) as session:
-            job_commands.cancel(session, job_id, by, self._clock())
+            job_commands.cancel(session, job_id, by, self._clock(session))
 
     def retry(self, job_id: str, by: Principal = LOCAL) -> None:
         """Queue a failed, cancelled or quarantined job again; it continues from its last checkpoint. Raises NotFound,
         Conflict or QuotaExceeded."""
         with writing(self._engine) as session:
-            job_commands.retry(session, job_id, by, self._clock())
+            job_commands.retry(session, job_id, by, self._clock(session))
 
     def delete(self, job_id: str, by: Principal = LOCAL) -> None:
         """Delete a paused or ended search with its results, or an onboarding that made no predictor. Raises NotFound,
         or Conflict while it runs or another unfinished search needs its supernet."""
         with writing(self._engine) as session:
-            job_commands.delete(session, job_id, by, self._clock())
+            job_commands.delete(session, job_id, by, self._clock(session))
 
     def discard(self, job_id: str) -> None:
         """Delete a dry run, running or not, if it exists."""
         with writing(self._engine) as session:
-            job_commands.discard(session, job_id, self._clock())
+            job_commands.discard(session, job_id, self._clock(session))
 
     def set_priority(self, job_id: str, priority: int, by: Principal = LOCAL) -> None:
         """Set the priority of a job among the jobs of its owner. Raises NotFound, or Conflict if it has ended."""
         with writing(self._engine) as session:
-            job_commands.set_priority(session, job_id, priority, by, self._clock())
+            job_commands.set_priority(session, job_id, priority, by, self._clock(session))
 
     # Dispatchers
 
     def claim(self, worker: str, seconds: float, free: Sequence[NodeResources] | None = None) -> Lease | None:
         """Lease the next job in fair order that fits one of the ``free`` nodes (None: any job). First returns jobs with
         an expired lease to the queue; a job whose attempts all end without progress is quarantined."""
+        if not self._has_work(free):  # which waits for no lock, while most claims find nothing to do
+            return None
         with writing(self._engine) as session:
-            return_expired(session, self._clock())
-            for job_id in claimable_jobs(session, free, self._clock()):
+            return_expired(session, self._clock(session))
+            for job_id in claimable_jobs(session, free, self._clock(session)):
                 query = select(Job).where(Job.id == job_id, Job.status == "queued")
                 job = session.scalars(query.with_for_update(skip_locked=True)).first()
                 if job is None:  # another dispatcher has claimed it
                     continue
-                now = self._clock()
+                now = self._clock(session)
                 if job.stalled >= MAX_STALLED:
                     last = f"; the last one: {job.last_crash}" if job.last_crash else ""
                     reason = f"{MAX_STALLED} attempts ended without progress{last}"
@@ -185,6 +200,12 @@ class SqlJobStore:
                 return grant_lease(session, job, worker, now, seconds, payload)
         return None
 
+    def _has_work(self, free: Sequence[NodeResources] | None) -> bool:
+        with reading(self._engine) as session:
+            now = self._clock(session)
+            expired = session.scalars(expired_leases(now).with_only_columns(Job.id).limit(1)).first()
+            return expired is not None or next(claimable_jobs(session, free, now), None) is not None
+
     def append(self, lease: LeaseToken, batch: int, events: Sequence[EncodedEvent], seconds: float) -> AppendOutcome:
         """Write the ``batch``-th batch of this lease with its projections, and renew the lease. A batch that was
         written before is not written again.
@@ -194,13 +215,16 @@ class SqlJobStore:
         """
         texts, decoded = validate_events(events)
         with writing(self._engine) as session, session.no_autoflush:  # one UPDATE of the job, at the end
-            now = self._clock()
+            now = self._clock(session)
             job = lock_leased(session, lease, now)
             if job is None:
-                return "stop" if was_parked_by(session, lease, batch) else "lost"
+                if was_parked_by(session, lease, batch):
+                    return "stop"
+                excuse_expiry(session, lease)
+                return "lost"
             if batch > job.lease_batch + 1:
                 raise InvalidInput(f"expected batch {job.lease_batch + 1} of this lease, got {batch}")
-            account_busy_time(job, now)
+            account_busy_time(session, job, now)
             job.lease_expires_at = now + seconds
             if job.status == "running" and has_spent_gpu_hours(session, job):
                 change_status(session, job, "pausing", now, f"{job.owner} has used up the GPU-hours of the quota")
@@ -215,8 +239,12 @@ class SqlJobStore:
                 for (seq, _), text in zip(numbered, texts, strict=True)
             ]
             session.execute(insert(EventRow), rows)
+            add_usage(session, job, events=len(rows))
+            note_change(session, job.id)
             job.last_seq = numbered[-1][0]
-            durable = project(session, job, numbered, now)
+            projection = project(session, job, numbered, now)
+            if job.kind == "search":
+                self._fronts.project(session, job, projection.changes)
             thinned, surplus = surplus_progress(job.stages)
             if surplus:
                 job.stages = thinned
@@ -228,10 +256,25 @@ class SqlJobStore:
                 devices = dict.fromkeys(event.profile["name"] for event in requests)
                 return_to_queue(session, job, now, None, f"waiting for device {' and '.join(devices)}")
                 return "stop"
-            if durable and job.status == "pausing":
+            if projection.durable and job.status == "pausing":
                 change_status(session, job, "paused", now, "reached a durable result")
                 return "stop"
             return "continue"
+
+    def renew(self, leases: Collection[LeaseToken], seconds: float) -> list[LeaseToken]:
+        """Renew leases for so many seconds, all in one transaction. Returns those that hold no longer."""
+        lost = []
+        with writing(self._engine) as session:
+            now = self._clock(session)
+            for lease in sorted(leases, key=lambda lease: lease.job_id):  # in one order, against deadlocks
+                job = lock_leased(session, lease, now)
+                if job is None:
+                    excuse_expiry(session, lease)
+                    lost.append(lease)
+                    continue
+                account_busy_time(session, job, now)
+                job.lease_expires_at = now + seconds
+        return lost
 
     def finish(
         self, lease: LeaseToken, status: Literal["succeeded", "failed", "cancelled"], error: str | None = None
@@ -239,7 +282,7 @@ class SqlJobStore:
         """End the job. False, having written nothing, if the lease no longer holds; idempotent for one lease and
         status, since the response may be lost."""
         with writing(self._engine) as session:
-            now = self._clock()
+            now = self._clock(session)
             job = lock_leased(session, lease, now)
             if job is None:
                 ended = session.get(Job, lease.job_id)
@@ -247,14 +290,17 @@ class SqlJobStore:
             change_status(session, job, status, now, error or "")
             return True
 
-    def release(self, lease: LeaseToken, crash: str | None = None) -> bool:
+    def release(self, lease: LeaseToken, crash: str | None = None, delay_s: float = 0.0) -> bool:
         """Return the job to the queue. ``crash``: why the attempt failed; None if it was interrupted, which is not
-        counted as a crash. False if the lease no longer holds."""
+        counted as a crash. ``delay_s``: how long the job waits after a first crash; doubled with each more. False if
+        the lease no longer holds."""
         with writing(self._engine) as session:
-            now = self._clock()
+            now = self._clock(session)
             job = lock_leased(session, lease, now)
             if job is None:
                 return False
+            if delay_s > 0:
+                job.available_at = now + delay_s * 2 ** max(0, job.stalled - 1)
             return_to_queue(session, job, now, crash)
             return True
 
@@ -267,7 +313,7 @@ class SqlJobStore:
             jobs = session.scalars(select(Job).where(Job.status.in_(LEASED)).with_for_update()).all()
             orphaned = [job for job in jobs if job.lease_owner is not None and dead(job.lease_owner)]
             for job in orphaned:
-                return_to_queue(session, job, self._clock(), "the service was stopped or crashed")
+                return_to_queue(session, job, self._clock(session), "the service was stopped or crashed")
             return len(orphaned)
 
     def leases_of(self, worker: str) -> list[LeaseToken]:
@@ -288,7 +334,7 @@ class SqlJobStore:
         """Register a dispatcher as alive, with ``slots`` concurrent jobs, the total and free resources of its cluster's
         nodes, and the ``machine`` that it runs on."""
         with writing(self._engine) as session:
-            now = self._clock()
+            now = self._clock(session)
             session.execute(delete(WorkerRow).where(WorkerRow.seen_at < now - _WORKER_LIFETIME_S))
             session.merge(
                 WorkerRow(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, defer
 
 from nas.core.events import Progress, StatusChanged
@@ -13,14 +13,14 @@ from nas.core.lifecycle import LEASED
 from server.store.models import EventRow, Job
 from server.store.transitions import change_status
 
-_UNUSED_COLUMNS = (defer(Job.spec), defer(Job.state), defer(Job.resources))  # by most appends
+_UNUSED_COLUMNS = (defer(Job.spec), defer(Job.state))  # by most appends
 
 
 def grant_lease(session: Session, job: Job, worker: str, now: float, seconds: float, payload: JobPayload) -> Lease:
     """Lease a queued job to a worker."""
     events = _events_of_workers(session, job.id)
     change_status(session, job, "running", now, f"claimed by {worker}")
-    job.started_at = job.started_at or now
+    job.started_at, job.available_at = job.started_at or now, None
     job.attempts += 1
     job.stalled += 1
     job.lease_owner, job.lease_token, job.lease_expires_at = worker, job.lease_token + 1, now + seconds
@@ -54,11 +54,24 @@ def return_to_queue(session: Session, job: Job, now: float, crash: str | None, r
     change_status(session, job, after, now, crash or reason)
 
 
+def expired_leases(now: float) -> Select[Job]:
+    """The jobs whose lease has expired."""
+    return select(Job).where(Job.status.in_(LEASED), Job.lease_expires_at <= now)
+
+
 def return_expired(session: Session, now: float) -> None:
     """Return every job to the queue whose lease has expired."""
-    expired = select(Job).where(Job.status.in_(LEASED), Job.lease_expires_at <= now)
-    for job in session.scalars(expired.with_for_update(skip_locked=True)).all():
+    for job in session.scalars(expired_leases(now).with_for_update(skip_locked=True)).all():
+        job.expired_token = job.lease_token
         return_to_queue(session, job, now, f"lost contact with worker {job.lease_owner}")
+
+
+def excuse_expiry(session: Session, lease: LeaseToken) -> None:
+    """Take back that the expiry of a lease was counted as a crash: its worker lives, so it was late, or a clock was
+    wrong, and the job is not to blame."""
+    job = session.get(Job, lease.job_id, with_for_update=True)
+    if job is not None and job.expired_token == lease.token:
+        job.stalled, job.expired_token = max(0, job.stalled - 1), None
 
 
 def _events_of_workers(session: Session, job_id: str) -> tuple[EncodedEvent, ...]:

@@ -8,7 +8,7 @@ rejected.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, func, or_, select, update
@@ -21,6 +21,7 @@ from nas.core.events import MeasurementsWanted
 from nas.core.jobs import MeasurementFailure, MeasurementKey
 from nas.core.timing import MeasurementTask, Timing
 from server.store import audit
+from server.store.clock import DatabaseClock
 from server.store.database import reading, writing
 from server.store.models import AgentRow, DeviceRow, Job, MeasurementRow
 from server.store.onboardings import require_owner
@@ -32,9 +33,9 @@ OPEN = ("queued", "leased")
 
 
 class Measurements:
-    """Agents and their tasks in one database. ``clock`` gives seconds since 1970."""
+    """Agents and their tasks in one database. ``clock`` is that of the database."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, clock: DatabaseClock) -> None:
         self._engine = engine
         self._clock = clock
 
@@ -49,7 +50,7 @@ class Measurements:
         Conflict if a device of this name has no agent.
         """
         with writing(self._engine) as session:
-            now = self._clock()
+            now = self._clock(session)
             row = session.get(AgentRow, name, with_for_update=True)
             if row is not None and row.owner != by.owner and not by.is_admin:
                 raise Forbidden(f"the agent of device {name!r} belongs to another owner")
@@ -77,7 +78,7 @@ class Measurements:
         """Lease the next task of a device, by priority and age of its job; None if there is no task. Raises NotFound if
         the agent has not registered, AgentBusy while another process holds a task of this device."""
         with writing(self._engine) as session:
-            now = self._clock()
+            now = self._clock(session)
             agent = _agent(session, name, by)
             current = self._leased_task(session, name, now)
             if current is not None and current.lease_instance != instance:
@@ -109,7 +110,7 @@ class Measurements:
     def renew(self, name: str, task_id: str, lease: str, by: Principal) -> bool:
         """Renew the lease on a task. False if the lease no longer holds."""
         with writing(self._engine) as session:
-            now = self._clock()
+            now = self._clock(session)
             _agent(session, name, by).seen_at = now
             row = self._lock_leased(session, name, task_id, lease, now)
             if row is None:
@@ -121,7 +122,7 @@ class Measurements:
         """Return the blob of a task's model. Raises NotFound, or Conflict if the lease no longer holds."""
         with writing(self._engine) as session:
             _agent(session, name, by)
-            row = self._lock_leased(session, name, task_id, lease, self._clock())
+            row = self._lock_leased(session, name, task_id, lease, self._clock(session))
             if row is None:
                 raise _lease_ended(task_id)
             return row.blob
@@ -143,7 +144,7 @@ class Measurements:
         """Store a result with the times that it was computed from. Idempotent for one lease, since a response may be
         lost. Raises NotFound, or Conflict, having written nothing, if the lease no longer holds."""
         with writing(self._engine) as session:
-            now = self._clock()
+            now = self._clock(session)
             _agent(session, name, by).seen_at = now
             row = _task(session, name, task_id)
             if row.lease_token == lease and row.status in ("done", "failed"):
@@ -161,7 +162,7 @@ class Measurements:
     def release(self, name: str, task_id: str, lease: str, by: Principal) -> None:
         """Return a task to the queue without counting the attempt, when its agent stops."""
         with writing(self._engine) as session:
-            now = self._clock()
+            now = self._clock(session)
             _agent(session, name, by).seen_at = now
             row = self._lock_leased(session, name, task_id, lease, now)
             if row is not None:
@@ -239,8 +240,8 @@ def requeue_failed(session: Session, job_id: str, now: float) -> None:
 
 
 def waits_for_agent() -> ColumnElement[bool]:
-    """SQL condition on ``Job`` of the enclosing query: the job waits for an agent."""
-    return select(MeasurementRow.id).where(MeasurementRow.job_id == Job.id, MeasurementRow.status.in_(OPEN)).exists()
+    """SQL condition on ``Job``: the job waits for an agent. The few jobs that do are read once for a whole query."""
+    return Job.id.in_(select(MeasurementRow.job_id).where(MeasurementRow.status.in_(OPEN)))
 
 
 def agent_results(session: Session, job_id: str) -> dict[MeasurementKey, Measurement | MeasurementFailure]:

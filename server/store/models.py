@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Computed,
     Double,
     ForeignKey,
     Index,
@@ -18,6 +19,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+ALL_DEVICES = ""  # as the device of a front: the one front of a search that has one
 
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
@@ -50,33 +53,43 @@ class Job(Base):
     ``idempotency_key`` is ``owner/key``, so that owners do not share keys.
     ``stalled`` counts the claims since the job last made durable progress.
     ``predictor_id`` is the version of its device's predictor that a search got when it was first claimed, and keeps.
-    ``state`` is the search state without candidates and artifacts; ``stages`` holds the progress bars.
+    ``precedence`` grows as the priority falls, so that the index of the queue is ascending.
+    ``available_at``: when a job that waits for its next attempt can be claimed, None: at once. ``expired_token`` is the
+    token of a lease that expired and was counted as a crash, until its worker is heard of again.
+    ``point_count`` counts all candidates, ``evaluations`` those of the search itself, without its baseline;
+    ``extrapolated`` those of them outside the domain of the predictor, and ``extrapolated_measured`` the measured ones.
+    ``state`` is the search state without candidates, hypervolumes and artifacts; ``stages`` holds the progress bars.
     """
 
     __tablename__ = "jobs"
     __table_args__ = (
-        Index(None, "status", "created_at"),
+        Index(None, "kind", "status", "created_at"),
         Index(None, "kind", "created_at", "id"),
         Index(None, "owner", "created_at", "id"),
+        # The queue of each owner in its order; with the kind, so that positions are read from the index alone.
+        Index("ix_jobs_queue", "status", "owner", "precedence", "created_at", "id", "kind"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16))
     owner: Mapped[str] = mapped_column(String(120), default="local")
     priority: Mapped[int] = mapped_column(default=0)
+    precedence: Mapped[int] = mapped_column(Computed("-priority"))
     name: Mapped[str] = mapped_column(String(120))
     spec: Mapped[dict[str, Any]]
     spec_hash: Mapped[str] = mapped_column(String(64))
     space_id: Mapped[str | None] = mapped_column(String(120))
     status: Mapped[str] = mapped_column(String(16), default="queued")
     idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
-    parent_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     created_at: Mapped[float]
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]
     error: Mapped[str | None] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(default=0)
     stalled: Mapped[int] = mapped_column(default=0)
+    available_at: Mapped[float | None]
+    expired_token: Mapped[int | None]
     last_crash: Mapped[str | None] = mapped_column(Text)
     lease_owner: Mapped[str | None] = mapped_column(String(200))
     lease_token: Mapped[int] = mapped_column(default=0)
@@ -88,6 +101,9 @@ class Job(Base):
     predictor_id: Mapped[str | None] = mapped_column(String(32), index=True)
     last_seq: Mapped[int] = mapped_column(default=0)
     point_count: Mapped[int] = mapped_column(default=0)
+    evaluations: Mapped[int] = mapped_column(default=0)
+    extrapolated: Mapped[int] = mapped_column(default=0)
+    extrapolated_measured: Mapped[int] = mapped_column(default=0)
     stages: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
     state: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
@@ -126,6 +142,49 @@ class PointRow(Base):
     measurement: Mapped[dict[str, Any] | None] = mapped_column(Json)
     devices: Mapped[dict[str, Any] | None] = mapped_column(Json)
     extrapolated: Mapped[bool | None]
+
+
+class FrontRow(Base):
+    """The front of a search on one ``device``, or its only front (empty name): sizes and hypervolumes.
+
+    ``final``: whether networks are judged by test accuracy; ``measured``: by measured latency.
+    """
+
+    __tablename__ = "fronts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    device: Mapped[str] = mapped_column(String(64), primary_key=True)
+    size: Mapped[int]
+    verified: Mapped[int]
+    hypervolume: Mapped[float | None]
+    baseline_hypervolume: Mapped[float | None]
+    final: Mapped[bool]
+    measured: Mapped[bool]
+
+
+class FrontMemberRow(Base):
+    """A member of a front, or of the front of the search's baseline (by ``origin``)."""
+
+    __tablename__ = "front_members"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    device: Mapped[str] = mapped_column(String(64), primary_key=True)
+    origin: Mapped[str] = mapped_column(String(16), primary_key=True)
+    arch_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+
+
+class HypervolumeRow(Base):
+    """The hypervolumes of search and baseline after ``evaluations`` networks each, on one ``device`` or on all (empty
+    name); ``seq`` is the event that reported them."""
+
+    __tablename__ = "hypervolumes"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    device: Mapped[str] = mapped_column(String(64), primary_key=True)
+    evaluations: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    seq: Mapped[int]
+    search: Mapped[float]
+    baseline: Mapped[float]
 
 
 class ArtifactRow(Base):
@@ -244,7 +303,11 @@ class MeasurementRow(Base):
     """
 
     __tablename__ = "measurements"
-    __table_args__ = (UniqueConstraint("job_id", "device", "network", "protocol"), Index(None, "device", "status"))
+    __table_args__ = (
+        UniqueConstraint("job_id", "device", "network", "protocol"),
+        Index(None, "device", "status"),
+        Index(None, "status", "job_id"),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
@@ -317,7 +380,7 @@ class SessionRow(Base):
 
 
 class OwnerRow(Base):
-    """The limits of an owner (None: no limit), and the GPU time of deleted searches."""
+    """The limits of an owner (None: no limit)."""
 
     __tablename__ = "owners"
 
@@ -325,7 +388,22 @@ class OwnerRow(Base):
     max_queued: Mapped[int | None]
     max_running: Mapped[int | None]
     gpu_hours: Mapped[float | None]
-    gpu_seconds_deleted: Mapped[float] = mapped_column(default=0.0)
+
+
+class UsageRow(Base):
+    """What the jobs of an owner have used so far, deleted jobs among them: the sum over all shards.
+
+    A job always counts in the same shard; several shards let transactions of one owner commit at the same time.
+    """
+
+    __tablename__ = "usage"
+
+    owner: Mapped[str] = mapped_column(String(120), primary_key=True)
+    shard: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    events: Mapped[int] = mapped_column(BigInteger, default=0)
+    evaluations: Mapped[int] = mapped_column(BigInteger, default=0)
+    busy_seconds: Mapped[float] = mapped_column(default=0.0)
+    gpu_seconds: Mapped[float] = mapped_column(default=0.0)
 
 
 class UrgentClaimRow(Base):

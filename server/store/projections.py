@@ -7,12 +7,12 @@ difference back. The file is one thing: loading and writing must agree on the co
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from sqlalchemy import String, Text, bindparam, cast, func, insert, select, true, update
+from sqlalchemy import String, Text, bindparam, cast, delete, func, insert, select, true, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
@@ -33,12 +33,14 @@ from nas.core.events import (
     Refitted,
     SearchState,
     StageFinished,
+    StageResults,
     StageStarted,
     decode,
     fold_all,
 )
 from server.store.device_projections import add_reading, add_version, project_onboarding
-from server.store.models import ArtifactRow, Base, Job, PointRow
+from server.store.models import ALL_DEVICES, ArtifactRow, Base, HypervolumeRow, Job, PointRow
+from server.store.usage import add_usage
 
 Key = tuple[str, str]  # origin and architecture, as ``Candidate.key``
 KEPT_PROGRESS = 200  # progress events per stage, enough for a curve; beyond that every second one is deleted
@@ -67,8 +69,44 @@ _CHANGE_POINT = (
 )
 
 
-def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], at: float) -> bool:
-    """Fold new events into the rows of ``job``. Returns whether they contain durable progress."""
+@dataclass(frozen=True)
+class PlacedCandidate:
+    """A candidate with its place, from 1, in the order of first evaluation."""
+
+    position: int
+    candidate: Candidate
+
+
+@dataclass(frozen=True)
+class CandidateChanges:
+    """What a batch of events changes for fronts.
+
+    ``last_seq`` is the last event before the batch. ``touched`` are new and changed candidates, ``before`` the latter
+    as they were. The results of stages are None if the batch has none.
+    """
+
+    last_seq: int
+    before: Mapping[Key, Candidate]
+    touched: Mapping[Key, PlacedCandidate]
+    finished_before: StageResults | None = None
+    finished: StageResults | None = None
+
+    @property
+    def concern_fronts(self) -> bool:
+        """Whether fronts can differ after the batch."""
+        return bool(self.touched) or self.finished != self.finished_before
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What was projected: whether the events contain ``durable`` progress, and what they change for fronts."""
+
+    durable: bool
+    changes: CandidateChanges
+
+
+def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], at: float) -> Projection:
+    """Fold new events into the rows of ``job``, except fronts."""
     events = [event for _, event in numbered]
     stateful = not all(isinstance(event, (Progress, *_OWN_TABLES)) for event in events)
     rows = _rows_of(session, job.id, _touched(numbered))
@@ -80,7 +118,8 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
     )
     after = fold_all(events, before)
 
-    _write_points(session, job, before, after, rows, _touched(numbered))
+    touched = _write_points(session, job, before, after, rows, _touched(numbered))
+    _write_hypervolumes(session, job.id, numbered)
     seqs = {(e.arch.id, e.name): seq for seq, e in numbered if isinstance(e, Exported)}
     for export in after.exports:
         if (seq := seqs.get((export.arch.id, export.name))) is not None:
@@ -99,10 +138,11 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
             elif isinstance(event, Refitted):
                 add_version(session, job, event, at)
                 refits = event.number
-    moved = _durable(after) != _durable(before)
-    if moved:
+    durable = _durable(after) != _durable(before)
+    if durable:
         job.stalled = 0
-    return moved
+    results = (before.finished, after.finished) if stateful else (None, None)
+    return Projection(durable, CandidateChanges(numbered[0][0] - 1, before.candidates, touched, *results))
 
 
 def load_points(session: Session, job_id: str, after: int) -> tuple[Rows, CandidateTable]:
@@ -176,13 +216,12 @@ def new_stage(name: str) -> dict[str, Any]:
 
 
 def state_to_json(state: SearchState) -> dict[str, Any]:
-    """A search state without points and exports, which have tables of their own."""
+    """A search state without candidates, hypervolumes and exports, which have tables of their own."""
     return {
         "stage": state.stage,
         "finished": {stage: dict(result) for stage, result in state.finished.items()},
         "seconds": dict(state.seconds),
         "checkpoints": {stage: asdict(c) for stage, c in state.checkpoints.items()},
-        "hypervolume": [asdict(h) for h in state.hypervolume],
         "warnings": list(state.warnings),
         "refits": [asdict(r) for r in state.refits],
         "data": asdict(state.data) if state.data is not None else None,
@@ -200,7 +239,6 @@ def state_from_json(record: Mapping[str, Any]) -> SearchState:
         finished=record["finished"],
         seconds=record["seconds"],
         checkpoints={stage: Checkpoint(**c) for stage, c in record["checkpoints"].items()},
-        hypervolume=tuple(HypervolumeAt(**h) for h in record["hypervolume"]),
         warnings=tuple(record["warnings"]),
         refits=tuple(_refit(r) for r in record.get("refits", ())),
         data=data_account_from_json(data) if (data := record.get("data")) else None,
@@ -267,16 +305,20 @@ def _write_points(
     after: SearchState,
     rows: Mapping[Key, Any],
     seqs: Mapping[Key, int],
-) -> None:
-    """Write new and changed candidates, without session objects because there may be thousands."""
+) -> dict[Key, PlacedCandidate]:
+    """Write new and changed candidates, without session objects because there may be thousands. Returns them."""
     new, changed = [], []
+    touched: dict[Key, PlacedCandidate] = {}
     for key, point in after.candidates.items():
+        count_candidate(job, before.candidates.get(key), point)
         if key in rows:
+            touched[key] = PlacedCandidate(rows[key].position, point)
             if point != before.candidates[key]:
                 values = {f"new_{name}": value for name, value in {"seq": seqs[key], **_values(point)}.items()}
                 changed.append({"job": job.id, "place": rows[key].position, **values})
             continue
         job.point_count += 1
+        touched[key] = PlacedCandidate(job.point_count, point)
         new.append(
             {
                 "job_id": job.id,
@@ -291,8 +333,48 @@ def _write_points(
         )
     if new:
         session.execute(insert(_points), new)
+        if job.kind == "search":
+            add_usage(session, job, evaluations=len(new))
     if changed:
         session.execute(_CHANGE_POINT, changed)
+    return touched
+
+
+def count_candidate(job: Job, old: Candidate | None, new: Candidate) -> None:
+    """Count a new candidate of the search itself, or what has changed of one."""
+    if new.origin == "search":
+        job.evaluations += old is None
+        job.extrapolated += bool(new.extrapolated) - (old is not None and bool(old.extrapolated))
+        job.extrapolated_measured += _is_checked(new) - (old is not None and _is_checked(old))
+
+
+def _is_checked(candidate: Candidate) -> bool:
+    """Whether a candidate outside the domain of the predictor was measured, on any device."""
+    measured = candidate.measurement is not None
+    measured = measured or any(part.measurement is not None for part in candidate.devices.values())
+    return bool(candidate.extrapolated) and measured
+
+
+def _write_hypervolumes(session: Session, job_id: str, numbered: Iterable[tuple[int, Event]]) -> None:
+    """Write hypervolumes; those after as many evaluations or more are replaced, as in ``fold``."""
+    for seq, event in numbered:
+        if not isinstance(event, HypervolumeAt):
+            continue
+        device = event.device or ALL_DEVICES
+        of_device = (HypervolumeRow.job_id == job_id, HypervolumeRow.device == device)
+        session.execute(delete(HypervolumeRow).where(*of_device, HypervolumeRow.evaluations >= event.evaluations))
+        volumes = {"evaluations": event.evaluations, "search": event.search, "baseline": event.baseline}
+        session.execute(insert(HypervolumeRow), {"job_id": job_id, "device": device, "seq": seq, **volumes})
+
+
+def load_hypervolumes(session: Session, job_ids: Collection[str]) -> dict[str, list[HypervolumeAt]]:
+    """The hypervolumes of searches by id, in the order in which they were reported."""
+    query = select(HypervolumeRow).where(HypervolumeRow.job_id.in_(job_ids)).order_by(HypervolumeRow.seq)
+    history: dict[str, list[HypervolumeAt]] = {job_id: [] for job_id in job_ids}
+    for row in session.scalars(query):
+        reported = HypervolumeAt(row.evaluations, row.search, row.baseline, row.device or None)
+        history[row.job_id].append(reported)
+    return history
 
 
 def _values(point: Candidate) -> dict[str, Any]:

@@ -6,12 +6,13 @@ skipped, so a large job starts only after a node has become free.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, case, func, or_, select, true
+from sqlalchemy.orm import Session, aliased
 
 from nas.core.lifecycle import LEASED
 from nas.core.scheduling import NodeResources, QueuedJob, describe_largest, fair_order, fits, smallest_shortage
@@ -22,6 +23,7 @@ from server.store.quotas import gpu_hours_used, limits_of
 
 FAVOUR_INTERVAL_S = 30.0  # between two dry runs of one owner that go before all other jobs
 LOOKAHEAD = 16  # oldest jobs of each owner that are considered for a claim
+URGENT_LOOKAHEAD = 64  # oldest dry runs that are considered
 WORKER_TIMEOUT_S = 60.0  # after this time without a heartbeat, the resources of a dispatcher are not counted
 
 
@@ -47,13 +49,15 @@ def cluster_capacity(session: Session, now: float) -> ClusterCapacity:
 
 
 def claimable_jobs(session: Session, free: Sequence[NodeResources] | None, now: float) -> Iterator[str]:
-    """Yield ids of queued jobs that fit one of the ``free`` nodes (None: any job), in scheduling order."""
-    rank = func.row_number().over(
-        partition_by=(Job.owner, Job.kind == "dry_run"), order_by=(Job.priority.desc(), Job.created_at, Job.id)
-    )
-    columns = (Job.id, Job.owner, Job.priority, Job.created_at, Job.kind, Job.resources, rank.label("rank"))
-    ranked = select(*columns).where(Job.status == "queued", ~waits_for_agent()).subquery()
-    rows = {row.id: row for row in session.execute(select(ranked).where(ranked.c.rank <= LOOKAHEAD))}
+    """Yield ids of queued jobs that fit one of the ``free`` nodes (None: any job), in scheduling order.
+
+    Only the first jobs of each owner are read, from an index, however long the queue is.
+    """
+    columns = (Job.id, Job.owner, Job.priority, Job.created_at, Job.kind, Job.resources)
+    first = select(*columns).where(Job.id.in_(_first_of_each_owner(session, now)))
+    rows = {row.id: row for row in session.execute(first)}
+    urgent = select(*columns).where(Job.kind == "dry_run", *_claimable(now))
+    rows |= {row.id: row for row in session.execute(urgent.order_by(Job.created_at, Job.id).limit(URGENT_LOOKAHEAD))}
     running = running_by_owner(session)
     over_quota = _quota_wait_reasons(session, {row.owner for row in rows.values()}, running)
     for job in _favoured_once(session, fair_order(_queued_jobs(rows.values()), running), now):
@@ -81,26 +85,90 @@ def note_urgent_claim(session: Session, owner: str, now: float) -> None:
     session.merge(UrgentClaimRow(owner=owner, at=now))
 
 
+def _claimable(now: float) -> tuple[ColumnElement[bool], ...]:
+    return Job.status == "queued", ~waits_for_agent(), or_(Job.available_at.is_(None), Job.available_at <= now)
+
+
+def _first_of_each_owner(session: Session, now: float) -> list[str]:
+    """Ids of the first jobs in the queue of every owner, except dry runs.
+
+    Owners are found by skipping from one to the next in the index of the queue.
+    """
+    owners = select(func.min(Job.owner).label("owner")).where(Job.status == "queued").cte("owners", recursive=True)
+    following = select(func.min(Job.owner)).where(Job.status == "queued", Job.owner > owners.c.owner)
+    owners = owners.union_all(select(following.scalar_subquery()).where(owners.c.owner.is_not(None)))
+    ordered = select(Job.id).where(Job.owner == owners.c.owner, Job.kind != "dry_run", *_claimable(now))
+    first = ordered.order_by(Job.precedence, Job.created_at, Job.id).limit(LOOKAHEAD).correlate(owners)
+    if session.get_bind().dialect.name == "postgresql":
+        of_owner = first.lateral("of_owner")
+        return list(session.scalars(select(of_owner.c.id).select_from(owners.join(of_owner, true()))))
+    job = aliased(Job)  # SQLite has no lateral joins, and reads the list of ids once for each owner
+    return list(session.scalars(select(job.id).select_from(owners).join(job, job.id.in_(first))))
+
+
 def wait_reasons(session: Session, jobs: Sequence[Job], now: float) -> dict[str, str]:
     """Describe by id what each queued job among ``jobs`` waits for, such as ``waiting for 1 GPU, position 3 of 12``."""
     queued = [job for job in jobs if job.status == "queued"]
     if not queued:
         return {}
-    columns = (Job.id, Job.owner, Job.priority, Job.created_at, Job.kind)
-    rows = session.execute(select(*columns).where(Job.status == "queued", ~waits_for_agent())).all()
     running = running_by_owner(session)
-    order = [job.id for job in fair_order(_queued_jobs(rows), running)]
-    positions = {job_id: i for i, job_id in enumerate(order, start=1)}
+    positions = queue_positions(session, queued, running)
     over_quota = _quota_wait_reasons(session, {job.owner for job in queued}, running)
     capacity = cluster_capacity(session, now)
     reasons = agent_wait_reasons(session, [job.id for job in queued], now)
     for job in queued:
         if job.id in reasons:
             continue
-        reason = over_quota.get(job.owner) or _resource_wait_reason(stored_resources(job.resources), capacity)
-        position = f"position {positions.get(job.id, 1)} of {len(order)}"
+        reason = _retry_wait_reason(job, now) or over_quota.get(job.owner)
+        reason = reason or _resource_wait_reason(stored_resources(job.resources), capacity)
+        position = f"position {positions.places.get(job.id, 1)} of {positions.length}"
         reasons[job.id] = f"{reason}, {position}" if reason else position
     return reasons
+
+
+@dataclass(frozen=True)
+class QueuePositions:
+    """The places of some jobs in the queue by id, from 1, and the ``length`` of the queue."""
+
+    places: Mapping[str, int]
+    length: int
+
+
+def queue_positions(session: Session, jobs: Sequence[Job], running: Mapping[str, int]) -> QueuePositions:
+    """The places of queued jobs in ``fair_order``; jobs that wait for an agent have none.
+
+    The n-th job (from 0) of an owner with r running jobs takes turn r + n, and jobs of one turn go by age. So a place
+    follows from the lengths of the owners' queues and from the jobs of the same turn, both read from the index.
+    """
+    urgent = session.scalars(_queued_ids(Job.kind == "dry_run").order_by(Job.created_at, Job.id)).all()
+    places: dict[str, int] = {job_id: place for place, job_id in enumerate(urgent, start=1)}
+    waiting = (Job.status == "queued", Job.kind != "dry_run", ~waits_for_agent())
+    by_owner = select(Job.owner, func.count()).where(*waiting).group_by(Job.owner)
+    lengths = {row[0]: row[1] for row in session.execute(by_owner)}
+    rank = func.row_number().over(partition_by=Job.owner, order_by=(Job.precedence, Job.created_at, Job.id)) - 1
+    turn = rank + (case(dict(running), value=Job.owner, else_=0) if running else 0)
+    turns = select(Job.id, Job.owner, Job.created_at, turn.label("turn")).where(*waiting).subquery()
+    rows = session.execute(select(turns).where(turns.c.id.in_([job.id for job in jobs]))).all()
+    rivals: dict[int, list[tuple[float, str]]] = defaultdict(list)
+    if len(lengths) > 1:
+        same_turn = turns.c.turn.in_({row.turn for row in rows})
+        for rival in session.execute(select(turns.c.turn, turns.c.created_at, turns.c.owner).where(same_turn)):
+            rivals[rival.turn].append((rival.created_at, rival.owner))
+    for row in rows:
+        earlier = sum(min(max(row.turn - running.get(owner, 0), 0), count) for owner, count in lengths.items())
+        older = sum(rival < (row.created_at, row.owner) for rival in rivals[row.turn])
+        places[row.id] = len(urgent) + earlier + older + 1
+    return QueuePositions(places, len(urgent) + sum(lengths.values()))
+
+
+def _queued_ids(*where: ColumnElement[bool]) -> Select[str]:
+    return select(Job.id).where(Job.status == "queued", ~waits_for_agent(), *where)
+
+
+def _retry_wait_reason(job: Job, now: float) -> str:
+    if job.available_at is None or job.available_at <= now:
+        return ""
+    return f"tries again in {job.available_at - now:.0f} s, after: {job.last_crash}"
 
 
 def running_by_owner(session: Session) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
@@ -12,17 +12,19 @@ from nas.core.errors import QuotaExceeded
 from nas.core.lifecycle import ENDED, LEASED
 from nas.schemas.administration import QuotaLimits, QuotaSchema
 from server.store import audit
+from server.store.clock import DatabaseClock
 from server.store.database import reading, writing
 from server.store.models import Job, OwnerRow
+from server.store.usage import usage_of
 
 DEFAULT_OWNER = "*"  # its limits apply to every owner without limits of its own
 DRY_RUNS_AT_ONCE = 4  # of one owner, since they go before other jobs
 
 
 class Quotas:
-    """Reads and sets quotas. ``clock`` gives seconds since 1970."""
+    """Reads and sets quotas. ``clock`` is that of the database."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, clock: DatabaseClock) -> None:
         self._engine = engine
         self._clock = clock
 
@@ -44,10 +46,10 @@ class Quotas:
     def set(self, owner: str, body: QuotaLimits, by: Principal) -> QuotaSchema:
         """Set all limits of an owner."""
         with writing(self._engine) as session:
-            row = session.get(OwnerRow, owner, with_for_update=True) or OwnerRow(name=owner, gpu_seconds_deleted=0.0)
+            row = session.get(OwnerRow, owner, with_for_update=True) or OwnerRow(name=owner)
             row.max_queued, row.max_running, row.gpu_hours = body.max_queued, body.max_running, body.gpu_hours
             session.add(row)
-            audit.record(session, by, "set quota", owner, self._clock(), **body.model_dump())
+            audit.record(session, by, "set quota", owner, self._clock(session), **body.model_dump())
             session.flush()
             return _view(session, owner)
 
@@ -99,10 +101,7 @@ def count_jobs(session: Session, owner: str, statuses: Collection[str]) -> int:
 
 def gpu_hours_used(session: Session, owner: str) -> float:
     """Return the GPU-hours of all jobs of an owner, including deleted jobs."""
-    seconds = func.sum(Job.busy_seconds * Job.resources["gpus"].as_float())
-    present = session.scalar(select(seconds).where(Job.owner == owner)) or 0.0
-    deleted = session.scalar(select(OwnerRow.gpu_seconds_deleted).where(OwnerRow.name == owner)) or 0.0
-    return float(present + deleted) / 3600.0
+    return usage_of(session, owner).gpu_seconds / 3600.0
 
 
 def _view(session: Session, owner: str) -> QuotaSchema:

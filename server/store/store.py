@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from nas.blobs import FolderBlobs, RemoteBlobs, open_blobs
 from server.store.audit import Audit
+from server.store.changes import JobChanges
+from server.store.clock import database_clock
 from server.store.database import connect
 from server.store.devices import Devices
 from server.store.garbage import CollectionResult, collect
@@ -23,7 +25,8 @@ from server.store.tokens import Tokens
 
 @dataclass(frozen=True)
 class Store:
-    """The parts of the store. ``collect`` removes unreferenced blobs, see ``server.store.garbage.collect``."""
+    """The parts of the store. ``collect`` removes unreferenced blobs, see ``server.store.garbage.collect``; ``changes``
+    tells when jobs change."""
 
     jobs: SqlJobStore
     queries: Queries
@@ -35,29 +38,36 @@ class Store:
     sessions: TokenSessions
     blobs: FolderBlobs | RemoteBlobs
     collect: Callable[..., CollectionResult]
+    changes: JobChanges
 
 
 @contextmanager
-def open_store(database: str, blobs: str, clock: Callable[[], float] = time.time) -> Iterator[Store]:
-    """Connect, migrate the schema, and close the connections at the end.
+def open_store(database: str, blobs: str, clock: Callable[[], float] | None = None) -> Iterator[Store]:
+    """Connect, migrate the schema, and close the connections at the end. ``clock`` gives seconds since 1970
+    (None: the database's clock where it has one, else that of this host).
 
     Raises InvalidInput for invalid URLs, StorageError for a database that cannot be used.
     """
     engine = connect(database)
+    changes = JobChanges(engine)
     try:
         migrate_engine(engine)
         blob_store = open_blobs(blobs)
+        database_time = database_clock(engine, clock)
+        host_time = clock or time.time
         yield Store(
-            jobs=SqlJobStore(engine, clock),
-            queries=Queries(engine, clock),
-            devices=Devices(engine, clock),
-            measurements=Measurements(engine, clock),
-            quotas=Quotas(engine, clock),
+            jobs=SqlJobStore(engine, database_time),
+            queries=Queries(engine, database_time),
+            devices=Devices(engine, database_time),
+            measurements=Measurements(engine, database_time),
+            quotas=Quotas(engine, database_time),
             audit=Audit(engine),
-            tokens=Tokens(engine, clock),
-            sessions=TokenSessions(engine, clock),
+            tokens=Tokens(engine, host_time),
+            sessions=TokenSessions(engine, host_time),
             blobs=blob_store,
-            collect=lambda **options: collect(engine, blob_store, clock(), **options),
+            collect=lambda **options: collect(engine, blob_store, host_time(), **options),
+            changes=changes,
         )
     finally:
+        changes.close()
         engine.dispose()

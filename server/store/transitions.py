@@ -11,14 +11,16 @@ from sqlalchemy.orm import Session
 
 from nas.core.events import StatusChanged, encode
 from nas.core.lifecycle import ENDED, LEASED, JobStatus, check_transition
+from server.store.changes import note_change
 from server.store.models import EventRow, Job
+from server.store.usage import add_usage
 
 
 def change_status(session: Session, job: Job, after: JobStatus, now: float, reason: str = "", by: str = "") -> None:
     """Set the status of a job. Raises Conflict for an illegal transition."""
     before = cast(JobStatus, job.status)
     check_transition(job.id, before, after)
-    account_busy_time(job, now)
+    account_busy_time(session, job, now)
     job.status = after
     if after not in LEASED:
         job.lease_owner, job.lease_expires_at, job.busy_until = None, None, None
@@ -30,12 +32,16 @@ def change_status(session: Session, job: Job, after: JobStatus, now: float, reas
 def append_status(session: Session, job: Job, event: StatusChanged, now: float) -> None:
     """Append a status event to the job's log."""
     job.last_seq += 1
+    add_usage(session, job, events=1)
+    note_change(session, job.id)
     session.add(EventRow(job_id=job.id, seq=job.last_seq, at=now, body=encode(event)))
 
 
-def account_busy_time(job: Job, now: float) -> None:
+def account_busy_time(session: Session, job: Job, now: float) -> None:
     """Add the time since the last call to the job's busy seconds, up to the end of its lease."""
     if job.busy_until is not None:
         until = min(now, job.lease_expires_at if job.lease_expires_at is not None else now)
-        job.busy_seconds += max(0.0, until - job.busy_until)
+        added = max(0.0, until - job.busy_until)
+        job.busy_seconds += added
         job.busy_until = until
+        add_usage(session, job, busy_seconds=added)

@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from nas.core.jobs import Lease, LeaseToken
 from nas.core.scheduling import NodeResources, required_resources
 from nas.core.spec import ResourceSpec
 from server.logs import JsonFormatter
+from server.store.database import writing
+from server.store.models import Job
 from server.store.store import Store, open_store
 from tests.support import fakes
 from tests.support.dispatching import SECONDS, ObservedJobs, ended, kinds, submit
@@ -100,10 +103,11 @@ class IdleJob:
 
     def __init__(self) -> None:
         self.ends = threading.Event()
+        self.outcome = AttemptOutcome("succeeded")
         self.killed = threading.Event()
 
     def poll(self, timeout_s: float) -> AttemptOutcome | None:
-        return AttemptOutcome("succeeded") if self.ends.wait(min(timeout_s, 0.02)) else None
+        return self.outcome if self.ends.wait(min(timeout_s, 0.02)) else None
 
     def kill(self) -> None:
         self.killed.set()
@@ -233,6 +237,27 @@ def test_node_is_avoided_after_a_crash(store: Store, idle: dispatcher.Dispatcher
     idle._attempts[LeaseToken(first, 1)].thread.join()
     run_cycle(idle)
     assert fake_cluster.placed[1:] == [(first, "two")]
+
+
+def test_storage_error_of_a_worker_is_tried_again_later(
+    store: Store, idle: dispatcher.Dispatcher, fake_cluster: FakeCluster
+) -> None:
+    search = submit(store, "end")
+    run_cycle(idle)
+    job = fake_cluster.running[search]
+    job.outcome = AttemptOutcome("unstored", "blob 42 cannot be read: connection refused")
+    job.ends.set()
+    idle._attempts[LeaseToken(search, 1)].thread.join()
+    view = store.queries.search(search)
+    assert (view.status, view.error) == ("queued", None)
+    assert view.waiting is not None
+    assert re.fullmatch(r"tries again in [345] s, after: blob 42 .* refused, position 1 of 1", view.waiting)
+    run_cycle(idle)
+    assert len(fake_cluster.placed) == 1  # not yet
+    with writing(store.queries._engine) as session:
+        session.get_one(Job, search).available_at = 0.0
+    run_cycle(idle)
+    assert len(fake_cluster.placed) == 2
 
 
 @pytest.fixture(scope="module")

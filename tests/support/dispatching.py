@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from nas.core.jobs import AppendOutcome, Lease
+from nas.core.jobs import AppendOutcome, Lease, LeaseToken
 from nas.schemas.searches import SearchSchema
 from server.store.jobs import SqlJobStore
 from server.store.store import Store
@@ -36,13 +36,19 @@ class ObservedJobs:
         self.on_append(lease, events)
         return answer
 
+    def renew(self, leases: Collection[LeaseToken], seconds: float) -> Sequence[LeaseToken]:
+        lost = self._jobs.renew(leases, seconds)
+        for _ in lost:
+            self.lost.release()
+        return lost
+
     def finish(self, lease: Lease, status: Any, error: str | None = None) -> bool:
         done = self._jobs.finish(lease, status, error)
         self.ends.release()
         return done
 
-    def release(self, lease: Lease, crash: str | None = None) -> bool:
-        done = self._jobs.release(lease, crash)
+    def release(self, lease: Lease, crash: str | None = None, delay_s: float = 0.0) -> bool:
+        done = self._jobs.release(lease, crash, delay_s)
         if crash is None:
             self.ends.release()
         return done

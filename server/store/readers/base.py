@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from nas.core.errors import NotFound
 from nas.core.jobs import JobKind
 from server.store.candidate_cache import CandidateCache
+from server.store.clock import DatabaseClock
 from server.store.models import DeviceRow, Job
 
 
 class Reader:
-    """Reads over one database. ``clock`` gives seconds since 1970."""
+    """Reads over one database. ``clock`` is that of the database."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, clock: DatabaseClock) -> None:
         self._engine = engine
         self._clock = clock
         self._candidate_cache = CandidateCache()

@@ -12,15 +12,16 @@ from sqlalchemy.orm import Session
 
 from nas.core.candidates import ORIGINS, STATUSES, CandidateTable, Rows
 from nas.core.errors import NotFound, UnknownName
-from nas.core.fronts import Front, FrontContext, compute_front
+from nas.core.fronts import Front, FrontContext
 from nas.core.metrics import METRICS
 from nas.core.spec import SearchSpec
 from nas.schemas.candidates import ArtifactSchema, CandidatePage, CandidateSchema
 from nas.stages.fronts import front_context
 from server.store.cursors import read_cursor, write_cursor
 from server.store.database import reading
-from server.store.mapping import artifact_schema, candidate_schema, front_keys
-from server.store.models import ArtifactRow, Job, PointRow
+from server.store.fronts import member_keys, read_front
+from server.store.mapping import artifact_schema, candidate_schema
+from server.store.models import ALL_DEVICES, ArtifactRow, Job, PointRow
 from server.store.projections import point_of, state_from_json
 from server.store.readers.base import Reader, require_job, roofline_devices
 
@@ -33,6 +34,18 @@ class CandidateReader(Reader):
         with reading(self._engine) as session:
             job = require_job(session, search_id, "search")
             return SearchSpec.model_validate(job.spec), *self._table_and_context(session, job)
+
+    def front(self, search_id: str, device: str | None = None) -> tuple[SearchSpec, Front]:
+        """The spec of a search and its front, or that of one ``device`` of its fleet, from the stored members. Raises
+        NotFound, or UnknownName for another device."""
+        with reading(self._engine) as session:
+            job = require_job(session, search_id, "search")
+            spec = SearchSpec.model_validate(job.spec)
+            if device is not None and device not in spec.devices:
+                raise UnknownName("device of the search", device, spec.devices)
+            context = front_context(state_from_json(job.state).finished)
+            view = (device or spec.views[0] or ALL_DEVICES) if spec.fleet is not None else ALL_DEVICES
+            return spec, read_front(session, job, spec, context, view)
 
     def candidates(
         self,
@@ -52,10 +65,10 @@ class CandidateReader(Reader):
         name, descending = order.removeprefix("-"), order.startswith("-")
         if name != "position" and name not in METRICS:
             raise UnknownName("order", name, ["position", *METRICS])
-        spec, table, context = self.evaluated(search_id)
+        spec, table, _ = self.evaluated(search_id)
         if device is not None and device not in spec.devices:
             raise UnknownName("device of the search", device, spec.devices)
-        on_front = front_keys(*_fronts(spec, table, context, device))
+        views = spec.views if device is None or spec.fleet is None else (device,)
         if spec.fleet is not None and device is not None and len(table):
             table = table.on(device)
         selected_N = np.ones(len(table), dtype=bool)
@@ -79,6 +92,7 @@ class CandidateReader(Reader):
             next_cursor = write_cursor(None if math.isnan(final) else -final if descending else final, page[-1] + 1)
         with reading(self._engine) as session:
             virtual = roofline_devices(session, spec.devices)
+            on_front = member_keys(session, search_id, views)
         candidates = [table.candidate(row) for row in page]
         items = [candidate_schema(c, c.key in on_front, virtual, device) for c in candidates]
         return CandidatePage(items=items, total=len(rows), next=next_cursor)
@@ -91,7 +105,7 @@ class CandidateReader(Reader):
             if row is None:
                 raise NotFound(f"search {search_id} has no network {arch!r} of origin {origin!r}")
             candidate, spec = point_of(row), SearchSpec.model_validate(job.spec)
-            on_front = front_keys(*_fronts(spec, *self._table_and_context(session, job)))
+            on_front = member_keys(session, search_id, spec.views)
             return candidate_schema(candidate, candidate.key in on_front, roofline_devices(session, spec.devices))
 
     def class_recall(self, search_id: str, arch: str) -> dict[str, float | None]:
@@ -123,12 +137,6 @@ class CandidateReader(Reader):
 
     def _table_and_context(self, session: Session, job: Job) -> tuple[CandidateTable, FrontContext]:
         return self._candidate_cache.table(session, job), front_context(state_from_json(job.state).finished)
-
-
-def _fronts(spec: SearchSpec, table: CandidateTable, context: FrontContext, device: str | None = None) -> list[Front]:
-    """The front on one device, or all fronts of a search."""
-    views = spec.views if device is None or spec.fleet is None else (device,)
-    return [compute_front(spec, table, context, device=view) for view in views]
 
 
 def _count_up_to(rows: Rows, value: NDArray[np.floating[Any]], last: float | None, position: int) -> int:

@@ -57,9 +57,10 @@ class DeviceReader(Reader):
         with reading(self._engine) as session:
             jobs = session.scalars(query.limit(limit + 1)).all()
             page = jobs[:limit]
-            waiting = wait_reasons(session, page, self._clock())
+            now = self._clock(session)
+            waiting = wait_reasons(session, page, now)
             return OnboardingPage(
-                items=[self._onboarding_schema(job, waiting.get(job.id)) for job in page],
+                items=[_onboarding_schema(job, waiting.get(job.id), now) for job in page],
                 next=write_cursor(page[-1].created_at, page[-1].id) if len(jobs) > limit else None,
             )
 
@@ -67,19 +68,13 @@ class DeviceReader(Reader):
         """One onboarding. Raises NotFound."""
         with reading(self._engine) as session:
             job = _require_onboarding(session, onboarding_id)
-            return self._onboarding_schema(job, wait_reasons(session, [job], self._clock()).get(job.id))
+            now = self._clock(session)
+            return _onboarding_schema(job, wait_reasons(session, [job], now).get(job.id), now)
 
     def onboarding_job(self, onboarding_id: str) -> str:
         """The id of an onboarding's job, which equals its own. Raises NotFound."""
         with reading(self._engine) as session:
             return _require_onboarding(session, onboarding_id).id
-
-    def _onboarding_schema(self, job: Job, waiting: str | None) -> OnboardingSchema:
-        return OnboardingSchema(
-            **vars(job_schema(job, state_from_json(job.state), waiting, self._clock())),
-            device=job.name,
-            spec=DeviceSpec.model_validate(job.spec),
-        )
 
     def roofline_devices(self, spec: SearchSpec) -> frozenset[str]:
         """The devices of a search that are defined by peak figures alone."""
@@ -89,7 +84,8 @@ class DeviceReader(Reader):
     def agents(self) -> list[AgentSchema]:
         """All agents by name."""
         with reading(self._engine) as session:
-            return [agent_schema(session, row, self._clock()) for row in agents(session)]
+            now = self._clock(session)
+            return [agent_schema(session, row, now) for row in agents(session)]
 
     def drift(self, device: str, limit: int = 2_000) -> Drift:
         """The drift of a device since it was profiled, with its latest readings. Raises NotFound."""
@@ -105,11 +101,12 @@ class DeviceReader(Reader):
     def _device_schema(self, session: Session, device: DeviceRow) -> DeviceSchema:
         job = session.get_one(Job, device.job_id)
         agent = session.get(AgentRow, device.name)
-        waiting = wait_reasons(session, [job], self._clock()).get(job.id)
+        now = self._clock(session)
+        waiting = wait_reasons(session, [job], now).get(job.id)
         return DeviceSchema(
-            agent=agent_schema(session, agent, self._clock()) if agent is not None else None,
+            agent=agent_schema(session, agent, now) if agent is not None else None,
             stale=self._stale(session, device, agent),
-            **{**vars(job_schema(job, state_from_json(job.state), waiting, self._clock())), "owner": device.owner},
+            **{**vars(job_schema(job, state_from_json(job.state), waiting, now)), "owner": device.owner},
             name=device.name,
             spec=DeviceSpec.model_validate(job.spec),
             profile_id=device.profile_id,
@@ -127,7 +124,7 @@ class DeviceReader(Reader):
             return changes(profiled, DeviceProfile.from_json(agent.profile)) if agent is not None else []
         if profiled.source != "worker":
             return []
-        recent = select(WorkerRow.machine).where(WorkerRow.seen_at > self._clock() - WORKER_TIMEOUT_S)
+        recent = select(WorkerRow.machine).where(WorkerRow.seen_at > self._clock(session) - WORKER_TIMEOUT_S)
         machines = [DeviceProfile.from_json(m) for m in session.scalars(recent) if m is not None]
         with_threads = [replace(m.protocol, threads=profiled.protocol.threads) for m in machines]
         differences = [
@@ -143,6 +140,14 @@ def _require_onboarding(session: Session, onboarding_id: str) -> Job:
     if job is None or job.kind != "device":
         raise NotFound(f"no onboarding {onboarding_id!r}")
     return job
+
+
+def _onboarding_schema(job: Job, waiting: str | None, now: float) -> OnboardingSchema:
+    return OnboardingSchema(
+        **vars(job_schema(job, state_from_json(job.state), waiting, now)),
+        device=job.name,
+        spec=DeviceSpec.model_validate(job.spec),
+    )
 
 
 def agent_schema(session: Session, row: AgentRow, now: float) -> AgentSchema:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import cast, get_args
 
 from sqlalchemy import and_, func, select, text
 from sqlalchemy.orm import Session
 
 from nas.core.cost_estimate import CostEstimate
+from nas.core.jobs import JobKind
 from nas.core.lifecycle import LEASED, JobStatus
 from nas.core.scheduling import NodeResources
 from nas.schemas.dry_runs import read_cost_estimate
@@ -22,6 +23,9 @@ from server.store.migrate import head
 from server.store.models import EventRow, Job, MeasurementRow, WorkerRow
 from server.store.queue import WORKER_TIMEOUT_S, wait_reasons
 from server.store.readers.base import Reader, require_job
+from server.store.usage import Usage, usage_of
+
+KINDS: tuple[JobKind, ...] = get_args(JobKind)
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,7 @@ class ServiceStats:
     silence_s: float
     workers: int
     slots: int
-    events: int
-    evaluations: int
-    busy_s: float
-    gpu_s: float
+    usage: Usage
     agents: Mapping[str, AgentStats]
 
 
@@ -71,7 +72,7 @@ class ServiceReader(Reader):
     def counts(self, worker_seconds: float) -> tuple[int, int, int]:
         """Dispatchers seen within ``worker_seconds``, queued jobs and running jobs."""
         with reading(self._engine) as session:
-            recent = select(func.count()).where(WorkerRow.seen_at > self._clock() - worker_seconds)
+            recent = select(func.count()).where(WorkerRow.seen_at > self._clock(session) - worker_seconds)
             jobs = {row[0]: row[1] for row in session.execute(select(Job.status, func.count()).group_by(Job.status))}
             return session.scalar(recent) or 0, jobs.get("queued", 0), sum(jobs.get(status, 0) for status in LEASED)
 
@@ -84,14 +85,15 @@ class ServiceReader(Reader):
                 status=cast(JobStatus, job.status),
                 cost=read_cost_estimate(cost) if cost is not None else None,
                 error=job.error,
-                waiting=wait_reasons(session, [job], self._clock()).get(job_id, ""),
+                waiting=wait_reasons(session, [job], self._clock(session)).get(job_id, ""),
                 doing=next((bar["message"] for bar in job.stages), ""),
             )
 
     def workers(self, worker_seconds: float) -> list[WorkerSchema]:
         """Dispatchers seen within ``worker_seconds``, by name."""
-        recent = select(WorkerRow).where(WorkerRow.seen_at > self._clock() - worker_seconds).order_by(WorkerRow.owner)
         with reading(self._engine) as session:
+            since = self._clock(session) - worker_seconds
+            recent = select(WorkerRow).where(WorkerRow.seen_at > since).order_by(WorkerRow.owner)
             return [
                 WorkerSchema(
                     name=row.owner,
@@ -106,10 +108,10 @@ class ServiceReader(Reader):
 
     def service_stats(self) -> ServiceStats:
         """Statistics for monitoring, in a few sums."""
-        now = self._clock()
         with reading(self._engine) as session:
+            now = self._clock(session)
             jobs = session.execute(select(Job.kind, Job.status, func.count()).group_by(Job.kind, Job.status))
-            oldest = session.scalar(select(func.min(Job.created_at)).where(Job.status == "queued"))
+            oldest = session.scalar(select(func.min(Job.created_at)).where(Job.kind.in_(KINDS), Job.status == "queued"))
             leased = Job.status.in_(LEASED)
             leases, renewed = session.execute(select(func.count(), func.min(Job.busy_until)).where(leased)).one()
             last = and_(EventRow.job_id == Job.id, EventRow.seq == Job.last_seq)  # one row of each job
@@ -119,12 +121,6 @@ class ServiceReader(Reader):
                 WorkerRow.seen_at > now - WORKER_TIMEOUT_S
             )
             workers, slots = session.execute(live_workers).one()
-            gpus = Job.resources["gpus"].as_float()
-            sums = select(
-                func.sum(Job.last_seq), func.sum(Job.busy_seconds), func.sum(Job.busy_seconds * func.coalesce(gpus, 0))
-            )
-            events, busy_s, gpu_s = session.execute(sums).one()
-            evaluations = select(func.sum(Job.point_count)).where(Job.kind == "search")
             return ServiceStats(
                 jobs={(row[0], row[1]): row[2] for row in jobs},
                 oldest_queued_s=now - oldest if oldest is not None else 0.0,
@@ -134,10 +130,7 @@ class ServiceReader(Reader):
                 silence_s=now - quietest if quietest is not None else 0.0,
                 workers=workers,
                 slots=slots or 0,
-                events=events or 0,
-                evaluations=session.scalar(evaluations) or 0,
-                busy_s=busy_s or 0.0,
-                gpu_s=gpu_s or 0.0,
+                usage=usage_of(session),
                 agents=_agent_stats(session, now),
             )
 

@@ -23,7 +23,7 @@ def test_every_setting_is_explained() -> None:
 
 def test_every_metric_is_explained(tmp_path: Path) -> None:
     with open_store(f"sqlite:///{tmp_path}/db", str(tmp_path)) as store:
-        metrics = PrometheusMetrics(store, EventStreams())
+        metrics = PrometheusMetrics(store, EventStreams(store.changes))
         metrics.requests.labels("GET", "/", "200").observe(0.1)
         text = generate_latest(metrics.registry).decode()
     names = {f.name + ("_total" if f.type == "counter" else "") for f in text_string_to_metric_families(text)}

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nas.core.errors import StorageError
-from server.api.metrics import CACHE_S, MonotonicCounters, PrometheusMetrics
+from server.api.metrics import CACHE_S, PrometheusMetrics
 from server.api.sse import EventStreams
 from server.probes import Probe, ask_all
 from server.store.store import open_store
@@ -47,11 +47,6 @@ def test_check_errors_are_returned() -> None:
     assert str(answers["broken"]) == "KeyError: 'x'"
 
 
-def test_counter_of_a_falling_sum_is_monotonic() -> None:
-    rising = MonotonicCounters()
-    assert [rising("events", value) for value in (5.0, 8.0, 2.0, 4.0)] == [5.0, 8.0, 8.0, 10.0]
-
-
 def test_metrics_report_a_lost_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = fakes.Clock()
     with open_store(f"sqlite:///{tmp_path}/db", str(tmp_path), clock) as store:
@@ -64,7 +59,7 @@ def test_metrics_report_a_lost_database(tmp_path: Path, monkeypatch: pytest.Monk
             return read_stats()
 
         monkeypatch.setattr(store.queries, "service_stats", figures_or_not)
-        metrics = PrometheusMetrics(store, EventStreams(), clock)
+        metrics = PrometheusMetrics(store, EventStreams(store.changes), clock)
         assert (value(metrics, "hwnas_database_up"), value(metrics, "hwnas_leases")) == (1, 0)
         away.set()
         assert value(metrics, "hwnas_database_up") == 1  # asked a moment ago

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, StageStarted, Warned, encode
-from nas.core.jobs import AppendOutcome, Lease
+from nas.core.jobs import AppendOutcome, Lease, LeaseToken
 from server.store.store import Store, open_store
 from tests.support import fakes
 from workers import attempt
 from workers.attempt import AttemptOutcome, AttemptRunner, EventBatch
+from workers.lease_keeper import LeaseKeeper
 from workers.stream import PROGRESS_INTERVAL_S, throttle_progress
 
 ScriptStep = tuple[float, Sequence[Event] | AttemptOutcome]
@@ -51,6 +53,16 @@ class ScriptedJob:
 
     def dump_stacks(self) -> str:
         return ""
+
+
+class KeptJob(ScriptedJob):
+    """A scripted job whose lease is renewed whenever it is waited for."""
+
+    keeper: LeaseKeeper
+
+    def poll(self, timeout_s: float) -> EventBatch | AttemptOutcome | None:
+        self.keeper.renew()
+        return super().poll(timeout_s)
 
 
 class FlakyEventLog:
@@ -134,11 +146,65 @@ def test_durable_events_are_appended_soon_and_progress_later(
 
 
 def test_silent_job_keeps_its_lease(event_log: FlakyEventLog, clock: fakes.Clock, lease: Lease) -> None:
-    assert runner(event_log, lease, ScriptedJob(clock, [(300.0, AttemptOutcome("succeeded"))])).run() == AttemptOutcome(
-        "succeeded"
-    )
-    assert len(event_log.appends) == pytest.approx(300, abs=3)
-    assert all(count == 0 for _, _, count in event_log.appends)
+    script = KeptJob(clock, [(300.0, AttemptOutcome("succeeded"))])
+    one = runner(event_log, lease, script)
+    script.keeper = LeaseKeeper(event_log.store.jobs, LEASE_S, clock)
+    script.keeper.add(LeaseToken(lease.job_id, lease.token), one)
+    assert one.run() == AttemptOutcome("succeeded")
+    assert [count for _, _, count in event_log.appends] == [0]  # at the end, while it was silent none
+
+
+def test_attempt_is_lost_if_its_lease_is_not_renewed(
+    event_log: FlakyEventLog, clock: fakes.Clock, lease: Lease
+) -> None:
+    begun = clock.now
+    ended = runner(event_log, lease, ScriptedJob(clock, [(300.0, AttemptOutcome("succeeded"))])).run()
+    assert ended == AttemptOutcome("lost", "its lease could not be renewed")
+    assert clock.now - begun == pytest.approx(LEASE_S, abs=1.1)
+
+
+def test_attempt_of_a_silent_job_is_aborted_when_it_is_cancelled(
+    event_log: FlakyEventLog, store: Store, clock: fakes.Clock, lease: Lease
+) -> None:
+    script = KeptJob(clock, [(300.0, AttemptOutcome("succeeded"))])
+    one = runner(event_log, lease, script)
+    script.keeper = LeaseKeeper(store.jobs, LEASE_S, clock)
+    script.keeper.add(LeaseToken(lease.job_id, lease.token), one)
+    store.jobs.cancel(lease.job_id)
+    assert one.run().status == "lost"
+    assert event_log.appends == []
+
+
+def test_many_leases_are_renewed_in_one_transaction(store: Store, clock: fakes.Clock, lease: Lease) -> None:
+    others = []
+    for _ in range(3):
+        fakes.add_search(store)
+        other = store.jobs.claim("us", LEASE_S)
+        assert other is not None
+        others.append(LeaseToken(other.job_id, other.token))
+    store.jobs.cancel(others[0].job_id)
+    begun: list[object] = []
+    event.listen(store.queries._engine, "commit", begun.append)
+    clock.pass_(LEASE_S - 1.0)
+    assert store.jobs.renew([LeaseToken(lease.job_id, lease.token), *others], LEASE_S) == [others[0]]
+    assert len(begun) == 1
+    clock.pass_(LEASE_S - 1.0)
+    assert store.jobs.claim("another", LEASE_S) is None
+
+
+def test_hanging_worker_has_its_attempt_ended_with_its_stacks_in_the_log(
+    event_log: FlakyEventLog, clock: fakes.Clock, lease: Lease, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = KeptJob(clock, [(1.0, [StageStarted("train", 0, 1)])])
+    script.dump_stacks = lambda: "in a lock"  # type: ignore[method-assign]
+    begun = clock.now
+    one = runner(event_log, lease, script, stuck_seconds=60.0, hang_seconds=900.0)
+    script.keeper = LeaseKeeper(event_log.store.jobs, LEASE_S, clock)
+    script.keeper.add(LeaseToken(lease.job_id, lease.token), one)
+    ended = one.run()
+    assert ended == AttemptOutcome("crashed", "no news from its worker for 900 s")
+    assert clock.now - begun == pytest.approx(901.0, abs=2.0)
+    assert "in a lock" in caplog.text
 
 
 def test_backpressure_slows_a_job_without_losing_events(
@@ -319,7 +385,10 @@ def test_silence_is_reported_once(event_log: FlakyEventLog, store: Store, clock:
         (200.0, [checkpoint(1)]),
         (500.0, AttemptOutcome("succeeded")),
     ]
-    one = runner(event_log, lease, ScriptedJob(clock, steps), stuck_seconds=60.0, on_silence=reported.release)
+    script = KeptJob(clock, steps)
+    one = runner(event_log, lease, script, stuck_seconds=60.0, on_silence=reported.release)
+    script.keeper = LeaseKeeper(store.jobs, LEASE_S, clock)
+    script.keeper.add(LeaseToken(lease.job_id, lease.token), one)
     assert one.run() == AttemptOutcome("succeeded")
     assert written(store, lease) == ["stage_started", "warned", "checkpoint", "warned"]  # once per silence
     page, _ = store.queries.events(lease.job_id, 0, 1000)

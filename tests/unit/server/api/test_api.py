@@ -550,22 +550,22 @@ def test_event_stream_follows_a_running_job(store: Store) -> None:
     steps: list[Callable[[], Any]] = [
         lambda: fakes.append(store, lease, [StageStarted("train", 0, 1)], 1e9),
         lambda: fakes.append(store, lease, [Progress("train", 1, 2)], 1e9),
-        *[lambda: None] * 70,  # 17.5 s without events
+        *[lambda: None] * 3,  # nothing has changed for 15 s
         lambda: fakes.append(store, lease, [StageFinished("train", 1.0)], 1e9),
         lambda: store.jobs.finish(lease, "failed", "a reason"),
     ]
     waited: list[float] = []
 
-    async def sleep(seconds: float) -> None:
+    async def wait(seconds: float) -> bool:
         waited.append(seconds)
-        steps.pop(0)()
+        return steps.pop(0)() is not None
 
-    text = asyncio.run(collect(sse.stream_events(lambda seq, size: store.queries.events(search, seq, size), 0, sleep)))
+    text = asyncio.run(collect(sse.stream_events(lambda seq, size: store.queries.events(search, seq, size), 0, wait)))
     blocks = text.split("\n\n")
     assert [b.split("\n")[1] for b in blocks if "\nid: " in b] == [f"id: {n}" for n in range(1, 7)]
     assert blocks.count(": ping") == 1
     assert '"failed"' in blocks[-2]
-    assert waited == [sse.POLL_S] * 74
+    assert waited == [sse.ADMISSION_S] * 7
 
 
 async def broken_off(response: Response) -> None:
@@ -581,15 +581,15 @@ async def broken_off(response: Response) -> None:
         await response({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
 
 
-def test_simultaneous_streams_do_not_exceed_the_limit() -> None:
-    streams = sse.EventStreams(limit=16)
+def test_simultaneous_streams_do_not_exceed_the_limit(store: Store) -> None:
+    streams = sse.EventStreams(store.changes, limit=16)
     page: sse.ReadEvents = lambda _seq, _size: (EventPage(items=[], last=0), None)  # noqa: E731
     start = threading.Barrier(64)
 
     def open_one(_n: int) -> bool:
         start.wait()
         try:
-            streams.response(page, 0, "ada", lambda: True)
+            streams.response("a job", page, 0, "ada", lambda: True)
         except HTTPException:
             return False
         return True
@@ -602,28 +602,28 @@ def test_stream_of_a_client_who_is_no_longer_admitted_breaks_off() -> None:
     admitted = [True, True, False]
     waited: list[float] = []
 
-    async def sleep(seconds: float) -> None:
+    async def wait(seconds: float) -> bool:
         waited.append(seconds)
+        return False
 
     stream = sse.stream_events(
-        lambda _seq, _size: (EventPage(items=[], last=0), None), 0, sleep, lambda: admitted.pop(0)
+        lambda _seq, _size: (EventPage(items=[], last=0), None), 0, wait, lambda: admitted.pop(0)
     )
     text = asyncio.run(collect(stream))
     assert "event: end" not in text
     assert admitted == []
-    assert sum(waited) == pytest.approx(3 * sse.ADMISSION_S, abs=sse.POLL_S)
+    assert sum(waited) == 3 * sse.ADMISSION_S
 
 
 def test_open_event_streams_are_limited_and_counted(store: Store, tmp_path: Path, done: str) -> None:
-    streams = sse.EventStreams(limit=2, per_client=1)
+    streams = sse.EventStreams(store.changes, limit=2, per_client=1)
     api = TestClient(create_app(Settings(home=tmp_path), store, streams), "http://127.0.0.1")
     url, headers = f"/v1/searches/{done}/events", {"Accept": "text/event-stream"}
 
     async def hold_streams(*clients: str) -> None:
         """Opens a stream for each client, and asks for one more over HTTP."""
         opened = [
-            streams.response(lambda _seq, _size: (EventPage(items=[], last=0), None), 0, c, lambda: True)
-            for c in clients
+            streams.response(done, lambda *_: (EventPage(items=[], last=0), None), 0, c, lambda: True) for c in clients
         ]
         assert streams.open == len(clients)  # also those of which nothing was sent yet
         answer = await asyncio.to_thread(api.get, url, headers=headers)

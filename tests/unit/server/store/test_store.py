@@ -35,6 +35,7 @@ from nas.core.events import (
     fold_all,
 )
 from nas.core.jobs import Lease
+from nas.stages.fronts import front_of
 from server.cli import render
 from server.dashboard import formatting
 from server.store.database import connect, writing
@@ -365,6 +366,12 @@ def same(store: Store, search: str, expected: SearchState) -> None:
     assert spec == fakes.search_spec()
     assert state == expected
     assert list(state.candidates) == list(expected.candidates)
+    front = front_of(spec, expected)
+    assert store.queries.front(search) == (spec, front)
+    summary = store.queries.search(search)
+    assert (summary.front_size, summary.hypervolume) == (len(front.members), front.hypervolume)
+    assert summary.baseline_hypervolume == front.baseline_hypervolume
+    assert summary.evaluations == len(expected.of("search"))
 
 
 @pytest.mark.parametrize("batch", [1, 4, 100])
