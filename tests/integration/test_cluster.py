@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-import secrets
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,8 +16,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.paths import ROOT
-
 pytest.importorskip("ray")
 from ray._private.authentication_test_utils import reset_auth_token_state
 
@@ -29,8 +23,9 @@ from nas.core.jobs import Lease
 from server.store.store import Store, open_store
 from tests.support import fakes
 from tests.support.dispatching import ObservedJobs, ended, kinds, submit
+from tests.support.ray_nodes import RayNode, ray_environment, two_nodes
 from workers.dispatcher import Dispatcher
-from workers.processes import descendants, own_process_name, send_signal
+from workers.processes import own_process_name
 from workers.ray_cluster import RayCluster, ray_cluster
 
 pytestmark = pytest.mark.slow
@@ -38,90 +33,20 @@ pytestmark = pytest.mark.slow
 SECONDS = 90.0
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-# A cluster that can span hosts takes this host's outer address wherever loopback is named; these nodes must not.
-_START = """
-import sys
-from ray._private import services
-services.get_node_ip_address = lambda address=None: "127.0.0.1"
-from ray.scripts.scripts import main
-sys.argv[0] = "ray"
-main()
-"""
-
-
-class RayNode:
-    """``ray start`` as a child process, with its descendants."""
-
-    def __init__(self, folder: Path, environment: Mapping[str, str], *words: str) -> None:
-        self.log = folder / f"{len(list(folder.glob('*.log')))}.log"
-        command = [sys.executable, "-c", _START, "start", "--block", "--node-ip-address", "127.0.0.1", *words]
-        command += ["--object-store-memory", str(80_000_000), "--disable-usage-stats"]
-        with self.log.open("wb") as log:
-            self.child = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-
-    def raylet(self) -> int:
-        """Return the process id of the node's raylet."""
-        for name in descendants(self.child.pid):
-            pid = int(name.split(":")[1])
-            if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].endswith(b"/raylet"):
-                return pid
-        raise AssertionError(self.log.read_text())
-
-    def stop(self) -> None:
-        for name in [*descendants(self.child.pid)]:
-            send_signal(name, signal.SIGKILL)
-        self.child.kill()
-        self.child.wait()
-
-
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[dict[str, RayNode]]:
     folder = Path(tempfile.mkdtemp(prefix="nas-"))  # short, since sockets lie in it
-    port = free_port()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",
-        "RAY_health_check_period_ms": "1000",
-        "RAY_health_check_failure_threshold": "3",
-        "RAY_health_check_timeout_ms": "1000",
-    }
+    environment = ray_environment()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
         reset_auth_token_state()  # Ray has read the environment when it was imported
-        started = {}
         try:
-            head = ["--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", str(folder / "a")]
-            started["west"] = RayNode(folder, environment, *head, "--num-cpus", "1", "--labels", "zone=west")
-            deadline = time.monotonic() + SECONDS
-            while not is_listening(port):
-                assert started["west"].child.poll() is None, started["west"].log.read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-            joined = ["--address", f"127.0.0.1:{port}", "--num-cpus", "1", "--labels", "zone=east"]
-            started["east"] = RayNode(folder, environment, *joined)
-            patch.setenv("NAS_TEST_RAY", f"127.0.0.1:{port}")
-            patch.setattr("ray._private.services.get_node_ip_address", lambda address=None: "127.0.0.1")
-            yield started
+            with two_nodes(folder, {**os.environ}) as cluster:
+                patch.setenv("NAS_TEST_RAY", cluster.address)
+                patch.setattr("ray._private.services.get_node_ip_address", lambda address=None: "127.0.0.1")
+                yield {"west": cluster.west, "east": cluster.east}
         finally:
-            for node in started.values():
-                node.stop()
             shutil.rmtree(folder, ignore_errors=True)
     reset_auth_token_state()
 
