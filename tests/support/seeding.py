@@ -50,7 +50,7 @@ def linear_predictor(space: SearchSpace, scale: float = 1.0) -> BayesianLinear:
     genes_NG = space.canonical(sample(space.decisions, np.random.default_rng(0), 96))
     mean_F = np.maximum(space.features(genes_NG).mean(axis=0), 1e-9)
     weights_F = 0.2 / (len(mean_F) * mean_F)
-    return BayesianLinear(scale * weights_F, 0.02 * scale, 1.1, 0.01 * scale)
+    return BayesianLinear(scale * weights_F, 0.02 * scale, 0.01 * scale, factor=1.1)
 
 
 def measurement(profile: DeviceProfile, median_ms: float | None, **changes: Any) -> Measurement:
