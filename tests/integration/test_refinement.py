@@ -18,6 +18,7 @@ import pytest
 from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, sample
+from nas.core.data_account import DataAccount
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import InvalidInput
 from nas.core.events import (
@@ -56,6 +57,7 @@ from nas.stages.refine import RefineStage
 from nas.stages.verify import VerifyStage
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.families.transfer import Relatives, Table, Transfer
+from predictors.onboarding.card import make_card
 from predictors.onboarding.fitting import fit_family, fit_networks
 from predictors.onboarding.measured import fit_result
 from predictors.onboarding.refit import RefitService, can_learn, refitted
@@ -151,7 +153,7 @@ def problem(reexplore: int = 2, bound: float | None = -1.0) -> Problem:
             "budget": SPEC.budget.model_copy(update={"reexplore": reexplore}),
         }
     )
-    data: Any = SimpleNamespace(shape=DATA, val=None, test=None)
+    data: Any = SimpleNamespace(shape=DATA, val=None, test=None, content_hash="planted", account=DataAccount())
     return Problem(spec, SPACE, data, PROFILE, FIRST)
 
 
@@ -250,16 +252,19 @@ def test_how_often_it_looks_again_is_bounded_and_can_be_none(
     assert [r.number for r in state.refits] == [1, 2]
 
 
-def test_networks_outside_the_domain_are_flagged_and_measured_before_others(whole: tuple[list[Event], Path]) -> None:
+def test_networks_outside_the_domain_are_flagged_and_measured_before_others(
+    refined_search: tuple[list[Event], Path],
+) -> None:
     """Only small networks were measured at the onboarding; the large ones are extrapolations."""
-    before = until_verified(whole[0])
+    events, _ = refined_search
+    before = until_verified(events)
     candidates = [*before.candidates.values()]
     outside = FIRST.extrapolations(SPACE, as_genes([p.arch for p in candidates]))
     assert outside is not None
     assert 0 < outside.sum() < len(outside)
     assert [p.extrapolated for p in candidates] == outside.tolist()
-    first = next(i for i, event in enumerate(whole[0]) if isinstance(event, Measured))
-    front = front_of(problem().spec, fold_all(whole[0][:first]))
+    first = next(i for i, event in enumerate(events) if isinstance(event, Measured))
+    front = front_of(problem().spec, fold_all(events[:first]))
     flagged = [p for p in front.members if p.extrapolated]
     assert 0 < len(flagged) <= 12
     assert all(before.candidates[p.key].measurement is not None for p in flagged)
@@ -458,7 +463,8 @@ def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.Mo
     with open_store(f"sqlite:///{tmp_path / 'test.db'}", url, fakes.Clock()) as store:
         device = DeviceSpec(name="planted", space=spec.space, data=data)
         onboarding = store.jobs.submit("device", device.model_dump(mode="json"), None)
-        result = fit_result(fitted, PROFILE, space, training_data, store.blobs)
+        card = make_card(fitted.predictor, PROFILE, space, fitted.n, fitted.truth_ms_H, fitted.guess)
+        result = fit_result(fitted.predictor, card, training_data, store.blobs).to_json()
         profiled = StageFinished("profile", 0.0, {"profile": PROFILE.as_json()})
         fakes.run_log(store, [profiled, StageFinished("fit", 0.0, result)])
         search = store.jobs.submit("search", spec.model_dump(mode="json"), None, space_id=space.id)
