@@ -13,7 +13,7 @@ from nas.core.data_account import LISTED, DataAccount, SplitAccount
 from nas.core.ports import Split
 from nas.datasets.intake import Intake
 
-_CHUNK = 4096  # images looked at together
+_CHUNK_BYTES = 16 * 2**20  # of images that are compared together
 _Digests = list[bytes]
 
 
@@ -63,8 +63,9 @@ def contentless(train: Split, account: DataAccount) -> Iterator[str]:
 def one_colour(images_NCHW: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which images have equal pixels, shape (N,)."""
     flags = [np.empty(0, dtype=np.bool_)]
-    for start in range(0, len(images_NCHW), _CHUNK):
-        chunk = images_NCHW[start : start + _CHUNK]
+    step = max(1, _CHUNK_BYTES // int(np.prod(images_NCHW.shape[1:])))
+    for start in range(0, len(images_NCHW), step):
+        chunk = images_NCHW[start : start + step]
         flags.append((chunk == chunk[:, :, :1, :1]).all(axis=(1, 2, 3)))
     return np.concatenate(flags)
 
