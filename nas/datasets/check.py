@@ -57,23 +57,26 @@ class DataReport:
 
 @dataclass(frozen=True)
 class CheckRequest:
-    """A data set to check within ``memory_bytes``."""
+    """A data set to check within ``memory_bytes``; with ``headers_only``, only its shape is asked for."""
 
     data: DataSpec
     memory_bytes: int
+    headers_only: bool = False
 
 
 REQUEST = TypeAdapter(CheckRequest)
 REPORT = TypeAdapter(DataReport)
 
 
-def check_data(data: DataSpec) -> Iterator[DataReport]:
-    """What is known after looking at the headers, and then after reading everything."""
+def check_data(data: DataSpec, headers_only: bool = False) -> Iterator[DataReport]:
+    """What is known after looking at the headers, and then, unless these are enough, after reading everything."""
     shape = None
     try:
         dataset_type = registry.load_dataset(data.name)
         shape = dataset_type.describe(data)
-        yield DataReport(shape)
+        yield DataReport(shape, incomplete="only its headers were read" if headers_only else "")
+        if headers_only:
+            return
         dataset = dataset_type.load(data, data.seed)
         yield DataReport(shape, replace(dataset.account, content_hash=dataset.content_hash))
     except DataTooLarge as error:
@@ -103,7 +106,7 @@ def main() -> None:
     request = REQUEST.validate_json(sys.stdin.buffer.read())
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (request.memory_bytes, hard))
-    for report in check_data(request.data):
+    for report in check_data(request.data, request.headers_only):
         sys.stdout.buffer.write(REPORT.dump_json(report) + b"\n")
         sys.stdout.buffer.flush()
 

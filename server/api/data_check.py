@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from nas.core import registry
 from nas.core.errors import InvalidData
+from nas.core.ports import ImageShape
 from nas.core.spec import DataSpec
 from nas.datasets.check import REPORT, REQUEST, CheckRequest, DataReport
 
@@ -31,9 +32,15 @@ class _CheckKey:
 
     data_json: str
     fingerprint: str
+    headers_only: bool
 
 
-def report_of(data: DataSpec) -> DataReport:
+def shape_of(data: DataSpec) -> ImageShape:
+    """The shape of a data set by its headers alone. Raises the error that it is refused with."""
+    return report_of(data, headers_only=True).require_shape()
+
+
+def report_of(data: DataSpec, headers_only: bool = False) -> DataReport:
     """What is known of a data set; checked again when a file of it has changed.
 
     A data set without files of a caller is not read: only its shape is asked for. Raises UnknownName, and what the data
@@ -47,12 +54,12 @@ def report_of(data: DataSpec) -> DataReport:
         raise InvalidData(f"the data at {data.path!r} cannot be read: {error}") from error
     if fingerprint is None:
         return DataReport(dataset_type.describe(data), incomplete="part of the installation, and not read here")
-    return _checked(_CheckKey(data.model_dump_json(), fingerprint))
+    return _checked(_CheckKey(data.model_dump_json(), fingerprint, headers_only))
 
 
 @lru_cache(maxsize=256)
 def _checked(key: _CheckKey) -> DataReport:
-    request = CheckRequest(DataSpec.model_validate_json(key.data_json), CHECK_BYTES)
+    request = CheckRequest(DataSpec.model_validate_json(key.data_json), CHECK_BYTES, key.headers_only)
     environment = {**os.environ, **dict.fromkeys(_THREADS, "1")}
     command = [sys.executable, "-P", "-m", "nas.datasets.check"]  # -P: no modules of the current folder
     with _PARALLEL:

@@ -48,7 +48,7 @@ from predictors.onboarding.from_table import require_usable
 from predictors.onboarding.tables import RawTable
 from predictors.storage import load_predictor
 from server.api.access import requires_tokens
-from server.api.data_check import report_of
+from server.api.data_check import report_of, shape_of
 from server.settings import Settings
 from server.store.json_validation import spec_hash
 from server.store.readers.submissions import OnboardingContext, ParentSearch, StoredPredictor, SubmissionContext
@@ -82,7 +82,7 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     strategy = registry.load_strategy(spec.strategy.name)
     _check_params(strategy, spec)
     report = report_of(spec.data)
-    space = space_of(spec.space, spec.data)
+    space = registry.load_space(spec.space.name).build(spec.space.params, report.require_shape())
     report.require_usable()
     strategy.check(spec, space)
     if spec.retrain is not None:
@@ -258,7 +258,7 @@ def _check_source(spec: DeviceSpec, context: OnboardingContext) -> None:
 
 def space_of(space: SpaceSpec, data: DataSpec) -> SearchSpace:
     """The search space that two parts of a spec name. Raises UnknownName, InvalidSpec or InvalidData."""
-    return registry.load_space(space.name).build(space.params, report_of(data).require_shape())
+    return registry.load_space(space.name).build(space.params, shape_of(data))
 
 
 def predictor_for(device: str, space: SearchSpace, store: Store) -> LatencyPredictor | None:

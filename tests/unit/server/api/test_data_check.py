@@ -13,7 +13,7 @@ import pytest
 from nas.core.errors import InvalidData, UnknownName
 from nas.core.spec import DataSpec
 from server.api import data_check
-from server.api.data_check import report_of
+from server.api.data_check import report_of, shape_of
 from tests.support.image_files import colour_folder, random_images, with_params
 
 
@@ -24,6 +24,14 @@ def test_report_of_a_folder(tmp_path: Path) -> None:
     assert report.account is not None
     assert report.account.inputs == 24
     assert report.content_hash
+
+
+def test_a_shape_needs_the_headers_only(tmp_path: Path) -> None:
+    spec = colour_folder(tmp_path)
+    (tmp_path / "dog" / "001.png").write_bytes(b"no image")
+    assert shape_of(spec).classes == 2
+    assert report_of(spec, headers_only=True).account is None
+    assert report_of(spec).problems
 
 
 def test_all_problems_reach_the_caller(tmp_path: Path) -> None:
