@@ -218,8 +218,9 @@ def check_device(spec: DeviceSpec, store: Store, principal: Principal) -> None:
     spec_hash(spec.model_dump(mode="json"))  # raises for a spec that cannot be stored
     if spec.predictor not in registry.names("nas.predictors"):
         raise UnknownName("predictor", spec.predictor, registry.names("nas.predictors"))
-    space = space_of(spec.space, spec.data)
-    report_of(spec.data).require_usable()
+    report = report_of(spec.data)
+    space = registry.load_space(spec.space.name).build(spec.space.params, report.require_shape())
+    report.require_usable()
     _check_source(spec, context)
     if spec.predictor == Transfer.family and spec.source == "roofline":
         raise InvalidSpec("predictor: 'transfer' needs a measured device, and a roofline is not measured")
