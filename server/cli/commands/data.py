@@ -1,4 +1,4 @@
-"""Commands on data sets. They read files of this machine and need no service."""
+"""Commands on data sets. The check reads files of this machine and needs no service."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from nas.datasets.check import DataReport, check_data, usual_name
 from server.cli import render
 from server.cli.commands.devices import key_values
 from server.cli.lazy import BAD_INPUT, MARKUP
-from server.cli.options import JsonOption
+from server.cli.options import JsonOption, ServiceOptions, service_command
 
 data_app = typer.Typer(
-    add_completion=False, no_args_is_help=True, rich_markup_mode=MARKUP, help="Data sets: check one before a search."
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=MARKUP,
+    help="Data sets: their kinds, and the check of one before a search.",
 )
 
 
-@data_app.callback()
-def data() -> None:
-    """Data sets: check one before a search."""
+@data_app.command("list")
+@service_command
+def list_kinds(service: ServiceOptions) -> None:
+    """List the kinds of data sets that a spec can name."""
+    with service.connect() as nas:
+        render.out(nas.datasets(), service.json_output, lambda names: escape("\n".join(names)))
 
 
 @data_app.command("check")
