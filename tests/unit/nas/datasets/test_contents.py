@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +78,14 @@ def test_long_lists_are_counted_and_cut(tmp_path: Path) -> None:
     account = read_data(spec).account
     assert (len(account.unused), account.unused_count) == (100, 150)
     assert "and 147 more" in account.warnings[0]
+
+
+def test_a_picture_that_claims_too_many_pixels_is_refused_by_its_header(tmp_path: Path) -> None:
+    spec = colour_folder(tmp_path)
+    path = tmp_path / "dog" / "001.png"
+    png = bytearray(path.read_bytes())
+    png[16:24] = struct.pack(">II", 9_400, 9_500)  # below the limit of Pillow
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    path.write_bytes(png)
+    [problem] = problems_of(spec)
+    assert "expected at most 89,000,000 pixels, got 9400x9500" in problem
