@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from nas.core.device import LatencySource
+from nas.core.predictor_card import CardNoise, EnergyAccuracy
 from nas.schemas.common import Range
 
 
@@ -17,29 +18,6 @@ class LatencyTableSchema(BaseModel):
     blob: str
     rows: int
     devices: list[str]
-
-
-class EnergyAccuracySchema(BaseModel):
-    """The accuracy of an energy predictor, which is fitted to ``n`` networks, over ``held_out`` networks, as predicted
-    by a fit that did not know them."""
-
-    n: int
-    held_out: int
-    mape: float
-    spearman: float
-    coverage: float
-
-
-class NoiseSchema(BaseModel):
-    """How steady the device was when it was profiled: ``floor`` is the relative standard deviation between repeated
-    measurements of one network, below which no error of a predictor can be read; ``levels`` are the speeds it was seen
-    at, as times relative to the undisturbed level; ``undisturbed`` is the share of time at that level. ``refused``
-    networks could not be measured."""
-
-    floor: float
-    levels: list[float]
-    undisturbed: float
-    refused: int
 
 
 class PredictorCardSchema(BaseModel):
@@ -72,10 +50,10 @@ class PredictorCardSchema(BaseModel):
     predicted_ms: list[float] = []
     upper_ms: list[float] = []
     measured_error: list[float] = []
-    noise: NoiseSchema | None = None
+    noise: CardNoise | None = None
     kind: Literal["predicted", "estimated"] = "predicted"
     source: LatencySource = "worker"
-    energy: EnergyAccuracySchema | None = None
+    energy: EnergyAccuracy | None = None
     number: int = 1
     created_at: datetime
 

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from statistics import fmean
 
 from nas.core.lifecycle import JobStatus
-from nas.schemas.predictors import EnergyAccuracySchema, PredictorCardSchema
+from nas.core.predictor_card import EnergyAccuracy
+from nas.schemas.predictors import PredictorCardSchema
 from server.dashboard import formatting
 from server.dashboard.chart_view import labelled_chart
 from server.dashboard.charts.predictor import predictor_chart
@@ -79,7 +80,7 @@ def _draw_accuracy(card: PredictorCardSchema) -> None:
         stat("Range", f"{formatting.significant(low_ms)} to {formatting.significant(high_ms)} ms")
 
 
-def _draw_energy(energy: EnergyAccuracySchema) -> None:
+def _draw_energy(energy: EnergyAccuracy) -> None:
     heading("Energy", 2)
     text("Predicted from the energies of the device's table; the service does not measure energy.", "small muted")
     with div("figures"):
