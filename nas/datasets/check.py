@@ -69,15 +69,23 @@ REPORT = TypeAdapter(DataReport)
 
 
 def check_data(data: DataSpec, headers_only: bool = False) -> Iterator[DataReport]:
-    """What is known after looking at the headers, and then, unless these are enough, after reading everything."""
+    """What is known after looking at the headers, and then, unless these are enough, after reading everything. Reading
+    goes on where the headers have a problem, so that the others are told as well."""
     shape = None
     try:
         dataset_type = registry.load_dataset(data.name)
-        shape = dataset_type.describe(data)
-        yield DataReport(shape, incomplete="only its headers were read" if headers_only else "")
+        refusal: InvalidData | None = None
+        try:
+            shape = dataset_type.describe(data)
+            yield DataReport(shape, incomplete="only its headers were read" if headers_only else "")
+        except InvalidData as error:
+            refusal = error
+            yield DataReport(problems=error.problems, code=error.code)
         if headers_only:
             return
         dataset = dataset_type.load(data, data.seed)
+        if refusal is not None:
+            raise refusal
         yield DataReport(shape, replace(dataset.account, content_hash=dataset.content_hash))
     except DataTooLarge as error:
         yield DataReport(shape, incomplete=str(error))

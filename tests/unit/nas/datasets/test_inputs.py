@@ -13,6 +13,7 @@ from PIL import Image
 
 from nas.core.errors import InvalidData
 from nas.core.spec import DataSpec
+from nas.datasets.check import check_data
 from tests.support.image_files import colour_folder, encoded, problems_of, random_images, read_data, with_params
 
 
@@ -33,6 +34,17 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     assert any("class 'owl' has too few images to split: expected at least 3, got 1" in p for p in problems)
     with pytest.raises(InvalidData, match=r"^3 problems with the data: .*; .*; "):
         read_data(spec)
+
+
+def test_a_check_tells_problems_of_folders_and_of_images_together(tmp_path: Path) -> None:
+    spec = colour_folder(tmp_path)
+    (tmp_path / "cat" / "000.png").write_bytes(b"no image")
+    save(tmp_path / "dog" / "below" / "x.png", random_images(1)[0])
+    headers, everything = check_data(spec)
+    assert [p.split(":")[0] for p in headers.problems] == [str(tmp_path / "dog")]
+    assert {p.split(":")[0] for p in everything.problems} == {str(tmp_path / "dog"), str(tmp_path / "cat" / "000.png")}
+    [alone] = check_data(spec, headers_only=True)
+    assert alone == headers
 
 
 def test_unreadable_images_are_skipped_up_to_a_number(tmp_path: Path) -> None:
