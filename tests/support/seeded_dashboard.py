@@ -483,7 +483,7 @@ def seeded_store(folder: Path, contents: str = "full") -> Iterator[Seeds]:
     """A store with everything; with nothing if ``contents`` is ``empty``."""
     clock = SeedingClock()
     with open_store(f"sqlite:///{folder / 'seeded.db'}", str(folder / "blobs"), clock) as plain:
-        jobs = HelpfulJobStore(plain.jobs._engine, clock)
+        jobs = HelpfulJobStore(plain.jobs._engine, plain.jobs._clock)
         store = replace(plain, jobs=jobs)
         jobs.store, jobs.seconds_by_stage = store, (0.4, 96.0, 31.0, 9.0, 3.0, 9.0)
         seeds = Seeds(store, clock, ADA if contents == "reader" else LOCAL)

@@ -244,5 +244,5 @@ def claim_job(store: Store, job_id: str, seconds: float = LEASE_S) -> Attempt:
     engine, clock = store.jobs._engine, store.jobs._clock
     with writing(engine) as session:
         job = session.get_one(Job, job_id)
-        lease = grant_lease(session, job, "worker-1", clock(), seconds, build_payload(session, job))
+        lease = grant_lease(session, job, "worker-1", clock(session), seconds, build_payload(session, job))
     return Attempt(store, lease)
