@@ -14,8 +14,8 @@ import torch
 from benchmarks._cli import Options, main
 from nas.blobs import open_blobs
 from nas.core import registry
-from nas.core.events import SearchState, StageFinished
-from nas.core.jobs import EncodedEvent, Lease, SearchPayload
+from nas.core.events import EncodedEvent, SearchState, StageFinished
+from nas.core.jobs import Lease, SearchPayload
 from nas.core.ports import Problem, Resources
 from nas.core.spec import DataSpec, ResourceSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.stages.results import SplitResult, TrainResult

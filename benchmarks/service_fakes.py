@@ -23,7 +23,7 @@ from predictors.onboarding.results import FitResult
 from predictors.storage import dump_predictor
 from server.store.store import Store
 
-Record = dict[str, Any]
+Record = Mapping[str, Any]
 LEASE_S = 120.0
 STEP = 100.0 / 359  # accuracy of one more of the digits' validation images, in %
 

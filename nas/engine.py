@@ -10,7 +10,8 @@ from dataclasses import asdict, replace
 
 from nas.core import registry
 from nas.core.cost_estimate import CostEstimate, StageCost
-from nas.core.errors import DataChanged, InvalidSpec, NotMeasuredYet
+from nas.core.device import NotMeasuredYet
+from nas.core.errors import DataChanged, InvalidSpec
 from nas.core.events import Concluded, DataRead, Event, Progress, SearchState, StageFinished, StageStarted, Warned, fold
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import SearchSpec
@@ -145,6 +146,6 @@ def _price(stage: Stage, problem: Problem, resources: Resources, state: SearchSt
     try:
         cost = stage.estimate_cost(problem, resources, state)
     except NotMeasuredYet as not_measured:
-        device = not_measured.profile["name"]
+        device = not_measured.profile.name
         return StageCost.unknown(stage.name, f"the agent of device {device!r} measures for it, at a pace of its own")
     return replace(cost, memory_bytes=cost.memory_bytes or peak_memory_bytes(resources.torch_device))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from nas.core.errors import UnknownName
 from nas.core.spec import parse_spec
@@ -20,7 +20,7 @@ def preset_of(space: str, name: object, presets: Mapping[str, T]) -> T:
     return presets[name]
 
 
-def resolved(space: str, params: Mapping[str, Any], presets: Mapping[str, T], default: str) -> T:
+def resolved(space: str, params: Mapping[str, JsonValue], presets: Mapping[str, T], default: str) -> T:
     """The preset that ``params`` name, or the ``default``, with what they give beside it.
 
     Raises UnknownName for a preset, InvalidSpec for unknown or impossible parameters.

@@ -14,8 +14,18 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from nas.core.errors import StorageError
-from nas.core.events import Checkpoint, Evaluated, Exported, Measured, Progress, StageFinished, Warned, encode
-from nas.core.jobs import AppendOutcome, EncodedEvent, Lease, LeaseToken
+from nas.core.events import (
+    Checkpoint,
+    EncodedEvent,
+    Evaluated,
+    Exported,
+    Measured,
+    Progress,
+    StageFinished,
+    Warned,
+    encode,
+)
+from nas.core.jobs import AppendOutcome, Lease, LeaseToken
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from nas.core.device import DeviceProfile, Measurement, verification_status
-from nas.core.errors import MeasurementRefused, NotMeasuredYet
+from nas.core.device import DeviceProfile, Measurement, NotMeasuredYet, verification_status
+from nas.core.errors import MeasurementRefused
 from nas.core.jobs import AgentResults, MeasurementFailure, MeasurementKey
 from nas.core.ports import BlobStore
 from predictors.measurement.protocol import AGAIN, combine
@@ -31,7 +31,7 @@ class RemoteMeasurer:
         MeasurementRefused if the agent could not measure a model."""
         missing = {n: m for n, m in zip(networks, models, strict=True) if not self.has_result(n, profile)}
         if missing:
-            raise NotMeasuredYet(profile.as_json(), {n: self._blobs.put(m) for n, m in missing.items()})
+            raise NotMeasuredYet(profile, {n: self._blobs.put(m) for n, m in missing.items()})
         measured = {n: self._result(n, profile) for n in networks}
         promises = dict(zip(networks, promised_ms or [math.nan] * len(networks), strict=True))
         close = [n for n, m in measured.items() if verification_status(m, promises[n]) == "unverified"]
@@ -39,7 +39,7 @@ class RemoteMeasurer:
         by_name = dict(zip(networks, models, strict=True))
         missing = {AGAIN.format(n): by_name[n] for n in close if not self.has_result(AGAIN.format(n), profile)}
         if missing:
-            raise NotMeasuredYet(profile.as_json(), {n: self._blobs.put(m) for n, m in missing.items()})
+            raise NotMeasuredYet(profile, {n: self._blobs.put(m) for n, m in missing.items()})
         for network in networks:
             if network in close:
                 again = self._result(AGAIN.format(network), profile)

@@ -17,14 +17,13 @@ import torch
 from nas.blobs import open_blobs
 from nas.core import registry
 from nas.core.arch import Arch
-from nas.core.device import DeviceProfile, Measurement
-from nas.core.errors import InvalidSpec, NotMeasuredYet
-from nas.core.events import Event, MeasurementsWanted, SearchState, StageStarted, decode, encode, fold_all
+from nas.core.device import DeviceProfile, Measurement, NotMeasuredYet
+from nas.core.errors import InvalidSpec
+from nas.core.events import EncodedEvent, Event, MeasurementsWanted, SearchState, StageStarted, decode, encode, fold_all
 from nas.core.jobs import (
     AgentResults,
     DevicePayload,
     DryRunPayload,
-    EncodedEvent,
     JobPayload,
     OnboardingPayload,
     PredictorBlob,

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.core.errors import HwnasError, StorageError
-from nas.core.events import Progress
-from nas.core.jobs import EncodedEvent, JobPayload
+from nas.core.events import EncodedEvent, Progress
+from nas.core.jobs import JobPayload
 from workers.attempt import AttemptOutcome, EventBatch
 from workers.processes import is_alive, own_process_name, send_signal
 

@@ -11,10 +11,10 @@ import os
 import queue
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import optuna
 import ray
@@ -30,6 +30,27 @@ from nas.core.tuning import Hyperparameter, Trainable, Trial, TrialRequest, Tria
 from nas.sequential import seed_of
 
 SCORE, EPOCH = "score", "training_iteration"
+
+
+class TrialConfig(TypedDict):
+    """The configuration of a Tune trial: the ``number``-th trial of a ``group``, at a ``position`` of the plan."""
+
+    group: str
+    number: int
+    values: Mapping[str, float]
+    position: int
+
+
+class TuneReport(TypedDict, total=False):
+    """What a trial reports after an epoch: its ``scores`` so far, the last as ``score``, the ``blob`` of a checkpoint,
+    and why it has ``failed``, if it has."""
+
+    score: float
+    scores: Sequence[float]
+    blob: str | None
+    failed: str
+
+
 RETRIES = 2  # of a trial whose process died
 STARTUP = 4  # trials of a group before its proposals are more than random
 _PIN = 0.001  # of a node's own resource; it only says where to run
@@ -106,9 +127,7 @@ def _tuner(
     )
 
 
-def _run_trial(
-    config: Mapping[str, Any], train: Trainable, previous: Mapping[str, TrialState], devices: str | None
-) -> None:
+def _run_trial(config: TrialConfig, train: Trainable, previous: Mapping[str, TrialState], devices: str | None) -> None:
     """Train one trial in a Tune worker process and report its epochs."""
     torch.set_num_threads(1)
     if devices is not None and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # a process reuses its device for later trials
@@ -136,15 +155,17 @@ class _StateReporter(tune.Callback):
         self._plan, self._updates = plan, updates
         self._states = dict(previous)
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        state = self._state_of(trial)
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, object], **_: Any
+    ) -> None:
+        state, report = self._state_of(trial), cast(TuneReport, result)
         if state.status != "running":
             return
-        if "failed" in result:
-            state = replace(state, status="failed", message=result["failed"])
-        elif len(result["scores"]) > len(state.scores):
-            status: TrialStatus = "finished" if len(result["scores"]) == self._plan.epochs else "running"
-            state = replace(state, scores=tuple(result["scores"]), blob=result["blob"] or state.blob, status=status)
+        if "failed" in report:
+            state = replace(state, status="failed", message=report["failed"])
+        elif len(report["scores"]) > len(state.scores):
+            status: TrialStatus = "finished" if len(report["scores"]) == self._plan.epochs else "running"
+            state = replace(state, scores=tuple(report["scores"]), blob=report["blob"] or state.blob, status=status)
         else:
             return
         self._report(state)
@@ -154,7 +175,7 @@ class _StateReporter(tune.Callback):
         if state.status == "running":
             self._report(replace(state, status="pruned"))
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Leave out the queue: Tune pickles its callbacks into a file, and a queue cannot be pickled."""
         return {**self.__dict__, "_updates": None}
 
@@ -179,11 +200,11 @@ class _GroupedASHA(FIFOScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self._scheduler_of(trial).on_trial_add(tune_controller, trial)
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, object]) -> str:
         action: str = self._scheduler_of(trial).on_trial_result(tune_controller, trial, result)
         return action
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, object]) -> None:
         self._scheduler_of(trial).on_trial_complete(tune_controller, trial, result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
@@ -225,13 +246,13 @@ class _GroupedOptunaSearch(Searcher):
             for group in dict.fromkeys(request.group for request in plan.requests)
         }
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
+    def suggest(self, trial_id: str) -> dict[str, object]:
         position = len(self._suggested)
         request = self._suggested[trial_id] = self._requests[position]
         values = self._fixed_values.get(request.id) or self._studies[request.group].suggest(trial_id)
         return {"group": request.group, "number": request.number, "values": values, "position": position}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, float] | None = None, error: bool = False) -> None:
         request = self._suggested[trial_id]
         study = self._studies[request.group]
         if request.id not in self._fixed_values:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from nas.core.arch import Floats
+from nas.core.errors import HwnasError
+from nas.core.json_types import JsonObject
 
 Status = Literal["unverified", "verified", "violated"]
 LatencySource = Literal["worker", "agent", "table", "roofline"]
@@ -91,7 +93,7 @@ class MachineNoise:
     load: float | None = None
 
     @staticmethod
-    def from_json(record: Mapping[str, Any]) -> MachineNoise:
+    def from_json(record: JsonObject) -> MachineNoise:
         """Inverse of ``dataclasses.asdict``, through JSON."""
         slope = record.get("slope")
         return MachineNoise(
@@ -145,7 +147,7 @@ class DeviceProfile:
         return asdict(self)
 
     @staticmethod
-    def from_json(record: dict[str, Any]) -> DeviceProfile:
+    def from_json(record: JsonObject) -> DeviceProfile:
         """Inverse of ``as_json``."""
         return DeviceProfile(
             **{
@@ -155,6 +157,27 @@ class DeviceProfile:
                 "noise": MachineNoise.from_json(record["noise"]) if record.get("noise") is not None else None,
             }
         )
+
+
+class NotMeasuredYet(HwnasError):
+    """Networks have to be measured elsewhere before the job can go on. ``networks`` gives the blob of each by its id,
+    ``profile`` the device; ``further_devices``: what further devices have to measure meanwhile."""
+
+    code = "not_measured_yet"
+
+    def __init__(
+        self, profile: DeviceProfile, networks: Mapping[str, str], further_devices: tuple[NotMeasuredYet, ...] = ()
+    ) -> None:
+        super().__init__(f"device {profile.name!r} has to measure {len(networks)} networks first")
+        self.profile = profile
+        self.networks = networks
+        self.further_devices = further_devices
+
+    @classmethod
+    def on_all(cls, devices: list[NotMeasuredYet]) -> NotMeasuredYet:
+        """All of them at once, so that no device waits for another."""
+        first, *further_devices = devices
+        return cls(first.profile, first.networks, tuple(further_devices))
 
 
 @dataclass(frozen=True)
@@ -206,7 +229,7 @@ class Measurement:
         return asdict(self)
 
     @staticmethod
-    def from_json(record: dict[str, Any]) -> Measurement:
+    def from_json(record: JsonObject) -> Measurement:
         """Inverse of ``as_json``."""
         return Measurement(**{**record, "samples_ms": tuple(record.get("samples_ms", ()))})
 
@@ -227,7 +250,7 @@ class OnDevice:
         return self.measurement.median_ms if self.measurement is not None else None
 
     @staticmethod
-    def from_json(record: Mapping[str, Any]) -> OnDevice:
+    def from_json(record: JsonObject) -> OnDevice:
         """From the JSON form of ``dataclasses.asdict``."""
         m = record.get("measurement")
         return OnDevice(**{**record, "measurement": Measurement.from_json(m) if m else None})
@@ -288,12 +311,12 @@ def verification_status(measurement: Measurement, promised_ms: float) -> Status:
     return "violated" if measurement.low_ms > promised_ms else "unverified"
 
 
-def _protocol_from_json(record: Mapping[str, Any]) -> MeasurementProtocol:
+def _protocol_from_json(record: JsonObject) -> MeasurementProtocol:
     """The protocol of a stored profile. A profile of an earlier version keeps its version, so that it is recognised as
     outdated; the fields that this version does not have are dropped."""
     field_names = {f.name for f in fields(MeasurementProtocol)}
     return MeasurementProtocol(**{k: v for k, v in record.items() if k in field_names})
 
 
-def _content_id(record: dict[str, Any]) -> str:
+def _content_id(record: JsonObject) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 
 class HwnasError(Exception):
@@ -108,27 +107,6 @@ class MeasurementRefused(HwnasError):
     """A measurement that says nothing, so no number is reported."""
 
     code = "measurement_refused"
-
-
-class NotMeasuredYet(HwnasError):
-    """Networks have to be measured elsewhere before the job can go on. ``networks`` gives the blob of each by its id,
-    ``profile`` the device, as JSON; ``others``: what further devices have to measure meanwhile."""
-
-    code = "not_measured_yet"
-
-    def __init__(
-        self, profile: Mapping[str, Any], networks: Mapping[str, str], further_devices: tuple[NotMeasuredYet, ...] = ()
-    ) -> None:
-        super().__init__(f"device {profile['name']!r} has to measure {len(networks)} networks first")
-        self.profile = profile
-        self.networks = networks
-        self.further_devices = further_devices
-
-    @classmethod
-    def on_all(cls, devices: list[NotMeasuredYet]) -> NotMeasuredYet:
-        """All of them at once, so that no device waits for another."""
-        first, *further_devices = devices
-        return cls(first.profile, first.networks, tuple(further_devices))
 
 
 class ExportMismatch(HwnasError):

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from functools import cache
+from typing import ClassVar, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from nas.core.arch import Arch
 from nas.core.conclusion import Conclusion
-from nas.core.data_account import DataAccount, data_account_from_json
-from nas.core.device import Measurement, OnDevice, Status, over_fleet, verification_status
+from nas.core.data_account import DataAccount
+from nas.core.device import DeviceProfile, Measurement, OnDevice, Status, over_fleet, verification_status
 from nas.core.errors import InvalidInput
+from nas.core.json_types import JsonObject
 from nas.core.lifecycle import JobStatus
 from nas.core.metrics import SHARES
 
 Origin = Literal["search", "baseline"]
-StageResults = Mapping[str, Mapping[str, Any]]  # results as JSON, by stage
+StageResults = Mapping[str, JsonObject]  # results as JSON, by stage
+EncodedEvent = JsonObject  # one event as JSON, see ``encode``
 
 
 @dataclass(frozen=True)
@@ -150,11 +155,11 @@ class Concluded:
 @dataclass(frozen=True)
 class MeasurementsWanted:
     """The job waits until the agent of a device has measured networks: ``networks`` gives the model of each (sha256) by
-    its id, ``profile`` the device with the protocol to measure by, as JSON. The last word of an attempt."""
+    its id, ``profile`` the device with the protocol to measure by. The last word of an attempt."""
 
     kind: ClassVar[str] = "measurements_wanted"
     stage: str
-    profile: Mapping[str, Any]
+    profile: DeviceProfile
     networks: Mapping[str, str]
 
 
@@ -178,7 +183,7 @@ class Exported:
     blob: str
     size_bytes: int
     media_type: str
-    report: Mapping[str, Any] = field(default_factory=dict)
+    report: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,7 @@ class Refitted:
     measured: tuple[tuple[str, str], ...]
     evaluated: int
     broken: int
-    record: Mapping[str, Any]
+    record: JsonObject
 
 
 @dataclass(frozen=True)
@@ -225,7 +230,7 @@ class StageFinished:
     kind: ClassVar[str] = "stage_finished"
     stage: str
     seconds: float
-    result: Mapping[str, Any] = field(default_factory=dict)
+    result: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -261,7 +266,7 @@ Event = (
     | Concluded
 )
 
-_TYPES: dict[str, type[Any]] = {
+_TYPES: Mapping[str, type[Event]] = {
     t.kind: t
     for t in (
         StageStarted,
@@ -284,51 +289,29 @@ _TYPES: dict[str, type[Any]] = {
 }
 
 
-def encode(event: Event) -> dict[str, Any]:
+def encode(event: Event) -> EncodedEvent:
     """The event as a JSON-ready record with its ``kind``."""
     return {"kind": event.kind, **asdict(event)}
 
 
-def decode(record: Mapping[str, Any]) -> Event:
-    """Inverse of ``encode``. Raises InvalidInput for an unknown kind."""
-    body = dict(record)
-    kind = body.pop("kind", None)
+def decode(record: EncodedEvent) -> Event:
+    """Inverse of ``encode``; keys that this version does not know are ignored. Raises InvalidInput for an unknown kind
+    and for values of the wrong type."""
+    kind = record.get("kind")
     if kind not in _TYPES:
         raise InvalidInput(f"unknown event kind {kind!r}: expected one of {', '.join(_TYPES)}")
-    if "arch" in body:
-        body["arch"] = _arch(body["arch"])
-    if "points" in body:  # as the logs of version 0.1 call them
-        body["candidates"] = body.pop("points")
-    if "candidates" in body:
-        body["candidates"] = tuple(candidate_from_json(p) for p in body["candidates"])
-    if kind == Traced.kind:
-        lists = {k: tuple(body.get(k, ())) for k in ("rows", "columns", "table")}
-        body |= {**lists, "table": tuple(tuple(row) for row in lists["table"])}
-    if kind == Refitted.kind:
-        body["measured"] = tuple((origin, arch_id) for origin, arch_id in body["measured"])
-    if kind == Measured.kind:
-        body["measurement"] = Measurement.from_json(body["measurement"])
-    if kind == ClassRecall.kind:
-        body["recall_by_class"] = tuple(body["recall_by_class"])
-    if kind == Concluded.kind:
-        body["conclusions"] = tuple(Conclusion(**c) for c in body["conclusions"])
-    if kind == DataRead.kind:
-        body["account"] = data_account_from_json(body["account"])
-    event: Event = _TYPES[kind](**body)
-    return event
+    if "points" in record:  # as the logs of version 0.1 call them
+        record = {**record, "candidates": record["points"]}
+    try:
+        return _adapter(kind).validate_python(record)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise InvalidInput(f"event {kind!r}: {wrong}") from error
 
 
-def candidate_from_json(record: Mapping[str, Any]) -> Candidate:
-    """A candidate from the JSON form of ``dataclasses.asdict``."""
-    m = record.get("measurement")
-    return Candidate(
-        **{
-            **record,
-            "arch": _arch(record["arch"]),
-            "measurement": Measurement.from_json(m) if m else None,
-            "devices": {name: OnDevice.from_json(part) for name, part in record.get("devices", {}).items()},
-        }
-    )
+@cache
+def _adapter(kind: str) -> TypeAdapter[Event]:
+    return TypeAdapter(_TYPES[kind])
 
 
 @dataclass(frozen=True)
@@ -457,7 +440,3 @@ def _merged(old: Candidate, new: Candidate) -> Candidate:
         devices[name] = replace(before, predicted_ms=part.predicted_ms, upper_ms=part.upper_ms)
     extrapolated = old.extrapolated if new.extrapolated is None else new.extrapolated
     return replace(old, metrics={**old.metrics, **new.metrics}, devices=devices, extrapolated=extrapolated)
-
-
-def _arch(record: Mapping[str, Any]) -> Arch:
-    return Arch(record["space"], tuple(record["genes"]))

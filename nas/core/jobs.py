@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from nas.core.device import DeviceProfile, Measurement
-from nas.core.events import Candidate
+from nas.core.events import Candidate, EncodedEvent
 from nas.core.scheduling import NodeResources
 from nas.core.spec import DeviceSpec, SearchSpec
 
 JobKind = Literal["search", "device", "dry_run"]
 AppendOutcome = Literal["continue", "stop", "lost"]
-EncodedEvent = Mapping[str, Any]  # one event as JSON, see ``nas.core.events.encode``
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from nas.core.arch import Floats, Genes
 from nas.core.cells import CellGraph
@@ -27,7 +27,7 @@ class SearchSpaceType:
 
     name: str
     summary: str
-    build: Callable[[Mapping[str, Any], ImageShape], SearchSpace]
+    build: Callable[[Mapping[str, JsonValue], ImageShape], SearchSpace]
     presets: tuple[str, ...] = ()
     cells: tuple[CellGraph, ...] = ()
 

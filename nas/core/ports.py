@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.cells import CellGraph
@@ -16,6 +17,7 @@ from nas.core.data_account import DataAccount
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.events import Candidate, Event, SearchState
 from nas.core.graph import GraphEncoding
+from nas.core.json_types import JsonObject
 from nas.core.layers import Layer
 from nas.core.relaxation import Relaxation
 from nas.core.spec import SearchSpec
@@ -77,7 +79,7 @@ class SearchSpace(Protocol):
     @property
     def decisions(self) -> tuple[Decision, ...]: ...
     @property
-    def params(self) -> Mapping[str, Any]: ...
+    def params(self) -> Mapping[str, JsonValue]: ...
     @property
     def shape(self) -> ImageShape: ...
 
@@ -192,7 +194,7 @@ class Refit:
     worse than the one before, so that later searches may use it, and ``why``."""
 
     predictor: LatencyPredictor
-    record: Mapping[str, Any]
+    record: JsonObject
 
 
 class Refitter(Protocol):
@@ -202,7 +204,7 @@ class Refitter(Protocol):
         """Deterministic. ``error_N`` are the relative standard errors of the latencies, shape (N,). Raises
         InvalidInput for latencies that are not positive numbers."""
 
-    def load(self, record: Mapping[str, Any]) -> LatencyPredictor:
+    def load(self, record: JsonObject) -> LatencyPredictor:
         """The predictor of a record."""
 
 

@@ -6,10 +6,20 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.metrics import OBJECTIVES
@@ -35,14 +45,14 @@ def _require_finite(value: Any) -> Any:
     return value
 
 
-PluginParams = Annotated[dict[str, Any], AfterValidator(_require_finite)]
+PluginParams = Annotated[dict[str, JsonValue], AfterValidator(_require_finite)]
 """Parameters of a plug-in, by name, as JSON can represent them."""
 
 
 _DEFAULT_SPACE = "mobilenet_v3"
 
 
-def _default_space_params(fields: dict[str, Any]) -> dict[str, Any]:
+def _default_space_params(fields: Mapping[str, object]) -> dict[str, JsonValue]:
     """The preset for the default data, of the default space alone: other spaces have defaults of their own."""
     return {"preset": "digits"} if fields.get("name") == _DEFAULT_SPACE else {}
 

@@ -6,12 +6,12 @@ Needs neither numpy nor pydantic, since an agent runs without the service's pack
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidInput
+from nas.core.json_types import JsonObject
 
 _DIGITS = 6  # significant digits of a time that is sent
 
@@ -29,7 +29,7 @@ class MeasurementTask:
     lease_seconds: float
 
     @staticmethod
-    def from_json(record: Mapping[str, Any]) -> MeasurementTask:
+    def from_json(record: JsonObject) -> MeasurementTask:
         """Read the JSON form."""
         return MeasurementTask(**{**record, "profile": DeviceProfile.from_json(record["profile"])})
 
@@ -78,7 +78,7 @@ class Timing:
         }
 
     @staticmethod
-    def from_json(record: Mapping[str, Any]) -> Timing:
+    def from_json(record: JsonObject) -> Timing:
         """Inverse of ``as_json``. Raises InvalidInput for times that no clock gives."""
         return Timing(
             tuple(sitting_from_json(s) for s in record["sittings"]), record["cold_load_ms"], record["warm_load_ms"]
@@ -106,7 +106,7 @@ def sitting_as_json(sitting: Sitting) -> dict[str, Any]:
     return record
 
 
-def sitting_from_json(record: Mapping[str, Any]) -> Sitting:
+def sitting_from_json(record: JsonObject) -> Sitting:
     """Inverse of ``sitting_as_json``. Raises InvalidInput for times that no clock gives, and for a chunk without its
     canary."""
     visits = tuple(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from nas.core.arch import Arch, Floats, Genes
 from nas.core.cells import CellGraph
@@ -65,7 +65,7 @@ class DescribedSpace(SpaceDefaults, ABC, Generic[P]):
         self.shape = shape
 
     @cached_property
-    def params(self) -> Mapping[str, Any]:
+    def params(self) -> Mapping[str, JsonValue]:
         """``config`` as plain values."""
         return self.config.model_dump(mode="json")
 

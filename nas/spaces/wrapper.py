@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic import JsonValue
+
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.cells import CellGraph
 from nas.core.errors import InvalidInput
@@ -39,7 +41,7 @@ class SpaceWrapper:
         return self.inner.decisions
 
     @property
-    def params(self) -> Mapping[str, Any]:
+    def params(self) -> Mapping[str, JsonValue]:
         """Of ``inner``."""
         return self.inner.params
 

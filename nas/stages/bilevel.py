@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any, ClassVar
 
@@ -18,6 +17,7 @@ from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
 from nas.core.ports import Problem, Resources, is_relaxed
 from nas.fleet import latency_metrics
+from nas.stages.gradient_runs import GradientRun, dump_runs, load_runs
 from nas.stages.results import BilevelResult, SeedRun, TrainResult
 from nas.stages.subnets import Subnets
 from nas.supernet import RelaxedSupernet
@@ -43,16 +43,16 @@ class BilevelStage:
         if problem.supernet_blob is not None:
             yield StageFinished(self.name, 0.0, TrainResult.reuse(problem.supernet_blob).to_json())
             return
-        start, runs = TrainState(), list[dict[str, Any]]()
+        start, runs = TrainState(), list[GradientRun]()
         last = state.checkpoints.get(self.name)
         blob = last.blob if last is not None else ""
         if last is not None:
             start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
             assert start.weights is not None
-            runs = json.loads(start.weights["runs"])
+            runs = load_runs(start.weights["runs"])
             if "alphas" not in start.weights:  # between two runs
                 start = TrainState()
-        finished_seeds = [int(run["seed"]) for run in runs]
+        finished_seeds = [run.seed for run in runs]
         for seed in range(problem.spec.seed, problem.spec.seed + self.options.seeds):
             if seed in finished_seeds:
                 continue
@@ -88,12 +88,14 @@ class BilevelStage:
             start = TrainState()
             run = run_record(problem, resources, learning, seed)
             kept_net = TrainState(0, 0, {"net": learning.net.state_dict()}).to_bytes()
-            runs.append({**run, "supernet": resources.blobs.put(kept_net)})
-            yield Checkpoint(f"{self.name}.seed{seed}", learning.steps, runs[-1]["supernet"])  # so that it is kept
-            best = max(runs, key=lambda r: (r["val_accuracy"], -r["seed"]))
-            supernet = TrainState.from_bytes(resources.blobs.get(best["supernet"]), "cpu").weights
+            net_blob = resources.blobs.put(kept_net)
+            runs.append(replace(run, supernet=net_blob))
+            yield Checkpoint(f"{self.name}.seed{seed}", learning.steps, net_blob)  # so that it is kept
+            best = max(runs, key=lambda r: (r.val_accuracy, -r.seed))
+            assert best.supernet is not None
+            supernet = TrainState.from_bytes(resources.blobs.get(best.supernet), "cpu").weights
             assert supernet is not None
-            blob = resources.blobs.put(TrainState(0, 0, {"net": supernet["net"], "runs": json.dumps(runs)}).to_bytes())
+            blob = resources.blobs.put(TrainState(0, 0, {"net": supernet["net"], "runs": dump_runs(runs)}).to_bytes())
             yield Checkpoint(self.name, before + learning.steps, blob)
         yield StageFinished(self.name, 0.0, _result(blob, runs).to_json())
 
@@ -185,47 +187,50 @@ class Pace:
 
 def run_record(
     problem: Problem, resources: Resources, learning: GradientSearch, seed: int, genes: Genes | None = None
-) -> dict[str, Any]:
-    """What one run has found, in plain values; its network, ``genes`` if given, is scored with inherited weights."""
+) -> GradientRun:
+    """The result of one run; its network, ``genes`` if given, is scored with inherited weights."""
     genes = learning.discretised if genes is None else genes
     arch = Arch(problem.space.id, tuple(genes.tolist()))
     subnets = Subnets(problem, learning.net, resources.torch_device)
     score = subnets.score(subnets.cut(arch), arch, problem.data.val)
-    return {
-        "seed": seed,
-        "genes": genes.tolist(),
-        "series": [g.tolist() for g in learning.series],
-        "scores": learning.scores().tolist(),
-        "val_accuracy": score.accuracy,
-        "signs": list(learning.signs),
-        "steps": learning.steps,
-    }
+    return GradientRun(
+        seed=seed,
+        genes=arch.genes,
+        series=tuple(tuple(g.tolist()) for g in learning.series),
+        scores=tuple(map(tuple, learning.scores().tolist())),
+        val_accuracy=score.accuracy,
+        signs=tuple(learning.signs),
+        steps=learning.steps,
+    )
 
 
-def with_runs(state: TrainState, runs: list[dict[str, Any]]) -> TrainState:
+def with_runs(state: TrainState, runs: Sequence[GradientRun]) -> TrainState:
+    """The state of a run with the runs that have ended before it."""
     assert state.weights is not None
-    return TrainState(state.phase, state.step, {**state.weights, "runs": json.dumps(runs)})
+    return TrainState(state.phase, state.step, {**state.weights, "runs": dump_runs(runs)})
 
 
-def _result(blob: str, runs: list[dict[str, Any]]) -> BilevelResult:
-    accuracies = [float(run["val_accuracy"]) for run in runs]
+def _result(blob: str, runs: Sequence[GradientRun]) -> BilevelResult:
+    accuracies = [run.val_accuracy for run in runs]
     return BilevelResult(
         supernet=blob,
         reused=False,
-        steps=sum(int(run["steps"]) for run in runs),
-        runs=tuple(
-            SeedRun(
-                seed=run["seed"],
-                genes=tuple(run["genes"]),
-                series=tuple(map(tuple, run["series"])),
-                val_accuracy=run["val_accuracy"],
-                signs=tuple(run["signs"]),
-                supernet=run["supernet"],
-            )
-            for run in runs
-        ),
+        steps=sum(run.steps for run in runs),
+        runs=tuple(map(_seed_run, runs)),
         mean_val_accuracy=fmean(accuracies),
         deviation_val_accuracy=stdev(accuracies) if len(accuracies) > 1 else 0.0,
+    )
+
+
+def _seed_run(run: GradientRun) -> SeedRun:
+    assert run.supernet is not None
+    return SeedRun(
+        seed=run.seed,
+        genes=run.genes,
+        series=run.series,
+        val_accuracy=run.val_accuracy,
+        signs=run.signs,
+        supernet=run.supernet,
     )
 
 

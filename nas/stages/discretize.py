@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -18,6 +17,7 @@ from nas.core.ports import Problem, Resources, is_relaxed
 from nas.core.relaxation import skip_share
 from nas.core.rng import Stream, rng
 from nas.objectives import cheap_metrics, violation
+from nas.stages.gradient_runs import load_runs
 from nas.stages.results import DiscretizeResult, SeedNetwork, SubspaceNetwork, TrainResult
 from nas.stages.subnets import Subnets, load_supernet
 from nas.training.gradient.resource import within_bounds
@@ -48,30 +48,30 @@ class DiscretizeStage:
         def broken(genes_NG: Genes) -> Floats:
             return violation(problem, cheap_metrics(problem, genes_NG))
 
-        runs = json.loads(weights["runs"])
+        runs = load_runs(weights["runs"])
         networks: list[list[int]] = []
         seeds: list[SeedNetwork] = []
         subspaces: list[SubspaceNetwork] = []
         mended = 0
         for number, run in enumerate(runs):
             generator = rng(problem.spec.seed, Stream.DISCRETISATION, number)
-            scores = np.array(run["scores"])
-            favourite = np.array(run["genes"], dtype=np.int64)
+            scores = np.array(run.scores)
+            favourite = np.array(run.genes, dtype=np.int64)
             genes = favourite if broken(favourite[None])[0] == 0 else within_bounds(space, broken, scores, generator)
-            accuracy: float | None = run["val_accuracy"]
+            accuracy: float | None = run.val_accuracy
             if (genes != favourite).any():
                 mended += 1
                 try:
-                    accuracy = _score(problem, resources, run.get("supernet", blob), genes)
+                    accuracy = _score(problem, resources, run.supernet or blob, genes)
                 except NotFound:  # of a search that was deleted
                     accuracy = None
-                    yield Warned(self.name, f"the weights of seed {run['seed']} are gone, so its network has no score")
+                    yield Warned(self.name, f"the weights of seed {run.seed} are gone, so its network has no score")
             discretised_genes = tuple(genes.tolist())
-            if "subspace" in run:
-                subspaces.append(SubspaceNetwork(run["subspace"] + 1, discretised_genes, accuracy))
+            if run.subspace is not None:
+                subspaces.append(SubspaceNetwork(run.subspace + 1, discretised_genes, accuracy))
             else:
-                seeds.append(SeedNetwork(run["seed"], discretised_genes, accuracy))
-            series = [g for g in run["series"] if broken(np.array([g]))[0] == 0]
+                seeds.append(SeedNetwork(run.seed, discretised_genes, accuracy))
+            series = [list(g) for g in run.series if broken(np.array([g]))[0] == 0]
             networks += [g for g in (genes.tolist(), *reversed(series)) if g not in networks]
         if mended:
             yield Warned(self.name, f"{mended} of {len(runs)} found networks broke a bound and were replaced")

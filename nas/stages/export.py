@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
 from nas.core.cost_estimate import DurationRange, StageCost, average_duration
-from nas.core.device import DeviceProfile, Measurement
-from nas.core.errors import NotMeasuredYet
+from nas.core.device import DeviceProfile, Measurement, NotMeasuredYet
 from nas.core.events import Candidate, Event, Exported, Progress, SearchState, StageFinished
 from nas.core.ports import Problem, Resources
 from nas.export import PackageReport, package

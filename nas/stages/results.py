@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from nas.core.errors import InvalidInput
 from nas.core.events import StageResults
+from nas.core.json_types import JsonObject
 from nas.core.tuning import TrialStatus
 
 
@@ -51,7 +52,7 @@ class StageResult:
             )
         return result
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The result as JSON, without fields that are None or empty mappings of devices."""
         record = _adapter(type(self)).dump_python(self, mode="json")
         fleet = record.pop("fleet", None) or {}
@@ -165,7 +166,7 @@ class EnsembleResult(SubSupernetsResult):
     ``nas.training.fewshot.routed`` stores it. ``groups``: names of the choices by supernet, ``shares`` of the networks
     by supernet, and the ``imbalance`` between supernets."""
 
-    assignment: Mapping[str, Any] | None = None
+    assignment: JsonObject | None = None
     groups: tuple[tuple[str, ...], ...] | None = None
     shares: tuple[float, ...] | None = None
     imbalance: float | None = None
@@ -193,13 +194,13 @@ class SplitResult(StageResult):
     reused: bool | None = None
     method: str | None = None
     subspaces: int | None = None
-    partition: Mapping[str, Any] | None = None
+    partition: JsonObject | None = None
     choices: Mapping[str, tuple[str, ...]] | None = None
     shares: tuple[float, ...] | None = None
     matching: tuple[GradientSimilarity, ...] | None = None
 
     @property
-    def tree(self) -> Mapping[str, Any]:
+    def tree(self) -> JsonObject:
         """The partition. Raises InvalidInput if nothing was divided."""
         if self.partition is None:
             raise InvalidInput("expected a space that was divided, got a reused supernet")

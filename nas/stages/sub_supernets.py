@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinis
 from nas.core.ports import Problem, RelaxedSpace, Resources, Stage, is_relaxed
 from nas.core.rng import Stream, derive_seed, earlier_rng, rng
 from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
+from nas.stages.gradient_runs import GradientRun, dump_run, dump_runs, load_run
 from nas.stages.results import SplitResult, SubspaceRun, SubSupernetsResult, TrainResult
 from nas.stages.subnets import load_supernet
 from nas.supernet import RelaxedSupernet
@@ -32,6 +33,7 @@ from nas.training.gradient.resource import within_bounds
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, Training, TrainState, train
 from nas.training.samplers import sample_elastic
+from nas.training.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,8 @@ class GradientSubSupernetStage:
                         yield Checkpoint(self.name, done, blob)
                     pace.saved()
         genes = discretise_inside(space, partition, self.subspace, learning.scores(), generator)
-        run = {**run_record(problem, resources, learning, self.subspace + 1, genes), "subspace": self.subspace}
-        runs_entry = TrainState(0, 0, {"net": learning.net.state_dict(), "run": json.dumps(run)})
+        run = replace(run_record(problem, resources, learning, self.subspace + 1, genes), subspace=self.subspace)
+        runs_entry = TrainState(0, 0, {"net": learning.net.state_dict(), "run": dump_run(run)})
         yield Checkpoint(self.name, learning.steps, resources.blobs.put(runs_entry.to_bytes()))
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
@@ -163,7 +165,7 @@ class SubSupernetsStage:
     beside the weights; there is nothing to compare then."""
 
     recipe: Recipe
-    max_parts: int
+    max_subspaces: int
     checkpoint_s: float = 10.0
     compare: bool = False
     options: DartsParams | None = None
@@ -205,15 +207,16 @@ class SubSupernetsStage:
                 done[event.stage] = event.step
             yield replace(event, stage=self.name) if isinstance(event, Traced) else event
         routed = split_supernet(problem.space, partition, problem.space.supernet(problem.spec.seed))
-        runs: list[dict[str, Any]] = []
+        runs: list[GradientRun] = []
         for stage, net in zip(sub_supernet_stages, routed.sub_supernets, strict=True):
             weights = _checkpoint_weights(stage, resources, state)
             net.load_state_dict(weights["net"])
-            runs += [json.loads(weights["run"])] if "run" in weights else []
+            runs += [load_run(weights["run"])] if "run" in weights else []
         tree = json.dumps(partition.as_json(problem.space.decisions))
-        runs_entry = {"runs": json.dumps(runs)} if runs else {}
-        trained = TrainState(0, 0, {"net": routed.state_dict(), "partition": tree, **runs_entry})
-        blob = resources.blobs.put(trained.to_bytes())
+        trained: Weights = {"net": routed.state_dict(), "partition": tree}
+        if runs:
+            trained["runs"] = dump_runs(runs)
+        blob = resources.blobs.put(TrainState(0, 0, trained).to_bytes())
         steps = sum(state.checkpoints[stage.name].step for stage in sub_supernet_stages)
         one_shot_blob = store_one_shot(undivided, resources, state) if undivided is not None else None
         result = SubSupernetsResult(
@@ -239,17 +242,19 @@ class SubSupernetsStage:
         if problem.supernet_blob is not None:
             return StageCost.zero(self.name, "the supernet is trained already")
         if self.options is not None:
-            workers = self._parallel_workers(problem, resources, self.max_parts)
+            workers = self._parallel_workers(problem, resources, self.max_subspaces)
             with _threads(max(1, torch.get_num_threads() // workers)):
-                part_cost = BilevelStage(self.options).estimate_cost(problem, resources, state)
-            assert part_cost.seconds is not None and part_cost.low_s is not None and part_cost.high_s is not None  # noqa: PT018
-            span = DurationRange(part_cost.low_s, part_cost.seconds, part_cost.high_s) * _longest(
-                [1] * self.max_parts, workers
+                subspace_cost = BilevelStage(self.options).estimate_cost(problem, resources, state)
+            assert subspace_cost.seconds is not None
+            assert subspace_cost.low_s is not None
+            assert subspace_cost.high_s is not None
+            span = DurationRange(subspace_cost.low_s, subspace_cost.seconds, subspace_cost.high_s) * _longest(
+                [1] * self.max_subspaces, workers
             )
-            return StageCost.of(self.name, span, part_cost.steps * self.max_parts, part_cost.timed, "steps")
+            return StageCost.of(self.name, span, subspace_cost.steps * self.max_subspaces, subspace_cost.timed, "steps")
         clock = resources.clock
-        undivided = self._undivided_stage(self.max_parts)
-        work = [self.max_parts] * (undivided is not None) + [1] * self.max_parts  # in lengths of a subspace
+        undivided = self._undivided_stage(self.max_subspaces)
+        work = [self.max_subspaces] * (undivided is not None) + [1] * self.max_subspaces  # in lengths of a subspace
         workers = self._parallel_workers(problem, resources, len(work))
         with _threads(max(1, torch.get_num_threads() // workers)):
             started_at = clock()
@@ -263,9 +268,9 @@ class SubSupernetsStage:
             training.step(0, next(steps))
             times = [mean_seconds(clock, lambda: training.step(0, next(steps)), at_least_s=0.0) for _ in range(4)]
         of_step = DurationRange(min(times), sum(times) / len(times), max(times))
-        of_part = sum(training.lengths)
-        total += of_step * (of_part * _longest(work, workers))
-        return StageCost.of(self.name, total, of_part * sum(work), len(times), "steps")
+        subspace_steps = sum(training.lengths)
+        total += of_step * (subspace_steps * _longest(work, workers))
+        return StageCost.of(self.name, total, subspace_steps * sum(work), len(times), "steps")
 
     def _parallel_workers(self, problem: Problem, resources: Resources, stages: int) -> int:
         requested = problem.spec.resources
@@ -278,16 +283,11 @@ class SubSupernetsStage:
         return SubSupernetStage(None, replace(self.recipe, phases=longer), self.checkpoint_s)
 
 
-def _runs(runs: Sequence[Mapping[str, Any]]) -> tuple[SubspaceRun, ...]:
+def _runs(runs: Sequence[GradientRun]) -> tuple[SubspaceRun, ...]:
     return tuple(
-        SubspaceRun(
-            subspace=run["subspace"],
-            genes=tuple(run["genes"]),
-            series=tuple(map(tuple, run["series"])),
-            val_accuracy=run["val_accuracy"],
-            signs=tuple(run["signs"]),
-        )
+        SubspaceRun(run.subspace, run.genes, run.series, run.val_accuracy, run.signs)
         for run in runs
+        if run.subspace is not None
     )
 
 
@@ -321,7 +321,7 @@ def discretise_inside(
         return space.discretise(scores_EO)
 
 
-def _checkpoint_weights(stage: Stage, resources: Resources, state: SearchState) -> Mapping[str, Any]:
+def _checkpoint_weights(stage: Stage, resources: Resources, state: SearchState) -> Weights:
     """What the last checkpoint of a stage holds."""
     weights = TrainState.from_bytes(resources.blobs.get(state.checkpoints[stage.name].blob), "cpu").weights
     assert weights is not None

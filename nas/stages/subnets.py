@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -21,6 +20,7 @@ from nas.training.fewshot.routed_supernet import supernet_from_weights
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
 from nas.training.standalone import unpack
+from nas.training.weights import TensorsByName
 
 
 class Subnets:
@@ -35,7 +35,7 @@ class Subnets:
         net: Supernet,
         device: str,
         calibration_images: int = 512,
-        own: Callable[[Arch], Mapping[str, Any] | None] = lambda arch: None,
+        own: Callable[[Arch], TensorsByName | None] = lambda arch: None,
     ) -> None:
         self.problem = problem
         self.net = net.eval()
@@ -91,12 +91,12 @@ def load_subnets(
     result = RetrainResult.read(state.finished)
     retrained = result.networks if result is not None else {}
 
-    def own(arch: Arch) -> Mapping[str, Any] | None:
+    def own(arch: Arch) -> TensorsByName | None:
         if arch.id not in retrained:
             return None
         _, weights = unpack(resources.blobs.get(retrained[arch.id].weights), resources.torch_device)
         assert weights is not None
-        return dict(weights["net"])
+        return weights["net"]
 
     trained = TrainResult.read(state.finished)
     blob = problem.supernet_blob or (trained.supernet if trained is not None else None)

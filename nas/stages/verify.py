@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from nas.core.cost_estimate import DurationRange, StageCost, average_duration
-from nas.core.device import Measurement
-from nas.core.errors import NotMeasuredYet
+from nas.core.device import Measurement, NotMeasuredYet
 from nas.core.events import (
     Candidate,
     ClassRecall,
@@ -25,6 +24,7 @@ from nas.core.events import (
     Progress,
     SearchState,
     StageFinished,
+    StageResults,
     Warned,
     fold,
 )
@@ -204,7 +204,7 @@ def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> 
     if "retrain" in state.finished:
         points = [p for p in points if "trained_accuracy" in p.metrics]
     ranked: list[Candidate] = []
-    before = unverified(state)
+    before = dict(unverified(state))
     if "retrain" in before:  # zero-cost proxies have done what they can
         before.pop("proxies", None)
     remaining = {
@@ -278,6 +278,6 @@ def _estimates(point: Candidate, retrained: bool) -> dict[str, float]:
     return {**unmeasured, "val_accuracy": unmeasured["trained_accuracy"]} if retrained else unmeasured
 
 
-def unverified(state: SearchState) -> dict[str, Mapping[str, Any]]:
+def unverified(state: SearchState) -> StageResults:
     """The results of stages as they were before any network was measured."""
     return {k: v for k, v in state.finished.items() if k not in ("verify", "refine")}

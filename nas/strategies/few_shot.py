@@ -7,9 +7,9 @@ Javan et al., Balanced mixture of supernets, AutoML 2023.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from nas.core.errors import InvalidSpec
 from nas.core.plugins import Strategy
@@ -40,7 +40,7 @@ class FewShotParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     split: Literal["gradient_matching", "exhaustive", "random", "ensemble"] = "gradient_matching"
     search: Literal["explore", "darts", "gdas", "snas", "proxyless"] = "explore"
-    gradient: dict[str, Any] = Field(default_factory=dict)
+    gradient: dict[str, JsonValue] = Field(default_factory=dict)
     schedule: Literal["uniform", "progressive", "sandwich"] = "uniform"
     subspaces: int = Field(default=4, ge=2, le=64)
     decisions: list[str] = Field(default_factory=list)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from pydantic import JsonValue
 
 from nas.core import registry
 from nas.core.arch import Genes, as_archs, check_genes, choice_counts, sample
@@ -13,7 +14,7 @@ from nas.core.ports import ImageShape, SearchSpace
 from nas.testing.errors import assert_raises
 
 
-def check_search_space(name: str, params: Mapping[str, object], shape: ImageShape, supernet: bool = True) -> None:
+def check_search_space(name: str, params: Mapping[str, JsonValue], shape: ImageShape, supernet: bool = True) -> None:
     """Check identity, canonical genes, costs, features, layers and errors of a space, and its supernet with torch.
 
     Args:
@@ -31,7 +32,7 @@ def check_search_space(name: str, params: Mapping[str, object], shape: ImageShap
         check_subnets(space)
 
 
-def build_space(name: str, params: Mapping[str, object], shape: ImageShape) -> SearchSpace:
+def build_space(name: str, params: Mapping[str, JsonValue], shape: ImageShape) -> SearchSpace:
     """The space of a registered name."""
     return registry.load_space(name).build(params, shape)
 
@@ -43,7 +44,7 @@ def extremes_and_random(space: SearchSpace, n: int) -> Genes:
     return space.canonical(np.concatenate([extremes, sample(space.decisions, np.random.default_rng(1), n - 2)]))
 
 
-def check_identity(name: str, params: Mapping[str, object], shape: ImageShape) -> None:
+def check_identity(name: str, params: Mapping[str, JsonValue], shape: ImageShape) -> None:
     """The id is a function of the name, the parameters and the shape; decisions and their choices are distinct."""
     kind, space = registry.load_space(name), build_space(name, params, shape)
     assert kind.name == space.name == name
@@ -92,7 +93,7 @@ def check_costs(space: SearchSpace) -> None:
     assert macs[0] == macs.min() < macs.max() == macs[1]
 
 
-def check_errors(name: str, params: Mapping[str, object], shape: ImageShape) -> None:
+def check_errors(name: str, params: Mapping[str, JsonValue], shape: ImageShape) -> None:
     """Unknown parameters raise InvalidSpec that names them, unknown presets UnknownName."""
     unknown = {**params, "no_such_parameter": 1}
     assert_raises(InvalidSpec, lambda: build_space(name, unknown, shape), "no_such_parameter")

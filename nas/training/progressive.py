@@ -28,6 +28,7 @@ from nas.core.rng import Stream, rng
 from nas.supernet import Supernet
 from nas.training import samplers
 from nas.training.pipeline import Pipeline
+from nas.training.weights import Weights
 
 Teacher = Literal["none", "frozen", "in_place"]
 Sampler = Callable[[SearchSpace, Mapping[str, int], np.random.Generator, int], list[Arch]]  # as ``sample_elastic``
@@ -67,7 +68,7 @@ class TrainState:
 
     phase: int = 0
     step: int = 0
-    weights: Mapping[str, Any] | None = field(default=None, repr=False)
+    weights: Weights | None = field(default=None, repr=False)
 
     def to_bytes(self) -> bytes:
         """Tensors and plain values only; ``from_bytes`` never unpickles objects. Equal states give equal bytes."""
@@ -191,7 +192,7 @@ class Training:
         self._teacher: Supernet | None = None
         self._optimiser = optimiser(net, recipe)
 
-    def restore(self, weights: Mapping[str, Any]) -> None:
+    def restore(self, weights: Weights) -> None:
         """Goes back to what a ``TrainState`` holds."""
         self._net.load_state_dict(weights["net"])
         self._optimiser.load_state_dict(weights["optimiser"])
@@ -201,7 +202,7 @@ class Training:
 
     def state(self, phase: int, step: int) -> TrainState:
         """What it takes to go on from a position."""
-        weights = {"net": self._net.state_dict(), "optimiser": self._optimiser.state_dict()}
+        weights: Weights = {"net": self._net.state_dict(), "optimiser": self._optimiser.state_dict()}
         if self._teacher is not None:
             weights["teacher"] = self._teacher.state_dict()
         return TrainState(phase, step, weights)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +17,7 @@ from nas.core.rng import Stream, derive_seed, rng
 from nas.core.tuning import Trial, TrialState
 from nas.training.pipeline import Pipeline
 from nas.training.regularise import auxiliary_of, path_dropout, paths_of, recorded_outputs
+from nas.training.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class StandaloneTrainer:
         self._optimiser.step()
         return value
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Weights:
         """The state to resume from."""
         return {
             "net": self.module.state_dict(),
@@ -98,7 +97,7 @@ class StandaloneTrainer:
             "optimiser": self._optimiser.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Weights) -> None:
         """Inverse of ``state_dict``."""
         self.module.load_state_dict(state["net"])
         self._head.load_state_dict(state.get("head", {}))
@@ -122,14 +121,14 @@ class StandaloneTrainer:
         return 0.5 * self._recipe.lr * (1 + math.cos(math.pi * step / steps))
 
 
-def pack(state: TrialState, weights: Mapping[str, Any] | None) -> bytes:
+def pack(state: TrialState, weights: Weights | None) -> bytes:
     """A trial with its weights (None once they are not needed) as bytes; tensors and plain values only."""
     buffer = io.BytesIO()
     torch.save({"state": json.dumps(asdict(replace(state, blob=None))), "weights": weights}, buffer)
     return buffer.getvalue()
 
 
-def unpack(data: bytes, device: str) -> tuple[TrialState, Mapping[str, Any] | None]:
+def unpack(data: bytes, device: str) -> tuple[TrialState, Weights | None]:
     """Inverse of ``pack``; never unpickles objects."""
     record = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     state = json.loads(record["state"])

@@ -14,7 +14,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from nas.core.arch import Arch, Decision, Floats, Genes, one_hot
 from nas.core.graph import GraphEncoding
@@ -80,7 +80,7 @@ PRESETS: dict[str, SpaceParams] = {
 }
 
 
-def build(params: Mapping[str, Any], shape: ImageShape) -> DartsCell:
+def build(params: Mapping[str, JsonValue], shape: ImageShape) -> DartsCell:
     """The cell space of DARTS: 1,037,664,180 normal cells and as many reduction cells.
 
     Raises UnknownName for a preset, InvalidSpec for unknown or impossible parameters.

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.errors import InvalidSpec
@@ -146,7 +146,7 @@ PRESETS: dict[str, SpaceParams] = {
 }
 
 
-def build(params: Mapping[str, Any], shape: ImageShape) -> MobileNetV3:
+def build(params: Mapping[str, JsonValue], shape: ImageShape) -> MobileNetV3:
     """The space for ``params`` (``preset`` plus overrides, or all keys) and the data's channels and classes.
 
     Raises UnknownName for a preset, InvalidSpec for unknown or impossible parameters.

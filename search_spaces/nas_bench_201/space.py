@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from nas.core.arch import Arch, Decision, Floats, Genes, every, one_hot
 from nas.core.graph import GraphEncoding
@@ -74,7 +74,7 @@ PRESETS: dict[str, SpaceParams] = {
 }
 
 
-def build(params: Mapping[str, Any], shape: ImageShape) -> NasBench201:
+def build(params: Mapping[str, JsonValue], shape: ImageShape) -> NasBench201:
     """The cell space of NAS-Bench-201: 15,625 cells of six edges with five operations each.
 
     Raises UnknownName for a preset, InvalidSpec for unknown or impossible parameters.

@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.errors import InvalidInput
@@ -55,7 +55,7 @@ PRESETS: dict[str, SpaceParams] = {
 }
 
 
-def build(params: Mapping[str, Any], shape: ImageShape) -> Resnet20Downsampling:
+def build(params: Mapping[str, JsonValue], shape: ImageShape) -> Resnet20Downsampling:
     """The 36 ways to place two downsamplings among the nine blocks of a ResNet-20.
 
     Raises UnknownName for a preset, InvalidSpec for unknown or impossible parameters.

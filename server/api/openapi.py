@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-JsonObject = dict[str, Any]  # of the description, as FastAPI makes it
+OpenApiDocument = dict[str, Any]  # of the description, as FastAPI makes it
 
 # By operation and status: a path prefix, and where the response holds the parameters of the paths below it.
 _SOURCES: Mapping[tuple[str, str, str], tuple[str, Mapping[str, str]]] = {
@@ -33,7 +33,7 @@ def complete_description(app: FastAPI) -> None:
     """Add links to the OpenAPI description of ``app``, and describe tuples as arrays."""
     from_routes = app.openapi
 
-    def completed() -> JsonObject:
+    def completed() -> OpenApiDocument:
         if app.openapi_schema is None:
             description = from_routes()
             _describe_tuples_as_arrays(description)
@@ -57,7 +57,7 @@ def _describe_tuples_as_arrays(node: object) -> None:
         _describe_tuples_as_arrays(child)
 
 
-def _links(paths: JsonObject, prefix: str, values: Mapping[str, str]) -> JsonObject:
+def _links(paths: OpenApiDocument, prefix: str, values: Mapping[str, str]) -> OpenApiDocument:
     return {
         operation["operationId"]: {"operationId": operation["operationId"], "parameters": dict(values)}
         for path, operations in paths.items()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from nas.core.arch import Arch
 from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidSpec
-from nas.core.events import Candidate, candidate_from_json
+from nas.core.events import Candidate, Origin
 from nas.core.jobs import (
     DevicePayload,
     DryRunPayload,
@@ -138,15 +140,10 @@ def _estimated_candidates(session: Session, search_id: str) -> tuple[Candidate, 
     """The candidates of a search with their estimated metrics only, since other metrics depend on device and bounds."""
     rows = session.scalars(select(PointRow).where(PointRow.job_id == search_id).order_by(PointRow.position))
     return tuple(
-        candidate_from_json(
-            {
-                "arch": {"space": row.space, "genes": row.genes},
-                "origin": row.origin,
-                "metrics": {k: v for k, v in row.metrics.items() if METRICS[k].kind == "estimated"},
-                "status": "unverified",
-                "promised_ms": None,
-                "measurement": None,
-            }
+        Candidate(
+            Arch(row.space, tuple(row.genes)),
+            cast(Origin, row.origin),
+            {k: v for k, v in row.metrics.items() if METRICS[k].kind == "estimated"},
         )
         for row in rows
     )

@@ -19,8 +19,8 @@ from sqlalchemy.orm import Session
 from nas.core.access import LOCAL, LOCAL_OWNER, Principal
 from nas.core.device import DeviceProfile
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec
-from nas.core.events import MeasurementsWanted, StatusChanged
-from nas.core.jobs import AppendOutcome, EncodedEvent, JobKind, Lease, LeaseToken
+from nas.core.events import EncodedEvent, MeasurementsWanted, StatusChanged
+from nas.core.jobs import AppendOutcome, JobKind, Lease, LeaseToken
 from nas.core.lifecycle import LEASED
 from nas.core.scheduling import NodeResources
 from nas.core.spec import ResourceSpec
@@ -253,7 +253,7 @@ class SqlJobStore:
             for event in requests:
                 measurements.create_tasks(session, job, event, now)
             if requests:
-                devices = dict.fromkeys(event.profile["name"] for event in requests)
+                devices = dict.fromkeys(event.profile.name for event in requests)
                 return_to_queue(session, job, now, None, f"waiting for device {' and '.join(devices)}")
                 return "stop"
             if projection.durable and job.status == "pausing":

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas.core.errors import InvalidInput, InvalidSpec
-from nas.core.events import Evaluated, Event, Progress, StatusChanged, decode
-from nas.core.jobs import EncodedEvent
+from nas.core.events import EncodedEvent, Evaluated, Event, Progress, StatusChanged, decode
 from nas.core.metrics import metric_info
 from server.store.database import JsonText
 

@@ -7,8 +7,8 @@ from typing import Literal
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, defer
 
-from nas.core.events import Progress, StatusChanged
-from nas.core.jobs import EncodedEvent, JobPayload, Lease, LeaseToken
+from nas.core.events import EncodedEvent, Progress, StatusChanged
+from nas.core.jobs import JobPayload, Lease, LeaseToken
 from nas.core.lifecycle import LEASED
 from server.store.models import EventRow, Job
 from server.store.transitions import change_status

@@ -203,7 +203,7 @@ class Measurements:
 
 def create_tasks(session: Session, job: Job, event: MeasurementsWanted, now: float) -> None:
     """Create a task for every requested network that has none."""
-    profile = DeviceProfile.from_json(dict(event.profile))
+    profile = event.profile
     if profile.source != "agent":
         raise InvalidInput(f"expected a device with an agent, got one with the source {profile.source!r}")
     same = (
@@ -222,7 +222,7 @@ def create_tasks(session: Session, job: Job, event: MeasurementsWanted, now: flo
                     device=profile.name,
                     network=network,
                     protocol=profile.protocol.id,
-                    profile=dict(event.profile),
+                    profile=profile.as_json(),
                     blob=blob,
                     status="queued",
                     attempts=0,

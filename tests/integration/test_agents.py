@@ -29,17 +29,8 @@ from agent.service import ServiceClient, ServiceError
 from nas.core.access import LOCAL, Principal
 from nas.core.arch import Arch
 from nas.core.cost_estimate import StageCost
-from nas.core.device import DeviceProfile, MeasurementProtocol, changes, verification_status
-from nas.core.errors import (
-    AgentBusy,
-    Conflict,
-    Forbidden,
-    HwnasError,
-    InvalidInput,
-    MeasurementRefused,
-    NotFound,
-    NotMeasuredYet,
-)
+from nas.core.device import DeviceProfile, MeasurementProtocol, NotMeasuredYet, changes, verification_status
+from nas.core.errors import AgentBusy, Conflict, Forbidden, HwnasError, InvalidInput, MeasurementRefused, NotFound
 from nas.core.events import MeasurementsWanted, SearchState, StageFinished, StageStarted
 from nas.core.jobs import Lease, LeaseToken, MeasurementFailure, MeasurementKey
 from nas.core.scheduling import NodeResources
@@ -118,7 +109,7 @@ def register(store: Store, profile: DeviceProfile = PI, instance: str = "one") -
 
 def want(*networks: str, profile: DeviceProfile = PI) -> MeasurementsWanted:
     blobs = {n: hashlib.sha256(n.encode()).hexdigest() for n in networks}
-    return MeasurementsWanted("measure", profile.as_json(), blobs)
+    return MeasurementsWanted("measure", profile, blobs)
 
 
 def onboarding(store: Store, name: str = "pi") -> str:
@@ -522,7 +513,7 @@ def test_dry_run_does_not_wait_for_an_agent(tmp_path: Path) -> None:
     """It says that the stage that measures cannot be timed, and estimates the others."""
 
     def estimate_cost(*_: object) -> StageCost:
-        raise NotMeasuredYet(PI.as_json(), {"a": "0" * 64})
+        raise NotMeasuredYet(PI, {"a": "0" * 64})
 
     stages: Any = [
         SimpleNamespace(name="train", estimate_cost=lambda *_: StageCost.zero("train", "known")),
@@ -840,7 +831,7 @@ def test_two_agents_of_which_one_is_killed_while_measuring(store: Store, tmp_pat
             clock.pass_(1.0)
             lease = store.jobs.claim("worker", 1000.0)
             assert lease is not None
-            event = MeasurementsWanted("measure", p.as_json(), dict.fromkeys(networks, model))
+            event = MeasurementsWanted("measure", p, dict.fromkeys(networks, model))
             assert fakes.append(store, lease, [event], 1000.0) == "stop"
 
         def of(name: str) -> list[tuple[str, int]]:

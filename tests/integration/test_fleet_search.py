@@ -18,8 +18,8 @@ from starlette.testclient import TestClient
 
 from nas.blobs import FolderBlobs
 from nas.core import registry
-from nas.core.device import DeviceProfile, Latency, Measurement
-from nas.core.errors import InfeasibleBound, NotMeasuredYet
+from nas.core.device import DeviceProfile, Latency, Measurement, NotMeasuredYet
+from nas.core.errors import InfeasibleBound
 from nas.core.events import Event, Measured, fold_all
 from nas.core.ports import PredictorDefaults, Problem, Resources, TargetDevice
 from nas.core.spec import DeviceSpec, FleetSpec, RooflineSpec, SearchSpec
@@ -66,7 +66,7 @@ class RuleFleet:
         self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str], promised_ms: Any = None
     ) -> Iterator[Measurement]:
         if self.away and profile.name == DEEP:
-            raise NotMeasuredYet(profile.as_json(), dict.fromkeys(networks, "0" * 64))
+            raise NotMeasuredYet(profile, dict.fromkeys(networks, "0" * 64))
         self.asked += [(profile.name, network) for network in networks]
         factor = 3.0 if profile.name == DEEP else 1.0
         for m in self.rules[profile.name](models, profile, networks):

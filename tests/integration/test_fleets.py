@@ -289,7 +289,7 @@ def test_each_device_is_waited_for_at_once_and_keeps_its_own_results(any_store: 
     assert lease is not None
     profiles = {n: replace(fakes.PROFILE, name=n, source="agent", canary_ms=1.0) for n in ("nano", "pi")}
     blob = store.blobs.put(b"model")
-    requests = [MeasurementsWanted("verify", p.as_json(), {"net": blob}) for p in profiles.values()]
+    requests = [MeasurementsWanted("verify", p, {"net": blob}) for p in profiles.values()]
     for profile in profiles.values():
         store.measurements.register(profile.name, "one", profile, {}, LOCAL)
     assert fakes.append(store, lease, requests) == "stop"

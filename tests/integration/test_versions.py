@@ -305,7 +305,7 @@ def test_agents_figures(store: Store, api: TestClient, clock: fakes.Clock) -> No
     assert lease is not None
     profile = replace(fakes.PROFILE, name="pi", source="agent", canary_ms=0.2)
     models = {network: store.blobs.put(network.encode()) for network in ("a", "b", "c")}
-    assert fakes.append(store, lease, [MeasurementsWanted("measure", profile.as_json(), models)]) == "stop"
+    assert fakes.append(store, lease, [MeasurementsWanted("measure", profile, models)]) == "stop"
     store.measurements.claim("phone", "one", LOCAL)
     task = store.measurements.claim("pi", "one", LOCAL)
     assert task is not None

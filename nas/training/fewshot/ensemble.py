@@ -7,8 +7,7 @@ supernet. Javan et al., Balanced mixture of supernets for learning the CNN pooli
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from nas.training.fewshot.partition import RoutingTable, choice_combination
 from nas.training.fewshot.routed_supernet import RoutedSupernet
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, TrainState, batch_rows, optimiser, rate
+from nas.training.weights import Weights
 
 SAMPLED = 4_096  # networks that estimate the share of each combination in a space too large to list
 TOLERANCE = 1e-4  # nats
@@ -123,7 +123,7 @@ class EnsembleTraining:
             },
         )
 
-    def restore(self, weights: Mapping[str, Any]) -> None:
+    def restore(self, weights: Weights) -> None:
         """Restore a state made by ``state``."""
         self.nets.load_state_dict(weights["nets"])
         for optimiser_, stored in zip(self._optimisers, weights["optimisers"], strict=True):

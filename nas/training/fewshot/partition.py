@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from nas.core.arch import Arch, Decision, Genes, as_archs
 from nas.core.errors import InvalidInput, InvalidSpec
+from nas.core.json_types import JsonObject
 from nas.core.ports import SearchSpace
 
 MOST_COMBINATIONS = 4_096  # of choices that a supernet ensemble is routed by
@@ -73,41 +75,70 @@ class SpacePartition:
             subspace -= child.size
         return SpacePartition(self.gene, self.groups, tuple(children))
 
-    def as_json(self, decisions: Sequence[Decision]) -> dict[str, Any]:
+    def as_json(self, decisions: Sequence[Decision]) -> JsonObject:
         """With names, for storing and drawing; a subspace is an empty record."""
-        if not self.groups:
-            return {}
-        return {
-            "decision": decisions[self.gene].name,
-            "groups": [list(group) for group in self.groups],
-            "children": [child.as_json(decisions) for child in self.children],
-        }
+        record: JsonObject = _PARTITION.dump_python(self._named(decisions), mode="json", exclude_defaults=True)
+        return record
 
     @staticmethod
-    def from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> SpacePartition:
+    def from_json(record: JsonObject, decisions: Sequence[Decision]) -> SpacePartition:
         """Inverse of ``as_json``. Raises InvalidInput unless every choice of a split decision has one group."""
-        return _parsed(record, decisions, {i: tuple(range(len(d.choices))) for i, d in enumerate(decisions)})
+        choices = {i: tuple(range(len(d.choices))) for i, d in enumerate(decisions)}
+        return _from_named(_parsed(_PARTITION, "partition", record), decisions, choices)
+
+    def _named(self, decisions: Sequence[Decision]) -> _NamedPartition:
+        if not self.groups:
+            return _NamedPartition()
+        children = tuple(child._named(decisions) for child in self.children)
+        return _NamedPartition(decisions[self.gene].name, self.groups, children)
 
 
-def _parsed(
-    record: Mapping[str, Any], decisions: Sequence[Decision], choices: dict[int, tuple[int, ...]]
+@dataclass(frozen=True)
+class _NamedPartition:
+    """A ``SpacePartition`` as it is stored: with the name of the decision, None for one subspace."""
+
+    decision: str | None = None
+    groups: tuple[tuple[int, ...], ...] = ()
+    children: tuple[_NamedPartition, ...] = ()
+
+
+@dataclass(frozen=True)
+class _NamedTable:
+    """A ``RoutingTable`` as it is stored: with the names of the decisions; ``parts`` sub-supernets."""
+
+    decisions: tuple[str, ...]
+    table: tuple[int, ...]
+    parts: int
+
+
+_PARTITION, _TABLE = TypeAdapter(_NamedPartition), TypeAdapter(_NamedTable)
+_Record = TypeVar("_Record")
+
+
+def _parsed(adapter: TypeAdapter[_Record], concept: str, record: JsonObject) -> _Record:
+    try:
+        return adapter.validate_python(record)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise InvalidInput(f"{concept}: {wrong}") from error
+
+
+def _from_named(
+    record: _NamedPartition, decisions: Sequence[Decision], choices: dict[int, tuple[int, ...]]
 ) -> SpacePartition:
-    if not record:
+    if record.decision is None:
         return SpacePartition()
     names = [d.name for d in decisions]
-    if record["decision"] not in names:
-        raise InvalidInput(f"partition: expected a decision of {', '.join(names)}, got {record['decision']!r}")
-    gene = names.index(record["decision"])
-    groups = tuple(tuple(int(c) for c in group) for group in record["groups"])
+    if record.decision not in names:
+        raise InvalidInput(f"partition: expected a decision of {', '.join(names)}, got {record.decision!r}")
+    gene, groups = names.index(record.decision), record.groups
     if sorted(c for g in groups for c in g) != sorted(choices[gene]) or not all(groups):
         raise InvalidInput(f"partition of {names[gene]}: expected each of {list(choices[gene])} once, got {groups}")
-    if len(record["children"]) != len(groups):
-        raise InvalidInput(
-            f"partition of {names[gene]}: expected {len(groups)} children, got {len(record['children'])}"
-        )
+    if len(record.children) != len(groups):
+        raise InvalidInput(f"partition of {names[gene]}: expected {len(groups)} children, got {len(record.children)}")
     children = (
-        _parsed(child, decisions, {**choices, gene: group})
-        for group, child in zip(groups, record["children"], strict=True)
+        _from_named(child, decisions, {**choices, gene: group})
+        for group, child in zip(groups, record.children, strict=True)
     )
     return SpacePartition(gene, groups, tuple(children))
 
@@ -126,20 +157,22 @@ class RoutingTable:
         """The sub-supernet of each row of canonical genes, shape (N,)."""
         return np.array(self.table, dtype=np.int64)[choice_combination(self.genes, self.counts, genes_NG)]
 
-    def as_json(self, decisions: Sequence[Decision]) -> dict[str, Any]:
+    def as_json(self, decisions: Sequence[Decision]) -> JsonObject:
         """With names, for storing and display."""
-        names = [decisions[g].name for g in self.genes]
-        return {"decisions": names, "table": list(self.table), "parts": self.size}
+        names = tuple(decisions[g].name for g in self.genes)
+        record: JsonObject = _TABLE.dump_python(_NamedTable(names, self.table, self.size), mode="json")
+        return record
 
     @staticmethod
-    def from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> RoutingTable:
+    def from_json(record: JsonObject, decisions: Sequence[Decision]) -> RoutingTable:
         """Inverse of ``as_json``. Raises InvalidInput unless every combination has a sub-supernet."""
+        stored = _parsed(_TABLE, "routing table", record)
         valid = [d.name for d in decisions]
-        if unknown := [n for n in record["decisions"] if n not in valid]:
+        if unknown := [n for n in stored.decisions if n not in valid]:
             raise InvalidInput(f"routing table: expected decisions of {', '.join(valid)}, got {unknown[0]!r}")
-        genes = tuple(valid.index(n) for n in record["decisions"])
+        genes = tuple(valid.index(n) for n in stored.decisions)
         counts = tuple(len(decisions[g].choices) for g in genes)
-        table, size = tuple(int(m) for m in record["table"]), int(record["parts"])
+        table, size = stored.table, stored.parts
         if len(table) != prod(counts) or not all(0 <= m < size for m in table):
             raise InvalidInput(
                 f"routing table: expected a sub-supernet from 0 to {size - 1} for each of {prod(counts)} combinations"
@@ -153,7 +186,7 @@ def choice_combination(genes: Sequence[int], counts: Sequence[int], genes_NG: Ge
     return numbers
 
 
-def router_from_json(record: Mapping[str, Any], decisions: Sequence[Decision]) -> SpacePartition | RoutingTable:
+def router_from_json(record: JsonObject, decisions: Sequence[Decision]) -> SpacePartition | RoutingTable:
     """Inverse of ``as_json`` of both kinds of router. Raises InvalidInput."""
     if "table" in record:
         return RoutingTable.from_json(record, decisions)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -14,6 +13,7 @@ from nas.core.arch import Arch
 from nas.core.ports import SearchSpace
 from nas.supernet import Supernet
 from nas.training.fewshot.partition import SupernetRouter, router_from_json, sub_supernet_index
+from nas.training.weights import Weights
 
 
 class RoutedSupernet(Supernet):
@@ -53,7 +53,7 @@ def split_supernet(space: SearchSpace, router: SupernetRouter, net: Supernet) ->
     return RoutedSupernet(space, router, [copy.deepcopy(net) for _ in range(router.size)])
 
 
-def supernet_from_weights(space: SearchSpace, seed: int, weights: Mapping[str, Any]) -> Supernet:
+def supernet_from_weights(space: SearchSpace, seed: int, weights: Weights) -> Supernet:
     """The supernet of stored weights: a routed one where they hold a router under ``partition``."""
     net: Supernet
     state = weights["net"]

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from nas.training.gradient.pruning import Pressure
 from nas.training.gradient.steps import LatencyCost, Steps
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
+from nas.training.weights import Weights
 
 EpochKind = Literal["search", "select", "tune"]
 
@@ -135,7 +136,7 @@ class GradientSearch:
         """The state to resume from at a position, in tensors and plain values."""
         return TrainState(epoch, step, {**self.model.tensors(), "progress": self.progress.as_record()})
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Weights) -> None:
         """Restore a state made by ``state``, or by versions without ``progress``."""
         if "progress" in state:
             self.progress = GradientProgress.from_record(state["progress"])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from nas.supernet import RelaxedSupernet
 from nas.training.gradient import operation_weights
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.progress import TeacherState
+from nas.training.weights import Weights
 
 Tensor = torch.Tensor
 
@@ -173,7 +172,7 @@ class RelaxedModel:
 
     # States
 
-    def tensors(self) -> dict[str, Any]:
+    def tensors(self) -> Weights:
         """The tensors and optimiser states to resume from."""
         return {
             "net": self.net.state_dict(),
@@ -184,7 +183,7 @@ class RelaxedModel:
             "alpha_optimiser": self.alpha_optimiser.state_dict(),
         }
 
-    def load_tensors(self, tensors: Mapping[str, Any], weight_decay: float) -> None:
+    def load_tensors(self, tensors: Weights, weight_decay: float) -> None:
         """Inverse of ``tensors``."""
         self.net.load_state_dict(tensors["net"])
         self.load_alphas(tensors["alphas"])

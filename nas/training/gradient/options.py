@@ -29,7 +29,7 @@ Preset = Literal[
 
 # What each preset changes of the defaults, which are those of DARTS (Liu et al., ICLR 2019), first order. Counts of
 # epochs (``EPOCH_COUNTS``) are for 50 epochs and scale with ``epochs``.
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, str | float | bool]] = {
     "darts": {},
     "darts2": {"order": "second"},
     "gdas": {  # Dong and Yang, CVPR 2019
@@ -174,7 +174,7 @@ class DartsParams(BaseModel):
         if isinstance(epochs, int):
             for option, least in EPOCH_COUNTS.items():
                 if option in preset:
-                    preset[option] = max(least, scaled(preset[option], epochs))
+                    preset[option] = max(least, scaled(int(preset[option]), epochs))
         return {**preset, **values}
 
     @model_validator(mode="after")

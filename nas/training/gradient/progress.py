@@ -14,6 +14,7 @@ import torch
 
 from nas.training.gradient.pruning import Pressure
 from nas.training.gradient.resource import Multiplier
+from nas.training.weights import Weights
 
 Tensor = torch.Tensor
 
@@ -63,7 +64,7 @@ class GradientProgress:
     teachers: tuple[TeacherState, ...] = ()
     earlier_streams: bool = False
 
-    def as_record(self) -> dict[str, Any]:
+    def as_record(self) -> dict[str, object]:
         """Tensors and plain values only."""
         record = _plain(self)
         assert isinstance(record, dict)
@@ -111,7 +112,7 @@ class GradientProgress:
         )
 
 
-def uses_earlier_streams(state: Mapping[str, Any]) -> bool:
+def uses_earlier_streams(state: Weights) -> bool:
     """Whether a search with this state was begun by a version without named random streams."""
     return "progress" not in state or bool(state["progress"]["earlier_streams"])
 

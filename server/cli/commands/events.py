@@ -96,7 +96,7 @@ def describe(event: Event) -> str | None:
         case Checkpoint(stage, step, _):
             return f"{stage}: checkpoint at {step}"
         case MeasurementsWanted(stage, profile, networks):
-            return f"{stage}: {len(networks)} to be measured by the agent of {profile['name']}"
+            return f"{stage}: {len(networks)} to be measured by the agent of {profile.name}"
         case Measured(arch, origin, measurement, promised_ms, device):
             where = f" on {device}" if device is not None else ""
             result = measurement.refused or f"{measurement.median_ms:.4f} ms, promised {promised_ms:.4f} ms"

@@ -76,7 +76,9 @@ class SpecFields:
         preset = initial.space.params.get("preset")
         self._name = self._field(ui.input("Name", value=initial.name), wide=True)
         self._space = self._select("Search space", list(self._presets), initial.space.name)
-        self._preset = self._select("Space preset", self._presets.get(initial.space.name, []), preset)
+        self._preset = self._select(
+            "Space preset", self._presets.get(initial.space.name, []), preset if isinstance(preset, str) else None
+        )
         self._data = self._select("Data set", options.datasets, initial.data.name)
         path = ui.input("Path of the data", value=initial.data.path or "")
         self._path = self._field(path, "on the machine that runs the search")

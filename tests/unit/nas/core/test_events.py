@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nas.core.arch import Arch
 from nas.core.conclusion import Conclusion
 from nas.core.data_account import SPLITS, Conversion, DataAccount, SkippedInput, SplitAccount
-from nas.core.device import Measurement, verification_status
+from nas.core.device import DeviceProfile, MachineNoise, Measurement, verification_status
 from nas.core.errors import InvalidInput
 from nas.core.events import (
     Candidate,
@@ -82,6 +82,17 @@ good = st.builds(
     drift=numbers,
     samples_ms=st.lists(numbers, max_size=3).map(tuple),
 )
+PROFILE = DeviceProfile(
+    "pi",
+    "aarch64",
+    "a processor",
+    4,
+    "onnxruntime",
+    "1.0",
+    "linux",
+    affinity=(0, 2),
+    noise=MachineNoise(0.1, (1.0, 2.0), 0.9),
+)
 refused = good.map(lambda m: replace(m, median_ms=None, low_ms=None, high_ms=None, refused="unsteady"))
 counts = st.integers(0, 9)
 accounts = st.builds(
@@ -120,7 +131,7 @@ events: st.SearchStrategy[Event] = st.one_of(
         st.just(("none", "skip")),
         st.tuples(*[st.tuples(numbers, numbers)] * 2),
     ),
-    st.builds(MeasurementsWanted, stages, documents, st.dictionaries(texts, texts, max_size=3)),
+    st.builds(MeasurementsWanted, stages, st.just(PROFILE), st.dictionaries(texts, texts, max_size=3)),
     st.builds(Checkpoint, stages, st.integers(0, 9), texts),
     st.builds(Exported, archs, st.sampled_from(["a.onnx", "b.json"]), texts, st.integers(0, 9), texts, documents),
     st.builds(HypervolumeAt, st.integers(0, 9), numbers, numbers),
@@ -274,3 +285,15 @@ def test_a_repeated_hypervolume_replaces_what_came_after_it() -> None:
 
 def test_progress_is_not_part_of_the_state() -> None:
     assert fold(SearchState(), Progress("train", 1, 2)) == SearchState()
+
+
+def test_an_event_of_the_wrong_form_is_refused_and_unknown_keys_are_ignored() -> None:
+    finished = encode(StageFinished("train", 1.0, {"steps": 3}))
+    assert decode({**finished, "of_a_later_version": 1}) == StageFinished("train", 1.0, {"steps": 3})
+    with pytest.raises(InvalidInput, match=r"event 'stage_finished': seconds: .*number"):
+        decode({**finished, "seconds": "soon"})
+    measured = encode(Measured(ARCH, "search", MEASUREMENT, 3.0))
+    with pytest.raises(InvalidInput, match=r"event 'measured': measurement.profile"):
+        decode({**measured, "measurement": {"protocol": "p"}})
+    with pytest.raises(InvalidInput, match="unknown event kind 'finish'"):
+        decode({**finished, "kind": "finish"})

@@ -1,0 +1,43 @@
+"""What checkpoints of trainings hold, beside their position: tensors, states of optimisers and plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TensorsByName = Mapping[str, "Tensor"]  # a module's ``state_dict``
+OptimiserState = dict[str, object]  # an optimiser's ``state_dict``
+
+
+class Weights(TypedDict, total=False):
+    """A training writes the keys that it needs to resume; a finished one those of its network.
+
+    ``net``: the supernet or network. ``optimiser``, ``teacher`` (a frozen supernet) and ``head`` (an auxiliary
+    classifier): of training by gradient descent. ``partition``: the router of a routed supernet, as JSON text;
+    ``run`` and ``runs``: what gradient searches found (``nas.stages.gradient_runs``).
+
+    Of a supernet ensemble: ``nets``, ``optimisers``, the routing ``table`` (R, M) and what balances it, ``added`` (M).
+    Of gradient search: ``alphas``, ``betas``, ``mask``, the optimisers, and ``progress``, which is
+    ``nas.training.gradient.progress.GradientProgress`` as a record.
+    """
+
+    net: TensorsByName
+    optimiser: OptimiserState
+    teacher: TensorsByName
+    head: TensorsByName
+    partition: str
+    run: str
+    runs: str
+    nets: TensorsByName
+    optimisers: list[OptimiserState]
+    table: Tensor
+    added: Tensor
+    alphas: Tensor
+    betas: Tensor
+    mask: Tensor
+    weight_optimiser: OptimiserState
+    alpha_optimiser: OptimiserState
+    progress: Mapping[str, object]
