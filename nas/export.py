@@ -37,8 +37,8 @@ from nas import exported_run
 from nas.core.arch import Arch
 from nas.core.device import DeviceProfile, Measurement, OnDevice
 from nas.core.errors import ExportMismatch, InvalidInput
-from nas.core.layers import summarise
 from nas.core.metrics import kind_of, metric_info, recall_by_class
+from nas.core.network import summarise
 from nas.core.ports import Dataset, SearchSpace
 from nas.model_card import model_card
 from nas.spaces.activation_memory import peak

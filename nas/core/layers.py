@@ -1,23 +1,16 @@
-"""Typed layers, and a network as a list of them: the one description from which everything else is derived.
+"""Typed layers: the description of a network's parts from which everything else is derived (``nas.core.network``).
 
-Derived are parameters and MACs (here), weights and activation memory of the exported model
-(``nas.spaces.exported_graph``), tables for whole populations, features of predictors, the drawing on the dashboard, and
-the ONNX model of a single layer. Shapes are (channels, height, width). A layer names the layers whose outputs it reads
-in ``inputs``; ``INPUT`` is the network's own input.
-
-A layer is what a runtime executes as one unit: a convolution with the ReLU before it and the batch norm, activation and
-skip connection after it.
+Shapes are (channels, height, width). A layer names the layers whose outputs it reads in ``inputs``; ``INPUT`` is the
+network's own input. A layer is what a runtime executes as one unit: a convolution with the ReLU before it and the batch
+norm, activation and skip connection after it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
-
-from nas.core.errors import InvalidInput
 
 MapShape = tuple[int, int, int]
 Activation = Literal["relu", "hswish"]
@@ -353,93 +346,3 @@ Layer: TypeAlias = (
     | Concat
     | CustomLayer
 )
-
-
-@dataclass(frozen=True)
-class Add:
-    """The sum of two maps of one shape."""
-
-    name: str
-    inputs: tuple[str, str]
-    out_shape: MapShape
-
-
-@dataclass(frozen=True)
-class Relu:
-    """A ReLU that is part of no layer."""
-
-    name: str
-    inputs: tuple[str]
-    out_shape: MapShape
-
-
-@dataclass(frozen=True)
-class Zeros:
-    """Its input times zero: the output of a cell without a path from input to output."""
-
-    name: str
-    inputs: tuple[str]
-    out_shape: MapShape
-
-
-NetworkNode: TypeAlias = Layer | Add | Relu | Zeros  # what is not a layer appears neither in tables nor in drawings
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network as its nodes in the order of the exported model; each reads earlier ones by name."""
-
-    input_shape: MapShape
-    nodes: tuple[NetworkNode, ...]
-
-    def check(self) -> None:
-        """Raises InvalidInput if a node reads one that does not come before it, or if two share a name."""
-        names = {INPUT}
-        for node in self.nodes:
-            missing = [name for name in node.inputs if name not in names]
-            if missing:
-                raise InvalidInput(f"node {node.name!r}: expected {missing[0]!r} before it")
-            if node.name in names:
-                raise InvalidInput(f"node {node.name!r}: expected a name of its own")
-            names.add(node.name)
-
-    @property
-    def layers(self) -> list[Layer]:
-        """Its nodes that are layers."""
-        return layers_of(self.nodes)
-
-    @property
-    def blocks(self) -> dict[str, dict[str, Layer]]:
-        """Its layers with a dotted name: by all before the last dot, then by what is after it."""
-        grouped: dict[str, dict[str, Layer]] = {}
-        for layer in self.layers:
-            block, _, part = layer.name.rpartition(".")
-            if block:
-                grouped.setdefault(block, {})[part] = layer
-        return grouped
-
-
-def layers_of(nodes: Iterable[NetworkNode]) -> list[Layer]:
-    """The nodes that are layers."""
-    return [node for node in nodes if not isinstance(node, Add | Relu | Zeros)]
-
-
-@dataclass(frozen=True)
-class LayerSummary:
-    """One layer in reports, drawings and REST. ``kernel``: side of its square window, None without one."""
-
-    name: str
-    op: str
-    in_shape: MapShape
-    out_shape: MapShape
-    params: int
-    macs: int
-    detail: str = ""
-    kernel: int | None = None
-
-
-def summarise(layer: Layer) -> LayerSummary:
-    """The summary of a layer of any kind."""
-    return LayerSummary(
-        layer.name, layer.op, layer.in_shape, layer.out_shape, layer.params, layer.macs, layer.detail, layer.window
-    )

@@ -9,8 +9,9 @@ from pydantic import BaseModel
 from nas.core.cells import CellGraph
 from nas.core.device import Measurement, Status
 from nas.core.events import Origin
-from nas.core.layers import LayerSummary, MapShape
+from nas.core.layers import MapShape
 from nas.core.metrics import Goal, MetricKind
+from nas.core.network import LayerSummary
 from nas.schemas.common import Page
 
 

@@ -14,7 +14,8 @@ from pydantic import BaseModel, JsonValue
 from nas.core.arch import Arch, Floats, Genes
 from nas.core.cells import CellGraph
 from nas.core.graph import GraphEncoding
-from nas.core.layers import Layer, Network
+from nas.core.layers import Layer
+from nas.core.network import Network
 from nas.core.ports import ImageShape
 from nas.core.relaxation import Relaxation
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from nas.core.arch import Decision, Floats, Genes, choice_counts
 from nas.core.graph import Graph, GraphEncoding
-from nas.core.layers import INPUT, NetworkNode, layers_of
+from nas.core.layers import INPUT
+from nas.core.network import NetworkNode, layers_of
 from nas.spaces.activation_memory import graph_peak
 from nas.spaces.costs import COSTS, FLOAT_BYTES, part_counts
 from nas.spaces.exported_graph import lower

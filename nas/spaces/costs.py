@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nas.core.layers import Network, NetworkNode, layers_of
+from nas.core.network import Network, NetworkNode, layers_of
 from nas.spaces.activation_memory import graph_peak
 from nas.spaces.exported_graph import ExportedGraph, exported_graph
 

@@ -15,23 +15,19 @@ from nas.core.errors import InvalidInput
 from nas.core.layers import (
     INPUT,
     Activation,
-    Add,
     BatchNorm,
     Concat,
     Conv2d,
     CustomLayer,
     GlobalAveragePool,
     Linear,
-    Network,
-    NetworkNode,
     Normalisation,
     Pool2d,
-    Relu,
     ShiftedConv2d,
     Skip,
     SqueezeExcite,
-    Zeros,
 )
+from nas.core.network import Add, Network, NetworkNode, Relu, Zeros
 
 
 @dataclass(frozen=True)

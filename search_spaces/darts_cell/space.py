@@ -20,20 +20,17 @@ from nas.core.arch import Arch, Decision, Floats, Genes, one_hot
 from nas.core.graph import GraphEncoding
 from nas.core.layers import (
     INPUT,
-    Add,
     Concat,
     Conv2d,
     GlobalAveragePool,
     Linear,
     MapShape,
-    Network,
-    NetworkNode,
     Normalisation,
     Pool2d,
-    Relu,
     ShiftedConv2d,
     Skip,
 )
+from nas.core.network import Add, Network, NetworkNode, Relu
 from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
 from nas.spaces.activation_memory import PopulationTrace, graph_peak

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from nas.core.arch import Arch
-from nas.core.layers import Activation, Conv2d, Layer, Linear, Network, SqueezeExcite
+from nas.core.layers import Activation, Conv2d, Layer, Linear, SqueezeExcite
+from nas.core.network import Network
 from nas.supernet import Supernet
 from search_spaces.layers.batch_norm import ElasticBatchNorm
 from search_spaces.layers.convolution import ElasticConv

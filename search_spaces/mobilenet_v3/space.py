@@ -20,15 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.errors import InvalidSpec
 from nas.core.graph import GraphEncoding
-from nas.core.layers import (
-    Activation,
-    Conv2d,
-    GlobalAveragePool,
-    Linear,
-    Network,
-    NetworkNode,
-    SqueezeExcite,
-)
+from nas.core.layers import Activation, Conv2d, GlobalAveragePool, Linear, SqueezeExcite
+from nas.core.network import Network, NetworkNode
 from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
 from nas.spaces.base import DescribedSpace, space_id

@@ -19,20 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from nas.core.arch import Arch, Decision, Floats, Genes, every, one_hot
 from nas.core.graph import GraphEncoding
-from nas.core.layers import (
-    INPUT,
-    Add,
-    BatchNorm,
-    Conv2d,
-    GlobalAveragePool,
-    Linear,
-    MapShape,
-    Network,
-    NetworkNode,
-    Pool2d,
-    Skip,
-    Zeros,
-)
+from nas.core.layers import INPUT, BatchNorm, Conv2d, GlobalAveragePool, Linear, MapShape, Pool2d, Skip
+from nas.core.network import Add, Network, NetworkNode, Zeros
 from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
 from nas.spaces.activation_memory import NO_OPERATOR, PopulationTrace, graph_peak

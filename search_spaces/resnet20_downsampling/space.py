@@ -17,18 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.errors import InvalidInput
-from nas.core.layers import (
-    INPUT,
-    Add,
-    Conv2d,
-    GlobalAveragePool,
-    Linear,
-    MapShape,
-    Network,
-    NetworkNode,
-    Relu,
-    Skip,
-)
+from nas.core.layers import INPUT, Conv2d, GlobalAveragePool, Linear, MapShape, Skip
+from nas.core.network import Add, Network, NetworkNode, Relu
 from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
 from nas.spaces.base import DescribedSpace

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Header, Query, Response
 from nas.core.arch import Arch
 from nas.core.events import Origin
 from nas.core.fronts import Front, compute_front
-from nas.core.layers import summarise
 from nas.core.metrics import METRICS, OBJECTIVES, kind_of
+from nas.core.network import summarise
 from nas.core.spec import SearchSpec
 from nas.schemas.candidates import (
     ArtifactSchema,

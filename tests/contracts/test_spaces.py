@@ -11,7 +11,7 @@ import torch
 from nas.core import registry
 from nas.core.arch import Arch, as_archs, choice_counts, sample, space_size
 from nas.core.errors import InvalidSpec, UnknownName
-from nas.core.layers import layers_of
+from nas.core.network import layers_of
 from nas.core.ports import ImageShape, SearchSpace
 from nas.supernet import Supernet
 from nas.training.calibration import recalibrate

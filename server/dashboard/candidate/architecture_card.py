@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from nicegui import ui
 
 from nas.core.cells import CellGraph
-from nas.core.layers import LayerSummary
+from nas.core.network import LayerSummary
 from nas.schemas.candidates import CandidateDetailSchema
 from server.dashboard import formatting
 from server.dashboard.candidate import cell_svg

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from nas.core.layers import LayerSummary, MapShape
+from nas.core.layers import MapShape
+from nas.core.network import LayerSummary
 
 OPERATIONS = ("dense", "pointwise", "depthwise", "se", "linear", "pool")  # with a colour in the style sheet
 _LETTERS = {"kernel": "k", "expand": "e", "width": "w", "depth": "d"}

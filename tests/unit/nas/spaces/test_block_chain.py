@@ -9,7 +9,8 @@ import pytest
 
 from nas.core.arch import Decision, every
 from nas.core.errors import InvalidInput
-from nas.core.layers import INPUT, Conv2d, GlobalAveragePool, Linear, Network, NetworkNode, Pool2d
+from nas.core.layers import INPUT, Conv2d, GlobalAveragePool, Linear, Pool2d
+from nas.core.network import Network, NetworkNode
 from nas.spaces.activation_memory import graph_peak
 from nas.spaces.block_chain import BlockChain, ChainBlock
 from nas.spaces.costs import COSTS, network_costs
