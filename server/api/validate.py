@@ -350,7 +350,7 @@ def _supernet_problems(
         )
     elif parent.spec.data != spec.data:
         yield InvalidSpec(f"supernet: search {spec.supernet} was trained on other data: {parent.spec.data!r}")
-    elif "discretize" in stage_names(spec) and "discretize" not in stage_names(parent.spec):  # derive discretises
+    elif "discretize" in stage_names(spec) and "discretize" not in stage_names(parent.spec):
         yield InvalidSpec(
             "supernet: a search by gradient goes on from a search by gradient (strategy darts, or few_shot with such a "
             f"search in its parts), search {spec.supernet} has learned no architecture parameters by "
