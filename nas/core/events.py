@@ -306,7 +306,7 @@ def decode(record: EncodedEvent) -> Event:
         return _adapter(kind).validate_python(record)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InvalidInput(f"event {kind!r}: {wrong}") from error
+        raise InvalidInput(f"a malformed {kind} event: {wrong}") from error
 
 
 @cache

@@ -290,10 +290,10 @@ def test_progress_is_not_part_of_the_state() -> None:
 def test_an_event_of_the_wrong_form_is_refused_and_unknown_keys_are_ignored() -> None:
     finished = encode(StageFinished("train", 1.0, {"steps": 3}))
     assert decode({**finished, "of_a_later_version": 1}) == StageFinished("train", 1.0, {"steps": 3})
-    with pytest.raises(InvalidInput, match=r"event 'stage_finished': seconds: .*number"):
+    with pytest.raises(InvalidInput, match=r"malformed stage_finished event: seconds: .*number"):
         decode({**finished, "seconds": "soon"})
     measured = encode(Measured(ARCH, "search", MEASUREMENT, 3.0))
-    with pytest.raises(InvalidInput, match=r"event 'measured': measurement.profile"):
+    with pytest.raises(InvalidInput, match=r"malformed measured event: measurement.profile"):
         decode({**measured, "measurement": {"protocol": "p"}})
     with pytest.raises(InvalidInput, match="unknown event kind 'finish'"):
         decode({**finished, "kind": "finish"})
