@@ -37,6 +37,7 @@ from nas import exported_run
 from nas.core.arch import Arch
 from nas.core.device import DeviceProfile, Measurement, OnDevice
 from nas.core.errors import ExportMismatch, InvalidInput
+from nas.core.json_types import JsonObject
 from nas.core.metrics import kind_of, metric_info, recall_by_class
 from nas.core.network import summarise
 from nas.core.ports import Dataset, SearchSpace
@@ -393,7 +394,7 @@ def _on_device_json(profile: DeviceProfile, on_device: OnDevice) -> dict[str, An
     return {"profile": profile.as_json(), **asdict(on_device), "kind": kind}
 
 
-def _json(record: Mapping[str, Any]) -> bytes:
+def _json(record: JsonObject) -> bytes:
     return (json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

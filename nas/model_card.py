@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from nas.core.data_account import DataAccount, account_sentences
+from nas.core.json_types import JsonObject
 from nas.core.metrics import metric_info
 
 FILES = {
@@ -16,7 +16,7 @@ FILES = {
     "run.py": "runs the models with numpy and onnxruntime",
 }
 _CLASSES_SHOWN = 20
-Manifest = Mapping[str, Any]
+Manifest = JsonObject
 
 
 def model_card(manifest: Manifest, account: DataAccount, sizes: Mapping[str, int]) -> str:
@@ -118,7 +118,7 @@ def _data(account: DataAccount) -> str:
     return f"\n## Data\n\n{' '.join([*account_sentences(account), *warnings])}\n"
 
 
-def _fleet_table(fleet: Mapping[str, Any]) -> str:
+def _fleet_table(fleet: JsonObject) -> str:
     """The latencies of the network on every device of the search."""
     head = "| device | latency ms | 95 % upper bound ms | evidence | measured ms | status |"
     rows = [head, "|---|---|---|---|---|---|"]

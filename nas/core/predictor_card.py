@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter
 
 from nas.core.device import DeviceProfile, LatencySource
+from nas.core.json_types import JsonObject
 from nas.core.spec import RooflineSpec, TableSpec
 
 
@@ -95,7 +96,7 @@ class PredictorCard:
         return "roofline" if isinstance(self.protocol, PeakFigures) else "worker"
 
     @staticmethod
-    def from_json(record: Mapping[str, Any]) -> PredictorCard:
+    def from_json(record: JsonObject) -> PredictorCard:
         """A stored card. Earlier versions compared estimates with the formula that they were computed from; such
         figures are left out. Raises pydantic's ValidationError, a ValueError, for a record that is no card."""
         card = _CARD.validate_python(record)

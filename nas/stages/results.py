@@ -33,7 +33,7 @@ class StageResult:
         return None if record is None else cls.parse(record, stage)
 
     @classmethod
-    def parse(cls, record: Mapping[str, Any], stage: str | None = None) -> Self:
+    def parse(cls, record: JsonObject, stage: str | None = None) -> Self:
         """A result from its JSON. Raises InvalidInput for malformed JSON."""
         try:
             result: Self = _adapter(cls).validate_python(record)
