@@ -6,13 +6,15 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Engine, Executable, Table, bindparam, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -132,6 +134,22 @@ def _is_pg(engine: Engine) -> bool:
 
 def _as_json(value: Any) -> str:
     return value if isinstance(value, JsonText) else json.dumps(value)
+
+
+def upsert(session: Session, table: Table, values: Mapping[str, object], *, adding: Collection[str] = ()) -> None:
+    """Insert a row, or update the one with the same key; the columns in ``adding`` are added to what they hold."""
+    session.connection().execute(
+        _upsert(session.get_bind().dialect.name, table, tuple(values), frozenset(adding)), values
+    )
+
+
+@lru_cache(maxsize=64)
+def _upsert(dialect: str, table: Table, names: tuple[str, ...], adding: frozenset[str]) -> Executable:
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    statement = insert(table).values({name: bindparam(name) for name in names})
+    new = statement.excluded
+    changed = {n: table.c[n] + new[n] if n in adding else new[n] for n in names if not table.c[n].primary_key}
+    return statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed)
 
 
 def require_own_tables(tables: Collection[str], database: str) -> None:

@@ -24,7 +24,7 @@ def project_onboarding(session: Session, job: Job, events: Iterable[Event], stat
         if event.stage == "profile":
             profile = ProfileResult.parse(event.result).profile
             _add_canary_reading(session, job, device, profile, at)
-            device.profile, device.profile_id = profile.as_json(), profile.id
+            device.profile, device.profile_id = profile, profile.id
         elif event.stage == "fit":
             profile = ProfileResult.require(state.finished).profile
             fitted = FitResult.parse(event.result)
@@ -33,7 +33,7 @@ def project_onboarding(session: Session, job: Job, events: Iterable[Event], stat
                     id=job.id,
                     device=device.name,
                     profile_id=profile.id,
-                    profile=profile.as_json(),
+                    profile=profile,
                     space_id=fitted.space_id,
                     family=fitted.family,
                     card=dict(event.result["card"]),
@@ -50,7 +50,7 @@ def project_onboarding(session: Session, job: Job, events: Iterable[Event], stat
 
 def _add_canary_reading(session: Session, job: Job, device: DeviceRow, profile: DeviceProfile, at: float) -> None:
     """Store how the canary changed, if a device is profiled again with the same profile."""
-    before = DeviceProfile.from_json(device.profile) if device.profile is not None else None
+    before = device.profile
     if before is None or before.id != profile.id or not before.canary_ms or not profile.canary_ms:
         return
     session.add(

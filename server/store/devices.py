@@ -54,7 +54,7 @@ class Devices:
             return
         with writing(self._engine) as session:
             device = _changeable(session, name, by, "renamed")
-            if (device.profile or {}).get("source") == "agent":
+            if device.profile is not None and device.profile.source == "agent":
                 raise Conflict(f"device {name!r} is called as its agent: start the agent as {new_name!r} and add that")
             if session.get(DeviceRow, new_name) is not None or session.get(AgentRow, new_name) is not None:
                 raise Conflict(f"a device or an agent {new_name!r} exists already")

@@ -10,32 +10,103 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
-from sqlalchemy import and_, delete, event, insert, select
+import numpy as np
+from sqlalchemy import and_, bindparam, delete, event, insert, select
 from sqlalchemy.orm import Session
 
+from nas.core.arch import Floats
 from nas.core.candidates import CandidateTable
 from nas.core.events import Candidate
 from nas.core.fronts import Front, FrontContext, compute_front
+from nas.core.metrics import METRICS
 from nas.core.spec import SearchSpec
 from nas.stages.fronts import front_context
 from server.store.candidate_cache import CandidateCache
-from server.store.models import ALL_DEVICES, FrontMemberRow, FrontRow, Job, PointRow
+from server.store.database import upsert
+from server.store.models import ALL_DEVICES, Base, FrontMemberRow, FrontRow, Job, PointRow
 from server.store.projections import CandidateChanges, Key, PlacedCandidate, count_candidate, point_of
 
+_fronts = Base.metadata.tables["fronts"]
+_members = Base.metadata.tables["front_members"]
+_REMOVE_MEMBER = delete(_members).where(
+    _members.c.job_id == bindparam("job"),
+    _members.c.device == bindparam("of"),
+    _members.c.origin == bindparam("o"),
+    _members.c.arch_id == bindparam("a"),
+)
 _MAX_CACHED = 256  # searches
 
 
 @dataclass(frozen=True)
-class StoredFront:
-    """The members of a front and of the baseline's. ``final`` and ``measured``: by which metrics they are judged, as in
+class FrontFigures:
+    """The size and the hypervolumes of a front. ``final`` and ``measured``: by which metrics members are judged, as in
     ``FrontContext``."""
 
+    size: int
+    verified: int
+    hypervolume: float | None
+    baseline_hypervolume: float | None
+    final: bool
+    measured: bool
+
+    @staticmethod
+    def of(row: FrontRow) -> FrontFigures:
+        """The figures of a stored front."""
+        return FrontFigures(*(getattr(row, f.name) for f in fields(FrontFigures)))
+
+
+@dataclass(frozen=True)
+class MemberLosses:
+    """What members are compared by: ``axes``, the metrics that decide, and the ``losses`` of the members in them, to be
+    minimised, by origin, each of shape (N, M). Without all ``required`` metrics, a candidate is on no front."""
+
+    axes: tuple[str, ...]
+    required: frozenset[str]
+    losses: Mapping[str, Floats]
+
+    @staticmethod
+    def of(spec: SearchSpec, front: Front) -> MemberLosses:
+        """Those of a front."""
+        deciding = "val_accuracy" if spec.retrain is None else "trained_accuracy"
+        axes = tuple(deciding if metric == "test_accuracy" else metric for metric in front.metrics)
+        members = {"search": front.members, "baseline": front.baseline}
+        losses = {origin: np.array([_losses(c, axes) for c in of_origin]) for origin, of_origin in members.items()}
+        return MemberLosses(axes, frozenset((*axes, *front.metrics)), losses)
+
+    def exclude(self, candidate: Candidate) -> bool:
+        """Whether a new candidate stays off the front: a member is at least as good in everything."""
+        if not self.required <= candidate.metrics.keys():
+            return True
+        members = self.losses[candidate.origin]
+        return len(members) > 0 and bool((members <= _losses(candidate, self.axes)).all(axis=1).any())
+
+
+def _losses(candidate: Candidate, axes: Iterable[str]) -> list[float]:
+    values = ((metric, candidate.metrics[metric]) for metric in axes)
+    return [-value if METRICS[metric].goal == "max" else value for metric, value in values]
+
+
+@dataclass(frozen=True)
+class StoredFront:
+    """The members of a front and of the baseline's, and its figures, None before it is stored. ``losses`` are None
+    until the front was computed, and for one device of a fleet, which sees other metrics."""
+
     members: Mapping[Key, PlacedCandidate]
-    final: bool = False
-    measured: bool = False
+    figures: FrontFigures | None = None
+    losses: MemberLosses | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether members are judged by test accuracy."""
+        return self.figures is not None and self.figures.final
+
+    @property
+    def measured(self) -> bool:
+        """Whether members are judged by measured latency."""
+        return self.figures is not None and self.figures.measured
 
 
 @dataclass(frozen=True)
@@ -75,6 +146,9 @@ class FrontProjector:
         by_device = {}
         for device, front in fronts.by_device.items():
             update = FrontUpdate(fronts.spec, device, fronts.context, context, front, changes)
+            if update.is_without_effect:
+                by_device[device] = front
+                continue
             if update.is_incremental:
                 placed = update.possible_members()
             elif update.final:
@@ -104,7 +178,7 @@ class FrontProjector:
         if (cached := self._cached(job.id, changes.last_seq)) is not None:
             return cached
         spec = SearchSpec.model_validate(job.spec)
-        before = job.state.get("finished", {}) if changes.finished_before is None else changes.finished_before
+        before = job.state.finished if changes.finished_before is None else changes.finished_before
         stored = {device: _read_front(session, job.id, device) for device in front_devices(spec)}
         return SearchFronts(changes.last_seq, spec, front_context(before), stored)
 
@@ -129,6 +203,16 @@ class FrontUpdate:
     def measured(self) -> bool:
         """Whether candidates are judged by measured latency from now on."""
         return self.front.measured or self._own(self.context).measured or self._is_measured()
+
+    @property
+    def is_without_effect(self) -> bool:
+        """Whether the front stays as it is: members exclude all new candidates, and nothing else has changed."""
+        losses = self.front.losses
+        if losses is None or self.changes.before or self.changes.finished != self.changes.finished_before:
+            return False
+        if self.final != self.front.final:
+            return False
+        return all(losses.exclude(placed.candidate) for placed in self.changes.touched.values())
 
     @property
     def is_incremental(self) -> bool:
@@ -195,7 +279,7 @@ def rebuild_fronts(session: Session, job: Job) -> None:
     for member in placed:
         count_candidate(job, None, member.candidate)
     touched = {member.candidate.key: member for member in placed}
-    finished = job.state.get("finished", {})
+    finished = job.state.finished
     changes = CandidateChanges(job.last_seq, {}, touched, finished, finished)
     spec, context = SearchSpec.model_validate(job.spec), front_context(finished)
     for device in front_devices(spec):
@@ -212,7 +296,7 @@ def _tested_candidates(session: Session, job_id: str) -> list[PlacedCandidate]:
 
 def _read_front(session: Session, job_id: str, device: str) -> StoredFront:
     row = session.get(FrontRow, (job_id, device))
-    return StoredFront(front_members(session, job_id, device), row.final, row.measured) if row else StoredFront({})
+    return StoredFront(front_members(session, job_id, device), FrontFigures.of(row)) if row else StoredFront({})
 
 
 def front_members(session: Session, job_id: str, device: str) -> dict[Key, PlacedCandidate]:
@@ -254,24 +338,21 @@ def _write_front(session: Session, job: Job, update: FrontUpdate, placed: Collec
     by_key = {member.candidate.key: member for member in placed}
     members = {c.key: by_key[c.key] for c in (*front.members, *front.baseline)}
     identity = {"job_id": job.id, "device": update.device}
+    connection = session.connection()  # statements without objects, since most batches write some
     if removed := update.front.members.keys() - members.keys():
-        for origin in {key[0] for key in removed}:
-            archs = [arch for o, arch in removed if o == origin]
-            of_origin = (FrontMemberRow.origin == origin, FrontMemberRow.arch_id.in_(archs))
-            of_front = (FrontMemberRow.job_id == job.id, FrontMemberRow.device == update.device)
-            session.execute(delete(FrontMemberRow).where(*of_front, *of_origin))
+        connection.execute(_REMOVE_MEMBER, [{"job": job.id, "of": update.device, "o": o, "a": a} for o, a in removed])
     if new := members.keys() - update.front.members.keys():
-        session.execute(insert(FrontMemberRow), [{**identity, "origin": o, "arch_id": a} for o, a in sorted(new)])
+        connection.execute(insert(_members), [{**identity, "origin": o, "arch_id": a} for o, a in sorted(new)])
     empty = 0.0 if front.reference and job.point_count else None
-    session.merge(
-        FrontRow(
-            **identity,
-            size=len(front.members),
-            verified=sum(candidate.status == "verified" for candidate in front.members),
-            hypervolume=empty if front.hypervolume is None else front.hypervolume,
-            baseline_hypervolume=empty if front.baseline_hypervolume is None else front.baseline_hypervolume,
-            final=update.final,
-            measured=update.measured,
-        )
+    figures = FrontFigures(
+        size=len(front.members),
+        verified=sum(candidate.status == "verified" for candidate in front.members),
+        hypervolume=empty if front.hypervolume is None else front.hypervolume,
+        baseline_hypervolume=empty if front.baseline_hypervolume is None else front.baseline_hypervolume,
+        final=update.final,
+        measured=update.measured,
     )
-    return StoredFront(members, update.final, update.measured)
+    if figures != update.front.figures:
+        upsert(session, _fronts, {**identity, **vars(figures)})
+    losses = MemberLosses.of(update.spec, front) if update.spec.fleet is None else None
+    return StoredFront(members, figures, losses)

@@ -15,10 +15,11 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from nas.blobs import BlobInfo
-from nas.core.events import Checkpoint
+from nas.core.events import Checkpoint, decode
 from nas.core.lifecycle import ENDED
 from nas.core.ports import BlobStore
 from server.store.database import reading
+from server.store.json_columns import state_to_json
 from server.store.measurements import OPEN
 from server.store.models import ArtifactRow, EventRow, Job, MeasurementRow, PredictorRow
 
@@ -65,7 +66,7 @@ def referenced_blobs(session: Session) -> set[str]:
     for table in session.scalars(select(Job.spec["table"]).where(Job.kind == "device")):
         used.update(_hashes(table))
     for state in session.scalars(select(Job.state)):
-        used.update(_hashes(state))
+        used.update(_hashes(state_to_json(state)))
     return used
 
 
@@ -76,7 +77,9 @@ def _spare_checkpoints(session: Session) -> set[str]:
     query = select(EventRow.job_id, EventRow.body).join(Job, Job.id == EventRow.job_id).where(*checkpoints)
     blobs: dict[tuple[str, str], list[str]] = {}
     for job_id, body in session.execute(query.order_by(EventRow.job_id, EventRow.seq)):
-        blobs.setdefault((job_id, body["stage"]), []).append(body["blob"])
+        checkpoint = decode(body)
+        assert isinstance(checkpoint, Checkpoint)
+        blobs.setdefault((job_id, checkpoint.stage), []).append(checkpoint.blob)
     return {blob for of_stage in blobs.values() for blob in of_stage[-SPARE_CHECKPOINTS:]}
 
 

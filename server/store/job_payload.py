@@ -47,8 +47,8 @@ def _onboarding_payload(session: Session, job: Job) -> OnboardingPayload:
     agent = session.get(AgentRow, job.name)
     if agent is None:
         raise InvalidSpec(f"no agent has registered as {job.name!r}")
-    profiling = job.state.get("finished", {}).get("profile")
-    profile = DeviceProfile.from_json(profiling["profile"] if profiling else agent.profile)
+    profiling = job.state.finished.get("profile")
+    profile = DeviceProfile.from_json(profiling["profile"]) if profiling else agent.profile
     return OnboardingPayload(spec, relatives, profile, agent_results(session, job.id))
 
 
@@ -60,7 +60,7 @@ def _search_payload(session: Session, job: Job) -> SearchPayload:
     return SearchPayload(
         spec=spec,
         devices=tuple(
-            DevicePayload(name, DeviceProfile.from_json(p.profile), PredictorBlob(p.family, p.blob), p.id)
+            DevicePayload(name, p.profile, PredictorBlob(p.family, p.blob), p.id)
             for name, p in zip(spec.devices, predictors, strict=True)
         ),
         energy=energy_of(session, predictors[0]) if single else None,  # energy is not predicted by device
@@ -88,8 +88,8 @@ def _refit_data(session: Session, job: Job, predictor: PredictorRow) -> RefitDat
     if predictor.known is None:
         return None
     onboarding = session.get(Job, versions_before(session, predictor)[-1].id)
-    profiling = onboarding.state.get("finished", {}).get("profile", {}) if onboarding is not None else {}
-    protocol = DeviceProfile.from_json(predictor.profile).protocol.id
+    profiling = onboarding.state.finished.get("profile", {}) if onboarding is not None else {}
+    protocol = predictor.profile.protocol.id
     readings = session.execute(
         select(ReadingRow.genes, ReadingRow.measured_ms)
         .where(ReadingRow.device == predictor.device, ReadingRow.space_id == predictor.space_id)
@@ -111,12 +111,12 @@ def supernet_of(session: Session, search_id: str) -> str | None:
     none."""
     job: Job | None = session.get(Job, search_id)
     while job is not None and job.kind == "search":
-        training = job.state.get("finished", {}).get("train")
+        training = job.state.finished.get("train")
         if training is not None and training.get("supernet"):
             return str(training["supernet"])
         if job.spec["supernet"] is None:
-            checkpoint = job.state.get("checkpoints", {}).get("train")
-            return str(checkpoint["blob"]) if training is not None and checkpoint is not None else None
+            checkpoint = job.state.checkpoints.get("train")
+            return str(checkpoint.blob) if training is not None and checkpoint is not None else None
         job = session.get(Job, job.spec["supernet"])
     return None
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, Literal
+from typing import Literal
 
+from pydantic import JsonValue, TypeAdapter
 from sqlalchemy import Engine, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -30,6 +30,7 @@ from server.store.clock import DatabaseClock
 from server.store.database import reading, writing
 from server.store.fronts import FrontProjector
 from server.store.job_payload import build_payload
+from server.store.json_columns import StageBar
 from server.store.json_validation import spec_hash, validate_events
 from server.store.leases import (
     excuse_expiry,
@@ -42,7 +43,7 @@ from server.store.leases import (
 )
 from server.store.models import EventRow, Job, WorkerRow
 from server.store.onboardings import register_onboarding
-from server.store.projections import new_stage, project, surplus_progress
+from server.store.projections import project, thin_progress
 from server.store.queue import capacity_shortage, claimable_jobs, cluster_capacity, note_urgent_claim
 from server.store.quotas import has_spent_gpu_hours, require_dry_run_quota, require_queue_quota
 from server.store.transitions import account_busy_time, append_status, change_status
@@ -50,6 +51,7 @@ from server.store.usage import add_usage
 
 MAX_STALLED = 5
 DRY_RUN_LIFETIME_S = 3600.0  # a dry run that its server has not removed by then is removed
+_JSON = TypeAdapter(dict[str, JsonValue])
 _WORKER_LIFETIME_S = 24 * 3600.0  # of the row of a dispatcher without heartbeats
 
 
@@ -63,7 +65,7 @@ class SqlJobStore:
 
     # Submission and commands
 
-    def find(self, kind: JobKind, spec: Mapping[str, Any], key: str, owner: str = LOCAL_OWNER) -> str | None:
+    def find(self, kind: JobKind, spec: Mapping[str, object], key: str, owner: str = LOCAL_OWNER) -> str | None:
         """Return the job that ``owner`` submitted with ``key``, if any. Raises Conflict if it had another spec."""
         with reading(self._engine) as session:
             return _find_by_key(session, kind, spec_hash(spec), key, owner)
@@ -71,7 +73,7 @@ class SqlJobStore:
     def submit(
         self,
         kind: JobKind,
-        spec: Mapping[str, Any],
+        spec: Mapping[str, object],
         key: str | None,
         *,
         space_id: str | None = None,
@@ -105,7 +107,7 @@ class SqlJobStore:
                     owner=by.owner,
                     priority=priority,
                     name=str(spec["name"]),
-                    spec=dict(spec),
+                    spec=_as_json(spec),
                     spec_hash=digest,
                     space_id=space_id,
                     status="queued",
@@ -113,8 +115,8 @@ class SqlJobStore:
                     parent_id=parent,
                     created_at=now,
                     last_seq=0,
-                    resources=required.model_dump(mode="json"),
-                    stages=[new_stage(name) for name in stages],
+                    resources=required,
+                    stages=tuple(StageBar(name) for name in stages),
                 )
                 session.add(job)
                 session.flush()
@@ -245,10 +247,10 @@ class SqlJobStore:
             projection = project(session, job, numbered, now)
             if job.kind == "search":
                 self._fronts.project(session, job, projection.changes)
-            thinned, surplus = surplus_progress(job.stages)
-            if surplus:
-                job.stages = thinned
-                session.execute(delete(EventRow).where(EventRow.job_id == job.id, EventRow.seq.in_(surplus)))
+            thinned = thin_progress(job.stages)
+            if thinned.surplus:
+                job.stages = thinned.bars
+                session.execute(delete(EventRow).where(EventRow.job_id == job.id, EventRow.seq.in_(thinned.surplus)))
             requests = [event for event in decoded if isinstance(event, MeasurementsWanted)]
             for event in requests:
                 measurements.create_tasks(session, job, event, now)
@@ -341,10 +343,10 @@ class SqlJobStore:
                     owner=worker,
                     slots=slots,
                     seen_at=now,
-                    nodes=[asdict(node) for node in nodes],
-                    free=[asdict(node) for node in free],
+                    nodes=tuple(nodes),
+                    free=tuple(free),
                     elastic=elastic,
-                    machine=machine.as_json() if machine is not None else None,
+                    machine=machine,
                 )
             )
 
@@ -363,7 +365,12 @@ def _find_by_key(session: Session, kind: JobKind, digest: str, key: str, owner: 
     return job.id
 
 
-def _required_resources(spec: Mapping[str, Any]) -> ResourceSpec:
+def _required_resources(spec: Mapping[str, object]) -> ResourceSpec:
     """As ``nas.core.scheduling.required_resources``, for a spec as JSON."""
     record = spec.get("resources")
     return ResourceSpec.model_validate(record) if record is not None else ResourceSpec(cpus=spec.get("threads", 1))
+
+
+def _as_json(spec: Mapping[str, object]) -> dict[str, JsonValue]:
+    """A spec that ``spec_hash`` has accepted."""
+    return _JSON.validate_python(spec)

@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.events import EncodedEvent, Evaluated, Event, Progress, StatusChanged, decode
@@ -28,7 +27,7 @@ def validate_events(events: Sequence[EncodedEvent]) -> tuple[list[JsonText], lis
     return texts, [_decode(text) for text in texts]
 
 
-def spec_hash(spec: Mapping[str, Any]) -> str:
+def spec_hash(spec: Mapping[str, object]) -> str:
     """Return the sha256 of the canonical JSON, equal to ``SearchSpec.content_hash``. Raises InvalidSpec for values that
     JSON cannot represent."""
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from nas.core.device import OnDevice
 from nas.core.events import Candidate, SearchState
@@ -20,6 +19,7 @@ from nas.schemas.candidates import (
 from nas.schemas.jobs import JobSchema, StageSchema
 from nas.schemas.predictors import PredictorCardSchema
 from server.store.cursors import utc
+from server.store.json_columns import StageBar
 from server.store.models import ArtifactRow, Job, PredictorRow
 
 
@@ -124,40 +124,40 @@ def job_schema(job: Job, state: SearchState, waiting: str | None, now: float) ->
     )
 
 
-def _stage_schema(job: Job, bar: Mapping[str, Any], state: SearchState, now: float) -> StageSchema:
-    active = bar["status"] == "running"
-    seconds = state.seconds.get(bar["name"], 0.0)
-    if active:
-        seconds += (now if job.status in LEASED else bar["latest"]) - bar["begun"]
-    status = "waiting" if active and job.status not in LEASED else bar["status"]
+def _stage_schema(job: Job, bar: StageBar, state: SearchState, now: float) -> StageSchema:
+    active = bar.status == "running"
+    seconds = state.seconds.get(bar.name, 0.0)
+    if active and bar.begun_at is not None and bar.latest is not None:
+        seconds += (now if job.status in LEASED else bar.latest) - bar.begun_at
+    status = "waiting" if active and job.status not in LEASED else bar.status
     return StageSchema(
-        name=bar["name"],
+        name=bar.name,
         status=status,
-        done=bar["done"],
-        total=bar["total"],
-        unit=bar["unit"],
+        done=bar.done,
+        total=bar.total,
+        unit=bar.unit,
         seconds=seconds,
         eta_s=_stage_eta_s(bar, now) if active and job.status in LEASED else None,
-        values=bar["values"],
-        message=bar["message"],
-        result=dict(state.finished.get(bar["name"], {})),
+        values=bar.values,
+        message=bar.message,
+        result=dict(state.finished.get(bar.name, {})),
     )
 
 
 def _eta_s(job: Job, now: float) -> float | None:
     """Estimated seconds until the job is done: those of its running stage where no other waits behind it."""
-    if job.status not in LEASED or any(bar["status"] == "waiting" for bar in job.stages):
+    if job.status not in LEASED or any(bar.status == "waiting" for bar in job.stages):
         return None
-    running = [bar for bar in job.stages if bar["status"] == "running"]
+    running = [bar for bar in job.stages if bar.status == "running"]
     return _stage_eta_s(running[-1], now) if running else None
 
 
-def _stage_eta_s(bar: Mapping[str, Any], now: float) -> float | None:
+def _stage_eta_s(bar: StageBar, now: float) -> float | None:
     """Estimated seconds until a running stage is done, at the rate of its present attempt."""
-    if bar["anchor"] is None:
+    if bar.anchor is None or bar.latest is None:
         return None
-    at, done = bar["anchor"]
-    if bar["done"] <= done or bar["latest"] <= at:
+    at, done = bar.anchor
+    if bar.done <= done or bar.latest <= at:
         return None
-    rate = (bar["done"] - done) / (bar["latest"] - at)
-    return max(0.0, float((bar["total"] - bar["done"]) / rate - (now - bar["latest"])))
+    rate = (bar.done - done) / (bar.latest - at)
+    return max(0.0, float((bar.total - bar.done) / rate - (now - bar.latest)))

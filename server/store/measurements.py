@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -57,12 +56,12 @@ class Measurements:
             device = session.get(DeviceRow, name)
             if device is not None:
                 require_owner(device, by)
-            if device is not None and device.profile is not None and device.profile.get("source") != "agent":
+            if device is not None and device.profile is not None and device.profile.source != "agent":
                 raise Conflict(f"device {name!r} already exists and has no agent: choose another name")
             if row is not None and row.instance != instance and self._leased_task(session, name, now) is not None:
                 raise AgentBusy(name, LEASE_S)
             if row is not None and row.profile_id == profile.id:
-                profile = DeviceProfile.from_json(row.profile)
+                profile = row.profile
             if row is not None:
                 row.instance, row.seen_at = instance, now
             if profile.canary_ms is None:
@@ -71,7 +70,7 @@ class Measurements:
                 row = AgentRow(name=name, owner=by.owner, instance=instance, created_at=now, seen_at=now)
                 session.add(row)
                 audit.record(session, by, "register agent", name, now, profile=profile.id)
-            row.profile, row.profile_id, row.versions = profile.as_json(), profile.id, dict(versions)
+            row.profile, row.profile_id, row.versions = profile, profile.id, dict(versions)
             return profile
 
     def claim(self, name: str, instance: str, by: Principal) -> MeasurementTask | None:
@@ -104,7 +103,7 @@ class Measurements:
             row.status, row.attempts, row.updated_at = "leased", row.attempts + 1, now
             row.lease_token, row.lease_instance = secrets.token_hex(12), instance
             row.lease_expires_at = now + LEASE_S
-            profile = DeviceProfile.from_json(row.profile)
+            profile = row.profile
             return MeasurementTask(row.id, row.lease_token, row.network, row.blob, profile, LEASE_S)
 
     def renew(self, name: str, task_id: str, lease: str, by: Principal) -> bool:
@@ -130,7 +129,7 @@ class Measurements:
     def profile_of(self, name: str, task_id: str) -> DeviceProfile:
         """Return the profile by which a task is measured. Raises NotFound."""
         with reading(self._engine) as session:
-            return DeviceProfile.from_json(_task(session, name, task_id).profile)
+            return _task(session, name, task_id).profile
 
     def finish(
         self,
@@ -151,11 +150,8 @@ class Measurements:
                 return
             if self._lock_leased(session, name, task_id, lease, now) is None:
                 raise _lease_ended(task_id)
-            if isinstance(result, MeasurementFailure):
-                row.status, row.result = "failed", {"error": result.error}
-            else:
-                row.status, row.result = "done", result.as_json()
-                row.raw = timing.as_json() if timing is not None else None
+            failed = isinstance(result, MeasurementFailure)
+            row.status, row.result, row.raw = "failed" if failed else "done", result, None if failed else timing
             row.lease_instance = row.lease_expires_at = None
             row.updated_at = now
 
@@ -198,7 +194,7 @@ class Measurements:
         )
         for row in session.scalars(exhausted.with_for_update()).all():
             row.status, row.updated_at = "failed", now
-            row.result = {"error": f"the agent returned no result in {MAX_ATTEMPTS} attempts"}
+            row.result = MeasurementFailure(f"the agent returned no result in {MAX_ATTEMPTS} attempts")
 
 
 def create_tasks(session: Session, job: Job, event: MeasurementsWanted, now: float) -> None:
@@ -222,7 +218,7 @@ def create_tasks(session: Session, job: Job, event: MeasurementsWanted, now: flo
                     device=profile.name,
                     network=network,
                     protocol=profile.protocol.id,
-                    profile=profile.as_json(),
+                    profile=profile,
                     blob=blob,
                     status="queued",
                     attempts=0,
@@ -248,11 +244,7 @@ def agent_results(session: Session, job_id: str) -> dict[MeasurementKey, Measure
     """Return the results of all ended tasks of a job."""
     columns = (MeasurementRow.device, MeasurementRow.network, MeasurementRow.protocol, MeasurementRow.result)
     rows = session.execute(select(*columns).where(MeasurementRow.job_id == job_id, MeasurementRow.status.not_in(OPEN)))
-    return {MeasurementKey(row.device, row.network, row.protocol): _read_result(row.result) for row in rows}
-
-
-def _read_result(record: dict[str, Any]) -> Measurement | MeasurementFailure:
-    return MeasurementFailure(record["error"]) if "error" in record else Measurement.from_json(record)
+    return {MeasurementKey(row.device, row.network, row.protocol): row.result for row in rows}
 
 
 def agent_wait_reasons(session: Session, job_ids: Collection[str], now: float) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from pydantic import JsonValue
 from sqlalchemy import (
-    JSON,
     BigInteger,
     Computed,
     Double,
@@ -17,12 +17,29 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-ALL_DEVICES = ""  # as the device of a front: the one front of a search that has one
+from nas.core.device import DeviceProfile, Measurement, OnDevice
+from nas.core.events import SearchState
+from nas.core.jobs import MeasurementFailure
+from nas.core.scheduling import NodeResources
+from nas.core.spec import ResourceSpec
+from nas.core.timing import Timing
+from server.store.json_columns import (
+    BarsColumn,
+    Json,
+    MeasurementColumn,
+    NodesColumn,
+    OnDevicesColumn,
+    ProfileColumn,
+    ResourcesColumn,
+    ResultColumn,
+    StageBar,
+    StateColumn,
+    TimingColumn,
+)
 
-Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+ALL_DEVICES = ""  # as the device of a front: the one front of a search that has one
 
 
 class Base(DeclarativeBase):
@@ -37,8 +54,9 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map: ClassVar = {
-        dict[str, Any]: Json,
-        list[dict[str, Any]]: Json,
+        dict[str, JsonValue]: Json,
+        dict[str, float]: Json,
+        dict[str, str]: Json,
         list[int]: Json,
         list[str]: Json,
         float: Double(),
@@ -76,7 +94,7 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(default=0)
     precedence: Mapped[int] = mapped_column(Computed("-priority"))
     name: Mapped[str] = mapped_column(String(120))
-    spec: Mapped[dict[str, Any]]
+    spec: Mapped[dict[str, JsonValue]]
     spec_hash: Mapped[str] = mapped_column(String(64))
     space_id: Mapped[str | None] = mapped_column(String(120))
     status: Mapped[str] = mapped_column(String(16), default="queued")
@@ -97,15 +115,15 @@ class Job(Base):
     lease_batch: Mapped[int] = mapped_column(default=0)
     busy_seconds: Mapped[float] = mapped_column(default=0.0)
     busy_until: Mapped[float | None]
-    resources: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    resources: Mapped[ResourceSpec] = mapped_column(ResourcesColumn)
     predictor_id: Mapped[str | None] = mapped_column(String(32), index=True)
     last_seq: Mapped[int] = mapped_column(default=0)
     point_count: Mapped[int] = mapped_column(default=0)
     evaluations: Mapped[int] = mapped_column(default=0)
     extrapolated: Mapped[int] = mapped_column(default=0)
     extrapolated_measured: Mapped[int] = mapped_column(default=0)
-    stages: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
-    state: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    stages: Mapped[tuple[StageBar, ...]] = mapped_column(BarsColumn, default=())
+    state: Mapped[SearchState] = mapped_column(StateColumn, default=lambda: SearchState())
 
 
 class EventRow(Base):
@@ -116,7 +134,7 @@ class EventRow(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     at: Mapped[float]
-    body: Mapped[dict[str, Any]]
+    body: Mapped[dict[str, JsonValue]]
 
 
 class PointRow(Base):
@@ -136,11 +154,11 @@ class PointRow(Base):
     seq: Mapped[int] = mapped_column(default=0)
     space: Mapped[str] = mapped_column(String(120))
     genes: Mapped[list[int]]
-    metrics: Mapped[dict[str, Any]]
+    metrics: Mapped[dict[str, float]]
     status: Mapped[str] = mapped_column(String(16))
     promised_ms: Mapped[float | None]
-    measurement: Mapped[dict[str, Any] | None] = mapped_column(Json)
-    devices: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    measurement: Mapped[Measurement | None] = mapped_column(MeasurementColumn)
+    devices: Mapped[dict[str, OnDevice] | None] = mapped_column(OnDevicesColumn)
     extrapolated: Mapped[bool | None]
 
 
@@ -201,7 +219,7 @@ class ArtifactRow(Base):
     blob: Mapped[str] = mapped_column(String(64))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     media_type: Mapped[str] = mapped_column(String(120))
-    report: Mapped[dict[str, Any]]
+    report: Mapped[dict[str, JsonValue]]
 
 
 class DeviceRow(Base):
@@ -214,7 +232,7 @@ class DeviceRow(Base):
     owner: Mapped[str] = mapped_column(String(120), default="local")
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     profile_id: Mapped[str | None] = mapped_column(String(16))
-    profile: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    profile: Mapped[DeviceProfile | None] = mapped_column(ProfileColumn)
 
 
 class PredictorRow(Base):
@@ -233,10 +251,10 @@ class PredictorRow(Base):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     device: Mapped[str] = mapped_column(ForeignKey("devices.name"))
     profile_id: Mapped[str] = mapped_column(String(16))
-    profile: Mapped[dict[str, Any]]
+    profile: Mapped[DeviceProfile] = mapped_column(ProfileColumn)
     space_id: Mapped[str] = mapped_column(String(120))
     family: Mapped[str] = mapped_column(String(64))
-    card: Mapped[dict[str, Any]]
+    card: Mapped[dict[str, JsonValue]]
     blob: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[float]
     number: Mapped[int] = mapped_column(default=1)
@@ -287,8 +305,8 @@ class AgentRow(Base):
     owner: Mapped[str] = mapped_column(String(120))
     instance: Mapped[str] = mapped_column(String(64))
     profile_id: Mapped[str] = mapped_column(String(16))
-    profile: Mapped[dict[str, Any]]
-    versions: Mapped[dict[str, Any]]
+    profile: Mapped[DeviceProfile] = mapped_column(ProfileColumn)
+    versions: Mapped[dict[str, str]]
     created_at: Mapped[float]
     seen_at: Mapped[float]
 
@@ -315,15 +333,15 @@ class MeasurementRow(Base):
     device: Mapped[str] = mapped_column(String(64))
     network: Mapped[str] = mapped_column(String(64))
     protocol: Mapped[str] = mapped_column(String(16))
-    profile: Mapped[dict[str, Any]]
+    profile: Mapped[DeviceProfile] = mapped_column(ProfileColumn)
     blob: Mapped[str] = mapped_column(String(64))
     status: Mapped[str] = mapped_column(String(16), default="queued")
     attempts: Mapped[int] = mapped_column(default=0)
     lease_token: Mapped[str | None] = mapped_column(String(32))
     lease_instance: Mapped[str | None] = mapped_column(String(64))
     lease_expires_at: Mapped[float | None]
-    result: Mapped[dict[str, Any] | None] = mapped_column(Json)
-    raw: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    result: Mapped[Measurement | MeasurementFailure | None] = mapped_column(ResultColumn)
+    raw: Mapped[Timing | None] = mapped_column(TimingColumn)
     created_at: Mapped[float]
     updated_at: Mapped[float]
 
@@ -331,8 +349,7 @@ class MeasurementRow(Base):
 class WorkerRow(Base):
     """A dispatcher that is, or lately was, connected.
 
-    ``nodes`` are the resources of its cluster and ``free`` the free ones, as lists of
-    ``nas.core.scheduling.NodeResources``.
+    ``nodes`` are the resources of its cluster and ``free`` the free ones.
     ``elastic``: the cluster may add nodes. ``machine`` is the machine of the dispatcher.
     """
 
@@ -341,10 +358,10 @@ class WorkerRow(Base):
     owner: Mapped[str] = mapped_column(String(200), primary_key=True)
     slots: Mapped[int]
     seen_at: Mapped[float]
-    nodes: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
-    free: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
+    nodes: Mapped[tuple[NodeResources, ...]] = mapped_column(NodesColumn, default=())
+    free: Mapped[tuple[NodeResources, ...]] = mapped_column(NodesColumn, default=())
     elastic: Mapped[bool] = mapped_column(default=False)
-    machine: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    machine: Mapped[DeviceProfile | None] = mapped_column(ProfileColumn)
 
 
 class TokenRow(Base):
@@ -428,4 +445,4 @@ class AuditRow(Base):
     address: Mapped[str | None] = mapped_column(String(64))
     action: Mapped[str] = mapped_column(String(64))
     target: Mapped[str] = mapped_column(String(200))
-    detail: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    detail: Mapped[dict[str, JsonValue]] = mapped_column(default=dict)

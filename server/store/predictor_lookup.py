@@ -48,7 +48,7 @@ def versions_before(session: Session, predictor: PredictorRow) -> list[Predictor
 
 def energy_of(session: Session, predictor: PredictorRow) -> PredictorBlob | None:
     """Return the energy predictor that belongs to a latency predictor; None if there is none."""
-    fit = session.get_one(Job, versions_before(session, predictor)[-1].id).state.get("finished", {}).get("fit", {})
+    fit = session.get_one(Job, versions_before(session, predictor)[-1].id).state.finished.get("fit", {})
     energy = fit.get("energy")
     return None if energy is None else PredictorBlob(energy["family"], energy["blob"])
 
@@ -61,7 +61,7 @@ def relatives_of(session: Session, spec: DeviceSpec) -> list[RelatedDevice]:
     rows = session.execute(query.where(PredictorRow.device != spec.name).order_by(PredictorRow.created_at))
     relatives: dict[str, RelatedDevice] = {}
     for device, record, state in rows:
-        other, fit = DeviceSpec.model_validate(record), state.get("finished", {}).get("fit", {})
+        other, fit = DeviceSpec.model_validate(record), state.finished.get("fit", {})
         if (other.space, other.data) == (spec.space, spec.data) and "known" in fit:
             relatives[device] = RelatedDevice(device, fit["known"], fit["networks"])
     return [relatives[device] for device in sorted(relatives)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,9 @@ from sqlalchemy.orm import Session
 
 from nas.core.arch import Arch
 from nas.core.candidates import ORIGINS, CandidateTable, Rows
-from nas.core.conclusion import Conclusion
-from nas.core.data_account import data_account_from_json
-from nas.core.device import Measurement, OnDevice
+from nas.core.device import OnDevice
 from nas.core.events import (
     Candidate,
-    Checkpoint,
     Evaluated,
     Event,
     Exported,
@@ -35,10 +32,10 @@ from nas.core.events import (
     StageFinished,
     StageResults,
     StageStarted,
-    decode,
     fold_all,
 )
 from server.store.device_projections import add_reading, add_version, project_onboarding
+from server.store.json_columns import StageBar
 from server.store.models import ALL_DEVICES, ArtifactRow, Base, HypervolumeRow, Job, PointRow
 from server.store.usage import add_usage
 
@@ -112,7 +109,7 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
     rows = _rows_of(session, job.id, _touched(numbered))
     export_rows = _export_rows(session, job.id, events)
     before = replace(
-        state_from_json(job.state) if stateful else SearchState(),
+        job.state if stateful else SearchState(),
         candidates={key: point_of(row) for key, row in rows.items()},
         exports=tuple(_export(row) for row in export_rows),
     )
@@ -124,9 +121,9 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
     for export in after.exports:
         if (seq := seqs.get((export.arch.id, export.name))) is not None:
             session.merge(_export_row(job.id, seq, export))
-    refits = len(job.state.get("refits", ()))
+    refits = len(job.state.refits) if any(isinstance(event, (Measured, Refitted)) for event in events) else 0
     if stateful:
-        job.state = state_to_json(after)
+        job.state = after
     if any(isinstance(event, _BARS) for event in events):
         job.stages = _advance(job.stages, numbered, at)
     if job.kind == "device":
@@ -160,7 +157,7 @@ def load_points(session: Session, job_id: str, after: int) -> tuple[Rows, Candid
     measured = session.execute(select(p.position, p.measurement).where(*changed, p.measurement.is_not(None)))
     devices: list[Mapping[str, OnDevice]] = [{}] * len(positions)
     for position, parts in session.execute(select(p.position, p.devices).where(*changed, p.devices.is_not(None))):
-        devices[row_of[position]] = _on_devices(parts)
+        devices[row_of[position]] = parts or {}
     table = CandidateTable.from_columns(
         spaces=spaces,
         genes=_all_json(genes),
@@ -168,7 +165,7 @@ def load_points(session: Session, job_id: str, after: int) -> tuple[Rows, Candid
         statuses=statuses,
         metrics=_all_json(metrics),
         promises_ms=promises_ms,
-        measurements={row_of[row[0]]: Measurement.from_json(row[1]) for row in measured},
+        measurements={row_of[position]: m for position, m in measured if m is not None},
         devices=devices,
         extrapolated=extrapolated,
     )
@@ -181,76 +178,25 @@ def load_exports(session: Session, job: Job) -> tuple[Exported, ...]:
     return tuple(_export(row) for row in rows)
 
 
-def surplus_progress(stages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[int]]:
-    """Stages with thinned lists of progress events, and the numbers of the events to delete."""
-    thinned, surplus = [], []
-    for stage in stages:
-        seqs: list[int] = stage["kept"]
-        if len(seqs) > KEPT_PROGRESS:
-            deleted = set(seqs[1:-1:2])
-            surplus += sorted(deleted)
-            stage = {**stage, "kept": [seq for seq in seqs if seq not in deleted]}
-        thinned.append(stage)
-    return thinned, surplus
+@dataclass(frozen=True)
+class ThinnedProgress:
+    """Stages with fewer progress events, and the numbers of the events to delete."""
+
+    bars: tuple[StageBar, ...]
+    surplus: tuple[int, ...]
 
 
-def new_stage(name: str) -> dict[str, Any]:
-    """A stage as stored in ``jobs.stages``.
-
-    ``anchor`` is [time, done] of the first progress of this attempt, ``latest`` the time of the last; ``kept`` the
-    numbers of its progress events in the log.
-    """
-    return {
-        "name": name,
-        "status": "waiting",
-        "done": 0,
-        "total": 0,
-        "unit": "",
-        "values": {},
-        "message": "",
-        "begun": None,
-        "anchor": None,
-        "latest": None,
-        "kept": [],
-    }
-
-
-def state_to_json(state: SearchState) -> dict[str, Any]:
-    """A search state without candidates, hypervolumes and exports, which have tables of their own."""
-    return {
-        "stage": state.stage,
-        "finished": {stage: dict(result) for stage, result in state.finished.items()},
-        "seconds": dict(state.seconds),
-        "checkpoints": {stage: asdict(c) for stage, c in state.checkpoints.items()},
-        "warnings": list(state.warnings),
-        "refits": [asdict(r) for r in state.refits],
-        "data": asdict(state.data) if state.data is not None else None,
-        "class_recall": {arch: list(recall) for arch, recall in state.class_recall.items()},
-        "conclusions": [asdict(c) for c in state.conclusions],
-    }
-
-
-def state_from_json(record: Mapping[str, Any]) -> SearchState:
-    """Inverse of ``state_to_json``; an empty record is the empty state."""
-    if not record:
-        return SearchState()
-    return SearchState(
-        stage=record["stage"],
-        finished=record["finished"],
-        seconds=record["seconds"],
-        checkpoints={stage: Checkpoint(**c) for stage, c in record["checkpoints"].items()},
-        warnings=tuple(record["warnings"]),
-        refits=tuple(_refit(r) for r in record.get("refits", ())),
-        data=data_account_from_json(data) if (data := record.get("data")) else None,
-        class_recall={arch: tuple(recall) for arch, recall in record.get("class_recall", {}).items()},
-        conclusions=tuple(Conclusion(**c) for c in record.get("conclusions", ())),
-    )
-
-
-def _refit(record: Mapping[str, Any]) -> Refitted:
-    event = decode({"kind": Refitted.kind, **record})
-    assert isinstance(event, Refitted)
-    return event
+def thin_progress(bars: Sequence[StageBar]) -> ThinnedProgress:
+    """Drop every second progress event of each stage that has more than ``KEPT_PROGRESS``."""
+    thinned: list[StageBar] = []
+    surplus: list[int] = []
+    for bar in bars:
+        if len(bar.progress_seqs) > KEPT_PROGRESS:
+            dropped = bar.progress_seqs[1:-1:2]
+            surplus += dropped
+            bar = replace(bar, progress_seqs=tuple(seq for seq in bar.progress_seqs if seq not in set(dropped)))
+        thinned.append(bar)
+    return ThinnedProgress(tuple(thinned), tuple(surplus))
 
 
 def _durable(state: SearchState) -> tuple[object, ...]:
@@ -377,13 +323,13 @@ def load_hypervolumes(session: Session, job_ids: Collection[str]) -> dict[str, l
     return history
 
 
-def _values(point: Candidate) -> dict[str, Any]:
+def _values(point: Candidate) -> dict[str, object]:
     return {
         "metrics": dict(point.metrics),
         "status": point.status,
         "promised_ms": point.promised_ms,
-        "measurement": point.measurement.as_json() if point.measurement is not None else None,
-        "devices": {name: asdict(part) for name, part in point.devices.items()} or None,
+        "measurement": point.measurement,
+        "devices": dict(point.devices) or None,
         "extrapolated": point.extrapolated,
     }
 
@@ -396,14 +342,10 @@ def point_of(row: Any) -> Candidate:
         metrics=row.metrics,
         status=row.status,
         promised_ms=row.promised_ms,
-        measurement=Measurement.from_json(row.measurement) if row.measurement else None,
-        devices=_on_devices(row.devices),
+        measurement=row.measurement,
+        devices=row.devices or {},
         extrapolated=row.extrapolated,
     )
-
-
-def _on_devices(record: Mapping[str, Any] | None) -> dict[str, OnDevice]:
-    return {name: OnDevice.from_json(part) for name, part in (record or {}).items()}
 
 
 def _all_json(texts: Sequence[str]) -> Any:
@@ -431,25 +373,35 @@ def _export_row(job_id: str, seq: int, export: Exported) -> ArtifactRow:
     )
 
 
-def _advance(stages: list[dict[str, Any]], numbered: Sequence[tuple[int, Event]], at: float) -> list[dict[str, Any]]:
+def _advance(stages: Sequence[StageBar], numbered: Iterable[tuple[int, Event]], at: float) -> tuple[StageBar, ...]:
     """The progress bars after more events."""
-    bars = {stage["name"]: {**stage, "kept": list(stage["kept"])} for stage in stages}
+    bars = {bar.name: bar for bar in stages}
     for seq, event in numbered:
         if not isinstance(event, _BARS):
             continue
         if event.stage not in bars:
             position = event.position if isinstance(event, StageStarted) else len(bars)
             rows = list(bars.items())
-            bars = dict([*rows[:position], (event.stage, new_stage(event.stage)), *rows[position:]])
-        bar = bars[event.stage]
-        match event:
-            case StageStarted():
-                bar |= {"status": "running", "begun": at, "anchor": None, "latest": at}
-            case Progress():
-                bar |= {"done": event.done, "total": event.total, "unit": event.unit, "message": event.message}
-                bar |= {"values": {**bar["values"], **event.values}}
-                bar["kept"].append(seq)
-                bar |= {"anchor": bar["anchor"] or [at, event.done], "latest": at}
-            case StageFinished():
-                bar |= {"status": "finished", "done": bar["total"]}
-    return list(bars.values())
+            bars = dict([*rows[:position], (event.stage, StageBar(event.stage)), *rows[position:]])
+        bars[event.stage] = _advanced(bars[event.stage], event, seq, at)
+    return tuple(bars.values())
+
+
+def _advanced(bar: StageBar, event: StageStarted | Progress | StageFinished, seq: int, at: float) -> StageBar:
+    match event:
+        case StageStarted():
+            return replace(bar, status="running", begun_at=at, anchor=None, latest=at)
+        case StageFinished():
+            return replace(bar, status="finished", done=bar.total)
+        case Progress():
+            return replace(
+                bar,
+                done=event.done,
+                total=event.total,
+                unit=event.unit,
+                message=event.message,
+                values={**bar.values, **event.values},
+                progress_seqs=(*bar.progress_seqs, seq),
+                anchor=bar.anchor or (at, event.done),
+                latest=at,
+            )

@@ -42,8 +42,8 @@ def cluster_capacity(session: Session, now: float) -> ClusterCapacity:
     rows = session.scalars(select(WorkerRow).where(WorkerRow.seen_at > now - WORKER_TIMEOUT_S)).all()
     return ClusterCapacity(
         workers=len(rows),
-        nodes=tuple(NodeResources(**record) for row in rows for record in row.nodes),
-        free=tuple(NodeResources(**record) for row in rows for record in row.free),
+        nodes=tuple(node for row in rows for node in row.nodes),
+        free=tuple(node for row in rows for node in row.free),
         elastic=any(row.elastic or not row.nodes for row in rows),
     )
 
@@ -61,7 +61,7 @@ def claimable_jobs(session: Session, free: Sequence[NodeResources] | None, now: 
     running = running_by_owner(session)
     over_quota = _quota_wait_reasons(session, {row.owner for row in rows.values()}, running)
     for job in _favoured_once(session, fair_order(_queued_jobs(rows.values()), running), now):
-        required = stored_resources(rows[job.id].resources)
+        required = rows[job.id].resources
         if job.owner not in over_quota and (free is None or any(fits(required, n) for n in free)):
             yield job.id
 
@@ -120,7 +120,7 @@ def wait_reasons(session: Session, jobs: Sequence[Job], now: float) -> dict[str,
         if job.id in reasons:
             continue
         reason = _retry_wait_reason(job, now) or over_quota.get(job.owner)
-        reason = reason or _resource_wait_reason(stored_resources(job.resources), capacity)
+        reason = reason or _resource_wait_reason(job.resources, capacity)
         position = f"position {positions.places.get(job.id, 1)} of {positions.length}"
         reasons[job.id] = f"{reason}, {position}" if reason else position
     return reasons
@@ -175,11 +175,6 @@ def running_by_owner(session: Session) -> dict[str, int]:
     """Count the leased jobs of each owner."""
     query = select(Job.owner, func.count()).where(Job.status.in_(LEASED)).group_by(Job.owner)
     return {row[0]: row[1] for row in session.execute(query)}
-
-
-def stored_resources(record: Mapping[str, Any]) -> ResourceSpec:
-    """Parse the ``resources`` column. Jobs of before this column have an empty record, which means one core."""
-    return ResourceSpec.model_validate(record)
 
 
 def capacity_shortage(required: ResourceSpec, capacity: ClusterCapacity) -> str | None:

@@ -86,7 +86,7 @@ def require_dry_run_quota(session: Session, owner: str) -> None:
 
 def has_spent_gpu_hours(session: Session, job: Job) -> bool:
     """Whether the owner of a job that uses GPUs has no GPU-hours left."""
-    if not job.resources.get("gpus", 0):
+    if not job.resources.gpus:
         return False
     limit = limits_of(session, [job.owner])[job.owner].gpu_hours
     session.flush()  # the time that was accounted in this transaction

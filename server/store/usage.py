@@ -10,13 +10,13 @@ import zlib
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from server.store.database import at_end
-from server.store.models import Job, UsageRow
+from server.store.database import at_end, upsert
+from server.store.models import Base, Job, UsageRow
 
 SHARDS = 8
+_usage = Base.metadata.tables["usage"]
 _PENDING = "usage"  # in ``Session.info``
 
 
@@ -42,7 +42,7 @@ def add_usage(session: Session, job: Job, *, events: int = 0, evaluations: int =
     """Count for the owner of ``job`` what this transaction adds."""
     pending: dict[tuple[str, int], Usage] = session.info.setdefault(_PENDING, {})
     key = (job.owner, zlib.crc32(job.id.encode()) % SHARDS)
-    added = Usage(events, evaluations, busy_seconds, busy_seconds * job.resources.get("gpus", 0))
+    added = Usage(events, evaluations, busy_seconds, busy_seconds * job.resources.gpus)
     pending[key] = pending.get(key, Usage()) + added
     at_end(session, _write)
 
@@ -51,11 +51,7 @@ def _write(session: Session) -> None:
     pending: dict[tuple[str, int], Usage] = session.info.pop(_PENDING)
     for (owner, shard), added in sorted(pending.items()):
         if added != Usage():
-            values = {"owner": owner, "shard": shard, **vars(added)}
-            sums = {name: getattr(UsageRow, name) + value for name, value in vars(added).items()}
-            insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-            statement = insert(UsageRow).values(values)
-            session.execute(statement.on_conflict_do_update(index_elements=["owner", "shard"], set_=sums))
+            upsert(session, _usage, {"owner": owner, "shard": shard, **vars(added)}, adding=vars(added))
 
 
 def usage_of(session: Session, owner: str | None = None) -> Usage:

@@ -41,4 +41,4 @@ def require_device(session: Session, name: str) -> DeviceRow:
 def roofline_devices(session: Session, names: tuple[str, ...]) -> frozenset[str]:
     """Those of the devices that are defined by peak figures alone."""
     rows = session.scalars(select(DeviceRow).where(DeviceRow.name.in_(names)))
-    return frozenset(row.name for row in rows if (row.profile or {}).get("source") == "roofline")
+    return frozenset(row.name for row in rows if row.profile is not None and row.profile.source == "roofline")

@@ -22,7 +22,7 @@ from server.store.database import reading
 from server.store.fronts import member_keys, read_front
 from server.store.mapping import artifact_schema, candidate_schema
 from server.store.models import ALL_DEVICES, ArtifactRow, Job, PointRow
-from server.store.projections import point_of, state_from_json
+from server.store.projections import point_of
 from server.store.readers.base import Reader, require_job, roofline_devices
 
 
@@ -43,7 +43,7 @@ class CandidateReader(Reader):
             spec = SearchSpec.model_validate(job.spec)
             if device is not None and device not in spec.devices:
                 raise UnknownName("device of the search", device, spec.devices)
-            context = front_context(state_from_json(job.state).finished)
+            context = front_context(job.state.finished)
             view = (device or spec.views[0] or ALL_DEVICES) if spec.fleet is not None else ALL_DEVICES
             return spec, read_front(session, job, spec, context, view)
 
@@ -136,7 +136,7 @@ class CandidateReader(Reader):
         raise NotFound(f"network {arch!r} of search {search_id} has no file {name!r}; its files: {names}")
 
     def _table_and_context(self, session: Session, job: Job) -> tuple[CandidateTable, FrontContext]:
-        return self._candidate_cache.table(session, job), front_context(state_from_json(job.state).finished)
+        return self._candidate_cache.table(session, job), front_context(job.state.finished)
 
 
 def _count_up_to(rows: Rows, value: NDArray[np.floating[Any]], last: float | None, position: int) -> int:

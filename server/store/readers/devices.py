@@ -8,7 +8,7 @@ from itertools import groupby
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
-from nas.core.device import DeviceProfile, changes
+from nas.core.device import changes
 from nas.core.drift import Drift, DriftReading, drift_of
 from nas.core.errors import NotFound
 from nas.core.spec import DeviceSpec, SearchSpec
@@ -19,7 +19,6 @@ from server.store.database import reading
 from server.store.mapping import card_schema, job_schema
 from server.store.measurements import AGENT_TIMEOUT_S, agent_queue, agents
 from server.store.models import AgentRow, DeviceRow, Job, ReadingRow, WorkerRow
-from server.store.projections import state_from_json
 from server.store.queue import WORKER_TIMEOUT_S, wait_reasons
 from server.store.readers.base import Reader, require_device, roofline_devices
 from server.store.readers.predictors import current_predictors
@@ -106,11 +105,11 @@ class DeviceReader(Reader):
         return DeviceSchema(
             agent=agent_schema(session, agent, now) if agent is not None else None,
             stale=self._stale(session, device, agent),
-            **{**vars(job_schema(job, state_from_json(job.state), waiting, now)), "owner": device.owner},
+            **{**vars(job_schema(job, job.state, waiting, now)), "owner": device.owner},
             name=device.name,
             spec=DeviceSpec.model_validate(job.spec),
             profile_id=device.profile_id,
-            profile=DeviceProfile.from_json(device.profile) if device.profile is not None else None,
+            profile=device.profile,
             predictors=[card_schema(row) for row in current_predictors(session, device.name)],
         )
 
@@ -119,13 +118,13 @@ class DeviceReader(Reader):
         kind of machine; empty without a report."""
         if device.profile is None:
             return []
-        profiled = DeviceProfile.from_json(device.profile)
+        profiled = device.profile
         if profiled.source == "agent":
-            return changes(profiled, DeviceProfile.from_json(agent.profile)) if agent is not None else []
+            return changes(profiled, agent.profile) if agent is not None else []
         if profiled.source != "worker":
             return []
         recent = select(WorkerRow.machine).where(WorkerRow.seen_at > self._clock(session) - WORKER_TIMEOUT_S)
-        machines = [DeviceProfile.from_json(m) for m in session.scalars(recent) if m is not None]
+        machines = [m for m in session.scalars(recent) if m is not None]
         with_threads = [replace(m.protocol, threads=profiled.protocol.threads) for m in machines]
         differences = [
             changes(profiled, replace(m, protocol=protocol))
@@ -144,7 +143,7 @@ def _require_onboarding(session: Session, onboarding_id: str) -> Job:
 
 def _onboarding_schema(job: Job, waiting: str | None, now: float) -> OnboardingSchema:
     return OnboardingSchema(
-        **vars(job_schema(job, state_from_json(job.state), waiting, now)),
+        **vars(job_schema(job, job.state, waiting, now)),
         device=job.name,
         spec=DeviceSpec.model_validate(job.spec),
     )
@@ -157,7 +156,7 @@ def agent_schema(session: Session, row: AgentRow, now: float) -> AgentSchema:
         name=row.name,
         owner=row.owner,
         profile_id=row.profile_id,
-        profile=DeviceProfile.from_json(row.profile),
+        profile=row.profile,
         versions=row.versions,
         seen_at=utc(row.seen_at),
         away=now - row.seen_at > AGENT_TIMEOUT_S,

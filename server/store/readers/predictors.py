@@ -121,7 +121,7 @@ class PredictorReader(Reader):
             )
             return OnboardedDevice(
                 spec=DeviceSpec.model_validate(onboarding.spec),
-                profile=DeviceProfile.from_json(row.profile),
+                profile=row.profile,
                 family=row.family,
                 blob=row.blob,
                 known=row.known,

@@ -18,7 +18,7 @@ from server.store.cursors import read_cursor, utc, write_cursor
 from server.store.database import reading
 from server.store.mapping import job_schema
 from server.store.models import ALL_DEVICES, EventRow, FrontRow, Job
-from server.store.projections import load_exports, load_hypervolumes, state_from_json
+from server.store.projections import load_exports, load_hypervolumes
 from server.store.queue import wait_reasons
 from server.store.rank_correlation import rank_correlation_schema
 from server.store.readers.base import Reader, require_job
@@ -26,7 +26,7 @@ from server.store.replaced_devices import replacement_warnings
 
 
 @dataclass(frozen=True)
-class FrontFigures:
+class FrontOverview:
     """The size and the hypervolumes of a front."""
 
     front_size: int = 0
@@ -35,9 +35,9 @@ class FrontFigures:
     baseline_hypervolume: float | None = None
 
     @staticmethod
-    def of(row: FrontRow) -> FrontFigures:
+    def of(row: FrontRow) -> FrontOverview:
         """The summary of a stored front."""
-        return FrontFigures(row.size, row.verified, row.hypervolume, row.baseline_hypervolume)
+        return FrontOverview(row.size, row.verified, row.hypervolume, row.baseline_hypervolume)
 
 
 class SearchReader(Reader):
@@ -48,11 +48,10 @@ class SearchReader(Reader):
         with reading(self._engine) as session:
             job = require_job(session, search_id, "search")
             schema = _Page(session, [job], self._clock(session)).schema(job)
-            state = state_from_json(job.state)
             return schema.model_copy(
                 update={
-                    "rank_correlation": rank_correlation_schema(state.finished),
-                    "data": state.data,
+                    "rank_correlation": rank_correlation_schema(job.state.finished),
+                    "data": job.state.data,
                     "warnings": [*schema.warnings, *replacement_warnings(session, job, schema.spec)],
                 }
             )
@@ -103,7 +102,7 @@ class SearchReader(Reader):
             table = self._candidate_cache.table(session, job)
             candidates = map(table.candidate, range(len(table)))
             state = replace(
-                state_from_json(job.state),
+                job.state,
                 candidates={candidate.key: candidate for candidate in candidates},
                 exports=load_exports(session, job),
                 hypervolume=tuple(load_hypervolumes(session, [job.id])[job.id]),
@@ -135,14 +134,14 @@ class _Page:
     def __init__(self, session: Session, jobs: Sequence[Job], now: float) -> None:
         ids = [job.id for job in jobs]
         rows = session.scalars(select(FrontRow).where(FrontRow.job_id.in_(ids)))
-        self._fronts = {(row.job_id, row.device): FrontFigures.of(row) for row in rows}
+        self._fronts = {(row.job_id, row.device): FrontOverview.of(row) for row in rows}
         self._hypervolumes = load_hypervolumes(session, ids)
         self._waiting = wait_reasons(session, jobs, now)
         self._now = now
 
     def schema(self, job: Job) -> SearchSchema:
         """A search with its summary."""
-        spec, state = SearchSpec.model_validate(job.spec), state_from_json(job.state)
+        spec, state = SearchSpec.model_validate(job.spec), job.state
         view = spec.views[0] or ALL_DEVICES
         return SearchSchema(
             **vars(job_schema(job, state, self._waiting.get(job.id), self._now)),
@@ -161,5 +160,5 @@ class _Page:
             conclusions=list(state.conclusions),
         )
 
-    def _front(self, job: Job, device: str) -> FrontFigures:
-        return self._fronts.get((job.id, device), FrontFigures())
+    def _front(self, job: Job, device: str) -> FrontOverview:
+        return self._fronts.get((job.id, device), FrontOverview())

@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 from nas.core.cost_estimate import CostEstimate
 from nas.core.jobs import JobKind
 from nas.core.lifecycle import LEASED, JobStatus
-from nas.core.scheduling import NodeResources
 from nas.schemas.dry_runs import read_cost_estimate
 from nas.schemas.service import WorkerSchema
 from server.store.cursors import utc
@@ -80,13 +79,13 @@ class ServiceReader(Reader):
         """The progress of a dry run. Raises NotFound."""
         with reading(self._engine) as session:
             job = require_job(session, job_id, "dry_run")
-            cost = job.state.get("finished", {}).get("cost_estimate")
+            cost = job.state.finished.get("cost_estimate")
             return DryRunProgress(
                 status=cast(JobStatus, job.status),
                 cost=read_cost_estimate(cost) if cost is not None else None,
                 error=job.error,
                 waiting=wait_reasons(session, [job], self._clock(session)).get(job_id, ""),
-                doing=next((bar["message"] for bar in job.stages), ""),
+                doing=next((bar.message for bar in job.stages), ""),
             )
 
     def workers(self, worker_seconds: float) -> list[WorkerSchema]:
@@ -100,8 +99,8 @@ class ServiceReader(Reader):
                     slots=row.slots,
                     seen_at=utc(row.seen_at),
                     elastic=row.elastic,
-                    nodes=[NodeResources(**node) for node in row.nodes],
-                    free=[NodeResources(**node) for node in row.free],
+                    nodes=list(row.nodes),
+                    free=list(row.free),
                 )
                 for row in session.scalars(recent)
             ]

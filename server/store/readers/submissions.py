@@ -106,7 +106,7 @@ class SubmissionReader(Reader):
                 agent_names=tuple(session.scalars(select(AgentRow.name).order_by(AgentRow.name))),
                 owner=device.owner if device is not None else None,
                 agent_owner=agent.owner if agent is not None else None,
-                source=device.profile.get("source") if device is not None and device.profile is not None else None,
+                source=device.profile.source if device is not None and device.profile is not None else None,
                 relatives={relative.device: relative.networks for relative in relatives_of(session, spec)},
             )
 
