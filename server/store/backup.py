@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 from urllib.parse import quote
 
 from sqlalchemy import Engine, make_url
@@ -28,10 +28,21 @@ from server.store.database import connect
 from server.store.garbage import referenced_blobs
 from server.store.migrate import migrate_engine
 
+
+class BackupManifest(TypedDict):
+    """What an archive holds: the number of its blobs, and those that were lost before."""
+
+    version: str
+    at: float
+    database_sha256: str
+    blobs: int
+    missing: list[str]
+
+
 _DATABASE, _MANIFEST, _BLOBS = "hwnas.db", "manifest.json", "blobs"
 
 
-def back_up(database: str, blobs: str, archive: Path, clock: Callable[[], float] = time.time) -> dict[str, Any]:
+def back_up(database: str, blobs: str, archive: Path, clock: Callable[[], float] = time.time) -> BackupManifest:
     """Write the archive and return its manifest. Raises InvalidInput if the database is not SQLite or the archive
     exists, StorageError if a blob is damaged."""
     url = make_url(database)
@@ -57,7 +68,7 @@ def back_up(database: str, blobs: str, archive: Path, clock: Callable[[], float]
                         _add(tar, f"{_BLOBS}/{sha256}", store.get(sha256))
                     except NotFound:  # already lost: report it in the manifest instead of failing the backup
                         missing.append(sha256)
-                manifest = {
+                manifest: BackupManifest = {
                     "version": version("hwnas"),
                     "at": clock(),
                     "database_sha256": hashlib.sha256(copy.read_bytes()).hexdigest(),
@@ -73,7 +84,7 @@ def back_up(database: str, blobs: str, archive: Path, clock: Callable[[], float]
     return manifest
 
 
-def restore(archive: Path, home: Path) -> dict[str, Any]:
+def restore(archive: Path, home: Path) -> BackupManifest:
     """Unpack an archive into an empty or missing home folder, verify every hash, and return the manifest. Raises
     InvalidInput."""
     if home.exists() and any(home.iterdir()):
@@ -83,7 +94,7 @@ def restore(archive: Path, home: Path) -> dict[str, Any]:
             parts = {m.name: m for m in tar.getmembers() if m.isfile()}
             if not {_MANIFEST, _DATABASE} <= parts.keys():
                 raise InvalidInput(f"{archive} is not a backup: expected {_MANIFEST} and {_DATABASE} in it")
-            manifest: dict[str, Any] = json.loads(_read(tar, parts[_MANIFEST]))
+            manifest: BackupManifest = json.loads(_read(tar, parts[_MANIFEST]))
             database = _read(tar, parts[_DATABASE])
             if hashlib.sha256(database).hexdigest() != manifest["database_sha256"]:
                 raise InvalidInput(f"{archive} is damaged: its database has another hash than its manifest says")

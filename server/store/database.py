@@ -29,7 +29,7 @@ _DAMAGED_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # connections, a lock that was not available. A full disk is none of them.
 _TEMPORARY_CLASSES, _TEMPORARY = ("08", "40", "57"), ("53300", "55P03")
 _AT_END = "at the end"  # in ``Session.info``
-_POOL: dict[str, Any] = {"pool_size": 16, "max_overflow": 32}  # at least as many as the server's request threads
+_POOL = {"pool_size": 16, "max_overflow": 32}  # at least as many as the server's request threads
 
 
 class JsonText(str):

@@ -125,8 +125,8 @@ def data_hash_of(session: Session, search_id: str) -> str | None:
     """The content hash of the data that a search has read; None while it has read none, and for searches of versions
     that did not record it."""
     job = session.get(Job, search_id)
-    data = job.state.get("data") if job is not None else None
-    return str(data["content_hash"]) if data else None
+    data = job.state.data if job is not None else None
+    return data.content_hash if data is not None else None
 
 
 def _required_supernet(session: Session, search_id: str) -> str:

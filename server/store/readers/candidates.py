@@ -112,7 +112,7 @@ class CandidateReader(Reader):
         """The share of each class's test images that a network recognises, in %; empty before it was tested. Raises
         NotFound."""
         with reading(self._engine) as session:
-            state = state_from_json(require_job(session, search_id, "search").state)
+            state = require_job(session, search_id, "search").state
         recall = state.class_recall.get(arch, ())
         names = state.data.class_names if state.data is not None else ()
         return dict(zip(names or map(str, range(len(recall))), recall, strict=False))
