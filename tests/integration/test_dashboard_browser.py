@@ -104,7 +104,7 @@ def test_running_search_updates_by_itself(page: Any, dashboard: ServedDashboard)
     before = running.inner_text()
     expect(running).not_to_have_text(before)
     expect(page.get_by_text("no candidate has been measured yet")).to_be_visible()
-    expect(page.get_by_text("left (an estimate)")).to_be_visible()
+    expect(page.get_by_text("stages more (an estimate)")).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
@@ -213,9 +213,9 @@ def test_form_shows_what_is_wrong_before_submitting(page: Any, full: str) -> Non
 
 def test_device_is_added_and_its_progress_shown(page: Any, full: str) -> None:
     page.goto(f"{full}/devices")
-    page.get_by_label("Name").fill("board-4")
+    page.get_by_label("Name").fill("shelf")
     page.get_by_role("button", name="Add device").click()
-    expect(page.get_by_role("alert")).to_contain_text("device 'board-4' is being added already")
+    expect(page.get_by_role("alert")).to_contain_text("device 'shelf' has an agent")
     page.get_by_label("Name").fill("kiosk")
     page.get_by_role("button", name="Add device").click()
     page.wait_for_url("**/devices/kiosk")
