@@ -143,7 +143,8 @@ CELLS = registry.load_space("nas_bench_201").build({"preset": "digits"}, ImageSh
 
 def test_cells_measured_with_their_inactive_operations_are_learned_from_as_written(tmp_path: Path) -> None:
     """The table of a device that runs every operation, whether or not anything reads its output."""
-    genes = np.unique(sample(CELLS.decisions, np.random.default_rng(0), 400), axis=0)
+    rng = np.random.default_rng(0)
+    genes = rng.permutation(np.unique(sample(CELLS.decisions, rng, 400), axis=0))
     cost_ms = np.array([0.0, 0.1, 0.4, 0.9, 1.6])
     built, simplified = (1.0 + cost_ms[g].sum(axis=1) for g in (genes, CELLS.canonical(genes)))
     written = check_table(RawTable({"arch": genes.tolist(), "ms": built.tolist()}), CELLS)
