@@ -13,7 +13,7 @@ from nas.core.cost_estimate import DurationRange, StageCost, average_duration
 from nas.core.device import DeviceProfile, Measurement, NotMeasuredYet
 from nas.core.events import Candidate, Event, Exported, Progress, SearchState, StageFinished
 from nas.core.ports import Problem, Resources
-from nas.export import PackageReport, package
+from nas.packaging import PackageReport, package
 from nas.stages.cost_estimate import estimate_measuring, first_images, sample_archs, verified_range
 from nas.stages.fronts import front_of
 from nas.stages.results import ExportResult

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load as load_safetensors
 from torch import nn
 
-from nas import export, exported_run
+from nas import export, exported_run, packaging
 from nas.core.arch import Arch, Decision
 from nas.core.data_account import Conversion, DataAccount, SplitAccount
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
@@ -279,7 +279,7 @@ def trained(data: Dataset) -> nn.Module:
     return module.eval()
 
 
-def make_package(module: nn.Module, data: Dataset, **changes: Any) -> tuple[bytes, export.PackageReport]:
+def make_package(module: nn.Module, data: Dataset, **changes: Any) -> tuple[bytes, packaging.PackageReport]:
     settings: dict[str, Any] = {
         "mean": MEAN,
         "std": STD,
@@ -288,11 +288,11 @@ def make_package(module: nn.Module, data: Dataset, **changes: Any) -> tuple[byte
         "measurement": MEASUREMENT,
         "profile": PROFILE,
     }
-    return export.package(module, ARCH, Space(), data, **{**settings, **changes})  # type: ignore[arg-type]
+    return packaging.package(module, ARCH, Space(), data, **{**settings, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def packed(trained: nn.Module, data: Dataset) -> tuple[bytes, export.PackageReport]:
+def packed(trained: nn.Module, data: Dataset) -> tuple[bytes, packaging.PackageReport]:
     return make_package(trained, data)
 
 
@@ -302,7 +302,7 @@ def unzip(content: bytes) -> dict[str, bytes]:
 
 
 def test_package_holds_everything_with_checksums(
-    packed: tuple[bytes, export.PackageReport], trained: nn.Module
+    packed: tuple[bytes, packaging.PackageReport], trained: nn.Module
 ) -> None:
     files = unzip(packed[0])
     assert set(files) == {
@@ -324,7 +324,7 @@ def test_package_holds_everything_with_checksums(
     assert files["model.onnx"] == export.to_onnx(export.Normalised(trained, MEAN, STD), (3, 8, 8))
 
 
-def test_manifest_carries_the_evidence(packed: tuple[bytes, export.PackageReport]) -> None:
+def test_manifest_carries_the_evidence(packed: tuple[bytes, packaging.PackageReport]) -> None:
     files, report = unzip(packed[0]), packed[1]
     manifest, architecture = json.loads(files["manifest.json"]), json.loads(files["architecture.json"])
     assert manifest["metrics"]["measured_ms"] == {"value": 0.5, "unit": "ms", "kind": "measured"}
@@ -357,7 +357,7 @@ def test_latencies_from_peak_figures_are_called_estimated(trained: nn.Module, da
     assert "| Predicted latency | 0.5 ms | estimated |" in files["model_card.md"].decode()
 
 
-def test_card_is_short_and_says_where_numbers_come_from(packed: tuple[bytes, export.PackageReport]) -> None:
+def test_card_is_short_and_says_where_numbers_come_from(packed: tuple[bytes, packaging.PackageReport]) -> None:
     card = unzip(packed[0])["model_card.md"].decode()
     assert len(card.splitlines()) < 60
     assert "| Measured latency | 0.5 ms | measured |" in card
@@ -367,7 +367,7 @@ def test_card_is_short_and_says_where_numbers_come_from(packed: tuple[bytes, exp
     assert "float32 of shape (batch, 3, 8, 8)" in card
 
 
-def test_report(packed: tuple[bytes, export.PackageReport]) -> None:
+def test_report(packed: tuple[bytes, packaging.PackageReport]) -> None:
     report = packed[1]
     assert report.accuracy_torch > 90
     assert report.accuracy_onnx == pytest.approx(report.accuracy_torch, abs=0.4)
@@ -376,7 +376,7 @@ def test_report(packed: tuple[bytes, export.PackageReport]) -> None:
 
 
 def test_equal_packages_are_equal_bytes(
-    packed: tuple[bytes, export.PackageReport], trained: nn.Module, data: Dataset
+    packed: tuple[bytes, packaging.PackageReport], trained: nn.Module, data: Dataset
 ) -> None:
     assert make_package(trained, data)[0] == packed[0]
     assert make_package(trained, data, seed=8)[0] != packed[0]
@@ -441,13 +441,13 @@ def run_package(folder: Path, *arguments: str) -> CompletedProcess[str]:
 
 
 @pytest.fixture
-def unpacked(packed: tuple[bytes, export.PackageReport], tmp_path: Path) -> Path:
+def unpacked(packed: tuple[bytes, packaging.PackageReport], tmp_path: Path) -> Path:
     for name, content in unzip(packed[0]).items():
         (tmp_path / name).write_bytes(content)
     return tmp_path
 
 
-def test_run_py_needs_no_torch(unpacked: Path, packed: tuple[bytes, export.PackageReport], data: Dataset) -> None:
+def test_run_py_needs_no_torch(unpacked: Path, packed: tuple[bytes, packaging.PackageReport], data: Dataset) -> None:
     test = data.test
     np.savez(unpacked / "images.npz", x_test=test.images_NCHW.transpose(0, 2, 3, 1), y_test=test.labels_N)
     for flags, key in ((["--logits", "l.npy"], "accuracy_onnx"), (["--int8", "--logits", "l.npy"], "int8_accuracy")):
