@@ -89,7 +89,6 @@ def has_spent_gpu_hours(session: Session, job: Job) -> bool:
     if not job.resources.gpus:
         return False
     limit = limits_of(session, [job.owner])[job.owner].gpu_hours
-    session.flush()  # the time that was accounted in this transaction
     return limit is not None and gpu_hours_used(session, job.owner) >= limit
 
 
