@@ -22,7 +22,8 @@ class SearchSpaceType:
 
     ``build`` makes a space from ``space.params`` of a spec and the shape of the images; it raises InvalidSpec for
     unknown or impossible parameters and UnknownName for an unknown preset. ``presets``: what ``params["preset"]`` can
-    be. ``cells``: the kinds of cells of its networks, for drawing; empty without cells.
+    be. ``cells``: the kinds of cells of its networks, for drawing; empty without cells. ``relaxed``: whether its spaces
+    have a continuous relaxation, which differentiable search needs.
     """
 
     name: str
@@ -30,6 +31,7 @@ class SearchSpaceType:
     build: Callable[[Mapping[str, JsonValue], ImageShape], SearchSpace]
     presets: tuple[str, ...] = ()
     cells: tuple[CellGraph, ...] = ()
+    relaxed: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Strategy:
     ``params_model``: the parameters, each with a default; unknown ones are refused. ``stages`` makes all stages of a
     search, in order, from estimating to exporting; ``stage_names`` gives their names from a valid spec without torch
     (``nas.stages.closing`` has the stages after exploring). ``check`` raises InvalidSpec at submission for a spec that
-    the strategy cannot run in a space; it imports no torch either.
+    the strategy cannot run in a space; it imports no torch either. ``relaxed_only``: whether it needs a space with a
+    continuous relaxation.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Strategy:
     stages: Callable[[Problem], tuple[Stage, ...]]
     stage_names: Callable[[SearchSpec], tuple[str, ...]]
     check: Callable[[SearchSpec, SearchSpace], None] = fits_every_space
+    relaxed_only: bool = False
 
 
 class NetworkFitter(Protocol):

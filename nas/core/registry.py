@@ -29,6 +29,11 @@ def load_space(name: str) -> SearchSpaceType:
     return _instance("nas.search_spaces", name, SearchSpaceType)
 
 
+def relaxed_spaces() -> list[str]:
+    """The names of the search spaces with a continuous relaxation, sorted."""
+    return [name for name in names("nas.search_spaces") if load_space(name).relaxed]
+
+
 def load_strategy(name: str) -> Strategy:
     """The strategy of a name. Raises UnknownName with the nearest valid name, and InvalidPlugin."""
     return _instance("nas.strategies", name, Strategy)

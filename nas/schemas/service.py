@@ -12,20 +12,24 @@ from nas.core.scheduling import NodeResources
 
 
 class SpaceSchema(BaseModel):
-    """A search space that a spec can name, with its presets, and its cells if it has any."""
+    """A search space that a spec can name, with its presets, and its cells if it has any. ``relaxed``: whether it has
+    a continuous relaxation, which differentiable search needs."""
 
     name: str
     summary: str
     presets: list[str] = []
     cells: list[CellGraph] = []
+    relaxed: bool = False
 
 
 class StrategySchema(BaseModel):
-    """A strategy that a spec can name, with its parameters' defaults."""
+    """A strategy that a spec can name, with its parameters' defaults. ``relaxed_only``: whether it needs a search space
+    with a continuous relaxation."""
 
     name: str
     summary: str
     params: dict[str, Any] = {}
+    relaxed_only: bool = False
 
 
 class HealthSchema(BaseModel):

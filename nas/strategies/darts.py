@@ -40,10 +40,9 @@ def check(spec: SearchSpec, space: SearchSpace) -> None:
     """Raises InvalidSpec for a space without a continuous relaxation, or one that the parameters do not fit."""
     params = parse_spec(DartsParams, spec.strategy.params)
     if not is_relaxed(space):
-        registered = ", ".join(n for n in registry.names("nas.search_spaces") if n != space.name)
         raise InvalidSpec(
-            f"strategy darts needs a continuous relaxation, which {space.name} does not offer: expected a space "
-            f"with one, such as nas_bench_201 (registered besides: {registered})"
+            f"strategy darts needs a continuous relaxation, which {space.name} does not offer: expected one of "
+            f"{', '.join(registry.relaxed_spaces())}"
         )
     check_partial(params, space)
 
@@ -55,4 +54,5 @@ DARTS = Strategy(
     stages,
     stage_names,
     check,
+    relaxed_only=True,
 )

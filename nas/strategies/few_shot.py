@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from nas.core import registry
 from nas.core.errors import InvalidSpec
 from nas.core.plugins import Strategy
 from nas.core.ports import Problem, SearchSpace, Stage, is_relaxed
@@ -170,7 +171,7 @@ def _divided(params: FewShotParams, space: SearchSpace) -> tuple[str, ...]:
     if not is_relaxed(space):
         raise InvalidSpec(
             f"search {params.search} needs a continuous relaxation, which {space.name} does not offer: expected search "
-            "explore, or a space with one, such as nas_bench_201"
+            f"explore, or one of the spaces {', '.join(registry.relaxed_spaces())}"
         )
     check_partial(options, space)
     fit = tuple(space.decisions[g].name for g in edges_by_decision(space))

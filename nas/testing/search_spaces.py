@@ -50,6 +50,7 @@ def check_identity(name: str, params: Mapping[str, JsonValue], shape: ImageShape
     assert kind.name == space.name == name
     assert kind.summary.strip()
     assert kind.cells == space.cells, "a kind of space has the cells of its spaces"
+    assert kind.relaxed == (space.relaxation is not None), "a kind of space says whether its spaces have a relaxation"
     assert space.id == build_space(name, params, shape).id
     more_classes = ImageShape(shape.channels, shape.height, shape.width, classes=shape.classes + 1)
     assert space.id != build_space(name, params, more_classes).id

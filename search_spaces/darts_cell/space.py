@@ -91,6 +91,7 @@ DARTS_CELL = SearchSpaceType(
     build,
     tuple(PRESETS),
     CELLS,
+    relaxed=True,
 )
 
 

@@ -76,6 +76,7 @@ NAS_BENCH_201 = SearchSpaceType(
     build,
     tuple(PRESETS),
     CELLS,
+    relaxed=True,
 )
 
 

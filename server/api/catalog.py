@@ -56,7 +56,13 @@ def list_workers(context: Context) -> list[WorkerSchema]:
 def list_spaces() -> list[SpaceSchema]:
     """Every registered search space with its presets."""
     return [
-        SpaceSchema(name=name, summary=space.summary, presets=list(space.presets), cells=list(space.cells))
+        SpaceSchema(
+            name=name,
+            summary=space.summary,
+            presets=list(space.presets),
+            cells=list(space.cells),
+            relaxed=space.relaxed,
+        )
         for name in registry.names("nas.search_spaces")
         for space in [registry.load_space(name)]
     ]
@@ -66,7 +72,12 @@ def list_spaces() -> list[SpaceSchema]:
 def list_strategies() -> list[StrategySchema]:
     """Every registered strategy with its parameters' defaults."""
     return [
-        StrategySchema(name=name, summary=strategy.summary, params=strategy.params_model().model_dump(mode="json"))
+        StrategySchema(
+            name=name,
+            summary=strategy.summary,
+            params=strategy.params_model().model_dump(mode="json"),
+            relaxed_only=strategy.relaxed_only,
+        )
         for name in registry.names("nas.strategies")
         for strategy in [registry.load_strategy(name)]
     ]
