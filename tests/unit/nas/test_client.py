@@ -19,7 +19,7 @@ from nas.core.drift import Drift
 from nas.core.events import Warned
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.schemas.candidates import ArtifactSchema, CandidateDetailSchema, CandidatePage, FrontSchema
-from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema
+from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, OnboardingPage
 from nas.schemas.dry_runs import DryRunSchema
 from nas.schemas.jobs import EventPage
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
@@ -128,6 +128,13 @@ CALLS = (
     ClientCall(lambda n, _: n.devices(), DeviceSchema, "GET /v1/devices"),
     ClientCall(lambda n, _: n.device("this-machine"), DeviceSchema, "GET /v1/devices/this-machine"),
     ClientCall(lambda n, _: n.add_device(DeviceSpec()), DeviceSchema, "POST /v1/devices"),
+    ClientCall(lambda n, _: n.rename_device("board", "desk"), DeviceSchema, "PUT /v1/devices/board/name"),
+    ClientCall(
+        lambda n, _: n.onboardings("this-machine", limit=2),
+        OnboardingPage,
+        "GET /v1/onboardings",
+        {"device": "this-machine", "limit": "2"},
+    ),
     ClientCall(lambda n, _: n.predictors(), PredictorCardSchema, "GET /v1/predictors"),
     ClientCall(lambda n, _: n.predictors("board"), PredictorCardSchema, "GET /v1/predictors", {"device": "board"}),
     ClientCall(
@@ -229,6 +236,18 @@ def test_submission_whose_answer_is_lost_is_repeated_with_the_same_key() -> None
         assert f"repeat it with the key {sent[0]}" in str(caught.value)
         keys.add(sent[0])
     assert len(keys) == len(calls)
+
+
+def test_every_verb_of_an_onboarding_moves_it(nas: Client) -> None:
+    onboarding = nas.add_device(DeviceSpec(name="spare"))
+    assert nas.onboarding(onboarding.id).device == "spare"
+    moves = (nas.pause_onboarding, nas.resume_onboarding, nas.cancel_onboarding, nas.retry_onboarding)
+    assert [move(onboarding.id).status for move in moves] == ["paused", "queued", "cancelled", "queued"]
+    assert nas.set_onboarding_priority(onboarding.id, 3).priority == 3
+    nas.cancel_onboarding(onboarding.id)
+    assert [e.body["after"] for e in nas.watch_onboarding(onboarding.id)][-1] == "cancelled"
+    nas.delete_onboarding(onboarding.id)
+    assert "spare" not in [device.name for device in nas.devices()]
 
 
 def test_submission_that_was_never_sent_is_not_repeated() -> None:
