@@ -5,9 +5,10 @@ A worker has no database credentials: its payload comes with the lease, and blob
 
 from __future__ import annotations
 
+import math
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import assert_never
 
@@ -126,6 +127,7 @@ def _load_search(payload: SearchPayload, blobs: BlobStore) -> tuple[Problem, Seq
         tuner=_tuner(spec),
         refit=_refits(predictor, space, first.profile, payload.refit, blobs, spec.budget),
         run_parallel=_parallel_runner(spec),
+        is_out_of_time=_time_limit(spec.resources.max_hours, payload.busy_seconds),
     )
     return problem, stages_of(problem), resources
 
@@ -213,6 +215,12 @@ def _refits(
     if not can_learn(predictor, n, maximum, relatives):
         return None
     return RefitService(predictor, measured, space, profile, blobs, relatives)
+
+
+def _time_limit(max_hours: float | None, busy_seconds: float) -> Callable[[], bool]:
+    """Whether a search that has run for ``busy_seconds`` before has used up its hours by now."""
+    deadline = math.inf if max_hours is None else time.monotonic() + 3600 * max_hours - busy_seconds
+    return lambda: time.monotonic() >= deadline
 
 
 def _tuner(spec: SearchSpec) -> Tuner | None:

@@ -74,7 +74,7 @@ class SearchPayload:
     """A search with its devices, in the order of the spec. ``energy`` is the predictor of energy, None for a fleet or
     if the device has none. ``supernet_blob``, ``supernet_data`` (the content hash of its data, None where it is not
     recorded) and ``inherited`` (estimated candidates) come from the search whose supernet is reused. ``refit`` is None
-    where nothing was measured or over a fleet."""
+    where nothing was measured or over a fleet. ``busy_seconds``: what earlier attempts took."""
 
     kind: ClassVar[JobKind] = "search"
     spec: SearchSpec
@@ -85,6 +85,7 @@ class SearchPayload:
     supernet_data: str | None = None
     inherited: tuple[Candidate, ...] = ()
     measurements: AgentResults = field(default_factory=dict)
+    busy_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -292,13 +292,18 @@ class Problem:
         return replace(self, spec=spec, profile=member.profile, predictor=member.predictor, fleet=())
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Resources:
     """What a stage may use. ``torch_device`` such as ``cpu`` or ``cuda:0``; ``clock`` gives seconds, monotonic;
     ``worker`` is a name for the machine. ``tuner`` runs trials, None: one after the other. ``run_parallel``
     runs independent stages in parallel and yields their events as they arrive; if a stage's process dies, only that
     stage is restarted; None: stages run one after another. ``refit`` lets the predictor learn from what is measured,
-    None: it does not."""
+    None: it does not. ``is_out_of_time`` says whether the search has used up its ``max_hours``: stages that train or
+    explore then end with what they have."""
 
     blobs: BlobStore
     measure: Measurer
@@ -309,6 +314,7 @@ class Resources:
     tuner: Tuner | None = None
     run_parallel: ParallelRunner | None = None
     refit: Refitter | None = None
+    is_out_of_time: Callable[[], bool] = _never
 
 
 class Stage(Protocol):

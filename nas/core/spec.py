@@ -142,12 +142,14 @@ class ExportSpec(_Strict):
 
 class ResourceSpec(_Strict):
     """What one search takes of a single node. ``labels`` are those of the nodes that it may run on, such as
-    ``{"gpu": "a100"}``; ``memory_gb`` is set aside for it, None: not counted."""
+    ``{"gpu": "a100"}``; ``memory_gb`` is set aside for it, None: not counted. After ``max_hours`` on workers, waiting
+    excluded, it trains and explores no further: its front so far is verified and exported; None: no limit."""
 
     cpus: int = Field(default=1, ge=1, le=1024)
     gpus: int = Field(default=0, ge=0, le=64)
     memory_gb: float | None = Field(default=None, gt=0, le=65536, allow_inf_nan=False)
     labels: dict[Name, Name] = Field(default_factory=dict, max_length=16)
+    max_hours: float | None = Field(default=None, gt=0, le=87_600, allow_inf_nan=False)
 
 
 class FleetSpec(_Strict):

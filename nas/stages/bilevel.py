@@ -20,6 +20,7 @@ from nas.fleet import latency_metrics
 from nas.stages.gradient_runs import GradientRun, dump_runs, load_runs
 from nas.stages.results import BilevelResult, SeedRun, TrainResult
 from nas.stages.subnets import Subnets
+from nas.stages.time_limit import out_of_time
 from nas.supernet import RelaxedSupernet
 from nas.training.gradient.loop import EpochReport, GradientSearch, GradientStep, run_gradient_search
 from nas.training.gradient.options import DartsParams
@@ -57,7 +58,7 @@ class BilevelStage:
             if seed in finished_seeds:
                 continue
             learning = self._begin(problem, resources, seed)
-            pace = Pace(resources.clock, self.options.checkpoint_s)
+            pace = Pace(resources.clock, self.options.checkpoint_s, resources.is_out_of_time)
             before = len(runs) * learning.steps
             for report in run_gradient_search(learning, start, pace.save_due):
                 match report:
@@ -85,6 +86,9 @@ class BilevelStage:
                         else:
                             yield Checkpoint(self.name, done, blob)
                         pace.saved()
+                        if resources.is_out_of_time():
+                            yield Warned(self.name, out_of_time(problem.spec, f"step {done} of the gradient search"))
+                            break
             start = TrainState()
             run = run_record(problem, resources, learning, seed)
             kept_net = TrainState(0, 0, {"net": learning.net.state_dict()}).to_bytes()
@@ -97,6 +101,8 @@ class BilevelStage:
             assert supernet is not None
             blob = resources.blobs.put(TrainState(0, 0, {"net": supernet["net"], "runs": dump_runs(runs)}).to_bytes())
             yield Checkpoint(self.name, before + learning.steps, blob)
+            if resources.is_out_of_time():
+                break
         yield StageFinished(self.name, 0.0, _result(blob, runs).to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
@@ -162,14 +168,16 @@ def traced(stage: str, learning: GradientSearch, run: Mapping[str, float], readi
 class Pace:
     """When to report and when to save."""
 
-    def __init__(self, clock: Callable[[], float], checkpoint_s: float) -> None:
-        self._clock, self._checkpoint_s = clock, checkpoint_s
+    def __init__(
+        self, clock: Callable[[], float], checkpoint_s: float, is_out_of_time: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._clock, self._checkpoint_s, self._is_out_of_time = clock, checkpoint_s, is_out_of_time
         self._started_at = self._saved = self._reported = clock()
         self._images = 0
 
     def save_due(self) -> bool:
-        """Whether the last checkpoint is old."""
-        return self._clock() - self._saved >= self._checkpoint_s
+        """Whether the last checkpoint is old, or the time is up."""
+        return self._is_out_of_time() or self._clock() - self._saved >= self._checkpoint_s
 
     def saved(self) -> None:
         """A checkpoint was kept, or tried."""

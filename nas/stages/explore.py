@@ -26,6 +26,7 @@ from nas.core.events import (
     Progress,
     SearchState,
     StageFinished,
+    Warned,
     fold,
 )
 from nas.core.ports import History, Problem, Resources, SearchSpace
@@ -37,6 +38,7 @@ from nas.stages.fronts import front_of, front_summary, guiding_metric, state_on
 from nas.stages.proxies import ProxyAwareSpace, ProxyStage, load_scores
 from nas.stages.results import DiscretizeResult, ExploreResult
 from nas.stages.subnets import Subnets, load_subnets
+from nas.stages.time_limit import out_of_time
 
 Score = Callable[[Arch], dict[str, float]]
 
@@ -74,6 +76,9 @@ class ExploreStage:
             done = sum(sizes[:number])
             if len(state.of("search")) - inherited_by_origin["search"] > done:
                 continue  # this round was kept before a restart
+            if number and resources.is_out_of_time():
+                yield Warned(self.name, out_of_time(problem.spec, f"{done} of {budget} evaluations"))
+                break
             generator = rng(problem.spec.seed, Stream.EXPLORATION, number, inherited)
             batch: list[Candidate] = []
             scored = state  # the round as far as it has come; it is kept as a whole

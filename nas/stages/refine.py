@@ -42,6 +42,7 @@ from nas.stages.explore import accuracy_of, history_of, scored_candidates, surro
 from nas.stages.fronts import front_of, front_summary, guiding_metric
 from nas.stages.results import RefineResult
 from nas.stages.subnets import Subnets, load_subnets
+from nas.stages.time_limit import out_of_time
 from nas.stages.verify import ORIGINS, measure_and_verify, measured_first, unverified
 
 _SHARE = 8  # a round scores this part of the budget
@@ -82,6 +83,9 @@ class RefineStage:
             last = state.refits[-1]
             wiser = replace(problem, predictor=refit.load(last.record))
             if not last.broken and not extrapolated_newcomers(wiser, state, last):
+                break
+            if resources.is_out_of_time():
+                yield Warned(self.name, out_of_time(problem.spec, f"refinement {last.number}"))
                 break
             subnets = subnets or load_subnets(problem, resources, state)
             for step in (self._explore, self._verify) if last.broken else (self._verify,):

@@ -17,6 +17,7 @@ from nas.core.ports import Problem, Resources
 from nas.stages.cost_estimate import NETWORKS, scoring_s
 from nas.stages.results import TrainResult
 from nas.stages.subnets import Subnets
+from nas.stages.time_limit import out_of_time
 from nas.training import samplers
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, Step, Training, TrainState, train
@@ -44,7 +45,7 @@ class TrainStage:
         saved_at = reported_at = resources.clock()
         started_at, images = resources.clock(), 0
         blob = last.blob if last is not None else ""
-        due = lambda: resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
+        due = lambda: resources.is_out_of_time() or resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
         pipeline = Pipeline(problem.data, resources.torch_device)
         phases = self.recipe.phases
         for report in train(net, problem.space, problem.data, pipeline, self.recipe, problem.spec.seed, start, due):
@@ -67,6 +68,9 @@ class TrainStage:
             else:
                 yield Checkpoint(self.name, done, blob)
             saved_at = resources.clock()
+            if not finished and resources.is_out_of_time():
+                yield Warned(self.name, out_of_time(problem.spec, f"step {done} of training"))
+                break
         subnets = Subnets(problem, net, resources.torch_device)
         reached = {}
         for name, arch in (

@@ -69,6 +69,7 @@ def _search_payload(session: Session, job: Job) -> SearchPayload:
         supernet_data=data_hash_of(session, spec.supernet) if spec.supernet is not None else None,
         inherited=_estimated_candidates(session, spec.supernet) if spec.supernet is not None else (),
         measurements=agent_results(session, job.id),
+        busy_seconds=job.busy_seconds,
     )
 
 

@@ -37,6 +37,9 @@ def submit(
     retrain: Annotated[
         int | None, typer.Option(min=1, help="Train the best networks from scratch, for this many epochs each.")
     ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(min=0.001, help="Stop after so long on workers, with the front so far.")
+    ] = None,
     key: KeyOption = None,
     priority: Annotated[
         int, typer.Option("--priority", min=-100, max=100, help="Among your searches: higher runs first.")
@@ -70,6 +73,8 @@ def submit(
         record |= {"fleet": None, **fields}
     if evaluations is not None:
         record["budget"]["evaluations"] = evaluations
+    if max_hours is not None:
+        record["resources"]["max_hours"] = max_hours
     if bound_ms is not None:
         record |= with_latency_bound(base, bound_ms)
     if retrain is not None:

@@ -61,6 +61,8 @@ class SpecFields:
             with div("form"):
                 self._draw_advanced_fields(options)
         self._space.on_value_change(self._offer_presets)
+        self._spaces, self._strategies = options.spaces, {s.name: s for s in options.strategies}
+        self._strategy.on_value_change(self._offer_spaces)
 
     def on_change(self, handler: Callable[[], None]) -> None:
         """Call ``handler`` whenever a field changes."""
@@ -131,6 +133,8 @@ class SpecFields:
         self._seed = self._field(ui.number("Seed", value=initial.seed, min=0, format="%d"))
         self._cpus = self._field(ui.number("Processor cores", value=initial.resources.cpus, min=1, format="%d"))
         self._gpus = self._field(ui.number("GPUs", value=initial.resources.gpus, min=0, format="%d"))
+        hours = ui.number("Time limit (hours)", min=0.001, value=initial.resources.max_hours, format="%g")
+        self._max_hours = self._field(hours.props("clearable"), "on workers; then the front so far is the result")
         self._cost_bounds = {}
         for objective, (label, number_format, hint) in _COST_BOUNDS.items():
             lowest = 0 if objective == "energy" else 1
@@ -160,6 +164,13 @@ class SpecFields:
         self._controls.append(control)
         return control
 
+    def _offer_spaces(self) -> None:
+        """Offer the spaces that the strategy can search, and choose the first if the present one is none of them."""
+        strategy = self._strategies.get(self._strategy.value)
+        relaxed_only = strategy is not None and strategy.relaxed_only
+        names = [space.name for space in self._spaces if space.relaxed or not relaxed_only]
+        self._space.set_options(names, value=self._space.value if self._space.value in names else next(iter(names), ""))
+
     def _offer_presets(self) -> None:
         presets = self._presets.get(self._space.value, [])
         self._preset.set_options(presets, value=presets[0] if presets else None)
@@ -185,7 +196,8 @@ class SpecFields:
                 "reexplore": self._reexplore.value,
             },
             "export": {"count": self._export_count.value, "int8": self._int8.value},
-            "resources": initial["resources"] | {"cpus": self._cpus.value, "gpus": self._gpus.value},
+            "resources": initial["resources"]
+            | {"cpus": self._cpus.value, "gpus": self._gpus.value, "max_hours": self._max_hours.value or None},
             "seed": self._seed.value,
             "supernet": self._supernet.value or None,
             "retrain": self._retraining(),
