@@ -6,10 +6,14 @@ gives, or a stream that breaks off.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -233,14 +237,36 @@ SHORT_LOG: tuple[Event, ...] = (
 @contextmanager
 def seeded_service(folder: Path) -> Iterator[SeededService]:
     """The service over a store in a folder. Its clock stands."""
-    clock = Clock()
+    template_folder, template = _template()
+    shutil.copytree(template_folder, folder, dirs_exist_ok=True)
+    with _service(folder, Clock(template.clock.now)) as service:
+        yield replace(
+            service,
+            search=template.search,
+            failed=template.failed,
+            streamed=template.streamed,
+            slower=template.slower,
+            profiles=template.profiles,
+        )
+
+
+@functools.cache
+def _template() -> tuple[Path, SeededService]:
+    """A folder with a seeded store, and the ids of what it holds; a copy is opened sooner than a store is seeded."""
+    folder = Path(tempfile.mkdtemp(prefix="seeded-"))
+    atexit.register(shutil.rmtree, folder)
+    with _service(folder, Clock()) as service:
+        _seed(service)
+    return folder, service
+
+
+@contextmanager
+def _service(folder: Path, clock: Clock) -> Iterator[SeededService]:
     with open_store(f"sqlite:///{folder / 'seeded.db'}", str(folder / "blobs"), clock) as plain:
         store = seeding.with_prompt_worker(plain, STAGE_SECONDS)
         app = create_app(Settings(home=folder), store)
         with TestClient(app, "http://127.0.0.1:8765") as client:
-            service = SeededService(store, SeededTransport(client), clock)
-            _seed(service)
-            yield service
+            yield SeededService(store, SeededTransport(client), clock)
 
 
 def _seed(service: SeededService) -> None:
