@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -176,8 +177,8 @@ def test_a_home_that_revision_0005_wrote_opens_resumes_and_forks(tmp_path: Path)
         assert (ended.rank_correlation.subspaces, len(ended.rank_correlation.networks)) == (2, 4)
         verified = store.queries.candidates(ended.id, None, "violated", "position", 9, None).items
         assert {c.promised_ms is not None and c.measurement is not None for c in verified} == {True}
-        record = ended.spec.model_dump(mode="json")
-        assert store.jobs.find("search", record, "key-whole") == ended.id
+        [(record,)] = execute(f"sqlite:///{database}", f"SELECT spec FROM jobs WHERE id = '{ended.id}'")
+        assert store.jobs.find("search", json.loads(record), "key-whole") == ended.id
 
         resumed = store.jobs.claim("worker", 10.0)
         assert resumed is not None
