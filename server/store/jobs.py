@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain, islice
 from typing import Literal
 
 from pydantic import JsonValue, TypeAdapter
@@ -44,12 +45,13 @@ from server.store.leases import (
 from server.store.models import EventRow, Job, WorkerRow
 from server.store.onboardings import register_onboarding
 from server.store.projections import project, thin_progress
-from server.store.queue import capacity_shortage, claimable_jobs, cluster_capacity, note_urgent_claim
+from server.store.queue import capacity_shortage, claimable_jobs, cluster_capacity, is_over_quota, note_urgent_claim
 from server.store.quotas import has_spent_gpu_hours, require_dry_run_quota, require_queue_quota
 from server.store.transitions import account_busy_time, append_status, change_status
 from server.store.usage import add_usage
 
 MAX_STALLED = 5
+CLAIM_TRIES = 16  # of the first jobs, should other dispatchers be faster
 DRY_RUN_LIFETIME_S = 3600.0  # a dry run that its server has not removed by then is removed
 _JSON = TypeAdapter(dict[str, JsonValue])
 _WORKER_LIFETIME_S = 24 * 3600.0  # of the row of a dispatcher without heartbeats
@@ -177,14 +179,16 @@ class SqlJobStore:
     def claim(self, worker: str, seconds: float, free: Sequence[NodeResources] | None = None) -> Lease | None:
         """Lease the next job in fair order that fits one of the ``free`` nodes (None: any job). First returns jobs with
         an expired lease to the queue; a job whose attempts all end without progress is quarantined."""
-        if not self._has_work(free):  # which waits for no lock, while most claims find nothing to do
+        work = self._find_work(free)  # which waits for no lock, while most claims find nothing to do
+        if work is None:
             return None
         with writing(self._engine) as session:
-            return_expired(session, self._clock(session))
-            for job_id in claimable_jobs(session, free, self._clock(session)):
+            now = self._clock(session)
+            return_expired(session, now)
+            for job_id in chain(work, claimable_jobs(session, free, now)):
                 query = select(Job).where(Job.id == job_id, Job.status == "queued")
                 job = session.scalars(query.with_for_update(skip_locked=True)).first()
-                if job is None:  # another dispatcher has claimed it
+                if job is None or is_over_quota(session, job.owner):  # another dispatcher has claimed it or was first
                     continue
                 now = self._clock(session)
                 if job.stalled >= MAX_STALLED:
@@ -202,11 +206,13 @@ class SqlJobStore:
                 return grant_lease(session, job, worker, now, seconds, payload)
         return None
 
-    def _has_work(self, free: Sequence[NodeResources] | None) -> bool:
+    def _find_work(self, free: Sequence[NodeResources] | None) -> list[str] | None:
+        """The ids of the first jobs that can be claimed; None if there are neither such jobs nor expired leases."""
         with reading(self._engine) as session:
             now = self._clock(session)
+            claimable = list(islice(claimable_jobs(session, free, now), CLAIM_TRIES))
             expired = session.scalars(expired_leases(now).with_only_columns(Job.id).limit(1)).first()
-            return expired is not None or next(claimable_jobs(session, free, now), None) is not None
+            return None if not claimable and expired is None else claimable
 
     def append(self, lease: LeaseToken, batch: int, events: Sequence[EncodedEvent], seconds: float) -> AppendOutcome:
         """Write the ``batch``-th batch of this lease with its projections, and renew the lease. A batch that was

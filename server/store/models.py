@@ -7,7 +7,6 @@ from typing import ClassVar
 from pydantic import JsonValue
 from sqlalchemy import (
     BigInteger,
-    Computed,
     Double,
     ForeignKey,
     Index,
@@ -17,7 +16,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
 from nas.core.device import DeviceProfile, Measurement, OnDevice
 from nas.core.events import SearchState
@@ -85,14 +84,14 @@ class Job(Base):
         Index(None, "kind", "created_at", "id"),
         Index(None, "owner", "created_at", "id"),
         # The queue of each owner in its order; with the kind, so that positions are read from the index alone.
-        Index("ix_jobs_queue", "status", "owner", "precedence", "created_at", "id", "kind"),
+        Index("ix_jobs_queue", "status", "owner", "precedence", "created_at", "id", "kind", "available_at"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16))
     owner: Mapped[str] = mapped_column(String(120), default="local")
     priority: Mapped[int] = mapped_column(default=0)
-    precedence: Mapped[int] = mapped_column(Computed("-priority"))
+    precedence: Mapped[int] = mapped_column(default=0)
     name: Mapped[str] = mapped_column(String(120))
     spec: Mapped[dict[str, JsonValue]]
     spec_hash: Mapped[str] = mapped_column(String(64))
@@ -124,6 +123,11 @@ class Job(Base):
     extrapolated_measured: Mapped[int] = mapped_column(default=0)
     stages: Mapped[tuple[StageBar, ...]] = mapped_column(BarsColumn, default=())
     state: Mapped[SearchState] = mapped_column(StateColumn, default=lambda: SearchState())
+
+    @validates("priority")
+    def _set_precedence(self, _name: str, priority: int) -> int:
+        self.precedence = -priority
+        return priority
 
 
 class EventRow(Base):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, case, func, or_, select, true
+from sqlalchemy import ColumnElement, Select, func, or_, select, true
 from sqlalchemy.orm import Session, aliased
 
 from nas.core.lifecycle import LEASED
@@ -126,6 +126,13 @@ def wait_reasons(session: Session, jobs: Sequence[Job], now: float) -> dict[str,
     return reasons
 
 
+_QUEUE = (
+    select(Job.id, Job.owner, Job.created_at)
+    .where(Job.status == "queued", Job.kind != "dry_run")
+    .order_by(Job.owner, Job.precedence, Job.created_at, Job.id)
+)
+
+
 @dataclass(frozen=True)
 class QueuePositions:
     """The places of some jobs in the queue by id, from 1, and the ``length`` of the queue."""
@@ -142,23 +149,26 @@ def queue_positions(session: Session, jobs: Sequence[Job], running: Mapping[str,
     """
     urgent = session.scalars(_queued_ids(Job.kind == "dry_run").order_by(Job.created_at, Job.id)).all()
     places: dict[str, int] = {job_id: place for place, job_id in enumerate(urgent, start=1)}
-    waiting = (Job.status == "queued", Job.kind != "dry_run", ~waits_for_agent())
-    by_owner = select(Job.owner, func.count()).where(*waiting).group_by(Job.owner)
-    lengths = {row[0]: row[1] for row in session.execute(by_owner)}
-    rank = func.row_number().over(partition_by=Job.owner, order_by=(Job.precedence, Job.created_at, Job.id)) - 1
-    turn = rank + (case(dict(running), value=Job.owner, else_=0) if running else 0)
-    turns = select(Job.id, Job.owner, Job.created_at, turn.label("turn")).where(*waiting).subquery()
-    rows = session.execute(select(turns).where(turns.c.id.in_([job.id for job in jobs]))).all()
-    rivals: dict[int, list[tuple[float, str]]] = defaultdict(list)
-    if len(lengths) > 1:
-        same_turn = turns.c.turn.in_({row.turn for row in rows})
-        for rival in session.execute(select(turns.c.turn, turns.c.created_at, turns.c.owner).where(same_turn)):
-            rivals[rival.turn].append((rival.created_at, rival.owner))
-    for row in rows:
-        earlier = sum(min(max(row.turn - running.get(owner, 0), 0), count) for owner, count in lengths.items())
-        older = sum(rival < (row.created_at, row.owner) for rival in rivals[row.turn])
-        places[row.id] = len(urgent) + earlier + older + 1
-    return QueuePositions(places, len(urgent) + sum(lengths.values()))
+    ages: dict[str, list[float]] = defaultdict(list)  # of each owner's queue, in its order
+    ranks: list[tuple[str, str, int]] = []
+    asked = {job.id for job in jobs}
+    for job_id, owner, created_at in session.connection().execute(_QUEUE.where(~waits_for_agent())):
+        if job_id in asked:
+            ranks.append((job_id, owner, len(ages[owner])))
+        ages[owner].append(created_at)
+    for job_id, owner, rank in ranks:
+        turn, age = running.get(owner, 0) + rank, (ages[owner][rank], owner)
+        before = (_count_before(queue, turn - running.get(name, 0), name, age) for name, queue in ages.items())
+        places[job_id] = len(urgent) + 1 + sum(before)
+    return QueuePositions(places, len(urgent) + sum(map(len, ages.values())))
+
+
+def _count_before(queue: Sequence[float], rank: int, owner: str, age: tuple[float, str]) -> int:
+    """How many jobs of an owner's ``queue`` go before a job of that age that takes the turn of the queue's ``rank``-th
+    job."""
+    if rank < 0 or rank >= len(queue):
+        return len(queue) if rank > 0 else 0
+    return rank + ((queue[rank], owner) < age)
 
 
 def _queued_ids(*where: ColumnElement[bool]) -> Select[str]:
@@ -183,6 +193,11 @@ def capacity_shortage(required: ResourceSpec, capacity: ClusterCapacity) -> str 
         return None
     largest, shortage = describe_largest(capacity.nodes), smallest_shortage(required, capacity.nodes)
     return f"expected at most {largest}, which the largest nodes have; got a request for {shortage}"
+
+
+def is_over_quota(session: Session, owner: str) -> bool:
+    """Whether a quota prevents another job of the owner from starting."""
+    return bool(_quota_wait_reasons(session, {owner}, running_by_owner(session)))
 
 
 def _quota_wait_reasons(session: Session, owners: set[str], running: Mapping[str, int]) -> dict[str, str]:

@@ -62,7 +62,7 @@ def everything(store: Store, search: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("old", ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009"])
+@pytest.mark.parametrize("old", ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"])
 def test_rows_survive_downgrade_and_upgrade(url: str, tmp_path: Path, old: str) -> None:
     blobs = tmp_path / "blobs"
     ended, _ = filled(url, blobs)

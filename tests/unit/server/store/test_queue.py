@@ -111,9 +111,7 @@ def test_a_claim_reads_no_more_rows_of_a_longer_queue(tmp_path: Path) -> None:
 def copy_job(engine: Engine, job_id: str, copies: int) -> None:
     """Queue copies of a job."""
     columns = [
-        column.name
-        for column in Job.__table__.columns
-        if column.name not in ("id", "created_at", "idempotency_key", "precedence")
+        column.name for column in Job.__table__.columns if column.name not in ("id", "created_at", "idempotency_key")
     ]
     names = ", ".join(columns)
     statement = (
