@@ -37,7 +37,7 @@ from nas.core.events import (
     fold_all,
 )
 from nas.core.jobs import DryRunPayload, SearchPayload
-from nas.core.ports import Problem, Resources, Stage, predict_latency
+from nas.core.ports import Problem, Resources, Split, Stage, predict_latency
 from nas.core.spec import (
     BudgetSpec,
     DataSpec,
@@ -131,7 +131,9 @@ class Scores:
     def score(self, module: Any, arch: Arch, split: Any) -> Any:
         macs = float(SPACE.costs(as_genes([arch]))["macs"][0])
         twist = int(arch.id[:6], 16) / 0xFFFFFF
-        return SimpleNamespace(accuracy=100 - 40 / (1 + macs / EDGE) - 3 * twist, loss=1.0)
+        accuracy = 100 - 40 / (1 + macs / EDGE) - 3 * twist
+        recall = (accuracy,) * DATA.classes
+        return SimpleNamespace(accuracy=accuracy, loss=1.0, balanced_accuracy=accuracy, recall_by_class=recall)
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +155,8 @@ def problem(reexplore: int = 2, bound: float | None = -1.0) -> Problem:
             "budget": SPEC.budget.model_copy(update={"reexplore": reexplore}),
         }
     )
-    data: Any = SimpleNamespace(shape=DATA, val=None, test=None, content_hash="planted", account=DataAccount())
+    test = Split(np.zeros((100, 1, 8, 8), dtype=np.uint8), np.arange(100) % 10)
+    data: Any = SimpleNamespace(shape=DATA, val=None, test=test, content_hash="planted", account=DataAccount())
     return Problem(spec, SPACE, data, PROFILE, FIRST)
 
 
