@@ -271,3 +271,40 @@ def test_thousand_searches_are_paged(page: Any) -> None:
         button(page, "quarantined").click()
         expect(rows).to_have_count(1)
         expect(button(page, "Older")).to_have_count(0)
+
+
+def test_onboarding_is_cancelled_and_retried_and_its_device_is_renamed_and_deleted(
+    page: Any, dashboard: ServedDashboard
+) -> None:
+    page.goto(f"{dashboard.url}/devices/old-laptop")
+    card = page.locator(".card", has=page.get_by_role("heading", name="Onboardings", exact=True))
+    row = card.locator("tr", has_text="mobilenet_v3")
+    expect(row).to_contain_text("failed")
+    button(row, "Retry").click()
+    expect(row).to_contain_text("queued")
+    row.get_by_role("button", name="change priority").click()
+    page.get_by_label("From -100 to 100").fill("7")
+    button(page, "Set priority").click()
+    expect(row.get_by_role("button", name="change priority")).to_contain_text("7")
+    button(row, "Cancel").click()
+    button(page, "Cancel onboarding").click()
+    expect(row).to_contain_text("cancelled")
+    button(page, "Rename").first.click()
+    page.get_by_label("New name").fill("attic")
+    page.locator(".q-dialog").get_by_role("button", name="Rename", exact=True).click()
+    page.wait_for_url("**/devices/attic")
+    expect(page.get_by_role("heading", level=1)).to_have_text("attic")
+    button(page, "Delete").first.click()
+    button(page, "Delete device").click()
+    page.wait_for_url("**/devices")
+    expect(page.get_by_text("attic")).to_have_count(0)
+
+
+def test_reader_sees_no_actions_on_devices(page: Any, reader: ServedDashboard) -> None:
+    page.context.clear_cookies()
+    page.goto(f"{reader.url}/devices/this-machine")
+    page.get_by_label("token").fill(str(reader.token))
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Onboardings", exact=True)).to_be_visible()
+    expect(button(page, "Rename")).to_have_count(0)
+    expect(button(page, "Delete")).to_have_count(0)
