@@ -9,9 +9,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import ray
 from ray._private import ray_constants
@@ -40,6 +41,15 @@ _HEALTH_TIMEOUT_S = 4.0  # a cluster that does not respond for longer is conside
 _CANCEL_TIMEOUT_S = 3.0  # a worker that does not end for longer is killed by a signal
 _SECRET_VARIABLES = ("HWNAS_DATABASE_URL", "HWNAS_TOKEN")  # workers need neither
 _RAY_PROCESSES = ("gcs_server", "raylet")
+# Methods of Ray's node that start its dashboard (even without its pages), its autoscaler and its collector of logs:
+# about 160 MB, and nobody looks at what they do.
+_UNUSED_PROCESSES = ("start_api_server", "start_monitor", "start_log_monitor")
+_FEW_WORKERS = {  # no workers before there are jobs, and none of them left a minute after the last one
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_num_workers_soft_limit": "0",
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+}
 _MAX_TMP_BYTES = 107 - len("/nas-01234567/session_2026-11-30_12-00-00_000000_4194304/sockets/plasma_store")
 
 
@@ -209,13 +219,19 @@ def session_folder() -> Path:
 
 
 def _start_local(folder: Path, cpus: int) -> None:
-    """Start a local Ray on loopback with a random secret, no dashboard, and workers only while a job needs them, so
-    that nothing runs beside a measurement. ``folder`` needs a short path, since it contains sockets."""
+    """Start a local Ray on loopback with a random secret, and workers only while a job needs them and a minute longer,
+    so that an idle service takes little memory and nothing runs beside a measurement. ``folder`` needs a short path,
+    since it contains sockets."""
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    default, get_node = ray_constants.ENABLE_RAY_CLUSTER, ray._private.services.get_node
-    ray_constants.ENABLE_RAY_CLUSTER = False  # otherwise a local Ray listens on every network interface
-    ray._private.services.get_node = wait_for_node(get_node, _START_TIMEOUT_S)
-    try:
+    for variable, value in _FEW_WORKERS.items():
+        os.environ.setdefault(variable, value)
+    with ExitStack() as patched:
+        # Otherwise a local Ray listens on every network interface.
+        patched.enter_context(patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False))
+        get_node = wait_for_node(ray._private.services.get_node, _START_TIMEOUT_S)
+        patched.enter_context(patch.object(ray._private.services, "get_node", get_node))
+        for method in _UNUSED_PROCESSES:
+            patched.enter_context(patch.object(ray._private.node.Node, method, _start_nothing))
         ray.init(
             address="local",
             num_cpus=cpus,
@@ -225,9 +241,10 @@ def _start_local(folder: Path, cpus: int) -> None:
             logging_level=logging.ERROR,
             _temp_dir=str(folder),
         )
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = default
-        ray._private.services.get_node = get_node
+
+
+def _start_nothing(*_arguments: object, **_options: object) -> None:
+    """In place of a method that starts a process of Ray which a local cluster of one node does without."""
 
 
 def wait_for_node(
