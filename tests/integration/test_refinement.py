@@ -290,7 +290,7 @@ def test_extrapolations_on_the_front_are_measured_in_rounds_even_if_no_bound_bre
         known = replace(ONBOARDED_DATA, held_out_N=np.zeros(len(ONBOARDED_DATA.genes_NG), dtype=bool))
         refit = _KeepsDomain(WIDE, known, SPACE, PROFILE, FolderBlobs(tmp_path))
         resources = Resources(FolderBlobs(tmp_path), device, lambda: float(next(ticks)), refit=refit)
-        return fold_all(device.told(e) for e in run_search(p, STAGES, resources, SearchState()))
+        return fold_all(device.observe(e) for e in run_search(p, STAGES, resources, SearchState()))
 
     once, often = few_verified(0), few_verified(2)
     assert once.refits[0].broken == often.refits[0].broken == 0
