@@ -1,0 +1,104 @@
+"""The intake report: what of a user's model may be narrowed, skipped or scaled, and what may not and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pydantic import TypeAdapter
+
+from nas.models.blocks import ResidualBlock, find_residual_blocks
+from nas.models.channels import ChannelGroup, FixedChannels, analyse_channels
+from nas.models.graph import InvalidModel, ModelGraph, TensorShape, count_parameters
+from nas.models.operators import BatchNormOp, Conv2dOp
+from nas.models.shapes import infer_shapes
+
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class ResolutionReport:
+    """Whether height and width of the input may change: by steps of ``multiple`` pixels, or not, for ``reason``."""
+
+    scalable: bool
+    multiple: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class IntakeReport:
+    """Counts are those of the model as it came. ``batch_norms`` counts batch norms; 0 with convolutions means that they
+    were folded, or that the model never had any. ``any_batch``: it takes any number of images at once."""
+
+    inputs: tuple[tuple[str, TensorShape], ...]
+    outputs: tuple[TensorShape, ...]
+    parameters: int
+    convolutions: int
+    batch_norms: int
+    any_batch: bool
+    groups: tuple[ChannelGroup, ...]
+    fixed: tuple[FixedChannels, ...]
+    blocks: tuple[ResidualBlock, ...]
+    resolution: ResolutionReport
+
+    def to_json(self) -> bytes:
+        """The report as JSON."""
+        return _ADAPTER.dump_json(self)
+
+
+def report_intake(graph: ModelGraph) -> IntakeReport:
+    """Analyse a graph."""
+    analysis = analyse_channels(graph)
+    return IntakeReport(
+        inputs=tuple((value.name, value.shape) for value in graph.inputs),
+        outputs=tuple(graph.shapes[name] for name in graph.outputs),
+        parameters=count_parameters(graph),
+        convolutions=sum(isinstance(node.operator, Conv2dOp) for node in graph.nodes),
+        batch_norms=sum(isinstance(node.operator, BatchNormOp) for node in graph.nodes),
+        any_batch=_takes_any_batch(graph),
+        groups=analysis.groups,
+        fixed=analysis.fixed,
+        blocks=find_residual_blocks(graph),
+        resolution=_report_resolution(graph),
+    )
+
+
+def _takes_any_batch(graph: ModelGraph) -> bool:
+    """Whether all outputs have one more row with one more image."""
+    for images in (graph.batch + 1, 2 * graph.batch + 1):
+        try:
+            shapes = infer_shapes(graph, {v.name: (images, *v.shape[1:]) for v in graph.inputs})
+        except InvalidModel:
+            return False
+        if any(shapes[name][:1] != (images,) for name in graph.outputs):
+            return False
+    return True
+
+
+def _report_resolution(graph: ModelGraph) -> ResolutionReport:
+    image = graph.inputs[0]
+    if len(graph.inputs) != 1 or len(image.shape) != 4:
+        return ResolutionReport(False, reason="expected one input of shape (images, channels, height, width)")
+    reason = ""
+    for multiple in MULTIPLES:
+        reason = _misfit(graph, multiple)
+        if not reason:
+            return ResolutionReport(True, multiple)
+    return ResolutionReport(False, reason=reason)
+
+
+def _misfit(graph: ModelGraph, pixels: int) -> str:
+    """What does not fit if the image grows by ``pixels``; empty if everything does."""
+    image = graph.inputs[0]
+    for count in (1, 2):
+        larger = replace(image, shape=(*image.shape[:2], *(size + count * pixels for size in image.shape[2:])))
+        try:
+            shapes = infer_shapes(graph, {image.name: larger.shape})
+        except InvalidModel as error:
+            return str(error)
+        for name in graph.outputs:
+            if shapes[name][:2] != graph.shapes[name][:2]:
+                return f"output {name}: expected {list(graph.shapes[name][:2])} to remain, got {list(shapes[name][:2])}"
+    return ""
+
+
+_ADAPTER = TypeAdapter(IntakeReport)

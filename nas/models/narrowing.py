@@ -1,0 +1,141 @@
+"""Cutting channels and residual blocks out of a graph and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.core.errors import InvalidInput, UnknownName
+from nas.models.blocks import skip_blocks
+from nas.models.channels import ChannelAnalysis, analyse_channels
+from nas.models.graph import GraphNode, GraphValue, InvalidModel, ModelGraph, TensorShape, WeightArrays
+from nas.models.operators import (
+    Conv2dOp,
+    ConvTranspose2dOp,
+    ExpandOp,
+    GatherOp,
+    GraphOperator,
+    GroupNormOp,
+    ReshapeOp,
+    SliceOp,
+)
+from nas.models.shapes import check_shapes
+from nas.models.units import UnitArray
+
+KeptUnits = Mapping[str, Sequence[int]]
+"""By the name of a channel group, the positions of the units that remain. Groups that are not named remain whole."""
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class NarrowedModel:
+    """A physically smaller model, and the weights that remain of its parent's."""
+
+    graph: ModelGraph
+    weights: dict[str, NDArray[Any]]
+
+
+def narrow(
+    graph: ModelGraph, weights: WeightArrays, kept_units: KeptUnits, skipped: Collection[str] = ()
+) -> NarrowedModel:
+    """The model without the units that ``kept_units`` leaves out, and without the residual blocks ``skipped``.
+
+    It computes what its parent computes if all removed channels are zero. Raises UnknownName for a group or block that
+    the graph lacks, InvalidInput if nothing of a group or of a value remains or if a unit is none of the group.
+    """
+    analysis = analyse_channels(graph)
+    removed = _removed_units(analysis, kept_units)
+    masks = {name: _kept_along(graph.shapes[name], units, removed) for name, units in analysis.values.items()}
+    _require_something(graph, masks)
+    parameter_masks = {axis: ~np.isin(units, removed) for axis, units in analysis.axes.items()}
+
+    cut = {value.name: weights[value.name] for value in graph.parameters}
+    for (name, axis), mask in parameter_masks.items():
+        cut[name] = np.ascontiguousarray(cut[name].compress(mask, axis=axis))
+    parameters = tuple(GraphValue(value.name, cut[value.name].shape, value.dtype) for value in graph.parameters)
+    nodes = tuple(_narrow_node(graph, node, masks) for node in graph.nodes)
+    narrowed = skip_blocks(ModelGraph(graph.inputs, parameters, nodes, graph.outputs), skipped)
+    check_shapes(narrowed)
+    return NarrowedModel(narrowed, {value.name: cut[value.name] for value in narrowed.parameters})
+
+
+def element_masks(graph: ModelGraph, kept_units: KeptUnits) -> dict[str, BoolArray]:
+    """For each node that loses channels, which of its elements remain, to be broadcast to its shape."""
+    analysis = analyse_channels(graph)
+    removed = _removed_units(analysis, kept_units)
+    masks = {node.name: ~np.isin(analysis.values[node.name], removed) for node in graph.nodes}
+    return {name: mask for name, mask in masks.items() if not mask.all()}
+
+
+def _removed_units(analysis: ChannelAnalysis, kept_units: KeptUnits) -> UnitArray:
+    """The numbers of all units that are removed."""
+    removed: list[int] = []
+    for name, positions in kept_units.items():
+        if name not in analysis.numbers:
+            raise UnknownName("channel group", name, analysis.numbers)
+        numbers = analysis.numbers[name]
+        if not positions or not set(positions) <= set(range(len(numbers))):
+            raise InvalidInput(
+                f"channel group {name!r}: expected at least one of its units 0 to {len(numbers) - 1}, "
+                f"got {list(positions)}"
+            )
+        removed.extend(int(numbers[i]) for i in set(range(len(numbers))) - set(positions))
+    return np.array(sorted(removed), dtype=np.int64)
+
+
+def _kept_along(shape: TensorShape, units: UnitArray, removed: UnitArray) -> tuple[BoolArray, ...]:
+    """Which positions of each dimension remain."""
+    mask = ~np.isin(units, removed)
+    dims = range(units.ndim)
+    along = (mask.any(axis=tuple(other for other in dims if other != dim)) for dim in dims)
+    return tuple(np.broadcast_to(positions, (size,)) for positions, size in zip(along, shape, strict=True))
+
+
+def _require_something(graph: ModelGraph, masks: Mapping[str, tuple[BoolArray, ...]]) -> None:
+    for node in graph.nodes:
+        if not all(mask.any() for mask in masks[node.name]):
+            raise InvalidInput(f"{node.label}: expected at least one channel to remain, got none")
+
+
+def _narrow_node(graph: ModelGraph, node: GraphNode, masks: Mapping[str, tuple[BoolArray, ...]]) -> GraphNode:
+    shape = tuple(int(mask.sum()) for mask in masks[node.name])
+    if all(graph.shapes[name] == tuple(int(m.sum()) for m in masks[name]) for name in (node.name, *node.operands)):
+        return node
+    return replace(node, shape=shape, operator=_narrow_operator(graph, node, masks, shape))
+
+
+def _narrow_operator(
+    graph: ModelGraph, node: GraphNode, masks: Mapping[str, tuple[BoolArray, ...]], shape: TensorShape
+) -> GraphOperator:
+    operator, before, operand = node.operator, node.shape, masks[node.operands[0]]
+    match operator:
+        case Conv2dOp(groups=groups) | ConvTranspose2dOp(groups=groups) if groups > 1:
+            return replace(operator, groups=_remaining_groups(node, operand[1], groups))
+        case GroupNormOp(groups=groups):
+            return replace(operator, groups=_remaining_groups(node, operand[1], groups))
+        case ReshapeOp(sizes=sizes):
+            return replace(operator, sizes=tuple(n if n < 1 else new for n, new in zip(sizes, shape, strict=True)))
+        case ExpandOp(sizes=sizes):
+            sizes_before_after = zip(sizes, before, shape, strict=True)
+            return replace(operator, sizes=tuple(n if n < 1 else n - old + new for n, old, new in sizes_before_after))
+        case SliceOp(dim=dim) if not operand[dim].all():
+            start, stop, _ = slice(operator.start, operator.stop).indices(len(operand[dim]))
+            return replace(operator, start=int(operand[dim][:start].sum()), stop=int(operand[dim][:stop].sum()))
+        case GatherOp(dim=dim, indices=indices) if not operand[dim].all():
+            positions = np.cumsum(operand[dim]) - 1
+            return replace(operator, indices=tuple(int(positions[i]) for i in indices if operand[dim][i]))
+        case _:
+            return operator
+
+
+def _remaining_groups(node: GraphNode, mask: BoolArray, groups: int) -> int:
+    """How many groups remain: all if each lost the same number of channels, otherwise those that lost none."""
+    counts = mask.reshape(groups, -1).sum(axis=1)
+    remaining = counts[counts > 0]
+    if len(set(remaining.tolist())) != 1:
+        raise InvalidModel(f"{node.label}: expected groups of one width to remain, got {counts.tolist()}")
+    return len(remaining)
