@@ -64,7 +64,8 @@ def narrow(
 
 
 def element_masks(graph: ModelGraph, kept_units: KeptUnits) -> dict[str, BoolArray]:
-    """For each node that loses channels, which of its elements remain, to be broadcast to its shape."""
+    """For each node that loses channels, which of its elements remain, to be broadcast to its shape, for as many images
+    as the graph's example has."""
     analysis = analyse_channels(graph)
     removed = _removed_units(analysis, kept_units)
     masks = {node.name: ~np.isin(analysis.values[node.name], removed) for node in graph.nodes}
