@@ -87,9 +87,9 @@ def _report_resolution(graph: ModelGraph) -> ResolutionReport:
 
 
 def _misfit(graph: ModelGraph, pixels: int) -> str:
-    """What does not fit if the image grows by ``pixels``; empty if everything does."""
+    """What does not fit if the image grows by ``pixels``, once or several times; empty if everything does."""
     image = graph.inputs[0]
-    for count in (1, 2):
+    for count in range(1, MULTIPLES[-1] // pixels + 1):
         larger = replace(image, shape=(*image.shape[:2], *(size + count * pixels for size in image.shape[2:])))
         try:
             shapes = infer_shapes(graph, {image.name: larger.shape})

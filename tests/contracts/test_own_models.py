@@ -59,6 +59,8 @@ def test_groups_and_blocks_are_all_found(case: ModelCase, model: ReadModel) -> N
     report = report_intake(model.graph)
     assert (len(report.groups), len(report.blocks)) == (case.groups, case.blocks), report
     assert report.any_batch
+    assert report.resolution.multiple == case.multiple
+    assert report.resolution.scalable == (report.resolution.reason is None) == (case.multiple is not None)
     layers = {name for group in report.groups for name in group.layers} | {fixed.layer for fixed in report.fixed}
     convolutions = {node.module for node in model.graph.nodes if node.operator.kind in ("conv2d", "linear")}
     assert layers >= convolutions

@@ -264,33 +264,35 @@ class Sorted(nn.Module):
 
 @dataclass(frozen=True)
 class ModelCase:
-    """``groups``: how many channel groups it has; ``blocks``: how many residual blocks can be skipped."""
+    """``groups``: how many channel groups it has; ``blocks``: how many residual blocks can be skipped;
+    ``multiple``: by which steps of pixels its input may change, None if it may not."""
 
     name: str
     make: Callable[[], nn.Module]
     groups: int
     blocks: int
+    multiple: int | None
 
     def __str__(self) -> str:
         return self.name
 
 
 CASES = (
-    ModelCase("resnet", resnet, 5, 2),
-    ModelCase("bottleneck_resnet", bottleneck_resnet, 6, 1),
-    ModelCase("grouped_resnet", grouped_resnet, 4, 2),
-    ModelCase("mobilenet_v2", mobilenet_v2, 5, 2),
-    ModelCase("efficientnet", efficientnet, 8, 2),
-    ModelCase("shufflenet", shufflenet, 5, 0),
-    ModelCase("densenet", densenet, 6, 0),
-    ModelCase("unet", UNet, 4, 0),
-    ModelCase("detector", Detector, 4, 0),
-    ModelCase("vit_fused", lambda: ViT(lambda: FusedAttention(16, 4, explicit=False)), 4, 4),
-    ModelCase("vit_explicit", lambda: ViT(lambda: FusedAttention(16, 4, explicit=True)), 4, 4),
-    ModelCase("vit_multihead", lambda: ViT(lambda: nn.MultiheadAttention(16, 4, batch_first=True)), 4, 4),
-    ModelCase("convnext", convnext, 2, 2),
-    ModelCase("tied", Tied, 2, 0),
-    ModelCase("group_norm", GroupNormed, 1, 0),
+    ModelCase("resnet", resnet, 5, 2, 1),
+    ModelCase("bottleneck_resnet", bottleneck_resnet, 6, 1, 1),
+    ModelCase("grouped_resnet", grouped_resnet, 4, 2, 1),
+    ModelCase("mobilenet_v2", mobilenet_v2, 5, 2, 1),
+    ModelCase("efficientnet", efficientnet, 8, 2, 1),
+    ModelCase("shufflenet", shufflenet, 5, 0, 1),
+    ModelCase("densenet", densenet, 6, 0, 1),
+    ModelCase("unet", UNet, 4, 0, 2),
+    ModelCase("detector", Detector, 4, 0, 4),
+    ModelCase("vit_fused", lambda: ViT(lambda: FusedAttention(16, 4, explicit=False)), 4, 4, None),
+    ModelCase("vit_explicit", lambda: ViT(lambda: FusedAttention(16, 4, explicit=True)), 4, 4, None),
+    ModelCase("vit_multihead", lambda: ViT(lambda: nn.MultiheadAttention(16, 4, batch_first=True)), 4, 4, None),
+    ModelCase("convnext", convnext, 2, 2, 1),
+    ModelCase("tied", Tied, 2, 0, None),
+    ModelCase("group_norm", GroupNormed, 1, 0, 1),
 )
 
 
