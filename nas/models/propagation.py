@@ -249,7 +249,10 @@ def _batch_norm(state: Propagation, node: GraphNode, x: UnitArray) -> UnitArray:
 
 
 def _group_norm(state: Propagation, node: GraphNode, x: UnitArray, groups: int) -> UnitArray:
-    """Whole groups can be removed."""
+    """Whole groups can be removed. Positions that belong to several channels are those of one group."""
+    mixed = tuple(dim for dim in varying(x) if dim > 1)
+    if mixed:
+        x = state.sets.join_along(x, mixed, _because(node, "a norm runs over them and over channels that must stay"))
     channels = _channels(state, node, x, 1)
     if groups == 1:
         state.sets.fix(channels, _because(node, "a norm over these channels depends on their number"))

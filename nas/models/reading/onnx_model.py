@@ -22,7 +22,22 @@ from nas.models.shapes import check_shapes, infer_node
 EXAMPLE_BATCH = 2
 _FOLDED = (
     *("Shape", "Constant", "ConstantOfShape", "Gather", "Unsqueeze", "Squeeze", "Concat", "Cast", "Slice", "Reshape"),
-    *("Add", "Sub", "Mul", "Div", "Floor", "Ceil", "Range", "Transpose", "Neg", "Sqrt", "Equal", "Where", "Expand"),
+    *(
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Mod",
+        "Floor",
+        "Ceil",
+        "Range",
+        "Transpose",
+        "Neg",
+        "Sqrt",
+        "Equal",
+        "Where",
+        "Expand",
+    ),
 )
 """What is computed at once when all operands are constants, such as sizes and transposed weights."""
 
