@@ -94,6 +94,7 @@ class _OnnxTranslator:
         self._shapes: dict[str, TensorShape] = {value.name: value.shape for value in self._inputs}
         self._aliases: dict[str, str] = {}
         self._nodes: list[GraphNode] = []
+        self._read_vectors: set[str] = set()
 
     def add(self, proto: onnx.NodeProto) -> None:
         """Translate or compute one node. Raises InvalidModel if its operator is not supported."""
@@ -109,7 +110,7 @@ class _OnnxTranslator:
         elif proto.op_type in TRANSLATIONS:
             node = OnnxNode(proto, label, tuple(operands), shapes, self.constants)
             for output, operators, names in TRANSLATIONS[proto.op_type](node):
-                self._append(label, output, operators, names)
+                self._append(label, output, operators, [self._own_vector(name, output) for name in names])
         else:
             raise InvalidModel(f"{label}: expected a known operator, got {proto.op_type}")
 
@@ -120,6 +121,17 @@ class _OnnxTranslator:
         graph = ModelGraph(self._inputs, parameters, tuple(self._nodes), outputs)
         graph.check()
         return graph
+
+    def _own_vector(self, name: str, reader: str) -> str:
+        """A copy of a vector that another node reads already: exporters merge those that happen to be equal, such as
+        biases of zeros, which does not tie their layers. Matrices that are shared remain so."""
+        if name not in self.constants or self.constants[name].ndim != 1:
+            return name
+        if name not in self._read_vectors:
+            self._read_vectors.add(name)
+            return name
+        self.constants[f"{name}/{reader}"] = self.constants[name]
+        return f"{name}/{reader}"
 
     def _append(self, label: str, output: str, operators: list[GraphOperator], names: list[str]) -> None:
         for i, operator in enumerate(operators):
