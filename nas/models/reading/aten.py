@@ -1,4 +1,4 @@
-"""Translations of the operators of PyTorch (``torch.ops.aten``)."""
+"""Translations of the operators of PyTorch (``torch.ops.aten``): one table, so it may be longer than other files."""
 
 from __future__ import annotations
 
