@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-fast check bench lock clean
+.PHONY: help install demo serve test test-long test-fast check bench lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -25,8 +25,11 @@ demo: install ## A whole search on this machine in minutes; ARGS=--json for mach
 serve: install ## The service with API and dashboard; ARGS="--port 8000"
 	@$(BIN)/nas serve $(ARGS)
 
-test: install ## All tests; ARGS="-k pareto" to choose
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+test: install ## All tests but those that take minutes; ARGS="-k pareto" to choose
+	@$(BIN)/python -m pytest -n 2 -m "not long" $(ARGS)
+
+test-long: install ## The tests that take minutes each
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 test-fast: install ## Tests that take seconds each, for use while editing
 	@$(BIN)/python -m pytest -n 2 -m "not slow and not acceptance" $(ARGS)

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.slow
 NAS = [sys.executable, "-m", "server.cli"]
 
 
+@pytest.mark.long
 def test_the_demo_ends_with_one_json_object(tmp_path: Path) -> None:
     command = [*NAS, "demo", "--quick", "--json", "--home", str(tmp_path), "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)

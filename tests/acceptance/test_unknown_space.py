@@ -26,6 +26,7 @@ LAYERS, OPERATIONS, DEVICES, NETWORKS, SAMPLES = 22, 9, 20, 300, 10
 PACKAGE = f"""
 import numpy as np
 from nas.core.arch import Decision
+from nas.core.plugins import SearchSpaceType
 from nas.spaces.base import SpaceDefaults
 
 class Stacked(SpaceDefaults):
@@ -53,6 +54,8 @@ class Stacked(SpaceDefaults):
 
     def supernet(self, seed):
         raise NotImplementedError
+
+STACKED = SearchSpaceType("stacked", "Layers of nine operations.", Stacked)
 """
 
 
@@ -62,7 +65,7 @@ def test_ten_samples_of_a_new_device_in_a_space_nobody_knows(tmp_path: Path) -> 
     about.mkdir(parents=True)
     (packages / "stacked_space.py").write_text(PACKAGE)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: stacked\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[nas.search_spaces]\nstacked = stacked_space:Stacked\n")
+    (about / "entry_points.txt").write_text("[nas.search_spaces]\nstacked = stacked_space:STACKED\n")
     table, new_ms, genes = made_up()
     home = tmp_path / "home"
     home.mkdir()

@@ -519,7 +519,8 @@ def test_dry_run_does_not_wait_for_an_agent(tmp_path: Path) -> None:
         SimpleNamespace(name="train", estimate_cost=lambda *_: StageCost.zero("train", "known")),
         SimpleNamespace(name="verify", estimate_cost=estimate_cost),
     ]
-    problem: Any = SimpleNamespace(spec=fakes.search_spec())
+    data = SimpleNamespace(content_hash="0" * 64)
+    problem: Any = SimpleNamespace(spec=fakes.search_spec(), data=data, supernet_data=None)
     resources: Any = SimpleNamespace(clock=lambda: 0.0, torch_device="cpu", worker="w")
     last = list(estimate_search_cost(problem, stages, resources, SearchState()))[-1]
     assert isinstance(last, StageFinished)

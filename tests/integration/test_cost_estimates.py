@@ -247,6 +247,7 @@ def test_the_surrogate_of_a_price_needs_no_estimate(tmp_path: Path) -> None:
     assert cost.stages[0].steps == 32
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_dry_run_predicts_what_the_search_takes() -> None:
     """Computing time, so that other programs on the machine do not matter."""

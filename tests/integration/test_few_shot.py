@@ -357,7 +357,7 @@ def _until(stream: Iterator[Event], stage: str) -> Iterator[Event]:
     ("params", "message"),
     [
         ({"decisions": ["edge99.operation"]}, "edge01.operation"),
-        ({"split": "exhaustive", "subspaces": 4}, "takes 5 parts"),
+        ({"split": "exhaustive", "subspaces": 4}, "takes 5 subspaces"),
         ({"split": "random", "decisions": ["edge01.operation"]}, "random split"),
         ({"decisions": ["edge01.operation", "edge01.operation"]}, "each once"),
         ({"rank_networks": 2}, "at least 4"),

@@ -162,7 +162,7 @@ def test_the_worst_case_is_verified_everywhere_and_within_every_bound(
     events_so_far: list[Event] = []
     with pytest.raises(NotMeasuredYet) as missing:
         events_so_far.extend(run(folder, p, log, away))  # keeps what came before the end
-    assert missing.value.profile["name"] == DEEP
+    assert missing.value.profile.name == DEEP
     assert {name for name, _ in away.asked} == {WIDE}
     assert set(missing.value.networks) == {network for _, network in away.asked}
     state = fold_all([*log, *events_so_far])

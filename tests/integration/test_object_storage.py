@@ -102,19 +102,20 @@ def test_gc_removes_old_unreferenced_blobs(store: Store, tmp_path: Path) -> None
     search = fakes.add_search(store)
     lease = store.jobs.claim("w", 1e6)
     assert lease is not None
-    first, second, model = (store.blobs.put(data) for data in (b"first", b"second", b"model"))
-    fakes.append(store, lease, [Checkpoint("train", 1, first), Checkpoint("train", 2, second)], 1e6)
+    first, *last_three, model = (store.blobs.put(data) for data in (b"1", b"2", b"3", b"4", b"model"))
+    checkpoints = [Checkpoint("train", step, blob) for step, blob in enumerate((first, *last_three))]
+    fakes.append(store, lease, checkpoints, 1e6)
     orphan = store.blobs.put(b"orphan")
     before = {blob.sha256 for blob in store.blobs.list()}
     assert store.collect().removed == 0  # all of them are young
     assert store.collect(grace_s=-10.0, dry_run=True).removed == 3
     assert {blob.sha256 for blob in store.blobs.list()} == before
     done = store.collect(grace_s=-10.0)
-    assert (done.removed, done.removed_bytes) == (3, len(b"firstorphanmodel"))
+    assert (done.removed, done.removed_bytes) == (3, len(b"1orphanmodel"))
     assert {blob.sha256 for blob in store.blobs.list()} == before - {first, orphan, model}
     store.jobs.cancel(search)
     store.jobs.delete(search)
-    assert store.collect(grace_s=-10.0).removed == 1
+    assert store.collect(grace_s=-10.0).removed == len(last_three)
     assert len(list(store.blobs.list())) == 1  # the predictor of the device
 
 

@@ -239,7 +239,7 @@ def test_a_matrix_is_drawn_by_groups_with_disagreement_in_another_colour() -> No
     ("params", "message"),
     [
         ({"decisions": ["edge99.operation"]}, "edge01.operation"),
-        ({"split": "exhaustive", "subspaces": 4}, "takes 5 parts"),
+        ({"split": "exhaustive", "subspaces": 4}, "takes 5 subspaces"),
         ({"subspaces": 1}, "subspaces"),
     ],
 )

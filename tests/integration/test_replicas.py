@@ -11,6 +11,7 @@ from tests.support.databases import postgres_missing
 SEARCHES = 6  # `python -m benchmarks.replicas --searches N` runs more
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.skipif(postgres_missing() is not None, reason="no PostgreSQL server")

@@ -297,7 +297,7 @@ def exhaustive_split(space: SearchSpace, names: Sequence[str], limit: int) -> Sp
     subspaces = prod(len(groups) for _, groups in plan)
     if subspaces > limit:
         raise InvalidSpec(
-            f"an exhaustive split of {len(genes)} decisions takes {subspaces} parts: parts allows {limit}"
+            f"an exhaustive split of {len(genes)} decisions takes {subspaces} subspaces: `subspaces` allows {limit}"
         )
     return split_breadth_first(plan, limit)
 

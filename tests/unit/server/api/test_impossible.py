@@ -41,7 +41,7 @@ def strategy(name: str, **params: Any) -> dict[str, Any]:
             ["partial: expected one of 1, 2, 4, 8", "got 3"],
         ),
         ({"space": BENCH, "strategy": strategy("few_shot", decisions=["edge99.operation"])}, ["edge99", "edge01"]),
-        ({"space": BENCH, "strategy": strategy("few_shot", split="exhaustive", parts=4)}, ["takes 5 parts"]),
+        ({"space": BENCH, "strategy": strategy("few_shot", split="exhaustive", subspaces=4)}, ["takes 5 subspaces"]),
         ({"space": MOBILE, "retrain": {"auxiliary": 0.4}}, ["retrain.auxiliary", "they offer: none"]),
         ({"space": BENCH, "retrain": {"auxiliary": 0.4}}, ["retrain.auxiliary", "they offer: drop_path"]),
         ({"space": MOBILE, "retrain": {"drop_path": 0.2}}, ["retrain.drop_path", "mobilenet_v3"]),
