@@ -1,4 +1,7 @@
-"""The output of commands on standard output: tables for people, JSON for programs."""
+"""The output of commands on standard output: tables for people, JSON for programs.
+
+The file is one list of small functions, one for each schema of the API, that share their tables, units and charts.
+"""
 
 from __future__ import annotations
 
