@@ -1,4 +1,4 @@
-"""The predictor card: how good a latency predictor is, on networks that took no part in making it."""
+"""The predictor card: how good a latency predictor is, on networks that a fit without them predicted."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ ProtocolFields = Mapping[str, int | float | str]
 
 @dataclass(frozen=True)
 class PredictorCard:
-    """The figures of a predictor over ``held_out`` networks that took no part in fitting or calibration: ``mape`` in %,
-    rank correlations, the share of latencies at or below the 95 % bound (``coverage``, 0 to 1). ``n`` networks were
-    fitted to. ``measured_error``: relative standard errors of ``measured_ms``, empty if unknown. ``kendall_interval``:
-    95 % bootstrap interval of ``kendall``.
+    """The figures of a predictor over ``held_out`` networks, as predicted by a fit without them: ``mape`` in %, rank
+    correlations, the share of latencies at or below the 95 % bound (``coverage``, 0 to 1). The predictor itself is
+    fitted to ``n`` networks. ``measured_error``: relative standard errors of ``measured_ms``, empty if unknown.
+    ``kendall_interval``: 95 % bootstrap interval of ``kendall``.
 
     ``kind`` is ``estimated`` where latencies were computed from peak figures: nothing was measured, so there are no
     figures, and ``range_ms`` is that of the estimates.

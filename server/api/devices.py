@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Response
@@ -13,12 +12,13 @@ from nas.core.spec import DeviceSpec
 from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, RenameBody
 from nas.schemas.jobs import EventPage
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
-from server.api import sse, validate
+from server.api import validate
 from server.api.access import CurrentPrincipal
 from server.api.context import Context, CurrentStore
 from server.api.device_comparison import compare_devices
 from server.api.errors import responses
-from server.api.parameters import EVENT_RESPONSES, Accept, After, IdempotencyKey, LastEventId
+from server.api.event_log import EventLog
+from server.api.parameters import EVENT_RESPONSES, IdempotencyKey
 
 TABLE_STAGES = ("profile", "fit")
 MEASURED_STAGES = ("profile", "measure", "fit")
@@ -95,27 +95,11 @@ def rename_device(name: str, body: RenameBody, store: CurrentStore, principal: C
 )
 def list_device_events(
     name: str,
-    context: Context,
-    principal: CurrentPrincipal,
-    after: After = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 500,
-    accept: Accept = "",
-    last_event_id: LastEventId = None,
+    log: EventLog,
+    store: CurrentStore,
 ) -> EventPage | EventSourceResponse:
     """The log of the latest onboarding, oldest first."""
-    queries = context.store.queries
-    job = queries.device_job(name)
-    start = after if last_event_id is None else last_event_id
-    return sse.page_or_stream(
-        context.streams,
-        job,
-        lambda seq, size: queries.events(job, seq, size),
-        accept,
-        start,
-        limit,
-        principal,
-        partial(context.authorizer.still_admits, principal),
-    )
+    return log.answer(store.queries.device_job(name))
 
 
 @router.get("/devices/{name}/versions", summary="List the versions of a device's predictors", responses=responses(404))
@@ -157,5 +141,5 @@ def list_predictors(store: CurrentStore, device: str | None = None) -> list[Pred
 
 @router.get("/predictors/{id}", summary="Get a predictor card", responses=responses(404))
 def get_predictor(id: str, store: CurrentStore) -> PredictorCardSchema:
-    """The predictor's accuracy on networks that took no part in fitting or calibrating it."""
+    """The predictor's accuracy on held-out networks, as predicted by a fit without them."""
     return store.queries.predictor(id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -12,11 +11,11 @@ from nas.core.lifecycle import JobStatus
 from nas.schemas.devices import OnboardingPage, OnboardingSchema
 from nas.schemas.jobs import EventPage
 from nas.schemas.searches import PriorityBody
-from server.api import sse
 from server.api.access import CurrentPrincipal
-from server.api.context import Context, CurrentStore
+from server.api.context import CurrentStore
 from server.api.errors import responses
-from server.api.parameters import EVENT_RESPONSES, Accept, After, Cursor, LastEventId
+from server.api.event_log import EventLog
+from server.api.parameters import EVENT_RESPONSES, Cursor
 
 router = APIRouter(tags=["onboardings"])
 
@@ -47,27 +46,11 @@ def get_onboarding(id: str, store: CurrentStore) -> OnboardingSchema:
 )
 def list_onboarding_events(
     id: str,
-    context: Context,
-    principal: CurrentPrincipal,
-    after: After = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 500,
-    accept: Accept = "",
-    last_event_id: LastEventId = None,
+    log: EventLog,
+    store: CurrentStore,
 ) -> EventPage | EventSourceResponse:
     """The log, oldest first."""
-    queries = context.store.queries
-    job = queries.onboarding_job(id)
-    start = after if last_event_id is None else last_event_id
-    return sse.page_or_stream(
-        context.streams,
-        job,
-        lambda seq, size: queries.events(job, seq, size),
-        accept,
-        start,
-        limit,
-        principal,
-        partial(context.authorizer.still_admits, principal),
-    )
+    return log.answer(store.queries.onboarding_job(id))
 
 
 @router.post("/onboardings/{id}/pause", summary="Pause an onboarding", responses=responses(404, 409, 507))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
@@ -17,14 +16,15 @@ from nas.engine import check_same_data
 from nas.schemas.dry_runs import DryRunSchema
 from nas.schemas.jobs import EventPage
 from nas.schemas.searches import ExtendBody, ForkBody, PriorityBody, SearchPage, SearchSchema
-from server.api import sse, validate
+from server.api import validate
 from server.api.access import CurrentPrincipal
 from server.api.child_specs import extended_spec, forked_spec
 from server.api.context import Context, CurrentStore
 from server.api.data_check import report_of
 from server.api.dry_runs import time_on_worker
 from server.api.errors import OpenApiResponses, responses
-from server.api.parameters import EVENT_RESPONSES, Accept, After, Cursor, IdempotencyKey, LastEventId
+from server.api.event_log import EventLog
+from server.api.parameters import EVENT_RESPONSES, Cursor, IdempotencyKey
 
 _EXAMPLE = {
     "name": "digits under 0.2 ms",
@@ -224,25 +224,9 @@ def fork_search(
 )
 def list_events(
     id: str,
-    context: Context,
-    principal: CurrentPrincipal,
-    after: After = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+    log: EventLog,
+    store: CurrentStore,
     kind: Annotated[str | None, Query(description="Only events of this kind, such as `status`")] = None,
-    accept: Accept = "",
-    last_event_id: LastEventId = None,
 ) -> EventPage | EventSourceResponse:
     """The log, oldest first. Old progress events are thinned out; all other events are kept."""
-    queries = context.store.queries
-    job = queries.search_job(id)
-    start = after if last_event_id is None else last_event_id
-    return sse.page_or_stream(
-        context.streams,
-        job,
-        lambda seq, size: queries.events(job, seq, size, kind),
-        accept,
-        start,
-        limit,
-        principal,
-        partial(context.authorizer.still_admits, principal),
-    )
+    return log.answer(store.queries.search_job(id), kind)

@@ -16,7 +16,6 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from nas.core.access import Principal
 from nas.core.lifecycle import JobStatus
 from nas.schemas.jobs import EventPage
 
@@ -159,19 +158,3 @@ async def stream_events(
         if quiet_s >= KEEPALIVE_S:
             yield KEEPALIVE_COMMENT
             quiet_s, has_changed = 0.0, True  # read once more, should a notification be lost
-
-
-def page_or_stream(
-    streams: EventStreams,
-    job_id: str,
-    read: ReadEvents,
-    accept: str,
-    after: int,
-    limit: int,
-    principal: Principal,
-    is_admitted: IsAdmitted,
-) -> EventPage | EventSourceResponse:
-    """A page of a job's events, or a stream of them for clients that accept ``text/event-stream``."""
-    if "text/event-stream" in accept:
-        return streams.response(job_id, read, after, principal.token_id or principal.address or "", is_admitted)
-    return read(after, limit)[0]

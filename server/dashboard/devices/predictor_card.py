@@ -44,11 +44,11 @@ def _draw_card(card: PredictorCardSchema) -> None:
                 "small muted",
             )
             return
-        text("All values are over held-out architectures that took no part in fitting or calibration.", "small muted")
+        text("All values are over held-out architectures, as predicted by a fit without them.", "small muted")
         with div("fit"):
             if card.measured_ms:
-                shown = "Uploaded" if card.source == "table" else "Measured"
-                label = f"{shown} over predicted latency of held-out architectures"
+                source = "Uploaded" if card.source == "table" else "Measured"
+                label = f"{source} over predicted latency of held-out architectures"
                 labelled_chart(predictor_chart(card), "chart predictor", label)
             _draw_accuracy(card)
         if card.energy is not None:
