@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, select
+from collections.abc import Sequence
+
+from sqlalchemy import Engine, Select, and_, or_, select
 from sqlalchemy.orm import Session
 
 from nas.core.errors import NotFound
 from nas.core.jobs import JobKind
 from server.store.candidate_cache import CandidateCache
 from server.store.clock import DatabaseClock
+from server.store.cursors import read_cursor, write_cursor
 from server.store.models import DeviceRow, Job
 
 
@@ -27,6 +30,23 @@ def require_job(session: Session, job_id: str, kind: JobKind) -> Job:
     if job is None or job.kind != kind:
         raise NotFound(f"no {kind} {job_id!r}")
     return job
+
+
+def newest_first(kind: JobKind, cursor: str | None) -> Select[Job]:
+    """All jobs of a kind, newest first, or those after the page that ``cursor`` ends. Raises InvalidInput for an
+    invalid cursor."""
+    query = select(Job).where(Job.kind == kind).order_by(Job.created_at.desc(), Job.id.desc())
+    if cursor is None:
+        return query
+    at, last = read_cursor(cursor, float, str)
+    return query.where(or_(Job.created_at < at, and_(Job.created_at == at, Job.id < last)))
+
+
+def read_page(session: Session, query: Select[Job], limit: int) -> tuple[Sequence[Job], str | None]:
+    """The first ``limit`` jobs of a query of ``newest_first``, and the cursor of the next page if there is one."""
+    jobs = session.scalars(query.limit(limit + 1)).all()
+    page = jobs[:limit]
+    return page, write_cursor(page[-1].created_at, page[-1].id) if len(jobs) > limit else None
 
 
 def require_device(session: Session, name: str) -> DeviceRow:

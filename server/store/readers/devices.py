@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import groupby
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nas.core.device import changes
@@ -14,13 +14,13 @@ from nas.core.errors import NotFound
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.schemas.agents import AgentSchema
 from nas.schemas.devices import DeviceSchema, OnboardingPage, OnboardingSchema
-from server.store.cursors import read_cursor, utc, write_cursor
+from server.store.cursors import utc
 from server.store.database import reading
 from server.store.mapping import card_schema, job_schema
 from server.store.measurements import AGENT_TIMEOUT_S, agent_queue, agents
 from server.store.models import AgentRow, DeviceRow, Job, ReadingRow, WorkerRow
 from server.store.queue import WORKER_TIMEOUT_S, wait_reasons
-from server.store.readers.base import Reader, require_device, roofline_devices
+from server.store.readers.base import Reader, newest_first, read_page, require_device, roofline_devices
 from server.store.readers.predictors import current_predictors
 
 
@@ -45,22 +45,18 @@ class DeviceReader(Reader):
 
     def onboardings(self, device: str | None, status: str | None, limit: int, cursor: str | None) -> OnboardingPage:
         """A page of onboardings, newest first, optionally of one device. Raises InvalidInput for an invalid cursor."""
-        query = select(Job).where(Job.kind == "device").order_by(Job.created_at.desc(), Job.id.desc())
+        query = newest_first("device", cursor)
         if device is not None:
             query = query.where(Job.name == device)
         if status is not None:
             query = query.where(Job.status == status)
-        if cursor is not None:
-            at, last = read_cursor(cursor, float, str)
-            query = query.where(or_(Job.created_at < at, and_(Job.created_at == at, Job.id < last)))
         with reading(self._engine) as session:
-            jobs = session.scalars(query.limit(limit + 1)).all()
-            page = jobs[:limit]
+            page, next_cursor = read_page(session, query, limit)
             now = self._clock(session)
             waiting = wait_reasons(session, page, now)
             return OnboardingPage(
                 items=[_onboarding_schema(job, waiting.get(job.id), now) for job in page],
-                next=write_cursor(page[-1].created_at, page[-1].id) if len(jobs) > limit else None,
+                next=next_cursor,
             )
 
     def onboarding(self, onboarding_id: str) -> OnboardingSchema:

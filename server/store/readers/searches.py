@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nas.core.errors import NotFound
@@ -14,14 +14,14 @@ from nas.core.lifecycle import ENDED, JobStatus
 from nas.core.spec import SearchSpec
 from nas.schemas.jobs import EventPage, EventSchema
 from nas.schemas.searches import FleetMemberSchema, SearchPage, SearchSchema
-from server.store.cursors import read_cursor, utc, write_cursor
+from server.store.cursors import utc
 from server.store.database import reading
 from server.store.mapping import job_schema
 from server.store.models import ALL_DEVICES, EventRow, FrontRow, Job
 from server.store.projections import load_exports, load_hypervolumes
 from server.store.queue import wait_reasons
 from server.store.rank_correlation import rank_correlation_schema
-from server.store.readers.base import Reader, require_job
+from server.store.readers.base import Reader, newest_first, read_page, require_job
 from server.store.replaced_devices import replacement_warnings
 
 
@@ -73,20 +73,15 @@ class SearchReader(Reader):
 
         Raises InvalidInput for an invalid cursor.
         """
-        query = select(Job).where(Job.kind == "search").order_by(Job.created_at.desc(), Job.id.desc())
+        query = newest_first("search", cursor)
         if status is not None:
             query = query.where(Job.status == status)
         if owner is not None:
             query = query.where(Job.owner == owner)
         if parent is not None:
             query = query.where(Job.parent_id == parent)
-        if cursor is not None:
-            at, last = read_cursor(cursor, float, str)
-            query = query.where(or_(Job.created_at < at, and_(Job.created_at == at, Job.id < last)))
         with reading(self._engine) as session:
-            jobs = session.scalars(query.limit(limit + 1)).all()
-            page = jobs[:limit]
-            next_cursor = write_cursor(page[-1].created_at, page[-1].id) if len(jobs) > limit else None
+            page, next_cursor = read_page(session, query, limit)
             schemas = _Page(session, page, self._clock(session))
             return SearchPage(items=[schemas.schema(job) for job in page], next=next_cursor)
 
