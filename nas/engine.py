@@ -113,15 +113,15 @@ def require_same_data(problem: Problem, state: SearchState) -> None:
     """Raises DataChanged where other images, labels or splits were read before: images that have trained the supernet
     could be among the test images now."""
     before = state.data.content_hash if state.data is not None else None
-    for known, when in ((before, "when this search began"), (problem.supernet_data, "by the search of the supernet")):
-        check_same_data(known, problem.data.content_hash, when)
+    check_same_data(before, problem.data.content_hash, "when this search began")
+    check_same_data(problem.supernet_data, problem.data.content_hash, "by the search of the supernet")
 
 
-def check_same_data(known: str | None, present: str, when: str) -> None:
+def check_same_data(recorded: str | None, present: str, when: str) -> None:
     """Raises DataChanged for content hashes that differ; None is one that was not recorded."""
-    if known is not None and known != present:
+    if recorded is not None and recorded != present:
         raise DataChanged(
-            f"the data have changed: expected those that were read {when} (content hash {known[:12]}), got others "
+            f"the data have changed: expected those that were read {when} (content hash {recorded[:12]}), got others "
             f"({present[:12]}); restore the files, or submit a search that trains a supernet of its own"
         )
 

@@ -11,7 +11,7 @@ from nas.core.errors import InvalidInput
 
 SPLITS = ("train", "val", "test")
 LISTED = 100  # an account travels with the state of its search
-_SHOWN = 3
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -76,29 +76,29 @@ class DataAccount:
         return tuple(self._copies_warnings() + self._content_warnings())
 
     def _copies_warnings(self) -> list[str]:
-        told = []
+        warnings = []
         for name, word in (("test", "test"), ("val", "validation")):
             split = self.splits.get(name)
             if split is not None and split.copies:
-                told.append(
+                warnings.append(
                     f"data: {split.copies} of {split.images} {word} images are exact copies of training images, which "
                     f"makes {word} accuracy too high"
                 )
-        return told
+        return warnings
 
     def _content_warnings(self) -> list[str]:
-        told = []
+        warnings = []
         if self.contradictory:
-            told.append(f"data: {self.contradictory} images have an exact copy with another label")
+            warnings.append(f"data: {self.contradictory} images have an exact copy with another label")
         if self.one_colour:
-            told.append(f"data: {self.one_colour} images show one colour only")
+            warnings.append(f"data: {self.one_colour} images show one colour only")
         if self.skipped_count:
-            some = "; ".join(f"{s.where}: {s.reason}" for s in self.skipped[:_SHOWN])
-            told.append(f"data: {self.skipped_count} images were skipped: {some}{_more(self.skipped_count)}")
+            examples = "; ".join(f"{s.where}: {s.reason}" for s in self.skipped[:_EXAMPLES])
+            warnings.append(f"data: {self.skipped_count} images were skipped: {examples}{_more(self.skipped_count)}")
         if self.unused_count:
-            some = ", ".join(self.unused[:_SHOWN])
-            told.append(f"data: not used, since they are no images: {some}{_more(self.unused_count)}")
-        return told
+            examples = ", ".join(self.unused[:_EXAMPLES])
+            warnings.append(f"data: not used, since they are no images: {examples}{_more(self.unused_count)}")
+        return warnings
 
 
 _ADAPTER = TypeAdapter(DataAccount)
@@ -123,4 +123,4 @@ def account_sentences(account: DataAccount) -> list[str]:
 
 
 def _more(count: int) -> str:
-    return f" and {count - _SHOWN} more" if count > _SHOWN else ""
+    return f" and {count - _EXAMPLES} more" if count > _EXAMPLES else ""

@@ -47,7 +47,7 @@ class InvalidData(InvalidInput):
     ``problems`` has all, the message the first few."""
 
     code = "invalid_data"
-    _SHOWN = 20
+    _MOST_LISTED = 20
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -57,8 +57,8 @@ class InvalidData(InvalidInput):
     def __str__(self) -> str:
         if len(self.args) == 1:
             return str(self.args[0])
-        more = f"; and {len(self.args) - self._SHOWN} more" if len(self.args) > self._SHOWN else ""
-        return f"{len(self.args)} problems with the data: {'; '.join(self.problems[: self._SHOWN])}{more}"
+        more = f"; and {len(self.args) - self._MOST_LISTED} more" if len(self.args) > self._MOST_LISTED else ""
+        return f"{len(self.args)} problems with the data: {'; '.join(self.problems[: self._MOST_LISTED])}{more}"
 
 
 class DataTooLarge(InvalidData):

@@ -63,22 +63,26 @@ class AutoPredictor:
         check_measured(features_NF, latency_ms_N)
         n = len(latency_ms_N)
 
-        made: dict[str, tuple[Callable[[Floats, Floats, int, Floats | None], Chosen], Floats]] = {
+        fitters: dict[str, tuple[Callable[[Floats, Floats, int, Floats | None], Chosen], Floats]] = {
             BayesianLinear.family: (BayesianLinear.fit_mean, features_NF),
             MLP.family: (MLP.fit_mean, features_NF),
         }
         if graphs is not None:
             wiring, columns_NC = Wiring.of(graphs[0]), graphs[1]
-            made[GraphNetwork.family] = (lambda x, y, seed, w: GraphNetwork.fit_mean(x, y, seed, wiring, w), columns_NC)
-        made[GradientBoosting.family] = (GradientBoosting.fit_mean, features_NF)
-        tried = {k: m for k, m in made.items() if _FEWEST_FOR.get(k, 0) <= n <= _MOST_FOR.get(k, n)}
+
+            def fit_graph(x_NC: Floats, y_N: Floats, seed: int, weight_N: Floats | None) -> GraphNetwork:
+                return GraphNetwork.fit_mean(x_NC, y_N, seed, wiring, weight_N)
+
+            fitters[GraphNetwork.family] = (fit_graph, columns_NC)
+        fitters[GradientBoosting.family] = (GradientBoosting.fit_mean, features_NF)
+        tried = {k: m for k, m in fitters.items() if _FEWEST_FOR.get(k, 0) <= n <= _MOST_FOR.get(k, n)}
         held_out = {
             name: held_out_ms(fit_mean, x, latency_ms_N, folds, seed, weight_N) for name, (fit_mean, x) in tried.items()
         }
         missed = {name: np.abs(guess_N / latency_ms_N - 1.0) for name, guess_N in held_out.items()}
         share_N = check_weights(weight_N, n)
-        best, *others = tried
-        for other in others:
+        best, *more_complex = tried
+        for other in more_complex:
             gain_N = share_N * (missed[best] - missed[other])
             if gain_N.mean() > gain_N.std(ddof=1) / np.sqrt(n):
                 best = other

@@ -52,15 +52,15 @@ def _front_member(nas: Client, search_id: str, selection: str, exported: Collect
         raise NotFound(f"search {search_id} has no objective {_ENDS[selection]}, by which one could be {selection}")
     sign = -1 if axis.goal == "max" else 1
     ordered = sorted(front.members, key=lambda p: sign * p.metrics[axis.metric].value)
-    chosen = next((p for p in ordered if p.arch in exported), None)
-    if chosen is None:
+    member = next((p for p in ordered if p.arch in exported), None)
+    if member is None:
         raise NotFound(f"no front member of search {search_id} was exported")
-    if chosen.arch == ordered[0].arch:
-        return chosen.arch, ""
-    end, value = ordered[0], chosen.metrics[axis.metric].value
-    return chosen.arch, (
+    if member.arch == ordered[0].arch:
+        return member.arch, ""
+    end, value = ordered[0], member.metrics[axis.metric].value
+    return member.arch, (
         f"{end.arch} is {selection} on the front with {end.metrics[axis.metric].value:.4g} {axis.unit}, and was not "
-        f"exported, since export.count limits it; {chosen.arch} with {value:.4g} {axis.unit} is downloaded"
+        f"exported, since export.count limits it; {member.arch} with {value:.4g} {axis.unit} is downloaded"
     )
 
 

@@ -34,8 +34,8 @@ def membership_note(front: FrontSchema) -> str:
     accuracy = next((o for o in front.objectives if o.decided_by is not None), None)
     if accuracy is None or accuracy.decided_by is None:
         return ""
-    decided_by, shown = (METRICS[m].label.lower() for m in (accuracy.decided_by, accuracy.metric))
-    note = f"Members are chosen by {decided_by}, since test data choose no network; the axis shows {shown}."
+    decided_by, axis_metric = (METRICS[m].label.lower() for m in (accuracy.decided_by, accuracy.metric))
+    note = f"Members are chosen by {decided_by}, since test data choose no network; the axis shows {axis_metric}."
     if dominated := dominated_members(front):
-        note += f" By {shown}, {dominated} of {len(front.members)} members are dominated by others."
+        note += f" By {axis_metric}, {dominated} of {len(front.members)} members are dominated by others."
     return note

@@ -151,9 +151,9 @@ def queue_positions(session: Session, jobs: Sequence[Job], running: Mapping[str,
     places: dict[str, int] = {job_id: place for place, job_id in enumerate(urgent, start=1)}
     ages: dict[str, list[float]] = defaultdict(list)  # of each owner's queue, in its order
     ranks: list[tuple[str, str, int]] = []
-    asked = {job.id for job in jobs}
+    page_ids = {job.id for job in jobs}
     for job_id, owner, created_at in session.connection().execute(_QUEUE.where(~waits_for_agent())):
-        if job_id in asked:
+        if job_id in page_ids:
             ranks.append((job_id, owner, len(ages[owner])))
         ages[owner].append(created_at)
     for job_id, owner, rank in ranks:

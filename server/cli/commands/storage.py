@@ -50,7 +50,7 @@ def doctor(
     else:
         settings = read_settings({"home": home} if home is not None else {})
         title, checks = f"the service of this machine in {settings.home}", list(examine(settings))
-    render.out(checks, json_output, lambda shown: _checks(title, shown))
+    render.out(checks, json_output, lambda results: _checks(title, results))
     if any(check.status == "failed" for check in checks):
         raise typer.Exit(1)
 

@@ -51,12 +51,12 @@ def create_token(
     if url is not None and home is None:
         with Connection(url, token).connect() as nas:
             at = datetime.fromtimestamp(expires_at, UTC) if expires_at is not None else None
-            made = nas.create_token(owner, name, scopes, at, device)
+            created = nas.create_token(owner, name, scopes, at, device)
     else:
         with opened_store(home, create=True) as store:
             view, secret = store.tokens.create(owner, name, scopes, expires_at, LOCAL, device)
-            made = CreatedTokenSchema(**view.model_dump(), secret=secret)
-    render.out(made, json_output, lambda created: created.secret)
+            created = CreatedTokenSchema(**view.model_dump(), secret=secret)
+    render.out(created, json_output, lambda token: token.secret)
 
 
 @tokens_app.command("list")
