@@ -80,7 +80,7 @@ def compare(spec: SearchSpec) -> dict[str, Any]:
 def prepare(spec: SearchSpec, folder: Path) -> tuple[Problem, Sequence[Stage], Resources]:
     """The search, resolved as a worker would, on this machine."""
     data = registry.load_dataset(spec.data.name).load(spec.data, spec.data.seed)
-    space = registry.load_space(spec.space.name).build(spec.space.params, data.shape)
+    space = registry.build_space(spec.space, data.shape)
     genes_NG = space.canonical(sample(space.decisions, np.random.default_rng(0), 100))
     predictor = BayesianLinear.fit(space.features(genes_NG), 0.02 + 1e-7 * space.costs(genes_NG)["macs"])
     profile = describe_machine("this-machine", MeasurementProtocol())

@@ -82,7 +82,7 @@ def run_job(payload: SearchPayload, blobs_url: str, events: Sequence[EncodedEven
     """Train the sub-supernets on ``resources.cpus`` workers with one thread each, and report how long that took."""
     torch.set_num_threads(1)
     data = registry.load_dataset(SPEC.data.name).load(SPEC.data, SPEC.data.seed)
-    space = registry.load_space(SPEC.space.name).build(SPEC.space.params, data.shape)
+    space = registry.build_space(SPEC.space, data.shape)
     blobs = open_blobs(blobs_url)
     partition = random_split(space, PARTS, np.random.default_rng(0))
     warm = TrainState(0, 0, {"net": space.supernet(0).state_dict()})

@@ -38,7 +38,7 @@ def bench(options: Options) -> dict[str, Any]:
     """Layers first, then whole networks, then the error of each way of predicting the others."""
     torch.set_num_threads(1)
     data = registry.load_dataset(SPEC.data.name).load(SPEC.data, SPEC.data.seed)
-    space = registry.load_space(SPEC.space.name).build(SPEC.space.params, data.shape)
+    space = registry.build_space(SPEC.space, data.shape)
     net = space.supernet(0).eval()
 
     def export(arch: Arch) -> bytes:

@@ -142,7 +142,7 @@ def _furnish(store: Any) -> str:
 
     spec, device = SearchSpec(), DeviceSpec()
     shape = registry.load_dataset(spec.data.name).describe(spec.data)
-    space = registry.load_space(spec.space.name).build(spec.space.params, shape)
+    space = registry.build_space(spec.space, shape)
     genes_NG = space.canonical(sample(space.decisions, np.random.default_rng(0), 96))
     features_NF = space.features(genes_NG)
     latency_ms_N = 0.02 + features_NF @ (0.01 / np.maximum(features_NF.mean(axis=0), 1e-9))

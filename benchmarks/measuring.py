@@ -81,7 +81,7 @@ def networks() -> list[bytes]:
     """Networks of the digits space, from small to large, as they are exported for timing."""
     spec = SearchSpec(name="measuring")
     data = registry.load_dataset(spec.data.name).load(spec.data, spec.data.seed)
-    space = registry.load_space(spec.space.name).build(spec.space.params, data.shape)
+    space = registry.build_space(spec.space, data.shape)
     net = space.supernet(0).eval()
     genes_NG = space.canonical(sample(space.decisions, np.random.default_rng(1), POOL))
     order = np.argsort(space.costs(genes_NG)["macs"])

@@ -41,7 +41,7 @@ class World:
         """Plants a device and fits its predictor."""
         spec = SearchSpec()
         shape = registry.load_dataset(spec.data.name).describe(spec.data)
-        space = registry.load_space(spec.space.name).build(spec.space.params, shape)
+        space = registry.build_space(spec.space, shape)
         rng = np.random.default_rng(0)
         features_NF = space.features(space.canonical(sample(space.decisions, rng, 96)))
         weights_F = rng.uniform(0.5, 1.5, features_NF.shape[1]) / np.maximum(features_NF.mean(axis=0), 1e-9)

@@ -14,7 +14,7 @@ from benchmarks._cli import Options, main
 from nas.core import registry
 from nas.core.arch import Arch, as_archs, sample
 from nas.core.ports import Dataset, SearchSpace
-from nas.core.spec import DataSpec
+from nas.core.spec import DataSpec, SpaceSpec
 from nas.strategies.once_for_all import OnceForAllParams
 from nas.training import samplers
 from nas.training.calibration import recalibrate, score
@@ -51,7 +51,7 @@ def bench(options: Options) -> Mapping[str, Any]:
     """Means and standard deviations over seeds, in %, and in how many seeds ours is better."""
     torch.set_num_threads(1)
     data = registry.load_dataset("digits").load(DataSpec(), 0)
-    space = registry.load_space("mobilenet_v3").build({"preset": "digits"}, data.shape)
+    space = registry.build_space(SpaceSpec(), data.shape)
     epochs = int(options.more["epochs"])
     runs = {
         name: [accuracies(space, data, plan, epochs, seed) for seed in options.seeds] for name, plan in PLANS.items()

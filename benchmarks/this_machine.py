@@ -47,7 +47,7 @@ def bench(options: Options) -> dict[str, Any]:
     torch.set_num_threads(1)
     device = DeviceSpec(samples=SAMPLES)
     data = registry.load_dataset(SPEC.data.name).load(SPEC.data, SPEC.data.seed)
-    space = registry.load_space(SPEC.space.name).build(SPEC.space.params, data.shape)
+    space = registry.build_space(SPEC.space, data.shape)
     net = space.supernet(0).eval()
 
     def export(arch: Arch) -> bytes:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
+import safetensors.numpy
 import torch
+from numpy.typing import NDArray
 
 from nas.blobs import open_blobs
 from nas.core import registry
@@ -27,14 +29,15 @@ from nas.core.jobs import (
     DryRunPayload,
     JobPayload,
     OnboardingPayload,
+    ParentBlobs,
     PredictorBlob,
     RefitData,
     SearchPayload,
 )
 from nas.core.layers import Layer
+from nas.core.parent import ParentModel
 from nas.core.ports import (
     BlobStore,
-    Dataset,
     LatencyPredictor,
     Measurer,
     ParallelRunner,
@@ -44,7 +47,7 @@ from nas.core.ports import (
     Stage,
     TargetDevice,
 )
-from nas.core.spec import BudgetSpec, DataSpec, SearchSpec, SpaceSpec
+from nas.core.spec import BudgetSpec, SearchSpec
 from nas.core.tuning import Tuner
 from nas.energy import energy_aware
 from nas.engine import estimate_search_cost, run_search, stages_of
@@ -96,7 +99,8 @@ def _events(payload: JobPayload, blobs: BlobStore, state: SearchState) -> Iterat
 def _load_search(payload: SearchPayload, blobs: BlobStore) -> tuple[Problem, Sequence[Stage], Resources]:
     spec = payload.spec
     torch.set_num_threads(spec.resources.cpus)
-    data, space = _load_plugins(spec.space, spec.data)
+    data = registry.load_dataset(spec.data.name).load(spec.data, spec.data.seed)
+    space: SearchSpace = registry.build_space(spec.space, data.shape, _parent(payload.parent, blobs))
     if payload.energy is not None:
         space = energy_aware(space, _load_predictor(payload.energy, blobs))
     members = tuple(_load_device(device, blobs) for device in payload.devices)
@@ -136,7 +140,7 @@ def _onboard(payload: OnboardingPayload, blobs: BlobStore, state: SearchState) -
     spec = payload.spec
     torch.set_num_threads(1)
     shape = registry.load_dataset(spec.data.name).describe(spec.data)
-    space = registry.load_space(spec.space.name).build(spec.space.params, shape)
+    space = registry.build_space(spec.space, shape, _parent(payload.parent, blobs))
     if spec.source in ("table", "roofline"):
         yield from onboard_from_table(spec, space, blobs, state, time.monotonic)
         return
@@ -187,9 +191,15 @@ def _measurer(results: AgentResults, blobs: BlobStore) -> Measurer:
     return measure
 
 
-def _load_plugins(space: SpaceSpec, data: DataSpec) -> tuple[Dataset, SearchSpace]:
-    dataset = registry.load_dataset(data.name).load(data, data.seed)
-    return dataset, registry.load_space(space.name).build(space.params, dataset.shape)
+def _parent(parent: ParentBlobs | None, blobs: BlobStore) -> ParentModel | None:
+    if parent is None:
+        return None
+
+    def load_weights() -> Mapping[str, NDArray[Any]]:
+        weights: Mapping[str, NDArray[Any]] = safetensors.numpy.load(blobs.get(parent.weights))
+        return weights
+
+    return ParentModel(parent.name, blobs.get(parent.graph), load_weights, parent.preprocessing)
 
 
 def _refits(

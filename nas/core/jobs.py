@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, Protocol
 
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.events import Candidate, EncodedEvent
+from nas.core.parent import Preprocessing
 from nas.core.scheduling import NodeResources
 from nas.core.spec import DeviceSpec, SearchSpec
 
@@ -25,6 +26,16 @@ class PredictorBlob:
 
     family: str
     blob: str
+
+
+@dataclass(frozen=True)
+class ParentBlobs:
+    """A stored model: the sha256 of its graph as JSON, and of its weights as safetensors."""
+
+    name: str
+    graph: str
+    weights: str
+    preprocessing: Preprocessing | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,8 @@ class SearchPayload:
     """A search with its devices, in the order of the spec. ``energy`` is the predictor of energy, None for a fleet or
     if the device has none. ``supernet_blob``, ``supernet_data`` (the content hash of its data, None where it is not
     recorded) and ``inherited`` (estimated candidates) come from the search whose supernet is reused. ``refit`` is None
-    where nothing was measured or over a fleet. ``busy_seconds``: what earlier attempts took."""
+    where nothing was measured or over a fleet. ``busy_seconds``: what earlier attempts took. ``parent``: the model that
+    the space names."""
 
     kind: ClassVar[JobKind] = "search"
     spec: SearchSpec
@@ -86,6 +98,7 @@ class SearchPayload:
     inherited: tuple[Candidate, ...] = ()
     measurements: AgentResults = field(default_factory=dict)
     busy_seconds: float = 0.0
+    parent: ParentBlobs | None = None
 
 
 @dataclass(frozen=True)
@@ -104,13 +117,14 @@ class DryRunPayload:
 @dataclass(frozen=True)
 class OnboardingPayload:
     """A device to onboard. ``relative_blobs``: measurements of similar devices. ``profile`` is that of the device's
-    agent, None if a worker measures or nothing is measured."""
+    agent, None if a worker measures or nothing is measured. ``parent``: the model that the space names."""
 
     kind: ClassVar[JobKind] = "device"
     spec: DeviceSpec
     relative_blobs: tuple[str, ...] = ()
     profile: DeviceProfile | None = None
     measurements: AgentResults = field(default_factory=dict)
+    parent: ParentBlobs | None = None
 
 
 JobPayload = SearchPayload | DryRunPayload | OnboardingPayload

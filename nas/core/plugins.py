@@ -12,6 +12,7 @@ from pydantic import BaseModel, JsonValue
 
 from nas.core.arch import Floats, Genes
 from nas.core.cells import CellGraph
+from nas.core.parent import ParentModel
 from nas.core.ports import Dataset, ImageShape, LatencyPredictor, Problem, SearchSpace, Stage
 from nas.core.spec import DataSpec, SearchSpec
 
@@ -23,15 +24,17 @@ class SearchSpaceType:
     ``build`` makes a space from ``space.params`` of a spec and the shape of the images; it raises InvalidSpec for
     unknown or impossible parameters and UnknownName for an unknown preset. ``presets``: what ``params["preset"]`` can
     be. ``cells``: the kinds of cells of its networks, for drawing; empty without cells. ``relaxed``: whether its spaces
-    have a continuous relaxation, which differentiable search needs.
+    have a continuous relaxation, which differentiable search needs. A space of users' models has ``build_from`` instead
+    of ``build``, which reads the parent model too. ``nas.core.registry.build_space`` calls either.
     """
 
     name: str
     summary: str
-    build: Callable[[Mapping[str, JsonValue], ImageShape], SearchSpace]
+    build: Callable[[Mapping[str, JsonValue], ImageShape], SearchSpace] | None = None
     presets: tuple[str, ...] = ()
     cells: tuple[CellGraph, ...] = ()
     relaxed: bool = False
+    build_from: Callable[[Mapping[str, JsonValue], ImageShape, ParentModel], SearchSpace] | None = None
 
 
 @dataclass(frozen=True)

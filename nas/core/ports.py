@@ -19,6 +19,7 @@ from nas.core.events import Candidate, Event, SearchState
 from nas.core.graph import GraphEncoding
 from nas.core.json_types import JsonObject
 from nas.core.layers import Layer
+from nas.core.parent import Preprocessing
 from nas.core.relaxation import Relaxation
 from nas.core.spec import SearchSpec
 from nas.core.tuning import Tuner
@@ -130,6 +131,11 @@ class SearchSpace(Protocol):
     @property
     def accuracy_features(self) -> Callable[[Genes], Floats] | None:
         """Inputs of accuracy predictors for N networks, shape (N, F); None: genes and costs."""
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How its networks expect pixels to be normalised; None: by mean and standard deviation of the training
+        images."""
 
 
 class RelaxedSpace(SearchSpace, Protocol):

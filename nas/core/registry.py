@@ -6,8 +6,11 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, TypeVar, cast
 
-from nas.core.errors import InvalidPlugin, UnknownName
+from nas.core.errors import InvalidPlugin, InvalidSpec, UnknownName
+from nas.core.parent import ParentModel
 from nas.core.plugins import DatasetType, PredictorFamily, SearchSpaceType, Strategy
+from nas.core.ports import ImageShape, SearchSpace
+from nas.core.spec import SpaceSpec
 
 Group = Literal["nas.search_spaces", "nas.strategies", "nas.predictors", "nas.datasets"]
 _CONCEPTS: dict[Group, str] = {
@@ -27,6 +30,24 @@ def names(group: Group) -> list[str]:
 def load_space(name: str) -> SearchSpaceType:
     """The search space of a name. Raises UnknownName with the nearest valid name, and InvalidPlugin."""
     return _instance("nas.search_spaces", name, SearchSpaceType)
+
+
+def build_space(spec: SpaceSpec, shape: ImageShape, parent: ParentModel | None = None) -> SearchSpace:
+    """The search space of a spec for images of a shape. ``parent``: the model that ``spec.model`` names.
+
+    Raises UnknownName for an unknown space or preset, and InvalidSpec for wrong parameters, for a space of a user's
+    model without a model, and for a model in any other space.
+    """
+    space = load_space(spec.name)
+    if space.build_from is not None:
+        if parent is None:
+            raise InvalidSpec(f"space.model: space {spec.name!r} expects the name of a stored model, got none")
+        return space.build_from(spec.params, shape, parent)
+    if spec.model is not None or parent is not None:
+        raise InvalidSpec(f"space.model: space {spec.name!r} expects no model, got {spec.model!r}")
+    if space.build is None:
+        raise InvalidPlugin(f"search space {spec.name!r}: expected build or build_from, got neither")
+    return space.build(spec.params, shape)
 
 
 def relaxed_spaces() -> list[str]:

@@ -58,9 +58,11 @@ def _default_space_params(fields: Mapping[str, object]) -> dict[str, JsonValue]:
 
 
 class SpaceSpec(_Strict):
-    """A search space by name, and its parameters; without parameters, those that the space itself defaults to."""
+    """A search space by name, and its parameters; without parameters, those that the space itself defaults to.
+    ``model``: the name of the stored model whose smaller versions are searched, for spaces of a user's model."""
 
     name: str = _DEFAULT_SPACE
+    model: Name | None = None
     params: PluginParams = Field(default_factory=_default_space_params)
 
 

@@ -16,6 +16,7 @@ from nas.core.cells import CellGraph
 from nas.core.graph import GraphEncoding
 from nas.core.layers import Layer
 from nas.core.network import Network
+from nas.core.parent import Preprocessing
 from nas.core.ports import ImageShape
 from nas.core.relaxation import Relaxation
 
@@ -52,6 +53,11 @@ class SpaceDefaults:
 
     @property
     def accuracy_features(self) -> Callable[[Genes], Floats] | None:
+        """None."""
+        return None
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
         """None."""
         return None
 

@@ -12,6 +12,7 @@ from nas.core.cells import CellGraph
 from nas.core.errors import InvalidInput
 from nas.core.graph import GraphEncoding
 from nas.core.layers import Layer
+from nas.core.parent import Preprocessing
 from nas.core.ports import ImageShape, RelaxedSpace, SearchSpace, is_relaxed
 from nas.core.relaxation import Relaxation
 
@@ -79,6 +80,11 @@ class SpaceWrapper:
     def accuracy_features(self) -> Callable[[Genes], Floats] | None:
         """Of ``inner``."""
         return self.inner.accuracy_features
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """Of ``inner``."""
+        return self.inner.preprocessing
 
     def canonical(self, genes_NG: Genes) -> Genes:
         """By ``inner``."""

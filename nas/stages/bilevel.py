@@ -142,7 +142,7 @@ def searching(
     assert is_relaxed(problem.space)
     moved: Any = net.to(torch.device(resources.torch_device))
     moved = moved.to(memory_format=torch.channels_last)
-    pipeline = Pipeline(problem.data, resources.torch_device)
+    pipeline = Pipeline.of(problem, resources.torch_device)
     latency = None
     if options.latency_weight > 0:
         by_share = problem.spec.by_share

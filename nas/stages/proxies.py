@@ -36,7 +36,7 @@ class Scorer:
         self.problem, self.proxies = problem, proxies
         net: Supernet = problem.space.supernet(problem.spec.seed)
         self._net = net.to(torch.device(device))
-        self._pipeline = Pipeline(problem.data, device)
+        self._pipeline = Pipeline.of(problem, device)
         size = len(problem.data.train)
         self._rows = rng(problem.spec.data.seed, Stream.PROXY_IMAGES).permutation(size)[:images]
 

@@ -94,7 +94,7 @@ class RankCorrelationStage:
     def _standalone_accuracy(self, problem: Problem, resources: Resources, arch: Arch) -> float:
         """Validation accuracy in % of a network that shares its weights with no other."""
         net = problem.space.supernet(problem.spec.seed).to(resources.torch_device)
-        pipeline = Pipeline(problem.data, resources.torch_device)
+        pipeline = Pipeline.of(problem, resources.torch_device)
         for _ in train(
             net,
             problem.space,

@@ -107,7 +107,7 @@ class SplitStage:
         return StageCost.of(self.name, DurationRange(seconds / 2, seconds, 2 * seconds), len(genes), 1, "decisions")
 
     def _batch(self, problem: Problem, resources: Resources) -> Any:
-        pipeline = Pipeline(problem.data, resources.torch_device)
+        pipeline = Pipeline.of(problem, resources.torch_device)
         train = problem.data.train
 
         def batch(arch: Arch, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:

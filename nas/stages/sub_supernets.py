@@ -64,7 +64,7 @@ class SubSupernetStage:
             return
         saved_at = reported_at = resources.clock()
         due = lambda: resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
-        pipeline = Pipeline(problem.data, resources.torch_device)
+        pipeline = Pipeline.of(problem, resources.torch_device)
         position = (Stream.UNDIVIDED_SUPERNET,) if self.subspace is None else (Stream.SUB_SUPERNET, self.subspace)
         seed = derive_seed(problem.spec.seed, *position)
         sample, ends = sample_elastic, None
@@ -259,7 +259,7 @@ class SubSupernetsStage:
         with _threads(max(1, torch.get_num_threads() // workers)):
             started_at = clock()
             net = problem.space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
-            pipeline = Pipeline(problem.data, resources.torch_device)
+            pipeline = Pipeline.of(problem, resources.torch_device)
             still = replace(self.recipe, phases=tuple(replace(p, lr=0.0) for p in self.recipe.phases))
             training = Training(net, problem.space, problem.data, pipeline, still, problem.spec.seed)
             training.begin(0)

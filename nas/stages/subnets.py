@@ -40,7 +40,7 @@ class Subnets:
         self.problem = problem
         self.net = net.eval()
         self._own = own
-        self.pipeline = Pipeline(problem.data, device)
+        self.pipeline = Pipeline.of(problem, device)
         size = len(problem.data.train)
         rows = rng(problem.spec.data.seed, Stream.CALIBRATION_IMAGES).permutation(size)[:calibration_images]
         train = problem.data.train

@@ -122,7 +122,7 @@ class SupernetEnsembleStage:
     def _begin(self, problem: Problem, resources: Resources, net: Supernet) -> EnsembleTraining:
         nets = [copy.deepcopy(net).to(resources.torch_device) for _ in range(self.models)]
         seed = derive_seed(problem.spec.seed, Stream.SUPERNET_ENSEMBLE)
-        pipeline = Pipeline(problem.data, resources.torch_device)
+        pipeline = Pipeline.of(problem, resources.torch_device)
         genes = routing_genes(problem.space, self.decisions)
         return EnsembleTraining(nets, problem.space, problem.data, pipeline, self.recipe, seed, genes)
 

@@ -46,7 +46,7 @@ class TrainStage:
         started_at, images = resources.clock(), 0
         blob = last.blob if last is not None else ""
         due = lambda: resources.is_out_of_time() or resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
-        pipeline = Pipeline(problem.data, resources.torch_device)
+        pipeline = Pipeline.of(problem, resources.torch_device)
         phases = self.recipe.phases
         for report in train(net, problem.space, problem.data, pipeline, self.recipe, problem.spec.seed, start, due):
             if isinstance(report, Step):
@@ -87,7 +87,7 @@ class TrainStage:
         clock, space = resources.clock, problem.space
         started_at = clock()
         net = space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
-        pipeline = Pipeline(problem.data, resources.torch_device)
+        pipeline = Pipeline.of(problem, resources.torch_device)
         # At a learning rate of 0 nothing is learned and nothing diverges, in the same time.
         still = replace(self.recipe, phases=tuple(replace(p, lr=0.0) for p in self.recipe.phases))
         training = Training(net, space, problem.data, pipeline, still, problem.spec.seed)

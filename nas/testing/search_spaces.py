@@ -11,6 +11,7 @@ from nas.core import registry
 from nas.core.arch import Genes, as_archs, check_genes, choice_counts, sample
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.ports import ImageShape, SearchSpace
+from nas.core.spec import SpaceSpec
 from nas.testing.errors import assert_raises
 
 
@@ -34,7 +35,7 @@ def check_search_space(name: str, params: Mapping[str, JsonValue], shape: ImageS
 
 def build_space(name: str, params: Mapping[str, JsonValue], shape: ImageShape) -> SearchSpace:
     """The space of a registered name."""
-    return registry.load_space(name).build(params, shape)
+    return registry.build_space(SpaceSpec(name=name, params=dict(params)), shape)
 
 
 def extremes_and_random(space: SearchSpace, n: int) -> Genes:

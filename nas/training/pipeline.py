@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nas.core.ports import Dataset, Split
+from nas.core.parent import Preprocessing
+from nas.core.ports import Dataset, Problem, Split
 from nas.training.augment import augment, channel_stats, to_float
 
 Index = np.ndarray[Any, np.dtype[np.int64]]
@@ -26,16 +27,24 @@ class _DeviceSplit:
 
 
 class Pipeline:
-    """Batches of one data set, normalised by the training split's channel statistics.
+    """Batches of one data set, normalised by ``preprocessing``; None: by the training split's channel statistics.
 
     Splits are copied to the device once, as bytes.
     """
 
-    def __init__(self, data: Dataset, device: str) -> None:
+    def __init__(self, data: Dataset, device: str, preprocessing: Preprocessing | None = None) -> None:
         self.device = device
         self.flip = data.flip
-        self.mean, self.std = channel_stats(data.train.images_NCHW)
+        if preprocessing is None:
+            self.mean, self.std = channel_stats(data.train.images_NCHW)
+        else:
+            self.mean, self.std = preprocessing.mean, preprocessing.std
         self._splits: dict[int, _DeviceSplit] = {}
+
+    @staticmethod
+    def of(problem: Problem, device: str) -> Pipeline:
+        """The batches of a search, normalised as its networks expect."""
+        return Pipeline(problem.data, device, problem.space.preprocessing)
 
     def _on_device(self, split: Split) -> _DeviceSplit:
         key = id(split)

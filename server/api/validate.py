@@ -82,7 +82,7 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     strategy = registry.load_strategy(spec.strategy.name)
     _check_params(strategy, spec)
     report = report_of(spec.data)
-    space = registry.load_space(spec.space.name).build(spec.space.params, report.require_shape())
+    space = registry.build_space(spec.space, report.require_shape())
     report.require_usable()
     strategy.check(spec, space)
     if spec.retrain is not None:
@@ -219,7 +219,7 @@ def check_device(spec: DeviceSpec, store: Store, principal: Principal) -> None:
     if spec.predictor not in registry.names("nas.predictors"):
         raise UnknownName("predictor", spec.predictor, registry.names("nas.predictors"))
     report = report_of(spec.data)
-    space = registry.load_space(spec.space.name).build(spec.space.params, report.require_shape())
+    space = registry.build_space(spec.space, report.require_shape())
     report.require_usable()
     _check_source(spec, context)
     if spec.predictor == Transfer.family and spec.source == "roofline":
@@ -259,7 +259,7 @@ def _check_source(spec: DeviceSpec, context: OnboardingContext) -> None:
 
 def space_of(space: SpaceSpec, data: DataSpec) -> SearchSpace:
     """The search space that two parts of a spec name. Raises UnknownName, InvalidSpec or InvalidData."""
-    return registry.load_space(space.name).build(space.params, shape_of(data))
+    return registry.build_space(space, shape_of(data))
 
 
 def predictor_for(device: str, space: SearchSpace, store: Store) -> LatencyPredictor | None:
@@ -277,6 +277,7 @@ def add_device_command(spec: SearchSpec, added: DeviceSpec | None = None) -> str
     words = ["nas", "devices", "add", spec.device, *_source_options(added or DeviceSpec(name=spec.device))]
     if spec.space != SpaceSpec():
         words += ["--space", spec.space.name, *_pairs("--param", spec.space.params)]
+        words += ["--model", spec.space.model] if spec.space.model is not None else []
     if spec.data != DataSpec():
         words += ["--data", spec.data.name, *_pairs("--data-param", spec.data.params)]
         words += ["--data-path", spec.data.path] if spec.data.path is not None else []

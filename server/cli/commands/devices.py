@@ -47,6 +47,9 @@ def devices_add(
     space: Annotated[
         str | None, typer.Option(help="Search space to fit latencies for.", show_default="mobilenet_v3")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With a space of users' models: the stored model whose versions are measured.")
+    ] = None,
     param: Annotated[
         list[str] | None,
         typer.Option(help="A space parameter, key=value; may be repeated. Without --space: preset=digits."),
@@ -93,12 +96,12 @@ def devices_add(
         raise InvalidSpec("expected one of --agent, --table, and --flops with --bandwidth")
     source = next((option for option, is_set in sources.items() if is_set), "worker")
     default = SpaceSpec()
-    space_record = {"name": space or default.name, "params": key_values(param or [])}
+    space_record = {"name": space or default.name, "model": model, "params": key_values(param or [])}
     data_spec = DataSpec(name=data, path=data_path, params=key_values(data_param or []))
     record = {
         "name": name,
         "source": source,
-        "space": default.model_dump() if space is None and not param else space_record,
+        "space": default.model_dump() if space is None and model is None and not param else space_record,
         "data": data_spec.beside(Path.cwd()).model_dump(),
         "predictor": predictor,
         "samples": samples,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from nas.core.parent import Preprocessing
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.training.calibration import recalibrate
 from nas.training.pipeline import Pipeline
@@ -95,3 +96,10 @@ def test_each_split_keeps_its_own_tensors() -> None:
 
     pixels = [first_pixel(value) for value in range(50)]
     assert len(set(pixels)) == 50
+
+
+def test_images_are_normalised_as_a_model_expects() -> None:
+    data = dataset(4)
+    ((x, _),) = Pipeline(data, "cpu", Preprocessing((100.0,), (50.0,))).plain(data.train, 4)
+    expected = (torch.from_numpy(data.train.images_NCHW).float() - 100.0) / 50.0
+    torch.testing.assert_close(x, expected)
