@@ -30,7 +30,7 @@ from predictors.onboarding.measured import stratified
 
 SAMPLES, TEST_NETWORKS = 40, 40
 AGAIN = 3  # times that what was too unsteady is tried once more
-FAMILIES = ("bayesian_linear", "mlp", "graph", "gradient_boosting", "best")
+FAMILIES = ("bayesian_linear", "mlp", "graph", "gradient_boosting", "auto")
 SPEC = SearchSpec()
 
 

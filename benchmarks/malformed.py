@@ -151,7 +151,7 @@ def _furnish(store: Any) -> str:
     predicted = predictor.predict(features_NF[:24])
     card = make_card(predictor, profile, space, 96, latency_ms_N[:24], predicted)
     blob = store.blobs.put(dump_predictor(predictor))
-    fitted = FitResult(card, blob, space.id, predictor.family, profile.id).to_json()
+    fitted = FitResult(card=card, blob=blob, family=predictor.family, space_id=space.id, profile=profile.id).to_json()
 
     def run(kind: Any, record: Any, events: list[Any], stages: tuple[str, ...], space_id: str | None) -> str:
         job: str = store.jobs.submit(kind, record.model_dump(mode="json"), None, stages=stages, space_id=space_id)

@@ -107,7 +107,9 @@ def add_device(store: Store, world: World) -> None:
     measured_ms = features_NF @ world.weights_F + 0.02
     card = make_card(world.predictor, profile, world.space, 96, measured_ms, world.predictor.predict(features_NF))
     blob = store.blobs.put(dump_predictor(world.predictor))
-    fitted = FitResult(card, blob, world.space.id, world.predictor.family, profile.id).to_json()
+    fitted = FitResult(
+        card=card, blob=blob, family=world.predictor.family, space_id=world.space.id, profile=profile.id
+    ).to_json()
     store.jobs.submit("device", spec.model_dump(mode="json"), None, stages=("profile", "measure", "fit"))
     writer = Writer.claim(store, "a device")
     assert writer is not None

@@ -213,7 +213,7 @@ def _refits(
     """Refit the predictor with all comparable measurements of the device; None if there are too few of them."""
     if data is None:
         return None
-    measured = load_measurements(blobs.get(data.known_blob))
+    measured = load_measurements(blobs.get(data.measurements_blob))
     if data.genes:
         genes_NG, latency_ms_N = np.array(data.genes, dtype=np.int64), np.array(data.latency_ms)
         measured = merge_measurements(measured, space, genes_NG, latency_ms_N)

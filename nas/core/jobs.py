@@ -51,11 +51,11 @@ class DevicePayload:
 
 @dataclass(frozen=True)
 class RefitData:
-    """Training data for refitting a device's predictor: ``known_blob``, what the predictor was fitted to;
+    """Training data for refitting a device's predictor: ``measurements_blob``, what the predictor was fitted to;
     ``relative_blobs``, measurements of similar devices; and architectures that other searches measured on the device,
     as ``genes`` (N, G) with ``latency_ms`` (N)."""
 
-    known_blob: str
+    measurements_blob: str
     relative_blobs: tuple[str, ...] = ()
     genes: tuple[tuple[int, ...], ...] = ()
     latency_ms: tuple[float, ...] = ()

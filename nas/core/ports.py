@@ -196,7 +196,7 @@ def predict_latency(predictor: LatencyPredictor, space: SearchSpace, genes_NG: G
 @dataclass(frozen=True)
 class Refit:
     """A predictor that was fitted anew. ``record`` is what is kept of it, as JSON: ``family``, ``blob`` and ``card``,
-    ``known`` (the blob of all that it has learned from) and ``networks`` (how many), and whether it is ``better``: no
+    ``measurements_blob`` (all that it was fitted to) and ``networks`` (how many), and whether it is ``better``: no
     worse than the one before, so that later searches may use it, and ``why``."""
 
     predictor: LatencyPredictor

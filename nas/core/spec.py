@@ -321,7 +321,7 @@ class DeviceSpec(_Strict):
     roofline: RooflineSpec | None = None
     space: SpaceSpec = Field(default_factory=SpaceSpec)
     data: DataSpec = Field(default_factory=DataSpec)
-    predictor: str = "best"
+    predictor: str = "auto"
     samples: int = Field(default=96, ge=4, le=100_000)
     threads: int = Field(default=1, ge=1, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -331,12 +331,12 @@ class DeviceSpec(_Strict):
         for name in ("table", "roofline"):
             if (getattr(self, name) is not None) != (self.source == name):
                 raise ValueError(f"expected {name} exactly where source is {name!r}, which is {self.source!r}")
-        if self.predictor == "layer_table" and self.source in ("table", "roofline"):
-            raise ValueError(f"the predictor 'layer_table' measures layers, which source {self.source!r} cannot")
+        if self.predictor == "layer_lut" and self.source in ("table", "roofline"):
+            raise ValueError(f"the predictor 'layer_lut' measures layers, which source {self.source!r} cannot")
         if self.samples < FEWEST_ALONE and not self.beside_relatives:
             raise ValueError(
                 f"expected samples of at least {FEWEST_ALONE}, got {self.samples}; fewer will do where other devices "
-                "are known, with the predictor 'best' or 'transfer', which learns from them"
+                "are known, with the predictor 'auto' or 'transfer', which learns from them"
             )
         return self
 
@@ -344,7 +344,7 @@ class DeviceSpec(_Strict):
     def beside_relatives(self) -> bool:
         """Whether the device is learned from others beside its own networks: by choice, or since these are so few."""
         few = self.samples < FEWEST_ALONE and self.source in ("worker", "agent")
-        return self.predictor == "transfer" or (self.predictor == "best" and few)
+        return self.predictor == "transfer" or (self.predictor == "auto" and few)
 
 
 def parse_spec(model: type[T], record: object) -> T:

@@ -41,7 +41,7 @@ _MOST_FOR: Mapping[str, int] = {"graph": 400}
 class AutoPredictor:
     """``chosen`` predicts; ``errors`` tells by family the mean relative error on networks held out, of those tried."""
 
-    family: ClassVar[str] = "best"
+    family: ClassVar[str] = "auto"
     chosen: Chosen
     errors: Mapping[str, float]
 

@@ -118,7 +118,7 @@ class LayerLut:
 class LayerLutModel:
     """``line`` predicts from the times of layers in ``table``, summed by kind of operation."""
 
-    family: ClassVar[str] = "layer_table"
+    family: ClassVar[str] = "layer_lut"
     line: BayesianLinear
     table: LayerLut | None = None
 

@@ -109,7 +109,7 @@ def onboard(
 
     started_s = clock()
     yield StageStarted("fit", 2, 3)
-    family = _layer_table(spec.name, layers, measurements[: len(single)]) if layers else spec.predictor
+    family = _layer_lut(spec.name, layers, measurements[: len(single)]) if layers else spec.predictor
     of_networks = measurements[len(single) :]
     _require_enough(spec.name, of_networks, FEWEST_DEVICE if kin is not None else _ENOUGH)
     usable, refused_count = _usable_measurements(genes, held_out, of_networks)
@@ -183,7 +183,7 @@ def _layer_models(
         yield f"layer-{hashlib.sha256(key.encode()).hexdigest()[:12]}", partial(export_layer, layer)
 
 
-def _layer_table(device: str, layers: Mapping[str, Layer], measured: Sequence[Measurement]) -> LayerLut:
+def _layer_lut(device: str, layers: Mapping[str, Layer], measured: Sequence[Measurement]) -> LayerLut:
     """Raises MeasurementRefused where a layer could not be measured: it is never taken to cost nothing."""
     refused = [m.refused for m in measured if m.median_ms is None]
     if refused:
@@ -214,7 +214,7 @@ def fit_result(
         space_id=card.space,
         family=predictor.family,
         profile=card.profile,
-        known=None if measurements is None else blobs.put(measurements.dump()),
+        measurements_blob=None if measurements is None else blobs.put(measurements.dump()),
         networks=0 if measurements is None else len(measurements.genes_NG),
         energy=energy,
     )

@@ -81,7 +81,7 @@ class RefitService:
             card=card,
             blob=stored.blob,
             family=stored.family,
-            known=stored.known,
+            measurements_blob=stored.measurements_blob,
             networks=stored.networks,
             better=version.verdict.better,
             why=version.verdict.why,

@@ -39,34 +39,35 @@ class EnergyFit:
     blob: str
 
 
-@dataclass(frozen=True)
-class FitResult(StageResult):
-    """A latency predictor: its family, the blob of its arrays, its ``card``, the ids of its space and profile.
-    ``known`` is the blob of the ``networks`` measurements that it was fitted and checked with, None where nothing was
+@dataclass(frozen=True, kw_only=True)
+class FittedPredictor(StageResult):
+    """A latency predictor: its family, the blob of its arrays, and its ``card``, which names its space and profile.
+    ``measurements_blob`` has the ``networks`` measurements that it was fitted and checked with, None where nothing was
     measured."""
 
-    stage: ClassVar[str] = "fit"
     card: PredictorCard
     blob: str
-    space_id: str
     family: str
-    profile: str
-    known: str | None = None
+    measurements_blob: str | None = None
     networks: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult(FittedPredictor):
+    """The first predictor of a device, the ids of its space and profile, and its energy predictor, if any."""
+
+    stage: ClassVar[str] = "fit"
+    space_id: str
+    profile: str
     energy: EnergyFit | None = None
 
 
-@dataclass(frozen=True)
-class RefitResult(StageResult):
-    """A predictor fitted again with ``added`` measurements, as ``FitResult``; its card names its space and profile.
-    ``better``: no worse than the one before, and ``why``."""
+@dataclass(frozen=True, kw_only=True)
+class RefitResult(FittedPredictor):
+    """A predictor fitted again with ``added`` measurements: the record of a ``Refitted`` event. ``better``: no worse
+    than the one before, and ``why``."""
 
     stage: ClassVar[str] = "refine"
-    card: PredictorCard
-    blob: str
-    family: str
     better: bool
     why: str
-    known: str | None = None
-    networks: int = 0
     added: int = 0

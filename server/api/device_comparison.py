@@ -107,9 +107,9 @@ def _common_spaces(first: str, second: str, store: Store) -> list[str]:
 def _measured_ms(device: OnboardedDevice, space: SearchSpace, store: Store) -> dict[GeneRow, float]:
     """Measured latency by canonical genes."""
     measured: dict[GeneRow, float] = {}
-    if device.known is not None:
-        known = load_measurements(store.blobs.get(device.known)).canonical(space)
-        measured |= dict(zip(map(tuple, known.genes_NG.tolist()), known.latency_ms_N.tolist(), strict=True))
+    if device.measurements_blob is not None:
+        fitted_to = load_measurements(store.blobs.get(device.measurements_blob)).canonical(space)
+        measured |= dict(zip(map(tuple, fitted_to.genes_NG.tolist()), fitted_to.latency_ms_N.tolist(), strict=True))
     return measured | dict(device.readings)
 
 

@@ -61,7 +61,7 @@ def collect(
 def referenced_blobs(session: Session) -> set[str]:
     """Return the sha256 of every blob named by an artifact, a predictor, a measurement task or a job's state."""
     used = {*session.scalars(select(ArtifactRow.blob)), *session.scalars(select(PredictorRow.blob))}
-    used.update(sha256 for sha256 in session.scalars(select(PredictorRow.known)) if sha256 is not None)
+    used.update(sha256 for sha256 in session.scalars(select(PredictorRow.measurements_blob)) if sha256 is not None)
     used.update(session.scalars(select(MeasurementRow.blob).where(MeasurementRow.status.in_(OPEN))))
     for table in session.scalars(select(Job.spec["table"]).where(Job.kind == "device")):
         used.update(_hashes(table))

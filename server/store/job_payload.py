@@ -86,7 +86,7 @@ def _predictor_of(session: Session, job: Job, device: str) -> PredictorRow:
 def _refit_data(session: Session, job: Job, predictor: PredictorRow) -> RefitData | None:
     """The data that the predictor was fitted to, and comparable measurements of other searches before this one began;
     None if nothing was ever measured."""
-    if predictor.known is None:
+    if predictor.measurements_blob is None:
         return None
     onboarding = session.get(Job, versions_before(session, predictor)[-1].id)
     profiling = onboarding.state.finished.get("profile", {}) if onboarding is not None else {}
@@ -100,7 +100,7 @@ def _refit_data(session: Session, job: Job, predictor: PredictorRow) -> RefitDat
         .order_by(ReadingRow.at, ReadingRow.id)
     ).all()
     return RefitData(
-        known_blob=predictor.known,
+        measurements_blob=predictor.measurements_blob,
         relative_blobs=tuple(profiling.get("relatives", ())),
         genes=tuple(tuple(row.genes) for row in readings),
         latency_ms=tuple(row.measured_ms for row in readings),

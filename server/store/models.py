@@ -245,7 +245,7 @@ class PredictorRow(Base):
     Its id is that of the onboarding that fitted it, or derives from that of the search whose measurements it was
     refitted with; it never changes. Its predictions are valid for its ``profile`` only. ``number`` counts the versions
     of the device and space from 1; ``before`` is the version that was refitted, None after an onboarding, and
-    ``search_id`` the search. ``known`` is the blob of all ``networks`` measurements that it was fitted to, None if
+    ``search_id`` the search. ``measurements_blob`` has all ``networks`` measurements that it was fitted to, None if
     nothing was measured. ``better``: whether later searches may use it, and ``why``.
     """
 
@@ -264,7 +264,7 @@ class PredictorRow(Base):
     number: Mapped[int] = mapped_column(default=1)
     before: Mapped[str | None] = mapped_column(String(32))
     search_id: Mapped[str | None] = mapped_column(String(32))
-    known: Mapped[str | None] = mapped_column(String(64))
+    measurements_blob: Mapped[str | None] = mapped_column(String(64))
     networks: Mapped[int] = mapped_column(default=0)
     better: Mapped[bool] = mapped_column(default=True)
     why: Mapped[str] = mapped_column(Text, default="")

@@ -62,6 +62,6 @@ def relatives_of(session: Session, spec: DeviceSpec) -> list[RelatedDevice]:
     relatives: dict[str, RelatedDevice] = {}
     for device, record, state in rows:
         other, fit = DeviceSpec.model_validate(record), state.finished.get("fit", {})
-        if (other.space, other.data) == (spec.space, spec.data) and "known" in fit:
-            relatives[device] = RelatedDevice(device, fit["known"], fit["networks"])
+        if (other.space, other.data) == (spec.space, spec.data) and "measurements_blob" in fit:
+            relatives[device] = RelatedDevice(device, fit["measurements_blob"], fit["networks"])
     return [relatives[device] for device in sorted(relatives)]

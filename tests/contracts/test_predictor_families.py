@@ -154,7 +154,7 @@ def test_a_predictor_from_before_there_were_domains_still_loads() -> None:
 
 
 def test_the_best_is_linear_where_latency_is_and_is_not_where_it_is_not() -> None:
-    assert fitted("best").chosen.family == "bayesian_linear"
+    assert fitted("auto").chosen.family == "bayesian_linear"
     rng = np.random.default_rng(3)
     pairs = np.einsum("nf,ng->nfg", X, X).reshape(len(X), -1)
     bent = 1.0 + pairs @ (rng.gamma(0.3, size=pairs.shape[1]) * (rng.random(pairs.shape[1]) < 0.1))
@@ -228,13 +228,13 @@ def test_layers_add_up_and_whole_networks_correct_them() -> None:
     taste = np.linspace(0.4, 1.3, len(table.kinds))
     whole_ms = 0.05 + sums @ taste
     predictor = table.fit_networks(SPACE, GENES[:60], whole_ms[:60])
-    again = load_predictor("layer_table", dump_predictor(predictor))
+    again = load_predictor("layer_lut", dump_predictor(predictor))
     assert mape(whole_ms[60:], predict_latency(again, SPACE, GENES[60:]).mean_ms) < 1
     assert again.table == table  # type: ignore[attr-defined]
     refit = fit_networks(again, SPACE, GENES[:40], 2 * whole_ms[:40])
     assert mape(2 * whole_ms[60:], predict_latency(refit, SPACE, GENES[60:]).mean_ms) < 1
     with pytest.raises(InvalidInput, match="with a table of layers"):
-        predict_latency(fitted("layer_table"), SPACE, GENES)
+        predict_latency(fitted("layer_lut"), SPACE, GENES)
     assert mape(whole_ms[60:], sums[60:].sum(1)) > 5
     key = next(iter(table.latency_ms))
     partial = LayerLut.of({k: v for k, v in table.latency_ms.items() if k != key})

@@ -374,7 +374,7 @@ def test_nonsense_is_not_fed_back() -> None:
         refitted(FIRST, ONBOARDED_DATA, SPACE, few_genes_NG[:, :-1], np.array([1.0]))
 
 
-@pytest.mark.parametrize("family", ["best", "graph"])
+@pytest.mark.parametrize("family", ["auto", "graph"])
 def test_every_family_that_learns_a_device_alone_can_be_fed_back_to(family: str, tmp_path: Path) -> None:
     training_data = onboarded(n=40)
     train = ~training_data.held_out_N
@@ -409,7 +409,7 @@ def test_a_device_that_was_learned_from_relatives_learns_beside_them_until_it_ca
     assert (beside.record["family"], beside.record["networks"]) == ("transfer", 18)
     assert beside.record["better"], beside.record["why"]
     own_fit = refits.fit(fed[:30], mine(fed[:30]))  # more than are known of any relative
-    assert (own_fit.record["family"], own_fit.record["networks"]) == ("best", 40)
+    assert (own_fit.record["family"], own_fit.record["networks"]) == ("auto", 40)
     for refit in (beside, own_fit):
         guess = predict_latency(refits.load(refit.record), SPACE, fed[30:])
         assert np.abs(guess.mean_ms / mine(fed[30:]) - 1).mean() < 0.1

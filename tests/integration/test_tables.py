@@ -162,7 +162,7 @@ def test_cells_measured_with_their_inactive_operations_are_learned_from_as_writt
     [*_, fitted] = onboard_from_table(spec, CELLS, blobs, SearchState(), lambda: 0.0)
     assert isinstance(fitted, StageFinished)
     predictor = load_predictor(fitted.result["family"], blobs.get(fitted.result["blob"]))
-    known = load_measurements(blobs.get(fitted.result["known"]))
+    known = load_measurements(blobs.get(fitted.result["measurements_blob"]))
     assert known.as_written
     assert len(known.genes_NG) == 300
     chosen = np.unique(CELLS.canonical(genes[300:]), axis=0)  # a search chooses canonical cells
@@ -255,7 +255,7 @@ def test_a_table_of_one_device_is_learned_by_the_family_that_was_asked_for(plugi
     blob = FolderBlobs(tmp_path).put(read_table(csv_of(rows), "csv").dump())
     spec = DeviceSpec(name="mine", source="table", table=TableSpec(blob=blob))
     fit = onboarded(spec, WIDE, tmp_path)[1].finished["fit"]
-    assert fit["family"] == "best"
+    assert fit["family"] == "auto"
     assert fit["card"]["n"] + fit["card"]["held_out"] == len(genes)
     assert fit["card"]["kind"] == "predicted"
     assert fit["card"]["mape"] < 3.0
@@ -374,7 +374,7 @@ def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(
     guess = load_predictor("transfer", blobs.get(fit["blob"])).predict(WIDE.features(test_genes_NG))
     truth = 1.0 + WIDE.features(test_genes_NG) @ weights[8]
     assert spearman(truth, guess.mean_ms) > 0.9
-    known = load_measurements(blobs.get(fit["known"]))
+    known = load_measurements(blobs.get(fit["measurements_blob"]))
     assert np.allclose(known.latency_ms_N, 1.0 + WIDE.features(known.genes_NG) @ weights[8])
 
     # After a restart the same networks are measured, whatever devices have become known meanwhile.
@@ -389,7 +389,7 @@ def test_which_devices_are_relatives_of_another(api: TestClient, store: Store) -
     rng = np.random.default_rng(0)
     genes = np.unique(TINY.canonical(sample(TINY.decisions, rng, 200)), axis=0)
     spec = fakes.device_spec(name="new", predictor="transfer", samples=10)
-    unasked = fakes.device_spec(name="newer", predictor="best", samples=10)
+    unasked = fakes.device_spec(name="newer", predictor="auto", samples=10)
     for i in range(3):
         answer = api.post("/v1/devices", json=spec.model_dump(mode="json"))
         assert answer.status_code == 422
@@ -422,7 +422,7 @@ def test_which_devices_are_relatives_of_another(api: TestClient, store: Store) -
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
     assert len(lease.payload.relative_blobs) == 3
-    enough = fakes.device_spec(name="newest", predictor="best", samples=32)
+    enough = fakes.device_spec(name="newest", predictor="auto", samples=32)
     assert api.post("/v1/devices", json=enough.model_dump(mode="json")).status_code == 201
     lease = store.jobs.claim("worker", 10.0)
     assert lease is not None
@@ -507,7 +507,7 @@ def test_cards_that_compared_estimates_with_their_formula_lose_their_figures() -
         "profile": "p",
         "space": "s",
         "space_name": "s",
-        "family": "best",
+        "family": "auto",
         "n": 54,
         "calibration": 54,
         "held_out": 18,

@@ -45,7 +45,7 @@ def store(url: str, tmp_path: Path, clock: fakes.Clock, monkeypatch: pytest.Monk
         yield store
 
 
-def known_blob(store: Store, n: int = 40, factor: float = 1.0) -> str:
+def stored_measurements(store: Store, n: int = 40, factor: float = 1.0) -> str:
     rng = np.random.default_rng(n)
     genes = np.unique(rng.integers(0, 4, (3 * n, 3)), axis=0)[:n]
     genes[genes[:, 1] == 0, 2] = 0
@@ -59,7 +59,7 @@ def add_device(store: Store, name: str = "bench", weights: tuple[float, ...] = (
     profile = replace(fakes.PROFILE, name=name, cores=fakes.PROFILE.cores + (name != "bench"), canary_ms=0.2)
     *before, fit = fakes.device_log(store.blobs.put(fakes.predictor_bytes(weights)), profile=profile)
     assert isinstance(fit, StageFinished)
-    result = {**fit.result, "known": known_blob(store), "networks": 40}
+    result = {**fit.result, "measurements_blob": stored_measurements(store), "networks": 40}
     spec = fakes.device_spec(name=name)
     job = store.jobs.submit("device", spec.model_dump(mode="json"), None, stages=("profile", "measure", "fit"))
     fakes.run_log(store, [*before, replace(fit, result=result)])
@@ -75,7 +75,7 @@ def refit(store: Store, number: int = 1, better: bool = True, broken: int = 0) -
         "family": "flat",
         "blob": store.blobs.put(fakes.predictor_bytes((1.0, 1.0, 1.0 + number))),
         "card": {**fakes.CARD, "n": 96 + number},
-        "known": known_blob(store, 41 + number),
+        "measurements_blob": stored_measurements(store, 41 + number),
         "networks": 41 + number,
         "better": better,
         "why": "cross-validated error: 2.0 % with what was fed back, 3.0 % without",
@@ -138,7 +138,7 @@ def test_what_a_search_feeds_back_is_a_version_that_later_searches_get(store: St
     store.jobs.delete(first)
     assert {v.id for v in store.queries.versions("bench")} == version_ids
     with reading(store.queries._engine) as session:
-        assert known_blob(store, 42) in referenced_blobs(session)
+        assert stored_measurements(store, 42) in referenced_blobs(session)
     with pytest.raises(NotFound):
         store.queries.versions("nope")
 

@@ -420,7 +420,7 @@ def _refit(store: Store, points: Sequence[Candidate], number: int) -> Refitted:
         "card": {**card.model_dump(mode="json", exclude={"id", "device", "number", "created_at"}), "n": 73},
         "blob": store.blobs.put(dump_predictor(linear_predictor(SPACE))),
         "family": card.family,
-        "known": seeding.measured_blob(store, SPACE, linear_predictor(SPACE), MEASURED_ARCHS[:120]),
+        "measurements_blob": seeding.measured_blob(store, SPACE, linear_predictor(SPACE), MEASURED_ARCHS[:120]),
         "networks": 105,
         "better": True,
         "why": "cross-validated error: 2.9 % with what was fed back, 3.4 % without",

@@ -326,7 +326,7 @@ def _run_drifting_search(service: SeededService) -> str:
         "card": cards[0].model_dump(mode="json", exclude={"id", "device", "number", "created_at"}),
         "blob": store.blobs.put(dump_predictor(linear_predictor(SPACE))),
         "family": cards[0].family,
-        "known": None,
+        "measurements_blob": None,
         "networks": 99,
         "better": False,
         "why": "it is [worse]",

@@ -186,7 +186,7 @@ def onboarding_events(
         "networks": 96,
     }
     if measured_archs:
-        result["known"] = measured_blob(store, space, predictor, measured_archs)
+        result["measurements_blob"] = measured_blob(store, space, predictor, measured_archs)
     return [
         StageStarted("profile", 0, 3),
         StageFinished("profile", 3.2, {"profile": profile.as_json()}),

@@ -56,7 +56,7 @@ def table_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
         fakes.PLUGINS["nas.search_spaces"], "layers", SearchSpaceType("layers", "Layers with operations.", Layers)
     )
     monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "bayesian_linear", BayesianLinear)
-    monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "best", AutoPredictor)
+    monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "auto", AutoPredictor)
     monkeypatch.setitem(fakes.PLUGINS["nas.predictors"], "transfer", Transfer)
 
 

@@ -67,7 +67,7 @@ def devices_add(
         int, typer.Option(help="Networks to measure; ten are enough once three devices were added.")
     ] = DeviceSpec().samples,
     predictor: Annotated[
-        str, typer.Option(help="Predictor family; `layer_table` also measures every layer of the space.")
+        str, typer.Option(help="Predictor family; `layer_lut` also measures every layer of the space.")
     ] = DeviceSpec().predictor,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = DeviceSpec().threads,
     seed: Annotated[int, typer.Option(min=0)] = 0,

@@ -25,7 +25,7 @@ from server.store.readers.base import Reader, require_device
 class OnboardedDevice:
     """A device with its present predictor for one space.
 
-    ``spec`` is that of the onboarding; ``family`` and ``blob`` name the predictor; ``known`` is the blob of the
+    ``spec`` is that of the onboarding; ``family`` and ``blob`` name the predictor; ``measurements_blob`` has the
     measurements that it was fitted to, None for a device without any; ``readings`` are genes and ms measured since.
     """
 
@@ -33,7 +33,7 @@ class OnboardedDevice:
     profile: DeviceProfile
     family: str
     blob: str
-    known: str | None
+    measurements_blob: str | None
     readings: Sequence[tuple[tuple[int, ...], float]]
     card: PredictorCardSchema
 
@@ -124,7 +124,7 @@ class PredictorReader(Reader):
                 profile=row.profile,
                 family=row.family,
                 blob=row.blob,
-                known=row.known,
+                measurements_blob=row.measurements_blob,
                 readings=[(tuple(r.genes), r.measured_ms) for r in readings],
                 card=card_schema(row),
             )

@@ -121,12 +121,12 @@ def test_the_graph_tells_what_operations_alone_do_not() -> None:
 
 def test_the_best_tries_graphs_where_there_are_any() -> None:
     y = longest_way_ms(GENES)
-    tried = fit_networks("best", CELLS, GENES[:64], y[:64])
+    tried = fit_networks("auto", CELLS, GENES[:64], y[:64])
     assert isinstance(tried, AutoPredictor)
     assert "graph" in tried.errors
     assert "graph" not in AutoPredictor.fit(CELLS.features(GENES[:64]), y[:64]).errors
     best = AutoPredictor(fit_networks("graph", CELLS, GENES[:64], y[:64]), tried.errors)  # type: ignore[arg-type]
-    again = load_predictor("best", dump_predictor(best))
+    again = load_predictor("auto", dump_predictor(best))
     selected_ms, read, own = (predict_latency(p, CELLS, GENES[64:]).mean_ms for p in (best, again, best.chosen))
     assert (selected_ms == read).all()
     assert (selected_ms == own).all()

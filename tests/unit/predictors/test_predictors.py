@@ -191,13 +191,13 @@ def test_layers_are_measured_first_where_the_predictor_composes_them(space: Sear
             requested.extend(networks)
             yield from super().__call__(models, device, networks)
 
-    def run(device: FakeDevice, state: SearchState, spec: DeviceSpec, known: bool = True) -> Iterator[Event]:
+    def run(device: FakeDevice, state: SearchState, spec: DeviceSpec, with_layers: bool = True) -> Iterator[Event]:
         clock = iter(np.arange(1e6)).__next__
         blobs = open_blobs(str(tmp_path))
-        layers = (lambda layer: repr(layer_ms(layer)).encode()) if known else None
+        layers = (lambda layer: repr(layer_ms(layer)).encode()) if with_layers else None
         return onboard(spec, space, model_of, device, lambda *_: profile(), blobs, state, clock, (), layers)
 
-    spec = DeviceSpec(samples=40, predictor="layer_table")
+    spec = DeviceSpec(samples=40, predictor="layer_lut")
     layers = to_measure(every_layer(space))
     events: list[Event] = []
     with pytest.raises(KeyboardInterrupt):
@@ -209,10 +209,10 @@ def test_layers_are_measured_first_where_the_predictor_composes_them(space: Sear
     assert all(name.startswith("layer-") for name in first)
     assert len(genes) == 40
     fit = state.finished["fit"]
-    assert (fit["family"], fit["card"]["n"]) == ("layer_table", 40)
+    assert (fit["family"], fit["card"]["n"]) == ("layer_lut", 40)
     assert fit["card"]["mape"] < 0.5
     assert state.finished["measure"] == {"measured": 40, "refused": 0, "layers": len(layers)}
-    predictor = load_predictor("layer_table", open_blobs(str(tmp_path)).get(fit["blob"]))
+    predictor = load_predictor("layer_lut", open_blobs(str(tmp_path)).get(fit["blob"]))
     test_genes_NG = space.canonical(sample(space.decisions, np.random.default_rng(3), 20))
     truth = [float(model_of(arch)) for arch in as_archs(space.id, test_genes_NG)]
     assert mape(np.array(truth), predict_latency(predictor, space, test_genes_NG).mean_ms) < 0.5
@@ -220,9 +220,9 @@ def test_layers_are_measured_first_where_the_predictor_composes_them(space: Sear
     with pytest.raises(MeasurementRefused, match="could not be measured"):
         list(run(FakeDevice(refuses=True), SearchState(), spec))
     with pytest.raises(InvalidInput, match="models of single layers"):
-        list(run(FakeDevice(), SearchState(), spec, known=False))
+        list(run(FakeDevice(), SearchState(), spec, with_layers=False))
     with pytest.raises(InvalidSpec, match="measures layers"):
-        parse_spec(DeviceSpec, {"predictor": "layer_table", "source": "table", "table": {"blob": "0" * 64}})
+        parse_spec(DeviceSpec, {"predictor": "layer_lut", "source": "table", "table": {"blob": "0" * 64}})
 
 
 def test_onboarding_goes_on_without_measuring_twice(space: SearchSpace, tmp_path: Path) -> None:

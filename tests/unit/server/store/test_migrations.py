@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from contextlib import closing
@@ -12,10 +13,13 @@ import pytest
 from alembic import command
 from sqlalchemy import text
 
+from nas.core import registry
 from nas.core.errors import Conflict
 from nas.core.events import Checkpoint, Evaluated, Event, StageFinished, StageStarted, Traced, decode, fold_all
-from nas.core.jobs import SearchPayload
-from nas.core.spec import SearchSpec, StrategySpec
+from nas.core.jobs import OnboardingPayload, PredictorBlob, SearchPayload
+from nas.core.spec import DeviceSpec, SearchSpec, StrategySpec
+from predictors.families.auto import AutoPredictor
+from predictors.onboarding.results import RefitResult
 from server.store.database import connect
 from server.store.migrate import alembic_config, head
 from server.store.store import Store, open_store
@@ -62,7 +66,9 @@ def everything(store: Store, search: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("old", ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"])
+@pytest.mark.parametrize(
+    "old", ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011"]
+)
 def test_rows_survive_downgrade_and_upgrade(url: str, tmp_path: Path, old: str) -> None:
     blobs = tmp_path / "blobs"
     ended, _ = filled(url, blobs)
@@ -194,3 +200,48 @@ def test_a_home_that_revision_0005_wrote_opens_resumes_and_forks(tmp_path: Path)
         assert isinstance(forked.payload, SearchPayload)
         assert forked.payload.supernet_blob == ended.stages[3].result["supernet"]
         assert forked.payload.inherited
+
+
+def test_a_home_that_revision_0011_wrote_opens_resumes_and_forks(tmp_path: Path) -> None:
+    """Two onboarded devices, one that waits to be onboarded, and two searches that refitted a predictor: one that
+    ended, and one that was interrupted afterwards. All by predictor families of replaced names."""
+    database = tmp_path / "hwnas.db"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.executescript((ROOT / "tests" / "data" / "home_0011.sql").read_text())
+    with open_store(f"sqlite:///{database}", str(tmp_path / "blobs"), fakes.Clock(2e9)) as store:
+        cards = store.queries.predictors(None)
+        assert {(card.device, card.family) for card in cards} == {("this-machine", "auto"), ("layered", "layer_lut")}
+        versions = store.queries.versions("this-machine")
+        assert {version.family for version in versions} == {"auto"}
+        assert [version.networks for version in versions] == [44, 44, 40]
+        for device, family in (("this-machine", "auto"), ("layered", "layer_lut")):
+            spec = DeviceSpec(name=device, samples=40, predictor=family)
+            onboarding = store.queries.onboarding(store.queries.device(device).id)
+            assert onboarding.spec == spec
+            assert store.jobs.find("device", spec.model_dump(mode="json"), f"key-{device}") == onboarding.id
+
+        ids = {search.spec.name: search.id for search in store.queries.searches(None, 9, None).items}
+        claimed = [store.jobs.claim("worker", 10.0) for _ in range(2)]
+        by_job = {lease.job_id: lease for lease in claimed if lease is not None}
+        waiting = next(lease.payload for lease in by_job.values() if isinstance(lease.payload, OnboardingPayload))
+        assert waiting.spec == DeviceSpec(name="waiting")
+        resumed = by_job[ids["cut"]]
+        assert isinstance(resumed.payload, SearchPayload)
+        assert [device.predictor.family for device in resumed.payload.devices] == ["auto"]
+        assert resumed.payload.energy == PredictorBlob("auto", hashlib.sha256(b"energy").hexdigest())
+        assert resumed.payload.refit is not None
+        [refit] = fold_all(decode(event) for event in resumed.events).refits
+        record = RefitResult.parse(refit.record)
+        assert (record.family, record.card.family, record.networks) == ("auto", "auto", 44)
+        assert record.measurements_blob is not None
+
+        whole = store.queries.search(ids["whole"])
+        seeding.submit_search(store, whole.spec.model_copy(update={"name": "fork", "supernet": whole.id}))
+        forked = store.jobs.claim("worker", 10.0)
+        assert forked is not None
+        assert isinstance(forked.payload, SearchPayload)
+        assert forked.payload.devices[0].predictor_id == f"{ids['cut']}-1"  # the newest version
+        assert registry.load_family(forked.payload.devices[0].predictor.family) is AutoPredictor
+    tables = [execute(f"sqlite:///{database}", f"SELECT * FROM {table}") for table in ("jobs", "events", "predictors")]
+    text = str(tables)
+    assert [word for word in ("'best'", '"best"', "layer_table", '"known"') if word in text] == []
