@@ -8,6 +8,7 @@ import io
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +68,32 @@ class FolderBlobs:
             _sync_folder(path.parent)
         return sha256
 
+    def put_file(self, source: Path) -> str:
+        """Store the content of a file, without reading it as a whole, and return its sha256. Raises StorageError."""
+        sha256 = _sha256_of(source)
+        path = self._path(sha256)
+        with _storage_errors(sha256):
+            if path.exists() and _sha256_of(path) == sha256:
+                path.touch()
+                return sha256
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f".{sha256}.{secrets.token_hex(4)}.part")
+            try:
+                with source.open("rb") as content, part.open("xb") as file:
+                    shutil.copyfileobj(content, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+        return sha256
+
+    def has(self, sha256: str) -> bool:
+        """Whether there is such a blob."""
+        with _storage_errors(sha256):
+            return self._path(sha256).exists()
+
     def get(self, sha256: str) -> bytes:
         """Return the verified bytes. Raises NotFound, or StorageError if they do not match their sha256."""
         with _storage_errors(sha256):
@@ -109,6 +136,20 @@ class RemoteBlobs:
             self.fs.pipe_file(path, data)  # a new date restarts the grace period of garbage collection
         return sha256
 
+    def put_file(self, source: Path) -> str:
+        """Store the content of a file, without reading it as a whole, and return its sha256. Raises StorageError."""
+        sha256 = _sha256_of(source)
+        path = self._path(sha256)
+        with _storage_errors(sha256):
+            self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self.fs.put_file(str(source), path)
+        return sha256
+
+    def has(self, sha256: str) -> bool:
+        """Whether there is such a blob."""
+        with _storage_errors(sha256):
+            return bool(self.fs.exists(self._path(sha256)))
+
     def get(self, sha256: str) -> bytes:
         """Return the verified bytes. Raises NotFound, or StorageError if they do not match their sha256."""
         with _storage_errors(sha256):
@@ -143,6 +184,11 @@ def _checked_name(sha256: str) -> str:
     if not _SHA256.fullmatch(sha256):
         raise NotFound(f"no blob {sha256!r}: expected a sha256 of 64 hexadecimal digits")
     return sha256
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _verified(data: bytes, sha256: str) -> bytes:

@@ -31,6 +31,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from nas.core import errors
 from nas.core.access import Scope
 from nas.core.drift import Drift
+from nas.core.model_spec import ModelSpec, UploadedFile
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.defaults import DEFAULT_URL
 from nas.schemas.administration import (
@@ -58,6 +59,7 @@ from nas.schemas.jobs import EventPage, EventSchema
 from nas.schemas.predictors import LatencyTableSchema, PredictorCardSchema, PredictorVersionSchema
 from nas.schemas.searches import ExtendBody, ForkBody, PriorityBody, SearchPage, SearchSchema
 from nas.schemas.service import HealthSchema, ReadinessSchema, SpaceSchema, StrategySchema, WorkerSchema
+from nas.schemas.user_models import UploadSchema, UserModelDetailSchema, UserModelSchema
 
 # A server restarts within seconds; a watch retries for about a minute and a half.
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
@@ -424,6 +426,46 @@ class Client:
     def predictor(self, predictor_id: str) -> PredictorCardSchema:
         """One predictor card."""
         return self._get(PredictorCardSchema, f"/v1/predictors/{_segment(predictor_id)}")
+
+    # Models
+
+    def models(self) -> list[UserModelSchema]:
+        """The models of the caller; for an administrator, of all owners."""
+        return self._list(UserModelSchema, "/v1/models")
+
+    def model(self, name: str) -> UserModelDetailSchema:
+        """One model with its intake report."""
+        return self._get(UserModelDetailSchema, f"/v1/models/{_segment(name)}")
+
+    def upload_model_file(self, path: Path) -> UploadedFile:
+        """Upload a file of a model, part by part. Raises InvalidInput if it cannot be read."""
+        try:
+            with path.open("rb") as file:
+                headers = {"Content-Type": "application/octet-stream"}
+                answer = self._request("POST", "/v1/model-files", headers=headers, content=file)
+        except OSError as error:
+            raise errors.InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
+        return UploadedFile(blob=self._read(TypeAdapter(UploadSchema), answer).blob, filename=path.name)
+
+    def add_model(self, spec: ModelSpec, key: str | None = None) -> UserModelSchema:
+        """Start the intake of a model whose file was uploaded before. ``key`` as for ``submit``."""
+        return self._submit(UserModelSchema, "/v1/models", spec, key)
+
+    def watch_model(self, name: str, after: int = 0) -> Iterator[EventSchema]:
+        """Events of a model's intake, until it has ended."""
+        return self._watch(f"/v1/models/{_segment(name)}/events", after)
+
+    def cancel_intake(self, name: str) -> UserModelSchema:
+        """Stop the intake of a model now."""
+        return self._post(UserModelSchema, f"/v1/models/{_segment(name)}/cancel")
+
+    def retry_intake(self, name: str) -> UserModelSchema:
+        """Take a model in again whose intake has failed, was cancelled or was quarantined."""
+        return self._post(UserModelSchema, f"/v1/models/{_segment(name)}/retry")
+
+    def delete_model(self, name: str) -> None:
+        """Delete a model that no search and no device refers to."""
+        self._request("DELETE", f"/v1/models/{_segment(name)}")
 
     # Access and the audit log
 

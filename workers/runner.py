@@ -27,6 +27,7 @@ from nas.core.jobs import (
     AgentResults,
     DevicePayload,
     DryRunPayload,
+    IntakePayload,
     JobPayload,
     OnboardingPayload,
     ParentBlobs,
@@ -62,6 +63,7 @@ from predictors.onboarding.refit import RefitService, can_learn, merge_measureme
 from predictors.storage import load_measurements, load_predictor
 from workers.attempt import EventBatch
 from workers.checkpoints import without_damaged_checkpoints
+from workers.model_intake import take_in
 from workers.remote import RemoteMeasurer
 
 
@@ -92,6 +94,8 @@ def _events(payload: JobPayload, blobs: BlobStore, state: SearchState) -> Iterat
             return estimate_search_cost(problem, stages, resources, state)
         case OnboardingPayload():
             return _onboard(payload, blobs, state)
+        case IntakePayload():
+            return take_in(payload, blobs, state, time.monotonic)
         case _:
             assert_never(payload)
 

@@ -1,7 +1,7 @@
 """Jobs: what a worker receives, leases on jobs, and the job store interface.
 
-A job is a search, a dry run of one, or the onboarding of a device. Its payload has one type for each; everything that
-the spec names is resolved when the job is claimed, so that a worker needs no database.
+A job is a search, a dry run of one, the onboarding of a device, or the intake of a model. Its payload has one type for
+each; everything that the spec names is resolved when the job is claimed, so that a worker needs no database.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import ClassVar, Literal, Protocol
 
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.events import Candidate, EncodedEvent
+from nas.core.model_spec import ModelSpec
 from nas.core.parent import Preprocessing
 from nas.core.scheduling import NodeResources
 from nas.core.spec import DeviceSpec, SearchSpec
 
-JobKind = Literal["search", "device", "dry_run"]
+JobKind = Literal["search", "device", "dry_run", "model"]
 AppendOutcome = Literal["continue", "stop", "lost"]
 
 
@@ -127,7 +128,15 @@ class OnboardingPayload:
     parent: ParentBlobs | None = None
 
 
-JobPayload = SearchPayload | DryRunPayload | OnboardingPayload
+@dataclass(frozen=True)
+class IntakePayload:
+    """A model to take in."""
+
+    kind: ClassVar[JobKind] = "model"
+    spec: ModelSpec
+
+
+JobPayload = SearchPayload | DryRunPayload | OnboardingPayload | IntakePayload
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from nas.core.model_spec import ModelSpec
 from nas.core.spec import DeviceSpec, ResourceSpec, SearchSpec
 
 
@@ -55,9 +56,9 @@ def fair_order(queued: Iterable[QueuedJob], running: Mapping[str, int]) -> list[
     return order
 
 
-def required_resources(spec: SearchSpec | DeviceSpec) -> ResourceSpec:
-    """Resources of a job: as the spec of a search says; one core for each measuring thread of an onboarding."""
-    return spec.resources if isinstance(spec, SearchSpec) else ResourceSpec(cpus=spec.threads)
+def required_resources(spec: SearchSpec | DeviceSpec | ModelSpec) -> ResourceSpec:
+    """Resources of a job: as its spec says; one core for each measuring thread of an onboarding."""
+    return ResourceSpec(cpus=spec.threads) if isinstance(spec, DeviceSpec) else spec.resources
 
 
 def fits(required: ResourceSpec, node: NodeResources) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from nas.models.blocks import ResidualBlock, find_residual_blocks
 from nas.models.channels import ChannelGroup, FixedChannels, analyse_channels
@@ -43,6 +43,14 @@ class IntakeReport:
     def to_json(self) -> bytes:
         """The report as JSON."""
         return _ADAPTER.dump_json(self)
+
+    @staticmethod
+    def from_json(text: bytes) -> IntakeReport:
+        """The report that ``to_json`` wrote. Raises InvalidModel for anything else."""
+        try:
+            return _ADAPTER.validate_json(text)
+        except ValidationError as error:
+            raise InvalidModel(f"expected the JSON of an intake report, got: {error}") from None
 
 
 def report_intake(graph: ModelGraph) -> IntakeReport:

@@ -17,6 +17,7 @@ from server.api import (
     onboardings,
     searches,
     tables,
+    user_models,
 )
 from server.api.access import Authorizer, RequestGuardMiddleware
 from server.api.context import ApiContext, attach_context
@@ -55,7 +56,7 @@ def create_app(settings: Settings, store: Store, streams: EventStreams | None = 
     app.add_middleware(RequestGuardMiddleware, authorizer=authorizer)
     app.add_middleware(RequestMetricsMiddleware, metrics=metrics)
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(authorizer)], responses=errors.responses(401, 403))
-    for routes in (catalog, searches, candidates, devices, onboardings, agents, tables, administration):
+    for routes in (catalog, searches, candidates, devices, onboardings, agents, tables, user_models, administration):
         v1.include_router(routes.router)
     app.include_router(v1)
     app.include_router(health.router)

@@ -14,7 +14,9 @@ from server.api import errors
 
 MAX_BODY = 1024 * 1024
 MAX_FILE = 32 * 1024 * 1024
+MAX_UPLOAD = 2 * 1024**3
 UPLOAD_PATHS = frozenset({"/v1/tables"})  # their body is a file rather than a JSON document
+STREAMED_PATHS = frozenset({"/v1/model-files"})  # their routes receive the body a part at a time, and check it
 MAX_URL = 8 * 1024
 MAX_HEADERS = 32 * 1024
 MAX_DEPTH = 32  # of arrays and objects in JSON
@@ -33,14 +35,14 @@ class RequestLimitMiddleware:
         self._body_s = body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the whole body, which is small, check it, and forward the request with it."""
+        """Read the whole body, which is small, check it, and forward the request with it; large files pass through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        limit_bytes = MAX_FILE if scope["path"] in UPLOAD_PATHS else self._max_body
+        limit_bytes = self._limit_bytes(scope["path"])
         refused = _head_problem(scope) or self._content_length_problem(headers, limit_bytes)
-        if refused is None and _has_body(headers):
+        if refused is None and _has_body(headers) and scope["path"] not in STREAMED_PATHS:
             try:
                 async with asyncio.timeout(self._body_s):
                     body = await self._read(receive, limit_bytes)
@@ -59,6 +61,11 @@ class RequestLimitMiddleware:
             await errors.refusal(*refused)(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _limit_bytes(self, path: str) -> int:
+        if path in STREAMED_PATHS:
+            return MAX_UPLOAD
+        return MAX_FILE if path in UPLOAD_PATHS else self._max_body
 
     def _content_length_problem(self, headers: Headers, limit_bytes: int) -> tuple[int, str] | None:
         length = headers.get("content-length", "0")

@@ -109,7 +109,9 @@ COMMANDS = (
     CommandEntry("spaces", "server.cli.commands.catalog:spaces", "List search spaces."),
     CommandEntry("strategies", "server.cli.commands.catalog:strategies", "List strategies and their parameters."),
     CommandEntry(
-        "models", "server.cli.commands.models:models_app", "Models of your own: what of them can be made smaller."
+        "models",
+        "server.cli.commands.models:models_app",
+        "Models of your own: add them, see what can be made smaller.",
     ),
     CommandEntry(
         "me", "server.cli.commands.access:me", "Print who the service takes you for, your scopes and your quota."

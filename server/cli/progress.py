@@ -16,6 +16,7 @@ from nas.client import Client
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.jobs import EventSchema, JobSchema
 from nas.schemas.searches import SearchSchema
+from nas.schemas.user_models import UserModelDetailSchema
 from server.cli.render import console
 
 
@@ -36,6 +37,13 @@ def follow_device(nas: Client, name: str) -> DeviceSchema:
     device = nas.device(name)
     follow(device, nas.watch_device(name, device.last_event))
     return nas.device(name)
+
+
+def follow_model(nas: Client, name: str) -> UserModelDetailSchema:
+    """Show the stages of a model's intake until it has ended."""
+    model = nas.model(name)
+    follow(model, nas.watch_model(name, model.last_event))
+    return nas.model(name)
 
 
 def follow(job: JobSchema, events: Iterable[EventSchema]) -> None:

@@ -15,6 +15,7 @@ from nas.core.events import Candidate, Origin
 from nas.core.jobs import (
     DevicePayload,
     DryRunPayload,
+    IntakePayload,
     JobPayload,
     OnboardingPayload,
     PredictorBlob,
@@ -22,6 +23,7 @@ from nas.core.jobs import (
     SearchPayload,
 )
 from nas.core.metrics import METRICS
+from nas.core.model_spec import ModelSpec
 from nas.core.spec import DeviceSpec, SearchSpec, parse_spec
 from server.store.measurements import agent_results
 from server.store.models import AgentRow, Job, PointRow, PredictorRow, ReadingRow
@@ -35,6 +37,8 @@ def build_payload(session: Session, job: Job) -> JobPayload:
     """
     if job.kind == "device":
         return _onboarding_payload(session, job)
+    if job.kind == "model":
+        return IntakePayload(parse_spec(ModelSpec, job.spec))
     payload = _search_payload(session, job)
     return DryRunPayload(payload) if job.kind == "dry_run" else payload
 

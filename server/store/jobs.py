@@ -49,6 +49,7 @@ from server.store.queue import capacity_shortage, claimable_jobs, cluster_capaci
 from server.store.quotas import has_spent_gpu_hours, require_dry_run_quota, require_queue_quota
 from server.store.transitions import account_busy_time, append_status, change_status
 from server.store.usage import add_usage
+from server.store.user_models import register_intake
 
 MAX_STALLED = 5
 CLAIM_TRIES = 16  # of the first jobs, should other dispatchers be faster
@@ -87,7 +88,7 @@ class SqlJobStore:
         """Queue a job and return its id; if the idempotency ``key`` was used before, return the id of that job.
 
         ``space_id`` identifies the built search space, by which its predictor is found. Raises Conflict if the key was
-        used for another spec or the device is being added already, Forbidden for the device of another owner,
+        used for another spec or the device or model is being added already, Forbidden for the device of another owner,
         InvalidSpec for values that JSON cannot represent and for more resources than any node has, and QuotaExceeded.
         """
         digest = spec_hash(spec)
@@ -125,14 +126,16 @@ class SqlJobStore:
                 append_status(session, job, StatusChanged(None, "queued", "submitted", by.owner), now)
                 if kind == "device":
                     register_onboarding(session, job, by)
+                if kind == "model":
+                    register_intake(session, job, by)
                 if kind != "dry_run":
                     audit.record(session, by, f"submit {kind}", job.id, now, name=job.name)
                 return job.id
         except IntegrityError:  # a concurrent transaction used the same key or device: return what it created
             if key is not None and (existing := self.find(kind, spec, key, by.owner)) is not None:
                 return existing
-            if kind == "device":
-                raise Conflict(f"device {spec['name']!r} is being added already") from None
+            if kind in ("device", "model"):
+                raise Conflict(f"{kind} {spec['name']!r} is being added already") from None
             raise
 
     def pause(self, job_id: str, by: Principal = LOCAL) -> None:

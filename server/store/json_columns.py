@@ -19,6 +19,7 @@ from nas.core.jobs import MeasurementFailure
 from nas.core.scheduling import NodeResources
 from nas.core.spec import ResourceSpec
 from nas.core.timing import Timing
+from nas.models.stored import ModelSummary
 
 T = TypeVar("T")
 
@@ -129,10 +130,15 @@ def _result_from_json(record: Any) -> Measurement | MeasurementFailure:
     return MeasurementFailure(record["error"]) if "error" in record else Measurement.from_json(record)
 
 
+def _summary_to_json(summary: ModelSummary) -> object:
+    return _SUMMARY.dump_python(summary, mode="json")
+
+
 def _resources_to_json(resources: ResourceSpec) -> object:
     return resources.model_dump(mode="json")
 
 
+_SUMMARY = TypeAdapter(ModelSummary)
 _BARS = TypeAdapter(tuple[StageBar, ...])
 
 
@@ -148,4 +154,5 @@ TimingColumn = JsonOf(Timing.as_json, Timing.from_json)
 NodesColumn = JsonOf(_nodes_to_json, _nodes_from_json)
 ResourcesColumn = JsonOf(_resources_to_json, ResourceSpec.model_validate)
 BarsColumn = JsonOf(_bars_to_json, _BARS.validate_python)
+SummaryColumn = JsonOf(_summary_to_json, _SUMMARY.validate_python)
 StateColumn = JsonOf(state_to_json, state_from_json)

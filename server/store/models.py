@@ -24,6 +24,7 @@ from nas.core.jobs import MeasurementFailure
 from nas.core.scheduling import NodeResources
 from nas.core.spec import ResourceSpec
 from nas.core.timing import Timing
+from nas.models.stored import ModelSummary
 from server.store.json_columns import (
     BarsColumn,
     Json,
@@ -35,6 +36,7 @@ from server.store.json_columns import (
     ResultColumn,
     StageBar,
     StateColumn,
+    SummaryColumn,
     TimingColumn,
 )
 
@@ -348,6 +350,21 @@ class MeasurementRow(Base):
     raw: Mapped[Timing | None] = mapped_column(TimingColumn)
     created_at: Mapped[float]
     updated_at: Mapped[float]
+
+
+class UserModelRow(Base):
+    """A user's model. ``job_id`` is its latest intake; graph (JSON), weights (safetensors) and report (JSON) are blobs,
+    None until it was read. Only its ``owner`` and administrators see and use it."""
+
+    __tablename__ = "user_models"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(120))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    graph: Mapped[str | None] = mapped_column(String(64))
+    weights: Mapped[str | None] = mapped_column(String(64))
+    report: Mapped[str | None] = mapped_column(String(64))
+    summary: Mapped[ModelSummary | None] = mapped_column(SummaryColumn)
 
 
 class WorkerRow(Base):

@@ -38,6 +38,7 @@ from server.store.device_projections import add_reading, add_version, project_on
 from server.store.json_columns import StageBar
 from server.store.models import ALL_DEVICES, ArtifactRow, Base, HypervolumeRow, Job, PointRow
 from server.store.usage import add_usage
+from server.store.user_models import project_intake
 
 Key = tuple[str, str]  # origin and architecture, as ``Candidate.key``
 KEPT_PROGRESS = 200  # progress events per stage, enough for a curve; beyond that every second one is deleted
@@ -128,6 +129,8 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
         job.stages = _advance(job.stages, numbered, at)
     if job.kind == "device":
         project_onboarding(session, job, events, after, at)
+    if job.kind == "model":
+        project_intake(session, job, events)
     if job.kind == "search":
         for event in events:
             if isinstance(event, Measured):

@@ -8,7 +8,16 @@ from server.store.readers.predictors import PredictorReader
 from server.store.readers.searches import SearchReader
 from server.store.readers.service import ServiceReader
 from server.store.readers.submissions import SubmissionReader
+from server.store.readers.user_models import UserModelReader
 
 
-class Queries(SearchReader, CandidateReader, DeviceReader, PredictorReader, ServiceReader, SubmissionReader):
+class Queries(
+    SearchReader,
+    CandidateReader,
+    DeviceReader,
+    PredictorReader,
+    ServiceReader,
+    SubmissionReader,
+    UserModelReader,
+):
     """Reads over one database, of all subjects."""

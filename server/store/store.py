@@ -21,6 +21,7 @@ from server.store.queries import Queries
 from server.store.quotas import Quotas
 from server.store.sessions import TokenSessions
 from server.store.tokens import Tokens
+from server.store.user_models import UserModels
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Store:
     jobs: SqlJobStore
     queries: Queries
     devices: Devices
+    user_models: UserModels
     measurements: Measurements
     quotas: Quotas
     audit: Audit
@@ -59,6 +61,7 @@ def open_store(database: str, blobs: str, clock: Callable[[], float] | None = No
             jobs=SqlJobStore(engine, database_time),
             queries=Queries(engine, database_time),
             devices=Devices(engine, database_time),
+            user_models=UserModels(engine, database_time),
             measurements=Measurements(engine, database_time),
             quotas=Quotas(engine, database_time),
             audit=Audit(engine),

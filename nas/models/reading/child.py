@@ -33,13 +33,14 @@ class ReadLimits:
     time_s: float = 120.0
 
 
-def read_model(path: Path, limits: ReadLimits = ReadLimits()) -> ReadModel:
-    """Read a ``.pt2`` or ``.onnx`` file in a child process.
+def read_model(path: Path, limits: ReadLimits = ReadLimits(), name: str | None = None) -> ReadModel:
+    """Read a ``.pt2`` or ``.onnx`` file in a child process. ``name``: what messages call it, else as its file.
 
     Raises InvalidModel for a file that is missing, too large, of another kind or refused, and if reading it exceeds a
     limit.
     """
     check_file(path, limits)
+    name = name or path.name
     with tempfile.TemporaryDirectory(prefix="hwnas-model-") as folder:
         command = [
             *(sys.executable, "-I", "-m", "nas.models.reading.child", str(path.absolute()), folder),
@@ -51,13 +52,13 @@ def read_model(path: Path, limits: ReadLimits = ReadLimits()) -> ReadModel:
                 command, capture_output=True, text=True, check=False, timeout=limits.time_s, stdin=subprocess.DEVNULL
             )
         except subprocess.TimeoutExpired:
-            raise InvalidModel(f"{path.name}: expected it to be read within {limits.time_s:g} s, got no end") from None
+            raise InvalidModel(f"{name}: expected it to be read within {limits.time_s:g} s, got no end") from None
         if ended.returncode == _REFUSED:
-            raise InvalidModel(f"{path.name}: {ended.stderr.strip()}")
+            raise InvalidModel(f"{name}: {ended.stderr.strip()}")
         if ended.returncode != 0:
             lines = ended.stderr.strip().splitlines()
             last = lines[-1] if lines else f"exit status {ended.returncode}"
-            raise InvalidModel(f"{path.name}: expected a file that can be read within {limits}, got: {last}")
+            raise InvalidModel(f"{name}: expected a file that can be read within {limits}, got: {last}")
         graph = ModelGraph.from_json((Path(folder) / "graph.json").read_bytes())
         weights = safetensors.numpy.load((Path(folder) / "weights.safetensors").read_bytes())
     check_weights(graph, weights)

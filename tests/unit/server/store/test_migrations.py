@@ -14,9 +14,11 @@ from alembic import command
 from sqlalchemy import text
 
 from nas.core import registry
+from nas.core.access import LOCAL
 from nas.core.errors import Conflict
 from nas.core.events import Checkpoint, Evaluated, Event, StageFinished, StageStarted, Traced, decode, fold_all
 from nas.core.jobs import OnboardingPayload, PredictorBlob, SearchPayload
+from nas.core.model_spec import FileSource, ModelSpec
 from nas.core.spec import DeviceSpec, SearchSpec, StrategySpec
 from predictors.families.auto import AutoPredictor
 from predictors.onboarding.results import RefitResult
@@ -66,9 +68,7 @@ def everything(store: Store, search: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(
-    "old", ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011"]
-)
+@pytest.mark.parametrize("old", [f"{number:04}" for number in range(1, int(head()))])
 def test_rows_survive_downgrade_and_upgrade(url: str, tmp_path: Path, old: str) -> None:
     blobs = tmp_path / "blobs"
     ended, _ = filled(url, blobs)
@@ -81,6 +81,23 @@ def test_rows_survive_downgrade_and_upgrade(url: str, tmp_path: Path, old: str) 
     assert execute(url, "SELECT version_num FROM alembic_version") == [(old,)]
     with open_store(url, str(blobs), fakes.Clock()) as store:
         assert store.queries.revision() == head()
+        assert everything(store, ended) == before
+
+
+def test_an_older_schema_loses_models_and_nothing_else(url: str, tmp_path: Path) -> None:
+    blobs = tmp_path / "blobs"
+    ended, _ = filled(url, blobs)
+    source = FileSource(blob="0" * 64, filename="mine.pt2")
+    record = ModelSpec(name="mine", source=source).model_dump(mode="json")
+    with open_store(url, str(blobs), fakes.Clock()) as store:
+        store.jobs.submit("model", record, None, stages=("read",))
+        before = everything(store, ended)
+    to(url, "0012")
+    assert execute(url, "SELECT DISTINCT kind FROM jobs ORDER BY kind") == [("device",), ("search",)]
+    with open_store(url, str(blobs), fakes.Clock()) as store:
+        assert store.queries.user_models(LOCAL) == []
+        store.jobs.submit("model", record, None, stages=("read",))
+        assert [model.name for model in store.queries.user_models(LOCAL)] == ["mine"]
         assert everything(store, ended) == before
 
 

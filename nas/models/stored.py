@@ -1,0 +1,66 @@
+"""What an intake stores of a model: its graph, weights and report as blobs, and what lists show of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from pydantic import TypeAdapter, ValidationError
+
+from nas.core.errors import InvalidInput
+from nas.core.json_types import JsonObject
+from nas.models.graph import TensorShape
+from nas.models.intake import IntakeReport
+
+READ_STAGE = "read"  # of an intake; its result is a ``StoredModel``
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A model in a few figures. ``input_shape`` and ``output_shapes`` are without the number of images;
+    ``input_shape`` is None for a model with several inputs. ``groups`` and ``blocks`` count what can be narrowed and
+    skipped; ``scalable``: whether the resolution may change."""
+
+    input_shape: TensorShape | None
+    output_shapes: tuple[TensorShape, ...]
+    parameters: int
+    groups: int
+    blocks: int
+    scalable: bool
+
+    @staticmethod
+    def of(report: IntakeReport) -> ModelSummary:
+        """The summary of a report."""
+        return ModelSummary(
+            input_shape=report.inputs[0][1][1:] if len(report.inputs) == 1 else None,
+            output_shapes=tuple(shape[1:] for shape in report.outputs),
+            parameters=report.parameters,
+            groups=len(report.groups),
+            blocks=len(report.blocks),
+            scalable=report.resolution.scalable,
+        )
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model that was read: the sha256 of its graph (JSON), its weights (safetensors) and its intake report (JSON)."""
+
+    graph: str
+    weights: str
+    report: str
+    summary: ModelSummary
+
+    def as_json(self) -> JsonObject:
+        """The value as the result of a stage."""
+        return asdict(self)
+
+    @staticmethod
+    def parse(result: Mapping[str, object]) -> StoredModel:
+        """The value of ``as_json``. Raises InvalidInput for anything else."""
+        try:
+            return _ADAPTER.validate_python(result)
+        except ValidationError as error:
+            raise InvalidInput(f"expected the result of reading a model, got: {error}") from error
+
+
+_ADAPTER = TypeAdapter(StoredModel)

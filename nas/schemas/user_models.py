@@ -1,0 +1,38 @@
+"""REST schemas of users' models."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from nas.core.model_spec import ModelSpec
+from nas.models.intake import IntakeReport
+from nas.models.stored import ModelSummary
+from nas.schemas.jobs import JobSchema
+
+
+class UploadSchema(BaseModel):
+    """An uploaded file: its sha256 and its size in bytes."""
+
+    blob: str
+    size_bytes: int
+
+
+class UserModelSchema(JobSchema):
+    """A model with its latest intake, whose fields as a job these are, but for the ``owner``, who is that of the model.
+
+    ``summary`` is None until the model was read. ``graph``, ``weights`` and ``report_blob`` are the sha256 of what is
+    stored of it: its graph as JSON, its weights as safetensors, its intake report as JSON.
+    """
+
+    name: str
+    spec: ModelSpec
+    summary: ModelSummary | None = None
+    graph: str | None = None
+    weights: str | None = None
+    report_blob: str | None = None
+
+
+class UserModelDetailSchema(UserModelSchema):
+    """A model with its intake report, which is None until it was read."""
+
+    report: IntakeReport | None = None

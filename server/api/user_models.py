@@ -1,0 +1,164 @@
+"""Models of users: uploading their files, taking them in, reading and deleting them."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+from fastapi import APIRouter, Body, HTTPException, Request, Response
+from fastapi.sse import EventSourceResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from nas.core.errors import InvalidInput, InvalidSpec
+from nas.core.model_spec import ModelSpec
+from nas.models.intake import IntakeReport
+from nas.models.stored import READ_STAGE
+from nas.schemas.jobs import EventPage
+from nas.schemas.user_models import UploadSchema, UserModelDetailSchema, UserModelSchema
+from server.api.access import CurrentPrincipal
+from server.api.context import Context, CurrentStore
+from server.api.errors import responses
+from server.api.event_log import EventLog
+from server.api.limits import MAX_UPLOAD
+from server.api.parameters import EVENT_RESPONSES, IdempotencyKey
+from server.store.store import Store
+
+_EXAMPLE = {
+    "name": "signs",
+    "source": {"kind": "file", "blob": "0" * 64, "filename": "signs.pt2"},
+    "preprocessing": {"mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4]},
+}
+_FILE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+router = APIRouter(tags=["models"])
+
+
+@router.post(
+    "/model-files",
+    status_code=201,
+    summary="Upload a file of a model",
+    openapi_extra=_FILE_BODY,
+    responses=responses(400, 408, 413, 415, 507),
+)
+async def upload_model_file(request: Request, context: Context) -> UploadSchema:
+    """A `.pt2` or `.onnx` file of up to 2 GiB, which is stored and not opened. A model names the `blob` of the
+    response; a file without a model is deleted after a day."""
+    with tempfile.TemporaryDirectory(prefix="hwnas-upload-") as folder:
+        path = Path(folder) / "file"
+        with path.open("wb") as file:
+            size_bytes = await _receive(request, file, context.settings.request_seconds)
+        if size_bytes == 0:
+            raise InvalidInput("expected a file, got an empty body")
+        return UploadSchema(blob=await run_in_threadpool(context.store.blobs.put_file, path), size_bytes=size_bytes)
+
+
+async def _receive(request: Request, file: BinaryIO, chunk_s: float) -> int:
+    """Write the body of a request to a file, a part at a time; its size in bytes. Raises HTTPException for a part that
+    takes longer than ``chunk_s``, and for a body that is too large or breaks off."""
+    size_bytes, parts = 0, request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(chunk_s):
+                part = await anext(parts)
+        except StopAsyncIteration:
+            return size_bytes
+        except TimeoutError:
+            raise HTTPException(408, f"no more of the file arrived within {chunk_s:g} s") from None
+        except ClientDisconnect:
+            raise HTTPException(400, f"the file broke off after {size_bytes:,} bytes") from None
+        size_bytes += len(part)
+        if size_bytes > MAX_UPLOAD:
+            raise HTTPException(413, f"the file is larger than {MAX_UPLOAD} bytes")
+        await run_in_threadpool(file.write, part)
+
+
+@router.get("/models", summary="List models")
+def list_models(store: CurrentStore, principal: CurrentPrincipal) -> list[UserModelSchema]:
+    """Your models by name; for an administrator, those of all owners."""
+    return store.queries.user_models(principal)
+
+
+@router.post(
+    "/models",
+    status_code=201,
+    summary="Add a model",
+    responses={
+        200: {"model": UserModelSchema, "description": "The idempotency key exists"},
+        **responses(400, 409, 413, 429, 507),
+    },
+)
+def add_model(
+    spec: Annotated[ModelSpec, Body(examples=[_EXAMPLE])],
+    response: Response,
+    store: CurrentStore,
+    principal: CurrentPrincipal,
+    idempotency_key: IdempotencyKey = None,
+) -> UserModelSchema:
+    """Queue the intake of a model: a worker reads the file that was uploaded before, in a process with limits, and
+    reports what of it may be made smaller. No code of the file runs. If the file is refused, the intake fails, and its
+    `error` says why."""
+    record = spec.model_dump(mode="json")
+    if idempotency_key is not None and store.jobs.find("model", record, idempotency_key, principal.owner) is not None:
+        response.status_code = 200
+    else:
+        _require_uploaded(spec.source.blob, store)
+        store.jobs.submit("model", record, idempotency_key, stages=(READ_STAGE,), by=principal)
+    return store.queries.user_model(spec.name, principal)
+
+
+def _require_uploaded(blob: str, store: Store) -> None:
+    if not store.blobs.has(blob):
+        raise InvalidSpec(f"source.blob: no file {blob[:12]}... was uploaded (lately)")
+
+
+@router.get("/models/{name}", summary="Get a model", responses=responses(404, 507))
+def get_model(name: str, store: CurrentStore, principal: CurrentPrincipal) -> UserModelDetailSchema:
+    """A model with its intake report: what of it may be narrowed, skipped and scaled, and what may not and why."""
+    model = store.queries.user_model(name, principal)
+    report = IntakeReport.from_json(store.blobs.get(model.report_blob)) if model.report_blob is not None else None
+    return UserModelDetailSchema(**vars(model), report=report)
+
+
+@router.get(
+    "/models/{name}/events",
+    summary="The events of a model's intake",
+    response_model=EventPage,
+    responses=EVENT_RESPONSES,
+)
+def list_model_events(
+    name: str,
+    log: EventLog,
+    store: CurrentStore,
+    principal: CurrentPrincipal,
+) -> EventPage | EventSourceResponse:
+    """The log of the latest intake, oldest first."""
+    return log.answer(store.queries.intake_job(name, principal))
+
+
+@router.post("/models/{name}/cancel", summary="Cancel an intake", responses=responses(404, 409, 507))
+def cancel_intake(name: str, store: CurrentStore, principal: CurrentPrincipal) -> UserModelSchema:
+    """Stop the intake of a model now."""
+    store.jobs.cancel(store.queries.intake_job(name, principal), principal)
+    return store.queries.user_model(name, principal)
+
+
+@router.post("/models/{name}/retry", summary="Retry an intake", responses=responses(404, 409, 429, 507))
+def retry_intake(name: str, store: CurrentStore, principal: CurrentPrincipal) -> UserModelSchema:
+    """Take a model in again whose intake has failed, was cancelled or was quarantined."""
+    store.jobs.retry(store.queries.intake_job(name, principal), principal)
+    return store.queries.user_model(name, principal)
+
+
+@router.delete("/models/{name}", status_code=204, summary="Delete a model", responses=responses(404, 409, 507))
+def delete_model(name: str, store: CurrentStore, principal: CurrentPrincipal) -> Response:
+    """Delete a model of yours that no search and no device refers to."""
+    store.user_models.delete(name, principal)
+    return Response(status_code=204)

@@ -1,0 +1,101 @@
+"""Models of users: who may add one, what an intake stores of it, and deleting it.
+
+A name belongs to the owner who used it first, and is never given to another model while its model exists. Owners do not
+see each other's models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import Engine, Select, select
+from sqlalchemy.orm import Session
+
+from nas.core.access import Principal
+from nas.core.errors import Conflict, NotFound
+from nas.core.events import Event, StageFinished
+from nas.core.lifecycle import ENDED
+from nas.models.stored import READ_STAGE, StoredModel
+from server.store import audit
+from server.store.clock import DatabaseClock
+from server.store.database import writing
+from server.store.models import Job, UserModelRow
+
+
+class UserModels:
+    """Deletes models. ``clock`` is that of the database."""
+
+    def __init__(self, engine: Engine, clock: DatabaseClock) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def delete(self, name: str, by: Principal) -> None:
+        """Delete a model with its intakes. Raises NotFound, also for the model of another owner, and Conflict while it
+        is taken in or searches or devices refer to it."""
+        with writing(self._engine) as session:
+            row = require_model(session, name, by, lock=True)
+            if active := _ids(session, intakes_of(name).where(Job.status.not_in(ENDED))):
+                raise Conflict(f"model {name!r} cannot be deleted yet: its intake {', '.join(active)} has not ended")
+            if users := users_of(session, name):
+                raise Conflict(f"model {name!r} cannot be deleted: {', '.join(users)} need it; delete them first")
+            session.delete(row)
+            session.flush()  # before the jobs that it refers to
+            for job in session.scalars(intakes_of(name)).all():
+                session.delete(job)
+            audit.record(session, by, "delete model", name, self._clock(session))
+
+
+def register_intake(session: Session, job: Job, by: Principal) -> None:
+    """Give the model its name. An intake that has failed or was cancelled gives way to a new one of the same owner.
+
+    Raises Conflict for a name that is taken.
+    """
+    row = session.get(UserModelRow, job.name, with_for_update=True)
+    if row is None:
+        session.add(UserModelRow(name=job.name, owner=by.owner, job_id=job.id))
+        return
+    if not by.may_change(row.owner):
+        raise Conflict(f"the name {job.name!r} is taken: choose another one for your model")
+    before = session.get_one(Job, row.job_id)
+    if row.graph is not None or before.status not in ("failed", "cancelled", "quarantined"):
+        raise Conflict(f"a model {job.name!r} exists ({before.status}): choose another name, or delete that model")
+    row.job_id = job.id
+
+
+def project_intake(session: Session, job: Job, events: Iterable[Event]) -> None:
+    """Store what an intake has read."""
+    for event in events:
+        if isinstance(event, StageFinished) and event.stage == READ_STAGE:
+            stored = StoredModel.parse(event.result)
+            row = session.get_one(UserModelRow, job.name)
+            row.graph, row.weights, row.report = stored.graph, stored.weights, stored.report
+            row.summary = stored.summary
+
+
+def require_model(session: Session, name: str, by: Principal, *, lock: bool = False) -> UserModelRow:
+    """The model of a name. Raises NotFound, with the names of the caller's models, also for another owner's."""
+    row = session.get(UserModelRow, name, with_for_update=lock)
+    if row is None or not by.may_change(row.owner):
+        query = select(UserModelRow.name).order_by(UserModelRow.name)
+        names = session.scalars(query if by.is_admin else query.where(UserModelRow.owner == by.owner)).all()
+        raise NotFound(f"no model {name!r}; the models: {', '.join(names) or 'none'}")
+    return row
+
+
+def intakes_of(name: str) -> Select[Job]:
+    """The intakes of a model, the oldest first."""
+    return select(Job).where(Job.kind == "model", Job.name == name).order_by(Job.created_at, Job.id)
+
+
+def users_of(session: Session, name: str) -> list[str]:
+    """The searches, dry runs and devices whose space starts from a model, such as ``search 3f2a``."""
+    query = select(Job.kind, Job.id, Job.name).where(Job.spec["space"]["model"].as_string() == name)
+    users = (
+        f"device {row.name}" if row.kind == "device" else f"{row.kind.replace('_', ' ')} {row.id}"
+        for row in session.execute(query.where(Job.kind != "model").order_by(Job.created_at, Job.id))
+    )
+    return list(dict.fromkeys(users))
+
+
+def _ids(session: Session, jobs: Select[Job]) -> list[str]:
+    return list(session.scalars(jobs.with_only_columns(Job.id)))
