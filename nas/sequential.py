@@ -25,6 +25,8 @@ def run_sequentially(plan: TuningPlan, train: Trainable, previous: Mapping[str, 
                 state = replace(state, scores=result.scores, blob=result.blob or state.blob)
                 if len(state.scores) == plan.epochs:
                     state = replace(state, status="finished")
+                elif result.cut:
+                    state = replace(state, status="cut")
                 elif not survives_rung(plan, state, states.values()):
                     state = replace(state, status="pruned")
                 states[request.id] = state

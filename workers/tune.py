@@ -43,12 +43,13 @@ class TrialConfig(TypedDict):
 
 class TuneReport(TypedDict, total=False):
     """What a trial reports after an epoch: its ``scores`` so far, the last as ``score``, the ``blob`` of a checkpoint,
-    and why it has ``failed``, if it has."""
+    why it has ``failed``, if it has, and whether the time limit has ``cut`` it."""
 
     score: float
     scores: Sequence[float]
     blob: str | None
     failed: str
+    cut: bool
 
 
 RETRIES = 2  # of a trial whose process died
@@ -143,7 +144,7 @@ def _run_trial(config: TrialConfig, train: Trainable, previous: Mapping[str, Tri
         return
     try:
         for epoch in train(trial, state.blob):
-            tune.report({SCORE: epoch.scores[-1], "scores": epoch.scores, "blob": epoch.blob})
+            tune.report({SCORE: epoch.scores[-1], "scores": epoch.scores, "blob": epoch.blob, "cut": epoch.cut})
     except Diverged as error:
         tune.report({SCORE: 0.0, "scores": state.scores, "blob": None, "failed": str(error)})
 
@@ -164,7 +165,9 @@ class _StateReporter(tune.Callback):
         if "failed" in report:
             state = replace(state, status="failed", message=report["failed"])
         elif len(report["scores"]) > len(state.scores):
-            status: TrialStatus = "finished" if len(report["scores"]) == self._plan.epochs else "running"
+            status: TrialStatus = "cut" if report.get("cut") else "running"
+            if len(report["scores"]) == self._plan.epochs:
+                status = "finished"
             state = replace(state, scores=tuple(report["scores"]), blob=report["blob"] or state.blob, status=status)
         else:
             return
@@ -172,7 +175,7 @@ class _StateReporter(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         state = self._state_of(trial)
-        if state.status == "running":
+        if state.status == "running" and state.scores:  # without, it did not begin: the time was up
             self._report(replace(state, status="pruned"))
 
     def __getstate__(self) -> dict[str, object]:

@@ -309,7 +309,7 @@ class Resources:
     runs independent stages in parallel and yields their events as they arrive; if a stage's process dies, only that
     stage is restarted; None: stages run one after another. ``refit`` lets the predictor learn from what is measured,
     None: it does not. ``is_out_of_time`` says whether the search has used up its ``max_hours``: stages that train or
-    explore then end with what they have."""
+    explore then end with what they have; it is pickled to other processes of the same machine."""
 
     blobs: BlobStore
     measure: Measurer

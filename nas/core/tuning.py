@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-TrialStatus = Literal["running", "finished", "pruned", "failed"]
+TrialStatus = Literal["running", "finished", "pruned", "failed", "cut"]  # cut: by the time limit of the search
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,15 @@ class TuningPlan:
 @dataclass(frozen=True)
 class EpochResult:
     """One more trained epoch of a trial: the scores of all its epochs, and the sha256 of a checkpoint if it made
-    one."""
+    one. ``cut``: the last for now, because the time limit of the search was reached."""
 
     scores: tuple[float, ...]
     blob: str | None = None
+    cut: bool = False
 
 
 # Trains a trial from scratch, or from the checkpoint in a blob. Raises Diverged, which ends the trial. May be pickled
-# and run in another process.
+# and run in another process. Yields nothing for a trial that does not begin any more, which then has no state.
 Trainable = Callable[[Trial, str | None], Iterator[EpochResult]]
 
 # Runs a plan and yields the state of a trial whenever it changes. Ended trials in the mapping (by id) are not run

@@ -14,7 +14,7 @@ import torch
 
 from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, one_hot
 from nas.core.cost_estimate import StageCost, average_duration, mean_seconds
-from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished
+from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Warned
 from nas.core.metrics import spearman
 from nas.core.ports import Problem, Resources, SearchSpace
 from nas.core.rng import Stream, rng
@@ -22,6 +22,7 @@ from nas.proxies import score
 from nas.spaces.wrapper import SpaceWrapper
 from nas.stages.cost_estimate import sample_archs
 from nas.stages.results import ProxiesResult
+from nas.stages.time_limit import out_of_time
 from nas.supernet import Supernet
 from nas.training.pipeline import Pipeline
 
@@ -108,13 +109,15 @@ class ProxyStage:
         rows: list[list[float]] = []
         if (last := state.checkpoints.get(self.name)) is not None:
             rows = Scores.load(resources.blobs.get(last.blob)).scores_NP.tolist()
-        while len(rows) < len(archs):
+        while len(rows) < len(archs) and not (rows and resources.is_out_of_time()):
             rows += [scorer(arch) for arch in archs[len(rows) : len(rows) + _BATCH]]
             partial_scores = Scores(self.proxies, as_genes(archs[: len(rows)]), np.array(rows))
             yield Checkpoint(self.name, len(rows), resources.blobs.put(partial_scores.dump()))
             yield Progress(self.name, len(rows), len(archs), "networks")
-        scores = Scores(self.proxies, as_genes(archs), np.array(rows))
-        result = ProxiesResult(self.steers, len(archs), _rank_correlations(problem, scores))
+        if len(rows) < len(archs):
+            yield Warned(self.name, out_of_time(problem.spec, f"{len(rows)} of {len(archs)} networks"))
+        scores = Scores(self.proxies, as_genes(archs[: len(rows)]), np.array(rows))
+        result = ProxiesResult(self.steers, len(rows), _rank_correlations(problem, scores))
         yield StageFinished(self.name, 0.0, result.to_json())
 
     def scorer(self, problem: Problem, resources: Resources) -> Scorer:

@@ -19,6 +19,7 @@ from nas.core.rank_correlation import LOW_TAU, Tau, describe_tau, rank_advice
 from nas.stages.results import RankCorrelationResult, SubSupernetsResult, TrainResult
 from nas.stages.split import held_out_archs
 from nas.stages.subnets import Subnets, load_supernet
+from nas.stages.time_limit import out_of_time
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Recipe, TrainState, train
 
@@ -43,6 +44,11 @@ class RankCorrelationStage:
         if (last := state.checkpoints.get(self.name)) is not None:
             truth = json.loads(resources.blobs.get(last.blob))
         for arch in archs[len(truth) :]:
+            if resources.is_out_of_time():  # the rest are the largest, so that a tau without them would mislead
+                reached = f"{len(truth)} of {len(archs)} networks trained from scratch, so that no tau is told"
+                yield Warned(self.name, out_of_time(problem.spec, reached))
+                yield StageFinished(self.name, 0.0, RankCorrelationResult().to_json())
+                return
             truth.append(self._standalone_accuracy(problem, resources, arch))
             yield Checkpoint(self.name, len(truth), resources.blobs.put(json.dumps(truth).encode()))
             yield Progress(self.name, len(truth), len(archs), "networks")

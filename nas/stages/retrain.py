@@ -1,7 +1,8 @@
 """Training the found networks from scratch, each by itself, before they are verified.
 
 The networks of the search and of its random baseline get the same trials and the same epochs; one that both have found
-is trained once. What has been reached is known by validation data, on which trials were also chosen; with several
+is trained once. When the time limit of the search is reached, trials end after their epoch, and only the first trials
+of networks still begin, for one epoch. What has been reached is known by validation data, on which trials were also chosen; with several
 seeds, the mean of the others and of the chosen one tells how much of it was luck.
 """
 
@@ -23,11 +24,12 @@ from nas.core.ports import BlobStore, Problem, Resources
 from nas.core.regularisers import regularisers
 from nas.core.rng import Stream, derive_seed
 from nas.core.spec import RetrainSpec
-from nas.core.tuning import EpochResult, Hyperparameter, Trial, TrialRequest, TrialState, TuningPlan
+from nas.core.tuning import EpochResult, Hyperparameter, Trial, TrialRequest, TrialState, TrialStatus, TuningPlan
 from nas.sequential import run_sequentially
 from nas.stages.cost_estimate import first_images, sample_archs, verified_range
 from nas.stages.results import RetrainedNetwork, RetrainResult, TrialSummary
 from nas.stages.subnets import Subnets
+from nas.stages.time_limit import out_of_time
 from nas.stages.verify import ORIGINS, to_verify
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer, pack, unpack
 
@@ -53,7 +55,15 @@ class RetrainStage:
         verifiable = to_verify(problem, state, settings.networks)
         archs_by_origin = {o: [c.candidate.arch for c in verifiable if c.candidate.origin == o] for o in ORIGINS}
         archs = {arch.id: arch for o in ORIGINS for arch in archs_by_origin[o]}
-        learn = Learning(problem, archs, resources.blobs, resources.torch_device, self.checkpoint_s, resources.clock)
+        learn = Learning(
+            problem,
+            archs,
+            resources.blobs,
+            resources.torch_device,
+            self.checkpoint_s,
+            resources.clock,
+            resources.is_out_of_time,
+        )
         trials = _Trials(self._stored_trials(resources, state), settings, len(archs))
 
         search = TuningPlan(
@@ -71,6 +81,8 @@ class RetrainStage:
         repeats = TuningPlan(again, HYPERPARAMETERS, settings.epochs, problem.spec.seed, reduction=None)
         yield from self._run(repeats, learn, resources, trials)
 
+        if resources.is_out_of_time() and (unfinished := trials.unfinished()) is not None:
+            yield Warned(self.name, out_of_time(problem.spec, unfinished))
         reached = trials.reached()
         if archs and not reached:
             raise HwnasError(f"all trainings of all {len(archs)} networks diverged: {trials.failures()[0]}")
@@ -148,9 +160,15 @@ class Learning:
     torch_device: str
     checkpoint_s: float
     clock: Callable[[], float] = time.monotonic
+    is_out_of_time: Callable[[], bool] = lambda: False
 
     def __call__(self, trial: Trial, blob: str | None) -> Iterator[EpochResult]:
-        """Scores are accuracies on the validation images, in %. Raises Diverged."""
+        """Scores are accuracies on the validation images, in %. Raises Diverged.
+
+        When the time of the search is up, the epoch is the last, and a trial that has not begun is not begun; but the
+        first of each network has one epoch at least, so that every network is trained."""
+        if trial.number > 0 and blob is None and self.is_out_of_time():
+            return
         problem, settings, arch = self.problem, _retrain_spec(self.problem), self.archs[trial.group]
         batch_size = min(settings.batch_size, len(problem.data.train))
         recipe = StandaloneRecipe(settings.epochs, batch_size, **trial.values, **regularisers(settings, problem.space))
@@ -166,14 +184,18 @@ class Learning:
             trainer.epoch(epoch)
             subnets.recalibrate(trainer.module, arch)
             accuracy = subnets.score(trainer.module, arch, problem.data.val).accuracy
-            last = epoch + 1 == settings.epochs
-            state = replace(state, scores=(*state.scores, accuracy), status="finished" if last else "running")
+            finished = epoch + 1 == settings.epochs
+            cut = not finished and self.is_out_of_time()
+            status: TrialStatus = "finished" if finished else "cut" if cut else "running"
+            state = replace(state, scores=(*state.scores, accuracy), status=status)
             blob_id = None
-            if last or self.clock() - saved_at >= self.checkpoint_s:
+            if status != "running" or self.clock() - saved_at >= self.checkpoint_s:
                 weights = trainer.state_dict()
-                blob_id = self.blobs.put(pack(state, {"net": weights["net"]} if last else weights))
+                blob_id = self.blobs.put(pack(state, weights if status == "running" else {"net": weights["net"]}))
                 saved_at = self.clock()
-            yield EpochResult(state.scores, blob_id)
+            yield EpochResult(state.scores, blob_id, cut)
+            if cut:
+                return
 
 
 @dataclass
@@ -189,18 +211,35 @@ class _Trials:
         self.total = self.networks * (self.settings.trials + self.settings.seeds - 1) * self.settings.epochs
 
     def best(self) -> dict[str, TrialState]:
-        """Of each network the trial that has come furthest, the earliest of equals."""
+        """Of each network the most accurate trial, the earliest of equals; one that was cut only if none has
+        finished."""
         best: dict[str, TrialState] = {}
-        for state in sorted(self._finished(), key=lambda s: (-s.scores[-1], s.trial.number)):
+        for state in sorted(self._trained(), key=lambda s: (s.status == "cut", -s.scores[-1], s.trial.number)):
             if state.trial.number < self.settings.trials:
                 best.setdefault(state.trial.group, state)
         return best
+
+    def unfinished(self) -> str | None:
+        """How far retraining has come, None if every trial has ended by itself."""
+        cut = [s for s in self.states.values() if s.status == "cut"]
+        planned = self.networks * (self.settings.trials + self.settings.seeds - 1)
+        if not cut and len(self.states) == planned:
+            return None
+        best = self.best().values()
+        text = f"{len(self.states) - len(cut)} of {planned} trainings from scratch"
+        if partly := [len(s.scores) for s in best if s.status == "cut"]:
+            text += (
+                f", so that {len(partly)} of {len(best)} networks were trained for {min(partly)} to {max(partly)} of "
+                f"{self.settings.epochs} epochs and their accuracies are no fair comparison"
+            )
+        return text
 
     def reached(self) -> dict[str, RetrainedNetwork]:
         """What was reached by network: the mean over seeds, and the weights of the best of them."""
         out: dict[str, RetrainedNetwork] = {}
         for id_, best in self.best().items():
             again = [s for s in self._finished() if s.trial.group == id_ and s.trial.number >= self.settings.trials]
+            again = again if best.status == "finished" else []
             runs = sorted([best, *again], key=lambda s: s.trial.number)
             best_run = max(runs, key=lambda s: (s.scores[-1], -s.trial.number))
             accuracies = [s.scores[-1] for s in runs]
@@ -253,12 +292,16 @@ class _Trials:
             "finished": "finished",
             "pruned": f"pruned after epoch {len(latest.scores)}: others of this network were better by then",
             "failed": "diverged",
+            "cut": f"cut after epoch {len(latest.scores)} by the time limit",
         }[latest.status]
         message = f"network {latest.trial.group}, trial {latest.trial.number + 1}: {how}"
         return Progress(stage, done, self.total, "epochs", values, message)
 
     def _finished(self) -> list[TrialState]:
         return [s for s in self.states.values() if s.status == "finished"]
+
+    def _trained(self) -> list[TrialState]:
+        return [s for s in self.states.values() if s.status in ("finished", "cut")]
 
 
 def _trained_metrics(network: RetrainedNetwork) -> dict[str, float]:

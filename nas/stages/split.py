@@ -12,12 +12,13 @@ import torch
 from nas.core.arch import Arch, sample
 from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.errors import InvalidSpec
-from nas.core.events import Event, Progress, SearchState, StageFinished, Traced
+from nas.core.events import Event, Progress, SearchState, StageFinished, Traced, Warned
 from nas.core.ports import Problem, Resources
 from nas.core.rng import Stream, rng
 from nas.stages.cost_estimate import sample_archs
 from nas.stages.results import GradientSimilarity, SplitResult, TrainResult
 from nas.stages.subnets import load_supernet
+from nas.stages.time_limit import out_of_time
 from nas.training.fewshot.matching import (
     GradientMatching,
     choice_names,
@@ -76,6 +77,9 @@ class SplitStage:
                 table = tuple(tuple(round(float(v + 1) / 2, 5) for v in row) for row in m.similarity.clip(-1, 1))
                 yield Traced(self.name, len(matchings), {"score": m.score}, choices, choices, table)
                 yield Progress(self.name, len(matchings), total, "decisions", message=space.decisions[m.gene].name)
+                if len(matchings) < total and resources.is_out_of_time():
+                    yield Warned(self.name, out_of_time(problem.spec, f"{len(matchings)} of {total} decisions"))
+                    break
             partition = split_by_matching(matchings, self.subspaces)
         if partition.size == 1:
             raise InvalidSpec(

@@ -22,6 +22,7 @@ from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
 from nas.stages.gradient_runs import GradientRun, dump_run, dump_runs, load_run
 from nas.stages.results import SplitResult, SubspaceRun, SubSupernetsResult, TrainResult
 from nas.stages.subnets import load_supernet
+from nas.stages.time_limit import out_of_time
 from nas.supernet import RelaxedSupernet
 from nas.training.fewshot.allowed import allowed_operations
 from nas.training.fewshot.partition import SpacePartition, sample_subspace, subspace_extremes, subspace_sample
@@ -63,7 +64,7 @@ class SubSupernetStage:
         if start.phase == phases:
             return
         saved_at = reported_at = resources.clock()
-        due = lambda: resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
+        due = lambda: resources.is_out_of_time() or resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
         pipeline = Pipeline.of(problem, resources.torch_device)
         position = (Stream.UNDIVIDED_SUPERNET,) if self.subspace is None else (Stream.SUB_SUPERNET, self.subspace)
         seed = derive_seed(problem.spec.seed, *position)
@@ -87,7 +88,14 @@ class SubSupernetStage:
                 yield Warned(self.name, f"checkpoint at step {done} was not kept, training goes on: {error}")
             else:
                 yield Checkpoint(self.name, done, blob)
+                if report.phase < phases and resources.is_out_of_time():
+                    yield Warned(self.name, out_of_time(problem.spec, f"step {done} of {self._label}"))
+                    return
             saved_at = resources.clock()
+
+    @property
+    def _label(self) -> str:
+        return "the undivided supernet" if self.subspace is None else f"subspace {self.subspace + 1}"
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Is told by the stage of all subspaces."""
@@ -127,28 +135,34 @@ class GradientSubSupernetStage:
         seed = int(generator.integers(2**62))
         allowed_EO = allowed_operations(space, partition, self.subspace)
         learning = searching(problem, resources, self.options, net, seed, allowed_EO)
-        pace = Pace(resources.clock, self.options.checkpoint_s)
+        pace, done = Pace(resources.clock, self.options.checkpoint_s, resources.is_out_of_time), 0
         for report in run_gradient_search(learning, start, pace.save_due):
             match report:
-                case GradientStep() if (values := pace.observe(report)) is not None:
-                    yield Progress(self.name, report.done, report.total, "steps", values)
+                case GradientStep():
+                    done = report.done
+                    if (values := pace.observe(report)) is not None:
+                        yield Progress(self.name, report.done, report.total, "steps", values)
                 case EpochReport():
                     yield traced(self.name, learning, {"subspace": self.subspace + 1}, report, 0)
                     for warning in report.warnings:
                         yield Warned(self.name, f"subspace {self.subspace + 1}: {warning}")
                 case TrainState() if report.phase < len(learning.kinds):
-                    done = report.phase * learning.per_epoch + report.step
+                    at = report.phase * learning.per_epoch + report.step
                     try:
                         blob = resources.blobs.put(report.to_bytes())
                     except StorageError as error:
-                        yield Warned(self.name, f"checkpoint at step {done} was not kept, training goes on: {error}")
+                        yield Warned(self.name, f"checkpoint at step {at} was not kept, training goes on: {error}")
                     else:
-                        yield Checkpoint(self.name, done, blob)
+                        yield Checkpoint(self.name, at, blob)
                     pace.saved()
+                    if resources.is_out_of_time():
+                        reached = f"step {done} of the gradient search of subspace {self.subspace + 1}"
+                        yield Warned(self.name, out_of_time(problem.spec, reached))
+                        break
         genes = discretise_inside(space, partition, self.subspace, learning.scores(), generator)
         run = replace(run_record(problem, resources, learning, self.subspace + 1, genes), subspace=self.subspace)
         runs_entry = TrainState(0, 0, {"net": learning.net.state_dict(), "run": dump_run(run)})
-        yield Checkpoint(self.name, learning.steps, resources.blobs.put(runs_entry.to_bytes()))
+        yield Checkpoint(self.name, done, resources.blobs.put(runs_entry.to_bytes()))
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Is told by the stage of all subspaces."""

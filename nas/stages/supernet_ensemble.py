@@ -18,6 +18,7 @@ from nas.core.rng import Stream, derive_seed
 from nas.stages.results import EnsembleResult, TrainResult
 from nas.stages.sub_supernets import SubSupernetStage, store_one_shot
 from nas.stages.subnets import load_supernet
+from nas.stages.time_limit import out_of_time
 from nas.supernet import Supernet
 from nas.training.fewshot.ensemble import EnsembleTraining, imbalance, train_ensemble
 from nas.training.fewshot.partition import routing_genes
@@ -62,10 +63,11 @@ class SupernetEnsembleStage:
         if (last := state.checkpoints.get(self.name)) is not None:
             start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
         saved_at = reported_at = resources.clock()
-        due = lambda: resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
-        traced = max(1, learning.steps // TRACES)
+        due = lambda: resources.is_out_of_time() or resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
+        traced, trained_steps = max(1, learning.steps // TRACES), start.step
         for report in train_ensemble(learning, start, due):
             if isinstance(report, Step):
+                trained_steps = report.done
                 if (now := resources.clock()) - reported_at >= 0.25 or report.done == report.total:
                     reported_at = now
                     done, total = before + report.done, before + report.total
@@ -82,17 +84,20 @@ class SupernetEnsembleStage:
             else:
                 yield Checkpoint(self.name, report.step, blob)
             saved_at = resources.clock()
+            if report.step < learning.steps and resources.is_out_of_time():
+                yield Warned(self.name, out_of_time(problem.spec, f"step {report.step} of the supernet ensemble"))
+                break
         routed, assignment = learning.routed(), learning.routing_table()
         record = assignment.as_json(problem.space.decisions)
         trained = TrainState(0, 0, {"net": routed.state_dict(), "partition": json.dumps(record)})
-        p_RM = learning.p_RM(learning.steps - 1)
+        p_RM = learning.p_RM(trained_steps - 1)
         traced_rows = [r for r in np.flatnonzero(learning.share_R).tolist() if learning.share_R.size <= MAX_TRACED]
         groups = [[learning.names(r) for r in traced_rows if assignment.table[r] == m] for m in range(self.models)]
         shares = np.bincount(assignment.table, learning.share_R, minlength=self.models)
         result = EnsembleResult(
             supernet=resources.blobs.put(trained.to_bytes()),
             reused=False,
-            steps=learning.steps,
+            steps=trained_steps,
             subspaces=self.models,
             assignment=record,
             groups=tuple(tuple(group) for group in groups),

@@ -11,12 +11,23 @@ import pytest
 import torch
 
 from nas.blobs import FolderBlobs
-from nas.core.events import Evaluated, Event, Progress, SearchState, Warned, fold_all
+from nas.core.events import Checkpoint, Evaluated, Event, Progress, SearchState, StageFinished, Traced, Warned, fold_all
 from nas.core.ports import Resources
-from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ResourceSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.core.spec import (
+    BudgetSpec,
+    DataSpec,
+    ExportSpec,
+    ResourceSpec,
+    RetrainSpec,
+    SearchSpec,
+    SpaceSpec,
+    StrategySpec,
+)
 from nas.engine import run_search, stages_of
 from nas.stages.fronts import front_of
-from tests.support.engine import SPEC, RuleDevice, problem, stored
+from nas.stages.retrain import RetrainStage
+from tests.support.engine import SPEC, RuleDevice, problem, stored, two_candidates
+from tests.support.few_shot import PARAMS as FEW_SHOT
 from workers import runner
 
 GRADIENT = SearchSpec(
@@ -111,3 +122,118 @@ def test_limit_counts_what_earlier_attempts_took(monkeypatch: pytest.MonkeyPatch
     assert {name: limit() for name, limit in limits.items()} == {"none": False, "fresh": False, "used": False}
     now += 200.0
     assert {name: limit() for name, limit in limits.items()} == {"none": False, "fresh": False, "used": True}
+
+
+def with_strategy(name: str, **params: Any) -> SearchSpec:
+    return GRADIENT.model_copy(
+        update={"strategy": StrategySpec(name=name, params=params), "budget": BudgetSpec(evaluations=8, verified=2)}
+    )
+
+
+SPLIT = with_strategy("few_shot", **{**FEW_SHOT, "subspace_epochs": 2, "split": "random"})
+BY_GRADIENT = with_strategy("few_shot", **{**FEW_SHOT, "subspace_epochs": 2, "split": "random", "search": "darts"})
+MATCHED = with_strategy("few_shot", **{**FEW_SHOT, "warmup_epochs": 1})
+ENSEMBLE = with_strategy("few_shot", **{**FEW_SHOT, "split": "ensemble", "compare_one_shot": False}).model_copy(
+    update={"space": SpaceSpec(name="resnet20_downsampling", params={"preset": "digits"})}
+)
+
+
+def is_checkpoint(name: str) -> Callable[[Event], bool]:
+    """The first checkpoint of a stage."""
+    return lambda e: isinstance(e, Checkpoint) and e.stage == name
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_over", "cut"),
+    [
+        (SPLIT, is_checkpoint("train.subspace2"), {"train.subspace1", "explore", "rank_correlation"}),
+        (BY_GRADIENT, is_checkpoint("train.subspace2"), {"train.subspace1", "explore", "rank_correlation"}),
+        (MATCHED, lambda e: isinstance(e, Traced) and e.stage == "split", {"split", "explore", "rank_correlation"}),
+        (ENSEMBLE, is_checkpoint("train"), {"train", "explore", "rank_correlation"}),
+    ],
+    ids=["sub-supernets", "by gradient", "matching", "ensemble"],
+)
+def test_few_shot_search_ends_early(
+    tmp_path: Path, spec: SearchSpec, is_over: Callable[[Event], bool], cut: set[str]
+) -> None:
+    events = run_until(tmp_path, spec, is_over)
+    assert {e.stage for e in warnings_of(events)} >= cut
+    state = fold_all(events)
+    assert "tau_after" not in state.finished["rank_correlation"]
+    require_complete(state, spec)
+
+
+def test_subspaces_take_one_step_each_when_time_is_up(tmp_path: Path) -> None:
+    events = run_until(tmp_path, SPLIT, lambda e: isinstance(e, StageFinished) and e.stage == "split")
+    state = fold_all(events)
+    result = state.finished["train"]
+    assert result["steps"] == result["subspaces"]
+
+
+def test_proxies_of_a_part_of_the_networks_steer(tmp_path: Path) -> None:
+    spec = with_strategy("zero_cost", sampled=20, images=8).model_copy(
+        update={"retrain": RetrainSpec(networks=2, epochs=2, batch_size=40, trials=1)}
+    )
+    events = run_until(tmp_path, spec, is_checkpoint("proxies"))
+    state = fold_all(events)
+    assert state.finished["proxies"]["networks"] == 8
+    assert [e.stage for e in warnings_of(events)] == ["proxies", "explore", "retrain"]
+    require_complete(state, spec)
+
+
+RETRAINED = LIMITED.model_copy(
+    update={
+        "retrain": RetrainSpec(networks=2, epochs=3, trials=3, seeds=2, batch_size=40),
+        "budget": BudgetSpec(evaluations=8, verified=2),
+    }
+)
+
+
+def test_retraining_ends_after_the_epoch_with_all_networks_trained(tmp_path: Path) -> None:
+    """Time is up in the first trial of the first network: the others get an epoch each, and no second trial."""
+    events = run_until(tmp_path, RETRAINED, lambda e: isinstance(e, Progress) and e.stage == "retrain")
+    state = fold_all(events)
+    result = state.finished["retrain"]
+    networks = len(result["networks"])
+    assert networks >= 2
+    assert [(t["trial"], t["status"]) for t in result["trials"]] == [(1, "cut")] * networks
+    assert sorted(t["epochs"] for t in result["trials"]) == [1] * (networks - 1) + [2]
+    [warned] = warnings_of(events)
+    assert (
+        f"0 of {networks * 4} trainings from scratch, so that {networks} of {networks} networks were trained for 1 to 2"
+        in warned.message
+    )
+    trained = [c for c in front_of(RETRAINED, state).members if "trained_accuracy" in c.metrics]
+    assert trained
+    require_complete(state, RETRAINED)
+
+
+def retrain(folder: Path, events: list[Event], is_over: Callable[[Event], bool]) -> list[Event]:
+    """The stage alone, after ``events``, whose time is up from the first event on that ``is_over``."""
+    ticks, new, over = count(), list[Event](), False
+    resources = Resources(FolderBlobs(folder), RuleDevice(), lambda: float(next(ticks)), is_out_of_time=lambda: over)
+    for event in run_search(problem(RETRAINED), [RetrainStage()], resources, fold_all(events)):
+        new.append(event)
+        over = over or is_over(event)
+    return stored(new)
+
+
+def test_networks_that_were_trained_to_the_end_stand_by_that(tmp_path: Path) -> None:
+    """Time is up after the first trials of both: nothing is cut, the other trials and seeds are left out."""
+    begun = [*two_candidates(problem(RETRAINED))]
+    progress = count(1)
+    events = retrain(tmp_path, begun, lambda e: isinstance(e, Progress) and next(progress) == 2 * 3)
+    result = fold_all([*begun, *events]).finished["retrain"]
+    assert [(t["trial"], t["status"], t["epochs"]) for t in result["trials"]] == [(1, "finished", 3)] * 2
+    [warned] = warnings_of(events)
+    assert "was reached at 2 of 8 trainings from scratch: what there is" in warned.message
+
+
+def test_retraining_that_was_cut_is_not_begun_again_after_a_restart(tmp_path: Path) -> None:
+    begun = [*two_candidates(problem(RETRAINED))]
+    events = retrain(tmp_path, begun, lambda e: isinstance(e, Progress))
+    result = fold_all([*begun, *events]).finished["retrain"]
+    kept = [e for e in events if isinstance(e, Checkpoint)]
+    again = retrain(tmp_path, [*begun, *kept], lambda _: True)
+    assert fold_all([*begun, *kept, *again]).finished["retrain"] == result
+    assert not [e for e in again if isinstance(e, Checkpoint)]
