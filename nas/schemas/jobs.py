@@ -30,8 +30,9 @@ class JobSchema(BaseModel):
     """What searches and device onboardings have in common.
 
     ``waiting`` is what a queued job waits for, such as "waiting for 1 GPU, position 3 of 12". ``busy_seconds`` is the
-    total time that workers spent on it. ``eta_s``: seconds until the whole job ends, None until they can be
-    estimated, which is in its last stage; before, the running stage has an ``eta_s`` of its own.
+    total time that workers spent on it. ``eta_s``: seconds until the whole job ends, estimated from the rate of its
+    last stage, None before that; until then the running stage has an ``eta_s`` of its own, estimated alike, and
+    ``untimed_stages`` names those that follow it, of which no time is known and which no ``eta_s`` counts.
     """
 
     id: str
@@ -48,6 +49,7 @@ class JobSchema(BaseModel):
     stages: list[StageSchema] = []
     warnings: list[str] = []
     eta_s: float | None = None
+    untimed_stages: list[str] = []
     last_event: int = 0
 
 

@@ -1,9 +1,9 @@
 """Training the found networks from scratch, each by itself, before they are verified.
 
 The networks of the search and of its random baseline get the same trials and the same epochs; one that both have found
-is trained once. When the time limit of the search is reached, trials end after their epoch, and only the first trials
-of networks still begin, for one epoch. What has been reached is known by validation data, on which trials were also chosen; with several
-seeds, the mean of the others and of the chosen one tells how much of it was luck.
+is trained once. What has been reached is known by validation data, on which trials were also chosen; with several
+seeds, the mean of the others and of the chosen one tells how much of it was luck. When the time limit of the search is
+reached, trials end after their epoch, and only the first trials of networks still begin, for one epoch.
 """
 
 from __future__ import annotations

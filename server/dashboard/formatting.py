@@ -132,14 +132,15 @@ def active_stage(job: JobSchema) -> StageSchema | None:
 
 
 def time_left(job: JobSchema) -> str:
-    """How long the job will take, or at least its running stage, and how many stages follow; empty where not known."""
+    """How long the job will take, or at least its running stage, and which stages are not counted; empty where not
+    known."""
     if job.eta_s is not None:
-        return f"about {duration(job.eta_s)} left"
+        return f"estimated: about {duration(job.eta_s)} left"
     stage = next((s for s in job.stages if s.status == "running" and s.eta_s is not None), None)
     if stage is None or stage.eta_s is None:
         return ""
-    waiting = sum(s.status == "waiting" for s in job.stages)
-    return f"{stage.name}: about {duration(stage.eta_s)} left, then {counted(waiting, 'stage')} more"
+    text = f"{stage.name}, estimated: about {duration(stage.eta_s)} left"
+    return f"{text}; not counted: {', '.join(job.untimed_stages)}" if job.untimed_stages else text
 
 
 def fraction(stage: StageSchema) -> float:

@@ -30,7 +30,7 @@ def draw_stages(stages: tuple[StageSchema, ...], time_left: str, status: JobStat
                     for line in _stage_lines(stage):
                         text(line, "note")
         if time_left and status == "running":
-            text(formatting.sentence(f"{time_left} (an estimate)"), "small muted").style("margin-top: .8rem")
+            text(formatting.sentence(time_left), "small muted").style("margin-top: .8rem")
 
 
 def _stage_lines(stage: StageSchema) -> Iterable[str]:

@@ -120,6 +120,7 @@ def job_schema(job: Job, state: SearchState, waiting: str | None, now: float) ->
         stages=[_stage_schema(job, bar, state, now) for bar in job.stages],
         warnings=list(state.warnings),
         eta_s=_eta_s(job, now),
+        untimed_stages=[bar.name for bar in job.stages if bar.status == "waiting"] if job.status in LEASED else [],
         last_event=job.last_seq,
     )
 

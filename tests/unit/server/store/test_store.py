@@ -483,7 +483,8 @@ def test_progress_bars_and_time_left(store: Store, clock: fakes.Clock) -> None:
     )
     assert train.eta_s == pytest.approx(90 * 2.0 - 5.0)
     assert view.eta_s is None  # a stage waits that nothing is known of
-    assert formatting.time_left(view) == "train: about 2 min 55 s left, then 2 stages more"
+    assert formatting.time_left(view) == "train, estimated: about 2 min 55 s left; not counted: estimate, export"
+    assert view.untimed_stages == ["estimate", "export"]
     fakes.append(store, lease, [StageFinished("train", 24.0, {"x": 1})], 1000.0)
     train = store.queries.search(search).stages[1]
     assert (train.status, train.done, train.seconds, train.result) == ("finished", 100, 24.0, {"x": 1})
@@ -493,7 +494,8 @@ def test_progress_bars_and_time_left(store: Store, clock: fakes.Clock) -> None:
     fakes.append(store, lease, [Progress("export", 1, 4)], 1000.0)
     view = store.queries.search(search)
     assert view.eta_s == pytest.approx(30.0)  # the last stage
-    assert formatting.time_left(view) == "about 30 s left"
+    assert formatting.time_left(view) == "estimated: about 30 s left"
+    assert view.untimed_stages == []
 
 
 def test_onboarding_creates_device_and_predictor(store: Store) -> None:
