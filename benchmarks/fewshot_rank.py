@@ -32,7 +32,7 @@ from nas.training.fewshot.matching import match_decisions, split_by_matching
 from nas.training.fewshot.partition import exhaustive_split, random_split, sample_subspace
 from nas.training.fewshot.routed_supernet import split_supernet
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Recipe, TrainState, train, uniform
+from nas.training.progressive import SupernetRecipe, TrainState, train, uniform
 from search_spaces.nas_bench_201.cell import from_string
 from search_spaces.nas_bench_201.space import build
 
@@ -168,7 +168,7 @@ def _fit(
     **sample: Any,
 ) -> int:
     """Trains in place on networks of the space, or of those that ``sample`` draws; the number of steps."""
-    recipe = Recipe(uniform(epochs, lr, {"operation"}, 1), batch)
+    recipe = SupernetRecipe(uniform(epochs, lr, {"operation"}, 1), batch_size=batch)
     progress = list(train(net, space, data, pipeline, recipe, seed, TrainState(), lambda: False, **sample))
     return len(progress) - 1  # and the state at the end
 

@@ -210,7 +210,9 @@ class SearchBench:
         start_s = time.process_time()
         (arch,) = as_archs(self.space.id, np.array([genes_G]))
         module = self.space.supernet(0).subnet(arch).to(self.device).to(memory_format=torch.channels_last)
-        recipe = StandaloneRecipe(s.alone_epochs, s.batch, s.alone_lr, 5e-4, 1.0, label_smoothing=0.0)
+        recipe = StandaloneRecipe(
+            epochs=s.alone_epochs, batch_size=s.batch, lr=s.alone_lr, weight_decay=5e-4, label_smoothing=0.0
+        )
         training = StandaloneTrainer(module, s.size, self._halves, self._halves_pipeline, recipe, 0)
         for epoch in range(s.alone_epochs):
             training.epoch(epoch)

@@ -19,7 +19,15 @@ from nas.strategies.once_for_all import OnceForAllParams
 from nas.training import samplers
 from nas.training.calibration import recalibrate, score
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import PUBLISHED, SHORT, Recipe, ShrinkingPlan, TrainState, progressive_shrinking, train
+from nas.training.progressive import (
+    PUBLISHED,
+    SHORT,
+    ShrinkingPlan,
+    SupernetRecipe,
+    TrainState,
+    progressive_shrinking,
+    train,
+)
 
 PLANS = {"short": SHORT, "published": PUBLISHED}
 NETWORKS = 24  # random ones, beside the smallest and the largest
@@ -29,7 +37,7 @@ def accuracies(space: SearchSpace, data: Dataset, plan: ShrinkingPlan, epochs: i
     """Validation accuracy in % of the smallest and the largest network and the mean of random ones."""
     params = OnceForAllParams()
     phases = progressive_shrinking(epochs, params.lr, samplers.axes(space.decisions), plan)
-    recipe = Recipe(phases, params.batch_size, weight_decay=params.weight_decay)
+    recipe = SupernetRecipe(phases, batch_size=params.batch_size, weight_decay=params.weight_decay)
     pipeline, net = Pipeline(data, "cpu"), space.supernet(seed)
     for _ in train(net, space, data, pipeline, recipe, seed, TrainState(), lambda: False):
         pass

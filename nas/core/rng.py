@@ -33,6 +33,7 @@ class Stream(IntEnum):
     SELECTION_ORDER = 21
     LATENCY_REFERENCE = 22
     OPERATION_COSTS = 23
+    FEATURE_PROJECTION = 24
 
 
 def rng(seed: int, stream: Stream, *position: int) -> np.random.Generator:

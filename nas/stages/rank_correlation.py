@@ -21,7 +21,7 @@ from nas.stages.split import held_out_archs
 from nas.stages.subnets import Subnets, load_supernet
 from nas.stages.time_limit import out_of_time
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Recipe, TrainState, train
+from nas.training.progressive import SupernetRecipe, TrainState, train
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RankCorrelationStage:
     the supernet before and after the split, and of the undivided one that was trained for as long, if it was. Nothing
     of it steers the search."""
 
-    recipe: Recipe
+    recipe: SupernetRecipe
     networks: int
     name: ClassVar[str] = "rank_correlation"
 

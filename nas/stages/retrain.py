@@ -31,7 +31,9 @@ from nas.stages.results import RetrainedNetwork, RetrainResult, TrialSummary
 from nas.stages.subnets import Subnets
 from nas.stages.time_limit import out_of_time
 from nas.stages.verify import ORIGINS, to_verify
+from nas.training.augment import Augmentation
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer, pack, unpack
+from nas.training.weights import Weights
 
 HYPERPARAMETERS = (
     Hyperparameter("lr", 0.01, 0.4, default=0.1, log=True),
@@ -99,17 +101,16 @@ class RetrainStage:
         known: the range goes from all that can be to none."""
         clock, settings = resources.clock, _retrain_spec(problem)
         archs, macs = sample_archs(problem.space)
-        batch_size = min(settings.batch_size, len(problem.data.train))
-        recipe = StandaloneRecipe(settings.epochs, batch_size, 0.0, 0.0, 1.0, **regularisers(settings, problem.space))
+        recipe = _recipe(problem, {"lr": 0.0, "weight_decay": 0.0, "augmentation": 1.0})
         val, times = first_images(problem.data.val)
 
         def epoch_s(i: int) -> float:
             subnets, trainer = _begin(problem, archs[i], recipe, problem.spec.seed, resources.torch_device)
             step_s = mean_seconds(clock, lambda: trainer.step(0, 0))
             started_at = clock()
-            subnets.recalibrate(trainer.module, archs[i])
+            subnets.recalibrate(trainer.evaluated, archs[i])
             recalibrated = clock()
-            subnets.score(trainer.module, archs[i], val)
+            subnets.score(trainer.evaluated, archs[i], val)
             return trainer.per_epoch * step_s + recalibrated - started_at + times * (clock() - recalibrated)
 
         timed = average_duration(macs.tolist(), epoch_s)
@@ -170,28 +171,27 @@ class Learning:
         if trial.number > 0 and blob is None and self.is_out_of_time():
             return
         problem, settings, arch = self.problem, _retrain_spec(self.problem), self.archs[trial.group]
-        batch_size = min(settings.batch_size, len(problem.data.train))
-        recipe = StandaloneRecipe(settings.epochs, batch_size, **trial.values, **regularisers(settings, problem.space))
+        recipe = _recipe(problem, trial.values)
         seed = derive_seed(problem.spec.seed, Stream.RETRAINING, trial.number)
         subnets, trainer = _begin(problem, arch, recipe, seed, self.torch_device)
         state = TrialState(trial)
         if blob is not None:
-            state, weights = unpack(self.blobs.get(blob), self.torch_device)
-            assert weights is not None
-            trainer.load_state_dict(weights)
+            state, trained = unpack(self.blobs.get(blob), self.torch_device)
+            assert trained is not None
+            trainer.load_state_dict(trained)
         saved_at = self.clock()
         for epoch in range(len(state.scores), settings.epochs):
             trainer.epoch(epoch)
-            subnets.recalibrate(trainer.module, arch)
-            accuracy = subnets.score(trainer.module, arch, problem.data.val).accuracy
+            subnets.recalibrate(trainer.evaluated, arch)
+            accuracy = subnets.score(trainer.evaluated, arch, problem.data.val).accuracy
             finished = epoch + 1 == settings.epochs
             cut = not finished and self.is_out_of_time()
             status: TrialStatus = "finished" if finished else "cut" if cut else "running"
             state = replace(state, scores=(*state.scores, accuracy), status=status)
             blob_id = None
             if status != "running" or self.clock() - saved_at >= self.checkpoint_s:
-                weights = trainer.state_dict()
-                blob_id = self.blobs.put(pack(state, weights if status == "running" else {"net": weights["net"]}))
+                net: Weights = {"net": trainer.evaluated.state_dict()}
+                blob_id = self.blobs.put(pack(state, trainer.state_dict() if status == "running" else net))
                 saved_at = self.clock()
             yield EpochResult(state.scores, blob_id, cut)
             if cut:
@@ -309,6 +309,21 @@ def _trained_metrics(network: RetrainedNetwork) -> dict[str, float]:
     if network.trained_deviation is not None:
         metrics["trained_deviation"] = network.trained_deviation
     return metrics
+
+
+def _recipe(problem: Problem, values: Mapping[str, float]) -> StandaloneRecipe:
+    """The recipe of the spec with the values of a trial."""
+    settings = _retrain_spec(problem)
+    strengths = regularisers(settings, problem.space)
+    return StandaloneRecipe(
+        epochs=settings.epochs,
+        batch_size=min(settings.batch_size, len(problem.data.train)),
+        lr=values["lr"],
+        weight_decay=values["weight_decay"],
+        augmentation=Augmentation(values["augmentation"]),
+        drop_path=strengths["drop_path"],
+        auxiliary=strengths["auxiliary"],
+    )
 
 
 def _begin(

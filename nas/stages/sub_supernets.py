@@ -32,7 +32,7 @@ from nas.training.gradient.options import DartsParams
 from nas.training.gradient.progress import uses_earlier_streams
 from nas.training.gradient.resource import within_bounds
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Recipe, Step, Training, TrainState, train
+from nas.training.progressive import Step, SupernetRecipe, Training, TrainState, train
 from nas.training.samplers import sample_elastic
 from nas.training.weights import Weights
 
@@ -44,7 +44,7 @@ class SubSupernetStage:
     checkpoint holds the trained weights."""
 
     subspace: int | None
-    recipe: Recipe
+    recipe: SupernetRecipe
     checkpoint_s: float
 
     @property
@@ -178,7 +178,7 @@ class SubSupernetsStage:
     together. With ``options`` each subspace is searched by gradient instead, and the networks that were found are kept
     beside the weights; there is nothing to compare then."""
 
-    recipe: Recipe
+    recipe: SupernetRecipe
     max_subspaces: int
     checkpoint_s: float = 10.0
     compare: bool = False

@@ -23,7 +23,7 @@ from nas.supernet import Supernet
 from nas.training.fewshot.ensemble import EnsembleTraining, imbalance, train_ensemble
 from nas.training.fewshot.partition import routing_genes
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Recipe, Step, TrainState
+from nas.training.progressive import Step, SupernetRecipe, TrainState
 
 TRACES = 20  # readings that are kept of the table
 MAX_TRACED = 64  # combinations up to which the table is drawn
@@ -36,7 +36,7 @@ class SupernetEnsembleStage:
 
     ``compare``: for comparison, the warmed-up supernet alone is trained on as well, by the same recipe, before."""
 
-    recipe: Recipe
+    recipe: SupernetRecipe
     models: int
     decisions: tuple[str, ...] = ()
     checkpoint_s: float = 10.0

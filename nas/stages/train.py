@@ -20,14 +20,14 @@ from nas.stages.subnets import Subnets
 from nas.stages.time_limit import out_of_time
 from nas.training import samplers
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Recipe, Step, Training, TrainState, train
+from nas.training.progressive import Step, SupernetRecipe, Training, TrainState, train
 
 
 @dataclass(frozen=True)
 class TrainStage:
     """Trains by ``recipe``; a checkpoint at least every ``checkpoint_s`` seconds. Skipped when a supernet is reused."""
 
-    recipe: Recipe
+    recipe: SupernetRecipe
     checkpoint_s: float = 10.0
     name: str = "train"
 

@@ -113,7 +113,7 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.supernet_ensemble import SupernetEnsembleStage
     from nas.stages.train import TrainStage
     from nas.training import samplers
-    from nas.training.progressive import Phase, Recipe, progressive_shrinking, sandwich, uniform
+    from nas.training.progressive import Phase, SupernetRecipe, progressive_shrinking, sandwich, uniform
 
     params, space = parse_spec(FewShotParams, problem.spec.strategy.params), problem.space
     check(problem.spec, space)
@@ -122,8 +122,10 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     compare = params.compare_one_shot and params.rank_networks > 0
     axes = samplers.axes(space.decisions)
 
-    def recipe(phases: tuple[Phase, ...]) -> Recipe:
-        return Recipe(phases, min(params.batch_size, len(problem.data.train)), weight_decay=params.weight_decay)
+    def recipe(phases: tuple[Phase, ...]) -> SupernetRecipe:
+        return SupernetRecipe(
+            phases, batch_size=min(params.batch_size, len(problem.data.train)), weight_decay=params.weight_decay
+        )
 
     warm_up = recipe(uniform(params.warmup_epochs, params.lr, axes, params.subnets))
     train: Stage

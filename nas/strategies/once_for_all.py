@@ -51,12 +51,12 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.proxies import ProxyStage
     from nas.stages.train import TrainStage
     from nas.training import samplers
-    from nas.training.progressive import Recipe, progressive_shrinking, sandwich
+    from nas.training.progressive import SupernetRecipe, progressive_shrinking, sandwich
 
     params = parse_spec(OnceForAllParams, problem.spec.strategy.params)
     axes = samplers.axes(problem.space.decisions)
     schedule = progressive_shrinking if params.schedule == "progressive" else sandwich
-    recipe = Recipe(
+    recipe = SupernetRecipe(
         phases=schedule(params.epochs, params.lr, axes),
         batch_size=min(params.batch_size, len(problem.data.train)),
         weight_decay=params.weight_decay,

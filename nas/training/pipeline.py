@@ -12,8 +12,9 @@ import torch
 
 from nas.core.parent import Preprocessing
 from nas.core.ports import Dataset, Problem, Split
-from nas.training.augment import augment, channel_stats, to_float
+from nas.training.augment import Augmentation, channel_stats, to_float
 
+DEFAULT = Augmentation()
 Index = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -54,16 +55,14 @@ class Pipeline:
         return self._splits[key]
 
     def augmented(
-        self, split: Split, index_B: Index, resolution: int, seed: int, strength: float = 1.0
+        self, split: Split, index_B: Index, resolution: int, seed: int, augmentation: Augmentation = DEFAULT
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised images (B, C, resolution, resolution), augmented with ``strength`` times the default, and labels
-        (B,); ``seed`` decides everything."""
+        """Normalised images (B, C, resolution, resolution), augmented, and labels (B,); ``seed`` decides everything."""
         stored = self._on_device(split)
         rows = torch.from_numpy(index_B).to(self.device)
         generator = torch.Generator(self.device).manual_seed(seed)
         x = to_float(stored.images_NCHW[rows], self.mean, self.std, resolution)
-        limits = {"shift": 0.1 * strength, "rotate_degrees": 10.0 * strength, "zoom": 0.1 * strength}
-        return augment(x, generator, flip=self.flip, **limits), stored.labels_N[rows]
+        return augmentation.apply(x, generator, flip=self.flip), stored.labels_N[rows]
 
     def plain(self, split: Split, resolution: int, batch: int = 500) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The whole split in order, normalised, not augmented, in batches of nearly equal size up to ``batch``."""

@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from typing import Any, Literal
 
@@ -27,7 +28,9 @@ from nas.core.ports import Dataset, SearchSpace
 from nas.core.rng import Stream, rng
 from nas.supernet import Supernet
 from nas.training import samplers
+from nas.training.augment import MixedImages, mixup
 from nas.training.pipeline import Pipeline
+from nas.training.recipe import Recipe, cosine_rate, optimiser, weight_average
 from nas.training.weights import Weights
 
 Teacher = Literal["none", "frozen", "in_place"]
@@ -50,16 +53,13 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How weights are trained. ``lr`` of phases is for ``batch_size`` images."""
+class SupernetRecipe(Recipe):
+    """How a supernet is trained: in ``phases``, whose ``lr`` is for ``batch_size`` images. ``distillation``: how much
+    the loss by a frozen teacher counts beside that by labels. The average of weights, if any, begins anew with each
+    phase, at whose end it becomes the weights."""
 
     phases: tuple[Phase, ...]
-    batch_size: int
-    momentum: float = 0.9
-    weight_decay: float = 3e-5
-    label_smoothing: float = 0.1
     distillation: float = 1.0
-    clip_norm: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Training:
         space: SearchSpace,
         data: Dataset,
         pipeline: Pipeline,
-        recipe: Recipe,
+        recipe: SupernetRecipe,
         seed: int,
         sample: Sampler = samplers.sample_elastic,
         ends: ExtremeArchs | None = None,
@@ -190,7 +190,8 @@ class Training:
         self._ends = ends or (samplers.smallest(space), samplers.largest(space))
         self._inherited = ends is not None
         self._teacher: Supernet | None = None
-        self._optimiser = optimiser(net, recipe)
+        self._optimiser = optimiser(net.parameters(), recipe)
+        self._average = weight_average(net, recipe.ema_decay)
 
     def restore(self, weights: Weights) -> None:
         """Goes back to what a ``TrainState`` holds."""
@@ -199,12 +200,16 @@ class Training:
         if "teacher" in weights:
             self._teacher = _freeze(self._net)
             self._teacher.load_state_dict(weights["teacher"])
+        if self._average is not None and "average" in weights:
+            self._average.load_state_dict(weights["average"])
 
     def state(self, phase: int, step: int) -> TrainState:
         """What it takes to go on from a position."""
         weights: Weights = {"net": self._net.state_dict(), "optimiser": self._optimiser.state_dict()}
         if self._teacher is not None:
             weights["teacher"] = self._teacher.state_dict()
+        if self._average is not None:
+            weights["average"] = self._average.state_dict()
         return TrainState(phase, step, weights)
 
     def begin(self, phase: int) -> None:
@@ -216,7 +221,13 @@ class Training:
             before = self.recipe.phases[phase - 1].elastic if phase > 0 else {}
             if self._narrows(before, self.recipe.phases[phase].elastic):
                 self._net.sort_channels(self._trained_widths(before))
-        self._optimiser = optimiser(self._net, self.recipe)
+        self._optimiser = optimiser(self._net.parameters(), self.recipe)
+        self._average = weight_average(self._net, self.recipe.ema_decay)
+
+    def end(self) -> None:
+        """End a phase: the average of the weights becomes the weights, where there is one."""
+        if self._average is not None:
+            self._net.load_state_dict(self._average.module.state_dict())
 
     def _narrows(self, before: Mapping[str, int], elastic: Mapping[str, int]) -> bool:
         counts = {d.axis: len(d.choices) for d in self.space.decisions if d.axis not in CHANNEL_FREE_AXES}
@@ -247,19 +258,23 @@ class Training:
         torch.manual_seed(dropout_seed)  # dropout only; augmentation has its own generator
         index_B = batch_rows(len(self._data.train), self.recipe.batch_size, self._seed, p, step, self._per_epoch)
         resolution = self.space.input_shape(archs[0])[1]
-        x, y = self._pipeline.augmented(self._data.train, index_B, resolution, augment_seed)
+        recipe = self.recipe
+        x, y = self._pipeline.augmented(self._data.train, index_B, resolution, augment_seed, recipe.augmentation)
+        mixed = mixup(x, y, recipe.mixup, augment_seed)
         for group in self._optimiser.param_groups:
             group["lr"] = rate(phase, step, steps, self._per_epoch)
         self._optimiser.zero_grad(set_to_none=True)
         self._net.train()
-        loss = _backward(self._net, self.space, phase, self.recipe, archs, self._ends, self._teacher, x, y)
+        loss = _backward(self._net, self.space, phase, recipe, archs, self._ends, self._teacher, mixed)
         if not math.isfinite(loss):
             raise HwnasError(
                 f"training diverged in phase {phase.name!r} at step {step}: loss is {loss}; "
                 f"expected a finite value. A smaller learning rate than {phase.lr:g} may help"
             )
-        nn.utils.clip_grad_norm_(self._net.parameters(), self.recipe.clip_norm)
+        nn.utils.clip_grad_norm_(self._net.parameters(), recipe.clip_norm)
         self._optimiser.step()
+        if self._average is not None:
+            self._average.update_parameters(self._net)
         done = sum(self.lengths[:p]) + step + 1
         return Step(p, step + 1, steps, done, sum(self.lengths), loss, len(y) * len(archs))
 
@@ -276,7 +291,7 @@ def train(
     space: SearchSpace,
     data: Dataset,
     pipeline: Pipeline,
-    recipe: Recipe,
+    recipe: SupernetRecipe,
     seed: int,
     start: TrainState,
     save_due: Callable[[], bool],
@@ -300,6 +315,7 @@ def train(
             yield training.step(p, step)
             if step + 1 < training.lengths[p] and save_due():
                 yield training.state(p, step + 1)
+        training.end()
         yield training.state(p + 1, 0)
 
 
@@ -307,12 +323,11 @@ def _backward(
     net: Supernet,
     space: SearchSpace,
     phase: Phase,
-    recipe: Recipe,
+    recipe: SupernetRecipe,
     archs: list[Arch],
     ends: ExtremeArchs,
     teacher: Supernet | None,
-    x: torch.Tensor,
-    y: torch.Tensor,
+    mixed: MixedImages,
 ) -> float:
     """Accumulates the summed gradients of one step; returns the mean loss over its subnets."""
     bottom, top = (samplers.with_resolution(space, end, archs[0]) for end in ends)
@@ -323,13 +338,13 @@ def _backward(
     elif teacher is not None and phase.teacher == "frozen":
         with torch.no_grad():
             teacher.train()  # its batch norms use the batch's own statistics, as the students' do
-            target = teacher(x, top).softmax(1)
+            target = teacher(mixed.x_BCHW, top).softmax(1)
     for i, arch in enumerate(archs):
-        logits = net(x, arch)
+        logits = net(mixed.x_BCHW, arch)
         if phase.teacher == "in_place" and target is not None:
             loss = F.cross_entropy(logits, target)  # the largest network of this very step teaches, labels do not
         else:
-            loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+            loss = mixed.loss(partial(F.cross_entropy, logits, label_smoothing=recipe.label_smoothing))
             if target is not None:
                 loss = loss + recipe.distillation * F.cross_entropy(logits, target)
         if phase.teacher == "in_place" and i == 0:
@@ -337,14 +352,6 @@ def _backward(
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total / len(archs)
-
-
-def optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum; vectors, such as scales and biases, do not decay."""
-    decay = [p for p in net.parameters() if p.ndim > 1]
-    plain = [p for p in net.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=True)
 
 
 def _freeze(net: Supernet) -> Supernet:
@@ -367,8 +374,5 @@ def batch_rows(
 
 
 def rate(phase: Phase, step: int, steps: int, per_epoch: int) -> float:
-    """The learning rate of a step: up in a line, then down a cosine."""
-    warmup = phase.warmup_epochs * per_epoch
-    if step < warmup:
-        return phase.lr * (step + 1) / (warmup + 1)
-    return 0.5 * phase.lr * (1 + math.cos(math.pi * step / steps))
+    """The learning rate of a step of a phase."""
+    return cosine_rate(phase.lr, step, steps, phase.warmup_epochs * per_epoch)

@@ -1,11 +1,13 @@
-"""Train one network from scratch, outside any supernet; serialise a trial with its weights."""
+"""Train one network by itself, outside any supernet; serialise a trial with its weights."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,46 +17,68 @@ from nas.core.errors import Diverged
 from nas.core.ports import Dataset
 from nas.core.rng import Stream, derive_seed, rng
 from nas.core.tuning import Trial, TrialState
+from nas.training.augment import MixedImages, mixup, resize
+from nas.training.distillation import (
+    Distillation,
+    Teacher,
+    classifier_inputs,
+    feature_loss,
+    feature_projection,
+    soft_target_loss,
+)
 from nas.training.pipeline import Pipeline
+from nas.training.recipe import Recipe, cosine_rate, optimiser, weight_average
 from nas.training.regularise import auxiliary_of, path_dropout, paths_of, recorded_outputs
 from nas.training.weights import Weights
 
 
-@dataclass(frozen=True)
-class StandaloneRecipe:
-    """Hyperparameters. ``lr`` is for ``batch_size`` images, with linear warm-up over a tenth of the epochs (two at
-    most) and cosine decay. ``augmentation`` multiplies the default strength. ``drop_path``: its probability in the last
-    epoch, rising linearly. ``auxiliary``: the weight of the auxiliary classifier's loss."""
+@dataclass(frozen=True, kw_only=True)
+class StandaloneRecipe(Recipe):
+    """Hyperparameters. ``lr`` is for ``batch_size`` images, with linear warm-up over ``warmup_epochs`` (None: a tenth
+    of the epochs, two at most) and cosine decay. ``drop_path``: its probability in the last epoch, rising linearly.
+    ``auxiliary``: the weight of the auxiliary classifier's loss. ``distillation``: what a teacher, if there is one,
+    contributes."""
 
     epochs: int
-    batch_size: int
     lr: float
-    weight_decay: float
-    augmentation: float
-    momentum: float = 0.9
-    label_smoothing: float = 0.1
-    clip_norm: float = 5.0
+    warmup_epochs: float | None = None
     drop_path: float = 0.0
     auxiliary: float = 0.0
+    distillation: Distillation = field(default_factory=Distillation)
 
 
 class StandaloneTrainer:
     """Trains a network in place. Everything random derives from (seed, epoch, step)."""
 
     def __init__(
-        self, module: nn.Module, resolution: int, data: Dataset, pipeline: Pipeline, recipe: StandaloneRecipe, seed: int
+        self,
+        module: nn.Module,
+        resolution: int,
+        data: Dataset,
+        pipeline: Pipeline,
+        recipe: StandaloneRecipe,
+        seed: int,
+        teacher: Teacher | None = None,
     ) -> None:
         self.module = module
         self.per_epoch = max(1, len(data.train) // recipe.batch_size)
         self._resolution, self._data, self._pipeline = resolution, data, pipeline
-        self._recipe, self._seed = recipe, seed
+        self._recipe, self._seed, self._teacher = recipe, seed, teacher
         self._paths = paths_of(module)
         self._middle, self._head = self._auxiliary_classifier()
-        parameters = [*module.parameters(), *self._head.parameters()]
-        decay = [p for p in parameters if p.ndim > 1]
-        plain = [p for p in parameters if p.ndim <= 1]
-        groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self._optimiser = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=True)
+        self._projection = self._feature_projection()
+        self._parameters = [
+            *module.parameters(),
+            *self._head.parameters(),
+            *self._projection.parameters(),
+        ]
+        self._optimiser = optimiser(self._parameters, recipe)
+        self._average = weight_average(module, recipe.ema_decay)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that training is for: with the average of the weights, if the recipe has one."""
+        return self.module if self._average is None else self._average.module
 
     def epoch(self, number: int) -> float:
         """Train the ``number``-th epoch from 0; return its mean loss. Raises Diverged."""
@@ -63,45 +87,82 @@ class StandaloneTrainer:
     def step(self, epoch: int, i: int) -> float:
         """One optimiser step; return its loss. Raises Diverged when the loss is not finite."""
         recipe = self._recipe
-        order = rng(self._seed, Stream.BATCH_ORDER, 0, epoch).permutation(len(self._data.train))
-        index_B = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
         dropout_seed, augment_seed = rng(self._seed, Stream.TRAINING_STEP, epoch, i).integers(2**62, size=2).tolist()
         torch.manual_seed(dropout_seed)  # dropout only; augmentation has its own generator
-        x, y = self._pipeline.augmented(self._data.train, index_B, self._resolution, augment_seed, recipe.augmentation)
+        mixed = self._batch(epoch, i, augment_seed)
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate(epoch * self.per_epoch + i)
         self.module.train()
         self._optimiser.zero_grad(set_to_none=True)
-        drop_path = recipe.drop_path * epoch / recipe.epochs
-        with path_dropout(self._paths, drop_path), recorded_outputs(self._middle) as features:
-            loss = F.cross_entropy(self.module(x), y, label_smoothing=recipe.label_smoothing)
-        if recipe.auxiliary > 0:
-            auxiliary = self._head(features[0])
-            loss = loss + recipe.auxiliary * F.cross_entropy(auxiliary, y, label_smoothing=recipe.label_smoothing)
+        loss = self._loss(mixed, recipe.drop_path * epoch / recipe.epochs)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Diverged(
                 f"training diverged in epoch {epoch + 1}: loss is {value} at a learning rate of {recipe.lr:g}"
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        parameters = [*self.module.parameters(), *self._head.parameters()]
-        nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+        nn.utils.clip_grad_norm_(self._parameters, recipe.clip_norm)
         self._optimiser.step()
+        if self._average is not None:
+            self._average.update_parameters(self.module)
         return value
 
     def state_dict(self) -> Weights:
         """The state to resume from."""
-        return {
+        weights: Weights = {
             "net": self.module.state_dict(),
             "head": self._head.state_dict(),
+            "projection": self._projection.state_dict(),
             "optimiser": self._optimiser.state_dict(),
         }
+        if self._average is not None:
+            weights["average"] = self._average.state_dict()
+        return weights
 
     def load_state_dict(self, state: Weights) -> None:
         """Inverse of ``state_dict``."""
         self.module.load_state_dict(state["net"])
         self._head.load_state_dict(state.get("head", {}))
+        self._projection.load_state_dict(state.get("projection", {}))
         self._optimiser.load_state_dict(state["optimiser"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+
+    def _batch(self, epoch: int, i: int, augment_seed: int) -> MixedImages:
+        """The images of a step, as large as the student or its teacher takes them."""
+        recipe, train = self._recipe, self._data.train
+        order = rng(self._seed, Stream.BATCH_ORDER, 0, epoch).permutation(len(train))
+        index_B = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
+        resolution = max(self._resolution, self._teacher.resolution if self._teacher is not None else 0)
+        x, y = self._pipeline.augmented(train, index_B, resolution, augment_seed, recipe.augmentation)
+        return mixup(x, y, recipe.mixup, augment_seed)
+
+    def _loss(self, mixed: MixedImages, drop_path: float) -> torch.Tensor:
+        """The loss by labels, and by the teacher's outputs where there is a teacher."""
+        recipe, x_BCHW = self._recipe, resize(mixed.x_BCHW, self._resolution)
+        with ExitStack() as stack:
+            stack.enter_context(path_dropout(self._paths, drop_path))
+            middle = stack.enter_context(recorded_outputs(self._middle))
+            features = stack.enter_context(classifier_inputs(self.module)) if self._compares_features else []
+            logits_BK = self.module(x_BCHW)
+        loss = mixed.loss(partial(F.cross_entropy, logits_BK, label_smoothing=recipe.label_smoothing))
+        if recipe.auxiliary > 0:
+            auxiliary_BK = self._head(middle[0])
+            loss = loss + recipe.auxiliary * mixed.loss(
+                partial(F.cross_entropy, auxiliary_BK, label_smoothing=recipe.label_smoothing)
+            )
+        if self._teacher is None:
+            return loss
+        target = self._teacher(mixed.x_BCHW, self._pipeline.mean, self._pipeline.std, self._compares_features)
+        how = recipe.distillation
+        loss = (1 - how.weight) * loss + how.weight * soft_target_loss(logits_BK, target.logits_BK, how.temperature)
+        if target.features_BF is not None:
+            loss = loss + how.features * feature_loss(self._projection(features[0]), target.features_BF)
+        return loss
+
+    @property
+    def _compares_features(self) -> bool:
+        return self._teacher is not None and self._recipe.distillation.features > 0
 
     def _auxiliary_classifier(self) -> tuple[nn.Module, nn.Module]:
         """The intermediate module and the classifier; without one, the network and a module without parameters."""
@@ -113,12 +174,18 @@ class StandaloneTrainer:
             middle, head = auxiliary_of(self.module) or absent
         return middle, head.to(next(self.module.parameters()).device)
 
+    def _feature_projection(self) -> nn.Module:
+        if self._teacher is None or not self._compares_features:
+            return nn.Identity()
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(self._seed, Stream.FEATURE_PROJECTION))
+            projection = feature_projection(self.module, self._teacher.module)
+        return projection.to(next(self.module.parameters()).device)
+
     def _rate(self, step: int) -> float:
-        steps = self._recipe.epochs * self.per_epoch
-        warmup = min(2.0, 0.1 * self._recipe.epochs) * self.per_epoch
-        if step < warmup:
-            return self._recipe.lr * (step + 1) / (warmup + 1)
-        return 0.5 * self._recipe.lr * (1 + math.cos(math.pi * step / steps))
+        recipe = self._recipe
+        warmup = min(2.0, 0.1 * recipe.epochs) if recipe.warmup_epochs is None else recipe.warmup_epochs
+        return cosine_rate(recipe.lr, step, recipe.epochs * self.per_epoch, warmup * self.per_epoch)
 
 
 def pack(state: TrialState, weights: Weights | None) -> bytes:

@@ -15,9 +15,10 @@ OptimiserState = dict[str, object]  # an optimiser's ``state_dict``
 class Weights(TypedDict, total=False):
     """A training writes the keys that it needs to resume; a finished one those of its network.
 
-    ``net``: the supernet or network. ``optimiser``, ``teacher`` (a frozen supernet) and ``head`` (an auxiliary
-    classifier): of training by gradient descent. ``partition``: the router of a routed supernet, as JSON text;
-    ``run`` and ``runs``: what gradient searches found (``nas.stages.gradient_runs``).
+    ``net``: the supernet or network. ``optimiser``, ``teacher`` (a frozen supernet), ``head`` (an auxiliary
+    classifier), ``projection`` (of features to a teacher's) and ``average`` (of weights,
+    ``nas.training.recipe.weight_average``): of training by gradient descent. ``partition``: the router of a routed
+    supernet, as JSON text; ``run`` and ``runs``: what gradient searches found (``nas.stages.gradient_runs``).
 
     Of a supernet ensemble: ``nets``, ``optimisers``, the routing ``table`` (R, M) and what balances it, ``added`` (M).
     Of gradient search: ``alphas``, ``betas``, ``mask``, the optimisers, and ``progress``, which is
@@ -28,6 +29,8 @@ class Weights(TypedDict, total=False):
     optimiser: OptimiserState
     teacher: TensorsByName
     head: TensorsByName
+    projection: TensorsByName
+    average: TensorsByName
     partition: str
     run: str
     runs: str

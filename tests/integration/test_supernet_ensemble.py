@@ -24,7 +24,7 @@ from nas.training.fewshot.ensemble import EnsembleTraining, balance, imbalance, 
 from nas.training.fewshot.partition import RoutingTable, router_from_json, routing_genes
 from nas.training.fewshot.routed_supernet import RoutedSupernet
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Recipe, Step, TrainState, uniform
+from nas.training.progressive import Step, SupernetRecipe, TrainState, uniform
 from server.store.rank_correlation import rank_correlation_schema
 from tests.support.engine import estimate_cost, problem, run, stored
 
@@ -113,7 +113,7 @@ def begin(
     flips: tuple[int, ...], models: int = 2, seed: int = 0, epochs: int = 25, warm: bool = True
 ) -> EnsembleTraining:
     space: Any = SignsSpace(len(flips))
-    recipe = Recipe(uniform(epochs, 0.05, {"op"}, 1), batch_size=20, weight_decay=0.0, label_smoothing=0.0)
+    recipe = SupernetRecipe(uniform(epochs, 0.05, {"op"}, 1), batch_size=20, weight_decay=0.0, label_smoothing=0.0)
     nets = [Signs(flips, 0 if warm else m) for m in range(models)]
     return EnsembleTraining(nets, space, DATA, Pipeline(DATA, "cpu"), recipe, seed, (0,))
 
@@ -172,7 +172,7 @@ def test_combinations_of_the_downsampling_space_have_equal_shares() -> None:
     space = downsampling()
     genes = routing_genes(space, ())
     data = Dataset("x", space.shape, DATA.train, DATA.val, DATA.test, (), "x")
-    recipe = Recipe(uniform(1, 0.1, {"downsampling"}, 1), batch_size=20)
+    recipe = SupernetRecipe(uniform(1, 0.1, {"downsampling"}, 1), batch_size=20)
     learning = EnsembleTraining([space.supernet(0)], space, data, Pipeline(data, "cpu"), recipe, 0, genes)
     assert (learning.share_R > 0).sum() == 36
     assert set(learning.share_R[learning.share_R > 0]) == {1 / 36}
@@ -203,7 +203,7 @@ def test_a_large_space_is_routed_by_named_decisions() -> None:
         routing_genes(space, ["stage9.depth"])
     genes = routing_genes(space, ["stage1.depth", "stage2.depth"])
     data = Dataset("x", space.shape, DATA.train, DATA.val, DATA.test, (), "x")
-    recipe = Recipe(uniform(1, 0.1, {"depth"}, 1), batch_size=20)
+    recipe = SupernetRecipe(uniform(1, 0.1, {"depth"}, 1), batch_size=20)
     learning = EnsembleTraining([Signs((0,))], space, data, Pipeline(data, "cpu"), recipe, 0, genes)
     assert learning.share_R.sum() == pytest.approx(1.0)
     sampled_genes = {learning._draw(np.random.default_rng(i)).genes for i in range(20)}

@@ -22,7 +22,8 @@ from nas.supernet import Supernet
 from nas.training.fewshot.partition import RoutingTable, choice_combination
 from nas.training.fewshot.routed_supernet import RoutedSupernet
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Recipe, Step, TrainState, batch_rows, optimiser, rate
+from nas.training.progressive import Step, SupernetRecipe, TrainState, batch_rows, rate
+from nas.training.recipe import optimiser
 from nas.training.weights import Weights
 
 SAMPLED = 4_096  # networks that estimate the share of each combination in a space too large to list
@@ -74,7 +75,7 @@ class EnsembleTraining:
         space: SearchSpace,
         data: Dataset,
         pipeline: Pipeline,
-        recipe: Recipe,
+        recipe: SupernetRecipe,
         seed: int,
         genes: tuple[int, ...],
     ) -> None:
@@ -89,7 +90,7 @@ class EnsembleTraining:
         self.share_R = np.bincount(rows_N, minlength=math.prod(self._counts)) / len(rows_N)
         self.table_RM = np.ones((len(self.share_R), len(nets)))
         self.added_M = np.zeros(len(nets))
-        self._optimisers = [optimiser(net, recipe) for net in nets]
+        self._optimisers = [optimiser(net.parameters(), recipe) for net in nets]
 
     def p_RM(self, step: int) -> Floats:
         """Probability of each supernet for each combination at a step, shape (R, M)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -111,8 +113,8 @@ def trained(recipe: StandaloneRecipe, cut: bool = False) -> StandaloneTrainer:
 
 
 def test_training_with_both_resumes_bit_by_bit_and_keeps_neither() -> None:
-    plain = StandaloneRecipe(2, 40, 0.05, 1e-4, 1.0)
-    both = StandaloneRecipe(2, 40, 0.05, 1e-4, 1.0, drop_path=0.3, auxiliary=0.4)
+    plain = StandaloneRecipe(epochs=2, batch_size=40, lr=0.05, weight_decay=1e-4)
+    both = replace(plain, drop_path=0.3, auxiliary=0.4)
     uninterrupted, resumed, without = trained(both), trained(both, cut=True), trained(plain)
     assert uninterrupted.module.state_dict().keys() == without.module.state_dict().keys()
     for name, tensor in uninterrupted.module.state_dict().items():

@@ -13,13 +13,14 @@ from nas.core.errors import HwnasError
 from nas.core.ports import Dataset, SearchSpace
 from nas.core.spec import DataSpec
 from nas.training import samplers
+from nas.training.augment import Augmentation
 from nas.training.calibration import recalibrate, score
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import (
     PUBLISHED,
     Phase,
-    Recipe,
     Step,
+    SupernetRecipe,
     Training,
     TrainState,
     progressive_shrinking,
@@ -46,7 +47,7 @@ def _one_thread() -> None:
 
 
 def weights_after(
-    space: SearchSpace, data: Dataset, recipe: Recipe, start: TrainState, stop_at: int | None
+    space: SearchSpace, data: Dataset, recipe: SupernetRecipe, start: TrainState, stop_at: int | None
 ) -> TrainState:
     """Trains until ``stop_at`` steps were done in all (None: to the end); saves after every step."""
     net = space.supernet(0)
@@ -65,7 +66,7 @@ def weights_after(
 def test_resuming_at_any_step_ends_in_the_same_weights(schedule: object, space: SearchSpace, data: Dataset) -> None:
     assert callable(schedule)
     phases = schedule(2 if schedule is sandwich else 1, 0.05, samplers.axes(space.decisions))
-    recipe = Recipe(phases, batch_size=80)
+    recipe = SupernetRecipe(phases, batch_size=80)
     uninterrupted = weights_after(space, data, recipe, TrainState(), None)
     assert uninterrupted.weights is not None
     for stop in (1, 4, 6):
@@ -106,7 +107,7 @@ def test_channels_are_sorted_before_each_phase_that_narrows(data: Dataset, monke
     space = registry.load_space("mobilenet_v3").build(WIDE, data.shape)
     phases = progressive_shrinking(6, 0.1, samplers.axes(space.decisions))
     net = space.supernet(0)
-    training = Training(net, space, data, Pipeline(data, "cpu"), Recipe(phases, 64), 0)
+    training = Training(net, space, data, Pipeline(data, "cpu"), SupernetRecipe(phases, batch_size=64), 0)
     trained: dict[str, list[tuple[int, ...]]] = {}
     for number, phase in enumerate(phases):
         monkeypatch.setattr(
@@ -124,7 +125,7 @@ def test_sorting_channels_keeps_trained_networks_and_orders_the_others(data: Dat
     space = registry.load_space("mobilenet_v3").build(WIDE, data.shape)
     net = space.supernet(0).eval()
     phases = progressive_shrinking(6, 0.1, samplers.axes(space.decisions))
-    training = Training(net, space, data, Pipeline(data, "cpu"), Recipe(phases, 64), 0)
+    training = Training(net, space, data, Pipeline(data, "cpu"), SupernetRecipe(phases, batch_size=64), 0)
     elastic = phases[4].elastic  # the two largest widths and expansions
     archs = [samplers.largest(space), *samplers.sample_elastic(space, elastic, np.random.default_rng(0), 8)]
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -146,7 +147,7 @@ def test_the_frozen_teacher_has_no_dropout(data: Dataset) -> None:
     space = registry.load_space("mobilenet_v3").build({**SMALL, "dropout": 0.9}, data.shape)
     phases = progressive_shrinking(6, 0.1, samplers.axes(space.decisions))
     net = space.supernet(0)
-    training = Training(net, space, data, Pipeline(data, "cpu"), Recipe(phases, 64), 0)
+    training = Training(net, space, data, Pipeline(data, "cpu"), SupernetRecipe(phases, batch_size=64), 0)
     training.begin(0)
     training.begin(1)
     teacher = training._teacher
@@ -157,7 +158,7 @@ def test_the_frozen_teacher_has_no_dropout(data: Dataset) -> None:
     with torch.no_grad():
         assert torch.equal(teacher(x, top), teacher(x, top))
         assert not torch.equal(net.train()(x, top), net(x, top))
-    resumed = Training(space.supernet(1), space, data, Pipeline(data, "cpu"), Recipe(phases, 64), 0)
+    resumed = Training(space.supernet(1), space, data, Pipeline(data, "cpu"), SupernetRecipe(phases, batch_size=64), 0)
     resumed.restore(TrainState.from_bytes(training.state(1, 1).to_bytes(), "cpu").weights or {})
     assert resumed._teacher is not None
     assert resumed._teacher.dropout == 0.0
@@ -180,7 +181,7 @@ def test_gradients_of_a_step_are_summed(space: SearchSpace, data: Dataset) -> No
 
     def moved(subnets: int) -> torch.Tensor:
         phase = Phase("x", 1, 1e-3, subnets, {}, "none")
-        recipe = Recipe((phase,), batch_size=len(data.train), momentum=0.0, weight_decay=0.0, clip_norm=1e9)
+        recipe = SupernetRecipe((phase,), batch_size=len(data.train), momentum=0.0, weight_decay=0.0, clip_norm=1e9)
         recipe = dataclasses.replace(recipe, momentum=1e-9)
         net = space.supernet(0)
         before = net.classifier.weight.detach().clone()  # type: ignore[union-attr]
@@ -194,7 +195,7 @@ def test_gradients_of_a_step_are_summed(space: SearchSpace, data: Dataset) -> No
 
 def test_divergence_is_an_error_that_names_the_learning_rate(space: SearchSpace, data: Dataset) -> None:
     phase = Phase("x", 20, 1e12, 1, {}, "none")
-    recipe = Recipe((phase,), batch_size=64, clip_norm=1e30)
+    recipe = SupernetRecipe((phase,), batch_size=64, clip_norm=1e30)
     with pytest.raises(HwnasError, match=r"diverged.*learning rate"):
         for _ in train(space.supernet(0), space, data, Pipeline(data, "cpu"), recipe, 0, TrainState(), lambda: False):
             pass
@@ -208,7 +209,9 @@ def test_shrinking_makes_small_networks_good(data: Dataset, space: SearchSpace) 
 
     def accuracy(phases: tuple[Phase, ...]) -> float:
         net = space.supernet(0)
-        for update in train(net, space, data, pipeline, Recipe(phases, 32), 0, TrainState(), lambda: False):
+        for update in train(
+            net, space, data, pipeline, SupernetRecipe(phases, batch_size=32), 0, TrainState(), lambda: False
+        ):
             assert isinstance(update, Step | TrainState)
         module = net.subnet(small)
         resolution = space.input_shape(small)[1]
@@ -220,3 +223,34 @@ def test_shrinking_makes_small_networks_good(data: Dataset, space: SearchSpace) 
     largest_only = accuracy((Phase("largest", 24, 0.1, 1, {"resolution": 9}, "none"),))
     assert shrunk > largest_only + 5.0
     assert shrunk > 60.0
+
+
+def test_a_supernet_with_averages_and_mixed_images_resumes_at_any_step(space: SearchSpace, data: Dataset) -> None:
+    recipe = SupernetRecipe(
+        progressive_shrinking(1, 0.05, samplers.axes(space.decisions)),
+        batch_size=160,
+        ema_decay=0.9,
+        mixup=0.4,
+        augmentation=Augmentation(min_crop_area=0.5, cutout=0.3),
+    )
+    uninterrupted = weights_after(space, data, recipe, TrainState(), None)
+    assert uninterrupted.weights is not None
+    for stop in (1, 2, 3):
+        resumed = weights_after(space, data, recipe, weights_after(space, data, recipe, TrainState(), stop), None)
+        assert resumed.weights is not None
+        assert all(torch.equal(v, resumed.weights["net"][k]) for k, v in uninterrupted.weights["net"].items()), stop
+
+
+def test_a_phase_ends_with_the_average_of_its_weights(space: SearchSpace, data: Dataset) -> None:
+    phases = sandwich(1, 0.05, samplers.axes(space.decisions))
+    recipe = SupernetRecipe(phases, batch_size=80, ema_decay=0.9)
+    net = space.supernet(0)
+    training = Training(net, space, data, Pipeline(data, "cpu"), recipe, 0)
+    training.begin(0)
+    training.step(0, 0)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    training.step(0, 1)
+    after = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    training.end()
+    name = next(n for n, p in net.named_parameters() if not torch.equal(before[n], after[n]))
+    torch.testing.assert_close(net.state_dict()[name], torch.lerp(after[name], before[name], 2 / 11))

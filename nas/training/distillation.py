@@ -1,0 +1,110 @@
+"""Learning from a teacher: a trained network whose outputs a student is to have as well (knowledge distillation)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nas.core.errors import InvalidSpec
+from nas.training.augment import resize
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The loss of a student is 1 - ``weight`` parts of that by labels, ``weight`` parts of ``soft_target_loss`` at
+    ``temperature`` (both as in TAS, Dong and Yang, NeurIPS 2019), and ``features`` times ``feature_loss``."""
+
+    temperature: float = 4.0
+    weight: float = 0.9
+    features: float = 0.0
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """What a teacher makes of a batch: ``logits_BK``, and the inputs of its classifier, ``features_BF``, where they are
+    used."""
+
+    logits_BK: torch.Tensor
+    features_BF: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A trained network in eval mode, which takes images of ``resolution`` that are normalised by ``mean`` and ``std``
+    (in pixel values, by channel)."""
+
+    module: nn.Module
+    resolution: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    name: str = field(default="")
+
+    @torch.no_grad()
+    def __call__(
+        self, x_BCHW: torch.Tensor, mean: Sequence[float], std: Sequence[float], with_features: bool = False
+    ) -> TeacherOutputs:
+        """The outputs for images that are normalised by ``mean`` and ``std``, of any resolution."""
+        scale, offset = [], []
+        for student_mean, student_std, own_mean, own_std in zip(mean, std, self.mean, self.std, strict=True):
+            scale.append(student_std / own_std)
+            offset.append((student_mean - own_mean) / own_std)
+        shape = (1, -1, 1, 1)
+        scale_1C11, offset_1C11 = (x_BCHW.new_tensor(values).view(shape) for values in (scale, offset))
+        x_BCHW = resize(x_BCHW * scale_1C11 + offset_1C11, self.resolution)
+        self.module.eval()
+        if not with_features:
+            return TeacherOutputs(self.module(x_BCHW))
+        with classifier_inputs(self.module) as recorded:
+            logits_BK = self.module(x_BCHW)
+        return TeacherOutputs(logits_BK, recorded[0])
+
+
+def soft_target_loss(student_BK: torch.Tensor, teacher_BK: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The Kullback-Leibler divergence of the student's class probabilities from the teacher's, both by logits divided
+    by ``temperature``, times its square, so that gradients keep their size (Hinton et al., 2015). In nats, mean over
+    the batch; 0 for equal logits."""
+    student = F.log_softmax(student_BK / temperature, dim=1)
+    teacher = F.log_softmax(teacher_BK / temperature, dim=1)
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def feature_loss(student_BF: torch.Tensor, teacher_BF: torch.Tensor) -> torch.Tensor:
+    """1 - cosine of the angle between both vectors of an image, mean over the batch: 0 for equal directions, at most
+    2."""
+    return (1.0 - F.cosine_similarity(student_BF, teacher_BF, dim=1)).mean()
+
+
+def feature_projection(student: nn.Module, teacher: nn.Module) -> nn.Module:
+    """A new linear map from the student's features to the teacher's; the identity where there are as many of both.
+    Raises InvalidSpec as ``classifier_of``."""
+    student_features, teacher_features = (classifier_of(module).in_features for module in (student, teacher))
+    if student_features == teacher_features:
+        return nn.Identity()
+    return nn.Linear(student_features, teacher_features, bias=False)
+
+
+def classifier_of(module: nn.Module) -> nn.Linear:
+    """The last linear layer of a network. Raises InvalidSpec for a network without one."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    if not layers:
+        raise InvalidSpec(
+            "retrain.distillation.features: expected networks that end in a linear layer, whose inputs are compared; "
+            "got one without linear layers"
+        )
+    return layers[-1]
+
+
+@contextmanager
+def classifier_inputs(module: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Context that appends the input of the classifier, shape (B, F), to a list whenever the network is run."""
+    inputs: list[torch.Tensor] = []
+    hook = classifier_of(module).register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
+    try:
+        yield inputs
+    finally:
+        hook.remove()

@@ -1,0 +1,70 @@
+"""How weights are trained: what a network that is trained alone and a supernet have in common.
+
+Learning rates, lengths and teachers differ: ``nas.training.standalone.StandaloneRecipe`` and
+``nas.training.progressive.SupernetRecipe``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from nas.training.augment import Augmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """SGD with Nesterov momentum on ``batch_size`` images a step; gradients are clipped to the norm ``clip_norm``.
+
+    ``ema_decay``: evaluate an exponential moving average of the weights with this decay, 0: the weights of the last
+    step. ``mixup``: the parameter of the Beta distribution from which shares of mixed images are drawn, 0: none.
+    """
+
+    batch_size: int
+    weight_decay: float = 3e-5
+    momentum: float = 0.9
+    label_smoothing: float = 0.1
+    clip_norm: float = 5.0
+    ema_decay: float = 0.0
+    mixup: float = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+def optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum; vectors, such as scales and biases, do not decay. The learning rate is set later."""
+    matrices_and_vectors: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    for parameter in parameters:
+        matrices_and_vectors[parameter.ndim <= 1].append(parameter)
+    decays = (recipe.weight_decay, 0.0)
+    groups = [{"params": p, "weight_decay": d} for p, d in zip(matrices_and_vectors, decays, strict=True)]
+    return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=True)
+
+
+def cosine_rate(lr: float, step: int, steps: int, warmup_steps: float) -> float:
+    """The learning rate of a step, from 0: up in a line to ``lr``, then down a cosine."""
+    if step < warmup_steps:
+        return lr * (step + 1) / (warmup_steps + 1)
+    return 0.5 * lr * (1 + math.cos(math.pi * step / steps))
+
+
+def weight_average(module: nn.Module, decay: float) -> AveragedModel | None:
+    """A copy of ``module`` for the exponential moving average of its weights; None where ``decay`` is 0.
+
+    ``update_parameters(module)`` after each step: the first copies the weights; after n of them, the next has the decay
+    min(``decay``, (1 + n) / (10 + n)), as TensorFlow's ``ExponentialMovingAverage``, so that short trainings are not
+    averages of untrained weights. Buffers are those of ``module``.
+    """
+    if decay == 0:
+        return None
+
+    def average(averages: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], updates: torch.Tensor | int) -> None:
+        n = int(updates)
+        for average, weight in zip(averages, weights, strict=True):
+            average.lerp_(weight, 1.0 - min(decay, (1 + n) / (10 + n)))
+
+    return AveragedModel(module, multi_avg_fn=average)
