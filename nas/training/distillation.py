@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from nas.core.errors import InvalidSpec
+from nas.core.parent import Preprocessing
 from nas.training.augment import resize
 
 
@@ -35,33 +36,31 @@ class TeacherOutputs:
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A trained network in eval mode, which takes images of ``resolution`` that are normalised by ``mean`` and ``std``
-    (in pixel values, by channel)."""
+    """A trained network in eval mode, which takes images of ``resolution`` that are normalised by ``preprocessing``."""
 
     module: nn.Module
     resolution: int
-    mean: Sequence[float]
-    std: Sequence[float]
-    name: str = field(default="")
+    preprocessing: Preprocessing
 
     @torch.no_grad()
-    def __call__(
-        self, x_BCHW: torch.Tensor, mean: Sequence[float], std: Sequence[float], with_features: bool = False
-    ) -> TeacherOutputs:
-        """The outputs for images that are normalised by ``mean`` and ``std``, of any resolution."""
-        scale, offset = [], []
-        for student_mean, student_std, own_mean, own_std in zip(mean, std, self.mean, self.std, strict=True):
-            scale.append(student_std / own_std)
-            offset.append((student_mean - own_mean) / own_std)
-        shape = (1, -1, 1, 1)
-        scale_1C11, offset_1C11 = (x_BCHW.new_tensor(values).view(shape) for values in (scale, offset))
-        x_BCHW = resize(x_BCHW * scale_1C11 + offset_1C11, self.resolution)
+    def __call__(self, x_BCHW: torch.Tensor, by: Preprocessing, with_features: bool = False) -> TeacherOutputs:
+        """The outputs for images of any resolution that are normalised ``by`` the student's preprocessing."""
+        x_BCHW = resize(self._normalised(x_BCHW, by), self.resolution)
         self.module.eval()
         if not with_features:
             return TeacherOutputs(self.module(x_BCHW))
         with classifier_inputs(self.module) as recorded:
             logits_BK = self.module(x_BCHW)
         return TeacherOutputs(logits_BK, recorded[0])
+
+    def _normalised(self, x_BCHW: torch.Tensor, by: Preprocessing) -> torch.Tensor:
+        own = self.preprocessing
+        if own == by:
+            return x_BCHW
+        scale = [student / teacher for student, teacher in zip(by.std, own.std, strict=True)]
+        offset = [(s - t) / std for s, t, std in zip(by.mean, own.mean, own.std, strict=True)]
+        shape = (1, -1, 1, 1)
+        return x_BCHW * x_BCHW.new_tensor(scale).view(shape) + x_BCHW.new_tensor(offset).view(shape)
 
 
 def soft_target_loss(student_BK: torch.Tensor, teacher_BK: torch.Tensor, temperature: float) -> torch.Tensor:

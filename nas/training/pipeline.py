@@ -36,11 +36,18 @@ class Pipeline:
     def __init__(self, data: Dataset, device: str, preprocessing: Preprocessing | None = None) -> None:
         self.device = device
         self.flip = data.flip
-        if preprocessing is None:
-            self.mean, self.std = channel_stats(data.train.images_NCHW)
-        else:
-            self.mean, self.std = preprocessing.mean, preprocessing.std
+        self.preprocessing = preprocessing or Preprocessing(*channel_stats(data.train.images_NCHW))
         self._splits: dict[int, _DeviceSplit] = {}
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """By channel, in pixel values."""
+        return self.preprocessing.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """By channel, in pixel values."""
+        return self.preprocessing.std
 
     @staticmethod
     def of(problem: Problem, device: str) -> Pipeline:

@@ -33,7 +33,7 @@ from nas.training.pipeline import Pipeline
 from nas.training.recipe import Recipe, cosine_rate, optimiser, weight_average
 from nas.training.weights import Weights
 
-Teacher = Literal["none", "frozen", "in_place"]
+TeacherKind = Literal["none", "frozen", "in_place"]
 Sampler = Callable[[SearchSpace, Mapping[str, int], np.random.Generator, int], list[Arch]]  # as ``sample_elastic``
 CHANNEL_FREE_AXES = {"resolution", "kernel", "depth"}  # axes that leave the number of channels as it is
 ExtremeArchs = tuple[Arch, Arch]  # the smallest and the largest network
@@ -48,7 +48,7 @@ class Phase:
     lr: float
     subnets: int
     elastic: Mapping[str, int]
-    teacher: Teacher = "frozen"
+    teacher: TeacherKind = "frozen"
     warmup_epochs: float = 0.0
 
 
@@ -151,7 +151,7 @@ def progressive_shrinking(epochs: int, lr: float, axes: set[str], plan: Shrinkin
     out = []
     for i, n in zip(used, lengths, strict=True):
         name, subnets, elastic, _ = phases[i]
-        teacher: Teacher = "none" if i == 0 else "frozen"
+        teacher: TeacherKind = "none" if i == 0 else "frozen"
         out.append(Phase(name, n, lr * plan.rates[i], subnets, elastic, teacher, min(2.0, 0.1 * n) if i == 0 else 0.0))
     return tuple(out)
 

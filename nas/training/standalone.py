@@ -153,7 +153,7 @@ class StandaloneTrainer:
             )
         if self._teacher is None:
             return loss
-        target = self._teacher(mixed.x_BCHW, self._pipeline.mean, self._pipeline.std, self._compares_features)
+        target = self._teacher(mixed.x_BCHW, self._pipeline.preprocessing, self._compares_features)
         how = recipe.distillation
         loss = (1 - how.weight) * loss + how.weight * soft_target_loss(logits_BK, target.logits_BK, how.temperature)
         if target.features_BF is not None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from nas.core import registry
 from nas.core.errors import InvalidSpec
+from nas.core.parent import Preprocessing
 from nas.core.ports import Dataset
 from nas.core.spec import DataSpec
 from nas.training.augment import Augmentation, crop_boxes, cutout, mixup, random_resized_crop
@@ -62,8 +63,7 @@ def network(channels: int = 4, seed: int = 0) -> nn.Module:
 
 
 def teacher_of(data: Dataset, channels: int = 8, resolution: int = 12) -> Teacher:
-    pipeline = Pipeline(data, "cpu")
-    return Teacher(network(channels, seed=1).eval(), resolution, pipeline.mean, pipeline.std)
+    return Teacher(network(channels, seed=1).eval(), resolution, Pipeline(data, "cpu").preprocessing)
 
 
 def begin(data: Dataset, recipe: StandaloneRecipe, teacher: Teacher | None = None, seed: int = 0) -> StandaloneTrainer:
@@ -281,10 +281,11 @@ def test_a_student_comes_closer_to_its_teacher(data: Dataset) -> None:
 def test_a_teacher_takes_images_as_it_was_trained_with(data: Dataset) -> None:
     teacher = teacher_of(data)
     pixels = torch.randint(0, 256, (3, 1, 12, 12), generator=generator()).float()
-    expected = teacher.module((pixels - teacher.mean[0]) / teacher.std[0])
-    normalised = (pixels - 30.0) / 7.0
-    torch.testing.assert_close(teacher(normalised, (30.0,), (7.0,)).logits_BK, expected, rtol=1e-4, atol=1e-4)
-    assert teacher(normalised[:, :, :8, :8], (30.0,), (7.0,)).logits_BK.shape == (3, 10)
+    own, by = teacher.preprocessing, Preprocessing((30.0,), (7.0,))
+    expected = teacher.module((pixels - own.mean[0]) / own.std[0])
+    normalised = (pixels - by.mean[0]) / by.std[0]
+    torch.testing.assert_close(teacher(normalised, by).logits_BK, expected, rtol=1e-4, atol=1e-4)
+    assert teacher(normalised[:, :, :8, :8], by).logits_BK.shape == (3, 10)
 
 
 def test_features_need_a_linear_classifier(data: Dataset) -> None:
