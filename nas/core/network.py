@@ -64,6 +64,21 @@ class Network:
             names.add(node.name)
 
     @property
+    def is_constant(self) -> bool:
+        """Whether its output is the same for every input, so that a runtime can compute it beforehand."""
+        by_name = {node.name: node for node in self.nodes}
+        due, seen = [self.nodes[-1].name], set[str]()
+        while due:
+            name = due.pop()
+            if name == INPUT:
+                return False
+            node = by_name[name]
+            if name not in seen and not isinstance(node, Zeros):
+                due += node.inputs
+            seen.add(name)
+        return True
+
+    @property
     def layers(self) -> list[Layer]:
         """Its nodes that are layers."""
         return layers_of(self.nodes)

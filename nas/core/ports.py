@@ -132,6 +132,9 @@ class SearchSpace(Protocol):
     def accuracy_features(self) -> Callable[[Genes], Floats] | None:
         """Inputs of accuracy predictors for N networks, shape (N, F); None: genes and costs."""
 
+    def is_constant(self, arch: Arch) -> bool:
+        """Whether a network gives the same output for every input, so that a runtime may compute it beforehand."""
+
     @property
     def preprocessing(self) -> Preprocessing | None:
         """How its networks expect pixels to be normalised; None: by mean and standard deviation of the training

@@ -61,6 +61,10 @@ class SpaceDefaults:
         """None."""
         return None
 
+    def is_constant(self, arch: Arch) -> bool:
+        """No."""
+        return False
+
 
 class DescribedSpace(SpaceDefaults, ABC, Generic[P]):
     """A space whose networks are described by typed layers. ``config``: its parameters, presets resolved."""
@@ -89,6 +93,10 @@ class DescribedSpace(SpaceDefaults, ABC, Generic[P]):
     @abstractmethod
     def network(self, arch: Arch) -> Network:
         """The description of one network, from which costs and layers are derived."""
+
+    def is_constant(self, arch: Arch) -> bool:
+        """By the description of the network."""
+        return self.network(arch).is_constant
 
     def layers(self, arch: Arch) -> list[Layer]:
         """The layers of one network, in order."""

@@ -102,6 +102,10 @@ class SpaceWrapper:
         """By ``inner``."""
         return self.inner.layers(arch)
 
+    def is_constant(self, arch: Arch) -> bool:
+        """By ``inner``."""
+        return self.inner.is_constant(arch)
+
     def input_shape(self, arch: Arch) -> tuple[int, int, int]:
         """By ``inner``."""
         return self.inner.input_shape(arch)

@@ -87,6 +87,18 @@ def test_one_table_in_three_formats_and_two_ways_to_name_a_network() -> None:
         assert table.latency_ms_DN.tolist() == [ms]
 
 
+def test_networks_that_ignore_their_input_may_take_next_to_nothing() -> None:
+    """As on phones in NAS-Bench-201, whose runtimes compute cells without a path from input to output beforehand."""
+    space = registry.load_space("nas_bench_201").build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
+    rows = ["arch,ms", "4-4-4-4-4-4,25.0", "3-3-3-3-3-3,12.0", "2-2-2-2-2-2,11.0"]
+    disconnected = ["0-0-0-0-0-0,0.0035", "4-4-4-0-0-0,0.0033", "0-0-0-0-4-4,0.0034"]
+    table = check_table(read_table("\n".join([*rows, *disconnected]).encode(), "csv"), space)
+    assert table.latency_ms_DN.min() == 0.0033
+    for mistaken, row in (("4-0-0-0-4-0,0.025", 4), ("0-0-0-0-0-0,25000", 4), ("1-1-1-1-1-1,0.011", 4)):
+        with pytest.raises(InvalidData, match=rf"1 rows are more than 300 times off.*Rows: {row}$"):
+            check_table(read_table("\n".join([*rows, mistaken]).encode(), "csv"), space)
+
+
 def test_units_other_costs_and_several_devices() -> None:
     assert checked(tiny(1500.0, 2500.0), unit="us").latency_ms_DN.tolist() == [[1.5, 2.5]]
     assert checked(tiny(1500.0, 2500.0), unit="s").latency_ms_DN.tolist() == [[1.5e6, 2.5e6]]
