@@ -20,6 +20,7 @@ from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from nas.core.errors import HwnasError
 from nas.core.jobs import Lease
 from nas.core.scheduling import NodeResources
 from nas.core.spec import ResourceSpec
@@ -42,8 +43,9 @@ _CANCEL_TIMEOUT_S = 3.0  # a worker that does not end for longer is killed by a 
 _SECRET_VARIABLES = ("HWNAS_DATABASE_URL", "HWNAS_TOKEN")  # workers need neither
 _RAY_PROCESSES = ("gcs_server", "raylet")
 # Methods of Ray's node that start its dashboard (even without its pages), its autoscaler and its collector of logs:
-# about 160 MB, and nobody looks at what they do.
+# about 160 MB, and nobody looks at what they do. They are private, since nothing public turns these processes off.
 _UNUSED_PROCESSES = ("start_api_server", "start_monitor", "start_log_monitor")
+_TESTED_RAY = "2.60"  # whose private names are used here
 _FEW_WORKERS = {  # no workers before there are jobs, and none of them left a minute after the last one
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
@@ -226,11 +228,14 @@ def _start_local(folder: Path, cpus: int) -> None:
     for variable, value in _FEW_WORKERS.items():
         os.environ.setdefault(variable, value)
     with ExitStack() as patched:
-        # Otherwise a local Ray listens on every network interface.
-        patched.enter_context(patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False))
+        try:  # otherwise a local Ray listens on every network interface
+            patched.enter_context(patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False))
+        except AttributeError as error:
+            reason = f"Ray {ray.__version__} cannot be kept to loopback in the way of Ray {_TESTED_RAY}: {error}"
+            raise HwnasError(f"{reason}. Install ray=={_TESTED_RAY}.*") from error
         get_node = wait_for_node(ray._private.services.get_node, _START_TIMEOUT_S)
         patched.enter_context(patch.object(ray._private.services, "get_node", get_node))
-        for method in _UNUSED_PROCESSES:
+        for method in unused_processes(ray.__version__):
             patched.enter_context(patch.object(ray._private.node.Node, method, _start_nothing))
         ray.init(
             address="local",
@@ -241,6 +246,19 @@ def _start_local(folder: Path, cpus: int) -> None:
             logging_level=logging.ERROR,
             _temp_dir=str(folder),
         )
+
+
+def unused_processes(version: str) -> tuple[str, ...]:
+    """The methods that start processes of Ray which a local cluster of one node does without: none of a version of Ray
+    other than the tested one, whose processes all run."""
+    if version.split(".")[:2] == _TESTED_RAY.split("."):
+        return _UNUSED_PROCESSES
+    log.warning(
+        "expected Ray %s, got %s: its dashboard, autoscaler and log monitor are not turned off and take about 160 MB",
+        _TESTED_RAY,
+        version,
+    )
+    return ()
 
 
 def _start_nothing(*_arguments: object, **_options: object) -> None:

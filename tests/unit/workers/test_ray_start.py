@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from workers.ray_cluster import wait_for_node
+pytest.importorskip("ray")
+
+import ray
+
+from nas.core.errors import HwnasError
+from workers import ray_cluster
+from workers.ray_cluster import unused_processes, wait_for_node
 
 
 class SlowNode:
@@ -35,3 +43,22 @@ def test_a_node_that_never_registers_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="no such node"):
         wait_for_node(node.get_node, 300.0, lambda: node.now_s, node.sleep)("127.0.0.1:1", "n")
     assert 300.0 <= node.now_s < 301.0
+
+
+def test_private_methods_of_the_installed_version_exist() -> None:
+    for method in unused_processes(ray.__version__):
+        assert callable(getattr(ray._private.node.Node, method))
+    assert unused_processes(ray.__version__) == ray_cluster._UNUSED_PROCESSES
+
+
+@pytest.mark.parametrize("version", ["2.6.0", "2.61.0", "3.0.0.dev0"])
+def test_another_version_runs_with_all_its_processes(version: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert unused_processes(version) == ()
+    assert f"expected Ray 2.60, got {version}" in caplog.text
+    assert unused_processes("2.60.1") == ray_cluster._UNUSED_PROCESSES
+
+
+def test_a_ray_that_cannot_be_kept_to_loopback_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ray_cluster.ray_constants, "ENABLE_RAY_CLUSTER")
+    with pytest.raises(HwnasError, match=r"cannot be kept to loopback.*Install ray==2\.60\.\*"):
+        ray_cluster._start_local(tmp_path, 1)
