@@ -21,7 +21,7 @@ from nas.core.json_types import JsonObject
 from nas.core.lifecycle import JobStatus
 from nas.core.metrics import SHARES
 
-Origin = Literal["search", "baseline"]
+Origin = Literal["search", "baseline", "reference"]
 StageResults = Mapping[str, JsonObject]  # results as JSON, by stage
 EncodedEvent = JsonObject  # one event as JSON, see ``encode``
 

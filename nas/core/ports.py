@@ -136,6 +136,15 @@ class SearchSpace(Protocol):
         """Whether a network gives the same output for every input, so that a runtime may compute it beforehand."""
 
     @property
+    def pretrained_genes(self) -> tuple[int, ...] | None:
+        """The genes of the network whose trained weights the supernet starts from, which is the user's model; None: the
+        supernet starts untrained."""
+
+    @property
+    def references(self) -> Mapping[str, tuple[int, ...]]:
+        """Genes of the networks to compare a front with, by the name that charts show."""
+
+    @property
     def preprocessing(self) -> Preprocessing | None:
         """How its networks expect pixels to be normalised; None: by mean and standard deviation of the training
         images."""

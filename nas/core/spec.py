@@ -134,6 +134,14 @@ class RetrainSpec(_Strict):
     auxiliary: float | None = Field(default=None, ge=0, le=10)
 
 
+class ReferenceSpec(_Strict):
+    """A network of the search space that the front is compared with, such as a published one: ``genes`` has the
+    position of its choice in each decision, as they are in the answers for candidates and in a package's manifest."""
+
+    name: str = Field(min_length=1, max_length=60)
+    genes: tuple[int, ...] = Field(min_length=1)
+
+
 class ExportSpec(_Strict):
     """What is exported: every front member, or ``count`` of them evenly along the front, from the most accurate to the
     cheapest; int8 beside float32."""
@@ -182,7 +190,8 @@ class SearchSpec(_Strict):
 
     ``supernet``: the id of a finished search of the same space and data whose trained supernet is used; no training.
     ``retrain``: None leaves the found networks with the weights that they inherit. ``fleet``: several devices at once;
-    ``device`` is then the first of them, and may be left out.
+    ``device`` is then the first of them, and may be left out. ``references``: networks that are verified and shown
+    beside the front, and never on it; those of a user's model are its parent and narrower copies of it.
     """
 
     name: str = Field(default="search", min_length=1, max_length=120)
@@ -198,6 +207,7 @@ class SearchSpec(_Strict):
     supernet: str | None = None
     retrain: RetrainSpec | None = None
     fleet: FleetSpec | None = None
+    references: tuple[ReferenceSpec, ...] = Field(default=(), max_length=16)
 
     @model_validator(mode="before")
     @classmethod

@@ -52,11 +52,13 @@ class CandidateSchema(BaseModel):
 
     Over a fleet, latencies are those of the slowest device unless the request names one, ``devices`` has those of all,
     and ``verified`` means verified on every device. ``extrapolated``: whether it lies outside the domain of the latency
-    predictor, where predictions do not hold (over a fleet, of any); null where the predictor has no domain.
+    predictor, where predictions do not hold (over a fleet, of any); null where the predictor has no domain. ``name``:
+    of a reference, such as ``parent``.
     """
 
     arch: str
     origin: Origin
+    name: str | None = None
     genes: list[int]
     metrics: dict[str, MetricSchema]
     status: Status
@@ -98,6 +100,7 @@ class FrontSchema(BaseModel):
     """Fronts of the search and of its random baseline over the same axes.
 
     ``final`` is False while the search has not verified its front: the axes are then estimated and predicted metrics.
+    ``references``: networks that the front is compared with, such as the user's model; never members.
     Hypervolumes are normalised to 0..1 by ``reference`` (one value per axis) and comparable inside one answer only.
     ``device``: the device whose latency is an axis; None for the slowest device of a fleet.
     """
@@ -108,6 +111,7 @@ class FrontSchema(BaseModel):
     objectives: list[ObjectiveSchema]
     members: list[CandidateSchema]
     baseline: list[CandidateSchema]
+    references: list[CandidateSchema] = []
     hypervolume: float | None
     baseline_hypervolume: float | None
     reference: list[float]

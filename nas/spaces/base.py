@@ -57,6 +57,16 @@ class SpaceDefaults:
         return None
 
     @property
+    def pretrained_genes(self) -> tuple[int, ...] | None:
+        """None."""
+        return None
+
+    @property
+    def references(self) -> Mapping[str, tuple[int, ...]]:
+        """None."""
+        return {}
+
+    @property
     def preprocessing(self) -> Preprocessing | None:
         """None."""
         return None

@@ -82,6 +82,16 @@ class SpaceWrapper:
         return self.inner.accuracy_features
 
     @property
+    def pretrained_genes(self) -> tuple[int, ...] | None:
+        """Of ``inner``."""
+        return self.inner.pretrained_genes
+
+    @property
+    def references(self) -> Mapping[str, tuple[int, ...]]:
+        """Of ``inner``."""
+        return self.inner.references
+
+    @property
     def preprocessing(self) -> Preprocessing | None:
         """Of ``inner``."""
         return self.inner.preprocessing

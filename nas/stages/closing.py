@@ -1,5 +1,5 @@
-"""The stages after exploring, which strategies end with: retraining if the spec says so, verification, refinement and
-export. Importing this module imports no torch."""
+"""The stages after exploring, which strategies end with: references if there are any, retraining if the spec says
+so, verification, refinement and export. Importing this module imports no torch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ from nas.core.spec import SearchSpec
 def closing_stages(spec: SearchSpec) -> tuple[Stage, ...]:
     """The last stages of a search, in order."""
     from nas.stages.export import ExportStage
+    from nas.stages.references import ReferenceStage
     from nas.stages.refine import RefineStage
     from nas.stages.retrain import RetrainStage
     from nas.stages.verify import VerifyStage
 
+    references = (ReferenceStage(),) if _has_references(spec) else ()
     retrain = (RetrainStage(),) if spec.retrain is not None else ()
-    return (*retrain, VerifyStage(), RefineStage(), ExportStage())
+    return (*references, *retrain, VerifyStage(), RefineStage(), ExportStage())
 
 
 def closing_stage_names(spec: SearchSpec) -> tuple[str, ...]:
     """Their names."""
+    references = ("references",) if _has_references(spec) else ()
     retrain = ("retrain",) if spec.retrain is not None else ()
-    return (*retrain, "verify", "refine", "export")
+    return (*references, *retrain, "verify", "refine", "export")
+
+
+def _has_references(spec: SearchSpec) -> bool:
+    """Those that the spec names, or those of a user's model."""
+    return bool(spec.references) or spec.space.model is not None

@@ -193,11 +193,11 @@ class ExploreStage:
         return proposed_NG
 
 
-def accuracy_of(problem: Problem, subnets: Subnets) -> Score:
-    """How accurate a network is with the weights of the supernet, on validation data."""
+def accuracy_of(problem: Problem, subnets: Subnets, origin: Origin = "search") -> Score:
+    """How accurate a network is on validation data, with the weights that it has in this search."""
 
     def evaluate(arch: Arch) -> dict[str, float]:
-        result = subnets.score(subnets.cut(arch), arch, problem.data.val)
+        result = subnets.score(subnets.cut(arch, origin), arch, problem.data.val)
         return {
             "val_accuracy": result.accuracy,
             "val_balanced_accuracy": result.balanced_accuracy,

@@ -274,6 +274,21 @@ class ProxiesResult(StageResult):
 
 
 @dataclass(frozen=True)
+class SensitivityResult(StageResult):
+    """A user's model as a supernet, blob ``supernet``, with units in the order of an ``importance``, and how much its
+    outputs change on ``images`` training images if one decision is changed alone: ``distortions`` by decision and
+    choice, in nats for class probabilities, else relative to the outputs' variance. ``networks``: genes of the networks
+    that distort least for their cost, by the sum."""
+
+    stage: ClassVar[str] = "sensitivity"
+    supernet: str = ""
+    importance: str = ""
+    images: int = 0
+    distortions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    networks: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class FrontStatistics:
     """Number of front members, and hypervolumes of search and baseline (0 to 1)."""
 
@@ -291,6 +306,14 @@ class ExploreResult(StageResult, FrontStatistics):
     evaluations: int | None = None
     inherited: int | None = None
     fleet: Mapping[str, FrontStatistics] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReferencesResult(StageResult):
+    """Networks that a front is compared with: their names by architecture id."""
+
+    stage: ClassVar[str] = "references"
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -371,7 +394,9 @@ RESULTS: Mapping[str, type[StageResult]] = {
         RankCorrelationResult,
         DiscretizeResult,
         ProxiesResult,
+        SensitivityResult,
         ExploreResult,
+        ReferencesResult,
         RetrainResult,
         VerifyResult,
         RefineResult,

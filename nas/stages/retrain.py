@@ -21,6 +21,7 @@ from nas.core.cost_estimate import DurationRange, StageCost, average_duration, m
 from nas.core.errors import HwnasError
 from nas.core.events import Candidate, Checkpoint, Evaluated, Event, Progress, SearchState, StageFinished, Warned
 from nas.core.ports import BlobStore, Problem, Resources
+from nas.core.references import reference_archs
 from nas.core.regularisers import regularisers
 from nas.core.rng import Stream, derive_seed
 from nas.core.spec import RetrainSpec
@@ -30,7 +31,7 @@ from nas.stages.cost_estimate import first_images, sample_archs, verified_range
 from nas.stages.results import RetrainedNetwork, RetrainResult, TrialSummary
 from nas.stages.subnets import Subnets
 from nas.stages.time_limit import out_of_time
-from nas.stages.verify import ORIGINS, to_verify
+from nas.stages.verify import COMPARED, ORIGINS, to_verify
 from nas.training.augment import Augmentation
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer, pack, unpack
 from nas.training.weights import Weights
@@ -55,8 +56,8 @@ class RetrainStage:
         """Trials that ended before a restart are not repeated. Raises HwnasError when every training diverges."""
         settings = _retrain_spec(problem)
         verifiable = to_verify(problem, state, settings.networks)
-        archs_by_origin = {o: [c.candidate.arch for c in verifiable if c.candidate.origin == o] for o in ORIGINS}
-        archs = {arch.id: arch for o in ORIGINS for arch in archs_by_origin[o]}
+        archs_by_origin = {o: [c.candidate.arch for c in verifiable if c.candidate.origin == o] for o in COMPARED}
+        archs = {arch.id: arch for o in COMPARED for arch in archs_by_origin[o]}
         learn = Learning(
             problem,
             archs,
@@ -92,7 +93,7 @@ class RetrainStage:
             yield Warned(self.name, f"network {id_} is left out: all its trainings diverged")
         metrics = {id_: _trained_metrics(network) for id_, network in reached.items()}
         yield Evaluated(
-            tuple(Candidate(a, o, metrics[a.id]) for o in ORIGINS for a in archs_by_origin[o] if a.id in metrics)
+            tuple(Candidate(a, o, metrics[a.id]) for o in COMPARED for a in archs_by_origin[o] if a.id in metrics)
         )
         yield StageFinished(self.name, 0.0, trials.result(reached).to_json())
 
@@ -119,13 +120,15 @@ class RetrainStage:
         least = settings.seeds * settings.epochs + (settings.trials - 1) * (plan.rungs or (settings.epochs,))[0]
         all_ = (settings.seeds + settings.trials - 1) * settings.epochs
         devices = max(1, problem.spec.resources.gpus)
+        references = len(reference_archs(problem.spec, problem.space))
+        trained = len(ORIGINS) * max_networks + references
         total = DurationRange(
-            timed.span.low_s * min_networks * least,  # both origins may have found the same networks
-            timed.span.seconds * len(ORIGINS) * max_networks * (least + all_) / 2,
-            timed.span.high_s * len(ORIGINS) * max_networks * all_,
+            timed.span.low_s * (min_networks + references) * least,  # both origins may have found the same networks
+            timed.span.seconds * trained * (least + all_) / 2,
+            timed.span.high_s * trained * all_,
         ) * (1 / devices)
         note = "how many trials are stopped early is not known beforehand"
-        return StageCost.of(self.name, total, len(ORIGINS) * max_networks * all_, timed.count, "epochs", note)
+        return StageCost.of(self.name, total, trained * all_, timed.count, "epochs", note)
 
     def _run(self, plan: TuningPlan, learn: Learning, resources: Resources, trials: _Trials) -> Iterator[Event]:
         for trial_state in (resources.tuner or run_sequentially)(plan, learn, trials.states):

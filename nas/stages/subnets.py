@@ -9,11 +9,11 @@ from torch import nn
 
 from nas.core.arch import Arch
 from nas.core.errors import InvalidSpec
-from nas.core.events import SearchState
-from nas.core.ports import Problem, Resources, Split
+from nas.core.events import Origin, SearchState
+from nas.core.ports import ImageShape, Problem, Resources, Split
 from nas.core.rng import Stream, rng
 from nas.export import Normalised
-from nas.stages.results import RetrainResult, TrainResult
+from nas.stages.results import RetrainResult, SensitivityResult, TrainResult
 from nas.supernet import Supernet
 from nas.training.calibration import AccuracyAndLoss, recalibrate, score
 from nas.training.fewshot.routed_supernet import supernet_from_weights
@@ -26,7 +26,8 @@ from nas.training.weights import TensorsByName
 class Subnets:
     """Cuts subnets from trained weights. Everything is deterministic: the same architecture scores the same.
 
-    ``own`` gives the weights of a network that was trained alone, None for one that was not.
+    ``own`` gives the weights of a network that was trained alone, by its architecture and origin, None for one that was
+    not. Batch norms are recalibrated on ``calibration_images``, by default as many as ``images_for_calibration``.
     """
 
     def __init__(
@@ -34,22 +35,24 @@ class Subnets:
         problem: Problem,
         net: Supernet,
         device: str,
-        calibration_images: int = 512,
-        own: Callable[[Arch], TensorsByName | None] = lambda arch: None,
+        calibration_images: int | None = None,
+        own: Callable[[Arch, Origin], TensorsByName | None] = lambda arch, origin: None,
     ) -> None:
         self.problem = problem
         self.net = net.eval()
         self._own = own
         self.pipeline = Pipeline.of(problem, device)
         size = len(problem.data.train)
-        rows = rng(problem.spec.data.seed, Stream.CALIBRATION_IMAGES).permutation(size)[:calibration_images]
+        rows = rng(problem.spec.data.seed, Stream.CALIBRATION_IMAGES).permutation(size)
+        rows = rows[: calibration_images or images_for_calibration(problem.data.shape)]
         train = problem.data.train
         self.calibration = Split(train.images_NCHW[rows], train.labels_N[rows])
 
-    def cut(self, arch: Arch) -> nn.Module:
-        """A stand-alone module in eval mode, its batch norms recalibrated on training images."""
+    def cut(self, arch: Arch, origin: Origin = "search") -> nn.Module:
+        """A stand-alone module in eval mode, its batch norms recalibrated on training images if it has no weights of
+        its own."""
         module = self.net.subnet(arch)
-        own = self._own(arch)
+        own = self._own(arch, origin)
         if own is not None:
             module.load_state_dict(own)
             return module.eval()
@@ -73,6 +76,12 @@ class Subnets:
         return score(module, self.pipeline.plain(split, self.resolution(arch)))
 
 
+def images_for_calibration(shape: ImageShape) -> int:
+    """How many training images give batch norms their statistics: 512 of up to 32 pixels, fewer of larger images, which
+    have more values each, and at least 128."""
+    return max(128, min(512, 2**19 // (shape.height * shape.width)))
+
+
 def load_supernet(problem: Problem, resources: Resources, blob: str) -> Supernet:
     """The supernet that was kept under ``blob``, on the training device."""
     weights = TrainState.from_bytes(resources.blobs.get(blob), resources.torch_device).weights
@@ -80,10 +89,23 @@ def load_supernet(problem: Problem, resources: Resources, blob: str) -> Supernet
     return supernet_from_weights(problem.space, problem.spec.seed, weights).to(torch.device(resources.torch_device))
 
 
+def trained_supernet(state: SearchState) -> str | None:
+    """The blob of the supernet of this search: as it was trained, or as a user's model has filled it; None before."""
+    trained, filled = TrainResult.read(state.finished), SensitivityResult.read(state.finished)
+    return (trained.supernet if trained is not None else None) or (filled.supernet if filled is not None else None)
+
+
+def parent_weights(problem: Problem, arch: Arch) -> TensorsByName:
+    """The weights and statistics of a user's model as it came, whatever has become of the supernet."""
+    weights: TensorsByName = problem.space.supernet(problem.spec.seed).subnet(arch).state_dict()
+    return weights
+
+
 def load_subnets(
     problem: Problem, resources: Resources, state: SearchState, untrained_will_do: bool = False
 ) -> Subnets:
     """The subnets of the supernet this search trained or reuses, those that were retrained with weights of their own.
+    The parent of a user's space, as a reference, has those that it came with.
 
     Of a fresh supernet if there is none and that will do: for telling how long something takes, or after retraining.
     Raises InvalidSpec when there is none.
@@ -91,15 +113,16 @@ def load_subnets(
     result = RetrainResult.read(state.finished)
     retrained = result.networks if result is not None else {}
 
-    def own(arch: Arch) -> TensorsByName | None:
+    def own(arch: Arch, origin: Origin) -> TensorsByName | None:
+        if origin == "reference" and arch.genes == problem.space.pretrained_genes:
+            return parent_weights(problem, arch)
         if arch.id not in retrained:
             return None
         _, weights = unpack(resources.blobs.get(retrained[arch.id].weights), resources.torch_device)
         assert weights is not None
         return weights["net"]
 
-    trained = TrainResult.read(state.finished)
-    blob = problem.supernet_blob or (trained.supernet if trained is not None else None)
+    blob = problem.supernet_blob or trained_supernet(state)
     if blob is not None:
         return Subnets(problem, load_supernet(problem, resources, blob), resources.torch_device, own=own)
     net = problem.space.supernet(problem.spec.seed)

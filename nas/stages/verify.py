@@ -30,6 +30,7 @@ from nas.core.events import (
 )
 from nas.core.metrics import METRICS
 from nas.core.ports import Problem, Resources, TargetDevice
+from nas.core.references import reference_archs
 from nas.core.spec import SearchSpec
 from nas.export import to_onnx
 from nas.stages.cost_estimate import estimate_measuring, sample_archs, scoring_s, verified_range
@@ -38,6 +39,7 @@ from nas.stages.results import VerifyResult
 from nas.stages.subnets import Subnets, load_subnets
 
 ORIGINS: tuple[Origin, ...] = ("search", "baseline")
+COMPARED: tuple[Origin, ...] = (*ORIGINS, "reference")
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,14 @@ class VerifyStage:
             measured = estimate_measuring(named, member.profile, resources.measure, clock)
             share = 1 / len(problem.spec.views)  # what is on the front of one device is measured on that one only
             network_duration += (measured.per_network + DurationRange.exact(measured.begin_s / self.group)) * share
+        references = len(reference_archs(problem.spec, problem.space))
         total += DurationRange(
-            network_duration.low_s * min_networks,
-            network_duration.seconds * max_networks,
-            network_duration.high_s * max_networks,
+            network_duration.low_s * (min_networks + references),
+            network_duration.seconds * (max_networks + references),
+            network_duration.high_s * (max_networks + references),
         )
         note = "the noise of the device decides how long each takes"
-        return StageCost.of(self.name, total, max_networks, tested.count, "networks", note)
+        return StageCost.of(self.name, total, max_networks + references, tested.count, "networks", note)
 
 
 def measure_and_verify(
@@ -132,7 +135,7 @@ def measure_and_verify(
         models: dict[tuple[str, str], bytes] = {}
         tested = []
         for p in together:
-            module = subnets.cut(p.arch)
+            module = subnets.cut(p.arch, p.origin)
             test = subnets.score(module, p.arch, problem.data.test)
             accuracies = {"test_accuracy": test.accuracy, "test_balanced_accuracy": test.balanced_accuracy}
             tested.append(Candidate(p.arch, p.origin, accuracies))
@@ -186,14 +189,25 @@ class VerifiableCandidate:
 
 def to_verify(problem: Problem, state: SearchState, n: int) -> list[VerifiableCandidate]:
     """The networks that are worth measuring, up to ``n`` of each origin for every front, each on the devices of the
-    fronts that it may be part of."""
+    fronts that it may be part of; and all reference networks, on all devices. Before retraining, without the parent of
+    a user's space, which is trained."""
     devices: dict[tuple[str, str], tuple[str, ...]] = {}
     for view in problem.spec.views:
         problem_on_view, state_on_view = (problem, state) if view is None else (problem.on(view), state_on(state, view))
         for origin in ORIGINS:
             for p in candidates(problem_on_view, state_on_view, origin, n):
                 devices[p.key] = (*devices.get(p.key, ()), *problem_on_view.spec.devices)
+    devices |= {p.key: tuple(m.name for m in problem.targets) for p in _references(problem, state)}
     return [VerifiableCandidate(state.candidates[key], names) for key, names in devices.items()]
+
+
+def _references(problem: Problem, state: SearchState) -> list[Candidate]:
+    references = state.of("reference")
+    if problem.spec.retrain is None:
+        return references
+    if "retrain" in state.finished:
+        return [p for p in references if "trained_accuracy" in p.metrics]
+    return [p for p in references if p.arch.genes != problem.space.pretrained_genes]
 
 
 def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> list[Candidate]:
@@ -254,8 +268,10 @@ def _measured_event(problem: Problem, member: TargetDevice, p: Candidate, measur
 
 
 def _promised_ms(problem: Problem, member: TargetDevice, p: Candidate) -> float:
-    """The bound on the device, or else the predictor's upper bound there."""
+    """The bound on the device, or else the predictor's upper bound there; references need not meet the bound."""
     upper_ms = p.devices[member.name].upper_ms if problem.fleet else p.metrics["upper_ms"]
+    if p.origin == "reference":
+        return upper_ms
     return problem.spec.bound_on(member.name) or upper_ms
 
 

@@ -45,10 +45,12 @@ def get_front(
         str | None, Query(description=f"2 to 4 of {', '.join(OBJECTIVES)}, separated by commas")
     ] = None,
 ) -> Response:
-    """The front of the search and that of its random baseline, over the same axes."""
+    """The front of the search, that of its random baseline over the same axes, and the references."""
     spec, front = _front(id, store, device, bound_ms, objectives)
     device = device or (spec.device if spec.fleet is None else spec.views[0])
     schema = _front_schema(id, spec, front, store.queries.roofline_devices(spec), device)
+    if device is None or device in spec.devices:  # what was measured elsewhere says nothing of other devices
+        schema.references = store.queries.references(id, device if spec.fleet is not None else None)
     return Response(schema.model_dump_json(), media_type="application/json")  # not validated again: it may be long
 
 

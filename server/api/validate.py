@@ -28,6 +28,7 @@ from nas.core.errors import (
 from nas.core.metrics import kind_of
 from nas.core.plugins import Strategy
 from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
+from nas.core.references import reference_archs
 from nas.core.regularisers import regularisers
 from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.energy import energy_aware
@@ -85,6 +86,7 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     space = registry.build_space(spec.space, report.require_shape())
     report.require_usable()
     strategy.check(spec, space)
+    reference_archs(spec, space)
     if spec.retrain is not None:
         regularisers(spec.retrain, space)
     context = store.queries.submission_context(spec, space.id)

@@ -172,6 +172,8 @@ def front(f: FrontSchema, conclusions: Sequence[Conclusion] = ()) -> RenderableT
     table.add_column("\n\nstatus", no_wrap=True)
     for p in f.members:
         table.add_row(p.arch, *(_number(p, n) for n in columns), _MARKS[p.status])
+    for p in f.references:
+        table.add_row(p.arch, *(_number(p, n) for n in columns), p.name or "reference", style="dim")
     lines: list[RenderableType] = [*map(conclusion, conclusions), table]
     if note := membership_note(f):
         lines.append(note)
@@ -204,7 +206,7 @@ def candidates(items: Sequence[CandidateSchema]) -> RenderableType:
         table.add_column(header, no_wrap=True)
     for c in items:
         table.add_row(
-            c.arch, *(_number(c, n) for n in names), c.origin, _MARKS[c.status], "front" if c.on_front else ""
+            c.arch, *(_number(c, n) for n in names), c.name or c.origin, _MARKS[c.status], "front" if c.on_front else ""
         )
     return table
 

@@ -77,8 +77,8 @@ class MemberLosses:
         return MemberLosses(axes, frozenset((*axes, *front.metrics)), losses)
 
     def exclude(self, candidate: Candidate) -> bool:
-        """Whether a new candidate stays off the front: a member is at least as good in everything."""
-        if not self.required <= candidate.metrics.keys():
+        """Whether a new candidate stays off the front: a reference, or a member is at least as good in everything."""
+        if candidate.origin not in self.losses or not self.required <= candidate.metrics.keys():
             return True
         members = self.losses[candidate.origin]
         return len(members) > 0 and bool((members <= _losses(candidate, self.axes)).all(axis=1).any())

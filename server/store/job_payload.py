@@ -117,8 +117,9 @@ def supernet_of(session: Session, search_id: str) -> str | None:
     job: Job | None = session.get(Job, search_id)
     while job is not None and job.kind == "search":
         training = job.state.finished.get("train")
-        if training is not None and training.get("supernet"):
-            return str(training["supernet"])
+        for result in (training, job.state.finished.get("sensitivity")):
+            if result is not None and result.get("supernet"):
+                return str(result["supernet"])
         if job.spec["supernet"] is None:
             checkpoint = job.state.checkpoints.get("train")
             return str(checkpoint.blob) if training is not None and checkpoint is not None else None
@@ -142,8 +143,10 @@ def _required_supernet(session: Session, search_id: str) -> str:
 
 
 def _estimated_candidates(session: Session, search_id: str) -> tuple[Candidate, ...]:
-    """The candidates of a search with their estimated metrics only, since other metrics depend on device and bounds."""
-    rows = session.scalars(select(PointRow).where(PointRow.job_id == search_id).order_by(PointRow.position))
+    """The candidates of a search with their estimated metrics only, since other metrics depend on device and bounds;
+    without references, which every search evaluates itself."""
+    evaluated = (PointRow.job_id == search_id, PointRow.origin != "reference")
+    rows = session.scalars(select(PointRow).where(*evaluated).order_by(PointRow.position))
     return tuple(
         Candidate(
             Arch(row.space, tuple(row.genes)),

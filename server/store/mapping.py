@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 from nas.core.device import OnDevice
-from nas.core.events import Candidate, SearchState
+from nas.core.events import Candidate, SearchState, StageResults
 from nas.core.fronts import Front
 from nas.core.lifecycle import LEASED
 from nas.core.metrics import METRICS, kind_of
@@ -18,6 +19,7 @@ from nas.schemas.candidates import (
 )
 from nas.schemas.jobs import JobSchema, StageSchema
 from nas.schemas.predictors import PredictorCardSchema
+from nas.stages.results import ReferencesResult
 from server.store.cursors import utc
 from server.store.json_columns import StageBar
 from server.store.models import ArtifactRow, Job, PredictorRow
@@ -28,16 +30,27 @@ def front_keys(*fronts: Front) -> set[tuple[str, str]]:
     return {p.key for front in fronts for p in (*front.members, *front.baseline)}
 
 
+def reference_names(finished: StageResults) -> Mapping[str, str]:
+    """The names of the references of a search by architecture id; empty before they were evaluated."""
+    result = ReferencesResult.read(finished)
+    return result.names if result is not None else {}
+
+
 def candidate_schema(
-    candidate: Candidate, on_front: bool, virtual: Collection[str] = frozenset(), device: str | None = None
+    candidate: Candidate,
+    on_front: bool,
+    virtual: Collection[str] = frozenset(),
+    device: str | None = None,
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> CandidateSchema:
     """A candidate with units and kinds of evidence: on one ``device``, or on the worst of all.
 
-    ``virtual``: the devices that are defined by peak figures alone.
+    ``virtual``: the devices that are defined by peak figures alone. ``names`` as ``reference_names``.
     """
     return CandidateSchema(
         arch=candidate.arch.id,
         origin=candidate.origin,
+        name=names.get(candidate.arch.id) if candidate.origin == "reference" else None,
         genes=list(candidate.arch.genes),
         metrics=_metric_schemas(candidate.metrics, device in virtual if device is not None else bool(virtual)),
         status=candidate.status,

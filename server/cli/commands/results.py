@@ -45,7 +45,7 @@ def front(
 def candidates(
     service: ServiceOptions,
     search_id: SearchId,
-    origin: Annotated[Origin | None, typer.Option(help="Only of the search, or of its random baseline.")] = None,
+    origin: Annotated[Origin | None, typer.Option(help="Of the search, its random baseline or references.")] = None,
     status: Annotated[Status | None, typer.Option(help="Only of this status of verification.")] = None,
     order: Annotated[str, typer.Option(help="A metric; with - in front, descending.")] = "-val_accuracy",
     device: Annotated[str | None, typer.Option(help="With the latencies on this device of the fleet.")] = None,

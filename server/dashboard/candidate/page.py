@@ -73,7 +73,8 @@ def _draw(
             with div("flow").style("margin-top: .35rem"):
                 heading(f"Candidate {candidate.arch}")
                 badge(candidate.status)
-            origin = "proposed by the search" if candidate.origin == "search" else "drawn by the random baseline"
+            origins = {"search": "proposed by the search", "baseline": "drawn by the random baseline"}
+            origin = origins.get(candidate.origin, f"reference: {candidate.name}")
             on_front = "on the front" if candidate.on_front else "not on the front"
             text(f"{origin}, {on_front}; input {shape_text(detail.input_shape)}", "small muted")
         with div("card"), div("figures"):

@@ -12,6 +12,8 @@ from server.dashboard import formatting
 from server.dashboard.charts.options import (
     BAD,
     BASELINE,
+    INK,
+    PURPLE,
     SEARCH,
     SURFACE,
     Datum,
@@ -74,9 +76,10 @@ def pareto_chart(
     joined = len(front.objectives) == 2
     draw = _measured_series if measured else _predicted_series
     series = draw(front, candidates, x_metric, y_metric, joined)
+    series.append(_reference_series(front.references, x_metric, y_metric))
     bounds = [_bound_mark(x_axis, "xAxis"), _bound_mark(y_axis, "yAxis")]
     series.append(mark_line_series("bound", "Bound", [b for b in bounds if b is not None]))
-    framed = [s for s in series if not focus or ".front" in s["id"] or ".measured" in s["id"]]
+    framed = [s for s in series if not focus or any(part in s["id"] for part in (".front", ".measured", "reference"))]
     points = [datum["value"] for s in framed for datum in s["data"]]
     intervals = [end for s in framed if s["type"] == "custom" for datum in s["data"] for end in datum["value"][2:]]
     x_values, y_values = [p[0] for p in points] + intervals + _bounds(x_axis), [p[1] for p in points] + _bounds(y_axis)
@@ -142,6 +145,14 @@ def _measured_series(
                 )
             )
     return series
+
+
+def _reference_series(references: Sequence[CandidateSchema], xm: str, ym: str) -> Series:
+    """Networks that the front is compared with, with their names beside them."""
+    shown = [c for c in references if xm in c.metrics and ym in c.metrics]
+    data = [_datum(c, xm, ym) | {"label": {"formatter": c.name or c.arch}} for c in shown]
+    series = scatter_series("reference", "References", data, "diamond", PURPLE, size=12)
+    return series | {"label": {"show": True, "position": "right", "color": INK, "fontSize": 11}, "z": 5}
 
 
 def _candidates(
@@ -242,7 +253,7 @@ def _datum(candidate: CandidateSchema, xm: str, ym: str) -> Datum:
         "arch": candidate.arch,
         "origin": candidate.origin,
         "front": candidate.on_front,
-        "tip": tooltip_html(f"{candidate.arch} · {candidate.origin} · {candidate.status}", rows),
+        "tip": tooltip_html(f"{candidate.arch} · {candidate.name or candidate.origin} · {candidate.status}", rows),
     }
 
 

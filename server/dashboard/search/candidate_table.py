@@ -62,7 +62,7 @@ class CandidateTableCard:
             self._table.on("row-click", self._open, [[], ["url"], None])
 
     def _draw_filters(self) -> None:
-        origins = {"": "Any origin", "search": "Search", "baseline": "Random baseline"}
+        origins = {"": "Any origin", "search": "Search", "baseline": "Random baseline", "reference": "References"}
         statuses = {"": "Any status", **{s: s for s in _STATUS_LABELS}}
         with div("card-head"):
             heading("Candidates", 2)
@@ -135,7 +135,7 @@ def _columns(metrics: list[str], kinds: Mapping[str, MetricKind]) -> list[dict[s
     common = {"sortable": True, "align": "left"}
     columns: list[dict[str, object]] = [
         {"name": "arch", "label": "Candidate", "field": "arch", **common},
-        {"name": "origin", "label": "Origin", "field": "origin", **common},
+        {"name": "origin", "label": "Origin", "field": "source", **common},
         {"name": "status", "label": "Status", "field": "status", **common},
     ]
     for name in metrics:
@@ -151,6 +151,7 @@ def _row(candidate: CandidateSchema, search_id: str) -> TableRow:
         "arch": candidate.arch,
         "url": candidate_url(search_id, candidate.arch, candidate.origin),
         "origin": candidate.origin,
+        "source": candidate.name or candidate.origin,
         "status": candidate.status,
         "label": _STATUS_LABELS[candidate.status],
         "measured": candidate.measurement is not None,

@@ -20,7 +20,7 @@ from nas.stages.fronts import front_context
 from server.store.cursors import read_cursor, write_cursor
 from server.store.database import reading
 from server.store.fronts import member_keys, read_front
-from server.store.mapping import artifact_schema, candidate_schema
+from server.store.mapping import artifact_schema, candidate_schema, reference_names
 from server.store.models import ALL_DEVICES, ArtifactRow, Job, PointRow
 from server.store.projections import point_of
 from server.store.readers.base import Reader, require_job, roofline_devices
@@ -93,8 +93,9 @@ class CandidateReader(Reader):
         with reading(self._engine) as session:
             virtual = roofline_devices(session, spec.devices)
             on_front = member_keys(session, search_id, views)
+            names = reference_names(require_job(session, search_id, "search").state.finished)
         candidates = [table.candidate(row) for row in page]
-        items = [candidate_schema(c, c.key in on_front, virtual, device) for c in candidates]
+        items = [candidate_schema(c, c.key in on_front, virtual, device, names) for c in candidates]
         return CandidatePage(items=items, total=len(rows), next=next_cursor)
 
     def candidate(self, search_id: str, arch: str, origin: str) -> CandidateSchema:
@@ -106,7 +107,22 @@ class CandidateReader(Reader):
                 raise NotFound(f"search {search_id} has no network {arch!r} of origin {origin!r}")
             candidate, spec = point_of(row), SearchSpec.model_validate(job.spec)
             on_front = member_keys(session, search_id, spec.views)
-            return candidate_schema(candidate, candidate.key in on_front, roofline_devices(session, spec.devices))
+            virtual, names = roofline_devices(session, spec.devices), reference_names(job.state.finished)
+            return candidate_schema(candidate, candidate.key in on_front, virtual, names=names)
+
+    def references(self, search_id: str, device: str | None = None) -> list[CandidateSchema]:
+        """The networks that the front of a search is compared with, as one ``device`` of its fleet has them. Raises
+        NotFound."""
+        with reading(self._engine) as session:
+            job = require_job(session, search_id, "search")
+            spec, names = SearchSpec.model_validate(job.spec), reference_names(job.state.finished)
+            virtual = roofline_devices(session, spec.devices)
+            of_search = (PointRow.job_id == search_id, PointRow.origin == "reference")
+            rows = session.scalars(select(PointRow).where(*of_search).order_by(PointRow.position))
+            candidates = [point_of(row) for row in rows]
+        if spec.fleet is not None and device in spec.devices:
+            candidates = [c.on(device) for c in candidates]
+        return [candidate_schema(c, False, virtual, device, names) for c in candidates]
 
     def class_recall(self, search_id: str, arch: str) -> dict[str, float | None]:
         """The share of each class's test images that a network recognises, in %; empty before it was tested. Raises

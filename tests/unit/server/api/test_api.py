@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 
 from nas.core.access import Principal
 from nas.core.errors import Conflict, HwnasError, InfeasibleBound, MeasurementRefused, NotFound, StorageError
-from nas.core.events import Progress, StageFinished, StageStarted
+from nas.core.events import Evaluated, Progress, StageFinished, StageStarted
 from nas.core.scheduling import NodeResources
 from nas.core.spec import DataSpec, RetrainSpec, SearchSpec, SpaceSpec
 from nas.schemas.candidates import ArtifactSchema, CandidateDetailSchema, CandidatePage, FrontSchema
@@ -388,6 +388,27 @@ def test_front_of_a_finished_search(api: TestClient, done: str) -> None:
     assert [o["metric"] for o in other["objectives"]] == ["test_accuracy", "params"]
     refused(api.get(f"/v1/searches/{done}/front?objectives=accuracy,colour"), 422, "unknown_name", "colour", "macs")
     refused(api.get(f"/v1/searches/{done}/front?objectives=accuracy,peak_memory"), 422, "invalid_input", "peak_memory")
+
+
+def test_references_are_beside_the_front_and_never_on_it(api: TestClient, store: Store) -> None:
+    fakes.add_device(store)
+    search = fakes.add_search(store)
+    parent = fakes.candidate((3, 3, 2), 99.0, "reference")
+    log = fakes.search_log(store.blobs.put(b"abc"))
+    verify = next(i for i, e in enumerate(log) if isinstance(e, StageStarted) and e.stage == "verify")
+    evaluated = [Evaluated((parent,)), StageFinished("references", 0.0, {"names": {parent.arch.id: "parent"}})]
+    fakes.run_log(store, [*log[:verify], *evaluated, *log[verify:]])
+    front = FrontSchema.model_validate(api.get(f"/v1/searches/{search}/front").json())
+    assert [(c.name, c.origin, c.arch, c.on_front) for c in front.references] == [
+        ("parent", "reference", parent.arch.id, False)
+    ]
+    assert {c.origin for c in (*front.members, *front.baseline)} <= {"search", "baseline"}
+    listed = api.get(f"/v1/searches/{search}/candidates?origin=reference").json()["items"]
+    assert [c["name"] for c in listed] == ["parent"]
+    detail = api.get(f"/v1/searches/{search}/candidates/{parent.arch.id}?origin=reference").json()
+    assert detail["candidate"]["name"] == "parent"
+    body = api.get(f"/v1/searches/{search}").json()
+    assert body["evaluations"] == 3  # those of the search alone
 
 
 def test_front_predicted_for_another_device(api: TestClient, store: Store, done: str) -> None:

@@ -172,6 +172,18 @@ def test_baseline_and_its_front_are_on_the_chart(service: ServiceResources, name
     assert len(front["data"]) == len(search.front.baseline)
 
 
+@pytest.mark.parametrize("name", [FINISHED, RUNNING], ids=["final", "running"])
+def test_references_are_on_the_chart_with_their_names(service: ServiceResources, name: str) -> None:
+    search = service.searches[name]
+    parent = search.front.members[0].model_copy(update={"origin": "reference", "name": "parent", "on_front": False})
+    drawn = series(pareto_chart(search.front.model_copy(update={"references": [parent]}), search.candidates))
+    [datum] = drawn["reference"]["data"]
+    assert datum["label"]["formatter"] == "parent"
+    assert "parent" in datum["tip"]
+    assert drawn["reference"]["label"]["show"]
+    assert series(pareto_chart(search.front, search.candidates))["reference"]["data"] == []
+
+
 def test_series_differ_by_more_than_colour(
     finished: SearchResources, three: SearchResources, running: SearchResources
 ) -> None:

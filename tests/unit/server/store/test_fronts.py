@@ -74,7 +74,7 @@ def changed(kind: str, chosen: Candidate, spec: SearchSpec, rng: random.Random) 
 
 def random_candidate(spec: SearchSpec, rng: random.Random) -> Candidate:
     genes = tuple(rng.randint(0, 3) for _ in range(3))
-    accuracy, origin = float(rng.randint(0, 100)), rng.choice(("search", "baseline"))
+    accuracy, origin = float(rng.randint(0, 100)), rng.choice(("search", "baseline", "search", "baseline", "reference"))
     if spec.fleet is not None:
         return fleets.candidate(genes, accuracy, origin, by_share=spec.by_share)
     return fakes.candidate(genes, accuracy, origin)

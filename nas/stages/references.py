@@ -1,0 +1,60 @@
+"""Networks that a front is compared with: published ones, a user's model, and narrower copies of it.
+
+They are scored, retrained and verified like members of the front, and are never on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from nas.core.arch import as_genes
+from nas.core.cost_estimate import DurationRange, StageCost
+from nas.core.events import Candidate, Evaluated, Event, Progress, SearchState, StageFinished
+from nas.core.ports import Problem, Resources
+from nas.core.references import reference_archs
+from nas.stages.cost_estimate import scoring_s
+from nas.stages.explore import accuracy_of, scored_candidates
+from nas.stages.results import ReferencesResult
+from nas.stages.subnets import load_subnets
+
+
+@dataclass(frozen=True)
+class ReferenceStage:
+    """Scores the reference networks of the spec and of the space. The parent of a user's space is scored as it is, with
+    the statistics of its own batch norms."""
+
+    name: ClassVar[str] = "references"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """Networks that were scored before a restart are not scored again. Raises InvalidSpec for genes that are none
+        of the space."""
+        archs = reference_archs(problem.spec, problem.space)
+        subnets = load_subnets(problem, resources, state)
+        score = accuracy_of(problem, subnets, "reference")
+        scored = {candidate.arch.id for candidate in state.of("reference")}
+        unscored = [arch for arch in archs.values() if arch.id not in scored]
+        for candidate in scored_candidates(problem, score, "reference", as_genes(unscored)) if unscored else ():
+            scored.add(candidate.arch.id)
+            yield Evaluated((_as_trained(problem, candidate),))
+            yield Progress(self.name, len(scored), len(archs), "networks")
+        names = {arch.id: name for name, arch in archs.items()}
+        yield StageFinished(self.name, 0.0, ReferencesResult(names).to_json())
+
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """Every network, scored on some images."""
+        started_at = resources.clock()
+        archs = reference_archs(problem.spec, problem.space)
+        subnets = load_subnets(problem, resources, state, untrained_will_do=True)
+        total = DurationRange.exact(resources.clock() - started_at)
+        for arch in archs.values():
+            total += DurationRange.exact(scoring_s(subnets, arch, problem.data.val, resources.clock)[0])
+        return StageCost.of(self.name, total, len(archs), len(archs), "networks")
+
+
+def _as_trained(problem: Problem, candidate: Candidate) -> Candidate:
+    """The parent is trained already: beside networks that are retrained, its accuracy counts as theirs do."""
+    if problem.spec.retrain is None or candidate.arch.genes != problem.space.pretrained_genes:
+        return candidate
+    return replace(candidate, metrics={**candidate.metrics, "trained_accuracy": candidate.metrics["val_accuracy"]})
