@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from nas.core.errors import InvalidData, UnknownName
 from nas.core.ports import SearchSpace
 
 Kind = Literal["csv", "json", "parquet"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Unit = Literal["s", "ms", "us", "ns"]
 UNITS: Mapping[Unit, float] = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}  # in ms
 
@@ -190,6 +191,8 @@ def _read_parquet(data: bytes) -> dict[str, list[Any]]:
         if sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups)) > 64 * MAX_CELLS:
             raise InvalidData("the table is too large once it is unpacked")
         columns: dict[str, list[Any]] = file.read().to_pydict()
+    except pa.ArrowMemoryError as error:
+        raise MemoryError(str(error)) from error
     except (pa.ArrowException, OSError) as error:
         raise InvalidData(f"not a Parquet file: {error}") from error
     return columns

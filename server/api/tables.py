@@ -7,7 +7,8 @@ from starlette.concurrency import run_in_threadpool
 
 from nas.core.errors import InvalidInput
 from nas.schemas.predictors import LatencyTableSchema
-from predictors.onboarding.tables import Kind, read_table
+from predictors.onboarding.table_child import read_isolated
+from predictors.onboarding.tables import Kind
 from server.api.context import CurrentStore
 from server.api.errors import responses
 from server.store.store import Store
@@ -51,6 +52,6 @@ async def upload_table(request: Request, store: CurrentStore) -> LatencyTableSch
 
 
 def _store_table(data: bytes, kind: Kind, store: Store) -> LatencyTableSchema:
-    table = read_table(data, kind)
+    table = read_isolated(data, kind)
     devices = [name for name in table.devices if name]
     return LatencyTableSchema(blob=store.blobs.put(table.dump()), rows=len(table), devices=devices)
