@@ -8,14 +8,12 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
-from typing import Any, assert_never
+from typing import assert_never
 
 import numpy as np
-import safetensors.numpy
 import torch
-from numpy.typing import NDArray
 
 from nas.blobs import open_blobs
 from nas.core import registry
@@ -30,7 +28,6 @@ from nas.core.jobs import (
     IntakePayload,
     JobPayload,
     OnboardingPayload,
-    ParentBlobs,
     PredictorBlob,
     RefitData,
     SearchPayload,
@@ -54,6 +51,7 @@ from nas.energy import energy_aware
 from nas.engine import estimate_search_cost, run_search, stages_of
 from nas.export import to_onnx_for_timing
 from nas.fleet import FleetPredictor
+from nas.models.stored import load_parent
 from nas.spaces.layer_onnx import empty_to_onnx, layer_to_onnx
 from predictors.families.transfer import Transfer
 from predictors.measurement.onnx_runtime import measure_isolated, profile_machine
@@ -104,7 +102,7 @@ def _load_search(payload: SearchPayload, blobs: BlobStore) -> tuple[Problem, Seq
     spec = payload.spec
     torch.set_num_threads(spec.resources.cpus)
     data = registry.load_dataset(spec.data.name).load(spec.data, spec.data.seed)
-    space: SearchSpace = registry.build_space(spec.space, data.shape, _parent(payload.parent, blobs))
+    space: SearchSpace = registry.build_space(spec.space, data.shape, _parent(payload, blobs))
     if payload.energy is not None:
         space = energy_aware(space, _load_predictor(payload.energy, blobs))
     members = tuple(_load_device(device, blobs) for device in payload.devices)
@@ -144,7 +142,7 @@ def _onboard(payload: OnboardingPayload, blobs: BlobStore, state: SearchState) -
     spec = payload.spec
     torch.set_num_threads(1)
     shape = registry.load_dataset(spec.data.name).describe(spec.data)
-    space = registry.build_space(spec.space, shape, _parent(payload.parent, blobs))
+    space = registry.build_space(spec.space, shape, _parent(payload, blobs))
     if spec.source in ("table", "roofline"):
         yield from onboard_from_table(spec, space, blobs, state, time.monotonic)
         return
@@ -195,15 +193,8 @@ def _measurer(results: AgentResults, blobs: BlobStore) -> Measurer:
     return measure
 
 
-def _parent(parent: ParentBlobs | None, blobs: BlobStore) -> ParentModel | None:
-    if parent is None:
-        return None
-
-    def load_weights() -> Mapping[str, NDArray[Any]]:
-        weights: Mapping[str, NDArray[Any]] = safetensors.numpy.load(blobs.get(parent.weights))
-        return weights
-
-    return ParentModel(parent.name, blobs.get(parent.graph), load_weights, parent.preprocessing)
+def _parent(payload: SearchPayload | OnboardingPayload, blobs: BlobStore) -> ParentModel | None:
+    return load_parent(payload.parent, blobs) if payload.parent is not None else None
 
 
 def _refits(

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
+import safetensors.numpy
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from nas.core.errors import InvalidInput
+from nas.core.jobs import ParentBlobs
 from nas.core.json_types import JsonObject
+from nas.core.parent import ParentModel
+from nas.core.ports import BlobStore
 from nas.models.graph import TensorShape
 from nas.models.intake import IntakeReport
 
@@ -61,6 +67,16 @@ class StoredModel:
             return _ADAPTER.validate_python(result)
         except ValidationError as error:
             raise InvalidInput(f"expected the result of reading a model, got: {error}") from error
+
+
+def load_parent(parent: ParentBlobs, blobs: BlobStore) -> ParentModel:
+    """A stored model, whose weights are read when they are needed. Raises NotFound or StorageError for lost blobs."""
+
+    def load_weights() -> Mapping[str, NDArray[Any]]:
+        weights: Mapping[str, NDArray[Any]] = safetensors.numpy.load(blobs.get(parent.weights))
+        return weights
+
+    return ParentModel(parent.name, blobs.get(parent.graph), load_weights, parent.preprocessing)
 
 
 _ADAPTER = TypeAdapter(StoredModel)

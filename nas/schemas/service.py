@@ -13,13 +13,15 @@ from nas.core.scheduling import NodeResources
 
 class SpaceSchema(BaseModel):
     """A search space that a spec can name, with its presets, and its cells if it has any. ``relaxed``: whether it has
-    a continuous relaxation, which differentiable search needs."""
+    a continuous relaxation, which differentiable search needs. ``of_model``: whether it starts from a stored model,
+    which the spec names as ``space.model``."""
 
     name: str
     summary: str
     presets: list[str] = []
     cells: list[CellGraph] = []
     relaxed: bool = False
+    of_model: bool = False
 
 
 class StrategySchema(BaseModel):

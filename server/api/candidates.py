@@ -93,7 +93,7 @@ def get_candidate(id: str, arch: str, store: CurrentStore, origin: Origin = "sea
     """A candidate with its choices, layers, metrics and files."""
     candidate = store.queries.candidate(id, arch, origin)
     spec = store.queries.search(id).spec
-    space = validate.space_of(spec.space, spec.data)
+    space = validate.space_of(spec.space, spec.data, store)
     architecture = Arch(space.name, tuple(candidate.genes))
     return CandidateDetailSchema(
         candidate=candidate,

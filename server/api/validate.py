@@ -27,7 +27,7 @@ from nas.core.errors import (
 )
 from nas.core.metrics import kind_of
 from nas.core.plugins import Strategy
-from nas.core.ports import BlobStore, LatencyPredictor, SearchSpace
+from nas.core.ports import BlobStore, ImageShape, LatencyPredictor, SearchSpace
 from nas.core.references import reference_archs
 from nas.core.regularisers import regularisers
 from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
@@ -50,6 +50,7 @@ from predictors.onboarding.tables import RawTable
 from predictors.storage import load_predictor
 from server.api.access import requires_tokens
 from server.api.data_check import report_of, shape_of
+from server.api.parents import parent_of, require_parent
 from server.settings import Settings
 from server.store.json_validation import spec_hash
 from server.store.readers.submissions import OnboardingContext, ParentSearch, StoredPredictor, SubmissionContext
@@ -83,7 +84,7 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     strategy = registry.load_strategy(spec.strategy.name)
     _check_params(strategy, spec)
     report = report_of(spec.data)
-    space = registry.build_space(spec.space, report.require_shape())
+    space = _build_space(spec.space, report.require_shape(), store, principal)
     report.require_usable()
     strategy.check(spec, space)
     reference_archs(spec, space)
@@ -221,7 +222,7 @@ def check_device(spec: DeviceSpec, store: Store, principal: Principal) -> None:
     if spec.predictor not in registry.names("nas.predictors"):
         raise UnknownName("predictor", spec.predictor, registry.names("nas.predictors"))
     report = report_of(spec.data)
-    space = registry.build_space(spec.space, report.require_shape())
+    space = _build_space(spec.space, report.require_shape(), store, principal)
     report.require_usable()
     _check_source(spec, context)
     if spec.predictor == Transfer.family and spec.source == "roofline":
@@ -259,9 +260,13 @@ def _check_source(spec: DeviceSpec, context: OnboardingContext) -> None:
         raise Conflict(f"device {spec.name!r} is measured on its machine: choose another name for figures of it")
 
 
-def space_of(space: SpaceSpec, data: DataSpec) -> SearchSpace:
-    """The search space that two parts of a spec name. Raises UnknownName, InvalidSpec or InvalidData."""
-    return registry.build_space(space, shape_of(data))
+def _build_space(space: SpaceSpec, shape: ImageShape, store: Store, principal: Principal) -> SearchSpace:
+    return registry.build_space(space, shape, require_parent(space, shape, store, principal))
+
+
+def space_of(space: SpaceSpec, data: DataSpec, store: Store) -> SearchSpace:
+    """The search space that two parts of the spec of a job name. Raises UnknownName, InvalidSpec or InvalidData."""
+    return registry.build_space(space, shape_of(data), parent_of(space, store))
 
 
 def predictor_for(device: str, space: SearchSpace, store: Store) -> LatencyPredictor | None:

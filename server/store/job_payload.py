@@ -28,6 +28,7 @@ from nas.core.spec import DeviceSpec, SearchSpec, parse_spec
 from server.store.measurements import agent_results
 from server.store.models import AgentRow, Job, PointRow, PredictorRow, ReadingRow
 from server.store.predictor_lookup import energy_of, find_predictor, relatives_of, versions_before
+from server.store.user_models import parent_blobs
 
 
 def build_payload(session: Session, job: Job) -> JobPayload:
@@ -46,14 +47,15 @@ def build_payload(session: Session, job: Job) -> JobPayload:
 def _onboarding_payload(session: Session, job: Job) -> OnboardingPayload:
     spec = parse_spec(DeviceSpec, job.spec)
     relatives = tuple(relative.blob for relative in relatives_of(session, spec))
+    parent = parent_blobs(session, spec.space)
     if spec.source != "agent":
-        return OnboardingPayload(spec, relatives)
+        return OnboardingPayload(spec, relatives, parent=parent)
     agent = session.get(AgentRow, job.name)
     if agent is None:
         raise InvalidSpec(f"no agent has registered as {job.name!r}")
     profiling = job.state.finished.get("profile")
     profile = DeviceProfile.from_json(profiling["profile"]) if profiling else agent.profile
-    return OnboardingPayload(spec, relatives, profile, agent_results(session, job.id))
+    return OnboardingPayload(spec, relatives, profile, agent_results(session, job.id), parent)
 
 
 def _search_payload(session: Session, job: Job) -> SearchPayload:
@@ -74,6 +76,7 @@ def _search_payload(session: Session, job: Job) -> SearchPayload:
         inherited=_estimated_candidates(session, spec.supernet) if spec.supernet is not None else (),
         measurements=agent_results(session, job.id),
         busy_seconds=job.busy_seconds,
+        parent=parent_blobs(session, spec.space),
     )
 
 

@@ -7,15 +7,19 @@ see each other's models.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from sqlalchemy import Engine, Select, select
 from sqlalchemy.orm import Session
 
 from nas.core.access import Principal
-from nas.core.errors import Conflict, NotFound
+from nas.core.errors import Conflict, InvalidSpec, NotFound
 from nas.core.events import Event, StageFinished
+from nas.core.jobs import ParentBlobs
 from nas.core.lifecycle import ENDED
-from nas.models.stored import READ_STAGE, StoredModel
+from nas.core.model_spec import ModelSpec
+from nas.core.spec import SpaceSpec, parse_spec
+from nas.models.stored import READ_STAGE, ModelSummary, StoredModel
 from server.store import audit
 from server.store.clock import DatabaseClock
 from server.store.database import writing
@@ -80,6 +84,34 @@ def require_model(session: Session, name: str, by: Principal, *, lock: bool = Fa
         names = session.scalars(query if by.is_admin else query.where(UserModelRow.owner == by.owner)).all()
         raise NotFound(f"no model {name!r}; the models: {', '.join(names) or 'none'}")
     return row
+
+
+@dataclass(frozen=True)
+class UsableModel:
+    """A model that was read: what spaces start from, and its figures."""
+
+    parent: ParentBlobs
+    summary: ModelSummary
+
+
+def require_usable(session: Session, name: str, by: Principal | None = None) -> UsableModel:
+    """A model that spaces can start from; of the caller, if one is given. Raises InvalidSpec if there is none of the
+    name, or none that was read."""
+    row = session.get(UserModelRow, name)
+    if row is None or (by is not None and not by.may_change(row.owner)):
+        raise InvalidSpec(f"space.model: no model {name!r}. To add one, run: nas models add {name} FILE")
+    job = session.get_one(Job, row.job_id)
+    if row.graph is None or row.weights is None or row.summary is None:
+        reason = f": {job.error}" if job.error else ""
+        raise InvalidSpec(f"space.model: model {name!r} was not read yet, its intake is {job.status}{reason}")
+    preprocessing = parse_spec(ModelSpec, job.spec).preprocessing
+    value = preprocessing.value if preprocessing is not None else None
+    return UsableModel(ParentBlobs(name, row.graph, row.weights, value), row.summary)
+
+
+def parent_blobs(session: Session, space: SpaceSpec) -> ParentBlobs | None:
+    """The model that the space of a job starts from, None if from none. Raises InvalidSpec if it is gone."""
+    return require_usable(session, space.model).parent if space.model is not None else None
 
 
 def intakes_of(name: str) -> Select[Job]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from nas.core import registry
 from nas.core.access import LOCAL, Principal
 from nas.core.arch import Arch, as_archs, sample
 from nas.core.cost_estimate import CostEstimate, StageCost
@@ -20,6 +21,7 @@ from nas.engine import COST_STAGE, stage_names
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.storage import DeviceMeasurements, dump_predictor
 from server.api import validate
+from server.api.data_check import shape_of
 from server.api.devices import MEASURED_STAGES
 from server.store.database import writing
 from server.store.job_payload import build_payload
@@ -35,7 +37,7 @@ PROFILE = DeviceProfile("this-machine", "x86_64", "a processor", 4, "onnxruntime
 
 def default_space() -> SearchSpace:
     """The space of a spec's defaults."""
-    return validate.space_of(SearchSpec().space, SearchSpec().data)
+    return registry.build_space(SearchSpec().space, shape_of(SearchSpec().data))
 
 
 def networks(space: SearchSpace, count: int, seed: int = 0) -> list[Arch]:
@@ -130,7 +132,7 @@ def claim(store: Store, seconds: float = LEASE_S) -> Attempt:
 
 def submit_search(store: Store, spec: SearchSpec, by: Principal = LOCAL, priority: int = 0) -> str:
     """Queue a search; its id."""
-    space = validate.space_of(spec.space, spec.data)
+    space = validate.space_of(spec.space, spec.data, store)
     return store.jobs.submit(
         "search",
         spec.model_dump(mode="json"),

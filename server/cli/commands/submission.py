@@ -18,6 +18,7 @@ from server.cli.options import KeyOption, ServiceOptions, service_command
 WatchOption = Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress until it ends.")]
 NameOption = Annotated[str | None, typer.Option(help="A name for people.")]
 SeedOption = Annotated[int | None, typer.Option(min=0)]
+OWN_MODEL = "own_model"  # the space of a stored model's smaller versions
 
 
 @service_command
@@ -33,6 +34,9 @@ def submit(
         typer.Option(min=8, help="Architectures to evaluate.", show_default=str(BudgetSpec().evaluations)),
     ] = None,
     seed: SeedOption = None,
+    model: Annotated[
+        str | None, typer.Option(help="Make this stored model smaller (`nas models add`), over the space own_model.")
+    ] = None,
     supernet: Annotated[str | None, typer.Option(help="Reuse this search's trained supernet: no training.")] = None,
     retrain: Annotated[
         int | None, typer.Option(min=1, help="Train the best networks from scratch, for this many epochs each.")
@@ -71,6 +75,9 @@ def submit(
     if fields := device_fields(device, fleet, base.fleet):
         del record["device"]  # of a fleet it is the first
         record |= {"fleet": None, **fields}
+    if model is not None:
+        space = record["space"] if base.space.model is not None else {"name": OWN_MODEL, "params": {}}
+        record["space"] = {**space, "model": model}
     if evaluations is not None:
         record["budget"]["evaluations"] = evaluations
     if max_hours is not None:

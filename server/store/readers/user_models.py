@@ -13,7 +13,7 @@ from server.store.mapping import job_schema
 from server.store.models import Job, UserModelRow
 from server.store.queue import wait_reasons
 from server.store.readers.base import Reader
-from server.store.user_models import require_model
+from server.store.user_models import UsableModel, require_model, require_usable
 
 
 class UserModelReader(Reader):
@@ -35,6 +35,12 @@ class UserModelReader(Reader):
         """The id of the latest intake of a model. Raises NotFound, also for another owner's."""
         with reading(self._engine) as session:
             return require_model(session, name, by).job_id
+
+    def stored_model(self, name: str, by: Principal | None = None) -> UsableModel:
+        """A model that spaces can start from; of the caller, if one is given. Raises InvalidSpec if there is none of
+        the name, or none that was read."""
+        with reading(self._engine) as session:
+            return require_usable(session, name, by)
 
     def _user_model_schema(self, session: Session, row: UserModelRow) -> UserModelSchema:
         job = session.get_one(Job, row.job_id)

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from nas.core import registry
 from nas.core.errors import InvalidSpec
 from nas.core.ports import ImageShape
 from nas.core.spec import SearchSpec, StrategySpec
 from server.api.app import create_app
-from server.api.validate import _supernet_problems, space_of
+from server.api.data_check import shape_of
+from server.api.validate import _supernet_problems
 from server.settings import Settings
 from server.store.readers.submissions import ParentSearch
 from server.store.store import open_store
@@ -61,7 +63,7 @@ def test_impossible_combinations_are_rejected_at_submission(
 
 def test_differentiable_search_rejects_a_supernet_without_architecture_parameters() -> None:
     spec = SearchSpec.model_validate({"space": BENCH, "strategy": strategy("darts"), "supernet": "abc"})
-    space = space_of(spec.space, spec.data)
+    space = registry.build_space(spec.space, shape_of(spec.data))
     assert space.shape == ImageShape(1, 8, 8, 10)
 
     def named(name: str) -> StrategySpec:
