@@ -437,15 +437,16 @@ class Client:
         """One model with its intake report."""
         return self._get(UserModelDetailSchema, f"/v1/models/{_segment(name)}")
 
-    def upload_model_file(self, path: Path) -> UploadedFile:
-        """Upload a file of a model, part by part. Raises InvalidInput if it cannot be read."""
+    def upload_model_file(self, path: Path, filename: str | None = None) -> UploadedFile:
+        """Upload a file of a model, part by part. ``filename``: what to call it, if not as it is called. Raises
+        InvalidInput if it cannot be read."""
         try:
             with path.open("rb") as file:
                 headers = {"Content-Type": "application/octet-stream"}
                 answer = self._request("POST", "/v1/model-files", headers=headers, content=file)
         except OSError as error:
             raise errors.InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
-        return UploadedFile(blob=self._read(TypeAdapter(UploadSchema), answer).blob, filename=path.name)
+        return UploadedFile(blob=self._read(TypeAdapter(UploadSchema), answer).blob, filename=filename or path.name)
 
     def add_model(self, spec: ModelSpec, key: str | None = None) -> UserModelSchema:
         """Start the intake of a model whose file was uploaded before. ``key`` as for ``submit``."""

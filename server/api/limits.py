@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api import errors
@@ -16,7 +17,8 @@ MAX_BODY = 1024 * 1024
 MAX_FILE = 32 * 1024 * 1024
 MAX_UPLOAD = 2 * 1024**3
 UPLOAD_PATHS = frozenset({"/v1/tables"})  # their body is a file rather than a JSON document
-STREAMED_PATHS = frozenset({"/v1/model-files"})  # their routes receive the body a part at a time, and check it
+# Their routes receive the body a part at a time: files of models, and whatever the dashboard's forms upload.
+_STREAMED_PATHS = re.compile(r"/v1/model-files|/_nicegui/client/[^/]+/upload/\d+")
 MAX_URL = 8 * 1024
 MAX_HEADERS = 32 * 1024
 MAX_DEPTH = 32  # of arrays and objects in JSON
@@ -42,7 +44,9 @@ class RequestLimitMiddleware:
         headers = Headers(scope=scope)
         limit_bytes = self._limit_bytes(scope["path"])
         refused = _head_problem(scope) or self._content_length_problem(headers, limit_bytes)
-        if refused is None and _has_body(headers) and scope["path"] not in STREAMED_PATHS:
+        if _is_streamed(scope["path"]):
+            receive = _metered(receive, limit_bytes, self._body_s)
+        elif refused is None and _has_body(headers):
             try:
                 async with asyncio.timeout(self._body_s):
                     body = await self._read(receive, limit_bytes)
@@ -63,7 +67,7 @@ class RequestLimitMiddleware:
         await self._app(scope, receive, send)
 
     def _limit_bytes(self, path: str) -> int:
-        if path in STREAMED_PATHS:
+        if _is_streamed(path):
             return MAX_UPLOAD
         return MAX_FILE if path in UPLOAD_PATHS else self._max_body
 
@@ -86,6 +90,33 @@ class RequestLimitMiddleware:
             size += len(chunks[-1])
             if not message.get("more_body", False) or size > limit_bytes:
                 return b"".join(chunks)
+
+
+def _is_streamed(path: str) -> bool:
+    return _STREAMED_PATHS.fullmatch(path) is not None
+
+
+def _metered(receive: Receive, limit_bytes: int, part_s: float) -> Receive:
+    """Hand on the parts of a body. Raises HTTPException for one that takes longer than ``part_s``, and once there are
+    more than ``limit_bytes``."""
+    size_bytes, is_complete = 0, False
+
+    async def receive_part() -> Message:
+        nonlocal size_bytes, is_complete
+        if is_complete:
+            return await receive()
+        try:
+            async with asyncio.timeout(part_s):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, f"no more of the request's body arrived within {part_s:g} s") from None
+        size_bytes += len(message.get("body", b""))
+        is_complete = not message.get("more_body", False)
+        if size_bytes > limit_bytes:
+            raise HTTPException(*_body_too_large(limit_bytes))
+        return message
+
+    return receive_part
 
 
 def _body_too_large(limit_bytes: int) -> tuple[int, str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 from fastapi import APIRouter, Body, HTTPException, Request, Response
 from fastapi.sse import EventSourceResponse
@@ -19,10 +18,9 @@ from nas.models.stored import READ_STAGE
 from nas.schemas.jobs import EventPage
 from nas.schemas.user_models import UploadSchema, UserModelDetailSchema, UserModelSchema
 from server.api.access import CurrentPrincipal
-from server.api.context import Context, CurrentStore
+from server.api.context import CurrentStore
 from server.api.errors import responses
 from server.api.event_log import EventLog
-from server.api.limits import MAX_UPLOAD
 from server.api.parameters import EVENT_RESPONSES, IdempotencyKey
 from server.store.store import Store
 
@@ -48,36 +46,20 @@ router = APIRouter(tags=["models"])
     openapi_extra=_FILE_BODY,
     responses=responses(400, 408, 413, 415, 507),
 )
-async def upload_model_file(request: Request, context: Context) -> UploadSchema:
+async def upload_model_file(request: Request, store: CurrentStore) -> UploadSchema:
     """A `.pt2` or `.onnx` file of up to 2 GiB, which is stored and not opened. A model names the `blob` of the
     response; a file without a model is deleted after a day."""
     with tempfile.TemporaryDirectory(prefix="hwnas-upload-") as folder:
         path = Path(folder) / "file"
         with path.open("wb") as file:
-            size_bytes = await _receive(request, file, context.settings.request_seconds)
-        if size_bytes == 0:
+            try:
+                async for part in request.stream():
+                    await run_in_threadpool(file.write, part)
+            except ClientDisconnect:
+                raise HTTPException(400, f"the file broke off after {file.tell():,} bytes") from None
+        if (size_bytes := path.stat().st_size) == 0:
             raise InvalidInput("expected a file, got an empty body")
-        return UploadSchema(blob=await run_in_threadpool(context.store.blobs.put_file, path), size_bytes=size_bytes)
-
-
-async def _receive(request: Request, file: BinaryIO, chunk_s: float) -> int:
-    """Write the body of a request to a file, a part at a time; its size in bytes. Raises HTTPException for a part that
-    takes longer than ``chunk_s``, and for a body that is too large or breaks off."""
-    size_bytes, parts = 0, request.stream()
-    while True:
-        try:
-            async with asyncio.timeout(chunk_s):
-                part = await anext(parts)
-        except StopAsyncIteration:
-            return size_bytes
-        except TimeoutError:
-            raise HTTPException(408, f"no more of the file arrived within {chunk_s:g} s") from None
-        except ClientDisconnect:
-            raise HTTPException(400, f"the file broke off after {size_bytes:,} bytes") from None
-        size_bytes += len(part)
-        if size_bytes > MAX_UPLOAD:
-            raise HTTPException(413, f"the file is larger than {MAX_UPLOAD} bytes")
-        await run_in_threadpool(file.write, part)
+        return UploadSchema(blob=await run_in_threadpool(store.blobs.put_file, path), size_bytes=size_bytes)
 
 
 @router.get("/models", summary="List models")

@@ -206,7 +206,7 @@ def test_uploads_are_limited(service: IntakeService, tmp_path: Path, monkeypatch
     (tmp_path / "empty.pt2").write_bytes(b"")
     with pytest.raises(InvalidInput, match="expected a file, got an empty body"):
         client.upload_model_file(tmp_path / "empty.pt2")
-    monkeypatch.setattr("server.api.user_models.MAX_UPLOAD", 10)
+    monkeypatch.setattr("server.api.limits.MAX_UPLOAD", 10)
     (tmp_path / "large.pt2").write_bytes(b"x" * 11)
     with pytest.raises(Exception, match="larger than 10 bytes"):
         client.upload_model_file(tmp_path / "large.pt2")
