@@ -153,8 +153,8 @@ def _furnish(store: Any) -> str:
     blob = store.blobs.put(dump_predictor(predictor))
     fitted = FitResult(card=card, blob=blob, family=predictor.family, space_id=space.id, profile=profile.id).to_json()
 
-    def run(kind: Any, record: Any, events: list[Any], stages: tuple[str, ...], space_id: str | None) -> str:
-        job: str = store.jobs.submit(kind, record.model_dump(mode="json"), None, stages=stages, space_id=space_id)
+    def run(spec: SearchSpec | DeviceSpec, events: list[Any], stages: tuple[str, ...], space_id: str | None) -> str:
+        job: str = store.jobs.submit(spec, None, stages=stages, space_id=space_id)
         lease = store.jobs.claim("benchmark", 60.0)
         assert lease is not None
         assert store.jobs.append(lease, 1, [encode(e) for e in events], 60.0) == "continue"
@@ -167,7 +167,7 @@ def _furnish(store: Any) -> str:
         StageStarted("fit", 1, 2),
         StageFinished("fit", 0.1, fitted),
     ]
-    run("device", device, onboarding, ("profile", "fit"), None)
+    run(device, onboarding, ("profile", "fit"), None)
     archs = as_archs(space.name, genes_NG[:3])
     costs = {k: v[:3].tolist() for k, v in space.costs(genes_NG[:3]).items()}
     metrics = [{"val_accuracy": 80.0 + i, **{k: v[i] for k, v in costs.items()}} for i in range(3)]
@@ -178,7 +178,7 @@ def _furnish(store: Any) -> str:
         StageFinished("explore", 1.0),
         Exported(archs[0], "model.onnx", blob, 7, "application/octet-stream"),
     ]
-    return run("search", spec, events, ("explore",), space.id)
+    return run(spec, events, ("explore",), space.id)
 
 
 # The requests

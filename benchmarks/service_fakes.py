@@ -110,7 +110,7 @@ def add_device(store: Store, world: World) -> None:
     fitted = FitResult(
         card=card, blob=blob, family=world.predictor.family, space_id=world.space.id, profile=profile.id
     ).to_json()
-    store.jobs.submit("device", spec.model_dump(mode="json"), None, stages=("profile", "measure", "fit"))
+    store.jobs.submit(spec, None, stages=("profile", "measure", "fit"))
     writer = Writer.claim(store, "a device")
     assert writer is not None
     writer.events(StageStarted("profile", 0, 3), StageFinished("profile", 1.0, {"profile": profile.as_json()}))

@@ -363,7 +363,7 @@ def _running(store: Store, n: int, world: World) -> list[Writer]:
     writers = []
     for i in range(n):
         spec = SearchSpec(name=f"running {i}")
-        store.jobs.submit("search", spec.model_dump(mode="json"), None, space_id=world.space.id)
+        store.jobs.submit(spec, None, space_id=world.space.id)
         writer = Writer.claim(store, "fake")
         if writer is None:
             raise RuntimeError("expected a search in the queue, found none")

@@ -96,13 +96,13 @@ def submit(store: Store, world: World, searches: int, owners: int) -> None:
     for number in range(searches):
         by = Principal(f"owner {number % owners}", frozenset({"submit"}))
         spec = SearchSpec(name=f"search {number}", seed=number)
-        store.jobs.submit("search", spec.model_dump(mode="json"), None, space_id=world.space.id, by=by)
+        store.jobs.submit(spec, None, space_id=world.space.id, by=by)
 
 
 def explored(store: Store, world: World, candidates: int) -> str:
     """A search that has evaluated so many candidates; its id."""
     points = world.points(candidates, seed=3)
-    store.jobs.submit("search", SearchSpec().model_dump(mode="json"), None, space_id=world.space.id)
+    store.jobs.submit(SearchSpec(), None, space_id=world.space.id)
     writer = Writer.claim(store, "explorer")
     assert writer is not None
     writer.events(StageStarted("estimate", 0, 5), StageFinished("estimate", 0.1, {"reference": world.reference()}))

@@ -18,6 +18,7 @@ from nas.core.scheduling import NodeResources
 from nas.core.spec import DeviceSpec, SearchSpec
 
 JobKind = Literal["search", "device", "dry_run", "model"]
+JobSpec = SearchSpec | DeviceSpec | ModelSpec
 AppendOutcome = Literal["continue", "stop", "lost"]
 
 

@@ -56,14 +56,13 @@ def add_device(
     space, also while the first onboarding runs.
     """
     store = context.store
-    record = spec.model_dump(mode="json")
-    if idempotency_key is not None and store.jobs.find("device", record, idempotency_key, principal.owner) is not None:
+    if idempotency_key is not None and store.jobs.find(spec, idempotency_key, principal.owner) is not None:
         response.status_code = 200
     else:
         validate.check_data_path(spec.data, context.settings)
         validate.check_device(spec, store, principal)
         stages = TABLE_STAGES if spec.source in ("table", "roofline") else MEASURED_STAGES
-        store.jobs.submit("device", record, idempotency_key, stages=stages, by=principal)
+        store.jobs.submit(spec, idempotency_key, stages=stages, by=principal)
     return store.queries.device(spec.name)
 
 

@@ -41,8 +41,7 @@ async def time_on_worker(
         return _without_cost(dry_run, "no worker is connected that could time it")
 
     def submit() -> str:
-        record = spec.model_dump(mode="json")
-        return store.jobs.submit("dry_run", record, None, space_id=report.space.id, stages=(COST_STAGE,), by=principal)
+        return store.jobs.submit(spec, None, dry_run=True, space_id=report.space.id, stages=(COST_STAGE,), by=principal)
 
     try:
         job_id = await run_in_threadpool(submit)

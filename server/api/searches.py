@@ -53,16 +53,14 @@ class SubmissionService:
     ) -> SearchSchema:
         """Queue a search, or return the one submitted with the same ``key`` and set the status 200."""
         store, owner = self.context.store, self.principal.owner
-        record = spec.model_dump(mode="json")
-        search_id = store.jobs.find("search", record, key, owner) if key is not None else None
+        search_id = store.jobs.find(spec, key, owner) if key is not None else None
         if search_id is not None:
             response.status_code = 200
             return store.queries.search(search_id)
         report = self.check(spec)
         report.require_feasible()
         search_id = store.jobs.submit(
-            "search",
-            record,
+            spec,
             key,
             space_id=report.space.id,
             parent=parent,

@@ -87,12 +87,11 @@ def add_model(
     """Queue the intake of a model: a worker reads the file that was uploaded before, in a process with limits, and
     reports what of it may be made smaller. No code of the file runs. If the file is refused, the intake fails, and its
     `error` says why."""
-    record = spec.model_dump(mode="json")
-    if idempotency_key is not None and store.jobs.find("model", record, idempotency_key, principal.owner) is not None:
+    if idempotency_key is not None and store.jobs.find(spec, idempotency_key, principal.owner) is not None:
         response.status_code = 200
     else:
         _require_uploaded(spec.source.blob, store)
-        store.jobs.submit("model", record, idempotency_key, stages=(READ_STAGE,), by=principal)
+        store.jobs.submit(spec, idempotency_key, stages=(READ_STAGE,), by=principal)
     return store.queries.user_model(spec.name, principal)
 
 

@@ -52,7 +52,7 @@ from server.api.access import requires_tokens
 from server.api.data_check import report_of, shape_of
 from server.api.parents import parent_of, require_parent
 from server.settings import Settings
-from server.store.json_validation import spec_hash
+from server.store.json_validation import dump_spec
 from server.store.readers.submissions import OnboardingContext, ParentSearch, StoredPredictor, SubmissionContext
 from server.store.store import Store
 
@@ -80,7 +80,7 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     Raises UnknownName, InvalidSpec or InvalidData for a spec that is invalid on every service. Problems that depend on
     this service's present state, such as a device without a predictor, are part of the report.
     """
-    spec_hash(spec.model_dump(mode="json"))  # raises for a spec that cannot be stored
+    dump_spec(spec)  # raises for a spec that cannot be stored
     strategy = registry.load_strategy(spec.strategy.name)
     _check_params(strategy, spec)
     report = report_of(spec.data)
@@ -218,7 +218,7 @@ def check_device(spec: DeviceSpec, store: Store, principal: Principal) -> None:
             f"{UnknownName('agent', spec.name, context.agent_names)} Start it on the machine that is to be measured: "
             f"HWNAS_TOKEN=TOKEN nas-agent --server ADDRESS --name {spec.name}"
         )
-    spec_hash(spec.model_dump(mode="json"))  # raises for a spec that cannot be stored
+    dump_spec(spec)  # raises for a spec that cannot be stored
     if spec.predictor not in registry.names("nas.predictors"):
         raise UnknownName("predictor", spec.predictor, registry.names("nas.predictors"))
     report = report_of(spec.data)

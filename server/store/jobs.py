@@ -8,11 +8,11 @@ the queue is in ``queue``, leases are in ``leases``, and all status changes in `
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import chain, islice
 from typing import Literal
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic import JsonValue, ValidationError
 from sqlalchemy import Engine, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -21,10 +21,10 @@ from nas.core.access import LOCAL, LOCAL_OWNER, Principal
 from nas.core.device import DeviceProfile
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec
 from nas.core.events import EncodedEvent, MeasurementsWanted, StatusChanged
-from nas.core.jobs import AppendOutcome, JobKind, Lease, LeaseToken
+from nas.core.jobs import AppendOutcome, JobKind, JobSpec, Lease, LeaseToken
 from nas.core.lifecycle import LEASED
-from nas.core.scheduling import NodeResources
-from nas.core.spec import ResourceSpec
+from nas.core.scheduling import NodeResources, required_resources
+from nas.core.spec import DeviceSpec, SearchSpec
 from server.store import audit, job_commands, measurements
 from server.store.changes import note_change
 from server.store.clock import DatabaseClock
@@ -32,7 +32,7 @@ from server.store.database import reading, writing
 from server.store.fronts import FrontProjector
 from server.store.job_payload import build_payload
 from server.store.json_columns import StageBar
-from server.store.json_validation import spec_hash, validate_events
+from server.store.json_validation import dump_spec, validate_events
 from server.store.leases import (
     excuse_expiry,
     expired_leases,
@@ -54,7 +54,6 @@ from server.store.user_models import register_intake
 MAX_STALLED = 5
 CLAIM_TRIES = 16  # of the first jobs, should other dispatchers be faster
 DRY_RUN_LIFETIME_S = 3600.0  # a dry run that its server has not removed by then is removed
-_JSON = TypeAdapter(dict[str, JsonValue])
 _WORKER_LIFETIME_S = 24 * 3600.0  # of the row of a dispatcher without heartbeats
 
 
@@ -68,17 +67,17 @@ class SqlJobStore:
 
     # Submission and commands
 
-    def find(self, kind: JobKind, spec: Mapping[str, object], key: str, owner: str = LOCAL_OWNER) -> str | None:
+    def find(self, spec: JobSpec, key: str, owner: str = LOCAL_OWNER) -> str | None:
         """Return the job that ``owner`` submitted with ``key``, if any. Raises Conflict if it had another spec."""
         with reading(self._engine) as session:
-            return _find_by_key(session, kind, spec_hash(spec), key, owner)
+            return _find_by_key(session, spec, key, owner)
 
     def submit(
         self,
-        kind: JobKind,
-        spec: Mapping[str, object],
+        spec: JobSpec,
         key: str | None,
         *,
+        dry_run: bool = False,
         space_id: str | None = None,
         parent: str | None = None,
         stages: Sequence[str] = (),
@@ -87,15 +86,17 @@ class SqlJobStore:
     ) -> str:
         """Queue a job and return its id; if the idempotency ``key`` was used before, return the id of that job.
 
-        ``space_id`` identifies the built search space, by which its predictor is found. Raises Conflict if the key was
-        used for another spec or the device or model is being added already, Forbidden for the device of another owner,
-        InvalidSpec for values that JSON cannot represent and for more resources than any node has, and QuotaExceeded.
+        ``dry_run``: only estimate the cost of the search. ``space_id`` identifies the built search space, by which its
+        predictor is found. Raises Conflict if the key was used for another spec or the device or model is being added
+        already, Forbidden for the device of another owner, InvalidSpec for text that cannot be stored and for more
+        resources than any node has, and QuotaExceeded.
         """
-        digest = spec_hash(spec)
-        required = _required_resources(spec)
+        record = dump_spec(spec)
+        kind = "dry_run" if dry_run else _kind_of(spec)
+        required = required_resources(spec)
         try:
             with writing(self._engine) as session:
-                if key is not None and (existing := _find_by_key(session, kind, digest, key, by.owner)) is not None:
+                if key is not None and (existing := _find_by_key(session, spec, key, by.owner)) is not None:
                     return existing
                 now = self._clock(session)
                 if (reason := capacity_shortage(required, cluster_capacity(session, now))) is not None:
@@ -109,9 +110,8 @@ class SqlJobStore:
                     kind=kind,
                     owner=by.owner,
                     priority=priority,
-                    name=str(spec["name"]),
-                    spec=_as_json(spec),
-                    spec_hash=digest,
+                    name=spec.name,
+                    spec=record,
                     space_id=space_id,
                     status="queued",
                     idempotency_key=f"{by.owner}/{key}" if key is not None else None,
@@ -132,10 +132,10 @@ class SqlJobStore:
                     audit.record(session, by, f"submit {kind}", job.id, now, name=job.name)
                 return job.id
         except IntegrityError:  # a concurrent transaction used the same key or device: return what it created
-            if key is not None and (existing := self.find(kind, spec, key, by.owner)) is not None:
+            if key is not None and (existing := self.find(spec, key, by.owner)) is not None:
                 return existing
             if kind in ("device", "model"):
-                raise Conflict(f"{kind} {spec['name']!r} is being added already") from None
+                raise Conflict(f"{kind} {spec.name!r} is being added already") from None
             raise
 
     def pause(self, job_id: str, by: Principal = LOCAL) -> None:
@@ -365,21 +365,24 @@ class SqlJobStore:
             session.execute(delete(WorkerRow).where(WorkerRow.owner == worker))
 
 
-def _find_by_key(session: Session, kind: JobKind, digest: str, key: str, owner: str) -> str | None:
+def _find_by_key(session: Session, spec: JobSpec, key: str, owner: str) -> str | None:
+    """The job that was submitted with a key. Raises Conflict if it had another spec: specs are compared as values, so
+    that a field with a default that was added since makes no difference."""
     job = session.scalars(select(Job).where(Job.idempotency_key == f"{owner}/{key}")).first()
     if job is None:
         return None
-    if (job.kind, job.spec_hash) != (kind, digest):
+    if job.kind != _kind_of(spec) or _read_spec(type(spec), job.spec) != spec:
         raise Conflict(f"the idempotency key {key!r} was used for another spec (job {job.id})")
     return job.id
 
 
-def _required_resources(spec: Mapping[str, object]) -> ResourceSpec:
-    """As ``nas.core.scheduling.required_resources``, for a spec as JSON."""
-    record = spec.get("resources")
-    return ResourceSpec.model_validate(record) if record is not None else ResourceSpec(cpus=spec.get("threads", 1))
+def _kind_of(spec: JobSpec) -> JobKind:
+    return "search" if isinstance(spec, SearchSpec) else "device" if isinstance(spec, DeviceSpec) else "model"
 
 
-def _as_json(spec: Mapping[str, object]) -> dict[str, JsonValue]:
-    """A spec that ``spec_hash`` has accepted."""
-    return _JSON.validate_python(spec)
+def _read_spec(spec_type: type[JobSpec], record: dict[str, JsonValue]) -> JobSpec | None:
+    """A stored spec; None if it is no longer valid."""
+    try:
+        return spec_type.model_validate(record)
+    except ValidationError:
+        return None

@@ -1,15 +1,17 @@
-"""Validate JSON before it is stored: events of workers, which are not trusted, and specs, with their hash."""
+"""Validate JSON before it is stored: events of workers, which are not trusted, and specs."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+
+from pydantic import JsonValue
 
 from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.events import EncodedEvent, Evaluated, Event, Progress, StatusChanged, decode
+from nas.core.jobs import JobSpec
 from nas.core.metrics import metric_info
 from server.store.database import JsonText
 
@@ -27,17 +29,17 @@ def validate_events(events: Sequence[EncodedEvent]) -> tuple[list[JsonText], lis
     return texts, [_decode(text) for text in texts]
 
 
-def spec_hash(spec: Mapping[str, object]) -> str:
-    """Return the sha256 of the canonical JSON, equal to ``SearchSpec.content_hash``. Raises InvalidSpec for values that
-    JSON cannot represent."""
+def dump_spec(spec: JobSpec) -> dict[str, JsonValue]:
+    """Return the spec as JSON. Raises InvalidSpec for text that a database cannot store."""
     try:
-        text = json.dumps(spec, sort_keys=True, allow_nan=False)
-        json.dumps(spec, ensure_ascii=False).encode()
-    except (ValueError, TypeError, RecursionError) as error:
+        record: dict[str, JsonValue] = spec.model_dump(mode="json")
+        text = json.dumps(record, allow_nan=False)
+        json.dumps(record, ensure_ascii=False).encode()
+    except ValueError as error:
         raise InvalidSpec(f"the spec cannot be stored as JSON: {error}") from error
     if _NUL.search(text):
         raise InvalidSpec("the spec contains a NUL character, which cannot be stored")
-    return hashlib.sha256(text.encode()).hexdigest()
+    return record
 
 
 def _to_json(event: EncodedEvent) -> JsonText:

@@ -96,7 +96,6 @@ class Job(Base):
     precedence: Mapped[int] = mapped_column(default=0)
     name: Mapped[str] = mapped_column(String(120))
     spec: Mapped[dict[str, JsonValue]]
-    spec_hash: Mapped[str] = mapped_column(String(64))
     space_id: Mapped[str | None] = mapped_column(String(120))
     status: Mapped[str] = mapped_column(String(16), default="queued")
     idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)

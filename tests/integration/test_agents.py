@@ -113,8 +113,8 @@ def want(*networks: str, profile: DeviceProfile = PI) -> MeasurementsWanted:
 
 
 def onboarding(store: Store, name: str = "pi") -> str:
-    spec = fakes.device_spec(name=name, source="agent").model_dump(mode="json")
-    return store.jobs.submit("device", spec, None, stages=("profile", "measure", "fit"))
+    spec = fakes.device_spec(name=name, source="agent")
+    return store.jobs.submit(spec, None, stages=("profile", "measure", "fit"))
 
 
 def parked(store: Store, *networks: str, name: str = "pi") -> tuple[str, Lease]:
@@ -430,7 +430,7 @@ def test_waiting_onboarding_holds_no_worker_and_exports_each_model_once(
     monkeypatch.setattr(runner, "to_onnx_for_timing", export)
     register(store)
     spec = fakes.device_spec(name="pi", source="agent", predictor="bayesian_linear", samples=40)
-    job = store.jobs.submit("device", spec.model_dump(mode="json"), None, stages=("profile", "measure", "fit"))
+    job = store.jobs.submit(spec, None, stages=("profile", "measure", "fit"))
     cluster = Inline(str(tmp_path / "blobs"))
     dispatcher = Dispatcher(store.jobs, cluster, "d", poll_seconds=0.01, lease_seconds=100.0)
     dispatcher.start()

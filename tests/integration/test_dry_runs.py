@@ -223,8 +223,8 @@ def test_cancelled_request_leaves_no_job(store: Store) -> None:
 
 def test_dry_run_is_no_search_and_counts_in_quotas(api: TestClient, store: Store, clock: fakes.Clock) -> None:
     ada = Principal("ada", frozenset({"submit"}))
-    spec = body(resources={"gpus": 2})
-    job = store.jobs.submit("dry_run", spec, None, space_id="tiny-0-10", by=ada)
+    spec = fakes.search_spec(resources={"gpus": 2})
+    job = store.jobs.submit(spec, None, dry_run=True, space_id="tiny-0-10", by=ada)
     assert store.quotas.view("ada").queued == 1
     with pytest.raises(NotFound):
         store.queries.search(job)
@@ -244,9 +244,9 @@ def test_dry_run_is_no_search_and_counts_in_quotas(api: TestClient, store: Store
 
 
 def test_abandoned_dry_runs_are_deleted(store: Store, clock: fakes.Clock) -> None:
-    job_id = store.jobs.submit("dry_run", body(), None, space_id="tiny-0-10")
+    job_id = store.jobs.submit(fakes.search_spec(), None, dry_run=True, space_id="tiny-0-10")
     clock.pass_(DRY_RUN_LIFETIME_S + 1.0)
-    new = store.jobs.submit("dry_run", body(), None, space_id="tiny-0-10")
+    new = store.jobs.submit(fakes.search_spec(), None, dry_run=True, space_id="tiny-0-10")
     assert dry_runs(store) == [new]
     assert job_id != new
 
@@ -275,7 +275,7 @@ def test_space_profile_is_cached_by_predictor(
     before = dry_run_of(api, "&measure=false").ranges["predicted_ms"]
     assert len(surveyed) == 2
     clock.pass_(1.0)
-    store.jobs.submit("device", fakes.device_spec().model_dump(mode="json"), None)
+    store.jobs.submit(fakes.device_spec(), None)
     fakes.run_log(store, fakes.device_log(store.blobs.put(fakes.predictor_bytes((2.0, 2.0, 2.0)))))
     after = dry_run_of(api, "&measure=false").ranges["predicted_ms"]
     assert len(surveyed) == 3

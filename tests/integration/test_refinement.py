@@ -465,12 +465,12 @@ def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.Mo
     url = str(tmp_path / "blobs")
     with open_store(f"sqlite:///{tmp_path / 'test.db'}", url, fakes.Clock()) as store:
         device = DeviceSpec(name="planted", space=spec.space, data=data)
-        onboarding = store.jobs.submit("device", device.model_dump(mode="json"), None)
+        onboarding = store.jobs.submit(device, None)
         card = make_card(fitted.predictor, PROFILE, space, fitted.n, fitted.truth_ms_H, fitted.guess)
         result = fit_result(fitted.predictor, card, training_data, store.blobs).to_json()
         profiled = StageFinished("profile", 0.0, {"profile": PROFILE.as_json()})
         fakes.run_log(store, [profiled, StageFinished("fit", 0.0, result)])
-        search = store.jobs.submit("search", spec.model_dump(mode="json"), None, space_id=space.id)
+        search = store.jobs.submit(spec, None, space_id=space.id)
         lease = store.jobs.claim("worker", 1000.0)
         assert lease is not None
         for batch in runner.run_job(lease.payload, url, lease.events):

@@ -61,7 +61,7 @@ def add_device(store: Store, name: str = "bench", weights: tuple[float, ...] = (
     assert isinstance(fit, StageFinished)
     result = {**fit.result, "measurements_blob": stored_measurements(store), "networks": 40}
     spec = fakes.device_spec(name=name)
-    job = store.jobs.submit("device", spec.model_dump(mode="json"), None, stages=("profile", "measure", "fit"))
+    job = store.jobs.submit(spec, None, stages=("profile", "measure", "fit"))
     fakes.run_log(store, [*before, replace(fit, result=result)])
     return job
 
@@ -208,9 +208,9 @@ def test_drift_is_what_was_measured_over_what_was_predicted(store: Store, clock:
     assert [s.canary for s in drift.sessions] == [1.0, 1.02]
     assert (drift.status, drift.within) == ("stable", pytest.approx(0.03))
     # The same machine profiled again: its canary takes longer, and what was measured is still of this profile.
-    spec = fakes.device_spec().model_dump(mode="json")
+    spec = fakes.device_spec()
     clock.pass_(86_400)
-    store.jobs.submit("device", spec, None)
+    store.jobs.submit(spec, None)
     slower = replace(fakes.PROFILE, canary_ms=0.25)
     fakes.run_log(store, fakes.device_log(store.blobs.put(fakes.predictor_bytes()), profile=slower))
     drift = store.queries.drift("bench")
@@ -219,7 +219,7 @@ def test_drift_is_what_was_measured_over_what_was_predicted(store: Store, clock:
     assert [v.number for v in store.queries.versions("bench")] == [2, 1]
     # Another runtime is another profile, of which nothing is known yet.
     clock.pass_(86_400)
-    store.jobs.submit("device", spec, None)
+    store.jobs.submit(spec, None)
     newer = replace(fakes.PROFILE, runtime_version="2.0")
     fakes.run_log(store, fakes.device_log(store.blobs.put(fakes.predictor_bytes()), profile=newer))
     assert store.queries.drift("bench").status == "unknown"
@@ -299,8 +299,8 @@ def test_agents_figures(store: Store, api: TestClient, clock: fakes.Clock) -> No
         profile = replace(fakes.PROFILE, name=name, source="agent", canary_ms=0.2)
         store.measurements.register(name, "one", profile, {}, LOCAL)
         clock.pass_(50)
-    spec = fakes.device_spec(name="pi", source="agent").model_dump(mode="json")
-    store.jobs.submit("device", spec, None)
+    spec = fakes.device_spec(name="pi", source="agent")
+    store.jobs.submit(spec, None)
     lease = store.jobs.claim("tests", 100.0)
     assert lease is not None
     profile = replace(fakes.PROFILE, name="pi", source="agent", canary_ms=0.2)

@@ -298,7 +298,7 @@ def predictor_bytes(weights: Sequence[float] = (1.0, 1.0, 1.0)) -> bytes:
 def add_device(store: Store, spec: DeviceSpec | None = None, space_id: str = "tiny-0-10") -> str:
     """A device as it is after its onboarding; the job's id."""
     spec = spec or device_spec()
-    job = store.jobs.submit("device", spec.model_dump(mode="json"), None, stages=("profile", "measure", "fit"))
+    job = store.jobs.submit(spec, None, stages=("profile", "measure", "fit"))
     run_log(store, device_log(store.blobs.put(predictor_bytes()), space_id))
     return job
 
@@ -307,7 +307,7 @@ def add_search(store: Store, spec: SearchSpec | None = None, key: str | None = N
     """A queued search over the tiny space; its id."""
     spec = spec or search_spec()
     space_id = TinySpace(spec.space.params, _describe(spec.data)).id
-    return store.jobs.submit("search", spec.model_dump(mode="json"), key, space_id=space_id, **submit)
+    return store.jobs.submit(spec, key, space_id=space_id, **submit)
 
 
 _batches: Counter[tuple[str, int]] = Counter()

@@ -71,7 +71,7 @@ VERIFIED = StageFinished("verify", 1.0, {"measured": True, "fleet": {name: {"mea
 
 
 def add_board(store: Store) -> None:
-    record = fakes.device_spec(name="board").model_dump(mode="json")
-    store.jobs.submit("device", record, None, stages=("profile", "measure", "fit"))
+    spec = fakes.device_spec(name="board")
+    store.jobs.submit(spec, None, stages=("profile", "measure", "fit"))
     blob = store.blobs.put(fakes.predictor_bytes((4.0, 1.0, 1.0)))
     fakes.run_log(store, fakes.device_log(blob, profile=replace(fakes.PROFILE, name="board")))

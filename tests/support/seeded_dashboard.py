@@ -40,7 +40,7 @@ from nas.core.events import (
     StageStarted,
     Warned,
 )
-from nas.core.jobs import JobKind
+from nas.core.jobs import JobSpec
 from nas.core.rank_correlation import Tau, rank_advice
 from nas.core.scheduling import NodeResources
 from nas.core.spec import BudgetSpec, DeviceSpec, ObjectiveSpec, ResourceSpec, SearchSpec, SpaceSpec, StrategySpec
@@ -90,10 +90,10 @@ class SeedingClock:
 class HelpfulJobStore(seeding.PromptJobStore):
     """As ``PromptJobStore``; an onboarding that is submitted is begun at once, too."""
 
-    def submit(self, kind: JobKind, *args: Any, **kwargs: Any) -> str:
+    def submit(self, spec: JobSpec, *args: Any, **kwargs: Any) -> str:
         """As ``SqlJobStore.submit``."""
-        job_id = super().submit(kind, *args, **kwargs)
-        if kind == "device" and self.begins_onboardings:
+        job_id = super().submit(spec, *args, **kwargs)
+        if isinstance(spec, DeviceSpec) and self.begins_onboardings:
             begin_onboarding(self.store, job_id)
         return job_id
 

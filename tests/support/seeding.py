@@ -14,7 +14,7 @@ from nas.core.arch import Arch, as_archs, sample
 from nas.core.cost_estimate import CostEstimate, StageCost
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.events import Candidate, Event, Measured, Origin, StageFinished, StageStarted, encode
-from nas.core.jobs import DryRunPayload, JobKind, Lease
+from nas.core.jobs import DryRunPayload, JobSpec, Lease
 from nas.core.ports import SearchSpace
 from nas.core.spec import DeviceSpec, SearchSpec
 from nas.engine import COST_STAGE, stage_names
@@ -134,8 +134,7 @@ def submit_search(store: Store, spec: SearchSpec, by: Principal = LOCAL, priorit
     """Queue a search; its id."""
     space = validate.space_of(spec.space, spec.data, store)
     return store.jobs.submit(
-        "search",
-        spec.model_dump(mode="json"),
+        spec,
         None,
         space_id=space.id,
         parent=spec.supernet,
@@ -147,7 +146,7 @@ def submit_search(store: Store, spec: SearchSpec, by: Principal = LOCAL, priorit
 
 def submit_device(store: Store, spec: DeviceSpec) -> str:
     """Queue an onboarding; its id."""
-    return store.jobs.submit("device", spec.model_dump(mode="json"), None, stages=MEASURED_STAGES)
+    return store.jobs.submit(spec, None, stages=MEASURED_STAGES)
 
 
 def measured_blob(store: Store, space: SearchSpace, predictor: BayesianLinear, archs: Sequence[Arch]) -> str:
@@ -221,10 +220,10 @@ class PromptJobStore(SqlJobStore):
 
     seconds_by_stage: Sequence[float | None] = ()
 
-    def submit(self, kind: JobKind, *args: Any, **kwargs: Any) -> str:
+    def submit(self, spec: JobSpec, *args: Any, dry_run: bool = False, **kwargs: Any) -> str:
         """As ``SqlJobStore.submit``."""
-        job_id = super().submit(kind, *args, **kwargs)
-        if kind == "dry_run":
+        job_id = super().submit(spec, *args, dry_run=dry_run, **kwargs)
+        if dry_run:
             lease = self.claim("node-a", LEASE_S)
             assert lease is not None
             assert isinstance(lease.payload, DryRunPayload)

@@ -202,13 +202,13 @@ def test_a_device_gets_a_further_predictor_from_its_own_source(
 ) -> None:
     """Not from the machine of the service, under the device's name."""
     added = fakes.device_spec(name="phone", **changes)
-    store.jobs.submit("device", added.model_dump(mode="json"), None)
+    store.jobs.submit(added, None)
     answer = api.post("/v1/searches", json={**body(), "device": "phone"})
     refused(answer, 422, "invalid_spec", f"nas devices add phone {options}")
 
 
 def test_device_during_onboarding_has_no_predictor(api: TestClient, store: Store) -> None:
-    store.jobs.submit("device", fakes.device_spec().model_dump(mode="json"), None)
+    store.jobs.submit(fakes.device_spec(), None)
     refused(api.post("/v1/searches", json=body()), 422, "invalid_spec", "still being added")
 
 

@@ -350,23 +350,23 @@ def test_owner_at_its_limit_waits_with_the_reason(store: Store, clock: fakes.Clo
 
 
 def submit_dry_run(store: Store, name: str = "dry", by: Principal = LOCAL, gpus: int = 0) -> str:
-    record = fakes.search_spec(name=name, resources={"gpus": gpus}).model_dump(mode="json")
-    return store.jobs.submit("dry_run", record, None, space_id="tiny-0-10", by=by)
+    spec = fakes.search_spec(name=name, resources={"gpus": gpus})
+    return store.jobs.submit(spec, None, dry_run=True, space_id="tiny-0-10", by=by)
 
 
 def test_quotas_count_every_kind_of_job(store: Store) -> None:
     store.quotas.set("ada", QuotaLimits(max_queued=0, max_running=0, gpu_hours=0.0), LOCAL)
     ada = Principal("ada", frozenset({"device", "submit"}))
-    for kind, record in (
-        ("search", fakes.search_spec().model_dump(mode="json")),
-        ("dry_run", fakes.search_spec().model_dump(mode="json")),
-        ("device", fakes.device_spec(name="hers").model_dump(mode="json")),
+    for spec, dry_run in (
+        (fakes.search_spec(), False),
+        (fakes.search_spec(), True),
+        (fakes.device_spec(name="hers"), False),
     ):
         with pytest.raises(QuotaExceeded):
-            store.jobs.submit(kind, record, None, space_id="tiny-0-10", by=ada)  # type: ignore[arg-type]
+            store.jobs.submit(spec, None, dry_run=dry_run, space_id="tiny-0-10", by=ada)
     store.quotas.set("ada", QuotaLimits(max_running=1), LOCAL)
-    onboarding = fakes.device_spec(name="hers").model_dump(mode="json")
-    store.jobs.submit("device", onboarding, None, by=ada)
+    onboarding = fakes.device_spec(name="hers")
+    store.jobs.submit(onboarding, None, by=ada)
     submit_dry_run(store, by=ada)
     assert store.quotas.view("ada").queued == 2
     assert store.jobs.claim("w", 10.0) is not None

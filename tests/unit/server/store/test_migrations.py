@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -88,15 +87,15 @@ def test_an_older_schema_loses_models_and_nothing_else(url: str, tmp_path: Path)
     blobs = tmp_path / "blobs"
     ended, _ = filled(url, blobs)
     source = FileSource(blob="0" * 64, filename="mine.pt2")
-    record = ModelSpec(name="mine", source=source).model_dump(mode="json")
+    spec = ModelSpec(name="mine", source=source)
     with open_store(url, str(blobs), fakes.Clock()) as store:
-        store.jobs.submit("model", record, None, stages=("read",))
+        store.jobs.submit(spec, None, stages=("read",))
         before = everything(store, ended)
     to(url, "0012")
     assert execute(url, "SELECT DISTINCT kind FROM jobs ORDER BY kind") == [("device",), ("search",)]
     with open_store(url, str(blobs), fakes.Clock()) as store:
         assert store.queries.user_models(LOCAL) == []
-        store.jobs.submit("model", record, None, stages=("read",))
+        store.jobs.submit(spec, None, stages=("read",))
         assert [model.name for model in store.queries.user_models(LOCAL)] == ["mine"]
         assert everything(store, ended) == before
 
@@ -181,9 +180,7 @@ def test_replaced_words_are_rewritten_in_specs_events_and_states(url: str, tmp_p
         assert (execute(url, raw), execute(url, bodies)) == new_rows
         assert [store.queries.search(search), store.queries.events(search, 0, 1000)] == before
         assert store.queries.candidates(search, None, None, "position", 100, None) == candidates
-        record = FEW_SHOT.model_dump(mode="json")
-        assert execute(url, f"SELECT spec_hash FROM jobs WHERE id = '{search}'") == [(FEW_SHOT.content_hash,)]
-        assert store.queries.search(search).spec.model_dump(mode="json") == record
+        assert store.queries.search(search).spec == FEW_SHOT
 
 
 def test_a_home_that_revision_0005_wrote_opens_resumes_and_forks(tmp_path: Path) -> None:
@@ -200,8 +197,7 @@ def test_a_home_that_revision_0005_wrote_opens_resumes_and_forks(tmp_path: Path)
         assert (ended.rank_correlation.subspaces, len(ended.rank_correlation.networks)) == (2, 4)
         verified = store.queries.candidates(ended.id, None, "violated", "position", 9, None).items
         assert {c.promised_ms is not None and c.measurement is not None for c in verified} == {True}
-        [(record,)] = execute(f"sqlite:///{database}", f"SELECT spec FROM jobs WHERE id = '{ended.id}'")
-        assert store.jobs.find("search", json.loads(record), "key-whole") == ended.id
+        assert store.jobs.find(ended.spec, "key-whole") == ended.id
 
         resumed = store.jobs.claim("worker", 10.0)
         assert resumed is not None
@@ -235,7 +231,7 @@ def test_a_home_that_revision_0011_wrote_opens_resumes_and_forks(tmp_path: Path)
             spec = DeviceSpec(name=device, samples=40, predictor=family)
             onboarding = store.queries.onboarding(store.queries.device(device).id)
             assert onboarding.spec == spec
-            assert store.jobs.find("device", spec.model_dump(mode="json"), f"key-{device}") == onboarding.id
+            assert store.jobs.find(spec, f"key-{device}") == onboarding.id
 
         ids = {search.spec.name: search.id for search in store.queries.searches(None, 9, None).items}
         claimed = [store.jobs.claim("worker", 10.0) for _ in range(2)]

@@ -71,7 +71,7 @@ def fair_ids(store: Store) -> list[str]:
 def test_positions_and_claims_follow_the_fair_order(store: Store, clock: fakes.Clock) -> None:
     fill(store, clock, 60)
     for _ in range(2):
-        store.jobs.submit("dry_run", fakes.search_spec().model_dump(mode="json"), None, space_id="tiny-0-10")
+        store.jobs.submit(fakes.search_spec(), None, dry_run=True, space_id="tiny-0-10")
     expected = fair_ids(store)
     assert len(expected) > 30
     with reading(engine_of(store)) as session:

@@ -35,6 +35,7 @@ from nas.core.events import (
     fold_all,
 )
 from nas.core.jobs import Lease
+from nas.core.spec import FleetSpec, SearchSpec, SpaceSpec
 from nas.schemas.candidates import FrontSchema
 from nas.stages.fronts import front_of
 from server.api.candidates import get_front
@@ -159,51 +160,72 @@ def test_unusable_database_raises_storage_error(tmp_path: Path) -> None:
 
 
 def test_idempotency_key_returns_its_job(store: Store) -> None:
-    spec = fakes.search_spec().model_dump(mode="json")
-    first = store.jobs.submit("search", spec, "key")
-    assert store.jobs.submit("search", spec, "key") == first
-    assert store.jobs.submit("search", spec, None) != first
-    assert store.jobs.find("search", spec, "key") == first
-    assert store.jobs.find("search", spec, "other") is None
+    spec = fakes.search_spec()
+    first = store.jobs.submit(spec, "key")
+    assert store.jobs.submit(spec, "key") == first
+    assert store.jobs.submit(spec, None) != first
+    assert store.jobs.find(spec, "key") == first
+    assert store.jobs.find(spec, "other") is None
     with pytest.raises(Conflict, match=first):
-        store.jobs.submit("search", {**spec, "seed": 1}, "key")
+        store.jobs.submit(spec.model_copy(update={"seed": 1}), "key")
     with pytest.raises(Conflict):
-        store.jobs.submit("device", spec, "key")
+        store.jobs.submit(fakes.device_spec(), "key")
     assert count(store, Job) == 2
 
 
+def test_idempotency_key_of_a_version_whose_specs_had_fewer_fields(store: Store) -> None:
+    spec = fakes.search_spec()
+    first = store.jobs.submit(spec, "key")
+    with writing(store.queries._engine) as session:
+        job = session.get_one(Job, first)
+        older = {name: value for name, value in job.spec.items() if name != "fleet"}
+        assert older != job.spec
+        job.spec = older
+    assert store.jobs.find(spec, "key") == store.jobs.submit(spec, "key") == first
+    with pytest.raises(Conflict, match=first):
+        store.jobs.submit(spec.model_copy(update={"fleet": FleetSpec(devices=("bench", "phone"))}), "key")
+
+
+def test_idempotency_key_of_a_spec_that_is_no_longer_valid(store: Store) -> None:
+    spec = fakes.search_spec()
+    first = store.jobs.submit(spec, "key")
+    with writing(store.queries._engine) as session:
+        job = session.get_one(Job, first)
+        job.spec = {**job.spec, "retired_field": 1}
+    with pytest.raises(Conflict, match=first):
+        store.jobs.find(spec, "key")
+
+
 def test_concurrent_submissions_with_one_key_create_one_job(store: Store) -> None:
-    spec = fakes.search_spec().model_dump(mode="json")
+    spec = fakes.search_spec()
     gate = threading.Barrier(6)
 
     def submit(_: int) -> str:
         gate.wait()
-        return store.jobs.submit("search", spec, "key")
+        return store.jobs.submit(spec, "key")
 
     with ThreadPoolExecutor(6) as pool:
         assert len(set(pool.map(submit, range(6)))) == 1
     assert count(store, Job) == 1
 
 
-@pytest.mark.parametrize("bad", [{"a": float("nan")}, {"a": "\x00"}, {"a": "\ud800"}, {"a": object()}])
-def test_specs_that_cannot_be_stored_are_rejected(store: Store, bad: dict[str, object]) -> None:
+@pytest.mark.parametrize("bad", [float("nan"), "\x00", "\ud800"])
+def test_specs_that_cannot_be_stored_are_rejected(store: Store, bad: object) -> None:
+    def with_param(value: object) -> SearchSpec:
+        return SearchSpec(space=SpaceSpec().model_copy(update={"params": {"a": value}}))
+
     with pytest.raises(InvalidSpec):
-        store.jobs.submit("search", {"name": "x", **bad}, None)
-    store.jobs.submit("search", {"name": "x", "a": "\\u0000 spelled out"}, None)
-
-
-def test_spec_hash_equals_content_hash(store: Store, search: str) -> None:
-    with writing(store.queries._engine) as session:
-        assert session.get_one(Job, search).spec_hash == fakes.search_spec().content_hash
+        store.jobs.submit(with_param(bad), None)
+    store.jobs.submit(with_param("\\u0000 spelled out"), None)
 
 
 def test_device_has_one_onboarding_at_a_time(store: Store) -> None:
-    spec = fakes.device_spec().model_dump(mode="json")
-    first = store.jobs.submit("device", spec, None)
+    spec = fakes.device_spec()
+    first = store.jobs.submit(spec, None)
     with pytest.raises(Conflict, match=first):
-        store.jobs.submit("device", spec, None)
+        store.jobs.submit(spec, None)
     store.jobs.cancel(first)
-    second = store.jobs.submit("device", spec, None)
+    second = store.jobs.submit(spec, None)
     assert store.queries.device("bench").id == second
 
 
@@ -513,7 +535,7 @@ def test_onboarding_creates_device_and_predictor(store: Store) -> None:
 
 
 def test_onboarding_without_a_result_is_rejected(store: Store) -> None:
-    store.jobs.submit("device", fakes.device_spec().model_dump(mode="json"), None)
+    store.jobs.submit(fakes.device_spec(), None)
     lease = claim(store)
     with pytest.raises(InvalidInput, match="profile"):
         append(store, lease, StageFinished("profile", 1.0))
