@@ -148,35 +148,40 @@ class _Timer:
 
 
 class _CanaryTrack:
-    """All canary chunks of a sitting by time, from which the undisturbed level is followed."""
+    """All canary chunks of a sitting in the order of time, from which the undisturbed level is followed. They lie in
+    arrays that double when they are full: the level is asked for after every few chunks."""
 
     def __init__(self, protocol: MeasurementProtocol) -> None:
         self._protocol = protocol
-        self._at_ns: list[float] = []
-        self._ms: list[float] = []
+        self._at_ns_N = np.empty(1024)
+        self._ms_N = np.empty(1024)
+        self._count = 0
 
     def add(self, at_ns: float, ms: float) -> None:
-        """One uninterrupted chunk."""
-        self._at_ns.append(at_ns)
-        self._ms.append(ms)
+        """One uninterrupted chunk, not earlier than the last one."""
+        if self._count == len(self._ms_N):
+            self._at_ns_N, self._ms_N = (np.concatenate([a, np.empty_like(a)]) for a in (self._at_ns_N, self._ms_N))
+        self._at_ns_N[self._count], self._ms_N[self._count] = at_ns, ms
+        self._count += 1
 
     @property
     def ready(self) -> bool:
         """Whether there is any chunk."""
-        return bool(self._ms)
+        return self._count > 0
 
     def level_ms(self, at_ns: float) -> float:
         """The undisturbed level around a time: a low quantile over a window that holds disturbed and undisturbed
         moments, and is short against changes of clock rate."""
-        at, ms = np.asarray(self._at_ns), np.asarray(self._ms)
+        at_N, ms_N = self._at_ns_N[: self._count], self._ms_N[: self._count]
         half = self._protocol.level_window_ms * 1e6 / 2
-        middle = min(max(at_ns, at[0] + half), max(at[-1] - half, at[0] + half))
-        near = ms[(at >= middle - half) & (at <= middle + half)]
-        return float(np.quantile(near if near.size else ms, self._protocol.level_quantile))
+        middle = min(max(at_ns, at_N[0] + half), max(at_N[-1] - half, at_N[0] + half))
+        begin, end = np.searchsorted(at_N, middle - half, "left"), np.searchsorted(at_N, middle + half, "right")
+        near_N = ms_N[begin:end]
+        return float(np.quantile(near_N if near_N.size else ms_N, self._protocol.level_quantile))
 
     def quantiles_ms(self) -> tuple[float, ...]:
         """All chunks, at ``QUANTILES``."""
-        return tuple(np.quantile(self._ms, QUANTILES).tolist())
+        return tuple(np.quantile(self._ms_N[: self._count], QUANTILES).tolist())
 
 
 @dataclass(frozen=True)

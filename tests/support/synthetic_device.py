@@ -81,7 +81,9 @@ class SyntheticDevice:
         self.cpu_time = cpu_time
 
     def clock(self) -> int:
-        reading_ns = self.now + sum(by for at, by in self.jumps.items() if self.now >= at * 1e6) * 1e6
+        reading_ns = self.now
+        if self.jumps:
+            reading_ns += sum(by for at, by in self.jumps.items() if self.now >= at * 1e6) * 1e6
         return int(reading_ns) // self.granularity_ns * self.granularity_ns
 
     def cpu_clock(self) -> int:
@@ -92,11 +94,10 @@ class SyntheticDevice:
 
         def go() -> None:
             nonlocal ran_ms
-            factor = (
-                (1 + self.warming * 0.5 ** (ran_ms / 20))
-                * self.disturbance.canary(self.now / 1e6) ** slope
-                * (1 + self.noise * abs(self.rng.standard_normal()))
-            )
+            factor = self.disturbance.canary(self.now / 1e6) ** slope
+            if self.warming:
+                factor *= 1 + self.warming * 0.5 ** (ran_ms / 20)
+            factor *= 1 + self.noise * abs(self.rng.standard_normal())
             if self.rng.random() < self.spikes:
                 factor *= 10
             ran_ms += cost_ms * factor
