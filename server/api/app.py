@@ -55,10 +55,10 @@ def create_app(settings: Settings, store: Store, streams: EventStreams | None = 
     app.add_middleware(RequestLimitMiddleware, body_s=settings.request_seconds)  # the last one added runs first
     app.add_middleware(RequestGuardMiddleware, authorizer=authorizer)
     app.add_middleware(RequestMetricsMiddleware, metrics=metrics)
-    v1 = APIRouter(prefix="/v1", dependencies=[Depends(authorizer)], responses=errors.responses(401, 403))
+    v1 = APIRouter(dependencies=[Depends(authorizer)], responses=errors.responses(401, 403))
     for routes in (catalog, searches, candidates, devices, onboardings, agents, tables, user_models, administration):
         v1.include_router(routes.router)
-    app.include_router(v1)
+    app.include_router(v1, prefix="/v1")  # a prefix of the router's own would have all routes prepared twice
     app.include_router(health.router)
     complete_description(app)
     return app
