@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,22 @@ from typing import Any
 
 import pytest
 
-from tests.support.browsing import ServedDashboard, browsing, served, watched
-from tests.support.databases import postgres_missing, postgres_server, postgres_url
+# Several test processes share the cores, and threads that wait for each other there take many times as long. Set before
+# any library that reads them is imported; child processes inherit them.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+from tests.support.browsing import ServedDashboard, browsing, served, watched  # noqa: E402
+from tests.support.databases import migrated_once, postgres_missing, postgres_server, postgres_url  # noqa: E402
 
 pytest.register_assert_rewrite("nas.testing")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _schema() -> Iterator[None]:
+    """New SQLite databases are copies of one that was migrated."""
+    with migrated_once():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from pathlib import Path
 
 from alembic import command
@@ -63,6 +64,7 @@ def _project_missing_fronts(connection: Connection) -> None:
             session.expunge_all()
 
 
+@lru_cache
 def head() -> str:
     """Return the newest revision of this version."""
     config = Config()

@@ -47,7 +47,7 @@ from server.store.measurements import LEASE_S, MAX_ATTEMPTS
 from server.store.models import MeasurementRow
 from server.store.store import Store, open_store
 from tests.support import fakes
-from tests.support.databases import postgres_missing, postgres_server, postgres_url
+from tests.support.databases import postgres_url
 from tests.support.paths import ROOT
 from tests.support.serving import serving
 from workers import runner
@@ -80,14 +80,6 @@ MEASURED = fakes.measurement(1.0)
 @pytest.fixture
 def clock() -> fakes.Clock:
     return fakes.Clock()
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    if (reason := postgres_missing()) is not None:
-        pytest.skip(reason)
-    with postgres_server() as folder:
-        yield folder
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
@@ -764,9 +756,17 @@ class Block:
             raise ImportError("blocked: " + name)
 sys.meta_path.insert(0, Block())
 from dataclasses import replace
+from time import perf_counter
 from agent import main as agent
-def profile_machine(name, threads, source):  # the usual time of the canary; a busy machine has none
-    return replace(agent.describe_machine(name, agent.MeasurementProtocol(threads=threads), source), canary_ms=0.05)
+from predictors.measurement.onnx_runtime import canary_model, load_session
+def profile_machine(name, threads, source):  # at once, and with a canary that a busy machine reaches without patience
+    profile = agent.describe_machine(name, agent.MeasurementProtocol(threads=threads), source)
+    run = load_session(canary_model(), profile.protocol)
+    def canary_ms():
+        start = perf_counter()
+        run()
+        return 1e3 * (perf_counter() - start)
+    return replace(profile, canary_ms=1.3 * min(canary_ms() for _ in range(300)))
 agent.profile_machine = profile_machine
 agent.main({words!r})
 """
@@ -816,7 +816,7 @@ def until(condition: Callable[[], Any], seconds: float = 180.0) -> Any:
 def test_two_agents_of_which_one_is_killed_while_measuring(store: Store, tmp_path: Path, clock: fakes.Clock) -> None:
     """Real agents, real models, a real network; the leases' clock is moved by hand, and the canary's time is given."""
     model = store.blobs.put(canary_model())
-    networks = [f"n{i}" for i in range(3)]
+    networks = ["n0", "n1"]
     with (
         serving(create_app(Settings(home=tmp_path), store)) as url,
         running(url, "one", 1) as one,
@@ -849,7 +849,7 @@ def test_two_agents_of_which_one_is_killed_while_measuring(store: Store, tmp_pat
             until(lambda: {status for status, _ in of("one")} == {"done"})
             assert "stopped" in again.kill(signal.SIGTERM)
             assert again.process.returncode == 0
-        assert [attempts for _, attempts in of("one")] == [2 if i == lost else 1 for i in range(3)]
+        assert [attempts for _, attempts in of("one")] == [2 if i == lost else 1 for i in range(2)]
         for name, p in profiles.items():
             lease = store.jobs.claim("worker", 1000.0)
             assert lease is not None

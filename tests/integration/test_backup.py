@@ -20,7 +20,7 @@ from server.store.backup import back_up, restore
 from server.store.migrate import head
 from server.store.store import Store, open_store
 from tests.support import fakes
-from tests.support.databases import postgres_missing, postgres_server, postgres_url
+from tests.support.databases import postgres_url
 
 
 @pytest.fixture
@@ -92,24 +92,21 @@ def test_damaged_backup_is_rejected(store: Store, home: Path, tmp_path: Path) ->
 
 
 @pytest.mark.postgres
-@pytest.mark.skipif(postgres_missing() is not None, reason=str(postgres_missing()))
-def test_documented_backup_of_postgresql(tmp_path: Path) -> None:
+def test_documented_backup_of_postgresql(tmp_path: Path, postgres: str) -> None:
     tools = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
-    with postgres_server() as server:
-        url = postgres_url(server, "first")
-        with open_store(url, str(tmp_path / "blobs")) as store:
-            fakes.add_device(store)
-            fakes.add_search(store)
-            fakes.run_log(store, fakes.search_log(store.blobs.put(b"a model")))
-            before = contents_of(store)
-        where = ["--host", server, "--username", "postgres"]
-        dump = tmp_path / "hwnas.dump"
-        subprocess.run([tools / "pg_dump", *where, "--format=custom", f"--file={dump}", "first"], check=True)
-        shutil.copytree(tmp_path / "blobs", tmp_path / "copy")
-        second = postgres_url(server, "second")
-        subprocess.run([tools / "pg_restore", *where, "--dbname=second", dump], check=True)
-        with open_store(second, str(tmp_path / "copy")) as again:
-            assert contents_of(again) == before
+    with open_store(postgres_url(postgres, "backup_first"), str(tmp_path / "blobs")) as store:
+        fakes.add_device(store)
+        fakes.add_search(store)
+        fakes.run_log(store, fakes.search_log(store.blobs.put(b"a model")))
+        before = contents_of(store)
+    where = ["--host", postgres, "--username", "postgres"]
+    dump = tmp_path / "hwnas.dump"
+    subprocess.run([tools / "pg_dump", *where, "--format=custom", f"--file={dump}", "backup_first"], check=True)
+    shutil.copytree(tmp_path / "blobs", tmp_path / "copy")
+    second = postgres_url(postgres, "backup_second")
+    subprocess.run([tools / "pg_restore", *where, "--dbname=backup_second", dump], check=True)
+    with open_store(second, str(tmp_path / "copy")) as again:
+        assert contents_of(again) == before
 
 
 def test_doctor_reports_problems(store: Store, home: Path, tmp_path: Path) -> None:

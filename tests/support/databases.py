@@ -4,21 +4,53 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import sqlite3
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import psycopg
+from sqlalchemy import Engine
 
+from server.store.migrate import migrate, migrate_engine
+
+READY_S = 60.0  # for a server to start
 _HOMES = [Path("/usr/lib/postgresql") / str(v) / "bin" for v in range(20, 12, -1)]
+
+
+@contextmanager
+def migrated_once() -> Iterator[None]:
+    """While the block runs, a new SQLite database that a store opens in this process gets its schema as a copy of one
+    that was migrated: hundreds of tests open one, and migrating takes longer than most of them."""
+    with tempfile.TemporaryDirectory(prefix="hwnas-schema-") as folder:
+        file = Path(folder) / "schema.db"
+        migrate(f"sqlite:///{file}")
+        with closing(sqlite3.connect(file, check_same_thread=False)) as schema:
+
+            def copy_or_migrate(engine: Engine) -> None:
+                if engine.dialect.name != "sqlite":
+                    return migrate_engine(engine)
+                with closing(engine.raw_connection()) as connection:
+                    target = connection.driver_connection
+                    assert isinstance(target, sqlite3.Connection)
+                    is_new = target.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+                    if is_new:
+                        schema.backup(target)
+                return None if is_new else migrate_engine(engine)
+
+            with patch("server.store.store.migrate_engine", copy_or_migrate):
+                yield
 
 
 def postgres_missing() -> str | None:
     """Why no PostgreSQL server can be started here, or None."""
     if _binaries() is None:
-        return "no PostgreSQL server (initdb, pg_ctl) is installed"
+        return "no PostgreSQL server (initdb, postgres) is installed"
     if os.geteuid() == 0 and (shutil.which("setpriv") is None or _postgres_uid() is None):
         return "PostgreSQL does not run as root, and there is no user postgres to run it as"
     return None
@@ -40,17 +72,37 @@ def postgres_server(durable: bool = False, connections: int = 40) -> Iterator[st
     data = folder / "data"
     run = [*prefix, str(home / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8"]
     _run([*run, "--locale=C"], folder)
-    options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections={connections}"
-    options += "" if durable else " -c fsync=off"
-    try:
-        _run(
-            [*prefix, str(home / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start"],
-            folder,
+    settings = {"listen_addresses": "", "unix_socket_directories": str(folder), "max_connections": str(connections)}
+    if not durable:
+        settings["fsync"] = "off"
+    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [*prefix, str(home / "postgres"), "-D", str(data), *options],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
         )
+    try:
+        _wait_until_ready(server, folder)
         yield str(folder)
     finally:
-        _run([*prefix, str(home / "pg_ctl"), "-D", str(data), "-w", "-m", "immediate", "stop"], folder)
+        server.send_signal(signal.SIGQUIT)  # at once, without a last checkpoint
+        server.wait()
         shutil.rmtree(folder)
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], folder: Path) -> None:
+    deadline = time.monotonic() + READY_S
+    while True:
+        try:
+            psycopg.connect(host=str(folder), user="postgres", dbname="postgres").close()
+            return
+        except psycopg.OperationalError as error:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start: {(folder / 'log').read_text()}") from error
+        time.sleep(0.05)
 
 
 def postgres_url(folder: str, name: str) -> str:
@@ -61,7 +113,7 @@ def postgres_url(folder: str, name: str) -> str:
 
 
 def _binaries() -> Path | None:
-    homes = [home for home in _HOMES if (home / "initdb").exists() and (home / "pg_ctl").exists()]
+    homes = [home for home in _HOMES if (home / "initdb").exists() and (home / "postgres").exists()]
     on_path = shutil.which("initdb")
     return homes[0] if homes else Path(on_path).parent if on_path is not None else None
 

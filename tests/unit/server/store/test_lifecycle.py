@@ -42,7 +42,7 @@ from server.store.queue import FAVOUR_INTERVAL_S
 from server.store.quotas import DRY_RUNS_AT_ONCE
 from server.store.store import Store, open_store
 from tests.support import fakes
-from tests.support.databases import postgres_missing, postgres_server, postgres_url
+from tests.support.databases import postgres_url
 
 SECONDS = 10.0
 DURABLE = Checkpoint("train", 1, "0" * 64)
@@ -297,18 +297,16 @@ def test_any_job_history_on_sqlite() -> None:
 
 
 @pytest.mark.postgres
-@pytest.mark.skipif(postgres_missing() is not None, reason=str(postgres_missing()))
-def test_any_job_history_on_postgresql(tmp_path: Path) -> None:
-    with postgres_server() as server:
-        names = iter(range(1000))
+def test_any_job_history_on_postgresql(tmp_path: Path, postgres: str) -> None:
+    names = itertools.count()
 
-        class OnPostgres(Life):
-            @contextmanager
-            def open(self) -> Iterator[Store]:
-                with open_store(postgres_url(server, f"life{next(names)}"), str(tmp_path), self.clock) as store:
-                    yield store
+    class OnPostgres(Life):
+        @contextmanager
+        def open(self) -> Iterator[Store]:
+            with open_store(postgres_url(postgres, f"life{next(names)}"), str(tmp_path), self.clock) as store:
+                yield store
 
-        run_state_machine_as_test(OnPostgres, settings=lives(5, 30))
+    run_state_machine_as_test(OnPostgres, settings=lives(5, 30))
 
 
 @pytest.fixture
