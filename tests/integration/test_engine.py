@@ -18,14 +18,14 @@ from nas.core.events import (
     Checkpoint,
     Evaluated,
     Event,
+    Exported,
     Measured,
-    Progress,
     Warned,
     fold_all,
 )
 from nas.core.spec import BudgetSpec, ObjectiveSpec, StrategySpec
 from nas.stages.fronts import front_of
-from tests.support.engine import SPEC, RuleDevice, problem, run, stored
+from tests.support.engine import SPEC, RuleDevice, cuts, problem, run, stored
 
 
 @pytest.fixture(autouse=True)
@@ -62,8 +62,8 @@ def test_a_search_ends_with_a_verified_front_and_models(finished_search: tuple[l
 def test_a_search_that_is_cut_anywhere_ends_the_same(finished_search: tuple[list[Event], Path]) -> None:
     events, folder = finished_search
     expected = fold_all(events)
-    marks = [i for i, e in enumerate(events) if not isinstance(e, Progress)]
-    for cut in marks[:: max(1, len(marks) // 9)]:
+    assert {Checkpoint, Evaluated, Measured, Exported} <= {type(events[cut]) for cut in cuts(events)}
+    for cut in cuts(events):
         device = RuleDevice()
         before = events[: cut + 1]
         state = fold_all(run(folder, problem(), before, device), fold_all(before))

@@ -26,7 +26,6 @@ from nas.core.events import (
     Evaluated,
     Event,
     Measured,
-    Progress,
     Refitted,
     SearchState,
     StageFinished,
@@ -64,6 +63,7 @@ from predictors.onboarding.refit import RefitService, can_learn, refitted
 from predictors.storage import DeviceMeasurements, dump_predictor, load_measurements
 from server.store.store import open_store
 from tests.support import fakes
+from tests.support.engine import cuts
 from workers import runner
 
 SPEC = SearchSpec(
@@ -225,8 +225,8 @@ def test_a_search_that_is_cut_anywhere_learns_the_same(refined_search: tuple[lis
     events, folder = refined_search
     expected = fold_all(events)
     first = next(i for i, e in enumerate(events) if isinstance(e, Measured))
-    marks = [i for i, e in enumerate(events) if i >= first and not isinstance(e, Progress)]
-    for cut in [*marks[:: max(1, len(marks) // 12)], *(i for i in marks if isinstance(events[i], Refitted))]:
+    refits = [i for i, e in enumerate(events) if isinstance(e, Refitted)]
+    for cut in sorted({*cuts(events, first), *range(first, len(events), len(events) // 4), *refits}):
         device = RecordingDevice()
         before = events[: cut + 1]
         state = fold_all(run(folder, problem(), before, device), fold_all(before))

@@ -31,7 +31,7 @@ from nas.stages.fronts import front_of
 from nas.stages.retrain import RetrainStage
 from nas.training.standalone import unpack
 from tests.support import fakes
-from tests.support.engine import SPEC, RuleDevice, problem, stored, two_candidates
+from tests.support.engine import SPEC, RuleDevice, cuts, problem, stored, two_candidates
 
 RETRAIN_SPEC = RetrainSpec(networks=2, epochs=3, trials=3, seeds=2, batch_size=40)
 RETRAINED = SPEC.model_copy(update={"retrain": RETRAIN_SPEC, "budget": BudgetSpec(evaluations=8, verified=2)})
@@ -137,11 +137,12 @@ def test_training_that_is_cut_after_any_event_ends_the_same_and_repeats_no_trial
     first_events = list(two_candidates(p))
     events = [*first_events, *stored(list(retrain(tmp_path, p, first_events)))]
     expected = fold_all(events)
-    for cut in range(len(first_events), len(events), 3):
+    begin = len(first_events)
+    for cut in sorted({*(i + 1 for i in cuts(events, begin)), *range(begin, len(events), 9)}):
         before = events[:cut]
         after = list(retrain(tmp_path, p, before))
         state = fold_all(after, fold_all(before))
-        assert state.candidates == expected.candidates, f"cut before event {cut}: {events[cut]}"
+        assert state.candidates == expected.candidates, f"cut after event {cut - 1}: {before[-1]}"
         assert state.checkpoints == expected.checkpoints  # and so all weights, by their sha256
         assert state.finished == expected.finished
         checkpoints = {(e.stage, e.step) for e in before if isinstance(e, Checkpoint)}

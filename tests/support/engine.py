@@ -20,6 +20,7 @@ from nas.core.events import (
     Candidate,
     Evaluated,
     Event,
+    HypervolumeAt,
     Origin,
     Progress,
     SearchState,
@@ -93,6 +94,16 @@ def run(folder: Path, p: Problem, events: Sequence[Event] = (), device: RuleDevi
 def stored(events: Sequence[Event]) -> list[Event]:
     """As a database would give them back."""
     return [decode(json.loads(json.dumps(encode(e)))) for e in events]
+
+
+def cuts(events: Sequence[Event], begin: int = 0) -> list[int]:
+    """Where a log is cut to go on from each kind of prefix: the middle event of each kind from ``begin`` on. Progress,
+    which nothing goes on from, and hypervolumes, which come with their candidates, are left out."""
+    by_kind: dict[type[Event], list[int]] = {}
+    for i, event in enumerate(events):
+        if i >= begin and not isinstance(event, Progress | HypervolumeAt):
+            by_kind.setdefault(type(event), []).append(i)
+    return sorted(indices[len(indices) // 2] for indices in by_kind.values())
 
 
 class RuleRefitter:
