@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from benchmarks._cli import ROOT, Options, main
 from workers.processes import descendants
 
 READY_S = 300.0  # for the service to start
-SETTLE_S = 20.0  # after which what starting needed has ended
+STEADY_S, STEADY_SHARE = 3.0, 0.01  # settled: for so long the same processes, their memory within this share
+SETTLE_S = 60.0  # for what starting needed to end
 GOAL_MB = 600.0
 
 
@@ -39,17 +40,44 @@ def idle_service(home: Path) -> Iterator[int]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the service did not start:\n{log.read_text()}")
             time.sleep(0.5)
-        time.sleep(SETTLE_S)
+        _wait_until_settled(process.pid)
         yield process.pid
     finally:
         process.terminate()
         process.wait(timeout=60)
 
 
+def _wait_until_settled(pid: int) -> None:
+    """Wait until the processes and their memory have stayed the same for a while. Raises RuntimeError where they do
+    not."""
+    deadline = time.monotonic() + SETTLE_S
+    before, since_s = sizes_mb(pid), time.monotonic()
+    while time.monotonic() < since_s + STEADY_S:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the service did not settle within {SETTLE_S:g} s: {before}")
+        time.sleep(0.5)
+        now = sizes_mb(pid)
+        change_mb = abs(sum(now.values()) - sum(before.values()))
+        if now.keys() != before.keys() or change_mb > STEADY_SHARE * sum(before.values()):
+            before, since_s = now, time.monotonic()
+
+
+def sizes_mb(pid: int) -> dict[str, float]:
+    """The proportional set size of a process and of each of its descendants in MB, by what they run."""
+    sizes = {}
+    for p, command in process_tree(pid).items():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            sizes[command] = pss_mb(p)
+    return sizes
+
+
 def process_tree(pid: int) -> dict[int, str]:
     """What a process and its descendants run, by process id, each with its id."""
-    pids = [pid, *(int(name.split(":")[1]) for name in descendants(pid))]
-    return {p: f"{program(p)} ({p})" for p in pids}
+    programs = {}
+    for p in [pid, *(int(name.split(":")[1]) for name in descendants(pid))]:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            programs[p] = f"{program(p)} ({p})"
+    return programs
 
 
 def program(pid: int) -> str:
@@ -68,8 +96,8 @@ def pss_mb(pid: int) -> float:
 def bench(_options: Options) -> dict[str, Any]:
     """Measure an idle service once it has settled."""
     with tempfile.TemporaryDirectory(prefix="idle-") as folder, idle_service(Path(folder)) as pid:
-        sizes_mb = {command: round(pss_mb(p), 1) for p, command in process_tree(pid).items()}
-    return {"idle_mb": round(sum(sizes_mb.values()), 1), "goal_mb": GOAL_MB, "processes": sizes_mb}
+        sizes = {command: round(size_mb, 1) for command, size_mb in sizes_mb(pid).items()}
+    return {"idle_mb": round(sum(sizes.values()), 1), "goal_mb": GOAL_MB, "processes": sizes}
 
 
 if __name__ == "__main__":

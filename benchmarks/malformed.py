@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import random
 import re
 import socket
@@ -119,6 +120,7 @@ def serve(fd: int, folder: Path) -> None:
     from server.settings import Settings
     from server.store.store import open_store
 
+    os.chdir(folder)  # so that the path "." does not name a whole checkout with its virtual environment
     settings = Settings(home=folder, log_level="error", request_seconds=REQUEST_S)
     with open_store(settings.database, settings.blobs) as store:
         search = _furnish(store)

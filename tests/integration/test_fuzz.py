@@ -123,11 +123,12 @@ def pointed(body: Any, text: str, path: dict[str, str]) -> Any:
 
 
 def test_malformed_requests_are_refused_and_harm_nothing() -> None:
-    done = malformed.bench(500, seed=1)
-    assert done["requests"] == 500
+    done = malformed.bench(250, seed=1)
+    assert done["requests"] == 250
+    assert len(done["kinds"]) == 15  # all of them
     assert done["wrong"] == []
     assert (done["server_errors"], done["unanswered"], done["answering"]) == (0, 0, True)
-    assert done["statuses"]["4xx"] > 300
+    assert done["statuses"]["4xx"] > 150
     assert done["rss_after_mb"] < 2 * done["rss_before_mb"]
 
 

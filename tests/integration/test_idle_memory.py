@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.idle_memory import GOAL_MB, idle_service, process_tree, pss_mb
+from benchmarks.idle_memory import GOAL_MB, idle_service, sizes_mb
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,8 +18,7 @@ UNUSED = ("dashboard.py", "monitor.py", "log_monitor.py", "ray::IDLE")  # of Ray
 
 def test_idle_service_runs_little_and_takes_little_memory(tmp_path: Path) -> None:
     with idle_service(tmp_path) as pid:
-        programs = process_tree(pid)
-        sizes_mb = {programs[p]: pss_mb(p) for p in programs}
-    assert [name for name in sizes_mb if any(unused in name for unused in UNUSED)] == []
-    assert any("raylet" in name for name in sizes_mb), sizes_mb
-    assert sum(sizes_mb.values()) <= GOAL_MB, sizes_mb
+        sizes = sizes_mb(pid)
+    assert [name for name in sizes if any(unused in name for unused in UNUSED)] == []
+    assert any("raylet" in name for name in sizes), sizes
+    assert sum(sizes.values()) <= GOAL_MB, sizes
