@@ -256,7 +256,7 @@ def test_token_is_created_shown_once_and_revoked(page: Any, full: str) -> None:
     expect(page.get_by_text("hwnas_")).to_have_count(0)
 
 
-def test_thousand_searches_are_paged(page: Any) -> None:
+def test_hundreds_of_searches_are_paged(page: Any) -> None:
     with served("many") as dashboard:
         page.goto(dashboard.url)
         rows = page.locator("a.lrow")

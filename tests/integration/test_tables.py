@@ -297,14 +297,14 @@ def test_a_roofline_is_the_longer_of_computing_and_moving() -> None:
 
 def test_a_virtual_device_is_estimated_and_never_measured(plugins: None, tmp_path: Path) -> None:
     spec = DeviceSpec(
-        name="chip", source="roofline", roofline=RooflineSpec(flops_per_s=1e9, bytes_per_s=1e9), samples=400
+        name="chip", source="roofline", roofline=RooflineSpec(flops_per_s=1e9, bytes_per_s=1e9), samples=120
     )
     state = onboarded(spec, WIDE, tmp_path)[1]
     card = state.finished["fit"]["card"]
     assert (card["kind"], card["protocol"]) == ("estimated", {"roofline": {"flops_per_s": 1e9, "bytes_per_s": 1e9}})
     assert (card["held_out"], card["mape"], card["spearman"], card["coverage"]) == (0, None, None, None)
     assert card["measured_ms"] == []
-    assert card["n"] == 400
+    assert card["n"] == 120
     profile = DeviceProfile.from_json(dict(state.finished["profile"]["profile"]))
     assert not profile.measurable
 

@@ -492,7 +492,7 @@ def seeded_store(folder: Path, contents: str = "full") -> Iterator[Seeds]:
             seed_searches(seeds)
             seed_access(seeds)
         if contents == "many":
-            for i in range(1000):
+            for i in range(200):
                 seeds.submit(SearchSpec(name=f"sweep {i}", seed=i), 20 * DAY_S + 3600.0 * i)
         clock.go_to(0.0)
         report_alive(store)
