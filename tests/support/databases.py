@@ -11,11 +11,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any, LiteralString, cast
 from unittest.mock import patch
 
 import psycopg
-from sqlalchemy import Engine
+from sqlalchemy import Engine, inspect
+from sqlalchemy.exc import DatabaseError
 
 from server.store.migrate import migrate, migrate_engine
 
@@ -25,26 +28,51 @@ _HOMES = [Path("/usr/lib/postgresql") / str(v) / "bin" for v in range(20, 12, -1
 
 @contextmanager
 def migrated_once() -> Iterator[None]:
-    """While the block runs, a new SQLite database that a store opens in this process gets its schema as a copy of one
-    that was migrated: hundreds of tests open one, and migrating takes longer than most of them."""
+    """While the block runs, a new database that a store opens in this process gets its schema as a copy of one that was
+    migrated: hundreds of tests open one, and migrating takes longer than most of them."""
     with tempfile.TemporaryDirectory(prefix="hwnas-schema-") as folder:
         file = Path(folder) / "schema.db"
         migrate(f"sqlite:///{file}")
         with closing(sqlite3.connect(file, check_same_thread=False)) as schema:
 
             def copy_or_migrate(engine: Engine) -> None:
-                if engine.dialect.name != "sqlite":
-                    return migrate_engine(engine)
-                with closing(engine.raw_connection()) as connection:
-                    target = connection.driver_connection
-                    assert isinstance(target, sqlite3.Connection)
-                    is_new = target.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
-                    if is_new:
-                        schema.backup(target)
-                return None if is_new else migrate_engine(engine)
+                if not _is_new(engine):
+                    migrate_engine(engine)
+                elif engine.dialect.name == "sqlite":
+                    with closing(engine.raw_connection()) as connection:
+                        assert isinstance(connection.driver_connection, sqlite3.Connection)
+                        schema.backup(connection.driver_connection)
+                else:
+                    with _postgres_connection(engine) as connection:
+                        connection.execute(_postgres_schema(connection.info.host))
 
             with patch("server.store.store.migrate_engine", copy_or_migrate):
                 yield
+
+
+def _is_new(engine: Engine) -> bool:
+    try:
+        return not inspect(engine).get_table_names()
+    except DatabaseError:  # which migrating then reports as the store does
+        return False
+
+
+@cache
+def _postgres_schema(folder: str) -> LiteralString:
+    """The statements that make a migrated database, from one on a server."""
+    home, name = _binaries(), "hwnas_schema"
+    assert home is not None
+    migrate(postgres_url(folder, name))
+    command = [home / "pg_dump", "--host", folder, "--username", "postgres", "--no-owner", "--inserts", name]
+    dump = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    lines = [line for line in dump.splitlines() if not line.startswith("\\")]  # those are psql's
+    return cast(LiteralString, "\n".join(lines))
+
+
+def _postgres_connection(engine: Engine) -> psycopg.Connection[Any]:
+    """A connection of its own, since a dump changes settings of the session."""
+    arguments, options = engine.dialect.create_connect_args(engine.url)
+    return psycopg.connect(*arguments, **options)
 
 
 def postgres_missing() -> str | None:
