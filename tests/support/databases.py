@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, LiteralString, cast
+from typing import Any
 from unittest.mock import patch
 
 import psycopg
@@ -58,15 +58,14 @@ def _is_new(engine: Engine) -> bool:
 
 
 @cache
-def _postgres_schema(folder: str) -> LiteralString:
+def _postgres_schema(folder: str) -> bytes:
     """The statements that make a migrated database, from one on a server."""
     home, name = _binaries(), "hwnas_schema"
     assert home is not None
     migrate(postgres_url(folder, name))
-    command = [home / "pg_dump", "--host", folder, "--username", "postgres", "--no-owner", "--inserts", name]
-    dump = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    lines = [line for line in dump.splitlines() if not line.startswith("\\")]  # those are psql's
-    return cast(LiteralString, "\n".join(lines))
+    command = [str(home / "pg_dump"), "--host", folder, "--username", "postgres", "--no-owner", "--inserts", name]
+    dump = subprocess.run(command, check=True, capture_output=True).stdout
+    return b"\n".join(line for line in dump.splitlines() if not line.startswith(b"\\"))  # those are psql's
 
 
 def _postgres_connection(engine: Engine) -> psycopg.Connection[Any]:
