@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -32,6 +32,23 @@ T = TypeVar("T", bound=BaseModel)
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _booleans_are_no_numbers(cls, record: Any) -> Any:
+        if names := booleans_for_numbers(cls, record):
+            raise ValueError(f"{names[0]}: expected a number, got {str(record[names[0]]).lower()}")
+        return record
+
+
+def booleans_for_numbers(model: type[BaseModel], record: object) -> list[str]:
+    """The fields of a model that take numbers and are given ``true`` or ``false``, which YAML also makes of ``yes`` and
+    ``off``, and which Python would take for 1 or 0."""
+    if not isinstance(record, dict):
+        return []
+    types = {name: {field.annotation, *get_args(field.annotation)} for name, field in model.model_fields.items()}
+    numeric = {name for name, options in types.items() if options & {int, float} and bool not in options}
+    return [name for name, value in record.items() if isinstance(value, bool) and name in numeric]
 
 
 def _require_finite(value: Any) -> Any:
@@ -103,6 +120,12 @@ class ObjectiveSpec(_Strict):
 
     name: Literal["accuracy", "latency", "params", "macs", "peak_memory", "model_bytes", "energy"]
     bound: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> ObjectiveSpec:
+        if self.name == "accuracy" and self.bound is not None and self.bound > 100:
+            raise ValueError(f"expected a bound on accuracy of at most 100 %, got {self.bound:g}")
+        return self
 
 
 class BudgetSpec(_Strict):
@@ -361,6 +384,8 @@ def parse_spec(model: type[T], record: object) -> T:
     """``record`` as ``model``. Raises InvalidSpec whose message lists every wrong key with expected and got."""
     if not isinstance(record, dict):
         raise InvalidSpec(f"expected a mapping of keys for a {model.__name__}, got {type(record).__name__}")
+    if names := booleans_for_numbers(model, record):
+        raise InvalidSpec("; ".join(f"{name}: expected a number, got {str(record[name]).lower()}" for name in names))
     try:
         return model.model_validate(record)
     except ValidationError as error:

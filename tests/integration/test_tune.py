@@ -63,6 +63,22 @@ def run_plan(
                 previous[state.trial.id] = state
 
 
+def train_until_time_is_up(trial: Trial, blob: str | None) -> Iterator[EpochResult]:
+    """The first trial of a group is cut after two epochs, no other begins."""
+    if trial.number == 0:
+        yield EpochResult((1.0,))
+        yield EpochResult((1.0, 2.0), "two", cut=True)
+
+
+def run_cut_plan(
+    job: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
+) -> Iterator[list[dict[str, Any]]]:
+    """Job: three trials of which only the first begins."""
+    plan = TuningPlan(tuple(TrialRequest("a", n) for n in range(3)), HYPERPARAMETERS, 9, 0)
+    for state in ray_tuner(1, 0)(plan, train_until_time_is_up, {}):
+        yield [{"kind": "cut", "id": state.trial.id, **asdict(state)}]
+
+
 def run_stage(
     job: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
 ) -> Iterator[list[dict[str, Any]]]:
@@ -78,7 +94,7 @@ def run_job(
     job: Mapping[str, Any], blobs_url: str, events: Sequence[Mapping[str, Any]]
 ) -> Iterator[list[dict[str, Any]]]:
     """The job that ``job`` names."""
-    yield from {"plan": run_plan, "stage": run_stage}[job["run"]](job, blobs_url, events)
+    yield from {"plan": run_plan, "cut": run_cut_plan, "stage": run_stage}[job["run"]](job, blobs_url, events)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +135,14 @@ def test_bad_trial_is_pruned_and_ended_trials_are_not_repeated(cluster: RayClust
     again = {r["id"]: r for r in records if r["kind"] == "again"}
     assert set(again) == {"b.0", "a.2"}
     assert again["b.0"]["scores"] == first["b.0"]["scores"]
+
+
+def test_trials_end_and_others_do_not_begin_when_time_is_up(cluster: RayCluster) -> None:
+    records = run(cluster, "cut")
+    assert [(r["id"], r["status"], len(r["scores"]), r["blob"]) for r in records] == [
+        ("a.0", "running", 1, None),
+        ("a.0", "cut", 2, "two"),
+    ]
 
 
 def test_retrain_stage_runs_its_trials_on_ray(cluster: RayCluster) -> None:

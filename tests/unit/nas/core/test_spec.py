@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from nas.core.errors import InvalidSpec
-from nas.core.spec import BudgetSpec, DeviceSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
+from nas.core.spec import BudgetSpec, DeviceSpec, ObjectiveSpec, SearchSpec, SpaceSpec, parse_spec, read_spec
+from nas.datasets.folder import FolderParams
+from nas.training.gradient.options import DartsParams
 from tests.support.paths import ROOT
 
 
@@ -126,3 +128,29 @@ def test_spaces_do_not_inherit_the_parameters_of_the_default_space() -> None:
     assert parse_spec(SearchSpec, {"space": {"name": "myvgg"}}).space == SpaceSpec(name="myvgg", params={})
     assert parse_spec(DeviceSpec, {"space": {"name": "myvgg"}}).space == SpaceSpec(name="myvgg", params={})
     assert parse_spec(SearchSpec, {"space": {"params": {"preset": "cifar"}}}).space.params == {"preset": "cifar"}
+
+
+@pytest.mark.parametrize(
+    ("model", "record"),
+    [
+        (SearchSpec, {"seed": True}),
+        (SearchSpec, {"objectives": [{"name": "accuracy"}, {"name": "latency", "bound": True}]}),
+        (SearchSpec, {"budget": {"evaluations": False}}),
+        (SearchSpec, {"resources": {"max_hours": True}}),
+        (SearchSpec, {"data": {"seed": True}}),
+        (DeviceSpec, {"threads": True}),
+        (DartsParams, {"lr": True}),
+        (FolderParams, {"max_train": True}),
+    ],
+)
+def test_booleans_are_no_numbers(model: type[BaseModel], record: dict[str, Any]) -> None:
+    """YAML makes ``true`` of yes and on, which Python would take for 1."""
+    with pytest.raises(InvalidSpec, match=r"expected a number, got (true|false)"):
+        parse_spec(model, record)
+    assert parse_spec(DartsParams, {"deterministic": True}).deterministic
+
+
+def test_a_bound_on_accuracy_is_a_share() -> None:
+    assert parse_spec(ObjectiveSpec, {"name": "accuracy", "bound": 100}).bound == 100.0
+    with pytest.raises(InvalidSpec, match=r"at most 100 %, got 101"):
+        parse_spec(ObjectiveSpec, {"name": "accuracy", "bound": 101})
