@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,45 +81,93 @@ _REDUCE: Mapping[str, Callable[[Tensor, tuple[int, ...], bool], Tensor]] = {
 }
 
 
+Normaliser = Callable[[GraphNode, Tensor], Tensor]
+"""The output of a batch norm: its node, and x (N, C, ...)."""
+
+
 class GraphModule(nn.Module):
-    """A graph with weights. ``masks`` zero elements of nodes' outputs: what a narrowed graph must be equal to."""
+    """A graph with weights, to be evaluated, trained and exported; batch norms are modules of torch.
+
+    ``masks`` zero elements of nodes' outputs: what a narrowed graph must be equal to.
+    """
 
     def __init__(self, graph: ModelGraph, weights: WeightArrays, masks: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         check_weights(graph, weights)
         self.graph = graph
+        self._execution = GraphExecution(graph)
         self._masks = masks or {}
-        self._attributes = {value.name: f"parameter_{i}" for i, value in enumerate(graph.parameters)}
-        statistics = {
-            name for node in graph.nodes if isinstance(node.operator, BatchNormOp) for name in node.operands[1:3]
+        tensors = {name: _tensor(weights[name]) for name in graph.parameter_names}
+        self._attributes = {
+            value.name: f"parameter_{i}"
+            for i, value in enumerate(graph.parameters)
+            if value.name not in batch_norm_parameters(graph)
         }
         for name, attribute in self._attributes.items():
-            tensor = torch.from_numpy(np.ascontiguousarray(weights[name]).reshape(weights[name].shape).copy())
-            if tensor.is_floating_point() and name not in statistics:
-                self.register_parameter(attribute, nn.Parameter(tensor))
+            if tensors[name].is_floating_point():
+                self.register_parameter(attribute, nn.Parameter(tensors[name]))
             else:
-                self.register_buffer(attribute, tensor)
+                self.register_buffer(attribute, tensors[name])
+        norms, self._norm_of = _batch_norms(graph, tensors)
+        self.norms = nn.ModuleList(norms)
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The outputs in the order of the graph; one alone is no tuple. ``inputs``: (N, ...) each."""
-        graph = self.graph
-        if len(inputs) != len(graph.inputs):
-            raise InvalidModel(f"expected {len(graph.inputs)} inputs, got {len(inputs)}")
-        values = dict(zip((value.name for value in graph.inputs), inputs, strict=True))
-        values |= {name: self.get_parameter_or_buffer(name) for name in self._attributes}
-        batch = inputs[0].shape[0]
-        for node in graph.nodes:
-            output = _run(node, [values[name] for name in node.operands], batch)
-            mask = self._masks.get(node.name)
-            values[node.name] = output if mask is None else torch.where(mask, output, torch.zeros_like(output))
-        outputs = tuple(values[name] for name in graph.outputs)
-        return outputs[0] if len(outputs) == 1 else outputs
+        parameters = {name: self.get_parameter_or_buffer(name) for name in self._attributes}
+        return self._execution(inputs, parameters, self._normalise, self._masks)
 
     def get_parameter_or_buffer(self, name: str) -> Tensor:
-        """The tensor of a parameter of the graph."""
+        """The tensor of a parameter of the graph that is none of a batch norm."""
         attribute = self._attributes[name]
         parameter = self._parameters.get(attribute)
         return self.get_buffer(attribute) if parameter is None else parameter
+
+    def _normalise(self, node: GraphNode, x: Tensor) -> Tensor:
+        output: Tensor = self.norms[self._norm_of[node.name]](x)
+        return output
+
+
+class GraphExecution:
+    """The order in which a graph is computed; values are dropped after they were read for the last time."""
+
+    def __init__(self, graph: ModelGraph) -> None:
+        self._graph = graph
+        last = {name: node.name for node in graph.nodes for name in node.operands}
+        self._dropped: dict[str, list[str]] = {node.name: [] for node in graph.nodes}
+        for name, reader in last.items():
+            if name not in graph.outputs and name not in graph.parameter_names:
+                self._dropped[reader].append(name)
+
+    def __call__(
+        self,
+        inputs: Sequence[Tensor],
+        parameters: Mapping[str, Tensor],
+        normalise: Normaliser,
+        masks: Mapping[str, Tensor],
+    ) -> Tensor | tuple[Tensor, ...]:
+        """The outputs in the order of the graph; one alone is no tuple. ``parameters``: all but those of batch norms,
+        which ``normalise`` computes. Raises InvalidModel for another number of inputs."""
+        graph = self._graph
+        if len(inputs) != len(graph.inputs):
+            raise InvalidModel(f"expected {len(graph.inputs)} inputs, got {len(inputs)}")
+        values = dict(zip((value.name for value in graph.inputs), inputs, strict=True)) | dict(parameters)
+        batch = inputs[0].shape[0]
+        for node in graph.nodes:
+            if isinstance(node.operator, BatchNormOp):
+                output = normalise(node, values[node.operands[0]])
+            else:
+                output = _run(node, [values[name] for name in node.operands], batch)
+            mask = masks.get(node.name)
+            values[node.name] = output if mask is None else torch.where(mask, output, torch.zeros_like(output))
+            for name in self._dropped[node.name]:
+                del values[name]
+        outputs = tuple(values[name] for name in graph.outputs)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
+def batch_norm_parameters(graph: ModelGraph) -> frozenset[str]:
+    """The names of all statistics, scales and shifts of batch norms."""
+    return frozenset(name for node in _batch_norm_nodes(graph) for name in node.operands[1:])
 
 
 def build(graph: ModelGraph, weights: WeightArrays) -> GraphModule:
@@ -130,6 +180,39 @@ def build_masked(graph: ModelGraph, weights: WeightArrays, masks: Mapping[str, n
     return GraphModule(graph, weights, {name: torch.from_numpy(mask) for name, mask in masks.items()}).eval()
 
 
+def _batch_norm_nodes(graph: ModelGraph) -> list[GraphNode]:
+    return [node for node in graph.nodes if isinstance(node.operator, BatchNormOp)]
+
+
+def _batch_norms(graph: ModelGraph, tensors: Mapping[str, Tensor]) -> tuple[list[nn.Module], dict[str, int]]:
+    """The modules of all batch norms, and the position of each node's among them. Nodes with the same parameters share
+    one."""
+    positions: dict[tuple[str, ...], int] = {}
+    modules, position_of = [], {}
+    for node in _batch_norm_nodes(graph):
+        if node.operands[1:] not in positions:
+            positions[node.operands[1:]] = len(modules)
+            modules.append(_batch_norm(node, [tensors[name] for name in node.operands[1:]]))
+        position_of[node.name] = positions[node.operands[1:]]
+    return modules, position_of
+
+
+def _batch_norm(node: GraphNode, tensors: Sequence[Tensor]) -> nn.Module:
+    assert isinstance(node.operator, BatchNormOp)
+    kind = nn.BatchNorm2d if len(node.shape) == 4 else nn.BatchNorm1d
+    with torch.device("meta"):
+        norm = kind(len(tensors[0]), eps=node.operator.eps, affine=len(tensors) == 4)
+    norm.running_mean, norm.running_var = tensors[0], tensors[1]
+    norm.num_batches_tracked = torch.zeros((), dtype=torch.long)
+    if len(tensors) == 4:
+        norm.weight, norm.bias = nn.Parameter(tensors[2]), nn.Parameter(tensors[3])
+    return norm
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape).copy())
+
+
 def _run(node: GraphNode, operands: list[Tensor], batch: int) -> Tensor:
     operator, x = node.operator, operands[0]
     match operator:
@@ -137,7 +220,7 @@ def _run(node: GraphNode, operands: list[Tensor], batch: int) -> Tensor:
             return _convolution(operator, *operands)
         case LinearOp():
             return F.linear(*operands)
-        case BatchNormOp() | LayerNormOp() | GroupNormOp():
+        case LayerNormOp() | GroupNormOp():
             return _norm(operator, *operands)
         case UnaryOp(function=function, constants=constants):
             return _UNARY[function](x, *constants)
@@ -178,16 +261,12 @@ def _convolution(
     return F.conv2d(x, weight, bias, operator.stride, (top, left), operator.dilation, operator.groups)
 
 
-def _norm(operator: BatchNormOp | LayerNormOp | GroupNormOp, x: Tensor, *parameters: Tensor) -> Tensor:
-    statistics = parameters[:2] if isinstance(operator, BatchNormOp) else ()
-    scale, shift, *_ = (*parameters[len(statistics) :], None, None)
-    match operator:
-        case BatchNormOp(eps=eps):
-            return F.batch_norm(x, statistics[0], statistics[1], scale, shift, False, eps=eps)
-        case LayerNormOp(rank=rank, eps=eps):
-            return F.layer_norm(x, list(x.shape[-rank:]), scale, shift, eps)
-        case GroupNormOp(groups=groups, eps=eps):
-            return F.group_norm(x, groups, scale, shift, eps)
+def _norm(
+    operator: LayerNormOp | GroupNormOp, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
+) -> Tensor:
+    if isinstance(operator, LayerNormOp):
+        return F.layer_norm(x, list(x.shape[-operator.rank :]), scale, shift, operator.eps)
+    return F.group_norm(x, operator.groups, scale, shift, operator.eps)
 
 
 def _binary(operator: BinaryOp, operands: list[Tensor]) -> Tensor:

@@ -23,12 +23,14 @@ from nas.models.operators import (
     ReshapeOp,
     SliceOp,
 )
+from nas.models.propagation import ParameterAxis
 from nas.models.shapes import check_shapes
 from nas.models.units import UnitArray
 
 KeptUnits = Mapping[str, Sequence[int]]
 """By the name of a channel group, the positions of the units that remain. Groups that are not named remain whole."""
 BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,22 @@ class NarrowedModel:
     weights: dict[str, NDArray[Any]]
 
 
+@dataclass(frozen=True)
+class NarrowedGraph:
+    """A graph that lost channels and blocks. ``positions``: for each axis of a parameter that is shorter than in the
+    parent, the positions of it that remain."""
+
+    graph: ModelGraph
+    positions: Mapping[ParameterAxis, IntArray]
+
+    def cut(self, weights: WeightArrays) -> dict[str, NDArray[Any]]:
+        """The parent's ``weights`` as this graph needs them."""
+        cut = {value.name: weights[value.name] for value in self.graph.parameters}
+        for (name, axis), positions in self.positions.items():
+            cut[name] = np.ascontiguousarray(cut[name].take(positions, axis=axis))
+        return cut
+
+
 def narrow(
     graph: ModelGraph, weights: WeightArrays, kept_units: KeptUnits, skipped: Collection[str] = ()
 ) -> NarrowedModel:
@@ -47,50 +65,67 @@ def narrow(
     It computes what its parent computes if all removed channels are zero. Raises UnknownName for a group or block that
     the graph lacks, InvalidInput if nothing of a group or of a value remains or if a unit is none of the group.
     """
-    analysis = analyse_channels(graph)
-    removed = _removed_units(analysis, kept_units)
-    masks = {name: _kept_along(graph.shapes[name], units, removed) for name, units in analysis.values.items()}
-    _require_something(graph, masks)
-    parameter_masks = {axis: ~np.isin(units, removed) for axis, units in analysis.axes.items()}
+    narrowed = narrow_graph(graph, analyse_channels(graph), kept_units, skipped)
+    return NarrowedModel(narrowed.graph, narrowed.cut(weights))
 
-    cut = {value.name: weights[value.name] for value in graph.parameters}
-    for (name, axis), mask in parameter_masks.items():
-        cut[name] = np.ascontiguousarray(cut[name].compress(mask, axis=axis))
-    parameters = tuple(GraphValue(value.name, cut[value.name].shape, value.dtype) for value in graph.parameters)
+
+def narrow_graph(
+    graph: ModelGraph, analysis: ChannelAnalysis, kept_units: KeptUnits, skipped: Collection[str] = ()
+) -> NarrowedGraph:
+    """As ``narrow``, without weights. ``analysis`` is that of ``graph``."""
+    remains = _remaining_units(analysis, kept_units)
+    masks = {name: _kept_along(graph.shapes[name], units, remains) for name, units in analysis.values.items()}
+    _require_something(graph, masks)
+    positions = {axis: np.flatnonzero(remains[units]) for axis, units in analysis.axes.items()}
+    parameters = tuple(_narrow_parameter(value, positions) for value in graph.parameters)
     nodes = tuple(_narrow_node(graph, node, masks) for node in graph.nodes)
     narrowed = skip_blocks(ModelGraph(graph.inputs, parameters, nodes, graph.outputs), skipped)
     check_shapes(narrowed)
-    return NarrowedModel(narrowed, {value.name: cut[value.name] for value in narrowed.parameters})
+    remaining = narrowed.parameter_names
+    shorter = {
+        (name, axis): kept
+        for (name, axis), kept in positions.items()
+        if name in remaining and len(kept) < graph.shapes[name][axis]
+    }
+    return NarrowedGraph(narrowed, shorter)
 
 
 def element_masks(graph: ModelGraph, kept_units: KeptUnits) -> dict[str, BoolArray]:
     """For each node that loses channels, which of its elements remain, to be broadcast to its shape, for as many images
     as the graph's example has."""
     analysis = analyse_channels(graph)
-    removed = _removed_units(analysis, kept_units)
-    masks = {node.name: ~np.isin(analysis.values[node.name], removed) for node in graph.nodes}
+    remains = _remaining_units(analysis, kept_units)
+    masks = {node.name: remains[analysis.values[node.name]] for node in graph.nodes}
     return {name: mask for name, mask in masks.items() if not mask.all()}
 
 
-def _removed_units(analysis: ChannelAnalysis, kept_units: KeptUnits) -> UnitArray:
-    """The numbers of all units that are removed."""
-    removed: list[int] = []
+def _remaining_units(analysis: ChannelAnalysis, kept_units: KeptUnits) -> BoolArray:
+    """By the number of a unit, whether it remains."""
+    last = max(int(units.max()) for units in (*analysis.values.values(), *analysis.axes.values()))
+    remains = np.ones(1 + last, dtype=bool)
     for name, positions in kept_units.items():
         if name not in analysis.numbers:
             raise UnknownName("channel group", name, analysis.numbers)
         numbers = analysis.numbers[name]
-        if not positions or not set(positions) <= set(range(len(numbers))):
+        kept = sorted(set(positions))
+        if not kept or kept[0] < 0 or kept[-1] >= len(numbers):
             raise InvalidInput(
                 f"channel group {name!r}: expected at least one of its units 0 to {len(numbers) - 1}, "
                 f"got {list(positions)}"
             )
-        removed.extend(int(numbers[i]) for i in set(range(len(numbers))) - set(positions))
-    return np.array(sorted(removed), dtype=np.int64)
+        remains[numbers] = False
+        remains[numbers[kept]] = True
+    return remains
 
 
-def _kept_along(shape: TensorShape, units: UnitArray, removed: UnitArray) -> tuple[BoolArray, ...]:
+def _narrow_parameter(value: GraphValue, positions: Mapping[ParameterAxis, IntArray]) -> GraphValue:
+    sizes = (len(positions.get((value.name, axis), range(size))) for axis, size in enumerate(value.shape))
+    return replace(value, shape=tuple(sizes))
+
+
+def _kept_along(shape: TensorShape, units: UnitArray, remains: BoolArray) -> tuple[BoolArray, ...]:
     """Which positions of each dimension remain."""
-    mask = ~np.isin(units, removed)
+    mask = remains[units]
     dims = range(units.ndim)
     along = (mask.any(axis=tuple(other for other in dims if other != dim)) for dim in dims)
     return tuple(np.broadcast_to(positions, (size,)) for positions, size in zip(along, shape, strict=True))
