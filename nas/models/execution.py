@@ -81,6 +81,7 @@ _REDUCE: Mapping[str, Callable[[Tensor, tuple[int, ...], bool], Tensor]] = {
 }
 
 
+_BATCH_NORM_TENSORS = ("running_mean", "running_var", "weight", "bias")
 Normaliser = Callable[[GraphNode, Tensor], Tensor]
 """The output of a batch norm: its node, and x (N, C, ...)."""
 
@@ -97,30 +98,40 @@ class GraphModule(nn.Module):
         self.graph = graph
         self._execution = GraphExecution(graph)
         self._masks = masks or {}
-        tensors = {name: _tensor(weights[name]) for name in graph.parameter_names}
-        self._attributes = {
-            value.name: f"parameter_{i}"
-            for i, value in enumerate(graph.parameters)
-            if value.name not in batch_norm_parameters(graph)
-        }
+        statistics = batch_norm_statistics(graph)
+        tensors = {value.name: _tensor(weights[value.name]) for value in graph.parameters}
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and name not in statistics:
+                tensors[name] = nn.Parameter(tensor)
+        self._attributes = {name: f"parameter_{i}" for i, name in enumerate(tensors) if _is_read(graph, name)}
         for name, attribute in self._attributes.items():
-            if tensors[name].is_floating_point():
-                self.register_parameter(attribute, nn.Parameter(tensors[name]))
+            tensor = tensors[name]
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(attribute, tensor)
             else:
-                self.register_buffer(attribute, tensors[name])
+                self.register_buffer(attribute, tensor)
         norms, self._norm_of = _batch_norms(graph, tensors)
         self.norms = nn.ModuleList(norms)
+        self._place_in_norm = {
+            name: (self._norm_of[node.name], attribute)
+            for node in _batch_norm_nodes(graph)
+            for name, attribute in zip(node.operands[1:], _BATCH_NORM_TENSORS, strict=False)
+        }
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The outputs in the order of the graph; one alone is no tuple. ``inputs``: (N, ...) each."""
-        parameters = {name: self.get_parameter_or_buffer(name) for name in self._attributes}
+        parameters = {name: self.tensor(name) for name in self._attributes}
         return self._execution(inputs, parameters, self._normalise, self._masks)
 
-    def get_parameter_or_buffer(self, name: str) -> Tensor:
-        """The tensor of a parameter of the graph that is none of a batch norm."""
-        attribute = self._attributes[name]
-        parameter = self._parameters.get(attribute)
-        return self.get_buffer(attribute) if parameter is None else parameter
+    def tensor(self, name: str) -> Tensor:
+        """The tensor of a parameter of the graph."""
+        module: nn.Module = self
+        attribute = self._attributes.get(name)
+        if attribute is None:
+            norm, attribute = self._place_in_norm[name]
+            module = self.norms[norm]
+        parameter = module._parameters.get(attribute)
+        return module.get_buffer(attribute) if parameter is None else parameter
 
     def _normalise(self, node: GraphNode, x: Tensor) -> Tensor:
         output: Tensor = self.norms[self._norm_of[node.name]](x)
@@ -165,9 +176,9 @@ class GraphExecution:
         return outputs[0] if len(outputs) == 1 else outputs
 
 
-def batch_norm_parameters(graph: ModelGraph) -> frozenset[str]:
-    """The names of all statistics, scales and shifts of batch norms."""
-    return frozenset(name for node in _batch_norm_nodes(graph) for name in node.operands[1:])
+def batch_norm_statistics(graph: ModelGraph) -> frozenset[str]:
+    """The names of all means and variances of batch norms."""
+    return frozenset(name for node in _batch_norm_nodes(graph) for name in node.operands[1:3])
 
 
 def build(graph: ModelGraph, weights: WeightArrays) -> GraphModule:
@@ -184,11 +195,18 @@ def _batch_norm_nodes(graph: ModelGraph) -> list[GraphNode]:
     return [node for node in graph.nodes if isinstance(node.operator, BatchNormOp)]
 
 
+def _is_read(graph: ModelGraph, name: str) -> bool:
+    """Whether anything but a batch norm reads a parameter."""
+    norms = {node.name for node in _batch_norm_nodes(graph)}
+    return name in graph.outputs or any(node.name not in norms for node in graph.readers[name])
+
+
 def _batch_norms(graph: ModelGraph, tensors: Mapping[str, Tensor]) -> tuple[list[nn.Module], dict[str, int]]:
     """The modules of all batch norms, and the position of each node's among them. Nodes with the same parameters share
     one."""
     positions: dict[tuple[str, ...], int] = {}
-    modules, position_of = [], {}
+    modules: list[nn.Module] = []
+    position_of = {}
     for node in _batch_norm_nodes(graph):
         if node.operands[1:] not in positions:
             positions[node.operands[1:]] = len(modules)
@@ -205,8 +223,14 @@ def _batch_norm(node: GraphNode, tensors: Sequence[Tensor]) -> nn.Module:
     norm.running_mean, norm.running_var = tensors[0], tensors[1]
     norm.num_batches_tracked = torch.zeros((), dtype=torch.long)
     if len(tensors) == 4:
-        norm.weight, norm.bias = nn.Parameter(tensors[2]), nn.Parameter(tensors[3])
+        norm.register_parameter("weight", _parameter(tensors[2]))
+        norm.register_parameter("bias", _parameter(tensors[3]))
     return norm
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    assert isinstance(tensor, nn.Parameter)
+    return tensor
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
@@ -215,6 +239,7 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 def _run(node: GraphNode, operands: list[Tensor], batch: int) -> Tensor:
     operator, x = node.operator, operands[0]
+    assert not isinstance(operator, BatchNormOp)
     match operator:
         case Conv2dOp() | ConvTranspose2dOp():
             return _convolution(operator, *operands)

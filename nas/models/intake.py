@@ -62,7 +62,7 @@ def report_intake(graph: ModelGraph) -> IntakeReport:
         parameters=count_parameters(graph),
         convolutions=sum(isinstance(node.operator, Conv2dOp) for node in graph.nodes),
         batch_norms=sum(isinstance(node.operator, BatchNormOp) for node in graph.nodes),
-        any_batch=_takes_any_batch(graph),
+        any_batch=takes_any_batch(graph),
         groups=analysis.groups,
         fixed=analysis.fixed,
         blocks=find_residual_blocks(graph),
@@ -70,7 +70,7 @@ def report_intake(graph: ModelGraph) -> IntakeReport:
     )
 
 
-def _takes_any_batch(graph: ModelGraph) -> bool:
+def takes_any_batch(graph: ModelGraph) -> bool:
     """Whether all outputs have one more row with one more image."""
     for images in (graph.batch + 1, 2 * graph.batch + 1):
         try:

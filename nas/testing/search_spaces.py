@@ -89,7 +89,8 @@ def check_costs(space: SearchSpace) -> None:
         assert layers[0].in_shape == space.input_shape(arch)
         assert layers[-1].out_shape[0] == space.shape.classes
         for k, layer in enumerate(layers[1:], start=1):
-            assert layer.in_shape[0] in {before.out_shape[0] for before in layers[:k]}, layer
+            read = {layers[0].in_shape[0], *(before.out_shape[0] for before in layers[:k])}
+            assert layer.in_shape[0] in read, layer
     params, macs = costs["params"], costs["macs"]
     assert params[0] == params.min() <= params.max() == params[1]  # or all equal
     assert macs[0] == macs.min() < macs.max() == macs[1]
@@ -103,8 +104,9 @@ def check_errors(name: str, params: Mapping[str, JsonValue], shape: ImageShape) 
         assert_raises(UnknownName, lambda preset=preset: build_space(name, {"preset": preset}, shape))  # type: ignore[misc]
 
 
-def check_subnets(space: SearchSpace) -> None:
-    """A subnet has the counted parameters and computes what the supernet computes at its architecture."""
+def check_subnets(space: SearchSpace, *, inherits: bool = False) -> None:
+    """A subnet has the counted parameters and computes what the supernet computes at its architecture. ``inherits``:
+    the weights are those of a parent model."""
     import torch
 
     torch.set_num_threads(1)
@@ -117,9 +119,11 @@ def check_subnets(space: SearchSpace) -> None:
             outputs = []
             for module, inputs in ((net, (x_BCHW, arch)), (subnet, (x_BCHW,)), (net, (x_BCHW, arch))):
                 torch.manual_seed(0)  # dropout
-                outputs.append(module(*inputs))
-        assert outputs[0].shape == (4, space.shape.classes)
+                output = module(*inputs)
+                outputs.append(output[-1] if isinstance(output, tuple) else output)
+        assert outputs[0].shape[:2] == (4, space.shape.classes)
         torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(outputs[0], outputs[2], rtol=0, atol=0)
     other = space.supernet(seed=4).state_dict()
-    assert any(not torch.equal(v, other[k]) for k, v in net.state_dict().items()), "the seed must matter"
+    changes = any(not torch.equal(v, other[k]) for k, v in net.state_dict().items())
+    assert changes != inherits, "the seed must matter, unless weights are those of a parent"

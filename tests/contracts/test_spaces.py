@@ -17,12 +17,13 @@ from nas.supernet import Supernet
 from nas.training.calibration import recalibrate
 from search_spaces.layers.depthwise import ElasticDepthwise, depthwise_by_matmul
 from search_spaces.mobilenet_v3.space import PRESETS, MobileNetV3, SpaceParams, StageParams, build, inverted_residual
+from tests.support.spaces import WITHOUT_PARENT
 
 PRESET = dict.fromkeys(("darts_cell", "mobilenet_v3", "nas_bench_201", "resnet20_downsampling"), "digits")
 SHAPE = ImageShape(1, 8, 8, 10)
 
 
-@pytest.fixture(params=registry.names("nas.search_spaces"))
+@pytest.fixture(params=WITHOUT_PARENT)
 def space(request: pytest.FixtureRequest) -> SearchSpace:
     return registry.load_space(request.param).build({"preset": PRESET[request.param]}, SHAPE)
 
