@@ -21,7 +21,7 @@ class UnitSums:
 
     def __init__(self, analysis: ChannelAnalysis) -> None:
         self._analysis = analysis
-        size = 1 + max((int(numbers.max()) for numbers in analysis.numbers.values()), default=0)
+        size = 1 + max((int(units.max()) for units in analysis.axes.values()), default=0)
         self.sum_U, self.count_U = np.zeros(size), np.zeros(size, dtype=np.int64)
 
     def add(self, units: UnitArray, values: NDArray[np.floating]) -> None:

@@ -33,7 +33,7 @@ def unit_scores(graph: ModelGraph, weights: WeightArrays, analysis: ChannelAnaly
     module = build(gated, {**weights, **ones}).to(x_BCHW.device)
     outputs = module(x_BCHW)
     projection = _random_projection((outputs,) if isinstance(outputs, Tensor) else outputs)
-    gates = [module.get_parameter_or_buffer(name) for name in units_by_gate]
+    gates = [module.tensor(name) for name in units_by_gate]
     gradients = torch.autograd.grad(projection, gates)
     sums = UnitSums(analysis)
     derivative_BU = np.zeros((len(x_BCHW), len(sums.sum_U)))

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nas.core.arch import Floats
 from nas.models.graph import GraphNode, ModelGraph
 from nas.models.operators import Conv2dOp, ConvTranspose2dOp, LinearOp
 from nas.models.propagation import ParameterAxis, Propagation, propagate
@@ -74,18 +71,6 @@ def analyse_channels(graph: ModelGraph) -> ChannelAnalysis:
         {axis: _resolved_axis(state, units) for axis, units in state.axes.items()},
         numbers,
     )
-
-
-def sum_by_unit(analysis: ChannelAnalysis, terms: Mapping[str, NDArray[np.floating[Any]]]) -> dict[str, Floats]:
-    """By channel group, the sum over all elements of each unit, shape (units,). ``terms``: an array of the parameter's
-    shape for each parameter that counts, such as its squares. A weight between two units counts for both."""
-    arrays = (*analysis.values.values(), *analysis.axes.values())
-    totals = np.zeros(1 + max(int(units.max()) for units in arrays))
-    for (name, axis), units in analysis.axes.items():
-        if name in terms:
-            others = tuple(other for other in range(terms[name].ndim) if other != axis)
-            np.add.at(totals, units, terms[name].sum(axis=others, dtype=np.float64))
-    return {name: totals[numbers] for name, numbers in analysis.numbers.items()}
 
 
 def layer_name(node: GraphNode) -> str:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.core.arch import Arch, Floats
+from nas.core.arch import Arch
 from nas.core.errors import InvalidInput
-from nas.models.channels import sum_by_unit
+from nas.importance import l2
 from nas.models.execution import GraphExecution, GraphModule
 from nas.models.graph import GraphNode, WeightArrays
 from nas.models.narrowing import NarrowedGraph
 from nas.models.operators import BatchNormOp
 from nas.supernet import Supernet
 from search_spaces.own_model.choices import ElasticChoices
-from search_spaces.own_model.costs import learned_parameters
 
 _PLANS = 64  # architectures whose narrowed graphs are kept
 
@@ -69,10 +69,7 @@ class OwnModelSupernet(Supernet):
     def subnet(self, arch: Arch) -> nn.Module:
         """A physically smaller module of this architecture with copied weights."""
         narrowed = self._choices.narrowed(arch, self.unit_order)
-        weights = {
-            value.name: self.parent.tensor(value.name).detach().cpu().numpy() for value in narrowed.graph.parameters
-        }
-        module = GraphModule(narrowed.graph, narrowed.cut(weights)).train(self.training)
+        module = GraphModule(narrowed.graph, narrowed.cut(self.weights)).train(self.training)
         return module.to(next(self.parent.parameters()).device)
 
     @property
@@ -94,17 +91,16 @@ class OwnModelSupernet(Supernet):
             buffer.copy_(torch.tensor(list(units)))
         self.forget_plans()
 
-    def unit_norms(self) -> dict[str, Floats]:
-        """The L2 norm of all learned weights of each unit, by channel group, shape (units,)."""
-        squares = {
-            name: self.parent.tensor(name).detach().double().square().cpu().numpy()
-            for name in learned_parameters(self._model)
-        }
-        return {name: np.sqrt(total) for name, total in sum_by_unit(self._model.analysis, squares).items()}
+    @property
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """The present weights by the names of the graph's parameters."""
+        names = self._model.graph.parameter_names
+        return {name: self.parent.tensor(name).detach().cpu().numpy() for name in names}
 
     def sort_channels(self, trained: Sequence[Arch] = ()) -> None:
         """Order units by the L2 norm of their weights; the networks ``trained`` keep the units that they have."""
-        norms = self.unit_norms()
+        graph, analysis = self._model.graph, self._model.analysis
+        norms = l2.unit_scores(graph, self.weights, analysis, torch.empty(0))
         order: dict[str, list[int]] = {name: [] for name in self._groups}
         trained_counts = [self._choices.counts(arch) for arch in trained]
         for width in self._model.widths:
