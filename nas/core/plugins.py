@@ -52,6 +52,11 @@ class DatasetType:
     load: Callable[[DataSpec, int], Dataset]
 
 
+def trains_weights_alone(spec: SearchSpec) -> bool:
+    """``uses_relaxation`` of a strategy that learns no architecture parameters."""
+    return False
+
+
 def fits_every_space(spec: SearchSpec, space: SearchSpace) -> None:
     """The check of a strategy that runs in any space with any spec."""
 
@@ -63,8 +68,9 @@ class Strategy:
     ``params_model``: the parameters, each with a default; unknown ones are refused. ``stages`` makes all stages of a
     search, in order, from estimating to exporting; ``stage_names`` gives their names from a valid spec without torch
     (``nas.stages.closing`` has the stages after exploring). ``check`` raises InvalidSpec at submission for a spec that
-    the strategy cannot run in a space; it imports no torch either. ``relaxed_only``: whether it needs a space with a
-    continuous relaxation.
+    the strategy cannot run in a space; it imports no torch either. ``uses_relaxation``: whether a search by a
+    valid spec trains the architecture parameters of a continuous relaxation; ``relaxed_only``: whether all do, so that
+    the strategy needs a space with a relaxation.
     """
 
     name: str
@@ -74,6 +80,7 @@ class Strategy:
     stage_names: Callable[[SearchSpec], tuple[str, ...]]
     check: Callable[[SearchSpec, SearchSpace], None] = fits_every_space
     relaxed_only: bool = False
+    uses_relaxation: Callable[[SearchSpec], bool] = trains_weights_alone
 
 
 class NetworkFitter(Protocol):

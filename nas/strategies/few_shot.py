@@ -185,9 +185,14 @@ def _divided(params: FewShotParams, space: SearchSpace) -> tuple[str, ...]:
     return named or (fit[:1] if params.split == "exhaustive" else fit)
 
 
+def uses_relaxation(spec: SearchSpec) -> bool:
+    """Whether each subspace is searched by gradient. Raises InvalidSpec for wrong parameters."""
+    return parse_spec(FewShotParams, spec.strategy.params).search != "explore"
+
+
 def stage_names(spec: SearchSpec) -> tuple[str, ...]:
     """The names of ``stages``. Raises InvalidSpec for wrong parameters."""
-    derive = ("discretize",) if parse_spec(FewShotParams, spec.strategy.params).search != "explore" else ()
+    derive = ("discretize",) if uses_relaxation(spec) else ()
     return ("estimate", "warm_up", "split", "train", "rank_correlation", *derive, "explore", *closing_stage_names(spec))
 
 
@@ -198,4 +203,5 @@ FEW_SHOT = Strategy(
     stages,
     stage_names,
     check,
+    uses_relaxation=uses_relaxation,
 )

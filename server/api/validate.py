@@ -339,6 +339,10 @@ def _how_to_fit(added: DeviceSpec | None) -> str:
     return "To fit one, run"
 
 
+def _uses_relaxation(spec: SearchSpec) -> bool:
+    return registry.load_strategy(spec.strategy.name).uses_relaxation(spec)
+
+
 def _supernet_problems(
     spec: SearchSpec, space: SearchSpace, parent: ParentSearch | None, content_hash: str | None = None
 ) -> Iterator[HwnasError]:
@@ -358,11 +362,11 @@ def _supernet_problems(
         )
     elif parent.spec.data != spec.data:
         yield InvalidSpec(f"supernet: search {spec.supernet} was trained on other data: {parent.spec.data!r}")
-    elif "discretize" in stage_names(spec) and "discretize" not in stage_names(parent.spec):
+    elif _uses_relaxation(spec) and not _uses_relaxation(parent.spec):
         yield InvalidSpec(
-            "supernet: a search by gradient goes on from a search by gradient (strategy darts, or few_shot with such a "
-            f"search in its parts), search {spec.supernet} has learned no architecture parameters by "
-            f"{parent.spec.strategy.name}"
+            "supernet: a differentiable search reuses the supernet of a differentiable search (strategy darts, or "
+            f"few_shot with such a search of its subspaces); search {spec.supernet} used strategy "
+            f"{parent.spec.strategy.name} and has no architecture parameters"
         )
     elif parent.supernet is None:
         yield Conflict(f"supernet: search {spec.supernet} has not finished its training")

@@ -5,25 +5,25 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, cast
 
 import typer
 from rich.console import RenderableType
 from rich.markup import escape
 
-from nas.core.access import LOCAL, SCOPES, Scope
+from nas.core.access import SCOPES, Scope
 from nas.core.errors import InvalidInput
-from nas.schemas.administration import CreatedTokenSchema, TokenSchema
+from nas.schemas.administration import TokenSchema
 from server.cli import render
-from server.cli.local_store import opened_store
-from server.cli.options import Connection, HomeOption, JsonOption, ServiceUrlOption, TokenOption
+from server.cli.options import HomeOption, JsonOption, ServiceUrlOption, TokenOption
+from server.cli.token_registry import open_token_registry
 
 tokens_app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="API tokens: who may use the service, and for what."
 )
 _DURATION = re.compile(r"(\d{1,5})([dhw])")
-_SECONDS = {"h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
 @tokens_app.command("create")
@@ -47,15 +47,9 @@ def create_token(
     - `nas tokens create --owner ada --name laptop --scope read --scope submit --expires 90d`
     - `nas tokens create --owner ada --name board --scope agent --device pi`: for `nas-agent --name pi` and nothing else
     """
-    scopes, expires_at = cast(list[Scope], scope), _expiry(expires)
-    if url is not None and home is None:
-        with Connection(url, token).connect() as nas:
-            at = datetime.fromtimestamp(expires_at, UTC) if expires_at is not None else None
-            created = nas.create_token(owner, name, scopes, at, device)
-    else:
-        with opened_store(home, create=True) as store:
-            view, secret = store.tokens.create(owner, name, scopes, expires_at, LOCAL, device)
-            created = CreatedTokenSchema(**view.model_dump(), secret=secret)
+    expires_at = _expiry(expires)
+    with open_token_registry(home, url, token, create=True) as tokens:
+        created = tokens.create(owner, name, cast(list[Scope], scope), expires_at, device)
     render.out(created, json_output, lambda token: token.secret)
 
 
@@ -67,13 +61,9 @@ def list_tokens(
     json_output: JsonOption = False,
 ) -> None:
     """List all tokens, newest first."""
-    if url is not None and home is None:
-        with Connection(url, token).connect() as nas:
-            tokens = nas.tokens()
-    else:
-        with opened_store(home) as store:
-            tokens = store.tokens.list()
-    render.out(tokens, json_output, _tokens)
+    with open_token_registry(home, url, token) as tokens:
+        items = tokens.list()
+    render.out(items, json_output, _tokens)
 
 
 @tokens_app.command("revoke")
@@ -84,22 +74,18 @@ def revoke_token(
     token: TokenOption = None,
 ) -> None:
     """Revoke a token at once. This cannot be undone."""
-    if url is not None and home is None:
-        with Connection(url, token).connect() as nas:
-            nas.revoke_token(token_id)
-    else:
-        with opened_store(home) as store:
-            store.tokens.revoke(token_id, LOCAL)
+    with open_token_registry(home, url, token) as tokens:
+        tokens.revoke(token_id)
     typer.echo(f"token {token_id}: revoked")
 
 
-def _expiry(expires: str | None) -> float | None:
+def _expiry(expires: str | None) -> datetime | None:
     if expires is None:
         return None
     match = _DURATION.fullmatch(expires)
     if match is None:
         raise InvalidInput(f"--expires: expected a time such as 12h, 30d or 8w, got {expires!r}")
-    return time.time() + int(match[1]) * _SECONDS[match[2]]
+    return datetime.now(UTC) + int(match[1]) * _UNITS[match[2]]
 
 
 def _tokens(items: list[TokenSchema]) -> RenderableType:

@@ -52,7 +52,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 def submit_model(store: Store, name: str = "mine", by: Principal = ADA) -> None:
     source = FileSource(blob="0" * 64, filename="mine.pt2")
     spec = ModelSpec(name=name, source=source, preprocessing=PreprocessingSpec(mean=(30.0,), std=(60.0,)))
-    store.jobs.submit("model", spec.model_dump(mode="json"), None, stages=(READ_STAGE,), by=by)
+    store.jobs.submit(spec, None, stages=(READ_STAGE,), by=by)
 
 
 def add_model(store: Store, summary: ModelSummary = SUMMARY, name: str = "mine") -> ParentBlobs:
@@ -79,14 +79,13 @@ def test_the_space_of_a_search_starts_from_the_model(store: Store) -> None:
 
 def test_a_worker_receives_the_model(store: Store) -> None:
     parent = add_model(store)
-    search = fakes.search_spec(space=MINE).model_dump(mode="json")
-    device = fakes.device_spec(space=MINE, name="board").model_dump(mode="json")
-    for kind, record, payload_class in (
-        ("search", search, SearchPayload),
-        ("dry_run", search, DryRunPayload),
-        ("device", device, OnboardingPayload),
+    search, device = fakes.search_spec(space=MINE), fakes.device_spec(space=MINE, name="board")
+    for spec, dry_run, payload_class in (
+        (search, False, SearchPayload),
+        (search, True, DryRunPayload),
+        (device, False, OnboardingPayload),
     ):
-        job = store.jobs.submit(kind, record, None, space_id="tiny-0-10", by=ADA)  # type: ignore[arg-type]
+        job = store.jobs.submit(spec, None, dry_run=dry_run, space_id="tiny-0-10", by=ADA)
         lease = store.jobs.claim("tests", 100.0)
         assert lease is not None
         assert lease.job_id == job
@@ -136,9 +135,8 @@ def test_a_model_that_was_not_read_is_refused(store: Store) -> None:
 
 def test_a_model_that_is_used_cannot_be_deleted(store: Store) -> None:
     add_model(store)
-    search = store.jobs.submit("search", fakes.search_spec(space=MINE).model_dump(mode="json"), None, by=ADA)
-    record = fakes.device_spec(space=MINE, name="board").model_dump(mode="json")
-    store.jobs.submit("device", record, None, by=ADA)
+    search = store.jobs.submit(fakes.search_spec(space=MINE), None, by=ADA)
+    store.jobs.submit(fakes.device_spec(space=MINE, name="board"), None, by=ADA)
     with pytest.raises(Conflict, match="need it; delete them first") as refused:
         store.user_models.delete("mine", ADA)
     assert f"search {search}" in str(refused.value)
@@ -149,9 +147,7 @@ def test_a_model_that_is_used_cannot_be_deleted(store: Store) -> None:
 
 
 def test_a_search_whose_model_is_gone_fails_when_it_is_claimed(store: Store) -> None:
-    search = store.jobs.submit(
-        "search", fakes.search_spec(space=MINE).model_dump(mode="json"), None, space_id="tiny-0-10", by=ADA
-    )
+    search = store.jobs.submit(fakes.search_spec(space=MINE), None, space_id="tiny-0-10", by=ADA)
     assert store.jobs.claim("tests", 100.0) is None
     assert store.queries.search(search).error == (
         "space.model: no model 'mine'. To add one, run: nas models add mine FILE"
