@@ -27,7 +27,8 @@ from nas.core.arch import Arch, as_archs
 from nas.core.metrics import kendall
 from nas.core.ports import Dataset, ImageShape, SearchSpace, Split
 from nas.supernet import Supernet
-from nas.training.calibration import recalibrate, score
+from nas.training.calibration import recalibrate
+from nas.training.criterion import Criterion
 from nas.training.fewshot.matching import match_decisions, split_by_matching
 from nas.training.fewshot.partition import exhaustive_split, random_split, sample_subspace
 from nas.training.fewshot.routed_supernet import split_supernet
@@ -135,14 +136,14 @@ def one_seed(s: RankingSetting, archive: Path, table: Path, device: str, seed: i
                 net.to(device), epochs=epochs, lr=s.subspace_lr, seed=seed + 1000 * (part + 1), sample=own
             )
     train_s = time.process_time() - start_s
-    calibration = Split(data.train.images_NCHW[: s.calibration], data.train.labels_N[: s.calibration])
-    tau, accuracy = {}, {}
+    calibration = Split(data.train.images_NCHW[: s.calibration], data.train.labels[: s.calibration])
+    tau, accuracy, criterion = {}, {}, Criterion(data, device)
     for method, net in nets.items():
         estimates = []
         for arch in archs:
             module = net.eval().subnet(arch)
             recalibrate(module, (x for x, _ in pipeline.plain(calibration, s.size)))
-            estimates.append(score(module, pipeline.plain(data.val, s.size)).accuracy)
+            estimates.append(criterion.score(module, pipeline.plain(data.val, s.size)).quality)
         tau[method] = kendall(np.array(estimates), truth_N)
         accuracy[method] = float(np.mean(estimates))
     return {

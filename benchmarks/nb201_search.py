@@ -26,7 +26,7 @@ from benchmarks._finished_runs import FinishedRuns, add_arguments
 from nas.core.arch import Floats, Genes, as_archs, every
 from nas.core.ports import Dataset, Split
 from nas.core.relaxation import parameter_free_share, skip_share
-from nas.training.calibration import score
+from nas.training.criterion import Criterion
 from nas.training.gradient.loop import EpochReport, GradientSearch, run_gradient_search
 from nas.training.gradient.options import DartsParams, Preset
 from nas.training.gradient.resource import within_bounds
@@ -166,7 +166,7 @@ class SearchBench:
         self.setting, self.data, self.table, self.device = setting, data, table, device
         self.space: NasBench201 = build({"channels": setting.channels, "cells": setting.cells}, data.shape)
         self.pipeline = Pipeline(data, device)
-        images, labels, half = data.train.images_NCHW, data.train.labels_N, setting.images // 2
+        images, labels, half = data.train.images_NCHW, data.train.labels, setting.images // 2
         fit, rank = Split(images[:half], labels[:half]), Split(images[half:], labels[half:])
         self._halves = replace(data, train=fit, val=rank, test=rank)
         self._halves_pipeline = Pipeline(self._halves, device)
@@ -216,10 +216,12 @@ class SearchBench:
         training = StandaloneTrainer(module, s.size, self._halves, self._halves_pipeline, recipe, 0)
         for epoch in range(s.alone_epochs):
             training.epoch(epoch)
-        found = score(module.eval(), self._halves_pipeline.plain(self._halves.val, s.size))
+        found = Criterion(self._halves, self.device).score(
+            module, self._halves_pipeline.plain(self._halves.val, s.size)
+        )
         steps = s.alone_epochs * training.per_epoch
         seconds = time.process_time() - start_s
-        return {**self._cell(arch.genes), "val_accuracy": found.accuracy, "steps": steps, "seconds": seconds}
+        return {**self._cell(arch.genes), "val_accuracy": found.quality, "steps": steps, "seconds": seconds}
 
     def _cell(self, genes_G: Any) -> dict[str, Any]:
         genes = np.asarray(genes_G, dtype=np.int64)

@@ -17,7 +17,8 @@ from nas.core.ports import Dataset, SearchSpace
 from nas.core.spec import DataSpec, SpaceSpec
 from nas.strategies.once_for_all import OnceForAllParams
 from nas.training import samplers
-from nas.training.calibration import recalibrate, score
+from nas.training.calibration import recalibrate
+from nas.training.criterion import Criterion
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import (
     PUBLISHED,
@@ -45,7 +46,7 @@ def accuracies(space: SearchSpace, data: Dataset, plan: ShrinkingPlan, epochs: i
     def accuracy(arch: Arch) -> float:
         module, resolution = net.subnet(arch), space.input_shape(arch)[1]
         recalibrate(module, (x for x, _ in pipeline.plain(data.train, resolution, batch=256)))
-        return score(module, pipeline.plain(data.val, resolution)).accuracy
+        return Criterion(data, "cpu").score(module, pipeline.plain(data.val, resolution)).quality
 
     drawn = as_archs(space.id, space.canonical(sample(space.decisions, np.random.default_rng(0), NETWORKS)))
     return {

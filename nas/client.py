@@ -255,12 +255,13 @@ class Client:
         search_id: str,
         origin: str | None = None,
         status: str | None = None,
-        order: str = "-val_accuracy",
+        order: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
         device: str | None = None,
     ) -> CandidatePage:
-        """A page of candidates in the ``order`` of a metric, descending with ``-`` in front.
+        """A page of candidates in the ``order`` of a metric, descending with ``-`` in front; None: the best estimates
+        of the task's quality first.
 
         ``device``: with the latencies of this device of the fleet.
         """

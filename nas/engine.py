@@ -13,6 +13,7 @@ from nas.core.cost_estimate import CostEstimate, StageCost
 from nas.core.device import NotMeasuredYet
 from nas.core.errors import DataChanged, InvalidSpec
 from nas.core.events import Concluded, DataRead, Event, Progress, SearchState, StageFinished, StageStarted, Warned, fold
+from nas.core.plugins import check_task
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import SearchSpec
 from nas.peak_memory import peak_memory_bytes, reset_peak_memory
@@ -23,7 +24,9 @@ COST_STAGE = "cost_estimate"  # the one stage of a dry run
 
 def stages_of(problem: Problem) -> tuple[Stage, ...]:
     """The stages of a search. Raises UnknownName for an unknown strategy, and what the strategy raises."""
-    return registry.load_strategy(problem.spec.strategy.name).stages(problem)
+    strategy = registry.load_strategy(problem.spec.strategy.name)
+    check_task(problem.spec, problem.space, strategy)
+    return strategy.stages(problem)
 
 
 def stage_names(spec: SearchSpec) -> tuple[str, ...]:

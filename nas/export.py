@@ -49,29 +49,50 @@ class Normalised(nn.Module):
         self.register_buffer("scale", 1.0 / torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
         self.train(network.training)
 
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """What the network gives, such as logits of shape (B, classes)."""
+        outputs: torch.Tensor | tuple[torch.Tensor, ...] = self.network((x_BCHW - self.mean) * self.scale)
+        return outputs
+
+
+class InUnits(nn.Module):
+    """A network of standardised values before their mean and standard deviation: gives them in their own units."""
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+        self.train(network.training)
+
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Logits of shape (B, classes)."""
-        logits: torch.Tensor = self.network((x_BCHW - self.mean) * self.scale)
-        return logits
+        """Values (B, T)."""
+        values: torch.Tensor = self.network(x_BCHW) * self.std + self.mean
+        return values
 
 
 def to_onnx(module: nn.Module, input_shape: tuple[int, int, int]) -> bytes:
     """The module as an ONNX model: float32, evaluation mode, batch norm folded into convolutions, any batch size.
 
-    ``input_shape`` is (C, H, W). Input ``image``, output ``logits``. Equal modules give equal bytes.
-    Raises ExportMismatch if a batch norm that follows a convolution was not folded.
+    ``input_shape`` is (C, H, W). Input ``image``, output ``logits``; several outputs are ``output_0`` and so on. Equal
+    modules give equal bytes. Raises ExportMismatch if a batch norm that follows a convolution was not folded.
     """
-    buffer = io.BytesIO()
+    frozen, buffer, example = frozen_copy(module), io.BytesIO(), torch.zeros(1, *input_shape)
+    with torch.inference_mode():
+        outputs = frozen(example)
+    names = ["logits"] if isinstance(outputs, torch.Tensor) else [f"output_{i}" for i in range(len(outputs))]
     with warnings.catch_warnings():
         for message in _DEPRECATED:
             warnings.filterwarnings("ignore", message=message, category=DeprecationWarning)
         torch.onnx.export(
-            frozen_copy(module),
-            (torch.zeros(1, *input_shape),),
+            frozen,
+            (example,),
             buffer,  # type: ignore[arg-type]  # files in memory are taken, but not declared
             input_names=["image"],
-            output_names=["logits"],
-            dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+            output_names=names,
+            dynamic_axes={name: {0: "batch"} for name in ("image", *names)},
             opset_version=OPSET,
             dynamo=False,
         )
@@ -126,16 +147,18 @@ def footprint(onnx_bytes: bytes) -> Footprint:
 
 
 def onnx_predict(onnx_bytes: bytes, x_NCHW: Images, batch: int = 256) -> Logits:
-    """Logits of shape (N, classes), by onnxruntime on one thread."""
-    return run_session(open_session(onnx_bytes), x_NCHW, batch)
+    """The first output, such as logits of shape (N, classes), by onnxruntime on one thread."""
+    return run_session(open_session(onnx_bytes), x_NCHW, batch)[0]
 
 
 def check_parity(onnx_bytes: bytes, module: nn.Module, x_NCHW: Images, tolerance: float = TOLERANCE) -> float:
-    """The largest absolute difference between the logits of both.
+    """The largest absolute difference between the outputs of both.
 
-    Raises ExportMismatch if it exceeds ``tolerance`` times the largest logit, or if anything is not finite.
+    Raises ExportMismatch if it exceeds ``tolerance`` times the largest output, or if anything is not finite.
     """
-    return largest_difference(torch_logits(frozen_copy(module), x_NCHW), onnx_predict(onnx_bytes, x_NCHW), tolerance)
+    parity = Parity(tolerance)
+    parity.add(torch_outputs(frozen_copy(module), x_NCHW), run_session(open_session(onnx_bytes), x_NCHW))
+    return parity.largest_difference()
 
 
 def quantise_int8(onnx_bytes: bytes, calibration_images: Images) -> bytes:
@@ -194,29 +217,53 @@ def open_session(onnx_bytes: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
 
 
-def run_session(session: onnxruntime.InferenceSession, x_NCHW: Images, batch: int = 256) -> Logits:
-    """Logits of shape (N, classes)."""
-    chunks = [session.run(["logits"], {"image": x_NCHW[i : i + batch]})[0] for i in range(0, len(x_NCHW), batch)]
-    return np.concatenate(chunks)
+def run_session(session: onnxruntime.InferenceSession, x_NCHW: Images, batch: int = 256) -> tuple[Logits, ...]:
+    """The outputs, each of shape (N, ...)."""
+    chunks = [session.run(None, {"image": x_NCHW[i : i + batch]}) for i in range(0, len(x_NCHW), batch)]
+    return tuple(np.concatenate(parts) for parts in zip(*chunks, strict=True))
 
 
-def torch_logits(frozen: nn.Module, x_NCHW: Images) -> Logits:
-    """Logits of shape (N, classes) of a module on the processor."""
+def torch_outputs(frozen: nn.Module, x_NCHW: Images) -> tuple[Logits, ...]:
+    """The outputs of a module on the processor, each of shape (N, ...)."""
+    chunks = []
     with torch.inference_mode():
-        chunks = [frozen(torch.from_numpy(x_NCHW[i : i + 256])).numpy() for i in range(0, len(x_NCHW), 256)]
-    return np.concatenate(chunks)
+        for i in range(0, len(x_NCHW), 256):
+            outputs = frozen(torch.from_numpy(x_NCHW[i : i + 256]))
+            chunks.append([t.numpy() for t in (outputs if isinstance(outputs, tuple) else (outputs,))])
+    return tuple(np.concatenate(parts) for parts in zip(*chunks, strict=True))
 
 
-def largest_difference(expected: Logits, actual: Logits, tolerance: float = TOLERANCE) -> float:
-    """The largest absolute difference. Raises ExportMismatch as ``check_parity`` does."""
-    if expected.shape != actual.shape:
-        raise ExportMismatch(f"expected logits of shape {expected.shape} as torch gives, got {actual.shape}")
-    if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
-        raise ExportMismatch("expected finite logits, got NaN or infinity")
-    error = float(np.abs(expected - actual).max())
-    limit = tolerance * max(float(np.abs(expected).max()), 1e-2)
-    if error > limit:
-        raise ExportMismatch(
-            f"the exported model and the torch network disagree: expected logits within {limit:.3g}, got {error:.3g}"
-        )
-    return error
+class Parity:
+    """How far the outputs of two forms of a network differ, over batches of images."""
+
+    def __init__(self, tolerance: float = TOLERANCE) -> None:
+        self._tolerance = tolerance
+        self._error = self._largest = 0.0
+
+    def add(self, expected: Sequence[Logits], actual: Sequence[Logits]) -> None:
+        """The outputs of both for the same images. Raises ExportMismatch for other shapes and what is not finite."""
+        shapes, actual_shapes = [x.shape for x in expected], [x.shape for x in actual]
+        if shapes != actual_shapes:
+            raise ExportMismatch(
+                f"expected logits of shape {_shapes(shapes)} as torch gives, got {_shapes(actual_shapes)}"
+            )
+        for one, other in zip(expected, actual, strict=True):
+            if not (np.isfinite(one).all() and np.isfinite(other).all()):
+                raise ExportMismatch("expected finite logits, got NaN or infinity")
+            self._error = max(self._error, float(np.abs(one - other).max(initial=0.0)))
+            self._largest = max(self._largest, float(np.abs(one).max(initial=0.0)))
+
+    def largest_difference(self) -> float:
+        """The largest absolute difference. Raises ExportMismatch if it exceeds the tolerance times the largest
+        output."""
+        limit = self._tolerance * max(self._largest, 1e-2)
+        if self._error > limit:
+            raise ExportMismatch(
+                f"the exported model and the torch network disagree: expected logits within {limit:.3g}, got "
+                f"{self._error:.3g}"
+            )
+        return self._error
+
+
+def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, shapes))

@@ -1,8 +1,10 @@
-"""Classifies images with the exported model beside this file. Needs Python, numpy and onnxruntime, nothing else.
+"""Runs the exported model beside this file on images. Needs Python, numpy and onnxruntime, nothing else.
 
     python run.py images.npy                     # an uint8 array, or an .npz archive that holds one
     python run.py images.npz --key x_test --int8 --logits logits.npy
 
+A classifier prints the class of each image, a tagger its classes, a regression network its values. A segmentation
+network prints the shares of classes, and ``--logits`` has the pixels; several outputs are written as an .npz archive.
 Images may be of any size, grey or RGB as the model was trained, laid out as NHWC, NCHW, NHW, HWC or HW.
 """
 
@@ -37,7 +39,7 @@ def as_NCHW(images: NDArray[Any], channels: int) -> NDArray[np.uint8]:
     raise ValueError(f"expected images with {channels} channel(s) first or last, got an array of shape {images.shape}")
 
 
-def resize(images_NCHW: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
+def resize(images_NCHW: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
     """Pixel values 0 to 255 as float32 at ``height`` x ``width``: bilinear, averaging where it shrinks."""
     rows, columns = _filter(images_NCHW.shape[2], height), _filter(images_NCHW.shape[3], width)
     x = images_NCHW.astype(np.float32)
@@ -68,15 +70,38 @@ def read_images(path: Path, key: str | None) -> NDArray[Any]:
         return array
 
 
+def describe(outputs: list[NDArray[np.float32]], labels: str, names: list[str]) -> str:
+    """What the outputs for one image say, by the kind of labels that the network was trained on."""
+    if labels == "class":
+        share_K = _softmax(outputs[0])
+        k = int(share_K.argmax())
+        return f"{names[k]}\t{share_K[k]:.3f}"
+    if labels == "tags":
+        share_K = np.asarray(1.0 / (1.0 + np.exp(-outputs[0])), dtype=np.float32)
+        return "\t".join(f"{name} {share:.3f}" for name, share in zip(names, share_K, strict=True) if share > 0.5)
+    if labels == "mask":
+        count_K = np.bincount(outputs[0].argmax(axis=0).ravel(), minlength=len(names))
+        pixels = outputs[0][0].size
+        return "\t".join(f"{name} {n / pixels:.3f}" for name, n in zip(names, count_K.tolist(), strict=True) if n)
+    if labels == "values":
+        return "\t".join(f"{name} {value:.6g}" for name, value in zip(names, outputs[0], strict=True))
+    return "\t".join(f"output of shape {output.shape}, {output.min():.4g} to {output.max():.4g}" for output in outputs)
+
+
+def _softmax(logits_K: NDArray[np.float32]) -> NDArray[np.float32]:
+    shares_K = np.exp(logits_K - logits_K.max())
+    return np.asarray(shares_K / shares_K.sum(), dtype=np.float32)
+
+
 def main() -> None:
     """The command line."""
     import onnxruntime
 
-    parser = argparse.ArgumentParser(description="Classify images with the exported model.")
+    parser = argparse.ArgumentParser(description="Run the exported model on images.")
     parser.add_argument("images", type=Path, help="a .npy or .npz file with a uint8 array")
     parser.add_argument("--key", help="name of the array in an .npz archive")
     parser.add_argument("--int8", action="store_true", help="use model.int8.onnx")
-    parser.add_argument("--logits", type=Path, help="also write the logits to this .npy file")
+    parser.add_argument("--logits", type=Path, help="also write the outputs to this .npy or .npz file")
     arguments = parser.parse_args()
 
     folder = Path(__file__).resolve().parent
@@ -99,15 +124,18 @@ def main() -> None:
     chunks = []
     for start in range(0, len(images), 64):
         x = resize(images[start : start + 64], preprocessing["height"], preprocessing["width"])
-        chunks.append(session.run(["logits"], {"image": x})[0])
-    logits = np.concatenate(chunks) if chunks else np.empty((0, len(preprocessing["class_names"])), np.float32)
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
-    for n, share in enumerate(shares):
-        k = int(share.argmax())
-        sys.stdout.write(f"{n}\t{preprocessing['class_names'][k]}\t{share[k]:.3f}\n")
-    if arguments.logits is not None:
-        np.save(arguments.logits, logits)
+        chunks.append(session.run(None, {"image": x}))
+    if not chunks:
+        parser.error(f"{arguments.images}: expected at least one image, got none")
+    outputs = [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+    for n in range(len(images)):
+        answer = describe([output[n] for output in outputs], manifest["task"]["labels"], preprocessing["class_names"])
+        sys.stdout.write(f"{n}\t{answer}\n")
+    if arguments.logits is not None and len(outputs) == 1:
+        np.save(arguments.logits, outputs[0])
+    elif arguments.logits is not None:
+        names = [output.name for output in session.get_outputs()]
+        np.savez(arguments.logits, **dict(zip(names, outputs, strict=True)))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from nas.core.data_account import DataAccount, account_sentences
 from nas.core.json_types import JsonObject
 from nas.core.metrics import metric_info
+from nas.core.tasks import LabelKind, load_task
+
+
+@dataclass(frozen=True)
+class _TaskWords:
+    """What a card says of a network by its labels. ``purpose`` takes the number of classes, or of values."""
+
+    title: str
+    purpose: str
+    output: str
+    limits: str
+
+
+_WORDS: Mapping[LabelKind, _TaskWords] = {
+    "class": _TaskWords(
+        "Image classifier",
+        "It sorts images into {} classes",
+        "The output `logits` has one column per class, in the order above.",
+        "The network knows these classes only and answers with one of them whatever it is shown.",
+    ),
+    "tags": _TaskWords(
+        "Image tagger",
+        "It says which of {} classes an image shows",
+        "The output `logits` has one column per class, in the order above; above 0, the class is more likely than not.",
+        "The network knows these classes only.",
+    ),
+    "mask": _TaskWords(
+        "Segmentation network",
+        "It sorts the pixels of images into {} classes",
+        "The output `logits` has shape (batch, classes, height, width), classes in the order above.",
+        "The network knows these classes only and answers with one of them for every pixel.",
+    ),
+    "values": _TaskWords(
+        "Regression network",
+        "It tells {} values of an image",
+        "The output `logits` has one column per value, in the order above and in their units.",
+        "Outside the range of the values that it was trained on, the network extrapolates.",
+    ),
+    "none": _TaskWords(
+        "Network",
+        "It answers as the model that it was made from, as far as the figures below say",
+        "The outputs are those of that model, in its order.",
+        "Where that model is wrong, this network is wrong as well.",
+    ),
+}
 
 FILES = {
     "model.onnx": "the network in float32",
-    "model.int8.onnx": "the network in int8; its accuracy is its own, see above",
+    "model.int8.onnx": "the network in int8; its figures are its own, see above",
     "weights.safetensors": "the weights as torch had them",
     "architecture.json": "the architecture: choices and layers",
     "run.py": "runs the models with numpy and onnxruntime",
@@ -23,10 +69,11 @@ def model_card(manifest: Manifest, account: DataAccount, sizes: Mapping[str, int
     """The card as Markdown; ``sizes`` in bytes by file name."""
     image = manifest["preprocessing"]
     channels = {1: "grey", 3: "RGB"}.get(image["channels"], f"{image['channels']}-channel")
-    return f"""# Image classifier {manifest["architecture"]}
+    words = _WORDS[manifest["task"]["labels"]]
+    names = f":\n{', '.join(image['class_names'])}" if image["class_names"] else ""
+    return f"""# {words.title} {manifest["architecture"]}
 
-Found by hwnas for the data set {manifest["data"]["name"]}. It sorts images into {len(image["class_names"])} classes:
-{", ".join(image["class_names"])}.
+Found by hwnas for the data set {manifest["data"]["name"]}. {words.purpose.format(len(image["class_names"]))}{names}.
 
 | | value | evidence |
 |---|---|---|
@@ -36,9 +83,7 @@ Found by hwnas for the data set {manifest["data"]["name"]}. It sorts images into
 
 {_test_images(manifest, account)} The network's ONNX and torch forms agree within {manifest["onnx"]["max_abs_err"]:.1e}
 (largest difference of any logit).
-
-Recall by class, the lowest first: {_recall(manifest["recall_by_class"])}.
-{_data(account)}
+{_by_class(manifest)}{_data(account)}
 ## Use
 
     pip install numpy onnxruntime
@@ -46,7 +91,7 @@ Recall by class, the lowest first: {_recall(manifest["recall_by_class"])}.
 
 The input `image` is float32 of shape (batch, {image["channels"]}, {image["height"]}, {image["width"]}): {channels}
 pixel values from 0 to 255, scaled to {image["height"]}x{image["width"]} ({image["resize"]}). The model
-normalises them itself. The output `logits` has one column per class, in the order above.
+normalises them itself. {words.output}
 
 ## Files
 
@@ -55,7 +100,7 @@ normalises them itself. The output `logits` has one column per class, in the ord
 
 ## Limits
 
-The network knows these classes only and answers with one of them whatever it is shown. It was trained on this data set
+{words.limits} It was trained on this data set
 alone; check it on your own images before you rely on it.
 """
 
@@ -63,8 +108,10 @@ alone; check it on your own images before you rely on it.
 def _metric_rows(manifest: Manifest) -> list[str]:
     rows = []
     for name, metric in manifest["metrics"].items():
-        label = "Test accuracy, int8 model" if name == "int8_test_accuracy" else metric_info(name).label
-        value = f"{metric['value']:,.4g}" if metric["unit"] else f"{metric['value']:,.0f}"
+        info = metric_info(name.removeprefix("int8_"))
+        label = f"{info.label}, int8 model" if name.startswith("int8_") else info.label
+        counted = info.kind == "exact" and not info.unit
+        value = f"{metric['value']:,.0f}" if counted else f"{metric['value']:,.4g}"
         rows.append(f"| {label} | {value} {metric['unit']} | {metric['kind']} |".replace("  ", " "))
     return rows
 
@@ -90,22 +137,28 @@ def _latency(manifest: Manifest) -> str:
 def _test_images(manifest: Manifest, account: DataAccount) -> str:
     """How far the test images are new to the network."""
     images = manifest["data"]["test_images"]
-    tested = f"Test accuracy was taken over {images} images, with the models of this package."
+    quality = load_task(manifest["task"]["name"]).quality
+    tested = f"{quality.metric('test').label} was taken over {images} images, with the models of this package."
     new = "had no part in training or in the choice of this network"
     if (test := account.splits.get("test")) is None:
         return f"{tested} They {new}."
     if test.copies:
         return (
-            f"{tested} **{test.copies} of them are exact copies of training images**, so the accuracy on new images is "
-            f"lower; the others {new}."
+            f"{tested} **{test.copies} of them are exact copies of training images**, so the {quality.title} on new "
+            f"images is {'lower' if quality.goal == 'max' else 'higher'}; the others {new}."
         )
     return f"{tested} They {new}; none is an exact copy of a training image."
 
 
-def _recall(recall: Mapping[str, float | None]) -> str:
-    recalls = sorted((value, name) for name, value in recall.items() if value is not None)
-    listed = ", ".join(f"{name} {value:.1f} %" for value, name in recalls[:_CLASSES_SHOWN])
-    return listed + (f", and {len(recalls) - _CLASSES_SHOWN} classes above" if len(recalls) > _CLASSES_SHOWN else "")
+def _by_class(manifest: Manifest) -> str:
+    name = manifest["task"]["by_class"]
+    figures: Mapping[str, float | None] = manifest.get(f"{name}_by_class", {})
+    if not figures:
+        return ""
+    ordered = sorted((value, of_class) for of_class, value in figures.items() if value is not None)
+    listed = ", ".join(f"{of_class} {value:.1f} %" for value, of_class in ordered[:_CLASSES_SHOWN])
+    more = f", and {len(ordered) - _CLASSES_SHOWN} classes above" if len(ordered) > _CLASSES_SHOWN else ""
+    return f"\n{name[0].upper()}{name[1:]} by class, the lowest first: {listed}{more}.\n"
 
 
 def _data(account: DataAccount) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from nas.core.arch import Floats, Genes
 from nas.core.device import OnDevice
-from nas.core.metrics import BOUND_METRIC, OBJECTIVES, SHARES
+from nas.core.metrics import BOUND_METRIC, COSTS, SHARES
 from nas.core.ports import Problem
 from nas.fleet import FleetPredictor, latency_metrics
 
@@ -39,16 +39,18 @@ def extrapolated(problem: Problem, genes_NG: Genes) -> list[bool | None]:
     return [None] * len(genes_NG) if flags_N is None else flags_N.tolist()
 
 
-def losses(problem: Problem, metrics: Mapping[str, Floats], accuracy_N: Floats) -> Floats:
-    """Objectives of the spec as values to minimise, shape (N, M), in the spec's order."""
-    metric_of = {o: metric for o, (metric, _) in OBJECTIVES.items()}
+def losses(problem: Problem, metrics: Mapping[str, Floats], quality_N: Floats, maximised: bool = True) -> Floats:
+    """Objectives of the spec as values to minimise, shape (N, M), in the spec's order. ``quality_N``: what stands for
+    the quality of the networks, and whether of it more is better."""
+    metric_of = {o: metric for o, (metric, _) in COSTS.items()}
     if problem.spec.by_share:
         metric_of["latency"] = SHARES["predicted_ms"]
     names = [o.name for o in problem.spec.objectives]
-    return np.stack([-accuracy_N if n == "accuracy" else metrics[metric_of[n]] for n in names], axis=1)
+    loss_N = -quality_N if maximised else quality_N
+    return np.stack([metrics[metric_of[n]] if n in COSTS else loss_N for n in names], axis=1)
 
 
-def violation(problem: Problem, metrics: Mapping[str, Floats], accuracy_N: Floats | None = None) -> Floats:
+def violation(problem: Problem, metrics: Mapping[str, Floats], quality_N: Floats | None = None) -> Floats:
     """Total relative violation of the spec's bounds, 0 where all are met, shape (N,).
 
     Latency is held by its calibrated upper bound, not its mean: a search exploits the predictor's errors.
@@ -59,8 +61,9 @@ def violation(problem: Problem, metrics: Mapping[str, Floats], accuracy_N: Float
     for o in problem.spec.objectives:
         if o.bound is None or (o.name == "latency" and problem.spec.by_share):
             continue
-        if o.name != "accuracy":
+        if o.name in COSTS:
             total += np.maximum(0.0, metrics[BOUND_METRIC[o.name]] / o.bound - 1.0)
-        elif accuracy_N is not None:
-            total += np.maximum(0.0, 1.0 - accuracy_N / o.bound)
+        elif quality_N is not None:
+            share_N = quality_N / o.bound
+            total += np.maximum(0.0, 1.0 - share_N if problem.spec.task.maximised else share_N - 1.0)
     return total

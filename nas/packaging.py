@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 import safetensors.torch
@@ -23,20 +22,21 @@ from nas.core.arch import Arch
 from nas.core.device import DeviceProfile, Measurement, OnDevice
 from nas.core.errors import InvalidInput
 from nas.core.json_types import JsonObject
-from nas.core.metrics import kind_of, metric_info, recall_by_class
+from nas.core.metrics import kind_of, metric_info
 from nas.core.network import summarise
 from nas.core.ports import Dataset, SearchSpace
+from nas.core.tasks import Task, TaskScores, load_task
 from nas.export import (
     OPSET,
-    Logits,
+    InUnits,
     Normalised,
+    Parity,
     frozen_copy,
-    largest_difference,
     open_session,
     quantise_int8,
     run_session,
     to_onnx,
-    torch_logits,
+    torch_outputs,
 )
 from nas.model_card import model_card
 
@@ -45,17 +45,35 @@ _VERSIONED = ("hwnas", "torch", "onnx", "onnxruntime")
 
 @dataclass(frozen=True)
 class PackageReport:
-    """The checks that a package passed. ``max_abs_err``: the largest difference of logits between torch and ONNX.
-    Accuracies are those on test images, in %: ``int8_accuracy`` None without int8, ``balanced_accuracy`` the mean of
-    ``recall_by_class``, which is None for a class without images. ``sizes``: bytes by file name."""
+    """The checks that a package passed. ``max_abs_err``: the largest difference of outputs between torch and ONNX.
+    Scores by the measures of the ``task`` are those on test images, ``int8`` None without such a model. ``sizes``:
+    bytes by file name."""
 
+    task: Task
+    class_names: tuple[str, ...]
     max_abs_err: float
-    accuracy_torch: float
-    accuracy_onnx: float
-    int8_accuracy: float | None
-    balanced_accuracy: float
-    recall_by_class: Mapping[str, float | None]
+    torch: TaskScores
+    onnx: TaskScores
+    int8: TaskScores | None
     sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def by_class(self) -> dict[str, float | None]:
+        """The figures by class of the exported model; empty where its task has none."""
+        return dict(zip(self.class_names, self.onnx.by_class, strict=True)) if self.onnx.by_class else {}
+
+    def to_json(self) -> JsonObject:
+        """As artifacts carry it: names are made of those of the task's measures, such as ``accuracy_onnx``."""
+        name = self.task.objective
+        return {
+            "max_abs_err": self.max_abs_err,
+            f"{name}_torch": self.torch.quality,
+            f"{name}_onnx": self.onnx.quality,
+            f"int8_{name}": None if self.int8 is None else self.int8.quality,
+            **self.onnx.further,
+            **({f"{self.task.by_class}_by_class": self.by_class} if self.by_class else {}),
+            "sizes": dict(self.sizes),
+        }
 
 
 def package(
@@ -75,20 +93,23 @@ def package(
     calibration_images: int = 128,
     versions: Mapping[str, str] | None = None,
     virtual: bool = False,
+    value_scale: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> tuple[bytes, PackageReport]:
     """Everything a user needs of one network as a zip file, and a report of the checks it passed.
 
     ``module`` takes images normalised by ``mean`` and ``std`` (pixel values); the exported graph normalises itself.
     Every test image goes through torch, and through the preprocessing and the models of the zip file. ``versions`` are
     further ones to record; ``fleet``: the devices of a search over several, and what is known of the network on each;
-    ``virtual``: latencies are estimates from peak figures. Equal arguments give equal bytes.
+    ``virtual``: latencies are estimates from peak figures; ``value_scale``: mean and standard deviation of the values
+    that ``module`` gives standardised. Equal arguments give equal bytes.
 
     Raises ExportMismatch if torch and ONNX disagree, InvalidInput for a measured latency without its measurement.
     """
     if "measured_ms" in metrics and (measurement is None or profile is None):
         raise InvalidInput("a measured latency needs its measurement and device profile: expected both, got less")
     channels, height, width = space.input_shape(arch)
-    network = frozen_copy(Normalised(module, mean, std))
+    in_units = module if value_scale is None else InUnits(module, *value_scale)
+    network = frozen_copy(Normalised(in_units, mean, std))
     models = {"model.onnx": to_onnx(network, (channels, height, width))}
     if int8:
         sample_rows = np.random.default_rng(seed).permutation(len(data.train))[:calibration_images]
@@ -113,12 +134,17 @@ def package(
             "account": asdict(data.account),
         },
         "metrics": _metrics_json(metrics, report, virtual),
-        "recall_by_class": dict(report.recall_by_class),
+        "task": {"name": report.task.name, "labels": report.task.labels, "by_class": report.task.by_class},
+        **({f"{report.task.by_class}_by_class": report.by_class} if report.by_class else {}),
         "measurement": None if measurement is None else measurement.as_json(),
         "device": None if profile is None else profile.as_json(),
         **({"fleet": {name: _on_device_json(*known) for name, known in fleet.items()}} if fleet else {}),
         "preprocessing": _preprocessing_json(space.input_shape(arch), mean, std, data.class_names),
-        "onnx": {"opset": OPSET, "output": "logits", "max_abs_err": report.max_abs_err},
+        "onnx": {
+            "opset": OPSET,
+            "output": ", ".join(_outputs(models["model.onnx"])),
+            "max_abs_err": report.max_abs_err,
+        },
         "versions": {name: version(name) for name in _VERSIONED} | dict(versions or {}),
     }
     sizes = {name: len(content) for name, content in files.items()}
@@ -144,12 +170,14 @@ def _architecture_json(arch: Arch, space: SearchSpace) -> JsonObject:
 
 
 def _metrics_json(metrics: Mapping[str, float], report: PackageReport, virtual: bool) -> dict[str, JsonObject]:
-    """The metrics of the search, and the accuracies of these very files in place of its own."""
+    """The metrics of the search, and the scores of these very files in place of its own."""
+    task = report.task
     record = {name: _metric_json(name, value, virtual) for name, value in metrics.items()}
-    record["test_accuracy"] = _metric_json("test_accuracy", report.accuracy_onnx)
-    record["test_balanced_accuracy"] = _metric_json("test_balanced_accuracy", report.balanced_accuracy)
-    if report.int8_accuracy is not None:
-        record["int8_test_accuracy"] = {**_metric_json("test_accuracy", report.int8_accuracy), "precision": "int8"}
+    scores = {task.tested: report.onnx.quality}
+    scores |= {m.metric("test").name: report.onnx.further[m.name] for m in task.further}
+    record |= {name: _metric_json(name, value) for name, value in scores.items()}
+    if report.int8 is not None:
+        record[f"int8_{task.tested}"] = {**_metric_json(task.tested, report.int8.quality), "precision": "int8"}
     return record
 
 
@@ -174,30 +202,36 @@ def _preprocessing_json(
 
 
 def _evaluate(network: nn.Module, models: Mapping[str, bytes], data: Dataset, height: int, width: int) -> PackageReport:
-    """Test accuracies and the largest difference of logits; images are prepared by torch for ``network`` and by the
-    shipped preprocessing for ``models``, so that both are compared."""
+    """Scores on test images and the largest difference of outputs; images are prepared by torch for ``network`` and by
+    the shipped preprocessing for ``models``, so that both are compared."""
+    task, parity = load_task(data.task), Parity()
     sessions = {name: open_session(model) for name, model in models.items()}
-    logits: dict[str, list[Logits]] = {name: [] for name in ("torch", *models)}
+    scorers = {name: task.scorer(data.shape.classes) for name in ("torch", *models)}
     for start in range(0, len(data.test), 256):
         images_NCHW = data.test.images_NCHW[start : start + 256]
         x = torch.from_numpy(images_NCHW).float()
         x = F.interpolate(x, size=(height, width), mode="bilinear", antialias=True)
-        logits["torch"].append(torch_logits(network, x.numpy()))
+        labels = data.test.labels[start : start + 256]
+        expected = torch_outputs(network, x.numpy())
+        scorers["torch"].add(expected, labels)
         shipped = exported_run.resize(images_NCHW, height, width)
         for name, session in sessions.items():
-            logits[name].append(run_session(session, shipped))
-    joined = {name: np.concatenate(chunks) for name, chunks in logits.items()}
-    accuracy = {name: float((v.argmax(axis=1) == data.test.labels_N).mean() * 100.0) for name, v in joined.items()}
-    answers_N = joined["model.onnx"].argmax(axis=1)
-    recalls = recall_by_class(data.test.labels_N, answers_N, len(data.class_names))
+            outputs = run_session(session, shipped)
+            scorers[name].add(outputs, labels)
+            if name == "model.onnx":
+                parity.add(expected, outputs)
     return PackageReport(
-        max_abs_err=largest_difference(joined["torch"], joined["model.onnx"]),
-        accuracy_torch=accuracy["torch"],
-        accuracy_onnx=accuracy["model.onnx"],
-        int8_accuracy=accuracy.get("model.int8.onnx"),
-        balanced_accuracy=fmean(r for r in recalls if r is not None),
-        recall_by_class=dict(zip(data.class_names, recalls, strict=True)),
+        task,
+        data.class_names,
+        parity.largest_difference(),
+        scorers["torch"].scores(),
+        scorers["model.onnx"].scores(),
+        scorers["model.int8.onnx"].scores() if "model.int8.onnx" in scorers else None,
     )
+
+
+def _outputs(model: bytes) -> list[str]:
+    return [output.name for output in open_session(model).get_outputs()]
 
 
 def _plain_weights(module: nn.Module) -> dict[str, torch.Tensor]:

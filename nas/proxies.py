@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Proxy = Callable[[nn.Module, Tensor, Tensor], float]
+Loss = Callable[[Tensor, Tensor], Tensor]  # of outputs and labels
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.ELU)
@@ -25,20 +26,23 @@ _JACOBIAN_K = 1e-5
 _NEAR_ROWS = 1024
 
 
-def score(name: str, net: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
-    """The proxy called ``name`` of a freshly initialised network. Raises KeyError for a proxy that is not there."""
+def score(name: str, net: nn.Module, x_BCHW: Tensor, y: Tensor, loss: Loss = F.cross_entropy) -> float:
+    """The proxy called ``name`` of a freshly initialised network, with the ``loss`` of its task for those that need
+    one. Raises KeyError for a proxy that is not there."""
     with _untouched(net):
-        return PROXIES[name](net, x_BCHW, y_B)
+        if name in _LOSS_PROXIES:
+            return _LOSS_PROXIES[name](net, x_BCHW, y, loss)
+        return PROXIES[name](net, x_BCHW, y)
 
 
-def grad_norm(net: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
+def grad_norm(net: nn.Module, x_BCHW: Tensor, y: Tensor, loss: Loss = F.cross_entropy) -> float:
     """Sum over weights of the Euclidean norm of the loss's gradient."""
-    return float(sum(g.norm() for _, g in _gradients(net, F.cross_entropy(net.train()(x_BCHW), y_B))))
+    return float(sum(g.norm() for _, g in _gradients(net, loss(net.train()(x_BCHW), y))))
 
 
-def snip(net: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
+def snip(net: nn.Module, x_BCHW: Tensor, y: Tensor, loss: Loss = F.cross_entropy) -> float:
     """Sum over weights of |w dL/dw|: how much the loss feels that a weight is masked."""
-    return float(sum((w * g).abs().sum() for w, g in _gradients(net, F.cross_entropy(net.train()(x_BCHW), y_B))))
+    return float(sum((w * g).abs().sum() for w, g in _gradients(net, loss(net.train()(x_BCHW), y))))
 
 
 def synflow(net: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
@@ -136,6 +140,7 @@ def near(net: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
     return total
 
 
+_LOSS_PROXIES: Mapping[str, Callable[[nn.Module, Tensor, Tensor, Loss], float]] = {"grad_norm": grad_norm, "snip": snip}
 PROXIES: Mapping[str, Proxy] = {
     "grad_norm": grad_norm,
     "snip": snip,

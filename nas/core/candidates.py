@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import get_args
 
 import numpy as np
@@ -15,15 +16,25 @@ from nas.core.errors import InvalidInput
 from nas.core.events import Candidate, Origin
 from nas.core.metrics import METRICS, SHARES
 from nas.core.pareto import Mask, weakly_dominated
+from nas.core.tasks import installed_tasks
 
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
 STATUSES: tuple[Status, ...] = get_args(Status)
-PREDICTED_METRICS = ("val_accuracy", "predicted_ms", "upper_ms", "params", "macs")
-_COLUMN = {name: i for i, name in enumerate(METRICS)}
+_PREDICTED_COSTS = ("predicted_ms", "upper_ms", "params", "macs")
 _ARRAYS = ("genes_NG", "origin_N", "status_N", "metrics_NM", "promised_ms_N", "extrapolated_N", "latency_ms_NDV")
 _MEASUREMENT_BYTES = 2048  # about what one takes in memory
 
 Rows = NDArray[np.intp]
+
+
+def predicted_metrics() -> frozenset[str]:
+    """The metrics by which ``CandidateTable.non_dominated`` is known."""
+    return frozenset((*_PREDICTED_COSTS, *(task.estimated for task in installed_tasks().values())))
+
+
+@cache
+def _columns() -> dict[str, int]:
+    return {name: i for i, name in enumerate(METRICS)}
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class CandidateTable:
     genes_NG: NDArray[np.int16] = field(default_factory=lambda: np.empty((0, 0), np.int16))
     origin_N: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
     status_N: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
-    metrics_NM: Floats = field(default_factory=lambda: np.empty((0, len(METRICS))))
+    metrics_NM: Floats = field(default_factory=lambda: np.empty((0, len(_columns()))))
     promised_ms_N: Floats = field(default_factory=lambda: np.empty(0))
     extrapolated_N: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
     measurements: Mapping[int, Measurement] = field(default_factory=dict)
@@ -83,7 +94,7 @@ class CandidateTable:
             return cls()
         if len(space_ids := set(spaces)) > 1 or len({len(g) for g in genes}) > 1:
             raise InvalidInput(f"expected networks of one space, with equal numbers of genes, got {sorted(space_ids)}")
-        values = [[m.get(name, np.nan) for name in _COLUMN] for m in metrics]
+        values = [[m.get(name, np.nan) for name in _columns()] for m in metrics]
         names = tuple(dict.fromkeys(name for parts in devices for name in parts))
         unknown = OnDevice(np.nan, np.nan)
         latency_ms = [[(d.predicted_ms, d.upper_ms) for n in names for d in [p.get(n, unknown)]] for p in devices]
@@ -116,7 +127,7 @@ class CandidateTable:
 
     def metric(self, name: str) -> Floats:
         """One metric of all networks, NaN where it is missing, shape (N,)."""
-        return self.metrics_NM[:, _COLUMN[name]]
+        return self.metrics_NM[:, _columns()[name]]
 
     def of_origin(self, origin: Origin) -> Rows:
         """The rows of one origin."""
@@ -129,7 +140,7 @@ class CandidateTable:
         return Candidate(
             arch=Arch(self.space, tuple(self.genes_NG[row].tolist())),
             origin=ORIGINS[self.origin_N[row]],
-            metrics={name: value for name, value in zip(_COLUMN, values, strict=True) if value == value},
+            metrics={name: value for name, value in zip(_columns(), values, strict=True) if value == value},
             status=STATUSES[self.status_N[row]],
             promised_ms=promised_ms if promised_ms == promised_ms else None,
             measurement=self.measurements.get(row),
@@ -174,11 +185,13 @@ class CandidateTable:
         return replace(table, non_dominated=table._non_dominated(start, self.non_dominated if start else None))
 
     def _predicted_losses(self, rows: Rows) -> Floats:
-        """What fronts of unmeasured networks are made of, and bounded by, to be minimised; shape (N, 5)."""
-        return np.stack(
-            [-self.metric(m)[rows] if METRICS[m].goal == "max" else self.metric(m)[rows] for m in PREDICTED_METRICS],
-            axis=1,
-        )
+        """What fronts of unmeasured networks are made of, and bounded by, to be minimised; shape (N, 5). Quality is
+        that of the only task that the networks have one of."""
+        quality_N = np.full(len(rows), np.nan)
+        for task in installed_tasks().values():
+            value_N = self.metric(task.estimated)[rows]
+            quality_N = np.where(np.isnan(quality_N), -value_N if task.maximised else value_N, quality_N)
+        return np.stack([quality_N, *(self.metric(m)[rows] for m in _PREDICTED_COSTS)], axis=1)
 
     def _non_dominated(self, start: int, before: Rows | None) -> Rows:
         """The non-dominated rows, given those ``before`` row ``start``. Rows that lack a metric stay and dominate
@@ -204,9 +217,9 @@ class CandidateTable:
         of the predictions."""
         metrics_NM = self.metrics_NM.copy()
         for name in (*SHARES, *SHARES.values(), "predicted_mj", "upper_mj"):
-            metrics_NM[:, _COLUMN[name]] = np.nan
-        metrics_NM[:, _COLUMN["predicted_ms"]] = latency.mean_ms
-        metrics_NM[:, _COLUMN["upper_ms"]] = latency.upper_ms
+            metrics_NM[:, _columns()[name]] = np.nan
+        metrics_NM[:, _columns()["predicted_ms"]] = latency.mean_ms
+        metrics_NM[:, _columns()["upper_ms"]] = latency.upper_ms
         return replace(
             self,
             metrics_NM=metrics_NM,
@@ -229,7 +242,7 @@ class CandidateTable:
             part = parts[device]
             table.status_N[row] = STATUSES.index(part.status)
             table.promised_ms_N[row] = np.nan if part.promised_ms is None else part.promised_ms
-            table.metrics_NM[row, _COLUMN["measured_ms"]] = np.nan if part.measured_ms is None else part.measured_ms
+            table.metrics_NM[row, _columns()["measured_ms"]] = np.nan if part.measured_ms is None else part.measured_ms
             if part.measurement is not None:
                 measurements[row] = part.measurement
         return replace(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pydantic import TypeAdapter, ValidationError
 
 from nas.core.errors import InvalidInput
+from nas.core.tasks import LabelKind
 
 SPLITS = ("train", "val", "test")
 LISTED = 100  # an account travels with the state of its search
@@ -32,8 +33,8 @@ class SkippedInput:
 
 @dataclass(frozen=True)
 class SplitAccount:
-    """One split. ``by_class``: images of each class, in the order of the class names. ``copies``: images that are
-    equal, pixel by pixel, to a training image; for the training split, to an earlier training image."""
+    """One split. ``by_class``: images of each class, or that show it, in the order of the class names. ``copies``:
+    images that are equal, pixel by pixel, to a training image; for the training split, to an earlier training image."""
 
     images: int
     by_class: tuple[int, ...]
@@ -44,8 +45,9 @@ class SplitAccount:
 class DataAccount:
     """The account of a data set.
 
-    ``content_hash`` names the three splits with their images, labels and class names. ``inputs`` is the number of
-    images that the source holds: those of all ``splits``, the ``skipped`` and the ``left_out``, which limits such as
+    ``content_hash`` names the three splits with their images, labels and class names. ``labels``: their kind.
+    ``inputs`` is the number of images that the source holds: those of all ``splits``, the ``skipped`` and the
+    ``left_out``, which limits such as
     ``max_train`` exclude. ``unused`` lists what else lies there, such as files that are no images. Of long lists the
     first ``LISTED`` are here, all are counted. ``one_colour`` images have equal pixels; ``contradictory`` images have
     a copy with another label.
@@ -53,6 +55,7 @@ class DataAccount:
 
     content_hash: str = ""
     class_names: tuple[str, ...] = ()
+    labels: LabelKind = "class"
     inputs: int = 0
     splits: Mapping[str, SplitAccount] = field(default_factory=dict)
     conversions: tuple[Conversion, ...] = ()
@@ -67,7 +70,7 @@ class DataAccount:
     @property
     def majority_share(self) -> float:
         """The share of the largest class among the test images, in %: what a constant answer achieves."""
-        test = self.splits.get("test")
+        test = self.splits.get("test") if self.labels == "class" else None
         return 100.0 * max(test.by_class) / test.images if test is not None and test.images else 0.0
 
     @property
@@ -82,7 +85,7 @@ class DataAccount:
             if split is not None and split.copies:
                 warnings.append(
                     f"data: {split.copies} of {split.images} {word} images are exact copies of training images, which "
-                    f"makes {word} accuracy too high"
+                    f"makes {word} {'accuracy' if self.labels == 'class' else 'quality'} too high"
                 )
         return warnings
 
@@ -115,7 +118,8 @@ def data_account_from_json(record: object) -> DataAccount:
 def account_sentences(account: DataAccount) -> list[str]:
     """The account as sentences for people, the numbers of images first."""
     counts = ", ".join(f"{split.images} {name}" for name, split in account.splits.items())
-    sentences = [f"{account.inputs} images in {len(account.class_names)} classes were read: {counts}."]
+    kinds = f" in {len(account.class_names)} classes" if account.class_names else ""
+    sentences = [f"{account.inputs} images{kinds} were read: {counts}."]
     if account.left_out:
         sentences.append(f"{account.left_out} images were left out by the limits max_train, max_val and max_test.")
     sentences += [f"{c.images} images: {c.change}." for c in account.conversions]

@@ -1,8 +1,9 @@
 """The front of a search, and of its random baseline, over the objectives of its spec.
 
 While a search runs, the axes are estimated and predicted metrics. Once networks have been verified, *membership* is
-decided by validation accuracy and measured latency, and *values* are test accuracy and measured latency: test data
-never choose a network. Where networks are retrained, theirs is the validation accuracy that decides.
+decided by the quality on validation images (of the task: accuracy, say) and measured latency, and *values* are the
+quality on test images and measured latency: test data never choose a network. Where networks are retrained, theirs is
+the quality that decides.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nas.core.arch import Floats
-from nas.core.candidates import ORIGINS, PREDICTED_METRICS, STATUSES, CandidateTable, Rows
+from nas.core.candidates import ORIGINS, STATUSES, CandidateTable, Rows, predicted_metrics
 from nas.core.errors import InvalidInput, UnknownName
 from nas.core.events import Candidate, Origin
-from nas.core.metrics import METRICS, OBJECTIVES, SHARES
+from nas.core.metrics import COSTS, METRICS, OBJECTIVES, SHARES
 from nas.core.pareto import Mask, hypervolume, non_dominated
 from nas.core.spec import SearchSpec
 
@@ -26,12 +27,13 @@ class FrontContext:
     """What the finished stages of a search say about its fronts.
 
     ``reference``: by objective, the worst value that counts in hypervolumes, None while unknown. ``guiding_metric``
-    stands for accuracy until networks are verified. ``verified``: whether verification has finished; ``measured``:
-    whether it could measure latencies. ``by_device``: the same for devices of a fleet that differ.
+    stands for the quality until networks are verified, None: as estimated. ``verified``: whether verification has
+    finished; ``measured``: whether it could measure latencies. ``by_device``: the same for devices of a fleet that
+    differ.
     """
 
     reference: Mapping[str, float] | None = None
-    guiding_metric: str = "val_accuracy"
+    guiding_metric: str | None = None
     verified: bool = False
     measured: bool = False
     by_device: Mapping[str, FrontContext] = field(default_factory=dict)
@@ -55,11 +57,12 @@ class FrontContext:
 
 @dataclass(frozen=True)
 class Front:
-    """Fronts of search and baseline over the same axes, best accuracy first.
+    """Fronts of search and baseline over the same axes, best quality first.
 
     ``reference`` is the worst value per axis that counts; hypervolumes are shares of the box between it and the ideal
-    (100 % accuracy, zero cost), None before anything was evaluated. Networks that break a bound of the spec are no part
-    of a front once measured; the ``violated`` mark without a bound means that the predictor's upper bound was broken.
+    (100 % or no error, zero cost), None before anything was evaluated. Networks that break a bound of the spec are no
+    part of a front once measured; the ``violated`` mark without a bound means that the predictor's upper bound was
+    broken.
     """
 
     objectives: tuple[str, ...]
@@ -90,33 +93,35 @@ def compute_front(
             table = table.on(device)
         spec, context = spec.on(device), context.on(device)
     names = tuple(objectives or (o.name for o in spec.objectives))
+    known = (spec.task.objective, *COSTS)
     for name in names:
-        if name not in OBJECTIVES:
-            raise UnknownName("objective", name, OBJECTIVES)
+        if name not in known:
+            raise UnknownName("objective", name, known)
     if len(set(names)) != len(names) or not 2 <= len(names) <= 4:
-        raise InvalidInput(f"expected 2 to 4 different objectives of {', '.join(OBJECTIVES)}, got {', '.join(names)}")
+        raise InvalidInput(f"expected 2 to 4 different objectives of {', '.join(known)}, got {', '.join(names)}")
     final = context.verified or bool(table.measurements)
     # On a device without measurements, latency stays predicted.
     measured = context.measured or bool(table.measurements)
-    metric_of = {o: pair[measured if o == "latency" else final] for o, pair in OBJECTIVES.items()}
+    metric_of = {o: OBJECTIVES[o][measured if o == "latency" else final] for o in known}
     if spec.by_share:
         metric_of["latency"] = SHARES[metric_of["latency"]]
-    if not final:
-        metric_of["accuracy"] = context.guiding_metric
+    task = spec.task
+    if not final and context.guiding_metric is not None:
+        metric_of[task.objective] = context.guiding_metric
     metrics = tuple(metric_of[n] for n in names)
     # Test data choose nothing, and before it is measured a latency is held to its calibrated upper bound.
-    deciding = "val_accuracy" if spec.retrain is None else "trained_accuracy"
-    choose = tuple(deciding if m == "test_accuracy" else m for m in metrics)
+    deciding = task.deciding(spec.retrain is not None)
+    choose = tuple(deciding if m == task.tested else m for m in metrics)
     bounded_metrics = {
-        "test_accuracy": deciding,
+        task.tested: deciding,
         "predicted_ms": "upper_ms",
         "predicted_share": "upper_share",
         "predicted_mj": "upper_mj",
     }
     # Bounds hold whether or not their objective is an axis of this front.
-    limits = {o: spec.bound(o) for o in OBJECTIVES} | ({"latency": 100.0} if spec.by_share else {})
+    limits = {o: spec.bound(o) for o in known} | ({"latency": 100.0} if spec.by_share else {})
     bounds = {bounded_metrics.get(m := metric_of[o], m): limit for o, limit in limits.items() if limit is not None}
-    bounds.pop("proxy_score", None)  # which is no accuracy
+    bounds.pop("proxy_score", None)  # which is no quality
     if bound_ms is not None:
         limited = "measured_ms" if measured else "upper_ms"
         bounds[limited] = min(bound_ms, bounds.get(limited, bound_ms))
@@ -124,7 +129,7 @@ def compute_front(
     if reference is not None:
         reference = tuple(0.0 if m == "proxy_score" else r for m, r in zip(metrics, reference, strict=True))
     # A network that breaks a bound on one device of a fleet gives its place to those that it had dominated.
-    dominance_is_final = not final and not table.measured and {*metrics, *bounds} <= set(PREDICTED_METRICS)
+    dominance_is_final = not final and not table.measured and {*metrics, *bounds} <= predicted_metrics()
     possible = table.non_dominated if dominance_is_final and table.non_dominated is not None else np.arange(len(table))
     feasible_N = _meets(table, possible, bounds)
     if spec.fleet is not None and limits["latency"] is not None:  # broken on one device before all have measured it

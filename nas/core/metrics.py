@@ -9,61 +9,75 @@ zero-cost proxies), *predicted* (by a learned predictor), *trained* (a network t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from decimal import ROUND_CEILING, Decimal
-from typing import Literal
+from functools import cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.arch import Floats
 from nas.core.errors import UnknownName
+from nas.core.measures import MetricInfo, MetricKind
+from nas.core.tasks import installed_tasks
 
-MetricKind = Literal["exact", "estimated", "predicted", "trained", "measured"]
-Goal = Literal["min", "max"]
-
-
-@dataclass(frozen=True)
-class MetricInfo:
-    """What a metric is: ``unit`` as printed, ``kind`` of evidence, ``goal`` if optimised, ``label`` for people."""
-
-    name: str
-    unit: str
-    kind: MetricKind
-    goal: Goal
-    label: str
+V = TypeVar("V")
 
 
-METRICS: dict[str, MetricInfo] = {
-    m.name: m
-    for m in (
-        MetricInfo("params", "", "exact", "min", "Parameters"),
-        MetricInfo("macs", "", "exact", "min", "MACs"),
-        MetricInfo("peak_bytes", "B", "exact", "min", "Peak activation memory"),
-        MetricInfo("model_bytes", "B", "exact", "min", "Model size"),
-        MetricInfo("proxy_score", "", "estimated", "max", "Zero-cost score"),
-        MetricInfo("val_accuracy", "%", "estimated", "max", "Validation accuracy"),
-        MetricInfo("val_balanced_accuracy", "%", "estimated", "max", "Balanced validation accuracy"),
-        MetricInfo("val_loss", "nats", "estimated", "min", "Validation loss"),
-        MetricInfo("trained_accuracy", "%", "trained", "max", "Validation accuracy, trained alone"),
-        MetricInfo("trained_deviation", "%", "trained", "min", "Deviation over seeds, trained alone"),
-        MetricInfo("test_accuracy", "%", "measured", "max", "Test accuracy"),
-        MetricInfo("test_balanced_accuracy", "%", "measured", "max", "Balanced test accuracy"),
-        MetricInfo("predicted_ms", "ms", "predicted", "min", "Predicted latency"),
-        MetricInfo("upper_ms", "ms", "predicted", "min", "95 % upper bound"),
-        MetricInfo("predicted_mj", "mJ", "predicted", "min", "Predicted energy"),
-        MetricInfo("upper_mj", "mJ", "predicted", "min", "95 % upper bound of energy"),
-        MetricInfo("measured_ms", "ms", "measured", "min", "Measured latency"),
-        MetricInfo("predicted_share", "%", "predicted", "min", "Predicted share of bound"),
-        MetricInfo("upper_share", "%", "predicted", "min", "Upper share of bound"),
-        MetricInfo("measured_share", "%", "measured", "min", "Measured share of bound"),
-    )
-}
+class _Table(Mapping[str, V]):
+    """A table that is read when it is first asked for, since plug-ins take part in it."""
+
+    def __init__(self, read: Callable[[], Mapping[str, V]]) -> None:
+        self._read = cache(read)
+
+    def __getitem__(self, name: str) -> V:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+
+_COUNTED = (
+    MetricInfo("params", "", "exact", "min", "Parameters"),
+    MetricInfo("macs", "", "exact", "min", "MACs"),
+    MetricInfo("peak_bytes", "B", "exact", "min", "Peak activation memory"),
+    MetricInfo("model_bytes", "B", "exact", "min", "Model size"),
+    MetricInfo("proxy_score", "", "estimated", "max", "Zero-cost score"),
+)
+_LATENCY = (
+    MetricInfo("predicted_ms", "ms", "predicted", "min", "Predicted latency"),
+    MetricInfo("upper_ms", "ms", "predicted", "min", "95 % upper bound"),
+    MetricInfo("predicted_mj", "mJ", "predicted", "min", "Predicted energy"),
+    MetricInfo("upper_mj", "mJ", "predicted", "min", "95 % upper bound of energy"),
+    MetricInfo("measured_ms", "ms", "measured", "min", "Measured latency"),
+    MetricInfo("predicted_share", "%", "predicted", "min", "Predicted share of bound"),
+    MetricInfo("upper_share", "%", "predicted", "min", "Upper share of bound"),
+    MetricInfo("measured_share", "%", "measured", "min", "Measured share of bound"),
+)
+_TRAINING = (
+    MetricInfo("val_loss", "nats", "estimated", "min", "Validation loss"),
+    MetricInfo("trained_deviation", "%", "trained", "min", "Deviation over seeds, trained alone"),
+)
+
+METRICS: Mapping[str, MetricInfo] = _Table(
+    lambda: {
+        info.name: info
+        for info in (
+            *_COUNTED,
+            *(info for task in installed_tasks().values() for info in task.metrics),
+            *_TRAINING,
+            *_LATENCY,
+        )
+    }
+)
+"""All metrics by name: those of costs, and those of the measures of every task."""
 
 # An objective, as a spec names it, reads one metric while the search runs and another once networks were verified.
-OBJECTIVES: dict[str, tuple[str, str]] = {
-    "accuracy": ("val_accuracy", "test_accuracy"),
+COSTS: dict[str, tuple[str, str]] = {
     "latency": ("predicted_ms", "measured_ms"),
     "params": ("params", "params"),
     "macs": ("macs", "macs"),
@@ -71,12 +85,13 @@ OBJECTIVES: dict[str, tuple[str, str]] = {
     "model_bytes": ("model_bytes", "model_bytes"),
     "energy": ("predicted_mj", "predicted_mj"),
 }
+OBJECTIVES: Mapping[str, tuple[str, str]] = _Table(
+    lambda: {task.objective: (task.estimated, task.tested) for task in installed_tasks().values()} | COSTS
+)
 
 # What the bound of a cost is held to before anything is measured: of what is predicted, the calibrated upper bound.
 BOUND_METRIC: dict[str, str] = {
-    o: {"predicted_ms": "upper_ms", "predicted_mj": "upper_mj"}.get(metric, metric)
-    for o, (metric, _) in OBJECTIVES.items()
-    if o != "accuracy"
+    o: {"predicted_ms": "upper_ms", "predicted_mj": "upper_mj"}.get(metric, metric) for o, (metric, _) in COSTS.items()
 }
 
 # In the worst case over a fleet with bounds, latency is held against the bound of the device where that is tightest.

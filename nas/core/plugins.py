@@ -12,9 +12,11 @@ from pydantic import BaseModel, JsonValue
 
 from nas.core.arch import Floats, Genes
 from nas.core.cells import CellGraph
+from nas.core.errors import InvalidSpec
 from nas.core.parent import ParentModel
 from nas.core.ports import Dataset, ImageShape, LatencyPredictor, Problem, SearchSpace, Stage
 from nas.core.spec import DataSpec, SearchSpec
+from nas.core.tasks import LabelKind, installed_tasks, load_task
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Strategy:
     (``nas.stages.closing`` has the stages after exploring). ``check`` raises InvalidSpec at submission for a spec that
     the strategy cannot run in a space; it imports no torch either. ``uses_relaxation``: whether a search by a
     valid spec trains the architecture parameters of a continuous relaxation; ``relaxed_only``: whether all do, so that
-    the strategy needs a space with a relaxation.
+    the strategy needs a space with a relaxation. ``labels``: the kinds that it can train on, empty: all.
     """
 
     name: str
@@ -81,6 +83,26 @@ class Strategy:
     check: Callable[[SearchSpec, SearchSpace], None] = fits_every_space
     relaxed_only: bool = False
     uses_relaxation: Callable[[SearchSpec], bool] = trains_weights_alone
+    labels: tuple[LabelKind, ...] = ()
+
+
+def check_task(spec: SearchSpec, space: SearchSpace, strategy: Strategy) -> None:
+    """Raises UnknownName for a task that is not installed, and InvalidSpec for one that the strategy cannot train for,
+    whose outputs the networks of the space do not give, or that lacks the model that makes its labels."""
+    task = load_task(spec.data.task)
+    if strategy.labels and task.labels not in strategy.labels:
+        fitting = [t.name for t in installed_tasks().values() if t.labels in strategy.labels]
+        raise InvalidSpec(f"data.task: strategy {strategy.name} trains for {', '.join(fitting)} alone, got {task.name}")
+    if task.outputs not in ("any", space.outputs):
+        kinds = {"vector": "one vector for an image", "map": "a map of classes", "any": "outputs of their own"}
+        raise InvalidSpec(
+            f"data.task: {task.name} expects networks that give {kinds[task.outputs]}, and those of {space.name} give "
+            f"{kinds[space.outputs]}"
+        )
+    if task.parent_labels and spec.space.model is None:
+        raise InvalidSpec(
+            f"data.task: {task.name} judges networks by a model of yours: expected its name in space.model, got none"
+        )
 
 
 class NetworkFitter(Protocol):

@@ -22,12 +22,14 @@ from nas.core.layers import Layer
 from nas.core.parent import Preprocessing
 from nas.core.relaxation import Relaxation
 from nas.core.spec import SearchSpec
+from nas.core.tasks import DEFAULT_TASK, Labels, OutputKind
 from nas.core.tuning import Tuner
 
 
 @dataclass(frozen=True)
 class ImageShape:
-    """Input of a data set: channels, height and width of the stored images, number of classes."""
+    """Input of a data set: channels, height and width of the stored images; number of classes, or of the values that
+    are learned."""
 
     channels: int
     height: int
@@ -37,13 +39,13 @@ class ImageShape:
 
 @dataclass(frozen=True)
 class Split:
-    """Images as stored: ``images_NCHW`` uint8, ``labels_N`` int64."""
+    """Images as stored: ``images_NCHW`` uint8, and one label each (``nas.core.tasks.LabelKind`` has shape and type)."""
 
     images_NCHW: NDArray[np.uint8]
-    labels_N: NDArray[np.int64]
+    labels: Labels
 
     def __len__(self) -> int:
-        return len(self.labels_N)
+        return len(self.images_NCHW)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Dataset:
     """Three disjoint splits: ``train`` fits weights, ``val`` steers the search, ``test`` is only reported.
 
     ``account``: what became of every input; a data set that is made otherwise than by ``nas.datasets.splits.build`` may
-    leave it out.
+    leave it out. ``task`` names what is learned; ``class_weights`` how much each class counts in the loss, None: alike.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Dataset:
     content_hash: str
     flip: bool = False
     account: DataAccount = field(default_factory=DataAccount)
+    task: str = DEFAULT_TASK
+    class_weights: tuple[float, ...] | None = None
 
 
 class SearchSpace(Protocol):
@@ -148,6 +152,10 @@ class SearchSpace(Protocol):
     def preprocessing(self) -> Preprocessing | None:
         """How its networks expect pixels to be normalised; None: by mean and standard deviation of the training
         images."""
+
+    @property
+    def outputs(self) -> OutputKind:
+        """What its networks give for an image: ``vector``, ``map`` or ``any``."""
 
 
 class RelaxedSpace(SearchSpace, Protocol):

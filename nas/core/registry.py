@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Literal, TypeVar, cast
+from importlib.metadata import EntryPoint
+from typing import TypeVar, cast
 
-from nas.core.errors import InvalidPlugin, InvalidSpec, UnknownName
+from nas.core import entry_points
+from nas.core.entry_points import Group
+from nas.core.errors import InvalidPlugin, InvalidSpec
 from nas.core.parent import ParentModel
 from nas.core.plugins import DatasetType, PredictorFamily, SearchSpaceType, Strategy
 from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import SpaceSpec
 
-Group = Literal["nas.search_spaces", "nas.strategies", "nas.predictors", "nas.datasets"]
-_CONCEPTS: dict[Group, str] = {
-    "nas.search_spaces": "search space",
-    "nas.strategies": "strategy",
-    "nas.predictors": "predictor",
-    "nas.datasets": "data set",
-}
 T = TypeVar("T")
 
 
@@ -71,25 +65,11 @@ def load_family(name: str) -> PredictorFamily:
 
 
 def _instance(group: Group, name: str, kind: type[T]) -> T:
-    plugin = _load(group, name)
+    plugin = entry_points.load(group, name, _entries(group))
     if not isinstance(plugin, kind):
         raise InvalidPlugin(f"entry point {name!r} of {group}: expected a {kind.__name__}, got {plugin!r}")
     return plugin
 
 
-def _load(group: Group, name: str) -> object:
-    entry = _entries(group).get(name)
-    if entry is None:
-        raise UnknownName(_CONCEPTS[group], name, names(group))
-    try:
-        return entry.load()
-    except (ImportError, AttributeError) as error:
-        raise InvalidPlugin(
-            f"{_CONCEPTS[group]} {name!r}: its entry point {entry.value!r} cannot be imported: {error}. "
-            "Install the package that declares it anew (this one with: pip install --no-deps -e .)"
-        ) from error
-
-
-@cache  # looking takes longer than all else that a submission does, and what is installed stays while a process runs
 def _entries(group: Group) -> dict[str, EntryPoint]:
-    return {e.name: e for e in reversed(list(entry_points(group=group)))}
+    return entry_points.installed(group)

@@ -17,13 +17,15 @@ from pydantic import (
     Field,
     JsonValue,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from nas.core.errors import InvalidSpec, UnknownName
-from nas.core.metrics import OBJECTIVES
+from nas.core.metrics import COSTS
 from nas.core.strict_yaml import parse_yaml
+from nas.core.tasks import DEFAULT_TASK, Task, load_task, task_names
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -92,11 +94,13 @@ class StrategySpec(_Strict):
 
 class DataSpec(_Strict):
     """A data set by name. ``path``, an absolute one, lies on the machine that runs the search; ``digits`` needs none.
-    Clients make the path of a file absolute (``read_spec``). ``seed`` decides
+    Clients make the path of a file absolute (``read_spec``). ``task`` says what is learned from the images, and so
+    what their labels are (``nas.core.tasks``). ``seed`` decides
     the splits, whatever the search's own seed is, so that a reused supernet never meets its training images as test."""
 
     name: str = "digits"
     path: str | None = None
+    task: str = DEFAULT_TASK
     seed: int = Field(default=0, ge=0, lt=2**63)
     params: PluginParams = Field(default_factory=dict)
 
@@ -115,10 +119,10 @@ class DataSpec(_Strict):
 
 
 class ObjectiveSpec(_Strict):
-    """One objective. ``bound`` is an upper bound for what is minimised, a lower bound for what is maximised: in %, ms,
-    bytes or mJ."""
+    """One objective: a cost, or the quality of the task. ``bound`` is an upper bound for what is minimised, a lower
+    bound for what is maximised: in %, ms, bytes or mJ."""
 
-    name: Literal["accuracy", "latency", "params", "macs", "peak_memory", "model_bytes", "energy"]
+    name: str
     bound: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
@@ -208,6 +212,13 @@ class FleetSpec(_Strict):
         return self
 
 
+def _default_objectives(fields: Mapping[str, object]) -> tuple[ObjectiveSpec, ...]:
+    """The task's quality, and latency."""
+    data = fields.get("data")
+    task = load_task(data.task if isinstance(data, DataSpec) else DEFAULT_TASK)
+    return ObjectiveSpec(name=task.objective), ObjectiveSpec(name="latency")
+
+
 class SearchSpec(_Strict):
     """A search. Frozen; ``content_hash`` names it.
 
@@ -222,7 +233,7 @@ class SearchSpec(_Strict):
     strategy: StrategySpec = Field(default_factory=StrategySpec)
     data: DataSpec = Field(default_factory=DataSpec)
     device: str = "this-machine"
-    objectives: tuple[ObjectiveSpec, ...] = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency"))
+    objectives: tuple[ObjectiveSpec, ...] = Field(default_factory=_default_objectives)
     budget: BudgetSpec = Field(default_factory=BudgetSpec)
     export: ExportSpec = Field(default_factory=ExportSpec)
     resources: ResourceSpec = Field(default_factory=ResourceSpec)
@@ -243,12 +254,23 @@ class SearchSpec(_Strict):
 
     @field_validator("objectives")
     @classmethod
-    def _objectives_make_sense(cls, value: tuple[ObjectiveSpec, ...]) -> tuple[ObjectiveSpec, ...]:
+    def _objectives_make_sense(
+        cls, value: tuple[ObjectiveSpec, ...], info: ValidationInfo
+    ) -> tuple[ObjectiveSpec, ...]:
+        """The task's quality and costs. Where the task is not installed here, any name stands for its quality: searches
+        that were stored can be read without it, and submission refuses it."""
         names = [o.name for o in value]
         if len(set(names)) != len(names):
             raise ValueError(f"each objective once, got {', '.join(names)}")
-        if "accuracy" not in names or not 2 <= len(names) <= 4:
-            raise ValueError(f"expected accuracy and 1 to 3 more of {', '.join(OBJECTIVES)}, got {', '.join(names)}")
+        task = info.data["data"].task if "data" in info.data else DEFAULT_TASK
+        others = [name for name in names if name not in COSTS]
+        expected = load_task(task).objective if task in task_names() else (*others, "a quality")[0]
+        known = (expected, *COSTS)
+        for at, name in enumerate(names):
+            if name not in known:
+                raise ValueError(f"objectives.{at}.name: {UnknownName('objective', name, known)}")
+        if others != [expected] or not 2 <= len(names) <= 4:
+            raise ValueError(f"expected {expected} and 1 to 3 more of {', '.join(COSTS)}, got {', '.join(names)}")
         return value
 
     @model_validator(mode="after")
@@ -281,6 +303,11 @@ class SearchSpec(_Strict):
                 f"device or none, got none for {', '.join(missing)}"
             )
         return self
+
+    @property
+    def task(self) -> Task:
+        """What networks are trained for. Raises UnknownName where it is not installed."""
+        return load_task(self.data.task)
 
     @property
     def devices(self) -> tuple[str, ...]:

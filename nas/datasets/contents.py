@@ -11,14 +11,21 @@ from numpy.typing import NDArray
 
 from nas.core.data_account import LISTED, DataAccount, SplitAccount
 from nas.core.ports import Split
+from nas.core.tasks import LabelKind
 from nas.datasets.intake import Intake
+from nas.datasets.labels import images_by_class
 
 _CHUNK_BYTES = 16 * 2**20  # of images that are compared together
 _Digests = list[bytes]
 
 
 def make_account(
-    splits: Mapping[str, Split], class_names: tuple[str, ...], intake: Intake, inputs: int, content_hash: str
+    splits: Mapping[str, Split],
+    class_names: tuple[str, ...],
+    intake: Intake,
+    inputs: int,
+    content_hash: str,
+    kind: LabelKind = "class",
 ) -> DataAccount:
     """The account of a data set whose source holds ``inputs`` images."""
     digests = {name: _digests(split) for name, split in splits.items()}
@@ -26,12 +33,13 @@ def make_account(
     used = sum(len(split) for split in splits.values())
     return DataAccount(
         content_hash=content_hash,
-        class_names=class_names,
+        class_names=class_names if kind != "values" else (),
+        labels=kind,
         inputs=inputs,
         splits={
             name: SplitAccount(
                 images=len(split),
-                by_class=tuple(np.bincount(split.labels_N, minlength=len(class_names)).tolist()),
+                by_class=images_by_class(split.labels, kind, len(class_names)),
                 copies=len(split) - len(training_digests)
                 if name == "train"
                 else sum(digest in training_digests for digest in digests[name]),
@@ -75,8 +83,8 @@ def _digests(split: Split) -> _Digests:
 
 
 def _contradictory(splits: Mapping[str, Split], digests: Mapping[str, _Digests]) -> int:
-    labels: dict[bytes, list[int]] = defaultdict(list)
+    labels: dict[bytes, list[bytes]] = defaultdict(list)
     for name, split in splits.items():
-        for digest, label in zip(digests[name], split.labels_N.tolist(), strict=True):
-            labels[digest].append(label)
+        for digest, label in zip(digests[name], split.labels, strict=True):
+            labels[digest].append(label.tobytes())
     return sum(len(same) for same in labels.values() if len(set(same)) > 1)

@@ -8,6 +8,7 @@ from nas.core.errors import InvalidSpec
 from nas.core.plugins import DatasetType
 from nas.core.ports import Dataset, ImageShape
 from nas.core.spec import DataSpec
+from nas.datasets.labels import label_kind
 from nas.datasets.splits import Source, SplitParams, build, check_images, parse_params
 
 
@@ -20,7 +21,7 @@ class DigitsParams(SplitParams):
 def describe(spec: DataSpec) -> ImageShape:
     """The shape, without reading the images."""
     _params(spec)
-    return ImageShape(channels=1, height=8, width=8, classes=10)
+    return ImageShape(channels=1, height=8, width=8, classes=10 if label_kind(spec, "class", "none") == "class" else 0)
 
 
 def load(spec: DataSpec, seed: int) -> Dataset:
@@ -30,8 +31,10 @@ def load(spec: DataSpec, seed: int) -> Dataset:
     params = _params(spec)
     raw = load_digits()
     images_NHW = np.rint(raw.images * (255.0 / 16.0)).astype(np.uint8)
-    images = check_images("digits", images_NHW[:, None], raw.target)
-    return build(spec.name, Source(images, tuple(str(k) for k in range(10))), params, seed)
+    kind = label_kind(spec, "class", "none")
+    images = check_images("digits", images_NHW[:, None], raw.target, kind)
+    names = tuple(str(k) for k in range(10)) if kind == "class" else ()
+    return build(spec.name, Source(images, names), params, seed, spec.task)
 
 
 def _params(spec: DataSpec) -> DigitsParams:

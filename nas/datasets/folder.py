@@ -1,4 +1,5 @@
-"""Image files in one sub-folder per class, optionally below train/, val/ and test/."""
+"""Image files in one sub-folder per class, optionally below train/, val/ and test/; with other labels than classes,
+``nas.datasets.labelled_folder`` says how they lie."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec
 from nas.datasets.images import ImageFormat, ImageParams, decode_all, format_of, is_image
 from nas.datasets.intake import Intake
+from nas.datasets.labelled_folder import list_files
+from nas.datasets.labels import label_kind
 from nas.datasets.splits import (
     SPLIT_NAMES,
     Source,
@@ -32,9 +35,11 @@ _Files = Mapping[str, Sequence[Path]]  # by class
 
 
 class FolderParams(ImageParams):
-    """``recursive``: images in folders below a class's folder belong to the class; else there may be none."""
+    """``recursive``: images in folders below a class's folder belong to the class; else there may be none.
+    ``class_names``: what the numbers in masks stand for."""
 
     recursive: bool = False
+    class_names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,9 @@ class Listing:
 def describe(spec: DataSpec) -> ImageShape:
     """The shape, from the folders' names and the first image that can be decoded."""
     params, intake = parse_params(FolderParams, spec), Intake()
+    if (kind := label_kind(spec)) != "class":
+        files = list_files(existing_path(spec), kind, params.class_names, intake)
+        return square_shape(*files.format(params).shape, check_class_count(files.names, kind))
     listing = _list(existing_path(spec), params, intake)
     classes = check_class_count(listing.class_names)
     intake.require_usable()
@@ -62,6 +70,12 @@ def load(spec: DataSpec, seed: int) -> Dataset:
     """The folder's images. Raises InvalidData with every file and class that is wrong."""
     params = parse_params(FolderParams, spec)
     intake = Intake(params.skip_unreadable)
+    if (kind := label_kind(spec)) != "class":
+        files = list_files(existing_path(spec), kind, params.class_names, intake)
+        target = files.format(params)
+        parts = {name: files.decode(name, target, intake) for name in files.rows}
+        source = Source(parts["train"], files.names, parts.get("val"), parts.get("test"), intake)
+        return build(spec.name, source, params, seed, spec.task)
     listing = _list(existing_path(spec), params, intake)
     check_class_count(listing.class_names)
     if not any(listing.files["train"].values()):
@@ -69,7 +83,7 @@ def load(spec: DataSpec, seed: int) -> Dataset:
     target = format_of(listing.images("train"), params)
     splits = {name: _decode(listing, name, target, intake) for name in listing.files}
     source = Source(splits["train"], listing.class_names, splits.get("val"), splits.get("test"), intake)
-    return build(spec.name, source, params, seed)
+    return build(spec.name, source, params, seed, spec.task)
 
 
 def _list(root: Path, params: FolderParams, intake: Intake) -> Listing:

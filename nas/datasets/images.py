@@ -150,6 +150,25 @@ def decode_all(
     return images_NCHW, np.array(positions, dtype=np.intp)
 
 
+def decode_mask(encoded: Encoded, where: str, target: ImageFormat, intake: Intake) -> NDArray[np.uint8]:
+    """A mask of class numbers (H, W) as large as the images become; all zero after noting why it cannot be used."""
+    _, height, width = target.shape
+    try:
+        with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as image:
+            check_pixels(*image.size)
+            if image.mode not in ("L", "P", "1"):
+                raise InvalidData(f"expected a grey or palette image whose pixels are class numbers, got {image.mode}")
+            mask = image.convert("L") if image.mode == "1" else image.copy()
+        if target.image_size is not None:
+            mask = ImageOps.fit(mask, (target.image_size, target.image_size), Image.Resampling.NEAREST)
+        elif mask.size != (width, height):
+            raise InvalidData(f"expected {width}x{height} pixels as its image has, got {mask.width}x{mask.height}")
+    except (InvalidData, *_UNREADABLE) as error:
+        intake.problem(f"{where}: the mask cannot be used: {error}")
+        return np.zeros((height, width), dtype=np.uint8)
+    return np.asarray(mask, dtype=np.uint8)
+
+
 def is_image(path: Path) -> bool:
     """Whether a file without a known suffix begins as an image does."""
     try:

@@ -19,8 +19,10 @@ from nas.core.errors import InvalidData
 from nas.core.plugins import DatasetType
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec
+from nas.core.tasks import IGNORED, LabelKind, Labels
 from nas.datasets.images import SizeParams
 from nas.datasets.intake import Intake
+from nas.datasets.labels import label_kind, no_labels
 from nas.datasets.limits import SMALL_BYTES, check_expansion, check_memory
 from nas.datasets.splits import (
     Source,
@@ -109,35 +111,38 @@ def _complete_pair(keys: tuple[str | None, str | None]) -> _Keys | None:
 
 def describe(spec: DataSpec) -> ImageShape:
     """The shape, from the header of the images and from the labels."""
-    source, params = _read(spec, _Archive.placeholder), parse_params(NpzParams, spec)
+    source, params, kind = _read(spec, _Archive.placeholder), parse_params(NpzParams, spec), label_kind(spec)
     _, channels, height, width = source.images.images_NCHW.shape
     if params.image_size is not None:
         height = width = params.image_size
-    return square_shape(channels, height, width, check_class_count(source.class_names))
+    return square_shape(channels, height, width, check_class_count(source.class_names, kind))
 
 
 def load(spec: DataSpec, seed: int) -> Dataset:
     """The archive's images. Raises InvalidData saying what was expected and what lies there."""
-    return build(spec.name, _read(spec, _Archive.array), parse_params(NpzParams, spec), seed)
+    return build(spec.name, _read(spec, _Archive.array), parse_params(NpzParams, spec), seed, spec.task)
 
 
 def _read(spec: DataSpec, read: Callable[[_Archive, str], NDArray[np.generic]]) -> Source:
     """The archive; with placeholders in place of images, these keep the size that they have in the archive."""
-    params, path, intake = parse_params(NpzParams, spec), existing_path(spec), Intake()
+    params, path, intake, kind = parse_params(NpzParams, spec), existing_path(spec), Intake(), label_kind(spec)
     with _Archive(path) as archive:
-        keys = _keys(archive, params)
+        keys = _keys(archive, params, kind)
 
         def split(images_key: str, labels_key: str) -> Split:
             where = f"{path.name}: {images_key}, {labels_key}"
             stored = _as_NCHW(images_key, archive.placeholder(images_key), params)
-            check_images(where, stored, _as_labels(archive.placeholder(labels_key)))  # before anything is read
-            images = check_images(
-                where, _as_NCHW(images_key, read(archive, images_key), params), _as_labels(archive.array(labels_key))
-            )
+            if kind == "none":
+                labels: Labels = no_labels(len(stored))
+                check_images(where, stored, labels, kind)  # before anything is read
+            else:
+                _check_header(where, stored, _as_labels(archive.placeholder(labels_key), kind), kind)
+                labels = _as_labels(archive.array(labels_key), kind)
+            images = check_images(where, _as_NCHW(images_key, read(archive, images_key), params), labels, kind)
             return images if read is _Archive.placeholder else _scaled(images, params.image_size, intake)
 
         splits = {name: split(*pair) for name, pair in keys.pairs.items()}
-        names = _class_names(archive, params, [s.labels_N for s in splits.values()])
+        names = _class_names(archive, params, [s.labels for s in splits.values()], kind)
         used = {"class_names", *(key for pair in keys.pairs.values() for key in pair)}
         intake.unused += [f"array {key!r}" for key in archive.keys if key not in used]
     return Source(splits["train"], names, splits.get("val"), splits.get("test"), intake)
@@ -158,7 +163,12 @@ def _scaled(images: Split, side: int | None, intake: Intake) -> Split:
         for plane_HW, scaled_HW in zip(image_CHW, scaled_CHW, strict=True):
             plane = Image.fromarray(np.ascontiguousarray(plane_HW))
             scaled_HW[:] = np.asarray(ImageOps.fit(plane, (side, side), Image.Resampling.BILINEAR))
-    return Split(scaled_NCHW, images.labels_N)
+    return Split(scaled_NCHW, _scaled_masks(images.labels, side) if images.labels.ndim == 3 else images.labels)
+
+
+def _scaled_masks(mask_NHW: Labels, side: int) -> Labels:
+    scaled = [ImageOps.fit(Image.fromarray(mask_HW), (side, side), Image.Resampling.NEAREST) for mask_HW in mask_NHW]
+    return np.array([np.asarray(mask) for mask in scaled], dtype=np.uint8).reshape(len(mask_NHW), side, side)
 
 
 class _Archive:
@@ -221,8 +231,10 @@ class _Archive:
         return InvalidData(f"{self._path}: array {key!r} is corrupt or truncated: {why}")
 
 
-def _keys(archive: _Archive, params: NpzParams) -> _SplitKeys:
-    """Raises InvalidData where an array is missing."""
+def _keys(archive: _Archive, params: NpzParams, kind: LabelKind) -> _SplitKeys:
+    """Raises InvalidData where an array is missing. Without labels, only images are looked for."""
+    if kind == "none":
+        return _image_keys(archive, params)
     usual = (keys.present_in(archive.keys) for keys in _KNOWN_KEYS if set(keys.train) <= set(archive.keys))
     keys = params.keys or next(usual, None)
     if keys is None:
@@ -236,12 +248,33 @@ def _keys(archive: _Archive, params: NpzParams) -> _SplitKeys:
     return keys
 
 
-def _as_labels(labels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Labels of shape (N,), also where they are stored as (N, 1)."""
-    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+def _image_keys(archive: _Archive, params: NpzParams) -> _SplitKeys:
+    """The arrays of images, whose labels are not read."""
+    for known in (params.keys, *_KNOWN_KEYS):
+        if known is not None and known.train[0] in archive.keys:
+            val, test = (pair if pair and pair[0] in archive.keys else None for pair in (known.val, known.test))
+            return _SplitKeys(known.train, val, test)
+    names = ", ".join(keys.train[0] for keys in _KNOWN_KEYS)
+    raise InvalidData(f"expected images in an array named {names}, got {', '.join(archive.keys)}")
 
 
-def _class_names(archive: _Archive, params: NpzParams, labels: list[NDArray[Any]]) -> tuple[str, ...]:
+def _as_labels(labels: NDArray[np.generic], kind: LabelKind) -> NDArray[np.generic]:
+    """Labels without an axis of length 1: classes (N,), masks (N, H, W)."""
+    axis = {"class": 1, "mask": 3}.get(kind)
+    return labels[..., 0] if labels.ndim - 1 == axis and labels.shape[-1] == 1 else labels
+
+
+def _check_header(where: str, images: NDArray[np.generic], labels: NDArray[np.generic], kind: LabelKind) -> None:
+    """Checks types and shapes before anything is read: placeholders of labels are zeros."""
+    if kind == "class":
+        check_images(where, images, labels)
+    else:
+        check_images(where, images[:0], labels[:0], kind)
+
+
+def _class_names(archive: _Archive, params: NpzParams, labels: list[NDArray[Any]], kind: LabelKind) -> tuple[str, ...]:
+    if kind == "none":
+        return ()
     if params.class_names is not None:
         return params.class_names
     if "class_names" in archive.keys:
@@ -251,6 +284,11 @@ def _class_names(archive: _Archive, params: NpzParams, labels: list[NDArray[Any]
                 f"class_names: expected strings of shape (K,), got {stored.dtype} of shape {stored.shape}"
             )
         return tuple(str(n) for n in archive.array("class_names"))
+    if kind in ("tags", "values"):
+        return tuple(map(str, range(labels[0].shape[1])))
+    if kind == "mask":
+        present = [np.unique(part[part != IGNORED]) for part in labels]
+        return tuple(map(str, range(1 + int(max((p.max(initial=0) for p in present), default=0)))))
     return numbered_classes(labels)
 
 

@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from nas.core.errors import InvalidData
+from nas.core.errors import InvalidData, InvalidSpec
 from nas.core.plugins import DatasetType
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec
-from nas.datasets.images import ImageFormat, ImageParams, decode_all, format_of
+from nas.core.tasks import LabelKind, Labels
+from nas.datasets.images import ImageFormat, ImageParams, decode_all, decode_mask, format_of
 from nas.datasets.intake import Intake
+from nas.datasets.labels import check_labels, label_kind, no_labels
 from nas.datasets.limits import check_memory
 from nas.datasets.splits import (
     SPLIT_NAMES,
@@ -26,7 +28,6 @@ from nas.datasets.splits import (
     build,
     check_class_count,
     check_images,
-    check_labels,
     existing_path,
     numbered_classes,
     parse_params,
@@ -58,7 +59,11 @@ _HUGGINGFACE = TypeAdapter(_HuggingFace)
 
 
 class ParquetParams(ImageParams):
-    """``image`` and ``label`` name the columns; None: ``image`` or ``img``, ``label`` or ``labels``."""
+    """``image`` and ``label`` name the columns; None: ``image`` or ``img``, ``label`` or ``labels``, and ``mask``.
+
+    Labels by their kind: class numbers; lists of the class numbers of an image; encoded images of masks, whose classes
+    ``class_names`` names; numbers or lists of them.
+    """
 
     image: str | None = None
     label: str | None = None
@@ -68,21 +73,22 @@ class ParquetParams(ImageParams):
 def describe(spec: DataSpec) -> ImageShape:
     """The shape, from the metadata, the labels and the first image that can be decoded."""
     params, parts = parse_params(ParquetParams, spec), _shards(spec)
-    names = _class_names(params, parts)
-    classes = check_class_count(names)
+    kind = label_kind(spec)
+    classes = check_class_count(_class_names(params, parts, kind), kind)
     return square_shape(*format_of(_present(parts["train"], params), params).shape, classes)
 
 
 def load(spec: DataSpec, seed: int) -> Dataset:
     """The files' images. Raises InvalidData with every file and row, column or class that is wrong."""
     params, parts = parse_params(ParquetParams, spec), _shards(spec)
-    names = _class_names(params, parts)
-    check_class_count(names)
+    kind = label_kind(spec)
+    names = _class_names(params, parts, kind)
+    check_class_count(names, kind)
     intake = Intake(params.skip_unreadable)
     target = format_of(_present(parts["train"], params), params)
-    splits = {part: _decode(paths, params, target, intake) for part, paths in parts.items()}
+    splits = {part: _decode(paths, params, target, intake, kind, len(names)) for part, paths in parts.items()}
     source = Source(splits["train"], names, splits.get("val"), splits.get("test"), intake)
-    return build(spec.name, source, params, seed)
+    return build(spec.name, source, params, seed, spec.task)
 
 
 def _shards(spec: DataSpec) -> dict[str, list[Path]]:
@@ -187,10 +193,12 @@ def _labels(paths: Sequence[Path], params: ParquetParams) -> NDArray[np.int64]:
     return np.concatenate(labels).astype(np.int64)
 
 
-def _class_names(params: ParquetParams, parts: dict[str, list[Path]]) -> tuple[str, ...]:
+def _class_names(params: ParquetParams, parts: dict[str, list[Path]], kind: LabelKind) -> tuple[str, ...]:
     """Names from the parameters, else from the metadata that Hugging Face's datasets write, else numbers."""
     if params.class_names is not None:
         return params.class_names
+    if kind != "class":
+        return _other_names(params, parts, kind)
     path = parts["train"][0]
     column = _label_column(path, params)
     metadata = (_schema(path).metadata or {}).get(b"huggingface")
@@ -211,14 +219,80 @@ def _class_names(params: ParquetParams, parts: dict[str, list[Path]]) -> tuple[s
     return numbered_classes([_labels(paths, params) for paths in parts.values()])
 
 
+def _other_names(params: ParquetParams, parts: dict[str, list[Path]], kind: LabelKind) -> tuple[str, ...]:
+    """Numbers, as many as the labels tell; none where there are no labels. Raises InvalidSpec for masks."""
+    if kind == "none":
+        return ()
+    if kind == "mask":
+        raise InvalidSpec("class_names: expected the names of the classes that the numbers in masks stand for")
+    rows = [row for paths in parts.values() for row in _label_lists(paths, params)]
+    count = max((len(row) if kind == "values" else int(max(row, default=-1)) + 1 for row in rows), default=0)
+    return tuple(map(str, range(count)))
+
+
+def _label_lists(paths: Sequence[Path], params: ParquetParams) -> list[list[float]]:
+    """The numbers that each row has as its label, one or several. Raises InvalidData for others and for nulls."""
+    rows: list[list[float]] = []
+    for path in paths:
+        column = _column(path, params.label, ("label", "labels"))
+        kind = _schema(path).field(column).type
+        item = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+        if not (pa.types.is_integer(item) or pa.types.is_floating(item)):
+            raise InvalidData(f"{path}: column {column!r}: expected numbers or lists of them, got {kind}")
+        check_memory(f"{path}: column {column!r}", 64 * _rows(path))
+        try:
+            stored = pq.read_table(path, columns=[column]).column(0).to_pylist()
+        except _UNREADABLE as error:
+            raise InvalidData(f"{path}: corrupt or truncated: {error}") from error
+        lists = [value if isinstance(value, list) else [value] for value in stored]
+        if nulls := sum(None in row for row in lists):
+            raise InvalidData(f"{path}: column {column!r}: expected numbers in every row, got {nulls} nulls")
+        rows += lists
+    return rows
+
+
+def _other_labels(
+    paths: Sequence[Path], params: ParquetParams, target: ImageFormat, intake: Intake, kind: LabelKind, classes: int
+) -> Labels:
+    """Labels of every row that are no class numbers."""
+    where = f"{paths[0].parent}"
+    if kind == "none":
+        return no_labels(sum(map(_rows, paths)))
+    if kind == "mask":
+        named = _reading_masks(params)
+        masks = [decode_mask(encoded, f"{at}, mask", target, intake) for encoded, at in _encoded(paths, named)]
+        return np.stack(masks)
+    rows = _label_lists(paths, params)
+    if kind == "values":
+        if len({len(row) for row in rows}) > 1:
+            raise InvalidData(f"{where}: expected equally many values in every row, got {sorted({*map(len, rows)})}")
+        return check_labels(where, np.array(rows, dtype=np.float64).reshape(len(rows), -1), kind)
+    tag_NK = np.zeros((len(rows), classes), dtype=np.uint8)
+    for n, row in enumerate(rows):
+        if any(value != int(value) or not 0 <= value < classes for value in row):
+            raise InvalidData(f"{where}: expected lists of class numbers from 0 to {classes - 1}, got {row}")
+        tag_NK[n, [int(value) for value in row]] = 1
+    return tag_NK
+
+
+def _reading_masks(params: ParquetParams) -> ParquetParams:
+    """The parameters with the masks' column for that of the images."""
+    return params.model_copy(update={"image": params.label or "mask"})
+
+
 def _rows(path: Path) -> int:
     return int(_metadata(path).num_rows)
 
 
-def _decode(paths: Sequence[Path], params: ParquetParams, target: ImageFormat, intake: Intake) -> Split:
-    labels_N = _labels(paths, params)
-    images_NCHW, usable = decode_all(_encoded(paths, params), len(labels_N), target, intake)
-    return check_images(f"{paths[0].parent}", images_NCHW, labels_N[usable])
+def _decode(
+    paths: Sequence[Path], params: ParquetParams, target: ImageFormat, intake: Intake, kind: LabelKind, classes: int
+) -> Split:
+    if kind == "class":
+        labels: Labels = _labels(paths, params)
+    else:
+        labels = _other_labels(paths, params, target, intake, kind, classes)
+    images_NCHW, usable = decode_all(_encoded(paths, params), len(labels), target, intake)
+    return check_images(f"{paths[0].parent}", images_NCHW, labels[usable], kind)
 
 
 PARQUET = DatasetType(

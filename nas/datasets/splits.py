@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from nas.core.errors import InvalidData, InvalidSpec, UnknownName
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec, parse_spec
+from nas.core.tasks import DEFAULT_TASK, LabelKind, load_task
 from nas.datasets.contents import contentless, make_account
 from nas.datasets.intake import Intake
+from nas.datasets.labels import check_labels, counts_by_class, label_problem
 
 SPLIT_NAMES = {
     "train": "train",
@@ -36,7 +38,8 @@ class SplitParams(BaseModel):
     """Parameters every data set takes.
 
     Fractions are shares of the images that the source itself has not put into a split. ``max_*`` keep a stratified
-    sample of a split; ``flip`` allows horizontal flips in augmentation.
+    sample of a split; ``flip`` allows horizontal flips in augmentation. ``class_weights`` ``balanced``: in the loss,
+    every class counts alike, however many training images it has (or pixels, in masks).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,6 +50,7 @@ class SplitParams(BaseModel):
     max_val: int | None = Field(default=None, ge=2)
     max_test: int | None = Field(default=None, ge=2)
     flip: bool = True
+    class_weights: Literal["balanced"] | None = None
 
     @model_validator(mode="after")
     def _something_is_left(self) -> SplitParams:
@@ -57,8 +61,8 @@ class SplitParams(BaseModel):
 
 @dataclass(frozen=True)
 class Source:
-    """What a source holds: its undivided images, the splits it defines itself, the names of its classes, and what
-    happened to its inputs on reading."""
+    """What a source holds: its undivided images, the splits it defines itself, the names of its classes or values, and
+    what happened to its inputs on reading."""
 
     images: Split
     class_names: tuple[str, ...]
@@ -93,24 +97,20 @@ def existing_path(spec: DataSpec) -> Path:
     return path
 
 
-def check_images(where: str, images: NDArray[np.generic], labels: NDArray[np.generic]) -> Split:
+def check_images(
+    where: str, images: NDArray[np.generic], labels: NDArray[np.generic], kind: LabelKind = "class"
+) -> Split:
     """A split of ``images`` in NCHW and their labels. Raises InvalidData for a wrong type, shape or length."""
     if images.dtype != np.uint8:
         raise InvalidData(f"{where}: expected images of type uint8 (0 to 255), got {images.dtype}")
     if images.ndim != 4 or 0 in images.shape[1:]:
         raise InvalidData(f"{where}: expected images of shape (N, C, H, W) without empty axes, got {images.shape}")
-    check_labels(where, labels)
+    labels = check_labels(where, labels, kind)
     if len(images) != len(labels):
         raise InvalidData(f"{where}: expected as many labels as images, got {len(images)} images, {len(labels)} labels")
-    return Split(images.astype(np.uint8, copy=False), labels.astype(np.int64))
-
-
-def check_labels(where: str, labels: NDArray[np.generic]) -> None:
-    """Raises InvalidData unless ``labels`` are class numbers from 0, shape (N,)."""
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise InvalidData(f"{where}: expected integer labels of shape (N,), got {labels.dtype} of shape {labels.shape}")
-    if labels.size and int(labels.min()) < 0:
-        raise InvalidData(f"{where}: expected labels from 0, got {int(labels.min())} (unlabelled images?)")
+    if kind == "mask" and labels.shape[1:] != images.shape[2:]:
+        raise InvalidData(f"{where}: expected masks of the images' size {images.shape[2:]}, got {labels.shape[1:]}")
+    return Split(images.astype(np.uint8, copy=False), labels)
 
 
 def numbered_classes(labels: Sequence[NDArray[np.generic]]) -> tuple[str, ...]:
@@ -122,9 +122,13 @@ def numbered_classes(labels: Sequence[NDArray[np.generic]]) -> tuple[str, ...]:
     return tuple(str(k) for k in present)
 
 
-def check_class_count(class_names: Sequence[str]) -> int:
-    """The number of classes. Raises InvalidData if there are fewer than 2 or two share a name."""
-    if len(class_names) < 2:
+def check_class_count(class_names: Sequence[str], kind: LabelKind = "class") -> int:
+    """The number of classes, or of values. Raises InvalidData if there are too few or two share a name."""
+    if kind == "none":
+        return 0
+    if kind in ("tags", "values") and not class_names:
+        raise InvalidData(f"expected at least 1 {'class' if kind == 'tags' else 'value'}, got none")
+    if len(class_names) < 2 and kind in ("class", "mask"):
         raise InvalidData(f"expected at least 2 classes, got {len(class_names)} ({', '.join(class_names) or 'none'})")
     if len(set(class_names)) != len(class_names):
         twice = next(n for n in class_names if list(class_names).count(n) > 1)
@@ -132,38 +136,59 @@ def check_class_count(class_names: Sequence[str]) -> int:
     return len(class_names)
 
 
-def build(name: str, source: Source, params: SplitParams, seed: int) -> Dataset:
-    """The data set with every missing split drawn from the undivided images, stratified and shuffled by ``seed``.
+def build(name: str, source: Source, params: SplitParams, seed: int, task: str = DEFAULT_TASK) -> Dataset:
+    """The data set for a task. Missing splits are drawn from the undivided images, stratified, shuffled by ``seed``.
 
     Images that are not square are cropped to the centred square. The content hash covers the three splits as used:
     equal hashes mean equal splits, so weights trained on one are never validated on images they have seen. Raises
     InvalidData with all problems: classes that are empty in a split, shapes that differ, images without content.
     """
-    classes, intake = check_class_count(source.class_names), source.intake
+    kind, intake = load_task(task).labels, source.intake
+    classes = check_class_count(source.class_names, kind)
     own = {"training": source.images, "validation": source.val, "test": source.test}
     own_splits = {where: split for where, split in own.items() if split is not None}
     fractions = (
         0.0 if source.val is not None else params.val_fraction,
         0.0 if source.test is not None else params.test_fraction,
     )
-    intake.require_usable([*_part_problems(own_splits, source), *_small_classes(source, fractions)])
+    small = _small_classes(source, fractions) if kind == "class" else ()
+    intake.require_usable([*_part_problems(own_splits, source, kind), *small])
     inputs = sum(len(split) for split in own_splits.values()) + len(intake.skipped)
     squares = {where: cropped_to_square(split, intake) for where, split in own_splits.items()}
-    splits = _divided(squares, fractions, source.class_names, params, np.random.default_rng(seed))
-    intake.require_usable(p for where, split in splits.items() for p in _missing_classes(where, split, source))
-    content_hash = _content_hash([*splits.values()], source.class_names)
-    account = make_account(splits, source.class_names, intake, inputs, content_hash)
+    strata = source.class_names if kind == "class" else ("images",)
+    splits = _divided(squares, fractions, strata, params, np.random.default_rng(seed))
+    if kind == "class":
+        intake.require_usable(p for where, split in splits.items() for p in _missing_classes(where, split, source))
+    content_hash = _content_hash([*splits.values()], source.class_names, kind)
+    account = make_account(splits, source.class_names, intake, inputs, content_hash, kind)
     intake.require_usable(contentless(splits["train"], account))
     _, channels, height, width = splits["train"].images_NCHW.shape
     return Dataset(
         name=name,
         shape=ImageShape(channels, height, width, classes),
-        **splits,
+        train=splits["train"],
+        val=splits["val"],
+        test=splits["test"],
         class_names=source.class_names,
         content_hash=content_hash,
         flip=params.flip,
         account=account,
+        task=task,
+        class_weights=_class_weights(params, splits["train"], kind, classes),
     )
+
+
+def _class_weights(params: SplitParams, train: Split, kind: LabelKind, classes: int) -> tuple[float, ...] | None:
+    """Inverse to how often a class is in the training labels, with a mean of 1 over these labels; where an image has
+    any number of classes, how many lack a class for each that has it. Raises InvalidSpec without classes."""
+    if params.class_weights is None:
+        return None
+    if kind not in ("class", "mask", "tags"):
+        raise InvalidSpec(f"class_weights: expected a task with classes, got one with labels of the kind {kind!r}")
+    count_K = np.maximum(counts_by_class(train.labels, kind, classes), 1)
+    if kind == "tags":
+        return tuple(((len(train) - count_K).clip(1) / count_K).tolist())
+    return tuple((count_K.sum() / (classes * count_K)).tolist())
 
 
 def square_shape(channels: int, height: int, width: int, classes: int) -> ImageShape:
@@ -180,19 +205,21 @@ def cropped_to_square(split: Split, intake: Intake) -> Split:
         return split
     top, left = (height - side) // 2, (width - side) // 2
     intake.converted(f"cropped from {width}x{height} pixels to the centred square", len(split))
-    return Split(split.images_NCHW[:, :, top : top + side, left : left + side], split.labels_N)
+    rows, columns = slice(top, top + side), slice(left, left + side)
+    labels = split.labels[:, rows, columns] if split.labels.ndim == 3 else split.labels  # masks
+    return Split(split.images_NCHW[:, :, rows, columns], labels)
 
 
 def _divided(
     own: Mapping[str, Split],
     fractions: Sequence[float],
-    class_names: Sequence[str],
+    strata: Sequence[str],
     params: SplitParams,
     rng: np.random.Generator,
 ) -> dict[str, Split]:
     """Train, val and test: the source's own splits, or drawn from its training images."""
     images = own["training"]
-    train_at, val_at, test_at = stratified(images.labels_N, fractions, class_names, rng)
+    train_at, val_at, test_at = stratified(_strata(images), fractions, strata, rng)
     return {
         "train": _take(images, train_at, params.max_train, rng),
         "val": _own_or_drawn(own.get("validation"), images, val_at, params.max_val, rng),
@@ -203,14 +230,14 @@ def _divided(
 def _small_classes(source: Source, fractions: Sequence[float]) -> Iterator[str]:
     """Classes with too few images to be in every split that is drawn."""
     needed = _images_needed(fractions)
-    counts = np.bincount(source.images.labels_N, minlength=len(source.class_names))
+    counts = np.bincount(source.images.labels, minlength=len(source.class_names))
     for name, count in zip(source.class_names, counts.tolist(), strict=False):  # labels beyond are a problem apart
         if count < needed:
             yield _too_few(name, needed, count)
 
 
 def _missing_classes(where: str, split: Split, source: Source) -> Iterator[str]:
-    counts = np.bincount(split.labels_N, minlength=len(source.class_names))
+    counts = np.bincount(split.labels, minlength=len(source.class_names))
     for at in np.flatnonzero(counts == 0).tolist():
         name = source.class_names[at]
         yield f"class {name!r} has no images in the {_SPLIT_WORDS[where]} split of {len(split)} images"
@@ -258,32 +285,38 @@ def _own_or_drawn(
 def _take(split: Split, at: NDArray[np.int64], limit: int | None, rng: np.random.Generator) -> Split:
     """The images at ``at``; a stratified sample of ``limit`` of them (to within rounding, one per class at least)."""
     if limit is not None and limit < len(at):
-        labels = split.labels_N[at]
+        labels = _strata(split)[at]
         kept_rows = []
         for k in np.unique(labels):
             members = np.flatnonzero(labels == k)
             kept_rows.append(members[: max(1, round(limit * len(members) / len(at)))])
         at = at[rng.permutation(np.concatenate(kept_rows))]
-    return Split(np.ascontiguousarray(split.images_NCHW[at]), split.labels_N[at])
+    return Split(np.ascontiguousarray(split.images_NCHW[at]), split.labels[at])
 
 
-def _part_problems(own: Mapping[str, Split], source: Source) -> Iterator[str]:
+def _strata(split: Split) -> NDArray[np.int64]:
+    """The class of each image where it has one; else all images are alike."""
+    return split.labels if split.labels.ndim == 1 else np.zeros(len(split), dtype=np.int64)
+
+
+def _part_problems(own: Mapping[str, Split], source: Source, kind: LabelKind) -> Iterator[str]:
     expected = source.images.images_NCHW.shape[1:]
     for where, split in own.items():
         part_shape = split.images_NCHW.shape[1:]
         if part_shape != expected:
             yield f"{where} images: expected the shape of the training images {expected}, got {part_shape}"
-        if len(split) and int(split.labels_N.max()) >= len(source.class_names):
-            yield (
-                f"{where} labels: expected 0 to {len(source.class_names) - 1} for {len(source.class_names)} classes, "
-                f"got {int(split.labels_N.max())}"
-            )
+        if problem := label_problem(split.labels, kind, len(source.class_names)):
+            yield f"{where} labels: {problem}"
 
 
-def _content_hash(splits: Sequence[Split], class_names: Sequence[str]) -> str:
+def _content_hash(splits: Sequence[Split], class_names: Sequence[str], kind: LabelKind) -> str:
     digest = hashlib.sha256("\0".join(class_names).encode())
     for split in splits:
         digest.update(f"{split.images_NCHW.shape}".encode())
         digest.update(split.images_NCHW.data)
-        digest.update(split.labels_N.astype("<i8").data)
+        if kind == "class":
+            digest.update(split.labels.astype("<i8").data)
+        else:
+            digest.update(f"{kind}{split.labels.shape}".encode())
+            digest.update(split.labels.astype(split.labels.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
@@ -10,7 +11,8 @@ from nas.core.cells import CellGraph
 from nas.core.device import Measurement, Status
 from nas.core.events import Origin
 from nas.core.layers import MapShape
-from nas.core.metrics import Goal, MetricKind
+from nas.core.measures import Goal, MetricKind
+from nas.core.metrics import COSTS
 from nas.core.network import LayerSummary
 from nas.schemas.common import Page
 
@@ -95,6 +97,10 @@ class ObjectiveSchema(BaseModel):
     bound: float | None = None
     decided_by: str | None = None
 
+    def best(self, values: Iterable[float]) -> float:
+        """The best of some values of its metric."""
+        return max(values) if self.goal == "max" else min(values)
+
 
 class FrontSchema(BaseModel):
     """Fronts of the search and of its random baseline over the same axes.
@@ -115,6 +121,16 @@ class FrontSchema(BaseModel):
     hypervolume: float | None
     baseline_hypervolume: float | None
     reference: list[float]
+
+    @property
+    def quality(self) -> ObjectiveSchema:
+        """The axis of the task's quality, such as accuracy; of a front over costs alone, the first axis."""
+        return next((o for o in self.objectives if o.objective not in COSTS), self.objectives[0])
+
+    @property
+    def costs(self) -> list[ObjectiveSchema]:
+        """The other axes."""
+        return [o for o in self.objectives if o is not self.quality]
 
 
 class CandidatePage(Page):

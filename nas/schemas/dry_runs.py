@@ -8,7 +8,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from nas.core.cost_estimate import CostEstimate
 from nas.core.data_account import DataAccount
-from nas.core.metrics import MetricKind
+from nas.core.measures import MetricKind
 from nas.schemas.common import Range
 
 _COST_ESTIMATE = TypeAdapter(CostEstimate)

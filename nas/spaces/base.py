@@ -19,6 +19,7 @@ from nas.core.network import Network
 from nas.core.parent import Preprocessing
 from nas.core.ports import ImageShape
 from nas.core.relaxation import Relaxation
+from nas.core.tasks import OutputKind
 
 P = TypeVar("P", bound=BaseModel)
 
@@ -74,6 +75,11 @@ class SpaceDefaults:
     def is_constant(self, arch: Arch) -> bool:
         """No."""
         return False
+
+    @property
+    def outputs(self) -> OutputKind:
+        """A vector."""
+        return "vector"
 
 
 class DescribedSpace(SpaceDefaults, ABC, Generic[P]):

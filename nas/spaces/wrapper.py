@@ -15,6 +15,7 @@ from nas.core.layers import Layer
 from nas.core.parent import Preprocessing
 from nas.core.ports import ImageShape, RelaxedSpace, SearchSpace, is_relaxed
 from nas.core.relaxation import Relaxation
+from nas.core.tasks import OutputKind
 
 
 class SpaceWrapper:
@@ -95,6 +96,11 @@ class SpaceWrapper:
     def preprocessing(self) -> Preprocessing | None:
         """Of ``inner``."""
         return self.inner.preprocessing
+
+    @property
+    def outputs(self) -> OutputKind:
+        """That of the space within."""
+        return self.inner.outputs
 
     def canonical(self, genes_NG: Genes) -> Genes:
         """By ``inner``."""

@@ -206,7 +206,7 @@ def run_record(
         genes=arch.genes,
         series=tuple(tuple(g.tolist()) for g in learning.series),
         scores=tuple(map(tuple, learning.scores().tolist())),
-        val_accuracy=score.accuracy,
+        val_accuracy=score.quality,
         signs=tuple(learning.signs),
         steps=learning.steps,
     )

@@ -69,8 +69,9 @@ def _reach(spec: SearchSpec, state: SearchState, objective: str, bound: float) -
 
 def _bounded_metric(spec: SearchSpec, state: SearchState, objective: str, candidates: Sequence[Candidate]) -> str:
     """The metric that the final front holds against a bound."""
-    if objective == "accuracy":
-        return "trained_accuracy" if spec.retrain is not None else guiding_metric(state.finished)
+    task = spec.task
+    if objective == task.objective:
+        return task.trained if spec.retrain is not None else guiding_metric(state.finished) or task.estimated
     if objective == "latency" and any("measured_ms" in c.metrics for c in candidates):
         return "measured_ms"
     return BOUND_METRIC[objective]
@@ -78,8 +79,12 @@ def _bounded_metric(spec: SearchSpec, state: SearchState, objective: str, candid
 
 def _guessing(problem: Problem, state: SearchState) -> Iterator[Conclusion]:
     """Whether the best tested network is better than an answer that looks at no image."""
-    tested = [c.metrics for c in state.of("search") if "test_accuracy" in c.metrics]
+    task = problem.spec.task
+    tested = [c.metrics for c in state.of("search") if task.tested in c.metrics]
     if not tested:
+        return
+    if task.labels != "class":
+        yield from _no_better_than_blind(problem, max(tested, key=lambda m: task.merit(m[task.tested]))[task.tested])
         return
     level = guess_level(problem.data.test, problem.data.shape.classes)
     best = max(metrics["test_accuracy"] for metrics in tested)
@@ -99,6 +104,17 @@ def _guessing(problem: Problem, state: SearchState) -> Iterator[Conclusion]:
         )
 
 
+def _no_better_than_blind(problem: Problem, best: float) -> Iterator[Conclusion]:
+    task, unit = problem.spec.task, f" {problem.spec.task.quality.unit}".rstrip()
+    guess = task.guess(problem.data.test.labels, problem.data.shape.classes)
+    if task.merit(best) <= task.merit(guess):
+        yield Conclusion(
+            "chance_level",
+            f"no network is better than an answer that looks at no image: the best {task.quality.title} on test images "
+            f"is {best:.3g}{unit}, and such an answer achieves {guess:.3g}{unit}",
+        )
+
+
 @dataclass(frozen=True)
 class GuessLevel:
     """Accuracies in % of answers that look at no image: ``majority`` by naming the largest class, ``chance`` balanced
@@ -112,7 +128,7 @@ class GuessLevel:
 
 def guess_level(test: Split, classes: int) -> GuessLevel:
     """The level for test images with at least one of every class."""
-    counts_K = np.bincount(test.labels_N, minlength=classes)
+    counts_K = np.bincount(test.labels, minlength=classes)
     majority, chance = counts_K.max() / len(test), 1.0 / classes
     deviation = math.sqrt(majority * (1 - majority) / len(test))
     balanced_deviation = chance * math.sqrt(float((chance * (1 - chance) / np.maximum(counts_K, 1)).sum()))

@@ -28,7 +28,7 @@ def sample_archs(space: SearchSpace, n: int = NETWORKS) -> tuple[list[Arch], Flo
 
 def first_images(split: Split, max_images: int = PART) -> tuple[Split, float]:
     """The first images of a split, and how many times as many it has in all."""
-    part = Split(split.images_NCHW[:max_images], split.labels_N[:max_images])
+    part = Split(split.images_NCHW[:max_images], split.labels[:max_images])
     return part, len(split) / len(part)
 
 

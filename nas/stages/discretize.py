@@ -103,7 +103,7 @@ def _score(problem: Problem, resources: Resources, supernet: str, genes_G: Genes
     """Validation accuracy of a network in %, with the weights of a run. Raises NotFound."""
     arch = Arch(problem.space.id, tuple(genes_G.tolist()))
     subnets = Subnets(problem, load_supernet(problem, resources, supernet), resources.torch_device)
-    return subnets.score(subnets.cut(arch), arch, problem.data.val).accuracy
+    return subnets.score(subnets.cut(arch), arch, problem.data.val).quality
 
 
 def _mean_and_deviation(accuracies: Sequence[float | None]) -> tuple[float | None, float | None]:

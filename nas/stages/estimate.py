@@ -15,7 +15,7 @@ from nas.core.arch import LISTABLE, Floats, Genes, choice_counts, every, neighbo
 from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.errors import HwnasError, InfeasibleBound, InvalidSpec
 from nas.core.events import Candidate, Event, SearchState, StageFinished
-from nas.core.metrics import BOUND_METRIC, METRICS, attainable
+from nas.core.metrics import BOUND_METRIC, COSTS, METRICS, attainable
 from nas.core.ports import LatencyPredictor, Problem, Resources, SearchSpace
 from nas.core.spec import SearchSpec
 from nas.fleet import latency_metrics
@@ -84,7 +84,7 @@ def unsupported_objectives(spec: SearchSpec, profile: SpaceProfile) -> list[Hwna
     return [
         InvalidSpec(f"objective {o.name}: {device if o.name == 'energy' else space.format(BOUND_METRIC[o.name])}")
         for o in spec.objectives
-        if o.name not in ("accuracy", "latency") and BOUND_METRIC[o.name] not in profile.values
+        if o.name in COSTS and o.name != "latency" and BOUND_METRIC[o.name] not in profile.values
     ]
 
 
@@ -108,8 +108,11 @@ def infeasible_bounds(spec: SearchSpec, profile: SpaceProfile) -> list[HwnasErro
                     f"reachable value{where} is {attainable(lowest)}{unit}"
                 )
             )
-    if (least := spec.bound("accuracy")) is not None and least > 100:
-        problems.append(InfeasibleBound(f"no network is {least:g} % accurate: the highest reachable value is 100 %"))
+    task = spec.task
+    if task.maximised and (least := spec.bound(task.objective)) is not None and least > 100:
+        problems.append(
+            InfeasibleBound(f"no network has {least:g} % {task.quality.title}: the highest reachable value is 100 %")
+        )
     return problems
 
 
@@ -187,7 +190,7 @@ def _result(problem: Problem, spec: SearchSpec, profile: SpaceProfile) -> Estima
     metric_by_objective = BOUND_METRIC | ({"latency": "upper_share"} if spec.by_share else {})
     return EstimateResult(
         reference={
-            "accuracy": 100.0 / problem.data.shape.classes,
+            spec.task.objective: spec.task.guess(problem.data.val.labels, problem.data.shape.classes),
             **{o: profile.ranges[metric][1] for o, metric in metric_by_objective.items() if metric in profile.ranges},
         },
         ranges=profile.ranges,

@@ -29,6 +29,7 @@ from nas.core.events import (
     Warned,
     fold,
 )
+from nas.core.metrics import METRICS
 from nas.core.ports import History, Problem, Resources, SearchSpace
 from nas.core.rng import Stream, rng
 from nas.explorers import bayesian, nsga2, random
@@ -37,6 +38,7 @@ from nas.stages.cost_estimate import sample_archs, scoring_s
 from nas.stages.fronts import front_of, front_summary, guiding_metric, state_on
 from nas.stages.proxies import ProxyAwareSpace, ProxyStage, load_scores
 from nas.stages.results import DiscretizeResult, ExploreResult
+from nas.stages.scores import measured_by
 from nas.stages.subnets import Subnets, load_subnets
 from nas.stages.time_limit import out_of_time
 
@@ -159,7 +161,7 @@ class ExploreStage:
     def _score(self, problem: Problem, resources: Resources, state: SearchState) -> Score:
         """What is found out of a network, by metric."""
         if self.proxies is None:
-            return accuracy_of(problem, load_subnets(problem, resources, state))
+            return quality_of(problem, load_subnets(problem, resources, state))
         scale, scorer = load_scores(resources, state), self.proxies.scorer(problem, resources)
         assert scale is not None
         return lambda arch: {"proxy_score": float(scale.on_one_scale(np.array([scorer(arch)]))[0])}
@@ -193,18 +195,19 @@ class ExploreStage:
         return proposed_NG
 
 
-def accuracy_of(problem: Problem, subnets: Subnets, origin: Origin = "search") -> Score:
-    """How accurate a network is on validation data, with the weights that it has in this search."""
+def quality_of(problem: Problem, subnets: Subnets, origin: Origin = "search") -> Score:
+    """How good a network is on validation data, with the weights that it has in this search."""
 
     def evaluate(arch: Arch) -> dict[str, float]:
-        result = subnets.score(subnets.cut(arch, origin), arch, problem.data.val)
-        return {
-            "val_accuracy": result.accuracy,
-            "val_balanced_accuracy": result.balanced_accuracy,
-            "val_loss": result.loss,
-        }
+        scores = subnets.score(subnets.cut(arch, origin), arch, problem.data.val)
+        return measured_by(problem.spec.task, scores, "val")
 
     return evaluate
+
+
+def guide(problem: Problem, state: SearchState) -> str:
+    """The metric that the search goes by."""
+    return guiding_metric(state.finished) or problem.spec.task.estimated
 
 
 def surrogate_front(
@@ -212,14 +215,15 @@ def surrogate_front(
 ) -> tuple[nsga2.Population, nsga2.Evaluate]:
     """The front of a model of what the search goes by, fitted to its scored networks, with exact and predicted costs;
     and what that model says of any networks."""
-    space, candidates, by = problem.space, state.of("search"), guiding_metric(state.finished)
+    space, candidates, by = problem.space, state.of("search"), guide(problem, state)
     genes_NG = as_genes([p.arch for p in candidates])
-    surrogate = AccuracySurrogate.fit(space, genes_NG, np.array([p.metrics[by] for p in candidates]))
+    maximised = METRICS[by].goal == "max"
+    surrogate = QualitySurrogate.fit(space, genes_NG, np.array([p.metrics[by] for p in candidates]), maximised)
 
     def evaluate(candidates_NG: Genes) -> tuple[Floats, Floats]:
         cheap = cheap_metrics(problem, candidates_NG)
-        accuracy = surrogate.predict(candidates_NG)
-        return losses(problem, cheap, accuracy), _violation(problem, cheap, accuracy, by)
+        quality_N = surrogate.predict(candidates_NG)
+        return losses(problem, cheap, quality_N, maximised), _violation(problem, cheap, quality_N, by)
 
     front = nsga2.minimise(
         space.decisions,
@@ -234,7 +238,7 @@ def surrogate_front(
 
 
 def _exact_losses(problem: Problem) -> bayesian.ExactLosses:
-    """All objectives and bounds but those on accuracy."""
+    """All objectives and bounds but those on the quality."""
 
     def tell(genes_NG: Genes) -> tuple[Floats, Floats]:
         cheap = cheap_metrics(problem, genes_NG)
@@ -244,31 +248,39 @@ def _exact_losses(problem: Problem) -> bayesian.ExactLosses:
 
 
 @dataclass(frozen=True)
-class AccuracySurrogate:
-    """Ridge regression of the log error rate on one-hot genes and log MACs: quick, smooth, and never asked to be more
-    than a guide, since every network it favours is scored with the supernet."""
+class QualitySurrogate:
+    """Ridge regression of the log error on one-hot genes and log MACs: quick, smooth, and never asked to be more than a
+    guide, since every network it favours is scored with the supernet. The error is what is missing to 100 %, or a
+    quality of which less is better; ``scale`` is what counts as 100 % of it."""
 
     space: SearchSpace
     weights_F: Floats
     mean_F: Floats
     offset: float
+    maximised: bool = True
+    scale: float = 100.0
 
     @staticmethod
-    def fit(space: SearchSpace, genes_NG: Genes, accuracy_N: Floats, ridge: float = 3.0) -> AccuracySurrogate:
-        """Least squares with an L2 penalty in closed form; ``accuracy_N`` in %."""
-        x = AccuracySurrogate._encode(space, genes_NG)
-        y = np.log(100.0 - accuracy_N + 0.3)
+    def fit(
+        space: SearchSpace, genes_NG: Genes, quality_N: Floats, maximised: bool = True, ridge: float = 3.0
+    ) -> QualitySurrogate:
+        """Least squares with an L2 penalty in closed form; ``quality_N`` in %, or at least 0 if not ``maximised``."""
+        x = QualitySurrogate._encode(space, genes_NG)
+        scale = 100.0 if maximised else float(quality_N.max()) or 1.0
+        y = np.log((100.0 - quality_N if maximised else quality_N) + 0.003 * scale)
         mean = x.mean(0)
         centred = x - mean
         gram = centred.T @ centred + ridge * np.eye(x.shape[1])
         weights = np.linalg.solve(gram, centred.T @ (y - y.mean()))
-        return AccuracySurrogate(space, weights, mean, float(y.mean()))
+        return QualitySurrogate(space, weights, mean, float(y.mean()), maximised, scale)
 
     def predict(self, genes_NG: Genes) -> Floats:
-        """Accuracy in %, shape (N,)."""
-        x = AccuracySurrogate._encode(self.space, genes_NG)
+        """The quality, shape (N,)."""
+        x = QualitySurrogate._encode(self.space, genes_NG)
         log_error = (x - self.mean_F) @ self.weights_F + self.offset
-        return 100.3 - np.exp(np.minimum(log_error, np.log(100.3)))
+        if self.maximised:
+            return 100.3 - np.exp(np.minimum(log_error, np.log(100.3)))
+        return np.maximum(0.0, np.exp(log_error) - 0.003 * self.scale)
 
     @staticmethod
     def _encode(space: SearchSpace, genes_NG: Genes) -> Floats:
@@ -308,7 +320,7 @@ def _around(space: SearchSpace, history: History, derived_NG: Genes, rng: np.ran
 def _guided(problem: Problem, resources: Resources, state: SearchState) -> Problem:
     """The problem with what proxies know of the space, if they do not steer anyway."""
     scores = load_scores(resources, state)
-    if scores is None or guiding_metric(state.finished) == "proxy_score":
+    if scores is None or guiding_metric(state.finished) is not None:
         return problem
     return replace(problem, space=ProxyAwareSpace(problem.space, scores))
 
@@ -322,15 +334,16 @@ def scored_candidates(problem: Problem, score: Score, origin: Origin, genes_NG: 
 
 
 def _made_up(problem: Problem, n: int) -> SearchState:
-    """``n`` networks with accuracies that grow with their MACs, for telling how long a proposal takes."""
+    """``n`` networks whose quality grows with their MACs, for telling how long a proposal takes."""
     archs, macs = sample_archs(problem.space, n)
     cheap, devices = cheap_metrics(problem, as_genes(archs)), on_devices(problem, as_genes(archs))
-    accuracy = 50.0 + 45.0 * np.argsort(np.argsort(macs)) / len(macs)
+    share_N = 50.0 + 45.0 * np.argsort(np.argsort(macs)) / len(macs)
+    quality_N = share_N if problem.spec.task.maximised else 100.0 - share_N
     candidates = [
         Candidate(
             arch,
             "search",
-            {**{k: float(v[i]) for k, v in cheap.items()}, "val_accuracy": float(accuracy[i])},
+            {**{k: float(v[i]) for k, v in cheap.items()}, problem.spec.task.estimated: float(quality_N[i])},
             devices=devices[i],
         )
         for i, arch in enumerate(archs)
@@ -339,12 +352,13 @@ def _made_up(problem: Problem, n: int) -> SearchState:
 
 
 def _refresh(problem: Problem, candidates: tuple[Candidate, ...]) -> Iterator[Candidate]:
-    """Inherited estimates keep their accuracy; what depends on the device is predicted anew."""
+    """Inherited estimates keep their quality; what depends on the device is predicted anew."""
+    kept = {problem.spec.task.estimated, *(m.metric("val").name for m in problem.spec.task.further), "val_loss"}
     genes_NG = as_genes([p.arch for p in candidates])
     cheap, devices = cheap_metrics(problem, genes_NG), on_devices(problem, genes_NG)
     outside = extrapolated(problem, genes_NG)
     for i, p in enumerate(candidates):
-        estimates = {k: v for k, v in p.metrics.items() if k in ("val_accuracy", "val_loss")}
+        estimates = {k: v for k, v in p.metrics.items() if k in kept}
         metrics = {**{k: float(v[i]) for k, v in cheap.items()}, **estimates}
         yield Candidate(p.arch, p.origin, metrics, devices=devices[i], extrapolated=outside[i])
 
@@ -353,18 +367,19 @@ def _on_view(problem: Problem, state: SearchState, view: str | None) -> tuple[Pr
     return (problem, state) if view is None else (problem.on(view), state_on(state, view))
 
 
-def _violation(problem: Problem, cheap: dict[str, Floats], accuracy_N: Floats, by: str) -> Floats:
-    """A bound on accuracy is none on a score that only stands for it."""
-    return violation(problem, cheap, accuracy_N if by == "val_accuracy" else None)
+def _violation(problem: Problem, cheap: dict[str, Floats], quality_N: Floats, by: str) -> Floats:
+    """A bound on the quality is none on a score that only stands for it."""
+    return violation(problem, cheap, quality_N if by == problem.spec.task.estimated else None)
 
 
 def history_of(problem: Problem, state: SearchState, origin: Origin) -> History:
-    candidates, by = state.of(origin), guiding_metric(state.finished)
+    candidates, by = state.of(origin), guide(problem, state)
     width = len(problem.spec.objectives)
     if not candidates:
         empty = sample(problem.space.decisions, np.random.default_rng(0), 0)
         return History(empty, np.zeros((0, width)), np.zeros(0))
     genes = as_genes([p.arch for p in candidates])
     cheap = cheap_metrics(problem, genes)
-    accuracy = np.array([p.metrics[by] for p in candidates])
-    return History(genes, losses(problem, cheap, accuracy), _violation(problem, cheap, accuracy, by))
+    quality_N = np.array([p.metrics[by] for p in candidates])
+    loss_NM = losses(problem, cheap, quality_N, METRICS[by].goal == "max")
+    return History(genes, loss_NM, _violation(problem, cheap, quality_N, by))

@@ -17,7 +17,7 @@ from nas.packaging import PackageReport, package
 from nas.stages.cost_estimate import estimate_measuring, first_images, sample_archs, verified_range
 from nas.stages.fronts import front_of
 from nas.stages.results import ExportResult
-from nas.stages.subnets import load_subnets
+from nas.stages.subnets import Subnets, load_subnets
 from nas.stages.verify import thin
 
 
@@ -50,6 +50,7 @@ class ExportStage:
                 fleet={m.name: (m.profile, p.devices[m.name]) for m in problem.fleet},
                 int8=problem.spec.export.int8,
                 virtual=any(m.profile.source == "roofline" for m in problem.targets),
+                value_scale=_value_scale(subnets),
             )
             packages.append((p, archive, report))
             yield Progress(self.name, len(ready) + len(packages), len(exported), "models", message="packaging")
@@ -71,7 +72,7 @@ class ExportStage:
                     else {"int8_measurement": measured_int8[problem.spec.device]}
                 )
             name, blob = f"{p.arch.id}.zip", resources.blobs.put(archive)
-            yield Exported(p.arch, name, blob, len(archive), "application/zip", {**asdict(report), **int8_report})
+            yield Exported(p.arch, name, blob, len(archive), "application/zip", {**report.to_json(), **int8_report})
         yield StageFinished(self.name, 0.0, ExportResult(len(exported)).to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
@@ -110,6 +111,11 @@ class ExportStage:
         )
         note = f"how many networks the front will have is not known beforehand: between 1 and {max_models}"
         return StageCost.of(self.name, total, max_models, packed.count, "models", note)
+
+
+def _value_scale(subnets: Subnets) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    scale = subnets.pipeline.value_scale
+    return None if scale is None else (scale.mean, scale.std)
 
 
 def _exported_candidates(problem: Problem, state: SearchState) -> list[Candidate]:

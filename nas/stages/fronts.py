@@ -31,10 +31,11 @@ def front_context(finished: StageResults) -> FrontContext:
     return replace(context, by_device=parts)
 
 
-def guiding_metric(finished: StageResults) -> str:
-    """The metric that stands for accuracy during the search: estimated accuracy, or a zero-cost score."""
+def guiding_metric(finished: StageResults) -> str | None:
+    """The metric that stands for the quality during the search: a zero-cost score, or None for the quality as it is
+    estimated."""
     proxies = ProxiesResult.read(finished)
-    return "proxy_score" if proxies is not None and proxies.steers else "val_accuracy"
+    return "proxy_score" if proxies is not None and proxies.steers else None
 
 
 def front_of(

@@ -24,6 +24,7 @@ from nas.stages.cost_estimate import sample_archs
 from nas.stages.results import ProxiesResult
 from nas.stages.time_limit import out_of_time
 from nas.supernet import Supernet
+from nas.training.criterion import Criterion
 from nas.training.pipeline import Pipeline
 
 FAR = 10.0  # deviations: a score further away, or infinite, says no more than that
@@ -38,15 +39,16 @@ class Scorer:
         net: Supernet = problem.space.supernet(problem.spec.seed)
         self._net = net.to(torch.device(device))
         self._pipeline = Pipeline.of(problem, device)
+        self._criterion = Criterion(problem.data, device, self._pipeline.value_scale)
         size = len(problem.data.train)
         self._rows = rng(problem.spec.data.seed, Stream.PROXY_IMAGES).permutation(size)[:images]
 
     def __call__(self, arch: Arch) -> list[float]:
         """One score per proxy, larger is better; -inf where a proxy gives a network up."""
         resolution = self.problem.space.input_shape(arch)[1]
-        ((x_BCHW, y_B),) = self._pipeline.rows(self.problem.data.train, self._rows, resolution, len(self._rows))
+        ((x_BCHW, y),) = self._pipeline.rows(self.problem.data.train, self._rows, resolution, len(self._rows))
         module = self._net.subnet(arch)
-        scores = [score(name, module, x_BCHW, y_B) for name in self.proxies]
+        scores = [score(name, module, x_BCHW, y, self._criterion.loss) for name in self.proxies]
         return [-math.inf if math.isnan(s) else s for s in scores]
 
 

@@ -60,7 +60,7 @@ class RankCorrelationStage:
         tau: dict[str, Tau | None] = {}
         for label, blob in supernets.items():
             subnets = Subnets(problem, load_supernet(problem, resources, blob), resources.torch_device)
-            estimates[label] = tuple(subnets.score(subnets.cut(a), a, problem.data.val).accuracy for a in archs)
+            estimates[label] = tuple(subnets.score(subnets.cut(a), a, problem.data.val).quality for a in archs)
             tau[label] = _tau(np.array(estimates[label]), np.array(truth))
         one_shot, gain = tau.get("one_shot"), None
         if "one_shot" in estimates:
@@ -114,7 +114,7 @@ class RankCorrelationStage:
         ):
             pass
         subnets = Subnets(problem, net, resources.torch_device)
-        return subnets.score(subnets.cut(arch), arch, problem.data.val).accuracy
+        return subnets.score(subnets.cut(arch), arch, problem.data.val).quality
 
 
 def _tau(estimates_N: Floats, truth_N: Floats) -> Tau | None:

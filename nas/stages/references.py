@@ -15,7 +15,7 @@ from nas.core.events import Candidate, Evaluated, Event, Progress, SearchState, 
 from nas.core.ports import Problem, Resources
 from nas.core.references import reference_archs
 from nas.stages.cost_estimate import scoring_s
-from nas.stages.explore import accuracy_of, scored_candidates
+from nas.stages.explore import quality_of, scored_candidates
 from nas.stages.results import ReferencesResult
 from nas.stages.subnets import load_subnets
 
@@ -32,7 +32,7 @@ class ReferenceStage:
         of the space."""
         archs = reference_archs(problem.spec, problem.space)
         subnets = load_subnets(problem, resources, state)
-        score = accuracy_of(problem, subnets, "reference")
+        score = quality_of(problem, subnets, "reference")
         scored = {candidate.arch.id for candidate in state.of("reference")}
         unscored = [arch for arch in archs.values() if arch.id not in scored]
         for candidate in scored_candidates(problem, score, "reference", as_genes(unscored)) if unscored else ():
@@ -54,7 +54,8 @@ class ReferenceStage:
 
 
 def _as_trained(problem: Problem, candidate: Candidate) -> Candidate:
-    """The parent is trained already: beside networks that are retrained, its accuracy counts as theirs do."""
+    """The parent is trained already: beside networks that are retrained, its quality counts as theirs does."""
     if problem.spec.retrain is None or candidate.arch.genes != problem.space.pretrained_genes:
         return candidate
-    return replace(candidate, metrics={**candidate.metrics, "trained_accuracy": candidate.metrics["val_accuracy"]})
+    task = problem.spec.task
+    return replace(candidate, metrics={**candidate.metrics, task.trained: candidate.metrics[task.estimated]})

@@ -38,7 +38,7 @@ from nas.core.rng import Stream, rng
 from nas.explorers import random
 from nas.objectives import cheap_metrics, extrapolated, losses
 from nas.stages.cost_estimate import sample_archs, scoring_s, verified_range
-from nas.stages.explore import accuracy_of, history_of, scored_candidates, surrogate_front
+from nas.stages.explore import history_of, quality_of, scored_candidates, surrogate_front
 from nas.stages.fronts import front_of, front_summary, guiding_metric
 from nas.stages.results import RefineResult
 from nas.stages.subnets import Subnets, load_subnets
@@ -71,7 +71,7 @@ class RefineStage:
                 )
             yield StageFinished(self.name, 0.0, RefineResult().to_json())
             return
-        trained = "retrain" in state.finished or guiding_metric(state.finished) != "val_accuracy"
+        trained = "retrain" in state.finished or guiding_metric(state.finished) is not None
         rounds = 0 if trained else problem.spec.budget.reexplore
         if not state.refits and _usable(problem, state):
             yield Progress(self.name, 0, 0, "networks", message="fitting the predictor")
@@ -143,7 +143,7 @@ class RefineStage:
             return
         generator = rng(problem.spec.seed, Stream.REFINEMENT, last.number)
         batch: list[Candidate] = []
-        score = accuracy_of(problem, subnets)
+        score = quality_of(problem, subnets)
         proposals: tuple[tuple[Origin, Genes], ...] = (
             ("search", self._around(problem, state, generator, n)),
             ("baseline", random.propose(problem.space, history_of(problem, state, "baseline"), generator, n)),
@@ -163,7 +163,8 @@ class RefineStage:
         broken = [p for p in candidates if p.status == "violated"]
         claimed = cheap_metrics(problem, as_genes([p.arch for p in broken]))
         claimed |= {k: np.array([p.metrics[k] for p in broken]) for k in ("predicted_ms", "upper_ms")}
-        holes_HM = losses(problem, claimed, np.array([p.metrics["val_accuracy"] for p in broken]))
+        task = problem.spec.task
+        holes_HM = losses(problem, claimed, np.array([p.metrics[task.estimated] for p in broken]), task.maximised)
         near_NG = space.canonical(np.concatenate([neighbours(space.decisions, p.arch.genes) for p in broken]))
         near_NM, violation_N = evaluate(near_NG)
         fits = violation_N == 0
@@ -203,7 +204,7 @@ class RefineStage:
         ]
         [device] = problem.targets
         due = {p.key: [device.name] if p.measurement is None else [] for p in now}
-        todo = [p for p in now if due[p.key] or "test_accuracy" not in p.metrics]
+        todo = [p for p in now if due[p.key] or problem.spec.task.tested not in p.metrics]
         yield from measure_and_verify(self.name, problem, resources, subnets, todo, due, len(networks), self.group)
 
 

@@ -2,16 +2,17 @@
 
 A ``StageFinished`` event carries its result as JSON, so that an event log outlives the code that wrote it. Stages write
 ``result.to_json()``; whoever reads a result names its class: ``SplitResult.require(state.finished).partition``. Fields
-that earlier versions did not write have defaults, and unknown keys are ignored. Imports no torch.
+that earlier versions did not write have defaults, and unknown keys are ignored. Where the JSON has another name than
+the field (its alias), it is that of the first task, accuracy, whatever the task. Imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from nas.core.errors import InvalidInput
 from nas.core.events import StageResults
@@ -54,7 +55,7 @@ class StageResult:
 
     def to_json(self) -> JsonObject:
         """The result as JSON, without fields that are None or empty mappings of devices."""
-        record = _adapter(type(self)).dump_python(self, mode="json")
+        record = _adapter(type(self)).dump_python(self, mode="json", by_alias=True)
         fleet = record.pop("fleet", None) or {}
         record = {key: value for key, value in record.items() if value is not None}
         if fleet:
@@ -93,14 +94,14 @@ class EstimateResult(StageResult):
 @dataclass(frozen=True)
 class TrainResult(StageResult):
     """A trained supernet: ``supernet`` is its blob (sha256), ``steps`` the optimizer steps of this search. ``reused``:
-    it comes from another search. Accuracies in % on validation images."""
+    it comes from another search. Qualities by the measure of the task, on validation images."""
 
     stage: ClassVar[str] = "train"
     supernet: str | None = None
     reused: bool | None = None
     steps: int | None = None
-    largest_val_accuracy: float | None = None
-    smallest_val_accuracy: float | None = None
+    largest_val_quality: Annotated[float | None, Field(alias="largest_val_accuracy")] = None
+    smallest_val_quality: Annotated[float | None, Field(alias="smallest_val_accuracy")] = None
 
     @classmethod
     def reuse(cls, supernet: str) -> TrainResult:
@@ -318,24 +319,24 @@ class ReferencesResult(StageResult):
 
 @dataclass(frozen=True)
 class RetrainedNetwork:
-    """Best training of one network: blob of its ``weights``, hyperparameter ``values``, validation accuracy in % as
+    """Best training of one network: blob of its ``weights``, hyperparameter ``values``, quality on validation images as
     mean over seeds, and its standard deviation if there are several."""
 
     weights: str
     values: Mapping[str, float]
-    trained_accuracy: float
+    trained_quality: Annotated[float, Field(alias="trained_accuracy")]
     trained_deviation: float | None = None
 
 
 @dataclass(frozen=True)
 class TrialSummary:
-    """One training of a network (id), counted from 1; ``accuracy`` in % after ``epochs``, None before the first."""
+    """One training of a network (id), counted from 1; its ``quality`` after ``epochs``, None before the first."""
 
     network: str
     trial: int
     status: TrialStatus
     epochs: int
-    accuracy: float | None
+    quality: Annotated[float | None, Field(alias="accuracy")]
     lr: float
     weight_decay: float
     augmentation: float

@@ -25,6 +25,7 @@ from nas.core.references import reference_archs
 from nas.core.regularisers import regularisers
 from nas.core.rng import Stream, derive_seed
 from nas.core.spec import RetrainSpec
+from nas.core.tasks import Task
 from nas.core.tuning import EpochResult, Hyperparameter, Trial, TrialRequest, TrialState, TrialStatus, TuningPlan
 from nas.sequential import run_sequentially
 from nas.stages.cost_estimate import first_images, sample_archs, verified_range
@@ -67,7 +68,8 @@ class RetrainStage:
             resources.clock,
             resources.is_out_of_time,
         )
-        trials = _Trials(self._stored_trials(resources, state), settings, len(archs))
+        task = problem.spec.task
+        trials = _Trials(self._stored_trials(resources, state), task, settings, len(archs))
 
         search = TuningPlan(
             tuple(TrialRequest(id_, n, _DEFAULTS if n == 0 else None) for n in range(settings.trials) for id_ in archs),
@@ -91,7 +93,7 @@ class RetrainStage:
             raise HwnasError(f"all trainings of all {len(archs)} networks diverged: {trials.failures()[0]}")
         for id_ in archs.keys() - reached.keys():
             yield Warned(self.name, f"network {id_} is left out: all its trainings diverged")
-        metrics = {id_: _trained_metrics(network) for id_, network in reached.items()}
+        metrics = {id_: _trained_metrics(task, network) for id_, network in reached.items()}
         yield Evaluated(
             tuple(Candidate(a, o, metrics[a.id]) for o in COMPARED for a in archs_by_origin[o] if a.id in metrics)
         )
@@ -167,7 +169,7 @@ class Learning:
     is_out_of_time: Callable[[], bool] = lambda: False
 
     def __call__(self, trial: Trial, blob: str | None) -> Iterator[EpochResult]:
-        """Scores are accuracies on the validation images, in %. Raises Diverged.
+        """Scores are the merit of the network on the validation images, of which more is better. Raises Diverged.
 
         When the time of the search is up, the epoch is the last, and a trial that has not begun is not begun; but the
         first of each network has one epoch at least, so that every network is trained."""
@@ -186,11 +188,12 @@ class Learning:
         for epoch in range(len(state.scores), settings.epochs):
             trainer.epoch(epoch)
             subnets.recalibrate(trainer.evaluated, arch)
-            accuracy = subnets.score(trainer.evaluated, arch, problem.data.val).accuracy
+            quality = subnets.score(trainer.evaluated, arch, problem.data.val).quality
             finished = epoch + 1 == settings.epochs
             cut = not finished and self.is_out_of_time()
             status: TrialStatus = "finished" if finished else "cut" if cut else "running"
-            state = replace(state, scores=(*state.scores, accuracy), status=status)
+            merit = problem.spec.task.merit(quality)
+            state = replace(state, scores=(*state.scores, merit), status=status)
             blob_id = None
             if status != "running" or self.clock() - saved_at >= self.checkpoint_s:
                 net: Weights = {"net": trainer.evaluated.state_dict()}
@@ -206,6 +209,7 @@ class _Trials:
     """All trials of the stage, by id."""
 
     states: dict[str, TrialState]
+    task: Task
     settings: RetrainSpec
     networks: int
     total: int = field(init=False)
@@ -245,10 +249,10 @@ class _Trials:
             again = again if best.status == "finished" else []
             runs = sorted([best, *again], key=lambda s: s.trial.number)
             best_run = max(runs, key=lambda s: (s.scores[-1], -s.trial.number))
-            accuracies = [s.scores[-1] for s in runs]
+            qualities = [self.task.merit(s.scores[-1]) for s in runs]
             assert best_run.blob is not None
-            deviation = stdev(accuracies) if len(runs) > 1 else None
-            out[id_] = RetrainedNetwork(best_run.blob, best.trial.values, fmean(accuracies), deviation)
+            deviation = stdev(qualities) if len(runs) > 1 else None
+            out[id_] = RetrainedNetwork(best_run.blob, best.trial.values, fmean(qualities), deviation)
         return dict(sorted(out.items()))
 
     def result(self, reached: Mapping[str, RetrainedNetwork]) -> RetrainResult:
@@ -261,7 +265,7 @@ class _Trials:
                 trial=s.trial.number + 1,
                 status=s.status,
                 epochs=len(s.scores),
-                accuracy=s.scores[-1] if s.scores else None,
+                quality=self.task.merit(s.scores[-1]) if s.scores else None,
                 **s.trial.values,
             )
             for s in states
@@ -289,7 +293,7 @@ class _Trials:
             "trials_pruned": float(sum(s.status == "pruned" for s in over)),
         }
         if latest.scores:
-            values["trained_accuracy"] = latest.scores[-1]
+            values[self.task.trained] = self.task.merit(latest.scores[-1])
         how = {
             "running": f"epoch {len(latest.scores)}",
             "finished": "finished",
@@ -307,9 +311,10 @@ class _Trials:
         return [s for s in self.states.values() if s.status in ("finished", "cut")]
 
 
-def _trained_metrics(network: RetrainedNetwork) -> dict[str, float]:
-    metrics = {"trained_accuracy": network.trained_accuracy}
-    if network.trained_deviation is not None:
+def _trained_metrics(task: Task, network: RetrainedNetwork) -> dict[str, float]:
+    """The deviation over seeds is a metric in %."""
+    metrics = {task.trained: network.trained_quality}
+    if network.trained_deviation is not None and task.quality.unit == "%":
         metrics["trained_deviation"] = network.trained_deviation
     return metrics
 

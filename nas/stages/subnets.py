@@ -12,10 +12,12 @@ from nas.core.errors import InvalidSpec
 from nas.core.events import Origin, SearchState
 from nas.core.ports import ImageShape, Problem, Resources, Split
 from nas.core.rng import Stream, rng
-from nas.export import Normalised
+from nas.core.tasks import TaskScores
+from nas.export import InUnits, Normalised
 from nas.stages.results import RetrainResult, SensitivityResult, TrainResult
 from nas.supernet import Supernet
-from nas.training.calibration import AccuracyAndLoss, recalibrate, score
+from nas.training.calibration import recalibrate
+from nas.training.criterion import Criterion
 from nas.training.fewshot.routed_supernet import supernet_from_weights
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
@@ -42,11 +44,12 @@ class Subnets:
         self.net = net.eval()
         self._own = own
         self.pipeline = Pipeline.of(problem, device)
+        self._criterion = Criterion(problem.data, device, self.pipeline.value_scale)
         size = len(problem.data.train)
         rows = rng(problem.spec.data.seed, Stream.CALIBRATION_IMAGES).permutation(size)
         rows = rows[: calibration_images or images_for_calibration(problem.data.shape)]
         train = problem.data.train
-        self.calibration = Split(train.images_NCHW[rows], train.labels_N[rows])
+        self.calibration = Split(train.images_NCHW[rows], train.labels[rows])
 
     def cut(self, arch: Arch, origin: Origin = "search") -> nn.Module:
         """A stand-alone module in eval mode, its batch norms recalibrated on training images if it has no weights of
@@ -64,16 +67,19 @@ class Subnets:
         recalibrate(module, (x for x, _ in self.pipeline.plain(self.calibration, self.resolution(arch), batch=256)))
 
     def with_normalisation(self, module: nn.Module) -> nn.Module:
-        """The network as it is exported and measured: it takes pixel values 0 to 255."""
-        return Normalised(module, self.pipeline.mean, self.pipeline.std)
+        """The network as it is exported and measured: it takes pixel values 0 to 255, and gives values in the units of
+        their labels."""
+        scale = self.pipeline.value_scale
+        network = module if scale is None else InUnits(module, scale.mean, scale.std)
+        return Normalised(network, self.pipeline.mean, self.pipeline.std)
 
     def resolution(self, arch: Arch) -> int:
         """Input height and width of this network."""
         return self.problem.space.input_shape(arch)[1]
 
-    def score(self, module: nn.Module, arch: Arch, split: Split) -> AccuracyAndLoss:
-        """Accuracy and loss of a cut subnet over a split."""
-        return score(module, self.pipeline.plain(split, self.resolution(arch)))
+    def score(self, module: nn.Module, arch: Arch, split: Split) -> TaskScores:
+        """How good a cut subnet is over a split."""
+        return self._criterion.score(module, self.pipeline.plain(split, self.resolution(arch)))
 
 
 def images_for_calibration(shape: ImageShape) -> int:

@@ -77,7 +77,7 @@ class TrainStage:
             ("largest", samplers.largest(problem.space)),
             ("smallest", samplers.smallest(problem.space)),
         ):
-            reached[f"{name}_val_accuracy"] = subnets.score(subnets.cut(arch), arch, problem.data.val).accuracy
+            reached[f"{name}_val_quality"] = subnets.score(subnets.cut(arch), arch, problem.data.val).quality
         yield StageFinished(self.name, 0.0, TrainResult(blob, False, done, **reached).to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:

@@ -32,10 +32,12 @@ from nas.core.metrics import METRICS
 from nas.core.ports import Problem, Resources, TargetDevice
 from nas.core.references import reference_archs
 from nas.core.spec import SearchSpec
+from nas.core.tasks import Task
 from nas.export import to_onnx
 from nas.stages.cost_estimate import estimate_measuring, sample_archs, scoring_s, verified_range
 from nas.stages.fronts import front_of, front_summary, state_on
 from nas.stages.results import VerifyResult
+from nas.stages.scores import measured_by
 from nas.stages.subnets import Subnets, load_subnets
 
 ORIGINS: tuple[Origin, ...] = ("search", "baseline")
@@ -58,7 +60,8 @@ class VerifyStage:
             c.candidate.key: [m.name for m in measurable if m.name in c.devices and not _measured(c, m)]
             for c in verifiable
         }
-        todo = [c.candidate for c in verifiable if due[c.candidate.key] or "test_accuracy" not in c.candidate.metrics]
+        tested = problem.spec.task.tested
+        todo = [c.candidate for c in verifiable if due[c.candidate.key] or tested not in c.candidate.metrics]
         total = sum(max(1, sum(m.name in c.devices for m in measurable)) for c in verifiable)
         for event in measure_and_verify(self.name, problem, resources, subnets, todo, due, total, self.group):
             state = fold(state, event)
@@ -137,9 +140,9 @@ def measure_and_verify(
         for p in together:
             module = subnets.cut(p.arch, p.origin)
             test = subnets.score(module, p.arch, problem.data.test)
-            accuracies = {"test_accuracy": test.accuracy, "test_balanced_accuracy": test.balanced_accuracy}
-            tested.append(Candidate(p.arch, p.origin, accuracies))
-            yield ClassRecall(p.arch, test.recall_by_class)
+            tested.append(Candidate(p.arch, p.origin, measured_by(problem.spec.task, test, "test")))
+            if test.by_class:
+                yield ClassRecall(p.arch, test.by_class)
             if due[p.key]:
                 models[p.key] = to_onnx(subnets.with_normalisation(module), problem.space.input_shape(p.arch))
             yield Progress(stage, done, total, unit, message="exporting")
@@ -216,7 +219,7 @@ def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> 
     were retrained are left, and what they have reached stands for what was estimated."""
     points = state.of(origin)
     if "retrain" in state.finished:
-        points = [p for p in points if "trained_accuracy" in p.metrics]
+        points = [p for p in points if problem.spec.task.trained in p.metrics]
     ranked: list[Candidate] = []
     before = dict(unverified(state))
     if "retrain" in before:  # zero-cost proxies have done what they can
@@ -225,7 +228,7 @@ def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> 
         p.key: Candidate(
             p.arch,
             p.origin,
-            _estimates(p, "retrain" in state.finished),
+            _estimates(p, problem.spec.task if "retrain" in state.finished else None),
             promised_ms=p.promised_ms,
             extrapolated=p.extrapolated,
         )
@@ -289,9 +292,11 @@ def _counted(result: VerifyResult, spec: SearchSpec, state: SearchState, view: s
     )
 
 
-def _estimates(point: Candidate, retrained: bool) -> dict[str, float]:
+def _estimates(point: Candidate, retrained_for: Task | None) -> dict[str, float]:
     unmeasured = {k: v for k, v in point.metrics.items() if METRICS[k].kind != "measured"}
-    return {**unmeasured, "val_accuracy": unmeasured["trained_accuracy"]} if retrained else unmeasured
+    if retrained_for is None:
+        return unmeasured
+    return {**unmeasured, retrained_for.estimated: unmeasured[retrained_for.trained]}
 
 
 def unverified(state: SearchState) -> StageResults:

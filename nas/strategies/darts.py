@@ -56,4 +56,5 @@ DARTS = Strategy(
     check,
     relaxed_only=True,
     uses_relaxation=lambda spec: True,
+    labels=("class",),
 )

@@ -204,4 +204,5 @@ FEW_SHOT = Strategy(
     stage_names,
     check,
     uses_relaxation=uses_relaxation,
+    labels=("class",),
 )

@@ -44,11 +44,11 @@ def fingerprints(split: Split) -> set[bytes]:
 def check_split(split: Split, data: Dataset) -> None:
     """Images are uint8 in NCHW, labels int64, classes are balanced and shuffled."""
     assert split.images_NCHW.dtype == np.uint8
-    assert split.labels_N.dtype == np.int64
+    assert split.labels.dtype == np.int64
     assert split.images_NCHW.shape[1:] == (data.shape.channels, data.shape.height, data.shape.width)
-    shares = np.bincount(split.labels_N, minlength=data.shape.classes) / len(split)
+    shares = np.bincount(split.labels, minlength=data.shape.classes) / len(split)
     assert np.abs(shares - 1 / data.shape.classes).max() <= 0.03
-    assert len(np.unique(split.labels_N[: 4 * data.shape.classes])) > 1, "labels must not be in order of class"
+    assert len(np.unique(split.labels[: 4 * data.shape.classes])) > 1, "labels must not be in order of class"
 
 
 def check_seed(spec: DataSpec) -> None:

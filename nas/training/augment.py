@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+
+SampleMode = Literal["bilinear", "nearest"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,22 @@ class Augmentation:
 
     def apply(self, x_BCHW: torch.Tensor, generator: torch.Generator, *, flip: bool) -> torch.Tensor:
         """Normalised images, cropped, moved and erased in this order; same shape."""
-        if self.min_crop_area < 1:
-            x_BCHW = random_resized_crop(x_BCHW, generator, self.min_crop_area)
-        limits = {"shift": 0.1 * self.strength, "rotate_degrees": 10.0 * self.strength, "zoom": 0.1 * self.strength}
-        x_BCHW = augment(x_BCHW, generator, flip=flip, **limits)
+        x_BCHW = self._move(x_BCHW, generator, flip, "bilinear")
         return cutout(x_BCHW, generator, self.cutout) if self.cutout > 0 else x_BCHW
+
+    def apply_to_masks(
+        self, mask_BHW: torch.Tensor, generator: torch.Generator, resolution: int, *, flip: bool
+    ) -> torch.Tensor:
+        """Masks of class numbers, cropped and moved as images of ``resolution`` by a generator of the same seed; each
+        pixel has the class of the nearest. Shape (B, resolution, resolution), same type."""
+        mask_B1HW = F.interpolate(mask_BHW[:, None].float(), size=(resolution, resolution), mode="nearest-exact")
+        return self._move(mask_B1HW, generator, flip, "nearest")[:, 0].to(mask_BHW.dtype)
+
+    def _move(self, x_BCHW: torch.Tensor, generator: torch.Generator, flip: bool, mode: SampleMode) -> torch.Tensor:
+        if self.min_crop_area < 1:
+            x_BCHW = random_resized_crop(x_BCHW, generator, self.min_crop_area, mode=mode)
+        limits = {"shift": 0.1 * self.strength, "rotate_degrees": 10.0 * self.strength, "zoom": 0.1 * self.strength}
+        return augment(x_BCHW, generator, flip=flip, mode=mode, **limits)
 
 
 @dataclass(frozen=True)
@@ -96,6 +110,7 @@ def augment(
     shift: float = 0.1,
     rotate_degrees: float = 10.0,
     zoom: float = 0.1,
+    mode: SampleMode = "bilinear",
 ) -> torch.Tensor:
     """Every image moved by its own random shift (share of its side), rotation, zoom and, if ``flip``, mirroring.
 
@@ -115,11 +130,15 @@ def augment(
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
     theta_B23 = torch.stack([cos * mirror, -sin, right, sin * mirror, cos, down], dim=1).view(b, 2, 3)
     grid = F.affine_grid(theta_B23, [b, 1, h, w], align_corners=False)
-    return F.grid_sample(x_BCHW, grid.to(x_BCHW.dtype), padding_mode="border", align_corners=False)
+    return F.grid_sample(x_BCHW, grid.to(x_BCHW.dtype), mode=mode, padding_mode="border", align_corners=False)
 
 
 def random_resized_crop(
-    x_BCHW: torch.Tensor, generator: torch.Generator, min_area: float, max_ratio: float = 4 / 3
+    x_BCHW: torch.Tensor,
+    generator: torch.Generator,
+    min_area: float,
+    max_ratio: float = 4 / 3,
+    mode: SampleMode = "bilinear",
 ) -> torch.Tensor:
     """A random part of every image, scaled to the image's size; same shape (Szegedy et al., CVPR 2015)."""
     b, _, h, w = x_BCHW.shape
@@ -128,7 +147,7 @@ def random_resized_crop(
     across_B3 = torch.stack([width_B, zero, 2 * left_B + width_B - 1], dim=1)  # the grid spans -1 to 1
     down_B3 = torch.stack([zero, height_B, 2 * top_B + height_B - 1], dim=1)
     grid = F.affine_grid(torch.stack([across_B3, down_B3], dim=1), [b, 1, h, w], align_corners=False)
-    return F.grid_sample(x_BCHW, grid.to(x_BCHW.dtype), padding_mode="border", align_corners=False)
+    return F.grid_sample(x_BCHW, grid.to(x_BCHW.dtype), mode=mode, padding_mode="border", align_corners=False)
 
 
 def crop_boxes(n: int, generator: torch.Generator, min_area: float, max_ratio: float = 4 / 3) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Batch-norm recalibration and evaluation of a subnet.
+"""Batch-norm recalibration of a subnet.
 
 Batch-norm statistics of shared weights do not fit any single subnet, so each subnet gets its own before evaluation
 (Once-for-all, section 3.3; Yu and Huang, US-Nets, ICCV 2019).
@@ -7,29 +7,9 @@ Batch-norm statistics of shared weights do not fit any single subnet, so each su
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-
-from nas.core.metrics import recall_by_class
-
-
-@dataclass(frozen=True)
-class AccuracyAndLoss:
-    """Accuracy in % and mean cross-entropy in nats. ``recall_by_class``: the share of each class's images that are
-    recognised, in %, None for a class without images; empty where it was not counted."""
-
-    accuracy: float
-    loss: float
-    recall_by_class: tuple[float | None, ...] = ()
-
-    @property
-    def balanced_accuracy(self) -> float:
-        """The mean recall of the classes, in %: as accurate as ``accuracy`` where all classes are of one size."""
-        recalls = [recall for recall in self.recall_by_class if recall is not None]
-        return sum(recalls) / len(recalls)
 
 
 @torch.no_grad()
@@ -83,20 +63,3 @@ def _statistics(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     return norm.running_mean, norm.running_var
-
-
-@torch.no_grad()
-def score(module: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> AccuracyAndLoss:
-    """Accuracy and loss of a module in eval mode over (images, labels) batches."""
-    loss = 0.0
-    labels, answers = [], []
-    module.eval()
-    for x_BCHW, y_B in batches:
-        logits_BK = module(x_BCHW)
-        labels.append(y_B.cpu())
-        answers.append(logits_BK.argmax(1).cpu())
-        classes = logits_BK.shape[1]
-        loss += float(F.cross_entropy(logits_BK, y_B, reduction="sum"))
-    label_N, answer_N = torch.cat(labels), torch.cat(answers)
-    accuracy = 100.0 * int((answer_N == label_N).sum()) / len(label_N)
-    return AccuracyAndLoss(accuracy, loss / len(label_N), recall_by_class(label_N.numpy(), answer_N.numpy(), classes))

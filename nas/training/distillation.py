@@ -18,7 +18,8 @@ from nas.training.augment import resize
 @dataclass(frozen=True)
 class Distillation:
     """The loss of a student is 1 - ``weight`` parts of that by labels, ``weight`` parts of ``soft_target_loss`` at
-    ``temperature`` (both as in TAS, Dong and Yang, NeurIPS 2019), and ``features`` times ``feature_loss``."""
+    ``temperature`` (both as in TAS, Dong and Yang, NeurIPS 2019; of the task's own loss against a teacher for outputs
+    that are no classes), and ``features`` times ``feature_loss``."""
 
     temperature: float = 4.0
     weight: float = 0.9
@@ -27,8 +28,8 @@ class Distillation:
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """What a teacher makes of a batch: ``logits_BK``, and the inputs of its classifier, ``features_BF``, where they are
-    used."""
+    """What a teacher makes of a batch: ``logits_BK``, or what its task gives in their place, and the inputs of its
+    classifier, ``features_BF``, where they are used."""
 
     logits_BK: torch.Tensor
     features_BF: torch.Tensor | None = None

@@ -12,6 +12,7 @@ import torch
 
 from nas.core.parent import Preprocessing
 from nas.core.ports import Dataset, Problem, Split
+from nas.core.tasks import load_task
 from nas.training.augment import Augmentation, channel_stats, to_float
 
 DEFAULT = Augmentation()
@@ -24,18 +25,49 @@ class _DeviceSplit:
 
     split: Split
     images_NCHW: torch.Tensor
-    labels_N: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ValueScale:
+    """Mean and standard deviation of each value among the training labels: networks that begin untrained learn the
+    standardised values, and give them in their own units only once they are scored or exported."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @staticmethod
+    def of(data: Dataset) -> ValueScale:
+        """That of a data set; the deviation of a constant value counts as 1."""
+        labels_NT = data.train.labels.astype(np.float64)
+        deviation_T = labels_NT.std(axis=0)
+        return ValueScale(
+            tuple(labels_NT.mean(axis=0).tolist()), tuple(np.where(deviation_T > 0, deviation_T, 1.0).tolist())
+        )
+
+    def standardised(self, value_BT: torch.Tensor) -> torch.Tensor:
+        """Values in their own units, standardised."""
+        return (value_BT - value_BT.new_tensor(self.mean)) / value_BT.new_tensor(self.std)
+
+    def in_units(self, value_BT: torch.Tensor) -> torch.Tensor:
+        """Inverse of ``standardised``."""
+        return value_BT * value_BT.new_tensor(self.std) + value_BT.new_tensor(self.mean)
 
 
 class Pipeline:
     """Batches of one data set, normalised by ``preprocessing``; None: by the training split's channel statistics.
+    ``pretrained``: networks give values in the units of their labels from the beginning; else by ``value_scale``.
 
     Splits are copied to the device once, as bytes.
     """
 
-    def __init__(self, data: Dataset, device: str, preprocessing: Preprocessing | None = None) -> None:
+    def __init__(
+        self, data: Dataset, device: str, preprocessing: Preprocessing | None = None, pretrained: bool = False
+    ) -> None:
         self.device = device
         self.flip = data.flip
+        self._task = load_task(data.task)
+        self.value_scale = ValueScale.of(data) if self._task.labels == "values" and not pretrained else None
         self.preprocessing = preprocessing or Preprocessing(*channel_stats(data.train.images_NCHW))
         self._splits: dict[int, _DeviceSplit] = {}
 
@@ -52,30 +84,38 @@ class Pipeline:
     @staticmethod
     def of(problem: Problem, device: str) -> Pipeline:
         """The batches of a search, normalised as its networks expect."""
-        return Pipeline(problem.data, device, problem.space.preprocessing)
+        space = problem.space
+        return Pipeline(problem.data, device, space.preprocessing, space.pretrained_genes is not None)
 
     def _on_device(self, split: Split) -> _DeviceSplit:
         key = id(split)
         if key not in self._splits:
             images_NCHW = torch.from_numpy(split.images_NCHW).to(self.device)
-            self._splits[key] = _DeviceSplit(split, images_NCHW, torch.from_numpy(split.labels_N).to(self.device))
+            self._splits[key] = _DeviceSplit(split, images_NCHW, torch.from_numpy(split.labels).to(self.device))
         return self._splits[key]
 
     def augmented(
         self, split: Split, index_B: Index, resolution: int, seed: int, augmentation: Augmentation = DEFAULT
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised images (B, C, resolution, resolution), augmented, and labels (B,); ``seed`` decides everything."""
+        """Normalised images (B, C, resolution, resolution), augmented, and labels, which move along where they are
+        masks; ``seed`` decides everything. Where images must stay as they are for their labels, they do."""
         stored = self._on_device(split)
         rows = torch.from_numpy(index_B).to(self.device)
         generator = torch.Generator(self.device).manual_seed(seed)
         x = to_float(stored.images_NCHW[rows], self.mean, self.std, resolution)
-        return augmentation.apply(x, generator, flip=self.flip), stored.labels_N[rows]
+        labels = stored.labels[rows]
+        if not self._task.movable:
+            return x, labels
+        if self._task.labels == "mask":
+            same = torch.Generator(self.device).manual_seed(seed)
+            labels = augmentation.apply_to_masks(labels, same, resolution, flip=self.flip)
+        return augmentation.apply(x, generator, flip=self.flip), labels
 
     def plain(self, split: Split, resolution: int, batch: int = 500) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The whole split in order, normalised, not augmented, in batches of nearly equal size up to ``batch``."""
         stored = self._on_device(split)
         for rows in _even_slices(len(split), batch):
-            yield to_float(stored.images_NCHW[rows], self.mean, self.std, resolution), stored.labels_N[rows]
+            yield to_float(stored.images_NCHW[rows], self.mean, self.std, resolution), stored.labels[rows]
 
     def rows(
         self, split: Split, index_N: Index, resolution: int, batch: int = 500
@@ -84,7 +124,7 @@ class Pipeline:
         stored = self._on_device(split)
         for part in _even_slices(len(index_N), batch):
             rows = torch.from_numpy(index_N[part]).to(self.device)
-            yield to_float(stored.images_NCHW[rows], self.mean, self.std, resolution), stored.labels_N[rows]
+            yield to_float(stored.images_NCHW[rows], self.mean, self.std, resolution), stored.labels[rows]
 
 
 def _even_slices(count: int, limit: int) -> Iterator[slice]:

@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from nas.core.arch import Arch, as_archs, choice_counts
@@ -29,6 +28,7 @@ from nas.core.rng import Stream, rng
 from nas.supernet import Supernet
 from nas.training import samplers
 from nas.training.augment import MixedImages, mixup
+from nas.training.criterion import Criterion, NetworkOutputs
 from nas.training.pipeline import Pipeline
 from nas.training.recipe import Recipe, cosine_rate, optimiser, weight_average
 from nas.training.weights import Weights
@@ -185,6 +185,7 @@ class Training:
     ) -> None:
         self.space, self.recipe, self._sample = space, recipe, sample
         self._net, self._data, self._pipeline, self._seed = net, data, pipeline, seed
+        self._criterion = Criterion(data, pipeline.device, pipeline.value_scale)
         self._per_epoch = max(1, len(data.train) // recipe.batch_size)
         self.lengths = [p.epochs * self._per_epoch for p in recipe.phases]  # optimiser steps of each phase
         self._ends = ends or (samplers.smallest(space), samplers.largest(space))
@@ -265,7 +266,7 @@ class Training:
             group["lr"] = rate(phase, step, steps, self._per_epoch)
         self._optimiser.zero_grad(set_to_none=True)
         self._net.train()
-        loss = _backward(self._net, self.space, phase, recipe, archs, self._ends, self._teacher, mixed)
+        loss = _backward(self._net, self.space, phase, recipe, archs, self._ends, self._teacher, self._criterion, mixed)
         if not math.isfinite(loss):
             raise HwnasError(
                 f"training diverged in phase {phase.name!r} at step {step}: loss is {loss}; "
@@ -327,28 +328,29 @@ def _backward(
     archs: list[Arch],
     ends: ExtremeArchs,
     teacher: Supernet | None,
+    criterion: Criterion,
     mixed: MixedImages,
 ) -> float:
     """Accumulates the summed gradients of one step; returns the mean loss over its subnets."""
     bottom, top = (samplers.with_resolution(space, end, archs[0]) for end in ends)
-    target: torch.Tensor | None = None
+    target: NetworkOutputs | None = None
     total = 0.0
     if phase.teacher == "in_place":
         archs = [top, *archs[: phase.subnets - 2], bottom]
     elif teacher is not None and phase.teacher == "frozen":
         with torch.no_grad():
             teacher.train()  # its batch norms use the batch's own statistics, as the students' do
-            target = teacher(mixed.x_BCHW, top).softmax(1)
+            target = teacher(mixed.x_BCHW, top)
     for i, arch in enumerate(archs):
         logits = net(mixed.x_BCHW, arch)
         if phase.teacher == "in_place" and target is not None:
-            loss = F.cross_entropy(logits, target)  # the largest network of this very step teaches, labels do not
+            loss = criterion.imitation(logits, target)  # the largest network of this very step teaches, labels do not
         else:
-            loss = mixed.loss(partial(F.cross_entropy, logits, label_smoothing=recipe.label_smoothing))
+            loss = mixed.loss(partial(criterion.loss, logits, label_smoothing=recipe.label_smoothing))
             if target is not None:
-                loss = loss + recipe.distillation * F.cross_entropy(logits, target)
+                loss = loss + recipe.distillation * criterion.imitation(logits, target)
         if phase.teacher == "in_place" and i == 0:
-            target = logits.detach().softmax(1)
+            target = logits
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total / len(archs)

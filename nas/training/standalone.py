@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from nas.core.errors import Diverged
@@ -18,6 +17,7 @@ from nas.core.ports import Dataset
 from nas.core.rng import Stream, derive_seed, rng
 from nas.core.tuning import Trial, TrialState
 from nas.training.augment import MixedImages, mixup, resize
+from nas.training.criterion import Criterion
 from nas.training.distillation import (
     Distillation,
     Teacher,
@@ -64,6 +64,7 @@ class StandaloneTrainer:
         self.per_epoch = max(1, len(data.train) // recipe.batch_size)
         self._resolution, self._data, self._pipeline = resolution, data, pipeline
         self._recipe, self._seed, self._teacher = recipe, seed, teacher
+        self._criterion = Criterion(data, pipeline.device, pipeline.value_scale)
         self._paths = paths_of(module)
         self._middle, self._head = self._auxiliary_classifier()
         self._projection = self._feature_projection()
@@ -144,18 +145,22 @@ class StandaloneTrainer:
             stack.enter_context(path_dropout(self._paths, drop_path))
             middle = stack.enter_context(recorded_outputs(self._middle))
             features = stack.enter_context(classifier_inputs(self.module)) if self._compares_features else []
-            logits_BK = self.module(x_BCHW)
-        loss = mixed.loss(partial(F.cross_entropy, logits_BK, label_smoothing=recipe.label_smoothing))
+            outputs = self.module(x_BCHW)
+        loss = mixed.loss(partial(self._criterion.loss, outputs, label_smoothing=recipe.label_smoothing))
         if recipe.auxiliary > 0:
             auxiliary_BK = self._head(middle[0])
             loss = loss + recipe.auxiliary * mixed.loss(
-                partial(F.cross_entropy, auxiliary_BK, label_smoothing=recipe.label_smoothing)
+                partial(self._criterion.loss, auxiliary_BK, label_smoothing=recipe.label_smoothing)
             )
         if self._teacher is None:
             return loss
         target = self._teacher(mixed.x_BCHW, self._pipeline.preprocessing, self._compares_features)
         how = recipe.distillation
-        loss = (1 - how.weight) * loss + how.weight * soft_target_loss(logits_BK, target.logits_BK, how.temperature)
+        if self._criterion.task.labels == "class":
+            imitation = soft_target_loss(outputs, target.logits_BK, how.temperature)
+        else:
+            imitation = self._criterion.imitation(outputs, target.logits_BK)
+        loss = (1 - how.weight) * loss + how.weight * imitation
         if target.features_BF is not None:
             loss = loss + how.features * feature_loss(self._projection(features[0]), target.features_BF)
         return loss

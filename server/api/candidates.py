@@ -78,8 +78,9 @@ def list_candidates(
     origin: Origin | None = None,
     status: Literal["unverified", "verified", "violated"] | None = None,
     order: Annotated[
-        str, Query(description="`position` or a metric; with a leading `-`: descending")
-    ] = "-val_accuracy",
+        str | None,
+        Query(description="`position` or a metric; with a leading `-`: descending. Default: the best estimates first"),
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Cursor = None,
     device: Annotated[str | None, Query(description="Latencies on this device of the fleet")] = None,
@@ -143,7 +144,7 @@ def _front_schema(
     search_id: str, spec: SearchSpec, front: Front, virtual: Collection[str], device: str | None
 ) -> FrontSchema:
     members = front_keys(front)
-    deciding = "val_accuracy" if spec.retrain is None else "trained_accuracy"
+    deciding = spec.task.deciding(spec.retrain is not None)
     estimated = device in virtual if device is not None else bool(virtual)
     spec_on_device = spec if device is None else spec.on(device)
     bounds: dict[str, float | None] = {o.name: o.bound for o in spec_on_device.objectives}
@@ -162,7 +163,7 @@ def _front_schema(
                 kind=kind_of(metric, estimated),
                 goal=METRICS[metric].goal,
                 bound=bounds.get(objective) if metric != "proxy_score" else None,
-                decided_by=deciding if metric == "test_accuracy" else None,
+                decided_by=deciding if metric == spec.task.tested else None,
             )
             for objective, metric in zip(front.objectives, front.metrics, strict=True)
         ],

@@ -26,7 +26,7 @@ from nas.core.errors import (
     UnknownName,
 )
 from nas.core.metrics import kind_of
-from nas.core.plugins import Strategy
+from nas.core.plugins import Strategy, check_task
 from nas.core.ports import BlobStore, ImageShape, LatencyPredictor, SearchSpace
 from nas.core.references import reference_archs
 from nas.core.regularisers import regularisers
@@ -86,6 +86,7 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     report = report_of(spec.data)
     space = _build_space(spec.space, report.require_shape(), store, principal)
     report.require_usable()
+    check_task(spec, space, strategy)
     strategy.check(spec, space)
     reference_archs(spec, space)
     if spec.retrain is not None:

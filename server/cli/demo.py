@@ -376,7 +376,7 @@ def _run_isolated(archive: Path, folder: Path, data: Dataset) -> float:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode != 0:
         raise DemoFailed(f"the pulled model does not run: {done.stderr.strip()[-500:]}")
-    return float((np.load(logits).argmax(axis=1) == data.test.labels_N).mean() * 100.0)
+    return float((np.load(logits).argmax(axis=1) == data.test.labels).mean() * 100.0)
 
 
 def _member(candidate: CandidateSchema) -> MemberResult:

@@ -23,6 +23,7 @@ from nas.core.data_account import account_sentences
 from nas.core.device import DeviceProfile
 from nas.core.drift import Drift
 from nas.core.metrics import METRICS, SHARES, attainable
+from nas.core.tasks import installed_tasks
 from nas.schemas.agents import AgentSchema
 from nas.schemas.candidates import CandidateSchema, FrontSchema
 from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema
@@ -40,8 +41,6 @@ PIPED_WIDTH = 200  # without a terminal; a table may be narrower
 # The front must fit into 80 columns without cutting the ids of candidates, which users copy.
 _HEADERS = {
     "proxy_score": "0-cost score",
-    "test_accuracy": "test acc.",
-    "val_accuracy": "val. acc.",
     "predicted_ms": "latency",
     "upper_ms": "95% bound",
     "measured_ms": "latency",
@@ -151,6 +150,15 @@ def _fleet(s: SearchSchema) -> RenderableType:
     return table
 
 
+def _quality_headers() -> dict[str, str]:
+    """The columns of the tasks' qualities; short, since the front must fit."""
+    headers: dict[str, str] = {}
+    for task in installed_tasks().values():
+        name = "acc." if task.objective == "accuracy" else task.quality.title
+        headers |= {task.tested: f"test {name}", task.estimated: f"val. {name}"}
+    return headers
+
+
 def front(f: FrontSchema, conclusions: Sequence[Conclusion] = ()) -> RenderableType:
     """What the search comes to, then the front as a table, whose headers name the kind of evidence, and as a chart."""
     if not f.members:
@@ -159,16 +167,17 @@ def front(f: FrontSchema, conclusions: Sequence[Conclusion] = ()) -> RenderableT
     fleet = next((p.devices for p in f.members if p.devices), {})
     if fleet:
         title += f" on {f.device}" if f.device is not None else ", latency on the worst device"
-    accuracy = "test_accuracy" if f.final else "val_accuracy"
-    names = [n for n in _HEADERS if any(n in p.metrics for p in f.members)]
-    columns = [n for n in names if n == accuracy or not n.endswith("accuracy")]
+    qualities = _quality_headers()
+    headers = qualities | _HEADERS
+    names = [n for n in headers if any(n in p.metrics for p in f.members)]
+    columns = [n for n in names if n == f.quality.metric or n not in qualities]
     if "predicted_share" in columns:  # milliseconds are in the table by device
         columns = [n for n in columns if n not in SHARES]
     axes = [o.metric for o in f.objectives]
     columns = [n for n in columns if n in axes or n not in _IF_OBJECTIVE]
     table = grid("\n\nnetwork", title=title, padding=0)
     for n in columns:
-        table.add_column(f"{_HEADERS[n]}\n{METRICS[n].unit}\n{_kind(f, n)}", justify="right", no_wrap=True)
+        table.add_column(f"{headers[n]}\n{METRICS[n].unit}\n{_kind(f, n)}", justify="right", no_wrap=True)
     table.add_column("\n\nstatus", no_wrap=True)
     for p in f.members:
         table.add_row(p.arch, *(_number(p, n) for n in columns), _MARKS[p.status])
@@ -197,11 +206,12 @@ def candidates(items: Sequence[CandidateSchema]) -> RenderableType:
     """A table of candidates with all their metrics."""
     if not items:
         return "No candidates."
-    names = [n for n in _HEADERS if any(n in c.metrics for c in items)]
+    headers = _quality_headers() | _HEADERS
+    names = [n for n in headers if any(n in c.metrics for c in items)]
     table = grid("network")
     for n in names:
         kind = next(c.metrics[n].kind for c in items if n in c.metrics)
-        table.add_column(f"{_HEADERS[n]}\n{METRICS[n].unit}\n{kind}", justify="right", no_wrap=True)
+        table.add_column(f"{headers[n]}\n{METRICS[n].unit}\n{kind}", justify="right", no_wrap=True)
     for header in ("origin", "status", "front"):
         table.add_column(header, no_wrap=True)
     for c in items:

@@ -10,12 +10,12 @@ SEARCH, BASELINE = "o", "x"
 
 
 def scatter(front: FrontSchema, width: int = 64, height: int = 14) -> str:
-    """Accuracy upwards over the first cost to the right: the search's members as ``o``, its random baseline's as ``x``.
+    """The task's quality upwards over the first cost to the right: the search's members as ``o``, its random baseline's
+    as ``x``.
 
     Empty if there are fewer than two distinct points.
     """
-    y = next(o for o in front.objectives if o.objective == "accuracy")
-    x = next(o for o in front.objectives if o.objective != "accuracy")
+    y, x = front.quality, front.costs[0]
 
     def positions(points: Sequence[CandidateSchema]) -> list[tuple[float, float]]:
         return [(p.metrics[x.metric].value, p.metrics[y.metric].value) for p in points]
@@ -27,9 +27,9 @@ def scatter(front: FrontSchema, width: int = 64, height: int = 14) -> str:
     (x_min, x_max), (y_min, y_max) = [(min(v), max(v)) for v in zip(*values, strict=True)]
     grid = [[" "] * width for _ in range(height)]
     for mark, candidates in ((BASELINE, baseline), (SEARCH, search)):  # the search's on top
-        for cost, accuracy in candidates:
+        for cost, quality in candidates:
             column = round((cost - x_min) / (x_max - x_min or 1.0) * (width - 1))
-            row = round((y_max - accuracy) / (y_max - y_min or 1.0) * (height - 1))
+            row = round((y_max - quality) / (y_max - y_min or 1.0) * (height - 1))
             grid[row][column] = mark
     names = [f"{value:.2f}" for value in (y_max, y_min)]
     margin = max(map(len, names))

@@ -8,7 +8,7 @@ from typing import Literal
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
-from nas.core.metrics import MetricKind
+from nas.core.measures import MetricKind
 from nas.schemas.candidates import MetricSchema
 from server.dashboard import formatting
 

@@ -31,10 +31,11 @@ def _dominates(other: Sequence[float], own: Sequence[float]) -> bool:
 
 def membership_note(front: FrontSchema) -> str:
     """By what membership is decided where the axes show other values; empty where they show the same."""
-    accuracy = next((o for o in front.objectives if o.decided_by is not None), None)
-    if accuracy is None or accuracy.decided_by is None:
+    quality = next((o for o in front.objectives if o.decided_by is not None), None)
+    if quality is None or quality.decided_by is None:
         return ""
-    decided_by, axis_metric = (METRICS[m].label.lower() for m in (accuracy.decided_by, accuracy.metric))
+    labels = (METRICS[m].label for m in (quality.decided_by, quality.metric))
+    decided_by, axis_metric = (f"{label[0].lower()}{label[1:]}" for label in labels)
     note = f"Members are chosen by {decided_by}, since test data choose no network; the axis shows {axis_metric}."
     if dominated := dominated_members(front):
         note += f" By {axis_metric}, {dominated} of {len(front.members)} members are dominated by others."

@@ -70,8 +70,8 @@ class MemberLosses:
     @staticmethod
     def of(spec: SearchSpec, front: Front) -> MemberLosses:
         """Those of a front."""
-        deciding = "val_accuracy" if spec.retrain is None else "trained_accuracy"
-        axes = tuple(deciding if metric == "test_accuracy" else metric for metric in front.metrics)
+        deciding = spec.task.deciding(spec.retrain is not None)
+        axes = tuple(deciding if metric == spec.task.tested else metric for metric in front.metrics)
         members = {"search": front.members, "baseline": front.baseline}
         losses = {origin: np.array([_losses(c, axes) for c in of_origin]) for origin, of_origin in members.items()}
         return MemberLosses(axes, frozenset((*axes, *front.metrics)), losses)
@@ -100,7 +100,7 @@ class StoredFront:
 
     @property
     def final(self) -> bool:
-        """Whether members are judged by test accuracy."""
+        """Whether members are judged on test images."""
         return self.figures is not None and self.figures.final
 
     @property
@@ -152,7 +152,7 @@ class FrontProjector:
             if update.is_incremental:
                 placed = update.possible_members()
             elif update.final:
-                placed = _tested_candidates(session, job.id)
+                placed = _tested_candidates(session, job.id, fronts.spec.task.tested)
             else:
                 table = table if table is not None else self._candidates.uncommitted_table(session, job)
                 placed = [PlacedCandidate(row + 1, table.candidate(row)) for row in range(len(table))]
@@ -196,7 +196,7 @@ class FrontUpdate:
 
     @property
     def final(self) -> bool:
-        """Whether candidates are judged by test accuracy from now on."""
+        """Whether candidates are judged on test images from now on."""
         return self.front.final or self._own(self.context).verified or self._is_measured()
 
     @property
@@ -287,9 +287,9 @@ def rebuild_fronts(session: Session, job: Job) -> None:
         _write_front(session, job, update, placed)
 
 
-def _tested_candidates(session: Session, job_id: str) -> list[PlacedCandidate]:
-    """The candidates with a test accuracy, which only few have."""
-    tested = PointRow.metrics["test_accuracy"].as_float().is_not(None)
+def _tested_candidates(session: Session, job_id: str, metric: str) -> list[PlacedCandidate]:
+    """The candidates with the metric on test images, which only few have."""
+    tested = PointRow.metrics[metric].as_float().is_not(None)
     rows = session.scalars(select(PointRow).where(PointRow.job_id == job_id, tested)).all()
     return [PlacedCandidate(row.position, point_of(row)) for row in rows]
 

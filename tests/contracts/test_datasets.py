@@ -109,11 +109,11 @@ def test_contract_of_every_data_set(kind: str, tmp_path: Path) -> None:
     assert len(data.train) / total == pytest.approx(0.6, abs=0.03)
     for split in (data.train, data.val, data.test):
         assert split.images_NCHW.dtype == np.uint8
-        assert split.labels_N.dtype == np.int64
+        assert split.labels.dtype == np.int64
         assert split.images_NCHW.shape[1:] == (data.shape.channels, data.shape.height, data.shape.width)
-        share = np.bincount(split.labels_N, minlength=data.shape.classes) / len(split)
+        share = np.bincount(split.labels, minlength=data.shape.classes) / len(split)
         assert share == pytest.approx(1 / data.shape.classes, abs=0.03)
-        assert len(np.unique(split.labels_N[: 4 * data.shape.classes])) > 1  # shuffled, not in class order
+        assert len(np.unique(split.labels[: 4 * data.shape.classes])) > 1  # shuffled, not in class order
 
 
 @kinds
@@ -134,7 +134,7 @@ def test_splits_are_disjoint_and_lossless(kind: str, tmp_path: Path) -> None:
     assert sum(len(p) for p in parts) == len(images) == len(parts[0] | parts[1] | parts[2])
     truth = {image.transpose(2, 0, 1).tobytes(): label for image, label in zip(images, labels, strict=True)}
     for split in (data.train, data.val, data.test):
-        for image, label in zip(split.images_NCHW, split.labels_N, strict=True):
+        for image, label in zip(split.images_NCHW, split.labels, strict=True):
             assert truth[image.tobytes()] == label
 
 
@@ -168,7 +168,7 @@ def test_limits_keep_every_class(tmp_path: Path) -> None:
     spec = write_npz(tmp_path, images=images, labels=labels)
     data = load(spec.model_copy(update={"params": {"max_train": 30, "max_val": 9, "max_test": 3}}))
     assert [len(s) for s in (data.train, data.val, data.test)] == [30, 9, 3]
-    assert set(data.test.labels_N) == {0, 1, 2}
+    assert set(data.test.labels) == {0, 1, 2}
     assert fingerprints(data.train).isdisjoint(fingerprints(data.val) | fingerprints(data.test))
 
 
@@ -505,5 +505,5 @@ def test_fashion_mnist() -> None:
     data = load(spec)
     assert describe(spec) == data.shape
     assert [len(s) for s in (data.train, data.val, data.test)] == [54_000, 6_000, 10_000]
-    assert np.all(np.bincount(data.val.labels_N) == 600)
+    assert np.all(np.bincount(data.val.labels) == 600)
     assert data.class_names[9] == "Ankle boot"

@@ -47,6 +47,7 @@ from nas.core.spec import (
     SpaceSpec,
     StrategySpec,
 )
+from nas.core.tasks import TaskScores
 from nas.engine import run_search
 from nas.stages import explore, refine, verify
 from nas.stages.estimate import EstimateStage
@@ -133,7 +134,7 @@ class Scores:
         twist = int(arch.id[:6], 16) / 0xFFFFFF
         accuracy = 100 - 40 / (1 + macs / EDGE) - 3 * twist
         recall = (accuracy,) * DATA.classes
-        return SimpleNamespace(accuracy=accuracy, loss=1.0, balanced_accuracy=accuracy, recall_by_class=recall)
+        return TaskScores(accuracy, {"balanced_accuracy": accuracy}, recall, 1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +157,7 @@ def problem(reexplore: int = 2, bound: float | None = -1.0) -> Problem:
         }
     )
     test = Split(np.zeros((100, 1, 8, 8), dtype=np.uint8), np.arange(100) % 10)
-    data: Any = SimpleNamespace(shape=DATA, val=None, test=test, content_hash="planted", account=DataAccount())
+    data: Any = SimpleNamespace(shape=DATA, val=test, test=test, content_hash="planted", account=DataAccount())
     return Problem(spec, SPACE, data, PROFILE, FIRST)
 
 

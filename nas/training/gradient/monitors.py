@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from nas.core.arch import Floats
 from nas.core.relaxation import parameter_free_share, skip_share
-from nas.training.calibration import AccuracyAndLoss
 from nas.training.gradient import operation_weights, perturbation
 from nas.training.gradient.batches import Batches
 from nas.training.gradient.collapse import signs_of_collapse, undecided
@@ -113,7 +112,7 @@ def held_out_eigenvalue(model: RelaxedModel, batches: Batches) -> float:
 
 
 @torch.no_grad()
-def held_out_score(model: RelaxedModel, batches: Batches, mixed: OperationWeights) -> AccuracyAndLoss:
+def held_out_score(model: RelaxedModel, batches: Batches, mixed: OperationWeights) -> perturbation.AccuracyAndLoss:
     """Accuracy and loss of the relaxation on all held-out images, not augmented, with each batch's own statistics."""
     correct = total = 0
     loss = 0.0
@@ -122,7 +121,7 @@ def held_out_score(model: RelaxedModel, batches: Batches, mixed: OperationWeight
         correct += int((logits.argmax(1) == y).sum())
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
         total += len(y)
-    return AccuracyAndLoss(100.0 * correct / total, loss / total)
+    return perturbation.AccuracyAndLoss(100.0 * correct / total, loss / total)
 
 
 def select_by_perturbation(model: RelaxedModel, batches: Batches, target: perturbation.Target) -> None:

@@ -6,12 +6,21 @@ DARTS-PT: Wang et al., ICLR 2021, section 4.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from nas.core.relaxation import Relaxation
-from nas.training.calibration import AccuracyAndLoss
+
+
+@dataclass(frozen=True)
+class AccuracyAndLoss:
+    """Accuracy in % and mean cross-entropy in nats."""
+
+    accuracy: float
+    loss: float
+
 
 Target = tuple[str, int]  # ("edge", row) or ("node", node)
 

@@ -47,7 +47,9 @@ def candidates(
     search_id: SearchId,
     origin: Annotated[Origin | None, typer.Option(help="Of the search, its random baseline or references.")] = None,
     status: Annotated[Status | None, typer.Option(help="Only of this status of verification.")] = None,
-    order: Annotated[str, typer.Option(help="A metric; with - in front, descending.")] = "-val_accuracy",
+    order: Annotated[
+        str | None, typer.Option(help="A metric; with - in front, descending. Default: the best estimates first.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="With the latencies on this device of the fleet.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of candidates.")] = 50,
     cursor: CursorOption = None,
@@ -61,7 +63,8 @@ def candidates(
     render.out(page.items, service.json_output, render.candidates)
     filters = {"--origin": origin, "--status": status, "--device": device}
     words = [word for option, value in filters.items() if value is not None for word in (option, value)]
-    words = ["nas", "candidates", search_id, *words, f"--order={order}", "--limit", str(limit)]
+    words += [f"--order={order}"] if order is not None else []
+    words = ["nas", "candidates", search_id, *words, "--limit", str(limit)]
     render.more_pages(shlex.join(words), page.next)
 
 
@@ -69,7 +72,7 @@ def candidates(
 def pull(
     service: ServiceOptions,
     search_id: SearchId,
-    arch: Annotated[str, typer.Argument(help="A candidate's id, `best` (accuracy), `fastest`, or `all`.")] = "best",
+    arch: Annotated[str, typer.Argument(help="A candidate's id, `best` (quality), `fastest`, or `all`.")] = "best",
     to: Annotated[Path, typer.Option("--to", help="Folder to write to.")] = Path(),
 ) -> None:
     """Download exported models. Each zip holds ONNX models, weights, manifest, card and a runner.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Literal
 
 from nas.core.metrics import METRICS
+from nas.core.tasks import installed_tasks
 from nas.schemas.candidates import CandidateSchema, FrontSchema, ObjectiveSchema
 from server.dashboard import formatting
 from server.dashboard.charts.options import (
@@ -38,12 +40,13 @@ _ERROR_BAR = """(params, api) => {
 }"""
 
 _STATUS_SYMBOLS = {"verified": "circle", "unverified": "rect", "violated": "triangle"}
-# The metric of an objective before anything is measured.
-_PREDICTED = {
-    "test_accuracy": "val_accuracy",
-    "measured_ms": "predicted_ms",
-    "measured_share": "predicted_share",
-}
+_PREDICTED = {"measured_ms": "predicted_ms", "measured_share": "predicted_share"}
+
+
+def _predicted(metric: str) -> str:
+    """The metric of an objective before anything is measured."""
+    estimated = {task.tested: task.estimated for task in installed_tasks().values()}
+    return _PREDICTED.get(metric) or estimated.get(metric, metric)
 
 
 def pareto_chart(
@@ -53,25 +56,23 @@ def pareto_chart(
     evidence: Evidence = "measured",
     focus: bool = False,
 ) -> Options:
-    """Accuracy over ``x_objective`` (default: the first that is not accuracy).
+    """The task's quality over ``x_objective`` (default: the first cost).
 
     A front that is not ``final`` is drawn with predicted values whatever ``evidence`` says; ``validation`` shows the
-    accuracy that decides membership beside measured costs, so that no member is dominated. ``focus`` frames the fronts
+    quality that decides membership beside measured costs, so that no member is dominated. ``focus`` frames the fronts
     rather than every candidate. Only fronts of two objectives are joined by a line: of more, a drawing is a projection.
     """
-    y_axis = next(o for o in front.objectives if o.objective == "accuracy")
-    x_axis = next((o for o in front.objectives if o.objective == x_objective), None) or next(
-        o for o in front.objectives if o.objective != "accuracy"
-    )
+    y_axis = front.quality
+    x_axis = next((o for o in front.costs if o.objective == x_objective), front.costs[0])
     measured = front.final and evidence != "predicted"
     x_metric, y_metric = (x_axis.metric, y_axis.metric)
     if measured and evidence == "validation":
         y_metric = y_axis.decided_by or y_metric
     if not measured:
-        x_metric, y_metric = _PREDICTED.get(x_metric, x_metric), _PREDICTED.get(y_metric, y_metric)
+        x_metric, y_metric = _predicted(x_metric), _predicted(y_metric)
         if not any(y_metric in c.metrics for c in candidates):
             y_metric = "proxy_score"  # a search without a supernet has no other score until it trains architectures
-    if y_metric == "proxy_score":  # a bound on accuracy does not bound a score
+    if y_metric == "proxy_score":  # a bound on the quality does not bound a score
         y_axis = y_axis.model_copy(update={"bound": None})
     joined = len(front.objectives) == 2
     draw = _measured_series if measured else _predicted_series
@@ -88,7 +89,13 @@ def pareto_chart(
         "legend": legend(series),
         "tooltip": tooltip(),
         "xAxis": value_axis(_axis_title(x_axis, x_metric), x_values, floor=0.0),
-        "yAxis": value_axis(_axis_title(y_axis, y_metric), y_values, floor=0.0, ceiling=100.0, gap=44),
+        "yAxis": value_axis(
+            _axis_title(y_axis, y_metric),
+            y_values,
+            floor=0.0,
+            ceiling=100.0 if y_axis.goal == "max" else math.inf,
+            gap=44,
+        ),
         "series": series,
     }
 
@@ -119,7 +126,7 @@ def _measured_series(
     measured = [c for c in by_key.values() if xm in c.metrics and ym in c.metrics and c.measurement is not None]
     search = [c for c in measured if c.origin == "search"]
     baseline = [c for c in measured if c.origin == "baseline"]
-    predicted_xm, predicted_ym = _PREDICTED.get(xm, xm), _PREDICTED.get(ym, ym)
+    predicted_xm, predicted_ym = _predicted(xm), _predicted(ym)
     series = [
         _candidates(
             "search.predicted.positions", "As predicted", search, predicted_xm, predicted_ym, "circle", hollow=True

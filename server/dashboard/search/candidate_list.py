@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nas.client import Client
+from nas.core.tasks import installed_tasks
 from nas.schemas.candidates import CandidateSchema, FrontSchema
 
-LIMIT = 2000  # drawn and listed; the best by validation accuracy
+LIMIT = 2000  # drawn and listed; the best by the estimate of their quality
 _PAGE_SIZE = 1000
 _NEWEST_PAGE_SIZE = 200
 
@@ -15,7 +16,7 @@ CandidateKey = tuple[str, str]  # origin, architecture
 
 
 class CandidateList:
-    """The ``LIMIT`` best candidates by validation accuracy, as one device of the search's fleet has them."""
+    """The ``LIMIT`` best candidates by the estimate of their quality, as one device of the search's fleet has them."""
 
     def __init__(self, client: Client, search_id: str) -> None:
         self._client, self._search_id = client, search_id
@@ -49,7 +50,7 @@ class CandidateList:
             if cursor is None:
                 break
         if len(self._by_key) > LIMIT:
-            ranked = sorted(self._by_key.values(), key=_val_accuracy, reverse=True)
+            ranked = sorted(self._by_key.values(), key=_merit, reverse=True)
             self._by_key = {_key(c): c for c in ranked[:LIMIT]}
 
     def _add(self, candidates: Iterable[CandidateSchema]) -> None:
@@ -61,13 +62,16 @@ class CandidateList:
         for key, candidate in self._by_key.items():
             if candidate.on_front != (key in members):
                 self._by_key[key] = candidate.model_copy(update={"on_front": key in members})
-        return tuple(sorted(self._by_key.values(), key=_val_accuracy, reverse=True))
+        return tuple(sorted(self._by_key.values(), key=_merit, reverse=True))
 
 
 def _key(candidate: CandidateSchema) -> CandidateKey:
     return candidate.origin, candidate.arch
 
 
-def _val_accuracy(candidate: CandidateSchema) -> float:
-    metric = candidate.metrics.get("val_accuracy")
-    return float("-inf") if metric is None else metric.value
+def _merit(candidate: CandidateSchema) -> float:
+    """The estimate of the only task that a search has; less is better where the task's quality is an error."""
+    for task in installed_tasks().values():
+        if (metric := candidate.metrics.get(task.estimated)) is not None:
+            return task.merit(metric.value)
+    return float("-inf")

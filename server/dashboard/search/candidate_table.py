@@ -8,18 +8,14 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
-from nas.core.metrics import METRICS, SHARES, MetricKind
+from nas.core.measures import MetricKind
+from nas.core.metrics import METRICS, SHARES
+from nas.core.tasks import installed_tasks
 from nas.schemas.candidates import CandidateSchema
 from server.dashboard.elements import div, heading, text
 from server.dashboard.search.view_model import candidate_url
 
-# In this order; a metric that no candidate of the search has gets no column.
-_METRIC_COLUMNS = (
-    "proxy_score",
-    "val_accuracy",
-    "trained_accuracy",
-    "test_accuracy",
-    "test_balanced_accuracy",
+_COST_COLUMNS = (
     "predicted_ms",
     "upper_ms",
     "measured_ms",
@@ -33,6 +29,16 @@ _METRIC_COLUMNS = (
     "predicted_mj",
     "upper_mj",
 )
+
+
+def _metric_columns() -> tuple[str, ...]:
+    """In this order; a metric that no candidate of the search has gets no column."""
+    tasks = installed_tasks().values()
+    further = (m.metric("test").name for task in tasks for m in task.further)
+    qualities = (name for task in tasks for name in (task.estimated, task.trained, task.tested))
+    return ("proxy_score", *qualities, *further, *_COST_COLUMNS)
+
+
 _STATUS_LABELS = {"verified": "✓ verified", "unverified": "□ unverified", "violated": "▲ violated"}
 
 TableRow = dict[str, Any]  # a row of a Quasar table, by the names of its columns
@@ -90,7 +96,7 @@ class CandidateTableCard:
 
     def _set_columns(self) -> None:
         kinds = {name: m.kind for c in self._candidates for name, m in c.metrics.items()}
-        metrics = [name for name in _METRIC_COLUMNS if name in kinds]
+        metrics = [name for name in _metric_columns() if name in kinds]
         if "predicted_share" in metrics:  # milliseconds of several devices cannot be compared
             metrics = [name for name in metrics if name not in SHARES]
         if metrics != self._metrics:
@@ -141,7 +147,7 @@ def _columns(metrics: list[str], kinds: Mapping[str, MetricKind]) -> list[dict[s
     for name in metrics:
         info = METRICS[name]
         column = {"name": name, "label": info.label, "field": name, "unit": info.unit, "kind": kinds[name]}
-        columns.append({**column, "sortable": True, "align": "right", ":format": _FORMATS[info.unit]})
+        columns.append({**column, "sortable": True, "align": "right", ":format": _FORMATS.get(info.unit, _FORMATS[""])})
     return columns
 
 

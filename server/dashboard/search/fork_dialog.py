@@ -7,6 +7,7 @@ from nicegui import ui
 from nas.client import Client
 from nas.core.errors import HwnasError
 from nas.core.spec import SearchSpec, parse_spec
+from nas.core.tasks import Task
 from nas.schemas.searches import ForkBody, SearchSchema
 from server.dashboard.dialogs import dialog_buttons
 from server.dashboard.elements import div, heading, text
@@ -15,13 +16,19 @@ from server.dashboard.service_calls import call_service
 
 _BOUND_LABELS = {
     "latency": "Latency bound (ms)",
-    "accuracy": "Lowest accuracy (%)",
     "params": "Parameter bound",
     "macs": "MACs bound",
     "peak_memory": "Peak memory bound (bytes)",
     "model_bytes": "Model size bound (bytes)",
     "energy": "Energy bound (mJ)",
 }
+
+
+def _bound_label(task: Task, objective: str) -> str:
+    if objective != task.objective:
+        return _BOUND_LABELS[objective]
+    unit = f" ({task.quality.unit})" if task.quality.unit else ""
+    return f"{'Lowest' if task.maximised else 'Highest'} {task.quality.title}{unit}"
 
 
 def can_fork(search: SearchSchema) -> bool:
@@ -53,7 +60,7 @@ async def fork_dialog(client: Client, shell: PageShell, search: SearchSchema) ->
             verified = ui.number("Candidates to verify", value=spec.budget.verified, min=1, format="%d")
             verified.props("outlined dense hint='at most so many are measured on the device'")
             bounds = {
-                o.name: ui.number(_BOUND_LABELS[o.name], value=o.bound, min=0, format="%g").props(
+                o.name: ui.number(_bound_label(spec.task, o.name), value=o.bound, min=0, format="%g").props(
                     "outlined dense clearable hint='empty: no bound'"
                 )
                 for o in spec.objectives

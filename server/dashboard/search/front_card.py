@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from nicegui import ui
 from nicegui.events import EChartPointClickEventArguments
 
+from nas.core.tasks import task_of_objective
 from nas.schemas.candidates import CandidateSchema, FrontSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard.chart_view import labelled_chart, replace_options
@@ -92,7 +93,7 @@ class FrontCard:
             div("grow")
             if search.fleet:
                 self._draw_device_select(search, front)
-            costs = {o.objective: o.objective for o in front.objectives if o.objective != "accuracy"}
+            costs = {o.objective: o.objective for o in front.costs}
             if len(costs) > 1:
                 objective = settings.x_objective or next(iter(costs))
                 objectives = ui.toggle(costs, value=objective).props(_TOGGLE_PROPS)
@@ -120,6 +121,12 @@ class FrontCard:
             ui.navigate.to(candidate_url(self._search_id, event.data["arch"], event.data["origin"]))
 
 
+def _title(front: FrontSchema) -> str:
+    """The task's quality for people: ``accuracy``."""
+    task = task_of_objective(front.quality.objective)
+    return task.quality.title if task is not None else front.quality.objective
+
+
 def _caption(front: FrontSchema, evidence: Evidence) -> str:
     if front.final and evidence == "measured":
         caption = (
@@ -128,16 +135,20 @@ def _caption(front: FrontSchema, evidence: Evidence) -> str:
         )
     elif front.final and evidence == "validation":
         caption = (
-            "Measured costs over the accuracy that members are chosen by: no member is dominated in all objectives."
+            f"Measured costs over the {_title(front)} that members are chosen by: no member is dominated in all "
+            "objectives."
         )
     elif front.final:
         caption = "All candidates as the search predicted them; larger marks are on the final front."
     elif any(o.metric == "proxy_score" for o in front.objectives):
         caption = (
-            "Latency is predicted. Zero-cost scores rank architectures for training; they are no estimates of accuracy."
+            "Latency is predicted. Zero-cost scores rank architectures for training; they are no estimates of "
+            f"{_title(front)}."
         )
     else:
-        caption = "Latency is predicted and accuracy estimated with shared weights; front members will be measured."
+        caption = (
+            f"Latency is predicted and {_title(front)} estimated with shared weights; front members will be measured."
+        )
     if front.final and evidence == "measured" and (note := membership_note(front)):
         caption += f" {note}"
     if len(front.objectives) > 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nas.core.metrics import MetricKind
+from nas.core.measures import MetricKind
 from nas.schemas.candidates import FrontSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
@@ -24,7 +24,7 @@ class Headline:
 class SearchHeadlines:
     """Headline values of search and random baseline. ``lowest_latency`` is None if latency is no objective."""
 
-    best_accuracy: Headline
+    best_quality: Headline
     lowest_latency: Headline | None
     front_size: int
     baseline_front_size: int
@@ -39,17 +39,17 @@ class SearchHeadlines:
     @staticmethod
     def of(search: SearchSchema, front: FrontSchema) -> SearchHeadlines:
         """The summary of a search as its front shows it."""
-        accuracy = next(o for o in front.objectives if o.objective == "accuracy")
+        quality = front.quality
         latency = next((o for o in front.objectives if o.objective == "latency"), None)
-        best = max((c.metrics[accuracy.metric].value for c in front.members), default=None)
-        best_text = formatting.MISSING if best is None else formatting.quantity(best, accuracy.unit)
+        values = [c.metrics[quality.metric].value for c in front.members]
+        best_text = formatting.quantity(quality.best(values), quality.unit) if values else formatting.MISSING
         lowest_latency = None
         if latency is not None and front.members:
             lowest = min(c.metrics[latency.metric].value for c in front.members)
             name = "Lowest latency on the front" if latency.unit == "ms" else "Lowest share of the bounds"
             lowest_latency = Headline(name, formatting.quantity(lowest, latency.unit), latency.kind)
         return SearchHeadlines(
-            best_accuracy=Headline(f"Best {accuracy.label.lower()}", best_text, accuracy.kind),
+            best_quality=Headline(f"Best {quality.label[0].lower()}{quality.label[1:]}", best_text, quality.kind),
             lowest_latency=lowest_latency,
             front_size=len(front.members),
             baseline_front_size=len(front.baseline),
@@ -68,7 +68,7 @@ def draw_summary(summary: SearchHeadlines) -> None:
     if not summary.evaluations:
         return
     with div("card"), div("figures"):
-        for headline in (summary.best_accuracy, summary.lowest_latency):
+        for headline in (summary.best_quality, summary.lowest_latency):
             if headline is not None:
                 stat(headline.name, headline.value, headline.kind)
         stat("Candidates on the front", str(summary.front_size), note=f"random search: {summary.baseline_front_size}")

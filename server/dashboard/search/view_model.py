@@ -43,7 +43,7 @@ class SearchSnapshot:
     """A search at one moment.
 
     Attributes:
-        candidates: The best of ``candidate_count`` candidates by validation accuracy.
+        candidates: The best of ``candidate_count`` candidates by the estimate of their quality.
         status_changes: Its ``StatusChanged`` events, oldest first.
         parent: None if there is none, or if it was deleted or belongs to another owner.
         principal: The reader of the page.

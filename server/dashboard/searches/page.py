@@ -19,7 +19,7 @@ from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.polling import Poller
 from server.dashboard.search.header import may_submit
 from server.dashboard.search_actions import ActionBar, SearchAction
-from server.dashboard.searches.rows import best_accuracy, draw_row
+from server.dashboard.searches.rows import best_quality, draw_row
 
 _PAGE_SIZE = 25
 _FRONTS_PER_REFRESH = 5  # so that the list does not wait for all of them
@@ -118,7 +118,7 @@ class SearchList:
         status = None if state.status == _ALL_STATUSES else state.status
         page = client.searches(status=status, limit=_PAGE_SIZE, cursor=state.cursors[-1], owner=state.owner)
         for search in [s for s in page.items if self._needs_front(s)][:_FRONTS_PER_REFRESH]:
-            self._best[search.id, search.last_event] = best_accuracy(client.front(search.id))
+            self._best[search.id, search.last_event] = best_quality(client.front(search.id))
         return _ListSnapshot(tuple(page.items), page.next, self._principal, self._owners)
 
     def _is_active(self, snapshot: _ListSnapshot) -> bool:

@@ -11,17 +11,17 @@ from server.dashboard.elements import badge, div, progress_bar, text
 from server.dashboard.front_text import CONCLUSION_TITLES
 
 
-def best_accuracy(front: FrontSchema) -> str:
-    """The best accuracy on a front, with the label that says its kind; empty for an empty front."""
-    axis = next((o for o in front.objectives if o.objective == "accuracy"), None)
-    if axis is None or not front.members:
+def best_quality(front: FrontSchema) -> str:
+    """The best quality on a front, with the label that says its kind; empty for an empty front."""
+    if not front.members:
         return ""
-    best = max(c.metrics[axis.metric].value for c in front.members)
+    axis = front.quality
+    best = axis.best(c.metrics[axis.metric].value for c in front.members)
     return f"{formatting.quantity(best, axis.unit)} {axis.label.lower()}"
 
 
 def draw_row(search: SearchSchema, age: str, best: str, owner: str) -> None:
-    """``best``: its best accuracy, ``owner``: empty for the reader's own searches."""
+    """``best``: its best quality, ``owner``: empty for the reader's own searches."""
     with ui.link(target=f"/searches/{search.id}").classes("lrow"):
         with div():
             with div("flow"):

@@ -52,20 +52,22 @@ class CandidateReader(Reader):
         search_id: str,
         origin: str | None,
         status: str | None,
-        order: str,
+        order: str | None,
         limit: int,
         cursor: str | None,
         device: str | None = None,
     ) -> CandidatePage:
-        """A page of candidates in the order of a metric or of ``position``, the order of first evaluation.
+        """A page of candidates in the order of a metric or of ``position``, the order of first evaluation; None: the
+        best estimates of the task's quality first.
 
         ``-`` in front of ``order`` means descending; candidates without the metric come last. ``device``: with the
         latencies of this device of the fleet. Raises NotFound, UnknownName or InvalidInput.
         """
+        spec, table, _ = self.evaluated(search_id)
+        order = order or f"{'-' if spec.task.maximised else ''}{spec.task.estimated}"
         name, descending = order.removeprefix("-"), order.startswith("-")
         if name != "position" and name not in METRICS:
             raise UnknownName("order", name, ["position", *METRICS])
-        spec, table, _ = self.evaluated(search_id)
         if device is not None and device not in spec.devices:
             raise UnknownName("device of the search", device, spec.devices)
         views = spec.views if device is None or spec.fleet is None else (device,)

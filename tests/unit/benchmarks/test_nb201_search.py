@@ -143,8 +143,8 @@ def test_images_come_from_all_classes(tmp_path: Path) -> None:
     images = small_cifar(tmp_path / "c.npz", 40, 20, 8)
     assert images.train.images_NCHW.shape == (40, 3, 8, 8)
     for split in (images.train, images.val):
-        assert set(split.labels_N.tolist()) == {0, 1, 2, 3}
-        assert (split.images_NCHW[:, 0].mean((1, 2)) / 60).round().tolist() == split.labels_N.tolist()
+        assert set(split.labels.tolist()) == {0, 1, 2, 3}
+        assert (split.images_NCHW[:, 0].mean((1, 2)) / 60).round().tolist() == split.labels.tolist()
 
 
 def test_all_ways_of_ranking_cost_as_much_and_none_is_undivided_by_mistake(

@@ -8,7 +8,7 @@ import json
 import sys
 import zipfile
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess, run
@@ -268,7 +268,7 @@ def data() -> Dataset:
 @pytest.fixture(scope="module")
 def trained(data: Dataset) -> nn.Module:
     module = filled(mobile).train()
-    images, labels = torch.from_numpy(data.train.images_NCHW).float(), torch.from_numpy(data.train.labels_N)
+    images, labels = torch.from_numpy(data.train.images_NCHW).float(), torch.from_numpy(data.train.labels)
     x = F.interpolate(images, (8, 8), mode="bilinear", antialias=True)
     x = (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     optimiser = torch.optim.Adam(module.parameters(), 1e-2)
@@ -329,7 +329,7 @@ def test_manifest_carries_the_evidence(packed: tuple[bytes, packaging.PackageRep
     manifest, architecture = json.loads(files["manifest.json"]), json.loads(files["architecture.json"])
     assert manifest["metrics"]["measured_ms"] == {"value": 0.5, "unit": "ms", "kind": "measured"}
     assert manifest["metrics"]["val_accuracy"]["kind"] == "estimated"
-    assert manifest["metrics"]["test_accuracy"]["value"] == report.accuracy_onnx  # of these very files
+    assert manifest["metrics"]["test_accuracy"]["value"] == report.onnx.quality  # of these very files
     assert manifest["measurement"]["runs"] == 900
     assert manifest["device"]["protocol"]["threads"] == 1
     assert {**manifest["data"], "account": None} == {
@@ -338,9 +338,9 @@ def test_manifest_carries_the_evidence(packed: tuple[bytes, packaging.PackageRep
         "test_images": 300,
         "account": None,
     }
-    assert manifest["recall_by_class"] == report.recall_by_class
+    assert manifest["recall_by_class"] == report.by_class
     balanced = manifest["metrics"]["test_balanced_accuracy"]
-    assert balanced == {"value": report.balanced_accuracy, "unit": "%", "kind": "measured"}
+    assert balanced == {"value": report.onnx.further["balanced_accuracy"], "unit": "%", "kind": "measured"}
     assert manifest["seed"] == 7
     assert manifest["preprocessing"]["class_names"] == ["a", "b", "c", "d", "e"]
     assert {"hwnas", "torch", "onnx", "onnxruntime"} == set(manifest["versions"])
@@ -369,9 +369,10 @@ def test_card_is_short_and_says_where_numbers_come_from(packed: tuple[bytes, pac
 
 def test_report(packed: tuple[bytes, packaging.PackageReport]) -> None:
     report = packed[1]
-    assert report.accuracy_torch > 90
-    assert report.accuracy_onnx == pytest.approx(report.accuracy_torch, abs=0.4)
-    assert report.int8_accuracy > 85
+    assert report.torch.quality > 90
+    assert report.onnx.quality == pytest.approx(report.torch.quality, abs=0.4)
+    assert report.int8 is not None
+    assert report.int8.quality > 85
     assert 0 < report.max_abs_err < 1e-2
 
 
@@ -386,7 +387,7 @@ def test_package_without_int8_or_measurement(trained: nn.Module, data: Dataset) 
     content, report = make_package(trained, data, int8=False, measurement=None, profile=None, metrics={})
     files = unzip(content)
     assert "model.int8.onnx" not in files
-    assert report.int8_accuracy is None
+    assert report.int8 is None
     assert "not measured" in files["model_card.md"].decode()
     refused = replace(MEASUREMENT, median_ms=None, low_ms=None, high_ms=None, refused="the machine was busy")
     card = unzip(make_package(trained, data, int8=False, measurement=refused, metrics={})[0])["model_card.md"]
@@ -449,13 +450,13 @@ def unpacked(packed: tuple[bytes, packaging.PackageReport], tmp_path: Path) -> P
 
 def test_run_py_needs_no_torch(unpacked: Path, packed: tuple[bytes, packaging.PackageReport], data: Dataset) -> None:
     test = data.test
-    np.savez(unpacked / "images.npz", x_test=test.images_NCHW.transpose(0, 2, 3, 1), y_test=test.labels_N)
+    np.savez(unpacked / "images.npz", x_test=test.images_NCHW.transpose(0, 2, 3, 1), y_test=test.labels)
     for flags, key in ((["--logits", "l.npy"], "accuracy_onnx"), (["--int8", "--logits", "l.npy"], "int8_accuracy")):
         done = run_package(unpacked, "images.npz", "--key", "x_test", *flags)
         assert done.returncode == 0, done.stderr
         names = [line.split("\t")[1] for line in done.stdout.splitlines()]
-        right = [data.class_names[k] == name for k, name in zip(test.labels_N, names, strict=True)]
-        assert 100 * np.mean(right) == pytest.approx(asdict(packed[1])[key], abs=0.4)
+        right = [data.class_names[k] == name for k, name in zip(test.labels, names, strict=True)]
+        assert 100 * np.mean(right) == pytest.approx(packed[1].to_json()[key], abs=0.4)
         assert np.load(unpacked / "l.npy").shape == (300, 5)
 
 

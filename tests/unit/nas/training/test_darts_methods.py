@@ -17,12 +17,12 @@ from nas.core.errors import InfeasibleBound
 from nas.core.events import Traced, decode, encode
 from nas.core.ports import ImageShape, is_relaxed
 from nas.core.relaxation import parameter_free_share, skip_share
-from nas.training.calibration import AccuracyAndLoss
 from nas.training.gradient import operation_weights, perturbation, resource
 from nas.training.gradient.collapse import signs_of_collapse
 from nas.training.gradient.early_stopping import can_stop, scaled, stop_epoch
 from nas.training.gradient.options import PRESETS, DartsParams
 from nas.training.gradient.outer import first_order, second_order
+from nas.training.gradient.perturbation import AccuracyAndLoss
 from nas.training.gradient.pruning import Pressure, penalty, shares, survivors
 from nas.training.gradient.sharpness import dominant_eigenvalue
 from nas.training.gradient.teachers import distillation, vote

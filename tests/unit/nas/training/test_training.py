@@ -14,7 +14,8 @@ from nas.core.ports import Dataset, SearchSpace
 from nas.core.spec import DataSpec
 from nas.training import samplers
 from nas.training.augment import Augmentation
-from nas.training.calibration import recalibrate, score
+from nas.training.calibration import recalibrate
+from nas.training.criterion import Criterion
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import (
     PUBLISHED,
@@ -216,7 +217,7 @@ def test_shrinking_makes_small_networks_good(data: Dataset, space: SearchSpace) 
         module = net.subnet(small)
         resolution = space.input_shape(small)[1]
         recalibrate(module, (x for x, _ in pipeline.plain(data.train, resolution)))
-        return score(module, pipeline.plain(data.val, resolution)).accuracy
+        return Criterion(data, "cpu").score(module, pipeline.plain(data.val, resolution)).quality
 
     axes = samplers.axes(space.decisions)
     shrunk = accuracy(progressive_shrinking(24, 0.1, axes))

@@ -195,7 +195,7 @@ def test_candidates_are_filtered_ordered_and_paged(run: Run, service: SeededServ
     assert all(arch in done.stdout for arch, _, _ in MEMBERS)
     assert done.stderr == ""
     hint, _cursor = run("candidates", SEARCH, "--status", "verified", "--limit", "2").stderr.rsplit(" ", 1)
-    words = f"nas candidates {service.search} --status verified --order=-val_accuracy --limit 2 --cursor"
+    words = f"nas candidates {service.search} --status verified --limit 2 --cursor"
     assert hint == f"There is more; the next page: {words}"
 
 
