@@ -31,7 +31,7 @@ FAR = 10.0  # deviations: a score further away, or infinite, says no more than t
 _BATCH = 8  # networks between two checkpoints
 
 
-class Scorer:
+class ProxyScorer:
     """Proxies of freshly initialised networks on one batch of training images; the same network scores the same."""
 
     def __init__(self, problem: Problem, device: str, proxies: tuple[str, ...], images: int) -> None:
@@ -122,9 +122,9 @@ class ProxyStage:
         result = ProxiesResult(self.steers, len(rows), _rank_correlations(problem, scores))
         yield StageFinished(self.name, 0.0, result.to_json())
 
-    def scorer(self, problem: Problem, resources: Resources) -> Scorer:
+    def scorer(self, problem: Problem, resources: Resources) -> ProxyScorer:
         """What scores a network."""
-        return Scorer(problem, resources.torch_device, self.proxies, self.images)
+        return ProxyScorer(problem, resources.torch_device, self.proxies, self.images)
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Networks from the smallest to the largest."""

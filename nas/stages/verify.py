@@ -209,7 +209,7 @@ def _references(problem: Problem, state: SearchState) -> list[Candidate]:
     if problem.spec.retrain is None:
         return references
     if "retrain" in state.finished:
-        return [p for p in references if "trained_accuracy" in p.metrics]
+        return [p for p in references if problem.spec.task.trained in p.metrics]
     return [p for p in references if p.arch.genes != problem.space.pretrained_genes]
 
 

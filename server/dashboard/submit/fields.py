@@ -13,6 +13,7 @@ from nicegui.elements.mixins.value_element import ValueElement
 from nas.core.errors import InvalidSpec
 from nas.core.spec import FleetSpec, RetrainSpec, SearchSpec, parse_spec
 from nas.core.strict_yaml import parse_yaml
+from nas.core.tasks import load_task, task_names
 from nas.schemas.searches import SearchSchema
 from nas.schemas.service import SpaceSchema, StrategySchema
 from server.dashboard.elements import div, text
@@ -81,6 +82,7 @@ class SpecFields:
         self._preset = self._select(
             "Space preset", self._presets.get(initial.space.name, []), preset if isinstance(preset, str) else None
         )
+        self._task = self._select("Task", task_names(), initial.data.task)
         self._data = self._select("Data set", options.datasets, initial.data.name)
         path = ui.input("Path of the data", value=initial.data.path or "")
         self._path = self._field(path, "on the machine that runs the search")
@@ -186,7 +188,7 @@ class SpecFields:
             "name": self._name.value,
             "space": {"name": self._space.value, "params": space_params},
             "strategy": {"name": self._strategy.value, "params": strategy_params},
-            "data": data | {"name": self._data.value, "path": self._path.value or None},
+            "data": data | {"name": self._data.value, "path": self._path.value or None, "task": self._task.value},
             "device": self._device.value,
             "fleet": self._fleet(),
             "objectives": self._objectives(),
@@ -207,7 +209,8 @@ class SpecFields:
         costs = [
             {"name": objective, "bound": field.value} for objective, field in self._cost_bounds.items() if field.value
         ]
-        return [{"name": "accuracy"}, {"name": "latency", "bound": self._bound_ms.value}, *costs]
+        quality = load_task(self._task.value).objective
+        return [{"name": quality}, {"name": "latency", "bound": self._bound_ms.value}, *costs]
 
     def _fleet(self) -> SpecRecord | None:
         """Several devices; None for one. Raises InvalidSpec for malformed YAML."""
