@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Proxy = Callable[[nn.Module, Tensor, Tensor], float]
-Loss = Callable[[Tensor, Tensor], Tensor]  # of outputs and labels
+LabelLoss = Callable[[Tensor, Tensor], Tensor]  # of outputs and labels
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.ELU)
@@ -26,7 +26,7 @@ _JACOBIAN_K = 1e-5
 _NEAR_ROWS = 1024
 
 
-def score(name: str, net: nn.Module, x_BCHW: Tensor, y: Tensor, loss: Loss = F.cross_entropy) -> float:
+def score(name: str, net: nn.Module, x_BCHW: Tensor, y: Tensor, loss: LabelLoss = F.cross_entropy) -> float:
     """The proxy called ``name`` of a freshly initialised network, with the ``loss`` of its task for those that need
     one. Raises KeyError for a proxy that is not there."""
     with _untouched(net):
@@ -35,12 +35,12 @@ def score(name: str, net: nn.Module, x_BCHW: Tensor, y: Tensor, loss: Loss = F.c
         return PROXIES[name](net, x_BCHW, y)
 
 
-def grad_norm(net: nn.Module, x_BCHW: Tensor, y: Tensor, loss: Loss = F.cross_entropy) -> float:
+def grad_norm(net: nn.Module, x_BCHW: Tensor, y: Tensor, loss: LabelLoss = F.cross_entropy) -> float:
     """Sum over weights of the Euclidean norm of the loss's gradient."""
     return float(sum(g.norm() for _, g in _gradients(net, loss(net.train()(x_BCHW), y))))
 
 
-def snip(net: nn.Module, x_BCHW: Tensor, y: Tensor, loss: Loss = F.cross_entropy) -> float:
+def snip(net: nn.Module, x_BCHW: Tensor, y: Tensor, loss: LabelLoss = F.cross_entropy) -> float:
     """Sum over weights of |w dL/dw|: how much the loss feels that a weight is masked."""
     return float(sum((w * g).abs().sum() for w, g in _gradients(net, loss(net.train()(x_BCHW), y))))
 
@@ -140,7 +140,7 @@ def near(net: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
     return total
 
 
-_LOSS_PROXIES: Mapping[str, Callable[[nn.Module, Tensor, Tensor, Loss], float]] = {"grad_norm": grad_norm, "snip": snip}
+_LOSS_PROXIES: Mapping[str, Callable[[nn.Module, Tensor, Tensor, LabelLoss], float]] = {"grad_norm": grad_norm, "snip": snip}
 PROXIES: Mapping[str, Proxy] = {
     "grad_norm": grad_norm,
     "snip": snip,

@@ -7,10 +7,10 @@ from typing import Literal
 
 MetricKind = Literal["exact", "estimated", "predicted", "trained", "measured"]
 Goal = Literal["min", "max"]
-Evidence = Literal["val", "trained", "test"]
+MeasuredOn = Literal["val", "trained", "test"]
 
-_KINDS: dict[Evidence, MetricKind] = {"val": "estimated", "trained": "trained", "test": "measured"}
-_LABELS: dict[Evidence, str] = {"val": "validation", "trained": "validation", "test": "test"}
+_KINDS: dict[MeasuredOn, MetricKind] = {"val": "estimated", "trained": "trained", "test": "measured"}
+_LABELS: dict[MeasuredOn, str] = {"val": "validation", "trained": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Measure:
         if self.goal == "max" and self.unit != "%":
             raise ValueError(f"measure {self.name}: expected a share in % where the most is best, got {self.unit!r}")
 
-    def metric(self, evidence: Evidence) -> MetricInfo:
+    def metric(self, evidence: MeasuredOn) -> MetricInfo:
         """The metric with weights of a supernet (``val``), of a network trained alone, or on test images."""
         label = self.label.format(_LABELS[evidence])
         label = f"{label[0].upper()}{label[1:]}{', trained alone' if evidence == 'trained' else ''}"
