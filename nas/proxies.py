@@ -140,7 +140,10 @@ def near(net: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
     return total
 
 
-_LOSS_PROXIES: Mapping[str, Callable[[nn.Module, Tensor, Tensor, LabelLoss], float]] = {"grad_norm": grad_norm, "snip": snip}
+_LOSS_PROXIES: Mapping[str, Callable[[nn.Module, Tensor, Tensor, LabelLoss], float]] = {
+    "grad_norm": grad_norm,
+    "snip": snip,
+}
 PROXIES: Mapping[str, Proxy] = {
     "grad_norm": grad_norm,
     "snip": snip,

@@ -7,20 +7,23 @@ from nas.core.errors import InvalidSpec
 from nas.core.parent import ParentModel
 from nas.core.ports import ImageShape
 from nas.core.spec import SpaceSpec
+from nas.core.tasks import DEFAULT_TASK, Task
 from nas.models.stored import ModelSummary, load_parent
 from server.store.store import Store
 
 
-def require_parent(space: SpaceSpec, shape: ImageShape, store: Store, principal: Principal) -> ParentModel | None:
+def require_parent(
+    space: SpaceSpec, shape: ImageShape, task: Task, store: Store, principal: Principal
+) -> ParentModel | None:
     """The model that a submitted space names; None if it names none.
 
     Raises InvalidSpec if the caller has no such model, if it was not read, and if it takes other images than those of
-    ``shape`` or gives other outputs than their classes.
+    ``shape`` or gives other outputs than the task expects for their classes.
     """
     if space.model is None:
         return None
     model = store.queries.stored_model(space.model, principal)
-    _require_fit(space.model, model.summary, shape)
+    _require_fit(space.model, model.summary, shape, task)
     return load_parent(model.parent, store.blobs)
 
 
@@ -31,7 +34,7 @@ def parent_of(space: SpaceSpec, store: Store) -> ParentModel | None:
     return load_parent(store.queries.stored_model(space.model).parent, store.blobs)
 
 
-def _require_fit(name: str, summary: ModelSummary, shape: ImageShape) -> None:
+def _require_fit(name: str, summary: ModelSummary, shape: ImageShape, task: Task) -> None:
     if summary.input_shape is None or len(summary.input_shape) != 3:
         raise InvalidSpec(
             f"space.model: expected a model with one input of shape (images, channels, height, width), {name!r} has "
@@ -41,9 +44,22 @@ def _require_fit(name: str, summary: ModelSummary, shape: ImageShape) -> None:
         raise InvalidSpec(
             f"space.model: {name!r} takes images of {summary.input_shape[0]} channels, the data have {shape.channels}"
         )
-    if summary.output_shapes != ((shape.classes,),):
+    if not _gives(summary, task, shape.classes):
         outputs = ", ".join("x".join(map(str, output)) for output in summary.output_shapes)
+        where = " and pixel" if task.outputs == "map" else ""
+        each = f"{shape.classes} classes{where} of the data" if task.labels != "none" else "classes"
+        kind = "" if task.name == DEFAULT_TASK else f" for the task {task.name}"
         raise InvalidSpec(
-            f"space.model: expected a model with one output for each of the {shape.classes} classes of the data, "
-            f"{name!r} gives {outputs}"
+            f"space.model: expected a model with one output for each of the {each}{kind}, {name!r} gives {outputs}"
         )
+
+
+def _gives(summary: ModelSummary, task: Task, classes: int) -> bool:
+    """Whether a model gives what networks for a task give; without labels, classes are not known."""
+    if task.outputs == "any":
+        return True
+    rank = 1 if task.outputs == "vector" else 3
+    return len(summary.output_shapes) == 1 and (
+        len(summary.output_shapes[0]) == rank
+        and summary.output_shapes[0][0] == (classes or summary.output_shapes[0][0])
+    )

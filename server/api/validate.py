@@ -31,6 +31,7 @@ from nas.core.ports import BlobStore, ImageShape, LatencyPredictor, SearchSpace
 from nas.core.references import reference_archs
 from nas.core.regularisers import regularisers
 from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
+from nas.core.tasks import load_task
 from nas.energy import energy_aware
 from nas.engine import check_same_data, stage_names
 from nas.fleet import FleetPredictor
@@ -84,7 +85,7 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     strategy = registry.load_strategy(spec.strategy.name)
     _check_params(strategy, spec)
     report = report_of(spec.data)
-    space = _build_space(spec.space, report.require_shape(), store, principal)
+    space = _build_space(spec.space, spec.data, report.require_shape(), store, principal)
     report.require_usable()
     check_task(spec, space, strategy)
     strategy.check(spec, space)
@@ -223,7 +224,7 @@ def check_device(spec: DeviceSpec, store: Store, principal: Principal) -> None:
     if spec.predictor not in registry.names("nas.predictors"):
         raise UnknownName("predictor", spec.predictor, registry.names("nas.predictors"))
     report = report_of(spec.data)
-    space = _build_space(spec.space, report.require_shape(), store, principal)
+    space = _build_space(spec.space, spec.data, report.require_shape(), store, principal)
     report.require_usable()
     _check_source(spec, context)
     if spec.predictor == Transfer.family and spec.source == "roofline":
@@ -261,8 +262,10 @@ def _check_source(spec: DeviceSpec, context: OnboardingContext) -> None:
         raise Conflict(f"device {spec.name!r} is measured on its machine: choose another name for figures of it")
 
 
-def _build_space(space: SpaceSpec, shape: ImageShape, store: Store, principal: Principal) -> SearchSpace:
-    return registry.build_space(space, shape, require_parent(space, shape, store, principal))
+def _build_space(
+    space: SpaceSpec, data: DataSpec, shape: ImageShape, store: Store, principal: Principal
+) -> SearchSpace:
+    return registry.build_space(space, shape, require_parent(space, shape, load_task(data.task), store, principal))
 
 
 def space_of(space: SpaceSpec, data: DataSpec, store: Store) -> SearchSpace:
