@@ -50,6 +50,7 @@ def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, 
     any stage where the data are not those that the search, or the one whose supernet it uses, has read.
     """
     require_same_data(problem, state)
+    problem = _labelled(problem, resources)
     for position, stage in enumerate(stages):
         if stage.name in state.finished:
             continue
@@ -83,6 +84,7 @@ def estimate_search_cost(
     Raises what the stages raise: what cannot be timed here could not be run here either.
     """
     require_same_data(problem, state)
+    problem = _labelled(problem, resources)
     started_at = resources.clock()
     yield StageStarted(COST_STAGE, 0, 1)
     costs: list[StageCost] = []
@@ -92,6 +94,15 @@ def estimate_search_cost(
     yield Progress(COST_STAGE, len(costs), len(stages), "stages")
     result = asdict(total_cost(problem, resources.worker, costs))
     yield StageFinished(COST_STAGE, resources.clock() - started_at, result)
+
+
+def _labelled(problem: Problem, resources: Resources) -> Problem:
+    """The problem with the labels that a user's model makes, if its task expects such."""
+    if not problem.spec.task.parent_labels:
+        return problem
+    from nas.stages.parent_labels import with_parent_labels  # imports torch
+
+    return with_parent_labels(problem, resources.torch_device)
 
 
 def total_cost(problem: Problem, worker: str, costs: Sequence[StageCost]) -> CostEstimate:

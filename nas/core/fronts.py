@@ -163,7 +163,9 @@ def relative_hypervolume(candidates: Sequence[Candidate], metrics: Sequence[str]
     scaled = np.empty((len(candidates), len(metrics)))
     for j, (metric, worst) in enumerate(zip(metrics, reference, strict=True)):
         value = np.array([c.metrics[metric] for c in candidates])
-        scaled[:, j] = (100.0 - value) / (100.0 - worst) if METRICS[metric].goal == "max" else value / worst
+        if METRICS[metric].goal == "max":
+            value, worst = 100.0 - value, 100.0 - worst
+        scaled[:, j] = value / max(worst, 1e-9)  # where a blind answer is perfect, no network can be better
     return hypervolume(scaled, np.ones(len(metrics)))
 
 

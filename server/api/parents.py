@@ -58,8 +58,7 @@ def _gives(summary: ModelSummary, task: Task, classes: int) -> bool:
     """Whether a model gives what networks for a task give; without labels, classes are not known."""
     if task.outputs == "any":
         return True
-    rank = 1 if task.outputs == "vector" else 3
-    return len(summary.output_shapes) == 1 and (
-        len(summary.output_shapes[0]) == rank
-        and summary.output_shapes[0][0] == (classes or summary.output_shapes[0][0])
-    )
+    if len(summary.output_shapes) != 1:
+        return False
+    [output] = summary.output_shapes
+    return len(output) == (1 if task.outputs == "vector" else 3) and output[0] == (classes or output[0])
