@@ -158,7 +158,8 @@ def _by_class(manifest: Manifest) -> str:
     ordered = sorted((value, of_class) for of_class, value in figures.items() if value is not None)
     listed = ", ".join(f"{of_class} {value:.1f} %" for value, of_class in ordered[:_CLASSES_SHOWN])
     more = f", and {len(ordered) - _CLASSES_SHOWN} classes above" if len(ordered) > _CLASSES_SHOWN else ""
-    return f"\n{name[0].upper()}{name[1:]} by class, the lowest first: {listed}{more}.\n"
+    title = name.replace("_", " ")
+    return f"\n{title[0].upper()}{title[1:]} by class, the lowest first: {listed}{more}.\n"
 
 
 def _data(account: DataAccount) -> str:

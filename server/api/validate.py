@@ -31,7 +31,7 @@ from nas.core.ports import BlobStore, ImageShape, LatencyPredictor, SearchSpace
 from nas.core.references import reference_archs
 from nas.core.regularisers import regularisers
 from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
-from nas.core.tasks import load_task
+from nas.core.tasks import DEFAULT_TASK, load_task
 from nas.energy import energy_aware
 from nas.engine import check_same_data, stage_names
 from nas.fleet import FleetPredictor
@@ -292,6 +292,7 @@ def add_device_command(spec: SearchSpec, added: DeviceSpec | None = None) -> str
     if spec.data != DataSpec():
         words += ["--data", spec.data.name, *_pairs("--data-param", spec.data.params)]
         words += ["--data-path", spec.data.path] if spec.data.path is not None else []
+        words += ["--task", spec.data.task] if spec.data.task != DEFAULT_TASK else []
     return shlex.join(words)
 
 

@@ -26,6 +26,7 @@ from nas.core.events import (
     Evaluated,
     Event,
     Measured,
+    Origin,
     Refitted,
     SearchState,
     StageFinished,
@@ -123,7 +124,7 @@ class RecordingDevice:
 class Scores:
     """Subnets whose accuracy is a rule: larger is better, with a twist of each network's own."""
 
-    def cut(self, arch: Arch) -> Arch:
+    def cut(self, arch: Arch, origin: Origin = "search") -> Arch:
         return arch
 
     def with_normalisation(self, module: Any) -> Any:
