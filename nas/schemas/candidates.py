@@ -73,7 +73,8 @@ class CandidateSchema(BaseModel):
 
 class CandidateDetailSchema(BaseModel):
     """A candidate with its choices, layers and files. ``cells``: empty for a space without cells. ``class_recall``: the
-    share of each class's test images that it recognises, in %, once it was tested."""
+    figures that its task has by class on test images, in %, once it was tested: for classification the share of a
+    class's images that it recognises."""
 
     candidate: CandidateSchema
     choices: dict[str, int | float | str]

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from nas.core.data_account import account_sentences
 from nas.core.spec import DataSpec
+from nas.core.tasks import DEFAULT_TASK
 from nas.datasets.check import DataReport, check_data, usual_name
 from server.cli import render
 from server.cli.commands.devices import key_values
@@ -40,6 +41,7 @@ def check(
     param: Annotated[
         list[str] | None, typer.Option("--param", help="Parameter of the data set, key=value; may be repeated.")
     ] = None,
+    task: Annotated[str, typer.Option(help="What is learned, and so what labels are expected.")] = DEFAULT_TASK,
     seed: Annotated[int, typer.Option(min=0, help="Of the splits.")] = 0,
     json_output: JsonOption = False,
 ) -> None:
@@ -49,7 +51,8 @@ def check(
 
     Example: `nas data check photos --param image_size=32 --param skip_unreadable=3`
     """
-    spec = DataSpec(name=name or usual_name(path), path=str(path), params=key_values(param or []), seed=seed)
+    kind, params = name or usual_name(path), key_values(param or [])
+    spec = DataSpec(name=kind, path=str(path), task=task, params=params, seed=seed)
     *_, report = check_data(spec.beside(Path.cwd()))
     render.out(report, json_output, _report)
     if report.account is None:

@@ -10,6 +10,7 @@ import typer
 from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.spec import DataSpec, DeviceSpec, SpaceSpec, parse_spec
 from nas.core.strict_yaml import parse_yaml
+from nas.core.tasks import DEFAULT_TASK
 from server.cli import progress, render
 from server.cli.following import until_interrupted
 from server.cli.lazy import FAILED, MARKUP
@@ -60,6 +61,9 @@ def devices_add(
     data_path: Annotated[
         str | None, typer.Option(help="Path of the data set, on the machine that runs `nas serve`.")
     ] = None,
+    task: Annotated[
+        str, typer.Option(help="The task of the searches, which decides what networks give.")
+    ] = DEFAULT_TASK,
     data_param: Annotated[
         list[str] | None, typer.Option(help="A data-set parameter, key=value; may be repeated.")
     ] = None,
@@ -97,7 +101,7 @@ def devices_add(
     source = next((option for option, is_set in sources.items() if is_set), "worker")
     default = SpaceSpec()
     space_record = {"name": space or default.name, "model": model, "params": key_values(param or [])}
-    data_spec = DataSpec(name=data, path=data_path, params=key_values(data_param or []))
+    data_spec = DataSpec(name=data, path=data_path, task=task, params=key_values(data_param or []))
     record = {
         "name": name,
         "source": source,

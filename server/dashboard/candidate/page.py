@@ -9,7 +9,8 @@ from nas.client import Client
 from nas.core.device import MeasurementProtocol
 from nas.core.errors import NotFound
 from nas.core.metrics import METRICS
-from nas.schemas.candidates import CandidateDetailSchema
+from nas.core.tasks import installed_tasks
+from nas.schemas.candidates import CandidateDetailSchema, CandidateSchema
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
@@ -82,7 +83,7 @@ def _draw(
                 metric_stat(name, candidate.metrics[name])
         if candidate.devices:
             draw_devices(candidate)
-        _draw_class_recall(detail.class_recall)
+        _draw_class_figures(candidate, detail.class_recall)
         architecture = blocks(detail.layers, detail.choices)
         draw_cells(detail.cells)
         draw_architecture(architecture, detail)
@@ -92,15 +93,17 @@ def _draw(
         draw_choices(architecture, detail.choices)
 
 
-def _draw_class_recall(recall: dict[str, float | None]) -> None:
-    """The share of each class's test images that the candidate recognises, the worst class first."""
-    if not recall:
+def _draw_class_figures(candidate: CandidateSchema, figures: dict[str, float | None]) -> None:
+    """The figures that the candidate's task has by class on test images, the worst class first."""
+    task = next((t for t in installed_tasks().values() if t.tested in candidate.metrics and t.by_class), None)
+    if not figures or task is None:
         return
+    name = task.by_class.replace("_", " ")
     with div("card stack"):
-        heading("Recall by class", 2)
-        text("Share of each class's test images that the exported network recognises, the lowest first.", "small muted")
+        heading(f"{name[0].upper()}{name[1:]} by class", 2)
+        text(f"{name[0].upper()}{name[1:]} of the exported network on test images, the lowest first.", "small muted")
         with div("scroll"), div("plain", "table"):
-            for name, value in sorted(recall.items(), key=lambda item: -1.0 if item[1] is None else item[1]):
+            for name, value in sorted(figures.items(), key=lambda item: -1.0 if item[1] is None else item[1]):
                 with div("", "tr"):
                     text(name, tag="td")
                     text("no images" if value is None else formatting.quantity(value, "%"), "num", "td")
