@@ -43,7 +43,7 @@ def check_labels(where: str, labels: NDArray[np.generic], kind: LabelKind = "cla
     if labels.ndim not in axes or labels.dtype.kind not in types:
         raise InvalidData(f"{where}: expected {_SHAPES[kind]}, got {labels.dtype} of shape {labels.shape}")
     if kind == "values":
-        values = labels.astype(np.float32).reshape(len(labels), -1)
+        values = (labels[:, None] if labels.ndim == 1 else labels).astype(np.float32)
         if not np.isfinite(values).all():
             raise InvalidData(f"{where}: expected finite numbers, got {int((~np.isfinite(values)).sum())} that are not")
         return values
