@@ -25,7 +25,7 @@ from pydantic import (
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.metrics import COSTS
 from nas.core.strict_yaml import parse_yaml
-from nas.core.tasks import DEFAULT_TASK, Task, load_task, task_names
+from nas.core.tasks import DEFAULT_TASK, Task, load_task, task_names, task_of_objective
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -127,8 +127,9 @@ class ObjectiveSpec(_Strict):
 
     @model_validator(mode="after")
     def _can_be_met(self) -> ObjectiveSpec:
-        if self.name == "accuracy" and self.bound is not None and self.bound > 100:
-            raise ValueError(f"expected a bound on accuracy of at most 100 %, got {self.bound:g}")
+        task = task_of_objective(self.name) if self.bound is not None and self.bound > 100 else None
+        if task is not None and task.maximised:
+            raise ValueError(f"expected a bound on {task.quality.title} of at most 100 %, got {self.bound:g}")
         return self
 
 
