@@ -55,7 +55,6 @@ class DataAccount:
 
     content_hash: str = ""
     class_names: tuple[str, ...] = ()
-    labels: LabelKind = "class"
     inputs: int = 0
     splits: Mapping[str, SplitAccount] = field(default_factory=dict)
     conversions: tuple[Conversion, ...] = ()
@@ -66,6 +65,7 @@ class DataAccount:
     left_out: int = 0
     one_colour: int = 0
     contradictory: int = 0
+    labels: LabelKind = "class"
 
     @property
     def majority_share(self) -> float:
