@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pydantic import TypeAdapter, ValidationError
 
 from nas.models.blocks import ResidualBlock, find_residual_blocks
-from nas.models.channels import ChannelGroup, FixedChannels, analyse_channels
+from nas.models.channels import ChannelGroup, FixedChannels, analyse_channels, layer_name
 from nas.models.graph import InvalidModel, ModelGraph, TensorShape, count_parameters
-from nas.models.operators import BatchNormOp, Conv2dOp
+from nas.models.operators import BatchNormOp, Conv2dOp, ConvTranspose2dOp, LinearOp
 from nas.models.shapes import infer_shapes
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
@@ -25,9 +25,21 @@ class ResolutionReport:
 
 
 @dataclass(frozen=True)
+class OutlinedLayer:
+    """A layer with weights, as groups, blocks and fixed channels call it. ``channels``: of its output; ``size``: height
+    of its output in pixels, 1 without height."""
+
+    name: str
+    kind: str
+    channels: int
+    size: int
+
+
+@dataclass(frozen=True)
 class IntakeReport:
     """Counts are those of the model as it came. ``batch_norms`` counts batch norms; 0 with convolutions means that they
-    were folded, or that the model never had any. ``any_batch``: it takes any number of images at once."""
+    were folded, or that the model never had any. ``any_batch``: it takes any number of images at once. ``layers``: all
+    layers with weights, in the order of the model."""
 
     inputs: tuple[tuple[str, TensorShape], ...]
     outputs: tuple[TensorShape, ...]
@@ -39,6 +51,7 @@ class IntakeReport:
     fixed: tuple[FixedChannels, ...]
     blocks: tuple[ResidualBlock, ...]
     resolution: ResolutionReport
+    layers: tuple[OutlinedLayer, ...]
 
     def to_json(self) -> bytes:
         """The report as JSON."""
@@ -67,7 +80,18 @@ def report_intake(graph: ModelGraph) -> IntakeReport:
         fixed=analysis.fixed,
         blocks=find_residual_blocks(graph),
         resolution=_report_resolution(graph),
+        layers=_outline(graph),
     )
+
+
+def _outline(graph: ModelGraph) -> tuple[OutlinedLayer, ...]:
+    layers: dict[str, OutlinedLayer] = {}
+    for node in graph.nodes:
+        if isinstance(node.operator, Conv2dOp | ConvTranspose2dOp | LinearOp):
+            is_map = len(node.shape) == 4 and not isinstance(node.operator, LinearOp)
+            channels, size = (node.shape[1], node.shape[2]) if is_map else (node.shape[-1], 1)
+            layers.setdefault(layer_name(node), OutlinedLayer(layer_name(node), node.operator.kind, channels, size))
+    return tuple(layers.values())
 
 
 def takes_any_batch(graph: ModelGraph) -> bool:

@@ -20,6 +20,8 @@ from server.dashboard.devices.list_page import devices_page
 from server.dashboard.devices.page import device_page
 from server.dashboard.layout import LOGO, page_layout
 from server.dashboard.login import COOKIE, Sessions, add_routes
+from server.dashboard.models.list_page import models_page
+from server.dashboard.models.page import model_page
 from server.dashboard.search.page import search_page
 from server.dashboard.searches.page import searches_page
 from server.dashboard.service.page import service_page
@@ -67,6 +69,16 @@ def mount(app: FastAPI, api_url: str, *, closed: bool = False) -> None:
     async def device(client: Client, name: str) -> None:
         await device_page(client, name)
 
+    @ui.page("/models")
+    @sessions.page
+    async def models(client: Client) -> None:
+        await models_page(client)
+
+    @ui.page("/models/{name}")
+    @sessions.page
+    async def model(client: Client, name: str) -> None:
+        await model_page(client, name)
+
     @ui.page("/compare")
     @sessions.page
     async def compare(client: Client, a: str = "", b: str = "", space: str = "") -> None:
@@ -79,8 +91,8 @@ def mount(app: FastAPI, api_url: str, *, closed: bool = False) -> None:
 
     @ui.page("/submit")
     @sessions.page
-    async def submit(client: Client, supernet: str = "", device: str = "") -> None:
-        await submit_page(client, supernet, device)
+    async def submit(client: Client, supernet: str = "", device: str = "", model: str = "") -> None:
+        await submit_page(client, supernet, device, model)
 
     @pages.exception_handler(404)
     async def unknown(request: Request, _: Exception) -> Response:

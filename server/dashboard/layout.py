@@ -16,7 +16,10 @@ from server.dashboard.memoized_view import MemoizedView
 from server.dashboard.service_calls import call_service
 
 HEADER_REFRESH_S = 5.0
-_NAVIGATION = (("Searches", "/"), ("Devices", "/devices"), ("New search", "/submit"), ("Service", "/service"))
+_NAVIGATION = (
+    *(("Searches", "/"), ("Devices", "/devices"), ("Models", "/models")),
+    *(("New search", "/submit"), ("Service", "/service")),
+)
 _THEMES = {"auto": None, "light": False, "dark": True}
 _THEME_ICONS = {"auto": "brightness_auto", "light": "light_mode", "dark": "dark_mode"}
 

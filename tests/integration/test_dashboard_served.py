@@ -18,6 +18,8 @@ from nas.core.events import Progress
 from server.store.store import open_store
 from tests.support import fakes, fleets
 from tests.support.browsing import MARKS
+from tests.support.intake import run_oldest_job
+from tests.support.models import mobilenet_v2, save_exported
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
@@ -55,12 +57,36 @@ def test_pages_of_an_empty_service_open(page: Any, tmp_path: Path) -> None:
         for path, heading in (
             ("/", "Searches"),
             ("/devices", "Devices"),
+            ("/models", "Models"),
             ("/submit", "New search"),
             ("/service", "Service"),
         ):
             page.goto(url + path)
             expect(page.get_by_role("heading", level=1)).to_contain_text(heading)
         page.goto("about:blank")  # its socket would notice that the service goes
+
+
+def test_model_is_uploaded_and_its_report_is_drawn(page: Any, tmp_path: Path) -> None:
+    exported = save_exported(mobilenet_v2(), tmp_path / "signs.pt2")
+    blobs = str(tmp_path / "blobs")
+    with open_store(f"sqlite:///{tmp_path / 'hwnas.db'}", blobs) as store, service(tmp_path) as url:
+        page.goto(f"{url}/models")
+        expect(page.get_by_text("No models yet")).to_be_visible()
+        page.locator("input[type=file]").set_input_files(str(exported))
+        expect(page.get_by_text("signs.pt2 is uploaded")).to_be_visible()
+        page.get_by_label("Mean of the pixels").fill("123.7, 116.3, 103.5")
+        page.get_by_label("Their standard deviation").fill("58.4, 57.1, 57.4")
+        page.get_by_role("button", name="Add model").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("signs")
+        expect(page.get_by_text("Waiting for a worker")).to_be_visible()
+        run_oldest_job(store, blobs)
+        drawing = page.get_by_role("img", name="groups of channels that may be narrowed")
+        expect(drawing).to_be_visible()
+        expect(page.get_by_role("heading", name="May be narrowed")).to_be_visible()
+        expect(page.get_by_text("they are outputs of the model")).to_be_visible()
+        page.get_by_role("button", name="Make it faster").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("New search")
+        page.goto("about:blank")
 
 
 def test_token_authenticates(page: Any, tmp_path: Path) -> None:

@@ -43,16 +43,7 @@ class IntakeService:
 
     def work(self) -> None:
         """Run the oldest job to its end, as a worker does."""
-        lease = self.store.jobs.claim("tests", 600.0)
-        assert lease is not None
-        try:
-            for number, batch in enumerate(run_job(lease.payload, self.url, lease.events), start=1):
-                if self.store.jobs.append(lease, number, batch, 600.0) != "continue":
-                    return
-        except HwnasError as error:
-            self.store.jobs.finish(lease, "failed", str(error))
-        else:
-            self.store.jobs.finish(lease, "succeeded")
+        run_oldest_job(self.store, self.url)
 
     def add(self, client: Client, name: str, path: Path) -> UserModelDetailSchema:
         """Upload a file, take it in, and return the model as it is then."""
@@ -60,6 +51,20 @@ class IntakeService:
         client.add_model(ModelSpec(name=name, source=source))
         self.work()
         return client.model(name)
+
+
+def run_oldest_job(store: Store, blobs_url: str) -> None:
+    """Claim the oldest job and run it to its end, as a worker does."""
+    lease = store.jobs.claim("tests", 600.0)
+    assert lease is not None
+    try:
+        for number, batch in enumerate(run_job(lease.payload, blobs_url, lease.events), start=1):
+            if store.jobs.append(lease, number, batch, 600.0) != "continue":
+                return
+    except HwnasError as error:
+        store.jobs.finish(lease, "failed", str(error))
+    else:
+        store.jobs.finish(lease, "succeeded")
 
 
 @contextmanager

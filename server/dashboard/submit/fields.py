@@ -11,7 +11,7 @@ from nicegui import ui
 from nicegui.elements.mixins.value_element import ValueElement
 
 from nas.core.errors import InvalidSpec
-from nas.core.spec import FleetSpec, RetrainSpec, SearchSpec, parse_spec
+from nas.core.spec import FleetSpec, RetrainSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.strict_yaml import parse_yaml
 from nas.core.tasks import load_task, task_names
 from nas.schemas.searches import SearchSchema
@@ -33,22 +33,24 @@ SpecRecord = dict[str, Any]  # of a spec, before ``parse_spec`` checks it
 
 @dataclass(frozen=True)
 class SubmitOptions:
-    """What the form offers: ``devices`` that have predictors, and ``parents``, searches with a trained supernet."""
+    """What the form offers: ``devices`` that have predictors, ``parents``, searches with a trained supernet, and
+    ``models`` that spaces can start from."""
 
     spaces: list[SpaceSchema]
     strategies: list[StrategySchema]
     datasets: list[str]
     devices: list[str]
     parents: list[SearchSchema]
+    models: list[str]
 
 
 class SpecFields:
     """Fields with the values of a spec: the defaults, or the spec of the search whose supernet is used."""
 
-    def __init__(self, options: SubmitOptions, supernet: str, device: str) -> None:
+    def __init__(self, options: SubmitOptions, supernet: str, device: str, model: str = "") -> None:
         self._controls: list[ValueElement[Any]] = []
         parent = next((search for search in options.parents if search.id == supernet), None)
-        self._initial = parent.spec if parent is not None else SearchSpec(name=_DEFAULT_NAME)
+        self._initial = parent.spec if parent is not None else _default_spec(options, model)
         self._presets = {space.name: list(space.presets) for space in options.spaces}
         with div("card"), div("form"):
             text("Search", "form-title")
@@ -81,6 +83,11 @@ class SpecFields:
         self._space = self._select("Search space", list(self._presets), initial.space.name)
         self._preset = self._select(
             "Space preset", self._presets.get(initial.space.name, []), preset if isinstance(preset, str) else None
+        )
+        model_names = {"": "None"} | {name: name for name in options.models}
+        self._model = self._field(
+            ui.select(model_names, label="Model", value=initial.space.model or ""),
+            "your own, for a space that starts from one",
         )
         self._task = self._select("Task", task_names(), initial.data.task)
         self._data = self._select("Data set", options.datasets, initial.data.name)
@@ -186,7 +193,7 @@ class SpecFields:
         strategy_params = _mapping("strategy parameters", self._strategy_params.value)
         return {
             "name": self._name.value,
-            "space": {"name": self._space.value, "params": space_params},
+            "space": {"name": self._space.value, "model": self._model.value or None, "params": space_params},
             "strategy": {"name": self._strategy.value, "params": strategy_params},
             "data": data | {"name": self._data.value, "path": self._path.value or None, "task": self._task.value},
             "device": self._device.value,
@@ -227,6 +234,14 @@ class SpecFields:
         initial = self._initial.retrain or RetrainSpec()
         networks = min(initial.networks, int(self._verified.value or initial.networks))
         return initial.model_dump(mode="json") | {"epochs": self._retrain.value, "networks": networks}
+
+
+def _default_spec(options: SubmitOptions, model: str) -> SearchSpec:
+    """A first search; of a model, over the first space that starts from one."""
+    space = next((space.name for space in options.spaces if space.of_model), None)
+    if not model or space is None:
+        return SearchSpec(name=_DEFAULT_NAME)
+    return SearchSpec(name=f"{model}, faster", space=SpaceSpec(name=space, model=model, params={}))
 
 
 def _yaml(params: SpecRecord) -> str:

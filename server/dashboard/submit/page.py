@@ -21,8 +21,8 @@ from server.dashboard.submit.fields import SpecFields, SubmitOptions
 _FINISHED_SEARCHES = 100  # whose supernets are offered
 
 
-async def submit_page(client: Client, supernet: str, device: str) -> None:
-    """A new search; the page that leads here may fill in ``supernet`` and ``device``."""
+async def submit_page(client: Client, supernet: str, device: str, model: str = "") -> None:
+    """A new search; the page that leads here may fill in ``supernet``, ``device`` and ``model``."""
     form: SubmitForm | None = None
 
     def fetch() -> SubmitOptions:
@@ -33,6 +33,7 @@ async def submit_page(client: Client, supernet: str, device: str) -> None:
             datasets=client.datasets(),
             devices=[d.name for d in client.devices() if d.predictors],
             parents=[search for search in finished if can_fork(search)],
+            models=[m.name for m in client.models() if m.summary is not None],
         )
 
     with page_layout(client, "New search", "/submit") as shell:
@@ -43,7 +44,7 @@ async def submit_page(client: Client, supernet: str, device: str) -> None:
             nonlocal form
             if form is None:
                 with form_box:
-                    form = SubmitForm(client, options, supernet, device)
+                    form = SubmitForm(client, options, supernet, device, model)
 
         await Poller(shell, fetch, draw, lambda _: False).start()
 
@@ -51,12 +52,12 @@ async def submit_page(client: Client, supernet: str, device: str) -> None:
 class SubmitForm:
     """The form with its buttons, and a preview of the spec. The input is kept, whatever the service answers."""
 
-    def __init__(self, client: Client, options: SubmitOptions, supernet: str, device: str) -> None:
+    def __init__(self, client: Client, options: SubmitOptions, supernet: str, device: str, model: str) -> None:
         self._client = client
         self._key = uuid.uuid4().hex  # with the spec's hash: a double click submits once
         with div("cols"):
             with div("stack"):
-                self._fields = SpecFields(options, supernet, device)
+                self._fields = SpecFields(options, supernet, device, model)
                 self._problem = MemoizedView(lambda view_title, message: problem_view(view_title).show(message))
                 with div("flow"):
                     div("grow")

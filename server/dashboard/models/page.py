@@ -1,0 +1,135 @@
+"""``/models/{name}``: one model with its intake report."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from nicegui import ui
+
+from nas.client import Client
+from nas.core.access import Principal
+from nas.core.errors import HwnasError
+from nas.core.lifecycle import ALLOWED_STATUSES, JobStatus
+from nas.schemas.user_models import UserModelDetailSchema, UserModelSchema
+from server.dashboard import formatting
+from server.dashboard.dialogs import confirm
+from server.dashboard.elements import badge, breadcrumbs, div, heading, notice, text
+from server.dashboard.job_stages import draw_stages
+from server.dashboard.layout import PageShell, page_layout
+from server.dashboard.memoized_view import MemoizedView, problem_view
+from server.dashboard.models.report_card import draw_report
+from server.dashboard.polling import Poller
+from server.dashboard.service_calls import call_service
+
+
+@dataclass(frozen=True)
+class ModelSnapshot:
+    """A model, and whether the reader may change it."""
+
+    model: UserModelDetailSchema
+    may_change: bool
+
+
+async def model_page(client: Client, name: str) -> None:
+    """One model: its source, its intake, and what of it can be made smaller."""
+
+    def fetch() -> ModelSnapshot:
+        model, me = client.model(name), client.me()
+        reader = Principal(me.owner, frozenset(me.scopes))
+        return ModelSnapshot(model, reader.has_scope("submit") and reader.may_change(model.owner))
+
+    with page_layout(client, name, "/models") as shell:
+        actions = ModelActions(client, shell, name, lambda: poller.refresh())
+        header = MemoizedView(functools.partial(_draw_header, actions))
+        refusal = problem_view("The model was refused")
+        intake = MemoizedView(_draw_intake)
+        report = MemoizedView(draw_report)
+
+        def draw(snapshot: ModelSnapshot) -> None:
+            model = snapshot.model
+            header.show(model.name, model.status, _source_text(model), model.summary is not None, snapshot.may_change)
+            refusal.show(model.error if model.status in ("failed", "quarantined") else None)
+            intake.show(model)
+            report.show(model.report)
+
+        poller = Poller(shell, fetch, draw, lambda snapshot: formatting.is_moving(snapshot.model))
+        await poller.start()
+
+
+class ModelActions:
+    """What the owner can do with a model. ``refresh`` reads the service again."""
+
+    def __init__(self, client: Client, shell: PageShell, name: str, refresh: Callable[[], Awaitable[None]]) -> None:
+        self._client, self._shell, self._name, self._refresh = client, shell, name, refresh
+
+    def draw(self, status: JobStatus) -> None:
+        """The buttons that the status allows."""
+        if status in ALLOWED_STATUSES["cancel"]:
+            ui.button("Cancel", icon="stop", on_click=lambda: self._act(self._client.cancel_intake)).props(
+                "outline no-caps"
+            )
+        if status in ALLOWED_STATUSES["retry"]:
+            ui.button("Retry", icon="replay", on_click=lambda: self._act(self._client.retry_intake)).props(
+                "outline no-caps"
+            )
+        ui.button("Delete", icon="delete_outline", on_click=self._delete).props("outline no-caps color=negative")
+
+    async def _act(self, command: Callable[[str], UserModelSchema]) -> None:
+        with self._shell.content:
+            try:
+                await call_service(command, self._name)
+            except HwnasError as error:
+                ui.notify(str(error), type="negative", multi_line=True)
+        await self._refresh()
+
+    async def _delete(self) -> None:
+        with self._shell.content:
+            if not await confirm(f"Delete model {self._name}?", "It is removed for good.", "Delete model"):
+                return
+            try:
+                await call_service(_delete, self._client, self._name)
+            except HwnasError as error:
+                ui.notify(str(error), type="negative", multi_line=True)
+                return
+            ui.navigate.to("/models")
+
+
+def _delete(client: Client, name: str) -> bool:
+    client.delete_model(name)
+    return True
+
+
+def _draw_header(
+    actions: ModelActions, name: str, status: JobStatus, source: str, is_usable: bool, may_change: bool
+) -> None:
+    breadcrumbs(("Models", "/models"), (name, ""))
+    with div("flow").style("margin-top: .35rem"):
+        heading(name)
+        badge(status)
+        div("grow")
+        if is_usable:
+            ui.button("Make it faster", icon="add", on_click=lambda: ui.navigate.to(f"/submit?model={name}")).props(
+                "outline no-caps"
+            )
+        if may_change:
+            actions.draw(status)
+    text(source, "small muted")
+
+
+def _source_text(model: UserModelSchema) -> str:
+    source = f"{model.spec.source.filename}; owner {model.owner}"
+    if (p := model.spec.preprocessing) is None:
+        return f"{source}; images are normalised by the statistics of a search's data"
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (p.mean, p.std))
+    return f"{source}; images enter as (pixel - mean) / std, with mean {mean} and std {std}"
+
+
+def _draw_intake(model: UserModelDetailSchema) -> None:
+    if model.status == "queued":
+        notice(
+            "info", "Waiting for a worker", formatting.sentence(model.waiting or "it reads the model once it is free")
+        )
+    if not formatting.is_over(model):
+        draw_stages(tuple(model.stages), formatting.time_left(model), model.status)
