@@ -8,13 +8,14 @@ from typing import Literal
 
 from nas.core.errors import InvalidPlugin, UnknownName
 
-Group = Literal["nas.search_spaces", "nas.strategies", "nas.predictors", "nas.datasets", "nas.tasks"]
+Group = Literal["nas.search_spaces", "nas.strategies", "nas.predictors", "nas.datasets", "nas.tasks", "nas.models"]
 CONCEPTS: dict[Group, str] = {
     "nas.search_spaces": "search space",
     "nas.strategies": "strategy",
     "nas.predictors": "predictor",
     "nas.datasets": "data set",
     "nas.tasks": "task",
+    "nas.models": "model of an installed package",
 }
 REINSTALL = "Install the package that declares it anew (this one with: pip install --no-deps -e .)"
 

@@ -12,6 +12,8 @@ from nas.core.spec import Name, ResourceSpec
 
 MODEL_SUFFIXES = (".pt2", ".onnx")
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+PICKLED_HINT = ": a pickled checkpoint runs code when it is opened; export the model with torch.export instead"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(min_length=1, max_length=200)]
@@ -33,21 +35,60 @@ class UploadedFile(_SpecPart):
         return PurePath(self.filename).suffix.lower()
 
 
+class WeightsFile(UploadedFile):
+    """Weights by name: safetensors, or a state dict of ``torch.save`` (opened with ``weights_only``)."""
+
+    @model_validator(mode="after")
+    def _suffix_is_known(self) -> WeightsFile:
+        if self.suffix not in WEIGHTS_SUFFIXES:
+            raise ValueError(f"expected a file {' or '.join(WEIGHTS_SUFFIXES)}, got {self.filename!r}")
+        return self
+
+
 class FileSource(UploadedFile):
     """A program of ``torch.export`` (``.pt2``) or an ONNX model (``.onnx``)."""
 
     kind: Literal["file"] = "file"
 
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        return self.filename
+
     @model_validator(mode="after")
     def _suffix_is_known(self) -> FileSource:
         if self.suffix in MODEL_SUFFIXES:
             return self
-        hint = (
-            ": a pickled checkpoint runs code when it is opened; export the model with torch.export instead"
-            if self.suffix in PICKLE_SUFFIXES
-            else ""
-        )
+        hint = PICKLED_HINT if self.suffix in PICKLE_SUFFIXES else ""
         raise ValueError(f"expected a file {' or '.join(MODEL_SUFFIXES)}, got {self.filename!r}{hint}")
+
+
+class PackageSource(_SpecPart):
+    """An installed package's entry point of the group ``nas.models``."""
+
+    kind: Literal["package"] = "package"
+    entry_point: Annotated[str, Field(min_length=1, max_length=120)]
+
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        return f"{self.entry_point} of an installed package"
+
+
+class TimmSource(_SpecPart):
+    """A model of timm; ``pretrained``: with its published weights, which the worker downloads."""
+
+    kind: Literal["timm"] = "timm"
+    model: Annotated[str, Field(min_length=1, max_length=120)]
+    pretrained: bool = True
+
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        return f"{self.model} of timm"
+
+
+ModelSource = Annotated[FileSource | PackageSource | TimmSource, Field(discriminator="kind")]
 
 
 class PreprocessingSpec(_SpecPart):
@@ -73,10 +114,12 @@ class PreprocessingSpec(_SpecPart):
 
 
 class ModelSpec(_SpecPart):
-    """A model to add under a ``name``. Without ``preprocessing``, images are normalised by the statistics of the data
-    that a search uses, which suits no trained model but one that was trained so."""
+    """A model to add under a ``name``. ``weights`` replace those of its source. Without ``preprocessing``, images are
+    normalised as the source says (timm does), else by the statistics of the data that a search uses, which suits no
+    trained model but one that was trained so."""
 
     name: Name
-    source: FileSource
+    source: ModelSource
+    weights: WeightsFile | None = None
     preprocessing: PreprocessingSpec | None = None
     resources: ResourceSpec = Field(default_factory=ResourceSpec)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from nas.core.errors import InvalidInput
 from nas.core.jobs import ParentBlobs
 from nas.core.json_types import JsonObject
-from nas.core.parent import ParentModel
+from nas.core.parent import ParentModel, Preprocessing
 from nas.core.ports import BlobStore
 from nas.models.graph import TensorShape
 from nas.models.intake import IntakeReport
@@ -49,12 +49,14 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model that was read: the sha256 of its graph (JSON), its weights (safetensors) and its intake report (JSON)."""
+    """A model that was read: the sha256 of its graph (JSON), its weights (safetensors) and its intake report (JSON).
+    ``preprocessing``: what its source says of its images, None if it says nothing."""
 
     graph: str
     weights: str
     report: str
     summary: ModelSummary
+    preprocessing: Preprocessing | None = None
 
     def as_json(self) -> JsonObject:
         """The value as the result of a stage."""

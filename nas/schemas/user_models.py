@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from nas.core.model_spec import ModelSpec
+from nas.core.parent import Preprocessing
 from nas.models.intake import IntakeReport
 from nas.models.stored import ModelSummary
 from nas.schemas.jobs import JobSchema
@@ -21,7 +22,8 @@ class UserModelSchema(JobSchema):
     """A model with its latest intake, whose fields as a job these are, but for the ``owner``, who is that of the model.
 
     ``summary`` is None until the model was read. ``graph``, ``weights`` and ``report_blob`` are the sha256 of what is
-    stored of it: its graph as JSON, its weights as safetensors, its intake report as JSON.
+    stored of it: its graph as JSON, its weights as safetensors, its intake report as JSON. ``preprocessing``: how
+    images enter it, None: by the statistics of the data.
     """
 
     name: str
@@ -30,6 +32,7 @@ class UserModelSchema(JobSchema):
     graph: str | None = None
     weights: str | None = None
     report_blob: str | None = None
+    preprocessing: Preprocessing | None = None
 
 
 class UserModelDetailSchema(UserModelSchema):

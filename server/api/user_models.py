@@ -11,8 +11,9 @@ from fastapi.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from nas.core.errors import InvalidInput, InvalidSpec
-from nas.core.model_spec import ModelSpec
+from nas.core.entry_points import CONCEPTS, installed
+from nas.core.errors import InvalidInput, InvalidSpec, UnknownName
+from nas.core.model_spec import FileSource, ModelSpec, PackageSource
 from nas.models.intake import IntakeReport
 from nas.models.stored import READ_STAGE
 from nas.schemas.jobs import EventPage
@@ -90,14 +91,20 @@ def add_model(
     if idempotency_key is not None and store.jobs.find(spec, idempotency_key, principal.owner) is not None:
         response.status_code = 200
     else:
-        _require_uploaded(spec.source.blob, store)
+        _require_source(spec, store)
         store.jobs.submit(spec, idempotency_key, stages=(READ_STAGE,), by=principal)
     return store.queries.user_model(spec.name, principal)
 
 
-def _require_uploaded(blob: str, store: Store) -> None:
-    if not store.blobs.has(blob):
-        raise InvalidSpec(f"source.blob: no file {blob[:12]}... was uploaded (lately)")
+def _require_source(spec: ModelSpec, store: Store) -> None:
+    """Raises InvalidSpec for a file that was not uploaded, UnknownName for an entry point that no package declares."""
+    files = {"source": spec.source if isinstance(spec.source, FileSource) else None, "weights": spec.weights}
+    for field, file in files.items():
+        if file is not None and not store.blobs.has(file.blob):
+            raise InvalidSpec(f"{field}.blob: no file {file.blob[:12]}... was uploaded (lately)")
+    packaged = installed("nas.models")
+    if isinstance(spec.source, PackageSource) and spec.source.entry_point not in packaged:
+        raise UnknownName(CONCEPTS["nas.models"], spec.source.entry_point, packaged)
 
 
 @router.get("/models/{name}", summary="Get a model", responses=responses(404, 507))

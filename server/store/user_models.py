@@ -18,6 +18,7 @@ from nas.core.events import Event, StageFinished
 from nas.core.jobs import ParentBlobs
 from nas.core.lifecycle import ENDED
 from nas.core.model_spec import ModelSpec
+from nas.core.parent import Preprocessing
 from nas.core.spec import SpaceSpec, parse_spec
 from nas.models.stored import READ_STAGE, ModelSummary, StoredModel
 from server.store import audit
@@ -104,9 +105,16 @@ def require_usable(session: Session, name: str, by: Principal | None = None) -> 
     if row.graph is None or row.weights is None or row.summary is None:
         reason = f": {job.error}" if job.error else ""
         raise InvalidSpec(f"space.model: model {name!r} was not read yet, its intake is {job.status}{reason}")
-    preprocessing = parse_spec(ModelSpec, job.spec).preprocessing
-    value = preprocessing.value if preprocessing is not None else None
-    return UsableModel(ParentBlobs(name, row.graph, row.weights, value), row.summary)
+    return UsableModel(ParentBlobs(name, row.graph, row.weights, preprocessing_of(job)), row.summary)
+
+
+def preprocessing_of(job: Job) -> Preprocessing | None:
+    """How an intake says that images enter its model: by its spec, else by the model's source."""
+    given = parse_spec(ModelSpec, job.spec).preprocessing
+    if given is not None:
+        return given.value
+    result = job.state.finished.get(READ_STAGE)
+    return StoredModel.parse(result).preprocessing if result is not None else None
 
 
 def parent_blobs(session: Session, space: SpaceSpec) -> ParentBlobs | None:

@@ -72,7 +72,7 @@ def test_model_is_uploaded_and_its_report_is_drawn(page: Any, tmp_path: Path) ->
     with open_store(f"sqlite:///{tmp_path / 'hwnas.db'}", blobs) as store, service(tmp_path) as url:
         page.goto(f"{url}/models")
         expect(page.get_by_text("No models yet")).to_be_visible()
-        page.locator("input[type=file]").set_input_files(str(exported))
+        page.locator("input[type=file]").first.set_input_files(str(exported))
         expect(page.get_by_text("signs.pt2 is uploaded")).to_be_visible()
         page.get_by_label("Mean of the pixels").fill("123.7, 116.3, 103.5")
         page.get_by_label("Their standard deviation").fill("58.4, 57.1, 57.4")

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
 from nas.client import Client
-from nas.core.errors import Conflict, InvalidInput, InvalidSpec, NotFound
-from nas.core.model_spec import FileSource, ModelSpec
+from nas.core.errors import Conflict, InvalidInput, InvalidSpec, NotFound, UnknownName
+from nas.core.model_spec import FileSource, ModelSpec, PackageSource, WeightsFile
 from nas.models.execution import build
 from nas.models.graph import ModelGraph
 from nas.models.intake import report_intake
@@ -74,7 +75,7 @@ def test_a_refused_file_fails_with_the_reason_and_gives_way_to_another(
     assert refused.error == "sorted.pt2: the model: expected a known operator, got aten.sort"
     assert (refused.summary, refused.report) == (None, None)
     assert service.add(client, "mine", exported).status == "succeeded"
-    assert client.model("mine").spec.source.filename == "mine.pt2"
+    assert client.model("mine").spec.source.label == "mine.pt2"
 
 
 def test_a_name_is_never_given_to_another_model(service: IntakeService, exported: Path) -> None:
@@ -127,9 +128,11 @@ def test_the_file_of_an_intake_that_has_not_succeeded_is_kept(
 ) -> None:
     client = service.client()
     refused = service.add(client, "mine", save_exported(Sorted(), tmp_path / "sorted.pt2"))
+    source = refused.spec.source
+    assert isinstance(source, FileSource)
     service.clock.now = 4e9
     service.store.collect(grace_s=GRACE_S)
-    assert [blob.sha256 for blob in service.store.blobs.list()] == [refused.spec.source.blob]
+    assert [blob.sha256 for blob in service.store.blobs.list()] == [source.blob]
     client.retry_intake("mine")
     assert client.model("mine").status == "queued"
 
@@ -211,6 +214,28 @@ def test_uploads_are_limited(service: IntakeService, tmp_path: Path, monkeypatch
     with pytest.raises(Exception, match="larger than 10 bytes"):
         client.upload_model_file(tmp_path / "large.pt2")
     assert list(service.store.blobs.list()) == []
+
+
+def test_weights_of_another_file_are_stored_with_the_model(
+    service: IntakeService, network: torch.nn.Module, exported: Path, tmp_path: Path
+) -> None:
+    client, state = service.client(), network.state_dict()
+    state["head.bias"] = torch.full_like(state["head.bias"], 7.0)
+    safetensors.torch.save_file({**state, "more": torch.zeros(2)}, tmp_path / "tuned.safetensors")
+    source = FileSource(**client.upload_model_file(exported).model_dump())
+    weights = WeightsFile(**client.upload_model_file(tmp_path / "tuned.safetensors").model_dump())
+    client.add_model(ModelSpec(name="mine", source=source, weights=weights))
+    service.work()
+    model = client.model("mine")
+    assert (model.status, model.warnings) == ("succeeded", ["weights: the model has no parameter for more"])
+    assert model.weights is not None
+    stored = safetensors.numpy.load(service.store.blobs.get(model.weights))
+    np.testing.assert_array_equal(stored["head.bias"], np.full(5, 7.0))
+
+
+def test_an_entry_point_that_no_package_declares_is_refused(service: IntakeService) -> None:
+    with pytest.raises(UnknownName, match="unknown model of an installed package 'ours'"):
+        service.client().add_model(ModelSpec(name="mine", source=PackageSource(entry_point="ours")))
 
 
 def test_preprocessing_is_in_pixel_values(service: IntakeService) -> None:

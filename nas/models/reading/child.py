@@ -1,7 +1,7 @@
-"""Reading a file in a process of its own, with limits on memory and time, so that no upload can harm the reader.
+"""Reading a model in a process of its own, with limits on memory and time, so that no upload can harm the reader.
 
-The child imports neither torch nor the rest of this project's plug-ins, and returns a graph as JSON and weights as
-safetensors in a temporary folder.
+The child imports neither torch nor plug-ins for a file. It returns a graph as JSON and weights as safetensors in a
+temporary folder.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors.numpy
+from pydantic import TypeAdapter
 
+from nas.core.model_spec import PICKLE_SUFFIXES, PICKLED_HINT
+from nas.core.parent import Preprocessing
 from nas.models.graph import InvalidModel, ModelGraph, check_weights
 from nas.models.reading.model import ReadModel
 
@@ -33,6 +36,26 @@ class ReadLimits:
     time_s: float = 120.0
 
 
+@dataclass(frozen=True)
+class ReadRequest:
+    """What to read: a ``.pt2`` or ``.onnx`` ``file``, or else the model of an entry point of the group ``nas.models``
+    (``package``), or one that timm knows by name (``timm``). ``weights``: a file whose tensors replace the model's."""
+
+    file: Path | None = None
+    package: str | None = None
+    timm: str | None = None
+    pretrained: bool = True
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class _ChildResult:
+    """What of a model is neither graph nor weights."""
+
+    preprocessing: Preprocessing | None
+    warnings: tuple[str, ...]
+
+
 def read_model(path: Path, limits: ReadLimits = ReadLimits(), name: str | None = None) -> ReadModel:
     """Read a ``.pt2`` or ``.onnx`` file in a child process. ``name``: what messages call it, else as its file.
 
@@ -40,16 +63,26 @@ def read_model(path: Path, limits: ReadLimits = ReadLimits(), name: str | None =
     limit.
     """
     check_file(path, limits)
-    name = name or path.name
+    return read_source(ReadRequest(file=path), name or path.name, limits)
+
+
+def read_source(request: ReadRequest, name: str, limits: ReadLimits = ReadLimits()) -> ReadModel:
+    """Read a model in a child process; ``name``: what messages call it. Raises InvalidModel if it is refused, and if
+    reading it exceeds a limit."""
     with tempfile.TemporaryDirectory(prefix="hwnas-model-") as folder:
         command = [
-            *(sys.executable, "-I", "-m", "nas.models.reading.child", str(path.absolute()), folder),
+            *(sys.executable, "-I", "-m", "nas.models.reading.child", folder),
             *("--memory-bytes", str(limits.memory_bytes), "--file-bytes", str(limits.file_bytes)),
             *("--time-s", str(limits.time_s)),
         ]
         try:
             ended = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=limits.time_s, stdin=subprocess.DEVNULL
+                command,
+                input=_REQUEST.dump_json(request).decode(),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=limits.time_s,
             )
         except subprocess.TimeoutExpired:
             raise InvalidModel(f"{name}: expected it to be read within {limits.time_s:g} s, got no end") from None
@@ -59,10 +92,15 @@ def read_model(path: Path, limits: ReadLimits = ReadLimits(), name: str | None =
             lines = ended.stderr.strip().splitlines()
             last = lines[-1] if lines else f"exit status {ended.returncode}"
             raise InvalidModel(f"{name}: expected a file that can be read within {limits}, got: {last}")
-        graph = ModelGraph.from_json((Path(folder) / "graph.json").read_bytes())
-        weights = safetensors.numpy.load((Path(folder) / "weights.safetensors").read_bytes())
+        return _load(Path(folder))
+
+
+def _load(folder: Path) -> ReadModel:
+    graph = ModelGraph.from_json((folder / "graph.json").read_bytes())
+    weights = safetensors.numpy.load((folder / "weights.safetensors").read_bytes())
     check_weights(graph, weights)
-    return ReadModel(graph, weights)
+    result = _RESULT.validate_json((folder / "result.json").read_bytes())
+    return ReadModel(graph, weights, preprocessing=result.preprocessing, warnings=result.warnings)
 
 
 def check_file(path: Path, limits: ReadLimits) -> None:
@@ -71,17 +109,12 @@ def check_file(path: Path, limits: ReadLimits) -> None:
         raise InvalidModel(f"{path}: expected a file, got none")
     if path.suffix not in _readers():
         suffixes = " or ".join(_readers())
+        hint = PICKLED_HINT if path.suffix in PICKLE_SUFFIXES else ""
         raise InvalidModel(
-            f"{path.name}: expected a file of the kind {suffixes}, got {path.suffix or 'no suffix'}{_hint(path)}"
+            f"{path.name}: expected a file of the kind {suffixes}, got {path.suffix or 'no suffix'}{hint}"
         )
     if (size := path.stat().st_size) > limits.file_bytes:
         raise InvalidModel(f"{path.name}: expected at most {limits.file_bytes:,} bytes, got {size:,}")
-
-
-def _hint(path: Path) -> str:
-    if path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl"):
-        return ": a pickled checkpoint runs code when it is opened; export the model with torch.export instead"
-    return ""
 
 
 def _readers() -> Mapping[str, Callable[[Path, int], ReadModel]]:
@@ -91,21 +124,42 @@ def _readers() -> Mapping[str, Callable[[Path, int], ReadModel]]:
     return {".pt2": read_exported, ".onnx": read_onnx}
 
 
+def _read(request: ReadRequest, folder: Path, max_bytes: int) -> ReadModel:
+    """In the child: the model with its weights."""
+    if request.file is not None:
+        model = _readers()[request.file.suffix](request.file, max_bytes)
+    else:
+        from nas.models.reading.exported import read_exported
+        from nas.models.source_code import export_packaged, export_timm
+
+        program, preprocessing = folder / "program.pt2", None
+        if request.timm is not None:
+            preprocessing = export_timm(request.timm, request.pretrained, program)
+        else:
+            export_packaged(request.package or "", program)
+        model = replace(read_exported(program, max_bytes), preprocessing=preprocessing)
+    if request.weights is None:
+        return model
+    from nas.models.reading.weights import read_weights, with_weights
+
+    return with_weights(model, read_weights(request.weights))
+
+
 def main() -> int:
-    """The child: read the file, write graph and weights into the folder."""
+    """The child: read the model, write graph and weights into the folder."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("path", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--memory-bytes", type=int, required=True)
     parser.add_argument("--file-bytes", type=int, required=True)
     parser.add_argument("--time-s", type=float, required=True)
     arguments = parser.parse_args()
+    request = _REQUEST.validate_json(sys.stdin.buffer.read())
     resource.setrlimit(resource.RLIMIT_AS, (arguments.memory_bytes, arguments.memory_bytes))
     seconds = int(arguments.time_s) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        model = _readers()[arguments.path.suffix](arguments.path, arguments.file_bytes)
+        model = _read(request, arguments.folder, arguments.file_bytes)
     except InvalidModel as error:
         sys.stderr.write(f"{error}\n")
         return _REFUSED
@@ -114,8 +168,12 @@ def main() -> int:
         return _REFUSED
     (arguments.folder / "graph.json").write_bytes(model.graph.to_json())
     (arguments.folder / "weights.safetensors").write_bytes(safetensors.numpy.save(model.weights))
+    (arguments.folder / "result.json").write_bytes(_RESULT.dump_json(_ChildResult(model.preprocessing, model.warnings)))
     return 0
 
+
+_REQUEST = TypeAdapter(ReadRequest)
+_RESULT = TypeAdapter(_ChildResult)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -62,7 +62,8 @@ def read_exported(path: Path, max_bytes: int) -> ReadModel:
     graph.check()
     graph = normalise(graph)
     check_shapes(graph)
-    return ReadModel(graph, {value.name: arrays[value.name] for value in graph.parameters})
+    weights = {value.name: arrays[value.name] for value in graph.parameters}
+    return ReadModel(graph, weights, frozenset(aliases[name] for name in program.constants) & weights.keys())
 
 
 class _ProgramTranslator:

@@ -59,7 +59,9 @@ def read_onnx(path: Path, max_bytes: int) -> ReadModel:
         translation.add(node)
     graph = normalise(translation.graph())
     check_shapes(graph)
-    return ReadModel(graph, {value.name: translation.constants[value.name] for value in graph.parameters})
+    weights = {value.name: translation.constants[value.name] for value in graph.parameters}
+    stored = {tensor.name for tensor in model.graph.initializer if translation.constants[tensor.name].dtype.kind == "f"}
+    return ReadModel(graph, weights, frozenset(weights.keys() - stored))
 
 
 def _check(model: onnx.ModelProto) -> None:

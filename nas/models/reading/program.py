@@ -41,10 +41,12 @@ class OperatorCall:
 
 @dataclass(frozen=True)
 class Program:
-    """A program. ``parameters``: names of parameters, buffers and constants in the model, by those in ``calls``."""
+    """A program. ``parameters``: names of parameters, buffers and constants in the model, by those in ``calls``;
+    ``constants``: those in ``calls`` that a state dict of the model lacks."""
 
     calls: tuple[OperatorCall, ...]
     parameters: dict[str, str]
+    constants: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     shapes: dict[str, TensorShape]
@@ -61,6 +63,7 @@ def parse_program(content: JsonObject) -> Program:
         return Program(
             tuple(_parse_call(node, symbols) for node in graph["nodes"]),
             parameters,
+            _parse_constants(signature["input_specs"]),
             inputs,
             _parse_outputs(signature["output_specs"]),
             {name: tuple(_hint(size) for size in meta["sizes"]) for name, meta in tensors.items()},
@@ -93,6 +96,12 @@ def _parse_inputs(specs: list[JsonObject]) -> tuple[dict[str, str], tuple[str, .
         else:
             raise InvalidModel(f"expected tensors as inputs, got {kind}: custom objects are not opened")
     return parameters, tuple(inputs)
+
+
+def _parse_constants(specs: list[JsonObject]) -> tuple[str, ...]:
+    constants = [spec["tensor_constant"]["arg"]["name"] for spec in specs if "tensor_constant" in spec]
+    buffers = [spec["buffer"] for spec in specs if "buffer" in spec]
+    return (*constants, *(buffer["arg"]["name"] for buffer in buffers if not buffer["persistent"]))
 
 
 def _parse_outputs(specs: list[JsonObject]) -> tuple[str, ...]:

@@ -34,7 +34,19 @@ ModelFile = Annotated[Path, typer.Argument(help="A program of torch.export (.pt2
 def add_model(
     service: ServiceOptions,
     name: Annotated[str, typer.Argument(help="A name for the model.", metavar="NAME")],
-    file: ModelFile,
+    file: Annotated[
+        Path | None, typer.Argument(help="A program of torch.export (.pt2) or an ONNX model (.onnx).")
+    ] = None,
+    package: Annotated[
+        str | None, typer.Option(help="Instead of a file: an entry point nas.models of a package on the worker.")
+    ] = None,
+    timm: Annotated[str | None, typer.Option(help="Instead of a file: a model of timm, by its name.")] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained/--untrained", help="With --timm: whether the worker downloads its weights.")
+    ] = True,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights to use instead: .safetensors, or a state dict (.pt, .pth).")
+    ] = None,
     mean: Annotated[
         str | None, typer.Option(help="What is subtracted from pixels of 0 to 255, by channel: 123.7,116.3,103.5.")
     ] = None,
@@ -54,16 +66,28 @@ def add_model(
 
     - `nas models add signs signs.pt2 --mean 123.7,116.3,103.5 --std 58.4,57.1,57.4`
     - `nas models add old-net net.onnx`
+    - `nas models add tuned signs.pt2 --weights epoch-30.safetensors`
+    - `nas models add ours --package ours`
     """
+    if sum(given is not None for given in (file, package, timm)) != 1:
+        raise InvalidInput("expected a FILE, --package or --timm, and one of them only")
     if (mean is None) != (std is None):
         raise InvalidInput("expected --mean and --std together, or neither")
-    check_file(file, ReadLimits())
+    if file is not None:
+        check_file(file, ReadLimits())
     record: dict[str, object] = {"name": name}
     if mean is not None and std is not None:
         record["preprocessing"] = {"mean": _numbers("--mean", mean), "std": _numbers("--std", std)}
         parse_spec(PreprocessingSpec, record["preprocessing"])  # before the upload, which takes longer
     with service.connect() as nas:
-        record["source"] = {"kind": "file", **nas.upload_model_file(file).model_dump()}
+        if file is not None:
+            record["source"] = {"kind": "file", **nas.upload_model_file(file).model_dump()}
+        elif package is not None:
+            record["source"] = {"kind": "package", "entry_point": package}
+        else:
+            record["source"] = {"kind": "timm", "model": timm, "pretrained": pretrained}
+        if weights is not None:
+            record["weights"] = nas.upload_model_file(weights).model_dump()
         added: UserModelSchema = nas.add_model(parse_spec(ModelSpec, record), key)
         if watch:
             added = until_interrupted(progress.follow_model, nas, name, f"nas models show {name}")
@@ -147,12 +171,15 @@ def _print(model: UserModelSchema, as_json: bool) -> None:
 
 
 def _draw(model: UserModelSchema) -> RenderableType:
-    lines = [f"model {escape(model.name)}: {model.status}", f"source       {escape(model.spec.source.filename)}"]
-    if model.spec.preprocessing is not None:
-        mean, std = (", ".join(f"{v:g}" for v in values) for values in vars(model.spec.preprocessing).values())
+    lines = [f"model {escape(model.name)}: {model.status}", f"source       {escape(model.spec.source.label)}"]
+    if model.spec.weights is not None:
+        lines.append(f"weights      {escape(model.spec.weights.filename)}")
+    if (p := model.preprocessing) is not None:
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (p.mean, p.std))
         lines.append(f"images       (pixel - mean) / std, with mean {mean} and std {std}")
     if model.waiting:
         lines.append(f"waiting      {escape(model.waiting)}")
+    lines += [f"[yellow]warning[/]      {escape(warning)}" for warning in model.warnings]
     if model.error:
         lines.append(f"[red]refused[/]      {escape(model.error)}")
     parts: list[RenderableType] = ["\n".join(lines)]
@@ -171,5 +198,5 @@ def _draw_list(models: list[UserModelSchema]) -> RenderableType:
             shape = sizes(summary.input_shape) if summary.input_shape is not None else "several"
             scalable = "may change" if summary.scalable else "fixed"
             cells = [f"{summary.parameters:,}", shape, str(summary.groups), str(summary.blocks), scalable]
-        table.add_row(model.name, model.owner, model.status, *cells, escape(model.spec.source.filename))
+        table.add_row(model.name, model.owner, model.status, *cells, escape(model.spec.source.label))
     return table

@@ -1,20 +1,23 @@
-"""The form that adds a model: its file, its name, and how images enter it."""
+"""The form that adds a model: where it comes from, its name, and how images enter it."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path, PurePath
 
 from nicegui import events, ui
+from nicegui.elements.mixins.text_element import TextElement
 
 from nas.client import Client
 from nas.core.errors import HwnasError, InvalidInput
-from nas.core.model_spec import MODEL_SUFFIXES, ModelSpec, UploadedFile
+from nas.core.model_spec import MODEL_SUFFIXES, WEIGHTS_SUFFIXES, ModelSpec, UploadedFile
 from nas.core.spec import parse_spec
 from server.dashboard.elements import code_block, div, heading, text
-from server.dashboard.memoized_view import problem_view
+from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.service_calls import call_service
 
+_SOURCES = {"file": "A file", "package": "An installed package", "timm": "timm"}
 _EXPORT = """images = torch.export.Dim("images")
 program = torch.export.export(model.train(), (example,), dynamic_shapes=({0: images},))
 torch.export.save(program, "model.pt2")"""
@@ -25,21 +28,23 @@ class ModelForm:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._file: UploadedFile | None = None
         with div("card stack"):
             heading("Add a model", 2)
-            text(
-                "A program of torch.export (.pt2), which three lines make of any torch.nn.Module, or an ONNX model. "
-                "example is a batch of at least two images. No code of the file runs.",
-                "small muted",
-            )
-            code_block(_EXPORT)
-            ui.upload(label=f"A file {' or '.join(MODEL_SUFFIXES)}", on_upload=self._upload, auto_upload=True).props(
-                f"accept={','.join(MODEL_SUFFIXES)} flat bordered"
-            )
-            self._uploaded = text("", "small muted")
+            self._source = ui.toggle(_SOURCES, value="file", on_change=self._show_fields).props("no-caps unelevated")
+            with div("stack tight") as self._file_section:
+                text(
+                    "A program of torch.export (.pt2), which three lines make of any torch.nn.Module, or an ONNX "
+                    "model. example is a batch of at least two images. No code of the file runs.",
+                    "small muted",
+                )
+                code_block(_EXPORT)
+            self._problem = problem_view("Not accepted")
+            with self._file_section:
+                self._file = FileField(client, "A file", MODEL_SUFFIXES, self._problem, self._suggest_name)
             with div("form"):
                 self._name = ui.input("Name").props("outlined dense")
+                self._entry_point = ui.input("Entry point").props('outlined dense hint="of the group nas.models"')
+                self._timm = ui.input("Model of timm").props('outlined dense hint="with its published weights"')
                 self._mean = ui.input("Mean of the pixels").props('outlined dense hint="such as 123.7, 116.3, 103.5"')
                 self._std = ui.input("Their standard deviation").props('outlined dense hint="such as 58.4, 57.1, 57.4"')
             text(
@@ -47,33 +52,35 @@ class ModelForm:
                 "Without them, images are normalised by the statistics of a search's data.",
                 "small muted",
             )
-            self._problem = problem_view("Not accepted")
+            with div("fold", "details"):
+                text("Other weights", tag="summary")
+                text("Tensors of a file in place of the model's own, by name.", "small muted")
+                self._weights = FileField(client, "Weights", WEIGHTS_SUFFIXES, self._problem, lambda _: None)
             with div("flow"):
                 div("grow")
                 self._button = ui.button("Add model", on_click=self._send).props("unelevated no-caps")
+        self._show_fields()
 
-    async def _upload(self, event: events.UploadEventArguments) -> None:
-        filename = PurePath(event.file.name).name
-        try:
-            with tempfile.TemporaryDirectory(prefix="hwnas-upload-") as folder:
-                path = Path(folder) / "file"
-                await event.file.save(path)
-                self._file = await call_service(self._client.upload_model_file, path, filename)
-        except HwnasError as error:
-            self._file = None
-            self._problem.show(str(error))
-            return
-        self._uploaded.text = f"{filename} is uploaded"
+    def _show_fields(self) -> None:
+        for element, source in ((self._file_section, "file"), (self._entry_point, "package"), (self._timm, "timm")):
+            element.set_visibility(self._source.value == source)
+
+    def _suggest_name(self, filename: str) -> None:
         self._name.value = self._name.value or PurePath(filename).stem
-        self._problem.show(None)
+
+    def _source_record(self) -> dict[str, object]:
+        match self._source.value:
+            case "package":
+                return {"kind": "package", "entry_point": self._entry_point.value}
+            case "timm":
+                return {"kind": "timm", "model": self._timm.value}
+            case _:
+                return {"kind": "file", **self._file.require().model_dump()}
 
     def _record(self) -> dict[str, object]:
-        if self._file is None:
-            raise InvalidInput("expected a model: choose a file first")
-        record: dict[str, object] = {
-            "name": self._name.value,
-            "source": {"kind": "file", **self._file.model_dump()},
-        }
+        record: dict[str, object] = {"name": self._name.value, "source": self._source_record()}
+        if self._weights.uploaded is not None:
+            record["weights"] = self._weights.uploaded.model_dump()
         if self._mean.value or self._std.value:
             record["preprocessing"] = {
                 "mean": _numbers("mean", self._mean.value),
@@ -90,6 +97,45 @@ class ModelForm:
             self._problem.show(str(error))
         finally:
             self._button.props(remove="loading")
+
+
+class FileField:
+    """Uploads one file at once when it is chosen. ``uploaded`` is None until it has arrived."""
+
+    def __init__(
+        self,
+        client: Client,
+        label: str,
+        suffixes: tuple[str, ...],
+        problem: MemoizedView[[str | None]],
+        on_uploaded: Callable[[str], None],
+    ) -> None:
+        self._client, self._problem, self._on_uploaded = client, problem, on_uploaded
+        self.uploaded: UploadedFile | None = None
+        upload = ui.upload(label=f"{label} {' or '.join(suffixes)}", on_upload=self._upload, auto_upload=True)
+        upload.props(f"accept={','.join(suffixes)} flat bordered")
+        self._state: TextElement = text("", "small muted")
+
+    def require(self) -> UploadedFile:
+        """The uploaded file. Raises InvalidInput without one."""
+        if self.uploaded is None:
+            raise InvalidInput("expected a model: choose a file first")
+        return self.uploaded
+
+    async def _upload(self, event: events.UploadEventArguments) -> None:
+        filename = PurePath(event.file.name).name
+        try:
+            with tempfile.TemporaryDirectory(prefix="hwnas-upload-") as folder:
+                path = Path(folder) / "file"
+                await event.file.save(path)
+                self.uploaded = await call_service(self._client.upload_model_file, path, filename)
+        except HwnasError as error:
+            self.uploaded = None
+            self._problem.show(str(error))
+            return
+        self._state.text = f"{filename} is uploaded"
+        self._on_uploaded(filename)
+        self._problem.show(None)
 
 
 def _numbers(name: str, content: str) -> list[float]:

@@ -50,7 +50,7 @@ def _draw_model(model: UserModelSchema) -> None:
         with div("flow"):
             text(model.name, "name", "span")
             badge(model.status)
-        text(f"{model.spec.source.filename}; owner {model.owner}", "small muted")
+        text(f"{model.spec.source.label}; owner {model.owner}", "small muted")
     with div("small"):
         if model.error:
             text(model.error.splitlines()[0][:160]).style("color: var(--c-bad)")

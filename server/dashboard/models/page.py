@@ -119,8 +119,8 @@ def _draw_header(
 
 
 def _source_text(model: UserModelSchema) -> str:
-    source = f"{model.spec.source.filename}; owner {model.owner}"
-    if (p := model.spec.preprocessing) is None:
+    source = f"{model.spec.source.label}; owner {model.owner}"
+    if (p := model.preprocessing) is None:
         return f"{source}; images are normalised by the statistics of a search's data"
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (p.mean, p.std))
     return f"{source}; images enter as (pixel - mean) / std, with mean {mean} and std {std}"

@@ -13,7 +13,7 @@ from server.store.mapping import job_schema
 from server.store.models import Job, UserModelRow
 from server.store.queue import wait_reasons
 from server.store.readers.base import Reader
-from server.store.user_models import UsableModel, require_model, require_usable
+from server.store.user_models import UsableModel, preprocessing_of, require_model, require_usable
 
 
 class UserModelReader(Reader):
@@ -54,4 +54,5 @@ class UserModelReader(Reader):
             graph=row.graph,
             weights=row.weights,
             report_blob=row.report,
+            preprocessing=preprocessing_of(job),
         )
