@@ -1,35 +1,84 @@
-"""Taking in a user's model on a worker: its file is read in a process with limits, its parts are stored as blobs."""
+"""Taking in a user's model on a worker: it is read in a process with limits, and its parts are stored as blobs. Where
+the spec names a device, the model as it came is measured there."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors.numpy
+import torch
+from torch import nn
 
-from nas.core.events import Event, SearchState, StageFinished, StageStarted, Warned
+from nas.core.device import DeviceProfile
+from nas.core.errors import ExportMismatch, InvalidSpec, MeasurementRefused
+from nas.core.events import Event, SearchState, StageFinished, StageStarted, Warned, fold
 from nas.core.jobs import IntakePayload
+from nas.core.json_types import JsonObject
 from nas.core.model_spec import FileSource, ModelSpec, PackageSource, TimmSource, UploadedFile
-from nas.core.ports import BlobStore
+from nas.core.ports import BlobStore, Measurer
+from nas.export import to_onnx_for_timing
+from nas.models.execution import build
+from nas.models.graph import ModelGraph
 from nas.models.intake import report_intake
 from nas.models.reading.child import ReadRequest, read_source
 from nas.models.reading.model import ReadModel
-from nas.models.stored import READ_STAGE, ModelSummary, StoredModel
+from nas.models.stored import (
+    MEASURE_STAGE,
+    READ_STAGE,
+    ModelSummary,
+    ParentLatency,
+    StoredModel,
+    intake_stages,
+)
+
+_NETWORK = "parent"  # what agents call the model
+
+
+@dataclass(frozen=True)
+class _StageOutcome:
+    """What a stage stores, and what the user should know of it."""
+
+    result: JsonObject
+    warnings: tuple[str, ...] = field(default=())
 
 
 def take_in(
-    payload: IntakePayload, blobs: BlobStore, state: SearchState, clock: Callable[[], float]
+    payload: IntakePayload, blobs: BlobStore, state: SearchState, clock: Callable[[], float], measure: Measurer
 ) -> Iterator[Event]:
-    """Yield the events of an intake after ``state``. Raises InvalidModel for a file that is refused."""
-    if READ_STAGE not in state.finished:
-        yield StageStarted(READ_STAGE, 0, 1)
+    """Yield the events of an intake after ``state``.
+
+    Raises InvalidModel for a model that is refused. A device that cannot measure it is warned of, since the model
+    is stored by then; raises NotMeasuredYet where the device's agent has not measured it yet.
+    """
+    stages = intake_stages(payload.spec)
+    torch.set_num_threads(payload.spec.resources.cpus)
+    for position, stage in enumerate(stages):
+        if stage in state.finished:
+            continue
+        yield StageStarted(stage, position, len(stages))
         started_at = clock()
+        outcome = _run(stage, payload, blobs, state, measure)
+        for warning in outcome.warnings:
+            yield Warned(stage, warning)
+        finished = StageFinished(stage, clock() - started_at, outcome.result)
+        state = fold(state, finished)
+        yield finished
+
+
+def _run(stage: str, payload: IntakePayload, blobs: BlobStore, state: SearchState, measure: Measurer) -> _StageOutcome:
+    if stage == READ_STAGE:
         model = _read(payload.spec, blobs)
-        for warning in model.warnings:
-            yield Warned(READ_STAGE, warning)
-        stored = _store(model, blobs)
-        yield StageFinished(READ_STAGE, clock() - started_at, stored.as_json())
+        return _StageOutcome(_store(model, blobs).as_json(), model.warnings)
+    stored = StoredModel.parse(state.finished[READ_STAGE])
+    try:
+        assert stage == MEASURE_STAGE
+        assert payload.device is not None
+        return _StageOutcome(_time(stored, payload.device, blobs, measure).as_json())
+    except (InvalidSpec, ExportMismatch, MeasurementRefused) as error:
+        return _StageOutcome({}, (f"{stage}: {error}",))
 
 
 def _read(spec: ModelSpec, blobs: BlobStore) -> ReadModel:
@@ -61,3 +110,20 @@ def _store(model: ReadModel, blobs: BlobStore) -> StoredModel:
         summary=ModelSummary.of(report),
         preprocessing=model.preprocessing,
     )
+
+
+def _module(stored: StoredModel, blobs: BlobStore) -> nn.Module:
+    graph = ModelGraph.from_json(blobs.get(stored.graph))
+    return build(graph, safetensors.numpy.load(blobs.get(stored.weights))).eval()
+
+
+def _time(stored: StoredModel, device: DeviceProfile, blobs: BlobStore, measure: Measurer) -> ParentLatency:
+    """The latency of the model on a device. Raises MeasurementRefused if it says nothing."""
+    shape = stored.summary.input_shape
+    if shape is None or len(shape) != 3:
+        raise InvalidSpec("expected a model with one input of shape (images, channels, height, width)")
+    onnx = to_onnx_for_timing(_module(stored, blobs), (shape[0], shape[1], shape[2]))
+    [measured] = measure([onnx], device, [_NETWORK])
+    if measured.median_ms is None or measured.low_ms is None or measured.high_ms is None:
+        raise MeasurementRefused(measured.refused or "the measurement says nothing")
+    return ParentLatency(device.name, device.id, measured.median_ms, measured.low_ms, measured.high_ms)

@@ -93,7 +93,7 @@ def _events(payload: JobPayload, blobs: BlobStore, state: SearchState) -> Iterat
         case OnboardingPayload():
             return _onboard(payload, blobs, state)
         case IntakePayload():
-            return take_in(payload, blobs, state, time.monotonic)
+            return take_in(payload, blobs, state, time.monotonic, _measurer(payload.measurements, blobs))
         case _:
             assert_never(payload)
 

@@ -131,10 +131,12 @@ class OnboardingPayload:
 
 @dataclass(frozen=True)
 class IntakePayload:
-    """A model to take in."""
+    """A model to take in. ``device`` is the profile of the device that it is measured on, None without one."""
 
     kind: ClassVar[JobKind] = "model"
     spec: ModelSpec
+    device: DeviceProfile | None = None
+    measurements: AgentResults = field(default_factory=dict)
 
 
 JobPayload = SearchPayload | DryRunPayload | OnboardingPayload | IntakePayload

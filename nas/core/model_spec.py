@@ -114,12 +114,14 @@ class PreprocessingSpec(_SpecPart):
 
 
 class ModelSpec(_SpecPart):
-    """A model to add under a ``name``. ``weights`` replace those of its source. Without ``preprocessing``, images are
+    """A model to add under a ``name``. ``weights`` replace those of its source. With a ``device``, the
+    model is measured there as it came. Without ``preprocessing``, images are
     normalised as the source says (timm does), else by the statistics of the data that a search uses, which suits no
     trained model but one that was trained so."""
 
     name: Name
     source: ModelSource
     weights: WeightsFile | None = None
+    device: Name | None = None
     preprocessing: PreprocessingSpec | None = None
     resources: ResourceSpec = Field(default_factory=ResourceSpec)

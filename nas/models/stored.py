@@ -11,14 +11,22 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from nas.core.errors import InvalidInput
+from nas.core.events import StageResults
 from nas.core.jobs import ParentBlobs
 from nas.core.json_types import JsonObject
+from nas.core.model_spec import ModelSpec
 from nas.core.parent import ParentModel, Preprocessing
 from nas.core.ports import BlobStore
 from nas.models.graph import TensorShape
 from nas.models.intake import IntakeReport
 
 READ_STAGE = "read"  # of an intake; its result is a ``StoredModel``
+MEASURE_STAGE = "measure"  # whose result is a ``ParentLatency``, empty if the device could not measure the model
+
+
+def intake_stages(spec: ModelSpec) -> tuple[str, ...]:
+    """The stages of an intake, in order."""
+    return (READ_STAGE,) if spec.device is None else (READ_STAGE, MEASURE_STAGE)
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,27 @@ class StoredModel:
             return _ADAPTER.validate_python(result)
         except ValidationError as error:
             raise InvalidInput(f"expected the result of reading a model, got: {error}") from error
+
+
+@dataclass(frozen=True)
+class ParentLatency:
+    """The measured latency of the model as it came on a device of that profile, with its 95 % interval."""
+
+    device: str
+    profile: str
+    median_ms: float
+    low_ms: float
+    high_ms: float
+
+    def as_json(self) -> JsonObject:
+        """The value as the result of a stage."""
+        return asdict(self)
+
+
+def latency_of(finished: StageResults) -> ParentLatency | None:
+    """The latency that an intake has reported, if any."""
+    result = finished.get(MEASURE_STAGE)
+    return TypeAdapter(ParentLatency).validate_python(result) if result else None
 
 
 def load_parent(parent: ParentBlobs, blobs: BlobStore) -> ParentModel:

@@ -15,7 +15,7 @@ from nas.core.entry_points import CONCEPTS, installed
 from nas.core.errors import InvalidInput, InvalidSpec, UnknownName
 from nas.core.model_spec import FileSource, ModelSpec, PackageSource
 from nas.models.intake import IntakeReport
-from nas.models.stored import READ_STAGE
+from nas.models.stored import intake_stages
 from nas.schemas.jobs import EventPage
 from nas.schemas.user_models import UploadSchema, UserModelDetailSchema, UserModelSchema
 from server.api.access import CurrentPrincipal
@@ -92,12 +92,13 @@ def add_model(
         response.status_code = 200
     else:
         _require_source(spec, store)
-        store.jobs.submit(spec, idempotency_key, stages=(READ_STAGE,), by=principal)
+        store.jobs.submit(spec, idempotency_key, stages=intake_stages(spec), by=principal)
     return store.queries.user_model(spec.name, principal)
 
 
 def _require_source(spec: ModelSpec, store: Store) -> None:
-    """Raises InvalidSpec for a file that was not uploaded, UnknownName for an entry point that no package declares."""
+    """Raises InvalidSpec for a file that was not uploaded and a device that measures nothing, UnknownName for an entry
+    point that no package declares, NotFound for an unknown device."""
     files = {"source": spec.source if isinstance(spec.source, FileSource) else None, "weights": spec.weights}
     for field, file in files.items():
         if file is not None and not store.blobs.has(file.blob):
@@ -105,6 +106,9 @@ def _require_source(spec: ModelSpec, store: Store) -> None:
     packaged = installed("nas.models")
     if isinstance(spec.source, PackageSource) and spec.source.entry_point not in packaged:
         raise UnknownName(CONCEPTS["nas.models"], spec.source.entry_point, packaged)
+    profile = store.queries.device(spec.device).profile if spec.device is not None else None
+    if spec.device is not None and (profile is None or not profile.measurable):
+        raise InvalidSpec(f"device: expected one that measures, {spec.device!r} has only figures, or no profile yet")
 
 
 @router.get("/models/{name}", summary="Get a model", responses=responses(404, 507))

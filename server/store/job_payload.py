@@ -26,7 +26,7 @@ from nas.core.metrics import METRICS
 from nas.core.model_spec import ModelSpec
 from nas.core.spec import DeviceSpec, SearchSpec, parse_spec
 from server.store.measurements import agent_results
-from server.store.models import AgentRow, Job, PointRow, PredictorRow, ReadingRow
+from server.store.models import AgentRow, DeviceRow, Job, PointRow, PredictorRow, ReadingRow
 from server.store.predictor_lookup import energy_of, find_predictor, relatives_of, versions_before
 from server.store.user_models import parent_blobs
 
@@ -39,9 +39,19 @@ def build_payload(session: Session, job: Job) -> JobPayload:
     if job.kind == "device":
         return _onboarding_payload(session, job)
     if job.kind == "model":
-        return IntakePayload(parse_spec(ModelSpec, job.spec))
+        return _intake_payload(session, job)
     payload = _search_payload(session, job)
     return DryRunPayload(payload) if job.kind == "dry_run" else payload
+
+
+def _intake_payload(session: Session, job: Job) -> IntakePayload:
+    spec = parse_spec(ModelSpec, job.spec)
+    if spec.device is None:
+        return IntakePayload(spec)
+    device = session.get(DeviceRow, spec.device)
+    if device is None or device.profile is None:
+        raise InvalidSpec(f"device {spec.device!r} has not been profiled")
+    return IntakePayload(spec, device.profile, agent_results(session, job.id))
 
 
 def _onboarding_payload(session: Session, job: Job) -> OnboardingPayload:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import safetensors.numpy
 import safetensors.torch
@@ -17,15 +18,18 @@ import torch
 from typer.testing import CliRunner
 
 from nas.client import Client
+from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import Conflict, InvalidInput, InvalidSpec, NotFound, UnknownName
 from nas.core.model_spec import FileSource, ModelSpec, PackageSource, WeightsFile
 from nas.models.execution import build
 from nas.models.graph import ModelGraph
 from nas.models.intake import report_intake
+from nas.models.stored import ParentLatency
 from server.cli import options
 from server.cli.app import app
 from server.store.backup import back_up, restore
 from server.store.garbage import GRACE_S
+from tests.support import fakes
 from tests.support.intake import IntakeService, intake_service
 from tests.support.models import SIDE, Sorted, mobilenet_v2, save_exported
 
@@ -231,6 +235,49 @@ def test_weights_of_another_file_are_stored_with_the_model(
     assert model.weights is not None
     stored = safetensors.numpy.load(service.store.blobs.get(model.weights))
     np.testing.assert_array_equal(stored["head.bias"], np.full(5, 7.0))
+
+
+def test_a_model_is_measured_on_a_device(
+    service: IntakeService, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.add_device(service.store)
+    models: list[bytes] = []
+
+    def measure(onnx: Sequence[bytes], device: DeviceProfile, *_: object) -> list[Measurement]:
+        models.extend(onnx)
+        assert device == fakes.PROFILE
+        return [fakes.measurement(12.5)]
+
+    monkeypatch.setattr("workers.runner.measure_isolated", measure)
+    client = service.client()
+    source = FileSource(**client.upload_model_file(exported).model_dump())
+    client.add_model(ModelSpec(name="mine", source=source, device="bench"))
+    service.work()
+    model = client.model("mine")
+    assert (model.status, [stage.name for stage in model.stages]) == ("succeeded", ["read", "measure"])
+    assert model.latency == ParentLatency("bench", fakes.PROFILE.id, 12.5, 12.5 * 0.99, 12.5 * 1.01)
+    session = onnxruntime.InferenceSession(models[0])
+    assert session.run(None, {"image": np.zeros((1, 3, SIDE, SIDE), np.float32)})[0].shape == (1, 5)
+
+
+def test_a_measurement_that_says_nothing_is_warned_of(
+    service: IntakeService, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.add_device(service.store)
+    monkeypatch.setattr("workers.runner.measure_isolated", lambda *_: [fakes.measurement(None)])
+    client = service.client()
+    source = FileSource(**client.upload_model_file(exported).model_dump())
+    client.add_model(ModelSpec(name="mine", source=source, device="bench"))
+    service.work()
+    model = client.model("mine")
+    assert (model.status, model.latency, model.warnings) == ("succeeded", None, ["measure: unsteady"])
+
+
+def test_a_device_that_does_not_exist_is_refused(service: IntakeService, exported: Path) -> None:
+    client = service.client()
+    source = FileSource(**client.upload_model_file(exported).model_dump())
+    with pytest.raises(NotFound, match="no device 'bench'"):
+        client.add_model(ModelSpec(name="mine", source=source, device="bench"))
 
 
 def test_an_entry_point_that_no_package_declares_is_refused(service: IntakeService) -> None:

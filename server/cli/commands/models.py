@@ -51,6 +51,7 @@ def add_model(
         str | None, typer.Option(help="What is subtracted from pixels of 0 to 255, by channel: 123.7,116.3,103.5.")
     ] = None,
     std: Annotated[str | None, typer.Option(help="What they are divided by then, by channel: 58.4,57.1,57.4.")] = None,
+    device: Annotated[str | None, typer.Option(help="Measure the model as it came on this device, too.")] = None,
     key: KeyOption = None,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress.")] = True,
 ) -> None:
@@ -75,7 +76,7 @@ def add_model(
         raise InvalidInput("expected --mean and --std together, or neither")
     if file is not None:
         check_file(file, ReadLimits())
-    record: dict[str, object] = {"name": name}
+    record: dict[str, object] = {"name": name, "device": device}
     if mean is not None and std is not None:
         record["preprocessing"] = {"mean": _numbers("--mean", mean), "std": _numbers("--std", std)}
         parse_spec(PreprocessingSpec, record["preprocessing"])  # before the upload, which takes longer
@@ -179,6 +180,9 @@ def _draw(model: UserModelSchema) -> RenderableType:
         lines.append(f"images       (pixel - mean) / std, with mean {mean} and std {std}")
     if model.waiting:
         lines.append(f"waiting      {escape(model.waiting)}")
+    if (latency := model.latency) is not None:
+        interval = f"{latency.low_ms:.3g} to {latency.high_ms:.3g}"
+        lines.append(f"latency      {latency.median_ms:.3g} ms on {escape(latency.device)} ({interval})")
     lines += [f"[yellow]warning[/]      {escape(warning)}" for warning in model.warnings]
     if model.error:
         lines.append(f"[red]refused[/]      {escape(model.error)}")

@@ -12,10 +12,11 @@ from nas.client import Client
 from nas.core.access import Principal
 from nas.core.errors import HwnasError
 from nas.core.lifecycle import ALLOWED_STATUSES, JobStatus
+from nas.models.stored import ParentLatency
 from nas.schemas.user_models import UserModelDetailSchema, UserModelSchema
 from server.dashboard import formatting
 from server.dashboard.dialogs import confirm
-from server.dashboard.elements import badge, breadcrumbs, div, heading, notice, text
+from server.dashboard.elements import badge, breadcrumbs, div, heading, notice, stat, text
 from server.dashboard.job_stages import draw_stages
 from server.dashboard.layout import PageShell, page_layout
 from server.dashboard.memoized_view import MemoizedView, problem_view
@@ -45,6 +46,7 @@ async def model_page(client: Client, name: str) -> None:
         header = MemoizedView(functools.partial(_draw_header, actions))
         refusal = problem_view("The model was refused")
         intake = MemoizedView(_draw_intake)
+        latency = MemoizedView(_draw_latency)
         report = MemoizedView(draw_report)
 
         def draw(snapshot: ModelSnapshot) -> None:
@@ -52,6 +54,7 @@ async def model_page(client: Client, name: str) -> None:
             header.show(model.name, model.status, _source_text(model), model.summary is not None, snapshot.may_change)
             refusal.show(model.error if model.status in ("failed", "quarantined") else None)
             intake.show(model)
+            latency.show(model.latency)
             report.show(model.report)
 
         poller = Poller(shell, fetch, draw, lambda snapshot: formatting.is_moving(snapshot.model))
@@ -124,6 +127,14 @@ def _source_text(model: UserModelSchema) -> str:
         return f"{source}; images are normalised by the statistics of a search's data"
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (p.mean, p.std))
     return f"{source}; images enter as (pixel - mean) / std, with mean {mean} and std {std}"
+
+
+def _draw_latency(latency: ParentLatency | None) -> None:
+    if latency is None:
+        return
+    low, median, high = (formatting.quantity(ms, "ms") for ms in (latency.low_ms, latency.median_ms, latency.high_ms))
+    with div("card flow"):
+        stat(f"latency on {latency.device}", median, "measured", f"95 % interval {low} to {high}")
 
 
 def _draw_intake(model: UserModelDetailSchema) -> None:

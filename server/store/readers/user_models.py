@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from nas.core.access import Principal
 from nas.core.model_spec import ModelSpec
+from nas.models.stored import latency_of
 from nas.schemas.user_models import UserModelSchema
 from server.store.database import reading
 from server.store.mapping import job_schema
@@ -55,4 +56,5 @@ class UserModelReader(Reader):
             weights=row.weights,
             report_blob=row.report,
             preprocessing=preprocessing_of(job),
+            latency=latency_of(job.state.finished),
         )
