@@ -27,7 +27,7 @@ GUIDE = Path(__file__).resolve().parents[1] / "docs" / "own-models.md"
 BEGIN, END = "<!-- python -m tools.intake_table --write -->", "<!-- end of the table -->"
 MAX_BYTES = 1 << 28
 REFUSED: tuple[tuple[str, Callable[[], nn.Module]], ...] = (("control_flow", Dynamic), ("unknown_operator", Sorted))
-WHAT = {
+FAMILIES = {
     "resnet": "plain ResNet",
     "bottleneck_resnet": "ResNet of bottlenecks",
     "grouped_resnet": "ResNet with grouped convolutions",
@@ -55,18 +55,18 @@ def table() -> str:
         path = Path(folder) / "model.pt2"
         for case in CASES:
             save_exported(make_model(case), path)
-            rows.append(_row(WHAT[case.name], report_intake(read_exported(path, MAX_BYTES).graph)))
+            rows.append(_row(FAMILIES[case.name], report_intake(read_exported(path, MAX_BYTES).graph)))
         for name, make in REFUSED:
-            rows.append(f"| {WHAT[name]} | refused: {_refusal(make(), path)} | | |")
+            rows.append(f"| {FAMILIES[name]} | refused: {_refusal(make(), path)} | | |")
     return "\n".join(rows)
 
 
-def _row(what: str, report: IntakeReport) -> str:
+def _row(family: str, report: IntakeReport) -> str:
     resolution = report.resolution
     steps = f"multiples of {resolution.multiple}" if resolution.scalable else f"fixed: {resolution.reason}"
     groups = ", ".join(f"{group.units}" for group in report.groups)
     blocks = _counted(len(report.blocks), "block") if report.blocks else "none"
-    return f"| {what} | {_counted(len(report.groups), 'group')}, of {groups} units | {blocks} | {steps} |"
+    return f"| {family} | {_counted(len(report.groups), 'group')}, of {groups} units | {blocks} | {steps} |"
 
 
 def _counted(count: int, noun: str) -> str:

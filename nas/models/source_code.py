@@ -23,22 +23,22 @@ def export_packaged(name: str, path: Path) -> None:
     if name not in entries:
         raise InvalidModel(str(UnknownName(CONCEPTS["nas.models"], name, entries)))
     try:
-        made = entries[name].load()()
+        returned = entries[name].load()()
     except Exception as error:  # of a package that this project does not know
         raise InvalidModel(
             f"the entry point {entries[name].value!r} failed: {type(error).__name__}: {error}"
         ) from error
     if not (
-        isinstance(made, tuple)
-        and len(made) == 2
-        and isinstance(made[0], torch.nn.Module)
-        and isinstance(made[1], torch.Tensor)
+        isinstance(returned, tuple)
+        and len(returned) == 2
+        and isinstance(returned[0], torch.nn.Module)
+        and isinstance(returned[1], torch.Tensor)
     ):
         raise InvalidModel(
             f"the entry point {entries[name].value!r}: expected a torch.nn.Module and a tensor of example images, got "
-            f"{type(made).__name__}"
+            f"{type(returned).__name__}"
         )
-    _export(made[0], made[1], path)
+    _export(returned[0], returned[1], path)
 
 
 def export_timm(name: str, pretrained: bool, path: Path) -> Preprocessing:
@@ -51,7 +51,7 @@ def export_timm(name: str, pretrained: bool, path: Path) -> Preprocessing:
     try:
         module = timm.create_model(name, pretrained=pretrained)
     except Exception as error:  # an unknown name, no network: timm raises its libraries' own errors
-        raise InvalidModel(f"timm does not make {name!r}: {error}") from error
+        raise InvalidModel(f"timm does not create {name!r}: {error}") from error
     config = timm.data.resolve_model_data_config(module)
     _export(module, torch.zeros(2, *config["input_size"]), path)
     mean, std = (tuple(255.0 * value for value in config[key]) for key in ("mean", "std"))

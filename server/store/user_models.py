@@ -110,9 +110,9 @@ def require_usable(session: Session, name: str, by: Principal | None = None) -> 
 
 def preprocessing_of(job: Job) -> Preprocessing | None:
     """How an intake says that images enter its model: by its spec, else by the model's source."""
-    given = parse_spec(ModelSpec, job.spec).preprocessing
-    if given is not None:
-        return given.value
+    specified = parse_spec(ModelSpec, job.spec).preprocessing
+    if specified is not None:
+        return specified.value
     result = job.state.finished.get(READ_STAGE)
     return StoredModel.parse(result).preprocessing if result is not None else None
 

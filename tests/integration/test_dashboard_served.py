@@ -83,7 +83,7 @@ def test_model_is_uploaded_and_its_report_is_drawn(page: Any, tmp_path: Path) ->
         drawing = page.get_by_role("img", name="groups of channels that may be narrowed")
         expect(drawing).to_be_visible()
         expect(page.get_by_role("heading", name="May be narrowed")).to_be_visible()
-        expect(page.get_by_text("they are outputs of the model")).to_be_visible()
+        expect(page.get_by_role("heading", name="Stays as wide as it is")).to_be_visible()
         page.get_by_role("button", name="Make it faster").click()
         expect(page.get_by_role("heading", level=1)).to_contain_text("New search")
         page.goto("about:blank")

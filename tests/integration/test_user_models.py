@@ -1,4 +1,4 @@
-"""A model from its file to the store: uploaded, read by a worker, shown with its report, used and deleted."""
+"""A model from its file to the store: uploaded, read by a worker, report_text with its report, used and deleted."""
 
 from __future__ import annotations
 
@@ -311,9 +311,9 @@ def test_the_command_line_adds_shows_and_deletes(
     means = ("--mean", "123.7,116.3,103.5", "--std", "58.4,57.1,57.4")
     assert "model mine: queued" in run("add", "mine", str(exported), *means, "--no-watch")
     service.work()
-    shown = run("show", "mine")
+    report_text = run("show", "mine")
     for text in ("model mine: succeeded", "with mean 123.7, 116.3, 103.5", "May be narrowed", "May be skipped"):
-        assert text in shown
+        assert text in report_text
     assert json.loads(run("show", "mine", "--json"))["report"]["parameters"] > 0
     assert "mine.pt2" in run("list")
     assert run("delete", "mine", "--yes") == "model mine: deleted\n"

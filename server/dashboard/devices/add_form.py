@@ -38,7 +38,9 @@ _DESCRIPTIONS = {
 class AddForm:
     """Adds a device. ``address`` is the URL at which agents reach the service."""
 
-    def __init__(self, client: Client, address: str, spaces: list[SpaceSchema], datasets: list[str]) -> None:
+    def __init__(
+        self, client: Client, address: str, spaces: list[SpaceSchema], datasets: list[str], models: list[str]
+    ) -> None:
         self._client = client
         self._address = address
         self._table: LatencyTableSchema | None = None
@@ -57,6 +59,10 @@ class AddForm:
                 self._space = _field(ui.select(names, value=names[0], label="Search space"))
                 space_presets = presets.get(names[0]) or ["digits"]
                 self._preset = _field(ui.select(space_presets, value=space_presets[0], label="Space preset"))
+                self._model = _field(
+                    ui.select({"": "None"} | {name: name for name in models}, value="", label="Model"),
+                    "your own, for a space that starts from one",
+                )
                 self._data = _field(ui.select(datasets or ["digits"], value=(datasets or ["digits"])[0], label="Data"))
                 if "digits" in datasets:
                     self._data.value = "digits"
@@ -140,6 +146,7 @@ class AddForm:
             "source": source,
             "space": {
                 "name": self._space.value,
+                "model": self._model.value or None,
                 "params": {"preset": self._preset.value} if self._preset.value else {},
             },
             "data": {"name": self._data.value, "path": self._path.value or None},

@@ -30,6 +30,7 @@ class DevicesSnapshot:
     agents: list[AgentSchema]
     spaces: list[SpaceSchema]
     datasets: list[str]
+    models: list[str]
 
 
 async def devices_page(client: Client) -> None:
@@ -37,13 +38,15 @@ async def devices_page(client: Client) -> None:
     form: AddForm | None = None
     spaces: list[SpaceSchema] = []
     datasets: list[str] = []
+    models: list[str] = []
     address = str(ui.context.client.request.base_url).rstrip("/")
 
     def fetch() -> DevicesSnapshot:
-        nonlocal spaces, datasets
+        nonlocal spaces, datasets, models
         if form is None:
             spaces, datasets = client.spaces(), client.datasets()
-        return DevicesSnapshot(client.devices(), client.agents(), spaces, datasets)
+            models = [model.name for model in client.models() if model.summary is not None]
+        return DevicesSnapshot(client.devices(), client.agents(), spaces, datasets, models)
 
     with page_layout(client, "Devices", "/devices") as shell:
         heading("Devices")
@@ -60,7 +63,7 @@ async def devices_page(client: Client) -> None:
             listing.show(snapshot.devices)
             if form is None:
                 with form_box:
-                    form = AddForm(client, address, snapshot.spaces, snapshot.datasets)
+                    form = AddForm(client, address, snapshot.spaces, snapshot.datasets, snapshot.models)
             form.show_agents(snapshot.agents)
 
         await Poller(shell, fetch, draw, lambda _: True, _REFRESH_S).start()

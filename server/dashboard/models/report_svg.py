@@ -1,4 +1,4 @@
-"""An intake report drawn on the architecture: each layer with what may become of it. Pure functions of the report."""
+"""An intake report layers on the architecture: each layer with what may become of it. Pure functions of the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nas.models.intake import IntakeReport, OutlinedLayer
 
 Freedom = Literal["narrowed", "fixed"]
 
-_STEP, _LEFT = 26, 10  # pixels from one layer to the next, and before the first
+_STEP, _MARGIN = 26, 10  # pixels from one layer to the next, and before the first
 _MAP_HEIGHT, _BLOCK_HEIGHT = 110, 16
 _COLOURS: dict[Freedom, str] = {"narrowed": "var(--c-search)", "fixed": "var(--ink-2)"}
 
@@ -29,29 +29,29 @@ def drawn_layers(report: IntakeReport) -> list[DrawnLayer]:
     """All layers with weights, in the order of the model."""
     groups = {name: group for group in report.groups for name in group.layers}
     reasons = {fixed.layer: fixed for fixed in report.fixed}
-    drawn = []
+    layers = []
     for layer in report.layers:
         if (group := groups.get(layer.name)) is not None:
-            others = [name for name in group.layers if name != layer.name]
-            together = f", together with {', '.join(others)}" if others else ""
-            drawn.append(DrawnLayer(layer, "narrowed", f"may keep 1 to {group.units} units{together}"))
+            companions = [name for name in group.layers if name != layer.name]
+            together = f", together with {', '.join(companions)}" if companions else ""
+            layers.append(DrawnLayer(layer, "narrowed", f"may keep 1 to {group.units} units{together}"))
         elif (fixed := reasons.get(layer.name)) is not None:
-            drawn.append(DrawnLayer(layer, "fixed", f"stays as wide as it is: {fixed.cause}: {fixed.reason}"))
+            layers.append(DrawnLayer(layer, "fixed", f"stays as wide as it is: {fixed.cause}: {fixed.reason}"))
         else:
-            drawn.append(DrawnLayer(layer, "fixed", "stays as wide as it is"))
-    return drawn
+            layers.append(DrawnLayer(layer, "fixed", "stays as wide as it is"))
+    return layers
 
 
 def report_svg(report: IntakeReport) -> str:
     """The layers from left to right: height is the output's resolution, thickness its channels, colour whether it may
     be narrowed. Brackets above are residual blocks, which may be skipped. Names from the model are escaped."""
     layers = drawn_layers(report)
-    places = {drawn.layer.name: i for i, drawn in enumerate(layers)}
+    places = {entry.layer.name: i for i, entry in enumerate(layers)}
     levels = _levels(report.blocks, places)
     top = 8 + _BLOCK_HEIGHT * (max(levels.values(), default=-1) + 1)
-    boxes = [_layer_box(drawn, i, layers, top) for i, drawn in enumerate(layers)]
+    boxes = [_layer_box(entry, i, layers, top) for i, entry in enumerate(layers)]
     brackets = [_bracket(b, places, levels[b.name], top) for b in report.blocks if b.name in levels]
-    width, height = 2 * _LEFT + _STEP * len(layers), top + _MAP_HEIGHT + 8
+    width, height = 2 * _MARGIN + _STEP * len(layers), top + _MAP_HEIGHT + 8
     middle = top + _MAP_HEIGHT / 2
     label = (
         f"The model from input to output: {len(layers)} layers, {len(report.groups)} groups of channels that may be "
@@ -65,16 +65,16 @@ def report_svg(report: IntakeReport) -> str:
     )
 
 
-def _layer_box(drawn: DrawnLayer, place: int, layers: list[DrawnLayer], top: int) -> str:
-    layer = drawn.layer
+def _layer_box(entry: DrawnLayer, place: int, layers: list[DrawnLayer], top: int) -> str:
+    layer = entry.layer
     width = 5 + (_STEP - 9) * (layer.channels / max(d.layer.channels for d in layers)) ** 0.5
     height = 10 + (_MAP_HEIGHT - 10) * layer.size / max(d.layer.size for d in layers)
-    x, y = _LEFT + _STEP * (place + 0.5) - width / 2, top + (_MAP_HEIGHT - height) / 2
-    title = f"{layer.name} ({layer.kind}), {layer.channels} channels: {drawn.sentence}"
+    x, y = _MARGIN + _STEP * (place + 0.5) - width / 2, top + (_MAP_HEIGHT - height) / 2
+    title = f"{layer.name} ({layer.kind}), {layer.channels} channels: {entry.sentence}"
     return (
         f"<g><title>{escape(title)}</title>"
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="3" '
-        f'fill="{_COLOURS[drawn.freedom]}" fill-opacity="0.7" stroke="{_COLOURS[drawn.freedom]}"/></g>'
+        f'fill="{_COLOURS[entry.freedom]}" fill-opacity="0.7" stroke="{_COLOURS[entry.freedom]}"/></g>'
     )
 
 
@@ -85,13 +85,13 @@ def _span(block: ResidualBlock, places: dict[str, int]) -> tuple[int, int] | Non
 
 
 def _levels(blocks: tuple[ResidualBlock, ...], places: dict[str, int]) -> dict[str, int]:
-    """By block, how high its bracket lies, so that no two cross: blocks inside others lie lower."""
+    """By block, how high its bracket lies, so that no two cross: blocks inside other ones lie lower."""
     levels: dict[str, int] = {}
     spans: list[tuple[int, int, int]] = []
-    known = [(span, block.name) for block in blocks if (span := _span(block, places)) is not None]
-    for (first, last), name in sorted(known, key=lambda entry: entry[0][1] - entry[0][0]):
+    spanned = [(span, block.name) for block in blocks if (span := _span(block, places)) is not None]
+    for (first, last), name in sorted(spanned, key=lambda pair: pair[0][1] - pair[0][0]):
         used = {level for start, end, level in spans if start <= last and first <= end}
-        level = next(i for i in range(len(known)) if i not in used)
+        level = next(i for i in range(len(spanned)) if i not in used)
         levels[name] = level
         spans.append((first, last, level))
     return levels
@@ -100,10 +100,10 @@ def _levels(blocks: tuple[ResidualBlock, ...], places: dict[str, int]) -> dict[s
 def _bracket(block: ResidualBlock, places: dict[str, int], level: int, top: int) -> str:
     span = _span(block, places)
     assert span is not None
-    left, right = _LEFT + _STEP * span[0] + 3, _LEFT + _STEP * (span[1] + 1) - 3
+    start_x, end_x = _MARGIN + _STEP * span[0] + 3, _MARGIN + _STEP * (span[1] + 1) - 3
     y = top - 6 - _BLOCK_HEIGHT * level
     title = f"{block.name}: may be skipped, with {', '.join(block.layers)}"
     return (
         f"<g><title>{escape(title)}</title>"
-        f'<path d="M{left} {y} v-8 H{right} v8" fill="none" stroke="var(--c-random)" stroke-width="2"/></g>'
+        f'<path d="M{start_x} {y} v-8 H{end_x} v8" fill="none" stroke="var(--c-random)" stroke-width="2"/></g>'
     )

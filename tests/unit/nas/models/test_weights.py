@@ -82,27 +82,27 @@ def test_half_precision_becomes_float32(model: ReadModel, state: dict[str, torch
 
 
 def test_missing_weights_are_named(model: ReadModel, state: dict[str, torch.Tensor]) -> None:
-    given = arrays(state)
-    given["tail.weight"] = given.pop("head.weight")
+    tensors = arrays(state)
+    tensors["tail.weight"] = tensors.pop("head.weight")
     with pytest.raises(InvalidModel, match=r"got none for head\.weight; without a place in the model are tail\.weight"):
-        with_weights(model, given)
+        with_weights(model, tensors)
 
 
 def test_weights_of_another_shape_are_named(model: ReadModel, state: dict[str, torch.Tensor]) -> None:
-    given = arrays(state) | {"head.bias": np.zeros(7, dtype=np.float32)}
+    tensors = arrays(state) | {"head.bias": np.zeros(7, dtype=np.float32)}
     with pytest.raises(InvalidModel, match=r"expected other shapes: head\.bias \[5\], got \[7\]"):
-        with_weights(model, given)
+        with_weights(model, tensors)
 
 
 def test_surplus_weights_are_warned_of(model: ReadModel, state: dict[str, torch.Tensor]) -> None:
-    given = arrays(state) | {"auxiliary.weight": np.zeros(7, dtype=np.float32)}
-    assert with_weights(model, given).warnings == ("weights: the model has no parameter for auxiliary.weight",)
+    tensors = arrays(state) | {"auxiliary.weight": np.zeros(7, dtype=np.float32)}
+    assert with_weights(model, tensors).warnings == ("weights: the model has no parameter for auxiliary.weight",)
 
 
 def test_weights_that_are_not_finite_are_refused(model: ReadModel, state: dict[str, torch.Tensor]) -> None:
-    given = arrays(state) | {"head.bias": np.full(5, np.nan, dtype=np.float32)}
+    tensors = arrays(state) | {"head.bias": np.full(5, np.nan, dtype=np.float32)}
     with pytest.raises(InvalidModel, match=r"expected finite numbers, got others in head\.bias"):
-        with_weights(model, given)
+        with_weights(model, tensors)
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_model_of_timm_brings_its_preprocessing(monkeypatch: pytest.MonkeyPatc
     assert preprocessing == Preprocessing((127.5, 102.0, 76.5), (51.0, 51.0, 51.0))
     read = read_exported(tmp_path / "tiny.pt2", MAX_BYTES)
     np.testing.assert_array_equal(read.weights["head.weight"], network(3).state_dict()["head.weight"].numpy())
-    with pytest.raises(InvalidModel, match=r"timm does not make 'large': Unknown model \(large\)"):
+    with pytest.raises(InvalidModel, match=r"timm does not create 'large': Unknown model \(large\)"):
         source_code.export_timm("large", True, tmp_path / "large.pt2")
 
 
