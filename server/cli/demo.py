@@ -314,9 +314,9 @@ def _search_spec(quick: bool) -> SearchSpec:
         return SearchSpec(name="digits demo")
     return SearchSpec(
         name="digits demo, quick",
-        strategy=StrategySpec(params={"epochs": 6}),
-        budget=BudgetSpec(evaluations=16, verified=6),
-        export=ExportSpec(count=2, int8=False),
+        strategy=StrategySpec(params={"epochs": 2}),
+        budget=BudgetSpec(evaluations=8, verified=3),
+        export=ExportSpec(count=1, int8=False),
     )
 
 

@@ -1,5 +1,5 @@
-"""The whole way as a newcomer goes it, small: real service, real measurements, a model that runs alone; then killed in
-the middle of a training, started again, and ended."""
+"""The whole way as a newcomer goes it, small: real service, real measurements, a model that runs alone; and a service
+that is killed in the middle of a training, started again, and ends it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from pathlib import Path
 import pytest
 
 from nas.client import Client
-from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
+from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.schemas.searches import ExtendBody, SearchSchema
 from server.cli.child_service import RunningService
 from server.cli.demo import DemoProgress, ending, interruption
 from server.cli.running import read_record
 from server.settings import Settings
 from tests.support.demo import check_result
+from tests.support.engine import SPACE
+from tests.support.steady_machine import run_job, workers_run
 from tests.support.waiting import wait_for
 from workers.processes import is_dead
 
@@ -57,7 +59,7 @@ def test_an_interrupted_demo_says_what_is_left_and_stops_its_service(tmp_path: P
         lines = []
         for line in process.stderr:
             lines.append(line)
-            if "measure: started" in line:
+            if "profile: started" in line:
                 break
         record = read_record(home)
         assert record is not None, "".join(lines)
@@ -101,15 +103,20 @@ def test_an_interruption_deletes_no_older_searches(tmp_path: Path) -> None:
 
 
 class Service:
-    """``nas serve`` as a child in a process group of its own."""
+    """``nas serve`` as a child in a process group of its own, on the steady machine."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, path: str) -> None:
         self.log = home / "serve.log"
-        home.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "server.cli", "serve", "--home", str(home), "--port", "0"]
         with self.log.open("ab") as log:
             self.start = log.tell()
-            self.child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            self.child = subprocess.Popen(
+                command,
+                env={**os.environ, "PYTHONPATH": path},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self.client = Client(self._wait_for_url())
 
     def _wait_for_url(self) -> str:
@@ -135,15 +142,19 @@ class Service:
 
 
 def test_a_search_survives_kill_9_of_the_whole_service(tmp_path: Path) -> None:
-    service = Service(tmp_path)
+    path = workers_run(run_job, tmp_path / "steady")
+    service = Service(tmp_path, path)
+    space, data = SpaceSpec(params=SPACE), DataSpec(params={"max_train": 160, "max_val": 120, "max_test": 120})
     spec = SearchSpec(
         name="survivor",
-        strategy=StrategySpec(params={"epochs": 8, "checkpoint_s": 0.5}),
-        budget=BudgetSpec(evaluations=8, verified=3),
+        space=space,
+        data=data,
+        strategy=StrategySpec(params={"epochs": 30, "batch_size": 40, "checkpoint_s": 0.5}),
+        budget=BudgetSpec(evaluations=8, verified=2),
         export=ExportSpec(count=1, int8=False),
     )
     try:
-        service.client.add_device(DeviceSpec(samples=32))
+        service.client.add_device(DeviceSpec(space=space, data=data, samples=32))
         for _ in service.client.watch_device("this-machine"):
             pass
         search = service.client.submit(spec)
@@ -155,7 +166,7 @@ def test_a_search_survives_kill_9_of_the_whole_service(tmp_path: Path) -> None:
 
         done = wait_for(halfway, 120)
         service.kill()
-        service = Service(tmp_path)
+        service = Service(tmp_path, path)
 
         def ended() -> SearchSchema | None:
             view = service.client.search(search.id)

@@ -447,7 +447,7 @@ def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.Mo
         data=data,
         device="planted",
         strategy=StrategySpec(params={"epochs": 1, "batch_size": 40}),
-        budget=BudgetSpec(evaluations=8, verified=3),
+        budget=BudgetSpec(evaluations=8, verified=3, reexplore=1),
         export=ExportSpec(count=1, int8=False),
     )
     space = registry.load_space("mobilenet_v3").build(params, registry.load_dataset("digits").describe(data))
