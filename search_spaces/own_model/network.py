@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from nas.core.arch import Arch
 from nas.core.errors import InvalidInput
 from nas.importance import l2
+from nas.importance.supernet import ModelSupernet
+from nas.models.channels import ChannelAnalysis
 from nas.models.execution import GraphExecution, GraphModule
-from nas.models.graph import GraphNode, WeightArrays
+from nas.models.graph import GraphNode, ModelGraph, WeightArrays
 from nas.models.narrowing import NarrowedGraph
 from nas.models.operators import BatchNormOp
-from nas.supernet import Supernet
 from search_spaces.own_model.choices import ElasticChoices
 
 _PLANS = 64  # architectures whose narrowed graphs are kept
@@ -33,7 +34,7 @@ class _Plan:
     positions: tuple[tuple[str, int, Tensor], ...]
 
 
-class OwnModelSupernet(Supernet):
+class OwnModelSupernet(ModelSupernet):
     """The parent's weights. Narrow networks keep the first units of each channel group in its order, which is part of
     the state; at first the order is that of the L2 norms of the units' weights."""
 
@@ -71,6 +72,16 @@ class OwnModelSupernet(Supernet):
         narrowed = self._choices.narrowed(arch, self.unit_order)
         module = GraphModule(narrowed.graph, narrowed.cut(self.weights)).train(self.training)
         return module.to(next(self.parent.parameters()).device)
+
+    @property
+    def graph(self) -> ModelGraph:
+        """The parent's graph."""
+        return self._model.graph
+
+    @property
+    def analysis(self) -> ChannelAnalysis:
+        """Its channel groups."""
+        return self._model.analysis
 
     @property
     def unit_order(self) -> dict[str, list[int]]:

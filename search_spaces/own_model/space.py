@@ -33,6 +33,7 @@ from search_spaces.own_model.layers import describe
 from search_spaces.own_model.sizes import GraphSizes, shapes_of_one_image
 from search_spaces.presets import preset_of
 
+_UNIFORM_SHARES = (0.75, 0.5, 0.375, 0.25)  # of the parent's widths, in reference networks
 _RESOLUTIONS = 64  # choices; a space beyond this would exhaust whoever looks at it
 
 
@@ -178,6 +179,18 @@ class OwnModel(SpaceDefaults):
         for i, (width, counts) in enumerate(self.choices.kept_counts.items()):
             genes_G[1 + i] = int(np.abs(np.array(counts) - share * len(width.units)).argmin())
         return genes_G
+
+    @property
+    def pretrained_genes(self) -> tuple[int, ...]:
+        """Those of the parent."""
+        return tuple(self.parent_genes().tolist())
+
+    @cached_property
+    def references(self) -> Mapping[str, tuple[int, ...]]:
+        """The parent, and narrower copies of it with about the same share of all widths."""
+        shares = (share for share in _UNIFORM_SHARES if share >= self.config.min_width)
+        uniform = {f"{share:.0%} width": tuple(self.uniform_genes(share).tolist()) for share in shares}
+        return {"parent": self.pretrained_genes, **uniform}
 
     def _networks(self, genes_NG: Genes) -> CountedNetworks:
         choices, n = self.choices, len(genes_NG)
