@@ -73,6 +73,7 @@ class Strategy:
     the strategy cannot run in a space; it imports no torch either. ``uses_relaxation``: whether a search by a
     valid spec trains the architecture parameters of a continuous relaxation; ``relaxed_only``: whether all do, so that
     the strategy needs a space with a relaxation. ``labels``: the kinds that it can train on, empty: all.
+    ``model_only``: whether it needs a space of a user's trained model.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Strategy:
     check: Callable[[SearchSpec, SearchSpace], None] = fits_every_space
     relaxed_only: bool = False
     uses_relaxation: Callable[[SearchSpec], bool] = trains_weights_alone
+    model_only: bool = False
     labels: tuple[LabelKind, ...] = ()
 
 

@@ -26,12 +26,13 @@ class SpaceSchema(BaseModel):
 
 class StrategySchema(BaseModel):
     """A strategy that a spec can name, with its parameters' defaults. ``relaxed_only``: whether it needs a search space
-    with a continuous relaxation."""
+    with a continuous relaxation; ``model_only``: whether it needs one of a stored model."""
 
     name: str
     summary: str
     params: dict[str, Any] = {}
     relaxed_only: bool = False
+    model_only: bool = False
 
 
 class HealthSchema(BaseModel):

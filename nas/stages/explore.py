@@ -33,16 +33,19 @@ from nas.core.metrics import METRICS
 from nas.core.ports import History, Problem, Resources, SearchSpace
 from nas.core.rng import Stream, rng
 from nas.explorers import bayesian, nsga2, random
+from nas.explorers.distortion_aware import DistortionAwareSpace
 from nas.objectives import cheap_metrics, extrapolated, losses, on_devices, violation
 from nas.stages.cost_estimate import sample_archs, scoring_s
 from nas.stages.fronts import front_of, front_summary, guiding_metric, state_on
 from nas.stages.proxies import ProxyAwareSpace, ProxyStage, load_scores
-from nas.stages.results import DiscretizeResult, ExploreResult
+from nas.stages.results import DiscretizeResult, ExploreResult, SensitivityResult
 from nas.stages.scores import measured_by
+from nas.stages.sensitivity import measured_distortions
 from nas.stages.subnets import Subnets, load_subnets
 from nas.stages.time_limit import out_of_time
 
 Score = Callable[[Arch], dict[str, float]]
+_HINT_SCALE = 4.0  # of what is known of a network beforehand, so that the ridge penalty hardly shrinks its weight
 
 
 @dataclass(frozen=True)
@@ -284,8 +287,10 @@ class QualitySurrogate:
 
     @staticmethod
     def _encode(space: SearchSpace, genes_NG: Genes) -> Floats:
-        macs = np.log(space.costs(genes_NG)["macs"])[:, None]
-        return np.concatenate([one_hot(space.decisions, genes_NG), macs], axis=1)
+        columns = [one_hot(space.decisions, genes_NG), np.log(space.costs(genes_NG)["macs"])[:, None]]
+        if isinstance(space, DistortionAwareSpace):
+            columns.append(_HINT_SCALE * space.log_distortion(genes_NG)[:, None])
+        return np.concatenate(columns, axis=1)
 
 
 def spread(genes_NG: Genes, losses_NM: Floats, seen_NG: Genes, n: int) -> Genes:
@@ -300,8 +305,10 @@ def spread(genes_NG: Genes, losses_NM: Floats, seen_NG: Genes, n: int) -> Genes:
 
 def _derived(state: SearchState) -> Genes:
     """The networks that a stage before has found, shape (N, G)."""
-    result = DiscretizeResult.read(state.finished)
-    return np.array(result.networks if result is not None else [], dtype=np.int64)
+    for result in (DiscretizeResult.read(state.finished), SensitivityResult.read(state.finished)):
+        if result is not None:
+            return np.array(result.networks, dtype=np.int64)
+    return np.array([], dtype=np.int64)
 
 
 def _around(space: SearchSpace, history: History, derived_NG: Genes, rng: np.random.Generator, n: int) -> Genes:
@@ -318,7 +325,10 @@ def _around(space: SearchSpace, history: History, derived_NG: Genes, rng: np.ran
 
 
 def _guided(problem: Problem, resources: Resources, state: SearchState) -> Problem:
-    """The problem with what proxies know of the space, if they do not steer anyway."""
+    """The problem with what sensitivity or proxies know of the space, if those do not steer anyway."""
+    distortions = measured_distortions(problem.space, state)
+    if distortions is not None:
+        return replace(problem, space=DistortionAwareSpace(problem.space, distortions))
     scores = load_scores(resources, state)
     if scores is None or guiding_metric(state.finished) is not None:
         return problem

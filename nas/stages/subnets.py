@@ -95,6 +95,15 @@ def load_supernet(problem: Problem, resources: Resources, blob: str) -> Supernet
     return supernet_from_weights(problem.space, problem.spec.seed, weights).to(torch.device(resources.torch_device))
 
 
+def initial_supernet(problem: Problem, resources: Resources, state: SearchState) -> Supernet:
+    """The supernet before training, on the training device: fresh, or as a user's model has filled it."""
+    filled = SensitivityResult.read(state.finished)
+    if filled is not None:
+        return load_supernet(problem, resources, filled.supernet)
+    net: Supernet = problem.space.supernet(problem.spec.seed)
+    return net.to(torch.device(resources.torch_device))
+
+
 def trained_supernet(state: SearchState) -> str | None:
     """The blob of the supernet of this search: as it was trained, or as a user's model has filled it; None before."""
     trained, filled = TrainResult.read(state.finished), SensitivityResult.read(state.finished)

@@ -16,7 +16,7 @@ from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinis
 from nas.core.ports import Problem, Resources
 from nas.stages.cost_estimate import NETWORKS, scoring_s
 from nas.stages.results import TrainResult
-from nas.stages.subnets import Subnets
+from nas.stages.subnets import Subnets, initial_supernet
 from nas.stages.time_limit import out_of_time
 from nas.training import samplers
 from nas.training.pipeline import Pipeline
@@ -36,7 +36,7 @@ class TrainStage:
         if problem.supernet_blob is not None:
             yield StageFinished(self.name, 0.0, TrainResult.reuse(problem.supernet_blob).to_json())
             return
-        net = problem.space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
+        net = initial_supernet(problem, resources, state)
         start, done = TrainState(), 0
         last = state.checkpoints.get(self.name)
         if last is not None:

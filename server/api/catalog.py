@@ -78,6 +78,7 @@ def list_strategies() -> list[StrategySchema]:
             summary=strategy.summary,
             params=strategy.params_model().model_dump(mode="json"),
             relaxed_only=strategy.relaxed_only,
+            model_only=strategy.model_only,
         )
         for name in registry.names("nas.strategies")
         for strategy in [registry.load_strategy(name)]

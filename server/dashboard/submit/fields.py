@@ -177,7 +177,12 @@ class SpecFields:
         """Offer the spaces that the strategy can search, and choose the first if the present one is none of them."""
         strategy = self._strategies.get(self._strategy.value)
         relaxed_only = strategy is not None and strategy.relaxed_only
-        names = [space.name for space in self._spaces if space.relaxed or not relaxed_only]
+        model_only = strategy is not None and strategy.model_only
+        names = [
+            space.name
+            for space in self._spaces
+            if (space.relaxed or not relaxed_only) and (space.of_model or not model_only)
+        ]
         self._space.set_options(names, value=self._space.value if self._space.value in names else next(iter(names), ""))
 
     def _offer_presets(self) -> None:

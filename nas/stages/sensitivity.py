@@ -1,0 +1,265 @@
+"""How sensitive a user's model is to each cut, and the networks that distort it least for their cost.
+
+Units are first put in order by an importance criterion. Then each decision is changed alone, and the change of the
+outputs is measured on some training images; the dynamic programme of ``nas.explorers.allocation`` finds the networks
+whose distortions add up to least within budgets of the search's first cost. Exploring begins with those.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas.core.arch import Arch, Floats, Genes, as_archs
+from nas.core.cost_estimate import DurationRange, StageCost, average_duration, mean_seconds
+from nas.core.errors import InvalidSpec
+from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Warned
+from nas.core.metrics import BOUND_METRIC
+from nas.core.ports import Problem, Resources, SearchSpace
+from nas.core.rng import Stream, rng
+from nas.explorers.allocation import Allocator, Distortions, inactive_decisions
+from nas.importance.criteria import CriterionName, UnitOrders, unit_orders
+from nas.importance.supernet import ModelSupernet
+from nas.objectives import cheap_metrics
+from nas.stages.cost_estimate import NETWORKS
+from nas.stages.results import SensitivityResult
+from nas.training.pipeline import Pipeline
+from nas.training.progressive import TrainState
+
+_BATCH = 8  # measurements between two checkpoints
+_IMAGES_AT_ONCE = 64  # that share the statistics of batch norms
+_SMALLEST_SHARE = 0.1  # of the parent's cost: what is cheaper is left to the explorer
+
+
+@dataclass(frozen=True)
+class SensitivityStage:
+    """Measures at most ``levels`` smaller choices of each decision on ``images`` training images; choices between are
+    interpolated. ``solutions`` networks are found for budgets between the smallest and the bound, or the parent's cost.
+
+    Skipped when a supernet is reused.
+    """
+
+    importance: CriterionName
+    images: int
+    levels: int
+    solutions: int
+    name: ClassVar[str] = "sensitivity"
+
+    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
+        """Cuts that were measured before a restart are not measured again. Raises InvalidSpec for a space without a
+        trained network."""
+        if problem.supernet_blob is not None:
+            yield StageFinished(self.name, 0.0, SensitivityResult(problem.supernet_blob).to_json())
+            return
+        meter = DistortionMeter(problem, resources.torch_device, self.images)
+        progress = yield from self._begin(problem, resources, state, meter)
+        meter.net.set_unit_order(progress.order)
+        cuts = self._cuts(problem.space)
+        while len(progress.distortions) < len(cuts):
+            done = len(progress.distortions)
+            measured = [meter.distortion(cut.arch) for cut in cuts[done : done + _BATCH]]
+            progress = replace(progress, distortions=(*progress.distortions, *measured))
+            yield Checkpoint(self.name, len(progress.distortions), resources.blobs.put(progress.to_json()))
+            yield Progress(self.name, len(progress.distortions), len(cuts), "cuts")
+        distortions = self._distortions(problem.space, cuts, progress.distortions)
+        named = zip(problem.space.decisions, distortions.by_choice, strict=True)
+        result = SensitivityResult(
+            supernet=resources.blobs.put(TrainState(weights={"net": meter.net.state_dict()}).to_bytes()),
+            importance=self.importance,
+            images=self.images,
+            distortions={decision.name: tuple(values.tolist()) for decision, values in named},
+            networks=least_distorting_networks(problem, distortions, self.solutions),
+        )
+        yield StageFinished(self.name, 0.0, result.to_json())
+
+    def _begin(
+        self, problem: Problem, resources: Resources, state: SearchState, meter: DistortionMeter
+    ) -> Generator[Event, None, _Measured]:
+        """What was measured before a restart; at first the order of units alone, which is kept, too."""
+        if (last := state.checkpoints.get(self.name)) is not None:
+            return _Measured.from_json(resources.blobs.get(last.blob))
+        orders = self._orders(problem, meter)
+        progress = _Measured(orders.order, ())
+        if orders.by_l2:
+            yield Warned(
+                self.name,
+                f"importance {self.importance} says nothing of {', '.join(orders.by_l2)}: their units are in the order "
+                "of their L2 norms",
+            )
+        yield Checkpoint(self.name, 0, resources.blobs.put(progress.to_json()))
+        return progress
+
+    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
+        """The order of units, cuts from the smallest to the largest network, and networks for one budget."""
+        if problem.supernet_blob is not None:
+            return StageCost.zero(self.name, "the supernet is trained already")
+        clock = resources.clock
+        started_at = clock()
+        meter = DistortionMeter(problem, resources.torch_device, self.images)
+        meter.net.set_unit_order(self._orders(problem, meter).order)
+        total, cuts = DurationRange.exact(clock() - started_at), self._cuts(problem.space)
+        step = max(1, len(cuts) // NETWORKS)
+        archs = [cut.arch for cut in cuts[::step]]
+        macs_N = problem.space.costs(np.array([arch.genes for arch in archs]))["macs"]
+        timed = average_duration(
+            macs_N.tolist(), lambda i: mean_seconds(clock, lambda: meter.distortion(archs[i]), max_runs=2)
+        )
+        started_at = clock()
+        evenly = self._distortions(problem.space, cuts, np.ones(len(cuts)).tolist())
+        least_distorting_networks(problem, evenly, 1)
+        total += timed.span * len(cuts) + DurationRange.exact(clock() - started_at) * self.solutions
+        return StageCost.of(self.name, total, len(cuts), timed.count, "cuts")
+
+    def _orders(self, problem: Problem, meter: DistortionMeter) -> UnitOrders:
+        x_BCHW = next(meter.inputs(meter.parent))
+        return unit_orders(self.importance, meter.net.graph, meter.net.weights, meter.net.analysis, x_BCHW)
+
+    def _cuts(self, space: SearchSpace) -> list[Cut]:
+        """What is measured: of each decision the smallest choice, others evenly, and all that are larger than the
+        parent's."""
+        parent_G = parent_genes(space)
+        cuts = []
+        for g, decision in enumerate(space.decisions):
+            own, count = int(parent_G[g]), len(decision.choices)
+            smaller = np.unique(np.linspace(0, own - 1, min(self.levels, own)).round().astype(int)).tolist()
+            for choice in (*smaller, *range(own + 1, count)):
+                genes_G = parent_G.copy()
+                genes_G[g] = choice
+                [arch] = as_archs(space.id, space.canonical(genes_G[None]))
+                cuts.append(Cut(g, int(choice), arch))
+        return cuts
+
+    def _distortions(self, space: SearchSpace, cuts: list[Cut], measured: Sequence[float]) -> Distortions:
+        """All choices: the roots of distortions are interpolated, and a smaller choice never distorts less."""
+        parent_G = parent_genes(space)
+        by_choice = []
+        for g, decision in enumerate(space.decisions):
+            own = int(parent_G[g])
+            value_at = {own: 0.0} | {
+                cut.choice: value for cut, value in zip(cuts, measured, strict=True) if cut.decision == g
+            }
+            positions = sorted(value_at)
+            roots = np.interp(range(len(decision.choices)), positions, np.sqrt([value_at[i] for i in positions]))
+            roots[: own + 1] = np.maximum.accumulate(roots[own::-1])[::-1]
+            by_choice.append(np.square(roots))
+        inner = inactive_decisions(space.decisions, space.canonical, parent_G)
+        return Distortions(parent_G, tuple(by_choice), inner)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The parent with one decision changed to a ``choice``."""
+
+    decision: int
+    choice: int
+    arch: Arch
+
+
+class DistortionMeter:
+    """Compares outputs of networks with the parent's on the same training images. Batch norms use the statistics of
+    these images, as they do once a network is recalibrated."""
+
+    def __init__(self, problem: Problem, device: str, images: int) -> None:
+        net = problem.space.supernet(problem.spec.seed)
+        if not isinstance(net, ModelSupernet):
+            raise InvalidSpec(f"sensitivity needs a supernet of a user's model, got space {problem.space.name!r}")
+        self.net: ModelSupernet = net.to(torch.device(device)).train()
+        self.parent = as_archs(problem.space.id, parent_genes(problem.space)[None])[0]
+        self._problem, self._pipeline = problem, Pipeline.of(problem, device)
+        rows = rng(problem.spec.data.seed, Stream.CALIBRATION_IMAGES).permutation(len(problem.data.train))
+        self._rows = rows[:images]
+        self._expected: tuple[Tensor, ...] | None = None
+
+    def distortion(self, arch: Arch) -> float:
+        """The change of the outputs: the KL divergence of class probabilities in nats, as a mean over images (and
+        pixels); of other outputs the mean squared change relative to the variance of each."""
+        if self._expected is None:
+            self._expected = self._outputs(self.parent)
+        outputs, expected = self._outputs(arch), self._expected
+        if len(outputs) == 1 and self._problem.spec.task.labels in ("class", "mask"):
+            log_q, log_p = outputs[0].log_softmax(1), expected[0].log_softmax(1)
+            return max(0.0, float((log_p.exp() * (log_p - log_q)).sum(1).mean()))
+        pairs = zip(outputs, expected, strict=True)
+        return float(torch.stack([(a - b).square().mean() / b.var().clamp_min(1e-12) for a, b in pairs]).mean())
+
+    def inputs(self, arch: Arch) -> Iterator[Tensor]:
+        """The normalised images at a network's resolution, in batches (B, C, H, W)."""
+        resolution = self._problem.space.input_shape(arch)[1]
+        return (x for x, _ in self._pipeline.rows(self._problem.data.train, self._rows, resolution, _IMAGES_AT_ONCE))
+
+    @torch.no_grad()
+    def _outputs(self, arch: Arch) -> tuple[Tensor, ...]:
+        batches = [self.net(x_BCHW, arch) for x_BCHW in self.inputs(arch)]
+        by_output = zip(*((b,) if isinstance(b, Tensor) else b for b in batches), strict=True)
+        return tuple(torch.cat(parts) for parts in by_output)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The order of units, and the distortions that were measured so far."""
+
+    order: dict[str, list[int]]
+    distortions: tuple[float, ...]
+
+    def to_json(self) -> bytes:
+        return json.dumps({"order": self.order, "distortions": self.distortions}).encode()
+
+    @staticmethod
+    def from_json(text: bytes) -> _Measured:
+        record = json.loads(text)
+        return _Measured(record["order"], tuple(record["distortions"]))
+
+
+def measured_distortions(space: SearchSpace, state: SearchState) -> Distortions | None:
+    """What the stage found; None where it has not run, or had nothing to measure."""
+    result = SensitivityResult.read(state.finished)
+    if result is None or not result.distortions:
+        return None
+    parent_G = parent_genes(space)
+    by_choice = tuple(np.array(result.distortions[decision.name]) for decision in space.decisions)
+    return Distortions(parent_G, by_choice, inactive_decisions(space.decisions, space.canonical, parent_G))
+
+
+def parent_genes(space: SearchSpace) -> Genes:
+    """The genes of the trained network, shape (G,). Raises InvalidSpec for a space without one."""
+    if space.pretrained_genes is None:
+        raise InvalidSpec(f"expected a space of a user's model, got {space.name!r}, whose networks are untrained")
+    return np.array(space.pretrained_genes, dtype=np.int64)
+
+
+def least_distorting_networks(problem: Problem, distortions: Distortions, count: int) -> tuple[tuple[int, ...], ...]:
+    """The networks for ``count`` budgets on each front of the search, the most expensive first, each once and without
+    the parent."""
+    networks: dict[tuple[int, ...], None] = {}
+    for view in problem.spec.views:
+        for genes_G in _for_budgets(problem if view is None else problem.on(view), distortions, count):
+            networks[tuple(genes_G.tolist())] = None
+    networks.pop(tuple(distortions.parent_G.tolist()), None)
+    return tuple(networks)
+
+
+def _for_budgets(problem: Problem, distortions: Distortions, count: int) -> Iterator[Genes]:
+    """Budgets are even in the logarithm of the search's first cost, down to a share of the parent's."""
+    spec = problem.spec
+    objective = next(o.name for o in spec.objectives if o.name in BOUND_METRIC)
+    by_share = spec.by_share and objective == "latency"
+    metric = "upper_share" if by_share else BOUND_METRIC[objective]
+
+    def cost(genes_NG: Genes) -> Floats:
+        return cheap_metrics(problem, genes_NG)[metric]
+
+    allocator = Allocator(distortions, problem.space.canonical, cost)
+    [parent_cost] = cost(distortions.parent_G[None])
+    smallest = float(cost(allocator.allocate(0.0)[None])[0])
+    bound = 100.0 if by_share else spec.bound(objective)
+    budgets = np.geomspace(parent_cost, max(smallest, _SMALLEST_SHARE * parent_cost), count + 1)[1:]
+    if bound is not None and bound < parent_cost:
+        budgets = np.geomspace(bound, max(min(smallest, bound), _SMALLEST_SHARE * bound), count)
+    for budget in budgets:
+        yield allocator.allocate(float(budget))

@@ -1,0 +1,130 @@
+"""Compress a user's trained model: cut what distorts its outputs least for the latency that it saves, search around
+that, and retrain what is found."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nas.core.errors import InvalidSpec
+from nas.core.plugins import Strategy
+from nas.core.ports import Problem, SearchSpace, Stage
+from nas.core.spec import SearchSpec, parse_spec
+from nas.stages.closing import closing_stage_names, closing_stages
+
+_ROUNDS = 8  # of exploring; the first scores the networks of the sensitivity stage
+_PRESETS: dict[str, dict[str, int]] = {
+    "no_training": {"images": 32, "levels": 2, "fine_tune_epochs": 0},
+    "best": {"images": 256, "levels": 5, "fine_tune_epochs": 8},
+}
+
+
+class CompressParams(BaseModel):
+    """``preset``: no training at all, in seconds, or fine-tuning and retraining; it sets ``images``, ``levels`` and
+    ``fine_tune_epochs``, and explicit options win.
+
+    ``importance`` decides which units a narrower network keeps. Sensitivity is measured on ``images`` training images,
+    for at most ``levels`` smaller choices of each decision. ``fine_tune_epochs``: training of all networks together by
+    the sandwich rule, taught by the parent's outputs, before exploring; ``lr`` is for ``batch_size`` images.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    preset: Literal["no_training", "best"] = "best"
+    importance: Literal["taylor", "l2", "batch_norm_scale"] = "taylor"
+    images: int = Field(default=256, ge=2, le=100_000)
+    levels: int = Field(default=5, ge=1, le=64)
+    fine_tune_epochs: int = Field(default=8, ge=0, le=100_000)
+    batch_size: int = Field(default=32, ge=2, le=65_536)
+    lr: float = Field(default=0.01, gt=0, le=10)
+    weight_decay: float = Field(default=3e-5, ge=0, le=1)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    checkpoint_s: float = Field(default=10.0, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, record: Any) -> Any:
+        if not isinstance(record, dict):
+            return record
+        preset = _PRESETS.get(str(record.get("preset", "best")), {})
+        return {**preset, **record}
+
+    @model_validator(mode="after")
+    def _preset_holds(self) -> CompressParams:
+        if self.preset == "no_training" and self.fine_tune_epochs > 0:
+            raise ValueError(
+                f"preset no_training trains nothing: expected fine_tune_epochs 0, or preset best; got "
+                f"{self.fine_tune_epochs}"
+            )
+        return self
+
+
+def check(spec: SearchSpec, space: SearchSpace) -> None:
+    """Raises InvalidSpec for a space without a trained network, and for a preset that the spec contradicts."""
+    params = parse_spec(CompressParams, spec.strategy.params)
+    if space.pretrained_genes is None:
+        raise InvalidSpec(
+            f"strategy compress starts from a trained model: expected a space of your model, such as "
+            f"{{name: own_model, model: NAME}}, got {space.name!r}"
+        )
+    if spec.supernet is not None:  # an extension trains nothing
+        return
+    if params.preset == "no_training" and spec.retrain is not None:
+        raise InvalidSpec("retrain: preset no_training trains nothing: expected no retrain, or preset best")
+    if params.preset == "best" and spec.retrain is None:
+        raise InvalidSpec(
+            "retrain: preset best retrains the networks that it finds: expected `retrain`, such as {networks: 4, "
+            "epochs: 20, start: inherited, teacher: parent}, or preset no_training; got none"
+        )
+
+
+def stages(problem: Problem) -> tuple[Stage, ...]:
+    """All stages of a search. Raises InvalidSpec as ``check``."""
+    # Stages need torch; a server that only checks parameters does not.
+    from nas.stages.estimate import EstimateStage
+    from nas.stages.explore import ExploreStage
+    from nas.stages.sensitivity import SensitivityStage
+    from nas.stages.train import TrainStage
+    from nas.training import samplers
+    from nas.training.progressive import SupernetRecipe, sandwich
+
+    check(problem.spec, problem.space)
+    params, images = parse_spec(CompressParams, problem.spec.strategy.params), len(problem.data.train)
+    solutions = math.ceil(problem.spec.budget.evaluations / _ROUNDS)
+    sensitivity = SensitivityStage(
+        params.importance, min(params.images, images), params.levels, max(_ROUNDS, solutions)
+    )
+    train: tuple[Stage, ...] = ()
+    if params.fine_tune_epochs > 0:
+        recipe = SupernetRecipe(
+            phases=sandwich(params.fine_tune_epochs, params.lr, samplers.axes(problem.space.decisions)),
+            batch_size=min(params.batch_size, images),
+            weight_decay=params.weight_decay,
+            label_smoothing=params.label_smoothing,
+        )
+        train = (TrainStage(recipe, params.checkpoint_s),)
+    return (
+        EstimateStage(),
+        sensitivity,
+        *train,
+        ExploreStage(rounds=_ROUNDS),
+        *closing_stages(problem.spec),
+    )
+
+
+def stage_names(spec: SearchSpec) -> tuple[str, ...]:
+    """The names of ``stages``. Raises InvalidSpec for wrong parameters."""
+    train = ("train",) if parse_spec(CompressParams, spec.strategy.params).fine_tune_epochs > 0 else ()
+    return ("estimate", "sensitivity", *train, "explore", *closing_stage_names(spec))
+
+
+COMPRESS = Strategy(
+    "compress",
+    "Compress a trained model of yours: cut what distorts it least for its latency, then fine-tune and retrain.",
+    CompressParams,
+    stages,
+    stage_names,
+    check,
+    model_only=True,
+)
