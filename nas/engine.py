@@ -33,14 +33,27 @@ def stage_names(spec: SearchSpec) -> tuple[str, ...]:
     """The names of the stages of a search, without torch.
 
     Raises UnknownName for an unknown strategy, and InvalidSpec for wrong parameters and for retraining with a strategy
-    that has no stage for it.
+    that has no stage or no weights for it.
     """
     names = registry.load_strategy(spec.strategy.name).stage_names(spec)
     if spec.retrain is not None and "retrain" not in names:
         raise InvalidSpec(
             f"retrain: expected a strategy that retrains networks, got {spec.strategy.name!r}: {', '.join(names)}"
         )
+    _require_weights(spec, names)
     return names
+
+
+def _require_weights(spec: SearchSpec, names: tuple[str, ...]) -> None:
+    """Raises InvalidSpec where retraining needs the weights of a supernet and there is none."""
+    if spec.retrain is None or spec.supernet is not None or spec.space.model is not None or "train" in names:
+        return
+    if spec.inherits_weights or spec.retrain.teacher == "largest":
+        field = "start: inherited" if spec.inherits_weights else "teacher: largest"
+        raise InvalidSpec(
+            f"retrain.{field} needs a trained supernet: expected a strategy that trains one, or a finished search "
+            f"under 'supernet'; got {spec.strategy.name!r}, whose stages are {', '.join(names)}"
+        )
 
 
 def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, state: SearchState) -> Iterator[Event]:

@@ -288,12 +288,24 @@ class TargetDevice:
 
 
 @dataclass(frozen=True)
+class TeacherModel:
+    """An exported model of the search ``search`` that others learn from: a ``network`` (id) of ``space``, with the blob
+    of its ``package``."""
+
+    search: str
+    network: str
+    space: SearchSpace
+    package: str
+
+
+@dataclass(frozen=True)
 class Problem:
     """A spec with everything it names resolved. ``supernet_blob``: trained weights to reuse, no training;
     ``supernet_data``: the content hash of the data that they were trained on, None where it is not recorded.
 
     ``inherited``: estimated candidates of the parent search whose supernet is reused. Over a ``fleet``,
-    ``predictor`` is a ``nas.fleet.FleetPredictor`` and ``profile`` that of the first device.
+    ``predictor`` is a ``nas.fleet.FleetPredictor`` and ``profile`` that of the first device. ``teacher``: the model of
+    another search that ``spec.retrain`` names.
     """
 
     spec: SearchSpec
@@ -305,6 +317,7 @@ class Problem:
     inherited: tuple[Candidate, ...] = ()
     fleet: tuple[TargetDevice, ...] = ()
     supernet_data: str | None = None
+    teacher: TeacherModel | None = None
 
     @property
     def targets(self) -> tuple[TargetDevice, ...]:

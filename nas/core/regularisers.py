@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nas.core.errors import InvalidSpec
 from nas.core.ports import SearchSpace
-from nas.core.spec import RetrainSpec
+from nas.core.retraining import RetrainSpec
 
 
 def regularisers(spec: RetrainSpec, space: SearchSpace) -> dict[str, float]:

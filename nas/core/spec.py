@@ -24,6 +24,7 @@ from pydantic import (
 
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.metrics import COSTS
+from nas.core.retraining import RetrainSpec
 from nas.core.strict_yaml import parse_yaml
 from nas.core.tasks import DEFAULT_TASK, Task, load_task, task_names, task_of_objective
 
@@ -142,24 +143,6 @@ class BudgetSpec(_Strict):
     evaluations: int = Field(default=160, ge=8, le=1_000_000)
     verified: int = Field(default=24, ge=1, le=1_000)
     reexplore: int = Field(default=2, ge=0, le=10)
-
-
-class RetrainSpec(_Strict):
-    """Training the found networks from scratch, each alone, before they are verified; with their own weights they are
-    verified and exported. ``networks``: the most of the search's front, and of its random baseline's, that are trained.
-    ``trials``: trainings of each, with other hyperparameters, of which the hopeless are stopped early. ``seeds``: how
-    often the best hyperparameters of each are trained in all; what is reported is the mean. ``drop_path``: with which
-    probability an operation gives nothing for an image at the end of training, from 0 at its beginning.
-    ``auxiliary``: how much the loss of a second classifier counts, in the middle of the network. None: as published
-    with the space, which is none but for large networks of cells."""
-
-    networks: int = Field(default=8, ge=1, le=1_000)
-    epochs: int = Field(default=60, ge=1, le=100_000)
-    trials: int = Field(default=4, ge=1, le=1_000)
-    seeds: int = Field(default=1, ge=1, le=100)
-    batch_size: int = Field(default=64, ge=2, le=65_536)
-    drop_path: float | None = Field(default=None, ge=0, lt=1)
-    auxiliary: float | None = Field(default=None, ge=0, le=10)
 
 
 class ReferenceSpec(_Strict):
@@ -284,6 +267,21 @@ class SearchSpec(_Strict):
         return self
 
     @model_validator(mode="after")
+    def _retraining_fits_the_space(self) -> SearchSpec:
+        if self.retrain is None:
+            return self
+        if self.space.model is None and self.retrain.teacher == "parent":
+            raise ValueError(
+                f"retrain.teacher: 'parent' is the model that a space starts from: expected space.model, and the space "
+                f"{self.space.name!r} has none"
+            )
+        if self.space.model is not None and self.retrain.start == "scratch":
+            raise ValueError(
+                "retrain.start: expected 'inherited', since networks of a model start from its weights, got 'scratch'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fleet_makes_sense(self) -> SearchSpec:
         fleet = self.fleet
         if fleet is None:
@@ -314,6 +312,12 @@ class SearchSpec(_Strict):
     def devices(self) -> tuple[str, ...]:
         """The devices of the search: those of its fleet, or the only one."""
         return self.fleet.devices if self.fleet is not None else (self.device,)
+
+    @property
+    def inherits_weights(self) -> bool:
+        """Whether retraining goes on from the weights of the supernet, or of the model that the space starts from."""
+        start = self.retrain.start if self.retrain is not None else "scratch"
+        return start == "inherited" or (start is None and self.space.model is not None)
 
     @property
     def views(self) -> tuple[str | None, ...]:

@@ -25,6 +25,10 @@ class Hyperparameter:
     default: float
     log: bool = False
 
+    def fixed(self, value: float) -> Hyperparameter:
+        """The same with one value, which all trials have."""
+        return Hyperparameter(self.name, value, value, value)
+
 
 @dataclass(frozen=True)
 class TrialRequest:

@@ -7,7 +7,8 @@ from pydantic import BaseModel, Field, computed_field
 from nas.core.conclusion import Conclusion
 from nas.core.data_account import DataAccount
 from nas.core.events import HypervolumeAt
-from nas.core.spec import BudgetSpec, ExportSpec, FleetSpec, ObjectiveSpec, ResourceSpec, RetrainSpec, SearchSpec
+from nas.core.retraining import RetrainSpec
+from nas.core.spec import BudgetSpec, ExportSpec, FleetSpec, ObjectiveSpec, ResourceSpec, SearchSpec
 from nas.schemas.common import Page
 from nas.schemas.jobs import JobSchema
 from nas.schemas.rank_correlation import RankCorrelationSchema

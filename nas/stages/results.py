@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from nas.core.errors import InvalidInput
 from nas.core.events import StageResults
 from nas.core.json_types import JsonObject
+from nas.core.retraining import Start
 from nas.core.tuning import TrialStatus
 
 
@@ -344,7 +345,9 @@ class TrialSummary:
 
 @dataclass(frozen=True)
 class RetrainResult(StageResult):
-    """Networks that were trained from scratch, by architecture id; ``epochs_saved`` by early stopping."""
+    """Networks that were trained alone, by architecture id; ``epochs_saved`` by early stopping. ``start``: from what
+    weights, None in results of versions that only knew fresh ones. ``teacher``: in words, with its accuracy on
+    validation images in %; None without one."""
 
     stage: ClassVar[str] = "retrain"
     networks: Mapping[str, RetrainedNetwork] = field(default_factory=dict)
@@ -353,6 +356,9 @@ class RetrainResult(StageResult):
     failed: int | None = None
     epochs: int | None = None
     epochs_saved: int | None = None
+    start: Start | None = None
+    teacher: str | None = None
+    teacher_accuracy: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Training the found networks from scratch, each by itself, before they are verified.
+"""Training the found networks, each by itself, before they are verified: from scratch or with inherited weights, with
+or without a teacher (``nas.stages.trial_training``).
 
 The networks of the search and of its random baseline get the same trials and the same epochs; one that both have found
 is trained once. What has been reached is known by validation data, on which trials were also chosen; with several
@@ -8,41 +9,28 @@ reached, trials end after their epoch, and only the first trials of networks sti
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import ClassVar
 
-import torch
-
-from nas.core.arch import Arch
 from nas.core.cost_estimate import DurationRange, StageCost, average_duration, mean_seconds
 from nas.core.errors import HwnasError
 from nas.core.events import Candidate, Checkpoint, Evaluated, Event, Progress, SearchState, StageFinished, Warned
-from nas.core.ports import BlobStore, Problem, Resources
+from nas.core.ports import Problem, Resources
 from nas.core.references import reference_archs
-from nas.core.regularisers import regularisers
-from nas.core.rng import Stream, derive_seed
-from nas.core.spec import RetrainSpec
+from nas.core.retraining import RetrainSpec
 from nas.core.tasks import Task
-from nas.core.tuning import EpochResult, Hyperparameter, Trial, TrialRequest, TrialState, TrialStatus, TuningPlan
+from nas.core.tuning import TrialRequest, TrialState, TuningPlan
 from nas.sequential import run_sequentially
 from nas.stages.cost_estimate import first_images, sample_archs, verified_range
 from nas.stages.results import RetrainedNetwork, RetrainResult, TrialSummary
-from nas.stages.subnets import Subnets
+from nas.stages.subnets import trained_supernet
+from nas.stages.teachers import report_teacher
 from nas.stages.time_limit import out_of_time
+from nas.stages.trial_training import Learning, begin_training, load_sources, recipe_of, retrain_spec
 from nas.stages.verify import COMPARED, ORIGINS, to_verify
-from nas.training.augment import Augmentation
-from nas.training.standalone import StandaloneRecipe, StandaloneTrainer, pack, unpack
-from nas.training.weights import Weights
-
-HYPERPARAMETERS = (
-    Hyperparameter("lr", 0.01, 0.4, default=0.1, log=True),
-    Hyperparameter("weight_decay", 3e-6, 3e-3, default=1e-4, log=True),
-    Hyperparameter("augmentation", 0.0, 2.0, default=1.0),
-)
-_DEFAULTS = {h.name: h.default for h in HYPERPARAMETERS}
+from nas.training.standalone import pack, unpack
 
 
 @dataclass(frozen=True)
@@ -55,7 +43,7 @@ class RetrainStage:
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Trials that ended before a restart are not repeated. Raises HwnasError when every training diverges."""
-        settings = _retrain_spec(problem)
+        settings = retrain_spec(problem)
         verifiable = to_verify(problem, state, settings.networks)
         archs_by_origin = {o: [c.candidate.arch for c in verifiable if c.candidate.origin == o] for o in COMPARED}
         archs = {arch.id: arch for o in COMPARED for arch in archs_by_origin[o]}
@@ -67,13 +55,16 @@ class RetrainStage:
             self.checkpoint_s,
             resources.clock,
             resources.is_out_of_time,
+            problem.supernet_blob or trained_supernet(state),
         )
+        varied = settings.hyperparameters(problem.spec.inherits_weights)
+        defaults = {h.name: h.default for h in varied}
         task = problem.spec.task
         trials = _Trials(self._stored_trials(resources, state), task, settings, len(archs))
 
         search = TuningPlan(
-            tuple(TrialRequest(id_, n, _DEFAULTS if n == 0 else None) for n in range(settings.trials) for id_ in archs),
-            HYPERPARAMETERS,
+            tuple(TrialRequest(id_, n, defaults if n == 0 else None) for n in range(settings.trials) for id_ in archs),
+            varied,
             settings.epochs,
             problem.spec.seed,
         )
@@ -83,7 +74,7 @@ class RetrainStage:
             for n in range(settings.seeds - 1)
             for id_, best in trials.best().items()
         )
-        repeats = TuningPlan(again, HYPERPARAMETERS, settings.epochs, problem.spec.seed, reduction=None)
+        repeats = TuningPlan(again, varied, settings.epochs, problem.spec.seed, reduction=None)
         yield from self._run(repeats, learn, resources, trials)
 
         if resources.is_out_of_time() and (unfinished := trials.unfinished()) is not None:
@@ -97,18 +88,30 @@ class RetrainStage:
         yield Evaluated(
             tuple(Candidate(a, o, metrics[a.id]) for o in COMPARED for a in archs_by_origin[o] if a.id in metrics)
         )
-        yield StageFinished(self.name, 0.0, trials.result(reached).to_json())
+        result = replace(trials.result(reached), start="inherited" if problem.spec.inherits_weights else "scratch")
+        sources = load_sources(problem, resources.blobs, resources.torch_device, learn.supernet)
+        if sources.teacher is not None:
+            report = report_teacher(problem, sources.teacher, resources.torch_device)
+            result = replace(result, teacher=report.description, teacher_accuracy=report.accuracy)
+        yield StageFinished(self.name, 0.0, result.to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Epochs of the smallest and the largest network and some between. How many trials are stopped early is not
         known: the range goes from all that can be to none."""
-        clock, settings = resources.clock, _retrain_spec(problem)
+        clock, settings = resources.clock, retrain_spec(problem)
         archs, macs = sample_archs(problem.space)
-        recipe = _recipe(problem, {"lr": 0.0, "weight_decay": 0.0, "augmentation": 1.0})
+        recipe = recipe_of(problem, {"lr": 0.0, "weight_decay": 0.0, "augmentation": 1.0})
         val, times = first_images(problem.data.val)
+        started_at = clock()
+        sources = load_sources(
+            problem, resources.blobs, resources.torch_device, problem.supernet_blob or trained_supernet(state)
+        )
+        loaded_s = clock() - started_at  # every trial loads them anew
 
         def epoch_s(i: int) -> float:
-            subnets, trainer = _begin(problem, archs[i], recipe, problem.spec.seed, resources.torch_device)
+            subnets, trainer = begin_training(
+                problem, archs[i], recipe, problem.spec.seed, resources.torch_device, sources
+            )
             step_s = mean_seconds(clock, lambda: trainer.step(0, 0))
             started_at = clock()
             subnets.recalibrate(trainer.evaluated, archs[i])
@@ -118,7 +121,7 @@ class RetrainStage:
 
         timed = average_duration(macs.tolist(), epoch_s)
         min_networks, max_networks = verified_range(problem)
-        plan = TuningPlan((), HYPERPARAMETERS, settings.epochs, 0)
+        plan = TuningPlan((), (), settings.epochs, 0)
         least = settings.seeds * settings.epochs + (settings.trials - 1) * (plan.rungs or (settings.epochs,))[0]
         all_ = (settings.seeds + settings.trials - 1) * settings.epochs
         devices = max(1, problem.spec.resources.gpus)
@@ -129,6 +132,7 @@ class RetrainStage:
             timed.span.seconds * trained * (least + all_) / 2,
             timed.span.high_s * trained * all_,
         ) * (1 / devices)
+        total += DurationRange.exact(loaded_s) * (trained * (settings.trials + settings.seeds - 1) / devices)
         note = "how many trials are stopped early is not known beforehand"
         return StageCost.of(self.name, total, trained * all_, timed.count, "epochs", note)
 
@@ -154,54 +158,6 @@ class RetrainStage:
                 stored, _ = unpack(resources.blobs.get(checkpoint.blob), "cpu")
                 states[stored.trial.id] = replace(stored, blob=checkpoint.blob)
         return states
-
-
-@dataclass(frozen=True)
-class Learning:
-    """A ``nas.core.tuning.Trainable``: trains the network that a trial's group names."""
-
-    problem: Problem
-    archs: Mapping[str, Arch]
-    blobs: BlobStore
-    torch_device: str
-    checkpoint_s: float
-    clock: Callable[[], float] = time.monotonic
-    is_out_of_time: Callable[[], bool] = lambda: False
-
-    def __call__(self, trial: Trial, blob: str | None) -> Iterator[EpochResult]:
-        """Scores are the merit of the network on the validation images, of which more is better. Raises Diverged.
-
-        When the time of the search is up, the epoch is the last, and a trial that has not begun is not begun; but the
-        first of each network has one epoch at least, so that every network is trained."""
-        if trial.number > 0 and blob is None and self.is_out_of_time():
-            return
-        problem, settings, arch = self.problem, _retrain_spec(self.problem), self.archs[trial.group]
-        recipe = _recipe(problem, trial.values)
-        seed = derive_seed(problem.spec.seed, Stream.RETRAINING, trial.number)
-        subnets, trainer = _begin(problem, arch, recipe, seed, self.torch_device)
-        state = TrialState(trial)
-        if blob is not None:
-            state, trained = unpack(self.blobs.get(blob), self.torch_device)
-            assert trained is not None
-            trainer.load_state_dict(trained)
-        saved_at = self.clock()
-        for epoch in range(len(state.scores), settings.epochs):
-            trainer.epoch(epoch)
-            subnets.recalibrate(trainer.evaluated, arch)
-            quality = subnets.score(trainer.evaluated, arch, problem.data.val).quality
-            finished = epoch + 1 == settings.epochs
-            cut = not finished and self.is_out_of_time()
-            status: TrialStatus = "finished" if finished else "cut" if cut else "running"
-            merit = problem.spec.task.merit(quality)
-            state = replace(state, scores=(*state.scores, merit), status=status)
-            blob_id = None
-            if status != "running" or self.clock() - saved_at >= self.checkpoint_s:
-                net: Weights = {"net": trainer.evaluated.state_dict()}
-                blob_id = self.blobs.put(pack(state, trainer.state_dict() if status == "running" else net))
-                saved_at = self.clock()
-            yield EpochResult(state.scores, blob_id, cut)
-            if cut:
-                return
 
 
 @dataclass
@@ -317,32 +273,3 @@ def _trained_metrics(task: Task, network: RetrainedNetwork) -> dict[str, float]:
     if network.trained_deviation is not None and task.quality.unit == "%":
         metrics["trained_deviation"] = network.trained_deviation
     return metrics
-
-
-def _recipe(problem: Problem, values: Mapping[str, float]) -> StandaloneRecipe:
-    """The recipe of the spec with the values of a trial."""
-    settings = _retrain_spec(problem)
-    strengths = regularisers(settings, problem.space)
-    return StandaloneRecipe(
-        epochs=settings.epochs,
-        batch_size=min(settings.batch_size, len(problem.data.train)),
-        lr=values["lr"],
-        weight_decay=values["weight_decay"],
-        augmentation=Augmentation(values["augmentation"]),
-        drop_path=strengths["drop_path"],
-        auxiliary=strengths["auxiliary"],
-    )
-
-
-def _begin(
-    problem: Problem, arch: Arch, recipe: StandaloneRecipe, seed: int, device: str
-) -> tuple[Subnets, StandaloneTrainer]:
-    """A network with the first weights that a fresh supernet gives it."""
-    subnets = Subnets(problem, problem.space.supernet(seed).to(torch.device(device)), device)
-    module = subnets.net.subnet(arch)
-    return subnets, StandaloneTrainer(module, subnets.resolution(arch), problem.data, subnets.pipeline, recipe, seed)
-
-
-def _retrain_spec(problem: Problem) -> RetrainSpec:
-    assert problem.spec.retrain is not None
-    return problem.spec.retrain

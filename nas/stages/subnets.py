@@ -10,7 +10,7 @@ from torch import nn
 from nas.core.arch import Arch
 from nas.core.errors import InvalidSpec
 from nas.core.events import Origin, SearchState
-from nas.core.ports import ImageShape, Problem, Resources, Split
+from nas.core.ports import BlobStore, ImageShape, Problem, Resources, Split
 from nas.core.rng import Stream, rng
 from nas.core.tasks import TaskScores
 from nas.export import InUnits, Normalised
@@ -90,9 +90,14 @@ def images_for_calibration(shape: ImageShape) -> int:
 
 def load_supernet(problem: Problem, resources: Resources, blob: str) -> Supernet:
     """The supernet that was kept under ``blob``, on the training device."""
-    weights = TrainState.from_bytes(resources.blobs.get(blob), resources.torch_device).weights
+    return read_supernet(problem, resources.blobs, blob, resources.torch_device)
+
+
+def read_supernet(problem: Problem, blobs: BlobStore, blob: str, device: str) -> Supernet:
+    """The supernet that was kept under ``blob``, on ``device``."""
+    weights = TrainState.from_bytes(blobs.get(blob), device).weights
     assert weights is not None
-    return supernet_from_weights(problem.space, problem.spec.seed, weights).to(torch.device(resources.torch_device))
+    return supernet_from_weights(problem.space, problem.spec.seed, weights).to(torch.device(device))
 
 
 def initial_supernet(problem: Problem, resources: Resources, state: SearchState) -> Supernet:

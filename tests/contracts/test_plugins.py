@@ -12,7 +12,8 @@ from nas.core import registry
 from nas.core.arch import Floats, sample
 from nas.core.errors import UnknownName
 from nas.core.ports import ImageShape, SearchSpace
-from nas.core.spec import DataSpec, RetrainSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.core.retraining import RetrainSpec
+from nas.core.spec import DataSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.engine import stage_names, stages_of
 from nas.testing.predictors import check_predictor
 from nas.testing.search_spaces import (

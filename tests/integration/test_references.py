@@ -11,7 +11,8 @@ from nas.core.candidates import CandidateTable
 from nas.core.errors import InvalidSpec
 from nas.core.events import Evaluated, Event, Measured, fold_all
 from nas.core.fronts import compute_front
-from nas.core.spec import BudgetSpec, ReferenceSpec, RetrainSpec, parse_spec
+from nas.core.retraining import RetrainSpec
+from nas.core.spec import BudgetSpec, ReferenceSpec, parse_spec
 from nas.engine import stage_names
 from nas.stages.fronts import front_context, front_of
 from nas.stages.references import ReferenceStage

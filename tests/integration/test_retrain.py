@@ -25,7 +25,8 @@ from nas.core.events import (
     fold_all,
 )
 from nas.core.ports import Problem, Resources
-from nas.core.spec import BudgetSpec, DataSpec, RetrainSpec, SearchSpec, SpaceSpec, StrategySpec, parse_spec
+from nas.core.retraining import RetrainSpec
+from nas.core.spec import BudgetSpec, DataSpec, SearchSpec, SpaceSpec, StrategySpec, parse_spec
 from nas.engine import run_search, stage_names, stages_of
 from nas.stages.fronts import front_of
 from nas.stages.retrain import RetrainStage

@@ -18,7 +18,8 @@ from nas.blobs import FolderBlobs
 from nas.core.events import decode, encode, fold_all
 from nas.core.jobs import Lease
 from nas.core.ports import Resources
-from nas.core.spec import BudgetSpec, ResourceSpec, RetrainSpec
+from nas.core.retraining import RetrainSpec
+from nas.core.spec import BudgetSpec, ResourceSpec
 from nas.core.tuning import EpochResult, Hyperparameter, Trial, TrialRequest, TrialState, TuningPlan
 from nas.stages.retrain import RetrainStage
 from tests.support.engine import SPEC, RuleDevice, problem, two_candidates

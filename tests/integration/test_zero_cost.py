@@ -18,7 +18,8 @@ from nas.core.errors import InvalidSpec
 from nas.core.events import Checkpoint, Event, decode, encode, fold_all
 from nas.core.metrics import METRICS, spearman
 from nas.core.ports import ImageShape, Problem, Resources
-from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, RetrainSpec, SearchSpec, SpaceSpec
+from nas.core.retraining import RetrainSpec
+from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec
 from nas.core.spec import StrategySpec as Strategy
 from nas.engine import run_search, stage_names, stages_of
 from nas.explorers.bayesian import WarpedGP, _encode

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from nas.core.spec import BudgetSpec, RetrainSpec, SearchSpec, parse_spec, read_spec
+from nas.core.retraining import RetrainSpec
+from nas.core.spec import BudgetSpec, SearchSpec, parse_spec, read_spec
 from nas.schemas.searches import ExtendBody, ForkBody
 from server.cli import progress, render
 from server.cli.device_options import BoundMs, DeviceOptions, FleetFront, SearchId, device_fields, with_latency_bound

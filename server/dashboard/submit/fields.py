@@ -11,7 +11,8 @@ from nicegui import ui
 from nicegui.elements.mixins.value_element import ValueElement
 
 from nas.core.errors import InvalidSpec
-from nas.core.spec import FleetSpec, RetrainSpec, SearchSpec, SpaceSpec, parse_spec
+from nas.core.retraining import RetrainSpec
+from nas.core.spec import FleetSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.strict_yaml import parse_yaml
 from nas.core.tasks import load_task, task_names
 from nas.schemas.searches import SearchSchema

@@ -13,7 +13,8 @@ from nas.core.arch import Arch
 from nas.core.errors import InvalidSpec
 from nas.core.ports import ImageShape
 from nas.core.regularisers import regularisers
-from nas.core.spec import DataSpec, RetrainSpec
+from nas.core.retraining import RetrainSpec
+from nas.core.spec import DataSpec
 from nas.datasets import digits
 from nas.training.pipeline import Pipeline
 from nas.training.regularise import auxiliary_of, drop_path, path_dropout, paths_of

@@ -23,8 +23,9 @@ from starlette.testclient import TestClient
 from nas.core.access import Principal
 from nas.core.errors import Conflict, HwnasError, InfeasibleBound, MeasurementRefused, NotFound, StorageError
 from nas.core.events import Evaluated, Progress, StageFinished, StageStarted
+from nas.core.retraining import RetrainSpec
 from nas.core.scheduling import NodeResources
-from nas.core.spec import DataSpec, RetrainSpec, SearchSpec, SpaceSpec
+from nas.core.spec import DataSpec, SearchSpec, SpaceSpec
 from nas.schemas.candidates import ArtifactSchema, CandidateDetailSchema, CandidatePage, FrontSchema
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.dry_runs import DryRunSchema

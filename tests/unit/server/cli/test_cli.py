@@ -24,7 +24,8 @@ from nas.client import Client
 from nas.core.access import LOCAL
 from nas.core.errors import Conflict, InvalidInput, StorageError
 from nas.core.events import Evaluated, StageFinished
-from nas.core.spec import BudgetSpec, DeviceSpec, FleetSpec, RetrainSpec, SearchSpec
+from nas.core.retraining import RetrainSpec
+from nas.core.spec import BudgetSpec, DeviceSpec, FleetSpec, SearchSpec
 from nas.engine import stage_names
 from nas.schemas.candidates import FrontSchema
 from nas.schemas.devices import DeviceSchema

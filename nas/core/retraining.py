@@ -1,0 +1,123 @@
+"""Training recipes in specs, and how found networks are retrained: pydantic models, unknown keys refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from nas.core.tuning import Hyperparameter
+
+TeacherName = Literal["none", "parent", "largest"]
+Start = Literal["scratch", "inherited"]
+
+
+class RecipeFields(BaseModel):
+    """Elements of a training recipe, the same for networks that are trained alone and for supernets.
+
+    ``warmup_epochs``: while the learning rate rises; None: a tenth of the epochs, two at most. ``ema_decay``: the
+    weights are an exponential moving average over steps with this decay, such as 0.999; 0: those of the last step.
+    ``mixup``: images are mixed in pairs, with shares of Beta(mixup, mixup); 0: not. ``cutout``: side of the square that
+    is erased, as a share of the image's side; 0: none. ``min_crop_area``: RandomResizedCrop leaves at least this share
+    of an image; 1: no cropping.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    warmup_epochs: float | None = Field(default=None, ge=0)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    mixup: float = Field(default=0.0, ge=0, le=10)
+    cutout: float = Field(default=0.0, ge=0, le=1)
+    min_crop_area: float = Field(default=1.0, gt=0, le=1)
+
+
+class DistillationSpec(BaseModel):
+    """How a student learns from its teacher. ``weight`` parts of the loss compare class probabilities at
+    ``temperature``, the others are the loss by labels. ``features``: how much the difference between the classifiers'
+    inputs counts in addition; 0: not at all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    temperature: float = Field(default=4.0, gt=0, le=100)
+    weight: float = Field(default=0.9, ge=0, le=1)
+    features: float = Field(default=0.0, ge=0, le=100)
+
+
+class TeacherSpec(BaseModel):
+    """An exported model of another search: ``search`` by its id, and the id of the ``network``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    search: str = Field(min_length=1, max_length=64)
+    network: str = Field(min_length=1, max_length=64)
+
+
+def _teacher_kind(value: object) -> str:
+    return "model" if isinstance(value, dict | TeacherSpec) else "name"
+
+
+class RetrainSpec(RecipeFields):
+    """Training the found networks further, each alone, before they are verified; with their own weights they are
+    verified and exported. ``networks``: the most of the search's front, and of its random baseline's, that are trained.
+    ``trials``: trainings of each, with other hyperparameters, of which the hopeless are stopped early. ``seeds``: how
+    often the best hyperparameters of each are trained in all; what is reported is the mean.
+
+    ``start``: from scratch, or with the weights inherited from the supernet or from the model that the space starts
+    from; None: inherited where there is such a model, else from scratch. ``teacher``: whose outputs the networks learn
+    to have: ``parent``, the model that the space starts from; ``largest``, the supernet's largest network; or an
+    exported model of another search.
+
+    ``lr``, ``weight_decay`` and ``augmentation`` (strength of the default augmentation): None: trials vary them.
+    ``drop_path``: with which probability an operation gives nothing for an image at the end of training, from 0 at its
+    beginning. ``auxiliary``: how much the loss of a second classifier counts, in the middle of the network. None: as
+    published with the space, which is none but for large networks of cells."""
+
+    networks: int = Field(default=8, ge=1, le=1_000)
+    epochs: int = Field(default=60, ge=1, le=100_000)
+    trials: int = Field(default=4, ge=1, le=1_000)
+    seeds: int = Field(default=1, ge=1, le=100)
+    batch_size: int = Field(default=64, ge=2, le=65_536)
+    start: Start | None = None
+    teacher: Annotated[
+        Annotated[TeacherName, Tag("name")] | Annotated[TeacherSpec, Tag("model")], Discriminator(_teacher_kind)
+    ] = "none"
+    distillation: DistillationSpec = Field(default_factory=DistillationSpec)
+    lr: float | None = Field(default=None, gt=0, le=10)
+    weight_decay: float | None = Field(default=None, ge=0, le=1)
+    augmentation: float | None = Field(default=None, ge=0, le=5)
+    drop_path: float | None = Field(default=None, ge=0, lt=1)
+    auxiliary: float | None = Field(default=None, ge=0, le=10)
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> RetrainSpec:
+        if self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs: expected less than epochs, which is {self.epochs}, got {self.warmup_epochs:g}"
+            )
+        if self.teacher == "none" and self.distillation != DistillationSpec():
+            raise ValueError("distillation: expected a teacher to learn from, got teacher 'none'")
+        return self
+
+    def hyperparameters(self, inherits: bool) -> tuple[Hyperparameter, ...]:
+        """What trials vary. Weights that have learned already (``inherits``) take smaller learning rates."""
+        lr = (0.003, 0.1, 0.03) if inherits else (0.01, 0.4, 0.1)
+        varied = (
+            Hyperparameter("lr", *lr, log=True),
+            Hyperparameter("weight_decay", 3e-6, 3e-3, default=1e-4, log=True),
+            Hyperparameter("augmentation", 0.0, 2.0, default=1.0),
+        )
+        fixed = {"lr": self.lr, "weight_decay": self.weight_decay, "augmentation": self.augmentation}
+        return tuple(h if (value := fixed[h.name]) is None else h.fixed(value) for h in varied)
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How the weights of an exported network came about, for its manifest and model card. ``start``: ``supernet`` where
+    they are those that the network inherited. ``teacher``: in words, with its validation accuracy in %; ``recipe``:
+    hyperparameters by name."""
+
+    start: Literal["supernet", "scratch", "inherited"]
+    epochs: int | None = None
+    teacher: str | None = None
+    teacher_accuracy: float | None = None
+    recipe: Mapping[str, float | None] = field(default_factory=dict)
