@@ -113,11 +113,11 @@ class RetrainSpec(RecipeFields):
 @dataclass(frozen=True)
 class TrainingRecord:
     """How the weights of an exported network came about, for its manifest and model card. ``start``: ``supernet`` where
-    they are those that the network inherited. ``teacher``: in words, with its validation accuracy in %; ``recipe``:
-    hyperparameters by name."""
+    they are those that the network inherited. ``teacher``: in words, with its quality on validation images;
+    ``recipe``: hyperparameters by name."""
 
     start: Literal["supernet", "scratch", "inherited"]
     epochs: int | None = None
     teacher: str | None = None
-    teacher_accuracy: float | None = None
+    teacher_quality: float | None = None
     recipe: Mapping[str, float | None] = field(default_factory=dict)

@@ -346,8 +346,8 @@ class TrialSummary:
 @dataclass(frozen=True)
 class RetrainResult(StageResult):
     """Networks that were trained alone, by architecture id; ``epochs_saved`` by early stopping. ``start``: from what
-    weights, None in results of versions that only knew fresh ones. ``teacher``: in words, with its accuracy on
-    validation images in %; None without one."""
+    weights, None in results of versions that only knew fresh ones. ``teacher``: in words, with its quality on
+    validation images; None without one."""
 
     stage: ClassVar[str] = "retrain"
     networks: Mapping[str, RetrainedNetwork] = field(default_factory=dict)
@@ -358,7 +358,7 @@ class RetrainResult(StageResult):
     epochs_saved: int | None = None
     start: Start | None = None
     teacher: str | None = None
-    teacher_accuracy: float | None = None
+    teacher_quality: float | None = None
 
 
 @dataclass(frozen=True)

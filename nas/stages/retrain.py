@@ -92,7 +92,7 @@ class RetrainStage:
         sources = load_sources(problem, resources.blobs, resources.torch_device, learn.supernet)
         if sources.teacher is not None:
             report = report_teacher(problem, sources.teacher, resources.torch_device)
-            result = replace(result, teacher=report.description, teacher_accuracy=report.accuracy)
+            result = replace(result, teacher=report.description, teacher_quality=report.quality)
         yield StageFinished(self.name, 0.0, result.to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:

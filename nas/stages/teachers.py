@@ -17,7 +17,7 @@ from nas.core.ports import BlobStore, Problem, TeacherModel
 from nas.core.retraining import TeacherSpec
 from nas.stages.subnets import Subnets
 from nas.supernet import Supernet
-from nas.training.calibration import score
+from nas.training.criterion import Criterion
 from nas.training.distillation import Teacher
 from nas.training.pipeline import Pipeline
 from nas.training.samplers import largest
@@ -27,10 +27,10 @@ _WORDS = {"parent": "the model that the space starts from", "largest": "the larg
 
 @dataclass(frozen=True)
 class TeacherReport:
-    """A teacher in words, and its accuracy on the validation images of the search, in %."""
+    """A teacher in words, and its ``quality`` by the task of the search, on validation images."""
 
     description: str
-    accuracy: float
+    quality: float
 
 
 def load_teacher(problem: Problem, blobs: BlobStore, device: str, supernet: Supernet | None) -> Teacher | None:
@@ -57,8 +57,10 @@ def report_teacher(problem: Problem, teacher: Teacher, device: str) -> TeacherRe
     assert problem.spec.retrain is not None
     named = problem.spec.retrain.teacher
     words = f"network {named.network} of search {named.search}" if isinstance(named, TeacherSpec) else _WORDS[named]
-    pipeline = Pipeline(problem.data, device, teacher.preprocessing)
-    return TeacherReport(words, score(teacher.module, pipeline.plain(problem.data.val, teacher.resolution)).accuracy)
+    by_student = Pipeline.of(problem, device)
+    criterion = Criterion(problem.data, device, by_student.value_scale)
+    batches = Pipeline(problem.data, device, teacher.preprocessing).plain(problem.data.val, teacher.resolution)
+    return TeacherReport(words, criterion.score(teacher.module, batches).quality)
 
 
 def _parent(problem: Problem, device: str) -> Teacher:

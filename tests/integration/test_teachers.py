@@ -103,7 +103,7 @@ def test_the_largest_network_teaches_with_the_weights_of_the_supernet(blobs: Fol
     assert all(torch.equal(tensor, expected[name]) for name, tensor in named.items())
     result = retrained(p, blobs).finished["retrain"]
     assert result["teacher"] == "the largest network of the supernet"
-    assert 0 <= result["teacher_accuracy"] <= 100
+    assert 0 <= result["teacher_quality"] <= 100
 
 
 def test_what_a_student_learns_depends_on_its_teacher(blobs: FolderBlobs, supernet: str) -> None:
