@@ -83,7 +83,7 @@ Found by hwnas for the data set {manifest["data"]["name"]}. {words.purpose.forma
 
 {_test_images(manifest, account)} The network's ONNX and torch forms agree within {manifest["onnx"]["max_abs_err"]:.1e}
 (largest difference of any logit).
-{_by_class(manifest)}{_data(account)}
+{_by_class(manifest)}{_training(manifest)}{_data(account)}
 ## Use
 
     pip install numpy onnxruntime
@@ -160,6 +160,26 @@ def _by_class(manifest: Manifest) -> str:
     more = f", and {len(ordered) - _CLASSES_SHOWN} classes above" if len(ordered) > _CLASSES_SHOWN else ""
     title = name.replace("_", " ")
     return f"\n{title[0].upper()}{title[1:]} by class, the lowest first: {listed}{more}.\n"
+
+
+def _training(manifest: Manifest) -> str:
+    """From what weights, by whom and by which recipe the network was trained; empty where it is not recorded."""
+    training = manifest.get("training")
+    if training is None:
+        return ""
+    if training["start"] == "supernet":
+        return "\n## Training\n\nThe weights are those of the search, recalibrated and not trained further.\n"
+    start = "from scratch" if training["start"] == "scratch" else "from inherited weights"
+    taught = ""
+    if training["teacher"] is not None:
+        metric = load_task(manifest["task"]["name"]).quality.metric("val")
+        quality = f"{metric.label}: {training['teacher_quality']:.4g} {metric.unit}".rstrip()
+        taught = f", and learned from {training['teacher']} ({quality})"
+    values = ", ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in training["recipe"].items() if v is not None)
+    return (
+        f"\n## Training\n\nThe network was trained {start} for {training['epochs']} epochs{taught}.\n\n"
+        f"Recipe: {values}.\n"
+    )
 
 
 def _data(account: DataAccount) -> str:

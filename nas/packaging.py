@@ -25,6 +25,7 @@ from nas.core.json_types import JsonObject
 from nas.core.metrics import kind_of, metric_info
 from nas.core.network import summarise
 from nas.core.ports import Dataset, SearchSpace
+from nas.core.retraining import TrainingRecord
 from nas.core.tasks import Task, TaskScores, load_task
 from nas.export import (
     OPSET,
@@ -94,6 +95,7 @@ def package(
     versions: Mapping[str, str] | None = None,
     virtual: bool = False,
     value_scale: tuple[Sequence[float], Sequence[float]] | None = None,
+    training: TrainingRecord | None = None,
 ) -> tuple[bytes, PackageReport]:
     """Everything a user needs of one network as a zip file, and a report of the checks it passed.
 
@@ -101,7 +103,7 @@ def package(
     Every test image goes through torch, and through the preprocessing and the models of the zip file. ``versions`` are
     further ones to record; ``fleet``: the devices of a search over several, and what is known of the network on each;
     ``virtual``: latencies are estimates from peak figures; ``value_scale``: mean and standard deviation of the values
-    that ``module`` gives standardised. Equal arguments give equal bytes.
+    that ``module`` gives standardised; ``training``: how the weights came about. Equal arguments give equal bytes.
 
     Raises ExportMismatch if torch and ONNX disagree, InvalidInput for a measured latency without its measurement.
     """
@@ -136,6 +138,7 @@ def package(
         "metrics": _metrics_json(metrics, report, virtual),
         "task": {"name": report.task.name, "labels": report.task.labels, "by_class": report.task.by_class},
         **({f"{report.task.by_class}_by_class": report.by_class} if report.by_class else {}),
+        "training": None if training is None else asdict(training),
         "measurement": None if measurement is None else measurement.as_json(),
         "device": None if profile is None else profile.as_json(),
         **({"fleet": {name: _on_device_json(*known) for name, known in fleet.items()}} if fleet else {}),

@@ -36,6 +36,7 @@ from nas.core.layers import Layer
 from nas.core.parent import ParentModel
 from nas.core.ports import (
     BlobStore,
+    ImageShape,
     LatencyPredictor,
     Measurer,
     ParallelRunner,
@@ -44,6 +45,7 @@ from nas.core.ports import (
     SearchSpace,
     Stage,
     TargetDevice,
+    TeacherModel,
 )
 from nas.core.spec import BudgetSpec, SearchSpec
 from nas.core.tuning import Tuner
@@ -119,6 +121,7 @@ def _load_search(payload: SearchPayload, blobs: BlobStore) -> tuple[Problem, Seq
         supernet_data=payload.supernet_data,
         inherited=payload.inherited,
         fleet=fleet,
+        teacher=_teacher(payload, data.shape, blobs),
     )
     resources = Resources(
         blobs=blobs,
@@ -195,6 +198,15 @@ def _measurer(results: AgentResults, blobs: BlobStore) -> Measurer:
 
 def _parent(payload: SearchPayload | OnboardingPayload, blobs: BlobStore) -> ParentModel | None:
     return load_parent(payload.parent, blobs) if payload.parent is not None else None
+
+
+def _teacher(payload: SearchPayload, shape: ImageShape, blobs: BlobStore) -> TeacherModel | None:
+    teacher = payload.teacher
+    if teacher is None:
+        return None
+    parent = load_parent(teacher.parent, blobs) if teacher.parent is not None else None
+    space = registry.build_space(teacher.space, shape, parent)
+    return TeacherModel(teacher.search, teacher.network, space, teacher.package)
 
 
 def _refits(

@@ -15,7 +15,7 @@ from nas.core.events import Candidate, EncodedEvent
 from nas.core.model_spec import ModelSpec
 from nas.core.parent import Preprocessing
 from nas.core.scheduling import NodeResources
-from nas.core.spec import DeviceSpec, SearchSpec
+from nas.core.spec import DeviceSpec, SearchSpec, SpaceSpec
 
 JobKind = Literal["search", "device", "dry_run", "model"]
 JobSpec = SearchSpec | DeviceSpec | ModelSpec
@@ -83,12 +83,24 @@ AgentResults = Mapping[MeasurementKey, Measurement | MeasurementFailure]
 
 
 @dataclass(frozen=True)
+class TeacherPayload:
+    """An exported model of another search: the ids of the ``search`` and the ``network``, the ``space`` of the search
+    with the model it starts from (``parent``), and the blob of the ``package``."""
+
+    search: str
+    network: str
+    space: SpaceSpec
+    package: str
+    parent: ParentBlobs | None = None
+
+
+@dataclass(frozen=True)
 class SearchPayload:
     """A search with its devices, in the order of the spec. ``energy`` is the predictor of energy, None for a fleet or
     if the device has none. ``supernet_blob``, ``supernet_data`` (the content hash of its data, None where it is not
     recorded) and ``inherited`` (estimated candidates) come from the search whose supernet is reused. ``refit`` is None
     where nothing was measured or over a fleet. ``busy_seconds``: what earlier attempts took. ``parent``: the model that
-    the space names."""
+    the space names; ``teacher``: the model of another search that ``spec.retrain`` names."""
 
     kind: ClassVar[JobKind] = "search"
     spec: SearchSpec
@@ -101,6 +113,7 @@ class SearchPayload:
     measurements: AgentResults = field(default_factory=dict)
     busy_seconds: float = 0.0
     parent: ParentBlobs | None = None
+    teacher: TeacherPayload | None = None
 
 
 @dataclass(frozen=True)

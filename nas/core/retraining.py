@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from nas.core.errors import InvalidSpec
 from nas.core.tuning import Hyperparameter
 
 TeacherName = Literal["none", "parent", "largest"]
@@ -32,6 +33,12 @@ class RecipeFields(BaseModel):
     cutout: float = Field(default=0.0, ge=0, le=1)
     min_crop_area: float = Field(default=1.0, gt=0, le=1)
 
+    @property
+    def image_changes(self) -> tuple[str, ...]:
+        """The fields that say how images are changed, beyond the default augmentation."""
+        used = {"mixup": self.mixup > 0, "cutout": self.cutout > 0, "min_crop_area": self.min_crop_area < 1}
+        return tuple(name for name, is_used in used.items() if is_used)
+
 
 class DistillationSpec(BaseModel):
     """How a student learns from its teacher. ``weight`` parts of the loss compare class probabilities at
@@ -50,6 +57,22 @@ class TeacherSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     search: str = Field(min_length=1, max_length=64)
     network: str = Field(min_length=1, max_length=64)
+
+
+def teacher_from_text(text: str) -> TeacherSpec | str:
+    """A teacher as people write it: a name, or the ids of a search and its network as ``SEARCH/NETWORK``. Raises
+    InvalidSpec if one of the two is missing."""
+    search, separator, network = text.strip().partition("/")
+    if not separator:
+        return search
+    if not search or not network:
+        raise InvalidSpec(f"teacher: expected none, parent, largest or SEARCH/NETWORK, got {text!r}")
+    return TeacherSpec(search=search, network=network)
+
+
+def teacher_as_text(teacher: TeacherName | TeacherSpec) -> str:
+    """Inverse of ``teacher_from_text``."""
+    return f"{teacher.search}/{teacher.network}" if isinstance(teacher, TeacherSpec) else teacher
 
 
 def _teacher_kind(value: object) -> str:

@@ -24,7 +24,7 @@ from pydantic import (
 
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.metrics import COSTS
-from nas.core.retraining import RetrainSpec
+from nas.core.retraining import RetrainSpec, TeacherSpec
 from nas.core.strict_yaml import parse_yaml
 from nas.core.tasks import DEFAULT_TASK, Task, load_task, task_names, task_of_objective
 
@@ -278,6 +278,21 @@ class SearchSpec(_Strict):
         if self.space.model is not None and self.retrain.start == "scratch":
             raise ValueError(
                 "retrain.start: expected 'inherited', since networks of a model start from its weights, got 'scratch'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _retraining_fits_the_task(self) -> SearchSpec:
+        if self.retrain is None or self.data.task not in task_names():
+            return self
+        if not self.task.movable and (changed := self.retrain.image_changes):
+            raise ValueError(
+                f"retrain.{changed[0]}: expected none, since labels of the task {self.task.name!r} belong to images as "
+                f"they are"
+            )
+        if isinstance(self.retrain.teacher, TeacherSpec) and self.task.labels in ("values", "none"):
+            raise ValueError(
+                f"retrain.teacher: a model of another search teaches classes, and the task {self.task.name!r} has none"
             )
         return self
 

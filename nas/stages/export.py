@@ -13,10 +13,12 @@ from nas.core.cost_estimate import DurationRange, StageCost, average_duration
 from nas.core.device import DeviceProfile, Measurement, NotMeasuredYet
 from nas.core.events import Candidate, Event, Exported, Progress, SearchState, StageFinished
 from nas.core.ports import Problem, Resources
+from nas.core.retraining import RecipeFields, TrainingRecord
+from nas.core.spec import SearchSpec
 from nas.packaging import PackageReport, package
 from nas.stages.cost_estimate import estimate_measuring, first_images, sample_archs, verified_range
 from nas.stages.fronts import front_of
-from nas.stages.results import ExportResult
+from nas.stages.results import ExportResult, RetrainResult
 from nas.stages.subnets import Subnets, load_subnets
 from nas.stages.verify import thin
 
@@ -51,6 +53,7 @@ class ExportStage:
                 int8=problem.spec.export.int8,
                 virtual=any(m.profile.source == "roofline" for m in problem.targets),
                 value_scale=_value_scale(subnets),
+                training=training_record(problem.spec, RetrainResult.read(state.finished), p.arch.id),
             )
             packages.append((p, archive, report))
             yield Progress(self.name, len(ready) + len(packages), len(exported), "models", message="packaging")
@@ -116,6 +119,25 @@ class ExportStage:
 def _value_scale(subnets: Subnets) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     scale = subnets.pipeline.value_scale
     return None if scale is None else (scale.mean, scale.std)
+
+
+def training_record(spec: SearchSpec, result: RetrainResult | None, network: str) -> TrainingRecord:
+    """How the weights of a network (id) came about."""
+    retrained = result.networks.get(network) if result is not None else None
+    if result is None or retrained is None or spec.retrain is None:
+        return TrainingRecord("supernet")
+    epochs = [trial.epochs for trial in result.trials or () if trial.network == network]
+    recipe: dict[str, float | None] = {**retrained.values, "batch_size": spec.retrain.batch_size}
+    recipe |= spec.retrain.model_dump(include=set(RecipeFields.model_fields))
+    if result.teacher is not None:
+        recipe |= {f"distillation_{name}": value for name, value in spec.retrain.distillation.model_dump().items()}
+    return TrainingRecord(
+        start=result.start or "scratch",
+        epochs=max(epochs, default=spec.retrain.epochs),
+        teacher=result.teacher,
+        teacher_quality=result.teacher_quality,
+        recipe=recipe,
+    )
 
 
 def _exported_candidates(problem: Problem, state: SearchState) -> list[Candidate]:

@@ -15,6 +15,7 @@ from nas.core.errors import InvalidSpec
 from nas.core.parent import Preprocessing
 from nas.core.ports import BlobStore, Problem, TeacherModel
 from nas.core.retraining import TeacherSpec
+from nas.core.tasks import DEFAULT_TASK
 from nas.stages.subnets import Subnets
 from nas.supernet import Supernet
 from nas.training.criterion import Criterion
@@ -78,8 +79,10 @@ def _of_another_search(problem: Problem, model: TeacherModel, blobs: BlobStore, 
     with zipfile.ZipFile(io.BytesIO(blobs.get(model.package))) as archive:
         manifest, architecture = (json.loads(archive.read(f"{name}.json")) for name in ("manifest", "architecture"))
         weights = safetensors.torch.load(archive.read("weights.safetensors"))
-    preprocessing = manifest["preprocessing"]
+    preprocessing, task = manifest["preprocessing"], manifest.get("task", {}).get("name", DEFAULT_TASK)
     where = f"retrain.teacher: network {model.network} of search {model.search}"
+    if task != problem.data.task:
+        raise InvalidSpec(f"{where} is for the task {task!r}: expected {problem.data.task!r}")
     if preprocessing["class_names"] != list(problem.data.class_names):
         raise InvalidSpec(
             f"{where} knows other classes: expected {_listed(problem.data.class_names)}, got "

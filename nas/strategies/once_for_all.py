@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from nas.core.errors import InvalidSpec
 from nas.core.plugins import Strategy
-from nas.core.ports import Problem, Stage
+from nas.core.ports import Problem, SearchSpace, Stage
+from nas.core.retraining import RecipeFields
 from nas.core.spec import SearchSpec, parse_spec
 from nas.stages.closing import closing_stage_names, closing_stages
 from nas.strategies.proxy_options import ProxyName, check_proxies
 
+_FIRST_PHASE = 0.4  # of the epochs of progressive shrinking (``nas.training.progressive.SHORT``)
 
-class OnceForAllParams(BaseModel):
+
+class OnceForAllParams(RecipeFields):
     """``schedule``: progressive shrinking, or the sandwich rule. ``lr`` is for ``batch_size`` images.
 
     ``epochs`` are epochs over the training images in all phases together. ``explorer`` decides which networks are
@@ -21,19 +26,27 @@ class OnceForAllParams(BaseModel):
     process also learns from zero-cost ``proxies``, by which ``proxy_networks`` random networks are scored.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     schedule: Literal["progressive", "sandwich"] = "progressive"
     epochs: int = Field(default=45, ge=1, le=100_000)
     batch_size: int = Field(default=64, ge=2, le=65_536)
     lr: float = Field(default=0.1, gt=0, le=10)
     weight_decay: float = Field(default=3e-5, ge=0, le=1)
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     distillation: float = Field(default=1.0, ge=0, le=100)
     checkpoint_s: float = Field(default=10.0, gt=0)
     explorer: Literal["nsga2", "bayesian"] = "nsga2"
     proxies: list[ProxyName] = Field(default_factory=list)
     proxy_networks: int = Field(default=128, ge=8, le=10_000)
     proxy_images: int = Field(default=32, ge=2, le=4_096)
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> OnceForAllParams:
+        first_phase = self.epochs * (_FIRST_PHASE if self.schedule == "progressive" else 1.0)
+        if self.warmup_epochs is not None and self.warmup_epochs >= max(1.0, first_phase):
+            raise ValueError(
+                f"warmup_epochs: expected less than the epochs of the first phase, which are {first_phase:g}, got "
+                f"{self.warmup_epochs:g}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _proxies_are_read(self) -> OnceForAllParams:
@@ -51,16 +64,23 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.proxies import ProxyStage
     from nas.stages.train import TrainStage
     from nas.training import samplers
+    from nas.training.augment import Augmentation
     from nas.training.progressive import SupernetRecipe, progressive_shrinking, sandwich
 
     params = parse_spec(OnceForAllParams, problem.spec.strategy.params)
     axes = samplers.axes(problem.space.decisions)
     schedule = progressive_shrinking if params.schedule == "progressive" else sandwich
+    phases = schedule(params.epochs, params.lr, axes)
+    if params.warmup_epochs is not None:
+        phases = (replace(phases[0], warmup_epochs=params.warmup_epochs), *phases[1:])
     recipe = SupernetRecipe(
-        phases=schedule(params.epochs, params.lr, axes),
+        phases=phases,
         batch_size=min(params.batch_size, len(problem.data.train)),
         weight_decay=params.weight_decay,
         label_smoothing=params.label_smoothing,
+        ema_decay=params.ema_decay,
+        mixup=params.mixup,
+        augmentation=Augmentation(min_crop_area=params.min_crop_area, cutout=params.cutout),
         distillation=params.distillation,
     )
     explore = ExploreStage(explorer=params.explorer)
@@ -76,10 +96,21 @@ def stage_names(spec: SearchSpec) -> tuple[str, ...]:
     return ("estimate", "train", *hints, "explore", *closing_stage_names(spec))
 
 
+def check(spec: SearchSpec, space: SearchSpace) -> None:
+    """Raises InvalidSpec for changes of images that the labels of the task do not survive."""
+    changed = parse_spec(OnceForAllParams, spec.strategy.params).image_changes
+    if changed and not spec.task.movable:
+        raise InvalidSpec(
+            f"strategy.params.{changed[0]}: expected none, since labels of the task {spec.task.name!r} belong to "
+            "images as they are"
+        )
+
+
 ONCE_FOR_ALL = Strategy(
     "once_for_all",
     "Once-for-all: train one supernet for every network of the space, then search it.",
     OnceForAllParams,
     stages,
     stage_names,
+    check,
 )

@@ -52,6 +52,7 @@ from predictors.storage import load_predictor
 from server.api.access import requires_tokens
 from server.api.data_check import report_of, shape_of
 from server.api.parents import parent_of, require_parent
+from server.api.teachers import require_teacher
 from server.settings import Settings
 from server.store.json_validation import dump_spec
 from server.store.readers.submissions import OnboardingContext, ParentSearch, StoredPredictor, SubmissionContext
@@ -95,6 +96,7 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     context = store.queries.submission_context(spec, space.id)
     if context.parent is not None and not principal.is_admin and context.parent.owner != principal.owner:
         raise InvalidSpec(f"supernet: no search {spec.supernet!r}")  # as for an unknown search
+    require_teacher(spec, report.require_shape(), context.teacher, store, principal)
     complete = len(context.predictors) == len(spec.devices)
     profile = _profile(
         _ProfileKey(

@@ -59,6 +59,9 @@ def delete(session: Session, job_id: str, by: Principal, now: float) -> None:
     dependents = select(Job.id).where(unfinished, Job.spec["supernet"].as_string() == job_id)
     if active := session.scalars(dependents).all():
         raise Conflict(f"search {job_id} cannot be deleted yet: {', '.join(active)} uses its supernet")
+    students = select(Job.id).where(unfinished, Job.spec["retrain", "teacher", "search"].as_string() == job_id)
+    if active := session.scalars(students).all():
+        raise Conflict(f"search {job_id} cannot be deleted yet: {', '.join(active)} learns from its model")
     session.execute(update(Job).where(Job.parent_id == job_id).values(parent_id=None))
     session.delete(job)
 

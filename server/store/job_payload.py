@@ -28,6 +28,7 @@ from nas.core.spec import DeviceSpec, SearchSpec, parse_spec
 from server.store.measurements import agent_results
 from server.store.models import AgentRow, DeviceRow, Job, PointRow, PredictorRow, ReadingRow
 from server.store.predictor_lookup import energy_of, find_predictor, relatives_of, versions_before
+from server.store.teachers import teacher_payload
 from server.store.user_models import parent_blobs
 
 
@@ -87,6 +88,7 @@ def _search_payload(session: Session, job: Job) -> SearchPayload:
         measurements=agent_results(session, job.id),
         busy_seconds=job.busy_seconds,
         parent=parent_blobs(session, spec.space),
+        teacher=teacher_payload(session, spec),
     )
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from nas.core.retraining import RetrainSpec
+from nas.core.errors import InvalidSpec
+from nas.core.retraining import RetrainSpec, Start, teacher_from_text
 from nas.core.spec import BudgetSpec, SearchSpec, parse_spec, read_spec
 from nas.schemas.searches import ExtendBody, ForkBody
 from server.cli import progress, render
@@ -40,7 +41,14 @@ def submit(
     ] = None,
     supernet: Annotated[str | None, typer.Option(help="Reuse this search's trained supernet: no training.")] = None,
     retrain: Annotated[
-        int | None, typer.Option(min=1, help="Train the best networks from scratch, for this many epochs each.")
+        int | None, typer.Option(min=1, help="Train the best networks alone, for this many epochs each.")
+    ] = None,
+    retrain_start: Annotated[
+        Start | None, typer.Option(help="Of retraining: from scratch, or with the weights of the search.")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Of retraining: learn from `parent`, `largest` or an exported model, SEARCH/NETWORK."),
     ] = None,
     max_hours: Annotated[
         float | None, typer.Option(min=0.001, help="Stop after so long on workers, with the front so far.")
@@ -69,6 +77,7 @@ def submit(
     - `nas submit --supernet SEARCH --device another --watch`: no training
     - `nas submit --device pi=12 --device server=2`: one front, for the worst of both against its bound in ms
     - `nas submit --device pi --device server --fleet each`: one training, a front for each
+    - `nas submit --retrain 30 --retrain-start inherited --teacher largest`: fine-tune what was found
     """
     base = read_spec(SearchSpec, spec) if spec is not None else SearchSpec(name="digits")
     record = base.model_dump(mode="json")
@@ -85,9 +94,7 @@ def submit(
         record["resources"]["max_hours"] = max_hours
     if bound_ms is not None:
         record |= with_latency_bound(base, bound_ms)
-    if retrain is not None:
-        networks = min(RetrainSpec().networks, record["budget"]["verified"])
-        record["retrain"] = {"networks": networks, **(record["retrain"] or {}), "epochs": retrain}
+    record["retrain"] = _retraining(record, epochs=retrain, start=retrain_start, teacher=teacher)
     complete = parse_spec(SearchSpec, record)
     with service.connect() as nas:
         if dry_run:
@@ -157,6 +164,23 @@ def extend(
         else:
             text = f"search [bold]{child.id}[/] extends {search_id}; follow it with `nas watch {child.id}`"
             render.out(child, service.json_output, lambda _: text)
+
+
+def _retraining(
+    record: dict[str, Any], epochs: int | None, start: Start | None, teacher: str | None
+) -> dict[str, Any] | None:
+    """``retrain`` of a spec with what the options say. Raises InvalidSpec for options of a search that does not."""
+    options = _non_null(epochs=epochs, start=start)
+    if teacher is not None:
+        named = teacher_from_text(teacher)
+        options["teacher"] = named if isinstance(named, str) else named.model_dump()
+    before: dict[str, Any] | None = record["retrain"]
+    if not options or (before is None and epochs is None):
+        if options:
+            raise InvalidSpec("--retrain-start and --teacher: expected --retrain EPOCHS, or a file with 'retrain'")
+        return before
+    networks = min(RetrainSpec().networks, record["budget"]["verified"])
+    return {"networks": networks, **(before or {}), **options}
 
 
 def _non_null(**options: Any) -> dict[str, object]:

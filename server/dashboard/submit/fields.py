@@ -11,7 +11,7 @@ from nicegui import ui
 from nicegui.elements.mixins.value_element import ValueElement
 
 from nas.core.errors import InvalidSpec
-from nas.core.retraining import RetrainSpec
+from nas.core.retraining import RecipeFields, RetrainSpec, teacher_as_text, teacher_from_text
 from nas.core.spec import FleetSpec, SearchSpec, SpaceSpec, parse_spec
 from nas.core.strict_yaml import parse_yaml
 from nas.core.tasks import load_task, task_names
@@ -27,6 +27,8 @@ _COST_BOUNDS = {  # objective: label, step format, hint
     "model_bytes": ("Model size bound (bytes)", "%d", "weights in float32; makes it an objective"),
     "energy": ("Energy bound (mJ)", "%g", "for devices whose table has energies; makes it an objective"),
 }
+
+_RECIPE = {*RecipeFields.model_fields, "distillation", "lr", "weight_decay", "augmentation", "drop_path", "auxiliary"}
 
 C = TypeVar("C", bound=ValueElement[Any])
 SpecRecord = dict[str, Any]  # of a spec, before ``parse_spec`` checks it
@@ -137,7 +139,8 @@ class SpecFields:
         self._strategy = self._select("Strategy", [s.name for s in options.strategies], initial.strategy.name)
         retrain_epochs = initial.retrain.epochs if initial.retrain else None
         retrain = ui.number("Retraining, epochs", min=1, format="%d", value=retrain_epochs).props("clearable")
-        self._retrain = self._field(retrain, "trains the best architectures from scratch; zero_cost requires it")
+        self._retrain = self._field(retrain, "trains the best architectures alone; zero_cost requires it")
+        self._draw_retraining_fields(initial.retrain or RetrainSpec())
         reexplore = ui.number("Refinement rounds", value=initial.budget.reexplore, min=0, max=10, format="%d")
         self._reexplore = self._field(reexplore, "at most, without training, after measured bounds were violated")
         self._seed = self._field(ui.number("Seed", value=initial.seed, min=0, format="%d"))
@@ -161,6 +164,16 @@ class SpecFields:
         params = {k: v for k, v in initial.space.params.items() if k != "preset"}
         space_params = ui.textarea("Further space parameters (YAML)", value=_yaml(params)).props("rows=3")
         self._space_params = self._field(space_params, "in addition to the preset", wide=True)
+
+    def _draw_retraining_fields(self, initial: RetrainSpec) -> None:
+        starts = {"": "As the space has it", "scratch": "From scratch", "inherited": "With the search's weights"}
+        start = ui.select(starts, label="Retraining starts", value=initial.start or "")
+        self._start = self._field(start, "from scratch, unless the space starts from a model")
+        teacher = ui.input("Teacher of retraining", value=teacher_as_text(initial.teacher))
+        self._teacher = self._field(teacher, "none, parent, largest or SEARCH/NETWORK, an exported model")
+        recipe = initial.model_dump(mode="json", include=_RECIPE, exclude_defaults=True)
+        field = ui.textarea("Recipe of retraining (YAML)", value=_yaml(recipe)).props("rows=2")
+        self._recipe = self._field(field, "such as ema_decay: 0.99, mixup: 0.2, distillation: {weight: 0.5}", wide=True)
 
     def _select(self, label: str, options: list[str], value: str | None, hint: str = "") -> ui.select:
         """A select of ``options``, and of ``value`` if it is none of them."""
@@ -239,7 +252,14 @@ class SpecFields:
             return None
         initial = self._initial.retrain or RetrainSpec()
         networks = min(initial.networks, int(self._verified.value or initial.networks))
-        return initial.model_dump(mode="json") | {"epochs": self._retrain.value, "networks": networks}
+        teacher = teacher_from_text(self._teacher.value or "none")
+        return initial.model_dump(mode="json", exclude=_RECIPE) | {
+            "epochs": self._retrain.value,
+            "networks": networks,
+            "start": self._start.value or None,
+            "teacher": teacher if isinstance(teacher, str) else teacher.model_dump(),
+            **_mapping("recipe of retraining", self._recipe.value),
+        }
 
 
 def _default_spec(options: SubmitOptions, model: str) -> SearchSpec:

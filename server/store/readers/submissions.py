@@ -15,6 +15,7 @@ from server.store.job_payload import data_hash_of, supernet_of
 from server.store.models import AgentRow, DeviceRow, Job, PointRow, PredictorRow
 from server.store.predictor_lookup import energy_of, find_predictor, relatives_of
 from server.store.readers.base import Reader
+from server.store.teachers import TeacherSearch, teacher_of, teacher_search
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class SubmissionContext:
 
     ``predictors`` holds the present predictor of each device of the search that has one; ``onboarding`` the devices of
     the search whose onboarding has not ended; ``added`` how each known device of it was added last. ``energy`` is the
-    energy predictor of a single device.
+    energy predictor of a single device. ``teacher``: the search whose model ``retrain.teacher`` names.
     """
 
     device_names: tuple[str, ...]
@@ -56,6 +57,7 @@ class SubmissionContext:
     predictors: Mapping[str, StoredPredictor]
     energy: StoredPredictor | None
     parent: ParentSearch | None
+    teacher: TeacherSearch | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class SubmissionReader(Reader):
                 predictors={name: StoredPredictor(row.family, row.blob) for name, row in predictors.items()},
                 energy=_energy(session, single) if single is not None else None,
                 parent=_parent(session, spec.supernet) if spec.supernet is not None else None,
+                teacher=teacher_search(session, teacher.search) if (teacher := teacher_of(spec)) is not None else None,
             )
 
     def added_device(self, device: str) -> DeviceSpec | None:

@@ -52,6 +52,15 @@ def test_what_makes_no_sense_is_refused(retrain: dict[str, Any], message: str) -
         spec(retrain)
 
 
+def test_what_does_not_fit_the_task_is_refused() -> None:
+    agreement = {"data": {"task": "agreement"}, "objectives": [{"name": "agreement"}, {"name": "latency"}]}
+    for element in ({"mixup": 0.2}, {"cutout": 0.5}, {"min_crop_area": 0.5}):
+        with pytest.raises(InvalidSpec, match=f"retrain.{next(iter(element))}: expected none.*'agreement'"):
+            spec(element, **agreement)
+    with pytest.raises(InvalidSpec, match="a model of another search teaches classes, and the task 'agreement'"):
+        spec({"teacher": {"search": "a", "network": "b"}}, **agreement)
+
+
 def test_networks_of_a_model_start_from_its_weights() -> None:
     assert spec({}, space=MODEL).inherits_weights
     assert not spec({}).inherits_weights

@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 
 from nas.core.access import Principal
 from nas.core.errors import Conflict, HwnasError, InfeasibleBound, MeasurementRefused, NotFound, StorageError
-from nas.core.events import Evaluated, Progress, StageFinished, StageStarted
+from nas.core.events import Evaluated, Exported, Progress, StageFinished, StageStarted
 from nas.core.retraining import RetrainSpec
 from nas.core.scheduling import NodeResources
 from nas.core.spec import DataSpec, SearchSpec, SpaceSpec
@@ -316,6 +316,43 @@ def test_invalid_extension_is_rejected(api: TestClient, store: Store, done: str)
     refused(api.post("/v1/searches/none/extend", json={}), 404, "not_found", "none")
     untrained = fakes.add_search(store)
     refused(api.post(f"/v1/searches/{untrained}/extend", json={}), 409, "conflict", "not finished its training")
+
+
+NETWORK = fakes.arch(3, 3, 3)
+
+
+@pytest.fixture
+def exported(store: Store) -> str:
+    """A search that has exported a network."""
+    fakes.add_device(store)
+    search = fakes.add_search(store)
+    package = Exported(NETWORK, f"{NETWORK.id}.zip", store.blobs.put(b"package"), 7, "application/zip")
+    fakes.run_log(store, [*fakes.search_log(store.blobs.put(b"abc")), package])
+    return search
+
+
+def taught_by(search: str, network: str = NETWORK.id, **changes: Any) -> dict[str, Any]:
+    return body(**changes) | {"retrain": {"networks": 2, "teacher": {"search": search, "network": network}}}
+
+
+def test_a_model_of_another_search_teaches(api: TestClient, store: Store, exported: str) -> None:
+    answer = api.post("/v1/searches", json=taught_by(exported))
+    assert answer.status_code == 201, answer.text
+    lease = store.jobs.claim("worker", 10.0)
+    assert lease is not None
+    teacher = lease.payload.teacher
+    assert (teacher.search, teacher.network, teacher.package) == (exported, NETWORK.id, store.blobs.put(b"package"))
+    assert teacher.space == fakes.search_spec().space
+    refused(api.delete(f"/v1/searches/{exported}"), 409, "conflict", "learns from its model")
+
+
+def test_a_teacher_must_be_exported_and_fit(api: TestClient, done: str, exported: str) -> None:
+    url = "/v1/searches"
+    refused(api.post(url, json=taught_by("nothing")), 422, "invalid_spec", "no search 'nothing'")
+    refused(api.post(url, json=taught_by(done)), 422, "invalid_spec", "exported models", "has none")
+    refused(api.post(url, json=taught_by(exported, "n")), 422, "invalid_spec", "retrain.teacher.network", NETWORK.id)
+    fewer = {"name": "blank", "params": {"classes": 7}}
+    refused(api.post(url, json=taught_by(exported, data=fewer)), 422, "invalid_spec", "7 classes", "tiny-0-10")
 
 
 def test_supernet_of_another_space_or_data_is_rejected(api: TestClient, store: Store, done: str) -> None:
