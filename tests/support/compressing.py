@@ -9,7 +9,8 @@ import numpy as np
 from nas.core.arch import Floats
 from nas.core.device import DeviceProfile, Latency
 from nas.core.ports import Dataset, ImageShape, PredictorDefaults, Problem, Split
-from nas.core.spec import BudgetSpec, ExportSpec, RetrainSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.core.retraining import RetrainSpec
+from nas.core.spec import BudgetSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
 from tests.support.models import SIDE
 from tests.support.parents import own_model
 
