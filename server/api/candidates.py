@@ -57,16 +57,15 @@ def get_front(
 def _front(
     search_id: str, store: Store, device: str | None, bound_ms: float | None, objectives: str | None
 ) -> tuple[SearchSpec, Front]:
-    """The stored front; of another device, with another bound or over other objectives, that of all candidates."""
+    """The stored front; of another device, with another bound or over other objectives, one that is computed."""
     spec, stored = store.queries.front(search_id)
-    foreign = device is not None and device not in spec.devices
-    if not foreign and bound_ms is None and objectives is None:
-        return (spec, stored) if device is None else store.queries.front(search_id, device)
-    spec, table, context = store.queries.evaluated(search_id)
-    if foreign:
-        assert device is not None
-        spec, table, context = predict_for_device(device, spec, table, context, store)
     names = objectives.split(",") if objectives is not None else None
+    if device is not None and device not in spec.devices:
+        spec, table, context = predict_for_device(device, spec, *store.queries.evaluated(search_id)[1:], store)
+    elif bound_ms is None and names in (None, [o.name for o in spec.objectives]):
+        return (spec, stored) if device is None else store.queries.front(search_id, device)
+    else:
+        spec, table, context = store.queries.deciding(search_id, names, device)
     device = device or (spec.device if spec.fleet is None else spec.views[0])
     return spec, compute_front(spec, table, context, names, bound_ms, device)
 

@@ -56,9 +56,10 @@ def _run(settings: Settings, listener: socket.socket, url: str) -> None:
         ready += "; searches wait for an external dispatcher"
     with open_store(settings.database, settings.blobs) as store:
         if requires_tokens(settings) and not store.tokens.any_valid():
+            why = "which asks for tokens" if settings.require_tokens else "which other machines can reach"
             raise InvalidInput(
-                f"expected a token before the service listens on {settings.host}, which other machines can reach; "
-                "there is none. Create one: nas tokens create --owner YOU --name first --scope admin"
+                f"expected a token before the service listens on {settings.host}, {why}; there is none. "
+                "Create one: nas tokens create --owner YOU --name first --scope admin"
             )
         announce = Announcement(ready, {"server", "dispatcher"} if settings.dispatch else {"server"})
         supervisor = Supervisor(

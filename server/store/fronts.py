@@ -152,7 +152,7 @@ class FrontProjector:
             if update.is_incremental:
                 placed = update.possible_members()
             elif update.final:
-                placed = _tested_candidates(session, job.id, fronts.spec.task.tested)
+                placed = tested_candidates(session, job.id, fronts.spec.task.tested)
             else:
                 table = table if table is not None else self._candidates.uncommitted_table(session, job)
                 placed = [PlacedCandidate(row + 1, table.candidate(row)) for row in range(len(table))]
@@ -287,7 +287,7 @@ def rebuild_fronts(session: Session, job: Job) -> None:
         _write_front(session, job, update, placed)
 
 
-def _tested_candidates(session: Session, job_id: str, metric: str) -> list[PlacedCandidate]:
+def tested_candidates(session: Session, job_id: str, metric: str) -> list[PlacedCandidate]:
     """The candidates with the metric on test images, which only few have."""
     tested = PointRow.metrics[metric].as_float().is_not(None)
     rows = session.scalars(select(PointRow).where(PointRow.job_id == job_id, tested)).all()

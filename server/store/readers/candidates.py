@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,9 @@ from nas.schemas.candidates import ArtifactSchema, CandidatePage, CandidateSchem
 from nas.stages.fronts import front_context
 from server.store.cursors import read_cursor, write_cursor
 from server.store.database import reading
-from server.store.fronts import member_keys, read_front
+from server.store.fronts import context_of_metrics, member_keys, read_front, tested_candidates
 from server.store.mapping import artifact_schema, candidate_schema, reference_names
-from server.store.models import ALL_DEVICES, ArtifactRow, Job, PointRow
+from server.store.models import ALL_DEVICES, ArtifactRow, FrontRow, Job, PointRow
 from server.store.projections import point_of
 from server.store.readers.base import Reader, require_job, roofline_devices
 
@@ -35,6 +36,25 @@ class CandidateReader(Reader):
             job = require_job(session, search_id, "search")
             return SearchSpec.model_validate(job.spec), *self._table_and_context(session, job)
 
+    def deciding(
+        self, search_id: str, objectives: Sequence[str] | None, device: str | None
+    ) -> tuple[SearchSpec, CandidateTable, FrontContext]:
+        """As ``evaluated``, with the candidates alone that can be on a front over ``objectives`` (None: those of the
+        search) on a ``device`` of the search: once members are judged on test images, the few that were tested. Raises
+        NotFound."""
+        with reading(self._engine) as session:
+            job = require_job(session, search_id, "search")
+            spec = SearchSpec.model_validate(job.spec)
+            view = _stored_view(spec, device)
+            row = session.get(FrontRow, (job.id, view))
+            names = objectives or [o.name for o in spec.objectives]
+            if row is None or not row.final or spec.task.objective not in names:
+                return spec, *self._table_and_context(session, job)
+            placed = sorted(tested_candidates(session, job.id, spec.task.tested), key=lambda tested: tested.position)
+            context = front_context(job.state.finished)
+            own_context = context_of_metrics(context, view, final=row.final, measured=row.measured)
+            return spec, CandidateTable.of([tested.candidate for tested in placed]), own_context
+
     def front(self, search_id: str, device: str | None = None) -> tuple[SearchSpec, Front]:
         """The spec of a search and its front, or that of one ``device`` of its fleet, from the stored members. Raises
         NotFound, or UnknownName for another device."""
@@ -44,8 +64,7 @@ class CandidateReader(Reader):
             if device is not None and device not in spec.devices:
                 raise UnknownName("device of the search", device, spec.devices)
             context = front_context(job.state.finished)
-            view = (device or spec.views[0] or ALL_DEVICES) if spec.fleet is not None else ALL_DEVICES
-            return spec, read_front(session, job, spec, context, view)
+            return spec, read_front(session, job, spec, context, _stored_view(spec, device))
 
     def candidates(
         self,
@@ -155,6 +174,11 @@ class CandidateReader(Reader):
 
     def _table_and_context(self, session: Session, job: Job) -> tuple[CandidateTable, FrontContext]:
         return self._candidate_cache.table(session, job), front_context(job.state.finished)
+
+
+def _stored_view(spec: SearchSpec, device: str | None) -> str:
+    """The device under which the front of a search, or of one device of its fleet, is stored."""
+    return (device or spec.views[0] or ALL_DEVICES) if spec.fleet is not None else ALL_DEVICES
 
 
 def _count_up_to(rows: Rows, value: NDArray[np.floating[Any]], last: float | None, position: int) -> int:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from nas.core.events import Candidate, Evaluated, Event, HypervolumeAt, Measured, StageFinished, fold_all
+from nas.core.fronts import compute_front
 from nas.core.spec import ObjectiveSpec, SearchSpec
 from nas.stages.fronts import front_of
 from server.store import migrate
@@ -90,6 +91,36 @@ def same_fronts(store: Store, search: str, spec: SearchSpec, log: Sequence[Event
             page = store.queries.candidates(search, None, None, "position", 1000, None, device or None)
             assert {(c.origin, c.arch) for c in page.items if c.on_front} == on_front
     assert store.queries.search(search).hypervolume_history == list(state.hypervolume)
+
+
+QUERIES: list[tuple[float | None, tuple[str, ...] | None]] = [
+    (4.0, None),
+    (None, ("accuracy", "params")),
+    (6.0, ("latency", "accuracy")),
+    (5.0, ("latency", "params")),
+]
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_fronts_with_other_bounds_and_objectives_need_the_tested_candidates_alone(store: Store, name: str) -> None:
+    spec, rng = SPECS[name], random.Random(f"queries {name}")
+    search = fakes.add_search(store, spec)
+    lease = store.jobs.claim("worker", 1e6)
+    assert lease is not None
+    log = random_log(spec, rng, 60)
+    for done in range(0, len(log), 12):
+        assert fakes.append(store, lease, log[done : done + 12], 1e6) == "continue"
+        state = fold_all(log[: done + 12])
+        for device in spec.devices if spec.fleet is not None else (None,):
+            for bound_ms, objectives in QUERIES:
+                deciding_spec, table, context = store.queries.deciding(search, objectives, device)
+                found = compute_front(deciding_spec, table, context, objectives, bound_ms, device)
+                assert found == front_of(spec, state, objectives, bound_ms, device)
+    assert state.of("search")
+    _, tested, _ = store.queries.deciding(search, None, None)
+    assert (
+        0 < len(tested) == sum("test_accuracy" in c.metrics for c in state.candidates.values()) < len(state.candidates)
+    )
 
 
 @pytest.mark.parametrize("name", SPECS)
