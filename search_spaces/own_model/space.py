@@ -22,6 +22,7 @@ from nas.core.parent import ParentModel, Preprocessing
 from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
 from nas.core.spec import parse_spec
+from nas.core.tasks import OutputKind
 from nas.models.graph import InvalidModel
 from nas.models.intake import takes_any_batch
 from nas.spaces.base import SpaceDefaults, space_id
@@ -120,6 +121,13 @@ class OwnModel(SpaceDefaults):
     def preprocessing(self) -> Preprocessing | None:
         """The parent's."""
         return self.parent.preprocessing
+
+    @property
+    def outputs(self) -> OutputKind:
+        """What the parent gives: a vector or a map of classes, or anything else."""
+        graph = self.model.graph
+        ranks = [len(graph.shapes[name]) - 1 for name in graph.outputs]
+        return "vector" if ranks == [1] else "map" if ranks == [3] else "any"
 
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:

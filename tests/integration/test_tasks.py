@@ -14,14 +14,21 @@ import pytest
 
 from nas import exported_run
 from nas.blobs import FolderBlobs
+from nas.core import registry
+from nas.core.arch import Arch
 from nas.core.errors import InvalidSpec
 from nas.core.events import SearchState, fold_all
-from nas.core.ports import Dataset
-from nas.core.spec import DataSpec, ExportSpec, SearchSpec, StrategySpec
+from nas.core.parent import ParentModel
+from nas.core.ports import Dataset, Problem
+from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.core.tasks import load_task
 from nas.engine import stages_of
 from nas.stages.fronts import front_of
+from nas.stages.parent_labels import with_parent_labels
+from nas.stages.subnets import Subnets
 from tests.support import engine
+from tests.support.models import SIDE
+from tests.support.parents import FINE, parent_of
 
 COUNT = 120
 
@@ -36,14 +43,14 @@ def images_and_brightness() -> tuple[np.ndarray, np.ndarray]:
     return images.clip(0, 255).astype(np.uint8), brightness_N2
 
 
-def spec_of(path: Path, task: str, labels: np.ndarray, epochs: int = 3) -> SearchSpec:
+def spec_of(path: Path, task: str, labels: np.ndarray, epochs: int = 2) -> SearchSpec:
     images, _ = images_and_brightness()
     np.savez(path / "data.npz", images=images, labels=labels)
     return SearchSpec(
-        space=engine.SPEC.space,
+        space=SpaceSpec(params={**engine.SPACE, "depths": [1]}),
         data=DataSpec(name="npz", path=str(path / "data.npz"), task=task, params={"flip": False}),
         strategy=StrategySpec(params={"epochs": epochs, "batch_size": 24}),
-        budget=engine.SPEC.budget,
+        budget=BudgetSpec(evaluations=8, verified=2),
         export=ExportSpec(count=1, int8=False),
     )
 
@@ -73,7 +80,7 @@ def answers(files: dict[str, bytes], data: Dataset) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def regression(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchSpec, SearchState, Dataset]:
     folder = tmp_path_factory.mktemp("regression")
-    spec = spec_of(folder, "regression", images_and_brightness()[1], epochs=12)
+    spec = spec_of(folder, "regression", images_and_brightness()[1], epochs=24)
     return (folder, spec, *searched(folder, spec))
 
 
@@ -88,7 +95,7 @@ def test_a_search_minimises_the_error_of_a_regression(
     errors = [c.metrics["val_mae"] for c in by_latency]
     assert errors == sorted(errors, reverse=True)  # what is slower errs less
     guess = load_task("regression").guess(data.test.labels, 2)
-    assert min(c.metrics["test_mae"] for c in front.members) < 0.7 * guess
+    assert min(c.metrics["test_mae"] for c in front.members) < 0.8 * guess
     assert front.reference[0] == pytest.approx(load_task("regression").guess(data.val.labels, 2))
     assert front.hypervolume is not None
     assert 0 < front.hypervolume < 1
@@ -115,7 +122,7 @@ def test_a_search_for_several_labels_is_judged_by_average_precision(tmp_path: Pa
     spec = spec_of(tmp_path, "multi_label", (images_and_brightness()[1] > 120).astype(np.uint8))
     state, data = searched(tmp_path, spec)
     best = max(state.of("search"), key=lambda c: c.metrics["val_map"])
-    assert best.metrics["val_map"] > load_task("multi_label").guess(data.val.labels, 2) + 10
+    assert best.metrics["val_map"] > load_task("multi_label").guess(data.val.labels, 2) + 5
     assert front_of(spec, state).metrics == ("test_map", "measured_ms")
     report, files = exported(tmp_path, state)
     assert set(report["average_precision_by_class"]) == {"0", "1"}
@@ -135,3 +142,92 @@ def test_what_a_strategy_or_space_cannot_do_is_refused(tmp_path: Path) -> None:
     spec = SearchSpec(data=DataSpec(task="agreement"), space=engine.SPEC.space)
     with pytest.raises(InvalidSpec, match="agreement judges networks by a model of yours: expected its name in space"):
         stages_of(engine.problem(spec))
+
+
+def shapes(count: int = 96) -> tuple[np.ndarray, np.ndarray]:
+    """Grey images (N, H, W, 3) with a bright square and a dark disc on noise, and their masks (N, H, W)."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    images, masks = np.empty((count, SIDE, SIDE), np.float64), np.zeros((count, SIDE, SIDE), np.uint8)
+    for image, mask in zip(images, masks, strict=True):
+        image[:] = rng.normal(128, 12, image.shape)
+        top, left, y, x = rng.integers(2, 20, 4)
+        for number, (inside, shift) in enumerate(
+            [
+                ((abs(rows - top - 4) < 5) & (abs(columns - left - 4) < 5), 80),
+                ((rows - y - 5) ** 2 + (columns - x - 5) ** 2 < 25, -80),
+            ],
+            start=1,
+        ):
+            image[inside] += shift
+            mask[inside] = number
+    return images.clip(0, 255).astype(np.uint8)[..., None].repeat(3, axis=-1), masks
+
+
+def own_problem(folder: Path, model: str, task: str, strategy: StrategySpec, parent: ParentModel) -> Problem:
+    images, masks = shapes()
+    np.savez(folder / "shapes.npz", images=images, labels=masks)
+    params = {"class_names": ["background", "square", "disc"]} if task == "segmentation" else {}
+    spec = SearchSpec(
+        space=SpaceSpec(name="own_model", model=model, params=FINE),
+        data=DataSpec(name="npz", path=str(folder / "shapes.npz"), task=task, params=params),
+        strategy=strategy,
+        budget=BudgetSpec(evaluations=8, verified=3),
+        export=ExportSpec(count=1, int8=False),
+    )
+    data = registry.load_dataset("npz").load(spec.data, 0)
+    space = registry.build_space(spec.space, data.shape, parent)
+    return Problem(spec, space, data, engine.PROFILE, engine.RulePredictor())
+
+
+def ran(folder: Path, problem: Problem) -> SearchState:
+    return fold_all(engine.stored(list(engine.run(folder, problem))))
+
+
+def test_a_unet_is_searched_for_segmentation_from_masks_to_an_exported_model(tmp_path: Path) -> None:
+    strategy = StrategySpec(params={"epochs": 7, "batch_size": 16})
+    problem = own_problem(tmp_path, "unet", "segmentation", strategy, parent_of("unet"))
+    state = ran(tmp_path, problem)
+    front = front_of(problem.spec, state)
+    assert front.metrics == ("test_miou", "measured_ms")
+    assert {c.status for c in front.members} == {"verified"}
+    best = max(c.metrics["test_miou"] for c in front.members)
+    assert best > load_task("segmentation").guess(problem.data.test.labels, 3) + 15
+    report, files = exported(tmp_path, state)
+    assert set(report["IoU_by_class"]) == {"background", "square", "disc"}
+    [logits] = answers(files, problem.data)
+    assert logits.shape == (len(problem.data.test), 3, SIDE, SIDE)
+    right = (logits.argmax(axis=1) == problem.data.test.labels).mean()
+    assert 100 * right == pytest.approx(report["pixel_accuracy"], abs=1e-6)
+    card = files["model_card.md"].decode()
+    assert "# Segmentation network" in card
+    assert "IoU by class, the lowest first:" in card
+
+
+def test_a_detector_is_compressed_by_agreement_with_itself(tmp_path: Path) -> None:
+    strategy = StrategySpec(params={"epochs": 2, "batch_size": 16})
+    problem = own_problem(tmp_path, "detector", "output_error", strategy, parent_of("detector"))
+    state = ran(tmp_path, problem)
+    front = front_of(problem.spec, state)
+    assert front.metrics == ("test_output_error", "measured_ms")
+    assert {c.status for c in front.members} == {"verified"}
+    errors = [c.metrics["test_output_error"] for c in front.members]
+    assert 0 < min(errors) < 100
+    report, files = exported(tmp_path, state)
+    fine, coarse = answers(files, problem.data)
+    assert (fine.shape[1:], coarse.shape[1:]) == ((6, SIDE // 2, SIDE // 2), (6, SIDE // 4, SIDE // 4))
+    labelled = with_parent_labels(problem, "cpu").data.test.labels
+    scorer = load_task("output_error").scorer(0)
+    scorer.add([fine, coarse], labelled)
+    assert scorer.scores().quality == pytest.approx(report["output_error_onnx"], rel=1e-4)
+    assert "It answers as the model that it was made from" in files["model_card.md"].decode()
+
+
+def test_the_parent_agrees_with_itself(tmp_path: Path) -> None:
+    for model, task, best in (("resnet", "agreement", 100.0), ("detector", "output_error", 0.0)):
+        problem = with_parent_labels(own_problem(tmp_path, model, task, StrategySpec(), parent_of(model)), "cpu")
+        assert problem.space.pretrained_genes is not None
+        arch = Arch(problem.space.id, problem.space.pretrained_genes)
+        subnets = Subnets(problem, problem.space.supernet(0), "cpu")
+        module = subnets.net.subnet(arch).eval()
+        assert subnets.score(module, arch, problem.data.val).quality == pytest.approx(best, abs=1e-3)

@@ -48,6 +48,9 @@ SPEC = SearchSpec(
 )
 
 
+PROFILE = DeviceProfile("rule", "m", "p", 1, "r", "1", "os")
+
+
 class RulePredictor(PredictorDefaults):
     """Knows the device's rule: a millionth of a millisecond per multiplication, and a bound 10 % above."""
 
@@ -80,9 +83,8 @@ class RuleDevice:
 def problem(spec: SearchSpec = SPEC, supernet: str | None = None, parent: SearchState | None = None) -> Problem:
     data = registry.load_dataset(spec.data.name).load(spec.data, spec.data.seed)
     space = registry.load_space(spec.space.name).build(spec.space.params, data.shape)
-    profile = DeviceProfile("rule", "m", "p", 1, "r", "1", "os")
     inherited = tuple(parent.candidates.values()) if parent is not None else ()
-    return Problem(spec, space, data, profile, RulePredictor(), supernet, inherited)  # type: ignore[arg-type]
+    return Problem(spec, space, data, PROFILE, RulePredictor(), supernet, inherited)  # type: ignore[arg-type]
 
 
 def run(folder: Path, p: Problem, events: Sequence[Event] = (), device: RuleDevice | None = None) -> Iterator[Event]:
