@@ -25,6 +25,7 @@ from server.dashboard.search.rank_correlation_card import RankCorrelationCard
 from server.dashboard.search.reader import SearchPageReader
 from server.dashboard.search.refit_card import draw_refits
 from server.dashboard.search.relaxation_card import RelaxationCard
+from server.dashboard.search.sensitivity_card import draw_sensitivities, sensitivities_of
 from server.dashboard.search.status_text import StatusExplanation, explain
 from server.dashboard.search.summary_card import SearchHeadlines, draw_summary
 from server.dashboard.search.view_model import SearchSnapshot
@@ -62,6 +63,7 @@ async def search_page(client: Client, search_id: str) -> None:
                 spec = MemoizedView(draw_spec)
                 children = MemoizedView(draw_children)
                 refits = MemoizedView(draw_refits)
+                sensitivities = MemoizedView(draw_sensitivities)
             history = MemoizedView(draw_history)
         charts.set_visibility(False)
 
@@ -84,6 +86,7 @@ async def search_page(client: Client, search_id: str) -> None:
             spec.show(search.spec)
             children.show(snapshot.children)
             refits.show(snapshot.refits, search.spec.device)
+            sensitivities.show(sensitivities_of(search.stages))
             busy_seconds = search.busy_seconds if formatting.is_over(search) else None
             history.show(snapshot.status_changes, search.attempts, busy_seconds)
 
