@@ -23,24 +23,36 @@ from nas.models.operators import BinaryOp, Conv2dOp, ConvTranspose2dOp, LinearOp
 from nas.models.units import UnitArray
 
 _READERS = (Conv2dOp, ConvTranspose2dOp, LinearOp)
+_IMAGES_AT_ONCE = 16  # whose activations are held for the gradient
 
 
 def unit_scores(graph: ModelGraph, weights: WeightArrays, analysis: ChannelAnalysis, x_BCHW: Tensor) -> UnitScores:
     """The scores of the groups whose units are all read by convolutions or linear layers, from a batch of normalised
-    images; all images are computed at once."""
+    images."""
+    sums = UnitSums(analysis)
+    for units in _gated(graph, analysis, 1)[1].values():
+        sums.add(units, np.zeros(units.shape))
+    squares_U, generator = np.zeros(len(sums.sum_U)), torch.Generator().manual_seed(0)
+    for part_BCHW in torch.split(x_BCHW, _IMAGES_AT_ONCE):
+        derivative_BU = np.zeros((len(part_BCHW), len(squares_U)))
+        for units, gradient in _gradients(graph, weights, analysis, part_BCHW, generator):
+            _add_by_image(derivative_BU, units, gradient)
+        squares_U += np.square(derivative_BU).sum(axis=0)
+    return sums.by_group(squares_U / len(x_BCHW), sums.groups_with_values())
+
+
+def _gradients(
+    graph: ModelGraph, weights: WeightArrays, analysis: ChannelAnalysis, x_BCHW: Tensor, generator: torch.Generator
+) -> list[tuple[UnitArray, NDArray[np.float64]]]:
+    """For each gate the units of its elements, and the derivative of the projected outputs by them."""
     gated, units_by_gate = _gated(graph, analysis, len(x_BCHW))
     ones = {name: np.ones(gated.shapes[name], dtype=np.float32) for name in units_by_gate}
     module = build(gated, {**weights, **ones}).to(x_BCHW.device)
     outputs = module(x_BCHW)
-    projection = _random_projection((outputs,) if isinstance(outputs, Tensor) else outputs)
-    gates = [module.tensor(name) for name in units_by_gate]
-    gradients = torch.autograd.grad(projection, gates)
-    sums = UnitSums(analysis)
-    derivative_BU = np.zeros((len(x_BCHW), len(sums.sum_U)))
-    for units, gradient in zip(units_by_gate.values(), gradients, strict=True):
-        _add_by_image(derivative_BU, units, gradient.double().cpu().numpy())
-        sums.add(units, np.zeros(units.shape))
-    return sums.by_group(np.square(derivative_BU).mean(axis=0), sums.groups_with_values())
+    projection = _random_projection((outputs,) if isinstance(outputs, Tensor) else outputs, generator)
+    gradients = torch.autograd.grad(projection, [module.tensor(name) for name in units_by_gate])
+    arrays = [gradient.double().cpu().numpy() for gradient in gradients]
+    return list(zip(units_by_gate.values(), arrays, strict=True))
 
 
 def _gated(graph: ModelGraph, analysis: ChannelAnalysis, images: int) -> tuple[ModelGraph, dict[str, UnitArray]]:
@@ -61,9 +73,8 @@ def _gated(graph: ModelGraph, analysis: ChannelAnalysis, images: int) -> tuple[M
     return replace(graph, parameters=tuple(parameters), nodes=tuple(nodes)), units_by_gate
 
 
-def _random_projection(outputs: tuple[Tensor, ...]) -> Tensor:
+def _random_projection(outputs: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
     """The sum of all outputs with random signs, each output in units of its standard deviation."""
-    generator = torch.Generator().manual_seed(0)
     total = torch.zeros((), device=outputs[0].device)
     for output in outputs:
         signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
