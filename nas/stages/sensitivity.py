@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import ClassVar
 
 import numpy as np
@@ -33,7 +34,8 @@ from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
 
 _BATCH = 8  # measurements between two checkpoints
-_IMAGES_AT_ONCE = 64  # that share the statistics of batch norms
+_IMAGES_AT_ONCE = 32  # that share the statistics of batch norms
+_IMPORTANCE_BATCHES = 2
 _SMALLEST_SHARE = 0.1  # of the parent's cost: what is cheaper is left to the explorer
 
 
@@ -117,7 +119,7 @@ class SensitivityStage:
         return StageCost.of(self.name, total, len(cuts), timed.count, "cuts")
 
     def _orders(self, problem: Problem, meter: DistortionMeter) -> UnitOrders:
-        x_BCHW = next(meter.inputs(meter.parent))
+        x_BCHW = torch.cat([*islice(meter.inputs(meter.parent), _IMPORTANCE_BATCHES)])
         return unit_orders(self.importance, meter.net.graph, meter.net.weights, meter.net.analysis, x_BCHW)
 
     def _cuts(self, space: SearchSpace) -> list[Cut]:

@@ -64,7 +64,9 @@ class Subnets:
 
     def recalibrate(self, module: nn.Module, arch: Arch) -> None:
         """Gives a module the batch statistics of training images and leaves it in eval mode."""
-        recalibrate(module, (x for x, _ in self.pipeline.plain(self.calibration, self.resolution(arch), batch=256)))
+        resolution = self.resolution(arch)
+        batch = max(64, min(256, 2**19 // resolution**2))  # larger batches of large images are slow on a CPU
+        recalibrate(module, (x for x, _ in self.pipeline.plain(self.calibration, resolution, batch)))
 
     def with_normalisation(self, module: nn.Module) -> nn.Module:
         """The network as it is exported and measured: it takes pixel values 0 to 255, and gives values in the units of

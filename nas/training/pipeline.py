@@ -16,6 +16,7 @@ from nas.core.tasks import load_task
 from nas.training.augment import Augmentation, channel_stats, to_float
 
 DEFAULT = Augmentation()
+_PIXELS_AT_ONCE = 2**18
 Index = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -111,11 +112,19 @@ class Pipeline:
             labels = augmentation.apply_to_masks(labels, same, resolution, flip=self.flip)
         return augmentation.apply(x, generator, flip=self.flip), labels
 
-    def plain(self, split: Split, resolution: int, batch: int = 500) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The whole split in order, normalised, not augmented, in batches of nearly equal size up to ``batch``."""
+    def plain(
+        self, split: Split, resolution: int, batch: int | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The whole split in order, normalised, not augmented, in batches of nearly equal size up to ``batch``; None:
+        as many as are fast."""
         stored = self._on_device(split)
-        for rows in _even_slices(len(split), batch):
+        for rows in _even_slices(len(split), batch or self._images_at_once(resolution)):
             yield to_float(stored.images_NCHW[rows], self.mean, self.std, resolution), stored.labels[rows]
+
+    def _images_at_once(self, resolution: int) -> int:
+        """How many images are evaluated fast: on a CPU, activations of large images in large batches leave its
+        caches."""
+        return 500 if self.device != "cpu" else max(32, min(500, _PIXELS_AT_ONCE // resolution**2))
 
     def rows(
         self, split: Split, index_N: Index, resolution: int, batch: int = 500

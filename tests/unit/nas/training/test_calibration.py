@@ -103,3 +103,10 @@ def test_images_are_normalised_as_a_model_expects() -> None:
     ((x, _),) = Pipeline(data, "cpu", Preprocessing((100.0,), (50.0,))).plain(data.train, 4)
     expected = (torch.from_numpy(data.train.images_NCHW).float() - 100.0) / 50.0
     torch.testing.assert_close(x, expected)
+
+
+def test_large_images_are_evaluated_in_small_batches() -> None:
+    data = dataset(100)
+    pipeline = Pipeline(data, "cpu")
+    assert [len(x) for x, _ in pipeline.plain(data.train, 8)] == [100]
+    assert [len(x) for x, _ in pipeline.plain(data.train, 96)] == [25, 25, 25, 25]
