@@ -1,4 +1,4 @@
-"""Running a search: its stages in order, as one iterator of events; or only telling what that will take.
+"""Running a search: its stages in order, as one iterator of events; or estimating its cost.
 
 Imports no torch before stages are made.
 """

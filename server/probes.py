@@ -1,4 +1,4 @@
-"""Checks that may hang: each has a deadline, and one that hangs holds up nobody, nor the end of the process."""
+"""Checks that may hang: each has a deadline, and one that hangs blocks neither callers nor the end of the process."""
 
 from __future__ import annotations
 

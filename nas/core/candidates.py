@@ -234,7 +234,7 @@ class CandidateTable:
         )
 
     def on(self, device: str) -> CandidateTable:
-        """The networks as one device of the fleet has them; they still know of the others."""
+        """The networks with their metrics on one device of the fleet; ``devices`` still holds the others."""
         mean_ms_N, upper_ms_N = self.latency_ms_NDV[:, self.devices.index(device)].T
         table = self.with_latency(Latency(mean_ms_N, upper_ms_N))
         measurements = {}

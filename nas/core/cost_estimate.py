@@ -137,8 +137,8 @@ def average_duration(
 def mean_seconds(
     clock: Callable[[], float], work: Callable[[], object], at_least_s: float = 0.1, max_runs: int = 50
 ) -> float:
-    """Seconds that ``work`` takes: the mean of as many times as ``at_least_s`` holds, so that short work is not told by
-    a single accident."""
+    """Seconds that ``work`` takes: the mean of as many times as ``at_least_s`` holds, so that one
+    disturbance does not decide the figure of short work."""
     started_at, count = clock(), 0
     while True:
         work()

@@ -316,7 +316,7 @@ def _adapter(kind: str) -> TypeAdapter[Event]:
 
 @dataclass(frozen=True)
 class SearchState:
-    """Everything a search knows about its own past. Treat as a value: ``fold`` returns the next one. ``data`` is None
+    """The fold of a search's events. Treat as a value: ``fold`` returns the next one. ``data`` is None
     before the data were read, and in searches of versions that kept no account of them. ``class_recall``: what
     ``ClassRecall`` events say, by architecture id."""
 
@@ -393,7 +393,7 @@ def fold_all(events: Iterable[Event], state: SearchState | None = None) -> Searc
 
 
 def _place(candidates: dict[tuple[str, str], Candidate], event: Evaluated | Measured) -> None:
-    """Puts what an event says of networks among the candidates."""
+    """Add the candidates of an event, or change those that exist."""
     if isinstance(event, Evaluated):
         for p in event.candidates:
             key = p.key
@@ -432,8 +432,8 @@ def _place(candidates: dict[tuple[str, str], Candidate], event: Evaluated | Meas
 
 
 def _merged(old: Candidate, new: Candidate) -> Candidate:
-    """What was measured on a device stays, whatever is predicted there anew; an event that predicts nothing says
-    nothing of the domain."""
+    """The old candidate with the metrics of the new one. Measurements on devices stay, predictions are replaced; an
+    event without predictions does not change ``extrapolated``."""
     devices = dict(old.devices)
     for name, part in new.devices.items():
         before = devices.get(name, part)

@@ -115,8 +115,8 @@ def metric_info(name: str) -> MetricInfo:
 
 
 def kind_of(name: str, virtual: bool = False) -> MetricKind:
-    """The kind of a metric. On a ``virtual`` device, known by peak figures alone, what is predicted elsewhere is only
-    estimated: nobody has ever measured it."""
+    """The kind of a metric. On a ``virtual`` device, known by peak figures alone, what is predicted elsewhere is
+    estimated, since nothing was measured."""
     kind = metric_info(name).kind
     return "estimated" if virtual and kind == "predicted" else kind
 

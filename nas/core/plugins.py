@@ -121,7 +121,7 @@ class PredictorFamily(NetworkFitter, Protocol):
 
     def fit(self, features_NF: Floats, latency_ms_N: Floats) -> LatencyPredictor:
         """The predictor fitted to N latencies in milliseconds; the same data give the same predictor. Raises
-        InvalidInput for too few latencies or such as are not positive."""
+        InvalidInput for too few latencies, and for latencies that are not positive."""
 
     def from_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> LatencyPredictor:
         """The predictor that ``LatencyPredictor.to_arrays`` has saved."""

@@ -215,7 +215,7 @@ def predict_latency(predictor: LatencyPredictor, space: SearchSpace, genes_NG: G
 
 @dataclass(frozen=True)
 class Refit:
-    """A predictor that was fitted anew. ``record`` is what is kept of it, as JSON: ``family``, ``blob`` and ``card``,
+    """A refitted predictor. ``record`` is what is stored of it, as JSON: ``family``, ``blob`` and ``card``,
     ``measurements_blob`` (all that it was fitted to) and ``networks`` (how many), and whether it is ``better``: no
     worse than the one before, so that later searches may use it, and ``why``."""
 
@@ -367,8 +367,8 @@ class Stage(Protocol):
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """What ``run`` will take, from a few of its steps that are really run on real data, after one untimed step.
 
-        Nothing is kept, and no stage before has to have run. A stage that cannot tell returns ``StageCost.unknown``
-        with the reason; sums leave it out.
+        Nothing is kept, and no stage before has to have run. A stage that cannot estimate it returns
+        ``StageCost.unknown`` with the reason; sums leave it out.
         """
 
 

@@ -39,7 +39,7 @@ class EnergyAccuracy:
 
 @dataclass(frozen=True)
 class UploadedTable:
-    """In place of a protocol: whoever made the ``table`` measured by one of their own."""
+    """In place of a protocol: the latencies of the ``table`` were measured by a protocol that is not recorded."""
 
     table: TableSpec
 

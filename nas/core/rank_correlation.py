@@ -61,11 +61,11 @@ def rank_advice(
 
 
 def describe_tau(tau: Tau | None) -> str:
-    """Whether an order of such a tau can be followed; None: there is none."""
+    """A sentence on how far a ranking with this tau is reliable; None without a tau."""
     if tau is None:
         return "All networks were estimated alike, so there is no order to follow: train for more epochs."
     if not tau.conclusive:
-        return f"Kendall's tau is {tau}: too uncertain to say whether the estimates rank. More rank_networks tell more."
+        return f"Kendall's tau is {tau}: too uncertain to show whether the estimates rank: use more rank_networks."
     if tau.value < LOW_TAU:
         return (
             f"Do not trust the order of the estimates: Kendall's tau is {tau}, below {LOW_TAU}. Train for more epochs, "

@@ -309,7 +309,7 @@ class SearchSpec(_Strict):
         if fleet.bounds_ms and "latency" not in [o.name for o in self.objectives]:
             raise ValueError("fleet.bounds_ms: expected latency among the objectives, where there are bounds on it")
         if "energy" in [o.name for o in self.objectives]:
-            raise ValueError("fleet: expected no objective energy, which is not told apart by device")
+            raise ValueError("fleet: expected no objective energy, which is not predicted by device")
         missing = [name for name in fleet.devices if self.bound_on(name) is None]
         if fleet.bounds_ms and fleet.front == "worst_case" and missing:
             raise ValueError(

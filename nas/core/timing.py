@@ -48,10 +48,10 @@ class Visit:
 
 @dataclass(frozen=True)
 class Sitting:
-    """The times of one network in one process. ``runs`` inferences were timed; ``steps_back`` tells how often the clock
-    went backwards, ``steady`` whether the warm-up ended in a steady state. ``slope`` is how much more the disturbances
-    of this sitting slowed its networks than the canary, as ``MachineNoise.slope``; ``canary_quantiles_ms`` describes
-    all canary chunks at ``QUANTILES``."""
+    """The times of one network in one process. ``runs`` inferences were timed; ``steps_back`` counts how often the
+    clock went backwards, ``steady`` whether the warm-up ended in a steady state. ``slope`` is how much more the
+    disturbances of this sitting slowed its networks than the canary, as ``MachineNoise.slope``; ``canary_quantiles_ms``
+    describes all canary chunks at ``QUANTILES``."""
 
     visits: tuple[Visit, ...]
     runs: int

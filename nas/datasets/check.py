@@ -70,7 +70,7 @@ REPORT = TypeAdapter(DataReport)
 
 def check_data(data: DataSpec, headers_only: bool = False) -> Iterator[DataReport]:
     """What is known after looking at the headers, and then, unless these are enough, after reading everything. Reading
-    goes on where the headers have a problem, so that the others are told as well."""
+    goes on where the headers have a problem, so that the others are reported as well."""
     shape = None
     try:
         dataset_type = registry.load_dataset(data.name)
@@ -101,7 +101,7 @@ def check_data(data: DataSpec, headers_only: bool = False) -> Iterator[DataRepor
 
 
 def usual_name(path: Path) -> str:
-    """The kind of data set, by the names of files. Raises InvalidData where they do not tell."""
+    """The kind of data set, by the names of files. Raises InvalidData where they do not show it."""
     if path.is_dir():
         return "parquet" if next(path.rglob("*.parquet"), None) is not None else "folder"
     if (name := path.suffix.lower().removeprefix(".")) in ("npz", "parquet"):

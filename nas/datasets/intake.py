@@ -1,4 +1,4 @@
-"""The account of a data set while it is read: conversions, skipped inputs, and every problem, told at once."""
+"""The account of a data set while it is read: conversions, skipped inputs, and every problem, reported at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from nas.core.data_account import Conversion, SkippedInput
 from nas.core.errors import InvalidData
 
-_MANY = 5  # unreadable images of one reason are told together
+_MANY = 5  # unreadable images of one reason are reported together
 
 
 @dataclass

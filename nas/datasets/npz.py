@@ -293,7 +293,7 @@ def _class_names(archive: _Archive, params: NpzParams, labels: list[NDArray[Any]
 
 
 def _as_NCHW(key: str, images: NDArray[np.generic], params: NpzParams) -> NDArray[np.generic]:
-    """Images with their channels second. Raises InvalidData where the layout cannot be told."""
+    """Images with their channels second. Raises InvalidData where the layout is ambiguous."""
     if images.ndim == 3:
         return images[:, None]
     if images.ndim != 4:

@@ -3,7 +3,7 @@ estimation for neural network pruning, CVPR 2019), without labels.
 
 A gate of 1 stands before every layer that reads units. For each image, outputs are multiplied by random signs and
 summed: the mean square of this sum's derivative by a gate is the squared change of all outputs per change of the gate
-(Hutchinson's estimator), so that one pass tells of all units at once, of any task.
+(Hutchinson's estimator), so that one pass scores all units at once, for any task.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def analyse_channels(graph: ModelGraph) -> ChannelAnalysis:
 
 
 def layer_name(node: GraphNode) -> str:
-    """What reports call a layer: its module, or its node if the file does not tell its module."""
+    """What reports call a layer: its module, or its node if the file does not name its module."""
     return node.module or node.name
 
 

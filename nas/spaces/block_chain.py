@@ -42,7 +42,7 @@ class ChainBlock:
 
 class BlockChain:
     """Networks of ``blocks`` in their order. The first block reads the image and ends where the others begin; first and
-    last block always exist. ``kinds``: kinds of layers that features tell apart (``nas.spaces.layer_work``)."""
+    last block always exist. ``kinds``: kinds of layers that features distinguish (``nas.spaces.layer_work``)."""
 
     def __init__(
         self, decisions: Sequence[Decision], blocks: Sequence[ChainBlock], kinds: Sequence[str], image_channels: int

@@ -15,7 +15,7 @@ from nas.core.ports import Measurer, Problem, SearchSpace, Split
 from nas.stages.subnets import Subnets
 
 NETWORKS = 64
-PART = 1_000  # images that are enough to tell how long the others take
+PART = 1_000  # images that are enough to estimate how long the others take
 
 
 def sample_archs(space: SearchSpace, n: int = NETWORKS) -> tuple[list[Arch], Floats]:

@@ -28,8 +28,8 @@ from nas.training.progressive import TrainState
 class DiscretizeStage:
     """Discretises every run's architecture parameters; one that breaks a bound is replaced by the likeliest within. The
     network of every seed is scored on validation images with the weights of its own run, and with several seeds, mean
-    and deviation tell how much of it is luck. Where the runs are those of a divided space's subspaces, the weights are
-    in the supernet of all, and what they found differs for other reasons than luck."""
+    and deviation show how much of it is chance. Where the runs are those of a divided space's subspaces, the weights
+    are in the supernet of all, and what they found differs for other reasons than luck."""
 
     name: ClassVar[str] = "discretize"
 

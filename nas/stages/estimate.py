@@ -1,6 +1,6 @@
-"""Know before you pay: can the bounds be met, and between which values do the networks of this space lie?
+"""Estimate before training whether networks can meet the bounds, and between which values the metrics of the space lie.
 
-The same answer is given when a search is submitted and when it begins: both call ``profile_space``.
+``profile_space`` answers both when a search is submitted and when it begins.
 """
 
 from __future__ import annotations
@@ -72,14 +72,15 @@ def profile_space(space: SearchSpace, predictor: LatencyPredictor | None) -> Spa
 
 
 def unsupported_objectives(spec: SearchSpec, profile: SpaceProfile) -> list[HwnasError]:
-    """Which objectives the search space does not tell of its networks, or the device does not; latency is the business
-    of its predictor."""
+    """An error for each objective that neither the search space nor the device reports. Latency is predicted by the
+    device's predictor."""
     space = (
-        f"search space {profile.space} does not tell it: expected {{}} among its costs, got {', '.join(profile.values)}"
+        f"search space {profile.space} does not report this metric: expected {{}} among its costs, "
+        f"got {', '.join(profile.values)}"
     )
     device = (
-        f"device {spec.device!r} does not tell it of this space: expected one that was added from a table with a "
-        "column energy_mj"
+        f"device {spec.device!r} does not report this metric for this space: expected one that was added from a table "
+        "with a column energy_mj"
     )
     return [
         InvalidSpec(f"objective {o.name}: {device if o.name == 'energy' else space.format(BOUND_METRIC[o.name])}")
@@ -161,7 +162,7 @@ class EstimateStage:
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Raises InfeasibleBound, naming the lowest reachable value, or InvalidSpec for a budget beyond the space and
-        for objectives that it does not tell."""
+        for objectives that it does not report."""
         spec = problem.spec
         profile = profile_space(problem.space, problem.predictor)
         by_device = {m.name: profile_space(problem.space, m.predictor) for m in problem.fleet}

@@ -1,10 +1,10 @@
-"""Looking for the front: an explorer proposes, the supernet disposes, random search stands beside.
+"""Exploring: the explorer proposes architectures, the supernet scores them; random search is the baseline.
 
 In each round a model of accuracy is fitted to every subnet scored so far and searched together with the latency
 predictor: by NSGA-II over a surrogate, whose front's least crowded unseen members are scored with the supernet, or by
-the Bayesian explorer, which also asks where the model is unsure. The random-search baseline scores as many subnets of
-the same supernet in the same round, so both curves share their x axis. Where zero-cost proxies steer, they stand for
-the supernet, and nothing is known of any accuracy.
+the Bayesian explorer, which also proposes where the model is uncertain. The random-search baseline scores as many
+subnets of the same supernet in the same round, so both curves share their x axis. In a search by zero-cost proxies,
+proxies score architectures in place of the supernet, and no accuracy is estimated.
 """
 
 from __future__ import annotations
@@ -216,8 +216,8 @@ def guide(problem: Problem, state: SearchState) -> str:
 def surrogate_front(
     problem: Problem, state: SearchState, rng: np.random.Generator, population: int, generations: int
 ) -> tuple[nsga2.Population, nsga2.Evaluate]:
-    """The front of a model of what the search goes by, fitted to its scored networks, with exact and predicted costs;
-    and what that model says of any networks."""
+    """The front of a surrogate of the guiding metric, fitted to the scored networks, with exact and predicted costs;
+    and the function that evaluates networks by that surrogate."""
     space, candidates, by = problem.space, state.of("search"), guide(problem, state)
     genes_NG = as_genes([p.arch for p in candidates])
     maximised = METRICS[by].goal == "max"
@@ -325,7 +325,8 @@ def _around(space: SearchSpace, history: History, derived_NG: Genes, rng: np.ran
 
 
 def _guided(problem: Problem, resources: Resources, state: SearchState) -> Problem:
-    """The problem with what sensitivity or proxies know of the space, if those do not steer anyway."""
+    """The problem with measured distortions, or else proxy scores, among the space's accuracy features, unless the
+    scores are what is optimised."""
     distortions = measured_distortions(problem.space, state)
     if distortions is not None:
         return replace(problem, space=DistortionAwareSpace(problem.space, distortions))
@@ -344,7 +345,7 @@ def scored_candidates(problem: Problem, score: Score, origin: Origin, genes_NG: 
 
 
 def _made_up(problem: Problem, n: int) -> SearchState:
-    """``n`` networks whose quality grows with their MACs, for telling how long a proposal takes."""
+    """``n`` networks whose quality grows with their MACs, for timing a proposal."""
     archs, macs = sample_archs(problem.space, n)
     cheap, devices = cheap_metrics(problem, as_genes(archs)), on_devices(problem, as_genes(archs))
     share_N = 50.0 + 45.0 * np.argsort(np.argsort(macs)) / len(macs)
@@ -362,7 +363,7 @@ def _made_up(problem: Problem, n: int) -> SearchState:
 
 
 def _refresh(problem: Problem, candidates: tuple[Candidate, ...]) -> Iterator[Candidate]:
-    """Inherited estimates keep their quality; what depends on the device is predicted anew."""
+    """Inherited candidates with their estimated quality, and metrics of the device predicted again."""
     kept = {problem.spec.task.estimated, *(m.metric("val").name for m in problem.spec.task.further), "val_loss"}
     genes_NG = as_genes([p.arch for p in candidates])
     cheap, devices = cheap_metrics(problem, genes_NG), on_devices(problem, genes_NG)
@@ -378,7 +379,7 @@ def _on_view(problem: Problem, state: SearchState, view: str | None) -> tuple[Pr
 
 
 def _violation(problem: Problem, cheap: dict[str, Floats], quality_N: Floats, by: str) -> Floats:
-    """A bound on the quality is none on a score that only stands for it."""
+    """Violation of the bounds, shape (N,). A bound on the quality does not apply to proxy scores."""
     return violation(problem, cheap, quality_N if by == problem.spec.task.estimated else None)
 
 

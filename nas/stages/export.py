@@ -1,4 +1,4 @@
-"""The models come out: every front member as one zip that runs without this project."""
+"""Export: every front member as one zip file that runs without this project."""
 
 from __future__ import annotations
 

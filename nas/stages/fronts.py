@@ -1,4 +1,4 @@
-"""Fronts of a search from its state: what results of stages say about fronts, by stage."""
+"""The fronts of a search, computed from its state and the results of its stages."""
 
 from __future__ import annotations
 

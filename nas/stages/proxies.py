@@ -1,5 +1,8 @@
-"""Scoring networks without any training, by zero-cost proxies: as hints that an accuracy predictor learns from, or, put
-on one scale, as what a search goes by until networks are trained. Never an accuracy."""
+"""Score networks by zero-cost proxies, without training.
+
+The scores are features of an accuracy predictor, or, on one scale, the metric that a search optimises until networks
+are trained. They are never reported as accuracy.
+"""
 
 from __future__ import annotations
 
@@ -62,12 +65,12 @@ class Scores:
 
     @property
     def centre_P(self) -> Floats:
-        """Medians of what is finite."""
+        """Median of the finite scores of each proxy, shape (P,)."""
         return np.array([np.median(s) if len(s := c[np.isfinite(c)]) else 0.0 for c in self.scores_NP.T])
 
     @property
     def spread_P(self) -> Floats:
-        """What a standard deviation would be, from the quartiles, which no single network moves."""
+        """Robust standard deviation of each proxy, from the quartiles of its finite scores, shape (P,)."""
         finite = [c[np.isfinite(c)] for c in self.scores_NP.T]
         spread = [float(np.subtract(*np.quantile(s, (0.75, 0.25)))) / 1.349 if len(s) else 0.0 for s in finite]
         return np.where(np.array(spread) > 0, spread, 1.0)
@@ -95,8 +98,8 @@ class Scores:
 
 @dataclass(frozen=True)
 class ProxyStage:
-    """Scores ``sampled`` random networks by ``proxies``. ``steers``: the search goes by what they say, put on the scale
-    that these networks make; else its accuracy predictor learns from it."""
+    """Scores ``sampled`` random networks by ``proxies``. ``steers``: the search optimises their mean, standardised by
+    these networks; otherwise the scores are features of its accuracy predictor."""
 
     proxies: tuple[str, ...]
     steers: bool
@@ -135,13 +138,13 @@ class ProxyStage:
 
 
 def load_scores(resources: Resources, state: SearchState) -> Scores | None:
-    """What the stage found; None where there is none."""
+    """The scores of the stage; None before its first checkpoint."""
     last = state.checkpoints.get(ProxyStage.name)
     return Scores.load(resources.blobs.get(last.blob)) if last is not None else None
 
 
 class ProxyAwareSpace(SpaceWrapper):
-    """A search space that tells an accuracy predictor what proxies would say of a network.
+    """A search space whose accuracy features include predicted proxy scores.
 
     Scores are predicted from the scored networks by ridge regression on genes and logarithmic costs, since an accuracy
     predictor evaluates thousands of networks. Everything else delegates to the space.
@@ -183,8 +186,7 @@ class ProxyAwareSpace(SpaceWrapper):
 
 
 def _rank_correlations(problem: Problem, scores: Scores) -> dict[str, dict[str, float | None]]:
-    """How each proxy ranks networks, beside what counting parameters and MACs would do: correlations near 1 say that it
-    tells nothing more."""
+    """How each proxy ranks networks, beside parameters and MACs; a correlation near 1 adds no information."""
     costs = problem.space.costs(scores.genes_NG)
     out: dict[str, dict[str, float | None]] = {}
     for p, name in enumerate(scores.proxies):

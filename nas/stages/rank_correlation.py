@@ -1,4 +1,4 @@
-"""How far the ranking of a supernet can be trusted: against networks that are trained from scratch."""
+"""Rank correlation between the estimates of a supernet and networks that are trained from scratch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RankCorrelationStage:
             truth = json.loads(resources.blobs.get(last.blob))
         for arch in archs[len(truth) :]:
             if resources.is_out_of_time():  # the rest are the largest, so that a tau without them would mislead
-                reached = f"{len(truth)} of {len(archs)} networks trained from scratch, so that no tau is told"
+                reached = f"{len(truth)} of {len(archs)} networks trained from scratch, which is too few for a tau"
                 yield Warned(self.name, out_of_time(problem.spec, reached))
                 yield StageFinished(self.name, 0.0, RankCorrelationResult().to_json())
                 return

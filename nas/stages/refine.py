@@ -1,11 +1,11 @@
-"""What was measured is fed back: the device's predictor learns from it, and where it was wrong the search looks again.
+"""Refinement: refit the device's predictor to the measurements, and explore again where networks broke their bound.
 
-A search settles where its predictor is too optimistic, so networks that break their bound tell most about it. After
-verification the predictor is fitted anew. If networks of the search have broken their bound, the holes that they leave
-in the front are explored with what it knows by then, without training: a few networks near them are scored with the
-supernet, as many random ones beside them, and those that come to the front are measured, in so many rounds at most.
-Networks on the front that lie outside the predictor's domain are measured before others, and a round goes to them
-even if no bound is broken: there, a prediction says nothing.
+Searches favour networks whose latency the predictor underestimates, so those that break their bound correct it most.
+After verification the predictor is refitted. If networks of the search have broken their bound, the search explores
+around the gaps that they leave in the front with the refitted predictor, without training: a few networks near them are
+scored with the supernet, and as many random ones for the baseline; those on the front are measured, in a limited number
+of rounds. Networks on the front that lie outside the predictor's domain are measured before others, and have a
+round even if no bound is broken, since their predictions are not reliable.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def _at_once(problem: Problem) -> int:
 
 
 def _unseen_count(space: SearchSpace, candidates: Sequence[Candidate], limit: int) -> int:
-    """How many networks are left that are none of the ``candidates``; ``most`` where they are too many to count."""
+    """The number of networks that are not among the ``candidates``, ``most`` at most."""
     if space_size(space.decisions) > LISTABLE:
         return limit
     return len(np.unique(space.canonical(every(space.decisions)), axis=0)) - len(candidates)

@@ -1,9 +1,9 @@
 """Results of stages, one frozen dataclass for each stage.
 
 A ``StageFinished`` event carries its result as JSON, so that an event log outlives the code that wrote it. Stages write
-``result.to_json()``; whoever reads a result names its class: ``SplitResult.require(state.finished).partition``. Fields
-that earlier versions did not write have defaults, and unknown keys are ignored. Where the JSON has another name than
-the field (its alias), it is that of the first task, accuracy, whatever the task. Imports no torch.
+``result.to_json()``; a reader names its class: ``SplitResult.require(state.finished).partition``. Fields that earlier
+versions did not write have defaults, and unknown keys are ignored. Where the JSON has another name than the field (its
+alias), it is that of the first task, accuracy, whatever the task. Imports no torch.
 """
 
 from __future__ import annotations

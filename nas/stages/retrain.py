@@ -1,9 +1,9 @@
-"""Training the found networks, each by itself, before they are verified: from scratch or with inherited weights, with
-or without a teacher (``nas.stages.trial_training``).
+"""Retraining: train networks of the front, each by itself, before they are verified: from scratch or with inherited
+weights, with or without a teacher (``nas.stages.trial_training``).
 
-The networks of the search and of its random baseline get the same trials and the same epochs; one that both have found
-is trained once. What has been reached is known by validation data, on which trials were also chosen; with several
-seeds, the mean of the others and of the chosen one tells how much of it was luck. When the time limit of the search is
+The networks of the search and of its random baseline get the same trials and the same epochs; one on both fronts is
+trained once. Accuracy is that on the validation data by which trials were also chosen; with several seeds, their mean
+shows how much of the best one's is chance. When the time limit of the search is
 reached, trials end after their epoch, and only the first trials of networks still begin, for one epoch.
 """
 

@@ -30,7 +30,7 @@ from nas.training.fewshot.partition import SpacePartition, exhaustive_split, ran
 from nas.training.pipeline import Pipeline
 
 Method = Literal["gradient_matching", "exhaustive", "random", "ensemble"]
-COUNTED = 2_000  # random networks by which the sizes of subspaces are told
+COUNTED = 2_000  # random networks by which the sizes of subspaces are estimated
 
 
 @dataclass(frozen=True)

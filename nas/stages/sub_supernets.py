@@ -98,7 +98,7 @@ class SubSupernetStage:
         return "the undivided supernet" if self.subspace is None else f"subspace {self.subspace + 1}"
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
-        """Is told by the stage of all subspaces."""
+        """Estimated by the stage of all subspaces."""
         return StageCost.unknown(self.name, "estimated together with the other sub-supernets")
 
 
@@ -165,7 +165,7 @@ class GradientSubSupernetStage:
         yield Checkpoint(self.name, done, resources.blobs.put(runs_entry.to_bytes()))
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
-        """Is told by the stage of all subspaces."""
+        """Estimated by the stage of all subspaces."""
         return StageCost.unknown(self.name, "estimated together with the other sub-supernets")
 
 

@@ -118,7 +118,7 @@ def trained_supernet(state: SearchState) -> str | None:
 
 
 def parent_weights(problem: Problem, arch: Arch) -> TensorsByName:
-    """The weights and statistics of a user's model as it came, whatever has become of the supernet."""
+    """The weights and statistics of a user's model as uploaded, unchanged by the training of the supernet."""
     weights: TensorsByName = problem.space.supernet(problem.spec.seed).subnet(arch).state_dict()
     return weights
 
@@ -129,7 +129,7 @@ def load_subnets(
     """The subnets of the supernet this search trained or reuses, those that were retrained with weights of their own.
     The parent of a user's space, as a reference, has those that it came with.
 
-    Of a fresh supernet if there is none and that will do: for telling how long something takes, or after retraining.
+    Of a fresh supernet if there is none and that will do: for cost estimates, or after retraining.
     Raises InvalidSpec when there is none.
     """
     result = RetrainResult.read(state.finished)

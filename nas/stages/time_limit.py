@@ -1,4 +1,4 @@
-"""What stages say when the hours of a search are used up and they end early."""
+"""The messages of stages that end early because the search has reached its time limit."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Verification: front members are exported, measured on the device and marked; then tested once.
 
 Networks outside the domain of the latency predictor are measured before others: their latency cannot be predicted.
-Search and baseline are verified alike. ``verified`` and ``violated`` are judged against what was claimed before
-measuring: the user's bound, or else the predictor's own 95 % upper bound. Where networks were retrained, those are
-verified, with their own weights.
+Search and baseline are verified alike. ``verified`` and ``violated`` are judged against the latency that was
+promised before measuring: the user's bound, or else the predictor's 95 % upper bound. Where networks were retrained,
+these are verified, with their own weights.
 """
 
 from __future__ import annotations

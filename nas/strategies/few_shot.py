@@ -34,7 +34,7 @@ class FewShotParams(BaseModel):
     once_for_all.
 
     ``rank_networks`` are trained from scratch to see how far the ranking can be trusted; 0: none. With them,
-    ``compare_one_shot`` tells what the split has gained, unless subspaces are searched by gradient: it trains the whole
+    ``compare_one_shot`` shows what the split has gained, unless subspaces are searched by gradient: it trains the whole
     supernet on for as many steps as all subspaces together.
     """
 

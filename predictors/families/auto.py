@@ -1,4 +1,4 @@
-"""The family that predicts a device best, by cross-validation.
+"""Model selection: the family that predicts a device best, by cross-validation.
 
 Families are tried from the simplest on; a later one is taken only where its error is lower by more than the standard
 error of the difference, which small samples seldom allow by chance. Source: Hastie, Tibshirani, Friedman, The Elements
@@ -39,7 +39,7 @@ _MOST_FOR: Mapping[str, int] = {"graph": 400}
 
 @dataclass(frozen=True)
 class AutoPredictor:
-    """``chosen`` predicts; ``errors`` tells by family the mean relative error on networks held out, of those tried."""
+    """``chosen`` predicts; ``errors`` has the mean relative error on held-out networks by family, of those tried."""
 
     family: ClassVar[str] = "auto"
     chosen: Chosen
@@ -94,7 +94,7 @@ class AutoPredictor:
     def fit_networks(
         cls, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats, weight_N: Floats | None = None
     ) -> AutoPredictor:
-        """Fits to networks of a space, by its features, and by their graphs if it tells them. Raises as ``fit``."""
+        """Fits to networks of a space, by its features, and by their graphs if it has them. Raises as ``fit``."""
         encoding = space.graph_encoding
         graphs = None if encoding is None else (encoding.graph, encoding.columns(genes_NG))
         return cls.fit(space.features(genes_NG), latency_ms_N, graphs=graphs, weight_N=weight_N)

@@ -53,7 +53,7 @@ class Wiring:
 
     @classmethod
     def single(cls, features: int) -> Wiring:
-        """Of a space that tells no graph: every network is one place, and its features are what that holds."""
+        """The wiring of a space without a graph: every network is one node, which holds its features."""
         every = np.arange(features)
         presence = np.zeros(features)
         return cls(np.zeros_like(every), every, presence, np.array([[1.0, 0.0], [0.5, 0.5]]))
@@ -123,7 +123,7 @@ class GraphNetwork(CalibratedPredictor):
     def fit_networks(
         cls, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats, weight_N: Floats | None = None
     ) -> GraphNetwork:
-        """Fits to networks of a space, by their graphs if it tells them. Raises as ``fit``."""
+        """Fits to networks of a space, by their graphs if it has them. Raises as ``fit``."""
         graph = None if space.graph_encoding is None else space.graph_encoding.graph
         return cls.fit(_columns(space, genes_NG), latency_ms_N, graph=graph, weight_N=weight_N)
 

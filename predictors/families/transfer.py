@@ -50,7 +50,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Relatives:
-    """What D known devices tell about another: weights of latency relative to that of a network with features
+    """What D measured devices say about another: weights of latency relative to that of a network with features
     ``centre_F``, one row per device, and the tables they were learnt from."""
 
     centre_F: Floats

@@ -222,7 +222,8 @@ def require_cores(profile: DeviceProfile) -> None:
 
 
 def canary_model() -> bytes:
-    """A small fixed network with the kinds of layers that searches use; its time tells how fast the machine is now."""
+    """A small fixed network with the kinds of layers that searches use; its time measures the machine's present
+    speed."""
     return files("predictors.measurement").joinpath("canary.onnx").read_bytes()
 
 
@@ -303,7 +304,7 @@ def _require_machine(profile: DeviceProfile) -> None:
 
 
 def prioritise() -> None:
-    """Ahead of other programs, where the system allows that; where it does not, interruptions tell."""
+    """Raise the scheduling priority where the system allows it; elsewhere, interruptions are detected and left out."""
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, -20)
     # With autogroups, Linux shares cores among sessions first, and the line above counts within this session only.

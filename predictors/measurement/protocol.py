@@ -55,7 +55,7 @@ def sit(
     rng: np.random.Generator,
     survey_ms: float | None = None,
 ) -> list[Sitting]:
-    """Times networks in turns, each visit in a fresh random order, until each is told well enough or the time is spent.
+    """Times networks in turns, each visit in a fresh random order, until each time is precise or the time is spent.
     Each network is given as functions that run it, one for each time its model was loaded: visits go round them, since
     the memory that a load happens to get changes a small network's time.
 
@@ -76,7 +76,7 @@ def sit(
     while active and (timer.spent_ns - begun_ns < spent_ns or min(len(visits[i]) for i in active) == 0):
         for i in rng.permutation(sorted(active)):
             visits[i].append(_visit(pair[i], protocol, len(visits[i])))
-        active = {i for i in active if not _told_well(visits[i], track.level_ms(timer.spent_ns), protocol)}
+        active = {i for i in active if not _is_precise(visits[i], track.level_ms(timer.spent_ns), protocol)}
     finished = [
         tuple(
             Visit(tuple(v.network_ms), tuple(v.canary_ms), tuple(v.interrupted_ms), track.level_ms(v.at_ns))
@@ -305,8 +305,8 @@ def _warm_up(pair: _Pair, protocol: MeasurementProtocol) -> bool:
     return False
 
 
-def _told_well(visits: Sequence[_RawVisit], level_ms: float, protocol: MeasurementProtocol) -> bool:
-    """Whether a sitting has told enough of a network."""
+def _is_precise(visits: Sequence[_RawVisit], level_ms: float, protocol: MeasurementProtocol) -> bool:
+    """Whether the visits of a sitting are enough for the precision that the protocol aims at."""
     if len(visits) < protocol.fewest_visits:
         return False
     accepted = [

@@ -60,7 +60,7 @@ def fit_family(
     error_N: Floats | None = None,
 ) -> Fitted:
     """A family as ``fit_networks`` takes it, checked on the networks that are held out. They are then fitted to as well
-    where there are fewer than ``MANY`` networks: what they tell is worth more than a second fit costs."""
+    where there are fewer than ``MANY`` networks: their information is worth more than a second fit costs."""
 
     def fit(rows_N: NDArray[np.bool_]) -> LatencyPredictor:
         errors = None if error_N is None else error_N[rows_N]

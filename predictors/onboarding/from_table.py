@@ -99,7 +99,7 @@ def _require_spread(spec: DeviceSpec, latency_ms_N: Floats) -> None:
 
 
 def profile_of(spec: DeviceSpec) -> DeviceProfile:
-    """The profile of a device that nobody has seen."""
+    """The profile of a device that is described by figures alone."""
     if spec.roofline is not None:
         peak, bandwidth = spec.roofline.flops_per_s, spec.roofline.bytes_per_s
         processor, runtime, release = f"{peak:.3g} FLOP/s, {bandwidth:.3g} bytes/s", "roofline", "1"

@@ -33,7 +33,7 @@ from predictors.storage import DeviceMeasurements, dump_predictor, load_measurem
 
 GROUP = 16
 _ENOUGH = round(FEWEST_ALONE / (1 - HELD_OUT)) + 1
-POOL = 512  # networks of which the most telling ones are chosen
+POOL = 512  # networks of which the most informative ones are chosen
 
 
 def onboard(
@@ -52,7 +52,7 @@ def onboard(
     checkpoint and never measured again.
 
     ``relatives`` are blobs of the measurements of other devices (``predictors.storage.DeviceMeasurements``), where the
-    device is learned from them: a handful of networks will do then, and they are chosen for what each would tell.
+    device is learned from them: a handful of networks will do then, and they are chosen to be informative.
     ``export_layer`` gives the model of a single layer, or of none, for a predictor that composes them: all layers of
     the space are then measured before the networks.
 
@@ -79,7 +79,7 @@ def onboard(
             genes = informative(space, kin, spec.samples, spec.seed)
             held_out = np.zeros(len(genes), dtype=bool)
         else:
-            genes, held_out = stratified_and_telling(space, spec.samples, spec.seed)
+            genes, held_out = stratified_and_informative(space, spec.samples, spec.seed)
         yield StageStarted("profile", 0, 3)
         profile = profile_machine(spec.name, spec.threads)
         networks = blobs.put(json.dumps({"genes": genes.tolist(), "held_out": held_out.tolist()}).encode())
@@ -227,14 +227,15 @@ def known_devices(space: SearchSpace, devices: Sequence[DeviceMeasurements], sam
 
 
 def informative(space: SearchSpace, relatives: Relatives, n: int, seed: int) -> Genes:
-    """The ``n`` networks, of a stratified sample, whose latencies tell most about all others."""
+    """The ``n`` networks, of a stratified sample, whose latencies are most informative about all others."""
     pool, _ = stratified(space, max(n, POOL), seed)
     return pool[choose(relatives, space.features(pool), n)]
 
 
-def stratified_and_telling(space: SearchSpace, n: int, seed: int) -> tuple[Genes, NDArray[np.bool_]]:
+def stratified_and_informative(space: SearchSpace, n: int, seed: int) -> tuple[Genes, NDArray[np.bool_]]:
     """``n`` distinct networks, and which of them are held out, as ``stratified``; but of those that are fitted to, half
-    are the ones that tell most beside the other half. Small spaces, which have no others, are left as they are."""
+    are the most informative ones beside the other half. Small spaces, which have no others, are measured as they
+    are."""
     genes, held_out = stratified(space, n, seed)
     work = space.costs(genes)["macs"]
     fitted = np.setdiff1d(np.flatnonzero(~held_out), [work.argmin(), work.argmax()])

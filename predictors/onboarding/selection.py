@@ -1,4 +1,4 @@
-"""Which networks to measure next, on a device of which nothing is known: those that tell most about all others.
+"""Which networks to measure next, on a device without measurements: those that are most informative about all others.
 
 Sources: Krause, Singh, Guestrin, "Near-optimal sensor placements in Gaussian processes" (JMLR 2008), for being greedy;
 Chaloner, Verdinelli, "Bayesian experimental design: a review" (Statistical Science 1995), for D-optimality.

@@ -1,6 +1,6 @@
 """Reading an uploaded table in a process with limits on memory and time, so that no upload can harm the server.
 
-A Parquet file of some kilobytes can hold gigabytes, and its headers do not tell.
+A Parquet file of some kilobytes can hold gigabytes, which its headers do not show.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What kind of work a node of a graph is: layers by name, and what predictors tell apart."""
+"""What kind of work a node of a graph is: layers by name, and what predictors distinguish."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def _wait_until_dispatching(url: str, screen: Console) -> None:
         while (health := _health(url)) is None or health.workers == 0:
             if wait.elapsed_s > START_S:
                 why = "does not answer" if health is None else health.detail
-                raise ServiceNotStarted(f"the service at {url} is no use after {START_S / 60:.0f} min: {why}")
+                raise ServiceNotStarted(f"the service at {url} is not ready after {START_S / 60:.0f} min: {why}")
             wait.update(f"a service runs at {url}; waiting until it answers and has a dispatcher")
             time.sleep(0.2)
 

@@ -1,4 +1,4 @@
-"""``nas demo``: the whole product once, as a newcomer would use it, ending by itself."""
+"""``nas demo``: the whole product once, as a new user would use it; it ends by itself."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class DemoResult(BaseModel):
 
 @dataclass
 class DemoProgress:
-    """How far the demo is, for whoever interrupts it."""
+    """How far the demo is, for the message after an interruption."""
 
     step: str = "starting"
     service: RunningService | None = None

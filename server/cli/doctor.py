@@ -186,7 +186,7 @@ def _ray(settings: Settings) -> HealthCheckSchema:
         return HealthCheckSchema(name="ray", status="ok", detail=f"{release}, started by `nas serve` on this machine")
     host, _, port = settings.ray_address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
-        return HealthCheckSchema(name="ray", status="warning", detail=f"{release}; cannot tell the port of its address")
+        return HealthCheckSchema(name="ray", status="warning", detail=f"{release}; the port of its address is unknown")
     with socket.create_connection((host or "127.0.0.1", int(port)), timeout=3.0):
         return HealthCheckSchema(
             name="ray", status="ok", detail=f"{release}; {settings.ray_address} accepts connections"

@@ -1,4 +1,4 @@
-"""What a search is told of devices that were added again since: it keeps its version of the predictor."""
+"""Notes on a search whose devices were added again since: it keeps its version of the predictor."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from predictors.families.bayesian_linear import BayesianLinear
 from predictors.families.layer_lut import LayerLut, distinct_layers, every_layer, layer_key
 from predictors.families.transfer import Relatives, Table, Transfer
 from predictors.onboarding.fitting import fit_networks
-from predictors.onboarding.measured import stratified, stratified_and_telling
+from predictors.onboarding.measured import stratified, stratified_and_informative
 from predictors.onboarding.selection import d_optimal
 from predictors.storage import dump_predictor, load_predictor
 from search_spaces.mobilenet_v3.space import build
@@ -197,7 +197,7 @@ def _at_random(seed: int) -> Any:
 
 
 def test_half_of_what_an_onboarding_fits_to_is_chosen_for_what_it_tells() -> None:
-    genes, held_out = stratified_and_telling(SPACE, 48, 0)
+    genes, held_out = stratified_and_informative(SPACE, 48, 0)
     plain, plain_held_out = stratified(SPACE, 48, 0)
     assert len(np.unique(genes, axis=0)) == 48
     assert (held_out == plain_held_out).all()
@@ -208,7 +208,7 @@ def test_half_of_what_an_onboarding_fits_to_is_chosen_for_what_it_tells() -> Non
     both = SPACE.features(np.concatenate([genes, plain]))
     fitted = np.flatnonzero(~held_out)
     assert information(both, fitted) > information(both, 48 + fitted)
-    assert (stratified_and_telling(SPACE, 48, 0)[0] == genes).all()
+    assert (stratified_and_informative(SPACE, 48, 0)[0] == genes).all()
 
 
 SPACE = build({"preset": "digits"}, ImageShape(1, 8, 8, 10))

@@ -1,4 +1,4 @@
-"""What a differentiable search can be told: one flat set of options, presets by their papers' names, and which options
+"""The options of a differentiable search: one flat set of options, presets by their papers' names, and which options
 exclude each other. No torch."""
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def list_kinds(service: ServiceOptions) -> None:
 @data_app.command("check")
 def check(
     path: Annotated[Path, typer.Argument(help="A folder of images, an .npz file, or Parquet.")],
-    name: Annotated[str | None, typer.Option("--name", help="The kind of data set, if its files do not tell.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Kind of data set, if its files do not show it.")] = None,
     param: Annotated[
         list[str] | None, typer.Option("--param", help="Parameter of the data set, key=value; may be repeated.")
     ] = None,

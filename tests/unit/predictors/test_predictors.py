@@ -251,7 +251,7 @@ def test_measurements_stay_with_their_networks_if_a_later_version_chooses_others
         events.extend(run_onboarding(space, FakeDevice(dies_after=35), tmp_path, SearchState()))
     state = fold_all(events)
     undisturbed = fold_all(run_onboarding(space, FakeDevice(), tmp_path, SearchState()))
-    monkeypatch.setattr(onboarding, "stratified_and_telling", lambda space, n, seed: stratified(space, n, seed + 1))
+    monkeypatch.setattr(onboarding, "stratified_and_informative", lambda space, n, seed: stratified(space, n, seed + 1))
     later = fold_all(run_onboarding(space, FakeDevice(), tmp_path, state), state)
     assert later.finished["fit"]["blob"] == undisturbed.finished["fit"]["blob"]
 
