@@ -89,6 +89,13 @@ OLD: dict[str, dict[str, Any]] = {
         "skip_shares": [0.5, 0.0],
         "seeds": [{"seed": 0, "genes": [1, 0], "val_accuracy": None}],
     },
+    "sensitivity": {
+        "supernet": BLOB,
+        "importance": "l2",
+        "images": 8,
+        "distortions": {"width": [0.5, 0.0]},
+        "networks": [[0], [1]],
+    },
     "proxies": {"steers": True, "networks": 64, "spearman": {"synflow": {"params": 0.9, "macs": None}}},
     "explore": {"evaluations": 48, "inherited": 8, "hypervolume": 0.5, "baseline_hypervolume": 0.4, "front_size": 7},
     "retrain": {
