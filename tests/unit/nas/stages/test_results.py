@@ -89,6 +89,7 @@ OLD: dict[str, dict[str, Any]] = {
         "skip_shares": [0.5, 0.0],
         "seeds": [{"seed": 0, "genes": [1, 0], "val_accuracy": None}],
     },
+    "references": {"names": {"abc": "published"}},
     "sensitivity": {
         "supernet": BLOB,
         "importance": "l2",
