@@ -1,5 +1,5 @@
 """Taking in a user's model on a worker: it is read in a process with limits, and its parts are stored as blobs. Where
-the spec names a device, the model as it came is measured there."""
+the spec names data or a device, the model as it came is judged and measured there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 
 import safetensors.numpy
 import torch
+from scipy.stats import binomtest
 from torch import nn
 
+from nas.core import registry
 from nas.core.device import DeviceProfile
 from nas.core.errors import ExportMismatch, InvalidSpec, MeasurementRefused
 from nas.core.events import Event, SearchState, StageFinished, StageStarted, Warned, fold
@@ -19,22 +21,30 @@ from nas.core.jobs import IntakePayload
 from nas.core.json_types import JsonObject
 from nas.core.model_spec import FileSource, ModelSpec, PackageSource, TimmSource, UploadedFile
 from nas.core.ports import BlobStore, Measurer
+from nas.core.spec import DataSpec
+from nas.core.tasks import load_task
 from nas.export import to_onnx_for_timing
 from nas.models.execution import build
+from nas.models.fitting import require_fit
 from nas.models.graph import ModelGraph
 from nas.models.intake import report_intake
 from nas.models.reading.child import ReadRequest, read_source
 from nas.models.reading.model import ReadModel
 from nas.models.stored import (
+    EVALUATE_STAGE,
     MEASURE_STAGE,
     READ_STAGE,
     ModelSummary,
     ParentLatency,
+    ParentQuality,
     StoredModel,
     intake_stages,
 )
+from nas.training.criterion import Criterion
+from nas.training.pipeline import Pipeline
 
 _NETWORK = "parent"  # what agents call the model
+_BATCH = 64  # images at once
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,8 @@ def take_in(
 ) -> Iterator[Event]:
     """Yield the events of an intake after ``state``.
 
-    Raises InvalidModel for a model that is refused. A device that cannot measure it is warned of, since the model
-    is stored by then; raises NotMeasuredYet where the device's agent has not measured it yet.
+    Raises InvalidModel for a model that is refused. Data that it does not fit and a device that cannot measure it are
+    warned of, since the model is stored by then. Raises NotMeasuredYet where the device's agent has not measured it.
     """
     stages = intake_stages(payload.spec)
     torch.set_num_threads(payload.spec.resources.cpus)
@@ -74,6 +84,9 @@ def _run(stage: str, payload: IntakePayload, blobs: BlobStore, state: SearchStat
         return _StageOutcome(_store(model, blobs).as_json(), model.warnings)
     stored = StoredModel.parse(state.finished[READ_STAGE])
     try:
+        if stage == EVALUATE_STAGE:
+            assert payload.spec.data is not None
+            return _StageOutcome(_judge(stored, payload.spec, payload.spec.data, blobs).as_json())
         assert stage == MEASURE_STAGE
         assert payload.device is not None
         return _StageOutcome(_time(stored, payload.device, blobs, measure).as_json())
@@ -115,6 +128,25 @@ def _store(model: ReadModel, blobs: BlobStore) -> StoredModel:
 def _module(stored: StoredModel, blobs: BlobStore) -> nn.Module:
     graph = ModelGraph.from_json(blobs.get(stored.graph))
     return build(graph, safetensors.numpy.load(blobs.get(stored.weights))).eval()
+
+
+def _judge(stored: StoredModel, spec: ModelSpec, data: DataSpec, blobs: BlobStore) -> ParentQuality:
+    """The quality of the model on the test images of a data set. Raises InvalidSpec if they do not fit."""
+    dataset = registry.load_dataset(data.name).load(data, data.seed)
+    task, shape = load_task(dataset.task), stored.summary.input_shape
+    if task.parent_labels:
+        raise InvalidSpec(f"the task {task.name!r} compares smaller models with this one: it agrees with itself")
+    require_fit(spec.name, stored.summary, dataset.shape, task)
+    assert shape is not None
+    preprocessing = spec.preprocessing.value if spec.preprocessing is not None else stored.preprocessing
+    pipeline = Pipeline(dataset, "cpu", preprocessing, pretrained=True)
+    batches = pipeline.plain(dataset.test, shape[1], batch=_BATCH)
+    value = Criterion(dataset, "cpu").score(_module(stored, blobs), batches).quality
+    images, interval = len(dataset.test), None
+    if task.objective == "accuracy":
+        wilson = binomtest(round(value / 100.0 * images), images).proportion_ci(method="wilson")
+        interval = (100.0 * wilson.low, 100.0 * wilson.high)
+    return ParentQuality(task.tested, value, images, interval)
 
 
 def _time(stored: StoredModel, device: DeviceProfile, blobs: BlobStore, measure: Measurer) -> ParentLatency:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.core.parent import Preprocessing
-from nas.core.spec import Name, ResourceSpec
+from nas.core.spec import DataSpec, Name, ResourceSpec
 
 MODEL_SUFFIXES = (".pt2", ".onnx")
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
@@ -114,14 +114,15 @@ class PreprocessingSpec(_SpecPart):
 
 
 class ModelSpec(_SpecPart):
-    """A model to add under a ``name``. ``weights`` replace those of its source. With a ``device``, the
-    model is measured there as it came. Without ``preprocessing``, images are
+    """A model to add under a ``name``. ``weights`` replace those of its source. With ``data``, the model is judged on
+    their test images as it came; with a ``device``, it is measured there. Without ``preprocessing``, images are
     normalised as the source says (timm does), else by the statistics of the data that a search uses, which suits no
     trained model but one that was trained so."""
 
     name: Name
     source: ModelSource
     weights: WeightsFile | None = None
+    data: DataSpec | None = None
     device: Name | None = None
     preprocessing: PreprocessingSpec | None = None
     resources: ResourceSpec = Field(default_factory=ResourceSpec)

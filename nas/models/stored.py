@@ -21,12 +21,13 @@ from nas.models.graph import TensorShape
 from nas.models.intake import IntakeReport
 
 READ_STAGE = "read"  # of an intake; its result is a ``StoredModel``
-MEASURE_STAGE = "measure"  # whose result is a ``ParentLatency``, empty if the device could not measure the model
+EVALUATE_STAGE, MEASURE_STAGE = "evaluate", "measure"  # a ``ParentQuality`` and a ``ParentLatency``; empty without one
 
 
 def intake_stages(spec: ModelSpec) -> tuple[str, ...]:
     """The stages of an intake, in order."""
-    return (READ_STAGE,) if spec.device is None else (READ_STAGE, MEASURE_STAGE)
+    further = ((EVALUATE_STAGE, spec.data), (MEASURE_STAGE, spec.device))
+    return (READ_STAGE, *(stage for stage, named in further if named is not None))
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,21 @@ class StoredModel:
 
 
 @dataclass(frozen=True)
+class ParentQuality:
+    """A metric of the model as it came, over so many test ``images``. ``interval``: its 95 % interval (Wilson's), None
+    for metrics that are no share of images."""
+
+    metric: str
+    value: float
+    images: int
+    interval: tuple[float, float] | None = None
+
+    def as_json(self) -> JsonObject:
+        """The value as the result of a stage."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class ParentLatency:
     """The measured latency of the model as it came on a device of that profile, with its 95 % interval."""
 
@@ -92,6 +108,12 @@ class ParentLatency:
     def as_json(self) -> JsonObject:
         """The value as the result of a stage."""
         return asdict(self)
+
+
+def quality_of(finished: StageResults) -> ParentQuality | None:
+    """The quality that an intake has reported, if any."""
+    result = finished.get(EVALUATE_STAGE)
+    return TypeAdapter(ParentQuality).validate_python(result) if result else None
 
 
 def latency_of(finished: StageResults) -> ParentLatency | None:

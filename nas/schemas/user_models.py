@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from nas.core.model_spec import ModelSpec
 from nas.core.parent import Preprocessing
 from nas.models.intake import IntakeReport
-from nas.models.stored import ModelSummary, ParentLatency
+from nas.models.stored import ModelSummary, ParentLatency, ParentQuality
 from nas.schemas.jobs import JobSchema
 
 
@@ -23,7 +23,8 @@ class UserModelSchema(JobSchema):
 
     ``summary`` is None until the model was read. ``graph``, ``weights`` and ``report_blob`` are the sha256 of what is
     stored of it: its graph as JSON, its weights as safetensors, its intake report as JSON. ``preprocessing``: how
-    images enter it, None: by the statistics of the data. ``latency``: as it came, on the device of the spec.
+    images enter it, None: by the statistics of the data. ``quality`` and
+    ``latency``: as it came, on the data and the device of the spec.
     """
 
     name: str
@@ -33,6 +34,7 @@ class UserModelSchema(JobSchema):
     weights: str | None = None
     report_blob: str | None = None
     preprocessing: Preprocessing | None = None
+    quality: ParentQuality | None = None
     latency: ParentLatency | None = None
 
 

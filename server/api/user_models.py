@@ -19,10 +19,12 @@ from nas.models.stored import intake_stages
 from nas.schemas.jobs import EventPage
 from nas.schemas.user_models import UploadSchema, UserModelDetailSchema, UserModelSchema
 from server.api.access import CurrentPrincipal
-from server.api.context import CurrentStore
+from server.api.context import Context, CurrentStore
+from server.api.data_check import report_of
 from server.api.errors import responses
 from server.api.event_log import EventLog
 from server.api.parameters import EVENT_RESPONSES, IdempotencyKey
+from server.api.validate import check_data_path
 from server.store.store import Store
 
 _EXAMPLE = {
@@ -81,17 +83,21 @@ def list_models(store: CurrentStore, principal: CurrentPrincipal) -> list[UserMo
 def add_model(
     spec: Annotated[ModelSpec, Body(examples=[_EXAMPLE])],
     response: Response,
-    store: CurrentStore,
+    context: Context,
     principal: CurrentPrincipal,
     idempotency_key: IdempotencyKey = None,
 ) -> UserModelSchema:
     """Queue the intake of a model: a worker reads the file that was uploaded before, in a process with limits, and
     reports what of it may be made smaller. No code of the file runs. If the file is refused, the intake fails, and its
     `error` says why."""
+    store = context.store
     if idempotency_key is not None and store.jobs.find(spec, idempotency_key, principal.owner) is not None:
         response.status_code = 200
     else:
         _require_source(spec, store)
+        if spec.data is not None:
+            check_data_path(spec.data, context.settings)
+            report_of(spec.data).require_usable()
         store.jobs.submit(spec, idempotency_key, stages=intake_stages(spec), by=principal)
     return store.queries.user_model(spec.name, principal)
 

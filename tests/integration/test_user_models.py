@@ -15,12 +15,15 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from nas.client import Client
+from nas.core import registry
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import Conflict, InvalidInput, InvalidSpec, NotFound, UnknownName
-from nas.core.model_spec import FileSource, ModelSpec, PackageSource, WeightsFile
+from nas.core.model_spec import FileSource, ModelSpec, PackageSource, PreprocessingSpec, WeightsFile
+from nas.core.spec import DataSpec
 from nas.models.execution import build
 from nas.models.graph import ModelGraph
 from nas.models.intake import report_intake
@@ -31,7 +34,7 @@ from server.store.backup import back_up, restore
 from server.store.garbage import GRACE_S
 from tests.support import fakes
 from tests.support.intake import IntakeService, intake_service
-from tests.support.models import SIDE, Sorted, mobilenet_v2, save_exported
+from tests.support.models import SIDE, Sorted, conv_bn, mobilenet_v2, save_exported
 
 
 @pytest.fixture
@@ -258,6 +261,51 @@ def test_a_model_is_measured_on_a_device(
     assert model.latency == ParentLatency("bench", fakes.PROFILE.id, 12.5, 12.5 * 0.99, 12.5 * 1.01)
     session = onnxruntime.InferenceSession(models[0])
     assert session.run(None, {"image": np.zeros((1, 3, SIDE, SIDE), np.float32)})[0].shape == (1, 5)
+
+
+@pytest.fixture(scope="module")
+def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of an untrained classifier of the digits data set."""
+    torch.manual_seed(0)
+    module = nn.Sequential(conv_bn(1, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    example, images = torch.randn(2, 1, 8, 8), torch.export.Dim("images")
+    program = torch.export.export(module.train(), (example,), dynamic_shapes=({0: images},))
+    path = tmp_path_factory.mktemp("digits") / "digits.pt2"
+    torch.export.save(program, path)
+    return path
+
+
+def test_a_model_is_judged_on_data(service: IntakeService, digits_model: Path) -> None:
+    client = service.client()
+    source = FileSource(**client.upload_model_file(digits_model).model_dump())
+    data = DataSpec(params={"max_test": 100})
+    preprocessing = PreprocessingSpec(mean=(40.0,), std=(60.0,))
+    client.add_model(ModelSpec(name="mine", source=source, data=data, preprocessing=preprocessing))
+    service.work()
+    model = client.model("mine")
+    assert (model.status, model.warnings) == ("succeeded", [])
+    assert model.quality is not None
+    assert (model.quality.metric, model.quality.images) == ("test_accuracy", 100)
+    assert model.graph is not None
+    assert model.weights is not None
+    graph = ModelGraph.from_json(service.store.blobs.get(model.graph))
+    module = build(graph, safetensors.numpy.load(service.store.blobs.get(model.weights))).eval()
+    split = registry.load_dataset("digits").load(data, data.seed).test
+    images = (torch.from_numpy(split.images_NCHW).float() - 40.0) / 60.0
+    correct = int((module(images).argmax(1).numpy() == split.labels).sum())
+    assert model.quality.value == pytest.approx(correct)
+    assert model.quality.interval is not None
+    assert model.quality.interval[0] < correct < model.quality.interval[1]
+
+
+def test_data_that_a_model_does_not_fit_are_warned_of(service: IntakeService, exported: Path) -> None:
+    client = service.client()
+    source = FileSource(**client.upload_model_file(exported).model_dump())
+    client.add_model(ModelSpec(name="mine", source=source, data=DataSpec()))
+    service.work()
+    model = client.model("mine")
+    assert (model.status, model.quality) == ("succeeded", None)
+    assert model.warnings == ["evaluate: space.model: 'mine' takes images of 3 channels, the data have 1"]
 
 
 def test_a_measurement_that_says_nothing_is_warned_of(

@@ -12,15 +12,18 @@ from rich.markup import escape
 
 from nas.core.errors import InvalidInput
 from nas.core.model_spec import ModelSpec, PreprocessingSpec
-from nas.core.spec import parse_spec
+from nas.core.spec import DataSpec, parse_spec
+from nas.core.tasks import DEFAULT_TASK
 from nas.models.intake import report_intake
 from nas.models.reading.child import ReadLimits, check_file, read_model
 from nas.schemas.user_models import UserModelDetailSchema, UserModelSchema
 from server.cli import progress, render
+from server.cli.commands.devices import key_values
 from server.cli.following import until_interrupted
 from server.cli.lazy import FAILED
 from server.cli.model_report import draw_report, sizes
 from server.cli.options import Connection, JsonOption, KeyOption, ServiceOptions, service_command
+from server.dashboard import formatting
 
 models_app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Models of your own: add them, see what can be made smaller."
@@ -51,6 +54,12 @@ def add_model(
         str | None, typer.Option(help="What is subtracted from pixels of 0 to 255, by channel: 123.7,116.3,103.5.")
     ] = None,
     std: Annotated[str | None, typer.Option(help="What they are divided by then, by channel: 58.4,57.1,57.4.")] = None,
+    data: Annotated[str | None, typer.Option(help="Judge the model as it came on this data set, too.")] = None,
+    data_path: Annotated[str | None, typer.Option(help="Path of the data set, on the service's machine.")] = None,
+    data_param: Annotated[
+        list[str] | None, typer.Option(help="A data-set parameter, key=value; may be repeated.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="What is learned from the data.")] = DEFAULT_TASK,
     device: Annotated[str | None, typer.Option(help="Measure the model as it came on this device, too.")] = None,
     key: KeyOption = None,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress.")] = True,
@@ -77,6 +86,9 @@ def add_model(
     if file is not None:
         check_file(file, ReadLimits())
     record: dict[str, object] = {"name": name, "device": device}
+    if data is not None:
+        data_spec = DataSpec(name=data, path=data_path, task=task, params=key_values(data_param or []))
+        record["data"] = data_spec.beside(Path.cwd()).model_dump()
     if mean is not None and std is not None:
         record["preprocessing"] = {"mean": _numbers("--mean", mean), "std": _numbers("--std", std)}
         parse_spec(PreprocessingSpec, record["preprocessing"])  # before the upload, which takes longer
@@ -180,6 +192,10 @@ def _draw(model: UserModelSchema) -> RenderableType:
         lines.append(f"images       (pixel - mean) / std, with mean {mean} and std {std}")
     if model.waiting:
         lines.append(f"waiting      {escape(model.waiting)}")
+    if (quality := model.quality) is not None:
+        interval = "" if quality.interval is None else f", {quality.interval[0]:.1f} to {quality.interval[1]:.1f}"
+        value = formatting.reading(quality.metric, quality.value)
+        lines.append(f"quality      {formatting.label(quality.metric)} {value} ({quality.images} images{interval})")
     if (latency := model.latency) is not None:
         interval = f"{latency.low_ms:.3g} to {latency.high_ms:.3g}"
         lines.append(f"latency      {latency.median_ms:.3g} ms on {escape(latency.device)} ({interval})")

@@ -12,7 +12,7 @@ from nas.client import Client
 from nas.core.access import Principal
 from nas.core.errors import HwnasError
 from nas.core.lifecycle import ALLOWED_STATUSES, JobStatus
-from nas.models.stored import ParentLatency
+from nas.models.stored import ParentLatency, ParentQuality
 from nas.schemas.user_models import UserModelDetailSchema, UserModelSchema
 from server.dashboard import formatting
 from server.dashboard.dialogs import confirm
@@ -46,7 +46,7 @@ async def model_page(client: Client, name: str) -> None:
         header = MemoizedView(functools.partial(_draw_header, actions))
         refusal = problem_view("The model was refused")
         intake = MemoizedView(_draw_intake)
-        latency = MemoizedView(_draw_latency)
+        figures = MemoizedView(_draw_figures)
         report = MemoizedView(draw_report)
 
         def draw(snapshot: ModelSnapshot) -> None:
@@ -54,7 +54,7 @@ async def model_page(client: Client, name: str) -> None:
             header.show(model.name, model.status, _source_text(model), model.summary is not None, snapshot.may_change)
             refusal.show(model.error if model.status in ("failed", "quarantined") else None)
             intake.show(model)
-            latency.show(model.latency)
+            figures.show(model.quality, model.latency)
             report.show(model.report)
 
         poller = Poller(shell, fetch, draw, lambda snapshot: formatting.is_moving(snapshot.model))
@@ -129,12 +129,21 @@ def _source_text(model: UserModelSchema) -> str:
     return f"{source}; images enter as (pixel - mean) / std, with mean {mean} and std {std}"
 
 
-def _draw_latency(latency: ParentLatency | None) -> None:
-    if latency is None:
+def _draw_figures(quality: ParentQuality | None, latency: ParentLatency | None) -> None:
+    """What the model is like as it came; nothing without data and device."""
+    if quality is None and latency is None:
         return
-    low, median, high = (formatting.quantity(ms, "ms") for ms in (latency.low_ms, latency.median_ms, latency.high_ms))
     with div("card flow"):
-        stat(f"latency on {latency.device}", median, "measured", f"95 % interval {low} to {high}")
+        if quality is not None:
+            value = formatting.reading(quality.metric, quality.value)
+            note = f"{quality.images} images"
+            if quality.interval is not None:
+                note += f", 95 % interval {quality.interval[0]:.1f} to {quality.interval[1]:.1f}"
+            stat(formatting.label(quality.metric), value, None, note)
+        if latency is not None:
+            low, high = formatting.quantity(latency.low_ms, "ms"), formatting.quantity(latency.high_ms, "ms")
+            note = f"on {latency.device}, 95 % interval {low} to {high}"
+            stat("latency", formatting.quantity(latency.median_ms, "ms"), "measured", note)
 
 
 def _draw_intake(model: UserModelDetailSchema) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from nas.core.access import Principal
 from nas.core.model_spec import ModelSpec
-from nas.models.stored import latency_of
+from nas.models.stored import latency_of, quality_of
 from nas.schemas.user_models import UserModelSchema
 from server.store.database import reading
 from server.store.mapping import job_schema
@@ -56,5 +56,6 @@ class UserModelReader(Reader):
             weights=row.weights,
             report_blob=row.report,
             preprocessing=preprocessing_of(job),
+            quality=quality_of(job.state.finished),
             latency=latency_of(job.state.finished),
         )
