@@ -9,7 +9,7 @@ import typer
 
 from nas.core.errors import InvalidSpec
 from nas.core.retraining import RetrainSpec, Start, teacher_from_text
-from nas.core.spec import BudgetSpec, SearchSpec, parse_spec, read_spec
+from nas.core.spec import BudgetSpec, SearchSpec, StrategySpec, parse_spec, read_spec
 from nas.schemas.searches import ExtendBody, ForkBody
 from server.cli import progress, render
 from server.cli.device_options import BoundMs, DeviceOptions, FleetFront, SearchId, device_fields, with_latency_bound
@@ -20,7 +20,7 @@ from server.cli.options import KeyOption, ServiceOptions, service_command
 WatchOption = Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress until it ends.")]
 NameOption = Annotated[str | None, typer.Option(help="A name for people.")]
 SeedOption = Annotated[int | None, typer.Option(min=0)]
-OWN_MODEL = "own_model"  # the space of a stored model's smaller versions
+OWN_MODEL, COMPRESS = "own_model", "compress"  # the space of a stored model's smaller versions, and its strategy
 
 
 @service_command
@@ -37,7 +37,8 @@ def submit(
     ] = None,
     seed: SeedOption = None,
     model: Annotated[
-        str | None, typer.Option(help="Make this stored model smaller (`nas models add`), over the space own_model.")
+        str | None,
+        typer.Option(help="Make this stored model smaller: space own_model, strategy compress."),
     ] = None,
     supernet: Annotated[str | None, typer.Option(help="Reuse this search's trained supernet: no training.")] = None,
     retrain: Annotated[
@@ -75,6 +76,7 @@ def submit(
     - `nas submit --dry-run --bound-ms 0.2`: can the bound be met, and how long will it take?
     - `nas submit examples/digits.yaml --bound-ms 0.2 --watch`
     - `nas submit --supernet SEARCH --device another --watch`: no training
+    - `nas submit --model signs --bound-ms 12 --watch`: a stored model, faster, without training
     - `nas submit --device pi=12 --device server=2`: one front, for the worst of both against its bound in ms
     - `nas submit --device pi --device server --fleet each`: one training, a front for each
     - `nas submit --retrain 30 --retrain-start inherited --teacher largest`: fine-tune what was found
@@ -95,6 +97,9 @@ def submit(
     if bound_ms is not None:
         record |= with_latency_bound(base, bound_ms)
     record["retrain"] = _retraining(record, epochs=retrain, start=retrain_start, teacher=teacher)
+    if model is not None and base.strategy == StrategySpec():
+        preset = "no_training" if record["retrain"] is None else "best"
+        record["strategy"] = {"name": COMPRESS, "params": {"preset": preset}}
     complete = parse_spec(SearchSpec, record)
     with service.connect() as nas:
         if dry_run:

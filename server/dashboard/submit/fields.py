@@ -12,7 +12,7 @@ from nicegui.elements.mixins.value_element import ValueElement
 
 from nas.core.errors import InvalidSpec
 from nas.core.retraining import RecipeFields, RetrainSpec, teacher_as_text, teacher_from_text
-from nas.core.spec import FleetSpec, SearchSpec, SpaceSpec, parse_spec
+from nas.core.spec import FleetSpec, SearchSpec, SpaceSpec, StrategySpec, parse_spec
 from nas.core.strict_yaml import parse_yaml
 from nas.core.tasks import load_task, task_names
 from nas.schemas.searches import SearchSchema
@@ -20,6 +20,7 @@ from nas.schemas.service import SpaceSchema, StrategySchema
 from server.dashboard.elements import div, text
 
 _DEFAULT_NAME = "my first search"
+_COMPRESS = "compress"  # the strategy that makes a model smaller
 _COST_BOUNDS = {  # objective: label, step format, hint
     "params": ("Parameter bound", "%d", "makes parameters an objective"),
     "macs": ("MACs bound", "%d", "makes MACs an objective"),
@@ -263,11 +264,16 @@ class SpecFields:
 
 
 def _default_spec(options: SubmitOptions, model: str) -> SearchSpec:
-    """A first search; of a model, over the first space that starts from one."""
+    """A first search; of a model, over the first space that starts from one, by the strategy that compresses it."""
     space = next((space.name for space in options.spaces if space.of_model), None)
-    if not model or space is None:
+    strategy = next((s.name for s in options.strategies if s.name == _COMPRESS), None)
+    if not model or space is None or strategy is None:
         return SearchSpec(name=_DEFAULT_NAME)
-    return SearchSpec(name=f"{model}, faster", space=SpaceSpec(name=space, model=model, params={}))
+    return SearchSpec(
+        name=f"{model}, faster",
+        space=SpaceSpec(name=space, model=model, params={}),
+        strategy=StrategySpec(name=strategy, params={"preset": "no_training"}),
+    )
 
 
 def _yaml(params: SpecRecord) -> str:
