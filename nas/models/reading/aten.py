@@ -356,6 +356,42 @@ def _channel_shuffle(a: Arguments) -> AtenTranslation:
     return [GatherOp(1, tuple(group * width + i for i in range(width) for group in range(groups)))], [a.tensor("self")]
 
 
+def _roll(a: Arguments) -> AtenTranslation:
+    shape, shifts = a.shape("self"), a.integers("shifts")
+    dims = a.dims("dims", len(shape))
+    if len(dims) != len(shifts) or 0 in dims:
+        raise a.refuse("expected a shift for each of some dimensions behind the images, got others")
+    return [_shifted(dim, int(shape[dim]), shift) for dim, shift in zip(dims, shifts, strict=True)], [a.tensor("self")]
+
+
+def _shifted(dim: int, size: int, shift: int) -> GatherOp:
+    return GatherOp(dim, tuple((i - shift) % size for i in range(size)))
+
+
+def _flip(a: Arguments) -> AtenTranslation:
+    shape = a.shape("self")
+    dims = a.dims("dims", len(shape))
+    if 0 in dims:
+        raise a.refuse("expected images in their order, got them reversed")
+    return [GatherOp(dim, tuple(reversed(range(int(shape[dim]))))) for dim in dims], [a.tensor("self")]
+
+
+def _pixel_shuffle(a: Arguments) -> AtenTranslation:
+    _, channels, height, width = (int(size) for size in a.shape("self"))
+    factor = a.integer("upscale_factor", 1)
+    channels //= factor**2
+    return [
+        ReshapeOp((0, channels, factor, factor, height, width)),
+        PermuteOp((0, 1, 4, 2, 5, 3)),
+        ReshapeOp((0, channels, height * factor, width * factor)),
+    ], [a.tensor("self")]
+
+
+def _log_softmax(a: Arguments) -> AtenTranslation:
+    operators, operands = _softmax(a)
+    return [*operators, UnaryOp("log")], operands
+
+
 _TRANSLATIONS: dict[str, Callable[[Arguments], AtenTranslation]] = {
     **dict.fromkeys(("conv2d", "convolution", "conv_transpose2d"), _conv2d),
     "linear": lambda a: ([LinearOp()], a.tensors("input", "weight", "bias")),
@@ -396,6 +432,9 @@ _TRANSLATIONS: dict[str, Callable[[Arguments], AtenTranslation]] = {
     "mul": _binary("mul"),
     "div": _binary("div"),
     "pow": _binary("pow"),
+    "square": lambda a: ([BinaryOp("pow", 2.0)], [a.tensor("self")]),
+    "reciprocal": lambda a: ([BinaryOp("div", 1.0, True)], [a.tensor("self")]),
+    "log_sigmoid": lambda a: ([UnaryOp("sigmoid"), UnaryOp("log")], [a.tensor("self")]),
     "maximum": _binary("maximum"),
     "minimum": _binary("minimum"),
     "max_pool2d": _max_pool,
@@ -418,9 +457,13 @@ _TRANSLATIONS: dict[str, Callable[[Arguments], AtenTranslation]] = {
     **dict.fromkeys(("matmul", "bmm"), _matmul),
     "softmax": _softmax,
     "_softmax": _softmax,
+    **dict.fromkeys(("log_softmax", "_log_softmax"), _log_softmax),
     "scaled_dot_product_attention": _attention,
     **dict.fromkeys(("upsample_nearest2d", "upsample_bilinear2d"), _upsample),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     "channel_shuffle": _channel_shuffle,
+    "pixel_shuffle": _pixel_shuffle,
+    "roll": _roll,
+    "flip": _flip,
 }
 TRANSLATIONS = {f"aten.{name}": translate for name, translate in _TRANSLATIONS.items()}
