@@ -25,7 +25,7 @@ from nas.client import Client
 from nas.core import registry
 from nas.core.errors import Conflict, HwnasError
 from nas.core.ports import Dataset
-from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
+from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
 from nas.schemas.candidates import CandidateSchema, FrontSchema
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.predictors import PredictorCardSchema
@@ -314,6 +314,7 @@ def _search_spec(quick: bool) -> SearchSpec:
         return SearchSpec(name="digits demo")
     return SearchSpec(
         name="digits demo, quick",
+        data=DataSpec(params={"max_train": 320, "max_val": 160, "max_test": 160}),
         strategy=StrategySpec(params={"epochs": 2}),
         budget=BudgetSpec(evaluations=8, verified=3),
         export=ExportSpec(count=1, int8=False),

@@ -23,9 +23,17 @@ from tests.support.steady_machine import run_job, workers_run
 from tests.support.waiting import wait_for
 
 README = (ROOT / "README.md").read_text()
-SMALL = {"epochs: 60": "epochs: 1", "evaluations: 100": "evaluations: 8", "verified: 12": "verified: 2"}
+SMALL = {
+    "epochs: 60": "epochs: 1",
+    "path: images.npz": "path: images.npz, params: {max_train: 320, max_val: 160, max_test: 160}",
+    "evaluations: 100": "evaluations: 8",
+    "verified: 12": "verified: 2",
+}
 SMALL_SEARCH = """SearchSpec(
-    name="digits", strategy={"params": {"epochs": 1}}, budget={"evaluations": 8, "verified": 2}
+    name="digits",
+    data={"params": {"max_train": 320, "max_val": 160, "max_test": 160}},
+    strategy={"params": {"epochs": 1}},
+    budget={"evaluations": 8, "verified": 2},
 )"""
 
 

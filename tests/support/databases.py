@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import DatabaseError
 
 from server.store.migrate import migrate, migrate_engine
+from workers.processes import _start_time
 
-READY_S = 60.0  # for a server to start
+STOP_S = 60.0  # for a server to stop
 _HOMES = [Path("/usr/lib/postgresql") / str(v) / "bin" for v in range(20, 12, -1)]
 
 
@@ -77,7 +78,7 @@ def _postgres_connection(engine: Engine) -> psycopg.Connection[Any]:
 def postgres_missing() -> str | None:
     """Why no PostgreSQL server can be started here, or None."""
     if _binaries() is None:
-        return "no PostgreSQL server (initdb, postgres) is installed"
+        return "no PostgreSQL server (initdb, pg_ctl) is installed"
     if os.geteuid() == 0 and (shutil.which("setpriv") is None or _postgres_uid() is None):
         return "PostgreSQL does not run as root, and there is no user postgres to run it as"
     return None
@@ -99,37 +100,30 @@ def postgres_server(durable: bool = False, connections: int = 40) -> Iterator[st
     data = folder / "data"
     run = [*prefix, str(home / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8"]
     _run([*run, "--locale=C"], folder)
-    settings = {"listen_addresses": "", "unix_socket_directories": str(folder), "max_connections": str(connections)}
-    if not durable:
-        settings["fsync"] = "off"
-    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [*prefix, str(home / "postgres"), "-D", str(data), *options],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
+    options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections={connections}"
+    options += "" if durable else " -c fsync=off"
+    # Not a child of this process: tests end the processes below it.
+    start = [*prefix, str(home / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start"]
     try:
-        _wait_until_ready(server, folder)
+        _run(start, folder)
         yield str(folder)
     finally:
-        server.send_signal(signal.SIGQUIT)  # at once, without a last checkpoint
-        server.wait()
+        _stop(data)
         shutil.rmtree(folder)
 
 
-def _wait_until_ready(server: subprocess.Popen[bytes], folder: Path) -> None:
-    deadline = time.monotonic() + READY_S
-    while True:
-        try:
-            psycopg.connect(host=str(folder), user="postgres", dbname="postgres").close()
-            return
-        except psycopg.OperationalError as error:
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"PostgreSQL did not start: {(folder / 'log').read_text()}") from error
-        time.sleep(0.05)
+def _stop(data: Path) -> None:
+    """Stop a server at once. ``pg_ctl`` would wait until the init process has taken notice, which can take long."""
+    pid_file = data / "postmaster.pid"
+    if not pid_file.exists():
+        return
+    pid = int(pid_file.read_text().splitlines()[0])
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGQUIT)
+    deadline = time.monotonic() + STOP_S
+    while _start_time(pid) is not None:
+        assert time.monotonic() < deadline, f"PostgreSQL {pid} goes on running"
+        time.sleep(0.02)
 
 
 def postgres_url(folder: str, name: str) -> str:
@@ -140,7 +134,7 @@ def postgres_url(folder: str, name: str) -> str:
 
 
 def _binaries() -> Path | None:
-    homes = [home for home in _HOMES if (home / "initdb").exists() and (home / "postgres").exists()]
+    homes = [home for home in _HOMES if (home / "initdb").exists() and (home / "pg_ctl").exists()]
     on_path = shutil.which("initdb")
     return homes[0] if homes else Path(on_path).parent if on_path is not None else None
 

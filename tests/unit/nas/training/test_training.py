@@ -70,7 +70,7 @@ def test_resuming_at_any_step_ends_in_the_same_weights(schedule: object, space: 
     recipe = SupernetRecipe(phases, batch_size=80)
     uninterrupted = weights_after(space, data, recipe, TrainState(), None)
     assert uninterrupted.weights is not None
-    for stop in (1, 4, 6):
+    for stop in (1, 4):  # inside a phase and between two
         resumed = weights_after(space, data, recipe, weights_after(space, data, recipe, TrainState(), stop), None)
         assert resumed.weights is not None
         assert all(torch.equal(v, resumed.weights["net"][k]) for k, v in uninterrupted.weights["net"].items()), stop
