@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -31,6 +32,7 @@ from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
 from nas.core.errors import ExportMismatch, InvalidInput
 from nas.core.layers import CustomLayer, Layer
 from nas.core.ports import Dataset, ImageShape, Split
+from nas.core.retraining import TrainingRecord
 from nas.spaces.base import SpaceDefaults
 from tests.support.paths import ROOT
 
@@ -365,6 +367,21 @@ def test_card_is_short_and_says_where_numbers_come_from(packed: tuple[bytes, pac
     assert "95 % interval 0.49 to 0.52 ms" in card
     assert "A processor" in card
     assert "float32 of shape (batch, 3, 8, 8)" in card
+
+
+def test_card_and_manifest_name_teacher_and_recipe(trained: nn.Module, data: Dataset) -> None:
+    recipe = {"lr": 0.03, "mixup": 0.2, "warmup_epochs": None, "distillation_temperature": 4.0}
+    record = TrainingRecord("inherited", 30, "the largest network of the supernet", 97.25, recipe)
+    files = unzip(make_package(trained, data, training=record, int8=False)[0])
+    assert json.loads(files["manifest.json"])["training"] == dataclasses.asdict(record)
+    card = files["model_card.md"].decode()
+    assert (
+        "The network was trained from inherited weights for 30 epochs, and learned from the largest network of the "
+        "supernet (Validation accuracy: 97.25 %)."
+    ) in card
+    assert "Recipe: lr 0.03, mixup 0.2, distillation temperature 4." in card
+    not_trained = unzip(make_package(trained, data, training=TrainingRecord("supernet"), int8=False)[0])
+    assert "not trained further" in not_trained["model_card.md"].decode()
 
 
 def test_report(packed: tuple[bytes, packaging.PackageReport]) -> None:

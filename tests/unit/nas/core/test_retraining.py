@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nas.core.errors import InvalidSpec
-from nas.core.retraining import RetrainSpec, TeacherSpec
+from nas.core.retraining import RetrainSpec, TeacherSpec, teacher_as_text, teacher_from_text
 from nas.core.spec import SearchSpec, parse_spec
 from nas.engine import stage_names
 
@@ -90,3 +90,12 @@ def test_what_the_spec_sets_is_not_varied() -> None:
         0,
         False,
     )
+
+
+def test_teachers_as_people_write_them() -> None:
+    model = TeacherSpec(search="abc", network="def")
+    for teacher in ("none", "largest", model):
+        assert teacher_from_text(teacher_as_text(teacher)) == teacher
+    assert teacher_from_text(" abc/def ") == model
+    with pytest.raises(InvalidSpec, match="expected none, parent, largest or SEARCH/NETWORK, got 'abc/'"):
+        teacher_from_text("abc/")

@@ -24,7 +24,7 @@ from nas.client import Client
 from nas.core.access import LOCAL
 from nas.core.errors import Conflict, InvalidInput, StorageError
 from nas.core.events import Evaluated, StageFinished
-from nas.core.retraining import RetrainSpec
+from nas.core.retraining import RetrainSpec, TeacherSpec
 from nas.core.spec import BudgetSpec, DeviceSpec, FleetSpec, SearchSpec
 from nas.engine import stage_names
 from nas.schemas.candidates import FrontSchema
@@ -361,6 +361,27 @@ def test_retrain_option(run: Run, service: SeededService, tmp_path: Path) -> Non
     path.write_text(yaml.safe_dump({"budget": {"verified": 5}}))
     assert run("submit", str(path), "--retrain", "30").exit_code == 0
     assert SearchSpec.model_validate(service.body()).retrain == RetrainSpec(epochs=30, networks=5)
+
+
+def test_teacher_options(run: Run, service: SeededService, tmp_path: Path) -> None:
+    def retrained(*options: str) -> RetrainSpec | None:
+        assert run("submit", *options).exit_code == 0
+        return SearchSpec.model_validate(service.body()).retrain
+
+    inherited = ("--retrain", "30", "--retrain-start", "inherited")
+    assert retrained(*inherited, "--teacher", "largest") == RetrainSpec(epochs=30, start="inherited", teacher="largest")
+    model = TeacherSpec(search="3f2a", network="8d21")
+    assert retrained("--retrain", "30", "--teacher", "3f2a/8d21") == RetrainSpec(epochs=30, teacher=model)
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump({"retrain": {"epochs": 9, "mixup": 0.2}}))
+    assert retrained(str(path), "--teacher", "largest") == RetrainSpec(epochs=9, mixup=0.2, teacher="largest")
+    service.requests.clear()
+    retraining = ("--retrain", "3")
+    for wrong in (("--teacher", "largest"), (*retraining, "--teacher", "3f2a/"), (*retraining, "--teacher", "x")):
+        done = run("submit", *wrong)
+        assert done.exit_code == 2
+        assert "teacher" in done.stderr
+    assert not service.requests
 
 
 def test_bound_without_latency_objective_is_rejected(run: Run, service: SeededService, tmp_path: Path) -> None:
