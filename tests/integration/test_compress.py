@@ -103,6 +103,8 @@ def test_the_whole_pipeline_fine_tunes_and_retrains_all_but_the_parent(trained: 
     state = fold_all(trained[0])
     assert tuple(state.finished) == stage_names(BEST)
     assert {"sensitivity", "train", "references", "retrain"} <= set(state.finished)
+    retrained = state.finished["retrain"]
+    assert (retrained["start"], retrained["teacher"]) == ("inherited", "the model that the space starts from")
     result = SensitivityResult.require(state.finished)
     assert state.finished["train"]["supernet"] != result.supernet
     names = ReferencesResult.require(state.finished).names

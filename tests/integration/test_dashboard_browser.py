@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from nas.client import Client
+from nas.core.retraining import RetrainSpec, TeacherSpec
 from nas.core.spec import SearchSpec, parse_spec
 from nas.schemas.candidates import CandidateSchema
 from tests.support.browsing import MARKS, ServedDashboard, served
@@ -200,6 +201,20 @@ def test_form_shows_the_spec_keeps_its_input_and_submits(page: Any, full: str) -
     page.wait_for_url("**/searches/*")
     expect(page.get_by_role("heading", name="from the form")).to_be_visible()
     expect(page.get_by_text("Waiting for a worker")).to_be_visible()
+
+
+def test_form_offers_teachers_and_recipes_of_retraining(page: Any, full: str) -> None:
+    page.goto(f"{full}/submit")
+    page.locator("summary", has_text="More").click()
+    page.get_by_label("Retraining, epochs").fill("30")
+    page.get_by_label("Teacher of retraining").fill("3f2a/8d21")
+    page.get_by_label("Recipe of retraining (YAML)").fill("mixup: 0.2")
+    preview = page.locator(".spec-preview")
+    expect(preview).to_contain_text("mixup: 0.2")
+    spec = parse_spec(SearchSpec, yaml.safe_load(preview.inner_text()))
+    assert spec.retrain == RetrainSpec(epochs=30, mixup=0.2, teacher=TeacherSpec(search="3f2a", network="8d21"))
+    page.get_by_label("Teacher of retraining").fill("biggest")
+    expect(preview).to_contain_text("not complete yet")
 
 
 def test_form_shows_what_is_wrong_before_submitting(page: Any, full: str) -> None:

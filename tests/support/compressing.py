@@ -29,7 +29,7 @@ BEST = NO_TRAINING.model_copy(
             name="compress",
             params={"images": 16, "levels": 2, "fine_tune_epochs": 1, "batch_size": 40, "checkpoint_s": 1e-9},
         ),
-        "retrain": RetrainSpec(networks=1, epochs=1, trials=1, batch_size=40),
+        "retrain": RetrainSpec(networks=1, epochs=1, trials=1, batch_size=40, teacher="parent"),
     }
 )
 

@@ -364,14 +364,15 @@ def test_retrain_option(run: Run, service: SeededService, tmp_path: Path) -> Non
 
 
 def test_teacher_options(run: Run, service: SeededService, tmp_path: Path) -> None:
-    def retrained(*options: str) -> RetrainSpec | None:
-        assert run("submit", *options).exit_code == 0
+    def retrained(*arguments: str) -> RetrainSpec | None:
+        run("submit", *arguments)
         return SearchSpec.model_validate(service.body()).retrain
 
     inherited = ("--retrain", "30", "--retrain-start", "inherited")
     assert retrained(*inherited, "--teacher", "largest") == RetrainSpec(epochs=30, start="inherited", teacher="largest")
     model = TeacherSpec(search="3f2a", network="8d21")
     assert retrained("--retrain", "30", "--teacher", "3f2a/8d21") == RetrainSpec(epochs=30, teacher=model)
+    assert "no search '3f2a'" in run("submit", "--retrain", "30", "--teacher", "3f2a/8d21").stderr
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump({"retrain": {"epochs": 9, "mixup": 0.2}}))
     assert retrained(str(path), "--teacher", "largest") == RetrainSpec(epochs=9, mixup=0.2, teacher="largest")
