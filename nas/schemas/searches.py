@@ -80,7 +80,7 @@ class ExtendBody(BaseModel):
 class ForkBody(BaseModel):
     """A new search on the trained supernet of another; each field replaces that of the parent.
 
-    ``retrain`` trains the best networks from scratch; the supernet is not trained.
+    ``retrain`` trains the best networks alone; the supernet is not trained.
     """
 
     model_config = {"extra": "forbid"}
