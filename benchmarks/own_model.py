@@ -1,0 +1,267 @@
+"""A user's own model made faster: EfficientNet-Lite0, fine-tuned on photographs of hand signs, compressed here.
+
+The model is exported in the three lines of the guide, read in, and searched by strategy ``compress``, once without any
+training and once with fine-tuning and retraining. Everything goes the product's way: the intake's reader, the space
+``own_model``, onboarding and measurement by the protocol, verification. ``parent`` is the model as it came; ``uniform``
+are copies of it with all widths scaled alike, ``random`` the random-search baseline, both with the same retraining.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks._cli import Options, main, shared_file
+from benchmarks._efficientnet_lite0 import MEAN, STD, Labelled, fine_tune, logits_of, pretrained
+from nas.blobs import FolderBlobs
+from nas.core import registry
+from nas.core.events import Candidate, SearchState, StageFinished, fold
+from nas.core.parent import ParentModel, Preprocessing
+from nas.core.pareto import hypervolume
+from nas.core.ports import Problem, Resources
+from nas.core.spec import (
+    BudgetSpec,
+    DataSpec,
+    DeviceSpec,
+    ExportSpec,
+    ResourceSpec,
+    RetrainSpec,
+    SearchSpec,
+    SpaceSpec,
+    StrategySpec,
+)
+from nas.engine import run_search
+from nas.export import to_onnx_for_timing
+from nas.models.reading.child import read_model
+from nas.stages.fronts import front_of
+from predictors.measurement.onnx_runtime import measure_isolated, profile_machine
+from predictors.onboarding.measured import onboard
+from predictors.onboarding.results import FitResult, ProfileResult
+from predictors.storage import load_predictor
+
+SIDE = 96
+PARENT_EPOCHS = 8
+SHARES = (0.58, 0.11)  # of each class for training and validation; what comes after is for testing
+TOLERANCE = 0.5  # points of accuracy below the parent's that count as equal
+DROP = 10.0  # points below the parent's at which hypervolume begins
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that was measured. Accuracy in % of the test images."""
+
+    accuracy: float
+    measured_ms: float
+    macs: float
+    status: str
+
+    @property
+    def losses(self) -> tuple[float, float]:
+        """What hypervolume is made of: latency and error."""
+        return self.measured_ms, 100.0 - self.accuracy
+
+
+def bench(options: Options) -> dict[str, Any]:
+    """Fine-tuning, intake, onboarding, and the two searches."""
+    archive = shared_file(options, "data", "sign_digits.npz")
+    with tempfile.TemporaryDirectory(prefix="hwnas-own-model-") as name:
+        folder = Path(name)
+        data = prepare(archive, folder / "signs.npz")
+        started_at = time.monotonic()
+        file = train_parent(folder, options.more["parent_epochs"])
+        seconds = {"parent": time.monotonic() - started_at}
+        started_at = time.monotonic()
+        model = read_model(file)
+        parent = ParentModel("lite0", model.graph.to_json(), lambda: model.weights, Preprocessing(MEAN, STD))
+        seconds["intake"] = time.monotonic() - started_at
+        blobs = FolderBlobs(folder / "blobs")
+        started_at = time.monotonic()
+        problem = prepare_problem(data, parent, blobs, options.more["samples"])
+        seconds["onboarding"] = time.monotonic() - started_at
+        presets: dict[str, Any] = {}
+        for preset, spec in searches(data, options.more["epochs"]).items():
+            if preset in options.more["presets"]:
+                started_at = time.monotonic()
+                presets[preset] = search(problem, spec, blobs)
+                presets[preset]["seconds"] = seconds[preset] = time.monotonic() - started_at
+        best = presets.get("best", next(iter(presets.values())))
+        return {
+            "test_images": len(problem.data.test),
+            "split": "by position within each class of the file, in which a person's pictures lie near each other",
+            "classes": len(problem.data.class_names),
+            **best,
+            "presets": presets,
+            "seconds": seconds,
+        }
+
+
+def prepare(archive: Path, file: Path) -> DataSpec:
+    """The photographs as squares, in three splits by position within each class."""
+    with np.load(archive, allow_pickle=False) as arrays:
+        jpeg, offset, label = arrays["jpeg"].tobytes(), arrays["offset"], arrays["label"].astype(np.int64)
+    images = np.stack([_square(jpeg[offset[i] : offset[i + 1]]) for i in range(len(label))])
+    part = np.empty(len(label), dtype=np.int64)
+    for k in np.unique(label):
+        rows = np.flatnonzero(label == k)
+        ends = np.cumsum(SHARES) * len(rows)
+        part[rows] = np.searchsorted(ends, np.arange(len(rows)), side="right")
+    arrays = {}
+    for i, split in enumerate(("train", "val", "test")):
+        arrays[f"x_{split}"], arrays[f"y_{split}"] = images[part == i], label[part == i]
+    np.savez(file, **arrays)
+    return DataSpec(name="npz", path=str(file))
+
+
+def _square(jpeg: bytes) -> NDArray[np.uint8]:
+    image = Image.open(io.BytesIO(jpeg)).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def train_parent(folder: Path, epochs: int) -> Path:
+    """The pretrained network, fine-tuned in a loop of the user's own and exported."""
+    with np.load(folder / "signs.npz") as arrays:
+        train = Labelled(arrays["x_train"], arrays["y_train"])
+        test = Labelled(arrays["x_test"], arrays["y_test"])
+    model = pretrained()
+    for loss in fine_tune(model, train, len(np.unique(train.labels_N)), epochs):
+        _say(f"parent: loss {loss:.3f}")
+    right = logits_of(model, test.images_NCHW).argmax(1).numpy() == test.labels_N
+    _say(f"parent: {100 * right.mean():.2f} % of {len(right)} test images")
+    images = torch.export.Dim("images")
+    program = torch.export.export(model.train(), (torch.zeros(2, 3, SIDE, SIDE),), dynamic_shapes=({0: images},))
+    torch.export.save(program, folder / "model.pt2")
+    return folder / "model.pt2"
+
+
+def prepare_problem(data: DataSpec, parent: ParentModel, blobs: FolderBlobs, samples: int) -> Problem:
+    """The space of the model, and this machine with a predictor for it."""
+    spec = SearchSpec(space=SpaceSpec(name="own_model", model=parent.name, params={}), data=data)
+    dataset = registry.load_dataset(data.name).load(data, data.seed)
+    space = registry.build_space(spec.space, dataset.shape, parent)
+    net = space.supernet(0).eval()
+    device = DeviceSpec(space=spec.space, data=data, samples=samples)
+    state = SearchState()
+    for event in onboard(
+        device,
+        space,
+        lambda arch: to_onnx_for_timing(net.subnet(arch), space.input_shape(arch)),
+        measure_isolated,
+        profile_machine,
+        blobs,
+        state,
+        time.monotonic,
+    ):
+        state = fold(state, event)
+    profile, fitted = ProfileResult.require(state.finished).profile, FitResult.require(state.finished)
+    return Problem(spec, space, dataset, profile, load_predictor(fitted.family, blobs.get(fitted.blob)))
+
+
+def searches(data: DataSpec, epochs: int) -> dict[str, SearchSpec]:
+    """A spec for each preset."""
+    base = SearchSpec(
+        space=SpaceSpec(name="own_model", model="lite0", params={}),
+        data=data,
+        strategy=StrategySpec(name="compress", params={"preset": "no_training"}),
+        budget=BudgetSpec(evaluations=16, verified=6, reexplore=0),
+        export=ExportSpec(count=1, int8=False),
+        resources=ResourceSpec(cpus=2),
+    )
+    return {
+        "no_training": base,
+        "best": base.model_copy(
+            update={
+                "strategy": StrategySpec(name="compress", params={"preset": "best"}),
+                "budget": BudgetSpec(evaluations=96, verified=8, reexplore=1),
+                "retrain": RetrainSpec(networks=5, epochs=epochs, trials=1, start="inherited", teacher="parent"),
+            }
+        ),
+    }
+
+
+def search(problem: Problem, spec: SearchSpec, blobs: FolderBlobs) -> dict[str, Any]:
+    """A whole search; its front beside what it is compared with."""
+    problem = Problem(spec, problem.space, problem.data, problem.profile, problem.predictor)
+    resources = Resources(blobs, measure_isolated, time.monotonic, worker="this machine")
+    state, started_at = SearchState(), time.monotonic()
+    for event in run_search(problem, registry.load_strategy("compress").stages(problem), resources, state):
+        state = fold(state, event)
+        if isinstance(event, StageFinished):
+            _say(f"{spec.strategy.params['preset']}: {event.stage} after {time.monotonic() - started_at:.0f} s")
+    return compare(problem, state)
+
+
+def compare(problem: Problem, state: SearchState) -> dict[str, Any]:
+    """What the issue of every such search is: how much faster, at which accuracy, and against which baselines."""
+    genes = problem.space.pretrained_genes
+    references = state.of("reference")
+    parent = next(_network(p) for p in references if p.arch.genes == genes)
+    front = [_network(p) for p in front_of(problem.spec, state).members]
+    uniform = _measured([p for p in references if p.arch.genes != genes])
+    random = _measured(state.of("baseline"))
+    equal = [n for n in front if n.status == "verified" and n.accuracy >= parent.accuracy - TOLERANCE]
+    n = len(problem.data.test)
+    return {
+        "parent": {**vars(parent), "interval": wilson(parent.accuracy, n)},
+        "front": [{**vars(network), "interval": wilson(network.accuracy, n)} for network in front],
+        "speedup_at_equal_accuracy": max((parent.measured_ms / m.measured_ms for m in equal), default=1.0),
+        "macs_ratio_at_equal_accuracy": max((parent.macs / m.macs for m in equal), default=1.0),
+        "hypervolume": {
+            "ours": volume(parent, front),
+            "uniform": volume(parent, uniform),
+            "random": volume(parent, random),
+        },
+        "uniform": [vars(network) for network in uniform],
+        "random": [vars(network) for network in random],
+    }
+
+
+def _measured(candidates: Sequence[Candidate]) -> list[Network]:
+    return [_network(p) for p in candidates if "measured_ms" in p.metrics and "test_accuracy" in p.metrics]
+
+
+def _network(p: Candidate) -> Network:
+    return Network(p.metrics["test_accuracy"], p.metrics["measured_ms"], p.metrics["macs"], p.status)
+
+
+def volume(parent: Network, networks: Sequence[Network]) -> float:
+    """The share of the box between no latency and the parent's, and between all right and ``DROP`` points below the
+    parent's accuracy, that the networks dominate."""
+    reference = np.array([parent.measured_ms, 100.0 - parent.accuracy + DROP])
+    losses = np.array([network.losses for network in networks]).reshape(-1, 2)
+    return hypervolume(losses, reference) / float(np.prod(reference))
+
+
+def wilson(percent: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a share of ``n`` images, in % (Wilson, 1927)."""
+    p = percent / 100.0
+    centre, half = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 100.0 / (1 + z * z / n)
+    return (centre - half) * scale, (centre + half) * scale
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _more(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--parent-epochs", type=int, default=PARENT_EPOCHS, help="of fine-tuning (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=12, help="of retraining each network (%(default)s)")
+    parser.add_argument("--samples", type=int, default=48, help="networks measured in onboarding (%(default)s)")
+    parser.add_argument("--presets", nargs="+", default=["no_training", "best"], help="searches to run (%(default)s)")
+
+
+if __name__ == "__main__":
+    main("own_model", bench, (__doc__ or "").split("\n\n")[0], ("torch", "onnxruntime", "numpy"), 1, _more)
