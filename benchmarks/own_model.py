@@ -32,13 +32,13 @@ from nas.core.events import Candidate, SearchState, StageFinished, fold
 from nas.core.parent import ParentModel, Preprocessing
 from nas.core.pareto import hypervolume
 from nas.core.ports import Problem, Resources
+from nas.core.retraining import RetrainSpec
 from nas.core.spec import (
     BudgetSpec,
     DataSpec,
     DeviceSpec,
     ExportSpec,
     ResourceSpec,
-    RetrainSpec,
     SearchSpec,
     SpaceSpec,
     StrategySpec,
@@ -175,7 +175,7 @@ def searches(data: DataSpec, epochs: int) -> dict[str, SearchSpec]:
         space=SpaceSpec(name="own_model", model="lite0", params={}),
         data=data,
         strategy=StrategySpec(name="compress", params={"preset": "no_training"}),
-        budget=BudgetSpec(evaluations=16, verified=6, reexplore=0),
+        budget=BudgetSpec(evaluations=8, verified=6, reexplore=0),
         export=ExportSpec(count=1, int8=False),
         resources=ResourceSpec(cpus=2),
     )

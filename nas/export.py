@@ -33,6 +33,8 @@ TOLERANCE = 1e-4
 Images = NDArray[np.float32]
 Logits = NDArray[np.float32]
 
+_UNFOLDED = "Constant folding - Only steps=1 can be constant folded"  # of the sizes of padding; runtimes fold them
+
 # torch's exporter of this kind is deprecated; the newer one needs a further package and takes several times as long.
 _DEPRECATED = ("You are using the legacy TorchScript-based ONNX export", "The feature will be removed")
 
@@ -86,6 +88,7 @@ def to_onnx(module: nn.Module, input_shape: tuple[int, int, int]) -> bytes:
     with warnings.catch_warnings():
         for message in _DEPRECATED:
             warnings.filterwarnings("ignore", message=message, category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=_UNFOLDED, category=UserWarning)
         torch.onnx.export(
             frozen,
             (example,),

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -501,3 +502,12 @@ def test_card_says_how_new_the_test_images_are(trained: nn.Module, data: Dataset
     assert "**30 of them are exact copies of training images**" in card(30)
     assert "7 images: colour to grey." in card(0)
     assert "Recall by class, the lowest first: " in card(0)
+
+
+def test_asymmetric_padding_is_exported_without_a_warning() -> None:
+    module = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 4, 3, stride=2)).eval()
+    model = export.to_onnx(module, SHAPE)
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).random((2, *SHAPE), dtype=np.float32)
+    [y] = session.run(None, {"image": x})
+    np.testing.assert_allclose(y, module(torch.from_numpy(x)).detach().numpy(), atol=1e-5)
