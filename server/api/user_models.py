@@ -77,7 +77,7 @@ def list_models(store: CurrentStore, principal: CurrentPrincipal) -> list[UserMo
     summary="Add a model",
     responses={
         200: {"model": UserModelSchema, "description": "The idempotency key exists"},
-        **responses(400, 409, 413, 429, 507),
+        **responses(400, 404, 409, 413, 429, 507),
     },
 )
 def add_model(
