@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -75,10 +76,11 @@ def narrow_graph(
     """As ``narrow``, without weights. ``analysis`` is that of ``graph``."""
     remains = _remaining_units(analysis, kept_units)
     masks = {name: _kept_along(graph.shapes[name], units, remains) for name, units in analysis.values.items()}
-    _require_something(graph, masks)
+    shapes = {name: tuple(len(kept) if kept.all() else int(kept.sum()) for kept in masks[name]) for name in masks}
+    _require_something(graph, shapes)
     positions = {axis: np.flatnonzero(remains[units]) for axis, units in analysis.axes.items()}
     parameters = tuple(_narrow_parameter(value, positions) for value in graph.parameters)
-    nodes = tuple(_narrow_node(graph, node, masks) for node in graph.nodes)
+    nodes = tuple(_narrow_node(graph, node, masks, shapes) for node in graph.nodes)
     narrowed = skip_blocks(ModelGraph(graph.inputs, parameters, nodes, graph.outputs), skipped)
     check_shapes(narrowed)
     remaining = narrowed.parameter_names
@@ -119,28 +121,42 @@ def _remaining_units(analysis: ChannelAnalysis, kept_units: KeptUnits) -> BoolAr
 
 
 def _narrow_parameter(value: GraphValue, positions: Mapping[ParameterAxis, IntArray]) -> GraphValue:
-    sizes = (len(positions.get((value.name, axis), range(size))) for axis, size in enumerate(value.shape))
-    return replace(value, shape=tuple(sizes))
+    sizes = tuple(
+        len(positions[value.name, axis]) if (value.name, axis) in positions else size
+        for axis, size in enumerate(value.shape)
+    )
+    return value if sizes == value.shape else replace(value, shape=sizes)
 
 
 def _kept_along(shape: TensorShape, units: UnitArray, remains: BoolArray) -> tuple[BoolArray, ...]:
-    """Which positions of each dimension remain."""
-    mask = remains[units]
-    dims = range(units.ndim)
-    along = (mask.any(axis=tuple(other for other in dims if other != dim)) for dim in dims)
-    return tuple(np.broadcast_to(positions, (size,)) for positions, size in zip(along, shape, strict=True))
+    """Which positions of each dimension remain. Units change along one dimension at most."""
+    return tuple(
+        remains[units.reshape(-1)] if units.shape[dim] > 1 else _everything(size) for dim, size in enumerate(shape)
+    )
 
 
-def _require_something(graph: ModelGraph, masks: Mapping[str, tuple[BoolArray, ...]]) -> None:
+@lru_cache(maxsize=4096)
+def _everything(size: int) -> BoolArray:
+    mask = np.ones(size, dtype=bool)
+    mask.flags.writeable = False
+    return mask
+
+
+def _require_something(graph: ModelGraph, shapes: Mapping[str, TensorShape]) -> None:
     for node in graph.nodes:
-        if not all(mask.any() for mask in masks[node.name]):
+        if 0 in shapes[node.name]:
             raise InvalidInput(f"{node.label}: expected at least one channel to remain, got none")
 
 
-def _narrow_node(graph: ModelGraph, node: GraphNode, masks: Mapping[str, tuple[BoolArray, ...]]) -> GraphNode:
-    shape = tuple(int(mask.sum()) for mask in masks[node.name])
-    if all(graph.shapes[name] == tuple(int(m.sum()) for m in masks[name]) for name in (node.name, *node.operands)):
+def _narrow_node(
+    graph: ModelGraph,
+    node: GraphNode,
+    masks: Mapping[str, tuple[BoolArray, ...]],
+    shapes: Mapping[str, TensorShape],
+) -> GraphNode:
+    if all(graph.shapes[name] == shapes[name] for name in (node.name, *node.operands)):
         return node
+    shape = shapes[node.name]
     return replace(node, shape=shape, operator=_narrow_operator(graph, node, masks, shape))
 
 
