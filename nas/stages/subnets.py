@@ -129,8 +129,8 @@ def load_subnets(
     """The subnets of the supernet this search trained or reuses, those that were retrained with weights of their own.
     The parent of a user's space, as a reference, has those that it came with.
 
-    Of a fresh supernet if there is none and that will do: for cost estimates, or after retraining.
-    Raises InvalidSpec when there is none.
+    Of a fresh supernet if there is none and that will do: for cost estimates, after retraining, or where a user's model
+    has filled it. Raises InvalidSpec when there is none.
     """
     result = RetrainResult.read(state.finished)
     retrained = result.networks if result is not None else {}
@@ -148,6 +148,6 @@ def load_subnets(
     if blob is not None:
         return Subnets(problem, load_supernet(problem, resources, blob), resources.torch_device, own=own)
     net = problem.space.supernet(problem.spec.seed)
-    if not untrained_will_do and not retrained:
+    if not untrained_will_do and not retrained and problem.space.pretrained_genes is None:
         raise InvalidSpec("expected a trained supernet: train one, or name a finished search under 'supernet'")
     return Subnets(problem, net.to(torch.device(resources.torch_device)), resources.torch_device, own=own)
