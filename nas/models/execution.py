@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.models.graph import GraphNode, InvalidModel, ModelGraph, WeightArrays, check_weights
+from nas.models.graph import GraphNode, InvalidModel, ModelGraph, TensorShape, WeightArrays, check_weights
 from nas.models.operators import (
     AdaptivePool2dOp,
     AttentionOp,
@@ -64,7 +65,7 @@ _UNARY: Mapping[str, Callable[..., Tensor]] = {
     "clamp": torch.clamp,
     "identity": lambda x: x,
 }
-_BINARY: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+_BINARY: Mapping[str, Callable[[Tensor, Any], Tensor]] = {
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
@@ -181,6 +182,12 @@ def batch_norm_statistics(graph: ModelGraph) -> frozenset[str]:
     return frozenset(name for node in _batch_norm_nodes(graph) for name in node.operands[1:3])
 
 
+@lru_cache(maxsize=256)
+def _positions(indices: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.from_numpy(np.array(indices, dtype=np.int64)).to(device)
+
+
 def build(graph: ModelGraph, weights: WeightArrays) -> GraphModule:
     """The module of a graph, in evaluation mode. Raises InvalidModel if a weight is missing or has another shape."""
     return GraphModule(graph, weights).eval()
@@ -246,7 +253,7 @@ def _run(node: GraphNode, operands: list[Tensor], batch: int) -> Tensor:
         case LinearOp():
             return F.linear(*operands)
         case LayerNormOp() | GroupNormOp():
-            return _norm(operator, *operands)
+            return _norm(operator, node.shape, *operands)
         case UnaryOp(function=function, constants=constants):
             return _UNARY[function](x, *constants)
         case BinaryOp():
@@ -287,19 +294,34 @@ def _convolution(
 
 
 def _norm(
-    operator: LayerNormOp | GroupNormOp, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
+    operator: LayerNormOp | GroupNormOp,
+    shape: TensorShape,
+    x: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
     if isinstance(operator, LayerNormOp):
-        return F.layer_norm(x, list(x.shape[-operator.rank :]), scale, shift, operator.eps)
-    return F.group_norm(x, operator.groups, scale, shift, operator.eps)
+        return F.layer_norm(x, shape[-operator.rank :], scale, shift, operator.eps)
+    return torch.group_norm(x, operator.groups, scale, shift, operator.eps)
 
 
 def _binary(operator: BinaryOp, operands: list[Tensor]) -> Tensor:
-    function = _BINARY[operator.function]
-    if operator.constant is None:
-        return function(operands[0], operands[1])
-    constant = torch.tensor(operator.constant, dtype=operands[0].dtype, device=operands[0].device)
-    return function(constant, operands[0]) if operator.is_reversed else function(operands[0], constant)
+    x, constant = operands[0], operator.constant
+    if constant is None:
+        return _BINARY[operator.function](x, operands[1])
+    match operator.function, operator.is_reversed:
+        case "maximum", _:
+            return x.clamp(min=constant)
+        case "minimum", _:
+            return x.clamp(max=constant)
+        case "sub", True:
+            return constant - x
+        case "div", True:
+            return constant / x
+        case "pow", True:
+            return torch.pow(constant, x)
+        case function, _:
+            return _BINARY[function](x, constant)
 
 
 def _resized(operator: Pool2dOp | AdaptivePool2dOp | UpsampleOp | Pad2dOp, x: Tensor) -> Tensor:
@@ -339,6 +361,6 @@ def _rearranged(
         case SliceOp(dim=dim, start=start, stop=stop, step=step):
             return x[(*(slice(None),) * dim, slice(start, stop, step))]
         case GatherOp(dim=dim, indices=indices):
-            return x.index_select(dim, torch.tensor(indices, device=x.device))
+            return x.index_select(dim, _positions(indices, x.device))
         case ExpandOp(sizes=sizes):
             return x.expand([batch if size == 0 else size for size in sizes])

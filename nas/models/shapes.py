@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import assert_never
 
 from nas.models.graph import GraphNode, InvalidModel, ModelGraph, TensorShape
@@ -45,6 +46,24 @@ def infer_shapes(graph: ModelGraph, input_shapes: Mapping[str, TensorShape]) -> 
     for node in graph.nodes:
         shapes[node.name] = infer_node(node, [shapes[name] for name in node.operands], batch)
     return shapes
+
+
+def with_sizes(graph: ModelGraph, resolution: int) -> ModelGraph:
+    """The graph for square images of one resolution: sizes of reshapes are numbers, so that an exported model computes
+    none of them. Raises InvalidModel as ``infer_shapes``."""
+    image = graph.inputs[0]
+    image = replace(image, shape=(*image.shape[:2], resolution, resolution))
+    shapes = infer_shapes(graph, {image.name: image.shape})
+    with_more_images = infer_shapes(graph, {image.name: (image.shape[0] + 1, *image.shape[1:])})
+    nodes = tuple(_with_sizes(node, shapes[node.name], with_more_images[node.name]) for node in graph.nodes)
+    return replace(graph, inputs=(image,), nodes=nodes)
+
+
+def _with_sizes(node: GraphNode, shape: TensorShape, with_more_images: TensorShape) -> GraphNode:
+    if not isinstance(node.operator, ReshapeOp):
+        return replace(node, shape=shape)
+    sizes = tuple(size if size == other else -1 for size, other in zip(shape, with_more_images, strict=True))
+    return replace(node, shape=shape, operator=ReshapeOp(sizes))
 
 
 def infer_node(node: GraphNode, operands: list[TensorShape], batch: int) -> TensorShape:

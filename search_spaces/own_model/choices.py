@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nas.core.arch import Arch
 from nas.models.blocks import ResidualBlock
 from nas.models.narrowing import NarrowedGraph, narrow_graph
+from nas.models.shapes import with_sizes
 from search_spaces.own_model.elasticity import ElasticModel, UnitOrder, Width
 
 
@@ -51,6 +52,7 @@ class ElasticChoices:
         return tuple(block.name for block, gene in zip(self.blocks, genes, strict=True) if gene == 0)
 
     def narrowed(self, arch: Arch, order: UnitOrder | None = None) -> NarrowedGraph:
-        """The graph of one network, with units by ``order`` as in ``kept_units``."""
+        """The graph of one network at its resolution, with units by ``order`` as in ``kept_units``."""
         kept = self.kept_units(arch, order)
-        return narrow_graph(self.model.graph, self.model.analysis, kept, self.skipped_blocks(arch))
+        narrowed = narrow_graph(self.model.graph, self.model.analysis, kept, self.skipped_blocks(arch))
+        return replace(narrowed, graph=with_sizes(narrowed.graph, self.resolutions[arch.genes[0]]))

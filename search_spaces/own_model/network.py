@@ -68,7 +68,7 @@ class OwnModelSupernet(ModelSupernet):
         return outputs
 
     def subnet(self, arch: Arch) -> nn.Module:
-        """A physically smaller module of this architecture with copied weights."""
+        """A physically smaller module of this architecture with copied weights, for images of its resolution."""
         narrowed = self._choices.narrowed(arch, self.unit_order)
         module = GraphModule(narrowed.graph, narrowed.cut(self.weights)).train(self.training)
         return module.to(next(self.parent.parameters()).device)

@@ -68,12 +68,11 @@ def spec_of(strategy: StrategySpec, **fields: object) -> SearchSpec:
     return SearchSpec(space=space, data=DataSpec(), strategy=strategy, **{**SMALL, **fields})  # type: ignore[arg-type]
 
 
-def search(space: OwnModel, spec: SearchSpec, folder: Path) -> tuple[SearchState, FolderBlobs]:
+def search(space: OwnModel, spec: SearchSpec, folder: Path) -> SearchState:
     problem = Problem(spec, space, data(), PROFILE, RulePredictor())  # type: ignore[arg-type]
     ticks = count()
-    blobs = FolderBlobs(folder)
-    resources = Resources(blobs, RuleDevice(), lambda: float(next(ticks)))
-    return fold_all(run_search(problem, stages_of(problem), resources, SearchState())), blobs
+    resources = Resources(FolderBlobs(folder), RuleDevice(), lambda: float(next(ticks)))
+    return fold_all(run_search(problem, stages_of(problem), resources, SearchState()))
 
 
 @pytest.mark.parametrize("schedule", ["progressive", "sandwich"])
@@ -81,7 +80,7 @@ def test_a_supernet_is_trained_from_the_parent_and_searched(schedule: str, tmp_p
     params = {"schedule": schedule, "epochs": 2, "batch_size": 32, "lr": 0.02}
     objectives = tuple(ObjectiveSpec(name=name) for name in ("accuracy", "latency", "params"))
     spec = spec_of(StrategySpec(name="once_for_all", params=params), objectives=objectives)
-    state, blobs = search(own("mobilenet_v2"), spec, tmp_path)
+    state = search(own("mobilenet_v2"), spec, tmp_path)
     assert tuple(state.finished) == stage_names(spec)
     front = front_of(spec, state)
     assert front.members
@@ -93,7 +92,7 @@ def test_networks_are_scored_by_proxies_and_retrained(tmp_path: Path) -> None:
     strategy = StrategySpec(name="zero_cost", params={"sampled": 8, "images": 8})
     retrain = RetrainSpec(networks=1, epochs=1, batch_size=32, trials=1)
     spec = spec_of(strategy, retrain=retrain)
-    state, _ = search(own("resnet"), spec, tmp_path)
+    state = search(own("resnet"), spec, tmp_path)
     assert tuple(state.finished) == stage_names(spec)
     assert all({"trained_accuracy", "measured_ms"} <= m.metrics.keys() for m in front_of(spec, state).members)
 
