@@ -145,6 +145,10 @@ class BudgetSpec(_Strict):
     reexplore: int = Field(default=2, ge=0, le=10)
 
 
+UNTRAINED_BUDGET = BudgetSpec(evaluations=16, verified=6)
+"""For compressing a model without training, which is to take seconds."""
+
+
 class ReferenceSpec(_Strict):
     """A network of the search space that the front is compared with, such as a published one: ``genes`` has the
     position of its choice in each decision, as they are in the answers for candidates and in a package's manifest."""

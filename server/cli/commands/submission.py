@@ -9,7 +9,7 @@ import typer
 
 from nas.core.errors import InvalidSpec
 from nas.core.retraining import RetrainSpec, Start, teacher_from_text
-from nas.core.spec import BudgetSpec, SearchSpec, StrategySpec, parse_spec, read_spec
+from nas.core.spec import UNTRAINED_BUDGET, BudgetSpec, SearchSpec, StrategySpec, parse_spec, read_spec
 from nas.schemas.searches import ExtendBody, ForkBody
 from server.cli import progress, render
 from server.cli.device_options import BoundMs, DeviceOptions, FleetFront, SearchId, device_fields, with_latency_bound
@@ -38,7 +38,7 @@ def submit(
     seed: SeedOption = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Make this stored model smaller: space own_model, strategy compress."),
+        typer.Option(help="Make this stored model smaller; without --retrain, nothing is trained."),
     ] = None,
     supernet: Annotated[str | None, typer.Option(help="Reuse this search's trained supernet: no training.")] = None,
     retrain: Annotated[
@@ -90,8 +90,6 @@ def submit(
     if model is not None:
         space = record["space"] if base.space.model is not None else {"name": OWN_MODEL, "params": {}}
         record["space"] = {**space, "model": model}
-    if evaluations is not None:
-        record["budget"]["evaluations"] = evaluations
     if max_hours is not None:
         record["resources"]["max_hours"] = max_hours
     if bound_ms is not None:
@@ -100,6 +98,10 @@ def submit(
     if model is not None and base.strategy == StrategySpec():
         preset = "no_training" if record["retrain"] is None else "best"
         record["strategy"] = {"name": COMPRESS, "params": {"preset": preset}}
+        if preset == "no_training" and base.budget == BudgetSpec():
+            record["budget"] = UNTRAINED_BUDGET.model_dump(mode="json")
+    if evaluations is not None:
+        record["budget"]["evaluations"] = evaluations
     complete = parse_spec(SearchSpec, record)
     with service.connect() as nas:
         if dry_run:

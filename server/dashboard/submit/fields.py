@@ -12,7 +12,7 @@ from nicegui.elements.mixins.value_element import ValueElement
 
 from nas.core.errors import InvalidSpec
 from nas.core.retraining import RecipeFields, RetrainSpec, teacher_as_text, teacher_from_text
-from nas.core.spec import FleetSpec, SearchSpec, SpaceSpec, StrategySpec, parse_spec
+from nas.core.spec import UNTRAINED_BUDGET, FleetSpec, SearchSpec, SpaceSpec, StrategySpec, parse_spec
 from nas.core.strict_yaml import parse_yaml
 from nas.core.tasks import load_task, task_names
 from nas.schemas.searches import SearchSchema
@@ -273,6 +273,7 @@ def _default_spec(options: SubmitOptions, model: str) -> SearchSpec:
         name=f"{model}, faster",
         space=SpaceSpec(name=space, model=model, params={}),
         strategy=StrategySpec(name=strategy, params={"preset": "no_training"}),
+        budget=UNTRAINED_BUDGET,
     )
 
 

@@ -25,7 +25,15 @@ from nas.core.access import LOCAL
 from nas.core.errors import Conflict, InvalidInput, StorageError
 from nas.core.events import Evaluated, StageFinished
 from nas.core.retraining import RetrainSpec, TeacherSpec
-from nas.core.spec import BudgetSpec, DeviceSpec, FleetSpec, SearchSpec
+from nas.core.spec import (
+    UNTRAINED_BUDGET,
+    BudgetSpec,
+    DeviceSpec,
+    FleetSpec,
+    SearchSpec,
+    SpaceSpec,
+    StrategySpec,
+)
 from nas.engine import stage_names
 from nas.schemas.candidates import FrontSchema
 from nas.schemas.devices import DeviceSchema
@@ -349,6 +357,25 @@ def test_options_override_the_file(run: Run, service: SeededService, tmp_path: P
     assert spec.bound("latency") == 0.2
     assert spec.budget == BudgetSpec(evaluations=16, verified=5)
     assert service.last.headers["idempotency-key"] == "once"
+
+
+def test_a_model_is_compressed_without_training_unless_networks_are_retrained(
+    run: Run, service: SeededService, tmp_path: Path
+) -> None:
+    assert run("submit", "--model", "signs").exit_code == 2  # it is not stored
+    spec = SearchSpec.model_validate(service.body())
+    assert spec.space == SpaceSpec(name="own_model", model="signs", params={})
+    assert spec.strategy == StrategySpec(name="compress", params={"preset": "no_training"})
+    assert spec.budget == UNTRAINED_BUDGET
+    run("submit", "--model", "signs", "--evaluations", "24")
+    assert SearchSpec.model_validate(service.body()).budget == UNTRAINED_BUDGET.model_copy(update={"evaluations": 24})
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump({"budget": {"evaluations": 40}}))
+    run("submit", str(path), "--model", "signs")
+    assert SearchSpec.model_validate(service.body()).budget == BudgetSpec(evaluations=40)
+    run("submit", "--model", "signs", "--retrain", "5")
+    spec = SearchSpec.model_validate(service.body())
+    assert (spec.strategy.params, spec.budget) == ({"preset": "best"}, BudgetSpec())
 
 
 def test_retrain_option(run: Run, service: SeededService, tmp_path: Path) -> None:
