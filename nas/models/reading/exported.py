@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from nas.models.graph import GraphNode, GraphValue, InvalidModel, ModelGraph, TensorShape
-from nas.models.operators import GraphOperator, PermuteOp, ReshapeOp, SliceOp, SqueezeOp, UnsqueezeOp
+from nas.models.operators import (
+    BinaryOp,
+    GraphOperator,
+    MatMulOp,
+    PermuteOp,
+    ReshapeOp,
+    SliceOp,
+    SoftmaxOp,
+    SqueezeOp,
+    UnsqueezeOp,
+)
 from nas.models.reading.archive import ExportArchive
 from nas.models.reading.aten import ALIASES, TRANSLATIONS, Arguments
 from nas.models.reading.model import ReadModel
@@ -13,6 +23,7 @@ from nas.models.reading.normalising import normalise
 from nas.models.reading.program import OperatorCall, Program, TensorName, parse_program
 from nas.models.shapes import check_shapes, infer_node
 
+_ATTENTION = "aten.scaled_dot_product_attention"
 _SPLITS = ("aten.chunk", "aten.split", "aten.split_with_sizes", "aten.unbind", "aten.tensor_split")
 _VIEWS = (ReshapeOp, PermuteOp, SliceOp, SqueezeOp, UnsqueezeOp)
 _IN_PLACE = tuple(
@@ -96,6 +107,8 @@ class _ProgramTranslator:
             self._alias(call)
         elif name in _SPLITS:
             self._split(call)
+        elif name == _ATTENTION and isinstance(call.arguments.get("attn_mask"), TensorName):
+            self._masked_attention(call)
         elif name in TRANSLATIONS:
             arguments = Arguments(call, self._program.shapes)
             operators, operands = TRANSLATIONS[name](arguments)
@@ -145,6 +158,29 @@ class _ProgramTranslator:
                 operators = [SliceOp(dim, start, start + size)]
                 start += size
             self._append(call, output, operators, [self.source(operand.name)])
+
+    def _masked_attention(self, call: OperatorCall) -> None:
+        """Attention whose scores a tensor is added to: written out, since its operator in the graph has no mask."""
+        arguments = Arguments(call, self._program.shapes)
+        query, key, value, mask = (self.source(arguments.tensor(n)) for n in ("query", "key", "value", "attn_mask"))
+        kinds = [self._program.dtypes[arguments.tensor(n)] for n in ("query", "attn_mask")]
+        if kinds[0] != kinds[1] or arguments.flag("is_causal", False) or arguments.flag("enable_gqa", False):
+            raise arguments.refuse("expected a mask of numbers that are added to the scores, got another one")
+        rank, scale = len(arguments.shape("key")), call.arguments.get("scale")
+        factor = arguments.shape("query")[-1] ** -0.5 if scale is None else arguments.number("scale", 1.0)
+        keys = self._step(call, "keys", PermuteOp((*range(rank - 2), rank - 1, rank - 2)), [key])
+        scores = self._step(call, "scores", MatMulOp(), [query, keys])
+        scaled = self._step(call, "scaled", BinaryOp("mul", factor), [scores])
+        masked = self._step(call, "masked", BinaryOp("add"), [scaled, mask])
+        shares = self._step(call, "shares", SoftmaxOp(rank - 1), [masked])
+        self._append(call, call.outputs[0], [MatMulOp()], [shares, value])
+
+    def _step(self, call: OperatorCall, suffix: str, operator: GraphOperator, operands: list[str]) -> str:
+        """A node between those of the program; its name."""
+        name = self._unique(f"{call.outputs[0]}_{suffix}")
+        shape = self._between(call, operator, operands)
+        self.nodes.append(GraphNode(name, operator, tuple(operands), shape, call.module))
+        return name
 
     def _overwrite(self, call: OperatorCall) -> None:
         """What was changed in place is read as its result from here on."""
