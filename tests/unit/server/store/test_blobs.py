@@ -46,6 +46,29 @@ def test_blob_roundtrip(blobs: BlobStore, url: str, data: bytes) -> None:
         assert file.read() == data
 
 
+@pytest.mark.parametrize("data", [b"", b"abc", os.urandom(3_000_000)])
+def test_a_file_is_stored_as_its_bytes_are(
+    blobs: FolderBlobs | RemoteBlobs, url: str, data: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(data)
+    sha256 = blobs.put_file(tmp_path / "file")
+    assert sha256 == hashlib.sha256(data).hexdigest()
+    assert blobs.put_file(tmp_path / "file") == sha256
+    reopened = open_blobs(url)
+    assert reopened.has(sha256)
+    assert not reopened.has("0" * 64)
+    assert reopened.get(sha256) == data
+
+
+def test_a_damaged_blob_is_stored_again_from_a_file(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path / "blobs")
+    (tmp_path / "file").write_bytes(b"abc")
+    sha256 = blobs.put_file(tmp_path / "file")
+    (blobs.root / sha256[:2] / sha256).write_bytes(b"abX")
+    assert blobs.put_file(tmp_path / "file") == sha256
+    assert blobs.get(sha256) == b"abc"
+
+
 @pytest.mark.parametrize("name", ["0" * 64, "0" * 63, "../../etc/passwd", "A" * 64, ""])
 def test_unknown_blob_raises_not_found(blobs: BlobStore, name: str) -> None:
     with pytest.raises(NotFound):
