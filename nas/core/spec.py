@@ -186,7 +186,7 @@ class FleetSpec(_Strict):
     where it takes the largest share of the bound, without them where it takes the most milliseconds.
     """
 
-    devices: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(min_length=2, max_length=16)
+    devices: tuple[Name, ...] = Field(min_length=2, max_length=16)
     front: Literal["worst_case", "each"] = "worst_case"
     bounds_ms: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
 
@@ -220,7 +220,7 @@ class SearchSpec(_Strict):
     space: SpaceSpec = Field(default_factory=SpaceSpec)
     strategy: StrategySpec = Field(default_factory=StrategySpec)
     data: DataSpec = Field(default_factory=DataSpec)
-    device: str = "this-machine"
+    device: Name = "this-machine"
     objectives: tuple[ObjectiveSpec, ...] = Field(default_factory=_default_objectives)
     budget: BudgetSpec = Field(default_factory=BudgetSpec)
     export: ExportSpec = Field(default_factory=ExportSpec)
@@ -448,6 +448,8 @@ def parse_spec(model: type[T], record: object) -> T:
         field_names = ", ".join(model.model_fields)
         lines = []
         for e in error.errors():
+            if e["type"] == "default_factory_not_called":  # follows from another error
+                continue
             where = ".".join(str(p) for p in e["loc"]) or "spec"
             if e["type"] == "extra_forbidden":
                 lines.append(f"unknown key {where!r}" + (f": expected {field_names}" if len(e["loc"]) == 1 else ""))

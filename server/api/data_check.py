@@ -6,9 +6,11 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from threading import BoundedSemaphore
 
@@ -22,6 +24,7 @@ from nas.datasets.check import REPORT, REQUEST, CheckRequest, DataReport
 
 CHECK_SECONDS = 20.0
 CHECK_BYTES = 2 * 2**30
+MAX_ENTRIES = 50_000  # files of a data set whose times are looked at before each check
 _PARALLEL = BoundedSemaphore(2)
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -91,9 +94,15 @@ def _last_report(output: bytes, reason: str) -> DataReport:
 
 
 def _fingerprint(path: Path) -> str:
-    """Changes when a file below the path does, by names, sizes and times; the same for a path without anything."""
+    """Changes when a file below the path does, by names, sizes and times; the same for a path without anything.
+
+    A folder with too many files for a look at each, such as a home folder by mistake, counts as changed every minute.
+    """
     digest = hashlib.sha256()
-    for entry in [path] if path.is_file() else sorted(_entries(path)):
+    entries = [path] if path.is_file() else list(islice(_entries(path), MAX_ENTRIES + 1))
+    if len(entries) > MAX_ENTRIES:
+        return f"more than {MAX_ENTRIES} files, in minute {time.time() // 60:.0f}"
+    for entry in sorted(entries):
         status = entry.stat() if entry.exists() else entry.lstat()
         digest.update(f"{entry}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()

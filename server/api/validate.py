@@ -30,7 +30,7 @@ from nas.core.plugins import Strategy, check_task
 from nas.core.ports import BlobStore, ImageShape, LatencyPredictor, SearchSpace
 from nas.core.references import reference_archs
 from nas.core.regularisers import regularisers
-from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
+from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, booleans_for_numbers
 from nas.core.tasks import DEFAULT_TASK, load_task
 from nas.energy import energy_aware
 from nas.engine import check_same_data, stage_names
@@ -318,9 +318,11 @@ def _pairs(option: str, params: Mapping[str, object]) -> list[str]:
 
 
 def _check_params(strategy: Strategy, spec: SearchSpec) -> None:
-    model = strategy.params_model
+    model, params = strategy.params_model, spec.strategy.params
+    if names := booleans_for_numbers(model, params):
+        raise InvalidSpec(f"parameters of {spec.strategy.name}: {names[0]}: expected a number, got a boolean")
     try:
-        model.model_validate(spec.strategy.params)
+        model.model_validate(params)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc'])) or 'params'}: {e['msg']}" for e in error.errors()]
         names = ", ".join(model.model_fields)

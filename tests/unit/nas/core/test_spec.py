@@ -69,6 +69,9 @@ def test_a_spec_is_frozen() -> None:
         ({"objectives": [{"name": "accuracy"}, {"name": "latncy"}]}, ["objectives.1.name", "'latency'", "'latncy'"]),
         ({"objectives": [{"name": "accuracy"}, {"name": "latency", "bound": 0}]}, ["objectives.1.bound", "got 0"]),
         ({"resources": {"gpus": -1}}, ["resources.gpus"]),
+        ({"device": ""}, ["device: ", "got ''"]),
+        ({"device": "my phone"}, ["device: ", "got 'my phone'"]),
+        ({"fleet": {"devices": ["a", "b/c"]}}, ["fleet.devices.1", "got 'b/c'"]),
         ([], ["expected a mapping of keys for a SearchSpec, got list"]),
         ("digits", ["got str"]),
     ],
@@ -78,6 +81,7 @@ def test_mistakes_are_named_with_expected_and_got(record: Any, parts: list[str])
         parse_spec(SearchSpec, record)
     for part in parts:
         assert part in str(caught.value)
+    assert "default factory" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "../x", "x" * 65, "ü"])

@@ -65,6 +65,20 @@ def test_a_changed_file_is_read_again(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(runs) == 2
 
 
+def test_a_folder_of_too_many_files_is_not_walked_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a home folder by mistake: it takes no longer, and a change is noticed a minute later."""
+    spec = colour_folder(tmp_path)
+    assert spec.path is not None
+    monkeypatch.setattr(data_check, "MAX_ENTRIES", 3)
+    walked = []
+    monkeypatch.setattr(data_check, "_entries", lambda root: (walked.append(p) or p for p in Path(root).rglob("*.png")))
+    minutes = iter([60.0, 119.0, 120.0])
+    monkeypatch.setattr(data_check.time, "time", lambda: next(minutes))
+    first, again, later = (data_check._fingerprint(Path(spec.path)) for _ in range(3))
+    assert len(walked) == 3 * (3 + 1)
+    assert first == again != later
+
+
 def test_a_check_that_takes_too_long_tells_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_check, "CHECK_SECONDS", 0.01)
     with pytest.raises(InvalidData, match="takes more than"):
