@@ -409,7 +409,7 @@ def test_list_of_workers_with_recent_heartbeat(api: TestClient, store: Store, cl
 
 def test_names_and_parameters_that_no_device_or_strategy_takes(api: TestClient) -> None:
     for device in ("", "my phone", "{}"):
-        refused(api.post("/v1/searches", json=body(device=device)), 422, "invalid_spec", "device", device)
+        refused(api.post("/v1/searches", json={**body(), "device": device}), 422, "invalid_spec", "device", device)
     strategy = {"name": "once_for_all", "params": {"epochs": True}}
     refused(api.post("/v1/searches", json=body(strategy=strategy)), 422, "invalid_spec", "epochs", "a number")
 
