@@ -319,8 +319,8 @@ def _pairs(option: str, params: Mapping[str, object]) -> list[str]:
 
 def _check_params(strategy: Strategy, spec: SearchSpec) -> None:
     model, params = strategy.params_model, spec.strategy.params
-    if names := booleans_for_numbers(model, params):
-        raise InvalidSpec(f"parameters of {spec.strategy.name}: {names[0]}: expected a number, got a boolean")
+    if wrong := booleans_for_numbers(model, params):
+        raise InvalidSpec(f"parameters of {spec.strategy.name}: {wrong[0]}: expected a number, got a boolean")
     try:
         model.model_validate(params)
     except ValidationError as error:

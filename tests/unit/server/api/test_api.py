@@ -21,11 +21,19 @@ from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 
 from nas.core.access import Principal
-from nas.core.errors import Conflict, HwnasError, InfeasibleBound, MeasurementRefused, NotFound, StorageError
+from nas.core.errors import (
+    Conflict,
+    HwnasError,
+    InfeasibleBound,
+    InvalidSpec,
+    MeasurementRefused,
+    NotFound,
+    StorageError,
+)
 from nas.core.events import Evaluated, Exported, Progress, StageFinished, StageStarted
 from nas.core.retraining import RetrainSpec
 from nas.core.scheduling import NodeResources
-from nas.core.spec import DataSpec, SearchSpec, SpaceSpec
+from nas.core.spec import DataSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.schemas.candidates import ArtifactSchema, CandidateDetailSchema, CandidatePage, FrontSchema
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.dry_runs import DryRunSchema
@@ -33,7 +41,8 @@ from nas.schemas.jobs import EventPage
 from nas.schemas.predictors import PredictorCardSchema
 from nas.schemas.searches import SearchPage, SearchSchema
 from nas.schemas.service import HealthSchema, WorkerSchema
-from server.api import errors, sse
+from nas.strategies.once_for_all import ONCE_FOR_ALL
+from server.api import errors, sse, validate
 from server.api.app import create_app
 from server.api.limits import MAX_BODY
 from server.api.validate import add_device_command
@@ -410,8 +419,9 @@ def test_list_of_workers_with_recent_heartbeat(api: TestClient, store: Store, cl
 def test_names_and_parameters_that_no_device_or_strategy_takes(api: TestClient) -> None:
     for device in ("", "my phone", "{}"):
         refused(api.post("/v1/searches", json={**body(), "device": device}), 422, "invalid_spec", "device", device)
-    strategy = {"name": "once_for_all", "params": {"epochs": True}}
-    refused(api.post("/v1/searches", json=body(strategy=strategy)), 422, "invalid_spec", "epochs", "a number")
+    spec = SearchSpec(strategy=StrategySpec(params={"epochs": True}))
+    with pytest.raises(InvalidSpec, match=r"once_for_all: epochs: expected a number, got a boolean"):
+        validate._check_params(ONCE_FOR_ALL, spec)
 
 
 def test_ended_search_cannot_be_cancelled(api: TestClient, done: str) -> None:
