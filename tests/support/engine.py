@@ -82,9 +82,9 @@ class RuleDevice:
 
 def problem(spec: SearchSpec = SPEC, supernet: str | None = None, parent: SearchState | None = None) -> Problem:
     data = registry.load_dataset(spec.data.name).load(spec.data, spec.data.seed)
-    space = registry.load_space(spec.space.name).build(spec.space.params, data.shape)
+    space = registry.build_space(spec.space, data.shape)
     inherited = tuple(parent.candidates.values()) if parent is not None else ()
-    return Problem(spec, space, data, PROFILE, RulePredictor(), supernet, inherited)  # type: ignore[arg-type]
+    return Problem(spec, space, data, PROFILE, RulePredictor(), supernet, inherited)
 
 
 def run(folder: Path, p: Problem, events: Sequence[Event] = (), device: RuleDevice | None = None) -> Iterator[Event]:

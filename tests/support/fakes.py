@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import EntryPoint
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,10 +20,12 @@ from nas.blobs import open_blobs
 from nas.core import registry
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.device import DeviceProfile, Latency, Measurement
+from nas.core.entry_points import Group
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.events import (
     Candidate,
     Checkpoint,
+    EncodedEvent,
     Evaluated,
     Event,
     Exported,
@@ -132,13 +134,15 @@ def _never_read(spec: DataSpec, seed: int) -> Dataset:
 def _describe(spec: DataSpec) -> ImageShape:
     if spec.path is not None:
         raise InvalidSpec("data set 'blank' takes no path")
-    return ImageShape(1, 8, 8, int(spec.params.get("classes", 10)))
+    classes = spec.params.get("classes", 10)
+    assert isinstance(classes, int)
+    return ImageShape(1, 8, 8, classes)
 
 
 TINY = SearchSpaceType("tiny", "Three decisions of four choices.", TinySpace)
 BLANK = DatasetType("blank", "Data that are never read here.", _describe, _never_read)
 
-PLUGINS: dict[registry.Group, dict[str, object]] = {
+PLUGINS: dict[Group, dict[str, object]] = {
     "nas.search_spaces": {"tiny": TINY},
     "nas.strategies": {"plain": PLAIN},
     "nas.predictors": {"flat": FlatPredictor},
@@ -149,18 +153,18 @@ PLUGINS: dict[registry.Group, dict[str, object]] = {
 class RegisteredValue(EntryPoint):
     """An entry point whose object is one of ``PLUGINS``."""
 
-    def __init__(self, name: str, group: registry.Group) -> None:
+    def __init__(self, name: str, group: Group) -> None:
         super().__init__(name, "tests.support.fakes:PLUGINS", group)
 
     def load(self) -> object:
         """The value itself."""
-        return PLUGINS[self.group][self.name]
+        return PLUGINS[cast(Group, self.group)][self.name]
 
 
 def use_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces the registered plug-ins by those of this file."""
 
-    def entries(group: registry.Group) -> dict[str, EntryPoint]:
+    def entries(group: Group) -> dict[str, EntryPoint]:
         return {name: RegisteredValue(name, group) for name in PLUGINS[group]}
 
     monkeypatch.setattr(registry, "_entries", entries)
@@ -249,7 +253,7 @@ def search_log(blob: str = "0" * 64) -> list[Event]:
     ]
 
 
-def records(events: Sequence[Event]) -> list[dict[str, Any]]:
+def records(events: Sequence[Event]) -> list[EncodedEvent]:
     """Encoded events."""
     return [encode(e) for e in events]
 
@@ -346,7 +350,7 @@ class Clock:
 
 def run_fake_job(
     payload: SearchPayload, blobs_url: str, events: Sequence[Mapping[str, Any]]
-) -> Iterator[list[dict[str, Any]]]:
+) -> Iterator[list[EncodedEvent]]:
     """A job whose strategy parameter ``act`` says how it goes; runs on a Ray worker.
 
     ``hang`` hangs after its first checkpoint, but not when it goes on from one; ``forever`` always hangs; ``spin``

@@ -34,7 +34,8 @@ class IntakeService:
     @property
     def transport(self) -> httpx.BaseTransport:
         """What clients reach the API by."""
-        return self.app._transport
+        transport: httpx.BaseTransport = self.app._transport
+        return transport
 
     def client(self, owner: str = "ada", *scopes: Scope) -> Client:
         """A client with a token of its own."""

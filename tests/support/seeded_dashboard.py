@@ -40,7 +40,7 @@ from nas.core.events import (
     StageStarted,
     Warned,
 )
-from nas.core.jobs import JobSpec
+from nas.core.jobs import JobSpec, SearchPayload
 from nas.core.rank_correlation import Tau, rank_advice
 from nas.core.scheduling import NodeResources
 from nas.core.spec import BudgetSpec, DeviceSpec, ObjectiveSpec, ResourceSpec, SearchSpec, SpaceSpec, StrategySpec
@@ -120,6 +120,12 @@ class Seeds:
         self.ids[spec.name] = job_id
         self.clock.pass_(4.0)
         return job_id
+
+
+def profile_of(attempt: Attempt) -> DeviceProfile:
+    """The device of a claimed search."""
+    assert isinstance(attempt.lease.payload, SearchPayload)
+    return attempt.lease.payload.devices[0].profile
 
 
 def planted_candidates(seed: int, count: int, origin: Origin) -> list[Candidate]:
@@ -394,7 +400,7 @@ def _seed_finished(seeds: Seeds) -> None:
         budget=BudgetSpec(evaluations=EVALUATIONS),
     )
     attempt = claim_job(store, seeds.submit(spec, 5 * 3600.0))
-    profile = DeviceProfile.from_json(attempt.lease.payload.devices[0].profile.as_json())
+    profile = DeviceProfile.from_json(profile_of(attempt).as_json())
     points = [*planted_candidates(11, 200, "search"), *planted_candidates(12, 200, "baseline")]
     points = [p for origin in ("search", "baseline") for p in [q for q in points if q.origin == origin][:EVALUATIONS]]
     split, ranking = partition_results()
@@ -436,7 +442,7 @@ def _seed_three_objectives(seeds: Seeds) -> None:
         supernet=seeds.ids[FINISHED],
     )
     attempt = claim_job(store, seeds.submit(spec, 2 * 3600.0))
-    profile = attempt.lease.payload.devices[0].profile
+    profile = profile_of(attempt)
     points = [*planted_candidates(31, EVALUATIONS, "search"), *planted_candidates(32, EVALUATIONS, "baseline")]
     attempt.append(StageStarted("estimate", 0, 6), StageFinished("estimate", 0.4, {"reference": REFERENCE}))
     attempt.append(StageFinished("train", 0.0, {"reused": True}), StageStarted("explore", 2, 6))

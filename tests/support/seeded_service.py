@@ -28,6 +28,7 @@ from nas.core.events import (
     Event,
     Exported,
     HypervolumeAt,
+    Origin,
     Progress,
     Refitted,
     StageFinished,
@@ -118,7 +119,8 @@ class SeededTransport(httpx.BaseTransport):
         return _replaced(response, _Pieces(cut.of(response.read().decode()), cut.error))
 
     def _pass_on(self, request: httpx.Request) -> httpx.Response:
-        return self._app._transport.handle_request(request)
+        response: httpx.Response = self._app._transport.handle_request(request)
+        return response
 
 
 def _replaced(response: httpx.Response, stream: httpx.SyncByteStream) -> httpx.Response:
@@ -290,7 +292,8 @@ def _measured_log(service: SeededService) -> list[Event]:
     profile, store = service.profiles["this-machine"], service.store
     archs = {arch.id: arch for arch in networks(SPACE, 5)}
     estimated, events = [], list[Event]()
-    for origin, group in (("search", MEMBERS), ("baseline", BASELINE)):
+    groups: list[tuple[Origin, Sequence[tuple[str, float, float]]]] = [("search", MEMBERS), ("baseline", BASELINE)]
+    for origin, group in groups:
         for arch_id, accuracy, ms in group:
             figures = {"predicted_ms": 0.98 * ms, "upper_ms": 1.1 * ms, "params": 40_000.0, "macs": 1_200_000.0}
             point = candidate(archs[arch_id], origin, val_accuracy=accuracy + 0.5, **figures)

@@ -20,7 +20,7 @@ def serving(app: object) -> Iterator[str]:
         await startup(sockets=sockets)  # type: ignore[arg-type]
         up.set()
 
-    server.startup = started  # type: ignore[method-assign, assignment]
+    server.startup = started  # type: ignore[method-assign]
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

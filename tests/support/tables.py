@@ -77,4 +77,5 @@ def csv_of(rows: Sequence[Sequence[object]]) -> bytes:
 
 
 def upload(api: TestClient, data: bytes, media: str = "text/csv") -> httpx.Response:
-    return api.post("/v1/tables", content=data, headers={"Content-Type": media})
+    response: httpx.Response = api.post("/v1/tables", content=data, headers={"Content-Type": media})
+    return response
