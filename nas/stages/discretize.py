@@ -42,7 +42,7 @@ class DiscretizeStage:
         weights = TrainState.from_bytes(resources.blobs.get(blob), "cpu").weights
         if weights is None or "runs" not in weights:
             raise InvalidSpec(
-                "expected the supernet of a search by gradient: this one holds no architecture parameters"
+                "expected the supernet of a differentiable search, got one without architecture parameters"
             )
 
         def broken(genes_NG: Genes) -> Floats:
