@@ -82,8 +82,8 @@ _RESERVED = {"preset", "epochs", "seeds", "batch_size", "checkpoint_s"}
 
 
 def check(spec: SearchSpec, space: SearchSpace) -> None:
-    """Raises InvalidSpec for decisions that a space lacks, where nothing can be split, and
-    for a differentiable search in a space without a continuous relaxation, or with one that the parameters do not fit."""
+    """Raises InvalidSpec for decisions that a space lacks, where nothing can be split, and for a differentiable search
+    in a space without a continuous relaxation, or with one that the parameters do not fit."""
     params = parse_spec(FewShotParams, spec.strategy.params)
     names = [space.decisions[g].name for g in splittable(space)]
     if not names:
@@ -100,8 +100,8 @@ def check(spec: SearchSpec, space: SearchSpace) -> None:
 def stages(problem: Problem) -> tuple[Stage, ...]:
     """All stages of a search.
 
-    Raises InvalidSpec for decisions that the space lacks, where nothing can be split, and for a differentiable search in a
-    space without a continuous relaxation.
+    Raises InvalidSpec for decisions that the space lacks, where nothing can be split, and for a differentiable search
+    in a space without a continuous relaxation.
     """
     # Stages need torch; a server that only checks parameters does not.
     from nas.stages.discretize import DiscretizeStage
