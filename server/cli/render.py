@@ -120,7 +120,7 @@ def search(s: SearchSchema) -> RenderableType:
     lines.append(table)
     lines += [f"[yellow]warning:[/] {escape(w)}" for w in s.warnings]
     if s.rank_correlation is not None and s.rank_correlation.advice:
-        lines.append(f"trust: {escape(s.rank_correlation.advice)}")
+        lines.append(f"rank correlation: {escape(s.rank_correlation.advice)}")
     if s.extrapolated:
         lines.append(
             f"{s.extrapolated} of {s.evaluations} evaluated candidates lie outside the domain of the latency "
