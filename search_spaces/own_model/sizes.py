@@ -43,6 +43,7 @@ class GraphSizes:
         graph, analysis = model.graph, model.analysis
         self._units_W = np.array([len(width.units) for width in widths], dtype=np.int64)
         self._width_of = _width_by_unit(model, widths)
+        self._resolutions = len(resolutions)
         self._rows: dict[tuple[int, ...], int] = {}
         shapes_R = [shapes_of_one_image(graph, resolution) for resolution in resolutions]
         self.dims = {
@@ -56,7 +57,7 @@ class GraphSizes:
 
     def elements(self, name: str) -> Size:
         """Number of elements of a value, for one image, or of a parameter."""
-        return product(self.dims[name] if name in self.dims else (self._one, *self.axes[name]))
+        return product(self.dims[name] if name in self.dims else (self.number(1), *self.axes[name]))
 
     def counts(self, kept_NW: Ints) -> Floats:
         """All counts of N networks by how many units they keep of each width, shape (N, C)."""
@@ -90,10 +91,9 @@ class GraphSizes:
         row = (int(for_image[0]), *(for_image[1:] // self._units_W).tolist())
         return Size((1,) * len(positions_R), (self._rows.setdefault(row, len(self._rows)),))
 
-    @property
-    def _one(self) -> Size:
-        first = next(iter(self.dims.values()))[0]
-        return Size((1,) * len(first.fixed_R))
+    def number(self, value: int) -> Size:
+        """The same number at every resolution."""
+        return Size((value,) * self._resolutions)
 
 
 def shapes_of_one_image(graph: ModelGraph, resolution: int) -> dict[str, TensorShape]:

@@ -31,6 +31,7 @@ from search_spaces.own_model.costs import CountedNetworks, SizeTable, learned_pa
 from search_spaces.own_model.elasticity import ElasticModel, elastic_model
 from search_spaces.own_model.features import WorkTable
 from search_spaces.own_model.layers import describe
+from search_spaces.own_model.memory import UNCOUNTED, MemoryTable
 from search_spaces.own_model.sizes import GraphSizes, shapes_of_one_image
 from search_spaces.presets import preset_of
 
@@ -154,11 +155,19 @@ class OwnModel(SpaceDefaults):
         return (self.shape.channels, resolution, resolution)
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """Exact ``params`` and ``macs`` of N networks, each shape (N,)."""
+        """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,); the last two
+        not of models whose exported form computes shapes."""
         networks = self._networks(genes_NG)
-        return {
+        counted = {
             "params": self._parameter_table(networks).sum(axis=1),
             "macs": self._mac_table(networks).sum(axis=1),
+        }
+        if self._memory is None:
+            return counted
+        return {
+            **counted,
+            "model_bytes": self._memory.weight_bytes(networks),
+            "peak_bytes": self._memory.peak_bytes(networks),
         }
 
     def features(self, genes_NG: Genes) -> Floats:
@@ -228,6 +237,12 @@ class OwnModel(SpaceDefaults):
             for size in node_macs(node, self._sizes)
         ]
         return SizeTable([size for size, _ in terms], [places for _, places in terms], len(self.choices.resolutions))
+
+    @cached_property
+    def _memory(self) -> MemoryTable | None:
+        if any(node.operator.kind in UNCOUNTED for node in self.model.graph.nodes):
+            return None
+        return MemoryTable(self.model, self._sizes, len(self.choices.resolutions))
 
     @cached_property
     def _work(self) -> WorkTable:

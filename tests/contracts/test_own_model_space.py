@@ -10,7 +10,7 @@ from nas.core.arch import Arch, as_archs, sample
 from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.parent import Preprocessing
 from nas.core.ports import ImageShape
-from nas.export import open_session, to_onnx
+from nas.export import Normalised, footprint, open_session, to_onnx
 from nas.models.execution import build_masked
 from nas.models.narrowing import element_masks
 from nas.testing.search_spaces import check_canonical, check_costs, check_subnets, extremes_and_random
@@ -100,6 +100,26 @@ def test_costs_are_those_of_the_narrowed_graph(space: OwnModel, net: OwnModelSup
             costs["params"][i] == sum(layer.params for layer in layers) == sum(p.numel() for p in module.parameters())
         )
         assert costs["macs"][i] == sum(layer.macs for layer in layers)
+
+
+@pytest.mark.filterwarnings("ignore:Constant folding")
+def test_memory_and_weights_are_those_of_the_exported_model(space: OwnModel, net: OwnModelSupernet) -> None:
+    genes = extremes_and_random(space, 5)
+    costs = space.costs(genes)
+    if {node.operator.kind for node in space.model.graph.nodes} & {"expand", "group_norm"}:
+        assert "peak_bytes" not in costs
+        return
+    footprints = []
+    for arch in as_archs(space.id, genes):
+        module = net.subnet(arch)
+        generator = torch.Generator().manual_seed(0)
+        for tensor in module.state_dict().values():  # the exporter merges equal weights
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5, generator=generator)
+        normalised = Normalised(module, [0.5] * 3, [0.25] * 3)
+        footprints.append(footprint(to_onnx(normalised, space.input_shape(arch))))
+    assert [f.model_bytes for f in footprints] == costs["model_bytes"].tolist()
+    assert [f.peak_bytes for f in footprints] == costs["peak_bytes"].tolist()
 
 
 def _run(module: torch.nn.Module, *inputs: object) -> tuple[torch.Tensor, ...]:
