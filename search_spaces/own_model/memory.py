@@ -101,8 +101,6 @@ def constants(node: GraphNode, sizes: GraphSizes) -> tuple[Size, ...]:
         case LayerNormOp() if len(node.operands) < 3:
             missing = 3 - len(node.operands)
             return (product([sizes.number(missing), *sizes.dims[node.name][-node.operator.rank :]]),)
-        case Conv2dOp(padding=(top, left, bottom, right)) if (top, left) != (bottom, right):
-            return (one,)
         case Pad2dOp():
             return (one,)
         case _:
