@@ -646,7 +646,11 @@ def test_devices_add_for_another_space(run: Run, service: SeededService) -> None
     words = ["--param", "preset=cifar", "--param", "depths=[1, 2]", "--data-param", "val_fraction=0.3"]
     done = run("devices", "add", "board", *words, "--samples", "48", "--no-watch", "--json")
     spec = DeviceSchema.model_validate_json(done.stdout).spec
-    assert spec.space.model_dump() == {"name": "mobilenet_v3", "params": {"preset": "cifar", "depths": [1, 2]}}
+    assert spec.space.model_dump() == {
+        "name": "mobilenet_v3",
+        "model": None,
+        "params": {"preset": "cifar", "depths": [1, 2]},
+    }
     assert (spec.data.name, spec.data.params) == ("digits", {"val_fraction": 0.3})
     assert (spec.name, spec.samples) == ("board", 48)
     assert len(service.requests) == 1
