@@ -12,6 +12,7 @@ import io
 import math
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ def to_onnx(module: nn.Module, input_shape: tuple[int, int, int]) -> bytes:
     """The module as an ONNX model: float32, evaluation mode, batch norm folded into convolutions, any batch size.
 
     ``input_shape`` is (C, H, W). Input ``image``, output ``logits``; several outputs are ``output_0`` and so on. Equal
-    modules give equal bytes. Raises ExportMismatch if a batch norm that follows a convolution was not folded.
+    modules give equal bytes. Raises ExportMismatch if a batch norm that alone follows a convolution was not folded.
     """
     frozen, buffer, example = frozen_copy(module), io.BytesIO(), torch.zeros(1, *input_shape)
     with torch.inference_mode():
@@ -101,7 +102,9 @@ def to_onnx(module: nn.Module, input_shape: tuple[int, int, int]) -> bytes:
         )
     model = onnx.load_model_from_string(buffer.getvalue())
     _inline_shared_weights(model.graph)
-    convolved = {name for node in model.graph.node if node.op_type == "Conv" for name in node.output}
+    read = Counter(name for node in model.graph.node for name in node.input)
+    # A convolution that something else reads too keeps its own output.
+    convolved = {node.output[0] for node in model.graph.node if node.op_type == "Conv" and read[node.output[0]] == 1}
     for node in model.graph.node:
         if node.op_type == "BatchNormalization" and node.input[0] in convolved:
             raise ExportMismatch(f"expected batch norm {node.name!r} to be folded into its convolution, got it apart")

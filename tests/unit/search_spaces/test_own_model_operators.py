@@ -63,3 +63,26 @@ def test_an_operator_between_convolutions_is_counted_as_exported(name: str) -> N
         exported = footprint(to_onnx(Normalised(net.subnet(arch), [0.5] * 3, [0.25] * 3), (3, 8, 8)))
         assert exported.peak_bytes == costs["peak_bytes"][i]
         assert exported.model_bytes == costs["model_bytes"][i]
+
+
+@pytest.mark.filterwarnings("ignore:Constant folding")
+def test_a_convolution_that_is_read_beside_its_batch_norm_is_exported() -> None:
+    """As in residual networks whose blocks begin with a batch norm."""
+    shapes = {"w": (8, 3, 3, 3), "mean": (8,), "variance": (8,), "v": (5, 8, 1, 1)}
+    nodes = (
+        GraphNode("conv", Conv2dOp((1, 1), (1, 1, 1, 1)), ("x", "w"), SAME),
+        GraphNode("norm", BatchNormOp(1e-5), ("conv", "mean", "variance"), SAME),
+        GraphNode("sum", BinaryOp("add"), ("conv", "norm"), SAME),
+        GraphNode("head", Conv2dOp(), ("sum", "v"), (2, 5, 8, 8)),
+        GraphNode("pool", ReduceOp("mean", (2, 3), False), ("head",), (2, 5)),
+    )
+    graph = ModelGraph(
+        (GraphValue("x", (2, 3, 8, 8)),), tuple(GraphValue(*item) for item in shapes.items()), nodes, ("pool",)
+    )
+    rng = np.random.default_rng(1)
+    weights = {name: rng.uniform(0.5, 1.5, shape).astype(np.float32) for name, shape in shapes.items()}
+    space = build({"width_multiple": 2}, ImageShape(3, 8, 8, 5), ParentModel("m", graph.to_json(), lambda: weights))
+    [arch] = as_archs(space.id, space.parent_genes()[None])
+    exported = footprint(to_onnx(Normalised(space.supernet(0).subnet(arch), [0.5] * 3, [0.25] * 3), (3, 8, 8)))
+    costs = space.costs(np.array([arch.genes]))
+    assert (exported.peak_bytes, exported.model_bytes) == (costs["peak_bytes"][0], costs["model_bytes"][0])
