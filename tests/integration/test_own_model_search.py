@@ -104,7 +104,7 @@ def test_a_device_is_onboarded(tmp_path: Path) -> None:
     def export(arch: Arch) -> bytes:
         return to_onnx_for_timing(net.subnet(arch), space.input_shape(arch))
 
-    spec = DeviceSpec(samples=26, predictor="bayesian_linear")
+    spec = DeviceSpec(samples=32, predictor="bayesian_linear")
     blobs, clock = open_blobs(str(tmp_path)), iter(np.arange(1e6)).__next__
     events = onboard(spec, space, export, RuleDevice(), lambda *_: PROFILE, blobs, SearchState(), clock)
     state = fold_all(events)
