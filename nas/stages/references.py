@@ -15,15 +15,15 @@ from nas.core.events import Candidate, Evaluated, Event, Progress, SearchState, 
 from nas.core.ports import Problem, Resources
 from nas.core.references import reference_archs
 from nas.stages.cost_estimate import scoring_s
-from nas.stages.explore import quality_of, scored_candidates
+from nas.stages.explore import Score, quality_of, scored_candidates
 from nas.stages.results import ReferencesResult
-from nas.stages.subnets import load_subnets
+from nas.stages.subnets import has_trained_weights, load_subnets
 
 
 @dataclass(frozen=True)
 class ReferenceStage:
     """Scores the reference networks of the spec and of the space. The parent of a user's space is scored as it is, with
-    the statistics of its own batch norms."""
+    the statistics of its own batch norms. Without trained weights, only costs are known until they are retrained."""
 
     name: ClassVar[str] = "references"
 
@@ -31,8 +31,9 @@ class ReferenceStage:
         """Networks that were scored before a restart are not scored again. Raises InvalidSpec for genes that are none
         of the space."""
         archs = reference_archs(problem.spec, problem.space)
-        subnets = load_subnets(problem, resources, state)
-        score = quality_of(problem, subnets, "reference")
+        score: Score = lambda arch: {}  # noqa: E731
+        if has_trained_weights(problem, state):
+            score = quality_of(problem, load_subnets(problem, resources, state), "reference")
         scored = {candidate.arch.id for candidate in state.of("reference")}
         unscored = [arch for arch in archs.values() if arch.id not in scored]
         for candidate in scored_candidates(problem, score, "reference", as_genes(unscored)) if unscored else ():

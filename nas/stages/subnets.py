@@ -123,6 +123,17 @@ def parent_weights(problem: Problem, arch: Arch) -> TensorsByName:
     return weights
 
 
+def has_trained_weights(problem: Problem, state: SearchState) -> bool:
+    """Whether networks have weights that were trained: those of a supernet, of a user's model, or their own."""
+    retrained = RetrainResult.read(state.finished)
+    return (
+        problem.supernet_blob is not None
+        or trained_supernet(state) is not None
+        or problem.space.pretrained_genes is not None
+        or (retrained is not None and bool(retrained.networks))
+    )
+
+
 def load_subnets(
     problem: Problem, resources: Resources, state: SearchState, untrained_will_do: bool = False
 ) -> Subnets:
@@ -148,6 +159,6 @@ def load_subnets(
     if blob is not None:
         return Subnets(problem, load_supernet(problem, resources, blob), resources.torch_device, own=own)
     net = problem.space.supernet(problem.spec.seed)
-    if not untrained_will_do and not retrained and problem.space.pretrained_genes is None:
+    if not untrained_will_do and not has_trained_weights(problem, state):
         raise InvalidSpec("expected a trained supernet: train one, or name a finished search under 'supernet'")
     return Subnets(problem, net.to(torch.device(resources.torch_device)), resources.torch_device, own=own)

@@ -19,7 +19,7 @@ from nas.core.events import Checkpoint, Event, decode, encode, fold_all
 from nas.core.metrics import METRICS, spearman
 from nas.core.ports import ImageShape, Problem, Resources
 from nas.core.retraining import RetrainSpec
-from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec
+from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, ReferenceSpec, SearchSpec, SpaceSpec
 from nas.core.spec import StrategySpec as Strategy
 from nas.engine import run_search, stage_names, stages_of
 from nas.explorers.bayesian import WarpedGP, _encode
@@ -192,3 +192,11 @@ def test_scoring_has_a_price(tmp_path: Path) -> None:
     costs = [s.estimate_cost(p, resources, fold_all([])) for s in (stage, stages_of(p)[2])]
     assert [c.stage for c in costs] == ["proxies", "explore"]
     assert all(c.seconds is not None and c.seconds > 0 for c in costs)
+
+
+def test_references_of_a_search_without_a_supernet_are_retrained_and_measured(tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"references": (ReferenceSpec(name="mixed", genes=(1, 2, 3, 0, 2, 3)),)})
+    state = fold_all(list(run(tmp_path, problem(spec))))
+    [reference] = state.of("reference")
+    assert "val_accuracy" not in reference.metrics  # nobody knows it without trained weights
+    assert {"trained_accuracy", "test_accuracy", "measured_ms"} <= reference.metrics.keys()
