@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import yaml
 from pydantic import ValidationError
 
 from nas.core import registry
 from nas.core.access import Principal
-from nas.core.arch import space_size
+from nas.core.arch import every, space_size
 from nas.core.errors import (
     Conflict,
     DataChanged,
@@ -58,6 +59,7 @@ from server.store.json_validation import dump_spec
 from server.store.readers.submissions import OnboardingContext, ParentSearch, StoredPredictor, SubmissionContext
 from server.store.store import Store
 
+_LISTED = 1_000  # gene vectors: a space of more has enough networks
 MOST_SAMPLES = 2_000  # that an onboarding measures, which takes about an hour; predictors gain little beyond 500
 
 
@@ -233,12 +235,26 @@ def check_device(spec: DeviceSpec, store: Store, principal: Principal) -> None:
         raise InvalidSpec("predictor: 'transfer' needs a measured device, and a roofline is not measured")
     if spec.beside_relatives and spec.source in ("worker", "agent"):
         _check_relatives(spec, context)
+    elif spec.source in ("worker", "agent"):
+        _check_enough_networks(space)
     if spec.table is not None:
         try:
             raw = RawTable.load(store.blobs.get(spec.table.blob))
         except (NotFound, InvalidData) as error:
             raise InvalidSpec(f"table.blob: no table {spec.table.blob[:12]}... was uploaded (lately)") from error
         require_usable(spec, raw, space)
+
+
+def _check_enough_networks(space: SearchSpace) -> None:
+    """Raises InvalidSpec for a space with fewer networks than a device is learned from."""
+    if space_size(space.decisions) > _LISTED:
+        return
+    networks = len(np.unique(space.canonical(every(space.decisions)), axis=0))
+    if networks < FEWEST_ALONE:
+        raise InvalidSpec(
+            f"space: expected at least {FEWEST_ALONE} different networks to measure, got {networks}; allow finer "
+            "choices, for a model of your own a smaller width_multiple or min_width, more levels, or resolutions"
+        )
 
 
 def _check_relatives(spec: DeviceSpec, context: OnboardingContext) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from nas.core.access import LOCAL, Principal, Scope
+from nas.core.arch import Decision, Genes
 from nas.core.device import DeviceProfile
+from nas.core.plugins import SearchSpaceType
+from nas.core.ports import ImageShape
 from nas.core.spec import DeviceSpec
 from nas.schemas.devices import DeviceSchema, OnboardingPage, OnboardingSchema
 from server.api.app import create_app
@@ -271,3 +274,24 @@ def test_samples_have_a_limit(api: TestClient, ada: Headers, samples: int) -> No
     assert code(answer) == (422, "invalid_spec")
     assert "expected at most 2,000" in answer.json()["message"]
     assert DeviceSpec(samples=samples).samples == samples  # stored specs of before remain readable
+
+
+class FiveNetworks(fakes.TinySpace):
+    """The tiny space with a single decision."""
+
+    def __init__(self, params: Mapping[str, Any], shape: ImageShape) -> None:
+        super().__init__(params, shape)
+        self.decisions = (Decision("d0", (1, 2, 3, 4, 5)),)
+
+    def canonical(self, genes_NG: Genes) -> Genes:
+        return genes_NG
+
+
+def test_a_space_with_few_networks_is_refused_before_it_is_measured(
+    api: TestClient, ada: Headers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    five = SearchSpaceType("five", "For this test.", build=FiveNetworks)
+    monkeypatch.setitem(fakes.PLUGINS["nas.search_spaces"], "five", five)
+    answer = api.post("/v1/devices", json=spec(space={"name": "five", "params": {}}), headers=ada)
+    assert code(answer) == (422, "invalid_spec")
+    assert "at least 32 different networks to measure, got 5" in answer.json()["message"]
